@@ -1,0 +1,145 @@
+"""Expected failures, one class per exit code; the table of codes is in the README.
+
+An error says where (a key or a file), what is wrong and what to do, in one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import signal
+from collections.abc import Iterable
+
+
+class OrcaError(Exception):
+    """A failure that the user can understand and mend; printed as one line, without a traceback.
+
+    Args:
+        what: what is wrong, with what is allowed.
+        where: configuration key, file or run that it is about.
+        hint: what to do next.
+    """
+
+    code = 1
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what, self.where, self.hint = what, where, hint
+
+    def __reduce__(self) -> tuple:
+        # Exceptions cross process borders (launchers); keyword-only arguments need this.
+        return _rebuild, (type(self), self.what, self.where, self.hint)
+
+    def __str__(self) -> str:
+        where = f"{self.where}: " if self.where else ""
+        hint = f"; {self.hint}" if self.hint else ""
+        return " ".join(f"{where}{self.what}{hint}".split())
+
+
+def _rebuild(kind: type[OrcaError], what: str, where: str, hint: str) -> OrcaError:
+    return kind(what, where=where, hint=hint)
+
+
+class UsageError(OrcaError):
+    """Unknown command or option."""
+
+    code = 2
+
+
+class SweepError(OrcaError):
+    """A sweep ended, and some of its runs failed."""
+
+    code = 3
+
+
+class ConfigError(OrcaError):
+    """The configuration names something unknown, of a wrong type, or out of range."""
+
+    code = 10
+
+
+class DataError(OrcaError):
+    """Input data are missing or do not have the form that was asked for."""
+
+    code = 11
+
+
+class UnsafeError(OrcaError):
+    """A file or a configuration would execute code or leave its folder; refused."""
+
+    code = 12
+
+
+class ChecksumError(OrcaError):
+    """A file's content is not what its checksum says."""
+
+    code = 13
+
+
+class UnavailableError(OrcaError):
+    """An optional package or a device is missing on this machine."""
+
+    code = 14
+
+
+class NetworkError(OrcaError):
+    """Something has to be fetched and the network or the host cannot be reached."""
+
+    code = 15
+
+
+class LockedError(OrcaError):
+    """Another process works on the same run."""
+
+    code = 20
+
+
+class CheckpointError(OrcaError):
+    """A run has checkpoints, and none of them can be used."""
+
+    code = 21
+
+
+class FingerprintError(OrcaError):
+    """A run cannot go on exactly: code, data or machine differ from its start."""
+
+    code = 22
+
+
+class StorageError(OrcaError):
+    """Writing failed: disk full, read-only, or an input/output error."""
+
+    code = 30
+
+
+class MemoryExhaustedError(OrcaError):
+    """The run needs more memory than there is."""
+
+    code = 31
+
+
+class NonFiniteError(OrcaError):
+    """A loss, a gradient or a distance became NaN or infinite; no step was taken with it."""
+
+    code = 32
+
+
+class Interrupted(OrcaError):
+    """A signal asked to stop; the state was saved where there was one. Exit code 128 + signal."""
+
+    code = 128 + signal.SIGINT
+
+    @classmethod
+    def by(cls, signum: int) -> Interrupted:
+        """Return the error for one signal number: SIGINT gives exit code 130, SIGTERM 143."""
+        error = cls(f"stopped by {signal.Signals(signum).name}", hint="type the same command again to go on")
+        error.code = 128 + signum
+        return error
+
+
+def suggest(word: str, allowed: Iterable[str]) -> str:
+    """Return "did you mean 'x'?" for the closest allowed word, else the list of what is allowed."""
+    words = sorted(allowed)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"allowed: {', '.join(words)}" if words else "nothing is allowed here"

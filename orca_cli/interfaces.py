@@ -1,0 +1,279 @@
+"""What the parts of a run must do, and the few records that they exchange.
+
+Shapes: B samples in a batch, n samples in a split, C input channels, *E the extent (L, or H x W), T tokens, D the body's
+width, F the width of its features, K outputs, d the width of a feature that a metric compares.
+
+Missing targets: NaN in real-valued targets and -100 in integer ones mark positions that neither a loss nor an error counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from torch import Tensor
+
+Kind = Literal["classes", "labels", "dense"]
+KINDS: tuple[Kind, ...] = ("classes", "labels", "dense")
+IGNORED_CLASS = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples as the model takes them.
+
+    Args:
+        x: [B, C, *E] float32, finite.
+        y: classes: [B] int64 in 0..K-1. labels: [B, K] float32 of 0 and 1. dense: [B, K, *E] float32, in the task's own
+            units, or [B, *E] int64 in 0..K-1 for a class at every position.
+        valid: [B, *E] bool, False where the input is padding; None where nothing is.
+    """
+
+    x: Tensor
+    y: Tensor
+    valid: Tensor | None = None
+
+
+class Samples(Protocol):
+    """One split of a task. Batches are asked for by index, so that data that do not fit into memory can be read lazily."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Return the samples with these indices, in this order."""
+
+    def targets(self) -> np.ndarray:
+        """Return all targets, shaped as Batch.y, without reading the inputs."""
+
+    def digest(self) -> str:
+        """Return a SHA-256 over the inputs and targets, or over what determines them."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An affine map from a model's raw outputs to a task's units: output = raw * std + mean.
+
+    Args:
+        mean: broadcasts against [K, *E], float32.
+        std: broadcasts against [K, *E], float32, positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's data, already split; what a reader in `tasks/` returns.
+
+    Args:
+        kind: form of the targets.
+        input_shape: (C, L) or (C, H, W).
+        num_outputs: K: classes, labels, or channels of a dense output.
+        train: what stages 2 and 3 learn from.
+        validation: what models are chosen on; disjoint from train and test.
+        open_test: reads the test split; called once, at the end of a run.
+        synthetic: True for generated data; said in every table.
+        target_scale: for real-valued dense targets, the training targets' mean and deviation.
+        class_names: K names, or empty.
+        note: one line on what was read, such as files, classes and samples that were left out.
+    """
+
+    kind: Kind
+    input_shape: tuple[int, ...]
+    num_outputs: int
+    train: Samples
+    validation: Samples
+    open_test: Callable[[], Samples]
+    synthetic: bool = False
+    target_scale: Scale | None = None
+    class_names: Sequence[str] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """Labelled examples of the body's own modality; what a reader in `sources/` returns.
+
+    Args:
+        modality: "text" or "image".
+        inputs: n texts, or an array [n, 3, H, W] float32 in 0..1.
+        labels: [n] int64 in 0..k-1, every class with two examples or more.
+        class_names: k names.
+        digest: SHA-256 over inputs and labels.
+    """
+
+    modality: Literal["text", "image"]
+    inputs: Sequence[str] | np.ndarray
+    labels: np.ndarray
+    class_names: Sequence[str]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of sequences in the body's own space.
+
+    Args:
+        x: [B, T, D].
+        mask: [B, T] bool, False where the token is padding.
+        grid: extent of the tokens: (T,) for a sequence, (rows, columns) with rows * columns = T for a map.
+    """
+
+    x: Tensor
+    mask: Tensor
+    grid: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EmbedderInit:
+    """The weights of a body's own input layer that an embedder can start from; None where the body has none.
+
+    Args:
+        norm_weight: [D].
+        norm_bias: [D].
+        norm_eps: the layer norm's epsilon.
+        positions: [S, D], row t belongs to token t.
+        patch_weight: [D, 3, p, p], the filter of an image body's patch embedding.
+        patch_bias: [D].
+    """
+
+    norm_weight: Tensor
+    norm_bias: Tensor
+    norm_eps: float
+    positions: Tensor | None = None
+    patch_weight: Tensor | None = None
+    patch_bias: Tensor | None = None
+
+
+class Body(Protocol):
+    """A pretrained transformer between an embedder and a predictor; an nn.Module. Paper 3.1, g.
+
+    Attributes:
+        modality: "text" or "image": what its own embedding layer takes.
+        width: D, width of the tokens that it takes.
+        feature_width: F, width of the features that it returns.
+        max_tokens: S, the longest sequence that it takes.
+        canvas: (height, width) that inputs are brought to before they are cut into tokens; None for bodies that take
+            sequences.
+        downsampling: by how much the grid of its features is coarser than the grid of its tokens, per axis; 1 for text.
+        checkpoint_digest: SHA-256 of the weights as loaded; names them in caches and records.
+    """
+
+    modality: Literal["text", "image"]
+    width: int
+    feature_width: int
+    max_tokens: int
+    canvas: tuple[int, int] | None
+    downsampling: int
+    checkpoint_digest: str
+
+    def __call__(self, tokens: Tokens) -> Tokens:
+        """Return features [B, T', F] with their mask and grid; T' = T / downsampling**2 for maps."""
+
+    def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
+        """Return what the body's own embedding layer makes of source examples, in evaluation mode, without gradient."""
+
+    def embedder_init(self) -> EmbedderInit:
+        """Return the weights that an embedder can start from, as copies."""
+
+    def class_token(self) -> Tensor | None:
+        """Return the embedded classification token [D], or None where the body has none."""
+
+    def reset_weights(self) -> None:
+        """Draw all weights anew from torch's global generator, as the architecture's own initialisation does."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """A labelled cloud of points that a metric compares.
+
+    Args:
+        x: [n, d] floating point.
+        labels: [n] int64 in 0..num_classes-1.
+        num_classes: number of classes; classes without a point are allowed and carry no weight.
+    """
+
+    x: Tensor
+    labels: Tensor
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Distance:
+    """What a metric returns.
+
+    Args:
+        value: scalar, differentiable in the target's features.
+        diagnostics: plain numbers beside the value, such as iterations and marginal error.
+    """
+
+    value: Tensor
+    diagnostics: dict[str, float] = field(default_factory=dict)
+
+
+class Metric(Protocol):
+    """A dataset distance between a fixed source and a target (paper 3.2); it keeps no state between calls."""
+
+    def prepare(self, source: Features) -> dict[str, Tensor]:
+        """Return all that depends on the source alone. Computed once, stored on disk, given back to every `distance`."""
+
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
+        """Return the distance of the target to the source, differentiable in target.x.
+
+        Raises:
+            NonFiniteError: the value is NaN or infinite.
+        """
+
+
+class Loss(Protocol):
+    """What stage 3 differentiates; any torch.nn loss that averages is one."""
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss over a batch; outputs [B, K] or [B, K, *E]."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """An error over a whole split.
+
+    Args:
+        value: the error, lower is better; None where it is undefined.
+        n: number of samples (or classes, or positions, as the error says) that it averages over.
+        skipped: number of those that were left out because the error is undefined for them.
+    """
+
+    value: float | None
+    n: int
+    skipped: int = 0
+
+
+class Error(Protocol):
+    """What is reported for a task: lower is better, always; fractions, never per cent.
+
+    Attributes:
+        name: the field's name of it, such as "0-1 error".
+        percent: whether tables show it times 100.
+    """
+
+    name: str
+    percent: bool
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Score:
+        """Return the error of all outputs [n, K] or [n, K, *E] of a split at once, never averaged over batches."""
+
+    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+        """Return the output [K] or [K, *E] of the best constant predictor that the training targets allow."""
+
+
+class Reporter(Protocol):
+    """How long work speaks to the person who waits for it."""
+
+    def say(self, text: str) -> None:
+        """Log one line."""
+
+    def track(self, description: str, total: int) -> Any:
+        """Return a context manager that gives a function `advance(steps=1, note="")`."""

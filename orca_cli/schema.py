@@ -1,0 +1,222 @@
+"""The configuration of a run: its skeleton as dataclasses. Parts (task, body, source, metric) are `_target_` nodes.
+
+The field docstrings are what `orca list settings` shows. Ranges are checked by `check`, so that a wrong value is told
+before any data are read.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from orca_cli.exceptions import ConfigError
+
+MISSING = "???"  # OmegaConf's word for a value that has to be given
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "precision": ("fp32", "bf16", "fp16"),
+    "protocol": ("clean",),
+    "embedder.init": ("pretrained", "random"),
+    "predictor.pooling": ("mean", "class_token"),
+    "align.features": ("tokens", "pooled"),
+    "align.optimizer": ("sgd", "adam", "adamw"),
+    "train.optimizer": ("sgd", "adam", "adamw"),
+    "train.select": ("best", "last"),
+    "finetune.train": ("all", "layernorm", "head"),
+    "finetune.body": ("pretrained", "random"),
+}
+
+# key -> (smallest, largest allowed value); None is no bound. Keys in _ABOVE exclude the smallest.
+RANGES: dict[str, tuple[float | None, float | None]] = {
+    "seed": (0, 2**31 - 1),
+    "embedder.max_tokens": (1, None),
+    "source.size": (2, None),
+    "align.epochs": (0, None),
+    "align.lr": (0, None),
+    "align.weight_decay": (0, None),
+    "align.momentum": (0, 1),
+    "align.decay_every": (1, None),
+    "align.decay_factor": (0, 1),
+    "align.max_samples": (1, None),
+    "align.source_points": (2, None),
+    "align.pseudo_labels": (2, None),
+    "train.epochs": (1, None),
+    "train.batch_size": (1, None),
+    "train.accumulation": (1, None),
+    "train.lr": (0, None),
+    "train.weight_decay": (0, None),
+    "train.momentum": (0, 1),
+    "train.warmup_epochs": (0, None),
+    "train.decay_epochs": (1, None),
+    "train.clip": (0, None),
+    "train.eval_batch_size": (1, None),
+    "train.checkpoint_s": (0, None),
+}
+_ABOVE = {"train.lr", "align.lr", "align.decay_factor", "train.clip"}
+
+
+@dataclass
+class Paths:
+    """Folders; left out of a run's identity."""
+
+    runs: str | None = None
+    """Where run folders go. Default: $ORCA_RUNS, else ./runs."""
+    data: str | None = None
+    """Where data sets lie. Default: $ORCA_HOME/data, else the user's cache folder."""
+    cache: str | None = None
+    """Where computed source features and generated data are kept. Default: $ORCA_HOME/cache, else the user's cache folder."""
+
+
+@dataclass
+class Embedder:
+    """The input layer (paper 3.1)."""
+
+    init: str = "pretrained"
+    """Where its norm, positions and patch filter start: pretrained (copied from the body) or random."""
+    max_tokens: int | None = None
+    """Upper bound on the tokens of a sample; the body's own maximum by default."""
+
+
+@dataclass
+class Predictor:
+    """The output layer (paper 3.1)."""
+
+    pooling: str = "mean"
+    """classes and labels: mean over the tokens that are not padding, or class_token (text bodies)."""
+
+
+@dataclass
+class Align:
+    """Stage 2: train the embedder alone, so that embedded target data come close to embedded source data (paper 3.2)."""
+
+    epochs: int = 60
+    """Optimizer steps; every step sees all target classes once (paper, Algorithm 1)."""
+    optimizer: str = "adamw"
+    """sgd, adam or adamw."""
+    lr: float = 1e-2
+    """Learning rate at the start."""
+    weight_decay: float = 0.0
+    """Weight decay."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Betas of adam and adamw."""
+    decay_every: int = 20
+    """The learning rate is multiplied by decay_factor after every so many epochs."""
+    decay_factor: float = 0.2
+    """See decay_every."""
+    max_samples: int = 128
+    """Target points per class and step."""
+    features: str = "tokens"
+    """What a point is: every token of a sample (tokens), or the mean over its tokens (pooled)."""
+    source_points: int = 3000
+    """Source points, drawn once per run; all where there are fewer."""
+    pseudo_labels: int | None = None
+    """dense and multi-label targets: number of k-means clusters that stand in for classes. Default: the source's classes."""
+
+
+@dataclass
+class Train:
+    """Stage 3: train on the task's loss (paper 3.3)."""
+
+    epochs: int = 60
+    """Passes over the training data."""
+    batch_size: int = 32
+    """Samples per forward pass; times `accumulation` per optimizer step."""
+    accumulation: int = 1
+    """Batches per optimizer step; the gradient is that of the mean over all their samples."""
+    optimizer: str = "adamw"
+    """sgd, adam or adamw."""
+    lr: float = 1e-4
+    """Peak learning rate."""
+    weight_decay: float = 0.0
+    """Weight decay."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Betas of adam and adamw."""
+    warmup_epochs: float = 5
+    """The learning rate rises linearly from 0 over so many epochs ..."""
+    decay_epochs: float | None = None
+    """... and falls linearly to 0 at this epoch, and stays there. Default: `epochs`."""
+    clip: float | None = None
+    """Largest norm of the gradient, per optimizer step; no clipping by default."""
+    eval_batch_size: int = 256
+    """Samples per forward pass where nothing is trained."""
+    select: str = "best"
+    """Which weights are tested: best (lowest validation error) or last (epoch)."""
+    checkpoint_s: float = 60.0
+    """Seconds between checkpoints to resume from."""
+
+
+@dataclass
+class Finetune:
+    """Which parameters stage 3 trains, and what the body starts from."""
+
+    train: str = "all"
+    """all; layernorm (layer norms, embedder, predictor: FPT); head (predictor alone)."""
+    body: str = "pretrained"
+    """pretrained, or random (same architecture, trained from scratch)."""
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    task: Any = MISSING
+    body: Any = MISSING
+    source: Any = MISSING
+    metric: Any = MISSING
+    finetune: Finetune = field(default_factory=Finetune)
+    embedder: Embedder = field(default_factory=Embedder)
+    predictor: Predictor = field(default_factory=Predictor)
+    align: Align = field(default_factory=Align)
+    train: Train = field(default_factory=Train)
+    paths: Paths = field(default_factory=Paths)
+    seed: int = 0
+    """Seed of everything that is drawn, except the split of the data, which has its own (task.split_seed)."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps; one that is asked for and absent is an error."""
+    precision: str = "fp32"
+    """fp32, bf16 or fp16 (stage 3; distances are always computed in fp32)."""
+    protocol: str = "clean"
+    """How errors are measured: clean."""
+
+
+# Groups of conf/ whose chosen file names a run, a table row or a column.
+GROUPS = ("task", "body", "source", "metric", "finetune")
+
+
+def lookup(config: Any, key: str) -> Any:
+    """Return the value at a dotted key of nested dataclasses and dictionaries; None where a part of it is absent."""
+    for name in key.split("."):
+        config = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
+    return config
+
+
+def check(config: Config) -> None:
+    """Check choices and ranges.
+
+    Raises:
+        ConfigError: the first value that is not allowed, with what is.
+    """
+    for key, allowed in CHOICES.items():
+        value = lookup(config, key)
+        if value not in allowed:
+            raise ConfigError(f"'{value}' is not allowed", where=key, hint=f"allowed: {', '.join(allowed)}")
+    for key, (low, high) in RANGES.items():
+        value = lookup(config, key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ConfigError(f"{value!r} is not a number", where=key, hint=_range_text(key, low, high))
+        too_low = low is not None and (value <= low if key in _ABOVE else value < low)
+        if too_low or (high is not None and value > high):
+            raise ConfigError(f"{value} is out of range", where=key, hint=_range_text(key, low, high))
+
+
+def _range_text(key: str, low: float | None, high: float | None) -> str:
+    lower = "" if low is None else f"{'above' if key in _ABOVE else 'at least'} {low:g}"
+    upper = "" if high is None else f"at most {high:g}"
+    return "allowed: " + " and ".join(part for part in (lower, upper) if part)

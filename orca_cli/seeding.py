@@ -1,0 +1,40 @@
+"""One place for seeds: every random draw has a generator of its own, named by what it is for.
+
+A draw is a function of (seed, names), never of how many numbers were drawn before it. So a resumed run, another order
+of stages, or one more draw elsewhere changes nothing, and checkpoints hold no generator state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def derive(seed: int, *names: str | int) -> int:
+    """Return a seed in 0..2**63-1 for the draw that `names` describe, such as ("finetune", "order", epoch)."""
+    text = "/".join([str(seed), *map(str, names)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
+    """Return the NumPy generator of one named draw."""
+    return np.random.default_rng(derive(seed, *names))
+
+
+def torch_generator(seed: int, *names: str | int) -> torch.Generator:
+    """Return the torch generator (CPU) of one named draw."""
+    import torch
+
+    return torch.Generator().manual_seed(derive(seed, *names))
+
+
+def seed_torch(seed: int, *names: str | int) -> None:
+    """Seed torch's global generators, which dropout and layer initialisation draw from, for one named draw."""
+    import torch
+
+    torch.manual_seed(derive(seed, *names))

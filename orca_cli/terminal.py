@@ -1,0 +1,106 @@
+"""All that a person reads: results on standard output, logs and progress on standard error.
+
+On a terminal progress is a bar with the time left; in a file it is a plain line now and then.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+log = logging.getLogger("orca_cli")
+_LINE_EVERY_S = 15.0
+
+
+def stdout() -> Console:
+    """Return the console of results; it follows NO_COLOR and is as wide as the terminal, or unbounded in a file."""
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, highlight=False, width=200)
+    return console
+
+
+def stderr() -> Console:
+    """Return the console of logs."""
+    return Console(file=sys.stderr, highlight=False)
+
+
+def print_result(*things: Any) -> None:
+    """Print results (texts or rich renderables) on standard output."""
+    console = stdout()
+    for thing in things:
+        console.print(thing)
+
+
+def print_error(text: str) -> None:
+    """Print one line on standard error, as it is."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+class LogReporter:
+    """A Reporter (see interfaces) for people and log files."""
+
+    def say(self, text: str) -> None:
+        """Log one line."""
+        log.info(text)
+
+    @contextmanager
+    def track(self, description: str, total: int) -> Iterator[Callable[..., None]]:
+        """Give a function advance(steps=1, note="") that moves a bar, or logs a line now and then."""
+        if sys.stderr.isatty():
+            with self._bar(description, total) as advance:
+                yield advance
+        else:
+            yield _line_advance(description, total)
+
+    @contextmanager
+    def _bar(self, description: str, total: int) -> Iterator[Callable[..., None]]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=stderr(), transient=True) as progress:
+            task = progress.add_task(description, total=total, note="")
+
+            def advance(steps: int = 1, note: str = "") -> None:
+                progress.advance(task, steps)
+                if note:
+                    progress.update(task, note=note)
+
+            yield advance
+
+
+def _line_advance(description: str, total: int) -> Callable[..., None]:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(steps: int = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += steps
+        moment = time.monotonic()
+        if moment - last >= _LINE_EVERY_S and done < total:
+            last = moment
+            left = (moment - start) / max(done, 1) * (total - done)
+            log.info(f"{description}: {done}/{total}, about {left:.0f} s left{'  ' + note if note else ''}")
+
+    return advance
+
+
+def configure_logging(*, verbose: bool = False, quiet: bool = False) -> None:
+    """Send the program's log to standard error, one plain line per message."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)

@@ -1,0 +1,7 @@
+"""`python -m orca_cli`."""
+
+import sys
+
+from orca_cli.cli import main
+
+sys.exit(main())

@@ -1,0 +1,79 @@
+"""The command line: the first word chooses a command, which is imported only then."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+
+from orca_cli import __version__, terminal
+from orca_cli.exceptions import Interrupted, OrcaError, UsageError, suggest
+
+COMMANDS = {
+    "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
+    "report": "a table of the results: methods as rows, tasks as columns",
+    "list": "what there is to choose from: tasks, bodies, sources, metrics, finetune, hparams, settings",
+    "doctor": "check this machine: versions, devices, folders, extras",
+}
+
+_EXAMPLES = """\
+examples:
+  orca run                                   a first transfer, two minutes: handwritten digits with MiniLM
+  orca run task=listops body=minilm seed=1   another task
+  orca run -m metric=otdd,none seed=0,1,2    a sweep
+  orca report                                the table of all results
+  orca run --help                            more examples
+
+Settings are KEY=VALUE; `orca list` shows what there is. On desktops where `orca` is the screen reader,
+type `orca-transfer` instead."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(message, hint=f"see {self.prog} --help")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    wants_traceback = "--traceback" in words
+    words = [word for word in words if word != "--traceback"]
+    try:
+        return _dispatch(words, wants_traceback)
+    except OrcaError as error:
+        if wants_traceback:
+            traceback.print_exc()
+        terminal.print_error(f"orca: error: {error}")
+        return error.code
+    except KeyboardInterrupt:
+        terminal.print_error(f"orca: error: {Interrupted.by(2)}")
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has gone, as in `orca list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(words: list[str], wants_traceback: bool) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        _print_help()
+        return 0
+    if words[0] == "--version":
+        terminal.print_result(f"orca {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        raise UsageError(f"no such command: '{words[0]}'", hint=suggest(words[0], COMMANDS))
+    command = importlib.import_module(f"orca_cli.commands.{words[0]}")
+    parser = _Parser(prog=f"orca {words[0]}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_arguments(parser)
+    parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
+    arguments = parser.parse_intermixed_args(words[1:])
+    arguments.traceback = wants_traceback
+    return command.execute(arguments)
+
+
+def _print_help() -> None:
+    lines = "\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items())
+    about = "Cross-modal transfer of pretrained transformers (ORCA)."
+    terminal.print_result(f"usage: orca COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{_EXAMPLES}")

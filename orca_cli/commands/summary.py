@@ -1,0 +1,113 @@
+"""What `orca run` prints: shapes before the work, the result after it, a sweep's outcome, a dry run's plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from orca_cli.terminal import print_result
+
+_CURVE_POINTS = 6
+
+
+def print_build(job: Any, summary: dict[str, Any]) -> None:
+    """Print what stage 1 made: shapes, kernel, tokens, parameters per part, splits, steps."""
+    names, parameters, splits = job.choices, summary["parameters"], summary["splits"]
+    shape = " x ".join(map(str, summary["input_shape"]))
+    grid = " x ".join(map(str, summary["grid"]))
+    rows = {
+        "task": f"{names['task']} ({summary['kind']}, {summary['num_outputs']} outputs), input {shape}",
+        "data": f"{splits['train']['n']} training, {splits['val']['n']} validation samples"
+        + (", synthetic" if summary["synthetic"] else "")
+        + (f"; {summary['note']}" if summary["note"] else ""),
+        "body": f"{names['body']}, width {summary['width']}, finetune={names['finetune']}",
+        "embedder": f"kernel {summary['kernel']}, {summary['tokens']} tokens ({grid}) of at most {summary['max_tokens']}",
+        "parameters": ", ".join(f"{part} {parameters[part]:,}" for part in ("embedder", "body", "predictor"))
+        + f"; trained {parameters['trained']:,}",
+        "steps": f"align {summary['steps']['align']} ({names['metric']}), finetune {summary['steps']['finetune']}",
+    }
+    if "output_shape" in summary:
+        rows["forward"] = f"one random batch gives outputs {' x '.join(map(str, summary['output_shape']))}"
+    print_result(_facts(rows))
+
+
+def print_result_of(run: Any, result: dict[str, Any], curve: list[float | None], chosen: int) -> None:
+    """Print how a run ended: distance, validation curve, test error, where everything lies, what to type next."""
+    error, distance = result["error"], result["metric_value"]
+    percent = error["percent"]
+    rows = {}
+    if distance["before"] is not None:
+        rows["distance"] = (
+            f"{distance['before']:.4g} before alignment, {distance['after']:.4g} after ({run.name.metric})"
+        )
+    rows["validation"] = f"{error['name']}, by epoch: {_short_curve(curve, percent)}; chosen: epoch {chosen}"
+    skipped = f", {error['skipped']} skipped" if error["skipped"] else ""
+    rows["test"] = (
+        f"[bold]{error['name']} {number(error['value'], percent)}[/bold] on {result['splits']['test']['n']} samples{skipped}"
+        f" (best constant predictor: {number(result['trivial_error'], percent)})"
+    )
+    seconds = result["seconds"]
+    rows["time"] = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
+    rows["folder"] = escape(str(run.path))
+    rows["next"] = "orca report | orca run seed=1 | orca run -m metric=otdd,none seed=0,1,2 | orca list"
+    print_result(_facts(rows))
+
+
+def print_sweep(outcomes: list[Any], total: int) -> None:
+    """Print how the jobs of a sweep ended."""
+    counts = {state: sum(outcome.state == state for outcome in outcomes) for state in _STATES}
+    counts["not started"] = total - len(outcomes)
+    words = [f"{count} {_STATES.get(state, state)}" for state, count in counts.items() if count]
+    print_result(f"sweep of {total} runs: {', '.join(words)}. Next: orca report")
+
+
+_STATES = {
+    "completed": "completed",
+    "skipped": "already completed (not run again)",
+    "failed": "failed",
+    "interrupted": "interrupted",
+}
+
+
+def print_plan(jobs: list[tuple[Any, str]], summary: dict[str, Any]) -> None:
+    """Print what a command without --dry-run would do, and the files that a run leaves."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("would", "task", "body", "metric", "finetune", "seed"):
+        table.add_column(column)
+    words = {"new": "run", "resume": "resume", "completed": "skip (completed)", "running": "wait (it is running)"}
+    for name, state in jobs:
+        cells = (name.task, name.body, name.metric, name.finetune, str(name.seed))
+        table.add_row(words[state], *(escape(cell) for cell in cells))
+    align = ["2_align/{metrics.jsonl,embedder.safetensors,summary.json}"] if summary["steps"]["align"] else []
+    files = [
+        "config.yaml overrides.txt env.json status.json result.json run.log",
+        "1_build/summary.json",
+        *align,
+        "3_finetune/{metrics.jsonl,best/,last/,predictions.npz}",
+    ]
+    print_result(table, "files of a run: " + ", ".join(files))
+
+
+def number(value: float | None, percent: bool) -> str:
+    """Return an error as tables show it: per cent with two digits, or four significant digits."""
+    if value is None:
+        return "undefined"
+    return f"{100 * value:.2f} %" if percent else f"{value:.4g}"
+
+
+def _short_curve(curve: list[float | None], percent: bool) -> str:
+    """Return at most six points of a curve, evenly spread, the first and the last among them."""
+    count = min(_CURVE_POINTS, len(curve))
+    places = sorted({round(i * (len(curve) - 1) / max(count - 1, 1)) for i in range(count)})
+    return " > ".join(f"{number(curve[place], percent)} ({place + 1})" for place in places)
+
+
+def _facts(rows: dict[str, str]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows.items():
+        table.add_row(name, text)
+    return table

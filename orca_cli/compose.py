@@ -1,0 +1,289 @@
+"""Everything that touches Hydra and OmegaConf: compose a configuration, check it, expand a sweep, launch its jobs.
+
+From here on a configuration is a plain dataclass (`schema.Config`) with plain dictionaries for the parts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from orca_cli import parts, schema
+from orca_cli.configuration import choices, config_dir
+from orca_cli.exceptions import ConfigError, suggest
+from orca_cli.schema import GROUPS, Config
+
+_OPTIONAL_GROUPS = ("hparams",)
+# Arguments that the program itself gives to parts; see stages/build.py.
+GIVEN_TO_TASK = ("kind", "data_folder", "cache_folder", "reporter")
+GIVEN_TO_SOURCE = ("seed", "data_folder", "cache_folder", "reporter")
+TASK_WORDS = ("kind", "loss", "error")  # describe a task; the rest of its node goes to its reader
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One run's configuration.
+
+    Args:
+        config: the checked configuration.
+        content: the same as plain, resolved dictionaries, for files and the identity.
+        choices: group -> chosen file, such as {"task": "digits"}.
+        overrides: what the user wrote.
+    """
+
+    config: Config
+    content: dict[str, Any]
+    choices: dict[str, str]
+    overrides: list[str]
+
+    @property
+    def variant(self) -> dict[str, str]:
+        """Return the overrides that are neither group choices, nor the seed, nor without effect on results."""
+        unnamed = (*GROUPS, "seed", "device", "hparams")
+        pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
+        return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(("paths.", "hydra"))}
+
+
+@contextmanager
+def session(extra: Path | None = None) -> Iterator[Session]:
+    """Start Hydra on the program's configuration folder, and on the user's own where one is given.
+
+    Raises:
+        ConfigError: the user's folder does not exist.
+    """
+    if extra is not None and not extra.is_dir():
+        raise ConfigError("no such folder", where=f"--config-dir {extra}", hint="give a folder that holds task/x.yaml")
+    ConfigStore.instance().store(name="schema", node=Config)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        yield Session(extra)
+
+
+class Session:
+    """Composes configurations while Hydra is started; made by `session`."""
+
+    def __init__(self, extra: Path | None) -> None:
+        self._extra = extra
+        self._search_path = [] if extra is None else [f"hydra.searchpath=[file://{extra.resolve()}]"]
+
+    def compose(self, overrides: list[str]) -> Composed:
+        """Compose and check one run.
+
+        Raises:
+            ConfigError: unknown group choice or key, wrong type, value out of range, missing value.
+        """
+        self._check_choices(_parse(overrides))
+        return self._compose(overrides)
+
+    def expand(self, overrides: list[str]) -> list[Composed]:
+        """Compose and check every job of a sweep: comma lists, range(...), glob(...) and choice(...).
+
+        Raises:
+            ConfigError: the first job that cannot be composed; so a sweep does not start that cannot end.
+        """
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        parsed = _parse(overrides, self._loader())
+        self._check_choices(parsed)
+        batches = BasicSweeper.split_arguments(parsed, None)
+        return [self._compose(list(job)) for batch in batches for job in batch]
+
+    def launch(self, overrides: list[str], job: Callable[[Composed], Any], sweep_folder: Path) -> list[Any]:
+        """Run a sweep with Hydra's sweeper and launcher; returns what each job returned.
+
+        A job must catch its own failures: Hydra prints a traceback for what escapes.
+        """
+
+        def run(cfg: DictConfig) -> Any:
+            hydra = HydraConfig.get()
+            return job(_checked(cfg, dict(hydra.runtime.choices), list(hydra.overrides.task)))
+
+        folder = [f"hydra.sweep.dir={_quoted(sweep_folder)}", "hydra.sweep.subdir=."]
+        returned = GlobalHydra.instance().hydra.multirun(  # type: ignore[union-attr]
+            config_name="config", task_function=run, overrides=[*overrides, *self._search_path, *folder]
+        )
+        batches = returned if isinstance(returned, list) else []
+        return [result.return_value for batch in batches for result in batch]
+
+    def _loader(self) -> Any:
+        return GlobalHydra.instance().config_loader()
+
+    def _compose(self, overrides: list[str]) -> Composed:
+        try:
+            cfg = self._load(overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise self._explain(error, overrides) from error
+        hydra = cfg.hydra
+        with_choices = dict(hydra.runtime.choices)
+        written = list(hydra.overrides.task)
+        OmegaConf.set_struct(cfg, False)
+        del cfg["hydra"]
+        OmegaConf.set_struct(cfg, True)
+        return _checked(cfg, with_choices, written)
+
+    def _load(self, overrides: list[str]) -> DictConfig:
+        return self._loader().load_configuration(
+            config_name="config", overrides=[*overrides, *self._search_path], run_mode=RunMode.RUN
+        )
+
+    def _check_choices(self, parsed: list[Override]) -> None:
+        for override in parsed:
+            group = override.key_or_group
+            if group in (*GROUPS, *_OPTIONAL_GROUPS) and not override.is_delete():
+                allowed = choices(group, self._extra)
+                for name in _names(override):
+                    if name not in allowed:
+                        raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))
+
+    def _explain(self, error: Exception, overrides: list[str]) -> ConfigError:
+        """Find the override that a composition failed at, and say what is allowed in its place."""
+        groups = [text for text in overrides if _key(text) in (*GROUPS, *_OPTIONAL_GROUPS)]
+        try:
+            known = self._load(groups)
+        except (HydraException, OmegaConfBaseException):
+            return ConfigError(_root_text(error), where=_full_key(error))
+        for text in overrides:
+            key = _key(text)
+            if text in groups or key.startswith("hydra"):
+                continue
+            parent, _, name = key.rpartition(".")
+            node = OmegaConf.select(known, parent, throw_on_missing=False) if parent else known
+            if not isinstance(node, DictConfig):
+                return ConfigError(f"there is no '{parent}'", where=key, hint=suggest(parent, _keys(known)))
+            allowed = [str(word) for word in node if word != "hydra"]
+            if name not in allowed and not text.startswith("+"):
+                return ConfigError(f"no such setting: '{key}'", where=key, hint=suggest(name, allowed))
+            try:
+                self._load([*groups, text])
+            except (HydraException, OmegaConfBaseException) as cause:
+                return ConfigError(_root_text(cause), where=key, hint="orca list settings shows types and defaults")
+        return ConfigError(_root_text(error), where=_full_key(error))
+
+
+def _checked(cfg: DictConfig, picked: dict[str, Any], overrides: list[str]) -> Composed:
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise ConfigError("a value is needed", where=missing[0], hint=f"give {missing[0]}=...")
+        content = OmegaConf.to_container(cfg, resolve=True)
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_root_text(error), where=_full_key(error)) from error
+    assert isinstance(content, dict)
+    assert isinstance(config, Config)
+    schema.check(config)
+    _check_parts(config)
+    _fill_paths(config)
+    names = {group: str(picked[group]) for group in GROUPS}
+    return Composed(config, content, names, overrides)  # type: ignore[arg-type]
+
+
+def _check_parts(config: Config) -> None:
+    for group in ("task", "body", "source", "metric"):
+        if not isinstance(getattr(config, group), dict):
+            raise ConfigError("a group of settings is needed", where=group, hint=f"orca list {group} shows the choices")
+    words = {word: config.task[word] for word in ("loss", "error") if config.task.get(word) is not None}
+    for word, node in words.items():
+        if not isinstance(node, dict):
+            raise ConfigError(f"{node!r} is not a `_target_` node", where=f"task.{word}", hint="or leave it out")
+        parts.check(node, f"task.{word}")
+    parts.check(task_reader(config.task), "task", GIVEN_TO_TASK)
+    parts.check(config.body, "body")
+    parts.check(config.source, "source", GIVEN_TO_SOURCE)
+    if config.metric.get(parts.TARGET) is not None:
+        parts.check(config.metric, "metric")
+
+
+def task_reader(task: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a task's node that names its reader and the reader's arguments."""
+    return {name: value for name, value in task.items() if name not in TASK_WORDS}
+
+
+def _fill_paths(config: Config) -> None:
+    home = os.environ.get("ORCA_HOME") or platformdirs.user_cache_dir("orca_cli")
+    config.paths.runs = config.paths.runs or os.environ.get("ORCA_RUNS") or "runs"
+    config.paths.data = config.paths.data or str(Path(home) / "data")
+    config.paths.cache = config.paths.cache or str(Path(home) / "cache")
+
+
+def to_yaml(content: dict[str, Any]) -> str:
+    """Return a resolved configuration as YAML text."""
+    return OmegaConf.to_yaml(OmegaConf.create(content))
+
+
+def _parse(overrides: list[str], loader: Any = None) -> list[Override]:
+    parser = OverridesParser.create(config_loader=loader)
+    for text in overrides:
+        try:
+            parser.parse_override(text)
+        except HydraException as error:
+            raise ConfigError(
+                f"'{text}' is not an override", where="command line", hint="write key=value; quote values with commas"
+            ) from error
+    return parser.parse_overrides(overrides)
+
+
+def _names(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        if override.is_glob():  # expanded from the existing choices, so it cannot name an absent one
+            return []
+        return [text.strip("'\"") for text in override.sweep_string_iterator()]
+    value = override.value()
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return [] if value is None else [str(value)]
+
+
+def _key(text: str) -> str:
+    return text.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _keys(node: DictConfig, prefix: str = "") -> list[str]:
+    found = []
+    for name in node:
+        if name != "hydra":
+            found.append(f"{prefix}{name}")
+            child = node._get_node(name)
+            if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing()):
+                found += _keys(child, f"{prefix}{name}.")
+    return found
+
+
+def _full_key(error: BaseException) -> str:
+    while error is not None:
+        key = getattr(error, "full_key", None)
+        if key:
+            return str(key)
+        if error.__cause__ is None:
+            break
+        error = error.__cause__
+    return "configuration"
+
+
+def _root_text(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not re.match(r"(full_key|object_type|reference_type)\s*[:=]", line)]
+    return " ".join(lines) or type(error).__name__
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path.resolve()).replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,64 @@
+"""What makes two runs the same experiment: the resolved configuration without what cannot change a result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from orca_cli.schema import GROUPS
+from orca_cli.storage import sha256_file
+
+_WITHOUT_EFFECT = ("paths", "device")
+_HASH_BELOW = 2**30  # bytes; larger files are told apart by size and time of change
+SHORT = 8
+
+
+def identity(content: dict[str, Any], choices: dict[str, str]) -> str:
+    """Return the SHA-256 that names an experiment.
+
+    Files and folders that the configuration names count by their content, not by their path: a data file that was
+    changed makes another experiment, one that was only moved does not.
+
+    Args:
+        content: the resolved configuration as plain dictionaries.
+        choices: group -> chosen file.
+    """
+    kept = {key: value for key, value in content.items() if key not in _WITHOUT_EFFECT}
+    kept["train"] = {key: value for key, value in content["train"].items() if key != "checkpoint_s"}
+    kept["choices"] = {group: choices[group] for group in GROUPS}
+    for part in ("task", "body", "source"):
+        kept[part] = _by_content(kept[part])
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _by_content(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _by_content(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_by_content(item) for item in value]
+    if isinstance(value, str) and ("/" in value or "." in value) and len(value) < 4096:
+        return _digest(Path(value).expanduser()) or value
+    return value
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        if path.is_file():
+            return _file_digest(path)
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.is_file())
+            lines = "\n".join(f"{file.name} {_file_digest(file)}" for file in files)
+            return "folder:" + hashlib.sha256(lines.encode()).hexdigest()
+    except OSError:
+        return None
+    return None
+
+
+def _file_digest(path: Path) -> str:
+    facts = path.stat()
+    if facts.st_size < _HASH_BELOW:
+        return "sha256:" + sha256_file(path)
+    return f"stat:{facts.st_size}:{facts.st_mtime_ns}"

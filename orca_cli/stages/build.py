@@ -1,0 +1,170 @@
+"""Stage 1: read the task, load the body, and build embedder and predictor for the task's shapes (paper 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from orca_cli import parts, seeding
+from orca_cli.compose import task_reader
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import Body, Error, Loss, Reporter, SourceData, TaskData
+from orca_cli.losses.defaults import default_loss
+from orca_cli.models.assembly import build_model, describe
+from orca_cli.models.transfer import TransferModel
+from orca_cli.schema import Config
+from orca_cli.scoring.defaults import default_error
+from orca_cli.training.freeze import count, select_trained
+
+
+@dataclass(frozen=True)
+class Built:
+    """What stage 1 hands to the next stages.
+
+    Args:
+        task: the data, split.
+        loss: what stage 3 minimises.
+        error: what is reported.
+        model: embedder, body and predictor, on the CPU.
+        summary: JSON-able: shapes, kernel, tokens, parameters per part, splits.
+    """
+
+    task: TaskData
+    loss: Loss
+    error: Error
+    model: TransferModel
+    summary: dict[str, Any]
+
+
+def build(config: Config, reporter: Reporter) -> Built:
+    """Read the data and build the transfer model.
+
+    Raises:
+        DataError: the data are missing or malformed.
+        ConfigError: the data, the body and the settings do not fit together.
+    """
+    task = read_task(config, reporter)
+    check_batch(config, len(task.train))
+    body = load_body(config)
+    model = build_model(
+        body=body,
+        kind=task.kind,
+        input_shape=task.input_shape,
+        num_outputs=task.num_outputs,
+        embedder_init=config.embedder.init,
+        max_tokens=config.embedder.max_tokens,
+        pooling=config.predictor.pooling,
+        target_scale=task.target_scale,
+        seed=config.seed,
+    )
+    select_trained(model, config.finetune.train)
+    integer = not np.issubdtype(task.train.targets().dtype, np.floating)
+    loss = _part(config.task, "loss") or default_loss(task.kind, integer)
+    error = _part(config.task, "error") or default_error(task.kind, integer)
+    return Built(task, loss, error, model, _summary(config, task, model, error))
+
+
+def read_task(config: Config, reporter: Reporter) -> TaskData:
+    """Read and split the task's data; the test split stays closed."""
+    reader = task_reader(config.task)
+    task: TaskData = parts.build(reader, "task", kind=config.task.get("kind"), reporter=reporter, **_folders(config))
+    kind = config.task.get("kind")
+    if kind not in (None, task.kind):
+        raise ConfigError(f"the data are of kind '{task.kind}', not '{kind}'", where="task.kind")
+    for name, split in (("training", task.train), ("validation", task.validation)):
+        if len(split) == 0:
+            raise DataError(f"the {name} split is empty", where="task", hint="give more data or other split sizes")
+    return task
+
+
+def read_source(config: Config, reporter: Reporter) -> SourceData:
+    """Read the labelled examples of the body's own modality."""
+    source: SourceData = parts.build(config.source, "source", seed=config.seed, reporter=reporter, **_folders(config))
+    return source
+
+
+def load_body(config: Config) -> Body:
+    """Load the pretrained body; for finetune=scratch its weights are drawn anew."""
+    body: Body = parts.build(config.body, "body")
+    if config.finetune.body == "random":
+        seeding.seed_torch(config.seed, "build", "body")
+        body.reset_weights()
+    return body
+
+
+def check_batch(config: Config, num_train: int) -> None:
+    """Refuse an optimizer step that asks for more samples than there are.
+
+    Raises:
+        ConfigError: batch_size * accumulation is above the number of training samples.
+    """
+    train = config.train
+    step = train.batch_size * train.accumulation
+    if step > num_train:
+        what = f"{train.batch_size} x accumulation {train.accumulation}" if train.accumulation > 1 else f"{step}"
+        raise ConfigError(
+            f"{what} is more than the {num_train} training samples",
+            where="train.batch_size",
+            hint=f"use train.batch_size={num_train} or less",
+        )
+
+
+def steps_per_epoch(config: Config, num_train: int) -> int:
+    """Return the optimizer steps in one pass over the training data."""
+    return -(-num_train // (config.train.batch_size * config.train.accumulation))
+
+
+def split_record(samples: Any) -> dict[str, Any]:
+    """Return a split's size and content hash, as result.json holds them."""
+    return {"n": len(samples), "sha256": samples.digest()}
+
+
+def _part(task: dict[str, Any], word: str) -> Any:
+    node = task.get(word)
+    return None if node is None else parts.build(node, f"task.{word}")
+
+
+def _folders(config: Config) -> dict[str, Path]:
+    assert config.paths.data is not None
+    assert config.paths.cache is not None
+    return {"data_folder": Path(config.paths.data), "cache_folder": Path(config.paths.cache)}
+
+
+def _summary(config: Config, task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:
+    shapes = describe(model)
+    shapes["parameters"] = dict(shapes["parameters"]) | {"trained": count(model, trained_only=True)}
+    return {
+        "schema": 1,
+        "kind": task.kind,
+        "num_outputs": task.num_outputs,
+        "error": error.name,
+        "note": task.note,
+        "synthetic": task.synthetic,
+        "splits": {"train": split_record(task.train), "val": split_record(task.validation)},
+        "steps": {
+            "align": config.align.epochs if config.metric.get(parts.TARGET) else 0,
+            "finetune": config.train.epochs * steps_per_epoch(config, len(task.train)),
+        },
+        "checkpoint_sha256": model.body.checkpoint_digest,
+        **shapes,
+    }
+
+
+def forward_once(built: Built, config: Config) -> list[int]:
+    """Send one random batch of the task's shape through the model; returns the shape of the outputs.
+
+    Raises:
+        DataError: the outputs do not fit the targets.
+    """
+    size = min(config.train.batch_size, 2)
+    x = torch.randn((size, *built.task.input_shape), generator=seeding.torch_generator(config.seed, "dry-run"))
+    built.model.eval()
+    with torch.no_grad():
+        outputs = built.model(x, None)
+    targets = torch.from_numpy(np.asarray(built.task.train.targets()[:size]))
+    built.loss(outputs, targets)
+    return list(outputs.shape)

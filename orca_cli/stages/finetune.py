@@ -1,0 +1,240 @@
+"""Stage 3: train on the task's loss, choose the weights on the validation split, and read the test split once (paper 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from orca_cli import seeding, signals, storage
+from orca_cli.interfaces import Reporter, Samples, Score
+from orca_cli.runs.directory import RunDirectory
+from orca_cli.schema import Config, Train
+from orca_cli.stages.build import Built, split_record, steps_per_epoch
+from orca_cli.training import checkpoint
+from orca_cli.training.engine import Engine
+from orca_cli.training.freeze import select_trained
+from orca_cli.training.loop import predict, train_step
+from orca_cli.training.schedule import make_optimizer, set_lr, warmup_then_linear
+
+
+@dataclass
+class Tested:
+    """What stage 3 tells.
+
+    Args:
+        score: test error of the chosen weights.
+        validation_error: validation error of the chosen weights.
+        trivial: test error of the best constant predictor that the training targets allow.
+        curve: validation error after every epoch.
+        chosen_epoch: 1 for the first.
+        test_split: size and hash of the test split.
+        weights_sha256: of the chosen weights.
+        test_reads: how often the test split was opened.
+    """
+
+    score: Score
+    validation_error: float | None
+    trivial: float | None
+    curve: list[float | None]
+    chosen_epoch: int
+    test_split: dict[str, Any]
+    weights_sha256: str
+    test_reads: int
+
+
+@dataclass
+class _Progress:
+    """What training has come to: the step, the records per epoch, the sums of the running epoch, the best weights."""
+
+    step: int = 0
+    records: list[dict[str, Any]] = field(default_factory=list)
+    loss_sum: float = 0.0
+    best_epoch: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        return {"lines": self.records, "loss_sum": self.loss_sum, "best_epoch": self.best_epoch}
+
+
+def finetune(config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Tested:
+    """Train, choose and test; resumes from the last checkpoint where there is one.
+
+    Writes 3_finetune/metrics.jsonl, best/, last/ and predictions.npz.
+
+    Raises:
+        NonFiniteError: a loss or gradient is NaN or infinite; the last checkpoint is intact.
+    """
+    run.set_state("finetune")
+    select_trained(built.model, config.finetune.train)
+    progress, last = _train(config, built, engine, run, reporter)
+    folder = run.stage("finetune")
+    best = progress.best or last
+    chosen = best if config.train.select == "best" else last
+    for name, weights in (("last", last), ("best", best)):
+        with storage.commit_folder(folder / name) as temporary:
+            save_file(weights, temporary / "model.safetensors")
+    tested = _test(config, built, engine, run, chosen, progress)
+    checkpoint.clear(folder / "checkpoints")
+    return tested
+
+
+def _train(
+    config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
+) -> tuple[_Progress, dict[str, Tensor]]:
+    """Take all optimizer steps; returns the progress with the best weights, and the last weights."""
+    folder, settings, samples = run.stage("finetune"), config.train, built.task.train
+    model, optimizer = engine.prepare(
+        built.model.to(engine.device),
+        make_optimizer(
+            settings.optimizer,
+            built.model.parameters(),
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            betas=settings.betas,
+        ),
+    )
+    per_epoch = steps_per_epoch(config, len(samples))
+    total = settings.epochs * per_epoch
+    progress = _resume(folder, built, optimizer, reporter, total)
+    storage.rewrite_json_lines(folder / "metrics.jsonl", progress.records)
+
+    def save() -> None:
+        weights, state = checkpoint.snapshot(built.model), checkpoint.optimizer_tensors(optimizer)
+        saved = checkpoint.Checkpoint(progress.step, weights, state, progress.best, progress.plain())
+        checkpoint.save(folder / "checkpoints", saved)
+        run.set_state("finetune", step=progress.step)
+
+    last_save = storage.monotonic()
+    with reporter.track("finetune", total) as advance:
+        advance(progress.step)
+        while progress.step < total:
+            epoch, within = divmod(progress.step, per_epoch)
+            chosen = _chosen(config.seed, epoch, within, settings, len(samples))
+            set_lr(optimizer, _rate(settings, progress.step, per_epoch))
+            loss, _ = train_step(
+                engine,
+                model,
+                optimizer,
+                built.loss,
+                samples,
+                chosen,
+                batch_size=settings.batch_size,
+                clip=settings.clip,
+                seed=config.seed,
+                step=progress.step,
+            )
+            progress.loss_sum += loss * len(chosen)
+            progress.step += 1
+            if within == per_epoch - 1:
+                _end_epoch(config, built, engine, progress, epoch, per_epoch)
+                storage.append_json_line(folder / "metrics.jsonl", progress.records[-1])
+            advance(1, _note(built, progress))
+            if signals.pending() or storage.monotonic() - last_save >= settings.checkpoint_s:
+                save()
+                last_save = storage.monotonic()
+            signals.check()
+    return progress, checkpoint.snapshot(built.model)
+
+
+def _resume(folder: Any, built: Built, optimizer: torch.optim.Optimizer, reporter: Reporter, total: int) -> _Progress:
+    saved = checkpoint.load_latest(folder / "checkpoints")
+    if saved is None:
+        return _Progress()
+    built.model.load_state_dict(saved.weights)
+    checkpoint.restore_optimizer(optimizer, saved.optimizer)
+    reporter.say(f"finetune: resumed at step {saved.step} of {total}")
+    records = saved.records
+    return _Progress(saved.step, records["lines"], records["loss_sum"], records["best_epoch"], saved.best)
+
+
+def _chosen(seed: int, epoch: int, within: int, settings: Train, num_samples: int) -> np.ndarray:
+    order = seeding.numpy_generator(seed, "finetune", "order", epoch).permutation(num_samples)
+    size = settings.batch_size * settings.accumulation
+    return order[within * size : (within + 1) * size]
+
+
+def _rate(settings: Train, step: int, per_epoch: int) -> float:
+    return warmup_then_linear(
+        step,
+        peak=settings.lr,
+        warmup_steps=settings.warmup_epochs * per_epoch,
+        decay_steps=(settings.decay_epochs or settings.epochs) * per_epoch,
+    )
+
+
+def _end_epoch(config: Config, built: Built, engine: Engine, progress: _Progress, epoch: int, per_epoch: int) -> None:
+    """Measure the validation error, keep the weights if they are the best so far, and start a new record."""
+    validation = _score(built, engine, built.task.validation, config).value
+    earlier = [record["validation_error"] for record in progress.records if record["validation_error"] is not None]
+    # A validation error that is undefined (one class only, say) cannot choose; then the latest weights count as best.
+    if validation is None or not earlier or validation < min(earlier):
+        progress.best_epoch = epoch + 1
+        progress.best = checkpoint.snapshot(built.model)
+    progress.records.append(
+        {
+            "epoch": epoch + 1,
+            "step": progress.step,
+            "lr": _rate(config.train, (epoch + 1) * per_epoch - 1, per_epoch),
+            "train_loss": progress.loss_sum / len(built.task.train),
+            "validation_error": validation,
+        }
+    )
+    progress.loss_sum = 0.0
+
+
+def _score(built: Built, engine: Engine, samples: Samples, config: Config) -> Score:
+    outputs, targets = predict(engine, built.model, samples, config.train.eval_batch_size)
+    return built.error(outputs, targets)
+
+
+def _test(
+    config: Config, built: Built, engine: Engine, run: RunDirectory, weights: dict[str, Tensor], progress: _Progress
+) -> Tested:
+    """Open the test split, once, and measure the chosen weights and the best constant predictor on it."""
+    built.model.load_state_dict(weights)
+    reads = _count_test_read(run)
+    samples = built.task.open_test()
+    outputs, targets = predict(engine, built.model, samples, config.train.eval_batch_size)
+    score = built.error(outputs, targets)
+    train_targets = torch.from_numpy(np.asarray(built.task.train.targets()))
+    constant = built.error.constant(train_targets, built.task.num_outputs)
+    trivial = built.error(constant.expand(len(targets), *constant.shape), targets).value
+    storage.write_with(
+        run.stage("finetune") / "predictions.npz",
+        lambda path: _save_arrays(path, outputs=outputs.numpy(), targets=targets.numpy()),
+    )
+    epoch = progress.best_epoch if config.train.select == "best" else config.train.epochs
+    return Tested(
+        score=score,
+        validation_error=progress.records[epoch - 1]["validation_error"],
+        trivial=trivial,
+        curve=[record["validation_error"] for record in progress.records],
+        chosen_epoch=epoch,
+        test_split=split_record(samples),
+        weights_sha256=checkpoint.weights_sha256(weights),
+        test_reads=reads,
+    )
+
+
+def _count_test_read(run: RunDirectory) -> int:
+    """Write down, before it happens, that the test split is opened; a run that was killed while testing opens it twice."""
+    path = run.stage("finetune") / "test_reads.jsonl"
+    storage.append_json_line(path, {"time": storage.now().isoformat()})
+    return len(storage.read_json_lines(path))
+
+
+def _save_arrays(path: Any, **arrays: np.ndarray) -> None:
+    with open(path, "wb") as file:  # a file object: numpy would add .npz to the temporary name
+        np.savez(file, **arrays)
+
+
+def _note(built: Built, progress: _Progress) -> str:
+    if not progress.records or progress.records[-1]["validation_error"] is None:
+        return ""
+    return f"validation {built.error.name} {progress.records[-1]['validation_error']:.4f}"

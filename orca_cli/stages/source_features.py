@@ -1,0 +1,154 @@
+"""The source side of stage 2: what the body's own embedding layer makes of the source data, computed once and cached."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from orca_cli import seeding, signals, storage
+from orca_cli.exceptions import ChecksumError, ConfigError
+from orca_cli.interfaces import Body, Features, Metric, Reporter, SourceData, Tokens
+from orca_cli.terminal import log
+
+_BATCH = 64
+_VERSION = 1  # of what is stored; a change makes every cached entry a miss
+
+
+def source_features(
+    body: Body,
+    source: SourceData,
+    *,
+    features: str,
+    points: int,
+    seed: int,
+    cache_folder: Path,
+    reporter: Reporter,
+) -> tuple[Features, str]:
+    """Return the source as a labelled cloud of points, and the key that names it in the cache.
+
+    Args:
+        body: gives the embedding layer.
+        source: labelled examples.
+        features: "tokens": every token that is not padding is a point with its example's label; "pooled": the mean over
+            an example's tokens.
+        points: upper bound on the number of points, drawn without replacement.
+        seed: of the draw.
+        cache_folder: where the points are kept.
+        reporter: progress.
+
+    Raises:
+        ConfigError: the source is of another modality than the body.
+    """
+    if source.modality != body.modality:
+        raise ConfigError(
+            f"this source is made of {source.modality}s and the body takes {body.modality}s",
+            where="source",
+            hint="use source=stdlib_docs for text bodies and source=cifar10 or source=digits for image bodies",
+        )
+    key = _key(body.checkpoint_digest, source.digest, features, points, seed, _settings(body))
+
+    def compute() -> dict[str, Tensor]:
+        x, labels = _embed(body, source, features, points, seed, reporter)
+        return {"x": x, "labels": labels}
+
+    stored = cached(cache_folder / "source_features" / key, compute)
+    cloud = Features(stored["x"], stored["labels"], len(source.class_names))
+    return cloud, key
+
+
+def prepared_metric(
+    metric: Metric, settings: dict[str, Any], source: Features, source_key: str, cache_folder: Path
+) -> dict[str, Tensor]:
+    """Return what a metric computes from the source alone, from the cache where it is there.
+
+    Args:
+        metric: the distance.
+        settings: the metric's configuration; with the key of the source it names the entry.
+        source: the points.
+        source_key: as `source_features` returned it.
+        cache_folder: where the entry is kept.
+    """
+    key = _key(source_key, json.dumps(settings, sort_keys=True), str(source.x.dtype))
+    return cached(cache_folder / "metric_sources" / key, lambda: metric.prepare(source))
+
+
+def cached(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return named tensors from a cache entry, computing and committing it where it is absent or damaged."""
+    file = "tensors.safetensors"
+    with storage.lock(path.with_suffix(".lock"), timeout_s=3600.0, what=f"cache entry {path.name}"):
+        if path.exists():
+            try:
+                storage.verify_folder(path)
+                return load_file(path / file)
+            except ChecksumError as error:
+                log.warning(f"damaged cache entry computed again: {error}")
+                storage.quarantine(path)
+        tensors = compute()
+        with storage.commit_folder(path) as temporary:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / file)
+        return tensors
+
+
+def select_points(tokens: Tokens, features: str) -> tuple[Tensor, Tensor]:
+    """Return the points of a batch of sequences, [p, D], and the sample that each belongs to, [p] int64."""
+    if features == "pooled":
+        weight = tokens.mask.to(tokens.x.dtype).unsqueeze(-1)  # [B, T, 1]
+        mean = (tokens.x * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return mean, torch.arange(len(mean), device=mean.device)
+    rows = torch.nonzero(tokens.mask)[:, 0]
+    return tokens.x[tokens.mask], rows
+
+
+@torch.no_grad()
+def _embed(
+    body: Body, source: SourceData, features: str, points: int, seed: int, reporter: Reporter
+) -> tuple[Tensor, Tensor]:
+    """Embed the whole source and keep a uniform draw of its points.
+
+    The draw gives every point a random rank and keeps the smallest, so memory is bounded by the points that are kept and
+    one batch.
+    """
+    generator = seeding.torch_generator(seed, "align", "source", features, points)
+    labels = torch.from_numpy(np.asarray(source.labels, dtype=np.int64))
+    kept_x, kept_labels, kept_rank = [], [], []
+    held = 0
+    with reporter.track("source features", len(labels)) as advance:
+        for start in range(0, len(labels), _BATCH):
+            signals.check()
+            stop = min(start + _BATCH, len(labels))
+            x, rows = select_points(body.embed_source(source.inputs[start:stop]), features)
+            kept_x.append(x.cpu())
+            kept_labels.append(labels[start:stop][rows.cpu()])
+            kept_rank.append(torch.rand(len(x), generator=generator, dtype=torch.float64))
+            held += len(x)
+            if held > 4 * points:
+                kept_x, kept_labels, kept_rank = _smallest(kept_x, kept_labels, kept_rank, points)
+                held = points
+            advance(stop - start)
+    kept_x, kept_labels, _ = _smallest(kept_x, kept_labels, kept_rank, points)
+    return kept_x[0].float().contiguous(), kept_labels[0]
+
+
+def _smallest(
+    x: list[Tensor], labels: list[Tensor], rank: list[Tensor], points: int
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    all_rank = torch.cat(rank)
+    order = torch.argsort(all_rank)[:points].sort().values
+    return [torch.cat(x)[order]], [torch.cat(labels)[order]], [all_rank[order]]
+
+
+def _settings(body: Body) -> str:
+    return str(getattr(body, "max_source_tokens", ""))
+
+
+def _key(*facts: Any) -> str:
+    text = "\n".join(str(fact) for fact in (_VERSION, *facts))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

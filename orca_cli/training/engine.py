@@ -1,0 +1,86 @@
+"""The device and the precision of a run, through accelerate; the only place that moves tensors."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from torch import Tensor, nn
+
+from orca_cli.exceptions import ConfigError, UnavailableError
+from orca_cli.interfaces import Batch
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device that a run asks for; "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ConfigError: no such kind of device.
+        UnavailableError: it is asked for by name and absent. There is no silent fallback.
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, index = wanted.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
+        raise ConfigError(f"'{wanted}' is not a device", where="device", hint="allowed: auto, cpu, cuda, cuda:N, mps")
+    present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
+    if int(index or 0) >= present:
+        raise UnavailableError(
+            f"'{wanted}' is not on this machine ({present} {kind} device{'s' * (present != 1)} found)",
+            where="device",
+            hint="use device=cpu or device=auto",
+        )
+    return torch.device(wanted)
+
+
+class Engine:
+    """Device, mixed precision, backward pass and clipping of one run."""
+
+    def __init__(self, device: torch.device, precision: str) -> None:
+        """Start accelerate on a device.
+
+        Args:
+            device: where all tensors of the run live.
+            precision: fp32, bf16 or fp16.
+
+        Raises:
+            ConfigError: the precision does not work on the device.
+        """
+        if precision == "fp16" and device.type == "cpu":
+            raise ConfigError("fp16 needs a GPU", where="precision", hint="use precision=fp32 or precision=bf16")
+        # accelerate keeps its first choice for the life of the process; the runs of a sweep may differ.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        PartialState._reset_state()
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+        mixed = {"fp32": "no"}.get(precision, precision)
+        self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
+        self.device = device
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Move a model to the device and wrap it and its optimizer for the precision."""
+        return self._accelerator.prepare(model, optimizer)
+
+    def autocast(self) -> AbstractContextManager:
+        """Return the context in which forward passes run at the chosen precision."""
+        return self._accelerator.autocast()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss."""
+        self._accelerator.backward(loss)
+
+    def clip(self, parameters: list[nn.Parameter], norm: float | None) -> float:
+        """Scale the gradient down to `norm` where it is larger; returns the norm that it had."""
+        limit = float("inf") if norm is None else norm
+        total = self._accelerator.clip_grad_norm_(parameters, limit)
+        return float(total)
+
+    def move(self, batch: Batch) -> Batch:
+        """Return a batch on the device."""
+        valid = None if batch.valid is None else batch.valid.to(self.device)
+        return Batch(batch.x.to(self.device), batch.y.to(self.device), valid)

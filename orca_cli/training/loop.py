@@ -1,0 +1,80 @@
+"""One optimizer step, and the outputs of a whole split."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from orca_cli import seeding, signals
+from orca_cli.exceptions import NonFiniteError
+from orca_cli.interfaces import Loss, Samples
+from orca_cli.training.engine import Engine
+
+
+def batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut indices into runs of `size`; the last may be shorter."""
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def train_step(
+    engine: Engine,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    samples: Samples,
+    indices: np.ndarray,
+    *,
+    batch_size: int,
+    clip: float | None,
+    seed: int,
+    step: int,
+) -> tuple[float, float]:
+    """Take one optimizer step on the mean loss over `indices`; returns (loss, gradient norm before clipping).
+
+    The samples go through the model in batches of `batch_size`; each batch's mean counts by its size, so accumulation
+    does not change the gradient. The gradient is clipped once, as a whole.
+
+    Raises:
+        NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
+    """
+    model.train()
+    optimizer.zero_grad()
+    total = 0.0
+    for part, chosen in enumerate(batches(indices, batch_size)):
+        seeding.seed_torch(seed, "finetune", "dropout", step, part)
+        batch = engine.move(samples.batch(chosen))
+        with engine.autocast():
+            outputs = model(batch.x, batch.valid)
+        value = loss(outputs.float(), batch.y) * (len(chosen) / len(indices))
+        total += value.item()
+        if not math.isfinite(total):
+            raise NonFiniteError(f"the loss is {total} at step {step}", where="train.lr", hint="try a smaller train.lr")
+        engine.backward(value)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    norm = engine.clip(trained, clip)
+    if not math.isfinite(norm):
+        raise NonFiniteError(f"the gradient is {norm} at step {step}", where="train.lr", hint="try a smaller train.lr")
+    optimizer.step()
+    return total, norm
+
+
+@torch.no_grad()
+def predict(engine: Engine, model: nn.Module, samples: Samples, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Return outputs and targets of a whole split, on the CPU, in the order of the split.
+
+    Returns:
+        outputs [n, K] or [n, K, *E] float32, and targets [n, ...].
+    """
+    model.eval()
+    outputs, targets = [], []
+    for chosen in batches(np.arange(len(samples)), batch_size):
+        signals.check()
+        batch = engine.move(samples.batch(chosen))
+        with engine.autocast():
+            output = model(batch.x, batch.valid)
+        outputs.append(output.float().cpu())
+        targets.append(batch.y.cpu())
+    return torch.cat(outputs), torch.cat(targets)

@@ -1,0 +1,53 @@
+"""Learning rates and optimizers. A rate is a function of the step, so that nothing of a schedule has to be stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+def warmup_then_linear(step: int, *, peak: float, warmup_steps: float, decay_steps: float) -> float:
+    """Return the learning rate of one optimizer step (paper A.3.5): linear warm-up, then linear decay to 0.
+
+    The rate is positive at every step before `decay_steps`: step 0 already moves, and the last step is not lost. It is
+    never below 0.
+
+    Args:
+        step: 0 for the first step.
+        peak: the rate at the end of the warm-up.
+        warmup_steps: length of the warm-up, at least 0.
+        decay_steps: the step at which the rate reaches 0.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / (warmup_steps + 1)
+    return peak * min(1.0, max(0.0, (decay_steps - step) / max(decay_steps - warmup_steps, 1.0)))
+
+
+def step_decay(step: int, *, start: float, every: int, factor: float) -> float:
+    """Return the learning rate of one alignment step (paper A.3.4): `start`, times `factor` after every `every` steps."""
+    return start * factor ** (step // every)
+
+
+def make_optimizer(
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    betas: tuple[float, float],
+) -> torch.optim.Optimizer:
+    """Return one of the paper's optimizers (A.3.3): sgd, adam or adamw."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if name == "sgd":
+        return torch.optim.SGD(trained, lr=lr, weight_decay=weight_decay, momentum=momentum)
+    kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+    return kind(trained, lr=lr, weight_decay=weight_decay, betas=tuple(betas))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

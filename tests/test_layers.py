@@ -1,0 +1,94 @@
+"""The import order of docs/ARCHITECTURE.md, read from the source: levels import only from below, siblings never."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "orca_cli"
+
+# `exceptions` imports nothing and may be imported from everywhere, level 0 included.
+LEVELS = {
+    "exceptions": -1,
+    "storage": 0,
+    "seeding": 0,
+    "signals": 0,
+    "foreign": 1,
+    "schema": 1,
+    "interfaces": 1,
+    "parts": 1,
+    "terminal": 1,
+    "configuration": 1,
+    "metrics": 2,
+    "models": 2,
+    "tasks": 2,
+    "sources": 2,
+    "scoring": 2,
+    "losses": 2,
+    "runs": 2,
+    "training": 3,
+    "report": 3,
+    "compose": 3,
+    "stages": 4,
+    "commands": 5,
+    "cli": 6,
+    "__main__": 7,
+}
+HYDRA_ONLY_IN = {"compose"}
+
+
+def unit(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def modules() -> list[Path]:
+    return [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_every_module_has_a_level():
+    assert {unit(path) for path in modules()} == set(LEVELS) - ({"foreign"} - {unit(path) for path in modules()})
+
+
+def violations(path: Path) -> list[str]:
+    here = unit(path)
+    targets = {name.split(".")[1] for name in imported(path) if name.startswith("orca_cli.")} & set(LEVELS)
+    return [f"{here} imports {target}" for target in targets if target != here and LEVELS[target] >= LEVELS[here]]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_downwards(path):
+    assert violations(path) == []
+
+
+def test_hydra_is_imported_in_one_module_only():
+    users = {
+        unit(path)
+        for path in modules()
+        if any(name.split(".")[0] in ("hydra", "omegaconf") for name in imported(path))
+    }
+    assert users == HYDRA_ONLY_IN
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["report", "--help"], ["list"], ["doctor", "--help"]])
+def test_light_commands_do_not_import_heavy_packages(words):
+    code = (
+        "import sys; from orca_cli.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'ot', 'hydra', 'omegaconf', 'scipy', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT.parent)
+    assert done.returncode == 0, done.stderr

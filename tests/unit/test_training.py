@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from orca_cli import storage
+from orca_cli.exceptions import CheckpointError, NonFiniteError, UnavailableError
+from orca_cli.interfaces import Batch
+from orca_cli.training import checkpoint
+from orca_cli.training.engine import Engine, choose_device
+from orca_cli.training.freeze import count, select_trained
+from orca_cli.training.loop import predict, train_step
+from orca_cli.training.schedule import make_optimizer, step_decay, warmup_then_linear
+
+
+@given(
+    steps=st.integers(1, 200), warmup=st.integers(0, 50), decay=st.integers(1, 150), peak=st.floats(1e-6, 10)
+)
+def test_rate_is_never_negative_nor_above_its_peak(steps, warmup, decay, peak):
+    rates = [warmup_then_linear(s, peak=peak, warmup_steps=warmup, decay_steps=decay) for s in range(steps)]
+    assert all(0 <= rate <= peak for rate in rates)
+    assert rates[0] > 0
+    assert all(rate == 0 for rate in rates[max(decay, warmup + 1) :])
+
+
+def test_rate_rises_linearly_then_falls_linearly():
+    rates = [warmup_then_linear(s, peak=1.0, warmup_steps=4, decay_steps=14) for s in range(15)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[5:] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
+
+
+def test_step_decay_is_the_papers():
+    assert [step_decay(s, start=1.0, every=20, factor=0.2) for s in (0, 19, 20, 39, 40)] == pytest.approx(
+        [1, 1, 0.2, 0.2, 0.04]
+    )
+
+
+class Pairs:
+    """Samples of a regression, as interfaces.Samples."""
+
+    def __init__(self, n=12):
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(n, 3, generator=generator)
+        self.y = torch.randn(n, 2, generator=generator)
+
+    def __len__(self):
+        return len(self.x)
+
+    def batch(self, indices):
+        chosen = torch.from_numpy(np.asarray(indices))
+        return Batch(self.x[chosen], self.y[chosen])
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedder = nn.Linear(3, 5)
+        self.body = nn.Sequential(nn.Linear(5, 5), nn.LayerNorm(5), nn.Sequential(nn.LayerNorm(5), nn.Linear(5, 5)))
+        self.predictor = nn.Linear(5, 2)
+
+    def forward(self, x, valid=None):
+        return self.predictor(self.body(self.embedder(x)))
+
+
+SETTINGS = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.9, "betas": (0.9, 0.98)}
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 12])
+def test_accumulation_does_not_change_the_step(batch_size):
+    def stepped(size):
+        model = Model()
+        engine = Engine(torch.device("cpu"), "fp32")
+        model, optimizer = engine.prepare(model, make_optimizer("sgd", model.parameters(), **SETTINGS))
+        order = np.arange(11)  # 11: the last batch is smaller than the others
+        train_step(engine, model, optimizer, nn.MSELoss(), Pairs(), order, batch_size=size, clip=0.05, seed=0, step=0)
+        return checkpoint.snapshot(model)
+
+    whole, parts = stepped(11), stepped(batch_size)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_non_finite_loss_leaves_the_weights_alone():
+    model = Model()
+    engine = Engine(torch.device("cpu"), "fp32")
+    optimizer = make_optimizer("adamw", model.parameters(), **SETTINGS)
+    samples = Pairs()
+    samples.x[3] = float("inf")
+    before = checkpoint.weights_sha256(checkpoint.snapshot(model))
+    with pytest.raises(NonFiniteError, match="step 7"):
+        train_step(
+            engine, model, optimizer, nn.MSELoss(), samples, np.arange(12), batch_size=4, clip=None, seed=0, step=7
+        )
+    assert checkpoint.weights_sha256(checkpoint.snapshot(model)) == before
+
+
+def test_predict_keeps_the_order_of_the_split():
+    engine, model, samples = Engine(torch.device("cpu"), "fp32"), Model(), Pairs()
+    outputs, targets = predict(engine, model, samples, batch_size=5)
+    torch.testing.assert_close(targets, samples.y)
+    with torch.no_grad():
+        torch.testing.assert_close(outputs, model(samples.x))
+
+
+@pytest.mark.parametrize(
+    ("train", "trained"), [("all", 20 + 30 + 10 + 10 + 30 + 12), ("layernorm", 20 + 10 + 10 + 12), ("head", 12)]
+)
+def test_freezing_trains_exactly_what_it_says(train, trained):
+    model = Model()
+    select_trained(model, train)
+    assert count(model, trained_only=True) == trained
+    assert count(model) == 112
+
+
+def trained(model, optimizer, steps):
+    samples = Pairs()
+    for step in steps:
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(samples.x), samples.y * (step + 1)).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_resumed_training_has_the_same_bits(tmp_path, name):
+    straight = Model()
+    trained(straight, make_optimizer(name, straight.parameters(), **SETTINGS), range(6))
+
+    first = Model()
+    optimizer = make_optimizer(name, first.parameters(), **SETTINGS)
+    trained(first, optimizer, range(3))
+    state = checkpoint.optimizer_tensors(optimizer)
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(3, checkpoint.snapshot(first), state, records={"lines": [1]}))
+
+    saved = checkpoint.load_latest(tmp_path)
+    second = Model()
+    second.load_state_dict(saved.weights)
+    optimizer = make_optimizer(name, second.parameters(), **SETTINGS)
+    checkpoint.restore_optimizer(optimizer, saved.optimizer)
+    trained(second, optimizer, range(3, 6))
+    assert checkpoint.weights_sha256(second.state_dict()) == checkpoint.weights_sha256(straight.state_dict())
+    assert saved.records == {"lines": [1]}
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, checkpoint.Checkpoint(step, {"w": torch.tensor([float(step)])}, {}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+    newest = tmp_path / "step-00000003" / "model.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(content)
+    assert checkpoint.load_latest(tmp_path).step == 2
+
+
+def test_no_whole_checkpoint_is_an_error(tmp_path):
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, {"w": torch.ones(1)}, {}))
+    (tmp_path / "step-00000001" / storage.MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint is whole"):
+        checkpoint.load_latest(tmp_path)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(width=32, allow_nan=True), min_size=1, max_size=5))
+def test_weights_hash_tells_all_values_apart(values):
+    base = {"w": torch.tensor(values), "v": torch.zeros(2, dtype=torch.bfloat16)}
+    same = {name: value.clone() for name, value in reversed(base.items())}
+    assert checkpoint.weights_sha256(base) == checkpoint.weights_sha256(same)
+    assert checkpoint.weights_sha256(base) != checkpoint.weights_sha256(base | {"w": base["w"].view(-1, 1)})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_absent_device_is_never_replaced_in_silence():
+    with pytest.raises(UnavailableError, match="device=cpu"):
+        choose_device("cuda")

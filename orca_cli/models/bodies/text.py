@@ -1,0 +1,147 @@
+"""Text encoders of the BERT and RoBERTa families as bodies; they take embedded sequences instead of words."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import EmbedderInit, Tokens
+from orca_cli.models.bodies import checkpoints
+
+FAMILIES = ("bert", "roberta")
+
+
+def load(checkpoint: str, max_source_tokens: int = 32) -> TextBody:
+    """Load a text encoder.
+
+    Args:
+        checkpoint: hub id or local folder of a BERT or RoBERTa model.
+        max_source_tokens: source texts are cut to so many tokens.
+
+    Raises:
+        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `checkpoints.resolve` and `read_config` say.
+    """
+    from transformers import AutoModel
+
+    folder = checkpoints.resolve(checkpoint)
+    checkpoints.read_config(folder, FAMILIES)
+    with checkpoints.reading(folder):
+        model = AutoModel.from_pretrained(
+            folder,
+            add_pooling_layer=False,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+        )
+    return TextBody(model, folder, max_source_tokens)
+
+
+class TextBody(nn.Module):
+    """The encoder layers of a text model; a Body (interfaces).
+
+    The word embeddings are kept aside: they embed the source and are neither trained nor stored with checkpoints.
+    """
+
+    modality = "text"
+    canvas = None
+    downsampling = 1
+
+    def __init__(self, model: Any, folder: Path, max_source_tokens: int) -> None:
+        """Take a transformers model apart.
+
+        Args:
+            model: BertModel or RobertaModel without pooler.
+            folder: where it was read from.
+            max_source_tokens: source texts are cut to so many tokens.
+        """
+        super().__init__()
+        self.encoder = model.encoder
+        self._aside = (model.embeddings.eval().requires_grad_(False),)  # a tuple: not a part of this module
+        self.config = model.config
+        self.folder = folder
+        self.max_source_tokens = max_source_tokens
+        # RoBERTa counts positions from padding_idx + 1; BERT from 0.
+        self._first_position = model.config.pad_token_id + 1 if model.config.model_type == "roberta" else 0
+        self.width = self.feature_width = model.config.hidden_size
+        self.max_tokens = model.config.max_position_embeddings - self._first_position
+        self.checkpoint_digest = checkpoints.digest(folder)
+
+    @property
+    def embeddings(self) -> Any:
+        """Return the model's own embedding layer: words, positions, types, norm."""
+        return self._aside[0]
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """Return features [B, T, D]; padding takes no part in attention."""
+        from transformers.masking_utils import create_bidirectional_mask
+
+        mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=tokens.x, attention_mask=tokens.mask.to(torch.int64)
+        )
+        features = self.encoder(tokens.x, attention_mask=mask).last_hidden_state
+        return Tokens(features, tokens.mask, tokens.grid)
+
+    @torch.no_grad()
+    def embed_source(self, inputs: Sequence[str] | Any) -> Tokens:
+        """Return the embedding layer's outputs [B, T, D] for B texts, cut to `max_source_tokens`."""
+        device = next(self.encoder.parameters()).device
+        encoded = self._tokenizer()(
+            list(inputs), padding=True, truncation=True, max_length=self.max_source_tokens, return_tensors="pt"
+        ).to(device)
+        embeddings = self.embeddings.to(device).eval()
+        x = embeddings(input_ids=encoded["input_ids"])
+        return Tokens(x, encoded["attention_mask"].bool(), (x.shape[1],))
+
+    def embedder_init(self) -> EmbedderInit:
+        """Return norm and positions of the embedding layer."""
+        embeddings = self.embeddings
+        norm = embeddings.LayerNorm
+        positions = embeddings.position_embeddings.weight[self._first_position :]
+        return EmbedderInit(
+            norm.weight.detach().clone(), norm.bias.detach().clone(), norm.eps, positions.detach().clone()
+        )
+
+    @torch.no_grad()
+    def class_token(self) -> Tensor:
+        """Return the embedded [CLS] or <s> [D], at the first position."""
+        number = self._tokenizer().cls_token_id
+        if number is None:
+            raise DataError("the tokenizer has no classification token", where=str(self.folder))
+        device = self.embeddings.word_embeddings.weight.device
+        return self.embeddings(input_ids=torch.tensor([[number]], device=device))[0, 0].clone()
+
+    def reset_weights(self) -> None:
+        """Draw the encoder anew, by the architecture's own initialisation; the embedding layer stays."""
+        fresh = type_of(self.config)(copy.deepcopy(self.config), add_pooling_layer=False)
+        self.encoder.load_state_dict(fresh.encoder.state_dict())
+
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        if not hasattr(self, "_loaded_tokenizer"):
+            try:
+                self._loaded_tokenizer = AutoTokenizer.from_pretrained(
+                    self.folder, trust_remote_code=False, local_files_only=True
+                )
+            except Exception as error:
+                raise DataError(
+                    "the checkpoint has no usable tokenizer, which embedding source texts needs",
+                    where=f"{checkpoints.KEY}={self.folder}",
+                    hint="save the tokenizer into the same folder",
+                ) from error
+        return self._loaded_tokenizer
+
+
+def type_of(config: Any) -> Any:
+    """Return the transformers class of a configuration."""
+    from transformers import BertModel, RobertaModel
+
+    return {"bert": BertModel, "roberta": RobertaModel}[config.model_type]

@@ -1,0 +1,62 @@
+"""The transfer model: predictor(body(embedder(x))) (paper 3.1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orca_cli.interfaces import Scale, Tokens
+from orca_cli.models.embedders.convolution import ConvolutionEmbedder
+
+
+class TransferModel(nn.Module):
+    """Embedder, body and predictor, with the task's scale at the end."""
+
+    scale_mean: Tensor
+    scale_std: Tensor
+
+    def __init__(
+        self,
+        embedder: ConvolutionEmbedder,
+        body: Any,
+        predictor: nn.Module,
+        *,
+        scale: Scale | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            embedder: f.
+            body: g, a Body (interfaces).
+            predictor: h.
+            scale: maps raw outputs to the task's units.
+        """
+        super().__init__()
+        self.embedder, self.body, self.predictor = embedder, body, predictor
+        self.has_scale = scale is not None
+        if scale is not None:
+            self.register_buffer("scale_mean", scale.mean.float())
+            self.register_buffer("scale_std", scale.std.float())
+
+    def embed(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
+        """Return the embedder's tokens [B, T, D] for inputs [B, C, *E]; what stage 2 compares with the source."""
+        return self.embedder(x, valid)
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Return outputs [B, K] or [B, K, *E] in the task's units.
+
+        Args:
+            x: [B, C, *E].
+            valid: [B, *E] bool, False where the input is padding.
+        """
+        tokens = self.embed(x, valid)
+        if self.embedder.class_token is not None:
+            first = self.embedder.class_token.expand(len(x), 1, -1)
+            mask = torch.cat([tokens.mask.new_ones(len(x), 1), tokens.mask], dim=1)
+            tokens = Tokens(torch.cat([first, tokens.x], dim=1), mask, (tokens.grid[0] + 1,))
+        outputs = self.predictor(self.body(tokens))
+        if self.has_scale:
+            outputs = outputs * self.scale_std + self.scale_mean
+        return outputs

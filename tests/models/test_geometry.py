@@ -1,0 +1,71 @@
+import math
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orca_cli.models.canvas import from_canvas, to_canvas
+from orca_cli.models.geometry import fold_shape, layout, smallest_kernel, token_grid
+from orca_cli.models.predictors.dense import shuffle
+
+sizes = st.integers(1, 3000)
+
+
+@given(extent=st.one_of(st.tuples(sizes), st.tuples(sizes, sizes)), max_tokens=st.integers(1, 3136))
+def test_kernel_is_the_smallest_that_fits(extent, max_tokens):
+    kernel = smallest_kernel(extent, max_tokens)
+    assert math.prod(token_grid(extent, kernel)) <= max_tokens
+    assert kernel == 1 or math.prod(token_grid(extent, kernel - 1)) > max_tokens
+
+
+@given(shape=st.tuples(st.integers(1, 57), sizes), max_tokens=st.integers(1, 512))
+def test_no_value_is_lost(shape, max_tokens):
+    cut = layout(shape, max_tokens=max_tokens, canvas=None)
+    assert cut.extent == shape[1:]
+    assert 0 <= cut.padded[0] - shape[1] < cut.kernel
+
+
+@given(length=st.integers(1, 100_000))
+def test_fold_holds_the_sequence_with_less_than_a_row_to_spare(length):
+    rows, columns = fold_shape(length)
+    assert 0 <= rows * columns - length < rows
+    assert abs(rows - columns) <= 1
+
+
+def test_the_papers_examples():
+    assert layout((4, 1000), max_tokens=512, canvas=None).kernel == 2  # DeepSEA, RoBERTa
+    assert layout((17, 1024), max_tokens=512, canvas=None).tokens == 512  # ListOps
+    swin = layout((3, 85, 85), max_tokens=3136, canvas=(224, 224))  # Darcy, Swin base
+    assert (swin.kernel, swin.grid) == (4, (56, 56))
+    assert layout((1, 997), max_tokens=512, canvas=None).tokens == 499  # a prime length keeps its resolution
+
+
+@settings(deadline=None)
+@given(
+    grid=st.one_of(st.tuples(st.integers(1, 5)), st.tuples(st.integers(1, 5), st.integers(1, 5))),
+    factor=st.integers(1, 4),
+    channels=st.integers(1, 3),
+)
+def test_shuffle_puts_every_value_where_its_token_is(grid, factor, channels):
+    axes = len(grid)
+    extent = [size * factor for size in grid]
+    # The map that should come out: value = channel * 10^6 + flat position.
+    position = torch.arange(math.prod(extent)).reshape(extent)
+    wanted = torch.stack([position + channel * 10**6 for channel in range(channels)])
+    tokens = []
+    for token in range(math.prod(grid)):
+        corner = [int(i) * factor for i in torch.unravel_index(torch.tensor(token), grid)]
+        patch = wanted
+        for axis in range(axes):
+            patch = patch.narrow(1 + axis, corner[axis], factor)
+        tokens.append(patch.reshape(-1))
+    torch.testing.assert_close(shuffle(torch.stack(tokens)[None], grid, factor)[0], wanted)
+
+
+def test_canvas_and_back_keeps_a_smooth_signal():
+    cut = layout((2, 100), max_tokens=3136, canvas=(224, 224))
+    x = torch.sin(torch.linspace(0, 3, 100)).expand(1, 2, 100)
+    assert to_canvas(x, cut).shape == (1, 2, 224, 224)
+    back = from_canvas(to_canvas(x, cut), cut)
+    assert (back - x).abs().max() < 0.2
+    assert (back - x).abs().mean() < 0.03

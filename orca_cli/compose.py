@@ -19,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -56,7 +56,7 @@ class Composed:
     @property
     def variant(self) -> dict[str, str]:
         """Return the overrides that are neither group choices, nor the seed, nor without effect on results."""
-        unnamed = (*GROUPS, "seed", "device", "hparams")
+        unnamed = (*GROUPS, "seed", "device")
         pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
         return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(("paths.", "hydra"))}
 
@@ -188,11 +188,27 @@ def _checked(cfg: DictConfig, picked: dict[str, Any], overrides: list[str]) -> C
         raise ConfigError(_root_text(error), where=_full_key(error)) from error
     assert isinstance(content, dict)
     assert isinstance(config, Config)
+    _check_keys(content)
     schema.check(config)
     _check_parts(config)
     _fill_paths(config)
     names = {group: str(picked[group]) for group in GROUPS}
     return Composed(config, content, names, overrides)  # type: ignore[arg-type]
+
+
+def _check_keys(content: dict[str, Any]) -> None:
+    """Refuse settings that `+key=value` put where the schema knows no such key."""
+    known = OmegaConf.to_container(OmegaConf.structured(Config))
+    assert isinstance(known, dict)
+    for key, value in content.items():
+        if key not in known:
+            raise ConfigError(f"no such setting: '{key}'", where=key, hint=suggest(key, known))
+        if isinstance(known[key], dict):
+            for name in value:
+                if name not in known[key]:
+                    raise ConfigError(
+                        f"no such setting: '{key}.{name}'", where=f"{key}.{name}", hint=suggest(name, known[key])
+                    )
 
 
 def _check_parts(config: Config) -> None:
@@ -242,7 +258,7 @@ def _parse(overrides: list[str], loader: Any = None) -> list[Override]:
 
 def _names(override: Override) -> list[str]:
     if override.is_sweep_override():
-        if override.is_glob():  # expanded from the existing choices, so it cannot name an absent one
+        if isinstance(override.value(), Glob):  # expanded from the existing choices, so it cannot name an absent one
             return []
         return [text.strip("'\"") for text in override.sweep_string_iterator()]
     value = override.value()

@@ -7,9 +7,11 @@ because neither safetensors nor npy notices a flipped bit.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -55,7 +57,7 @@ def _guard(path: Path) -> Iterator[None]:
 
 
 def _explain(path: Path, error: Exception) -> StorageError:
-    number = getattr(error, "errno", None)
+    number = getattr(error, "errno", None) or _number_in(str(error))
     free = _free_bytes(path)
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (number is None and free is not None and free < 2**20):
         left = f" ({free / _GIB:.2f} GiB free)" if free is not None else ""
@@ -65,6 +67,12 @@ def _explain(path: Path, error: Exception) -> StorageError:
     if number in (errno.ENOTDIR, errno.EEXIST):
         return StorageError("a file stands where a folder is needed", where=str(path), hint="choose another folder")
     return StorageError(f"writing failed: {error or type(error).__name__}", where=str(path))
+
+
+def _number_in(text: str) -> int | None:
+    """Return the system's error number that safetensors writes into its message."""
+    found = re.search(r"\(os error (\d+)\)", text)
+    return int(found.group(1)) if found else None
 
 
 def _free_bytes(path: Path) -> int | None:
@@ -295,11 +303,12 @@ def lock(path: Path, *, timeout_s: float = 0.0, what: str = "it") -> Iterator[No
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a living process holds the lock."""
-    if not path.exists():
-        return False
+    """Return whether a living process holds the lock; nothing is written, so that readers may ask about other people's runs."""
     try:
-        with filelock.FileLock(path, timeout=0):
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
-    except (filelock.Timeout, OSError):
+    except BlockingIOError:
         return True
+    except OSError:  # no such file, or one that may not be read
+        return False

@@ -1,0 +1,91 @@
+"""Losses that leave out unknown targets, and the loss that goes with the relative error.
+
+A batch without a single known target has loss zero with zero gradient, so that one empty batch does not end a run.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from orca_cli.exceptions import ConfigError
+from orca_cli.interfaces import IGNORED_CLASS
+
+
+class MaskedBCE(nn.Module):
+    """Binary cross-entropy of logits, in nats, averaged over the entries whose target is not NaN.
+
+    Args:
+        positive_weight: factor on the loss of positive entries, above 0; 1 weighs both alike.
+
+    Raises:
+        ConfigError: positive_weight is out of range.
+    """
+
+    def __init__(self, positive_weight: float = 1.0) -> None:
+        super().__init__()
+        _check("positive_weight", positive_weight)
+        self.positive_weight = positive_weight
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of logits [B, K] or [B, K, *E] against 0 and 1 of the same shape."""
+        weight = outputs.new_tensor(self.positive_weight)
+        known = ~targets.isnan()
+        loss = functional.binary_cross_entropy_with_logits(
+            outputs, targets.nan_to_num(nan=0.0), pos_weight=weight, reduction="none"
+        )
+        return _masked_mean(loss, known)
+
+
+class MaskedMSE(nn.Module):
+    """Mean over the entries whose target is not NaN of (output - target)^2, in squared units of the targets given."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of outputs [B, K, *E] against targets of the same shape."""
+        known = ~targets.isnan()
+        return _masked_mean((outputs - targets.nan_to_num(nan=0.0)).square(), known)
+
+
+class MaskedCrossEntropy(nn.Module):
+    """Cross-entropy of logits, in nats, averaged over the targets that are not -100."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of logits [B, K] against classes [B], or [B, K, *E] against [B, *E]."""
+        loss = functional.cross_entropy(outputs, targets, ignore_index=IGNORED_CLASS, reduction="none")
+        return loss.sum() / (targets != IGNORED_CLASS).sum().clamp_min(1)
+
+
+class RelativeL2Loss(nn.Module):
+    """Mean over the batch of |output - target| / |target|, Euclidean norms over the known entries of a sample.
+
+    Args:
+        eps: added to |target|, in the targets' units, above 0, so that a target of zero does not divide by zero.
+
+    Raises:
+        ConfigError: eps is out of range.
+    """
+
+    def __init__(self, eps: float = 1e-8) -> None:
+        super().__init__()
+        _check("eps", eps)
+        self.eps = eps
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of outputs [B, K, *E] against targets of the same shape."""
+        known = ~targets.isnan()
+        target = targets.nan_to_num(nan=0.0)
+        difference = torch.where(known, outputs - target, 0.0)
+        counted = known.flatten(1).any(dim=1)
+        ratio = difference.flatten(1).norm(dim=1) / (target.flatten(1).norm(dim=1) + self.eps)
+        return _masked_mean(ratio, counted)
+
+
+def _check(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{value} is out of range", where=f"task.loss.{name}", hint="allowed: above 0 and finite")
+
+
+def _masked_mean(loss: Tensor, known: Tensor) -> Tensor:
+    # where, not a product: zero times infinity would be NaN.
+    return torch.where(known, loss, 0.0).sum() / known.sum().clamp_min(1)

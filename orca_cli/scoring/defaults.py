@@ -1,0 +1,29 @@
+"""The error of a task that names none."""
+
+from __future__ import annotations
+
+from orca_cli.exceptions import ConfigError, suggest
+from orca_cli.interfaces import KINDS, Error
+from orca_cli.scoring.classification import ZeroOne
+from orca_cli.scoring.multilabel import MeanAveragePrecision
+from orca_cli.scoring.regression import MeanSquared
+
+
+def default_error(kind: str, integer_targets: bool) -> Error:
+    """Return the error for a kind of output.
+
+    Args:
+        kind: classes gives the 0-1 error; labels 1 - mAP; dense the mean squared error, or the 0-1 error over positions
+            where targets are integers.
+        integer_targets: whether targets are integers; matters for dense alone.
+
+    Raises:
+        ConfigError: an unknown kind.
+    """
+    if kind == "labels":
+        return MeanAveragePrecision()
+    if kind == "dense" and not integer_targets:
+        return MeanSquared()
+    if kind in KINDS:
+        return ZeroOne()
+    raise ConfigError(f"'{kind}' is not a kind", where="task.kind", hint=suggest(kind, KINDS))

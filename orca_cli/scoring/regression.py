@@ -1,0 +1,101 @@
+"""Errors of dense regression, over a whole split. Targets of NaN are left out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Score
+
+
+class RelativeL2:
+    """Mean over samples of |output - target| / |target|, both Euclidean norms over all channels and positions.
+
+    The usual error of neural operators. Samples whose target is zero or unknown everywhere are skipped.
+    """
+
+    name = "relative l2"
+    percent = False
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Score:
+        """Return the error; `n` and `skipped` count samples.
+
+        Raises:
+            DataError: outputs and targets do not fit together.
+        """
+        difference, target = _differences(outputs, targets)
+        norm = target.norm(dim=1)
+        counted = norm > 0
+        n = int(counted.sum())
+        if n == 0:
+            return Score(None, 0, len(norm))
+        value = (difference.norm(dim=1)[counted] / norm[counted]).mean()
+        return Score(float(value), n, len(norm) - n)
+
+    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+        """Return [K, *E]: the map whose mean relative error over the training targets is least, nearly.
+
+        It is the geometric median with weights 1 / |target|, found by 50 of Weiszfeld's steps from the weighted mean.
+        """
+        target = _flat(train_targets)
+        known = ~target.isnan()
+        target = target.nan_to_num(nan=0.0)
+        norm = target.norm(dim=1)
+        weights = torch.where(norm > 0, 1 / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0)
+        if not weights.any():  # targets of zero, or none known
+            return torch.zeros(train_targets.shape[1:])
+        floor = 1e-9 * norm.mean()
+        median = _weighted_mean(target, known, weights)
+        for _ in range(50):
+            distance = ((target - median) * known).norm(dim=1).clamp_min(floor)
+            median = _weighted_mean(target, known, weights / distance)
+        return median.reshape(train_targets.shape[1:]).float()
+
+
+class MeanSquared:
+    """Mean of (output - target)^2 over all known entries, in squared units of the task."""
+
+    name = "MSE"
+    percent = False
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Score:
+        """Return the error; `n` and `skipped` count entries.
+
+        Raises:
+            DataError: outputs and targets do not fit together.
+        """
+        difference, _ = _differences(outputs, targets)
+        n = int((~targets.isnan()).sum())
+        skipped = targets.numel() - n
+        if n == 0:
+            return Score(None, 0, skipped)
+        return Score(float(difference.square().sum()) / n, n, skipped)
+
+    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+        """Return [K, *E]: the mean of the training targets at every position; the overall mean where none is known."""
+        targets = train_targets.double()
+        return targets.nanmean(dim=0).where(~targets.isnan().all(dim=0), targets.nanmean()).nan_to_num(nan=0.0).float()
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(len(x), -1).double()
+
+
+def _differences(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return output - target and target, [n, entries] float64, zero where the target is NaN."""
+    if outputs.shape != targets.shape or not targets.is_floating_point():
+        raise DataError(
+            f"outputs {tuple(outputs.shape)} do not fit {targets.dtype} targets {tuple(targets.shape)}",
+            where="task.error",
+            hint="errors of dense regression take outputs and real-valued targets of one shape (n, K, *E)",
+        )
+    target = _flat(targets)
+    known = ~target.isnan()
+    difference = torch.where(known, _flat(outputs) - target, 0.0)
+    return difference, target.nan_to_num(nan=0.0)
+
+
+def _weighted_mean(target: Tensor, known: Tensor, weights: Tensor) -> Tensor:
+    total = weights @ known.double()
+    return (weights @ target) / total.where(total > 0, 1.0)

@@ -1,0 +1,89 @@
+"""What all readers of sources share: a balanced draw of examples, and the record that they return."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from orca_cli import seeding
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import SourceData
+
+
+def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
+    """Draw `size` examples with class sizes as equal as the data allow; all where there are no more.
+
+    A class that has less than its share gives all it has, and the others fill up. A class keeps its examples when `size`
+    grows: the draw is the beginning of one random order per class.
+
+    Args:
+        labels: [n] integers in 0..k-1.
+        size: number of examples; None for all.
+        seed: of the draw.
+
+    Returns:
+        Indices in rising order.
+
+    Raises:
+        ConfigError: `size` is below two a class.
+        DataError: a class has less than two examples.
+    """
+    available = np.bincount(labels)
+    poor = np.flatnonzero(available < 2)
+    if len(available) < 2 or len(poor):
+        what = f"class {poor[0]} has {available[poor[0]]} examples" if len(poor) else "there is one class only"
+        raise DataError(what, where="source", hint="two classes or more with two examples each are needed")
+    if size is None or size >= len(labels):
+        return np.arange(len(labels))
+    if size < 2 * len(available):
+        raise ConfigError(
+            f"{size} is less than two examples for each of {len(available)} classes",
+            where="source.size",
+            hint=f"use source.size={2 * len(available)} or more",
+        )
+    picked = [
+        seeding.numpy_generator(seed, "source", "draw", k).permutation(np.flatnonzero(labels == k))[:take]
+        for k, take in enumerate(shares(available, size))
+    ]
+    return np.sort(np.concatenate(picked))
+
+
+def shares(available: np.ndarray, size: int) -> np.ndarray:
+    """Return how many examples each class gives: [k], summing to `size`, at most `available`, as equal as possible.
+
+    What does not divide evenly goes to the first classes.
+    """
+    taken = np.zeros_like(available)
+    while (missing := size - int(taken.sum())) > 0:
+        open_classes = np.flatnonzero(taken < available)
+        step = missing // len(open_classes)
+        if step == 0:
+            taken[open_classes[:missing]] += 1
+        else:
+            taken[open_classes] += np.minimum(step, available[open_classes] - taken[open_classes])
+    return taken
+
+
+def record(
+    modality: Literal["text", "image"],
+    inputs: Sequence[str] | np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+) -> SourceData:
+    """Return the examples with a SHA-256 over inputs and labels."""
+    labels = np.ascontiguousarray(labels, dtype="<i8")
+    digest = hashlib.sha256(modality.encode())
+    if isinstance(inputs, np.ndarray):
+        inputs = np.ascontiguousarray(inputs, dtype="<f4")
+        digest.update(repr(inputs.shape).encode())
+        digest.update(inputs.data)
+    else:
+        for text in inputs:
+            encoded = text.encode()
+            digest.update(len(encoded).to_bytes(8, "little"))  # else "ab", "c" and "a", "bc" would be the same
+            digest.update(encoded)
+    digest.update(labels.data)
+    return SourceData(modality, inputs, labels, tuple(class_names), digest.hexdigest())

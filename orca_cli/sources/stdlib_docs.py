@@ -1,0 +1,140 @@
+"""Docstrings of Python's own standard library, labelled by package: a source for text bodies that needs no download.
+
+The files are parsed and never imported. The packages are a fixed list of ones that every installation has, so that the
+texts are the same on every machine with the same Python, whatever optional modules it was built with.
+"""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from orca_cli import signals
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import Reporter, SourceData
+from orca_cli.sources.balance import draw, record
+
+# Large packages that Linux distributions do not split off (as they do tkinter, idlelib, distutils, lib2to3, ensurepip).
+PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml")
+_TEST_FOLDERS = {"test", "tests", "__pycache__"}
+_ENOUGH_WORDS = 30  # further paragraphs are added until a text has as many
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def load(
+    size: int | None,
+    seed: int,
+    reporter: Reporter,
+    packages: Sequence[str] = PACKAGES,
+    min_words: int = 5,
+    max_words: int = 60,
+) -> SourceData:
+    """Return docstrings as texts and the package that each comes from as its class.
+
+    A text is a docstring's first paragraphs, with white space collapsed. A text that occurs again counts once; one that
+    occurs in several packages says nothing of its class and is left out.
+
+    Args:
+        size: number of texts, balanced over the packages; None for all.
+        seed: of the draw.
+        reporter: shows progress.
+        packages: two or more top-level packages of the standard library.
+        min_words: shorter texts are left out; 1 or more.
+        max_words: longer texts are cut; min_words or more.
+
+    Raises:
+        ConfigError: a name that is no package of the standard library, or numbers out of range.
+        DataError: this installation has no source files of the standard library.
+    """
+    _check(packages, min_words, max_words)
+    folder = _library()
+    texts: list[str] = []
+    labels: list[int] = []
+    with reporter.track("reading docstrings", len(packages)) as advance:
+        for label, package in enumerate(packages):
+            found = dict.fromkeys(_package_texts(folder / package, min_words, max_words))
+            texts += found
+            labels += [label] * len(found)
+            advance()
+    shared = _repeated(texts)
+    kept = [i for i, text in enumerate(texts) if text not in shared]
+    all_labels = np.array([labels[i] for i in kept], dtype=np.int64)
+    chosen = draw(all_labels, size, seed)
+    return record("text", [texts[kept[i]] for i in chosen], all_labels[chosen], packages)
+
+
+def _check(packages: Sequence[str], min_words: int, max_words: int) -> None:
+    if not 1 <= min_words <= max_words:
+        raise ConfigError(
+            f"min_words {min_words} and max_words {max_words} are out of range",
+            where="source.min_words",
+            hint="allowed: 1 <= min_words <= max_words",
+        )
+    # A name is joined to a path, so it must be a name and not a path.
+    wrong = [name for name in packages if not (isinstance(name, str) and name.isidentifier())]
+    if wrong or len(packages) < 2 or len(set(packages)) < len(packages):
+        what = f"{wrong[0]!r} is not the name of a package" if wrong else "two or more different packages are needed"
+        raise ConfigError(what, where="source.packages", hint=f"the default is [{', '.join(PACKAGES)}]")
+
+
+def _library() -> Path:
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    if not (folder / "asyncio" / "__init__.py").is_file():
+        raise DataError(
+            "this Python has no source files of its standard library (zipped or stripped)",
+            where=str(folder),
+            hint="use another Python, or source=digits with an image body",
+        )
+    return folder
+
+
+def _package_texts(folder: Path, min_words: int, max_words: int) -> Iterator[str]:
+    if not (folder / "__init__.py").is_file():
+        raise ConfigError(
+            f"'{folder.name}' is not a package of this Python's standard library",
+            where="source.packages",
+            hint=f"the default is [{', '.join(PACKAGES)}]",
+        )
+    files = [path.relative_to(folder) for path in folder.rglob("*.py")]
+    for file in sorted(files, key=lambda path: path.parts):  # the order on the disk differs between machines
+        signals.check()
+        if not _TEST_FOLDERS.isdisjoint(file.parts[:-1]):
+            continue
+        for docstring in _docstrings(folder / file):
+            words = _first_words(docstring)
+            if len(words) >= min_words:
+                yield " ".join(words[:max_words])
+
+
+def _docstrings(path: Path) -> Iterator[str]:
+    """Yield the docstrings of a file in the order of their lines."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old escapes in strings
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):  # templates that are not Python; null bytes
+            return
+    nodes = [node for node in ast.walk(tree) if isinstance(node, _DOCUMENTED)]
+    for node in sorted(nodes, key=lambda node: getattr(node, "lineno", 0)):
+        docstring = ast.get_docstring(node)
+        if docstring:
+            yield docstring
+
+
+def _first_words(docstring: str) -> list[str]:
+    words: list[str] = []
+    for paragraph in docstring.split("\n\n"):
+        words += paragraph.split()
+        if len(words) >= _ENOUGH_WORDS:
+            break
+    return words
+
+
+def _repeated(texts: list[str]) -> set[str]:
+    seen: set[str] = set()
+    return {text for text in texts if text in seen or seen.add(text)}  # type: ignore[func-returns-value]

@@ -1,0 +1,91 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orca_cli.cli import main
+from tests.checkpoints import save_tiny_bert, save_tiny_swin
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """Caches, shared by all runs of the session as on a user's machine."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {"bert": save_tiny_bert(root / "bert"), "swin": save_tiny_swin(root / "swin")}
+
+
+@pytest.fixture(scope="session")
+def small(tiny):
+    """Overrides that make a run of `digits` a matter of seconds: the real stages on a tiny body."""
+    return [
+        "task=digits",
+        f"body.checkpoint={tiny['bert']}",
+        "task.train_size=60",
+        "task.validation_size=40",
+        "task.test_size=50",
+        "source.size=160",
+        "align.epochs=3",
+        "align.source_points=200",
+        "align.max_samples=16",
+        "train.epochs=3",
+        "train.warmup_epochs=1",
+        "train.batch_size=16",
+        "train.lr=1e-3",
+    ]
+
+
+@pytest.fixture
+def environment(home, tmp_path, monkeypatch):
+    """Runs of one test go into a folder of its own; returns that folder."""
+    runs = tmp_path / "runs"
+    monkeypatch.setenv("ORCA_RUNS", str(runs))
+    monkeypatch.setenv("ORCA_HOME", str(home))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.chdir(tmp_path)
+    return runs
+
+
+@pytest.fixture
+def orca(environment, capfd):
+    """Call the command line in this process; returns (exit code, standard output, standard error)."""
+
+    def call(*words):
+        code = main([str(word) for word in words])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def start(environment):
+    """Start the command line as a process of its own."""
+
+    def call(*words, **settings):
+        variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "orca_cli", *map(str, words)]
+        return subprocess.Popen(
+            command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings
+        )
+
+    return call
+
+
+def results(runs: Path) -> list[dict]:
+    """Return all result records, by time."""
+    return [json.loads(path.read_text()) for path in sorted(runs.glob("*/*/result.json"))]
+
+
+def run_folders(runs: Path) -> list[Path]:
+    """Return all run folders, by time."""
+    return sorted(path.parent for path in runs.glob("*/*/status.json"))

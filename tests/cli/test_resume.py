@@ -1,0 +1,99 @@
+"""Runs that are killed or stopped, and typed again: the same bits as without."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from tests.cli.conftest import results, run_folders
+from tests.cli.test_run import wait_for
+
+# Checkpoints after every step, and enough steps to be hit inside an epoch.
+OFTEN = ["train.checkpoint_s=0", "train.epochs=4", "align.epochs=6"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("stage", "pattern"),
+    [
+        ("align", "digits/*/2_align/checkpoints/step-00000002"),
+        ("finetune", "digits/*/3_finetune/checkpoints/step-00000005"),
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_resumed_run_has_the_same_bits(orca, start, environment, small, uninterrupted, stage, pattern, number):
+    if not uninterrupted:
+        assert orca("run", *small, *OFTEN, "--force")[0] == 0
+        uninterrupted.update(results(environment)[0])
+        for run in run_folders(environment):  # make way: this run's identity must not be found as completed
+            run.rename(environment / f"aside-{run.name}")
+    process = start("run", *small, *OFTEN)
+    wait_for(environment, pattern, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    (run,) = run_folders(environment)
+    status = json.loads((run / "status.json").read_text())
+    if number == signal.SIGKILL:
+        assert status["state"] in ("align", "finetune")
+    else:
+        assert process.returncode == 128 + number
+        assert status["state"] == "interrupted"
+        assert "type the same command again" in err
+        assert "Traceback" not in err
+    assert not (run / "result.json").exists()
+
+    code, out, err = orca("run", *small, *OFTEN)
+    assert code == 0, err
+    assert "resumed at step" in err
+    (result,) = results(environment)
+    for key in ("weights_sha256", "error", "validation_error", "metric_value", "splits"):
+        assert result[key] == uninterrupted[key], key
+    lines = [json.loads(line) for line in (run / "3_finetune" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert not [path for path in run.rglob(".tmp-*")]
+
+
+def test_interrupted_sweep_goes_on_where_it_stopped(orca, start, environment, small):
+    sweep = ["run", "-m", *small, *OFTEN, "metric=none", "seed=0,1,2"]
+    process = start(*sweep)
+    wait_for(environment, "digits/*_s1_*/3_finetune/checkpoints/step-00000003", process)
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "1 completed, 1 interrupted, 1 not started" in out
+    code, out, err = orca(*sweep)
+    assert code == 0, err
+    assert "2 completed, 1 already completed" in out
+    assert sorted(result["seed"] for result in results(environment)) == [0, 1, 2]
+
+
+def test_two_processes_do_not_share_a_run(start, environment, small):
+    first, second = start("run", *small, "train.epochs=40"), start("run", *small, "train.epochs=40")
+    codes = []
+    for process in (first, second):
+        _, err = process.communicate(timeout=120)
+        codes.append(process.returncode)
+        assert process.returncode in (0, 20), err
+    # The slower one either met the lock, or came after the end and found the run completed.
+    assert 0 in codes
+    assert len(run_folders(environment)) == 1
+
+
+def test_changed_data_are_refused_on_resume(orca, start, environment, small):
+    process = start("run", *small, *OFTEN)
+    wait_for(environment, "digits/*/3_finetune/checkpoints/step-00000002", process)
+    process.kill()
+    process.communicate()
+    (run,) = run_folders(environment)
+    summary = json.loads((run / "1_build" / "summary.json").read_text())
+    summary["splits"]["train"]["sha256"] = "0" * 64
+    (run / "1_build" / "summary.json").write_text(json.dumps(summary))
+    time.sleep(0.1)
+    code, _, err = orca("run", *small, *OFTEN)
+    assert code == 22
+    assert "--force" in err

@@ -1,0 +1,199 @@
+"""Whole runs through the command line on a tiny body."""
+
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.cli.conftest import results, run_folders
+
+RUN_FILES = {
+    "config.yaml",
+    "env.json",
+    "lock",
+    "overrides.txt",
+    "result.json",
+    "run.log",
+    "status.json",
+    "1_build/summary.json",
+    "2_align/embedder.safetensors",
+    "2_align/metrics.jsonl",
+    "2_align/summary.json",
+    "3_finetune/best/MANIFEST.json",
+    "3_finetune/best/model.safetensors",
+    "3_finetune/last/MANIFEST.json",
+    "3_finetune/last/model.safetensors",
+    "3_finetune/metrics.jsonl",
+    "3_finetune/predictions.npz",
+    "3_finetune/test_reads.jsonl",
+}
+RESULT_FIELDS = {
+    "schema",
+    "run_id",
+    "state",
+    "identity",
+    "task",
+    "body",
+    "source",
+    "metric",
+    "finetune",
+    "seed",
+    "protocol",
+    "synthetic",
+    "variant",
+    "error",
+    "validation_error",
+    "trivial_error",
+    "selected",
+    "test_reads",
+    "splits",
+    "metric_value",
+    "seconds",
+    "parameters",
+    "weights_sha256",
+}
+
+
+def test_a_run_does_all_stages_and_leaves_its_records(orca, environment, small):
+    code, out, err = orca("run", *small)
+    assert code == 0, err
+    for word in ("input 8 x 8", "kernel 1", "before alignment", "validation", "0-1 error", "orca report"):
+        assert word in out
+    (run,) = run_folders(environment)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{6}_minilm_otdd_full_s0_[0-9a-f]{8}", run.name)
+    assert {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} == RUN_FILES
+    (result,) = results(environment)
+    assert set(result) == RESULT_FIELDS
+    assert result["test_reads"] == 1
+    assert [result["splits"][name]["n"] for name in ("train", "val", "test")] == [60, 40, 50]
+    assert len({result["splits"][name]["sha256"] for name in ("train", "val", "test")}) == 3
+    assert result["metric_value"]["after"] < result["metric_value"]["before"]
+    assert json.loads((run / "status.json").read_text())["state"] == "completed"
+    # The reported number can be computed again from what was stored.
+    stored = np.load(run / "3_finetune" / "predictions.npz")
+    assert (stored["outputs"].argmax(1) != stored["targets"]).mean() == pytest.approx(result["error"]["value"])
+
+
+def test_the_same_command_again_runs_nothing_and_force_repeats_the_bits(orca, environment, small):
+    assert orca("run", *small)[0] == 0
+    code, out, err = orca("run", *small)
+    assert code == 0
+    assert "already completed" in err
+    assert len(run_folders(environment)) == 1
+    assert orca("run", *small, "--force")[0] == 0
+    first, second = results(environment)
+    assert first["weights_sha256"] == second["weights_sha256"]
+    assert first["error"] == second["error"]
+    assert first["metric_value"] == second["metric_value"]
+
+
+def test_settings_without_effect_do_not_make_another_run(orca, environment, small):
+    assert orca("run", *small)[0] == 0
+    assert "already completed" in orca("run", *small, "device=cpu", "train.checkpoint_s=7")[2]
+
+
+def test_all_arms_start_from_the_same_weights(orca, environment, small):
+    """With a learning rate of (nearly) nothing the last weights are the first: metric and finetune must not matter."""
+    still = ["train.lr=1e-30", "train.epochs=1"]
+    assert orca("run", *small, *still, "metric=none")[0] == 0
+    assert orca("run", *small, *still, "metric=otdd", "align.lr=1e-30")[0] == 0
+    first, second = (load_file(run / "3_finetune/last/model.safetensors") for run in run_folders(environment))
+    for name in first:
+        np.testing.assert_allclose(first[name], second[name], rtol=0, atol=1e-20, err_msg=name)
+
+
+@pytest.mark.parametrize("finetune", ["layernorm", "head"])
+def test_frozen_parameters_stay(orca, environment, small, finetune):
+    assert orca("run", *small, f"finetune={finetune}", "train.epochs=1")[0] == 0
+    assert orca("run", *small, f"finetune={finetune}", "train.epochs=2")[0] == 0
+    first, second = (load_file(run / "3_finetune/last/model.safetensors") for run in run_folders(environment))
+    changed = {name for name in first if not np.array_equal(first[name], second[name])}
+    wanted = {name for name in first if name.startswith("predictor.")}
+    if finetune == "layernorm":
+        wanted |= {name for name in first if "LayerNorm" in name or name.startswith("embedder.")}
+    assert changed == wanted
+
+
+def test_scratch_starts_from_a_random_body(orca, environment, small):
+    assert orca("run", *small, "finetune=scratch", "metric=none", "train.lr=1e-30", "train.epochs=1")[0] == 0
+    assert orca("run", *small, "finetune=full", "metric=none", "train.lr=1e-30", "train.epochs=1")[0] == 0
+    first, second = (load_file(run / "3_finetune/last/model.safetensors") for run in run_folders(environment))
+    weight = "body.encoder.layer.0.attention.self.query.weight"
+    assert not np.array_equal(first[weight], second[weight])
+    assert np.array_equal(first["predictor.linear.weight"], second["predictor.linear.weight"])
+
+
+def test_a_sweep_runs_every_job_once(orca, environment, small):
+    sweep = ["run", "-m", *small, "metric=otdd,none", "seed=range(2)"]
+    code, out, err = orca(*sweep)
+    assert code == 0, err
+    assert "4 completed" in out
+    found = {(result["metric"], result["seed"]) for result in results(environment)}
+    assert found == {("otdd", 0), ("otdd", 1), ("none", 0), ("none", 1)}
+    code, out, err = orca(*sweep)
+    assert code == 0
+    assert "4 already completed" in out
+    assert len(results(environment)) == 4
+    code, out, err = orca("report")
+    assert code == 0
+    assert "otdd" in out
+
+
+def test_flags_and_overrides_may_stand_in_any_order(orca, environment, small):
+    code, out, _ = orca("run", "task=digits", "-m", *small[1:], "--dry-run", "finetune=glob(*)")
+    assert code == 0
+    for name in ("full", "head", "layernorm", "scratch"):
+        assert name in out
+    assert not environment.exists() or not run_folders(environment)
+
+
+def test_dry_run_builds_and_trains_nothing(orca, environment, small):
+    code, out, err = orca("run", "--dry-run", *small)
+    assert code == 0, err
+    for word in ("outputs 2 x 10", "finetune 12", "result.json", "would"):
+        assert word in out
+    assert not environment.exists()
+
+
+def test_one_failing_job_does_not_end_the_others(orca, environment, small):
+    code, out, err = orca("run", "-m", *small, "metric=none", "train.batch_size=16,61")
+    assert code == 3
+    assert "1 completed" in out
+    assert "1 failed" in out
+    assert "train.batch_size: 61 is more than the 60 training samples" in err
+    assert "Traceback" not in err
+    states = sorted(json.loads((run / "status.json").read_text())["state"] for run in run_folders(environment))
+    assert states == ["completed", "failed"]
+
+
+def test_own_configuration_folder(orca, environment, small, tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "task").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], 40)
+    np.savez(tmp_path / "own.npz", x=rng.normal(size=(80, 3, 11)) + y[:, None, None], y=y)
+    (folder / "task" / "own.yaml").write_text(
+        "# @package _global_\n# Mine.\ndefaults:\n  - override /body: minilm\n"
+        f"task:\n  _target_: orca_cli.tasks.arrays.load\n  kind: classes\n  train: {tmp_path / 'own.npz'}\n"
+    )
+    overrides = [word for word in small if not word.startswith("task")]
+    code, out, err = orca("run", "--config-dir", folder, "task=own", *overrides)
+    assert code == 0, err
+    assert results(environment)[0]["task"] == "own"
+    # The same name with other content is another experiment.
+    np.savez(tmp_path / "own.npz", x=rng.normal(size=(80, 3, 11)), y=y)
+    code, out, err = orca("run", "--config-dir", folder, "task=own", *overrides)
+    assert "already completed" not in err
+    assert len(results(environment)) == 2
+
+
+def wait_for(path, pattern, process, timeout=60):
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and process.poll() is None:
+        if list(path.glob(pattern)):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{pattern} did not appear: {process.communicate()}")

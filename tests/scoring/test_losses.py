@@ -1,0 +1,79 @@
+"""Losses: unknown targets neither count nor get a gradient; known ones agree with torch."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from orca_cli.exceptions import ConfigError
+from orca_cli.interfaces import IGNORED_CLASS
+from orca_cli.losses.defaults import default_loss
+from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy, MaskedMSE, RelativeL2Loss
+
+NAN = float("nan")
+
+
+def draw(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+def test_masked_bce_is_the_mean_over_known_entries():
+    logits = draw(6, 4).requires_grad_()
+    targets = (draw(6, 4) > 0).double()
+    expected = functional.binary_cross_entropy_with_logits(
+        logits[:4], targets[:4], pos_weight=torch.tensor(3.0, dtype=torch.float64)
+    )
+    targets[4:] = NAN
+    loss = MaskedBCE(positive_weight=3.0)(logits, targets)
+    assert loss.item() == pytest.approx(expected.item())
+    loss.backward()
+    assert logits.grad[:4].abs().min() > 0
+    assert not logits.grad[4:].any()
+
+
+def test_masked_mse_is_the_mean_over_known_entries():
+    outputs, targets = draw(3, 1, 5).requires_grad_(), draw(3, 1, 6)[..., :5].clone()
+    expected = functional.mse_loss(outputs[:2], targets[:2])
+    targets[2] = NAN
+    loss = MaskedMSE()(outputs, targets)
+    assert loss.item() == pytest.approx(expected.item())
+    loss.backward()
+    assert torch.isfinite(outputs.grad).all()
+    assert not outputs.grad[2].any()
+
+
+def test_masked_cross_entropy_agrees_with_torch():
+    outputs, targets = draw(3, 4, 5), torch.arange(15).reshape(3, 5) % 4
+    targets[0, :3] = IGNORED_CLASS
+    expected = functional.cross_entropy(outputs, targets, ignore_index=IGNORED_CLASS)
+    assert MaskedCrossEntropy()(outputs, targets).item() == pytest.approx(expected.item())
+
+
+def test_relative_l2_loss_is_the_mean_over_samples():
+    targets = torch.tensor([[[3.0, 4.0]], [[6.0, NAN]], [[NAN, NAN]]])
+    outputs = torch.tensor([[[3.0, 5.0]], [[3.0, 9.0]], [[1.0, 1.0]]], requires_grad=True)
+    loss = RelativeL2Loss()(outputs, targets)
+    assert loss.item() == pytest.approx((1 / 5 + 1 / 2) / 2)
+    loss.backward()
+    assert torch.isfinite(outputs.grad).all()
+
+
+@pytest.mark.parametrize("loss", [MaskedBCE(), MaskedMSE(), RelativeL2Loss(), MaskedCrossEntropy()])
+def test_a_batch_without_known_targets_trains_nothing(loss):
+    outputs = draw(2, 3, 4).requires_grad_()
+    integer = isinstance(loss, MaskedCrossEntropy)
+    targets = torch.full((2, 4), IGNORED_CLASS) if integer else torch.full((2, 3, 4), NAN, dtype=torch.float64)
+    value = loss(outputs, targets)
+    value.backward()
+    assert value.item() == 0
+    assert not outputs.grad.any()
+
+
+def test_defaults_and_ranges():
+    assert isinstance(default_loss("classes", True), MaskedCrossEntropy)
+    assert isinstance(default_loss("labels", False), MaskedBCE)
+    assert isinstance(default_loss("dense", False), MaskedMSE)
+    assert isinstance(default_loss("dense", True), MaskedCrossEntropy)
+    with pytest.raises(ConfigError, match=r"task\.loss\.positive_weight"):
+        MaskedBCE(positive_weight=0)
+    with pytest.raises(ConfigError, match=r"task\.kind"):
+        default_loss("classs", True)

@@ -1,0 +1,227 @@
+"""Sources: what they hold, that they are the same every time, and what is said where files are missing or wrong."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.sources import cifar10, digits, stdlib_docs
+from orca_cli.sources.balance import draw, record, shares
+
+SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parents[2] / ".." / "shared"))
+
+
+class Quiet:
+    def say(self, text):
+        pass
+
+    @contextmanager
+    def track(self, description, total):
+        yield lambda steps=1, note="": None
+
+
+def docs(size=1500, seed=0, **settings):
+    return stdlib_docs.load(size, seed, Quiet(), **settings)
+
+
+@given(st.lists(st.integers(2, 50), min_size=2, max_size=8), st.integers(4, 300))
+def test_shares_are_as_equal_as_the_data_allow(available, size):
+    available = np.array(available)
+    size = min(size, int(available.sum()))
+    taken = shares(available, size)
+    assert taken.sum() == size
+    assert (taken <= available).all()
+    # Who has examples left gave no fewer than anybody, up to the one that does not divide.
+    assert (taken[taken < available] >= taken.max() - 1).all()
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**31), st.integers(6, 60), st.integers(0, 5))
+def test_a_draw_is_seeded_sorted_without_repetition_and_grows(seed, size, extra):
+    labels = np.arange(90) % 3
+    chosen = draw(labels, size, seed)
+    assert len(chosen) == len(set(chosen)) == size
+    assert (np.diff(chosen) > 0).all()
+    assert np.bincount(labels[chosen]).max() - np.bincount(labels[chosen]).min() <= 1
+    assert (draw(labels, size, seed) == chosen).all()
+    assert set(chosen) <= set(draw(labels, size + extra, seed))
+
+
+def test_draws_of_different_seeds_differ():
+    labels = np.arange(90) % 3
+    assert (draw(labels, 30, 0) != draw(labels, 30, 1)).any()
+    assert (draw(labels, None, 0) == draw(labels, 1000, 1)).all()
+
+
+def test_too_small_sources_are_refused():
+    with pytest.raises(ConfigError, match=r"source\.size.*use source\.size=6 or more"):
+        draw(np.arange(90) % 3, 5, 0)
+    with pytest.raises(DataError, match="class 1 has 1 examples"):
+        draw(np.array([0, 0, 1]), None, 0)
+
+
+def test_the_digest_depends_on_inputs_their_borders_and_labels():
+    records = [
+        record("text", ["ab", "c"], np.array([0, 1]), ["x", "y"]),
+        record("text", ["a", "bc"], np.array([0, 1]), ["x", "y"]),
+        record("text", ["ab", "c"], np.array([1, 0]), ["x", "y"]),
+        record("image", np.zeros((2, 3, 4, 4)), np.array([0, 1]), ["x", "y"]),
+        record("image", np.zeros((2, 3, 2, 8)), np.array([0, 1]), ["x", "y"]),
+    ]
+    assert len({r.digest for r in records}) == len(records)
+
+
+def test_stdlib_docs_are_labelled_texts_without_repetition():
+    data = docs()
+    assert data.modality == "text"
+    assert len(data.inputs) == len(data.labels) == 1500
+    assert len(set(data.inputs)) == 1500
+    assert len(data.class_names) == 8
+    assert np.bincount(data.labels).min() >= 100
+    assert all(5 <= len(text.split()) <= 60 for text in data.inputs)
+    everything = docs(None)
+    text = "The asyncio package, tracking PEP 3156."
+    assert everything.class_names[everything.labels[list(everything.inputs).index(text)]] == "asyncio"
+
+
+def few(seed=0):
+    return docs(100, seed, packages=["http", "xml"])
+
+
+def test_stdlib_docs_do_not_depend_on_the_order_of_folders_or_the_process(monkeypatch):
+    expected = few().digest
+    rglob = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: reversed(list(rglob(self, pattern))))
+    assert few().digest == expected
+    assert few(seed=1).digest != expected
+    code = "from tests.sources.test_sources import few; print(few().digest)"
+    environment = os.environ | {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=environment)
+    assert done.stdout.strip() == expected
+
+
+def library(tmp_path, monkeypatch, **files):
+    for name, text in files.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "__init__.py").write_text(text)
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+
+
+def test_stdlib_docs_are_parsed_and_never_run(tmp_path, monkeypatch):
+    canary = tmp_path / "canary"
+    trap = f'''"""One two three four five."""
+open({str(canary)!r}, "w")
+def f():
+    """Six  seven
+    eight nine ten."""
+def g():
+    """Third text of this package."""
+'''
+    other = '''"""Words of another package here."""
+class A:
+    """Six seven eight nine ten."""
+class B:
+    """Again words of another package."""
+class C:
+    """Short."""
+'''
+    library(tmp_path, monkeypatch, asyncio=trap, email=other)
+    (tmp_path / "email" / "template.py").write_text("not python {{")
+    data = docs(None, packages=["asyncio", "email"])
+    # "Six seven eight nine ten." is in both packages, "Short." has too few words.
+    assert list(data.inputs) == [
+        "One two three four five.",
+        "Third text of this package.",
+        "Words of another package here.",
+        "Again words of another package.",
+    ]
+    assert data.labels.tolist() == [0, 0, 1, 1]
+    assert not canary.exists()
+
+
+def test_a_python_without_library_sources_is_told(tmp_path, monkeypatch):
+    library(tmp_path, monkeypatch)
+    with pytest.raises(DataError, match=r"no source files of its standard library.*source=digits"):
+        docs()
+
+
+@pytest.mark.parametrize("packages", [["asyncio", "no_such"], ["../outside", "email"], ["email"], ["email", "email"]])
+def test_names_that_are_no_packages_are_refused(tmp_path, monkeypatch, packages):
+    texts = '"""A first text of five words."""\ndef f():\n    """A second text of {} words."""\n'
+    for name in ("lib", "outside"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "outside" / "__init__.py").write_text(texts.format("outside"))
+    library(tmp_path / "lib", monkeypatch, asyncio=texts.format("asyncio"), email=texts.format("email"))
+    with pytest.raises(ConfigError, match=r"source\.packages"):
+        docs(packages=packages)
+
+
+def test_digits_are_grey_images():
+    data = digits.load(None, 0)
+    assert data.inputs.shape == (1797, 3, 8, 8)
+    assert data.inputs.dtype == np.float32
+    assert (data.inputs.min(), data.inputs.max()) == (0, 1)
+    assert (data.inputs[:, 0] == data.inputs[:, 2]).all()
+    part = digits.load(100, 3)
+    assert np.bincount(part.labels).tolist() == [10] * 10
+    assert part.digest == digits.load(100, 3).digest
+
+
+def write_npz(folder, n=60, **changes):
+    rng = np.random.default_rng(0)
+    arrays = {"x_train": rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8), "y_train": np.arange(n) % 10} | changes
+    (folder / "cifar10").mkdir(exist_ok=True)
+    np.savez(folder / "cifar10" / "cifar10.npz", **arrays)
+    return arrays
+
+
+def test_cifar10_from_an_archive(tmp_path):
+    arrays = write_npz(tmp_path)
+    data = cifar10.load(None, 0, tmp_path)
+    np.testing.assert_array_equal(np.round(data.inputs * 255), arrays["x_train"])
+    assert data.inputs.dtype == np.float32
+    assert data.labels.tolist() == arrays["y_train"].tolist()
+    named = cifar10.load(None, 0, tmp_path / "elsewhere", path=str(tmp_path / "cifar10" / "cifar10.npz"))
+    assert named.digest == data.digest
+
+
+def test_missing_cifar10_says_what_to_do(tmp_path):
+    with pytest.raises(DataError, match=r"put torchvision's folder.*cifar10.*source=digits needs no files"):
+        cifar10.load(100, 0, tmp_path)
+    with pytest.raises(DataError, match=r"source\.path=nowhere"):
+        cifar10.load(100, 0, tmp_path, path="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_train": np.zeros((60, 32, 32, 3), np.uint8)}, r"uint8 \(60, 32, 32, 3\); uint8 \(n, 3, 32, 32\)"),
+        ({"x_train": np.zeros((60, 3, 32, 32), np.float32)}, "images are float32"),
+        ({"y_train": np.arange(59) % 10}, r"labels are int64 \(59,\); integers \(60,\)"),
+        ({"y_train": np.full(60, 11)}, "60 labels lie outside 0..9, the first at index 0 is 11"),
+        ({"y_train": np.arange(60) / 7}, "labels are float64"),
+    ],
+)
+def test_wrong_cifar10_arrays_are_refused(tmp_path, changes, message):
+    write_npz(tmp_path, **changes)
+    with pytest.raises(DataError, match=message) as caught:
+        cifar10.load(100, 0, tmp_path)
+    assert "cifar10.npz" in str(caught.value)
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "cifar10").is_dir(), reason="ORCA_TEST_DATA has no data/cifar10")
+def test_real_cifar10():
+    data = cifar10.load(500, 0, SHARED / "data")
+    assert data.inputs.shape == (500, 3, 32, 32)
+    assert np.bincount(data.labels).tolist() == [50] * 10
+    assert data.inputs.mean((0, 2, 3)) == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.02)

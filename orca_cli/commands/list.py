@@ -1,0 +1,226 @@
+"""`orca list`: what there is to choose from, read off the YAML files and the schema; nothing is composed or built."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from orca_cli import configuration, schema, terminal
+from orca_cli.exceptions import UsageError, suggest
+
+# Word on the command line -> folder of conf/.
+GROUPS = {
+    "tasks": "task",
+    "bodies": "body",
+    "sources": "source",
+    "metrics": "metric",
+    "finetune": "finetune",
+    "hparams": "hparams",
+}
+SETTINGS = "settings"
+SCHEMA = 1
+EXAMPLES = """\
+examples:
+  orca list                           the names in every group
+  orca list tasks                     one group, with descriptions, defaults and parameters
+  orca list settings                  every KEY of KEY=VALUE with type, default and meaning
+  orca list metrics --json            for other programs
+  orca list --config-dir my_conf      with your own my_conf/task/x.yaml, ..."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = "What there is to choose from: tasks, bodies, sources, metrics, finetune, hparams, settings."
+    parser.epilog = EXAMPLES
+    parser.add_argument(
+        "group", nargs="?", metavar="GROUP", help=f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
+    )
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="folder with your own task/x.yaml, ...")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print the list, and return the exit code."""
+    word = arguments.group
+    if word is not None and word not in (*GROUPS, SETTINGS):
+        # The name of the folder and of the key on the command line is understood as well.
+        word = {folder: plural for plural, folder in GROUPS.items()}.get(word, word)
+        if word not in GROUPS:
+            raise UsageError(f"there is no group '{word}'", hint=suggest(word, (*GROUPS, SETTINGS)))
+    words = [word] if word else [*GROUPS]
+    listed = {name: settings() if name == SETTINGS else entries(GROUPS[name], arguments.config_dir) for name in words}
+    if arguments.json:
+        sys.stdout.write(json.dumps({"schema": SCHEMA, **listed}, indent=2, default=str) + "\n")
+    elif word is None:
+        _print_short(listed)
+    elif word == SETTINGS:
+        _print_settings(listed[word])
+    else:
+        _print_group(word, listed[word])
+    return 0
+
+
+def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
+    """Return what a group offers: name, description, file, what it picks in other groups, and its own parameters.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    found = []
+    for name, path in configuration.choices(group, extra).items():
+        content = configuration.content(path)
+        picks = dict(_picks(content.pop("defaults", None)))
+        # A file of the whole package (`@package _global_`) holds its group's settings under the group's name.
+        own = content.get(group, content)
+        parameters = {key: value for key, value in own.items() if key != "_target_"} if isinstance(own, dict) else {}
+        found.append(
+            {
+                "name": name,
+                "description": configuration.description(path),
+                "picks": picks,
+                "parameters": parameters,
+                "file": str(path),
+            }
+        )
+    return found
+
+
+def _picks(defaults: Any) -> Iterator[tuple[str, str]]:
+    """Yield (group, choice) of a file's `override /group: choice` lines."""
+    for line in defaults if isinstance(defaults, list) else []:
+        for key, value in line.items() if isinstance(line, dict) else []:
+            if str(key).startswith("override /"):
+                yield str(key).removeprefix("override /"), str(value)
+
+
+def settings() -> list[dict[str, Any]]:
+    """Return every key of the schema with type, default, what is allowed, and meaning."""
+    tree = ast.parse(Path(schema.__file__).read_text(encoding="utf-8"))
+    meanings = {node.name: dict(_meanings(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
+    return list(_settings(schema.Config, "", meanings))
+
+
+def _meanings(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    """Yield (field, text below it); Python itself does not keep the docstrings of fields."""
+    for line, following in zip(node.body, node.body[1:], strict=False):
+        is_field = isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+        is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+        if is_field and is_text:
+            yield line.target.id, str(following.value.value)  # type: ignore[attr-defined]
+
+
+def _settings(kind: Any, prefix: str, meanings: dict[str, dict[str, str]]) -> Iterator[dict[str, Any]]:
+    for field in dataclasses.fields(kind):
+        key = prefix + field.name
+        if dataclasses.is_dataclass(field.default_factory):
+            yield from _settings(field.default_factory, f"{key}.", meanings)
+        elif key not in schema.GROUPS:
+            yield {
+                "key": key,
+                "type": str(field.type),
+                "default": field.default,
+                "allowed": _allowed(key),
+                "meaning": " ".join(meanings[kind.__name__].get(field.name, "").split()),
+            }
+
+
+def _allowed(key: str) -> str:
+    if key in schema.CHOICES:
+        return ", ".join(schema.CHOICES[key])
+    if key in schema.RANGES:
+        return schema._range_text(key, *schema.RANGES[key]).removeprefix("allowed: ")
+    return ""
+
+
+def _print_short(listed: dict[str, list[dict[str, Any]]]) -> None:
+    rows = [(word, ", ".join(entry["name"] for entry in found) or "-") for word, found in listed.items()]
+    terminal.print_result(
+        _table(("group", "choices"), rows), _text(f"Details: orca list GROUP; keys: orca list {SETTINGS}")
+    )
+
+
+def _print_group(word: str, found: list[dict[str, Any]]) -> None:
+    group = GROUPS[word]
+    if not found:
+        terminal.print_result(_text(f"There are no {word}."))
+        return
+    picked = sorted({key for entry in found for key in entry["picks"]})
+    kinds = [str(entry["parameters"].get("kind") or "any") for entry in found]
+    own_column = {"task": "kind", "body": "checkpoint"}.get(group)
+    headers = (group, *([own_column] if own_column else []), *picked, "description")
+    rows = []
+    for entry, kind in zip(found, kinds, strict=True):
+        special = {"task": kind, "body": str(entry["parameters"].get("checkpoint", ""))}.get(group)
+        picks = [entry["picks"].get(key, "-") for key in picked]
+        rows.append((entry["name"], *([special] if special is not None else []), *picks, entry["description"]))
+    terminal.print_result(_table(headers, rows))
+    prefix = "" if group == "hparams" else f"{group}."
+    hidden = ("kind", "checkpoint")
+    pairs = [
+        (entry["name"], _pairs(prefix, {k: v for k, v in entry["parameters"].items() if k not in hidden}))
+        for entry in found
+    ]
+    pairs = [(name, text) for name, text in pairs if text]
+    if pairs:
+        terminal.print_result(_text(""), _table((group, "parameters and their defaults"), pairs))
+
+
+def _pairs(prefix: str, parameters: dict[str, Any]) -> str:
+    flat = dict(_flat(prefix, parameters))
+    return "  ".join(f"{key}={value}" for key, value in flat.items())
+
+
+def _flat(prefix: str, value: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield dotted keys; a nested part is shown by the name of its class."""
+    for key, entry in value.items():
+        if isinstance(entry, dict) and "_target_" in entry:
+            yield f"{prefix}{key}", str(entry["_target_"]).rsplit(".", 1)[-1]
+        elif isinstance(entry, dict):
+            yield from _flat(f"{prefix}{key}.", entry)
+        else:
+            yield f"{prefix}{key}", _value(entry)
+
+
+def _value(value: Any) -> str:
+    """Return a value as one types it on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_value, value))}]"
+    return str(value)
+
+
+def _print_settings(found: list[dict[str, Any]]) -> None:
+    rows = []
+    for entry in found:
+        allowed = f" ({entry['allowed']})" if entry["allowed"] and entry["key"] in schema.RANGES else ""
+        kind = entry["type"].replace(" | None", "")
+        rows.append((entry["key"], kind, _value(entry["default"]), entry["meaning"] + allowed))
+    note = "Groups: task body source metric finetune hparams; their parameters: orca list GROUP."
+    terminal.print_result(_table(("setting", "type", "default", "meaning"), rows), _text(note))
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for place, header in enumerate(headers):
+        table.add_column(header, overflow="fold", no_wrap=place == 0, style="cyan" if place == 0 else "")
+    for row in rows:
+        table.add_row(*map(_text, row))
+    return table
+
+
+def _text(text: str) -> Any:
+    """Return text that is not read as markup."""
+    from rich.text import Text
+
+    return Text(text)

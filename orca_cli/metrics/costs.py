@@ -1,0 +1,45 @@
+"""Ground costs between clouds of points: half squared Euclidean distances."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def half_squared_distances(x: Tensor, z: Tensor) -> Tensor:
+    """Return 1/2 |x_i - z_j|^2, clamped at 0.
+
+    The expanded form |x|^2 / 2 + |z|^2 / 2 - x.z loses digits where the clouds lie far from the origin: move them there
+    with `centred` first.
+
+    Args:
+        x: [..., n, d].
+        z: [..., m, d].
+
+    Returns:
+        [..., n, m] in the dtype of x.
+    """
+    cost = x @ z.mT
+    return torch.sub(_half_squares(x)[..., :, None], cost).add_(_half_squares(z)[..., None, :]).clamp_(min=0)
+
+
+def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Return all clouds [*, d] minus the mean of the first; distances between them stay as they are."""
+    centre = x.mean(0)
+    return tuple(cloud - centre for cloud in (x, *others))
+
+
+def needs_double(x: Tensor, z: Tensor, reg: float) -> bool:
+    """Return whether rounding of costs in float32 would not be small against `reg`.
+
+    A potential has the size of the largest cost, and the plan is exp((f + g - c) / reg): an error of a tenth of reg in
+    the exponent changes the plan by a tenth.
+    """
+    if x.dtype == torch.float64:
+        return True
+    largest = 2 * (_half_squares(x).max() + _half_squares(z).max())  # at least the largest half squared distance
+    return bool(largest * torch.finfo(torch.float32).eps > reg / 100)
+
+
+def _half_squares(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1).square_().div_(2)

@@ -1,0 +1,314 @@
+"""Find run folders and read their records; nothing is written, and nothing that is found stops the reading.
+
+A folder that looks like a run and cannot be understood is kept with the reason, so that no run is lost in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orca_cli import storage
+from orca_cli.exceptions import DataError
+from orca_cli.runs.directory import LOCK, RESULT, SCHEMA, STATUS
+
+_RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
+_LIVING = ("created", "build", "align", "finetune")
+_ENDED = ("failed", "interrupted")
+_LARGEST = 2**20  # bytes of a record; a real one has some 2 kB
+_WITHOUT_EFFECT = ("task", "body", "source", "metric", "finetune", "seed", "device", "hparams")
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a completed run achieved.
+
+    Args:
+        error_name: name of the error, as its task calls it.
+        value: test error, lower is better; None where it is undefined on this test set.
+        n: things that the error is a mean over, such as samples or classes.
+        skipped: things that the error could not be computed for.
+        percent: the error is a fraction, shown times 100.
+        trivial: error of the best constant predictor on the same test set; None where undefined.
+        synthetic: the data are generated.
+        test_set: SHA-256 of the test split; empty where not recorded.
+    """
+
+    error_name: str
+    value: float | None
+    n: int
+    skipped: int
+    percent: bool
+    trivial: float | None
+    synthetic: bool
+    test_set: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its records tell it.
+
+    Args:
+        path: run folder.
+        state: completed, failed, interrupted, running, or dead (its process ended without a word).
+        reason: why it is not completed; empty for a completed one.
+        variant: settings that were overridden beyond the groups, such as {"train.epochs": "3"}.
+        score: None where the run is not completed.
+    """
+
+    path: Path
+    task: str
+    body: str
+    source: str
+    metric: str
+    finetune: str
+    seed: int
+    protocol: str
+    identity: str
+    state: str
+    reason: str = ""
+    variant: dict[str, str] = field(default_factory=dict)
+    score: Score | None = None
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A folder that looks like a run and cannot be read, with the reason."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All that was found.
+
+    Args:
+        runs: those that count, in the order of their folders' names.
+        superseded: older attempts of an experiment that a newer folder replaces.
+        broken: folders that could not be read.
+    """
+
+    runs: list[Run]
+    superseded: list[Run]
+    broken: list[Broken]
+
+
+class _Unreadable(Exception):
+    """A record does not say what it has to; the message is the reason."""
+
+
+def collect(folders: Iterable[Path]) -> Collection:
+    """Read the runs below some folders: folders of all runs, of one task, or single runs.
+
+    Of several attempts at one experiment (same identity) the newest completed one counts, and the newest of all where
+    that one is not completed.
+
+    Raises:
+        DataError: a folder does not exist, or there are no runs in any of them.
+    """
+    folders = list(folders)
+    runs: list[Run] = []
+    broken: list[Broken] = []
+    seen: set[tuple[int, int]] = set()
+    for folder in folders:
+        if not os.path.isdir(folder):  # False, never an error, where a parent may not be entered
+            raise DataError("no such folder of runs", where=str(folder), hint="make one with: orca run")
+        for found in _find(folder, broken):
+            try:
+                facts = found.stat()
+                if (facts.st_dev, facts.st_ino) not in seen:
+                    seen.add((facts.st_dev, facts.st_ino))
+                    runs.append(_read_run(found))
+            except (_Unreadable, OSError) as error:
+                broken.append(Broken(found, _reason(error)))
+    if not runs and not broken:
+        names = ", ".join(map(str, folders))
+        raise DataError("there are no runs in it", where=names, hint="type: orca run, or: orca report FOLDER")
+    return _newest(runs, broken)
+
+
+def _newest(runs: list[Run], broken: list[Broken]) -> Collection:
+    attempts: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: (run.path.name, str(run.path))):
+        attempts.setdefault(run.identity, []).append(run)
+    kept: list[Run] = []
+    superseded: list[Run] = []
+    for same in attempts.values():
+        completed = [run for run in same if run.state == "completed"]
+        counting = {id(same[-1]), *(id(run) for run in completed[-1:])}
+        kept += [run for run in same if id(run) in counting]
+        superseded += [run for run in same if id(run) not in counting]
+    kept.sort(key=lambda run: (run.path.name, str(run.path)))
+    return Collection(kept, superseded, sorted(broken, key=lambda entry: str(entry.path)))
+
+
+def _find(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator[Path]:
+    """Yield run folders at most two levels down; what cannot be looked into is added to `broken`."""
+    try:
+        with os.scandir(folder) as entries:
+            names = {entry.name: entry for entry in entries}
+    except OSError as error:
+        broken.append(Broken(folder, _reason(error)))
+        return
+    if STATUS in names or RESULT in names or _RUN_NAME.match(folder.name):
+        yield folder
+        return
+    if depth == 0:
+        return
+    for name in sorted(names):
+        path = folder / name
+        try:
+            if not name.startswith(".") and names[name].is_dir():
+                yield from _find(path, broken, depth - 1)
+        except OSError as error:
+            broken.append(Broken(path, _reason(error)))
+
+
+def _read_run(path: Path) -> Run:
+    result = _record(path / RESULT)
+    if result is not None:
+        return _completed(path, result)
+    status = _record(path / STATUS)
+    if status is None:
+        raise _Unreadable(f"no {STATUS}: it was never started, or is not a run")
+    state = _text(status, "state", STATUS)
+    if state == "completed":
+        raise _Unreadable(f"{STATUS} says completed, but there is no {RESULT}")
+    if state not in (*_LIVING, *_ENDED):
+        raise _Unreadable(f"{STATUS}: unknown state '{state}'")
+    if storage.is_locked(path / LOCK):
+        return _unfinished(path, status, "running", f"in stage {status.get('stage') or 'build'}")
+    if state in _ENDED:
+        return _unfinished(path, status, state, _failure(status))
+    if _ended_meanwhile(path, status):
+        return _read_run(path)
+    return _unfinished(path, status, "dead", f"its process ended without a word in state {state}")
+
+
+def _ended_meanwhile(path: Path, status: dict[str, Any]) -> bool:
+    """Return whether the run moved on between the reading of its record and the look at its lock."""
+    return _record(path / RESULT) is not None or _record(path / STATUS) != status
+
+
+def _completed(path: Path, result: dict[str, Any]) -> Run:
+    if result.get("state") != "completed":
+        raise _Unreadable(f"{RESULT}: state is {result.get('state')!r}, not 'completed'")
+    error = result.get("error")
+    if not isinstance(error, dict):
+        raise _Unreadable(f"{RESULT}: error is missing")
+    splits = result.get("splits")
+    test = splits.get("test") if isinstance(splits, dict) else None
+    score = Score(
+        error_name=_text(error, "name", RESULT),
+        value=_number(error, "value"),
+        n=_integer(error, "n", RESULT),
+        skipped=_integer(error, "skipped", RESULT) if error.get("skipped") is not None else 0,
+        percent=error.get("percent") is True,
+        trivial=_number(result, "trivial_error"),
+        synthetic=result.get("synthetic") is True,
+        test_set=str(test.get("sha256", "")) if isinstance(test, dict) else "",
+    )
+    return _run(path, result, RESULT, state="completed", score=score)
+
+
+def _unfinished(path: Path, status: dict[str, Any], state: str, reason: str) -> Run:
+    return _run(path, status, STATUS, state=state, reason=reason)
+
+
+def _run(path: Path, record: dict[str, Any], name: str, **known: Any) -> Run:
+    variant = record.get("variant")
+    if not isinstance(variant, dict):
+        variant = _overrides(path / "overrides.txt")
+    variant = {str(key): str(value) for key, value in variant.items()}
+    keys = ("task", "body", "source", "metric", "finetune", "protocol", "identity")
+    known |= {key: _text(record, key, name) for key in keys}
+    return Run(path, seed=_integer(record, "seed", name), variant=variant, **known)
+
+
+def _overrides(path: Path) -> dict[str, str]:
+    """Return the settings of a run that has no result yet; empty where it ended before it wrote them down."""
+    try:
+        lines = _bytes(path).decode().splitlines()
+    except (OSError, UnicodeDecodeError, _Unreadable):
+        return {}
+    pairs = (line.lstrip("+~").partition("=") for line in lines)
+    return {
+        key: value
+        for key, _, value in pairs
+        if key and key not in _WITHOUT_EFFECT and not key.startswith(("paths.", "hydra"))
+    }
+
+
+def _failure(status: dict[str, Any]) -> str:
+    error = status.get("error")
+    if isinstance(error, dict):
+        return f"{error.get('kind') or 'error'}: {error.get('message') or 'no message'}"
+    return "no reason recorded"
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """Return a record; None where the file does not exist."""
+    try:
+        record = json.loads(_bytes(path))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise _Unreadable(f"{path.name} is not valid JSON (cut off or damaged)") from error
+    if not isinstance(record, dict):
+        raise _Unreadable(f"{path.name} is not a record but {type(record).__name__}")
+    schema = record.get("schema")
+    if isinstance(schema, bool) or not isinstance(schema, int) or schema < 1:
+        raise _Unreadable(f"{path.name}: schema is {schema!r}, not a whole number from 1 to {SCHEMA}")
+    if schema > SCHEMA:
+        raise _Unreadable(f"{path.name}: schema {schema} is of a newer program; this one reads up to {SCHEMA}")
+    return record
+
+
+def _bytes(path: Path) -> bytes:
+    facts = path.stat()
+    # Opening a named pipe would wait for ever.
+    if not stat.S_ISREG(facts.st_mode):
+        raise _Unreadable(f"{path.name} is not a file")
+    if facts.st_size > _LARGEST:
+        raise _Unreadable(f"{path.name} is far too large for a record ({facts.st_size} bytes)")
+    return path.read_bytes()
+
+
+def _text(record: dict[str, Any], key: str, name: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str) or not value:
+        raise _Unreadable(f"{name}: {key} is {'missing' if value is None else 'not a text'}")
+    return value
+
+
+def _integer(record: dict[str, Any], key: str, name: str) -> int:
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _Unreadable(f"{name}: {key} is {'missing' if value is None else 'not a whole number'}")
+    return value
+
+
+def _number(record: dict[str, Any], key: str) -> float | None:
+    if key not in record:
+        raise _Unreadable(f"{RESULT}: {key} is missing")
+    value = record[key]
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _Unreadable(f"{RESULT}: {key} is not a number")
+    number = math.nan if abs(value) > 1e300 else float(value)
+    if not math.isfinite(number):
+        raise _Unreadable(f"{RESULT}: {key} is not finite")
+    return number
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)

@@ -1,0 +1,98 @@
+"""Seeded, disjoint splits of n samples into test, validation and train; stratified where the samples have classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.seeding import numpy_generator
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of three disjoint parts, each sorted.
+
+    Args:
+        train: [n_train] int64.
+        validation: [n_validation] int64.
+        test: [n_test] int64.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def split(
+    n: int,
+    *,
+    validation: int | float,
+    test: int | float,
+    train: int | None = None,
+    seed: int = 0,
+    classes: np.ndarray | None = None,
+    keys: tuple[str, str, str] = ("task.train_size", "task.validation_size", "task.test_size"),
+) -> Split:
+    """Return disjoint index sets; the test set depends on neither the validation nor the training size.
+
+    The samples are put into one random order in which every stretch holds each class in proportion. Test takes its
+    start, validation what follows, and train its end. So a smaller training set is a part of a larger one, and every
+    class has a training sample where there are as many training samples as classes.
+
+    Args:
+        n: number of samples.
+        validation: a number of samples (int), or a fraction of n in 0..1 (float); 0 makes an empty set.
+        test: the same.
+        train: number of samples; None takes the rest.
+        seed: of the order.
+        classes: [n] class of each sample; None draws without stratifying.
+        keys: settings of the train, validation and test size, for messages.
+
+    Raises:
+        ConfigError: a size is negative, or a fraction is not in 0..1.
+        DataError: the sizes add up to more than n, or nothing is left for train.
+    """
+    n_test = _count(test, n, keys[2])
+    n_validation = _count(validation, n, keys[1])
+    rest = n - n_test - n_validation
+    if train is not None and (isinstance(train, bool) or not isinstance(train, int) or train < 1):
+        raise ConfigError(f"{train!r} is not a number of samples", where=keys[0], hint="allowed: 1 or more")
+    n_train = rest if train is None else train
+    if rest < 1 or n_train > rest:
+        wanted = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
+        raise DataError(
+            f"{wanted} are more than the {n} samples that there are",
+            where=keys[0],
+            hint=f"lower {', '.join(keys)}",
+        )
+    order = _order(n, seed, classes)
+    return Split(np.sort(order[n - n_train :]), np.sort(order[n_test : n_test + n_validation]), np.sort(order[:n_test]))
+
+
+def _order(n: int, seed: int, classes: np.ndarray | None) -> np.ndarray:
+    generator = numpy_generator(seed, "split")
+    order = generator.permutation(n)
+    if classes is None:
+        return order
+    # A sample's place among those of its class, as a fraction, spreads every class evenly over the order. The last of
+    # each class has place 1, so that the end of the order, train, has them all.
+    place = np.empty(n)
+    for value in np.unique(classes):
+        members = order[classes[order] == value]
+        place[members] = np.arange(1, len(members) + 1) / len(members)
+    # The sort is stable: samples with the same place stay in the random order.
+    return order[np.argsort(place[order], kind="stable")]
+
+
+def _count(size: int | float, n: int, key: str) -> int:
+    if isinstance(size, bool) or not isinstance(size, (int, float)):
+        raise ConfigError(f"{size!r} is not a number", where=key, hint="give a number of samples or a fraction")
+    if isinstance(size, int):
+        if size < 0:
+            raise ConfigError(f"{size} is out of range", where=key, hint="allowed: 0 or more")
+        return size
+    if not 0 <= size < 1:
+        raise ConfigError(f"{size} is out of range", where=key, hint="allowed: a fraction, at least 0 and below 1")
+    return max(1, round(size * n)) if size else 0

@@ -1,0 +1,123 @@
+"""`orca list`: names, descriptions, defaults and settings as they are written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orca_cli import configuration, schema
+from orca_cli.cli import main
+from orca_cli.commands import list as command
+from orca_cli.exceptions import ConfigError, DataError
+
+MINE = """\
+# @package _global_
+#
+# My own   task
+defaults:
+  - override /body: swin_tiny
+task:
+  _target_: orca_cli.tasks.arrays.load
+  kind: dense
+  size: 3
+  flag: true
+  nothing: null
+  loss: {_target_: torch.nn.L1Loss}
+  nested: {depth: [1, 2]}
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mine.yaml").write_text(MINE)
+    return tmp_path
+
+
+def _json(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    assert main(["list", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_configuration_is_found_with_every_group() -> None:
+    assert (configuration.config_dir() / "config.yaml").is_file()
+    for group in schema.GROUPS:
+        assert configuration.choices(group), group
+
+
+def test_a_wheel_s_own_folder_wins_and_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "orca_cli"
+    monkeypatch.setattr(configuration, "_PACKAGE", package)
+    with pytest.raises(ConfigError, match="install the program again"):
+        configuration.config_dir()
+    for folder in (tmp_path / "conf", package / "conf"):
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").touch()
+        assert configuration.config_dir() == folder
+
+
+def test_every_file_has_a_description() -> None:
+    for group in command.GROUPS.values():
+        for name, path in configuration.choices(group).items():
+            assert len(configuration.description(path)) > 10, f"{group}/{name}"
+
+
+def test_own_files_are_added_and_replace_those_of_the_same_name(mine: Path) -> None:
+    (mine / "task" / "digits.yaml").write_text("# changed\n")
+    found = configuration.choices("task", mine)
+    assert found["mine"] == mine / "task" / "mine.yaml"
+    assert configuration.description(found["digits"]) == "changed"
+    assert "arrays" in found
+    with pytest.raises(DataError, match="not a folder"):
+        configuration.choices("task", mine / "no")
+
+
+def test_a_task_is_told_with_kind_body_and_parameters(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = _json(capsys, "tasks", "--config-dir", str(mine))
+    (entry,) = [entry for entry in found["tasks"] if entry["name"] == "mine"]
+    assert (found["schema"], entry["description"], entry["picks"]) == (1, "My own   task", {"body": "swin_tiny"})
+    assert (entry["parameters"]["kind"], entry["parameters"]["size"]) == ("dense", 3)
+    assert main(["list", "tasks", "--config-dir", str(mine)]) == 0
+    text = capsys.readouterr().out
+    assert "mine" in text
+    for word in ("task.size=3", "task.flag=true", "task.nothing=null", "task.loss=L1Loss", "task.nested.depth=[1,2]"):
+        assert word in text
+
+
+def test_settings_are_all_of_the_schema_with_their_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {entry["key"]: entry for entry in _json(capsys, "settings")["settings"]}
+    parts = {field.name for field in dataclasses.fields(schema.Config)} - {"task", "body", "source", "metric"}
+    assert {key.partition(".")[0] for key in found} == parts
+    assert (found["train.lr"]["default"], found["train.lr"]["type"], found["train.lr"]["allowed"]) == (
+        1e-4,
+        "float",
+        "above 0",
+    )
+    assert found["train.select"]["allowed"] == "best, last"
+    assert found["train.warmup_epochs"]["meaning"].startswith("The learning rate rises linearly")
+    assert [key for key, entry in found.items() if not entry["meaning"]] == []
+
+
+def test_a_damaged_file_is_named(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content in (b"task: [1", b"- 1\n", b"\xff"):
+        (mine / "task" / "mine.yaml").write_bytes(content)
+        assert main(["list", "tasks", "--config-dir", str(mine)]) == 10
+        error = capsys.readouterr().err
+        assert "mine.yaml" in error
+        assert error.count("\n") == 1
+
+
+def test_an_unknown_group_is_told_with_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "metrcs"]) == 2
+    assert "did you mean 'metrics'?" in capsys.readouterr().err
+    assert main(["list", "metric"]) == 0
+
+
+def test_markup_in_a_description_is_text(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (mine / "task" / "mine.yaml").write_text("# [red]x[/nothing]\n")
+    assert main(["list", "tasks", "--config-dir", str(mine)]) == 0
+    assert "[red]x[/nothing]" in capsys.readouterr().out

@@ -1,0 +1,120 @@
+"""`orca report` as it is typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orca_cli.cli import main
+from tests.report.trees import add_run
+
+HEAVY = ("torch", "transformers", "ot", "hydra", "omegaconf", "pandas", "scipy", "sklearn")
+
+
+def _modules_after(*words: str) -> list[str]:
+    """Return which heavy modules a command has loaded, in a process of its own."""
+    code = (
+        "import sys; from orca_cli.cli import main\n"
+        f"try: code = main({list(words)!r})\n"
+        "except SystemExit as stop: code = stop.code\n"
+        f"print('CODE', code, [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    line = result.stdout.strip().splitlines()[-1]
+    assert line.startswith("CODE 0"), result.stdout + result.stderr
+    return json.loads(line.removeprefix("CODE 0").replace("'", '"'))
+
+
+@pytest.mark.parametrize("words", [(), ("--format", "csv"), ("--help",)])
+def test_report_loads_nothing_heavy(tmp_path: Path, words: tuple[str, ...]) -> None:
+    add_run(tmp_path)
+    assert _modules_after("report", str(tmp_path), *words) == []
+
+
+@pytest.mark.parametrize("words", [(), ("tasks",), ("settings",), ("--help",)])
+def test_list_loads_nothing_heavy(words: tuple[str, ...]) -> None:
+    assert _modules_after("list", *words) == []
+
+
+@pytest.mark.parametrize("verb", ["report", "list", "doctor"])
+def test_help_is_quick(verb: str) -> None:
+    def once() -> float:
+        start = time.monotonic()
+        subprocess.run([sys.executable, "-m", "orca_cli", verb, "--help"], capture_output=True, check=True)
+        return time.monotonic() - start
+
+    assert min(once() for _ in range(3)) < 0.5
+
+
+def test_runs_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_run(tmp_path)
+    monkeypatch.setenv("ORCA_RUNS", str(tmp_path))
+    assert main(["report", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["metric"] == "otdd"
+    monkeypatch.delenv("ORCA_RUNS")
+    monkeypatch.chdir(tmp_path)
+    assert main(["report"]) == 11
+    assert capsys.readouterr().err == "orca: error: runs: no such folder of runs; make one with: orca run\n"
+
+
+def test_a_wide_report_is_not_folded_for_other_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(20):
+        add_run(tmp_path, task=f"task{number:02}")
+    assert main(["report", str(tmp_path), "--format", "md"]) == 0
+    assert len(capsys.readouterr().out.splitlines()[0].split("|")) == 3 + 20 + 2
+
+
+def test_out_writes_the_file_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_run(tmp_path / "runs")
+    out = tmp_path / "new" / "table.md"
+    assert main(["report", str(tmp_path / "runs"), "--format", "md", "--out", str(out)]) == 0
+    assert capsys.readouterr().out == ""
+    assert out.read_text().startswith("| body | metric |")
+
+
+@pytest.mark.parametrize("form", ["table", "md", "csv", "json", "latex"])
+def test_no_color_in_a_file(tmp_path: Path, form: str) -> None:
+    add_run(tmp_path)
+    main(["report", str(tmp_path), "--format", form, "--out", str(tmp_path / "out")])
+    assert "\x1b" not in (tmp_path / "out").read_text()
+
+
+@pytest.mark.parametrize(("state", "code"), [("failed", 3), ("align", 3), ("interrupted", 0), ("completed", 0)])
+def test_strict_fails_where_runs_have_failed(tmp_path: Path, state: str, code: int) -> None:
+    add_run(tmp_path, state=state)
+    assert main(["report", str(tmp_path), "--strict"]) == code
+    assert main(["report", str(tmp_path)]) == 0
+
+
+def test_strict_fails_where_a_run_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (add_run(tmp_path) / "result.json").write_text("{")
+    assert main(["report", str(tmp_path), "--strict"]) == 3
+    assert "not valid JSON" in capsys.readouterr().out
+
+
+def test_filters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_run(tmp_path)
+    add_run(tmp_path, task="ecg", metric="none")
+    assert main(["report", str(tmp_path), "--task", "ecg", "--format", "json"]) == 0
+    assert [column["task"] for column in json.loads(capsys.readouterr().out)["columns"]] == ["ecg"]
+    assert main(["report", str(tmp_path), "--metric", "otd"]) == 11
+    assert "did you mean 'otdd'?" in capsys.readouterr().err
+
+
+def test_an_output_without_the_sign_gets_ascii(tmp_path: Path) -> None:
+    add_run(tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-m", "orca_cli", "report", str(tmp_path)],
+        capture_output=True,
+        env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": "."},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"10.0 +- - (1)" in result.stdout

@@ -1,0 +1,52 @@
+"""Clouds of points whose distance is known in closed form; every function returns (x, z, squared 2-Wasserstein distance)."""
+
+import numpy as np
+import torch
+from scipy.linalg import sqrtm
+
+from orca_cli.interfaces import Features
+from orca_cli.seeding import torch_generator
+
+
+def cloud(n, d, *names, scale=1.0):
+    return torch.randn(n, d, generator=torch_generator(0, *names), dtype=torch.float64) * scale
+
+
+def single_points(d=3):
+    x, z = cloud(1, d, "x"), cloud(1, d, "z")
+    return x, z, float((x - z).square().sum())
+
+
+def shifted_copies(n=20, d=3):
+    x = cloud(n, d, "x")
+    shift = torch.full((d,), 2.0, dtype=torch.float64)
+    return x, x + shift, float(shift.square().sum())
+
+
+def permuted_copies(n=20, d=3):
+    x = cloud(n, d, "x")
+    return x, x[torch.randperm(n, generator=torch_generator(0, "order"))], 0.0
+
+
+def lines(n=25):
+    """One-dimensional clouds: sorted points are matched."""
+    x, z = cloud(n, 1, "x"), cloud(n, 1, "z", scale=2.0) + 1
+    return x, z, float((x.sort(0)[0] - z.sort(0)[0]).square().mean())
+
+
+def gaussians(n=1500, d=2):
+    """Samples of two Gaussians; the distance is Bures' between their sample moments."""
+    x, z = cloud(n, d, "x"), cloud(n, d, "z") @ torch.tensor([[2.0, 0.5], [0.0, 1.0]], dtype=torch.float64) + 3
+    s, t = np.cov(x.T.numpy()), np.cov(z.T.numpy())
+    bures = np.trace(s + t - 2 * sqrtm(sqrtm(s) @ t @ sqrtm(s)).real)
+    return x, z, float((x.mean(0) - z.mean(0)).square().sum() + bures)
+
+
+KNOWN = (single_points, shifted_copies, permuted_copies, lines)
+
+
+def labelled(n, d, k, *names, scale=1.0, spread=1.0):
+    """Features in k classes around centres of their own; every class has a point."""
+    centres = cloud(k, d, *names, "centres", scale=spread)
+    labels = torch.arange(n) % k
+    return Features(cloud(n, d, *names, scale=scale) + centres[labels], labels, k)

@@ -1,0 +1,149 @@
+"""Newton's method and Sinkhorn's algorithm against POT, geomloss, known answers and each other."""
+
+import numpy as np
+import ot
+import pytest
+import torch
+from geomloss import SamplesLoss
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orca_cli.metrics import newton, sinkhorn
+from orca_cli.metrics.costs import centred, half_squared_distances
+from tests.metrics.generators import KNOWN, cloud, gaussians
+
+EXACT = {"tolerance": 1e-11, "max_iterations": 20000, "scaling": 0.25}
+GOOD = {"tolerance": 1e-6, "max_iterations": 300, "scaling": 0.25}
+SOLVERS = {"newton": newton.solve, "sinkhorn": sinkhorn.solve}
+
+
+def uniform(*shape):
+    return torch.full(shape, 1 / shape[-1], dtype=torch.float64)
+
+
+def random_weights(n, *names):
+    weights = cloud(n, 1, *names)[:, 0].exp()
+    return (weights / weights.sum())[None]
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize(("n", "m"), [(30, 20), (20, 30), (200, 12), (1, 5), (5, 1)])
+def test_agrees_with_pot(name, n, m):
+    x, z = cloud(n, 4, "x"), cloud(m, 4, "z") + 1
+    a, b = random_weights(n, "a"), random_weights(m, "b")
+    cost, reg = half_squared_distances(x, z), 0.2
+    solution = SOLVERS[name](cost[None], a, b, reg, **EXACT)
+    plan = ot.sinkhorn(
+        a[0].numpy(), b[0].numpy(), cost.numpy(), reg, method="sinkhorn_log", stopThr=1e-13, numItermax=50000
+    )
+    np.testing.assert_allclose(solution.plan[0].numpy(), plan, atol=1e-8)
+    entropy = (plan * np.log(np.clip(plan, 1e-300, None) / (a[0][:, None] * b).numpy())).sum()
+    assert solution.value.item() == pytest.approx((plan * cost.numpy()).sum() + reg * entropy, abs=1e-8)
+    assert solution.error.item() < 1e-9
+
+
+def test_potentials_make_the_plan():
+    x, z = cloud(12, 3, "x"), cloud(9, 3, "z")
+    a, b, cost = random_weights(12, "a"), random_weights(9, "b"), half_squared_distances(x, z)[None]
+    for solve in SOLVERS.values():
+        s = solve(cost, a, b, 0.3, **EXACT)
+        plan = a[:, :, None] * b[:, None] * ((s.f[:, :, None] + s.g[:, None] - cost) / 0.3).exp()
+        torch.testing.assert_close(s.plan, plan, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_small_reg_is_near_exact_transport(name):
+    x, z = cloud(30, 5, "x"), cloud(30, 5, "z")
+    cost = half_squared_distances(x, z)
+    solution = SOLVERS[name](cost[None], uniform(1, 30), uniform(1, 30), 1e-3, **{**EXACT, "max_iterations": 2000})
+    exact = ot.emd2([], [], cost.numpy())
+    assert float((solution.plan[0] * cost).sum()) == pytest.approx(exact, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_padding_gets_no_mass_and_changes_nothing(name):
+    x, z = cloud(14, 3, "x"), cloud(10, 3, "z")
+    cost = half_squared_distances(x, z)[None]
+    alone = SOLVERS[name](cost, uniform(1, 14), uniform(1, 10), 0.1, **EXACT)
+    padded = torch.zeros(2, 16, 13, dtype=torch.float64)
+    padded[:, :14, :10] = cost
+    a, b = torch.zeros(2, 16, dtype=torch.float64), torch.zeros(2, 13, dtype=torch.float64)
+    a[:, :14], b[:, :10] = 1 / 14, 1 / 10
+    # The second problem is easy, so that problems leave the batch at different times.
+    padded[1] = padded[1] / 100
+    solution = SOLVERS[name](padded, a, b, 0.1, **EXACT)
+    torch.testing.assert_close(solution.plan[:1, :14, :10], alone.plan, rtol=1e-7, atol=1e-10)
+    assert float(solution.plan[:, 14:].sum() + solution.plan[:, :, 10:].sum()) < 1e-12
+    assert solution.value[0].item() == pytest.approx(alone.value.item(), abs=1e-9)
+    # Nor does an unsolved problem put any there.
+    unsolved = SOLVERS[name](padded, a, b, 0.1, **{**EXACT, "max_iterations": 1, "scaling": 0.001})
+    assert float(unsolved.plan[:, 14:].sum() + unsolved.plan[:, :, 10:].sum()) < 1e-12
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_an_unsolved_problem_says_so(name):
+    x, z = cloud(30, 3, "x", scale=10), cloud(20, 3, "z", scale=10)
+    limits = {"tolerance": 1e-9, "max_iterations": 1, "scaling": 0.01}
+    solution = SOLVERS[name](half_squared_distances(x, z)[None], uniform(1, 30), uniform(1, 20), 0.01, **limits)
+    assert solution.error.item() == pytest.approx((solution.plan.sum(1) - 1 / 20).abs().sum().item(), abs=1e-9)
+    assert solution.error.item() > 0.01
+
+
+def test_a_bad_start_is_abandoned_and_a_good_one_used():
+    x, z = cloud(200, 4, "x", scale=5), cloud(20, 4, "z", scale=5)
+    cost, weights = half_squared_distances(x, z)[None], (uniform(1, 200), uniform(1, 20))
+    limits = {"tolerance": 1e-3, "max_iterations": 40, "scaling": 0.25}
+    start = 1e4 * cloud(1, 20, "start")
+    solution = newton.solve(cost, *weights, 0.05, start=start, **limits)
+    assert solution.error.item() < 1e-2
+    assert newton.solve(cost, *weights, 0.05, start=solution.g, **limits).iterations < solution.iterations
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), reg=st.sampled_from([0.02, 0.1, 1.0]), scale=st.sampled_from([0.1, 1.0, 10.0]))
+def test_newton_converges_where_sinkhorn_is_slow(seed, reg, scale):
+    x, z = cloud(40, 6, seed, "x", scale=scale), cloud(11, 6, seed, "z", scale=scale)
+    cost = half_squared_distances(x, z)[None]
+    limits = {"tolerance": 1e-8, "max_iterations": 200, "scaling": 0.25}
+    solution = newton.solve(cost, uniform(1, 40), uniform(1, 11), reg, **limits)
+    assert solution.error.item() < 1e-8
+    primal = (solution.plan * cost).sum() + reg * torch.special.xlogy(solution.plan, solution.plan * 440).sum()
+    assert solution.value.item() == pytest.approx(primal.item(), rel=1e-7, abs=1e-7)  # no duality gap
+
+
+def divergence(x, z, reg, solve=newton.solve):
+    """The debiased divergence for the cost |x - z|^2, out of halved costs."""
+    n, m = len(x), len(z)
+    cross = solve(half_squared_distances(x, z)[None], uniform(1, n), uniform(1, m), reg / 2, **GOOD).value
+    selves = [
+        sinkhorn.solve_symmetric(half_squared_distances(c, c)[None], uniform(1, len(c)), reg / 2, **GOOD).value
+        for c in (x, z)
+    ]
+    return 2 * float(cross - selves[0] / 2 - selves[1] / 2)
+
+
+@pytest.mark.parametrize("generator", KNOWN)
+def test_known_answers(generator):
+    x, z, expected = generator()
+    assert divergence(x, z, 0.01) == pytest.approx(expected, rel=0.01, abs=1e-9)
+
+
+def test_two_gaussians_have_the_distance_of_bures():
+    x, z, expected = gaussians(n=400)
+    assert divergence(x, z, 0.1) == pytest.approx(expected, rel=0.02)
+
+
+def test_agrees_with_geomloss():
+    x, z, reg = cloud(60, 4, "x"), cloud(40, 4, "z") + 0.5, 0.5
+    # geomloss halves the cost for p = 2 and calls the strength blur^p.
+    theirs = SamplesLoss("sinkhorn", p=2, blur=reg**0.5, scaling=0.99, debias=True, backend="tensorized")(x, z)
+    assert divergence(x, z, 2 * reg) / 2 == pytest.approx(theirs.item(), rel=1e-4)
+
+
+def test_costs_keep_their_digits_far_from_the_origin():
+    x, z = cloud(50, 8, "x") + 1000, cloud(30, 8, "z") + 1000
+    near, far = centred(x.float(), z.float())
+    torch.testing.assert_close(
+        half_squared_distances(near, far).double(), torch.cdist(x, z).square() / 2, rtol=1e-3, atol=1e-3
+    )
+    assert float(half_squared_distances(near, near).min()) >= 0

@@ -1,0 +1,201 @@
+"""The formats: what is shown, that it can be read back, and that names from the disk stay names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from orca_cli.commands import report as command
+from orca_cli.report import markup
+from orca_cli.report.collect import collect
+from orca_cli.report.records import CSV_COLUMNS
+from orca_cli.report.render import FORMATS, terminal_of, text_of
+from orca_cli.report.tables import Table, build_table
+from orca_cli.report.text import clean, decimals_of, number
+from tests.report.trees import add_run
+
+HOSTILE = "=cmd()|[red]x[/red]\x1b[31m\n\u202e\\end{tabular}<script>&_%$#^~{}`*"
+
+
+def _table(root: Path) -> Table:
+    return build_table(collect([root]))
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    for seed, value in enumerate((0.118, 0.126, 0.134)):
+        add_run(tmp_path, seed=seed, value=value)
+    add_run(tmp_path, seed=3, state="failed")
+    add_run(tmp_path, metric="none", value=0.2)
+    add_run(tmp_path, task="darcy", value=0.5, error={"percent": False, "name": "relative_l2"}, synthetic=True)
+    return _table(tmp_path)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Table:
+    names = {"task": "digits", "body": HOSTILE, "name": "2026-01-01_00-00-00.000000_x"}
+    add_run(tmp_path, **names, metric=HOSTILE, variant={HOSTILE: HOSTILE}, error={"name": HOSTILE})  # type: ignore[arg-type]
+    add_run(tmp_path, body="minilm")
+    path = add_run(tmp_path, body="minilm", seed=1, state="failed")
+    status = json.loads((path / "status.json").read_text())
+    status["error"] = {"kind": "X", "message": HOSTILE}
+    (path / "status.json").write_text(json.dumps(status))
+    return _table(tmp_path)
+
+
+def _markdown_cells(line: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def test_markdown_shows_means_in_bold_with_n_and_what_failed(table: Table) -> None:
+    lines = text_of(table, "md").splitlines()
+    rows = [_markdown_cells(line) for line in lines if line.startswith("|")]
+    assert rows[0] == ["body", "metric", "finetune", "darcy<br>relative_l2<br>synthetic", "digits<br>zero_one, %"]
+    assert rows[2] == ["minilm", "none", "full", "-", "20.0 \u00b1 - (1)"]
+    assert rows[3] == ["minilm", "otdd", "full", "**0.500 \u00b1 - (1)**", "**12.6 \u00b1 0.8 (3)** +1 failed"]
+    assert rows[4] == ["trivial", "", "", "0.900", "90.0"]
+    assert any("NonFiniteError: the loss became NaN" in line for line in lines)
+    assert any("Protocol: clean." in line for line in lines)
+
+
+def test_csv_has_a_line_a_method_and_task_with_raw_numbers(table: Table) -> None:
+    rows = list(csv.DictReader(io.StringIO(text_of(table, "csv"))))
+    assert len(rows) == 4
+    (row,) = [row for row in rows if row["task"] == "digits" and row["metric"] == "otdd"]
+    assert float(row["mean"]) == pytest.approx(0.126)
+    assert float(row["standard_deviation"]) == pytest.approx(0.008)
+    assert (row["n"], row["seeds"], row["best"], row["failed"], row["percent"]) == ("3", "0-2", "true", "1", "true")
+    (empty,) = [row for row in rows if row["task"] == "darcy" and row["metric"] == "none"]
+    assert (empty["mean"], empty["standard_deviation"], empty["n"]) == ("", "", "0")
+    assert tuple(rows[0]) == CSV_COLUMNS
+
+
+def test_json_keeps_the_values_of_all_seeds(table: Table) -> None:
+    record = json.loads(text_of(table, "json"))
+    assert record["schema"] == 1
+    assert set(record) == {"schema", "columns", "rows", "unfinished", "broken", "superseded", "notes"}
+    cell = record["rows"][1]["cells"][1]
+    assert [value["value"] for value in cell["values"]] == [0.118, 0.126, 0.134]
+    assert [value["seed"] for value in cell["values"]] == [0, 1, 2]
+    assert cell["unfinished"] == {"failed": 1}
+    assert record["columns"][0] == {
+        "task": "darcy",
+        "protocol": "clean",
+        "error_name": "relative_l2",
+        "percent": False,
+        "synthetic": True,
+        "trivial": [0.9, 0.9],
+    }
+
+
+def test_latex_is_a_booktabs_tabular(table: Table) -> None:
+    text = text_of(table, "latex")
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {4}
+    assert r"\begin{tabular}{lllrr}" in text
+    assert r"\textbf{12.6 $\pm$ 0.8 (3)} +1 failed" in text
+    assert r"zero\_one, \%" in text
+
+
+@pytest.mark.parametrize("width", [40, 80, 140])
+def test_the_terminal_shows_every_cell_whole_within_its_width(tmp_path: Path, width: int) -> None:
+    for task in ("darcy", "deepsea", "digits", "ecg", "listops", "ninapro", "satellite"):
+        for number_, metric in enumerate(("none", "otdd_gaussian")):
+            for seed in range(2):
+                add_run(tmp_path, task=task, metric=metric, seed=seed, value=0.1 + number_ / 10 + seed / 100)
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    for thing in terminal_of(_table(tmp_path), width):
+        console.print(thing)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("10.5 \u00b1 0.7 (2)") == 7
+    assert text.count("20.5 \u00b1 0.7 (2)") == 7
+
+
+def test_hostile_names_cannot_move_the_cursor_in_any_format(hostile: Table) -> None:
+    for form in FORMATS:
+        text = text_of(hostile, form)
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", text), form
+
+
+def test_hostile_names_stay_names(hostile: Table) -> None:
+    lines = [line for line in text_of(hostile, "md").splitlines() if line.startswith("|")]
+    assert {len(_markdown_cells(line)) for line in lines} == {6}
+    assert not any(re.search(r"(?<!\\)<(?!br>)", line) for line in lines)
+    latex = text_of(hostile, "latex")
+    rows = [line for line in latex.splitlines() if not line.startswith("%")]
+    assert sum(line == r"\end{tabular}" for line in rows) == 1
+    assert not any(r"\end{tabular}" in line for line in rows if line != r"\end{tabular}")
+    for row in csv.DictReader(io.StringIO(text_of(hostile, "csv"))):
+        assert not any(field.startswith(("=", "+", "-", "@")) for field in row.values())
+    assert "[red]x[/red]\\x1b" in text_of(hostile, "table")
+    names = {row["body"] for row in json.loads(text_of(hostile, "json"))["rows"]}
+    assert names == {HOSTILE, "minilm"}
+
+
+@given(st.text())
+def test_clean_text_is_one_printable_line(text: str) -> None:
+    cleaned = clean(text)
+    assert len(cleaned.splitlines()) <= 1
+    assert not [
+        char for char in cleaned if unicodedata.category(char)[0] == "C" and unicodedata.category(char) not in "Cn Co"
+    ]
+    assert cleaned.encode() or not text
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8")))
+def test_latex_text_has_balanced_braces_and_no_bare_specials(text: str) -> None:
+    bare = re.sub(r"\\(text[a-z]+\{\}|[{}$&#_%])|\{[\[\]*]\}|\$\\pm\$", "", markup._latex(text))
+    assert not set(bare) & set("\\{}$&#_%^~")
+
+
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [
+        ([12.6, 20.0], 1),
+        ([6.53, 99.0], 2),
+        ([0.0123], 4),
+        ([0.0], 2),
+        ([], 2),
+        ([5e-5], None),
+        ([3e6], None),
+        ([123.4], 0),
+    ],
+)
+def test_decimals_give_the_smallest_mean_three_digits(means: list[float], expected: int | None) -> None:
+    assert decimals_of(means) == expected
+
+
+def test_small_and_large_numbers_stay_readable() -> None:
+    assert (number(5.1234e-5, None), number(0.12345, 3)) == ("5.12e-05", "0.123")
+
+
+def test_only_failures_still_render_in_every_format(tmp_path: Path) -> None:
+    add_run(tmp_path, state="failed")
+    (tmp_path / "digits" / "2026-01-01_00-00-00.000000_x").mkdir()
+    table = _table(tmp_path)
+    for form in FORMATS:
+        assert "failed" in text_of(table, form)
+    assert "no result yet" in text_of(table, "md")
+
+
+def test_only_broken_folders_still_render_in_every_format(tmp_path: Path) -> None:
+    (tmp_path / "digits" / "2026-01-01_00-00-00.000000_x").mkdir(parents=True)
+    table = _table(tmp_path)
+    for form in ("table", "md", "json", "latex"):
+        assert "no status.json" in text_of(table, form)
+    assert text_of(table, "csv").splitlines() == [",".join(CSV_COLUMNS)]
+
+
+def test_the_command_offers_all_formats() -> None:
+    assert command.FORMATS == FORMATS

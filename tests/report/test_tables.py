@@ -1,0 +1,186 @@
+"""Means, deviations, ranks and what is kept apart, against numbers computed by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import rankdata
+
+from orca_cli.report.cells import Cell, Method, Row, score_of
+from orca_cli.report.collect import Run, Score, collect
+from orca_cli.report.notes import notes_of, seeds_text
+from orca_cli.report.tables import Table, _rank, build_table
+from tests.report.trees import add_run
+
+
+def _table(root: Path) -> Table:
+    return build_table(collect([root]))
+
+
+def _scored(seed: int, value: float) -> Run:
+    score = Score("zero_one", value, 10, 0, True, 0.9, False, "")
+    return Run(Path(str(seed)), "t", "b", "s", "m", "f", seed, "clean", str(seed), "completed", score=score)
+
+
+def _means(table: Table) -> dict[str, list[float | None]]:
+    return {str(row.method): [cell.mean for cell in row.cells] for row in table.rows}
+
+
+def test_two_methods_two_tasks_by_hand(tmp_path: Path) -> None:
+    for seed, value in enumerate((0.10, 0.12, 0.17)):
+        add_run(tmp_path, seed=seed, value=value)
+    for seed, value in enumerate((0.20, 0.22, 0.24)):
+        add_run(tmp_path, seed=seed, value=value, metric="none")
+    add_run(tmp_path, task="darcy", value=0.5, error={"percent": False, "name": "relative_l2"})
+    add_run(tmp_path, task="darcy", value=0.4, error={"percent": False, "name": "relative_l2"}, metric="none")
+    table = _table(tmp_path)
+    assert [column.task for column in table.columns] == ["darcy", "digits"]
+    none, otdd = table.rows
+    assert (none.method.metric, otdd.method.metric) == ("none", "otdd")
+    assert otdd.cells[1].mean == pytest.approx(0.13)
+    # Squares of the deviations: 9 + 1 + 16 (1e-4); sample variance 13e-4.
+    assert otdd.cells[1].deviation == pytest.approx(math.sqrt(13e-4))
+    assert otdd.cells[0].deviation is None
+    assert [len(cell.values) for cell in otdd.cells] == [1, 3]
+    assert [cell.best for cell in otdd.cells] == [False, True]
+    assert [cell.best for cell in none.cells] == [True, False]
+    assert (none.rank, otdd.rank) == (1.5, 1.5)
+    assert table.trivial == [(0.9, 0.9), (0.9, 0.9)]
+
+
+def test_unfinished_runs_are_counted_and_listed(tmp_path: Path) -> None:
+    add_run(tmp_path, value=0.1)
+    add_run(tmp_path, seed=1, state="failed")
+    add_run(tmp_path, seed=2, state="finetune")
+    add_run(tmp_path, seed=3, state="interrupted")
+    add_run(tmp_path, task="ecg", state="failed")
+    table = _table(tmp_path)
+    (row,) = table.rows
+    assert dict(row.cells[0].unfinished) == {"failed": 1, "dead": 1, "interrupted": 1}
+    assert row.cells[0].values == [0.1]
+    assert table.columns[1].error_name == ""
+    assert dict(row.cells[1].unfinished) == {"failed": 1}
+    assert sorted(run.state for run in table.unfinished) == ["dead", "failed", "failed", "interrupted"]
+    assert any("became NaN" in run.reason for run in table.unfinished)
+
+
+def test_runs_that_differ_in_a_setting_are_never_averaged(tmp_path: Path) -> None:
+    add_run(tmp_path, value=0.1)
+    add_run(tmp_path, seed=1, value=0.3, variant={"train.epochs": "3"})
+    add_run(tmp_path, seed=2, state="failed", variant={"train.epochs": "3"})
+    add_run(tmp_path, value=0.2, body="swin", source="cifar10", variant={"train.lr": "1"})
+    add_run(tmp_path, value=0.6, body="swin", source="digits", variant={"train.lr": "1"})
+    table = _table(tmp_path)
+    assert [(row.method.source, row.cells[0].mean) for row in table.rows] == [
+        ("stdlib_docs", 0.1),
+        ("stdlib_docs", 0.3),
+        ("cifar10", 0.2),
+        ("digits", 0.6),
+    ]
+    assert table.rows[1].method.settings == (("train.epochs", "3"),)
+    assert table.rows[1].cells[0].unfinished["failed"] == 1
+
+
+def test_a_setting_that_all_runs_of_a_task_share_is_said_below(tmp_path: Path) -> None:
+    for metric in ("otdd", "none"):
+        add_run(tmp_path, metric=metric, variant={"train.epochs": "3"})
+    add_run(tmp_path, task="ecg")
+    table = _table(tmp_path)
+    assert len(table.rows) == 2
+    assert "digits: all runs with train.epochs=3" in notes_of(table)
+
+
+def test_protocols_error_names_and_synthetic_data_get_columns_of_their_own(tmp_path: Path) -> None:
+    add_run(tmp_path, value=0.1)
+    add_run(tmp_path, value=0.2, protocol="paper")
+    add_run(tmp_path, value=0.3, seed=1, error={"name": "f1"})
+    add_run(tmp_path, value=0.4, seed=2, synthetic=True)
+    (row,) = _table(tmp_path).rows
+    assert sorted(cell.mean or 0.0 for cell in row.cells) == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_the_newest_of_equal_experiments_counts(tmp_path: Path) -> None:
+    add_run(tmp_path, value=0.5)
+    add_run(tmp_path, value=0.3)
+    add_run(tmp_path, value=0.1, state="failed")
+    table = _table(tmp_path)
+    (cell,) = table.rows[0].cells
+    assert (cell.values, dict(cell.unfinished)) == ([0.3], {"failed": 1})
+    assert len(table.superseded) == 1
+    assert any("1 older attempt at the same experiment does not count" in note for note in notes_of(table))
+
+
+def test_one_seed_with_two_identities_counts_once_and_is_said(tmp_path: Path) -> None:
+    add_run(tmp_path, value=0.5, identity="1" * 64)
+    add_run(tmp_path, value=0.3, identity="2" * 64)
+    add_run(tmp_path, value=0.4, seed=1)
+    table = _table(tmp_path)
+    assert table.rows[0].cells[0].values == [0.3, 0.4]
+    assert any("seed 0: runs differ in something that no setting shows" in note for note in notes_of(table))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 4}, "methods have different seeds: 0, but minilm otdd full (4)"),
+        ({"error": {"n": 400}}, "different numbers of things (400, 497)"),
+        ({"splits": {"test": {"n": 497, "sha256": "b" * 64}}}, "2 different test sets"),
+        ({"error": {"skipped": 2}}, "could not be scored"),
+        ({"value": 0.95}, "not better than the best constant predictor: minilm otdd full"),
+    ],
+)
+def test_what_limits_a_comparison_is_said(tmp_path: Path, change: dict, words: str) -> None:
+    add_run(tmp_path, metric="none")
+    add_run(tmp_path, metric="otdd")
+    assert not any(words in note for note in notes_of(_table(tmp_path)))
+    add_run(tmp_path / "other", metric="none")
+    add_run(tmp_path / "other", metric="otdd", **change)
+    assert any(words in note for note in notes_of(_table(tmp_path / "other")))
+
+
+def test_an_undefined_error_is_neither_averaged_nor_lost(tmp_path: Path) -> None:
+    add_run(tmp_path, value=None, trivial_error=None)
+    add_run(tmp_path, seed=1, value=0.2, trivial_error=None)
+    table = _table(tmp_path)
+    (cell,) = table.rows[0].cells
+    assert (cell.values, cell.undefined, cell.best) == ([0.2], 1, True)
+    assert table.trivial == [None]
+
+
+def test_nothing_completed_gives_rows_without_values(tmp_path: Path) -> None:
+    add_run(tmp_path, state="failed")
+    table = _table(tmp_path)
+    assert _means(table) == {"minilm otdd full": [None]}
+    assert not table.rows[0].cells[0].best
+    assert table.trivial == [None]
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=2, max_size=6))
+def test_ranks_agree_with_scipy(values: list[list[int]]) -> None:
+    rows = [
+        Row(Method(str(place), "", "", ""), [Cell(runs=[_scored(0, value / 10)]) for value in line])
+        for place, line in enumerate(values)
+    ]
+    incomplete = Row(Method("x", "", "", ""), [Cell(runs=[_scored(0, 0.0)]), Cell(), Cell()])
+    _rank([*rows, incomplete])
+    expected = rankdata(np.array(values), axis=0).mean(axis=1)
+    assert [row.rank for row in rows] == pytest.approx(list(expected))
+    assert incomplete.rank is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
+def test_mean_and_deviation_agree_with_numpy(values: list[float]) -> None:
+    cell = Cell(runs=[_scored(seed, value) for seed, value in enumerate(values)])
+    assert cell.mean == pytest.approx(np.mean(values))
+    assert cell.deviation == pytest.approx(np.std(values, ddof=1), abs=1e-12)
+    assert [score_of(run).value for run in cell.runs] == values
+
+
+@pytest.mark.parametrize(("seeds", "text"), [([0, 1, 2, 5], "0-2,5"), ([3], "3"), ([4, 2], "2,4"), ([], "")])
+def test_seeds_text(seeds: list[int], text: str) -> None:
+    assert seeds_text(seeds) == text

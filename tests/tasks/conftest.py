@@ -1,0 +1,22 @@
+from contextlib import contextmanager
+
+import pytest
+
+
+class SilentReporter:
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+    @contextmanager
+    def track(self, description, total):
+        yield lambda steps=1, note="": None
+
+
+@pytest.fixture
+def reporter():
+    return SilentReporter()

@@ -1,0 +1,83 @@
+"""Splits are disjoint, stratified and a function of their seed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.tasks.digits import load
+from orca_cli.tasks.splits import split
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=1, max_size=6),
+    validation=st.floats(0.05, 0.4),
+    test=st.floats(0.05, 0.4),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_splits_are_disjoint_complete_and_stratified(counts, validation, test, seed):
+    classes = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    n = len(classes)
+    if n < 10:
+        return
+    parts = split(n, validation=validation, test=test, seed=seed, classes=classes)
+    together = np.concatenate([parts.train, parts.validation, parts.test])
+    assert np.array_equal(np.sort(together), np.arange(n))
+    for rows in (parts.train, parts.validation, parts.test):
+        found = np.bincount(classes[rows], minlength=len(counts))
+        # Each border cuts every class within one sample; the last of each class, kept for train, shifts the rest.
+        share = np.array(counts) / n
+        assert (np.abs(found - share * len(rows)) < 2.5 + share * len(counts)).all()
+    if len(parts.train) >= len(counts):
+        assert set(classes[parts.train]) == set(range(len(counts)))
+
+
+def test_same_seed_same_split_and_other_seed_another():
+    def make(seed):
+        return split(100, validation=20, test=0.3, seed=seed)
+
+    assert np.array_equal(make(3).train, make(3).train)
+    assert not np.array_equal(make(3).train, make(4).train)
+    assert len(make(3).test) == 30
+
+
+@pytest.mark.parametrize(
+    ("sizes", "error", "key"),
+    [
+        ({"validation": 60, "test": 50}, DataError, "task.train_size"),
+        ({"validation": 0.5, "test": 0.5}, DataError, "task.train_size"),
+        ({"validation": 10, "test": 10, "train": 81}, DataError, "81 for training"),
+        ({"validation": -1, "test": 10}, ConfigError, "task.validation_size"),
+        ({"validation": 10, "test": 1.5}, ConfigError, "task.test_size"),
+        ({"validation": 10, "test": 10, "train": 0}, ConfigError, "task.train_size"),
+    ],
+)
+def test_impossible_sizes_are_refused(sizes, error, key):
+    with pytest.raises(error, match=key):
+        split(100, **sizes)
+
+
+def test_digits_keep_their_test_split_whatever_the_other_sizes():
+    small, large = load(), load(train_size=800, validation_size=100)
+    assert small.open_test().digest() == large.open_test().digest()
+    assert len(small.train) == 200
+    assert len(small.validation) == 300
+    assert len(small.open_test()) == 497
+    assert np.bincount(small.train.targets()).min() >= 18
+    assert load(train_size=None).train.targets().size == 1000
+    assert load(split_seed=1).open_test().digest() != small.open_test().digest()
+
+
+def test_digits_sequences_are_the_images_row_by_row():
+    every = np.arange(5)
+    sequence, image = load().train.batch(every).x, load(layout="image").train.batch(every).x
+    assert sequence.shape == (5, 8, 8)
+    assert image.shape == (5, 1, 8, 8)
+    step = 2
+    assert (sequence[:, :, step] == image[:, 0, step]).all()  # a step is a row, its channels are the columns
+    assert sequence.min() == 0
+    assert sequence.max() == 1
+    with pytest.raises(ConfigError, match=r"task\.layout.*image"):
+        load(layout="images")

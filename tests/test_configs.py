@@ -1,0 +1,85 @@
+"""Every YAML file under conf/ is composed, checked and built on a tiny body."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from orca_cli import compose
+from orca_cli.configuration import config_dir
+from orca_cli.stages.build import build, forward_once, read_source
+from orca_cli.terminal import LogReporter
+from tests.checkpoints import save_tiny_bert, save_tiny_roberta, save_tiny_swin
+
+CONF = config_dir()
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
+FLOOR = {"task": 4, "body": 5, "source": 3, "metric": 2, "finetune": 4, "hparams": 1}
+
+# The generated tasks at a size that a test can afford.
+SMALL = {
+    "digits": ["task.train_size=40"],
+    "arrays": ["task.kind=classes"],
+    "listops": ["task.num_train=40", "task.num_validation=20", "task.num_test=20"],
+    "darcy": ["task.num_train=4", "task.num_validation=4", "task.num_test=4", "task.nodes=21", "task.stride=4"],
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tiny")
+    return {
+        "minilm": save_tiny_bert(root / "bert", max_position_embeddings=512),
+        "bert": save_tiny_bert(root / "bert"),
+        "roberta": save_tiny_roberta(root / "roberta"),
+        "swin": save_tiny_swin(root / "swin"),
+        "swin_tiny": save_tiny_swin(root / "swin"),
+    }
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own.npz"
+    np.savez(path, x=np.random.default_rng(0).normal(size=(40, 2, 9)), y=np.arange(40) % 2)
+    return path
+
+
+def overrides_for(path: Path, own: Path) -> list[str]:
+    group, name = path.parts[0], path.stem
+    if group == "hparams":
+        task, _, body = name.partition("-")
+        return [f"task={task}", f"body={body}", *SMALL.get(task, [])]
+    words = [f"{group}={name}"]
+    if group == "source" and name != "stdlib_docs":
+        words += ["body=swin_tiny"]
+    if group == "task":
+        words += SMALL[name] + ([f"task.train={own}"] if name == "arrays" else [])
+    else:
+        words += SMALL["digits"]
+    return words
+
+
+def test_no_file_is_missing_from_the_glob():
+    for group, least in FLOOR.items():
+        assert len(list((CONF / group).glob("*.yaml"))) >= least, group
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if len(path.parts) == 2], ids=str)
+def test_composes_checks_and_builds(path, tiny, own, tmp_path, monkeypatch):
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path))
+    overrides = overrides_for(path, own)
+    with compose.session() as session:
+        body = session.compose(overrides).choices["body"]
+        job = session.compose([*overrides, f"body.checkpoint={tiny[body]}", "train.batch_size=4"])
+    built = build(job.config, LogReporter())
+    forward_once(built, job.config)
+    if path.parts[0] == "source" and path.stem != "cifar10":
+        assert read_source(job.config, LogReporter()).modality == built.model.body.modality
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_begins_with_a_description(path):
+    lines = (CONF / path).read_text().splitlines()
+    comments = [line for line in lines[:2] if line.startswith("# ") and "@package" not in line]
+    assert comments, "the first comment is what `orca list` shows"
+    yaml.safe_load((CONF / path).read_text())

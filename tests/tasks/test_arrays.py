@@ -45,6 +45,7 @@ def test_one_file_becomes_three_disjoint_stratified_normalised_splits(read, repo
     batch = every(normalised.train).x
     assert torch.allclose(batch.mean(dim=(0, 2)), torch.zeros(2), atol=1e-4)
     assert torch.allclose(batch.std(dim=(0, 2), correction=0), torch.ones(2), atol=1e-4)
+    assert normalised.train.digest() != task.train.digest()
     assert every(normalised.validation).x.mean().abs() > 1e-4  # the training set's statistics, not its own
 
 

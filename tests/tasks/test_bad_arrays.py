@@ -83,6 +83,13 @@ def test_a_class_that_only_another_split_has_is_named(tmp_path, reporter):
         load(tmp_path, reporter, kind="classes", train=str(tmp_path / "mine.npz"))
 
 
+def test_a_split_that_is_given_twice_is_named(tmp_path, reporter):
+    file = str(tmp_path / "mine.npz")
+    np.savez(file, x=X, y=Y, split=np.array(["train", "train", "val", "test"] * 10))
+    with pytest.raises(ConfigError, match=r"task\.test: the training file holds this split already"):
+        load(tmp_path, reporter, kind="classes", train=file, test=file)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

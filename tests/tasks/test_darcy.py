@@ -65,6 +65,8 @@ def test_samples_have_normalised_inputs_grids_and_physical_targets(tmp_path, rep
     assert batch.x[0, 1, 0].tolist() == pytest.approx(np.linspace(0, 1, 11).tolist())  # along columns
     assert (batch.y[:, :, 0] == 0).all()
     assert 0.001 < batch.y.mean() < 0.02
+    high = gaussian_field(21, numpy_generator(0, "darcy", "train", 5)) >= 0
+    np.testing.assert_allclose(batch.y[5, 0], solve(np.where(high, 12.0, 3.0))[::2, ::2], rtol=1e-6)
     scale = task.target_scale
     assert scale.mean.shape == scale.std.shape == (1, 11, 11)
     assert (scale.std > 0).all()

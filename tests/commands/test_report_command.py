@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -108,13 +109,14 @@ def test_filters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'otdd'?" in capsys.readouterr().err
 
 
-def test_an_output_without_the_sign_gets_ascii(tmp_path: Path) -> None:
-    add_run(tmp_path)
+@pytest.mark.parametrize(("form", "shown"), [("table", b"10.0 +- - (1)"), ("md", b"caf\\xe9")])
+def test_an_output_that_has_only_ascii_gets_ascii(tmp_path: Path, form: str, shown: bytes) -> None:
+    add_run(tmp_path, body="caf\u00e9")
     result = subprocess.run(
-        [sys.executable, "-m", "orca_cli", "report", str(tmp_path)],
+        [sys.executable, "-m", "orca_cli", "report", str(tmp_path), "--format", form],
         capture_output=True,
-        env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": "."},
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert b"10.0 +- - (1)" in result.stdout
+    assert shown in result.stdout

@@ -134,7 +134,8 @@ def test_all_levels_can_be_named_and_a_run_counts_once(tmp_path: Path) -> None:
     path = add_run(tmp_path)
     add_run(tmp_path, task="ecg")
     assert [len(collect([folder]).runs) for folder in (tmp_path, tmp_path / "digits", path)] == [2, 1, 1]
-    assert len(collect([path, tmp_path, tmp_path / "digits"]).runs) == 2
+    found = collect([path, tmp_path, tmp_path / "digits"])
+    assert (len(found.runs), found.superseded) == (2, [])
 
 
 @pytest.mark.parametrize("exists", [False, True])

@@ -23,7 +23,7 @@ from orca_cli.report.tables import Table, build_table
 from orca_cli.report.text import clean, decimals_of, number
 from tests.report.trees import add_run
 
-HOSTILE = "=cmd()|[red]x[/red]\x1b[31m\n\u202e\\end{tabular}<script>&_%$#^~{}`*"
+HOSTILE = "=cmd()|[/red]x[/blue]\x1b[31m\n\u202e\\end{tabular}<script>&_%$#^~{}`*"
 
 
 def _table(root: Path) -> Table:
@@ -42,10 +42,10 @@ def table(tmp_path: Path) -> Table:
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Table:
-    names = {"task": "digits", "body": HOSTILE, "name": "2026-01-01_00-00-00.000000_x"}
+    names = {"task": "digits", "body": HOSTILE, "name": "2026-01-01_00-00-00.000000_x", "protocol": HOSTILE}
     add_run(tmp_path, **names, metric=HOSTILE, variant={HOSTILE: HOSTILE}, error={"name": HOSTILE})  # type: ignore[arg-type]
-    add_run(tmp_path, body="minilm")
-    path = add_run(tmp_path, body="minilm", seed=1, state="failed")
+    add_run(tmp_path, body="minilm", protocol=HOSTILE)
+    path = add_run(tmp_path, body="minilm", seed=1, state="failed", protocol=HOSTILE)
     status = json.loads((path / "status.json").read_text())
     status["error"] = {"kind": "X", "message": HOSTILE}
     (path / "status.json").write_text(json.dumps(status))
@@ -138,7 +138,7 @@ def test_hostile_names_stay_names(hostile: Table) -> None:
     assert not any(r"\end{tabular}" in line for line in rows if line != r"\end{tabular}")
     for row in csv.DictReader(io.StringIO(text_of(hostile, "csv"))):
         assert not any(field.startswith(("=", "+", "-", "@")) for field in row.values())
-    assert "[red]x[/red]\\x1b" in text_of(hostile, "table")
+    assert "[/red]x[/blue]\\x1b" in text_of(hostile, "table")
     names = {row["body"] for row in json.loads(text_of(hostile, "json"))["rows"]}
     assert names == {HOSTILE, "minilm"}
 
@@ -156,7 +156,7 @@ def test_clean_text_is_one_printable_line(text: str) -> None:
 @given(st.text(alphabet=st.characters(codec="utf-8")))
 def test_latex_text_has_balanced_braces_and_no_bare_specials(text: str) -> None:
     bare = re.sub(r"\\(text[a-z]+\{\}|[{}$&#_%])|\{[\[\]*]\}|\$\\pm\$", "", markup._latex(text))
-    assert not set(bare) & set("\\{}$&#_%^~")
+    assert not set(bare) & set("\\{}$&#_%^~[]*")
 
 
 @pytest.mark.parametrize(

@@ -182,24 +182,22 @@ def _checked(cfg: DictConfig, picked: dict[str, Any], overrides: list[str]) -> C
         missing = sorted(OmegaConf.missing_keys(cfg))
         if missing:
             raise ConfigError("a value is needed", where=missing[0], hint=f"give {missing[0]}=...")
-        content = OmegaConf.to_container(cfg, resolve=True)
+        content: Any = OmegaConf.to_container(cfg, resolve=True)
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(_root_text(error), where=_full_key(error)) from error
-    assert isinstance(content, dict)
     assert isinstance(config, Config)
     _check_keys(content)
     schema.check(config)
     _check_parts(config)
     _fill_paths(config)
     names = {group: str(picked[group]) for group in GROUPS}
-    return Composed(config, content, names, overrides)  # type: ignore[arg-type]
+    return Composed(config, content, names, overrides)
 
 
 def _check_keys(content: dict[str, Any]) -> None:
     """Refuse settings that `+key=value` put where the schema knows no such key."""
-    known = OmegaConf.to_container(OmegaConf.structured(Config))
-    assert isinstance(known, dict)
+    known: Any = OmegaConf.to_container(OmegaConf.structured(Config))
     for key, value in content.items():
         if key not in known:
             raise ConfigError(f"no such setting: '{key}'", where=key, hint=suggest(key, known))
@@ -273,7 +271,7 @@ def _key(text: str) -> str:
 
 def _keys(node: DictConfig, prefix: str = "") -> list[str]:
     found = []
-    for name in node:
+    for name in map(str, node):
         if name != "hydra":
             found.append(f"{prefix}{name}")
             child = node._get_node(name)

@@ -210,13 +210,14 @@ def check(config: Config) -> None:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ConfigError(f"{value!r} is not a number", where=key, hint=_range_text(key, low, high))
+            raise ConfigError(f"{value!r} is not a number", where=key, hint=range_text(key, low, high))
         too_low = low is not None and (value <= low if key in _ABOVE else value < low)
         if too_low or (high is not None and value > high):
-            raise ConfigError(f"{value} is out of range", where=key, hint=_range_text(key, low, high))
+            raise ConfigError(f"{value} is out of range", where=key, hint=range_text(key, low, high))
 
 
-def _range_text(key: str, low: float | None, high: float | None) -> str:
-    lower = "" if low is None else f"{'above' if key in _ABOVE else 'at least'} {low:g}"
-    upper = "" if high is None else f"at most {high:g}"
+def range_text(key: str, low: float | None, high: float | None) -> str:
+    """Return what a key's bounds allow, in words."""
+    lower = "" if low is None else f"{'above' if key in _ABOVE else 'at least'} {low}"
+    upper = "" if high is None else f"at most {high}"
     return "allowed: " + " and ".join(part for part in (lower, upper) if part)

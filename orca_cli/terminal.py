@@ -39,6 +39,11 @@ def print_result(*things: Any) -> None:
         console.print(thing)
 
 
+def print_text(text: str) -> None:
+    """Print text for other programs on standard output, as it is: a console would fold and crop it."""
+    sys.stdout.write(text)
+
+
 def print_error(text: str) -> None:
     """Print one line on standard error, as it is."""
     print(text, file=sys.stderr, flush=True)  # noqa: T201

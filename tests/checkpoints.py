@@ -65,7 +65,13 @@ def save_tiny_swin(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(3)
     config = SwinConfig(
-        image_size=32, patch_size=4, embed_dim=16, depths=[1, 1, 1], num_heads=[2, 2, 2], window_size=4, drop_path_rate=0.0
+        image_size=32,
+        patch_size=4,
+        embed_dim=16,
+        depths=[1, 1, 1],
+        num_heads=[2, 2, 2],
+        window_size=4,
+        drop_path_rate=0.0,
     )
     SwinModel(config).save_pretrained(folder)
     return folder

@@ -56,7 +56,12 @@ def orca(checkout: Path, *words: str) -> str:
         cwd=checkout,
         capture_output=True,
         text=True,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(checkout), "ORCA_HOME": str(checkout / "home"), "OMP_NUM_THREADS": "1"},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(checkout),
+            "ORCA_HOME": str(checkout / "home"),
+            "OMP_NUM_THREADS": "1",
+        },
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

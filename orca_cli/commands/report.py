@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,16 +58,13 @@ def execute(arguments: argparse.Namespace) -> int:
     for key in ("task", "metric"):
         collection = _filtered(collection, key, getattr(arguments, key))
     table = build_table(collection)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name may have characters that this output has not
     if arguments.out is not None:
         storage.write_text(arguments.out, text_of(table, arguments.format))
         terminal.print_error(f"written: {arguments.out}")
     elif arguments.format == "table":
         terminal.print_result(*terminal_of(table, terminal.stdout().width))
     else:
-        # A console would fold and crop what another program is to read.
-        sys.stdout.write(text_of(table, arguments.format))
+        terminal.print_text(text_of(table, arguments.format))
     return _judge(table, arguments.strict)
 
 

@@ -117,11 +117,18 @@ def run_job(job: Any, *, force: bool = False, traceback_wanted: bool = False, pr
 def run_name(job: Any) -> Any:
     """Return the name of a composed job's run."""
     from orca_cli.runs.directory import RunName
-    from orca_cli.runs.identity import identity
+    from orca_cli.runs.identity import identity, settings_hash
 
     config = job.config
     choices = {group: job.choices[group] for group in ("task", "body", "source", "metric", "finetune")}
-    return RunName(**choices, seed=config.seed, protocol=config.protocol, identity=identity(job.content, job.choices))
+    return RunName(
+        **choices,
+        seed=config.seed,
+        protocol=config.protocol,
+        identity=identity(job.content, job.choices),
+        settings=settings_hash(job.content, job.choices),
+        variant=job.variant,
+    )
 
 
 def _attempt(job: Any, run: Any, traceback_wanted: bool) -> Outcome:
@@ -242,7 +249,6 @@ def _result(job: Any, built: Any, aligned: Any, tested: Any, seconds: dict[str, 
     score, error = tested.score, built.error
     return {
         "synthetic": built.task.synthetic,
-        "variant": job.variant,
         "error": {
             "name": error.name,
             "value": score.value,

@@ -23,7 +23,6 @@ _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _LIVING = ("created", "build", "align", "finetune")
 _ENDED = ("failed", "interrupted")
 _LARGEST = 2**20  # bytes of a record; a real one has some 2 kB
-_WITHOUT_EFFECT = ("task", "body", "source", "metric", "finetune", "seed", "device", "hparams")
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ class Run:
         path: run folder.
         state: completed, failed, interrupted, running, or dead (its process ended without a word).
         reason: why it is not completed; empty for a completed one.
+        settings: hash of all settings but the seed; runs with different ones are never averaged.
         variant: settings that were overridden beyond the groups, such as {"train.epochs": "3"}.
         score: None where the run is not completed.
     """
@@ -74,6 +74,7 @@ class Run:
     identity: str
     state: str
     reason: str = ""
+    settings: str = ""
     variant: dict[str, str] = field(default_factory=dict)
     score: Score | None = None
 
@@ -225,26 +226,11 @@ def _unfinished(path: Path, status: dict[str, Any], state: str, reason: str) -> 
 
 def _run(path: Path, record: dict[str, Any], name: str, **known: Any) -> Run:
     variant = record.get("variant")
-    if not isinstance(variant, dict):
-        variant = _overrides(path / "overrides.txt")
-    variant = {str(key): str(value) for key, value in variant.items()}
+    variant = {str(key): str(value) for key, value in variant.items()} if isinstance(variant, dict) else {}
     keys = ("task", "body", "source", "metric", "finetune", "protocol", "identity")
     known |= {key: _text(record, key, name) for key in keys}
-    return Run(path, seed=_integer(record, "seed", name), variant=variant, **known)
-
-
-def _overrides(path: Path) -> dict[str, str]:
-    """Return the settings of a run that has no result yet; empty where it ended before it wrote them down."""
-    try:
-        lines = _bytes(path).decode().splitlines()
-    except (OSError, UnicodeDecodeError, _Unreadable):
-        return {}
-    pairs = (line.lstrip("+~").partition("=") for line in lines)
-    return {
-        key: value
-        for key, _, value in pairs
-        if key and key not in _WITHOUT_EFFECT and not key.startswith(("paths.", "hydra"))
-    }
+    settings = str(record.get("settings") or "")
+    return Run(path, seed=_integer(record, "seed", name), settings=settings, variant=variant, **known)
 
 
 def _failure(status: dict[str, Any]) -> str:

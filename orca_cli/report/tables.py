@@ -41,9 +41,10 @@ def build_table(collection: Collection) -> Table:
     column_of = _columns(runs)
     columns = sorted(set(column_of.values()))
     shown = _differing_settings(runs, column_of)
+    method_of = _methods(runs, column_of, shown)
     cells: dict[tuple[Method, Column], Cell] = defaultdict(Cell)
     for run in runs:
-        _add(cells[_method(run, shown), column_of[run.path]], run)
+        _add(cells[method_of[run.path], column_of[run.path]], run)
     methods = sorted({method for method, _ in cells})
     rows = [Row(method, [cells.get((method, column), Cell()) for column in columns]) for method in methods]
     _mark_best(rows)
@@ -83,8 +84,28 @@ def _differing_settings(runs: list[Run], column_of: dict[object, Column]) -> set
     return differing
 
 
-def _method(run: Run, shown: Iterable[str]) -> Method:
+def _methods(runs: list[Run], column_of: dict[object, Column], shown: set[str]) -> dict[object, Method]:
+    """Return run folder -> method.
+
+    Settings can differ without an override that says so, when a configuration or a data file was changed between two
+    runs. Such runs are told apart by the first digits of their settings' hash.
+    """
+    methods = {run.path: _method(run, shown) for run in runs}
+    hashes: dict[tuple[Method, Column], set[str]] = defaultdict(set)
+    for run in runs:
+        hashes[methods[run.path], column_of[run.path]].add(run.settings)
+    return {
+        run.path: _method(
+            run, shown, run.settings[:8] if len(hashes[methods[run.path], column_of[run.path]]) > 1 else ""
+        )
+        for run in runs
+    }
+
+
+def _method(run: Run, shown: Iterable[str], settings_hash: str = "") -> Method:
     settings = tuple((key, run.variant[key]) for key in sorted(shown) if key in run.variant)
+    if settings_hash:
+        settings += (("settings", settings_hash),)
     return Method(run.body, run.source, run.metric, run.finetune, settings)
 
 

@@ -1,8 +1,8 @@
 """One run's folder: found again by identity, claimed by one process, laid out as docs/ARCHITECTURE.md shows.
 
-    runs/<task>/<time>_<body>_<metric>_<finetune>_s<seed>_<hash8>/
-      config.yaml overrides.txt env.json status.json result.json run.log lock
-      1_build/  2_align/  3_finetune/
+runs/<task>/<time>_<body>_<metric>_<finetune>_s<seed>_<hash8>/
+  config.yaml overrides.txt env.json status.json result.json run.log lock
+  1_build/  2_align/  3_finetune/
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import storage
-
 from orca_cli.runs.identity import SHORT
 
 SCHEMA = 1
@@ -31,7 +30,13 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
 
 @dataclass(frozen=True)
 class RunName:
-    """What identifies a run in its path and its records."""
+    """What identifies a run in its path and its records.
+
+    Args:
+        identity: hash of all that can change a result.
+        settings: the same without the seed.
+        variant: settings that were given beside the groups and the seed, such as {"train.epochs": "3"}.
+    """
 
     task: str
     body: str
@@ -41,6 +46,8 @@ class RunName:
     seed: int
     protocol: str
     identity: str
+    settings: str
+    variant: dict[str, str]
 
     def folder(self) -> str:
         """Return a folder name that starts with the present time."""
@@ -121,7 +128,9 @@ def claim(root: Path, name: RunName, *, force: bool = False) -> Iterator[RunDire
     task_folder = root / _UNSAFE.sub("-", name.task)
     storage.check_writable(task_folder)
     with storage.lock(
-        task_folder / ".locks" / f"{name.identity[:SHORT]}.lock", timeout_s=1.0, what=f"this run ({name.identity[:SHORT]})"
+        task_folder / ".locks" / f"{name.identity[:SHORT]}.lock",
+        timeout_s=1.0,
+        what=f"this run ({name.identity[:SHORT]})",
     ):
         path = None if force else find(task_folder, name.identity)
         if path is None:
@@ -163,5 +172,3 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
-
-

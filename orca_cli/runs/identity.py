@@ -15,6 +15,11 @@ _HASH_BELOW = 2**30  # bytes; larger files are told apart by size and time of ch
 SHORT = 8
 
 
+def settings_hash(content: dict[str, Any], choices: dict[str, str]) -> str:
+    """Return what `identity` returns, with the seed left out: equal for runs that may be averaged over seeds."""
+    return identity({key: value for key, value in content.items() if key != "seed"}, choices)
+
+
 def identity(content: dict[str, Any], choices: dict[str, str]) -> str:
     """Return the SHA-256 that names an experiment.
 

@@ -129,7 +129,7 @@ def _problem(config: Config, built: Built, engine: Engine, reporter: Reporter) -
     source_data = read_source(config, reporter)
     assert config.paths.cache is not None
     cache = Path(config.paths.cache)
-    built.model.body.to(engine.device)  # type: ignore[attr-defined]
+    built.model.body.to(engine.device)
     cloud, key = source_features(
         built.model.body,
         source_data,
@@ -205,7 +205,8 @@ def _epoch(
     model.train()
     optimizer.zero_grad()
     order = seeding.numpy_generator(config.seed, "align", "order", epoch).permutation(list(problem.weights))
-    loss, worst = 0.0, {}
+    loss = 0.0
+    worst: dict[str, float] = {}
     for target_class in map(int, order):
         points = problem.class_points(model, engine, built.task.train, target_class, config, epoch)
         distance = problem.distance(points)

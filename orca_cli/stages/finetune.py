@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,7 @@ def _train(
     return progress, checkpoint.snapshot(built.model)
 
 
-def _resume(folder: Any, built: Built, optimizer: torch.optim.Optimizer, reporter: Reporter, total: int) -> _Progress:
+def _resume(folder: Path, built: Built, optimizer: torch.optim.Optimizer, reporter: Reporter, total: int) -> _Progress:
     saved = checkpoint.load_latest(folder / "checkpoints")
     if saved is None:
         return _Progress()
@@ -207,7 +208,7 @@ def _test(
     trivial = built.error(constant.expand(len(targets), *constant.shape), targets).value
     storage.write_with(
         run.stage("finetune") / "predictions.npz",
-        lambda path: _save_arrays(path, outputs=outputs.numpy(), targets=targets.numpy()),
+        lambda path: _save_arrays(path, outputs.numpy(), targets.numpy()),
     )
     epoch = progress.best_epoch if config.train.select == "best" else config.train.epochs
     return Tested(
@@ -229,9 +230,9 @@ def _count_test_read(run: RunDirectory) -> int:
     return len(storage.read_json_lines(path))
 
 
-def _save_arrays(path: Any, **arrays: np.ndarray) -> None:
+def _save_arrays(path: Path, outputs: np.ndarray, targets: np.ndarray) -> None:
     with open(path, "wb") as file:  # a file object: numpy would add .npz to the temporary name
-        np.savez(file, **arrays)
+        np.savez(file, outputs=outputs, targets=targets)
 
 
 def _note(built: Built, progress: _Progress) -> str:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from orca_cli import storage
-from orca_cli.exceptions import ChecksumError, CheckpointError
+from orca_cli.exceptions import CheckpointError, ChecksumError
 from orca_cli.terminal import log
 
 _KEEP = 2

@@ -10,9 +10,12 @@ from torch import nn
 class Parts(Protocol):
     """A transfer model's three parts."""
 
-    embedder: nn.Module
-    body: nn.Module
-    predictor: nn.Module
+    @property
+    def embedder(self) -> nn.Module: ...  # noqa: D102
+    @property
+    def body(self) -> nn.Module: ...  # noqa: D102
+    @property
+    def predictor(self) -> nn.Module: ...  # noqa: D102
 
 
 def select_trained(model: Parts, train: str) -> None:

@@ -44,7 +44,7 @@ def make_optimizer(
     if name == "sgd":
         return torch.optim.SGD(trained, lr=lr, weight_decay=weight_decay, momentum=momentum)
     kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
-    return kind(trained, lr=lr, weight_decay=weight_decay, betas=tuple(betas))
+    return kind(trained, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

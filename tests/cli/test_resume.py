@@ -55,7 +55,7 @@ def test_resumed_run_has_the_same_bits(orca, start, environment, small, uninterr
         assert result[key] == uninterrupted[key], key
     lines = [json.loads(line) for line in (run / "3_finetune" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
-    assert not [path for path in run.rglob(".tmp-*")]
+    assert not list(run.rglob(".tmp-*"))
 
 
 def test_interrupted_sweep_goes_on_where_it_stopped(orca, start, environment, small):

@@ -35,6 +35,7 @@ RESULT_FIELDS = {
     "run_id",
     "state",
     "identity",
+    "settings",
     "task",
     "body",
     "source",

@@ -28,7 +28,7 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     package = checkpoints.Packaged("tiny_weights", "model", digest, "offline")
     monkeypatch.setitem(checkpoints.PACKAGED, CHECKPOINT, package)
-    monkeypatch.setattr(checkpoints, "_reachable", lambda: False)
+    monkeypatch.setattr(checkpoints, "hub_answers", lambda: False)
     monkeypatch.setattr(doctor, "_cached", lambda checkpoint: None)
     monkeypatch.setenv("ORCA_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
@@ -66,7 +66,7 @@ def test_weights_that_are_nowhere(
     assert main(["doctor"]) == 14
     last = capsys.readouterr().out.rstrip().splitlines()[-1]
     assert "pip install 'orca-transfer[offline]'" in last
-    monkeypatch.setattr(checkpoints, "_reachable", lambda: True)
+    monkeypatch.setattr(checkpoints, "hub_answers", lambda: True)
     code, record = _report(capsys)
     assert (code, record["weights"]["found"], record["weights"]["fetchable"]) == (0, False, True)
 

@@ -16,7 +16,9 @@ BODIES = ["bert", "roberta", "swin"]
 
 
 def build(body, **settings):
-    return build_model(**{"body": body, "kind": "classes", "input_shape": (2, 20), "num_outputs": 3, "seed": 0} | settings)
+    return build_model(
+        **{"body": body, "kind": "classes", "input_shape": (2, 20), "num_outputs": 3, "seed": 0} | settings
+    )
 
 
 @pytest.mark.parametrize("name", BODIES)

@@ -180,13 +180,6 @@ def test_runs_are_left_as_they_are(tmp_path: Path) -> None:
     assert {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_settings_of_a_failed_run_come_from_its_overrides(tmp_path: Path) -> None:
-    path = add_run(tmp_path, state="failed", variant={"train.epochs": "3"})
-    with open(path / "overrides.txt", "a") as file:
-        file.write("seed=2\nmetric=otdd\npaths.runs=x\n+align.lr=0.1\n")
-    assert collect([tmp_path]).runs[0].variant == {"train.epochs": "3", "align.lr": "0.1"}
-
-
 def test_a_thousand_runs_in_seconds(tmp_path: Path) -> None:
     for number in range(1000):
         add_run(tmp_path, task=f"task{number % 10}", seed=number, state="completed" if number % 5 else "failed")

@@ -184,3 +184,14 @@ def test_mean_and_deviation_agree_with_numpy(values: list[float]) -> None:
 @pytest.mark.parametrize(("seeds", "text"), [([0, 1, 2, 5], "0-2,5"), ([3], "3"), ([4, 2], "2,4"), ([], "")])
 def test_seeds_text(seeds: list[int], text: str) -> None:
     assert seeds_text(seeds) == text
+
+
+def test_a_default_that_was_changed_between_two_seeds_is_not_averaged_over(tmp_path: Path) -> None:
+    add_run(tmp_path, seed=0, value=0.1, settings="a" * 64)
+    add_run(tmp_path, seed=1, value=0.3, settings="b" * 64)
+    table = build_table(collect([tmp_path]))
+    assert [str(row.method) for row in table.rows] == [
+        "minilm otdd full settings=aaaaaaaa",
+        "minilm otdd full settings=bbbbbbbb",
+    ]
+    assert [row.cells[0].values for row in table.rows] == [[0.1], [0.3]]

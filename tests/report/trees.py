@@ -24,6 +24,7 @@ def add_run(
     state: str = "completed",
     value: float | None = 0.1,
     identity: str | None = None,
+    settings: str | None = None,
     name: str | None = None,
     error: dict[str, Any] | None = None,
     variant: dict[str, str] | None = None,
@@ -46,6 +47,8 @@ def add_run(
         "seed": seed,
         "protocol": protocol,
         "identity": identity,
+        "settings": settings or hashlib.sha256(json.dumps([names, protocol, variant]).encode()).hexdigest(),
+        "variant": variant,
         "state": state,
     }
     failure = {"kind": "NonFiniteError", "message": "the loss became NaN"} if state == "failed" else None
@@ -53,11 +56,9 @@ def add_run(
     status = record | {"stage": stage, "step": None, "exit_code": None, "error": failure, "pid": 1, "host": "h"}
     (path / "status.json").write_text(json.dumps(status))
     (path / "lock").touch()
-    (path / "overrides.txt").write_text("".join(f"{key}={entry}\n" for key, entry in variant.items()))
     if state == "completed":
         result = record | {
             "synthetic": False,
-            "variant": variant,
             "error": {"name": "zero_one", "value": value, "n": 497, "skipped": 0, "percent": True} | (error or {}),
             "validation_error": value,
             "trivial_error": 0.9,

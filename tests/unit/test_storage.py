@@ -53,9 +53,14 @@ def test_missing_file_is_detected(tmp_path):
 
 def test_failed_commit_leaves_nothing_and_keeps_the_old_folder(tmp_path):
     folder = committed(tmp_path / "step-1")
-    with pytest.raises(StorageError, match="broken"), storage.commit_folder(folder) as temporary:
-        (temporary / "weights").write_bytes(b"new")
-        raise RuntimeError("broken")
+
+    def fail():
+        with storage.commit_folder(folder) as temporary:
+            (temporary / "weights").write_bytes(b"new")
+            raise RuntimeError("broken")
+
+    with pytest.raises(StorageError, match="broken"):
+        fail()
     storage.verify_folder(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
 
@@ -126,8 +131,11 @@ def test_racing_processes_claim_distinct_folders(tmp_path):
 
 def test_lock_is_exclusive_and_free_after_a_kill(tmp_path):
     path = tmp_path / "lock"
-    code = f"import time; from orca_cli import storage; from pathlib import Path\nwith storage.lock(Path({str(path)!r})):\n print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    code = (
+        "import sys, time; from pathlib import Path; from orca_cli import storage\n"
+        "with storage.lock(Path(sys.argv[1])):\n print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline().strip() == "held"
     assert storage.is_locked(path)
     with pytest.raises(LockedError, match="another process works on"), storage.lock(path, what="run 1"):

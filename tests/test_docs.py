@@ -1,0 +1,79 @@
+"""The documents say what is: paths exist, exit codes match, the README's commands are accepted as written."""
+
+import inspect
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orca_cli import exceptions
+from orca_cli.cli import main
+from tests.checkpoints import save_tiny_swin
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+CI = (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_path_of_the_architecture_page_exists():
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    paths = set(re.findall(r"`((?:orca_cli|conf|docs|tests)/[\w/.]*)`", page))
+    assert len(paths) > 20
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_exit_codes_are_unique_and_in_the_readme():
+    kinds = [kind for _, kind in inspect.getmembers(exceptions, inspect.isclass) if issubclass(kind, exceptions.OrcaError)]
+    codes = [kind.code for kind in kinds]
+    assert len(codes) == len(set(codes))
+    table = README.split("## Exit codes")[1].split("##")[0]
+    told = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, flags=re.M) for code in row.split(",")}
+    assert set(codes) | {0, 143} == told
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```\n(.*?)```", README, flags=re.S)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_the_installation_and_test_commands_are_what_ci_runs():
+    first, second = (line for line in commands() if line.startswith("pip install"))
+    assert first == 'pip install -e ".[offline]" && orca run'
+    assert second == 'pip install -e ".[offline,dev]" && pytest'
+    for line in ('pip install --quiet -e ".[offline,dev]"', "\npytest ", "\norca run "):
+        assert line in CI
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The files that the README's commands name."""
+    (tmp_path / "my_conf" / "task").mkdir(parents=True)
+    shutil.copy(ROOT / "conf" / "task" / "digits.yaml", tmp_path / "my_conf" / "task" / "mine.yaml")
+    np.savez(tmp_path / "my.npz", x=np.random.default_rng(0).normal(size=(90, 3, 20)), y=np.arange(90) % 3)
+    save_tiny_swin(tmp_path / "path" / "to" / "swin")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("ORCA_RUNS", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("orca run")])
+def test_the_readmes_run_commands_compose_and_build(folder, capfd, line):
+    """Training them all would take an hour; CI runs the first one as written."""
+    words = shlex.split(line)[1:]
+    assert main([*words, *(["--dry-run"] if "--dry-run" not in words else [])]) == 0
+    assert "parameters" in capfd.readouterr().out
+
+
+def test_the_other_commands_of_the_readme(folder, capfd):
+    from tests.report.trees import add_run
+
+    add_run(folder / "runs")
+    lines = [line for line in commands() if line.startswith("orca") and not line.startswith("orca run")]
+    assert len(lines) >= 2
+    for line in [*lines, "orca list", "orca doctor"]:
+        assert main(shlex.split(line)[1:]) == 0, line
+    assert (folder / "table.tex").exists()

@@ -26,7 +26,9 @@ def test_every_path_of_the_architecture_page_exists():
 
 
 def test_exit_codes_are_unique_and_in_the_readme():
-    kinds = [kind for _, kind in inspect.getmembers(exceptions, inspect.isclass) if issubclass(kind, exceptions.OrcaError)]
+    kinds = [
+        kind for _, kind in inspect.getmembers(exceptions, inspect.isclass) if issubclass(kind, exceptions.OrcaError)
+    ]
     codes = [kind.code for kind in kinds]
     assert len(codes) == len(set(codes))
     table = README.split("## Exit codes")[1].split("##")[0]

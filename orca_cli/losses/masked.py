@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orca_cli.exceptions import ConfigError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS
 
 
@@ -42,7 +42,12 @@ class MaskedMSE(nn.Module):
     """Mean over the entries whose target is not NaN of (output - target)^2, in squared units of the targets given."""
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K, *E] against targets of the same shape."""
+        """Return the mean loss of outputs [B, K, *E] against targets of the same shape.
+
+        Raises:
+            DataError: the shapes differ.
+        """
+        _check_shapes(outputs, targets)
         known = ~targets.isnan()
         return _masked_mean((outputs - targets.nan_to_num(nan=0.0)).square(), known)
 
@@ -72,7 +77,12 @@ class RelativeL2Loss(nn.Module):
         self.eps = eps
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K, *E] against targets of the same shape."""
+        """Return the mean loss of outputs [B, K, *E] against targets of the same shape.
+
+        Raises:
+            DataError: the shapes differ.
+        """
+        _check_shapes(outputs, targets)
         known = ~targets.isnan()
         target = targets.nan_to_num(nan=0.0)
         difference = torch.where(known, outputs - target, 0.0)
@@ -84,6 +94,16 @@ class RelativeL2Loss(nn.Module):
 def _check(name: str, value: float) -> None:
     if not 0 < value < float("inf"):
         raise ConfigError(f"{value} is out of range", where=f"task.loss.{name}", hint="allowed: above 0 and finite")
+
+
+def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
+    # [B, H, W] against [B, 1, H, W] would broadcast to [B, B, H, W] and train on other samples' targets.
+    if outputs.shape != targets.shape:
+        raise DataError(
+            f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}",
+            where="task.loss",
+            hint="this loss takes outputs and targets of one shape (B, K, *E)",
+        )
 
 
 def _masked_mean(loss: Tensor, known: Tensor) -> Tensor:

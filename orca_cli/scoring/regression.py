@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Score
 
 
@@ -23,6 +23,7 @@ class RelativeL2:
 
         Raises:
             DataError: outputs and targets do not fit together.
+            NonFiniteError: an output is NaN or infinite where the target is known.
         """
         difference, target = _differences(outputs, targets)
         norm = target.norm(dim=1)
@@ -64,6 +65,7 @@ class MeanSquared:
 
         Raises:
             DataError: outputs and targets do not fit together.
+            NonFiniteError: an output is NaN or infinite where the target is known.
         """
         difference, _ = _differences(outputs, targets)
         n = int((~targets.isnan()).sum())
@@ -93,6 +95,10 @@ def _differences(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     target = _flat(targets)
     known = ~target.isnan()
     difference = torch.where(known, _flat(outputs) - target, 0.0)
+    # An error of NaN compares with nothing: neither the best epoch nor a table could be told from it.
+    broken = int((~difference.isfinite()).sum())
+    if broken:
+        raise NonFiniteError(f"{broken} outputs are NaN or infinite", where="task.error", hint="try a smaller train.lr")
     return difference, target.nan_to_num(nan=0.0)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.tasks.array_files import StoredArray, open_arrays
+from orca_cli.tasks.targets import as_text
 
 # How parts are called in array names (x_train, x_val, ...) and in an array `split`.
 _PART_NAMES = {
@@ -50,19 +51,21 @@ def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, st
         data_folder: relative file names that do not exist in the working folder are looked for here.
 
     Raises:
-        ConfigError: an .npy file without targets, targets without inputs, or a split that is given twice.
+        ConfigError: an .npy file without targets, targets without inputs, a split that is given twice, or one file for
+            two splits.
         DataError: files or arrays are missing, or lengths differ.
         UnsafeError: arrays of Python objects.
     """
     pairs: dict[str, Pair] = {}
     rows: dict[str, np.ndarray] = {}
+    seen: dict[Path, str] = {}
     for part, (file, label_file) in files.items():
         label_key = "task.labels" if part == "train" else f"task.{part}_labels"
         if file is None:
             if label_file is not None:
                 raise ConfigError("is given without its inputs", where=label_key, hint=f"give task.{part}=FILE.npy")
             continue
-        path = _find(file, data_folder)
+        path = _find(file, data_folder, f"task.{part}")
         arrays = open_arrays(path, f"task.{part}")
         if "" in arrays:
             found = {part: _from_npy(arrays[""], path, label_file, label_key, names[1], data_folder)}
@@ -74,6 +77,13 @@ def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, st
             found = {part: Pair(_named(arrays, names[0], path), _named(arrays, names[1], path))}
         if part != "train" and (part in pairs or part in rows):
             raise ConfigError("the training file holds this split already", where=f"task.{part}", hint="leave it out")
+        first = seen.setdefault(path.resolve(), part)
+        if first != part:
+            raise ConfigError(
+                f"'{path}' is the file of task.{first} too; its samples would be in both splits",
+                where=f"task.{part}",
+                hint="name another file, or leave this one out and the split is drawn from the training file",
+            )
         pairs |= found
     for pair in pairs.values():
         _check_lengths(pair)
@@ -81,7 +91,9 @@ def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, st
     return Layout(base, rows or {"train": np.arange(base.x.shape[0])}, pairs)
 
 
-def _find(file: str, data_folder: Path) -> Path:
+def _find(file: str, data_folder: Path, key: str) -> Path:
+    if not isinstance(file, str):
+        raise ConfigError(f"{file!r} is no file name", where=key, hint="give the name of an .npz or .npy file")
     path = Path(file).expanduser()
     inside = data_folder / path
     return inside if not path.exists() and inside.exists() else path
@@ -90,7 +102,7 @@ def _find(file: str, data_folder: Path) -> Path:
 def _from_npy(x: StoredArray, path: Path, label_file: str | None, label_key: str, name: str, data_folder: Path) -> Pair:
     if label_file is None:
         raise ConfigError("a value is needed", where=label_key, hint=f"give the file with the targets of {path.name}")
-    label_path = _find(label_file, data_folder)
+    label_path = _find(label_file, data_folder, label_key)
     arrays = open_arrays(label_path, label_key)
     return Pair(x, arrays[""] if "" in arrays else _named(arrays, name, label_path))
 
@@ -129,7 +141,7 @@ def _named(arrays: dict[str, StoredArray], name: str, path: Path) -> StoredArray
 def _marked_rows(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     if stored.shape != shape:
         raise DataError(f"has shape {stored.shape}, expected {shape}", where=stored.where, hint="one mark per sample")
-    words = np.char.lower(np.char.strip(stored.read().astype(str)))
+    words = np.char.lower(np.char.strip(as_text(stored.read(), stored.where)))
     rows = {part: np.flatnonzero(np.isin(words, accepted)) for part, accepted in _PART_NAMES.items()}
     unknown = np.setdiff1d(np.arange(len(words)), np.concatenate(list(rows.values())))
     if len(unknown):

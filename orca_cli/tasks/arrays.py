@@ -174,7 +174,7 @@ def _statistics(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
         squares += ((block - centre) ** 2).sum(axis=axes)
     std = np.sqrt(squares / count)
     # Sums of many equal numbers are off by rounding; what is left then is no variation of the data.
-    constant = std <= 1e-7 * np.abs(mean)
+    constant = std <= 1e-12 * np.abs(mean)
     return mean, np.where(constant, 1.0, std), [int(i) for i in np.flatnonzero(constant)]
 
 

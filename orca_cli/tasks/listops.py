@@ -29,8 +29,9 @@ VOCABULARY = ("pad", "unk", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
 _DIGIT = VOCABULARY.index("0")
 _MIN, _MAX, _MED, _SM, _CLOSE = (VOCABULARY.index(token) for token in VOCABULARY[-5:])
 _OPERATOR_PROBABILITY = 0.25
-_VERSION = 1
-_SPLITS = ("train", "validation", "test")
+_VERSION = 2
+# In the order of generation, so that a larger training set leaves the others as they are.
+_SPLITS = ("test", "validation", "train")
 _DRAWS = 2**16  # uniform numbers drawn at once; one call per number takes most of the time
 _MAX_TRIES = 100_000  # draws in a row without a new expression
 
@@ -56,7 +57,7 @@ def load(
         kind: "classes", nothing else.
         num_train: training samples.
         num_validation: validation samples.
-        num_test: test samples.
+        num_test: test samples; which ones does not depend on the other sizes.
         max_depth: depth of the deepest digit; the root has depth 1.
         max_arity: the largest number of arguments, 2 or more.
         min_length: least number of tokens (a digit is one, an operator with its bracket two).
@@ -72,7 +73,7 @@ def load(
     _check(kind, sizes | grammar | {"data_seed": data_seed})
 
     def make(folder: Path) -> None:
-        _generate(folder, list(sizes.values()), grammar, data_seed, reporter)
+        _generate(folder, [sizes[f"num_{name}"] for name in _SPLITS], grammar, data_seed, reporter)
 
     folder = folder_of(
         cache_folder, "listops", {"version": _VERSION, "data_seed": data_seed, **sizes, **grammar}, make, reporter

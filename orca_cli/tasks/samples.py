@@ -50,10 +50,12 @@ class ArraySamples:
     def batch(self, indices: np.ndarray) -> Batch:
         """Return the samples with these indices (0..n-1), in this order."""
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        x = self._x[rows].astype(np.float32)
+        x = self._x[rows]
         if self._mean is not None and self._std is not None:
+            # In float64: float32 would round away a small signal on a large offset, such as a time stamp.
             shape = (-1,) + (1,) * (x.ndim - 2)
-            x = (x - self._mean.astype(np.float32).reshape(shape)) / self._std.astype(np.float32).reshape(shape)
+            x = (x - self._mean.astype(np.float64).reshape(shape)) / self._std.astype(np.float64).reshape(shape)
+        x = x.astype(np.float32)
         valid = None if self._valid is None else torch.from_numpy(np.ascontiguousarray(self._valid[rows], dtype=bool))
         return Batch(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(self._y[rows].copy()), valid)
 

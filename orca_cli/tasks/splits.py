@@ -51,9 +51,11 @@ def split(
         keys: settings of the train, validation and test size, for messages.
 
     Raises:
-        ConfigError: a size is negative, or a fraction is not in 0..1.
+        ConfigError: a size is negative, a fraction is not in 0..1, or the seed is no integer from 0 on.
         DataError: the sizes add up to more than n, or nothing is left for train.
     """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"{seed!r} is out of range", where="task.split_seed", hint="allowed: integers from 0 on")
     n_test = _count(test, n, keys[2])
     n_validation = _count(validation, n, keys[1])
     rest = n - n_test - n_validation

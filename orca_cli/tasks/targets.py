@@ -75,14 +75,18 @@ def _declared(clean: np.ndarray, values: np.ndarray, where: str, num_classes: in
             where=where,
             hint="correct the labels or task.num_classes",
         )
-    missing = np.setdiff1d(np.arange(num_classes), values)
-    if len(missing):
-        raise DataError(
-            f"class {_some(missing)} has no training sample",
-            where=where,
-            hint="add samples, or lower task.num_classes",
-        )
+    _check_none_missing(values, num_classes, "training sample", where, "add samples, or lower task.num_classes")
     return np.arange(num_classes)
+
+
+def _check_none_missing(present: np.ndarray, num_classes: int, of: str, where: str, hint: str) -> None:
+    """Refuse classes 0..num_classes-1 of which some are not among `present` (distinct, in that range)."""
+    # The first missing ones lie below len(present) + _SHOWN: a stray 10**12 must not ask for a list of as many classes.
+    first = np.setdiff1d(np.arange(min(num_classes, len(present) + _SHOWN)), present)[:_SHOWN]
+    count = num_classes - len(present)
+    if count:
+        more = f" and {count - len(first)} more" if count > len(first) else ""
+        raise DataError(f"class {', '.join(map(str, first))}{more} has no {of}", where=where, hint=hint)
 
 
 def encode_classes(labels: np.ndarray, vocabulary: Vocabulary, where: str) -> np.ndarray:
@@ -121,7 +125,7 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
             hint="of one-hot rows store the position of the 1, or use kind=labels or kind=dense",
         )
     if labels.dtype.kind in "SU":
-        return labels.astype(str)
+        return as_text(labels, where)
     if labels.dtype.kind == "f":
         check_finite(labels, where)
         broken = labels != np.round(labels)
@@ -134,7 +138,7 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
             )
     elif labels.dtype.kind not in "iub":
         raise DataError(f"labels have dtype {labels.dtype}", where=where, hint="allowed: integers or strings")
-    integers = labels.astype(np.int64)
+    integers = _as_int64(labels, where)
     ignored = np.flatnonzero(integers == IGNORED_CLASS)
     if len(ignored):
         raise DataError(
@@ -143,6 +147,31 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
             hint="leave these samples out",
         )
     return integers
+
+
+def as_text(values: np.ndarray, where: str) -> np.ndarray:
+    """Return values as strings; bytes are read as UTF-8.
+
+    Raises:
+        DataError: bytes that are no UTF-8.
+    """
+    try:
+        return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(str)
+    except UnicodeDecodeError as error:
+        raise DataError(f"holds bytes that are no text: {error}", where=where, hint="store strings in UTF-8") from error
+
+
+def _as_int64(labels: np.ndarray, where: str) -> np.ndarray:
+    limit = 2**53  # whole numbers beyond it are not exact as floats, and no class number is as large
+    wrong = np.abs(labels.astype(np.float64)) > limit
+    if wrong.any():
+        first = _first(wrong)
+        raise DataError(
+            f"{int(wrong.sum())} labels are beyond 2**53, the first is {labels[first]} at index {_text(first)}",
+            where=where,
+            hint="number the classes from 0 on",
+        )
+    return labels.astype(np.int64)
 
 
 def encode_label_sets(labels: np.ndarray, where: str, *, allow_missing: bool = False) -> np.ndarray:
@@ -189,7 +218,7 @@ def encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, n
             where=where,
             hint="store real-valued targets as float32",
         )
-    integers = labels.astype(np.int64)
+    integers = _as_int64(labels, where)
     wrong = (integers < 0) & (integers != IGNORED_CLASS)
     if num_classes is not None:
         wrong |= integers >= num_classes
@@ -220,13 +249,8 @@ def check_class_maps(labels: np.ndarray, where: str, num_classes: int) -> None:
         raise DataError("every position is ignored", where=where, hint=f"{IGNORED_CLASS} marks positions to ignore")
     if len(present) == 1:
         raise DataError(f"all positions have class {present[0]}", where=where, hint="give data of two classes or more")
-    missing = np.setdiff1d(np.arange(num_classes), present)
-    if len(missing):
-        raise DataError(
-            f"class {_some(missing)} has no position in the training set",
-            where=where,
-            hint="number the classes 0..K-1 without gaps, or set task.num_classes",
-        )
+    hint = "number the classes 0..K-1 without gaps, or set task.num_classes"
+    _check_none_missing(present, num_classes, "position in the training set", where, hint)
 
 
 def encode_maps(values: np.ndarray, extent: tuple[int, ...], where: str, *, allow_missing: bool = False) -> np.ndarray:
@@ -288,8 +312,3 @@ def _first(wrong: np.ndarray) -> tuple[int, ...]:
 
 def _text(index: tuple[int, ...]) -> str:
     return f"({', '.join(map(str, index))})" if len(index) > 1 else str(index[0])
-
-
-def _some(values: np.ndarray) -> str:
-    shown = ", ".join(map(str, values[:_SHOWN]))
-    return shown + (f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else "")

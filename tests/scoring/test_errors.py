@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.scoring.classification import ZeroOne
 from orca_cli.scoring.defaults import default_error
@@ -111,6 +111,17 @@ def test_mean_squared_ignores_nan_and_its_constant_is_the_mean_of_every_position
     score = MeanSquared()(outputs, targets)
     assert (score.value, score.n, score.skipped) == (pytest.approx(35 / 3), 3, 3)
     assert MeanSquared().constant(targets, 1).tolist() == [[2.0, 5.0, 3.0]]
+
+
+@pytest.mark.parametrize("error", [RelativeL2(), MeanSquared()], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+def test_regression_outputs_that_are_no_numbers_are_told(error, value):
+    outputs, targets = torch.zeros(2, 1, 3), torch.ones(2, 1, 3)
+    outputs[0, 0, :2] = value
+    with pytest.raises(NonFiniteError, match=r"task\.error: 2 outputs are NaN or infinite"):
+        error(outputs, targets)
+    targets[0, 0, :2] = NAN  # what nobody asks for does not matter
+    assert error(outputs, targets).value == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from orca_cli.exceptions import ConfigError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.losses.defaults import default_loss
 from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy, MaskedMSE, RelativeL2Loss
@@ -55,6 +55,12 @@ def test_relative_l2_loss_is_the_mean_over_samples():
     assert loss.item() == pytest.approx((1 / 5 + 1 / 2) / 2)
     loss.backward()
     assert torch.isfinite(outputs.grad).all()
+
+
+@pytest.mark.parametrize("loss", [MaskedMSE(), RelativeL2Loss()])
+def test_shapes_that_would_broadcast_are_refused(loss):
+    with pytest.raises(DataError, match=r"task\.loss: outputs \(3, 4, 4\) do not fit targets \(3, 1, 4, 4\)"):
+        loss(torch.zeros(3, 4, 4), torch.ones(3, 1, 4, 4))
 
 
 @pytest.mark.parametrize("loss", [MaskedBCE(), MaskedMSE(), RelativeL2Loss(), MaskedCrossEntropy()])

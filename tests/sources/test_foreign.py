@@ -139,6 +139,16 @@ def test_an_unsafe_batch_ends_the_source(tmp_path):
         cifar10.load(None, 0, tmp_path)
 
 
+def test_large_pickles_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "data.pkl"
+    path.write_bytes(pickle.dumps(batch(1)))
+    with pytest.raises(UnsafeError, match="more than 100 bytes"):
+        unpickle.load(path, max_bytes=100)
+    monkeypatch.setattr(unpickle, "_MAX_OPCODES", 20)
+    with pytest.raises(UnsafeError, match="too many instructions"):
+        unpickle.load(path)
+
+
 def nested_tuples(depth: int, between: bytes = b"") -> bytes:
     body = b"".join(b"\x86" + between + b"q" + bytes([i]) + b"h" + bytes([i]) for i in range(depth))
     return b"\x80\x04}K\x00K\x00" + body + b"\x86K\x01s."

@@ -137,6 +137,8 @@ class C:
 '''
     library(tmp_path, monkeypatch, asyncio=trap, email=other)
     (tmp_path / "email" / "template.py").write_text("not python {{")
+    (tmp_path / "email" / "tests").mkdir()
+    (tmp_path / "email" / "tests" / "case.py").write_text('"""Texts of tests are left out always."""')
     data = docs(None, packages=["asyncio", "email"])
     # "Six seven eight nine ten." is in both packages, "Short." has too few words.
     assert list(data.inputs) == [

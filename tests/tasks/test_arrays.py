@@ -56,6 +56,7 @@ def test_one_file_becomes_three_disjoint_stratified_normalised_splits(read, repo
         (Y * 2.0 + 1, ("1", "3", "5")),
         (Y.astype(">i2")[:, None], ("0", "1", "2")),
         ((Y == 0), ("0", "1")),
+        (np.array(["\u00e4".encode(), b"b", b"c"])[Y], ("b", "c", "\u00e4")),
     ],
 )
 def test_labels_of_any_name_become_0_to_k(read, labels, names):
@@ -66,7 +67,8 @@ def test_labels_of_any_name_become_0_to_k(read, labels, names):
     for sample, target in zip(batch.x.numpy(), batch.y, strict=True):
         row = int(np.flatnonzero((sample == X).all(axis=(1, 2)))[0])
         label = np.ravel(labels)[row]
-        assert names[target] == (str(label) if isinstance(label, str) else str(int(label)))
+        text = label.decode() if isinstance(label, bytes) else label
+        assert names[target] == (text if isinstance(text, str) else str(int(text)))
 
 
 @pytest.mark.parametrize(
@@ -116,6 +118,8 @@ def test_missing_targets_are_allowed_on_request_only(read):
     labels[:, 3] = 0
     task = read({"x": X, "y": labels}, kind="labels")
     assert "label 3 has no positive" in task.note
+    labels[:, 2] = 1
+    assert "label 2 has no negative" in read({"x": X, "y": labels}, kind="labels").note
     assert every(task.train).y.shape == (42, 4)
 
 
@@ -159,6 +163,13 @@ def test_npy_pairs_are_mapped_and_equal_their_npz(read, tmp_path, reporter):
     changed = X.copy()
     changed += 0.5
     assert read({"x": changed, "y": Y}).train.digest() != one.train.digest()
+
+
+def test_a_small_signal_on_a_large_offset_survives_normalisation(read):
+    signal = RNG.normal(size=(N, 1, 5))
+    plain, shifted = (every(read({"x": x, "y": Y}).train).x for x in (signal, signal + 1e9))
+    # float32 has steps of 64 at 1e9, float64 of 1e-7.
+    assert torch.allclose(plain, shifted, atol=1e-5)
 
 
 def test_a_constant_channel_stays_finite_and_is_named(read):

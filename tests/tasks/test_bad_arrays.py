@@ -56,7 +56,22 @@ BAD = {
         {"kind": "dense"},
         r"0 or more, the first is -1 at index \(4, 4\)",
     ),
+    "dense channel unknown": (
+        {"y": changed(X, (slice(None), 1), np.nan)},
+        {"kind": "dense", "missing_targets": True},
+        "output channel 1 has no training target",
+    ),
     "dense one class": ({"y": np.zeros((N, 5), int)}, {"kind": "dense"}, "all positions have class 0"),
+    "dense far class": (
+        {"y": changed(np.arange(N * 5).reshape(N, 5) % 2, (slice(None), 0), 2**40)},
+        {"kind": "dense"},
+        r"class 2, 3, .* and \d+ more has no position",
+    ),
+    "classes beyond memory": ({}, {"num_classes": 10**13}, r"class 4, 5, .* and \d+ more has no training sample"),
+    "label beyond int64": ({"y": Y * 1e30}, {}, r"30 labels are beyond 2\*\*53, the first is 1e\+30 at index 1"),
+    "unsigned label": ({"y": Y.astype("u8") + np.uint64(2**63)}, {}, r"40 labels are beyond 2\*\*53"),
+    "label of bytes": ({"y": np.array([b"a", b"b", b"c", b"\xff"])[Y]}, {}, r"\[y\]: holds bytes that are no text"),
+    "mark of bytes": ({"split": np.full(N, b"\xff")}, {}, r"\[split\]: holds bytes that are no text"),
     "dense gap": ({"y": np.arange(N * 5).reshape(N, 5) % 2 * 2}, {"kind": "dense"}, "class 1 has no position"),
     "split mark": ({"split": np.full(N, "trian")}, {}, "'trian' at index 0 names no split"),
     "split length": ({"split": np.full(3, "train")}, {}, r"\[split\]: has shape \(3,\)"),
@@ -83,11 +98,41 @@ def test_a_class_that_only_another_split_has_is_named(tmp_path, reporter):
         load(tmp_path, reporter, kind="classes", train=str(tmp_path / "mine.npz"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "y", "other", "message"),
+    [
+        ("classes", Y, {"x": X[..., :4]}, r"\[x\]: samples have shape \(2, 4\), those of the training set \(2, 5\)"),
+        ("classes", Y, {"y": Y.astype(str)}, r"\[y\]: labels are strings in one split and numbers in another"),
+        ("classes", Y, {"x": changed(X, (7, 1, 2), np.nan)}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
+        ("labels", np.eye(4)[Y], {"y": np.eye(4)[Y][:, :3]}, r"\[y\]: targets have 3 columns, those of the .* set 4"),
+        ("dense", X, {"y": X[:, :1]}, r"\[y\]: targets have 1 columns, those of the training set 2"),
+        ("dense", (X[:, 0] > 0).astype(int), {"y": X[:, 0]}, r"\[y\]: targets have dtype float32, those .* integers"),
+        ("dense", (X[:, 0] > 0).astype(int), {"y": np.full((N, 5), 2)}, r"\[y\]: 200 classes are not in 0\.\.1"),
+    ],
+)
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_split_of_another_form_is_named(split, kind, y, other, message, tmp_path, reporter):
+    np.savez(tmp_path / "mine.npz", x=X, y=y)
+    np.savez(tmp_path / "other.npz", **{"x": X, "y": y} | other)
+    with pytest.raises(DataError, match=r"other\.npz" + message):
+        load(tmp_path, reporter, kind=kind, train="mine.npz", **{split: "other.npz"}).open_test()
+
+
 def test_a_split_that_is_given_twice_is_named(tmp_path, reporter):
     file = str(tmp_path / "mine.npz")
     np.savez(file, x=X, y=Y, split=np.array(["train", "train", "val", "test"] * 10))
     with pytest.raises(ConfigError, match=r"task\.test: the training file holds this split already"):
         load(tmp_path, reporter, kind="classes", train=file, test=file)
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "test"), ("train", "validation"), ("validation", "test")])
+def test_one_file_for_two_splits_is_refused(first, second, tmp_path, reporter):
+    for name in ("mine", "other"):
+        np.savez(tmp_path / f"{name}.npz", x=X, y=Y)
+    (tmp_path / "link.npz").symlink_to("other.npz")
+    files = {"train": "mine.npz", first: "other.npz", second: "link.npz"}
+    with pytest.raises(ConfigError, match=rf"task\.{second}: .*link\.npz' is the file of task\.{first} too"):
+        load(tmp_path, reporter, kind="classes", **files)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +146,9 @@ def test_a_split_that_is_given_twice_is_named(tmp_path, reporter):
         ({"validation_fraction": 0}, r"task\.validation_fraction: 0 is out of range"),
         ({"test_fraction": 1.0}, r"task\.test_fraction: 1\.0 is out of range"),
         ({"num_classes": 1}, r"task\.num_classes: 1 is out of range"),
+        ({"num_classes": "3"}, r"task\.num_classes: '3' is out of range"),
+        ({"split_seed": -1}, r"task\.split_seed: -1 is out of range"),
+        ({"train": 5}, r"task\.train: 5 is no file name"),
     ],
 )
 def test_bad_settings_are_named(settings, message, tmp_path, reporter):
@@ -195,6 +243,24 @@ def test_a_member_larger_than_the_archive_or_the_memory_is_refused(tmp_path, rep
     monkeypatch.setattr("orca_cli.tasks.array_files._free_memory", lambda: 1000)
     with pytest.raises(MemoryExhaustedError, match=r"mine\.npz\[x\].*GiB"):
         load(tmp_path, reporter, kind="classes", train=str(file))
+
+
+def test_the_index_of_a_bad_value_counts_from_the_start_of_the_file(tmp_path, reporter, monkeypatch):
+    monkeypatch.setattr("orca_cli.tasks.samples._BLOCK_BYTES", 400)  # ten samples
+    np.savez(tmp_path / "mine.npz", x=changed(X, (37, 1, 2), np.nan), y=Y)
+    with pytest.raises(DataError, match=r"index \(37, 1, 2\)"):
+        load(tmp_path, reporter, kind="classes", train="mine.npz")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_archives_that_numpy_does_not_write_are_refused(tmp_path, reporter):
+    names = {"two arrays are named 'x'": ["x", "x"], "1001 members": [f"x{i}" for i in range(1001)]}
+    for message, members in names.items():
+        with zipfile.ZipFile(tmp_path / "mine.npz", "w") as archive:
+            for name in members:
+                archive.writestr(f"{name}.npy", header((1,)))
+        with pytest.raises(UnsafeError, match=message):
+            load(tmp_path, reporter, kind="classes", train="mine.npz")
 
 
 def test_every_flipped_or_cut_byte_ends_in_one_of_our_errors(tmp_path, reporter):

@@ -58,6 +58,7 @@ def test_the_fields_covariance_is_that_of_its_spectrum():
 def test_samples_have_normalised_inputs_grids_and_physical_targets(tmp_path, reporter):
     task = load(tmp_path, reporter, **FEW)
     batch = task.train.batch(np.arange(8))
+    assert task.synthetic
     assert task.input_shape == (3, 11, 11)
     assert batch.y.shape == (8, 1, 11, 11)
     assert np.allclose(batch.x[:, 0].mean(dim=0), 0, atol=1e-5)

@@ -90,6 +90,13 @@ def test_the_cache_is_used_verified_and_made_again(tmp_path, reporter):
     assert other.train.digest() != first.train.digest()
 
 
+def test_more_training_samples_leave_the_other_splits_as_they_are(tmp_path, reporter):
+    few, more = load(tmp_path, reporter, **FEW, **SHORT), load(tmp_path, reporter, **FEW | {"num_train": 40}, **SHORT)
+    assert few.open_test().digest() == more.open_test().digest()
+    assert few.validation.digest() == more.validation.digest()
+    assert (few.train.targets() == more.train.targets()[:30]).all()
+
+
 def test_a_signal_stops_the_generation_and_leaves_nothing(tmp_path, reporter, monkeypatch):
     monkeypatch.setattr("orca_cli.signals._pending", signal.SIGTERM)
     with pytest.raises(Interrupted):

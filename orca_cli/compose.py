@@ -5,7 +5,6 @@ From here on a configuration is a plain dataclass (`schema.Config`) with plain d
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -26,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orca_cli import parts, schema
-from orca_cli.configuration import choices, config_dir
+from orca_cli.configuration import choices, config_dir, default_folders
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.schema import GROUPS, Config
 
@@ -66,10 +64,10 @@ def session(extra: Path | None = None) -> Iterator[Session]:
     """Start Hydra on the program's configuration folder, and on the user's own where one is given.
 
     Raises:
-        ConfigError: the user's folder does not exist.
+        ConfigError: the user's folder does not exist, or has a file of the name of one of the program's.
     """
-    if extra is not None and not extra.is_dir():
-        raise ConfigError("no such folder", where=f"--config-dir {extra}", hint="give a folder that holds task/x.yaml")
+    for group in (*GROUPS, *_OPTIONAL_GROUPS):
+        choices(group, extra)
     ConfigStore.instance().store(name="schema", node=Config)
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
@@ -231,10 +229,8 @@ def task_reader(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fill_paths(config: Config) -> None:
-    home = os.environ.get("ORCA_HOME") or platformdirs.user_cache_dir("orca_cli")
-    config.paths.runs = config.paths.runs or os.environ.get("ORCA_RUNS") or "runs"
-    config.paths.data = config.paths.data or str(Path(home) / "data")
-    config.paths.cache = config.paths.cache or str(Path(home) / "cache")
+    for name, folder in default_folders().items():
+        setattr(config.paths, name, getattr(config.paths, name) or str(folder))
 
 
 def to_yaml(content: dict[str, Any]) -> str:

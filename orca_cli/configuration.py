@@ -1,16 +1,17 @@
-"""Where the configuration files lie, and what one can read off them without composing anything.
+"""Where the configuration files and the program's folders lie, and what one can read off the files without composing.
 
 A file name in `conf/GROUP/` is a name that the user types; the first comment of the file is its description.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import ConfigError
 
 _ROOT = "config.yaml"
 _SUFFIX = ".yaml"
@@ -37,18 +38,39 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
 
     Args:
         group: folder of conf/, such as `task`.
-        extra: the user's own folder of the same layout; its files win over the program's of the same name.
+        extra: the user's own folder of the same layout.
 
     Raises:
-        DataError: `extra` is not a folder.
+        ConfigError: `extra` is not a folder, or one of its files has the name of one of the program's, which Hydra would
+            take in its place.
     """
     if extra is not None and not extra.is_dir():
-        raise DataError("is not a folder", where=str(extra), hint="give a folder that holds task/, body/, ... of yours")
-    found: dict[str, Path] = {}
-    for root in (config_dir(), extra):
-        if root is not None and (root / group).is_dir():
-            found |= {file.name.removesuffix(_SUFFIX): file for file in (root / group).glob(f"*{_SUFFIX}")}
-    return dict(sorted(found.items()))
+        raise ConfigError(
+            "no such folder", where=f"--config-dir {extra}", hint="give a folder that holds task/, body/, ... of yours"
+        )
+    own = _files(config_dir() / group)
+    users = {} if extra is None else _files(extra / group)
+    for name in users:
+        if name in own:
+            raise ConfigError(
+                f"'{name}' is the name of one of the program's own", where=str(users[name]), hint="rename it"
+            )
+    return dict(sorted((own | users).items()))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {file.name.removesuffix(_SUFFIX): file for file in folder.glob(f"*{_SUFFIX}")}
+
+
+def default_folders() -> dict[str, Path]:
+    """Return where runs, data and cache go unless the configuration says otherwise.
+
+    Runs: $ORCA_RUNS, else ./runs. Data and cache: below $ORCA_HOME, else below the user's cache folder.
+    """
+    import platformdirs
+
+    home = Path(os.environ.get("ORCA_HOME") or platformdirs.user_cache_dir("orca_cli"))
+    return {"runs": Path(os.environ.get("ORCA_RUNS") or "runs"), "data": home / "data", "cache": home / "cache"}
 
 
 def description(path: Path) -> str:

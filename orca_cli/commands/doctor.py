@@ -13,6 +13,7 @@ from typing import Any
 
 from orca_cli import __version__, configuration, storage, terminal
 from orca_cli.exceptions import OrcaError, StorageError, UnavailableError
+from orca_cli.runs.environment import version_of
 
 SCHEMA = 1
 _GIB = 2**30
@@ -70,15 +71,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def versions() -> dict[str, str | None]:
     """Return what is installed, read from the packages' metadata without importing them; None where it is absent."""
-    packages = {name: _version(name) for name in _NEEDED}
+    packages = {name: version_of(name) for name in _NEEDED}
     return {"python": platform.python_version(), "orca": __version__, "platform": platform.platform(), **packages}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def devices() -> dict[str, Any]:
@@ -105,15 +99,7 @@ def _memory_gib() -> float | None:
 
 def folders() -> dict[str, dict[str, Any]]:
     """Return the program's folders with free space in GiB and what a real write into them says; "" is success."""
-    import platformdirs
-
-    home = Path(os.environ.get("ORCA_HOME") or platformdirs.user_cache_dir("orca_cli"))
-    places = {
-        "runs": Path(os.environ.get("ORCA_RUNS") or "runs"),
-        "data": home / "data",
-        "cache": home / "cache",
-    }
-    return {name: _folder(path) for name, path in places.items()}
+    return {name: _folder(path) for name, path in configuration.default_folders().items()}
 
 
 def _folder(path: Path) -> dict[str, Any]:
@@ -139,7 +125,7 @@ def extras() -> dict[str, dict[str, Any]]:
     names = distribution.metadata.get_all("Provides-Extra") or []
     return {
         name: {
-            "installed": all(_version(package) for package in _packages(distribution.requires or [], name)),
+            "installed": all(version_of(package) for package in _packages(distribution.requires or [], name)),
             "install": f"pip install 'orca-transfer[{name}]'",
         }
         for name in names

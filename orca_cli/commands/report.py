@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_cli import storage, terminal
+from orca_cli.configuration import default_folders
 from orca_cli.exceptions import DataError, SweepError, suggest
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from orca_cli.report.render import terminal_of, text_of
     from orca_cli.report.tables import build_table
 
-    folders = arguments.runs or [Path(os.environ.get("ORCA_RUNS") or "runs")]
+    folders = arguments.runs or [default_folders()["runs"]]
     collection = collect(folders)
     for key in ("task", "metric"):
         collection = _filtered(collection, key, getattr(arguments, key))

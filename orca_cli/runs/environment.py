@@ -27,10 +27,11 @@ PACKAGES = (
 
 def versions() -> dict[str, str | None]:
     """Return package -> installed version, None where it is absent."""
-    return {package: _version(package) for package in PACKAGES}
+    return {package: version_of(package) for package in PACKAGES}
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return a package's installed version, None where it is absent."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

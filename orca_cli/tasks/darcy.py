@@ -97,7 +97,7 @@ def load(
         open_test=lambda: samples("test"),
         synthetic=True,
         target_scale=Scale(torch.from_numpy(mean[None]), torch.from_numpy(std[None])),
-        note=f"generated Darcy flow on {nodes} x {nodes} nodes, every {stride}th kept, without the spline step",
+        note=f"generated Darcy flow on {nodes} x {nodes} nodes, one in {stride} per axis kept, without the spline step",
     )
 
 

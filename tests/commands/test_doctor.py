@@ -88,11 +88,11 @@ def test_a_folder_that_cannot_be_written(
 def test_a_missing_package_and_a_broken_torch(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    version = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "pot" else version(name))
+    version = doctor.version_of
+    monkeypatch.setattr(doctor, "version_of", lambda name: None if name == "pot" else version(name))
     code, record = _report(capsys)
     assert (code, record["verdict"]) == (14, "orca run cannot work: pot missing; pip install orca-transfer")
-    monkeypatch.setattr(doctor, "_version", version)
+    monkeypatch.setattr(doctor, "version_of", version)
     monkeypatch.setattr(doctor, "devices", lambda: {"error": "torch does not work: OSError: no"})
     assert main(["doctor"]) == 14
     assert "torch does not work" in capsys.readouterr().out

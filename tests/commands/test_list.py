@@ -12,7 +12,7 @@ import pytest
 from orca_cli import configuration, schema
 from orca_cli.cli import main
 from orca_cli.commands import list as command
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import ConfigError
 
 MINE = """\
 # @package _global_
@@ -66,14 +66,15 @@ def test_every_file_has_a_description() -> None:
             assert len(configuration.description(path)) > 10, f"{group}/{name}"
 
 
-def test_own_files_are_added_and_replace_those_of_the_same_name(mine: Path) -> None:
-    (mine / "task" / "digits.yaml").write_text("# changed\n")
+def test_own_files_are_added_and_must_have_names_of_their_own(mine: Path) -> None:
     found = configuration.choices("task", mine)
     assert found["mine"] == mine / "task" / "mine.yaml"
-    assert configuration.description(found["digits"]) == "changed"
     assert "arrays" in found
-    with pytest.raises(DataError, match="not a folder"):
+    with pytest.raises(ConfigError, match="no such folder"):
         configuration.choices("task", mine / "no")
+    (mine / "task" / "digits.yaml").write_text("# changed\n")
+    with pytest.raises(ConfigError, match="rename it"):
+        configuration.choices("task", mine)
 
 
 def test_a_task_is_told_with_kind_body_and_parameters(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from orca_cli import storage
 from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnsafeError
+from orca_cli.terminal import log
 
 KEY = "body.checkpoint"
 _FILES = ["*.safetensors", "*.json", "*.txt"]
@@ -71,6 +72,35 @@ def resolve(checkpoint: str) -> Path:
     return _checked(_from_hub(checkpoint))
 
 
+def load_model(kind: Any, checkpoint: str, families: tuple[str, ...], **settings: Any) -> tuple[Any, Path]:
+    """Return a transformers model without pooler in float32, and the folder that it was read from.
+
+    Args:
+        kind: transformers class with `from_pretrained`.
+        checkpoint: as in `resolve`.
+        families: the model types that the body's code knows.
+        settings: more for `from_pretrained`.
+
+    Raises:
+        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `resolve` and `check_family` say.
+    """
+    import torch
+
+    folder = resolve(checkpoint)
+    check_family(folder, families)
+    with _reading(folder):
+        model = kind.from_pretrained(
+            folder,
+            add_pooling_layer=False,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            dtype=torch.float32,
+            **settings,
+        )
+    return model, folder
+
+
 def packaged_folder(packaged: Packaged) -> Path | None:
     """Return the folder of an installed package's weights, found without importing it; None where it is absent."""
     spec = importlib.util.find_spec(packaged.package)
@@ -81,16 +111,15 @@ def packaged_folder(packaged: Packaged) -> Path | None:
     return None
 
 
-def read_config(folder: Path, families: tuple[str, ...]) -> dict[str, Any]:
-    """Return a checkpoint's config.json.
+def check_family(folder: Path, families: tuple[str, ...]) -> None:
+    """Check the family that a checkpoint's config.json names.
 
     Raises:
         ConfigError: it is of another family than those that the body's code knows.
         DataError: the file is unreadable.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        family = config["model_type"]
+        family = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError("config.json is unreadable or names no model_type", where=str(folder)) from error
     if family not in families:
@@ -99,7 +128,6 @@ def read_config(folder: Path, families: tuple[str, ...]) -> dict[str, Any]:
             where=KEY,
             hint="choose a body of that family (orca list bodies)",
         )
-    return config
 
 
 def digest(folder: Path) -> str:
@@ -110,7 +138,7 @@ def digest(folder: Path) -> str:
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[None]:
+def _reading(folder: Path) -> Iterator[None]:
     """Read without transformers' own progress bar, and turn what it says about a broken checkpoint into one DataError."""
     from transformers.utils import logging
 
@@ -140,14 +168,14 @@ def _checked(folder: Path) -> Path:
 def _from_hub(name: str) -> Path:
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S))  # read when the package is first imported
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=_FILES, local_files_only=True))
     except HFValidationError as error:
         raise ConfigError(f"'{name}' is neither a folder nor a hub id", where=KEY) from error
-    except Exception:  # noqa: BLE001, S110 - not in the cache, so the hub is asked
-        pass
+    except LocalEntryNotFoundError:
+        log.debug(f"'{name}' is not in the hub's cache")
     packaged = PACKAGED.get(name)
     extra = (
         f"install the extra '{packaged.extra}' (pip install 'orca-transfer[{packaged.extra}]') or " if packaged else ""

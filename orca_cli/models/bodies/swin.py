@@ -28,21 +28,11 @@ def load(checkpoint: str) -> SwinBody:
         checkpoint: hub id or local folder of a Swin model.
 
     Raises:
-        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `checkpoints.resolve` and `read_config` say.
+        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `checkpoints.load_model` says.
     """
     from transformers import SwinModel
 
-    folder = checkpoints.resolve(checkpoint)
-    checkpoints.read_config(folder, FAMILIES)
-    with checkpoints.reading(folder):
-        model = SwinModel.from_pretrained(
-            folder,
-            add_pooling_layer=False,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            dtype=torch.float32,
-        )
+    model, folder = checkpoints.load_model(SwinModel, checkpoint, FAMILIES)
     return SwinBody(model, folder)
 
 

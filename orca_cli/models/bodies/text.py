@@ -25,22 +25,11 @@ def load(checkpoint: str, max_source_tokens: int = 32) -> TextBody:
         max_source_tokens: source texts are cut to so many tokens.
 
     Raises:
-        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `checkpoints.resolve` and `read_config` say.
+        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `checkpoints.load_model` says.
     """
     from transformers import AutoModel
 
-    folder = checkpoints.resolve(checkpoint)
-    checkpoints.read_config(folder, FAMILIES)
-    with checkpoints.reading(folder):
-        model = AutoModel.from_pretrained(
-            folder,
-            add_pooling_layer=False,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-        )
+    model, folder = checkpoints.load_model(AutoModel, checkpoint, FAMILIES, attn_implementation="sdpa")
     return TextBody(model, folder, max_source_tokens)
 
 

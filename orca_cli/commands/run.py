@@ -121,12 +121,13 @@ def run_name(job: Any) -> Any:
 
     config = job.config
     choices = {group: job.choices[group] for group in ("task", "body", "source", "metric", "finetune")}
+    data = Path(config.paths.data)
     return RunName(
         **choices,
         seed=config.seed,
         protocol=config.protocol,
-        identity=identity(job.content, job.choices),
-        settings=settings_hash(job.content, job.choices),
+        identity=identity(job.content, job.choices, data),
+        settings=settings_hash(job.content, job.choices, data),
         variant=job.variant,
     )
 

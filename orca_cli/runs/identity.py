@@ -15,12 +15,12 @@ _HASH_BELOW = 2**30  # bytes; larger files are told apart by size and time of ch
 SHORT = 8
 
 
-def settings_hash(content: dict[str, Any], choices: dict[str, str]) -> str:
+def settings_hash(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> str:
     """Return what `identity` returns, with the seed left out: equal for runs that may be averaged over seeds."""
-    return identity({key: value for key, value in content.items() if key != "seed"}, choices)
+    return identity({key: value for key, value in content.items() if key != "seed"}, choices, data_folder)
 
 
-def identity(content: dict[str, Any], choices: dict[str, str]) -> str:
+def identity(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> str:
     """Return the SHA-256 that names an experiment.
 
     Files and folders that the configuration names count by their content, not by their path: a data file that was
@@ -29,23 +29,25 @@ def identity(content: dict[str, Any], choices: dict[str, str]) -> str:
     Args:
         content: the resolved configuration as plain dictionaries.
         choices: group -> chosen file.
+        data_folder: where files that are not found from the present folder are looked for.
     """
     kept = {key: value for key, value in content.items() if key not in _WITHOUT_EFFECT}
     kept["train"] = {key: value for key, value in content["train"].items() if key != "checkpoint_s"}
     kept["choices"] = {group: choices[group] for group in GROUPS}
     for part in ("task", "body", "source"):
-        kept[part] = _by_content(kept[part])
+        kept[part] = _by_content(kept[part], data_folder)
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _by_content(value: Any) -> Any:
+def _by_content(value: Any, data_folder: Path) -> Any:
     if isinstance(value, dict):
-        return {key: _by_content(item) for key, item in value.items()}
+        return {key: _by_content(item, data_folder) for key, item in value.items()}
     if isinstance(value, list):
-        return [_by_content(item) for item in value]
+        return [_by_content(item, data_folder) for item in value]
     if isinstance(value, str) and ("/" in value or "." in value) and len(value) < 4096:
-        return _digest(Path(value).expanduser()) or value
+        path = Path(value).expanduser()
+        return _digest(path) or _digest(data_folder / path) or value
     return value
 
 

@@ -191,6 +191,36 @@ def test_own_configuration_folder(orca, environment, small, tmp_path):
     assert len(results(environment)) == 2
 
 
+def forms() -> dict[str, tuple[list[str], dict[str, np.ndarray]]]:
+    """Own data of every kind, in 1-D and 2-D: name -> (overrides, arrays)."""
+    rng = np.random.default_rng(0)
+    series, maps = rng.normal(size=(80, 2, 23)), rng.normal(size=(80, 1, 7, 11))
+    return {
+        "classes_2d": (["task.kind=classes"], {"x": maps, "y": (maps.mean((1, 2, 3)) > 0).astype(int)}),
+        "labels_1d": (["task.kind=labels"], {"x": series, "y": (series[:, :, :5].mean(2) > 0).astype(int)}),
+        "dense_1d": (["task.kind=dense"], {"x": series, "y": 100 + 5 * series.cumsum(2)}),
+        "dense_2d": (["task.kind=dense"], {"x": maps, "y": 3 * maps[:, 0] - 7}),
+        "class_maps_2d": (["task.kind=dense"], {"x": maps, "y": (maps[:, 0] > 0).astype(int)}),
+    }
+
+
+@pytest.mark.parametrize("body", ["bert", "swin"])
+@pytest.mark.parametrize("form", forms())
+def test_own_data_of_every_kind_on_both_families(orca, environment, tiny, tmp_path, form, body):
+    overrides, arrays = forms()[form]
+    np.savez(tmp_path / "own.npz", **arrays)
+    source = (
+        ["body=minilm", "source.size=100"] if body == "bert" else ["body=swin_tiny", "source=digits", "source.size=100"]
+    )
+    sizes = ["align.epochs=3", "align.source_points=100", "align.max_samples=16", "align.lr=1e-3"]
+    training = ["train.epochs=25", "train.batch_size=8", "train.lr=3e-3", "train.warmup_epochs=1"]
+    words = ["task=arrays", f"task.train={tmp_path / 'own.npz'}", *overrides, *source, f"body.checkpoint={tiny[body]}"]
+    code, out, err = orca("run", *words, *sizes, *training)
+    assert code == 0, err
+    (result,) = results(environment)
+    assert result["error"]["value"] < result["trivial_error"], out
+
+
 def wait_for(path, pattern, process, timeout=60):
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and process.poll() is None:

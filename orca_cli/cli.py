@@ -43,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     words = [word for word in words if word != "--traceback"]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may have characters that the output has not
+    # Idle threads of torch's OpenMP otherwise spin, and two runs on the same cores slow each other down tenfold. It has to be
+    # said before torch is imported, and changes no result.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _dispatch(words, wants_traceback)
     except OrcaError as error:

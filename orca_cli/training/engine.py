@@ -60,6 +60,9 @@ class Engine:
         mixed = {"fp32": "no"}.get(precision, precision)
         self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
         self.device = device
+        self.skips_overflow = (
+            precision == "fp16"
+        )  # its gradient scaler leaves out steps that overflow, and lowers the scale
         torch.use_deterministic_algorithms(True, warn_only=True)
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:

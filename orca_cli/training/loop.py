@@ -55,7 +55,7 @@ def train_step(
         engine.backward(value)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     norm = engine.clip(trained, clip)
-    if not math.isfinite(norm):
+    if not (math.isfinite(norm) or engine.skips_overflow):
         raise NonFiniteError(f"the gradient is {norm} at step {step}", where="train.lr", hint="try a smaller train.lr")
     optimizer.step()
     return total, norm

@@ -221,6 +221,14 @@ def test_own_data_of_every_kind_on_both_families(orca, environment, tiny, tmp_pa
     assert result["error"]["value"] < result["trivial_error"], out
 
 
+def test_half_precision_is_another_run_and_learns(orca, environment, small):
+    assert orca("run", *small, "metric=none", "precision=bf16", "train.epochs=6")[0] == 0
+    assert orca("run", *small, "metric=none", "train.epochs=6")[0] == 0
+    half, full = results(environment)
+    assert half["weights_sha256"] != full["weights_sha256"]
+    assert half["error"]["value"] == pytest.approx(full["error"]["value"], abs=0.15)
+
+
 def wait_for(path, pattern, process, timeout=60):
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and process.poll() is None:

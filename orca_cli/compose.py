@@ -221,6 +221,7 @@ def _check_parts(config: Config) -> None:
     parts.check(config.source, "source", GIVEN_TO_SOURCE)
     if config.metric.get(parts.TARGET) is not None:
         parts.check(config.metric, "metric")
+        parts.build(config.metric, "metric")  # reads nothing and costs nothing, and checks its own ranges
 
 
 def task_reader(task: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import types
+import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -59,6 +61,7 @@ def check(node: dict[str, Any], key: str, given: Iterable[str] = ()) -> None:
             arguments[name] = value
     accepted = inspect.signature(target).parameters
     _bind(target, arguments | {name: None for name in given if name in accepted}, key)
+    _check_types(target, arguments, key)
 
 
 def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
@@ -121,3 +124,27 @@ def _bind(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> No
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and parameter.kind not in variadic and name not in arguments:
             raise ConfigError("a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=...")
+
+
+def _check_types(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> None:
+    """Hold plain values against the parameters' annotations; parameters of richer types are left to their owners."""
+    function = target.__init__ if inspect.isclass(target) else target
+    hints = typing.get_type_hints(function) if target.__module__.startswith("orca_cli.") else {}
+    for name, value in arguments.items():
+        kinds = _plain_kinds(hints.get(name))
+        if kinds and not _is_node(value) and not _is_one_of(value, kinds):
+            allowed = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise ConfigError(f"{value!r} is of the wrong type", where=f"{key}.{name}", hint=f"allowed: {allowed}")
+
+
+def _plain_kinds(hint: Any) -> tuple[type, ...]:
+    """Return the plain types that an annotation allows; empty where it allows others as well."""
+    members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    plain = (bool, int, float, str, type(None))
+    return tuple(members) if all(member in plain for member in members) and hint is not None else ()
+
+
+def _is_one_of(value: Any, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, bool):  # a bool is an int to Python, but not to people
+        return bool in kinds
+    return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)

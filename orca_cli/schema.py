@@ -214,6 +214,13 @@ def check(config: Config) -> None:
         too_low = low is not None and (value <= low if key in _ABOVE else value < low)
         if too_low or (high is not None and value > high):
             raise ConfigError(f"{value} is out of range", where=key, hint=range_text(key, low, high))
+    _check_betas("align.betas", config.align.betas)
+    _check_betas("train.betas", config.train.betas)
+
+
+def _check_betas(key: str, betas: Any) -> None:
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ConfigError(f"{list(betas)} is not allowed", where=key, hint="allowed: two numbers of 0 to below 1")
 
 
 def range_text(key: str, low: float | None, high: float | None) -> str:

@@ -28,7 +28,7 @@ from orca_cli.configuration import choices, config_dir, default_folders
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.schema import GROUPS, Config
 
-_OPTIONAL_GROUPS = ("hparams",)
+_OPTIONAL_GROUPS = ("hparams", "study")
 # Arguments that the program itself gives to parts; see stages/build.py.
 GIVEN_TO_TASK = ("kind", "data_folder", "cache_folder", "reporter")
 GIVEN_TO_SOURCE = ("seed", "data_folder", "cache_folder", "reporter")
@@ -54,7 +54,7 @@ class Composed:
     @property
     def variant(self) -> dict[str, str]:
         """Return the overrides that are neither group choices, nor the seed, nor without effect on results."""
-        unnamed = (*GROUPS, "seed", "device", "train.checkpoint_s")
+        unnamed = (*GROUPS, "seed", "device", "study", "train.checkpoint_s")
         pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
         return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(("paths.", "hydra"))}
 
@@ -98,7 +98,7 @@ class Session:
         """
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-        parsed = _parse(overrides, self._loader())
+        parsed = _parse([*self._study(overrides), *overrides], self._loader())
         self._check_choices(parsed)
         batches = BasicSweeper.split_arguments(parsed, None)
         return [self._compose(list(job)) for batch in batches for job in batch]
@@ -119,6 +119,15 @@ class Session:
         )
         batches = returned if isinstance(returned, list) else []
         return [result.return_value for batch in batches for result in batch]
+
+    def _study(self, overrides: list[str]) -> list[str]:
+        """Return the sweep that a study presets, as overrides; empty where none is chosen."""
+        chosen = [text for text in overrides if _key(text) == "study"]
+        self._check_choices(_parse(chosen))
+        if not chosen:
+            return []
+        cfg = self._load(chosen)
+        return [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
 
     def _loader(self) -> Any:
         return GlobalHydra.instance().config_loader()

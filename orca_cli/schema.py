@@ -19,7 +19,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "protocol": ("clean",),
     "embedder.init": ("pretrained", "random"),
     "predictor.pooling": ("mean", "class_token"),
-    "align.features": ("tokens", "pooled"),
+    "align.features": ("tokens", "sequence", "pooled"),
+    "align.select": ("last", "validation"),
+    "align.dtype": ("float32", "float64"),
     "align.optimizer": ("sgd", "adam", "adamw"),
     "train.optimizer": ("sgd", "adam", "adamw"),
     "train.select": ("best", "last"),
@@ -40,6 +42,10 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "align.decay_factor": (0, 1),
     "align.max_samples": (1, None),
     "align.source_points": (2, None),
+    "align.classes_per_problem": (0, None),
+    "align.check_every": (1, None),
+    "align.patience": (1, None),
+    "align.probe_epochs": (1, None),
     "align.pseudo_labels": (2, None),
     "train.epochs": (1, None),
     "train.batch_size": (1, None),
@@ -108,12 +114,26 @@ class Align:
     """See decay_every."""
     max_samples: int = 128
     """Target points per class and step."""
+    classes_per_problem: int = 1
+    """Target classes that are compared with the source in one problem, as many points of each; 0 takes all."""
     features: str = "tokens"
-    """What a point is: every token of a sample (tokens), or the mean over its tokens (pooled)."""
+    """What a point is: every token of a sample (tokens), all its tokens in a row (sequence), or their mean (pooled)."""
     source_points: int = 3000
     """Source points, drawn once per run; all where there are fewer."""
     pseudo_labels: int | None = None
     """dense and multi-label targets: number of k-means clusters that stand in for classes. Default: the source's classes."""
+    dtype: str = "float32"
+    """What distances are computed in: float32 or float64."""
+    check_every: int = 20
+    """Epochs between measurements on held-out (validation) data: the metric, and the exact OTDD."""
+    patience: int | None = None
+    """Stop after so many measurements without a lower held-out distance; off by default."""
+    select: str = "last"
+    """Which embedder goes on: the last, or (validation) the candidate whose short fine-tuning validates best."""
+    candidates: list[int] = field(default_factory=lambda: [0, 5, 20, 60])
+    """select=validation: alignment steps after which the embedder is a candidate; the last step always is."""
+    probe_epochs: int = 5
+    """select=validation: epochs of fine-tuning that judge a candidate."""
 
 
 @dataclass

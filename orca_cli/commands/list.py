@@ -21,6 +21,7 @@ GROUPS = {
     "metrics": "metric",
     "finetune": "finetune",
     "hparams": "hparams",
+    "studies": "study",
 }
 SETTINGS = "settings"
 SCHEMA = 1
@@ -35,7 +36,9 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "What there is to choose from: tasks, bodies, sources, metrics, finetune, hparams, settings."
+    parser.description = (
+        "What there is to choose from: tasks, bodies, sources, metrics, finetune, hparams, studies, settings."
+    )
     parser.epilog = EXAMPLES
     parser.add_argument(
         "group", nargs="?", metavar="GROUP", help=f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
@@ -77,6 +80,8 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
         picks = dict(_picks(content.pop("defaults", None)))
         # A file of the whole package (`@package _global_`) holds its group's settings under the group's name.
         own = content.get(group, content)
+        if group == "study":
+            own = content.get("hydra", {}).get("sweeper", {}).get("params", {})
         parameters = {key: value for key, value in own.items() if key != "_target_"} if isinstance(own, dict) else {}
         found.append(
             {
@@ -159,7 +164,7 @@ def _print_group(word: str, found: list[dict[str, Any]]) -> None:
         picks = [entry["picks"].get(key, "-") for key in picked]
         rows.append((entry["name"], *([special] if special is not None else []), *picks, entry["description"]))
     terminal.print_result(_table(headers, rows))
-    prefix = "" if group == "hparams" else f"{group}."
+    prefix = "" if group in ("hparams", "study") else f"{group}."
     hidden = ("kind", "checkpoint")
     pairs = [
         (entry["name"], _pairs(prefix, {k: v for k, v in entry["parameters"].items() if k not in hidden}))
@@ -203,7 +208,7 @@ def _print_settings(found: list[dict[str, Any]]) -> None:
         allowed = f" ({entry['allowed']})" if entry["allowed"] and entry["key"] in schema.RANGES else ""
         kind = entry["type"].replace(" | None", "")
         rows.append((entry["key"], kind, _value(entry["default"]), entry["meaning"] + allowed))
-    note = "Groups: task body source metric finetune hparams; their parameters: orca list GROUP."
+    note = "Groups: task body source metric finetune hparams study; their parameters: orca list GROUP."
     terminal.print_result(_table(("setting", "type", "default", "meaning"), rows), _text(note))
 
 

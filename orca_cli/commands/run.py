@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="settings; groups are task, body, source, metric, finetune, hparams",
+        help="settings; groups are task, body, source, metric, finetune, hparams, study",
     )
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="run every combination of comma lists, range() and glob()"
@@ -263,6 +263,7 @@ def _result(job: Any, built: Any, aligned: Any, tested: Any, seconds: dict[str, 
         "test_reads": tested.test_reads,
         "splits": built.summary["splits"] | {"test": tested.test_split},
         "metric_value": {"before": aligned.before, "after": aligned.after},
+        "alignment": {"select": job.config.align.select, "steps": aligned.steps, "tried": aligned.tried},
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
         "parameters": built.summary["parameters"],
         "weights_sha256": tested.weights_sha256,

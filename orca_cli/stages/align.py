@@ -1,95 +1,58 @@
 """Stage 2: train the embedder alone, so that embedded target data come close to embedded source data (paper 3.2).
 
-Class-wise as in the paper's Algorithm 1: every target class is compared with the whole source, the losses are weighted by
-the classes' shares, and one optimizer step is taken per epoch.
+Class-wise as in the paper's Algorithm 1: groups of target classes (one class by default) are compared with the whole source,
+the losses are weighted by the classes' shares, and one optimizer step is taken per epoch.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from orca_cli import parts, seeding, signals, storage
 from orca_cli.exceptions import NonFiniteError
-from orca_cli.interfaces import Features, Metric, Reporter, Samples
+from orca_cli.interfaces import Features, Metric, Reporter
+from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config
+from orca_cli.stages import probe
 from orca_cli.stages.build import Built, read_source
+from orca_cli.stages.collapse import collapse
+from orca_cli.stages.problem import Labelled, Problem, embed
 from orca_cli.stages.pseudo_labels import class_labels
-from orca_cli.stages.source_features import prepared_metric, select_points, source_features
+from orca_cli.stages.source_features import prepared_metric, source_features
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.schedule import make_optimizer, set_lr, step_decay
 
+_COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
+_EXACT_SOURCE_POINTS = 500
+_EXACT_TARGET_POINTS = 200
+
 
 @dataclass(frozen=True)
 class Aligned:
-    """What stage 2 tells: the metric's value before and after, None where no metric was minimised."""
+    """What stage 2 tells.
 
-    before: float | None
-    after: float | None
+    Args:
+        before: the metric on a fixed draw of training points, before the first step; None where nothing was minimised.
+        after: the same with the embedder that goes on.
+        steps: alignment steps behind the embedder that goes on.
+        tried: for select=validation: steps -> validation error of the probe.
+    """
 
-
-class Problem:
-    """The class-wise dataset distance between the embedded target data and the fixed source (paper, Algorithm 1)."""
-
-    def __init__(self, metric: Metric, source: Features, prepared: dict[str, Tensor], labels: np.ndarray) -> None:
-        """Index the target's classes once.
-
-        Args:
-            metric: the distance.
-            source: the source's points, on the run's device.
-            prepared: what the metric computed from the source.
-            labels: [n] class or pseudo-label of every training sample.
-        """
-        self._metric, self._source, self._prepared = metric, source, prepared
-        classes, counts = np.unique(labels, return_counts=True)
-        self.members = {int(c): np.flatnonzero(labels == c) for c in classes}
-        self.weights = {int(c): count / len(labels) for c, count in zip(classes, counts, strict=True)}
-
-    def class_points(
-        self,
-        model: TransferModel,
-        engine: Engine,
-        samples: Samples,
-        target_class: int,
-        config: Config,
-        *names: str | int,
-    ) -> Features:
-        """Embed a seeded draw of one class: exactly `max_samples` points where it has as many."""
-        limit, seed = config.align.max_samples, config.seed
-        generator = seeding.numpy_generator(seed, "align", "samples", target_class, *names)
-        members = self.members[target_class]
-        drawn = np.sort(generator.choice(members, size=min(limit, len(members)), replace=False))
-        batch = engine.move(samples.batch(drawn))
-        points, _ = select_points(model.embed(batch.x, batch.valid), config.align.features)
-        if len(points) > limit:
-            chosen = torch.from_numpy(np.sort(generator.choice(len(points), size=limit, replace=False)))
-            points = points[chosen.to(points.device)]
-        return Features(points.float(), torch.zeros(len(points), dtype=torch.int64, device=points.device), 1)
-
-    def distance(self, target: Features) -> Any:
-        """Return the metric's distance between the source and one target class."""
-        return self._metric.distance(self._source, self._prepared, target)
-
-    @torch.no_grad()
-    def value(self, model: TransferModel, engine: Engine, samples: Samples, config: Config) -> float:
-        """Return the weighted sum over all classes on a draw that is the same at every call."""
-        total = 0.0
-        for target_class, weight in self.weights.items():
-            signals.check()
-            points = self.class_points(model, engine, samples, target_class, config, "fixed")
-            total += weight * float(self.distance(points).value)
-        return total
+    before: float | None = None
+    after: float | None = None
+    steps: int = 0
+    tried: dict[str, float | None] = field(default_factory=dict)
 
 
 def align(config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Aligned:
@@ -101,142 +64,35 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
         NonFiniteError: the distance or its gradient is NaN or infinite.
     """
     if config.metric.get(parts.TARGET) is None or config.align.epochs == 0:
-        return Aligned(None, None)
+        return Aligned()
     folder = run.stage("align")
-    done = _finished(folder, built.model, config)
+    done = _finished(folder, built.model)
     if done is not None:
         return done
     run.set_state("align", step=0)
     start = storage.monotonic()
-    problem = _problem(config, built, engine, reporter)
-    built.model.to(engine.device)
-    before, after = _train(config, built, engine, problem, run, reporter)
-    storage.write_with(folder / "embedder.safetensors", lambda path: save_file(_embedder(built.model), path))
+    trainer = _Trainer(config, built, engine, run, reporter)
+    trainer.train()
+    aligned = trainer.select()
+    weights = checkpoint.snapshot(built.model.embedder)
+    storage.write_with(folder / "embedder.safetensors", lambda path: save_file(weights, path))
     summary = {
         "schema": 1,
-        "value": {"before": before, "after": after},
-        "steps": config.align.epochs,
-        "classes": len(problem.weights),
-        "embedder_sha256": checkpoint.weights_sha256(_embedder(built.model)),
+        "value": {"before": aligned.before, "after": aligned.after},
+        "steps": aligned.steps,
+        "steps_taken": trainer.step,
+        "tried": aligned.tried,
+        "classes": len(trainer.problem.train.members),
+        "embedder_sha256": checkpoint.weights_sha256(weights),
         "seconds": storage.monotonic() - start,
     }
     storage.write_json(folder / "summary.json", summary)
-    checkpoint.clear(folder / "checkpoints")
-    return Aligned(before, after)
+    for leftover in ("checkpoints", "candidates"):
+        checkpoint.clear(folder / leftover)
+    return aligned
 
 
-def _problem(config: Config, built: Built, engine: Engine, reporter: Reporter) -> Problem:
-    source_data = read_source(config, reporter)
-    assert config.paths.cache is not None
-    cache = Path(config.paths.cache)
-    built.model.body.to(engine.device)
-    cloud, key = source_features(
-        built.model.body,
-        source_data,
-        features=config.align.features,
-        points=config.align.source_points,
-        seed=config.seed,
-        cache_folder=cache,
-        reporter=reporter,
-    )
-    metric: Metric = parts.build(config.metric, "metric")
-    cloud = Features(cloud.x.to(engine.device), cloud.labels.to(engine.device), cloud.num_classes)
-    prepared = prepared_metric(metric, config.metric, cloud, key, cache)
-    prepared = {name: value.to(engine.device) for name, value in prepared.items()}
-    clusters = config.align.pseudo_labels or cloud.num_classes
-    labels = class_labels(built.task.kind, built.task.train.targets(), num_clusters=clusters, seed=config.seed)
-    return Problem(metric, cloud, prepared, labels)
-
-
-def _train(
-    config: Config, built: Built, engine: Engine, problem: Problem, run: RunDirectory, reporter: Reporter
-) -> tuple[float, float]:
-    folder, settings, model = run.stage("align"), config.align, built.model
-    embedder = model.embedder
-    embedder.requires_grad_(True)
-    optimizer = make_optimizer(
-        settings.optimizer,
-        embedder.parameters(),
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        momentum=settings.momentum,
-        betas=settings.betas,
-    )
-    saved = checkpoint.load_latest(folder / "checkpoints")
-    records: list[dict[str, Any]] = []
-    first = 0
-    if saved is None:
-        before = problem.value(model, engine, built.task.train, config)
-    else:
-        embedder.load_state_dict(saved.weights)
-        checkpoint.restore_optimizer(optimizer, saved.optimizer)
-        first, before, records = saved.step, saved.records["before"], saved.records["lines"]
-        reporter.say(f"align: resumed at step {first} of {settings.epochs}")
-    storage.rewrite_json_lines(folder / "metrics.jsonl", records)
-
-    def save(step: int) -> None:
-        state = checkpoint.optimizer_tensors(optimizer)
-        kept = {"before": before, "lines": records}
-        checkpoint.save(folder / "checkpoints", checkpoint.Checkpoint(step, _embedder(model), state, records=kept))
-        run.set_state("align", step=step)
-
-    last_save = storage.monotonic()
-    with reporter.track("align", settings.epochs) as advance:
-        advance(first)
-        for epoch in range(first, settings.epochs):
-            records.append(_epoch(config, built, engine, problem, optimizer, epoch))
-            storage.append_json_line(folder / "metrics.jsonl", records[-1])
-            advance(1, f"distance {records[-1]['loss']:.4g}")
-            if signals.pending() or storage.monotonic() - last_save >= config.train.checkpoint_s:
-                save(epoch + 1)
-                last_save = storage.monotonic()
-            signals.check()
-    return before, problem.value(model, engine, built.task.train, config)
-
-
-def _epoch(
-    config: Config, built: Built, engine: Engine, problem: Problem, optimizer: torch.optim.Optimizer, epoch: int
-) -> dict[str, Any]:
-    """Take one optimizer step on the sum over all target classes; returns the record of it."""
-    start = storage.monotonic()
-    settings, model = config.align, built.model
-    lr = step_decay(epoch, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
-    set_lr(optimizer, lr)
-    model.train()
-    optimizer.zero_grad()
-    order = seeding.numpy_generator(config.seed, "align", "order", epoch).permutation(list(problem.weights))
-    loss = 0.0
-    worst: dict[str, float] = {}
-    for target_class in map(int, order):
-        points = problem.class_points(model, engine, built.task.train, target_class, config, epoch)
-        distance = problem.distance(points)
-        part = problem.weights[target_class] * distance.value
-        part.backward()
-        loss += float(part.detach())
-        for name in ("iterations", "marginal_error"):
-            if name in distance.diagnostics:
-                worst[name] = max(worst.get(name, 0.0), distance.diagnostics[name])
-    norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.embedder.parameters() if p.grad is not None]))
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise NonFiniteError(
-            f"the distance is {loss}, its gradient {norm}", where=f"align, epoch {epoch}", hint="try a smaller align.lr"
-        )
-    optimizer.step()
-    return {
-        "epoch": epoch,
-        "loss": loss,
-        "lr": lr,
-        "gradient_norm": norm,
-        **worst,
-        "seconds": round(storage.monotonic() - start, 3),
-    }
-
-
-def _embedder(model: TransferModel) -> dict[str, Tensor]:
-    return checkpoint.snapshot(model.embedder)
-
-
-def _finished(folder: Path, model: TransferModel, config: Config) -> Aligned | None:
+def _finished(folder: Path, model: TransferModel) -> Aligned | None:
     """Load the embedder of an alignment that an earlier attempt finished; None where there is none that is whole."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -247,4 +103,195 @@ def _finished(folder: Path, model: TransferModel, config: Config) -> Aligned | N
         storage.quarantine(folder / "embedder.safetensors")
         return None
     model.embedder.load_state_dict(weights)
-    return Aligned(summary["value"]["before"], summary["value"]["after"])
+    value = summary["value"]
+    return Aligned(value["before"], value["after"], summary["steps"], summary["tried"])
+
+
+class _Trainer:
+    """The state of one alignment: what is compared, the optimizer, how far it has come."""
+
+    def __init__(self, config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> None:
+        self._config, self._built, self._engine, self._run, self._reporter = config, built, engine, run, reporter
+        self._folder = run.stage("align")
+        self._model = built.model.to(engine.device)
+        self.problem, self._heldout, self._exact = _compared(config, built, engine, reporter)
+        self._model.embedder.requires_grad_(True)
+        settings = config.align
+        self._optimizer = make_optimizer(
+            settings.optimizer,
+            self._model.embedder.parameters(),
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            betas=settings.betas,
+        )
+        self.step = 0
+        self._before = 0.0
+        self._records: list[dict[str, Any]] = []
+        self._resume()
+
+    def train(self) -> None:
+        """Take the remaining steps, one per epoch, until the last or until patience ends."""
+        settings = self._config.align
+        last_save = storage.monotonic()
+        with self._reporter.track("align", settings.epochs) as advance:
+            advance(self.step)
+            while self.step < settings.epochs and not self._is_stuck():
+                self._keep_candidate()
+                self._records.append(self._epoch())
+                self.step += 1
+                storage.append_json_line(self._folder / "metrics.jsonl", self._records[-1])
+                advance(1, f"distance {self._records[-1]['loss']:.4g}")
+                if signals.pending() or storage.monotonic() - last_save >= self._config.train.checkpoint_s:
+                    self._save()
+                    last_save = storage.monotonic()
+                signals.check()
+        self._keep_candidate(last=True)
+
+    def select(self) -> Aligned:
+        """Load the embedder that goes on: the last one, or the one whose probe validates best."""
+        settings, chosen = self._config.align, self.step
+        tried: dict[str, float | None] = {}
+        if settings.select == "validation":
+            self._save()  # the probes take longer than the steps; a run that is killed here does not repeat them
+            steps = sorted({*(step for step in settings.candidates if step < self.step), self.step})
+            candidates = {step: self._candidate(step) for step in steps}
+            chosen, tried = probe.choose(
+                self._config, self._built, self._engine, candidates, self._folder, self._reporter
+            )
+            self._model.embedder.load_state_dict(load_file(candidates[chosen]))
+        after = self.problem.value(self._model, self._engine, self.problem.train)
+        return Aligned(self._before, after, chosen, tried)
+
+    def _epoch(self) -> dict[str, Any]:
+        """Take one optimizer step on the sum over all target classes; returns the record of it."""
+        start = storage.monotonic()
+        settings, model = self._config.align, self._model
+        record: dict[str, Any] = {"epoch": self.step} | self._look()
+        lr = step_decay(self.step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
+        set_lr(self._optimizer, lr)
+        model.train()
+        self._optimizer.zero_grad()
+        loss = 0.0
+        worst: dict[str, float] = {}
+        for weight, distance in self.problem.parts(model, self._engine, self.problem.train, self.step):
+            part = weight * distance.value
+            part.backward()
+            loss += float(part.detach())
+            for name in ("iterations", "marginal_error"):
+                if name in distance.diagnostics:
+                    worst[name] = max(worst.get(name, 0.0), distance.diagnostics[name])
+        gradients = [p.grad for p in model.embedder.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NonFiniteError(
+                f"the distance is {loss}, its gradient {norm}",
+                where=f"align, epoch {self.step}",
+                hint="try a smaller align.lr",
+            )
+        self._optimizer.step()
+        seconds = round(storage.monotonic() - start, 3)
+        return record | {"loss": loss, "lr": lr, "gradient_norm": norm, **worst, "seconds": seconds}
+
+    def _look(self) -> dict[str, float]:
+        """Return what the embedder makes of held-out data: collapse at every step, distances at every `check_every`-th."""
+        model, engine, samples = self._model, self._engine, self._heldout.samples
+        model.eval()
+        with torch.no_grad():
+            tokens = embed(model, engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES)))
+        found = collapse(tokens)
+        if self.step % self._config.align.check_every == 0:
+            found["heldout"] = self.problem.value(model, engine, self._heldout)
+            found["heldout_exact"] = self._exact.value(model, engine)
+        return found
+
+    def _is_stuck(self) -> bool:
+        """Return whether the held-out distance has not fallen below its lowest value for `patience` checks."""
+        patience = self._config.align.patience
+        seen = [record["heldout"] for record in self._records if "heldout" in record]
+        return patience is not None and len(seen) > patience and min(seen[-patience:]) >= min(seen[:-patience])
+
+    def _keep_candidate(self, last: bool = False) -> None:
+        settings = self._config.align
+        if settings.select != "validation" or not (last or self.step in settings.candidates):
+            return
+        weights = checkpoint.snapshot(self._model.embedder)
+        storage.write_with(self._candidate(self.step), lambda path: save_file(weights, path))
+
+    def _candidate(self, step: int) -> Path:
+        return self._folder / "candidates" / f"step-{step:08d}.safetensors"
+
+    def _save(self) -> None:
+        weights, state = checkpoint.snapshot(self._model.embedder), checkpoint.optimizer_tensors(self._optimizer)
+        kept = {"before": self._before, "lines": self._records}
+        saved = checkpoint.Checkpoint(self.step, weights, state, records=kept)
+        checkpoint.save(self._folder / "checkpoints", saved)
+        self._run.set_state("align", step=self.step)
+
+    def _resume(self) -> None:
+        saved = checkpoint.load_latest(self._folder / "checkpoints")
+        if saved is None:
+            self._before = self.problem.value(self._model, self._engine, self.problem.train)
+        else:
+            self._model.embedder.load_state_dict(saved.weights)
+            checkpoint.restore_optimizer(self._optimizer, saved.optimizer)
+            self.step, self._before, self._records = saved.step, saved.records["before"], saved.records["lines"]
+            self._reporter.say(f"align: resumed at step {self.step} of {self._config.align.epochs}")
+        storage.rewrite_json_lines(self._folder / "metrics.jsonl", self._records)
+
+
+class _Exact:
+    """The exact OTDD, by linear programming, between fixed samples of the held-out data and of the source (paper, Figure 6)."""
+
+    def __init__(self, source: Features, heldout: Labelled, problem: Problem, seed: int) -> None:
+        generator = seeding.numpy_generator(seed, "align", "exact", "source")
+        chosen = np.sort(generator.permutation(len(source.x))[:_EXACT_SOURCE_POINTS])
+        index = torch.from_numpy(chosen).to(source.x.device)
+        self._source = Features(source.x[index], source.labels[index], source.num_classes)
+        self._metric = OTDDExact()
+        self._prepared = self._metric.prepare(self._source)
+        self._heldout, self._problem, self._seed = heldout, problem, seed
+
+    @torch.no_grad()
+    def value(self, model: TransferModel, engine: Engine) -> float:
+        """Return the distance with all classes in one problem."""
+        classes = tuple(sorted(self._heldout.members))
+        points = self._problem.points(model, engine, self._heldout, classes, "exact")
+        generator = seeding.numpy_generator(self._seed, "align", "exact", "target")
+        chosen = np.sort(generator.permutation(len(points.x))[:_EXACT_TARGET_POINTS])
+        index = torch.from_numpy(chosen).to(points.x.device)
+        target = Features(points.x[index], points.labels[index], points.num_classes)
+        return float(self._metric.distance(self._source, self._prepared, target).value)
+
+
+def _compared(config: Config, built: Built, engine: Engine, reporter: Reporter) -> tuple[Problem, Labelled, _Exact]:
+    """Embed the source, or take it from the cache, and label the target."""
+    source_data = read_source(config, reporter)
+    assert config.paths.cache is not None
+    cache = Path(config.paths.cache)
+    cloud, key = source_features(
+        built.model.body,
+        source_data,
+        features=config.align.features,
+        length=built.model.embedder.layout.tokens,
+        points=config.align.source_points,
+        seed=config.seed,
+        cache_folder=cache,
+        reporter=reporter,
+    )
+    metric: Metric = parts.build(config.metric, "metric")
+    dtype = getattr(torch, config.align.dtype)
+    cloud = Features(cloud.x.to(engine.device, dtype), cloud.labels.to(engine.device), cloud.num_classes)
+    prepared = prepared_metric(metric, config.metric, cloud, key, cache)
+    prepared = {name: value.to(engine.device) for name, value in prepared.items()}
+    task = built.task
+    labels = class_labels(
+        task.kind,
+        task.train.targets(),
+        task.validation.targets(),
+        num_clusters=config.align.pseudo_labels or cloud.num_classes,
+        seed=config.seed,
+    )
+    train, heldout = Labelled.of(task.train, labels[0]), Labelled.of(task.validation, labels[1])
+    problem = Problem(metric, cloud, prepared, train, config.align, config.seed)
+    return problem, heldout, _Exact(cloud, heldout, problem, config.seed)

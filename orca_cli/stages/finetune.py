@@ -89,16 +89,16 @@ def _train(
 ) -> tuple[_Progress, dict[str, Tensor]]:
     """Take all optimizer steps; returns the progress with the best weights, and the last weights."""
     folder, settings, samples = run.stage("finetune"), config.train, built.task.train
-    model, optimizer = engine.prepare(
-        built.model.to(engine.device),
+    model = built.model.to(engine.device)
+    optimizer = engine.prepare(
         make_optimizer(
             settings.optimizer,
-            built.model.parameters(),
+            model.parameters(),
             lr=settings.lr,
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,
             betas=settings.betas,
-        ),
+        )
     )
     per_epoch = steps_per_epoch(config, len(samples))
     total = settings.epochs * per_epoch

@@ -3,40 +3,69 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 
-from orca_cli import seeding
+from orca_cli import seeding, signals
 from orca_cli.interfaces import Kind
 
-_WHOLE_BELOW = 10_000  # samples; above, k-means sees the targets in batches
+_WHOLE_VALUES = 2**26  # values that k-means may see at once (256 MiB in float32); above, they come in batches
+_BATCH_VALUES = 2**24
 _RESTARTS = 10
+_PASSES = 3
 
 
-def class_labels(kind: Kind, targets: np.ndarray, *, num_clusters: int, seed: int) -> np.ndarray:
-    """Return a class for every training sample.
+def class_labels(
+    kind: Kind, train: np.ndarray, validation: np.ndarray, *, num_clusters: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a class for every training and validation sample; the clusters are those of the training targets.
+
+    Targets above 256 MiB (in float32) are clustered in batches, so that a memory map is never read as a whole.
 
     Args:
         kind: for "classes" the targets themselves are returned.
-        targets: [n, ...], as Samples.targets gives them.
+        train: [n, ...], as Samples.targets gives them.
+        validation: [m, ...].
         num_clusters: k; fewer where there are fewer samples.
         seed: of k-means.
 
     Returns:
-        [n] int64 in 0..k-1.
+        [n] and [m] int64 in 0..k-1.
     """
     if kind == "classes":
-        return np.asarray(targets, dtype=np.int64)
+        return np.asarray(train, dtype=np.int64), np.asarray(validation, dtype=np.int64)
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    flat = np.nan_to_num(np.asarray(targets, dtype=np.float32).reshape(len(targets), -1))
-    settings = {
-        "n_clusters": min(num_clusters, len(flat)),
-        "n_init": _RESTARTS,
-        "random_state": seeding.derive(seed, "align", "pseudo_labels") % 2**32,
-    }
-    means = KMeans(**settings) if len(flat) <= _WHOLE_BELOW else MiniBatchKMeans(batch_size=_WHOLE_BELOW, **settings)
+    state = seeding.derive(seed, "align", "pseudo_labels") % 2**32
+    k = min(num_clusters, len(train))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct targets than clusters is no fault here
-        return means.fit_predict(flat).astype(np.int64)
+        if train.size <= _WHOLE_VALUES:
+            means = KMeans(k, n_init=_RESTARTS, random_state=state).fit(_flat(train))
+        else:
+            means = MiniBatchKMeans(k, n_init=_RESTARTS, random_state=state)
+            order = seeding.numpy_generator(seed, "align", "pseudo_labels", "order")
+            for _ in range(_PASSES):
+                for rows in _batches(train, order.permutation(len(train)), least=k):
+                    means.partial_fit(_flat(train[np.sort(rows)]))
+        found = [
+            np.concatenate([means.predict(_flat(targets[rows])) for rows in _batches(targets, np.arange(len(targets)))])
+            for targets in (train, validation)
+        ]
+    return found[0].astype(np.int64), found[1].astype(np.int64)
+
+
+def _batches(targets: np.ndarray, order: np.ndarray, least: int = 1) -> Iterator[np.ndarray]:
+    """Yield indices of so many samples as fit a batch, `least` or more where there are as many left."""
+    size = max(least, _BATCH_VALUES // max(1, targets[0].size))
+    for start in range(0, len(order), size):
+        signals.check()
+        rows = order[start : start + size]
+        if len(rows) >= least:
+            yield rows
+
+
+def _flat(targets: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(np.asarray(targets, dtype=np.float32).reshape(len(targets), -1))

@@ -27,6 +27,7 @@ def source_features(
     source: SourceData,
     *,
     features: str,
+    length: int,
     points: int,
     seed: int,
     cache_folder: Path,
@@ -38,7 +39,8 @@ def source_features(
         body: gives the embedding layer.
         source: labelled examples.
         features: "tokens": every token that is not padding is a point with its example's label; "pooled": the mean over
-            an example's tokens.
+            an example's tokens; "sequence": its first `length` tokens in a row, where it has as many.
+        length: tokens of a target sample.
         points: upper bound on the number of points, drawn without replacement.
         seed: of the draw.
         cache_folder: where the points are kept.
@@ -53,10 +55,11 @@ def source_features(
             where="source",
             hint="use source=stdlib_docs for text bodies and source=cifar10 or source=digits for image bodies",
         )
-    key = _key(body.checkpoint_digest, source.digest, features, points, seed, _settings(body))
+    cut = length if features == "sequence" else 0
+    key = _key(body.checkpoint_digest, source.digest, features, cut, points, seed, _settings(body))
 
     def compute() -> dict[str, Tensor]:
-        x, labels = _embed(body, source, features, points, seed, reporter)
+        x, labels = _embed(body, source, features, length, points, seed, reporter)
         return {"x": x, "labels": labels}
 
     stored = cached(cache_folder / "source_features" / key, compute)
@@ -97,8 +100,17 @@ def cached(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Te
         return tensors
 
 
-def select_points(tokens: Tokens, features: str) -> tuple[Tensor, Tensor]:
-    """Return the points of a batch of sequences, [p, D], and the sample that each belongs to, [p] int64."""
+def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, Tensor]:
+    """Return the points of a batch of sequences, [p, d], and the sample that each belongs to, [p] int64.
+
+    Args:
+        tokens: [B, T, D].
+        features: "tokens" or "pooled", d = D; "sequence", d = length * D.
+        length: for "sequence": samples with fewer tokens are left out, and of longer ones the first so many count.
+    """
+    if features == "sequence":
+        whole = tokens.mask[:, :length].sum(1) == length
+        return tokens.x[whole, :length].flatten(1), torch.nonzero(whole)[:, 0]
     if features == "pooled":
         weight = tokens.mask.to(tokens.x.dtype).unsqueeze(-1)  # [B, T, 1]
         mean = (tokens.x * weight).sum(1) / weight.sum(1).clamp(min=1)
@@ -109,7 +121,7 @@ def select_points(tokens: Tokens, features: str) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _embed(
-    body: Body, source: SourceData, features: str, points: int, seed: int, reporter: Reporter
+    body: Body, source: SourceData, features: str, length: int, points: int, seed: int, reporter: Reporter
 ) -> tuple[Tensor, Tensor]:
     """Embed the whole source and keep a uniform draw of its points.
 
@@ -124,7 +136,7 @@ def _embed(
         for start in range(0, len(labels), _BATCH):
             signals.check()
             stop = min(start + _BATCH, len(labels))
-            x, rows = select_points(body.embed_source(source.inputs[start:stop]), features)
+            x, rows = select_points(body.embed_source(source.inputs[start:stop]), features, length)
             kept_x.append(x.cpu())
             kept_labels.append(labels[start:stop][rows.cpu()])
             kept_rank.append(torch.rand(len(x), generator=generator, dtype=torch.float64))
@@ -133,6 +145,12 @@ def _embed(
                 kept_x, kept_labels, kept_rank = _smallest(kept_x, kept_labels, kept_rank, points)
                 held = points
             advance(stop - start)
+    if held < 2:
+        raise ConfigError(
+            f"only {held} source examples have the {length} tokens that a target sample has",
+            where="align.features",
+            hint="use align.features=tokens, or a lower embedder.max_tokens",
+        )
     kept_x, kept_labels, _ = _smallest(kept_x, kept_labels, kept_rank, points)
     return kept_x[0].float().contiguous(), kept_labels[0]
 

@@ -65,9 +65,10 @@ class Engine:
         )  # its gradient scaler leaves out steps that overflow, and lowers the scale
         torch.use_deterministic_algorithms(True, warn_only=True)
 
-    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Move a model to the device and wrap it and its optimizer for the precision."""
-        return self._accelerator.prepare(model, optimizer)
+    def prepare(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Return an optimizer that takes steps at the chosen precision; the one before it is let go."""
+        self._accelerator.free_memory()
+        return self._accelerator.prepare_optimizer(optimizer)
 
     def autocast(self) -> AbstractContextManager:
         """Return the context in which forward passes run at the chosen precision."""

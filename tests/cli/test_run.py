@@ -52,6 +52,7 @@ RESULT_FIELDS = {
     "test_reads",
     "splits",
     "metric_value",
+    "alignment",
     "seconds",
     "parameters",
     "weights_sha256",

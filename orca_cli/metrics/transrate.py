@@ -1,0 +1,92 @@
+"""TransRate (Huang et al. 2022): how much the target's classes take apart of what its features can code.
+
+    R(Z) = 1/2 log det(I + Z^T Z / (n eps))          coding rate of n centred features at distortion eps
+    TransRate = R(Z) - 1/k sum_c R(Z_c)              mean over the k classes with a point, each with its own n
+    value = -TransRate
+
+TransRate is a score of transferability: higher is better. Stage 2 minimises, so the value is its negative: at most 0 for
+classes that lie apart. It uses the target's features and labels and nothing of the source.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from orca_cli.exceptions import ConfigError, NonFiniteError
+from orca_cli.interfaces import Distance, Features
+from orca_cli.metrics.otdd import _check as check_features
+
+
+class TransRate:
+    """Negative TransRate of the target, differentiated by autograd in float64.
+
+    Classes without a point do not count. With one class R(Z) = R(Z_1): value and gradient are 0, so a class-wise problem
+    teaches nothing, and several target classes have to be put into one problem.
+
+    Args:
+        eps: distortion, above 0; in squared units of the features, or of the normalised ones.
+        normalise: divide the centred features by their Frobenius norm, as the authors do. Without it the value falls
+            without bound as features grow.
+
+    Raises:
+        ConfigError: a parameter is out of range.
+    """
+
+    convention = "negative TransRate in nats, of the target alone; 0 with one class"
+
+    def __init__(self, eps: float = 1e-4, normalise: bool = True) -> None:
+        if not eps > 0:
+            raise ConfigError(f"{eps} is not allowed", where="metric.eps", hint="allowed: above 0")
+        self.eps, self.normalise = eps, normalise
+
+    @torch.no_grad()
+    def prepare(self, source: Features) -> dict[str, Tensor]:
+        """Return nothing: the source has no part in TransRate.
+
+        Raises:
+            NonFiniteError: a feature is NaN or infinite.
+            DataError: features or labels do not have the form that Features asks for.
+        """
+        check_features(source, "source")
+        return {}
+
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
+        """Return minus TransRate of the target; memory grows with min(m, d) squared.
+
+        Diagnostics: rate (of all features), class_rate (mean of the classes'), classes (with a point), m.
+
+        Raises:
+            NonFiniteError: a feature or the value is NaN or infinite.
+            DataError: features or labels do not have the form that Features asks for.
+        """
+        check_features(target, "target")
+        z = target.x.double()
+        z = z - z.mean(0)
+        if self.normalise:
+            norm = torch.linalg.vector_norm(z)
+            if bool(norm > 0):  # equal points stay where they are, at 0
+                z = z / norm
+        present = torch.unique(target.labels)
+        rate = self._coding_rate(z)
+        if len(present) == 1:
+            class_rate = rate
+        else:
+            class_rate = torch.stack([self._coding_rate(z[target.labels == label]) for label in present]).mean()
+        value = (class_rate - rate).to(target.x.dtype)
+        if not bool(torch.isfinite(value)):
+            raise NonFiniteError("the distance is not finite", where="metric", hint="lower the learning rate")
+        diagnostics = {
+            "rate": float(rate.detach()),
+            "class_rate": float(class_rate.detach()),
+            "classes": float(len(present)),
+            "m": float(len(z)),
+        }
+        return Distance(value, diagnostics)
+
+    def _coding_rate(self, z: Tensor) -> Tensor:
+        n, d = z.shape
+        # Z^T Z and Z Z^T have the same eigenvalues but for zeros.
+        gram = z.T @ z if d <= n else z @ z.T
+        identity = torch.eye(len(gram), dtype=z.dtype, device=z.device)
+        return torch.linalg.slogdet(identity + gram / (n * self.eps)).logabsdet / 2

@@ -1,0 +1,113 @@
+"""Which embedder of stage 2 goes on: a short stage 3 from each candidate, judged on the validation split.
+
+The candidate of 0 steps is among them, so that alignment cannot make a run worse than none would, beyond the noise of the
+probe. Only training and validation data are used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file
+
+from orca_cli import seeding, signals, storage
+from orca_cli.exceptions import NonFiniteError
+from orca_cli.interfaces import Reporter
+from orca_cli.schema import Config
+from orca_cli.stages.build import Built
+from orca_cli.training import checkpoint
+from orca_cli.training.engine import Engine
+from orca_cli.training.freeze import select_trained
+from orca_cli.training.loop import predict, train_step
+from orca_cli.training.schedule import make_optimizer
+
+
+def choose(
+    config: Config,
+    built: Built,
+    engine: Engine,
+    candidates: Mapping[int, Path],
+    folder: Path,
+    reporter: Reporter,
+) -> tuple[int, dict[str, float | None]]:
+    """Return the number of alignment steps whose embedder validates best, and what was tried.
+
+    The model is left with its own first weights; the caller loads the chosen embedder. Verdicts are written to
+    probe.jsonl as they are made, so a resumed run does not repeat them.
+
+    Args:
+        config: the run's settings; stage 3's optimizer, rate and batches are the probe's.
+        built: task, loss, error, model.
+        engine: the device.
+        candidates: steps -> file of the embedder after so many steps.
+        folder: 2_align.
+        reporter: progress.
+
+    Returns:
+        steps, and steps (as text) -> validation error, None where the probe's loss was not finite or the error undefined.
+    """
+    log = folder / "probe.jsonl"
+    tried: dict[int, float | None] = {record["step"]: record["error"] for record in storage.read_json_lines(log)}
+    start = checkpoint.snapshot(built.model)
+    with reporter.track("align: probe", len(candidates)) as advance:
+        advance(sum(step in tried for step in candidates))
+        for step, path in candidates.items():
+            if step in tried:
+                continue
+            built.model.load_state_dict(start)
+            built.model.embedder.load_state_dict(load_file(path))
+            tried[step] = _probe(config, built, engine)
+            storage.append_json_line(log, {"step": step, "error": tried[step]})
+            advance()
+    built.model.load_state_dict(start)
+    best = min(candidates, key=lambda step: (_rank(tried[step]), step))
+    return best, {str(step): tried[step] for step in candidates}
+
+
+def _rank(error: float | None) -> float:
+    return math.inf if error is None else error
+
+
+def _probe(config: Config, built: Built, engine: Engine) -> float | None:
+    """Train for `align.probe_epochs` at a constant rate, and return the lowest validation error of an epoch."""
+    settings, samples, model = config.train, built.task.train, built.model
+    select_trained(model, config.finetune.train)
+    optimizer = engine.prepare(
+        make_optimizer(
+            settings.optimizer,
+            model.parameters(),
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            betas=settings.betas,
+        )
+    )
+    size = settings.batch_size * settings.accumulation
+    step, errors = 0, []
+    for epoch in range(config.align.probe_epochs):
+        order = seeding.numpy_generator(config.seed, "probe", "order", epoch).permutation(len(samples))
+        for begin in range(0, len(order), size):
+            signals.check()
+            try:
+                train_step(
+                    engine,
+                    model,
+                    optimizer,
+                    built.loss,
+                    samples,
+                    np.asarray(order[begin : begin + size]),
+                    batch_size=settings.batch_size,
+                    clip=settings.clip,
+                    seed=config.seed,
+                    step=step,
+                )
+            except NonFiniteError:
+                return None
+            step += 1
+        outputs, targets = predict(engine, model, built.task.validation, settings.eval_batch_size)
+        errors.append(built.error(outputs, targets).value)
+    known = [error for error in errors if error is not None]
+    return min(known) if known else None

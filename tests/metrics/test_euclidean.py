@@ -1,0 +1,86 @@
+"""Mean Euclidean distance: against SciPy, the gradient against finite differences, points on top of each other."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+from orca_cli.exceptions import ConfigError, NonFiniteError
+from orca_cli.interfaces import Features
+from orca_cli.metrics.euclidean import Euclidean
+from tests.metrics.generators import cloud
+
+
+def features(x):
+    return Features(x, torch.zeros(len(x), dtype=torch.long), 1)
+
+
+def distance(metric, x, z):
+    return metric.distance(features(x), metric.prepare(features(x)), features(z))
+
+
+def value(metric, x, z):
+    return distance(metric, x, z).value.item()
+
+
+def gradient(metric, x, z):
+    z = z.clone().requires_grad_()
+    distance(metric, x, z).value.backward()
+    return z.grad
+
+
+def test_a_single_pair():
+    x, z = torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])
+    assert value(Euclidean(), x, z) == pytest.approx(5)
+    torch.testing.assert_close(gradient(Euclidean(), x, z), torch.tensor([[0.6, 0.8]]))
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12), d=st.integers(1, 5))
+def test_value_agrees_with_scipy_in_any_order_and_place(seed, n, m, d):
+    x, z, metric = cloud(n, d, seed, "x"), cloud(m, d, seed, "z") + 1, Euclidean(chunk=5)
+    expected = cdist(x, z).mean()
+    assert value(metric, x, z) == pytest.approx(expected, rel=1e-10)
+    assert value(metric, z.flip(0), x.flip(0)) == pytest.approx(expected, rel=1e-10)
+    assert value(metric, x + 100, z + 100) == pytest.approx(expected, rel=1e-8)
+    assert value(metric, x * -3, z * -3) == pytest.approx(3 * expected, rel=1e-10)
+
+
+def test_gradient_is_that_of_finite_differences():
+    x, z, metric = cloud(13, 3, "x"), cloud(7, 3, "z"), Euclidean(chunk=4)
+    slope = gradient(metric, x, z)
+    for direction in range(3):
+        move = cloud(7, 3, "direction", direction)
+        up, down = (cdist(x, z + sign * 1e-5 * move).mean() for sign in (1, -1))
+        assert (up - down) / 2e-5 == pytest.approx((slope * move).sum().item(), abs=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_points_on_top_of_each_other_have_no_part_in_the_gradient(dtype):
+    x = cloud(9, 40, "x").to(dtype) + 5
+    result = distance(Euclidean(), x, x)
+    assert result.diagnostics["coinciding"] == 9
+    assert result.value.item() == pytest.approx(cdist(x, x).mean(), rel=1e-6)
+    # The gradient of z_0 without its own pair.
+    apart = x[:1] - x[1:]
+    expected = (apart / apart.norm(dim=1, keepdim=True)).sum(0) / 81
+    torch.testing.assert_close(gradient(Euclidean(), x, x)[0], expected, rtol=1e-4, atol=1e-6)
+    constant = torch.full((4, 3), 0.1, dtype=dtype)
+    assert value(Euclidean(), constant, constant) == 0
+    assert (gradient(Euclidean(), constant, constant) == 0).all()
+
+
+def test_bad_values_are_named():
+    with pytest.raises(ConfigError, match="metric.chunk"):
+        Euclidean(chunk=0)
+    with pytest.raises(NonFiniteError, match="target"):
+        value(Euclidean(), torch.ones(2, 2), torch.full((2, 2), np.inf))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_float32_neither_overflows_nor_vanishes(scale):
+    x, z = cloud(9, 4, "x").float(), cloud(5, 4, "z").float()
+    assert value(Euclidean(), x * scale, z * scale) == pytest.approx(scale * cdist(x, z).mean(), rel=1e-5)
+    torch.testing.assert_close(gradient(Euclidean(), x * scale, z * scale), gradient(Euclidean(), x, z))

@@ -1,0 +1,132 @@
+"""MMD: against its definition, the gradient against finite differences, properties, degenerate clouds."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orca_cli.exceptions import ConfigError, NonFiniteError
+from orca_cli.interfaces import Features
+from orca_cli.metrics.mmd import MMD
+from tests.metrics.generators import cloud
+
+
+def features(x):
+    return Features(x, torch.zeros(len(x), dtype=torch.long), 1)
+
+
+def distance(metric, x, z):
+    return metric.distance(features(x), metric.prepare(features(x)), features(z))
+
+
+def value(metric, x, z):
+    return distance(metric, x, z).value.item()
+
+
+def gradient(metric, x, z):
+    z = z.clone().requires_grad_()
+    distance(metric, x, z).value.backward()
+    return z.grad
+
+
+def definition(x, z, bandwidth=None, unbiased=False):
+    """Value and bandwidth, as the formula reads."""
+    x, z = np.asarray(x), np.asarray(z)
+    joined = np.concatenate([x, z])
+    squares = ((joined[:, None] - joined[None]) ** 2).sum(-1)
+    n, count = len(x), len(joined)
+    bandwidth = squares.sum() / (count * (count - 1)) if bandwidth is None else bandwidth
+    kernel = sum(np.exp(-squares / (scale * bandwidth)) for scale in (0.25, 0.5, 1, 2, 4))
+    blocks = [kernel[:n, :n], kernel[n:, n:]]
+    if unbiased:
+        own = [block[~np.eye(len(block), dtype=bool)].mean() for block in blocks]
+    else:
+        own = [block.mean() for block in blocks]
+    return sum(own) - 2 * kernel[:n, n:].mean(), bandwidth
+
+
+def own_bandwidth(x):
+    return float(2 * x.var(0).sum())
+
+
+# The bandwidth of the far cloud lies outside what is tabulated.
+CLOUDS = {"near": (1.0, 0.5), "wide": (3.0, 0.0), "narrow": (0.01, 0.0), "far": (1.0, 40.0)}
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize(("scale", "shift"), CLOUDS.values(), ids=CLOUDS)
+def test_value_is_that_of_the_definition(scale, shift, unbiased):
+    x, z = cloud(23, 4, "x"), cloud(11, 4, "z", scale=scale) + shift
+    result = distance(MMD(unbiased=unbiased, chunk=7), x, z)
+    expected, bandwidth = definition(x, z, unbiased=unbiased)
+    assert result.value.item() == pytest.approx(expected, abs=1e-12)
+    assert result.diagnostics["bandwidth"] == pytest.approx(bandwidth, rel=1e-12)
+    fixed, _ = definition(x, z, own_bandwidth(x), unbiased)
+    assert value(MMD("source", unbiased), x, z) == pytest.approx(fixed, abs=1e-12)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("bandwidth", ["source", "union"])
+def test_gradient_is_that_of_finite_differences_at_a_constant_bandwidth(bandwidth, unbiased):
+    x, z = cloud(17, 3, "x"), cloud(9, 3, "z") + 1
+    slope = gradient(MMD(bandwidth, unbiased, chunk=5), x, z)
+    held = own_bandwidth(x) if bandwidth == "source" else definition(x, z)[1]
+    for direction in range(3):
+        move = cloud(9, 3, "direction", direction)
+        up, down = (definition(x, z + sign * 1e-5 * move, held, unbiased)[0] for sign in (1, -1))
+        assert (up - down) / 2e-5 == pytest.approx((slope * move).sum().item(), abs=1e-8)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12), d=st.integers(1, 5))
+def test_properties(seed, n, m, d):
+    x, z, metric = cloud(n, d, seed, "x"), cloud(m, d, seed, "z", scale=2.0), MMD(chunk=4)
+    expected = value(metric, x, z)
+    assert expected >= -1e-12
+    assert value(metric, x, x) == pytest.approx(0, abs=1e-12)
+    assert value(metric, z, x) == pytest.approx(expected, abs=1e-12)
+    assert value(metric, x.flip(0), z.flip(0)) == pytest.approx(expected, abs=1e-12)
+    assert value(metric, x + 3, z + 3) == pytest.approx(expected, abs=1e-12)
+    assert value(metric, x * 1e3, z * 1e3) == pytest.approx(expected, abs=1e-12)
+    assert np.isfinite(value(MMD(unbiased=True), x, z))
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("bandwidth", ["source", "union"])
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_points_give_zero_and_no_gradient(constant, dtype, bandwidth, unbiased):
+    x, z = torch.full((6, 3), constant, dtype=dtype), torch.full((4, 3), constant, dtype=dtype)
+    metric = MMD(bandwidth, unbiased)
+    assert value(metric, x, z) == pytest.approx(0, abs=1e-6)
+    assert gradient(metric, x, z).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_a_constant_cloud_beside_another_is_finite(unbiased):
+    x, z = torch.zeros(6, 3), torch.ones(1, 3)
+    for one, other in ((x, z), (z, x), (x, cloud(5, 3, "z").float())):
+        assert np.isfinite(value(MMD(unbiased=unbiased), one, other))
+        assert gradient(MMD(unbiased=unbiased), one, other).isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e15])
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+def test_float32_is_near_float64_at_any_scale_and_place(scale, shift):
+    x, z = (cloud(60, 5, "x") + shift).float(), (cloud(20, 5, "z") + shift + 1).float()
+    exact = value(MMD(), x.double(), z.double())
+    assert value(MMD(), x * scale, z * scale) == pytest.approx(exact, abs=3e-5)
+    slope = gradient(MMD(), x * scale, z * scale) * scale
+    torch.testing.assert_close(slope.double(), gradient(MMD(), x.double(), z.double()), rtol=1e-2, atol=1e-6)
+
+
+def test_bad_parameters_and_features_are_named():
+    with pytest.raises(ConfigError, match="metric.bandwidth"):
+        MMD("median")
+    with pytest.raises(ConfigError, match="metric.chunk"):
+        MMD(chunk=0)
+    z = torch.ones(2, 3)
+    z[0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match="target"):
+        value(MMD(), torch.ones(2, 3), z)

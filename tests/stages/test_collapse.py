@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from orca_cli.interfaces import Tokens
+from orca_cli.stages.collapse import collapse
+
+
+def tokens(x, mask=None):
+    mask = torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+    return Tokens(x, mask, (x.shape[1],))
+
+
+def test_samples_whose_tokens_are_all_alike_have_no_token_variance():
+    x = torch.randn(6, 1, 4).expand(6, 5, 4)
+    assert collapse(tokens(x))["token_variance"] == pytest.approx(0, abs=1e-12)
+
+
+def test_samples_with_one_mean_have_all_their_variance_between_tokens():
+    x = torch.randn(6, 5, 4)
+    assert collapse(tokens(x - x.mean(1, keepdim=True)))["token_variance"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_effective_rank_counts_directions_of_equal_variance(rank):
+    basis = torch.linalg.qr(torch.randn(16, 16))[0][:rank]
+    points = torch.cat([basis, -basis])
+    assert collapse(tokens(points.view(1, 2 * rank, 16)))["effective_rank"] == pytest.approx(rank)
+
+
+def test_padding_does_not_count():
+    x = torch.randn(3, 4, 5)
+    mask = torch.tensor([[True, True, True, False]] * 3)
+    other = torch.where(mask.unsqueeze(-1), x, 1e6)
+    assert collapse(tokens(other, mask)) == collapse(tokens(x[:, :3]))
+
+
+def test_a_single_point_has_no_variance():
+    assert collapse(tokens(torch.ones(1, 1, 3))) == {"token_variance": 0.0, "effective_rank": 0.0}

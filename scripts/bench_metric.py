@@ -1,10 +1,12 @@
-"""Time the alignment metric against recomputing everything with geomloss at every call, in one process.
+"""Measure the dataset distances: against geomloss, against POT, by size, and as a share of fine-tuning; ratios of one run.
 
-    python scripts/bench_metric.py --points 3000 --width 384 --classes 8 --target 128 --json
+    python scripts/bench_metric.py                          everything at a size that takes minutes
+    python scripts/bench_metric.py --points 5000 --width 768 --classes 10 --target 128
+    python scripts/bench_metric.py --runs runs --json       with stage 2 as a share of stage 3 in those runs
 
-The baseline does per call what the released code does: all label distances between source classes and to the target, the
-outer divergence with its self terms, and the gradient, each by geomloss's SamplesLoss at its default annealing.
-Features are drawn, layer-normed tokens around class centres; machines are noisy, so only the ratio of one run counts.
+Every solver runs in a process of its own, so that peak memory is its own. The baseline recomputes with geomloss, per class and
+step, what the released code recomputes: all label distances between source classes and to the target, the outer divergence
+with its self terms, and the gradient. Features are layer-normed points around class centres.
 """
 
 from __future__ import annotations
@@ -12,96 +14,191 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import multiprocessing
+import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import torch
-from geomloss import SamplesLoss
-
-from orca_cli.interfaces import Features
-from orca_cli.metrics.otdd import OTDD
-from orca_cli.seeding import torch_generator
+import numpy as np
 
 REG = 0.1
+SOLVERS = ("geomloss", "pot", "otdd", "otdd_exact", "otdd_reference", "otdd_gaussian")
 
 
-def tokens(n: int, width: int, classes: int, name: str) -> Features:
+def features(n: int, width: int, classes: int, name: str, device: str) -> Any:
     """Return layer-normed points, half of whose variance is that of their class's centre; norm about 10."""
+    import torch
+
+    from orca_cli.interfaces import Features
+    from orca_cli.seeding import torch_generator
+
     noise = torch.randn(n, width, generator=torch_generator(0, name))
     centres = torch.randn(classes, width, generator=torch_generator(0, name, "centres"))
     labels = torch.arange(n) % classes
     x = torch.nn.functional.layer_norm(noise + centres[labels], (width,)) * (10 / width**0.5)
-    return Features(x, labels, classes)
+    return Features(x.to(device), labels.to(device), classes)
 
 
-def recompute(source: Features, target: Features) -> float:
-    """Value of the distance with everything computed anew, and its gradient in target.x."""
+def with_geomloss(source: Any, target: Any) -> tuple[float, np.ndarray]:
+    """Return value and gradient with everything computed anew, in the convention of the released code."""
+    from geomloss import SamplesLoss
+
     inner = SamplesLoss("sinkhorn", p=2, blur=(REG / 2) ** 0.5, debias=True, backend="tensorized")
     outer = SamplesLoss("sinkhorn", p=2, blur=REG**0.5, debias=True, backend="tensorized")
     clouds = [source.x[source.labels == label] for label in range(source.num_classes)]
     for one, other in itertools.combinations(clouds, 2):
         inner(one, other).item()
-    label = sum(2 * inner(cloud, target.x) * (len(cloud) / len(source.x)) for cloud in clouds)
-    loss = outer(source.x, target.x) + label / 2
+    z = target.x.detach().requires_grad_()
+    label = sum(2 * inner(cloud, z).item() * (len(cloud) / len(source.x)) for cloud in clouds)
+    loss = outer(source.x, z) + label / 2
     loss.backward()
-    return float(loss.detach())
+    return float(loss.detach()), z.grad.cpu().numpy()
 
 
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Return the median seconds of a call."""
+def with_pot(source: Any, target: Any) -> tuple[float, np.ndarray]:
+    """Return the exact value by POT's emd2 at both levels; no gradient."""
+    import ot
+
+    x, z = source.x.cpu().double().numpy(), target.x.detach().cpu().double().numpy()
+    cost = ot.dist(x, z)
+    labels = source.labels.cpu().numpy()
+    between = np.array([ot.emd2([], [], cost[labels == a], numItermax=10**7) for a in range(source.num_classes)])
+    return float(ot.emd2([], [], (cost + between[labels][:, None]) / 2, numItermax=10**7)), np.zeros(z.shape)
+
+
+def with_metric(name: str) -> Callable[[Any, Any], tuple[float, np.ndarray, float]]:
+    """Return a solver of ours by its name in conf/metric: value, gradient, and seconds of the one-time set-up."""
+    from orca_cli import configuration, parts
+
+    metric = parts.build(configuration.content(configuration.choices("metric")[name]), "metric")
+    state: dict[str, Any] = {}
+
+    def solve(source: Any, target: Any) -> tuple[float, np.ndarray, float]:
+        if not state:
+            begin = time.perf_counter()
+            state["prepared"] = metric.prepare(source)
+            state["seconds"] = time.perf_counter() - begin
+        z = target.x.detach().requires_grad_()
+        value = metric.distance(source, state["prepared"], type(target)(z, target.labels, target.num_classes)).value
+        value.backward()
+        return float(value.detach()), z.grad.cpu().numpy(), state["seconds"]
+
+    return solve
+
+
+def one(solver: str, points: int, width: int, classes: int, target: int, device: str, repeats: int, out: Any) -> None:
+    """Measure one solver in this process and put the record into a queue."""
+    import torch
+
+    torch.set_num_threads(1)
+    source = features(points, width, classes, "source", device)
+    cloud = features(target, width, 1, "target", device)
+    solve: Any = {"geomloss": with_geomloss, "pot": with_pot}.get(solver) or with_metric(solver)
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = solve(source, cloud)
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()
-        call()
+        result = solve(source, cloud)
         times.append(time.perf_counter() - begin)
-    return sorted(times)[len(times) // 2]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    record = {"value": result[0], "gradient": result[1], "seconds": sorted(times)[len(times) // 2]}
+    setup = result[2] if len(result) > 2 else 0.0
+    out.put(record | {"setup_s": setup, "memory_mb": (peak - base) / 1024})
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """Return seconds per call of both, their ratio and what the metric says about its convergence."""
-    source = tokens(arguments.points, arguments.width, arguments.classes, "source")
-    target = tokens(arguments.target, arguments.width, 1, "target")
-    target = Features(target.x.requires_grad_(), target.labels, 1)
-    metric = OTDD(reg=REG)
-    begin = time.perf_counter()
-    prepared = metric.prepare(source)
-    preparation = time.perf_counter() - begin
+def measure(solver: str, size: dict[str, int], device: str, repeats: int) -> dict[str, Any]:
+    """Measure one solver in a new process."""
+    context = multiprocessing.get_context("spawn")
+    out = context.Queue()
+    process = context.Process(target=one, args=(solver, *size.values(), device, repeats, out))
+    process.start()
+    record = out.get()
+    process.join()
+    return record
 
-    def ours() -> None:
-        metric.distance(source, prepared, target).value.backward()
 
-    ours()
-    result = metric.distance(source, prepared, target)
-    own = seconds(ours, arguments.repeats)
-    theirs = seconds(lambda: recompute(source, target), 1)
-    return {
-        "prepare_s": preparation,
-        "call_s": own,
-        "recompute_s": theirs,
-        "ratio": theirs / own,
-        "value": float(result.value.detach()),
-        **result.diagnostics,
-    }
+def against_baselines(size: dict[str, int], device: str) -> list[dict[str, Any]]:
+    """Compare every solver with geomloss (value, gradient, seconds, memory) and the value with POT's exact one."""
+    records = {name: measure(name, size, device, repeats=1 if name in ("geomloss", "pot") else 3) for name in SOLVERS}
+    base, exact = records["geomloss"], records["pot"]
+    rows = []
+    for name, record in records.items():
+        norms = np.linalg.norm(record["gradient"]) * np.linalg.norm(base["gradient"])
+        rows.append(
+            {
+                "solver": name,
+                "value": record["value"],
+                "value / exact": record["value"] / exact["value"],
+                "gradient cosine with geomloss": float((record["gradient"] * base["gradient"]).sum() / norms)
+                if norms
+                else None,
+                "seconds": record["seconds"],
+                "times faster than geomloss": base["seconds"] / record["seconds"],
+                "set-up, s": record["setup_s"],
+                "memory, MB": record["memory_mb"],
+            }
+        )
+    return rows
+
+
+def growth(size: dict[str, int], device: str) -> list[dict[str, Any]]:
+    """Double each of n, d, k, m in turn, and return how the seconds of a call and of the set-up grow."""
+    half = {"points": size["points"] // 2, "width": size["width"], "classes": size["classes"], "target": size["target"]}
+    start = measure("otdd", half, device, 3)
+    rows = []
+    for key in half:
+        record = measure("otdd", half | {key: 2 * half[key]}, device, 3)
+        rows.append(
+            {
+                "doubled": key,
+                "call": record["seconds"] / start["seconds"],
+                "set-up": record["setup_s"] / max(start["setup_s"], 1e-9),
+                "memory": record["memory_mb"] / max(start["memory_mb"], 1e-9),
+            }
+        )
+    return rows
+
+
+def shares(runs: Path) -> list[dict[str, Any]]:
+    """Return stage 2's seconds as a share of stage 3's in completed runs."""
+    rows = []
+    for path in sorted(runs.glob("*/*/result.json")):
+        result = json.loads(path.read_text())
+        seconds = result["seconds"]
+        if result["metric"] != "none":
+            share = seconds["align"] / seconds["finetune"]
+            rows.append({"run": f"{result['task']} {result['body']} {result['metric']}", "align / finetune": share})
+    return rows
 
 
 def main() -> None:
-    """Parse the command line, measure, print."""
+    """Print the tables, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, default=3000, help="source points")
-    parser.add_argument("--width", type=int, default=384, help="width of the features")
-    parser.add_argument("--classes", type=int, default=8, help="source classes")
-    parser.add_argument("--target", type=int, default=128, help="target points, of one class")
-    parser.add_argument("--repeats", type=int, default=10, help="calls, of which the median counts")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    for name, default in (("points", 2000), ("width", 384), ("classes", 8), ("target", 128)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--runs", type=Path, help="folder of runs, for stage 2 as a share of stage 3")
+    parser.add_argument("--no-growth", action="store_true", help="leave out the part that doubles n, d, k and m")
+    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    result = measure(arguments)
+    size = {name: getattr(arguments, name) for name in ("points", "width", "classes", "target")}
+    tables = {"against geomloss and POT, per class and step": against_baselines(size, arguments.device)}
+    if not arguments.no_growth:
+        tables["otdd: ratio when one size is doubled"] = growth(size, arguments.device)
+    if arguments.runs is not None:
+        tables["stage 2 as a share of stage 3"] = shares(arguments.runs)
     if arguments.json:
-        print(json.dumps(result))
-    else:
-        for name, value in result.items():
-            print(f"{name:16s} {value:.6g}")
+        print(json.dumps({"size": size, "tables": tables}, indent=2))
+        return
+    print(", ".join(f"{name} {value}" for name, value in size.items()))
+    for title, rows in tables.items():
+        print(f"\n{title}")
+        for row in rows:
+            cells = (f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items())
+            print("  " + ", ".join(cells))
 
 
 if __name__ == "__main__":

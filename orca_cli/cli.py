@@ -15,6 +15,7 @@ from orca_cli.exceptions import Interrupted, OrcaError, UsageError, suggest
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
     "report": "a table of the results: methods as rows, tasks as columns",
+    "distance": "the distance between two labelled data sets, by any metric",
     "list": "what there is to choose from: tasks, bodies, sources, metrics, finetune, hparams, studies, settings",
     "doctor": "check this machine: versions, devices, folders, extras",
 }

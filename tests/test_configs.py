@@ -47,8 +47,11 @@ def own(tmp_path):
 def overrides_for(path: Path, own: Path) -> list[str]:
     group, name = path.parts[0], path.stem
     if group == "hparams":
-        task, _, body = name.partition("-")
-        return [f"task={task}", f"body={body}", *SMALL.get(task, [])]
+        task, dash, body = name.partition("-")
+        picked = [f"task={task}", f"body={body}", *SMALL.get(task, [])] if dash else SMALL["digits"]
+        return [*picked, f"hparams={name}"]
+    if group == "study":
+        return [f"study={name}", *SMALL["digits"]]
     words = [f"{group}={name}"]
     if group == "source" and name != "stdlib_docs":
         words += ["body=swin_tiny"]

@@ -12,10 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import ConfigError, NonFiniteError
+from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Distance, Features
 from orca_cli.metrics.costs import centred, half_squared_distances
-from orca_cli.metrics.otdd import _check as check_features
+from orca_cli.metrics.envelope import attach
+from orca_cli.metrics.validity import check_features
 
 
 class Euclidean:
@@ -74,13 +75,8 @@ class Euclidean:
                 coinciding += (~apart).sum()
                 weights = torch.where(apart, 1 / distances, 0)  # of z_j - x_i in the gradient
                 gradient += weights.sum(0)[:, None] * z - weights.T @ rows
-            value, gradient = (total / pairs * unit).to(z.dtype), gradient / pairs
-        if not bool(torch.isfinite(value)) or not bool(torch.isfinite(gradient).all()):
-            raise NonFiniteError("the distance is not finite", where="metric", hint="lower the learning rate")
-        # The gradient is known in closed form; this product carries it and adds exactly 0 to the value.
-        carrier = (target.x * gradient).sum()
         diagnostics = {"coinciding": float(coinciding), "n": float(len(x)), "m": float(len(z))}
-        return Distance(value + (carrier - carrier.detach()), diagnostics)
+        return attach(total / pairs * unit, gradient / pairs, target.x, diagnostics)
 
 
 def _distances(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

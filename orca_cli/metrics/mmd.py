@@ -19,7 +19,8 @@ from torch import Tensor
 from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Distance, Features
 from orca_cli.metrics.costs import centred, half_squared_distances
-from orca_cli.metrics.otdd import _check as check_features
+from orca_cli.metrics.envelope import attach
+from orca_cli.metrics.validity import check_features
 
 _KERNELS = 5  # K of a point with itself
 _LARGEST_SCALE = 4.0
@@ -91,13 +92,8 @@ class MMD:
         check_features(target, "target")
         with torch.no_grad():
             value, gradient, bandwidth = self._solve(source, prepared, target)
-            value, gradient = value.to(target.x.dtype), gradient.to(target.x.dtype)
-        if not bool(torch.isfinite(value)) or not bool(torch.isfinite(gradient).all()):
-            raise NonFiniteError("the distance is not finite", where="metric", hint="lower the learning rate")
-        # The gradient is known in closed form; this product carries it and adds exactly 0 to the value.
-        carrier = (target.x * gradient).sum()
         diagnostics = {"bandwidth": bandwidth, "n": float(len(source.x)), "m": float(len(target.x))}
-        return Distance(value + (carrier - carrier.detach()), diagnostics)
+        return attach(value, gradient, target.x, diagnostics)
 
     def _solve(self, source: Features, prepared: dict[str, Tensor], target: Features) -> tuple[Tensor, Tensor, float]:
         n, m = len(source.x), len(target.x)

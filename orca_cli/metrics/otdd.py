@@ -15,12 +15,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
+from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics import label_distances, newton, sinkhorn
+from orca_cli.metrics import envelope, label_distances, newton, sinkhorn
 from orca_cli.metrics.costs import centred, half_squared_distances, needs_double
 from orca_cli.metrics.label_distances import PairGroup
 from orca_cli.metrics.sinkhorn import Solution
+from orca_cli.metrics.validity import check_features, check_pair
 
 
 class OTDD:
@@ -48,6 +49,8 @@ class OTDD:
     Raises:
         ConfigError: a parameter is out of range.
     """
+
+    convention = "squared, halved costs, entropic, debiased"
 
     def __init__(
         self,
@@ -90,7 +93,7 @@ class OTDD:
             NonFiniteError: a feature is NaN or infinite.
             DataError: features or labels do not have the form that Features asks for.
         """
-        _check(source, "source")
+        check_features(source, "source")
         x = centred(source.x)[0]
         if needs_double(x, x, self.reg):
             x = x.double()
@@ -123,16 +126,10 @@ class OTDD:
             NonFiniteError: a feature or the value is NaN or infinite.
             DataError: features or labels do not have the form that Features asks for.
         """
-        _check(source, "source")
-        _check(target, "target")
+        check_pair(source, target)
         with torch.no_grad():
             value, gradient, diagnostics = self._solve_all(source, prepared, target)
-            value, gradient = value.to(target.x.dtype), gradient.to(target.x.dtype)
-        if not bool(torch.isfinite(value)) or not bool(torch.isfinite(gradient).all()):
-            raise NonFiniteError("the distance is not finite", where="metric", hint="lower the learning rate")
-        # The gradient is known in closed form; this product carries it and adds exactly 0 to the value.
-        carrier = (target.x * gradient).sum()
-        return Distance(value + (carrier - carrier.detach()), diagnostics)
+        return envelope.attach(value, gradient, target.x, diagnostics)
 
     def _solve_all(
         self, source: Features, prepared: dict[str, Tensor], target: Features
@@ -170,15 +167,15 @@ class OTDD:
 
         # What every half squared distance weighs in the value: n x m between source and target, m x m within the target.
         cross_plan, own_plan = outer.plan[0], outer_self.plan[0] / -2
-        cross_mass = _class_mass(cross_plan, source.labels, target.labels, (k, l))
-        own_mass = _class_mass(own_plan, target.labels, target.labels, (l, l))
+        cross_mass = envelope.class_mass(cross_plan, source.labels, target.labels, (k, l))
+        own_mass = envelope.class_mass(own_plan, target.labels, target.labels, (l, l))
         own_mass = own_mass + own_mass.T  # pairs are solved once, for a < b
         own_mass.fill_diagonal_(0)
         self_mass = -(cross_mass.sum(0) + own_mass.sum(0)) / 2
         label_distances.add_plans(cross_plan, between, cross_mass)
         label_distances.add_plans(own_plan, within, own_mass)
         label_distances.add_plans(own_plan, selves, torch.diag(self_mass))
-        gradient = _gradient(cross_plan, own_plan, x, z)
+        gradient = envelope.gradient(cross_plan, own_plan, x, z)
         errors = [outer.error, outer_self.error, *(group.solution.error for group in (*selves, *between, *within))]
         iterations = max(s.iterations for s in (outer, outer_self, *(g.solution for g in (*selves, *between, *within))))
         diagnostics = {
@@ -252,29 +249,3 @@ def _label_table(groups: list[PairGroup], left_self: Tensor, right_self: Tensor)
         debiased = group.solution.value - left_self[group.left] / 2 - right_self[group.right] / 2
         table[group.left, group.right] = 2 * debiased
     return table
-
-
-def _class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return what a plan [n, m] carries between classes, [k, l]."""
-    by_row = plan.new_zeros(shape[0], plan.shape[1]).index_add_(0, rows, plan)
-    return plan.new_zeros(shape).index_add_(1, columns, by_row)
-
-
-def _gradient(cross: Tensor, own: Tensor, x: Tensor, z: Tensor) -> Tensor:
-    """Return d/dz [m, d] of sum_ij cross_ij |x_i - z_j|^2 / 2 + sum_jk own_jk |z_j - z_k|^2 / 2."""
-    both = own + own.T
-    return (cross.sum(0) + both.sum(0))[:, None] * z - cross.T @ x - both @ z
-
-
-def _check(features: Features, name: str) -> None:
-    x, labels = features.x, features.labels
-    where = f"metric, {name} features"
-    if x.dim() != 2 or len(x) == 0 or x.dtype not in (torch.float32, torch.float64):
-        raise DataError(f"[n, d] float32 or float64 is needed, got {list(x.shape)} {x.dtype}", where=where)
-    if labels.shape != x.shape[:1]:
-        raise DataError(f"one label per point is needed, got {list(labels.shape)} for {len(x)} points", where=where)
-    if bool((labels < 0).any()) or bool((labels >= features.num_classes).any()):
-        raise DataError(f"labels must lie in 0..{features.num_classes - 1}", where=where)
-    # The extremes are NaN or infinite if any entry is, and cost a fifth of looking at every one.
-    if not bool(torch.isfinite(torch.stack(torch.aminmax(x.detach()))).all()):
-        raise NonFiniteError("a feature is NaN or infinite", where=where, hint="lower the learning rate")

@@ -18,7 +18,7 @@ from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Distance, Features
 from orca_cli.metrics import envelope
 from orca_cli.metrics.costs import centred, half_squared_distances
-from orca_cli.metrics.otdd import _check as check_features
+from orca_cli.metrics.validity import check_features
 
 
 class OTDDExact:

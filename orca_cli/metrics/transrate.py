@@ -15,14 +15,14 @@ from torch import Tensor
 
 from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics.otdd import _check as check_features
+from orca_cli.metrics.validity import check_features
 
 
 class TransRate:
     """Negative TransRate of the target, differentiated by autograd in float64.
 
     Classes without a point do not count. With one class R(Z) = R(Z_1): value and gradient are 0, so a class-wise problem
-    teaches nothing, and several target classes have to be put into one problem.
+    teaches nothing, and several target classes have to be put into one problem (align.classes_per_problem).
 
     Args:
         eps: distortion, above 0; in squared units of the features, or of the normalised ones.
@@ -34,6 +34,7 @@ class TransRate:
     """
 
     convention = "negative TransRate in nats, of the target alone; 0 with one class"
+    least_classes = 2  # with one, the value says nothing
 
     def __init__(self, eps: float = 1e-4, normalise: bool = True) -> None:
         if not eps > 0:

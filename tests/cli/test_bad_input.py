@@ -97,6 +97,11 @@ def test_more_tokens_than_the_body_takes(orca, small):
     refused(orca("run", *small, "embedder.max_tokens=1000"), 10, "embedder.max_tokens", "1 to 64")
 
 
+def test_metric_that_needs_several_classes(orca, small):
+    refused(orca("run", *small, "metric=transrate"), 10, "align.classes_per_problem", "=0")
+    assert orca("run", *small, "metric=transrate", "align.classes_per_problem=0", "align.lr=1e-3")[0] == 0
+
+
 def test_missing_configuration_folder(orca):
     refused(orca("run", "--config-dir", "nowhere"), 10, "nowhere")
 

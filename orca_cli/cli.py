@@ -10,7 +10,7 @@ import sys
 import traceback
 
 from orca_cli import __version__, terminal
-from orca_cli.exceptions import Interrupted, OrcaError, UsageError, suggest
+from orca_cli.exceptions import Interrupted, MemoryExhaustedError, OrcaError, UsageError, suggest
 
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
@@ -57,9 +57,18 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         terminal.print_error(f"orca: error: {Interrupted.by(2)}")
         return 130
+    except MemoryError:
+        terminal.print_error(f"orca: error: {MemoryExhaustedError('not enough memory')}")
+        return MemoryExhaustedError.code
     except BrokenPipeError:  # the reader of a pipe has gone, as in `orca list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:  # noqa: BLE001 - a bug; what it is about stands in one line, the rest where it is asked for
+        if wants_traceback:
+            traceback.print_exc()
+        failure = OrcaError(f"unexpected {type(error).__name__}: {error}", hint="--traceback shows where")
+        terminal.print_error(f"orca: error: {failure}")
+        return failure.code
 
 
 def _dispatch(words: list[str], wants_traceback: bool) -> int:

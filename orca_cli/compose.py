@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from orca_cli import parts, schema
+from orca_cli import configuration, parts, schema
 from orca_cli.configuration import choices, config_dir, default_folders
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.schema import GROUPS, Config
@@ -32,6 +35,9 @@ _OPTIONAL_GROUPS = ("hparams", "study")
 # Arguments that the program itself gives to parts; see stages/build.py.
 GIVEN_TO_TASK = ("kind", "data_folder", "cache_folder", "reporter")
 GIVEN_TO_SOURCE = ("seed", "data_folder", "cache_folder", "reporter")
+# What Hydra lets through when a file or an override cannot be read.
+_UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+_QUOTING = "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: \"key='my value'\""
 TASK_WORDS = ("kind", "loss", "error")  # describe a task; the rest of its node goes to its reader
 
 
@@ -71,6 +77,12 @@ def session(extra: Path | None = None) -> Iterator[Session]:
     ConfigStore.instance().store(name="schema", node=Config)
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        if extra is not None:
+            # Not the setting hydra.searchpath: glob() does not look there, and it would have to be quoted.
+            folders = create_config_search_path(str(config_dir()))
+            folders.prepend(provider="--config-dir", path=f"file://{extra.resolve()}", anchor="schema")
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2(task_name="orca", config_search_path=folders)
         yield Session(extra)
 
 
@@ -79,7 +91,6 @@ class Session:
 
     def __init__(self, extra: Path | None) -> None:
         self._extra = extra
-        self._search_path = [] if extra is None else [f"hydra.searchpath=[file://{extra.resolve()}]"]
 
     def compose(self, overrides: list[str]) -> Composed:
         """Compose and check one run.
@@ -101,7 +112,10 @@ class Session:
         parsed = _parse([*self._study(overrides), *overrides], self._loader())
         self._check_choices(parsed)
         batches = BasicSweeper.split_arguments(parsed, None)
-        return [self._compose(list(job)) for batch in batches for job in batch]
+        jobs = [self._compose(list(job)) for batch in batches for job in batch]
+        if not jobs:
+            raise ConfigError("no choice fits the pattern", where="glob()", hint="orca list shows the choices")
+        return jobs
 
     def launch(self, overrides: list[str], job: Callable[[Composed], Any], sweep_folder: Path) -> list[Any]:
         """Run a sweep with Hydra's sweeper and launcher; returns what each job returned.
@@ -111,11 +125,11 @@ class Session:
 
         def run(cfg: DictConfig) -> Any:
             hydra = HydraConfig.get()
-            return job(_checked(cfg, dict(hydra.runtime.choices), list(hydra.overrides.task)))
+            return job(_checked(cfg, dict(hydra.runtime.choices), _written(hydra)))
 
         folder = [f"hydra.sweep.dir={_quoted(sweep_folder)}", "hydra.sweep.subdir=."]
         returned = GlobalHydra.instance().hydra.multirun(  # type: ignore[union-attr]
-            config_name="config", task_function=run, overrides=[*overrides, *self._search_path, *folder]
+            config_name="config", task_function=run, overrides=[*overrides, *folder]
         )
         batches = returned if isinstance(returned, list) else []
         return [result.return_value for batch in batches for result in batch]
@@ -135,11 +149,11 @@ class Session:
     def _compose(self, overrides: list[str]) -> Composed:
         try:
             cfg = self._load(overrides)
-        except (HydraException, OmegaConfBaseException) as error:
+        except _UNREADABLE as error:
             raise self._explain(error, overrides) from error
         hydra = cfg.hydra
         with_choices = dict(hydra.runtime.choices)
-        written = list(hydra.overrides.task)
+        written = _written(hydra)
         OmegaConf.set_struct(cfg, False)
         del cfg["hydra"]
         OmegaConf.set_struct(cfg, True)
@@ -147,24 +161,27 @@ class Session:
 
     def _load(self, overrides: list[str]) -> DictConfig:
         return self._loader().load_configuration(
-            config_name="config", overrides=[*overrides, *self._search_path], run_mode=RunMode.RUN
+            config_name="config", overrides=overrides, run_mode=RunMode.RUN
         )
 
     def _check_choices(self, parsed: list[Override]) -> None:
         for override in parsed:
             group = override.key_or_group
+            if group in GROUPS and (override.is_delete() or isinstance(override.value(), (list, type(None)))):
+                raise ConfigError("one choice is needed", where=group, hint=f"orca list {group} shows the choices")
             if group in (*GROUPS, *_OPTIONAL_GROUPS) and not override.is_delete():
                 allowed = choices(group, self._extra)
                 for name in _names(override):
                     if name not in allowed:
                         raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))
+                    configuration.content(allowed[name])  # raises where the file is no YAML, and names it
 
     def _explain(self, error: Exception, overrides: list[str]) -> ConfigError:
         """Find the override that a composition failed at, and say what is allowed in its place."""
         groups = [text for text in overrides if _key(text) in (*GROUPS, *_OPTIONAL_GROUPS)]
         try:
             known = self._load(groups)
-        except (HydraException, OmegaConfBaseException):
+        except _UNREADABLE:
             return ConfigError(_root_text(error), where=_full_key(error))
         for text in overrides:
             key = _key(text)
@@ -179,7 +196,7 @@ class Session:
                 return ConfigError(f"no such setting: '{key}'", where=key, hint=suggest(name, allowed))
             try:
                 self._load([*groups, text])
-            except (HydraException, OmegaConfBaseException) as cause:
+            except _UNREADABLE as cause:
                 return ConfigError(_root_text(cause), where=key, hint="orca list settings shows types and defaults")
         return ConfigError(_root_text(error), where=_full_key(error))
 
@@ -205,6 +222,9 @@ def _checked(cfg: DictConfig, picked: dict[str, Any], overrides: list[str]) -> C
 def _check_keys(content: dict[str, Any]) -> None:
     """Refuse settings that `+key=value` put where the schema knows no such key."""
     known: Any = OmegaConf.to_container(OmegaConf.structured(Config))
+    for key in known:
+        if key not in content:
+            raise ConfigError("cannot be left out", where=key, hint=f"take ~{key} out of the command")
     for key, value in content.items():
         if key not in known:
             raise ConfigError(f"no such setting: '{key}'", where=key, hint=suggest(key, known))
@@ -255,9 +275,14 @@ def _parse(overrides: list[str], loader: Any = None) -> list[Override]:
             parser.parse_override(text)
         except HydraException as error:
             raise ConfigError(
-                f"'{text}' is not an override", where="command line", hint="write key=value; quote values with commas"
+                f"'{text}' is not an override", where="command line", hint=_QUOTING
             ) from error
     return parser.parse_overrides(overrides)
+
+
+def _written(hydra: DictConfig) -> list[str]:
+    """Return the overrides as they were written: interpolations in them stay text."""
+    return [str(text) for text in OmegaConf.to_container(hydra.overrides.task, resolve=False)]
 
 
 def _names(override: Override) -> list[str]:

@@ -86,6 +86,12 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigError(f"no module '{error.name}'", where=where) from error
+    except Exception as error:  # noqa: BLE001 - a module of the user's own may raise what it likes
+        raise ConfigError(
+            f"'{module_name}' cannot be imported: {type(error).__name__}: {error}",
+            where=where,
+            hint="--traceback shows where",
+        ) from error
     target = getattr(module, attribute, None)
     if target is None:
         raise ConfigError(
@@ -118,7 +124,7 @@ def _bind(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> No
             raise ConfigError(
                 f"{target.__qualname__} has no parameter '{name}'",
                 where=f"{key}.{name}",
-                hint=suggest(name, parameters),
+                hint=suggest(str(name), parameters),
             )
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     for name, parameter in parameters.items():

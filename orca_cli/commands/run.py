@@ -18,7 +18,7 @@ EXAMPLES = """\
 examples:
   orca run                                          the defaults: digits with MiniLM, two minutes on a laptop
   orca run task=listops body=minilm seed=1          another task; any setting is KEY=VALUE (orca list settings)
-  orca run task=arrays task.train=my.npz            your own arrays x and y, classes inferred
+  orca run task=arrays task.kind=classes task.train=my.npz    your own arrays x and y; shapes and classes inferred
   orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps; trains nothing
   orca run -m metric=otdd,none seed=0,1,2           a sweep: six runs; again: only those that are missing
   orca run -m seed='range(5)' finetune='glob(*)'    ranges and all choices of a group

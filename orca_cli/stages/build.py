@@ -72,6 +72,12 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     """Read and split the task's data; the test split stays closed."""
     reader = task_reader(config.task)
     task: TaskData = parts.build(reader, "task", kind=config.task.get("kind"), reporter=reporter, **_folders(config))
+    if not isinstance(task, TaskData):
+        raise ConfigError(
+            f"gives a {type(task).__name__}, not a task's data",
+            where="task._target_",
+            hint="name a function that returns TaskData",
+        )
     kind = config.task.get("kind")
     if kind not in (None, task.kind):
         raise ConfigError(f"the data are of kind '{task.kind}', not '{kind}'", where="task.kind")
@@ -109,7 +115,9 @@ def check_batch(config: Config, num_train: int) -> None:
         raise ConfigError(
             f"{what} is more than the {num_train} training samples",
             where="train.batch_size",
-            hint=f"use train.batch_size={num_train} or less",
+            hint=f"use train.batch_size={num_train // train.accumulation} or less"
+            if train.accumulation <= num_train
+            else f"use train.accumulation={num_train // train.batch_size or 1} or less",
         )
 
 

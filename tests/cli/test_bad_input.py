@@ -49,6 +49,17 @@ def refused(result, code, *words):
         (["protocol=paperr"], ["protocol", "clean"]),
         (["embedder.init=zero"], ["embedder.init", "pretrained, random"]),
         (["train.epochs"], ["'train.epochs' is not an override"]),
+        (["task.train=jürgen.npz"], ["is not an override", "in quotes"]),
+        (["=1"], ["no such setting"]),
+        (["metric=null"], ["metric", "one choice is needed"]),
+        (["metric=[otdd,none]"], ["metric", "one choice is needed"]),
+        (["~finetune"], ["finetune", "one choice is needed"]),
+        (["~task"], ["task", "one choice is needed"]),
+        (["~train"], ["train", "cannot be left out"]),
+        (["train.lr=${nothing}"], ["train.lr", "'nothing' not found"]),
+        (["train.lr=${oc.env:ORCA_NO_SUCH}"], ["train.lr", "ORCA_NO_SUCH"]),
+        (["train.epochs=${train.epochs}"], ["train.epochs", "Recursive"]),
+        (["-m", "finetune=glob(zzz*)"], ["no choice fits"]),
         (["metric.reg=abc"], ["metric.reg", "'abc' is of the wrong type", "allowed: float"]),
         (["metric.reg=-1"], ["metric.reg", "above 0"]),
         (["task.train_size=many"], ["task.train_size", "allowed: int or null"]),
@@ -65,6 +76,44 @@ def test_bad_settings(orca, environment, overrides, words):
     code = 12 if "os.system" in overrides[0] else 10
     refused(orca("run", *overrides), code, *words)
     assert not environment.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("task:\n\tkind: classes\n", ["mine.yaml", "line 2"]),
+        ("kind: classes\nkind: dense\n", ["mine.yaml", "duplicate key kind"]),
+        ("kind: [classes\n", ["mine.yaml"]),
+        ("- kind\n", ["mine.yaml", "key: value"]),
+        ("a: !!python/object/apply:os.getcwd []\n", ["mine.yaml"]),
+        ("k\xfcnd: x\n".encode("latin-1"), ["mine.yaml"]),
+        ("defaults: 5\n", ["task/mine", "must be a list"]),
+        ("_target_: orca_cli.tasks.digits.load\n1: 2\n", ["task.1", "no parameter"]),
+        ("_target_: orca_cli.metrics.otdd.OTDD\n", ["task._target_", "not a task's data"]),
+    ],
+)
+def test_bad_configuration_file_of_ones_own(orca, tmp_path, text, words):
+    path = tmp_path / "my_conf" / "task" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(orca("run", "--dry-run", "--config-dir", tmp_path / "my_conf", "task=mine"), 10, *words)
+
+
+@pytest.mark.parametrize("text", ["x = 1 / 0\n", "def f(:\n", "from orca_cli import nothing_there\n"])
+def test_module_of_ones_own_that_cannot_be_imported(orca, tmp_path, monkeypatch, text):
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "broken_part.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    called = orca("run", "--allow-module", "broken_part", "task._target_=broken_part.f")
+    refused(called, 10, "task._target_", "'broken_part' cannot be imported")
+
+
+def test_unexpected_failure_outside_a_run_is_one_line(orca, monkeypatch):
+    def fail(*words):
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr("orca_cli.compose.choices", fail)
+    refused(orca("run", "--dry-run"), 1, "unexpected RuntimeError: surprise", "--traceback")
 
 
 def test_bad_setting_in_one_job_is_told_before_the_first(orca, environment):
@@ -156,6 +205,8 @@ def test_missing_file_and_pickled_file(orca, tiny, tmp_path):
 
 def test_fewer_samples_than_a_batch(orca, small):
     refused(orca("run", *small, "train.batch_size=64"), 10, "train.batch_size", "60 training samples")
+    refused(orca("run", *small, "train.accumulation=5"), 10, "16 x accumulation 5", "train.batch_size=12 or less")
+    refused(orca("run", *small, "train.accumulation=61"), 10, "train.accumulation=3 or less")
 
 
 def test_unwritable_run_folder(orca, small, tmp_path):

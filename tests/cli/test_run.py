@@ -172,7 +172,7 @@ def test_one_failing_job_does_not_end_the_others(orca, environment, small):
 
 
 def test_own_configuration_folder(orca, environment, small, tmp_path):
-    folder = tmp_path / "mine"
+    folder = tmp_path / "my conf, [1] 'ü' = {a}"
     (folder / "task").mkdir(parents=True)
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], 40)
@@ -190,6 +190,9 @@ def test_own_configuration_folder(orca, environment, small, tmp_path):
     code, out, err = orca("run", "--config-dir", folder, "task=own", *overrides)
     assert "already completed" not in err
     assert len(results(environment)) == 2
+    code, out, err = orca("run", "-m", "--config-dir", folder, "task=glob(ow*)", *overrides)
+    assert code == 0, err
+    assert "already completed" in err
 
 
 def forms() -> dict[str, tuple[list[str], dict[str, np.ndarray]]]:

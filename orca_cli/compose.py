@@ -160,9 +160,7 @@ class Session:
         return _checked(cfg, with_choices, written)
 
     def _load(self, overrides: list[str]) -> DictConfig:
-        return self._loader().load_configuration(
-            config_name="config", overrides=overrides, run_mode=RunMode.RUN
-        )
+        return self._loader().load_configuration(config_name="config", overrides=overrides, run_mode=RunMode.RUN)
 
     def _check_choices(self, parsed: list[Override]) -> None:
         for override in parsed:
@@ -274,15 +272,14 @@ def _parse(overrides: list[str], loader: Any = None) -> list[Override]:
         try:
             parser.parse_override(text)
         except HydraException as error:
-            raise ConfigError(
-                f"'{text}' is not an override", where="command line", hint=_QUOTING
-            ) from error
+            raise ConfigError(f"'{text}' is not an override", where="command line", hint=_QUOTING) from error
     return parser.parse_overrides(overrides)
 
 
-def _written(hydra: DictConfig) -> list[str]:
+def _written(hydra: Any) -> list[str]:
     """Return the overrides as they were written: interpolations in them stay text."""
-    return [str(text) for text in OmegaConf.to_container(hydra.overrides.task, resolve=False)]
+    texts: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    return list(texts)
 
 
 def _names(override: Override) -> list[str]:

@@ -37,6 +37,11 @@ def pending() -> bool:
     return _pending is not None
 
 
+def exit_code() -> int:
+    """Return the exit code of the signal that asked this process to stop, also where the work ended meanwhile; 0 for none."""
+    return 0 if _pending is None else Interrupted.by(_pending).code
+
+
 def check() -> None:
     """Raise Interrupted where a signal has asked this process to stop."""
     if _pending is not None:

@@ -288,18 +288,39 @@ def clean_temporary(folder: Path) -> None:
 
 
 @contextmanager
-def lock(path: Path, *, timeout_s: float = 0.0, what: str = "it") -> Iterator[None]:
+def lock(
+    path: Path, *, timeout_s: float = 0.0, what: str = "it", while_waiting: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Hold an exclusive lock; the operating system frees it when the process ends, however it ends.
+
+    Args:
+        path: file of the lock.
+        timeout_s: how long to wait for it.
+        what: what it guards, for messages.
+        while_waiting: called every second of the wait; ends it by raising.
 
     Raises:
         LockedError: another process held it for longer than `timeout_s`.
+        StorageError: the file of the lock cannot be written.
     """
     make_folder(path.parent)
+    held = filelock.FileLock(path)
+    end = monotonic() + timeout_s
+    while not held.is_locked:
+        with _guard(path):
+            try:
+                held.acquire(timeout=max(0.0, min(1.0, end - monotonic())))
+            except filelock.Timeout as error:
+                if monotonic() >= end:
+                    raise LockedError(
+                        f"another process works on {what}", where=str(path), hint="wait for it to end"
+                    ) from error
+        if while_waiting is not None and not held.is_locked:
+            while_waiting()
     try:
-        with filelock.FileLock(path, timeout=timeout_s):
-            yield
-    except filelock.Timeout as error:
-        raise LockedError(f"another process works on {what}", where=str(path), hint="wait for it to end") from error
+        yield
+    finally:
+        held.release()
 
 
 def is_locked(path: Path) -> bool:

@@ -6,6 +6,7 @@ On a terminal progress is a bar with the time left; in a file it is a plain line
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,17 @@ def print_result(*things: Any) -> None:
     console = stdout()
     for thing in things:
         console.print(thing)
+
+
+@contextmanager
+def lost_output_allowed() -> Iterator[None]:
+    """Let work go on whose records lie in files, where standard output is a closed pipe or a full disk."""
+    try:
+        yield
+    except (OSError, SystemExit) as error:  # rich turns a closed pipe into SystemExit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        reason = "its reader has gone" if isinstance(error, (BrokenPipeError, SystemExit)) else error
+        log.warning(f"standard output is lost ({reason}); the work goes on, and its records are in the run's folder")
 
 
 def print_text(text: str) -> None:
@@ -87,17 +99,24 @@ class LogReporter:
 
 
 def _line_advance(description: str, total: int) -> Callable[..., None]:
-    start = last = time.monotonic()
+    last = time.monotonic()
     done = 0
+    first: tuple[float, int] | None = (
+        None  # moment and steps of the first call: a resumed run's earlier steps took no time
+    )
 
     def advance(steps: int = 1, note: str = "") -> None:
-        nonlocal done, last
+        nonlocal done, last, first
         done += steps
         moment = time.monotonic()
+        if first is None:
+            first = moment, done
         if moment - last >= _LINE_EVERY_S and done < total:
             last = moment
-            left = (moment - start) / max(done, 1) * (total - done)
-            log.info(f"{description}: {done}/{total}, about {left:.0f} s left{'  ' + note if note else ''}")
+            left = ""
+            if done > first[1]:
+                left = f", about {(moment - first[0]) / (done - first[1]) * (total - done):.0f} s left"
+            log.info(f"{description}: {done}/{total}{left}{'  ' + note if note else ''}")
 
     return advance
 

@@ -111,7 +111,7 @@ def run_job(job: Any, *, force: bool = False, traceback_wanted: bool = False, pr
             return _attempt(job, run, traceback_wanted)
     except OrcaError as error:
         _print_failure(error, traceback_wanted)
-        return Outcome("failed", error.code)
+        return Outcome("interrupted" if isinstance(error, Interrupted) else "failed", error.code)
 
 
 def run_name(job: Any) -> Any:
@@ -136,13 +136,13 @@ def _attempt(job: Any, run: Any, traceback_wanted: bool) -> Outcome:
     try:
         _stages(job, run)
     except Interrupted as error:
-        run.set_state("interrupted", code=error.code, error={"kind": "Interrupted", "message": str(error)})
+        _record(run, "interrupted", error)
         _print_failure(error, traceback_wanted)
         return Outcome("interrupted", error.code, run.path.name)
     except Exception as error:  # noqa: BLE001 - a job of a sweep must not end the others
         known = _known(error)
         failure = known or _bug(run, error)
-        _record_failure(run, failure)
+        _record(run, "failed", failure)
         _print_failure(failure, traceback_wanted, cause=error)
         return Outcome("failed", failure.code, run.path.name)
     return Outcome("completed", 0, run.path.name)
@@ -170,11 +170,11 @@ def _bug(run: Any, error: Exception) -> OrcaError:
     return OrcaError(f"unexpected {type(error).__name__}: {error}", where=run.path.name, hint=hint)
 
 
-def _record_failure(run: Any, failure: OrcaError) -> None:
+def _record(run: Any, state: str, failure: OrcaError) -> None:
     try:
-        run.set_state("failed", code=failure.code, error={"kind": type(failure).__name__, "message": str(failure)})
+        run.set_state(state, code=failure.code, error={"kind": type(failure).__name__, "message": str(failure)})
     except OrcaError as error:  # a full disk can neither hold the result nor the word that it failed
-        terminal.log.warning(f"the failure could not be recorded: {error}")
+        terminal.log.warning(f"that the run {state} could not be recorded: {error}")
 
 
 def _print_failure(failure: OrcaError, traceback_wanted: bool, cause: BaseException | None = None) -> None:
@@ -207,7 +207,8 @@ def _stages(job: Any, run: Any) -> None:
     compare_with_start(run, built.summary)
     storage.write_json(run.stage("build") / "summary.json", built.summary)
     seconds["build"] = storage.monotonic() - clock
-    print_build(job, built.summary)
+    with terminal.lost_output_allowed():
+        print_build(job, built.summary)
 
     clock = storage.monotonic()
     aligned = align(config, built, engine, run, reporter)
@@ -220,7 +221,8 @@ def _stages(job: Any, run: Any) -> None:
     result = _result(job, built, aligned, tested, seconds)
     run.write_result(result)
     run.set_state("completed", code=0)
-    print_result_of(run, result, tested.curve, tested.chosen_epoch)
+    with terminal.lost_output_allowed():
+        print_result_of(run, result, tested.curve, tested.chosen_epoch)
 
 
 def compare_with_start(run: Any, summary: dict[str, Any]) -> None:
@@ -287,18 +289,21 @@ def _sweep(session: Any, jobs: list[Any], arguments: argparse.Namespace) -> int:
             prefix=f"[{next(count, '?')}/{len(jobs)}] ",
         )
         outcomes.append(outcome)
-        if outcome.state == "interrupted":
-            raise SystemExit(outcome.code)  # the one thing that Hydra's launcher does not catch
+        code = outcome.code if outcome.state == "interrupted" else signals.exit_code()
+        if code:
+            raise SystemExit(code)  # the one thing that Hydra's launcher does not catch
         return outcome
 
     storage.check_writable(root)
     try:
         returned = session.launch(arguments.overrides, job, root / ".sweeps" / storage.timestamp())
     except SystemExit as stop:
-        print_sweep(outcomes, len(jobs))
+        with terminal.lost_output_allowed():
+            print_sweep(outcomes, len(jobs))
         return int(stop.code or 0)
     outcomes = [outcome for outcome in returned if isinstance(outcome, Outcome)] or outcomes
-    print_sweep(outcomes, len(jobs))
+    with terminal.lost_output_allowed():
+        print_sweep(outcomes, len(jobs))
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     if failed:
         error = SweepError(
@@ -340,7 +345,12 @@ def _refuse_sweep_words(overrides: list[str]) -> None:
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """Write the program's log into the run's own file as well."""
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        terminal.log.warning(f"the log goes to standard error alone: {error}")
+        yield
+        return
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full log disk must not end the run
     terminal.log.addHandler(handler)

@@ -96,7 +96,7 @@ class RunDirectory:
             **vars(self.name),
             "state": state,
             "stage": stage,
-            "step": step if step is not None else before.get("step"),
+            "step": before.get("step") if step is None and stage == before.get("stage") else step,
             "started": before.get("started") or storage.now().isoformat(),
             "updated": storage.now().isoformat(),
             "exit_code": code,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from orca_cli import parts, seeding, signals, storage
@@ -29,6 +30,7 @@ from orca_cli.stages.collapse import collapse
 from orca_cli.stages.problem import Labelled, Problem, embed
 from orca_cli.stages.pseudo_labels import class_labels
 from orca_cli.stages.source_features import prepared_metric, source_features
+from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.schedule import make_optimizer, set_lr, step_decay
@@ -94,17 +96,23 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
 
 def _finished(folder: Path, model: TransferModel) -> Aligned | None:
     """Load the embedder of an alignment that an earlier attempt finished; None where there is none that is whole."""
+    path = folder / "embedder.safetensors"
+    if not (folder / "summary.json").exists():
+        return None
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / "embedder.safetensors")
-    except (OSError, ValueError):
-        return None
-    if checkpoint.weights_sha256(weights) != summary["embedder_sha256"]:
-        storage.quarantine(folder / "embedder.safetensors")
+        value, digest = summary["value"], summary["embedder_sha256"]
+        done = Aligned(value["before"], value["after"], summary["steps"], summary["tried"])
+        weights = load_file(path)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        weights, digest, done = {}, "", None
+    if checkpoint.weights_sha256(weights) != digest:
+        if path.exists():
+            aside = storage.quarantine(path)
+            log.warning(f"align: the aligned embedder is damaged, and aligned again; moved to {aside.name}")
         return None
     model.embedder.load_state_dict(weights)
-    value = summary["value"]
-    return Aligned(value["before"], value["after"], summary["steps"], summary["tried"])
+    return done
 
 
 class _Trainer:

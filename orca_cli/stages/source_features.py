@@ -86,7 +86,9 @@ def prepared_metric(
 def cached(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return named tensors from a cache entry, computing and committing it where it is absent or damaged."""
     file = "tensors.safetensors"
-    with storage.lock(path.with_suffix(".lock"), timeout_s=3600.0, what=f"cache entry {path.name}"):
+    with storage.lock(
+        path.with_suffix(".lock"), timeout_s=3600.0, what=f"cache entry {path.name}", while_waiting=signals.check
+    ):
         if path.exists():
             try:
                 storage.verify_folder(path)

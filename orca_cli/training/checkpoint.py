@@ -56,9 +56,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         if checkpoint.best:
             save_file(_contiguous(checkpoint.best), temporary / "best.safetensors")
         storage.write_json(temporary / "trainer.json", {"step": checkpoint.step, "records": checkpoint.records})
-    for old in sorted(folder.glob(f"{_PREFIX}*"))[:-_KEEP]:
-        if ".bad-" not in old.name:
-            storage.remove(old)
+    for old in sorted(_whole(folder))[:-_KEEP]:
+        storage.remove(old)
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
@@ -69,8 +68,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
     Raises:
         CheckpointError: there are checkpoints, and none is whole.
     """
-    found = sorted((path for path in folder.glob(f"{_PREFIX}*") if ".bad-" not in path.name), reverse=True)
-    for path in found:
+    for path in sorted(_whole(folder), reverse=True):
         try:
             storage.verify_folder(path)
         except ChecksumError as error:
@@ -86,9 +84,14 @@ def load_latest(folder: Path) -> Checkpoint | None:
             best=load_file(best) if best.exists() else {},
             records=trainer["records"],
         )
-    if found:
+    if any(folder.glob(f"{_PREFIX}*")):
         raise CheckpointError("no checkpoint is whole", where=str(folder), hint="start anew with --force")
     return None
+
+
+def _whole(folder: Path) -> list[Path]:
+    """Return the checkpoints that were not moved aside as damaged."""
+    return [path for path in folder.glob(f"{_PREFIX}*") if ".bad-" not in path.name]
 
 
 def clear(folder: Path) -> None:

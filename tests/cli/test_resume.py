@@ -72,6 +72,41 @@ def test_interrupted_sweep_goes_on_where_it_stopped(orca, start, environment, sm
     assert sorted(result["seed"] for result in results(environment)) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["second signal while recording the first", "after the last step"])
+def test_signal_ends_a_sweep_whenever_it_comes(orca, environment, small, monkeypatch, late):
+    from orca_cli import signals
+    from orca_cli.commands import run
+
+    def stages(job, directory):
+        signals._set(signal.SIGTERM, None)
+        if not late:
+            signals.check()
+
+    def second(*words):
+        signals._set(signal.SIGTERM, None)
+
+    monkeypatch.setattr(run, "_stages", stages)
+    if not late:
+        monkeypatch.setattr(run, "_record", second)
+    code, out, err = orca("run", "-m", *small, "metric=none", "seed=0,1")
+    assert code == 143
+    assert "1 not started" in out
+
+
+def test_damaged_alignment_is_done_again(orca, start, environment, small, capfd):
+    process = start("run", *small, *OFTEN)
+    wait_for(environment, "digits/*/3_finetune/checkpoints/step-00000002", process)
+    process.kill()
+    process.communicate()
+    (run,) = run_folders(environment)
+    with open(run / "2_align" / "embedder.safetensors", "r+b") as file:
+        file.truncate(100)
+    code, out, err = orca("run", *small, *OFTEN)
+    assert code == 0, err
+    assert "aligned again" in err
+    assert list((run / "2_align").glob("embedder.safetensors.bad-*"))
+
+
 def test_two_processes_do_not_share_a_run(start, environment, small):
     first, second = start("run", *small, "train.epochs=40"), start("run", *small, "train.epochs=40")
     codes = []

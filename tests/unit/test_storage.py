@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orca_cli import storage
-from orca_cli.exceptions import ChecksumError, LockedError, StorageError
+from orca_cli.exceptions import ChecksumError, Interrupted, LockedError, StorageError
 
 
 def committed(path):
@@ -154,3 +154,21 @@ def test_json_lines_survive_a_torn_last_line(tmp_path):
     with open(path, "a") as file:
         file.write('{"epoch": 3, "lo')
     assert [record["epoch"] for record in storage.read_json_lines(path)] == [1, 2]
+
+
+def test_waiting_for_a_lock_can_be_ended(tmp_path):
+    def stop():
+        raise Interrupted.by(15)
+
+    with (
+        storage.lock(tmp_path / "lock"),
+        pytest.raises(Interrupted),
+        storage.lock(tmp_path / "lock", timeout_s=60, while_waiting=stop),
+    ):
+        pass
+
+
+def test_lock_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(StorageError), storage.lock(tmp_path / "lock"):
+        pass

@@ -1,0 +1,39 @@
+"""What a person reads while a run works, and what happens where nobody can."""
+
+import logging
+import os
+import sys
+
+from orca_cli import terminal
+from orca_cli.commands import run
+
+
+def test_time_left_counts_the_steps_of_this_attempt_alone(monkeypatch, caplog):
+    clock = iter([0.0, 0.0, 20.0])
+    monkeypatch.setattr("orca_cli.terminal.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(terminal.log, "propagate", True)
+    advance = terminal._line_advance("finetune", 1000)
+    with caplog.at_level(logging.INFO, logger="orca_cli"):
+        advance(900)  # what an earlier attempt did
+        advance(1)
+    assert caplog.messages == ["finetune: 901/1000, about 1980 s left"]
+
+
+def test_lost_output_does_not_end_the_work(monkeypatch, capfd):
+    terminal.configure_logging()
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with terminal.lost_output_allowed():
+            terminal.print_result("a line that nobody reads")
+    assert "standard output is lost" in capfd.readouterr().err
+
+
+def test_log_file_that_cannot_be_opened_does_not_end_the_run(tmp_path, capfd):
+    terminal.configure_logging()
+    with run._logged(tmp_path):
+        terminal.log.info("goes on")
+    err = capfd.readouterr().err
+    assert "standard error alone" in err
+    assert "goes on" in err

@@ -229,7 +229,7 @@ def compare_with_start(run: Any, summary: dict[str, Any]) -> None:
     """Refuse to go on with a run whose data or weights are no longer those that it started with.
 
     Raises:
-        FingerprintError: the training or validation data, or the body's weights, differ.
+        FingerprintError: the training or validation data, the body's weights or the number of threads differ.
     """
     import json
 
@@ -239,6 +239,12 @@ def compare_with_start(run: Any, summary: dict[str, Any]) -> None:
     if not path.exists():
         return
     start = json.loads(path.read_text(encoding="utf-8"))
+    if start.get("threads", summary["threads"]) != summary["threads"]:
+        raise FingerprintError(
+            f"began with {start['threads']} threads, and other bits come from {summary['threads']}",
+            where=run.path.name,
+            hint=f"set OMP_NUM_THREADS={start['threads']}, or start anew with --force",
+        )
     for key in ("splits", "checkpoint_sha256"):
         if start.get(key) != summary[key]:
             raise FingerprintError(

@@ -158,6 +158,7 @@ def _summary(config: Config, task: TaskData, model: TransferModel, error: Error)
             "finetune": config.train.epochs * steps_per_epoch(config, len(task.train)),
         },
         "checkpoint_sha256": model.body.checkpoint_digest,
+        "threads": torch.get_num_threads(),
         **shapes,
     }
 

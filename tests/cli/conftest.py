@@ -3,8 +3,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
+import torch
 
 from orca_cli.cli import main
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
@@ -71,8 +73,9 @@ def orca(environment, capfd):
 def start(environment):
     """Start the command line as a process of its own."""
 
-    def call(*words, **settings):
-        variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    def call(*words, more=MappingProxyType({}), **settings):
+        # As many threads as this process has: their number decides the last bits of a sum.
+        variables = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)} | more
         command = [sys.executable, "-m", "orca_cli", *map(str, words)]
         return subprocess.Popen(
             command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+import torch
 
 from tests.cli.conftest import results, run_folders
 from tests.cli.test_run import wait_for
@@ -91,6 +92,16 @@ def test_signal_ends_a_sweep_whenever_it_comes(orca, environment, small, monkeyp
     code, out, err = orca("run", "-m", *small, "metric=none", "seed=0,1")
     assert code == 143
     assert "1 not started" in out
+
+
+def test_other_number_of_threads_is_refused_on_resume(orca, start, environment, small):
+    process = start("run", *small, *OFTEN, more={"OMP_NUM_THREADS": str(torch.get_num_threads() + 1)})
+    wait_for(environment, "digits/*/2_align/checkpoints/step-00000002", process)
+    process.kill()
+    process.communicate()
+    code, out, err = orca("run", *small, *OFTEN)
+    assert code == 22
+    assert f"set OMP_NUM_THREADS={torch.get_num_threads() + 1}" in err
 
 
 def test_damaged_alignment_is_done_again(orca, start, environment, small, capfd):

@@ -40,12 +40,13 @@ def identity(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _by_content(value: Any, data_folder: Path) -> Any:
+def _by_content(value: Any, data_folder: Path, *, bare: bool = False) -> Any:
     if isinstance(value, dict):
-        return {key: _by_content(item, data_folder) for key, item in value.items()}
+        # A bare word may name a folder beside by chance ("classes"), but for the weights of a body.
+        return {key: _by_content(item, data_folder, bare=key == "checkpoint") for key, item in value.items()}
     if isinstance(value, list):
         return [_by_content(item, data_folder) for item in value]
-    if isinstance(value, str) and ("/" in value or "." in value) and len(value) < 4096:
+    if isinstance(value, str) and (bare or "/" in value or "." in value) and len(value) < 4096:
         path = Path(value).expanduser()
         return _digest(path) or _digest(data_folder / path) or value
     return value

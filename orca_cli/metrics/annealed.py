@@ -4,14 +4,14 @@ Reg falls from the squared diameter of the two clouds by a constant ratio, with 
 
     f <- (f + softmin(g)) / 2,    g <- (g + softmin(f)) / 2,    softmin(g)_i = -reg log sum_j b_j exp((g_j - c_ij) / reg)
 
-The levels are D^2, D^2, D^2 r, D^2 r^2, ... while above reg, then reg. One update without averaging, the extrapolation, follows.
-Nothing makes sure that the marginals are right by then, so the result depends on the diameter, and only the same levels give
-the same numbers.
+The levels are D^2, D^2, D^2 r, D^2 r^2, ... while above reg, then reg. One update without averaging follows, the
+extrapolation. Nothing makes sure that the marginals are right by then, so the result depends on the diameter D, and only the
+same levels give the same numbers.
 
 The transport of a cloud to itself is needed at the diameter that the cloud has together with another one. As a function of
 u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers, where the number of levels changes, and nearly periodic
-in u, since it hardly remembers its first levels. So it is tabulated at Chebyshev nodes of the first two periods that can be asked
-for (of one, where there are many levels), and later periods are read from the last: right to a few 1e-6 of its value.
+in u, since it hardly remembers its first levels. So it is tabulated at Chebyshev nodes of the first periods that can be
+asked for, and later ones are read from the last of them: right to a few 1e-6 of its value.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from torch import Tensor
 
 from orca_cli.metrics.sinkhorn import log_sum_exp
 
-_PERIODS = 2
+_PERIODS = 4  # that a table has room for
 _NODES = 7
 TABLE_SIZE = 1 + _PERIODS * _NODES
-_REMEMBERED = 8  # levels after which the first one is forgotten, and one period serves for all
+_REMEMBERED = 7  # levels after which the first one is forgotten: later periods equal this one
 _CHUNK_ELEMENTS = 2**20  # exponents of clouds against themselves that are worked on at once
 _HELD_ELEMENTS = 2**26  # entries of a cloud's cost that are held while it is tabulated, 256 MB in float32
 
@@ -67,7 +67,8 @@ class Annealing:
         length = max(counts) + 2
         regs, steps = [], []
         for square, count in zip(squares, counts, strict=True):
-            first = square if square > 0 else self.reg  # equal points: any level gives the same potentials
+            # Of points this close any level makes one; 0 cannot be divided by.
+            first = max(square, self.reg * 1e-6)
             falling = [first * self.scaling ** (2 * place) for place in range(count)]
             padding = length - count - 2
             regs.append([first] * (padding + 1) + falling + [self.reg])
@@ -168,10 +169,10 @@ def tabulate(
         like: a tensor of the dtype and on the device to work in.
 
     Returns:
-        [TABLE_SIZE] float64: the first period, and the means of the potential at the nodes of two periods.
+        [TABLE_SIZE] float64: the first period, and the means of the potential at the nodes of four periods.
     """
     first = _period(annealing.position(square))
-    periods = 1 if first >= _REMEMBERED else _PERIODS
+    periods = min(max(_REMEMBERED + 1 - first, 1), _PERIODS)
     places = [first - 1 + period + node for period in range(periods) for node in _nodes()]
     levels = annealing.levels([annealing.square(place) for place in places], like)
     if points**2 <= _HELD_ELEMENTS:
@@ -179,8 +180,9 @@ def tabulate(
         means, _ = selves(lambda start, stop: held[start:stop], points, levels)
     else:
         means, _ = selves(cost, points, levels)
-    means = means.double().repeat(_PERIODS // periods)
-    return torch.cat([means.new_tensor([float(first)]), means])
+    table = means.double().view(periods, _NODES)
+    later = table[-1:].expand(_PERIODS - periods, -1)
+    return torch.cat([table.new_tensor([float(first)]), table.reshape(-1), later.reshape(-1)])
 
 
 def read(table: list[float], square: float, annealing: Annealing) -> float:

@@ -8,7 +8,8 @@ trace is the sum of singular values of M = A B^T / sqrt(p q), and with the polar
     W(a, b) = sum_ij Q_ij |x_i - z_j|^2,    Q = 1 / (p q) + U V^T / sqrt(p q),
 
 where rows of Q sum to 1/p and columns to 1/q. Q may have negative entries, but like a transport plan it carries the gradient:
-dW/dz_j = 2 sum_i Q_ij (z_j - x_i). Classes of fewer points than dimensions, and of one point, need no special care.
+dW/dz_j = 2 sum_i Q_ij (z_j - x_i). Classes of fewer points than dimensions need no special care;
+one point, or equal points, have covariance 0.
 """
 
 from __future__ import annotations
@@ -20,22 +21,28 @@ from torch import Tensor
 def coupling(x: Tensor, z: Tensor) -> Tensor:
     """Return Q [p, q] for clouds [p, d] and [q, d], all in float64."""
     p, q, d = len(x), len(z), x.shape[1]
+    # What rounding leaves of products that cancel, such as those of equal points.
+    noise = 10 * torch.finfo(x.dtype).eps * x.norm() * z.norm()
     if min(p, q) > d:
         left_basis, left = torch.linalg.qr(x - x.mean(0))
         right_basis, right = torch.linalg.qr(z - z.mean(0))
-        polar = left_basis @ _polar(left @ right.T) @ right_basis.T
+        polar = left_basis @ _polar(left @ right.T, noise) @ right_basis.T
     else:
         products = x @ z.T
         products -= products.mean(0)  # as if x were centred, for a fraction of the work
-        polar = _polar(products - products.mean(1, keepdim=True))
+        polar = _polar(products - products.mean(1, keepdim=True), noise)
+    # Small singular values leave rounding in the sums, which are 0.
+    polar -= polar.mean(0)
+    polar -= polar.mean(1, keepdim=True)
     return polar.div_((p * q) ** 0.5).add_(1 / (p * q))
 
 
-def _polar(matrix: Tensor) -> Tensor:
+def _polar(matrix: Tensor, noise: Tensor) -> Tensor:
     """Return U V^T of the singular value decomposition, over the singular values that are not 0 up to rounding."""
     if matrix.shape[0] < matrix.shape[1]:
-        return _polar(matrix.T).T
+        return _polar(matrix.T, noise).T
     squares, basis = torch.linalg.eigh(matrix.T @ matrix)
-    floor = squares[-1] * (len(squares) * 10 * torch.finfo(matrix.dtype).eps)
-    roots = torch.where(squares > floor, squares.clamp(min=torch.finfo(matrix.dtype).tiny).rsqrt(), 0.0)
+    eps = torch.finfo(matrix.dtype).eps
+    floor = torch.maximum(squares[-1] * (10 * len(squares) * eps), noise**2)
+    roots = torch.where(squares > floor, squares.rsqrt(), 0.0)
     return matrix @ (basis * roots) @ basis.T

@@ -88,7 +88,7 @@ def solve_pairs(
         solve: (cost, a, b) -> solution.
     """
     solved = []
-    for group in _groups(pairs, left.counts, right.counts):
+    for group in groups(pairs, left.counts, right.counts):
         ids = torch.tensor(group, device=left.rows.device)
         p = max(left.counts[a] for a, _ in group)
         q = max(right.counts[b] for _, b in group)
@@ -151,7 +151,7 @@ def _places(rows: Tensor, columns: Tensor, matrix: Tensor) -> Tensor:
     return rows[:, :, None] * matrix.shape[1] + columns[:, None, :]
 
 
-def _groups(pairs: list[tuple[int, int]], left: list[int], right: list[int]) -> list[list[tuple[int, int]]]:
+def groups(pairs: list[tuple[int, int]], left: list[int], right: list[int]) -> list[list[tuple[int, int]]]:
     """Cut the pairs, sorted by size, into groups that padding does not blow up."""
     groups: list[list[tuple[int, int]]] = []
     p = q = true = 0

@@ -109,7 +109,7 @@ class OTDD:
         solved = label_distances.solve_pairs(pairs, classes, classes, cost, self._solve(self.reg / 2))
         above = _label_table(solved, class_self, class_self)
         labels_source = above + above.T
-        self_term, self_source = self._source_term(x, source.labels, labels_source)
+        self_term, self_source = self.source_term(x, source.labels, labels_source)
         return {
             "class_self": class_self.to(torch.float64),
             "labels_source": labels_source.to(torch.float64),
@@ -148,7 +148,7 @@ class OTDD:
         # With one target class W is constant along the rows of the cost: it moves the value and not the plan, and the
         # plan's potentials are a good start for the pairs of classes.
         single = len(targets.present) == 1
-        outer = self._outer(cross, source.labels, target.labels, cross.new_zeros(k, l)) if single else None
+        outer = self.outer(cross, source.labels, target.labels, cross.new_zeros(k, l)) if single else None
         pairs = [(a, b) for a in sources.present for b in targets.present]
         inside = self._solve(self.reg / 2, outer.g if outer else None)
         between = label_distances.solve_pairs(pairs, sources, targets, label_distances.from_matrix(cross), inside)
@@ -161,8 +161,8 @@ class OTDD:
         if outer:
             shift = (label_cross[source.labels].sum(1) / 2).mean()
         else:
-            outer = self._outer(cross, source.labels, target.labels, label_cross)
-        outer_self = self._outer_self(own, target.labels, label_own + label_own.T)
+            outer = self.outer(cross, source.labels, target.labels, label_cross)
+        outer_self = self.outer_to_itself(own, target.labels, label_own + label_own.T)
         value = outer.value[0] + shift - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         # What every half squared distance weighs in the value: n x m between source and target, m x m within the target.
@@ -187,17 +187,20 @@ class OTDD:
         }
         return value, gradient, diagnostics
 
-    def _outer(self, cost: Tensor, rows: Tensor, columns: Tensor, labels: Tensor) -> Solution:
+    def outer(self, cost: Tensor, rows: Tensor, columns: Tensor, labels: Tensor) -> Solution:
+        """Solve the outer problem; cost [n, m], classes of rows [n] and columns [m], W between classes [k, l]."""
         n, m = cost.shape
         full = cost + labels[rows][:, columns] / 2
         return self._solve(self.reg)(full[None], cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m))
 
-    def _outer_self(self, cost: Tensor, columns: Tensor, labels: Tensor) -> Solution:
+    def outer_to_itself(self, cost: Tensor, columns: Tensor, labels: Tensor) -> Solution:
+        """Solve the outer problem of a cloud with itself; cost [m, m], classes [m], W between them [l, l]."""
         m = len(cost)
         full = cost + labels[columns][:, columns] / 2
         return self._solve_symmetric(self.reg)(full[None], cost.new_full((1, m), 1 / m))
 
-    def _source_term(self, x: Tensor, labels: Tensor, label_source: Tensor) -> tuple[Tensor, Tensor]:
+    def source_term(self, x: Tensor, labels: Tensor, label_source: Tensor) -> tuple[Tensor, Tensor]:
+        """Return OT_reg(source, source) and what one more update changes, in chunks of rows; W between classes [k, k]."""
         n = len(x)
         a = x.new_full((1, n), 1 / n)
         chunks = list(torch.arange(n, device=x.device).split(self.chunk))

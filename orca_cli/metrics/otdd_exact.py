@@ -18,7 +18,7 @@ from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Distance, Features
 from orca_cli.metrics import envelope
 from orca_cli.metrics.costs import centred, half_squared_distances
-from orca_cli.metrics.validity import check_features
+from orca_cli.metrics.validity import check_features, check_pair
 
 
 class OTDDExact:
@@ -62,8 +62,7 @@ class OTDDExact:
             NonFiniteError: a feature or the value is NaN or infinite, or a program was not solved to the end.
             DataError: features or labels do not have the form that Features asks for.
         """
-        check_features(source, "source")
-        check_features(target, "target")
+        check_pair(source, target)
         with torch.no_grad():
             x, z = centred(source.x.cpu().double(), target.x.cpu().double())
             cost = half_squared_distances(x, z)

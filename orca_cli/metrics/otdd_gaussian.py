@@ -16,7 +16,7 @@ from orca_cli.interfaces import Distance, Features
 from orca_cli.metrics import bures, envelope
 from orca_cli.metrics.costs import centred, half_squared_distances, needs_double
 from orca_cli.metrics.otdd import OTDD
-from orca_cli.metrics.validity import check_features
+from orca_cli.metrics.validity import check_features, check_pair
 
 
 class OTDDGaussian:
@@ -76,7 +76,7 @@ class OTDDGaussian:
         for a, b in _pairs(members):
             plan = bures.coupling(points[a], points[b])
             labels[a, b] = labels[b, a] = 2 * (plan * half_squared_distances(points[a], points[b])).sum()
-        self_term, self_source = self.transport._source_term(x, source.labels, labels)
+        self_term, self_source = self.transport.source_term(x, source.labels, labels)
         return {"self_term": self_term.double(), "self_source": self_source.double()}
 
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
@@ -88,8 +88,7 @@ class OTDDGaussian:
             NonFiniteError: a feature or the value is NaN or infinite.
             DataError: features or labels do not have the form that Features asks for.
         """
-        check_features(source, "source")
-        check_features(target, "target")
+        check_pair(source, target)
         with torch.no_grad():
             value, slope, diagnostics = self._solve(source, prepared, target)
         return envelope.attach(value, slope, target.x, diagnostics)
@@ -107,8 +106,8 @@ class OTDDGaussian:
         between = _Couplings(x, z, cross, (sources, targets), pairs, (k, l))
         within = _Couplings(z, z, own, (targets, targets), _pairs(targets), (l, l))
 
-        outer = self.transport._outer(cross, source.labels, target.labels, between.labels)
-        outer_self = self.transport._outer_self(own, target.labels, within.labels + within.labels.T)
+        outer = self.transport.outer(cross, source.labels, target.labels, between.labels)
+        outer_self = self.transport.outer_to_itself(own, target.labels, within.labels + within.labels.T)
         value = outer.value[0] - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         cross_plan, own_plan = outer.plan[0], outer_self.plan[0] / -2
@@ -145,7 +144,9 @@ class _Couplings:
         left, right = members
         self.labels = cost.new_zeros(shape)
         self._blocks = {(a, b): (left[a][:, None], right[b]) for a, b in pairs}
-        points = [{label: cloud[rows].double() for label, rows in part.items()} for cloud, part in ((x, left), (z, right))]
+        points = [
+            {label: cloud[rows].double() for label, rows in part.items()} for cloud, part in ((x, left), (z, right))
+        ]
         self._plans = {(a, b): bures.coupling(points[0][a], points[1][b]).to(cost) for a, b in pairs}
         for pair, plan in self._plans.items():
             # Half squared distances weigh half of W.

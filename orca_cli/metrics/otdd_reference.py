@@ -27,8 +27,8 @@ from orca_cli.metrics import annealed, envelope, label_distances
 from orca_cli.metrics.annealed import Annealing, Levels
 from orca_cli.metrics.costs import centred, half_squared_distances, needs_double
 from orca_cli.metrics.label_distances import ClassIndex
-from orca_cli.metrics.label_distances import _groups as group_pairs
-from orca_cli.metrics.validity import check_features
+from orca_cli.metrics.label_distances import groups as group_pairs
+from orca_cli.metrics.validity import check_features, check_pair
 
 # Far below rounding, and high enough that no product becomes denormal, with which a CPU is many times slower.
 _MIN_EXPONENT = -50.0
@@ -70,8 +70,8 @@ class OTDDReference:
 
         Returns:
             low, high: [k, d], ranges of the classes' features; infinite for a class without points.
-            class_self: [k, 15], transport of each class to itself, as a table over diameters (`annealed.tabulate`).
-            source_self: [1, 15], likewise of the whole source.
+            class_self: [k, 29], transport of each class to itself, as a table over diameters (`annealed.tabulate`).
+            source_self: [1, 29], likewise of the whole source.
 
         Raises:
             NonFiniteError: a feature is NaN or infinite.
@@ -121,8 +121,7 @@ class OTDDReference:
             NonFiniteError: a feature or the value is NaN or infinite.
             DataError: features or labels do not have the form that Features asks for.
         """
-        check_features(source, "source")
-        check_features(target, "target")
+        check_pair(source, target)
         with torch.no_grad():
             value, slope, diagnostics = self._solve(source, prepared, target)
         return envelope.attach(value, slope, target.x, diagnostics)

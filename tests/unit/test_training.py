@@ -71,7 +71,7 @@ def test_accumulation_does_not_change_the_step(batch_size):
     def stepped(size):
         model = Model()
         engine = Engine(torch.device("cpu"), "fp32")
-        model, optimizer = engine.prepare(model, make_optimizer("sgd", model.parameters(), **SETTINGS))
+        optimizer = engine.prepare(make_optimizer("sgd", model.parameters(), **SETTINGS))
         order = np.arange(11)  # 11: the last batch is smaller than the others
         train_step(engine, model, optimizer, nn.MSELoss(), Pairs(), order, batch_size=size, clip=0.05, seed=0, step=0)
         return checkpoint.snapshot(model)

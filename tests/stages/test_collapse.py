@@ -28,10 +28,10 @@ def test_effective_rank_counts_directions_of_equal_variance(rank):
 
 
 def test_padding_does_not_count():
-    x = torch.randn(3, 4, 5)
+    x = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[True, True, True, False]] * 3)
     other = torch.where(mask.unsqueeze(-1), x, 1e6)
-    assert collapse(tokens(other, mask)) == collapse(tokens(x[:, :3]))
+    assert collapse(tokens(other, mask)) == pytest.approx(collapse(tokens(x[:, :3])))
 
 
 def test_a_single_point_has_no_variance():

@@ -82,3 +82,24 @@ def test_an_alignment_that_hurts_is_not_taken(orca, environment, small):
     guarded, without = results(environment)
     assert guarded["alignment"]["steps"] == 0
     assert guarded["weights_sha256"] == without["weights_sha256"]
+
+
+FALLS_TO = 0.8  # of the exact distance before alignment
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["otdd", "otdd_exact", "otdd_reference", "otdd_gaussian"])
+@pytest.mark.parametrize("task", ["digits", "darcy"])
+def test_every_dataset_distance_lowers_the_exact_one_on_held_out_data(orca, environment, small, tiny, task, metric):
+    if task == "darcy":
+        sizes = ["task.num_train=60", "task.num_validation=40", "task.num_test=20", "task.nodes=41", "source.size=200"]
+        words = ["task=darcy", f"body.checkpoint={tiny['swin']}", "source=digits", *sizes, "train.batch_size=8"]
+        words += ["align.source_points=200", "align.max_samples=32"]
+    else:
+        words = small
+    settings = ["align.epochs=31", "align.check_every=10", "align.lr=1e-2", "train.epochs=1"]
+    code, _, err = orca("run", *words, f"metric={metric}", *settings)
+    assert code == 0, err
+    exact = [line["heldout_exact"] for line in lines(environment) if "heldout_exact" in line]
+    assert len(exact) == 4
+    assert exact[-1] < FALLS_TO * exact[0], exact

@@ -197,7 +197,8 @@ def main() -> None:
     for title, rows in tables.items():
         print(f"\n{title}")
         for row in rows:
-            cells = (f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items())
+            known = {key: value for key, value in row.items() if value is not None}
+            cells = (f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in known.items())
             print("  " + ", ".join(cells))
 
 

@@ -38,7 +38,8 @@ GIVEN_TO_SOURCE = ("seed", "data_folder", "cache_folder", "reporter")
 # What Hydra lets through when a file or an override cannot be read.
 _UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: \"key='my value'\""
-TASK_WORDS = ("kind", "loss", "error")  # describe a task; the rest of its node goes to its reader
+TASK_WORDS = ("kind", "loss", "error", "data")  # describe a task; the rest of its node goes to its reader
+SOURCE_WORDS = ("data",)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Session:
         """
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-        parsed = _parse([*self._study(overrides), *overrides], self._loader())
+        parsed = _parse(self._with_study(overrides), self._loader())
         self._check_choices(parsed)
         batches = BasicSweeper.split_arguments(parsed, None)
         jobs = [self._compose(list(job)) for batch in batches for job in batch]
@@ -129,19 +130,25 @@ class Session:
 
         folder = [f"hydra.sweep.dir={_quoted(sweep_folder)}", "hydra.sweep.subdir=."]
         returned = GlobalHydra.instance().hydra.multirun(  # type: ignore[union-attr]
-            config_name="config", task_function=run, overrides=[*overrides, *folder]
+            config_name="config", task_function=run, overrides=[*self._with_study(overrides), *folder]
         )
         batches = returned if isinstance(returned, list) else []
         return [result.return_value for batch in batches for result in batch]
 
-    def _study(self, overrides: list[str]) -> list[str]:
-        """Return the sweep that a study presets, as overrides; empty where none is chosen."""
+    def _with_study(self, overrides: list[str]) -> list[str]:
+        """Return the overrides with the sweep that a study presets before them, but for what is typed as well."""
         chosen = [text for text in overrides if _key(text) == "study"]
         self._check_choices(_parse(chosen))
         if not chosen:
-            return []
-        cfg = self._load(chosen)
-        return [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
+            return overrides
+        typed = {_key(text) for text in overrides}
+        preset = self._load(chosen).hydra.sweeper.params or {}
+        # Hydra would take the study's parameters once more from the sweeper's own settings.
+        return [
+            *(f"{key}={value}" for key, value in preset.items() if key not in typed),
+            *overrides,
+            "hydra.sweeper.params=null",
+        ]
 
     def _loader(self) -> Any:
         return GlobalHydra.instance().config_loader()
@@ -245,7 +252,7 @@ def _check_parts(config: Config) -> None:
         parts.check(node, f"task.{word}")
     parts.check(task_reader(config.task), "task", GIVEN_TO_TASK)
     parts.check(config.body, "body")
-    parts.check(config.source, "source", GIVEN_TO_SOURCE)
+    parts.check(source_reader(config.source), "source", GIVEN_TO_SOURCE)
     if config.metric.get(parts.TARGET) is not None:
         parts.check(config.metric, "metric")
         parts.build(config.metric, "metric")  # reads nothing and costs nothing, and checks its own ranges
@@ -254,6 +261,11 @@ def _check_parts(config: Config) -> None:
 def task_reader(task: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a task's node that names its reader and the reader's arguments."""
     return {name: value for name, value in task.items() if name not in TASK_WORDS}
+
+
+def source_reader(source: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a source's node that names its reader and the reader's arguments."""
+    return {name: value for name, value in source.items() if name not in SOURCE_WORDS}
 
 
 def _fill_paths(config: Config) -> None:

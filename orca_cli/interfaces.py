@@ -8,7 +8,7 @@ Missing targets: NaN in real-valued targets and -100 in integer ones mark positi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -42,11 +42,20 @@ class Samples(Protocol):
     def __len__(self) -> int:
         """Return the number of samples."""
 
-    def batch(self, indices: np.ndarray) -> Batch:
-        """Return the samples with these indices, in this order."""
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return the samples with these indices, in this order.
+
+        Args:
+            indices: in 0..n-1.
+            augment: what random augmentation draws from, for tasks that have any; None gives the samples as they are.
+                Only the optimizer steps of stage 3 give one.
+        """
 
     def targets(self) -> np.ndarray:
-        """Return all targets, shaped as Batch.y, without reading the inputs."""
+        """Return all targets, shaped as Batch.y, without reading the inputs; a memory map where they are large."""
+
+    def groups(self) -> np.ndarray | None:
+        """Return [n] int64, the record that each sample is cut from, for errors per record; None where samples stand alone."""
 
     def digest(self) -> str:
         """Return a SHA-256 over the inputs and targets, or over what determines them."""
@@ -78,6 +87,7 @@ class TaskData:
         open_test: reads the test split; called once, at the end of a run.
         synthetic: True for generated data; said in every table.
         target_scale: for real-valued dense targets, the training targets' mean and deviation.
+        causal: True where an output may see inputs at its own and at earlier positions only, such as in forecasting.
         class_names: K names, or empty.
         note: one line on what was read, such as files, classes and samples that were left out.
     """
@@ -90,6 +100,7 @@ class TaskData:
     open_test: Callable[[], Samples]
     synthetic: bool = False
     target_scale: Scale | None = None
+    causal: bool = False
     class_names: Sequence[str] = ()
     note: str = ""
 
@@ -244,11 +255,13 @@ class Score:
         value: the error, lower is better; None where it is undefined.
         n: number of samples (or classes, or positions, as the error says) that it averages over.
         skipped: number of those that were left out because the error is undefined for them.
+        others: further errors of the same outputs by name, such as the same one per record; for the records, never to choose by.
     """
 
     value: float | None
     n: int
     skipped: int = 0
+    others: Mapping[str, float | None] = field(default_factory=dict)
 
 
 class Error(Protocol):
@@ -262,8 +275,14 @@ class Error(Protocol):
     name: str
     percent: bool
 
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Score:
-        """Return the error of all outputs [n, K] or [n, K, *E] of a split at once, never averaged over batches."""
+    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+        """Return the error of all outputs [n, K] or [n, K, *E] of a split at once, never averaged over batches.
+
+        Args:
+            outputs: of the model.
+            targets: shaped as Batch.y.
+            groups: [n] int64, the record of each sample, where the split has records; errors per sample take no notice.
+        """
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
         """Return the output [K] or [K, *E] of the best constant predictor that the training targets allow."""

@@ -86,3 +86,13 @@ def test_begins_with_a_description(path):
     comments = [line for line in lines[:2] if line.startswith("# ") and "@package" not in line]
     assert comments, "the first comment is what `orca list` shows"
     yaml.safe_load((CONF / path).read_text())
+
+
+@pytest.mark.parametrize("way", ["expand", "launch"])
+def test_a_study_is_a_preset_of_which_parts_can_be_typed(way, tmp_path):
+    words = ["study=features_vision", "source.path=images.npz", "metric=none", "align.features=tokens", "seed=3,4"]
+    with compose.session() as session:
+        jobs = session.expand(words) if way == "expand" else session.launch(words, lambda job: job, tmp_path)
+    assert [(job.config.seed, job.config.align.lr) for job in jobs] == [(3, 1e-3), (4, 1e-3), (3, 1e-2), (4, 1e-2)]
+    assert {job.choices["metric"] for job in jobs} == {"none"}
+    assert {job.choices["body"] for job in jobs} == {"swin_tiny"}

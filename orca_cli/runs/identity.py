@@ -35,7 +35,8 @@ def identity(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     kept["train"] = {key: value for key, value in content["train"].items() if key != "checkpoint_s"}
     kept["choices"] = {group: choices[group] for group in GROUPS}
     for part in ("task", "body", "source"):
-        kept[part] = _by_content(kept[part], data_folder)
+        described = {key: value for key, value in kept[part].items() if key != "data"}  # where to get the files
+        kept[part] = _by_content(described, data_folder)
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 

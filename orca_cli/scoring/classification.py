@@ -19,7 +19,7 @@ class ZeroOne:
     name = "0-1 error"
     percent = True
 
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Score:
+    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
         """Return the error; `n` and `skipped` count samples, or positions where targets have an extent.
 
         Raises:

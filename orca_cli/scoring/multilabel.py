@@ -25,7 +25,7 @@ class MeanAveragePrecision:
     name = "1 - mAP"
     percent = True
 
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Score:
+    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
         """Return the error; `n` and `skipped` count labels.
 
         Raises:
@@ -48,7 +48,7 @@ class MeanAUROC:
     name = "1 - AUROC"
     percent = True
 
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Score:
+    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
         """Return the error; `n` and `skipped` count labels.
 
         Raises:

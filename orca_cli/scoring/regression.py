@@ -18,7 +18,7 @@ class RelativeL2:
     name = "relative l2"
     percent = False
 
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Score:
+    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
         """Return the error; `n` and `skipped` count samples.
 
         Raises:
@@ -64,7 +64,7 @@ class MeanSquared:
     name = "MSE"
     percent = False
 
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Score:
+    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
         """Return the error; `n` and `skipped` count entries.
 
         Raises:

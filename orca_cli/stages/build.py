@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from orca_cli import parts, seeding
-from orca_cli.compose import task_reader
+from orca_cli.compose import source_reader, task_reader
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Body, Error, Loss, Reporter, SourceData, TaskData
 from orca_cli.losses.defaults import default_loss
@@ -89,7 +89,8 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
 
 def read_source(config: Config, reporter: Reporter) -> SourceData:
     """Read the labelled examples of the body's own modality."""
-    source: SourceData = parts.build(config.source, "source", seed=config.seed, reporter=reporter, **_folders(config))
+    reader = source_reader(config.source)
+    source: SourceData = parts.build(reader, "source", seed=config.seed, reporter=reporter, **_folders(config))
     return source
 
 

@@ -19,8 +19,11 @@ from orca_cli.stages.build import Built, split_record, steps_per_epoch
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.freeze import select_trained
-from orca_cli.training.loop import predict, train_step
+from orca_cli.training.loop import predict, score, train_step
 from orca_cli.training.schedule import make_optimizer, set_lr, warmup_then_linear
+
+
+_WHOLE_TARGETS = 2**26  # values of the training targets that the constant predictor may see at once
 
 
 @dataclass
@@ -191,7 +194,7 @@ def _end_epoch(config: Config, built: Built, engine: Engine, progress: _Progress
 
 def _score(built: Built, engine: Engine, samples: Samples, config: Config) -> Score:
     outputs, targets = predict(engine, built.model, samples, config.train.eval_batch_size)
-    return built.error(outputs, targets)
+    return score(built.error, outputs, samples, targets)
 
 
 def _test(
@@ -202,17 +205,16 @@ def _test(
     reads = _count_test_read(run)
     samples = built.task.open_test()
     outputs, targets = predict(engine, built.model, samples, config.train.eval_batch_size)
-    score = built.error(outputs, targets)
-    train_targets = torch.from_numpy(np.asarray(built.task.train.targets()))
-    constant = built.error.constant(train_targets, built.task.num_outputs)
-    trivial = built.error(constant.expand(len(targets), *constant.shape), targets).value
+    measured = score(built.error, outputs, samples, targets)
+    constant = built.error.constant(_some_targets(built.task.train, config.seed), built.task.num_outputs)
+    trivial = score(built.error, constant.expand(len(targets), *constant.shape), samples, targets).value
     storage.write_with(
         run.stage("finetune") / "predictions.npz",
         lambda path: _save_arrays(path, outputs.numpy(), targets.numpy()),
     )
     epoch = progress.best_epoch if config.train.select == "best" else config.train.epochs
     return Tested(
-        score=score,
+        score=measured,
         validation_error=progress.records[epoch - 1]["validation_error"],
         trivial=trivial,
         curve=[record["validation_error"] for record in progress.records],
@@ -221,6 +223,16 @@ def _test(
         weights_sha256=checkpoint.weights_sha256(weights),
         test_reads=reads,
     )
+
+
+def _some_targets(samples: Samples, seed: int) -> Tensor:
+    """Return the training targets, or a seeded part of them where all would not fit into memory with room to work in."""
+    targets = samples.targets()
+    most = max(1, _WHOLE_TARGETS // max(1, targets[0].size))
+    if len(targets) > most:
+        rows = seeding.numpy_generator(seed, "finetune", "constant").permutation(len(targets))[:most]
+        targets = targets[np.sort(rows)]
+    return torch.from_numpy(np.array(targets))
 
 
 def _count_test_read(run: RunDirectory) -> int:

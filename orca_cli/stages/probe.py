@@ -21,7 +21,7 @@ from orca_cli.stages.build import Built
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.freeze import select_trained
-from orca_cli.training.loop import predict, train_step
+from orca_cli.training.loop import predict, score, train_step
 from orca_cli.training.schedule import make_optimizer
 
 
@@ -108,6 +108,6 @@ def _probe(config: Config, built: Built, engine: Engine) -> float | None:
                 return None
             step += 1
         outputs, targets = predict(engine, model, built.task.validation, settings.eval_batch_size)
-        errors.append(built.error(outputs, targets).value)
+        errors.append(score(built.error, outputs, built.task.validation, targets).value)
     known = [error for error in errors if error is not None]
     return min(known) if known else None

@@ -108,7 +108,7 @@ class ExpressionSamples:
         """Return n."""
         return len(self._ends)
 
-    def batch(self, indices: np.ndarray) -> Batch:
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return x [B, 17, max_length] of 0 and 1, y [B] and valid [B, max_length]."""
         x = np.zeros((len(indices), len(VOCABULARY), self._max_length), np.float32)
         valid = np.zeros((len(indices), self._max_length), bool)
@@ -122,6 +122,10 @@ class ExpressionSamples:
     def targets(self) -> np.ndarray:
         """Return all values [n]."""
         return self._values
+
+    def groups(self) -> None:
+        """Expressions stand alone."""
+        return
 
     def digest(self) -> str:
         """Return a SHA-256 over the expressions, their values and the length of the input."""

@@ -26,6 +26,7 @@ class ArraySamples:
         rows: [n] indices of this split's rows; None takes all.
         mean: [C], subtracted from the inputs; None subtracts nothing.
         std: [C], positive; the inputs are divided by it. Given exactly where `mean` is.
+        groups: [N] int64, the record that each row is cut from; None where rows stand alone.
     """
 
     def __init__(
@@ -36,19 +37,20 @@ class ArraySamples:
         rows: np.ndarray | None = None,
         mean: np.ndarray | None = None,
         std: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
     ) -> None:
         if len(x) != len(y) or (valid is not None and len(valid) != len(x)):
             raise ValueError(f"{len(x)} inputs, {len(y)} targets")
         self._x, self._y, self._valid = x, y, valid
         self._rows = np.arange(len(x)) if rows is None else np.asarray(rows, dtype=np.int64)
-        self._mean, self._std = mean, std
+        self._mean, self._std, self._groups = mean, std, groups
 
     def __len__(self) -> int:
         """Return n."""
         return len(self._rows)
 
-    def batch(self, indices: np.ndarray) -> Batch:
-        """Return the samples with these indices (0..n-1), in this order."""
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return the samples with these indices (0..n-1), in this order; nothing is augmented."""
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
         x = self._x[rows]
         if self._mean is not None and self._std is not None:
@@ -63,10 +65,14 @@ class ArraySamples:
         """Return all targets [n, ...], shaped as Batch.y."""
         return self._y[self._rows]
 
+    def groups(self) -> np.ndarray | None:
+        """Return the record of each sample, [n] int64, or None."""
+        return None if self._groups is None else self._groups[self._rows]
+
     def digest(self) -> str:
-        """Return a SHA-256 over shape, dtype and bytes of inputs, targets, mask and normalisation."""
+        """Return a SHA-256 over shape, dtype and bytes of inputs, targets, mask, records and normalisation."""
         digest = hashlib.sha256()
-        parts = (("x", self._x), ("y", self._y), ("valid", self._valid))
+        parts = (("x", self._x), ("y", self._y), ("valid", self._valid), ("groups", self._groups))
         for name, array in parts:
             if array is not None:
                 _update(digest, name, array, self._rows)

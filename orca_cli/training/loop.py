@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from orca_cli import seeding, signals
 from orca_cli.exceptions import NonFiniteError
-from orca_cli.interfaces import Loss, Samples
+from orca_cli.interfaces import Error, Loss, Samples, Score
 from orca_cli.training.engine import Engine
 
 
@@ -45,7 +45,8 @@ def train_step(
     total = 0.0
     for part, chosen in enumerate(batches(indices, batch_size)):
         seeding.seed_torch(seed, "finetune", "dropout", step, part)
-        batch = engine.move(samples.batch(chosen))
+        augment = seeding.numpy_generator(seed, "finetune", "augment", step, part)
+        batch = engine.move(samples.batch(chosen, augment))
         with engine.autocast():
             outputs = model(batch.x, batch.valid)
         value = loss(outputs.float(), batch.y) * (len(chosen) / len(indices))
@@ -78,3 +79,9 @@ def predict(engine: Engine, model: nn.Module, samples: Samples, batch_size: int)
         outputs.append(output.float().cpu())
         targets.append(batch.y.cpu())
     return torch.cat(outputs), torch.cat(targets)
+
+
+def score(error: Error, outputs: Tensor, samples: Samples, targets: Tensor) -> Score:
+    """Return the error of a whole split from its outputs, with the records that its samples belong to."""
+    groups = samples.groups()
+    return error(outputs, targets, None if groups is None else torch.from_numpy(np.asarray(groups)))

@@ -46,7 +46,7 @@ class Pairs:
     def __len__(self):
         return len(self.x)
 
-    def batch(self, indices):
+    def batch(self, indices, augment=None):
         chosen = torch.from_numpy(np.asarray(indices))
         return Batch(self.x[chosen], self.y[chosen])
 

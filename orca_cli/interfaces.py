@@ -132,11 +132,13 @@ class Tokens:
         x: [B, T, D].
         mask: [B, T] bool, False where the token is padding.
         grid: extent of the tokens: (T,) for a sequence, (rows, columns) with rows * columns = T for a map.
+        causal: whether a body may let a feature depend on its own and earlier tokens only; bodies without a canvas can.
     """
 
     x: Tensor
     mask: Tensor
     grid: tuple[int, ...]
+    causal: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from orca_cli import seeding
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Body, Kind, Scale
 from orca_cli.models.embedders.convolution import ConvolutionEmbedder
-from orca_cli.models.geometry import layout
+from orca_cli.models.geometry import TokenLayout, layout
 from orca_cli.models.predictors.dense import DensePredictor
 from orca_cli.models.predictors.pooled import PooledPredictor
 from orca_cli.models.transfer import TransferModel
@@ -25,6 +25,7 @@ def build_model(
     max_tokens: int | None = None,
     pooling: str = "mean",
     target_scale: Scale | None = None,
+    causal: bool = False,
 ) -> TransferModel:
     """Return a transfer model whose embedder and predictor fit the task and the body.
 
@@ -41,9 +42,11 @@ def build_model(
         max_tokens: upper bound on the tokens; the body's own by default.
         pooling: "mean" or "class_token"; without effect on dense outputs.
         target_scale: maps raw outputs to the task's units.
+        causal: whether an output may see inputs at its own and at earlier positions only.
 
     Raises:
-        ConfigError: more tokens are asked for than the body takes, or it has no classification token.
+        ConfigError: more tokens are asked for than the body takes, it has no classification token, or it cannot keep the
+            future out of a causal task.
     """
     uses_class_token = pooling == "class_token" and kind != "dense"
     class_token = body.class_token() if uses_class_token else None
@@ -57,6 +60,8 @@ def build_model(
             f"{max_tokens} is more than the body takes", where="embedder.max_tokens", hint=f"allowed: 1 to {largest}"
         )
     cut = layout(input_shape, max_tokens=max_tokens or largest, canvas=body.canvas)
+    if causal:
+        _check_causal(kind, cut)
     seeding.seed_torch(seed, "build", "embedder")
     embedder = ConvolutionEmbedder(cut, body.width, body.embedder_init(), init=embedder_init, class_token=class_token)
     seeding.seed_torch(seed, "build", "predictor")
@@ -64,7 +69,26 @@ def build_model(
         predictor: Any = DensePredictor(body.feature_width, num_outputs, cut, body.downsampling)
     else:
         predictor = PooledPredictor(body.feature_width, num_outputs, pooling)
-    return TransferModel(embedder, body, predictor, scale=target_scale)
+    return TransferModel(embedder, body, predictor, scale=target_scale, causal=causal)
+
+
+def _check_causal(kind: Kind, cut: TokenLayout) -> None:
+    """Refuse what would let an output see inputs after its own position."""
+    if kind != "dense" or len(cut.input_shape) != 2:
+        raise ConfigError("a causal task has dense outputs along a sequence", where="task")
+    if cut.canvas is not None:
+        raise ConfigError(
+            "this task forecasts, and this body sees the whole input at once",
+            where="body",
+            hint="use a text body, such as body=minilm",
+        )
+    if cut.kernel > 1:
+        steps = cut.input_shape[1]
+        raise ConfigError(
+            f"this task forecasts, and {steps} steps in {cut.tokens} tokens would show a step those that follow it",
+            where="embedder.max_tokens",
+            hint=f"a body that takes {steps} tokens or more is needed",
+        )
 
 
 def describe(model: TransferModel) -> dict[str, Any]:

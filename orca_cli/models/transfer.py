@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class TransferModel(nn.Module):
         predictor: nn.Module,
         *,
         scale: Scale | None = None,
+        causal: bool = False,
     ) -> None:
         """Put the parts together.
 
@@ -32,8 +34,10 @@ class TransferModel(nn.Module):
             body: g, a Body (interfaces).
             predictor: h.
             scale: maps raw outputs to the task's units.
+            causal: whether an output may see inputs at its own and at earlier positions only.
         """
         super().__init__()
+        self.causal = causal
         self.embedder, self.body, self.predictor = embedder, body, predictor
         self.has_scale = scale is not None
         if scale is not None:
@@ -56,7 +60,7 @@ class TransferModel(nn.Module):
             first = self.embedder.class_token.expand(len(x), 1, -1)
             mask = torch.cat([tokens.mask.new_ones(len(x), 1), tokens.mask], dim=1)
             tokens = Tokens(torch.cat([first, tokens.x], dim=1), mask, (tokens.grid[0] + 1,))
-        outputs = self.predictor(self.body(tokens))
+        outputs = self.predictor(self.body(replace(tokens, causal=self.causal)))
         if self.has_scale:
             outputs = outputs * self.scale_std + self.scale_mean
         return outputs

@@ -59,6 +59,7 @@ def build(config: Config, reporter: Reporter) -> Built:
         max_tokens=config.embedder.max_tokens,
         pooling=config.predictor.pooling,
         target_scale=task.target_scale,
+        causal=task.causal,
         seed=config.seed,
     )
     select_trained(model, config.finetune.train)

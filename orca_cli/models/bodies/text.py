@@ -69,11 +69,14 @@ class TextBody(nn.Module):
         return self._aside[0]
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """Return features [B, T, D]; padding takes no part in attention."""
-        from transformers.masking_utils import create_bidirectional_mask
+        """Return features [B, T, D]; padding takes no part in attention, nor does the future where tokens are causal."""
+        from transformers.masking_utils import causal_mask_function, create_bidirectional_mask
 
         mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=tokens.x, attention_mask=tokens.mask.to(torch.int64)
+            config=self.config,
+            inputs_embeds=tokens.x,
+            attention_mask=tokens.mask.to(torch.int64),
+            and_mask_function=causal_mask_function if tokens.causal else None,
         )
         features = self.encoder(tokens.x, attention_mask=mask).last_hidden_state
         return Tokens(features, tokens.mask, tokens.grid)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from orca_cli.stages.distance import Comparison, Measured, Side
 
 SCHEMA = 1
+_BOUNDS = ("newton_steps", "max_iterations")  # parameters that end a solver before it reaches its tolerance
 EXAMPLES = """\
 examples:
   orca distance a.npz b.npz                              arrays x (n, d) or (n, ...) and y (n,) in each
@@ -93,6 +94,9 @@ def execute(arguments: argparse.Namespace) -> int:
         terminal.print_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
     else:
         _print(comparison)
+    for measured in comparison.metrics:
+        if measured.diagnostics.get("converged") == 0.0:
+            terminal.log.warning(_unsolved(measured))
     return 0
 
 
@@ -100,7 +104,10 @@ def _print(comparison: Comparison) -> None:
     computed = f"{comparison.dtype}, seed {comparison.seed}"
     if comparison.body:
         computed += f", embedded by {comparison.body}"
-    terminal.print_result(_table([("A", _side(comparison.a)), ("B", _side(comparison.b)), ("computed", computed)]))
+    rows = [("A", _side(comparison.a)), ("B", _side(comparison.b)), ("computed", computed)]
+    if comparison.left_out:
+        rows.append(("left out", "; ".join(f"{name}: {lack}" for name, lack in comparison.left_out.items())))
+    terminal.print_result(_table(rows))
     for measured in comparison.metrics:
         terminal.print_result(_table([("", ""), *_lines(measured, comparison.repeats)]))
 
@@ -122,6 +129,19 @@ def _lines(measured: Measured, repeats: int) -> list[tuple[str, str]]:
         lines.append(("parameters", " ".join(f"{key}={_typed(value)}" for key, value in measured.parameters.items())))
     lines.append(("solver", ", ".join(f"{key} {_number(value)}" for key, value in measured.diagnostics.items())))
     return lines
+
+
+def _unsolved(measured: Measured) -> str:
+    """Return what to say of a value whose solver gave up, and which of the metric's own parameters make it go on."""
+    known = {"marginal error": measured.diagnostics.get("marginal_error")}
+    known["tolerance"] = measured.parameters.get("tolerance")
+    reached = ", ".join(f"{name} {value:.4g}" for name, value in known.items() if value is not None)
+    bounds = [name for name in _BOUNDS if name in measured.parameters]
+    advice = [" ".join(f"{name}={2 * measured.parameters[name]}" for name in bounds)] if bounds else []
+    if known["tolerance"] is not None:
+        advice.append("a larger tolerance")
+    text = f"{measured.metric}: the solver ended above its tolerance{f' ({reached})' if reached else ''}"
+    return f"{text}; try {' or '.join(advice)}" if advice else text
 
 
 def _number(value: float) -> str:

@@ -79,7 +79,18 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both data sets, how they were compared, and what every metric says."""
+    """Both data sets, how they were compared, and what every metric says.
+
+    Args:
+        a: the source.
+        b: the target.
+        body: what embedded named data; None for files and arrays.
+        dtype: of the points.
+        seed: of all draws.
+        repeats: number of halves behind an interval.
+        metrics: what was measured.
+        left_out: metric -> why "all" does not hold it for these data.
+    """
 
     a: Side
     b: Side
@@ -88,6 +99,7 @@ class Comparison:
     seed: int
     repeats: int
     metrics: list[Measured] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def distance(
@@ -116,7 +128,7 @@ def distance(
         a: the source: (x [n, ...], y [n]); a path of an .npz file with arrays x and y; or the name of a task or a source,
             written task=NAME or source=NAME where both have it. Further axes of x are flattened.
         b: the target, likewise.
-        metrics: files of conf/metric; "all" for every one that is defined for the data.
+        metrics: files of conf/metric; "all" for every one that is defined for the data, `left_out` says which are not.
         settings: KEY=VALUE: a metric's parameters (`reg=0.5`), and what embeds named data (`source.size=200`).
         points: upper bound on the points of each side, drawn without replacement; None takes all.
         repeats: number of halves; 0 for no interval.
@@ -158,18 +170,19 @@ def distance(
             hint="give data of one width, or names of tasks and sources, which one body embeds",
         )
     built = {name: parts.build(node, "metric") for name, node in nodes.items()}
-    if "all" in metrics:
-        built = {name: metric for name, metric in built.items() if _classes_lack(metric, first, second) is None}
-    for name, metric in built.items():
-        if (lack := _classes_lack(metric, first, second)) is not None:
-            raise DataError(lack, where=name, hint="choose another --metric, or give data of several classes")
+    lacks = {name: lack for name, metric in built.items() if (lack := _classes_lack(metric, first, second))}
+    if lacks and "all" not in metrics:
+        name, lack = next(iter(lacks.items()))
+        raise DataError(lack, where=name, hint="choose another --metric, or give data of several classes")
     sides = [
         Side(c.name, len(c.features.x), c.available, c.features.x.shape[1], c.features.num_classes) for c in clouds
     ]
-    comparison = Comparison(sides[0], sides[1], embedding.body_name, dtype, seed, repeats)
-    for name, metric in built.items():
-        comparison.metrics.append(_measure(name, nodes[name], metric, first, second, repeats, seed, reporter))
-    return comparison
+    measured = [
+        _measure(name, nodes[name], metric, first, second, repeats, seed, reporter)
+        for name, metric in built.items()
+        if name not in lacks
+    ]
+    return Comparison(sides[0], sides[1], embedding.body_name, dtype, seed, repeats, measured, lacks)
 
 
 def metric_names(config_dir: Path | None = None) -> list[str]:

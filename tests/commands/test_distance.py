@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from orca_cli import cli
+from orca_cli.interfaces import Distance, Features
 from orca_cli.stages.distance import distance
 from orca_cli.stages.labelled_points import cloud_of
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
@@ -70,7 +73,8 @@ def test_shifted_copies_have_the_distances_of_the_shift(files, capsys) -> None:
 
 def test_json_says_what_was_compared_and_how(files, capsys) -> None:
     found = _json(capsys, *files, "--metric", "mmd", "bandwidth=source", "--points", 30, "--seed", 4)
-    assert set(found) == {"schema", "a", "b", "body", "dtype", "seed", "repeats", "metrics"}
+    assert set(found) == {"schema", "a", "b", "body", "dtype", "seed", "repeats", "metrics", "left_out"}
+    assert found["left_out"] == {}
     assert found["a"] == {"name": str(files[0]), "points": 30, "available": 60, "width": 3, "classes": 3}
     (measured,) = found["metrics"]
     assert set(measured) == {
@@ -137,8 +141,66 @@ def test_every_metric_and_arrays_through_the_function() -> None:
     assert {"otdd", "mmd", "transrate", "euclidean", "moments"} <= found
     assert "none" not in found
     # What is not defined for one class is left out of all.
-    one = {measured.metric for measured in distance((x, y), (z, 0 * y), metrics=["all"]).metrics}
-    assert found - one == {"transrate"}
+    comparison = distance((x, y), (z, 0 * y), metrics=["all"])
+    assert found - {measured.metric for measured in comparison.metrics} == {"transrate"} == set(comparison.left_out)
+
+
+def test_all_says_which_metrics_are_left_out_and_why(files, tmp_path, capsys) -> None:
+    x, _, y = _clouds()
+    one = _saved(tmp_path / "one.npz", x=x, y=0 * y)
+    reason = "needs 2 classes or more, and A has 3, B has 1"
+    assert _json(capsys, files[0], one, "--metric", "all", "--points", 20)["left_out"] == {"transrate": reason}
+    assert cli.main(["distance", str(files[0]), str(one), "--metric", "all", "--points", "20"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "left out" in line)
+    assert f"transrate: {reason}" in line
+    assert cli.main(["distance", *map(str, files), "--metric", "all", "--points", "20"]) == 0
+    assert "left out" not in capsys.readouterr().out
+
+
+@dataclass
+class _GivesUp:
+    """A metric whose solver ends without having solved."""
+
+    diagnostics: dict[str, float]
+
+    def prepare(self, source: Features) -> dict[str, Tensor]:
+        return {}
+
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
+        return Distance(target.x.mean(), self.diagnostics)
+
+
+@pytest.mark.parametrize(
+    ("metric", "diagnostics", "warning"),
+    [
+        (
+            "otdd",
+            {"converged": 0.0, "marginal_error": 0.016},
+            "otdd: the solver ended above its tolerance (marginal error 0.016, tolerance 0.01); "
+            "try newton_steps=30 max_iterations=1000 or a larger tolerance\n",
+        ),
+        ("moments", {"converged": 0.0}, "moments: the solver ended above its tolerance\n"),
+        ("otdd", {"converged": 1.0, "marginal_error": 0.009}, ""),
+        ("otdd", {"marginal_error": 0.5}, ""),
+    ],
+)
+@pytest.mark.parametrize("style", [(), ("--json",)])
+def test_a_solver_that_gave_up_is_one_warning(style, metric, diagnostics, warning, files, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("orca_cli.stages.distance.parts.build", lambda node, what: _GivesUp(diagnostics))
+    assert cli.main(["distance", *map(str, files), "--metric", metric, *style]) == 0
+    out, err = capsys.readouterr()
+    assert err == warning
+    assert ("marginal_error" in out) == ("marginal_error" in diagnostics)
+
+
+def test_the_warning_names_parameters_that_the_command_takes(files, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("orca_cli.stages.distance.parts.build", lambda node, what: _GivesUp({"converged": 0.0}))
+    for metric in ("otdd", "otdd_gaussian"):
+        assert cli.main(["distance", *map(str, files), "--metric", metric]) == 0
+        words = capsys.readouterr().err.partition("try ")[2].partition(" or ")[0].split()
+        assert len(words) == 2
+        assert cli.main(["distance", *map(str, files), "--metric", metric, *words]) == 0
+        assert "=60" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("features", ["tokens", "pooled", "sequence"])

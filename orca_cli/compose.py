@@ -31,7 +31,7 @@ from orca_cli.configuration import choices, config_dir, default_folders
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.schema import GROUPS, Config
 
-_OPTIONAL_GROUPS = ("hparams", "study")
+_OPTIONAL_GROUPS = ("protocol", "hparams", "departures", "study")
 # Arguments that the program itself gives to parts; see stages/build.py.
 GIVEN_TO_TASK = ("kind", "data_folder", "cache_folder", "reporter")
 GIVEN_TO_SOURCE = ("seed", "data_folder", "cache_folder", "reporter")
@@ -61,7 +61,7 @@ class Composed:
     @property
     def variant(self) -> dict[str, str]:
         """Return the overrides that are neither group choices, nor the seed, nor without effect on results."""
-        unnamed = (*GROUPS, "seed", "device", "study", "train.checkpoint_s")
+        unnamed = (*GROUPS, "seed", "device", "protocol", "study", "train.checkpoint_s")
         pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
         return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(("paths.", "hydra"))}
 

@@ -59,7 +59,8 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    return {file.name.removesuffix(_SUFFIX): file for file in folder.glob(f"*{_SUFFIX}")}
+    """Return name -> file; files in folders below have names such as `paper/deepsea-roberta`."""
+    return {file.relative_to(folder).as_posix().removesuffix(_SUFFIX): file for file in folder.rglob(f"*{_SUFFIX}")}
 
 
 def default_folders() -> dict[str, Path]:

@@ -8,13 +8,14 @@ import yaml
 
 from orca_cli import compose
 from orca_cli.configuration import config_dir
+from orca_cli.exceptions import DataError
 from orca_cli.stages.build import build, forward_once, read_source
 from orca_cli.terminal import LogReporter
 from tests.checkpoints import save_tiny_bert, save_tiny_roberta, save_tiny_swin
 
 CONF = config_dir()
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
-FLOOR = {"task": 4, "body": 5, "source": 3, "metric": 2, "finetune": 4, "hparams": 1}
+FLOOR = {"task": 4, "body": 5, "source": 3, "metric": 2, "finetune": 4, "hparams": 1, "protocol": 3}
 
 # The generated tasks at a size that a test can afford.
 SMALL = {
@@ -56,10 +57,15 @@ def overrides_for(path: Path, own: Path) -> list[str]:
     if group == "source" and name != "stdlib_docs":
         words += ["body=swin_tiny"]
     if group == "task":
-        words += SMALL[name] + ([f"task.train={own}"] if name == "arrays" else [])
+        words += SMALL.get(name, []) + ([f"task.train={own}"] if name == "arrays" else [])
     else:
         words += SMALL["digits"]
     return words
+
+
+def files_needed() -> set[str]:
+    """Return the tasks that cannot be read without files; whole runs on such files are in tests/cli/test_tasks.py."""
+    return {path.stem for path in FILES if path.parts[0] == "task" and path.stem not in SMALL}
 
 
 def test_no_file_is_missing_from_the_glob():
@@ -67,17 +73,46 @@ def test_no_file_is_missing_from_the_glob():
         assert len(list((CONF / group).glob("*.yaml"))) >= least, group
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if len(path.parts) == 2], ids=str)
+@pytest.mark.parametrize("path", [path for path in FILES if len(path.parts) == 2 and path.parts[0] != "space"], ids=str)
 def test_composes_checks_and_builds(path, tiny, own, tmp_path, monkeypatch):
     monkeypatch.setenv("ORCA_HOME", str(tmp_path))
     overrides = overrides_for(path, own)
     with compose.session() as session:
         body = session.compose(overrides).choices["body"]
         job = session.compose([*overrides, f"body.checkpoint={tiny[body]}", "train.batch_size=4"])
+    if path.parts[0] == "task" and path.stem in files_needed():
+        with pytest.raises(DataError, match=f"orca data get {path.stem}"):
+            build(job.config, LogReporter())
+        return
     built = build(job.config, LogReporter())
     forward_once(built, job.config)
     if path.parts[0] == "source" and path.stem != "cifar10":
         assert read_source(job.config, LogReporter()).modality == built.model.body.modality
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.parts[0] == "hparams" and len(path.parts) == 3], ids=str
+)
+def test_settings_of_a_task_are_taken_with_its_protocol_and_body(path):
+    protocol, (task, body) = path.parts[1], path.stem.split("-")
+    with compose.session() as session:
+        job = session.compose([f"task={task}", f"body={body}", f"protocol={protocol}"])
+    assert job.config.protocol == protocol
+    written = yaml.safe_load((CONF / path).read_text())
+    for part, settings in written.items():
+        for key, value in settings.items():
+            taken = getattr(getattr(job.config, part), key)
+            assert taken == (float(value) if isinstance(taken, float) else value), key
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "space"], ids=str)
+def test_all_values_of_a_search_space_can_be_set(path):
+    space = yaml.safe_load((CONF / path).read_text())
+    fixed = [f"{key}={value}" for key, value in (space["fixed"] | space["baseline"]).items()]
+    with compose.session() as session:
+        for key, values in space["params"].items():
+            jobs = session.expand([*fixed, f"{key}={','.join(map(str, values))}"])
+            assert len(jobs) == len(values)
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

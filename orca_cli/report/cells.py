@@ -18,6 +18,7 @@ class Column:
 
     Args:
         percent: the error is a fraction, shown times 100.
+        chosen_on_test: the test split chose the weights, so the errors are too low.
     """
 
     task: str
@@ -25,6 +26,7 @@ class Column:
     error_name: str
     percent: bool
     synthetic: bool
+    chosen_on_test: bool = False
 
 
 @dataclass(frozen=True, order=True)

@@ -48,6 +48,7 @@ class Score:
     trivial: float | None
     synthetic: bool
     test_set: str
+    chosen_on_test: bool = False
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,7 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
     error = result.get("error")
     if not isinstance(error, dict):
         raise _Unreadable(f"{RESULT}: error is missing")
+    selected = result.get("selected")
     splits = result.get("splits")
     test = splits.get("test") if isinstance(splits, dict) else None
     score = Score(
@@ -216,6 +218,7 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         trivial=_number(result, "trivial_error"),
         synthetic=result.get("synthetic") is True,
         test_set=str(test.get("sha256", "")) if isinstance(test, dict) else "",
+        chosen_on_test=isinstance(selected, dict) and selected.get("on") == "test",
     )
     return _run(path, result, RESULT, state="completed", score=score)
 

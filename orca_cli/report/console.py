@@ -28,6 +28,7 @@ def renderables(grid: Grid, width: int) -> list[RenderableType]:
         grid = _with_one_name(grid)
     for places in _blocks(grid, width):
         shown += [_table(grid, places), Text("")]
+    shown += [Text(alarm, style="bold red") for alarm in grid.alarms]
     if grid.caption:
         shown.append(Text(grid.caption))
     shown += [Text(f"- {note}") for note in grid.notes]
@@ -109,7 +110,9 @@ def _table(grid: Grid, places: list[int]) -> RichTable:
     for place in places:
         task, *lines = grid.columns[place]
         header = Text(task, style="bold")
-        header.append("".join(f"\n{line}" for line in lines), style="dim")
+        for level, line in enumerate(lines, 1):
+            alarm = grid.alarmed[place] and level == len(lines)
+            header.append(f"\n{line}", style="bold red" if alarm else "dim")
         table.add_column(header, justify="right", overflow="fold", max_width=_LONGEST_NAME)
     ranked = grid.ranked and places[-1] == len(grid.columns) - 1
     if ranked:

@@ -33,6 +33,8 @@ class Grid:
         ranked: whether any row has a rank.
         caption: what the numbers are.
         notes: what limits a comparison.
+        alarms: what makes numbers wrong; shown in red.
+        alarmed: of every column, whether its last header line is an alarm.
         problems: (state, reason, folder) of runs that are not completed and folders that could not be read.
     """
 
@@ -43,6 +45,8 @@ class Grid:
     caption: str
     notes: list[str]
     problems: list[tuple[str, str, str]]
+    alarms: list[str]
+    alarmed: list[bool]
 
 
 def grid_of(table: Table, sign: str = PLUS_MINUS) -> Grid:
@@ -71,6 +75,8 @@ def grid_of(table: Table, sign: str = PLUS_MINUS) -> Grid:
         caption=_caption(protocols, any(table.trivial), sign) if rows else "",
         notes=[clean(note, longest=2000) for note in notes_of(table)],
         problems=_problems(table),
+        alarms=_alarms(table),
+        alarmed=[column.chosen_on_test for column in table.columns],
     )
 
 
@@ -100,6 +106,7 @@ def _header(column: Column, with_protocol: bool) -> list[str]:
     error = clean(column.error_name) or "no result yet"
     marks = [clean(column.protocol)] if with_protocol else []
     marks += ["synthetic"] if column.synthetic else []
+    marks += ["CHOSEN ON TEST"] if column.chosen_on_test else []
     return [clean(column.task), f"{error}, %" if column.percent else error, *marks]
 
 
@@ -110,6 +117,17 @@ def _caption(protocols: list[str], with_trivial: bool, sign: str) -> str:
         f"Test error, lower is better: mean {sign} sample standard deviation over seeds (number of seeds). "
         f"Bold: best of a task.{trivial}{protocol}"
     )
+
+
+def _alarms(table: Table) -> list[str]:
+    names = sorted(
+        {f"{clean(column.task)} ({clean(column.protocol)})" for column in table.columns if column.chosen_on_test}
+    )
+    if not names:
+        return []
+    return [
+        f"The test split chose the weights of {', '.join(names)}: these errors are too low and compare with no others."
+    ]
 
 
 def _problems(table: Table) -> list[tuple[str, str, str]]:

@@ -35,11 +35,15 @@ def markdown(grid: Grid) -> str:
     """Return a pipe table with the best results in bold, the caption, the notes and the problems."""
     lines = []
     if grid.rows:
-        tasks = ["<br>".join(map(_markdown, header)) for header in grid.columns]
+        tasks = [
+            "<br>".join(_red(_markdown(line)) if is_alarm else _markdown(line) for line, is_alarm in header)
+            for header in _headers(grid)
+        ]
         head = [*map(_markdown, grid.names), *tasks, *(["rank"] if grid.ranked else [])]
         rule = [*(":--" for _ in grid.names), *("--:" for _ in head[len(grid.names) :])]
         body = _rows(grid, _markdown, lambda text: f"**{text}**")
         lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)] + [""]
+    lines += [line for alarm in grid.alarms for line in (_red(f"**{_markdown(alarm)}**"), "")]
     lines += [_markdown(grid.caption), ""] if grid.caption else []
     lines += [f"- {_markdown(note)}" for note in grid.notes]
     if grid.problems:
@@ -52,22 +56,40 @@ def markdown(grid: Grid) -> str:
 
 def latex(grid: Grid) -> str:
     r"""Return a tabular for the booktabs package with the best results in \textbf; notes are comments below it."""
-    lines = [r"% needs \usepackage{booktabs}"]
+    lines = [r"% needs \usepackage{booktabs}" + (r" and \usepackage{xcolor}" if grid.alarms else "")]
     if grid.rows:
         layout = "l" * len(grid.names) + "r" * (len(grid.columns) + grid.ranked)
         lines += [rf"\begin{{tabular}}{{{layout}}}", r"\toprule"]
         height = max(map(len, grid.columns))
         for level in range(height):
-            names = grid.names if level == height - 1 else ["" for _ in grid.names]
-            tasks = [header[level] if level < len(header) else "" for header in grid.columns]
+            names = [_latex(name) if level == height - 1 else "" for name in grid.names]
+            tasks = [_latex_header(header[level]) if level < len(header) else "" for header in _headers(grid)]
             rank = [""] if level < height - 1 else ["rank"]
-            lines.append(_latex_row([_latex(text) for text in (*names, *tasks, *(rank if grid.ranked else []))]))
+            lines.append(_latex_row([*names, *tasks, *(rank if grid.ranked else [])]))
         lines.append(r"\midrule")
         lines += [_latex_row(row) for row in _rows(grid, _latex, lambda text: rf"\textbf{{{text}}}")]
         lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\\[1ex] \textcolor{red}{" + _latex(alarm) + "}" for alarm in grid.alarms]
     lines += [f"% {text}" for text in (grid.caption, *grid.notes) if text]
     lines += [f"% {state}: {reason} ({path})" for state, reason, path in grid.problems]
     return "\n".join(lines) + "\n"
+
+
+def _headers(grid: Grid) -> list[list[tuple[str, bool]]]:
+    """Return the lines of every column's header, each with whether it is an alarm."""
+    return [
+        [(line, alarmed and line is header[-1]) for line in header]
+        for header, alarmed in zip(grid.columns, grid.alarmed, strict=True)
+    ]
+
+
+def _red(text: str) -> str:
+    return f'<span style="color:red">{text}</span>'
+
+
+def _latex_header(line: tuple[str, bool]) -> str:
+    text, is_alarm = line
+    return rf"\textcolor{{red}}{{{_latex(text)}}}" if is_alarm else _latex(text)
 
 
 def _rows(grid: Grid, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:

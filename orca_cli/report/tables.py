@@ -61,7 +61,9 @@ def _columns(runs: list[Run]) -> dict[object, Column]:
     for run in runs:
         if run.score is not None:
             score = run.score
-            column = Column(run.task, run.protocol, score.error_name, score.percent, score.synthetic)
+            column = Column(
+                run.task, run.protocol, score.error_name, score.percent, score.synthetic, score.chosen_on_test
+            )
             found[run.path] = column
             key = (run.task, run.protocol)
             by_task[key] = min(column, by_task.get(key, column))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def build(config: Config, reporter: Reporter) -> Built:
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
-    """Read and split the task's data; the test split stays closed."""
+    """Read and split the task's data; the test split stays closed, unless the protocol validates on it."""
     reader = task_reader(config.task)
     task: TaskData = parts.build(reader, "task", kind=config.task.get("kind"), reporter=reporter, **_folders(config))
     if not isinstance(task, TaskData):
@@ -82,6 +82,8 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     kind = config.task.get("kind")
     if kind not in (None, task.kind):
         raise ConfigError(f"the data are of kind '{task.kind}', not '{kind}'", where="task.kind")
+    if config.train.validate_on == "test":
+        task = replace(task, validation=task.open_test())
     for name, split in (("training", task.train), ("validation", task.validation)):
         if len(split) == 0:
             raise DataError(f"the {name} split is empty", where="task", hint="give more data or other split sizes")

@@ -132,10 +132,13 @@ def _train(
                 clip=settings.clip,
                 seed=config.seed,
                 step=progress.step,
+                reduce=settings.accumulation_reduce,
             )
             progress.loss_sum += loss * len(chosen)
             progress.step += 1
             if within == per_epoch - 1:
+                if settings.validate_on == "test":
+                    _count_test_read(run)
                 _end_epoch(config, built, engine, progress, epoch, per_epoch)
                 storage.append_json_line(folder / "metrics.jsonl", progress.records[-1])
             advance(1, _note(built, progress))

@@ -103,6 +103,7 @@ def _probe(config: Config, built: Built, engine: Engine) -> float | None:
                     clip=settings.clip,
                     seed=config.seed,
                     step=step,
+                    reduce=settings.accumulation_reduce,
                 )
             except NonFiniteError:
                 return None

@@ -31,11 +31,13 @@ def train_step(
     clip: float | None,
     seed: int,
     step: int,
+    reduce: str = "mean",
 ) -> tuple[float, float]:
     """Take one optimizer step on the mean loss over `indices`; returns (loss, gradient norm before clipping).
 
     The samples go through the model in batches of `batch_size`; each batch's mean counts by its size, so accumulation
-    does not change the gradient. The gradient is clipped once, as a whole.
+    does not change the gradient. With reduce="sum" the means of all batches are added. The gradient is clipped once, as a
+    whole.
 
     Raises:
         NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
@@ -49,7 +51,8 @@ def train_step(
         batch = engine.move(samples.batch(chosen, augment))
         with engine.autocast():
             outputs = model(batch.x, batch.valid)
-        value = loss(outputs.float(), batch.y) * (len(chosen) / len(indices))
+        share = len(chosen) / len(indices) if reduce == "mean" else 1.0
+        value = loss(outputs.float(), batch.y) * share
         total += value.item()
         if not math.isfinite(total):
             raise NonFiniteError(f"the loss is {total} at step {step}", where="train.lr", hint="try a smaller train.lr")

@@ -93,6 +93,7 @@ def test_json_keeps_the_values_of_all_seeds(table: Table) -> None:
         "error_name": "relative_l2",
         "percent": False,
         "synthetic": True,
+        "chosen_on_test": False,
         "trivial": [0.9, 0.9],
     }
 
@@ -199,3 +200,23 @@ def test_only_broken_folders_still_render_in_every_format(tmp_path: Path) -> Non
 
 def test_the_command_offers_all_formats() -> None:
     assert command.FORMATS == FORMATS
+
+
+@pytest.mark.parametrize(
+    ("style", "red"),
+    [
+        ("md", '<span style="color:red">CHOSEN ON TEST</span>'),
+        ("latex", r"\textcolor{red}{CHOSEN ON TEST}"),
+        ("csv", ",release,false,true,"),
+    ],
+)
+def test_numbers_that_the_test_split_chose_are_red_in_every_table(tmp_path: Path, style: str, red: str) -> None:
+    add_run(tmp_path, protocol="release", selected={"by": "best", "epoch": 3, "on": "test"})
+    add_run(tmp_path, selected={"by": "best", "epoch": 3, "on": "validation"})
+    text = text_of(_table(tmp_path), style)
+    assert text.count(red) == 1
+    console = Console(file=io.StringIO(), width=100, color_system="standard", force_terminal=True)
+    for thing in terminal_of(_table(tmp_path), 100):
+        console.print(thing)
+    assert "\x1b[1;31mCHOSEN ON TEST" in console.file.getvalue()
+    assert "\x1b[1;31mThe test split chose the weights of digits (release)" in console.file.getvalue()

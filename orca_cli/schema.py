@@ -58,6 +58,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "train.decay_epochs": (1, None),
     "train.clip": (0, None),
     "train.eval_batch_size": (1, None),
+    "train.error_chunks": (1, None),
     "train.checkpoint_s": (0, None),
 }
 _ABOVE = {"train.lr", "align.lr", "align.decay_factor", "train.clip"}
@@ -171,6 +172,8 @@ class Train:
     """Which weights are tested: best (lowest validation error) or last (epoch)."""
     validate_on: str = "validation"
     """validation, or test: what the released code chose by; it makes every reported error too low."""
+    error_chunks: int | None = None
+    """Errors are means over chunks of so many samples, as the released code has them; off by default: over a whole split."""
     checkpoint_s: float = 60.0
     """Seconds between checkpoints to resume from."""
 

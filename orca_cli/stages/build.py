@@ -17,6 +17,7 @@ from orca_cli.losses.defaults import default_loss
 from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.transfer import TransferModel
 from orca_cli.schema import Config
+from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.defaults import default_error
 from orca_cli.training.freeze import count, select_trained
 
@@ -66,6 +67,8 @@ def build(config: Config, reporter: Reporter) -> Built:
     integer = not np.issubdtype(task.train.targets().dtype, np.floating)
     loss = _part(config.task, "loss") or default_loss(task.kind, integer)
     error = _part(config.task, "error") or default_error(task.kind, integer)
+    if config.train.error_chunks is not None:
+        error = ChunkMean(error, config.train.error_chunks, config.train.batch_size)
     return Built(task, loss, error, model, _summary(config, task, model, error))
 
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from orca_cli import compose
 from orca_cli.configuration import config_dir
@@ -24,6 +26,7 @@ SMALL = {
     "listops": ["task.num_train=40", "task.num_validation=20", "task.num_test=20"],
     "darcy": ["task.num_train=4", "task.num_validation=4", "task.num_test=4", "task.nodes=21", "task.stride=4"],
 }
+OWN = ("arrays", "images", "table", "hub")
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +43,27 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture
 def own(tmp_path):
-    path = tmp_path / "own.npz"
-    np.savez(path, x=np.random.default_rng(0).normal(size=(40, 2, 9)), y=np.arange(40) % 2)
-    return path
+    """Return what the tasks of one's own data need to be given."""
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    np.savez(tmp_path / "own.npz", x=rng.normal(size=(40, 2, 9)), y=y)
+    table = pd.DataFrame({"a": rng.normal(size=40), "b": y + rng.normal(size=40), "y": y})
+    table.to_csv(tmp_path / "own.csv", index=False)
+    for number, label in enumerate(y):
+        folder = tmp_path / "images" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    (tmp_path / "hub").mkdir()
+    pd.DataFrame({"x": list(rng.normal(size=(40, 9))), "y": y}).to_parquet(tmp_path / "hub" / "train.parquet")
+    return {
+        "arrays": [f"task.train={tmp_path / 'own.npz'}"],
+        "images": [f"task.path={tmp_path / 'images'}"],
+        "table": [f"task.train={tmp_path / 'own.csv'}", "task.target=y"],
+        "hub": [f"task.dataset={tmp_path / 'hub'}", "task.x=x", "task.y=y", "task.kind=classes"],
+    }
 
 
-def overrides_for(path: Path, own: Path) -> list[str]:
+def overrides_for(path: Path, own: dict[str, list[str]]) -> list[str]:
     group, name = path.parts[0], path.stem
     if group == "hparams":
         task, dash, body = name.partition("-")
@@ -54,10 +72,10 @@ def overrides_for(path: Path, own: Path) -> list[str]:
     if group == "study":
         return [f"study={name}", *SMALL["digits"]]
     words = [f"{group}={name}"]
-    if group == "source" and name != "stdlib_docs":
+    if group == "source" and name in ("cifar10", "digits"):
         words += ["body=swin_tiny"]
     if group == "task":
-        words += SMALL.get(name, []) + ([f"task.train={own}"] if name == "arrays" else [])
+        words += SMALL.get(name, []) + own.get(name, [])
     else:
         words += SMALL["digits"]
     return words
@@ -65,7 +83,7 @@ def overrides_for(path: Path, own: Path) -> list[str]:
 
 def files_needed() -> set[str]:
     """Return the tasks that cannot be read without files; whole runs on such files are in tests/cli/test_tasks.py."""
-    return {path.stem for path in FILES if path.parts[0] == "task" and path.stem not in SMALL}
+    return {path.stem for path in FILES if path.parts[0] == "task" and path.stem not in (*SMALL, *OWN)}
 
 
 def test_no_file_is_missing_from_the_glob():
@@ -86,7 +104,7 @@ def test_composes_checks_and_builds(path, tiny, own, tmp_path, monkeypatch):
         return
     built = build(job.config, LogReporter())
     forward_once(built, job.config)
-    if path.parts[0] == "source" and path.stem != "cifar10":
+    if path.parts[0] == "source" and not job.config.source.get("data", {}).get("files"):
         assert read_source(job.config, LogReporter()).modality == built.model.body.modality
 
 

@@ -1,138 +1,425 @@
-"""Read pickles of other people without running anything: an exact list of names, and a look at all opcodes before.
+"""Read pickles of other people with a machine that can do nothing else: no code of theirs exists that it could run.
 
-A pickle is a program. Three things make it harmless here: only listed opcodes (no sets, no extension registry, no
-persistent ids, no way to build instances), only listed globals (NumPy's arrays), and bounds on what a small file can make
-large (declared lengths, memo indices, tuples that contain each other).
+A pickle is a program. Python's own machine imports what the program names and calls it. This one knows the instructions that
+data need (numbers, strings, containers, NumPy's arrays and scalars), an exact list of names that stand for functions of
+`numpy_pickle`, and bounds on what a small file can make large. Every other instruction or name ends the reading.
 """
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import io
-import pickle
 import pickletools
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from orca_cli import signals
 from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.foreign.first_bytes import GZIP, first_bytes
+from orca_cli.foreign.memory import check_memory
+from orca_cli.foreign.numpy_pickle import NAMES, Named, set_array, set_dtype
+
+MAX_BYTES = 2**31
+_MAX_OPCODES = 4_000_000
+_MAX_VALUES = 20_000_000  # of the result, counted as often as they are met
+_MAX_DEPTH = 100
+_MAX_DEFLATE = 1032  # bytes that one byte of deflate can become
+_LARGE = 2**26  # bytes of one value from which on the memory is asked
+_HINT = "nothing was run; get the data from a source that you trust, or as .npz"
+_PLAIN = (str, bytes, bytearray, int, float, bool, type(None), np.generic)
 
 
-class _EmptyArray:
-    """Stands in for NumPy's _reconstruct, which would allocate whatever shape it is told."""
-
-    __slots__ = ()  # so that a pickle cannot set attributes on it
-
-    def __call__(self, subtype: object, shape: tuple[int, ...], code: object) -> np.ndarray:
-        if shape != (0,):
-            raise ValueError("an array is made empty and filled by its state")
-        return np.empty(0, dtype=np.int8)
-
-
-# What a pickle may name, and what it gets. The array type is only ever an argument, so it gets something to pass on that
-# cannot be called.
-ARRAYS: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): None,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _EmptyArray(),  # NumPy 1
-    ("numpy._core.multiarray", "_reconstruct"): _EmptyArray(),  # NumPy 2
-}
-_MAX_OPCODES = 2_000_000
-_STRUCTURE = {"PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"}
-# fmt: off
-_NUMBERS = {
-    "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT",
-    "BINFLOAT",
-}
-_STRINGS = {
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "UNICODE", "BINUNICODE",
-    "SHORT_BINUNICODE", "BINUNICODE8",
-}
-_CONTAINERS = {
-    "EMPTY_LIST", "APPEND", "APPENDS", "LIST", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_DICT",
-    "DICT", "SETITEM", "SETITEMS",
-}
-# fmt: on
-_PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
-_GETS = {"GET", "BINGET", "LONG_BINGET"}
-# After these a tuple can lie on top of the stack; honest files store the others' results before, never after.
-_MAYBE_TUPLE = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "BUILD", "APPENDS", "SETITEMS"}
-_OPCODES = _STRUCTURE | _NUMBERS | _STRINGS | _CONTAINERS | _PUTS | _GETS
-
-
-def load(path: Path, max_bytes: int = 256 * 2**20) -> Any:
+def load(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
     """Return the object of a pickle file; strings of Python 2 are decoded as Latin-1.
+
+    Arrays may lie in read-only memory. The content is read once, in order: about its own size of memory is needed.
 
     Args:
         path: the file.
-        max_bytes: larger files are refused.
+        max_bytes: more are refused; of the content, where it is compressed.
+        gzipped: whether the pickle lies in a gzip file.
 
     Raises:
-        UnsafeError: it refers to anything but NumPy's arrays, or would grow beyond its size; nothing of it was run.
-        DataError: it is not a pickle, damaged, or cannot be read.
+        UnsafeError: it names anything but NumPy's arrays and scalars, uses another instruction than data need, or would
+            grow beyond its size; nothing of it was run.
+        DataError: it is missing, not a pickle, or damaged.
+        MemoryExhaustedError: a value is larger than the memory that is free.
     """
-    try:
-        if path.stat().st_size > max_bytes:
-            raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=str(path))
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    _inspect(content, path)
-    try:
-        return _Restricted(content, path).load()
-    except UnsafeError:
-        raise
-    # A damaged pickle can raise almost anything from inside the machine that runs it and from NumPy.
-    except Exception as error:  # noqa: BLE001
-        raise DataError(f"is a damaged pickle ({type(error).__name__})", where=str(path)) from error
+    where = str(path)
+    head = first_bytes(path, where, "a pickle is needed", expected=(GZIP,) if gzipped else ())
+    size = path.stat().st_size
+    if not gzipped:
+        check_size(size, max_bytes, where)
+        with open(path, "rb", buffering=2**16) as file:
+            return read(file, where, size)
+    if not head.startswith(GZIP):
+        raise DataError("is no gzip file", where=where, hint="get it again")
+    with gzip.open(path) as packed, io.BufferedReader(_Parts(packed), 2**16) as stream:
+        return read(stream, where, min(max_bytes, size * _MAX_DEFLATE), compressed=True)
 
 
-class _Restricted(pickle.Unpickler):
-    def __init__(self, content: bytes, path: Path) -> None:
-        super().__init__(io.BytesIO(content), encoding="latin1")
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ARRAYS:
-            raise UnsafeError(
-                f"the pickle asks for {module}.{name}",
-                where=str(self._path),
-                hint="nothing was run; get the data from a source that you trust, or as .npz",
-            )
-        return ARRAYS[module, name]
+def loads(content: bytes, where: str) -> Any:
+    """Return the object of a pickle in memory; `where` names it in messages. Raises as `load`."""
+    return read(io.BytesIO(content), where, len(content))
 
 
-def _inspect(content: bytes, path: Path) -> None:
-    """Look at every opcode without running one.
+def check_size(size: int, max_bytes: int, where: str) -> None:
+    """Raise UnsafeError where a file has more bytes than are read."""
+    if size > max_bytes:
+        raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=where)
+
+
+def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) -> Any:
+    """Return the object of the pickle at a stream's position.
+
+    Args:
+        stream: buffered; left behind the pickle.
+        where: for messages.
+        limit: bytes that there can be; a longer pickle is refused.
+        compressed: whether the stream has more bytes than its file.
 
     Raises:
-        UnsafeError: an opcode that is not listed, too many, a memo index beyond the file, or a tuple that is used twice.
-        DataError: not a pickle, or cut off.
+        OrcaError: as `load`.
     """
-    memo: set[int] = set()
-    tuples: set[int] = set()
-    top = ""  # the opcode that made what lies on top of the stack
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-            name = opcode.name
-            if name not in _OPCODES or count > _MAX_OPCODES:
-                raise _refused(f"uses {name}" if name not in _OPCODES else "has too many instructions", path)
-            if name in _PUTS:
-                index = len(memo) if argument is None else int(argument)
-                if index > len(content):  # the memo is an array: a huge index allocates gigabytes
-                    raise _refused("names a memo entry beyond its size", path)
-                memo.add(index)
-                tuples.discard(index)
-                if top in _MAYBE_TUPLE:
-                    tuples.add(index)
-            elif name in _GETS and argument is not None and int(argument) in tuples:
-                # Tuples of tuples that are shared hash in exponential time.
-                raise _refused("uses one tuple several times", path)
-            elif name not in ("PROTO", "FRAME"):
-                top = name
-    except (ValueError, IndexError, OverflowError, UnicodeError) as error:
-        raise DataError("is not a pickle, or is cut off", where=str(path)) from error
+        value = _Machine(stream, limit, where, compressed).run()
+        _check_result(value)
+        stream.read(1)  # at its end a compressed stream compares its checksum
+    except (UnsafeError, DataError) as error:
+        if error.where:
+            raise
+        raise type(error)(error.what, where=where, hint=error.hint or _HINT) from error
+    # A damaged pickle can break the machine at any place, and NumPy says it in many ways.
+    except (
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        OSError,
+        TypeError,
+        ValueError,
+        struct.error,
+        zlib.error,
+    ) as error:
+        what = "is cut off" if isinstance(error, EOFError) else f"is a damaged pickle ({type(error).__name__})"
+        raise DataError(what, where=where, hint="get the file again") from error
+    return value
 
 
-def _refused(what: str, path: Path) -> UnsafeError:
-    return UnsafeError(f"the pickle {what}, which data files need not", where=str(path), hint="nothing was run")
+class _Parts(io.RawIOBase):
+    """A compressed stream in small reads, so that a large value is not held twice."""
+
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        signals.check()
+        part = self._stream.read(min(len(buffer), 2**20))
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _check_result(result: Any) -> None:
+    """Refuse what a reader could not walk through: values that contain themselves, or grow by containing things twice."""
+    finished: dict[int, tuple[int, int]] = {}  # values and depth of what was walked through
+    path = [_Visit(result)]
+    above = {id(result)}
+    while path:
+        visit = path[-1]
+        child = next(visit.ahead, None)
+        if child is None:
+            path.pop()
+            above.discard(id(visit.value))
+            finished[id(visit.value)] = visit.size, visit.depth
+            if path:
+                path[-1].add(visit.size, visit.depth)
+        elif id(child) in finished:
+            visit.add(*finished[id(child)])
+        elif id(child) in above or len(path) > _MAX_DEPTH:
+            raise UnsafeError("the pickle holds containers in one another without end")
+        else:
+            path.append(_Visit(child))
+            above.add(id(child))
+
+
+class _Visit:
+    """A value of the result, and how much it holds."""
+
+    def __init__(self, value: Any) -> None:
+        self.value, self.depth = value, 1
+        inside: Any = ()
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind == "O":
+                inside = value.ravel()
+        elif type(value) is dict:
+            inside = value.values()  # keys are plain
+        elif type(value) in (list, tuple):
+            inside = value
+        elif not isinstance(value, (*_PLAIN, np.dtype)):
+            raise UnsafeError(f"the pickle leaves {getattr(value, 'name', type(value).__name__)} as a value")
+        self.size = 1 + len(inside)
+        self.ahead = iter([item for item in inside if not isinstance(item, _PLAIN)])
+
+    def add(self, size: int, depth: int) -> None:
+        self.size += size
+        self.depth = max(self.depth, depth + 1)
+        if self.size > _MAX_VALUES or self.depth > _MAX_DEPTH:
+            raise UnsafeError("the pickle holds containers in one another without end")
+
+
+class _Machine:
+    """The instructions of a pickle, one method each."""
+
+    def __init__(self, stream: IO[bytes], limit: int, where: str, compressed: bool) -> None:
+        self._stream, self._left, self._limit, self._where = stream, limit, limit, where
+        self._compressed = compressed
+        self._stack: list[Any] = []
+        self._marked: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+        self._fresh: dict[int, Any] = {}  # arrays and dtypes that were made and not yet filled
+
+    def run(self) -> Any:
+        for _ in range(_MAX_OPCODES):
+            code = self._take(1)[0]
+            if code == 0x2E:  # STOP
+                if len(self._stack) != 1 or self._marked:
+                    raise ValueError("values are left")
+                return self._stack[0]
+            action = _ACTIONS.get(code)
+            if action is None:
+                known = pickletools.code2op.get(chr(code))  # type: ignore[attr-defined]
+                if known is None:
+                    raise DataError("is not a pickle, or is damaged", hint="get the file again")
+                raise UnsafeError(f"the pickle uses {known.name}, which data files need not")
+            action(self)
+        raise UnsafeError("the pickle has too many instructions")
+
+    def _take(self, size: int) -> bytes:
+        if size > self._left:
+            raise self._beyond()
+        if size > _LARGE:
+            check_memory(size, self._where, hint="use a machine with more memory")
+        self._left -= size
+        found = self._stream.read(size)
+        if len(found) != size:
+            raise EOFError
+        return found
+
+    def _beyond(self) -> Exception:
+        if self._compressed:
+            return UnsafeError(f"the pickle unpacks to more than {self._limit} bytes")
+        return EOFError()
+
+    def _line(self) -> bytes:
+        found = self._stream.readline(self._left)
+        self._left -= len(found)
+        if not found.endswith(b"\n"):
+            raise EOFError
+        return found[:-1]
+
+    def _number(self, form: str) -> int:
+        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+
+    def _items(self) -> list[Any]:
+        """Return what lies above the last mark."""
+        found, self._stack = self._stack, self._marked.pop()
+        return found
+
+    def skip(self, size: int) -> None:
+        self._take(size)
+
+    def mark(self) -> None:
+        self._marked.append(self._stack)
+        self._stack = []
+
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def data(self, form: str, convert: Callable[[bytes], Any]) -> None:
+        size = self._number(form)
+        if size < 0:
+            raise ValueError(size)
+        self.push(convert(self._take(size)))
+
+    def line(self, convert: Callable[[bytes], Any]) -> None:
+        self.push(convert(self._line()))
+
+    def number(self, form: str) -> None:
+        self.push(self._number(form))
+
+    def writable(self) -> None:
+        size = self._number("<Q")
+        if size > self._left:
+            raise self._beyond()
+        check_memory(size, self._where, hint="use a machine with more memory")
+        content = bytearray(size)
+        view, done = memoryview(content), 0
+        while done < size:
+            part = self._stream.readinto(view[done:])  # type: ignore[attr-defined]
+            if not part:
+                raise EOFError
+            done += part
+        self._left -= size
+        self.push(content)
+
+    def tuple_of(self, count: int) -> None:
+        found = tuple(self._stack[-count:])
+        if len(found) != count:
+            raise EOFError
+        self._stack[-count:] = [found]
+
+    def append(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) is not list:
+            raise UnsafeError("the pickle appends to something that is no list")
+        target.extend(items)
+
+    def set_items(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) is not dict or len(items) % 2:
+            raise UnsafeError("the pickle sets items of something that is no dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # Tuples of tuples that are shared hash in exponential time.
+            parts = key if type(key) is tuple else (key,)
+            if not all(isinstance(part, _PLAIN) for part in parts):
+                raise UnsafeError("the pickle has a dict whose key is no number and no string")
+            target[key] = value
+
+    def put(self, index: int) -> None:
+        if not 0 <= index <= self._limit - self._left:
+            raise UnsafeError("the pickle names a memo entry beyond its size")
+        self._memo[index] = self._stack[-1]
+
+    def get(self, index: int) -> None:
+        self.push(self._memo[index])
+
+    def named(self, module: Any, name: Any) -> None:
+        if type(module) is not str or type(name) is not str or (module, name) not in NAMES:
+            asked = f"{module}.{name}" if type(module) is type(name) is str else "something without name"
+            shown = "".join(letter if letter.isprintable() else "?" for letter in asked[:200])
+            raise UnsafeError(f"the pickle asks for {shown}")
+        self.push(NAMES[module, name])
+
+    def reduce(self) -> None:
+        arguments, called = self._stack.pop(), self._stack.pop()
+        if not isinstance(called, Named) or called.function is None or type(arguments) is not tuple:
+            raise UnsafeError("the pickle calls something that is no function")
+        made = called.function(*arguments)
+        if isinstance(made, (np.ndarray, np.dtype)) and not called.name.endswith("_frombuffer"):
+            self._fresh[id(made)] = made
+        self.push(made)
+
+    def build(self) -> None:
+        state = self._stack.pop()
+        target = self._fresh.pop(id(self._stack[-1]), None)
+        if isinstance(target, np.ndarray):
+            set_array(target, state)
+        elif isinstance(target, np.dtype):
+            set_dtype(target, state)
+        else:
+            raise UnsafeError("the pickle sets the state of something that is no new array")
+
+
+def _latin(content: bytes) -> str:
+    return content.decode("latin-1")
+
+
+def _utf8(content: bytes) -> str:
+    return content.decode("utf-8", "surrogatepass")
+
+
+def _same(content: bytes) -> bytes:
+    return content
+
+
+def _integer(content: bytes) -> int:
+    return int.from_bytes(content, "little", signed=True)
+
+
+def _integer_line(line: bytes) -> int | bool:
+    if line in (b"00", b"01"):
+        return line == b"01"
+    return int(line.removesuffix(b"L"))
+
+
+def _quoted(line: bytes) -> str:
+    if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+        raise ValueError("a string without quotes")
+    return _latin(codecs.escape_decode(line[1:-1])[0])
+
+
+def _dict_of(machine: _Machine) -> None:
+    items = machine._items()
+    machine.push({})
+    machine.set_items(items)
+
+
+def _pair(machine: _Machine) -> list[Any]:
+    value, key = machine._stack.pop(), machine._stack.pop()
+    return [key, value]
+
+
+_ACTIONS: dict[int, Callable[[_Machine], None]] = {
+    ord(letter): action
+    for letter, action in {
+        "\x80": lambda m: m.skip(1),  # PROTO
+        "\x95": lambda m: m.skip(8),  # FRAME
+        "(": _Machine.mark,
+        "N": lambda m: m.push(None),
+        "\x88": lambda m: m.push(True),
+        "\x89": lambda m: m.push(False),
+        "I": lambda m: m.line(_integer_line),
+        "L": lambda m: m.line(_integer_line),
+        "F": lambda m: m.line(float),
+        "J": lambda m: m.number("<i"),
+        "K": lambda m: m.number("<B"),
+        "M": lambda m: m.number("<H"),
+        "G": lambda m: m.number(">d"),
+        "\x8a": lambda m: m.data("<B", _integer),  # LONG1
+        "\x8b": lambda m: m.data("<i", _integer),  # LONG4
+        "S": lambda m: m.line(_quoted),
+        "T": lambda m: m.data("<i", _latin),  # BINSTRING
+        "U": lambda m: m.data("<B", _latin),  # SHORT_BINSTRING
+        "B": lambda m: m.data("<I", _same),  # BINBYTES
+        "C": lambda m: m.data("<B", _same),  # SHORT_BINBYTES
+        "\x8e": lambda m: m.data("<Q", _same),  # BINBYTES8
+        "\x96": _Machine.writable,  # BYTEARRAY8
+        "V": lambda m: m.line(lambda line: str(line, "raw-unicode-escape")),  # UNICODE
+        "X": lambda m: m.data("<I", _utf8),  # BINUNICODE
+        "\x8c": lambda m: m.data("<B", _utf8),  # SHORT_BINUNICODE
+        "\x8d": lambda m: m.data("<Q", _utf8),  # BINUNICODE8
+        "]": lambda m: m.push([]),
+        "a": lambda m: m.append([m._stack.pop()]),
+        "e": lambda m: m.append(m._items()),
+        "l": lambda m: m.push(m._items()),
+        ")": lambda m: m.push(()),
+        "\x85": lambda m: m.tuple_of(1),
+        "\x86": lambda m: m.tuple_of(2),
+        "\x87": lambda m: m.tuple_of(3),
+        "t": lambda m: m.push(tuple(m._items())),
+        "}": lambda m: m.push({}),
+        "d": _dict_of,
+        "s": lambda m: m.set_items(_pair(m)),
+        "u": lambda m: m.set_items(m._items()),
+        "p": lambda m: m.put(int(m._line())),
+        "q": lambda m: m.put(m._number("<B")),
+        "r": lambda m: m.put(m._number("<I")),
+        "\x94": lambda m: m.put(len(m._memo)),  # MEMOIZE
+        "g": lambda m: m.get(int(m._line())),
+        "h": lambda m: m.get(m._number("<B")),
+        "j": lambda m: m.get(m._number("<I")),
+        "c": lambda m: m.named(_utf8(m._line()), _utf8(m._line())),
+        "\x93": lambda m: m.named(*reversed([m._stack.pop(), m._stack.pop()])),  # STACK_GLOBAL
+        "R": _Machine.reduce,
+        "b": _Machine.build,
+    }.items()
+}

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import IGNORED_CLASS
+
+_REDUCTIONS = ("mean", "sum")
 
 
 class MaskedBCE(nn.Module):
@@ -18,20 +20,24 @@ class MaskedBCE(nn.Module):
 
     Args:
         positive_weight: factor on the loss of positive entries, above 0; 1 weighs both alike.
+        count_missing: whether entries without a target enter the average as logit 0 against 0, a constant log 2 each, as
+            in the released code for cosmic rays.
 
     Raises:
         ConfigError: positive_weight is out of range.
     """
 
-    def __init__(self, positive_weight: float = 1.0) -> None:
+    def __init__(self, positive_weight: float = 1.0, count_missing: bool = False) -> None:
         super().__init__()
         _check("positive_weight", positive_weight)
-        self.positive_weight = positive_weight
+        self.positive_weight, self.count_missing = positive_weight, count_missing
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits [B, K] or [B, K, *E] against 0 and 1 of the same shape."""
         weight = outputs.new_tensor(self.positive_weight)
         known = ~targets.isnan()
+        if self.count_missing:
+            outputs, known = torch.where(known, outputs, 0.0), torch.ones_like(known)
         loss = functional.binary_cross_entropy_with_logits(
             outputs, targets.nan_to_num(nan=0.0), pos_weight=weight, reduction="none"
         )
@@ -39,7 +45,16 @@ class MaskedBCE(nn.Module):
 
 
 class MaskedMSE(nn.Module):
-    """Mean over the entries whose target is not NaN of (output - target)^2, in squared units of the targets given."""
+    """Mean over the entries whose target is not NaN of (output - target)^2, in squared units of the targets given.
+
+    Args:
+        count_missing: whether entries without a target enter the average with a loss of 0, as in the code of the paper's
+            numbers for cosmic rays.
+    """
+
+    def __init__(self, count_missing: bool = False) -> None:
+        super().__init__()
+        self.count_missing = count_missing
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of outputs [B, K, *E] against targets of the same shape.
@@ -49,11 +64,15 @@ class MaskedMSE(nn.Module):
         """
         _check_shapes(outputs, targets)
         known = ~targets.isnan()
-        return _masked_mean((outputs - targets.nan_to_num(nan=0.0)).square(), known)
+        squares = torch.where(known, outputs - targets.nan_to_num(nan=0.0), 0.0).square()
+        return _masked_mean(squares, torch.ones_like(known) if self.count_missing else known)
 
 
 class MaskedCrossEntropy(nn.Module):
-    """Cross-entropy of logits, in nats, averaged over the targets that are not -100."""
+    """Cross-entropy of logits, in nats, averaged over the targets that are not -100.
+
+    The focal loss that the published code uses for NinaPro has a focus of 0 there, and so is this loss.
+    """
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits [B, K] against classes [B], or [B, K, *E] against [B, *E]."""
@@ -66,18 +85,24 @@ class RelativeL2Loss(nn.Module):
 
     Args:
         eps: added to |target|, in the targets' units, above 0, so that a target of zero does not divide by zero.
+        reduction: mean, or sum over the batch as in the published code for Darcy flow. A sum grows with the batch, and
+            so does the gradient.
 
     Raises:
-        ConfigError: eps is out of range.
+        ConfigError: eps is out of range, or another reduction.
     """
 
-    def __init__(self, eps: float = 1e-8) -> None:
+    def __init__(self, eps: float = 1e-8, reduction: str = "mean") -> None:
         super().__init__()
         _check("eps", eps)
-        self.eps = eps
+        if reduction not in _REDUCTIONS:
+            raise ConfigError(
+                f"{reduction!r} is not allowed", where="task.loss.reduction", hint=suggest(str(reduction), _REDUCTIONS)
+            )
+        self.eps, self.reduction = eps, reduction
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K, *E] against targets of the same shape.
+        """Return the loss of outputs [B, K, *E] against targets of the same shape.
 
         Raises:
             DataError: the shapes differ.
@@ -88,7 +113,35 @@ class RelativeL2Loss(nn.Module):
         difference = torch.where(known, outputs - target, 0.0)
         counted = known.flatten(1).any(dim=1)
         ratio = difference.flatten(1).norm(dim=1) / (target.flatten(1).norm(dim=1) + self.eps)
-        return _masked_mean(ratio, counted)
+        return _masked_mean(ratio, counted) if self.reduction == "mean" else torch.where(counted, ratio, 0.0).sum()
+
+
+class NatsPerFrameLoss(nn.Module):
+    """Binary cross-entropy of logits in nats, summed over the K labels of a frame, averaged over frames.
+
+    Frames whose targets are all NaN are padding.
+
+    Args:
+        count_padding: average over the K labels as well, and over padding as if it were silence, as in the code of the
+            paper's numbers for music.
+    """
+
+    def __init__(self, count_padding: bool = False) -> None:
+        super().__init__()
+        self.count_padding = count_padding
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of logits [B, K, L] against 0 and 1 of the same shape.
+
+        Raises:
+            DataError: the shapes differ.
+        """
+        _check_shapes(outputs, targets)
+        known = ~targets.isnan()
+        nats = functional.binary_cross_entropy_with_logits(outputs, targets.nan_to_num(nan=0.0), reduction="none")
+        if self.count_padding:
+            return nats.mean()
+        return torch.where(known, nats, 0.0).sum() / known.any(dim=1).sum().clamp_min(1)
 
 
 def _check(name: str, value: float) -> None:

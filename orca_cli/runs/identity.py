@@ -36,9 +36,24 @@ def identity(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     kept["choices"] = {group: choices[group] for group in GROUPS}
     for part in ("task", "body", "source"):
         described = {key: value for key, value in kept[part].items() if key != "data"}  # where to get the files
-        kept[part] = _by_content(described, data_folder)
+        found = _described_files(kept[part], choices[part], data_folder)
+        kept[part] = _by_content(described, data_folder) | ({"files": found} if found else {})
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _described_files(part: dict[str, Any], name: str, data_folder: Path) -> dict[str, str]:
+    """Return the content of the files that a task or source describes and that are there, by their names in its folder."""
+    data = part.get("data")
+    files = data.get("files") if isinstance(data, dict) else None
+    given = Path(str(part.get("path") or name)).expanduser()
+    folder = given if part.get("path") and given.is_dir() else data_folder / given
+    digests = {}
+    for file in files or []:
+        for member in (file["path"], *(file.get("members") or [])):
+            if digest := _digest(folder / member):
+                digests[str(member)] = digest
+    return digests
 
 
 def _by_content(value: Any, data_folder: Path, *, bare: bool = False) -> Any:

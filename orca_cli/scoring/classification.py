@@ -1,19 +1,20 @@
-"""Errors of classification, over a whole split."""
+"""Errors of classification, over a whole split. Targets of -100 are left out; an output that is NaN counts as an error."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS, Score
+from orca_cli.scoring import records
 
 
 class ZeroOne:
     """Fraction of samples, or of positions, whose largest output is not that of the target class.
 
-    Outputs [n, K] against targets [n], or [n, K, *E] against [n, *E]. Ties go to the lowest class. Targets of -100 are
-    left out; so is a fraction of nothing, which is undefined. An output that is NaN counts as an error.
+    Outputs [n, K] against targets [n], or [n, K, *E] against [n, *E]. Ties go to the lowest class. A fraction of nothing
+    is undefined.
     """
 
     name = "0-1 error"
@@ -44,13 +45,129 @@ class ZeroOne:
         return _votes(train_targets, num_outputs)
 
 
+class MacroF1:
+    """One minus the mean over classes of F1 = 2 TP / (2 TP + FP + FN), the classes being a fixed list from 0 on.
+
+    A class that is neither a target nor a prediction anywhere has no F1 and is skipped; one that is predicted but never
+    a target has F1 = 0. That is scikit-learn's macro average over the labels that occur. The other choice of `by`, and
+    the mean over the first classes, are in the score's `others`.
+
+    A record's prediction is the class that most of its samples vote for; of equally many votes the one with the larger
+    mean output over the record's samples, and then the lowest. Its target is that of its samples.
+
+    Args:
+        num_classes: the mean is over classes 0..num_classes-1; None takes all that the model has outputs for.
+        by: samples, or records, such as the whole electrocardiograms that samples are windows of.
+        also_first: a further error averages over classes 0..also_first-1. The PhysioNet/CinC challenge of 2017 counts
+            normal, atrial fibrillation and other rhythms, the first 3 of 4, over records.
+
+    Raises:
+        ConfigError: num_classes or also_first below 1, or an unknown `by`.
+    """
+
+    percent = True
+
+    def __init__(self, num_classes: int | None = None, by: str = "samples", also_first: int | None = None) -> None:
+        records.check_unit(by)
+        for key, value in (("num_classes", num_classes), ("also_first", also_first)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{value} is out of range", where=f"task.error.{key}", hint="allowed: 1 or more")
+        self._num_classes, self._by, self._also_first = num_classes, by, also_first
+        self.name = "1 - macro F1" if by == "samples" else "1 - macro F1 of records"
+
+    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+        """Return the error of outputs [n, K] against [n], or [n, K, *E] against [n, *E]; `n` and `skipped` count classes.
+
+        Raises:
+            DataError: outputs and targets do not fit together; with by=records, samples have no record, or those of one
+                record have different targets.
+        """
+        _check_shapes(outputs, targets)
+        k = outputs.shape[1] if self._num_classes is None else self._num_classes
+        if k > outputs.shape[1]:
+            raise DataError(f"{k} classes, but {outputs.shape[1]} outputs", where="task.error.num_classes")
+        counted = targets != IGNORED_CLASS
+        scores = outputs.movedim(1, -1)[counted]  # [samples or positions, K]
+        truth = targets[counted]
+        by_samples = _class_f1(_predictions(scores), truth, outputs.shape[1])
+        by_records = self._of_records(scores, truth, counted, groups)
+        if by_records is None and self._by == "records":
+            records.required(groups)
+            raise records.differing()
+        found = {"samples": by_samples, "records": by_records}
+        others = {}
+        for unit, values in found.items():
+            for count in (k, self._also_first):
+                if values is not None and count is not None and (unit, count) != (self._by, k):
+                    name = f"1 - macro F1 of {unit}" + ("" if count == k else f", classes 0-{count - 1}")
+                    others[name] = _macro(values[:count]).value
+        main = found[self._by]
+        assert main is not None
+        score = _macro(main[:k])
+        return Score(score.value, score.n, score.skipped, others)
+
+    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+        """Return [K], or [K, *E]: one for the most frequent of the classes that are averaged over (the lowest of several).
+
+        A constant class has F1 = 2 n / (n + its own number) at best, so the most frequent one has the least error.
+        """
+        k = num_outputs if self._num_classes is None else min(self._num_classes, num_outputs)
+        counted = train_targets[(train_targets >= 0) & (train_targets < k)]
+        votes = torch.zeros(num_outputs)
+        votes[torch.bincount(counted, minlength=k).argmax()] = 1.0
+        return votes.reshape(-1, *(1,) * (train_targets.ndim - 1)).expand(-1, *train_targets.shape[1:]).contiguous()
+
+    def _of_records(self, scores: Tensor, truth: Tensor, counted: Tensor, groups: Tensor | None) -> Tensor | None:
+        """Return the F1 of each class over records; None without records, or where one has several targets."""
+        if groups is None or counted.ndim != 1:
+            return None
+        records.numbered(groups, len(counted))
+        place, count = records.numbered(groups[counted], len(truth))
+        label = records.shared(truth, place, count)
+        if label is None:
+            return None
+        return _class_f1(_majority(scores, place, count), label, scores.shape[1])
+
+
 def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
     if outputs.ndim < 2 or outputs.shape[:1] + outputs.shape[2:] != targets.shape or targets.is_floating_point():
         raise DataError(
             f"outputs {tuple(outputs.shape)} do not fit {targets.dtype} targets {tuple(targets.shape)}",
             where="task.error",
-            hint="the 0-1 error takes outputs (n, K, *E) and integer targets (n, *E)",
+            hint="errors of classification take outputs (n, K, *E) and integer targets (n, *E)",
         )
+
+
+def _predictions(scores: Tensor) -> Tensor:
+    """Return the class of each row of scores [m, K]; K, which is no class, where one of them is NaN."""
+    if not len(scores):
+        return torch.empty(0, dtype=torch.int64)
+    return torch.where(scores.isnan().any(dim=1), scores.shape[1], scores.argmax(dim=1))
+
+
+def _majority(scores: Tensor, place: Tensor, count: int) -> Tensor:
+    k = scores.shape[1]
+    predicted = _predictions(scores)
+    voting = predicted < k
+    votes = torch.bincount(place[voting] * k + predicted[voting], minlength=count * k).reshape(count, k)
+    level = torch.zeros(count, k, dtype=torch.float64).index_add_(0, place[voting], scores[voting].double())
+    # All tied classes have the same number of samples under them, so sums order them as means do.
+    tied = votes == votes.amax(dim=1, keepdim=True)
+    best = level.masked_fill(~tied, -torch.inf).argmax(dim=1)
+    return torch.where(votes.any(dim=1), best, k)
+
+
+def _class_f1(predicted: Tensor, truth: Tensor, k: int) -> Tensor:
+    """Return F1 of every class, [K] float64; NaN for a class that is neither predicted nor a target."""
+    hits = torch.bincount(truth[predicted == truth], minlength=k)[:k].double()
+    positives = torch.bincount(predicted, minlength=k)[:k] + torch.bincount(truth, minlength=k)[:k]
+    return 2 * hits / positives
+
+
+def _macro(f1: Tensor) -> Score:
+    defined = f1[~f1.isnan()]
+    skipped = len(f1) - len(defined)
+    return Score(1.0 - float(defined.mean()), len(defined), skipped) if len(defined) else Score(None, 0, skipped)
 
 
 def _votes(targets: Tensor, num_outputs: int) -> Tensor:

@@ -13,25 +13,52 @@ from torch import Tensor
 
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Score
+from orca_cli.scoring import ranking, records
 
 
 class MeanAveragePrecision:
     """One minus the mean over labels of average precision.
 
     Average precision is the sum over distinct thresholds of (recall step) x precision, without interpolation; entries
-    with equal scores enter together. Labels without a positive entry have none, and are skipped.
+    with equal scores enter together. Labels without a positive entry have none, and are skipped. The other choice of
+    `by` is in the score's `others`, where samples have records that share their targets.
+
+    Args:
+        by: samples, or records: outputs are averaged over the samples of a record first, as the logits of a clip's pieces
+            are for FSD50K.
+
+    Raises:
+        ConfigError: an unknown `by`.
     """
 
-    name = "1 - mAP"
     percent = True
+
+    def __init__(self, by: str = "samples") -> None:
+        records.check_unit(by)
+        self._by = by
+        self.name = "1 - mAP" if by == "samples" else "1 - mAP of records"
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
         """Return the error; `n` and `skipped` count labels.
 
         Raises:
-            DataError: outputs and targets do not fit together.
+            DataError: outputs and targets do not fit together; with by=records, samples have no record, or those of one
+                record have different targets.
         """
-        return _mean_over_labels(outputs, targets, _average_precision)
+        found: dict[str, Score] = {"samples": _mean_over_labels(outputs, targets, ranking.average_precision)}
+        if self._by == "records":
+            records.required(groups)
+        if groups is not None:
+            place, count = records.numbered(groups, len(outputs))
+            of_record = records.shared(targets, place, count)
+            if of_record is not None:
+                pooled = records.means(outputs, place, count)
+                found["records"] = _mean_over_labels(pooled, of_record, ranking.average_precision)
+            elif self._by == "records":
+                raise records.differing()
+        score = found.pop(self._by)
+        others = {f"1 - mAP of {unit}": other.value for unit, other in found.items()}
+        return Score(score.value, score.n, score.skipped, others)
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
         """Return [K]: the training frequency of every label; any constant has the same error."""
@@ -54,7 +81,7 @@ class MeanAUROC:
         Raises:
             DataError: outputs and targets do not fit together.
         """
-        return _mean_over_labels(outputs, targets, _auroc)
+        return _mean_over_labels(outputs, targets, ranking.auroc)
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
         """Return [K]: the training frequency of every label; any constant has an error of 0.5."""
@@ -78,36 +105,6 @@ def _mean_over_labels(outputs: Tensor, targets: Tensor, value: Callable[[Tensor,
     if not defined:
         return Score(None, 0, skipped)
     return Score(1.0 - sum(defined) / len(defined), len(defined), skipped)
-
-
-def _cumulative(scores: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the numbers of positives and of all entries at or above each distinct score, from the highest down."""
-    # NaN would sort as the highest score and so could win; an output that is no number ranks last.
-    order = torch.argsort(scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), descending=True)
-    ranked = scores[order].nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    last_of_ties = torch.ones_like(ranked, dtype=torch.bool)
-    last_of_ties[:-1] = ranked[:-1] != ranked[1:]
-    positives = present[order].cumsum(0)[last_of_ties].double()
-    total = torch.arange(1, len(ranked) + 1, dtype=torch.float64)[last_of_ties]
-    return positives, total
-
-
-def _average_precision(scores: Tensor, present: Tensor) -> float | None:
-    if not present.any():
-        return None
-    positives, total = _cumulative(scores, present)
-    steps = torch.diff(positives, prepend=positives.new_zeros(1)) / positives[-1]
-    return float((steps * positives / total).sum())
-
-
-def _auroc(scores: Tensor, present: Tensor) -> float | None:
-    if not present.any() or present.all():
-        return None
-    positives, total = _cumulative(scores, present)
-    zero = positives.new_zeros(1)
-    recall = torch.cat([zero, positives / positives[-1]])
-    fallout = torch.cat([zero, total - positives])
-    return float(torch.trapezoid(recall, fallout / fallout[-1]))
 
 
 def _frequencies(targets: Tensor, num_outputs: int) -> Tensor:

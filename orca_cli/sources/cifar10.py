@@ -13,7 +13,7 @@ import numpy as np
 from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.foreign import unpickle
-from orca_cli.foreign.npz import read_npz
+from orca_cli.foreign.arrays import read_arrays
 from orca_cli.interfaces import SourceData
 from orca_cli.sources.balance import draw, record
 
@@ -60,7 +60,7 @@ def _find(data_folder: Path, path: str | None) -> Path:
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    arrays = read_npz(path, ("x_train", "y_train"), max_bytes=2**30)
+    arrays = read_arrays(path, ("x_train", "y_train"), max_bytes=2**30)
     return _checked(arrays["x_train"], arrays["y_train"], path)
 
 

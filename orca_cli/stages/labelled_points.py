@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orca_cli import compose, configuration, seeding
 from orca_cli.exceptions import ConfigError, DataError, suggest
-from orca_cli.foreign.npz import read_npz
+from orca_cli.foreign.arrays import read_arrays
 from orca_cli.interfaces import Body, Features, Reporter, Samples, TaskData
 from orca_cli.models.assembly import build_model
 from orca_cli.models.transfer import TransferModel
@@ -51,7 +51,7 @@ def read_file(path: Path, *, points: int | None, seed: int) -> Cloud:
         DataError: as `cloud_of`; the file or an array is missing or damaged.
         UnsafeError: an array holds Python objects.
     """
-    arrays = read_npz(path, ("x", "y"))
+    arrays = read_arrays(path, ("x", "y"))
     return cloud_of(str(path), arrays["x"], arrays["y"], points=points, seed=seed)
 
 

@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.foreign.arrays import StoredArray
 from orca_cli.interfaces import Kind
 from orca_cli.tasks import targets as checks
-from orca_cli.tasks.array_files import StoredArray
 from orca_cli.tasks.array_layout import Pair
 from orca_cli.tasks.targets import Vocabulary
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.tasks.array_files import StoredArray, open_arrays
+from orca_cli.foreign.arrays import StoredArray, open_arrays
 from orca_cli.tasks.targets import as_text
 
 # How parts are called in array names (x_train, x_val, ...) and in an array `split`.

@@ -4,28 +4,37 @@ The grammar is that of the Long Range Arena (Tay et al. 2021; Nangia and Bowman 
 an operator with probability 1/4 and a digit else, at max_depth a digit. Operators (MIN, MAX, MED, SM), arities
 (2..max_arity) and digits are uniform. MED is the median cut to an integer, SM the sum modulo 10. Parentheses are left
 out, and the closing bracket is a token. Expressions of other than the allowed lengths are drawn again, and none occurs
-twice.
+twice. The Long Range Arena's own files are read by `listops_files.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import Batch, Kind, Reporter, TaskData
+from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.seeding import numpy_generator
+from orca_cli.tasks import listops_files
 from orca_cli.tasks.generated import folder_of
+from orca_cli.tasks.one_hot import (
+    SymbolSamples,
+    check_choice,
+    check_over_length,
+    kept_rows,
+    lengths,
+    scored_classes,
+    take,
+)
 
 # Channel of a token in the input. `pad` and `unk` keep channels of their own, as in the paper's 17-channel input, and
 # are always zero: padding is a column of zeros, and nothing is unknown.
-VOCABULARY = ("pad", "unk", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
+VOCABULARY = listops_files.VOCABULARY
 _DIGIT = VOCABULARY.index("0")
 _MIN, _MAX, _MED, _SM, _CLOSE = (VOCABULARY.index(token) for token in VOCABULARY[-5:])
 _OPERATOR_PROBABILITY = 0.25
@@ -34,105 +43,120 @@ _VERSION = 2
 _SPLITS = ("test", "validation", "train")
 _DRAWS = 2**16  # uniform numbers drawn at once; one call per number takes most of the time
 _MAX_TRIES = 100_000  # draws in a row without a new expression
+# What one word, task.size, stands for. "paper" has as many samples as are left of the Long Range Arena's where longer ones
+# are dropped; it draws none that would be.
+SIZES = {
+    "small": {"num_train": 2000, "num_validation": 500, "num_test": 500, "min_length": 20, "max_length": 100},
+    "paper": {"num_train": 53670, "num_validation": 2000, "num_test": 1118, "min_length": 501, "max_length": 1024},
+    "lra": {"num_train": 96000, "num_validation": 2000, "num_test": 2000, "min_length": 501, "max_length": 1999},
+}
+_FILE_LENGTHS = {"small": 1024, "paper": 1024, "lra": 1999}  # lengths of the input for expressions from files
+Expressions = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens, ends, values
 
 
 def load(
+    data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
     kind: Kind = "classes",
-    num_train: int = 2000,
-    num_validation: int = 500,
-    num_test: int = 500,
+    origin: str = "generated",
+    size: str = "small",
+    num_train: int | None = None,
+    num_validation: int | None = None,
+    num_test: int | None = None,
     max_depth: int = 10,
     max_arity: int = 10,
-    min_length: int = 501,
-    max_length: int = 1999,
+    min_length: int | None = None,
+    max_length: int | None = None,
     data_seed: int = 0,
+    path: str | None = None,
+    test_file: str = "test",
+    input_length: int | None = None,
+    over_length: str = "truncate",
+    mask_padding: bool = True,
 ) -> TaskData:
-    """Return expressions as one-hot columns [n, 17, max_length], with the real tokens marked as valid.
+    """Return expressions as one-hot columns [n, 17, input_length], with the real tokens marked as valid.
 
     Args:
-        cache_folder: where the expressions are kept.
-        reporter: is told of the generation.
+        data_folder: the Long Range Arena's files are looked for in data_folder/listops.
+        cache_folder: where generated expressions are kept.
+        reporter: is told of the generation or the reading.
         kind: "classes", nothing else.
-        num_train: training samples.
-        num_validation: validation samples.
-        num_test: test samples; which ones does not depend on the other sizes.
-        max_depth: depth of the deepest digit; the root has depth 1.
-        max_arity: the largest number of arguments, 2 or more.
-        min_length: least number of tokens (a digit is one, an operator with its bracket two).
-        max_length: largest number of tokens, and length of the input. The paper's input has 1,024 and leaves out what
-            is longer.
+        origin: "generated", or "files": the Long Range Arena's basic_train.tsv, basic_val.tsv and basic_test.tsv.
+        size: a key of SIZES: number and lengths of the expressions, where the settings below do not say otherwise. For
+            files it gives the length of the input alone, and all rows are taken.
+        num_train: training samples; None: as `size` says. From files: the first so many rows; None takes all.
+        num_validation: validation samples, likewise.
+        num_test: test samples, likewise; which ones are generated does not depend on the other sizes.
+        max_depth: depth of the deepest digit of generated expressions; the root has depth 1.
+        max_arity: the largest number of arguments of generated expressions, 2 or more.
+        min_length: least number of tokens of generated expressions (a digit is one, an operator with its bracket two).
+        max_length: largest number of tokens of generated expressions.
         data_seed: seed of the generator; not the seed of the run.
+        path: another folder with the files.
+        test_file: "test", or "val": the validation file is the test split too, so that what is chosen on one is chosen
+            on the other.
+        input_length: length of the input; None: the longest generated expression, or 1,024 (1,999 for size=lra) for
+            files.
+        over_length: what becomes of longer expressions, a word of one_hot.OVER_LENGTH. Cut, they lose their end and
+            mostly cannot be decided.
+        mask_padding: False leaves the zero columns behind an expression unmarked, and pooling averages over them.
 
     Raises:
         ConfigError: a parameter is out of range, or no such expressions can be found.
+        DataError: a file is missing, or a row of it is no ListOps expression.
     """
-    sizes = {"num_train": num_train, "num_validation": num_validation, "num_test": num_test}
-    grammar = {"max_depth": max_depth, "max_arity": max_arity, "min_length": min_length, "max_length": max_length}
-    _check(kind, sizes | grammar | {"data_seed": data_seed})
+    check_choice("origin", origin, ("generated", "files"))
+    check_choice("size", size, tuple(SIZES))
+    check_choice("test_file", test_file, ("test", "val"))
+    check_over_length(over_length)
+    given = {"num_train": num_train, "num_validation": num_validation, "num_test": num_test}
+    given |= {"min_length": min_length, "max_length": max_length}
+    known = {name: value for name, value in given.items() if value is not None}
+    values = SIZES[size] | known
+    grammar = {"max_depth": max_depth, "max_arity": max_arity}
+    grammar |= {name: values.pop(name) for name in ("min_length", "max_length")}
+    longest = grammar["max_length"] if origin == "generated" else _FILE_LENGTHS[size]
+    length = longest if input_length is None else input_length
+    _check(kind, values | grammar | {"data_seed": data_seed, "input_length": length})
+    if origin == "files":
+        rows = {name: known.get(f"num_{name}") for name in _SPLITS}
+        read = listops_files.reader(data_folder, path, rows, test_file, reporter)
+        note = f"ListOps of the Long Range Arena, {test_file} file as test split"
+    else:
+        read = _generated(cache_folder, values, grammar, data_seed, reporter)
+        note = (
+            "generated ListOps expressions of {min_length}..{max_length} tokens, depth {max_depth}, arity {max_arity}"
+        )
+        note = note.format(**grammar)
+    longer: list[str] = []
 
-    def make(folder: Path) -> None:
-        _generate(folder, [sizes[f"num_{name}"] for name in _SPLITS], grammar, data_seed, reporter)
+    def samples(split: str) -> SymbolSamples:
+        tokens, ends, classes = read(split)
+        count = int((lengths(ends) > length).sum())
+        if count:
+            longer.append(f"{count} of {len(ends)} in {split}")
+        rows = kept_rows(ends, length, over_length)
+        tokens, ends = take(tokens, ends, rows)
+        classes = classes[rows]
+        if split == "test":
+            classes = scored_classes(classes, ends, length, over_length, no_class=10)
+        return SymbolSamples("listops", tokens, ends, classes, len(VOCABULARY), length, mask_padding)
 
-    folder = folder_of(
-        cache_folder, "listops", {"version": _VERSION, "data_seed": data_seed, **sizes, **grammar}, make, reporter
-    )
+    train, validation = samples("train"), samples("validation")
+    if longer:
+        note += f"; longer than {length} tokens: {', '.join(longer)} (over_length={over_length})"
     return TaskData(
         kind="classes",
-        input_shape=(len(VOCABULARY), max_length),
+        input_shape=(len(VOCABULARY), length),
         num_outputs=10,
-        train=_read(folder, "train", max_length),
-        validation=_read(folder, "validation", max_length),
-        open_test=lambda: _read(folder, "test", max_length),
-        synthetic=True,
+        train=train,
+        validation=validation,
+        open_test=lambda: samples("test"),
+        synthetic=origin == "generated",
         class_names=tuple("0123456789"),
-        note=f"generated ListOps expressions of {min_length}..{max_length} tokens, depth {max_depth}, arity {max_arity}",
+        note=note,
     )
-
-
-class ExpressionSamples:
-    """Samples (see interfaces) over expressions stored end to end; one-hot columns are made batch by batch.
-
-    Args:
-        tokens: [sum of lengths] uint8, channels of VOCABULARY.
-        ends: [n] int64, where each expression ends in `tokens`.
-        values: [n] int64 in 0..9.
-        max_length: length of the input.
-    """
-
-    def __init__(self, tokens: np.ndarray, ends: np.ndarray, values: np.ndarray, max_length: int) -> None:
-        self._tokens, self._ends, self._values, self._max_length = tokens, ends, values, max_length
-
-    def __len__(self) -> int:
-        """Return n."""
-        return len(self._ends)
-
-    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, 17, max_length] of 0 and 1, y [B] and valid [B, max_length]."""
-        x = np.zeros((len(indices), len(VOCABULARY), self._max_length), np.float32)
-        valid = np.zeros((len(indices), self._max_length), bool)
-        for row, index in enumerate(indices):
-            start = self._ends[index - 1] if index else 0
-            tokens = self._tokens[start : self._ends[index]]
-            x[row, tokens, np.arange(len(tokens))] = 1
-            valid[row, : len(tokens)] = True
-        return Batch(torch.from_numpy(x), torch.from_numpy(self._values[np.asarray(indices)]), torch.from_numpy(valid))
-
-    def targets(self) -> np.ndarray:
-        """Return all values [n]."""
-        return self._values
-
-    def groups(self) -> None:
-        """Expressions stand alone."""
-        return
-
-    def digest(self) -> str:
-        """Return a SHA-256 over the expressions, their values and the length of the input."""
-        digest = hashlib.sha256(f"listops {self._max_length} {len(self)}".encode())
-        for array in (self._tokens, self._ends, self._values):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
 
 
 def expressions(
@@ -226,11 +250,25 @@ def _generate(folder: Path, sizes: list[int], grammar: dict[str, int], seed: int
             np.save(folder / f"{name}_values.npy", np.array(values, np.int64))
 
 
-def _read(folder: Path, split: str, max_length: int) -> ExpressionSamples:
-    tokens, ends, values = (
-        np.load(folder / f"{split}_{part}.npy", allow_pickle=False) for part in ("tokens", "ends", "values")
+def _generated(
+    cache_folder: Path, sizes: dict[str, int], grammar: dict[str, int], data_seed: int, reporter: Reporter
+) -> Callable[[str], Expressions]:
+    """Return what reads a split of the expressions that these settings determine; they are made where they are missing."""
+
+    def make(folder: Path) -> None:
+        _generate(folder, [sizes[f"num_{name}"] for name in _SPLITS], grammar, data_seed, reporter)
+
+    folder = folder_of(
+        cache_folder, "listops", {"version": _VERSION, "data_seed": data_seed, **sizes, **grammar}, make, reporter
     )
-    return ExpressionSamples(tokens, ends, values, max_length)
+
+    def read(split: str) -> Expressions:
+        tokens, ends, values = (
+            np.load(folder / f"{split}_{part}.npy", allow_pickle=False) for part in ("tokens", "ends", "values")
+        )
+        return tokens, ends, values
+
+    return read
 
 
 def _check(kind: str, values: dict[str, int]) -> None:

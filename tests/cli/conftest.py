@@ -23,7 +23,11 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     root = tmp_path_factory.mktemp("checkpoints")
-    return {"bert": save_tiny_bert(root / "bert"), "swin": save_tiny_swin(root / "swin")}
+    return {
+        "bert": save_tiny_bert(root / "bert"),
+        "long": save_tiny_bert(root / "long", max_position_embeddings=512),
+        "swin": save_tiny_swin(root / "swin"),
+    }
 
 
 @pytest.fixture(scope="session")

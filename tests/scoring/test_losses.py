@@ -7,7 +7,7 @@ from torch.nn import functional
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.losses.defaults import default_loss
-from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy, MaskedMSE, RelativeL2Loss
+from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy, MaskedMSE, NatsPerFrameLoss, RelativeL2Loss
 
 NAN = float("nan")
 
@@ -57,13 +57,46 @@ def test_relative_l2_loss_is_the_mean_over_samples():
     assert torch.isfinite(outputs.grad).all()
 
 
-@pytest.mark.parametrize("loss", [MaskedMSE(), RelativeL2Loss()])
+@pytest.mark.parametrize("loss", [MaskedMSE(), RelativeL2Loss(), NatsPerFrameLoss()])
 def test_shapes_that_would_broadcast_are_refused(loss):
     with pytest.raises(DataError, match=r"task\.loss: outputs \(3, 4, 4\) do not fit targets \(3, 1, 4, 4\)"):
         loss(torch.zeros(3, 4, 4), torch.ones(3, 1, 4, 4))
 
 
-@pytest.mark.parametrize("loss", [MaskedBCE(), MaskedMSE(), RelativeL2Loss(), MaskedCrossEntropy()])
+def test_missing_entries_can_count_as_the_published_code_counts_them():
+    outputs, targets = draw(4, 1, 3, 3).requires_grad_(), (draw(4, 1, 3, 5)[..., :3] > 0).double()
+    ignored = draw(4, 1, 3, 4)[..., :3] > 0.5
+    keep = (~ignored).double()
+    entropy = functional.binary_cross_entropy_with_logits(outputs * keep, targets * keep)
+    squares = functional.mse_loss(outputs * keep, targets * keep)
+    targets[ignored] = NAN
+    assert MaskedBCE(count_missing=True)(outputs, targets).item() == pytest.approx(entropy.item())
+    loss = MaskedMSE(count_missing=True)(outputs, targets)
+    assert loss.item() == pytest.approx(squares.item())
+    loss.backward()
+    assert not outputs.grad[ignored].any()
+
+
+def test_relative_l2_loss_can_be_summed_over_the_batch():
+    outputs, targets = draw(3, 1, 5), draw(3, 1, 6)[..., :5].clone()
+    targets[1] = NAN
+    mean, total = RelativeL2Loss()(outputs, targets), RelativeL2Loss(reduction="sum")(outputs, targets)
+    assert total.item() == pytest.approx(2 * mean.item())
+    with pytest.raises(ConfigError, match=r"task\.loss\.reduction: 'none'"):
+        RelativeL2Loss(reduction="none")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        MaskedBCE(),
+        MaskedMSE(),
+        RelativeL2Loss(),
+        RelativeL2Loss(reduction="sum"),
+        MaskedCrossEntropy(),
+        NatsPerFrameLoss(),
+    ],
+)
 def test_a_batch_without_known_targets_trains_nothing(loss):
     outputs = draw(2, 3, 4).requires_grad_()
     integer = isinstance(loss, MaskedCrossEntropy)

@@ -240,7 +240,7 @@ def test_a_member_larger_than_the_archive_or_the_memory_is_refused(tmp_path, rep
     with pytest.raises(DataError, match=r"mine\.npz\[x\]: the header declares 160,000,000,000 bytes"):
         load(tmp_path, reporter, kind="classes", train=str(file))
     np.savez(file, x=X, y=Y)
-    monkeypatch.setattr("orca_cli.tasks.array_files._free_memory", lambda: 1000)
+    monkeypatch.setattr("orca_cli.foreign.memory._free_memory", lambda: 1000)
     with pytest.raises(MemoryExhaustedError, match=r"mine\.npz\[x\].*GiB"):
         load(tmp_path, reporter, kind="classes", train=str(file))
 

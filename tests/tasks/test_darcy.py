@@ -3,11 +3,38 @@
 import numpy as np
 import pytest
 
-from orca_cli.exceptions import ConfigError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.seeding import numpy_generator
-from orca_cli.tasks.darcy import gaussian_field, load, solve
+from orca_cli.tasks import darcy, darcy_files
+from orca_cli.tasks.darcy import gaussian_field, solve
 
 FEW = {"nodes": 21, "stride": 2, "num_train": 8, "num_validation": 3, "num_test": 4}
+FILES = FEW | {"origin": "files", "nodes": None}
+
+
+def load(folder, reporter, **settings):
+    return darcy.load(folder, folder / "cache", reporter, **settings)
+
+
+def write_files(folder, version="5", num=12, nodes=21, **changes):
+    """Write the two .mat files as the Fourier neural operator's are; returns their arrays."""
+    folder.mkdir(exist_ok=True)
+    written = []
+    for number, name in enumerate((darcy_files.TRAIN_FILE, darcy_files.TEST_FILE)):
+        rng = np.random.default_rng(number)
+        coeff = np.where(rng.random((num, nodes, nodes)) < 0.5, 12.0, 3.0)
+        variables = {"coeff": coeff, "sol": rng.random((num, nodes, nodes)) * 0.01} | changes
+        written.append(variables)
+        if version == "5":
+            from scipy.io import savemat
+
+            savemat(folder / name, variables, do_compression=True)
+        else:
+            h5py = pytest.importorskip("h5py")
+            with h5py.File(folder / name, "w") as file:
+                for variable, values in variables.items():
+                    file[variable] = values.transpose()  # MATLAB's order of the axes
+    return written
 
 
 def series(nodes, a):
@@ -89,3 +116,83 @@ def test_more_samples_leave_the_first_ones_as_they_are(tmp_path, reporter):
 def test_impossible_settings_are_refused(settings, key, tmp_path, reporter):
     with pytest.raises(ConfigError, match=key):
         load(tmp_path, reporter, **FEW | settings)
+
+
+def test_one_override_gives_the_papers_sizes(tmp_path, reporter, monkeypatch):
+    plans = []
+
+    def noted(plan, *others):
+        plans.append(plan)
+        return lambda part: (np.ones((2, 5, 5), np.float32), np.ones((2, 5, 5), np.float32))
+
+    monkeypatch.setattr(darcy, "_generator", noted)
+    for settings in ({}, {"size": "paper"}, {"size": "paper", "num_train": 7, "stride": 10}):
+        load(tmp_path, reporter, **settings)
+    found = [(plan.nodes, plan.stride, *plan.counts.values()) for plan in plans]
+    assert found == [(85, 2, 300, 50, 50), (421, 5, 900, 100, 100), (421, 10, 7, 100, 100)]
+
+
+@pytest.mark.parametrize("version", ["5", "7.3"])
+def test_files_give_normalised_permeability_and_pressure(version, tmp_path, reporter):
+    train, test = write_files(tmp_path / "darcy", version)
+    task = load(tmp_path, reporter, **FILES)
+    assert not task.synthetic
+    assert "21 x 21 nodes" in task.note
+    coeff, u = train["coeff"][:8, ::2, ::2], train["sol"][:, ::2, ::2]
+    centre, spread = coeff.mean(axis=0), coeff.std(axis=0, ddof=1) + 1e-5
+    batch = task.train.batch(np.arange(8))
+    np.testing.assert_allclose(batch.x[:, 0], (coeff - centre) / spread, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(batch.y[:, 0], u[:8], rtol=1e-6)
+    np.testing.assert_allclose(task.target_scale.std[0], u[:8].std(axis=0, ddof=1) + 1e-5, rtol=1e-5)
+    np.testing.assert_allclose(task.validation.targets()[:, 0], u[8:11], rtol=1e-6)
+    last = task.open_test()
+    np.testing.assert_allclose(last.targets()[:, 0], test["sol"][:4, ::2, ::2], rtol=1e-6)
+    expected = (test["coeff"][:4, ::2, ::2] - centre) / spread
+    np.testing.assert_allclose(last.batch(np.arange(4)).x[:, 0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_files_are_read_once_and_again_when_they_change(tmp_path, reporter, monkeypatch):
+    write_files(tmp_path / "darcy")
+    first = load(tmp_path, reporter, **FILES)
+    with monkeypatch.context() as patch:
+        patch.setattr(darcy_files.matlab, "read", lambda *_: pytest.fail("read again"))
+        assert load(tmp_path, reporter, **FILES | {"num_train": 9}).train.targets()[:8].tolist() == (
+            first.train.targets().tolist()
+        )
+    write_files(tmp_path / "darcy", num=13)
+    assert load(tmp_path, reporter, **FILES | {"num_validation": 5}).train.digest() != first.train.digest()
+    with pytest.raises(DataError, match="task.num_validation.*holds 13 samples, 14 are asked for"):
+        load(tmp_path, reporter, **FILES | {"num_validation": 6})
+
+
+@pytest.mark.parametrize("origin", ["generated", "files"])
+def test_the_paper_trains_on_the_validation_samples_too(origin, tmp_path, reporter):
+    write_files(tmp_path / "darcy")
+    settings = FEW if origin == "generated" else FILES
+    apart, both = (load(tmp_path, reporter, **settings, train_on_validation=word) for word in (False, True))
+    wanted = np.concatenate([apart.train.targets(), apart.validation.targets()])
+    np.testing.assert_array_equal(both.train.targets(), wanted)
+    np.testing.assert_allclose(both.target_scale.mean[0], wanted[:, 0].mean(axis=0), rtol=1e-5)
+    assert "warning" in both.note
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "kind", "what"),
+    [
+        ({"sol": np.zeros((12, 21, 20))}, {}, DataError, "expected maps"),
+        ({"sol": np.zeros((11, 21, 21))}, {}, DataError, "coeff is .* sol is"),
+        ({"coeff": np.full((12, 21, 21), np.nan)}, {}, DataError, "NaN or infinite"),
+        ({}, {"nodes": 41}, ConfigError, "task.nodes"),
+        ({}, {"stride": 3}, ConfigError, "task.stride"),
+        ({}, {"path": "nowhere"}, DataError, "task.path"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(changes, settings, kind, what, tmp_path, reporter):
+    write_files(tmp_path / "darcy", **changes)
+    with pytest.raises(kind, match=what):
+        load(tmp_path, reporter, **FILES | settings)
+
+
+def test_missing_files_are_named_with_what_to_do_instead(tmp_path, reporter):
+    with pytest.raises(DataError, match="smooth1.mat.*task.origin=generated"):
+        load(tmp_path, reporter, **FILES)

@@ -17,3 +17,16 @@ def test_weights_count_by_content_whatever_their_folder_is_called(tmp_path, monk
 
     assert name(b"1", b"1") == name(b"1", b"2")
     assert name(b"1", b"1") != name(b"2", b"1")
+
+
+def test_files_that_a_task_describes_count_by_their_content(tmp_path):
+    part = {"path": None, "data": {"files": [{"path": "x.npy", "members": ["inner/y.npy"]}, {"path": "absent.npy"}]}}
+    content = {"task": part, "body": {}, "source": {}, "train": {}}
+    choices = dict.fromkeys(("task", "body", "source", "metric", "finetune"), "ecg")
+    without = identity(content, choices, tmp_path)
+    (tmp_path / "ecg" / "inner").mkdir(parents=True)
+    seen = {without}
+    for name, text in (("x.npy", "a"), ("x.npy", "b"), ("inner/y.npy", "a")):
+        (tmp_path / "ecg" / name).write_text(text)
+        seen.add(identity(content, choices, tmp_path))
+    assert len(seen) == 4

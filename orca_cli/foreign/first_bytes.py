@@ -1,0 +1,66 @@
+"""What a file is by its first bytes: downloads that went wrong, and files with another's ending, are named as such."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from orca_cli.exceptions import DataError
+
+GZIP = b"\x1f\x8b"
+HDF5 = b"\x89HDF\r\n\x1a\n"
+NPY = b"\x93NUMPY"
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+
+_AGAIN = "download the file again"
+_DISGUISES = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the data", "fetch the data with `git lfs pull`"),
+    (b"<!doctype", "a web page", _AGAIN),
+    (b"<html", "a web page", _AGAIN),
+    (b"<?xml", "an XML message, perhaps an error of the server", _AGAIN),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (b"\x89hdf", "an HDF5 file", None),
+)
+
+
+class Progress(Protocol):
+    """The reporter, as far as reading speaks to it; the same as interfaces.Reporter, which stands on the same level."""
+
+    def say(self, text: str) -> None:
+        """Log one line."""
+
+    def track(self, description: str, total: int) -> object:
+        """Return a context manager that gives a function `advance(steps=1, note="")`."""
+
+
+def first_bytes(path: Path, where: str, allowed: str, expected: tuple[bytes, ...] = ()) -> bytes:
+    """Return the first 64 bytes of a file that exists, can be read and is not known to be something else.
+
+    Args:
+        path: the file.
+        where: setting or file, for messages about a file that cannot be read.
+        allowed: hint that says what is allowed.
+        expected: beginnings that the caller can read, so that they are no disguise.
+
+    Raises:
+        DataError: missing, a folder, unreadable, empty, or a web page, Git LFS pointer or archive in its place.
+    """
+    if path.is_dir():
+        raise DataError(f"'{path}' is a folder", where=where, hint=allowed)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except FileNotFoundError as error:
+        what = "the file does not exist" if where == str(path) else f"no file '{path}'"
+        raise DataError(what, where=where, hint="check the name") from error
+    except OSError as error:
+        raise DataError(
+            f"'{path}' cannot be read: {error.strerror}", where=where, hint="check its permissions"
+        ) from error
+    if not head:
+        raise DataError("the file is empty", where=str(path), hint="write or download it again")
+    if not head.startswith(expected or (b"\0" * 65,)):
+        for start, what, hint in _DISGUISES:
+            if head.lstrip().lower().startswith(start):
+                raise DataError(f"this is {what}", where=str(path), hint=hint or allowed)
+    return head

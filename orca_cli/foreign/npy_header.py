@@ -1,0 +1,77 @@
+"""Headers of .npy files and members: shape and type are known before anything of that size is made."""
+
+from __future__ import annotations
+
+import math
+import tokenize
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+
+from orca_cli.exceptions import DataError, UnsafeError
+
+_MAX_HEADER = 10_000  # characters; NumPy's own bound
+_MAX_AXES = 32
+# NumPy reads a header as Python text, so it raises what such reading raises.
+_DAMAGE = (ValueError, KeyError, SyntaxError, EOFError, TypeError, MemoryError, RecursionError, tokenize.TokenError)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an array's header declares; plain numbers or strings, or one type of Python objects.
+
+    Args:
+        shape: as declared.
+        fortran: whether the first axis varies fastest.
+        dtype: no fields.
+        offset: bytes before the content.
+        bytes: of the content; unknown (0) for Python objects.
+    """
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+    offset: int
+    bytes: int
+
+    @property
+    def order(self) -> str:
+        """Return NumPy's name of the order of the axes."""
+        return "F" if self.fortran else "C"
+
+
+def read_header(file: IO[bytes], where: str, allowed: str, objects: bool = False) -> Header:
+    """Return the header at a file's position.
+
+    Args:
+        file: positioned at the start of the array.
+        where: for messages.
+        allowed: hint that says which files are allowed.
+        objects: whether arrays of Python objects are the caller's to unpickle.
+
+    Raises:
+        DataError: no header, fields, or a shape that no array has.
+        UnsafeError: Python objects, where they are not asked for.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, dtype = reader(file, max_header_size=_MAX_HEADER)
+        offset = file.tell()
+    except _DAMAGE as error:
+        raise DataError("is no NumPy array: its header cannot be read", where=where, hint=allowed) from error
+    if dtype.hasobject and not (objects and dtype == np.dtype(object)):
+        raise UnsafeError(
+            "an array of Python objects; reading it would execute code of the file",
+            where=where,
+            hint="store numbers or strings: np.asarray(values, dtype=...)",
+        )
+    if dtype.fields is not None or dtype.subdtype is not None or dtype.kind == "V":
+        raise DataError(f"dtype {dtype} has fields", where=where, hint="store plain arrays under one name each")
+    if any(isinstance(size, bool) or size < 0 for size in shape) or len(shape) > _MAX_AXES or dtype.itemsize == 0:
+        raise DataError(f"the header declares shape {shape}, dtype {dtype}", where=where, hint="write it again")
+    # NumPy counts empty axes out when it checks that an array is not too large.
+    if math.prod(size for size in shape if size) * dtype.itemsize >= 2**63 and 0 in shape:
+        raise DataError(f"the header declares shape {shape}", where=where, hint="write it again")
+    return Header(shape, fortran, dtype, offset, 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize)

@@ -1,0 +1,103 @@
+"""Errors of predicted distance maps of proteins, over a whole split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
+from orca_cli.interfaces import Score
+
+_LEAST = 0.01  # no two atoms are closer, in Angstrom
+
+
+class LongRangeMAE:
+    """Mean over proteins of the mean absolute error, in Angstrom, over residues far apart in sequence and near in space.
+
+    The pairs i < j with j - i >= separation whose true distance is known and at most `threshold` count: "MAE8, long
+    range" of PDNET (Adhikari 2020) at the defaults. The prediction of a pair is the mean of its two entries, and at
+    least 0.01. Proteins without such a pair are skipped.
+
+    Args:
+        separation: least distance along the sequence, in residues, 1 or more.
+        threshold: largest true distance in Angstrom, above 0.
+        symmetrize_twice: the released code averaged a map with its own transpose in place and then once more, which
+            leaves 3/4 of the entry below the diagonal and 1/4 of the one above.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    percent = False
+
+    def __init__(self, separation: int = 24, threshold: float = 8.0, symmetrize_twice: bool = False) -> None:
+        if separation < 1:
+            raise ConfigError(f"{separation} is out of range", where="task.error.separation", hint="allowed: 1 or more")
+        if not 0 < threshold < float("inf"):
+            raise ConfigError(f"{threshold} is out of range", where="task.error.threshold", hint="allowed: above 0")
+        self._separation, self._threshold = separation, threshold
+        self._below = 0.75 if symmetrize_twice else 0.5
+        self.name = f"long-range MAE{threshold:g}"
+
+    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+        """Return the error of maps [n, 1, W, W] in Angstrom; `n` and `skipped` count proteins.
+
+        Args:
+            outputs: predicted distances.
+            targets: true distances, NaN outside a protein's own L x L block and where unknown.
+            groups: not used.
+
+        Raises:
+            DataError: outputs and targets do not fit together.
+            NonFiniteError: an output is NaN or infinite where it counts.
+        """
+        if outputs.shape != targets.shape:
+            raise _misfit(f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}")
+        errors = []
+        for index, (rows, columns) in enumerate(self._pairs(targets)):
+            if not len(rows):
+                continue
+            above, below = outputs[index, 0, rows, columns].double(), outputs[index, 0, columns, rows].double()
+            predicted = (self._below * below + (1 - self._below) * above).clamp_min(_LEAST)
+            error = float((predicted - targets[index, 0, rows, columns]).abs().mean())
+            # clamp_min keeps NaN but would turn minus infinity into a distance.
+            if not (above.isfinite() & below.isfinite()).all():
+                raise NonFiniteError(
+                    f"outputs of protein {index} are NaN or infinite", where="task.error", hint="try a smaller train.lr"
+                )
+            errors.append(error)
+        skipped = len(outputs) - len(errors)
+        return Score(sum(errors) / len(errors), len(errors), skipped) if errors else Score(None, 0, skipped)
+
+    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+        """Return [1, W, W], the one distance whose error over the training proteins is least.
+
+        It is the median over their pairs, each weighted by one over its protein's number of pairs; half the threshold
+        where no protein has any.
+        """
+        distances, weights = [], []
+        for index, (rows, columns) in enumerate(self._pairs(train_targets)):
+            if len(rows):
+                distances.append(train_targets[index, 0, rows, columns])
+                weights.append(torch.full((len(rows),), 1 / len(rows), dtype=torch.float64))
+        value = self._threshold / 2
+        if distances:
+            ranked, order = torch.cat(distances).sort()
+            mass = torch.cat(weights)[order].cumsum(0)
+            value = float(ranked[int(torch.searchsorted(mass, mass[-1] / 2))])
+        return torch.full(tuple(train_targets.shape[1:]), value)
+
+    def _pairs(self, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the rows and columns of the pairs of one protein after the other; memory is that of one map."""
+        if targets.ndim != 4 or targets.shape[1] != 1 or targets.shape[2] != targets.shape[3]:
+            raise _misfit(f"targets have shape {tuple(targets.shape)}")
+        for target in targets:
+            near = torch.triu(target[0] <= self._threshold, self._separation)  # NaN compares as False
+            rows, columns = near.nonzero(as_tuple=True)
+            yield rows, columns
+
+
+def _misfit(what: str) -> DataError:
+    return DataError(what, where="task.error", hint="this error takes distance maps (n, 1, W, W)")

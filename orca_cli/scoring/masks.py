@@ -1,0 +1,125 @@
+"""Errors of binary masks, over a whole split. Outputs are logits, targets 0 and 1, and NaN at pixels that are ignored."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from orca_cli.exceptions import ConfigError, DataError, NonFiniteError, suggest
+from orca_cli.interfaces import Score
+from orca_cli.scoring import ranking
+
+_REPORTS = ("auroc", "balanced", "fnr", "pixel_auroc")
+_CERTAIN = 20.0  # logit of a constant that is positive whatever the threshold
+
+
+class MaskError:
+    """Four errors of a mask, of which one is reported and the others stand in the score's `others`.
+
+    * auroc: one minus the area under the ROC curve of all pixels of all images together, without a threshold.
+    * balanced: mean of the false-positive and the false-negative rate at logit 0, which the released code of the paper
+      computed as one minus the AUROC of a mask of 0 and 1.
+    * fnr: false-negative rate at a probability above `threshold`, as in NAS-Bench-360, which took a logit above 0.5,
+      a probability of 0.6225. It counts no false alarm, so a mask that is positive everywhere has 0.
+    * pixel_auroc: one minus the mean over pixel positions of the AUROC across images at that position, as in the code
+      of the paper's numbers; positions without a positive or without a negative are skipped.
+
+    They are not comparable with one another.
+
+    Args:
+        report: auroc, balanced, fnr or pixel_auroc.
+        count_ignored: whether ignored pixels count as negatives with logit 0, as in the released code.
+        threshold: probability above which a pixel counts as positive for `fnr`, above 0 and below 1.
+
+    Raises:
+        ConfigError: an unknown report, or a threshold out of range.
+    """
+
+    percent = True
+
+    def __init__(self, report: str = "auroc", count_ignored: bool = False, threshold: float = 0.5) -> None:
+        if report not in _REPORTS:
+            raise ConfigError(
+                f"{report!r} is not allowed", where="task.error.report", hint=suggest(str(report), _REPORTS)
+            )
+        if not 0 < threshold < 1:
+            raise ConfigError(
+                f"{threshold} is out of range", where="task.error.threshold", hint="allowed: above 0 and below 1"
+            )
+        self._report, self._count_ignored = report, count_ignored
+        self._logit = math.log(threshold / (1 - threshold))
+        self._names = {
+            "auroc": "1 - AUROC of pixels",
+            "balanced": "balanced error of pixels",
+            "fnr": f"false-negative rate at {threshold:g}",
+            "pixel_auroc": "1 - AUROC per position",
+        }
+        self.name = self._names[report]
+
+    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+        """Return the error of logits [n, 1, H, W] against targets of the same shape.
+
+        `n` and `skipped` count pixels, or positions for pixel_auroc.
+
+        Raises:
+            DataError: outputs and targets do not fit together.
+            NonFiniteError: an output is NaN where it counts.
+        """
+        if outputs.shape != targets.shape or outputs.ndim < 2:
+            raise DataError(
+                f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}",
+                where="task.error",
+                hint="this error takes logits and targets of one shape (n, 1, H, W)",
+            )
+        scores, present = outputs.flatten(1), targets.flatten(1) > 0.5
+        known = ~targets.isnan().flatten(1)
+        if self._count_ignored:
+            scores, known = scores.where(known, 0.0), torch.ones_like(known)
+        pooled, truth = scores[known], present[known]
+        broken = int(pooled.isnan().sum())
+        if broken:
+            raise NonFiniteError(f"{broken} outputs are NaN", where="task.error", hint="try a smaller train.lr")
+        areas = ranking.column_aurocs(scores, present, known)
+        defined = areas[~areas.isnan()]
+        area = ranking.auroc(pooled, truth)
+        values = {
+            "auroc": None if area is None else 1 - area,
+            "balanced": _balanced(pooled > 0, truth),
+            "fnr": _rate(~(pooled > self._logit), truth),
+            "pixel_auroc": 1 - float(defined.mean()) if len(defined) else None,
+        }
+        others = {self._names[report]: value for report, value in values.items() if report != self._report}
+        value = values[self._report]
+        total = len(areas) if self._report == "pixel_auroc" else known.numel()
+        counted = len(defined) if self._report == "pixel_auroc" else len(pooled)
+        n = 0 if value is None else counted
+        return Score(value, n, total - n, others)
+
+    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+        """Return logits [1, H, W]: how much more often than overall each pixel is positive in the training set.
+
+        They rank pixels as their frequencies do, and are above 0 where that lowers the balanced error. For `fnr`, which
+        counts no false alarm, they are high everywhere. Frequencies take half a sample more of each value than there
+        are, so that none is 0 or 1.
+        """
+        if self._report == "fnr":
+            return torch.full(tuple(train_targets.shape[1:]), _CERTAIN)
+        positives = torch.zeros(train_targets.shape[1:], dtype=torch.float64)
+        known = torch.zeros_like(positives)
+        for target in train_targets:  # one image at a time: the targets may be all of a large mapped file
+            positives += target > 0.5
+            known += 1.0 if self._count_ignored else ~target.isnan()
+        overall = (positives.sum() + 0.5) / (known.sum() + 1)
+        return (torch.logit((positives + 0.5) / (known + 1)) - torch.logit(overall)).float()
+
+
+def _rate(wrong: Tensor, among: Tensor) -> float | None:
+    count = int(among.sum())
+    return int((wrong & among).sum()) / count if count else None
+
+
+def _balanced(predicted: Tensor, truth: Tensor) -> float | None:
+    misses, alarms = _rate(~predicted, truth), _rate(predicted, ~truth)
+    return None if misses is None or alarms is None else (misses + alarms) / 2

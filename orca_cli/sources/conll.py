@@ -1,0 +1,212 @@
+"""Sentences with named entities or chunks, in the column format of the CoNLL tasks: a source for text bodies.
+
+CoNLL-2003 (the paper's source, section 4.1; Tjong Kim Sang and De Meulder 2003) has lines of word, part of speech, chunk
+and entity; CoNLL-2000 (Tjong Kim Sang and Buchholz 2000) word, part of speech and chunk; WNUT-17 (Derczynski et al. 2017)
+word and entity, separated by a tab. Sentences end at blank lines and at -DOCSTART-. The tags are IOB1, IOB2 or BIOES.
+
+One example is one sentence, and its class is the type of one span in it, such as `person` or `NP`, drawn uniformly from
+the sentence's spans. The text is the sentence (or the span alone), words joined by spaces, which the body's own tokenizer
+cuts into tokens. So with align.features=tokens every token of the sentence carries the class of the span, and with
+align.features=pooled their mean does. Probing code for chunks (Jawahar et al. 2019, which the released code's features
+are said to follow) draws 3,000 chunks and 500 stretches outside any from CoNLL-2000, several from a sentence where it so
+falls, and takes the vectors at the two ends of the chunk; here there is one example per sentence, and no vector but those
+of the body's embedding layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from orca_cli import seeding, signals
+from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.interfaces import Reporter, SourceData
+from orca_cli.sources.balance import draw, record
+
+OUTSIDE = "O"
+_EXAMPLES = ("sentence", "span")
+_PREFIXES = "BIESLU"  # begin, inside, end, single; last and unit are other names of the last two
+_MAX_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Span:
+    """Words start..end-1 of a sentence, with their type."""
+
+    start: int
+    end: int
+    type: str
+
+
+def load(
+    size: int | None,
+    seed: int,
+    reporter: Reporter,
+    data_folder: Path,
+    name: str,
+    files: Sequence[str],
+    path: str | None = None,
+    column: int = -1,
+    example: str = "sentence",
+    outside: int = 0,
+) -> SourceData:
+    """Return texts and the type of one span of each.
+
+    Args:
+        size: number of texts, balanced over the types; None for all.
+        seed: of the draw of a span from each sentence and of the sentences.
+        reporter: shows progress, and is told of types that are left out.
+        data_folder: the file is looked for in data_folder/name.
+        name: of the corpus, and of its folder.
+        files: names of the file of training sentences, the first that is there is read.
+        path: another folder, or the file itself; from the working folder or else from `data_folder`.
+        column: of the tags, from 0; -1 is the last.
+        example: "sentence", or "span" for the words of the span alone.
+        outside: at most so many further examples of class O: a sentence without spans, or else a stretch of words
+            outside the spans of a sentence that then gives no other example.
+
+    Raises:
+        ConfigError: a setting is out of range.
+        DataError: the file is missing, a line has no such column or no such tag, or less than two types have two
+            sentences.
+    """
+    if example not in _EXAMPLES:
+        raise ConfigError(f"'{example}' is not allowed", where="source.example", hint=suggest(str(example), _EXAMPLES))
+    if outside < 0:
+        raise ConfigError(f"{outside} is out of range", where="source.outside", hint="allowed: 0 or more")
+    place = _find(data_folder, name, list(files), path)
+    texts: list[str] = []
+    types: list[str] = []
+    with reporter.track(f"reading {place.name}", 1) as advance:
+        found = [(words, spans(tags)) for words, tags in sentences(place, column)]
+        chosen_outside = _outside(found, outside, seed)
+        for index, (words, inside) in enumerate(found):
+            candidates = _gaps(inside, len(words)) if index in chosen_outside else inside
+            if candidates:
+                generator = seeding.numpy_generator(seed, "source", "span", index)
+                span = candidates[int(generator.integers(len(candidates)))]
+                whole = example == "sentence"
+                texts.append(" ".join(words if whole else words[span.start : span.end]))
+                types.append(span.type)
+        advance()
+    counts = {kind: types.count(kind) for kind in dict.fromkeys(types)}
+    rare = sorted(kind for kind, count in counts.items() if count < 2)
+    if rare:
+        reporter.say(f"{name}: left out {', '.join(rare)}, of which there is one example only")
+    names = sorted((kind for kind in counts if kind not in rare), key=lambda kind: (kind == OUTSIDE, kind))
+    kept = [i for i, kind in enumerate(types) if kind in names]
+    if len(names) < 2:
+        what = f"{len(names)} types have two sentences or more; two are needed"
+        raise DataError(what, where=str(place), hint="check source.column")
+    labels = np.array([names.index(types[i]) for i in kept], dtype=np.int64)
+    drawn = draw(labels, size, seed)
+    return record("text", [texts[kept[i]] for i in drawn], labels[drawn], names)
+
+
+def sentences(path: Path, column: int = -1) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield (words, tags) of each sentence.
+
+    Lines with a tab are separated by tabs alone, so that a word may hold a space; others by white space.
+
+    Args:
+        path: the file; UTF-8, or else Latin-1.
+        column: of the tags, from 0; -1 is the last. The first holds the words.
+
+    Raises:
+        DataError: the file cannot be read, a line has no such column, or a tag is none.
+    """
+    words: list[str] = []
+    tags: list[str] = []
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if number % 100_000 == 0:
+            signals.check()
+        fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
+        if not fields or not fields[0] or fields[0] == "-DOCSTART-":
+            if words:
+                yield words, tags
+            words, tags = [], []
+            continue
+        where = f"{path}, line {number}"
+        place = column if column >= 0 else len(fields) + column
+        if not 1 <= place < len(fields):
+            raise DataError(f"has {len(fields)} columns, and tags in none of them", where=where, hint=_columns(column))
+        tag = fields[place]
+        if tag != OUTSIDE and (tag[:1] not in _PREFIXES or tag[1:2] != "-" or len(tag) < 3):
+            what = f"'{tag[:20]}' is no tag; allowed: O, and B-, I-, E-, S- with a type"
+            raise DataError(what, where=where, hint=_columns(column))
+        words.append(fields[0])
+        tags.append(tag)
+    if words:
+        yield words, tags
+
+
+def spans(tags: Sequence[str]) -> list[Span]:
+    """Return the spans of a sentence, in order.
+
+    A span begins at B-, S-, at another type than before, after O, and after E- or S-; so IOB1, IOB2 and BIOES agree.
+    """
+    found: list[Span] = []
+    previous = OUTSIDE
+    for index, tag in enumerate(tags):
+        if tag != OUTSIDE:
+            if tag[0] in "BSU" or previous == OUTSIDE or previous[2:] != tag[2:] or previous[0] in "ESLU":
+                found.append(Span(index, index + 1, tag[2:]))
+            else:
+                found[-1] = Span(found[-1].start, index + 1, tag[2:])
+        previous = tag
+    return found
+
+
+def _gaps(inside: Sequence[Span], length: int) -> list[Span]:
+    """Return the stretches of words outside all spans."""
+    starts, ends = [0, *(span.end for span in inside)], [*(span.start for span in inside), length]
+    return [Span(start, end, OUTSIDE) for start, end in zip(starts, ends, strict=True) if end > start]
+
+
+def _outside(found: Sequence[tuple[list[str], list[Span]]], count: int, seed: int) -> set[int]:
+    """Return the sentences that stand for class O: those without spans first, both kinds in a seeded order."""
+    without, others = [], []
+    for index, (words, inside) in enumerate(found):
+        if not inside:
+            without.append(index)
+        elif _gaps(inside, len(words)):
+            others.append(index)
+    generator = seeding.numpy_generator(seed, "source", "outside")
+    order = [*generator.permutation(np.array(without, int)), *generator.permutation(np.array(others, int))]
+    return {int(index) for index in order[:count]}
+
+
+def _columns(column: int) -> str:
+    return f"source.column={column} counts from 0, and -1 is the last; column 0 holds the words"
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(f"has more than {_MAX_BYTES} bytes", where=str(path))
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    try:
+        return content.decode("utf-8-sig").replace("\r", "")
+    except UnicodeDecodeError:
+        return content.decode("latin-1").replace("\r", "")
+
+
+def _find(data_folder: Path, name: str, files: Sequence[str], path: str | None) -> Path:
+    given = Path(path).expanduser() if path else None
+    for folder in [given, data_folder / given] if given else [data_folder / name]:
+        if folder.is_file():
+            return folder
+        for file in files:
+            if (folder / file).is_file():
+                return folder / file
+    raise DataError(
+        f"no file {' or '.join(files)}",
+        where=f"source.path={path}" if path else str(data_folder / name),
+        hint=f"`orca data get {name}` fetches what can be fetched, `orca data list {name}` says where it is from; or give "
+        "source.path=FOLDER; source=stdlib_docs needs no files",
+    )

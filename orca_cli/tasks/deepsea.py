@@ -1,0 +1,202 @@
+"""DeepSEA (Zhou and Troyanskaya 2015) as NAS-Bench-360 cuts it: chromatin features of 1000 bases of DNA; 36 labels.
+
+One file, deepsea_filtered.npz: x_{train,val,test} (N, 1000, 4) of 0 and 1, a base in each row, all zero where it is
+unknown (N), and y_{train,val,test} (N, 36) of 0 and 1. The file's own validation split is kept apart.
+
+Shapes: N sequences of a split, L bases, K labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from orca_cli import signals
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.foreign import arrays
+from orca_cli.interfaces import Batch, Kind, Reporter, Samples, TaskData
+from orca_cli.tasks.files import find
+from orca_cli.tasks.samples import ArraySamples
+
+_FILE = "deepsea_filtered.npz"
+_BASES = 4
+_BLOCK_BYTES = 2**22  # checked at once
+_AGAIN = "`orca data get deepsea` gets it again"
+
+
+def load(
+    data_folder: Path,
+    cache_folder: Path,
+    reporter: Reporter,
+    kind: Kind = "labels",
+    path: str | None = None,
+    train_on_validation: bool = False,
+) -> TaskData:
+    """Return one-hot DNA [n, 4, L] (0 in all four channels at unknown bases) and labels [n, K] of 0 and 1.
+
+    The arrays are unpacked once into the cache folder, with the bytes that the file has, and mapped from there; batches are
+    turned and made float32 one by one, so memory does not grow with the file.
+
+    Args:
+        data_folder: the file is looked for in data_folder/deepsea.
+        cache_folder: where the arrays are kept: as large as the file unpacked.
+        reporter: is told what was read.
+        kind: "labels", nothing else.
+        path: another folder that holds the file.
+        train_on_validation: whether the validation sequences are trained on as well; then no choice may rest on them.
+
+    Raises:
+        ConfigError: another kind.
+        DataError: the file is missing, damaged or has another form.
+        UnsafeError: an array would run code when read.
+        StorageError: the cache cannot be written.
+    """
+    if kind != "labels":
+        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="deepsea has kind=labels")
+    (file,) = find(data_folder, "deepsea", [_FILE], path)
+    train, unknown = _read(file, "train", cache_folder, reporter)
+    validation, _ = _read(file, "val", cache_folder, reporter)
+    form = _form(train)
+    _check_same(validation, form, f"{file}[x_val]")
+
+    def open_test() -> ArraySamples:
+        test, _ = _read(file, "test", cache_folder, reporter)
+        _check_same(test, form, f"{file}[x_test]")
+        return test
+
+    note = _note(train, validation, unknown, train_on_validation)
+    reporter.say(note)
+    return TaskData(
+        kind="labels",
+        input_shape=form[:2],
+        num_outputs=form[2],
+        train=Joined([train, validation]) if train_on_validation else train,
+        validation=validation,
+        open_test=open_test,
+        note=note,
+    )
+
+
+class Joined:
+    """Samples (see interfaces) of several splits one after the other, none of which is copied.
+
+    Args:
+        parts: splits of one form, without padding and without records.
+    """
+
+    def __init__(self, parts: Sequence[Samples]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        """Return the number of samples of all parts."""
+        return int(self._ends[-1])
+
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return the samples with these indices, in this order; nothing is augmented."""
+        indices = np.asarray(indices, dtype=np.int64)
+        owner = np.searchsorted(self._ends, indices, side="right")
+        found, places = [], []
+        for number, part in enumerate(self._parts):
+            (own,) = np.nonzero(owner == number)
+            if len(own):
+                found.append(part.batch(indices[own] - (self._ends[number] - len(part))))
+                places.append(own)
+        order = torch.from_numpy(np.argsort(np.concatenate(places)))
+        return Batch(torch.cat([batch.x for batch in found])[order], torch.cat([batch.y for batch in found])[order])
+
+    def targets(self) -> np.ndarray:
+        """Return all targets [n, ...]."""
+        return np.concatenate([part.targets() for part in self._parts])
+
+    def groups(self) -> None:
+        """Return None: samples stand alone."""
+
+    def digest(self) -> str:
+        """Return a SHA-256 over the parts' own."""
+        return hashlib.sha256(" ".join(["joined", *(part.digest() for part in self._parts)]).encode()).hexdigest()
+
+
+def _read(file: Path, part: str, cache_folder: Path, reporter: Reporter) -> tuple[ArraySamples, float]:
+    """Return the sequences of one split, and the fraction of their bases that is unknown.
+
+    Raises:
+        DataError: another shape, or values other than 0 and 1.
+    """
+    names = [f"x_{part}", f"y_{part}"]
+    found = arrays.mapped(file, names, cache_folder, reporter)
+    x, y = (found[name] for name in names)
+    if x.ndim != 3 or x.shape[2] != _BASES or x.dtype.kind not in "biuf" or not x.size:
+        raise DataError(
+            f"{x.dtype} {x.shape}; numbers (N, length, {_BASES}) are expected", where=f"{file}[{names[0]}]", hint=_AGAIN
+        )
+    if y.ndim != 2 or len(y) != len(x) or y.dtype.kind not in "biuf" or not y.size:
+        raise DataError(
+            f"{y.dtype} {y.shape}; labels ({len(x)}, K) are expected", where=f"{file}[{names[1]}]", hint=_AGAIN
+        )
+    labels = np.array(y, dtype=np.float32)
+    wrong = np.argwhere((labels != 0) & (labels != 1))
+    if len(wrong):
+        row, column = wrong[0]
+        raise DataError(
+            f"{labels[row, column]:g} at row {row}, label {column}; only 0 and 1 are allowed",
+            where=f"{file}[{names[1]}]",
+        )
+    known = _known_bases(x, f"{file}[{names[0]}]", reporter)
+    return ArraySamples(x.transpose(0, 2, 1), labels), 1.0 - known / (x.shape[0] * x.shape[1])
+
+
+def _known_bases(x: np.ndarray, where: str, reporter: Reporter) -> int:
+    """Return how many bases are known.
+
+    Raises:
+        DataError: a row is neither one-hot nor all zero.
+    """
+    known = 0
+    step = max(1, _BLOCK_BYTES // x[0].nbytes)
+    with reporter.track("checking the sequences", len(x)) as advance:
+        for start in range(0, len(x), step):
+            signals.check()
+            block = x[start : start + step]
+            ones = block == 1
+            set_in_row = ones[..., 0].astype(np.uint8)
+            for base in range(
+                1, _BASES
+            ):  # four additions of whole planes: a sum over the last axis takes ten times as long
+                set_in_row += ones[..., base]
+            broken = np.flatnonzero((set_in_row > 1).any(axis=1) | (ones != (block != 0)).any(axis=(1, 2)))
+            if len(broken):
+                raise DataError(
+                    f"sequence {start + broken[0]} has a row that is neither one-hot nor zero", where=where, hint=_AGAIN
+                )
+            known += int(np.count_nonzero(ones))
+            advance(len(block))
+    return known
+
+
+def _form(samples: ArraySamples) -> tuple[int, int, int]:
+    """Return channels, length and number of labels."""
+    batch = samples.batch(np.arange(1))
+    return batch.x.shape[1], batch.x.shape[2], batch.y.shape[1]
+
+
+def _check_same(samples: ArraySamples, form: tuple[int, int, int], where: str) -> None:
+    if _form(samples) != form:
+        raise DataError(f"{_form(samples)} channels, bases and labels, {form} in training", where=where, hint=_AGAIN)
+
+
+def _note(train: ArraySamples, validation: ArraySamples, unknown: float, overlap: bool) -> str:
+    targets = train.targets()
+    parts = [
+        f"DeepSEA: {len(train)} training and {len(validation)} validation sequences (the file's own splits), "
+        f"{unknown:.2%} of the training bases unknown, {targets.mean():.2%} of the training labels positive"
+    ]
+    if empty := np.flatnonzero(~targets.any(axis=0)).tolist():
+        parts.append(f"labels without a positive in training: {', '.join(map(str, empty))}")
+    if overlap:
+        parts.append(f"warning: the {len(validation)} validation sequences are trained on")
+    return "; ".join(parts)

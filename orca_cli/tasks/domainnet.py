@@ -1,0 +1,164 @@
+"""DomainNet (Peng et al. 2019), 40 classes of one domain: the in-modality check of the paper (A.7).
+
+Read from the lists of the 40-class version (Prabhu et al. 2021, SENTRY), DOMAIN_train_mini.txt and DOMAIN_test_mini.txt,
+with a line `DOMAIN/CLASS/FILE.jpg LABEL` for each image, beside the folders of images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from orca_cli.exceptions import ConfigError, DataError, UnsafeError, suggest
+from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.tasks import files
+from orca_cli.tasks.augment_images import IMAGENET_MEAN, IMAGENET_STD
+from orca_cli.tasks.hold_out import describe, hold_out
+from orca_cli.tasks.image_files import FileSamples, View, by_content, content_hashes
+
+_CLASSES = 40
+_DOMAINS = ("clipart", "painting", "real", "sketch")
+_SIDE, _LARGER = 224, 256
+_AUGMENT = ("fresh", "frozen", "none")
+_MAX_LIST_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The images of one list.
+
+    Args:
+        names: n paths relative to the task's folder.
+        y: [n] int64.
+    """
+
+    names: list[str]
+    y: np.ndarray
+
+
+def load(
+    data_folder: Path,
+    reporter: Reporter,
+    kind: Kind = "classes",
+    path: str | None = None,
+    domain: str = "sketch",
+    validation_size: int | float = 0.1,
+    train_size: int | None = None,
+    train_on_validation: bool = False,
+    split_seed: int = 0,
+    augment: str = "fresh",
+) -> TaskData:
+    """Return images [n, 3, 224, 224], normalised by ImageNet's mean and deviation, with 40 classes.
+
+    Args:
+        data_folder: lists and folders of images are looked for in data_folder/domainnet.
+        reporter: is told what was read.
+        kind: "classes", nothing else.
+        path: another folder that holds the lists and the folders of images.
+        domain: clipart, painting, real or sketch.
+        validation_size: images of the training list that are drawn for validation, every class in proportion: a number
+            (int) or a fraction (float). Identical files are never in both.
+        train_size: training images; None takes all that validation leaves.
+        train_on_validation: whether the validation images are for training too, as in experiments without validation.
+        split_seed: of the draw.
+        augment: "fresh" crops 224 of 256 pixels and mirrors at random in every optimizer step; "frozen" draws that once for
+            each training image, as the reference does; "none" resizes only.
+
+    Raises:
+        ConfigError: another kind, or a value that is not allowed.
+        DataError: files are missing, damaged or have another form.
+        UnsafeError: a list names a file outside the folder, or an image is too large.
+        UnavailableError: Pillow is not installed.
+    """
+    if kind != "classes":
+        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="domainnet has kind=classes")
+    for key, value, allowed in (("domain", domain, _DOMAINS), ("augment", augment, _AUGMENT)):
+        if value not in allowed:
+            raise ConfigError(f"'{value}' is not allowed", where=f"task.{key}", hint=suggest(str(value), allowed))
+    lists = files.find(data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path)
+    folder = lists[0].parent
+    train, test = (_read(list_path, folder) for list_path in lists)
+    twice = set(train.names) & set(test.names)
+    if twice:
+        raise DataError(f"'{min(twice)}' is in the training list too", where=str(lists[1]), hint="get the lists again")
+    hashes = content_hashes([folder / name for name in train.names], reporter)
+    first, of = by_content(hashes)
+    drawn = hold_out(train.y[first], "stratified", validation_size, train_size, train_on_validation, split_seed)
+    rows, held_out = (np.flatnonzero(np.isin(of, chosen)) for chosen in drawn)
+    plain = View(side=_SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    frozen_seed = split_seed if augment == "frozen" else None
+    random = View(_SIDE, mean=plain.mean, std=plain.std, larger=_LARGER, flip=True, frozen_seed=frozen_seed)
+
+    def samples(listed: Listed, hashes: list[str], chosen: np.ndarray, view: View) -> FileSamples:
+        names = [listed.names[row] for row in chosen]
+        paths = [folder / name for name in names]
+        return FileSamples(paths, names, listed.y[chosen], [hashes[row] for row in chosen], view)
+
+    def open_test() -> FileSamples:
+        found = content_hashes([folder / name for name in test.names], reporter)
+        return samples(test, found, np.arange(len(test.names)), plain)
+
+    note = f"DomainNet, {domain}: {describe(rows, held_out, 'stratified', split_seed)}, {len(test.names)} test images"
+    reporter.say(note)
+    return TaskData(
+        kind="classes",
+        input_shape=(3, _SIDE, _SIDE),
+        num_outputs=_CLASSES,
+        train=samples(train, hashes, rows, plain if augment == "none" else random),
+        validation=samples(train, hashes, held_out, plain),
+        open_test=open_test,
+        class_names=_class_names(train, lists[0]),
+        note=note,
+    )
+
+
+def _read(path: Path, folder: Path) -> Listed:
+    """Return the images of one list; none of them is opened, all of them exist."""
+    where = str(path)
+    try:
+        if path.stat().st_size > _MAX_LIST_BYTES:
+            raise UnsafeError(f"the list has more than {_MAX_LIST_BYTES} bytes", where=where)
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read ({error})", where=where, hint="get the list again") from error
+    names, labels = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().rpartition(" ")
+        if not name or not (label.isascii() and label.isdigit() and len(label) < 9) or int(label) >= _CLASSES:
+            what = f"line {number} is '{line[:80]}'; 'DOMAIN/CLASS/FILE LABEL' with a label in 0..{_CLASSES - 1} is expected"
+            raise DataError(what, where=where, hint="get the list again")
+        parts = PurePosixPath(name).parts
+        if name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0] or "\0" in name:
+            raise UnsafeError(f"line {number} names a file outside the folder: '{name[:80]}'", where=where)
+        names.append(name)
+        labels.append(int(label))
+    if not names:
+        raise DataError("the list is empty", where=where, hint="get the list again")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(names)} images are missing, the first is '{missing[0]}'",
+            where=where,
+            hint=f"unpack {PurePosixPath(missing[0]).parts[0]}.zip into {folder}",
+        )
+    return Listed(names, np.array(labels, dtype=np.int64))
+
+
+def _class_names(listed: Listed, path: Path) -> tuple[str, ...]:
+    """Return the classes' names, the folders that the images lie in.
+
+    Raises:
+        DataError: images of one class lie in several folders.
+    """
+    names: dict[int, str] = {}
+    for name, label in zip(listed.names, listed.y.tolist(), strict=True):
+        folder = PurePosixPath(name).parent.name
+        if names.setdefault(label, folder) != folder:
+            raise DataError(
+                f"label {label} is given to '{names[label]}' and '{folder}'", where=str(path), hint="get the list again"
+            )
+    return tuple(names.get(label, f"class {label}") for label in range(_CLASSES))

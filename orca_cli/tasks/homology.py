@@ -1,0 +1,246 @@
+"""Remote homology: which of 1,195 folds a protein has, from its sequence (TAPE, Rao et al. 2019; SCOP 1.75).
+
+TAPE's files are read in either form: LMDB (remote_homology_train.lmdb/data.mdb, values are pickled dictionaries) or JSON
+(remote_homology_train.json, a list of dictionaries), both with `primary`, the sequence, and `fold_label`. The sizes are
+12,312 for training, 736 for validation, and 718, 1,254 and 1,272 for the test splits that hold out whole superfamilies
+of a fold (fold_holdout), whole families of a superfamily, and proteins of a family.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orca_cli import signals
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.foreign import lmdb, unpickle
+from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.tasks.files import find
+from orca_cli.tasks.one_hot import (
+    SymbolSamples,
+    check_choice,
+    check_over_length,
+    kept_rows,
+    lengths,
+    scored_classes,
+    take,
+)
+
+NUM_FOLDS = 1195
+# TAPE's IUPAC vocabulary: the channel of a symbol is its id there. No letter J.
+VOCABULARY = ("pad", "mask", "cls", "sep", "unk", *"ABCDEFGHIKLMNOPQRSTUVWXYZ")
+TESTS = ("fold_holdout", "superfamily_holdout", "family_holdout")
+_CLS, _SEP, _UNKNOWN = 2, 3, 4
+# Letter -> channel, as a table over bytes.
+_TABLE = bytes(VOCABULARY.index(chr(byte)) if 65 <= byte <= 90 and byte != 74 else _UNKNOWN for byte in range(256))
+_SEQUENCE = re.compile(r"[A-Za-z]+")
+_FOLDERS = ("", "remote_homology")
+_MAX_JSON_BYTES = 2**30  # the largest real file has about 100 MB
+_MAX_RESIDUES = 100_000
+_HINT = "unpack TAPE's remote_homology.tar.gz there again"
+
+
+def load(
+    data_folder: Path,
+    reporter: Reporter,
+    kind: Kind = "classes",
+    path: str | None = None,
+    test: str = "fold_holdout",
+    train_on_validation: bool = False,
+    length: int = 1419,
+    over_length: str = "truncate",
+    symbols: int = 30,
+    mask_padding: bool = True,
+) -> TaskData:
+    """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep; zero columns behind are padding.
+
+    Folds without a training protein are allowed in the other splits; `note` counts those of validation.
+
+    Args:
+        data_folder: the files are looked for in data_folder/homology, in the form of LMDB and else JSON.
+        reporter: shows progress.
+        kind: "classes", nothing else.
+        path: another folder with the files.
+        test: the test split, a word of TESTS; "fold_holdout" is what is reported.
+        train_on_validation: True trains on the validation proteins too. They are still what models are chosen on, which
+            then says nothing of new proteins.
+        length: symbols of the input, cls and sep among them; 3 or more.
+        over_length: what becomes of longer proteins, a word of one_hot.OVER_LENGTH. Cut ones keep their first residues
+            and their sep.
+        symbols: channels of the input: 30 or 29; with 29 there is none for Z.
+        mask_padding: False leaves the zero columns unmarked, and pooling averages over them.
+
+    Raises:
+        ConfigError: a setting is out of range.
+        DataError: a file is missing, or a protein in it is none.
+        UnsafeError: a file would run code when read.
+    """
+    _check(kind, test, length, over_length, symbols)
+    places = _find(data_folder, path, ("train", "valid", f"test_{test}"))
+    unknown: list[str] = []
+    longer: list[str] = []
+
+    def read(place: Path, split: str) -> _Proteins:
+        proteins = _encode(place, length, reporter)
+        if proteins.tokens.size and int(proteins.tokens.max()) >= symbols:
+            raise DataError(
+                f"residue Z has channel {symbols} and the input has {symbols} channels",
+                where=str(place),
+                hint="use task.symbols=30",
+            )
+        if proteins.num_unknown:
+            unknown.append(f"{proteins.num_unknown} in {split}")
+        over = int(proteins.over.sum())
+        if over:
+            longer.append(f"{over} of {len(proteins.ends)} in {split}")
+        return proteins
+
+    def samples(proteins: _Proteins, scored: bool = False) -> SymbolSamples:
+        whole = np.where(proteins.over, length + 1, lengths(proteins.ends)).cumsum()  # ends, had nothing been cut
+        rows = kept_rows(whole, length, over_length)
+        tokens, ends = take(proteins.tokens, proteins.ends, rows)
+        classes = proteins.folds[rows]
+        if scored:
+            classes = scored_classes(classes, whole, length, over_length, no_class=NUM_FOLDS)
+        return SymbolSamples("homology", tokens, ends, classes, symbols, length, mask_padding)
+
+    train, valid = read(places[0], "train"), read(places[1], "validation")
+    train_samples = samples(_joined(train, valid) if train_on_validation else train)
+    validation = samples(valid)
+    absent = int((~np.isin(validation.targets(), train_samples.targets())).sum())
+    note = [f"TAPE remote homology, test on {test}"]
+    if train_on_validation:
+        note.append("validation proteins are part of the training split")
+    if absent:
+        note.append(f"{absent} of {len(validation)} validation proteins have a fold that no training protein has")
+    if longer:
+        note.append(f"longer than {length} symbols: {', '.join(longer)} (over_length={over_length})")
+    if unknown:
+        note.append(f"residues read as unknown: {', '.join(unknown)}")
+    return TaskData(
+        kind="classes",
+        input_shape=(symbols, length),
+        num_outputs=NUM_FOLDS,
+        train=train_samples,
+        validation=validation,
+        open_test=lambda: samples(read(places[2], "test"), scored=True),
+        note="; ".join(note),
+    )
+
+
+@dataclass(frozen=True)
+class _Proteins:
+    """Proteins end to end: symbols [sum of lengths] uint8 with cls and sep, ends [n], folds [n], which were cut [n] bool."""
+
+    tokens: np.ndarray
+    ends: np.ndarray
+    folds: np.ndarray
+    over: np.ndarray
+    num_unknown: int
+
+
+def encode(sequence: str, length: int) -> bytes:
+    """Return cls, the first length - 2 residues as channels of VOCABULARY, sep; small letters count as capitals."""
+    residues = sequence[: length - 2].upper().encode("ascii", "replace").translate(_TABLE)
+    return bytes((_CLS,)) + residues + bytes((_SEP,))
+
+
+def _encode(place: Path, length: int, reporter: Reporter) -> _Proteins:
+    texts, folds, over, unknown = [], [], [], 0
+    records = _lmdb_records(place) if place.suffix == ".lmdb" else _json_records(place)
+    with reporter.track(f"reading {place.name}", 1) as advance:
+        for number, record in enumerate(records):
+            if number % 1000 == 0:
+                signals.check()
+            sequence, fold = _checked(place, number, record)
+            text = encode(sequence, length)
+            texts.append(text)
+            folds.append(fold)
+            over.append(len(sequence) + 2 > length)
+            unknown += text.count(_UNKNOWN)
+        advance()
+    if not texts:
+        raise DataError("holds no proteins", where=str(place), hint=_HINT)
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    tokens = np.frombuffer(b"".join(texts), np.uint8)
+    return _Proteins(tokens, ends, np.array(folds, np.int64), np.array(over, bool), unknown)
+
+
+def _joined(a: _Proteins, b: _Proteins) -> _Proteins:
+    ends = np.concatenate([a.ends, b.ends + a.ends[-1]])
+    tokens, folds, over = (
+        np.concatenate(pair) for pair in ((a.tokens, b.tokens), (a.folds, b.folds), (a.over, b.over))
+    )
+    return _Proteins(tokens, ends, folds, over, a.num_unknown + b.num_unknown)
+
+
+def _lmdb_records(place: Path) -> Iterator[Any]:
+    with lmdb.Records(place) as records:
+        count = records.get("num_examples")
+        if count is None:
+            raise DataError("has no 'num_examples'", where=str(place), hint=_HINT)
+        total = unpickle.loads(count, f"{place}[num_examples]")
+        if isinstance(total, bool) or not isinstance(total, (int, np.integer)) or total < 0:
+            raise DataError(f"'num_examples' is {str(total)[:20]}, no number", where=str(place), hint=_HINT)
+        for index in range(int(total)):
+            content = records.get(str(index))
+            if content is None:
+                raise DataError(f"has no protein {index} of {total}", where=str(place), hint=_HINT)
+            yield unpickle.loads(content, f"{place}[{index}]")
+
+
+def _json_records(place: Path) -> Iterator[Any]:
+    try:
+        if place.stat().st_size > _MAX_JSON_BYTES:
+            raise DataError(f"has more than {_MAX_JSON_BYTES} bytes", where=str(place), hint=_HINT)
+        content = json.loads(place.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(place)) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"is no JSON ({error})", where=str(place), hint=_HINT) from error
+    if not isinstance(content, list):
+        raise DataError("is no list of proteins", where=str(place), hint=_HINT)
+    yield from content
+
+
+def _checked(place: Path, number: int, record: Any) -> tuple[str, int]:
+    where = f"{place}[{number}]"
+    record = record if isinstance(record, dict) else {}
+    sequence, fold = record.get("primary"), record.get("fold_label")
+    if not isinstance(sequence, str) or not _SEQUENCE.fullmatch(sequence) or len(sequence) > _MAX_RESIDUES:
+        raise DataError("'primary' is no sequence of letters", where=where, hint=_HINT)
+    if isinstance(fold, bool) or not isinstance(fold, (int, np.integer)) or not 0 <= fold < NUM_FOLDS:
+        what = f"'fold_label' is {str(fold)[:20]}; allowed: 0..{NUM_FOLDS - 1}"
+        raise DataError(what, where=where, hint=_HINT)
+    return sequence, int(fold)
+
+
+def _find(data_folder: Path, path: str | None, splits: tuple[str, ...]) -> list[Path]:
+    """Return the LMDB folders, else the JSON files; the message of a failure names the plain LMDB one."""
+    failure: DataError | None = None
+    for ending in ("lmdb", "json"):
+        for folder in _FOLDERS:
+            try:
+                names = [str(Path(folder, f"remote_homology_{split}.{ending}")) for split in splits]
+                return find(data_folder, "homology", names, path)
+            except DataError as error:
+                failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def _check(kind: str, test: str, length: int, over_length: str, symbols: int) -> None:
+    if kind != "classes":
+        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="homology has kind=classes")
+    check_choice("test", test, TESTS)
+    check_over_length(over_length)
+    if length < 3:
+        raise ConfigError(f"{length} is out of range", where="task.length", hint="allowed: 3 or more")
+    if symbols not in (29, 30):
+        raise ConfigError(f"{symbols} is out of range", where="task.symbols", hint="allowed: 30 or 29")

@@ -1,0 +1,87 @@
+"""Every task of the paper through all three stages, from files in its original format, on a tiny body."""
+
+import json
+
+import pytest
+
+from scripts import make_fixtures
+from tests.cli.conftest import results, run_folders
+
+# What makes a run small, beside the files' own smallness. Nothing here changes what is read.
+SMALL = {
+    "psicov": ["task.window=64", "task.num_validation=2"],
+    "spherical": ["task.validation_size=100"],
+    "cifar100": ["task.validation_size=100"],
+    "domainnet": ["task.validation_size=40"],
+    "listops": ["task.origin=files"],
+    "darcy": ["task.origin=files", "task.num_train=16", "task.num_validation=8", "task.num_test=6"],
+}
+IMAGES = ("cifar100", "spherical", "darcy", "psicov", "cosmic", "ninapro", "fsd50k", "domainnet")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Return a function that writes a task's files once and returns the data folder."""
+    folder = tmp_path_factory.mktemp("data")
+    made = set()
+
+    def make(task):
+        if task not in made:
+            made.add(task)
+            make_fixtures.make(task, folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def command(data, tiny):
+    def words(task, *more):
+        body = ["body=swin_tiny", f"body.checkpoint={tiny['swin']}", "source=digits"]
+        if task not in IMAGES:
+            body = ["body=minilm", f"body.checkpoint={tiny['long']}", "source=stdlib_docs"]
+        return [
+            "run", f"task={task}", *body, f"paths.data={data(task)}", "source.size=160", "align.epochs=2",
+            "align.source_points=150", "align.max_samples=8", "align.check_every=2", "align.pseudo_labels=3",
+            "train.epochs=1", "train.warmup_epochs=0", "train.batch_size=4", "train.accumulation=1", "train.lr=1e-3",
+            "train.decay_epochs=1", *SMALL.get(task, []), *more,
+        ]  # fmt: skip
+
+    return words
+
+
+@pytest.mark.parametrize("task", make_fixtures.TASKS)
+def test_trains_from_files_in_the_original_format(orca, command, environment, task):
+    code, out, err = orca(*command(task))
+    assert code == 0, err
+    (result,) = results(environment)
+    assert result["error"]["value"] is not None
+    assert result["protocol"] == "clean"
+    assert result["test_reads"] == 1
+    hashes = {split["sha256"] for split in result["splits"].values()}
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize("protocol", ["paper", "release"])
+@pytest.mark.parametrize("task", make_fixtures.TASKS)
+def test_has_the_settings_of_every_protocol(orca, command, environment, task, protocol):
+    metric = "metric=none"  # the sources of these protocols need files of their own
+    if task == "darcy":
+        metric = "metric=none task.size=small"
+    code, out, err = orca(*command(task, f"protocol={protocol}", *metric.split()))
+    assert code == 0, err
+    (result,) = results(environment)
+    assert result["error"]["value"] is not None
+    assert result["selected"]["on"] == ("test" if protocol == "release" else "validation")
+    assert result["test_reads"] == (2 if protocol == "release" else 1)
+
+
+def test_files_that_were_changed_make_another_experiment(orca, command, environment, tmp_path):
+    make_fixtures.make("ninapro", tmp_path)
+    words = [*command("ninapro"), f"paths.data={tmp_path}", "metric=none"]
+    assert orca(*words)[0] == 0
+    assert "already completed" in orca(*words)[2]
+    make_fixtures.make("ninapro", tmp_path, seed=1)
+    assert orca(*words)[0] == 0
+    identities = {json.loads((folder / "status.json").read_text())["identity"] for folder in run_folders(environment)}
+    assert len(identities) == 2

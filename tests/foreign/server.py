@@ -1,0 +1,150 @@
+"""A web server that misbehaves as it is told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+Route = Callable[[BaseHTTPRequestHandler], None]
+
+
+class Server:
+    """Answers below `url` by `routes`; keeps (path, headers) of every request."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, Route] = {}
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self.sent = 0
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:  # noqa: N802
+                server.requests.append((self.path, dict(self.headers)))
+                self.close_connection = True
+                server.routes.get(self.path, status(404))(self)
+
+            def log_message(self, *words: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    @contextmanager
+    def running(self) -> Iterator[Server]:
+        thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._http.shutdown()
+            self._http.server_close()
+
+    def file(
+        self,
+        path: str,
+        content: bytes,
+        *,
+        etag: str | None = '"1"',
+        ranges: bool = True,
+        cuts: list[int] | None = None,
+        kind: str = "application/octet-stream",
+        more: dict[str, str] | None = None,
+    ) -> str:
+        """Serve a file, and return its address.
+
+        Args:
+            path: begins with a slash.
+            content: of the file.
+            etag: names the content.
+            ranges: whether parts of it can be asked for.
+            cuts: the first answers break off after so many bytes of their body.
+            kind: the content type.
+            more: further headers.
+        """
+        cuts = list(cuts or [])
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            start = 0
+            wanted = handler.headers.get("Range")
+            if wanted and ranges and handler.headers.get("If-Range") == etag:
+                start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            handler.send_response(206 if start else 200)
+            body = content[start:]
+            headers = {"Content-Type": kind, "Content-Length": str(len(body)), **(more or {})}
+            if etag:
+                headers["ETag"] = etag
+            if start:
+                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            for name, value in headers.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            body = body[: cuts.pop(0)] if cuts else body
+            handler.wfile.write(body)
+            self.sent += len(body)
+
+        self.routes[path] = answer
+        return self.url + path
+
+
+def status(code: int, body: bytes = b"<html>no</html>", kind: str = "text/html", **headers: str) -> Route:
+    """Return an answer of a status and a page."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(code)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
+def chunked(chunks: list[bytes], is_whole: bool) -> Route:
+    """Return an answer whose length is not announced; it breaks off before its end where it is not whole."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for chunk in chunks:
+            handler.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
+        if is_whole:
+            handler.wfile.write(b"0\r\n\r\n")
+
+    return answer
+
+
+def drip(length: int, interval_s: float, head: bytes = b"") -> Route:
+    """Return an answer that announces `length` bytes and sends one now and then."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(length))
+        handler.end_headers()
+        try:
+            handler.wfile.write(head)
+            for _ in range(length):
+                time.sleep(interval_s)
+                handler.wfile.write(b"x")
+                handler.wfile.flush()
+        except OSError:
+            pass  # the client has gone
+
+    return answer
+
+
+@contextmanager
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Run a server on this machine, past any proxy of the environment."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    with Server().running() as server:
+        yield server

@@ -1,0 +1,160 @@
+"""Column files of the CoNLL tasks: spans of all tag schemes, one example a sentence, classes, and wrong files."""
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.sources.conll import Span, load, sentences, spans
+
+SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parents[2] / ".." / "shared"))
+
+
+class Listener:
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+    @contextmanager
+    def track(self, description, total):
+        yield lambda steps=1, note="": None
+
+
+def read(folder, size=None, seed=0, listener=None, **settings):
+    settings = {"name": "conll2003", "files": ["eng.train", "train.txt"]} | settings
+    return load(size, seed, listener or Listener(), folder, **settings)
+
+
+NEWS = """-DOCSTART- -X- -X- O
+
+EU NNP I-NP I-ORG
+rejects VBZ I-VP O
+German JJ I-NP I-MISC
+call NN I-NP O
+
+Peter NNP I-NP I-PER
+Blackburn NNP I-NP I-PER
+
+Kiev NNP I-NP I-LOC
+Minsk NNP I-NP B-LOC
+
+Nothing NN I-NP O
+here RB I-ADVP O
+"""
+
+
+def write(folder, text, name="train.txt"):
+    (folder / "conll2003").mkdir(exist_ok=True)
+    (folder / "conll2003" / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        "I-PER I-PER O I-LOC B-LOC I-ORG",  # IOB1
+        "B-PER I-PER O B-LOC B-LOC B-ORG",  # IOB2
+        "B-PER E-PER O S-LOC S-LOC S-ORG",  # BIOES
+        "B-PER L-PER O U-LOC U-LOC U-ORG",  # BILOU
+    ],
+)
+def test_all_schemes_have_the_same_spans(tags):
+    assert spans(tags.split()) == [Span(0, 2, "PER"), Span(3, 4, "LOC"), Span(4, 5, "LOC"), Span(5, 6, "ORG")]
+
+
+def test_sentences_end_at_blank_lines_and_documents(tmp_path):
+    write(tmp_path, NEWS)
+    found = list(sentences(tmp_path / "conll2003" / "train.txt"))
+    assert [len(words) for words, _ in found] == [4, 2, 2, 2]
+    assert found[0] == (["EU", "rejects", "German", "call"], ["I-ORG", "O", "I-MISC", "O"])
+    assert list(sentences(tmp_path / "conll2003" / "train.txt", column=2))[0][1] == ["I-NP", "I-VP", "I-NP", "I-NP"]
+    write(tmp_path, "New York\tB-LOC\r\n:\tO\r\n\t\r\nIBM\tB-ORG")
+    assert list(sentences(tmp_path / "conll2003" / "train.txt")) == [
+        (["New York", ":"], ["B-LOC", "O"]),
+        (["IBM"], ["B-ORG"]),
+    ]
+
+
+def corpus(count=40):
+    """Sentence k: one or two entities of types by k, words that name it."""
+    lines = []
+    for k in range(count):
+        first, second = ("PER", "LOC", "ORG")[k % 3], ("LOC", "ORG")[k % 2]
+        lines += [f"w{k} N O", f"a{k} N B-{first}", f"b{k} N I-{first}", f"c{k} N B-{second}", ". . O", ""]
+    lines += [*(f"plain{k} N O\n" for k in range(5)), "x N B-RARE\n"]
+    return "\n".join(lines)
+
+
+def test_an_example_is_a_sentence_with_the_type_of_one_span(tmp_path):
+    write(tmp_path, corpus())
+    listener = Listener()
+    data = read(tmp_path, listener=listener)
+    assert data.modality == "text"
+    assert data.class_names == ("LOC", "ORG", "PER")
+    assert list(data.inputs) == [f"w{k} a{k} b{k} c{k} ." for k in range(40)]
+    drawn = [data.class_names[label] for label in data.labels]
+    assert all(name in (("PER", "LOC", "ORG")[k % 3], ("LOC", "ORG")[k % 2]) for k, name in enumerate(drawn))
+    assert {drawn[k] for k in range(0, 40, 6)} == {"PER", "LOC"}  # both spans of such sentences are drawn
+    assert len(listener.lines) == 1
+    assert "left out RARE" in listener.lines[0]
+    assert read(tmp_path).digest == data.digest
+    assert read(tmp_path, seed=1).digest != data.digest
+
+
+def test_the_span_alone_and_the_outside_are_examples_on_request(tmp_path):
+    write(tmp_path, corpus())
+    data = read(tmp_path, example="span", outside=7)
+    assert data.class_names == ("LOC", "ORG", "PER", "O")
+    texts = dict.fromkeys(data.class_names, ())
+    for text, label in zip(data.inputs, data.labels, strict=True):
+        texts[data.class_names[label]] += (text,)
+    assert len(texts["O"]) == 7
+    # Sentences without an entity come first; then a stretch outside of others, which give no other example.
+    assert set(texts["O"]) >= {f"plain{k}" for k in range(5)}
+    assert all(len(text.split()) == 2 for text in texts["PER"])
+    assert len(data.inputs) == 45
+    balanced = read(tmp_path, size=20, outside=7)
+    assert np.bincount(balanced.labels).tolist() == [5, 5, 5, 5]
+
+
+def test_chunks_are_read_from_their_column(tmp_path):
+    write(tmp_path, NEWS + "\n" + NEWS, name="eng.train")
+    data = read(tmp_path, column=2, example="span", path=str(tmp_path / "conll2003" / "eng.train"))
+    assert set(data.class_names) <= {"NP", "VP", "ADVP"}
+    assert "Peter Blackburn" in data.inputs
+
+
+def test_what_cannot_be_read_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"no file eng.train or train.txt.*orca data get conll2003.*stdlib_docs"):
+        read(tmp_path)
+    with pytest.raises(DataError, match=r"source\.path=nowhere"):
+        read(tmp_path, path="nowhere")
+    for line, message in (
+        ("word N X", "line 3: 'X' is no tag; allowed: O, and B-"),
+        ("word", "line 3: has 1 columns"),
+    ):
+        write(tmp_path, f"a N B-X\n\n{line}\n")
+        with pytest.raises(DataError, match=message):
+            read(tmp_path)
+    write(tmp_path, "a N B-X\n\nb N B-X\n\nc N O\n")
+    with pytest.raises(DataError, match="1 types have two sentences or more; two are needed"):
+        read(tmp_path)
+    for settings, key in (({"example": "word"}, "source.example"), ({"outside": -1}, "source.outside")):
+        with pytest.raises(ConfigError, match=key):
+            read(tmp_path, **settings)
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "wnut17").is_dir(), reason="ORCA_TEST_DATA has no data/wnut17")
+def test_real_wnut17():
+    data = read(SHARED / "data", name="wnut17", files=["wnut17train.conll"])
+    assert data.class_names == ("corporation", "creative-work", "group", "location", "person", "product")
+    assert len(data.inputs) == 1228
+    text = next(text for text in data.inputs if text.startswith("@paulwalk It 's the view"))
+    assert data.class_names[data.labels[list(data.inputs).index(text)]] == "location"
+    found = list(sentences(SHARED / "data" / "wnut17" / "emerging.test.annotated"))
+    assert len(found) == 1287
+    assert sum(len(spans(tags)) for _, tags in found) == 1079  # the count that the corpus is published with

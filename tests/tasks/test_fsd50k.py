@@ -1,0 +1,216 @@
+"""FSD50K: the spectrogram against a direct computation; chunks and clips; what is random and what is not; wrong files."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.tasks import log_mel, wav
+from orca_cli.tasks.fsd50k import load
+
+NAMES = {"Bark": 1, "Rain": 0, "Speech": 2}
+CLIPS = {
+    "tr": {"10": ("Bark,Rain", 3), "11": ("Speech", 1), "12": ("Rain", 2)},
+    "val": {"20": ("Bark", 2), "21": ("Rain", 1)},
+    "eval": {"30": ("Speech,Bark", 1), "31": ("Rain", 3)},
+}
+
+
+def sound(seed, seconds=1.0):
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(seconds * log_mel.RATE)) / log_mel.RATE
+    return 0.3 * np.sin(2 * np.pi * rng.uniform(100, 5000) * time) + 0.05 * rng.normal(size=len(time))
+
+
+def write(folder, prefix="/mnt/", clips=CLIPS):
+    """Write the archive's folders; chunks of clip 12 are interleaved with those of others."""
+    (folder / "noise_22050").mkdir(parents=True)
+    wavfile.write(folder / "noise_22050" / "n0.wav", log_mel.RATE, sound(99, 3.0).astype(np.float32))
+    for split, table in clips.items():
+        (folder / "chunks" / split).mkdir(parents=True)
+        rows = []
+        for clip, (labels, count) in table.items():
+            for k in range(count):
+                place = f"chunks/{split}/{clip}_{k}.wav"
+                samples = np.round(sound(int(clip) * 10 + k) * 32767).astype(np.int16)
+                wavfile.write(folder / place, log_mel.RATE, samples)
+                rows.append((k, f"{prefix}{place}", labels, clip))
+        with open(folder / "chunks" / f"{split}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["", "files", "labels", "ext"])
+            writer.writerows(sorted(rows))
+    (folder / "chunks" / "lbl_map.json").write_text(json.dumps(NAMES))
+    return folder
+
+
+def expected(samples):
+    """The definition, summed out: frames, window, discrete Fourier transform, triangles, decibels."""
+    padded = np.pad(np.asarray(samples, np.float64), 960, mode="reflect")
+    window = np.zeros(1920)
+    window[629:1290] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(661) / 661)
+    frames = np.stack([padded[start : start + 1920] * window for start in range(0, 22050 + 1, 220)])
+    power = np.abs(np.fft.rfft(frames, axis=1)) ** 2  # [101, 961]
+    points = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 11025 / 700), 98) / 2595) - 1)
+    bins = np.linspace(0, 11025, 961)
+    rising = (bins[:, None] - points[:-2]) / (points[1:-1] - points[:-2])
+    falling = (points[2:] - bins[:, None]) / (points[2:] - points[1:-1])
+    mels = np.maximum(0, np.minimum(rising, falling)).T @ power.T  # [96, 101]
+    decibels = 10 * np.log10(np.maximum(mels, 1e-10))
+    decibels = np.maximum(decibels, decibels.max() - 80) + 75
+    return decibels - decibels.mean()
+
+
+def test_the_spectrogram_agrees_with_its_definition():
+    sounds = np.stack([sound(1), sound(2)])
+    found = log_mel.log_mel(sounds)
+    assert found.shape == (2, 96, 101)
+    np.testing.assert_allclose(found, [expected(one.astype(np.float32)) for one in sounds], atol=2e-2)
+    assert np.abs(found.mean((1, 2))).max() < 1e-4
+    assert (log_mel.log_mel(np.zeros((1, 22050))) == 0).all()  # silence is even, and finite
+
+
+def test_evaluation_has_every_chunk_and_knows_its_clip(tmp_path, reporter):
+    folder = write(tmp_path / "fsd50k")
+    task = load(tmp_path, reporter)
+    assert task.input_shape == (1, 96, 102)
+    assert task.class_names == ("Rain", "Bark", "Speech")
+    assert (len(task.train), len(task.validation)) == (3, 3)
+    test = task.open_test()
+    # The table is sorted by chunk, not by clip: chunks of a clip are put together.
+    assert test.groups().tolist() == [0, 1, 1, 1]
+    assert test.targets().tolist() == [[0, 1, 1], [1, 0, 0], [1, 0, 0], [1, 0, 0]]
+    batch = test.batch(np.array([3, 0]), np.random.default_rng(0))
+    assert batch.x.shape == (2, 1, 96, 102)
+    assert batch.y.tolist() == [[1, 0, 0], [0, 1, 1]]
+    assert (batch.x[..., 101] == 0).all()
+    _, last = wavfile.read(folder / "chunks" / "eval" / "31_2.wav")
+    np.testing.assert_allclose(batch.x[0, 0, :, :101], expected(last / 32768), atol=2e-2)
+
+
+def test_training_draws_in_optimizer_steps_alone(tmp_path, reporter):
+    write(tmp_path / "fsd50k")
+    task = load(tmp_path, reporter)
+    clips = np.arange(3)
+    plain = task.train.batch(clips).x
+    assert (plain == task.train.batch(clips).x).all()
+    first, again, other = (task.train.batch(clips, np.random.default_rng(seed)).x for seed in (0, 0, 1))
+    assert (first == again).all()
+    assert (first != other).flatten(1).any(1).all()
+    assert (first[..., 101] == 0).all()
+    middle = load(tmp_path, reporter, augmentation=False)
+    assert (middle.train.batch(clips, np.random.default_rng(0)).x == plain).all()
+    assert middle.train.targets().tolist() == [[1, 1, 0], [0, 0, 1], [1, 0, 0]]
+    assert middle.train.groups() is None
+    # Every chunk of a clip is drawn.
+    bare = load(tmp_path, reporter, masking=0, mixing=0).train
+    seen = {bare.batch(np.array([0]), np.random.default_rng(seed)).x.numpy().tobytes() for seed in range(20)}
+    assert len(seen) == 3
+
+
+def test_what_is_drawn_once_stays(tmp_path, reporter):
+    write(tmp_path / "fsd50k")
+    frozen = load(tmp_path, reporter, redraw=False).train
+    first = frozen.batch(np.array([0, 2])).x
+    assert (first == frozen.batch(np.array([2, 0]), np.random.default_rng(5)).x.flip(0)).all()
+    other = load(tmp_path, reporter, redraw=False, frozen_seed=1).train
+    assert (other.batch(np.array([0, 2])).x != first).any()
+    assert len({frozen.digest(), other.digest(), load(tmp_path, reporter).train.digest()}) == 3
+
+
+def test_masks_are_bounded_and_noise_is_a_mixture():
+    features = np.random.default_rng(0).normal(size=(96, 101)).astype(np.float32)
+    for seed in range(30):
+        masked = log_mel.mask(features, np.random.default_rng(seed))
+        changed = masked != features
+        assert (masked[changed] == features.min()).all()
+        assert changed.all(1).sum() <= 2 * 14 + 1
+        assert changed.all(0).sum() <= 2 * 20 + 1
+    noise = features[::-1]
+    shares = [
+        float(np.mean((log_mel.mix(features, noise, 0.5, np.random.default_rng(seed)) - features) / (noise - features)))
+        for seed in range(50)
+    ]
+    assert 0 <= min(shares) < 0.1
+    assert 0.4 < max(shares) <= 0.5
+
+
+@pytest.mark.parametrize("prefix", ["", "/mnt/", "data", "/run/old/place/", "C:\\\\audio\\\\"])
+def test_the_start_of_a_path_in_a_table_does_not_matter(tmp_path, reporter, prefix):
+    write(tmp_path / "fsd50k" / "audio", prefix=prefix + ("/" if prefix == "data" else ""))
+    assert load(tmp_path, reporter).validation.batch(np.array([0])).x.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("tr.csv", "files", "file", r"tr.csv: the columns files, labels and ext"),
+        ("tr.csv", "Speech", "Sneech", r"clip '11' has the label 'Sneech'"),
+        ("tr.csv", "Bark,Rain", "Rain,Bark", "clip '10' has other labels"),
+        ("tr.csv", "/mnt/chunks/tr/11_0", "../../chunks/tr/11_0", "leaves the folder of the data"),
+        ("tr.csv", "/mnt/chunks/tr/10_0", "/mnt/chunks/tr/99_0", "'mnt/chunks/tr/99_0.wav', named first, is not below"),
+        ("val.csv", "/mnt/chunks/val/20_1", "/mnt/chunks/val/none", "none.wav: .*no such file"),
+        ("lbl_map.json", "2", "3", r"not 0\.\.2"),
+        ("lbl_map.json", "{", "", "is no JSON"),
+    ],
+)
+def test_wrong_tables_are_refused(tmp_path, reporter, name, old, new, message):
+    folder = write(tmp_path / "fsd50k")
+    file = folder / "chunks" / name
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+
+    def use():
+        task = load(tmp_path, reporter)
+        return task.validation.batch(np.arange(len(task.validation)))
+
+    with pytest.raises(DataError, match=message):
+        use()
+
+
+def test_missing_files_and_wrong_settings_are_told(tmp_path, reporter):
+    with pytest.raises(DataError, match=r"no file 'chunks/tr.csv'.*orca data get fsd50k"):
+        load(tmp_path, reporter)
+    folder = write(tmp_path / "fsd50k")
+    (folder / "noise_22050" / "n0.wav").unlink()
+    with pytest.raises(DataError, match=r"noise_22050.*or use task.mixing=0"):
+        load(tmp_path, reporter)
+    assert len(load(tmp_path, reporter, mixing=0).train) == 3
+    with pytest.raises(ConfigError, match=r"task\.masking.*0\.\.1"):
+        load(tmp_path, reporter, masking=2.0)
+
+
+@pytest.mark.parametrize(
+    ("samples", "value"),
+    [
+        (np.full(22050, 16384, np.int16), 0.5),
+        (np.full(22050, 192, np.uint8), 0.5),
+        (np.full((22050, 2), 2**30, np.int32), 0.5),
+        (np.full(22050, 0.5, np.float32), 0.5),
+    ],
+)
+def test_codings_have_one_scale(tmp_path, samples, value):
+    wavfile.write(tmp_path / "a.wav", 22050, samples)
+    np.testing.assert_allclose(wav.read(tmp_path / "a.wav", 22050, 100), np.full(100, value, np.float32))
+
+
+def test_sounds_are_repeated_or_cut_to_the_length(tmp_path):
+    wavfile.write(tmp_path / "a.wav", 22050, np.arange(5, dtype=np.float32))
+    assert wav.read(tmp_path / "a.wav", 22050, 7).tolist() == [0, 1, 2, 3, 4, 0, 1]
+    starts = {wav.read(tmp_path / "a.wav", 22050, 3, start=i / 100)[0] for i in range(101)}
+    assert starts == {0, 1, 2}
+
+
+@pytest.mark.parametrize("case", ["rate", "text", "cut", "empty", "nan"])
+def test_damaged_sounds_are_refused(tmp_path, case):
+    path = tmp_path / "a.wav"
+    samples = np.full(1000, np.nan if case == "nan" else 0.5, np.float32)[: 0 if case == "empty" else None]
+    wavfile.write(path, 44100 if case == "rate" else 22050, samples)
+    if case == "text":
+        path.write_text("no sound")
+    if case == "cut":
+        path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(DataError, match=r"a\.wav"):
+        wav.read(path, 22050, 100)

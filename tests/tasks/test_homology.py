@@ -1,0 +1,169 @@
+"""Remote homology: both forms of TAPE's files give the same proteins; vocabulary, over-length, splits; damaged files."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.tasks.homology import VOCABULARY, encode, load
+
+PROTEINS = {
+    "train": [("MKV", 0), ("ACDEFGHIKLMNPQRSTVWY", 7), ("BOUXZ", 1194)],
+    "valid": [("GG", 7), ("AAAA", 3)],
+    "test_fold_holdout": [("WWW", 0), ("MKVMKVMKV", 7)],
+    "test_family_holdout": [("AY", 1194)],
+}
+
+
+def record(sequence, fold):
+    # What TAPE's dictionaries hold beside the two values that are read.
+    return {
+        "primary": sequence,
+        "protein_length": len(sequence),
+        "fold_label": fold,
+        "family_label": 1,
+        "evolutionary": np.zeros((len(sequence), 20), np.float32),
+        "id": b"d1abc__",
+    }
+
+
+def write_json(folder, proteins=PROTEINS):
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, pairs in proteins.items():
+        plain = [{"primary": sequence, "fold_label": fold, "id": "d1abc__"} for sequence, fold in pairs]
+        (folder / f"remote_homology_{split}.json").write_text(json.dumps(plain))
+    return folder
+
+
+def write_lmdb(folder, proteins=PROTEINS, change=lambda contents: None):
+    lmdb = pytest.importorskip("lmdb", reason="the package lmdb, which writes the database of this test, is absent")
+    for split, pairs in proteins.items():
+        contents = {str(index): pickle.dumps(record(*pair)) for index, pair in enumerate(pairs)}
+        contents["num_examples"] = pickle.dumps(len(pairs))
+        change(contents)
+        place = folder / f"remote_homology_{split}.lmdb"
+        place.mkdir(parents=True, exist_ok=True)
+        with lmdb.open(str(place), map_size=2**20) as database, database.begin(write=True) as transaction:
+            for key, value in contents.items():
+                transaction.put(key.encode(), value)
+    return folder
+
+
+def read(folder, reporter, **settings):
+    return load(folder, reporter, **settings)
+
+
+def words(samples, index):
+    batch = samples.batch(np.array([index]))
+    assert (batch.x.sum(dim=1) == batch.valid).all()
+    return [VOCABULARY[i] for i in batch.x[0].argmax(dim=0)[batch.valid[0]]]
+
+
+def test_both_forms_of_the_files_give_the_same_samples(tmp_path, reporter):
+    write_json(tmp_path / "a" / "homology")
+    write_lmdb(tmp_path / "b" / "homology" / "remote_homology")
+    texts, databases = read(tmp_path / "a", reporter), read(tmp_path / "b", reporter)
+    assert texts.input_shape == databases.input_shape == (30, 1419)
+    assert texts.num_outputs == 1195
+    for part in ("train", "validation"):
+        assert getattr(texts, part).digest() == getattr(databases, part).digest()
+    assert texts.open_test().digest() == databases.open_test().digest()
+    assert words(databases.train, 0) == ["cls", "M", "K", "V", "sep"]
+    assert databases.train.targets().tolist() == [0, 7, 1194]
+    assert "1 of 2 validation proteins have a fold that no training protein has" in databases.note
+    assert read(tmp_path / "b", reporter, test="family_holdout").open_test().targets().tolist() == [1194]
+
+
+def test_the_vocabulary_has_the_ids_of_tape(tmp_path, reporter):
+    assert len(VOCABULARY) == 30
+    assert {name: VOCABULARY.index(name) for name in ("pad", "mask", "cls", "sep", "unk", "A", "K", "X", "Y", "Z")} == {
+        "pad": 0,
+        "mask": 1,
+        "cls": 2,
+        "sep": 3,
+        "unk": 4,
+        "A": 5,
+        "K": 14,
+        "X": 27,
+        "Y": 28,
+        "Z": 29,
+    }
+    assert [VOCABULARY[i] for i in encode("aJZ", 10)] == ["cls", "A", "unk", "Z", "sep"]
+    write_json(tmp_path / "homology", PROTEINS | {"valid": [("JJ", 0), ("A", 0)]})
+    assert "residues read as unknown: 2 in validation" in read(tmp_path, reporter).note
+    with pytest.raises(DataError, match=r"remote_homology_train.*residue Z.*use task.symbols=30"):
+        read(tmp_path, reporter, symbols=29)
+
+
+def test_long_proteins_are_cut_counted_as_errors_or_dropped(tmp_path, reporter):
+    write_json(tmp_path / "homology")
+    cut, wrong, dropped = (
+        read(tmp_path, reporter, length=7, over_length=word) for word in ("truncate", "wrong", "drop")
+    )
+    assert words(cut.train, 1) == ["cls", "A", "C", "D", "E", "F", "sep"]
+    assert words(cut.train, 2) == ["cls", "B", "O", "U", "X", "Z", "sep"]  # just fits
+    assert "longer than 7 symbols: 1 of 3 in train (over_length=truncate)" in cut.note
+    assert cut.open_test().targets().tolist() == [0, 7]
+    assert wrong.open_test().targets().tolist() == [0, 1195]
+    assert wrong.train.targets().tolist() == [0, 7, 1194]
+    assert dropped.train.targets().tolist() == [0, 1194]
+    assert words(dropped.train, 1) == words(cut.train, 2)
+    assert dropped.open_test().targets().tolist() == [0]
+
+
+def test_validation_is_merged_on_request_alone(tmp_path, reporter):
+    write_json(tmp_path / "homology")
+    apart, merged = read(tmp_path, reporter), read(tmp_path, reporter, train_on_validation=True, mask_padding=False)
+    assert len(apart.train) == 3
+    assert merged.train.targets().tolist() == [0, 7, 1194, 7, 3]
+    batch = merged.train.batch(np.array([4]))
+    assert batch.valid is None
+    assert [VOCABULARY[i] for i in batch.x[0, :, :6].argmax(dim=0)] == ["cls", *"AAAA", "sep"]
+    assert batch.x[0, :, 6:].sum() == 0
+    assert "part of the training split" in merged.note
+    assert merged.validation.targets().tolist() == apart.validation.targets().tolist()
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, reporter):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "canary"), "w"))
+
+    write_lmdb(tmp_path / "homology", change=lambda contents: contents.update({"1": pickle.dumps(Trap())}))
+    with pytest.raises(UnsafeError, match=r"remote_homology_train.lmdb\[1\]"):
+        read(tmp_path, reporter)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda contents: contents.pop("1"), "has no protein 1 of 3"),
+        (lambda contents: contents.pop("num_examples"), "has no 'num_examples'"),
+        (
+            lambda contents: contents.update({"0": pickle.dumps({"primary": 3, "fold_label": 1})}),
+            "no sequence of letters",
+        ),
+        (lambda contents: contents.update({"0": pickle.dumps(record("MK", 1195))}), r"1195; allowed: 0\.\.1194"),
+    ],
+)
+def test_wrong_databases_are_refused(tmp_path, reporter, change, message):
+    write_lmdb(tmp_path / "homology", {"train": PROTEINS["train"]}, change)
+    write_lmdb(tmp_path / "homology", {name: PROTEINS[name] for name in ("valid", "test_fold_holdout")})
+    with pytest.raises(DataError, match=f"remote_homology_train.*{message}"):
+        read(tmp_path, reporter)
+
+
+def test_wrong_files_and_settings_are_refused(tmp_path, reporter):
+    with pytest.raises(DataError, match=r"no file 'remote_homology_train.lmdb'.*orca data get homology"):
+        read(tmp_path, reporter)
+    folder = write_json(tmp_path / "homology")
+    for content, message in (("[{", "is no JSON"), ("{}", "no list of proteins"), ("[]", "holds no proteins")):
+        (folder / "remote_homology_valid.json").write_text(content)
+        with pytest.raises(DataError, match=f"remote_homology_valid.json.*{message}"):
+            read(tmp_path, reporter)
+    for settings, key in (({"test": "holdout"}, "task.test"), ({"length": 2}, "length"), ({"symbols": 20}, "symbols")):
+        with pytest.raises(ConfigError, match=key):
+            read(tmp_path, reporter, **settings)

@@ -1,0 +1,258 @@
+"""Data sets of the `datasets` library: local folders as they are, the hub where it cannot be reached, and bad columns."""
+
+import builtins
+
+import numpy as np
+import pytest
+import torch
+
+from orca_cli.exceptions import ConfigError, DataError, NetworkError, OrcaError, UnavailableError, UnsafeError
+from orca_cli.tasks import hub_open
+from orca_cli.tasks.hub_dataset import load
+
+datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
+datasets.disable_progress_bars()
+
+N = 40
+RNG = np.random.default_rng(0)
+SERIES = RNG.normal(3, 2, (N, 2, 6)).astype(np.float32)
+MAPS = RNG.normal(50, 9, (N, 6)).astype(np.float32)
+FEATURES = datasets.Features(
+    {
+        "series": datasets.List(datasets.List(datasets.Value("float32"))),
+        "flat": datasets.List(datasets.Value("int16")),
+        "ragged": datasets.List(datasets.Value("float64")),
+        "image": datasets.Image(),
+        "name": datasets.ClassLabel(names=["no", "yes"]),
+        "word": datasets.Value("string"),
+        "tags": datasets.List(datasets.ClassLabel(names=["u", "v", "w"])),
+        "bits": datasets.List(datasets.Value("int8")),
+        "map": datasets.List(datasets.Value("float32")),
+        "person": datasets.Value("int32"),
+        "scalar": datasets.Value("float32"),
+    }
+)
+
+
+def rows(n=N):
+    from PIL import Image
+
+    i = np.arange(n)
+    return datasets.Dataset.from_dict(
+        {
+            "series": SERIES[:n].tolist(),
+            "flat": [[k, k + 1, 2 * k] for k in i],
+            "ragged": [list(np.arange(k % 4 + 1) + 0.5) for k in i],
+            "image": [Image.fromarray(np.full((4, 5, 3), k, np.uint8)) for k in i],
+            "name": (i % 2).tolist(),
+            "word": [["red", "green", "blue"][k % 3] for k in i],
+            "tags": [[0, 2] if k % 2 else [] for k in i],
+            "bits": [[k % 2, 1 - k % 2] for k in i],
+            "map": MAPS[:n].tolist(),
+            "person": (i // 4).tolist(),
+            "scalar": i.tolist(),
+        },
+        features=FEATURES,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("hub")
+    (root / "one").mkdir()
+    rows().to_parquet(root / "one" / "train.parquet")
+    (root / "two").mkdir()
+    rows().to_parquet(root / "two" / "train-00000-of-00001.parquet")
+    rows(12).to_parquet(root / "two" / "validation-00000-of-00001.parquet")
+    rows(11).to_parquet(root / "two" / "test-00000-of-00001.parquet")
+    rows().save_to_disk(root / "saved")
+    return root
+
+
+@pytest.fixture
+def read(folder, reporter):
+    def call(dataset="one", x="series", y="name", **settings):
+        return load(folder, folder / "cache", reporter, dataset=dataset, x=x, y=y, **settings)
+
+    return call
+
+
+def every(samples):
+    return samples.batch(np.arange(len(samples)))
+
+
+def test_a_folder_becomes_three_disjoint_splits_read_from_the_mapped_file(read, reporter):
+    task = read(normalize=False)
+    assert (task.input_shape, task.num_outputs, task.class_names) == ((2, 6), 2, ("no", "yes"))
+    splits = [task.train, task.validation, task.open_test()]
+    assert [len(samples) for samples in splits] == [28, 6, 6]
+    found = np.concatenate([every(samples).x.numpy() for samples in splits])
+    order = [int(np.flatnonzero((x == SERIES).all(axis=(1, 2)))[0]) for x in found]
+    assert sorted(order) == list(range(N))
+    targets = np.concatenate([every(samples).y.numpy() for samples in splits])
+    assert targets.tolist() == [row % 2 for row in order]
+    picked = task.train.batch(np.array([5, 2, 5]))
+    assert picked.x.equal(every(task.train).x[[5, 2, 5]])
+    assert "2 channels of 6; 2 classes (no, yes)" in reporter.lines[-1]
+
+    normalised = read()
+    x = every(normalised.train).x
+    assert torch.allclose(x.mean(dim=(0, 2)), torch.zeros(2), atol=1e-5)
+    assert torch.allclose(x.std(dim=(0, 2), correction=0), torch.ones(2), atol=1e-5)
+    assert normalised.train.digest() == read().train.digest() == read("saved").train.digest()
+    assert normalised.train.digest() != task.train.digest()
+
+
+def test_splits_that_there_are_are_taken(read):
+    task = read("two", normalize=False)
+    assert [len(task.train), len(task.validation), len(task.open_test())] == [40, 12, 11]
+    assert np.array_equal(every(task.open_test()).x, SERIES[:11])
+    task = read("two", train_split="validation", validation_split="test")
+    assert [len(task.train), len(task.validation)] == [10, 11]
+    with pytest.raises(DataError, match=r"task\.test_split: .* has no split 'tset'; did you mean 'test'"):
+        read("two", test_split="tset")
+    with pytest.raises(ConfigError, match=r"task\.test_split: 'validation' is task\.validation_split too"):
+        read("two", validation_split="validation", test_split="validation")
+
+
+def test_sequences_of_several_lengths_are_padded_on_request(read):
+    task = read(x="ragged", length=3, normalize=False)
+    batch = every(task.train)
+    assert batch.x.shape == (28, 1, 3)
+    for x, valid in zip(batch.x[:, 0], batch.valid, strict=True):
+        known = int(valid.sum())
+        assert x.tolist() == [0.5, 1.5, 2.5][:known] + [0] * (3 - known)
+    normalised = every(read(x="ragged", length=3).train)
+    known = normalised.x[:, 0][normalised.valid]
+    assert known.mean().abs() < 1e-6
+    assert known.std(correction=0) == pytest.approx(1)
+    assert not normalised.x[:, 0][~normalised.valid].any()
+    with pytest.raises(DataError, match=r"\[ragged\]: row \d+ has shape .* give task\.length="):
+        read(x="ragged")
+
+
+def test_images_become_channels(read):
+    task = read(x="image", normalize=False)
+    assert task.input_shape == (3, 4, 5)
+    x = every(task.train).x
+    assert x.amax(dim=(1, 2, 3)).equal(x.amin(dim=(1, 2, 3)))
+    assert len(x[:, 0, 0, 0].unique()) == 28
+    assert x.max() <= (N - 1) / 255 + 1e-6
+    assert read(x="image", image_size=2).input_shape == (3, 2, 2)
+    assert len(read(x="image").train.digest()) == 64
+
+
+def test_targets_of_every_kind(read):
+    assert read(y="word").class_names == ("blue", "green", "red")
+    task = read(y="tags", kind="labels")
+    assert task.class_names == ("u", "v", "w")
+    assert {tuple(row) for row in task.train.targets().tolist()} == {(0, 0, 0), (1, 0, 1)}
+    assert read(y="bits", kind="labels").num_outputs == 2
+    task = read(y="map", kind="dense")
+    batch = every(task.train)
+    assert batch.y.shape == (28, 1, 6)
+    assert task.target_scale.mean.item() == pytest.approx(batch.y.mean().item(), rel=1e-5)
+    task = read(x="map", y="map", kind="dense", normalize=False)
+    assert every(task.train).x.equal(every(task.train).y)
+
+
+def test_groups_stay_together(read):
+    task = read(x="flat", group="person", normalize=False)
+    people = [set((every(s).x[:, 0, 0].numpy() // 4).tolist()) for s in (task.train, task.validation, task.open_test())]
+    assert sum(map(len, people)) == len(set.union(*people)) == 10
+    assert len(task.train.groups()) == len(task.train)
+    with pytest.raises(DataError, match=r"group '0' is in .*\[validation\]\[person\] too"):
+        read("two", group="person")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"x": "serie"}, r"task\.x: .*\[train\] has no column 'serie'; did you mean 'series'"),
+        ({"y": "zzzz"}, r"task\.y: .* it has series, flat"),
+        ({"x": "scalar"}, r"\[scalar\]: holds Value.*allowed: lists of numbers"),
+        ({"x": "word"}, r"\[word\]: holds Value.*allowed: lists of numbers"),
+        ({"y": "scalar"}, r"\[scalar\]: 28 different labels in 28 training samples are no classes"),
+        ({"y": "ragged", "kind": "dense"}, r"\[ragged\]: holds lists of several lengths"),
+        ({"y": "flat", "kind": "labels"}, r"\[flat\]: \d+ entries are neither 0 nor 1"),
+        ({"kind": "clases"}, r"task\.kind: .*did you mean 'classes'"),
+        ({"length": 0}, r"task\.length: 0 is out of range"),
+        ({"x": "image", "length": 3}, r"task\.length: is for sequences"),
+        ({"image_size": 3}, r"task\.image_size: is for images"),
+        ({"dataset": None}, r"task\.dataset: a value is needed"),
+        ({"dataset": "./nowhere"}, r"task\.dataset: no folder '\./nowhere'"),
+        ({"revision": "main"}, r"task\.revision: a folder has no revisions"),
+        ({"config": "other"}, r"one: cannot be read: .*other"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told_in_one_line(read, settings, message):
+    with pytest.raises(OrcaError, match=message) as caught:
+        read(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_files_and_missing_values_are_told(read, folder):
+    bad = folder / "bad"
+    bad.mkdir()
+    (bad / "train.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(DataError, match=r"bad: cannot be read: "):
+        read("bad")
+    holes = folder / "holes"
+    holes.mkdir()
+    series = [row.tolist() for row in SERIES]
+    series[30][1][2] = None
+    table = {"x": series, "y": [*([0, 1] * (N // 2 - 1)), 0, None]}
+    datasets.Dataset.from_dict(table).to_parquet(holes / "train.parquet")
+    with pytest.raises(DataError, match=r"holes\[train\]\[y\]"):
+        read("holes", x="x", y="y")
+    table["y"][-1] = 1
+    datasets.Dataset.from_dict(table).to_parquet(holes / "train.parquet")
+    with pytest.raises(DataError, match=r"holes\[train\]\[x\], row 30: 1 values are NaN or infinite"):
+        read("holes", x="x", y="y", validation_fraction=0.03, test_fraction=0.03)  # row 30 is for training
+
+
+def test_hidden_classes_are_told(read, folder):
+    hidden = folder / "hidden"
+    hidden.mkdir()
+    for name, label in (("train", None), ("test", -1)):
+        table = rows().select_columns(["series", "name"])
+        if label is not None:
+            table = table.map(lambda row: {"name": -1})
+        table.to_parquet(hidden / f"{name}.parquet")
+    task = read("hidden")
+    with pytest.raises(DataError, match=r"hidden\[test\]\[name\]: 40 rows have no class in 0\.\.1, the first is -1"):
+        task.open_test()
+
+
+def test_scripts_of_a_folder_are_not_executed(read, folder, tmp_path):
+    evil = folder / "evil"
+    evil.mkdir()
+    rows().to_parquet(evil / "train.parquet")
+    marker = tmp_path / "executed"
+    (evil / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nraise SystemExit\n")
+    with pytest.raises(UnsafeError, match="evil: comes with a script, which is not executed"):
+        read("evil")
+    assert not marker.exists()
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(read, monkeypatch):
+    monkeypatch.setattr(hub_open, "hub_answers", lambda: False)
+    with pytest.raises(
+        NetworkError, match=r"task\.dataset: 'owner/name' is not on this machine and the hub cannot"
+    ) as caught:
+        read("owner/name")
+    assert "\n" not in str(caught.value)
+    assert not datasets.config.HF_HUB_OFFLINE
+
+
+def test_without_the_package_the_extra_is_named(read, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments, **settings):
+        if name == "datasets":
+            raise ImportError(name)
+        return real(name, *arguments, **settings)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UnavailableError, match=r"pip install 'orca-transfer\[datasets\]'"):
+        read()

@@ -1,0 +1,531 @@
+"""Tasks of images: what readers give is what the files hold, augmentation is drawn where it is asked for, faults are named."""
+
+import gzip
+import io
+import os
+import pickle
+import shutil
+import struct
+import tarfile
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.tasks import cifar100, domainnet, image_folder, spherical
+from orca_cli.tasks import spherical_projection as projection
+from orca_cli.tasks.augment_images import PixelSamples, random_crop, random_flip
+from orca_cli.tasks.hold_out import hold_out
+from orca_cli.tasks.image_files import MAX_PIXELS, decode
+
+SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parents[2] / ".." / "shared"))
+CIFAR10 = SHARED / "data" / "cifar10" / "cifar10_5000.npz"
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes bytes and str as Python 2's str, as the files of CIFAR-100 have them."""
+
+    def _string(self, content):
+        self.write(b"T" + struct.pack("<i", len(content)) + content)
+        self.memoize(content)
+
+    dispatch = pickle._Pickler.dispatch | {
+        bytes: _string,
+        str: lambda self, text: Python2Pickler._string(self, text.encode("latin1")),
+    }
+
+
+def python2(value) -> bytes:
+    buffer = io.BytesIO()
+    Python2Pickler(buffer, protocol=2).dump(value)
+    return buffer.getvalue().replace(b"numpy._core", b"numpy.core")
+
+
+class Attack:
+    def __reduce__(self):
+        return os.mkdir, ("attacked",)
+
+
+def cifar_records(num_train=400, num_test=100):
+    rng = np.random.default_rng(0)
+    sizes = {"train": num_train, "test": num_test}
+    records = {
+        name: {
+            "data": rng.integers(0, 256, (n, 3072), dtype=np.uint8),
+            "fine_labels": (np.arange(n) * 7 % 100).tolist(),
+            "coarse_labels": [0] * n,
+            "filenames": [f"{i}.png" for i in range(n)],
+        }
+        for name, n in sizes.items()
+    }
+    return records | {"meta": {"fine_label_names": [f"thing_{i}" for i in range(100)]}}
+
+
+def write_cifar100(folder: Path, dump=python2, **changed) -> dict:
+    records = cifar_records() | changed
+    folder.mkdir(parents=True)
+    for name, record in records.items():
+        (folder / name).write_bytes(dump(record))
+    return records
+
+
+@pytest.mark.parametrize("form", ["python2", "python3", "archive"])
+def test_cifar100_is_read_as_its_files_hold_it(tmp_path, reporter, form):
+    folder = tmp_path / "cifar100" / "cifar-100-python"
+    records = write_cifar100(folder, pickle.dumps if form == "python3" else python2)
+    if form == "archive":
+        with tarfile.open(folder.with_name("cifar-100-python.tar.gz"), "w:gz") as tar:
+            tar.add(folder, "cifar-100-python")
+        shutil.rmtree(folder)
+    task = cifar100.load(tmp_path, reporter)
+    assert (len(task.train), len(task.validation), task.class_names[3]) == (360, 40, "thing_3")
+    assert task.input_shape == (3, 32, 32)
+    test = task.open_test()
+    batch = test.batch(np.array([5, 2]))
+    pixels = records["test"]["data"][[5, 2]].reshape(2, 3, 32, 32) / 255
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in (cifar100.MEAN, cifar100.STD))
+    np.testing.assert_allclose(batch.x.numpy(), (pixels - mean) / std, atol=1e-5)
+    assert batch.y.tolist() == [35, 14]
+    # One validation image for each ten of a class, none of them in training.
+    both = np.concatenate([task.train.batch(np.arange(360)).x, task.validation.batch(np.arange(40)).x])
+    assert len(np.unique(both.reshape(400, -1), axis=0)) == 400
+
+
+def test_cifar100_faults_are_named_and_nothing_is_run(tmp_path, reporter, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="orca data get cifar100"):
+        cifar100.load(tmp_path, reporter)
+    write_cifar100(tmp_path / "attack", pickle.dumps, train=Attack())
+    with pytest.raises(UnsafeError):
+        cifar100.load(tmp_path, reporter, path="attack")
+    assert not (tmp_path / "attacked").exists()
+    labels = cifar_records()["train"] | {"fine_labels": [100] * 400}
+    write_cifar100(tmp_path / "labels", train=labels)
+    with pytest.raises(DataError, match=r"label 100 at index 0 is not in 0\.\.99"):
+        cifar100.load(tmp_path, reporter, path="labels")
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "cifar-100-python.tar.gz").write_bytes(b"\x1f\x8b\x08cut off")
+    with pytest.raises(DataError, match="damaged"):
+        cifar100.load(tmp_path, reporter, path="cut")
+
+
+def test_augmentation_is_drawn_from_the_given_generator_only():
+    rng = np.random.default_rng(0)
+    x = rng.integers(1, 256, (6, 3, 32, 32), dtype=np.uint8)
+    samples = PixelSamples(x, np.arange(6), np.arange(6), padding=4, flip=True)
+    rows = np.array([4, 1, 4, 4])
+    plain = (samples.batch(rows).x.numpy() * 255).round().astype(np.uint8)
+    np.testing.assert_array_equal(plain, x[rows])
+    first, second, other = (
+        (samples.batch(rows, np.random.default_rng(seed)).x.numpy() * 255).round().astype(np.uint8)
+        for seed in (7, 7, 8)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first[2], first[3])  # drawn for each sample, not for the batch
+    padded = np.pad(x[rows], ((0, 0), (0, 0), (4, 4), (4, 4)))
+    places = set()
+    for image, around in zip(first, padded, strict=True):
+        windows = [
+            (top, left, mirrored)
+            for top in range(9)
+            for left in range(9)
+            for mirrored in (False, True)
+            if np.array_equal(image[..., ::-1] if mirrored else image, around[:, top : top + 32, left : left + 32])
+        ]
+        assert len(windows) == 1
+        places.add(windows[0])
+    assert len(places) > 1
+
+
+def test_crops_and_flips_are_uniform():
+    rng = np.random.default_rng(0)
+    ramp = np.arange(12 * 14).reshape(1, 1, 12, 14).repeat(6000, axis=0)
+    corners = random_crop(ramp, (10, 13), 0, rng)[:, 0, 0, 0]
+    counts = np.unique(corners, return_counts=True)
+    assert counts[0].tolist() == [0, 1, 14, 15, 28, 29]
+    assert np.abs(counts[1] - 1000).max() < 120
+    assert abs(float((random_flip(ramp, rng)[:, 0, 0, 0] == 13).mean()) - 0.5) < 0.03
+
+
+def test_bit_reversed_rows_and_columns(tmp_path, reporter):
+    assert cifar100.bit_reversal(8).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
+    write_cifar100(tmp_path / "cifar100")
+    plain, permuted = (cifar100.load(tmp_path, reporter, permute=permute).validation for permute in (False, True))
+    order = cifar100.bit_reversal(32)
+    rows = np.arange(5)
+    expected = plain.batch(rows).x.numpy()[:, :, order][..., order]
+    np.testing.assert_array_equal(permuted.batch(rows).x.numpy(), expected)
+    assert plain.digest() != permuted.digest()
+
+
+def test_validation_is_held_out_of_the_training_set():
+    classes = np.arange(500) % 5
+    train, validation = hold_out(classes, "stratified", 0.1)
+    assert np.bincount(classes[validation]).tolist() == [10] * 5
+    assert np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(500))
+    train, validation = hold_out(classes, "last", 100, train_size=50)
+    assert np.array_equal(validation, np.arange(400, 500))
+    assert len(train) == 50
+    assert train.max() < 400
+    train, validation = hold_out(classes, "last", 100, train_on_validation=True)
+    assert np.array_equal(train, np.arange(500))
+    for wrong in ({"validation": "first"}, {"validation_size": 0}, {"validation_size": 1.5}):
+        with pytest.raises(ConfigError):
+            hold_out(classes, **wrong)
+
+
+def seen(image: np.ndarray, polar: float, azimuth: float) -> np.ndarray:
+    """The recipe for one point, written out by similar triangles."""
+    x, y, z = np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar) + 1
+    top = 2.001
+    row, column = ((p * top / (top - z) + 1.5) / 3 * image.shape[-1] for p in (x, y))
+    total = np.zeros(len(image))
+    for r, row_weight in ((int(row) - 1, int(row) + 1 - row), (int(row) + 1, row - int(row) + 1)):
+        for c, column_weight in (
+            (int(column) - 1, int(column) + 1 - column),
+            (int(column) + 1, column - int(column) + 1),
+        ):
+            if 0 <= r < image.shape[1] and 0 <= c < image.shape[2]:
+                total += row_weight * column_weight * image[:, r, c]
+    return total
+
+
+def test_projection_has_the_known_answers():
+    points = projection.grid(30)
+    np.testing.assert_allclose(points[:, 0, 0], [0, 0, 1])
+    np.testing.assert_allclose(points[:, 30, 15], [0, 1, 0], atol=1e-12)  # the equator, a quarter round
+    np.testing.assert_allclose(points[:, 15, 0], [np.sqrt(0.5), 0, np.sqrt(0.5)])
+    np.testing.assert_allclose(projection.positions(np.array([0.0, 0.0, -1.0])), [0.5, 0.5])
+    # The image ends below the equator, but for its corners.
+    assert projection.positions(np.array([1.0, 0.0, 0.0]))[0] > 1
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
+    values = projection.sample(images, projection.positions(points))
+    for j, k in ((59, 0), (50, 17), (44, 33), (41, 52), (37, 3), (20, 20)):
+        expected = seen(images[1], np.pi * j / 60, np.pi * k / 30)
+        np.testing.assert_allclose(values[1, :, j, k], expected, rtol=1e-4, atol=1e-2)
+    assert not values[:, :, 1:25].any()
+    unturned = projection.project(images)
+    np.testing.assert_array_equal(unturned, projection.project(images, np.eye(3)))
+    assert unturned.dtype == np.uint8
+    assert (unturned.min(axis=(2, 3)) == 0).all()
+    assert (unturned.max(axis=(2, 3)) == 255).all()
+    # A turn about the axis by seven steps of azimuth moves the columns by seven.
+    angle = 7 * np.pi / 30
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    moved = np.roll(unturned, -7, axis=3) != projection.project(images, turn)
+    assert moved.mean() < 0.01
+
+
+def test_projection_of_constant_images_is_defined():
+    flat = np.zeros((2, 3, 32, 32), dtype=np.uint8)
+    flat[1] = 200
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = projection.project(flat)
+    assert not result[0].any()
+    assert result[1][:, 50:55].min() >= 254  # well inside the image
+    assert not result[1][:, 1:25].any()
+    per_image = projection.stretch(np.array([[[[0.0, 1.0]], [[2.0, 4.0]]]]), per_channel=False)
+    assert per_image.ravel().tolist() == [0, 63, 127, 255]
+
+
+def test_rotations_are_uniform():
+    rng = np.random.default_rng(0)
+    turns = np.stack([projection.random_rotation(rng) for _ in range(3000)])
+    np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (3000, 1, 1)), atol=1e-9)
+    np.testing.assert_allclose(np.linalg.det(turns), 1)
+    # Uniform over rotations: every entry has mean 0 and mean square 1/3, and the trace has mean square 1.
+    assert np.abs(turns.mean(axis=0)).max() < 0.05
+    assert np.abs((turns**2).mean(axis=0) - 1 / 3).max() < 0.03
+    assert abs((np.trace(turns, axis1=1, axis2=2) ** 2).mean() - 1) < 0.1
+
+
+def spherical_record(n=40):
+    rng = np.random.default_rng(3)
+    return {
+        part: {
+            "images": rng.integers(0, 256, (size, 3, 60, 60), dtype=np.uint8),
+            "labels": np.arange(size) % 20,
+        }
+        for part, size in (("train", n), ("test", n // 2))
+    }
+
+
+@pytest.mark.parametrize("name", ["s2_cifar100.gz", "s2_cifar100"])
+def test_spherical_file_is_read_once_and_kept(tmp_path, reporter, name):
+    record = spherical_record()
+    path = tmp_path / "spherical" / name
+    path.parent.mkdir()
+    content = pickle.dumps(record, protocol=3)
+    path.write_bytes(gzip.compress(content) if path.suffix else content)
+    for _ in range(2):
+        task = spherical.load(tmp_path, tmp_path / "cache", reporter, validation_size=20)
+    assert sum("generating" in line for line in reporter.lines) == 1
+    assert (len(task.train), len(task.validation), task.num_outputs, task.synthetic) == (20, 20, 100, False)
+    batch = task.open_test().batch(np.array([3, 19]), np.random.default_rng(0))
+    np.testing.assert_allclose(batch.x.numpy() * 255, record["test"]["images"][[3, 19]], atol=1e-4)
+    assert batch.y.tolist() == [3, 19]
+
+
+def test_spherical_faults_are_named(tmp_path, reporter, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="task.origin=cifar100"):
+        spherical.load(tmp_path, tmp_path / "cache", reporter)
+    wrong = spherical_record()
+    wrong["test"]["images"] = wrong["test"]["images"][:, :, :, :59]
+    for content, error in ((wrong, DataError), (Attack(), UnsafeError), ({"train": []}, DataError)):
+        (tmp_path / "s2_cifar100").write_bytes(pickle.dumps(content))
+        with pytest.raises(error):
+            spherical.load(tmp_path, tmp_path / "cache", reporter, path=".")
+    assert not (tmp_path / "attacked").exists()
+    assert not list((tmp_path / "cache" / "generated").glob("spherical-*[!k]"))  # locks only, nothing half-made
+    with pytest.raises(DataError, match="CIFAR-10 is not there"):
+        spherical.load(tmp_path, tmp_path / "cache", reporter, origin="cifar10")
+    with pytest.raises(ConfigError, match="task.origin"):
+        spherical.load(tmp_path, tmp_path / "cache", reporter, origin="cifar11")
+
+
+@pytest.mark.skipif(not CIFAR10.is_file(), reason="ORCA_TEST_DATA has no data/cifar10")
+def test_spherical_is_projected_from_real_images(tmp_path, reporter):
+    with np.load(CIFAR10) as stored:
+        arrays = {name: stored[name][: 600 if "train" in name else 100] for name in stored.files}
+    np.savez(tmp_path / "small.npz", **arrays)
+    tasks = [
+        spherical.load(tmp_path, tmp_path / "cache", reporter, origin="cifar10", images="small.npz", data_seed=seed)
+        for seed in (0, 0, 1)
+    ]
+    digests = [task.train.digest() for task in tasks]
+    assert digests[0] == digests[1] != digests[2]
+    task = tasks[0]
+    assert task.synthetic
+    assert "projection of CIFAR-10" in task.note
+    assert (len(task.train), len(task.validation), task.num_outputs) == (540, 60, 10)
+    test = task.open_test()
+    x = test.batch(np.arange(100)).x.numpy()
+    np.testing.assert_array_equal(test.targets(), arrays["y_test"])
+    assert x.min() == 0
+    assert x.max() == 1
+    # All of a chunk share a rotation, so the same directions lie outside the image; about half of the sphere.
+    outside = (x == 0).all(axis=(0, 1)).mean()
+    assert 0.3 < outside < 0.7
+    unturned = spherical.load(
+        tmp_path, tmp_path / "cache", reporter, origin="cifar10", images="small.npz", rotate=False
+    )
+    expected = projection.project(arrays["x_test"][:4])
+    np.testing.assert_allclose(unturned.open_test().batch(np.arange(4)).x.numpy() * 255, expected, atol=1e-4)
+
+
+def write_image(path: Path, seed: int, size=(20, 14), mode="RGB") -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+@pytest.fixture
+def domain(tmp_path):
+    folder = tmp_path / "domainnet"
+    for part, start, count in (("train", 0, 10), ("test", 100, 3)):
+        lines = []
+        for label, name in enumerate(("airplane", "apple", "bear")):
+            for i in range(start, start + count):
+                write_image(folder / "sketch" / name / f"sketch_{i:03}.png", seed=1000 * label + i, size=(40, 30))
+                lines.append(f"sketch/{name}/sketch_{i:03}.png {label}")
+        (folder / f"sketch_{part}_mini.txt").write_text("\n".join(lines) + "\n")
+    shutil.copy(folder / "sketch/bear/sketch_000.png", folder / "sketch/bear/sketch_001.png")
+    return folder
+
+
+def test_domainnet_is_read_from_its_lists(tmp_path, reporter, domain):
+    task = domainnet.load(tmp_path, reporter, validation_size=6)
+    assert (task.num_outputs, task.input_shape, task.class_names[:4]) == (
+        40,
+        (3, 224, 224),
+        ("airplane", "apple", "bear", "class 3"),
+    )
+    test = task.open_test()
+    assert test.targets().tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    with Image.open(domain / "sketch/apple/sketch_101.png") as image:
+        resized = np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR))
+    expected = (resized / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(test.batch(np.array([4])).x[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+    # The two identical bears are in the same split.
+    splits = [samples.batch(np.arange(len(samples))).x.numpy() for samples in (task.train, task.validation)]
+    assert len(splits[0]) + len(splits[1]) == 30
+    shared = [
+        x for x in splits[1].reshape(len(splits[1]), -1) if (x == splits[0].reshape(len(splits[0]), -1)).all(1).any()
+    ]
+    assert not shared
+
+
+def test_domainnet_augmentation_is_fresh_unless_frozen(tmp_path, reporter, domain):
+    rows = np.array([2, 0])
+    fresh, frozen, none = (
+        domainnet.load(tmp_path, reporter, validation_size=6, augment=how).train for how in ("fresh", "frozen", "none")
+    )
+    np.testing.assert_array_equal(fresh.batch(rows).x, none.batch(rows).x)
+    one, two = (fresh.batch(rows, np.random.default_rng(seed)).x.numpy() for seed in (1, 2))
+    assert not np.array_equal(one, two)
+    np.testing.assert_array_equal(none.batch(rows, np.random.default_rng(1)).x, none.batch(rows).x)
+    one, two = (frozen.batch(rows, np.random.default_rng(seed)).x.numpy() for seed in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(frozen.batch(rows[1:]).x.numpy(), one[1:])
+    assert not np.array_equal(one, none.batch(rows).x.numpy())
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "text"),
+    [
+        ("../outside.png 0", UnsafeError, "line 1 names a file outside"),
+        ("/etc/passwd 0", UnsafeError, "outside"),
+        ("sketch/bear/none.png 2", DataError, "1 of 1 images are missing, the first is 'sketch/bear/none.png'"),
+        ("sketch/bear/sketch_000.png 40", DataError, r"label in 0\.\.39"),
+        ("sketch/bear/sketch_000.png", DataError, "line 1 is"),
+        ("sketch/bear/sketch_000.png 1\nsketch/apple/sketch_000.png 1", DataError, "given to 'bear' and 'apple'"),
+        ("sketch/bear/sketch_100.png 2", DataError, "training list too"),
+        ("", DataError, "the list is empty"),
+    ],
+)
+def test_domainnet_lists_are_not_trusted(tmp_path, reporter, domain, line, error, text):
+    (domain / "sketch_train_mini.txt").write_text(line)
+    with pytest.raises(error, match=text):
+        domainnet.load(tmp_path, reporter, validation_size=1, train_size=1)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    folder = tmp_path / "pets"
+    for label, name in enumerate(("cat", "dog", "eel")):
+        for i in range(12):
+            write_image(folder / name / f"{i:02}.{'jpg' if i % 2 else 'png'}", seed=100 * label + i)
+    return folder
+
+
+def load_images(folder, tmp_path, reporter, **settings):
+    return image_folder.load(tmp_path, tmp_path / "cache", reporter, path=str(folder), **settings)
+
+
+def test_a_folder_of_images_is_a_task(tmp_path, reporter, pets):
+    (pets / "dog" / "notes.txt").write_text("not an image")
+    task = load_images(pets, tmp_path, reporter, normalize="none")
+    assert task.class_names == ("cat", "dog", "eel")
+    assert task.input_shape == (3, 20, 20)  # the longest side
+    test = task.open_test()
+    counts = [np.bincount(samples.targets()) for samples in (task.validation, test)]
+    assert all(count.sum() == 5 and np.ptp(count) == 1 for count in counts)  # stratified: 2, 2 and 1
+    assert len(task.train) + len(task.validation) + len(test) == 36
+    assert "notes.txt" in task.note
+    digest = task.train.digest()
+    moved = pets.rename(tmp_path / "moved")
+    assert load_images(moved, tmp_path, reporter, normalize="none").train.digest() == digest
+    assert sum("image_survey" in line for line in reporter.lines) == 1  # decoded once, then known by content
+    assert load_images(moved, tmp_path, reporter, normalize="none", size=16).train.digest() != digest
+    grey = load_images(moved, tmp_path, reporter, channels=1, size=14, fit="crop").validation.batch(np.array([0]))
+    assert grey.x.shape == (1, 1, 14, 14)
+
+
+def test_given_splits_are_taken_as_they_are(tmp_path, reporter, pets):
+    for part, rows in (("train", range(8)), ("val", range(8, 10)), ("test", range(10, 12))):
+        for name in ("cat", "dog", "eel"):
+            (tmp_path / "split" / part / name).mkdir(parents=True)
+            for i in rows:
+                file = f"{i:02}.{'jpg' if i % 2 else 'png'}"
+                shutil.copy(pets / name / file, tmp_path / "split" / part / name / file)
+    folder = tmp_path / "split"
+    task = load_images(folder, tmp_path, reporter, normalize="none")
+    pixels = np.asarray(Image.open(pets / "dog" / "08.png").resize((20, 20), Image.Resampling.BILINEAR))
+    batch = task.validation.batch(np.array([2]))
+    np.testing.assert_allclose(batch.x[0].permute(1, 2, 0).numpy() * 255, pixels, atol=1e-4)
+    assert (len(task.train), batch.y.tolist(), len(task.open_test())) == (24, [1], 6)
+    shutil.copy(pets / "cat" / "03.jpg", folder / "test" / "cat" / "again.jpg")
+    with pytest.raises(DataError, match=r"again\.jpg: the same image as 'train/cat/03\.jpg'"):
+        load_images(folder, tmp_path, reporter)
+    (folder / "test" / "cat" / "again.jpg").unlink()
+    shutil.rmtree(folder / "val")
+    task = load_images(folder, tmp_path, reporter)
+    assert "validation drawn" in task.note
+    (folder / "test" / "eel").rename(folder / "test" / "ell")
+    with pytest.raises(DataError, match=r"class 'ell' of the test split has no training images; did you mean 'eel'"):
+        load_images(folder, tmp_path, reporter)
+
+
+def test_identical_images_stay_together(tmp_path, reporter, pets):
+    for i in range(12):
+        shutil.copy(pets / "cat" / "00.png", pets / "cat" / f"copy_{i}.png")
+    task = load_images(pets, tmp_path, reporter, validation_fraction=0.3, test_fraction=0.3)
+    splits = [task.train, task.validation, task.open_test()]
+    contents = [{x.tobytes() for x in samples.batch(np.arange(len(samples))).x.numpy()} for samples in splits]
+    assert sum(map(len, splits)) == 48
+    assert sum(map(len, contents)) == len(set.union(*contents)) == 36
+
+
+def test_damaged_images_are_named_or_counted(tmp_path, reporter, pets):
+    content = (pets / "dog" / "04.png").read_bytes()
+    (pets / "dog" / "04.png").write_bytes(content[: len(content) // 2])
+    (pets / "eel" / "05.jpg").write_text("<html>not found</html>")
+    with pytest.raises(DataError, match=r"dog/04\.png.*and 1 more files \(eel/05\.jpg\).*task\.on_bad=skip"):
+        load_images(pets, tmp_path, reporter)
+    task = load_images(pets, tmp_path, reporter, on_bad="skip")
+    assert len(task.train) + len(task.validation) + len(task.open_test()) == 34
+    assert "2 files that cannot be decoded are left out, such as dog/04.png" in task.note
+
+
+def test_folders_that_are_no_task_are_explained(tmp_path, reporter, pets):
+    def message(**settings):
+        with pytest.raises(DataError) as caught:
+            load_images(pets, tmp_path, reporter, **settings)
+        return str(caught.value)
+
+    (pets / "fox").mkdir()
+    assert "fox: this class folder holds no image" in message()
+    (pets / "fox").rmdir()
+    for name in ("dog", "eel"):
+        shutil.move(pets / name, tmp_path / name)
+    assert "one class only, 'cat'" in message()
+    shutil.move(tmp_path / "dog", pets / "train")  # a class that is called like a split
+    assert load_images(pets, tmp_path, reporter).class_names == ("cat", "train")
+    shutil.move(pets / "cat", tmp_path / "cat")
+    shutil.rmtree(pets / "train")
+    write_image(pets / "loose.png", seed=0)
+    assert "holds 1 images and no folders" in message()
+    with pytest.raises(ConfigError, match="task.path"):
+        image_folder.load(tmp_path, tmp_path / "cache", reporter)
+
+
+def test_unusual_images_are_read_as_one_sees_them(tmp_path):
+    path = tmp_path / "image.png"
+    deep = np.array([[0, 256 * 100], [65535, 256 * 7 + 3]], dtype=np.uint16)
+    Image.fromarray(deep).save(path)
+    assert decode(path, None, 1).tolist() == [[[0, 100], [255, 7]]]
+    Image.fromarray(np.array([[[10, 20, 30, 0], [10, 20, 30, 255]]], dtype=np.uint8), "RGBA").save(path)
+    assert decode(path, None, 3)[:, 0].T.tolist() == [[255, 255, 255], [10, 20, 30]]
+    upright = Image.new("RGB", (3, 2))
+    exif = upright.getexif()
+    exif[0x0112] = 6  # the camera was turned by a quarter
+    upright.save(tmp_path / "turned.jpg", exif=exif)
+    assert decode(tmp_path / "turned.jpg", None, 3).shape == (3, 3, 2)
+    (tmp_path / "drawing.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    with pytest.raises(DataError, match="no image that can be read"):
+        decode(tmp_path / "drawing.png", None, 3)
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+@pytest.mark.parametrize("side", [int(MAX_PIXELS**0.5) + 1, 60_000])
+def test_decompression_bombs_are_refused(tmp_path, side):
+    path = tmp_path / "bomb.png"
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+    data = png_chunk(b"IDAT", zlib.compress(bytes(side)))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + data + png_chunk(b"IEND", b""))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(UnsafeError, match="pixels"):
+            decode(path, 32, 3)

@@ -1,0 +1,242 @@
+"""PSICOV over small files in PDNET's format: channels, windows, masks, the cache, and files that are not what they say."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.tasks import psicov_samples
+from orca_cli.tasks.psicov import load
+
+LENGTHS = {"deepcov": [12, 40, 9, 22, 15], "psicov": [14, 40]}  # at W = 32 proteins of 22 residues just fit
+WINDOW = 32
+
+
+def features(length, rng):
+    return {
+        "seq": "A" * length,
+        "ss": rng.random((3, length)),
+        "pssm": rng.normal(size=(length, 22)),
+        "sa": rng.random(length).astype(np.float32),
+        "entropy": rng.random(length),
+        "ccmpred": rng.random((length, length), dtype=np.float32),
+        "freecon": rng.random((length, length)),
+        "potential": rng.random((length, length)).astype(np.float16),
+    }
+
+
+def distances(length, rng):
+    points = np.cumsum(rng.normal(size=(length, 3)) * 3, axis=0)
+    return np.linalg.norm(points[:, None] - points, axis=2)
+
+
+def write(root, lengths=LENGTHS, protocol=4):
+    """Write PDNET's layout; returns what lies in it: collection -> id -> (features, distances)."""
+    rng = np.random.default_rng(0)
+    written = {}
+    for collection, sizes in lengths.items():
+        for kind in ("features", "distance"):
+            (root / collection / kind).mkdir(parents=True, exist_ok=True)
+        written[collection] = {}
+        for number, length in enumerate(sizes):
+            name = f"{number}{collection[0]}xyA"
+            parts = features(length, rng), distances(length, rng)
+            written[collection][name] = parts
+            put(root, collection, name, *parts, protocol=protocol)
+        lines = [f"{name} {len(parts[1])}" for name, parts in written[collection].items()]
+        (root / f"{collection}.lst").write_text("\n".join(lines) + "\n\n")
+    return written
+
+
+def put(root, collection, name, values, distance, protocol=4):
+    (root / collection / "features" / f"{name}.pkl").write_bytes(pickle.dumps(values, protocol=protocol))
+    held = np.empty(3, object)
+    held[:] = len(distance), "A" * len(distance), distance
+    np.save(root / collection / "distance" / f"{name}-cb.npy", held)
+
+
+def read(tmp_path, reporter, **settings):
+    return load(tmp_path, tmp_path / "cache", reporter, **{"window": WINDOW, "num_validation": 2} | settings)
+
+
+@pytest.fixture
+def written(tmp_path):
+    return write(tmp_path / "psicov")
+
+
+def test_channels_and_distances_lie_where_the_format_says(written, tmp_path, reporter):
+    task = read(tmp_path, reporter, split_seed=1)
+    test = task.open_test()
+    x, y, valid = (part.numpy() for part in vars(test.batch(np.array([0]))).values())
+    given, distance = written["psicov"][test.proteins[0]]
+    inside = slice(5, 5 + 14)
+    block = x[0, :, inside, inside]
+    profile = np.concatenate([given["ss"], given["pssm"].T, given["sa"][None], given["entropy"][None]])
+    for number, values in enumerate(profile):
+        np.testing.assert_allclose(block[2 * number], np.tile(values, (14, 1)), rtol=1e-6)  # along columns
+        np.testing.assert_allclose(block[2 * number + 1], np.tile(values, (14, 1)).T, rtol=1e-6)
+    for number, name in enumerate(("ccmpred", "freecon", "potential")):
+        np.testing.assert_allclose(block[54 + number], given[name], rtol=1e-6)
+    assert task.input_shape == x.shape[1:] == (57, WINDOW, WINDOW)
+    assert (np.delete(np.delete(x[0], range(5, 19), 1), range(5, 19), 2) == 0).all()
+    assert valid[0].sum() == 14 * 14 == (~np.isnan(y)).sum()
+    found = y[0, 0, inside, inside]
+    upper = np.triu_indices(14, 1)
+    np.testing.assert_allclose(found[upper], np.maximum(distance, 1)[upper], rtol=1e-6)
+    assert found[upper].min() >= 1
+    assert found[0, 0] == found[0, 1]
+    assert found[13, 13] == found[13, 12]
+    assert found[6, 6] == pytest.approx((found[6, 5] + found[6, 7]) / 2)
+
+
+def test_training_distances_are_clipped_and_others_are_not(written, tmp_path, reporter):
+    task = read(tmp_path, reporter, clip_train=9.0)
+    assert np.nanmax(task.train.targets()) == 9
+    assert np.nanmax(task.validation.targets()) > 9
+    assert np.nanmax(task.open_test().targets()) > 9
+    known = task.train.targets()[~np.isnan(task.train.targets())]
+    assert float(task.target_scale.mean) == pytest.approx(known.mean(), rel=1e-5)
+    assert float(task.target_scale.std) == pytest.approx(known.std(), rel=1e-4)
+    assert read(tmp_path, reporter, scale_targets=False).target_scale is None
+
+
+def test_padding_can_count_in_training_as_it_was_released(written, tmp_path, reporter):
+    task = read(tmp_path, reporter, pad_in_loss=True)
+    batch = task.train.batch(np.arange(len(task.train)))
+    assert batch.valid is None
+    assert not batch.y.isnan().any()
+    assert (batch.y[:, 0, :5] == 16).all()
+    assert np.isnan(task.validation.targets()[:, 0, :5]).all()  # the error must not count padding
+
+
+@pytest.mark.parametrize("crop", ["diagonal", "independent"])
+def test_a_protein_that_does_not_fit_is_cropped_in_step_with_its_features(crop, written, tmp_path, reporter):
+    task = read(tmp_path, reporter, crop=crop, train_on_validation=True)
+    index = list(task.train.proteins).index("1dxyA")
+    given, distance = written["deepcov"]["1dxyA"]
+    padded = {"x": np.pad(given["ccmpred"], 5), "y": np.pad(np.clip(distance, 1, 16), 5, constant_values=np.nan)}
+    first = task.train.batch(np.array([index]))
+    np.testing.assert_array_equal(first.x[0, 54], padded["x"][:WINDOW, :WINDOW])
+    np.testing.assert_array_equal(first.y[0], task.train.targets()[index])
+    seen = set()
+    for seed in range(120):
+        batch = task.train.batch(np.array([0, index]), np.random.default_rng(seed))
+        row, column = next(
+            (r, c)
+            for r in range(19)
+            for c in range(19)
+            if np.array_equal(batch.x[1, 54], padded["x"][r : r + WINDOW, c : c + WINDOW])
+        )
+        seen.add((row, column))
+        wanted = padded["y"][row : row + WINDOW, column : column + WINDOW].astype(np.float32)
+        apart = np.subtract.outer(np.arange(row, row + WINDOW), np.arange(column, column + WINDOW)) != 0
+        np.testing.assert_array_equal(batch.y[1, 0].numpy()[apart], wanted[apart])
+        assert (batch.valid[1].numpy() == ~np.isnan(wanted)).all()
+        np.testing.assert_array_equal(batch.y[0], task.train.targets()[0])  # a protein that fits stays where it is
+    assert {0, 18} <= {row for row, _ in seen}
+    assert all(row == column for row, column in seen) == (crop == "diagonal")
+
+
+def test_splits_are_disjoint_and_test_is_the_official_list(written, tmp_path, reporter):
+    task = read(tmp_path, reporter)
+    train, validation = set(task.train.proteins), set(task.validation.proteins)
+    assert len(train) == 3
+    assert len(validation) == 2
+    assert train | validation == set(written["deepcov"])
+    assert not train & validation
+    assert task.open_test().proteins == tuple(written["psicov"])
+    assert "1 of 2 test proteins do not fit" in reporter.lines[-1]
+    everything = read(tmp_path, reporter, train_on_validation=True)
+    assert set(everything.train.proteins) == train | validation
+    assert "warning" in everything.note
+    (tmp_path / "psicov" / "psicov.lst").write_text("0pxyA\n1dxyA\n")
+    for kind in ("features", "distance"):
+        source = next((tmp_path / "psicov" / "deepcov" / kind).glob("1dxyA*"))
+        (tmp_path / "psicov" / "psicov" / kind / source.name).write_bytes(source.read_bytes())
+    shared = read(tmp_path, reporter)
+    assert "1dxyA" not in shared.train.proteins + shared.validation.proteins
+    assert "1 proteins that both lists have are left out" in shared.note
+
+
+def test_distances_are_read_once_and_again_when_a_file_changes(written, tmp_path, reporter, monkeypatch):
+    first = read(tmp_path, reporter)
+    assert isinstance(first.train.targets(), np.memmap)
+    with monkeypatch.context() as patch:
+        patch.setattr(psicov_samples, "read_distances", lambda path: pytest.fail("read again"))
+        second = read(tmp_path, reporter)
+    assert second.train.digest() == first.train.digest()
+    assert second.train.digest() != read(tmp_path, reporter, crop="independent").train.digest()
+    name = first.train.proteins[0]
+    values, distance = written["deepcov"][name]
+    put(tmp_path / "psicov", "deepcov", name, values | {"sa": values["sa"] + 1}, distance)
+    changed = read(tmp_path, reporter)
+    assert changed.train.digest() != first.train.digest()
+    assert changed.validation.digest() == first.validation.digest()
+
+
+def test_the_layout_of_the_archive_and_old_pickles_are_read_too(tmp_path, reporter):
+    write(tmp_path / "psicov" / "protein", protocol=2)
+    assert len(read(tmp_path, reporter).train) == 3
+
+
+def test_unknown_distances_are_no_targets(written, tmp_path, reporter):
+    values, distance = written["psicov"]["0pxyA"]
+    distance[3, 9] = np.nan
+    put(tmp_path / "psicov", "psicov", "0pxyA", values, distance)
+    y = read(tmp_path, reporter).open_test().batch(np.array([0])).y[0, 0, 5:19, 5:19]
+    assert y.isnan().nonzero().tolist() == [[3, 9]]
+
+
+class Exploit:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+@pytest.mark.parametrize(
+    ("values", "distance", "kind", "what"),
+    [
+        ({"sa": np.zeros(3)}, {}, DataError, "'sa' is float64 \\(3,\\), expected numbers of shape \\(12,\\)"),
+        ({"ss": None}, {}, DataError, "'ss' is NoneType"),
+        ({"entropy": np.full(12, 1e3)}, {}, DataError, "beyond \\+-100"),
+        ({"sa": Exploit()}, {}, UnsafeError, "nothing was run"),
+        ({}, {"scale": 1e4}, DataError, "above 500 Angstrom"),
+        ({}, {"cut": 11}, DataError, "expected numbers of shape"),
+        ({}, {"cut": 1}, DataError, "protein of 1 residues"),
+    ],
+)
+def test_files_that_are_not_what_they_say_are_refused(values, distance, kind, what, written, tmp_path, reporter):
+    given, true = written["deepcov"]["0dxyA"]
+    true = true * distance.get("scale", 1)
+    if "cut" in distance:
+        true = np.empty((distance["cut"], 12)) if distance["cut"] > 1 else np.empty((1, 1))
+    put(tmp_path / "psicov", "deepcov", "0dxyA", given | values, true)
+
+    def first_protein():
+        return read(tmp_path, reporter, train_on_validation=True).train.batch(np.array([0]))
+
+    with pytest.raises(kind, match=what):
+        first_protein()
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "what"),
+    [("../../etc/x", UnsafeError, "no id"), ("nothere", DataError, "nothere"), ("", DataError, "lists no protein")],
+)
+def test_lists_that_lead_elsewhere_are_refused(line, kind, what, written, tmp_path, reporter):
+    (tmp_path / "psicov" / "psicov.lst").write_text(line + "\n")
+    with pytest.raises(kind, match=what):
+        read(tmp_path, reporter)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"window": 4}, {"crop": "random"}, {"clip_train": 0.5}, {"num_validation": 0}, {"kind": "classes"}]
+)
+def test_impossible_settings_are_refused(settings, written, tmp_path, reporter):
+    with pytest.raises(ConfigError, match=f"task.{next(iter(settings))}"):
+        read(tmp_path, reporter, **settings)
+
+
+def test_missing_files_are_named_with_the_way_to_get_them(tmp_path, reporter):
+    with pytest.raises(DataError, match="deepcov.lst.*orca data get psicov"):
+        read(tmp_path, reporter)

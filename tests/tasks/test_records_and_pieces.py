@@ -1,0 +1,265 @@
+"""ECG and JSB Chorales: inputs of different lengths, cut or padded. JSB against the original file, where it is at hand."""
+
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from sklearn.model_selection import train_test_split
+
+from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.scoring.sequences import NatsPerFrame
+from orca_cli.tasks import ecg, jsb
+from tests.checkpoints import SHARED
+
+RNG = np.random.default_rng(0)
+
+
+def every(samples):
+    return samples.batch(np.arange(len(samples)))
+
+
+class Ecg:
+    """Writes and reads challenge2017.pkl; record r has the values 1000 r + its own course."""
+
+    def __init__(self, folder, reporter):
+        self.folder, self.reporter = folder, reporter
+        (folder / "data" / "ecg").mkdir(parents=True)
+
+    def write(self, lengths, labels, form="objects", **changes):
+        self.records = [
+            (1000 * row + 200 * np.sin(np.arange(length) / 7) + np.arange(length) % 5).astype(np.int16)
+            for row, length in enumerate(lengths)
+        ]
+        self.labels = list(labels)
+        data = self.records
+        if form == "objects":
+            data = np.empty(len(lengths), dtype=object)
+            data[:] = self.records
+            labels = np.array(self.labels)
+        elif form == "lists":
+            data = [record.tolist() for record in self.records]
+        content = {"data": data, "label": labels} | changes
+        (self.folder / "data" / "ecg" / "challenge2017.pkl").write_bytes(pickle.dumps(content, protocol=2))
+        return self
+
+    def load(self, **settings):
+        return ecg.load(self.folder / "data", self.folder / "cache", self.reporter, **settings)
+
+    def expected(self, row, start, window=1000):
+        """Return the window, [W], and its mask."""
+        record = self.records[row].astype(float)
+        scores = (record - record.mean()) / (record.std() or 1)
+        values, mask = np.zeros(window), np.zeros(window, bool)
+        part = scores[start : start + window]
+        values[: len(part)], mask[: len(part)] = part, True
+        return values, mask
+
+
+@pytest.fixture
+def heart(tmp_path, reporter):
+    return Ecg(tmp_path, reporter)
+
+
+# Traps: shorter than a window, exactly one, one step more, exactly three half windows, and long ones.
+LENGTHS = [999, 1000, 1001, 1500, 2700, 2000] * 5
+LABELS = ["N", "A", "O", "~", "A", "N"] * 5
+
+
+@pytest.mark.parametrize("form", ["objects", "arrays", "lists"])
+def test_windows_are_z_scored_by_their_record_and_short_records_padded(heart, form):
+    heart.write(LENGTHS, LABELS, form)
+    task = heart.load()
+    assert (task.kind, task.input_shape, task.num_outputs) == ("classes", (1, 1000), 4)
+    seen = []
+    for samples in (task.train, task.validation, task.open_test()):
+        batch, rows = every(samples), samples.groups()
+        assert rows.dtype == np.int64
+        assert np.array_equal(samples.targets(), [ecg.CLASSES.index(LABELS[row]) for row in rows])
+        assert np.array_equal(batch.y, samples.targets())
+        strides = (500, 83, 250, 25) if samples is task.train else (500,) * 4
+        starts = []
+        for row in dict.fromkeys(rows):
+            last = max(LENGTHS[row] - 1000, 0)
+            starts += range(0, last + 1, strides[ecg.CLASSES.index(LABELS[row])])
+        assert len(starts) == len(samples)
+        for index, (row, start) in enumerate(zip(rows, starts, strict=True)):
+            values, mask = heart.expected(row, start)
+            assert np.allclose(batch.x[index, 0], values, atol=1e-4)
+            assert np.array_equal(batch.valid[index] if batch.valid is not None else np.ones(1000), mask)
+        seen.append(set(rows.tolist()))
+    assert set.union(*seen) == set(range(30))
+    assert sum(map(len, seen)) == 30  # no record in two splits
+    assert "5 of 30 records have less than 1000 steps and are padded" in task.note
+
+
+def test_the_published_cut_loses_last_windows_and_short_records(heart):
+    heart.write(LENGTHS, LABELS)
+    published = heart.load(inclusive=False, short="drop", evaluation_strides="class", split="sklearn_90_10")
+    learned, test = train_test_split(np.arange(30), test_size=0.1, random_state=0)
+    counts = dict.fromkeys(range(30), 0)
+    for samples in (published.train, published.validation, published.open_test()):
+        for row in samples.groups():
+            counts[row] += 1
+    stride = {"N": 500, "A": 83, "O": 250, "~": 25}
+    assert counts == {
+        row: len(range(0, length - 1000, stride[label]))
+        for row, (length, label) in enumerate(zip(LENGTHS, LABELS, strict=True))
+    }
+    assert set(published.open_test().groups()) <= set(test)
+    assert "10 of 30 records are too short for a window and left out" in published.note
+    # 1500 steps are one window more where the last one counts, and 1000 steps are one window.
+    assert [len(ecg.Cut(1000, (500,) * 4, True, False).starts(n, 0)) for n in (999, 1000, 1499, 1500)] == [0, 1, 1, 2]
+    assert [len(ecg.Cut(1000, (500,) * 4, False, True).starts(n, 0)) for n in (999, 1000, 1500, 1501)] == [1, 1, 1, 2]
+
+    everything = heart.load(split="sklearn_90_10", train_on_validation=True)
+    assert set(everything.train.groups()) == set(learned)
+    assert "validation records are trained on" in everything.note
+
+
+def test_the_default_split_is_the_benchmarks(heart):
+    heart.write([1200] * 40, ["N", "A", "O", "~"] * 10)
+    task = heart.load()
+    train, rest = train_test_split(np.arange(40), test_size=0.2, random_state=0)
+    validation, test = train_test_split(rest, test_size=0.5, random_state=0)
+    for samples, rows in ((task.train, train), (task.validation, validation), (task.open_test(), test)):
+        assert set(samples.groups()) == set(rows)
+    drawn = heart.load(split="stratified")
+    assert np.bincount(drawn.open_test().targets()).tolist() == [1] * 4
+    assert set(heart.load(split="stratified", split_seed=1).open_test().groups()) != set(drawn.open_test().groups())
+    assert task.train.digest() != drawn.train.digest()
+
+
+def test_constant_records_become_zeros(heart):
+    data = [np.full(1200, 0.1), np.full(900, 7), *[np.sin(np.arange(1200.0))] * 10]
+    heart.write([1] * 12, ["N"] * 12, data=data)
+    task = heart.load(split="stratified")
+    flat = 0
+    for samples in (task.train, task.validation, task.open_test()):
+        batch = every(samples)
+        assert batch.x.isfinite().all()
+        flat += int((batch.x.abs().amax((1, 2))[torch.from_numpy(samples.groups() < 2)] < 1e-6).sum())
+    assert flat == 2
+    assert "2 records are constant" in task.note
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label": ["N"] * 11 + ["X"]}, "label 'X' of record 11 is unknown"),
+        ({"label": ["N"] * 3}, "12 records and 3 labels"),
+        ({"data": [np.zeros((2, 5))] * 12}, r"record 0 is float64 \(2, 5\)"),
+        ({"data": [np.zeros(0)] * 12}, "at least one"),
+        ({"data": [np.array([1.0, np.nan])] * 12}, "record 0 has values that are NaN"),
+        ({"data": {"a": 1}}, "data is a dict"),
+    ],
+)
+def test_other_records_are_refused(heart, changes, message):
+    heart.write([1200] * 12, ["N"] * 12, **changes)
+    with pytest.raises(DataError, match=message):
+        heart.load()
+
+
+def test_a_pickle_is_not_run_and_settings_are_checked(heart, tmp_path):
+    heart.write([1200] * 12, ["N"] * 12, data=[print])
+    with pytest.raises(UnsafeError, match=r"print.*nothing was run"):
+        heart.load()
+    with pytest.raises(ConfigError, match=r"task.short.*did you mean 'drop'"):
+        heart.load(short="dropp")
+    with pytest.raises(ConfigError, match=r"task.stride.*20 or more"):
+        heart.load(stride=19)
+    heart.write([1200] * 5, ["N"] * 5)
+    with pytest.raises(DataError, match="5 records are too few"):
+        heart.load()
+
+
+def write_pieces(folder, lengths):
+    """Return the pieces of each split; lengths by split."""
+    (folder / "jsb").mkdir(parents=True, exist_ok=True)
+    written = {}
+    for name, sizes in lengths.items():
+        cells = np.empty((1, len(sizes)), dtype=object)
+        for place, size in enumerate(sizes):
+            cells[0, place] = RNG.integers(0, 2, (size, 88)).astype(np.uint8)
+        written[name] = cells
+    scipy.io.savemat(folder / "jsb" / "JSB_Chorales.mat", written)
+    return {name: list(cells[0]) for name, cells in written.items()}
+
+
+def test_a_target_is_the_next_frame_and_padding_is_marked(tmp_path, reporter):
+    pieces = write_pieces(tmp_path, {"traindata": [5, 2, 5], "validdata": [3], "testdata": [9, 4]})
+    task = jsb.load(tmp_path, reporter)
+    assert (task.kind, task.input_shape, task.num_outputs, task.causal) == ("dense", (88, 8), 88, True)
+    for name, samples in (("traindata", task.train), ("validdata", task.validation), ("testdata", task.open_test())):
+        batch = every(samples)
+        for row, piece in enumerate(pieces[name]):
+            size = len(piece) - 1
+            assert np.array_equal(batch.x[row, :, :size], piece[:-1].T)
+            assert np.array_equal(batch.y[row, :, :size], piece[1:].T)
+            assert not batch.x[row, :, size:].any()
+            assert batch.y[row, :, size:].isnan().all()
+            assert batch.valid[row].tolist() == [True] * size + [False] * (8 - size)
+    assert "3 (9 target frames) training" in task.note
+
+    published = jsb.load(tmp_path, reporter, length=4, mask_padding=False, causal=False, train_on_validation=True)
+    assert published.input_shape == (88, 4)
+    assert not published.causal
+    assert every(published.train).valid is None
+    assert len(published.train) == 4
+    assert np.array_equal(every(published.open_test()).y[0], pieces["testdata"][0][1:5].T)
+    for text in ("1 longer pieces are cut", "not causal", "not masked", "1 validation pieces are trained on"):
+        assert text in published.note
+    with pytest.raises(ConfigError, match=r"task.length.*allowed: 1 to"):
+        jsb.load(tmp_path, reporter, length=0)
+    write_pieces(tmp_path, {"traindata": [5, 1], "validdata": [3], "testdata": [9]})
+    with pytest.raises(DataError, match="piece 1 has 1 frames"):
+        jsb.load(tmp_path, reporter)
+
+
+def test_jsb_chorales_are_the_originals(reporter):
+    """Counts are of the file; 11.09 and 10.49 nats per frame are what predictors that learn no music have."""
+    file = SHARED / "data" / "jsb" / "JSB_Chorales.mat"
+    if not file.is_file():
+        pytest.skip(f"no {file}; set ORCA_TEST_DATA to a folder that has data/jsb")
+    assert hashlib.sha256(file.read_bytes()).hexdigest().startswith("ac0e608527cc411c7e21ef7d38be47f0")
+    task = jsb.load(SHARED / "data", reporter)
+    assert task.input_shape == (88, 159)
+    splits = (task.train, task.validation, task.open_test())
+    assert [len(samples) for samples in splits] == [229, 76, 77]
+    frames = [_frames(every(samples)) for samples in splits]
+    assert [sum(map(len, pieces)) for pieces in frames] == [13_807, 4_602, 4_725]
+    stacked = [np.concatenate(pieces) for pieces in frames]
+    assert [round(split.sum(1).mean(), 2) for split in stacked] == [3.90, 3.87, 3.89]
+    assert [int((split.sum(1) == 0).sum()) for split in stacked] == [18, 29, 17]
+    active = np.flatnonzero(stacked[0].any(0))
+    assert (active.min(), active.max()) == (22, 75)
+
+    error, test = NatsPerFrame(), torch.from_numpy(splits[2].targets())
+    constant = error.constant(torch.from_numpy(task.train.targets()), 88)
+    score = error(constant.expand(77, 88, 159), test)
+    assert score.n == 4_648
+    assert score.value == pytest.approx(11.09, abs=0.01)
+    assert error(_markov(every(task.train), every(splits[2]).x), test).value == pytest.approx(10.49, abs=0.01)
+
+
+def _frames(batch):
+    """Return the pieces [T, 88] that inputs and targets were made of."""
+    pieces = []
+    for x, y, valid in zip(batch.x, batch.y, batch.valid, strict=True):
+        size = int(valid.sum())
+        pieces.append(torch.cat([x[:, :1], y[:, :size]], dim=1).T.numpy())
+    return pieces
+
+
+def _markov(train, inputs):
+    """Return logits of each key given whether it sounded in the frame before, from counts with half a frame more."""
+    logits = torch.zeros_like(inputs)
+    known = ~train.y.isnan()
+    for before in (0, 1):
+        there = known & (train.x == before)
+        present = (there & (train.y == 1)).sum((0, 2)) + 0.5
+        rate = present / (there.sum((0, 2)) + 1)
+        logits += torch.logit(rate)[None, :, None] * (inputs == before)
+    return logits

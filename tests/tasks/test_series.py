@@ -1,0 +1,252 @@
+"""NinaPro, Satellite and DeepSEA: files in the original form, written here, against what is read."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.tasks import deepsea, ninapro, satellite
+
+RNG = np.random.default_rng(0)
+
+
+def every(samples):
+    return samples.batch(np.arange(len(samples)))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def make(name):
+        path = tmp_path / "data" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def load(tmp_path, reporter):
+    """Read a task whose files lie below data/."""
+
+    def call(module, **settings):
+        return module.load(tmp_path / "data", tmp_path / "cache", reporter, **settings)
+
+    return call
+
+
+def write_ninapro(folder, **changes):
+    """18 classes in training; electrode 3 is constant, and electrodes differ in level and gain."""
+    written = {}
+    for part, count in (("train", 36), ("val", 7), ("test", 9)):
+        x = RNG.normal(np.arange(16), 1 + np.arange(16), (count, 52, 16))
+        x[:, :, 3] = 0.1
+        written[f"ninapro_{part}"] = x.astype(np.float16)
+        written[f"label_{part}"] = np.arange(count) % 18
+    written |= changes
+    for name, array in written.items():
+        np.save(folder / f"{name}.npy", array)
+    return written
+
+
+def test_ninapro_is_electrodes_by_steps_with_the_files_own_splits(folder, load):
+    written = write_ninapro(folder("ninapro"))
+    task = load(ninapro, normalize="none")
+    splits = {"train": task.train, "val": task.validation, "test": task.open_test()}
+    for part, samples in splits.items():
+        batch = every(samples)
+        assert batch.x.dtype == torch.float32
+        assert np.array_equal(batch.x[:, 0].numpy(), written[f"ninapro_{part}"].astype(np.float32).transpose(0, 2, 1))
+        assert np.array_equal(samples.targets(), written[f"label_{part}"])
+    assert (task.kind, task.input_shape, task.num_outputs) == ("classes", (1, 16, 52), 18)
+    assert "36 training and 7 validation windows" in task.note
+    assert "no training window" not in task.note
+
+    both = load(ninapro, normalize="none", train_on_validation=True)
+    assert np.array_equal(both.train.targets(), [*written["label_train"], *written["label_val"]])
+    assert torch.equal(every(both.train).x[36:], every(both.validation).x)
+    assert "warning: the 7 validation windows are trained on" in both.note
+
+
+def test_ninapro_z_scores_every_electrode_by_the_training_windows_alone(folder, load):
+    written = write_ninapro(folder("ninapro"))
+    task = load(ninapro)
+    x = every(task.train).x[:, 0].double()
+    varying = [electrode for electrode in range(16) if electrode != 3]
+    assert torch.allclose(x.mean((0, 2)), torch.zeros(16).double(), atol=1e-6)
+    assert torch.allclose(x.std((0, 2), correction=0)[varying], torch.ones(15).double(), atol=1e-5)
+    train, test = (written[f"ninapro_{part}"].astype(float) for part in ("train", "test"))
+    expected = (test[:, :, 5] - train[:, :, 5].mean()) / train[:, :, 5].std()
+    assert np.allclose(every(task.open_test()).x[:, 0, 5], expected, atol=1e-5)
+    assert every(task.open_test()).x[:, 0, 3].abs().max() < 1e-3
+    assert task.train.digest() != load(ninapro, normalize="none").train.digest()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label_val": np.arange(7) + 12}, "label 18 at index 6"),
+        ({"label_train": np.arange(5)}, "one class for each of 36 windows"),
+        ({"ninapro_train": np.zeros((36, 16, 52))}, r"numbers \(N, 52, 16\) are expected"),
+        ({"ninapro_val": np.full((7, 52, 16), np.nan)}, "window 0 has values that are NaN or infinite"),
+    ],
+)
+def test_ninapro_refuses_other_forms(folder, load, change, message):
+    write_ninapro(folder("ninapro"), **change)
+    with pytest.raises(DataError, match=message):
+        load(ninapro)
+    (folder("ninapro") / "label_test.npy").unlink()
+    with pytest.raises(DataError, match=r"label_test.npy.*orca data get ninapro"):
+        load(ninapro)
+
+
+def write_satellite(folder, labels=None, **changes):
+    """Labels 1..24 as in the original; series 0 is constant, series 1 is zero."""
+    written = {}
+    for part, count in (("train", 240), ("test", 48)):
+        data = RNG.normal(2000, 300, (count, 46))
+        data[0], data[1] = 1234.567, 0
+        written[part] = {"data": data, "label": np.arange(count) % 24 + 1 if labels is None else labels[:count]}
+        np.save(folder / f"satellite_{part}.npy", written[part] | changes, allow_pickle=True)
+    return written
+
+
+def test_satellite_series_are_z_scored_one_by_one_and_validation_is_cut_once(folder, load):
+    written = write_satellite(folder("satellite"))
+    task = load(satellite, validation_size=24)
+    assert (task.input_shape, task.num_outputs) == ((1, 46), 24)
+    assert [len(task.train), len(task.validation), len(task.open_test())] == [216, 24, 48]
+    test = every(task.open_test())
+    assert np.array_equal(test.y, written["test"]["label"] - 1)
+    values = written["test"]["data"][2:]
+    expected = (values - values.mean(1, keepdims=True)) / values.std(1, keepdims=True)
+    assert np.allclose(test.x[2:, 0], expected, atol=1e-5)
+    assert test.x[:2].abs().max() < 1e-5
+    assert np.bincount(task.validation.targets()).tolist() == [1] * 24
+
+    raw = load(satellite, validation_size=24, normalize="none")
+    parts = [every(samples) for samples in (raw.train, raw.validation)]
+    whole = written["train"]["data"].astype(np.float32)
+    rows = [np.flatnonzero((series == whole).all(1))[0] for batch in parts for series in batch.x[:, 0].numpy()]
+    assert sorted(rows) == list(range(240))  # disjoint, and nothing lost
+    assert np.array_equal(torch.cat([batch.y for batch in parts]), written["train"]["label"][rows] - 1)
+    assert "2 of the 240 series are constant" in raw.note
+    assert "2 of the 240 series are constant" in task.note
+    assert raw.train.digest() != task.train.digest()
+    everything = load(satellite, validation_size=24, train_on_validation=True)
+    assert len(everything.train) == 240
+    assert "24 validation samples are trained on" in everything.note
+
+
+def test_satellite_is_read_again_only_where_the_file_changed(folder, load, reporter):
+    place = folder("satellite")
+    write_satellite(place)
+    first = load(satellite).train.digest()
+    reporter.lines.clear()
+    assert load(satellite).train.digest() == first
+    assert not any("generating" in line for line in reporter.lines)
+    write_satellite(place)
+    assert load(satellite).train.digest() != first
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": np.arange(240) % 24}, r"label 0 at index 0 is not in 1..24"),
+        ({"label": [1, 2]}, r"\(240,\) is expected"),
+        ({"data": "series"}, "data is a str"),
+        ({"data": np.full((240, 46), np.inf)}, "series 0 has values that are NaN, infinite"),
+    ],
+)
+def test_satellite_refuses_other_forms(folder, load, change, message):
+    write_satellite(folder("satellite"), **change)
+    with pytest.raises(DataError, match=message):
+        load(satellite)
+
+
+def test_satellite_does_not_run_what_a_file_says(folder, load):
+    class Evil:
+        def __reduce__(self):
+            return print, ("run",)
+
+    place = folder("satellite")
+    write_satellite(place)
+    np.save(place / "satellite_train.npy", {"data": Evil(), "label": [1]}, allow_pickle=True)
+    with pytest.raises(UnsafeError, match="nothing was run"):
+        load(satellite)
+    with pytest.raises(ConfigError, match=r"task.normalize.*did you mean 'series'"):
+        load(satellite, normalize="serie")
+
+
+def write_deepsea(folder, dtype=np.uint8, length=50, compress=False, **changes):
+    """Label 2 has no positive in training; the first bases of sequence 0 are unknown."""
+    written = {}
+    for part, count in (("train", 30), ("val", 6), ("test", 12)):
+        bases = RNG.integers(0, 4, (count, length))
+        x = np.eye(4)[bases]
+        x[0, :5] = 0
+        y = RNG.integers(0, 2, (count, 7))
+        y[:, 2] = part != "train"
+        written |= {f"x_{part}": x.astype(dtype), f"y_{part}": y.astype(dtype)}
+    written |= changes
+    (np.savez_compressed if compress else np.savez)(folder / "deepsea_filtered.npz", **written)
+    return written
+
+
+@pytest.mark.parametrize(("dtype", "compress"), [(np.uint8, False), (bool, True), (np.float64, True)])
+def test_deepsea_is_one_hot_by_channel_with_the_files_own_splits(folder, load, dtype, compress):
+    written = write_deepsea(folder("deepsea"), dtype, compress=compress)
+    task = load(deepsea)
+    assert (task.kind, task.input_shape, task.num_outputs) == ("labels", (4, 50), 7)
+    for part, samples in {"train": task.train, "val": task.validation, "test": task.open_test()}.items():
+        order = np.arange(len(samples))[::-1]
+        batch = samples.batch(order)
+        assert batch.x.dtype == batch.y.dtype == torch.float32
+        assert np.array_equal(batch.x, written[f"x_{part}"].transpose(0, 2, 1)[order])
+        assert np.array_equal(batch.y, written[f"y_{part}"][order])
+        assert np.array_equal(samples.targets(), written[f"y_{part}"])
+        assert not batch.x[-1, :, :5].any()
+    assert "labels without a positive in training: 2" in task.note
+    assert f"{5 / (30 * 50):.2%} of the training bases unknown" in task.note
+
+    both = load(deepsea, train_on_validation=True)
+    mixed = np.array([33, 2, 35, 30, 0, 29])
+    everything = {name: np.concatenate([written[f"{name}_train"], written[f"{name}_val"]]) for name in "xy"}
+    batch = both.train.batch(mixed)
+    assert len(both.train) == 36
+    assert np.array_equal(batch.x, everything["x"].transpose(0, 2, 1)[mixed])
+    assert np.array_equal(batch.y, everything["y"][mixed])
+    assert np.array_equal(both.train.targets(), everything["y"])
+    assert both.train.digest() not in (task.train.digest(), task.validation.digest())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x_val": np.ones((6, 50, 4), np.uint8)}, "sequence 0 has a row that is neither one-hot nor zero"),
+        ({"x_train": np.full((30, 50, 4), 2)}, "sequence 0 has a row that is neither one-hot nor zero"),
+        ({"y_train": np.full((30, 7), np.nan)}, "only 0 and 1 are allowed"),
+        ({"y_val": np.ones((6, 8))}, r"\(4, 50, 8\) channels, bases and labels, \(4, 50, 7\) in training"),
+        ({"x_train": np.zeros((30, 4, 50), np.uint8)}, r"\(N, length, 4\) are expected"),
+    ],
+)
+def test_deepsea_refuses_other_forms(folder, load, change, message):
+    write_deepsea(folder("deepsea"), **change)
+    with pytest.raises(DataError, match=message):
+        load(deepsea)
+
+
+def test_deepsea_is_never_held_in_memory(folder, load):
+    count = 25_000  # 100 MB
+    x = np.zeros((count, 1000, 4), np.uint8)
+    x[:, :, 1] = 1
+    write_deepsea(folder("deepsea"), length=1000, x_train=x, y_train=np.zeros((count, 7), np.uint8))
+    del x
+    tracemalloc.start()
+    task = load(deepsea)
+    task.train.digest()
+    task.train.batch(np.arange(0, count, 1000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6

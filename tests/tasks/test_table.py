@@ -1,0 +1,291 @@
+"""Tables without code: what is read, how columns become numbers, how rows are split, and what is refused."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from orca_cli.exceptions import ConfigError, DataError, OrcaError
+from orca_cli.tasks.table import load
+
+N = 60
+RNG = np.random.default_rng(0)
+
+
+def frame(n=N, start=0):
+    i = np.arange(start, start + n)
+    return pd.DataFrame(
+        {
+            "row": i,
+            "weight": (i * 7 % 23) + 0.5,
+            "colour": np.array(["red", "green", "blue"])[i * 5 % 3],
+            "code": [f"{value:03d}" for value in i % 4],
+            "patient": [f"p{value}" for value in i // 4],
+            "kind": np.array(["yes", "no"])[i % 2],
+        }
+    )
+
+
+@pytest.fixture
+def read(tmp_path, reporter):
+    """Write a table and load it."""
+
+    def call(table, name="t.csv", target="kind", **settings):
+        path = tmp_path / name
+        if isinstance(table, bytes):
+            path.write_bytes(table)
+        elif name.endswith(".parquet"):
+            table.to_parquet(path)
+        else:
+            table.to_csv(path, index=False, **({"sep": "\t"} if name.endswith(".tsv") else {}))
+        return load(tmp_path, reporter, train=str(path), target=target, **settings)
+
+    return call
+
+
+def every(samples):
+    return samples.batch(np.arange(len(samples)))
+
+
+def splits(task):
+    return task.train, task.validation, task.open_test()
+
+
+def test_a_table_becomes_sequences_of_features_in_three_disjoint_stratified_splits(read, reporter):
+    task = read(frame(), normalize=False, ignore=["patient"])
+    rows = [every(samples).x[:, 0, 0].numpy() for samples in splits(task)]
+    assert [len(part) for part in rows] == [42, 9, 9]
+    assert sorted(np.concatenate(rows)) == list(range(N))
+    assert (task.input_shape, task.num_outputs, task.class_names) == ((1, 1 + 1 + 3 + 1), 2, ("no", "yes"))
+    for samples in splits(task):
+        batch = every(samples)
+        for x, y in zip(batch.x[:, 0].numpy(), batch.y.numpy(), strict=True):
+            row = int(x[0])
+            assert x[1] == pytest.approx(row * 7 % 23 + 0.5)
+            assert x[2:5].tolist() == [
+                ["blue", "green", "red"][j] == ["red", "green", "blue"][row * 5 % 3] for j in range(3)
+            ]
+            assert x[5] == row % 4
+            assert task.class_names[y] == ["yes", "no"][row % 2]
+        assert np.ptp(np.bincount(batch.y)) <= 1
+    assert "3 columns of numbers and 1 of text become 6 features" in reporter.lines[-1]
+    assert "2 classes (no, yes)" in task.note
+
+
+def test_numbers_are_normalised_by_the_training_rows_and_text_is_not(read):
+    task = read(frame(), features=["weight", "colour"])
+    x = every(task.train).x[:, 0]
+    assert x[:, 0].mean().abs() < 1e-5
+    assert x[:, 0].std(correction=0) == pytest.approx(1, abs=1e-5)
+    assert set(x[:, 1:].unique().tolist()) == {0, 1}
+    assert every(task.validation).x[:, 0, 0].mean().abs() > 1e-4
+    again = read(frame(), features=["weight", "colour"])
+    assert again.train.digest() == task.train.digest()
+    assert read(frame(), features=["weight"]).train.digest() != task.train.digest()
+    assert read(frame(), features=["weight", "colour"], split_seed=1).train.digest() != task.train.digest()
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.tsv", "semicolons.csv", "utf16.csv", "latin.txt"])
+def test_formats_hold_the_same_table(read, name):
+    table = frame().assign(colour=lambda t: t.colour.replace("red", "r\u00f6t"))
+    plain = read(table)
+    written, settings = table, {}
+    if name == "semicolons.csv":
+        written = table.to_csv(sep=";", decimal=",", index=False).encode("utf-8-sig")
+        settings = {"decimal": ","}
+    elif name == "utf16.csv":
+        written = table.to_csv(index=False).encode("utf-16")
+    elif name == "latin.txt":
+        written = table.to_csv(index=False, sep="|").encode("latin-1")
+        settings = {"encoding": "latin-1"}
+    if name == "t.parquet":
+        pytest.importorskip("pyarrow")
+        written = table.assign(code=table.code.astype(int), colour=table.colour.astype("category"))
+    task = read(written, name, **settings)
+    assert every(task.train).x.equal(every(plain.train).x)
+    assert every(task.open_test()).y.equal(every(plain.open_test()).y)
+
+
+def test_missing_fields_become_the_training_mean_or_a_text_of_their_own(read):
+    table = frame().astype(object)
+    table.loc[::5, "weight"] = None
+    table.loc[1::5, "colour"] = "?"
+    table["nothing"] = ""
+    table["same"] = 3
+    task = read(table, features=["weight", "colour", "nothing", "same", "row"], normalize=False)
+    x = torch.cat([every(samples).x[:, 0] for samples in splits(task)]).numpy()
+    x = x[np.argsort(x[:, -1])]
+    train_rows = every(task.train).x[:, 0, -1].numpy().astype(int)
+    known = [row for row in train_rows if row % 5]
+    assert x[0, 0] == pytest.approx(np.mean([row * 7 % 23 + 0.5 for row in known]))
+    assert x[1, 1:5].tolist() == [0, 0, 0, 1]  # blue, green, red, missing
+    assert x.shape[1] == 1 + 4 + 1 + 1
+    assert f"weight ({len(train_rows) - len(known)})" in task.note
+    assert "empty in the training set: nothing" in task.note
+    assert "constant in the training set: same" in task.note
+
+
+def test_texts_beyond_the_bound_share_a_feature_and_so_do_unknown_ones(read, tmp_path):
+    table = frame().assign(town=[f"town {min(i % 10, 7)}" for i in range(N)])
+    other = frame(20, 100).assign(town="nowhere")
+    other.to_csv(tmp_path / "test.csv", index=False)
+    task = read(table, features=["town"], max_categories=3, test=str(tmp_path / "test.csv"))
+    assert task.input_shape == (1, 4)
+    assert "town (the 3 most frequent of 8)" in task.note
+    assert every(task.open_test()).x[:, 0].tolist() == [[0, 0, 0, 1]] * 20
+    assert every(task.train).x.sum(dim=(1, 2)).tolist() == [1] * len(task.train)
+    task = read(table, features=["town"], test=str(tmp_path / "test.csv"))
+    assert not every(task.open_test()).x.any()
+
+
+def test_rows_of_a_group_stay_together(read, tmp_path):
+    task = read(frame(), group="patient", normalize=False, features=["row"])
+    found = [set(every(samples).x[:, 0, 0].numpy().astype(int) // 4) for samples in splits(task)]
+    assert sum(map(len, found)) == len(set.union(*found)) == 15
+    assert all(found)
+    assert "15 groups kept together" in task.note
+    for samples in splits(task):
+        rows, groups = every(samples).x[:, 0, 0].numpy() // 4, samples.groups()
+        assert len(np.unique(np.stack([rows, groups]), axis=1).T) == len(set(rows))
+    frame(20, 56).to_csv(tmp_path / "test.csv", index=False)
+    with pytest.raises(DataError, match=r"t\.csv\[patient\]: group 'p14' is in .*test\.csv\[patient\] too"):
+        read(frame(), group="patient", test=str(tmp_path / "test.csv"))
+
+
+def test_several_columns_are_labels(read):
+    table = frame().assign(a=RNG.integers(0, 2, N), b=np.array(["true", "False"])[RNG.integers(0, 2, N)], c=0)
+    task = read(table, target=None, kind="labels", targets=["a", "b", "c"], features=["weight", "row"], normalize=False)
+    batch = every(task.train)
+    rows = batch.x[:, 0, 1].numpy().astype(int)
+    assert batch.y[:, 0].tolist() == table.a[rows].tolist()
+    assert batch.y[:, 1].tolist() == [word == "true" for word in table.b[rows]]
+    assert task.class_names == ("a", "b", "c")
+    assert "label c has no positive training row" in task.note
+    table = table.astype(object)
+    table.loc[3, "a"] = None
+    task = read(table, target=None, kind="labels", targets=["a", "b"], missing_targets=True)
+    assert sum(int(np.isnan(samples.targets()).sum()) for samples in splits(task)) == 1
+    with pytest.raises(DataError, match=r"t\.csv\[a\]: 1 rows have no target, the first is row 4"):
+        read(table, target=None, kind="labels", targets=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([3, 10, 7], ("3", "7", "10")),
+        (["3.0", "10.0", "7.0"], ("3", "7", "10")),
+        (["01", "1", "NA"], ("01", "1", "NA")),
+        ([0.5, 1.5, 2.5], ("0.5", "1.5", "2.5")),
+    ],
+)
+def test_class_labels_are_integers_or_text(read, labels, names):
+    assert read(frame().assign(kind=np.array(labels)[np.arange(N) % 3])).class_names == names
+
+
+def test_a_column_of_row_numbers_without_a_name_is_left_out(read, tmp_path):
+    content = frame().to_csv().encode()
+    task = read(content, features=None)
+    assert "left out, for it has no name: column 1" in task.note
+    assert task.input_shape == read(frame()).input_shape
+    assert read(content, features=["column 1", "row"]).input_shape == (1, 2)
+
+
+def test_the_test_file_is_read_at_the_end_only_but_its_header_at_once(read, tmp_path):
+    other = tmp_path / "test.csv"
+    frame(20, 100).assign(kind="maybe").to_csv(other, index=False)
+    task = read(frame(), test=str(other))
+    with pytest.raises(DataError, match=r"test\.csv\[kind\]: 20 labels have no training sample, the first is maybe"):
+        task.open_test()
+    frame(20, 100).drop(columns="weight").to_csv(other, index=False)
+    with pytest.raises(DataError, match=r"task\.test: test\.csv has no column 'weight'"):
+        read(frame(), test=str(other))
+    frame(20, 100).assign(weight="heavy").to_csv(other, index=False)
+    with pytest.raises(DataError, match=r"test\.csv\[weight\]: 'heavy' in row 1 is no number"):
+        read(frame(), test=str(other)).open_test()
+
+
+HEAD = b"a,b,kind\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "message"),
+    [
+        (b"", {}, r"t\.csv: the file is empty"),
+        (b"<!DOCTYPE html><html>", {}, "this is a web page; download"),
+        (HEAD, {}, r"t\.csv: holds no rows"),
+        (HEAD + b"1,2,x\n" * 5, {}, "5 rows are too few; give 10 or more"),
+        (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
+        (HEAD + b"1,2,x\n" * 20 + b"1,2,3,x\n", {}, "line 22 has 4 fields, the header has 3"),
+        (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is no table: .* check its quotes"),
+        (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; give task\.encoding=, such as latin-1"),
+        (b"a,a,kind\n" + b"1,2,x\n" * 20, {}, "two columns are named 'a'"),
+        (b"kind\n" + b"x\n" * 20, {}, "holds one column only, 'kind'; .*task.delimiter"),
+        (HEAD + b"1,2,x\n" * 20, {}, "all 14 training labels are x"),
+        (HEAD + b"1,2,x\n1,2,\n" * 20, {}, r"t\.csv\[kind\]: 20 rows have no target, the first is row 2"),
+        (HEAD + b"1,inf,x\n2,3,y\n" * 20, {}, r"t\.csv\[b\]: \d+ values are infinite or too large"),
+        (HEAD + b",?,x\n,NA,y\n" * 20, {}, "no column holds anything to learn from"),
+        (
+            HEAD + b"".join(b"1,2,%d.25\n" % i for i in range(60)),
+            {},
+            r"t\.csv\[kind\]: holds 42 different numbers, such as .*25, which are no classes; cut them",
+        ),
+    ],
+)
+def test_malformed_tables_are_refused_in_one_line(read, content, settings, message):
+    with pytest.raises(OrcaError, match=message) as caught:
+        read(content, **settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
+        ({"target": "zzz"}, r"task\.target: .* 'zzz'; it has row, weight, colour, code, patient, kind"),
+        ({"target": None}, r"task\.target: a value is needed; give task\.target=COLUMN"),
+        ({"targets": ["row"]}, r"task\.targets: is not for kind=classes; give task\.target"),
+        ({"kind": "labels"}, r"task\.target: is not for kind=labels"),
+        ({"kind": "labels", "target": None}, r"task\.targets: a value is needed"),
+        (
+            {"kind": "labels", "target": None, "targets": ["row", "kind"]},
+            r"t\.csv\[row\]: '2' in row 3 is neither 0 nor 1",
+        ),
+        ({"kind": "dense"}, r"task\.kind: 'dense' is not allowed"),
+        ({"features": ["wieght"]}, r"task\.features: .* did you mean 'weight'"),
+        ({"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
+        ({"features": "weight"}, r"task\.features: 'weight' is no list of columns; give task\.features=\[COLUMN"),
+        ({"ignore": ["colr"]}, r"task\.ignore: .* did you mean 'colour'"),
+        ({"ignore": ["row", "weight", "colour", "code", "patient"]}, r"task\.features: no column is left"),
+        ({"group": "pateint"}, r"task\.group: .* did you mean 'patient'"),
+        ({"validation_fraction": 1.5}, r"task\.validation_fraction: 1\.5 is out of range"),
+        ({"max_categories": 0}, r"task\.max_categories: 0 is out of range"),
+        ({"delimiter": "ab"}, r"task\.delimiter: 'ab' is no delimiter"),
+        ({"delimiter": ";"}, r"holds one column only, 'row,weight"),
+        ({"encoding": "utf-9"}, r"task\.encoding: 'utf-9' is no encoding"),
+        ({"decimal": ";"}, r"task\.decimal"),
+        ({"test": "missing.csv"}, r"task\.test: no file 'missing\.csv'"),
+        ({"test": "t.csv"}, r"task\.test: .* is the file of task\.train too"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told(read, settings, message):
+    with pytest.raises((ConfigError, DataError), match=message):
+        read(frame(), **settings)
+
+
+def test_parquet_columns_of_other_types(read):
+    pytest.importorskip("pyarrow")
+    table = frame().assign(
+        when=pd.Timestamp("1970-01-02") + pd.to_timedelta(np.arange(N), "D"),
+        flag=np.arange(N) % 3 == 0,
+        count=pd.array([None, *range(1, N)], dtype="Int64"),
+    )
+    task = read(table, "t.parquet", features=["when", "flag", "count", "row"], normalize=False)
+    x = torch.cat([every(samples).x[:, 0] for samples in splits(task)]).numpy()
+    x = x[np.argsort(x[:, 3])]
+    assert x[:, 0].tolist() == list(range(1, N + 1))
+    assert x[:, 1].tolist() == [i % 3 == 0 for i in range(N)]
+    assert x[1:, 2].tolist() == list(range(1, N))
+    with pytest.raises(DataError, match=r"t\.parquet\[list\]: holds values of type ndarray; allowed: numbers, text"):
+        read(frame().assign(list=[[1, 2]] * N), "t.parquet")
+    with pytest.raises(DataError, match=r"t\.parquet: is no readable \.parquet file"):
+        read(b"PAR1 and then nothing", "t.parquet")

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from orca_cli.exceptions import UnavailableError
+
+_NO_DOUBLE = ("mps",)  # kinds of devices without float64
+
 
 def half_squared_distances(x: Tensor, z: Tensor) -> Tensor:
     """Return 1/2 |x_i - z_j|^2, clamped at 0.
@@ -20,7 +24,7 @@ def half_squared_distances(x: Tensor, z: Tensor) -> Tensor:
         [..., n, m] in the dtype of x.
     """
     cost = x @ z.mT
-    return torch.sub(_half_squares(x)[..., :, None], cost).add_(_half_squares(z)[..., None, :]).clamp_(min=0)
+    return torch.sub(_half_squares(x)[..., :, None], cost, out=cost).add_(_half_squares(z)[..., None, :]).clamp_(min=0)
 
 
 def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
@@ -34,11 +38,27 @@ def needs_double(x: Tensor, z: Tensor, reg: float) -> bool:
 
     A potential has the size of the largest cost, and the plan is exp((f + g - c) / reg): an error of a tenth of reg in
     the exponent changes the plan by a tenth.
+
+    Raises:
+        UnavailableError: it would not be small, and the device has no float64.
     """
     if x.dtype == torch.float64:
         return True
     largest = 2 * (_half_squares(x).max() + _half_squares(z).max())  # at least the largest half squared distance
-    return bool(largest * torch.finfo(torch.float32).eps > reg / 100)
+    if not bool(largest * torch.finfo(torch.float32).eps > reg / 100):
+        return False
+    if x.device.type in _NO_DOUBLE:
+        raise UnavailableError(
+            f"features of this size need float64 beside reg {reg:g}, which '{x.device.type}' does not have",
+            where="metric.reg",
+            hint="raise it, or take device=cpu",
+        )
+    return True
+
+
+def double(x: Tensor) -> Tensor:
+    """Return a float64 copy, on the CPU where the device has no float64."""
+    return (x.cpu() if x.device.type in _NO_DOUBLE else x).double()
 
 
 def _half_squares(x: Tensor) -> Tensor:

@@ -122,23 +122,35 @@ def values(groups: list[PairGroup], shape: tuple[int, int]) -> Tensor:
     return table
 
 
-def add_plans(plan: Tensor, groups: list[PairGroup], mass: Tensor) -> None:
-    """Add mass[a, b] times the plan of every pair (a, b) to plan [n, m], in place; mass is [k, l]."""
-    flat = plan.view(-1)
+def potentials(
+    groups: list[PairGroup], left: ClassIndex, right: ClassIndex, points: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Return the potentials of solved pairs by points: rows against classes [n, l], and classes against columns [k, m].
+
+    Args:
+        groups: solved pairs.
+        left: classes of the rows.
+        right: classes of the columns.
+        points: n and m.
+    """
+    rows = left.weights.new_zeros(points[0], len(right.counts))
+    columns = left.weights.new_zeros(len(left.counts), points[1])
     for group in groups:
-        weighted = group.solution.plan * mass[group.left, group.right][:, None, None]
-        if group.columns.shape[1] == plan.shape[1]:  # whole rows, several times faster
-            plan.index_add_(0, group.rows.reshape(-1), weighted.view(-1, plan.shape[1]))
-        else:
-            flat.index_add_(0, _places(group.rows, group.columns, plan).view(-1), weighted.view(-1))
+        real = left.weights[group.left, : group.rows.shape[1]] > 0
+        rows[group.rows[real], group.right[:, None].expand_as(real)[real]] = group.solution.f[real]
+        real = right.weights[group.right, : group.columns.shape[1]] > 0
+        columns[group.left[:, None].expand_as(real)[real], group.columns[real]] = group.solution.g[real]
+    return rows, columns
 
 
 def from_matrix(cost: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the cost function of `solve_pairs` for costs [n, m] that are already there."""
 
     def gather(rows: Tensor, columns: Tensor) -> Tensor:
+        # A class that holds all rows or columns holds them in order.
+        if rows.shape == (1, cost.shape[0]) and columns.shape[1] == cost.shape[1]:
+            return cost[None]
         if columns.shape[1] == cost.shape[1]:
-            # A class that holds all columns holds them in order.
             return cost.index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
         places = _places(rows, columns, cost)
         return cost.view(-1).index_select(0, places.view(-1)).view(places.shape)

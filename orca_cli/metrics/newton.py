@@ -83,6 +83,7 @@ def solve(
     max_iterations: int,
     scaling: float,
     start: Tensor | None = None,
+    first: float | None = None,
 ) -> Solution:
     """Solve B problems of entropic transport with the same number of points.
 
@@ -98,15 +99,13 @@ def solve(
         tolerance: L1 error of the column sums at which a problem counts as solved.
         max_iterations: bound on the steps at the final reg.
         scaling: factor between the levels of annealing, which start at the largest cost.
-        start: [B, q], potentials g of a similar problem; annealing then starts at reg / scaling. A problem that does
-            not come near its solution from there is solved again without them.
+        start: [B, q], potentials g of a similar problem; annealing then starts at `first`.
+        first: reg / scaling if it is not given.
     """
     largest = float(cost.max())
     if start is not None:
-        levels = annealing(min(largest, reg / scaling), reg, scaling)
-        near = _descend(cost, a, b, start, levels, tolerance, max_iterations)
-        if float(near.error.max()) <= _LEVEL_ERROR:
-            return near
+        levels = annealing(min(largest, first or reg / scaling), reg, scaling)
+        return _descend(cost, a, b, start, levels, tolerance, max_iterations)
     start, first = torch.zeros_like(b), largest
     if cost.shape[1] > _MANY_ROWS * cost.shape[2] and largest > reg / scaling**2:
         some = a[:, ::_STRIDE] / a[:, ::_STRIDE].sum(1, keepdim=True)
@@ -140,7 +139,6 @@ def _descend(
     return Solution(
         f=-levels[-1] * (state.top + state.row.log()),
         g=g,
-        plan=state.e.mul_((a / state.row)[:, :, None]),
         value=levels[-1] * (state.dual - (b * log_b).sum(1)),
         error=state.error,
         iterations=iterations,

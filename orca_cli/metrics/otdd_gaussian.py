@@ -14,44 +14,19 @@ from torch import Tensor
 
 from orca_cli.interfaces import Distance, Features
 from orca_cli.metrics import bures, envelope
-from orca_cli.metrics.costs import centred, half_squared_distances, needs_double
-from orca_cli.metrics.otdd import OTDD
+from orca_cli.metrics.costs import centred, double, half_squared_distances, needs_double
+from orca_cli.metrics.transport import Transport, add_labels, class_mass, outer_plan, slope
 from orca_cli.metrics.validity import check_features, check_pair
 
 
-class OTDDGaussian:
-    """Debiased entropic OTDD with Bures' formula between classes.
+class OTDDGaussian(Transport):
+    """Debiased entropic OTDD with Bures' formula between classes; arguments as in `Transport`.
 
     Covariances are divided by the number of points. A class with one point has covariance 0; a class without points carries
     no weight.
-
-    Args:
-        reg: entropic strength of the outer problem, absolute, beside halved squared distances of the features.
-        tolerance: L1 error of a plan's marginal at which a problem counts as solved; 0..2.
-        max_iterations: bound on the iterations at the final reg where Sinkhorn's algorithm is used.
-        newton_points: problems with at most so many target points are solved by Newton's method.
-        newton_steps: bound on its steps at the final reg.
-        scaling: factor between the levels of annealing, 0..1, both excluded.
-        chunk: rows of the source's own cost matrix that are held at once.
-
-    Raises:
-        ConfigError: a parameter is out of range.
     """
 
     convention = "squared, halved costs, debiased, Gaussian classes"
-
-    def __init__(
-        self,
-        reg: float = 0.1,
-        tolerance: float = 1e-2,
-        max_iterations: int = 500,
-        newton_points: int = 512,
-        newton_steps: int = 15,
-        scaling: float = 0.25,
-        chunk: int = 1024,
-    ) -> None:
-        self.transport = OTDD(reg, tolerance, max_iterations, newton_points, newton_steps, scaling, chunk)
-        self.reg = reg
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
@@ -72,17 +47,18 @@ class OTDDGaussian:
             x = x.double()
         members = _members(source)
         labels = x.new_zeros(source.num_classes, source.num_classes)
-        points = {label: x[rows].double() for label, rows in members.items()}
+        points = {label: double(x[rows]) for label, rows in members.items()}
         for a, b in _pairs(members):
             plan = bures.coupling(points[a], points[b])
             labels[a, b] = labels[b, a] = 2 * (plan * half_squared_distances(points[a], points[b])).sum()
-        self_term, self_source = self.transport.source_term(x, source.labels, labels)
-        return {"self_term": self_term.double(), "self_source": self_source.double()}
+        self_term, self_source = self.source_term(x, source.labels, labels)
+        return {"self_term": double(self_term), "self_source": double(self_source)}
 
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
-        """Return the distance; memory grows with n times m.
+        """Return the distance; memory is that of the n x m cost and, while classes are compared, of the largest block.
 
-        Diagnostics: iterations and marginal_error (the larger of the two outer problems), self_source as in `prepare`, n, m.
+        Diagnostics: iterations and marginal_error (the larger of the two outer problems), converged (1 where both reached the
+        tolerance, 0 where a bound ended one), self_source as in `prepare`, n, m.
 
         Raises:
             NonFiniteError: a feature or the value is NaN or infinite.
@@ -103,30 +79,29 @@ class OTDDGaussian:
         cross, own = half_squared_distances(x, z), half_squared_distances(z, z)
         sources, targets = _members(source), _members(target)
         pairs = [(a, b) for a in sources for b in targets]
-        between = _Couplings(x, z, cross, (sources, targets), pairs, (k, l))
-        within = _Couplings(z, z, own, (targets, targets), _pairs(targets), (l, l))
+        between = _Couplings(x, z, (sources, targets), pairs, (k, l))
+        within = _Couplings(z, z, (targets, targets), _pairs(targets), (l, l))
+        label_own = within.labels + within.labels.T
 
-        outer = self.transport.outer(cross, source.labels, target.labels, between.labels)
-        outer_self = self.transport.outer_to_itself(own, target.labels, within.labels + within.labels.T)
+        outer = self.outer(add_labels(cross, source.labels, target.labels, between.labels))
+        outer_self = self.outer_to_itself(add_labels(own, target.labels, target.labels, label_own))
         value = outer.value[0] - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
-        cross_plan, own_plan = outer.plan[0], outer_self.plan[0] / -2
-        cross_mass = envelope.class_mass(cross_plan, source.labels, target.labels, (k, l))
-        own_mass = envelope.class_mass(own_plan, target.labels, target.labels, (l, l))
-        between.add_to(cross_plan, cross_mass)
-        within.add_to(own_plan, own_mass + own_mass.T)
-        diagnostics = {
-            "iterations": float(max(outer.iterations, outer_self.iterations)),
-            "marginal_error": float(torch.cat([outer.error, outer_self.error]).max()),
-            "self_source": float(prepared["self_source"]),
-            "n": float(len(x)),
-            "m": float(len(z)),
-        }
-        return value, envelope.gradient(cross_plan, own_plan, x, z), diagnostics
+        plan = outer_plan(outer, source.labels, target.labels, self.reg)
+        gradient = slope([plan], cross, x, z)
+        between.add_slopes(gradient, class_mass(plan, cross, (k, l)))
+        # Of the target's own plan both ends move, which takes back the half that it counts.
+        plan = outer_plan(outer_self, target.labels, target.labels, self.reg)
+        mass = class_mass(plan, own, (l, l))
+        gradient -= slope([plan], own, z, z)
+        within.add_slopes(gradient, (mass + mass.T) / -2)
+        return value, gradient, self.diagnostics([outer, outer_self], prepared, (len(x), len(z)))
 
 
 class _Couplings:
-    """Bures' couplings of pairs of classes.
+    """W of pairs of classes and its slopes, from Bures' couplings, which are not kept: a slope has the size of its points.
+
+    Where both clouds are the same, pairs are of different classes, and slopes those of both.
 
     Attributes:
         labels: [k, l], W of these pairs and 0 for others.
@@ -136,26 +111,30 @@ class _Couplings:
         self,
         x: Tensor,
         z: Tensor,
-        cost: Tensor,
         members: tuple[dict[int, Tensor], dict[int, Tensor]],
         pairs: list[tuple[int, int]],
         shape: tuple[int, int],
     ) -> None:
-        left, right = members
-        self.labels = cost.new_zeros(shape)
-        self._blocks = {(a, b): (left[a][:, None], right[b]) for a, b in pairs}
-        points = [
-            {label: cloud[rows].double() for label, rows in part.items()} for cloud, part in ((x, left), (z, right))
-        ]
-        self._plans = {(a, b): bures.coupling(points[0][a], points[1][b]).to(cost) for a, b in pairs}
-        for pair, plan in self._plans.items():
-            # Half squared distances weigh half of W.
-            self.labels[pair] = 2 * (plan * cost[self._blocks[pair]]).sum()
+        left, right = (
+            {label: part[rows] for label, rows in own.items()} for part, own in zip((x, z), members, strict=True)
+        )
+        exact = [{label: double(points) for label, points in part.items()} for part in (left, right)]
+        self.labels = x.new_zeros(shape)
+        self._slopes: list[tuple[int, int, Tensor, Tensor]] = []
+        for a, b in pairs:
+            plan = bures.coupling(exact[0][a], exact[1][b]).to(x)
+            p, q = plan.shape
+            # Rows of a coupling sum to 1 / p and columns to 1 / q.
+            moved = plan.T @ left[a]
+            self.labels[a, b] = left[a].square().sum() / p + ((right[b] / q - 2 * moved) * right[b]).sum()
+            self._slopes.append((a, b, members[1][b], right[b] / q - moved))
+            if x is z:
+                self._slopes.append((a, b, members[0][a], left[a] / p - plan @ right[b]))
 
-    def add_to(self, plan: Tensor, mass: Tensor) -> None:
-        """Add mass[a, b] times the coupling of every pair to a plan, in place."""
-        for pair, own in self._plans.items():
-            plan[self._blocks[pair]] += mass[pair] * own
+    def add_slopes(self, slope: Tensor, mass: Tensor) -> None:
+        """Add mass[a, b] times the slope in z of half of W(a, b), of every pair, to `slope` [m, d], in place."""
+        for a, b, points, change in self._slopes:
+            slope[points] += mass[a, b] * change
 
 
 def _members(features: Features) -> dict[int, Tensor]:

@@ -158,8 +158,9 @@ def test_the_prepared_part_is_all_that_depends_on_the_source_alone():
     for name in prepared:
         torch.testing.assert_close(prepared[name], whole[name])
     result = metric.distance(source, prepared, labelled(10, 3, 2, "target"))
-    assert set(result.diagnostics) == {"iterations", "marginal_error", "self_source", "n", "m"}
+    assert set(result.diagnostics) == {"iterations", "marginal_error", "converged", "self_source", "n", "m"}
     assert result.diagnostics["marginal_error"] <= metric.tolerance
+    assert result.diagnostics["converged"] == 1
 
 
 def test_classes_of_one_point_and_classes_without_a_point():

@@ -8,6 +8,7 @@ import io
 import os
 import sys
 import traceback
+from typing import Any
 
 from orca_cli import __version__, terminal
 from orca_cli.exceptions import Interrupted, MemoryExhaustedError, OrcaError, UsageError, suggest
@@ -16,7 +17,8 @@ COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
     "report": "a table of the results: methods as rows, tasks as columns",
     "distance": "the distance between two labelled data sets, by any metric",
-    "list": "what there is to choose from: tasks, bodies, sources, metrics, finetune, hparams, studies, settings",
+    "data": "the data sets: list, get, check, import your own copy, path",
+    "list": "what there is to choose from: tasks, bodies, sources, metrics, finetune, hparams, protocols, studies, settings",
     "doctor": "check this machine: versions, devices, folders, extras",
 }
 
@@ -26,6 +28,7 @@ examples:
   orca run task=listops body=minilm seed=1   another task
   orca run -m metric=otdd,none seed=0,1,2    a sweep
   orca report                                the table of all results
+  orca data list                             which data sets are there, and where the others come from
   orca run --help                            more examples
 
 Settings are KEY=VALUE; `orca list` shows what there is. On desktops where `orca` is the screen reader,
@@ -80,16 +83,33 @@ def _dispatch(words: list[str], wants_traceback: bool) -> int:
         return 0
     if words[0] not in COMMANDS:
         raise UsageError(f"no such command: '{words[0]}'", hint=suggest(words[0], COMMANDS))
-    command = importlib.import_module(f"orca_cli.commands.{words[0]}")
-    parser = _Parser(prog=f"orca {words[0]}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    name, words = words[0], words[1:]
+    command = importlib.import_module(f"orca_cli.commands.{name}")
+    if hasattr(command, "VERBS"):  # a command of several, such as `orca data get`: a module each
+        if not words or words[0] in ("-h", "--help", "help"):
+            _print_verbs(name, command)
+            return 0
+        if words[0] not in command.VERBS:
+            raise UsageError(f"no such command: '{name} {words[0]}'", hint=suggest(words[0], command.VERBS))
+        command = importlib.import_module(f"orca_cli.commands.{name}_{words[0]}")
+        name, words = f"{name} {words[0]}", words[1:]
+    parser = _Parser(prog=f"orca {name}", formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_arguments(parser)
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
-    arguments = parser.parse_intermixed_args(words[1:])
+    arguments = parser.parse_intermixed_args(words)
     arguments.traceback = wants_traceback
     return command.execute(arguments)
 
 
+def _print_verbs(name: str, command: Any) -> None:
+    usage = f"usage: orca {name} COMMAND ...\n\n{command.ABOUT}"
+    terminal.print_text(f"{usage}\n\ncommands:\n{_lines(command.VERBS)}\n\n{command.EXAMPLES}\n")
+
+
+def _lines(commands: dict[str, str]) -> str:
+    return "\n".join(f"  {name:<8} {text}" for name, text in commands.items())
+
+
 def _print_help() -> None:
-    lines = "\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items())
     about = "Cross-modal transfer of pretrained transformers (ORCA)."
-    terminal.print_result(f"usage: orca COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{_EXAMPLES}")
+    terminal.print_result(f"usage: orca COMMAND ...\n\n{about}\n\ncommands:\n{_lines(COMMANDS)}\n\n{_EXAMPLES}")

@@ -257,7 +257,7 @@ class Score:
         value: the error, lower is better; None where it is undefined.
         n: number of samples (or classes, or positions, as the error says) that it averages over.
         skipped: number of those that were left out because the error is undefined for them.
-        others: further errors of the same outputs by name, such as the same one per record; for the records, never to choose by.
+        others: further errors of the same outputs by name, such as the one per record; for the records, never to choose by.
     """
 
     value: float | None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import io
 import json
 import pickle
 import tarfile
@@ -62,25 +63,44 @@ def _cifar100(place: Path, rng: np.random.Generator) -> dict[str, Any]:
         fine = _labels(n, 100)
         data = _stripes(rng, fine, (3072,))
         batch = {
-            b"filenames": [f"{name}_{i}.png".encode() for i in range(n)],
-            b"batch_label": b"synthetic",
-            b"fine_labels": fine.tolist(),
-            b"coarse_labels": (fine // 5).tolist(),
-            b"data": data,
+            "filenames": [f"{name}_{i}.png" for i in range(n)],
+            "batch_label": "synthetic",
+            "fine_labels": fine.tolist(),
+            "coarse_labels": (fine // 5).tolist(),
+            "data": data,
         }
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+        (folder / name).write_bytes(_python_2_pickle(batch))
         written[name] = {"images": data.reshape(-1, 3, 32, 32), "labels": fine}
     meta = {
-        b"fine_label_names": [f"class_{i}".encode() for i in range(100)],
-        b"coarse_label_names": [f"group_{i}".encode() for i in range(20)],
+        "fine_label_names": [f"class_{i}" for i in range(100)],
+        "coarse_label_names": [f"group_{i}" for i in range(20)],
     }
-    (folder / "meta").write_bytes(pickle.dumps(meta, protocol=2))
+    (folder / "meta").write_bytes(_python_2_pickle(meta))
     with tarfile.open(place / "cifar-100-python.tar.gz", "w:gz") as archive:
         archive.add(folder, "cifar-100-python")
     for file in folder.iterdir():
         file.unlink()
     folder.rmdir()
     return written
+
+
+class _Python2Pickler(pickle._Pickler):  # type: ignore[name-defined,misc]
+    """Writes texts and bytes as the byte strings of Python 2, which made the published files."""
+
+    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+
+    def _save_string(self, value: str | bytes) -> None:
+        data = value.encode("latin1") if isinstance(value, str) else value
+        self.write(pickle.BINSTRING + len(data).to_bytes(4, "little") + data)
+        self.memoize(value)
+
+    dispatch[str] = dispatch[bytes] = _save_string
+
+
+def _python_2_pickle(value: Any) -> bytes:
+    file = io.BytesIO()
+    _Python2Pickler(file, protocol=2).dump(value)
+    return file.getvalue()
 
 
 def _spherical(place: Path, rng: np.random.Generator) -> dict[str, Any]:
@@ -135,7 +155,8 @@ def _psicov(place: Path, rng: np.random.Generator) -> dict[str, Any]:
             steps = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
             hidden = rng.random((length, length))
             hidden = (hidden + hidden.T) / 2
-            distances = (3.8 * steps**0.5 + 2 * hidden).astype(np.float32)  # the diagonal is below 1, as in the files
+            # A ring of 30 residues: neighbours in space far apart in sequence; the diagonal is below 1, as in the files.
+            distances = (20 * np.abs(np.sin(np.pi * steps / 30)) + 2 * hidden).astype(np.float32)
             features = {
                 "seq": "".join(rng.choice(list(AMINO), length)),
                 "sa": rng.random(length),
@@ -229,7 +250,9 @@ def _ecg(place: Path, rng: np.random.Generator) -> dict[str, Any]:
         length = ECG_LENGTHS[number % len(ECG_LENGTHS)]
         label = number % 4
         beats = np.sin(2 * np.pi * np.arange(length) * (1 + label) / 100)
-        records.append(np.full(length, 7) if number == 5 else (300 * beats + 30 * rng.normal(size=length)).astype(np.int16))
+        records.append(
+            np.full(length, 7) if number == 5 else (300 * beats + 30 * rng.normal(size=length)).astype(np.int16)
+        )
         labels.append(ECG_CLASSES[label])
     data = np.empty(len(records), dtype=object)
     data[:] = records
@@ -317,7 +340,9 @@ def _homology(place: Path, rng: np.random.Generator) -> dict[str, Any]:
             length = 1500 if part == "train" and number == 0 else 20 + number
             letters = AMINO[5 * (number % 4) : 5 * (number % 4) + 5] + "XBZUO"[number % 5]
             primary = "".join(rng.choice(list(letters), length))
-            proteins.append({"primary": primary, "protein_length": length, "id": f"d{number}".encode(), "fold_label": fold})
+            proteins.append(
+                {"primary": primary, "protein_length": length, "id": f"d{number}".encode(), "fold_label": fold}
+            )
         folder = place / "remote_homology" / f"remote_homology_{part}.lmdb"
         folder.mkdir(parents=True)
         with lmdb.open(str(folder), map_size=2**24) as environment, environment.begin(write=True) as transaction:

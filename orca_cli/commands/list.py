@@ -6,11 +6,11 @@ import argparse
 import ast
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orca_cli import configuration, schema, terminal
+from orca_cli import catalogue, configuration, data_folder, schema, terminal
 from orca_cli.exceptions import UsageError, suggest
 
 # Word on the command line -> folder of conf/.
@@ -21,8 +21,10 @@ GROUPS = {
     "metrics": "metric",
     "finetune": "finetune",
     "hparams": "hparams",
+    "protocols": "protocol",
     "studies": "study",
 }
+_ERRORS = {"classes": "0-1 error", "labels": "1 - mAP"}  # of tasks that name none; scoring/defaults.py
 SETTINGS = "settings"
 SCHEMA = 1
 EXAMPLES = """\
@@ -36,9 +38,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = (
-        "What there is to choose from: tasks, bodies, sources, metrics, finetune, hparams, studies, settings."
-    )
+    parser.description = f"What there is to choose from: {', '.join((*GROUPS, SETTINGS))}."
     parser.epilog = EXAMPLES
     parser.add_argument(
         "group", nargs="?", metavar="GROUP", help=f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
@@ -55,7 +55,12 @@ def execute(arguments: argparse.Namespace) -> int:
         word = {folder: plural for plural, folder in GROUPS.items()}.get(word, word)
         if word not in GROUPS:
             raise UsageError(f"there is no group '{word}'", hint=suggest(word, (*GROUPS, SETTINGS)))
-    words = [word] if word else [*GROUPS]
+    # A group without a single file, such as one of a configuration of an older release, is not mentioned among all.
+    words = (
+        [word]
+        if word
+        else [name for name, group in GROUPS.items() if configuration.choices(group, arguments.config_dir)]
+    )
     listed = {name: settings() if name == SETTINGS else entries(GROUPS[name], arguments.config_dir) for name in words}
     if arguments.json:
         terminal.print_text(json.dumps({"schema": SCHEMA, **listed}, indent=2, default=str) + "\n")
@@ -65,11 +70,15 @@ def execute(arguments: argparse.Namespace) -> int:
         _print_settings(listed[word])
     else:
         _print_group(word, listed[word])
+        if word == "tasks":
+            _print_protocols(arguments.config_dir)
     return 0
 
 
 def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
     """Return what a group offers: name, description, file, what it picks in other groups, and its own parameters.
+
+    Tasks and sources also have `data`: what is known of their data, and whether they are there.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -82,17 +91,47 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
         own = content.get(group, content)
         if group == "study":
             own = content.get("hydra", {}).get("sweeper", {}).get("params", {})
-        parameters = {key: value for key, value in own.items() if key != "_target_"} if isinstance(own, dict) else {}
-        found.append(
-            {
-                "name": name,
-                "description": configuration.description(path),
-                "picks": picks,
-                "parameters": parameters,
-                "file": str(path),
-            }
-        )
+        if group == "protocol":  # it sets keys of other groups, and its own name
+            own = {key: value for key, value in content.items() if key != group}
+        own = own if isinstance(own, dict) else {}
+        entry: dict[str, Any] = {
+            "name": name,
+            "description": configuration.description(path),
+            "picks": picks,
+            "parameters": {key: value for key, value in own.items() if key not in ("_target_", "data")},
+            "file": str(path),
+        }
+        if group in catalogue.GROUPS:
+            entry["data"] = _data(group, name, path)
+        if group == "task":
+            entry["error"] = _error(own)
+        found.append(entry)
     return found
+
+
+def _data(group: str, name: str, path: Path) -> dict[str, Any]:
+    """Return what a file says about its data, and whether they are there."""
+    entry = catalogue.read(group, name, path)
+    state = data_folder.state(entry, configuration.default_folders()["data"])
+    texts = {key: getattr(entry, key) for key in ("shape", "outputs", "licence", "origin", "bytes")}
+    return {"state": state, **texts}
+
+
+def _error(task: dict[str, Any]) -> str:
+    """Return the name of what is reported for a task: its class's own where that is fixed, else the name of the class."""
+    node = task.get("error")
+    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+        return _ERRORS.get(str(task.get("kind")), "usual of kind")
+    module, _, kind = node["_target_"].rpartition(".")
+    path = Path(schema.__file__).parent.parent / f"{module.replace('.', '/')}.py"
+    if not module.startswith("orca_cli.") or not path.is_file():
+        return kind
+    classes = [item for item in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(item, ast.ClassDef)]
+    for line in (line for item in classes if item.name == kind for line in item.body):
+        is_name = isinstance(line, ast.Assign) and [ast.unparse(target) for target in line.targets] == ["name"]
+        if is_name and isinstance(line.value, ast.Constant):  # type: ignore[attr-defined]
+            return str(line.value.value)  # type: ignore[attr-defined]
+    return kind
 
 
 def _picks(defaults: Any) -> Iterator[tuple[str, str]]:
@@ -155,16 +194,18 @@ def _print_group(word: str, found: list[dict[str, Any]]) -> None:
         terminal.print_result(_text(f"There are no {word}."))
         return
     picked = sorted({key for entry in found for key in entry["picks"]})
-    kinds = [str(entry["parameters"].get("kind") or "any") for entry in found]
-    own_column = {"task": "kind", "body": "checkpoint"}.get(group)
+    if group == "task":
+        terminal.print_result(_table(("task", "kind", "shape", "outputs", "error", "data"), map(_task_row, found)))
+        terminal.print_result(_text(""))
+    own_column = {"body": "checkpoint", "source": "data"}.get(group)
     headers = (group, *([own_column] if own_column else []), *picked, "description")
     rows = []
-    for entry, kind in zip(found, kinds, strict=True):
-        special = {"task": kind, "body": str(entry["parameters"].get("checkpoint", ""))}.get(group)
+    for entry in found:
+        special = {"body": str(entry["parameters"].get("checkpoint", "")), "source": entry.get("data", {}).get("state")}
         picks = [entry["picks"].get(key, "-") for key in picked]
-        rows.append((entry["name"], *([special] if special is not None else []), *picks, entry["description"]))
+        rows.append((entry["name"], *([special[group]] if own_column else []), *picks, entry["description"]))
     terminal.print_result(_table(headers, rows))
-    prefix = "" if group in ("hparams", "study") else f"{group}."
+    prefix = "" if group in ("hparams", "protocol", "study") else f"{group}."
     hidden = ("kind", "checkpoint")
     pairs = [
         (entry["name"], _pairs(prefix, {k: v for k, v in entry["parameters"].items() if k not in hidden}))
@@ -173,6 +214,26 @@ def _print_group(word: str, found: list[dict[str, Any]]) -> None:
     pairs = [(name, text) for name, text in pairs if text]
     if pairs:
         terminal.print_result(_text(""), _table((group, "parameters and their defaults"), pairs))
+
+
+def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
+    kind = entry["parameters"].get("kind")
+    data = entry["data"]
+    return (
+        entry["name"],
+        "any" if kind in (None, "???") else str(kind),
+        data["shape"] or "-",
+        data["outputs"] or "-",
+        entry["error"],
+        data["state"],
+    )
+
+
+def _print_protocols(extra: Path | None) -> None:
+    names = configuration.choices("protocol", extra)
+    if names:
+        text = f"protocol=NAME sets how a task is trained and scored: {', '.join(names)}; orca list protocols."
+        terminal.print_result(_text(""), _text(text))
 
 
 def _pairs(prefix: str, parameters: dict[str, Any]) -> str:
@@ -208,11 +269,11 @@ def _print_settings(found: list[dict[str, Any]]) -> None:
         allowed = f" ({entry['allowed']})" if entry["allowed"] and entry["key"] in schema.RANGES else ""
         kind = entry["type"].replace(" | None", "")
         rows.append((entry["key"], kind, _value(entry["default"]), entry["meaning"] + allowed))
-    note = "Groups: task body source metric finetune hparams study; their parameters: orca list GROUP."
+    note = "Groups: task body source metric finetune hparams protocol study; their parameters: orca list GROUP."
     terminal.print_result(_table(("setting", "type", "default", "meaning"), rows), _text(note))
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

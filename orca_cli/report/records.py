@@ -47,13 +47,13 @@ def csv_text(table: Table) -> str:
     for row in table.rows:
         for column, cell, trivial in zip(table.columns, row.cells, table.trivial, strict=True):
             low, high = trivial or (None, None)
-            names = (column.task, column.error_name, column.percent, column.protocol, column.synthetic)
-            names = (*names, column.chosen_on_test)
+            names = (column.task, column.error_name, column.percent, column.protocol)
+            marks = (column.synthetic, column.chosen_on_test)
             method = row.method
             settings = ", ".join(f"{key}={value}" for key, value in method.settings)
             numbers = (cell.mean, cell.deviation, len(cell.values), seeds_text([run.seed for run in cell.runs]))
             counts = (cell.undefined, *(cell.unfinished[state] for state in UNFINISHED))
-            fields = (*names, method.body, method.source, method.metric, method.finetune, settings, *numbers)
+            fields = (*names, *marks, method.body, method.source, method.metric, method.finetune, settings, *numbers)
             writer.writerow(map(_field, (*fields, cell.best, row.rank, low, high, *counts)))
     return file.getvalue()
 

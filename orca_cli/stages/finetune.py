@@ -22,7 +22,6 @@ from orca_cli.training.freeze import select_trained
 from orca_cli.training.loop import predict, score, train_step
 from orca_cli.training.schedule import make_optimizer, set_lr, warmup_then_linear
 
-
 _WHOLE_TARGETS = 2**26  # values of the training targets that the constant predictor may see at once
 
 

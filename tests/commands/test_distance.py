@@ -269,7 +269,7 @@ def test_bad_words_give_one_line(code, message, words, files, capsys) -> None:
     ("name", "message"),
     [
         ("digits", "both a task and a source; write task=digits or source=digits"),
-        ("cifar100", "did you mean 'cifar10'"),
+        ("cifar1O", "did you mean 'cifar10'"),
         ("task=digit", "did you mean 'digits'"),
     ],
 )

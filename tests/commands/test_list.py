@@ -89,6 +89,54 @@ def test_a_task_is_told_with_kind_body_and_parameters(mine: Path, capsys: pytest
         assert word in text
 
 
+def test_a_task_is_told_with_its_data(mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    block = """
+  data:
+    shape: 4 x 1000
+    outputs: 36 labels
+    licence: CC0
+    files: [{path: a.npz, bytes: 1000}, {path: b.npz}]
+"""
+    error = "  error: {_target_: orca_cli.scoring.multilabel.MeanAUROC}"
+    (mine / "task" / "mine.yaml").write_text(MINE.rstrip() + "\n" + error + block)
+    monkeypatch.setenv("ORCA_HOME", str(mine / "home"))
+    folder = mine / "home" / "data" / "mine"
+    folder.mkdir(parents=True)
+    states = []
+    for name in ("other", "a.npz", "b.npz"):
+        (folder / name).touch()
+        (entry,) = (e for e in _json(capsys, "tasks", "--config-dir", str(mine))["tasks"] if e["name"] == "mine")
+        states.append(entry["data"]["state"])
+    assert states == ["absent", "partly", "present"]
+    assert (entry["data"]["shape"], entry["data"]["bytes"], entry["error"]) == ("4 x 1000", 1000, "1 - AUROC")
+    assert "data" not in entry["parameters"]
+    assert main(["list", "tasks", "--config-dir", str(mine)]) == 0
+    text = capsys.readouterr().out
+    row = next(line for line in text.splitlines() if line.startswith("mine"))
+    assert row.split() == ["mine", "dense", "4", "x", "1000", "36", "labels", "1", "-", "AUROC", "present"]
+    assert "task.data.shape" not in text
+    tasks = {entry["name"]: entry for entry in _json(capsys, "tasks")["tasks"]}
+    assert (tasks["listops"]["data"]["state"], tasks["digits"]["data"]["state"]) == ("generated", "none needed")
+    assert tasks["digits"]["error"] == "0-1 error"
+
+
+def test_protocols_are_told_where_there_are_any(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch
+) -> None:
+    assert main(["list", "tasks"]) == 0
+    assert "clean, paper, release" in capsys.readouterr().out
+    (paper,) = (entry for entry in _json(capsys, "protocols")["protocols"] if entry["name"] == "paper")
+    assert paper["picks"] == {"metric": "otdd_reference"}
+    assert paper["parameters"]["train"] == {"select": "last"}
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    (tmp_path / "conf" / "config.yaml").touch()
+    monkeypatch.setattr(configuration, "_PACKAGE", tmp_path)
+    assert main(["list"]) == 0
+    assert "protocols" not in capsys.readouterr().out
+    assert main(["list", "tasks"]) == 0
+    assert "protocol" not in capsys.readouterr().out
+
+
 def test_settings_are_all_of_the_schema_with_their_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     found = {entry["key"]: entry for entry in _json(capsys, "settings")["settings"]}
     parts = {field.name for field in dataclasses.fields(schema.Config)} - {"task", "body", "source", "metric"}

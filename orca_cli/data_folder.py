@@ -1,0 +1,184 @@
+"""What lies in the data folder: which files of a data set are there, and whether they are what they were.
+
+`paths.data/NAME/checksums.json` holds the SHA-256 of every file that has come through the program: the published one where
+it is known, else the one at first sight, and every later sight is compared with it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from orca_cli import signals, storage
+from orca_cli.catalogue import DataFile, DataSet
+from orca_cli.exceptions import ChecksumError
+
+CHECKSUMS = "checksums.json"
+SCHEMA = 1
+_LOCK = ".lock"
+
+
+class Progress(Protocol):
+    """The part of interfaces.Reporter that is used here."""
+
+    def say(self, text: str) -> None:
+        """Log one line."""
+
+    def track(self, description: str, total: int) -> Any:
+        """Return a context manager that gives a function `advance(steps=1, note="")`."""
+
+
+def is_there(file: DataFile, folder: Path) -> bool:
+    """Return whether a file lies in its data set's folder, or else all that was unpacked from it; nothing is read."""
+    if (folder / file.path).is_file():
+        return True
+    names = file.members or tuple(_unpacked(folder, file))
+    return bool(names) and all((folder / name).exists() for name in names)
+
+
+def state(entry: DataSet, data_folder: Path) -> str:
+    """Return present, partly or absent for a data set of files, else generated or none needed; nothing is read."""
+    there = [is_there(file, data_folder / entry.name) for file in entry.files]
+    if there and all(there):
+        return "present"
+    if entry.origin == "files" and there:
+        return "partly" if any(there) else "absent"
+    return "generated" if entry.origin == "generated" else "none needed"
+
+
+@contextmanager
+def locked(entry: DataSet, data_folder: Path, reporter: Progress) -> Iterator[Path]:
+    """Hold the data set's folder alone, after a wait for whoever holds it; gives the folder.
+
+    Raises:
+        StorageError: the folder cannot be written.
+        Interrupted: a signal asked to stop.
+    """
+    told = False
+
+    def tell() -> None:
+        nonlocal told
+        signals.check()
+        if not told:
+            reporter.say(f"waiting for another process that works on the data of {entry.name}")
+        told = True
+
+    folder = data_folder / entry.name
+    with storage.lock(folder / _LOCK, timeout_s=math.inf, what=f"the data of {entry.name}", while_waiting=tell):
+        storage.clean_temporary(folder)
+        yield folder
+
+
+def expected(file: DataFile, folder: Path) -> str | None:
+    """Return the SHA-256 that a file should have: the published one, else the recorded one; None where neither is known.
+
+    Raises:
+        ChecksumError: the record is damaged.
+    """
+    return file.sha256 or recorded(folder).get(file.path, {}).get("sha256")
+
+
+def verify(file: DataFile, folder: Path, origin: str = "found here") -> str:
+    """Compare a file with what it should be, and record its checksum where this is the first sight of it.
+
+    Args:
+        file: it lies in `folder`.
+        folder: of the data set.
+        origin: where the file is from, for the record.
+
+    Returns:
+        The file's SHA-256.
+
+    Raises:
+        ChecksumError: it differs from the published or the recorded one.
+    """
+    path = folder / file.path
+    digest, known = storage.sha256_file(path), expected(file, folder)
+    if known not in (None, digest):
+        which = "published" if file.sha256 else f"recorded in {CHECKSUMS}"
+        raise ChecksumError(
+            f"its SHA-256 is {digest}, and the one {which} is {known}",
+            where=str(path),
+            hint="move the file away and get it again"
+            + ("" if file.sha256 else f"; if this one is right, delete {folder / CHECKSUMS}"),
+        )
+    record(folder, file.path, path.stat().st_size, digest, origin)
+    return digest
+
+
+def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None:
+    """Write down what a file is; an entry that says the same stays as it is."""
+    content = _read(folder)
+    entry = content["files"].get(name)
+    if entry is None or (entry.get("bytes"), entry.get("sha256")) != (size, digest):
+        at = storage.now().isoformat(timespec="seconds")
+        content["files"][name] = {"bytes": size, "sha256": digest, "from": origin, "at": at}
+        storage.write_json(folder / CHECKSUMS, content)
+
+
+def recorded(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the recorded files by name: bytes, sha256, from, at.
+
+    Raises:
+        ChecksumError: the record is damaged.
+    """
+    return _read(folder)["files"]
+
+
+def unpack(file: DataFile, folder: Path, reporter: Progress) -> int:
+    """Unpack an archive beside it unless its content lies there; returns the number of files that were written.
+
+    Raises:
+        DataError, UnsafeError: the archive is damaged, or would write elsewhere.
+        StorageError: the disk is full.
+    """
+    archive = folder / file.path
+    if file.unpack is None or not archive.is_file():
+        return 0
+    digest = recorded(folder).get(file.path, {}).get("sha256")
+    note = _read(folder)["unpacked"].get(file.path, {})
+    held = _unpacked(folder, file)
+    if held and note.get("sha256") == digest and all(_size(folder / name) == size for name, size in held.items()):
+        return 0
+    from orca_cli.foreign import archives  # reads formats that most data sets do not need
+
+    content = _read(folder)  # before: an archive may hold a file of this name
+    reporter.say(f"unpacking {file.path}")
+    written = archives.unpack(archive, archive.parent, reporter)
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in written}
+    content["unpacked"][file.path] = {"sha256": digest, "members": sizes}
+    storage.write_json(folder / CHECKSUMS, content)
+    return len(sizes)
+
+
+def _unpacked(folder: Path, file: DataFile) -> dict[str, int]:
+    """Return name -> size of what was unpacked from a file; empty where nothing is recorded or the record is damaged."""
+    if file.unpack is None or not (folder / CHECKSUMS).exists():
+        return {}
+    try:
+        members = _read(folder)["unpacked"].get(file.path, {}).get("members", {})
+    except ChecksumError:  # said by whoever compares checksums; a list of names must not fail for it
+        return {}
+    return members if isinstance(members, dict) else {}
+
+
+def _read(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / CHECKSUMS
+    if not path.exists():
+        return {"schema": SCHEMA, "files": {}, "unpacked": {}}  # type: ignore[dict-item]
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] == SCHEMA and all(isinstance(content[key], dict) for key in ("files", "unpacked")):
+            return content
+        text = f"of schema {content['schema']}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = f"damaged ({type(error).__name__})"
+    raise ChecksumError(f"is {text}", where=str(path), hint="delete it, and the files are recorded anew")
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None

@@ -1,0 +1,433 @@
+"""`orca data` as it is typed: a configuration folder of one's own, a server on this machine, files in all states."""
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from orca_cli import catalogue, storage
+from orca_cli.cli import main
+from orca_cli.data_folder import CHECKSUMS
+from orca_cli.exceptions import ConfigError
+from tests.foreign.server import drip, serving, status
+
+ROOT = Path(__file__).parent.parent.parent
+ARRAYS = "orca_cli.tasks.arrays.load"
+
+
+@pytest.fixture
+def web(monkeypatch):
+    with serving(monkeypatch) as server:
+        yield server
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Data and configuration lie in a folder of the test."""
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.fixture
+def orca(here, capfd):
+    """Type `orca data ... --config-dir conf`; returns exit code, output and errors."""
+
+    def call(*words):
+        code = main(["data", *map(str, words), "--config-dir", str(here / "conf")])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def archive(path: Path, **members: bytes) -> bytes:
+    with zipfile.ZipFile(path, "w") as opened:
+        for name, content in members.items():
+            opened.writestr(name, content)
+    return path.read_bytes()
+
+
+def arrays(path: Path, n: int = 60, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    np.savez(path, x=rng.normal(size=(n, 2, 9)), y=np.arange(n) % 3)
+    return path
+
+
+def describe(here: Path, name: str = "mine", files=(), **more) -> Path:
+    """Write conf/task/NAME.yaml of a task of arrays with a block `data`."""
+    block = {"shape": "2 x 9", "outputs": "3 classes", "licence": "CC0", "by_hand": "ask me"}
+    block |= {"files": list(files), **more.pop("block", {})}
+    train = str(here / "home" / "data" / name / "a.npz")
+    task = {"_target_": ARRAYS, "kind": "classes", "train": train, **more, "data": block}
+    path = here / "conf" / "task" / f"{name}.yaml"
+    path.write_text("# @package _global_\n# Mine\n" + yaml.safe_dump({"task": task}))
+    return path
+
+
+def one(path: str, *urls: str, **more) -> dict:
+    return {"path": path, "urls": list(urls), **more}
+
+
+def test_every_block_of_the_program_can_be_read():
+    known = catalogue.data_sets()
+    assert len({(entry.group, entry.name) for entry in known}) == len(known) > 6
+    for entry in known:
+        assert entry.description
+        for file in entry.files:
+            assert file.urls or entry.by_hand, entry.name
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ({"files": [{"path": "../a"}]}, "files[0].path"),
+        ({"files": [{"path": "/a"}]}, "files[0].path"),
+        ({"files": [{"path": "a", "urls": ["file:///etc/passwd"]}]}, "no http or https"),
+        ({"files": [{"path": "a", "sha256": "12"}]}, "64 hexadecimal"),
+        ({"files": [{"path": "a", "unpack": "rar"}]}, "files[0].unpack='rar' is not allowed"),
+        ({"files": [{"path": "a", "bytes": -1}]}, "1 or more"),
+        ({"files": [{"path": "a", "members": ["../b"]}]}, "outside"),
+        ({"files": [{"path": "a", "url": "x"}]}, "did you mean 'urls'?"),
+        ({"licens": "x"}, "did you mean 'licence'?"),
+        ({"origin": "stolen"}, "origin"),
+        ("text", "key: value"),
+    ],
+    ids=str,
+)
+def test_a_malformed_block_is_named(here, orca, block, words):
+    path = here / "conf" / "task" / "mine.yaml"
+    path.write_text("# Mine\n" + yaml.safe_dump({"task": {"data": block}}))
+    with pytest.raises(ConfigError):
+        catalogue.read("task", "mine", path)
+    code, out, err = orca("list")
+    assert (code, out, err.count("\n")) == (10, "", 1)
+    assert words in err
+    assert "mine.yaml" in err
+
+
+def test_list_says_what_is_there_and_where_from(here, orca):
+    describe(here, files=[one("a.npz", "https://one.org/a", "http://two.org/a", bytes=2_500_000), one("b.txt")])
+    describe(here, "made", origin="generated")
+    describe(here, "boxed", block={"origin": "bundled"})
+    arrays(here / "home" / "data" / "mine" / "a.npz")
+    code, out, _ = orca("list", "--json")
+    assert code == 0
+    found = {entry["name"]: entry for entry in json.loads(out)["data_sets"] if entry["group"] == "task"}
+    assert [found[name]["state"] for name in ("mine", "made", "boxed")] == ["partly", "generated", "none needed"]
+    assert [file["there"] for file in found["mine"]["files"]] == [True, False]
+    assert found["mine"]["files"][0]["urls"] == ["https://one.org/a", "http://two.org/a"]
+    code, out, _ = orca("list")
+    assert "one.org, two.org" in out.replace("\n", " ")
+    code, out, _ = orca("list", "mine")
+    for words in ("CC0", "2.5 MB", "https://one.org/a", "http://two.org/a", "no address", "ask me", "1 of 2 files"):
+        assert words in out
+    assert orca("list", "mien")[2] == "orca: error: NAME: there is no task or source 'mien'; did you mean 'mine'?\n"
+
+
+def test_path_is_one_line_for_scripts(here, orca):
+    assert orca("path")[:2] == (0, f"{here}/home/data\n")
+    describe(here)
+    assert orca("path", "mine")[:2] == (0, f"{here}/home/data/mine\n")
+    assert orca("path", "mine", f"paths.data={here}/other")[1] == f"{here}/other/mine\n"
+
+
+def test_get_fetches_unpacks_records_and_then_verifies(here, orca, web):
+    content = archive(here / "z", **{"in/1.txt": b"one", "in/2.txt": b"two"})
+    web.file("/a.zip", content)
+    web.routes["/dead"] = status(403)
+    describe(here, files=[one("raw/a.zip", f"{web.url}/dead", f"{web.url}/a.zip", unpack="zip")])
+    code, out, err = orca("get", "mine")
+    assert code == 0, err
+    folder = here / "home" / "data" / "mine"
+    assert "fetched" in out
+    assert "2 files unpacked" in out
+    assert "HTTP 403" in err
+    assert (folder / "raw" / "in" / "2.txt").read_bytes() == b"two"
+    record = json.loads((folder / CHECKSUMS).read_text())["files"]["raw/a.zip"]
+    assert record["sha256"] == hashlib.sha256(content).hexdigest()
+    assert record["from"].endswith("/a.zip")
+    asked = len(web.requests)
+    code, out, _ = orca("get", "mine")
+    assert (code, len(web.requests)) == (0, asked)
+    assert "verified" in out
+    # The archive may go once it is unpacked; what it held is what is needed.
+    (folder / "raw" / "a.zip").unlink()
+    assert "there, unpacked" in orca("get", "mine")[1]
+    (folder / "raw" / "in" / "1.txt").unlink()
+    assert json.loads(orca("list", "mine", "--json")[1])["data_sets"][0]["state"] == "absent"
+
+
+def test_a_file_that_changes_afterwards_is_told(here, orca, web):
+    path = arrays(here / "home" / "data" / "mine" / "a.npz")
+    describe(here, files=[one("a.npz", web.file("/a", b"PK\x03\x04" + b"x" * 99))])
+    assert "recorded" in orca("get", "mine")[1]
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+    code, _, err = orca("get", "mine")
+    assert code == 13
+    assert "checksums.json" in err
+    path.unlink()
+    code, _, err = orca("get", "mine")  # what the server has is not what was here at first sight
+    assert code == 13
+    assert not path.exists()
+
+
+def test_where_no_address_answers_the_error_says_how_to_place_the_file(here, orca, web):
+    web.routes["/page"] = status(200)
+    describe(here, files=[one("a.npz", f"{web.url}/page", f"{web.url}/none"), one("b.npz")])
+    code, out, err = orca("get", "mine")
+    assert (code, out) == (15, "")
+    last = err.splitlines()[-2:]
+    for words in ("/page: answers with a web page", "/none: HTTP 404", str(here / "home/data/mine/a.npz"), "ask me"):
+        assert words in last[0]
+    assert "b.npz: no address is known" in last[1]
+    assert not (here / "home" / "data" / "mine" / "a.npz").exists()
+
+
+def test_offline_opens_no_connection(here, orca, monkeypatch):
+    def refuse(*words, **settings):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    describe(here, files=[one("a.npz", "http://127.0.0.1:9/a"), one("b.npz", "http://127.0.0.1:9/b")])
+    arrays(here / "home" / "data" / "mine" / "a.npz")
+    code, out, err = orca("get", "mine", "--offline")
+    assert code == 15
+    assert "mine/a.npz: there" in out
+    assert "--offline opens no connection" in err
+    assert orca("get", "mine", "--offline", "--file", "a*")[0] == 0
+    code, _, err = orca("get", "mine", "--file", "b*")  # the premise: without the option one would be
+    assert code == 1
+    assert "a socket was opened" in err
+
+
+def test_get_refuses_what_it_does_not_know(here, orca):
+    describe(here, files=[one("a.npz")])
+    assert orca("get", "mine", "--file", "x*")[0] == 2
+    assert orca("get", "mine", "--timeout", "0")[0] == 2
+    assert orca("get", "mine", "seed=1")[0] == 2
+    assert orca("get", "digits")[:2] == (
+        0,
+        "digits (task): nothing to fetch, none needed\ndigits (source): nothing to fetch, none needed\n",
+    )
+
+
+def start(here, *words):
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "orca_cli", "data", *words, "--config-dir", str(here / "conf")]
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_ctrl_c_keeps_what_is_here_and_two_at_once_do_the_work_once(here, web):
+    content = b"PK\x03\x04" + bytes(3_000_000)
+    describe(here, files=[one("a.npz", f"{web.url}/a")])
+    web.routes["/a"] = drip(len(content), 0.05, content[:2_000_000])
+    part = here / "home" / "data" / "mine" / "a.npz.part"
+    process = start(here, "get", "mine")
+    end = time.monotonic() + 30
+    while not (part.exists() and part.stat().st_size >= 2_000_000) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(2)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "type the same command again" in err
+    assert part.stat().st_size >= 2_000_000
+    web.requests.clear()
+    web.file("/a", content)
+    both = [start(here, "get", "mine") for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted("fetched" in out for out in outputs) == [False, True]
+    assert len(web.requests) == 1
+    assert part.with_name("a.npz").read_bytes() == content
+
+
+@pytest.mark.parametrize("way", ["--copy", "--move", "--link"])
+def test_import_places_what_it_recognises(here, orca, way):
+    known = b"\x1f\x8bknown by content"
+    describe(here, files=[one("a.npz"), one("sub/b.gz", sha256=hashlib.sha256(known).hexdigest())])
+    describe(here, "other", files=[one("a.npz"), one("c.zip", members=["x/1"], unpack="zip")])
+    down = here / "down"
+    arrays(down / "a (1).npz")
+    arrays(down / "other" / "a.npz", seed=1)
+    (down / "renamed.gz").write_bytes(known)
+    archive(down / "what.bin", **{"x/1": b"1"})
+    (down / "letter.txt").write_text("hello")
+    sources = {name: (down / name).read_bytes() for name in ("a (1).npz", "other/a.npz", "renamed.gz", "what.bin")}
+    code, out, _ = orca("import", down, "--dry-run")
+    assert code == 0
+    assert "would be" in out
+    assert not (here / "home").exists()
+    code, out, err = orca("import", down, way)
+    assert code == 0, err
+    assert "not recognised: letter.txt" in out
+    data = here / "home" / "data"
+    places = ["mine/a.npz", "other/a.npz", "mine/sub/b.gz", "other/c.zip"]
+    for place, source in zip(places, sources, strict=True):
+        assert (data / place).read_bytes() == sources[source]
+        assert (data / place).is_symlink() == (way == "--link")
+        assert (down / source).exists() == (way != "--move")
+    assert (data / "other" / "x" / "1").read_bytes() == b"1"
+    record = json.loads((data / "mine" / CHECKSUMS).read_text())["files"]["sub/b.gz"]
+    assert record["from"] == f"import of {down / 'renamed.gz'}"
+
+
+def test_import_overwrites_nothing_and_takes_no_page_for_data(here, orca):
+    published = hashlib.sha256(b"the one").hexdigest()
+    describe(here, files=[one("a.npz"), one("b.txt", sha256=published), one("c.npz"), one("d.npz", bytes=10**6)])
+    place = arrays(here / "home" / "data" / "mine" / "a.npz")
+    before = place.read_bytes()
+    down = here / "down"
+    newer = arrays(down / "a.npz", seed=1).read_bytes()
+    (down / "b.txt").write_text("another one")
+    (down / "c.npz").write_text("<html>quota exceeded</html>")
+    arrays(down / "d.npz")
+    code, out, err = orca("import", down)
+    assert code == 11
+    for words in ("another file is there", published, "a web page", "about 1,000,000 are expected"):
+        assert words in err
+    assert "\n\n" not in err
+    assert out.count("not placed") == 4
+    assert place.read_bytes() == before
+    assert sorted(path.name for path in place.parent.iterdir() if path.name[0] != ".") == ["a.npz"]
+    code, out, err = orca("import", down, "mine", "--force")
+    assert place.read_bytes() == newer
+    assert json.loads((place.parent / CHECKSUMS).read_text())["files"]["a.npz"]["sha256"] == storage.sha256_file(place)
+    assert out.count("not placed") == 3  # no force makes a page a file, or another file the published one
+    (down / "b.txt").unlink(), (down / "c.npz").unlink(), (down / "d.npz").unlink()
+    code, out, _ = orca("import", down)
+    assert code == 0
+    assert "is there already" in out
+    assert orca("import", here / "nowhere")[0] == 2
+
+
+def check(orca, *words):
+    code, out, err = orca("check", *words, "--json")
+    assert out, err
+    (record,) = json.loads(out)["data_sets"]
+    assert code == (11 if record["problems"] else 0), err
+    return record
+
+
+def test_check_counts_what_is_there(here, orca):
+    path = arrays(here / "home" / "data" / "mine" / "a.npz", 90)
+    describe(here, files=[one("a.npz")], normalize=False, test_fraction=0.1, validation_fraction=0.2)
+    record = check(orca, "mine", "task.test_fraction=0.2")
+    content = np.load(path)
+    assert (record["kind"], record["input_shape"], record["num_outputs"]) == ("classes", [2, 9], 3)
+    splits = record["splits"]
+    assert {name: split["n"] for name, split in splits.items()} == {"train": 54, "validation": 18, "test": 18}
+    assert min(split["inputs"]["min"] for split in splits.values()) == pytest.approx(content["x"].min())
+    assert max(split["inputs"]["max"] for split in splits.values()) == pytest.approx(content["x"].max())
+    assert splits["train"]["classes"] == {
+        "min": 18,
+        "median": 18.0,
+        "max": 18,
+        "empty": [],
+        "counts": [18, 18, 18],
+        "ignored": 0,
+    }
+    assert [(overlap["shared"], overlap["of"]) for overlap in record["overlaps"]] == [(0, 18), (0, 18), (0, 18)]
+    assert (record["problems"], record["warnings"]) == ([], [])
+    assert record["files"][0]["sha256"] == storage.sha256_file(path)
+    record = check(orca, "mine", "--samples", "8")
+    assert [split["read"] for split in record["splits"].values()] == [8, 8, 8]
+    assert not record["overlaps"][0]["complete"]
+    code, out, _ = orca("check", "mine", "source=digits")
+    assert code == 0
+    assert "classes, 2 x 9 to 3" in out
+    assert "1797 samples" in out
+
+
+def test_check_finds_what_is_wrong(here, orca):
+    folder = here / "home" / "data" / "mine"
+    arrays(folder / "a.npz")
+    content = dict(np.load(folder / "a.npz"))
+    test = {"x": np.concatenate([content["x"][:7], content["x"][7:12] + 1]), "y": content["y"][:12]}
+    np.savez(folder / "test.npz", **test)
+    describe(here, files=[one("a.npz")], test=str(folder / "test.npz"), normalize=False)
+    record = check(orca, "mine")
+    shared = sum(overlap["shared"] for overlap in record["overlaps"] if overlap["second"] == "test")
+    assert shared == 7
+    assert "samples of test are also in train" in " ".join(record["problems"])
+    # One in two hundred is a warning, since published sets have some.
+    many = np.concatenate([content["x"][:1], np.random.default_rng(1).normal(size=(199, 2, 9))])
+    np.savez(folder / "test.npz", x=many, y=np.zeros(200, dtype=int))
+    record = check(orca, "mine")
+    assert record["problems"] == []
+    assert "1 of 200 samples of test" in " ".join(record["warnings"])
+    assert "test: 2 of 3 classes have no sample (1, 2)" in record["warnings"]
+    # A file that is not what it was at first sight.
+    arrays(folder / "a.npz", seed=2)
+    record = check(orca, "mine")
+    assert "recorded in checksums.json" in record["problems"][0]
+    code, _, err = orca("check", "mine")
+    assert (code, err.splitlines()[-1][:18]) == (11, "orca: error: mine:")
+
+
+def test_check_reports_numbers_that_are_none():
+    from orca_cli.interfaces import TaskData
+    from orca_cli.stages import data_check
+    from orca_cli.tasks.samples import ArraySamples
+    from orca_cli.terminal import LogReporter
+
+    x, y = np.ones((6, 1, 4), np.float32), np.zeros((6, 2), np.float32)
+    x[:, 0, 0] = np.arange(6)
+    x[1, 0, 2], x[2, 0, 3] = np.nan, np.inf
+    y[0, 0], y[1, 1], y[2, 0], y[3, 0] = 1, np.nan, 0.5, np.inf
+    split = ArraySamples(x, y)
+    task = TaskData("labels", (1, 4), 2, split, split, lambda: split)
+    found = data_check.Findings()
+    record, hashes = data_check._look(task, "train", split, np.arange(6), LogReporter(), found)
+    assert record["inputs"] == {"min": 0.0, "max": 5.0, "nan": 1, "infinite": 1, "numbers": 24}
+    assert record["targets"]["nan"] == 1
+    assert record["classes"]["counts"] == [1, 0]
+    assert len(set(hashes)) == 6
+    assert found.problems == [
+        "train: 1 NaN and 1 infinite numbers in the inputs",
+        "train: 1 infinite targets",
+        "train: 2 targets that are neither 0 nor 1 nor NaN",
+    ]
+    assert found.warnings == ["train: 1 of 2 classes have no positive sample (1)"]
+
+
+def test_check_of_absent_data_says_what_to_do(here, orca):
+    code, out, err = orca("check", "arrays", "task.kind=classes", f"task.train={here}/none.npz")
+    assert (code, out) == (11, "")
+    assert "none.npz" in err
+    assert orca("check", "mien")[0] == 10
+    assert orca("check", "digits", "task.nothing=1")[0] == 10
+
+
+@pytest.mark.parametrize("words", [[], ["list"], ["get"], ["check"], ["import"], ["path"]], ids=str)
+def test_help_has_examples_and_is_fast(words):
+    code = (
+        "import sys; from orca_cli.cli import main\n"
+        "try: main(['data', *sys.argv[1:], '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'hydra', 'requests', 'numpy', 'scipy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert f"orca data {' '.join(words)}" in done.stdout
+    assert "examples:" in done.stdout
+
+
+def test_an_unknown_verb_is_told(capsys):
+    assert main(["data", "gt"]) == 2
+    assert "did you mean 'get'?" in capsys.readouterr().err

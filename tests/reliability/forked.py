@@ -1,0 +1,257 @@
+"""A fork server: one process imports torch, transformers and hydra, runs no tensor operation, and forks per case.
+
+As a program (`python -m tests.reliability.forked`) it is the server: one JSON request a line on standard input, one
+JSON answer a line on standard output. `Server` and `Case` are the test's side of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Case:
+    """One forked command line.
+
+    Args:
+        server: who forked it.
+        pid: its process, and its process group.
+        out, err: files with its standard output and standard error.
+    """
+
+    def __init__(self, server: Server, pid: int, out: Path, err: Path) -> None:
+        self._server, self.pid, self._out, self._err = server, pid, out, err
+
+    def poll(self) -> int | None:
+        """Return the exit code, -N where signal N ended it, None while it lives."""
+        return self._server.ended(self.pid, 0.0)
+
+    def wait(self, timeout_s: float = 60.0) -> int:
+        """Return the exit code, -N where signal N ended it."""
+        code = self._server.ended(self.pid, timeout_s)
+        assert code is not None, f"still running after {timeout_s} s: {self.err}"
+        return code
+
+    def send(self, number: int) -> None:
+        """Send a signal to the process alone."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End the process and all it started, and wait for that."""
+        if self.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.wait(10)
+
+    @property
+    def out(self) -> str:
+        """Return what it has written to standard output so far."""
+        return self._out.read_text(errors="replace")
+
+    @property
+    def err(self) -> str:
+        """Return what it has written to standard error so far."""
+        return self._err.read_text(errors="replace")
+
+
+class Server:
+    """The process that forks; ends with the block."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._numbers = folder, count()
+        self._ended: dict[int, int] = {}
+        self._unread = b""
+
+    def __enter__(self) -> Server:
+        variables = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.reliability.forked"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=variables,
+            cwd=ROOT,
+        )
+        assert self._message(120.0) == {"ready": True}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+    def start(
+        self,
+        words: list[str],
+        *,
+        more: Mapping[str, str] = _NOTHING,
+        hook: str = "",
+        limits: Mapping[str, int] = _NOTHING,
+    ) -> Case:
+        """Fork a child that calls the command line.
+
+        Args:
+            words: the command line without the program's name.
+            more: environment variables beside the present ones.
+            hook: "module:function:argument", called in the child before the command line, to inject faults.
+            limits: names of the module resource, such as RLIMIT_FSIZE, and their new values.
+        """
+        assert self._process.stdin is not None
+        number = next(self._numbers)
+        out, err = self._folder / f"{number}.out", self._folder / f"{number}.err"
+        request = {
+            "words": words,
+            "variables": dict(os.environ | more),
+            "folder": os.getcwd(),
+            "out": str(out),
+            "err": str(err),
+            "hook": hook,
+            "limits": dict(limits),
+        }
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        while True:
+            message = self._message(30.0)
+            assert message is not None, "the fork server does not answer"
+            if "pid" in message:
+                self._ended.pop(message["pid"], None)
+                return Case(self, message["pid"], out, err)
+            self._note(message)
+
+    def ended(self, pid: int, timeout_s: float) -> int | None:
+        """Return how a child ended, None where it still lives after `timeout_s`."""
+        end = time.monotonic() + timeout_s
+        while pid not in self._ended:
+            message = self._message(max(0.0, end - time.monotonic()))
+            if message is None:
+                return None
+            self._note(message)
+        return self._ended[pid]
+
+    def _note(self, message: dict[str, Any]) -> None:
+        self._ended[message["ended"]] = message["code"]
+
+    def _message(self, timeout_s: float) -> dict[str, Any] | None:
+        """Return the server's next message, None where none comes in time."""
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        end = time.monotonic() + timeout_s
+        while b"\n" not in self._unread:
+            if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
+                return None
+            more = os.read(descriptor, 65536)
+            assert more, "the fork server has ended"
+            self._unread += more
+        line, _, self._unread = self._unread.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+
+def _serve() -> None:
+    """Answer requests until standard input ends."""
+    for name in ("torch", "transformers", "hydra", "accelerate", "ot", "orca_cli.compose", "orca_cli.commands.run"):
+        importlib.import_module(name)
+    for name in ("orca_cli.stages.build", "orca_cli.stages.align", "orca_cli.stages.finetune"):
+        importlib.import_module(name)
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    os.set_blocking(readable, False)
+    signal.set_wakeup_fd(writable)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    _tell({"ready": True})
+    unread = b""
+    while True:
+        try:
+            ready, _, _ = select.select([0, readable], [], [])
+        except InterruptedError:
+            continue
+        if readable in ready:
+            os.read(readable, 4096)
+            _reap()
+        if 0 in ready:
+            more = os.read(0, 65536)
+            if not more:
+                return
+            unread += more
+            while b"\n" in unread:
+                line, _, unread = unread.partition(b"\n")
+                _fork(json.loads(line), (readable, writable))
+
+
+def _tell(message: dict[str, Any]) -> None:
+    os.write(1, json.dumps(message).encode() + b"\n")
+
+
+def _reap() -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        _tell({"ended": pid, "code": os.waitstatus_to_exitcode(status)})
+
+
+def _fork(request: dict[str, Any], pipe: tuple[int, int]) -> None:
+    pid = os.fork()
+    if pid:
+        _tell({"pid": pid})
+        return
+    code = 70  # ours, for a fault of the harness itself; no command returns it
+    try:
+        _become(request, pipe)
+        from orca_cli.cli import main
+
+        if request["hook"]:
+            module, function, argument = request["hook"].split(":", 2)
+            getattr(importlib.import_module(module), function)(argument)
+        code = main(request["words"])
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 70
+    except BaseException:  # noqa: BLE001 - whatever ends the child is the case's own affair
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _become(request: dict[str, Any], pipe: tuple[int, int]) -> None:
+    """Make of the fork what a shell would have started."""
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for descriptor in pipe:
+        os.close(descriptor)
+    for number, name in ((0, os.devnull), (1, request["out"]), (2, request["err"])):
+        opened = os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(opened, number)
+        os.close(opened)
+    os.environ.clear()
+    os.environ.update(request["variables"])
+    os.chdir(request["folder"])
+    sys.argv = ["orca", *request["words"]]
+    for name, value in request["limits"].items():
+        hard = resource.getrlimit(getattr(resource, name))[1]
+        resource.setrlimit(getattr(resource, name), (value, hard))
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,7 +1,8 @@
 """Every write of the program: temporary name, fsync, rename; folders with a manifest; locks; the clock.
 
 Whatever has its final name is complete. A folder that was committed carries a manifest with the SHA-256 of each file,
-because neither safetensors nor npy notices a flipped bit.
+because neither safetensors nor npy notices a flipped bit; the manifest, and every record that a later attempt goes on from,
+carries one of itself. The log of a run is the one file that is written elsewhere: losing lines of it must not end a run.
 """
 
 from __future__ import annotations
@@ -14,19 +15,24 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 
-from orca_cli.exceptions import ChecksumError, LockedError, OrcaError, StorageError
+from orca_cli.exceptions import CheckpointError, ChecksumError, LockedError, OrcaError, StorageError
 
 MANIFEST = "MANIFEST.json"
+HEARTBEAT_S = 10.0
+_SCHEMA = 1  # of manifests
 _TEMPORARY = ".tmp-"
+_ASIDE = ".bad-"
+_DIGEST = "sha256"
 _GIB = 1024**3
 
 
@@ -86,9 +92,13 @@ def _free_bytes(path: Path) -> int | None:
 
 
 def _fsync_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk, where the file system knows of such a thing."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -106,8 +116,34 @@ def make_folder(path: Path) -> Path:
         StorageError: it cannot be created.
     """
     with _guard(path):
-        path.mkdir(parents=True, exist_ok=True)
+        missing = []
+        folder = path
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for folder in reversed(missing):
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                if not folder.is_dir():
+                    raise
+            _fsync_folder(folder.parent)
     return path
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Refuse what the disk has no room for, before anything is written.
+
+    Raises:
+        StorageError: fewer than `size` bytes are free below `folder`.
+    """
+    free = _free_bytes(folder)
+    if free is not None and free < size:
+        raise StorageError(
+            f"no space left: {size / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free",
+            where=str(folder),
+            hint="free some space and repeat",
+        )
 
 
 def check_writable(path: Path) -> None:
@@ -178,21 +214,45 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one record to a .jsonl file in a single write."""
+    """Append one record to a .jsonl file and force it to the disk; half a line that an earlier failure left is cut off.
+
+    Raises:
+        StorageError: disk full, read-only or failing.
+    """
     make_folder(path.parent)
-    with _guard(path), open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record, allow_nan=False) + "\n")
+    line = json.dumps(record, allow_nan=False).encode() + b"\n"
+    with _guard(path):
+        new = not path.exists()
+        with open(path, "a+b") as file:
+            file.truncate(_end_of_lines(file))
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            _fsync_folder(path.parent)
+
+
+def _end_of_lines(file: BinaryIO) -> int:
+    """Return where the last whole line of a file ends."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return 0
+    file.seek(size - 1)
+    if file.read(1) == b"\n":
+        return size
+    file.seek(0)
+    return file.read().rfind(b"\n") + 1
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a .jsonl file; a last line that was cut off is left out."""
+    """Return the records of a .jsonl file up to the first line that is none; a last line may have been cut off."""
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
     return records
 
@@ -202,6 +262,45 @@ def rewrite_json_lines(path: Path, records: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
 
 
+def write_checked_json(path: Path, record: dict[str, Any]) -> None:
+    """Write a JSON record with a SHA-256 of itself, whole or not at all."""
+    write_text(path, _checked_text(record))
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """Return what `write_checked_json` wrote.
+
+    Raises:
+        ChecksumError: the file is missing, or any bit of it has changed.
+        StorageError: it is there and cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+        record = json.loads(content)
+        digest = record.pop(_DIGEST)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ChecksumError("is missing", where=str(path)) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ChecksumError("is damaged: not a record of this program", where=str(path)) from error
+    if not isinstance(record, dict) or _checked_text(record) != content.decode(errors="replace"):
+        raise ChecksumError(f"is damaged: its checksum is not {str(digest)[:12]}", where=str(path))
+    return record
+
+
+def _checked_text(record: dict[str, Any]) -> str:
+    text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps({**record, _DIGEST: digest}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"cannot be read: {error.strerror or error}", where=str(path), hint="mend the disk, or move it aside"
+    )
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
     with open(path, "rb") as file:
@@ -209,11 +308,15 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def commit_folder(path: Path) -> Iterator[Path]:
+def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
     """Give a temporary folder to fill; at the end of the block it gets a manifest and, in one step, its name.
 
     A folder that has the name is deleted just before; who cannot bear to lose it takes a new name each time. Where the
     block raises, nothing remains and the old folder is intact.
+
+    Args:
+        path: the folder's name.
+        owner: whose it is, such as a run's identity; stands in the manifest.
 
     Raises:
         StorageError: disk full, read-only or failing.
@@ -223,14 +326,14 @@ def commit_folder(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, suffix=f"-{path.name}", dir=path.parent))
         try:
             yield temporary
-            files = sorted(file for file in temporary.rglob("*") if file.is_file())
-            for file in files:
-                fsync_file(file)
-            entries = {
-                str(file.relative_to(temporary)): {"size": file.stat().st_size, "sha256": sha256_file(file)}
-                for file in files
-            }
-            write_json(temporary / MANIFEST, {"schema": 1, "files": entries})
+            files = []
+            for entry in sorted(temporary.rglob("*")):
+                if entry.is_dir():
+                    _fsync_folder(entry)
+                else:
+                    fsync_file(entry)
+                    files.append(entry)
+            seal(temporary, files, owner=owner)
             temporary.chmod(0o755)
             if path.exists():
                 remove(path)
@@ -240,38 +343,87 @@ def commit_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def verify_folder(path: Path) -> None:
-    """Check every file of a committed folder against its manifest.
+def seal(folder: Path, files: Iterable[Path], *, owner: str = "") -> None:
+    """Write a folder's manifest: size and SHA-256 of some files in it.
 
     Raises:
-        ChecksumError: the manifest or a file is missing, or its content differs.
+        StorageError: disk full, read-only or failing.
     """
+    with _guard(folder):
+        entries = {
+            str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": sha256_file(file)}
+            for file in sorted(files)
+        }
+    write_checked_json(folder / MANIFEST, {"schema": _SCHEMA, "owner": owner, "files": entries})
+
+
+def verify_folder(path: Path, *, extra_allowed: bool = False) -> str:
+    """Check every file of a committed or sealed folder against its manifest, and return whose it is.
+
+    Args:
+        path: the folder.
+        extra_allowed: files beside those of the manifest are no fault, as in a sealed folder. Hidden files never are.
+
+    Raises:
+        ChecksumError: the manifest or a file is missing, one is too many, or a content differs.
+        CheckpointError: a newer program wrote it.
+        StorageError: a file is there and cannot be read.
+    """
+    manifest = read_checked_json(path / MANIFEST)
+    schema = manifest.get("schema")
+    if schema != _SCHEMA:
+        raise CheckpointError(
+            f"its manifest has schema {schema}; this program reads {_SCHEMA}",
+            where=str(path),
+            hint="use a newer program",
+        )
+    entries = manifest["files"]
+    for name, entry in entries.items():
+        _verify_file(path, name, entry)
+    if not extra_allowed:
+        found = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {MANIFEST}
+        extra = sorted(name for name in found - set(entries) if not name.startswith("."))
+        if extra:
+            raise ChecksumError(f"'{extra[0]}' does not belong to it", where=str(path))
+    owner: str = manifest["owner"]
+    return owner
+
+
+def _verify_file(path: Path, name: str, entry: dict[str, Any]) -> None:
+    file = path / name
     try:
-        entries = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-        items = [(str(name), entry["size"], entry["sha256"]) for name, entry in entries.items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ChecksumError("the manifest is missing or unreadable", where=str(path)) from error
-    for name, size, digest in items:
-        file = path / name
         if not file.is_file():
             raise ChecksumError(f"'{name}' is missing", where=str(path))
-        if file.stat().st_size != size or sha256_file(file) != digest:
+        if file.stat().st_size != entry["size"] or sha256_file(file) != entry["sha256"]:
             raise ChecksumError(f"the content of '{name}' has changed since it was written", where=str(path))
+    except OSError as error:
+        raise _unreadable(file, error) from error
 
 
 def quarantine(path: Path) -> Path:
     """Move a damaged file or folder aside, so that it is neither used again nor lost."""
-    aside = path.with_name(f"{path.name}.bad-{timestamp()}")
+    aside = path.with_name(f"{path.name}{_ASIDE}{timestamp()}")
     with _guard(path):
         path.rename(aside)
+        _fsync_folder(path.parent)
     return aside
+
+
+def is_aside(path: Path) -> bool:
+    """Return whether `quarantine` gave a file or folder its name."""
+    return _ASIDE in path.name
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a name is one that a file or folder has before it is complete."""
+    return path.name.startswith(_TEMPORARY)
 
 
 def remove(path: Path) -> None:
     """Delete a file or folder of ours; a folder loses its name first, so that no half of it is ever seen."""
     with _guard(path):
         if path.is_dir():
-            doomed = path.with_name(f"{_TEMPORARY}del-{path.name}")
+            doomed = path.with_name(f"{_TEMPORARY}del-{os.getpid()}-{path.name}")
             path.rename(doomed)
             shutil.rmtree(doomed)
         else:
@@ -280,11 +432,31 @@ def remove(path: Path) -> None:
 
 def clean_temporary(folder: Path) -> None:
     """Delete what a killed process left under temporary names. Only the holder of the folder's lock may call this."""
-    for leftover in folder.rglob(f"{_TEMPORARY}*"):
-        if leftover.is_dir():
+    for leftover in list(folder.rglob(f"{_TEMPORARY}*")):
+        if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
-            leftover.unlink(missing_ok=True)
+            with suppress(OSError):
+                leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def heartbeat(path: Path) -> Iterator[None]:
+    """Renew a file's time of change every HEARTBEAT_S inside the block, for readers on machines that see no lock of ours."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(HEARTBEAT_S):
+            with suppress(OSError):
+                os.utime(path)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @contextmanager

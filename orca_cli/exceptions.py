@@ -123,6 +123,12 @@ class NonFiniteError(OrcaError):
     code = 32
 
 
+class WorkerError(OrcaError):
+    """The process that reads other people's files crashed on a file, or reached its limit of memory or time."""
+
+    code = 33
+
+
 class Interrupted(OrcaError):
     """A signal asked to stop; the state was saved where there was one. Exit code 128 + signal."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import IO, Any, Literal, cast
 import numpy as np
 
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.foreign import unpickle
+from orca_cli.foreign import unpickle, worker
 from orca_cli.foreign.first_bytes import NPY, Progress, first_bytes
 from orca_cli.foreign.memory import check_memory
 from orca_cli.foreign.npy_header import Header, read_header
@@ -129,6 +130,7 @@ def load_object(path: Path, max_bytes: int = unpickle.MAX_BYTES) -> Any:
         DataError: missing, damaged, or neither array nor pickle.
         UnsafeError: it asks for anything but arrays, numbers, strings and containers of them; nothing of it was run.
         MemoryExhaustedError: it is larger than the memory that is free.
+        WorkerError: the worker crashed on the file, or reached its limit of memory or time.
     """
     where = str(path)
     head = first_bytes(path, where, "an .npy file is needed")
@@ -136,12 +138,21 @@ def load_object(path: Path, max_bytes: int = unpickle.MAX_BYTES) -> Any:
         return unpickle.load(path, max_bytes)
     with open(path, "rb") as file:
         header = read_header(file, where, "an .npy file is needed", objects=True)
-        if not header.dtype.hasobject:
-            stored = _npy(path)
-            check_memory(header.bytes, where)
-            return np.array(stored.read())
-        unpickle.check_size(path.stat().st_size, max_bytes, where)
-        value = unpickle.read(file, where, path.stat().st_size - header.offset)
+    if not header.dtype.hasobject:
+        stored = _npy(path)
+        check_memory(header.bytes, where)
+        return np.array(stored.read())
+    size = path.stat().st_size
+    unpickle.check_size(size, max_bytes, where)
+    return worker.read("objects", where, size, path=where)
+
+
+def load_object_here(path: str) -> Any:
+    """Return what `load_object` does of an .npy file of Python objects, read in this process; errors as there."""
+    where = path
+    with open(path, "rb") as file:
+        header = read_header(file, where, "an .npy file is needed", objects=True)
+        value = unpickle.read(file, where, os.path.getsize(path) - header.offset)
     if not isinstance(value, np.ndarray) or value.dtype != object or value.shape != header.shape:
         raise DataError(f"does not hold the objects {header.shape} that its header declares", where=where)
     return value[()] if value.shape == () else value

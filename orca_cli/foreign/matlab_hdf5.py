@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from pathlib import Path
 from types import ModuleType
@@ -29,16 +30,25 @@ _MAX_CELLS = 2_000_000
 _MAX_DEFLATE = 1032  # bytes that one byte of deflate can become
 
 
-def read(path: Path, names: list[str], max_bytes: int) -> dict[str, np.ndarray]:
-    """Return variables of an HDF5 file with axes in MATLAB's order, the reverse of HDF5's; errors as in `matlab.read`."""
+def check_installed(where: str) -> None:
+    """Raise UnavailableError where h5py is not installed; it is not imported."""
     try:
-        import h5py
-    except ImportError as error:
+        found = importlib.util.find_spec("h5py") is not None
+    except ValueError:  # barred from being imported
+        found = False
+    if not found:
         raise UnavailableError(
             "reading HDF5 (MATLAB 7.3) needs h5py",
-            where=str(path),
+            where=where,
             hint="pip install 'orca-transfer[hdf5]', or save the file with -v7",
-        ) from error
+        )
+
+
+def read(path: Path, names: list[str], max_bytes: int) -> dict[str, np.ndarray]:
+    """Return variables of an HDF5 file with axes in MATLAB's order, the reverse of HDF5's; errors as in `matlab.read`."""
+    check_installed(str(path))
+    import h5py
+
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
             reader = _Reader(h5py, file, str(path), max_bytes)

@@ -13,7 +13,7 @@ import io
 import pickletools
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from orca_cli import signals
 from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.foreign import worker
 from orca_cli.foreign.first_bytes import GZIP, first_bytes
 from orca_cli.foreign.memory import check_memory
 from orca_cli.foreign.numpy_pickle import NAMES, Named, set_array, set_dtype
@@ -31,14 +32,21 @@ _MAX_VALUES = 20_000_000  # of the result, counted as often as they are met
 _MAX_DEPTH = 100
 _MAX_DEFLATE = 1032  # bytes that one byte of deflate can become
 _LARGE = 2**26  # bytes of one value from which on the memory is asked
+_MAX_COPIES = 4  # bytes that are made out of each byte of the file
+_MAX_MADE = 2**20  # bytes that are made in any case
+_MAX_INTEGER = 1024  # bytes
+_MAX_KEY = 2**16  # letters of a key of a dict: equal ones are compared at every use
+_MAX_KEY_PARTS = 32
+_BATCH, _BATCH_BYTES = 512, 2**23  # pickles in memory that are read at once
 _HINT = "nothing was run; get the data from a source that you trust, or as .npz"
 _PLAIN = (str, bytes, bytearray, int, float, bool, type(None), np.generic)
 
 
 def load(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
-    """Return the object of a pickle file; strings of Python 2 are decoded as Latin-1.
+    """Return the object of a pickle file, read in the worker; strings of Python 2 are decoded as Latin-1.
 
-    Arrays may lie in read-only memory. The content is read once, in order: about its own size of memory is needed.
+    Arrays may lie in read-only memory. The content is read once, in order: about its own size of memory is needed, here and
+    in the worker.
 
     Args:
         path: the file.
@@ -50,23 +58,66 @@ def load(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
             grow beyond its size; nothing of it was run.
         DataError: it is missing, not a pickle, or damaged.
         MemoryExhaustedError: a value is larger than the memory that is free.
+        WorkerError: the worker crashed on the file, or reached its limit of memory or time.
     """
     where = str(path)
-    head = first_bytes(path, where, "a pickle is needed", expected=(GZIP,) if gzipped else ())
-    size = path.stat().st_size
-    if not gzipped:
-        check_size(size, max_bytes, where)
-        with open(path, "rb", buffering=2**16) as file:
-            return read(file, where, size)
-    if not head.startswith(GZIP):
-        raise DataError("is no gzip file", where=where, hint="get it again")
-    with gzip.open(path) as packed, io.BufferedReader(_Parts(packed), 2**16) as stream:
-        return read(stream, where, min(max_bytes, size * _MAX_DEFLATE), compressed=True)
+    size = _checked_size(path, where, max_bytes, gzipped)
+    return worker.read("pickle", where, size, path=where, max_bytes=max_bytes, gzipped=gzipped)
 
 
 def loads(content: bytes, where: str) -> Any:
     """Return the object of a pickle in memory; `where` names it in messages. Raises as `load`."""
-    return read(io.BytesIO(content), where, len(content))
+    return next(loads_each([(content, where)]))
+
+
+def loads_each(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Any]:
+    """Give the objects of many pickles in memory, each with its name for messages. Raises as `load`."""
+    ahead = iter(pairs)
+    while batch := _batch(ahead):
+        contents, wheres = [content for content, _ in batch], [where for _, where in batch]
+        where = wheres[0] if len(wheres) == 1 else f"{wheres[0]} to {wheres[-1]}"
+        size = sum(map(len, contents))
+        yield from worker.read("pickles", where, size, contents=contents, wheres=wheres)
+
+
+def load_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
+    """Return what `load` does, read in this process; errors as there."""
+    place, where = Path(path), path
+    size = _checked_size(place, where, max_bytes, gzipped)
+    if not gzipped:
+        with open(place, "rb", buffering=2**16) as file:
+            return read(file, where, size)
+    with gzip.open(place) as packed, io.BufferedReader(_Parts(packed), 2**16) as stream:
+        return read(stream, where, min(max_bytes, size * _MAX_DEFLATE), compressed=True)
+
+
+def loads_here(contents: list[bytes], wheres: list[str]) -> list[Any]:
+    """Return the objects of pickles in memory, read in this process; errors as `load`."""
+    return [read(io.BytesIO(content), where, len(content)) for content, where in zip(contents, wheres, strict=True)]
+
+
+def _checked_size(path: Path, where: str, max_bytes: int, gzipped: bool) -> int:
+    """Return the bytes of a file that can be read as what it should be."""
+    head = first_bytes(path, where, "a pickle is needed", expected=(GZIP,) if gzipped else ())
+    size = path.stat().st_size
+    if gzipped and not head.startswith(GZIP):
+        raise DataError("is no gzip file", where=where, hint="get it again")
+    if not gzipped:
+        check_size(size, max_bytes, where)
+    return size
+
+
+def _batch(pairs: Iterator[tuple[bytes, str]]) -> list[tuple[bytes, str]]:
+    """Return the next pairs, as many as are read at once."""
+    found: list[tuple[bytes, str]] = []
+    size = 0
+    while len(found) < _BATCH and size < _BATCH_BYTES:
+        pair = next(pairs, None)
+        if pair is None:
+            break
+        found.append(pair)
+        size += len(pair[0])
+    return found
 
 
 def check_size(size: int, max_bytes: int, where: str) -> None:
@@ -185,6 +236,7 @@ class _Machine:
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
+        self._made = 0
         self._fresh: dict[int, Any] = {}  # arrays and dtypes that were made and not yet filled
 
     def run(self) -> Any:
@@ -290,8 +342,10 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Tuples of tuples that are shared hash in exponential time.
             parts = key if type(key) is tuple else (key,)
-            if not all(isinstance(part, _PLAIN) for part in parts):
+            if len(parts) > _MAX_KEY_PARTS or not all(isinstance(part, _PLAIN) for part in parts):
                 raise UnsafeError("the pickle has a dict whose key is no number and no string")
+            if any(len(part) > _MAX_KEY for part in parts if isinstance(part, (str, bytes))):
+                raise UnsafeError(f"the pickle has a dict with a key of more than {_MAX_KEY:,} letters")
             target[key] = value
 
     def put(self, index: int) -> None:
@@ -314,15 +368,23 @@ class _Machine:
         if not isinstance(called, Named) or called.function is None or type(arguments) is not tuple:
             raise UnsafeError("the pickle calls something that is no function")
         made = called.function(*arguments)
+        self._count_made(made)
         if isinstance(made, (np.ndarray, np.dtype)) and not called.name.endswith("_frombuffer"):
             self._fresh[id(made)] = made
         self.push(made)
+
+    def _count_made(self, value: Any) -> None:
+        """Refuse files that make the same content again and again."""
+        self._made += value.nbytes if isinstance(value, (np.ndarray, np.generic)) else len(value) if value else 0
+        if self._made > max(_MAX_MADE, _MAX_COPIES * (self._limit - self._left)):
+            raise UnsafeError("the pickle makes more than its size can hold")
 
     def build(self) -> None:
         state = self._stack.pop()
         target = self._fresh.pop(id(self._stack[-1]), None)
         if isinstance(target, np.ndarray):
             set_array(target, state)
+            self._count_made(target)
         elif isinstance(target, np.dtype):
             set_dtype(target, state)
         else:
@@ -342,6 +404,8 @@ def _same(content: bytes) -> bytes:
 
 
 def _integer(content: bytes) -> int:
+    if len(content) > _MAX_INTEGER:
+        raise ValueError("a number of too many digits")
     return int.from_bytes(content, "little", signed=True)
 
 

@@ -188,7 +188,7 @@ def test_hostile_matlab_5_is_refused_cheaply(name, tmp_path):
     tracemalloc.start()
     try:
         with pytest.raises(kind, match=rf"a\.mat: .*{message}"):
-            matlab.read(path, ["x"], max_bytes=2**26)
+            matlab.read_here(str(path), ["x"], max_bytes=2**26)
         assert tracemalloc.get_traced_memory()[1] < 2**23
     finally:
         tracemalloc.stop()
@@ -198,7 +198,7 @@ def test_variables_beyond_the_memory_are_refused(tmp_path, monkeypatch):
     path = mat5(tmp_path / "a.mat", deflated(variable("x", (1, 2**24), element(9, bytes(2**27)))))
     monkeypatch.setattr("orca_cli.foreign.memory._free_memory", lambda: 1000)
     with pytest.raises(MemoryExhaustedError, match=r"a\.mat.*GiB"):
-        matlab.read(path, ["x"])
+        matlab.read_here(str(path), ["x"])
 
 
 @pytest.fixture(scope="module", params=["5", "5-compressed"])

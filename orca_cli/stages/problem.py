@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from orca_cli.models.transfer import TransferModel
 from orca_cli.schema import Align
 from orca_cli.stages.source_features import select_points
 from orca_cli.training.engine import Engine
+
+_EMBEDDED_VALUES = 2**26  # input values that are read at once (256 MiB in float32)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,16 @@ class Problem:
 
 
 def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Tokens:
-    """Return the embedder's tokens of some samples."""
-    batch = engine.move(samples.batch(indices))
-    return model.embed(batch.x, batch.valid)
+    """Return the embedder's tokens of some samples.
+
+    Large samples are read a few at a time: of their inputs the gradient needs no more than the body's canvas.
+    """
+    size = max(1, _EMBEDDED_VALUES // math.prod(model.embedder.layout.input_shape))
+    pieces = []
+    for start in range(0, len(indices), size):
+        batch = engine.move(samples.batch(indices[start : start + size]))
+        pieces.append(model.embed(batch.x, batch.valid))
+    if len(pieces) == 1:
+        return pieces[0]
+    x, mask = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("x", "mask"))
+    return Tokens(x, mask, pieces[0].grid, pieces[0].causal)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from orca_cli import seeding, signals
+from orca_cli.foreign.pages import let_go
 from orca_cli.interfaces import Kind
 
 _WHOLE_VALUES = 2**26  # values that k-means may see at once (256 MiB in float32); above, they come in batches
@@ -65,6 +66,7 @@ def _batches(targets: np.ndarray, order: np.ndarray, least: int = 1) -> Iterator
         rows = order[start : start + size]
         if len(rows) >= least:
             yield rows
+            let_go(targets)
 
 
 def _flat(targets: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import hashlib
 import numpy as np
 import torch
 
+from orca_cli.foreign.pages import let_go
 from orca_cli.interfaces import Batch
 from orca_cli.tasks.samples import ArraySamples
 
@@ -91,6 +92,7 @@ class PixelSamples(ArraySamples):
         """Return the samples with these indices; cropped and flipped at random where `augment` is given."""
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
         images = self._x[rows]
+        let_go(self._x)
         if augment is not None and self._padding:
             images = random_crop(images, (images.shape[2], images.shape[3]), self._padding, augment)
         if augment is not None and self._flip:

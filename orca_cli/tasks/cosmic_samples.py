@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from orca_cli.foreign.pages import let_go
 from orca_cli.interfaces import Batch, Reporter
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.cosmic_files import SKY, read_sky, read_stamp, visit_key
@@ -90,7 +91,9 @@ class Stamps:
             # float64: the sky is large beside what remains after the centre is gone.
             normalised = (stamp.image.astype(np.float64) + sky - form.centre) / form.spread
             x[row, 0] = np.where(np.isfinite(stamp.image), normalised, 0.0)
-        return Batch(torch.from_numpy(x), torch.from_numpy(np.array(self._targets.maps[indices])))
+        y = np.array(self._targets.maps[indices])
+        let_go(self._targets.maps)
+        return Batch(torch.from_numpy(x), torch.from_numpy(y))
 
     def targets(self) -> np.ndarray:
         """Return [n, 1, S, S] float32 of 0 and 1, NaN where ignored; a memory map."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from orca_cli.exceptions import DataError
+from orca_cli.foreign.pages import let_go
 from orca_cli.interfaces import Batch, Reporter, Scale
 from orca_cli.tasks.psicov_maps import CHANNELS, PAD, Window, content_hash, read_distances, read_features
 from orca_cli.tasks.target_maps import target_maps
@@ -119,6 +120,7 @@ class Proteins:
                 y[row] = self._targets.maps[index]
             else:
                 y[row, 0] = self._form.target(read_distances(self._distances[index]), window)
+        let_go(self._targets.maps)
         seen = torch.from_numpy(valid) if self._form.padded is None else None
         return Batch(torch.from_numpy(x), torch.from_numpy(y), seen)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from orca_cli.foreign.pages import let_go
 from orca_cli.interfaces import Batch
 
 _BLOCK_BYTES = 2**24  # what is read at once from a mapped file
@@ -53,6 +54,7 @@ class ArraySamples:
         """Return the samples with these indices (0..n-1), in this order; nothing is augmented."""
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
         x = self._x[rows]
+        let_go(self._x)
         if self._mean is not None and self._std is not None:
             # In float64: float32 would round away a small signal on a large offset, such as a time stamp.
             shape = (-1,) + (1,) * (x.ndim - 2)
@@ -90,7 +92,9 @@ def blocks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
     row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
     step = max(1, _BLOCK_BYTES // row_bytes)
     for start in range(0, len(rows), step):
-        yield np.ascontiguousarray(x[rows[start : start + step]])
+        block = np.ascontiguousarray(x[rows[start : start + step]])
+        let_go(x)
+        yield block
 
 
 def _update(digest: hashlib._Hash, name: str, array: np.ndarray, rows: np.ndarray) -> None:

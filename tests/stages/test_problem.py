@@ -1,0 +1,90 @@
+"""What stage 2 draws and embeds: so many points a class, no sample that is not drawn, and large ones a few at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from orca_cli.interfaces import Distance
+from orca_cli.models.assembly import build_model
+from orca_cli.models.bodies import swin
+from orca_cli.schema import Align
+from orca_cli.stages import problem
+from orca_cli.stages.problem import Labelled, Problem
+from orca_cli.tasks.samples import ArraySamples
+from orca_cli.training.engine import Engine
+from tests.checkpoints import save_tiny_swin
+
+LABELS = np.array([0] * 20 + [1] * 3 + [2] * 9)
+
+
+class Watched(ArraySamples):
+    """Notes which samples are read, and how many at once."""
+
+    def __init__(self):
+        super().__init__(np.random.default_rng(0).normal(size=(len(LABELS), 5, 40, 40)), LABELS)
+        self.read = []
+
+    def batch(self, indices, augment=None):
+        assert augment is None  # what is compared is never augmented
+        self.read.append(list(indices))
+        return super().batch(indices, augment)
+
+
+class Count:
+    """A metric that keeps what it is given."""
+
+    def __init__(self):
+        self.given = []
+
+    def prepare(self, source):
+        return {}
+
+    def distance(self, source, prepared, target):
+        self.given.append(target)
+        return Distance(target.x.square().mean())
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    body = swin.load(str(save_tiny_swin(tmp_path_factory.mktemp("swin") / "swin")))
+    return build_model(body=body, kind="classes", input_shape=(5, 40, 40), num_outputs=3, seed=0)
+
+
+def epoch(model, samples, features="pooled", step=0, **settings):
+    """Return the distances and the gradient of one epoch of alignment."""
+    metric = Count()
+    source = type("Source", (), {"x": torch.zeros(1, dtype=torch.float32)})()
+    train = Labelled.of(samples, samples.targets())
+    compared = Problem(metric, source, {}, train, Align(max_samples=8, features=features, **settings), seed=0)
+    model.zero_grad()
+    engine = Engine(torch.device("cpu"), "fp32")
+    weights = []
+    for weight, distance in compared.parts(model, engine, train, step):
+        (weight * distance.value).backward()
+        weights.append(weight)
+    return metric.given, weights, model.embedder.convolution.weight.grad.clone()
+
+
+def test_a_class_gives_exactly_as_many_samples_as_it_may_and_no_other_is_read(model):
+    samples = Watched()
+    given, weights, _ = epoch(model, samples)
+    assert sorted(len(points.x) for points in given) == [3, 8, 8]
+    assert sorted(weights) == pytest.approx([3 / 32, 9 / 32, 20 / 32])
+    read = [index for indices in samples.read for index in indices]
+    assert len(read) == len(set(read)) == 19
+    assert np.bincount(LABELS[read]).tolist() == [8, 3, 8]
+    epoch(model, samples, step=1)
+    assert samples.read[-3:] != samples.read[:3]  # other samples in another epoch
+
+
+def test_large_samples_are_embedded_a_few_at_a_time_with_the_same_gradient(model, monkeypatch):
+    at_once, pieces = Watched(), Watched()
+    given, _, gradient = epoch(model, at_once, features="tokens")
+    monkeypatch.setattr(problem, "_EMBEDDED_VALUES", 2 * 5 * 40 * 40 + 1)
+    given_in_pieces, _, gradient_in_pieces = epoch(model, pieces, features="tokens")
+    assert max(map(len, at_once.read)) == 8
+    assert max(map(len, pieces.read)) == 2
+    for a, b in zip(given, given_in_pieces, strict=True):
+        torch.testing.assert_close(a.x, b.x)
+    torch.testing.assert_close(gradient, gradient_in_pieces)
+    assert gradient.abs().max() > 0

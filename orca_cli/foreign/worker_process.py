@@ -34,7 +34,8 @@ def main() -> None:
     """Serve requests on standard input; answers go to what standard output was."""
     answers = os.fdopen(os.dup(1), "wb", buffering=2**20)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
-    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which ends this process by closing its input
+    # Meant for the parent, which ends this process or closes its input.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     _leave_the_network()
     _limit(resource.RLIMIT_AS, int(sys.argv[1]))

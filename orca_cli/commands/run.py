@@ -63,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="run again, in a new folder, what is already completed")
     parser.add_argument(
+        "--allow-inexact-resume",
+        action="store_true",
+        help="go on with a run although threads, packages, data or weights have changed; the result says so",
+    )
+    parser.add_argument(
         "--allow-module",
         action="append",
         default=[],
@@ -86,14 +91,26 @@ def execute(arguments: argparse.Namespace) -> int:
             job = session.compose(arguments.overrides)
             if arguments.dry_run:
                 return _dry_run([job])
-            return run_job(job, force=arguments.force, traceback_wanted=arguments.traceback).code
+            return run_job(
+                job,
+                force=arguments.force,
+                allow_inexact=arguments.allow_inexact_resume,
+                traceback_wanted=arguments.traceback,
+            ).code
         jobs = session.expand(arguments.overrides)
         if arguments.dry_run:
             return _dry_run(jobs)
         return _sweep(session, jobs, arguments)
 
 
-def run_job(job: Any, *, force: bool = False, traceback_wanted: bool = False, prefix: str = "") -> Outcome:
+def run_job(
+    job: Any,
+    *,
+    force: bool = False,
+    allow_inexact: bool = False,
+    traceback_wanted: bool = False,
+    prefix: str = "",
+) -> Outcome:
     """Run one composed job from claim to result; catches every failure, records it and prints one line."""
     from orca_cli.runs import directory
 
@@ -101,7 +118,7 @@ def run_job(job: Any, *, force: bool = False, traceback_wanted: bool = False, pr
     try:
         with (
             signals.deferred(),
-            directory.claim(Path(job.config.paths.runs), name, force=force) as run,
+            directory.claim(Path(job.config.paths.runs), name, force=force, allow_inexact=allow_inexact) as run,
             _logged(run.log_file),
         ):
             if run.result():
@@ -171,8 +188,9 @@ def _bug(run: Any, error: Exception) -> OrcaError:
 
 
 def _record(run: Any, state: str, failure: OrcaError) -> None:
+    error = {"kind": type(failure).__name__, "message": str(failure), "hint": failure.hint}
     try:
-        run.set_state(state, code=failure.code, error={"kind": type(failure).__name__, "message": str(failure)})
+        run.set_state(state, code=failure.code, error=error)
     except OrcaError as error:  # a full disk can neither hold the result nor the word that it failed
         terminal.log.warning(f"that the run {state} could not be recorded: {error}")
 
@@ -192,19 +210,21 @@ def _stages(job: Any, run: Any) -> None:
     from orca_cli.stages.build import build
     from orca_cli.stages.finetune import finetune
     from orca_cli.training.engine import Engine, choose_device
+    from orca_cli.training.numerics import numerics
 
     config, reporter = job.config, terminal.LogReporter()
     device = choose_device(config.device)
     engine = Engine(device, config.precision)
     storage.write_text(run.path / "config.yaml", compose.to_yaml(job.content))
     storage.write_text(run.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides))
-    storage.write_json(run.path / "env.json", environment() | {"device": str(device)})
+    run.write_environment(environment() | {"device": str(device)})
 
     seconds = {}
     clock = storage.monotonic()
     run.set_state("build")
     built = build(config, reporter)
-    compare_with_start(run, built.summary)
+    data = {f"data.{name}": split["sha256"] for name, split in built.summary["splits"].items()}
+    run.settle("build", numerics(device) | data | {"weights": built.summary["checkpoint_sha256"]})
     storage.write_json(run.stage("build") / "summary.json", built.summary)
     seconds["build"] = storage.monotonic() - clock
     with terminal.lost_output_allowed():
@@ -218,40 +238,10 @@ def _stages(job: Any, run: Any) -> None:
     tested = finetune(config, built, engine, run, reporter)
     seconds["finetune"] = storage.monotonic() - clock
 
-    result = _result(job, built, aligned, tested, seconds)
+    result = _result(job, built, aligned, tested, seconds) | {"inexact": run.inexact()}
     run.write_result(result)
-    run.set_state("completed", code=0)
     with terminal.lost_output_allowed():
         print_result_of(run, result, tested.curve, tested.chosen_epoch)
-
-
-def compare_with_start(run: Any, summary: dict[str, Any]) -> None:
-    """Refuse to go on with a run whose data or weights are no longer those that it started with.
-
-    Raises:
-        FingerprintError: the training or validation data, the body's weights or the number of threads differ.
-    """
-    import json
-
-    from orca_cli.exceptions import FingerprintError
-
-    path = run.stage("build") / "summary.json"
-    if not path.exists():
-        return
-    start = json.loads(path.read_text(encoding="utf-8"))
-    if start.get("threads", summary["threads"]) != summary["threads"]:
-        raise FingerprintError(
-            f"began with {start['threads']} threads, and other bits come from {summary['threads']}",
-            where=run.path.name,
-            hint=f"set OMP_NUM_THREADS={start['threads']}, or start anew with --force",
-        )
-    for key in ("splits", "checkpoint_sha256"):
-        if start.get(key) != summary[key]:
-            raise FingerprintError(
-                f"the {'data' if key == 'splits' else 'weights of the body'} have changed since this run began",
-                where=run.path.name,
-                hint="start anew with --force",
-            )
 
 
 def _result(job: Any, built: Any, aligned: Any, tested: Any, seconds: dict[str, float]) -> dict[str, Any]:
@@ -276,7 +266,8 @@ def _result(job: Any, built: Any, aligned: Any, tested: Any, seconds: dict[str, 
         "test_reads": tested.test_reads,
         "splits": built.summary["splits"] | {"test": tested.test_split},
         "metric_value": {"before": aligned.before, "after": aligned.after},
-        "alignment": {"select": job.config.align.select, "steps": aligned.steps, "tried": aligned.tried},
+        "alignment": {"select": job.config.align.select, "steps": aligned.steps, "tried": aligned.tried}
+        | {"collapse": aligned.collapse},
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
         "parameters": built.summary["parameters"],
         "weights_sha256": tested.weights_sha256,
@@ -296,6 +287,7 @@ def _sweep(session: Any, jobs: list[Any], arguments: argparse.Namespace) -> int:
         outcome = run_job(
             composed,
             force=arguments.force,
+            allow_inexact=arguments.allow_inexact_resume,
             traceback_wanted=arguments.traceback,
             prefix=f"[{next(count, '?')}/{len(jobs)}] ",
         )

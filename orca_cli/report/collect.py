@@ -5,11 +5,9 @@ A folder that looks like a run and cannot be understood is kept with the reason,
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +15,12 @@ from typing import Any
 
 from orca_cli import storage
 from orca_cli.exceptions import DataError
-from orca_cli.runs.directory import LOCK, RESULT, SCHEMA, STATUS
+from orca_cli.runs.directory import LOCK, RESULT, STATUS
+from orca_cli.runs.records import Unreadable, read_record
 
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _LIVING = ("created", "build", "align", "finetune")
 _ENDED = ("failed", "interrupted")
-_LARGEST = 2**20  # bytes of a record; a real one has some 2 kB
 
 
 @dataclass(frozen=True)
@@ -103,10 +101,6 @@ class Collection:
     broken: list[Broken]
 
 
-class _Unreadable(Exception):
-    """A record does not say what it has to; the message is the reason."""
-
-
 def collect(folders: Iterable[Path]) -> Collection:
     """Read the runs below some folders: folders of all runs, of one task, or single runs.
 
@@ -129,7 +123,7 @@ def collect(folders: Iterable[Path]) -> Collection:
                 if (facts.st_dev, facts.st_ino) not in seen:
                     seen.add((facts.st_dev, facts.st_ino))
                     runs.append(_read_run(found))
-            except (_Unreadable, OSError) as error:
+            except (Unreadable, OSError) as error:
                 broken.append(Broken(found, _reason(error)))
     if not runs and not broken:
         names = ", ".join(map(str, folders))
@@ -175,17 +169,17 @@ def _find(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator[Path]:
 
 
 def _read_run(path: Path) -> Run:
-    result = _record(path / RESULT)
+    result = read_record(path / RESULT)
     if result is not None:
         return _completed(path, result)
-    status = _record(path / STATUS)
+    status = read_record(path / STATUS)
     if status is None:
-        raise _Unreadable(f"no {STATUS}: it was never started, or is not a run")
+        raise Unreadable(f"no {STATUS}: it was never started, or is not a run")
     state = _text(status, "state", STATUS)
     if state == "completed":
-        raise _Unreadable(f"{STATUS} says completed, but there is no {RESULT}")
+        raise Unreadable(f"{STATUS} says completed, but there is no {RESULT}")
     if state not in (*_LIVING, *_ENDED):
-        raise _Unreadable(f"{STATUS}: unknown state '{state}'")
+        raise Unreadable(f"{STATUS}: unknown state '{state}'")
     if storage.is_locked(path / LOCK):
         return _unfinished(path, status, "running", f"in stage {status.get('stage') or 'build'}")
     if state in _ENDED:
@@ -197,15 +191,15 @@ def _read_run(path: Path) -> Run:
 
 def _ended_meanwhile(path: Path, status: dict[str, Any]) -> bool:
     """Return whether the run moved on between the reading of its record and the look at its lock."""
-    return _record(path / RESULT) is not None or _record(path / STATUS) != status
+    return read_record(path / RESULT) is not None or read_record(path / STATUS) != status
 
 
 def _completed(path: Path, result: dict[str, Any]) -> Run:
     if result.get("state") != "completed":
-        raise _Unreadable(f"{RESULT}: state is {result.get('state')!r}, not 'completed'")
+        raise Unreadable(f"{RESULT}: state is {result.get('state')!r}, not 'completed'")
     error = result.get("error")
     if not isinstance(error, dict):
-        raise _Unreadable(f"{RESULT}: error is missing")
+        raise Unreadable(f"{RESULT}: error is missing")
     selected = result.get("selected")
     splits = result.get("splits")
     test = splits.get("test") if isinstance(splits, dict) else None
@@ -243,59 +237,31 @@ def _failure(status: dict[str, Any]) -> str:
     return "no reason recorded"
 
 
-def _record(path: Path) -> dict[str, Any] | None:
-    """Return a record; None where the file does not exist."""
-    try:
-        record = json.loads(_bytes(path))
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError) as error:
-        raise _Unreadable(f"{path.name} is not valid JSON (cut off or damaged)") from error
-    if not isinstance(record, dict):
-        raise _Unreadable(f"{path.name} is not a record but {type(record).__name__}")
-    schema = record.get("schema")
-    if isinstance(schema, bool) or not isinstance(schema, int) or schema < 1:
-        raise _Unreadable(f"{path.name}: schema is {schema!r}, not a whole number from 1 to {SCHEMA}")
-    if schema > SCHEMA:
-        raise _Unreadable(f"{path.name}: schema {schema} is of a newer program; this one reads up to {SCHEMA}")
-    return record
-
-
-def _bytes(path: Path) -> bytes:
-    facts = path.stat()
-    # Opening a named pipe would wait for ever.
-    if not stat.S_ISREG(facts.st_mode):
-        raise _Unreadable(f"{path.name} is not a file")
-    if facts.st_size > _LARGEST:
-        raise _Unreadable(f"{path.name} is far too large for a record ({facts.st_size} bytes)")
-    return path.read_bytes()
-
-
 def _text(record: dict[str, Any], key: str, name: str) -> str:
     value = record.get(key)
     if not isinstance(value, str) or not value:
-        raise _Unreadable(f"{name}: {key} is {'missing' if value is None else 'not a text'}")
+        raise Unreadable(f"{name}: {key} is {'missing' if value is None else 'not a text'}")
     return value
 
 
 def _integer(record: dict[str, Any], key: str, name: str) -> int:
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise _Unreadable(f"{name}: {key} is {'missing' if value is None else 'not a whole number'}")
+        raise Unreadable(f"{name}: {key} is {'missing' if value is None else 'not a whole number'}")
     return value
 
 
 def _number(record: dict[str, Any], key: str) -> float | None:
     if key not in record:
-        raise _Unreadable(f"{RESULT}: {key} is missing")
+        raise Unreadable(f"{RESULT}: {key} is missing")
     value = record[key]
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _Unreadable(f"{RESULT}: {key} is not a number")
+        raise Unreadable(f"{RESULT}: {key} is not a number")
     number = math.nan if abs(value) > 1e300 else float(value)
     if not math.isfinite(number):
-        raise _Unreadable(f"{RESULT}: {key} is not finite")
+        raise Unreadable(f"{RESULT}: {key} is not finite")
     return number
 
 

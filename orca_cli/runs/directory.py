@@ -1,13 +1,15 @@
 """One run's folder: found again by identity, claimed by one process, laid out as docs/ARCHITECTURE.md shows.
 
 runs/<task>/<time>_<body>_<metric>_<finetune>_s<seed>_<hash8>/
-  config.yaml overrides.txt env.json status.json result.json run.log lock
+  config.yaml overrides.txt env.json status.json result.json run.log lock MANIFEST.json
   1_build/  2_align/  3_finetune/
+
+The artifacts are the truth and status.json a cache of it: `orca doctor RUN` writes it anew. MANIFEST.json, the last file
+of a completed run, has the checksums of all others that do not change any more.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -18,13 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import storage
+from orca_cli.exceptions import CheckpointError
+from orca_cli.runs.fingerprint import FILE as FINGERPRINT
+from orca_cli.runs.fingerprint import settle
 from orca_cli.runs.identity import SHORT
+from orca_cli.runs.records import SCHEMA, NewerSchema, Unreadable, read_record
 
-SCHEMA = 1
 LOCK = "lock"
 STATUS = "status.json"
 RESULT = "result.json"
-_STAGE_FOLDERS = {"build": "1_build", "align": "2_align", "finetune": "3_finetune"}
+STAGE_FOLDERS = {"build": "1_build", "align": "2_align", "finetune": "3_finetune"}
+_ENVIRONMENT = "env.json"
+_CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
+_FOR_RESUMING = (Path("2_align/checkpoints"), Path("2_align/candidates"), Path("3_finetune/checkpoints"))
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
 
 
@@ -58,13 +67,15 @@ class RunName:
 class RunDirectory:
     """A claimed run folder. Made by `claim`; all paths and records of a run come from here."""
 
-    def __init__(self, path: Path, name: RunName) -> None:
+    def __init__(self, path: Path, name: RunName, *, allow_inexact: bool = False) -> None:
         self.path = path
         self.name = name
+        self._allow_inexact = allow_inexact
+        self._attempt: dict[str, Any] | None = None
 
     def stage(self, stage: str) -> Path:
         """Return the folder of a stage: build, align or finetune."""
-        return self.path / _STAGE_FOLDERS[stage]
+        return self.path / STAGE_FOLDERS[stage]
 
     @property
     def log_file(self) -> Path:
@@ -74,6 +85,33 @@ class RunDirectory:
     def status(self) -> dict[str, Any]:
         """Return the status record; empty where it is missing or unreadable."""
         return _read(self.path / STATUS)
+
+    def settle(self, stage: str, now: dict[str, Any]) -> None:
+        """Compare what decides the bits of a stage with what an earlier attempt found, where that is gone on from.
+
+        Args:
+            stage: build, for all that the stages share, or align.
+            now: name -> plain value.
+
+        Raises:
+            FingerprintError: something differs, and the user did not allow it.
+        """
+        of = "*" if stage == "build" else STAGE_FOLDERS[stage]
+        began = any(self.path.glob(f"{of}/checkpoints/step-*"))
+        settle(
+            self.stage(stage),
+            now,
+            owner=self.name.identity,
+            has_progress=began or (self.stage("align") / storage.MANIFEST).exists(),
+            allow_inexact=self._allow_inexact,
+        )
+
+    def inexact(self) -> list[str]:
+        """Return what changed between the attempts with the user's leave; empty where the bits are those of one attempt."""
+        names: set[str] = set()
+        for path in self.path.glob(f"*/{FINGERPRINT}"):
+            names.update(storage.read_checked_json(path)["inexact"])
+        return sorted(names)
 
     def result(self) -> dict[str, Any]:
         """Return the result record; empty where the run is not completed."""
@@ -89,7 +127,15 @@ class RunDirectory:
             error: {"kind", "message"} of one that failed.
         """
         before = self.status()
-        stage = state if state in _STAGE_FOLDERS else before.get("stage")
+        stage = state if state in STAGE_FOLDERS else before.get("stage")
+        moment = storage.now().isoformat()
+        earlier = before.get("attempts")
+        attempts = earlier if isinstance(earlier, list) else []
+        if self._attempt is None:
+            self._attempt = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "started": moment}
+            attempts = [*attempts, self._attempt]
+        if code is not None:
+            self._attempt |= {"ended": moment, "code": code}
         record = {
             "schema": SCHEMA,
             "run_id": self.path.name,
@@ -97,32 +143,77 @@ class RunDirectory:
             "state": state,
             "stage": stage,
             "step": before.get("step") if step is None and stage == before.get("stage") else step,
-            "started": before.get("started") or storage.now().isoformat(),
-            "updated": storage.now().isoformat(),
+            "started": before.get("started") or moment,
+            "updated": moment,
             "exit_code": code,
             "error": error,
             "pid": os.getpid(),
             "host": socket.gethostname(),
+            "attempts": [*attempts[:-1], self._attempt] if attempts else [self._attempt],
         }
         storage.write_json(self.path / STATUS, record)
 
+    def write_environment(self, environment: dict[str, Any]) -> None:
+        """Write what the run is and what it is made with; status.json can be made anew from it."""
+        storage.write_json(self.path / _ENVIRONMENT, environment | {"run": vars(self.name)})
+
     def write_result(self, result: dict[str, Any]) -> None:
-        """Write the result record; from then on the run is completed."""
+        """Write the result record; from then on the run is completed, and needs no checkpoints."""
         record = {"schema": SCHEMA, "run_id": self.path.name, "state": "completed", **vars(self.name)}
         storage.write_json(self.path / RESULT, record | result)
+        self.finish()
+
+    def finish(self) -> None:
+        """Do what a completed run still lacks: seal its files, drop its checkpoints, say that it is completed."""
+        if not (self.path / storage.MANIFEST).exists():
+            for folder in _FOR_RESUMING:
+                if (self.path / folder).exists():
+                    storage.remove(self.path / folder)
+            storage.seal(self.path, _lasting(self.path), owner=self.name.identity)
+        if self.status().get("state") != "completed":
+            self.set_state("completed", code=0)
+
+
+def _lasting(path: Path) -> list[Path]:
+    """Return the files of a run that do not change once it is completed; a folder with a manifest counts by that."""
+    files = []
+    for file in path.rglob("*"):
+        sealed = any((folder / storage.MANIFEST).exists() for folder in _between(path, file.parent))
+        own = file.name == storage.MANIFEST or not sealed
+        passing = any(
+            storage.is_temporary(part) or storage.is_aside(part) for part in (file, *_between(path, file.parent))
+        )
+        if file.is_file() and own and not passing and str(file.relative_to(path)) not in _CHANGING:
+            files.append(file)
+    return files
+
+
+def _between(top: Path, folder: Path) -> list[Path]:
+    """Return a folder and those above it, below `top`."""
+    return [] if folder == top else [folder, *_between(top, folder.parent)]
+
+
+def _boot() -> str | None:
+    """Return what tells one start of this machine from the next, where the system has such a thing."""
+    try:
+        return _BOOT.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
 
 
 @contextmanager
-def claim(root: Path, name: RunName, *, force: bool = False) -> Iterator[RunDirectory]:
+def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool = False) -> Iterator[RunDirectory]:
     """Give the folder of this experiment to this process alone: a completed one, an unfinished one, or a new one.
 
     Args:
         root: folder of all runs.
         name: the experiment.
         force: make a new folder whatever there is.
+        allow_inexact: go on although other bits will come out than without a stop; the result says so.
 
     Raises:
         LockedError: another process works on the same experiment.
+        CheckpointError: a newer program made the folder.
         StorageError: the folder cannot be made.
     """
     task_folder = root / _UNSAFE.sub("-", name.task)
@@ -135,12 +226,31 @@ def claim(root: Path, name: RunName, *, force: bool = False) -> Iterator[RunDire
         path = None if force else find(task_folder, name.identity)
         if path is None:
             path = storage.claim_folder(task_folder, name.folder)
-        run = RunDirectory(path, name)
-        with storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"):
+        run = RunDirectory(path, name, allow_inexact=allow_inexact)
+        with (
+            storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"),
+            storage.heartbeat(path / LOCK),
+        ):
+            _refuse_newer(path)
             storage.clean_temporary(path)
-            if not run.status():
+            if run.result():
+                run.finish()
+            elif not run.status():
                 run.set_state("created")
             yield run
+
+
+def _refuse_newer(path: Path) -> None:
+    """Refuse a run folder whose records are of a newer program, which this one would spoil."""
+    for name in (STATUS, RESULT):
+        try:
+            read_record(path / name)
+        except NewerSchema as error:
+            raise CheckpointError(
+                str(error), where=str(path), hint="use the newer program, or start anew with --force"
+            ) from error
+        except (Unreadable, OSError):
+            continue
 
 
 def find(task_folder: Path, identity: str) -> Path | None:
@@ -167,8 +277,8 @@ def peek(root: Path, name: RunName) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Return a record; empty where it is missing or unreadable."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_record(path) or {}
+    except (Unreadable, OSError):
         return {}
-    return record if isinstance(record, dict) else {}

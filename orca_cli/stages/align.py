@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from orca_cli import parts, seeding, signals, storage
-from orca_cli.exceptions import ConfigError, NonFiniteError
+from orca_cli.exceptions import CheckpointError, ChecksumError, ConfigError, NonFiniteError
 from orca_cli.interfaces import Features, Metric, Reporter
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
@@ -38,6 +37,7 @@ from orca_cli.training.schedule import make_optimizer, set_lr, step_decay
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
 _EXACT_SOURCE_POINTS = 500
 _EXACT_TARGET_POINTS = 200
+_COLLAPSED = 0.1  # of the tokens' variance within samples before alignment: less is told
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ class Aligned:
         after: the same with the embedder that goes on.
         steps: alignment steps behind the embedder that goes on.
         tried: for select=validation: steps -> validation error of the probe.
+        collapse: name of a diagnostic (`stages/collapse.py`) -> its values "before" and "after" on held-out samples.
     """
 
     before: float | None = None
     after: float | None = None
     steps: int = 0
     tried: dict[str, float | None] = field(default_factory=dict)
+    collapse: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def align(config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Aligned:
@@ -68,7 +70,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
     if config.metric.get(parts.TARGET) is None or config.align.epochs == 0:
         return Aligned()
     folder = run.stage("align")
-    done = _finished(folder, built.model)
+    done = _finished(folder, built.model, run.name.identity)
     if done is not None:
         return done
     run.set_state("align", step=0)
@@ -84,35 +86,35 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
         "steps": aligned.steps,
         "steps_taken": trainer.step,
         "tried": aligned.tried,
+        "collapse": aligned.collapse,
         "classes": len(trainer.problem.train.members),
         "embedder_sha256": checkpoint.weights_sha256(weights),
         "seconds": storage.monotonic() - start,
     }
     storage.write_json(folder / "summary.json", summary)
+    storage.seal(folder, (file for file in folder.iterdir() if file.is_file()), owner=run.name.identity)
     for leftover in ("checkpoints", "candidates"):
         checkpoint.clear(folder / leftover)
     return aligned
 
 
-def _finished(folder: Path, model: TransferModel) -> Aligned | None:
+def _finished(folder: Path, model: TransferModel, owner: str) -> Aligned | None:
     """Load the embedder of an alignment that an earlier attempt finished; None where there is none that is whole."""
-    path = folder / "embedder.safetensors"
-    if not (folder / "summary.json").exists():
+    if not (folder / storage.MANIFEST).exists():
         return None
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        value, digest = summary["value"], summary["embedder_sha256"]
-        done = Aligned(value["before"], value["after"], summary["steps"], summary["tried"])
-        weights = load_file(path)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-        weights, digest, done = {}, "", None
-    if checkpoint.weights_sha256(weights) != digest:
-        if path.exists():
-            aside = storage.quarantine(path)
-            log.warning(f"align: the aligned embedder is damaged, and aligned again; moved to {aside.name}")
+        if storage.verify_folder(folder, extra_allowed=True) != owner:
+            raise ChecksumError("belongs to another run", where=str(folder))
+    except ChecksumError as error:
+        log.warning(f"align: damaged, and aligned again: {error}")
+        for name in (storage.MANIFEST, "embedder.safetensors", "summary.json"):
+            if (folder / name).exists():
+                storage.quarantine(folder / name)
         return None
-    model.embedder.load_state_dict(weights)
-    return done
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    model.embedder.load_state_dict(load_file(folder / "embedder.safetensors"))
+    value = summary["value"]
+    return Aligned(value["before"], value["after"], summary["steps"], summary["tried"], summary["collapse"])
 
 
 class _Trainer:
@@ -122,7 +124,8 @@ class _Trainer:
         self._config, self._built, self._engine, self._run, self._reporter = config, built, engine, run, reporter
         self._folder = run.stage("align")
         self._model = built.model.to(engine.device)
-        self.problem, self._heldout, self._exact = _compared(config, built, engine, reporter)
+        self.problem, self._heldout, self._exact, source = _compared(config, built, engine, reporter)
+        run.settle("align", {"source": source})
         self._model.embedder.requires_grad_(True)
         settings = config.align
         self._optimizer = make_optimizer(
@@ -164,12 +167,26 @@ class _Trainer:
             self._save()  # the probes take longer than the steps; a run that is killed here does not repeat them
             steps = sorted({*(step for step in settings.candidates if step < self.step), self.step})
             candidates = {step: self._candidate(step) for step in steps}
+            for path in candidates.values():
+                _check_candidate(path)
             chosen, tried = probe.choose(
                 self._config, self._built, self._engine, candidates, self._folder, self._reporter
             )
-            self._model.embedder.load_state_dict(load_file(candidates[chosen]))
+            self._model.embedder.load_state_dict(load_file(candidates[chosen] / probe.CANDIDATE))
         after = self.problem.value(self._model, self._engine, self.problem.train)
-        return Aligned(self._before, after, chosen, tried)
+        return Aligned(self._before, after, chosen, tried, self._collapse())
+
+    def _collapse(self) -> dict[str, dict[str, float]]:
+        """Return the diagnostics before the first step and now, and warn where tokens have become alike."""
+        now, first = self._diagnose(), self._records[0]
+        found = {name: {"before": first[name], "after": value} for name, value in now.items()}
+        share = found["token_variance"]
+        if share["after"] < _COLLAPSED * share["before"]:
+            log.warning(
+                f"align: tokens of a sample have become alike (share of variance {share['before']:.2g} before, "
+                f"{share['after']:.2g} after); compare with metric=none, or let align.select=validation judge"
+            )
+        return found
 
     def _epoch(self) -> dict[str, Any]:
         """Take one optimizer step on the sum over all target classes; returns the record of it."""
@@ -203,15 +220,18 @@ class _Trainer:
 
     def _look(self) -> dict[str, float]:
         """Return what the embedder makes of held-out data: collapse at every step, distances at every `check_every`-th."""
-        model, engine, samples = self._model, self._engine, self._heldout.samples
-        model.eval()
-        with torch.no_grad():
-            tokens = embed(model, engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES)))
-        found = collapse(tokens)
+        model, engine, found = self._model, self._engine, self._diagnose()
         if self.step % self._config.align.check_every == 0:
             found["heldout"] = self.problem.value(model, engine, self._heldout)
             found["heldout_exact"] = self._exact.value(model, engine)
         return found
+
+    @torch.no_grad()
+    def _diagnose(self) -> dict[str, float]:
+        """Return how alike the tokens of fixed held-out samples are."""
+        samples = self._heldout.samples
+        self._model.eval()
+        return collapse(embed(self._model, self._engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))
 
     def _is_stuck(self) -> bool:
         """Return whether the held-out distance has not fallen below its lowest value for `patience` checks."""
@@ -224,20 +244,21 @@ class _Trainer:
         if settings.select != "validation" or not (last or self.step in settings.candidates):
             return
         weights = checkpoint.snapshot(self._model.embedder)
-        storage.write_with(self._candidate(self.step), lambda path: save_file(weights, path))
+        with storage.commit_folder(self._candidate(self.step), owner=self._run.name.identity) as temporary:
+            save_file(weights, temporary / probe.CANDIDATE)
 
     def _candidate(self, step: int) -> Path:
-        return self._folder / "candidates" / f"step-{step:08d}.safetensors"
+        return self._folder / "candidates" / f"step-{step:08d}"
 
     def _save(self) -> None:
         weights, state = checkpoint.snapshot(self._model.embedder), checkpoint.optimizer_tensors(self._optimizer)
         kept = {"before": self._before, "lines": self._records}
         saved = checkpoint.Checkpoint(self.step, weights, state, records=kept)
-        checkpoint.save(self._folder / "checkpoints", saved)
+        checkpoint.save(self._folder / "checkpoints", saved, owner=self._run.name.identity)
         self._run.set_state("align", step=self.step)
 
     def _resume(self) -> None:
-        saved = checkpoint.load_latest(self._folder / "checkpoints")
+        saved = checkpoint.load_latest(self._folder / "checkpoints", owner=self._run.name.identity)
         if saved is None:
             self._before = self.problem.value(self._model, self._engine, self.problem.train)
         else:
@@ -246,6 +267,15 @@ class _Trainer:
             self.step, self._before, self._records = saved.step, saved.records["before"], saved.records["lines"]
             self._reporter.say(f"align: resumed at step {self.step} of {self._config.align.epochs}")
         storage.rewrite_json_lines(self._folder / "metrics.jsonl", self._records)
+
+
+def _check_candidate(path: Path) -> None:
+    try:
+        storage.verify_folder(path)
+    except ChecksumError as error:
+        what = f"the embedder of an earlier step is damaged: {error.what}"
+        hint = f"delete {path.parent.parent} to begin the stage anew"
+        raise CheckpointError(what, where=str(path), hint=hint) from error
 
 
 class _Exact:
@@ -287,8 +317,10 @@ def _check_classes(metric: Metric, config: Config) -> None:
         )
 
 
-def _compared(config: Config, built: Built, engine: Engine, reporter: Reporter) -> tuple[Problem, Labelled, _Exact]:
-    """Embed the source, or take it from the cache, and label the target."""
+def _compared(
+    config: Config, built: Built, engine: Engine, reporter: Reporter
+) -> tuple[Problem, Labelled, _Exact, str]:
+    """Embed the source, or take it from the cache, and label the target; the text names what the source is."""
     source_data = read_source(config, reporter)
     assert config.paths.cache is not None
     cache = Path(config.paths.cache)
@@ -318,4 +350,4 @@ def _compared(config: Config, built: Built, engine: Engine, reporter: Reporter) 
     )
     train, heldout = Labelled.of(task.train, labels[0]), Labelled.of(task.validation, labels[1])
     problem = Problem(metric, cloud, prepared, train, config.align, config.seed)
-    return problem, heldout, _Exact(cloud, heldout, problem, config.seed)
+    return problem, heldout, _Exact(cloud, heldout, problem, config.seed), key

@@ -79,11 +79,9 @@ def finetune(config: Config, built: Built, engine: Engine, run: RunDirectory, re
     best = progress.best or last
     chosen = best if config.train.select == "best" else last
     for name, weights in (("last", last), ("best", best)):
-        with storage.commit_folder(folder / name) as temporary:
+        with storage.commit_folder(folder / name, owner=run.name.identity) as temporary:
             save_file(weights, temporary / "model.safetensors")
-    tested = _test(config, built, engine, run, chosen, progress)
-    checkpoint.clear(folder / "checkpoints")
-    return tested
+    return _test(config, built, engine, run, chosen, progress)
 
 
 def _train(
@@ -104,13 +102,13 @@ def _train(
     )
     per_epoch = steps_per_epoch(config, len(samples))
     total = settings.epochs * per_epoch
-    progress = _resume(folder, built, optimizer, reporter, total)
+    progress = _resume(run, built, optimizer, reporter, total)
     storage.rewrite_json_lines(folder / "metrics.jsonl", progress.records)
 
     def save() -> None:
         weights, state = checkpoint.snapshot(built.model), checkpoint.optimizer_tensors(optimizer)
         saved = checkpoint.Checkpoint(progress.step, weights, state, progress.best, progress.plain())
-        checkpoint.save(folder / "checkpoints", saved)
+        checkpoint.save(folder / "checkpoints", saved, owner=run.name.identity)
         run.set_state("finetune", step=progress.step)
 
     last_save = storage.monotonic()
@@ -148,8 +146,10 @@ def _train(
     return progress, checkpoint.snapshot(built.model)
 
 
-def _resume(folder: Path, built: Built, optimizer: torch.optim.Optimizer, reporter: Reporter, total: int) -> _Progress:
-    saved = checkpoint.load_latest(folder / "checkpoints")
+def _resume(
+    run: RunDirectory, built: Built, optimizer: torch.optim.Optimizer, reporter: Reporter, total: int
+) -> _Progress:
+    saved = checkpoint.load_latest(run.stage("finetune") / "checkpoints", owner=run.name.identity)
     if saved is None:
         return _Progress()
     built.model.load_state_dict(saved.weights)

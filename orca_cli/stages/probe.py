@@ -14,15 +14,19 @@ import numpy as np
 from safetensors.torch import load_file
 
 from orca_cli import seeding, signals, storage
-from orca_cli.exceptions import NonFiniteError
+from orca_cli.exceptions import ChecksumError, NonFiniteError
 from orca_cli.interfaces import Reporter
 from orca_cli.schema import Config
 from orca_cli.stages.build import Built
+from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.freeze import select_trained
 from orca_cli.training.loop import predict, score, train_step
 from orca_cli.training.schedule import make_optimizer
+
+CANDIDATE = "embedder.safetensors"
+_VERDICTS = "probe.json"
 
 
 def choose(
@@ -36,21 +40,20 @@ def choose(
     """Return the number of alignment steps whose embedder validates best, and what was tried.
 
     The model is left with its own first weights; the caller loads the chosen embedder. Verdicts are written to
-    probe.jsonl as they are made, so a resumed run does not repeat them.
+    probe.json as they are made, so a resumed run does not repeat them.
 
     Args:
         config: the run's settings; stage 3's optimizer, rate and batches are the probe's.
         built: task, loss, error, model.
         engine: the device.
-        candidates: steps -> file of the embedder after so many steps.
+        candidates: steps -> folder with the embedder after so many steps.
         folder: 2_align.
         reporter: progress.
 
     Returns:
         steps, and steps (as text) -> validation error, None where the probe's loss was not finite or the error undefined.
     """
-    log = folder / "probe.jsonl"
-    tried: dict[int, float | None] = {record["step"]: record["error"] for record in storage.read_json_lines(log)}
+    tried = _tried(folder / _VERDICTS)
     start = checkpoint.snapshot(built.model)
     with reporter.track("align: probe", len(candidates)) as advance:
         advance(sum(step in tried for step in candidates))
@@ -58,13 +61,25 @@ def choose(
             if step in tried:
                 continue
             built.model.load_state_dict(start)
-            built.model.embedder.load_state_dict(load_file(path))
+            built.model.embedder.load_state_dict(load_file(path / CANDIDATE))
             tried[step] = _probe(config, built, engine)
-            storage.append_json_line(log, {"step": step, "error": tried[step]})
+            verdicts = {str(step): error for step, error in tried.items()}
+            storage.write_checked_json(folder / _VERDICTS, {"schema": 1, "errors": verdicts})
             advance()
     built.model.load_state_dict(start)
     best = min(candidates, key=lambda step: (_rank(tried[step]), step))
     return best, {str(step): tried[step] for step in candidates}
+
+
+def _tried(path: Path) -> dict[int, float | None]:
+    """Return the verdicts of an earlier attempt; none where they are damaged, for they can be made again."""
+    if not path.exists():
+        return {}
+    try:
+        return {int(step): error for step, error in storage.read_checked_json(path)["errors"].items()}
+    except ChecksumError as error:
+        log.warning(f"align: the probes are made again: {error}")
+        return {}
 
 
 def _rank(error: float | None) -> float:

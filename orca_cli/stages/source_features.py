@@ -17,6 +17,7 @@ from orca_cli import seeding, signals, storage
 from orca_cli.exceptions import ChecksumError, ConfigError
 from orca_cli.interfaces import Body, Features, Metric, Reporter, SourceData, Tokens
 from orca_cli.terminal import log
+from orca_cli.training.numerics import numerics_key
 
 _BATCH = 64
 _VERSION = 1  # of what is stored; a change makes every cached entry a miss
@@ -33,7 +34,9 @@ def source_features(
     cache_folder: Path,
     reporter: Reporter,
 ) -> tuple[Features, str]:
-    """Return the source as a labelled cloud of points, and the key that names it in the cache.
+    """Return the source as a labelled cloud of points, and a key that says what it is.
+
+    The cache keeps what another build of torch or number of threads computed apart: its last bits may differ.
 
     Args:
         body: gives the embedding layer.
@@ -62,7 +65,7 @@ def source_features(
         x, labels = _embed(body, source, features, length, points, seed, reporter)
         return {"x": x, "labels": labels}
 
-    stored = cached(cache_folder / "source_features" / key, compute)
+    stored = cached(cache_folder / "source_features" / _key(key, numerics_key()), compute)
     cloud = Features(stored["x"], stored["labels"], len(source.class_names))
     return cloud, key
 
@@ -79,7 +82,7 @@ def prepared_metric(
         source_key: as `source_features` returned it.
         cache_folder: where the entry is kept.
     """
-    key = _key(source_key, json.dumps(settings, sort_keys=True), str(source.x.dtype))
+    key = _key(source_key, json.dumps(settings, sort_keys=True), str(source.x.dtype), numerics_key())
     return cached(cache_folder / "metric_sources" / key, lambda: metric.prepare(source))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,10 @@ from orca_cli.exceptions import CheckpointError, ChecksumError
 from orca_cli.terminal import log
 
 _KEEP = 2
-_PREFIX = "step-"
+_SCHEMA = 1
+_NAME = re.compile(r"step-(\d{8,})")
+_MEMBERS = ("model.safetensors", "optimizer.safetensors", "trainer.json")
+_ROOM = 2**20  # bytes that a checkpoint takes beside its tensors
 
 
 @dataclass
@@ -44,54 +48,95 @@ class Checkpoint:
     records: dict[str, Any] = field(default_factory=dict)
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Commit a checkpoint and drop the oldest but two.
+def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
+    """Commit a checkpoint and drop the oldest but two. One that is there already, whole, is kept: it has the same bits.
+
+    Args:
+        folder: all checkpoints of a stage.
+        checkpoint: the state.
+        owner: identity of the run.
 
     Raises:
         StorageError: disk full or failing; the earlier checkpoints are intact.
     """
-    with storage.commit_folder(folder / f"{_PREFIX}{checkpoint.step:08d}") as temporary:
+    path = folder / f"step-{checkpoint.step:08d}"
+    if path.exists():
+        try:
+            storage.verify_folder(path)
+            return
+        except ChecksumError:
+            storage.quarantine(path)
+    tensors = (checkpoint.weights, checkpoint.optimizer, checkpoint.best)
+    size = sum(value.nbytes for group in tensors for value in group.values())
+    storage.require_space(folder, size + _ROOM)
+    with storage.commit_folder(path, owner=owner) as temporary:
         save_file(_contiguous(checkpoint.weights), temporary / "model.safetensors")
         save_file(_contiguous(checkpoint.optimizer), temporary / "optimizer.safetensors")
         if checkpoint.best:
             save_file(_contiguous(checkpoint.best), temporary / "best.safetensors")
-        storage.write_json(temporary / "trainer.json", {"step": checkpoint.step, "records": checkpoint.records})
-    for old in sorted(_whole(folder))[:-_KEEP]:
+        state = {"schema": _SCHEMA, "step": checkpoint.step, "records": checkpoint.records}
+        storage.write_json(temporary / "trainer.json", state)
+    for old in _kept(folder)[:-_KEEP]:
         storage.remove(old)
 
 
-def load_latest(folder: Path) -> Checkpoint | None:
+def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
     """Return the newest checkpoint that is whole, or None where there has been none.
 
     A damaged one is moved aside with a warning, and the one before it is used.
 
+    Args:
+        folder: all checkpoints of a stage.
+        owner: identity of the run; a checkpoint of another run counts as damaged.
+
     Raises:
-        CheckpointError: there are checkpoints, and none is whole.
+        CheckpointError: there are checkpoints, and none is whole, or a newer program wrote them.
+        StorageError: one is there and cannot be read.
     """
-    for path in sorted(_whole(folder), reverse=True):
+    for path in reversed(_kept(folder)):
         try:
-            storage.verify_folder(path)
+            return _load(path, owner)
         except ChecksumError as error:
             log.warning(f"damaged checkpoint left out: {error}")
             storage.quarantine(path)
-            continue
-        trainer = json.loads((path / "trainer.json").read_text(encoding="utf-8"))
-        best = path / "best.safetensors"
-        return Checkpoint(
-            step=trainer["step"],
-            weights=load_file(path / "model.safetensors"),
-            optimizer=load_file(path / "optimizer.safetensors"),
-            best=load_file(best) if best.exists() else {},
-            records=trainer["records"],
+    if any(folder.glob("step-*")):
+        raise CheckpointError(
+            "no checkpoint is whole",
+            where=str(folder),
+            hint="delete this folder to begin the stage anew, or use --force to begin the run anew",
         )
-    if any(folder.glob(f"{_PREFIX}*")):
-        raise CheckpointError("no checkpoint is whole", where=str(folder), hint="start anew with --force")
     return None
 
 
-def _whole(folder: Path) -> list[Path]:
-    """Return the checkpoints that were not moved aside as damaged."""
-    return [path for path in folder.glob(f"{_PREFIX}*") if ".bad-" not in path.name]
+def _load(path: Path, owner: str) -> Checkpoint:
+    if storage.verify_folder(path) != owner:
+        raise ChecksumError("belongs to another run", where=str(path))
+    missing = [name for name in _MEMBERS if not (path / name).is_file()]
+    if missing:
+        raise ChecksumError(f"'{missing[0]}' is missing", where=str(path))
+    trainer = json.loads((path / "trainer.json").read_text(encoding="utf-8"))
+    if trainer["schema"] != _SCHEMA:
+        raise CheckpointError(
+            f"schema {trainer['schema']} is not one that this program reads",
+            where=str(path),
+            hint="use a newer program",
+        )
+    if path.name != f"step-{trainer['step']:08d}":
+        raise ChecksumError(f"is in truth step {trainer['step']}", where=str(path))
+    best = path / "best.safetensors"
+    return Checkpoint(
+        step=trainer["step"],
+        weights=load_file(path / "model.safetensors"),
+        optimizer=load_file(path / "optimizer.safetensors"),
+        best=load_file(best) if best.exists() else {},
+        records=trainer["records"],
+    )
+
+
+def _kept(folder: Path) -> list[Path]:
+    """Return the checkpoints that were not moved aside as damaged, by step."""
+    named = [(path, _NAME.fullmatch(path.name)) for path in folder.glob("step-*")]
+    return [path for _, path in sorted((int(name[1]), path) for path, name in named if name)]
 
 
 def clear(folder: Path) -> None:

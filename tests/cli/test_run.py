@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from tests.cli.conftest import results, run_folders
 
 RUN_FILES = {
+    "MANIFEST.json",
     "config.yaml",
     "env.json",
     "lock",
@@ -18,8 +19,11 @@ RUN_FILES = {
     "result.json",
     "run.log",
     "status.json",
+    "1_build/fingerprint.json",
     "1_build/summary.json",
+    "2_align/MANIFEST.json",
     "2_align/embedder.safetensors",
+    "2_align/fingerprint.json",
     "2_align/metrics.jsonl",
     "2_align/summary.json",
     "3_finetune/best/MANIFEST.json",
@@ -54,6 +58,7 @@ RESULT_FIELDS = {
     "metric_value",
     "alignment",
     "seconds",
+    "inexact",
     "parameters",
     "weights_sha256",
 }

@@ -33,6 +33,8 @@ _MIN_EXPONENT = -80.0
 # Exponents that are worked on at once: what a CPU's cache holds; on a GPU as much as keeps it busy.
 _CPU_ELEMENTS = 2**18
 _GPU_ELEMENTS = 2**26
+# Iterations between looks at the error. Elsewhere than on a CPU a look makes the host wait for the device.
+_GPU_LOOK_EVERY = 8
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,14 @@ def solve(
         limit = max_iterations if final else _LEVEL_ITERATIONS
         before = torch.full_like(b[:, 0], torch.inf)
         unsolved = [True] * len(b)
+        every = _look_every(cost)
         for step in range(limit + 1):
             _sweep(cost, torch.where(b > 0, log_b + g / level, -torch.inf), a, level, unsolved, (sums, columns))
             error = (columns - b).abs().sum(1)
-            unsolved = (error > goal).tolist()
-            if step == limit or not any(unsolved):
-                break
+            if step % every == 0 or step == limit:
+                unsolved = (error > goal).tolist()
+                if step == limit or not any(unsolved):
+                    break
             # Solved problems wait for the others; where the error rose, the update is Sinkhorn's own.
             reach = torch.where(error <= before, _RELAXATION, 1.0).masked_fill_(error <= goal, 0.0)
             g = g + (level * reach)[:, None] * torch.where(b > 0, log_b - columns.log(), 0.0)
@@ -155,12 +159,12 @@ def symmetric_potential(
     """
     f = torch.zeros_like(a)
     update = softmin(f)
-    iterations = 0
+    iterations, every = 0, _look_every(a)
     while iterations < max_iterations:
         f = (f + update) / 2
         update = softmin(f)
         iterations += 1
-        if bool((_marginal_error(f, update, a, reg) <= tolerance).all()):
+        if iterations % every == 0 and bool((_marginal_error(f, update, a, reg) <= tolerance).all()):
             break
     return f, update, iterations
 
@@ -227,6 +231,10 @@ def _sweep(cost: Tensor, h: Tensor, a: Tensor, reg: float, wanted: list[bool], r
         part = torch.bmm((a[problems, rows] / row)[:, None], e)[:, 0]
         columns[problems] = part if rows.start == 0 else columns[problems] + part
         sums[problems, rows] = row.log_().add_(top)
+
+
+def _look_every(like: Tensor) -> int:
+    return 1 if like.device.type == "cpu" else _GPU_LOOK_EVERY
 
 
 def _marginal_error(f: Tensor, update: Tensor, a: Tensor, reg: float) -> Tensor:

@@ -101,6 +101,24 @@ def test_a_bad_start_is_mended_and_a_good_one_used():
     assert good.iterations < bad.iterations
 
 
+def test_looking_at_the_error_now_and_then_finds_the_same_solution(monkeypatch):
+    """As on a GPU: problems that are solved between two looks stay as they are."""
+    x, z = cloud(60, 3, "x", scale=3), cloud(25, 3, "z", scale=3)
+    cost = torch.stack([half_squared_distances(x, z), half_squared_distances(x, z) / 50])
+    own = half_squared_distances(z, z)[None]
+    limits = {"tolerance": 1e-8, "max_iterations": 5000}
+
+    def solutions():
+        cross = sinkhorn.solve(cost, uniform(2, 60), uniform(2, 25), 0.1, **limits, scaling=0.25)
+        return cross, sinkhorn.solve_symmetric(own, uniform(1, 25), 0.1, **limits)
+
+    every = solutions()
+    monkeypatch.setattr(sinkhorn, "_look_every", lambda like: 8)
+    for one, other in zip(every, solutions(), strict=True):
+        assert other.error.max().item() <= 1e-8
+        torch.testing.assert_close(other.value, one.value, rtol=1e-9, atol=1e-9)
+
+
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), reg=st.sampled_from([0.02, 0.1, 1.0]), scale=st.sampled_from([0.1, 1.0, 10.0]))
 def test_newton_converges_where_sinkhorn_is_slow(seed, reg, scale):

@@ -3,18 +3,21 @@
 The block `data:` of a file in conf/task or conf/source. All of it is optional:
 
     shape, outputs     what a sample and its target are, as text
+    error              the name of what is reported, where the class of `error` does not say it
     licence, homepage  under what the data may be used, and where they are described
     origin             files; generated (by the program); bundled (with a package); own (the user's). Default: what the
                        reader's parameter of this name says, else files
-    by_hand            how to place the files where no address answers
-    files              a list of: path (relative to the data set's folder), bytes (as far as known), sha256, urls,
-                       unpack (tar, zip, gzip), members (some names that the archive holds)
+    by_hand            how to place the files where no address answers; FOLDER stands for the data set's folder
+    pages              addresses that a person opens for that, such as a shared drive
+    files              a list, of each: path (relative to the data set's folder), bytes (about, as far as known), sha256 or
+                       md5 where one is published, urls, unpack (tar, zip, gzip) and only (patterns of the members that
+                       are unpacked), members (some names that the archive holds), instead (patterns of names of which
+                       any makes this file needless)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,9 +29,11 @@ from orca_cli.exceptions import ConfigError, suggest
 GROUPS = ("task", "source")
 ORIGINS = ("files", "generated", "bundled", "own")
 UNPACK = ("tar", "zip", "gzip")
-_TEXTS = ("shape", "outputs", "licence", "homepage", "by_hand")
-_KEYS = (*_TEXTS, "origin", "files")
-_FILE_KEYS = ("path", "bytes", "sha256", "urls", "unpack", "members")
+_TEXTS = ("shape", "outputs", "error", "licence", "homepage", "by_hand")
+_KEYS = (*_TEXTS, "origin", "pages", "files")
+_PATHS = ("members", "instead", "only")
+_DIGITS = {"sha256": 64, "md5": 32}
+_FILE_KEYS = ("path", "bytes", *_DIGITS, "urls", "unpack", *_PATHS)
 
 
 @dataclass(frozen=True)
@@ -38,18 +43,24 @@ class DataFile:
     Args:
         path: relative to the data set's folder, with slashes.
         bytes: its size, perhaps rounded; None where unknown.
-        sha256: 64 hexadecimal digits; None where unknown.
+        sha256: as published, 64 hexadecimal digits; None where unknown.
+        md5: the same, 32 digits, for files of which nobody published the SHA-256.
         urls: addresses, http or https, in the order in which they are asked.
         unpack: tar, zip or gzip, for an archive that the reader wants unpacked; None for one that is read as it is.
-        members: some names that the archive holds; where they lie in the folder, the archive itself is not needed.
+        members: some names that the archive holds; where all of them lie in the folder, the archive itself is not needed.
+        instead: patterns of names in the folder; where there is any, the file is not needed.
+        only: patterns of the members that are unpacked; none for all.
     """
 
     path: str
     bytes: int | None = None
     sha256: str | None = None
+    md5: str | None = None
     urls: tuple[str, ...] = ()
     unpack: str | None = None
     members: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,9 +81,11 @@ class DataSet:
     origin: str = ""
     shape: str = ""
     outputs: str = ""
+    error: str = ""
     licence: str = ""
     homepage: str = ""
     by_hand: str = ""
+    pages: tuple[str, ...] = ()
     files: tuple[DataFile, ...] = ()
 
     @property
@@ -131,7 +144,9 @@ def read(group: str, name: str, path: Path) -> DataSet:
     if not isinstance(files, list):
         raise ConfigError("data.files has to be a list", where=where)
     read_files = tuple(_file(entry, f"data.files[{place}]", where) for place, entry in enumerate(files))
-    return DataSet(name, group, description, origin, **texts, files=read_files)
+    return DataSet(
+        name, group, description, origin, **texts, pages=_urls(block, "pages", "data", where), files=read_files
+    )
 
 
 def _file(entry: Any, key: str, where: str) -> DataFile:
@@ -139,28 +154,51 @@ def _file(entry: Any, key: str, where: str) -> DataFile:
     path = entry.get("path")
     if not isinstance(path, str) or not _is_inside(path):
         raise ConfigError(f"{key}.path has to be a path below the data set's folder, not {path!r}", where=where)
-    size, digest, unpack = entry.get("bytes"), entry.get("sha256"), entry.get("unpack")
+    size, unpack = entry.get("bytes"), entry.get("unpack")
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise ConfigError(f"{key}.bytes has to be a whole number of 1 or more, or null", where=where)
-    if digest is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", str(digest)):
-        raise ConfigError(f"{key}.sha256 has to be 64 hexadecimal digits, or null", where=where)
     if unpack is not None:
         _check_choice(unpack, UNPACK, f"{key}.unpack", where)
-    urls, members = tuple(_texts(entry, "urls", key, where)), tuple(_texts(entry, "members", key, where))
+    names = {name: _texts(entry, name, key, where) for name in _PATHS}
+    for name in _PATHS:
+        for text in names[name]:
+            if not _is_inside(text):
+                raise ConfigError(f"{key}.{name}: '{text}' lies outside the data set's folder", where=where)
+    return DataFile(
+        path,
+        size,
+        sha256=_digest(entry, "sha256", key, where),
+        md5=_digest(entry, "md5", key, where),
+        urls=_urls(entry, "urls", key, where),
+        unpack=unpack,
+        members=names["members"],
+        instead=names["instead"],
+        only=names["only"],
+    )
+
+
+def _digest(entry: dict[str, Any], name: str, parent: str, where: str) -> str | None:
+    value = entry.get(name)
+    if value is None:
+        return None
+    if not re.fullmatch(f"[0-9a-fA-F]{{{_DIGITS[name]}}}", str(value)):
+        raise ConfigError(f"{parent}.{name} has to be {_DIGITS[name]} hexadecimal digits, or null", where=where)
+    return str(value).lower()
+
+
+def _urls(entry: dict[str, Any], name: str, parent: str, where: str) -> tuple[str, ...]:
+    urls = _texts(entry, name, parent, where)
     for url in urls:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-            raise ConfigError(f"{key}.urls: '{url}' is no http or https address", where=where)
-    for member in members:
-        if not _is_inside(member):
-            raise ConfigError(f"{key}.members: '{member}' lies outside the data set's folder", where=where)
-    return DataFile(path, size, None if digest is None else str(digest).lower(), urls, unpack, members)
+            raise ConfigError(f"{parent}.{name}: '{url}' is no http or https address", where=where)
+    return urls
 
 
-def _texts(entry: dict[str, Any], key: str, parent: str, where: str) -> Iterator[str]:
-    values = entry.get(key) or []
+def _texts(entry: dict[str, Any], name: str, parent: str, where: str) -> tuple[str, ...]:
+    values = entry.get(name) or []
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ConfigError(f"{parent}.{key} has to be a list of texts", where=where)
-    yield from values
+        raise ConfigError(f"{parent}.{name} has to be a list of texts", where=where)
+    return tuple(values)
 
 
 def _check_mapping(value: Any, allowed: tuple[str, ...], key: str, where: str) -> None:

@@ -10,16 +10,19 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
 from orca_cli import signals, storage
 from orca_cli.catalogue import DataFile, DataSet
 from orca_cli.exceptions import ChecksumError
+from orca_cli.foreign.downloads import md5_file
 
 CHECKSUMS = "checksums.json"
 SCHEMA = 1
 _LOCK = ".lock"
+_WITHOUT_FILES = {"generated": "generated", "bundled": "bundled", "own": "yours"}
 
 
 class Progress(Protocol):
@@ -33,21 +36,26 @@ class Progress(Protocol):
 
 
 def is_there(file: DataFile, folder: Path) -> bool:
-    """Return whether a file lies in its data set's folder, or else all that was unpacked from it; nothing is read."""
-    if (folder / file.path).is_file():
+    """Return whether a file lies in its data set's folder, or what makes it needless does; nothing is read."""
+    if (folder / file.path).is_file() or any(any(folder.glob(pattern)) for pattern in file.instead):
         return True
     names = file.members or tuple(_unpacked(folder, file))
     return bool(names) and all((folder / name).exists() for name in names)
 
 
 def state(entry: DataSet, data_folder: Path) -> str:
-    """Return present, partly or absent for a data set of files, else generated or none needed; nothing is read."""
+    """Return whether data are there; nothing is read.
+
+    Returns:
+        present, partly or absent for files; where none are needed, generated, bundled (with a package) or yours; - where
+        the data set's file says nothing.
+    """
     there = [is_there(file, data_folder / entry.name) for file in entry.files]
     if there and all(there):
         return "present"
-    if entry.origin == "files" and there:
+    if entry.origin == "files":
         return "partly" if any(there) else "absent"
-    return "generated" if entry.origin == "generated" else "none needed"
+    return _WITHOUT_FILES.get(entry.origin, "-")
 
 
 @contextmanager
@@ -106,8 +114,24 @@ def verify(file: DataFile, folder: Path, origin: str = "found here") -> str:
             hint="move the file away and get it again"
             + ("" if file.sha256 else f"; if this one is right, delete {folder / CHECKSUMS}"),
         )
+    if known is None:
+        check_md5(file, path)
     record(folder, file.path, path.stat().st_size, digest, origin)
     return digest
+
+
+def check_md5(file: DataFile, path: Path) -> None:
+    """Compare a file at `path` with the MD5 that was published for it, if one was.
+
+    Raises:
+        ChecksumError: it differs.
+    """
+    if file.md5 is not None and (found := md5_file(path)) != file.md5:
+        raise ChecksumError(
+            f"its MD5 is {found}, and the one published is {file.md5}",
+            where=str(path),
+            hint="move the file away and get it again",
+        )
 
 
 def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None:
@@ -148,11 +172,15 @@ def unpack(file: DataFile, folder: Path, reporter: Progress) -> int:
 
     content = _read(folder)  # before: an archive may hold a file of this name
     reporter.say(f"unpacking {file.path}")
-    written = archives.unpack(archive, archive.parent, reporter)
+    written = archives.unpack(archive, archive.parent, reporter, members=lambda name: _is_wanted(name, file))
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in written}
     content["unpacked"][file.path] = {"sha256": digest, "members": sizes}
     storage.write_json(folder / CHECKSUMS, content)
     return len(sizes)
+
+
+def _is_wanted(name: str, file: DataFile) -> bool:
+    return not file.only or any(fnmatchcase(name, pattern) for pattern in file.only)
 
 
 def _unpacked(folder: Path, file: DataFile) -> dict[str, int]:

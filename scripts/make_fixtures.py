@@ -114,9 +114,11 @@ def _spherical(place: Path, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _darcy(place: Path, rng: np.random.Generator, size: int = 41) -> dict[str, Any]:
+    """Squares of 5 x 5 nodes of either coefficient, so that no two samples are alike on every fifth node."""
     written = {}
     for number, n in ((1, 24), (2, 6)):
-        coefficient = np.where(rng.normal(size=(n, 1, size)).cumsum(2) + np.zeros((n, size, 1)) > 0, 12.0, 3.0)
+        squares = rng.normal(size=(n, -(-size // 5), -(-size // 5))).repeat(5, 1).repeat(5, 2)[:, :size, :size]
+        coefficient = np.where(squares > 0, 12.0, 3.0)
         solution = 0.01 / coefficient + 1e-4 * rng.random((n, size, size))
         content = {"coeff": coefficient, "sol": solution}
         name = f"piececonst_r421_N1024_smooth{number}.mat"
@@ -328,7 +330,7 @@ def _listops(place: Path, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _homology(place: Path, rng: np.random.Generator) -> dict[str, Any]:
-    """LMDB as in TAPE; the valid split is JSON, and the first training protein is longer than the input."""
+    """LMDB as in TAPE and its JSON twin in json/; the first training protein is longer than the input."""
     import lmdb
 
     written = {}
@@ -349,6 +351,9 @@ def _homology(place: Path, rng: np.random.Generator) -> dict[str, Any]:
             transaction.put(b"num_examples", pickle.dumps(n))
             for number, protein in enumerate(proteins):
                 transaction.put(str(number).encode(), pickle.dumps(protein))
+        twin = place / "json" / f"remote_homology_{part}.json"
+        twin.parent.mkdir(exist_ok=True)
+        twin.write_text(json.dumps([protein | {"id": protein["id"].decode()} for protein in proteins]))
         written[part] = proteins
     return written
 

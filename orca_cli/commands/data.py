@@ -58,6 +58,21 @@ def refuse_settings(settings: Sequence[str]) -> None:
             raise UsageError(f"'{word}' has no meaning here", hint="give names; the one setting is paths.data=DIR")
 
 
+def by_hand(entry: DataSet, data: Path) -> str:
+    """Return how to place a data set's files without an address that answers, in several lines."""
+    folder = data / entry.name
+    names = ", ".join(file.path for file in entry.files)
+    lines = [f"{entry.name} by hand: {place_text(entry, folder) or f'put {names} into {folder}'}"]
+    lines += [f"  from {page}" for page in entry.pages]
+    lines.append(f"  or let the program place what you have: orca data import DIR {entry.name}")
+    return "\n".join(lines)
+
+
+def place_text(entry: DataSet, folder: Path) -> str:
+    """Return what the data set's file says about files that are placed by hand, with the real folder in it."""
+    return entry.by_hand.replace("FOLDER", str(folder))
+
+
 def size_text(size: int | None) -> str:
     """Return a size as people write it, in powers of 1000; - where it is unknown."""
     if size is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orca_cli import data_folder, terminal
 from orca_cli.catalogue import DataFile, DataSet
-from orca_cli.commands.data import chosen, refuse_settings, size_text
+from orca_cli.commands.data import by_hand, chosen, refuse_settings, size_text
 from orca_cli.exceptions import ChecksumError, Interrupted, NetworkError, OrcaError, StorageError, UsageError
 
 EXAMPLES = """\
@@ -21,6 +21,14 @@ examples:
 Interrupted, it goes on where it was when the command is repeated. A file gets
 its name only when it is whole and has the published SHA-256, or where none is
 published, the one of its first sight (checksums.json in its folder)."""
+
+_LARGE = 10**9  # bytes; checksums of smaller files take no time worth a word
+_WHY = {
+    "generated": "the program makes the data",
+    "bundled": "the data come with a package",
+    "own": "the data are your own files",
+}
+_UNKNOWN = "its file in conf/ names no files"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,17 +54,21 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UsageError("a name is needed", hint="orca data list shows them")
     terminal.configure_logging()
     failures: list[OrcaError] = []
+    without: list[DataSet] = []
     for entry in found:
         files = [file for file in entry.files if arguments.file is None or fnmatchcase(file.path, arguments.file)]
         if not entry.files:
-            terminal.print_text(f"{entry.name} ({entry.group}): nothing to fetch, {data_folder.state(entry, folder)}\n")
+            terminal.print_text(f"{entry.name} ({entry.group}): nothing to fetch, {_WHY.get(entry.origin, _UNKNOWN)}\n")
         elif not files:
             names = ", ".join(file.path for file in entry.files)
             raise UsageError(f"no file of {entry.name} fits '{arguments.file}'", where="--file", hint=f"it has {names}")
-        else:
-            failures += _get(entry, files, folder, arguments)
+        elif failed := _get(entry, files, folder, arguments):
+            failures += failed
+            without.append(entry)
     for failure in failures:
         terminal.print_error(f"orca: error: {failure}")
+    for entry in without:
+        terminal.print_error(by_hand(entry, folder))
     return failures[0].code if failures else 0
 
 
@@ -90,30 +102,28 @@ def _get_file(
     place = folder / file.path
     if place.is_file():
         is_known = data_folder.expected(file, folder) is not None
+        if place.stat().st_size > _LARGE:
+            reporter.say(f"verifying {place}")
         digest = data_folder.verify(file, folder)
         return f"there, SHA-256 {digest[:12]} {'verified' if is_known else 'recorded'}"
     if data_folder.is_there(file, folder):
         return "there, unpacked"
-    by_hand = _by_hand(entry, place)
     if arguments.offline:
-        raise NetworkError("is not here, and --offline opens no connection", where=str(place), hint=by_hand)
+        raise NetworkError("is not here, and --offline opens no connection", where=str(place))
     if not file.urls:
-        raise NetworkError("no address is known", where=f"{entry.name}/{file.path}", hint=by_hand)
+        raise NetworkError("no address is known", where=f"{entry.name}/{file.path}")
     from orca_cli.foreign.downloads import fetch
 
     known = data_folder.expected(file, folder)
     try:
-        fetched = fetch(place, file.urls, reporter, size=file.bytes, sha256=known, timeout_s=arguments.timeout)
+        fetched = fetch(
+            place, file.urls, reporter, size=file.bytes, sha256=known, md5=file.md5, timeout_s=arguments.timeout
+        )
     except (NetworkError, ChecksumError) as error:
-        raise type(error)(error.what, where=f"{entry.name}/{file.path}", hint=by_hand) from error
+        raise type(error)(error.what, where=f"{entry.name}/{file.path}") from error
     data_folder.record(folder, file.path, fetched.bytes, fetched.sha256, fetched.url)
-    trust = "verified" if known else "recorded"
+    trust = "verified" if known else "recorded, MD5 verified" if file.md5 else "recorded"
     return f"fetched, {size_text(fetched.bytes)}, SHA-256 {fetched.sha256[:12]} {trust}"
-
-
-def _by_hand(entry: DataSet, place: Path) -> str:
-    more = f" ({entry.by_hand})" if entry.by_hand else ""
-    return f"by hand: place it as {place}, or `orca data import FOLDER` with the folder that holds it{more}"
 
 
 def _begun(file: DataFile, folder: Path) -> int:

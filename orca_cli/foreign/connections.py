@@ -59,7 +59,6 @@ def session() -> requests.Session:
     import requests
 
     connection = requests.Session()
-    # A connection that is used again may have been closed by the server meanwhile.
     headers = {"User-Agent": f"orca/{__version__}", "Accept-Encoding": "identity", "Connection": "close"}
     connection.headers.update(headers)
     connection.auth = lambda request: request  # or requests would send the user's passwords of ~/.netrc
@@ -79,6 +78,7 @@ def open_url(
         if secure and scheme != "https":
             raise Refused(f"leads from https to '{url}', which anyone on the way could change")
         secure = scheme == "https"
+        connection.close()  # what is left open may have been closed by the server meanwhile
         with _network(timeout_s, connecting=True):
             response = connection.get(url, headers=headers, stream=True, timeout=timeout_s, allow_redirects=False)
         if response.status_code not in _REDIRECTS or "Location" not in response.headers:

@@ -6,6 +6,7 @@ call goes on from there. (pooch, which other parts use, begins each file anew.)
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import time
@@ -65,6 +66,7 @@ def fetch(
     *,
     size: int | None = None,
     sha256: str | None = None,
+    md5: str | None = None,
     timeout_s: float = 30.0,
     pause_s: float = _PAUSE_S,
 ) -> Fetched:
@@ -76,12 +78,13 @@ def fetch(
         reporter: is told what each address answers, and how far it is.
         size: bytes, as far as known; an answer that differs by more than `TOLERANCE` is refused.
         sha256: 64 hexadecimal digits, where known.
+        md5: 32 of them, where the SHA-256 is not known.
         timeout_s: seconds without an answer or without a KiB of data after which an address is given up.
         pause_s: seconds before an address is asked again after a transfer that broke off; doubles each time.
 
     Raises:
         NetworkError: no address gave the file; what each one answered is said.
-        ChecksumError: all addresses gave a file of another SHA-256.
+        ChecksumError: all addresses gave a file of another checksum.
         StorageError: the disk has too little space, or writing failed.
     """
     part = place.with_name(place.name + ".part")
@@ -93,7 +96,7 @@ def fetch(
         for url in urls:
             try:
                 _complete(connection, url, part, reporter, size=size, timeout_s=timeout_s, pause_s=pause_s)
-                digest = _verified(part, size, sha256)
+                digest = _verified(part, size, sha256, md5)
             except Refused as refusal:
                 reporter.say(f"{url}: {refusal}")
                 refusals.append((url, refusal))
@@ -128,6 +131,12 @@ def disguise(head: bytes, name: str) -> str:
 def differs(found: int, described: int | None) -> bool:
     """Return whether a file's size is not the described one, which may be rounded."""
     return described is not None and abs(found - described) > TOLERANCE * described
+
+
+def md5_file(path: Path) -> str:
+    """Return the MD5 of a file, 32 hexadecimal digits: against accidents, not against forgers."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _failure(place: Path, refusals: list[tuple[str, Refused]]) -> NetworkError | ChecksumError:
@@ -271,7 +280,7 @@ def _chain(head: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield from chunks
 
 
-def _verified(part: Path, size: int | None, sha256: str | None) -> str:
+def _verified(part: Path, size: int | None, sha256: str | None, md5: str | None) -> str:
     """Return the digest of what has arrived; delete it where it is not what it should be."""
     found = _size(part)
     digest = storage.sha256_file(part)
@@ -280,6 +289,8 @@ def _verified(part: Path, size: int | None, sha256: str | None) -> str:
         refusal = Refused(f"gave {found:,} bytes, where about {size:,} are expected")
     elif sha256 is not None and digest != sha256.lower():
         refusal = Refused(f"gave a file of SHA-256 {digest}, not {sha256}", mismatch=True)
+    elif md5 is not None and (other := md5_file(part)) != md5.lower():
+        refusal = Refused(f"gave a file of MD5 {other}, not {md5}", mismatch=True)
     if refusal is not None:
         part.unlink()
         _notes(part).unlink(missing_ok=True)

@@ -120,7 +120,7 @@ def _look(
     if len(targets) != n:
         found.problems.append(f"{name}: {n} samples and {len(targets)} targets")
     hashes: list[bytes] = []
-    inputs, dense = _Range(), _Range()
+    inputs, dense, ones = _Range(), _Range(), _Ones(task.num_outputs)
     for batch, wanted in _batches(task, split, rows, name, reporter):
         x, y = batch.x.numpy(), batch.y.numpy()
         if x.shape != (len(wanted), *task.input_shape):
@@ -129,6 +129,7 @@ def _look(
         inputs.add(x)
         if np.issubdtype(y.dtype, np.floating):
             dense.add(y)
+            ones.add(y)
         listed = np.asarray(targets[wanted], dtype=y.dtype)
         if not np.array_equal(y, listed, equal_nan=np.issubdtype(y.dtype, np.floating)):
             found.problems.append(f"{name}: the targets of a batch are not those of the list of targets")
@@ -138,6 +139,15 @@ def _look(
     if inputs.nan or inputs.infinite:
         found.problems.append(f"{name}: {inputs.nan} NaN and {inputs.infinite} infinite numbers in the inputs")
     record["repeated"] = len(hashes) - len(set(hashes))
+    ones.is_part = len(hashes) < n
+    return record | _targets(task, name, targets, dense, ones, found), hashes
+
+
+def _targets(
+    task: TaskData, name: str, targets: np.ndarray, dense: _Range, ones: _Ones, found: Findings
+) -> dict[str, Any]:
+    """Return what the targets of one split hold: their range where they are numbers, how often each class occurs."""
+    record: dict[str, Any] = {}
     if np.issubdtype(targets.dtype, np.floating):
         record["targets"] = dense.record()
         if dense.infinite:
@@ -146,9 +156,12 @@ def _look(
             found.problems.append(f"{name}: no target is known, all are NaN")
     if task.kind == "labels":
         record["classes"] = _labels(targets, name, found)
+    elif ones.counts is not None:
+        # What was read may lack what the rest of the split has.
+        record["classes"] = _counted(ones.counts, name, "positive position", Findings() if ones.is_part else found)
     elif not np.issubdtype(targets.dtype, np.floating):
         record["classes"] = _classes(targets, task.num_outputs, name, found, may_ignore=task.kind == "dense")
-    return record, hashes
+    return record
 
 
 def _batches(
@@ -192,6 +205,29 @@ class _Range:
             "infinite": self.infinite,
             "numbers": self.count,
         }
+
+
+class _Ones:
+    """How often each of K outputs is 1 in targets [n, K, *E] or, for one output, [n, *E] of 0, 1 and NaN.
+
+    `counts` [K] is None where nothing was added, or something that is no such target; `is_part` where they are not those
+    of a whole split.
+    """
+
+    def __init__(self, num_outputs: int) -> None:
+        self._num_outputs, self._is_open = num_outputs, True
+        self.counts: np.ndarray | None = None
+        self.is_part = False
+
+    def add(self, y: np.ndarray) -> None:
+        is_one = y == 1
+        has_outputs = self._num_outputs == 1 or (y.ndim > 1 and y.shape[1] == self._num_outputs)
+        self._is_open &= bool(has_outputs and (is_one | (y == 0) | np.isnan(y)).all())
+        if not self._is_open:
+            self.counts = None
+            return
+        sums = is_one.reshape(len(y), self._num_outputs, -1).sum((0, 2))
+        self.counts = sums if self.counts is None else self.counts + sums
 
 
 def _numbers(x: np.ndarray) -> dict[str, Any]:

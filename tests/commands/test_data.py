@@ -67,7 +67,8 @@ def arrays(path: Path, n: int = 60, seed: int = 0) -> Path:
 
 def describe(here: Path, name: str = "mine", files=(), **more) -> Path:
     """Write conf/task/NAME.yaml of a task of arrays with a block `data`."""
-    block = {"shape": "2 x 9", "outputs": "3 classes", "licence": "CC0", "by_hand": "ask me"}
+    block = {"shape": "2 x 9", "outputs": "3 classes", "licence": "CC0"}
+    block |= {"by_hand": "ask me for FOLDER", "pages": ["https://three.org/drive"]}
     block |= {"files": list(files), **more.pop("block", {})}
     train = str(here / "home" / "data" / name / "a.npz")
     task = {"_target_": ARRAYS, "kind": "classes", "train": train, **more, "data": block}
@@ -96,6 +97,9 @@ def test_every_block_of_the_program_can_be_read():
         ({"files": [{"path": "/a"}]}, "files[0].path"),
         ({"files": [{"path": "a", "urls": ["file:///etc/passwd"]}]}, "no http or https"),
         ({"files": [{"path": "a", "sha256": "12"}]}, "64 hexadecimal"),
+        ({"files": [{"path": "a", "md5": "0" * 64}]}, "files[0].md5 has to be 32 hexadecimal"),
+        ({"files": [{"path": "a", "instead": ["../*"]}]}, "outside"),
+        ({"pages": ["ftp://a/b"]}, "data.pages: 'ftp://a/b' is no http or https"),
         ({"files": [{"path": "a", "unpack": "rar"}]}, "files[0].unpack='rar' is not allowed"),
         ({"files": [{"path": "a", "bytes": -1}]}, "1 or more"),
         ({"files": [{"path": "a", "members": ["../b"]}]}, "outside"),
@@ -125,14 +129,16 @@ def test_list_says_what_is_there_and_where_from(here, orca):
     code, out, _ = orca("list", "--json")
     assert code == 0
     found = {entry["name"]: entry for entry in json.loads(out)["data_sets"] if entry["group"] == "task"}
-    assert [found[name]["state"] for name in ("mine", "made", "boxed")] == ["partly", "generated", "none needed"]
+    assert [found[name]["state"] for name in ("mine", "made", "boxed")] == ["partly", "generated", "bundled"]
     assert [file["there"] for file in found["mine"]["files"]] == [True, False]
     assert found["mine"]["files"][0]["urls"] == ["https://one.org/a", "http://two.org/a"]
     code, out, _ = orca("list")
     assert "one.org, two.org" in out.replace("\n", " ")
     code, out, _ = orca("list", "mine")
-    for words in ("CC0", "2.5 MB", "https://one.org/a", "http://two.org/a", "no address", "ask me", "1 of 2 files"):
+    folder = str(here / "home" / "data" / "mine")
+    for words in ("CC0", "2.5 MB", "https://one.org/a", "http://two.org/a", "no address", "1 of 2 files"):
         assert words in out
+    assert f"ask me for {folder} https://three.org/drive" in " ".join(out.split())
     assert orca("list", "mien")[2] == "orca: error: NAME: there is no task or source 'mien'; did you mean 'mine'?\n"
 
 
@@ -190,10 +196,14 @@ def test_where_no_address_answers_the_error_says_how_to_place_the_file(here, orc
     describe(here, files=[one("a.npz", f"{web.url}/page", f"{web.url}/none"), one("b.npz")])
     code, out, err = orca("get", "mine")
     assert (code, out) == (15, "")
-    last = err.splitlines()[-2:]
-    for words in ("/page: answers with a web page", "/none: HTTP 404", str(here / "home/data/mine/a.npz"), "ask me"):
-        assert words in last[0]
-    assert "b.npz: no address is known" in last[1]
+    first, second, *by_hand = err.splitlines()[-5:]
+    for words in ("mine/a.npz", "/page: answers with a web page", "/none: HTTP 404"):
+        assert words in first
+    assert second == "orca: error: mine/b.npz: no address is known"
+    folder = here / "home" / "data" / "mine"
+    assert by_hand[0] == f"mine by hand: ask me for {folder}"
+    assert by_hand[1] == "  from https://three.org/drive"
+    assert "orca data import DIR mine" in by_hand[2]
     assert not (here / "home" / "data" / "mine" / "a.npz").exists()
 
 
@@ -223,7 +233,8 @@ def test_get_refuses_what_it_does_not_know(here, orca):
     assert orca("get", "mine", "seed=1")[0] == 2
     assert orca("get", "digits")[:2] == (
         0,
-        "digits (task): nothing to fetch, none needed\ndigits (source): nothing to fetch, none needed\n",
+        "digits (task): nothing to fetch, the data come with a package\n"
+        "digits (source): nothing to fetch, the data come with a package\n",
     )
 
 

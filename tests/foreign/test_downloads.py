@@ -238,6 +238,9 @@ def test_no_redirection_leads_from_https_to_http():
         def get(self, url, **settings):
             return Response(url)
 
+        def close(self):
+            pass
+
     class Response:
         status_code = 302
 

@@ -25,8 +25,9 @@ from orca_cli.foreign import transfer
 from orca_cli.foreign.memory import check_memory
 from orca_cli.foreign.worker_process import MEMORY
 
-_BASE_BYTES = 4 * 2**30
+_BASE_BYTES = 3 * 2**30
 _BYTES_PER_BYTE = 4  # of memory for each byte of the file, beyond the base
+_STEP_BYTES = 2**30  # that the memory is rounded up to, so that files of about one size share a worker
 _BASE_S = 5
 _BYTES_PER_S = 2**18
 _WAIT = 12  # times the computing time: for slow disks and busy machines
@@ -53,7 +54,7 @@ def read(reader: str, where: str, size: int, **arguments: Any) -> Any:
     """
     request = {"reader": reader, "arguments": arguments, "folder": os.getcwd()}
     seconds = _BASE_S + size // _BYTES_PER_S
-    memory = _BASE_BYTES + _BYTES_PER_BYTE * size
+    memory = _BASE_BYTES + (_BYTES_PER_BYTE * size // _STEP_BYTES + 1) * _STEP_BYTES
     with _lock:
         used_before = _running is not None
         try:

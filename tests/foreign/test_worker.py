@@ -61,7 +61,9 @@ def test_crashes_are_told_and_the_next_file_is_read(ask, kind, argument, message
 
 def test_limits_end_the_reading(ask, monkeypatch):
     monkeypatch.setattr(worker, "_BASE_S", 1)
-    monkeypatch.setattr(worker, "_BASE_BYTES", 2**29)
+    monkeypatch.setattr(worker, "_BASE_BYTES", 2**29 - 2**20)
+    monkeypatch.setattr(worker, "_STEP_BYTES", 2**20)
+    monkeypatch.setattr(worker, "_WAIT", 60)
     with pytest.raises(WorkerError, match=r"a\.bin: .*more than the 1 s of computing time"):
         ask("spin")
     for kind, argument in (("swallow", 2**30), ("nibble", None)):
@@ -75,11 +77,12 @@ def test_limits_end_the_reading(ask, monkeypatch):
 
 def test_large_files_get_more_of_both(ask, monkeypatch):
     monkeypatch.setattr(worker, "_BASE_BYTES", 2**29)
-    before = pid(ask)
-    assert ask("swallow", 2**30, size=2**29) == 2**27
+    before = ask("state")
+    assert before["limits"]["RLIMIT_AS"] == 2**29 + 2**30
+    assert ask("swallow", 2**31, size=2**29) == 2**28
     after = ask("state", size=1000)
-    assert after["pid"] != before
-    assert after["limits"]["RLIMIT_AS"] == 2**29 + 4 * 2**29
+    assert after["pid"] != before["pid"]
+    assert after["limits"]["RLIMIT_AS"] == 2**29 + 3 * 2**30
     assert pid(ask) == after["pid"]  # one that may do more serves small files too
 
 

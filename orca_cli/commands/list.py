@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import catalogue, configuration, data_folder, schema, terminal
+from orca_cli.commands import list_protocols
 from orca_cli.exceptions import UsageError, suggest
 
 # Word on the command line -> folder of conf/.
@@ -63,7 +64,10 @@ def execute(arguments: argparse.Namespace) -> int:
     )
     listed = {name: settings() if name == SETTINGS else entries(GROUPS[name], arguments.config_dir) for name in words}
     if arguments.json:
-        terminal.print_text(json.dumps({"schema": SCHEMA, **listed}, indent=2, default=str) + "\n")
+        more = {}
+        if word == "protocols":
+            more["departures"] = [dataclasses.asdict(e) for e in list_protocols.departures(arguments.config_dir)]
+        terminal.print_text(json.dumps({"schema": SCHEMA, **listed, **more}, indent=2, default=str) + "\n")
     elif word is None:
         _print_short(listed)
     elif word == SETTINGS:
@@ -72,6 +76,8 @@ def execute(arguments: argparse.Namespace) -> int:
         _print_group(word, listed[word])
         if word == "tasks":
             _print_protocols(arguments.config_dir)
+        if word == "protocols":
+            _print_departures(arguments.config_dir)
     return 0
 
 
@@ -212,7 +218,7 @@ def _print_group(word: str, found: list[dict[str, Any]]) -> None:
         for entry in found
     ]
     pairs = [(name, text) for name, text in pairs if text]
-    if pairs:
+    if pairs and group != "protocol":  # those are shown side by side
         terminal.print_result(_text(""), _table((group, "parameters and their defaults"), pairs))
 
 
@@ -234,6 +240,18 @@ def _print_protocols(extra: Path | None) -> None:
     if names:
         text = f"protocol=NAME sets how a task is trained and scored: {', '.join(names)}; orca list protocols."
         terminal.print_result(_text(""), _text(text))
+
+
+def _print_departures(extra: Path | None) -> None:
+    """Print what every protocol changes, side by side; the reasons are in docs/protocols.md."""
+    names = list_protocols.names(extra)
+    rows = [
+        (entry.task or "all", entry.key, *(_value(entry.values[name]) for name in names))
+        for entry in list_protocols.departures(extra)
+    ]
+    terminal.print_result(_text(""), _table(("task", "setting", *names), rows))
+    note = "Settings of training, by protocol, task and body: orca list hparams. Why: docs/protocols.md."
+    terminal.print_result(_text(""), _text(note))
 
 
 def _pairs(prefix: str, parameters: dict[str, Any]) -> str:

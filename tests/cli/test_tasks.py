@@ -2,9 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
+from orca_cli import compose
+from orca_cli.stages.build import build
+from orca_cli.terminal import LogReporter
 from scripts import make_fixtures
+from tests.checkpoints import save_tiny_roberta
 from tests.cli.conftest import results, run_folders
 
 # What makes a run small, beside the files' own smallness. Nothing here changes what is read.
@@ -74,6 +80,32 @@ def test_has_the_settings_of_every_protocol(orca, command, environment, task, pr
     assert result["error"]["value"] is not None
     assert result["selected"]["on"] == ("test" if protocol == "release" else "validation")
     assert result["test_reads"] == (2 if protocol == "release" else 1)
+
+
+@pytest.mark.parametrize("name", ["minilm", "bert", "roberta"])
+def test_no_frame_of_a_chorale_sees_the_future(name, data, tiny, tmp_path, monkeypatch):
+    """Through the model that a run builds: what comes after a frame is changed, and its output keeps its bits."""
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path))
+    checkpoint = save_tiny_roberta(tmp_path / "roberta") if name == "roberta" else tiny["long"]
+    words = ["task=jsb", f"body={name}", f"body.checkpoint={checkpoint}", f"paths.data={data('jsb')}", "metric=none"]
+    seen = {}
+    for causal in (True, False):
+        with compose.session() as session:
+            built = build(
+                session.compose([*words, f"task.causal={causal}", "train.batch_size=2"]).config, LogReporter()
+            )
+        model, batch = built.model.eval(), built.task.validation.batch(np.arange(2))
+        changed = []
+        for frame in (0, 7, 28):
+            other = batch.x.clone()
+            other[:, :, frame + 1 :] = 1 - other[:, :, frame + 1 :]
+            with torch.no_grad():
+                before, after = (model(x, batch.valid)[:, :, : frame + 1] for x in (batch.x, other))
+            changed.append(not torch.equal(before, after))
+        seen[causal] = changed
+        with torch.no_grad():
+            assert not torch.equal(model(batch.x, batch.valid), model(1 - batch.x, batch.valid))
+    assert seen == {True: [False] * 3, False: [True] * 3}
 
 
 def test_files_that_were_changed_make_another_experiment(orca, command, environment, tmp_path):

@@ -4,8 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.scoring.distances import LongRangeMAE
 from orca_cli.tasks import psicov_samples
 from orca_cli.tasks.psicov import load
 
@@ -157,6 +159,19 @@ def test_splits_are_disjoint_and_test_is_the_official_list(written, tmp_path, re
     shared = read(tmp_path, reporter)
     assert "1dxyA" not in shared.train.proteins + shared.validation.proteins
     assert "1 proteins that both lists have are left out" in shared.note
+
+
+def test_every_protein_is_scored_over_its_own_length(tmp_path, reporter):
+    write(tmp_path / "psicov", {"deepcov": [12, 15, 9], "psicov": [9, 20, 14]})
+    batch = read(tmp_path, reporter, num_validation=1).open_test().batch(np.arange(3))
+    error = LongRangeMAE(separation=4, threshold=500.0)
+    # Off by one Angstrom inside a protein, by a thousand outside: only what is inside counts.
+    outputs = torch.where(batch.valid[:, None], batch.y.nan_to_num() + 1, 1000.0)
+    assert error(outputs, batch.y).value == pytest.approx(1, abs=1e-4)
+    for index in range(3):
+        wrong = outputs.clone()
+        wrong[index, 0] += 3
+        assert error(wrong, batch.y).value == pytest.approx(2, abs=1e-4)  # each protein counts as much
 
 
 def test_distances_are_read_once_and_again_when_a_file_changes(written, tmp_path, reporter, monkeypatch):

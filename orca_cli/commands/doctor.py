@@ -1,4 +1,4 @@
-"""`orca doctor`: what this machine has, and whether `orca run` can work on it."""
+"""`orca doctor`: whether `orca run` can work on this machine, whether a run is whole, whether runs go on exactly."""
 
 from __future__ import annotations
 
@@ -38,21 +38,43 @@ _NEEDED = {
 }
 EXAMPLES = """\
 examples:
-  orca doctor             a report; the last line says whether orca run can work, and if not, why
-  orca doctor --json      for bug reports and other programs
+  orca doctor                            a report; the last line says whether orca run can work, and if not, why
+  orca doctor --json                     for bug reports and other programs
+  orca doctor runs/digits/2026-...       check all files of a run against their checksums; a lost status is made anew
+  orca doctor --resume-test              kill a short run at random points, and compare what it ends with
+  orca doctor --resume-test task=ecg     the same with settings of yours
 
-exit codes: 0 orca run can work; 14 a package or the default body's weights are missing; 30 a folder cannot be written"""
+exit codes: 0 orca run can work, the run is whole, it goes on exactly; 13 files of the run are damaged; 14 a package or the
+default body's weights are missing; 20 the run is in use; 21 a newer program made it; 22 a killed run ended otherwise;
+30 a folder cannot be written"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Check this machine: versions, devices, folders, extras, the default body's weights."
+    parser.description = "Check this machine, or the files of runs, or that a killed run goes on with the same bits."
     parser.epilog = EXAMPLES
+    parser.add_argument(
+        "words", nargs="*", metavar="RUN", help="run folders or their names; with --resume-test: KEY=VALUE settings"
+    )
+    parser.add_argument("--resume-test", action="store_true", help="kill a short run, go on with it, compare the bits")
+    parser.add_argument("--kills", type=int, default=3, metavar="N", help="with --resume-test: how often (default 3)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Print what was found and the verdict, and return the exit code."""
+    """Do the check that is asked for, print what was found, and return the exit code."""
+    if arguments.resume_test:
+        from orca_cli.commands.resume_test import resume_test
+
+        return resume_test(arguments.words, kills=arguments.kills, as_json=arguments.json)
+    if arguments.words:
+        from orca_cli.commands.doctor_runs import check_runs
+
+        return check_runs(arguments.words, as_json=arguments.json)
+    return _check_machine(as_json=arguments.json)
+
+
+def _check_machine(*, as_json: bool) -> int:
     found = {
         "versions": versions(),
         "devices": devices(),
@@ -61,7 +83,7 @@ def execute(arguments: argparse.Namespace) -> int:
         "weights": weights(),
     }
     code, verdict = judge(found)
-    if arguments.json:
+    if as_json:
         record = {"schema": SCHEMA, "works": code == 0, "verdict": verdict, "exit_code": code, **found}
         terminal.print_text(json.dumps(record, indent=2) + "\n")
     else:

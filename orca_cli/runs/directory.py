@@ -30,7 +30,7 @@ LOCK = "lock"
 STATUS = "status.json"
 RESULT = "result.json"
 STAGE_FOLDERS = {"build": "1_build", "align": "2_align", "finetune": "3_finetune"}
-_ENVIRONMENT = "env.json"
+ENVIRONMENT = "env.json"
 _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
 _FOR_RESUMING = (Path("2_align/checkpoints"), Path("2_align/candidates"), Path("3_finetune/checkpoints"))
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -117,24 +117,33 @@ class RunDirectory:
         """Return the result record; empty where the run is not completed."""
         return _read(self.path / RESULT)
 
-    def set_state(self, state: str, *, step: int | None = None, code: int | None = None, error: Any = None) -> None:
+    def set_state(
+        self,
+        state: str,
+        *,
+        step: int | None = None,
+        code: int | None = None,
+        error: Any = None,
+        attempt: bool = True,
+    ) -> None:
         """Replace the status record.
 
         Args:
             state: created, build, align, finetune, completed, failed or interrupted.
             step: progress inside a stage.
             code: exit code of a run that has ended.
-            error: {"kind", "message"} of one that failed.
+            error: {"kind", "message", "hint"} of one that failed.
+            attempt: this process works on the run, and does not only mend its records.
         """
         before = self.status()
         stage = state if state in STAGE_FOLDERS else before.get("stage")
         moment = storage.now().isoformat()
         earlier = before.get("attempts")
         attempts = earlier if isinstance(earlier, list) else []
-        if self._attempt is None:
+        if attempt and self._attempt is None:
             self._attempt = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "started": moment}
             attempts = [*attempts, self._attempt]
-        if code is not None:
+        if code is not None and self._attempt is not None:
             self._attempt |= {"ended": moment, "code": code}
         record = {
             "schema": SCHEMA,
@@ -149,17 +158,18 @@ class RunDirectory:
             "error": error,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "attempts": [*attempts[:-1], self._attempt] if attempts else [self._attempt],
+            "attempts": attempts if self._attempt is None else [*attempts[:-1], self._attempt],
         }
         storage.write_json(self.path / STATUS, record)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write what the run is and what it is made with; status.json can be made anew from it."""
-        storage.write_json(self.path / _ENVIRONMENT, environment | {"run": vars(self.name)})
+        storage.write_json(self.path / ENVIRONMENT, environment | {"run": vars(self.name)})
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write the result record; from then on the run is completed, and needs no checkpoints."""
         record = {"schema": SCHEMA, "run_id": self.path.name, "state": "completed", **vars(self.name)}
+        storage.remove(self.path / storage.MANIFEST)  # of a result that was lost
         storage.write_json(self.path / RESULT, record | result)
         self.finish()
 

@@ -1,0 +1,193 @@
+"""Whether the files of a run are what was written, and its status made anew where it is lost. Reads records, never tensors."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orca_cli import storage
+from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
+from orca_cli.runs.directory import ENVIRONMENT, LOCK, RESULT, STAGE_FOLDERS, STATUS, RunDirectory, RunName
+from orca_cli.runs.fingerprint import FILE as FINGERPRINT
+from orca_cli.runs.records import NewerSchema, Unreadable, read_record
+
+_STEP = re.compile(r"step-(\d{8,})")
+
+
+@dataclass
+class Checked:
+    """What was found in a run folder.
+
+    Args:
+        path: the folder.
+        files: number of files whose checksum was compared.
+        state: what the run has come to.
+        damaged: what is not as it was written, one line each.
+        notes: what else is worth knowing, one line each.
+        rebuilt: why status.json was written anew; empty where it was not.
+        code: exit code: 0, 13 for damage, 21 for a newer program's run.
+    """
+
+    path: Path
+    files: int = 0
+    state: str = ""
+    damaged: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    rebuilt: str = ""
+    code: int = 0
+
+
+def check(path: Path) -> Checked:
+    """Verify all checksums of a run; write status.json, and nothing else, anew where it is missing, unreadable or wrong.
+
+    Raises:
+        DataError: the folder is no run.
+        LockedError: a process works on the run.
+        StorageError: a file cannot be read, or the status not written.
+    """
+    if not path.is_dir():
+        raise DataError("no such folder", where=str(path), hint="give a run's folder or its name")
+    if not any((path / name).exists() for name in (STATUS, RESULT, ENVIRONMENT)):
+        raise DataError("is no run: it has no records", where=str(path), hint="type the run's command to begin it")
+    found = Checked(path)
+    if storage.is_locked(path / LOCK):
+        raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
+    try:
+        _verify(found)
+        _look_around(found)
+        _restore_status(found)
+    except (NewerSchema, CheckpointError) as error:
+        found.state, found.code = "of a newer program", CheckpointError.code
+        found.notes.append(f"{error.what if isinstance(error, OrcaError) else error}; nothing was changed")
+    if found.damaged and not found.code:
+        found.code = ChecksumError.code
+    return found
+
+
+def _verify(found: Checked) -> None:
+    """Compare the files of all folders that have a manifest, and the records that carry a checksum of themselves."""
+    path = found.path
+    folders = sorted({manifest.parent for manifest in path.rglob(storage.MANIFEST) if not _set_aside(path, manifest)})
+    for folder in folders:
+        name = str(folder.relative_to(path)) if folder != path else "the run"
+        try:
+            storage.verify_folder(folder, extra_allowed=(folder / "metrics.jsonl").exists() or folder == path)
+            found.files += len(storage.read_checked_json(folder / storage.MANIFEST)["files"])
+        except ChecksumError as error:
+            found.damaged.append(f"{name}: {error.what}")
+    if not (path / storage.MANIFEST).exists():
+        for file in sorted([*path.glob(f"*/{FINGERPRINT}"), *path.glob("*/probe.json")]):
+            try:
+                storage.read_checked_json(file)
+                found.files += 1
+            except ChecksumError as error:
+                found.damaged.append(f"{file.relative_to(path)}: {error.what}")
+    _read_records(found)
+
+
+def _read_records(found: Checked) -> None:
+    for name in (RESULT, ENVIRONMENT, "1_build/summary.json"):
+        try:
+            read_record(found.path / name)
+        except NewerSchema:
+            raise
+        except (Unreadable, OSError) as error:
+            found.damaged.append(f"{name}: {error}")
+
+
+def _look_around(found: Checked) -> None:
+    aside = sorted(str(file.relative_to(found.path)) for file in found.path.rglob("*") if storage.is_aside(file))
+    if aside:
+        found.notes.append(f"moved aside as damaged by earlier attempts: {', '.join(aside)}")
+    left = sum(storage.is_temporary(file) for file in found.path.rglob("*"))
+    if left:
+        found.notes.append(f"{left} temporary files of a killed process; the next attempt deletes them")
+    for stage in ("align", "finetune"):
+        steps = _steps(found.path, stage)
+        if steps:
+            found.notes.append(f"{stage}: checkpoints of steps {', '.join(map(str, steps))}")
+    if read := _result(found.path):
+        if not (found.path / storage.MANIFEST).exists():
+            found.notes.append("completed, but its files were never sealed; type its command again, which does that")
+        if read.get("inexact"):
+            found.notes.append(f"resumed inexactly: {', '.join(read['inexact'])} changed between its attempts")
+
+
+def _restore_status(found: Checked) -> None:
+    """Write status.json anew from the artifacts where it does not say what they say."""
+    path = found.path
+    completed = _result(path)
+    try:
+        status = read_record(path / STATUS)
+        reason = "it was missing" if status is None else ""
+    except NewerSchema:
+        raise
+    except (Unreadable, OSError) as error:
+        status, reason = None, str(error)
+    if status is not None:
+        found.state = str(status.get("state"))
+        name = _name(status)
+        if name is None:
+            reason = "it did not say which run this is"
+        elif (found.state == "completed") != bool(completed) and (completed or not (path / RESULT).exists()):
+            reason = f"it said {found.state}, and the run is {'completed' if completed else 'not'}"
+    if not reason:
+        return
+    name = _name(completed) or _name(_environment(path).get("run"))
+    if name is None:
+        found.damaged.append(
+            f"{STATUS}: {reason}; {RESULT} and {ENVIRONMENT} cannot replace it: type the run's command"
+        )
+        return
+    found.state, step = ("completed", None) if completed else _reached(path)
+    with storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"):
+        if (path / STATUS).is_dir():
+            storage.quarantine(path / STATUS)
+        RunDirectory(path, name).set_state(found.state, step=step, code=0 if completed else None, attempt=False)
+    found.rebuilt = reason
+
+
+def _reached(path: Path) -> tuple[str, int | None]:
+    """Return the last stage that an unfinished run has begun, and the step of its newest checkpoint."""
+    for stage in ("finetune", "align", "build"):
+        if (path / STAGE_FOLDERS[stage]).exists():
+            return stage, max(_steps(path, stage), default=None)
+    return "created", None
+
+
+def _steps(path: Path, stage: str) -> list[int]:
+    names = [_STEP.fullmatch(step.name) for step in (path / STAGE_FOLDERS[stage] / "checkpoints").glob("step-*")]
+    return sorted(int(name[1]) for name in names if name)
+
+
+def _name(record: Any) -> RunName | None:
+    """Return what a record says that a run is; None where it does not say all of it."""
+    if not isinstance(record, dict):
+        return None
+    kinds = {"seed": int, "variant": dict}
+    for key in RunName.__dataclass_fields__:
+        if not isinstance(record.get(key), kinds.get(key, str)):
+            return None
+    return RunName(**{key: record[key] for key in RunName.__dataclass_fields__})
+
+
+def _result(path: Path) -> dict[str, Any]:
+    return _readable(path / RESULT)
+
+
+def _environment(path: Path) -> dict[str, Any]:
+    return _readable(path / ENVIRONMENT)
+
+
+def _readable(path: Path) -> dict[str, Any]:
+    try:
+        return read_record(path) or {}
+    except (Unreadable, OSError):
+        return {}
+
+
+def _set_aside(path: Path, file: Path) -> bool:
+    parts = [Path(part) for part in file.relative_to(path).parts]
+    return any(storage.is_aside(part) or storage.is_temporary(part) for part in parts)

@@ -1,16 +1,19 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orca_cli import storage
-from orca_cli.exceptions import ChecksumError, Interrupted, LockedError, StorageError
+from orca_cli.exceptions import CheckpointError, ChecksumError, Interrupted, LockedError, StorageError
+from tests.crashes import Recorder
 
 
 def committed(path):
@@ -42,6 +45,87 @@ def test_damaged_manifest_is_detected(tmp_path, manifest):
     (folder / storage.MANIFEST).write_text(manifest)
     with pytest.raises(ChecksumError):
         storage.verify_folder(folder)
+
+
+def test_every_bit_of_a_manifest_counts(tmp_path):
+    folder = committed(tmp_path / "step-1")
+    manifest = folder / storage.MANIFEST
+    content = manifest.read_bytes()
+    for position in range(len(content)):
+        for bit in range(0, 8, 3):
+            changed = bytearray(content)
+            changed[position] ^= 1 << bit
+            manifest.write_bytes(changed)
+            with pytest.raises(ChecksumError):
+                storage.verify_folder(folder)
+
+
+def test_a_file_too_many_is_detected_unless_it_is_hidden(tmp_path):
+    folder = committed(tmp_path / "step-1")
+    (folder / ".DS_Store").touch()
+    storage.verify_folder(folder)
+    (folder / "best").mkdir()
+    (folder / "best" / "weights").touch()
+    with pytest.raises(ChecksumError, match="best/weights"):
+        storage.verify_folder(folder)
+    storage.verify_folder(folder, extra_allowed=True)
+
+
+def test_a_folder_says_whose_it_is(tmp_path):
+    with storage.commit_folder(tmp_path / "step-1", owner="run 1") as temporary:
+        (temporary / "weights").write_bytes(b"1")
+    assert storage.verify_folder(tmp_path / "step-1") == "run 1"
+
+
+def test_a_manifest_of_a_newer_program_is_not_called_damage(tmp_path):
+    folder = committed(tmp_path / "step-1")
+    manifest = storage.read_checked_json(folder / storage.MANIFEST)
+    storage.write_checked_json(folder / storage.MANIFEST, manifest | {"schema": 2})
+    with pytest.raises(CheckpointError, match="schema 2"):
+        storage.verify_folder(folder)
+
+
+def test_what_cannot_be_read_is_not_called_damage(tmp_path, monkeypatch):
+    folder = committed(tmp_path / "step-1")
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(storage, "sha256_file", fail)
+    with pytest.raises(StorageError, match="cannot be read: Input/output error"):
+        storage.verify_folder(folder)
+
+
+def test_room_is_asked_for_before_anything_is_written(tmp_path):
+    storage.require_space(tmp_path / "not" / "there", 1)
+    with pytest.raises(StorageError, match=r"[\d.]+ MiB needed, [\d.]+ MiB free"):
+        storage.require_space(tmp_path, 2**60)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_are_deleted_and_links_not_followed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    run = tmp_path / "run"
+    (run / "a" / ".tmp-1-step-1").mkdir(parents=True)
+    (run / "a" / ".tmp-1-step-1" / "weights").touch()
+    (run / ".tmp-2-status.json").touch()
+    (run / ".tmp-link").symlink_to(tmp_path / "mine")
+    storage.clean_temporary(run)
+    assert sorted(str(path.relative_to(run)) for path in run.rglob("*")) == ["a"]
+    assert (tmp_path / "mine" / "file").exists()
+
+
+def test_a_heartbeat_renews_the_time_of_a_file(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    path.touch()
+    os.utime(path, (1, 1))
+    monkeypatch.setattr(storage, "HEARTBEAT_S", 0.01)
+    with storage.heartbeat(path):
+        deadline = time.monotonic() + 10
+        while path.stat().st_mtime < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert path.stat().st_mtime > 2
 
 
 def test_missing_file_is_detected(tmp_path):
@@ -154,6 +238,8 @@ def test_json_lines_survive_a_torn_last_line(tmp_path):
     with open(path, "a") as file:
         file.write('{"epoch": 3, "lo')
     assert [record["epoch"] for record in storage.read_json_lines(path)] == [1, 2]
+    storage.append_json_line(path, {"epoch": 3})
+    assert [record["epoch"] for record in storage.read_json_lines(path)] == [1, 2, 3]
 
 
 def test_waiting_for_a_lock_can_be_ended(tmp_path):
@@ -172,3 +258,69 @@ def test_lock_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "lock").mkdir()
     with pytest.raises(StorageError), storage.lock(tmp_path / "lock"):
         pass
+
+
+def three_steps(recorder):
+    """Commit three folders and three states of a record, two levels down, as a stage does."""
+    for step in range(3):
+        committed(recorder.root / "run" / "checkpoints" / f"step-{step}")
+        recorder.promise(f"step-{step}")
+        storage.write_json(recorder.root / "run" / "status.json", {"step": step})
+        recorder.promise(f"status {step}")
+        storage.append_json_line(recorder.root / "run" / "lines.jsonl", {"line": step})
+        recorder.promise(f"line {step}")
+
+
+def broken_promises(recorder, scratch):
+    """Return what a disk may have lost of what was promised, and what it may have that is not whole."""
+    found = set()
+    for promised, state in recorder.states:
+        recorder.restore(state, scratch)
+        run = scratch / "run"
+        for folder in run.glob("checkpoints/step-*"):
+            try:
+                storage.verify_folder(folder)
+            except ChecksumError:
+                found.add(f"not whole: {folder.name}")
+        steps = [int(text.split()[1]) for text in promised if text.startswith("status")]
+        status = run / "status.json"
+        try:
+            step = json.loads(status.read_text())["step"] if status.exists() else -1
+            if step < max(steps, default=-1):
+                found.add("lost: a status")
+        except ValueError:
+            found.add("not whole: status.json")
+        lines = len(storage.read_json_lines(run / "lines.jsonl"))
+        if lines < sum(text.startswith("line") for text in promised):
+            found.add("lost: a line")
+        found |= {
+            f"lost: {text}"
+            for text in promised
+            if text.startswith("step") and not (run / "checkpoints" / text / storage.MANIFEST).exists()
+        }
+    return found
+
+
+def test_nothing_that_was_promised_is_lost_when_the_power_fails(tmp_path):
+    """A4: in every state that the disk can be in, with all that was not forced to it dropped."""
+    (tmp_path / "disk").mkdir()
+    with Recorder(tmp_path / "disk").recording() as recorder:
+        three_steps(recorder)
+    assert len(recorder.states) > 50
+    assert broken_promises(recorder, tmp_path / "after") == set()
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["weights", "state.json", storage.MANIFEST, r"\.tmp-[^/]*-step-\d", "checkpoints", "run", "disk", r"-status\.json",
+     r"lines\.jsonl"],
+)  # fmt: skip
+def test_every_fsync_is_needed(tmp_path, target):
+    """A4: without the fsync of any one file or folder something is lost in some state, so the test above can see it."""
+    (tmp_path / "disk").mkdir()
+    pattern = re.compile(rf"/[^/]*{target}( \(deleted\))?$")
+    recorder = Recorder(tmp_path / "disk", skip=lambda path: bool(pattern.search(path)))
+    with recorder.recording():
+        three_steps(recorder)
+    assert recorder.skipped
+    assert broken_promises(recorder, tmp_path / "after") != set()

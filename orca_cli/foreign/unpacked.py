@@ -72,7 +72,7 @@ def _waiting(path: Path, reporter: Progress) -> Callable[[], None]:
 def _whole(folder: Path) -> bool:
     try:
         entries = json.loads((folder / storage.MANIFEST).read_text(encoding="utf-8"))["files"]
-        return (folder / _FILE).stat().st_size == entries[_FILE]["size"]
+        return not folder.is_symlink() and (folder / _FILE).stat().st_size == entries[_FILE]["size"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -82,7 +82,7 @@ def _forget_others(parent: Path, folder: Path) -> None:
     for other in parent.iterdir():
         if other.is_dir() and not other.is_symlink():
             storage.remove(other)
-        elif other != folder:
+        else:
             other.unlink(missing_ok=True)
 
 

@@ -15,6 +15,7 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Body, Error, Loss, Reporter, SourceData, TaskData
 from orca_cli.losses.defaults import default_loss
 from orca_cli.models.assembly import build_model, describe
+from orca_cli.models.bodies.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
 from orca_cli.schema import Config
 from orca_cli.scoring.chunks import ChunkMean
@@ -165,6 +166,7 @@ def _summary(config: Config, task: TaskData, model: TransferModel, error: Error)
             "finetune": config.train.epochs * steps_per_epoch(config, len(task.train)),
         },
         "checkpoint_sha256": model.body.checkpoint_digest,
+        "checkpoint_revision": revision(model.body.folder) if hasattr(model.body, "folder") else None,
         "threads": torch.get_num_threads(),
         **shapes,
     }

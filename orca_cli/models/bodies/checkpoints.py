@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from orca_cli.terminal import log
 
 KEY = "body.checkpoint"
 _FILES = ["*.safetensors", "*.json", "*.txt"]
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_MAX_CONFIG = 2**24  # bytes
 _TIMEOUT_S = 8
 
 
@@ -57,8 +61,7 @@ def resolve(checkpoint: str) -> Path:
     local = Path(checkpoint).expanduser()
     if local.is_dir():
         return _checked(local)
-    if checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1:
-        raise ConfigError(f"no such folder: '{checkpoint}'", where=KEY, hint="give a folder or a hub id")
+    check_name(checkpoint)
     packaged = PACKAGED.get(checkpoint)
     folder = None if packaged is None else packaged_folder(packaged)
     if packaged is not None and folder is not None:
@@ -72,6 +75,18 @@ def resolve(checkpoint: str) -> Path:
     return _checked(_from_hub(checkpoint))
 
 
+def check_name(checkpoint: str) -> None:
+    """Refuse what is neither a folder nor can be the id of a model on the hub; nothing is read.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if checkpoint and Path(checkpoint).expanduser().is_dir():
+        return
+    if not _HUB_ID.fullmatch(checkpoint):
+        raise ConfigError(f"no such folder: '{checkpoint}'", where=KEY, hint="give a folder or a hub id")
+
+
 def load_model(kind: Any, checkpoint: str, families: tuple[str, ...], **settings: Any) -> tuple[Any, Path]:
     """Return a transformers model without pooler in float32, and the folder that it was read from.
 
@@ -83,20 +98,30 @@ def load_model(kind: Any, checkpoint: str, families: tuple[str, ...], **settings
 
     Raises:
         ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `resolve` and `check_family` say.
+        DataError: the weights are damaged, or some are missing.
     """
     import torch
 
     folder = resolve(checkpoint)
     check_family(folder, families)
     with _reading(folder):
-        model = kind.from_pretrained(
+        model, told = kind.from_pretrained(
             folder,
+            output_loading_info=True,
             add_pooling_layer=False,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             dtype=torch.float32,
             **settings,
+        )
+    # transformers draws at random what a checkpoint lacks, and says so in a log that nobody reads.
+    wrong = sorted([*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])])
+    if wrong:
+        raise DataError(
+            f"{len(wrong)} of the model's weights are missing or of another shape, such as '{wrong[0]}'",
+            where=str(folder),
+            hint="give the folder of a whole saved checkpoint",
         )
     return model, folder
 
@@ -111,17 +136,36 @@ def packaged_folder(packaged: Packaged) -> Path | None:
     return None
 
 
+def revision(folder: Path) -> str | None:
+    """Return the hub's commit of a folder of its cache; None for any other folder."""
+    parent, name = folder.parent, folder.name
+    is_snapshot = parent.name == "snapshots" and parent.parent.name.startswith("models--")
+    return name if is_snapshot and _COMMIT.fullmatch(name) else None
+
+
 def check_family(folder: Path, families: tuple[str, ...]) -> None:
-    """Check the family that a checkpoint's config.json names.
+    """Check the family that a checkpoint's config.json names, and that it asks for no code.
 
     Raises:
         ConfigError: it is of another family than those that the body's code knows.
         DataError: the file is unreadable.
+        UnsafeError: its model is code of the repository, of a quantiser, or of a kernel on the hub.
     """
     try:
-        family = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if (folder / "config.json").stat().st_size > _MAX_CONFIG:
+            raise ValueError("too large")
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        family = content["model_type"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError("config.json is unreadable or names no model_type", where=str(folder)) from error
+    code = [key for key in ("auto_map", "quantization_config") if content.get(key)]
+    code += [key for key in ("attn_implementation", "_attn_implementation") if "/" in str(content.get(key))]
+    if code:
+        raise UnsafeError(
+            f"config.json asks for code of others ('{code[0]}'), which is never run",
+            where=f"{KEY}={folder}",
+            hint="choose a checkpoint of the family itself",
+        )
     if family not in families:
         raise ConfigError(
             f"'{folder}' is of family '{family}', and this body takes {' or '.join(families)}",

@@ -1,0 +1,487 @@
+"""Archives, HDF5, safetensors and model folders made to write or read elsewhere (rows H6, H7, H9, H10, H14)."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import shutil
+import stat
+import struct
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orca_cli import storage
+from orca_cli.exceptions import DataError, OrcaError, UnsafeError
+from orca_cli.foreign import arrays, matlab
+from orca_cli.foreign.archives import unpack
+from orca_cli.models.bodies import checkpoints, text
+from tests.checkpoints import save_tiny_bert
+from tests.foreign.conftest import Quiet
+from tests.reliability.test_hostile_files import FIGURE
+
+SECRET = "hunter2"
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder that nothing may touch, with a secret in it; what it holds is compared at the end."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "secret").write_text(SECRET)
+    before = contents(folder)
+    yield folder
+    assert contents(folder) == before
+
+
+def contents(folder: Path) -> dict[str, bytes | str]:
+    found: dict[str, bytes | str] = {}
+    for path in sorted(folder.rglob("*")):
+        found[str(path.relative_to(folder))] = (
+            f"-> {os.readlink(path)}" if path.is_symlink() else path.read_bytes() if path.is_file() else "folder"
+        )
+    return found
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", content: bytes = b"x", mode: int = 0o644) -> Any:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.mode = kind, link, mode
+    member.size = len(content) if kind == tarfile.REGTYPE else 0
+    return member, content
+
+
+LONG = "/".join(["d" * 200] * 20)
+LINK, HARD, FOLDER = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE
+# `{out}` is the folder that nothing may touch.
+TARS: dict[str, list[Any]] = {
+    "parent": [entry("../outside/new")],
+    "parent inside": [entry("a/../../outside/new")],
+    "absolute": [entry("{out}/new")],
+    "backslash": [entry("..\\outside\\new"), entry("..\\..\\outside/new")],
+    "link out and through it": [entry("a", LINK, "{out}"), entry("a/new")],
+    "link to the parent": [entry("a", LINK, ".."), entry("a/outside/new")],
+    "link over the secret": [entry("a", LINK, "{out}/secret"), entry("a")],
+    "hard link": [entry("a", HARD, "{out}/secret"), entry("a")],
+    "hard link to a link": [entry("a", LINK, "{out}/secret"), entry("b", HARD, "a"), entry("b")],
+    "folder, then link": [entry("a", FOLDER), entry("a", LINK, "{out}"), entry("a/new")],
+    "device": [entry("a", tarfile.CHRTYPE)],
+    "block device": [entry("a", tarfile.BLKTYPE)],
+    "fifo": [entry("a", tarfile.FIFOTYPE)],
+    "case clash": [entry("A", LINK, "{out}"), entry("a/new")],
+    # CVE-2025-4517: names longer than the system's paths are not resolved, and links among them lead out.
+    "long chain": [
+        entry(LONG, FOLDER),
+        *(entry("/".join(["s"] * i + [f"{i}"]), LINK, LONG) for i in range(1, 17)),
+        entry(f"{'s/' * 16}l", LINK, "../" * 40),
+        entry("escape", LINK, f"{'s/' * 16}l/../../outside"),
+        entry("escape/new"),
+    ],
+    # CVE-2026-7774: a link whose target is nothing.
+    "empty link": [entry("a", LINK, ""), entry("a/new")],
+    "empty name": [entry("", LINK, "{out}"), entry("new")],
+    "dot": [entry(".", LINK, "{out}"), entry("new")],
+    "null in a name": [entry("a\0/../../outside/new")],
+    "same name twice": [entry("a"), entry("a", content=b"y")],
+    "file as folder": [entry("a"), entry("a/new")],
+    "escape sequence": [entry("\x1b]0;x\x07../outside/new")],
+}
+
+
+def write_tar(path: Path, members: list[Any], outside: Path) -> None:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for member, content in members:
+            copy = tarfile.TarInfo(member.name.replace("{out}", str(outside)))
+            copy.type, copy.linkname = member.type, member.linkname.replace("{out}", str(outside))
+            copy.size, copy.mode = member.size, member.mode
+            archive.addfile(copy, io.BytesIO(content))
+
+
+def assert_refused_or_inside(archive: Path, folder: Path) -> None:
+    """Unpack; whatever was written is a plain file or a folder inside, without special permissions."""
+    try:
+        unpack(archive, folder, Quiet())
+    except OrcaError as error:
+        told = error
+        assert told.code in (11, 12), told
+        assert "\n" not in str(told)
+        assert SECRET not in str(told)
+        assert not folder.exists()
+        return
+    for path in folder.rglob("*"):
+        assert not path.is_symlink()
+        assert path.is_file() or path.is_dir()
+        assert not path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX)
+        assert SECRET.encode() not in (path.read_bytes() if path.is_file() else b"")
+
+
+@pytest.mark.parametrize("form", ["tar", "tar.gz"])
+@pytest.mark.parametrize("title", TARS)
+def test_tars_write_nothing_elsewhere(title, form, tmp_path, outside, scorecard):
+    """H6."""
+    archive = tmp_path / f"a.{form}"
+    write_tar(archive, TARS[title], outside)
+    if form == "tar.gz":
+        import gzip
+
+        archive.write_bytes(gzip.compress(archive.read_bytes()))
+    assert_refused_or_inside(archive, tmp_path / "target")
+    assert sorted(path.name for path in tmp_path.iterdir()) in (
+        [archive.name, "outside"],
+        [archive.name, "outside", "target"],
+    )
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+def test_tarfile_itself_would_have_been_led_out(tmp_path, outside):
+    """The premise: without a filter the same archives reach the folder outside."""
+    led = 0
+    for title in ("parent", "absolute", "link out and through it", "link to the parent"):
+        write_tar(tmp_path / "a.tar", TARS[title], outside)
+        (tmp_path / "target").mkdir()
+        with tarfile.open(tmp_path / "a.tar") as archive:
+            archive.extractall(tmp_path / "target", filter="fully_trusted")
+        led += (outside / "new").exists()
+        (outside / "new").unlink(missing_ok=True)
+        shutil.rmtree(tmp_path / "target")
+    assert led == 4
+
+
+def test_special_permissions_are_not_taken_over(tmp_path, outside):
+    """H6: setuid."""
+    write_tar(tmp_path / "a.tar", [entry("a", mode=0o6777)], outside)
+    unpack(tmp_path / "a.tar", tmp_path / "target", Quiet())
+    assert stat.S_IMODE((tmp_path / "target" / "a").stat().st_mode) & 0o6000 == 0
+
+
+ZIPS = {
+    "parent": {"../outside/new": 0},
+    "absolute": {"/{out}/new": 0},
+    "backslash": {"..\\outside\\new": 0},
+    "link": {"a": stat.S_IFLNK},
+    "fifo": {"a": stat.S_IFIFO},
+    "device": {"a": stat.S_IFCHR},
+    "setuid": {"a": stat.S_IFREG | stat.S_ISUID},
+    "folder and file": {"a/": 0, "a": 0},
+}
+
+
+@pytest.mark.parametrize("title", ZIPS)
+def test_zips_write_nothing_elsewhere(title, tmp_path, outside, scorecard):
+    """H6."""
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, mode in ZIPS[title].items():
+            member = zipfile.ZipInfo(name.replace("{out}", str(outside)))
+            member.external_attr = (mode | 0o644) << 16
+            file.writestr(member, str(outside / "secret"))
+    assert_refused_or_inside(archive, tmp_path / "target")
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+h5py = pytest.importorskip("h5py")
+
+
+def _virtual(file: Any, outside: Path) -> None:
+    layout = h5py.VirtualLayout((4, 4), "u1")
+    layout[:] = h5py.VirtualSource(str(outside / "secret.h5"), "x", (4, 4))
+    file.create_virtual_dataset("x", layout)
+
+
+def _with_filter(file: Any, outside: Path) -> None:
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_chunk((4, 4))
+    plan.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, ())
+    h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_UINT8, h5py.h5s.create_simple((4, 4)), plan)
+
+
+def _referred(file: Any, inner: Callable[[Any], Any]) -> None:
+    file.create_dataset("x", (1, 1), h5py.ref_dtype)
+    file["x"][0, 0] = inner(file).ref
+
+
+def _external(file: Any, name: str, outside: Path) -> Any:
+    return file.create_dataset(name, (7,), "u1", external=[(str(outside / "secret"), 0, 7)])
+
+
+def _linked_group(file: Any, outside: Path) -> None:
+    file["x"] = h5py.SoftLink("/g/x")
+    file["g"] = h5py.ExternalLink(str(outside / "secret.h5"), "/")
+
+
+def _loop(file: Any, outside: Path) -> None:
+    file["x"] = h5py.SoftLink("/y")
+    file["y"] = h5py.SoftLink("/x")
+
+
+def _to_itself(file: Any, outside: Path) -> None:
+    file.create_dataset("x", (1, 1), h5py.ref_dtype)
+    file["x"][0, 0] = file["x"].ref
+
+
+HDF5: dict[str, Callable[[Any, Path], Any]] = {
+    "external link": lambda file, out: file.__setitem__("x", h5py.ExternalLink(str(out / "secret.h5"), "/x")),
+    "soft link": lambda file, out: file.__setitem__("x", h5py.SoftLink("/y")),
+    "soft link through another file": _linked_group,
+    "links in a circle": _loop,
+    "external storage": lambda file, out: _external(file, "x", out),
+    "virtual data": _virtual,
+    "cell of external storage": lambda file, out: _referred(file, lambda f: _external(f, "y", out)),
+    "a filter to be loaded": _with_filter,
+    "a cell in itself": _to_itself,
+    "shape without content": lambda file, out: file.create_dataset("x", (2**40, 8), "u1", chunks=(1, 8)),
+    "one huge part": lambda file, out: file.create_dataset("x", (2**33,), "u1", chunks=(2**31,), compression="gzip"),
+    "a group": lambda file, out: file.create_group("x"),
+    "text of variable length": lambda file, out: file.create_dataset("x", data=["a" * 10**6]),
+    "region of an array": lambda file, out: file.create_dataset("x", (2**20,), h5py.regionref_dtype),
+}
+
+
+@pytest.mark.parametrize("title", HDF5)
+def test_hdf5_reads_nothing_elsewhere(title, tmp_path, scorecard):
+    """H7."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text(SECRET)
+    with h5py.File(outside / "secret.h5", "w") as file:
+        file["x"] = np.frombuffer((SECRET * 3)[:16].encode(), np.uint8).reshape(4, 4)
+    path = tmp_path / "a.mat"
+    with h5py.File(path, "w") as file:
+        HDF5[title](file, outside)
+    if title in ("external link", "soft link through another file", "external storage", "virtual data"):
+        with h5py.File(path) as file:  # the premise: h5py follows it
+            assert SECRET.encode()[:7] in file["x"][()].tobytes()
+    for read in (matlab.read, lambda place, names: matlab.read_here(str(place), names)):
+        with pytest.raises((UnsafeError, DataError), match=r"a\.mat") as caught:
+            read(path, ["x"])
+        assert SECRET not in str(caught.value)
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+def safetensors(header: dict[str, Any] | bytes, content: bytes = b"", size: int | None = None) -> bytes:
+    text_of = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text_of) if size is None else size) + text_of + content
+
+
+def tensor(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+SAFETENSORS = {
+    "header of 2**60 bytes": safetensors({}, size=2**60),
+    "header of 2 GB": safetensors({}, size=2**31),
+    "no JSON": safetensors(b"{'a': os.system}"),
+    "cut off": safetensors({"a": tensor([4], 0, 16)})[:20],
+    "overlap": safetensors({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, bytes(12)),
+    "hole": safetensors({"a": tensor([1], 0, 4), "b": tensor([1], 8, 12)}, bytes(12)),
+    "shape of terabytes": safetensors({"a": tensor([2**40], 0, 2**42)}, bytes(8)),
+    "shape that overflows": safetensors({"a": tensor([2**32, 2**32], 0, 0)}),
+    "negative": safetensors(b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}'),
+    "unknown type": safetensors({"a": tensor([1], 0, 4, "PICKLE")}, bytes(4)),
+    "same name twice": safetensors(b'{"a": %s, "a": %s}' % ((json.dumps(tensor([1], 0, 4)).encode(),) * 2), bytes(4)),
+    "deep": safetensors(b"[" * 100_000 + b"]" * 100_000),
+    "pickle": pickle.dumps({"a": 1}),
+    "zip": b"PK\x03\x04" + bytes(100),
+    "web page": b"<!doctype html><html></html>",
+    "weights of others": safetensors({"a": tensor([1], 0, 4)}, bytes(4)),
+}
+
+
+@pytest.mark.parametrize("title", SAFETENSORS)
+def test_hostile_safetensors_are_refused(title, tmp_path, scorecard):
+    """H9."""
+    folder = save_tiny_bert(tmp_path / "bert")
+    (folder / "model.safetensors").write_bytes(SAFETENSORS[title])
+    with pytest.raises((DataError, UnsafeError), match="bert") as caught:
+        text.load(str(folder))
+    assert "\n" not in str(caught.value)
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+class Payload:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.canary),)
+
+
+def _changed(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _only_bin(folder: Path, canary: Path) -> None:
+    import torch
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": Payload(canary)}, folder / "pytorch_model.bin")
+
+
+def _both(folder: Path, canary: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(canary)))
+
+
+def _auto_map(folder: Path, canary: Path) -> None:
+    _changed(folder / "config.json", auto_map={"AutoModel": "evil.Model", "AutoConfig": "evil.Config"})
+    _evil_module(folder, canary)
+
+
+def _evil_module(folder: Path, canary: Path) -> None:
+    (folder / "evil.py").write_text(f"import os\nos.mkdir({str(canary)!r})\nclass Model: pass\nclass Config: pass\n")
+
+
+def _tokenizer_code(folder: Path, canary: Path) -> None:
+    _changed(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Model", "evil.Model"]})
+    _evil_module(folder, canary)
+
+
+def _tokenizer_pickle(folder: Path, canary: Path) -> None:
+    for path in folder.glob("*token*"):
+        path.unlink()
+    (folder / "vocab.txt").unlink()
+    for name in ("tokenizer.pkl", "vocab.pkl", "vocab.bin", "added_tokens.pkl", "pretrained_vocab_file.bin"):
+        (folder / name).write_bytes(pickle.dumps(Payload(canary)))
+
+
+def _kernel(folder: Path, canary: Path) -> None:
+    _changed(folder / "config.json", attn_implementation="someone/kernel")
+
+
+def _quantised(folder: Path, canary: Path) -> None:
+    _changed(folder / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+
+
+def _model_type(folder: Path, canary: Path) -> None:
+    _changed(folder / "config.json", model_type="../../evil")
+    _evil_module(folder, canary)
+
+
+def _index(folder: Path, canary: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    weights = {"embeddings.word_embeddings.weight": "../secret.bin", "a": "pytorch_model.bin"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+    _both(folder, canary)
+    (folder.parent / "secret.bin").write_bytes(pickle.dumps(Payload(canary)))
+
+
+def _links(folder: Path, canary: Path) -> None:
+    secret = folder.parent / "secret"
+    secret.write_text(SECRET)
+    for name in ("model.safetensors", "vocab.txt"):
+        (folder / name).unlink()
+        (folder / name).symlink_to(secret)
+
+
+REPOSITORIES = {
+    "only .bin": (_only_bin, UnsafeError),
+    "a .bin beside safetensors": (_both, None),
+    "code for the model": (_auto_map, UnsafeError),
+    "code for the tokenizer": (_tokenizer_code, None),
+    "pickles for the tokenizer": (_tokenizer_pickle, None),
+    "a kernel of the hub": (_kernel, UnsafeError),
+    "a quantiser": (_quantised, UnsafeError),
+    "another family": (_model_type, OrcaError),
+    "an index to other files": (_index, DataError),
+    "links": (_links, DataError),
+}
+
+
+@pytest.mark.parametrize("title", REPOSITORIES)
+def test_model_folders_run_nothing(title, tmp_path, monkeypatch, scorecard):
+    """H10."""
+    canary = tmp_path / "canary"
+    folder = save_tiny_bert(tmp_path / "bert")
+    change, expected = REPOSITORIES[title]
+    change(folder, canary)
+    try:
+        body = text.load(str(folder))
+        body.embed_source(["a list"])
+    except OrcaError as error:
+        told = error
+        assert isinstance(told, expected or DataError), told
+        assert SECRET not in str(told)
+    else:
+        assert expected is None
+    assert not canary.exists()
+    assert "evil" not in sys.modules
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+def test_the_payload_of_a_model_folder_would_have_fired(tmp_path):
+    pickle.loads(pickle.dumps(Payload(tmp_path / "canary")))
+    assert (tmp_path / "canary").is_dir()
+
+
+def test_weights_that_are_missing_are_told(tmp_path):
+    """transformers draws them at random and goes on."""
+    from safetensors.torch import load_file, save_file
+
+    folder = save_tiny_bert(tmp_path / "bert")
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match=r"1 of the model's weights .*encoder\.layer\.1\.output\.dense\.weight"):
+        text.load(str(folder))
+
+
+def test_the_revision_of_the_hub_is_known(tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert checkpoints.revision(tmp_path / "models--a--b" / "snapshots" / commit) == commit
+    assert checkpoints.revision(tmp_path / "snapshots" / commit) is None
+    assert checkpoints.revision(tmp_path / "models--a--b" / "snapshots" / "main") is None
+
+
+def _write_json(path: Path) -> None:
+    storage.write_json(path, {"a": 1})
+
+
+def _write_text(path: Path) -> None:
+    storage.write_text(path, "a")
+
+
+def _write_bytes(path: Path) -> None:
+    storage.write_bytes(path, b"a")
+
+
+def _commit(path: Path) -> None:
+    with storage.commit_folder(path) as temporary:
+        (temporary / "secret").write_text("a")
+
+
+def _remove(path: Path) -> None:
+    storage.remove(path)
+
+
+@pytest.mark.parametrize("action", [_write_json, _write_text, _write_bytes, _commit, _remove])
+@pytest.mark.parametrize("target", ["secret", "."])
+def test_links_planted_where_something_is_written_are_not_followed(action, target, tmp_path, outside, scorecard):
+    """H14."""
+    link = tmp_path / "out"
+    link.symlink_to(outside / target)
+    try:
+        action(link)
+    except (OrcaError, OSError) as error:
+        assert SECRET not in str(error)  # noqa: PT017 - refusing is as good as replacing the link
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+def test_links_planted_in_the_cache_of_unpacked_arrays_are_not_followed(tmp_path, outside):
+    """H14."""
+    archive, cache = tmp_path / "a.npz", tmp_path / "cache"
+    np.savez(archive, x=np.arange(5))
+    arrays.mapped(archive, ["x"], cache, Quiet())
+    parent = next(path for path in (cache / "unpacked").iterdir() if path.is_dir())
+    copy = next(path for path in parent.iterdir() if path.is_dir())
+    shutil.rmtree(copy)
+    copy.symlink_to(outside)
+    (parent / "other").symlink_to(outside)
+    found = arrays.mapped(archive, ["x"], cache, Quiet())["x"]
+    np.testing.assert_array_equal(found, np.arange(5))
+    assert not copy.is_symlink()

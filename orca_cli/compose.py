@@ -5,6 +5,7 @@ From here on a configuration is a plain dataclass (`schema.Config`) with plain d
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -33,7 +34,7 @@ from orca_cli.schema import GROUPS, Config
 
 _OPTIONAL_GROUPS = ("protocol", "hparams", "departures", "study")
 # Arguments that the program itself gives to parts; see stages/build.py.
-GIVEN_TO_TASK = ("kind", "data_folder", "cache_folder", "reporter")
+GIVEN_TO_TASK = ("data_folder", "cache_folder", "reporter")
 GIVEN_TO_SOURCE = ("seed", "data_folder", "cache_folder", "reporter")
 # What Hydra lets through when a file or an override cannot be read.
 _UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
@@ -75,6 +76,8 @@ def session(extra: Path | None = None) -> Iterator[Session]:
     """
     for group in (*GROUPS, *_OPTIONAL_GROUPS):
         choices(group, extra)
+    if extra is not None:
+        configuration.check_foreign(extra, (*GROUPS, *_OPTIONAL_GROUPS, "space"))
     ConfigStore.instance().store(name="schema", node=Config)
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
@@ -154,6 +157,8 @@ class Session:
         return GlobalHydra.instance().config_loader()
 
     def _compose(self, overrides: list[str]) -> Composed:
+        for override in _parse(overrides):
+            _check_typed(override)
         try:
             cfg = self._load(overrides)
         except _UNREADABLE as error:
@@ -194,6 +199,8 @@ class Session:
                 continue
             parent, _, name = key.rpartition(".")
             node = OmegaConf.select(known, parent, throw_on_missing=False) if parent else known
+            if node is not None and not isinstance(node, DictConfig):
+                return ConfigError(f"no such setting: '{key}'", where=key, hint=f"{parent} is a single value")
             if not isinstance(node, DictConfig):
                 return ConfigError(f"there is no '{parent}'", where=key, hint=suggest(parent, _keys(known)))
             allowed = [str(word) for word in node if word != "hydra"]
@@ -204,6 +211,30 @@ class Session:
             except _UNREADABLE as cause:
                 return ConfigError(_root_text(cause), where=key, hint="orca list settings shows types and defaults")
         return ConfigError(_root_text(error), where=_full_key(error))
+
+
+def _check_typed(override: Override) -> None:
+    """Hold a typed value against the schema's type of its key; OmegaConf would take 3 for a text and true for "True"."""
+    key, hint = override.key_or_group, schema.hint_of(override.key_or_group)
+    if re.match(r"(task|source)\.data(\.|$)", key):
+        raise ConfigError("describes the files, and is no setting", where=key, hint="take it out of the command")
+    if key.startswith("hydra") and not re.match(r"hydra[./](launcher|sweeper)(\.|$)", key):
+        raise ConfigError("is not for the command line", where=key, hint="runs go to paths.runs; -m sweeps")
+    if override.is_delete() or override.is_sweep_override():
+        return
+    value = override.value()
+    if isinstance(value, QuotedString):
+        value = value.text
+    if schema.is_section(key) and key not in GROUPS:
+        raise ConfigError(
+            f"{parts.shown(value)} is not allowed",
+            where=key,
+            hint=f"give its settings one by one, such as {key}.NAME=...",
+        )
+    interpolated = isinstance(value, str) and "${" in value
+    if hint is not None and not interpolated and not parts.fits(value, hint):
+        allowed = ", ".join(text for text in (parts.in_words(hint), schema.bounds_of(key)) if text)
+        raise ConfigError(f"{parts.shown(value)} is not allowed", where=key, hint=f"allowed: {allowed}")
 
 
 def _checked(cfg: DictConfig, picked: dict[str, Any], overrides: list[str]) -> Composed:
@@ -250,12 +281,30 @@ def _check_parts(config: Config) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"{node!r} is not a `_target_` node", where=f"task.{word}", hint="or leave it out")
         parts.check(node, f"task.{word}")
-    parts.check(task_reader(config.task), "task", GIVEN_TO_TASK)
+        if inspect.isclass(parts.resolve(node, f"task.{word}")):
+            parts.build(node, f"task.{word}")  # as the metric below
+    parts.check(task_reader(config.task), "task", GIVEN_TO_TASK, {"kind": config.task.get("kind")})
     parts.check(config.body, "body")
     parts.check(source_reader(config.source), "source", GIVEN_TO_SOURCE)
     if config.metric.get(parts.TARGET) is not None:
         parts.check(config.metric, "metric")
-        parts.build(config.metric, "metric")  # reads nothing and costs nothing, and checks its own ranges
+        metric = parts.build(config.metric, "metric")  # reads nothing and costs nothing, and checks its own ranges
+        check_classes(metric, config)
+
+
+def check_classes(metric: Any, config: Config) -> None:
+    """Refuse problems with fewer classes than a metric compares.
+
+    Raises:
+        ConfigError: the metric's `least_classes` is above align.classes_per_problem.
+    """
+    least, given = getattr(metric, "least_classes", 1), config.align.classes_per_problem
+    if 0 < given < least:
+        raise ConfigError(
+            f"metric={type(metric).__name__} compares {least} classes or more, and a problem has {given}",
+            where="align.classes_per_problem",
+            hint="use align.classes_per_problem=0, which takes all classes",
+        )
 
 
 def task_reader(task: dict[str, Any]) -> dict[str, Any]:

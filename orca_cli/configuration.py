@@ -5,16 +5,25 @@ A file name in `conf/GROUP/` is a name that the user types; the first comment of
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from orca_cli.exceptions import ConfigError
+from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 _ROOT = "config.yaml"
 _SUFFIX = ".yaml"
+_MOST_BYTES = 1_000_000  # of one file
+_MOST_VALUES = 100_000  # in one file, aliases resolved
+_MOST_FILES = 1000  # in a folder of the user's own
+_PACKAGE_LINE = re.compile(r"\s*#\s*@package\s+(\S+)")
+_PLAIN = "settings are plain values"
+_ADDS = "a folder of one's own holds task/x.yaml, body/x.yaml, ... and adds choices"
 # The program has no settings in its own package folder other than these.
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -92,21 +101,152 @@ def content(path: Path) -> dict[str, Any]:
     """Return a file's settings as they are written; nothing is composed, and interpolations stay text.
 
     Raises:
-        ConfigError: the file cannot be read or is not a mapping of settings.
+        ConfigError: the file cannot be read, is too large, is no YAML, or is not a mapping of settings.
+        UnsafeError: it would take far more memory than its size, or asks for objects of Python.
     """
+    text = _text(path)
     try:
-        value = yaml.safe_load(_text(path))
-    except yaml.YAMLError as error:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None:
+            _check_nodes(root, path)
+        value = yaml.safe_load(text)
+    except yaml.constructor.ConstructorError as error:
+        raise UnsafeError(f"asks for an object: {error.problem}", where=_place(path, error), hint=_PLAIN) from error
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"is not valid YAML: {error.problem}", where=_place(path, error)) from error
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"is not valid YAML: {error}", where=str(path)) from error
+    except RecursionError as error:
+        raise UnsafeError("is nested too deeply", where=str(path), hint=_PLAIN) from error
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError("has to hold settings of the form 'key: value'", where=str(path))
+        raise ConfigError("has to hold settings of the form 'key: value'", where=f"{path}:1")
     return {str(key): entry for key, entry in value.items()}
+
+
+def _place(path: Path, error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    return str(path) if mark is None else f"{path}:{mark.line + 1}"
+
+
+def _check_nodes(root: yaml.Node, path: Path) -> None:
+    """Refuse keys that occur twice, and aliases that blow up: a file of 200 bytes can stand for 10^9 values."""
+    sizes: dict[int, int] = {}  # of a node with all that aliases in it stand for
+    inside: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        if id(node) in inside:
+            raise UnsafeError("contains itself", where=f"{path}:{node.start_mark.line + 1}", hint=_PLAIN)
+        if id(node) not in sizes:
+            inside.add(id(node))
+            sizes[id(node)] = 1 + sum(map(size, _children(node, path)))
+            inside.discard(id(node))
+            if sizes[id(node)] > _MOST_VALUES:
+                where = f"{path}:{node.start_mark.line + 1}"
+                raise UnsafeError(f"stands for more than {_MOST_VALUES} values", where=where, hint=_PLAIN)
+        return sizes[id(node)]
+
+    size(root)
+
+
+def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:
+    if isinstance(node, yaml.SequenceNode):
+        return list(node.value)
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                where = f"{path}:{key.start_mark.line + 1}"
+                raise ConfigError(f"duplicate key {key.value}", where=where, hint="keep one of them")
+            seen.add(key.value)
+    return [part for pair in node.value for part in pair]
+
+
+def check_foreign(folder: Path, groups: tuple[str, ...]) -> None:
+    """Refuse a folder of somebody's files that do more than add choices to groups.
+
+    They would be composed beside the program's own, where they could take the place of these, change how Hydra runs and
+    logs (which can name any code), read the environment, or lead out of the folder.
+
+    Args:
+        folder: given by --config-dir.
+        groups: names of the groups that may get choices.
+
+    Raises:
+        ConfigError: a file that is no YAML, or in no group.
+        UnsafeError: one that does what it must not.
+    """
+    root = folder.resolve()
+    files = sorted([*folder.rglob(f"*{_SUFFIX}"), *folder.rglob("*.yml")])
+    if len(files) > _MOST_FILES:
+        raise UnsafeError(f"holds more than {_MOST_FILES} YAML files", where=str(folder), hint="give a smaller folder")
+    for path in files:
+        group = path.relative_to(folder).parts[0]
+        if not path.resolve().is_relative_to(root):
+            raise UnsafeError("is a link that leads out of the folder", where=str(path), hint="put the file there")
+        if group == "hydra" or len(path.relative_to(folder).parts) == 1:
+            raise UnsafeError("would change how the program runs", where=str(path), hint=_ADDS)
+        if group not in groups:
+            raise ConfigError(f"'{group}' is no group", where=str(path), hint=suggest(group, groups))
+        _check_foreign_file(path, group)
+
+
+def _check_foreign_file(path: Path, group: str) -> None:
+    settings = content(path)
+    for line in _text(path).splitlines():
+        package = _PACKAGE_LINE.match(line)
+        if package and package[1] not in ("_global_", "_group_", group):
+            raise UnsafeError(f"'{line.strip()}' puts its settings elsewhere", where=str(path), hint=_ADDS)
+    if group == "study":
+        hydra = settings.get("hydra")
+        sweeper = hydra.get("sweeper") if isinstance(hydra, dict) and len(hydra) == 1 else None
+        if isinstance(sweeper, dict) and set(sweeper) == {"params"}:
+            settings = {name: value for name, value in settings.items() if name != "hydra"} | {
+                "params": sweeper["params"]
+            }
+    for key, text in _texts(settings):
+        if re.search(r"\$\{[^}]*:", text):
+            raise UnsafeError(
+                f"{key} reads the environment or runs a resolver", where=str(path), hint="type it on the command line"
+            )
+        if key.startswith("defaults") and ("hydra" in text or "@" in text or text.startswith("/hydra")):
+            raise UnsafeError(f"'{text}' in the defaults changes how the program runs", where=str(path), hint=_ADDS)
+        name = key.partition(".")[0]
+        if name in ("hydra", "paths"):
+            raise UnsafeError(
+                f"'{name}' is not for files of one's own", where=str(path), hint="type it on the command line"
+            )
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield all keys and scalars of nested settings as texts, each with the dotted key where it stands."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            inner = f"{key}.{name}" if key else str(name)
+            yield inner, str(name)
+            yield from _texts(entry, inner)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _texts(entry, key)
+    else:
+        yield key, str(value)
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", where=str(path)) from error
+        with open(path, "rb") as file:
+            raw = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+    if len(raw) > _MOST_BYTES:
+        raise ConfigError(f"is larger than {_MOST_BYTES} bytes", where=str(path), hint="settings are a page of text")
+    if raw.startswith(codecs.BOM_UTF8):
+        raise ConfigError("begins with a byte order mark", where=f"{path}:1", hint="save it as UTF-8 without one")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError("cannot be read: is not UTF-8", where=f"{path}:{line}", hint="save it as UTF-8") from error

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
+import sys
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 TARGET = "_target_"
+CHECKER = "check_settings"
 _PLUGINS = tuple(f"orca_cli.{name}" for name in ("tasks", "sources", "models", "metrics", "losses", "scoring"))
 _TORCH = ("torch.nn", "torch.optim")
 _extra_modules: set[str] = set()
+_NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+# What a whole number may be at most: what arrays and files can hold.
+_LARGEST = 2**63 - 1
+_SHOWN = 80  # characters of a value in a message
 
 
 def allow_module(name: str) -> None:
@@ -35,7 +42,7 @@ def build(node: dict[str, Any], key: str, **given: Any) -> Any:
         given: arguments that only the program knows, such as folders; passed where the callable takes them.
 
     Raises:
-        ConfigError: unknown name, unknown, missing or doubly given arguments.
+        ConfigError: unknown name, unknown, missing or doubly given arguments, or what the part itself refuses.
         UnsafeError: the name lies outside the allowed modules.
     """
     target = resolve(node, key)
@@ -44,14 +51,29 @@ def build(node: dict[str, Any], key: str, **given: Any) -> Any:
         for name, value in node.items()
         if name != TARGET
     }
-    accepted = inspect.signature(target).parameters
+    accepted = _parameters(target)
     arguments |= {name: value for name, value in given.items() if name in accepted}
     _bind(target, arguments, key)
-    return target(**arguments)
+    if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
+        return target(**arguments)
+    try:
+        return target(**arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise ConfigError(f"{target.__qualname__} refuses its settings: {error}", where=key) from error
 
 
-def check(node: dict[str, Any], key: str, given: Iterable[str] = ()) -> None:
-    """Raise what `build` would raise for this node, without calling anything."""
+def check(node: dict[str, Any], key: str, given: Iterable[str] = (), known: Mapping[str, Any] = _NOTHING) -> None:
+    """Raise what `build` would raise for this node because of its settings; nothing is read and no function is called.
+
+    A function of a module that has a `check_settings` beside it is asked by that: it takes some of the function's
+    arguments by name, and raises ConfigError for values that are out of range or contradict each other.
+
+    Args:
+        node: `_target_` and keyword arguments.
+        key: the node's place in the configuration, for messages.
+        given: names of arguments that only the program knows, and not before a run.
+        known: arguments that the program knows already.
+    """
     target = resolve(node, key)
     arguments: dict[str, Any] = {}
     for name, value in node.items():
@@ -59,9 +81,14 @@ def check(node: dict[str, Any], key: str, given: Iterable[str] = ()) -> None:
             check(value, f"{key}.{name}")
         if name != TARGET:
             arguments[name] = value
-    accepted = inspect.signature(target).parameters
-    _bind(target, arguments | {name: None for name in given if name in accepted}, key)
+    parameters = _parameters(target)
+    _bind(target, arguments, key, (*given, *known), known)
     _check_types(target, arguments, key)
+    checker = getattr(sys.modules[target.__module__], CHECKER, None)
+    if inspect.isfunction(target) and inspect.isfunction(checker):
+        defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+        settings = defaults | arguments | dict(known)
+        checker(**{name: settings[name] for name in _parameters(checker)})
 
 
 def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
@@ -116,41 +143,90 @@ def _is_node(value: Any) -> bool:
     return isinstance(value, dict) and TARGET in value
 
 
-def _bind(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> None:
-    parameters = inspect.signature(target).parameters
+def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(target).parameters
+
+
+def _bind(
+    target: Callable[..., Any],
+    arguments: dict[str, Any],
+    key: str,
+    given: Iterable[str] = (),
+    known: Iterable[str] = (),
+) -> None:
+    parameters = _parameters(target)
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    own = [name for name, parameter in parameters.items() if parameter.kind not in variadic and name not in given]
+    words = [*own, *known]
     for name in arguments:
-        if name not in parameters and not takes_any:
+        if name in given or (name not in parameters and not takes_any):
             raise ConfigError(
                 f"{target.__qualname__} has no parameter '{name}'",
                 where=f"{key}.{name}",
-                hint=suggest(str(name), parameters),
+                hint=suggest(str(name), words),
             )
-    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and parameter.kind not in variadic and name not in arguments:
+    for name in own:
+        if parameters[name].default is inspect.Parameter.empty and name not in arguments:
             raise ConfigError("a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=...")
 
 
 def _check_types(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> None:
     """Hold plain values against the parameters' annotations; parameters of richer types are left to their owners."""
-    function = target.__init__ if inspect.isclass(target) else target
-    hints = typing.get_type_hints(function) if target.__module__.startswith("orca_cli.") else {}
+    hints = _hints(target)
     for name, value in arguments.items():
-        kinds = _plain_kinds(hints.get(name))
-        if kinds and not _is_node(value) and not _is_one_of(value, kinds):
-            allowed = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise ConfigError(f"{value!r} is of the wrong type", where=f"{key}.{name}", hint=f"allowed: {allowed}")
+        hint = hints.get(name)
+        if hint is None or _is_node(value) or fits(value, hint):
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and fits(0, hint)
+        what = "out of range" if number and not abs(value) <= _LARGEST else "of the wrong type"
+        raise ConfigError(f"{shown(value)} is {what}", where=f"{key}.{name}", hint=f"allowed: {in_words(hint)}")
 
 
-def _plain_kinds(hint: Any) -> tuple[type, ...]:
-    """Return the plain types that an annotation allows; empty where it allows others as well."""
-    members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    plain = (bool, int, float, str, type(None))
-    return tuple(members) if all(member in plain for member in members) and hint is not None else ()
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError, AttributeError):  # annotations that cannot be resolved say nothing
+        return {}
 
 
-def _is_one_of(value: Any, kinds: tuple[type, ...]) -> bool:
-    if isinstance(value, bool):  # a bool is an int to Python, but not to people
-        return bool in kinds
-    return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a value read from YAML is what a parameter's annotation allows; annotations of other types allow all.
+
+    To people a bool is no number, and NaN and infinity are no settings; whole numbers fit where fractions do.
+    """
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, member) for member in members)
+    if origin is typing.Literal:
+        return any(value == member and type(value) is type(member) for member in members)
+    if origin in (list, Sequence):
+        return isinstance(value, (list, tuple)) and all(fits(item, members[0]) for item in value)
+    if origin is tuple and members:
+        return isinstance(value, (list, tuple)) and len(value) == len(members) and all(map(fits, value, members))
+    if hint in (int, float):
+        whole = isinstance(value, int) and abs(value) <= _LARGEST
+        fraction = hint is float and isinstance(value, float) and math.isfinite(value)
+        return not isinstance(value, bool) and (whole or fraction)
+    return isinstance(value, hint) if hint in (bool, str, type(None)) else True
+
+
+def in_words(hint: Any) -> str:
+    """Return what an annotation allows, such as "int or null"."""
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(in_words, members))
+    if origin is typing.Literal:
+        return ", ".join(map(str, members))
+    if origin in (list, Sequence):
+        return f"list of {in_words(members[0])}"
+    if origin is tuple and members:
+        return f"[{', '.join(map(in_words, members))}]"
+    return {type(None): "null", bool: "true or false"}.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."

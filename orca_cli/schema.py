@@ -7,7 +7,9 @@ before any data are read.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+import re
+import typing
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from orca_cli.exceptions import ConfigError
@@ -28,6 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.accumulation_reduce": ("mean", "sum"),
     "finetune.train": ("all", "layernorm", "head"),
     "finetune.body": ("pretrained", "random"),
+    "protocol": ("clean", "paper", "release"),
 }
 
 # key -> (smallest, largest allowed value); None is no bound. Keys in _ABOVE exclude the smallest.
@@ -62,6 +65,10 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "train.checkpoint_s": (0, None),
 }
 _ABOVE = {"train.lr", "align.lr", "align.decay_factor", "train.clip"}
+_BETAS = ("align.betas", "train.betas")
+_BETA_TEXT = "two numbers of 0 to below 1"
+_LARGEST = 2**63 - 1  # of whole numbers: what arrays and files can hold
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,4})?")
 
 
 @dataclass
@@ -223,8 +230,33 @@ def lookup(config: Any, key: str) -> Any:
     return config
 
 
+def hint_of(key: str) -> Any:
+    """Return the type of the setting at a dotted key; None where it is no single setting of the schema."""
+    hint: Any = Config
+    for name in key.split("."):
+        hint = typing.get_type_hints(hint).get(name) if is_dataclass(hint) else None
+    return None if hint is Any or is_dataclass(hint) else hint
+
+
+def is_section(key: str) -> bool:
+    """Return whether a dotted key names a group of the schema's settings, such as `train`."""
+    hint: Any = Config
+    for name in key.split("."):
+        hint = typing.get_type_hints(hint).get(name) if is_dataclass(hint) else None
+    return is_dataclass(hint)
+
+
+def bounds_of(key: str) -> str:
+    """Return in words what choices or bounds a setting has; empty where it has none."""
+    if key in CHOICES:
+        return ", ".join(CHOICES[key])
+    if key in _BETAS:
+        return _BETA_TEXT
+    return range_text(key, *RANGES[key]).removeprefix("allowed: ") if key in RANGES else ""
+
+
 def check(config: Config) -> None:
-    """Check choices and ranges.
+    """Check choices and ranges, and that no two settings contradict each other.
 
     Raises:
         ConfigError: the first value that is not allowed, with what is.
@@ -237,18 +269,48 @@ def check(config: Config) -> None:
         value = lookup(config, key)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ConfigError(f"{value!r} is not a number", where=key, hint=range_text(key, low, high))
+        # A learning rate may be absurd; a count that no array can hold is a slip.
+        number = isinstance(value, float) and math.isfinite(value) or isinstance(value, int) and value <= _LARGEST
+        if isinstance(value, bool) or not number:
+            raise ConfigError(f"{value!r} is not a number in range", where=key, hint=range_text(key, low, high))
         too_low = low is not None and (value <= low if key in _ABOVE else value < low)
         if too_low or (high is not None and value > high):
             raise ConfigError(f"{value} is out of range", where=key, hint=range_text(key, low, high))
-    _check_betas("align.betas", config.align.betas)
-    _check_betas("train.betas", config.train.betas)
+    for key in _BETAS:
+        _check_betas(key, lookup(config, key))
+    if any(step < 0 for step in config.align.candidates):
+        raise ConfigError(
+            f"{config.align.candidates} is not allowed", where="align.candidates", hint="allowed: numbers of 0 or more"
+        )
+    if not _DEVICE.fullmatch(config.device):
+        raise ConfigError(
+            f"'{config.device}' is not a device", where="device", hint="allowed: auto, cpu, cuda, cuda:N, mps"
+        )
+    _check_together(config)
+
+
+def _check_together(config: Config) -> None:
+    """Refuse settings of which one makes the other senseless."""
+    train, align = config.train, config.align
+    if config.precision == "fp16" and config.device == "cpu":
+        raise ConfigError("fp16 needs a GPU, not device=cpu", where="precision", hint="use precision=fp32 or bf16")
+    if train.decay_epochs is not None and train.decay_epochs < train.warmup_epochs:
+        raise ConfigError(
+            f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}",
+            where="train.decay_epochs",
+            hint="allowed: train.warmup_epochs or more",
+        )
+    if align.patience is not None and align.check_every > align.epochs > 0:
+        raise ConfigError(
+            f"never measures within align.epochs={align.epochs}, and align.patience={align.patience} waits for it",
+            where=f"align.check_every={align.check_every}",
+            hint="lower align.check_every, or leave align.patience out",
+        )
 
 
 def _check_betas(key: str, betas: Any) -> None:
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ConfigError(f"{list(betas)} is not allowed", where=key, hint="allowed: two numbers of 0 to below 1")
+        raise ConfigError(f"{list(betas)} is not allowed", where=key, hint=f"allowed: {_BETA_TEXT}")
 
 
 def range_text(key: str, low: float | None, high: float | None) -> str:

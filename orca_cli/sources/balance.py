@@ -38,17 +38,30 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
         raise DataError(what, where="source", hint="two classes or more with two examples each are needed")
     if size is None or size >= len(labels):
         return np.arange(len(labels))
-    if size < 2 * len(available):
-        raise ConfigError(
-            f"{size} is less than two examples for each of {len(available)} classes",
-            where="source.size",
-            hint=f"use source.size={2 * len(available)} or more",
-        )
+    check_size(size, len(available))
     picked = [
         seeding.numpy_generator(seed, "source", "draw", k).permutation(np.flatnonzero(labels == k))[:take]
         for k, take in enumerate(shares(available, size))
     ]
     return np.sort(np.concatenate(picked))
+
+
+def check_size(size: int | None, num_classes: int = 2) -> None:
+    """Refuse a size that cannot hold two examples a class.
+
+    Args:
+        size: number of examples; None for all.
+        num_classes: of the source; 2 where that is not known yet.
+
+    Raises:
+        ConfigError: `size` is below two a class.
+    """
+    if size is not None and size < 2 * num_classes:
+        raise ConfigError(
+            f"{size} is less than two examples for each of {num_classes} classes",
+            where="source.size",
+            hint=f"use source.size={2 * num_classes} or more",
+        )
 
 
 def shares(available: np.ndarray, size: int) -> np.ndarray:

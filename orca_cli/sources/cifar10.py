@@ -15,7 +15,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.foreign import unpickle
 from orca_cli.foreign.arrays import read_arrays
 from orca_cli.interfaces import SourceData
-from orca_cli.sources.balance import draw, record
+from orca_cli.sources.balance import check_size, draw, record
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FOLDER = "cifar-10-batches-py"
@@ -33,13 +33,24 @@ def load(size: int | None, seed: int, data_folder: Path, path: str | None = None
         path: another .npz file, or folder that is or holds cifar-10-batches-py.
 
     Raises:
+        ConfigError: `size` is below 20.
         DataError: the files are missing or have another form.
         UnsafeError: a file would run code when read.
     """
+    check_settings(size)
     place = _find(data_folder, path)
     images, labels = _read_npz(place) if place.is_file() else _read_batches(place)
     chosen = draw(labels, size, seed)
     return record("image", images[chosen].astype(np.float32) / np.float32(255), labels[chosen], CLASS_NAMES)
+
+
+def check_settings(size: int | None) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: `size` is below 20.
+    """
+    check_size(size, len(CLASS_NAMES))
 
 
 def _find(data_folder: Path, path: str | None) -> Path:

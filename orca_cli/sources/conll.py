@@ -24,7 +24,7 @@ import numpy as np
 from orca_cli import seeding, signals
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Reporter, SourceData
-from orca_cli.sources.balance import draw, record
+from orca_cli.sources.balance import check_size, draw, record
 
 OUTSIDE = "O"
 _EXAMPLES = ("sentence", "span")
@@ -73,10 +73,7 @@ def load(
         DataError: the file is missing, a line has no such column or no such tag, or less than two types have two
             sentences.
     """
-    if example not in _EXAMPLES:
-        raise ConfigError(f"'{example}' is not allowed", where="source.example", hint=suggest(str(example), _EXAMPLES))
-    if outside < 0:
-        raise ConfigError(f"{outside} is out of range", where="source.outside", hint="allowed: 0 or more")
+    check_settings(size, name, files, column, example, outside)
     place = _find(data_folder, name, list(files), path)
     texts: list[str] = []
     types: list[str] = []
@@ -104,6 +101,34 @@ def load(
     labels = np.array([names.index(types[i]) for i in kept], dtype=np.int64)
     drawn = draw(labels, size, seed)
     return record("text", [texts[kept[i]] for i in drawn], labels[drawn], names)
+
+
+def check_settings(size: int | None, name: str, files: Sequence[str], column: int, example: str, outside: int) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+    if example not in _EXAMPLES:
+        raise ConfigError(f"'{example}' is not allowed", where="source.example", hint=suggest(str(example), _EXAMPLES))
+    if outside < 0:
+        raise ConfigError(f"{outside} is out of range", where="source.outside", hint="allowed: 0 or more")
+    if column == 0:
+        raise ConfigError(
+            "column 0 holds the words", where="source.column", hint="allowed: 1 or more, or -1 for the last"
+        )
+    # Both are joined to a path, so they must be names and not paths.
+    if not _is_name(name):
+        raise ConfigError(f"{name!r} is not the name of a folder", where="source.name", hint="give a plain name")
+    if not files or not all(map(_is_name, files)):
+        raise ConfigError(
+            f"{list(files)} are not names of files", where="source.files", hint="give plain names, such as [train.txt]"
+        )
+    check_size(size)
+
+
+def _is_name(text: object) -> bool:
+    return isinstance(text, str) and text not in ("", ".", "..") and not set(text) & set("/\\\0")
 
 
 def sentences(path: Path, column: int = -1) -> Iterator[tuple[list[str], list[str]]]:

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from orca_cli.interfaces import SourceData
-from orca_cli.sources.balance import draw, record
+from orca_cli.sources.balance import check_size, draw, record
 
 
 def load(size: int | None, seed: int) -> SourceData:
@@ -19,8 +19,18 @@ def load(size: int | None, seed: int) -> SourceData:
     Raises:
         ConfigError: `size` is below 20.
     """
+    check_settings(size)
     data = load_digits()
     chosen = draw(data.target, size, seed)
     grey = (data.images[chosen] / 16.0).astype(np.float32)  # stored as 0..16
     images = np.repeat(grey[:, None], 3, axis=1)
     return record("image", images, data.target[chosen], [str(name) for name in data.target_names])
+
+
+def check_settings(size: int | None) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: `size` is below 20.
+    """
+    check_size(size, 10)

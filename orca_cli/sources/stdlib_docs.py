@@ -17,7 +17,7 @@ import numpy as np
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, SourceData
-from orca_cli.sources.balance import draw, record
+from orca_cli.sources.balance import check_size, draw, record
 
 # Large packages that Linux distributions do not split off (as they do tkinter, idlelib, distutils, lib2to3, ensurepip).
 PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml")
@@ -51,7 +51,7 @@ def load(
         ConfigError: a name that is no package of the standard library, or numbers out of range.
         DataError: this installation has no source files of the standard library.
     """
-    _check(packages, min_words, max_words)
+    check_settings(size, packages, min_words, max_words)
     folder = _library()
     texts: list[str] = []
     labels: list[int] = []
@@ -68,18 +68,26 @@ def load(
     return record("text", [texts[kept[i]] for i in chosen], all_labels[chosen], packages)
 
 
-def _check(packages: Sequence[str], min_words: int, max_words: int) -> None:
-    if not 1 <= min_words <= max_words:
+def check_settings(size: int | None, packages: Sequence[str], min_words: int, max_words: int) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: names of packages or numbers that cannot be.
+    """
+    if min_words < 1:
+        raise ConfigError(f"{min_words} is out of range", where="source.min_words", hint="allowed: 1 or more")
+    if max_words < min_words:
         raise ConfigError(
-            f"min_words {min_words} and max_words {max_words} are out of range",
-            where="source.min_words",
-            hint="allowed: 1 <= min_words <= max_words",
+            f"{max_words} is below source.min_words={min_words}",
+            where="source.max_words",
+            hint="allowed: source.min_words or more",
         )
     # A name is joined to a path, so it must be a name and not a path.
     wrong = [name for name in packages if not (isinstance(name, str) and name.isidentifier())]
     if wrong or len(packages) < 2 or len(set(packages)) < len(packages):
         what = f"{wrong[0]!r} is not the name of a package" if wrong else "two or more different packages are needed"
         raise ConfigError(what, where="source.packages", hint=f"the default is [{', '.join(PACKAGES)}]")
+    check_size(size, len(packages))
 
 
 def _library() -> Path:

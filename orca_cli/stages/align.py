@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from orca_cli import parts, seeding, signals, storage
-from orca_cli.exceptions import CheckpointError, ChecksumError, ConfigError, NonFiniteError
+from orca_cli.compose import check_classes
+from orca_cli.exceptions import CheckpointError, ChecksumError, NonFiniteError
 from orca_cli.interfaces import Features, Metric, Reporter
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
@@ -302,21 +303,6 @@ class _Exact:
         return float(self._metric.distance(self._source, self._prepared, target).value)
 
 
-def _check_classes(metric: Metric, config: Config) -> None:
-    """Refuse a metric that says nothing about so few classes as one problem has.
-
-    Raises:
-        ConfigError: the metric's `least_classes` is above align.classes_per_problem.
-    """
-    least, given = getattr(metric, "least_classes", 1), config.align.classes_per_problem
-    if 0 < given < least:
-        raise ConfigError(
-            f"this metric compares {least} classes or more, and a problem has {given}",
-            where="align.classes_per_problem",
-            hint="use align.classes_per_problem=0, which takes all classes",
-        )
-
-
 def _compared(
     config: Config, built: Built, engine: Engine, reporter: Reporter
 ) -> tuple[Problem, Labelled, _Exact, str]:
@@ -335,7 +321,7 @@ def _compared(
         reporter=reporter,
     )
     metric: Metric = parts.build(config.metric, "metric")
-    _check_classes(metric, config)
+    check_classes(metric, config)
     dtype = getattr(torch, config.align.dtype)
     cloud = Features(cloud.x.to(engine.device, dtype), cloud.labels.to(engine.device), cloud.num_classes)
     prepared = prepared_metric(metric, config.metric, cloud, key, cache)

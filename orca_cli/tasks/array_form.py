@@ -119,13 +119,9 @@ def infer_form(
         missing_targets: whether NaN is allowed in real-valued targets.
 
     Raises:
-        ConfigError: `num_classes` has no meaning here or is out of range.
+        ConfigError: `num_classes` has no meaning here.
         DataError: shapes, dtypes or targets that no task of this kind has.
     """
-    if num_classes is not None and (
-        isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2
-    ):
-        raise ConfigError(f"{num_classes!r} is out of range", where="task.num_classes", hint="allowed: 2 or more")
     _check_dtype(base.x)
     input_shape, reading = _input_shape(base.x, channels_last)
     raw = base.y.read()

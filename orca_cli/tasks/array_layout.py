@@ -62,8 +62,6 @@ def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, st
     for part, (file, label_file) in files.items():
         label_key = "task.labels" if part == "train" else f"task.{part}_labels"
         if file is None:
-            if label_file is not None:
-                raise ConfigError("is given without its inputs", where=label_key, hint=f"give task.{part}=FILE.npy")
             continue
         path = _find(file, data_folder, f"task.{part}")
         arrays = open_arrays(path, f"task.{part}")

@@ -15,7 +15,7 @@ from orca_cli.interfaces import KINDS, Kind, Reporter, Scale, TaskData
 from orca_cli.tasks.array_form import Form, infer_form
 from orca_cli.tasks.array_layout import Layout, Pair, locate
 from orca_cli.tasks.samples import ArraySamples, blocks
-from orca_cli.tasks.splits import split
+from orca_cli.tasks.splits import check_fractions, check_seed, split
 from orca_cli.tasks.targets import check_finite, plain_labels
 
 _MIN_SAMPLES = 10
@@ -76,11 +76,21 @@ def load(
         UnsafeError: arrays of Python objects.
         MemoryExhaustedError: an array does not fit into memory.
     """
-    if kind not in KINDS:
-        what = "a value is needed" if kind is None else f"'{kind}' is not allowed"
-        raise ConfigError(what, where="task.kind", hint=suggest(str(kind), KINDS))
-    if train is None:
-        raise ConfigError("a value is needed", where="task.train", hint="give task.train=FILE.npz")
+    check_settings(
+        kind,
+        train,
+        validation,
+        validation_labels,
+        test,
+        test_labels,
+        split_seed,
+        validation_fraction,
+        test_fraction,
+        num_classes,
+        missing_targets,
+    )
+    assert kind is not None
+    assert train is not None
     files = {
         "train": (train, labels),
         "validation": (validation, validation_labels),
@@ -118,6 +128,44 @@ def load(
     )
 
 
+def check_settings(
+    kind: str | None,
+    train: str | None,
+    validation: str | None,
+    validation_labels: str | None,
+    test: str | None,
+    test_labels: str | None,
+    split_seed: int,
+    validation_fraction: float,
+    test_fraction: float,
+    num_classes: int | None,
+    missing_targets: bool,
+) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: a setting is missing or out of range, or two contradict each other.
+    """
+    if kind not in KINDS:
+        what = "a value is needed" if kind is None else f"'{kind}' is not allowed"
+        raise ConfigError(what, where="task.kind", hint=suggest(str(kind), KINDS))
+    if train is None:
+        raise ConfigError("a value is needed", where="task.train", hint="give task.train=FILE.npz")
+    for part, file, labels in (("validation", validation, validation_labels), ("test", test, test_labels)):
+        if file is None and labels is not None:
+            where, hint = f"task.{part}_labels", f"give task.{part}=FILE.npy"
+            raise ConfigError("is given without its inputs", where=where, hint=hint)
+    check_seed(split_seed)
+    check_fractions(None if validation else validation_fraction, None if test else test_fraction)
+    if num_classes is not None and num_classes < 2:
+        raise ConfigError(f"{num_classes!r} is out of range", where="task.num_classes", hint="allowed: 2 or more")
+    if num_classes is not None and kind == "labels":
+        raise ConfigError("is not for task.kind=labels", where="task.num_classes", hint="leave it out: y says it")
+    if missing_targets and kind == "classes":
+        hint = "leave it out, and the samples without a class"
+        raise ConfigError("is not for task.kind=classes", where="task.missing_targets", hint=hint)
+
+
 def _draw(
     layout: Layout, kind: Kind, fractions: dict[str, float], seed: int
 ) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -128,14 +176,8 @@ def _draw(
         raise DataError(
             f"{total} samples are too few", where=layout.base.x.where, hint=f"give {_MIN_SAMPLES} or more for training"
         )
-    sizes = dict.fromkeys(fractions, 0.0)
-    for part, fraction in fractions.items():
-        if part not in rows and part not in layout.others:
-            if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
-                raise ConfigError(
-                    f"{fraction!r} is out of range", where=f"task.{part}_fraction", hint="allowed: above 0 and below 1"
-                )
-            sizes[part] = float(fraction)
+    needed = {part: part not in rows and part not in layout.others for part in fractions}
+    sizes = {part: float(fraction) if needed[part] else 0.0 for part, fraction in fractions.items()}
     if not any(sizes.values()):
         return rows, []
     classes = None

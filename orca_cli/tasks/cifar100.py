@@ -18,7 +18,7 @@ from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.tasks import files
 from orca_cli.tasks.augment_images import PixelSamples
 from orca_cli.tasks.cifar_images import SIDE, LabelledImages, checked
-from orca_cli.tasks.hold_out import describe, hold_out
+from orca_cli.tasks.hold_out import check_hold_out, describe, hold_out
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # of the training pixels in 0..1
 _CLASSES = 100
@@ -63,8 +63,7 @@ def load(
         DataError: files are missing, damaged or have another form.
         UnsafeError: a file would run code when read.
     """
-    if kind != "classes":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="cifar100 has kind=classes")
+    check_settings(kind, validation, validation_size, train_size, split_seed)
     place = locate(data_folder, path)
     train = read(place, "train")
     rows, held_out = hold_out(train.y, validation, validation_size, train_size, train_on_validation, split_seed)
@@ -93,6 +92,19 @@ def load(
         class_names=class_names(place),
         note=note,
     )
+
+
+def check_settings(
+    kind: str, validation: str, validation_size: int | float, train_size: int | None, split_seed: int
+) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: another kind, or a value that is not allowed.
+    """
+    if kind != "classes":
+        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="cifar100 has kind=classes")
+    check_hold_out(validation, validation_size, train_size, split_seed)
 
 
 def bit_reversal(size: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.cosmic_files import FOLDERS, list_stamps, read_keys, read_stamp, visit_key
 from orca_cli.tasks.cosmic_samples import Form, Stamps
 from orca_cli.tasks.files import find
+from orca_cli.tasks.splits import check_fractions, check_seed
 
 _IGNORED = ("missing", "zero")
 _UNITS = ("visit", "exposure")
@@ -81,8 +82,20 @@ def load(
         DataError: files are missing or do not have the form above.
         UnsafeError: a file would execute code or leads out of the folder.
     """
+    check_settings(
+        kind,
+        keys,
+        field,
+        crop_start,
+        crop_size,
+        sky_low,
+        sky_high,
+        ignored,
+        validation_fraction,
+        validation_unit,
+        split_seed,
+    )
     form = Form(crop_start, crop_size, sky_low, sky_high, sky_at_test, ignored)
-    _check(kind, form, validation_fraction, validation_unit, keys, field)
     root = find(data_folder, "cosmic", list(FOLDERS.values()), path)[0].parent
     taken = None if keys is None else read_keys(keys, field, root)
     stamps = list_stamps(root, "train", filter, taken)
@@ -144,21 +157,36 @@ def _statistics(root: Path, stamps: Sequence[PurePosixPath], form: Form) -> tupl
     return centre, spread
 
 
-def _check(kind: str, form: Form, fraction: float, unit: str, keys: str | None, field: str | None) -> None:
+def check_settings(
+    kind: str,
+    keys: str | None,
+    field: str | None,
+    crop_start: int,
+    crop_size: int,
+    sky_low: float,
+    sky_high: float,
+    ignored: str,
+    validation_fraction: float,
+    validation_unit: str,
+    split_seed: int,
+) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: a parameter is out of range.
+    """
     if kind != "dense":
         raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="cosmic has kind=dense")
-    for name, word, allowed in (("ignored", form.ignored, _IGNORED), ("validation_unit", unit, _UNITS)):
+    for name, word, allowed in (("ignored", ignored, _IGNORED), ("validation_unit", validation_unit, _UNITS)):
         if word not in allowed:
             raise ConfigError(f"'{word}' is not allowed", where=f"task.{name}", hint=suggest(str(word), allowed))
-    for name, value, least in (("crop_start", form.start, 0), ("crop_size", form.size, 1)):
+    for name, value, least in (("crop_start", crop_start, 0), ("crop_size", crop_size, 1)):
         if value < least:
             raise ConfigError(f"{value} is out of range", where=f"task.{name}", hint=f"allowed: {least} or more")
-    if not form.sky_low <= form.sky_high:
-        raise ConfigError(f"{form.sky_high} is below task.sky_low", where="task.sky_high", hint="swap them")
-    if not 0 < fraction < 1:
-        raise ConfigError(
-            f"{fraction} is out of range", where="task.validation_fraction", hint="allowed: above 0 and below 1"
-        )
+    if not sky_low <= sky_high:
+        raise ConfigError(f"{sky_high} is below task.sky_low={sky_low}", where="task.sky_high", hint="swap them")
+    check_fractions(validation_fraction, None)
+    check_seed(split_seed)
     if field is not None and keys is None:
         raise ConfigError(
             "field types stand in a file of visits",

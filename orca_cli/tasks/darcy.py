@@ -92,7 +92,7 @@ def load(
         ConfigError: a parameter is out of range.
         DataError: files are missing, damaged, or hold too few samples.
     """
-    plan = _plan(kind, origin, size, nodes, stride, (num_train, num_validation, num_test), data_seed)
+    plan = check_settings(kind, origin, path, size, nodes, stride, num_train, num_validation, num_test, data_seed)
     if origin == "files":
         read = _reader(plan, find_files(data_folder, path), cache_folder, reporter)
     else:
@@ -225,25 +225,36 @@ def _inputs(normalised: np.ndarray) -> np.ndarray:
     return np.stack([normalised, *grids], axis=1).astype(np.float32)
 
 
-def _plan(
+def check_settings(
     kind: str,
     origin: str,
+    path: str | None,
     size: str,
     nodes: int | None,
     stride: int | None,
-    counts: tuple[int | None, ...],
+    num_train: int | None,
+    num_validation: int | None,
+    num_test: int | None,
     data_seed: int,
 ) -> _Plan:
+    """Return the grid and the numbers of samples that settings ask for; arguments as those of `load`.
+
+    Raises:
+        ConfigError: a parameter is out of range, or two contradict each other.
+    """
     if kind != "dense":
         raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="darcy has kind=dense")
     for name, word, allowed in (("origin", origin, _ORIGINS), ("size", size, tuple(_SIZES))):
         if word not in allowed:
             raise ConfigError(f"'{word}' is not allowed", where=f"task.{name}", hint=suggest(str(word), allowed))
+    if path is not None and origin != "files":
+        raise ConfigError("is for task.origin=files", where="task.path", hint=f"with task.origin={origin} leave it out")
     defaults = dict(_SIZES[size])
     if origin == "files":
         defaults["stride"] = _SIZES["paper"]["stride"]
         del defaults["nodes"]
-    given = {"nodes": nodes, "stride": stride, **{f"num_{p}": n for p, n in zip(_PARTS, counts, strict=True)}}
+    given = {"nodes": nodes, "stride": stride, "num_train": num_train}
+    given |= {"num_validation": num_validation, "num_test": num_test}
     values = defaults | {name: value for name, value in given.items() if value is not None}
     least = {"nodes": 5, "num_train": 2, "data_seed": 0}
     for name, value in (values | {"data_seed": data_seed}).items():

@@ -56,8 +56,7 @@ def load(
         UnsafeError: an array would run code when read.
         StorageError: the cache cannot be written.
     """
-    if kind != "labels":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="deepsea has kind=labels")
+    check_settings(kind)
     (file,) = find(data_folder, "deepsea", [_FILE], path)
     train, unknown = _read(file, "train", cache_folder, reporter)
     validation, _ = _read(file, "val", cache_folder, reporter)
@@ -80,6 +79,16 @@ def load(
         open_test=open_test,
         note=note,
     )
+
+
+def check_settings(kind: str) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: another kind.
+    """
+    if kind != "labels":
+        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="deepsea has kind=labels")
 
 
 class Joined:

@@ -7,7 +7,7 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.interfaces import Kind, TaskData
 from orca_cli.tasks.samples import ArraySamples
-from orca_cli.tasks.splits import split
+from orca_cli.tasks.splits import check_seed, check_train, split
 
 _LAYOUTS = ("sequence", "image")
 _LARGEST = 16  # pixels are integers in 0..16
@@ -36,10 +36,7 @@ def load(
         ConfigError: unknown layout, another kind, or a size out of range.
         DataError: the sizes add up to more than 1,797.
     """
-    if kind != "classes":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="the digits have kind=classes")
-    if layout not in _LAYOUTS:
-        raise ConfigError(f"'{layout}' is not allowed", where="task.layout", hint=suggest(str(layout), _LAYOUTS))
+    check_settings(kind, train_size, validation_size, test_size, split_seed, layout)
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -57,3 +54,22 @@ def load(
         class_names=tuple("0123456789"),
         note=f"scikit-learn's digits as {layout}: {len(parts.train)} of {len(y)} samples for training",
     )
+
+
+def check_settings(
+    kind: str, train_size: int | None, validation_size: int, test_size: int, split_seed: int, layout: str
+) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: unknown layout, another kind, or a size out of range.
+    """
+    if kind != "classes":
+        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="the digits have kind=classes")
+    if layout not in _LAYOUTS:
+        raise ConfigError(f"'{layout}' is not allowed", where="task.layout", hint=suggest(str(layout), _LAYOUTS))
+    check_train(train_size)
+    for key, size in (("task.validation_size", validation_size), ("task.test_size", test_size)):
+        if size < 1:
+            raise ConfigError(f"{size} is out of range", where=key, hint="allowed: 1 or more")
+    check_seed(split_seed)

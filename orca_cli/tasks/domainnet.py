@@ -15,7 +15,7 @@ from orca_cli.exceptions import ConfigError, DataError, UnsafeError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.tasks import files
 from orca_cli.tasks.augment_images import IMAGENET_MEAN, IMAGENET_STD
-from orca_cli.tasks.hold_out import describe, hold_out
+from orca_cli.tasks.hold_out import check_hold_out, describe, hold_out
 from orca_cli.tasks.image_files import FileSamples, View, by_content, content_hashes
 
 _CLASSES = 40
@@ -72,11 +72,7 @@ def load(
         UnsafeError: a list names a file outside the folder, or an image is too large.
         UnavailableError: Pillow is not installed.
     """
-    if kind != "classes":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="domainnet has kind=classes")
-    for key, value, allowed in (("domain", domain, _DOMAINS), ("augment", augment, _AUGMENT)):
-        if value not in allowed:
-            raise ConfigError(f"'{value}' is not allowed", where=f"task.{key}", hint=suggest(str(value), allowed))
+    check_settings(kind, domain, augment, validation_size, train_size, split_seed)
     lists = files.find(data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path)
     folder = lists[0].parent
     train, test = (_read(list_path, folder) for list_path in lists)
@@ -112,6 +108,22 @@ def load(
         class_names=_class_names(train, lists[0]),
         note=note,
     )
+
+
+def check_settings(
+    kind: str, domain: str, augment: str, validation_size: int | float, train_size: int | None, split_seed: int
+) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: another kind, or a value that is not allowed.
+    """
+    if kind != "classes":
+        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="domainnet has kind=classes")
+    for key, value, allowed in (("domain", domain, _DOMAINS), ("augment", augment, _AUGMENT)):
+        if value not in allowed:
+            raise ConfigError(f"'{value}' is not allowed", where=f"task.{key}", hint=suggest(str(value), allowed))
+    check_hold_out("stratified", validation_size, train_size, split_seed)
 
 
 def _read(path: Path, folder: Path) -> Listed:

@@ -154,7 +154,7 @@ def load(
         DataError: the file is missing, damaged or has another form.
         UnsafeError: the file would run code when read.
     """
-    _check(kind, window, stride, {"split": split, "short": short, "evaluation_strides": evaluation_strides})
+    check_settings(kind, window, stride, short, evaluation_strides, split, split_seed)
     (file,) = find(data_folder, "ecg", [_FILE], path)
     records = read_records(file, cache_folder, reporter)
     parts = _split(records.classes, split, split_seed, str(file))
@@ -224,14 +224,22 @@ def _note(
     return "; ".join(parts)
 
 
-def _check(kind: str, window: int, stride: int, words: dict[str, str]) -> None:
+def check_settings(
+    kind: str, window: int, stride: int, short: str, evaluation_strides: str, split: str, split_seed: int
+) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: another kind, or a value that is not allowed.
+    """
     if kind != "classes":
         raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="ecg has kind=classes")
-    for name, word in words.items():
+    for name, word in {"split": split, "short": short, "evaluation_strides": evaluation_strides}.items():
         if word not in _CHOICES[name]:
             raise ConfigError(f"'{word}' is not allowed", where=f"task.{name}", hint=suggest(str(word), _CHOICES[name]))
     _at_least("window", window, 1)
     _at_least("stride", stride, max(_CLOSER))
+    splits.check_seed(split_seed)
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -80,7 +80,7 @@ def load(
         ConfigError: a setting is out of range.
         DataError: a file is missing or has another form.
     """
-    _check(kind, {"masking": masking, "mixing": mixing, "most_noise": most_noise}, frozen_seed)
+    check_settings(kind, masking, mixing, most_noise, frozen_seed)
     folder = _find(data_folder, path)
     names = label_names(folder / _MAPS)
     noise: list[Path] = []
@@ -205,10 +205,15 @@ def _find(data_folder: Path, path: str | None) -> Path:
     raise failure
 
 
-def _check(kind: str, fractions: dict[str, float], frozen_seed: int) -> None:
+def check_settings(kind: str, masking: float, mixing: float, most_noise: float, frozen_seed: int) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
     if kind != "labels":
         raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="fsd50k has kind=labels")
-    for name, value in fractions.items():
+    for name, value in {"masking": masking, "mixing": mixing, "most_noise": most_noise}.items():
         if not 0 <= value <= 1:
             raise ConfigError(f"{value} is out of range", where=f"task.{name}", hint="allowed: 0..1")
     if frozen_seed < 0:

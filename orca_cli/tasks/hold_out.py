@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, suggest
-from orca_cli.tasks.splits import split
+from orca_cli.tasks.splits import check_seed, check_size, check_train, split
 
 _WAYS = ("stratified", "last")
+_KEYS = ("task.train_size", "task.validation_size", "task.test_size")
 
 
 def hold_out(
@@ -36,17 +37,8 @@ def hold_out(
         ConfigError: a value is not allowed.
         DataError: the sizes add up to more than N.
     """
-    keys = ("task.train_size", "task.validation_size", "task.test_size")
-    if validation not in _WAYS:
-        raise ConfigError(
-            f"'{validation}' is not allowed", where="task.validation", hint=suggest(str(validation), _WAYS)
-        )
-    if not validation_size:
-        raise ConfigError(
-            f"{validation_size!r} is out of range",
-            where=keys[1],
-            hint="models are chosen on validation: give 1 or more",
-        )
+    check_hold_out(validation, validation_size, train_size, split_seed)
+    keys = _KEYS
     parts = split(
         len(classes), validation=validation_size, test=0, train=train_size, seed=split_seed, classes=classes, keys=keys
     )
@@ -58,6 +50,27 @@ def hold_out(
             cut, validation=0, test=0, train=train_size, seed=split_seed, classes=classes[:cut], keys=keys
         ).train
     return (np.union1d(train, held_out) if train_on_validation else train), held_out
+
+
+def check_hold_out(validation: str, validation_size: int | float, train_size: int | None, split_seed: int) -> None:
+    """Refuse settings that no training set could be divided by; arguments as those of `hold_out`.
+
+    Raises:
+        ConfigError: a value is not allowed.
+    """
+    if validation not in _WAYS:
+        raise ConfigError(
+            f"'{validation}' is not allowed", where="task.validation", hint=suggest(str(validation), _WAYS)
+        )
+    check_size(validation_size, _KEYS[1])
+    if not validation_size:
+        raise ConfigError(
+            f"{validation_size!r} is out of range",
+            where=_KEYS[1],
+            hint="models are chosen on validation: give 1 or more",
+        )
+    check_train(train_size, _KEYS[0])
+    check_seed(split_seed)
 
 
 def describe(train: np.ndarray, held_out: np.ndarray, validation: str, split_seed: int) -> str:

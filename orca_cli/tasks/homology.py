@@ -81,7 +81,7 @@ def load(
         DataError: a file is missing, or a protein in it is none.
         UnsafeError: a file would run code when read.
     """
-    _check(kind, test, length, over_length, symbols)
+    check_settings(kind, test, length, over_length, symbols)
     places = _find(data_folder, path, ("train", "valid", f"test_{test}"))
     unknown: list[str] = []
     longer: list[str] = []
@@ -235,7 +235,12 @@ def _find(data_folder: Path, path: str | None, splits: tuple[str, ...]) -> list[
     raise failure
 
 
-def _check(kind: str, test: str, length: int, over_length: str, symbols: int) -> None:
+def check_settings(kind: str, test: str, length: int, over_length: str, symbols: int) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
     if kind != "classes":
         raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="homology has kind=classes")
     check_choice("test", test, TESTS)

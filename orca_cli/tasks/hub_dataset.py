@@ -16,6 +16,7 @@ from orca_cli.interfaces import KINDS, Kind, Reporter, Scale, TaskData
 from orca_cli.tasks.hub_inputs import HubSamples, Inputs, open_image, statistics
 from orca_cli.tasks.hub_open import Opened, open_dataset
 from orca_cli.tasks.hub_targets import fit_targets
+from orca_cli.tasks.splits import check_fractions, check_seed
 from orca_cli.tasks.table_splits import draw_rows, group_rows
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ def load(
         NetworkError: the hub cannot be reached and its cache does not have the data set.
         UnavailableError: the package `datasets` is not installed.
     """
-    _check_settings(kind, {"dataset": dataset, "x": x, "y": y}, {"length": length, "image_size": image_size})
+    check_settings(
+        kind, dataset, x, y, length, image_size, split_seed, validation_fraction, test_fraction, missing_targets
+    )
     dataset, x, y = str(dataset), str(x), str(y)
     opened = open_dataset(dataset, config, revision, data_folder, cache_folder)
     parts = _parts(opened, {"train": train_split, "validation": validation_split, "test": test_split})
@@ -141,15 +144,41 @@ def load(
     )
 
 
-def _check_settings(kind: str, needed: dict[str, str | None], sizes: dict[str, int | None]) -> None:
+def check_settings(
+    kind: str,
+    dataset: str | None,
+    x: str | None,
+    y: str | None,
+    length: int | None,
+    image_size: int | None,
+    split_seed: int,
+    validation_fraction: float,
+    test_fraction: float,
+    missing_targets: bool,
+) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: a setting is missing, unknown or out of range, or two contradict each other.
+    """
     if kind not in KINDS:
         raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint=suggest(str(kind), KINDS))
-    for key, value in needed.items():
+    for key, value in {"dataset": dataset, "x": x, "y": y}.items():
         if not value:
             raise ConfigError("a value is needed", where=f"task.{key}", hint=f"give task.{key}=...")
-    for key, size in sizes.items():
+    for key, size in {"length": length, "image_size": image_size}.items():
         if size is not None and size < 1:
             raise ConfigError(f"{size} is out of range", where=f"task.{key}", hint="allowed: 1 or more")
+    if length is not None and image_size is not None:
+        raise ConfigError(
+            "is for sequences, and task.image_size for images", where="task.length", hint="give one of them"
+        )
+    if missing_targets and kind == "classes":
+        raise ConfigError(
+            "is not for task.kind=classes", where="task.missing_targets", hint="leave it out, and rows without a class"
+        )
+    check_seed(split_seed)
+    check_fractions(validation_fraction, test_fraction)
 
 
 def _parts(opened: Opened, wanted: dict[str, str | None]) -> dict[str, Dataset]:

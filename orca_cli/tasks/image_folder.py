@@ -21,7 +21,7 @@ from orca_cli.tasks.augment_images import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.tasks.generated import folder_of
 from orca_cli.tasks.image_files import FileSamples, View, by_content, content_hashes, decode, pillow_version
 from orca_cli.tasks.image_layout import ImageFile, locate
-from orca_cli.tasks.splits import split
+from orca_cli.tasks.splits import check_fractions, check_seed, split
 
 _LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
 _MIN_SAMPLES = 10
@@ -78,7 +78,9 @@ def load(
         UnsafeError: an image has too many pixels.
         UnavailableError: Pillow is not installed.
     """
-    _check(kind, path, {"fit": fit, "normalize": normalize, "on_bad": on_bad}, size, channels, padding)
+    check_settings(
+        kind, path, size, channels, fit, normalize, padding, on_bad, split_seed, validation_fraction, test_fraction
+    )
     folder = files.find(data_folder, "images", ["."], path)[0].resolve()
     layout = locate(folder)
     all_files = [file for part in layout.parts.values() for file in part]
@@ -201,12 +203,7 @@ def _draw(
 ) -> tuple[dict[str, list[ImageFile]], list[str]]:
     """Return train, validation and test, those that are not given drawn from train, and what was drawn, in words."""
     sizes = {"validation": fractions[0], "test": fractions[1]}
-    for part, fraction in sizes.items():
-        if part in parts:
-            sizes[part] = 0
-        elif isinstance(fraction, bool) or not 0 < fraction < 1:
-            hint = "allowed: above 0 and below 1"
-            raise ConfigError(f"{fraction!r} is out of range", where=f"task.{part}_fraction", hint=hint)
+    sizes |= dict.fromkeys((part for part in sizes if part in parts), 0)
     missing = [part for part, fraction in sizes.items() if fraction]
     if not missing:
         return parts, []
@@ -245,13 +242,30 @@ def _index(file: ImageFile, class_names: Sequence[str], part: str) -> int:
         ) from None
 
 
-def _check(kind: str, path: str | None, choices: dict[str, str], size: int | None, channels: int, padding: int) -> None:
+def check_settings(
+    kind: str,
+    path: str | None,
+    size: int | None,
+    channels: int,
+    fit: str,
+    normalize: str,
+    padding: int,
+    on_bad: str,
+    split_seed: int,
+    validation_fraction: float,
+    test_fraction: float,
+) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: a setting is missing or out of range.
+    """
     if kind != "classes":
         hint = "for other targets store arrays and use task=arrays"
         raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint=f"images have kind=classes; {hint}")
     if path is None:
         raise ConfigError("a value is needed", where="task.path", hint="give task.path=FOLDER")
-    for key, value in choices.items():
+    for key, value in {"fit": fit, "normalize": normalize, "on_bad": on_bad}.items():
         if value not in _CHOICES[key]:
             raise ConfigError(f"'{value}' is not allowed", where=f"task.{key}", hint=suggest(str(value), _CHOICES[key]))
     if size is not None and (isinstance(size, bool) or not 4 <= size <= 4096):
@@ -260,3 +274,5 @@ def _check(kind: str, path: str | None, choices: dict[str, str], size: int | Non
         raise ConfigError(f"{channels!r} is out of range", where="task.channels", hint="allowed: 3 (colour), 1 (grey)")
     if isinstance(padding, bool) or not 0 <= padding <= 1024:
         raise ConfigError(f"{padding!r} is out of range", where="task.padding", hint="allowed: 0..1024 pixels")
+    check_seed(split_seed)
+    check_fractions(validation_fraction, test_fraction)

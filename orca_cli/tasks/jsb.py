@@ -52,12 +52,7 @@ def load(
         ConfigError: another kind, or `length` out of range.
         DataError: the file is missing, damaged or has another form.
     """
-    if kind != "dense":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="jsb has kind=dense")
-    if length is not None and not 1 <= length <= _MOST_FRAMES:
-        raise ConfigError(
-            f"{length} is out of range", where="task.length", hint=f"allowed: 1 to {_MOST_FRAMES}, or null"
-        )
+    check_settings(kind, length)
     (file,) = find(data_folder, "jsb", [_FILE], path)
     train, validation, test = (_pieces(file, part) for part in _PARTS)
     longest = max(len(piece) for pieces in (train, validation, test) for piece in pieces) - 1
@@ -76,6 +71,20 @@ def load(
         causal=causal,
         note=note,
     )
+
+
+def check_settings(kind: str, length: int | None) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: another kind, or `length` out of range.
+    """
+    if kind != "dense":
+        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="jsb has kind=dense")
+    if length is not None and not 1 <= length <= _MOST_FRAMES:
+        raise ConfigError(
+            f"{length} is out of range", where="task.length", hint=f"allowed: 1 to {_MOST_FRAMES}, or null"
+        )
 
 
 def _pieces(file: Path, part: str) -> list[np.ndarray]:

@@ -106,19 +106,29 @@ def load(
         ConfigError: a parameter is out of range, or no such expressions can be found.
         DataError: a file is missing, or a row of it is no ListOps expression.
     """
-    check_choice("origin", origin, ("generated", "files"))
-    check_choice("size", size, tuple(SIZES))
-    check_choice("test_file", test_file, ("test", "val"))
-    check_over_length(over_length)
-    given = {"num_train": num_train, "num_validation": num_validation, "num_test": num_test}
-    given |= {"min_length": min_length, "max_length": max_length}
-    known = {name: value for name, value in given.items() if value is not None}
+    check_settings(
+        kind,
+        origin,
+        size,
+        num_train,
+        num_validation,
+        num_test,
+        max_depth,
+        max_arity,
+        min_length,
+        max_length,
+        data_seed,
+        path,
+        test_file,
+        input_length,
+        over_length,
+    )
+    known = _given(num_train, num_validation, num_test, min_length, max_length)
     values = SIZES[size] | known
     grammar = {"max_depth": max_depth, "max_arity": max_arity}
     grammar |= {name: values.pop(name) for name in ("min_length", "max_length")}
     longest = grammar["max_length"] if origin == "generated" else _FILE_LENGTHS[size]
     length = longest if input_length is None else input_length
-    _check(kind, values | grammar | {"data_seed": data_seed, "input_length": length})
     if origin == "files":
         rows = {name: known.get(f"num_{name}") for name in _SPLITS}
         read = listops_files.reader(data_folder, path, rows, test_file, reporter)
@@ -271,7 +281,49 @@ def _generated(
     return read
 
 
-def _check(kind: str, values: dict[str, int]) -> None:
+def _given(
+    num_train: int | None,
+    num_validation: int | None,
+    num_test: int | None,
+    min_length: int | None,
+    max_length: int | None,
+) -> dict[str, int]:
+    given = {"num_train": num_train, "num_validation": num_validation, "num_test": num_test}
+    given |= {"min_length": min_length, "max_length": max_length}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def check_settings(
+    kind: str,
+    origin: str,
+    size: str,
+    num_train: int | None,
+    num_validation: int | None,
+    num_test: int | None,
+    max_depth: int,
+    max_arity: int,
+    min_length: int | None,
+    max_length: int | None,
+    data_seed: int,
+    path: str | None,
+    test_file: str,
+    input_length: int | None,
+    over_length: str,
+) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: a parameter is out of range, or two contradict each other.
+    """
+    check_choice("origin", origin, ("generated", "files"))
+    check_choice("size", size, tuple(SIZES))
+    check_choice("test_file", test_file, ("test", "val"))
+    check_over_length(over_length)
+    if path is not None and origin != "files":
+        raise ConfigError("is for task.origin=files", where="task.path", hint=f"with task.origin={origin} leave it out")
+    values = SIZES[size] | _given(num_train, num_validation, num_test, min_length, max_length)
+    values |= {"max_depth": max_depth, "max_arity": max_arity, "data_seed": data_seed}
+    values |= {} if input_length is None else {"input_length": input_length}
     if kind != "classes":
         raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="listops has kind=classes")
     least = {"max_depth": 2, "max_arity": 2, "data_seed": 0}

@@ -64,12 +64,7 @@ def load(
         DataError: files are missing, damaged or have another form.
         UnsafeError: a file would run code when read.
     """
-    if kind != "classes":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="ninapro has kind=classes")
-    if normalize not in _NORMALIZE:
-        raise ConfigError(
-            f"'{normalize}' is not allowed", where="task.normalize", hint=suggest(str(normalize), _NORMALIZE)
-        )
+    check_settings(kind, normalize)
     names = [f"{what}_{part}.npy" for part in _PARTS for what in ("ninapro", "label")]
     found = dict(zip(names, find(data_folder, "ninapro", names, path), strict=True))
 
@@ -94,6 +89,20 @@ def load(
         open_test=lambda: samples(read("test")),
         note=_note(train, validation, normalize, train_on_validation),
     )
+
+
+def check_settings(kind: str, normalize: str) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: another kind, or a value that is not allowed.
+    """
+    if kind != "classes":
+        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="ninapro has kind=classes")
+    if normalize not in _NORMALIZE:
+        raise ConfigError(
+            f"'{normalize}' is not allowed", where="task.normalize", hint=suggest(str(normalize), _NORMALIZE)
+        )
 
 
 def _read(inputs: Path, labels: Path, cache_folder: Path, reporter: Reporter) -> _Windows:

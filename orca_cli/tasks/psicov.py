@@ -14,7 +14,7 @@ from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.tasks.psicov_files import find_proteins
 from orca_cli.tasks.psicov_maps import CHANNELS, FARTHEST, PAD
 from orca_cli.tasks.psicov_samples import Form, Proteins
-from orca_cli.tasks.splits import split
+from orca_cli.tasks.splits import check_seed, split
 
 _CROPS = ("diagonal", "independent")
 _LEAST_WINDOW = 2 * PAD + 2
@@ -65,7 +65,7 @@ def load(
         DataError: files are missing or do not have the form above.
         UnsafeError: a file would execute code or leads out of the folder.
     """
-    _check(kind, window, crop, clip_train)
+    check_settings(kind, window, crop, clip_train, num_validation, split_seed)
     root, lists = find_proteins(data_folder, path)
     both = set(lists["deepcov"]) & set(lists["psicov"])
     proteins = [name for name in lists["deepcov"] if name not in both]
@@ -76,8 +76,6 @@ def load(
         seed=split_seed,
         keys=("task.num_validation", "task.num_validation", "task.num_validation"),
     )
-    if not len(parts.validation):
-        raise ConfigError("0 is out of range", where="task.num_validation", hint="allowed: 1 or more")
     chosen = range(len(proteins)) if train_on_validation else parts.train
     whole = Form(window, crop, FARTHEST, None)
     clipped = Form(window, crop, clip_train, clip_train if pad_in_loss else None)
@@ -105,7 +103,12 @@ def load(
     )
 
 
-def _check(kind: str, window: int, crop: str, clip_train: float) -> None:
+def check_settings(kind: str, window: int, crop: str, clip_train: float, num_validation: int, split_seed: int) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: a parameter is out of range.
+    """
     if kind != "dense":
         raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="psicov has kind=dense")
     if crop not in _CROPS:
@@ -116,6 +119,9 @@ def _check(kind: str, window: int, crop: str, clip_train: float) -> None:
         raise ConfigError(
             f"{clip_train} is out of range", where="task.clip_train", hint=f"allowed: above 1, up to {FARTHEST:.0f}"
         )
+    if num_validation < 1:
+        raise ConfigError(f"{num_validation} is out of range", where="task.num_validation", hint="allowed: 1 or more")
+    check_seed(split_seed)
 
 
 def _note(train: Proteins, validation: Proteins, num_test: int, num_both: int, window: int, overlap: bool) -> str:

@@ -19,7 +19,7 @@ from orca_cli.foreign import arrays
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.tasks.files import find
 from orca_cli.tasks.generated import folder_of
-from orca_cli.tasks.hold_out import describe, hold_out
+from orca_cli.tasks.hold_out import check_hold_out, describe, hold_out
 from orca_cli.tasks.samples import ArraySamples, blocks
 
 _NORMALIZE = ("series", "none")
@@ -68,12 +68,7 @@ def load(
         DataError: files are missing, damaged or have another form.
         UnsafeError: a file would run code when read.
     """
-    if kind != "classes":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="satellite has kind=classes")
-    if normalize not in _NORMALIZE:
-        raise ConfigError(
-            f"'{normalize}' is not allowed", where="task.normalize", hint=suggest(str(normalize), _NORMALIZE)
-        )
+    check_settings(kind, normalize, validation_size, train_size, split_seed)
     files = find(data_folder, "satellite", _FILES, path)
     x, y = _series(files[0], normalize, cache_folder, reporter)
     rows, held_out = hold_out(
@@ -106,6 +101,23 @@ def load(
         class_names=tuple(str(label) for label in range(1, _CLASSES + 1)),
         note=note,
     )
+
+
+def check_settings(
+    kind: str, normalize: str, validation_size: int | float, train_size: int | None, split_seed: int
+) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: another kind, or a value that is not allowed.
+    """
+    if kind != "classes":
+        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="satellite has kind=classes")
+    if normalize not in _NORMALIZE:
+        raise ConfigError(
+            f"'{normalize}' is not allowed", where="task.normalize", hint=suggest(str(normalize), _NORMALIZE)
+        )
+    check_hold_out("stratified", validation_size, train_size, split_seed)
 
 
 def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) -> tuple[np.ndarray, np.ndarray]:

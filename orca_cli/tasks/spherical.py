@@ -20,8 +20,9 @@ from orca_cli.tasks import cifar100, files
 from orca_cli.tasks.augment_images import PixelSamples
 from orca_cli.tasks.cifar_images import read_cifar10
 from orca_cli.tasks.generated import folder_of
-from orca_cli.tasks.hold_out import describe, hold_out
+from orca_cli.tasks.hold_out import check_hold_out, describe, hold_out
 from orca_cli.tasks.spherical_projection import BANDWIDTH, project_split
+from orca_cli.tasks.splits import check_seed
 
 _FILE = "s2_cifar100"
 _MAX_BYTES = 2**30  # the pickle has 648 MB
@@ -99,7 +100,19 @@ def load(
         DataError: files are missing, damaged or have another form.
         UnsafeError: a file would run code when read.
     """
-    _check(kind, {"origin": origin, "normalize": normalize, "rescale": rescale}, data_seed)
+    check_settings(
+        kind,
+        origin,
+        path,
+        images,
+        data_seed,
+        rescale,
+        normalize,
+        validation,
+        validation_size,
+        train_size,
+        split_seed,
+    )
     if origin == "file":
         source = _from_file(_locate(data_folder, path))
     else:
@@ -217,11 +230,35 @@ def _read(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     return x, np.load(folder / f"{part}_y.npy", allow_pickle=False)
 
 
-def _check(kind: str, choices: dict[str, str], data_seed: int) -> None:
+def check_settings(
+    kind: str,
+    origin: str,
+    path: str | None,
+    images: str | None,
+    data_seed: int,
+    rescale: str,
+    normalize: str,
+    validation: str,
+    validation_size: int | float,
+    train_size: int | None,
+    split_seed: int,
+) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: another kind, or a value that is not allowed.
+    """
     if kind != "classes":
         raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="spherical has kind=classes")
-    for key, value in choices.items():
+    for key, value in {"origin": origin, "normalize": normalize, "rescale": rescale}.items():
         if value not in _CHOICES[key]:
             raise ConfigError(f"'{value}' is not allowed", where=f"task.{key}", hint=suggest(str(value), _CHOICES[key]))
-    if isinstance(data_seed, bool) or not isinstance(data_seed, int) or data_seed < 0:
-        raise ConfigError(f"{data_seed!r} is out of range", where="task.data_seed", hint="allowed: integers from 0 on")
+    check_seed(data_seed, "task.data_seed")
+    unused, needed = ("images", "cifar100 or cifar10") if origin == "file" else ("path", "file")
+    if {"images": images, "path": path}[unused] is not None:
+        raise ConfigError(
+            f"is not for task.origin={origin}",
+            where=f"task.{unused}",
+            hint=f"leave it out, or give task.origin={needed}",
+        )
+    check_hold_out(validation, validation_size, train_size, split_seed)

@@ -54,13 +54,11 @@ def split(
         ConfigError: a size is negative, a fraction is not in 0..1, or the seed is no integer from 0 on.
         DataError: the sizes add up to more than n, or nothing is left for train.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ConfigError(f"{seed!r} is out of range", where="task.split_seed", hint="allowed: integers from 0 on")
+    check_seed(seed)
+    check_train(train, keys[0])
     n_test = _count(test, n, keys[2])
     n_validation = _count(validation, n, keys[1])
     rest = n - n_test - n_validation
-    if train is not None and (isinstance(train, bool) or not isinstance(train, int) or train < 1):
-        raise ConfigError(f"{train!r} is not a number of samples", where=keys[0], hint="allowed: 1 or more")
     n_train = rest if train is None else train
     if rest < 1 or n_train > rest:
         wanted = f"{n_test} for test, {n_validation} for validation and {max(n_train, 1)} for training"
@@ -71,6 +69,59 @@ def split(
         )
     order = _order(n, seed, classes)
     return Split(np.sort(order[n - n_train :]), np.sort(order[n_test : n_test + n_validation]), np.sort(order[:n_test]))
+
+
+def check_seed(seed: int, key: str = "task.split_seed") -> None:
+    """Refuse what is no seed.
+
+    Raises:
+        ConfigError: no integer from 0 on.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"{seed!r} is out of range", where=key, hint="allowed: integers from 0 on")
+
+
+def check_train(train: int | None, key: str = "task.train_size") -> None:
+    """Refuse what is no size of a training split; None is one.
+
+    Raises:
+        ConfigError: no integer from 1 on.
+    """
+    if train is not None and (isinstance(train, bool) or not isinstance(train, int) or train < 1):
+        raise ConfigError(f"{train!r} is not a number of samples", where=key, hint="allowed: 1 or more")
+
+
+def check_size(size: int | float, key: str) -> None:
+    """Refuse what is neither a number of samples, 0 or more, nor a fraction, at least 0 and below 1.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(size, bool) or not isinstance(size, (int, float)):
+        raise ConfigError(f"{size!r} is not a number", where=key, hint="give a number of samples or a fraction")
+    if isinstance(size, int) and size < 0:
+        raise ConfigError(f"{size} is out of range", where=key, hint="allowed: 0 or more")
+    if isinstance(size, float) and not 0 <= size < 1:
+        raise ConfigError(f"{size} is out of range", where=key, hint="allowed: a fraction, at least 0 and below 1")
+
+
+def check_fractions(validation: float | None, test: float | None) -> None:
+    """Refuse parts that cannot be drawn from the training data for validation and test; None is not drawn.
+
+    Raises:
+        ConfigError: a part is not above 0 and below 1, or nothing is left for training.
+    """
+    for part, fraction in (("validation", validation), ("test", test)):
+        known = isinstance(fraction, (int, float)) and not isinstance(fraction, bool)
+        if fraction is not None and not (known and 0 < fraction < 1):
+            where = f"task.{part}_fraction"
+            raise ConfigError(f"{fraction!r} is out of range", where=where, hint="allowed: above 0 and below 1")
+    if validation is not None and test is not None and validation + test >= 1:
+        raise ConfigError(
+            f"{validation} and task.test_fraction={test} leave nothing for training",
+            where="task.validation_fraction",
+            hint="allowed: a sum below 1",
+        )
 
 
 def _order(n: int, seed: int, classes: np.ndarray | None) -> np.ndarray:
@@ -89,12 +140,7 @@ def _order(n: int, seed: int, classes: np.ndarray | None) -> np.ndarray:
 
 
 def _count(size: int | float, n: int, key: str) -> int:
-    if isinstance(size, bool) or not isinstance(size, (int, float)):
-        raise ConfigError(f"{size!r} is not a number", where=key, hint="give a number of samples or a fraction")
+    check_size(size, key)
     if isinstance(size, int):
-        if size < 0:
-            raise ConfigError(f"{size} is out of range", where=key, hint="allowed: 0 or more")
         return size
-    if not 0 <= size < 1:
-        raise ConfigError(f"{size} is out of range", where=key, hint="allowed: a fraction, at least 0 and below 1")
     return max(1, round(size * n)) if size else 0

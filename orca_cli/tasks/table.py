@@ -14,8 +14,9 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.tasks.samples import ArraySamples
+from orca_cli.tasks.splits import check_fractions, check_seed
 from orca_cli.tasks.table_columns import Columns, fit
-from orca_cli.tasks.table_files import Table, open_table
+from orca_cli.tasks.table_files import Table, checked_delimiter, known_encoding, open_table
 from orca_cli.tasks.table_splits import draw_rows, group_rows
 from orca_cli.tasks.table_targets import Targets, fit_targets
 
@@ -81,7 +82,24 @@ def load(
         UnavailableError: .parquet without pyarrow.
         MemoryExhaustedError: a file does not fit into memory.
     """
-    _check_settings(kind, train, target, targets, max_categories, decimal)
+    check_settings(
+        kind,
+        train,
+        target,
+        targets,
+        features,
+        ignore,
+        validation,
+        test,
+        split_seed,
+        validation_fraction,
+        test_fraction,
+        max_categories,
+        missing_targets,
+        delimiter,
+        encoding,
+        decimal,
+    )
     wanted = [str(target)] if kind == "classes" else [str(name) for name in targets or []]
     files = dict(zip(_PARTS, (train, validation, test), strict=True))
     tables = _open(files, data_folder, delimiter, encoding)
@@ -186,9 +204,29 @@ class _Choice:
             _check_known(name, table.columns, key, table.path)
 
 
-def _check_settings(
-    kind: str, train: str | None, target: str | int | None, targets: list[str] | None, max_categories: int, decimal: str
+def check_settings(
+    kind: str,
+    train: str | None,
+    target: str | int | None,
+    targets: list[str] | None,
+    features: list[str] | None,
+    ignore: list[str] | None,
+    validation: str | None,
+    test: str | None,
+    split_seed: int,
+    validation_fraction: float,
+    test_fraction: float,
+    max_categories: int,
+    missing_targets: bool,
+    delimiter: str | None,
+    encoding: str | None,
+    decimal: str,
 ) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: a setting is missing, unknown or out of range, or two contradict each other.
+    """
     if kind not in _KINDS:
         raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint=suggest(str(kind), _KINDS))
     if train is None:
@@ -196,12 +234,24 @@ def _check_settings(
     needed, unused = ("target", "targets") if kind == "classes" else ("targets", "target")
     values = {"target": target, "targets": targets}
     if values[unused] is not None:
-        raise ConfigError(f"is not for kind={kind}", where=f"task.{unused}", hint=f"give task.{needed} instead")
+        raise ConfigError(f"is not for task.kind={kind}", where=f"task.{unused}", hint=f"give task.{needed} instead")
     if not _is_given(values[needed]):
         example = "COLUMN" if needed == "target" else "[COLUMN,COLUMN]"
         raise ConfigError("a value is needed", where=f"task.{needed}", hint=f"give task.{needed}={example}")
-    if targets is not None:
-        _named(targets, "targets")
+    for key, names in {"targets": targets, "features": features, "ignore": ignore}.items():
+        _named(names, key)
+    if both := sorted(set(map(str, features or [])) & set(map(str, ignore or []))):
+        raise ConfigError(
+            f"'{both[0]}' is in task.ignore too", where="task.features", hint="take it out of one of them"
+        )
+    if missing_targets and kind == "classes":
+        raise ConfigError(
+            "is not for task.kind=classes", where="task.missing_targets", hint="leave it out, and rows without a class"
+        )
+    check_seed(split_seed)
+    check_fractions(None if validation else validation_fraction, None if test else test_fraction)
+    checked_delimiter(delimiter)
+    known_encoding(encoding)
     if max_categories < 1:
         raise ConfigError(f"{max_categories} is out of range", where="task.max_categories", hint="allowed: 1 or more")
     if decimal not in (".", ","):

@@ -152,8 +152,8 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
         raise DataError(f"'{path.name}' has an ending that is not read", where=key, hint=_ALLOWED)
     # UTF-8 is read with the mark that it may begin with, or else the first name would hold it.
     marked = next((name for mark, name in _MARKS if first.startswith(mark)), "utf-8-sig")
-    encoding = _known_encoding(encoding) or marked
-    mark = _checked_delimiter(delimiter) or _told_delimiter(path, encoding)
+    encoding = known_encoding(encoding) or marked
+    mark = checked_delimiter(delimiter) or _told_delimiter(path, encoding)
     _, header = next(_records(path, mark, encoding), (0, []))
     if len(header) < 2:
         raise DataError(
@@ -187,7 +187,12 @@ def _checked(table: Table) -> Table:
     return table
 
 
-def _known_encoding(encoding: str | None) -> str | None:
+def known_encoding(encoding: str | None) -> str | None:
+    """Return the name of an encoding, or None for the usual ones.
+
+    Raises:
+        ConfigError: there is no such encoding.
+    """
     if encoding is None:
         return None
     try:
@@ -199,7 +204,12 @@ def _known_encoding(encoding: str | None) -> str | None:
     return encoding
 
 
-def _checked_delimiter(delimiter: str | None) -> str | None:
+def checked_delimiter(delimiter: str | None) -> str | None:
+    """Return the character that a delimiter stands for; None is told from the file.
+
+    Raises:
+        ConfigError: it can be none.
+    """
     if delimiter is None:
         return None
     mark = "\t" if delimiter in ("tab", "\\t") else delimiter

@@ -6,8 +6,8 @@ from collections.abc import Container
 
 import numpy as np
 
-from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.tasks.splits import split
+from orca_cli.exceptions import DataError
+from orca_cli.tasks.splits import check_fractions, split
 
 
 def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str, np.ndarray]:
@@ -68,13 +68,7 @@ def draw_rows(
     total = len(next(iter(columns.values())))
     if not missing:
         return {"train": np.arange(total)}, []
-    for part in missing:
-        if not 0 < fractions[part] < 1:
-            raise ConfigError(
-                f"{fractions[part]!r} is out of range",
-                where=f"task.{part}_fraction",
-                hint="allowed: above 0 and below 1",
-            )
+    check_fractions(*(fractions[part] if part in missing else None for part in ("validation", "test")))
     place = np.arange(total) if groups is None else np.unique(groups, return_inverse=True)[1]
     units = int(place.max()) + 1
     classes = None

@@ -32,8 +32,18 @@ def load(checkpoint: str) -> SwinBody:
     """
     from transformers import SwinModel
 
+    check_settings(checkpoint)
     model, folder = checkpoints.load_model(SwinModel, checkpoint, FAMILIES)
     return SwinBody(model, folder)
+
+
+def check_settings(checkpoint: str) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: no name of a checkpoint.
+    """
+    checkpoints.check_name(checkpoint)
 
 
 class SwinBody(nn.Module):

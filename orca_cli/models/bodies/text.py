@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import EmbedderInit, Tokens
 from orca_cli.models.bodies import checkpoints
 
@@ -29,8 +29,22 @@ def load(checkpoint: str, max_source_tokens: int = 32) -> TextBody:
     """
     from transformers import AutoModel
 
+    check_settings(checkpoint, max_source_tokens)
     model, folder = checkpoints.load_model(AutoModel, checkpoint, FAMILIES, attn_implementation="sdpa")
     return TextBody(model, folder, max_source_tokens)
+
+
+def check_settings(checkpoint: str, max_source_tokens: int) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: no name of a checkpoint, or a number out of range.
+    """
+    checkpoints.check_name(checkpoint)
+    if max_source_tokens < 3:  # a word between the two that mark beginning and end
+        raise ConfigError(
+            f"{max_source_tokens} is out of range", where="body.max_source_tokens", hint="allowed: 3 or more"
+        )
 
 
 class TextBody(nn.Module):

@@ -1,0 +1,272 @@
+"""Every setting of the schema and of every shipped file, and every way to get it wrong: what test_configs.py tries.
+
+The walk reads the YAML files and the schema, so that the number of cases grows with the product. What is allowed is not
+read from the program's checks: the tables below say it once more, by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import random
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orca_cli import parts
+from orca_cli.configuration import config_dir
+from orca_cli.schema import Config
+
+CONF = config_dir()
+# What tasks of one's own data have to be given; nothing of it is read before the settings are checked.
+OWN = {
+    "arrays": ["task.kind=classes", "task.train=own.npz"],
+    "images": ["task.path=own"],
+    "table": ["task.train=own.csv", "task.target=y"],
+    "hub": ["task.dataset=own/set", "task.x=x", "task.y=y"],
+}
+IMAGE_SOURCES = ("cifar10", "digits")
+
+# Settings that may be any text.
+FREE = {
+    "task.path", "task.train", "task.labels", "task.validation_labels", "task.test_labels",
+    "task.x", "task.y", "task.filter", "task.keys", "task.field", "task.dataset", "task.config", "task.revision",
+    "task.train_split", "task.validation_split", "task.test_split", "task.group", "task.target", "task.images",
+    "body.checkpoint", "source.path", "source.name", "paths.runs", "paths.data", "paths.cache", "task.missing",
+}  # fmt: skip
+# Words that are texts in one task and choices in another.
+FREE_IN = {("arrays", "task.validation"), ("arrays", "task.test"), ("table", "task.validation"), ("table", "task.test")}
+# Settings that may be negative, and those that may be 0.
+MAY_BE_NEGATIVE = {"task.sky_low", "source.column"}
+MAY_BE_ZERO = {
+    "seed", "task.split_seed", "task.data_seed", "task.frozen_seed", "task.crop_start", "task.padding", "source.outside",
+    "align.epochs", "align.weight_decay", "align.momentum", "align.classes_per_problem", "train.weight_decay",
+    "train.momentum", "train.warmup_epochs", "train.checkpoint_s", "task.masking", "task.mixing", "task.most_noise",
+    "task.sky_high", "task.error.threshold", "metric.newton_points", "metric.newton_steps", "metric.tolerance",
+    "metric.scaling",
+}  # fmt: skip
+# Settings that are fractions: 2 is too much for them.
+AT_MOST_ONE = {
+    "task.validation_fraction", "task.test_fraction", "task.masking", "task.mixing", "task.most_noise",
+    "align.momentum", "train.momentum", "align.decay_factor", "task.error.threshold:cosmic", "metric.scaling",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of one file.
+
+    Args:
+        file: where it stands, such as task/ecg.
+        base: overrides that choose the file.
+        key: dotted.
+        hint: the type that its value has to have; None where it is a node or the type says nothing.
+        many: whether the file needs -m.
+    """
+
+    file: str
+    base: tuple[str, ...]
+    key: str
+    hint: Any = None
+    many: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One wrong setting.
+
+    Args:
+        words: of the command line, behind `run`.
+        key: that the message has to name.
+        suggestion: what it has to propose; empty where it has to say what is allowed.
+        what: kind of fault, for the count.
+    """
+
+    words: tuple[str, ...]
+    key: str
+    suggestion: str = ""
+    what: str = ""
+
+
+def settings() -> list[Setting]:
+    """Return all settings: those of the schema once, and those of every shipped file."""
+    found = list(_schema(Config, ""))
+    for path in sorted(CONF.rglob("*.yaml")):
+        group, name = path.parent.relative_to(CONF).parts[:1], path.relative_to(CONF).with_suffix("").as_posix()
+        if group and group[0] != "space":
+            found += _of_file(group[0], name, yaml.safe_load(path.read_text()) or {})
+    return found
+
+
+def _schema(kind: Any, prefix: str) -> Iterator[Setting]:
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint, key = hints[field.name], f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(hint):
+            yield from _schema(hint, f"{key}.")
+        elif hint is not Any and key != "protocol":
+            yield Setting("schema", (), key, hint)
+
+
+def _of_file(group: str, name: str, content: dict[str, Any]) -> Iterator[Setting]:
+    stem = name.rpartition("/")[2]
+    base = [f"{group}={name.partition('/')[2]}"]
+    if group == "task":
+        base += OWN.get(stem, [])
+    elif group == "source" and stem in IMAGE_SOURCES:
+        base = ["body=swin_tiny", *base]
+    elif group in ("hparams", "departures"):
+        task, _, body = stem.partition("-")
+        protocol = name.split("/")[1] if name.count("/") == 2 else "clean"
+        base = [f"task={task}", f"protocol={protocol}"] if "-" in stem or group == "departures" else []
+        base += [f"body={body}"] if body else []
+        base += [] if base else [f"hparams={stem}"]
+    if group == "study":
+        params = content["hydra"]["sweeper"]["params"]
+        more = ["source.path=own.npz"] if params.get("task.layout") == "image" else []
+        for key in params:
+            if "." in key:
+                yield Setting(name, (f"study={stem}", *more), key, _schema_hint(key), many=True)
+        return
+    node = content if group in ("source", "metric", "finetune") else content.get(group)
+    whole = {group: node} if isinstance(node, dict) else {}
+    if group in ("hparams", "protocol", "departures"):
+        whole = {key: value for key, value in content.items() if key not in ("defaults", "protocol", "hydra")}
+    for top, settings_of_it in whole.items():
+        if isinstance(settings_of_it, dict):
+            yield from _of_node(name, tuple(base), top, settings_of_it)
+
+
+def _of_node(name: str, base: tuple[str, ...], prefix: str, node: dict[str, Any]) -> Iterator[Setting]:
+    hints: dict[str, Any] = {}
+    target = node.get("_target_")
+    if target:
+        function = parts.resolve(node, prefix)
+        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)  # type: ignore[misc]
+    for key, value in node.items():
+        full = f"{prefix}.{key}"
+        if key == "_target_" or full in ("task.data", "source.data"):
+            continue
+        if isinstance(value, dict):
+            yield from _of_node(name, base, full, value)
+        elif full not in ("task.loss", "task.error"):
+            yield Setting(name, base, full, hints.get(key, _schema_hint(full)))
+
+
+def _schema_hint(key: str) -> Any:
+    hint: Any = Config
+    for name in key.split("."):
+        hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
+    return hint
+
+
+def typos(setting: Setting, draw: random.Random) -> Iterator[Case]:
+    """Yield the key with a letter dropped, doubled or swapped with the next, typed plainly and with a plus."""
+    parent, dot, name = setting.key.rpartition(".")
+    wrong = {
+        "dropped": lambda place: name[:place] + name[place + 1 :],
+        "doubled": lambda place: name[:place] + name[place] + name[place:],
+        "swapped": lambda place: name[:place] + name[place + 1] + name[place] + name[place + 2 :],
+    }
+    for what, change in wrong.items():
+        places = [i for i in range(len(name) - 1) if len(name) > 1 and name[i] != name[i + 1]]
+        if not places:
+            continue
+        changed = change(draw.choice(places))
+        for plus in ("", "+"):
+            # As the tables have it: a slip that gives another setting's name is none.
+            words = (*setting.base, f"{plus}{parent}{dot}{changed}=1")
+            flags = ("-m",) if setting.many else ()
+            yield Case((*flags, *words), f"{parent}{dot}{changed}", name, f"letter {what}")
+
+
+def wrong_values(setting: Setting) -> Iterator[Case]:
+    """Yield values of another type, and values out of range."""
+    hint = setting.hint
+    if hint is None:
+        return
+    kinds = set(_kinds(hint))
+    values: dict[str, str] = {"dict": "{a:1}", "nan": "nan", "inf": "inf"}
+    if str in kinds or list in kinds:
+        values |= {"true": "true"}
+    if str in kinds and int not in kinds:
+        values |= {"int": "3", "float": "2.5"}
+    if bool in kinds:
+        values |= {"int": "3", "text": "maybe"}
+    if int in kinds or float in kinds:
+        values |= {"true": "true"}
+        if str not in kinds:
+            values |= {"text": "abc"}
+    if int in kinds and float not in kinds and str not in kinds:
+        values |= {"fraction": "2.5", "huge": "1" + "0" * 30}
+    if list not in kinds:
+        values |= {"list": "[1]"}
+    else:
+        values |= {"text": "abc", "int": "3"}
+    if type(None) not in kinds:
+        values |= {"null": "null"}
+    values |= dict(_out_of_range(setting, kinds))
+    for what, value in values.items():
+        flags = ("-m",) if setting.many else ()
+        yield Case((*flags, *setting.base, f"{setting.key}={value}"), setting.key, "", what)
+
+
+def _out_of_range(setting: Setting, kinds: set[type]) -> Iterator[tuple[str, str]]:
+    key, stem = setting.key, setting.file.rpartition("/")[2].partition("-")[0]
+    if kinds & {int, float} and str not in kinds and key not in MAY_BE_NEGATIVE:
+        yield "negative", "-1"
+        if key not in MAY_BE_ZERO:
+            yield "zero", "0"
+    if key in AT_MOST_ONE or f"{key}:{stem}" in AT_MOST_ONE:
+        yield "above one", "2"
+    if str in kinds and int not in kinds and key not in FREE and (stem, key) not in FREE_IN:
+        yield "no such word", "no_such_word"
+
+
+def _kinds(hint: Any) -> Iterator[type]:
+    """Yield the plain types in an annotation; list for any sequence."""
+    arguments = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        yield str
+    elif origin in (typing.Union, getattr(__import__("types"), "UnionType", None)):
+        for argument in arguments:
+            yield from _kinds(argument)
+    elif origin is not None:
+        yield list
+    else:
+        yield hint
+
+
+def all_typos() -> list[Case]:
+    """Return the mistyped keys of all settings, each once, in a repeatable order."""
+    draw = random.Random(0)
+    names = {(setting.base, setting.key) for setting in settings()}
+    cases = [case for setting in settings() for case in typos(setting, draw)]
+    return [case for case in dict.fromkeys(cases) if not any(case.key == key for _, key in names)]
+
+
+def all_wrong_values() -> list[Case]:
+    """Return the wrong values of all settings, each once, in a repeatable order."""
+    return list(dict.fromkeys(case for setting in settings() for case in wrong_values(setting)))
+
+
+def sample(cases: list[Case], number: int) -> list[Case]:
+    """Return so many of them, drawn with a fixed seed, in their order; all where there are no more."""
+    if number >= len(cases):
+        return cases
+    chosen = sorted(random.Random(1).sample(range(len(cases)), number))
+    return [cases[place] for place in chosen]
+
+
+def own_folder(folder: Path) -> list[tuple[str, str]]:
+    """Return group and text of every shipped file that a folder of one's own may hold, to be mistyped there."""
+    found = []
+    for group in ("task", "body", "source", "metric", "finetune"):
+        for path in sorted((CONF / group).glob("*.yaml")):
+            found.append((group, path.read_text()))
+    return found

@@ -52,14 +52,22 @@ def monotonic() -> float:
 
 
 @contextmanager
-def _guard(path: Path) -> Iterator[None]:
-    """Turn what the operating system or a serialiser says about a failed write into one StorageError."""
+def guarded(path: Path) -> Iterator[None]:
+    """Turn what the operating system or a serialiser says about a failed write inside the block into one StorageError."""
     try:
         yield
     except OrcaError:
         raise
     except Exception as error:  # noqa: BLE001 - serialisers wrap a full disk in types of their own
         raise _explain(path, error) from error
+
+
+def of_the_disk(error: BaseException) -> StorageError | None:
+    """Return the failure of a disk that an unexpected error tells of; None where it tells of none."""
+    failing = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
+    if isinstance(error, OSError) and error.errno in failing:
+        return _explain(Path(str(error.filename or ".")), error)
+    return None
 
 
 def _explain(path: Path, error: Exception) -> StorageError:
@@ -115,7 +123,7 @@ def make_folder(path: Path) -> Path:
     Raises:
         StorageError: it cannot be created.
     """
-    with _guard(path):
+    with guarded(path):
         missing = []
         folder = path
         while not folder.is_dir():
@@ -153,7 +161,7 @@ def check_writable(path: Path) -> None:
         StorageError: the folder cannot be made or written.
     """
     make_folder(path)
-    with _guard(path), tempfile.NamedTemporaryFile(dir=path, prefix=_TEMPORARY) as probe:
+    with guarded(path), tempfile.NamedTemporaryFile(dir=path, prefix=_TEMPORARY) as probe:
         probe.write(b"x")
         probe.flush()
 
@@ -167,7 +175,7 @@ def claim_folder(parent: Path, name: Callable[[], str]) -> Path:
     make_folder(parent)
     while True:
         path = parent / name()
-        with _guard(path):
+        with guarded(path):
             try:
                 path.mkdir()
             except FileExistsError:
@@ -193,7 +201,7 @@ def write_with(path: Path, writer: Callable[[Path], Any]) -> None:
     """
     make_folder(path.parent)
     temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{path.name}"
-    with _guard(path):
+    with guarded(path):
         try:
             writer(temporary)
             fsync_file(temporary)
@@ -221,7 +229,7 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
     """
     make_folder(path.parent)
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
-    with _guard(path):
+    with guarded(path):
         new = not path.exists()
         with open(path, "a+b") as file:
             file.truncate(_end_of_lines(file))
@@ -322,7 +330,7 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
         StorageError: disk full, read-only or failing.
     """
     make_folder(path.parent)
-    with _guard(path):
+    with guarded(path):
         temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, suffix=f"-{path.name}", dir=path.parent))
         try:
             yield temporary
@@ -349,7 +357,7 @@ def seal(folder: Path, files: Iterable[Path], *, owner: str = "") -> None:
     Raises:
         StorageError: disk full, read-only or failing.
     """
-    with _guard(folder):
+    with guarded(folder):
         entries = {
             str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": sha256_file(file)}
             for file in sorted(files)
@@ -403,7 +411,7 @@ def _verify_file(path: Path, name: str, entry: dict[str, Any]) -> None:
 def quarantine(path: Path) -> Path:
     """Move a damaged file or folder aside, so that it is neither used again nor lost."""
     aside = path.with_name(f"{path.name}{_ASIDE}{timestamp()}")
-    with _guard(path):
+    with guarded(path):
         path.rename(aside)
         _fsync_folder(path.parent)
     return aside
@@ -421,10 +429,11 @@ def is_temporary(path: Path) -> bool:
 
 def remove(path: Path) -> None:
     """Delete a file or folder of ours; a folder loses its name first, so that no half of it is ever seen."""
-    with _guard(path):
+    with guarded(path):
         if path.is_dir():
             doomed = path.with_name(f"{_TEMPORARY}del-{os.getpid()}-{path.name}")
             path.rename(doomed)
+            _fsync_folder(path.parent)  # else a power failure can bring the name back, with nothing behind it
             shutil.rmtree(doomed)
         else:
             path.unlink(missing_ok=True)
@@ -479,7 +488,7 @@ def lock(
     held = filelock.FileLock(path)
     end = monotonic() + timeout_s
     while not held.is_locked:
-        with _guard(path):
+        with guarded(path):
             try:
                 held.acquire(timeout=max(0.0, min(1.0, end - monotonic())))
             except filelock.Timeout as error:

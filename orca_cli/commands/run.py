@@ -173,7 +173,7 @@ def _known(error: Exception) -> OrcaError | None:
         return MemoryExhaustedError(
             "not enough memory", where="train.batch_size", hint="use a smaller train.batch_size with train.accumulation"
         )
-    return None
+    return storage.of_the_disk(error)
 
 
 def _bug(run: Any, error: Exception) -> OrcaError:

@@ -179,7 +179,9 @@ class RunDirectory:
             for folder in _FOR_RESUMING:
                 if (self.path / folder).exists():
                     storage.remove(self.path / folder)
-            storage.seal(self.path, _lasting(self.path), owner=self.name.identity)
+            with storage.guarded(self.path):
+                files = _lasting(self.path)
+            storage.seal(self.path, files, owner=self.name.identity)
         if self.status().get("state") != "completed":
             self.set_state("completed", code=0)
 

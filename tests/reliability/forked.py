@@ -90,9 +90,8 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(10)
+        self._process.kill()
+        self._process.wait()
 
     def start(
         self,
@@ -165,8 +164,10 @@ def _serve() -> None:
     """Answer requests until standard input ends."""
     for name in ("torch", "transformers", "hydra", "accelerate", "ot", "orca_cli.compose", "orca_cli.commands.run"):
         importlib.import_module(name)
-    for name in ("orca_cli.stages.build", "orca_cli.stages.align", "orca_cli.stages.finetune"):
-        importlib.import_module(name)
+    for name in ("stages.build", "stages.align", "stages.finetune", "cli", "commands.list"):
+        importlib.import_module(f"orca_cli.{name}")
+    for name in ("phases", "workloads"):
+        importlib.import_module(f"tests.reliability.{name}")
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     os.set_blocking(readable, False)

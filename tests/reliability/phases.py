@@ -1,0 +1,154 @@
+"""Where a run is: a mark is left when it has come to a chosen point, so that a test can kill it there; and state that is lost.
+
+The functions are hooks of the fork server (see forked.py): they change the program in the child alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# phase -> (module, attribute) of what is called again and again while a run is in it
+PHASES = {
+    "build": ("orca_cli.stages.build", "build_model"),
+    "features": ("orca_cli.stages.source_features", "select_points"),
+    "metric": ("orca_cli.stages.align", "prepared_metric"),
+    "align": ("orca_cli.stages.align", "_Trainer._epoch"),
+    "checkpoint": ("orca_cli.training.checkpoint", "save_file"),
+    "prune": ("orca_cli.storage", "remove"),
+    "finetune": ("orca_cli.stages.finetune", "train_step"),
+    "validate": ("orca_cli.stages.finetune", "_end_epoch"),
+    "test": ("orca_cli.stages.finetune", "_test"),
+    "result": ("orca_cli.storage", "seal"),
+}
+
+
+def _replace(place: tuple[str, str], make: Callable[[Callable], Callable]) -> None:
+    owner: Any = importlib.import_module(place[0])
+    *path, name = place[1].split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    setattr(owner, name, make(getattr(owner, name)))
+
+
+def mark(argument: str) -> None:
+    """Touch a file at the n-th call of a phase's function, and linger a moment before it: "phase:n:file"."""
+    phase, number, file = argument.split(":")
+    calls = 0
+
+    def make(original: Callable) -> Callable:
+        def call(*words: Any, **more: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == int(number):
+                Path(file).touch()
+                time.sleep(0.02)
+            return original(*words, **more)
+
+        return call
+
+    _replace(PHASES[phase], make)
+
+
+def lose(what: str) -> None:
+    """Lose one piece of the state that a resumed run goes on from; each must be noticed in what the run ends with."""
+    {
+        "optimizer": _lose_optimizer,
+        "rate": _lose_rate,
+        "dropout": _lose_dropout,
+        "order": _lose_order,
+        "position": _lose_position,
+        "weights": _lose_weights,
+        "best": _lose_best,
+        "loss": _lose_loss,
+    }[what]()
+
+
+def _lose_optimizer() -> None:
+    _replace(("orca_cli.training.checkpoint", "restore_optimizer"), lambda original: lambda *words: None)
+
+
+def _lose_rate() -> None:
+    """Count the schedule's steps from the start of the process."""
+    first: list[int] = []
+
+    def make(original: Callable) -> Callable:
+        def call(settings: Any, step: int, per_epoch: int) -> float:
+            first.append(step)
+            return original(settings, step - first[0], per_epoch)
+
+        return call
+
+    _replace(("orca_cli.stages.finetune", "_rate"), make)
+
+
+def _lose_dropout() -> None:
+    """Draw by the number of draws so far, as a global generator does."""
+    _replace(("orca_cli.training.loop", "seeding.seed_torch"), _counted("dropout"))
+
+
+def _lose_order() -> None:
+    """Draw by the number of epochs that this process has seen."""
+    _replace(("orca_cli.stages.finetune", "seeding.numpy_generator"), _counted("order"))
+
+
+def _counted(draw: str) -> Callable[[Callable], Callable]:
+    seen: dict[tuple, int] = {}
+
+    def make(original: Callable) -> Callable:
+        def call(seed: int, *names: Any) -> Any:
+            if draw not in names:
+                return original(seed, *names)
+            number = seen.setdefault(names, len(seen))
+            kept = names[: names.index(draw) + 1]
+            return original(seed, *kept, number, *names[len(kept) + 1 :])
+
+        return call
+
+    return make
+
+
+def _changed_checkpoint(change: Callable[[Any], None]) -> None:
+    def make(original: Callable) -> Callable:
+        def call(*words: Any, **more: Any) -> Any:
+            loaded = original(*words, **more)
+            if loaded is not None:
+                change(loaded)
+            return loaded
+
+        return call
+
+    _replace(("orca_cli.training.checkpoint", "load_latest"), make)
+
+
+def _lose_position() -> None:
+    def change(loaded: Any) -> None:
+        loaded.step -= 1
+
+    _changed_checkpoint(change)
+
+
+def _lose_weights() -> None:
+    def change(loaded: Any) -> None:
+        name = next(iter(loaded.weights))
+        loaded.weights[name] = loaded.weights[name] * (1 + 1e-6)
+
+    _changed_checkpoint(change)
+
+
+def _lose_best() -> None:
+    def change(loaded: Any) -> None:
+        loaded.best.clear()
+        loaded.records["lines"] = [line | {"validation_error": 0.0} for line in loaded.records["lines"]]
+
+    _changed_checkpoint(change)
+
+
+def _lose_loss() -> None:
+    def change(loaded: Any) -> None:
+        loaded.records["loss_sum"] = 0.0
+
+    _changed_checkpoint(change)

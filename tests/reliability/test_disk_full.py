@@ -1,0 +1,147 @@
+"""C1, C2: the disk fills at many sizes, by a limit on files and by a small file system; then space is freed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from orca_cli import storage
+from orca_cli.exceptions import StorageError
+from orca_cli.training import checkpoint
+from tests.cli.conftest import run_folders
+from tests.reliability.test_kills import SHORT, completed, killed, outcome
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return {}
+
+
+@pytest.fixture
+def expected(whole, fork, small, tmp_path):
+    if not whole:
+        whole.update(completed(fork, [*small, *SHORT], tmp_path / "whole"))
+    return whole
+
+
+def told(case) -> str:
+    """Return the one line of an expected failure of the disk."""
+    assert case.poll() == 30, (case.poll(), case.err)
+    (line,) = [line for line in case.err.strip().splitlines() if line.startswith("orca: error: ")]
+    assert "Traceback" not in case.err
+    assert "--- Logging error ---" not in case.err
+    assert re.search(r"no space left.* free", line), line
+    return line
+
+
+@pytest.mark.slow
+def test_files_that_may_not_grow(fork, small, expected, tmp_path, count, scorecard):
+    """C1: RLIMIT_FSIZE at many sizes: 30, what was committed is intact, and without the limit it ends exactly."""
+    cases = count(pr=3, nightly=30)
+    failed = 0
+    for case in range(cases):
+        runs = tmp_path / f"runs-{case}"
+        # From a few bytes, where nothing can begin, to half a checkpoint.
+        limit = int(200 * (60_000 / 200) ** (case / max(cases - 1, 1)))
+        limited = fork("run", *small, *SHORT, f"paths.runs={runs}", limits={"RLIMIT_FSIZE": limit})
+        limited.wait(240)
+        told(limited)
+        failed += 1
+        for manifest in runs.rglob(storage.MANIFEST):
+            storage.verify_folder(manifest.parent, extra_allowed=True)
+        assert completed(fork, [*small, *SHORT], runs) == expected, limit
+    scorecard.add("full disks (file size limit) / code 30, then exact", cases=cases, passed=failed, target=30)
+
+
+def _mounted(folder: Path, size: str) -> str:
+    """Mount a small file system; returns why it cannot be."""
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    return done.stderr.strip() if done.returncode else ""
+
+
+@pytest.fixture
+def small_disk(tmp_path, scorecard):
+    """Return a function that gives a file system of so many bytes; it is unmounted at the end."""
+    mounted = []
+
+    def call(size: int) -> Path:
+        folder = tmp_path / f"disk-{len(mounted)}"
+        problem = _mounted(folder, str(size))
+        if problem:
+            scorecard.not_run("full disks (small file system) / code 30, then exact", f"mount: {problem}")
+            pytest.skip(problem)
+        mounted.append(folder)
+        return folder
+
+    yield call
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills(fork, small, expected, small_disk, tmp_path, count, scorecard):
+    """C1: a file system of many sizes: 30, and once it has grown the run ends exactly."""
+    cases = count(pr=2, nightly=30)
+    passed = 0
+    for case in range(cases):
+        size = 64 * 1024 * (2 + 5 * case if cases > 2 else 2 + 8 * case)
+        disk = small_disk(size)
+        assert os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize <= size
+        limited = fork("run", *small, *SHORT, f"paths.runs={disk}")
+        if limited.wait(240) == 0:  # there was room for all of it; nothing was tested
+            continue
+        told(limited)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        assert completed(fork, [*small, *SHORT], disk) == expected
+        passed += 1
+    scorecard.add("full disks (small file system) / code 30, then exact", cases=passed, passed=passed, target=15)
+    assert passed
+
+
+def test_a_checkpoint_without_room_is_not_begun(small_disk, monkeypatch, scorecard):
+    """C2: half the room of a checkpoint is free: refused before anything is written, with what is needed and what is free."""
+    written = []
+    monkeypatch.setattr(checkpoint, "save_file", lambda *words: written.append(words))
+    passed = 0
+    for size in (1, 2, 4, 8, 16):
+        disk = small_disk((size * 2**20) // 2 + 2**19)
+        big = {"w": torch.zeros(size * 2**20 // 4)}
+        with pytest.raises(StorageError, match=r"no space left: [\d.]+ MiB needed, [\d.]+ MiB free"):
+            checkpoint.save(disk / "checkpoints", checkpoint.Checkpoint(1, big, {}))
+        passed += not written and not list(disk.rglob("*"))
+    scorecard.add("saves without room / refused before writing", cases=5, passed=passed, target=5)
+    assert passed == 5
+
+
+@pytest.mark.slow
+def test_a_full_disk_in_the_middle_loses_nothing(fork, small, expected, small_disk, tmp_path):
+    """C1: it fills after checkpoints were made; they are what the run goes on from."""
+    disk = small_disk(64 * 2**20)
+    assert killed(fork, [*small, *SHORT], disk / "runs", "finetune", 6, 0.0)
+    ballast = disk / "ballast"
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    ballast.write_bytes(bytes(free))
+    assert os.statvfs(disk).f_bavail == 0
+    (run,) = run_folders(disk / "runs")
+    before = sorted(
+        path.name for path in (run / "3_finetune" / "checkpoints").iterdir() if path.name.startswith("step")
+    )
+    case = fork("run", *small, *SHORT, f"paths.runs={disk / 'runs'}")
+    case.wait(240)
+    told(case)
+    after = sorted(path.name for path in (run / "3_finetune" / "checkpoints").iterdir() if path.name.startswith("step"))
+    assert after == before
+    assert json.loads((run / "status.json").read_text())["identity"]
+    ballast.unlink()
+    case = fork("run", *small, *SHORT, f"paths.runs={disk / 'runs'}")
+    assert case.wait(240) == 0, case.err
+    assert outcome(run) == expected

@@ -1,0 +1,247 @@
+"""A1, A5, A6, A7, A9, G4: a run that is killed and typed again ends with the same bits, or refuses."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from orca_cli import storage
+from tests.cli.conftest import results, run_folders
+from tests.reliability.phases import PHASES
+
+# All three stages on a body with dropout, weights chosen by validation, and a checkpoint after every step.
+SHORT = [
+    "align.epochs=4",
+    "train.epochs=3",
+    "train.checkpoint_s=0",
+    "source.size=120",
+    "align.source_points=100",
+    "task.train_size=50",
+    "--quiet",
+]
+EXACT = (
+    "weights_sha256",
+    "error",
+    "validation_error",
+    "trivial_error",
+    "metric_value",
+    "splits",
+    "selected",
+    "inexact",
+)
+# How often a phase's function is called at least in such a run, and so how far the kill can be.
+CALLS = {"build": 1, "features": 2, "metric": 1, "align": 4, "checkpoint": 30, "prune": 8, "finetune": 12, "validate": 3,
+         "test": 1, "result": 8}  # fmt: skip
+
+
+def outcome(run: Path) -> dict:
+    """Return all of a completed run that has to be equal bit by bit."""
+    result = json.loads((run / "result.json").read_text())
+    lines = [json.loads(line) for line in (run / "3_finetune" / "metrics.jsonl").read_text().splitlines()]
+    align = run / "2_align" / "metrics.jsonl"
+    steps = [json.loads(line) for line in align.read_text().splitlines()] if align.exists() else []
+    values = {key: result[key] for key in EXACT}
+    return values | {"epochs": lines, "steps": [{k: v for k, v in line.items() if k != "seconds"} for line in steps]}
+
+
+def completed(fork, words, runs: Path) -> dict:
+    case = fork("run", *words, f"paths.runs={runs}")
+    assert case.wait(240) == 0, case.err
+    assert "Traceback" not in case.err
+    (run,) = run_folders(runs)
+    assert not list(run.rglob(".tmp-*"))
+    assert not list(run.rglob("*.bad-*"))
+    return outcome(run)
+
+
+def killed(fork, words, runs: Path, phase: str, number: int, delay_s: float, **more) -> bool:
+    """Start a run and kill it in a phase; returns whether it was."""
+    mark = runs.parent / "mark"
+    mark.unlink(missing_ok=True)
+    case = fork(
+        "run", *words, f"paths.runs={runs}", hook=f"tests.reliability.phases:mark:{phase}:{number}:{mark}", **more
+    )
+    deadline = time.monotonic() + 240
+    while not mark.exists() and case.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(delay_s)
+    case.kill()
+    return case.poll() == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Outcomes of uninterrupted runs, by their words."""
+    return {}
+
+
+@pytest.fixture
+def reference(whole, fork, small, tmp_path):
+    def call(*words):
+        if words not in whole:
+            whole[words] = completed(fork, [*small, *words], tmp_path / "whole")
+        return whole[words]
+
+    return call
+
+
+@pytest.mark.slow
+def test_killed_anywhere_and_typed_again_the_bits_are_the_same(fork, small, reference, tmp_path, count, scorecard):
+    """A1, A5: 1 to 3 kills in random phases, the caches cold or warm; some of them while it resumes or prunes."""
+    expected = reference(*SHORT)
+    generator = random.Random(1)
+    phases, kills, exact = list(PHASES), 0, 0
+    cases = count(pr=6, nightly=300)
+    for case in range(cases):
+        runs = tmp_path / f"runs-{case}"
+        home = {"ORCA_HOME": str(tmp_path / f"home-{case}")} if case % 3 == 0 else {}
+        chosen = [phases[case % len(phases)], *generator.sample(phases, generator.randrange(3))]
+        hits = 0
+        for phase in chosen:
+            number = generator.randint(1, CALLS[phase])
+            hits += killed(fork, [*small, *SHORT], runs, phase, number, generator.uniform(0, 0.04), more=home)
+            if any(runs.glob("*/*/result.json")):
+                break
+        assert hits, f"no process was killed in {chosen}"
+        kills += hits
+        found = completed(fork, [*small, *SHORT], runs)
+        exact += found == expected
+        if found != expected:
+            scorecard.add("kills / runs that ended with the same bits", cases=case + 1, passed=exact, target=300)
+        assert found == expected, chosen
+        shutil.rmtree(runs)
+    note = f"{kills} kills, {len(PHASES)} phases"
+    scorecard.add("kills / runs that ended with the same bits", cases=cases, passed=exact, target=300, note=note)
+
+
+@pytest.fixture
+def unfinished(fork, small, tmp_path):
+    """Return runs with one that was killed within the second epoch of stage 3."""
+    runs = tmp_path / "unfinished"
+    assert killed(fork, [*small, *SHORT], runs, "finetune", 7, 0.0)
+    assert list(runs.glob("*/*/3_finetune/checkpoints/step-*"))
+    assert not list(runs.glob("*/*/result.json"))
+
+    def copy(name):
+        target = tmp_path / name
+        shutil.copytree(runs, target)
+        return target
+
+    return copy
+
+
+@pytest.mark.slow
+def test_lost_state_is_noticed(fork, small, reference, unfinished, scorecard):
+    """A6: does the comparison above have power? Without any one piece of state the bits are others."""
+    expected = reference(*SHORT)
+    noticed = []
+    lost = ("optimizer", "rate", "dropout", "order", "position", "weights", "best", "loss")
+    for what in ("", *lost):
+        runs = unfinished(f"lost-{what}")
+        hook = f"tests.reliability.phases:lose:{what}" if what else ""
+        case = fork("run", *small, *SHORT, f"paths.runs={runs}", hook=hook)
+        assert case.wait(240) == 0, case.err
+        (run,) = run_folders(runs)
+        if outcome(run) != expected:
+            noticed.append(what)
+    scorecard.add("pieces of state lost / noticed", cases=len(lost), passed=len(noticed), target=len(lost))
+    assert noticed == list(lost)
+
+
+# Settings that keep state of their own between steps, epochs or stages.
+SETTINGS = [
+    ["train.accumulation=2", "train.batch_size=8", "train.clip=0.5", "train.warmup_epochs=2"],
+    ["align.select=validation", "align.candidates=[0,2]", "align.probe_epochs=1"],
+    ["train.optimizer=sgd", "train.momentum=0.9", "train.select=last"],
+    ["align.patience=1", "align.check_every=1", "align.lr=1e-6"],
+    ["finetune=layernorm", "precision=bf16"],
+    ["finetune=head", "align.features=pooled", "align.classes_per_problem=0"],
+    ["metric=mmd", "align.optimizer=sgd", "align.classes_per_problem=3"],
+    ["metric=none", "finetune=scratch", "train.weight_decay=0.1"],
+    ["align.dtype=float64", "train.decay_epochs=2"],
+    ["metric=otdd_gaussian", "train.optimizer=adam", "train.accumulation_reduce=sum"],
+]
+
+
+@pytest.mark.slow
+def test_many_short_attempts_equal_one_long(fork, small, reference, tmp_path, count, scorecard):
+    """A7: the settings that keep state between steps, each cut into pieces, against the whole."""
+    cases = count(pr=2, nightly=20)
+    for case in range(cases):
+        words = [*SHORT, *SETTINGS[case % len(SETTINGS)]]
+        expected = reference(*words)
+        runs = tmp_path / f"runs-{case}"
+        parts = [("finetune", 3), ("finetune", 3 + case // 10)]
+        if "metric=none" not in words:
+            parts.insert(0, ("align", 2))
+        hits = sum(killed(fork, [*small, *words], runs, phase, number, 0.03) for phase, number in parts)
+        assert hits, words
+        assert completed(fork, [*small, *words], runs) == expected, words
+    scorecard.add("settings cut into pieces / equal to the whole", cases=cases, passed=cases, target=20)
+
+
+@pytest.mark.slow
+def test_what_would_give_other_bits_is_refused(fork, small, unfinished, scorecard):
+    """A9: a changed build, number of threads, data or weights: 22 with the names of what differs; or by leave, and told."""
+    changes = {"threads": 2, "torch": "2.0.0", "torch_build": "0" * 40, "numpy": "1.0", "data.train": "0" * 64,
+               "weights": "0" * 64}  # fmt: skip
+    runs = unfinished("changed")
+    (run,) = run_folders(runs)
+    path = run / "1_build" / "fingerprint.json"
+    record = storage.read_checked_json(path)
+    refused = []
+    for name, value in changes.items():
+        assert record["values"][name] != value
+        storage.write_checked_json(path, record | {"values": record["values"] | {name: value}})
+        case = fork("run", *small, *SHORT, f"paths.runs={runs}")
+        code = case.wait(120)
+        lines = case.err.strip().splitlines()
+        if code == 22 and len(lines) == 1 and f"{name} (" in lines[0] and "--allow-inexact-resume" in lines[0]:
+            refused.append(name)
+        state = json.loads((run / "status.json").read_text())
+        assert (state["state"], state["exit_code"]) == ("failed", 22)
+    scorecard.add("changed conditions / refused by name", cases=len(changes), passed=len(refused), target=6)
+    assert refused == list(changes)
+    case = fork("run", *small, *SHORT, f"paths.runs={runs}", "--allow-inexact-resume")
+    assert case.wait(240) == 0, case.err
+    (result,) = results(runs)
+    assert result["inexact"] == ["weights"]
+
+
+@pytest.mark.slow
+def test_a_lost_fingerprint_is_no_leave(fork, small, unfinished):
+    runs = unfinished("lost")
+    (run,) = run_folders(runs)
+    path = run / "1_build" / "fingerprint.json"
+    path.write_text(path.read_text().replace('"threads": 1', '"threads": 2'))
+    case = fork("run", *small, *SHORT, f"paths.runs={runs}")
+    assert case.wait(120) == 22
+    assert "not known any more" in case.err
+
+
+@pytest.mark.slow
+def test_the_same_bits_wherever_it_runs(fork, small, reference, tmp_path, monkeypatch, start, count, scorecard):
+    """G4: another folder, cold caches, another process, another hash seed."""
+    expected = reference(*SHORT)
+    cases = count(pr=1, nightly=20)
+    for case in range(cases):
+        folder = tmp_path / f"elsewhere-{case}"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        home = {"ORCA_HOME": str(folder / "home")}
+        runs = folder / "runs"
+        if case % 4 != 3:
+            forked = fork("run", *small, *SHORT, f"paths.runs={runs}", more=home)
+            assert forked.wait(240) == 0, forked.err
+        else:
+            process = start("run", *small, *SHORT, f"paths.runs={runs}", more=home | {"PYTHONHASHSEED": str(case)})
+            _, err = process.communicate(timeout=300)
+            assert process.returncode == 0, err
+        assert outcome(run_folders(runs)[0]) == expected
+    scorecard.add("repeated elsewhere / the same bits", cases=cases, passed=cases, target=20)

@@ -1,0 +1,92 @@
+"""K4: a report over 200 runs of which 60 are broken in 20 ways."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from orca_cli.report.collect import collect
+from tests.report.test_collect import DAMAGES
+from tests.report.trees import add_run
+
+TASKS = ("ecg", "satellite", "deepsea", "darcy", "digits")
+
+
+def tree(root: Path, *, broken: int) -> dict[Path, str]:
+    """Write 140 good runs, and some that are broken; returns the reasons of the broken ones by folder."""
+    for number in range(140):
+        task = TASKS[number % len(TASKS)]
+        metric = ("otdd", "mmd")[number // 70]
+        add_run(root, task=task, metric=metric, seed=number // len(TASKS) % 14, value=0.001 * number)
+    reasons = {}
+    kinds = list(DAMAGES)
+    for number in range(broken):
+        change, words = DAMAGES[kinds[number % len(kinds)]]
+        name = f"2026-02-01_00-00-00.{number:06}_minilm_euclidean_full_s{number}_{number:08x}"
+        path = add_run(root, task=TASKS[number % len(TASKS)], metric="euclidean", seed=number, name=name)
+        change(path)
+        reasons[path] = words
+    return reasons
+
+
+def digest(root: Path) -> str:
+    """Return what a tree looks like from outside: names, kinds, times, contents."""
+    lines = []
+    for path in sorted(root.rglob("*")):
+        facts = path.lstat()
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        lines.append(f"{path} {facts.st_mode} {facts.st_mtime_ns} {facts.st_size} {content}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def test_every_run_is_classified_right(tmp_path, scorecard):
+    assert len(DAMAGES) == 20
+    tree(tmp_path / "clean", broken=0)
+    reasons = tree(tmp_path / "mixed", broken=60)
+    clean, mixed = collect([tmp_path / "clean"]), collect([tmp_path / "mixed"])
+
+    def rows(found):
+        return sorted((run.task, run.metric, run.seed, run.score.value) for run in found.runs if run.score)
+
+    assert len(rows(clean)) == 140
+    listed = {entry.path: entry.reason for entry in mixed.broken}
+    right = sum(path in listed and words in listed[path] for path, words in reasons.items())
+    same = sum(row in rows(clean) for row in rows(mixed))
+    scorecard.add("runs of which 60 are broken / classified right", cases=200, passed=right + same, target=200)
+    assert rows(mixed) == rows(clean)
+    assert right == 60
+    assert len(listed) == 60
+
+
+def test_the_report_is_the_clean_one_with_a_list(tmp_path, scorecard):
+    """By the command: the same numbers, all 60 named with a reason, nothing written, in 10 s and 500 MB."""
+    tree(tmp_path / "clean", broken=0)
+    reasons = tree(tmp_path / "mixed", broken=60)
+    before = digest(tmp_path / "mixed")
+
+    def report(*words: str) -> tuple[str, str, float]:
+        start = time.monotonic()
+        command = [sys.executable, "-m", "orca_cli", "report", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout, done.stderr, time.monotonic() - start
+
+    def cells(text: str) -> list:
+        return [{key: value for key, value in row.items() if key != "path"} for row in json.loads(text)["rows"]]
+
+    one, _, _ = report(str(tmp_path / "clean"), "--format", "json")
+    two, errors, seconds = report(str(tmp_path / "mixed"), "--format", "json")
+    assert cells(one) == cells(two)
+    listing = two + errors
+    assert sum(path.name in listing for path in reasons) == 60
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    assert digest(tmp_path / "mixed") == before
+    note = f"{seconds:.1f} s, peak {peak:.0f} MB"
+    scorecard.add("report over 200 runs / nothing written", cases=1, passed=1, target=1, note=note)
+    assert peak < 500

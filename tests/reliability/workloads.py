@@ -1,0 +1,134 @@
+"""What is done while faults are injected: everything of ours that is committed to a disk, small; and the faults.
+
+Each runs in a fork (see forked.py). It appends a word to the file `promises` for everything that it has said to be done, and
+ends with 0, or with the exit code of an expected failure. A traceback ends it with 1.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from orca_cli import storage
+from orca_cli.exceptions import OrcaError
+from orca_cli.runs.directory import RunDirectory, RunName
+
+OWNER = "a" * 64
+NAME = RunName("digits", "minilm", "digits", "otdd", "full", 0, "clean", OWNER, "b" * 64, {})
+STEPS = 4
+
+
+def checkpoints(folder: Path, promise: Callable[[str], None]) -> None:
+    """Save four checkpoints; the oldest are dropped on the way."""
+    import torch
+
+    from orca_cli.training import checkpoint
+
+    for step in range(1, STEPS + 1):
+        tensors = {"w": torch.full((300,), float(step))}
+        checkpoint.save(folder / "checkpoints", checkpoint.Checkpoint(step, tensors, tensors), owner=OWNER)
+        promise(f"step {step}")
+
+
+def records(folder: Path, promise: Callable[[str], None]) -> None:
+    """Go through the states of a run, and complete it."""
+    run = RunDirectory(storage.make_folder(folder / "run"), NAME)
+    for state in ("created", "build", "align"):
+        run.set_state(state)
+        promise(f"state {state}")
+        storage.append_json_line(run.path / "metrics.jsonl", {"state": state})
+        promise(f"line {state}")
+    run.write_environment({"schema": 1})
+    run.write_result({"error": {"value": 0.5}})
+    promise("result")
+
+
+def cache(folder: Path, promise: Callable[[str], None]) -> None:
+    """Make a cache entry, and take it out again."""
+    import torch
+
+    from orca_cli.stages.source_features import cached
+
+    for _ in range(2):
+        value = cached(folder / "cache" / "entry", lambda: {"x": torch.arange(64.0)})["x"]
+        assert torch.equal(value, torch.arange(64.0)), "another value came out of the cache"
+        promise("entry")
+
+
+def report(folder: Path, promise: Callable[[str], None]) -> None:
+    """Write a report twice over the same file."""
+    for number in range(2):
+        storage.write_text(folder / "tables" / "report.md", f"| {number} |\n" * 50)
+        promise(f"report {number}")
+
+
+WORKLOADS = {"checkpoints": checkpoints, "records": records, "cache": cache, "report": report}
+
+
+def run(argument: str) -> None:
+    """Do a workload; `argument` is "name|folder|fault", the fault "traced" (wait for strace), "" or as in `inject`."""
+    name, place, fault = argument.split("|")
+    folder = Path(place)
+    descriptor = os.open(folder / "promises", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def promise(text: str) -> None:
+        os.pwrite(descriptor, text.encode() + b"\n", 0)  # a call of its own kind: no fault of the workload's hits it
+
+    if fault == "traced":
+        while _tracer() == 0:
+            time.sleep(0.002)
+    elif fault:
+        inject(fault)
+    code = 0
+    try:
+        WORKLOADS[name](folder, promise)
+    except OrcaError as error:
+        code = error.code
+        os.pwrite(2, f"orca: error: {error}\n".encode(), 0)
+    except BaseException as error:  # noqa: BLE001 - the oracle wants to see it
+        known = storage.of_the_disk(error)  # as `orca run` does
+        if known is None:
+            traceback.print_exc()
+        else:
+            os.pwrite(2, f"orca: error: {known}\n".encode(), 0)
+        code = 1 if known is None else known.code
+    os._exit(code)
+
+
+def _tracer() -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("TracerPid"))
+
+
+def inject(fault: str) -> None:
+    """Make one call of this process fail, without help of the system: "fsync:3:ENOSPC", "rename:1:KILL", "write:2:EIO".
+
+    The third call fails; with "3+" it and all later ones. "write" is the opening of a file to be written.
+    """
+    name, when, kind = fault.split(":")
+    first, lasting = int(when.rstrip("+")), when.endswith("+")
+    module, attribute = (__import__("builtins"), "open") if name == "write" else (os, name)
+    original = getattr(module, attribute)
+    calls = 0
+
+    def faulty(*words, **more):
+        nonlocal calls
+        if name == "write" and not set("wax+") & set(str(words[1] if len(words) > 1 else more.get("mode", "r"))):
+            return original(*words, **more)
+        calls += 1
+        if calls == first or (lasting and calls > first):
+            if kind == "KILL":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError(getattr(errno, kind), os.strerror(getattr(errno, kind)))
+        return original(*words, **more)
+
+    setattr(module, attribute, faulty)
+    if name == "write":  # pathlib opens by another name
+        import io
+
+        io.open = faulty  # type: ignore[assignment]

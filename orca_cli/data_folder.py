@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from orca_cli import signals, storage
 from orca_cli.catalogue import DataFile, DataSet
-from orca_cli.exceptions import ChecksumError
+from orca_cli.exceptions import ChecksumError, DataError
 from orca_cli.foreign.downloads import md5_file
 
 CHECKSUMS = "checksums.json"
@@ -36,11 +36,16 @@ class Progress(Protocol):
 
 
 def is_there(file: DataFile, folder: Path) -> bool:
-    """Return whether a file lies in its data set's folder, or what makes it needless does; nothing is read."""
-    if (folder / file.path).is_file() or any(any(folder.glob(pattern)) for pattern in file.instead):
+    """Return whether what the reader needs of a file lies in its data set's folder; nothing is read.
+
+    That is the file, or of an archive that has to be unpacked what it holds, or what makes it needless.
+    """
+    if any(any(folder.glob(pattern)) for pattern in file.instead):
         return True
     names = file.members or tuple(_unpacked(folder, file))
-    return bool(names) and all((folder / name).exists() for name in names)
+    if names and all((folder / name).exists() for name in names):
+        return True
+    return file.unpack is None and (folder / file.path).is_file()
 
 
 def state(entry: DataSet, data_folder: Path) -> str:
@@ -157,7 +162,8 @@ def unpack(file: DataFile, folder: Path, reporter: Progress) -> int:
     """Unpack an archive beside it unless its content lies there; returns the number of files that were written.
 
     Raises:
-        DataError, UnsafeError: the archive is damaged, or would write elsewhere.
+        DataError: the archive is damaged; it was moved aside, and what it was is forgotten.
+        UnsafeError: the archive would write elsewhere.
         StorageError: the disk is full.
     """
     archive = folder / file.path
@@ -172,7 +178,16 @@ def unpack(file: DataFile, folder: Path, reporter: Progress) -> int:
 
     content = _read(folder)  # before: an archive may hold a file of this name
     reporter.say(f"unpacking {file.path}")
-    written = archives.unpack(archive, archive.parent, reporter, members=lambda name: _is_wanted(name, file))
+    try:
+        written = archives.unpack(archive, archive.parent, reporter, members=lambda name: _is_wanted(name, file))
+    except DataError as error:
+        if error.where != str(archive):
+            raise
+        # Left there, and recorded, it would be taken for the file that it is not, and a whole one for a wrong one.
+        content["files"].pop(file.path, None)
+        storage.write_json(folder / CHECKSUMS, content)
+        aside = storage.quarantine(archive)
+        raise DataError(f"{error.what}; it is {aside.name} now", where=error.where, hint=error.hint) from error
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in written}
     content["unpacked"][file.path] = {"sha256": digest, "members": sizes}
     storage.write_json(folder / CHECKSUMS, content)

@@ -166,7 +166,7 @@ def _split(split: dict[str, Any]) -> str:
     if "words" in split:
         words.append("{min} to {max} words, median {median:g}".format(**split["words"]))
     if "targets" in split:
-        words.append(f"targets {_range(split['targets'])}")
+        words.append(f"targets {_range(split['targets'], 'unknown (NaN)')}")
     if "classes" in split:
         words.append(_classes(split["classes"]))
     if split.get("repeated"):
@@ -174,8 +174,8 @@ def _split(split: dict[str, Any]) -> str:
     return "; ".join(words)
 
 
-def _range(numbers: dict[str, Any]) -> str:
-    none = [f"{numbers[key]} {word}" for key, word in (("nan", "NaN"), ("infinite", "infinite")) if numbers[key]]
+def _range(numbers: dict[str, Any], nan: str = "NaN") -> str:
+    none = [f"{numbers[key]} {word}" for key, word in (("nan", nan), ("infinite", "infinite")) if numbers[key]]
     known = "no number" if numbers["min"] is None else f"{numbers['min']:.4g} to {numbers['max']:.4g}"
     return ", ".join([known, *(none or ["no NaN"])])
 

@@ -62,9 +62,11 @@ def execute(arguments: argparse.Namespace) -> int:
         elif not files:
             names = ", ".join(file.path for file in entry.files)
             raise UsageError(f"no file of {entry.name} fits '{arguments.file}'", where="--file", hint=f"it has {names}")
-        elif failed := _get(entry, files, folder, arguments):
+        else:
+            failed = _get(entry, files, folder, arguments)
             failures += failed
-            without.append(entry)
+            if any(isinstance(failure, NetworkError | ChecksumError) for failure in failed):
+                without.append(entry)
     for failure in failures:
         terminal.print_error(f"orca: error: {failure}")
     for entry in without:
@@ -79,7 +81,7 @@ def _get(entry: DataSet, files: list[DataFile], data: Path, arguments: argparse.
     reporter, failures = terminal.LogReporter(), []
     with data_folder.locked(entry, data, reporter) as folder:
         if not arguments.offline:
-            missing = [file for file in files if file.urls and not data_folder.is_there(file, folder)]
+            missing = [file for file in files if file.urls and not _is_here(file, folder)]
             check_disk(sum((file.bytes or 0) - _begun(file, folder) for file in missing), folder, entry.name)
         for file in files:
             try:
@@ -124,6 +126,10 @@ def _get_file(
     data_folder.record(folder, file.path, fetched.bytes, fetched.sha256, fetched.url)
     trust = "verified" if known else "recorded, MD5 verified" if file.md5 else "recorded"
     return f"fetched, {size_text(fetched.bytes)}, SHA-256 {fetched.sha256[:12]} {trust}"
+
+
+def _is_here(file: DataFile, folder: Path) -> bool:
+    return (folder / file.path).is_file() or data_folder.is_there(file, folder)
 
 
 def _begun(file: DataFile, folder: Path) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from orca_cli import data_folder, signals, storage, terminal
 from orca_cli.catalogue import DataFile, DataSet
 from orca_cli.commands.data import chosen, refuse_settings, table
-from orca_cli.exceptions import ChecksumError, DataError, OrcaError, StorageError, UsageError
+from orca_cli.exceptions import ChecksumError, DataError, OrcaError, StorageError, UnsafeError, UsageError
 from orca_cli.foreign.downloads import differs, disguise
 
 _CHUNK = 2**20
@@ -93,7 +93,7 @@ def execute(arguments: argparse.Namespace) -> int:
     last_use = {match.source: match for match in found if not match.problem}
     for match in found:
         if match.problem:
-            failures.append(DataError(match.problem, where=str(match.source)))
+            failures.append(DataError(match.problem, where=str(match.source), hint=f"its place is {match.place}"))
             match.action = "not placed"
             continue
         # A file that two data sets need is moved to the second one only.
@@ -103,10 +103,13 @@ def execute(arguments: argparse.Namespace) -> int:
         except (DataError, ChecksumError) as error:
             match.action = "not placed"
             failures.append(error)
+        except UnsafeError as error:  # of an archive, which is in its place already
+            match.action += ", not unpacked"
+            failures.append(error)
         except OSError as error:  # of the folder that is searched; ours raise StorageError
             match.action = "not placed"
             failures.append(DataError(f"cannot be read: {error.strerror}", where=str(match.source)))
-    _print(root, found, strangers)
+    _print(root, data, found, strangers)
     for failure in failures:
         terminal.print_error(f"orca: error: {failure}")
     return failures[0].code if failures else 0
@@ -227,6 +230,8 @@ def _place(match: Found, data: Path, way: str, *, force: bool, dry_run: bool) ->
             where=str(match.source),
             hint=hint,
         )
+    if known != match.digest:
+        data_folder.check_md5(match.file, match.source)
     if match.place.is_file():
         if os.path.samefile(match.source, match.place) or storage.sha256_file(match.place) == match.digest:
             match.action = "is there already"
@@ -238,6 +243,8 @@ def _place(match: Found, data: Path, way: str, *, force: bool, dry_run: bool) ->
                 "another file is there, and is not overwritten", where=str(match.place), hint="--force replaces it"
             )
     match.action = {"copy": "copied", "move": "moved", "link": "linked"}[way]
+    if match.source.name != match.place.name:
+        match.action += f" as {match.file.path}"
     if dry_run:
         match.action = f"would be {match.action}"
         return
@@ -298,15 +305,16 @@ def _link(match: Found) -> None:
 _WAYS = {"copy": _copy, "move": _move, "link": _link}
 
 
-def _print(root: Path, found: list[Found], strangers: list[str]) -> None:
+def _print(root: Path, data: Path, found: list[Found], strangers: list[str]) -> None:
     if not found:
         terminal.print_text(f"nothing in {root} is recognised; `orca data list NAME` says what files are called\n")
     else:
-        rows = [(match.entry.name, str(_shown(match.source, root)), match.action, str(match.place)) for match in found]
-        terminal.print_result(table(("data set", "file", "done", "place"), rows))
+        rows = [(match.entry.name, match.action, str(_shown(match.source, root))) for match in found]
+        terminal.print_result(table(("data set", "done", f"file in {root if root.is_dir() else root.parent}"), rows))
+        terminal.print_text(f"Data sets are in {data}\n")
     if strangers:
         more = f", and {len(strangers) - _SHOWN} more" if len(strangers) > _SHOWN else ""
-        terminal.print_text(f"not recognised: {', '.join(strangers[:_SHOWN])}{more}\n")
+        terminal.print_result(table(("", ""), [("not recognised", ", ".join(strangers[:_SHOWN]) + more)]))
 
 
 def _shown(path: Path, root: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,7 +57,7 @@ def execute(arguments: argparse.Namespace) -> int:
                 if entry.group == group
             ]
             terminal.print_result(table((group, "data", "size", "licence", "from"), rows), "")
-        terminal.print_text(f"Data lie in {folder}. Files, addresses and placing by hand: orca data list NAME\n")
+        terminal.print_text(f"in {folder}\nFiles, addresses, placing by hand: orca data list NAME\n")
     return 0
 
 
@@ -81,27 +82,39 @@ def _from(entry: DataSet) -> str:
 
 def _print_one(entry: DataSet, folder: Path) -> None:
     place = folder / entry.name
-    rows = [(entry.name, f"{entry.group}: {entry.description}")]
     there = [data_folder.is_there(file, place) for file in entry.files]
     count = f", {sum(there)} of {len(there)} files" if len(there) > 1 else ""
-    rows.append(("data", f"{data_folder.state(entry, folder)}{count}"))
-    rows.append(("folder", str(place)))
-    if entry.origin not in ("files", ""):
-        rows.append(("from", _ORIGINS[entry.origin]))
-    if entry.shape or entry.outputs:
-        rows.append(("samples", f"{entry.shape or '?'} to {entry.outputs or '?'}"))
-    rows += [(name, text) for name, text in (("licence", entry.licence), ("homepage", entry.homepage)) if text]
+    samples = f"{entry.shape or '?'} to {entry.outputs or '?'}" if entry.shape or entry.outputs else ""
+    rows: list[tuple[str, str, tuple[str, ...]]] = [
+        (entry.name, f"{entry.group}: {entry.description}", ()),
+        ("data", f"{data_folder.state(entry, folder)}{count}", ()),
+        ("folder", str(place), ()),
+        ("from", _ORIGINS[entry.origin] if entry.origin not in ("files", "") else "", ()),
+        ("samples", samples, ()),
+        ("licence", entry.licence, ()),
+        ("homepage", entry.homepage, ()),
+    ]
     for file, is_there in zip(entry.files, there, strict=True):
-        rows.append(("file", f"{file.path}: {_about(file, is_there)}"))
-        rows += [("", url) for url in file.urls] or [("", "no address")]
-    if entry.by_hand or entry.pages:
-        rows.append(("by hand", place_text(entry, place)))
-        rows += [("", page) for page in entry.pages]
-    terminal.print_result(table(("", ""), rows), "")
+        rows.append(("file", f"{file.path}: {_about(file, is_there, place)}", file.urls or ("no address",)))
+    rows.append(("by hand", place_text(entry, place), entry.pages))
+    _print_rows([row for row in rows if any(row[1:])])
 
 
-def _about(file: DataFile, is_there: bool) -> str:
-    words = ["present" if is_there else "absent", size_text(file.bytes) if file.bytes else "size unknown"]
+def _print_rows(rows: list[tuple[str, str, tuple[str, ...]]]) -> None:
+    """Print labels, texts in as many lines as they need, and addresses, which stay whole so that they can be copied."""
+    indent = max(len(label) for label, _, _ in rows) + 2
+    width = max(20, terminal.stdout().width - indent)
+    for label, text, addresses in rows:
+        lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+        for number, line in enumerate([*lines, *addresses]):
+            terminal.print_text(f"{'' if number else label:<{indent}}{line}\n")
+    terminal.print_text("\n")
+
+
+def _about(file: DataFile, is_there: bool, folder: Path) -> str:
+    is_packed = not is_there and (folder / file.path).is_file()
+    words = ["present" if is_there else "here, not unpacked" if is_packed else "absent"]
+    words.append(size_text(file.bytes) if file.bytes else "size unknown")
     if file.unpack:
         words.append(f"{file.unpack}, unpacked by orca data get")
     digest = next(((name, value) for name, value in (("SHA-256", file.sha256), ("MD5", file.md5)) if value), None)

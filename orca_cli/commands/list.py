@@ -31,7 +31,8 @@ SCHEMA = 1
 EXAMPLES = """\
 examples:
   orca list                           the names in every group
-  orca list tasks                     one group, with descriptions, defaults and parameters
+  orca list tasks                     kind, shape, error, data and protocols of every task
+  orca list tasks ecg psicov          some of a group, with all their parameters
   orca list settings                  every KEY of KEY=VALUE with type, default and meaning
   orca list metrics --json            for other programs
   orca list --config-dir my_conf      with your own my_conf/task/x.yaml, ..."""
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "group", nargs="?", metavar="GROUP", help=f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
     )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of the group; default: all")
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="folder with your own task/x.yaml, ...")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -63,6 +65,8 @@ def execute(arguments: argparse.Namespace) -> int:
         else [name for name, group in GROUPS.items() if configuration.choices(group, arguments.config_dir)]
     )
     listed = {name: settings() if name == SETTINGS else entries(GROUPS[name], arguments.config_dir) for name in words}
+    if arguments.names:
+        listed[words[0]] = _chosen(listed[words[0]], arguments.names, word)
     if arguments.json:
         more = {}
         if word == "protocols":
@@ -73,18 +77,28 @@ def execute(arguments: argparse.Namespace) -> int:
     elif word == SETTINGS:
         _print_settings(listed[word])
     else:
-        _print_group(word, listed[word])
-        if word == "tasks":
-            _print_protocols(arguments.config_dir)
+        _print_group(word, listed[word], with_parameters=word != "tasks" or bool(arguments.names))
         if word == "protocols":
             _print_departures(arguments.config_dir)
     return 0
 
 
+def _chosen(found: list[dict[str, Any]], names: Sequence[str], word: str) -> list[dict[str, Any]]:
+    """Return the entries of those names; of settings, also those of a part, such as `train`."""
+    key = "key" if word == SETTINGS else "name"
+    known = [str(entry[key]) for entry in found]
+    wanted = [one for name in names for one in known if one == name or (key == "key" and one.startswith(f"{name}."))]
+    for name in names:
+        if not any(one == name or one.startswith(f"{name}.") for one in wanted):
+            raise UsageError(f"there is no '{name}' among the {word}", hint=suggest(name, known))
+    return [entry for entry in found if entry[key] in wanted]
+
+
 def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
     """Return what a group offers: name, description, file, what it picks in other groups, and its own parameters.
 
-    Tasks and sources also have `data`: what is known of their data, and whether they are there.
+    Tasks and sources also have `data`: what is known of their data, and whether they are there. Tasks have `error`, the
+    name of what is reported, and `protocols`: name -> where a task departs from the protocol clean.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -110,7 +124,8 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
         if group in catalogue.GROUPS:
             entry["data"] = _data(group, name, path)
         if group == "task":
-            entry["error"] = _error(own)
+            entry["error"] = entry["data"].pop("error") or _error(own)
+            entry["protocols"] = _departures(name, extra)
         found.append(entry)
     return found
 
@@ -119,12 +134,22 @@ def _data(group: str, name: str, path: Path) -> dict[str, Any]:
     """Return what a file says about its data, and whether they are there."""
     entry = catalogue.read(group, name, path)
     state = data_folder.state(entry, configuration.default_folders()["data"])
-    texts = {key: getattr(entry, key) for key in ("shape", "outputs", "licence", "origin", "bytes")}
+    texts = {key: getattr(entry, key) for key in ("shape", "outputs", "error", "licence", "origin", "bytes")}
     return {"state": state, **texts}
 
 
+def _departures(task: str, extra: Path | None) -> dict[str, str]:
+    """Return what the descriptions of conf/departures/PROTOCOL/TASK.yaml say, by protocol."""
+    found = {}
+    for name, path in configuration.choices("departures", extra).items():
+        protocol, _, of = name.rpartition("/")
+        if of == task:
+            found[protocol] = configuration.description(path).removeprefix(f"{task}: ")
+    return found
+
+
 def _error(task: dict[str, Any]) -> str:
-    """Return the name of what is reported for a task: its class's own where that is fixed, else the name of the class."""
+    """Return the name of what is reported for a task: its class's own where that is fixed, else the class."""
     node = task.get("error")
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         return _ERRORS.get(str(task.get("kind")), "usual of kind")
@@ -194,15 +219,14 @@ def _print_short(listed: dict[str, list[dict[str, Any]]]) -> None:
     )
 
 
-def _print_group(word: str, found: list[dict[str, Any]]) -> None:
+def _print_group(word: str, found: list[dict[str, Any]], with_parameters: bool) -> None:
     group = GROUPS[word]
     if not found:
         terminal.print_result(_text(f"There are no {word}."))
         return
     picked = sorted({key for entry in found for key in entry["picks"]})
     if group == "task":
-        terminal.print_result(_table(("task", "kind", "shape", "outputs", "error", "data"), map(_task_row, found)))
-        terminal.print_result(_text(""))
+        terminal.print_result(_table(("task", "kind", "shape", "outputs", "error", "data"), map(_task_row, found)), "")
     own_column = {"body": "checkpoint", "source": "data"}.get(group)
     headers = (group, *([own_column] if own_column else []), *picked, "description")
     rows = []
@@ -211,47 +235,64 @@ def _print_group(word: str, found: list[dict[str, Any]]) -> None:
         picks = [entry["picks"].get(key, "-") for key in picked]
         rows.append((entry["name"], *([special[group]] if own_column else []), *picks, entry["description"]))
     terminal.print_result(_table(headers, rows))
-    prefix = "" if group in ("hparams", "protocol", "study") else f"{group}."
+    if departures := [row for entry in found for row in _departure_rows(entry)]:
+        terminal.print_result("", _table(("task", "protocol", "where it departs from protocol=clean"), departures))
+    if with_parameters and group != "protocol":
+        _print_parameters(group, found)
+    if group == "task":
+        more = "" if with_parameters else " Parameters of a task: orca list tasks NAME."
+        more += " The protocols: orca list protocols." if departures else ""
+        terminal.print_result("", _text(f"Files of a task: orca data list NAME.{more}"))
+
+
+def _print_departures(extra: Path | None) -> None:
+    """Print what every protocol changes, side by side; the reasons are in docs/protocols.md."""
+    protocols = list_protocols.names(extra)
+    found = list_protocols.departures(extra)
+    for title, rows in (
+        ("all tasks", [(entry.key, entry) for entry in found if not entry.task]),
+        ("single tasks", [(f"{entry.task}: {entry.key}", entry) for entry in found if entry.task]),
+    ):
+        if rows:
+            lines = [(key, *(_value(entry.values[name]) for name in protocols)) for key, entry in rows]
+            terminal.print_result("", _table((title, *protocols), lines))
+    note = "Settings of training, by protocol, task and body: orca list hparams. Why: docs/protocols.md."
+    terminal.print_result("", _text(note))
+
+
+def _departure_rows(entry: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield a row for each text; protocols of one text share it."""
+    by_text: dict[str, list[str]] = {}
+    for protocol, text in entry.get("protocols", {}).items():
+        by_text.setdefault(text, []).append(protocol)
+    for text, protocols in by_text.items():
+        yield entry["name"], ", ".join(protocols), text
+
+
+def _print_parameters(group: str, found: list[dict[str, Any]]) -> None:
+    prefix = "" if group in ("hparams", "study") else f"{group}."
     hidden = ("kind", "checkpoint")
     pairs = [
         (entry["name"], _pairs(prefix, {k: v for k, v in entry["parameters"].items() if k not in hidden}))
         for entry in found
     ]
     pairs = [(name, text) for name, text in pairs if text]
-    if pairs and group != "protocol":  # those are shown side by side
-        terminal.print_result(_text(""), _table((group, "parameters and their defaults"), pairs))
+    if pairs:
+        terminal.print_result("", _table((group, "parameters and their defaults"), pairs))
 
 
 def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
     kind = entry["parameters"].get("kind")
     data = entry["data"]
+    unknown = "any" if data["origin"] == "own" else "-"
     return (
         entry["name"],
         "any" if kind in (None, "???") else str(kind),
-        data["shape"] or "-",
-        data["outputs"] or "-",
+        data["shape"] or unknown,
+        data["outputs"] or unknown,
         entry["error"],
         data["state"],
     )
-
-
-def _print_protocols(extra: Path | None) -> None:
-    names = configuration.choices("protocol", extra)
-    if names:
-        text = f"protocol=NAME sets how a task is trained and scored: {', '.join(names)}; orca list protocols."
-        terminal.print_result(_text(""), _text(text))
-
-
-def _print_departures(extra: Path | None) -> None:
-    """Print what every protocol changes, side by side; the reasons are in docs/protocols.md."""
-    names = list_protocols.names(extra)
-    rows = [
-        (entry.task or "all", entry.key, *(_value(entry.values[name]) for name in names))
-        for entry in list_protocols.departures(extra)
-    ]
-    terminal.print_result(_text(""), _table(("task", "setting", *names), rows))
-    note = "Settings of training, by protocol, task and body: orca list hparams. Why: docs/protocols.md."
-    terminal.print_result(_text(""), _text(note))
 
 
 def _pairs(prefix: str, parameters: dict[str, Any]) -> str:
@@ -287,7 +328,7 @@ def _print_settings(found: list[dict[str, Any]]) -> None:
         allowed = f" ({entry['allowed']})" if entry["allowed"] and entry["key"] in schema.RANGES else ""
         kind = entry["type"].replace(" | None", "")
         rows.append((entry["key"], kind, _value(entry["default"]), entry["meaning"] + allowed))
-    note = "Groups: task body source metric finetune hparams protocol study; their parameters: orca list GROUP."
+    note = "Groups: task body source metric finetune hparams protocol study; their parameters: orca list GROUP NAME."
     terminal.print_result(_table(("setting", "type", "default", "meaning"), rows), _text(note))
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -286,7 +287,8 @@ def test_import_places_what_it_recognises(here, orca, way):
     assert not (here / "home").exists()
     code, out, err = orca("import", down, way)
     assert code == 0, err
-    assert "not recognised: letter.txt" in out
+    assert re.search(r"^not recognised +letter\.txt", out, flags=re.M)
+    assert "as sub/b.gz" in out
     data = here / "home" / "data"
     places = ["mine/a.npz", "other/a.npz", "mine/sub/b.gz", "other/c.zip"]
     for place, source in zip(places, sources, strict=True):
@@ -325,6 +327,102 @@ def test_import_overwrites_nothing_and_takes_no_page_for_data(here, orca):
     assert code == 0
     assert "is there already" in out
     assert orca("import", here / "nowhere")[0] == 2
+
+
+def test_published_md5_is_compared_once_and_the_sha256_ever_after(here, orca, web):
+    content = archive(here / "z", **{"1": b"one"})
+    md5 = hashlib.md5(content).hexdigest()
+    describe(here, files=[one("a.npz", web.file("/bad", content + b"x"), md5=md5)])
+    code, _, err = orca("get", "mine")
+    assert code == 13
+    assert f"not {md5}" in err
+    place = here / "home" / "data" / "mine" / "a.npz"
+    assert not place.exists()
+    down = here / "down"
+    down.mkdir()
+    (down / "a.npz").write_bytes(content + b"x")
+    code, out, err = orca("import", down, "--force")
+    assert code == 13
+    assert "the one published is" in err
+    assert not place.exists()
+    describe(here, files=[one("a.npz", f"{web.url}/bad", web.file("/good", content), md5=md5)])
+    code, out, _ = orca("get", "mine")
+    assert code == 0
+    assert "MD5 verified" in out
+    assert "verified" in orca("get", "mine")[1]
+    place.write_bytes(content + b"x")
+    assert orca("get", "mine")[0] == 13
+    # One that was placed by hand, at first sight.
+    (place.parent / CHECKSUMS).unlink()
+    code, _, err = orca("get", "mine")
+    assert code == 13
+    assert "MD5" in err
+    place.write_bytes(content)
+    assert orca("get", "mine")[0] == 0
+
+
+def test_what_makes_a_file_needless_counts_as_its_presence(here, orca, web):
+    describe(here, files=[one("a.zip", f"{web.url}/none", instead=["x*.csv", "in/y.json"], unpack="zip")])
+    folder = here / "home" / "data" / "mine"
+    (folder / "in").mkdir(parents=True)
+
+    def state() -> str:
+        return json.loads(orca("list", "mine", "--json")[1])["data_sets"][0]["state"]
+
+    assert state() == "absent"
+    for name in ("x1.csv", "in/y.json"):
+        (folder / name).touch()
+        assert state() == "present"
+        assert orca("get", "mine")[0] == 0
+        (folder / name).unlink()
+    assert orca("get", "mine")[0] == 15
+
+
+def test_only_what_is_wanted_is_unpacked(here, orca, web):
+    content = archive(here / "z", **{"in/1.txt": b"one", "in/deep/2.txt": b"two", "out/3.txt": b"three"})
+    describe(here, files=[one("a.zip", web.file("/a", content), unpack="zip", only=["in/*"])])
+    assert "2 files unpacked" in orca("get", "mine")[1]
+    folder = here / "home" / "data" / "mine"
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.txt"))
+    assert found == ["in/1.txt", "in/deep/2.txt"]
+
+
+def test_a_damaged_archive_does_not_stand_in_the_way_of_a_whole_one(here, orca, web):
+    content = archive(here / "z", **{"1.txt": b"one" * 999})
+    damaged = content.replace(b"oneone", b"onetwo", 1)
+    assert damaged != content
+    describe(here, files=[one("a.zip", web.file("/a", damaged), unpack="zip")])
+    code, _, err = orca("get", "mine")
+    assert code == 11
+    assert "damaged" in err
+    folder = here / "home" / "data" / "mine"
+    (aside,) = folder.glob("a.zip.bad-*")
+    assert aside.name in err
+    web.file("/a", content)
+    assert "1 file unpacked" in orca("get", "mine")[1]
+    assert (folder / "1.txt").read_bytes() == b"one" * 999
+    (here / "down").mkdir()
+    (here / "down" / "a.zip").write_bytes(damaged)
+    code, _, err = orca("import", here / "down", "mine", "--force")
+    assert code == 11
+    assert "damaged" in err
+    (here / "down" / "a.zip").write_bytes(content)
+    assert orca("import", here / "down", "mine")[0] == 0
+
+
+def test_an_archive_that_leaves_its_folder_is_refused(here, orca, web):
+    content = archive(here / "z", **{"fine.txt": b"1", "../../../evil.txt": b"2"})
+    describe(here, files=[one("a.zip", web.file("/a", content), unpack="zip")])
+    (here / "down").mkdir()
+    (here / "down" / "a.zip").write_bytes(content)
+    for words in (["get", "mine"], ["import", here / "down", "mine"]):
+        code, _, err = orca(*words)
+        assert code == 12
+        assert "leads out of the folder" in err
+        assert "by hand" not in err
+        assert "here, not unpacked" in orca("list", "mine")[1]
+        assert json.loads(orca("list", "mine", "--json")[1])["data_sets"][0]["state"] == "absent"
+        assert not list(here.rglob("evil.txt")) + list(here.rglob("fine.txt"))
 
 
 def check(orca, *words):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from orca_cli import configuration, schema
+from orca_cli import compose, configuration, parts, schema, terminal
 from orca_cli.cli import main
 from orca_cli.commands import list as command
 from orca_cli.exceptions import ConfigError
@@ -82,9 +85,10 @@ def test_a_task_is_told_with_kind_body_and_parameters(mine: Path, capsys: pytest
     (entry,) = [entry for entry in found["tasks"] if entry["name"] == "mine"]
     assert (found["schema"], entry["description"], entry["picks"]) == (1, "My own   task", {"body": "swin_tiny"})
     assert (entry["parameters"]["kind"], entry["parameters"]["size"]) == ("dense", 3)
-    assert main(["list", "tasks", "--config-dir", str(mine)]) == 0
+    assert main(["list", "tasks", "mine", "--config-dir", str(mine)]) == 0
     text = capsys.readouterr().out
     assert "mine" in text
+    assert "digits" not in text
     for word in ("task.size=3", "task.flag=true", "task.nothing=null", "task.loss=L1Loss", "task.nested.depth=[1,2]"):
         assert word in text
 
@@ -116,15 +120,68 @@ def test_a_task_is_told_with_its_data(mine: Path, capsys: pytest.CaptureFixture[
     assert row.split() == ["mine", "dense", "4", "x", "1000", "36", "labels", "1", "-", "AUROC", "present"]
     assert "task.data.shape" not in text
     tasks = {entry["name"]: entry for entry in _json(capsys, "tasks")["tasks"]}
-    assert (tasks["listops"]["data"]["state"], tasks["digits"]["data"]["state"]) == ("generated", "none needed")
+    assert (tasks["listops"]["data"]["state"], tasks["digits"]["data"]["state"]) == ("generated", "bundled")
     assert tasks["digits"]["error"] == "0-1 error"
+
+
+def test_every_task_is_told_with_the_error_that_it_reports_and_a_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    """What stands in the files is what the program builds; a task of one's own data has no shape of its own."""
+    own = {
+        "arrays": ["task.kind=classes", "task.train=a"],
+        "table": ["task.train=a", "task.target=a"],
+        "images": ["task.path=a"],
+    }
+    own["hub"] = ["task.dataset=a", "task.x=a", "task.y=a"]
+    found = {entry["name"]: entry for entry in _json(capsys, "tasks")["tasks"]}
+    assert len(found) == 19
+    with compose.session() as session:
+        for name, entry in found.items():
+            node = session.compose([f"task={name}", *own.get(name, [])]).config.task.get("error")
+            assert entry["data"]["origin"] == ("own" if name in own else entry["data"]["origin"])
+            assert bool(entry["data"]["shape"] and entry["data"]["outputs"]) == (name not in own), name
+            if node is not None:
+                assert entry["error"] == parts.build(node, "task.error").name, name
+
+
+def test_names_choose_of_a_group(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [entry["name"] for entry in _json(capsys, "metrics", "mmd", "otdd")["metrics"]] == ["mmd", "otdd"]
+    keys = [entry["key"] for entry in _json(capsys, "settings", "align", "train.lr")["settings"]]
+    assert "train.lr" in keys
+    assert {key.partition(".")[0] for key in keys if key != "train.lr"} == {"align"}
+    assert main(["list", "tasks", "digts"]) == 2
+    assert "did you mean 'digits'?" in capsys.readouterr().err
+    assert main(["list", "tasks"]) == 0
+    assert "task.split_seed" not in capsys.readouterr().out
+
+
+UNBROKEN = {
+    "tasks": ["3 x 224 x 224", "nats per frame", "long-range MAE8", "1195 classes", "generated", "paper, release"],
+    "tasks cosmic": ["1 x 128 x 128", "task.validation_fraction=0.1", "task.loss=MaskedBCE"],
+    "protocols": ["otdd_reference", "pixel_auroc", "sklearn_90_10"],
+    "sources": ["conll2003", "stdlib_docs"],
+}
+
+
+@pytest.mark.parametrize("words", UNBROKEN)
+def test_tables_can_be_read_on_80_columns(words: str, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr(terminal, "stdout", lambda: Console(file=sys.stdout, highlight=False, width=80))
+    assert main(["list", *words.split()]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    for phrase in UNBROKEN[words]:
+        assert phrase in text
 
 
 def test_protocols_are_told_where_there_are_any(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["list", "tasks"]) == 0
-    assert "clean, paper, release" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert re.search(r"^jsb +release +outputs SEE THEIR TARGETS", text, flags=re.M)
+    assert re.search(r"^satellite +paper, release +values as they are", text, flags=re.M)
+    jsb = next(entry for entry in _json(capsys, "tasks")["tasks"] if entry["name"] == "jsb")
+    assert set(jsb["protocols"]) == {"paper", "release"}
     (paper,) = (entry for entry in _json(capsys, "protocols")["protocols"] if entry["name"] == "paper")
     assert paper["picks"] == {"metric": "otdd_reference"}
     assert paper["parameters"]["train"] == {"select": "last"}

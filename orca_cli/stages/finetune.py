@@ -14,13 +14,13 @@ from torch import Tensor
 from orca_cli import seeding, signals, storage
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.runs.directory import RunDirectory
-from orca_cli.schema import Config, Train
-from orca_cli.stages.build import Built, split_record, steps_per_epoch
+from orca_cli.schema import Config
+from orca_cli.stages.build import Built, split_record
+from orca_cli.stages.course import Course
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.freeze import select_trained
-from orca_cli.training.loop import predict, score, train_step
-from orca_cli.training.schedule import make_optimizer, set_lr, warmup_then_linear
+from orca_cli.training.loop import predict, score
 
 _WHOLE_TARGETS = 2**26  # values of the training targets that the constant predictor may see at once
 
@@ -88,25 +88,15 @@ def _train(
     config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
 ) -> tuple[_Progress, dict[str, Tensor]]:
     """Take all optimizer steps; returns the progress with the best weights, and the last weights."""
-    folder, settings, samples = run.stage("finetune"), config.train, built.task.train
-    model = built.model.to(engine.device)
-    optimizer = engine.prepare(
-        make_optimizer(
-            settings.optimizer,
-            model.parameters(),
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            momentum=settings.momentum,
-            betas=settings.betas,
-        )
-    )
-    per_epoch = steps_per_epoch(config, len(samples))
-    total = settings.epochs * per_epoch
-    progress = _resume(run, built, optimizer, reporter, total)
+    folder, settings = run.stage("finetune"), config.train
+    built.model.to(engine.device)
+    course = Course(config, built, engine)
+    per_epoch, total = course.per_epoch, settings.epochs * course.per_epoch
+    progress = _resume(run, built, course.optimizer, reporter, total)
     storage.rewrite_json_lines(folder / "metrics.jsonl", progress.records)
 
     def save() -> None:
-        weights, state = checkpoint.snapshot(built.model), checkpoint.optimizer_tensors(optimizer)
+        weights, state = checkpoint.snapshot(built.model), checkpoint.optimizer_tensors(course.optimizer)
         saved = checkpoint.Checkpoint(progress.step, weights, state, progress.best, progress.plain())
         checkpoint.save(folder / "checkpoints", saved, owner=run.name.identity)
         run.set_state("finetune", step=progress.step)
@@ -115,28 +105,13 @@ def _train(
     with reporter.track("finetune", total) as advance:
         advance(progress.step)
         while progress.step < total:
-            epoch, within = divmod(progress.step, per_epoch)
-            chosen = _chosen(config.seed, epoch, within, settings, len(samples))
-            set_lr(optimizer, _rate(settings, progress.step, per_epoch))
-            loss, _ = train_step(
-                engine,
-                model,
-                optimizer,
-                built.loss,
-                samples,
-                chosen,
-                batch_size=settings.batch_size,
-                clip=settings.clip,
-                seed=config.seed,
-                step=progress.step,
-                reduce=settings.accumulation_reduce,
-            )
-            progress.loss_sum += loss * len(chosen)
+            loss, samples = course.take(progress.step)
+            progress.loss_sum += loss * samples
             progress.step += 1
-            if within == per_epoch - 1:
+            if progress.step % per_epoch == 0:
                 if settings.validate_on == "test":
                     _count_test_read(run)
-                _end_epoch(config, built, engine, progress, epoch, per_epoch)
+                _end_epoch(config, built, engine, progress, course.rate(progress.step - 1))
                 storage.append_json_line(folder / "metrics.jsonl", progress.records[-1])
             advance(1, _note(built, progress))
             if signals.pending() or storage.monotonic() - last_save >= settings.checkpoint_s:
@@ -159,34 +134,20 @@ def _resume(
     return _Progress(saved.step, records["lines"], records["loss_sum"], records["best_epoch"], saved.best)
 
 
-def _chosen(seed: int, epoch: int, within: int, settings: Train, num_samples: int) -> np.ndarray:
-    order = seeding.numpy_generator(seed, "finetune", "order", epoch).permutation(num_samples)
-    size = settings.batch_size * settings.accumulation
-    return order[within * size : (within + 1) * size]
-
-
-def _rate(settings: Train, step: int, per_epoch: int) -> float:
-    return warmup_then_linear(
-        step,
-        peak=settings.lr,
-        warmup_steps=settings.warmup_epochs * per_epoch,
-        decay_steps=(settings.decay_epochs or settings.epochs) * per_epoch,
-    )
-
-
-def _end_epoch(config: Config, built: Built, engine: Engine, progress: _Progress, epoch: int, per_epoch: int) -> None:
+def _end_epoch(config: Config, built: Built, engine: Engine, progress: _Progress, lr: float) -> None:
     """Measure the validation error, keep the weights if they are the best so far, and start a new record."""
     validation = _score(built, engine, built.task.validation, config).value
+    epoch = len(progress.records) + 1
     earlier = [record["validation_error"] for record in progress.records if record["validation_error"] is not None]
     # A validation error that is undefined (one class only, say) cannot choose; then the latest weights count as best.
     if validation is None or not earlier or validation < min(earlier):
-        progress.best_epoch = epoch + 1
+        progress.best_epoch = epoch
         progress.best = checkpoint.snapshot(built.model)
     progress.records.append(
         {
-            "epoch": epoch + 1,
+            "epoch": epoch,
             "step": progress.step,
-            "lr": _rate(config.train, (epoch + 1) * per_epoch - 1, per_epoch),
+            "lr": lr,
             "train_loss": progress.loss_sum / len(built.task.train),
             "validation_error": validation,
         }

@@ -1,4 +1,4 @@
-"""Which embedder of stage 2 goes on: a short stage 3 from each candidate, judged on the validation split.
+"""Which embedder of stage 2 goes on: the first epochs of stage 3 from each candidate, judged on the validation split.
 
 The candidate of 0 steps is among them, so that alignment cannot make a run worse than none would, beyond the noise of the
 probe. Only training and validation data are used.
@@ -10,20 +10,19 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from safetensors.torch import load_file
 
-from orca_cli import seeding, signals, storage
+from orca_cli import signals, storage
 from orca_cli.exceptions import ChecksumError, NonFiniteError
 from orca_cli.interfaces import Reporter
 from orca_cli.schema import Config
 from orca_cli.stages.build import Built
+from orca_cli.stages.course import Course
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.freeze import select_trained
-from orca_cli.training.loop import predict, score, train_step
-from orca_cli.training.schedule import make_optimizer
+from orca_cli.training.loop import predict, score
 
 CANDIDATE = "embedder.safetensors"
 _VERDICTS = "probe.json"
@@ -43,7 +42,7 @@ def choose(
     probe.json as they are made, so a resumed run does not repeat them.
 
     Args:
-        config: the run's settings; stage 3's optimizer, rate and batches are the probe's.
+        config: the run's settings.
         built: task, loss, error, model.
         engine: the device.
         candidates: steps -> folder with the embedder after so many steps.
@@ -87,43 +86,18 @@ def _rank(error: float | None) -> float:
 
 
 def _probe(config: Config, built: Built, engine: Engine) -> float | None:
-    """Train for `align.probe_epochs` at a constant rate, and return the lowest validation error of an epoch."""
-    settings, samples, model = config.train, built.task.train, built.model
-    select_trained(model, config.finetune.train)
-    optimizer = engine.prepare(
-        make_optimizer(
-            settings.optimizer,
-            model.parameters(),
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            momentum=settings.momentum,
-            betas=settings.betas,
-        )
-    )
-    size = settings.batch_size * settings.accumulation
-    step, errors = 0, []
-    for epoch in range(config.align.probe_epochs):
-        order = seeding.numpy_generator(config.seed, "probe", "order", epoch).permutation(len(samples))
-        for begin in range(0, len(order), size):
+    """Take the first `align.probe_epochs` epochs of stage 3 as it would; returns the lowest validation error of an epoch."""
+    select_trained(built.model, config.finetune.train)
+    course = Course(config, built, engine)
+    errors = []
+    for epoch in range(min(config.align.probe_epochs, config.train.epochs)):
+        for step in range(epoch * course.per_epoch, (epoch + 1) * course.per_epoch):
             signals.check()
             try:
-                train_step(
-                    engine,
-                    model,
-                    optimizer,
-                    built.loss,
-                    samples,
-                    np.asarray(order[begin : begin + size]),
-                    batch_size=settings.batch_size,
-                    clip=settings.clip,
-                    seed=config.seed,
-                    step=step,
-                    reduce=settings.accumulation_reduce,
-                )
+                course.take(step)
             except NonFiniteError:
                 return None
-            step += 1
-        outputs, targets = predict(engine, model, built.task.validation, settings.eval_batch_size)
+        outputs, targets = predict(engine, built.model, built.task.validation, config.train.eval_batch_size)
         errors.append(score(built.error, outputs, built.task.validation, targets).value)
     known = [error for error in errors if error is not None]
     return min(known) if known else None

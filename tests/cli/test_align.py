@@ -46,6 +46,10 @@ def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exac
     assert [line["epoch"] for line in found if "heldout_exact" in line] == [0, 5]
     assert found[5]["heldout_exact"] < found[0]["heldout_exact"]
     assert found[5]["heldout"] < found[0]["heldout"]
+    (result,) = results(environment)
+    for name, values in result["alignment"]["collapse"].items():
+        assert values["before"] == found[0][name]
+        assert values["after"] != values["before"]
 
 
 def test_float32_and_float64_agree(orca, environment, small):
@@ -70,8 +74,13 @@ def test_selection_by_validation_takes_the_best_probe_and_says_what_was_tried(or
     (result,) = results(environment)
     tried = result["alignment"]["tried"]
     assert set(tried) == {"0", "2", "4"}
-    assert tried[str(result["alignment"]["steps"])] == min(tried.values())
+    chosen = tried[str(result["alignment"]["steps"])]
+    assert chosen == min(tried.values())
     assert result["test_reads"] == 1
+    # A probe is the beginning of stage 3, bit for bit.
+    (run,) = run_folders(environment)
+    epochs = [json.loads(line) for line in (run / "3_finetune" / "metrics.jsonl").read_text().splitlines()]
+    assert chosen == min(epoch["validation_error"] for epoch in epochs[:2])
 
 
 def test_an_alignment_that_hurts_is_not_taken(orca, environment, small):

@@ -1,0 +1,78 @@
+"""The course of stage 3: which samples an optimizer step sees, and at what rate; a function of the seed and the step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from orca_cli import seeding
+from orca_cli.schema import Config
+from orca_cli.stages.build import Built, steps_per_epoch
+from orca_cli.training.engine import Engine
+from orca_cli.training.loop import train_step
+from orca_cli.training.schedule import make_optimizer, set_lr, warmup_then_linear
+
+
+class Course:
+    """The optimizer steps of one run's stage 3.
+
+    Args:
+        config: batches, optimizer, rates, seed.
+        built: model, loss and training split; which parameters train is chosen before.
+        engine: the device.
+    """
+
+    def __init__(self, config: Config, built: Built, engine: Engine) -> None:
+        self._settings, self._seed, self._built, self._engine = config.train, config.seed, built, engine
+        self._samples = built.task.train
+        self.per_epoch = steps_per_epoch(config, len(self._samples))
+        settings = config.train
+        self.optimizer: torch.optim.Optimizer = engine.prepare(
+            make_optimizer(
+                settings.optimizer,
+                built.model.parameters(),
+                lr=settings.lr,
+                weight_decay=settings.weight_decay,
+                momentum=settings.momentum,
+                betas=settings.betas,
+            )
+        )
+
+    def take(self, step: int) -> tuple[float, int]:
+        """Take step 0, 1, ...; returns the mean loss over its samples, and their number.
+
+        Raises:
+            NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
+        """
+        settings, chosen = self._settings, self._chosen(step)
+        set_lr(self.optimizer, self.rate(step))
+        loss, _ = train_step(
+            self._engine,
+            self._built.model,
+            self.optimizer,
+            self._built.loss,
+            self._samples,
+            chosen,
+            batch_size=settings.batch_size,
+            clip=settings.clip,
+            seed=self._seed,
+            step=step,
+            reduce=settings.accumulation_reduce,
+        )
+        return loss, len(chosen)
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        settings = self._settings
+        return warmup_then_linear(
+            step,
+            peak=settings.lr,
+            warmup_steps=settings.warmup_epochs * self.per_epoch,
+            decay_steps=(settings.decay_epochs or settings.epochs) * self.per_epoch,
+        )
+
+    def _chosen(self, step: int) -> np.ndarray:
+        epoch, within = divmod(step, self.per_epoch)
+        order = seeding.numpy_generator(self._seed, "finetune", "order", epoch).permutation(len(self._samples))
+        size = self._settings.batch_size * self._settings.accumulation
+        return order[within * size : (within + 1) * size]

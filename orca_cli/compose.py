@@ -49,13 +49,15 @@ class Composed:
 
     Args:
         config: the checked configuration.
-        content: the same as plain, resolved dictionaries, for files and the identity.
+        content: the same as plain, resolved dictionaries, for the identity.
+        stored: as `content`, for files: what was read from the environment stays the text that names it.
         choices: group -> chosen file, such as {"task": "digits"}.
         overrides: what the user wrote.
     """
 
     config: Config
     content: dict[str, Any]
+    stored: dict[str, Any]
     choices: dict[str, str]
     overrides: list[str]
 
@@ -252,7 +254,17 @@ def _checked(cfg: DictConfig, picked: dict[str, Any], overrides: list[str]) -> C
     _check_parts(config)
     _fill_paths(config)
     names = {group: str(picked[group]) for group in GROUPS}
-    return Composed(config, content, names, overrides)
+    stored = _unread(content, OmegaConf.to_container(cfg, resolve=False))
+    return Composed(config, content, stored, names, overrides)
+
+
+def _unread(resolved: Any, written: Any) -> Any:
+    """Return resolved settings, but for those that a resolver gave: a secret must not get into a file."""
+    if isinstance(resolved, dict) and isinstance(written, dict):
+        return {name: _unread(value, written.get(name)) for name, value in resolved.items()}
+    if isinstance(resolved, list) and isinstance(written, list):
+        return [_unread(value, text) for value, text in zip(resolved, written, strict=True)]
+    return written if isinstance(written, str) and re.search(r"\$\{[^}]*:", written) else resolved
 
 
 def _check_keys(content: dict[str, Any]) -> None:
@@ -323,8 +335,8 @@ def _fill_paths(config: Config) -> None:
 
 
 def to_yaml(content: dict[str, Any]) -> str:
-    """Return a resolved configuration as YAML text."""
-    return OmegaConf.to_yaml(OmegaConf.create(content))
+    """Return a configuration as YAML text."""
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def _parse(overrides: list[str], loader: Any = None) -> list[Override]:

@@ -215,7 +215,7 @@ def _stages(job: Any, run: Any) -> None:
     config, reporter = job.config, terminal.LogReporter()
     device = choose_device(config.device)
     engine = Engine(device, config.precision)
-    storage.write_text(run.path / "config.yaml", compose.to_yaml(job.content))
+    storage.write_text(run.path / "config.yaml", compose.to_yaml(job.stored))
     storage.write_text(run.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides))
     run.write_environment(environment() | {"device": str(device)})
 

@@ -1,0 +1,199 @@
+"""Row H11: somebody else's configuration or run folder runs no code, reads no secret, and writes nowhere else."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.test_configs import TASK, called  # noqa: F401 - a fixture
+
+SECRET = "hunter2-c0rrect-h0rse"
+FIGURE = "hostile configurations refused: nothing run, no secret shown"
+
+READER = "task:\n  _target_: orca_cli.tasks.arrays.load\n  kind: classes\n  train: own.npz\n"
+RUNS_IT = "    _target_: canary_part.touch\n"
+
+# name -> ({path in the folder: content}, words that are typed behind --config-dir). Every one would do harm where it is
+# composed as Hydra and OmegaConf compose it.
+FOLDERS: dict[str, tuple[dict[str, str], list[str]]] = {
+    "target_is_a_system_call": ({"task/mine.yaml": "task:\n  _target_: os.system\n  command: touch canary\n"}, []),
+    "target_is_eval": ({"task/mine.yaml": TASK + "task:\n  _target_: builtins.eval\n"}, []),
+    "target_is_a_module_on_the_path": ({"task/mine.yaml": TASK + "task:\n  _target_: canary_part.touch\n"}, []),
+    "target_through_a_module_of_ours": (
+        {"task/mine.yaml": TASK + "task:\n  _target_: orca_cli.tasks.arrays.np.save\n"},
+        [],
+    ),
+    "target_in_a_loss": ({"task/mine.yaml": TASK + READER + "  loss:\n" + RUNS_IT}, []),
+    "target_in_an_error": ({"task/mine.yaml": TASK + READER + "  error:\n" + RUNS_IT}, []),
+    "target_nested_in_a_part_of_ours": (
+        {
+            "task/mine.yaml": TASK + READER + "  error:\n    _target_: orca_cli.scoring.chunks.ChunkMean\n    size: 1\n"
+            "    batch: 1\n    error:\n  " + RUNS_IT
+        },
+        [],
+    ),
+    "target_in_a_metric": ({"metric/mine.yaml": "_target_: canary_part.touch\n"}, ["metric=mine"]),
+    "target_in_a_body": (
+        {"body/mine.yaml": "# @package _global_\nbody:\n  _target_: canary_part.touch\n"},
+        ["body=mine"],
+    ),
+    "secret_in_a_value": ({"task/mine.yaml": TASK + READER.replace("own.npz", "${oc.env:TOKEN}")}, []),
+    "secret_decoded": ({"task/mine.yaml": TASK + READER.replace("own.npz", "${oc.decode:'${oc.env:TOKEN}'}")}, []),
+    "secret_as_a_default": ({"task/mine.yaml": "defaults:\n  - override /body: ${oc.env:TOKEN}\n" + READER}, []),
+    "secret_in_a_key_that_is_unknown": ({"task/mine.yaml": TASK + READER + "  nothing: ${oc.env:TOKEN}\n"}, []),
+    "resolver_of_hydra": ({"task/mine.yaml": TASK + READER.replace("own.npz", "${hydra:runtime.cwd}")}, []),
+    "runs_elsewhere": ({"task/mine.yaml": TASK + READER + "paths:\n  runs: ../../x\n"}, []),
+    "cache_elsewhere": ({"task/mine.yaml": TASK + READER + "paths:\n  cache: /\n"}, []),
+    "paths_from_a_metric": ({"metric/mine.yaml": "# @package paths\nruns: ../../x\n"}, ["metric=mine"]),
+    "hydra_run_folder": ({"task/mine.yaml": TASK + READER + "hydra:\n  run:\n    dir: ../../x\n"}, []),
+    "hydra_environment": ({"task/mine.yaml": TASK + READER + "hydra:\n  job:\n    env_set: {LD_PRELOAD: x}\n"}, []),
+    "hydra_callback": (
+        {"task/mine.yaml": TASK + READER + "hydra:\n  callbacks:\n    mine:\n  " + RUNS_IT},
+        [],
+    ),
+    "hydra_search_path": ({"task/mine.yaml": TASK + READER + "hydra:\n  searchpath: [pkg://canary_part]\n"}, []),
+    "hydra_by_package": (
+        {"metric/mine.yaml": "# @package hydra.callbacks.mine\n_target_: canary_part.touch\n"},
+        ["metric=mine"],
+    ),
+    "hydra_by_defaults": ({"task/mine.yaml": "defaults:\n  - /metric@hydra.callbacks: none\n" + READER}, []),
+    "hydra_in_a_study": (
+        {
+            "study/mine.yaml": "# @package _global_\nhydra:\n  sweeper:\n    _target_: canary_part.touch\n"
+            "    params: {seed: '0,1'}\n"
+        },
+        ["-m", "study=mine"],
+    ),
+    "launcher_of_ones_own": (
+        {"hydra/launcher/basic.yaml": "_target_: canary_part.touch\n", "task/mine.yaml": TASK + READER},
+        ["-m"],
+    ),
+    "logging_of_ones_own": (
+        {"hydra/job_logging/none.yaml": "root:\n  handlers: [x]\nhandlers:\n  x:\n    (): canary_part.touch\n"},
+        ["task=digits"],
+    ),
+    "primary_configuration": ({"config.yaml": "hydra:\n  callbacks:\n    mine:\n  " + RUNS_IT}, ["task=digits"]),
+    "name_of_the_programs_own": ({"metric/otdd.yaml": "_target_: canary_part.touch\n"}, ["metric=otdd"]),
+    "python_object": ({"task/mine.yaml": "a: !!python/object/apply:os.system ['touch canary']\n"}, []),
+    "python_name": ({"task/mine.yaml": TASK + "task:\n  x: !!python/name:os.system\n"}, []),
+    "folder_of_a_corpus": (
+        {"source/mine.yaml": "_target_: orca_cli.sources.conll.load\nsize: 9\nname: ../../..\nfiles: [passwd]\n"},
+        ["source=mine"],
+    ),
+    "file_of_a_corpus": (
+        {"source/mine.yaml": "_target_: orca_cli.sources.conll.load\nsize: 9\nname: x\nfiles: [../../etc/passwd]\n"},
+        ["source=mine"],
+    ),
+}
+
+
+@pytest.fixture
+def hostile(tmp_path, monkeypatch):
+    """A module on the path whose function leaves a canary, and a secret in the environment; returns the canary's path."""
+    canary = tmp_path / "canary"
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "canary_part.py").write_text(
+        f"open({str(canary)!r}, 'w').close()\n\ndef touch(*_, **__):\n    open({str(canary)!r}, 'w').close()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.setenv("TOKEN", SECRET)
+    sys.modules.pop("canary_part", None)
+    return canary
+
+
+def test_the_payload_fires_where_it_is_run(hostile):
+    """Premise: importing the module, or calling its function, is seen."""
+    import canary_part
+
+    assert hostile.exists()
+    hostile.unlink()
+    canary_part.touch(1, a=2)
+    assert hostile.exists()
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folder_of_somebody_else(called, environment, hostile, tmp_path, scorecard, name):  # noqa: F811
+    """H11: a folder of choices that does more than add choices."""
+    files, words = FOLDERS[name]
+    folder = write(tmp_path / "theirs", files)
+    before = {path for path in tmp_path.rglob("*") if "modules" not in path.parts}
+    code, error, _ = called("--config-dir", folder, *(words or ["task=mine"]))
+    passed = code in (10, 12) and not hostile.exists() and SECRET not in error and "\n" not in error
+    scorecard.add(FIGURE, cases=1, passed=int(passed), target=20)
+    assert passed, f"{code} {error}"
+    assert {path for path in tmp_path.rglob("*") if "modules" not in path.parts} == before
+    assert not environment.exists()
+
+
+def test_link_out_of_the_folder(called, tmp_path, scorecard):  # noqa: F811
+    """H11: a choice that is a link to a private file; its content is not shown."""
+    private = tmp_path / "private.yaml"
+    private.write_text(f"task: {{password: {SECRET}\n")
+    (tmp_path / "theirs" / "task").mkdir(parents=True)
+    (tmp_path / "theirs" / "task" / "mine.yaml").symlink_to(private)
+    code, error, _ = called("--config-dir", tmp_path / "theirs", "task=mine")
+    passed = code == 12 and SECRET not in error
+    scorecard.add(FIGURE, cases=1, passed=int(passed), target=20)
+    assert passed, f"{code} {error}"
+
+
+TYPED = [
+    "hydra.run.dir=../../x",
+    "hydra.searchpath=[file://theirs]",
+    "hydra.callbacks.mine._target_=canary_part.touch",
+    "+hydra.callbacks.mine._target_=canary_part.touch",
+    "hydra.job.env_set.LD_PRELOAD=x",
+    "hydra.sweep.dir=../../x",
+    "task._target_=os.system",
+    "body._target_=subprocess.Popen",
+]
+
+
+@pytest.mark.parametrize("word", TYPED)
+def test_words_copied_from_somebody_else(called, environment, hostile, scorecard, word):  # noqa: F811
+    """H11: what a command that is copied from a page may not do."""
+    code, error, _ = called(word)
+    passed = code in (10, 12) and not hostile.exists()
+    scorecard.add(FIGURE, cases=1, passed=int(passed), target=20)
+    assert passed, f"{code} {error}"
+    assert not environment.exists()
+
+
+def test_what_is_typed_may_read_the_environment_and_its_name_is_stored_not_its_value(tmp_path, monkeypatch):
+    """H11: config.yaml and overrides.txt of a run hold no value of the environment."""
+    from orca_cli import compose
+
+    monkeypatch.setenv("TOKEN", SECRET)
+    with compose.session() as session:
+        job = session.compose(["task=arrays", "task.kind=classes", "task.train=${oc.env:TOKEN}"])
+    assert job.config.task["train"] == SECRET  # premise: it was read
+    assert SECRET not in compose.to_yaml(job.stored)
+    assert "${oc.env:TOKEN}" in compose.to_yaml(job.stored)
+    assert SECRET not in json.dumps(job.overrides)
+
+
+@pytest.mark.parametrize("content", ["../../../etc", "/etc", "~"])
+def test_run_folder_of_somebody_else_is_read_only_as_json(orca, environment, tmp_path, scorecard, content):
+    """H11: a run's records with paths and objects in them: report reads JSON, follows nothing, writes nothing."""
+    run = environment / "digits" / "2026-01-01_00-00-00.000000_minilm_otdd_full_s0_00000000"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("a: !!python/object/apply:os.system ['touch canary']\n")
+    record = {"schema": 1, "run_id": content, "state": "completed", "task": content, "body": content, "error": content}
+    for name in ("status.json", "result.json", "run.json"):
+        (run / name).write_text(json.dumps(record | {"path": content}))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    code, _, err = orca("report")
+    passed = code in (0, 3) and "Traceback" not in err and not Path("canary").exists()
+    scorecard.add(FIGURE, cases=1, passed=int(passed), target=20)
+    assert passed, f"{code} {err}"
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert os.listdir(environment) == ["digits"]

@@ -1,0 +1,102 @@
+"""Large tasks are read in parts: what a reader holds does not grow with its files."""
+
+import os
+import tracemalloc
+
+import numpy as np
+
+from orca_cli.tasks import cosmic, fsd50k, psicov, samples, satellite
+from scripts import make_fixtures
+
+COPIES = 40
+
+
+def peak_mb(use):
+    """Return the most that Python and NumPy held while a function ran, in MB."""
+    tracemalloc.start()
+    use()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 1e6
+
+
+def epoch(task, size):
+    """Use a task as an epoch of training does."""
+    task.train.digest()
+    order = np.random.default_rng(0).permutation(len(task.train))
+    for start in range(0, len(order), size):
+        task.train.batch(order[start : start + size], np.random.default_rng(start))
+    assert len(task.train.targets()) == len(task.train)
+
+
+def link(path, name):
+    copy = path.with_name(name)
+    os.link(path, copy)
+    return copy
+
+
+def test_psicov(tmp_path, reporter):
+    """A protein takes 15 MB in a window of 256, so that all would take 600 MB."""
+    make_fixtures.make("psicov", tmp_path)
+    root = tmp_path / "psicov" / "protein"
+    names = [f"copy{number}" for number in range(COPIES)]
+    for name in names:
+        link(root / "deepcov" / "features" / "de2A.pkl", f"{name}.pkl")
+        link(root / "deepcov" / "distance" / "de2A-cb.npy", f"{name}-cb.npy")
+    (root / "deepcov.lst").write_text("\n".join(names))
+
+    def use():
+        epoch(psicov.load(tmp_path, tmp_path / "cache", reporter, window=256, num_validation=2), 1)
+
+    assert peak_mb(use) < 60
+
+
+def test_cosmic(tmp_path, reporter):
+    """A stamp takes 790 kB in its file and 66 kB as a sample."""
+    make_fixtures.make("cosmic", tmp_path)
+    folder = tmp_path / "cosmic" / "npy_train" / "f435w" / "10000" / "00"
+    for number in range(4 * COPIES):
+        link(folder / "1_stamp.npy", f"1_copy{number}.npy")
+
+    def use():
+        epoch(cosmic.load(tmp_path, tmp_path / "cache", reporter), 4)
+
+    assert peak_mb(use) < 60  # 256 stamps give the statistics; the files have 130 MB
+
+
+def test_fsd50k(tmp_path, reporter):
+    """A chunk takes 88 kB as float32, so that all would take 70 MB."""
+    make_fixtures.make("fsd50k", tmp_path)
+    place = tmp_path / "fsd50k" / "chunks"
+    lines = ["files,labels,ext"]
+    for clip in range(4 * COPIES):
+        for chunk in range(5):
+            copy = link(place / "tr" / "1000_0.wav", f"copy{clip}_{chunk}.wav")
+            lines.append(f'/mnt/chunks/tr/{copy.name},"label_1,label_2",copy{clip}')
+    (place / "tr.csv").write_text("\n".join(lines))
+
+    def use():
+        task = fsd50k.load(tmp_path, reporter)
+        task.train.digest()
+        for start in range(0, 40, 10):
+            task.train.batch(np.arange(start, start + 10), np.random.default_rng(start))
+        assert task.train.targets().shape == (4 * COPIES, 200)
+
+    assert peak_mb(use) < 25
+
+
+def test_satellite_holds_its_file_once(tmp_path, reporter, monkeypatch):
+    """The series take 74 MB in the file and 37 MB in the cache."""
+    monkeypatch.setattr(samples, "_BLOCK_BYTES", 2**20)
+    place = tmp_path / "satellite"
+    place.mkdir()
+    n = 200_000
+    data = np.tile(np.random.default_rng(0).random((1000, 46)), (n // 1000, 1))
+    for part in ("train", "test"):
+        np.save(place / f"satellite_{part}.npy", {"data": data, "label": 1 + np.arange(n) % 24}, allow_pickle=True)
+
+    def use():
+        epoch(satellite.load(tmp_path, tmp_path / "cache", reporter), 5000)
+
+    assert peak_mb(use) < 200
+    assert peak_mb(use) < 25  # from the cache, in parts; most of it are the classes

@@ -22,6 +22,8 @@ from orca_cli.foreign.zips import DAMAGE, open_zip
 _ALLOWED = "allowed: .npz (x and y in one file) and .npy (task.train=x.npy task.labels=y.npy)"
 _MAX_MEMBERS = 1000
 _MAX_BYTES = 8 * 2**30
+_MAX_RATIO = 200  # bytes that one byte of a member becomes
+_FREE_BYTES = 2**28  # from which on the ratio counts
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -
 
     Raises:
         DataError: the file is missing, no archive, damaged, or lacks an array.
-        UnsafeError: an array of Python objects, or more bytes than allowed.
+        UnsafeError: an array of Python objects, more bytes than allowed, or a member that grows as only bombs do.
         MemoryExhaustedError: an array is larger than the memory that is free.
     """
     wanted = list(dict.fromkeys(names))
@@ -199,6 +201,8 @@ def _npz(path: Path, names: list[str] | None) -> dict[str, StoredArray]:
             try:
                 with archive.open(members[name]) as file:
                     arrays[name] = _member(path, name, members[name], file)
+                if names is not None:
+                    _check_growth(members[name], arrays[name].where)
             except DAMAGE as error:
                 raise DataError(f"cannot be read: {error}", where=f"{path}[{name}]", hint="write it again") from error
     return arrays
@@ -213,10 +217,18 @@ def _member(path: Path, name: str, member: zipfile.ZipInfo, file: IO[bytes]) -> 
 
     def read() -> np.ndarray:
         # Checked here and not on opening: members that nobody asks for may be large.
+        _check_growth(member, where)
         check_memory(header.bytes, where)
         return _inflated(path, member, header, where)
 
     return StoredArray(where, header.shape, header.dtype, read)
+
+
+def _check_growth(member: zipfile.ZipInfo, where: str) -> None:
+    if member.file_size > max(_FREE_BYTES, _MAX_RATIO * member.compress_size):
+        raise UnsafeError(
+            f"grows to more than {_MAX_RATIO} times its size, as bombs do", where=where, hint="store it uncompressed"
+        )
 
 
 def _inflated(path: Path, member: zipfile.ZipInfo, header: Header, where: str) -> np.ndarray:

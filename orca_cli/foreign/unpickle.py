@@ -28,6 +28,7 @@ from orca_cli.foreign.numpy_pickle import NAMES, Named, set_array, set_dtype
 
 MAX_BYTES = 2**31
 _MAX_OPCODES = 4_000_000
+_MAX_CONTAINERS = 1_000_000
 _MAX_VALUES = 20_000_000  # of the result, counted as often as they are met
 _MAX_DEPTH = 100
 _MAX_DEFLATE = 1032  # bytes that one byte of deflate can become
@@ -240,8 +241,13 @@ class _Machine:
         self._fresh: dict[int, Any] = {}  # arrays and dtypes that were made and not yet filled
 
     def run(self) -> Any:
+        containers = 0
         for _ in range(_MAX_OPCODES):
             code = self._take(1)[0]
+            if code in _MAKES_CONTAINER:
+                containers += 1
+                if containers > _MAX_CONTAINERS:
+                    raise UnsafeError(f"the pickle makes more than {_MAX_CONTAINERS:,} containers")
             if code == 0x2E:  # STOP
                 if len(self._stack) != 1 or self._marked:
                     raise ValueError("values are left")
@@ -432,6 +438,7 @@ def _pair(machine: _Machine) -> list[Any]:
     return [key, value]
 
 
+_MAKES_CONTAINER = frozenset(b"(]}lt\x85\x86\x87")
 _ACTIONS: dict[int, Callable[[_Machine], None]] = {
     ord(letter): action
     for letter, action in {

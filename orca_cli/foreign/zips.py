@@ -56,6 +56,8 @@ def _opened(path: Path, max_members: int) -> zipfile.ZipFile:
 
 def _check(member: zipfile.ZipInfo, path: Path) -> None:
     name = ascii(member.filename[:100])
+    if not member.filename:
+        raise DataError("a member has no name", where=str(path), hint="get the file again")
     if member.flag_bits & 1:
         raise DataError(f"member {name} is encrypted", where=str(path), hint="unpack it yourself first")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

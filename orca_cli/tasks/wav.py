@@ -14,7 +14,17 @@ from orca_cli.exceptions import DataError
 _HINT = "unpack the archive again, or convert the file to mono PCM at the right rate"
 _MAX_UNMAPPED_BYTES = 2**26
 # What scipy raises on files that are cut off or no .wav at all.
-_DAMAGE = (ValueError, OSError, EOFError, struct.error, TypeError, OverflowError, MemoryError, UnboundLocalError)
+_DAMAGE = (
+    ValueError,
+    OSError,
+    EOFError,
+    struct.error,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    UnboundLocalError,
+)
 
 
 def read(path: Path, rate: int, length: int, start: float = 0.0) -> np.ndarray:

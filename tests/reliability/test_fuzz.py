@@ -1,0 +1,303 @@
+"""Mutations of valid files of each format (row H8, section 7): a value or one of our errors, quickly, and never a crash.
+
+Readers that are our own code run in this process, where another exception fails the test; HDF5 runs in the worker, which
+may die, and this process may not.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import pickle
+import random
+import struct
+import tarfile
+import time
+import wave
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+
+from orca_cli import storage
+from orca_cli.exceptions import OrcaError, WorkerError
+from orca_cli.foreign import arrays, lmdb, matlab, unpickle
+from orca_cli.foreign.archives import unpack
+from orca_cli.models.bodies import checkpoints
+from orca_cli.sources import conll
+from orca_cli.tasks import homology, wav
+from orca_cli.tasks.table_files import open_table
+from tests.foreign.conftest import Quiet
+from tests.reliability.conftest import count
+
+_SECONDS = 2.0
+_ODD = (0, 1, 0x7F, 0x80, 0xFE, 0xFF)
+RNG = np.random.default_rng(0)
+
+
+def _npz() -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, x=RNG.normal(size=(6, 5)), y=np.arange(6), names=np.array(["a", "bc"]))
+    return buffer.getvalue()
+
+
+def _npy() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, RNG.normal(size=(3, 4)).astype(np.float32))
+    return buffer.getvalue()
+
+
+def _objects() -> np.ndarray:
+    return np.array([np.arange(5.0), "text", None, {"a": (1, 2.5, b"x")}, np.float32(1)], dtype=object)
+
+
+def _object_npy() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, _objects(), allow_pickle=True)
+    return buffer.getvalue()
+
+
+def _pickle(protocol: int) -> bytes:
+    value = {
+        "data": list(_objects()),
+        "label": np.array(["N", "~"]),
+        "t": (1, [2**70, -1.5]),
+        "f": np.asfortranarray(np.eye(3)),
+    }
+    return pickle.dumps(value, protocol=protocol)
+
+
+def _mat5(compressed: bool) -> bytes:
+    buffer = io.BytesIO()
+    cells = np.empty((1, 2), object)
+    cells[:] = [[np.arange(4.0), np.eye(2)]]
+    scipy.io.savemat(buffer, {"x": np.arange(12.0).reshape(3, 4), "c": cells, "t": "text"}, do_compression=compressed)
+    return buffer.getvalue()
+
+
+def _hdf5() -> bytes:
+    h5py = pytest.importorskip("h5py")
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.create_dataset("x", data=np.arange(64.0).reshape(8, 8), chunks=(4, 8), compression="gzip", shuffle=True)
+        file["x"].attrs["MATLAB_class"] = np.bytes_("double")
+        file["#refs#/a"] = np.arange(3.0)
+        file.create_dataset("c", (1, 1), h5py.ref_dtype)[0, 0] = file["#refs#/a"].ref
+        file["c"].attrs["MATLAB_class"] = np.bytes_("cell")
+    return buffer.getvalue()
+
+
+def _lmdb(folder: Path) -> bytes:
+    library = pytest.importorskip("lmdb")
+    place = folder / "seed.mdb"
+    with library.open(str(place), map_size=2**20, subdir=False) as database, database.begin(write=True) as transaction:
+        for i in range(60):
+            transaction.put(str(i).encode(), bytes(RNG.integers(0, 256, 9000 if i == 7 else 60, dtype=np.uint8)))
+    return place.read_bytes()
+
+
+def _tar(packed: bool) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in {"a/x.txt": b"hello", "é" * 60: b"1" * 700, "a/" + "n" * 150: b""}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return gzip.compress(buffer.getvalue()) if packed else buffer.getvalue()
+
+
+def _zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/x.txt", b"hello" * 50)
+        archive.writestr("y", b"")
+        archive.writestr("é", b"1", zipfile.ZIP_STORED)
+    return buffer.getvalue()
+
+
+def _wav(width: int) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setparams((2, width, 8000, 40, "NONE", ""))
+        file.writeframes(bytes(RNG.integers(0, 256, 80 * width, dtype=np.uint8)))
+    return buffer.getvalue()
+
+
+def _read_npz(path: Path) -> Any:
+    return [array.read() for array in arrays.open_arrays(path, "task.train").values()]
+
+
+def _read_lmdb(path: Path) -> None:
+    with lmdb.Records(path) as records:
+        for key in ("7", "30", "zz"):
+            records.get(key)
+        list(records.items())
+
+
+def _unpack(path: Path) -> None:
+    folder = path.with_name("out")
+    try:
+        unpack(path, folder, Quiet())
+    finally:
+        if folder.exists():
+            assert not any(entry.is_symlink() for entry in folder.rglob("*"))
+            storage.remove(folder)
+
+
+def _read_table(path: Path) -> None:
+    table = open_table(path, "task.train", None, None)
+    table.read(list(table.columns))
+
+
+def _read_wav(path: Path) -> None:
+    sound = wav.read(path, 8000, 20)
+    assert sound.shape == (20,)
+    assert np.isfinite(sound).all()
+
+
+def _read_conll(path: Path) -> None:
+    for _, tags in conll.sentences(path):
+        conll.spans(tags)
+
+
+def _read_homology(path: Path) -> None:
+    for number, record in enumerate(homology._json_records(path)):
+        homology._checked(path, number, record)
+
+
+CSV = "time;level;name\n" + "".join(f"{i};{i * 0.5};n{i}\n" for i in range(12))
+CONLL = "-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\nGerman JJ B-NP B-MISC\n\nPeter NNP B-NP B-PER\n"
+HOMOLOGY = [{"primary": "MKVA", "fold_label": 3, "id": "d1"}, {"primary": "GG", "fold_label": 1194, "id": "d2"}]
+MANIFEST = {"schema": 1, "state": "running", "stage": "align", "files": {"a": {"size": 3, "sha256": "0" * 64}}}
+
+# Format -> seeds (files that are valid), ending, reader, counts of the tiers.
+Seed = Callable[[Path], bytes]
+FORMATS: dict[str, tuple[list[Seed], str, Callable[[Path], Any], int, int]] = {
+    "npz": ([lambda _: _npz()], ".npz", _read_npz, 300, 100_000),
+    "npy": ([lambda _: _npy()], ".npy", _read_npz, 400, 100_000),
+    "object npy": ([lambda _: _object_npy()], ".npy", lambda path: arrays.load_object_here(str(path)), 400, 100_000),
+    "pkl": (
+        [lambda _, p=p: _pickle(p) for p in range(6)],  # type: ignore[misc]
+        ".pkl",
+        lambda path: unpickle.load_here(str(path)),
+        600,
+        100_000,
+    ),
+    "mat 5": (
+        [lambda _: _mat5(False), lambda _: _mat5(True)],
+        ".mat",
+        lambda path: [matlab.read_here(str(path), [name], 2**24) for name in ("x", "c", "t")],
+        300,
+        100_000,
+    ),
+    "mat 7.3 (HDF5)": (
+        [lambda _: _hdf5()],
+        ".mat",
+        lambda path: [matlab.read(path, [name], 2**24) for name in ("x", "c")],
+        300,
+        100_000,
+    ),
+    "LMDB": ([_lmdb], ".mdb", _read_lmdb, 300, 100_000),
+    "tar": ([lambda _: _tar(False), lambda _: _tar(True)], ".tar", _unpack, 300, 100_000),
+    "zip": ([lambda _: _zip()], ".zip", _unpack, 300, 100_000),
+    "csv": ([lambda _: CSV.encode(), lambda _: CSV.replace(";", "\t").encode()], ".csv", _read_table, 400, 100_000),
+    "wav": ([lambda _: _wav(2), lambda _: _wav(3), lambda _: _wav(1)], ".wav", _read_wav, 400, 100_000),
+    "CoNLL": ([lambda _: CONLL.encode()], ".txt", _read_conll, 400, 100_000),
+    "JSON of proteins": ([lambda _: json.dumps(HOMOLOGY).encode()], ".json", _read_homology, 400, 100_000),
+    "JSON manifest": ([lambda _: b""], ".json", storage.read_checked_json, 400, 100_000),
+    "config.json": (
+        [lambda _: json.dumps({"model_type": "bert", "hidden_size": 32, "auto_map": None}).encode()],
+        "/config.json",
+        lambda path: checkpoints.check_family(path.parent, ("bert",)),
+        400,
+        100_000,
+    ),
+}
+
+
+def mutated(content: bytes, draw: random.Random) -> bytes:
+    """Return a file with one to four changes; half of them lie near the start or the end, where formats have their headers."""
+    found = bytearray(content)
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        if not found:
+            break
+        size = len(found)
+        near = min(size, 160)
+        place = draw.choice(
+            (draw.randrange(size), draw.randrange(size), draw.randrange(near), size - 1 - draw.randrange(near))
+        )
+        kind = draw.randrange(9)
+        if kind < 2:
+            found[place] ^= 1 << draw.randrange(8)
+        elif kind < 4:
+            found[place] = draw.choice(_ODD)
+        elif kind == 4:
+            found[place:place] = bytes(draw.choice(_ODD) for _ in range(draw.randrange(1, 9)))
+        elif kind == 5:
+            del found[place : place + draw.randrange(1, 17)]
+        elif kind == 6:
+            del found[place:]
+        elif kind == 7:
+            number = draw.choice((0, 1, 2**31 - 1, 2**31, 2**32 - 1, draw.randrange(2**32)))
+            found[place : place + 4] = struct.pack(draw.choice("<>") + "I", number)
+        else:
+            other = draw.randrange(size)
+            found[place : place + 8] = found[other : other + 8]
+    return bytes(found)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_mutated_files_give_a_value_or_an_error_of_ours(name, tmp_path, scorecard):
+    seeds, ending, read, pr, nightly = FORMATS[name]
+    path = tmp_path / f"file{ending}"
+    path.parent.mkdir(exist_ok=True)
+    if name == "JSON manifest":
+        storage.write_checked_json(path, MANIFEST)
+        contents = [path.read_bytes()]
+    else:
+        contents = [seed(tmp_path) for seed in seeds]
+    for content in contents:  # the premise: what is changed is valid before
+        path.write_bytes(content)
+        read(path)
+    draw = random.Random(name)
+    number, values, crashes = count(pr=pr, nightly=nightly), 0, 0
+    for i in range(number):
+        content = mutated(draw.choice(contents), draw)
+        path.write_bytes(content)
+        start = time.process_time()
+        try:
+            read(path)
+            values += 1
+        except WorkerError as error:
+            crashes += "was ended by" in str(error)
+        except OrcaError as error:
+            told = error
+            assert "\n" not in str(told)
+            assert path.name in str(told) or path.parent.name in str(told), told
+        except Exception as error:
+            raise AssertionError(f"{name}, input {i}: {type(error).__name__}: {error}; {content[:2000]!r}") from error
+        assert time.process_time() - start < _SECONDS, f"{name}, input {i} takes too long: {content[:2000]!r}"
+    assert values < number  # the changes do matter
+    scorecard.add(
+        f"fuzz inputs, {name}", cases=number, passed=number, target=nightly, note=f"{crashes} crashes of the worker"
+    )
+
+
+def test_a_crash_of_the_worker_is_no_crash_of_the_program(tmp_path, monkeypatch):
+    """The premise of the HDF5 row: this process lives on where the library does not."""
+    from orca_cli.foreign import worker
+    from tests.foreign.test_worker import START
+
+    monkeypatch.setattr(worker, "_START", START)
+    worker.close()
+    before = os.getpid()
+    with pytest.raises(WorkerError, match="SIGSEGV"):
+        worker.read("fault", "a.mat", 0, kind="segfault")
+    assert os.getpid() == before
+    worker.close()

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import yaml
 
 from orca_cli import catalogue, storage
 from orca_cli.cli import main
 from orca_cli.data_folder import CHECKSUMS
 from orca_cli.exceptions import ConfigError
+from scripts import make_fixtures
 from tests.foreign.server import drip, serving, status
 
 ROOT = Path(__file__).parent.parent.parent
@@ -89,6 +91,15 @@ def test_every_block_of_the_program_can_be_read():
         assert entry.description
         for file in entry.files:
             assert file.urls or entry.by_hand, entry.name
+
+
+def test_the_block_of_the_page_on_adding_is_accepted(here):
+    page = (ROOT / "docs" / "adding.md").read_text()
+    (block,) = re.findall(r"```yaml\n(task:\n[^`]*\n  data:\n.*?)```", page, flags=re.S)
+    path = here / "conf" / "task" / "ramps.yaml"
+    path.write_text(f"# Ramps\n{block}")
+    (file,) = catalogue.read("task", "ramps", path).files
+    assert (file.path, file.unpack, len(file.urls), file.instead) == ("ramps.zip", "zip", 2, ("ramps*.npy",))
 
 
 @pytest.mark.parametrize(
@@ -513,6 +524,58 @@ def test_check_reports_numbers_that_are_none():
         "train: 2 targets that are neither 0 nor 1 nor NaN",
     ]
     assert found.warnings == ["train: 1 of 2 classes have no positive sample (1)"]
+
+
+SMALL = {
+    "psicov": ["task.num_validation=2", "task.window=64"],
+    "darcy": ["task.origin=files", "task.num_train=16", "task.num_validation=8", "task.num_test=6"],
+    "listops": ["task.origin=files"],
+}
+OF_FIXTURE = {
+    "darcy": "3 x 9 x 9",
+    "jsb": "88 x 59",
+    "listops": "17 x 1024",
+    "psicov": "57 x 64 x 64",
+}  # of which the size is the files'
+
+
+QUICK = ("jsb", "ninapro", "satellite")
+
+
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=[] if task in QUICK else pytest.mark.slow) for task in make_fixtures.TASKS]
+)
+def test_check_opens_the_files_of_every_task(task, here, orca):
+    """Files that are made up are no published ones, so they lie elsewhere than in the data folder."""
+    make_fixtures.make(task, here / "made")
+    record = check(orca, task, f"task.path={here / 'made' / task}", *SMALL.get(task, []))
+    described = {entry.name: entry for entry in catalogue.data_sets() if entry.group == "task"}[task]
+    assert " x ".join(map(str, record["input_shape"])) == OF_FIXTURE.get(task, described.shape)
+    assert record["problems"] == []
+    assert set(record["splits"]) == {"train", "validation", "test"}
+    for split in record["splits"].values():
+        assert split["read"] == split["n"] > 0
+        assert (split["inputs"]["nan"], split["inputs"]["infinite"]) == (0, 0)
+        assert task in ("darcy", "psicov") or sum(split["classes"]["counts"]) > 0
+    assert [(entry["shared"], entry["complete"]) for entry in record["overlaps"]] == [(0, True)] * 3
+    if record["kind"] != "dense":
+        assert described.outputs.split()[0] == str(record["num_outputs"])
+
+
+def test_check_of_the_published_chorales_and_tweets(here, orca):
+    shared = Path(os.environ.get("ORCA_TEST_DATA", ROOT.parent / "shared")) / "data"
+    if not (shared / "jsb" / "JSB_Chorales.mat").exists():
+        pytest.skip("the published files are not here")
+    assert orca("import", shared, "jsb", "wnut17")[0] == 0
+    record = check(orca, "jsb")
+    assert record["files"][0]["checksum"] == "as published"
+    assert [split["n"] for split in record["splits"].values()] == [229, 76, 77]
+    counts = np.array(record["splits"]["test"]["classes"]["counts"])
+    piece = scipy.io.loadmat(shared / "jsb" / "JSB_Chorales.mat")["testdata"][0]
+    assert (counts == sum(frames[1:].sum(0, dtype=int) for frames in piece)).all()
+    code, out, _ = orca("check", "wnut17")
+    assert code == 0
+    assert "as published" in out
 
 
 def test_check_of_absent_data_says_what_to_do(here, orca):

@@ -19,7 +19,7 @@ PHASES = {
     "align": ("orca_cli.stages.align", "_Trainer._epoch"),
     "checkpoint": ("orca_cli.training.checkpoint", "save_file"),
     "prune": ("orca_cli.storage", "remove"),
-    "finetune": ("orca_cli.stages.finetune", "train_step"),
+    "finetune": ("orca_cli.stages.course", "Course.take"),
     "validate": ("orca_cli.stages.finetune", "_end_epoch"),
     "test": ("orca_cli.stages.finetune", "_test"),
     "result": ("orca_cli.storage", "seal"),
@@ -76,13 +76,13 @@ def _lose_rate() -> None:
     first: list[int] = []
 
     def make(original: Callable) -> Callable:
-        def call(settings: Any, step: int, per_epoch: int) -> float:
+        def call(course: Any, step: int) -> float:
             first.append(step)
-            return original(settings, step - first[0], per_epoch)
+            return original(course, step - first[0])
 
         return call
 
-    _replace(("orca_cli.stages.finetune", "_rate"), make)
+    _replace(("orca_cli.stages.course", "Course.rate"), make)
 
 
 def _lose_dropout() -> None:
@@ -92,7 +92,7 @@ def _lose_dropout() -> None:
 
 def _lose_order() -> None:
     """Draw by the number of epochs that this process has seen."""
-    _replace(("orca_cli.stages.finetune", "seeding.numpy_generator"), _counted("order"))
+    _replace(("orca_cli.stages.course", "seeding.numpy_generator"), _counted("order"))
 
 
 def _counted(draw: str) -> Callable[[Callable], Callable]:
@@ -100,11 +100,10 @@ def _counted(draw: str) -> Callable[[Callable], Callable]:
 
     def make(original: Callable) -> Callable:
         def call(seed: int, *names: Any) -> Any:
-            if draw not in names:
+            if names[:2] != ("finetune", draw):
                 return original(seed, *names)
             number = seen.setdefault(names, len(seen))
-            kept = names[: names.index(draw) + 1]
-            return original(seed, *kept, number, *names[len(kept) + 1 :])
+            return original(seed, "finetune", draw, number, *names[3:])
 
         return call
 

@@ -1,0 +1,181 @@
+"""Run the reliability suite, and publish its figures: reports/reliability.json and the scorecard of the README.
+
+    python scripts/reliability.py                       the pr tier, some minutes
+    python scripts/reliability.py --tier nightly        all cases
+    python scripts/reliability.py -- -k damage          a part of it; figures of other tests are kept from the last report
+    python scripts/reliability.py --table               write the README's table anew from the last report
+    python scripts/reliability.py --defects             25 seeded defects, each of which the tests have to notice
+
+A figure is what a test counted, never what was typed. A figure whose premise did not hold on this machine is "not run", and one
+whose test failed before it counted is "failed"; neither is ever shown as passed. Exit code: that of pytest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORT = ROOT / "reports" / "reliability.json"
+README = ROOT / "README.md"
+BEGIN = "<!-- scorecard: begin; written by scripts/reliability.py -->"
+END = "<!-- scorecard: end -->"
+TIERS = ("pr", "nightly")
+
+
+def run(tier: str, words: list[str]) -> tuple[int, list[dict[str, Any]], set[str], float]:
+    """Run the tests; returns pytest's exit code, the figures, the tests that failed, and seconds."""
+    with tempfile.TemporaryDirectory(prefix="orca-reliability-") as folder:
+        figures, outcomes = Path(folder) / "figures", Path(folder) / "outcomes"
+        variables = os.environ | {
+            "ORCA_TIER": tier,
+            "ORCA_SCORECARD": str(figures),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        }
+        marks = "not gpu and not wheel"
+        command = [sys.executable, "-m", "pytest", "tests/reliability", "-m", marks, f"--junit-xml={outcomes}", *words]
+        start = time.monotonic()
+        code = subprocess.run(command, cwd=ROOT, env=variables).returncode
+        seconds = time.monotonic() - start
+        lines = figures.read_text().splitlines() if figures.exists() else []
+        return code, [json.loads(line) for line in lines], failed_tests(outcomes), seconds
+
+
+def failed_tests(path: Path) -> set[str]:
+    """Return the names of the tests that pytest's record says failed."""
+    if not path.exists():
+        return set()
+    import xml.etree.ElementTree as ElementTree
+
+    found = set()
+    for case in ElementTree.parse(path).getroot().iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            file = case.get("classname", "").replace(".", "/")
+            found.add(f"{file}.py::{case.get('name')}")
+    return found
+
+
+def summed(lines: list[dict[str, Any]], failed: set[str]) -> dict[str, dict[str, Any]]:
+    """Return figure -> cases, passed, target, notes, what was not run, and whether one of its tests failed."""
+    figures: dict[str, dict[str, Any]] = {}
+    empty = {"cases": 0, "passed": 0, "target": 0, "notes": [], "not_run": [], "failed": False, "tests": []}
+    for line in lines:
+        figure = figures.setdefault(line["figure"], {key: _copy(value) for key, value in empty.items()})
+        figure["failed"] |= line["test"] in failed
+        if line["test"] not in figure["tests"]:
+            figure["tests"].append(line["test"])
+        if "not_run" in line:
+            figure["not_run"].append(line["not_run"])
+            continue
+        for key in ("cases", "passed", "target"):
+            figure[key] += line[key]
+        if line.get("note"):
+            figure["notes"].append(line["note"])
+    return figures
+
+
+def _copy(value: Any) -> Any:
+    return list(value) if isinstance(value, list) else value
+
+
+def report(tier: str, code: int, figures: dict[str, Any], failed: set[str], seconds: float) -> dict[str, Any]:
+    """Return the record that is published."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return {
+        "schema": 1,
+        "tier": tier,
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit or None,
+        "machine": {"processors": os.cpu_count(), "system": platform.system(), "python": platform.python_version()},
+        "seconds": round(seconds),
+        "exit_code": code,
+        "failed_tests": sorted(failed),
+        "figures": dict(sorted(figures.items())),
+    }
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return a report of a part of the suite with the figures of the rest as they were; they say of which tier."""
+    return new | {"figures": dict(sorted((old.get("figures", {}) | new["figures"]).items()))}
+
+
+def state(figure: dict[str, Any]) -> str:
+    """Return passed, failed or not run. What was run in part is what the run part says."""
+    if figure["failed"] or figure["passed"] < figure["cases"]:
+        return "failed"
+    return "passed" if figure["cases"] else "not run"
+
+
+def table(record: dict[str, Any]) -> str:
+    """Return the scorecard as Markdown."""
+    lines = [
+        f"Tier of the last run: `{record['tier']}`, {record['date']}, {record['machine']['processors']} cores, Python "
+        f"{record['machine']['python']}. The nightly tier is what the target counts.",
+        "",
+        "| figure | passed / run | target | state | |",
+        "| :-- | --: | --: | :-- | :-- |",
+    ]
+    for name, figure in record["figures"].items():
+        known = state(figure)
+        done = f"{figure['passed']:,} / {figure['cases']:,}" if figure["cases"] else "-"
+        words = [*figure["notes"][-1:], *(f"not run: {reason}" for reason in figure["not_run"][:1])]
+        if figure.get("tier", record["tier"]) != record["tier"]:
+            words.append(f"{figure['tier']} tier")
+        cells = (name, done, f"{figure['target']:,}" if figure["target"] else "-", known, "; ".join(words))
+        lines.append("| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |")
+    if record["failed_tests"]:
+        lines += ["", f"{len(record['failed_tests'])} tests failed: {', '.join(record['failed_tests'])}."]
+    return "\n".join(lines)
+
+
+def publish(record: dict[str, Any]) -> None:
+    """Write the report, and the table between the README's markers."""
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    text = README.read_text()
+    if BEGIN not in text or END not in text:
+        raise SystemExit(f"{README}: the markers of the scorecard are missing")
+    head, rest = text.split(BEGIN, 1)
+    _, tail = rest.split(END, 1)
+    README.write_text(f"{head}{BEGIN}\n\n{table(record)}\n\n{END}{tail}")
+
+
+def main() -> int:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], epilog=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--tier", choices=TIERS, default="pr", help="how many cases")
+    parser.add_argument("--dry", action="store_true", help="run, and print the table without publishing it")
+    parser.add_argument("--table", action="store_true", help="run nothing; write the table of the last report anew")
+    parser.add_argument("--defects", action="store_true", help="only the seeded defects, all 25")
+    parser.add_argument("words", nargs="*", help="more for pytest, after --")
+    given = parser.parse_args()
+    old = json.loads(REPORT.read_text()) if REPORT.exists() else {}
+    if given.table:
+        publish(old)
+        return 0
+    words, tier = given.words, given.tier
+    if given.defects:
+        words, tier = [*words, "-k", "test_mutations"], "nightly"
+    code, lines, failed, seconds = run(tier, words)
+    figures = {name: figure | {"tier": tier} for name, figure in summed(lines, failed).items()}
+    record = report(tier, code, figures, failed, seconds)
+    if words:
+        record = merged(old, record)
+    if given.dry:
+        print(table(record))
+    else:
+        publish(record)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

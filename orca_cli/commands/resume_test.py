@@ -155,7 +155,9 @@ def _tiny_body(folder: Path) -> Path:
     """Save a random BERT of 2 layers and width 32, with dropout and a tokenizer of single letters."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     folder.mkdir()
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_LETTERS, *(f"##{letter}" for letter in _LETTERS)]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import os
 import re
+import socket
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,7 @@ from orca_cli.runs.records import Unreadable, read_record
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _LIVING = ("created", "build", "align", "finetune")
 _ENDED = ("failed", "interrupted")
+_BEATS = 3  # heartbeats that may be missing before a run on another machine counts as dead
 
 
 @dataclass(frozen=True)
@@ -180,13 +183,24 @@ def _read_run(path: Path) -> Run:
         raise Unreadable(f"{STATUS} says completed, but there is no {RESULT}")
     if state not in (*_LIVING, *_ENDED):
         raise Unreadable(f"{STATUS}: unknown state '{state}'")
-    if storage.is_locked(path / LOCK):
+    if storage.is_locked(path / LOCK) or _beats_elsewhere(path, status):
         return _unfinished(path, status, "running", f"in stage {status.get('stage') or 'build'}")
     if state in _ENDED:
         return _unfinished(path, status, state, _failure(status))
     if _ended_meanwhile(path, status):
         return _read_run(path)
     return _unfinished(path, status, "dead", f"its process ended without a word in state {state}")
+
+
+def _beats_elsewhere(path: Path, status: dict[str, Any]) -> bool:
+    """Return whether a process on another machine, whose lock may not be seen from here, works on the run."""
+    if status.get("state") in _ENDED or status.get("host") in (None, socket.gethostname()):
+        return False
+    try:
+        age = time.time() - (path / LOCK).stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return age < _BEATS * storage.HEARTBEAT_S
 
 
 def _ended_meanwhile(path: Path, status: dict[str, Any]) -> bool:

@@ -102,3 +102,102 @@ def test_packages_of_an_extra() -> None:
     lines = ["torch>=2", 'peft>=0.1,<1; extra == "lora"', "geomloss<1 ; extra == 'dev'", 'x[y]; extra == "lora"']
     assert doctor._packages(lines, "lora") == ["peft", "x"]
     assert doctor._packages(lines, "dev") == ["geomloss"]
+
+
+def _run(root: Path) -> Path:
+    """Write a completed run as a run leaves it, without training."""
+    from orca_cli import storage
+    from orca_cli.runs.directory import RunDirectory, RunName, claim
+
+    name = RunName("digits", "minilm", "digits", "otdd", "full", 0, "clean", "a" * 64, "b" * 64, {"train.lr": "1"})
+    with claim(root, name) as run:
+        assert isinstance(run, RunDirectory)
+        run.write_environment({"schema": 1})
+        run.set_state("finetune", step=3)
+        with storage.commit_folder(run.stage("finetune") / "best", owner=name.identity) as folder:
+            (folder / "model.safetensors").write_bytes(b"weights")
+        run.write_result({"error": {"value": 0.5}, "inexact": ["threads"]})
+    return run.path
+
+
+def test_a_run_that_is_whole_is_found_by_folder_and_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = _run(tmp_path / "runs")
+    for word in (str(run), run.name):
+        assert main(["doctor", word]) == 0
+        out = capsys.readouterr().out
+        assert "whole: 4 files compared with their checksums; state completed" in out
+        assert "resumed inexactly: threads" in out
+    assert main(["doctor", "--json", run.name]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["runs"][0]["code"], record["runs"][0]["damaged"]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "name", ["result.json", "env.json", "3_finetune/best/model.safetensors", "3_finetune/best/MANIFEST.json"]
+)
+def test_a_damaged_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    run = _run(tmp_path / "runs")
+    content = (run / name).read_bytes()
+    (run / name).write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    assert main(["doctor", str(run)]) == 13
+    out = capsys.readouterr().out
+    assert Path(name).name in out or "3_finetune/best" in out
+    assert "type the run's command again" in out
+
+
+def test_a_lost_status_is_made_anew_and_a_right_one_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = _run(tmp_path / "runs")
+    before = (run / "status.json").read_bytes()
+    assert main(["doctor", str(run)]) == 0
+    assert (run / "status.json").read_bytes() == before
+    (run / "status.json").unlink()
+    assert main(["doctor", str(run)]) == 0
+    assert "status.json was written anew: it was missing" in capsys.readouterr().out
+    after = json.loads((run / "status.json").read_text())
+    assert (after["state"], after["identity"], after["variant"]) == ("completed", "a" * 64, {"train.lr": "1"})
+
+
+def test_what_is_no_run_or_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from orca_cli import storage
+
+    run = _run(tmp_path / "runs")
+    (tmp_path / "other").mkdir()
+    assert main(["doctor", str(tmp_path / "other")]) == 11
+    assert main(["doctor", "2026-nothing"]) == 11
+    with storage.lock(run / "lock"):
+        assert main(["doctor", str(run)]) == 20
+    err = capsys.readouterr().err
+    assert err.count("orca: error: ") == 3
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_resume_test_kills_a_run_and_finds_the_same_bits(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--resume-test", "--kills", "1", "--json"]) == 0
+    record = json.loads(capfd.readouterr().out)
+    assert record["exact"]
+    assert record["attempts"][0].startswith("killed in stage ")
+
+
+def test_the_resume_test_needs_a_kill(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--resume-test", "--kills", "0"]) == 2
+    assert "--kills" in capsys.readouterr().err
+
+
+def test_the_verdict_of_the_resume_test(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other weights after a kill, or no kill at all, are no success."""
+    from orca_cli.commands import resume_test
+
+    result = dict.fromkeys(resume_test._COMPARED, "x")
+    whole = {"result": result, "losses": [1.0], "progress": 9}
+    other = whole | {"result": result | {"weights_sha256": "y"}}
+    monkeypatch.setattr(resume_test, "_whole_run", lambda *words: whole)
+    for outcome, told, code, words in (
+        (whole, ["killed in stage align"], 0, "the same bits"),
+        (other, ["killed in stage align"], 22, "weights_sha256 differ"),
+        (whole | {"losses": [2.0]}, ["killed in stage align"], 22, "losses differ"),
+        (whole, ["ended before it could be killed"], 22, "nothing was tested"),
+    ):
+        monkeypatch.setattr(resume_test, "_killed_run", lambda *_, o=outcome, t=told: (o, t))
+        assert resume_test.resume_test(["task=digits"], kills=1, as_json=False) == code
+        assert words in capsys.readouterr().out

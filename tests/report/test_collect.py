@@ -156,6 +156,18 @@ def test_a_living_run_is_running_and_a_killed_one_dead(tmp_path: Path) -> None:
     assert run.state == "dead"
 
 
+def test_a_run_on_another_machine_is_judged_by_its_heartbeat(tmp_path: Path) -> None:
+    path = add_run(tmp_path, state="align")
+    status = json.loads((path / "status.json").read_text())
+    (path / "status.json").write_text(json.dumps(status | {"host": "elsewhere"}))
+    (run,) = collect([tmp_path]).runs
+    assert run.state == "running"
+    long_ago = time.time() - 4 * storage.HEARTBEAT_S
+    os.utime(path / "lock", (long_ago, long_ago))
+    (run,) = collect([tmp_path]).runs
+    assert run.state == "dead"
+
+
 def test_a_run_that_ends_while_it_is_looked_at_is_not_called_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def add_run(
     }
     failure = {"kind": "NonFiniteError", "message": "the loss became NaN"} if state == "failed" else None
     stage = state if state in ("build", "align", "finetune") else "finetune"
-    status = record | {"stage": stage, "step": None, "exit_code": None, "error": failure, "pid": 1, "host": "h"}
+    status = record | {"stage": stage, "step": None, "exit_code": None, "error": failure, "pid": 1}
+    status["host"] = socket.gethostname()
     (path / "status.json").write_text(json.dumps(status))
     (path / "lock").touch()
     if state == "completed":

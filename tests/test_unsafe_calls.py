@@ -1,0 +1,167 @@
+"""Calls that run code of others, or lose data, are nowhere in the program (docs/threat-model.md); read from the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "orca_cli").rglob("*.py"))
+# Files that are opened for writing outside storage.py, and why that is safe.
+WRITERS = {
+    "foreign/archives.py": "into a temporary folder of its own",
+    "foreign/downloads.py": "under a temporary name",
+    "foreign/worker_process.py": "a pipe",
+    "commands/resume_test.py": "trial runs in a temporary folder of its own",
+    "foreign/unpacked.py": "into a temporary folder of storage.commit_folder",
+    "tasks/ecg_records.py": "into a temporary folder of storage.commit_folder",
+    "tasks/satellite.py": "into a temporary folder of storage.commit_folder",
+    "tasks/target_maps.py": "into a temporary folder of storage.commit_folder",
+    "stages/finetune.py": "under a temporary name of storage.write_with",
+    "commands/data_import.py": "under a temporary name",
+}
+_PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+_REQUESTS = {"urlopen", "get", "post", "head", "request", "urlretrieve"}
+
+
+def name_of(node: ast.expr) -> str:
+    """Return "a.b.c" of a chain of names, else the last attribute."""
+    if isinstance(node, ast.Attribute):
+        return f"{name_of(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def keyword(call: ast.Call, name: str) -> ast.expr | None:
+    return next((word.value for word in call.keywords if word.arg == name), None)
+
+
+def says(node: ast.expr | None, value: object) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+def mode_of(call: ast.Call, position: int) -> str:
+    node = keyword(call, "mode") or (call.args[position] if len(call.args) > position else None)
+    if node is None:
+        return "r"
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "w?"
+
+
+def fault(call: ast.Call, path: str) -> str | None:
+    """Return what is wrong with a call."""
+    name = name_of(call.func)
+    first, last = name.split(".")[0], name.split(".")[-1]
+    checks = {
+        "pickle": first in _PICKLES and last in ("load", "loads", "Unpickler", "open"),
+        "allow_pickle": not says(keyword(call, "allow_pickle") or ast.Constant(False), False),
+        "read_pickle": last == "read_pickle",
+        "torch.load": name == "torch.load" and not says(keyword(call, "weights_only"), True),
+        "extractall": last in ("extractall", "unpack_archive"),
+        "os.system": name in ("os.system", "os.popen"),
+        "shell": keyword(call, "shell") is not None and not says(keyword(call, "shell"), False),
+        "eval or exec": name in ("eval", "exec", "builtins.eval", "builtins.exec"),
+        "yaml.load": name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load"),
+        "instantiate": name.endswith("instantiate"),
+        "trust_remote_code": not says(keyword(call, "trust_remote_code") or ast.Constant(False), False),
+        "without timeout": (
+            (
+                last in ("urlopen", "urlretrieve")
+                or (first in ("requests", "connection", "session") and last in _REQUESTS)
+            )
+            and keyword(call, "timeout") is None
+        ),
+        "writes": (
+            path != "storage.py"
+            and path not in WRITERS
+            and (
+                (name in ("open", "io.open", "os.fdopen") and set(mode_of(call, 1)) & set("wax+"))
+                or (
+                    last == "open"
+                    and first not in ("os", "gzip", "zipfile", "tarfile", "Image")
+                    and len(name) > 4
+                    and set(mode_of(call, 0)) & set("wax+")
+                    and len(call.args) == 1
+                    and isinstance(call.args[0], ast.Constant)
+                    and len(str(call.args[0].value)) <= 3
+                )
+                or last in ("write_text", "write_bytes")
+                and first != "storage"
+            )
+        ),
+    }
+    return next((what for what, found in checks.items() if found), None)
+
+
+def faults(source: str, path: str) -> list[str]:
+    tree = ast.parse(source)
+    found = [
+        f"{path}:{node.lineno}: {what}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and (what := fault(node, path))
+    ]
+    bare = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type is None]
+    return found + [f"{path}:{node.lineno}: bare except" for node in bare]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_there_are_none(path):
+    assert faults(path.read_text(), str(path.relative_to(ROOT / "orca_cli"))) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "pickle.load(f)",
+        "pickle.loads(b)",
+        "pickle.Unpickler(f).load()",
+        "np.load(p, allow_pickle=True)",
+        "np.load(p, allow_pickle=flag)",
+        "pd.read_pickle(p)",
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "archive.extractall(p)",
+        "shutil.unpack_archive(p)",
+        "os.system(c)",
+        "subprocess.run(c, shell=True)",
+        "eval(c)",
+        "exec(c)",
+        "yaml.load(f)",
+        "urllib.request.urlopen(u)",
+        "requests.get(u)",
+        "hydra.utils.instantiate(c)",
+        "open(p, 'w')",
+        "open(p, mode='ab')",
+        "open(p, mode)",
+        "path.open('w')",
+        "path.write_text(t)",
+        "model.from_pretrained(p, trust_remote_code=True)",
+        "try:\n    x()\nexcept:\n    pass",
+    ],
+)
+def test_each_would_be_found(code):
+    assert len(faults(code, "a.py")) >= 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "np.load(p, allow_pickle=False)",
+        "torch.load(p, weights_only=True)",
+        "open(p)",
+        "open(p, 'rb')",
+        "urlopen(u, timeout=3)",
+        "storage.write_text(p, t)",
+        "yaml.safe_load(f)",
+        "unpickle.load(p)",
+        "model.eval()",
+        "try:\n    x()\nexcept OSError:\n    pass",
+    ],
+)
+def test_safe_calls_are_left_alone(code):
+    assert faults(code, "a.py") == []
+
+
+def test_the_list_of_writers_is_kept():
+    for path in WRITERS:
+        assert any(
+            mode in (ROOT / "orca_cli" / path).read_text() for mode in ('"wb"', '"xb"', '"w"', '"ab"', '"r+b"')
+        ), path

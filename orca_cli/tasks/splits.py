@@ -65,7 +65,7 @@ def split(
         raise DataError(
             f"{wanted} are more than the {n} samples that there are",
             where=keys[0],
-            hint=f"lower {', '.join(keys)}",
+            hint=f"lower {', '.join(dict.fromkeys(keys))}",
         )
     order = _order(n, seed, classes)
     return Split(np.sort(order[n - n_train :]), np.sort(order[n_test : n_test + n_validation]), np.sort(order[:n_test]))

@@ -194,7 +194,7 @@ class Session:
         try:
             known = self._load(groups)
         except _UNREADABLE:
-            return ConfigError(_root_text(error), where=_full_key(error))
+            return _unknown_in_a_file(error) or ConfigError(_root_text(error), where=_full_key(error))
         for text in overrides:
             key = _key(text)
             if text in groups or key.startswith("hydra"):
@@ -379,6 +379,24 @@ def _keys(node: DictConfig, prefix: str = "") -> list[str]:
             if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing()):
                 found += _keys(child, f"{prefix}{name}.")
     return found
+
+
+def _unknown_in_a_file(error: Exception) -> ConfigError | None:
+    """Return what to say of a file that sets a key that the schema does not have; None for other failures."""
+    text = _root_text(error)
+    found = re.search(r"Key '([^']*)' not in '(\w+)'", text)
+    sections = {
+        type(getattr(Config(), name)).__name__: f"{name}." for name in vars(Config()) if schema.is_section(name)
+    }
+    prefix = (sections | {"Config": ""}).get(found[2]) if found else None
+    if found is None or prefix is None:
+        return None
+    known: Any = OmegaConf.to_container(OmegaConf.structured(Config))
+    allowed = known[prefix.rstrip(".")] if prefix else known
+    file = re.search(r"In '([^']+)'", text)
+    place = f" in {file[1]}.yaml" if file else ""
+    key = f"{prefix}{found[1]}"
+    return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=suggest(found[1], allowed))
 
 
 def _full_key(error: BaseException) -> str:

@@ -251,6 +251,7 @@ def _result(job: Any, built: Any, aligned: Any, tested: Any, seconds: dict[str, 
         "error": {
             "name": error.name,
             "value": score.value,
+            "reason": None if score.value is not None else f"undefined on all {score.skipped} that it averages over",
             "n": score.n,
             "skipped": score.skipped,
             "percent": error.percent,

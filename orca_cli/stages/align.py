@@ -198,12 +198,16 @@ class _Trainer:
         set_lr(self._optimizer, lr)
         model.train()
         self._optimizer.zero_grad()
-        loss = 0.0
+        loss, place = 0.0, ""
         worst: dict[str, float] = {}
-        for weight, distance in self.problem.parts(model, self._engine, self.problem.train, self.step):
+        for number, (weight, distance) in enumerate(
+            self.problem.parts(model, self._engine, self.problem.train, self.step)
+        ):
             part = weight * distance.value
             part.backward()
             loss += float(part.detach())
+            if not math.isfinite(loss) and not place:
+                place = f", first in problem {number} (a class of the target each, with align.classes_per_problem=1)"
             for name in ("iterations", "marginal_error"):
                 if name in distance.diagnostics:
                     worst[name] = max(worst.get(name, 0.0), distance.diagnostics[name])
@@ -211,7 +215,7 @@ class _Trainer:
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteError(
-                f"the distance is {loss}, its gradient {norm}",
+                f"the distance is {loss}, its gradient {norm}, with a rate of {lr:g}{place}",
                 where=f"align, epoch {self.step}",
                 hint="try a smaller align.lr",
             )

@@ -55,14 +55,23 @@ def train_step(
         value = loss(outputs.float(), batch.y) * share
         total += value.item()
         if not math.isfinite(total):
-            raise NonFiniteError(f"the loss is {total} at step {step}", where="train.lr", hint="try a smaller train.lr")
+            raise _not_finite("loss", total, step, optimizer)
         engine.backward(value)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     norm = engine.clip(trained, clip)
     if not (math.isfinite(norm) or engine.skips_overflow):
-        raise NonFiniteError(f"the gradient is {norm} at step {step}", where="train.lr", hint="try a smaller train.lr")
+        raise _not_finite("gradient", norm, step, optimizer)
     optimizer.step()
     return total, norm
+
+
+def _not_finite(what: str, value: float, step: int, optimizer: torch.optim.Optimizer) -> NonFiniteError:
+    lr = optimizer.param_groups[0]["lr"]
+    return NonFiniteError(
+        f"the {what} is {value} at step {step}, with a rate of {lr:g}; the step was not taken",
+        where="train.lr",
+        hint="try a smaller train.lr, or train.clip=1",
+    )
 
 
 @torch.no_grad()

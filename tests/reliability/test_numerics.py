@@ -1,0 +1,172 @@
+"""Rows G1 to G3: no step with a number that is none, no distance of degenerate clouds that is none, no error made up."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from orca_cli import parts
+from orca_cli.configuration import choices
+from orca_cli.exceptions import OrcaError
+from orca_cli.interfaces import Features
+from tests.cli.conftest import results, run_folders
+from tests.reliability.conftest import count
+
+METRICS = sorted(set(choices("metric")) - {"none"})
+
+
+def points(n: int, d: int, seed: int) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def cloud(x: torch.Tensor, classes: int = 2, used: int | None = None) -> Features:
+    return Features(x, torch.arange(len(x)) % (used or min(classes, len(x))), classes)
+
+
+# name -> (source, target); what a task can hand to a metric without being wrong
+DEGENERATE = {
+    "one_source_point": lambda: (cloud(points(1, 4, 0)), cloud(points(6, 4, 1))),
+    "one_target_point": lambda: (cloud(points(6, 4, 0)), cloud(points(1, 4, 1))),
+    "one_point_each": lambda: (cloud(points(1, 4, 0)), cloud(points(1, 4, 1))),
+    "one_point_each_and_equal": lambda: (cloud(torch.ones(1, 4)), cloud(torch.ones(1, 4))),
+    "one_dimension": lambda: (cloud(points(6, 1, 0)), cloud(points(5, 1, 1))),
+    "constant_features": lambda: (cloud(torch.ones(6, 4)), cloud(torch.full((5, 4), 2.0))),
+    "all_points_equal": lambda: (cloud(torch.ones(6, 4)), cloud(torch.ones(5, 4))),
+    "all_points_zero": lambda: (cloud(torch.zeros(6, 4)), cloud(torch.zeros(5, 4))),
+    "identical_clouds": lambda: (cloud(points(6, 4, 0)), cloud(points(6, 4, 0))),
+    "huge": lambda: (cloud(points(6, 4, 0) * 1e20), cloud(points(5, 4, 1) * 1e20)),
+    "tiny": lambda: (cloud(points(6, 4, 0) * 1e-20), cloud(points(5, 4, 1) * 1e-20)),
+    "huge_against_tiny": lambda: (cloud(points(6, 4, 0) * 1e20), cloud(points(5, 4, 1) * 1e-20)),
+    "empty_class": lambda: (cloud(points(6, 4, 0), classes=4, used=2), cloud(points(5, 4, 1), classes=5, used=3)),
+    "one_class": lambda: (cloud(points(6, 4, 0), classes=1), cloud(points(5, 4, 1), classes=1)),
+    "a_class_of_one_point": lambda: (
+        Features(points(6, 4, 0), torch.tensor([0, 0, 0, 0, 0, 1]), 2),
+        Features(points(5, 4, 1), torch.tensor([0, 0, 0, 0, 1]), 2),
+    ),
+    "more_dimensions_than_points": lambda: (cloud(points(4, 50, 0)), cloud(points(3, 50, 1))),
+    "far_from_the_origin": lambda: (cloud(points(6, 4, 0) + 1e6), cloud(points(5, 4, 1) + 1e6)),
+}
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+@pytest.mark.parametrize("metric", METRICS)
+def test_degenerate_clouds(metric, name, scorecard):
+    """G2: a finite distance with a finite gradient, or an error of the program's own."""
+    node = yaml.safe_load(choices("metric")[metric].read_text())
+    source, target = DEGENERATE[name]()
+    target.x.requires_grad_()
+    built = parts.build(node, "metric")
+    what = ""
+    try:
+        value = built.distance(source, built.prepare(source), target).value
+        value.backward()
+        if not math.isfinite(float(value.detach())):
+            what = f"the distance is {float(value)}"
+        elif target.x.grad is not None and not bool(target.x.grad.isfinite().all()):
+            what = "the gradient is not finite"
+    except OrcaError:
+        pass  # one line that says what the metric needs
+    scorecard.add(
+        "degenerate clouds, all metrics", cases=1, passed=int(not what), target=len(DEGENERATE) * len(METRICS)
+    )
+    assert not what
+
+
+# name -> (the error, its settings, shape of outputs, targets)
+UNDEFINED = {
+    "zero_one_without_a_class": ("classification.ZeroOne", {}, (5, 3), torch.full((5,), -100)),
+    "macro_f1_without_a_class": ("classification.MacroF1", {}, (5, 3), torch.full((5,), -100)),
+    "auroc_all_negative": ("multilabel.MeanAUROC", {}, (5, 3), torch.zeros(5, 3)),
+    "auroc_all_positive": ("multilabel.MeanAUROC", {}, (5, 3), torch.ones(5, 3)),
+    "auroc_all_missing": ("multilabel.MeanAUROC", {}, (5, 3), torch.full((5, 3), torch.nan)),
+    "precision_without_positives": ("multilabel.MeanAveragePrecision", {}, (5, 3), torch.zeros(5, 3)),
+    "precision_all_missing": ("multilabel.MeanAveragePrecision", {}, (5, 3), torch.full((5, 3), torch.nan)),
+    "relative_error_of_zero": ("regression.RelativeL2", {}, (5, 1, 4, 4), torch.zeros(5, 1, 4, 4)),
+    "relative_error_all_missing": ("regression.RelativeL2", {}, (5, 1, 4, 4), torch.full((5, 1, 4, 4), torch.nan)),
+    "no_pair_within_the_threshold": ("distances.LongRangeMAE", {}, (2, 1, 40, 40), torch.full((2, 1, 40, 40), 99.0)),
+    "mask_of_one_kind": ("masks.MaskError", {"report": "auroc"}, (2, 1, 4, 4), torch.zeros(2, 1, 4, 4)),
+    "no_frame": ("sequences.NatsPerFrame", {}, (2, 88, 5), torch.full((2, 88, 5), torch.nan)),
+}
+
+
+@pytest.mark.parametrize("name", UNDEFINED)
+def test_undefined_errors(name, scorecard):
+    """G3: an error that is undefined is None, never 0 or NaN."""
+    target, settings, shape, targets = UNDEFINED[name]
+    error = parts.build({"_target_": f"orca_cli.scoring.{target}", **settings}, "task.error")
+    outputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    score = error(outputs, targets)
+    scorecard.add("undefined errors are null with a reason", cases=1, passed=int(score.value is None), target=10)
+    assert score.value is None
+    assert score.skipped > 0
+
+
+@pytest.mark.slow
+def test_undefined_error_of_a_run_is_null_with_a_reason(orca, environment, tiny, tmp_path, scorecard):
+    """G3: result.json and the report say so; the run is completed all the same."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, (60, 3)).astype(np.float32)
+    split = np.array(["train"] * 30 + ["validation"] * 15 + ["test"] * 15)
+    y[split == "test"] = 0  # no positive: no precision
+    np.savez(tmp_path / "own.npz", x=rng.normal(size=(60, 2, 9)).astype(np.float32), y=y, split=split)
+    words = ["task=arrays", "task.kind=labels", f"task.train={tmp_path / 'own.npz'}", f"body.checkpoint={tiny['bert']}"]
+    words += ["task.error={_target_:orca_cli.scoring.multilabel.MeanAveragePrecision}", "metric=none"]
+    code, _, err = orca("run", *words, "train.epochs=1", "train.batch_size=8", "train.warmup_epochs=0")
+    assert code == 0, err
+    (result,) = results(environment)
+    passed = result["error"]["value"] is None and "undefined" in result["error"]["reason"]
+    scorecard.add("undefined errors are null with a reason", cases=1, passed=int(passed), target=10)
+    assert passed, result["error"]
+    (run,) = run_folders(environment)
+    assert "NaN" not in (run / "result.json").read_text()
+    code, out, err = orca("report", "--format", "json")
+    assert code == 0, err
+    assert "NaN" not in out
+    assert "undefined" in out
+
+
+FAULTS = [(what, value, step) for step in (9, 0, 5) for what in ("loss", "gradient") for value in (math.nan, math.inf)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "value", "step"), FAULTS[: count(pr=2, nightly=12)])
+def test_no_step_is_taken_with_a_number_that_is_none(
+    orca, environment, small, tmp_path, monkeypatch, scorecard, what, value, step
+):
+    """G1: the loss or the gradient of one step; code 32, no update, and what was saved goes on to the same weights."""
+    words = ["run", *small, "metric=none", "train.checkpoint_s=0"]
+    assert orca(*words, f"paths.runs={tmp_path / 'whole'}")[0] == 0
+    (whole,) = results(tmp_path / "whole")
+    forward, update = torch.nn.CrossEntropyLoss.forward, torch.optim.AdamW.step
+    calls = {"loss": 0, "update": 0}
+
+    def faulty(self, outputs, targets):
+        calls["loss"] += torch.is_grad_enabled()
+        now = torch.is_grad_enabled() and calls["loss"] == step + 1
+        if now and what == "gradient":
+            outputs.register_hook(lambda gradient: gradient * value)
+        return forward(self, outputs, targets) * (value if now and what == "loss" else 1.0)
+
+    def counted(self, *args, **kwargs):
+        calls["update"] += 1
+        return update(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.CrossEntropyLoss, "forward", faulty)
+        patch.setattr(torch.optim.AdamW, "step", counted)
+        code, _, err = orca(*words)
+    assert code == 32, err
+    assert re.search(rf"the {what} is (nan|-?inf) at step \d+, with a rate of", err)
+    assert calls == {"loss": step + 1, "update": step}  # the step itself was not taken
+    (run,) = run_folders(environment)
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+    assert orca(*words)[0] == 0
+    (again,) = results(environment)
+    passed = again["weights_sha256"] == whole["weights_sha256"]
+    scorecard.add("steps with a loss or gradient that is not finite", cases=1, passed=int(passed), target=12)
+    assert passed
+    assert run_folders(environment) == [run]

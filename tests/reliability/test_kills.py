@@ -39,6 +39,8 @@ EXACT = (
 # How often a phase's function is called at least in such a run, and so how far the kill can be.
 CALLS = {"build": 1, "features": 2, "metric": 1, "align": 4, "checkpoint": 30, "prune": 8, "finetune": 12, "validate": 3,
          "test": 1, "result": 8}  # fmt: skip
+# The pr tier takes the first of them.
+ORDER = ("finetune", "features", "align", "prune", "test", "checkpoint", "build", "metric", "validate", "result")
 
 
 def outcome(run: Path) -> dict:
@@ -97,12 +99,14 @@ def test_killed_anywhere_and_typed_again_the_bits_are_the_same(fork, small, refe
     """A1, A5: 1 to 3 kills in random phases, the caches cold or warm; some of them while it resumes or prunes."""
     expected = reference(*SHORT)
     generator = random.Random(1)
-    phases, kills, exact = list(PHASES), 0, 0
+    kills, exact = 0, 0
     cases = count(pr=4, nightly=300)
     for case in range(cases):
         runs = tmp_path / f"runs-{case}"
-        home = {"ORCA_HOME": str(tmp_path / f"home-{case}")} if case % 3 == 0 else {}
-        chosen = [phases[case % len(phases)], *generator.sample(phases, generator.randrange(3))]
+        first = ORDER[case % len(ORDER)]
+        cold = first in ("features", "metric")  # with warm caches there is nothing of these to be killed in
+        home = {"ORCA_HOME": str(tmp_path / f"home-{case}")} if cold else {}
+        chosen = [first, *generator.sample(ORDER, generator.randrange(3))]
         hits = 0
         for phase in chosen:
             number = generator.randint(1, CALLS[phase])
@@ -117,7 +121,8 @@ def test_killed_anywhere_and_typed_again_the_bits_are_the_same(fork, small, refe
             scorecard.add("kills / runs that ended with the same bits", cases=case + 1, passed=exact, target=300)
         assert found == expected, chosen
         shutil.rmtree(runs)
-    note = f"{kills} kills, {len(PHASES)} phases"
+    assert set(ORDER) == set(PHASES)
+    note = f"{kills} kills, {min(cases, len(ORDER))} phases"
     scorecard.add("kills / runs that ended with the same bits", cases=cases, passed=exact, target=300, note=note)
 
 

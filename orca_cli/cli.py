@@ -6,11 +6,13 @@ import argparse
 import importlib
 import io
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
-from orca_cli import __version__, terminal
+from orca_cli import __version__, signals, terminal
 from orca_cli.exceptions import Interrupted, MemoryExhaustedError, OrcaError, UsageError, suggest
 
 COMMANDS = {
@@ -51,15 +53,17 @@ def main(argv: list[str] | None = None) -> int:
     # said before torch is imported, and changes no result.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return _dispatch(words, wants_traceback)
+        with signals.raised():
+            return _dispatch(words, wants_traceback, main if argv is None else None)
     except OrcaError as error:
         if wants_traceback:
             traceback.print_exc()
         terminal.print_error(f"orca: error: {error}")
         return error.code
-    except KeyboardInterrupt:
-        terminal.print_error(f"orca: error: {Interrupted.by(2)}")
-        return 130
+    except KeyboardInterrupt as stop:
+        interrupted = Interrupted.by(stop.args[0] if stop.args else signal.SIGINT)
+        terminal.print_error(f"orca: error: {interrupted}")
+        return interrupted.code
     except MemoryError:
         terminal.print_error(f"orca: error: {MemoryExhaustedError('not enough memory')}")
         return MemoryExhaustedError.code
@@ -74,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         return failure.code
 
 
-def _dispatch(words: list[str], wants_traceback: bool) -> int:
+def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., int] | None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         _print_help()
         return 0
@@ -98,6 +102,7 @@ def _dispatch(words: list[str], wants_traceback: bool) -> int:
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
     arguments = parser.parse_intermixed_args(words)
     arguments.traceback = wants_traceback
+    arguments.program = program  # the function `main` where it was called by nobody's program but this one
     return command.execute(arguments)
 
 

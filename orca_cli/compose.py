@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 from hydra import initialize_config_dir
@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from orca_cli import configuration, parts, schema
+from orca_cli import configuration, parts, schema, signals
 from orca_cli.configuration import choices, config_dir, default_folders
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.schema import GROUPS, Config
@@ -67,6 +67,30 @@ class Composed:
         unnamed = (*GROUPS, "seed", "device", "protocol", "study", "train.checkpoint_s")
         pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
         return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(("paths.", "hydra"))}
+
+
+class Sweep(Protocol):
+    """What the launchers of a sweep call."""
+
+    def run_here(self, job: Composed) -> Any:
+        """Run one job in this process, wherever the launcher has put it."""
+
+    def in_processes(self, jobs: list[list[str]], at_once: int, time_limit_s: float | None) -> list[Any]:
+        """Run a batch, each job with its overrides in a process of its own."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A sweep in the form of Hydra's task function."""
+
+    sweep: Sweep
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        hydra = HydraConfig.get()
+        return self.sweep.run_here(_checked(cfg, dict(hydra.runtime.choices), _written(hydra)))
+
+    def in_processes(self, jobs: list[list[str]], at_once: int, time_limit_s: float | None) -> list[Any]:
+        return self.sweep.in_processes(jobs, at_once, time_limit_s)
 
 
 @contextmanager
@@ -118,24 +142,22 @@ class Session:
         parsed = _parse(self._with_study(overrides), self._loader())
         self._check_choices(parsed)
         batches = BasicSweeper.split_arguments(parsed, None)
-        jobs = [self._compose(list(job)) for batch in batches for job in batch]
+        jobs = []
+        for job in (job for batch in batches for job in batch):
+            signals.check()
+            jobs.append(self._compose(list(job)))
         if not jobs:
             raise ConfigError("no choice fits the pattern", where="glob()", hint="orca list shows the choices")
         return jobs
 
-    def launch(self, overrides: list[str], job: Callable[[Composed], Any], sweep_folder: Path) -> list[Any]:
+    def launch(self, overrides: list[str], sweep: Sweep, sweep_folder: Path) -> list[Any]:
         """Run a sweep with Hydra's sweeper and launcher; returns what each job returned.
 
         A job must catch its own failures: Hydra prints a traceback for what escapes.
         """
-
-        def run(cfg: DictConfig) -> Any:
-            hydra = HydraConfig.get()
-            return job(_checked(cfg, dict(hydra.runtime.choices), _written(hydra)))
-
         folder = [f"hydra.sweep.dir={_quoted(sweep_folder)}", "hydra.sweep.subdir=."]
         returned = GlobalHydra.instance().hydra.multirun(  # type: ignore[union-attr]
-            config_name="config", task_function=run, overrides=[*self._with_study(overrides), *folder]
+            config_name="config", task_function=_Task(sweep), overrides=[*self._with_study(overrides), *folder]
         )
         batches = returned if isinstance(returned, list) else []
         return [result.return_value for batch in batches for result in batch]

@@ -6,6 +6,7 @@ An error says where (a key or a file), what is wrong and what to do, in one line
 from __future__ import annotations
 
 import difflib
+import os
 import signal
 from collections.abc import Iterable
 
@@ -136,10 +137,21 @@ class Interrupted(OrcaError):
 
     @classmethod
     def by(cls, signum: int) -> Interrupted:
-        """Return the error for one signal number: SIGINT gives exit code 130, SIGTERM 143."""
+        """Return the error for one signal number: SIGINT gives exit code 130, SIGTERM 143, SIGHUP 129."""
         error = cls(f"stopped by {signal.Signals(signum).name}", hint="type the same command again to go on")
         error.code = 128 + signum
         return error
+
+
+class Preempted(Interrupted):
+    """The signal of preemption asked to stop; the state was saved, and a scheduler should start the command again."""
+
+    code = os.EX_TEMPFAIL
+
+    @classmethod
+    def by(cls, signum: int) -> Preempted:
+        """Return the error for the signal that a scheduler sends; its exit code is the same for every signal."""
+        return cls(f"preempted by {signal.Signals(signum).name}", hint="type the same command again to go on")
 
 
 def suggest(word: str, allowed: Iterable[str]) -> str:

@@ -1,48 +1,191 @@
-"""SIGINT and SIGTERM set a flag; every long loop polls it, so that state is saved before the process ends."""
+"""Signals set a flag that every long loop polls, so that state is saved before the process ends.
+
+SIGTERM, SIGHUP (unless it is ignored, as under nohup), SIGINT and the signal of preemption set the flag, however often they
+come. A second SIGINT does not wait for a loop: it ends the process at once, and the last commit is intact.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from orca_cli.exceptions import Interrupted
+from orca_cli.exceptions import ConfigError, Interrupted, Preempted, suggest
+
+PREEMPTION = "ORCA_PREEMPTION_SIGNAL"  # environment variable; which signal a scheduler sends differs from site to site
+_PREEMPTION_CHOICES = ("USR1", "USR2", "TERM", "HUP", "XCPU")
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _pending: int | None = None
+_preemption: int = signal.SIGUSR1
+_deferred = False
+_insistent = True
+_immediate = False
+
+
+def preemption_signal() -> signal.Signals:
+    """Return the signal by which a scheduler announces that it takes the machine away; SIGUSR1 unless the environment says.
+
+    Raises:
+        ConfigError: ORCA_PREEMPTION_SIGNAL names no signal that can be used.
+    """
+    name = os.environ.get(PREEMPTION) or "USR1"
+    word = name.upper().removeprefix("SIG")
+    if word not in _PREEMPTION_CHOICES:
+        raise ConfigError(f"'{name}' cannot be used", where=PREEMPTION, hint=suggest(word, _PREEMPTION_CHOICES))
+    return signal.Signals[f"SIG{word}"]
+
+
+@contextmanager
+def deferred(*, insistent: bool = True) -> Iterator[None]:
+    """Turn signals inside the block into a flag. A block inside such a block changes nothing.
+
+    Args:
+        insistent: a second SIGINT ends the process at once. A job of a sweep leaves that to the sweep.
+
+    Raises:
+        ConfigError: ORCA_PREEMPTION_SIGNAL names no signal that can be used.
+    """
+    global _pending, _preemption, _deferred, _insistent
+    if _deferred or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _preemption = preemption_signal()
+    _pending, _deferred, _insistent = None, True, insistent
+    numbers = {*_STOPPING, _preemption}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        numbers.discard(signal.SIGHUP)
+    previous = {number: signal.signal(number, _set) for number in numbers}
+    unblock()
+    try:
+        yield
+    finally:
+        _deferred = False
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _set(signum: int, frame: FrameType | None) -> None:
     global _pending
-    if _pending is not None:  # the second signal does not wait for the loop
-        raise Interrupted.by(signum)
-    _pending = signum
+    if _insistent and signum == signal.SIGINT and _pending is not None:
+        _leave()
+    if _pending is None:
+        _pending = signum
+        if _immediate:
+            raise _error(signum)
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM inside the block into a flag; the second one ends the process at once."""
-    global _pending
-    _pending = None
-    previous = {number: signal.signal(number, _set) for number in (signal.SIGINT, signal.SIGTERM)}
+def immediate() -> Iterator[None]:
+    """Let a signal raise Interrupted wherever the block is, for waits that have no loop of ours."""
+    global _immediate
+    before, _immediate = _immediate, True
+    try:
+        check()
+        yield
+    finally:
+        _immediate = before
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Notice a second SIGINT also while the main thread is inside one long operation of a library.
+
+    Python's own handlers wait for the operation to return; the byte that a signal writes into a pipe does not.
+    """
+    if not (_deferred and _insistent) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    watcher = threading.Thread(target=_watch, args=(readable, _pending is not None), daemon=True)
+    previous = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    watcher.start()
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(previous)
+        os.close(writable)
+        watcher.join()
+        os.close(readable)
 
 
-def pending() -> bool:
-    """Return whether a signal has asked this process to stop."""
-    return _pending is not None
+def _watch(readable: int, is_stopping: bool) -> None:
+    while numbers := os.read(readable, 64):
+        for number in numbers:
+            if is_stopping and number == signal.SIGINT:
+                _leave()
+            is_stopping = is_stopping or number in (*_STOPPING, _preemption)
+
+
+def _leave() -> None:
+    """End the process without another word from any loop; locks are freed and temporary files left by the system's rules."""
+    show_cursor = "\x1b[?25h\n" if sys.stderr is not None and sys.stderr.isatty() else ""
+    text = (
+        "orca: error: stopped at once by a second SIGINT; type the same command again to go on from the last checkpoint"
+    )
+    try:
+        os.write(2, f"{show_cursor}{text}\n".encode())
+    finally:
+        os._exit(Interrupted.code)
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt(number), as SIGINT does, in commands that have no state to save."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, _raise)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _raise(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(signum)
+
+
+def block() -> None:
+    """Hold the signals back, so that none is lost while a process is started; they arrive at `unblock`."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPPING, _preemption})
+
+
+def unblock() -> None:
+    """Let the signals arrive that `block` held back, here or in the process that started this one."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOPPING, _preemption})
+
+
+def start_anew() -> None:
+    """Forget, in a fork, what its parent was told and how it was to take it."""
+    global _pending, _deferred, _immediate
+    signal.set_wakeup_fd(-1)
+    _pending, _deferred, _immediate = None, False, False
+
+
+def pending() -> int | None:
+    """Return the signal that has asked this process to stop; None where there was none."""
+    return _pending
 
 
 def exit_code() -> int:
     """Return the exit code of the signal that asked this process to stop, also where the work ended meanwhile; 0 for none."""
-    return 0 if _pending is None else Interrupted.by(_pending).code
+    return 0 if _pending is None else _error(_pending).code
 
 
 def check() -> None:
     """Raise Interrupted where a signal has asked this process to stop."""
     if _pending is not None:
-        raise Interrupted.by(_pending)
+        raise _error(_pending)
+
+
+def _error(signum: int) -> Interrupted:
+    return (Preempted if signum == _preemption else Interrupted).by(signum)

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 log = logging.getLogger("orca_cli")
 _LINE_EVERY_S = 15.0
+_prefix = ""  # of every line of a job of a sweep, such as "[2/6] "
+_has_bars = True
 
 
 def stdout() -> Console:
@@ -36,6 +38,13 @@ def stderr() -> Console:
 def print_result(*things: Any) -> None:
     """Print results (texts or rich renderables) on standard output."""
     console = stdout()
+    if _prefix:
+        console.width = max(20, console.width - len(_prefix))
+        with console.capture() as captured:
+            console.print(*things, sep="\n")
+        console.file.write("".join(f"{_prefix}{line}\n" for line in captured.get().splitlines()))
+        console.file.flush()
+        return
     for thing in things:
         console.print(thing)
 
@@ -57,8 +66,9 @@ def print_text(text: str) -> None:
 
 
 def print_error(text: str) -> None:
-    """Print one line on standard error, as it is."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    """Print one line on standard error, as it is; where nobody reads it any more, the exit code still tells."""
+    with suppress(OSError, ValueError):
+        print(f"{_prefix}{text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 class LogReporter:
@@ -71,8 +81,8 @@ class LogReporter:
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Callable[..., None]]:
         """Give a function advance(steps=1, note="") that moves a bar, or logs a line now and then."""
-        if sys.stderr.isatty():
-            with self._bar(description, total) as advance:
+        if _has_bars and sys.stderr.isatty():
+            with self._bar(f"{_prefix}{description}".replace("[", "\\["), total) as advance:
                 yield advance
         else:
             yield _line_advance(description, total)
@@ -121,10 +131,20 @@ def _line_advance(description: str, total: int) -> Callable[..., None]:
     return advance
 
 
-def configure_logging(*, verbose: bool = False, quiet: bool = False) -> None:
-    """Send the program's log to standard error, one plain line per message."""
+def configure_logging(*, verbose: bool = False, quiet: bool = False, prefix: str = "", bars: bool = True) -> None:
+    """Send the program's log to standard error, one plain line per message.
+
+    Args:
+        verbose: more of it.
+        quiet: warnings alone.
+        prefix: stands before every line, of results and errors as well, where several processes write to one terminal.
+        bars: show progress as a bar on a terminal; else, and in a file, as a line now and then.
+    """
+    global _prefix, _has_bars
+    _prefix, _has_bars = prefix, bars
+    logging.raiseExceptions = False  # a log that nobody can read any more is no failure of the work
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(logging.Formatter(f"{prefix.replace('%', '%%')}%(message)s"))
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)

@@ -21,6 +21,7 @@ LEVELS = {
     "parts": 1,
     "terminal": 1,
     "configuration": 1,
+    "launching": 2,
     "catalogue": 2,
     "metrics": 2,
     "models": 2,

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orca_cli import parts, signals, storage, terminal
-from orca_cli.exceptions import Interrupted, MemoryExhaustedError, OrcaError, SweepError
+from orca_cli.commands.summary import error_text
+from orca_cli.exceptions import Interrupted, MemoryExhaustedError, OrcaError, Preempted, UsageError
+from orca_cli.launching import processes, slurm
+
+_LONGEST_NOTE = 2000
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 EXAMPLES = """\
 examples:
@@ -24,7 +30,12 @@ examples:
   orca run -m seed='range(5)' finetune='glob(*)'    ranges and all choices of a group
   orca run --config-dir my_conf task=mine           my_conf/task/mine.yaml
 
-Repeating a command never repeats a completed run, and goes on with an interrupted one from its last checkpoint."""
+Repeating a command never repeats a completed run, and goes on with an interrupted one from its last checkpoint.
+
+Each job of a sweep runs in a process of its own; what ends one does not reach the others. SIGTERM, SIGHUP and Ctrl-C save the
+state; a second Ctrl-C ends at once. SIGUSR1 (or the signal in ORCA_PREEMPTION_SIGNAL: USR1, USR2, TERM, HUP or XCPU) means
+preemption: the state is saved, the exit code is 75, and inside a SLURM job `scontrol requeue` is called. To run the jobs of
+a sweep on a cluster, install a launcher of Hydra and name it: hydra/launcher=submitit_slurm."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +43,16 @@ class Outcome:
     """How one job ended.
 
     Args:
-        state: completed, skipped, failed or interrupted.
+        state: completed, skipped, failed, interrupted or not started.
         code: exit code.
         run: name of the run folder; empty where none was made.
+        note: why it is not completed, or the error that it reached.
     """
 
     state: str
     code: int
     run: str = ""
+    note: str = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,21 +87,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="trust a module of your own that a YAML file names",
     )
+    parser.add_argument(
+        "--at-once", type=int, metavar="N", help="with -m: so many jobs at the same time, which share the threads (1)"
+    )
+    parser.add_argument(
+        "--time-limit",
+        metavar="TIME",
+        help="with -m: a job that takes longer (90s, 30m, 8h, 2d) is stopped; it saves its state and counts as failed",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
+    parser.add_argument(processes.OPTION, nargs=4, help=argparse.SUPPRESS)  # given by a sweep to its jobs
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Run, and return the exit code."""
-    terminal.configure_logging(verbose=arguments.verbose, quiet=arguments.quiet)
+    place = processes.Place.read(arguments.job) if arguments.job else None
+    if place is not None:
+        processes.end_with_parent(place.parent)
+    terminal.configure_logging(
+        verbose=arguments.verbose,
+        quiet=arguments.quiet,
+        prefix=f"{place.label} " if place else "",
+        bars=place is None or place.is_alone,
+    )
+    with signals.deferred(insistent=place is None):
+        try:
+            outcome = _execute(arguments)
+        except OrcaError as error:
+            _print_failure(error, arguments.traceback)
+            outcome = Outcome(
+                "interrupted" if isinstance(error, Interrupted) else "failed", error.code, note=str(error)
+            )
+        if place is not None:
+            processes.say(place.pipe, vars(replace(outcome, note=outcome.note[:_LONGEST_NOTE])))
+        elif outcome.code == Preempted.code:
+            slurm.requeue()
+        return outcome.code
+
+
+def _execute(arguments: argparse.Namespace) -> Outcome:
     for module in arguments.allow_module:
         parts.allow_module(module)
+    settings = _of_launcher(arguments)
     from orca_cli import compose
 
+    signals.check()
     with compose.session(arguments.config_dir) as session:
         if not arguments.multirun:
-            _refuse_sweep_words(arguments.overrides)
+            if arguments.job is None:
+                _refuse_sweep_words(arguments.overrides)
             job = session.compose(arguments.overrides)
+            signals.check()
             if arguments.dry_run:
                 return _dry_run([job])
             return run_job(
@@ -96,21 +146,14 @@ def execute(arguments: argparse.Namespace) -> int:
                 force=arguments.force,
                 allow_inexact=arguments.allow_inexact_resume,
                 traceback_wanted=arguments.traceback,
-            ).code
+            )
         jobs = session.expand(arguments.overrides)
         if arguments.dry_run:
             return _dry_run(jobs)
-        return _sweep(session, jobs, arguments)
+        return _sweep(session, jobs, arguments, settings)
 
 
-def run_job(
-    job: Any,
-    *,
-    force: bool = False,
-    allow_inexact: bool = False,
-    traceback_wanted: bool = False,
-    prefix: str = "",
-) -> Outcome:
+def run_job(job: Any, *, force: bool = False, allow_inexact: bool = False, traceback_wanted: bool = False) -> Outcome:
     """Run one composed job from claim to result; catches every failure, records it and prints one line."""
     from orca_cli.runs import directory
 
@@ -118,17 +161,18 @@ def run_job(
     try:
         with (
             signals.deferred(),
+            signals.watched(),
             directory.claim(Path(job.config.paths.runs), name, force=force, allow_inexact=allow_inexact) as run,
             _logged(run.log_file),
         ):
             if run.result():
-                terminal.log.info(f"{prefix}already completed, not run again (--force does): {run.path}")
-                return Outcome("skipped", 0, run.path.name)
-            terminal.log.info(f"{prefix}{run.path}")
+                terminal.log.info(f"already completed, not run again (--force does): {run.path}")
+                return Outcome("skipped", 0, run.path.name, error_text(run.result()))
+            terminal.log.info(f"{run.path}")
             return _attempt(job, run, traceback_wanted)
     except OrcaError as error:
         _print_failure(error, traceback_wanted)
-        return Outcome("interrupted" if isinstance(error, Interrupted) else "failed", error.code)
+        return Outcome("interrupted" if isinstance(error, Interrupted) else "failed", error.code, note=str(error))
 
 
 def run_name(job: Any) -> Any:
@@ -155,17 +199,17 @@ def _attempt(job: Any, run: Any, traceback_wanted: bool) -> Outcome:
     except Interrupted as error:
         _record(run, "interrupted", error)
         _print_failure(error, traceback_wanted)
-        return Outcome("interrupted", error.code, run.path.name)
-    except Exception as error:  # noqa: BLE001 - a job of a sweep must not end the others
+        return Outcome("interrupted", error.code, run.path.name, str(error))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
         known = _known(error)
         failure = known or _bug(run, error)
         _record(run, "failed", failure)
         _print_failure(failure, traceback_wanted, cause=error)
-        return Outcome("failed", failure.code, run.path.name)
-    return Outcome("completed", 0, run.path.name)
+        return Outcome("failed", failure.code, run.path.name, str(failure))
+    return Outcome("completed", 0, run.path.name, error_text(run.result()))
 
 
-def _known(error: Exception) -> OrcaError | None:
+def _known(error: BaseException) -> OrcaError | None:
     """Return the expected failure that an exception stands for, or None for a bug."""
     if isinstance(error, OrcaError):
         return error
@@ -176,7 +220,7 @@ def _known(error: Exception) -> OrcaError | None:
     return storage.of_the_disk(error)
 
 
-def _bug(run: Any, error: Exception) -> OrcaError:
+def _bug(run: Any, error: BaseException) -> OrcaError:
     """Keep the traceback of an unexpected failure in the run's folder, and return the line to print."""
     path = run.path / "error.log"
     try:
@@ -222,7 +266,8 @@ def _stages(job: Any, run: Any) -> None:
     seconds = {}
     clock = storage.monotonic()
     run.set_state("build")
-    built = build(config, reporter)
+    with signals.immediate():  # what it makes has its name once it is whole
+        built = build(config, reporter)
     data = {f"data.{name}": split["sha256"] for name, split in built.summary["splits"].items()}
     run.settle("build", numerics(device) | data | {"weights": built.summary["checkpoint_sha256"]})
     storage.write_json(run.stage("build") / "summary.json", built.summary)
@@ -275,50 +320,48 @@ def _result(job: Any, built: Any, aligned: Any, tested: Any, seconds: dict[str, 
     }
 
 
-def _sweep(session: Any, jobs: list[Any], arguments: argparse.Namespace) -> int:
-    """Run all jobs, one after the other or by the launcher that hydra/launcher names; say how each ended."""
-    from orca_cli.commands.summary import print_sweep
+def _sweep(session: Any, jobs: list[Any], arguments: argparse.Namespace, settings: list[str]) -> Outcome:
+    from orca_cli.commands import sweep
 
-    terminal.log.info(f"sweep of {len(jobs)} runs")
-    root = Path(jobs[0].config.paths.runs)
-    count = iter(range(1, len(jobs) + 1))
-    outcomes: list[Outcome] = []
+    return sweep.run(session, jobs, arguments, settings)
 
-    def job(composed: Any) -> Outcome:
-        outcome = run_job(
-            composed,
-            force=arguments.force,
-            allow_inexact=arguments.allow_inexact_resume,
-            traceback_wanted=arguments.traceback,
-            prefix=f"[{next(count, '?')}/{len(jobs)}] ",
-        )
-        outcomes.append(outcome)
-        code = outcome.code if outcome.state == "interrupted" else signals.exit_code()
-        if code:
-            raise SystemExit(code)  # the one thing that Hydra's launcher does not catch
-        return outcome
 
-    storage.check_writable(root)
+def _of_launcher(arguments: argparse.Namespace) -> list[str]:
+    """Return the options of a sweep as settings of its launcher.
+
+    Raises:
+        UsageError: a value out of range, or an option that says nothing here.
+    """
+    given = {"--at-once": arguments.at_once, "--time-limit": arguments.time_limit}
+    for option, value in given.items():
+        if value is not None and not arguments.multirun:
+            raise UsageError(f"{option} is about sweeps", where=option, hint="add -m")
+        if value is not None and any(text.startswith("hydra/launcher=") for text in arguments.overrides):
+            raise UsageError(
+                "says nothing to another launcher", where=option, hint="orca run -m ... hydra.launcher.KEY=VALUE"
+            )
+    settings = []
+    if arguments.at_once is not None:
+        if arguments.at_once < 1:
+            raise UsageError(f"{arguments.at_once} is out of range", where="--at-once", hint="allowed: 1 or more")
+        settings.append(f"hydra.launcher.at_once={arguments.at_once}")
+    if arguments.time_limit is not None:
+        settings.append(f"hydra.launcher.time_limit_s={_seconds(arguments.time_limit)}")
+    return settings
+
+
+def _seconds(text: str) -> float:
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
     try:
-        returned = session.launch(arguments.overrides, job, root / ".sweeps" / storage.timestamp())
-    except SystemExit as stop:
-        with terminal.lost_output_allowed():
-            print_sweep(outcomes, len(jobs))
-        return int(stop.code or 0)
-    outcomes = [outcome for outcome in returned if isinstance(outcome, Outcome)] or outcomes
-    with terminal.lost_output_allowed():
-        print_sweep(outcomes, len(jobs))
-    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    if failed:
-        error = SweepError(
-            f"{len(failed)} of {len(jobs)} runs failed", where="sweep", hint="mend and repeat the command"
-        )
-        terminal.print_error(f"orca: error: {error}")
-        return error.code
-    return 0
+        seconds = float(number) * _SECONDS[unit]
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"'{text}' is no time", where="--time-limit", hint="such as 90s, 30m, 8h or 2d")
+    return seconds
 
 
-def _dry_run(jobs: list[Any]) -> int:
+def _dry_run(jobs: list[Any]) -> Outcome:
     """Build the first job, do one forward pass, and list what all jobs would do."""
     from orca_cli.commands.summary import print_build, print_plan
     from orca_cli.runs import directory
@@ -333,12 +376,10 @@ def _dry_run(jobs: list[Any]) -> int:
     print_plan(
         [(run_name(job), directory.peek(Path(job.config.paths.runs), run_name(job))) for job in jobs], built.summary
     )
-    return 0
+    return Outcome("completed", 0)
 
 
 def _refuse_sweep_words(overrides: list[str]) -> None:
-    from orca_cli.exceptions import UsageError
-
     for text in overrides:
         key, _, value = text.partition("=")
         plain = not value.startswith(("[", "{", "'", '"'))

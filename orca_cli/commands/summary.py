@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from rich.markup import escape
@@ -55,12 +56,26 @@ def print_result_of(run: Any, result: dict[str, Any], curve: list[float | None],
     print_result(_facts(rows))
 
 
-def print_sweep(outcomes: list[Any], total: int) -> None:
-    """Print how the jobs of a sweep ended."""
-    counts = {state: sum(outcome.state == state for outcome in outcomes) for state in _STATES}
-    counts["not started"] = total - len(outcomes)
-    words = [f"{count} {_STATES.get(state, state)}" for state, count in counts.items() if count]
-    print_result(f"sweep of {total} runs: {', '.join(words)}. Next: orca report")
+def print_sweep(labels: list[str], settings: list[str], outcomes: list[Any]) -> None:
+    """Print how every job of a sweep ended, and the sums.
+
+    Args:
+        labels: of the jobs, such as [1/6].
+        settings: what tells each job from the others.
+        outcomes: how each ended, in the same order.
+    """
+    table = Table(box=None, pad_edge=False)
+    table.add_column("job", no_wrap=True)
+    table.add_column("settings", overflow="fold")
+    table.add_column("ended", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for label, setting, outcome in zip(labels, settings, outcomes, strict=True):
+        code = f" ({outcome.code})" if outcome.code > 0 else ""
+        cells = (label, setting, f"{outcome.state}{code}", outcome.note)
+        table.add_row(*map(escape, cells), style=None if outcome.code == 0 else "red")
+    counts = Counter(outcome.state for outcome in outcomes)
+    words = [f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state]]
+    print_result(table, f"sweep of {len(outcomes)} runs: {', '.join(words)}. Next: orca report")
 
 
 _STATES = {
@@ -68,6 +83,7 @@ _STATES = {
     "skipped": "already completed (not run again)",
     "failed": "failed",
     "interrupted": "interrupted",
+    "not started": "not started",
 }
 
 
@@ -88,6 +104,12 @@ def print_plan(jobs: list[tuple[Any, str]], summary: dict[str, Any]) -> None:
         "3_finetune/{metrics.jsonl,best/,last/,predictions.npz}",
     ]
     print_result(table, "files of a run: " + ", ".join(files))
+
+
+def error_text(result: dict[str, Any]) -> str:
+    """Return the test error of a result record, with its name; empty where it has none."""
+    error = result.get("error")
+    return f"{error['name']} {number(error['value'], error['percent'])}" if error else ""
 
 
 def number(value: float | None, percent: bool) -> str:

@@ -14,13 +14,13 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orca_cli import storage
-from orca_cli.exceptions import CheckpointError
+from orca_cli.exceptions import CheckpointError, LockedError
 from orca_cli.runs.fingerprint import FILE as FINGERPRINT
 from orca_cli.runs.fingerprint import settle
 from orca_cli.runs.identity import SHORT
@@ -230,11 +230,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
     """
     task_folder = root / _UNSAFE.sub("-", name.task)
     storage.check_writable(task_folder)
-    with storage.lock(
-        task_folder / ".locks" / f"{name.identity[:SHORT]}.lock",
-        timeout_s=1.0,
-        what=f"this run ({name.identity[:SHORT]})",
-    ):
+    with _alone(task_folder, name.identity[:SHORT]):
         path = None if force else find(task_folder, name.identity)
         if path is None:
             path = storage.claim_folder(task_folder, name.folder)
@@ -250,6 +246,24 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
             elif not run.status():
                 run.set_state("created")
             yield run
+
+
+@contextmanager
+def _alone(task_folder: Path, identity: str) -> Iterator[None]:
+    """Hold the lock of an experiment, and leave word who holds it."""
+    holder = task_folder / ".locks" / f"{identity}.json"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(storage.lock(holder.with_suffix(".lock"), timeout_s=1.0))
+        except LockedError as error:
+            who = _read(holder)
+            raise LockedError(
+                f"process {who.get('pid', 'unknown')} on {who.get('host', 'an unknown host')} works on this run ({identity})",
+                where=task_folder.name,
+                hint="wait for it to end",
+            ) from error
+        storage.write_json(holder, {"schema": SCHEMA, "pid": os.getpid(), "host": socket.gethostname()})
+        yield
 
 
 def _refuse_newer(path: Path) -> None:
@@ -275,6 +289,12 @@ def find(task_folder: Path, identity: str) -> Path | None:
             return path
         unfinished = unfinished or path
     return unfinished
+
+
+def look(root: Path, name: RunName) -> RunDirectory | None:
+    """Return the folder that `find` finds, to be read only; None where there is none."""
+    path = find(root / _UNSAFE.sub("-", name.task), name.identity)
+    return None if path is None else RunDirectory(path, name)
 
 
 def peek(root: Path, name: RunName) -> str:

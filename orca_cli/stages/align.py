@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from orca_cli import parts, seeding, signals, storage
 from orca_cli.compose import check_classes
-from orca_cli.exceptions import CheckpointError, ChecksumError, NonFiniteError
+from orca_cli.exceptions import CheckpointError, ChecksumError, Interrupted, NonFiniteError
 from orca_cli.interfaces import Features, Metric, Reporter
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
@@ -77,8 +77,12 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
     run.set_state("align", step=0)
     start = storage.monotonic()
     trainer = _Trainer(config, built, engine, run, reporter)
-    trainer.train()
-    aligned = trainer.select()
+    try:
+        trainer.train()
+        aligned = trainer.select()
+    except Interrupted:  # between two groups of classes: the weights are those of the last step
+        trainer.save()
+        raise
     weights = checkpoint.snapshot(built.model.embedder)
     storage.write_with(folder / "embedder.safetensors", lambda path: save_file(weights, path))
     summary = {
@@ -125,7 +129,8 @@ class _Trainer:
         self._config, self._built, self._engine, self._run, self._reporter = config, built, engine, run, reporter
         self._folder = run.stage("align")
         self._model = built.model.to(engine.device)
-        self.problem, self._heldout, self._exact, source = _compared(config, built, engine, reporter)
+        with signals.immediate():
+            self.problem, self._heldout, self._exact, source = _compared(config, built, engine, reporter)
         run.settle("align", {"source": source})
         self._model.embedder.requires_grad_(True)
         settings = config.align
@@ -137,7 +142,7 @@ class _Trainer:
             momentum=settings.momentum,
             betas=settings.betas,
         )
-        self.step = 0
+        self.step = self._saved = 0
         self._before = 0.0
         self._records: list[dict[str, Any]] = []
         self._resume()
@@ -155,7 +160,7 @@ class _Trainer:
                 storage.append_json_line(self._folder / "metrics.jsonl", self._records[-1])
                 advance(1, f"distance {self._records[-1]['loss']:.4g}")
                 if signals.pending() or storage.monotonic() - last_save >= self._config.train.checkpoint_s:
-                    self._save()
+                    self.save()
                     last_save = storage.monotonic()
                 signals.check()
         self._keep_candidate(last=True)
@@ -165,7 +170,7 @@ class _Trainer:
         settings, chosen = self._config.align, self.step
         tried: dict[str, float | None] = {}
         if settings.select == "validation":
-            self._save()  # the probes take longer than the steps; a run that is killed here does not repeat them
+            self.save()  # the probes take longer than the steps; a run that is killed here does not repeat them
             steps = sorted({*(step for step in settings.candidates if step < self.step), self.step})
             candidates = {step: self._candidate(step) for step in steps}
             for path in candidates.values():
@@ -255,12 +260,16 @@ class _Trainer:
     def _candidate(self, step: int) -> Path:
         return self._folder / "candidates" / f"step-{step:08d}"
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Commit a checkpoint of the last step, unless there is one."""
+        if self.step == self._saved:
+            return
         weights, state = checkpoint.snapshot(self._model.embedder), checkpoint.optimizer_tensors(self._optimizer)
         kept = {"before": self._before, "lines": self._records}
         saved = checkpoint.Checkpoint(self.step, weights, state, records=kept)
         checkpoint.save(self._folder / "checkpoints", saved, owner=self._run.name.identity)
         self._run.set_state("align", step=self.step)
+        self._saved = self.step
 
     def _resume(self) -> None:
         saved = checkpoint.load_latest(self._folder / "checkpoints", owner=self._run.name.identity)
@@ -270,6 +279,7 @@ class _Trainer:
             self._model.embedder.load_state_dict(saved.weights)
             checkpoint.restore_optimizer(self._optimizer, saved.optimizer)
             self.step, self._before, self._records = saved.step, saved.records["before"], saved.records["lines"]
+            self._saved = self.step
             self._reporter.say(f"align: resumed at step {self.step} of {self._config.align.epochs}")
         storage.rewrite_json_lines(self._folder / "metrics.jsonl", self._records)
 

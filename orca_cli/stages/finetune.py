@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orca_cli import seeding, signals, storage
+from orca_cli.exceptions import Interrupted
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config
@@ -101,23 +102,31 @@ def _train(
         checkpoint.save(folder / "checkpoints", saved, owner=run.name.identity)
         run.set_state("finetune", step=progress.step)
 
-    last_save = storage.monotonic()
+    last_save, saved, shown = storage.monotonic(), progress.step, 0
     with reporter.track("finetune", total) as advance:
-        advance(progress.step)
-        while progress.step < total:
+        while True:
+            if progress.step == per_epoch * (len(progress.records) + 1):
+                if settings.validate_on == "test":
+                    _count_test_read(run)
+                try:
+                    _end_epoch(config, built, engine, progress, course.rate(progress.step - 1))
+                except Interrupted:  # the epoch's last step is not taken again, its validation is
+                    if progress.step != saved:
+                        save()
+                    raise
+                storage.append_json_line(folder / "metrics.jsonl", progress.records[-1])
+            advance(progress.step - shown, _note(built, progress))
+            shown = progress.step
+            has_to = signals.pending() is not None or progress.step == total  # what comes then may be interrupted
+            if progress.step != saved and (has_to or storage.monotonic() - last_save >= settings.checkpoint_s):
+                save()
+                last_save, saved = storage.monotonic(), progress.step
+            signals.check()
+            if progress.step == total:
+                break
             loss, samples = course.take(progress.step)
             progress.loss_sum += loss * samples
             progress.step += 1
-            if progress.step % per_epoch == 0:
-                if settings.validate_on == "test":
-                    _count_test_read(run)
-                _end_epoch(config, built, engine, progress, course.rate(progress.step - 1))
-                storage.append_json_line(folder / "metrics.jsonl", progress.records[-1])
-            advance(1, _note(built, progress))
-            if signals.pending() or storage.monotonic() - last_save >= settings.checkpoint_s:
-                save()
-                last_save = storage.monotonic()
-            signals.check()
     return progress, checkpoint.snapshot(built.model)
 
 
@@ -136,7 +145,8 @@ def _resume(
 
 def _end_epoch(config: Config, built: Built, engine: Engine, progress: _Progress, lr: float) -> None:
     """Measure the validation error, keep the weights if they are the best so far, and start a new record."""
-    validation = _score(built, engine, built.task.validation, config).value
+    with signals.immediate():
+        validation = _score(built, engine, built.task.validation, config).value
     epoch = len(progress.records) + 1
     earlier = [record["validation_error"] for record in progress.records if record["validation_error"] is not None]
     # A validation error that is undefined (one class only, say) cannot choose; then the latest weights count as best.
@@ -166,9 +176,10 @@ def _test(
     """Open the test split, once, and measure the chosen weights and the best constant predictor on it."""
     built.model.load_state_dict(weights)
     reads = _count_test_read(run)
-    samples = built.task.open_test()
-    outputs, targets = predict(engine, built.model, samples, config.train.eval_batch_size)
-    measured = score(built.error, outputs, samples, targets)
+    with signals.immediate():
+        samples = built.task.open_test()
+        outputs, targets = predict(engine, built.model, samples, config.train.eval_batch_size)
+        measured = score(built.error, outputs, samples, targets)
     constant = built.error.constant(_some_targets(built.task.train, config.seed), built.task.num_outputs)
     trivial = score(built.error, constant.expand(len(targets), *constant.shape), samples, targets).value
     storage.write_with(

@@ -61,7 +61,8 @@ def choose(
                 continue
             built.model.load_state_dict(start)
             built.model.embedder.load_state_dict(load_file(path / CANDIDATE))
-            tried[step] = _probe(config, built, engine)
+            with signals.immediate():
+                tried[step] = _probe(config, built, engine)
             verdicts = {str(step): error for step, error in tried.items()}
             storage.write_checked_json(folder / _VERDICTS, {"schema": 1, "errors": verdicts})
             advance()

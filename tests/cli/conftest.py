@@ -62,11 +62,21 @@ def environment(home, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def orca(environment, capfd):
-    """Call the command line in this process; returns (exit code, standard output, standard error)."""
+def orca(environment, capfd, start):
+    """Call the command line in this process; returns (exit code, standard output, standard error).
+
+    A sweep by the program's own launcher is a process of its own, which forks: this one has computed too much for that, and
+    each of its jobs would be a new interpreter.
+    """
 
     def call(*words):
-        code = main([str(word) for word in words])
+        words = [str(word) for word in words]
+        is_sweep = {"-m", "--multirun"} & set(words) and "--dry-run" not in words
+        if is_sweep and not any(word.startswith("hydra/launcher") for word in words):
+            process = start(*words)
+            out, err = process.communicate()
+            return process.returncode, out, err
+        code = main(words)
         out, err = capfd.readouterr()
         return code, out, err
 

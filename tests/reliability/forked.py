@@ -186,7 +186,7 @@ def _serve() -> None:
         if 0 in ready:
             more = os.read(0, 65536)
             if not more:
-                return
+                os._exit(0)  # taking all packages down takes a second
             unread += more
             while b"\n" in unread:
                 line, _, unread = unread.partition(b"\n")
@@ -221,7 +221,7 @@ def _fork(request: dict[str, Any], pipe: tuple[int, int]) -> None:
         if request["hook"]:
             module, function, argument = request["hook"].split(":", 2)
             getattr(importlib.import_module(module), function)(argument)
-        code = main(request["words"])
+        code = main()  # of sys.argv, as the program does
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 70
     except BaseException:  # noqa: BLE001 - whatever ends the child is the case's own affair

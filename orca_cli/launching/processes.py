@@ -1,0 +1,292 @@
+"""The jobs of a sweep, each in a process of its own: what ends one of them does not reach the others.
+
+A job is a command line. Where this process is the program itself and nothing in it has started a thread or a GPU, the job is
+a fork, which has all packages imported already; else it is a new interpreter. What a job wants to say of its end it writes into
+a pipe; what it did not say is read off its exit status.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from orca_cli import signals, storage, terminal
+from orca_cli.exceptions import StorageError
+
+GRACE_S = 60.0  # between the SIGTERM, after which a job saves its state, and the SIGKILL
+_LOOK_EVERY_S = 0.05
+_MOST_SAID = 2**14  # bytes; what a pipe takes without a reader
+_SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
+
+OPTION = "--job"
+
+Main = Callable[[list[str]], int]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command line of this program, to be run as a process of its own.
+
+    Args:
+        label: stands before each line that it prints, such as "[2/6]".
+        words: the command line without the program's name; it takes the option --job, see `Place`.
+    """
+
+    label: str
+    words: list[str]
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a job is told of the sweep that it is a part of.
+
+    Args:
+        label: as in `Job`.
+        pipe: what the sweep reads the job's own word of its end from.
+        parent: the sweep's process; the job ends with it.
+        is_alone: no other job runs at the same time, so that it may draw on the terminal.
+    """
+
+    label: str
+    pipe: int
+    parent: int
+    is_alone: bool
+
+    def words(self) -> list[str]:
+        """Return it as words of a command line."""
+        return [OPTION, self.label, str(self.pipe), str(self.parent), str(int(self.is_alone))]
+
+    @classmethod
+    def read(cls, values: Sequence[str]) -> Place:
+        """Return what the option's values say."""
+        label, pipe, parent, is_alone = values
+        return cls(label, int(pipe), int(parent), bool(int(is_alone)))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended.
+
+    Args:
+        status: exit code; -N where signal N ended it; None where it was not started.
+        said: what it said of its own end; empty where it could not.
+        over_limit: it was ended because its time was up.
+    """
+
+    status: int | None = None
+    said: Mapping[str, Any] = field(default_factory=dict)
+    over_limit: bool = False
+
+
+@dataclass
+class _Running:
+    place: int
+    pipe: int
+    deadline: float
+    over_limit: bool = False
+
+
+def run_all(
+    jobs: Sequence[Job],
+    *,
+    main: Main | None,
+    at_once: int = 1,
+    time_limit_s: float | None = None,
+    ended: Callable[[int, Ended], None] = lambda place, end: None,
+) -> list[Ended]:
+    """Run all jobs, and return how each ended, in their order.
+
+    A signal that asks this process to stop is passed to the jobs that run; they save their state, and no other is started.
+
+    Args:
+        jobs: what to run.
+        main: the program's main function where this process may be forked; None starts interpreters.
+        at_once: how many run at the same time; they share the threads.
+        time_limit_s: a job that takes longer gets SIGTERM, and GRACE_S later SIGKILL.
+        ended: is told of each end as it happens.
+    """
+    result = [Ended() for _ in jobs]
+    waiting = list(reversed(range(len(jobs))))
+    running: dict[int, _Running] = {}
+    threads = _shared_threads(at_once)
+    passed_on = False
+    with _stopped_together(running):
+        while running or (waiting and not signals.pending()):
+            while waiting and len(running) < at_once and not signals.pending():
+                place = waiting.pop()
+                pid, pipe = _start(jobs[place], main, threads)
+                limit = float("inf") if time_limit_s is None else storage.monotonic() + time_limit_s
+                running[pid] = _Running(place, pipe, limit)
+            number = signals.pending()
+            if number and not passed_on:
+                passed_on = True
+                for pid in running:
+                    os.kill(pid, number)
+            for pid, job in list(running.items()):
+                _keep_to_limit(pid, job)
+                end = _reaped(pid, job)
+                if end is not None:
+                    del running[pid]
+                    result[job.place] = end
+                    ended(job.place, end)
+            time.sleep(_LOOK_EVERY_S if running else 0.0)
+    return result
+
+
+def _keep_to_limit(pid: int, job: _Running) -> None:
+    if storage.monotonic() > job.deadline:
+        os.kill(pid, signal.SIGKILL if job.over_limit else signal.SIGTERM)
+        job.over_limit, job.deadline = True, storage.monotonic() + GRACE_S
+
+
+def _reaped(pid: int, job: _Running) -> Ended | None:
+    """Return how a job ended; None where it still runs."""
+    done, status = os.waitpid(pid, os.WNOHANG)
+    if not done:
+        return None
+    os.set_blocking(job.pipe, False)  # a process that the job left behind may hold the other end
+    try:
+        said = json.loads(os.read(job.pipe, _MOST_SAID))
+    except (BlockingIOError, ValueError):
+        said = {}
+    os.close(job.pipe)
+    return Ended(os.waitstatus_to_exitcode(status), said, job.over_limit)
+
+
+def say(pipe: int, record: Mapping[str, Any]) -> None:
+    """Say, in a job, how it ends. A parent that has gone does not hear it."""
+    content = json.dumps(record).encode()
+    if len(content) <= _MOST_SAID:
+        try:
+            os.write(pipe, content)
+        except OSError as error:
+            terminal.log.debug(f"the sweep does not listen: {error}")
+
+
+def _start(job: Job, main: Main | None, threads: int | None) -> tuple[int, int]:
+    """Start a job; returns its process and the end of its pipe that is read."""
+    readable, writable = os.pipe()
+    place = Place(job.label, writable, os.getpid(), is_alone=threads is None)
+    words = [*job.words, *place.words()]
+    if threads is not None or sys.platform != "linux" or threading.active_count() > 1:
+        main = None
+    for stream in (sys.stdout, sys.stderr):
+        _flush(stream)  # or a fork would write it once more
+    signals.block()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become(words, main, threads, place)
+    except OSError as error:
+        os.close(readable)
+        raise StorageError(f"no process can be started: {error}", hint="end other processes, and repeat") from error
+    finally:
+        os.close(writable)
+        signals.unblock()
+    return pid, readable
+
+
+def _become(words: list[str], main: Main | None, threads: int | None, place: Place) -> NoReturn:
+    """Turn a fork into the job. Signals are held back until the job takes them."""
+    code = 1
+    try:
+        os.setpgid(0, 0)  # signals of the terminal reach the sweep alone, which passes them on once
+        end_with_parent(place.parent)
+        signals.start_anew()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        if main is None or _has_started_gpu():
+            _replace(words, threads, place.pipe)
+        code = main(words)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _flush(stream)
+        os._exit(code)
+
+
+def _replace(words: list[str], threads: int | None, pipe: int) -> NoReturn:
+    """Go on as a new interpreter, with the same search path for modules."""
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    if threads is not None:
+        variables["OMP_NUM_THREADS"] = str(threads)
+    os.set_inheritable(pipe, True)
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "orca_cli", *words], variables)
+
+
+def _has_started_gpu() -> bool:
+    """Return whether, in a fork, a GPU's driver was started before it, which then works in no fork."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda._is_in_bad_fork())
+
+
+def end_with_parent(parent: int) -> None:
+    """End this process, by SIGKILL, when its parent ends; a killed sweep leaves no jobs behind.
+
+    Args:
+        parent: the parent's process number, in case that it has ended already.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    else:  # no such signal there
+        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _shared_threads(at_once: int) -> int | None:
+    """Return the threads of each of several jobs at once; None for a single one, which has what it would have alone."""
+    if at_once == 1:
+        return None
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    total = int(given) if given.isdigit() else len(_processors())
+    return max(1, total // at_once)
+
+
+def _processors() -> Sequence[int]:
+    if sys.platform == "linux":
+        return sorted(os.sched_getaffinity(0))
+    return range(os.cpu_count() or 1)
+
+
+@contextmanager
+def _stopped_together(running: Mapping[int, Any]) -> Iterator[None]:
+    """Stop and continue the jobs with this process, as Ctrl-Z does with the processes of one group."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: Any) -> None:
+        for pid in running:
+            os.kill(pid, signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        for pid in running:
+            os.kill(pid, signal.SIGCONT)
+
+    previous = signal.signal(signal.SIGTSTP, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, previous)
+
+
+def _flush(stream: Any) -> None:
+    try:
+        stream.flush()
+    except (AttributeError, OSError, ValueError):  # none, lost or closed
+        return

@@ -1,0 +1,155 @@
+"""Sweeps: the jobs' processes, the options of the launcher, other launchers."""
+
+import faulthandler
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from orca_cli import signals
+from orca_cli.launching import processes
+from tests.cli.conftest import run_folders
+
+
+def fate(words):
+    """Stand in for the program: a job that ends as its first word says."""
+    place = processes.Place.read(words[words.index(processes.OPTION) + 1 :])
+    kind = words[0]
+    if kind == "says":
+        processes.say(place.pipe, {"state": "completed", "label": place.label})
+        return 0
+    if kind == "raises":
+        raise ZeroDivisionError("on purpose")
+    if kind.isdigit():
+        raise SystemExit(int(kind))
+    if kind in ("KILL", "SEGV"):
+        faulthandler.disable()  # the tests' own
+        os.kill(os.getpid(), signal.Signals[f"SIG{kind}"])
+    with signals.deferred(insistent=False):
+        while kind == "deaf" or not signals.pending():
+            time.sleep(0.01)
+        processes.say(place.pipe, {"state": "interrupted", "code": signals.exit_code()})
+    return signals.exit_code()
+
+
+def jobs(*kinds):
+    return [processes.Job(f"[{number}/{len(kinds)}]", [kind]) for number, kind in enumerate(kinds, 1)]
+
+
+def test_no_end_of_a_job_reaches_the_others(capfd):
+    kinds = ["says", "7", "KILL", "says", "SEGV", "raises", "says"]
+    told = []
+    with signals.deferred():
+        ended = processes.run_all(jobs(*kinds), main=fate, ended=lambda place, end: told.append(place))
+    assert [end.status for end in ended] == [0, 7, -signal.SIGKILL, 0, -signal.SIGSEGV, 1, 0]
+    assert [bool(end.said) for end in ended] == [kind == "says" for kind in kinds]
+    assert ended[3].said["label"] == "[4/7]"
+    assert told == list(range(7))
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_job_whose_time_is_up_is_asked_and_then_killed(monkeypatch):
+    monkeypatch.setattr(processes, "GRACE_S", 0.3)
+    with signals.deferred():
+        asked, deaf, after = processes.run_all(jobs("waits", "deaf", "says"), main=fate, time_limit_s=2.0)
+    assert (asked.status, asked.said["state"], asked.over_limit) == (143, "interrupted", True)
+    assert (deaf.status, dict(deaf.said), deaf.over_limit) == (-signal.SIGKILL, {}, True)
+    assert (after.status, after.over_limit) == (0, False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_is_passed_on_and_no_other_job_starts(number):
+    with signals.deferred():
+        started = time.monotonic()
+
+        def ended(place, end):
+            os.kill(os.getpid(), number)  # after the first; the second may have been started already, or not
+
+        first, *others = processes.run_all(jobs("says", "waits", "waits"), main=fate, ended=ended)
+        assert signals.pending() == number
+    assert first.status == 0
+    assert [end.status for end in others] == [None, None]
+    assert time.monotonic() - started < 5
+
+
+def test_jobs_end_with_the_process_that_started_them(tmp_path):
+    """A sweep that is killed leaves no process behind."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+
+            def main(words):
+                (tmp_path / "pid").write_text(str(os.getpid()))
+                return fate(words)
+
+            with signals.deferred():
+                processes.run_all(jobs("deaf"), main=main)
+        finally:
+            os._exit(1)
+    end = time.monotonic() + 10
+    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < end:
+        time.sleep(0.01)
+    job = int((tmp_path / "pid").read_text())
+    assert os.getpgid(job) == job  # what a terminal sends to the sweep's group does not reach it
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    end = time.monotonic() + 10
+    while is_running(job) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not is_running(job)
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--at-once", "2"], "--at-once: --at-once is about sweeps; add -m"),
+        (["-m", "--at-once", "0", "seed=0,1"], "--at-once: 0 is out of range; allowed: 1 or more"),
+        (["-m", "--time-limit", "soon", "seed=0,1"], "--time-limit: 'soon' is no time; such as 90s, 30m, 8h or 2d"),
+        (["-m", "--time-limit", "-1h", "seed=0,1"], "--time-limit"),
+        (["-m", "--time-limit", "1h", "hydra/launcher=basic"], "--time-limit: says nothing to another launcher"),
+    ],
+)
+def test_options_of_the_launcher_are_checked(orca, environment, words, said):
+    code, _, err = orca("run", *words)
+    assert code == 2
+    assert said in err
+    assert not environment.exists()
+
+
+def test_another_launcher_takes_the_place(orca, environment, small):
+    """Hydra's own, as an example: the table and the exit code come from the records of the runs."""
+    words = ["run", "-m", *small, "metric=none", "train.epochs=1", "train.batch_size=16,61", "hydra/launcher=basic"]
+    code, out, err = orca(*words)
+    assert code == 3
+    assert "1 completed, 1 failed" in out
+    assert "train.batch_size=61  failed (10)" in out
+    assert "1 of 2 runs are not completed" in err
+    assert len(run_folders(environment)) == 2
+
+
+@pytest.mark.slow
+def test_jobs_at_once_share_the_threads(start, environment, small):
+    process = start(
+        *["run", "-m", *small, "metric=none", "train.epochs=1", "seed=0,1", "--at-once", "2"],
+        more={"OMP_NUM_THREADS": "2"},
+    )
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "2 completed" in out
+    runs = run_folders(environment)
+    assert len(runs) == 2
+    assert [json.loads((run / "env.json").read_text())["threads"] for run in runs] == ["1", "1"]
+    first, second = (json.loads((run / "status.json").read_text())["attempts"][0] for run in runs)
+    assert first["pid"] != second["pid"]
+    assert second["started"] < first["ended"]

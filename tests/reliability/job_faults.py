@@ -1,0 +1,108 @@
+"""What goes wrong in the jobs of a sweep, put in place of the stages of a forked case; its jobs are forks, so they have it too.
+
+A job that is not told to fail completes within milliseconds, with a result record and no training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from orca_cli import signals, storage
+from orca_cli.commands import run as command
+from orca_cli.launching import processes
+
+KINDS = ("raise", "exit", "exit without a word", "kill", "segfault", "memory", "hang", "deaf")
+STARTS = (
+    "ORCA_TEST_STARTS"  # environment variable: file that gets a line for each job that starts, and for each that ends
+)
+
+
+def default_signals(_: str) -> None:
+    """Take signals as in a terminal; the tests may themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def stages(argument: str) -> None:
+    """Replace the stages of a run.
+
+    Args:
+        argument: SECONDS;SEED;KIND: how long a job takes, and how the job of a seed fails; "-" for none.
+    """
+    seconds, seed, kind = argument.split(";")
+    default_signals("")
+    processes.GRACE_S = 1.0
+
+    def run_stages(job: Any, run: Any) -> None:
+        _note(f"start {job.config.seed}")
+        run.set_state("finetune")
+        if str(job.config.seed) == seed:
+            _fail(kind)
+        end = time.monotonic() + float(seconds)
+        while time.monotonic() < end:
+            time.sleep(0.01)
+            signals.check()
+        error = {"name": "0-1 error", "value": 0.5, "n": 2, "skipped": 0, "percent": True, "others": {}}
+        run.write_result({"error": error, "pid": os.getpid()})
+        _note(f"end {job.config.seed}")
+
+    command._stages = run_stages
+
+
+def _note(text: str) -> None:
+    path = os.environ.get(STARTS)
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+
+
+def _fail(kind: str) -> None:
+    if kind == "raise":
+        raise ZeroDivisionError("on purpose")
+    if kind == "exit":
+        sys.exit(7)
+    if kind == "exit without a word":
+        os._exit(0)
+    if kind in ("kill", "segfault"):
+        os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSEGV)
+    if kind == "memory":
+        bytearray(2**62)
+    if kind == "deaf":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    while kind in ("hang", "deaf"):
+        time.sleep(0.05)
+        if kind == "hang":
+            signals.check()
+
+
+def together(argument: str) -> None:
+    """Let several cases start at one moment.
+
+    Args:
+        argument: MOMENT;SECONDS: seconds since 1970, and how long the stages take.
+    """
+    moment, seconds = argument.split(";")
+    stages(f"{seconds};-;-")
+    original = command.run_job
+
+    def run_job(*words: Any, **settings: Any) -> Any:
+        while time.time() < float(moment):
+            time.sleep(0.0005)
+        return original(*words, **settings)
+
+    command.run_job = run_job
+
+
+def results(runs: Path) -> list[dict[str, Any]]:
+    """Return all result records."""
+    return [json.loads(path.read_text()) for path in sorted(runs.glob("*/*/result.json"))]
+
+
+def is_free(run: Path) -> bool:
+    """Return whether no process holds a run."""
+    return not storage.is_locked(run / "lock")

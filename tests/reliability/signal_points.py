@@ -1,0 +1,67 @@
+"""Points of the program at which a forked case sends signals to itself; the harness's hooks (`fork(..., hook=...)`)."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+POINTS = {
+    "compose": "orca_cli.compose:session",
+    "download": "orca_cli.foreign.downloads:_write",
+    "features": "orca_cli.stages.source_features:_embed",
+    "transport": "orca_cli.stages.problem:Problem.points",
+    "step": "orca_cli.stages.course:train_step",
+    "validation": "orca_cli.stages.finetune:predict",
+    "checkpoint": "orca_cli.training.checkpoint:save_file",
+    "report": "orca_cli.report.collect:_read_run",
+}
+SENT = "ORCA_TEST_SENT"  # environment variable: file that gets the moment of the last signal, seconds since 1970
+
+
+def at(argument: str) -> None:
+    """Send signals when a function is entered for the n-th time.
+
+    Args:
+        argument: POINT,N,PLAN; a plan such as TERM, INT+0.3+INT (the second 0.3 s later, while one operation of torch of many
+            seconds is under way) or STOP+1+CONT.
+    """
+    point, number, plan = argument.split(",")
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may themselves run under nohup
+    module, _, path = POINTS[point].partition(":")
+    owner: Any = importlib.import_module(module)
+    *inner, name = path.split(".")
+    for part in inner:
+        owner = getattr(owner, part)
+    original, calls = getattr(owner, name), 0
+
+    def entered(*words: Any, **settings: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == int(number):
+            send(plan)
+        return original(*words, **settings)
+
+    setattr(owner, name, entered)
+
+
+def send(plan: str) -> None:
+    """Carry out a plan; see `at`."""
+    first, *later = plan.split("+")
+    if later:
+        text = "".join(
+            f"sleep {delay}; date +%s.%N >{os.environ[SENT]}; kill -{name} {os.getpid()};"
+            for delay, name in zip(later[::2], later[1::2], strict=True)
+        )
+        subprocess.Popen(["sh", "-c", text])
+    Path(os.environ[SENT]).write_text(str(time.time()))
+    os.kill(os.getpid(), signal.Signals[f"SIG{first}"])
+    if later and first == "INT":
+        import torch
+
+        matrix = torch.zeros(8000, 8000)
+        torch.mm(matrix, matrix)

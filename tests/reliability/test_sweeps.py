@@ -1,0 +1,106 @@
+"""Sweeps: one job's end never takes its neighbours, and typing the sweep again does what is missing (rows K1-K3)."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import run_folders
+from tests.reliability.conftest import count
+from tests.reliability.job_faults import KINDS, STARTS, is_free, results
+
+FIGURE = "sweep jobs lost to a neighbour's failure"
+JOBS = 9
+# What the table says of a job, and the code beside it.
+TOLD = {
+    "raise": "unexpected ZeroDivisionError: on purpose",
+    "exit": "unexpected SystemExit: 7",
+    "exit without a word": "the process ended itself with exit code 0",
+    "kill": "the process was ended by SIGKILL",
+    "segfault": "the process was ended by SIGSEGV",
+    "memory": "not enough memory",
+    "hang": "its time was up",
+    "deaf": "its time was up",
+}
+
+pytestmark = pytest.mark.slow
+
+
+def positions(kind):
+    """Every position in the nightly tier (9 x 6 kinds of the row, and the two kinds beside them)."""
+    return range(count(pr=1, nightly=JOBS)) if count(pr=0, nightly=1) else [KINDS.index(kind) % JOBS]
+
+
+@pytest.mark.parametrize(("kind", "position"), [(kind, place) for kind in KINDS for place in positions(kind)])
+def test_one_job_fails_and_no_other_is_lost(fork, environment, scorecard, monkeypatch, kind, position):
+    """K1."""
+    monkeypatch.setenv("COLUMNS", "200")
+    words = ["run", "-m", "metric=none", f"seed=range({JOBS})"]
+    if kind in ("hang", "deaf"):
+        words += ["--time-limit", "3s"]
+    case = fork(*words, hook=f"tests.reliability.job_faults:stages:0;{position};{kind}")
+    assert case.wait(300) == 3, case.err
+    done = {result["seed"] for result in results(environment)}
+    lost = set(range(JOBS)) - {position} - done
+    assert not lost
+    assert position not in done
+    table = {line.split()[0]: line for line in case.out.splitlines() if line.startswith("[")}
+    assert len(table) == JOBS
+    assert TOLD[kind] in table[f"[{position + 1}/{JOBS}]"]
+    assert sum("completed" in line for line in table.values()) == JOBS - 1
+    assert f"{JOBS - 1} completed, 1 failed" in case.out
+    assert "Traceback" not in case.err
+    # Typed again, mended: only what is missing is done.
+    again = fork(*words, hook="tests.reliability.job_faults:stages:0;-;-")
+    assert again.wait(300) == 0, again.err
+    assert f"1 completed, {JOBS - 1} already completed" in again.out
+    assert len(run_folders(environment)) == JOBS  # the failed run goes on in its own folder
+    scorecard.add(FIGURE, cases=1, passed=1, target=len(KINDS) * JOBS, note="cases without a lost job")
+
+
+@pytest.mark.parametrize("round_", range(count(pr=4, nightly=30)))
+def test_a_sweep_is_stopped_and_typed_again(fork, environment, tmp_path, scorecard, round_):
+    """K2: finished jobs are not repeated, the running one goes on, none is lost, none runs twice."""
+    generator = random.Random(round_)
+    name = ["KILL", "TERM", "INT"][round_ % 3]
+    words = ["run", "-m", "metric=none", "seed=range(5)"]
+    notes, hook = tmp_path / "notes", "tests.reliability.job_faults:stages:0.4;-;-"
+    case = fork(*words, hook=hook, more={STARTS: str(notes)})
+    wanted = generator.randint(1, 5)
+    end = time.monotonic() + 60
+    while not notes.exists() or notes.read_text().count("start") < wanted:
+        assert time.monotonic() < end, case.err
+        assert case.poll() is None, case.err
+        time.sleep(0.01)
+    time.sleep(generator.uniform(0, 0.3))
+    jobs = [json.loads((run / "status.json").read_text())["pid"] for run in run_folders(environment)]
+    os.kill(case.pid, signal.Signals[f"SIG{name}"])
+    code = case.wait(30)
+    assert code == {"KILL": -9, "TERM": 143, "INT": 130}[name], case.err
+    end = time.monotonic() + 10
+    while any(Path(f"/proc/{job}/cmdline").exists() for job in jobs) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not any(Path(f"/proc/{job}/cmdline").exists() for job in jobs)
+    assert all(is_free(run) for run in run_folders(environment))
+    before = [line for line in notes.read_text().splitlines() if line.startswith("end")]
+    again = fork(*words, hook=hook, more={STARTS: str(notes)})
+    assert again.wait(300) == 0, again.err
+    ends = [line for line in notes.read_text().splitlines() if line.startswith("end")]
+    assert sorted(ends) == [f"end {seed}" for seed in range(5)]
+    assert len(results(environment)) == len(run_folders(environment)) == 5
+    assert f"{5 - len(before)} completed" in again.out
+    scorecard.add("sweeps stopped and typed again, none lost and none twice", cases=1, passed=1, target=30)
+
+
+@pytest.mark.parametrize("bad", ["train.lr=1,abc", "train.epochs=1,0", "metric=otdd,otd", "seed=0,-1", "train.lrr=1,2"])
+def test_a_job_that_cannot_be_composed_is_told_before_the_first(fork, environment, scorecard, bad):
+    """K3."""
+    case = fork("run", "-m", "metric=none", bad, hook="tests.reliability.job_faults:stages:0;-;-")
+    assert case.wait(60) == 10, case.err
+    assert bad.partition("=")[0] in case.err
+    assert not environment.exists() or not run_folders(environment)
+    scorecard.add("sweeps with a bad override refused before the first job", cases=1, passed=1, target=5)

@@ -377,6 +377,27 @@ def verify_folder(path: Path, *, extra_allowed: bool = False) -> str:
         CheckpointError: a newer program wrote it.
         StorageError: a file is there and cannot be read.
     """
+    manifest = _manifest(path)
+    for problem in _problems(path, manifest, extra_allowed):
+        raise ChecksumError(problem, where=str(path))
+    owner: str = manifest["owner"]
+    return owner
+
+
+def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, list[str]]:
+    """Return the number of files in a folder's manifest, and all that `verify_folder` has against the folder.
+
+    Raises:
+        CheckpointError, StorageError: as for `verify_folder`.
+    """
+    try:
+        manifest = _manifest(path)
+    except ChecksumError as error:
+        return 0, [f"its manifest {error.what}"]
+    return len(manifest["files"]), list(_problems(path, manifest, extra_allowed))
+
+
+def _manifest(path: Path) -> dict[str, Any]:
     manifest = read_checked_json(path / MANIFEST)
     schema = manifest.get("schema")
     if schema != _SCHEMA:
@@ -385,27 +406,25 @@ def verify_folder(path: Path, *, extra_allowed: bool = False) -> str:
             where=str(path),
             hint="use a newer program",
         )
+    return manifest
+
+
+def _problems(path: Path, manifest: dict[str, Any], extra_allowed: bool) -> Iterator[str]:
     entries = manifest["files"]
     for name, entry in entries.items():
-        _verify_file(path, name, entry)
+        file = path / name
+        try:
+            if not file.is_file():
+                yield f"'{name}' is missing"
+            elif file.stat().st_size != entry["size"] or sha256_file(file) != entry["sha256"]:
+                yield f"the content of '{name}' has changed since it was written"
+        except OSError as error:
+            raise _unreadable(file, error) from error
     if not extra_allowed:
         found = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {MANIFEST}
         extra = sorted(name for name in found - set(entries) if not name.startswith("."))
         if extra:
-            raise ChecksumError(f"'{extra[0]}' does not belong to it", where=str(path))
-    owner: str = manifest["owner"]
-    return owner
-
-
-def _verify_file(path: Path, name: str, entry: dict[str, Any]) -> None:
-    file = path / name
-    try:
-        if not file.is_file():
-            raise ChecksumError(f"'{name}' is missing", where=str(path))
-        if file.stat().st_size != entry["size"] or sha256_file(file) != entry["sha256"]:
-            raise ChecksumError(f"the content of '{name}' has changed since it was written", where=str(path))
-    except OSError as error:
-        raise _unreadable(file, error) from error
+            yield f"'{extra[0]}' does not belong to it"
 
 
 def quarantine(path: Path) -> Path:

@@ -11,6 +11,8 @@ from orca_cli.exceptions import DataError
 from orca_cli.runs.check import Checked, check
 
 SCHEMA = 1
+_COMPLETED = "; its command with --force runs it anew, in another folder"
+_UNFINISHED = "; its command, typed again, goes on from what is whole"
 
 
 def check_runs(words: list[str], *, as_json: bool) -> int:
@@ -54,8 +56,9 @@ def _print(found: Checked) -> None:
     verdict = f"{len(found.damaged)} damaged" if found.damaged else "whole"
     if found.code == 21:
         verdict = "not checked"
-    next_step = "; type the run's command again: what can be made again is, and the rest goes on from what is whole"
     files = f"{found.files} files compared with their checksums" if found.files else "no file has a checksum yet"
-    verdict = f"{verdict}: {files}; state {found.state}{next_step if found.damaged else ''}"
+    verdict = f"{verdict}: {files}; state {found.state}"
+    if found.damaged:
+        verdict += _COMPLETED if found.state == "completed" else _UNFINISHED
     lines.append(Text(f"  {verdict}", style="bold"))
     terminal.print_result(*lines)

@@ -72,11 +72,10 @@ def _verify(found: Checked) -> None:
     folders = sorted({manifest.parent for manifest in path.rglob(storage.MANIFEST) if not _set_aside(path, manifest)})
     for folder in folders:
         name = str(folder.relative_to(path)) if folder != path else "the run"
-        try:
-            storage.verify_folder(folder, extra_allowed=(folder / "metrics.jsonl").exists() or folder == path)
-            found.files += len(storage.read_checked_json(folder / storage.MANIFEST)["files"])
-        except ChecksumError as error:
-            found.damaged.append(f"{name}: {error.what}")
+        sealed = folder == path or (folder / "metrics.jsonl").exists()
+        files, problems = storage.folder_problems(folder, extra_allowed=sealed)
+        found.files += files
+        found.damaged += [f"{name}: {problem}" for problem in problems]
     if not (path / storage.MANIFEST).exists():
         for file in sorted([*path.glob(f"*/{FINGERPRINT}"), *path.glob("*/probe.json")]):
             try:

@@ -142,7 +142,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["doctor", str(run)]) == 13
     out = capsys.readouterr().out
     assert Path(name).name in out or "3_finetune/best" in out
-    assert "type the run's command again" in out
+    assert "its command" in out
 
 
 def test_a_lost_status_is_made_anew_and_a_right_one_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,17 +9,48 @@ import logging
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 log = logging.getLogger("orca_cli")
 _LINE_EVERY_S = 15.0
 _prefix = ""  # of every line of a job of a sweep, such as "[2/6] "
 _has_bars = True
+# Control, format (also those that reverse the writing direction), surrogate, line and paragraph separators.
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def visible(text: str, kept: str = "") -> str:
+    """Return text of unknown origin with all that could move a cursor, hide or break a line written as an escape.
+
+    Args:
+        text: such as the name of a file or a class.
+        kept: characters that are left as they are.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(char) in _HIDDEN and char not in kept
+        else char
+        for char in text
+    )
+
+
+def _make_visible(record: logging.LogRecord) -> bool:
+    record.msg, record.args = visible(record.getMessage(), kept="\t"), ()
+    return True
+
+
+log.addFilter(_make_visible)
 
 
 def stdout() -> Console:
@@ -46,7 +77,19 @@ def print_result(*things: Any) -> None:
         console.file.flush()
         return
     for thing in things:
-        console.print(thing)
+        console.print(_shown(thing))
+
+
+def _shown(thing: Any) -> Any:
+    """Return a text or table whose names from files cannot command the terminal."""
+    if isinstance(thing, str):
+        return visible(thing, kept="\n\t")
+    if isinstance(thing, Text) and thing.plain != visible(thing.plain, kept="\n\t"):
+        return Text(visible(thing.plain, kept="\n\t"), style=thing.style)
+    if isinstance(thing, Table):
+        for column in thing.columns:
+            column._cells = [_shown(cell) for cell in column._cells]
+    return thing
 
 
 @contextmanager
@@ -66,9 +109,9 @@ def print_text(text: str) -> None:
 
 
 def print_error(text: str) -> None:
-    """Print one line on standard error, as it is; where nobody reads it any more, the exit code still tells."""
+    """Print an error on standard error, what a terminal would obey as an escape; where nobody reads it, the exit code tells."""
     with suppress(OSError, ValueError):
-        print(f"{_prefix}{text}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"{_prefix}{visible(text, kept="\n\t")}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 class LogReporter:
@@ -82,7 +125,7 @@ class LogReporter:
     def track(self, description: str, total: int) -> Iterator[Callable[..., None]]:
         """Give a function advance(steps=1, note="") that moves a bar, or logs a line now and then."""
         if _has_bars and sys.stderr.isatty():
-            with self._bar(f"{_prefix}{description}".replace("[", "\\["), total) as advance:
+            with self._bar(escape(f"{_prefix}{visible(description)}"), total) as advance:
                 yield advance
         else:
             yield _line_advance(description, total)
@@ -103,7 +146,7 @@ class LogReporter:
             def advance(steps: int = 1, note: str = "") -> None:
                 progress.advance(task, steps)
                 if note:
-                    progress.update(task, note=note)
+                    progress.update(task, note=escape(visible(note)))
 
             yield advance
 

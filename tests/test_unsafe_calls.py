@@ -163,5 +163,5 @@ def test_safe_calls_are_left_alone(code):
 def test_the_list_of_writers_is_kept():
     for path in WRITERS:
         assert any(
-            mode in (ROOT / "orca_cli" / path).read_text() for mode in ('"wb"', '"xb"', '"w"', '"ab"', '"r+b"')
+            mode in (ROOT / "orca_cli" / path).read_text() for mode in ('"wb"', '"xb"', '"w+b"', '"ab"', "write_bytes(")
         ), path

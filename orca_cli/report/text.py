@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 
 from orca_cli.report.cells import UNFINISHED, Cell
+from orca_cli.terminal import visible
 
 _LONGEST = 300
-# Control, format (also those that reverse the writing direction), surrogate, line and paragraph separators.
-_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 MISSING = "-"
 
 
 def clean(text: str, *, longest: int = _LONGEST) -> str:
     """Return text from the disk with all that could move a cursor, hide or break a line written as an escape."""
     short = text if len(text) <= longest else f"{text[:longest]}..."
-    return "".join(_escape(char) if unicodedata.category(char) in _HIDDEN else char for char in short)
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
+    return visible(short)
 
 
 def decimals_of(means: list[float]) -> int | None:

@@ -1,0 +1,107 @@
+"""Names that would command a terminal, a browser or a spreadsheet (row H13): shown as what they are."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from orca_cli import terminal
+from orca_cli.exceptions import DataError
+from orca_cli.terminal import visible
+from tests.report.trees import add_run
+
+FIGURE = "names that would command a terminal, browser or spreadsheet"
+NAMES = {
+    "colour": "\x1b[31mred",
+    "title of the window": "\x1b]0;owned\x07",
+    "clear the screen": "\x1b[2J\x1b[H",
+    "clipboard": "\x1b]52;c;cm0gLXJmIC8=\x07",
+    "8-bit control": "\x9b31m",
+    "carriage return": "all good\rorca: error: 0",
+    "backspace": "abc\x08\x08\x08xyz",
+    "new line": "a\norca: error: something else",
+    "line separator": "a\u2028b",
+    "reversed": "a\u202egpj.exe",
+    "zero width": "a\u200bb",
+    "null": "a\0b",
+    "markup of rich": "[bold red]a[/] [/x]",
+    "script": "<script>alert(1)</script>",
+    "formula": "=cmd|' /C calc'!A0",
+    "formula by plus": "+1+1",
+    "formula by at": "@SUM(1)",
+    "formula by minus": "-2+3",
+    "a way up": "../../etc/passwd",
+    "pipe of a table": "a|b",
+    "macro": "\\input{/etc/passwd}",
+}
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028\u2029\u202a-\u202e]")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_errors_logs_and_tables_show_names_as_they_are(name, capfd, scorecard):
+    text = NAMES[name]
+    terminal.print_error(f"orca: error: {DataError('is no array', where=text)}")
+    terminal.configure_logging()
+    terminal.log.warning(f"damaged: {text}")
+    terminal.log.warning("damaged: %s", text)
+    table = Table("name")
+    table.add_row(Text(text))
+    terminal.print_result(table, Text(text))
+    out, err = capfd.readouterr()
+    assert not _COMMANDS.search(out.replace("\n", "")), repr(out)
+    assert not _COMMANDS.search(err.replace("\n", "")), repr(err)
+    assert err.count("\n") == 3  # one line each: no name makes another
+    if text.isprintable():
+        assert text in out
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reports_show_names_as_they_are(name, tmp_path, orca, scorecard):
+    text = NAMES[name]
+    path = add_run(tmp_path / "tree")
+    for record in ("status.json", "result.json"):
+        content = json.loads((path / record).read_text())
+        (path / record).write_text(json.dumps(content | {"body": text, "task": text, "variant": {"task.train": text}}))
+    for form in ("table", "md", "csv", "json", "latex"):
+        code, out, err = orca("report", tmp_path / "tree", "--format", form)
+        assert code == 0, err
+        assert not _COMMANDS.search(out.replace("\n", "")), repr(out)
+        if form == "md":
+            assert not re.search(r"(?<!\\)<", out.replace("<br>", ""))
+        if form == "latex":
+            assert not [line for line in out.splitlines() if "\\input" in line and not line.startswith("%")]
+        if form == "csv":
+            cells = [cell for row in csv.reader(io.StringIO(out)) for cell in row]
+            assert not [cell for cell in cells if cell[:1] in tuple("=+@\t\r") or re.match(r"-[^0-9]|-\d+\+", cell)]
+        if form == "json":
+            json.loads(out)
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+def test_names_of_files_reach_the_command_line_as_they_are(tmp_path, orca, scorecard):
+    for name in ("a\x1b[31m.npz", "a\n.npz", "[bold]a[red].npz"):
+        path = tmp_path / name
+        path.write_bytes(b"no archive")
+        code, out, err = orca("run", "task=arrays", "task.kind=classes", f'task.train="{path}"')
+        assert code in (10, 11), err
+        assert not _COMMANDS.search((out + err).replace("\n", ""))
+        assert "Traceback" not in err
+        np.savez(tmp_path / "b.npz", **{"x": np.zeros(3), "\x1b[31my": np.zeros(3)})
+        code, out, err = orca("run", "task=arrays", "task.kind=classes", f"task.train={tmp_path / 'b.npz'}")
+        assert code == 11, err
+        assert not _COMMANDS.search((out + err).replace("\n", ""))
+    scorecard.add(FIGURE, cases=4, passed=4, target=4)
+
+
+def test_plain_text_is_left_alone():
+    for text in ("a b", "é ± 日本", "x\ty"):
+        assert visible(text, kept="\t") == text
+    assert visible("a\x1b\n") == "a\\x1b\\n"

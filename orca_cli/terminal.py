@@ -72,7 +72,7 @@ def print_result(*things: Any) -> None:
     if _prefix:
         console.width = max(20, console.width - len(_prefix))
         with console.capture() as captured:
-            console.print(*things, sep="\n")
+            console.print(*map(_shown, things), sep="\n")
         console.file.write("".join(f"{_prefix}{line}\n" for line in captured.get().splitlines()))
         console.file.flush()
         return
@@ -110,8 +110,9 @@ def print_text(text: str) -> None:
 
 def print_error(text: str) -> None:
     """Print an error on standard error, what a terminal would obey as an escape; where nobody reads it, the exit code tells."""
+    shown = visible(text, kept="\n\t")
     with suppress(OSError, ValueError):
-        print(f"{_prefix}{visible(text, kept="\n\t")}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"{_prefix}{shown}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 class LogReporter:

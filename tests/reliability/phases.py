@@ -132,8 +132,7 @@ def _lose_position() -> None:
 
 def _lose_weights() -> None:
     def change(loaded: Any) -> None:
-        name = next(iter(loaded.weights))
-        loaded.weights[name] = loaded.weights[name] * (1 + 1e-6)
+        loaded.weights = {name: value * (1 + 1e-6) for name, value in loaded.weights.items()}
 
     _changed_checkpoint(change)
 

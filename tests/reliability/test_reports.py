@@ -78,7 +78,12 @@ def test_the_report_is_the_clean_one_with_a_list(tmp_path, scorecard):
         return done.stdout, done.stderr, time.monotonic() - start
 
     def cells(text: str) -> list:
-        return [{key: value for key, value in row.items() if key != "path"} for row in json.loads(text)["rows"]]
+        rows = json.loads(text)["rows"]
+        for row in rows:
+            for cell in row["cells"]:
+                for value in (cell or {}).get("values", []):
+                    value.pop("run")
+        return rows
 
     one, _, _ = report(str(tmp_path / "clean"), "--format", "json")
     two, errors, seconds = report(str(tmp_path / "mixed"), "--format", "json")

@@ -188,11 +188,15 @@ def _lmdb_records(place: Path) -> Iterator[Any]:
         total = unpickle.loads(count, f"{place}[num_examples]")
         if isinstance(total, bool) or not isinstance(total, (int, np.integer)) or total < 0:
             raise DataError(f"'num_examples' is {str(total)[:20]}, no number", where=str(place), hint=_HINT)
-        for index in range(int(total)):
-            content = records.get(str(index))
-            if content is None:
-                raise DataError(f"has no protein {index} of {total}", where=str(place), hint=_HINT)
-            yield unpickle.loads(content, f"{place}[{index}]")
+        yield from unpickle.loads_each(_contents(place, records, int(total)))
+
+
+def _contents(place: Path, records: lmdb.Records, total: int) -> Iterator[tuple[bytes, str]]:
+    for index in range(total):
+        content = records.get(str(index))
+        if content is None:
+            raise DataError(f"has no protein {index} of {total}", where=str(place), hint=_HINT)
+        yield content, f"{place}[{index}]"
 
 
 def _json_records(place: Path) -> Iterator[Any]:

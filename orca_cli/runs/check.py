@@ -9,7 +9,7 @@ from typing import Any
 
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
-from orca_cli.runs.directory import ENVIRONMENT, LOCK, RESULT, STAGE_FOLDERS, STATUS, RunDirectory, RunName
+from orca_cli.runs.directory import ENVIRONMENT, LOCK, RESULT, STAGE_FOLDERS, STATES, STATUS, RunDirectory, RunName
 from orca_cli.runs.fingerprint import FILE as FINGERPRINT
 from orca_cli.runs.records import NewerSchema, Unreadable, read_record
 
@@ -128,8 +128,8 @@ def _restore_status(found: Checked) -> None:
     if status is not None:
         found.state = str(status.get("state"))
         name = _name(status)
-        if name is None:
-            reason = "it did not say which run this is"
+        if name is None or found.state not in STATES:
+            reason = "it did not say which run this is, or in what state"
         elif (found.state == "completed") != bool(completed) and (completed or not (path / RESULT).exists()):
             reason = f"it said {found.state}, and the run is {'completed' if completed else 'not'}"
     if not reason:

@@ -30,6 +30,7 @@ LOCK = "lock"
 STATUS = "status.json"
 RESULT = "result.json"
 STAGE_FOLDERS = {"build": "1_build", "align": "2_align", "finetune": "3_finetune"}
+STATES = ("created", *STAGE_FOLDERS, "completed", "failed", "interrupted")
 ENVIRONMENT = "env.json"
 _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
 _FOR_RESUMING = (Path("2_align/checkpoints"), Path("2_align/candidates"), Path("3_finetune/checkpoints"))

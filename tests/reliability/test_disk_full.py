@@ -47,8 +47,8 @@ def test_files_that_may_not_grow(fork, small, expected, tmp_path, count, scoreca
     failed = 0
     for case in range(cases):
         runs = tmp_path / f"runs-{case}"
-        # From a few bytes, where nothing can begin, to half a checkpoint.
-        limit = int(200 * (60_000 / 200) ** (case / max(cases - 1, 1)))
+        # From the size of a record to that of half a checkpoint; what a process prints has to go into a file as well.
+        limit = int(2_000 * (60_000 / 2_000) ** (case / max(cases - 1, 1)))
         limited = fork("run", *small, *SHORT, f"paths.runs={runs}", limits={"RLIMIT_FSIZE": limit})
         limited.wait(240)
         told(limited)

@@ -323,13 +323,8 @@ def test_data_that_changed_between_attempts(fork, small, tmp_path, monkeypatch, 
     x, y = generator.normal(size=(120, 4, 8)).astype(np.float32), np.arange(120) % 3
     np.savez(tmp_path / "mine.npz", x=x, y=y)
     os.utime(tmp_path / "mine.npz", (10**9, 10**9))
-    words = [word for word in small if not word.startswith("task")] + [
-        "task=arrays",
-        "task.train=mine.npz",
-        "task.kind=classes",
-        *SHORT,
-    ]
-    words = [word for word in words if not word.startswith("task.train_size")]
+    words = [word for word in (*small, *SHORT) if not word.startswith("task")]
+    words += ["task=arrays", "task.train=mine.npz", "task.kind=classes"]
     hook = "tests.reliability.test_damage:by_size_and_time:"
     runs = tmp_path / "runs"
     case = fork("run", *words, "train.epochs=200", f"paths.runs={runs}", hook=hook)

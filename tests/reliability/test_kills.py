@@ -37,7 +37,7 @@ EXACT = (
     "inexact",
 )
 # How often a phase's function is called at least in such a run, and so how far the kill can be.
-CALLS = {"build": 1, "features": 2, "metric": 1, "align": 4, "checkpoint": 30, "prune": 8, "finetune": 12, "validate": 3,
+CALLS = {"build": 1, "features": 1, "metric": 1, "align": 4, "checkpoint": 30, "prune": 8, "finetune": 12, "validate": 3,
          "test": 1, "result": 8}  # fmt: skip
 # The pr tier takes the first of them.
 ORDER = ("finetune", "features", "align", "prune", "test", "checkpoint", "build", "metric", "validate", "result")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import struct
 import tokenize
 from dataclasses import dataclass
 from typing import IO
@@ -13,8 +15,22 @@ from orca_cli.exceptions import DataError, UnsafeError
 
 _MAX_HEADER = 10_000  # characters; NumPy's own bound
 _MAX_AXES = 32
+_READERS = {
+    (1, 0): ("<H", np.lib.format.read_array_header_1_0),
+    (2, 0): ("<I", np.lib.format.read_array_header_2_0),
+}
 # NumPy reads a header as Python text, so it raises what such reading raises.
-_DAMAGE = (ValueError, KeyError, SyntaxError, EOFError, TypeError, MemoryError, RecursionError, tokenize.TokenError)
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    SyntaxError,
+    EOFError,
+    TypeError,
+    MemoryError,
+    RecursionError,
+    tokenize.TokenError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -56,8 +72,12 @@ def read_header(file: IO[bytes], where: str, allowed: str, objects: bool = False
     """
     try:
         version = np.lib.format.read_magic(file)
-        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran, dtype = reader(file, max_header_size=_MAX_HEADER)
+        form, reader = _READERS[version]
+        length = file.read(struct.calcsize(form))
+        if struct.unpack(form, length)[0] > _MAX_HEADER:  # NumPy compares it after it has read it
+            raise ValueError("the header is too long")
+        head = io.BytesIO(length + file.read(*struct.unpack(form, length)))
+        shape, fortran, dtype = reader(head, max_header_size=_MAX_HEADER)
         offset = file.tell()
     except _DAMAGE as error:
         raise DataError("is no NumPy array: its header cannot be read", where=where, hint=allowed) from error

@@ -350,6 +350,9 @@ class _Machine:
             parts = key if type(key) is tuple else (key,)
             if len(parts) > _MAX_KEY_PARTS or not all(isinstance(part, _PLAIN) for part in parts):
                 raise UnsafeError("the pickle has a dict whose key is no number and no string")
+            # Numbers beyond 64 bits can all have one hash.
+            if any(abs(part) >= 2**63 for part in parts if isinstance(part, int)):
+                raise UnsafeError("the pickle has a dict whose key is a number beyond 64 bits")
             if any(len(part) > _MAX_KEY for part in parts if isinstance(part, (str, bytes))):
                 raise UnsafeError(f"the pickle has a dict with a key of more than {_MAX_KEY:,} letters")
             target[key] = value

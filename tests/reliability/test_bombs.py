@@ -1,0 +1,437 @@
+"""Small files that would fill the memory or never end (rows F6, H3, H4, H5): peak memory and computing time of each."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import pickle
+import resource
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orca_cli.exceptions import DataError, MemoryExhaustedError, UnsafeError, WorkerError
+from orca_cli.foreign import arrays, lmdb, matlab, unpickle, worker
+from orca_cli.foreign.archives import unpack
+from tests.foreign.conftest import Quiet
+from tests.foreign.test_matlab import deflated, element, mat5, variable
+from tests.foreign.test_unpickle import dtype, nested_tuples
+
+FIGURE = "bombs: peak above the limit"
+MIB = 2**20
+_SMALL = 64 * MIB  # where the first bytes of the file give it away
+_LIMIT = 1024 * MIB  # where its instructions have to be followed; the worker itself is stopped at 4 GiB
+_SECONDS = 5.0
+
+
+def array_head(of: bytes = b"") -> bytes:
+    return b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR" + of
+
+
+def copies(each: bytes, first: bytes, times: int) -> bytes:
+    """A value that is kept, and something that is made out of it again and again."""
+    return b"\x80\x02" + first + b"q\x010(" + each * times + b"l."
+
+
+def text(size: int) -> bytes:
+    return b"X" + struct.pack("<I", size) + b"a" * size
+
+
+def colliding(count: int) -> bytes:
+    """Numbers that all have one hash."""
+    return b"".join(b"\x8a\x0a" + (1 + i * (2**61 - 1)).to_bytes(10, "little") + b"N" for i in range(count))
+
+
+PICKLES: dict[str, Callable[[], bytes]] = {
+    "memo entry 2**28": lambda: b"\x80\x02Nr" + struct.pack("<I", 2**28) + b".",
+    "bytes of a terabyte": lambda: b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.",
+    "text of a terabyte": lambda: b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"x.",
+    "buffer of a terabyte": lambda: b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"x.",
+    "bytes of 4 GB": lambda: b"\x80\x04B" + struct.pack("<I", 2**32 - 1) + b"x.",
+    "number of 2 GB": lambda: b"\x80\x04\x8b" + struct.pack("<i", 2**31 - 1) + b"x.",
+    "number of 10 MB": lambda: b"\x80\x04\x8b" + struct.pack("<i", 10 * MIB) + b"\x7f" * 10 * MIB + b".",
+    "number of a million digits": lambda: b"I" + b"9" * 10**6 + b"\n.",
+    "a million tuples in one another": lambda: b"\x80\x02)" + b"\x85" * 10**6 + b".",
+    "a million lists in one another": lambda: b"]" * 10**6 + b"a" * (10**6 - 1) + b".",
+    "a million marks": lambda: b"(" * 10**6 + b".",
+    "two million lists": lambda: b"(" + b"]" * 2 * 10**6 + b"l.",
+    "two million dicts": lambda: b"(" + b"}" * 2 * 10**6 + b"l.",
+    "five million instructions": lambda: b"N0" * 5 * 10**6,
+    "hash of tuples of tuples": lambda: nested_tuples(60),
+    "lists of lists twice": lambda: (
+        b"(]q\x00" + b"".join(b"]q%ch%cah%ca" % (i, i - 1, i - 1) for i in range(1, 60)) + b"l."
+    ),
+    "keys with one hash": lambda: b"\x80\x02}(" + colliding(150_000) + b"u.",
+    "a long key again and again": lambda: (
+        b"\x80\x02" + text(MIB) + b"q\x010" + text(MIB) + b"q\x020}" + b"h\x01Nsh\x02Ns" * 200_000 + b"."
+    ),
+    "a text encoded again and again": lambda: copies(b"c_codecs\nencode\n(h\x01U\x06latin1tR", text(MIB), 20_000),
+    "an array turned again and again": lambda: copies(
+        array_head() + b"(I1\n(I131072\nt" + dtype(b"f8").replace(b"S'<'", b"S'>'") + b"I00\nh\x01tb",
+        b"T" + struct.pack("<i", MIB) + b"a" * MIB,
+        10_000,
+    ),
+    "an array beyond its content": lambda: (
+        b"\x80\x02" + array_head(b"(I1\n(I%d\nt" % 2**40) + dtype(b"f8") + b"I00\nU\x01atb."
+    ),
+    "an empty array of many axes": lambda: (
+        b"\x80\x02" + array_head(b"(I1\n(I0\nI%d\nI%d\nt" % (2**62, 2**62)) + dtype(b"f8") + b"I00\nU\x00tb."
+    ),
+}
+
+
+def header(shape: str, descr: str = "'<f8'", pad: int = 0, version: bytes = b"\x01\x00") -> bytes:
+    body = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode() + b" " * pad + b"\n"
+    form = "<H" if version == b"\x01\x00" else "<I"
+    return b"\x93NUMPY" + version + struct.pack(form, len(body)) + body
+
+
+NPY = {
+    "1.5 terabytes": header("(200000000000,)"),
+    "negative": header("(-1, 4)"),
+    "overflow": header("(4294967296, 4294967296, 4294967296)"),
+    "zero hides an overflow": header("(0, 4611686018427387904, 4611686018427387904)"),
+    "header of 100 MB": header("(1,)", pad=100 * MIB, version=b"\x02\x00"),
+    "header that declares 4 GB": b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(100),
+    "header with a call": header("__import__('os').getpid()"),
+    "header with a power": header("(9**9**9**9,)"),
+    "header in brackets": header("(" * 3000 + ")" * 3000),
+    "header of signs": header("(" + "-" * 8000 + "1,)"),
+    "text of 400 MB a value": header("(1,)", "'<U99999999'"),
+    "records": header("(1,)", "[('a', '<f8', (100000000,))]"),
+    "raw of a gigabyte": header("(1,)", "'|V1000000000'"),
+    "forty axes": header(str((1,) * 40)),
+    "no bytes a value": header("(4611686018427387904,)", "'|S0'"),
+    "numbers that are none": header("(True, 2.5, 'a')"),
+}
+
+
+def zipped(path: Path, members: dict[str, bytes], kind: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def npz_of_zeros(path: Path, size: int) -> Path:
+    """A megabyte that becomes a gigabyte."""
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+        archive.open("x.npy", "w", force_zip64=True) as file,
+    ):
+        file.write(header(f"({size},)", "'|u1'"))
+        block = bytes(16 * MIB)
+        for _ in range(size // len(block)):
+            file.write(block)
+    return path
+
+
+def overlapping(path: Path) -> Path:
+    """The directory names the same bytes a thousand times."""
+    zipped(path, {"x.npy": header("(1,)") + bytes(10 * MIB)})
+    content = path.read_bytes()
+    start = content.index(b"PK\x01\x02")
+    record, end = content[start : content.index(b"PK\x05\x06")], content[content.index(b"PK\x05\x06") :]
+    many = b"".join(record.replace(b"x.npy", f"{i:05d}".encode()) for i in range(999))
+    tail = bytearray(end)
+    struct.pack_into("<HHI", tail, 8, 999, 999, len(many))
+    path.write_bytes(content[:start] + many + tail)
+    return path
+
+
+def lying(path: Path, declared: int) -> Path:
+    """The directory and the member declare another size than is there."""
+    zipped(path, {"x.npy": header("(2097152,)") + bytes(16 * MIB)})
+    content = bytearray(path.read_bytes())
+    for magic, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        struct.pack_into("<I", content, content.index(magic) + offset, declared)
+    path.write_bytes(content)
+    return path
+
+
+def declares_members(path: Path) -> Path:
+    path.write_bytes(b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 60_000, 60_000, 2**31, 0, 0))
+    return path
+
+
+NPZ: dict[str, Callable[[Path], Path]] = {
+    "1 MB becomes 1 GB": lambda path: npz_of_zeros(path, 1024 * MIB),
+    "a header beyond the file": lambda path: zipped(path, {"x.npy": header("(200000000000,)")}),
+    "members over one another": overlapping,
+    "declares less than is there": lambda path: lying(path, 1000),
+    "declares more than is there": lambda path: lying(path, 2**31),
+    "60,000 members declared": declares_members,
+    "100,000 members": lambda path: zipped(path, {f"{i}.npy": b"" for i in range(100_000)}, zipfile.ZIP_STORED),
+    "a zip in a zip": lambda path: zipped(path, {"x.npy": zipped(path, {"x.npy": bytes(32 * MIB)}).read_bytes()}),
+    "weights that are deflated": lambda path: zipped(
+        path, {"a/data.pkl": bytes(64 * MIB), "a/data/0": bytes(64 * MIB)}
+    ),
+    "objects": lambda path: zipped(path, {"x.npy": header("(4611686018427387904,)", "'|O'")}),
+}
+
+
+def h5(path: Path, **settings: Any) -> Path:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", **settings)
+    return path
+
+
+MATLAB: dict[str, Callable[[Path], Path]] = {
+    "shape of 2**60": lambda path: mat5(path, variable("x", (2**30, 2**30), element(9, bytes(8)))),
+    "2**30 cells": lambda path: mat5(path, variable("x", (2**30, 1), element(9, bytes(8)), kind=1)),
+    "text of 2**30 letters": lambda path: mat5(path, variable("x", (1, 2**30), element(16, b"abc"), kind=4)),
+    "64 KB become 64 MB that are no variable": lambda path: mat5(path, deflated(bytes(64 * MIB))),
+    "a name of 64 MB": lambda path: mat5(
+        path, deflated(struct.pack("<II", 14, 64 * MIB) + element(1, b"a" * 64 * MIB))
+    ),
+    "2 MB become 2 GB of another variable": lambda path: mat5(path, _deflated_zeros(2**31)),
+    "HDF5 shape": lambda path: h5(path, shape=(2**40, 2**10), dtype="f8", chunks=(1, 2**10)),
+    "HDF5 part of 2 GB": lambda path: h5(path, shape=(2**33,), dtype="u1", chunks=(2**31,), compression="gzip"),
+    "HDF5 of 2**50 references": lambda path: h5(path, shape=(2**50,), dtype="i8", chunks=(2**10,), fillvalue=1),
+}
+
+
+def _deflated_zeros(size: int) -> bytes:
+    """A compressed variable y whose content is `size` bytes of zeros."""
+    packer = zlib.compressobj(9)
+    start = (
+        struct.pack("<II", 14, size)
+        + element(6, struct.pack("<II", 6, 0))
+        + element(5, struct.pack("<2i", 1, size // 8))
+    )
+    block = bytes(16 * MIB)
+    head = start + element(1, b"y") + struct.pack("<II", 9, size)
+    packed = (
+        packer.compress(head) + b"".join(packer.compress(block) for _ in range(size // len(block))) + packer.flush()
+    )
+    return struct.pack("<II", 15, len(packed)) + packed
+
+
+def lmdb_file(path: Path, change: Callable[[bytearray], None]) -> Path:
+    library = pytest.importorskip("lmdb")
+    with library.open(str(path), map_size=2**22, subdir=False) as database, database.begin(write=True) as transaction:
+        for i in range(300):
+            transaction.put(str(i).encode(), b"v" * 100)
+    content = bytearray(path.read_bytes())
+    change(content)
+    path.write_bytes(content)
+    return path
+
+
+def _metas(content: bytearray, offset: int, value: int) -> None:
+    for page in (0, 4096):
+        struct.pack_into("<Q", content, page + offset, value)
+
+
+def _leaf_value(content: bytearray) -> None:
+    """The first record of each leaf says that it has 4 GB, on other pages."""
+    for page in range(8192, len(content), 4096):
+        if struct.unpack_from("<H", content, page + 10)[0] & 2:
+            node = page + struct.unpack_from("<H", content, page + 16)[0]
+            struct.pack_into("<3H", content, node, 0xFFFF, 0xFFFF, 1)
+
+
+def _branch_to_itself(content: bytearray) -> None:
+    for page in range(8192, len(content), 4096):
+        if struct.unpack_from("<H", content, page + 10)[0] & 1:
+            for i in range((struct.unpack_from("<H", content, page + 12)[0] - 16) // 2):
+                node = page + struct.unpack_from("<H", content, page + 16 + 2 * i)[0]
+                struct.pack_into("<H", content, node, page // 4096)
+
+
+LMDB: dict[str, Callable[[bytearray], None]] = {
+    "2**60 records": lambda content: _metas(content, 120, 2**60),
+    "values of 4 GB": _leaf_value,
+    "a tree without end": _branch_to_itself,
+    "2**50 pages": lambda content: _metas(content, 136, 2**50),
+}
+
+
+def tar_of(path: Path, name: str, size: int) -> Path:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    path.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    return path
+
+
+def gz_of_zeros(path: Path, size: int) -> Path:
+    with gzip.open(path, "wb") as file:
+        for _ in range(size // (16 * MIB)):
+            file.write(bytes(16 * MIB))
+    return path
+
+
+ARCHIVES: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    "a tar that declares a terabyte": (".tar", lambda path: tar_of(path, "a", 2**40)),
+    "a long name of a terabyte": (".tar", lambda path: tar_of(path, "././@LongLink", 2**40)),
+    "2 MB become 2 GB": (".gz", lambda path: gz_of_zeros(path, 2**31)),
+    "a zip of 2 GB": (".zip", lambda path: npz_of_zeros(path, 2**31)),
+    "members over one another": (".zip", overlapping),
+}
+
+
+class Peak:
+    """Peak memory of this process and of the worker since `start`, above what they had; computing time of both."""
+
+    def __init__(self) -> None:
+        unpickle.loads(b"I1\n.", "warm-up")
+        assert worker._running is not None
+        self.pids = ["self", str(worker._running._process.pid)]
+        self.before = [self._reset(pid) for pid in self.pids]
+        self.seconds = self._cpu()
+
+    @staticmethod
+    def _reset(pid: str) -> int:
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+        return Peak._status(pid)
+
+    @staticmethod
+    def _status(pid: str) -> int:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        raise ProcessLookupError
+
+    def _cpu(self) -> float:
+        own = sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+        with suppress(OSError):
+            fields = Path(f"/proc/{self.pids[1]}/stat").read_text().rpartition(")")[2].split()
+            own += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return own
+
+    def end(self) -> tuple[int, float]:
+        peaks = [self._status(pid) - before for pid, before in zip(self.pids, self.before, strict=True)]
+        return max(peaks), self._cpu() - self.seconds
+
+
+def defused(read: Callable[[], Any], limit: int, where: str, scorecard: Any) -> None:
+    """Read; the bomb ends in one of our errors, below the limits of memory and time."""
+    peak = Peak()
+    with pytest.raises((DataError, UnsafeError, WorkerError, MemoryExhaustedError), match=where) as caught:
+        read()
+    used, seconds = peak.end()
+    assert "\n" not in str(caught.value)
+    assert used < limit, f"{used / MIB:.0f} MiB: {caught.value}"
+    assert seconds < _SECONDS, f"{seconds:.1f} s: {caught.value}"
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux' /proc"
+)
+
+
+def test_there_are_enough():
+    assert sum(map(len, (PICKLES, NPY, NPZ, MATLAB, LMDB, ARCHIVES))) >= 35
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_pickles(name, tmp_path, scorecard):
+    """H3."""
+    path = tmp_path / "bomb.pkl"
+    path.write_bytes(PICKLES[name]())
+    defused(lambda: unpickle.load(path), _LIMIT, r"bomb\.pkl", scorecard)
+
+
+@pytest.mark.parametrize("content", [pickle.dumps(b"")[:-1] + b"." + bytes(1), b"\x80\x04\x8e" + bytes(8)])
+def test_compressed_pickles(content, tmp_path, scorecard):
+    """H3: a gigabyte of zeros, in front of which a pickle says what it likes."""
+    path = tmp_path / "bomb.gz"
+    head = b"\x80\x04\x8e" + struct.pack("<Q", 2**30) if content[:3] == b"\x80\x04\x8e" else b"\x80\x04(" + b"N" * 100
+    with gzip.open(path, "wb") as file:
+        file.write(head)
+        for _ in range(64):
+            file.write(bytes(16 * MIB))
+    defused(lambda: unpickle.load(path, max_bytes=2**28, gzipped=True), _LIMIT, r"bomb\.gz", scorecard)
+
+
+@pytest.mark.parametrize("name", NPY)
+def test_npy(name, tmp_path, scorecard):
+    """H5, F6."""
+    path = tmp_path / "bomb.npy"
+    path.write_bytes(NPY[name] + bytes(64))
+    defused(lambda: arrays.open_arrays(path, "task.train"), _SMALL, r"bomb\.npy", scorecard)
+
+
+@pytest.mark.parametrize("name", NPZ)
+def test_npz(name, tmp_path, scorecard):
+    """H4, F6."""
+    path = NPZ[name](tmp_path / "bomb.npz")
+    defused(lambda: arrays.read_arrays(path, ["x"]), _SMALL, r"bomb\.npz", scorecard)
+    defused(
+        lambda: {n: a.read() for n, a in arrays.open_arrays(path, "s").items()}["x"], _SMALL, r"bomb\.npz", scorecard
+    )
+
+
+@pytest.mark.parametrize("name", MATLAB)
+def test_matlab(name, tmp_path, scorecard):
+    """F6, H7, H8."""
+    path = MATLAB[name](tmp_path / "bomb.mat")
+    defused(lambda: matlab.read(path, ["x"]), 2 * _SMALL, r"bomb\.mat", scorecard)
+
+
+@pytest.mark.parametrize("name", LMDB)
+def test_lmdb(name, tmp_path, scorecard):
+    path = lmdb_file(tmp_path / "bomb.mdb", LMDB[name])
+
+    def read() -> None:
+        with lmdb.Records(path) as records:
+            records.get("200")
+            list(records.items())
+
+    defused(read, _SMALL, r"bomb\.mdb", scorecard)
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_archives(name, tmp_path, scorecard):
+    """H4."""
+    ending, write = ARCHIVES[name]
+    path = write(tmp_path / f"bomb{ending}")
+    defused(lambda: unpack(path, tmp_path / "out", Quiet()), _SMALL, r"bomb\.", scorecard)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_worker_is_stopped_where_the_instructions_of_a_pickle_are_not(tmp_path, monkeypatch, scorecard):
+    """The last line: what our own bounds let through meets the limit of the kernel."""
+    path = tmp_path / "bomb.pkl"
+    path.write_bytes(b"(" + b"]" * 2 * 10**6 + b"l.")
+    monkeypatch.setattr(worker, "_BASE_BYTES", 200 * MIB)
+    monkeypatch.setattr(worker, "_STEP_BYTES", MIB)
+    worker.close()
+    with pytest.raises(WorkerError, match=r"bomb\.pkl: reading it needs more than the 0\.2 GiB") as caught:
+        unpickle.load(path)
+    assert caught.value.code == 33
+    worker.close()
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+def test_a_loader_without_bounds_needs_what_a_bomb_asks_for():
+    """The premise, for a bomb that is cheap enough to set off: 9 bytes become a quarter of a gigabyte."""
+    resource_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    bomb = b"\x80\x02Nr" + struct.pack("<I", 2**24) + b"."
+    pid = os.fork()
+    if pid == 0:
+        pickle.load(io.BytesIO(bomb))
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resource_before
+        os._exit(0 if grown * 1024 > 100 * MIB else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_honest_files_are_no_bombs(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros((2**25,), np.uint8), y=rng.random(1000))
+    assert arrays.read_arrays(tmp_path / "a.npz", ["x", "y"])["x"].shape == (2**25,)
+    records = {"data": [np.arange(500.0, dtype=">f8") for _ in range(3000)], "label": ["N"] * 3000}
+    for protocol in range(6):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(records, protocol=protocol))
+        assert len(unpickle.load(tmp_path / "a.pkl")["data"]) == 3000

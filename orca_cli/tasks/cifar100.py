@@ -14,6 +14,7 @@ import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
 from orca_cli.foreign import unpickle
+from orca_cli.foreign.first_bytes import GZIP, first_bytes
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.tasks import files
 from orca_cli.tasks.augment_images import PixelSamples
@@ -167,6 +168,7 @@ def _record(place: Path, name: str) -> tuple[dict, str]:
 
 def _member(archive: Path, name: str) -> bytes:
     """Return one file of the archive, read in memory: nothing is unpacked."""
+    first_bytes(archive, str(archive), "`orca data get cifar100` gets it again", expected=(GZIP,))
     try:
         with tarfile.open(archive, "r:*") as tar:
             for entry in tar:

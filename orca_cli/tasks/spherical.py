@@ -15,6 +15,7 @@ import numpy as np
 from orca_cli import storage
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.foreign import unpickle
+from orca_cli.foreign.first_bytes import GZIP, first_bytes
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.tasks import cifar100, files
 from orca_cli.tasks.augment_images import PixelSamples
@@ -166,6 +167,7 @@ def _from_file(path: Path) -> Origin:
             np.save(folder / f"{part}_x.npy", x)
             np.save(folder / f"{part}_y.npy", y)
 
+    first_bytes(path, str(path), "get it again", expected=(GZIP,))
     parameters: dict[str, int | float | str] = {"sha256": storage.sha256_file(path)}
     return Origin(parameters, make, 100, (), f"spherical CIFAR-100 from {path.name}")
 

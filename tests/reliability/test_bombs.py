@@ -401,12 +401,13 @@ def test_archives(name, tmp_path, scorecard):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_worker_is_stopped_where_the_instructions_of_a_pickle_are_not(tmp_path, monkeypatch, scorecard):
+def test_the_kernel_stops_the_worker(tmp_path, monkeypatch, scorecard):
     """The last line: what our own bounds let through meets the limit of the kernel."""
     path = tmp_path / "bomb.pkl"
-    path.write_bytes(b"(" + b"]" * 2 * 10**6 + b"l.")
+    path.write_bytes(pickle.dumps(bytes(200 * MIB)))
     monkeypatch.setattr(worker, "_BASE_BYTES", 200 * MIB)
     monkeypatch.setattr(worker, "_STEP_BYTES", MIB)
+    monkeypatch.setattr(worker, "_BYTES_PER_BYTE", 0)
     worker.close()
     with pytest.raises(WorkerError, match=r"bomb\.pkl: reading it needs more than the 0\.2 GiB") as caught:
         unpickle.load(path)

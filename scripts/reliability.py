@@ -116,9 +116,11 @@ def state(figure: dict[str, Any]) -> str:
 
 def table(record: dict[str, Any]) -> str:
     """Return the scorecard as Markdown."""
+    part = record.get("part")
     lines = [
         f"Tier of the last run: `{record['tier']}`, {record['date']}, {record['machine']['processors']} cores, Python "
-        f"{record['machine']['python']}. The nightly tier is what the target counts.",
+        f"{record['machine']['python']}. The nightly tier is what the target counts."
+        + (f" Only a part was run (`{part}`): what is not listed here is not run." if part else ""),
         "",
         "| figure | passed / run | target | state | |",
         "| :-- | --: | --: | :-- | :-- |",
@@ -169,7 +171,9 @@ def main() -> int:
     figures = {name: figure | {"tier": tier} for name, figure in summed(lines, failed).items()}
     record = report(tier, code, figures, failed, seconds)
     if words:
-        record = merged(old, record)
+        # A report that was whole stays so; its other figures say of which tier they are.
+        part = " ".join(word for word in words if not word.startswith("--")) if old.get("part", "nothing yet") else ""
+        record = merged(old, record) | {"part": part}
     if given.dry:
         print(table(record))
     else:

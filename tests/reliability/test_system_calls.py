@@ -247,7 +247,7 @@ def test_checkpoints_outlast_a_power_failure(tmp_path, left_out, scorecard):
     if left_out:
         assert recorder.skipped
         assert bad
-        scorecard.add("fsyncs left out / seen by the replay", cases=1, passed=int(bad > 0), target=4)
+        scorecard.add("fsyncs left out / seen by the replay", cases=1, passed=int(bad > 0), target=1)
     else:
         scorecard.add("states of a disk after a power failure / whole", cases=len(recorder.states),
                       passed=len(recorder.states) - bad, target=50)  # fmt: skip

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli.exceptions import DataError
+from orca_cli.foreign.first_bytes import first_bytes
 
 _HINT = "unpack the archive again, or convert the file to mono PCM at the right rate"
 _MAX_UNMAPPED_BYTES = 2**26
+_UNKNOWN_SIZE = 0x7FFFFF00  # what such a size begins with
 # What scipy raises on files that are cut off or no .wav at all.
 _DAMAGE = (
     ValueError,
@@ -57,6 +59,8 @@ def _open(path: Path) -> tuple[int, np.ndarray]:
     """Return rate and samples, as a memory map where the coding allows it, so that of a long file little is read."""
     from scipy.io import wavfile
 
+    if path.is_file():
+        _check_whole(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that are not sound
         try:
@@ -70,6 +74,22 @@ def _open(path: Path) -> tuple[int, np.ndarray]:
             raise DataError("there is no such file", where=str(path), hint="unpack the archive again") from error
         except _DAMAGE as error:
             raise DataError(f"is no readable .wav file ({error})", where=str(path), hint=_HINT) from error
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a file that is another in disguise, or shorter than it says: SciPy reads what is there of it."""
+    head = first_bytes(path, str(path), _HINT)
+    order = {b"RIFF": "<", b"RIFX": ">"}.get(head[:4])
+    if order is None or len(head) < 8:
+        return
+    declared = struct.unpack(f"{order}I", head[4:8])[0]
+    # Programs that write into a pipe do not know the size; the byte that pads an odd chunk may be missing.
+    if declared < _UNKNOWN_SIZE and declared + 7 > path.stat().st_size:
+        raise DataError(
+            f"is cut off: {declared + 8:,} bytes are declared, {path.stat().st_size:,} are there",
+            where=str(path),
+            hint=_HINT,
+        )
 
 
 def _to_float(samples: np.ndarray) -> np.ndarray:

@@ -1,0 +1,205 @@
+"""Bad data files of every format through the readers of the tasks (rows F1, F2, F4, F5, F7, F8): one line that names the file.
+
+One case in five goes through the command line. The files are the synthetic ones of scripts/make_fixtures.py, damaged.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import inspect
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orca_cli.exceptions import OrcaError
+from orca_cli.tasks import arrays
+from scripts import make_fixtures
+from tests.foreign.conftest import Quiet
+from tests.tasks.test_bad_arrays import BAD, X, Y
+from tests.tasks.test_fixtures import SMALL
+
+FIGURE = "bad data files with clear errors"
+PAGE = b"<!DOCTYPE html>\n<html><body>404: not found</body></html>\n"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n"
+
+# A file of each format: task, file, whether it is text, whether it is read when the task is (else: with its sample).
+FILES = {
+    "pickle": ("ecg", "challenge2017.pkl", False, True),
+    "npy of dicts": ("satellite", "satellite_train.npy", False, True),
+    "npy of numbers": ("ninapro", "ninapro_train.npy", False, True),
+    "npy of labels": ("ninapro", "label_train.npy", False, True),
+    "npz": ("deepsea", "deepsea_filtered.npz", False, True),
+    "mat 5": ("jsb", "JSB_Chorales.mat", False, True),
+    "mat 7.3": ("darcy", "piececonst_r421_N1024_smooth1.mat", False, True),
+    "LMDB": ("homology", "remote_homology/remote_homology_train.lmdb/data.mdb", False, True),
+    "pickle in gzip": ("spherical", "s2_cifar100.gz", False, True),
+    "pickles in tar.gz": ("cifar100", "cifar-100-python.tar.gz", False, True),
+    "pickle of a sample": ("psicov", "protein/deepcov/features/de0A.pkl", False, False),
+    "npy of a sample": ("psicov", "protein/deepcov/distance/de0A-cb.npy", False, False),
+    "npy of a number": ("cosmic", "npy_train/f435w/10000/00/sky.npy", False, False),
+    "wav": ("fsd50k", "chunks/tr/1000_0.wav", False, False),
+    "csv": ("fsd50k", "chunks/tr.csv", True, True),
+    "json": ("fsd50k", "chunks/lbl_map.json", True, True),
+    "tsv": ("listops", "basic_train.tsv", True, True),
+}
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _replaced(content: bytes) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        path.unlink()
+        path.write_bytes(content)
+
+    return change
+
+
+def _packed(path: Path) -> None:
+    _replaced(gzip.compress(path.read_bytes()))(path)
+
+
+def _half(path: Path) -> None:
+    content = path.read_bytes()
+    _replaced(content[: len(content) // 2])(path)
+
+
+def _loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "missing": Path.unlink,
+    "empty": _replaced(b""),
+    "a folder": _folder,
+    "a web page": _replaced(PAGE),
+    "a pointer of Git LFS": _replaced(POINTER),
+    "packed by gzip": _packed,
+    "cut in half": _half,
+    "random bytes": _replaced(bytes(np.random.default_rng(0).integers(0, 256, 3000, dtype=np.uint8))),
+    "an image": _replaced(b"\x89PNG\r\n\x1a\n" + bytes(500)),
+    "a link to itself": _loop,
+}
+# Half a table is a table, and a visit without the sky's level is one of its kinds.
+_RIGHT = {
+    ("csv", "cut in half"),
+    ("tsv", "cut in half"),
+    ("npy of a number", "cut in half"),
+    ("npy of a number", "missing"),
+    ("npy of a number", "a folder"),
+    ("npy of a number", "a link to itself"),
+}
+CASES = [(form, damage) for form in FILES for damage in DAMAGE if (form, damage) not in _RIGHT]
+_NAMED = {"a web page": "web page", "a pointer of Git LFS": "Git LFS", "a folder": "folder|directory", "empty": "empty"}
+
+
+def test_there_are_enough():
+    assert len(CASES) + len(BAD) >= 90
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for task in {task for task, *_ in FILES.values()}:
+        make_fixtures.make(task, folder)
+    # homology reads its text twin where the database is missing: it has none here
+    shutil.rmtree(folder / "homology" / "json", ignore_errors=True)
+    return folder
+
+
+@pytest.fixture
+def damaged(whole, tmp_path):
+    """Give a copy of one task's files with one of them damaged; returns folder and file."""
+
+    def call(form: str, damage: str) -> tuple[Path, Path]:
+        task, name, *_ = FILES[form]
+        shutil.copytree(whole / task, tmp_path / "data" / task, copy_function=os.link)
+        path = tmp_path / "data" / task / name
+        DAMAGE[damage](path)
+        return tmp_path / "data", path
+
+    return call
+
+
+def use(task: str, data_folder: Path, cache_folder: Path) -> None:
+    """Read a task and, as a run does, some of its samples."""
+    load = importlib.import_module(f"orca_cli.tasks.{task}").load
+    given = {"data_folder": data_folder, "cache_folder": cache_folder, "reporter": Quiet()}
+    taken = {name: value for name, value in given.items() if name in inspect.signature(load).parameters}
+    made = load(**taken, **SMALL.get(task, {}))
+    for samples in (made.train, made.validation):
+        samples.targets()
+        samples.batch(np.arange(len(samples)))
+
+
+@pytest.mark.parametrize("task", sorted({task for task, *_ in FILES.values()}))
+def test_the_files_are_right_before_they_are_damaged(task, whole, tmp_path):
+    use(task, whole, tmp_path / "cache")
+
+
+def assert_told(code: int, text: str, path: Path) -> None:
+    assert code in (11, 12, 13), text
+    assert "\n" not in text.strip()
+    assert "Traceback" not in text
+    # The file, or the folder in which one is missed.
+    assert any(part in text for part in (path.name, path.parent.name, path.stem)), text
+
+
+@pytest.mark.parametrize(("form", "damage"), CASES, ids=lambda name: name.replace(" ", "-"))
+def test_damaged_files_are_told(form, damage, damaged, tmp_path, request, scorecard):
+    """F7."""
+    task, _, _, early = FILES[form]
+    folder, path = damaged(form, damage)
+    if early and CASES.index((form, damage)) % 5 == 0:
+        fork, tiny = request.getfixturevalue("fork"), request.getfixturevalue("tiny")
+        settings = [f"task.{name}={value}" for name, value in SMALL.get(task, {}).items()]
+        swin = task in ("darcy", "psicov", "spherical", "cifar100", "ninapro", "cosmic", "fsd50k")
+        body = [f"body={'swin_tiny' if swin else 'minilm'}", f"body.checkpoint={tiny['swin' if swin else 'bert']}"]
+        case = fork(
+            "run", f"task={task}", *settings, *body, f"paths.data={folder}", f"paths.cache={tmp_path / 'cache'}"
+        )
+        code = case.wait(120)
+        lines = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
+        assert len(lines) == 1, case.err
+        assert "Traceback" not in case.err
+        told = lines[0]
+    else:
+        with pytest.raises(OrcaError) as caught:
+            use(task, folder, tmp_path / "cache")
+        code, told = caught.value.code, str(caught.value)
+    assert_told(code, told, path)
+    if damage in ("a web page", "a pointer of Git LFS") and not FILES[form][2]:
+        assert _NAMED[damage] in told
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_values_are_told(name, tmp_path, request, scorecard):
+    """F1, F2, F4, F5, F8; what the messages say is checked in tests/tasks/test_bad_arrays.py."""
+    changes, settings, _ = BAD[name]
+    path = tmp_path / "mine.npz"
+    np.savez(path, **{key: value for key, value in ({"x": X, "y": Y} | changes).items() if value is not None})
+    given: dict[str, Any] = {"kind": "classes", "train": str(path)} | settings
+    if list(BAD).index(name) % 5 == 0:
+        fork, tiny = request.getfixturevalue("fork"), request.getfixturevalue("tiny")
+        words = [f"task.{key}={value}" for key, value in given.items()]
+        case = fork("run", "task=arrays", *words, f"body.checkpoint={tiny['bert']}")
+        assert case.wait(120) == 11, case.err
+        lines = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
+        assert len(lines) == 1, case.err
+        assert_told(11, lines[0], path)
+        assert "Traceback" not in case.err
+    else:
+        with pytest.raises(OrcaError) as caught:
+            arrays.load(tmp_path, Quiet(), **given)
+        assert_told(caught.value.code, str(caught.value), path)
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)

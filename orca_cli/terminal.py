@@ -69,15 +69,16 @@ def stderr() -> Console:
 def print_result(*things: Any) -> None:
     """Print results (texts or rich renderables) on standard output."""
     console = stdout()
-    if _prefix:
-        console.width = max(20, console.width - len(_prefix))
-        with console.capture() as captured:
-            console.print(*map(_shown, things), sep="\n")
-        console.file.write("".join(f"{_prefix}{line}\n" for line in captured.get().splitlines()))
-        console.file.flush()
+    if console.is_terminal and not _prefix:
+        for thing in things:
+            console.print(_shown(thing))
         return
-    for thing in things:
-        console.print(_shown(thing))
+    console.width = max(20, console.width - len(_prefix))
+    with console.capture() as captured:
+        console.print(*map(_shown, things), sep="\n")
+    # Tables fill their last column with spaces: in a file or a pipe they are in the way.
+    console.file.write("".join(f"{_prefix}{line.rstrip()}\n" for line in captured.get().splitlines()))
+    console.file.flush()
 
 
 def _shown(thing: Any) -> Any:

@@ -137,12 +137,12 @@ class Align:
     """Epochs between measurements on held-out (validation) data: the metric, and the exact OTDD."""
     patience: int | None = None
     """Stop after so many measurements without a lower held-out distance; off by default."""
-    select: str = "last"
-    """Which embedder goes on: the last, or (validation) the candidate whose short fine-tuning validates best."""
+    select: str = "validation"
+    """Which embedder goes on: the candidate from which stage 3 begins best (validation), or the last one."""
     candidates: list[int] = field(default_factory=lambda: [0, 5, 20, 60])
     """select=validation: alignment steps after which the embedder is a candidate; the last step always is."""
     probe_epochs: int = 5
-    """select=validation: epochs of fine-tuning that judge a candidate."""
+    """select=validation: the first epochs of stage 3 that judge a candidate."""
 
 
 @dataclass

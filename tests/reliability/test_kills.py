@@ -88,7 +88,7 @@ def whole():
 def reference(whole, fork, small, tmp_path):
     def call(*words):
         if words not in whole:
-            whole[words] = completed(fork, [*small, *words], tmp_path / "whole")
+            whole[words] = completed(fork, [*small, *words], tmp_path / f"whole-{len(whole)}")
         return whole[words]
 
     return call

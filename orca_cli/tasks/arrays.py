@@ -157,7 +157,7 @@ def check_settings(
             raise ConfigError("is given without its inputs", where=where, hint=hint)
     check_seed(split_seed)
     check_fractions(None if validation else validation_fraction, None if test else test_fraction)
-    if num_classes is not None and num_classes < 2:
+    if num_classes is not None and not (isinstance(num_classes, int) and num_classes >= 2):
         raise ConfigError(f"{num_classes!r} is out of range", where="task.num_classes", hint="allowed: 2 or more")
     if num_classes is not None and kind == "labels":
         raise ConfigError("is not for task.kind=labels", where="task.num_classes", hint="leave it out: y says it")

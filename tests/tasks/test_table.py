@@ -243,8 +243,8 @@ def test_malformed_tables_are_refused_in_one_line(read, content, settings, messa
         ({"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
         ({"target": "zzz"}, r"task\.target: .* 'zzz'; it has row, weight, colour, code, patient, kind"),
         ({"target": None}, r"task\.target: a value is needed; give task\.target=COLUMN"),
-        ({"targets": ["row"]}, r"task\.targets: is not for kind=classes; give task\.target"),
-        ({"kind": "labels"}, r"task\.target: is not for kind=labels"),
+        ({"targets": ["row"]}, r"task\.targets: is not for task\.kind=classes; give task\.target instead"),
+        ({"kind": "labels"}, r"task\.target: is not for task\.kind=labels"),
         ({"kind": "labels", "target": None}, r"task\.targets: a value is needed"),
         (
             {"kind": "labels", "target": None, "targets": ["row", "kind"]},

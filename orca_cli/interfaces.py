@@ -86,6 +86,8 @@ class TaskData:
         validation: what models are chosen on; disjoint from train and test.
         open_test: reads the test split; called once, at the end of a run.
         synthetic: True for generated data; said in every table.
+        size: the word for how many and how large the samples are, where the task has several, such as "small"; said in
+            every table.
         target_scale: for real-valued dense targets, the training targets' mean and deviation.
         causal: True where an output may see inputs at its own and at earlier positions only, such as in forecasting.
         class_names: K names, or empty.
@@ -99,6 +101,7 @@ class TaskData:
     validation: Samples
     open_test: Callable[[], Samples]
     synthetic: bool = False
+    size: str = ""
     target_scale: Scale | None = None
     causal: bool = False
     class_names: Sequence[str] = ()

@@ -293,6 +293,7 @@ def _result(job: Any, built: Any, aligned: Any, tested: Any, seconds: dict[str, 
     score, error = tested.score, built.error
     return {
         "synthetic": built.task.synthetic,
+        "size": built.task.size,
         "error": {
             "name": error.name,
             "value": score.value,

@@ -22,6 +22,7 @@ def print_build(job: Any, summary: dict[str, Any]) -> None:
         "task": f"{names['task']} ({summary['kind']}, {summary['num_outputs']} outputs), input {shape}",
         "data": f"{splits['train']['n']} training, {splits['val']['n']} validation samples"
         + (", synthetic" if summary["synthetic"] else "")
+        + (f", {summary['size']} size" if summary["size"] else "")
         + (f"; {summary['note']}" if summary["note"] else ""),
         "body": f"{names['body']}, width {summary['width']}, finetune={names['finetune']}",
         "embedder": f"kernel {summary['kernel']}, {summary['tokens']} tokens ({grid}) of at most {summary['max_tokens']}",

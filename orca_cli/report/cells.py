@@ -19,6 +19,7 @@ class Column:
     Args:
         percent: the error is a fraction, shown times 100.
         chosen_on_test: the test split chose the weights, so the errors are too low.
+        size: the word for how many and how large the samples are, where the task has several.
     """
 
     task: str
@@ -27,6 +28,7 @@ class Column:
     percent: bool
     synthetic: bool
     chosen_on_test: bool = False
+    size: str = ""
 
 
 @dataclass(frozen=True, order=True)

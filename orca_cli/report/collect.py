@@ -38,6 +38,7 @@ class Score:
         percent: the error is a fraction, shown times 100.
         trivial: error of the best constant predictor on the same test set; None where undefined.
         synthetic: the data are generated.
+        size: the word for how many and how large the samples are; empty where the task has no such words.
         test_set: SHA-256 of the test split; empty where not recorded.
     """
 
@@ -50,6 +51,7 @@ class Score:
     synthetic: bool
     test_set: str
     chosen_on_test: bool = False
+    size: str = ""
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,7 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         synthetic=result.get("synthetic") is True,
         test_set=str(test.get("sha256", "")) if isinstance(test, dict) else "",
         chosen_on_test=isinstance(selected, dict) and selected.get("on") == "test",
+        size=str(result.get("size") or ""),
     )
     return _run(path, result, RESULT, state="completed", score=score)
 

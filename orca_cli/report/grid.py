@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from orca_cli.report.cells import UNFINISHED, Column, Method
-from orca_cli.report.notes import notes_of
+from orca_cli.report.notes import data_words, notes_of
 from orca_cli.report.tables import Table
 from orca_cli.report.text import MISSING, clean, decimals_of, mean_text, remainder_text, trivial_text
 
@@ -105,7 +105,7 @@ def _decimals(table: Table, place: int, scale: float) -> int | None:
 def _header(column: Column, with_protocol: bool) -> list[str]:
     error = clean(column.error_name) or "no result yet"
     marks = [clean(column.protocol)] if with_protocol else []
-    marks += ["synthetic"] if column.synthetic else []
+    marks += [", ".join(words)] if (words := data_words(column)) else []
     marks += ["CHOSEN ON TEST"] if column.chosen_on_test else []
     return [clean(column.task), f"{error}, %" if column.percent else error, *marks]
 

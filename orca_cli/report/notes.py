@@ -7,6 +7,7 @@ from collections import Counter
 from orca_cli.report.cells import Cell, Column, Row, score_of
 from orca_cli.report.collect import Run
 from orca_cli.report.tables import Table
+from orca_cli.report.text import clean
 
 
 def notes_of(table: Table) -> list[str]:
@@ -26,8 +27,13 @@ def column_name(column: Column, columns: list[Column]) -> str:
     same = [other for other in columns if other.task == column.task]
     if len(same) == 1:
         return column.task
-    synthetic = " synthetic" if column.synthetic else ""
-    return f"{column.task} ({column.protocol}{synthetic} {column.error_name or 'no result'})"
+    words = (column.protocol, *data_words(column), column.error_name or "no result")
+    return f"{column.task} ({' '.join(words)})"
+
+
+def data_words(column: Column) -> list[str]:
+    """Return what is said of the data that a column's errors are on: that they are synthetic, the word for their size."""
+    return [*(["synthetic"] if column.synthetic else []), *([clean(column.size)] if column.size else [])]
 
 
 def seeds_text(seeds: list[int]) -> str:

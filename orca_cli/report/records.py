@@ -19,6 +19,7 @@ CSV_COLUMNS = (
     "percent",
     "protocol",
     "synthetic",
+    "size",
     "chosen_on_test",
     "body",
     "source",
@@ -48,7 +49,7 @@ def csv_text(table: Table) -> str:
         for column, cell, trivial in zip(table.columns, row.cells, table.trivial, strict=True):
             low, high = trivial or (None, None)
             names = (column.task, column.error_name, column.percent, column.protocol)
-            marks = (column.synthetic, column.chosen_on_test)
+            marks = (column.synthetic, column.size, column.chosen_on_test)
             method = row.method
             settings = ", ".join(f"{key}={value}" for key, value in method.settings)
             numbers = (cell.mean, cell.deviation, len(cell.values), seeds_text([run.seed for run in cell.runs]))

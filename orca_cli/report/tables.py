@@ -61,9 +61,8 @@ def _columns(runs: list[Run]) -> dict[object, Column]:
     for run in runs:
         if run.score is not None:
             score = run.score
-            column = Column(
-                run.task, run.protocol, score.error_name, score.percent, score.synthetic, score.chosen_on_test
-            )
+            marks = (score.synthetic, score.chosen_on_test, score.size)
+            column = Column(run.task, run.protocol, score.error_name, score.percent, *marks)
             found[run.path] = column
             key = (run.task, run.protocol)
             by_task[key] = min(column, by_task.get(key, column))

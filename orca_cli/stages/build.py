@@ -160,6 +160,7 @@ def _summary(config: Config, task: TaskData, model: TransferModel, error: Error)
         "error": error.name,
         "note": task.note,
         "synthetic": task.synthetic,
+        "size": task.size,
         "splits": {"train": split_record(task.train), "val": split_record(task.validation)},
         "steps": {
             "align": config.align.epochs if config.metric.get(parts.TARGET) else 0,

@@ -301,7 +301,11 @@ def _metric_nodes(
             )
     return {
         name: session.compose(
-            [f"metric={name}", *(f"metric.{text}" for text in own if text.partition("=")[0] in allowed[name])]
+            [
+                f"metric={name}",
+                "align.classes_per_problem=0",  # a distance is one problem of all classes
+                *(f"metric.{text}" for text in own if text.partition("=")[0] in allowed[name]),
+            ]
         ).config.metric
         for name in names
     }

@@ -116,6 +116,7 @@ def load(
         validation=samples(*validation),
         open_test=lambda: samples(*read("test")),
         synthetic=origin == "generated",
+        size=size if origin == "generated" else "",
         target_scale=Scale(torch.from_numpy(mean[None]), torch.from_numpy(std[None])),
         note=_note(origin, plan, extent, len(u), train_on_validation),
     )

@@ -46,7 +46,7 @@ _MAX_TRIES = 100_000  # draws in a row without a new expression
 # What one word, task.size, stands for. "paper" has as many samples as are left of the Long Range Arena's where longer ones
 # are dropped; it draws none that would be.
 SIZES = {
-    "small": {"num_train": 2000, "num_validation": 500, "num_test": 500, "min_length": 20, "max_length": 100},
+    "small": {"num_train": 2000, "num_validation": 500, "num_test": 500, "min_length": 10, "max_length": 50},
     "paper": {"num_train": 53670, "num_validation": 2000, "num_test": 1118, "min_length": 501, "max_length": 1024},
     "lra": {"num_train": 96000, "num_validation": 2000, "num_test": 2000, "min_length": 501, "max_length": 1999},
 }
@@ -164,6 +164,7 @@ def load(
         validation=validation,
         open_test=lambda: samples("test"),
         synthetic=origin == "generated",
+        size=size if origin == "generated" else "",
         class_names=tuple("0123456789"),
         note=note,
     )

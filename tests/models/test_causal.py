@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError
+from orca_cli.interfaces import Tokens
 from orca_cli.models.assembly import build_model
 
 STEPS = 12
@@ -41,6 +42,18 @@ def test_other_futures_give_the_same_bits(load_body, name):
     first = model(x)
     torch.manual_seed(1)
     assert torch.equal(first[:, :, :5], model(other)[:, :, :5])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_padding_behind_the_longest_sample_changes_nothing(load_body, name, causal):
+    body = load_body(name).eval()
+    x = torch.randn(3, STEPS, body.width)
+    mask = torch.arange(STEPS) < torch.tensor([5, 8, STEPS])[:, None]
+    together = body(Tokens(x, mask, (STEPS,), causal)).x  # the third sample leaves nothing behind
+    shorter = body(Tokens(x[:2], mask[:2], (STEPS,), causal)).x
+    torch.testing.assert_close(shorter[mask[:2]], together[:2][mask[:2]], rtol=1e-5, atol=1e-6)
+    assert not shorter[:, 8:].any()
 
 
 def test_what_would_leak_is_refused(load_body):

@@ -36,7 +36,9 @@ def table(tmp_path: Path) -> Table:
         add_run(tmp_path, seed=seed, value=value)
     add_run(tmp_path, seed=3, state="failed")
     add_run(tmp_path, metric="none", value=0.2)
-    add_run(tmp_path, task="darcy", value=0.5, error={"percent": False, "name": "relative_l2"}, synthetic=True)
+    add_run(
+        tmp_path, task="darcy", value=0.5, error={"percent": False, "name": "relative_l2"}, synthetic=True, size="small"
+    )
     return _table(tmp_path)
 
 
@@ -59,7 +61,13 @@ def _markdown_cells(line: str) -> list[str]:
 def test_markdown_shows_means_in_bold_with_n_and_what_failed(table: Table) -> None:
     lines = text_of(table, "md").splitlines()
     rows = [_markdown_cells(line) for line in lines if line.startswith("|")]
-    assert rows[0] == ["body", "metric", "finetune", "darcy<br>relative_l2<br>synthetic", "digits<br>zero_one, %"]
+    assert rows[0] == [
+        "body",
+        "metric",
+        "finetune",
+        "darcy<br>relative_l2<br>synthetic, small",
+        "digits<br>zero_one, %",
+    ]
     assert rows[2] == ["minilm", "none", "full", "-", "20.0 \u00b1 - (1)"]
     assert rows[3] == ["minilm", "otdd", "full", "**0.500 \u00b1 - (1)**", "**12.6 \u00b1 0.8 (3)** +1 failed"]
     assert rows[4] == ["trivial", "", "", "0.900", "90.0"]
@@ -93,6 +101,7 @@ def test_json_keeps_the_values_of_all_seeds(table: Table) -> None:
         "error_name": "relative_l2",
         "percent": False,
         "synthetic": True,
+        "size": "small",
         "chosen_on_test": False,
         "trivial": [0.9, 0.9],
     }
@@ -207,7 +216,7 @@ def test_the_command_offers_all_formats() -> None:
     [
         ("md", '<span style="color:red">CHOSEN ON TEST</span>'),
         ("latex", r"\textcolor{red}{CHOSEN ON TEST}"),
-        ("csv", ",release,false,true,"),
+        ("csv", ",release,false,,true,"),
     ],
 )
 def test_numbers_that_the_test_split_chose_are_red_in_every_table(tmp_path: Path, style: str, red: str) -> None:

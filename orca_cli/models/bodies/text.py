@@ -86,13 +86,18 @@ class TextBody(nn.Module):
         """Return features [B, T, D]; padding takes no part in attention, nor does the future where tokens are causal."""
         from transformers.masking_utils import causal_mask_function, create_bidirectional_mask
 
+        # Nothing sees what lies behind the batch's last real token: it is not computed, and its features are 0.
+        places = tokens.mask.any(0).nonzero()
+        length = int(places.max()) + 1 if len(places) else tokens.mask.shape[1]
+        x = tokens.x[:, :length]
         mask = create_bidirectional_mask(
             config=self.config,
-            inputs_embeds=tokens.x,
-            attention_mask=tokens.mask.to(torch.int64),
+            inputs_embeds=x,
+            attention_mask=tokens.mask[:, :length].to(torch.int64),
             and_mask_function=causal_mask_function if tokens.causal else None,
         )
-        features = self.encoder(tokens.x, attention_mask=mask).last_hidden_state
+        features = self.encoder(x, attention_mask=mask).last_hidden_state
+        features = nn.functional.pad(features, (0, 0, 0, tokens.mask.shape[1] - length))
         return Tokens(features, tokens.mask, tokens.grid)
 
     @torch.no_grad()

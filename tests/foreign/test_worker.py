@@ -253,12 +253,3 @@ def test_what_is_there_twice_is_one_object():
     assert found[0] is found[1]
     assert found[2] is found[3]["a"] is found[4][0]
     np.testing.assert_array_equal(found[0], array)
-
-
-def test_many_small_reads_are_quick(ask):
-    """TAPE's databases have 12,000 records, PSICOV's folders 3,600 files."""
-    ask("echo", 0)
-    start = time.monotonic()
-    for i in range(300):
-        ask("echo", i)
-    assert time.monotonic() - start < 3

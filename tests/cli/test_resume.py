@@ -3,11 +3,11 @@
 import json
 import os
 import signal
-import time
 
 import pytest
 import torch
 
+from orca_cli import storage
 from tests.cli.conftest import results, run_folders
 from tests.cli.test_run import wait_for
 
@@ -135,10 +135,11 @@ def test_changed_data_are_refused_on_resume(orca, start, environment, small):
     process.kill()
     process.communicate()
     (run,) = run_folders(environment)
-    summary = json.loads((run / "1_build" / "summary.json").read_text())
-    summary["splits"]["train"]["sha256"] = "0" * 64
-    (run / "1_build" / "summary.json").write_text(json.dumps(summary))
-    time.sleep(0.1)
+    path = run / "1_build" / "fingerprint.json"
+    began = storage.read_checked_json(path)
+    began["values"]["data.train"] = "0" * 64
+    storage.write_checked_json(path, {name: began[name] for name in ("schema", "values", "inexact")})
     code, _, err = orca("run", *small, *OFTEN)
     assert code == 22
+    assert "data.train" in err
     assert "--force" in err

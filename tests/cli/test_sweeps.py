@@ -34,10 +34,17 @@ def fate(words):
     return signals.exit_code()
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Fork although other tests may have left threads in this process: these jobs wait for none of them."""
+    monkeypatch.setattr(processes.threading, "active_count", lambda: 1)
+
+
 def jobs(*kinds):
     return [processes.Job(f"[{number}/{len(kinds)}]", [kind]) for number, kind in enumerate(kinds, 1)]
 
 
+@pytest.mark.usefixtures("forked")
 def test_no_end_of_a_job_reaches_the_others(capfd):
     kinds = ["says", "7", "KILL", "says", "SEGV", "raises", "says"]
     told = []
@@ -51,6 +58,7 @@ def test_no_end_of_a_job_reaches_the_others(capfd):
         os.waitpid(-1, os.WNOHANG)
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_job_whose_time_is_up_is_asked_and_then_killed(monkeypatch):
     monkeypatch.setattr(processes, "GRACE_S", 0.3)
     with signals.deferred():
@@ -60,6 +68,7 @@ def test_a_job_whose_time_is_up_is_asked_and_then_killed(monkeypatch):
     assert (after.status, after.over_limit) == (0, False)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_is_passed_on_and_no_other_job_starts(number):
     with signals.deferred():

@@ -142,7 +142,9 @@ class LogReporter:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=stderr(), transient=True) as progress:
+        progress = Progress(*columns, console=stderr(), transient=True)
+        progress.start()
+        try:
             task = progress.add_task(description, total=total, note="")
 
             def advance(steps: int = 1, note: str = "") -> None:
@@ -151,6 +153,9 @@ class LogReporter:
                     progress.update(task, note=escape(visible(note)))
 
             yield advance
+        finally:
+            with suppress(OSError):  # a terminal that was closed must not hide why the work ends
+                progress.stop()
 
 
 def _line_advance(description: str, total: int) -> Callable[..., None]:

@@ -45,6 +45,9 @@ def find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str, 
         for file in (f"features/{name}.pkl", f"distance/{name}-cb.npy")
     ]
     find(root, "psicov", files, str(root), hint="or take the protein out of its list")
+    for file in files:
+        if not (root / file).is_file():
+            raise DataError("is no file", where=str(root / file), hint="put the protein's file there, or unlist it")
     return root, lists
 
 

@@ -48,7 +48,10 @@ def fault(case: Case, code: int, error: str) -> str:
     hint = error.partition(";")[2]
     return (
         ""
-        if any(word in hint for word in ("did you mean", "allowed", "give", "has kind=", "is a single"))
+        if any(
+            word in hint
+            for word in ("did you mean", "allowed", "give", "has kind=", "have kind=", "is a single", "swap them")
+        )
         else "no hint"
     )
 

@@ -48,6 +48,7 @@ RESULT_FIELDS = {
     "seed",
     "protocol",
     "synthetic",
+    "size",
     "variant",
     "error",
     "validation_error",

@@ -21,11 +21,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import filelock
 
 from orca_cli.exceptions import CheckpointError, ChecksumError, LockedError, OrcaError, StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MANIFEST = "MANIFEST.json"
 HEARTBEAT_S = 10.0
@@ -303,10 +306,27 @@ def _checked_text(record: dict[str, Any]) -> str:
     return json.dumps({**record, _DIGEST: digest}, indent=2, ensure_ascii=False) + "\n"
 
 
-def _unreadable(path: Path, error: OSError) -> StorageError:
+def _unreadable(path: Path, error: Exception) -> StorageError:
     return StorageError(
-        f"cannot be read: {error.strerror or error}", where=str(path), hint="mend the disk, or move it aside"
+        f"cannot be read: {getattr(error, 'strerror', None) or error}",
+        where=str(path),
+        hint="mend the disk, or move it aside",
     )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file of ours, by name.
+
+    Raises:
+        StorageError: the file cannot be read. The library calls every such failure "not found", torch a RuntimeError.
+    """
+    from safetensors import SafetensorError  # reports and lists import no torch
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
 
 
 def sha256_file(path: Path) -> str:

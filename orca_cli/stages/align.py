@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from orca_cli import parts, seeding, signals, storage
 from orca_cli.compose import check_classes
@@ -117,7 +117,7 @@ def _finished(folder: Path, model: TransferModel, owner: str) -> Aligned | None:
                 storage.quarantine(folder / name)
         return None
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    model.embedder.load_state_dict(load_file(folder / "embedder.safetensors"))
+    model.embedder.load_state_dict(storage.read_tensors(folder / "embedder.safetensors"))
     value = summary["value"]
     return Aligned(value["before"], value["after"], summary["steps"], summary["tried"], summary["collapse"])
 
@@ -178,7 +178,7 @@ class _Trainer:
             chosen, tried = probe.choose(
                 self._config, self._built, self._engine, candidates, self._folder, self._reporter
             )
-            self._model.embedder.load_state_dict(load_file(candidates[chosen] / probe.CANDIDATE))
+            self._model.embedder.load_state_dict(storage.read_tensors(candidates[chosen] / probe.CANDIDATE))
         after = self.problem.value(self._model, self._engine, self.problem.train)
         return Aligned(self._before, after, chosen, tried, self._collapse())
 

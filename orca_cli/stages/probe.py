@@ -10,8 +10,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from orca_cli import signals, storage
 from orca_cli.exceptions import ChecksumError, NonFiniteError
 from orca_cli.interfaces import Reporter
@@ -60,7 +58,7 @@ def choose(
             if step in tried:
                 continue
             built.model.load_state_dict(start)
-            built.model.embedder.load_state_dict(load_file(path / CANDIDATE))
+            built.model.embedder.load_state_dict(storage.read_tensors(path / CANDIDATE))
             with signals.immediate():
                 tried[step] = _probe(config, built, engine)
             verdicts = {str(step): error for step, error in tried.items()}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from orca_cli import seeding, signals, storage
@@ -95,7 +95,7 @@ def cached(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Te
         if path.exists():
             try:
                 storage.verify_folder(path)
-                return load_file(path / file)
+                return storage.read_tensors(path / file)
             except ChecksumError as error:
                 log.warning(f"damaged cache entry computed again: {error}")
                 storage.quarantine(path)

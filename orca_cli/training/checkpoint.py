@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orca_cli import storage
@@ -126,9 +126,9 @@ def _load(path: Path, owner: str) -> Checkpoint:
     best = path / "best.safetensors"
     return Checkpoint(
         step=trainer["step"],
-        weights=load_file(path / "model.safetensors"),
-        optimizer=load_file(path / "optimizer.safetensors"),
-        best=load_file(best) if best.exists() else {},
+        weights=storage.read_tensors(path / "model.safetensors"),
+        optimizer=storage.read_tensors(path / "optimizer.safetensors"),
+        best=storage.read_tensors(best) if best.exists() else {},
         records=trainer["records"],
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import time
 import traceback
@@ -80,8 +81,7 @@ def run(argument: str) -> None:
         os.pwrite(descriptor, text.encode() + b"\n", 0)  # a call of its own kind: no fault of the workload's hits it
 
     if fault == "traced":
-        while _tracer() == 0:
-            time.sleep(0.002)
+        _wait_for_tracer()
     elif fault:
         inject(fault)
     code = 0
@@ -100,9 +100,12 @@ def run(argument: str) -> None:
     os._exit(code)
 
 
-def _tracer() -> int:
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("TracerPid"))
+def _wait_for_tracer() -> None:
+    """Wait until strace has attached, by calls that it injects no fault into."""
+    status = os.open("/proc/self/status", os.O_RDONLY)
+    while re.search(rb"TracerPid:\s+0\n", os.pread(status, 4096, 0)):
+        time.sleep(0.002)
+    os.close(status)
 
 
 def inject(fault: str) -> None:

@@ -5,6 +5,7 @@
     python scripts/reliability.py -- -k damage          a part of it; figures of other tests are kept from the last report
     python scripts/reliability.py --table               write the README's table anew from the last report
     python scripts/reliability.py --defects             25 seeded defects, each of which the tests have to notice
+    python scripts/reliability.py --tier nightly --properties       all examples of the properties
 
 A figure is what a test counted, never what was typed. A figure whose premise did not hold on this machine is "not run", and one
 whose test failed before it counted is "failed"; neither is ever shown as passed. Exit code: that of pytest.
@@ -31,8 +32,8 @@ END = "<!-- scorecard: end -->"
 TIERS = ("pr", "nightly")
 
 
-def run(tier: str, words: list[str]) -> tuple[int, list[dict[str, Any]], set[str], float]:
-    """Run the tests; returns pytest's exit code, the figures, the tests that failed, and seconds."""
+def run(tier: str, commands: list[list[str]]) -> tuple[int, list[dict[str, Any]], set[str], float]:
+    """Run pytest once a command; returns the worst exit code, the figures, the tests that failed, and seconds."""
     with tempfile.TemporaryDirectory(prefix="orca-reliability-") as folder:
         figures, outcomes = Path(folder) / "figures", Path(folder) / "outcomes"
         variables = os.environ | {
@@ -40,13 +41,30 @@ def run(tier: str, words: list[str]) -> tuple[int, list[dict[str, Any]], set[str
             "ORCA_SCORECARD": str(figures),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         }
-        marks = "not gpu and not wheel"
-        command = [sys.executable, "-m", "pytest", "tests/reliability", "-m", marks, f"--junit-xml={outcomes}", *words]
+        code, failed = 0, set()
         start = time.monotonic()
-        code = subprocess.run(command, cwd=ROOT, env=variables).returncode
+        for words in commands:
+            command = [sys.executable, "-m", "pytest", *words, f"--junit-xml={outcomes}"]
+            code = max(code, subprocess.run(command, cwd=ROOT, env=variables).returncode)
+            failed |= failed_tests(outcomes)
         seconds = time.monotonic() - start
         lines = figures.read_text().splitlines() if figures.exists() else []
-        return code, [json.loads(line) for line in lines], failed_tests(outcomes), seconds
+        return code, [json.loads(line) for line in lines], failed, seconds
+
+
+def commands(given: argparse.Namespace) -> list[list[str]]:
+    """Return what to call pytest with."""
+    # Tests of one file share what they count, so a file stays in one process.
+    shared = ["-n", str(given.workers), "--dist", "loadfile"] if given.workers > 1 else []
+    faults = ["tests/reliability", "-m", "not gpu and not wheel", *shared]
+    properties = ["tests", "--ignore=tests/reliability", "-m", "hypothesis and not gpu and not wheel", *shared]
+    if given.defects:
+        return [[*faults, "-k", "test_mutations", *given.words]]
+    if given.properties:
+        return [[*properties, *given.words]]
+    if given.words or given.tier == "pr":  # the plain tests try the properties, with the same few examples
+        return [[*faults, *given.words]]
+    return [faults, properties]
 
 
 def failed_tests(path: Path) -> set[str]:
@@ -158,21 +176,21 @@ def main() -> int:
     parser.add_argument("--dry", action="store_true", help="run, and print the table without publishing it")
     parser.add_argument("--table", action="store_true", help="run nothing; write the table of the last report anew")
     parser.add_argument("--defects", action="store_true", help="only the seeded defects, all 25")
+    parser.add_argument("--properties", action="store_true", help="only the properties, of all parts of the program")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the tests")
     parser.add_argument("words", nargs="*", help="more for pytest, after --")
     given = parser.parse_args()
     old = json.loads(REPORT.read_text()) if REPORT.exists() else {}
     if given.table:
         publish(old)
         return 0
-    words, tier = given.words, given.tier
-    if given.defects:
-        words, tier = [*words, "-k", "test_mutations"], "nightly"
-    code, lines, failed, seconds = run(tier, words)
+    tier = "nightly" if given.defects else given.tier
+    code, lines, failed, seconds = run(tier, commands(given))
     figures = {name: figure | {"tier": tier} for name, figure in summed(lines, failed).items()}
     record = report(tier, code, figures, failed, seconds)
-    if words:
+    if given.words or given.defects or given.properties:
         # A report that was whole stays so; its other figures say of which tier they are.
-        part = " ".join(word for word in words if not word.startswith("--")) if old.get("part", "nothing yet") else ""
+        part = " ".join(sys.argv[1:]) if old.get("part", "nothing yet") else ""
         record = merged(old, record) | {"part": part}
     if given.dry:
         print(table(record))

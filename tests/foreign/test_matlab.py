@@ -10,11 +10,12 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import scipy.io
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, UnavailableError, UnsafeError
 from orca_cli.foreign import matlab
+from tests.properties import examples
 
 h5py = pytest.importorskip("h5py")
 
@@ -208,7 +209,7 @@ def whole(request, tmp_path_factory):
     return path
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.data())
 def test_damaged_matlab_5_gives_an_error_of_ours_or_a_value(whole, data):
     """SciPy's reader crashes the process within a few hundred of these."""

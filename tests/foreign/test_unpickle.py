@@ -11,12 +11,13 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.exceptions import DataError, OrcaError, UnsafeError
 from orca_cli.foreign import unpickle
 from orca_cli.sources import cifar10
+from tests.properties import examples
 
 
 class Python2Pickler(pickle._Pickler):
@@ -197,7 +198,7 @@ def test_bombs_and_rubbish_are_refused_cheaply(tmp_path, content):
         tracemalloc.stop()
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.data())
 def test_damaged_pickles_give_an_error_of_ours_or_a_value(tmp_path_factory, data):
     content = bytearray(pickle.dumps(batch(1, n=2)))
@@ -262,7 +263,7 @@ def test_all_protocols_are_read_as_pickle_reads_them(name, protocol):
     assert_same(unpickle.loads(content, "memory"), pickle.loads(content))
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -354,7 +355,7 @@ def test_flags_of_a_dtype_are_not_taken_from_the_file():
     assert found.tobytes() == b"A" * 8
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.data())
 def test_damaged_arrays_of_objects_give_an_error_of_ours_or_a_value(data):
     value = data.draw(st.sampled_from(sorted(VALUES)))

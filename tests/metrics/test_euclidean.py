@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
@@ -11,6 +11,7 @@ from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.euclidean import Euclidean
 from tests.metrics.generators import cloud
+from tests.properties import examples
 
 
 def features(x):
@@ -37,7 +38,7 @@ def test_a_single_pair():
     torch.testing.assert_close(gradient(Euclidean(), x, z), torch.tensor([[0.6, 0.8]]))
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@examples(20)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12), d=st.integers(1, 5))
 def test_value_agrees_with_scipy_in_any_order_and_place(seed, n, m, d):
     x, z, metric = cloud(n, d, seed, "x"), cloud(m, d, seed, "z") + 1, Euclidean(chunk=5)

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.mmd import MMD
 from tests.metrics.generators import cloud
+from tests.properties import examples
 
 
 def features(x):
@@ -78,7 +79,7 @@ def test_gradient_is_that_of_finite_differences_at_a_constant_bandwidth(bandwidt
         assert (up - down) / 2e-5 == pytest.approx((slope * move).sum().item(), abs=1e-8)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@examples(25)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12), d=st.integers(1, 5))
 def test_properties(seed, n, m, d):
     x, z, metric = cloud(n, d, seed, "x"), cloud(m, d, seed, "z", scale=2.0), MMD(chunk=4)

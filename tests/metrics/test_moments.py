@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.moments import Moments
 from tests.metrics.generators import cloud
+from tests.properties import examples
 
 
 def features(x):
@@ -42,7 +43,7 @@ def test_shift_and_stretch_are_told_apart():
     assert result.diagnostics == pytest.approx({"mean_part": 2.0, "std_part": 4.0, "m": 2.0})
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@examples(20)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12), d=st.integers(1, 5))
 def test_value_agrees_with_numpy_in_any_order_and_place(seed, n, m, d):
     x, z = cloud(n, d, seed, "x"), cloud(m, d, seed, "z", scale=2) + 1

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from geomloss import SamplesLoss
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
@@ -13,6 +13,7 @@ from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.seeding import torch_generator
 from tests.metrics.generators import KNOWN, cloud, labelled
+from tests.properties import examples
 
 EXACT = {"tolerance": 1e-10, "newton_steps": 300, "max_iterations": 3000}
 
@@ -112,7 +113,7 @@ def test_labels_of_the_source_reach_the_gradient():
     assert cosine(gradient(metric, source, target), gradient(metric, shuffled, target)) < 0.999
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@examples(12)
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 3), l=st.integers(1, 3), d=st.integers(1, 5))
 def test_properties(seed, k, l, d):  # noqa: E741
     metric = OTDD(reg=0.3, **EXACT)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
@@ -12,6 +12,7 @@ from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd_exact import OTDDExact
 from tests.metrics.generators import KNOWN, cloud, labelled
+from tests.properties import examples
 
 
 def solve(source, target, **parameters):
@@ -43,7 +44,7 @@ def assigned_otdd(source, target):
     return assigned(total)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@examples(15)
 @given(
     seed=st.integers(0, 10**6),
     n=st.integers(4, 12),

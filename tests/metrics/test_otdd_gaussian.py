@@ -4,7 +4,7 @@ import numpy as np
 import ot
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
@@ -14,6 +14,7 @@ from orca_cli.metrics import bures
 from orca_cli.metrics.costs import half_squared_distances
 from orca_cli.metrics.otdd_gaussian import OTDDGaussian
 from tests.metrics.generators import cloud, labelled
+from tests.properties import examples
 
 EXACT = {"tolerance": 1e-10, "newton_steps": 300, "max_iterations": 3000}
 
@@ -47,7 +48,7 @@ def bures_by_coupling(x, z):
     return 2 * (bures.coupling(x, z) * half_squared_distances(x, z)).sum()
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(60)
 @given(seed=st.integers(0, 10**6), p=st.integers(1, 12), q=st.integers(1, 12), d=st.integers(1, 15))
 def test_coupling_costs_what_bures_formula_says(seed, p, q, d):
     x, z = cloud(p, d, seed, "x"), cloud(q, d, seed, "z", scale=2.0) + 1

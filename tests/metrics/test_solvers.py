@@ -5,13 +5,14 @@ import ot
 import pytest
 import torch
 from geomloss import SamplesLoss
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.metrics import newton, sinkhorn
 from orca_cli.metrics.costs import centred, half_squared_distances
 from orca_cli.metrics.transport import Transport
 from tests.metrics.generators import KNOWN, cloud, gaussians
+from tests.properties import examples
 
 EXACT = {"tolerance": 1e-11, "max_iterations": 20000, "scaling": 0.25}
 GOOD = {"tolerance": 1e-6, "max_iterations": 300, "scaling": 0.25}
@@ -119,7 +120,7 @@ def test_looking_at_the_error_now_and_then_finds_the_same_solution(monkeypatch):
         torch.testing.assert_close(other.value, one.value, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@examples(30)
 @given(seed=st.integers(0, 10**6), reg=st.sampled_from([0.02, 0.1, 1.0]), scale=st.sampled_from([0.1, 1.0, 10.0]))
 def test_newton_converges_where_sinkhorn_is_slow(seed, reg, scale):
     x, z = cloud(40, 6, seed, "x", scale=scale), cloud(11, 6, seed, "z", scale=scale)

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transrate import TransRate
 from tests.metrics.generators import cloud, labelled
+from tests.properties import examples
 
 SOURCE = labelled(5, 2, 1, "source")
 
@@ -57,7 +58,7 @@ def test_gradient_is_that_of_finite_differences(n, d, k, normalise):
         assert (up - down) / 2e-5 == pytest.approx((x.grad * move).sum().item(), rel=1e-6, abs=1e-7)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@examples(20)
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 3), d=st.integers(1, 5))
 def test_properties(seed, k, d):
     target, metric = labelled(12, d, k, seed, "target"), TransRate()

@@ -1,12 +1,13 @@
 import math
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.models.canvas import from_canvas, to_canvas
 from orca_cli.models.geometry import fold_shape, layout, smallest_kernel, token_grid
 from orca_cli.models.predictors.dense import shuffle
+from tests.properties import examples
 
 sizes = st.integers(1, 3000)
 
@@ -40,7 +41,7 @@ def test_the_papers_examples():
     assert layout((1, 997), max_tokens=512, canvas=None).tokens == 499  # a prime length keeps its resolution
 
 
-@settings(deadline=None)
+@examples(100)
 @given(
     grid=st.one_of(st.tuples(st.integers(1, 5)), st.tuples(st.integers(1, 5), st.integers(1, 5))),
     factor=st.integers(1, 4),

@@ -12,7 +12,7 @@ import pytest
 from orca_cli.cli import main
 from tests.cli.conftest import ROOT
 from tests.reliability.bad_configs import CONF, IMAGE_SOURCES, OWN, Case, all_typos, all_wrong_values, sample
-from tests.reliability.conftest import count
+from tests.tiers import count
 
 LIMIT_S = 3.0  # of processor time, the imports among it: the clock on the wall also counts what others do
 FIGURE = "bad configurations refused with a clear error"

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.cli.conftest import ROOT
-from tests.reliability.conftest import count
+from tests.tiers import count
 
 pytestmark = pytest.mark.slow
 

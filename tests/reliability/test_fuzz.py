@@ -34,7 +34,7 @@ from orca_cli.sources import conll
 from orca_cli.tasks import homology, wav
 from orca_cli.tasks.table_files import open_table
 from tests.foreign.conftest import Quiet
-from tests.reliability.conftest import count
+from tests.tiers import count
 
 _SECONDS = 2.0
 _ODD = (0, 1, 0x7F, 0x80, 0xFE, 0xFF)

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 
-from tests.reliability.conftest import Scorecard
+from tests.tiers import Scorecard
 
 
 def test_a_fork_runs_the_command_line(fork, environment):

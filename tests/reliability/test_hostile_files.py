@@ -19,7 +19,7 @@ import pytest
 from orca_cli.exceptions import OrcaError, UnsafeError
 from orca_cli.foreign import unpickle
 from tests.reliability import payloads
-from tests.reliability.conftest import count
+from tests.tiers import count
 
 FIGURE = "hostile files: executions, escapes, leaks"
 TARGET = 200

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.conftest import count
+from tests.tiers import count
 
 ROOT = Path(__file__).parent.parent.parent
 STORAGE = "orca_cli/storage.py"

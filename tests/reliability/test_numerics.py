@@ -14,7 +14,7 @@ from orca_cli.configuration import choices
 from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import Features
 from tests.cli.conftest import results, run_folders
-from tests.reliability.conftest import count
+from tests.tiers import count
 
 METRICS = sorted(set(choices("metric")) - {"none"})
 

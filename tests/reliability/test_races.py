@@ -5,8 +5,8 @@ import time
 import pytest
 
 from tests.cli.conftest import run_folders
-from tests.reliability.conftest import count
 from tests.reliability.job_faults import results
+from tests.tiers import count
 
 RACERS = 8
 DISTINCT = "simultaneous starts / distinct folders"

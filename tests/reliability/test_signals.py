@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 from tests.cli.conftest import ROOT, results, run_folders
 from tests.cli.test_run import wait_for
 from tests.foreign.server import drip, serving
-from tests.reliability.conftest import count
 from tests.reliability.signal_points import SENT
+from tests.tiers import count
 
 FIGURE = "signals: saved and resumed exactly"
 SOON_S = 5.0

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import run_folders
-from tests.reliability.conftest import count
 from tests.reliability.job_faults import KINDS, STARTS, is_free, results
+from tests.tiers import count
 
 FIGURE = "sweeps with a failing job / no other job lost"
 STOPPED = "sweeps stopped and typed again / none lost, none twice"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -13,6 +13,7 @@ from orca_cli.scoring.classification import ZeroOne
 from orca_cli.scoring.defaults import default_error
 from orca_cli.scoring.multilabel import MeanAUROC, MeanAveragePrecision
 from orca_cli.scoring.regression import MeanSquared, RelativeL2
+from tests.properties import examples
 
 NAN = float("nan")
 
@@ -45,7 +46,7 @@ def test_zero_one_constant_is_the_majority_class_of_every_position():
     assert ZeroOne()(constant.expand(3, 2, 3), maps).value == pytest.approx(1 / 6)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(0, 2**31), st.integers(2, 40), st.integers(1, 5), st.integers(1, 6))
 def test_multilabel_errors_agree_with_scikit_learn(seed, n, k, levels):
     rng = np.random.default_rng(seed)
@@ -92,7 +93,7 @@ def test_relative_l2_leaves_out_unknown_entries():
     assert score.value == pytest.approx(np.sqrt(2) / 3)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.integers(0, 2**31), st.integers(1, 12))
 def test_relative_l2_constant_beats_mean_and_every_sample(seed, n):
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score
 
@@ -13,6 +13,7 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.scoring.classification import MacroF1
 from orca_cli.scoring.multilabel import MeanAveragePrecision
+from tests.properties import examples
 
 NAN = float("nan")
 
@@ -26,7 +27,7 @@ def expected_f1(truth, predicted, k):
     return 1 - f1_score(truth, predicted, labels=present, average="macro", zero_division=0) if present else None
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(0, 2**31), st.integers(1, 40), st.integers(2, 6), st.integers(1, 8))
 def test_macro_f1_agrees_with_scikit_learn_over_samples_and_records(seed, n, k, num_records):
     rng = np.random.default_rng(seed)
@@ -92,7 +93,7 @@ def test_macro_f1_of_positions_and_of_nothing():
     assert (nothing.value, nothing.n, nothing.skipped) == (None, 0, 3)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(0, 2**31), st.integers(1, 30), st.integers(2, 5))
 def test_no_constant_class_is_better_than_macro_f1s_constant(seed, n, k):
     targets = torch.from_numpy(np.random.default_rng(seed).integers(0, k, n))

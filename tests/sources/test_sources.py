@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.sources import cifar10, digits, stdlib_docs
 from orca_cli.sources.balance import draw, record, shares
+from tests.properties import examples
 
 SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parents[2] / ".." / "shared"))
 
@@ -43,7 +44,7 @@ def test_shares_are_as_equal_as_the_data_allow(available, size):
     assert (taken[taken < available] >= taken.max() - 1).all()
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.integers(0, 2**31), st.integers(6, 60), st.integers(0, 5))
 def test_a_draw_is_seeded_sorted_without_repetition_and_grows(seed, size, extra):
     labels = np.arange(90) % 3

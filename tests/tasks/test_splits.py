@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.tasks.digits import load
 from orca_cli.tasks.splits import split
+from tests.properties import examples
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     counts=st.lists(st.integers(1, 60), min_size=1, max_size=6),
     validation=st.floats(0.05, 0.4),

@@ -8,12 +8,13 @@ import sys
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, ChecksumError, Interrupted, LockedError, StorageError
 from tests.crashes import Recorder
+from tests.properties import examples
 
 
 def committed(path):
@@ -28,7 +29,7 @@ def test_committed_folder_verifies_and_leaves_no_temporary(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(position=st.integers(0, 2047), bit=st.integers(0, 7))
 def test_every_flipped_bit_is_detected(tmp_path_factory, position, bit):
     folder = committed(tmp_path_factory.mktemp("flip") / "step-1")

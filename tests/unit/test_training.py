@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -13,6 +13,7 @@ from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.freeze import count, select_trained
 from orca_cli.training.loop import predict, train_step
 from orca_cli.training.schedule import make_optimizer, step_decay, warmup_then_linear
+from tests.properties import examples
 
 
 @given(steps=st.integers(1, 200), warmup=st.integers(0, 50), decay=st.integers(1, 150), peak=st.floats(1e-6, 10))
@@ -175,7 +176,7 @@ def test_no_whole_checkpoint_is_an_error(tmp_path):
             checkpoint.load_latest(tmp_path)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.lists(st.floats(width=32, allow_nan=True), min_size=1, max_size=5))
 def test_weights_hash_tells_all_values_apart(values):
     base = {"w": torch.tensor(values), "v": torch.zeros(2, dtype=torch.bfloat16)}

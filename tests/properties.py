@@ -1,0 +1,12 @@
+"""How many examples a property is tried with: a few at every change, twenty times as many in the nightly tier."""
+
+from hypothesis import settings
+
+from tests.tiers import count
+
+_MORE = 20
+
+
+def examples(number: int) -> settings:
+    """Decorate a property with the number of its examples in the pr tier. They are the same ones at every run."""
+    return settings(max_examples=count(pr=number, nightly=_MORE * number), deadline=None, derandomize=True)

@@ -327,9 +327,10 @@ def defused(read: Callable[[], Any], limit: int, where: str, scorecard: Any) -> 
     scorecard.add(FIGURE, cases=1, passed=1, target=1)
 
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux' /proc"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux' /proc"),
+]
 
 
 def test_there_are_enough():

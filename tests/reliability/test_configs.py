@@ -14,6 +14,8 @@ from tests.cli.conftest import ROOT
 from tests.reliability.bad_configs import CONF, IMAGE_SOURCES, OWN, Case, all_typos, all_wrong_values, sample
 from tests.tiers import count
 
+pytestmark = pytest.mark.slow
+
 LIMIT_S = 3.0  # of processor time, the imports among it: the clock on the wall also counts what others do
 FIGURE = "bad configurations refused with a clear error"
 
@@ -109,7 +111,6 @@ def test_the_walk_grows_with_the_product():
         assert any(f"task={path.stem}" in words for words in files), path
 
 
-@pytest.mark.slow
 def test_a_process_of_its_own_says_the_same(environment, scorecard, tmp_path):
     """I5: one in twenty as a user starts it, with its time on the wall."""
     cases = sample([*all_typos(), *all_wrong_values()], count(pr=8, nightly=250))

@@ -24,6 +24,8 @@ from tests.foreign.conftest import Quiet
 from tests.tasks.test_bad_arrays import BAD, X, Y
 from tests.tasks.test_fixtures import SMALL
 
+pytestmark = pytest.mark.slow
+
 FIGURE = "bad data files with clear errors"
 PAGE = b"<!DOCTYPE html>\n<html><body>404: not found</body></html>\n"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n"

@@ -21,6 +21,8 @@ from orca_cli.foreign import unpickle
 from tests.reliability import payloads
 from tests.tiers import count
 
+pytestmark = pytest.mark.slow
+
 FIGURE = "hostile files: executions, escapes, leaks"
 TARGET = 200
 ROOT = Path(__file__).parent.parent.parent

@@ -154,6 +154,20 @@ class Preempted(Interrupted):
         return cls(f"preempted by {signal.Signals(signum).name}", hint="type the same command again to go on")
 
 
+def exhausted(error: BaseException) -> MemoryExhaustedError | None:
+    """Return what an unexpected error says of this machine's memory, threads or processes; None where it says nothing."""
+    text = str(error)
+    if "can't start new thread" in text or isinstance(error, BlockingIOError):
+        return MemoryExhaustedError(
+            "no more threads or processes may be started", where="this machine", hint="raise the limit: ulimit -u"
+        )
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return MemoryExhaustedError(
+            "not enough memory", where="train.batch_size", hint="use a smaller train.batch_size with train.accumulation"
+        )
+    return None
+
+
 def suggest(word: str, allowed: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the closest allowed word, else the list of what is allowed."""
     words = sorted(allowed)

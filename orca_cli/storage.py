@@ -37,6 +37,7 @@ _TEMPORARY = ".tmp-"
 _ASIDE = ".bad-"
 _DIGEST = "sha256"
 _GIB = 1024**3
+_held: dict[Path, tuple[int, int] | None] = {}
 
 
 def now() -> datetime:
@@ -81,9 +82,22 @@ def _explain(path: Path, error: Exception) -> StorageError:
         return StorageError(f"no space left to write{left}", where=str(path), hint="free some space and repeat")
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError("cannot be written: permission denied", where=str(path), hint="choose another folder")
-    if number in (errno.ENOTDIR, errno.EEXIST):
-        return StorageError("a file stands where a folder is needed", where=str(path), hint="choose another folder")
-    return StorageError(f"writing failed: {error or type(error).__name__}", where=str(path))
+    if number in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
+        what = "a link that leads to no folder" if _is_broken_link(path) else "a file"
+        return StorageError(f"{what} stands where a folder is needed", where=str(path), hint="choose another folder")
+    if number == errno.ENAMETOOLONG:
+        text = str(path)
+        return StorageError(
+            f"the path is too long ({len(text)} characters)",
+            where=f"{text[:60]}...{text[-20:]}",
+            hint="choose a folder with a shorter name",
+        )
+    text = f"writing failed: {error or type(error).__name__}"
+    return StorageError(text, where=str(path), hint="mend the disk, or choose another folder")
+
+
+def _is_broken_link(path: Path) -> bool:
+    return any(folder.is_symlink() and not os.path.isdir(folder) for folder in (path, *path.parents))
 
 
 def _number_in(text: str) -> int | None:
@@ -94,7 +108,7 @@ def _number_in(text: str) -> int | None:
 
 def _free_bytes(path: Path) -> int | None:
     for folder in [path, *path.parents]:
-        if folder.exists():
+        if os.path.exists(folder):  # Path.exists raises where the path is too long
             try:
                 return shutil.disk_usage(folder).free
             except OSError:
@@ -120,16 +134,58 @@ def fsync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make nothing anew inside the block of a folder that is deleted, renamed or replaced meanwhile: such writes raise."""
+    with guarded(folder):
+        _held[folder] = _node(folder)
+    try:
+        yield
+    finally:
+        del _held[folder]
+
+
+def check_held(path: Path) -> None:
+    """Check that a held folder which is or holds `path` is still the one that it was.
+
+    Raises:
+        StorageError: it was deleted, renamed or replaced.
+    """
+    for folder in (path, *path.parents):
+        if folder in _held and _node(folder) != _held[folder]:
+            raise _gone(folder)
+
+
+def _node(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another one of its name; None where there is none."""
+    try:
+        found = os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _gone(folder: Path) -> StorageError:
+    return StorageError(
+        "was deleted, renamed or replaced while work in it went on",
+        where=str(folder),
+        hint="put it back, or repeat the command to begin anew",
+    )
+
+
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents where they are missing.
 
     Raises:
-        StorageError: it cannot be created.
+        StorageError: it cannot be created, or a folder that is held is there no more.
     """
     with guarded(path):
+        check_held(path)
         missing = []
         folder = path
         while not folder.is_dir():
+            if folder in _held:  # since the look just before
+                raise _gone(folder)
             missing.append(folder)
             folder = folder.parent
         for folder in reversed(missing):
@@ -215,8 +271,12 @@ def write_with(path: Path, writer: Callable[[Path], Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as UTF-8, whole or not at all."""
-    write_bytes(path, text.encode())
+    """Write a text file as UTF-8, whole or not at all; what is no Unicode in the name of a file becomes an escape."""
+    write_bytes(path, _encoded(text))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")  # in JSON it is an escape that gives the same name again
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -295,14 +355,14 @@ def read_checked_json(path: Path) -> dict[str, Any]:
         raise _unreadable(path, error) from error
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ChecksumError("is damaged: not a record of this program", where=str(path)) from error
-    if not isinstance(record, dict) or _checked_text(record) != content.decode(errors="replace"):
+    if not isinstance(record, dict) or _encoded(_checked_text(record)) != content:
         raise ChecksumError(f"is damaged: its checksum is not {str(digest)[:12]}", where=str(path))
     return record
 
 
 def _checked_text(record: dict[str, Any]) -> str:
     text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(_encoded(text)).hexdigest()
     return json.dumps({**record, _DIGEST: digest}, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -499,12 +559,14 @@ def heartbeat(path: Path) -> Iterator[None]:
                 os.utime(path)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
+    with suppress(RuntimeError):  # no more threads may be started: on this machine the lock tells all the same
+        thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
 
 
 @contextmanager

@@ -27,29 +27,31 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "reports" / "reliability.json"
 README = ROOT / "README.md"
+SUITE = ROOT / "tests" / "reliability"
 BEGIN = "<!-- scorecard: begin; written by scripts/reliability.py -->"
 END = "<!-- scorecard: end -->"
 TIERS = ("pr", "nightly")
+Outcomes = dict[str, bool]  # name of a test -> whether it passed
 
 
-def run(tier: str, commands: list[list[str]]) -> tuple[int, list[dict[str, Any]], set[str], float]:
-    """Run pytest once a command; returns the worst exit code, the figures, the tests that failed, and seconds."""
+def run(tier: str, commands: list[list[str]]) -> tuple[int, list[dict[str, Any]], Outcomes, float]:
+    """Run pytest once a command; returns the worst exit code, the figures, what became of each test, and seconds."""
     with tempfile.TemporaryDirectory(prefix="orca-reliability-") as folder:
-        figures, outcomes = Path(folder) / "figures", Path(folder) / "outcomes"
+        figures, record = Path(folder) / "figures", Path(folder) / "outcomes"
         variables = os.environ | {
             "ORCA_TIER": tier,
             "ORCA_SCORECARD": str(figures),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         }
-        code, failed = 0, set()
+        code, found = 0, {}
         start = time.monotonic()
         for words in commands:
-            command = [sys.executable, "-m", "pytest", *words, f"--junit-xml={outcomes}"]
+            command = [sys.executable, "-m", "pytest", *words, f"--junit-xml={record}"]
             code = max(code, subprocess.run(command, cwd=ROOT, env=variables).returncode)
-            failed |= failed_tests(outcomes)
+            found |= outcomes(record)
         seconds = time.monotonic() - start
         lines = figures.read_text().splitlines() if figures.exists() else []
-        return code, [json.loads(line) for line in lines], failed, seconds
+        return code, [json.loads(line) for line in lines], found, seconds
 
 
 def commands(given: argparse.Namespace) -> list[list[str]]:
@@ -67,29 +69,30 @@ def commands(given: argparse.Namespace) -> list[list[str]]:
     return [faults, properties]
 
 
-def failed_tests(path: Path) -> set[str]:
-    """Return the names of the tests that pytest's record says failed."""
+def outcomes(path: Path) -> Outcomes:
+    """Return by test whether pytest's record says that it passed; skipped ones are left out."""
     if not path.exists():
-        return set()
+        return {}
     import xml.etree.ElementTree as ElementTree
 
-    found = set()
+    found = {}
     for case in ElementTree.parse(path).getroot().iter("testcase"):
-        if case.find("failure") is not None or case.find("error") is not None:
+        if case.find("skipped") is None:
             file = case.get("classname", "").replace(".", "/")
-            found.add(f"{file}.py::{case.get('name')}")
+            found[f"{file}.py::{case.get('name')}"] = case.find("failure") is None and case.find("error") is None
     return found
 
 
-def summed(lines: list[dict[str, Any]], failed: set[str]) -> dict[str, dict[str, Any]]:
+def summed(lines: list[dict[str, Any]], found: Outcomes) -> dict[str, dict[str, Any]]:
     """Return figure -> cases, passed, target, notes, what was not run, and whether one of its tests failed."""
     figures: dict[str, dict[str, Any]] = {}
-    empty = {"cases": 0, "passed": 0, "target": 0, "notes": [], "not_run": [], "failed": False, "tests": []}
+    empty = {"cases": 0, "passed": 0, "target": 0, "notes": [], "not_run": [], "failed": False, "files": []}
     for line in lines:
         figure = figures.setdefault(line["figure"], {key: _copy(value) for key, value in empty.items()})
-        figure["failed"] |= line["test"] in failed
-        if line["test"] not in figure["tests"]:
-            figure["tests"].append(line["test"])
+        figure["failed"] |= not found.get(line["test"], True)
+        file = line["test"].split("::")[0]
+        if file not in figure["files"]:
+            figure["files"].append(file)
         if "not_run" in line:
             figure["not_run"].append(line["not_run"])
             continue
@@ -104,25 +107,31 @@ def _copy(value: Any) -> Any:
     return list(value) if isinstance(value, list) else value
 
 
-def report(tier: str, code: int, figures: dict[str, Any], failed: set[str], seconds: float) -> dict[str, Any]:
-    """Return the record that is published."""
+def report(tier: str, lines: list[dict[str, Any]], found: Outcomes, seconds: float) -> dict[str, Any]:
+    """Return the record that is published: figures, and when, on which state of the program, each file was run."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    taken = {"tier": tier, "date": time.strftime("%Y-%m-%d"), "commit": commit or None}
+    files: dict[str, dict[str, Any]] = {}
+    for test, passed in found.items():
+        file = files.setdefault(test.split("::")[0], taken | {"tests": 0, "failed": []})
+        file["tests"] += 1
+        if not passed:
+            file["failed"].append(test)
     return {
-        "schema": 1,
+        "schema": 2,
         "tier": tier,
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": commit or None,
+        "date": taken["date"],
         "machine": {"processors": os.cpu_count(), "system": platform.system(), "python": platform.python_version()},
         "seconds": round(seconds),
-        "exit_code": code,
-        "failed_tests": sorted(failed),
-        "figures": dict(sorted(figures.items())),
+        "files": dict(sorted(files.items())),
+        "figures": {name: figure | {"tier": tier} for name, figure in sorted(summed(lines, found).items())},
     }
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Return a report of a part of the suite with the figures of the rest as they were; they say of which tier."""
-    return new | {"figures": dict(sorted((old.get("figures", {}) | new["figures"]).items()))}
+    """Return a report of a part of the suite with the figures of the other files as they were; they say of which tier."""
+    both = {key: dict(sorted((old.get(key, {}) | new[key]).items())) for key in ("files", "figures")}
+    return new | both | {"seconds": old.get("seconds", 0) + new["seconds"]}
 
 
 def state(figure: dict[str, Any]) -> str:
@@ -134,11 +143,14 @@ def state(figure: dict[str, Any]) -> str:
 
 def table(record: dict[str, Any]) -> str:
     """Return the scorecard as Markdown."""
-    part = record.get("part")
+    never = sorted(
+        path.name for path in SUITE.glob("test_*.py") if f"tests/reliability/{path.name}" not in record["files"]
+    )
+    tests = sum(file["tests"] for file in record["files"].values())
     lines = [
         f"Tier of the last run: `{record['tier']}`, {record['date']}, {record['machine']['processors']} cores, Python "
-        f"{record['machine']['python']}. The nightly tier is what the target counts."
-        + (f" Only a part was run (`{part}`): what is not listed here is not run." if part else ""),
+        f"{record['machine']['python']}; {tests:,} tests. The nightly tier is what the target counts."
+        + (f" Never run: {', '.join(never)}." if never else ""),
         "",
         "| figure | passed / run | target | state | |",
         "| :-- | --: | --: | :-- | :-- |",
@@ -151,8 +163,9 @@ def table(record: dict[str, Any]) -> str:
             words.append(f"{figure['tier']} tier")
         cells = (name, done, f"{figure['target']:,}" if figure["target"] else "-", known, "; ".join(words))
         lines.append("| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |")
-    if record["failed_tests"]:
-        lines += ["", f"{len(record['failed_tests'])} tests failed: {', '.join(record['failed_tests'])}."]
+    failed = [test for file in record["files"].values() for test in file["failed"]]
+    if failed:
+        lines += ["", f"{len(failed)} tests failed: {', '.join(failed)}."]
     return "\n".join(lines)
 
 
@@ -185,13 +198,10 @@ def main() -> int:
         publish(old)
         return 0
     tier = "nightly" if given.defects else given.tier
-    code, lines, failed, seconds = run(tier, commands(given))
-    figures = {name: figure | {"tier": tier} for name, figure in summed(lines, failed).items()}
-    record = report(tier, code, figures, failed, seconds)
+    code, lines, found, seconds = run(tier, commands(given))
+    record = report(tier, lines, found, seconds)
     if given.words or given.defects or given.properties:
-        # A report that was whole stays so; its other figures say of which tier they are.
-        part = " ".join(sys.argv[1:]) if old.get("part", "nothing yet") else ""
-        record = merged(old, record) | {"part": part}
+        record = merged(old, record)
     if given.dry:
         print(table(record))
     else:

@@ -201,7 +201,7 @@ def _attempt(job: Any, run: Any, traceback_wanted: bool) -> Outcome:
         _print_failure(error, traceback_wanted)
         return Outcome("interrupted", error.code, run.path.name, str(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
-        known = _known(error)
+        known = _known(error, run.status().get("stage") or "build")
         failure = known or _bug(run, error)
         _record(run, "failed", failure)
         _print_failure(failure, traceback_wanted, cause=error)
@@ -209,13 +209,15 @@ def _attempt(job: Any, run: Any, traceback_wanted: bool) -> Outcome:
     return Outcome("completed", 0, run.path.name, error_text(run.result()))
 
 
-def _known(error: BaseException) -> OrcaError | None:
-    """Return the expected failure that an exception stands for, or None for a bug."""
+def _known(error: BaseException, stage: str) -> OrcaError | None:
+    """Return the expected failure that an exception of a stage stands for, or None for a bug."""
+    from orca_cli.training.memory import is_exhausted
+
     if isinstance(error, OrcaError):
         return error
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+    if is_exhausted(error):
         return MemoryExhaustedError(
-            "not enough memory", where="train.batch_size", hint="use a smaller train.batch_size with train.accumulation"
+            "not enough memory", where=stage, hint="free some, or use a smaller body or less data"
         )
     return storage.of_the_disk(error)
 

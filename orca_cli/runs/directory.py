@@ -239,6 +239,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
         with (
             storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"),
             storage.heartbeat(path / LOCK),
+            storage.held(path),
         ):
             _refuse_newer(path)
             storage.clean_temporary(path)
@@ -283,7 +284,9 @@ def _refuse_newer(path: Path) -> None:
 def find(task_folder: Path, identity: str) -> Path | None:
     """Return the newest folder of an experiment, a completed one before an unfinished one; None where there is none."""
     unfinished = None
-    for path in sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True):
+    with storage.guarded(task_folder):
+        paths = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
+    for path in paths:
         if _read(path / STATUS).get("identity", identity) != identity:
             continue
         if _read(path / RESULT).get("state") == "completed":

@@ -33,6 +33,7 @@ from orca_cli.stages.source_features import prepared_metric, source_features
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
+from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import make_optimizer, set_lr, step_decay
 
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
@@ -67,6 +68,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
 
     Raises:
         NonFiniteError: the distance or its gradient is NaN or infinite.
+        MemoryExhaustedError: the distance between so many points does not fit.
     """
     if config.metric.get(parts.TARGET) is None or config.align.epochs == 0:
         return Aligned()
@@ -76,13 +78,14 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
         return done
     run.set_state("align", step=0)
     start = storage.monotonic()
-    trainer = _Trainer(config, built, engine, run, reporter)
-    try:
-        trainer.train()
-        aligned = trainer.select()
-    except Interrupted:  # between two groups of classes: the weights are those of the last step
-        trainer.save()
-        raise
+    with governed_by("align", _smaller(config)):
+        trainer = _Trainer(config, built, engine, run, reporter)
+        try:
+            trainer.train()
+            aligned = trainer.select()
+        except Interrupted:  # between two groups of classes: the weights are those of the last step
+            trainer.save()
+            raise
     weights = checkpoint.snapshot(built.model.embedder)
     storage.write_with(folder / "embedder.safetensors", lambda path: save_file(weights, path))
     summary = {
@@ -101,6 +104,11 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
     for leftover in ("checkpoints", "candidates"):
         checkpoint.clear(folder / leftover)
     return aligned
+
+
+def _smaller(config: Config) -> str:
+    settings = config.align
+    return f"lower align.max_samples ({settings.max_samples} now) or align.source_points ({settings.source_points} now)"
 
 
 def _finished(folder: Path, model: TransferModel, owner: str) -> Aligned | None:

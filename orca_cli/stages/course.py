@@ -6,10 +6,11 @@ import numpy as np
 import torch
 
 from orca_cli import seeding
-from orca_cli.schema import Config
+from orca_cli.schema import Config, Train
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import train_step
+from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import make_optimizer, set_lr, warmup_then_linear
 
 
@@ -43,22 +44,24 @@ class Course:
 
         Raises:
             NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
+            MemoryExhaustedError: a batch does not fit.
         """
         settings, chosen = self._settings, self._chosen(step)
         set_lr(self.optimizer, self.rate(step))
-        loss, _ = train_step(
-            self._engine,
-            self._built.model,
-            self.optimizer,
-            self._built.loss,
-            self._samples,
-            chosen,
-            batch_size=settings.batch_size,
-            clip=settings.clip,
-            seed=self._seed,
-            step=step,
-            reduce=settings.accumulation_reduce,
-        )
+        with governed_by("train.batch_size", _smaller(settings)):
+            loss, _ = train_step(
+                self._engine,
+                self._built.model,
+                self.optimizer,
+                self._built.loss,
+                self._samples,
+                chosen,
+                batch_size=settings.batch_size,
+                clip=settings.clip,
+                seed=self._seed,
+                step=step,
+                reduce=settings.accumulation_reduce,
+            )
         return loss, len(chosen)
 
     def rate(self, step: int) -> float:
@@ -76,3 +79,11 @@ class Course:
         order = seeding.numpy_generator(self._seed, "finetune", "order", epoch).permutation(len(self._samples))
         size = self._settings.batch_size * self._settings.accumulation
         return order[within * size : (within + 1) * size]
+
+
+def _smaller(settings: Train) -> str:
+    """Return settings that take the same steps with half the memory for activations."""
+    if settings.batch_size == 1:
+        return "use a smaller body or embedder.max_tokens"
+    half = -(-settings.batch_size // 2)
+    return f"try train.batch_size={half} train.accumulation={settings.accumulation * 2}, or embedder.max_tokens"

@@ -12,6 +12,7 @@ from orca_cli import seeding, signals
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Error, Loss, Samples, Score
 from orca_cli.training.engine import Engine
+from orca_cli.training.memory import governed_by
 
 
 def batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
@@ -80,17 +81,23 @@ def predict(engine: Engine, model: nn.Module, samples: Samples, batch_size: int)
 
     Returns:
         outputs [n, K] or [n, K, *E] float32, and targets [n, ...].
+
+    Raises:
+        MemoryExhaustedError: a batch does not fit.
     """
     model.eval()
     outputs, targets = [], []
-    for chosen in batches(np.arange(len(samples)), batch_size):
-        signals.check()
-        batch = engine.move(samples.batch(chosen))
-        with engine.autocast():
-            output = model(batch.x, batch.valid)
-        outputs.append(output.float().cpu())
-        targets.append(batch.y.cpu())
-    return torch.cat(outputs), torch.cat(targets)
+    with governed_by(
+        "train.eval_batch_size", f"use less than {batch_size}" if batch_size > 1 else "use a smaller body"
+    ):
+        for chosen in batches(np.arange(len(samples)), batch_size):
+            signals.check()
+            batch = engine.move(samples.batch(chosen))
+            with engine.autocast():
+                output = model(batch.x, batch.valid)
+            outputs.append(output.float().cpu())
+            targets.append(batch.y.cpu())
+        return torch.cat(outputs), torch.cat(targets)
 
 
 def score(error: Error, outputs: Tensor, samples: Samples, targets: Tensor) -> Score:

@@ -26,7 +26,8 @@ PHASES = {
 }
 
 
-def _replace(place: tuple[str, str], make: Callable[[Callable], Callable]) -> None:
+def replace(place: tuple[str, str], make: Callable[[Callable], Callable]) -> None:
+    """Put what `make` makes of an attribute in its place; "Class.method" names one of a class."""
     owner: Any = importlib.import_module(place[0])
     *path, name = place[1].split(".")
     for part in path:
@@ -50,7 +51,7 @@ def mark(argument: str) -> None:
 
         return call
 
-    _replace(PHASES[phase], make)
+    replace(PHASES[phase], make)
 
 
 def lose(what: str) -> None:
@@ -68,7 +69,7 @@ def lose(what: str) -> None:
 
 
 def _lose_optimizer() -> None:
-    _replace(("orca_cli.training.checkpoint", "restore_optimizer"), lambda original: lambda *words: None)
+    replace(("orca_cli.training.checkpoint", "restore_optimizer"), lambda original: lambda *words: None)
 
 
 def _lose_rate() -> None:
@@ -82,17 +83,17 @@ def _lose_rate() -> None:
 
         return call
 
-    _replace(("orca_cli.stages.course", "Course.rate"), make)
+    replace(("orca_cli.stages.course", "Course.rate"), make)
 
 
 def _lose_dropout() -> None:
     """Draw by the number of draws so far, as a global generator does."""
-    _replace(("orca_cli.training.loop", "seeding.seed_torch"), _counted("dropout"))
+    replace(("orca_cli.training.loop", "seeding.seed_torch"), _counted("dropout"))
 
 
 def _lose_order() -> None:
     """Draw by the number of epochs that this process has seen."""
-    _replace(("orca_cli.stages.course", "seeding.numpy_generator"), _counted("order"))
+    replace(("orca_cli.stages.course", "seeding.numpy_generator"), _counted("order"))
 
 
 def _counted(draw: str) -> Callable[[Callable], Callable]:
@@ -120,7 +121,7 @@ def _changed_checkpoint(change: Callable[[Any], None]) -> None:
 
         return call
 
-    _replace(("orca_cli.training.checkpoint", "load_latest"), make)
+    replace(("orca_cli.training.checkpoint", "load_latest"), make)
 
 
 def _lose_position() -> None:

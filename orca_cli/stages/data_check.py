@@ -6,7 +6,6 @@ split is opened, but only compared and counted: nothing is chosen by it.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from itertools import combinations
@@ -19,6 +18,7 @@ from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import IGNORED_CLASS, Batch, Reporter, Samples, SourceData, TaskData
 from orca_cli.schema import Config
 from orca_cli.stages.build import read_source, read_task
+from orca_cli.stages.overlap import input_hashes
 from orca_cli.tasks.samples import blocks
 
 SCHEMA = 1
@@ -134,7 +134,7 @@ def _look(
         if not np.array_equal(y, listed, equal_nan=np.issubdtype(y.dtype, np.floating)):
             found.problems.append(f"{name}: the targets of a batch are not those of the list of targets")
             break
-        hashes += _hashes(x, batch)
+        hashes += input_hashes(batch)
     record: dict[str, Any] = {"n": n, "read": len(hashes), "inputs": inputs.record()}
     if inputs.nan or inputs.infinite:
         found.problems.append(f"{name}: {inputs.nan} NaN and {inputs.infinite} infinite numbers in the inputs")
@@ -234,18 +234,6 @@ def _numbers(x: np.ndarray) -> dict[str, Any]:
     found = _Range()
     found.add(x)
     return found.record()
-
-
-def _hashes(x: np.ndarray, batch: Batch) -> list[bytes]:
-    """Return a hash of each input; padding belongs to it."""
-    valid = None if batch.valid is None else batch.valid.numpy()
-    hashes = []
-    for place, sample in enumerate(x):
-        digest = hashlib.blake2b(np.ascontiguousarray(sample).tobytes(), digest_size=16)
-        if valid is not None:
-            digest.update(valid[place].tobytes())
-        hashes.append(digest.digest())
-    return hashes
 
 
 def _classes(

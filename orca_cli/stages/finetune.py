@@ -12,12 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orca_cli import seeding, signals, storage
-from orca_cli.exceptions import Interrupted
+from orca_cli.exceptions import DataError, Interrupted
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config
 from orca_cli.stages.build import Built, split_record
 from orca_cli.stages.course import Course
+from orca_cli.stages.overlap import count_shared
+from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.freeze import select_trained
@@ -36,7 +38,7 @@ class Tested:
         trivial: test error of the best constant predictor that the training targets allow.
         curve: validation error after every epoch.
         chosen_epoch: 1 for the first.
-        test_split: size and hash of the test split.
+        test_split: size and hash of the test split, and how many of its inputs are in the training split as well.
         weights_sha256: of the chosen weights.
         test_reads: how often the test split was opened.
     """
@@ -93,12 +95,13 @@ def _train(
     built.model.to(engine.device)
     course = Course(config, built, engine)
     per_epoch, total = course.per_epoch, settings.epochs * course.per_epoch
-    progress = _resume(run, built, course.optimizer, reporter, total)
+    progress = _resume(run, built, engine, course.optimizer, reporter, total)
     storage.rewrite_json_lines(folder / "metrics.jsonl", progress.records)
 
     def save() -> None:
         weights, state = checkpoint.snapshot(built.model), checkpoint.optimizer_tensors(course.optimizer)
-        saved = checkpoint.Checkpoint(progress.step, weights, state, progress.best, progress.plain())
+        records, scaler = progress.plain(), engine.scaler_state()
+        saved = checkpoint.Checkpoint(progress.step, weights, state, progress.best, records, scaler)
         checkpoint.save(folder / "checkpoints", saved, owner=run.name.identity)
         run.set_state("finetune", step=progress.step)
 
@@ -131,13 +134,14 @@ def _train(
 
 
 def _resume(
-    run: RunDirectory, built: Built, optimizer: torch.optim.Optimizer, reporter: Reporter, total: int
+    run: RunDirectory, built: Built, engine: Engine, optimizer: torch.optim.Optimizer, reporter: Reporter, total: int
 ) -> _Progress:
     saved = checkpoint.load_latest(run.stage("finetune") / "checkpoints", owner=run.name.identity)
     if saved is None:
         return _Progress()
     built.model.load_state_dict(saved.weights)
     checkpoint.restore_optimizer(optimizer, saved.optimizer)
+    engine.restore_scaler(saved.scaler)
     reporter.say(f"finetune: resumed at step {saved.step} of {total}")
     records = saved.records
     return _Progress(saved.step, records["lines"], records["loss_sum"], records["best_epoch"], saved.best)
@@ -177,9 +181,14 @@ def _test(
     built.model.load_state_dict(weights)
     reads = _count_test_read(run)
     with signals.immediate():
-        samples = built.task.open_test()
+        samples = _opened_test(built)
+        overlap = count_shared(built.task.train, samples, built.task.input_shape, config.seed)
         outputs, targets = predict(engine, built.model, samples, config.train.eval_batch_size)
         measured = score(built.error, outputs, samples, targets)
+    if overlap.shared:
+        log.warning(
+            f"test: the inputs of {overlap} are in the training set as well; the test error says too little about new data"
+        )
     constant = built.error.constant(_some_targets(built.task.train, config.seed), built.task.num_outputs)
     trivial = score(built.error, constant.expand(len(targets), *constant.shape), samples, targets).value
     storage.write_with(
@@ -193,10 +202,17 @@ def _test(
         trivial=trivial,
         curve=[record["validation_error"] for record in progress.records],
         chosen_epoch=epoch,
-        test_split=split_record(samples),
+        test_split=split_record(samples) | {"also_in_train": vars(overlap)},
         weights_sha256=checkpoint.weights_sha256(weights),
         test_reads=reads,
     )
+
+
+def _opened_test(built: Built) -> Samples:
+    samples = built.task.open_test()
+    if len(samples) == 0:
+        raise DataError("the test split is empty", where="task", hint="give more data or other split sizes")
+    return samples
 
 
 def _some_targets(samples: Samples, seed: int) -> Tensor:

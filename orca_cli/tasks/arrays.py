@@ -100,15 +100,16 @@ def load(
     rows, drawn = _draw(layout, kind, {"validation": validation_fraction, "test": test_fraction}, split_seed)
     form = infer_form(layout.base, rows["train"], kind, num_classes, channels_last, missing_targets)
     whole_x, whole_y = _read(layout.base, form)
-    mean, std, constant = _statistics(whole_x, rows["train"]) if normalize else (None, None, [])
+    mean, std, constant = _statistics(whole_x, rows["train"])
+    scales = {"mean": mean, "std": std} if normalize else {}
     for pair in layout.others.values():
         form.check_inputs(pair.x)
 
     def samples(part: str) -> ArraySamples:
         if part in rows:
-            return ArraySamples(whole_x, whole_y, rows=rows[part], mean=mean, std=std)
+            return ArraySamples(whole_x, whole_y, rows=rows[part], **scales)
         own_x, own_y = _read(layout.others[part], form)
-        return ArraySamples(own_x, own_y, mean=mean, std=std)
+        return ArraySamples(own_x, own_y, **scales)
 
     train_samples, validation_samples = samples("train"), samples("validation")
     num_test = len(rows["test"]) if "test" in rows else layout.others["test"].x.shape[0]

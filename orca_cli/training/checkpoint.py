@@ -1,7 +1,7 @@
 """Checkpoints of stages 2 and 3: folders `step-00000120` with a manifest, safetensors and JSON only.
 
-A checkpoint holds weights, optimizer state and the records so far. It holds no generator state: every draw is a function
-of (seed, name, step), see `seeding`.
+A checkpoint holds weights, optimizer state, fp16's gradient scale and the records so far. It holds no generator state:
+every draw is a function of (seed, name, step), see `seeding`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Checkpoint:
         optimizer: the optimizer's tensors, flat; see `optimizer_tensors`.
         best: weights that are kept beside the current ones; empty where there are none.
         records: plain values, such as the lines of metrics.jsonl.
+        scaler: state of fp16's gradient scaler, plain values; empty at other precisions.
     """
 
     step: int
@@ -46,6 +47,7 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
     best: dict[str, Tensor] = field(default_factory=dict)
     records: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
@@ -74,7 +76,12 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
         save_file(_contiguous(checkpoint.optimizer), temporary / "optimizer.safetensors")
         if checkpoint.best:
             save_file(_contiguous(checkpoint.best), temporary / "best.safetensors")
-        state = {"schema": _SCHEMA, "step": checkpoint.step, "records": checkpoint.records}
+        state = {
+            "schema": _SCHEMA,
+            "step": checkpoint.step,
+            "records": checkpoint.records,
+            "scaler": checkpoint.scaler,
+        }
         storage.write_json(temporary / "trainer.json", state)
     for old in _kept(folder)[:-_KEEP]:
         storage.remove(old)
@@ -130,6 +137,7 @@ def _load(path: Path, owner: str) -> Checkpoint:
         optimizer=storage.read_tensors(path / "optimizer.safetensors"),
         best=storage.read_tensors(best) if best.exists() else {},
         records=trainer["records"],
+        scaler=trainer.get("scaler", {}),
     )
 
 

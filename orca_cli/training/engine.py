@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
-from orca_cli.exceptions import ConfigError, UnavailableError
+from orca_cli.exceptions import CheckpointError, ConfigError, UnavailableError
 from orca_cli.interfaces import Batch
+
+_LEAST_SCALE = 1e-4  # float16 reaches to 65504: a gradient that overflows at this scale is above 6e8
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -38,6 +41,16 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+def check_precision(device: torch.device, precision: str) -> None:
+    """Refuse a precision that does not work on a device.
+
+    Raises:
+        ConfigError: fp16 on the CPU.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("fp16 needs a GPU", where="precision", hint="use precision=fp32 or precision=bf16")
+
+
 class Engine:
     """Device, mixed precision, backward pass and clipping of one run."""
 
@@ -51,8 +64,7 @@ class Engine:
         Raises:
             ConfigError: the precision does not work on the device.
         """
-        if precision == "fp16" and device.type == "cpu":
-            raise ConfigError("fp16 needs a GPU", where="precision", hint="use precision=fp32 or precision=bf16")
+        check_precision(device, precision)
         # accelerate keeps its first choice for the life of the process; the runs of a sweep may differ.
         AcceleratorState._reset_state(reset_partial_state=True)
         PartialState._reset_state()
@@ -60,15 +72,48 @@ class Engine:
         mixed = {"fp32": "no"}.get(precision, precision)
         self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
         self.device = device
-        self.skips_overflow = (
-            precision == "fp16"
-        )  # its gradient scaler leaves out steps that overflow, and lowers the scale
+        self._first_scale = self.scaler_state()
         torch.use_deterministic_algorithms(True, warn_only=True)
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Return an optimizer that takes steps at the chosen precision; the one before it is let go."""
+        """Return an optimizer that takes steps at the chosen precision; the one before it is let go.
+
+        The scale of gradients begins anew: what an earlier optimizer of this process met must not reach this one's steps.
+        """
         self._accelerator.free_memory()
+        self.restore_scaler(self._first_scale)
         return self._accelerator.prepare_optimizer(optimizer)
+
+    @property
+    def skips_overflow(self) -> bool:
+        """Return whether a step whose gradient is not finite is left out and the scale lowered, as fp16 needs it.
+
+        At a scale that no float16 can overflow with, such a gradient has another cause.
+        """
+        scaler = self._accelerator.scaler
+        return scaler is not None and scaler.get_scale() > _LEAST_SCALE
+
+    def scaler_state(self) -> dict[str, Any]:
+        """Return the state of fp16's gradient scaler, JSON-able: scale, growth tracker; empty where there is none."""
+        scaler = self._accelerator.scaler
+        return {} if scaler is None else scaler.state_dict()
+
+    def restore_scaler(self, state: dict[str, Any]) -> None:
+        """Give the gradient scaler, where there is one, the state that `scaler_state` returned.
+
+        Raises:
+            CheckpointError: there is a scaler, and no state.
+        """
+        scaler = self._accelerator.scaler
+        if scaler is None:
+            return
+        if not state:
+            raise CheckpointError(
+                "the checkpoint holds no scale of gradients, so fp16 cannot go on exactly",
+                where="precision",
+                hint="use --force to begin the run anew",
+            )
+        scaler.load_state_dict(state)
 
     def autocast(self) -> AbstractContextManager:
         """Return the context in which forward passes run at the chosen precision."""

@@ -1,0 +1,82 @@
+"""Whether inputs of one split occur in another: by a hash of each input as the model gets it.
+
+An error on samples that were trained on says nothing about new data, so it is told beside the error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from orca_cli import seeding, signals
+from orca_cli.interfaces import Batch, Samples
+
+_MOST_SAMPLES = 20_000
+_MOST_VALUES = 2**26  # of the inputs of a split (256 MiB in float32): what takes a second to hash
+_BATCH_VALUES = 2**23
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Inputs of a second split that are in a first one too.
+
+    Args:
+        shared: their number.
+        of: samples of the second that were read.
+        complete: both splits were read whole; else there may be more.
+    """
+
+    shared: int
+    of: int
+    complete: bool
+
+    def __str__(self) -> str:
+        """Return it in words, such as "3 of 50 samples"."""
+        return f"{self.shared} of {self.of} samples{'' if self.complete else ' that were compared'}"
+
+
+def input_hashes(batch: Batch) -> list[bytes]:
+    """Return a hash of each input [C, *E]; padding belongs to it."""
+    x, valid = batch.x.numpy(), None if batch.valid is None else batch.valid.numpy()
+    hashes = []
+    for place, sample in enumerate(x):
+        digest = hashlib.blake2b(np.ascontiguousarray(sample).tobytes(), digest_size=16)
+        if valid is not None:
+            digest.update(valid[place].tobytes())
+        hashes.append(digest.digest())
+    return hashes
+
+
+def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int) -> Shared:
+    """Count the samples of a split whose inputs are in another one as well.
+
+    Args:
+        first: such as the training split.
+        second: such as the test split.
+        input_shape: (C, L) or (C, H, W).
+        seed: of the draw, where a split is too large to be read whole.
+    """
+    known = set(_read(first, input_shape, seed))
+    found = _read(second, input_shape, seed)
+    complete = len(found) == len(second) and _rows(len(first), input_shape, seed).size == len(first)
+    return Shared(sum(digest in known for digest in found), len(found), complete)
+
+
+def _rows(n: int, input_shape: tuple[int, ...], seed: int) -> np.ndarray:
+    most = min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
+    if n <= most:
+        return np.arange(n)
+    return np.sort(seeding.numpy_generator(seed, "overlap").choice(n, most, replace=False))
+
+
+def _read(samples: Samples, input_shape: tuple[int, ...], seed: int) -> list[bytes]:
+    rows = _rows(len(samples), input_shape, seed)
+    size = max(1, min(256, _BATCH_VALUES // math.prod(input_shape)))
+    hashes: list[bytes] = []
+    for start in range(0, len(rows), size):
+        signals.check()
+        hashes += input_hashes(samples.batch(rows[start : start + size]))
+    return hashes

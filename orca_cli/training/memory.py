@@ -1,0 +1,42 @@
+"""Memory that a computation did not get, told by the setting that it goes with."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orca_cli.exceptions import MemoryExhaustedError
+
+# torch on CPU, CUDA and MPS; safetensors; C++; cuBLAS and cuDNN; oneDNN, which says no more than this
+_WORDS = re.compile(
+    r"out of memory|can(?:'t|not) allocate memory|bad_alloc|STATUS_ALLOC_FAILED|could not create a (?:primitive|memory)$",
+    re.IGNORECASE,
+)
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Return whether an exception says that memory could not be had; most libraries have no type for it."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, (RuntimeError, OSError)) and bool(_WORDS.search(str(error)))
+
+
+@contextmanager
+def governed_by(where: str, hint: str) -> Iterator[None]:
+    """Name what to lower where memory runs out inside the block; an inner block knows better.
+
+    Args:
+        where: the setting that most of the block's memory goes with.
+        hint: what to do.
+
+    Raises:
+        MemoryExhaustedError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_exhausted(error):
+            raise
+        raise MemoryExhaustedError("not enough memory", where=where, hint=hint) from error

@@ -1,0 +1,54 @@
+"""Memory that runs out at a chosen point of a run; hooks of the fork server (see forked.py), which change the child alone."""
+
+from __future__ import annotations
+
+import gc
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.reliability.phases import PHASES, replace
+
+_CUDA = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 15.77 GiB"
+
+
+def starve(argument: str) -> None:
+    """Leave a process no more address space than it has and some MiB, from the n-th call of a phase on: "phase:n:MiB"."""
+    phase, number, room = argument.split(":")
+
+    def limit() -> None:
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + int(room) * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+    _before(phase, int(number), limit)
+
+
+def exhaust(argument: str) -> None:
+    """Fail as a GPU does that has no memory left, at the n-th call of a phase: "phase:n"."""
+    phase, number = argument.split(":")
+
+    def fail() -> None:
+        raise torch.OutOfMemoryError(_CUDA)
+
+    _before(phase, int(number), fail)
+
+
+def _before(phase: str, number: int, act: Callable[[], None]) -> None:
+    calls = 0
+
+    def make(original: Callable) -> Callable:
+        def call(*words: Any, **more: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                act()
+            return original(*words, **more)
+
+        return call
+
+    replace(PHASES[phase], make)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orca_cli import __version__, signals, terminal
-from orca_cli.exceptions import Interrupted, MemoryExhaustedError, OrcaError, UsageError, suggest
+from orca_cli.exceptions import Interrupted, MemoryExhaustedError, OrcaError, UsageError, of_processes, suggest
 
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
@@ -23,6 +23,9 @@ COMMANDS = {
     "list": "what there is to choose from: tasks, bodies, sources, metrics, finetune, hparams, protocols, studies, settings",
     "doctor": "check this machine: versions, devices, folders, extras",
 }
+
+# Import torch and other packages of the versions that the program is made for.
+_COMPUTING = ("run", "distance", "data check", "data import")
 
 _EXAMPLES = """\
 examples:
@@ -73,7 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - a bug; what it is about stands in one line, the rest where it is asked for
         if wants_traceback:
             traceback.print_exc()
-        failure = OrcaError(f"unexpected {type(error).__name__}: {error}", hint="--traceback shows where")
+        failure = of_processes(error) or OrcaError(
+            f"unexpected {type(error).__name__}: {error}", hint="--traceback shows where"
+        )
         terminal.print_error(f"orca: error: {failure}")
         return failure.code
 
@@ -103,6 +108,10 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     arguments = parser.parse_intermixed_args(words)
     arguments.traceback = wants_traceback
     arguments.program = program  # the function `main` where it was called by nobody's program but this one
+    if name in _COMPUTING:
+        from orca_cli.runs.environment import check_requirements
+
+        check_requirements()
     return command.execute(arguments)
 
 

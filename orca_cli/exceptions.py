@@ -113,7 +113,7 @@ class StorageError(OrcaError):
 
 
 class MemoryExhaustedError(OrcaError):
-    """The run needs more memory than there is."""
+    """The run needs more memory, threads or processes than there are."""
 
     code = 31
 
@@ -154,18 +154,13 @@ class Preempted(Interrupted):
         return cls(f"preempted by {signal.Signals(signum).name}", hint="type the same command again to go on")
 
 
-def exhausted(error: BaseException) -> MemoryExhaustedError | None:
-    """Return what an unexpected error says of this machine's memory, threads or processes; None where it says nothing."""
-    text = str(error)
-    if "can't start new thread" in text or isinstance(error, BlockingIOError):
-        return MemoryExhaustedError(
-            "no more threads or processes may be started", where="this machine", hint="raise the limit: ulimit -u"
-        )
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return MemoryExhaustedError(
-            "not enough memory", where="train.batch_size", hint="use a smaller train.batch_size with train.accumulation"
-        )
-    return None
+def of_processes(error: BaseException) -> MemoryExhaustedError | None:
+    """Return the failure that the system allows no more threads or processes; None where an error says no such thing."""
+    if "can't start new thread" not in str(error) and not isinstance(error, BlockingIOError):
+        return None
+    return MemoryExhaustedError(
+        "no more threads or processes may be started", where="this machine", hint="raise the limit (ulimit -u)"
+    )
 
 
 def suggest(word: str, allowed: Iterable[str]) -> str:

@@ -181,6 +181,16 @@ def _line_advance(description: str, total: int) -> Callable[..., None]:
     return advance
 
 
+def told_once(handler: logging.Handler, what: str) -> None:
+    """Let work go on where a handler cannot write its log, such as on a full disk, and say so once in the other ones."""
+
+    def failed(record: logging.LogRecord) -> None:
+        handler.handleError = lambda record: None  # type: ignore[method-assign]
+        log.warning(f"{what} is lost, the work goes on: {sys.exc_info()[1]}")
+
+    handler.handleError = failed  # type: ignore[method-assign]
+
+
 def configure_logging(*, verbose: bool = False, quiet: bool = False, prefix: str = "", bars: bool = True) -> None:
     """Send the program's log to standard error, one plain line per message.
 
@@ -194,6 +204,7 @@ def configure_logging(*, verbose: bool = False, quiet: bool = False, prefix: str
     _prefix, _has_bars = prefix, bars
     logging.raiseExceptions = False  # a log that nobody can read any more is no failure of the work
     handler = logging.StreamHandler(sys.stderr)
+    told_once(handler, "standard error")
     handler.setFormatter(logging.Formatter(f"{prefix.replace('%', '%%')}%(message)s"))
     log.handlers = [handler]
     log.propagate = False

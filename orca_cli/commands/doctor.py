@@ -13,7 +13,7 @@ from typing import Any
 
 from orca_cli import __version__, configuration, storage, terminal
 from orca_cli.exceptions import OrcaError, StorageError, UnavailableError
-from orca_cli.runs.environment import version_of
+from orca_cli.runs.environment import unmet_requirements, version_of
 
 SCHEMA = 1
 _GIB = 2**30
@@ -77,6 +77,7 @@ def execute(arguments: argparse.Namespace) -> int:
 def _check_machine(*, as_json: bool) -> int:
     found = {
         "versions": versions(),
+        "unmet": unmet_requirements(),
         "devices": devices(),
         "folders": folders(),
         "extras": extras(),
@@ -228,6 +229,8 @@ def judge(found: dict[str, Any]) -> tuple[int, str]:
     missing = [name for name in _NEEDED if found["versions"][name] is None]
     if missing:
         return UnavailableError.code, f"orca run cannot work: {', '.join(missing)} missing; pip install orca-transfer"
+    if found["unmet"]:
+        return UnavailableError.code, f"orca run cannot work: {', '.join(found['unmet'])}; pip install orca-transfer"
     if "error" in found["devices"]:
         return UnavailableError.code, f"orca run cannot work: {found['devices']['error']}"
     for name, folder in found["folders"].items():

@@ -7,14 +7,14 @@ import logging
 import math
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orca_cli import parts, signals, storage, terminal
 from orca_cli.commands.summary import error_text
-from orca_cli.exceptions import Interrupted, MemoryExhaustedError, OrcaError, Preempted, UsageError
+from orca_cli.exceptions import Interrupted, MemoryExhaustedError, OrcaError, Preempted, UsageError, of_processes
 from orca_cli.launching import processes, slurm
 
 _LONGEST_NOTE = 2000
@@ -159,6 +159,7 @@ def run_job(job: Any, *, force: bool = False, allow_inexact: bool = False, trace
 
     name = run_name(job)
     try:
+        _check_device(job.config, None if force else directory.look(Path(job.config.paths.runs), name))
         with (
             signals.deferred(),
             signals.watched(),
@@ -173,6 +174,21 @@ def run_job(job: Any, *, force: bool = False, allow_inexact: bool = False, trace
     except OrcaError as error:
         _print_failure(error, traceback_wanted)
         return Outcome("interrupted" if isinstance(error, Interrupted) else "failed", error.code, note=str(error))
+
+
+def _check_device(config: Any, earlier: Any) -> None:
+    """Refuse a device that is absent, or a precision that it has not, before a folder is made or an earlier one touched.
+
+    Args:
+        config: of the run.
+        earlier: the folder of the same run, None where there is none; a completed one needs no device.
+    """
+    unconditional = config.device in ("auto", "cpu") and config.precision != "fp16"
+    if unconditional or (earlier is not None and earlier.result()):
+        return  # without torch, whose import takes seconds
+    from orca_cli.training.engine import check_precision, choose_device
+
+    check_precision(choose_device(config.device), config.precision)
 
 
 def run_name(job: Any) -> Any:
@@ -201,12 +217,22 @@ def _attempt(job: Any, run: Any, traceback_wanted: bool) -> Outcome:
         _print_failure(error, traceback_wanted)
         return Outcome("interrupted", error.code, run.path.name, str(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
-        known = _known(error, run.status().get("stage") or "build")
-        failure = known or _bug(run, error)
-        _record(run, "failed", failure)
+        failure = _gone(run)
+        if failure is None:  # else there is nothing to record it in
+            failure = _known(error, run.status().get("stage") or "build") or _bug(run, error)
+            _record(run, "failed", failure)
         _print_failure(failure, traceback_wanted, cause=error)
         return Outcome("failed", failure.code, run.path.name, str(failure))
     return Outcome("completed", 0, run.path.name, error_text(run.result()))
+
+
+def _gone(run: Any) -> OrcaError | None:
+    """Return the failure that the run's folder is not there any more, which can show itself in any other; else None."""
+    try:
+        storage.check_held(run.path)
+    except OrcaError as error:
+        return error
+    return None
 
 
 def _known(error: BaseException, stage: str) -> OrcaError | None:
@@ -219,7 +245,7 @@ def _known(error: BaseException, stage: str) -> OrcaError | None:
         return MemoryExhaustedError(
             "not enough memory", where=stage, hint="free some, or use a smaller body or less data"
         )
-    return storage.of_the_disk(error)
+    return of_processes(error) or storage.of_the_disk(error)
 
 
 def _bug(run: Any, error: BaseException) -> OrcaError:
@@ -400,10 +426,11 @@ def _logged(path: Path) -> Iterator[None]:
         yield
         return
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full log disk must not end the run
+    terminal.told_once(handler, f"the log {path}")
     terminal.log.addHandler(handler)
     try:
         yield
     finally:
         terminal.log.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # lines that a full disk still has no room for
+            handler.close()

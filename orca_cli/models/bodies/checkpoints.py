@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import storage
-from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnsafeError
+from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnsafeError, of_processes
 from orca_cli.terminal import log
 
 KEY = "body.checkpoint"
@@ -191,6 +191,8 @@ def _reading(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 - both libraries raise types of their own
+        if isinstance(error, MemoryError) or "allocate memory" in str(error) or of_processes(error):
+            raise  # no fault of the checkpoint
         raise DataError(f"the checkpoint cannot be read: {error}", where=str(folder)) from error
 
 

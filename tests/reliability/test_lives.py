@@ -37,7 +37,7 @@ FAULTS = st.one_of(
     st.builds(
         "{}:{}:{}".format,
         st.sampled_from(CALLS),
-        st.one_of(st.integers(1, 40), st.integers(1, 40).map("{}+".format)),
+        st.one_of(st.sampled_from(range(1, 21)), st.sampled_from(range(1, 21)).map("{}+".format)),
         st.sampled_from(("KILL", "ENOSPC", "EIO")),
     ),
 )
@@ -62,6 +62,7 @@ class Life(RuleBasedStateMachine):
         self.promises = self.root / "promises"
         self.promises.write_text("0")
         self.damaged: set[str] = set()
+        self.attempts = 0
 
     def teardown(self) -> None:
         shutil.rmtree(self.root)
@@ -88,6 +89,7 @@ class Life(RuleBasedStateMachine):
 
     def attempt(self, steps: int, end: str, fault: str) -> int:
         """Work on the run in a process of its own; returns its exit code, negative where a signal ended it."""
+        self.attempts += 1
         pid = os.fork()
         if pid:
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -132,12 +134,13 @@ class Life(RuleBasedStateMachine):
                 run.set_state(end, code=1)
         return 0
 
-    @rule(steps=st.integers(0, 3), end=st.sampled_from(("", "interrupted", "failed")), fault=FAULTS)
+    @rule(steps=st.sampled_from((2, 1, 3, 0)), end=st.sampled_from(("", "interrupted", "failed")), fault=FAULTS)
     def works(self, steps: int, end: str, fault: str) -> None:
         code = self.attempt(steps, end, fault)
         allowed = {0} | ({-9} if fault.endswith("KILL") else {STORAGE} if fault else set())
         assert code in allowed, (code, fault)
 
+    @precondition(lambda self: self.attempts > 8)  # most of a life is before its end
     @rule(fault=FAULTS)
     def ends(self, fault: str) -> None:
         code = self.attempt(0, "completed", fault)
@@ -173,7 +176,7 @@ class Life(RuleBasedStateMachine):
         found = check(self.runs[0])
         after = {name: digest for name, digest in tree(self.root).items() if not name.endswith("status.json")}
         assert before == after
-        told = [line for line in found.damaged if not line.startswith("status.json: it did not say")]
+        told = [line for line in found.damaged if "env.json cannot replace it" not in line]
         assert bool(told) == bool(self.damaged), found
         if (self.runs[0] / "env.json").exists():
             assert self.state
@@ -197,7 +200,9 @@ class Life(RuleBasedStateMachine):
         for path in self.steps:
             try:
                 storage.verify_folder(path)
-                assert path.name not in self.damaged
+                if path.name in self.damaged:  # then it was moved aside, and made anew
+                    assert list(path.parent.glob(f"{path.name}.bad-*"))
+                    self.damaged.remove(path.name)
             except ChecksumError:
                 assert path.name in self.damaged, f"torn: {path}"
         promised = self.promises.read_text().strip()
@@ -215,7 +220,7 @@ def test_random_lives_of_a_run(scorecard):
     try:
         # To shrink a life takes minutes; its events are printed, and it is the same at every run.
         phases = [phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)]
-        run_state_machine_as_test(Life, settings=settings(examples(20), phases=phases, stateful_step_count=30))
+        run_state_machine_as_test(Life, settings=settings(examples(20), phases=phases, stateful_step_count=40))
         passed = True
     finally:
         scorecard.add(

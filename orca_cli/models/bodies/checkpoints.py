@@ -22,7 +22,7 @@ from orca_cli.terminal import log
 
 KEY = "body.checkpoint"
 _FILES = ["*.safetensors", "*.json", "*.txt"]
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_CONFIG = 2**24  # bytes
 _TIMEOUT_S = 8
@@ -49,10 +49,11 @@ def resolve(checkpoint: str) -> Path:
     """Return a local folder with config.json and safetensors.
 
     Args:
-        checkpoint: a folder, or a hub id such as "roberta-base".
+        checkpoint: a folder, or a hub id such as "roberta-base", with "@" and a commit, tag or branch where not the newest
+            is meant.
 
     Raises:
-        ConfigError: no such folder.
+        ConfigError: no such folder, or no such revision on the hub.
         DataError: the folder is no checkpoint.
         UnsafeError: it has pickled weights only.
         ChecksumError: the packaged weights are not the published ones.
@@ -214,15 +215,22 @@ def _checked(folder: Path) -> Path:
 def _from_hub(name: str) -> Path:
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S))  # read when the package is first imported
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
+    model, _, wanted = name.partition("@")
+    commit = wanted or None
     try:
-        return Path(snapshot_download(name, allow_patterns=_FILES, local_files_only=True))
+        return Path(snapshot_download(model, revision=commit, allow_patterns=_FILES, local_files_only=True))
     except HFValidationError as error:
         raise ConfigError(f"'{name}' is neither a folder nor a hub id", where=KEY) from error
     except LocalEntryNotFoundError:
         log.debug(f"'{name}' is not in the hub's cache")
-    packaged = PACKAGED.get(name)
+    packaged = PACKAGED.get(model)
     extra = (
         f"install the extra '{packaged.extra}' (pip install 'orca-transfer[{packaged.extra}]') or " if packaged else ""
     )
@@ -233,9 +241,11 @@ def _from_hub(name: str) -> Path:
             hint=f"{extra}give {KEY}=FOLDER",
         )
     try:
-        return Path(snapshot_download(name, allow_patterns=_FILES, etag_timeout=_TIMEOUT_S))
+        return Path(snapshot_download(model, revision=commit, allow_patterns=_FILES, etag_timeout=_TIMEOUT_S))
+    except RevisionNotFoundError as error:
+        raise ConfigError(f"'{model}' has no revision '{wanted}' on the hub", where=KEY) from error
     except RepositoryNotFoundError as error:
-        raise ConfigError(f"the hub has no '{name}'", where=KEY, hint=f"{extra}give {KEY}=FOLDER") from error
+        raise ConfigError(f"the hub has no '{model}'", where=KEY, hint=f"{extra}give {KEY}=FOLDER") from error
     except Exception as error:
         raise NetworkError(
             f"'{name}' could not be fetched: {error}", where=KEY, hint=f"{extra}give {KEY}=FOLDER"

@@ -1,0 +1,214 @@
+"""Rows H9 and H10: weight files and model folders of strangers run nothing, and are what was asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orca_cli.exceptions import ConfigError, DataError, NetworkError, OrcaError, UnsafeError
+from orca_cli.models.bodies import checkpoints, text
+from tests.checkpoints import save_tiny_bert
+from tests.reliability.test_hostile_files import FIGURE
+
+SECRET = "hunter2"
+
+
+def safetensors(header: dict[str, Any] | bytes, content: bytes = b"", size: int | None = None) -> bytes:
+    text_of = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text_of) if size is None else size) + text_of + content
+
+
+def tensor(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+SAFETENSORS = {
+    "header of 2**60 bytes": safetensors({}, size=2**60),
+    "header of 2 GB": safetensors({}, size=2**31),
+    "no JSON": safetensors(b"{'a': os.system}"),
+    "cut off": safetensors({"a": tensor([4], 0, 16)})[:20],
+    "overlap": safetensors({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, bytes(12)),
+    "hole": safetensors({"a": tensor([1], 0, 4), "b": tensor([1], 8, 12)}, bytes(12)),
+    "shape of terabytes": safetensors({"a": tensor([2**40], 0, 2**42)}, bytes(8)),
+    "shape that overflows": safetensors({"a": tensor([2**32, 2**32], 0, 0)}),
+    "negative": safetensors(b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}'),
+    "unknown type": safetensors({"a": tensor([1], 0, 4, "PICKLE")}, bytes(4)),
+    "same name twice": safetensors(b'{"a": %s, "a": %s}' % ((json.dumps(tensor([1], 0, 4)).encode(),) * 2), bytes(4)),
+    "deep": safetensors(b"[" * 100_000 + b"]" * 100_000),
+    "pickle": pickle.dumps({"a": 1}),
+    "zip": b"PK\x03\x04" + bytes(100),
+    "web page": b"<!doctype html><html></html>",
+    "weights of others": safetensors({"a": tensor([1], 0, 4)}, bytes(4)),
+}
+
+
+@pytest.mark.parametrize("title", SAFETENSORS)
+def test_hostile_safetensors_are_refused(title, tmp_path, scorecard):
+    """H9."""
+    folder = save_tiny_bert(tmp_path / "bert")
+    (folder / "model.safetensors").write_bytes(SAFETENSORS[title])
+    with pytest.raises((DataError, UnsafeError), match="bert") as caught:
+        text.load(str(folder))
+    assert "\n" not in str(caught.value)
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+class Payload:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.canary),)
+
+
+def _changed(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _only_bin(folder: Path, canary: Path) -> None:
+    import torch
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": Payload(canary)}, folder / "pytorch_model.bin")
+
+
+def _both(folder: Path, canary: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(canary)))
+
+
+def _auto_map(folder: Path, canary: Path) -> None:
+    _changed(folder / "config.json", auto_map={"AutoModel": "evil.Model", "AutoConfig": "evil.Config"})
+    _evil_module(folder, canary)
+
+
+def _evil_module(folder: Path, canary: Path) -> None:
+    (folder / "evil.py").write_text(f"import os\nos.mkdir({str(canary)!r})\nclass Model: pass\nclass Config: pass\n")
+
+
+def _tokenizer_code(folder: Path, canary: Path) -> None:
+    _changed(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Model", "evil.Model"]})
+    _evil_module(folder, canary)
+
+
+def _tokenizer_pickle(folder: Path, canary: Path) -> None:
+    for path in folder.glob("*token*"):
+        path.unlink()
+    (folder / "vocab.txt").unlink()
+    for name in ("tokenizer.pkl", "vocab.pkl", "vocab.bin", "added_tokens.pkl", "pretrained_vocab_file.bin"):
+        (folder / name).write_bytes(pickle.dumps(Payload(canary)))
+
+
+def _kernel(folder: Path, canary: Path) -> None:
+    _changed(folder / "config.json", attn_implementation="someone/kernel")
+
+
+def _quantised(folder: Path, canary: Path) -> None:
+    _changed(folder / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+
+
+def _model_type(folder: Path, canary: Path) -> None:
+    _changed(folder / "config.json", model_type="../../evil")
+    _evil_module(folder, canary)
+
+
+def _index(folder: Path, canary: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    weights = {"embeddings.word_embeddings.weight": "../secret.bin", "a": "pytorch_model.bin"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+    _both(folder, canary)
+    (folder.parent / "secret.bin").write_bytes(pickle.dumps(Payload(canary)))
+
+
+def _links(folder: Path, canary: Path) -> None:
+    secret = folder.parent / "secret"
+    secret.write_text(SECRET)
+    for name in ("model.safetensors", "vocab.txt"):
+        (folder / name).unlink()
+        (folder / name).symlink_to(secret)
+
+
+REPOSITORIES = {
+    "only .bin": (_only_bin, UnsafeError),
+    "a .bin beside safetensors": (_both, None),
+    "code for the model": (_auto_map, UnsafeError),
+    "code for the tokenizer": (_tokenizer_code, None),
+    "pickles for the tokenizer": (_tokenizer_pickle, None),
+    "a kernel of the hub": (_kernel, UnsafeError),
+    "a quantiser": (_quantised, UnsafeError),
+    "another family": (_model_type, OrcaError),
+    "an index to other files": (_index, DataError),
+    "links": (_links, DataError),
+}
+
+
+@pytest.mark.parametrize("title", REPOSITORIES)
+def test_model_folders_run_nothing(title, tmp_path, monkeypatch, scorecard):
+    """H10."""
+    canary = tmp_path / "canary"
+    folder = save_tiny_bert(tmp_path / "bert")
+    change, expected = REPOSITORIES[title]
+    change(folder, canary)
+    try:
+        body = text.load(str(folder))
+        body.embed_source(["a list"])
+    except OrcaError as error:
+        told = error
+        assert isinstance(told, expected or DataError), told
+        assert SECRET not in str(told)
+    else:
+        assert expected is None
+    assert not canary.exists()
+    assert "evil" not in sys.modules
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+def test_the_payload_of_a_model_folder_would_have_fired(tmp_path):
+    pickle.loads(pickle.dumps(Payload(tmp_path / "canary")))
+    assert (tmp_path / "canary").is_dir()
+
+
+def test_weights_that_are_missing_are_told(tmp_path):
+    """transformers draws them at random and goes on."""
+    from safetensors.torch import load_file, save_file
+
+    folder = save_tiny_bert(tmp_path / "bert")
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match=r"1 of the model's weights .*encoder\.layer\.1\.output\.dense\.weight"):
+        text.load(str(folder))
+
+
+def test_the_revision_of_the_hub_is_known(tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert checkpoints.revision(tmp_path / "models--a--b" / "snapshots" / commit) == commit
+    assert checkpoints.revision(tmp_path / "snapshots" / commit) is None
+    assert checkpoints.revision(tmp_path / "models--a--b" / "snapshots" / "main") is None
+
+
+def test_a_pinned_revision_is_the_one_that_is_read(tmp_path, monkeypatch):
+    """H10: two commits are in the hub's cache, and a tag; what is pinned is read, and recorded."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "models--own--model"
+    commits = {"first": "1" * 40, "second": "2" * 40}
+    for name, commit in commits.items():
+        save_tiny_bert(repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / name).write_text(commit)
+    (repository / "refs" / "main").write_text(commits["second"])
+    for given, commit in {"": "2", "@first": "1", f"@{commits['first']}": "1", "@second": "2"}.items():
+        assert checkpoints.revision(checkpoints.resolve(f"own/model{given}")) == commit * 40
+    with pytest.raises(NetworkError, match="own/model@third"):
+        checkpoints.resolve("own/model@third")
+    with pytest.raises(ConfigError, match="no such folder"):
+        checkpoints.check_name("own/model@a b")

@@ -1,7 +1,7 @@
 """Turn `_target_` nodes of the configuration into objects, and nothing but the program's own parts and torch's.
 
 A configuration names code. So a node may name only a class or function that is defined in one of the allowed modules:
-`orca_cli.storage.shutil.rmtree` is refused, because `rmtree` is not ours.
+`orca_cli.storage.folders.shutil.rmtree` is refused, because `rmtree` is not ours.
 """
 
 from __future__ import annotations

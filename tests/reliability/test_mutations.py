@@ -14,7 +14,7 @@ import pytest
 from tests.tiers import count
 
 ROOT = Path(__file__).parent.parent.parent
-STORAGE = "orca_cli/storage.py"
+DISK, FILES, FOLDERS, LOCKS = (f"orca_cli/storage/{name}.py" for name in ("disk", "files", "folders", "locks"))
 CHECKPOINT = "orca_cli/training/checkpoint.py"
 _UNIT = "tests/unit/test_storage.py"
 _KILLS = "tests/reliability/test_kills.py"
@@ -39,92 +39,92 @@ class Defect:
 
 DEFECTS = {
     "no fsync of files in a folder": Defect(
-        STORAGE, "                    fsync_file(entry)\n", "", (_UNIT, "-k", "power")
+        FOLDERS, "                    fsync_file(entry)\n", "", (_UNIT, "-k", "power")
     ),
     "no fsync of a written file": Defect(
-        STORAGE,
+        FILES,
         "            fsync_file(temporary)\n            os.replace",
         "            os.replace",
         (_UNIT, "-k", "power"),
     ),
     "no fsync of the folder after a rename": Defect(
-        STORAGE,
-        "            temporary.rename(path)\n            _fsync_folder(path.parent)\n",
+        FOLDERS,
+        "            temporary.rename(path)\n            fsync_folder(path.parent)\n",
         "            temporary.rename(path)\n",
         (_UNIT, "-k", "power"),
     ),
     "no fsync of a new folder's name": Defect(
-        STORAGE, "            _fsync_folder(folder.parent)\n    return path", "    return path", (_UNIT, "-k", "power")
+        DISK, "            fsync_folder(folder.parent)\n    return path", "    return path", (_UNIT, "-k", "power")
     ),
     "no fsync of an appended line": Defect(
-        STORAGE, "            file.flush()\n            os.fsync(file.fileno())\n", "", (_UNIT, "-k", "power")
+        FILES, "            file.flush()\n            os.fsync(file.fileno())\n", "", (_UNIT, "-k", "power")
     ),
     "the manifest comes after the rename": Defect(
-        STORAGE,
+        FOLDERS,
         "            seal(temporary, files, owner=owner)\n"
         "            temporary.chmod(0o755)\n"
         "            if path.exists():\n"
         "                remove(path)\n"
         "            temporary.rename(path)\n"
-        "            _fsync_folder(path.parent)\n",
+        "            fsync_folder(path.parent)\n",
         "            temporary.chmod(0o755)\n"
         "            if path.exists():\n"
         "                remove(path)\n"
         "            temporary.rename(path)\n"
-        "            _fsync_folder(path.parent)\n"
+        "            fsync_folder(path.parent)\n"
         "            seal(path, [path / file.relative_to(temporary) for file in files], owner=owner)\n",
         (_UNIT, "-k", "power"),
     ),
     "written in place": Defect(
-        STORAGE,
+        FILES,
         "    write_with(path, lambda temporary: temporary.write_bytes(content))\n",
-        "    make_folder(path.parent)\n    path.write_bytes(content)\n    fsync_file(path)\n    _fsync_folder(path.parent)\n",
+        "    make_folder(path.parent)\n    path.write_bytes(content)\n    fsync_file(path)\n    fsync_folder(path.parent)\n",
         (_UNIT, "-k", "full_disk"),
     ),
     "the hash is not compared": Defect(
-        STORAGE, ' or sha256_file(file) != entry["sha256"]', "", (_UNIT, "-k", "flipped")
+        FOLDERS, ' or sha256_file(file) != entry["sha256"]', "", (_UNIT, "-k", "flipped")
     ),
     "the size alone of a manifest is trusted": Defect(
-        STORAGE,
-        '_checked_text(record) != content.decode(errors="replace")',
+        FILES,
+        "_encoded(_checked_text(record)) != content",
         "False",
         (_UNIT, "-k", "manifest"),
     ),
     "a file too many is overlooked": Defect(
-        STORAGE, "        if extra:\n", "        if False:\n", (_UNIT, "-k", "too_many")
+        FOLDERS, "        if extra:\n", "        if False:\n", (_UNIT, "-k", "too_many")
     ),
     "two processes share a folder": Defect(
-        STORAGE,
+        DISK,
         "                path.mkdir()\n            except FileExistsError:\n                continue",
         "                path.mkdir(exist_ok=True)\n            except FileExistsError:\n                continue",
         (_UNIT, "-k", "racing"),
     ),  # fmt: skip
     "the lock is not taken": Defect(
-        STORAGE, "    while not held.is_locked:\n", "    while False:\n", (_UNIT, "-k", "lock_is_exclusive")
+        LOCKS, "    while not held.is_locked:\n", "    while False:\n", (_UNIT, "-k", "lock_is_exclusive")
     ),
     "a lock is told free": Defect(
-        STORAGE,
+        LOCKS,
         "    except BlockingIOError:\n        return True",
         "    except BlockingIOError:\n        return False",
         (_UNIT, "-k", "lock_is_exclusive"),
     ),  # fmt: skip
     "leftovers stay": Defect(
-        STORAGE,
-        'for leftover in list(folder.rglob(f"{_TEMPORARY}*")):',
+        FOLDERS,
+        'for leftover in list(folder.rglob(f"{TEMPORARY}*")):',
         "for leftover in []:",
         (_UNIT, "-k", "leftovers"),
     ),
     "links are followed": Defect(
-        STORAGE,
+        FOLDERS,
         "        if leftover.is_dir() and not leftover.is_symlink():\n            shutil.rmtree(leftover, ignore_errors=True)",
         "        if leftover.is_dir():\n            shutil.rmtree(leftover.resolve(), ignore_errors=True)",
         (_UNIT, "-k", "leftovers"),
     ),
     "a torn line spoils the next": Defect(
-        STORAGE, "            file.truncate(_end_of_lines(file))\n", "", (_UNIT, "-k", "torn")
+        FILES, "            file.truncate(_end_of_lines(file))\n", "", (_UNIT, "-k", "torn")
     ),
     "room is not asked for": Defect(
-        STORAGE, "    if free is not None and free < size:\n", "    if False:\n", (_UNIT, "-k", "room")
+        DISK, "    if free is not None and free < size:\n", "    if False:\n", (_UNIT, "-k", "room")
     ),
     "one checkpoint is kept": Defect(CHECKPOINT, "_KEEP = 2", "_KEEP = 1", (_DAMAGE, "-k", "flipped_bit")),
     "checkpoints are not verified": Defect(

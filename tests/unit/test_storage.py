@@ -92,7 +92,7 @@ def test_what_cannot_be_read_is_not_called_damage(tmp_path, monkeypatch):
     def fail(path):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(storage, "sha256_file", fail)
+    monkeypatch.setattr(storage.folders, "sha256_file", fail)
     with pytest.raises(StorageError, match="cannot be read: Input/output error"):
         storage.verify_folder(folder)
 
@@ -121,7 +121,7 @@ def test_a_heartbeat_renews_the_time_of_a_file(tmp_path, monkeypatch):
     path = tmp_path / "lock"
     path.touch()
     os.utime(path, (1, 1))
-    monkeypatch.setattr(storage, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(storage.locks, "HEARTBEAT_S", 0.01)
     with storage.heartbeat(path):
         deadline = time.monotonic() + 10
         while path.stat().st_mtime < 2 and time.monotonic() < deadline:

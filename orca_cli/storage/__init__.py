@@ -1,0 +1,93 @@
+"""Every write of the program: temporary name, fsync, rename; folders with a manifest; locks; the clock.
+
+Whatever has its final name is complete. The log of a run is the one file that is written elsewhere: losing lines of it must
+not end a run.
+"""
+
+from orca_cli.storage.clock import (
+    monotonic,
+    now,
+    timestamp,
+)
+from orca_cli.storage.disk import (
+    check_held,
+    check_writable,
+    claim_folder,
+    fsync_file,
+    guarded,
+    held,
+    make_folder,
+    of_the_disk,
+    require_space,
+)
+from orca_cli.storage.files import (
+    append_json_line,
+    read_checked_json,
+    read_json_lines,
+    read_tensors,
+    rewrite_json_lines,
+    sha256_file,
+    write_bytes,
+    write_checked_json,
+    write_json,
+    write_text,
+    write_with,
+)
+from orca_cli.storage.folders import (
+    MANIFEST,
+    clean_temporary,
+    commit_folder,
+    folder_problems,
+    is_aside,
+    is_temporary,
+    quarantine,
+    remove,
+    seal,
+    verify_folder,
+)
+from orca_cli.storage.locks import (
+    HEARTBEAT_S,
+    heartbeat,
+    is_locked,
+    lock,
+)
+
+__all__ = [
+    "HEARTBEAT_S",
+    "MANIFEST",
+    "append_json_line",
+    "check_held",
+    "check_writable",
+    "claim_folder",
+    "clean_temporary",
+    "commit_folder",
+    "folder_problems",
+    "fsync_file",
+    "guarded",
+    "heartbeat",
+    "held",
+    "is_aside",
+    "is_locked",
+    "is_temporary",
+    "lock",
+    "make_folder",
+    "monotonic",
+    "now",
+    "of_the_disk",
+    "quarantine",
+    "read_checked_json",
+    "read_json_lines",
+    "read_tensors",
+    "remove",
+    "require_space",
+    "rewrite_json_lines",
+    "seal",
+    "sha256_file",
+    "timestamp",
+    "verify_folder",
+    "write_bytes",
+    "write_checked_json",
+    "write_json",
+    "write_text",
+    "write_with",
+]

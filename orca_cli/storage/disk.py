@@ -1,0 +1,215 @@
+"""Folders and their places on the disk, and what the operating system's complaints mean to a user."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orca_cli.exceptions import OrcaError, StorageError
+
+TEMPORARY = ".tmp-"  # how names begin that files and folders have before they are complete
+_GIB = 1024**3
+_held: dict[Path, tuple[int, int] | None] = {}
+
+
+@contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turn what the operating system or a serialiser says about a failed write inside the block into one StorageError."""
+    try:
+        yield
+    except OrcaError:
+        raise
+    except Exception as error:  # noqa: BLE001 - serialisers wrap a full disk in types of their own
+        raise _explain(path, error) from error
+
+
+def of_the_disk(error: BaseException) -> StorageError | None:
+    """Return the failure of a disk that an unexpected error tells of; None where it tells of none."""
+    failing = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
+    if isinstance(error, OSError) and error.errno in failing:
+        return _explain(Path(str(error.filename or ".")), error)
+    return None
+
+
+def _explain(path: Path, error: Exception) -> StorageError:
+    number = getattr(error, "errno", None) or _number_in(str(error))
+    free = _free_bytes(path)
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (number is None and free is not None and free < 2**20):
+        left = f" ({free / _GIB:.2f} GiB free)" if free is not None else ""
+        return StorageError(f"no space left to write{left}", where=str(path), hint="free some space and repeat")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError("cannot be written: permission denied", where=str(path), hint="choose another folder")
+    if number in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
+        what = "a link that leads to no folder" if _is_broken_link(path) else "a file"
+        return StorageError(f"{what} stands where a folder is needed", where=str(path), hint="choose another folder")
+    if number == errno.ENAMETOOLONG:
+        text = str(path)
+        return StorageError(
+            f"the path is too long ({len(text)} characters)",
+            where=f"{text[:60]}...{text[-20:]}",
+            hint="choose a folder with a shorter name",
+        )
+    text = f"writing failed: {error or type(error).__name__}"
+    return StorageError(text, where=str(path), hint="mend the disk, or choose another folder")
+
+
+def _is_broken_link(path: Path) -> bool:
+    return any(folder.is_symlink() and not os.path.isdir(folder) for folder in (path, *path.parents))
+
+
+def _number_in(text: str) -> int | None:
+    """Return the system's error number that safetensors writes into its message."""
+    found = re.search(r"\(os error (\d+)\)", text)
+    return int(found.group(1)) if found else None
+
+
+def _free_bytes(path: Path) -> int | None:
+    for folder in [path, *path.parents]:
+        if os.path.exists(folder):  # Path.exists raises where the path is too long
+            try:
+                return shutil.disk_usage(folder).free
+            except OSError:
+                return None
+    return None
+
+
+def unreadable(path: Path, error: Exception) -> StorageError:
+    """Return what to tell a user of a file of ours that is there and cannot be read."""
+    return StorageError(
+        f"cannot be read: {getattr(error, 'strerror', None) or error}",
+        where=str(path),
+        hint="mend the disk, or move it aside",
+    )
+
+
+def fsync_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk, where the file system knows of such a thing."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def fsync_file(path: Path) -> None:
+    """Force a file's content to the disk."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make nothing anew inside the block of a folder that is deleted, renamed or replaced meanwhile: such writes raise."""
+    with guarded(folder):
+        _held[folder] = _node(folder)
+    try:
+        yield
+    finally:
+        del _held[folder]
+
+
+def check_held(path: Path) -> None:
+    """Check that a held folder which is or holds `path` is still the one that it was.
+
+    Raises:
+        StorageError: it was deleted, renamed or replaced.
+    """
+    for folder in (path, *path.parents):
+        if folder in _held and _node(folder) != _held[folder]:
+            raise _gone(folder)
+
+
+def _node(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another one of its name; None where there is none."""
+    try:
+        found = os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _gone(folder: Path) -> StorageError:
+    return StorageError(
+        "was deleted, renamed or replaced while work in it went on",
+        where=str(folder),
+        hint="put it back, or repeat the command to begin anew",
+    )
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents where they are missing.
+
+    Raises:
+        StorageError: it cannot be created, or a folder that is held is there no more.
+    """
+    with guarded(path):
+        check_held(path)
+        missing = []
+        folder = path
+        while not folder.is_dir():
+            if folder in _held:  # since the look just before
+                raise _gone(folder)
+            missing.append(folder)
+            folder = folder.parent
+        for folder in reversed(missing):
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                if not folder.is_dir():
+                    raise
+            fsync_folder(folder.parent)
+    return path
+
+
+def claim_folder(parent: Path, name: Callable[[], str]) -> Path:
+    """Create a new folder that no other process has; `name` is asked again where its answer is taken.
+
+    Raises:
+        StorageError: it cannot be created.
+    """
+    make_folder(parent)
+    while True:
+        path = parent / name()
+        with guarded(path):
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            fsync_folder(parent)
+            return path
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Refuse what the disk has no room for, before anything is written.
+
+    Raises:
+        StorageError: fewer than `size` bytes are free below `folder`.
+    """
+    free = _free_bytes(folder)
+    if free is not None and free < size:
+        raise StorageError(
+            f"no space left: {size / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free",
+            where=str(folder),
+            hint="free some space and repeat",
+        )
+
+
+def check_writable(path: Path) -> None:
+    """Create the folder and write a byte into it, so that a run fails before its work and not after it.
+
+    Raises:
+        StorageError: the folder cannot be made or written.
+    """
+    make_folder(path)
+    with guarded(path), tempfile.NamedTemporaryFile(dir=path, prefix=TEMPORARY) as probe:
+        probe.write(b"x")
+        probe.flush()

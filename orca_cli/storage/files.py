@@ -1,0 +1,162 @@
+"""Files that are whole or not there: temporary name, fsync, rename; records that carry a checksum of themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from orca_cli.exceptions import ChecksumError
+from orca_cli.storage.disk import TEMPORARY, fsync_file, fsync_folder, guarded, make_folder, unreadable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_DIGEST = "sha256"
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file so that a reader sees the old content or the new one, never a part.
+
+    Raises:
+        StorageError: disk full, read-only or failing; the old content is intact.
+    """
+    write_with(path, lambda temporary: temporary.write_bytes(content))
+
+
+def write_with(path: Path, writer: Callable[[Path], Any]) -> None:
+    """Let `writer` write a temporary file, force it to the disk and give it its name.
+
+    Raises:
+        StorageError: disk full, read-only or failing; the old content is intact.
+    """
+    make_folder(path.parent)
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    with guarded(path):
+        try:
+            writer(temporary)
+            fsync_file(temporary)
+            os.replace(temporary, path)
+            fsync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as UTF-8, whole or not at all; what is no Unicode in the name of a file becomes an escape."""
+    write_bytes(path, _encoded(text))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")  # in JSON it is an escape that gives the same name again
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all; NaN and infinity are refused, since JSON has no words for them."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def append_json_line(path: Path, record: dict[str, Any]) -> None:
+    """Append one record to a .jsonl file and force it to the disk; half a line that an earlier failure left is cut off.
+
+    Raises:
+        StorageError: disk full, read-only or failing.
+    """
+    make_folder(path.parent)
+    line = json.dumps(record, allow_nan=False).encode() + b"\n"
+    with guarded(path):
+        new = not path.exists()
+        with open(path, "a+b") as file:
+            file.truncate(_end_of_lines(file))
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            fsync_folder(path.parent)
+
+
+def _end_of_lines(file: BinaryIO) -> int:
+    """Return where the last whole line of a file ends."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return 0
+    file.seek(size - 1)
+    if file.read(1) == b"\n":
+        return size
+    file.seek(0)
+    return file.read().rfind(b"\n") + 1
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a .jsonl file up to the first line that is none; a last line may have been cut off."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            records.append(json.loads(line))
+        except (ValueError, RecursionError):
+            break
+    return records
+
+
+def rewrite_json_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    """Replace a .jsonl file, whole or not at all."""
+    write_text(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
+
+
+def write_checked_json(path: Path, record: dict[str, Any]) -> None:
+    """Write a JSON record with a SHA-256 of itself, whole or not at all."""
+    write_text(path, _checked_text(record))
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """Return what `write_checked_json` wrote.
+
+    Raises:
+        ChecksumError: the file is missing, or any bit of it has changed.
+        StorageError: it is there and cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+        record = json.loads(content)
+        digest = record.pop(_DIGEST)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ChecksumError("is missing", where=str(path)) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ChecksumError("is damaged: not a record of this program", where=str(path)) from error
+    if not isinstance(record, dict) or _encoded(_checked_text(record)) != content:
+        raise ChecksumError(f"is damaged: its checksum is not {str(digest)[:12]}", where=str(path))
+    return record
+
+
+def _checked_text(record: dict[str, Any]) -> str:
+    text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
+    digest = hashlib.sha256(_encoded(text)).hexdigest()
+    return json.dumps({**record, _DIGEST: digest}, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file of ours, by name.
+
+    Raises:
+        StorageError: the file cannot be read. The library calls every such failure "not found", torch a RuntimeError.
+    """
+    from safetensors import SafetensorError  # reports and lists import no torch
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise unreadable(path, error) from error
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

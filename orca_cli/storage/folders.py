@@ -1,0 +1,176 @@
+"""Folders that are whole or not there: a manifest with the size and SHA-256 of every file, then the name.
+
+Neither safetensors nor npy notices a flipped bit; the manifest does, and carries a checksum of itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from orca_cli.exceptions import CheckpointError, ChecksumError
+from orca_cli.storage.clock import timestamp
+from orca_cli.storage.disk import TEMPORARY, fsync_file, fsync_folder, guarded, make_folder, unreadable
+from orca_cli.storage.files import read_checked_json, sha256_file, write_checked_json
+
+MANIFEST = "MANIFEST.json"
+_SCHEMA = 1  # of manifests
+_ASIDE = ".bad-"
+
+
+@contextmanager
+def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
+    """Give a temporary folder to fill; at the end of the block it gets a manifest and, in one step, its name.
+
+    A folder that has the name is deleted just before; who cannot bear to lose it takes a new name each time. Where the
+    block raises, nothing remains and the old folder is intact.
+
+    Args:
+        path: the folder's name.
+        owner: whose it is, such as a run's identity; stands in the manifest.
+
+    Raises:
+        StorageError: disk full, read-only or failing.
+    """
+    make_folder(path.parent)
+    with guarded(path):
+        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, suffix=f"-{path.name}", dir=path.parent))
+        try:
+            yield temporary
+            files = []
+            for entry in sorted(temporary.rglob("*")):
+                if entry.is_dir():
+                    fsync_folder(entry)
+                else:
+                    fsync_file(entry)
+                    files.append(entry)
+            seal(temporary, files, owner=owner)
+            temporary.chmod(0o755)
+            if path.exists():
+                remove(path)
+            temporary.rename(path)
+            fsync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def seal(folder: Path, files: Iterable[Path], *, owner: str = "") -> None:
+    """Write a folder's manifest: size and SHA-256 of some files in it.
+
+    Raises:
+        StorageError: disk full, read-only or failing.
+    """
+    with guarded(folder):
+        entries = {
+            str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": sha256_file(file)}
+            for file in sorted(files)
+        }
+    write_checked_json(folder / MANIFEST, {"schema": _SCHEMA, "owner": owner, "files": entries})
+
+
+def verify_folder(path: Path, *, extra_allowed: bool = False) -> str:
+    """Check every file of a committed or sealed folder against its manifest, and return whose it is.
+
+    Args:
+        path: the folder.
+        extra_allowed: files beside those of the manifest are no fault, as in a sealed folder. Hidden files never are.
+
+    Raises:
+        ChecksumError: the manifest or a file is missing, one is too many, or a content differs.
+        CheckpointError: a newer program wrote it.
+        StorageError: a file is there and cannot be read.
+    """
+    manifest = _manifest(path)
+    for problem in _problems(path, manifest, extra_allowed):
+        raise ChecksumError(problem, where=str(path))
+    owner: str = manifest["owner"]
+    return owner
+
+
+def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, list[str]]:
+    """Return the number of files in a folder's manifest, and all that `verify_folder` has against the folder.
+
+    Raises:
+        CheckpointError, StorageError: as for `verify_folder`.
+    """
+    try:
+        manifest = _manifest(path)
+    except ChecksumError as error:
+        return 0, [f"its manifest {error.what}"]
+    return len(manifest["files"]), list(_problems(path, manifest, extra_allowed))
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    manifest = read_checked_json(path / MANIFEST)
+    schema = manifest.get("schema")
+    if schema != _SCHEMA:
+        raise CheckpointError(
+            f"its manifest has schema {schema}; this program reads {_SCHEMA}",
+            where=str(path),
+            hint="use a newer program",
+        )
+    return manifest
+
+
+def _problems(path: Path, manifest: dict[str, Any], extra_allowed: bool) -> Iterator[str]:
+    entries = manifest["files"]
+    for name, entry in entries.items():
+        file = path / name
+        try:
+            if not file.is_file():
+                yield f"'{name}' is missing"
+            elif file.stat().st_size != entry["size"] or sha256_file(file) != entry["sha256"]:
+                yield f"the content of '{name}' has changed since it was written"
+        except OSError as error:
+            raise unreadable(file, error) from error
+    if not extra_allowed:
+        found = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {MANIFEST}
+        extra = sorted(name for name in found - set(entries) if not name.startswith("."))
+        if extra:
+            yield f"'{extra[0]}' does not belong to it"
+
+
+def quarantine(path: Path) -> Path:
+    """Move a damaged file or folder aside, so that it is neither used again nor lost."""
+    aside = path.with_name(f"{path.name}{_ASIDE}{timestamp()}")
+    with guarded(path):
+        path.rename(aside)
+        fsync_folder(path.parent)
+    return aside
+
+
+def is_aside(path: Path) -> bool:
+    """Return whether `quarantine` gave a file or folder its name."""
+    return _ASIDE in path.name
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a name is one that a file or folder has before it is complete."""
+    return path.name.startswith(TEMPORARY)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder of ours; a folder loses its name first, so that no half of it is ever seen."""
+    with guarded(path):
+        if path.is_dir():
+            doomed = path.with_name(f"{TEMPORARY}del-{os.getpid()}-{path.name}")
+            path.rename(doomed)
+            fsync_folder(path.parent)  # else a power failure can bring the name back, with nothing behind it
+            shutil.rmtree(doomed)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def clean_temporary(folder: Path) -> None:
+    """Delete what a killed process left under temporary names. Only the holder of the folder's lock may call this."""
+    for leftover in list(folder.rglob(f"{TEMPORARY}*")):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                leftover.unlink(missing_ok=True)

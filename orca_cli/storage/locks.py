@@ -1,0 +1,87 @@
+"""Locks that end with their process, and the heartbeat for readers on machines that see no lock of ours."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import filelock
+
+from orca_cli.exceptions import LockedError
+from orca_cli.storage.clock import monotonic
+from orca_cli.storage.disk import guarded, make_folder
+
+HEARTBEAT_S = 10.0
+
+
+@contextmanager
+def heartbeat(path: Path) -> Iterator[None]:
+    """Renew a file's time of change every HEARTBEAT_S inside the block, for readers on machines that see no lock of ours."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(HEARTBEAT_S):
+            with suppress(OSError):
+                os.utime(path)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    with suppress(RuntimeError):  # no more threads may be started: on this machine the lock tells all the same
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if thread.ident is not None:
+            thread.join()
+
+
+@contextmanager
+def lock(
+    path: Path, *, timeout_s: float = 0.0, what: str = "it", while_waiting: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Hold an exclusive lock; the operating system frees it when the process ends, however it ends.
+
+    Args:
+        path: file of the lock.
+        timeout_s: how long to wait for it.
+        what: what it guards, for messages.
+        while_waiting: called every second of the wait; ends it by raising.
+
+    Raises:
+        LockedError: another process held it for longer than `timeout_s`.
+        StorageError: the file of the lock cannot be written.
+    """
+    make_folder(path.parent)
+    held = filelock.FileLock(path)
+    end = monotonic() + timeout_s
+    while not held.is_locked:
+        with guarded(path):
+            try:
+                held.acquire(timeout=max(0.0, min(1.0, end - monotonic())))
+            except filelock.Timeout as error:
+                if monotonic() >= end:
+                    raise LockedError(
+                        f"another process works on {what}", where=str(path), hint="wait for it to end"
+                    ) from error
+        if while_waiting is not None and not held.is_locked:
+            while_waiting()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a living process holds the lock; nothing is written, so that readers may ask about other people's runs."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or one that may not be read
+        return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,14 @@ def _check(entry: DataSet, data: Path, settings: list[str], arguments: argparse.
 def _files(entry: DataSet, data: Path, problems: list[str]) -> list[dict[str, Any]]:
     """Return the checksums of the files that are there; those that differ from what they should be are problems."""
     folder = data / entry.name
+    with ExitStack() as stack:
+        if folder.is_dir():
+            with suppress(StorageError):  # a folder of others, where nothing is recorded
+                stack.enter_context(data_folder.locked(entry, data, terminal.LogReporter()))
+        return _compare(entry, folder, problems)
+
+
+def _compare(entry: DataSet, folder: Path, problems: list[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for file in entry.files:
         path = folder / file.path

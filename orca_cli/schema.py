@@ -39,7 +39,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "embedder.max_tokens": (1, None),
     "source.size": (2, None),
     "align.epochs": (0, None),
-    "align.lr": (0, None),
+    "align.lr": (0, 1e30),  # times ten, as Adam's first step has it, still a float32
     "align.weight_decay": (0, None),
     "align.momentum": (0, 1),
     "align.decay_every": (1, None),
@@ -54,7 +54,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "train.epochs": (1, None),
     "train.batch_size": (1, None),
     "train.accumulation": (1, None),
-    "train.lr": (0, None),
+    "train.lr": (0, 1e30),
     "train.weight_decay": (0, None),
     "train.momentum": (0, 1),
     "train.warmup_epochs": (0, None),

@@ -203,38 +203,53 @@ class _Trainer:
         return found
 
     def _epoch(self) -> dict[str, Any]:
-        """Take one optimizer step on the sum over all target classes; returns the record of it."""
+        """Take one optimizer step on the sum over all target classes; returns the record of it.
+
+        Raises:
+            NonFiniteError: a distance, the gradient or a token is NaN or infinite; the weights are as before.
+        """
         start = storage.monotonic()
         settings, model = self._config.align, self._model
-        record: dict[str, Any] = {"epoch": self.step} | self._look()
         lr = step_decay(self.step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
         set_lr(self._optimizer, lr)
-        model.train()
-        self._optimizer.zero_grad()
-        loss, place = 0.0, ""
-        worst: dict[str, float] = {}
-        for number, (weight, distance) in enumerate(
-            self.problem.parts(model, self._engine, self.problem.train, self.step)
-        ):
-            part = weight * distance.value
-            part.backward()
-            loss += float(part.detach())
-            if not math.isfinite(loss) and not place:
-                place = f", first in problem {number} (a class of the target each, with align.classes_per_problem=1)"
-            for name in ("iterations", "marginal_error"):
-                if name in distance.diagnostics:
-                    worst[name] = max(worst.get(name, 0.0), distance.diagnostics[name])
-        gradients = [p.grad for p in model.embedder.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        try:
+            record: dict[str, Any] = {"epoch": self.step} | self._look()
+            model.train()
+            self._optimizer.zero_grad()
+            loss, worst = self._backward()
+            gradients = [p.grad for p in model.embedder.parameters() if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients))
+            if not math.isfinite(norm):
+                raise NonFiniteError(f"the gradient of the distance is {norm}")
+        except NonFiniteError as error:
             raise NonFiniteError(
-                f"the distance is {loss}, its gradient {norm}, with a rate of {lr:g}{place}",
+                f"{error.what}, with a rate of {lr:g}; the step was not taken",
                 where=f"align, epoch {self.step}",
                 hint="try a smaller align.lr",
-            )
+            ) from error
         self._optimizer.step()
         seconds = round(storage.monotonic() - start, 3)
         return record | {"loss": loss, "lr": lr, "gradient_norm": norm, **worst, "seconds": seconds}
+
+    def _backward(self) -> tuple[float, dict[str, float]]:
+        """Add the gradients of all problems; returns the weighted sum of distances, and the worst diagnostics."""
+        loss, number = 0.0, 0
+        worst: dict[str, float] = {}
+        try:
+            for weight, distance in self.problem.parts(self._model, self._engine, self.problem.train, self.step):
+                part = weight * distance.value
+                part.backward()
+                loss += float(part.detach())
+                if not math.isfinite(loss):
+                    raise NonFiniteError(f"the distance is {loss}")
+                for name in ("iterations", "marginal_error"):
+                    if name in distance.diagnostics:
+                        worst[name] = max(worst.get(name, 0.0), distance.diagnostics[name])
+                number += 1
+        except NonFiniteError as error:
+            each = ", a class of the target each" if self._config.align.classes_per_problem == 1 else ""
+            raise NonFiniteError(f"{error.what} in problem {number} (from 0 on{each})") from error
+        return loss, worst
 
     def _look(self) -> dict[str, float]:
         """Return what the embedder makes of held-out data: collapse at every step, distances at every `check_every`-th."""

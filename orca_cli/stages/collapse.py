@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Tokens
 
 
@@ -17,8 +18,13 @@ def collapse(tokens: Tokens) -> dict[str, float]:
             0 where all tokens of a sample are alike, 1 where samples do not differ in their means.
         effective_rank: exp of the entropy of the covariance's normalised eigenvalues (Roy and Vetterli 2007); 1 where all
             tokens lie on a line, D where they fill all dimensions alike.
+
+    Raises:
+        NonFiniteError: a token is NaN or infinite.
     """
     x = tokens.x.double()
+    if not bool(x.isfinite().all()):
+        raise NonFiniteError("a token of the embedder is NaN or infinite", where="align", hint="try a smaller align.lr")
     mask = tokens.mask.to(x).unsqueeze(-1)  # [B, T, 1]
     mean = (x * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
     within = ((x - mean).square() * mask).sum()

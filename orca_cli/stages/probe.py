@@ -48,7 +48,7 @@ def choose(
         reporter: progress.
 
     Returns:
-        steps, and steps (as text) -> validation error, None where the probe's loss was not finite or the error undefined.
+        steps, and steps (as text) -> validation error, None where a number was not finite or the error undefined.
     """
     tried = _tried(folder / _VERDICTS)
     start = checkpoint.snapshot(built.model)
@@ -89,14 +89,14 @@ def _probe(config: Config, built: Built, engine: Engine) -> float | None:
     select_trained(built.model, config.finetune.train)
     course = Course(config, built, engine)
     errors = []
-    for epoch in range(min(config.align.probe_epochs, config.train.epochs)):
-        for step in range(epoch * course.per_epoch, (epoch + 1) * course.per_epoch):
-            signals.check()
-            try:
+    try:
+        for epoch in range(min(config.align.probe_epochs, config.train.epochs)):
+            for step in range(epoch * course.per_epoch, (epoch + 1) * course.per_epoch):
+                signals.check()
                 course.take(step)
-            except NonFiniteError:
-                return None
-        outputs, targets = predict(engine, built.model, built.task.validation, config.train.eval_batch_size)
-        errors.append(score(built.error, outputs, built.task.validation, targets).value)
+            outputs, targets = predict(engine, built.model, built.task.validation, config.train.eval_batch_size)
+            errors.append(score(built.error, outputs, built.task.validation, targets).value)
+    except NonFiniteError:
+        return None
     known = [error for error in errors if error is not None]
     return min(known) if known else None

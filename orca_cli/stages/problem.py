@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from orca_cli import seeding, signals
+from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Distance, Features, Metric, Samples, Tokens
 from orca_cli.models.transfer import TransferModel
 from orca_cli.schema import Align
@@ -79,8 +80,16 @@ class Problem:
 
     @torch.no_grad()
     def value(self, model: TransferModel, engine: Engine, split: Labelled) -> float:
-        """Return the weighted sum over all groups on a draw that is the same at every call."""
-        return sum(weight * float(distance.value) for weight, distance in self.parts(model, engine, split, "fixed"))
+        """Return the weighted sum over all groups on a draw that is the same at every call.
+
+        Raises:
+            NonFiniteError: it is NaN or infinite.
+        """
+        parts = self.parts(model, engine, split, "fixed")
+        value = sum(weight * float(distance.value) for weight, distance in parts)
+        if not math.isfinite(value):
+            raise NonFiniteError(f"the distance is {value}", where="align", hint="try a smaller align.lr")
+        return value
 
     def points(
         self, model: TransferModel, engine: Engine, split: Labelled, group: tuple[int, ...], *names: str | int

@@ -1,5 +1,6 @@
 """Rows G1 to G3: no step with a number that is none, no distance of degenerate clouds that is none, no error made up."""
 
+import dataclasses
 import json
 import math
 import re
@@ -9,10 +10,11 @@ import pytest
 import torch
 import yaml
 
-from orca_cli import parts
+from orca_cli import parts, storage
 from orca_cli.configuration import choices
 from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import Features
+from orca_cli.metrics.otdd import OTDD
 from tests.cli.conftest import results, run_folders
 from tests.tiers import count
 
@@ -170,3 +172,102 @@ def test_no_step_is_taken_with_a_number_that_is_none(
     scorecard.add("steps with a loss or gradient that is not finite", cases=1, passed=int(passed), target=12)
     assert passed
     assert run_folders(environment) == [run]
+
+
+# (what, value, step, number of the problem in it); every class of digits is one problem of a step
+ALIGN_FAULTS = [
+    (what, value, step, problem)
+    for step, problem in ((2, 3), (0, 0), (3, 9))
+    for value in (math.nan, math.inf)
+    for what in ("distance", "gradient")
+]
+ALIGN = ["align.epochs=4", "align.candidates=[0,2]", "train.epochs=1", "train.warmup_epochs=0", "train.checkpoint_s=0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "value", "step", "problem"), ALIGN_FAULTS[: count(pr=2, nightly=12)])
+def test_no_alignment_step_is_taken_with_a_number_that_is_none(
+    orca, environment, small, tmp_path, monkeypatch, scorecard, what, value, step, problem
+):
+    """G1 in stage 2: code 32 before the update, the checkpoint before is whole, and the run goes on from it exactly."""
+    words = ["run", *small, *ALIGN]
+    assert orca(*words, f"paths.runs={tmp_path / 'whole'}")[0] == 0
+    (whole,) = results(tmp_path / "whole")
+    distance, update = OTDD.distance, torch.optim.AdamW.step
+    calls = {"distance": 0, "update": 0, "fault": 0}
+
+    def faulty(self, *clouds):
+        found = distance(self, *clouds)
+        if not torch.is_grad_enabled():
+            return found
+        calls["distance"] += 1
+        if calls["distance"] != 10 * step + problem + 1:
+            return found
+        calls["fault"] += 1
+        if what == "distance":
+            return dataclasses.replace(found, value=found.value * value)
+        found.value.register_hook(lambda gradient: gradient * value)
+        return found
+
+    def counted(self, *args, **kwargs):
+        calls["update"] += 1
+        return update(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OTDD, "distance", faulty)
+        patch.setattr(torch.optim.AdamW, "step", counted)
+        code, _, err = orca(*words)
+    assert calls["fault"] == 1
+    assert code == 32, err
+    (line,) = [line for line in err.splitlines() if line.startswith("orca: error: ")]
+    told = rf"align, epoch {step}: the {what}.* is (nan|-?inf).*, with a rate of 0.01; .*align\.lr"
+    assert re.search(told, line), line
+    assert what == "gradient" or f"in problem {problem} " in line
+    assert calls["update"] == step
+    (run,) = run_folders(environment)
+    kept = sorted((run / "2_align" / "checkpoints").glob("step-*"))
+    assert [path.name for path in kept] == [f"step-{number:08d}" for number in range(max(1, step - 1), step + 1)]
+    for path in kept:
+        storage.verify_folder(path)
+    code, _, err = orca(*words)
+    assert code == 0, err
+    assert step == 0 or f"align: resumed at step {step} of 4" in err
+    (again,) = results(environment)
+    passed = all(again[key] == whole[key] for key in ("weights_sha256", "metric_value", "alignment", "error"))
+    scorecard.add("alignment steps with a distance or gradient not finite", cases=1, passed=int(passed), target=12)
+    assert passed
+    assert run_folders(environment) == [run]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["otdd", "mmd"])
+def test_an_absurd_rate_of_alignment_is_told(orca, environment, small, scorecard, metric):
+    """G1: weights that the first step made absurd are met at the second, whatever the metric."""
+    code, _, err = orca("run", *small, *ALIGN, f"metric={metric}", "align.lr=1e30")
+    passed = code == 32 and "orca: error: align, epoch 1: " in err and "Traceback" not in err
+    scorecard.add("alignment steps with a distance or gradient not finite", cases=1, passed=int(passed), target=2)
+    assert passed, err
+
+
+@pytest.mark.slow
+def test_no_distance_that_is_none_is_recorded(orca, environment, small, monkeypatch, scorecard):
+    """I7: the distance after the last step is measured without a gradient; NaN would stand in result.json."""
+    calls = {"after": 0}
+    distance = OTDD.distance
+
+    def faulty(self, *clouds):
+        found = distance(self, *clouds)
+        records = [path.read_text() for path in environment.glob("*/*/2_align/metrics.jsonl")]
+        if torch.is_grad_enabled() or "".join(records).count("\n") < 4:
+            return found
+        calls["after"] += 1
+        return dataclasses.replace(found, value=found.value * math.nan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OTDD, "distance", faulty)
+        code, _, err = orca("run", *small, *ALIGN)
+    assert calls["after"], err
+    passed = code == 32 and "orca: error: align: the distance is nan" in err and not results(environment)
+    scorecard.add("distances that are not finite / kept out of results", cases=1, passed=int(passed), target=1)
+    assert passed, err
+    assert orca("run", *small, *ALIGN)[0] == 0

@@ -1,0 +1,93 @@
+"""Faults of the places that a run writes to; functions that take one text are hooks of the fork server (see forked.py)."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.reliability.phases import PHASES, replace
+
+_CAPABILITY_VERSION = 0x20080522  # of the kernel's structure with 64 bits
+DENIED = 70  # exit code of the harness where a premise does not hold
+
+
+def without_privileges(folder: str) -> None:
+    """Give up root's right to pass over permissions, and see that `folder` cannot be written then.
+
+    The process stays uid 0, so it can still read the program; what others own it may change no more than anybody.
+    """
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    if os.geteuid() == 0 and ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)()) != 0:
+        os._exit(DENIED)
+    try:
+        (Path(folder) / "premise").touch()
+    except PermissionError:
+        return
+    os._exit(DENIED)
+
+
+def mount(folder: Path, *words: str) -> str:
+    """Mount something on a folder or file; returns why it cannot be, and "" where it is."""
+    done = subprocess.run(["mount", *words, str(folder)], capture_output=True, text=True)
+    return done.stderr.strip() or f"mount: {done.returncode}" if done.returncode else ""
+
+
+def tree(folder: Path) -> set[str]:
+    """Return the paths of all that lies in a folder; links are not followed."""
+    return {os.path.join(place, name) for place, folders, files in os.walk(folder) for name in (*folders, *files)}
+
+
+def vanish(argument: str) -> None:
+    """Take a run's folder away at the n-th call of a phase's function: "phase:n:how:runs:mark".
+
+    The paths that are left below the parent of `runs` are written to `mark` just after.
+    """
+    phase, number, how, place, mark = argument.split(":")
+    runs, calls = Path(place), 0
+
+    def make(original: Callable) -> Callable:
+        def call(*words: Any, **more: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == int(number):
+                (run,) = [path.parent for path in runs.glob("*/*/lock")]
+                VANISH[how](run, runs)
+                Path(mark).write_text(json.dumps(sorted(tree(runs.parent))))
+            return original(*words, **more)
+
+        return call
+
+    replace(PHASES[phase], make)
+
+
+def _replaced(run: Path, runs: Path) -> None:
+    run.rename(runs.parent / "elsewhere")
+    run.mkdir()
+
+
+VANISH: dict[str, Callable[[Path, Path], Any]] = {
+    "deleted": lambda run, runs: shutil.rmtree(run),
+    "renamed": lambda run, runs: run.rename(run.with_name("renamed")),
+    "replaced": _replaced,
+    "all runs deleted": lambda run, runs: shutil.rmtree(runs),
+    "all runs renamed": lambda run, runs: runs.rename(runs.with_name("elsewhere")),
+    "task renamed": lambda run, runs: run.parent.rename(runs / "other"),
+}
+
+
+def broken_metric(_: str) -> None:
+    """Let stage 2 fail in a way that nobody foresaw."""
+
+    def make(_: Callable) -> Callable:
+        def call(*words: Any, **more: Any) -> Any:
+            raise KeyError("nobody foresaw this")
+
+        return call
+
+    replace(PHASES["metric"], make)

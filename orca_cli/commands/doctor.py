@@ -35,6 +35,7 @@ _NEEDED = {
     "pooch": "pooch",
     "platformdirs": "platformdirs",
     "filelock": "filelock",
+    "packaging": "packaging",
 }
 EXAMPLES = """\
 examples:

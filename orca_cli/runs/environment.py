@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import platform
-import re
 import sys
 from importlib import metadata
 from typing import Any
 
+from packaging.requirements import Requirement
+
 from orca_cli.exceptions import UnavailableError
 
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*\(?([<>=!~0-9.,\s]*)")
-_SIGNS = {">=": operator.ge, "<": operator.lt}  # those of pyproject.toml
 PACKAGES = (
     "orca-transfer",
     "torch",
@@ -50,14 +48,19 @@ def unmet_requirements() -> list[str]:
         own = metadata.distribution("orca-transfer")
     except metadata.PackageNotFoundError:  # run from a source tree
         return []
-    needed = [_REQUIREMENT.match(line) for line in own.requires or [] if "extra ==" not in line]
-    pairs = [(found[1], version_of(found[1]), found[2]) for found in needed if found]
-    pairs.append(("python", platform.python_version(), own.metadata["Requires-Python"] or ""))
-    return [
-        f"{name} {version or 'is missing'} (needed: {limits or 'any version'})"
-        for name, version, limits in pairs
-        if version is None or not _within(version, limits)
-    ]
+    needed = [requirement for requirement in map(Requirement, own.requires or []) if _applies(requirement)]
+    needed.append(Requirement(f"python{own.metadata['Requires-Python'] or ''}"))
+    unmet = []
+    for requirement in needed:
+        name, limits = requirement.name, requirement.specifier
+        version = platform.python_version() if name == "python" else version_of(name)
+        if version is None or not limits.contains(version, prereleases=True):
+            unmet.append(f"{name} {version or 'is missing'} (needed: {limits or 'any version'})")
+    return unmet
+
+
+def _applies(requirement: Requirement) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
 
 
 def check_requirements() -> None:
@@ -73,23 +76,6 @@ def check_requirements() -> None:
             where="installation",
             hint="pip install --upgrade orca-transfer, in an environment of its own",
         )
-
-
-def _within(version: str, limits: str) -> bool:
-    """Compare by numbers alone: builds before a release, such as 2.6.0a0, count as it."""
-    for limit in filter(None, limits.replace(" ", "").split(",")):
-        sign, bound = limit.rstrip("0123456789."), _numbers(limit.lstrip("<>=!~"))
-        have = _numbers(version)
-        length = max(len(have), len(bound))
-        have, bound = (numbers + (0,) * (length - len(numbers)) for numbers in (have, bound))
-        if not _SIGNS[sign](have, bound):
-            return False
-    return True
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def environment() -> dict[str, Any]:

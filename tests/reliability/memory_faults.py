@@ -12,6 +12,12 @@ import torch
 
 from tests.reliability.phases import PHASES, replace
 
+# Where a GPU's memory is asked for: (module, attribute) inside the work that is told of.
+_GPU = {
+    "step": ("orca_cli.stages.course", "train_step"),
+    "batch": ("orca_cli.training.engine", "Engine.move"),
+    "align": ("orca_cli.stages.align", "_Trainer._epoch"),
+}
 _CUDA = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 15.77 GiB"
 
 
@@ -25,20 +31,20 @@ def starve(argument: str) -> None:
         most = pages * resource.getpagesize() + int(room) * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
-    _before(phase, int(number), limit)
+    _before(PHASES[phase], int(number), limit)
 
 
 def exhaust(argument: str) -> None:
-    """Fail as a GPU does that has no memory left, at the n-th call of a phase: "phase:n"."""
-    phase, number = argument.split(":")
+    """Fail as a GPU does that has no memory left, at the n-th call of a place: "step:n", "batch:n" or "align:n"."""
+    place, number = argument.split(":")
 
     def fail() -> None:
         raise torch.OutOfMemoryError(_CUDA)
 
-    _before(phase, int(number), fail)
+    _before(_GPU[place], int(number), fail)
 
 
-def _before(phase: str, number: int, act: Callable[[], None]) -> None:
+def _before(place: tuple[str, str], number: int, act: Callable[[], None]) -> None:
     calls = 0
 
     def make(original: Callable) -> Callable:
@@ -51,4 +57,4 @@ def _before(phase: str, number: int, act: Callable[[], None]) -> None:
 
         return call
 
-    replace(PHASES[phase], make)
+    replace(place, make)

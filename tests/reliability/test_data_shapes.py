@@ -1,0 +1,247 @@
+"""Rows F3, F6 and F8: data without variation, batches that do not fit into memory, splits that overlap or are too small."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from orca_cli import storage
+from orca_cli.runs.check import check
+from tests.cli.conftest import results, run_folders
+from tests.tiers import count
+
+pytestmark = pytest.mark.slow
+
+N = 60
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(N, 3, 9)).astype(np.float32)
+Y = np.arange(N) % 3
+SPLIT = np.array(["train"] * 30 + ["validation"] * 15 + ["test"] * 15)
+BRIEF = ["align.epochs=2", "align.source_points=100", "align.max_samples=16", "source.size=60"]
+BRIEF += ["train.epochs=1", "train.warmup_epochs=0", "train.batch_size=8"]
+
+
+def with_channel(channel: int, value: float) -> np.ndarray:
+    x = X.copy()
+    x[:, channel] = value
+    return x
+
+
+def overlapping(shared: int) -> np.ndarray:
+    """Return inputs of which the first so many test samples are training samples."""
+    x = X.copy()
+    x[45 : 45 + shared] = x[:shared]
+    return x
+
+
+@pytest.fixture
+def own(tmp_path, tiny):
+    """Write arrays into a file; returns the words of a run on it."""
+
+    def make(kind="classes", **arrays):
+        np.savez(tmp_path / "own.npz", **arrays)
+        words = ["run", "task=arrays", f"task.kind={kind}", f"task.train={tmp_path / 'own.npz'}"]
+        return [*words, f"body.checkpoint={tiny['bert']}", "source=stdlib_docs", *BRIEF]
+
+    return make
+
+
+def finite(value) -> bool:
+    """Return whether all numbers of a record are finite, and none is missing where an error stands."""
+    if isinstance(value, dict):
+        return all(map(finite, value.values()))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+# name -> (kind, arrays, settings, what the warning names)
+FLAT = {
+    "zero_variance_channel": ("classes", {"x": with_channel(1, 4.5), "y": Y}, [], "channel 1 is constant"),
+    "zero_variance_channel_not_normalised": (
+        "classes",
+        {"x": with_channel(1, 4.5), "y": Y},
+        ["task.normalize=false"],
+        "channel 1 is constant",
+    ),
+    "constant_features": ("classes", {"x": np.full_like(X, 2.0), "y": Y}, [], "channel 0, 1, 2 is constant"),
+    "constant_signal": ("classes", {"x": np.full((N, 9), 7.0), "y": Y}, [], "channel 0 is constant"),
+    "signals_of_one_value": ("classes", {"x": np.repeat(X[:, :, :1], 9, axis=2), "y": Y}, [], ""),
+    "duplicate_rows": ("classes", {"x": X[np.arange(N) % 6], "y": Y}, [], "in the training set as well"),
+    "one_row_repeated": (
+        "classes",
+        {"x": np.repeat(X[:1], N, axis=0), "y": Y},
+        [],
+        "9 of 9 samples are in the training",
+    ),
+    "constant_maps": ("dense", {"x": with_channel(2, 0.0), "y": np.full((N, 9), 3.0)}, [], "channel 2 is constant"),
+    "constant_metric_mmd": (
+        "classes",
+        {"x": np.full_like(X, 2.0), "y": Y},
+        ["metric=mmd"],
+        "channel 0, 1, 2 is constant",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(FLAT)[: count(pr=3, nightly=len(FLAT))])
+def test_data_without_variation(own, orca, environment, scorecard, name):
+    """F3: the run ends with finite numbers, and what carries no information is told by name, quiet or not."""
+    kind, arrays, settings, warning = FLAT[name]
+    varying = arrays["x"].std(axis=(0, -1))
+    assert warning == "" or not varying.all() or len(np.unique(arrays["x"], axis=0)) < N  # the fault is in the data
+    code, out, err = orca(*own(kind, **arrays), *settings, "--quiet")
+    assert code == 0, err
+    (result,) = results(environment)
+    told = warning in " ".join((out + err).split())
+    passed = finite(result) and result["error"]["value"] is not None and told
+    scorecard.add("data without variation / finite, told by channel", cases=1, passed=int(passed), target=8)
+    assert passed, (result, out, err)
+
+
+@pytest.mark.parametrize(("shared", "told"), [(5, "5 of 15"), (15, "15 of 15"), (0, "")][: count(pr=1, nightly=3)])
+def test_test_samples_that_are_trained_on_are_told(own, orca, environment, scorecard, shared, told):
+    """F8: a warning, at the end since the test split is opened then, and the number in the result."""
+    code, _, err = orca(*own(x=overlapping(shared), y=Y, split=SPLIT), "metric=none")
+    assert code == 0, err
+    (result,) = results(environment)
+    found = result["splits"]["test"]["also_in_train"] == {"shared": shared, "of": 15, "complete": True}
+    lines = [line for line in err.splitlines() if "training set as well" in line]
+    passed = found and len(lines) == bool(shared) and all(told in line for line in lines)
+    scorecard.add("splits that overlap or are too small / told", cases=1, passed=int(passed), target=8)
+    assert passed, (result["splits"], err)
+
+
+SMALL = {
+    "one_sample": (11, {"x": X[:1], "y": Y[:1]}, [], "own.npz[x]: 1 samples are too few"),
+    "one_training_sample": (
+        11,
+        {"x_train": X[:1], "y_train": Y[:1], "x_test": X, "y_test": Y},
+        [],
+        "own.npz[x_train]: 1 samples are too few",
+    ),
+    "no_test_sample": (
+        11,
+        {"x_train": X, "y_train": Y, "x_test": X[:0], "y_test": Y[:0]},
+        [],
+        "own.npz[x_test]: holds no samples",
+    ),
+    "test_fraction_0": (10, {"x": X, "y": Y}, ["task.test_fraction=0"], "task.test_fraction: 0 is out of range"),
+    "fewer_samples_than_a_batch": (
+        10,
+        {"x": X, "y": Y},
+        ["train.batch_size=43"],
+        "train.batch_size: 43 is more than the 42 training samples; use train.batch_size=42 or less",
+    ),
+    "fewer_samples_than_a_step": (
+        10,
+        {"x": X, "y": Y},
+        ["train.accumulation=6"],
+        "train.batch_size: 8 x accumulation 6 is more than the 42 training samples",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(SMALL)[: count(pr=2, nightly=len(SMALL))])
+def test_splits_that_are_too_small_are_told(own, fork, environment, scorecard, name):
+    """F8: before anything is trained; settings that ask for more samples than there are have the code of settings."""
+    wanted, arrays, settings, told = SMALL[name]
+    case = fork(*own(**arrays), *settings)
+    code = case.wait(120)
+    lines = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
+    passed = code == wanted and len(lines) == 1 and told in lines[0] and "Traceback" not in case.err
+    scorecard.add("splits that overlap or are too small / told", cases=1, passed=int(passed), target=8)
+    assert passed, (code, case.err)
+    assert not list(environment.glob("*/*/3_finetune/checkpoints"))
+
+
+@pytest.mark.parametrize("part", ["test", "validation"][: count(pr=1, nightly=2)])
+def test_a_split_of_one_sample_is_enough(own, orca, environment, scorecard, part):
+    """F8: one sample can be measured, and the result says that it is one."""
+    arrays = {"x_train": X, "y_train": Y, f"x_{part}": RNG.normal(size=X[:1].shape), f"y_{part}": Y[:1]}
+    code, _, err = orca(*own(**arrays), "metric=none")
+    assert code == 0, err
+    (result,) = results(environment)
+    passed = result["splits"][{"validation": "val"}.get(part, part)]["n"] == 1 and finite(result)
+    scorecard.add("splits that overlap or are too small / told", cases=1, passed=int(passed), target=8)
+    assert passed, result
+
+
+# Memory: inputs of 512 tokens, whose attention takes 8 MiB a sample and layer.
+WIDE = {"x": RNG.normal(size=(48, 4, 512)).astype(np.float32), "y": np.arange(48) % 3}
+OFTEN = ["embedder.max_tokens=512", "train.epochs=2", "train.warmup_epochs=0", "train.checkpoint_s=0"]
+HOOK = "tests.reliability.memory_faults"
+# Kernel matrices of 36 MB, which malloc gives back to the system; smaller ones it keeps, and they fit again.
+LARGE = ["metric=mmd", "source.size=400", "align.source_points=3000"]
+
+# name -> (settings, hook, where and what to lower, settings that need less)
+NO_ROOM = {
+    "training_batch": (
+        ["metric=none", "train.batch_size=16"],
+        f"{HOOK}:starve:finetune:2:100",
+        "train.batch_size: not enough memory; try train.batch_size=8 train.accumulation=2",
+        ["train.batch_size=8", "train.accumulation=2"],
+    ),
+    "gpu_in_training": (
+        ["metric=none", "train.batch_size=16"],
+        f"{HOOK}:exhaust:step:2",
+        "train.batch_size: not enough memory; try train.batch_size=8 train.accumulation=2",
+        ["train.batch_size=8", "train.accumulation=2"],
+    ),
+    "gpu_in_validation": (
+        ["metric=none", "train.batch_size=16", "train.eval_batch_size=4"],
+        f"{HOOK}:exhaust:batch:4",  # after the three of the first epoch
+        "train.eval_batch_size: not enough memory; use less than 4",
+        ["train.eval_batch_size=2"],
+    ),
+    "alignment": (
+        [*LARGE, "train.batch_size=4", "align.epochs=3", "align.max_samples=3000"],
+        f"{HOOK}:starve:align:2:20",
+        "align: not enough memory; lower align.max_samples (3000 now) or align.source_points (3000 now)",
+        ["align.max_samples=64"],
+    ),
+    "gpu_in_alignment": (
+        ["train.batch_size=16", "align.epochs=3", "align.max_samples=64"],
+        f"{HOOK}:exhaust:align:2",
+        "align: not enough memory; lower align.max_samples (64 now)",
+        ["align.max_samples=32"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(NO_ROOM)[: count(pr=1, nightly=len(NO_ROOM))])
+def test_a_batch_that_does_not_fit(own, fork, environment, tiny, tmp_path, scorecard, name):
+    """F6: code 31 that names what to lower, what was saved is whole; with room it goes on exactly, lowered it completes."""
+    settings, hook, told, lowered = NO_ROOM[name]
+    words = [*own(**WIDE), f"body.checkpoint={tiny['long']}", *OFTEN, *settings]
+    whole = fork(*words, f"paths.runs={tmp_path / 'whole'}")
+    assert whole.wait(180) == 0, whole.err  # the premise: it fits without the fault
+    (expected,) = results(tmp_path / "whole")
+    case = fork(*words, hook=hook)
+    assert case.wait(180) == 31, case.err
+    lines = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
+    assert len(lines) == 1
+    assert told in lines[0], lines
+    assert "Traceback" not in case.err
+    (run,) = run_folders(environment)
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+    stage = "2_align" if "align" in name else "3_finetune"
+    kept = sorted((run / stage / "checkpoints").glob("step-*"))
+    assert kept
+    for path in kept:
+        storage.verify_folder(path)
+    assert not check(run).damaged
+    before = storage.sha256_file(kept[-1] / "model.safetensors")
+    # Another batch makes another experiment: it begins in a folder of its own, and the first is left as it is.
+    less = fork(*words, *lowered)
+    assert less.wait(180) == 0, less.err
+    assert len(run_folders(environment)) == 2
+    assert storage.sha256_file(kept[-1] / "model.safetensors") == before
+    again = fork(*words)
+    assert again.wait(180) == 0, again.err
+    assert "resumed at step" in again.err
+    (result,) = [found for found in results(environment) if found["run_id"] == run.name]
+    passed = result["weights_sha256"] == expected["weights_sha256"]
+    scorecard.add("batches that do not fit / code 31, then exact", cases=1, passed=int(passed), target=len(NO_ROOM))
+    assert passed

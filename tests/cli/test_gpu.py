@@ -1,5 +1,8 @@
 """A whole run on a GPU agrees with the one on the CPU as far as rounding lets it."""
 
+import json
+import math
+
 import pytest
 import torch
 
@@ -16,3 +19,27 @@ def test_a_run_on_a_gpu(orca, environment, small, precision):
     cpu, gpu = results(environment)
     assert gpu["metric_value"]["before"] == pytest.approx(cpu["metric_value"]["before"], rel=1e-2)
     assert abs(gpu["error"]["value"] - cpu["error"]["value"]) < 0.2
+
+
+def test_the_scale_of_gradients_is_gone_on_from(orca, environment, small, monkeypatch):
+    """fp16: checkpoints hold the gradient scaler's state, and a resumed run loads it."""
+    words = ["run", *small, "metric=none", "device=cuda", "precision=fp16", "train.checkpoint_s=0"]
+    forward, calls, loaded = torch.nn.CrossEntropyLoss.forward, [0], []
+
+    def faulty(self, outputs, targets):
+        calls[0] += torch.is_grad_enabled()
+        return forward(self, outputs, targets) * (math.nan if calls[0] == 6 else 1.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.CrossEntropyLoss, "forward", faulty)
+        assert orca(*words)[0] == 32
+    (saved,) = environment.glob("*/*/3_finetune/checkpoints/step-00000005/trainer.json")
+    scaler = json.loads(saved.read_text())["scaler"]
+    assert scaler["scale"] > 0
+    load = torch.amp.GradScaler.load_state_dict
+    monkeypatch.setattr(
+        torch.amp.GradScaler, "load_state_dict", lambda self, state: (loaded.append(state), load(self, state))[1]
+    )
+    code, _, err = orca(*words)
+    assert code == 0, err
+    assert loaded[-1] == scaler

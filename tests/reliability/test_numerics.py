@@ -16,6 +16,7 @@ from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd import OTDD
 from tests.cli.conftest import results, run_folders
+from tests.scaled import Scaled
 from tests.tiers import count
 
 METRICS = sorted(set(choices("metric")) - {"none"})
@@ -271,3 +272,31 @@ def test_no_distance_that_is_none_is_recorded(orca, environment, small, monkeypa
     scorecard.add("distances that are not finite / kept out of results", cases=1, passed=int(passed), target=1)
     assert passed, err
     assert orca("run", *small, *ALIGN)[0] == 0
+
+
+@pytest.mark.slow
+def test_the_scale_of_gradients_is_gone_on_from(orca, environment, small, tmp_path, monkeypatch, scorecard):
+    """A6 for fp16: with the scaler on the CPU, a run that stops at a step goes on with the scale that it had."""
+    monkeypatch.setattr("orca_cli.training.engine.Engine", Scaled)
+    words = ["run", *small, "metric=none", "train.checkpoint_s=0"]
+    assert orca(*words, f"paths.runs={tmp_path / 'whole'}")[0] == 0
+    (whole,) = results(tmp_path / "whole")
+    forward, calls = torch.nn.CrossEntropyLoss.forward, [0]
+
+    def faulty(self, outputs, targets):
+        calls[0] += torch.is_grad_enabled()
+        return forward(self, outputs, targets) * (math.nan if calls[0] == 6 else 1.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.CrossEntropyLoss, "forward", faulty)
+        assert orca(*words)[0] == 32
+    (saved,) = environment.glob("*/*/3_finetune/checkpoints/step-00000005/trainer.json")
+    scaler = json.loads(saved.read_text())["scaler"]
+    assert scaler["scale"] == pytest.approx(1000 * 1.7**2)  # the premise: it is not the first one
+    assert scaler["_growth_tracker"] == 1
+    code, _, err = orca(*words)
+    assert code == 0, err
+    (again,) = results(environment)
+    passed = again["weights_sha256"] == whole["weights_sha256"]
+    scorecard.add("fp16's gradient scale / gone on from exactly", cases=1, passed=int(passed), target=1)
+    assert passed

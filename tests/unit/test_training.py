@@ -14,6 +14,7 @@ from orca_cli.training.freeze import count, select_trained
 from orca_cli.training.loop import predict, train_step
 from orca_cli.training.schedule import make_optimizer, step_decay, warmup_then_linear
 from tests.properties import examples
+from tests.scaled import Scaled
 
 
 @given(steps=st.integers(1, 200), warmup=st.integers(0, 50), decay=st.integers(1, 150), peak=st.floats(1e-6, 10))
@@ -189,3 +190,68 @@ def test_weights_hash_tells_all_values_apart(values):
 def test_absent_device_is_never_replaced_in_silence():
     with pytest.raises(UnavailableError, match="device=cpu"):
         choose_device("cuda")
+
+
+def scaled_steps(engine, model, optimizer, steps, overflowing=()):
+    for step in steps:
+        loss = nn.MSELoss() if step not in overflowing else Overflowing()
+        train_step(engine, model, optimizer, loss, Pairs(), np.arange(12), batch_size=12, clip=1.0, seed=0, step=step)
+
+
+class Overflowing(nn.MSELoss):
+    def forward(self, outputs, targets):
+        outputs.register_hook(lambda gradient: gradient * torch.inf)
+        return super().forward(outputs, targets)
+
+
+def test_the_scale_of_gradients_survives_save_and_resume(tmp_path):
+    """Scale and growth tracker after growth, an overflow and half a growth interval; the weights end with the same bits."""
+    straight, engine = Model(), Scaled()
+    optimizer = engine.prepare(make_optimizer("adamw", straight.parameters(), **SETTINGS))
+    scaled_steps(engine, straight, optimizer, range(9), overflowing=[3])
+
+    first, engine = Model(), Scaled()
+    optimizer = engine.prepare(make_optimizer("adamw", first.parameters(), **SETTINGS))
+    scaled_steps(engine, first, optimizer, range(5), overflowing=[3])
+    scaler = engine.scaler_state()
+    assert scaler["scale"] == pytest.approx(1000 * 1.7 * 0.37)  # the premise: it has grown and fallen
+    assert scaler["_growth_tracker"] == 1
+    state = checkpoint.optimizer_tensors(optimizer)
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(5, checkpoint.snapshot(first), state, scaler=scaler))
+
+    saved = checkpoint.load_latest(tmp_path)
+    assert saved.scaler == scaler
+    second, engine = Model(), Scaled()
+    second.load_state_dict(saved.weights)
+    optimizer = engine.prepare(make_optimizer("adamw", second.parameters(), **SETTINGS))
+    checkpoint.restore_optimizer(optimizer, saved.optimizer)
+    engine.restore_scaler(saved.scaler)
+    scaled_steps(engine, second, optimizer, range(5, 9))
+    assert checkpoint.weights_sha256(second.state_dict()) == checkpoint.weights_sha256(straight.state_dict())
+
+
+def test_every_optimizer_begins_with_the_first_scale():
+    """Probes of stage 2 train before stage 3 does; a run that resumes without them must meet the same scale."""
+    model, engine = Model(), Scaled()
+    begin = engine.scaler_state()
+    optimizer = engine.prepare(make_optimizer("adamw", model.parameters(), **SETTINGS))
+    scaled_steps(engine, model, optimizer, range(3), overflowing=[1])
+    assert engine.scaler_state() != begin
+    engine.prepare(make_optimizer("adamw", model.parameters(), **SETTINGS))
+    assert engine.scaler_state() == begin
+
+
+def test_a_checkpoint_without_a_scale_is_not_gone_on_from():
+    with pytest.raises(CheckpointError, match="no scale of gradients"):
+        Scaled().restore_scaler({})
+    Engine(torch.device("cpu"), "fp32").restore_scaler({})
+
+
+def test_a_gradient_that_is_none_at_every_scale_ends_the_run():
+    """Steps that overflow are left out, but not for ever."""
+    model, engine = Model(), Scaled()
+    optimizer = engine.prepare(make_optimizer("adamw", model.parameters(), **SETTINGS))
+    before = checkpoint.weights_sha256(model.state_dict())
+    with pytest.raises(NonFiniteError, match="gradient is"):
+        scaled_steps(engine, model, optimizer, range(100), overflowing=range(100))
+    assert checkpoint.weights_sha256(model.state_dict()) == before

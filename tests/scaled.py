@@ -1,0 +1,24 @@
+"""The gradient scaler of fp16 on the CPU, where fp16 itself is refused."""
+
+import torch
+
+from orca_cli.training.engine import Engine
+
+
+class Scaled(Engine):
+    """An engine on the CPU with the gradient scaler that fp16 has on a GPU.
+
+    Its factors are no powers of two, so that a wrong scale shows in the bits of the weights.
+    """
+
+    def __init__(self, device=None, precision="fp32"):
+        super().__init__(device or torch.device("cpu"), precision)
+        factors = {"growth_factor": 1.7, "backoff_factor": 0.37, "growth_interval": 2}
+        self._accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1000.0, **factors)
+        self._first_scale = self.scaler_state()
+
+    def clip(self, parameters, norm):
+        """Unscale, as accelerate does where the precision is fp16."""
+        for optimizer in self._accelerator._optimizers:
+            self._accelerator.scaler.unscale_(optimizer.optimizer)
+        return super().clip(parameters, norm)

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from orca_cli import __version__, signals, terminal
+from orca_cli import __version__, signals, storage, terminal
 from orca_cli.exceptions import Interrupted, MemoryExhaustedError, OrcaError, UsageError, of_processes, suggest
 
 COMMANDS = {
@@ -112,6 +112,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
         from orca_cli.runs.environment import check_requirements
 
         check_requirements()
+        storage.check_temporary()
     return command.execute(arguments)
 
 

@@ -11,6 +11,7 @@ from orca_cli.storage.clock import (
 )
 from orca_cli.storage.disk import (
     check_held,
+    check_temporary,
     check_writable,
     claim_folder,
     fsync_file,
@@ -57,6 +58,7 @@ __all__ = [
     "MANIFEST",
     "append_json_line",
     "check_held",
+    "check_temporary",
     "check_writable",
     "claim_folder",
     "clean_temporary",

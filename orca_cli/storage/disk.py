@@ -170,6 +170,20 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def check_temporary() -> None:
+    """Check that there is a folder for temporary files, without which torch cannot even be imported.
+
+    Raises:
+        StorageError: there is none that can be written.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise StorageError(
+            "no folder for temporary files can be written", where="TMPDIR", hint="set TMPDIR to one that can"
+        ) from error
+
+
 def claim_folder(parent: Path, name: Callable[[], str]) -> Path:
     """Create a new folder that no other process has; `name` is asked again where its answer is taken.
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from orca_cli import signals
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import DataError, UnavailableError
 from orca_cli.interfaces import Batch
 from orca_cli.tasks.targets import check_finite
 
@@ -138,8 +138,13 @@ def open_image(value: dict[str, Any] | None, where: str) -> Image.Image:
 
     Raises:
         DataError: it is missing, no image, or larger than 100 million pixels.
+        UnavailableError: Pillow is not installed.
     """
-    from PIL import Image, UnidentifiedImageError
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        hint = "pip install 'orca-transfer[datasets]'"
+        raise UnavailableError("images need Pillow, which is not installed", where=where, hint=hint) from error
 
     if not value or not (value.get("bytes") or value.get("path")):
         raise DataError("holds no image", where=where, hint="leave this row out")

@@ -1,69 +1,22 @@
-"""Rows J1 to J5: what a machine lacks is told in one line with the right code, before data are read."""
+"""J2 to J5: what a machine lacks is told in one line with the right code, before data are read."""
 
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
-from tests.cli.conftest import ROOT
+from tests.reliability.processes import process, told, with_site  # noqa: F401 - a fixture
 from tests.tiers import count
 
 pytestmark = pytest.mark.slow
 
 DRY = ["run", "--dry-run"]
-
-
-@pytest.fixture
-def process(environment, tmp_path):
-    """Run the command line in a process of its own; returns (exit code, standard error, seconds)."""
-
-    def call(*words, more=None, without=(), **settings):
-        variables = {name: value for name, value in os.environ.items() if name not in without}
-        variables |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | (more or {})
-        start = time.monotonic()
-        command = [sys.executable, "-m", "orca_cli", *map(str, words)]
-        done = subprocess.run(
-            command, env=variables, stderr=subprocess.PIPE, text=True, timeout=180, check=False, **settings
-        )
-        return done.returncode, done.stderr, time.monotonic() - start
-
-    return call
-
-
-def told(result, code, *words):
-    """Return whether a call ended with one line of error that says all of `words`."""
-    actual, err, _ = result
-    lines = [line for line in err.splitlines() if line.startswith("orca: error:")]
-    return actual == code and len(lines) == 1 and "Traceback" not in err and all(word in lines[0] for word in words)
-
-
-# Package -> (files to make, words, extra that the message has to name)
-OPTIONAL = {
-    "PIL": (["own/a/1.png", "own/b/1.png"], ["task=images", "task.path=own"], "images"),
-    "pyarrow": (["own.parquet"], ["task=table", "task.train=own.parquet", "task.target=y"], "tables"),
-    "datasets": ([], ["task=hub", "task.dataset=own/set", "task.x=x", "task.y=y"], "datasets"),
-}
-
-
-@pytest.mark.parametrize("package", OPTIONAL)
-def test_optional_package_is_missing(process, tmp_path, scorecard, package):
-    """J1: code 14 with the extra that brings it."""
-    files, words, extra = OPTIONAL[package]
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(f"import sys\nsys.modules[{package!r}] = None\n")
-    for name in files:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"PAR1" if name.endswith("parquet") else b"\x89PNG")
-    path = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
-    result = process(*DRY, *words, more={"PYTHONPATH": path})
-    passed = told(result, 14, f"orca-transfer[{extra}]")
-    scorecard.add("optional package missing", cases=1, passed=int(passed), target=len(OPTIONAL))
-    assert passed, result
+LITTLE = "little memory, files, processors, threads"
 
 
 @pytest.fixture
@@ -87,7 +40,7 @@ def silent_server():
 
 
 @pytest.mark.parametrize("how", ["no such host", "refused", "proxy refuses", "hangs"][: count(pr=4, nightly=4)])
-def test_no_network(process, tmp_path, silent_server, scorecard, how):
+def test_no_network(process, tmp_path, silent_server, scorecard, how):  # noqa: F811
     """J2: code 15 within ten seconds beyond the start, and where to put what could not be fetched."""
     places = {
         "no such host": {"HF_ENDPOINT": "https://no-such-host.invalid"},
@@ -106,7 +59,7 @@ def test_no_network(process, tmp_path, silent_server, scorecard, how):
 
 
 @pytest.mark.parametrize(("device", "code"), [("cuda", 14), ("cuda:7", 14), ("mps", 14), ("gpu", 10)])
-def test_absent_device(process, environment, scorecard, device, code):
+def test_absent_device(process, environment, scorecard, device, code):  # noqa: F811
     """J3: told before the data are read: the file does not even exist."""
     import torch
 
@@ -115,20 +68,56 @@ def test_absent_device(process, environment, scorecard, device, code):
         pytest.skip(f"{device} is there")
     words = ["task=arrays", "task.kind=classes", "task.train=nowhere.npz", f"device={device}"]
     result = process("run", *words)
-    passed = told(result, code, "device", "cpu")
+    passed = told(result, code, "device", "cpu") and not environment.exists()
     scorecard.add("absent device", cases=1, passed=int(passed), target=4)
-    assert passed, result
+    assert passed, (result, "runs were made" if environment.exists() else "")
+
+
+def test_a_precision_that_the_device_has_not(process, environment):  # noqa: F811
+    """J3: told before a folder is made, as the device is."""
+    result = process(
+        "run", "task=arrays", "task.kind=classes", "task.train=nowhere.npz", "device=cpu", "precision=fp16"
+    )
+    assert told(result, 10, "precision", "fp16 needs a GPU"), result
+    assert not environment.exists()
+
+
+def test_a_run_keeps_its_records_where_the_device_is_absent(orca, environment, small):
+    """J3: a run that is not completed stays as it was; a completed one needs no device."""
+    import torch
+
+    if torch.cuda.device_count() > 7:
+        pytest.skip("cuda:7 is there")
+    words = ["run", *small, "align.epochs=1", "train.epochs=1", "train.warmup_epochs=0"]
+    assert orca(*words, "device=cpu")[0] == 0
+    assert orca(*words, "device=cuda:7")[0] == 0
+    (status,) = environment.glob("*/*/status.json")
+    (status.parent / "result.json").unlink()
+    before = status.read_bytes()
+    assert orca(*words, "device=cuda:7")[0] == 14
+    assert status.read_bytes() == before
 
 
 def closed(number):
     return lambda: os.close(number)
 
 
-@pytest.mark.parametrize(
-    "how", ["no HOME", "read-only HOME", "LANG=C", "20 columns", "dumb terminal", "no stdin", "no stdout", "no stderr"]
-)
-def test_odd_surroundings(process, tmp_path, small, scorecard, how):
-    """J4: a dry run works, whatever terminal, language and home it has."""
+# Where Python finds no folder for temporary files it raises; the premise is asked for before the program starts.
+NO_TEMPORARY = """
+import tempfile
+tempfile._candidate_tempdir_list = lambda: ["/nowhere"]
+try:
+    tempfile.gettempdir()
+except FileNotFoundError:
+    open({mark!r}, "w").close()
+"""
+SURROUNDINGS = ["no HOME", "read-only HOME", "LANG=C", "20 columns", "dumb terminal"]
+SURROUNDINGS += ["no stdin", "no stdout", "no stderr", "no TMPDIR"]
+
+
+@pytest.mark.parametrize("how", SURROUNDINGS)
+def test_odd_surroundings(process, tmp_path, small, scorecard, how):  # noqa: F811
+    """J4: it works, whatever terminal, language and home it has, or says which folder it needs."""
     settings = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     more, without = {}, ()
     if how == "no HOME":
@@ -141,17 +130,20 @@ def test_odd_surroundings(process, tmp_path, small, scorecard, how):
         more = {"COLUMNS": "20"}
     elif how == "dumb terminal":
         more = {"TERM": "dumb"}
+    elif how == "no TMPDIR":
+        more = with_site(tmp_path / "site", NO_TEMPORARY.format(mark=str(tmp_path / "mark")))
     else:
         number = {"no stdin": 0, "no stdout": 1, "no stderr": 2}[how]
         settings |= {"preexec_fn": closed(number)}
-    code, err, _ = process(*DRY, *small, more=more, without=without, **settings)
-    passed = code == 0 and "Traceback" not in err
-    scorecard.add("odd surroundings", cases=1, passed=int(passed), target=8)
-    assert passed, f"{code} {err}"
+    result = process(*DRY, *small, more=more, without=without, **settings)
+    assert how != "no TMPDIR" or (tmp_path / "mark").exists(), "there is a folder for temporary files all the same"
+    passed = told(result, 30, "TMPDIR") if how == "no TMPDIR" else result[0] == 0 and "Traceback" not in result[1]
+    scorecard.add("odd surroundings", cases=1, passed=int(passed), target=len(SURROUNDINGS))
+    assert passed, result
 
 
 @pytest.mark.parametrize("how", ["64 files", "1 processor", "3 GiB of memory"])
-def test_little_of_everything(process, small, scorecard, how):
+def test_little_of_everything(process, small, scorecard, how):  # noqa: F811
     """J5: it works, or it says that memory or files are short; it does not hang."""
 
     def limit():
@@ -164,5 +156,32 @@ def test_little_of_everything(process, small, scorecard, how):
 
     result = process(*DRY, *small, stdout=subprocess.DEVNULL, preexec_fn=limit)
     passed = result[0] == 0 or told(result, 30) or told(result, 31)
-    scorecard.add("little memory, files, processors", cases=1, passed=int(passed), target=3)
+    scorecard.add(LITTLE, cases=1, passed=int(passed), target=3)
+    assert passed, result
+
+
+# Another user than root, whose processes alone are counted; the right to read root's files is kept.
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+NOBODY += ["--inh-caps=+dac_override,+dac_read_search", "--ambient-caps=+dac_override,+dac_read_search"]
+STARTS_A_THREAD = "import threading; threading.Thread(target=int).start()"
+
+
+@pytest.mark.parametrize("words", [DRY, ["run"]], ids=["dry-run", "run"])
+def test_no_more_threads(process, small, scorecard, words):  # noqa: F811
+    """J5: ulimit -u 1: it works, or says that threads are short; it does not hang."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        scorecard.not_run(LITTLE, "ulimit -u: needs root and setpriv")
+        pytest.skip("needs root and setpriv")
+    settings = {
+        "preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NPROC, (1, 1)),
+        "stdout": subprocess.DEVNULL,
+    }
+    command = [*NOBODY, sys.executable, "-c", STARTS_A_THREAD]
+    premise = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, **settings)
+    if "can't start new thread" not in premise.stderr:
+        scorecard.not_run(LITTLE, "ulimit -u: threads can be started all the same")
+        pytest.skip(premise.stderr)
+    result = process(*words, *small, before=NOBODY, **settings)
+    passed = result[0] == 0 or told(result, 31, "ulimit -u")
+    scorecard.add(LITTLE, cases=1, passed=int(passed), target=2)
     assert passed, result

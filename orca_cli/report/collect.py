@@ -8,22 +8,18 @@ from __future__ import annotations
 import math
 import os
 import re
-import socket
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orca_cli import storage
 from orca_cli.exceptions import DataError
-from orca_cli.runs.directory import LOCK, RESULT, STATUS
+from orca_cli.runs.directory import RESULT, STATUS
+from orca_cli.runs.liveness import LIVING, is_worked_on
 from orca_cli.runs.records import Unreadable, read_record
 
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
-_LIVING = ("created", "build", "align", "finetune")
 _ENDED = ("failed", "interrupted")
-_BEATS = 3  # heartbeats that may be missing before a run on another machine counts as dead
 
 
 @dataclass(frozen=True)
@@ -183,26 +179,15 @@ def _read_run(path: Path) -> Run:
     state = _text(status, "state", STATUS)
     if state == "completed":
         raise Unreadable(f"{STATUS} says completed, but there is no {RESULT}")
-    if state not in (*_LIVING, *_ENDED):
+    if state not in (*LIVING, *_ENDED):
         raise Unreadable(f"{STATUS}: unknown state '{state}'")
-    if storage.is_locked(path / LOCK) or _beats_elsewhere(path, status):
+    if is_worked_on(path, status):
         return _unfinished(path, status, "running", f"in stage {status.get('stage') or 'build'}")
     if state in _ENDED:
         return _unfinished(path, status, state, _failure(status))
     if _ended_meanwhile(path, status):
         return _read_run(path)
     return _unfinished(path, status, "dead", f"its process ended without a word in state {state}")
-
-
-def _beats_elsewhere(path: Path, status: dict[str, Any]) -> bool:
-    """Return whether a process on another machine, whose lock may not be seen from here, works on the run."""
-    if status.get("state") in _ENDED or status.get("host") in (None, socket.gethostname()):
-        return False
-    try:
-        age = time.time() - (path / LOCK).stat().st_mtime
-    except FileNotFoundError:
-        return False
-    return age < _BEATS * storage.HEARTBEAT_S
 
 
 def _ended_meanwhile(path: Path, status: dict[str, Any]) -> bool:

@@ -11,6 +11,8 @@ from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
 from orca_cli.runs.directory import ENVIRONMENT, LOCK, RESULT, STAGE_FOLDERS, STATES, STATUS, RunDirectory, RunName
 from orca_cli.runs.fingerprint import FILE as FINGERPRINT
+from orca_cli.runs.identity import digest_of
+from orca_cli.runs.liveness import LIVING, is_worked_on
 from orca_cli.runs.records import NewerSchema, Unreadable, read_record
 
 _STEP = re.compile(r"step-(\d{8,})")
@@ -23,7 +25,8 @@ class Checked:
     Args:
         path: the folder.
         files: number of files whose checksum was compared.
-        state: what the run has come to.
+        state: what the run has come to; dead where its process ended without a word.
+        stale: data files that have changed since the run began.
         damaged: what is not as it was written, one line each.
         notes: what else is worth knowing, one line each.
         rebuilt: why status.json was written anew; empty where it was not.
@@ -35,6 +38,7 @@ class Checked:
     state: str = ""
     damaged: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
     rebuilt: str = ""
     code: int = 0
 
@@ -52,18 +56,34 @@ def check(path: Path) -> Checked:
     if not any((path / name).exists() for name in (STATUS, RESULT, ENVIRONMENT)):
         raise DataError("is no run: it has no records", where=str(path), hint="type the run's command to begin it")
     found = Checked(path)
-    if storage.is_locked(path / LOCK):
+    if is_worked_on(path, _readable(path / STATUS)):
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
     try:
         _verify(found)
         _look_around(found)
         _restore_status(found)
+        _compare_data(found)
     except (NewerSchema, CheckpointError) as error:
         found.state, found.code = "of a newer program", CheckpointError.code
         found.notes.append(f"{error.what if isinstance(error, OrcaError) else error}; nothing was changed")
+    if found.state in LIVING:
+        found.notes.append(f"its process ended without a word in state {found.state}")
+        found.state = "dead"
     if found.damaged and not found.code:
         found.code = ChecksumError.code
     return found
+
+
+def _compare_data(found: Checked) -> None:
+    """Tell which data files are not what the run began with; those that are not on this machine cannot be compared."""
+    files = _environment(found.path).get("files")
+    for name, digest in sorted(files.items()) if isinstance(files, dict) else ():
+        now = digest_of(Path(str(name)))
+        if now is not None and now != digest:
+            found.stale.append(str(name))
+    if found.stale:
+        names = ", ".join(found.stale)
+        found.notes.append(f"stale: changed since the run began, so its command begins another run: {names}")
 
 
 def _verify(found: Checked) -> None:

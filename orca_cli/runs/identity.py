@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +43,44 @@ def identity(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def data_files(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> dict[str, str]:
+    """Return absolute path -> content of the files and folders of data that `identity` counts by their content."""
+    digests: dict[str, str] = {}
+    for part in ("task", "source"):
+        described = _described_paths(content[part], choices[part], data_folder).values()
+        for path in (*described, *_named_paths(content[part], data_folder)):
+            if digest := digest_of(path):
+                digests[str(path.absolute())] = digest
+    return digests
+
+
 def _described_files(part: dict[str, Any], name: str, data_folder: Path) -> dict[str, str]:
     """Return the content of the files that a task or source describes and that are there, by their names in its folder."""
+    digests = {member: digest_of(path) for member, path in _described_paths(part, name, data_folder).items()}
+    return {member: digest for member, digest in digests.items() if digest}
+
+
+def _described_paths(part: dict[str, Any], name: str, data_folder: Path) -> dict[str, Path]:
     data = part.get("data")
     files = data.get("files") if isinstance(data, dict) else None
     given = Path(str(part.get("path") or name)).expanduser()
     folder = given if part.get("path") and given.is_dir() else data_folder / given
-    digests = {}
-    for file in files or []:
-        for member in (file["path"], *(file.get("members") or [])):
-            if digest := _digest(folder / member):
-                digests[str(member)] = digest
-    return digests
+    members = [member for file in files or [] for member in (file["path"], *(file.get("members") or []))]
+    return {str(member): folder / member for member in members}
+
+
+def _named_paths(value: Any, data_folder: Path) -> Iterator[Path]:
+    """Yield what a part's settings name; a relative name in the working folder, else in the data folder."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key != "data":
+                yield from _named_paths(item, data_folder)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _named_paths(item, data_folder)
+    elif _may_be_path(value):
+        path = Path(value).expanduser()
+        yield path if path.exists() else data_folder / path
 
 
 def _by_content(value: Any, data_folder: Path, *, bare: bool = False) -> Any:
@@ -62,13 +89,18 @@ def _by_content(value: Any, data_folder: Path, *, bare: bool = False) -> Any:
         return {key: _by_content(item, data_folder, bare=key == "checkpoint") for key, item in value.items()}
     if isinstance(value, list):
         return [_by_content(item, data_folder) for item in value]
-    if isinstance(value, str) and (bare or "/" in value or "." in value) and len(value) < 4096:
+    if _may_be_path(value, bare=bare):
         path = Path(value).expanduser()
-        return _digest(path) or _digest(data_folder / path) or value
+        return digest_of(path) or digest_of(data_folder / path) or value
     return value
 
 
-def _digest(path: Path) -> str | None:
+def _may_be_path(value: Any, *, bare: bool = False) -> bool:
+    return isinstance(value, str) and (bare or "/" in value or "." in value) and len(value) < 4096
+
+
+def digest_of(path: Path) -> str | None:
+    """Return what tells a file's content, or that of the files in a folder; None where there is no such thing."""
     try:
         if path.is_file():
             return _file_digest(path)

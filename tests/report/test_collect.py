@@ -178,7 +178,7 @@ def test_a_run_that_ends_while_it_is_looked_at_is_not_called_dead(
         (path / "result.json").write_text(finished.read_text())
         return False
 
-    monkeypatch.setattr(module.storage, "is_locked", finish)
+    monkeypatch.setattr(storage, "is_locked", finish)
     (run,) = collect([tmp_path / "digits"]).runs
     assert run.state == "completed"
 

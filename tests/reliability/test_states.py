@@ -1,0 +1,98 @@
+"""States that are derived when a run is read and never written (section 4.3): running, dead, stale."""
+
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+
+from orca_cli import storage
+from tests.cli.conftest import run_folders
+from tests.report.trees import add_run
+
+FIGURE = "derived states of runs / told by report and doctor"
+ELSEWHERE = "another-machine"
+
+
+def change_status(run, **fields):
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps(status | fields))
+
+
+def state_in_report(orca, root):
+    code, out, err = orca("report", root, "--format", "json")
+    assert code == 0, err
+    (run,) = json.loads(out)["unfinished"]
+    return run["state"]
+
+
+# name -> (host, age of the heartbeat, state in the report, exit code of doctor, what doctor says)
+STATES = {
+    "killed_here": (None, 0.0, "dead", 0, "state dead"),
+    "beats_elsewhere": (ELSEWHERE, 1.0, "running", 20, "a process works on this run"),
+    "late_beat_elsewhere": (ELSEWHERE, 2.5 * storage.HEARTBEAT_S, "running", 20, "a process works on this run"),
+    "no_beat_elsewhere": (ELSEWHERE, 3.5 * storage.HEARTBEAT_S, "dead", 0, "state dead"),
+    "clock_of_elsewhere_ahead": (ELSEWHERE, -5.0, "running", 20, "a process works on this run"),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_run_that_says_it_is_at_work(orca, tmp_path, scorecard, name):
+    """A lock that is free here says nothing of a process on another machine; its heartbeat does."""
+    host, age, in_report, code, told = STATES[name]
+    run = add_run(tmp_path / "runs", state="finetune")
+    assert not storage.is_locked(run / "lock")  # the premise
+    if host:
+        change_status(run, host=host)
+    os.utime(run / "lock", times=(time.time() - age,) * 2)
+    before = (run / "status.json").read_bytes()
+    reported = state_in_report(orca, tmp_path / "runs")
+    found, out, err = orca("doctor", run)
+    passed = (reported, found) == (in_report, code) and told in out + err
+    scorecard.add(FIGURE, cases=1, passed=int(passed), target=len(STATES))
+    assert passed, (reported, found, out, err)
+    assert (run / "status.json").read_bytes() == before
+
+
+def test_a_run_that_has_ended_elsewhere_is_not_at_work(orca, tmp_path, scorecard):
+    """The lock file of a run that has just failed is as fresh as that of one at work."""
+    run = add_run(tmp_path / "runs", state="failed")
+    change_status(run, host=ELSEWHERE)
+    os.utime(run / "lock")
+    code, out, err = orca("doctor", run)
+    passed = state_in_report(orca, tmp_path / "runs") == "failed" and code == 0 and "state failed" in out
+    scorecard.add(FIGURE, cases=1, passed=int(passed), target=1)
+    assert passed, (out, err)
+
+
+@pytest.mark.slow
+def test_data_that_have_changed_are_told(orca, environment, tiny, tmp_path, scorecard):
+    """Stale: doctor names the file; it says nothing where the data are what they were, or not on this machine."""
+    rng = np.random.default_rng(0)
+    file = tmp_path / "own.npz"
+    arrays = {"x": rng.normal(size=(60, 2, 9)).astype(np.float32), "y": np.arange(60) % 3}
+    np.savez(file, **arrays)
+    words = ["task=arrays", "task.kind=classes", "task.train=own.npz", f"body.checkpoint={tiny['bert']}", "metric=none"]
+    code, _, err = orca("run", *words, "train.epochs=1", "train.batch_size=8", "train.warmup_epochs=0")
+    assert code == 0, err
+    (run,) = run_folders(environment)
+    facts = file.stat()
+
+    def stale():
+        code, out, err = orca("doctor", run, "--json")
+        assert code == 0, err
+        (record,) = json.loads(out)["runs"]
+        assert any("stale" in note for note in record["notes"]) == bool(record["stale"])
+        return record["stale"]
+
+    unchanged = stale()
+    arrays["x"][7, 1, 3] += 1
+    np.savez(file, **arrays)
+    os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert file.stat().st_size == facts.st_size  # the premise: one value, same size and time
+    changed = stale()
+    file.unlink()
+    passed = (unchanged, changed, stale()) == ([], [str(file)], [])
+    scorecard.add(FIGURE, cases=2, passed=2 * int(passed), target=2)
+    assert passed, (unchanged, changed)

@@ -32,7 +32,7 @@ _NEEDED = {
     "scikit-learn": "sklearn",
     "pandas": "pandas",
     "rich": "rich",
-    "pooch": "pooch",
+    "requests": "requests",
     "platformdirs": "platformdirs",
     "filelock": "filelock",
     "packaging": "packaging",

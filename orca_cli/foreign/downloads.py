@@ -1,7 +1,7 @@
 """Fetch a file over http or https: several addresses, resumed where the server allows it, never an error page as data.
 
 What has arrived lies in `NAME.part`, and what it belongs to in `NAME.part.json`, until it is whole and verified; the next
-call goes on from there. (pooch, which other parts use, begins each file anew.)
+call goes on from there; libraries such as pooch begin each file anew.
 """
 
 from __future__ import annotations

@@ -233,6 +233,9 @@ class Session:
             try:
                 self._load([*groups, text])
             except _UNREADABLE as cause:
+                if OmegaConf.is_list(node._get_node(name)):
+                    value = text.partition("=")[2]
+                    return ConfigError(f"{value} is not allowed", where=key, hint="allowed: a list, such as [a,b]")
                 return ConfigError(_root_text(cause), where=key, hint="orca list settings shows types and defaults")
         return ConfigError(_root_text(error), where=_full_key(error))
 

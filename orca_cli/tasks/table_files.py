@@ -199,7 +199,9 @@ def known_encoding(encoding: str | None) -> str | None:
         "".encode(encoding)
     except (LookupError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"{encoding!r} is no encoding", where="task.encoding", hint="such as utf-8, latin-1, cp1252 or utf-16"
+            f"{encoding!r} is no encoding",
+            where="task.encoding",
+            hint="give one such as utf-8, latin-1, cp1252 or utf-16",
         ) from error
     return encoding
 

@@ -201,7 +201,7 @@ def test_settings_are_all_of_the_schema_with_their_meaning(capsys: pytest.Captur
     assert (found["train.lr"]["default"], found["train.lr"]["type"], found["train.lr"]["allowed"]) == (
         1e-4,
         "float",
-        "above 0",
+        "above 0 and at most 1e+30",
     )
     assert found["train.select"]["allowed"] == "best, last"
     assert found["train.warmup_epochs"]["meaning"].startswith("The learning rate rises linearly")

@@ -93,7 +93,7 @@ def test_a_disk_that_fills(fork, small, expected, small_disk, tmp_path, count, s
     cases = count(pr=2, nightly=30)
     passed = 0
     for case in range(cases):
-        size = 64 * 1024 * (2 + 5 * case if cases > 2 else 2 + 8 * case)
+        size = 64 * 1024 * (2 + case if cases > 2 else 2 + 8 * case)
         disk = small_disk(size)
         assert os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize <= size
         limited = fork("run", *small, *SHORT, f"paths.runs={disk}")

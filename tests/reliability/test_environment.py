@@ -52,7 +52,7 @@ def test_no_network(process, tmp_path, silent_server, scorecard, how):  # noqa: 
     _, _, start_up = process("run", "--dry-run", "body.checkpoint=./nowhere", more=more)
     result = process(*DRY, "body.checkpoint=nobody/nothing", more=more, without=("HF_HUB_OFFLINE",))
     passed = told(result, 15, "body.checkpoint=FOLDER")
-    scorecard.add("no network: told in time", cases=1, passed=int(passed), target=4, note=f"{how}: {result[2]:.1f} s")
+    scorecard.add("no network: told in time", cases=1, passed=int(passed), target=1, note=f"{how}: {result[2]:.1f} s")
     assert passed, result
     # Beyond what it takes to start, read the data and import: that is slower where others use the machine.
     assert result[2] < 10 + 6 * start_up
@@ -69,7 +69,7 @@ def test_absent_device(process, environment, scorecard, device, code):  # noqa: 
     words = ["task=arrays", "task.kind=classes", "task.train=nowhere.npz", f"device={device}"]
     result = process("run", *words)
     passed = told(result, code, "device", "cpu") and not environment.exists()
-    scorecard.add("absent device", cases=1, passed=int(passed), target=4)
+    scorecard.add("absent device", cases=1, passed=int(passed), target=1)
     assert passed, (result, "runs were made" if environment.exists() else "")
 
 
@@ -138,7 +138,7 @@ def test_odd_surroundings(process, tmp_path, small, scorecard, how):  # noqa: F8
     result = process(*DRY, *small, more=more, without=without, **settings)
     assert how != "no TMPDIR" or (tmp_path / "mark").exists(), "there is a folder for temporary files all the same"
     passed = told(result, 30, "TMPDIR") if how == "no TMPDIR" else result[0] == 0 and "Traceback" not in result[1]
-    scorecard.add("odd surroundings", cases=1, passed=int(passed), target=len(SURROUNDINGS))
+    scorecard.add("odd surroundings", cases=1, passed=int(passed), target=1)
     assert passed, result
 
 
@@ -156,7 +156,7 @@ def test_little_of_everything(process, small, scorecard, how):  # noqa: F811
 
     result = process(*DRY, *small, stdout=subprocess.DEVNULL, preexec_fn=limit)
     passed = result[0] == 0 or told(result, 30) or told(result, 31)
-    scorecard.add(LITTLE, cases=1, passed=int(passed), target=3)
+    scorecard.add(LITTLE, cases=1, passed=int(passed), target=1)
     assert passed, result
 
 
@@ -183,5 +183,5 @@ def test_no_more_threads(process, small, scorecard, words):  # noqa: F811
         pytest.skip(premise.stderr)
     result = process(*words, *small, before=NOBODY, **settings)
     passed = result[0] == 0 or told(result, 31, "ulimit -u")
-    scorecard.add(LITTLE, cases=1, passed=int(passed), target=2)
+    scorecard.add(LITTLE, cases=1, passed=int(passed), target=1)
     assert passed, result

@@ -128,7 +128,7 @@ def test_folder_of_somebody_else(called, environment, hostile, tmp_path, scoreca
     before = {path for path in tmp_path.rglob("*") if "modules" not in path.parts}
     code, error, _ = called("--config-dir", folder, *(words or ["task=mine"]))
     passed = code in (10, 12) and not hostile.exists() and SECRET not in error and "\n" not in error
-    scorecard.add(FIGURE, cases=1, passed=int(passed), target=20)
+    scorecard.add(FIGURE, cases=1, passed=int(passed), target=1)
     assert passed, f"{code} {error}"
     assert {path for path in tmp_path.rglob("*") if "modules" not in path.parts} == before
     assert not environment.exists()
@@ -142,7 +142,7 @@ def test_link_out_of_the_folder(called, tmp_path, scorecard):  # noqa: F811
     (tmp_path / "theirs" / "task" / "mine.yaml").symlink_to(private)
     code, error, _ = called("--config-dir", tmp_path / "theirs", "task=mine")
     passed = code == 12 and SECRET not in error
-    scorecard.add(FIGURE, cases=1, passed=int(passed), target=20)
+    scorecard.add(FIGURE, cases=1, passed=int(passed), target=1)
     assert passed, f"{code} {error}"
 
 
@@ -163,7 +163,7 @@ def test_words_copied_from_somebody_else(called, environment, hostile, scorecard
     """H11: what a command that is copied from a page may not do."""
     code, error, _ = called(word)
     passed = code in (10, 12) and not hostile.exists()
-    scorecard.add(FIGURE, cases=1, passed=int(passed), target=20)
+    scorecard.add(FIGURE, cases=1, passed=int(passed), target=1)
     assert passed, f"{code} {error}"
     assert not environment.exists()
 
@@ -193,7 +193,7 @@ def test_run_folder_of_somebody_else_is_read_only_as_json(orca, environment, tmp
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     code, _, err = orca("report")
     passed = code in (0, 3) and "Traceback" not in err and not Path("canary").exists()
-    scorecard.add(FIGURE, cases=1, passed=int(passed), target=20)
+    scorecard.add(FIGURE, cases=1, passed=int(passed), target=1)
     assert passed, f"{code} {err}"
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert os.listdir(environment) == ["digits"]

@@ -65,7 +65,7 @@ def test_optional_package_is_missing(process, tmp_path, scorecard, case):  # noq
         make(tmp_path, name)
     result = process(*DRY, *words, more=with_site(tmp_path / "site", barred(package)))
     passed = told(result, 14, f"orca-transfer[{extra}]")
-    scorecard.add(MISSING, cases=1, passed=int(passed), target=len(OPTIONAL))
+    scorecard.add(MISSING, cases=1, passed=int(passed), target=1)
     assert passed, result
 
 
@@ -125,7 +125,7 @@ def test_wrong_version(process, environment, small, tmp_path, scorecard, case): 
     for words in (["--help"], ["run", "--help"], ["list"]):
         code, err, _ = process(*words, more=more)
         passed = passed and (code, err) == (0, "")
-    scorecard.add(VERSIONS, cases=1, passed=int(passed), target=len(VERSION))
+    scorecard.add(VERSIONS, cases=1, passed=int(passed), target=1)
     assert passed, result
 
 

@@ -152,7 +152,7 @@ def test_a_place_that_cannot_hold_runs(fork, tmp_path, mounted, scorecard, how):
     else:
         assert places.tree(tmp_path) == before
     note = "" if code == 11 else f"{how}: {seconds:.1f} s"
-    scorecard.add(HERE, cases=1, passed=1, target=len(PLACES), note=note)
+    scorecard.add(HERE, cases=1, passed=1, target=1, note=note)
 
 
 @pytest.mark.slow
@@ -196,7 +196,7 @@ def test_the_folder_of_a_run_goes_away(fork, small, tmp_path, scorecard, how, wh
     case = fork(*words)
     assert case.wait(240) == 0, case.err
     assert len(list(runs.glob("*/*/result.json"))) == 1
-    scorecard.add(GONE, cases=1, passed=1, target=len(WAYS))
+    scorecard.add(GONE, cases=1, passed=1, target=1)
 
 
 def told_in_time(case) -> str:
@@ -240,7 +240,7 @@ def test_a_log_that_cannot_be_written(environment, fork, small, tmp_path, mounte
     lost = err if not before else (run / "run.log").read_text().removeprefix(before)
     told_of = [line for line in lost.splitlines() if "the work goes on" in line or "standard error alone" in line]
     assert len(told_of) == 1, lost
-    scorecard.add(LOGS, cases=1, passed=1, target=len(LOG_FAULTS))
+    scorecard.add(LOGS, cases=1, passed=1, target=1)
 
 
 def spoil(how, log, folder, mounted):

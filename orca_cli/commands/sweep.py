@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import compose, signals, storage, terminal
-from orca_cli.commands.run import Outcome, run_job, run_name
+from orca_cli.commands.job import Outcome, run_job, run_name
 from orca_cli.commands.summary import error_text, print_sweep
 from orca_cli.exceptions import OrcaError, SweepError
 from orca_cli.launching import processes

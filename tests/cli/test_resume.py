@@ -78,14 +78,14 @@ def test_interrupted_sweep_goes_on_where_it_stopped(orca, start, environment, sm
 def test_signal_ends_a_sweep_in_one_process_whenever_it_comes(orca, environment, small, monkeypatch, late):
     """Hydra's own launcher runs all jobs in the process that was called."""
     from orca_cli import signals
-    from orca_cli.commands import run
+    from orca_cli.commands import job
 
-    def stages(job, directory):
+    def stages(*_):
         os.kill(os.getpid(), signal.SIGTERM)
         if not late:
             signals.check()
 
-    monkeypatch.setattr(run, "_stages", stages)
+    monkeypatch.setattr(job, "_stages", stages)
     code, out, err = orca("run", "-m", *small, "metric=none", "seed=0,1", "hydra/launcher=basic")
     assert code == 143
     assert "1 not started" in out

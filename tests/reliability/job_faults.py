@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import signals, storage
-from orca_cli.commands import run as command
+from orca_cli.commands import job as command
+from orca_cli.commands import run as command_line
 from orca_cli.launching import processes
 
 KINDS = ("raise", "exit", "exit without a word", "kill", "segfault", "memory", "hang", "deaf")
@@ -88,14 +89,14 @@ def together(argument: str) -> None:
     """
     moment, seconds = argument.split(";")
     stages(f"{seconds};-;-")
-    original = command.run_job
+    original = command_line.run_job
 
     def run_job(*words: Any, **settings: Any) -> Any:
         while time.time() < float(moment):
             time.sleep(0.0005)
         return original(*words, **settings)
 
-    command.run_job = run_job
+    command_line.run_job = run_job
 
 
 def results(runs: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.exceptions import DataError, OrcaError, UnsafeError
-from orca_cli.foreign import unpickle
+from orca_cli.foreign import pickle_machine, unpickle
 from orca_cli.sources import cifar10
 from tests.properties import examples
 
@@ -158,7 +158,7 @@ def test_large_pickles_are_refused(tmp_path, monkeypatch):
     path.write_bytes(pickle.dumps(batch(1)))
     with pytest.raises(UnsafeError, match="more than 100 bytes"):
         unpickle.load(path, max_bytes=100)
-    monkeypatch.setattr(unpickle, "_MAX_OPCODES", 20)
+    monkeypatch.setattr(pickle_machine, "_MAX_OPCODES", 20)
     with pytest.raises(UnsafeError, match="too many instructions"):
         unpickle.load_here(str(path))
 

@@ -158,7 +158,7 @@ DEFECTS = {
         ("tests/cli/test_resume.py", "-k", "Signals.SIGTERM-align or 15-align"),
     ),
     "any global may be unpickled": Defect(
-        "orca_cli/foreign/unpickle.py",
+        "orca_cli/foreign/pickle_machine.py",
         "(module, name) not in NAMES:",
         "False:",
         ("tests/foreign/test_unpickle.py", "-k", "hostile"),

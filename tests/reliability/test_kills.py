@@ -99,31 +99,34 @@ def test_killed_anywhere_and_typed_again_the_bits_are_the_same(fork, small, refe
     """A1, A5: 1 to 3 kills in random phases, the caches cold or warm; some of them while it resumes or prunes."""
     expected = reference(*SHORT)
     generator = random.Random(1)
-    kills, exact = 0, 0
-    cases = count(pr=4, nightly=300)
-    for case in range(cases):
-        runs = tmp_path / f"runs-{case}"
-        first = ORDER[case % len(ORDER)]
-        cold = first in ("features", "metric")  # with warm caches there is nothing of these to be killed in
-        home = {"ORCA_HOME": str(tmp_path / f"home-{case}")} if cold else {}
-        chosen = [first, *generator.sample(ORDER, generator.randrange(3))]
-        hits = 0
-        for phase in chosen:
-            number = generator.randint(1, CALLS[phase])
-            hits += killed(fork, [*small, *SHORT], runs, phase, number, generator.uniform(0, 0.04), more=home)
-            if any(runs.glob("*/*/result.json")):
+    cases, tried, kills, exact = count(pr=4, nightly=300), 0, 0, 0
+    try:
+        for case in range(cases + cases // 20 + 1):  # a run that is faster than its killer does not count
+            runs = tmp_path / f"runs-{case}"
+            first = ORDER[case % len(ORDER)]
+            cold = first in ("features", "metric")  # with warm caches there is nothing of these to be killed in
+            home = {"ORCA_HOME": str(tmp_path / f"home-{case}")} if cold else {}
+            chosen = [first, *generator.sample(ORDER, generator.randrange(3))]
+            hits = 0
+            for phase in chosen:
+                number = generator.randint(1, CALLS[phase])
+                hits += killed(fork, [*small, *SHORT], runs, phase, number, generator.uniform(0, 0.04), more=home)
+                if any(runs.glob("*/*/result.json")):
+                    break
+            if not hits:
+                continue
+            tried, kills = tried + 1, kills + hits
+            found = completed(fork, [*small, *SHORT], runs)
+            exact += found == expected
+            assert found == expected, chosen
+            shutil.rmtree(runs)
+            if tried == cases:
                 break
-        assert hits, f"no process was killed in {chosen}"
-        kills += hits
-        found = completed(fork, [*small, *SHORT], runs)
-        exact += found == expected
-        if found != expected:
-            scorecard.add("kills / runs that ended with the same bits", cases=case + 1, passed=exact, target=300)
-        assert found == expected, chosen
-        shutil.rmtree(runs)
+    finally:
+        note = f"{kills} kills, {min(tried, len(ORDER))} phases"
+        scorecard.add("kills / runs that ended with the same bits", cases=tried, passed=exact, target=300, note=note)
+    assert tried == cases
     assert set(ORDER) == set(PHASES)
-    note = f"{kills} kills, {min(cases, len(ORDER))} phases"
-    scorecard.add("kills / runs that ended with the same bits", cases=cases, passed=exact, target=300, note=note)
 
 
 @pytest.fixture

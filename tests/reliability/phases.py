@@ -22,7 +22,7 @@ PHASES = {
     "finetune": ("orca_cli.stages.course", "Course.take"),
     "validate": ("orca_cli.stages.finetune", "_end_epoch"),
     "test": ("orca_cli.stages.finetune", "_test"),
-    "result": ("orca_cli.storage", "seal"),
+    "result": ("orca_cli.runs.directory", "RunDirectory.write_result"),
 }
 
 

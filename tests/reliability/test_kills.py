@@ -38,7 +38,8 @@ EXACT = (
 )
 # How often a phase's function is called at least in such a run, and so how far the kill can be.
 CALLS = {"build": 1, "features": 1, "metric": 1, "align": 4, "checkpoint": 30, "prune": 8, "finetune": 12, "validate": 3,
-         "test": 1, "result": 8}  # fmt: skip
+         "test": 1, "result": 1}  # fmt: skip
+LATE = ("test", "result")  # milliseconds before the end
 # The pr tier takes the first of them.
 ORDER = ("finetune", "features", "align", "prune", "test", "checkpoint", "build", "metric", "validate", "result")
 
@@ -109,8 +110,8 @@ def test_killed_anywhere_and_typed_again_the_bits_are_the_same(fork, small, refe
             chosen = [first, *generator.sample(ORDER, generator.randrange(3))]
             hits = 0
             for phase in chosen:
-                number = generator.randint(1, CALLS[phase])
-                hits += killed(fork, [*small, *SHORT], runs, phase, number, generator.uniform(0, 0.04), more=home)
+                number, most_s = generator.randint(1, CALLS[phase]), 0.02 if phase in LATE else 0.04
+                hits += killed(fork, [*small, *SHORT], runs, phase, number, generator.uniform(0, most_s), more=home)
                 if any(runs.glob("*/*/result.json")):
                     break
             if not hits:

@@ -73,7 +73,7 @@ def report(scorecard, cases, wrong, seconds, note=""):
 
 def test_mistyped_keys(called, environment, scorecard):
     """I1, I5: every key of every shipped file, one letter dropped, doubled or swapped."""
-    cases = sample(all_typos(), count(pr=60, nightly=3000))
+    cases = sample(all_typos(), count(pr=60, nightly=1500))
     wrong, seconds, right = [], [], 0
     for case in cases:
         code, error, took = called(*case.words)
@@ -90,7 +90,7 @@ def test_mistyped_keys(called, environment, scorecard):
 
 def test_wrong_types_and_values_out_of_range(called, environment, scorecard):
     """I2, I5: every key with each type that is not its own, and with values beyond its bounds."""
-    cases = sample(all_wrong_values(), count(pr=150, nightly=5000))
+    cases = sample(all_wrong_values(), count(pr=150, nightly=2500))
     wrong, seconds = [], []
     for case in cases:
         code, error, took = called(*case.words)
@@ -113,7 +113,7 @@ def test_the_walk_grows_with_the_product():
 
 def test_a_process_of_its_own_says_the_same(environment, scorecard, tmp_path):
     """I5: one in twenty as a user starts it, with its time on the wall."""
-    cases = sample([*all_typos(), *all_wrong_values()], count(pr=8, nightly=250))
+    cases = sample([*all_typos(), *all_wrong_values()], count(pr=8, nightly=100))
     wrong, seconds = [], []
     for case in cases:
         start = time.monotonic()
@@ -163,7 +163,7 @@ def test_mistyped_keys_in_files_of_ones_own(called, environment, tmp_path, score
             more = ["body=swin_tiny"] if group == "source" and path.stem in IMAGE_SOURCES else more
             cases += [(group, text, name, more) for text, name in mistyped_file(group, path)]
     assert len(cases) >= 150
-    chosen = sample(cases, count(pr=25, nightly=1000))
+    chosen = sample(cases, count(pr=25, nightly=500))
     wrong, seconds = [], []
     for group, text, name, more in chosen:
         path = tmp_path / "my_conf" / group / "mine.yaml"

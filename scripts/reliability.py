@@ -2,7 +2,7 @@
 
     python scripts/reliability.py                       the pr tier, some minutes
     python scripts/reliability.py --tier nightly        all cases
-    python scripts/reliability.py -- -k damage          a part of it; figures of other tests are kept from the last report
+    python scripts/reliability.py -- -k damage          a part of it; what other tests found is kept from the last report
     python scripts/reliability.py --table               write the README's table anew from the last report
     python scripts/reliability.py --defects             25 seeded defects, each of which the tests have to notice
     python scripts/reliability.py --tier nightly --properties       all examples of the properties
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ SUITE = ROOT / "tests" / "reliability"
 BEGIN = "<!-- scorecard: begin; written by scripts/reliability.py -->"
 END = "<!-- scorecard: end -->"
 TIERS = ("pr", "nightly")
+SCHEMA = 3
 Outcomes = dict[str, bool]  # name of a test -> whether it passed
 
 
@@ -83,102 +85,112 @@ def outcomes(path: Path) -> Outcomes:
     return found
 
 
-def summed(lines: list[dict[str, Any]], found: Outcomes) -> dict[str, dict[str, Any]]:
-    """Return figure -> cases, passed, target, notes, what was not run, and whether one of its tests failed."""
-    figures: dict[str, dict[str, Any]] = {}
-    empty = {"cases": 0, "passed": 0, "target": 0, "notes": [], "not_run": [], "failed": False, "files": []}
-    for line in lines:
-        figure = figures.setdefault(line["figure"], {key: _copy(value) for key, value in empty.items()})
-        figure["failed"] |= not found.get(line["test"], True)
-        file = line["test"].split("::")[0]
-        if file not in figure["files"]:
-            figure["files"].append(file)
-        if "not_run" in line:
-            figure["not_run"].append(line["not_run"])
-            continue
-        for key in ("cases", "passed", "target"):
-            figure[key] += line[key]
-        if line.get("note"):
-            figure["notes"].append(line["note"])
-    return figures
-
-
-def _copy(value: Any) -> Any:
-    return list(value) if isinstance(value, list) else value
-
-
-def report(tier: str, lines: list[dict[str, Any]], found: Outcomes, seconds: float) -> dict[str, Any]:
-    """Return the record that is published: figures, and when, on which state of the program, each file was run."""
+def record_of(tier: str, lines: list[dict[str, Any]], found: Outcomes, seconds: float) -> dict[str, Any]:
+    """Return what one call found out: by test whether it passed, and the figures that it counted."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    taken = {"tier": tier, "date": time.strftime("%Y-%m-%d"), "commit": commit or None}
-    files: dict[str, dict[str, Any]] = {}
-    for test, passed in found.items():
-        file = files.setdefault(test.split("::")[0], taken | {"tests": 0, "failed": []})
-        file["tests"] += 1
-        if not passed:
-            file["failed"].append(test)
-    return {
-        "schema": 2,
-        "tier": tier,
-        "date": taken["date"],
-        "machine": {"processors": os.cpu_count(), "system": platform.system(), "python": platform.python_version()},
-        "seconds": round(seconds),
-        "files": dict(sorted(files.items())),
-        "figures": {name: figure | {"tier": tier} for name, figure in sorted(summed(lines, found).items())},
-    }
+    attempt = {"tier": tier, "date": time.strftime("%Y-%m-%d"), "commit": commit or None, "seconds": round(seconds)}
+    tests: dict[str, Any] = {test: {"attempt": 0, "passed": passed, "figures": []} for test, passed in found.items()}
+    for line in lines:
+        # A test that was skipped says which figure it could not take.
+        known = tests.setdefault(line["test"], {"attempt": 0, "passed": True, "figures": []})
+        known["figures"].append(
+            {key: value for key, value in line.items() if key not in ("test", "tier") and value != ""}
+        )
+    machine = {"processors": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
+    return {"schema": SCHEMA, "machine": machine, "attempts": [attempt], "tests": tests}
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Return a report of a part of the suite with the figures of the other files as they were; they say of which tier."""
-    both = {key: dict(sorted((old.get(key, {}) | new[key]).items())) for key in ("files", "figures")}
-    return new | both | {"seconds": old.get("seconds", 0) + new["seconds"]}
+    """Return a report in which the tests that were run again have the new outcome, and the others the old one."""
+    if old.get("schema") != SCHEMA:
+        return new
+    before = len(old["attempts"])
+    again = {test: outcome | {"attempt": outcome["attempt"] + before} for test, outcome in new["tests"].items()}
+    return new | {"attempts": old["attempts"] + new["attempts"], "tests": old["tests"] | again}
 
 
-def state(figure: dict[str, Any]) -> str:
-    """Return passed, failed or not run. What was run in part is what the run part says."""
-    if figure["failed"] or figure["passed"] < figure["cases"]:
-        return "failed"
-    return "passed" if figure["cases"] else "not run"
+@dataclass
+class Figure:
+    """A row of the table.
+
+    Args:
+        cases, passed, target: added up over all tests that count it.
+        notes: what a reader has to know.
+        not_run: why parts of it could not be taken.
+        failed: one of the tests that count it failed.
+        tiers: of the tests that count it.
+    """
+
+    cases: int = 0
+    passed: int = 0
+    target: int = 0
+    notes: list[str] = field(default_factory=list)
+    not_run: list[str] = field(default_factory=list)
+    failed: bool = False
+    tiers: set[str] = field(default_factory=set)
+
+    @property
+    def state(self) -> str:
+        """Return passed, failed or not run. What was run in part is what the run part says."""
+        if self.failed or self.passed < self.cases:
+            return "failed"
+        return "passed" if self.cases else "not run"
+
+
+def figures(record: dict[str, Any]) -> dict[str, Figure]:
+    """Return the rows of the table, by name."""
+    rows: dict[str, Figure] = {}
+    for outcome in record["tests"].values():
+        for line in outcome["figures"]:
+            row = rows.setdefault(line["figure"], Figure())
+            row.failed |= not outcome["passed"]
+            row.tiers.add(record["attempts"][outcome["attempt"]]["tier"])
+            row.not_run += [line["not_run"]] if "not_run" in line else []
+            row.notes += [line["note"]] if "note" in line else []
+            row.cases += line.get("cases", 0)
+            row.passed += line.get("passed", 0)
+            row.target += line.get("target", 0)
+    return dict(sorted(rows.items()))
 
 
 def table(record: dict[str, Any]) -> str:
     """Return the scorecard as Markdown."""
-    never = sorted(
-        path.name for path in SUITE.glob("test_*.py") if f"tests/reliability/{path.name}" not in record["files"]
-    )
-    tests = sum(file["tests"] for file in record["files"].values())
+    files = {test.split("::")[0] for test in record["tests"]}
+    never = sorted(path.name for path in SUITE.glob("test_*.py") if f"tests/reliability/{path.name}" not in files)
+    last, machine = record["attempts"][-1], record["machine"]
     lines = [
-        f"Tier of the last run: `{record['tier']}`, {record['date']}, {record['machine']['processors']} cores, Python "
-        f"{record['machine']['python']}; {tests:,} tests. The nightly tier is what the target counts."
+        f"Last run: tier `{last['tier']}`, {last['date']}, {machine['processors']} cores, Python {machine['python']}; "
+        f"{len(record['tests']):,} tests in all. The target is what the nightly tier has to pass."
         + (f" Never run: {', '.join(never)}." if never else ""),
         "",
         "| figure | passed / run | target | state | |",
         "| :-- | --: | --: | :-- | :-- |",
     ]
-    for name, figure in record["figures"].items():
-        known = state(figure)
-        done = f"{figure['passed']:,} / {figure['cases']:,}" if figure["cases"] else "-"
-        words = [*figure["notes"][-1:], *(f"not run: {reason}" for reason in figure["not_run"][:1])]
-        if figure.get("tier", record["tier"]) != record["tier"]:
-            words.append(f"{figure['tier']} tier")
-        cells = (name, done, f"{figure['target']:,}" if figure["target"] else "-", known, "; ".join(words))
+    for name, row in figures(record).items():
+        done = f"{row.passed:,} / {row.cases:,}" if row.cases else "-"
+        words = [*row.notes[-1:], *(f"not run: {reason}" for reason in row.not_run[:1])]
+        if row.tiers != {"nightly"}:
+            words.append("pr tier" if row.tiers == {"pr"} else "in part of the pr tier")
+        cells = (name, done, f"{row.target:,}" if row.target else "-", row.state, "; ".join(words))
         lines.append("| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |")
-    failed = [test for file in record["files"].values() for test in file["failed"]]
+    failed = [test for test, outcome in record["tests"].items() if not outcome["passed"]]
     if failed:
         lines += ["", f"{len(failed)} tests failed: {', '.join(failed)}."]
     return "\n".join(lines)
 
 
 def publish(record: dict[str, Any]) -> None:
-    """Write the report, and the table between the README's markers."""
+    """Write the report, a line a test, and the table between the README's markers."""
     REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    head = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items() if key != "tests"]
+    tests = [f"{json.dumps(test)}: {json.dumps(record['tests'][test])}" for test in sorted(record["tests"])]
+    REPORT.write_text("{\n" + ",\n".join([*head, '"tests": {\n' + ",\n".join(tests) + "\n}"]) + "\n}\n")
     text = README.read_text()
     if BEGIN not in text or END not in text:
         raise SystemExit(f"{README}: the markers of the scorecard are missing")
-    head, rest = text.split(BEGIN, 1)
+    front, rest = text.split(BEGIN, 1)
     _, tail = rest.split(END, 1)
-    README.write_text(f"{head}{BEGIN}\n\n{table(record)}\n\n{END}{tail}")
+    README.write_text(f"{front}{BEGIN}\n\n{table(record)}\n\n{END}{tail}")
 
 
 def main() -> int:
@@ -193,15 +205,14 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the tests")
     parser.add_argument("words", nargs="*", help="more for pytest, after --")
     given = parser.parse_args()
-    old = json.loads(REPORT.read_text()) if REPORT.exists() else {}
     if given.table:
-        publish(old)
+        publish(json.loads(REPORT.read_text()))
         return 0
     tier = "nightly" if given.defects else given.tier
     code, lines, found, seconds = run(tier, commands(given))
-    record = report(tier, lines, found, seconds)
+    record = record_of(tier, lines, found, seconds)
     if given.words or given.defects or given.properties:
-        record = merged(old, record)
+        record = merged(json.loads(REPORT.read_text()) if REPORT.exists() else {}, record)
     if given.dry:
         print(table(record))
     else:

@@ -13,6 +13,7 @@ import numpy as np
 
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.foreign import unpickle, worker
+from orca_cli.foreign.characters import checked_characters
 from orca_cli.foreign.first_bytes import NPY, Progress, first_bytes
 from orca_cli.foreign.memory import check_memory
 from orca_cli.foreign.npy_header import Header, read_header
@@ -179,7 +180,8 @@ def _npy(path: Path) -> StoredArray:
         if header.bytes == 0:
             return np.empty(header.shape, header.dtype)
         order = cast(Literal["C", "F"], header.order)
-        return np.memmap(path, header.dtype, mode="r", offset=header.offset, shape=header.shape, order=order)
+        array = np.memmap(path, header.dtype, mode="r", offset=header.offset, shape=header.shape, order=order)
+        return checked_characters(array, str(path))
 
     return StoredArray(str(path), header.shape, header.dtype, read)
 
@@ -249,4 +251,5 @@ def _inflated(path: Path, member: zipfile.ZipInfo, header: Header, where: str) -
             stream.read(1)
     except DAMAGE as error:
         raise DataError(f"cannot be read: {error}", where=where, hint="write it again") from error
-    return data.view(header.dtype).reshape(header.shape, order=cast(Literal["C", "F"], header.order))
+    array = data.view(header.dtype).reshape(header.shape, order=cast(Literal["C", "F"], header.order))
+    return checked_characters(array, where)

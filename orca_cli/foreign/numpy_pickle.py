@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from orca_cli.exceptions import UnsafeError
+from orca_cli.foreign.characters import checked_characters
 
 _DTYPE = re.compile(r"[biufcSUO]\d{1,7}")
 _MAX_AXES = 32
@@ -92,6 +93,7 @@ def set_array(array: np.ndarray, state: Any) -> None:
     if type(fortran) not in (bool, int):
         raise _refuse("has an array without order")
     array.__setstate__((1, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]
+    checked_characters(array)
 
 
 def _raw(content: Any) -> bytes:
@@ -112,7 +114,7 @@ def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = N
     if count == 0:
         array = np.empty(shape, dtype)
     else:
-        array = np.ndarray(shape, dtype, buffer=content, order="F" if order == "F" else "C")
+        array = checked_characters(np.ndarray(shape, dtype, buffer=content, order="F" if order == "F" else "C"))
     if axes is None:
         return array
     if (
@@ -130,7 +132,7 @@ def _scalar(dtype: Any, content: Any) -> Any:
     raw = _raw(content)
     if len(raw) != dtype.itemsize:
         raise _refuse("has a scalar of another size than it says")
-    return np.frombuffer(raw, dtype)[0]
+    return checked_characters(np.frombuffer(raw, dtype))[0]
 
 
 def _encode(text: Any, encoding: Any) -> bytes:

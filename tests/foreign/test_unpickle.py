@@ -355,6 +355,12 @@ def test_flags_of_a_dtype_are_not_taken_from_the_file():
     assert found.tobytes() == b"A" * 8
 
 
+def test_texts_of_numbers_that_are_no_characters_are_damage():
+    content = pickle.dumps(np.array(["ab", "cd"]), protocol=2).replace(b"a\x00\x00\x00", b"a\x00\x00\x7f")
+    with pytest.raises(DataError, match="no characters"):
+        unpickle.loads(content, "memory")
+
+
 @examples(300)
 @given(st.data())
 def test_damaged_arrays_of_objects_give_an_error_of_ours_or_a_value(data):

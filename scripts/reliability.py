@@ -33,6 +33,8 @@ BEGIN = "<!-- scorecard: begin; written by scripts/reliability.py -->"
 END = "<!-- scorecard: end -->"
 TIERS = ("pr", "nightly")
 SCHEMA = 3
+# Targets that no single test has.
+WHOLE_TARGETS = {"examples of properties / held": 40_000, "bad configurations refused with a clear error": 2_000}
 Outcomes = dict[str, bool]  # name of a test -> whether it passed
 
 
@@ -150,6 +152,8 @@ def figures(record: dict[str, Any]) -> dict[str, Figure]:
             row.cases += line.get("cases", 0)
             row.passed += line.get("passed", 0)
             row.target += line.get("target", 0)
+    for name in WHOLE_TARGETS.keys() & rows.keys():
+        rows[name].target = WHOLE_TARGETS[name]
     return dict(sorted(rows.items()))
 
 

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.cli.conftest import ROOT, results, run_folders
-from tests.cli.test_run import wait_for
+from tests.cli.test_run import has_reached, wait_for
 from tests.foreign.server import drip, serving
 from tests.reliability.signal_points import SENT
 from tests.tiers import count
@@ -260,7 +260,7 @@ def test_signals_to_the_group_of_a_sweep(trial, scorecard, name):
     trial.new_folder()
     words = ["-m", "seed=0,1", "metric=none", "train.epochs=60", "train.checkpoint_s=0"]
     case = trial.fork(*words, hook="tests.reliability.job_faults:default_signals:")
-    wait_until(lambda: list(trial.runs.glob("digits/*_s0_*/3_finetune/checkpoints/step-00000003")), case)
+    wait_until(lambda: has_reached(trial.runs, "digits/*_s0_*/3_finetune/checkpoints/step-00000003"), case)
     (run,) = run_folders(trial.runs)
     job = json.loads((run / "status.json").read_text())["pid"]
     assert job != case.pid  # the premise: a process of its own
@@ -308,7 +308,7 @@ def test_a_terminal_that_is_closed(trial, home, scorecard):
         os.execve(sys.executable, [sys.executable, "-m", "orca_cli", *words], variables)
     os.set_blocking(terminal, False)
     end = time.monotonic() + 90
-    while not list(trial.runs.glob("digits/*/3_finetune/checkpoints/step-00000003")) and time.monotonic() < end:
+    while not has_reached(trial.runs, "digits/*/3_finetune/checkpoints/step-00000003") and time.monotonic() < end:
         with_output(terminal)
         time.sleep(0.05)
     os.close(terminal)

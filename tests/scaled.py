@@ -1,4 +1,6 @@
-"""The gradient scaler of fp16 on the CPU, where fp16 itself is refused."""
+"""Trials of fp16's gradient scaler: one on the CPU, where fp16 itself is refused, and a loss that breaks."""
+
+import math
 
 import torch
 
@@ -22,3 +24,14 @@ class Scaled(Engine):
         for optimizer in self._accelerator._optimizers:
             self._accelerator.scaler.unscale_(optimizer.optimizer)
         return super().clip(parameters, norm)
+
+
+def break_loss(monkeypatch, call):
+    """Let the loss be NaN at its n-th call in training."""
+    forward, calls = torch.nn.CrossEntropyLoss.forward, [0]
+
+    def faulty(self, outputs, targets):
+        calls[0] += torch.is_grad_enabled()
+        return forward(self, outputs, targets) * (math.nan if calls[0] == call else 1.0)
+
+    monkeypatch.setattr(torch.nn.CrossEntropyLoss, "forward", faulty)

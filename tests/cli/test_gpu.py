@@ -1,12 +1,12 @@
 """A whole run on a GPU agrees with the one on the CPU as far as rounding lets it."""
 
 import json
-import math
 
 import pytest
 import torch
 
 from tests.cli.conftest import results
+from tests.scaled import break_loss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -24,14 +24,9 @@ def test_a_run_on_a_gpu(orca, environment, small, precision):
 def test_the_scale_of_gradients_is_gone_on_from(orca, environment, small, monkeypatch):
     """fp16: checkpoints hold the gradient scaler's state, and a resumed run loads it."""
     words = ["run", *small, "metric=none", "device=cuda", "precision=fp16", "train.checkpoint_s=0"]
-    forward, calls, loaded = torch.nn.CrossEntropyLoss.forward, [0], []
-
-    def faulty(self, outputs, targets):
-        calls[0] += torch.is_grad_enabled()
-        return forward(self, outputs, targets) * (math.nan if calls[0] == 6 else 1.0)
-
+    loaded = []
     with monkeypatch.context() as patch:
-        patch.setattr(torch.nn.CrossEntropyLoss, "forward", faulty)
+        break_loss(patch, 6)
         assert orca(*words)[0] == 32
     (saved,) = environment.glob("*/*/3_finetune/checkpoints/step-00000005/trainer.json")
     scaler = json.loads(saved.read_text())["scaler"]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orca_cli import __version__, signals, storage, terminal
-from orca_cli.exceptions import Interrupted, MemoryExhaustedError, OrcaError, UsageError, of_processes, suggest
+from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, UsageError, of_processes, suggest
 
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         terminal.print_error(f"orca: error: {error}")
         return error.code
     except KeyboardInterrupt as stop:
-        interrupted = Interrupted.by(stop.args[0] if stop.args else signal.SIGINT)
+        interrupted = InterruptionError.by(stop.args[0] if stop.args else signal.SIGINT)
         terminal.print_error(f"orca: error: {interrupted}")
         return interrupted.code
     except MemoryError:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from orca_cli import signals, storage
 from orca_cli.catalogue import DataFile, DataSet
 from orca_cli.exceptions import ChecksumError, DataError
-from orca_cli.foreign.downloads import md5_file
+from orca_cli.untrusted.downloads import md5_file
 
 CHECKSUMS = "checksums.json"
 SCHEMA = 1
@@ -69,7 +69,7 @@ def locked(entry: DataSet, data_folder: Path, reporter: Progress) -> Iterator[Pa
 
     Raises:
         StorageError: the folder cannot be written.
-        Interrupted: a signal asked to stop.
+        InterruptionError: a signal asked to stop.
     """
     told = False
 
@@ -174,7 +174,7 @@ def unpack(file: DataFile, folder: Path, reporter: Progress) -> int:
     held = _unpacked(folder, file)
     if held and note.get("sha256") == digest and all(_size(folder / name) == size for name, size in held.items()):
         return 0
-    from orca_cli.foreign import archives  # reads formats that most data sets do not need
+    from orca_cli.untrusted import archives  # reads formats that most data sets do not need
 
     content = _read(folder)  # before: an archive may hold a file of this name
     reporter.say(f"unpacking {file.path}")

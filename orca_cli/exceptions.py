@@ -130,26 +130,26 @@ class WorkerError(OrcaError):
     code = 33
 
 
-class Interrupted(OrcaError):
+class InterruptionError(OrcaError):
     """A signal asked to stop; the state was saved where there was one. Exit code 128 + signal."""
 
     code = 128 + signal.SIGINT
 
     @classmethod
-    def by(cls, signum: int) -> Interrupted:
+    def by(cls, signum: int) -> InterruptionError:
         """Return the error for one signal number: SIGINT gives exit code 130, SIGTERM 143, SIGHUP 129."""
         error = cls(f"stopped by {signal.Signals(signum).name}", hint="type the same command again to go on")
         error.code = 128 + signum
         return error
 
 
-class Preempted(Interrupted):
+class PreemptionError(InterruptionError):
     """The signal of preemption asked to stop; the state was saved, and a scheduler should start the command again."""
 
     code = os.EX_TEMPFAIL
 
     @classmethod
-    def by(cls, signum: int) -> Preempted:
+    def by(cls, signum: int) -> PreemptionError:
         """Return the error for the signal that a scheduler sends; its exit code is the same for every signal."""
         return cls(f"preempted by {signal.Signals(signum).name}", hint="type the same command again to go on")
 

@@ -13,7 +13,9 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt
 
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
@@ -54,6 +56,7 @@ def build(node: dict[str, Any], key: str, **given: Any) -> Any:
     accepted = _parameters(target)
     arguments |= {name: value for name, value in given.items() if name in accepted}
     _bind(target, arguments, key)
+    _check_types(target, arguments, key)
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
     try:
@@ -83,7 +86,7 @@ def check(node: dict[str, Any], key: str, given: Iterable[str] = (), known: Mapp
             arguments[name] = value
     parameters = _parameters(target)
     _bind(target, arguments, key, (*given, *known), known)
-    _check_types(target, arguments, key)
+    _check_types(target, arguments | {name: value for name, value in known.items() if value is not None}, key)
     checker = getattr(sys.modules[target.__module__], CHECKER, None)
     if inspect.isfunction(target) and inspect.isfunction(checker):
         defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
@@ -186,7 +189,7 @@ def _check_types(target: Callable[..., Any], arguments: dict[str, Any], key: str
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     function = target.__init__ if inspect.isclass(target) else target
     try:
-        return typing.get_type_hints(function)
+        return typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError):  # annotations that cannot be resolved say nothing
         return {}
 
@@ -197,6 +200,8 @@ def fits(value: Any, hint: Any) -> bool:
     To people a bool is no number, and NaN and infinity are no settings; whole numbers fit where fractions do.
     """
     origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return fits(value, members[0]) and all(_holds(value, bound) for bound in _bounds(hint))
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, member) for member in members)
     if origin is typing.Literal:
@@ -212,9 +217,33 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if hint in (bool, str, type(None)) else True
 
 
+def _bounds(hint: Any) -> list[Any]:
+    """Return the single bounds of an annotated type; annotations of other kinds do not limit a value."""
+    found: list[Any] = []
+    for item in typing.get_args(hint)[1:]:
+        found += list(item) if isinstance(item, GroupedMetadata) else [item]
+    return [bound for bound in found if isinstance(bound, (Ge, Gt, Le, Lt))]
+
+
+def _holds(value: Any, bound: Any) -> bool:
+    if isinstance(bound, Ge):
+        return value >= bound.ge
+    if isinstance(bound, Gt):
+        return value > bound.gt
+    return value <= bound.le if isinstance(bound, Le) else value < bound.lt
+
+
+_BOUND_WORDS = {Ge: ("at least", "ge"), Gt: ("above", "gt"), Le: ("at most", "le"), Lt: ("below", "lt")}
+
+
 def in_words(hint: Any) -> str:
-    """Return what an annotation allows, such as "int or null"."""
+    """Return what an annotation allows, such as "int, at least 1, or null"."""
     origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        words = [
+            f"{word} {getattr(bound, name)}" for bound in _bounds(hint) for word, name in [_BOUND_WORDS[type(bound)]]
+        ]
+        return " ".join([in_words(members[0]), " and ".join(words)]).strip()
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(in_words, members))
     if origin is typing.Literal:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from orca_cli.exceptions import ConfigError, Interrupted, Preempted, suggest
+from orca_cli.exceptions import ConfigError, InterruptionError, PreemptionError, suggest
 
 PREEMPTION = "ORCA_PREEMPTION_SIGNAL"  # environment variable; which signal a scheduler sends differs from site to site
 _PREEMPTION_CHOICES = ("USR1", "USR2", "TERM", "HUP", "XCPU")
@@ -81,7 +81,7 @@ def _set(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def immediate() -> Iterator[None]:
-    """Let a signal raise Interrupted wherever the block is, for waits that have no loop of ours."""
+    """Let a signal raise InterruptionError wherever the block is, for waits that have no loop of ours."""
     global _immediate
     before, _immediate = _immediate, True
     try:
@@ -131,7 +131,7 @@ def _leave() -> None:
     try:
         os.write(2, f"{show_cursor}{text}\n".encode())
     finally:
-        os._exit(Interrupted.code)
+        os._exit(InterruptionError.code)
 
 
 @contextmanager
@@ -182,10 +182,10 @@ def exit_code() -> int:
 
 
 def check() -> None:
-    """Raise Interrupted where a signal has asked this process to stop."""
+    """Raise InterruptionError where a signal has asked this process to stop."""
     if _pending is not None:
         raise _error(_pending)
 
 
-def _error(signum: int) -> Interrupted:
-    return (Preempted if signum == _preemption else Interrupted).by(signum)
+def _error(signum: int) -> InterruptionError:
+    return (PreemptionError if signum == _preemption else InterruptionError).by(signum)

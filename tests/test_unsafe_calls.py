@@ -9,14 +9,14 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "orca_cli").rglob("*.py"))
 # Files that are opened for writing outside storage/, and why that is safe.
 WRITERS = {
-    "foreign/archives.py": "into a temporary folder of its own",
-    "foreign/downloads.py": "under a temporary name",
-    "foreign/worker_process.py": "a pipe",
+    "untrusted/archives.py": "into a temporary folder of its own",
+    "untrusted/downloads.py": "under a temporary name",
+    "untrusted/worker_process.py": "a pipe",
     "commands/resume_test.py": "trial runs in a temporary folder of its own",
-    "foreign/unpacked.py": "into a temporary folder of storage.commit_folder",
-    "tasks/ecg_records.py": "into a temporary folder of storage.commit_folder",
+    "untrusted/unpacked.py": "into a temporary folder of storage.commit_folder",
+    "tasks/ecg/records.py": "into a temporary folder of storage.commit_folder",
     "tasks/satellite.py": "into a temporary folder of storage.commit_folder",
-    "tasks/target_maps.py": "into a temporary folder of storage.commit_folder",
+    "tasks/shared/target_maps.py": "into a temporary folder of storage.commit_folder",
     "stages/finetune.py": "under a temporary name of storage.write_with",
     "commands/data_import.py": "under a temporary name",
 }

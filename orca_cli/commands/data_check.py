@@ -91,7 +91,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _check(entry: DataSet, data: Path, settings: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
     from orca_cli import compose
-    from orca_cli.stages.data_check import check_source, check_task
+    from orca_cli.commands.data_examination import check_source, check_task
 
     with compose.session(arguments.config_dir) as session:
         config = session.compose([f"{entry.group}={entry.name}", *settings]).config

@@ -9,7 +9,7 @@ from pathlib import Path
 from orca_cli import data_folder, terminal
 from orca_cli.catalogue import DataFile, DataSet
 from orca_cli.commands.data import by_hand, chosen, refuse_settings, size_text
-from orca_cli.exceptions import ChecksumError, Interrupted, NetworkError, OrcaError, StorageError, UsageError
+from orca_cli.exceptions import ChecksumError, InterruptionError, NetworkError, OrcaError, StorageError, UsageError
 
 EXAMPLES = """\
 examples:
@@ -76,7 +76,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _get(entry: DataSet, files: list[DataFile], data: Path, arguments: argparse.Namespace) -> list[OrcaError]:
     """Fetch what is missing; one file's failure does not keep the others away."""
-    from orca_cli.foreign.memory import check_disk
+    from orca_cli.untrusted.memory import check_disk
 
     reporter, failures = terminal.LogReporter(), []
     with data_folder.locked(entry, data, reporter) as folder:
@@ -87,7 +87,7 @@ def _get(entry: DataSet, files: list[DataFile], data: Path, arguments: argparse.
             try:
                 done = _get_file(entry, file, folder, arguments, reporter)
                 count = data_folder.unpack(file, folder, reporter)
-            except (Interrupted, StorageError):
+            except (InterruptionError, StorageError):
                 raise
             except OrcaError as error:
                 failures.append(error)
@@ -114,7 +114,7 @@ def _get_file(
         raise NetworkError("is not here, and --offline opens no connection", where=str(place))
     if not file.urls:
         raise NetworkError("no address is known", where=f"{entry.name}/{file.path}")
-    from orca_cli.foreign.downloads import fetch
+    from orca_cli.untrusted.downloads import fetch
 
     known = data_folder.expected(file, folder)
     try:

@@ -13,7 +13,7 @@ from orca_cli import parts, terminal
 from orca_cli.exceptions import UsageError
 
 if TYPE_CHECKING:
-    from orca_cli.stages.distance import Comparison, Measured, Side
+    from orca_cli.comparison.distance import Comparison, Measured, Side
 
 SCHEMA = 1
 _BOUNDS = ("newton_steps", "max_iterations")  # parameters that end a solver before it reaches its tolerance
@@ -73,7 +73,7 @@ def execute(arguments: argparse.Namespace) -> int:
     terminal.configure_logging(quiet=True)
     for module in arguments.allow_module:
         parts.allow_module(module)
-    from orca_cli.stages.distance import distance
+    from orca_cli.comparison.distance import distance
 
     comparison = distance(
         arguments.a,

@@ -12,7 +12,7 @@ from typing import Any
 
 from orca_cli import signals, storage, terminal
 from orca_cli.commands.summary import error_text
-from orca_cli.exceptions import Interrupted, MemoryExhaustedError, OrcaError, of_processes
+from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, of_processes
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def run_job(job: Any, *, force: bool = False, allow_inexact: bool = False, trace
             return _attempt(job, run, traceback_wanted)
     except OrcaError as error:
         print_failure(error, traceback_wanted)
-        return Outcome("interrupted" if isinstance(error, Interrupted) else "failed", error.code, note=str(error))
+        return Outcome("interrupted" if isinstance(error, InterruptionError) else "failed", error.code, note=str(error))
 
 
 def _check_device(config: Any, earlier: Any) -> None:
@@ -91,7 +91,7 @@ def run_name(job: Any) -> Any:
 def _attempt(job: Any, run: Any, traceback_wanted: bool) -> Outcome:
     try:
         _stages(job, run)
-    except Interrupted as error:
+    except InterruptionError as error:
         _record(run, "interrupted", error)
         print_failure(error, traceback_wanted)
         return Outcome("interrupted", error.code, run.path.name, str(error))

@@ -10,7 +10,7 @@ from typing import Any
 
 from orca_cli import parts, signals, terminal
 from orca_cli.commands.job import Outcome, print_failure, run_job, run_name
-from orca_cli.exceptions import Interrupted, OrcaError, Preempted, UsageError
+from orca_cli.exceptions import InterruptionError, OrcaError, PreemptionError, UsageError
 from orca_cli.launching import processes, slurm
 
 _LONGEST_NOTE = 2000
@@ -96,11 +96,11 @@ def execute(arguments: argparse.Namespace) -> int:
         except OrcaError as error:
             print_failure(error, arguments.traceback)
             outcome = Outcome(
-                "interrupted" if isinstance(error, Interrupted) else "failed", error.code, note=str(error)
+                "interrupted" if isinstance(error, InterruptionError) else "failed", error.code, note=str(error)
             )
         if place is not None:
             processes.say(place.pipe, vars(replace(outcome, note=outcome.note[:_LONGEST_NOTE])))
-        elif outcome.code == Preempted.code:
+        elif outcome.code == PreemptionError.code:
             slurm.requeue()
         return outcome.code
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics.costs import centred, half_squared_distances
-from orca_cli.metrics.envelope import attach
-from orca_cli.metrics.validity import check_features
+from orca_cli.metrics.transport.costs import centred, half_squared_distances
+from orca_cli.metrics.transport.envelope import attach
+from orca_cli.metrics.transport.validity import check_features
 
 
 class Euclidean:

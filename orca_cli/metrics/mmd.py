@@ -18,9 +18,9 @@ from torch import Tensor
 
 from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics.costs import centred, half_squared_distances
-from orca_cli.metrics.envelope import attach
-from orca_cli.metrics.validity import check_features
+from orca_cli.metrics.transport.costs import centred, half_squared_distances
+from orca_cli.metrics.transport.envelope import attach
+from orca_cli.metrics.transport.validity import check_features
 
 _KERNELS = 5  # K of a point with itself
 _LARGEST_SCALE = 4.0

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics.validity import check_features
+from orca_cli.metrics.transport.validity import check_features
 
 
 class Moments:

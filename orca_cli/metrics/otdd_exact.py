@@ -16,9 +16,9 @@ from torch import Tensor
 
 from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics import envelope
-from orca_cli.metrics.costs import centred, half_squared_distances
-from orca_cli.metrics.validity import check_features, check_pair
+from orca_cli.metrics.transport import envelope
+from orca_cli.metrics.transport.costs import centred, half_squared_distances
+from orca_cli.metrics.transport.validity import check_features, check_pair
 
 
 class OTDDExact:

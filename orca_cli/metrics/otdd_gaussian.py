@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics import bures, envelope
-from orca_cli.metrics.costs import centred, double, half_squared_distances, needs_double
-from orca_cli.metrics.transport import Transport, add_labels, class_mass, outer_plan, slope
-from orca_cli.metrics.validity import check_features, check_pair
+from orca_cli.metrics.transport import bures, envelope
+from orca_cli.metrics.transport.costs import centred, double, half_squared_distances, needs_double
+from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, outer_plan, slope
+from orca_cli.metrics.transport.validity import check_features, check_pair
 
 
 class OTDDGaussian(Transport):

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics import annealed, envelope, label_distances
-from orca_cli.metrics.annealed import Annealing, Levels
-from orca_cli.metrics.costs import centred, half_squared_distances, needs_double
-from orca_cli.metrics.label_distances import ClassIndex
-from orca_cli.metrics.label_distances import groups as group_pairs
-from orca_cli.metrics.validity import check_features, check_pair
+from orca_cli.metrics.transport import annealed, envelope, label_distances
+from orca_cli.metrics.transport.annealed import Annealing, Levels
+from orca_cli.metrics.transport.costs import centred, half_squared_distances, needs_double
+from orca_cli.metrics.transport.label_distances import ClassIndex
+from orca_cli.metrics.transport.label_distances import groups as group_pairs
+from orca_cli.metrics.transport.validity import check_features, check_pair
 
 # Far below rounding, and high enough that no product becomes denormal, with which a CPU is many times slower.
 _MIN_EXPONENT = -50.0

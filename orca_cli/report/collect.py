@@ -16,7 +16,7 @@ from typing import Any
 from orca_cli.exceptions import DataError
 from orca_cli.runs.directory import RESULT, STATUS
 from orca_cli.runs.liveness import LIVING, is_worked_on
-from orca_cli.runs.records import Unreadable, read_record
+from orca_cli.runs.records import UnreadableError, read_record
 
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _ENDED = ("failed", "interrupted")
@@ -124,7 +124,7 @@ def collect(folders: Iterable[Path]) -> Collection:
                 if (facts.st_dev, facts.st_ino) not in seen:
                     seen.add((facts.st_dev, facts.st_ino))
                     runs.append(_read_run(found))
-            except (Unreadable, OSError) as error:
+            except (UnreadableError, OSError) as error:
                 broken.append(Broken(found, _reason(error)))
     if not runs and not broken:
         names = ", ".join(map(str, folders))
@@ -175,12 +175,12 @@ def _read_run(path: Path) -> Run:
         return _completed(path, result)
     status = read_record(path / STATUS)
     if status is None:
-        raise Unreadable(f"no {STATUS}: it was never started, or is not a run")
+        raise UnreadableError(f"no {STATUS}: it was never started, or is not a run")
     state = _text(status, "state", STATUS)
     if state == "completed":
-        raise Unreadable(f"{STATUS} says completed, but there is no {RESULT}")
+        raise UnreadableError(f"{STATUS} says completed, but there is no {RESULT}")
     if state not in (*LIVING, *_ENDED):
-        raise Unreadable(f"{STATUS}: unknown state '{state}'")
+        raise UnreadableError(f"{STATUS}: unknown state '{state}'")
     if is_worked_on(path, status):
         return _unfinished(path, status, "running", f"in stage {status.get('stage') or 'build'}")
     if state in _ENDED:
@@ -197,10 +197,10 @@ def _ended_meanwhile(path: Path, status: dict[str, Any]) -> bool:
 
 def _completed(path: Path, result: dict[str, Any]) -> Run:
     if result.get("state") != "completed":
-        raise Unreadable(f"{RESULT}: state is {result.get('state')!r}, not 'completed'")
+        raise UnreadableError(f"{RESULT}: state is {result.get('state')!r}, not 'completed'")
     error = result.get("error")
     if not isinstance(error, dict):
-        raise Unreadable(f"{RESULT}: error is missing")
+        raise UnreadableError(f"{RESULT}: error is missing")
     selected = result.get("selected")
     splits = result.get("splits")
     test = splits.get("test") if isinstance(splits, dict) else None
@@ -242,28 +242,28 @@ def _failure(status: dict[str, Any]) -> str:
 def _text(record: dict[str, Any], key: str, name: str) -> str:
     value = record.get(key)
     if not isinstance(value, str) or not value:
-        raise Unreadable(f"{name}: {key} is {'missing' if value is None else 'not a text'}")
+        raise UnreadableError(f"{name}: {key} is {'missing' if value is None else 'not a text'}")
     return value
 
 
 def _integer(record: dict[str, Any], key: str, name: str) -> int:
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise Unreadable(f"{name}: {key} is {'missing' if value is None else 'not a whole number'}")
+        raise UnreadableError(f"{name}: {key} is {'missing' if value is None else 'not a whole number'}")
     return value
 
 
 def _number(record: dict[str, Any], key: str) -> float | None:
     if key not in record:
-        raise Unreadable(f"{RESULT}: {key} is missing")
+        raise UnreadableError(f"{RESULT}: {key} is missing")
     value = record[key]
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise Unreadable(f"{RESULT}: {key} is not a number")
+        raise UnreadableError(f"{RESULT}: {key} is not a number")
     number = math.nan if abs(value) > 1e300 else float(value)
     if not math.isfinite(number):
-        raise Unreadable(f"{RESULT}: {key} is not finite")
+        raise UnreadableError(f"{RESULT}: {key} is not finite")
     return number
 
 

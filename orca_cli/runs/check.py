@@ -13,7 +13,7 @@ from orca_cli.runs.directory import ENVIRONMENT, LOCK, RESULT, STAGE_FOLDERS, ST
 from orca_cli.runs.fingerprint import FILE as FINGERPRINT
 from orca_cli.runs.identity import digest_of
 from orca_cli.runs.liveness import LIVING, is_worked_on
-from orca_cli.runs.records import NewerSchema, Unreadable, read_record
+from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
 
 _STEP = re.compile(r"step-(\d{8,})")
 
@@ -63,7 +63,7 @@ def check(path: Path) -> Checked:
         _look_around(found)
         _restore_status(found)
         _compare_data(found)
-    except (NewerSchema, CheckpointError) as error:
+    except (NewerSchemaError, CheckpointError) as error:
         found.state, found.code = "of a newer program", CheckpointError.code
         found.notes.append(f"{error.what if isinstance(error, OrcaError) else error}; nothing was changed")
     if found.state in LIVING:
@@ -110,9 +110,9 @@ def _read_records(found: Checked) -> None:
     for name in (RESULT, ENVIRONMENT, "1_build/summary.json"):
         try:
             read_record(found.path / name)
-        except NewerSchema:
+        except NewerSchemaError:
             raise
-        except (Unreadable, OSError) as error:
+        except (UnreadableError, OSError) as error:
             found.damaged.append(f"{name}: {error}")
 
 
@@ -141,9 +141,9 @@ def _restore_status(found: Checked) -> None:
     try:
         status = read_record(path / STATUS)
         reason = "it was missing" if status is None else ""
-    except NewerSchema:
+    except NewerSchemaError:
         raise
-    except (Unreadable, OSError) as error:
+    except (UnreadableError, OSError) as error:
         status, reason = None, str(error)
     if status is not None:
         found.state = str(status.get("state"))
@@ -203,7 +203,7 @@ def _environment(path: Path) -> dict[str, Any]:
 def _readable(path: Path) -> dict[str, Any]:
     try:
         return read_record(path) or {}
-    except (Unreadable, OSError):
+    except (UnreadableError, OSError):
         return {}
 
 

@@ -24,7 +24,7 @@ from orca_cli.exceptions import CheckpointError, LockedError
 from orca_cli.runs.fingerprint import FILE as FINGERPRINT
 from orca_cli.runs.fingerprint import settle
 from orca_cli.runs.identity import SHORT
-from orca_cli.runs.records import SCHEMA, NewerSchema, Unreadable, read_record
+from orca_cli.runs.records import SCHEMA, NewerSchemaError, UnreadableError, read_record
 
 LOCK = "lock"
 STATUS = "status.json"
@@ -273,11 +273,11 @@ def _refuse_newer(path: Path) -> None:
     for name in (STATUS, RESULT):
         try:
             read_record(path / name)
-        except NewerSchema as error:
+        except NewerSchemaError as error:
             raise CheckpointError(
                 str(error), where=str(path), hint="use the newer program, or start anew with --force"
             ) from error
-        except (Unreadable, OSError):
+        except (UnreadableError, OSError):
             continue
 
 
@@ -316,5 +316,5 @@ def _read(path: Path) -> dict[str, Any]:
     """Return a record; empty where it is missing or unreadable."""
     try:
         return read_record(path) or {}
-    except (Unreadable, OSError):
+    except (UnreadableError, OSError):
         return {}

@@ -11,11 +11,11 @@ SCHEMA = 1
 LARGEST = 2**20  # bytes of a record; a real one has some 2 kB
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """A record does not say what it has to; the message is the reason."""
 
 
-class NewerSchema(Unreadable):
+class NewerSchemaError(UnreadableError):
     """A newer program wrote the record."""
 
 
@@ -23,7 +23,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """Return a record of a schema that this program knows; None where the file does not exist.
 
     Raises:
-        Unreadable: it is no record, or of no schema known here.
+        UnreadableError: it is no record, or of no schema known here.
         OSError: it may not be read.
     """
     try:
@@ -31,14 +31,14 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"{path.name} is not valid JSON (cut off or damaged)") from error
+        raise UnreadableError(f"{path.name} is not valid JSON (cut off or damaged)") from error
     if not isinstance(record, dict):
-        raise Unreadable(f"{path.name} is not a record but {type(record).__name__}")
+        raise UnreadableError(f"{path.name} is not a record but {type(record).__name__}")
     schema = record.get("schema")
     if isinstance(schema, bool) or not isinstance(schema, int) or schema < 1:
-        raise Unreadable(f"{path.name}: schema is {schema!r}, not a whole number from 1 to {SCHEMA}")
+        raise UnreadableError(f"{path.name}: schema is {schema!r}, not a whole number from 1 to {SCHEMA}")
     if schema > SCHEMA:
-        raise NewerSchema(f"{path.name}: schema {schema} is of a newer program; this one reads up to {SCHEMA}")
+        raise NewerSchemaError(f"{path.name}: schema {schema} is of a newer program; this one reads up to {SCHEMA}")
     return record
 
 
@@ -46,7 +46,7 @@ def _bytes(path: Path) -> bytes:
     facts = path.stat()
     # Opening a named pipe would wait for ever.
     if not stat.S_ISREG(facts.st_mode):
-        raise Unreadable(f"{path.name} is not a file")
+        raise UnreadableError(f"{path.name} is not a file")
     if facts.st_size > LARGEST:
-        raise Unreadable(f"{path.name} is far too large for a record ({facts.st_size} bytes)")
+        raise UnreadableError(f"{path.name} is far too large for a record ({facts.st_size} bytes)")
     return path.read_bytes()

@@ -12,10 +12,10 @@ import numpy as np
 
 from orca_cli import signals
 from orca_cli.exceptions import DataError
-from orca_cli.foreign import unpickle
-from orca_cli.foreign.arrays import read_arrays
 from orca_cli.interfaces import SourceData
 from orca_cli.sources.balance import check_size, draw, record
+from orca_cli.untrusted.arrays import read_arrays
+from orca_cli.untrusted.pickle import unpickle
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FOLDER = "cifar-10-batches-py"

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from orca_cli import parts, seeding, signals, storage
 from orca_cli.compose import check_classes
-from orca_cli.exceptions import CheckpointError, ChecksumError, Interrupted, NonFiniteError
+from orca_cli.exceptions import CheckpointError, ChecksumError, InterruptionError, NonFiniteError
 from orca_cli.interfaces import Features, Metric, Reporter
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
@@ -83,7 +83,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
         try:
             trainer.train()
             aligned = trainer.select()
-        except Interrupted:  # between two groups of classes: the weights are those of the last step
+        except InterruptionError:  # between two groups of classes: the weights are those of the last step
             trainer.save()
             raise
     weights = checkpoint.snapshot(built.model.embedder)

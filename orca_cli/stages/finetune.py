@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orca_cli import seeding, signals, storage
-from orca_cli.exceptions import DataError, Interrupted
+from orca_cli.exceptions import DataError, InterruptionError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config
 from orca_cli.stages.build import Built, split_record
-from orca_cli.stages.course import Course
-from orca_cli.stages.overlap import count_shared
+from orca_cli.stages.training_plan import Course
+from orca_cli.tasks.shared.overlap import count_shared
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
@@ -113,7 +113,7 @@ def _train(
                     _count_test_read(run)
                 try:
                     _end_epoch(config, built, engine, progress, course.rate(progress.step - 1))
-                except Interrupted:  # the epoch's last step is not taken again, its validation is
+                except InterruptionError:  # the epoch's last step is not taken again, its validation is
                     if progress.step != saved:
                         save()
                     raise

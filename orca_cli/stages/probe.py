@@ -15,7 +15,7 @@ from orca_cli.exceptions import ChecksumError, NonFiniteError
 from orca_cli.interfaces import Reporter
 from orca_cli.schema import Config
 from orca_cli.stages.build import Built
-from orca_cli.stages.course import Course
+from orca_cli.stages.training_plan import Course
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from orca_cli import seeding, signals
-from orca_cli.foreign.pages import let_go
 from orca_cli.interfaces import Kind
+from orca_cli.untrusted.pages import release_pages
 
 _WHOLE_VALUES = 2**26  # values that k-means may see at once (256 MiB in float32); above, they come in batches
 _BATCH_VALUES = 2**24
@@ -66,7 +66,7 @@ def _batches(targets: np.ndarray, order: np.ndarray, least: int = 1) -> Iterator
         rows = order[start : start + size]
         if len(rows) >= least:
             yield rows
-            let_go(targets)
+            release_pages(targets)
 
 
 def _flat(targets: np.ndarray) -> np.ndarray:

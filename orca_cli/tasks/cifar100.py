@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
-from orca_cli.foreign import unpickle
-from orca_cli.foreign.first_bytes import GZIP, first_bytes
 from orca_cli.interfaces import Kind, Reporter, TaskData
-from orca_cli.tasks import files
-from orca_cli.tasks.augment_images import PixelSamples
-from orca_cli.tasks.cifar_images import SIDE, LabelledImages, checked
-from orca_cli.tasks.hold_out import check_hold_out, describe, hold_out
+from orca_cli.tasks.shared import files
+from orca_cli.tasks.shared.cifar import SIDE, LabelledImages, checked
+from orca_cli.tasks.shared.hold_out import check_hold_out, describe, hold_out
+from orca_cli.tasks.shared.pixels import PixelSamples
+from orca_cli.untrusted.first_bytes import GZIP, first_bytes
+from orca_cli.untrusted.pickle import unpickle
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # of the training pixels in 0..1
 _CLASSES = 100

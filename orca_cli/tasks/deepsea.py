@@ -17,11 +17,11 @@ import torch
 
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.foreign import arrays
-from orca_cli.foreign.pages import let_go
 from orca_cli.interfaces import Batch, Kind, Reporter, Samples, TaskData
-from orca_cli.tasks.files import find
-from orca_cli.tasks.samples import ArraySamples
+from orca_cli.tasks.shared.files import find
+from orca_cli.tasks.shared.samples import ArraySamples
+from orca_cli.untrusted import arrays
+from orca_cli.untrusted.pages import release_pages
 
 _FILE = "deepsea_filtered.npz"
 _BASES = 4
@@ -184,7 +184,7 @@ def _known_bases(x: np.ndarray, where: str, reporter: Reporter) -> int:
                     f"sequence {start + broken[0]} has a row that is neither one-hot nor zero", where=where, hint=_AGAIN
                 )
             known += int(np.count_nonzero(ones))
-            let_go(x)
+            release_pages(x)
             advance(len(block))
     return known
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.interfaces import Kind, TaskData
-from orca_cli.tasks.samples import ArraySamples
-from orca_cli.tasks.splits import check_seed, check_train, split
+from orca_cli.tasks.shared.samples import ArraySamples
+from orca_cli.tasks.shared.splits import check_seed, check_train, split
 
 _LAYOUTS = ("sequence", "image")
 _LARGEST = 16  # pixels are integers in 0..16

@@ -13,10 +13,10 @@ import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
-from orca_cli.tasks import files
-from orca_cli.tasks.augment_images import IMAGENET_MEAN, IMAGENET_STD
-from orca_cli.tasks.hold_out import check_hold_out, describe, hold_out
-from orca_cli.tasks.image_files import FileSamples, View, by_content, content_hashes
+from orca_cli.tasks.images.files import FileSamples, View, by_content, content_hashes
+from orca_cli.tasks.shared import files
+from orca_cli.tasks.shared.hold_out import check_hold_out, describe, hold_out
+from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 _CLASSES = 40
 _DOMAINS = ("clipart", "painting", "real", "sketch")

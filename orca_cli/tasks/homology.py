@@ -19,10 +19,9 @@ import numpy as np
 
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.foreign import lmdb, unpickle
 from orca_cli.interfaces import Kind, Reporter, TaskData
-from orca_cli.tasks.files import find
-from orca_cli.tasks.one_hot import (
+from orca_cli.tasks.shared.files import find
+from orca_cli.tasks.shared.one_hot import (
     SymbolSamples,
     check_choice,
     check_over_length,
@@ -31,6 +30,8 @@ from orca_cli.tasks.one_hot import (
     scored_classes,
     take,
 )
+from orca_cli.untrusted import lmdb
+from orca_cli.untrusted.pickle import unpickle
 
 NUM_FOLDS = 1195
 # TAPE's IUPAC vocabulary: the channel of a symbol is its id there. No letter J.

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.foreign import matlab
 from orca_cli.interfaces import Kind, Reporter, TaskData
-from orca_cli.tasks.files import find
-from orca_cli.tasks.samples import ArraySamples
+from orca_cli.tasks.shared.files import find
+from orca_cli.tasks.shared.samples import ArraySamples
+from orca_cli.untrusted import matlab
 
 _FILE = "JSB_Chorales.mat"
 _PARTS = ("traindata", "validdata", "testdata")

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError, suggest
-from orca_cli.foreign import arrays
 from orca_cli.interfaces import Kind, Reporter, TaskData
-from orca_cli.tasks.files import find
-from orca_cli.tasks.samples import ArraySamples
+from orca_cli.tasks.shared.files import find
+from orca_cli.tasks.shared.samples import ArraySamples
+from orca_cli.untrusted import arrays
 
 _NORMALIZE = ("electrodes", "none")
 _PARTS = ("train", "val", "test")

@@ -15,12 +15,12 @@ import numpy as np
 
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError, DataError, suggest
-from orca_cli.foreign import arrays
 from orca_cli.interfaces import Kind, Reporter, TaskData
-from orca_cli.tasks.files import find
-from orca_cli.tasks.generated import folder_of
-from orca_cli.tasks.hold_out import check_hold_out, describe, hold_out
-from orca_cli.tasks.samples import ArraySamples, blocks
+from orca_cli.tasks.shared.files import find
+from orca_cli.tasks.shared.generated import folder_of
+from orca_cli.tasks.shared.hold_out import check_hold_out, describe, hold_out
+from orca_cli.tasks.shared.samples import ArraySamples, blocks
+from orca_cli.untrusted import arrays
 
 _NORMALIZE = ("series", "none")
 _FILES = ("satellite_train.npy", "satellite_test.npy")

@@ -21,7 +21,7 @@ from orca_cli.cli import main
 from orca_cli.data_folder import CHECKSUMS
 from orca_cli.exceptions import ConfigError
 from scripts import make_fixtures
-from tests.foreign.server import drip, serving, status
+from tests.untrusted.server import drip, serving, status
 
 ROOT = Path(__file__).parent.parent.parent
 ARRAYS = "orca_cli.tasks.arrays.load"
@@ -501,9 +501,9 @@ def test_check_finds_what_is_wrong(here, orca):
 
 
 def test_check_reports_numbers_that_are_none():
+    from orca_cli.commands import data_examination as data_check
     from orca_cli.interfaces import TaskData
-    from orca_cli.stages import data_check
-    from orca_cli.tasks.samples import ArraySamples
+    from orca_cli.tasks.shared.samples import ArraySamples
     from orca_cli.terminal import LogReporter
 
     x, y = np.ones((6, 1, 4), np.float32), np.zeros((6, 2), np.float32)

@@ -12,9 +12,9 @@ import pytest
 from torch import Tensor
 
 from orca_cli import cli
+from orca_cli.comparison.distance import distance
+from orca_cli.comparison.points import cloud_of
 from orca_cli.interfaces import Distance, Features
-from orca_cli.stages.distance import distance
-from orca_cli.stages.labelled_points import cloud_of
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
 
 SHIFT = 2.0
@@ -186,7 +186,7 @@ class _GivesUp:
 )
 @pytest.mark.parametrize("style", [(), ("--json",)])
 def test_a_solver_that_gave_up_is_one_warning(style, metric, diagnostics, warning, files, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("orca_cli.stages.distance.parts.build", lambda node, what: _GivesUp(diagnostics))
+    monkeypatch.setattr("orca_cli.comparison.distance.parts.build", lambda node, what: _GivesUp(diagnostics))
     assert cli.main(["distance", *map(str, files), "--metric", metric, *style]) == 0
     out, err = capsys.readouterr()
     assert err == warning
@@ -194,7 +194,7 @@ def test_a_solver_that_gave_up_is_one_warning(style, metric, diagnostics, warnin
 
 
 def test_the_warning_names_parameters_that_the_command_takes(files, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("orca_cli.stages.distance.parts.build", lambda node, what: _GivesUp({"converged": 0.0}))
+    monkeypatch.setattr("orca_cli.comparison.distance.parts.build", lambda node, what: _GivesUp({"converged": 0.0}))
     for metric in ("otdd", "otdd_gaussian"):
         assert cli.main(["distance", *map(str, files), "--metric", metric]) == 0
         words = capsys.readouterr().err.partition("try ")[2].partition(" or ")[0].split()

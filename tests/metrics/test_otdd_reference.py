@@ -9,10 +9,10 @@ from safetensors.torch import load, save
 
 from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Features
-from orca_cli.metrics import annealed
-from orca_cli.metrics.annealed import Annealing
-from orca_cli.metrics.costs import half_squared_distances
 from orca_cli.metrics.otdd_reference import OTDDReference
+from orca_cli.metrics.transport import annealed
+from orca_cli.metrics.transport.annealed import Annealing
+from orca_cli.metrics.transport.costs import half_squared_distances
 from orca_cli.seeding import torch_generator
 from tests.metrics.generators import cloud, labelled
 

@@ -8,9 +8,8 @@ from geomloss import SamplesLoss
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.metrics import newton, sinkhorn
-from orca_cli.metrics.costs import centred, half_squared_distances
-from orca_cli.metrics.transport import Transport
+from orca_cli.metrics.transport.costs import centred, half_squared_distances
+from orca_cli.metrics.transport.problem import Transport, newton, sinkhorn
 from tests.metrics.generators import KNOWN, cloud, gaussians
 from tests.properties import examples
 

@@ -14,7 +14,7 @@ from tests.reliability.phases import PHASES, replace
 
 # Where a GPU's memory is asked for: (module, attribute) inside the work that is told of.
 _GPU = {
-    "step": ("orca_cli.stages.course", "train_step"),
+    "step": ("orca_cli.stages.training_plan", "train_step"),
     "batch": ("orca_cli.training.engine", "Engine.move"),
     "align": ("orca_cli.stages.align", "_Trainer._epoch"),
 }

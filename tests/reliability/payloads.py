@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.foreign import arrays, lmdb, matlab, unpickle
+from orca_cli.untrusted import arrays, lmdb, matlab
+from orca_cli.untrusted.pickle import unpickle
 
 
 class Call:

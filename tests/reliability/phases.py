@@ -19,7 +19,7 @@ PHASES = {
     "align": ("orca_cli.stages.align", "_Trainer._epoch"),
     "checkpoint": ("orca_cli.training.checkpoint", "save_file"),
     "prune": ("orca_cli.storage", "remove"),
-    "finetune": ("orca_cli.stages.course", "Course.take"),
+    "finetune": ("orca_cli.stages.training_plan", "Course.take"),
     "validate": ("orca_cli.stages.finetune", "_end_epoch"),
     "test": ("orca_cli.stages.finetune", "_test"),
     "result": ("orca_cli.runs.directory", "RunDirectory.write_result"),
@@ -83,7 +83,7 @@ def _lose_rate() -> None:
 
         return call
 
-    replace(("orca_cli.stages.course", "Course.rate"), make)
+    replace(("orca_cli.stages.training_plan", "Course.rate"), make)
 
 
 def _lose_dropout() -> None:
@@ -93,7 +93,7 @@ def _lose_dropout() -> None:
 
 def _lose_order() -> None:
     """Draw by the number of epochs that this process has seen."""
-    replace(("orca_cli.stages.course", "seeding.numpy_generator"), _counted("order"))
+    replace(("orca_cli.stages.training_plan", "seeding.numpy_generator"), _counted("order"))
 
 
 def _counted(draw: str) -> Callable[[Callable], Callable]:

@@ -12,10 +12,10 @@ from typing import Any
 
 POINTS = {
     "compose": "orca_cli.compose:session",
-    "download": "orca_cli.foreign.downloads:_write",
+    "download": "orca_cli.untrusted.downloads:_write",
     "features": "orca_cli.stages.source_features:_embed",
     "transport": "orca_cli.stages.problem:Problem.points",
-    "step": "orca_cli.stages.course:train_step",
+    "step": "orca_cli.stages.training_plan:train_step",
     "validation": "orca_cli.stages.finetune:predict",
     "checkpoint": "orca_cli.training.checkpoint:save_file",
     "report": "orca_cli.report.collect:_read_run",

@@ -21,11 +21,12 @@ import numpy as np
 import pytest
 
 from orca_cli.exceptions import DataError, MemoryExhaustedError, UnsafeError, WorkerError
-from orca_cli.foreign import arrays, lmdb, matlab, unpickle, worker
-from orca_cli.foreign.archives import unpack
-from tests.foreign.conftest import Quiet
-from tests.foreign.test_matlab import deflated, element, mat5, variable
-from tests.foreign.test_unpickle import dtype, nested_tuples
+from orca_cli.untrusted import arrays, lmdb, matlab, worker
+from orca_cli.untrusted.archives import unpack
+from orca_cli.untrusted.pickle import unpickle
+from tests.untrusted.conftest import Quiet
+from tests.untrusted.test_matlab import deflated, element, mat5, variable
+from tests.untrusted.test_unpickle import dtype, nested_tuples
 
 FIGURE = "bombs: peak above the limit"
 MIB = 2**20

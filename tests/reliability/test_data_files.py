@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from orca_cli.exceptions import OrcaError
-from orca_cli.tasks import arrays
+from orca_cli.tasks.arrays import reader as arrays
 from scripts import make_fixtures
-from tests.foreign.conftest import Quiet
 from tests.tasks.test_bad_arrays import BAD, X, Y
 from tests.tasks.test_fixtures import SMALL
+from tests.untrusted.conftest import Quiet
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ FOLDERS: dict[str, tuple[dict[str, str], list[str]]] = {
     "target_is_eval": ({"task/mine.yaml": TASK + "task:\n  _target_: builtins.eval\n"}, []),
     "target_is_a_module_on_the_path": ({"task/mine.yaml": TASK + "task:\n  _target_: canary_part.touch\n"}, []),
     "target_through_a_module_of_ours": (
-        {"task/mine.yaml": TASK + "task:\n  _target_: orca_cli.tasks.arrays.np.save\n"},
+        {"task/mine.yaml": TASK + "task:\n  _target_: orca_cli.tasks.arrays.reader.np.save\n"},
         [],
     ),
     "target_in_a_loss": ({"task/mine.yaml": TASK + READER + "  loss:\n" + RUNS_IT}, []),

@@ -27,14 +27,16 @@ import scipy.io
 
 from orca_cli import storage
 from orca_cli.exceptions import OrcaError, WorkerError
-from orca_cli.foreign import arrays, lmdb, matlab, unpickle
-from orca_cli.foreign.archives import unpack
 from orca_cli.models.bodies import checkpoints
 from orca_cli.sources import conll
-from orca_cli.tasks import homology, wav
-from orca_cli.tasks.table_files import open_table
-from tests.foreign.conftest import Quiet
+from orca_cli.tasks import homology
+from orca_cli.tasks.fsd50k import wav
+from orca_cli.tasks.table.files import open_table
+from orca_cli.untrusted import arrays, lmdb, matlab
+from orca_cli.untrusted.archives import unpack
+from orca_cli.untrusted.pickle import unpickle
 from tests.tiers import count
+from tests.untrusted.conftest import Quiet
 
 _SECONDS = 2.0
 _ODD = (0, 1, 0x7F, 0x80, 0xFE, 0xFF)
@@ -291,8 +293,8 @@ def test_mutated_files_give_a_value_or_an_error_of_ours(name, tmp_path, scorecar
 
 def test_a_crash_of_the_worker_is_no_crash_of_the_program(tmp_path, monkeypatch):
     """The premise of the HDF5 row: this process lives on where the library does not."""
-    from orca_cli.foreign import worker
-    from tests.foreign.test_worker import START
+    from orca_cli.untrusted import worker
+    from tests.untrusted.test_worker import START
 
     monkeypatch.setattr(worker, "_START", START)
     worker.close()

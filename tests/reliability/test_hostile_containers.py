@@ -17,10 +17,10 @@ import pytest
 
 from orca_cli import storage
 from orca_cli.exceptions import DataError, OrcaError, UnsafeError
-from orca_cli.foreign import arrays, matlab
-from orca_cli.foreign.archives import unpack
-from tests.foreign.conftest import Quiet
+from orca_cli.untrusted import arrays, matlab
+from orca_cli.untrusted.archives import unpack
 from tests.reliability.test_hostile_files import FIGURE
+from tests.untrusted.conftest import Quiet
 
 SECRET = "hunter2"
 

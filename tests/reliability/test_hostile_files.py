@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from orca_cli.exceptions import OrcaError, UnsafeError
-from orca_cli.foreign import unpickle
+from orca_cli.untrusted.pickle import unpickle
 from tests.reliability import payloads
 from tests.tiers import count
 

@@ -158,10 +158,10 @@ DEFECTS = {
         ("tests/cli/test_resume.py", "-k", "15-align"),
     ),
     "any global may be unpickled": Defect(
-        "orca_cli/foreign/pickle_machine.py",
+        "orca_cli/untrusted/pickle/machine.py",
         "(module, name) not in NAMES:",
         "False:",
-        ("tests/foreign/test_unpickle.py", "-k", "hostile"),
+        ("tests/untrusted/test_unpickle.py", "-k", "hostile"),
     ),
     "a number of threads does not count": Defect(
         "orca_cli/training/numerics.py",

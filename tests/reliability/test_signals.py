@@ -15,9 +15,9 @@ from safetensors.numpy import load_file
 
 from tests.cli.conftest import ROOT, results, run_folders
 from tests.cli.test_run import has_reached, wait_for
-from tests.foreign.server import drip, serving
 from tests.reliability.signal_points import SENT
 from tests.tiers import count
+from tests.untrusted.server import drip, serving
 
 FIGURE = "signals: saved and resumed exactly"
 SOON_S = 5.0

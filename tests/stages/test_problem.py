@@ -10,7 +10,7 @@ from orca_cli.models.bodies import swin
 from orca_cli.schema import Align
 from orca_cli.stages import problem
 from orca_cli.stages.problem import Labelled, Problem
-from orca_cli.tasks.samples import ArraySamples
+from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.training.engine import Engine
 from tests.checkpoints import save_tiny_swin
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from orca_cli.tasks.arrays import load
+from orca_cli.tasks.arrays.reader import load
 
 RNG = np.random.default_rng(0)
 N = 60

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from orca_cli.exceptions import ConfigError, DataError, MemoryExhaustedError, OrcaError, UnsafeError
-from orca_cli.tasks.arrays import load
+from orca_cli.tasks.arrays.reader import load
 
 RNG = np.random.default_rng(0)
 N = 40
@@ -241,13 +241,13 @@ def test_a_member_larger_than_the_archive_or_the_memory_is_refused(tmp_path, rep
     with pytest.raises(DataError, match=r"mine\.npz\[x\]: the header declares 160,000,000,000 bytes"):
         load(tmp_path, reporter, kind="classes", train=str(file))
     np.savez(file, x=X, y=Y)
-    monkeypatch.setattr("orca_cli.foreign.memory._free_memory", lambda: 1000)
+    monkeypatch.setattr("orca_cli.untrusted.memory._free_memory", lambda: 1000)
     with pytest.raises(MemoryExhaustedError, match=r"mine\.npz\[x\].*GiB"):
         load(tmp_path, reporter, kind="classes", train=str(file))
 
 
 def test_the_index_of_a_bad_value_counts_from_the_start_of_the_file(tmp_path, reporter, monkeypatch):
-    monkeypatch.setattr("orca_cli.tasks.samples._BLOCK_BYTES", 400)  # ten samples
+    monkeypatch.setattr("orca_cli.tasks.shared.samples._BLOCK_BYTES", 400)  # ten samples
     np.savez(tmp_path / "mine.npz", x=changed(X, (37, 1, 2), np.nan), y=Y)
     with pytest.raises(DataError, match=r"index \(37, 1, 2\)"):
         load(tmp_path, reporter, kind="classes", train="mine.npz")

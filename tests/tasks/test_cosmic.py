@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
-from orca_cli.tasks import cosmic_samples
-from orca_cli.tasks.cosmic import load
+from orca_cli.tasks.cosmic import samples as cosmic_samples
+from orca_cli.tasks.cosmic.reader import load
 
 START, SIZE = 4, 8
 VISITS = {"train": ["10_1", "10_2", "11_a3", "12_1", "13_x"], "test": ["20_1"]}

@@ -5,8 +5,9 @@ import pytest
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.seeding import numpy_generator
-from orca_cli.tasks import darcy, darcy_files
-from orca_cli.tasks.darcy import gaussian_field, solve
+from orca_cli.tasks.darcy import files as darcy_files
+from orca_cli.tasks.darcy import reader as darcy
+from orca_cli.tasks.darcy.reader import gaussian_field, solve
 
 FEW = {"nodes": 21, "stride": 2, "num_train": 8, "num_validation": 3, "num_test": 4}
 FILES = FEW | {"origin": "files", "nodes": None}

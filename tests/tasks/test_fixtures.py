@@ -12,7 +12,9 @@ from scipy.io import wavfile
 
 from orca_cli.exceptions import UnsafeError
 from orca_cli.scoring.multilabel import MeanAUROC
-from orca_cli.tasks import fsd50k, log_mel, psicov_samples, wav
+from orca_cli.tasks.fsd50k import log_mel, wav
+from orca_cli.tasks.fsd50k import reader as fsd50k
+from orca_cli.tasks.psicov import samples as psicov_samples
 from scripts import make_fixtures
 from tests.tasks.conftest import SilentReporter
 
@@ -219,7 +221,7 @@ def test_jsb(read, written):
 
 
 def test_listops_and_expressions_beyond_the_input(read, written):
-    from orca_cli.tasks.listops import VOCABULARY
+    from orca_cli.tasks.listops.reader import VOCABULARY
 
     dropped = read("listops", over_length="drop")
     for samples, kept, part in zip(splits(read("listops")), splits(dropped), ("train", "val", "test"), strict=True):

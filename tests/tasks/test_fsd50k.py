@@ -8,8 +8,7 @@ import pytest
 from scipy.io import wavfile
 
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.tasks import log_mel, wav
-from orca_cli.tasks.fsd50k import load
+from orca_cli.tasks.fsd50k.reader import load, log_mel, wav
 
 NAMES = {"Bark": 1, "Rain": 0, "Speech": 2}
 CLIPS = {

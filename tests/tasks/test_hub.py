@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError, DataError, NetworkError, OrcaError, UnavailableError, UnsafeError
-from orca_cli.tasks import hub_open
-from orca_cli.tasks.hub_dataset import load
+from orca_cli.tasks.hub import opening as hub_open
+from orca_cli.tasks.hub.reader import load
 
 datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
 datasets.disable_progress_bars()

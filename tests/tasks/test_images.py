@@ -16,11 +16,13 @@ import pytest
 from PIL import Image
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
-from orca_cli.tasks import cifar100, domainnet, image_folder, spherical
-from orca_cli.tasks import spherical_projection as projection
-from orca_cli.tasks.augment_images import PixelSamples, random_crop, random_flip
-from orca_cli.tasks.hold_out import hold_out
-from orca_cli.tasks.image_files import MAX_PIXELS, decode
+from orca_cli.tasks import cifar100, domainnet
+from orca_cli.tasks.images import reader as image_folder
+from orca_cli.tasks.images.files import MAX_PIXELS, decode
+from orca_cli.tasks.shared.hold_out import hold_out
+from orca_cli.tasks.shared.pixels import PixelSamples, random_crop, random_flip
+from orca_cli.tasks.spherical import projection
+from orca_cli.tasks.spherical import reader as spherical
 
 SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parents[2] / ".." / "shared"))
 CIFAR10 = SHARED / "data" / "cifar10" / "cifar10_5000.npz"

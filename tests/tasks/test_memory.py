@@ -5,7 +5,11 @@ import tracemalloc
 
 import numpy as np
 
-from orca_cli.tasks import cosmic, fsd50k, psicov, samples, satellite
+from orca_cli.tasks import satellite
+from orca_cli.tasks.cosmic import reader as cosmic
+from orca_cli.tasks.fsd50k import reader as fsd50k
+from orca_cli.tasks.psicov import reader as psicov
+from orca_cli.tasks.shared import samples
 from scripts import make_fixtures
 
 COPIES = 40

@@ -8,8 +8,8 @@ import torch
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
 from orca_cli.scoring.distances import LongRangeMAE
-from orca_cli.tasks import psicov_samples
-from orca_cli.tasks.psicov import load
+from orca_cli.tasks.psicov import samples as psicov_samples
+from orca_cli.tasks.psicov.reader import load
 
 LENGTHS = {"deepcov": [12, 40, 9, 22, 15], "psicov": [14, 40]}  # at W = 32 proteins of 22 residues just fit
 WINDOW = 32

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.tasks.digits import load
-from orca_cli.tasks.splits import split
+from orca_cli.tasks.shared.splits import split
 from tests.properties import examples
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError, DataError, OrcaError
-from orca_cli.tasks.table import load
+from orca_cli.tasks.table.reader import load
 
 N = 60
 RNG = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli import storage
-from orca_cli.exceptions import CheckpointError, ChecksumError, Interrupted, LockedError, StorageError
+from orca_cli.exceptions import CheckpointError, ChecksumError, InterruptionError, LockedError, StorageError
 from tests.crashes import Recorder
 from tests.properties import examples
 
@@ -245,11 +245,11 @@ def test_json_lines_survive_a_torn_last_line(tmp_path):
 
 def test_waiting_for_a_lock_can_be_ended(tmp_path):
     def stop():
-        raise Interrupted.by(15)
+        raise InterruptionError.by(15)
 
     with (
         storage.lock(tmp_path / "lock"),
-        pytest.raises(Interrupted),
+        pytest.raises(InterruptionError),
         storage.lock(tmp_path / "lock", timeout_s=60, while_waiting=stop),
     ):
         pass

@@ -1,0 +1,311 @@
+"""The distance between two labelled data sets outside of a run: what `orca distance` computes, as a function.
+
+A and B are arrays, .npz files, or names of configured tasks and sources, whose data are embedded as stage 2 embeds them, by
+the body's own embedding layer (sources) or by the embedder as it is initialised (training split of tasks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orca_cli import compose, configuration, parts, seeding, storage
+from orca_cli.comparison.points import Cloud, Data, Embedding, cloud_of, read_file
+from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.interfaces import Features, Metric, Reporter
+from orca_cli.terminal import LogReporter
+from orca_cli.training.engine import choose_device
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+CONFIDENCE = 0.95
+# Settings that say how named data are read and embedded; other settings are a metric's own parameters.
+_EMBEDDING = ("task", "source", "body", "embedder", "align", "paths")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one metric says.
+
+    Args:
+        metric: its name.
+        parameters: its parameters.
+        convention: whether the value is squared, its costs halved, and the like; empty where the metric does not say.
+        value: distance of B (as target) to A (as source).
+        self_a: distance of A to itself.
+        self_b: distance of B to itself.
+        interval: 95 % confidence interval of the value, None where none was asked for; see `distance`.
+        halves_mean: mean value over the halves that the interval comes from; its difference from the value tells how much
+            the number of points matters.
+        diagnostics: the solver's, for the value.
+        seconds: time for the value, without the self-distances and the interval.
+    """
+
+    metric: str
+    parameters: dict[str, Any]
+    convention: str
+    value: float
+    self_a: float
+    self_b: float
+    interval: tuple[float, float] | None
+    halves_mean: float | None
+    diagnostics: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two data sets, as it was compared.
+
+    Args:
+        name: file, task or source.
+        points: number of points.
+        available: number of points that they were drawn from; None where it is not known.
+        width: of a point.
+        classes: number of classes.
+    """
+
+    name: str
+    points: int
+    available: int | None
+    width: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both data sets, how they were compared, and what every metric says.
+
+    Args:
+        a: the source.
+        b: the target.
+        body: what embedded named data; None for files and arrays.
+        dtype: of the points.
+        seed: of all draws.
+        repeats: number of halves behind an interval.
+        metrics: what was measured.
+        left_out: metric -> why "all" does not hold it for these data.
+    """
+
+    a: Side
+    b: Side
+    body: str | None
+    dtype: str
+    seed: int
+    repeats: int
+    metrics: list[Measured] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def distance(
+    a: Data,
+    b: Data,
+    *,
+    metrics: Sequence[str] = ("otdd",),
+    settings: Sequence[str] = (),
+    points: int | None = 1000,
+    repeats: int = 0,
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str = "cpu",
+    body: str | None = None,
+    checkpoint: str | None = None,
+    config_dir: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Comparison:
+    """Return distances between two labelled data sets.
+
+    The confidence interval has the width of the central 95 % of the values on `repeats` random halves (of every class, drawn
+    without replacement, apart for A and B), whose spread is about that of the whole, and is moved so that their mean lies on
+    the value: fewer points give another value on average, and that difference says nothing about this one.
+
+    Args:
+        a: the source: (x [n, ...], y [n]); a path of an .npz file with arrays x and y; or the name of a task or a source,
+            written task=NAME or source=NAME where both have it. Further axes of x are flattened.
+        b: the target, likewise.
+        metrics: files of conf/metric; "all" for every one that is defined for the data, `left_out` says which are not.
+        settings: KEY=VALUE: a metric's parameters (`reg=0.5`), and what embeds named data (`source.size=200`).
+        points: upper bound on the points of each side, drawn without replacement; None takes all.
+        repeats: number of halves; 0 for no interval.
+        seed: of all draws, and of the embedder's weights.
+        dtype: "float32" or "float64".
+        device: auto, cpu, cuda, cuda:N or mps.
+        body: embeds named data; default: the one that the task picks.
+        checkpoint: of the body, instead of its own.
+        config_dir: the user's own configuration.
+        reporter: progress.
+
+    Raises:
+        ConfigError: unknown metric, name or parameter, or one out of range.
+        DataError: missing arrays, other shapes than above, different widths, too few classes for a metric.
+        NonFiniteError: a distance overflows.
+    """
+    reporter = reporter or LogReporter()
+    _check_numbers(points, repeats, dtype)
+    place = choose_device(device)
+    with compose.session(config_dir) as session:
+        nodes = _metric_nodes(session, metrics, settings, config_dir)
+        embedding = Embedding(
+            session,
+            [a, b],
+            body=body,
+            checkpoint=checkpoint,
+            settings=[text for text in settings if _is_embedding(text)],
+            seed=seed,
+            config_dir=config_dir,
+            device=place,
+            reporter=reporter,
+        )
+        clouds = [embedding.cloud(data, points) or _given(data, points, seed) for data in (a, b)]
+    first, second = (_placed(cloud.features, DTYPES[dtype], place) for cloud in clouds)
+    if first.x.shape[1] != second.x.shape[1]:
+        raise DataError(
+            f"A has points of width {first.x.shape[1]} and B of width {second.x.shape[1]}",
+            where="A, B",
+            hint="give data of one width, or names of tasks and sources, which one body embeds",
+        )
+    built = {name: parts.build(node, "metric") for name, node in nodes.items()}
+    lacks = {name: lack for name, metric in built.items() if (lack := _classes_lack(metric, first, second))}
+    if lacks and "all" not in metrics:
+        name, lack = next(iter(lacks.items()))
+        raise DataError(lack, where=name, hint="choose another --metric, or give data of several classes")
+    sides = [
+        Side(c.name, len(c.features.x), c.available, c.features.x.shape[1], c.features.num_classes) for c in clouds
+    ]
+    measured = [
+        _measure(name, nodes[name], metric, first, second, repeats, seed, reporter)
+        for name, metric in built.items()
+        if name not in lacks
+    ]
+    return Comparison(sides[0], sides[1], embedding.body_name, dtype, seed, repeats, measured, lacks)
+
+
+def metric_names(config_dir: Path | None = None) -> list[str]:
+    """Return the files of conf/metric that name a metric."""
+    files = configuration.choices("metric", config_dir)
+    return [name for name, path in files.items() if configuration.content(path).get(parts.TARGET) is not None]
+
+
+def _measure(
+    name: str,
+    node: dict[str, Any],
+    metric: Metric,
+    a: Features,
+    b: Features,
+    repeats: int,
+    seed: int,
+    reporter: Reporter,
+) -> Measured:
+    start = storage.monotonic()
+    with torch.no_grad():
+        prepared = metric.prepare(a)
+        found = metric.distance(a, prepared, b)
+        value = float(found.value)
+        seconds = storage.monotonic() - start
+        self_a = float(metric.distance(a, prepared, a).value)
+        self_b = _value(metric, b, b)
+        halves = []
+        with reporter.track(f"{name}: halves", repeats) as advance:
+            for repeat in range(repeats):
+                halves.append(_value(metric, _half(a, seed, "a", repeat), _half(b, seed, "b", repeat)))
+                advance()
+    interval = None
+    if halves:
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(halves, [tail, 1 - tail]) - np.mean(halves) + value
+        interval = (float(low), float(high))
+    return Measured(
+        metric=name,
+        parameters={key: entry for key, entry in node.items() if key != parts.TARGET},
+        convention=str(getattr(metric, "convention", "")),
+        value=value,
+        self_a=self_a,
+        self_b=self_b,
+        interval=interval,
+        halves_mean=float(np.mean(halves)) if halves else None,
+        diagnostics=found.diagnostics,
+        seconds=seconds,
+    )
+
+
+def _value(metric: Metric, source: Features, target: Features) -> float:
+    return float(metric.distance(source, metric.prepare(source), target).value)
+
+
+def _half(features: Features, seed: int, *names: str | int) -> Features:
+    """Return a random half of every class, rounded up."""
+    generator = seeding.numpy_generator(seed, "distance", "half", *names)
+    labels = features.labels.cpu().numpy()
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    chosen = [generator.choice(rows, size=(len(rows) + 1) // 2, replace=False) for rows in members]
+    rows = torch.from_numpy(np.sort(np.concatenate(chosen))).to(features.x.device)
+    return Features(features.x[rows], features.labels[rows], features.num_classes)
+
+
+def _given(data: Data, points: int | None, seed: int) -> Cloud:
+    if isinstance(data, tuple):
+        return cloud_of("arrays", *data, points=points, seed=seed)
+    return read_file(Path(data), points=points, seed=seed)
+
+
+def _placed(features: Features, dtype: torch.dtype, device: torch.device) -> Features:
+    x: Tensor = features.x.to(device=device, dtype=dtype)
+    return Features(x, features.labels.to(device), features.num_classes)
+
+
+def _classes_lack(metric: Metric, a: Features, b: Features) -> str | None:
+    """Return what is wrong where a metric needs more target classes than there are, else None."""
+    least = int(getattr(metric, "least_classes", 1))
+    if b.num_classes < least or a.num_classes < least:
+        return f"needs {least} classes or more, and A has {a.num_classes}, B has {b.num_classes}"
+    return None
+
+
+def _check_numbers(points: int | None, repeats: int, dtype: str) -> None:
+    if points is not None and points < 2:
+        raise ConfigError(f"{points} is out of range", where="points", hint="allowed: at least 2")
+    if repeats < 0 or repeats == 1:
+        raise ConfigError(f"{repeats} is out of range", where="ci", hint="allowed: 0 for none, or at least 2")
+    if dtype not in DTYPES:
+        raise ConfigError(f"'{dtype}' is not allowed", where="dtype", hint=suggest(dtype, DTYPES))
+
+
+def _is_embedding(setting: str) -> bool:
+    return setting.partition("=")[0].partition(".")[0] in _EMBEDDING
+
+
+def _metric_nodes(
+    session: compose.Session, metrics: Sequence[str], settings: Sequence[str], config_dir: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Return the checked nodes of the metrics; a parameter goes to those that have it."""
+    known = metric_names(config_dir)
+    names = known if "all" in metrics else list(dict.fromkeys(metrics))
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"no such metric: '{name}'", where="metric", hint=suggest(name, [*known, "all"]))
+    files = configuration.choices("metric", config_dir)
+    allowed = {name: set(configuration.content(files[name])) - {parts.TARGET} for name in names}
+    own = [text.removeprefix("metric.") for text in settings if not _is_embedding(text)]
+    for text in own:
+        key = text.partition("=")[0]
+        if not any(key in keys for keys in allowed.values()):
+            raise ConfigError(
+                f"{' and '.join(names)} {'have' if len(names) > 1 else 'has'} no parameter '{key}'",
+                where=text,
+                hint=suggest(key, set().union(*allowed.values())),
+            )
+    return {
+        name: session.compose(
+            [
+                f"metric={name}",
+                "align.classes_per_problem=0",  # a distance is one problem of all classes
+                *(f"metric.{text}" for text in own if text.partition("=")[0] in allowed[name]),
+            ]
+        ).config.metric
+        for name in names
+    }

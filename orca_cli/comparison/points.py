@@ -1,0 +1,248 @@
+"""Labelled points from arrays, files, and the names of configured tasks and sources; what `orca distance` compares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orca_cli import compose, configuration, seeding
+from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.interfaces import Body, Features, Reporter, Samples, TaskData
+from orca_cli.models.assembly import build_model
+from orca_cli.models.transfer import TransferModel
+from orca_cli.schema import Config
+from orca_cli.stages.build import load_body, read_source, read_task
+from orca_cli.stages.pseudo_labels import class_labels
+from orca_cli.stages.source_features import select_points, source_features
+from orca_cli.untrusted.arrays import read_arrays
+
+Data = str | Path | tuple[np.ndarray, np.ndarray]
+GROUPS = ("task", "source")
+_PSEUDO_LABELS = 10  # classes of most sources; align.pseudo_labels changes it
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Labelled points.
+
+    Args:
+        name: where they come from.
+        features: the points, on the CPU; every class has a point.
+        available: number of points that they were drawn from; None where it is not known.
+    """
+
+    name: str
+    features: Features
+    available: int | None
+
+
+def read_file(path: Path, *, points: int | None, seed: int) -> Cloud:
+    """Return the points of an .npz file with arrays x [n, ...] and y [n].
+
+    Raises:
+        DataError: as `cloud_of`; the file or an array is missing or damaged.
+        UnsafeError: an array holds Python objects.
+    """
+    arrays = read_arrays(path, ("x", "y"))
+    return cloud_of(str(path), arrays["x"], arrays["y"], points=points, seed=seed)
+
+
+def cloud_of(name: str, x: np.ndarray, y: np.ndarray, *, points: int | None, seed: int) -> Cloud:
+    """Return a seeded draw of points; the same rows for every data set of the same size.
+
+    Args:
+        name: for messages.
+        x: [n, ...], numbers; further axes are flattened.
+        y: [n], integers, bools or texts, or floats without a fraction.
+        points: upper bound on their number; None takes all.
+        seed: of the draw.
+
+    Raises:
+        DataError: other shapes or types, no points, or a value that is NaN or infinite.
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim < 2 or x.size == 0 or x.dtype.kind not in "biuf":
+        raise DataError(f"x is {_form(x)}, and numbers [n, d] or [n, ...] are needed", where=name)
+    if y.shape != x.shape[:1] or y.dtype.kind not in "biufUS":
+        raise DataError(f"y is {_form(y)}, and one class label for each of {len(x)} points is needed", where=name)
+    if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.floor(y)).all()):
+        raise DataError("y has values that are no class labels", where=name, hint="round or cluster them first")
+    rows = np.arange(len(x))
+    if points is not None and points < len(x):
+        generator = seeding.numpy_generator(seed, "distance", "points", len(x))
+        rows = np.sort(generator.choice(len(x), size=points, replace=False))
+    chosen = torch.from_numpy(np.ascontiguousarray(x[rows].reshape(len(rows), -1), dtype=_float_of(x)))
+    if not bool(torch.isfinite(chosen).all()):
+        raise DataError("x has values that are NaN or infinite", where=name, hint="remove or fill them")
+    return Cloud(name, _compact(chosen, torch.from_numpy(np.unique(y[rows], return_inverse=True)[1])), len(x))
+
+
+class Embedding:
+    """Embeds named tasks and sources with one body, which is loaded once and only if a name is given."""
+
+    body_name: str | None = None
+
+    def __init__(
+        self,
+        session: compose.Session,
+        data: Sequence[Data],
+        *,
+        body: str | None,
+        checkpoint: str | None,
+        settings: Sequence[str],
+        seed: int,
+        config_dir: Path | None,
+        device: torch.device,
+        reporter: Reporter,
+    ) -> None:
+        """Compose the configurations of all names among `data`; arguments as in comparison/distance.py.
+
+        Raises:
+            ConfigError: a name that there is not, or a setting that is not allowed.
+        """
+        self._seed, self._device, self._reporter = seed, device, reporter
+        chosen = {entry: _named(entry, config_dir) for entry in data if not isinstance(entry, tuple)}
+        names = [pair for pair in chosen.values() if pair is not None]
+        self._configs: dict[Any, tuple[str, Config]] = {}
+        self._body: Body | None = None
+        self._tasks: dict[Any, tuple[TaskData, TransferModel]] = {}
+        if not names:
+            return
+        # A task picks its body; so the first task decides for both sides.
+        first = sorted(names, key=lambda pair: pair[0] != "task")[0]
+        picked = [f"body={body}"] if body else []
+        start = session.compose([f"{first[0]}={first[1]}", *picked])
+        self.body_name = start.choices["body"]
+        shared = [f"body={self.body_name}", f"seed={seed}", *settings]
+        if checkpoint:
+            shared.append(f"body.checkpoint='{checkpoint}'")
+        for entry, pair in chosen.items():
+            if pair is not None:
+                self._configs[entry] = (pair[0], session.compose([f"{pair[0]}={pair[1]}", *shared]).config)
+
+    @torch.no_grad()
+    def cloud(self, data: Data, points: int | None) -> Cloud | None:
+        """Return the embedded points of a named task or source, at most `points`; None for files and arrays."""
+        if isinstance(data, tuple) or data not in self._configs:
+            return None
+        group, config = self._configs[data]
+        limit = sys.maxsize if points is None else points
+        features = self._task(data, config, limit) if group == "task" else self._source(config, limit)
+        return Cloud(str(data), _compact(features.x, features.labels), None)
+
+    def _loaded(self, config: Config) -> Body:
+        if self._body is None:
+            self._body = load_body(config)
+            self._body.to(self._device)  # type: ignore[attr-defined]
+        return self._body
+
+    def _source(self, config: Config, limit: int) -> Features:
+        assert config.paths.cache is not None
+        cloud, _ = source_features(
+            self._loaded(config),
+            read_source(config, self._reporter),
+            features=config.align.features,
+            length=self._length(config),
+            points=limit,
+            seed=self._seed,
+            cache_folder=Path(config.paths.cache),
+            reporter=self._reporter,
+        )
+        return cloud
+
+    def _length(self, config: Config) -> int:
+        """Return the tokens of a target sample, which matters to align.features=sequence alone."""
+        if config.align.features != "sequence":
+            return 0
+        for entry, (group, other) in self._configs.items():
+            if group == "task":
+                return self._built(entry, other)[1].embedder.layout.tokens
+        raise ConfigError("needs a task, whose samples have a length", where="align.features=sequence")
+
+    def _built(self, entry: Data, config: Config) -> tuple[TaskData, TransferModel]:
+        if entry not in self._tasks:
+            task = read_task(config, self._reporter)
+            model = build_model(
+                body=self._loaded(config),
+                kind=task.kind,
+                input_shape=task.input_shape,
+                num_outputs=task.num_outputs,
+                embedder_init=config.embedder.init,
+                max_tokens=config.embedder.max_tokens,
+                pooling=config.predictor.pooling,
+                seed=self._seed,
+            )
+            self._tasks[entry] = task, model.to(self._device).eval()
+        return self._tasks[entry]
+
+    def _task(self, entry: Data, config: Config, limit: int) -> Features:
+        task, model = self._built(entry, config)
+        labels, _ = class_labels(
+            task.kind,
+            task.train.targets(),
+            task.validation.targets(),
+            num_clusters=config.align.pseudo_labels or _PSEUDO_LABELS,
+            seed=self._seed,
+        )
+        x, rows = self._embed(model, task.train, config.align.features, limit)
+        return Features(x, torch.from_numpy(labels)[rows], int(labels.max()) + 1)
+
+    def _embed(self, model: TransferModel, samples: Samples, features: str, limit: int) -> tuple[Tensor, Tensor]:
+        """Return a uniform draw of at most `limit` points, and the sample of each; memory grows with `limit` alone."""
+        generator = seeding.torch_generator(self._seed, "distance", "task", features)
+        kept = [torch.empty(0), torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float64)]
+        with self._reporter.track("target features", len(samples)) as advance:
+            for indices in np.array_split(np.arange(len(samples)), -(-len(samples) // _BATCH)):
+                batch = samples.batch(indices)
+                valid = None if batch.valid is None else batch.valid.to(self._device)
+                tokens = model.embed(batch.x.to(self._device), valid)
+                x, rows = select_points(tokens, features, model.embedder.layout.tokens)
+                rank = torch.rand(len(x), generator=generator, dtype=torch.float64)
+                new = [x.float().cpu(), torch.from_numpy(indices)[rows.cpu()], rank]
+                kept = new if len(kept[0]) == 0 else [torch.cat(pair) for pair in zip(kept, new, strict=True)]
+                order = torch.argsort(kept[2])[:limit].sort().values
+                kept = [values[order] for values in kept]
+                advance(len(indices))
+        return kept[0], kept[1]
+
+
+def _named(entry: str | Path, config_dir: Path | None) -> tuple[str, str] | None:
+    """Return (group, name) of a task or a source; None for a file."""
+    text = str(entry)
+    known = {group: configuration.choices(group, config_dir) for group in GROUPS}
+    group, separator, name = text.partition("=")
+    if separator and group in GROUPS:
+        if name not in known[group]:
+            raise ConfigError(f"no such {group}: '{name}'", where=text, hint=suggest(name, known[group]))
+        return group, name
+    if text.endswith(".npz") or Path(text).is_file():
+        return None
+    found = [group for group in GROUPS if text in known[group]]
+    if len(found) > 1:
+        raise ConfigError("is both a task and a source", where=text, hint=f"write task={text} or source={text}")
+    if not found:
+        names = {name for group in GROUPS for name in known[group]}
+        raise ConfigError("is no .npz file, no task and no source", where=text, hint=suggest(text, names))
+    return found[0], text
+
+
+def _compact(x: Tensor, labels: Tensor) -> Features:
+    """Return points whose classes are numbered without gaps."""
+    present, compact = torch.unique(labels, return_inverse=True)
+    return Features(x, compact, len(present))
+
+
+def _float_of(x: np.ndarray) -> type:
+    return np.float32 if x.dtype in (np.float16, np.float32) else np.float64
+
+
+def _form(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"

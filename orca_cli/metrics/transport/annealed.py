@@ -1,0 +1,215 @@
+"""Sinkhorn's algorithm stopped where annealing ends, as geomloss runs it (Feydy 2020, 3.3.3; `SamplesLoss`, "tensorized").
+
+Reg falls from the squared diameter of the two clouds by a constant ratio, with one symmetrised update at each level:
+
+    f <- (f + softmin(g)) / 2,    g <- (g + softmin(f)) / 2,    softmin(g)_i = -reg log sum_j b_j exp((g_j - c_ij) / reg)
+
+The levels are D^2, D^2, D^2 r, D^2 r^2, ... while above reg, then reg. One update without averaging follows, the
+extrapolation. Nothing makes sure that the marginals are right by then, so the result depends on the diameter D, and only the
+same levels give the same numbers.
+
+The transport of a cloud to itself is needed at the diameter that the cloud has together with another one. As a function of
+u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers, where the number of levels changes, and nearly periodic
+in u, since it hardly remembers its first levels. So it is tabulated at Chebyshev nodes of the first periods that can be
+asked for, and later ones are read from the last of them: right to a few 1e-6 of its value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from orca_cli.metrics.transport.sinkhorn import log_sum_exp
+
+_PERIODS = 4  # that a table has room for
+_NODES = 7
+TABLE_SIZE = 1 + _PERIODS * _NODES
+_REMEMBERED = 7  # levels after which the first one is forgotten: later periods equal this one
+_CHUNK_ELEMENTS = 2**20  # exponents of clouds against themselves that are worked on at once
+_HELD_ELEMENTS = 2**26  # entries of a cloud's cost that are held while it is tabulated, 256 MB in float32
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Levels of reg for B problems, front-padded to the same number.
+
+    Args:
+        reg: [S, B].
+        step: [S, B], how far a potential goes towards its update: 1/2, and 0 at padding.
+    """
+
+    reg: Tensor
+    step: Tensor
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """How reg falls.
+
+    Args:
+        reg: final entropic strength, in units of the cost.
+        scaling: root of the ratio between two levels, 0..1, both excluded.
+        unit: what half squared distances are multiplied with in the cost: 1 or 2; diameters are in units of the features, so
+            that first levels are diameter^2 for the cost |x - z|^2 / 2 and for |x - z|^2 alike.
+    """
+
+    reg: float
+    scaling: float
+    unit: float = 1.0
+
+    def levels(self, squares: list[float], like: Tensor) -> Levels:
+        """Return levels in units of half squared distances for problems of these squared diameters."""
+        counts = [self._count(square) for square in squares]
+        length = max(counts) + 2
+        regs, steps = [], []
+        for square, count in zip(squares, counts, strict=True):
+            # Of points this close any level makes one; 0 cannot be divided by.
+            first = max(square, self.reg * 1e-6)
+            falling = [first * self.scaling ** (2 * place) for place in range(count)]
+            padding = length - count - 2
+            regs.append([first] * (padding + 1) + falling + [self.reg])
+            steps.append([0.0] * padding + [0.5] * (count + 2))
+        reg, step = (torch.tensor(table, dtype=torch.float64).T for table in (regs, steps))
+        return Levels((reg / self.unit).to(like), step.to(like))
+
+    def _count(self, square: float) -> int:
+        """Return the number of levels above reg."""
+        return math.ceil(self.position(square)) if square > self.reg else 0
+
+    def position(self, square: float) -> float:
+        """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
+        return math.log(square / self.reg) / (-2 * math.log(self.scaling)) if square > self.reg else 0.0
+
+    def square(self, position: float) -> float:
+        """Return the squared diameter at u."""
+        return self.reg * self.scaling ** (-2 * position)
+
+
+def cross(cost: Tensor, a: Tensor, b: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
+    """Anneal B problems between two clouds. A weight of zero stands for padding.
+
+    Args:
+        cost: [B, p, q], half squared distances and what is added to them.
+        a: [B, p], each problem's weights sum to 1.
+        b: [B, q], likewise.
+        levels: of B problems.
+
+    Returns:
+        value [B] at the extrapolated potentials, in units of the cost given here; the potentials f [B, p] before the
+        extrapolation; g [B, q] after it.
+    """
+    log_a, log_b = a.log(), b.log()
+    memory = torch.empty_like(cost)
+
+    def rows(g: Tensor, level: int) -> Tensor:
+        return _softmin(cost, g, log_b, levels.reg[level], memory)
+
+    def columns(f: Tensor, level: int) -> Tensor:
+        return _softmin(cost.mT, f, log_a, levels.reg[level], memory.mT)
+
+    f, g = rows(torch.zeros_like(b), 0), columns(torch.zeros_like(a), 0)
+    for level, step in enumerate(levels.step):
+        f, g = torch.lerp(f, rows(g, level), step[:, None]), torch.lerp(g, columns(f, level), step[:, None])
+    last = len(levels.step) - 1
+    final_f, final_g = rows(g, last), columns(f, last)
+    return (a * final_f).sum(1) + (b * final_g).sum(1), f, final_g
+
+
+def selves(cost: Callable[[int, int], Tensor], points: int, levels: Levels) -> tuple[Tensor, Tensor]:
+    """Anneal one cloud with uniform weights against itself, at Q diameters at once.
+
+    Args:
+        cost: (start, stop) -> rows start..stop of the cost, [stop - start, points].
+        points: number of points.
+        levels: of Q diameters.
+
+    Returns:
+        Mean [Q] of the extrapolated potential, half the value of the transport; the potential [Q, points] before the
+        extrapolation.
+    """
+    diameters = levels.reg.shape[1]
+    height = min(points, max(1, _CHUNK_ELEMENTS // points))
+    together = min(diameters, max(1, _CHUNK_ELEMENTS // (height * points)))
+    weights = levels.reg.new_full((diameters, points), -math.log(points))
+    memory = levels.reg.new_empty(together * height * points)
+
+    def softmin(f: Tensor, level: int) -> Tensor:
+        result = torch.empty_like(f)
+        for start in range(0, points, height):
+            block = cost(start, min(start + height, points))
+            for first in range(0, diameters, together):
+                some = slice(first, first + together)
+                shape = (len(f[some]), *block.shape)
+                held = memory[: math.prod(shape)].view(shape)
+                result[some, start : start + height] = _softmin(
+                    block.expand(shape), f[some], weights[some], levels.reg[level, some], held
+                )
+        return result
+
+    f = softmin(torch.zeros_like(weights), 0)
+    for level, step in enumerate(levels.step):
+        f = torch.lerp(f, softmin(f, level), step[:, None])
+    return softmin(f, len(levels.step) - 1).mean(1), f
+
+
+def tabulate(
+    cost: Callable[[int, int], Tensor], points: int, square: float, annealing: Annealing, like: Tensor
+) -> Tensor:
+    """Return a cloud's transport to itself at all diameters from its own on, for `read`.
+
+    Args:
+        cost: as in `selves`.
+        points: number of points.
+        square: the smallest squared diameter that will be asked for.
+        annealing: how reg falls.
+        like: a tensor of the dtype and on the device to work in.
+
+    Returns:
+        [TABLE_SIZE] float64: the first period, and the means of the potential at the nodes of four periods.
+    """
+    first = _period(annealing.position(square))
+    periods = min(max(_REMEMBERED + 1 - first, 1), _PERIODS)
+    places = [first - 1 + period + node for period in range(periods) for node in _nodes()]
+    levels = annealing.levels([annealing.square(place) for place in places], like)
+    if points**2 <= _HELD_ELEMENTS:
+        held = cost(0, points)
+        means, _ = selves(lambda start, stop: held[start:stop], points, levels)
+    else:
+        means, _ = selves(cost, points, levels)
+    table = means.double().view(periods, _NODES)
+    later = table[-1:].expand(_PERIODS - periods, -1)
+    return torch.cat([table.new_tensor([float(first)]), table.reshape(-1), later.reshape(-1)])
+
+
+def read(table: list[float], square: float, annealing: Annealing) -> float:
+    """Return the mean of the extrapolated potential at a squared diameter, from a row of `tabulate`."""
+    position = annealing.position(square)
+    period = _period(position)
+    node = position - (period - 1)
+    start = 1 + _NODES * min(max(period - int(table[0]), 0), _PERIODS - 1)
+    values, nodes = table[start : start + _NODES], _nodes()
+    total = 0.0
+    for index, value in enumerate(values):
+        others = [other for place, other in enumerate(nodes) if place != index]
+        total += value * math.prod((node - other) / (nodes[index] - other) for other in others)
+    return total
+
+
+def _period(position: float) -> int:
+    return max(math.ceil(position), 1)
+
+
+def _nodes() -> list[float]:
+    """Return Chebyshev nodes of the first kind in 0..1."""
+    return [(1 + math.cos(math.pi * (2 * index + 1) / (2 * _NODES))) / 2 for index in range(_NODES)]
+
+
+def _softmin(cost: Tensor, g: Tensor, log_b: Tensor, reg: Tensor, memory: Tensor) -> Tensor:
+    """Return the softmin [B, p] over the last axis of cost [B, p, q]; reg is [B]; `memory` [B, p, q] is overwritten."""
+    inverse = reg.reciprocal()[:, None]
+    exponent = torch.addcmul((log_b + g * inverse)[:, None, :], cost, inverse[:, None], value=-1, out=memory)
+    return log_sum_exp(exponent).mul_(-reg[:, None])

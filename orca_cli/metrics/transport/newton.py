@@ -1,0 +1,210 @@
+"""Entropic transport onto few points by Newton's method on the semi-dual, for many problems at once.
+
+With f eliminated, the dual of entropic transport is a smooth concave function of the q potentials g alone:
+
+    F(g) = <a, f(g)> + <b, g>,    f_i(g) = -reg log sum_j b_j exp((g_j - c_ij) / reg)
+
+Its gradient is b minus the column sums of the plan, its Hessian -1/reg times the graph Laplacian diag(col) - P^T diag(1/a) P.
+For q of a few hundred a step costs about as much as ten Sinkhorn iterations, and far fewer are needed at small reg, where
+Sinkhorn's linear rate tends to 1 (Cuturi and Peyre 2016 for the semi-dual; Brauer et al. 2017 for Newton's method on it).
+Steps are damped as Levenberg and Marquardt do, since far from the solution the plan is nearly a matching and the Laplacian
+nearly singular.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from orca_cli.metrics.transport.sinkhorn import Solution, annealing
+
+_STEPS_PER_LEVEL = 3
+_LEVEL_ERROR = 0.05  # L1 marginal error that is good enough before reg is lowered
+_DAMPING_START, _DAMPING_MIN, _DAMPING_MAX = 0.1, 1e-4, 10.0  # beside eigenvalues of the scaled Laplacian in 0..1
+_DAMPING_DOWN, _DAMPING_UP = 0.2, 10.0
+_STRIDE = 4  # the coarse problem takes every fourth row,
+_MANY_ROWS = 8  # where there are more than so many rows per column
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Problems at one level of reg; shapes as in `solve`."""
+
+    cost: Tensor
+    a: Tensor
+    b: Tensor
+    reg: float
+
+    def select(self, problems: Tensor) -> _Problem:
+        return _Problem(self.cost[problems], self.a[problems], self.b[problems], self.reg)
+
+
+@dataclass
+class _State:
+    """The plan at h = log b + g / reg: P_ij = a_i e_ij / row_i.
+
+    Args:
+        h: [B, q].
+        e: [B, p, q], row-wise exponentials with largest entry 1.
+        row: [B, p], sums of e.
+        top: [B, p], the largest exponents.
+        col: [B, q], column sums of the plan.
+        dual: [B], the semi-dual in units of reg, up to a constant.
+        error: [B], L1 distance of col from b.
+    """
+
+    h: Tensor
+    e: Tensor
+    row: Tensor
+    top: Tensor
+    col: Tensor
+    dual: Tensor
+    error: Tensor
+
+    def select(self, problems: Tensor) -> _State:
+        """Return copies of the states of some problems, by index."""
+        return _State(*(getattr(self, name)[problems] for name in self.__dataclass_fields__))
+
+    def put(self, problems: Tensor, other: _State) -> None:
+        """Overwrite the states of some problems, by index."""
+        for name in self.__dataclass_fields__:
+            getattr(self, name)[problems] = getattr(other, name)
+
+
+def solve(
+    cost: Tensor,
+    a: Tensor,
+    b: Tensor,
+    reg: float,
+    *,
+    tolerance: float,
+    max_iterations: int,
+    scaling: float,
+    start: Tensor | None = None,
+    first: float | None = None,
+) -> Solution:
+    """Solve B problems of entropic transport with the same number of points.
+
+    Where rows are many, every fourth one gives the potentials from which the whole problem starts.
+
+    Weights of zero stand for padding: such a row or column gets no mass, whatever its cost.
+
+    Args:
+        cost: [B, p, q], non-negative.
+        a: [B, p], each problem's weights sum to 1.
+        b: [B, q], likewise.
+        reg: entropic strength, in units of the cost.
+        tolerance: L1 error of the column sums at which a problem counts as solved.
+        max_iterations: bound on the steps at the final reg.
+        scaling: factor between the levels of annealing, which start at the largest cost.
+        start: [B, q], potentials g of a similar problem; annealing then starts at `first`.
+        first: reg / scaling if it is not given.
+    """
+    largest = float(cost.max())
+    if start is not None:
+        levels = annealing(min(largest, first or reg / scaling), reg, scaling)
+        return _descend(cost, a, b, start, levels, tolerance, max_iterations)
+    start, first = torch.zeros_like(b), largest
+    if cost.shape[1] > _MANY_ROWS * cost.shape[2] and largest > reg / scaling**2:
+        some = a[:, ::_STRIDE] / a[:, ::_STRIDE].sum(1, keepdim=True)
+        first = reg / scaling
+        levels = annealing(largest, first / scaling, scaling)
+        part = cost[:, ::_STRIDE].contiguous()
+        start = _descend(part, some, b, start, levels, _LEVEL_ERROR, _STEPS_PER_LEVEL).g
+    return _descend(cost, a, b, start, annealing(first, reg, scaling), tolerance, max_iterations)
+
+
+def _descend(
+    cost: Tensor, a: Tensor, b: Tensor, g: Tensor, levels: list[float], tolerance: float, max_iterations: int
+) -> Solution:
+    """Solve at every level in turn, each from the potentials of the one before."""
+    log_b = torch.where(b > 0, b.log(), 0.0)
+    if bool((b == 0).any()):
+        cost = cost.masked_fill((b == 0)[:, None, :], torch.inf)
+    memory = _memory(cost)
+    iterations = 0
+    for level in levels:
+        final = level == levels[-1]
+        state, taken = _climb(
+            _Problem(cost, a, b, level),
+            log_b + g / level,
+            memory,
+            tolerance if final else max(_LEVEL_ERROR, tolerance),
+            max_iterations if final else _STEPS_PER_LEVEL,
+        )
+        g = level * (state.h - log_b)
+        iterations += taken
+    return Solution(
+        f=-levels[-1] * (state.top + state.row.log()),
+        g=g,
+        value=levels[-1] * (state.dual - (b * log_b).sum(1)),
+        error=state.error,
+        iterations=iterations,
+    )
+
+
+def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float, limit: int) -> tuple[_State, int]:
+    """Take damped Newton steps at one reg; a step that neither raises the dual nor lowers the error is not taken."""
+    current, spare, scratch = memory
+    state = _evaluate(problem, h, current)
+    damping = torch.full_like(h[:, 0], _DAMPING_START)
+    noise = 8 * torch.finfo(h.dtype).eps
+    unsolved = (state.error > tolerance).tolist()
+    step = 0
+    while any(unsolved) and step < limit:
+        if 2 * sum(unsolved) <= len(unsolved):
+            # A few stragglers: the others need no more arithmetic.
+            few = torch.tensor(unsolved, device=h.device).nonzero()[:, 0]
+            rest, more = _climb(problem.select(few), state.h[few], _memory(state.e[few]), tolerance, limit - step)
+            state.put(few, rest)
+            step += more
+            break
+        candidate = _evaluate(problem, state.h + _direction(problem, state, damping, scratch), spare)
+        better = (candidate.dual > state.dual + noise * state.dual.abs()) | (candidate.error < state.error)
+        damping = torch.where(better, damping * _DAMPING_DOWN, damping * _DAMPING_UP)
+        damping.clamp_(_DAMPING_MIN, _DAMPING_MAX)
+        # One transfer per step tells the host how to go on: on a GPU that is little beside the step itself.
+        error = torch.where(better, candidate.error, state.error)
+        flags = torch.stack([error > tolerance, ~better]).tolist()
+        unsolved = flags[0]
+        if any(flags[1]):
+            worse = (~better).nonzero()[:, 0]
+            candidate.put(worse, state.select(worse))
+        state, spare = candidate, state.e
+        step += 1
+    memory[:] = [state.e, spare, scratch]
+    return state, step
+
+
+def _memory(like: Tensor) -> list[Tensor]:
+    """Return three arrays to work in: fresh memory at every step would cost as much as the arithmetic."""
+    return [torch.empty_like(like) for _ in range(3)]
+
+
+def _evaluate(problem: _Problem, h: Tensor, memory: Tensor) -> _State:
+    a, b = problem.a, problem.b
+    e = torch.sub(h[:, None, :], problem.cost, alpha=1 / problem.reg, out=memory)
+    top = e.amax(2)
+    # The floor lies below rounding. Without it products of tiny entries become denormal, which costs a factor of 20.
+    floor = -32.0 if e.dtype == torch.float32 else -72.0
+    e.sub_(top[:, :, None]).clamp_(min=floor).exp_()
+    row = e.sum(2)
+    col = torch.bmm((a / row)[:, None, :], e)[:, 0]
+    dual = (b * h).sum(1) - (a * (top + row.log())).sum(1)
+    return _State(h, e, row, top, col, dual, (col - b).abs().sum(1))
+
+
+def _direction(problem: _Problem, state: _State, damping: Tensor, memory: Tensor) -> Tensor:
+    """Return the damped Newton step [B, q] in h, from the Laplacian scaled to b^-1/2 H b^-1/2."""
+    a, b = problem.a, problem.b
+    root = b.sqrt()
+    inverse = torch.where(b > 0, b.rsqrt(), 0.0)
+    scaled = torch.mul(state.e, (a.sqrt() / state.row)[:, :, None], out=memory)
+    matrix = torch.bmm(scaled.mT, scaled)
+    # The Laplacian's null vector, root b, is filled: potentials may be shifted by a constant, and no step changes.
+    matrix.mul_(inverse[:, :, None] * inverse[:, None, :]).neg_().add_(root[:, :, None] * root[:, None, :])
+    matrix.diagonal(dim1=1, dim2=2).add_(state.col * inverse.square() + damping[:, None])
+    # LU and not Cholesky: in batches of this size it is twice as fast on a CPU.
+    return inverse * torch.linalg.solve_ex(matrix, (problem.b - state.col) * inverse)[0]

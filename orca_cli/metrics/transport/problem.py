@@ -1,0 +1,258 @@
+"""Transport of points with entropy: the solvers of one metric with its settings, and what their plans weigh."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from orca_cli.exceptions import ConfigError
+from orca_cli.metrics.transport import envelope, newton, sinkhorn
+from orca_cli.metrics.transport.costs import half_squared_distances
+from orca_cli.metrics.transport.sinkhorn import Solution
+
+_HELD_ELEMENTS = 2**26  # entries of the source's own cost that are held between iterations, 256 MB in float32
+_ONCE = 0.3  # of the tolerance, for what is solved once a run
+_PIECE_ELEMENTS = 2**20  # of plans, 4 MB in float32: large enough for matrix products
+
+
+@dataclass(frozen=True)
+class Transport:
+    """Settings of the solvers, and the problems that metrics have in common.
+
+    Args:
+        reg: entropic strength, absolute, in squared units of the features; the same number stands beside halved costs
+            outside and beside unhalved ones inside label distances.
+        tolerance: L1 error of a plan's marginal at which a problem counts as solved; 0..2.
+        max_iterations: bound on the iterations at the final reg where Sinkhorn's algorithm is used.
+        newton_points: transport onto at most so many target points is solved by Newton's method.
+        newton_steps: bound on its steps at the final reg.
+        scaling: factor between the levels of annealing, 0..1, both excluded.
+        chunk: rows of the source's own cost matrix that are computed at once.
+
+    Raises:
+        ConfigError: a parameter is out of range.
+    """
+
+    reg: float = 0.1
+    tolerance: float = 1e-2
+    max_iterations: int = 500
+    newton_points: int = 512
+    newton_steps: int = 15
+    scaling: float = 0.25
+    chunk: int = 1024
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "reg": (self.reg > 0, "above 0"),
+            "tolerance": (0 <= self.tolerance <= 2, "0 to 2"),
+            "max_iterations": (self.max_iterations >= 1, "1 or more"),
+            "newton_points": (self.newton_points >= 0, "0 or more"),
+            "newton_steps": (self.newton_steps >= 1, "1 or more"),
+            "scaling": (0 < self.scaling < 1, "above 0 and below 1"),
+            "chunk": (self.chunk >= 1, "1 or more"),
+        }
+        for name, (valid, allowed) in bounds.items():
+            if not valid:
+                raise ConfigError(
+                    f"{getattr(self, name)} is not allowed", where=f"metric.{name}", hint=f"allowed: {allowed}"
+                )
+
+    def solve(self, reg: float, start: Tensor | None = None) -> Callable[[Tensor, Tensor, Tensor], Solution]:
+        """Return the solver (cost [B, p, q], a [B, p], b [B, q]) -> solution at this reg.
+
+        Args:
+            reg: entropic strength in units of the cost.
+            start: [1, q], potentials g of a similar problem, for Newton's method.
+        """
+
+        def solve(cost: Tensor, a: Tensor, b: Tensor) -> Solution:
+            if cost.shape[2] > self.newton_points:
+                return self._sinkhorn(cost, a, b, reg)
+            begin = None if start is None else start.expand_as(b)
+            solution = self._newton(cost, a, b, reg, begin, None)
+            unsolved = (solution.error > self.tolerance).nonzero()[:, 0]
+            if not len(unsolved):
+                return solution
+            # Far from the solution Newton's steps are small; solving one level after the other comes near every problem's,
+            # and where that is not near enough, Newton's steps from there are large.
+            problem = cost[unsolved], a[unsolved], b[unsolved]
+            more = self._sinkhorn(*problem, reg)
+            if bool((more.error > self.tolerance).any()):
+                end = self._newton(*problem, reg, more.g, reg)
+                more = replace(end, iterations=more.iterations + end.iterations)
+            return solution.replace(unsolved, more)
+
+        return solve
+
+    def solve_values(self, reg: float) -> Callable[[Tensor, Tensor, Tensor], Solution]:
+        """Return a solver for values that are computed once and kept: to 1e-4 or so at the default tolerance."""
+        return partial(self._sinkhorn, reg=reg, tolerance=_ONCE * self.tolerance)
+
+    def solve_symmetric(self, reg: float) -> Callable[[Tensor, Tensor], Solution]:
+        """Return the solver (cost [B, p, p], a [B, p]) -> solution of clouds against themselves."""
+        return partial(sinkhorn.solve_symmetric, reg=reg, tolerance=self.tolerance, max_iterations=self.max_iterations)
+
+    def outer(self, cost: Tensor) -> Solution:
+        """Solve one problem with uniform weights and costs [n, m] at the outer reg."""
+        n, m = cost.shape
+        return self.solve(self.reg)(cost[None], cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m))
+
+    def outer_to_itself(self, cost: Tensor) -> Solution:
+        """Solve one problem of a cloud with itself, costs [m, m]."""
+        m = len(cost)
+        return self.solve_symmetric(self.reg)(cost[None], cost.new_full((1, m), 1 / m))
+
+    def source_term(self, x: Tensor, labels: Tensor, label_source: Tensor) -> tuple[Tensor, Tensor]:
+        """Return OT_reg(source, source) and what one more update changes.
+
+        The cost is computed in chunks of rows, and held as far as `_HELD_ELEMENTS` go: what is not held is computed anew
+        at every iteration.
+
+        Args:
+            x: [n, d].
+            labels: [n] int64 in 0..k-1.
+            label_source: [k, k], W between classes.
+        """
+        n = len(x)
+        a = x.new_full((1, n), 1 / n)
+        chunks = list(torch.arange(n, device=x.device).split(self.chunk))
+
+        def compute(rows: Tensor) -> Tensor:
+            return add_labels(half_squared_distances(x[rows], x), labels[rows], labels, label_source)
+
+        held = [compute(rows) for rows in chunks[: _HELD_ELEMENTS // (n * self.chunk)]]
+
+        def softmin(f: Tensor) -> Tensor:
+            costs = chain(held, map(compute, chunks[len(held) :]))
+            return torch.cat([sinkhorn.softmin(cost[None], f, a, self.reg) for cost in costs], 1)
+
+        f, update, _ = sinkhorn.symmetric_potential(
+            softmin, a, self.reg, tolerance=self.tolerance, max_iterations=self.max_iterations
+        )
+        value = (a * (f + update)).sum()
+        return value, (a * (update + softmin(update))).sum() - value
+
+    def diagnostics(
+        self, solutions: list[Solution], prepared: dict[str, Tensor], points: tuple[int, int]
+    ) -> dict[str, float]:
+        """Return what a metric reports beside its value, from all problems that it solved, and n and m."""
+        error = max(float(solution.error.max()) for solution in solutions)
+        return {
+            "iterations": float(max(solution.iterations for solution in solutions)),
+            "marginal_error": error,
+            "converged": float(error <= self.tolerance),
+            "self_source": float(prepared["self_source"]),
+            "n": float(points[0]),
+            "m": float(points[1]),
+        }
+
+    def _newton(
+        self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None, first: float | None
+    ) -> Solution:
+        return newton.solve(
+            cost,
+            a,
+            b,
+            reg,
+            tolerance=self.tolerance,
+            max_iterations=self.newton_steps,
+            scaling=self.scaling,
+            start=start,
+            first=first,
+        )
+
+    def _sinkhorn(self, cost: Tensor, a: Tensor, b: Tensor, reg: float, tolerance: float | None = None) -> Solution:
+        return sinkhorn.solve(
+            cost,
+            a,
+            b,
+            reg,
+            tolerance=self.tolerance if tolerance is None else tolerance,
+            max_iterations=self.max_iterations,
+            scaling=self.scaling,
+        )
+
+
+def add_labels(cost: Tensor, rows: Tensor, columns: Tensor, labels: Tensor) -> Tensor:
+    """Add half of W to costs [n, m], in place; classes of rows [n] and columns [m], W between them [k, l]."""
+    for _, some in sinkhorn.pieces(cost[None]):
+        cost[some] += labels[rows[some]][:, columns] / 2
+    return cost
+
+
+@dataclass(frozen=True)
+class Plans:
+    """The plans of one outer problem, or those of all pairs of classes side by side, as a function of the cost.
+
+        plan_ij = exp(left[i, class of j] + right[class of i, j] - cost_ij / reg)
+
+    Args:
+        left: [n, l], or [n, 1] where it is the same for all classes of columns.
+        right: [k, m], or [1, m].
+        rows: [n] int64 in 0..k-1, classes of the rows.
+        columns: [m] int64 in 0..l-1.
+        reg: entropic strength.
+    """
+
+    left: Tensor
+    right: Tensor
+    rows: Tensor
+    columns: Tensor
+    reg: float
+
+    def block(self, cost: Tensor, some: slice) -> Tensor:
+        """Return the plan's rows `some`, [r, m], for their costs [r, m]."""
+        left = self.left[some] if self.left.shape[1] == 1 else self.left[some][:, self.columns]
+        right = self.right if len(self.right) == 1 else self.right[self.rows[some]]
+        return sinkhorn.exp_((left + right).sub_(cost, alpha=1 / self.reg))
+
+
+def outer_plan(solution: Solution, rows: Tensor, columns: Tensor, reg: float) -> Plans:
+    """Return the plan of one problem with uniform weights; classes of rows [n] and columns [m]."""
+    left = solution.f[0][:, None] / reg - math.log(len(rows))
+    return Plans(left, solution.g / reg - math.log(len(columns)), rows, columns, reg)
+
+
+def class_plans(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor, reg: float, mass: Tensor) -> Plans:
+    """Return mass[a, b] times the plan of every pair of classes, whose points have equal weights.
+
+    Args:
+        left: [n, l], potentials of the row points against every class of columns.
+        right: [k, m], potentials of the column points.
+        rows: [n] int64, classes of the rows.
+        columns: [m] int64.
+        reg: entropic strength.
+        mass: [k, l], non-negative.
+    """
+    sizes = torch.bincount(rows, minlength=len(mass))[:, None] * torch.bincount(columns, minlength=mass.shape[1])
+    # A class without points has no row or column to which this is added.
+    scale = (mass / sizes.clamp(min=1)).log()
+    return Plans(left / reg, right / reg + scale[:, columns], rows, columns, reg)
+
+
+def class_mass(plan: Plans, cost: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return what a plan carries between classes, [k, l], for costs [n, m]."""
+    mass = cost.new_zeros(shape)
+    for _, some in sinkhorn.pieces(cost[None]):
+        mass += envelope.class_mass(plan.block(cost[some], some), plan.rows[some], plan.columns, shape)
+    return mass
+
+
+def slope(plans: Sequence[Plans], cost: Tensor, x: Tensor, z: Tensor) -> Tensor:
+    """Return the gradient [m, d] in z of sum_ij P_ij |x_i - z_j|^2 / 2, P the sum of the plans, for costs [n, m].
+
+    Plans exist by pieces of rows only: beside the cost nothing of its size is needed.
+    """
+    result = torch.zeros_like(z)
+    for _, some in sinkhorn.pieces(cost[None], _PIECE_ELEMENTS):
+        weights = plans[0].block(cost[some], some)
+        for plan in plans[1:]:
+            weights += plan.block(cost[some], some)
+        result += envelope.gradient(weights, None, x[some], z)
+    return result

@@ -1,0 +1,164 @@
+"""Which arrays of which files, and which of their rows, make up train, validation and test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.tasks.shared.targets import as_text
+from orca_cli.untrusted.arrays import StoredArray, open_arrays
+
+# How parts are called in array names (x_train, x_val, ...) and in an array `split`.
+_PART_NAMES = {
+    "train": ("train", "training", "0"),
+    "validation": ("validation", "val", "valid", "dev", "1"),
+    "test": ("test", "2"),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Inputs and targets with one row per sample, not read yet."""
+
+    x: StoredArray
+    y: StoredArray
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the splits lie.
+
+    Args:
+        base: the arrays that hold the training set.
+        rows: name -> rows of `base`, for train and for what an array `split` marks.
+        others: name -> arrays, for validation and test where they have arrays of their own.
+    """
+
+    base: Pair
+    rows: dict[str, np.ndarray]
+    others: dict[str, Pair]
+
+
+def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, str], data_folder: Path) -> Layout:
+    """Return where the splits lie, after a look at the headers.
+
+    Args:
+        files: train, validation, test -> (file or None, .npy file of its targets or None). Train has a file.
+        names: of the arrays of inputs and targets in .npz files.
+        data_folder: relative file names that do not exist in the working folder are looked for here.
+
+    Raises:
+        ConfigError: an .npy file without targets, targets without inputs, a split that is given twice, or one file for
+            two splits.
+        DataError: files or arrays are missing, or lengths differ.
+        UnsafeError: arrays of Python objects.
+    """
+    pairs: dict[str, Pair] = {}
+    rows: dict[str, np.ndarray] = {}
+    seen: dict[Path, str] = {}
+    for part, (file, label_file) in files.items():
+        label_key = "task.labels" if part == "train" else f"task.{part}_labels"
+        if file is None:
+            continue
+        path = _find(file, data_folder, f"task.{part}")
+        arrays = open_arrays(path, f"task.{part}")
+        if "" in arrays:
+            found = {part: _from_npy(arrays[""], path, label_file, label_key, names[1], data_folder)}
+        elif label_file is not None:
+            raise ConfigError("is for .npy files", where=label_key, hint=f"{path.name} holds its own targets")
+        elif part == "train":
+            found, rows = _from_training_npz(arrays, names, path)
+        else:
+            found = {part: Pair(_named(arrays, names[0], path), _named(arrays, names[1], path))}
+        if part != "train" and (part in pairs or part in rows):
+            raise ConfigError("the training file holds this split already", where=f"task.{part}", hint="leave it out")
+        first = seen.setdefault(path.resolve(), part)
+        if first != part:
+            raise ConfigError(
+                f"'{path}' is the file of task.{first} too; its samples would be in both splits",
+                where=f"task.{part}",
+                hint="name another file, or leave this one out and the split is drawn from the training file",
+            )
+        pairs |= found
+    for pair in pairs.values():
+        _check_lengths(pair)
+    base = pairs.pop("train")
+    return Layout(base, rows or {"train": np.arange(base.x.shape[0])}, pairs)
+
+
+def _find(file: str, data_folder: Path, key: str) -> Path:
+    if not isinstance(file, str):
+        raise ConfigError(f"{file!r} is no file name", where=key, hint="give the name of an .npz or .npy file")
+    path = Path(file).expanduser()
+    inside = data_folder / path
+    return inside if not path.exists() and inside.exists() else path
+
+
+def _from_npy(x: StoredArray, path: Path, label_file: str | None, label_key: str, name: str, data_folder: Path) -> Pair:
+    if label_file is None:
+        raise ConfigError("a value is needed", where=label_key, hint=f"give the file with the targets of {path.name}")
+    label_path = _find(label_file, data_folder, label_key)
+    arrays = open_arrays(label_path, label_key)
+    return Pair(x, arrays[""] if "" in arrays else _named(arrays, name, label_path))
+
+
+def _from_training_npz(
+    arrays: dict[str, StoredArray], names: tuple[str, str], path: Path
+) -> tuple[dict[str, Pair], dict[str, np.ndarray]]:
+    """Return the parts with arrays of their own, and the rows of the parts that an array `split` marks."""
+    found: dict[str, Pair] = {}
+    for part, words in _PART_NAMES.items():
+        for word in words:
+            if f"{names[0]}_{word}" in arrays and part not in found:
+                found[part] = Pair(arrays[f"{names[0]}_{word}"], _named(arrays, f"{names[1]}_{word}", path))
+    if "train" in found and names[0] not in arrays:
+        return found, {}
+    pair = Pair(_named(arrays, names[0], path), _named(arrays, names[1], path))
+    rows = _marked_rows(arrays["split"], pair.x.shape[:1]) if "split" in arrays else {}
+    twice = [part for part in found if part == "train" or part in rows]
+    if twice:
+        raise DataError(
+            f"holds the {twice[0]} split twice", where=str(path), hint=f"it holds {', '.join(sorted(arrays))}"
+        )
+    return found | {"train": pair}, rows
+
+
+def _named(arrays: dict[str, StoredArray], name: str, path: Path) -> StoredArray:
+    if name not in arrays:
+        raise DataError(
+            f"no array '{name}'",
+            where=str(path),
+            hint=f"it holds {', '.join(sorted(arrays)) or 'nothing'}; name inputs and targets with task.x= and task.y=",
+        )
+    return arrays[name]
+
+
+def _marked_rows(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    if stored.shape != shape:
+        raise DataError(f"has shape {stored.shape}, expected {shape}", where=stored.where, hint="one mark per sample")
+    words = np.char.lower(np.char.strip(as_text(stored.read(), stored.where)))
+    rows = {part: np.flatnonzero(np.isin(words, accepted)) for part, accepted in _PART_NAMES.items()}
+    unknown = np.setdiff1d(np.arange(len(words)), np.concatenate(list(rows.values())))
+    if len(unknown):
+        raise DataError(
+            f"'{words[unknown[0]]}' at index {unknown[0]} names no split",
+            where=stored.where,
+            hint="allowed: train, validation, test, or 0, 1, 2",
+        )
+    if not len(rows["train"]):
+        raise DataError("no sample is for training", where=stored.where, hint="mark samples with train (or 0)")
+    return {part: found for part, found in rows.items() if len(found)}
+
+
+def _check_lengths(pair: Pair) -> None:
+    if pair.x.shape[:1] != pair.y.shape[:1] or not pair.x.shape:
+        raise DataError(
+            f"shape {pair.y.shape} does not fit inputs of shape {pair.x.shape}",
+            where=pair.y.where,
+            hint="inputs and targets have one row per sample",
+        )
+    if pair.x.shape[0] == 0:
+        raise DataError("holds no samples", where=pair.x.where, hint="give a file with samples")

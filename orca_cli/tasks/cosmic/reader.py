@@ -1,0 +1,223 @@
+"""Cosmic: where cosmic rays hit exposures of Hubble's ACS/WFC camera; deepCR's stamps (Zhang & Bloom 2020).
+
+Restricted to one filter, as NAS-Bench-360 (Tu et al. 2022) does. A dense task with one label, hit or not.
+
+Shapes: n stamps, S pixels per side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from orca_cli import signals
+from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.seeding import numpy_generator
+from orca_cli.tasks.cosmic.files import FOLDERS, list_stamps, read_keys, read_stamp, visit_key
+from orca_cli.tasks.cosmic.samples import Form, Stamps
+from orca_cli.tasks.shared.files import find
+from orca_cli.tasks.shared.splits import check_fractions, check_seed
+
+_IGNORED = ("missing", "zero")
+_UNITS = ("visit", "exposure")
+_SAMPLED = 256  # stamps that the statistics are taken from
+_NORMAL = 1.4826  # deviation of a normal distribution in units of its median absolute deviation
+
+
+def load(
+    data_folder: Path,
+    cache_folder: Path,
+    reporter: Reporter,
+    kind: Kind = "dense",
+    path: str | None = None,
+    filter: str = "f435w",
+    keys: str | None = None,
+    field: str | None = None,
+    crop_start: int = 64,
+    crop_size: int = 128,
+    sky_low: float = -0.9,
+    sky_high: float = 3.0,
+    sky_at_test: bool = False,
+    ignored: str = "missing",
+    normalize: bool = True,
+    validation_fraction: float = 0.1,
+    validation_unit: str = "visit",
+    split_seed: int = 0,
+    train_on_validation: bool = False,
+) -> TaskData:
+    """Return x [n, 1, S, S], an image, and y [n, 1, S, S], 1 where a cosmic ray hit, NaN where that is not known.
+
+    The official test stamps are the test split. Stamps are those that train_dirs.npy and test_dirs.npy list, where these
+    exist and no `keys` are given; else all of the filter in npy_train/ and npy_test/.
+
+    Args:
+        data_folder: holds cosmic/npy_train/ and cosmic/npy_test/, below each filter/proposal/visit/*.npy.
+        cache_folder: where the masks are kept, 4 S^2 bytes a stamp.
+        reporter: is told of the reading.
+        kind: "dense", nothing else.
+        path: folder in place of data_folder/cosmic.
+        filter: of the camera.
+        keys: text file with the visits that are taken, one proposal_visit a line, its field type behind it.
+        field: field type (GAL, EX or GC) of the lines of `keys` that are taken; None takes all.
+        crop_start: first row and column of the crop, 0 or more.
+        crop_size: S, 1 or more.
+        sky_low: optimizer steps add sky * U(sky_low, sky_high) to an image, sky being the level of its exposure.
+        sky_high: not below sky_low.
+        sky_at_test: whether the same is done in stage 2, validation and test, with one draw per file.
+        ignored: what the ignore mask makes of the target: "missing", or "zero", no hit.
+        normalize: whether the counts are shifted and scaled by the training pixels' median and 1.4826 times their median
+            absolute deviation, of 256 seeded stamps or all; outliers, stars and hits, hardly move these.
+        validation_fraction: of the training stamps, above 0 and below 1.
+        validation_unit: "visit" draws whole visits, so that one field of the sky is in one split only; "exposure" draws
+            stamps.
+        split_seed: of that draw.
+        train_on_validation: whether the validation stamps are trained on as well; then no choice may rest on them.
+
+    Raises:
+        ConfigError: a parameter is out of range.
+        DataError: files are missing or do not have the form above.
+        UnsafeError: a file would execute code or leads out of the folder.
+    """
+    check_settings(
+        kind,
+        keys,
+        field,
+        crop_start,
+        crop_size,
+        sky_low,
+        sky_high,
+        ignored,
+        validation_fraction,
+        validation_unit,
+        split_seed,
+    )
+    form = Form(crop_start, crop_size, sky_low, sky_high, sky_at_test, ignored)
+    root = find(data_folder, "cosmic", list(FOLDERS.values()), path)[0].parent
+    taken = None if keys is None else read_keys(keys, field, root)
+    stamps = list_stamps(root, "train", filter, taken)
+    test_stamps = list_stamps(root, "test", filter, taken)
+    held_out = _held_out(stamps, validation_fraction, validation_unit, split_seed)
+    kept = [s for s in stamps if s not in held_out]
+    learned = stamps if train_on_validation else kept
+    if normalize:
+        centre, spread = _statistics(root, learned, form)
+        form = replace(form, centre=centre, spread=spread)
+    train = Stamps(root, "train", learned, form, cache_folder, reporter)
+    validation = Stamps(root, "validation", sorted(held_out), form, cache_folder, reporter)
+    return TaskData(
+        kind="dense",
+        input_shape=(1, crop_size, crop_size),
+        num_outputs=1,
+        train=train,
+        validation=validation,
+        open_test=lambda: Stamps(root, "test", test_stamps, form, cache_folder, reporter),
+        class_names=("cosmic ray",),
+        note=_note(train, validation, len(test_stamps), filter, taken, root, train_on_validation),
+    )
+
+
+def _held_out(stamps: list[PurePosixPath], fraction: float, unit: str, seed: int) -> set[PurePosixPath]:
+    """Return the validation stamps: units in a seeded order until their stamps are nearest to the fraction, one at least."""
+    units: dict[str, list[PurePosixPath]] = {}
+    for stamp in stamps:
+        units.setdefault(visit_key(stamp) if unit == "visit" else str(stamp), []).append(stamp)
+    if len(units) < 2:
+        raise DataError(
+            f"{len(units)} {unit} cannot be split into training and validation",
+            where="task.validation_unit",
+            hint="use task.validation_unit=exposure" if unit == "visit" and len(stamps) > 1 else "give more stamps",
+        )
+    names = sorted(units)
+    wanted, chosen = fraction * len(stamps), set[PurePosixPath]()
+    for place in numpy_generator(seed, "cosmic", "validation").permutation(len(names))[:-1]:
+        members = units[names[place]]
+        if chosen and abs(len(chosen) + len(members) - wanted) >= abs(len(chosen) - wanted):
+            break
+        chosen.update(members)
+    return chosen
+
+
+def _statistics(root: Path, stamps: Sequence[PurePosixPath], form: Form) -> tuple[float, float]:
+    """Return median and scaled median absolute deviation of the training pixels that are not ignored."""
+    order = numpy_generator(0, "cosmic", "statistics").permutation(len(stamps))[:_SAMPLED]
+    values = []
+    for index in np.sort(order):
+        signals.check()
+        stamp = read_stamp(root / stamps[index], form.start, form.size)
+        values.append(stamp.image[~stamp.ignored])
+    pixels = np.concatenate(values).astype(np.float64)
+    if not len(pixels):
+        raise DataError("every pixel of the training stamps is ignored", where=str(root))
+    centre = float(np.median(pixels))
+    spread = _NORMAL * float(np.median(np.abs(pixels - centre))) or float(pixels.std()) or 1.0
+    return centre, spread
+
+
+def check_settings(
+    kind: str,
+    keys: str | None,
+    field: str | None,
+    crop_start: int,
+    crop_size: int,
+    sky_low: float,
+    sky_high: float,
+    ignored: str,
+    validation_fraction: float,
+    validation_unit: str,
+    split_seed: int,
+) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: a parameter is out of range.
+    """
+    if kind != "dense":
+        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="cosmic has kind=dense")
+    for name, word, allowed in (("ignored", ignored, _IGNORED), ("validation_unit", validation_unit, _UNITS)):
+        if word not in allowed:
+            raise ConfigError(f"'{word}' is not allowed", where=f"task.{name}", hint=suggest(str(word), allowed))
+    for name, value, least in (("crop_start", crop_start, 0), ("crop_size", crop_size, 1)):
+        if value < least:
+            raise ConfigError(f"{value} is out of range", where=f"task.{name}", hint=f"allowed: {least} or more")
+    if not sky_low <= sky_high:
+        raise ConfigError(f"{sky_high} is below task.sky_low={sky_low}", where="task.sky_high", hint="swap them")
+    check_fractions(validation_fraction, None)
+    check_seed(split_seed)
+    if field is not None and keys is None:
+        raise ConfigError(
+            "field types stand in a file of visits",
+            where="task.field",
+            hint="give task.keys=FILE with lines such as: 12345_01 GAL",
+        )
+
+
+def _note(
+    train: Stamps,
+    validation: Stamps,
+    num_test: int,
+    band: str,
+    keys: frozenset[str] | None,
+    root: Path,
+    overlap: bool,
+) -> str:
+    if keys is not None:
+        chosen = f"of the {len(keys)} visits in task.keys"
+    elif all((root / f"{part}_dirs.npy").is_file() for part in FOLDERS):
+        chosen = "that train_dirs.npy and test_dirs.npy list"
+    else:
+        chosen = "in the folder, of all field types"
+    visits = len(np.unique(train.groups())), len(np.unique(validation.groups()))
+    parts = [
+        f"{len(train)} training stamps of {visits[0]} visits, {len(validation)} validation stamps of {visits[1]}, "
+        f"{num_test} test stamps; filter {band}, those {chosen}"
+    ]
+    broken = train.num_broken() + validation.num_broken()
+    if broken:
+        parts.append(f"{broken} pixels are no finite number and count nowhere")
+    if overlap:
+        parts.append("warning: the validation stamps are trained on as well")
+    return "; ".join(parts)

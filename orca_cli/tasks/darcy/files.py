@@ -1,0 +1,100 @@
+"""The Fourier neural operator's Darcy flow files (Li et al. 2021): piececonst_r421_N1024_smooth{1,2}.mat.
+
+Each holds coeff and sol, [1024, 421, 421]: permeability and pressure at 421 x 421 points. They take 3 GB unpacked, so one
+variable is read at a time, and what is kept of it goes into the cache.
+
+Shapes: N fields in a file, K points per side, s = (K - 1) / stride + 1 of them kept.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import Reporter
+from orca_cli.tasks.shared.files import find
+from orca_cli.tasks.shared.generated import folder_of
+from orca_cli.untrusted import matlab
+
+TRAIN_FILE = "piececonst_r421_N1024_smooth1.mat"
+TEST_FILE = "piececonst_r421_N1024_smooth2.mat"
+_VARIABLES = {"coeff": "permeability", "sol": "pressure"}
+_VERSION = 1
+
+
+def find_files(data_folder: Path, path: str | None) -> tuple[Path, Path]:
+    """Return the training and the test file.
+
+    Raises:
+        DataError: one is missing.
+    """
+    train, test = find(
+        data_folder, "darcy", [TRAIN_FILE, TEST_FILE], path, hint="task.origin=generated makes the data instead"
+    )
+    return train, test
+
+
+def read_fields(
+    path: Path, nodes: int | None, stride: int, cache_folder: Path, reporter: Reporter
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return permeability and pressure of a file, both [N, s, s] float32, as memory maps of the cache.
+
+    Args:
+        path: .mat file, MATLAB 5 or HDF5 (7.3).
+        nodes: K that is expected; None takes the file's.
+        stride: every so many points are kept.
+        cache_folder: where what is kept of the file is put; named by the file's name, size and time of change.
+        reporter: is told of the reading.
+
+    Raises:
+        ConfigError: the file has another K, or the stride does not divide K - 1.
+        DataError: a variable is missing, no stack of square maps, or not finite.
+    """
+    state = path.stat()
+    parameters: dict[str, int | float | str] = {
+        "version": _VERSION,
+        "file": str(path.resolve()),
+        "bytes": state.st_size,
+        "modified": state.st_mtime_ns,
+        "stride": stride,
+    }
+
+    def make(folder: Path) -> None:
+        kept: dict[str, np.ndarray] = {}
+        with reporter.track(f"reading {path.name}", len(_VARIABLES)) as advance:
+            for variable in _VARIABLES:
+                kept[variable] = _thinned(path, variable, stride)
+                advance()
+        if kept["coeff"].shape != kept["sol"].shape:
+            raise DataError(f"coeff is {kept['coeff'].shape}, sol is {kept['sol'].shape}", where=str(path))
+        for variable, name in _VARIABLES.items():
+            np.save(folder / f"{name}.npy", kept[variable])
+
+    folder = folder_of(cache_folder, "darcy_files", parameters, make, reporter)
+    permeability, pressure = (
+        np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _VARIABLES.values()
+    )
+    held = (permeability.shape[-1] - 1) * stride + 1
+    if nodes not in (None, held):
+        raise ConfigError(
+            f"{nodes} nodes are asked for, {path.name} has {held}", where="task.nodes", hint="use task.nodes=null"
+        )
+    return permeability, pressure
+
+
+def _thinned(path: Path, variable: str, stride: int) -> np.ndarray:
+    """Return every so many points of one variable, [N, s, s] float32; all else of it is dropped."""
+    values = matlab.read(path, [variable])[variable]
+    if values.ndim != 3 or values.shape[1] != values.shape[2] or values.dtype.kind not in "fiu" or not values.size:
+        raise DataError(f"'{variable}' is {values.dtype} {values.shape}, expected maps (N, K, K)", where=str(path))
+    nodes = values.shape[1]
+    if (nodes - 1) % stride or nodes <= stride:
+        raise ConfigError(
+            f"{stride} does not divide {nodes} - 1", where="task.stride", hint="421 nodes go with stride 5"
+        )
+    kept = np.ascontiguousarray(values[:, ::stride, ::stride], dtype=np.float32)
+    if not np.isfinite(kept).all():
+        raise DataError(f"'{variable}' has values that are NaN or infinite", where=str(path), hint="get it again")
+    return kept

@@ -1,0 +1,284 @@
+"""Darcy flow: from the permeability of a medium to the pressure in it, a map to a map; generated, or read from files.
+
+The distribution is that of the Fourier neural operator's data (Li et al. 2021): a Gaussian field with covariance
+proportional to (-Laplace + 9)^-2 and Neumann borders, thresholded at 0 to permeabilities 12 and 3, and
+-div(a grad u) = 1 on the unit square with u = 0 on its border. Finite differences of second order on K x K nodes, solved
+directly. Those data were also interpolated by splines between cell centres and nodes; that step is left out here, so the
+border is exactly 0. The data themselves are read by `darcy_files.py`.
+
+Shapes: K nodes per side, s = (K - 1) / stride + 1 of them kept, n samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from orca_cli import signals
+from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.interfaces import Kind, Reporter, Scale, TaskData
+from orca_cli.seeding import numpy_generator
+from orca_cli.tasks.darcy.files import find_files, read_fields
+from orca_cli.tasks.shared.generated import folder_of
+from orca_cli.tasks.shared.samples import ArraySamples
+
+HIGH, LOW = 12.0, 3.0  # permeabilities
+_ALPHA, _TAU = 2.0, 3.0  # smoothness and inverse length of the Gaussian field
+_EPS = 1e-5  # added to deviations, in the units of what they divide, as in the reference's normaliser
+_VERSION = 1
+_ORIGINS = ("generated", "files")
+_SIZES = {
+    "small": {"nodes": 85, "stride": 2, "num_train": 300, "num_validation": 50, "num_test": 50},
+    "paper": {"nodes": 421, "stride": 5, "num_train": 900, "num_validation": 100, "num_test": 100},
+}
+_PARTS = ("train", "validation", "test")
+_Read = Callable[[str], tuple[np.ndarray, np.ndarray]]  # part -> permeability and u, [n, s, s]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Grid and number of samples per part."""
+
+    nodes: int | None
+    stride: int
+    counts: dict[str, int]
+
+
+def load(
+    data_folder: Path,
+    cache_folder: Path,
+    reporter: Reporter,
+    kind: Kind = "dense",
+    origin: str = "generated",
+    path: str | None = None,
+    size: str = "small",
+    nodes: int | None = None,
+    stride: int | None = None,
+    num_train: int | None = None,
+    num_validation: int | None = None,
+    num_test: int | None = None,
+    train_on_validation: bool = False,
+    data_seed: int = 0,
+) -> TaskData:
+    """Return x [n, 3, s, s] = (normalised permeability, coordinate along columns, along rows) and y [n, 1, s, s] = u.
+
+    Permeabilities are normalised per pixel by mean and unbiased deviation + 1e-5 of the training set; u is in physical
+    units, and `target_scale` holds its mean and deviation + 1e-5 per pixel.
+
+    Args:
+        data_folder: holds darcy/ with the two .mat files, for origin "files".
+        cache_folder: where the fields are kept.
+        reporter: is told of the generation or the reading.
+        kind: "dense", nothing else.
+        origin: "generated", or "files": training and validation are the first samples of ..._smooth1.mat in this order,
+            test those of ..._smooth2.mat.
+        path: folder in place of data_folder/darcy.
+        size: grid and numbers of samples: "small" is K = 85, stride 2, 300 + 50 + 50; "paper" K = 421, stride 5,
+            900 + 100 + 100. Files have their own K, and stride 5 at either size.
+        nodes: K, 5 or more; None takes that of `size` or of the file.
+        stride: every so many nodes are kept; divides K - 1; None takes that of `size`.
+        num_train: training samples, 2 or more; the first samples do not depend on their number; None takes that of `size`.
+        num_validation: validation samples, 1 or more; None takes that of `size`.
+        num_test: test samples, 1 or more; None takes that of `size`.
+        train_on_validation: whether the validation samples are trained on as well, 1000 in the paper; then no choice may
+            rest on them.
+        data_seed: seed of the generator; not the seed of the run.
+
+    Raises:
+        ConfigError: a parameter is out of range.
+        DataError: files are missing, damaged, or hold too few samples.
+    """
+    plan = check_settings(kind, origin, path, size, nodes, stride, num_train, num_validation, num_test, data_seed)
+    if origin == "files":
+        read = _reader(plan, find_files(data_folder, path), cache_folder, reporter)
+    else:
+        read = _generator(plan, data_seed, cache_folder, reporter)
+    permeability, u = read("train")
+    validation = read("validation")
+    if train_on_validation:
+        permeability, u = np.concatenate([permeability, validation[0]]), np.concatenate([u, validation[1]])
+    centre, spread = _per_pixel(permeability)
+    mean, std = _per_pixel(u)
+
+    def samples(permeability: np.ndarray, u: np.ndarray) -> ArraySamples:
+        return ArraySamples(_inputs((permeability - centre) / spread), u[:, None])
+
+    extent = u.shape[-1]
+    return TaskData(
+        kind="dense",
+        input_shape=(3, extent, extent),
+        num_outputs=1,
+        train=samples(permeability, u),
+        validation=samples(*validation),
+        open_test=lambda: samples(*read("test")),
+        synthetic=origin == "generated",
+        size=size if origin == "generated" else "",
+        target_scale=Scale(torch.from_numpy(mean[None]), torch.from_numpy(std[None])),
+        note=_note(origin, plan, extent, len(u), train_on_validation),
+    )
+
+
+def _generator(plan: _Plan, data_seed: int, cache_folder: Path, reporter: Reporter) -> _Read:
+    """Generate all parts, unless the cache has them."""
+    nodes, stride = plan.nodes, plan.stride
+    assert nodes is not None
+    parameters: dict[str, int | float | str] = {"nodes": nodes, "stride": stride, "data_seed": data_seed}
+    parameters |= {f"num_{part}": count for part, count in plan.counts.items()}
+
+    def make(folder: Path) -> None:
+        with reporter.track("generating darcy", sum(plan.counts.values())) as advance:
+            for part, count in plan.counts.items():
+                fields, solutions = [], []
+                for index in range(count):
+                    signals.check()
+                    high = gaussian_field(nodes, numpy_generator(data_seed, "darcy", part, index)) >= 0
+                    solution = solve(np.where(high, HIGH, LOW))
+                    fields.append(high[::stride, ::stride])
+                    solutions.append(solution[::stride, ::stride].astype(np.float32))
+                    advance()
+                np.save(folder / f"{part}_high.npy", np.stack(fields))
+                np.save(folder / f"{part}_u.npy", np.stack(solutions))
+
+    folder = folder_of(cache_folder, "darcy", {"version": _VERSION, **parameters}, make, reporter)
+
+    def read(part: str) -> tuple[np.ndarray, np.ndarray]:
+        high, u = (np.load(folder / f"{part}_{name}.npy", allow_pickle=False) for name in ("high", "u"))
+        return np.where(high, np.float32(HIGH), np.float32(LOW)), u
+
+    return read
+
+
+def _reader(plan: _Plan, files: tuple[Path, Path], cache_folder: Path, reporter: Reporter) -> _Read:
+    """Return what reads a part of the files."""
+    starts = {"train": 0, "validation": plan.counts["train"], "test": 0}
+
+    def read(part: str) -> tuple[np.ndarray, np.ndarray]:
+        file = files[part == "test"]
+        permeability, u = read_fields(file, plan.nodes, plan.stride, cache_folder, reporter)
+        start, stop = starts[part], starts[part] + plan.counts[part]
+        if stop > len(u):
+            raise DataError(
+                f"{file.name} holds {len(u)} samples, {stop} are asked for",
+                where=f"task.num_{part}",
+                hint="lower task.num_train, task.num_validation or task.num_test",
+            )
+        return np.array(permeability[start:stop]), np.array(u[start:stop])
+
+    return read
+
+
+def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:
+    """Return one draw [K, K] of the Gaussian field, by an orthonormal inverse cosine transform of its coefficients."""
+    from scipy.fft import idctn
+
+    k = np.arange(nodes)
+    frequency = np.pi**2 * (k[:, None] ** 2 + k**2)
+    coefficients = nodes * _TAU ** (_ALPHA - 1) * (frequency + _TAU**2) ** (-_ALPHA / 2)
+    coefficients = coefficients * generator.standard_normal((nodes, nodes))
+    coefficients[0, 0] = 0
+    return idctn(coefficients, norm="ortho")
+
+
+def solve(permeability: np.ndarray) -> np.ndarray:
+    """Return u [K, K] with -div(a grad u) = 1 and u = 0 on the border.
+
+    Args:
+        permeability: a [K, K] at the nodes, positive; between two nodes their arithmetic mean counts.
+    """
+    from scipy.sparse import diags_array
+    from scipy.sparse.linalg import splu
+
+    a = permeability
+    nodes = len(a)
+    inner = nodes - 2
+    down = (a[1:, 1:-1] + a[:-1, 1:-1]) / 2  # [K-1, K-2], faces between rows
+    right = (a[1:-1, 1:] + a[1:-1, :-1]) / 2  # [K-2, K-1], faces between columns
+    middle = (down[1:] + down[:-1] + right[:, 1:] + right[:, :-1]).ravel()
+    below = -down[1:-1].ravel()
+    beside = -right[:, 1:].copy()
+    beside[:, -1] = 0  # the last node of a row has no neighbour in the next row
+    beside = beside.ravel()[:-1]
+    matrix = diags_array(
+        [middle, below, below, beside, beside], offsets=[0, inner, -inner, 1, -1], format="csc"
+    ) * float((nodes - 1) ** 2)
+    # The matrix is symmetric and positive definite: no pivoting, and an ordering for symmetric patterns.
+    factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    u = np.zeros((nodes, nodes))
+    u[1:-1, 1:-1] = factors.solve(np.ones(inner * inner)).reshape(inner, inner)
+    return u
+
+
+def _per_pixel(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation [s, s] float32 over the samples, the deviation unbiased and positive."""
+    mean = values.mean(axis=0, dtype=np.float64)
+    std = values.std(axis=0, dtype=np.float64, ddof=1) + _EPS
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def _inputs(normalised: np.ndarray) -> np.ndarray:
+    axis = np.linspace(0, 1, normalised.shape[-1], dtype=np.float32)
+    columns, rows = np.meshgrid(axis, axis)
+    grids = (np.broadcast_to(grid, normalised.shape) for grid in (columns, rows))
+    return np.stack([normalised, *grids], axis=1).astype(np.float32)
+
+
+def check_settings(
+    kind: str,
+    origin: str,
+    path: str | None,
+    size: str,
+    nodes: int | None,
+    stride: int | None,
+    num_train: int | None,
+    num_validation: int | None,
+    num_test: int | None,
+    data_seed: int,
+) -> _Plan:
+    """Return the grid and the numbers of samples that settings ask for; arguments as those of `load`.
+
+    Raises:
+        ConfigError: a parameter is out of range, or two contradict each other.
+    """
+    if kind != "dense":
+        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="darcy has kind=dense")
+    for name, word, allowed in (("origin", origin, _ORIGINS), ("size", size, tuple(_SIZES))):
+        if word not in allowed:
+            raise ConfigError(f"'{word}' is not allowed", where=f"task.{name}", hint=suggest(str(word), allowed))
+    if path is not None and origin != "files":
+        raise ConfigError("is for task.origin=files", where="task.path", hint=f"with task.origin={origin} leave it out")
+    defaults = dict(_SIZES[size])
+    if origin == "files":
+        defaults["stride"] = _SIZES["paper"]["stride"]
+        del defaults["nodes"]
+    given = {"nodes": nodes, "stride": stride, "num_train": num_train}
+    given |= {"num_validation": num_validation, "num_test": num_test}
+    values = defaults | {name: value for name, value in given.items() if value is not None}
+    least = {"nodes": 5, "num_train": 2, "data_seed": 0}
+    for name, value in (values | {"data_seed": data_seed}).items():
+        lowest = least.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            raise ConfigError(
+                f"{value!r} is out of range", where=f"task.{name}", hint=f"allowed: integers from {lowest} on"
+            )
+    if "nodes" in values and (values["nodes"] - 1) % values["stride"]:
+        raise ConfigError(
+            f"{values['stride']} does not divide task.nodes - 1 = {values['nodes'] - 1}",
+            where="task.stride",
+            hint="421 nodes go with stride 5, 85 with 2",
+        )
+    return _Plan(values.get("nodes"), values["stride"], {part: values[f"num_{part}"] for part in _PARTS})
+
+
+def _note(origin: str, plan: _Plan, extent: int, num_train: int, overlap: bool) -> str:
+    nodes = (extent - 1) * plan.stride + 1
+    grid = f"on {nodes} x {nodes} nodes, one in {plan.stride} per axis kept ({extent} x {extent} maps)"
+    counts = f"{num_train} + {plan.counts['validation']} + {plan.counts['test']} samples"
+    made = "generated Darcy flow" if origin == "generated" else "Darcy flow from files"
+    parts = [f"{made} {grid}" + (", without the spline step" if origin == "generated" else ""), counts]
+    if overlap:
+        parts.append("warning: the validation samples are trained on as well")
+    return "; ".join(parts)

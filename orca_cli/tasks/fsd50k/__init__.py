@@ -1,0 +1,3 @@
+from orca_cli.tasks.fsd50k.reader import load
+
+__all__ = ["load"]

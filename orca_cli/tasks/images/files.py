@@ -1,0 +1,233 @@
+"""One split of a task whose images lie in files: decoded batch by batch, safely, and known by their content.
+
+Only the formats listed here are tried, since some decoders of Pillow run other programs (EPS). An image is stood upright by
+its EXIF orientation, transparent parts become white, and 16-bit grey is cut to 8 bits.
+
+Shapes: n files, B images of a batch, C channels, S pixels per side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from orca_cli import signals, storage
+from orca_cli.exceptions import DataError, OrcaError, UnavailableError, UnsafeError
+from orca_cli.interfaces import Batch, Reporter
+from orca_cli.seeding import numpy_generator
+from orca_cli.tasks.shared.pixels import normalised, random_crop, random_flip
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_PIXELS = 2**30 // 12  # a quarter of a GiB at 3 bytes a pixel; what Pillow warns at
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class View:
+    """How files become inputs.
+
+    Args:
+        side: S.
+        channels: 3, or 1 for grey.
+        crop: True cuts the largest square from the middle before resizing; False stretches the whole image.
+        mean: [C], of pixels in 0..1; None leaves them in 0..1.
+        std: [C], positive. Given exactly where `mean` is.
+        larger: augmentation resizes to this many pixels per side and crops S of them; None resizes to S.
+        padding: pixels of zeros on every side before augmentation crops.
+        flip: whether augmentation mirrors every second image, on average.
+        frozen_seed: augmentation is drawn once for each file, from this seed, and always applied; None draws anew in every
+            optimizer step.
+    """
+
+    side: int
+    channels: int = 3
+    crop: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    larger: int | None = None
+    padding: int = 0
+    flip: bool = False
+    frozen_seed: int | None = None
+
+
+class FileSamples:
+    """Samples (see interfaces) over image files.
+
+    Args:
+        paths: n files.
+        names: n names that do not depend on where the files lie, for the digest.
+        y: [n] int64.
+        hashes: n SHA-256 of the files' contents.
+        view: how they become inputs.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], names: Sequence[str], y: np.ndarray, hashes: Sequence[str], view: View
+    ) -> None:
+        self._paths, self._names, self._y, self._hashes, self._view = paths, names, y, hashes, view
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self._paths)
+
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return x [B, C, S, S] and y [B]; cropped and flipped at random where the view says so.
+
+        Raises:
+            DataError: a file cannot be decoded.
+            UnsafeError: an image has too many pixels.
+        """
+        view, indices = self._view, np.asarray(indices, dtype=np.int64)
+        frozen = view.frozen_seed is not None
+        side = view.larger if view.larger and (frozen or augment is not None) else view.side
+        images = decode_all([self._paths[index] for index in indices], side, view.channels, view.crop)
+        if view.frozen_seed is not None:
+            draws = [numpy_generator(view.frozen_seed, "images", "frozen", int(index)) for index in indices]
+            images = np.concatenate([self._augmented(images[i : i + 1], draw) for i, draw in enumerate(draws)])
+        elif augment is not None:
+            images = self._augmented(images, augment)
+        return Batch(normalised(images, view.mean, view.std), torch.from_numpy(self._y[indices]))
+
+    def _augmented(self, images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        view = self._view
+        if view.larger or view.padding:
+            images = random_crop(images, (view.side, view.side), view.padding, generator)
+        return random_flip(images, generator) if view.flip else images
+
+    def targets(self) -> np.ndarray:
+        """Return all classes [n]."""
+        return self._y
+
+    def groups(self) -> None:
+        """Images stand alone."""
+        return
+
+    def digest(self) -> str:
+        """Return a SHA-256 over names, contents and classes of the files, and how they become inputs."""
+        digest = hashlib.sha256(f"{self._view}\n".encode())
+        for name, content, label in zip(self._names, self._hashes, self._y, strict=True):
+            digest.update(f"{name!r} {content} {label}\n".encode())
+        return digest.hexdigest()
+
+
+def decode_all(paths: Sequence[Path], side: int, channels: int, crop: bool = False) -> np.ndarray:
+    """Return the images of files as [B, C, side, side] uint8; decoded in parallel, in the order given."""
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1, max(1, len(paths)))) as pool:
+        return np.stack(list(pool.map(lambda path: decode(path, side, channels, crop), paths)))
+
+
+def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> np.ndarray:
+    """Return one image as [C, S, S] uint8, or as [C, H, W] where `side` is None; bilinear with antialiasing.
+
+    Raises:
+        DataError: the file is gone, no image, damaged, or of a form that is not read.
+        UnsafeError: it declares more pixels than are decoded.
+        UnavailableError: Pillow is not installed.
+    """
+    image_module, operations = _pillow()
+    try:
+        with image_module.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large(path, f"{image.width} x {image.height} pixels")
+            image.load()
+            image = _flat(operations.exif_transpose(image), image_module, path)
+            image = image.convert("RGB" if channels == 3 else "L")
+            if side is not None and crop:
+                image = operations.fit(image, (side, side), image_module.Resampling.BILINEAR)
+            elif side is not None:
+                image = image.resize((side, side), image_module.Resampling.BILINEAR)
+            pixels = np.asarray(image)
+    except (OrcaError, MemoryError):
+        raise
+    except image_module.DecompressionBombError as error:
+        raise _too_large(path, "more pixels than are decoded") from error
+    except image_module.UnidentifiedImageError as error:
+        hint = f"allowed: {', '.join(_FORMATS)}; write it again or leave it out"
+        raise DataError("is no image that can be read", where=str(path), hint=hint) from error
+    # Damaged images raise almost anything from inside the decoders.
+    except Exception as error:  # noqa: BLE001
+        what = f"cannot be decoded ({error or type(error).__name__})"
+        raise DataError(what, where=str(path), hint="write it again or leave it out") from error
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _flat(image: Any, image_module: Any, path: Path) -> Any:
+    """Return an image of 8 bits a channel without transparency."""
+    if image.mode.startswith("I;16"):
+        return image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise DataError(
+            f"has pixels of mode {image.mode}", where=str(path), hint="store 8 or 16 bits a pixel, or use task=arrays"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = image_module.new("RGBA", image.size, "white")
+        white.alpha_composite(image)
+        return white
+    return image
+
+
+def _too_large(path: Path, what: str) -> UnsafeError:
+    hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or leave it out"
+    return UnsafeError(f"the image has {what}", where=str(path), hint=hint)
+
+
+def _pillow() -> tuple[Any, Any]:
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        hint = "pip install 'orca-transfer[images]'"
+        raise UnavailableError("image files need Pillow, which is not installed", where="task", hint=hint) from error
+    # Ours is an error from the same size on.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    return Image, ImageOps
+
+
+def pillow_version() -> str:
+    """Return the version of the decoders, on which it depends what can be decoded.
+
+    Raises:
+        UnavailableError: Pillow is not installed.
+    """
+    return str(_pillow()[0].__version__)
+
+
+def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
+    """Return the SHA-256 of each file.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    hashes = []
+    with reporter.track("reading image files", len(paths)) as advance:
+        for path in paths:
+            signals.check()
+            try:
+                hashes.append(storage.sha256_file(path))
+            except OSError as error:
+                raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+            advance()
+    return hashes
+
+
+def by_content(hashes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is drawn where identical files must stay together.
+
+    Returns:
+        The first file of each content [u], in the order of the files, and the content 0..u-1 of each file [n].
+    """
+    _, first, of = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return first[order], place[of]

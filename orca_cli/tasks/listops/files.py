@@ -1,0 +1,135 @@
+"""The Long Range Arena's ListOps files: basic_train.tsv, basic_val.tsv and basic_test.tsv (Tay et al. 2021).
+
+Tab-separated with the header Source, Target; 96,000, 2,000 and 2,000 rows of 501..1,999 tokens. An expression is written
+with parentheses around every argument, `( ( ( [MAX 3 ) 4 ) ] )`. They carry nothing and are left out. The closing bracket
+is kept: without it the arguments of an operator have no end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from orca_cli import signals
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Reporter
+from orca_cli.tasks.shared.files import find
+
+# Channel of a token in the input. `pad` and `unk` keep channels of their own, as in the paper's 17-channel input, and
+# are always zero: padding is a column of zeros, and nothing is unknown.
+VOCABULARY = ("pad", "unk", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
+_CHANNELS = {token.encode(): channel for channel, token in enumerate(VOCABULARY) if channel > 1}
+_NAMES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
+_FOLDERS = ("", "listops-1000", "lra_release/listops-1000", "lra_release/lra_release/listops-1000")
+_MAX_LINE = 2**20  # bytes; the longest real line has about 16,000
+
+
+def reader(
+    data_folder: Path, path: str | None, rows: Mapping[str, int | None], test_file: str, reporter: Reporter
+) -> Callable[[str], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return a function from the name of a split to (tokens, ends, values), as `read` gives them.
+
+    Args:
+        data_folder: the files are looked for in data_folder/listops, there directly or in the archive's own folder.
+        path: another folder, likewise.
+        rows: split -> how many rows are taken from the start; None takes all.
+        test_file: "test" or "val": which file is the test split.
+        reporter: shows progress.
+
+    Raises:
+        DataError: a file is missing, at once and not when its split is asked for.
+    """
+    names = _NAMES if test_file == "test" else _NAMES | {"test": _NAMES["validation"]}
+    places = dict(zip(names, _find(data_folder, path, sorted(set(names.values())), names), strict=True))
+    return lambda split: read(places[split], rows[split], reporter)
+
+
+def read(path: Path, rows: int | None, reporter: Reporter) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the expressions of a file.
+
+    Args:
+        path: the file.
+        rows: how many are taken from the start; None takes all.
+        reporter: shows progress.
+
+    Returns:
+        tokens [sum of lengths] uint8, channels of VOCABULARY; ends [n] int64, where each expression ends in them;
+        values [n] int64 in 0..9.
+
+    Raises:
+        DataError: another header, a word or value that ListOps does not have, or fewer rows than asked for.
+    """
+    texts: list[bytes] = []
+    values: list[int] = []
+    number, done = 1, 0  # of the last line that was read; bytes since progress was shown
+    try:
+        with open(path, "rb") as file, reporter.track(f"reading {path.name}", path.stat().st_size) as advance:
+            header = file.readline(_MAX_LINE)
+            if [word.strip(b'"\r\n ') for word in header.split(b"\t")] != [b"Source", b"Target"]:
+                raise _fault(path, 1, "the header is not Source and Target, separated by a tab")
+            while rows is None or len(texts) < rows:
+                line = file.readline(_MAX_LINE)
+                if not line:
+                    break
+                number += 1
+                if line.strip():
+                    text, value = _row(path, number, line)
+                    texts.append(text)
+                    values.append(value)
+                done += len(line)
+                if number % 1000 == 0:
+                    signals.check()
+                    advance(done)
+                    done = 0
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    if not texts or (rows is not None and len(texts) < rows):
+        asked = f", {rows} are asked for" if rows else ""
+        raise DataError(
+            f"has {len(texts)} rows{asked}", where=str(path), hint="get the file again, or ask for fewer rows"
+        )
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    return np.frombuffer(b"".join(texts), np.uint8), ends, np.array(values, np.int64)
+
+
+def _row(path: Path, number: int, line: bytes) -> tuple[bytes, int]:
+    source, tab, target = line.rstrip(b"\r\n").partition(b"\t")
+    value = target.strip(b'" ')
+    if not tab or len(value) != 1 or not value.isdigit():
+        raise _fault(path, number, f"{target[:20].decode(errors='replace')!r} is no value; allowed: 0..9 behind a tab")
+    try:
+        text = bytes(map(_CHANNELS.__getitem__, source.strip(b'"').translate(None, b"()").split()))
+    except KeyError as error:
+        word = bytes(error.args[0])[:20].decode(errors="replace")
+        allowed = "digits, [MIN, [MAX, [MED, [SM and ]"
+        raise _fault(path, number, f"{word!r} is no word of ListOps; allowed: {allowed}") from error
+    if not text:
+        raise _fault(path, number, "the expression is empty")
+    return text, int(value)
+
+
+def _fault(path: Path, number: int, what: str) -> DataError:
+    return DataError(what, where=f"{path}, line {number}", hint="put the file of lra_release/listops-1000 there again")
+
+
+def _find(data_folder: Path, path: str | None, distinct: list[str], names: Mapping[str, str]) -> list[Path]:
+    """Return the file of each split from the first folder that has all; the message of a failure names the plain one."""
+    failure: DataError | None = None
+    for folder in _FOLDERS:
+        try:
+            found = find(
+                data_folder,
+                "listops",
+                [str(Path(folder, name)) for name in distinct],
+                path,
+                hint="task.origin=generated needs no files",
+            )
+        except DataError as error:
+            failure = failure or error
+            continue
+        by_name = dict(zip(distinct, found, strict=True))
+        return [by_name[name] for name in names.values()]
+    assert failure is not None
+    raise failure

@@ -1,0 +1,343 @@
+"""ListOps: the value of a nested list expression, such as `[MAX 4 [SM 2 9 ] 3 ]` = 4; ten classes.
+
+The grammar is that of the Long Range Arena (Tay et al. 2021; Nangia and Bowman 2018). At depths 1..max_depth-1 a node is
+an operator with probability 1/4 and a digit else, at max_depth a digit. Operators (MIN, MAX, MED, SM), arities
+(2..max_arity) and digits are uniform. MED is the median cut to an integer, SM the sum modulo 10. Parentheses are left
+out, and the closing bracket is a token. Expressions of other than the allowed lengths are drawn again, and none occurs
+twice. The Long Range Arena's own files are read by `listops_files.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from orca_cli import signals
+from orca_cli.exceptions import ConfigError
+from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.seeding import numpy_generator
+from orca_cli.tasks.listops import files as listops_files
+from orca_cli.tasks.shared.generated import folder_of
+from orca_cli.tasks.shared.one_hot import (
+    SymbolSamples,
+    check_choice,
+    check_over_length,
+    kept_rows,
+    lengths,
+    scored_classes,
+    take,
+)
+
+# Channel of a token in the input. `pad` and `unk` keep channels of their own, as in the paper's 17-channel input, and
+# are always zero: padding is a column of zeros, and nothing is unknown.
+VOCABULARY = listops_files.VOCABULARY
+_DIGIT = VOCABULARY.index("0")
+_MIN, _MAX, _MED, _SM, _CLOSE = (VOCABULARY.index(token) for token in VOCABULARY[-5:])
+_OPERATOR_PROBABILITY = 0.25
+_VERSION = 2
+# In the order of generation, so that a larger training set leaves the others as they are.
+_SPLITS = ("test", "validation", "train")
+_DRAWS = 2**16  # uniform numbers drawn at once; one call per number takes most of the time
+_MAX_TRIES = 100_000  # draws in a row without a new expression
+# What one word, task.size, stands for. "paper" has as many samples as are left of the Long Range Arena's where longer ones
+# are dropped; it draws none that would be.
+SIZES = {
+    "small": {"num_train": 2000, "num_validation": 500, "num_test": 500, "min_length": 10, "max_length": 50},
+    "paper": {"num_train": 53670, "num_validation": 2000, "num_test": 1118, "min_length": 501, "max_length": 1024},
+    "lra": {"num_train": 96000, "num_validation": 2000, "num_test": 2000, "min_length": 501, "max_length": 1999},
+}
+_FILE_LENGTHS = {"small": 1024, "paper": 1024, "lra": 1999}  # lengths of the input for expressions from files
+Expressions = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens, ends, values
+
+
+def load(
+    data_folder: Path,
+    cache_folder: Path,
+    reporter: Reporter,
+    kind: Kind = "classes",
+    origin: str = "generated",
+    size: str = "small",
+    num_train: int | None = None,
+    num_validation: int | None = None,
+    num_test: int | None = None,
+    max_depth: int = 10,
+    max_arity: int = 10,
+    min_length: int | None = None,
+    max_length: int | None = None,
+    data_seed: int = 0,
+    path: str | None = None,
+    test_file: str = "test",
+    input_length: int | None = None,
+    over_length: str = "truncate",
+    mask_padding: bool = True,
+) -> TaskData:
+    """Return expressions as one-hot columns [n, 17, input_length], with the real tokens marked as valid.
+
+    Args:
+        data_folder: the Long Range Arena's files are looked for in data_folder/listops.
+        cache_folder: where generated expressions are kept.
+        reporter: is told of the generation or the reading.
+        kind: "classes", nothing else.
+        origin: "generated", or "files": the Long Range Arena's basic_train.tsv, basic_val.tsv and basic_test.tsv.
+        size: a key of SIZES: number and lengths of the expressions, where the settings below do not say otherwise. For
+            files it gives the length of the input alone, and all rows are taken.
+        num_train: training samples; None: as `size` says. From files: the first so many rows; None takes all.
+        num_validation: validation samples, likewise.
+        num_test: test samples, likewise; which ones are generated does not depend on the other sizes.
+        max_depth: depth of the deepest digit of generated expressions; the root has depth 1.
+        max_arity: the largest number of arguments of generated expressions, 2 or more.
+        min_length: least number of tokens of generated expressions (a digit is one, an operator with its bracket two).
+        max_length: largest number of tokens of generated expressions.
+        data_seed: seed of the generator; not the seed of the run.
+        path: another folder with the files.
+        test_file: "test", or "val": the validation file is the test split too, so that what is chosen on one is chosen
+            on the other.
+        input_length: length of the input; None: the longest generated expression, or 1,024 (1,999 for size=lra) for
+            files.
+        over_length: what becomes of longer expressions, a word of one_hot.OVER_LENGTH. Cut, they lose their end and
+            mostly cannot be decided.
+        mask_padding: False leaves the zero columns behind an expression unmarked, and pooling averages over them.
+
+    Raises:
+        ConfigError: a parameter is out of range, or no such expressions can be found.
+        DataError: a file is missing, or a row of it is no ListOps expression.
+    """
+    check_settings(
+        kind,
+        origin,
+        size,
+        num_train,
+        num_validation,
+        num_test,
+        max_depth,
+        max_arity,
+        min_length,
+        max_length,
+        data_seed,
+        path,
+        test_file,
+        input_length,
+        over_length,
+    )
+    known = _given(num_train, num_validation, num_test, min_length, max_length)
+    values = SIZES[size] | known
+    grammar = {"max_depth": max_depth, "max_arity": max_arity}
+    grammar |= {name: values.pop(name) for name in ("min_length", "max_length")}
+    longest = grammar["max_length"] if origin == "generated" else _FILE_LENGTHS[size]
+    length = longest if input_length is None else input_length
+    if origin == "files":
+        rows = {name: known.get(f"num_{name}") for name in _SPLITS}
+        read = listops_files.reader(data_folder, path, rows, test_file, reporter)
+        note = f"ListOps of the Long Range Arena, {test_file} file as test split"
+    else:
+        read = _generated(cache_folder, values, grammar, data_seed, reporter)
+        note = (
+            "generated ListOps expressions of {min_length}..{max_length} tokens, depth {max_depth}, arity {max_arity}"
+        )
+        note = note.format(**grammar)
+    longer: list[str] = []
+
+    def samples(split: str) -> SymbolSamples:
+        tokens, ends, classes = read(split)
+        count = int((lengths(ends) > length).sum())
+        if count:
+            longer.append(f"{count} of {len(ends)} in {split}")
+        rows = kept_rows(ends, length, over_length)
+        tokens, ends = take(tokens, ends, rows)
+        classes = classes[rows]
+        if split == "test":
+            classes = scored_classes(classes, ends, length, over_length, no_class=10)
+        return SymbolSamples("listops", tokens, ends, classes, len(VOCABULARY), length, mask_padding)
+
+    train, validation = samples("train"), samples("validation")
+    if longer:
+        note += f"; longer than {length} tokens: {', '.join(longer)} (over_length={over_length})"
+    return TaskData(
+        kind="classes",
+        input_shape=(len(VOCABULARY), length),
+        num_outputs=10,
+        train=train,
+        validation=validation,
+        open_test=lambda: samples("test"),
+        synthetic=origin == "generated",
+        size=size if origin == "generated" else "",
+        class_names=tuple("0123456789"),
+        note=note,
+    )
+
+
+def expressions(
+    seed: int, *, max_depth: int, max_arity: int, min_length: int, max_length: int
+) -> Iterator[tuple[bytes, int]]:
+    """Yield different expressions without end, as channels of VOCABULARY, each with its value.
+
+    Raises:
+        ConfigError: many draws in a row gave nothing new.
+    """
+    uniform = _uniform(seed)
+    seen: set[bytes] = set()
+    failures = 0
+    while True:
+        drawn = _draw(uniform, max_depth, max_arity, max_length)
+        key = b"" if drawn is None or len(drawn[0]) < min_length else hashlib.sha256(drawn[0]).digest()
+        if not key or key in seen:
+            failures += 1
+            if failures >= _MAX_TRIES:
+                raise ConfigError(
+                    f"{failures:,} draws in a row gave no new expression of {min_length}..{max_length} tokens",
+                    where="task.min_length",
+                    hint="allow more lengths, more depth (task.max_depth), or ask for fewer samples",
+                )
+            if failures % 1000 == 0:
+                signals.check()
+            continue
+        failures = 0
+        seen.add(key)
+        assert drawn is not None
+        yield bytes(drawn[0]), drawn[1]
+
+
+def _uniform(seed: int) -> Iterator[float]:
+    generator = numpy_generator(seed, "listops")
+    while True:
+        yield from generator.random(_DRAWS).tolist()
+
+
+def _draw(uniform: Iterator[float], max_depth: int, max_arity: int, max_length: int) -> tuple[bytearray, int] | None:
+    """Return one tree in prefix order and its value; None where it is longer than allowed."""
+    tokens = bytearray()
+    open_lists: list[tuple[int, int, list[int]]] = []  # operator, arity, values so far
+    length = 0  # counts the closing brackets that are still to come
+    while True:
+        value = -1
+        if len(open_lists) + 1 < max_depth and next(uniform) < _OPERATOR_PROBABILITY:
+            length += 2
+            operator = _MIN + int(4 * next(uniform))
+            open_lists.append((operator, 2 + int((max_arity - 1) * next(uniform)), []))
+            tokens.append(operator)
+        else:
+            length += 1
+            value = int(10 * next(uniform))
+            tokens.append(_DIGIT + value)
+        if length > max_length:
+            return None
+        while value >= 0:
+            if not open_lists:
+                return tokens, value
+            operator, arity, values = open_lists[-1]
+            values.append(value)
+            value = -1
+            if len(values) == arity:
+                open_lists.pop()
+                tokens.append(_CLOSE)
+                value = _value(operator, values)
+
+
+def _value(operator: int, values: Sequence[int]) -> int:
+    if operator == _MIN:
+        return min(values)
+    if operator == _MAX:
+        return max(values)
+    return int(statistics.median(values)) if operator == _MED else sum(values) % 10
+
+
+def _generate(folder: Path, sizes: list[int], grammar: dict[str, int], seed: int, reporter: Reporter) -> None:
+    source = expressions(seed, **grammar)
+    with reporter.track("generating listops", sum(sizes)) as advance:
+        for name, size in zip(_SPLITS, sizes, strict=True):
+            texts, values = [], []
+            for _ in range(size):
+                signals.check()
+                text, value = next(source)
+                texts.append(text)
+                values.append(value)
+                advance()
+            np.save(folder / f"{name}_tokens.npy", np.frombuffer(b"".join(texts), np.uint8))
+            np.save(folder / f"{name}_ends.npy", np.cumsum([len(text) for text in texts], dtype=np.int64))
+            np.save(folder / f"{name}_values.npy", np.array(values, np.int64))
+
+
+def _generated(
+    cache_folder: Path, sizes: dict[str, int], grammar: dict[str, int], data_seed: int, reporter: Reporter
+) -> Callable[[str], Expressions]:
+    """Return what reads a split of the expressions that these settings determine; they are made where they are missing."""
+
+    def make(folder: Path) -> None:
+        _generate(folder, [sizes[f"num_{name}"] for name in _SPLITS], grammar, data_seed, reporter)
+
+    folder = folder_of(
+        cache_folder, "listops", {"version": _VERSION, "data_seed": data_seed, **sizes, **grammar}, make, reporter
+    )
+
+    def read(split: str) -> Expressions:
+        tokens, ends, values = (
+            np.load(folder / f"{split}_{part}.npy", allow_pickle=False) for part in ("tokens", "ends", "values")
+        )
+        return tokens, ends, values
+
+    return read
+
+
+def _given(
+    num_train: int | None,
+    num_validation: int | None,
+    num_test: int | None,
+    min_length: int | None,
+    max_length: int | None,
+) -> dict[str, int]:
+    given = {"num_train": num_train, "num_validation": num_validation, "num_test": num_test}
+    given |= {"min_length": min_length, "max_length": max_length}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def check_settings(
+    kind: str,
+    origin: str,
+    size: str,
+    num_train: int | None,
+    num_validation: int | None,
+    num_test: int | None,
+    max_depth: int,
+    max_arity: int,
+    min_length: int | None,
+    max_length: int | None,
+    data_seed: int,
+    path: str | None,
+    test_file: str,
+    input_length: int | None,
+    over_length: str,
+) -> None:
+    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
+
+    Raises:
+        ConfigError: a parameter is out of range, or two contradict each other.
+    """
+    check_choice("origin", origin, ("generated", "files"))
+    check_choice("size", size, tuple(SIZES))
+    check_choice("test_file", test_file, ("test", "val"))
+    check_over_length(over_length)
+    if path is not None and origin != "files":
+        raise ConfigError("is for task.origin=files", where="task.path", hint=f"with task.origin={origin} leave it out")
+    values = SIZES[size] | _given(num_train, num_validation, num_test, min_length, max_length)
+    values |= {"max_depth": max_depth, "max_arity": max_arity, "data_seed": data_seed}
+    values |= {} if input_length is None else {"input_length": input_length}
+    if kind != "classes":
+        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="listops has kind=classes")
+    least = {"max_depth": 2, "max_arity": 2, "data_seed": 0}
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least.get(name, 1):
+            raise ConfigError(
+                f"{value!r} is out of range",
+                where=f"task.{name}",
+                hint=f"allowed: integers, {least.get(name, 1)} or more",
+            )
+    if values["min_length"] > values["max_length"]:
+        raise ConfigError(
+            f"{values['min_length']} is above task.max_length={values['max_length']}",
+            where="task.min_length",
+            hint="allowed: min_length <= max_length",
+        )

@@ -1,0 +1,69 @@
+"""Generated data sets: made once, kept in the cache folder with checksums, verified whenever they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from orca_cli import signals, storage
+from orca_cli.exceptions import ChecksumError, LockedError
+from orca_cli.interfaces import Reporter
+
+_WAIT_S = 1.0  # between looks at a lock that another process holds
+
+
+def folder_of(
+    cache_folder: Path,
+    name: str,
+    parameters: dict[str, int | float | str],
+    make: Callable[[Path], None],
+    reporter: Reporter,
+) -> Path:
+    """Return a folder with the data that `parameters` determine; it is made where it is missing or damaged.
+
+    Args:
+        cache_folder: where generated data are kept.
+        name: of the task.
+        parameters: all that the data depend on, with the version of the generator.
+        make: fills an empty folder with files.
+        reporter: is told what is made or found damaged.
+
+    Raises:
+        StorageError: the folder cannot be written.
+        InterruptionError: a signal asked to stop; nothing half-made remains.
+    """
+    text = json.dumps(parameters, sort_keys=True)
+    path = cache_folder / "generated" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    with _turn(path.with_name(f"{path.name}.lock"), name, reporter):
+        if path.exists():
+            try:
+                storage.verify_folder(path)
+                return path
+            except ChecksumError as error:
+                aside = storage.quarantine(path)
+                reporter.say(f"warning: {error}; moved to {aside.name}, making it again")
+        reporter.say(f"generating {name} once into {path}")
+        with storage.commit_folder(path) as temporary:
+            make(temporary)
+            storage.write_json(temporary / "parameters.json", parameters)
+    return path
+
+
+@contextmanager
+def _turn(lock: Path, name: str, reporter: Reporter) -> Iterator[None]:
+    """Hold the lock; wait for another process that makes the same data, and notice signals meanwhile."""
+    told = False
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(storage.lock(lock, timeout_s=_WAIT_S, what=name))
+                break
+            except LockedError:
+                signals.check()
+                if not told:
+                    reporter.say(f"waiting for another process that generates {name}")
+                    told = True
+        yield

@@ -1,0 +1,103 @@
+"""One split of a task that lies in arrays, in memory or mapped from a file.
+
+Shapes: N rows of the arrays, n samples of the split, C channels, *E the extent, K outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from orca_cli.interfaces import Batch
+from orca_cli.untrusted.pages import release_pages
+
+_BLOCK_BYTES = 2**24  # what is read at once from a mapped file
+
+
+class ArraySamples:
+    """Samples (see interfaces) over arrays; inputs become float32 batch by batch, and are never copied as a whole.
+
+    Args:
+        x: [N, C, *E], any real dtype; may be a memory map.
+        y: [N, ...] as Batch.y.
+        valid: [N, *E] bool, False where the input is padding; None where nothing is.
+        rows: [n] indices of this split's rows; None takes all.
+        mean: [C], subtracted from the inputs; None subtracts nothing.
+        std: [C], positive; the inputs are divided by it. Given exactly where `mean` is.
+        groups: [N] int64, the record that each row is cut from; None where rows stand alone.
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        valid: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
+        mean: np.ndarray | None = None,
+        std: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+    ) -> None:
+        if len(x) != len(y) or (valid is not None and len(valid) != len(x)):
+            raise ValueError(f"{len(x)} inputs, {len(y)} targets")
+        self._x, self._y, self._valid = x, y, valid
+        self._rows = np.arange(len(x)) if rows is None else np.asarray(rows, dtype=np.int64)
+        self._mean, self._std, self._groups = mean, std, groups
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self._rows)
+
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return the samples with these indices (0..n-1), in this order; nothing is augmented."""
+        rows = self._rows[np.asarray(indices, dtype=np.int64)]
+        x = self._x[rows]
+        release_pages(self._x)
+        if self._mean is not None and self._std is not None:
+            # In float64: float32 would round away a small signal on a large offset, such as a time stamp.
+            shape = (-1,) + (1,) * (x.ndim - 2)
+            x = (x - self._mean.astype(np.float64).reshape(shape)) / self._std.astype(np.float64).reshape(shape)
+        x = x.astype(np.float32)
+        valid = None if self._valid is None else torch.from_numpy(np.ascontiguousarray(self._valid[rows], dtype=bool))
+        return Batch(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(self._y[rows].copy()), valid)
+
+    def targets(self) -> np.ndarray:
+        """Return all targets [n, ...], shaped as Batch.y."""
+        return self._y[self._rows]
+
+    def groups(self) -> np.ndarray | None:
+        """Return the record of each sample, [n] int64, or None."""
+        return None if self._groups is None else self._groups[self._rows]
+
+    def digest(self) -> str:
+        """Return a SHA-256 over shape, dtype and bytes of inputs, targets, mask, records and normalisation."""
+        digest = hashlib.sha256()
+        parts = (("x", self._x), ("y", self._y), ("valid", self._valid), ("groups", self._groups))
+        for name, array in parts:
+            if array is not None:
+                _update(digest, name, array, self._rows)
+        for name, array in (("mean", self._mean), ("std", self._std)):
+            if array is not None:
+                _update(digest, name, array, np.arange(len(array)))
+        return digest.hexdigest()
+
+
+def blocks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield x[rows] in blocks of about 16 MiB, so that a mapped file is never held whole.
+
+    Blocks are in C order, so that sums over them do not depend on the order in which a file stores the array.
+    """
+    row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
+    step = max(1, _BLOCK_BYTES // row_bytes)
+    for start in range(0, len(rows), step):
+        block = np.ascontiguousarray(x[rows[start : start + step]])
+        release_pages(x)
+        yield block
+
+
+def _update(digest: hashlib._Hash, name: str, array: np.ndarray, rows: np.ndarray) -> None:
+    digest.update(f"{name} {array.dtype.str} {(len(rows), *array.shape[1:])}".encode())
+    for block in blocks(array, rows):
+        digest.update(block.tobytes())

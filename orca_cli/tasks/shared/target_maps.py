@@ -1,0 +1,99 @@
+"""Target maps that lie one to a file: read once, kept as one array in the cache folder, and mapped from there.
+
+Shapes: n samples, H x W positions of a map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orca_cli import signals, storage
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Reporter
+from orca_cli.tasks.shared.generated import folder_of
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TargetMaps:
+    """The targets of one split.
+
+    Args:
+        maps: [n, 1, H, W] float32, a read-only memory map.
+        records: n JSON-able records, what the reader of a sample noted beside its map.
+    """
+
+    maps: np.ndarray
+    records: list[dict[str, Any]]
+
+
+def target_maps(
+    cache_folder: Path,
+    name: str,
+    settings: dict[str, int | float | str],
+    files: Sequence[Path],
+    extent: tuple[int, int],
+    read: Callable[[int], tuple[np.ndarray, dict[str, Any]]],
+    count: int,
+    reporter: Reporter,
+) -> TargetMaps:
+    """Return the targets of `count` samples; they are read where the cache lacks them.
+
+    One sample is held at a time, so memory does not grow with the split; the cache takes 4 H W bytes a sample.
+
+    Args:
+        cache_folder: where the array is kept.
+        name: of the task and split, such as "psicov-train".
+        settings: all besides the files that the maps and the records depend on.
+        files: all that `read` reads; their names, sizes and times of change tell whether the array is of these files.
+        extent: (H, W).
+        read: gives the map [H, W] and the record of a sample by its number.
+        count: n, at least 1.
+        reporter: is told of the reading.
+
+    Raises:
+        DataError: a file is missing, or what `read` raises.
+        StorageError: the cache cannot be written.
+        InterruptionError: a signal asked to stop; nothing half-made remains.
+    """
+    parameters = {"version": _VERSION, "count": count, "files": _state(files), **settings}
+
+    def make(folder: Path) -> None:
+        records = []
+        with open(folder / "targets.npy", "wb") as file, reporter.track(f"reading {name}", count) as advance:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "<f4", "fortran_order": False, "shape": (count, 1, *extent)}
+            )
+            for index in range(count):
+                signals.check()
+                values, record = read(index)
+                if values.shape != extent:
+                    raise ValueError(f"a map of {values.shape}, not {extent}")
+                file.write(np.ascontiguousarray(values, dtype="<f4").tobytes())
+                records.append(record)
+                advance()
+        storage.write_json(folder / "records.json", records)
+
+    folder = folder_of(cache_folder, name, parameters, make, reporter)
+    maps = np.load(folder / "targets.npy", mmap_mode="r", allow_pickle=False)
+    return TargetMaps(maps, json.loads((folder / "records.json").read_text(encoding="utf-8")))
+
+
+def _state(files: Sequence[Path]) -> str:
+    """Return a SHA-256 over names, sizes and times of change: reading gigabytes at every start would take minutes."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+        digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

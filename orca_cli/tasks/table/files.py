@@ -1,0 +1,283 @@
+"""Tables in .csv, .tsv and .parquet files: names of the columns first, values on demand, nothing guessed in silence."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from orca_cli import signals
+from orca_cli.exceptions import ConfigError, DataError, UnavailableError
+from orca_cli.untrusted.first_bytes import first_bytes
+from orca_cli.untrusted.memory import check_memory
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ALLOWED = "allowed: .csv, .tsv, .txt and .parquet"
+_TEXT = (".csv", ".tsv", ".txt")
+_PARQUET = (".parquet", ".pq")
+_DELIMITERS = (",", ";", "\t", "|")
+_MARKS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))
+_LOOKED_AT = 30  # records from which the delimiter is told
+_MAX_COLUMNS = 100_000
+_TIMES_LARGER = 12  # how much larger fields of text are in memory than in a file
+_POLLED = 100_000  # records between looks at signals
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in a file whose first record, or schema, was read.
+
+    Args:
+        path: the file.
+        columns: distinct names, in the file's order; a column without one is called `column N`, counted from 1.
+        unnamed: those of them that have no name in the file.
+        delimiter: between fields; empty for .parquet.
+        encoding: of the text; empty for .parquet.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    unnamed: frozenset[str]
+    delimiter: str
+    encoding: str
+
+    def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return columns [n] by name: numbers, or objects of type str, empty where nothing stands.
+
+        Text files give text only. Of .parquet, missing numbers are NaN and points in time are days since 1970.
+
+        Raises:
+            DataError: records of unequal length, values that are neither numbers nor text, or a damaged file.
+            MemoryExhaustedError: the file does not fit into memory.
+        """
+        if self.delimiter:
+            needed = _TIMES_LARGER * self.path.stat().st_size
+            check_memory(needed, str(self.path), "store it as .parquet, or as arrays (task=arrays)")
+        columns = self._read_text(names) if self.delimiter else self._read_parquet(names)
+        if not len(columns[names[0]]):
+            raise DataError("holds no rows", where=str(self.path), hint="give a file with rows below its header")
+        return columns
+
+    def _read_text(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        places = [self.columns.index(name) for name in names]
+        width = len(self.columns)
+        found: list[list[str]] = []
+        records = _records(self.path, self.delimiter, self.encoding)
+        next(records, None)
+        for line, record in records:
+            if len(record) != width:
+                raise DataError(
+                    f"line {line} has {len(record)} fields, the header has {width}",
+                    where=str(self.path),
+                    hint="correct the line; fields that hold the delimiter are quoted",
+                )
+            found.append([record[place].strip() for place in places])
+            if len(found) % _POLLED == 0:
+                signals.check()
+        values = np.array(found, dtype=object).reshape(len(found), len(places))
+        return {name: values[:, i] for i, name in enumerate(names)}
+
+    def _read_parquet(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        parquet = pyarrow_parquet()
+        try:
+            with parquet.ParquetFile(self.path) as file:
+                # What a few bytes may declare: a column of one repeated value has any length.
+                check_memory(16 * file.metadata.num_rows * len(names), str(self.path), "name fewer columns")
+                frame = file.read(columns=list(names)).to_pandas(ignore_metadata=True, date_as_object=False)
+        except _damage() as error:
+            raise DataError(f"cannot be read: {error}", where=str(self.path), hint="write it again") from error
+        return {name: plain_column(frame[name], f"{self.path}[{name}]") for name in names}
+
+
+def plain_column(column: pd.Series, where: str) -> np.ndarray:
+    """Return a typed column as numbers, or as objects of type str that are empty where nothing stands.
+
+    Raises:
+        DataError: its values are neither numbers, text nor points in time.
+    """
+    import pandas as pd
+    from pandas.api import types
+
+    if types.is_datetime64_any_dtype(column):
+        return ((pd.to_datetime(column, utc=True) - pd.Timestamp(0, tz="utc")) / pd.Timedelta(days=1)).to_numpy(float)
+    if types.is_bool_dtype(column) or types.is_integer_dtype(column):
+        return column.to_numpy(float, na_value=np.nan) if column.hasnans else column.to_numpy(np.int64)
+    if types.is_float_dtype(column):
+        return column.to_numpy(float, na_value=np.nan)
+    values = column.astype(object).where(column.notna(), "").to_numpy(object)
+    if all(isinstance(value, (bool, int, float, Decimal)) or _is_empty(value) for value in values):
+        return np.array([float("nan") if _is_empty(value) else float(value) for value in values])
+    odd = next((value for value in values if not isinstance(value, str)), None)
+    if odd is not None:
+        raise DataError(
+            f"holds values of type {type(odd).__name__}",
+            where=where,
+            hint="allowed: numbers, text and points in time; leave it out with task.ignore=, or use task=hub for lists",
+        )
+    return np.array([value.strip() for value in values], dtype=object)
+
+
+def _is_empty(value: object) -> bool:
+    return isinstance(value, str) and not value
+
+
+def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None) -> Table:
+    """Return the table in a file, after a look at its header.
+
+    Args:
+        path: the file.
+        key: setting that names it, for messages.
+        delimiter: one character, or `tab`; None tells it from the first records.
+        encoding: of the text; None reads UTF-8, and UTF-16 where the file says so.
+
+    Raises:
+        ConfigError: a delimiter or encoding that is none.
+        DataError: missing, empty, damaged, one column only, or two columns of one name.
+        UnavailableError: .parquet without pyarrow.
+    """
+    ending = path.suffix.lower()
+    first = first_bytes(path, key, _ALLOWED)
+    if ending in _PARQUET:
+        return _open_parquet(path)
+    if ending not in _TEXT:
+        raise DataError(f"'{path.name}' has an ending that is not read", where=key, hint=_ALLOWED)
+    # UTF-8 is read with the mark that it may begin with, or else the first name would hold it.
+    marked = next((name for mark, name in _MARKS if first.startswith(mark)), "utf-8-sig")
+    encoding = known_encoding(encoding) or marked
+    mark = checked_delimiter(delimiter) or _told_delimiter(path, encoding)
+    _, header = next(_records(path, mark, encoding), (0, []))
+    if len(header) < 2:
+        raise DataError(
+            f"holds one column only, '{_shortened(header[0] if header else '')}'",
+            where=str(path),
+            hint="its first line names the columns; give task.delimiter=",
+        )
+    columns = tuple(name.strip() or f"column {i}" for i, name in enumerate(header, start=1))
+    unnamed = frozenset(column for column, name in zip(columns, header, strict=True) if not name.strip())
+    return _checked(Table(path, columns, unnamed, mark, encoding))
+
+
+def _open_parquet(path: Path) -> Table:
+    parquet = pyarrow_parquet()
+    try:
+        names = tuple(parquet.read_schema(path, memory_map=True).names)
+    except _damage() as error:
+        raise DataError(f"is no readable .parquet file: {error}", where=str(path), hint="write it again") from error
+    # pandas stores a row index under such a name; it is no column of the table.
+    unnamed = frozenset(name for name in names if name.startswith("__index_level_"))
+    return _checked(Table(path, names, unnamed, "", ""))
+
+
+def _checked(table: Table) -> Table:
+    names = table.columns
+    if len(names) > _MAX_COLUMNS:
+        raise DataError(f"has {len(names):,} columns, at most {_MAX_COLUMNS:,} are read", where=str(table.path))
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise DataError(f"two columns are named '{twice}'", where=str(table.path), hint="give them distinct names")
+    return table
+
+
+def known_encoding(encoding: str | None) -> str | None:
+    """Return the name of an encoding, or None for the usual ones.
+
+    Raises:
+        ConfigError: there is no such encoding.
+    """
+    if encoding is None:
+        return None
+    try:
+        "".encode(encoding)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{encoding!r} is no encoding",
+            where="task.encoding",
+            hint="give one such as utf-8, latin-1, cp1252 or utf-16",
+        ) from error
+    return encoding
+
+
+def checked_delimiter(delimiter: str | None) -> str | None:
+    """Return the character that a delimiter stands for; None is told from the file.
+
+    Raises:
+        ConfigError: it can be none.
+    """
+    if delimiter is None:
+        return None
+    mark = "\t" if delimiter in ("tab", "\\t") else delimiter
+    if not isinstance(mark, str) or len(mark) != 1 or mark in "\"'\r\n" or mark.isalnum():
+        raise ConfigError(
+            f"{delimiter!r} is no delimiter", where="task.delimiter", hint="allowed: one character such as ';', or tab"
+        )
+    return mark
+
+
+def _told_delimiter(path: Path, encoding: str) -> str:
+    """Return the delimiter that cuts the first records into most fields, as many in each; the comma where none does."""
+    best, fields = ",", 1
+    for mark in _DELIMITERS:
+        try:
+            counts = {len(record) for _, record in islice(_records(path, mark, encoding), _LOOKED_AT)}
+        except DataError:  # quotes that only another delimiter makes sense of
+            continue
+        if len(counts) == 1 and max(counts) > fields:
+            best, fields = mark, max(counts)
+    return best
+
+
+def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line on which each record ends, and its fields; empty lines are no records."""
+    try:
+        with open(path, encoding=encoding, newline="") as file:
+            reader = csv.reader(file, delimiter=mark, skipinitialspace=True, strict=True)
+            try:
+                yield from ((reader.line_num, record) for record in reader if record)
+            except csv.Error as error:
+                raise DataError(
+                    f"is no table: {error} at line {reader.line_num}", where=str(path), hint="check its quotes"
+                ) from error
+    except UnicodeError as error:
+        raise _undecodable(path, encoding) from error
+
+
+def _undecodable(path: Path, encoding: str) -> DataError:
+    return DataError(
+        f"is not text in {encoding.removesuffix('-sig')}", where=str(path), hint="give task.encoding=, such as latin-1"
+    )
+
+
+def pyarrow_parquet() -> ModuleType:
+    """Return pyarrow's reader.
+
+    Raises:
+        UnavailableError: it is not installed.
+    """
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UnavailableError(
+            ".parquet files need the package pyarrow",
+            where="task.train",
+            hint="pip install 'orca-transfer[tables]', or give a .csv file",
+        ) from error
+    return parquet
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    from pyarrow import ArrowException
+
+    return ArrowException, OSError, ValueError
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."

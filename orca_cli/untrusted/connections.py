@@ -1,0 +1,128 @@
+"""One connection over http or https: what an address answers, in one of two ways of failing.
+
+Redirections are followed to http and https alone, never from https to http; passwords of ~/.netrc are not sent.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+from orca_cli import __version__, storage
+
+if TYPE_CHECKING:
+    import requests
+
+_SCHEMES = ("http", "https")
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MAX_REDIRECTS = 5
+_CHUNK = 64 * 1024
+_SLOWEST = 1024  # bytes that have to arrive within the time limit
+
+
+class RefusedError(Exception):
+    """What is wrong with the answer of one address; the next one is asked."""
+
+    def __init__(self, text: str, mismatch: bool = False) -> None:
+        super().__init__(text)
+        self.mismatch = mismatch
+
+
+class CutOffError(Exception):
+    """The transfer broke off; the same address is asked again."""
+
+
+def chunks_of(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
+    """Yield what arrives, as it was sent; ends an address that sends next to nothing."""
+    # read() would wait for a whole chunk from a server that drips; old releases of urllib3 have nothing else.
+    read = getattr(response.raw, "read1", response.raw.read)
+    since, arrived = storage.monotonic(), 0
+    while True:
+        with _network(timeout_s):
+            chunk = read(_CHUNK, decode_content=False)
+        if not chunk:
+            return
+        yield chunk
+        arrived += len(chunk)
+        if storage.monotonic() - since > timeout_s:
+            if arrived < _SLOWEST:
+                raise CutOffError(f"only {arrived} bytes in {timeout_s:g} s")
+            since, arrived = storage.monotonic(), 0
+
+
+def session() -> requests.Session:
+    """Return what opens connections, and sends nothing of the user's; close it at the end."""
+    import requests
+
+    connection = requests.Session()
+    headers = {"User-Agent": f"orca/{__version__}", "Accept-Encoding": "identity", "Connection": "close"}
+    connection.headers.update(headers)
+    connection.auth = lambda request: request  # or requests would send the user's passwords of ~/.netrc
+    return connection
+
+
+@contextmanager
+def open_url(
+    connection: requests.Session, url: str, headers: dict[str, str], timeout_s: float
+) -> Iterator[requests.Response]:
+    """Ask for an address, and follow redirections to http and https alone."""
+    secure = False
+    for _ in range(_MAX_REDIRECTS + 1):
+        scheme = urlsplit(url).scheme.lower()
+        if scheme not in _SCHEMES:
+            raise RefusedError(f"leads to '{url}', and only http and https are followed")
+        if secure and scheme != "https":
+            raise RefusedError(f"leads from https to '{url}', which anyone on the way could change")
+        secure = scheme == "https"
+        connection.close()  # what is left open may have been closed by the server meanwhile
+        with _network(timeout_s, connecting=True):
+            response = connection.get(url, headers=headers, stream=True, timeout=timeout_s, allow_redirects=False)
+        if response.status_code not in _REDIRECTS or "Location" not in response.headers:
+            with response:
+                yield response
+            return
+        url = urljoin(url, response.headers["Location"])
+        response.close()
+    raise RefusedError(f"leads from address to address, more than {_MAX_REDIRECTS} times")
+
+
+@contextmanager
+def _network(timeout_s: float, connecting: bool = False) -> Iterator[None]:
+    """Turn what the libraries say about a connection into one of our two answers."""
+    import requests
+    import urllib3
+
+    try:
+        yield
+    except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
+        raise CutOffError(f"no answer within {timeout_s:g} s") from error
+    except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+        text = _plain(error)
+        if connecting and "broke off" not in text:
+            raise RefusedError(text) from error
+        raise CutOffError(text) from error
+    except ValueError as error:  # an address that is none
+        raise RefusedError(f"cannot be asked: {error}") from error
+
+
+def _plain(error: BaseException) -> str:
+    import requests
+
+    text = str(error)
+    if isinstance(error, requests.exceptions.SSLError):
+        return "its certificate is not accepted"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy gives no connection"
+    for pattern, meaning in (
+        ("resol|getaddrinfo|Name or service", "the host is not found"),
+        ("refused", "the connection is refused"),
+        ("unreachable", "the network cannot be reached"),
+        ("aborted|reset|IncompleteRead|broken|closed", "the connection broke off"),
+    ):
+        if re.search(pattern, text):
+            return meaning
+    return f"{type(error).__name__}: {text[:100]}"

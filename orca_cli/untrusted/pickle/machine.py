@@ -1,0 +1,316 @@
+"""The instructions that data need of a pickle, and no others; names stand for functions of `numpy_pickle` alone.
+
+A pickle is a program. Bounds end what a small file could make large: instructions, containers, copies, integers, keys.
+"""
+
+from __future__ import annotations
+
+import codecs
+import pickletools
+import struct
+from collections.abc import Callable
+from typing import IO, Any
+
+import numpy as np
+
+from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.untrusted.memory import check_memory
+from orca_cli.untrusted.pickle.numpy_objects import NAMES, Named, set_array, set_dtype
+
+_MAX_OPCODES = 4_000_000
+_MAX_CONTAINERS = 1_000_000
+_LARGE = 2**26  # bytes of one value from which on the memory is asked
+_MAX_COPIES = 4  # bytes that are made out of each byte of the file
+_MAX_MADE = 2**20  # bytes that are made in any case
+_MAX_INTEGER = 1024  # bytes
+_MAX_KEY = 2**16  # letters of a key of a dict: equal ones are compared at every use
+_MAX_KEY_PARTS = 32
+
+PLAIN = (str, bytes, bytearray, int, float, bool, type(None), np.generic)
+
+
+def run(stream: IO[bytes], limit: int, where: str, compressed: bool = False) -> Any:
+    """Return what the pickle at a stream's position makes. What it is has still to be looked at: it may contain itself.
+
+    Args:
+        stream: buffered; left behind the pickle.
+        limit: bytes that there can be; a longer pickle is refused.
+        where: for messages.
+        compressed: whether the stream has more bytes than its file.
+
+    Raises:
+        UnsafeError, DataError, MemoryExhaustedError: as `unpickle.load` says.
+        ArithmeticError, EOFError, LookupError, TypeError, ValueError, ...: the pickle is damaged.
+    """
+    return _Machine(stream, limit, where, compressed).run()
+
+
+class _Machine:
+    """The instructions of a pickle, one method each."""
+
+    def __init__(self, stream: IO[bytes], limit: int, where: str, compressed: bool) -> None:
+        self._stream, self._left, self._limit, self._where = stream, limit, limit, where
+        self._compressed = compressed
+        self._stack: list[Any] = []
+        self._marked: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+        self._made = 0
+        self._fresh: dict[int, Any] = {}  # arrays and dtypes that were made and not yet filled
+
+    def run(self) -> Any:
+        containers = 0
+        for _ in range(_MAX_OPCODES):
+            code = self._take(1)[0]
+            if code in _MAKES_CONTAINER:
+                containers += 1
+                if containers > _MAX_CONTAINERS:
+                    raise UnsafeError(f"the pickle makes more than {_MAX_CONTAINERS:,} containers")
+            if code == 0x2E:  # STOP
+                if len(self._stack) != 1 or self._marked:
+                    raise ValueError("values are left")
+                return self._stack[0]
+            action = _ACTIONS.get(code)
+            if action is None:
+                known = pickletools.code2op.get(chr(code))  # type: ignore[attr-defined]
+                if known is None:
+                    raise DataError("is not a pickle, or is damaged", hint="get the file again")
+                raise UnsafeError(f"the pickle uses {known.name}, which data files need not")
+            action(self)
+        raise UnsafeError("the pickle has too many instructions")
+
+    def _take(self, size: int) -> bytes:
+        if size > self._left:
+            raise self._beyond()
+        if size > _LARGE:
+            check_memory(size, self._where, hint="use a machine with more memory")
+        self._left -= size
+        found = self._stream.read(size)
+        if len(found) != size:
+            raise EOFError
+        return found
+
+    def _beyond(self) -> Exception:
+        if self._compressed:
+            return UnsafeError(f"the pickle unpacks to more than {self._limit} bytes")
+        return EOFError()
+
+    def _line(self) -> bytes:
+        found = self._stream.readline(self._left)
+        self._left -= len(found)
+        if not found.endswith(b"\n"):
+            raise EOFError
+        return found[:-1]
+
+    def _number(self, form: str) -> int:
+        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+
+    def _items(self) -> list[Any]:
+        """Return what lies above the last mark."""
+        found, self._stack = self._stack, self._marked.pop()
+        return found
+
+    def skip(self, size: int) -> None:
+        self._take(size)
+
+    def mark(self) -> None:
+        self._marked.append(self._stack)
+        self._stack = []
+
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def data(self, form: str, convert: Callable[[bytes], Any]) -> None:
+        size = self._number(form)
+        if size < 0:
+            raise ValueError(size)
+        self.push(convert(self._take(size)))
+
+    def line(self, convert: Callable[[bytes], Any]) -> None:
+        self.push(convert(self._line()))
+
+    def number(self, form: str) -> None:
+        self.push(self._number(form))
+
+    def writable(self) -> None:
+        size = self._number("<Q")
+        if size > self._left:
+            raise self._beyond()
+        check_memory(size, self._where, hint="use a machine with more memory")
+        content = bytearray(size)
+        view, done = memoryview(content), 0
+        while done < size:
+            part = self._stream.readinto(view[done:])  # type: ignore[attr-defined]
+            if not part:
+                raise EOFError
+            done += part
+        self._left -= size
+        self.push(content)
+
+    def tuple_of(self, count: int) -> None:
+        found = tuple(self._stack[-count:])
+        if len(found) != count:
+            raise EOFError
+        self._stack[-count:] = [found]
+
+    def append(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) is not list:
+            raise UnsafeError("the pickle appends to something that is no list")
+        target.extend(items)
+
+    def set_items(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) is not dict or len(items) % 2:
+            raise UnsafeError("the pickle sets items of something that is no dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # Tuples of tuples that are shared hash in exponential time.
+            parts = key if type(key) is tuple else (key,)
+            if len(parts) > _MAX_KEY_PARTS or not all(isinstance(part, PLAIN) for part in parts):
+                raise UnsafeError("the pickle has a dict whose key is no number and no string")
+            # Numbers beyond 64 bits can all have one hash.
+            if any(abs(part) >= 2**63 for part in parts if isinstance(part, int)):
+                raise UnsafeError("the pickle has a dict whose key is a number beyond 64 bits")
+            if any(len(part) > _MAX_KEY for part in parts if isinstance(part, (str, bytes))):
+                raise UnsafeError(f"the pickle has a dict with a key of more than {_MAX_KEY:,} letters")
+            target[key] = value
+
+    def put(self, index: int) -> None:
+        if not 0 <= index <= self._limit - self._left:
+            raise UnsafeError("the pickle names a memo entry beyond its size")
+        self._memo[index] = self._stack[-1]
+
+    def get(self, index: int) -> None:
+        self.push(self._memo[index])
+
+    def named(self, module: Any, name: Any) -> None:
+        if type(module) is not str or type(name) is not str or (module, name) not in NAMES:
+            asked = f"{module}.{name}" if type(module) is type(name) is str else "something without name"
+            shown = "".join(letter if letter.isprintable() else "?" for letter in asked[:200])
+            raise UnsafeError(f"the pickle asks for {shown}")
+        self.push(NAMES[module, name])
+
+    def reduce(self) -> None:
+        arguments, called = self._stack.pop(), self._stack.pop()
+        if not isinstance(called, Named) or called.function is None or type(arguments) is not tuple:
+            raise UnsafeError("the pickle calls something that is no function")
+        made = called.function(*arguments)
+        self._count_made(made)
+        if isinstance(made, (np.ndarray, np.dtype)) and not called.name.endswith("_frombuffer"):
+            self._fresh[id(made)] = made
+        self.push(made)
+
+    def _count_made(self, value: Any) -> None:
+        """Refuse files that make the same content again and again."""
+        self._made += value.nbytes if isinstance(value, (np.ndarray, np.generic)) else len(value) if value else 0
+        if self._made > max(_MAX_MADE, _MAX_COPIES * (self._limit - self._left)):
+            raise UnsafeError("the pickle makes more than its size can hold")
+
+    def build(self) -> None:
+        state = self._stack.pop()
+        target = self._fresh.pop(id(self._stack[-1]), None)
+        if isinstance(target, np.ndarray):
+            set_array(target, state)
+            self._count_made(target)
+        elif isinstance(target, np.dtype):
+            set_dtype(target, state)
+        else:
+            raise UnsafeError("the pickle sets the state of something that is no new array")
+
+
+def _latin(content: bytes) -> str:
+    return content.decode("latin-1")
+
+
+def _utf8(content: bytes) -> str:
+    return content.decode("utf-8", "surrogatepass")
+
+
+def _same(content: bytes) -> bytes:
+    return content
+
+
+def _integer(content: bytes) -> int:
+    if len(content) > _MAX_INTEGER:
+        raise ValueError("a number of too many digits")
+    return int.from_bytes(content, "little", signed=True)
+
+
+def _integer_line(line: bytes) -> int | bool:
+    if line in (b"00", b"01"):
+        return line == b"01"
+    return int(line.removesuffix(b"L"))
+
+
+def _quoted(line: bytes) -> str:
+    if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+        raise ValueError("a string without quotes")
+    return _latin(codecs.escape_decode(line[1:-1])[0])
+
+
+def _dict_of(machine: _Machine) -> None:
+    items = machine._items()
+    machine.push({})
+    machine.set_items(items)
+
+
+def _pair(machine: _Machine) -> list[Any]:
+    value, key = machine._stack.pop(), machine._stack.pop()
+    return [key, value]
+
+
+_MAKES_CONTAINER = frozenset(b"(]}lt\x85\x86\x87")
+_ACTIONS: dict[int, Callable[[_Machine], None]] = {
+    ord(letter): action
+    for letter, action in {
+        "\x80": lambda m: m.skip(1),  # PROTO
+        "\x95": lambda m: m.skip(8),  # FRAME
+        "(": _Machine.mark,
+        "N": lambda m: m.push(None),
+        "\x88": lambda m: m.push(True),
+        "\x89": lambda m: m.push(False),
+        "I": lambda m: m.line(_integer_line),
+        "L": lambda m: m.line(_integer_line),
+        "F": lambda m: m.line(float),
+        "J": lambda m: m.number("<i"),
+        "K": lambda m: m.number("<B"),
+        "M": lambda m: m.number("<H"),
+        "G": lambda m: m.number(">d"),
+        "\x8a": lambda m: m.data("<B", _integer),  # LONG1
+        "\x8b": lambda m: m.data("<i", _integer),  # LONG4
+        "S": lambda m: m.line(_quoted),
+        "T": lambda m: m.data("<i", _latin),  # BINSTRING
+        "U": lambda m: m.data("<B", _latin),  # SHORT_BINSTRING
+        "B": lambda m: m.data("<I", _same),  # BINBYTES
+        "C": lambda m: m.data("<B", _same),  # SHORT_BINBYTES
+        "\x8e": lambda m: m.data("<Q", _same),  # BINBYTES8
+        "\x96": _Machine.writable,  # BYTEARRAY8
+        "V": lambda m: m.line(lambda line: str(line, "raw-unicode-escape")),  # UNICODE
+        "X": lambda m: m.data("<I", _utf8),  # BINUNICODE
+        "\x8c": lambda m: m.data("<B", _utf8),  # SHORT_BINUNICODE
+        "\x8d": lambda m: m.data("<Q", _utf8),  # BINUNICODE8
+        "]": lambda m: m.push([]),
+        "a": lambda m: m.append([m._stack.pop()]),
+        "e": lambda m: m.append(m._items()),
+        "l": lambda m: m.push(m._items()),
+        ")": lambda m: m.push(()),
+        "\x85": lambda m: m.tuple_of(1),
+        "\x86": lambda m: m.tuple_of(2),
+        "\x87": lambda m: m.tuple_of(3),
+        "t": lambda m: m.push(tuple(m._items())),
+        "}": lambda m: m.push({}),
+        "d": _dict_of,
+        "s": lambda m: m.set_items(_pair(m)),
+        "u": lambda m: m.set_items(m._items()),
+        "p": lambda m: m.put(int(m._line())),
+        "q": lambda m: m.put(m._number("<B")),
+        "r": lambda m: m.put(m._number("<I")),
+        "\x94": lambda m: m.put(len(m._memo)),  # MEMOIZE
+        "g": lambda m: m.get(int(m._line())),
+        "h": lambda m: m.get(m._number("<B")),
+        "j": lambda m: m.get(m._number("<I")),
+        "c": lambda m: m.named(_utf8(m._line()), _utf8(m._line())),
+        "\x93": lambda m: m.named(*reversed([m._stack.pop(), m._stack.pop()])),  # STACK_GLOBAL
+        "R": _Machine.reduce,
+        "b": _Machine.build,
+    }.items()
+}

@@ -1,0 +1,167 @@
+"""What NumPy writes into pickles, made again from checked arguments: dtypes, arrays, scalars.
+
+Every function takes what the pickle gives and believes nothing of it: sizes are compared before anything is allocated, flags
+of a dtype are NumPy's own and never the file's, and only the order of bytes is taken over.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from orca_cli.exceptions import UnsafeError
+from orca_cli.untrusted.characters import checked_characters
+
+_DTYPE = re.compile(r"[biufcSUO]\d{1,7}")
+_MAX_AXES = 32
+
+
+class Named:
+    """What a pickle may name. It can be called by the reader only, and only where it has a function."""
+
+    __slots__ = ("function", "name")
+
+    def __init__(self, name: str, function: Callable[..., Any] | None = None) -> None:
+        self.name, self.function = name, function
+
+
+def _refuse(what: str) -> UnsafeError:
+    return UnsafeError(f"the pickle {what}")
+
+
+def _dtype(code: Any, align: Any = False, copy: Any = True) -> np.dtype:
+    if type(code) is not str or not _DTYPE.fullmatch(code):
+        raise _refuse(f"asks for the dtype {ascii(code)[:60]}; numbers, strings and objects are allowed")
+    found = np.dtype(code, False, True)  # a copy, since its order of bytes is set later
+    if found.itemsize == 0:
+        raise _refuse("asks for a dtype of no bytes")
+    return found
+
+
+def set_dtype(dtype: np.dtype, state: Any) -> None:
+    """Give a fresh dtype the order of bytes in `state`; the rest of the state has to be what the dtype has already."""
+    if type(state) is not tuple or len(state) not in (8, 9):
+        raise _refuse("has a dtype of an unknown version")
+    order, subtype, names, fields, itemsize = state[1:6]
+    if subtype is not None or names is not None or fields is not None:
+        raise _refuse("has a dtype with fields")
+    if type(order) is not str or order not in ("<", ">", "|", "=") or type(itemsize) is not int:
+        raise _refuse("has a dtype that is not NumPy's")
+    if itemsize not in (-1, dtype.itemsize):
+        raise _refuse("has a dtype of another size than it says")
+    own = list(dtype.__reduce__()[2])
+    if own[1] != "|" and order != "|":
+        own[1] = order
+    dtype.__setstate__(tuple(own))  # type: ignore[attr-defined]
+
+
+def _shape(shape: Any, dtype: Any) -> int:
+    """Return the number of elements."""
+    if not isinstance(dtype, np.dtype):
+        raise _refuse("has an array without dtype")
+    if type(shape) is not tuple or len(shape) > _MAX_AXES or any(type(n) is not int or n < 0 for n in shape):
+        raise _refuse("has an array without shape")
+    # NumPy counts empty axes out when it checks that an array is not too large.
+    if math.prod(n for n in shape if n) * dtype.itemsize >= 2**63:
+        raise _refuse("has an array larger than any memory")
+    return math.prod(shape)
+
+
+def _empty(subtype: Any, shape: Any, code: Any) -> np.ndarray:
+    if subtype is not NDARRAY or type(shape) is not tuple or len(shape) != 1 or type(shape[0]) is not int or shape[0]:
+        raise _refuse("makes an array otherwise than empty, to be filled by its state")
+    return np.empty(0, dtype=np.int8)
+
+
+def set_array(array: np.ndarray, state: Any) -> None:
+    """Fill a fresh array in place."""
+    if type(state) is not tuple or len(state) != 5:
+        raise _refuse("has an array of an unknown version")
+    _, shape, dtype, fortran, content = state
+    count = _shape(shape, dtype)
+    if dtype.kind == "O":
+        if type(content) is not list or len(content) != count:
+            raise _refuse("has an array of objects that are not all there")
+    else:
+        content = _raw(content)
+        if len(content) != count * dtype.itemsize:
+            raise _refuse(f"has an array of {count * dtype.itemsize:,} bytes, and {len(content):,} are there")
+    if type(fortran) not in (bool, int):
+        raise _refuse("has an array without order")
+    array.__setstate__((1, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]
+    checked_characters(array)
+
+
+def _raw(content: Any) -> bytes:
+    if type(content) is str:  # Python 2, decoded as Latin-1
+        return content.encode("latin-1")
+    if type(content) is not bytes:
+        raise _refuse("has an array without content")
+    return content
+
+
+def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
+    """Return what protocol 5 stores of a contiguous array."""
+    count = _shape(shape, dtype)
+    if dtype.kind == "O" or type(content) not in (bytes, bytearray) or len(content) != count * dtype.itemsize:
+        raise _refuse("has an array whose content does not fit its shape")
+    if type(order) is not str or order not in ("C", "F", "K"):
+        raise _refuse("has an array without order")
+    if count == 0:
+        array = np.empty(shape, dtype)
+    else:
+        array = checked_characters(np.ndarray(shape, dtype, buffer=content, order="F" if order == "F" else "C"))
+    if axes is None:
+        return array
+    if (
+        type(axes) is not tuple
+        or any(type(axis) is not int for axis in axes)
+        or sorted(axes) != list(range(len(shape)))
+    ):
+        raise _refuse("has an array whose axes are no axes")
+    return array.transpose(axes)
+
+
+def _scalar(dtype: Any, content: Any) -> Any:
+    if not isinstance(dtype, np.dtype) or dtype.kind == "O":
+        raise _refuse("has a scalar that is no number and no string")
+    raw = _raw(content)
+    if len(raw) != dtype.itemsize:
+        raise _refuse("has a scalar of another size than it says")
+    return checked_characters(np.frombuffer(raw, dtype))[0]
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """Return the bytes that Python 3 stores as text in protocols 0 to 2."""
+    if type(text) is not str or type(encoding) is not str or encoding not in ("latin1", "latin-1"):
+        raise _refuse("encodes something other than bytes")
+    return text.encode("latin-1")
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+NDARRAY = Named("numpy.ndarray")
+_RECONSTRUCT = Named("numpy.core.multiarray._reconstruct", _empty)
+_SCALAR = Named("numpy.core.multiarray.scalar", _scalar)
+_BUFFER = Named("numpy.core.numeric._frombuffer", _from_buffer)
+_BYTES = Named("bytes", _no_bytes)
+# All that a pickle may name, exactly. The second spelling of a module is NumPy 2's.
+NAMES: dict[tuple[str, str], Named] = {
+    ("numpy", "ndarray"): NDARRAY,
+    ("numpy", "dtype"): Named("numpy.dtype", _dtype),
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy.core.multiarray", "scalar"): _SCALAR,
+    ("numpy._core.multiarray", "scalar"): _SCALAR,
+    ("numpy.core.numeric", "_frombuffer"): _BUFFER,
+    ("numpy._core.numeric", "_frombuffer"): _BUFFER,
+    ("_codecs", "encode"): Named("_codecs.encode", _encode),
+    ("__builtin__", "bytes"): _BYTES,
+    ("builtins", "bytes"): _BYTES,
+}

@@ -1,0 +1,216 @@
+"""Read pickles of other people with a machine that can do nothing else: no code of theirs exists that it could run.
+
+A pickle is a program. Python's own machine imports what the program names and calls it. This one knows the instructions that
+data need (numbers, strings, containers, NumPy's arrays and scalars), an exact list of names that stand for functions of
+`numpy_pickle`, and bounds on what a small file can make large. Every other instruction or name ends the reading.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from orca_cli import signals
+from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.untrusted import worker
+from orca_cli.untrusted.first_bytes import GZIP, first_bytes
+from orca_cli.untrusted.pickle.machine import PLAIN, run
+
+MAX_BYTES = 2**31
+_MAX_VALUES = 20_000_000  # of the result, counted as often as they are met
+_MAX_DEPTH = 100
+_MAX_DEFLATE = 1032  # bytes that one byte of deflate can become
+_BATCH, _BATCH_BYTES = 512, 2**23  # pickles in memory that are read at once
+_HINT = "nothing was run; get the data from a source that you trust, or as .npz"
+
+
+def load(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
+    """Return the object of a pickle file, read in the worker; strings of Python 2 are decoded as Latin-1.
+
+    Arrays may lie in read-only memory. The content is read once, in order: about its own size of memory is needed, here and
+    in the worker.
+
+    Args:
+        path: the file.
+        max_bytes: more are refused; of the content, where it is compressed.
+        gzipped: whether the pickle lies in a gzip file.
+
+    Raises:
+        UnsafeError: it names anything but NumPy's arrays and scalars, uses another instruction than data need, or would
+            grow beyond its size; nothing of it was run.
+        DataError: it is missing, not a pickle, or damaged.
+        MemoryExhaustedError: a value is larger than the memory that is free.
+        WorkerError: the worker crashed on the file, or reached its limit of memory or time.
+    """
+    where = str(path)
+    size = _checked_size(path, where, max_bytes, gzipped)
+    return worker.read("pickle", where, size, path=where, max_bytes=max_bytes, gzipped=gzipped)
+
+
+def loads(content: bytes, where: str) -> Any:
+    """Return the object of a pickle in memory; `where` names it in messages. Raises as `load`."""
+    return next(loads_each([(content, where)]))
+
+
+def loads_each(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Any]:
+    """Give the objects of many pickles in memory, each with its name for messages. Raises as `load`."""
+    ahead = iter(pairs)
+    while batch := _batch(ahead):
+        contents, wheres = [content for content, _ in batch], [where for _, where in batch]
+        where = wheres[0] if len(wheres) == 1 else f"{wheres[0]} to {wheres[-1]}"
+        size = sum(map(len, contents))
+        yield from worker.read("pickles", where, size, contents=contents, wheres=wheres)
+
+
+def load_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
+    """Return what `load` does, read in this process; errors as there."""
+    place, where = Path(path), path
+    size = _checked_size(place, where, max_bytes, gzipped)
+    if not gzipped:
+        with open(place, "rb", buffering=2**16) as file:
+            return read(file, where, size)
+    with gzip.open(place) as packed, io.BufferedReader(_Parts(packed), 2**16) as stream:
+        return read(stream, where, min(max_bytes, size * _MAX_DEFLATE), compressed=True)
+
+
+def loads_here(contents: list[bytes], wheres: list[str]) -> list[Any]:
+    """Return the objects of pickles in memory, read in this process; errors as `load`."""
+    return [read(io.BytesIO(content), where, len(content)) for content, where in zip(contents, wheres, strict=True)]
+
+
+def _checked_size(path: Path, where: str, max_bytes: int, gzipped: bool) -> int:
+    """Return the bytes of a file that can be read as what it should be."""
+    head = first_bytes(path, where, "a pickle is needed", expected=(GZIP,) if gzipped else ())
+    size = path.stat().st_size
+    if gzipped and not head.startswith(GZIP):
+        raise DataError("is no gzip file", where=where, hint="get it again")
+    if not gzipped:
+        check_size(size, max_bytes, where)
+    return size
+
+
+def _batch(pairs: Iterator[tuple[bytes, str]]) -> list[tuple[bytes, str]]:
+    """Return the next pairs, as many as are read at once."""
+    found: list[tuple[bytes, str]] = []
+    size = 0
+    while len(found) < _BATCH and size < _BATCH_BYTES:
+        pair = next(pairs, None)
+        if pair is None:
+            break
+        found.append(pair)
+        size += len(pair[0])
+    return found
+
+
+def check_size(size: int, max_bytes: int, where: str) -> None:
+    """Raise UnsafeError where a file has more bytes than are read."""
+    if size > max_bytes:
+        raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=where)
+
+
+def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) -> Any:
+    """Return the object of the pickle at a stream's position.
+
+    Args:
+        stream: buffered; left behind the pickle.
+        where: for messages.
+        limit: bytes that there can be; a longer pickle is refused.
+        compressed: whether the stream has more bytes than its file.
+
+    Raises:
+        OrcaError: as `load`.
+    """
+    try:
+        value = run(stream, limit, where, compressed)
+        _check_result(value)
+        stream.read(1)  # at its end a compressed stream compares its checksum
+    except (UnsafeError, DataError) as error:
+        if error.where:
+            raise
+        raise type(error)(error.what, where=where, hint=error.hint or _HINT) from error
+    # A damaged pickle can break the machine at any place, and NumPy says it in many ways.
+    except (
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        OSError,
+        TypeError,
+        ValueError,
+        struct.error,
+        zlib.error,
+    ) as error:
+        what = "is cut off" if isinstance(error, EOFError) else f"is a damaged pickle ({type(error).__name__})"
+        raise DataError(what, where=where, hint="get the file again") from error
+    return value
+
+
+class _Parts(io.RawIOBase):
+    """A compressed stream in small reads, so that a large value is not held twice."""
+
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        signals.check()
+        part = self._stream.read(min(len(buffer), 2**20))
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _check_result(result: Any) -> None:
+    """Refuse what a reader could not walk through: values that contain themselves, or grow by containing things twice."""
+    finished: dict[int, tuple[int, int]] = {}  # values and depth of what was walked through
+    path = [_Visit(result)]
+    above = {id(result)}
+    while path:
+        visit = path[-1]
+        child = next(visit.ahead, None)
+        if child is None:
+            path.pop()
+            above.discard(id(visit.value))
+            finished[id(visit.value)] = visit.size, visit.depth
+            if path:
+                path[-1].add(visit.size, visit.depth)
+        elif id(child) in finished:
+            visit.add(*finished[id(child)])
+        elif id(child) in above or len(path) > _MAX_DEPTH:
+            raise UnsafeError("the pickle holds containers in one another without end")
+        else:
+            path.append(_Visit(child))
+            above.add(id(child))
+
+
+class _Visit:
+    """A value of the result, and how much it holds."""
+
+    def __init__(self, value: Any) -> None:
+        self.value, self.depth = value, 1
+        inside: Any = ()
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind == "O":
+                inside = value.ravel()
+        elif type(value) is dict:
+            inside = value.values()  # keys are plain
+        elif type(value) in (list, tuple):
+            inside = value
+        elif not isinstance(value, (*PLAIN, np.dtype)):
+            raise UnsafeError(f"the pickle leaves {getattr(value, 'name', type(value).__name__)} as a value")
+        self.size = 1 + len(inside)
+        self.ahead = iter([item for item in inside if not isinstance(item, PLAIN)])
+
+    def add(self, size: int, depth: int) -> None:
+        self.size += size
+        self.depth = max(self.depth, depth + 1)
+        if self.size > _MAX_VALUES or self.depth > _MAX_DEPTH:
+            raise UnsafeError("the pickle holds containers in one another without end")

@@ -1,0 +1,116 @@
+"""The worker itself: reads one request after the other, and files for them, until its input ends.
+
+Started by `worker` with an environment of its own. Before the first file is touched it gives up what reading does not need:
+the network, core dumps, writing to files, more processes, and memory beyond a limit that cannot be raised again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from typing import IO, Any
+
+from orca_cli.exceptions import OrcaError
+
+# What may be asked for: the functions that read, by name.
+READERS = {
+    "matlab": ("orca_cli.untrusted.matlab", "read_here"),
+    "pickle": ("orca_cli.untrusted.pickle.unpickle", "load_here"),
+    "pickles": ("orca_cli.untrusted.pickle.unpickle", "loads_here"),
+    "objects": ("orca_cli.untrusted.arrays", "load_object_here"),
+}
+MEMORY = "memory"
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_MAX_FILES = 64
+_CUT = 2000  # characters of a message
+
+
+def main() -> None:
+    """Serve requests on standard input; answers go to what standard output was."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=2**20)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
+    # Meant for the parent, which ends this process or closes its input.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    _leave_the_network()
+    _limit(resource.RLIMIT_AS, int(sys.argv[1]))
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_NOFILE, _MAX_FILES)
+    import numpy as np
+
+    from orca_cli.untrusted import transfer
+
+    np.zeros(1)
+    _limit(resource.RLIMIT_NPROC, 0)
+    requests = os.fdopen(0, "rb", buffering=2**20)
+    while head := requests.read(transfer.LENGTH_BYTES):
+        text = requests.read(transfer.length(head))
+        asked = transfer.unpack(text, 2**62, lambda buffer: _fill(requests, buffer))
+        _bound_time(asked["seconds"])
+        for part in _answered(asked):
+            answers.write(part)
+        answers.flush()
+        del asked
+
+
+def _answered(asked: dict[str, Any]) -> list[Any]:
+    """Return the parts of the answer: the value, or what prevents it."""
+    from orca_cli.untrusted import transfer
+
+    try:
+        os.chdir(asked["folder"])
+        module, name = READERS[asked["reader"]]
+        return transfer.pack({"value": getattr(importlib.import_module(module), name)(**asked["arguments"])})
+    except OrcaError as error:
+        texts = [text[:_CUT] for text in (error.what, error.where, error.hint)]
+        return transfer.pack({"error": [type(error).__name__, *texts]})
+    except MemoryError:
+        return transfer.pack({"failed": MEMORY})
+    except Exception as error:  # noqa: BLE001 - a parser can fail in any way; the parent says so and names the file
+        return transfer.pack({"failed": f"{type(error).__name__}: {error}"[:_CUT]})
+
+
+def _fill(stream: IO[bytes], buffer: memoryview) -> None:
+    done = 0
+    while done < len(buffer):
+        count = stream.readinto(buffer[done:])  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError
+        done += count
+
+
+def _limit(what: int, value: int) -> None:
+    hard = resource.getrlimit(what)[1]
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    with suppress(ValueError, OSError):  # a system without this limit; the others hold
+        resource.setrlimit(what, (value, value))
+
+
+def _bound_time(seconds: int) -> None:
+    """Let this process compute for so many seconds more; beyond them the kernel ends it."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    end = math.ceil(usage.ru_utime + usage.ru_stime) + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (end if hard == resource.RLIM_INFINITY else min(end, hard), hard))
+
+
+def _leave_the_network() -> None:
+    """Enter a network of its own without any device, where the kernel allows that; this process is still single-threaded."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+
+
+if __name__ == "__main__":
+    main()

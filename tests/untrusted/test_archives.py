@@ -1,0 +1,282 @@
+"""Archives: honest ones come out whole, hostile ones leave nothing behind, in the folder and outside of it."""
+
+import gzip
+import io
+import os
+import struct
+import tarfile
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+from orca_cli import signals
+from orca_cli.exceptions import DataError, InterruptionError, OrcaError, StorageError, UnsafeError
+from orca_cli.untrusted import archives
+from orca_cli.untrusted.archives import kind_of, unpack
+
+FILES = {"a/b/x.bin": os.urandom(100_000), "a/empty": b"", "y.txt": b"text", "a/" + "n" * 150: b"long name", "é": b"1"}
+
+
+def tar(path, files=FILES, mode="w", form=tarfile.PAX_FORMAT, **entries):
+    """Write a tar; an entry of `entries` is (type, name, link)."""
+    with tarfile.open(path, mode, format=form) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        for kind, name, link in entries.values():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, link
+            archive.addfile(member)
+    return path
+
+
+def zipped(path, files=FILES, **settings):
+    with zipfile.ZipFile(path, "w", **({"compression": zipfile.ZIP_DEFLATED} | settings)) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+HONEST = {
+    "tar": lambda folder: tar(folder / "a.tar"),
+    "tar-gnu": lambda folder: tar(folder / "a.tar", form=tarfile.GNU_FORMAT),
+    "tar-gz": lambda folder: tar(folder / "a.tgz", mode="w:gz"),
+    "zip": lambda folder: zipped(folder / "a.zip"),
+    "zip-stored": lambda folder: zipped(folder / "a.zip", compression=zipfile.ZIP_STORED),
+}
+
+
+def content_of(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("form", HONEST)
+def test_honest_archives_come_out_whole(form, there, tmp_path, reporter):
+    archive, folder = HONEST[form](tmp_path), tmp_path / "out"
+    if there:
+        (folder / "a").mkdir(parents=True)
+        (folder / "kept").write_bytes(b"kept")
+        (folder / "y.txt").write_bytes(b"old")
+    found = unpack(archive, folder, reporter)
+    assert found == [folder / name for name in FILES]
+    assert content_of(folder) == FILES | ({"kept": b"kept"} if there else {})
+    assert kind_of(archive) == form.split("-")[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([archive.name, "out"])
+    assert unpack(archive, folder, reporter, members=lambda name: name == "y.txt") == [folder / "y.txt"]
+
+
+def test_gzip_of_one_file(tmp_path, reporter):
+    archive = tmp_path / "x.bin.gz"
+    archive.write_bytes(gzip.compress(FILES["a/b/x.bin"]))
+    assert kind_of(archive) == "gzip"
+    assert unpack(archive, tmp_path, reporter) == [tmp_path / "x.bin"]
+    assert (tmp_path / "x.bin").read_bytes() == FILES["a/b/x.bin"]
+
+
+NAMES = {
+    "parent": "../evil",
+    "parent inside": "a/../../evil",
+    "absolute": "/tmp/evil",
+    "backslash": "..\\evil",
+    "drive": "C:evil",
+    "escape": "a\x1b[2Jb",
+    "newline": "a\nb",
+    "long": "a" * 300,
+    "deep": "a/" * 40 + "b",
+    "case": "Y.TXT",
+    "case of a folder": "A/b/x",
+    "twice": "y.txt",
+    "twice in other words": "./a//empty",
+    "inside a file": "y.txt/evil",
+    "instead of a folder": "a/b",
+    "composed": "e\u0301",
+}
+LINKS = {
+    "symlink": {"one": (tarfile.SYMTYPE, "link", "../outside")},
+    "symlink then write": {"one": (tarfile.SYMTYPE, "link", ".."), "two": (tarfile.REGTYPE, "link/evil", "")},
+    "hard link": {"one": (tarfile.LNKTYPE, "link", "../outside")},
+    "hard link inside": {"one": (tarfile.LNKTYPE, "link", "y.txt")},
+    "device": {"one": (tarfile.CHRTYPE, "null", "")},
+    "block device": {"one": (tarfile.BLKTYPE, "disk", "")},
+    "pipe": {"one": (tarfile.FIFOTYPE, "pipe", "")},
+    "sparse": {"one": (tarfile.GNUTYPE_SPARSE, "sparse", "")},
+    "unknown": {"one": (b"Z", "what", "")},
+}
+
+
+def assert_refused(archive, reporter, kind=UnsafeError, message=r"\w", **settings):
+    """The archive is refused, one line says so, and nothing of it is left anywhere in the test's folder."""
+    top = archive.parent
+    (top / "there").mkdir(exist_ok=True)
+    (top / "there/kept").write_bytes(b"kept")
+    before = sorted(path.relative_to(top) for path in top.rglob("*"))
+    for folder in (top / "new", top / "there"):
+        with pytest.raises(kind, match=message) as caught:
+            unpack(archive, folder, reporter, **settings)
+        assert "\n" not in str(caught.value)
+        assert "\x1b" not in str(caught.value)
+        assert sorted(path.relative_to(top) for path in top.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("form", ["tar", "zip"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_names_that_leave_the_folder_or_meet_are_refused(form, name, tmp_path, reporter):
+    if form == "tar":
+        archive = tar(tmp_path / "a.tar", **{"evil": (tarfile.REGTYPE, NAMES[name], "")})
+    else:
+        archive = zipped(tmp_path / "a.zip")
+        with zipfile.ZipFile(archive, "a") as file:
+            file.writestr(NAMES[name], b"")
+    assert_refused(archive, reporter, message=r"a\.(tar|zip): member '")
+    # Who asks for other members only is told as well.
+    assert_refused(archive, reporter, members=lambda name: name == "y.txt")
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_and_devices_are_refused(name, tmp_path, reporter):
+    assert_refused(tar(tmp_path / "a.tar", **LINKS[name]), reporter, message="is a link, a device or no plain file")
+
+
+@pytest.mark.parametrize("mode", [0o120777, 0o020666, 0o010666])
+def test_links_in_a_zip_are_refused(mode, tmp_path, reporter):
+    archive = zipped(tmp_path / "a.zip")
+    with zipfile.ZipFile(archive, "a") as file:
+        member = zipfile.ZipInfo("link")
+        member.external_attr = mode << 16
+        file.writestr(member, b"../outside")
+    assert_refused(archive, reporter, message="is a link, a device or no plain file")
+
+
+def test_links_that_wait_in_the_folder_are_not_followed(tmp_path, reporter):
+    archive = tar(tmp_path / "a.tar")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a").symlink_to(tmp_path / "outside")
+    with pytest.raises(UnsafeError, match="a link or a file stands where a folder is needed"):
+        unpack(archive, tmp_path / "out", reporter)
+    (tmp_path / "out/a").unlink()
+    (tmp_path / "out/y.txt").symlink_to(tmp_path / "outside/y.txt")
+    unpack(archive, tmp_path / "out", reporter)
+    assert list((tmp_path / "outside").iterdir()) == []
+    assert content_of(tmp_path / "out") == FILES
+
+
+@pytest.mark.parametrize("form", ["tar", "zip", "gzip"])
+def test_bombs_are_refused(form, tmp_path, reporter, monkeypatch):
+    bomb = {"zeros": bytes(2**24)}
+    archive = tmp_path / "a.gz"
+    if form == "gzip":
+        archive.write_bytes(gzip.compress(bomb["zeros"]))
+    else:
+        archive = tar(archive, bomb, "w:gz") if form == "tar" else zipped(archive, bomb)
+    assert_refused(archive, reporter, message="unpacks to more than 1,000,000 bytes", max_bytes=10**6)
+    monkeypatch.setattr(archives, "_FREE_RATIO", 2**20)
+    assert_refused(archive, reporter, message="grows to more than 200 times")
+    monkeypatch.setattr(archives, "_FREE_RATIO", 2**30)
+    assert len(unpack(archive, tmp_path / "new", reporter)) == 1
+
+
+def test_too_many_members_are_refused(tmp_path, reporter, monkeypatch):
+    monkeypatch.setattr(archives, "_MAX_MEMBERS", 3)
+    assert_refused(tar(tmp_path / "a.tar"), reporter, message="more than 3 members")
+    assert_refused(zipped(tmp_path / "a.zip"), reporter, message="5 members, at most 3")
+
+
+def test_zips_that_lie_are_refused(tmp_path, reporter):
+    archive = zipped(tmp_path / "a.zip", {"x": bytes(range(256)) * 8}, compression=zipfile.ZIP_STORED)
+    content = archive.read_bytes()
+    place = content.index(b"PK\x01\x02")
+    for offset, form, value, kind, message in (
+        (24, "<I", 2**31, UnsafeError, "declares 2,147,483,648 bytes, more than its 2,048 can hold"),
+        (20, "<I", 2**31, UnsafeError, "lie over one another"),
+        (24, "<I", 2047, DataError, "damaged archive"),
+        (8, "<H", 1, DataError, "encrypted"),
+        (10, "<H", 12, DataError, "unusual compression"),
+    ):
+        changed = bytearray(content)
+        struct.pack_into(form, changed, place + offset, value)
+        archive.write_bytes(changed)
+        assert_refused(archive, reporter, kind, message)
+
+
+def test_long_headers_of_a_tar_are_refused(tmp_path, reporter):
+    archive = tmp_path / "a.tar.gz"
+    with tarfile.open(archive, "w:gz", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x" * 2**21}) as file:
+        file.addfile(tarfile.TarInfo("x"))
+    assert_refused(archive, reporter, DataError, "a header is too long")
+
+
+@pytest.mark.parametrize("form", HONEST)
+def test_damage_is_told_and_leaves_nothing(form, tmp_path, reporter):
+    archive = HONEST[form](tmp_path)
+    content, generator = archive.read_bytes(), np.random.default_rng(0)
+    for _ in range(40):
+        damaged = bytearray(content)
+        if cut := generator.random() < 0.4:
+            del damaged[generator.integers(len(damaged)) :]
+        else:
+            damaged[generator.integers(len(damaged))] ^= 1 << int(generator.integers(8))
+        archive.write_bytes(damaged)
+        try:
+            found = unpack(archive, tmp_path / "out", reporter)
+        except OrcaError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - any of our errors will do
+            assert [path.name for path in tmp_path.iterdir()] == [archive.name]
+        else:  # tar has no checksum of contents; a cut may only have taken its padding
+            assert len(found) == len(FILES)
+            assert not cut or content_of(tmp_path / "out") == FILES
+            for path in sorted((tmp_path / "out").rglob("*"), reverse=True):
+                path.unlink() if path.is_file() else path.rmdir()
+            (tmp_path / "out").rmdir()
+
+
+def test_a_tar_that_ends_between_members_is_cut_off(tmp_path, reporter):
+    archive = tar(tmp_path / "a.tar")
+    with tarfile.open(archive) as file:
+        start = file.getmembers()[2].offset
+    os.truncate(archive, start)
+    assert_refused(archive, reporter, DataError, "cut off")
+
+
+def test_signals_and_full_disks_leave_nothing(tmp_path, reporter, monkeypatch):
+    archive = tar(tmp_path / "a.tar")
+    with monkeypatch.context() as patch:
+        patch.setattr(signals, "_pending", 15)
+        assert_refused(archive, reporter, InterruptionError)
+    real = open
+
+    def full(path, mode="r", *rest, **settings):
+        if "x" in mode:
+            raise OSError(28, "No space left on device")
+        return real(path, mode, *rest, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "open", full, raising=False)
+        assert_refused(archive, reporter, StorageError, "No space left")
+
+
+def test_what_a_killed_process_left_is_deleted(tmp_path, reporter):
+    (tmp_path / ".tmp-unpack-old/a").mkdir(parents=True)
+    (tmp_path / ".tmp-unpack-new").mkdir()
+    hour = time.time() - 3600
+    os.utime(tmp_path / ".tmp-unpack-old", (hour, hour))
+    unpack(tar(tmp_path / "a.tar"), tmp_path / "out", reporter)
+    assert not (tmp_path / ".tmp-unpack-old").exists()
+    assert (tmp_path / ".tmp-unpack-new").exists()  # perhaps another process is just starting
+
+
+def test_files_that_are_no_archives_are_told(tmp_path):
+    for content, message in {
+        b"<html>": "web page",
+        b"abc": "no archive",
+        b"": "empty",
+        bytes(1024): "no archive",
+    }.items():
+        (tmp_path / "a").write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            kind_of(tmp_path / "a")

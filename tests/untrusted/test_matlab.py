@@ -1,0 +1,320 @@
+"""MATLAB files: both formats give the same arrays, SciPy's reader agrees, and damaged or hostile files end in one line."""
+
+import itertools
+import struct
+import sys
+import tracemalloc
+import zlib
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import scipy.io
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orca_cli.exceptions import DataError, MemoryExhaustedError, OrcaError, UnavailableError, UnsafeError
+from orca_cli.untrusted import matlab
+from tests.properties import examples
+
+h5py = pytest.importorskip("h5py")
+
+
+def cells(*items, shape=(1, -1)):
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array.reshape(shape)
+
+
+RNG = np.random.default_rng(0)
+VALUES = {
+    "maps": RNG.normal(size=(3, 4, 5)),
+    "large": RNG.normal(size=(300, 500)).astype(np.float32),
+    "small": np.arange(6, dtype=np.int16).reshape(2, 3),
+    "wide": np.array([[2**63, 1]], np.uint64),
+    "complex": np.array([[1 + 2j, 3]]),
+    "logical": np.array([[True, False]]),
+    "none": np.zeros((0, 3)),
+    "songs": cells(np.eye(2, dtype="u1"), np.arange(5.0)[None], np.zeros((0, 0))),
+    "nested": cells(cells(np.ones((1, 1)), np.ones((2, 1))), np.ones((1, 2)), shape=(2, 1)),
+    "text": np.array(["hello"]),
+    "rows": np.array(["ab ", "cdé"]),
+}
+KINDS = {"f8": "double", "f4": "single", "i2": "int16", "u8": "uint64", "u1": "uint8", "c16": "double"}
+
+
+def write_hdf5(path, values):
+    """Write as MATLAB 7.3 does: axes reversed, classes as attributes, cells as references."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        hidden, numbers = file.create_group("#refs#"), itertools.count()
+
+        def put(group, name, value):
+            kind = KINDS.get(value.dtype.str[1:], "")
+            if value.dtype == object:
+                kind, data = "cell", np.empty(value.T.shape, h5py.ref_dtype)
+                for index in np.ndindex(data.shape):
+                    data[index] = put(hidden, f"c{next(numbers)}", value.T[index]).ref
+            elif value.dtype.kind == "U":
+                kind, data = "char", np.array([[ord(letter) for letter in row] for row in value], np.uint16).T
+            elif value.dtype.kind == "b":
+                kind, data = "logical", value.T.astype(np.uint8)
+            elif value.dtype.kind == "c":
+                data = np.empty(value.T.shape, [("real", "f8"), ("imag", "f8")])
+                data["real"], data["imag"] = value.T.real, value.T.imag
+            elif value.size == 0:
+                data = np.array(value.shape, np.uint64)
+            else:
+                data = value.T
+            packing = {"compression": "gzip", "shuffle": True} if data.size > 1000 else {}
+            dataset = group.create_dataset(name, data=data, **packing)
+            dataset.attrs["MATLAB_class"] = np.bytes_(kind)
+            if value.size == 0:
+                dataset.attrs["MATLAB_empty"] = np.uint8(1)
+            return dataset
+
+        for name, value in values.items():
+            put(file, name, value)
+    with open(path, "r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
+
+
+WRITERS = {
+    "5": lambda path, values: scipy.io.savemat(path, values),
+    "5-compressed": lambda path, values: scipy.io.savemat(path, values, do_compression=True),
+    "7.3": write_hdf5,
+}
+
+
+def assert_same(found, expected):
+    assert found.shape == expected.shape
+    if expected.dtype == object:
+        for one, other in zip(found.ravel(), expected.ravel(), strict=True):
+            assert_same(one, other)
+    else:
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_both_formats_give_the_same_arrays(form, tmp_path):
+    path = tmp_path / "a.mat"
+    WRITERS[form](path, VALUES)
+    found = matlab.read(path, VALUES)
+    assert list(found) == list(VALUES)
+    for name, value in VALUES.items():
+        assert_same(found[name], value)
+    assert list(matlab.read(path, ["songs"])) == ["songs"]
+    with pytest.raises(DataError, match=r"no array 'coeff'; it holds: .*songs"):
+        matlab.read(path, ["maps", "coeff"])
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_scipy_reads_the_same(compressed, tmp_path):
+    path = tmp_path / "a.mat"
+    scipy.io.savemat(path, VALUES, do_compression=compressed)
+    other = scipy.io.loadmat(path, chars_as_strings=True)
+    for name, value in matlab.read(path, VALUES).items():
+        # SciPy gives the type that is stored; a logical is stored as uint8.
+        assert_same(value, other[name].astype(bool) if name == "logical" else other[name])
+
+
+def element(kind, content, order="<"):
+    return struct.pack(f"{order}II", kind, len(content)) + content + b"\0" * (-len(content) % 8)
+
+
+def variable(name, shape, content, kind=6, order="<"):
+    return element(
+        14,
+        element(6, struct.pack(f"{order}II", kind, 0), order)
+        + element(5, struct.pack(f"{order}{len(shape)}i", *shape), order)
+        + element(1, name.encode(), order)
+        + content,
+        order,
+    )
+
+
+def mat5(path, *variables, order="<"):
+    path.write_bytes(
+        b"MATLAB 5.0".ljust(124) + (b"\x00\x01IM" if order == "<" else b"\x01\x00MI") + b"".join(variables)
+    )
+    return path
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_both_orders_of_bytes_and_smaller_types_are_read(order, tmp_path):
+    stored = element(3, np.array([1, -2, 3], f"{order}i2").tobytes(), order)
+    path = mat5(tmp_path / "a.mat", variable("x", (1, 3), stored, order=order), order=order)
+    assert_same(matlab.read(path, ["x"])["x"], np.array([[1.0, -2.0, 3.0]]))  # a double is a double
+
+
+def test_big_endian_files_of_real_tools_have_a_short_name_element(tmp_path):
+    body = element(6, struct.pack("<II", 6, 0)) + element(5, struct.pack("<2i", 1, 1)) + b"\x01\x00\x01\x00x\0\0\0"
+    path = mat5(tmp_path / "a.mat", element(14, body + b"\x02\x00\x01\x00\x07\0\0\0"))
+    assert matlab.read(path, ["x"])["x"].tolist() == [[7.0]]
+
+
+def nested(depth):
+    inner = variable("", (1, 1), element(9, bytes(8)))
+    for _ in range(depth):
+        inner = variable("", (1, 1), inner, kind=1)
+    return variable("x", (1, 1), inner, kind=1)
+
+
+def deflated(content):
+    packed = zlib.compress(content)
+    return struct.pack("<II", 15, len(packed)) + packed
+
+
+HOSTILE = {
+    "shape": (variable("x", (2**30, 2**30), element(9, bytes(8))), DataError, "bytes are declared"),
+    "negative": (variable("x", (-1, 4), element(9, bytes(8))), DataError, "negative extents"),
+    "axes": (variable("x", (1,) * 40, element(9, bytes(8))), DataError, "damaged"),
+    "too many cells": (variable("x", (2**30, 1), element(9, bytes(8)), kind=1), DataError, "larger than its content"),
+    "deep": (nested(2000), UnsafeError, "more than 16 deep"),
+    "struct": (variable("x", (1, 1), b"", kind=2), DataError, "'x' is a struct"),
+    "object": (variable("x", (1, 1), b"", kind=17), DataError, "object of a class"),
+    "function": (variable("x", (1, 1), b"", kind=16), DataError, "function"),
+    "sparse": (variable("x", (1, 1), b"", kind=5), DataError, "sparse"),
+    "text": (variable("x", (1, 9), element(16, b"abc"), kind=4), DataError, "text of another length"),
+    "length": (struct.pack("<II", 14, 2**31) + bytes(64), DataError, "cut off"),
+    "inner length": (deflated(struct.pack("<II", 14, 2**31) + bytes(64)), DataError, "damaged"),
+    "bomb": (deflated(variable("x", (1, 2**24), element(9, bytes(2**27)))), UnsafeError, "declare more bytes"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_matlab_5_is_refused_cheaply(name, tmp_path):
+    content, kind, message = HOSTILE[name]
+    path = mat5(tmp_path / "a.mat", content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(kind, match=rf"a\.mat: .*{message}"):
+            matlab.read_here(str(path), ["x"], max_bytes=2**26)
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+
+
+def test_variables_beyond_the_memory_are_refused(tmp_path, monkeypatch):
+    path = mat5(tmp_path / "a.mat", deflated(variable("x", (1, 2**24), element(9, bytes(2**27)))))
+    monkeypatch.setattr("orca_cli.untrusted.memory._free_memory", lambda: 1000)
+    with pytest.raises(MemoryExhaustedError, match=r"a\.mat.*GiB"):
+        matlab.read_here(str(path), ["x"])
+
+
+@pytest.fixture(scope="module", params=["5", "5-compressed"])
+def whole(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "a.mat"
+    WRITERS[request.param](path, {name: VALUES[name] for name in ("small", "nested", "rows", "complex", "logical")})
+    return path
+
+
+@examples(300)
+@given(st.data())
+def test_damaged_matlab_5_gives_an_error_of_ours_or_a_value(whole, data):
+    """SciPy's reader crashes the process within a few hundred of these."""
+    content = bytearray(whole.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(124, len(content) - 1))] = data.draw(st.sampled_from([0, 1, 0x7F, 0xFF, 14, 15]))
+    path = whole.with_name("damaged.mat")
+    path.write_bytes(content[: data.draw(st.integers(100, len(content)) | st.just(len(content)))])
+    for name in ("small", "nested", "rows", "complex", "logical"):
+        with suppress(OrcaError):  # anything else escapes and fails the test
+            matlab.read(path, [name], max_bytes=2**24)
+
+
+def test_a_changed_byte_of_a_compressed_variable_is_noticed(tmp_path):
+    path = tmp_path / "a.mat"
+    scipy.io.savemat(path, {"maps": VALUES["maps"]}, do_compression=True)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # of the checksum
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.mat: is a damaged MATLAB file"):
+        matlab.read(path, ["maps"])
+
+
+def hostile_hdf5(name, path):
+    secret = path.with_name("secret.h5")
+    with h5py.File(secret, "w") as file:
+        file["x"] = np.full((4, 4), 7.0)
+    raw = path.with_name("secret.raw")
+    raw.write_bytes(b"\x07" * 128)
+    with h5py.File(path, "w") as file:
+        if name == "external link":
+            file["x"] = h5py.ExternalLink(str(secret), "/x")
+        elif name == "soft link":
+            file["x"] = h5py.SoftLink("/other")
+            file["other"] = np.eye(2)
+        elif name == "external storage":
+            file.create_dataset("x", (4, 4), "f8", external=[(str(raw), 0, 128)])
+        elif name == "virtual":
+            layout = h5py.VirtualLayout((4, 4), "f8")
+            layout[:] = h5py.VirtualSource(str(secret), "x", (4, 4))
+            file.create_virtual_dataset("x", layout)
+        elif name == "shape":
+            file.create_dataset("x", (2**30, 2**20), "f8", chunks=(1, 2**10))
+        elif name == "itself":
+            dataset = file.create_dataset("x", (1, 1), h5py.ref_dtype)
+            dataset[0, 0] = dataset.ref
+        elif name == "cell of a link":
+            file.create_dataset("y", (4, 4), "f8", external=[(str(raw), 0, 128)])
+            dataset = file.create_dataset("x", (1, 1), h5py.ref_dtype)
+            dataset[0, 0] = file["y"].ref
+        elif name == "filter":
+            plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            plan.set_chunk((4, 4))
+            plan.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, ())
+            space = h5py.h5s.create_simple((4, 4))
+            h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_DOUBLE, space, plan)
+        elif name == "region":
+            file["y"] = np.eye(4)
+            dataset = file.create_dataset("x", (1, 1), h5py.regionref_dtype)
+            dataset[0, 0] = file["y"].regionref[:2]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("external link", "link to another place"),
+        ("soft link", "link to another place"),
+        ("external storage", "from other files"),
+        ("virtual", "from other files"),
+        ("shape", "more than the 0 stored can hold"),
+        ("itself", "too deep"),
+        ("cell of a link", "from other files"),
+        ("filter", "needs the filter 32015"),
+        ("region", "refers to parts of arrays"),
+    ],
+)
+def test_hdf5_is_not_followed_out_of_the_file(name, message, tmp_path):
+    hostile_hdf5(name, tmp_path / "a.mat")
+    with pytest.raises(UnsafeError, match=message):
+        matlab.read(tmp_path / "a.mat", ["x"])
+
+
+def test_cut_hdf5_is_told(tmp_path):
+    path = tmp_path / "a.mat"
+    write_hdf5(path, {"maps": VALUES["maps"]})
+    content = path.read_bytes()
+    for size in (600, 1000, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(DataError, match=r"a\.mat: is a damaged HDF5 file"):
+            matlab.read(path, ["maps"])
+
+
+def test_other_contents_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.mat"
+    write_hdf5(path, {"maps": VALUES["maps"]})
+    with h5py.File(path, "a") as file:
+        file.create_group("struct")
+        file["names"] = ["a", "b"]
+    for name, message in {"struct": "is a struct", "names": "values of type object", "maps/x": "no array"}.items():
+        with pytest.raises(DataError, match=message):
+            matlab.read(path, [name])
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(UnavailableError, match=r"orca-transfer\[hdf5\]"):
+        matlab.read(path, ["maps"])
+    for content, message in {b"<html>": "web page", bytes(200): "MATLAB 4", b"\x1f\x8b\x08": "gzip"}.items():
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            matlab.read(path, ["x"])

@@ -1,0 +1,373 @@
+"""Other people's pickles: real forms are read as pickle reads them, hostile ones are refused before anything runs."""
+
+import collections
+import gzip
+import io
+import os
+import pickle
+import struct
+import tracemalloc
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orca_cli.exceptions import DataError, OrcaError, UnsafeError
+from orca_cli.sources import cifar10
+from orca_cli.untrusted.pickle import machine as pickle_machine
+from orca_cli.untrusted.pickle import unpickle
+from tests.properties import examples
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes bytes as Python 2's str, as the files of CIFAR-10 have them."""
+
+    dispatch = pickle._Pickler.dispatch | {
+        bytes: lambda self, b: (self.write(b"T" + struct.pack("<i", len(b)) + b), self.memoize(b)),
+        str: lambda self, s: (self.write(b"U" + bytes([len(s)]) + s.encode("latin1")), self.memoize(s)),
+    }
+
+
+def python2_bytes(value) -> bytes:
+    buffer = io.BytesIO()
+    Python2Pickler(buffer, protocol=2).dump(value)
+    return buffer.getvalue().replace(b"numpy._core", b"numpy.core")
+
+
+def batch(i: int, n: int = 40) -> dict:
+    rng = np.random.default_rng(i)
+    return {
+        "batch_label": f"training batch {i} of 5",
+        "labels": [j % 10 for j in range(n)],
+        "data": rng.integers(0, 256, (n, 3072), dtype=np.uint8),
+        "filenames": [f"image_{j}.png" for j in range(n)],
+    }
+
+
+def write_batches(folder, dump):
+    folder = folder / "cifar10" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for i in range(1, 6):
+        (folder / f"data_batch_{i}").write_bytes(dump(batch(i)))
+    return folder
+
+
+@pytest.mark.parametrize("dump", [python2_bytes, pickle.dumps], ids=["python2", "python3"])
+def test_torchvision_files_are_read(tmp_path, dump):
+    write_batches(tmp_path, dump)
+    data = cifar10.load(None, 0, tmp_path)
+    expected = np.concatenate([batch(i)["data"].reshape(-1, 3, 32, 32) for i in range(1, 6)])
+    np.testing.assert_array_equal(np.round(data.inputs * 255), expected)
+    assert data.labels.tolist() == [j % 10 for j in range(40)] * 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: {"labels": b["labels"]}, "no 'data'"),
+        (lambda b: b | {"data": b["data"][:, :100]}, r"shape \(40, 100\)"),
+        (lambda b: b | {"labels": b["labels"][:-1]}, r"integers \(40,\)"),
+        (lambda b: b | {"labels": [[0], [1, 2]]}, r"integers \(40,\)"),
+        (lambda b: [b], "not a batch"),
+    ],
+)
+def test_wrong_batches_are_named(tmp_path, change, message):
+    folder = write_batches(tmp_path, pickle.dumps)
+    (folder / "data_batch_3").write_bytes(pickle.dumps(change(batch(3))))
+    with pytest.raises(DataError, match=message) as caught:
+        cifar10.load(None, 0, tmp_path)
+    assert "data_batch_3" in str(caught.value)
+
+
+class Call:
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+class Stateful:
+    def __getstate__(self):
+        return {"a": 1}
+
+
+def payloads(canary: str) -> dict[str, bytes]:
+    command = f"touch {canary}"
+    found = {
+        f"{function.__name__}-{protocol}": pickle.dumps(Call(function, argument), protocol=protocol)
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+        for function, argument in ((os.system, command), (eval, f"open({canary!r}, 'w')"))
+    }
+    shadow = f"cposix\nsystem\n(S'{command}'\ntR.".encode()
+    dotted = b"\x80\x04\x8c\x05numpy\x8c\x13_core.os.system_ext\x93."
+    return found | {
+        "inside-a-batch": pickle.dumps(batch(1) | {"extra": Call(os.system, command)}),
+        "text": shadow,
+        "dotted": dotted,
+        "load": pickle.dumps(Call(np.load, "x")),
+        "inst": f"(S'{command}'\niposix\nsystem\n.".encode(),
+        "obj": f"(cposix\nsystem\nS'{command}'\no.".encode(),
+        "extension": b"\x80\x02\x82\x01.",
+        "persistent": b"Pname\n.",
+        "ordered": pickle.dumps(collections.OrderedDict(a=1)),
+        "set": pickle.dumps({1, 2}, protocol=4),
+        "state": pickle.dumps(Stateful(), protocol=2),
+        "objects": pickle.dumps(np.array([Call(os.system, command), None], dtype=object)),
+        "numpy-module": b"cnumpy.f2py.crackfortran\n_eval_scalar\n(S'1'\ntR.",
+        "getattr": b"c__builtin__\ngetattr\n(cnumpy\ndtype\nS'mro'\ntR.",
+        "ndarray-called": b"cnumpy\nndarray\n(I5\ntR.",
+        "name-left": b"cnumpy\ndtype\n.",
+        "string-called": b"S'os.system'\n(S'true'\ntR.",
+        "encoding": b"c_codecs\nencode\n(V" + command.encode() + b"\nVrot13\ntR.",
+        "out-of-band": b"\x80\x05\x97.",
+    }
+
+
+NAMES = list(payloads(""))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hostile_pickles_run_nothing(tmp_path, name):
+    canary = tmp_path / "canary"
+    path = tmp_path / "data.pkl"
+    path.write_bytes(payloads(str(canary))[name])
+    with pytest.raises(UnsafeError) as caught:
+        unpickle.load(path)
+    assert not canary.exists()
+    assert "data.pkl" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_payload_would_have_fired(tmp_path):
+    canary = tmp_path / "canary"
+    pickle.loads(payloads(str(canary))["system-4"])
+    assert canary.exists()
+
+
+def test_an_unsafe_batch_ends_the_source(tmp_path):
+    folder = write_batches(tmp_path, pickle.dumps)
+    (folder / "data_batch_2").write_bytes(payloads("x")["system-4"])
+    with pytest.raises(UnsafeError, match=r"data_batch_2.*posix\.system|data_batch_2.*nt\.system"):
+        cifar10.load(None, 0, tmp_path)
+
+
+def test_large_pickles_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "data.pkl"
+    path.write_bytes(pickle.dumps(batch(1)))
+    with pytest.raises(UnsafeError, match="more than 100 bytes"):
+        unpickle.load(path, max_bytes=100)
+    monkeypatch.setattr(pickle_machine, "_MAX_OPCODES", 20)
+    with pytest.raises(UnsafeError, match="too many instructions"):
+        unpickle.load_here(str(path))
+
+
+def nested_tuples(depth: int, between: bytes = b"") -> bytes:
+    body = b"".join(b"\x86" + between + b"q" + bytes([i]) + b"h" + bytes([i]) for i in range(depth))
+    return b"\x80\x04}K\x00K\x00" + body + b"\x86K\x01s."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02Nr\x00\x00\x00\x01.",  # a memo of 2**24 entries
+        b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.",  # a string of 2**40 bytes
+        nested_tuples(60),  # its hash takes 2**60 steps
+        nested_tuples(60, b"\x95" + bytes(8)),
+        nested_tuples(60, b"Nb"),
+        nested_tuples(60, b"(u"),
+        b"\x80\x04cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\n\x8a\x06"
+        + b"\x00" * 5
+        + b"\x40\x85C\x01b\x87R.",
+        b"\x80\x02N",
+        b"",
+        b"<html>not found</html>",
+    ],
+    ids=["memo", "string", "tuples", "tuples-framed", "tuples-built", "tuples-filled", "array", "cut", "empty", "html"],
+)
+def test_bombs_and_rubbish_are_refused_cheaply(tmp_path, content):
+    path = tmp_path / "data.pkl"
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises((UnsafeError, DataError)):
+            unpickle.load_here(str(path))
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+@examples(200)
+@given(st.data())
+def test_damaged_pickles_give_an_error_of_ours_or_a_value(tmp_path_factory, data):
+    content = bytearray(pickle.dumps(batch(1, n=2)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, min(len(content), 120) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "data.pkl"
+    path.write_bytes(bytes(content[: data.draw(st.integers(1, len(content)))]))
+    with suppress(OrcaError):  # anything else escapes and fails the test
+        unpickle.load(path)
+
+
+def objects(*items):
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array
+
+
+VALUES = {
+    "numbers": [1, -5, 2**70, 3.5, True, False, None, b"\x00\xff", b"", "é", ()],
+    "containers": {"a": [1, (2, [3])], ("k", 1): {}, 5: ("x",)},
+    "dtypes": [np.arange(3).astype(t) for t in ("u1", "i2", ">i4", "f2", ">f8", "?", "c8", "U3", "S2")],
+    "orders": [np.asfortranarray(np.eye(3)), np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2), np.array(3.0)],
+    "empty": [np.empty(0), np.empty((0, 3), "f4"), np.array([""])],
+    "scalars": [np.float32(1.5), np.int64(-1), np.bool_(True), np.str_("ab"), np.bytes_(b"ab"), np.complex64(1j)],
+    "records": {"data": objects(np.arange(5, dtype="i2"), np.arange(3.0)), "label": np.array(["N", "~"])},
+    "objects": objects("a", None, 5, np.eye(2), [np.ones(1)], {"x": np.float64(1)}),
+    "two axes of objects": np.array([["a", 1], [None, 2.5]], dtype=object),
+    "shared": (lambda part: [part, part, {"again": part}])([np.arange(2)]),
+}
+
+
+def assert_same(found, expected):
+    assert type(found) is type(expected)
+    if isinstance(expected, np.ndarray):
+        assert (found.shape, found.dtype, found.dtype.byteorder) == (
+            expected.shape,
+            expected.dtype,
+            expected.dtype.byteorder,
+        )
+        found, expected = (found.ravel(), expected.ravel()) if expected.dtype == object else ([], [])
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    elif isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key in expected:
+            assert_same(found[key], expected[key])
+    elif isinstance(expected, list | tuple):
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("name", VALUES)
+def test_all_protocols_are_read_as_pickle_reads_them(name, protocol):
+    content = pickle.dumps(VALUES[name], protocol=protocol)
+    assert_same(unpickle.loads(content, "memory"), pickle.loads(content))
+    for old in (b"numpy._core.multiarray", b"numpy._core.numeric"):
+        if protocol < 4:  # later ones say the length of names
+            content = content.replace(old, old.replace(b"_core", b"core"))
+    assert_same(unpickle.loads(content, "memory"), pickle.loads(content))
+
+
+@examples(100)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+        max_leaves=20,
+    ),
+    st.integers(0, pickle.HIGHEST_PROTOCOL),
+)
+def test_plain_values_come_back(value, protocol):
+    assert_same(unpickle.loads(pickle.dumps(value, protocol=protocol), "memory"), value)
+
+
+def test_compressed_pickles_are_read_and_their_checksum_compared(tmp_path):
+    path = tmp_path / "data.gz"
+    content = gzip.compress(pickle.dumps(VALUES["records"]))
+    path.write_bytes(content)
+    assert_same(unpickle.load(path, gzipped=True), VALUES["records"])
+    with pytest.raises(DataError, match="gzip archive"):
+        unpickle.load(path)
+    for damaged in (content[:-20], content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"data\.gz"):
+            unpickle.load(path, gzipped=True)
+
+
+def test_a_compressed_bomb_is_refused(tmp_path):
+    path = tmp_path / "data.gz"
+    path.write_bytes(gzip.compress(pickle.dumps(np.zeros(2**24, np.uint8))))
+    with pytest.raises(UnsafeError, match="unpacks to more than 1000 bytes"):
+        unpickle.load(path, max_bytes=1000, gzipped=True)
+    # A few bytes that declare a terabyte: no more is reserved than they could become.
+    path.write_bytes(gzip.compress(b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x."))
+    with pytest.raises(UnsafeError, match="unpacks to more than"):
+        unpickle.load(path, gzipped=True)
+
+
+def state(shape, dtype: bytes, content: bytes) -> bytes:
+    """An array by hand: its dtype and content are pickled pieces."""
+    shape = b"(" + b"".join(b"I%d\n" % n for n in shape) + b"t"
+    start = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR"
+    return start + b"(I1\n" + shape + dtype + b"I00\n" + content + b"tb."
+
+
+def dtype(code: bytes, rest: bytes = b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00") -> bytes:
+    return b"cnumpy\ndtype\n(S'" + code + b"'\nI00\nI01\ntR(I3\nS'<'\n" + rest + b"tb"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        state((10**10,), dtype(b"O8"), b"]"),  # 80 GB of pointers for no item
+        state((3,), dtype(b"O8"), b"(NNl"),
+        state((2,), dtype(b"f8"), b"(NNl"),  # numbers as pointers
+        state((2,), dtype(b"O8"), b"C\x10" + b"A" * 16),  # pointers as numbers
+        state((2,), dtype(b"f8"), b"C\x08" + b"A" * 8),
+        state((0, 2**62, 2**62), dtype(b"f8"), b"C\x00"),
+        state((-1,), dtype(b"f8"), b"C\x08" + b"A" * 8),
+        state((2**62, 4), dtype(b"f8"), b"C\x00"),
+        state((1,), dtype(b"S99"), b"C\x01A"),
+        state((1,), dtype(b"f8", b"NNNI9\nI-1\nK\x00"), b"C\x08" + b"A" * 8),
+        state((1,), dtype(b"V8", b"N(S'a'\nt}NNK\x00"), b"C\x08" + b"A" * 8),
+        state((1,), dtype(b"f8,O"), b"C\x08" + b"A" * 8),
+        b"cnumpy.core.multiarray\nscalar\n(" + dtype(b"O8") + b"C\x08" + b"A" * 8 + b"tR.",
+        b"cnumpy.core.multiarray\nscalar\n(" + dtype(b"f8") + b"C\x07" + b"A" * 7 + b"tR.",
+        b"\x80\x05cnumpy.core.numeric\n_frombuffer\n(C\x08" + b"A" * 8 + dtype(b"O8") + b"(K\x01tS'C'\ntR.",
+        b"\x80\x05cnumpy.core.numeric\n_frombuffer\n(C\x08" + b"A" * 8 + dtype(b"f8") + b"(K\x02tS'C'\ntR.",
+        # Lists of twice the list before: few bytes, 2**60 values for whoever walks through them.
+        b"(]q\x00" + b"".join(b"]q%ch%cah%ca" % (i, i - 1, i - 1) for i in range(1, 60)) + b"l.",
+        b"\x80\x02]q\x00h\x00a.",  # a list in itself
+        b"]" * 200 + b"a" * 199 + b".",
+        b"}(" + b")\x85" * 3 + b"Nu.",
+    ],
+)
+def test_arrays_that_lie_are_refused_cheaply(content):
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnsafeError, match=r"memory: the pickle .*; nothing was run"):
+            unpickle.loads_here([content], ["memory"])
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_flags_of_a_dtype_are_not_taken_from_the_file():
+    """Flag 1 makes NumPy treat numbers as pointers to objects, and crash."""
+    content = state((1,), dtype(b"f8", b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3f"), b"C\x08" + b"A" * 8)
+    found = unpickle.loads(content, "memory")
+    assert found.dtype.flags == 0
+    assert found.tobytes() == b"A" * 8
+
+
+def test_texts_of_numbers_that_are_no_characters_are_damage():
+    content = pickle.dumps(np.array(["ab", "cd"]), protocol=2).replace(b"a\x00\x00\x00", b"a\x00\x00\x7f")
+    with pytest.raises(DataError, match="no characters"):
+        unpickle.loads(content, "memory")
+
+
+@examples(300)
+@given(st.data())
+def test_damaged_arrays_of_objects_give_an_error_of_ours_or_a_value(data):
+    value = data.draw(st.sampled_from(sorted(VALUES)))
+    content = bytearray(pickle.dumps(VALUES[value], protocol=data.draw(st.integers(0, 5))))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(OrcaError):
+        repr(unpickle.loads(bytes(content), "memory"))

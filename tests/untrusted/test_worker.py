@@ -1,0 +1,255 @@
+"""The worker: what it may do, what becomes of a crash or a limit, and that values come back as they were."""
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orca_cli import signals
+from orca_cli.exceptions import DataError, InterruptionError, MemoryExhaustedError, WorkerError
+from orca_cli.untrusted import transfer, worker
+
+ROOT = Path(__file__).parent.parent.parent
+START = (
+    "import sys; sys.path[:] = {path!r}; from orca_cli.untrusted import worker_process as w; "
+    "w.READERS['fault'] = ('tests.untrusted.faults', 'fault'); w.main()"
+)
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """Let a function of tests.untrusted.faults be called in a worker of this test's own."""
+    monkeypatch.setattr(worker, "_START", START)
+    worker.close()
+    yield lambda kind, argument=None, size=0: worker.read("fault", "a.bin", size, kind=kind, argument=argument)
+    worker.close()
+
+
+def pid(ask) -> int:
+    return ask("state")["pid"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "message"),
+    [
+        ("segfault", None, "ended by SIGSEGV"),
+        ("abort", None, "ended by SIGABRT"),
+        ("leave", 0, "ended with exit code 0"),
+        ("leave", 7, "ended with exit code 7"),
+        ("error", None, "failed: ZeroDivisionError: deep inside"),
+        ("object", None, "failed: TransferError: a object is not sent"),
+        ("loop", None, "failed: TransferError"),
+    ],
+)
+def test_crashes_are_told_and_the_next_file_is_read(ask, kind, argument, message):
+    for _ in range(2):
+        with pytest.raises(WorkerError, match=rf"a\.bin: .*{message}") as caught:
+            ask(kind, argument)
+        assert caught.value.code == 33
+        assert "\n" not in str(caught.value)
+        assert ask("echo", [1]) == [1]
+
+
+def test_limits_end_the_reading(ask, monkeypatch):
+    monkeypatch.setattr(worker, "_BASE_S", 1)
+    monkeypatch.setattr(worker, "_BASE_BYTES", 2**29 - 2**20)
+    monkeypatch.setattr(worker, "_STEP_BYTES", 2**20)
+    monkeypatch.setattr(worker, "_WAIT", 60)
+    with pytest.raises(WorkerError, match=r"a\.bin: .*more than the 1 s of computing time"):
+        ask("spin")
+    for kind, argument in (("swallow", 2**30), ("nibble", None)):
+        with pytest.raises(WorkerError, match=r"a\.bin: .*more than the 0\.5 GiB of memory"):
+            ask(kind, argument)
+    monkeypatch.setattr(worker, "_WAIT", 1)
+    with pytest.raises(WorkerError, match=r"a\.bin: .*no answer in 1 s"):
+        ask("sleep", 60)
+    assert ask("echo", "on") == "on"
+
+
+def test_large_files_get_more_of_both(ask, monkeypatch):
+    monkeypatch.setattr(worker, "_BASE_BYTES", 2**29)
+    before = ask("state")
+    assert before["limits"]["RLIMIT_AS"] == 2**29 + 2**30
+    assert ask("swallow", 2**31, size=2**29) == 2**28
+    after = ask("state", size=1000)
+    assert after["pid"] != before["pid"]
+    assert after["limits"]["RLIMIT_AS"] == 2**29 + 3 * 2**30
+    assert pid(ask) == after["pid"]  # one that may do more serves small files too
+
+
+def test_it_may_do_little(ask, tmp_path, monkeypatch):
+    monkeypatch.setenv("ORCA_SECRET_TOKEN", "hidden")
+    monkeypatch.chdir(tmp_path)
+    state = ask("state")
+    assert state["folder"] == str(tmp_path)
+    assert "ORCA_SECRET_TOKEN" not in state["variables"]
+    assert set(state["variables"]) <= {
+        "LC_ALL",
+        "LD_LIBRARY_PATH",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "HDF5_PLUGIN_PRELOAD",
+    }
+    assert state["limits"]["RLIMIT_CORE"] == state["limits"]["RLIMIT_FSIZE"] == state["limits"]["RLIMIT_NPROC"] == 0
+    assert ask("write", str(tmp_path / "x")) == "OSError"
+    assert not (tmp_path / "x").exists() or (tmp_path / "x").read_text() == ""
+
+
+def test_it_has_no_network(ask):
+    if subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this kernel gives no network of one's own to this user")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        socket.create_connection(("127.0.0.1", port), 2).close()  # the premise
+        assert ask("reach_out", port) == "OSError"
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="the kernel counts no processes of root")
+def test_it_starts_no_process(ask):
+    assert ask("start") == "BlockingIOError"
+
+
+def test_a_worker_that_crashes_after_other_files_gets_a_second_try(ask):
+    assert ask("crash_if_used", "first") == "first"
+    assert ask("crash_if_used", "second") == "second"
+
+
+def test_an_error_of_ours_is_the_same_error(ask):
+    before = pid(ask)
+    with pytest.raises(DataError, match=r"^some\.file: is wrong; mend it$"):
+        ask("ours")
+    assert pid(ask) == before
+
+
+def test_threads_and_forks_do_not_share_answers(ask):
+    found = {}
+
+    def work(number):
+        found[number] = [ask("echo", np.full(50_000, number + i)) for i in range(10)]
+
+    threads = [threading.Thread(target=work, args=(1000 * i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all((array == number + i).all() for number in found for i, array in enumerate(found[number]))
+    before = pid(ask)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if pid(ask) != before and ask("echo", "child") == "child" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert pid(ask) == before
+
+
+def test_it_ends_with_its_parent(ask):
+    code = (
+        "import os, signal; from orca_cli.untrusted.pickle import unpickle; from orca_cli.untrusted import worker\n"
+        "unpickle.loads(b'I1\\n.', 'm'); print(worker._running._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    end = time.monotonic() + 10
+    while _lives(int(done.stdout)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _lives(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_signal_ends_the_wait(ask):
+    held = pid(ask)
+    with signals.deferred():
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        start = time.monotonic()
+        with pytest.raises(InterruptionError):
+            ask("sleep", 60)
+        assert time.monotonic() - start < 5
+    with signals.deferred():  # forgets the signal
+        pass
+    assert not _lives(held)
+    assert ask("echo", 1) == 1
+
+
+def test_it_leaves_signals_of_the_terminal_to_its_parent(ask):
+    held = pid(ask)
+    os.kill(held, signal.SIGINT)
+    os.kill(held, signal.SIGTERM)
+    assert pid(ask) == held
+
+
+def message(value) -> bytes:
+    text = json.dumps(value).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+LIES = [
+    struct.pack("<Q", 2**40),
+    struct.pack("<Q", 5) + b"12",
+    struct.pack("<Q", 5) + b"[[[[[",
+    struct.pack("<Q", 20000) + b"[" * 10000 + b"]" * 10000,
+    message(5),
+    message({"dict": [["value", 1], ["error", 2]]}),
+    message({"dict": [["error", ["os.system", "", "", ""]]]}),
+    message({"dict": [["error", ["OrcaError", 1, "", ""]]]}),
+    message({"dict": [["value", {"again": 5}]]}),
+    message({"dict": [["value", {"again": -1}]]}),
+    message({"dict": [["value", {"bytes": 2**50}]]}),
+    message({"dict": [["value", {"bytes": -1}]]}),
+    message({"dict": [["value", {"bytes": 10}]]}),
+    message({"dict": [["value", {"array": ["|O8", [1], "C"], "bytes": 8}]]}) + b"x" * 8,
+    message({"dict": [["value", {"array": ["<f8", [2**40], "C"], "bytes": 8}]]}) + b"x" * 8,
+    message({"dict": [["value", {"array": ["<f8", [-1, -1], "C"], "bytes": 8}]]}) + b"x" * 8,
+    message({"dict": [["value", {"array": ["<f8", [0, 2**40, 2**40], "C"], "bytes": 0}]]}),
+    message({"dict": [["value", {"objects": [2**40], "items": [1]}]]}),
+    message({"dict": [["value", {"scalar": "<f8", "bytes": 16}]]}) + b"x" * 16,
+    message({"dict": [["value", {"dtype": "f8,O"}]]}),
+    message({"dict": [["value", {"call": "os.system"}]]}),
+    message({"dict": [[["value"], 1]]}),
+]
+
+
+@pytest.mark.parametrize("content", LIES, ids=range(len(LIES)))
+def test_answers_that_lie_are_refused(ask, content):
+    """A parser that was taken over can answer what it likes."""
+    with pytest.raises(WorkerError, match=r"^a\.bin: "):
+        ask("rubbish", content)
+    assert ask("echo", 1) == 1
+
+
+def test_answers_beyond_the_memory_are_refused(ask, monkeypatch):
+    monkeypatch.setattr("orca_cli.untrusted.memory._free_memory", lambda: 1000)
+    with pytest.raises(MemoryExhaustedError, match=r"a\.bin"):
+        ask("echo", np.zeros(2**24))
+
+
+def test_what_is_there_twice_is_one_object():
+    array, text = np.arange(3), [1]
+    value = [array, array, text, {"a": text}, (text,)]
+    parts = [bytes(part) for part in transfer.pack(value)]
+    assert len(parts) == 3  # length, text, one array
+    rest = memoryview(parts[2])
+
+    def fill(buffer):
+        nonlocal rest
+        buffer[:] = rest[: len(buffer)]
+        rest = rest[len(buffer) :]
+
+    found = transfer.unpack(parts[1], 1000, fill)
+    assert found[0] is found[1]
+    assert found[2] is found[3]["a"] is found[4][0]
+    np.testing.assert_array_equal(found[0], array)

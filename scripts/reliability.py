@@ -42,11 +42,7 @@ def run(tier: str, commands: list[list[str]]) -> tuple[int, list[dict[str, Any]]
     """Run pytest once a command; returns the worst exit code, the figures, what became of each test, and seconds."""
     with tempfile.TemporaryDirectory(prefix="orca-reliability-") as folder:
         figures, record = Path(folder) / "figures", Path(folder) / "outcomes"
-        variables = os.environ | {
-            "ORCA_TIER": tier,
-            "ORCA_SCORECARD": str(figures),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-        }
+        variables = os.environ | {"ORCA_TIER": tier, "ORCA_SCORECARD": str(figures)}
         code, found = 0, {}
         start = time.monotonic()
         for words in commands:

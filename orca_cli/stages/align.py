@@ -39,6 +39,8 @@ from orca_cli.training.schedule import make_optimizer, set_lr, step_decay
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
 _EXACT_SOURCE_POINTS = 500
 _EXACT_TARGET_POINTS = 200
+# Relative: the tokens are float32, and a sum over thousands of them is certain to about ten of its last places.
+_ROUNDING = 10 * torch.finfo(torch.float32).eps
 _COLLAPSED = 0.1  # of the tokens' variance within samples before alignment: less is told
 
 
@@ -267,10 +269,13 @@ class _Trainer:
         return collapse(embed(self._model, self._engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))
 
     def _is_stuck(self) -> bool:
-        """Return whether the held-out distance has not fallen below its lowest value for `patience` checks."""
+        """Return whether the last `patience` checks brought no lower held-out distance, beyond rounding."""
         patience = self._config.align.patience
         seen = [record["heldout"] for record in self._records if "heldout" in record]
-        return patience is not None and len(seen) > patience and min(seen[-patience:]) >= min(seen[:-patience])
+        if patience is None or len(seen) <= patience:
+            return False
+        lowest = min(seen[:-patience])
+        return min(seen[-patience:]) >= lowest - _ROUNDING * abs(lowest)
 
     def _keep_candidate(self, last: bool = False) -> None:
         settings = self._config.align

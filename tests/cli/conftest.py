@@ -6,7 +6,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
-import torch
 
 from orca_cli.cli import main
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
@@ -88,8 +87,7 @@ def start(environment):
     """Start the command line as a process of its own."""
 
     def call(*words, more=MappingProxyType({}), **settings):
-        # As many threads as this process has: their number decides the last bits of a sum.
-        variables = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)} | more
+        variables = os.environ | {"PYTHONPATH": str(ROOT)} | more
         command = [sys.executable, "-m", "orca_cli", *map(str, words)]
         return subprocess.Popen(
             command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings

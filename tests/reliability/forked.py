@@ -78,7 +78,7 @@ class Server:
         self._unread = b""
 
     def __enter__(self) -> Server:
-        variables = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+        variables = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.reliability.forked"],
             stdin=subprocess.PIPE,

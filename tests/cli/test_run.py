@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.cli.conftest import results, run_folders
+from tests.forked import Case
 
 RUN_FILES = {
     "MANIFEST.json",
@@ -253,4 +254,5 @@ def wait_for(path, pattern, process, timeout=60):
         if has_reached(path, pattern):
             return
         time.sleep(0.02)
-    raise AssertionError(f"{pattern} did not appear: {process.communicate()}")
+    said = process.err if isinstance(process, Case) else process.communicate()
+    raise AssertionError(f"{pattern} did not appear: {said}")

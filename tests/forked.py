@@ -1,6 +1,6 @@
 """A fork server: one process imports torch, transformers and hydra, runs no tensor operation, and forks per case.
 
-As a program (`python -m tests.reliability.forked`) it is the server: one JSON request a line on standard input, one
+As a program (`python -m tests.forked`) it is the server: one JSON request a line on standard input, one
 JSON answer a line on standard output. `Server` and `Case` are the test's side of it.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -80,7 +80,7 @@ class Server:
     def __enter__(self) -> Server:
         variables = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.reliability.forked"],
+            [sys.executable, "-m", "tests.forked"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=variables,

@@ -70,21 +70,26 @@ class Case:
 
 
 class Server:
-    """The process that forks; ends with the block."""
+    """The process that forks; ends with the block.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._numbers = folder, count()
+    Args:
+        folder: for what the forks write.
+        checkout: the folder whose `orca_cli` and `conf` they are to use.
+    """
+
+    def __init__(self, folder: Path, checkout: Path = ROOT) -> None:
+        self._folder, self._checkout, self._numbers = folder, checkout, count()
         self._ended: dict[int, int] = {}
         self._unread = b""
 
     def __enter__(self) -> Server:
-        variables = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+        variables = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{self._checkout}{os.pathsep}{ROOT}"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.forked"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=variables,
-            cwd=ROOT,
+            cwd=self._checkout,
         )
         assert self._message(120.0) == {"ready": True}
         return self

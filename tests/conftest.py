@@ -14,6 +14,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from tests.forked import Server  # noqa: E402
 from tests.tiers import Scorecard, count  # noqa: E402
 
 # The same examples at every run: a change that breaks a property is told by the change, not by a later run's luck.
@@ -33,3 +34,10 @@ def pytest_runtest_teardown(item):
     if counted:
         scorecard = Scorecard.of(item.nodeid)
         scorecard.add("examples of properties / held", cases=passed + failed, passed=passed, target=0)
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory):
+    """The process that all forks of the session come from."""
+    with Server(tmp_path_factory.mktemp("forked")) as server:
+        yield server

@@ -9,7 +9,6 @@ import pytest
 
 from orca_cli.cli import main
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
-from tests.forked import Server
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -82,14 +81,8 @@ def orca(environment, capfd, fork):
     return call
 
 
-@pytest.fixture(scope="session")
-def _server(tmp_path_factory):
-    with Server(tmp_path_factory.mktemp("forked")) as server:
-        yield server
-
-
 @pytest.fixture
-def fork(_server, environment):
+def fork(fork_server, environment):
     """Start the command line in a fork of a process that has imported everything: 0.05 s instead of 5 s.
 
     `fork(*words, more={}, hook="", limits={})` returns a `Case` (see tests/forked.py); its runs go to `environment`.
@@ -97,7 +90,7 @@ def fork(_server, environment):
     started = []
 
     def call(*words, **settings):
-        started.append(_server.start([str(word) for word in words], **settings))
+        started.append(fork_server.start([str(word) for word in words], **settings))
         return started[-1]
 
     yield call

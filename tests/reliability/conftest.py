@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cli.conftest import _server, environment, fork, home, orca, small, start, tiny  # noqa: F401 - fixtures
+from tests.cli.conftest import environment, fork, home, orca, small, start, tiny  # noqa: F401 - fixtures
 from tests.tiers import Scorecard, count
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,22 @@ def fork(fork_server, environment):
     yield call
     for case in started:
         case.kill()
+
+
+@pytest.fixture(scope="session")
+def completed_once(fork_server, home, small, tmp_path_factory):
+    """One run of `small`, for all tests that only look at it: (folder of runs, standard output)."""
+    runs = tmp_path_factory.mktemp("completed")
+    case = fork_server.start(["run", *small], more={"ORCA_RUNS": str(runs), "ORCA_HOME": str(home), "COLUMNS": "100"})
+    assert case.wait(120) == 0, case.err
+    return runs, case.out
+
+
+@pytest.fixture
+def completed(completed_once, environment):
+    """A copy of that run, in this test's folder; returns what it wrote to standard output."""
+    shutil.copytree(completed_once[0], environment)
+    return completed_once[1]
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ class Case:
         """Return the exit code, -N where signal N ended it, None while it lives."""
         return self._server.ended(self.pid, 0.0)
 
-    def wait(self, timeout_s: float = 60.0) -> int:
+    def wait(self, timeout_s: float = 180.0) -> int:
         """Return the exit code, -N where signal N ended it."""
         code = self._server.ended(self.pid, timeout_s)
         assert code is not None, f"still running after {timeout_s} s: {self.err}"

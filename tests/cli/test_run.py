@@ -247,7 +247,7 @@ def has_reached(path, pattern):
     return any(found.name >= name for found in path.glob(f"{parent}/step-{'[0-9]' * 8}"))
 
 
-def wait_for(path, pattern, process, timeout=60):
+def wait_for(path, pattern, process, timeout=180):
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and process.poll() is None:
         if has_reached(path, pattern):

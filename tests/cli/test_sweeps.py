@@ -81,7 +81,7 @@ def test_a_signal_is_passed_on_and_no_other_job_starts(number):
         assert signals.pending() == number
     assert first.status == 0
     assert [end.status for end in others] == [None, None]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30  # the others would wait for ever
 
 
 def test_jobs_end_with_the_process_that_started_them(tmp_path):

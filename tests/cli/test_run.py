@@ -85,12 +85,12 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
 
 
 @pytest.mark.usefixtures("completed")
-def test_the_same_command_again_runs_nothing_and_force_repeats_the_bits(orca, environment, small):
+def test_the_same_command_again_runs_nothing_and_force_repeats_the_bits(orca, environment, small, tmp_path):
     code, out, err = orca("run", *small)
     assert code == 0
     assert "already completed" in err
     assert len(run_folders(environment)) == 1
-    assert orca("run", *small, "--force")[0] == 0
+    assert orca("run", *small, "--force", f"paths.cache={tmp_path / 'cold'}")[0] == 0
     first, second = results(environment)
     assert first["weights_sha256"] == second["weights_sha256"]
     assert first["error"] == second["error"]

@@ -18,8 +18,8 @@ from orca_cli.cli import main
 from orca_cli.exceptions import ChecksumError
 from orca_cli.report.collect import collect
 from orca_cli.runs import check, identity
-from orca_cli.training.cache import Entry, cached
 from orca_cli.training import checkpoint
+from orca_cli.training.cache import Entry, cached
 from tests.cli.conftest import results, run_folders
 from tests.reliability.test_kills import SHORT, completed, killed, outcome
 

@@ -225,7 +225,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], epilog=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--tier", choices=TIERS, default="pr", help="how many cases")
-    parser.add_argument("--dry", action="store_true", help="run and print the table, but publish nothing")
+    parser.add_argument("--dry", action="store_true", help="run and print what this run found, but publish nothing")
     parser.add_argument("--table", action="store_true", help="run nothing; rewrite the tables from the last report")
     parser.add_argument("--defects", action="store_true", help="only the seeded defects, all 25")
     parser.add_argument("--properties", action="store_true", help="only the properties, of all parts of the program")
@@ -238,7 +238,7 @@ def main() -> int:
     tier = "nightly" if given.defects else given.tier
     code, lines, found, seconds = run(tier, commands(given))
     record = record_of(tier, lines, found, seconds)
-    if given.words or given.defects or given.properties:
+    if not given.dry and (given.words or given.defects or given.properties):
         record = merged(json.loads(REPORT.read_text()) if REPORT.exists() else {}, record)
     if given.dry:
         print(table(record))

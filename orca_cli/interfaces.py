@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from torch import Tensor, nn
+
+if TYPE_CHECKING:  # takes seconds to import, and names types only
+    from torch import Tensor, nn
 
 Kind = Literal["classes", "labels", "dense"]
 KINDS: tuple[Kind, ...] = ("classes", "labels", "dense")

@@ -26,7 +26,6 @@ from orca_cli.exceptions import ChecksumError
 from orca_cli.runs.fingerprint import FILE as FINGERPRINT
 from orca_cli.runs.fingerprint import check_fingerprint
 from orca_cli.runs.identity import SHORT
-from orca_cli.runs.recording import JsonLines
 from orca_cli.runs.records import SCHEMA, UnreadableError, read_record
 from orca_cli.terminal import log
 
@@ -83,7 +82,7 @@ class RunDirectory:
         self.name = name
         self._allow_inexact = allow_inexact
         self._attempt: dict[str, Any] | None = None
-        self._recorders: list[Recorder] = [JsonLines(self.stage)]
+        self._recorders: list[Recorder] = []
 
     def stage(self, stage: str) -> Path:
         """Return the folder of a stage: build, align or finetune."""
@@ -119,7 +118,7 @@ class RunDirectory:
         )
 
     def attach(self, recorder: Recorder) -> None:
-        """Let another recorder take the lines of this run's curves as well."""
+        """Let a recorder take the lines of this run's curves."""
         self._recorders.append(recorder)
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from orca_cli.schema import GROUPS
 from orca_cli.storage import sha256_file
 
-_WITHOUT_EFFECT = ("paths", "device")
+_WITHOUT_EFFECT = ("paths", "device", "tracker")
 _HASH_BELOW = 2**30  # bytes; larger files are told apart by size and time of change
 SHORT = 8
 

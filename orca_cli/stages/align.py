@@ -16,8 +16,8 @@ from torch import nn
 
 from orca_cli import parts, signals, storage
 from orca_cli.interfaces import Reporter
+from orca_cli.runs.curves import short_curve
 from orca_cli.runs.directory import RunDirectory
-from orca_cli.runs.recording import short_curve
 from orca_cli.schema import Config
 from orca_cli.stages import probe
 from orca_cli.stages.build import Built

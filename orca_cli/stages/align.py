@@ -62,7 +62,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
 
     Raises:
         NonFiniteError: the distance or its gradient is NaN or infinite.
-        MemoryExhaustedError: the distance between so many points does not fit.
+        MemoryExhaustedError: the distance does not fit into memory.
     """
     if config.metric.get(parts.TARGET) is None or config.align.epochs == 0:
         return Aligned()

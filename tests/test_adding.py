@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from tests.checkpoints import save_tiny_bert
 from tests.forked import Server
@@ -57,14 +58,14 @@ def server(checkout, tmp_path_factory):
 
 
 @pytest.fixture
-def orca(server, checkout, monkeypatch):
-    """Call the command line of the copy; returns its standard output."""
+def orca(server, checkout, tmp_path, monkeypatch):
+    """Call the command line of the copy; returns its standard output. Runs of one test go into a folder of its own."""
     monkeypatch.chdir(checkout)
-    for name in ("ORCA_RUNS", "PYTHONPATH"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    places = {"HOME": str(checkout), "ORCA_HOME": str(checkout / "home"), "ORCA_RUNS": str(tmp_path / "runs")}
 
     def call(*words: str) -> str:
-        case = server.start(list(words), more={"HOME": str(checkout), "ORCA_HOME": str(checkout / "home")})
+        case = server.start(list(words), more=places)
         assert case.wait(120) == 0, case.err
         return case.out
 
@@ -84,6 +85,10 @@ def test_every_file_of_the_page_is_tried_here():
         "conf/body/bert_small.yaml",
         "orca_cli/metrics/mean_shift.py",
         "conf/metric/mean_shift.yaml",
+        "orca_cli/finetuning/bitfit.py",
+        "conf/finetune/bitfit.yaml",
+        "orca_cli/tracking/losses.py",
+        "conf/tracker/losses.yaml",
     }
 
 
@@ -111,3 +116,27 @@ def test_a_metric_is_one_yaml_and_one_python_file(checkout, orca):
     assert "mean_shift" in orca("list", "metrics")
     assert "orca run metric=mean_shift" in PAGE
     assert "before alignment" in orca("run", "metric=mean_shift", "task.train_size=40", *QUICK)
+
+
+def test_a_finetune_mode_is_one_yaml_and_one_python_file(checkout, orca, tmp_path):
+    add(checkout, "orca_cli/finetuning/bitfit.py", "conf/finetune/bitfit.yaml")
+    assert "bitfit" in orca("list", "finetune")
+    assert "orca run -m finetune=full,bitfit" in PAGE
+    out = orca("run", "finetune=bitfit", "metric=none", "task.train_size=40", *QUICK)
+    assert "finetune=bitfit" in out
+    (weights,) = tmp_path.glob("runs/*/*/3_finetune/best/model.safetensors")
+    with safe_open(weights, "pt") as file:
+        names = [name for name in file.keys() if name.startswith("body.")]  # noqa: SIM118
+    assert names
+    assert all(name.endswith("bias") for name in names)
+
+
+def test_a_tracker_is_one_yaml_and_one_python_file(checkout, orca, tmp_path):
+    add(checkout, "orca_cli/tracking/losses.py", "conf/tracker/losses.yaml")
+    assert "orca run tracker=losses" in PAGE
+    words = ["run", "metric=none", "task.train_size=40", *QUICK, "train.epochs=2"]
+    orca(*words, "tracker=losses")
+    (file,) = tmp_path.glob("runs/*/*/losses.csv")
+    assert [line.split(",")[0] for line in file.read_text().splitlines()] == ["epoch", "1", "2"]
+    orca(*words)
+    assert len(list(tmp_path.glob("runs/*/*/result.json"))) == 1  # a tracker does not make another run

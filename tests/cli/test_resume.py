@@ -45,7 +45,7 @@ def test_resumed_run_has_the_same_bits(orca, fork, environment, small, tmp_path,
     else:
         assert code == 128 + number
         assert status["state"] == "interrupted"
-        assert "type the same command again" in err
+        assert "rerun the same command" in err
         assert "Traceback" not in err
     assert not (run / "result.json").exists()
 

@@ -17,7 +17,12 @@ def test_one_alignment_serves_all_ways_of_fine_tuning(orca, environment, small, 
     """The bits of a run do not depend on who computed its alignment."""
     cache = tmp_path / "cache"
     small = [*small, "train.epochs=2"]
-    arms = [["finetune=full"], ["finetune=layernorm"], ["finetune=head", "train.lr=3e-4"], ["align.select=last"]]
+    arms = [
+        ["finetune=full"],
+        ["finetune=layernorm"],
+        ["finetune=head", "train.lr=3e-4"],
+        ["align.select=validation", "align.probe_epochs=1"],
+    ]
     for arm in arms:
         assert orca("run", *small, *arm, f"paths.cache={cache}")[0] == 0
         assert len(trajectories(cache)) == 1

@@ -90,12 +90,13 @@ def test_signal_ends_a_sweep_in_one_process_whenever_it_comes(orca, environment,
     assert err.count("stopped by SIGTERM") == (1 if late else 2)
 
 
-def test_other_number_of_threads_is_refused_on_resume(orca, start, environment, small):
-    process = start("run", *small, *OFTEN, more={"OMP_NUM_THREADS": "2"})
+def test_other_number_of_threads_is_refused_on_resume(orca, start, environment, small, tmp_path):
+    cold = f"paths.cache={tmp_path / 'cold'}"
+    process = start("run", *small, *OFTEN, cold, more={"OMP_NUM_THREADS": "2"})
     wait_for(environment, "digits/*/2_align/checkpoints/step-00000002", process)
     process.kill()
     process.communicate()
-    code, out, err = orca("run", *small, *OFTEN)
+    code, out, err = orca("run", *small, *OFTEN, cold)
     assert code == 22
     assert "set OMP_NUM_THREADS=2" in err
 

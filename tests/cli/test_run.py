@@ -59,6 +59,7 @@ RESULT_FIELDS = {
     "splits",
     "metric_value",
     "alignment",
+    "curves",
     "seconds",
     "inexact",
     "parameters",

@@ -62,7 +62,7 @@ def test_no_end_of_a_job_reaches_the_others(capfd):
 def test_a_job_whose_time_is_up_is_asked_and_then_killed(monkeypatch):
     monkeypatch.setattr(processes, "GRACE_S", 0.3)
     with signals.deferred():
-        asked, deaf, after = processes.run_all(jobs("waits", "deaf", "says"), main=fate, time_limit_s=2.0)
+        asked, deaf, after = processes.run_all(jobs("waits", "deaf", "says"), main=fate, time_limit_s=4.0)
     assert (asked.status, asked.said["state"], asked.over_limit) == (143, "interrupted", True)
     assert (deaf.status, dict(deaf.said), deaf.over_limit) == (-signal.SIGKILL, {}, True)
     assert (after.status, after.over_limit) == (0, False)

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 
-from orca_cli.exceptions import ConfigError, DataError, UnsafeError, suggest
-from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.images.files import FileSamples, View, by_content, content_hashes
 from orca_cli.tasks.shared import files
-from orca_cli.tasks.shared.hold_out import check_hold_out, describe, hold_out
+from orca_cli.tasks.shared.hold_out import describe, hold_out
 from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
+from orca_cli.tasks.shared.published import read_text
 
 _CLASSES = 40
-_DOMAINS = ("clipart", "painting", "real", "sketch")
 _SIDE, _LARGER = 224, 256
-_AUGMENT = ("fresh", "frozen", "none")
 _MAX_LIST_BYTES = 64 * 2**20
 
 
@@ -41,38 +42,36 @@ class Listed:
 def load(
     data_folder: Path,
     reporter: Reporter,
-    kind: Kind = "classes",
+    kind: Literal["classes"] = "classes",
     path: str | None = None,
-    domain: str = "sketch",
-    validation_size: int | float = 0.1,
-    train_size: int | None = None,
+    domain: Literal["clipart", "painting", "real", "sketch"] = "sketch",
+    validation_size: Count | Fraction = 0.1,
+    train_size: Count | None = None,
     train_on_validation: bool = False,
-    split_seed: int = 0,
-    augment: str = "fresh",
+    split_seed: Seed = 0,
+    augment: Literal["fresh", "frozen", "none"] = "fresh",
 ) -> TaskData:
     """Return images [n, 3, 224, 224], normalised by ImageNet's mean and deviation, with 40 classes.
 
     Args:
         data_folder: lists and folders of images are looked for in data_folder/domainnet.
-        reporter: is told what was read.
-        kind: "classes", nothing else.
+        reporter: shows progress and the note.
+        kind: of the targets.
         path: another folder that holds the lists and the folders of images.
-        domain: clipart, painting, real or sketch.
-        validation_size: images of the training list that are drawn for validation, every class in proportion: a number
-            (int) or a fraction (float). Identical files are never in both.
+        domain: the kind of image.
+        validation_size: images of the training list drawn for validation, every class in proportion: a number (int) or a
+            fraction (float). Identical files stay together.
         train_size: training images; None takes all that validation leaves.
-        train_on_validation: whether the validation images are for training too, as in experiments without validation.
+        train_on_validation: whether the validation images are trained on too, as in experiments without validation.
         split_seed: of the draw.
-        augment: "fresh" crops 224 of 256 pixels and mirrors at random in every optimizer step; "frozen" draws that once for
-            each training image, as the reference does; "none" resizes only.
+        augment: "fresh" takes random 224-pixel crops of 256 pixels and mirrors at random in every optimizer step; "frozen"
+            draws that once per training image, as the reference does; "none" only resizes.
 
     Raises:
-        ConfigError: another kind, or a value that is not allowed.
         DataError: files are missing, damaged or have another form.
         UnsafeError: a list names a file outside the folder, or an image is too large.
         UnavailableError: Pillow is not installed.
     """
-    check_settings(kind, domain, augment, validation_size, train_size, split_seed)
     lists = files.find(data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path)
     folder = lists[0].parent
     train, test = (_read(list_path, folder) for list_path in lists)
@@ -110,31 +109,10 @@ def load(
     )
 
 
-def check_settings(
-    kind: str, domain: str, augment: str, validation_size: int | float, train_size: int | None, split_seed: int
-) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: another kind, or a value that is not allowed.
-    """
-    if kind != "classes":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="domainnet has kind=classes")
-    for key, value, allowed in (("domain", domain, _DOMAINS), ("augment", augment, _AUGMENT)):
-        if value not in allowed:
-            raise ConfigError(f"'{value}' is not allowed", where=f"task.{key}", hint=suggest(str(value), allowed))
-    check_hold_out("stratified", validation_size, train_size, split_seed)
-
-
 def _read(path: Path, folder: Path) -> Listed:
     """Return the images of one list; none of them is opened, all of them exist."""
     where = str(path)
-    try:
-        if path.stat().st_size > _MAX_LIST_BYTES:
-            raise UnsafeError(f"the list has more than {_MAX_LIST_BYTES} bytes", where=where)
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read ({error})", where=where, hint="get the list again") from error
+    lines = read_text(path, _MAX_LIST_BYTES, "get the list again").splitlines()
     names, labels = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

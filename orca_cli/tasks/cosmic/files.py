@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.tasks.shared.published import read_text
 from orca_cli.untrusted import arrays
 
 SKY = "sky.npy"
@@ -39,17 +40,17 @@ class Stamp:
 def list_stamps(root: Path, part: str, band: str, keys: frozenset[str] | None) -> list[PurePosixPath]:
     """Return the stamps of a part in sorted order, relative to `root`.
 
-    Those are the ones that `<part>_dirs.npy` names where that file exists and no keys are given, else all that lie in the
-    folder; always those of one filter only.
+    These are the ones listed in `<part>_dirs.npy` if that file exists and no keys are given, else all in the folder; always
+    of one filter only.
 
     Args:
         root: folder with npy_train/ and npy_test/.
         part: "train" or "test".
         band: filter, such as "f435w".
-        keys: proposal_visit of the visits that are taken; None takes all.
+        keys: proposal_visit of the visits to use; None uses all.
 
     Raises:
-        DataError: nothing is there, or the list names files of the other part or files that do not exist.
+        DataError: there are no stamps, or the list names files of the other part or missing files.
         UnsafeError: the list leads out of the folder.
     """
     folder = FOLDERS[part]
@@ -59,9 +60,9 @@ def list_stamps(root: Path, part: str, band: str, keys: frozenset[str] | None) -
         missing = [stamp for stamp in found if not (root / stamp).is_file()]
         if missing:
             raise DataError(
-                f"names {len(missing)} files that are not there, the first is '{missing[0]}'",
+                f"names {len(missing)} missing files, the first is '{missing[0]}'",
                 where=str(listed),
-                hint="remove the list to take what the folder holds",
+                hint="remove the list to use what the folder holds",
             )
     else:
         paths = (root / folder / band).glob("*/*/*.npy")
@@ -83,11 +84,11 @@ def visit_key(stamp: PurePosixPath) -> str:
 
 
 def read_keys(path: str, field: str | None, root: Path) -> frozenset[str]:
-    """Return the visits that a text file names, one a line: proposal_visit, and after a space its field type.
+    """Return the visits named in a text file, one per line: proposal_visit, and after a space its field type.
 
     Args:
         path: of the file, from the working folder or else from `root`.
-        field: take only lines with this field type; None takes all.
+        field: use only lines with this field type; None uses all.
         root: the task's folder.
 
     Raises:
@@ -97,22 +98,20 @@ def read_keys(path: str, field: str | None, root: Path) -> frozenset[str]:
     given = Path(path).expanduser()
     place = next((place for place in (given, root / given) if place.is_file()), None)
     if place is None:
-        raise ConfigError(f"no file '{given}'", where="task.keys", hint="a text file, one proposal_visit a line")
-    if place.stat().st_size > _MOST_BYTES:
-        raise DataError("is too large for a list of visits", where=str(place))
-    lines = [line.split() for line in place.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        raise ConfigError(f"no file '{given}'", where="task.keys", hint="a text file, one proposal_visit per line")
+    lines = [line.split() for line in read_text(place, _MOST_BYTES).splitlines() if line.strip()]
     keys = frozenset(words[0] for words in lines if field is None or field in words[1:])
     if not keys:
         raise DataError(
             "names no visit" + (f" with field type {field}" if field else ""),
             where=str(place),
-            hint="one a line: 12345_01 GAL",
+            hint="one per line: 12345_01 GAL",
         )
     return keys
 
 
 def read_stamp(path: Path, start: int, size: int) -> Stamp:
-    """Return rows and columns start..start+size-1 of a stamp; pixels that are no finite number are ignored.
+    """Return rows and columns start..start+size-1 of a stamp; pixels that are not finite are ignored.
 
     Args:
         path: .npy [3, H, W] = image, mask, ignore; or [2, H, W] = image, mask.
@@ -167,7 +166,7 @@ def read_sky(path: Path) -> float:
 
 
 def _listed(path: Path, folder: str) -> list[PurePosixPath]:
-    """Return the paths in a list from `folder` on: what stands before it is of the machine that wrote the list."""
+    """Return the paths in a list from `folder` on: what comes before is specific to the machine that wrote the list."""
     names = np.asarray(_names(path)).reshape(-1)
     stamps = []
     for name in names:

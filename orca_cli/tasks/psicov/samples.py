@@ -24,13 +24,13 @@ from orca_cli.untrusted.pages import release_pages
 
 @dataclass(frozen=True)
 class Form:
-    """What becomes of a distance map.
+    """How a distance map becomes a target.
 
     Args:
         window: W.
         crop: how a window is drawn in a protein that does not fit.
         clip: distances above it are set to it, Angstrom.
-        padded: target outside the protein, Angstrom; None where padding is no target.
+        padded: target outside the protein, Angstrom; None where padding has no target.
     """
 
     window: int
@@ -48,7 +48,7 @@ class Form:
         return Window(self.window, row, column)
 
     def target(self, distances: np.ndarray, window: Window) -> np.ndarray:
-        """Return [W, W] float32, NaN where it is no target."""
+        """Return [W, W] float32, NaN where there is no target."""
         canvas = np.full((self.window, self.window), np.nan if self.padded is None else self.padded, np.float32)
         window.place(np.minimum(distances, np.float32(self.clip)), canvas)
         return canvas
@@ -72,7 +72,7 @@ class Proteins:
             proteins: n ids.
             form: of the targets.
             cache: folder for the targets.
-            reporter: is told of the reading.
+            reporter: shows progress.
         """
         self.proteins, self._form = tuple(proteins), form
         self._features = [root / collection / "features" / f"{name}.pkl" for name in proteins]

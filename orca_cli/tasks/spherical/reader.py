@@ -18,12 +18,12 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks import cifar100
-from orca_cli.tasks.shared.cifar import read_cifar10
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.hold_out import describe, hold_out
 from orca_cli.tasks.shared.pixels import PixelSamples
 from orca_cli.tasks.shared.published import check_array, class_numbers, entries, find_first
 from orca_cli.tasks.spherical.projection import BANDWIDTH, project_split
+from orca_cli.untrusted.cifar import CIFAR10_NAMES, read_cifar10
 from orca_cli.untrusted.first_bytes import GZIP, first_bytes
 from orca_cli.untrusted.pickle import unpickle
 
@@ -155,7 +155,7 @@ def _projected(
     reporter: Reporter,
 ) -> Origin:
     if origin == "cifar10":
-        parts, names = read_cifar10(data_folder, images)
+        parts, names = read_cifar10(data_folder, images, _PARTS, "task.images"), CIFAR10_NAMES
     else:
         try:
             place = cifar100.locate(data_folder, images)

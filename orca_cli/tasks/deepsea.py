@@ -43,19 +43,6 @@ def load(
 
     The arrays are unpacked once into the cache folder, byte for byte, and mapped from there; batches are transposed and
     converted to float32 one by one, so memory does not grow with the file.
-
-    Args:
-        data_folder: the file is looked for in data_folder/deepsea.
-        cache_folder: where the arrays are kept: as large as the file unpacked.
-        reporter: shows progress and the note.
-        kind: of the targets.
-        path: another folder that holds the file.
-        train_on_validation: whether the validation sequences are trained on too; then nothing may be chosen on them.
-
-    Raises:
-        DataError: the file is missing, damaged or has another form.
-        UnsafeError: reading an array would execute code.
-        StorageError: the cache cannot be written.
     """
     (file,) = find(data_folder, "deepsea", [_FILE], path)
     train, unknown = _read(file, "train", cache_folder, reporter)
@@ -100,7 +87,6 @@ class Joined:
         self._ends = np.cumsum([len(part) for part in parts])
 
     def __len__(self) -> int:
-        """Return the number of samples of all parts."""
         return int(self._ends[-1])
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:

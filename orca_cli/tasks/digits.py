@@ -25,16 +25,11 @@ def load(
     """Return the digits with values in 0..1 and ten classes.
 
     Args:
-        kind: of the targets.
         train_size: training samples, stratified; None takes all that the other splits leave.
         validation_size: validation samples.
         test_size: test samples; which ones depends on `split_seed` alone.
-        split_seed: seed of the split.
         layout: "sequence" gives [n, 8, 8] with the columns of an image as channels and its rows as steps; "image" gives
             [n, 1, 8, 8].
-
-    Raises:
-        DataError: the sizes add up to more than 1,797.
     """
     from sklearn.datasets import load_digits
 

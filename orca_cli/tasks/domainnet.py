@@ -54,23 +54,13 @@ def load(
     """Return images [n, 3, 224, 224], normalised by ImageNet's mean and deviation, with 40 classes.
 
     Args:
-        data_folder: lists and folders of images are looked for in data_folder/domainnet.
-        reporter: shows progress and the note.
-        kind: of the targets.
         path: another folder that holds the lists and the folders of images.
         domain: the kind of image.
         validation_size: images of the training list drawn for validation, every class in proportion: a number (int) or a
             fraction (float). Identical files stay together.
         train_size: training images; None takes all that validation leaves.
-        train_on_validation: whether the validation images are trained on too, as in experiments without validation.
-        split_seed: of the draw.
         augment: "fresh" takes random 224-pixel crops of 256 pixels and mirrors at random in every optimizer step; "frozen"
             draws that once per training image, as the reference does; "none" only resizes.
-
-    Raises:
-        DataError: files are missing, damaged or have another form.
-        UnsafeError: a list names a file outside the folder, or an image is too large.
-        UnavailableError: Pillow is not installed.
     """
     lists = files.find(data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path)
     folder = lists[0].parent

@@ -56,10 +56,6 @@ def load(
     Folds without a training protein are allowed in the other splits; `note` counts those of validation.
 
     Args:
-        data_folder: the files are looked for in data_folder/homology, in the form of LMDB and else JSON.
-        reporter: shows progress.
-        kind: of the targets.
-        path: another folder with the files.
         test: the test split; "fold_holdout" is what is reported.
         train_on_validation: whether the validation proteins are trained on too. Models are still chosen on them, which then
             says nothing about new proteins.
@@ -68,10 +64,6 @@ def load(
             their sep.
         symbols: channels of the input; with 29 there is none for Z.
         mask_padding: False leaves the zero columns unmarked, and pooling averages over them.
-
-    Raises:
-        DataError: a file is missing, or an entry is not a protein.
-        UnsafeError: reading a file would execute code.
     """
     names = [f"remote_homology_{split}" for split in ("train", "valid", f"test_{test}")]
     options = [

@@ -41,18 +41,10 @@ def load(
     """Return x [n, 88, L] and y [n, 88, L] of 0 and 1, y one frame later than x and NaN behind a piece's end.
 
     Args:
-        data_folder: the file is looked for in data_folder/jsb.
-        reporter: gets the note.
-        kind: of the targets.
-        path: another folder that holds the file.
         length: L; longer pieces are cut. None takes the longest piece of all splits, less one: 159.
         mask_padding: whether the model is told which frames are padding.
         causal: whether an output may see its own and earlier frames only. With False a bidirectional body sees frame t + 1,
             which is the target of frame t: as in the published code, whose numbers are not forecasts.
-        train_on_validation: whether the validation pieces are trained on too; then nothing may be chosen on them.
-
-    Raises:
-        DataError: the file is missing, damaged or has another form.
     """
     (file,) = find(data_folder, "jsb", [_FILE], path)
     train, validation, test = (_pieces(file, part) for part in _PARTS)

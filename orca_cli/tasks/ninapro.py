@@ -51,18 +51,8 @@ def load(
     """Return windows as one-channel images [n, 1, 16, 52], electrodes by steps, with 18 classes.
 
     Args:
-        data_folder: the files are looked for in data_folder/ninapro.
-        cache_folder: not written to: the files are mapped where they lie.
-        reporter: not used.
-        kind: of the targets.
-        path: another folder that holds the files.
         normalize: "electrodes" subtracts from every electrode its mean over the training windows and divides by its
             deviation, because electrodes differ in gain and contact; "none" leaves the values, as the published code does.
-        train_on_validation: whether the validation windows are trained on too; then nothing may be chosen on them.
-
-    Raises:
-        DataError: files are missing, damaged or have another form.
-        UnsafeError: reading a file would execute code.
     """
     names = [f"{what}_{part}.npy" for part in _PARTS for what in ("ninapro", "label")]
     found = dict(zip(names, find(data_folder, "ninapro", names, path), strict=True))

@@ -51,22 +51,11 @@ def load(
     Each file is read once, into float32 arrays in the cache (4 L bytes a series, 166 MB for training), and mapped from there.
 
     Args:
-        data_folder: the files are looked for in data_folder/satellite.
-        cache_folder: where the arrays are kept.
-        reporter: shows progress and the note.
-        kind: of the targets.
-        path: another folder that holds the files.
         normalize: "series" subtracts from every series its own mean over time and divides by its deviation, as
             NAS-Bench-360 does, so that the level of a pixel is lost and its shape over time is kept; "none" leaves the
             values, as the published code does. Constant series become zeros.
         validation_size: training series that models are chosen on, drawn once and stratified: a number (int) or a fraction.
         train_size: training series, stratified; None takes all that validation leaves.
-        train_on_validation: whether the validation series are trained on too; then nothing may be chosen on them.
-        split_seed: of the draw.
-
-    Raises:
-        DataError: files are missing, damaged or have another form.
-        UnsafeError: reading a file would execute code.
     """
     files = find(data_folder, "satellite", _FILES, path)
     x, y = _series(files[0], normalize, cache_folder, reporter)

@@ -57,9 +57,6 @@ def load(
     Args:
         data_folder: holds cosmic/npy_train/ and cosmic/npy_test/ with filter/proposal/visit/*.npy.
         cache_folder: where the masks are kept, 4 S^2 bytes a stamp.
-        reporter: shows progress.
-        kind: of the targets.
-        path: folder in place of data_folder/cosmic.
         filter: of the camera.
         keys: text file with the visits to use, one per line: proposal_visit and its field type.
         field: field type (GAL, EX or GC) of the lines of `keys` to use; None uses all.
@@ -74,13 +71,9 @@ def load(
         validation_fraction: of the training stamps.
         validation_unit: "visit" draws whole visits, so that one field of the sky is in one split only; "exposure" draws
             stamps.
-        split_seed: of that draw.
-        train_on_validation: whether the validation stamps are trained on too; then nothing may be chosen on them.
 
     Raises:
         ConfigError: `sky_low` above `sky_high`, `field` without `keys`, or no such file of keys.
-        DataError: files are missing or do not have the form above.
-        UnsafeError: reading a file would execute code, or a path leads out of the folder.
     """
     check_settings(keys, field, sky_low, sky_high)
     form = Form(crop_start, crop_size, sky_low, sky_high, sky_at_test, ignored)

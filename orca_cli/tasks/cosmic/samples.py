@@ -77,7 +77,6 @@ class Stamps:
         )
 
     def __len__(self) -> int:
-        """Return n."""
         return len(self.stamps)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:

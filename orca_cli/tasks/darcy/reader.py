@@ -76,12 +76,8 @@ def load(
 
     Args:
         data_folder: holds darcy/ with the two .mat files, for origin "files".
-        cache_folder: where the fields are kept.
-        reporter: shows progress.
-        kind: of the targets.
         origin: "generated", or "files": training and validation are the first samples of ..._smooth1.mat in this order,
             test those of ..._smooth2.mat.
-        path: folder in place of data_folder/darcy.
         size: grid and numbers of samples: "small" is K = 85, stride 2, 300 + 50 + 50; "paper" K = 421, stride 5,
             900 + 100 + 100. Files have their own K, and stride 5 at either size.
         nodes: K; None takes that of `size` or of the file.
@@ -95,7 +91,6 @@ def load(
 
     Raises:
         ConfigError: `path` without files, or a stride that does not divide K - 1.
-        DataError: files are missing, damaged, or hold too few samples.
     """
     check_settings(origin, path, size, nodes, stride)
     plan = _plan(origin, size, nodes, stride, (num_train, num_validation, num_test))

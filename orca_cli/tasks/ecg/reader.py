@@ -72,7 +72,6 @@ class Windows:
         self._padded = bool((lengths[self._of] < cut.window).any())
 
     def __len__(self) -> int:
-        """Return n."""
         return len(self._of)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
@@ -130,11 +129,6 @@ def load(
     Training windows are stride / 1, 6, 2 and 20 apart for N, A, O and ~, which evens out the classes.
 
     Args:
-        data_folder: the file is looked for in data_folder/ecg.
-        cache_folder: the records are kept there in the file's own type, and mapped into memory.
-        reporter: shows progress and the note.
-        kind: of the targets.
-        path: another folder that holds the file.
         window: W; 1000 steps are 3.3 s.
         stride: steps between windows of class N in training.
         inclusive: whether the window that ends with a record's last step counts; the published code loses it.
@@ -146,12 +140,7 @@ def load(
         split: of records. "sklearn" is NAS-Bench-360's, scikit-learn's train_test_split with test_size 0.2 and then 0.5, both
             with random_state 0. "sklearn_90_10" is the published code's, test_size 0.1; validation is a ninth of the
             training records, stratified by `split_seed`. "stratified" draws a tenth each by `split_seed`.
-        train_on_validation: whether the validation records are trained on too; then nothing may be chosen on them.
         split_seed: of the draws that are not scikit-learn's.
-
-    Raises:
-        DataError: the file is missing, damaged or has another form.
-        UnsafeError: reading the file would execute code.
     """
     (file,) = find(data_folder, "ecg", [_FILE], path)
     records = read_records(file, cache_folder, reporter)

@@ -65,10 +65,6 @@ def load(
     """Return log-mel spectrograms [n, 1, 96, 102] and their labels [n, K] of 0 and 1.
 
     Args:
-        data_folder: the files are looked for in data_folder/fsd50k.
-        reporter: shows progress.
-        kind: of the targets.
-        path: another folder with the files.
         augmentation: whether optimizer steps draw a chunk of a clip, mask and add noise; if not, a clip is its middle
             chunk.
         masking: probability of masks on a training sample.
@@ -76,9 +72,6 @@ def load(
         most_noise: largest share of the noise.
         redraw: False draws chunk, masks and noise of every clip once, for all epochs and for stage 2.
         frozen_seed: seed of those.
-
-    Raises:
-        DataError: a file is missing or has another form.
     """
     options = [[str(Path(name, file)) for file in (*_TABLES.values(), _MAPS)] for name in _FOLDERS]
     folder = find_first(data_folder, "fsd50k", options, path)[0].parents[1]
@@ -113,7 +106,6 @@ class ChunkSamples:
         self._table = table
 
     def __len__(self) -> int:
-        """Return the number of chunks."""
         return len(self._table.files)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
@@ -149,7 +141,6 @@ class ClipSamples:
         self._starts = np.searchsorted(table.clips, np.arange(len(table.labels) + 1))  # of each clip's chunks
 
     def __len__(self) -> int:
-        """Return the number of clips."""
         return len(self._table.labels)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:

@@ -71,10 +71,6 @@ def load(
     """Return expressions as one-hot columns [n, 17, input_length], with the real tokens marked as valid.
 
     Args:
-        data_folder: the Long Range Arena's files are looked for in data_folder/listops.
-        cache_folder: where generated expressions are kept.
-        reporter: shows progress.
-        kind: of the targets.
         origin: "generated", or "files": the Long Range Arena's basic_train.tsv, basic_val.tsv and basic_test.tsv.
         size: a key of SIZES: number and lengths of the expressions, unless set below. For files it only gives the length of
             the input, and all rows are read.
@@ -86,7 +82,6 @@ def load(
         min_length: least number of tokens of generated expressions (a digit is one, an operator with its bracket two).
         max_length: largest number of tokens of generated expressions.
         data_seed: seed of the generator; not the seed of the run.
-        path: another folder with the files.
         test_file: "test", or "val": the validation file is the test split too, so that models are chosen on the test split.
         input_length: length of the input; None: the longest generated expression, or 1,024 (1,999 for size=lra) for
             files.
@@ -96,7 +91,6 @@ def load(
 
     Raises:
         ConfigError: settings contradict each other, or such expressions cannot be found.
-        DataError: a file is missing, or a row is not a ListOps expression.
     """
     check_settings(origin, path, size, min_length, max_length)
     known = _given(

@@ -46,10 +46,6 @@ def load(
     Args:
         data_folder: holds psicov/ with deepcov.lst, psicov.lst, and features/ and distance/ in deepcov/ and psicov/; or all
             that in psicov/protein/.
-        cache_folder: where the maps of distances are kept.
-        reporter: shows progress.
-        kind: of the targets.
-        path: folder in place of data_folder/psicov.
         window: W.
         crop: "diagonal" draws one offset for rows and columns, so that a window stays a map of one stretch of the chain
             against itself; "independent" draws two.
@@ -58,12 +54,6 @@ def load(
             told which they are. Never in validation and test: no distance there is within the error's threshold.
         scale_targets: whether the model's outputs are scaled by mean and deviation of the training targets.
         num_validation: DeepCov proteins that are drawn for validation.
-        split_seed: of that draw.
-        train_on_validation: whether the validation proteins are trained on too; then nothing may be chosen on them.
-
-    Raises:
-        DataError: files are missing or do not have the form above.
-        UnsafeError: reading a file would execute code, or a path leads out of the folder.
     """
     root, lists = find_proteins(data_folder, path)
     both = set(lists["deepcov"]) & set(lists["psicov"])

@@ -94,7 +94,6 @@ class Proteins:
         )
 
     def __len__(self) -> int:
-        """Return n."""
         return len(self.proteins)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:

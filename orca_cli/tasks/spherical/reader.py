@@ -75,10 +75,6 @@ def load(
     """Return images on the sphere [n, 3, 60, 60] (polar angle x azimuth) in 0..1, with 100 classes (10 of cifar10).
 
     Args:
-        data_folder: the file is looked for in data_folder/spherical, images in data_folder/cifar100 or cifar10.
-        cache_folder: where the images are kept as arrays, which are mapped into memory.
-        reporter: shows progress and the note.
-        kind: of the targets.
         path: folder that holds s2_cifar100.gz or the unpacked s2_cifar100.
         origin: "file" reads that file; "cifar100" and "cifar10" project real images, 50,000 and 10,000 of them or what
             there is. That is not the published data set, which has other rotations, and is marked as synthetic.
@@ -91,13 +87,9 @@ def load(
             end.
         validation_size: a number of images (int), or a fraction (float).
         train_size: training images, stratified; None takes all that validation leaves.
-        train_on_validation: whether the validation images are trained on too, as in experiments without validation.
-        split_seed: of the draw.
 
     Raises:
         ConfigError: `path` or `images` given with the wrong origin.
-        DataError: files are missing, damaged or have another form.
-        UnsafeError: reading a file would execute code.
     """
     check_settings(origin, path, images)
     if origin == "file":

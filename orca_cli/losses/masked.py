@@ -1,4 +1,4 @@
-"""Losses that leave out unknown targets, and the loss that goes with the relative error.
+"""Losses that leave out unknown targets; they raise DataError where outputs and targets have different shapes.
 
 A batch without any known target has loss zero and gradient zero, so that one empty batch does not end a run.
 """
@@ -54,11 +54,7 @@ class MaskedMSE(nn.Module):
         self.count_missing = count_missing
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K, *E] against targets of the same shape.
-
-        Raises:
-            DataError: the shapes differ.
-        """
+        """Return the mean loss of outputs [B, K, *E] against targets of the same shape."""
         _check_shapes(outputs, targets)
         known = ~targets.isnan()
         squares = torch.where(known, outputs - targets.nan_to_num(nan=0.0), 0.0).square()
@@ -91,11 +87,7 @@ class RelativeL2Loss(nn.Module):
         self.eps, self.reduction = eps, reduction
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of outputs [B, K, *E] against targets of the same shape.
-
-        Raises:
-            DataError: the shapes differ.
-        """
+        """Return the loss of outputs [B, K, *E] against targets of the same shape."""
         _check_shapes(outputs, targets)
         known = ~targets.isnan()
         target = targets.nan_to_num(nan=0.0)
@@ -120,11 +112,7 @@ class NatsPerFrameLoss(nn.Module):
         self.count_padding = count_padding
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of logits [B, K, L] against 0 and 1 of the same shape.
-
-        Raises:
-            DataError: the shapes differ.
-        """
+        """Return the mean loss of logits [B, K, L] against 0 and 1 of the same shape."""
         _check_shapes(outputs, targets)
         known = ~targets.isnan()
         nats = functional.binary_cross_entropy_with_logits(outputs, targets.nan_to_num(nan=0.0), reduction="none")

@@ -35,11 +35,7 @@ class ChunkMean:
         self.name, self.percent = f"{error.name}, mean over chunks", error.percent
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the mean over chunks; `n` counts chunks, `skipped` those left out or for which the error is undefined.
-
-        Raises:
-            DataError: what the other error raises.
-        """
+        """Return the mean over chunks; `n` counts chunks, `skipped` those left out or for which the error is undefined."""
         whole = self._error(outputs, targets, groups)
         chunks, dropped = self._chunks(len(outputs))
         values = [

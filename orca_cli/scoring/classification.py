@@ -23,11 +23,7 @@ class ZeroOne:
     percent = True
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error; `n` and `skipped` count samples, or positions where targets have an extent.
-
-        Raises:
-            DataError: outputs and targets do not fit together.
-        """
+        """Return the error; `n` and `skipped` count samples, or positions where targets have an extent."""
         _check_shapes(outputs, targets)
         counted = targets != IGNORED_CLASS
         n = int(counted.sum())
@@ -73,12 +69,7 @@ class MacroF1:
         self.name = "1 - macro F1" if by == "samples" else "1 - macro F1 of records"
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error of outputs [n, K] against [n], or [n, K, *E] against [n, *E]; `n` and `skipped` count classes.
-
-        Raises:
-            DataError: outputs and targets do not fit together; with by=records, samples have no record, or those of one
-                record have different targets.
-        """
+        """Return the error of outputs [n, K] against [n], or [n, K, *E] against [n, *E]; `n` and `skipped` count classes."""
         _check_shapes(outputs, targets)
         k = outputs.shape[1] if self._num_classes is None else self._num_classes
         if k > outputs.shape[1]:

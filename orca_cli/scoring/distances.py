@@ -42,10 +42,6 @@ class LongRangeMAE:
             outputs: predicted distances.
             targets: true distances, NaN outside a protein's own L x L block and where unknown.
             groups: not used.
-
-        Raises:
-            DataError: outputs and targets do not fit together.
-            NonFiniteError: an output is NaN or infinite where it counts.
         """
         fits = outputs.ndim == 4 and outputs.shape == targets.shape and outputs.shape[1::2] == (1, outputs.shape[2])
         check_fit(fits, outputs, targets, "distance maps (n, 1, W, W)")

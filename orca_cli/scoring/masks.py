@@ -57,10 +57,6 @@ class MaskError:
         """Return the error of logits [n, 1, H, W] against targets of the same shape.
 
         `n` and `skipped` count pixels, or positions for pixel_auroc.
-
-        Raises:
-            DataError: outputs and targets do not fit together.
-            NonFiniteError: an output is NaN where it counts.
         """
         fits = outputs.ndim > 1 and outputs.shape == targets.shape
         check_fit(fits, outputs, targets, "logits and targets of one shape (n, 1, H, W)")

@@ -35,12 +35,7 @@ class MeanAveragePrecision:
         self.name = "1 - mAP" if by == "samples" else "1 - mAP of records"
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error; `n` and `skipped` count labels.
-
-        Raises:
-            DataError: outputs and targets do not fit together; with by=records, samples have no record, or those of one
-                record have different targets.
-        """
+        """Return the error; `n` and `skipped` count labels."""
         found: dict[str, Score] = {"samples": _mean_over_labels(outputs, targets, ranking.average_precision)}
         if groups is not None:
             place, count = records.numbered(groups, len(outputs))
@@ -70,11 +65,7 @@ class MeanAUROC:
     percent = True
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error; `n` and `skipped` count labels.
-
-        Raises:
-            DataError: outputs and targets do not fit together.
-        """
+        """Return the error; `n` and `skipped` count labels."""
         return _mean_over_labels(outputs, targets, ranking.auroc)
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:

@@ -19,12 +19,7 @@ class RelativeL2:
     percent = False
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error; `n` and `skipped` count samples.
-
-        Raises:
-            DataError: outputs and targets do not fit together.
-            NonFiniteError: an output is NaN or infinite where the target is known.
-        """
+        """Return the error; `n` and `skipped` count samples."""
         difference, target = _differences(outputs, targets)
         norm = target.norm(dim=1)
         counted = norm > 0
@@ -65,12 +60,7 @@ class MeanSquared:
     percent = False
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error; `n` and `skipped` count entries.
-
-        Raises:
-            DataError: outputs and targets do not fit together.
-            NonFiniteError: an output is NaN or infinite where the target is known.
-        """
+        """Return the error; `n` and `skipped` count entries."""
         difference, _ = _differences(outputs, targets)
         n = int((~targets.isnan()).sum())
         skipped = targets.numel() - n

@@ -30,12 +30,7 @@ class NatsPerFrame:
         self.name = _MEAN if count_padding else _FRAMES
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error of logits [n, K, L] against 0 and 1; `n` and `skipped` count frames.
-
-        Raises:
-            DataError: outputs and targets do not fit together.
-            NonFiniteError: an output that counts is NaN or infinite.
-        """
+        """Return the error of logits [n, K, L] against 0 and 1; `n` and `skipped` count frames."""
         fits = outputs.ndim == 3 and outputs.shape == targets.shape
         check_fit(fits, outputs, targets, "logits and targets of one shape (n, K, L)")
         known = ~targets.isnan()

@@ -115,11 +115,7 @@ class Joined:
 
 
 def _read(file: Path, part: str, cache_folder: Path, reporter: Reporter) -> tuple[ArraySamples, float]:
-    """Return the sequences of one split, and the fraction of their bases that is unknown.
-
-    Raises:
-        DataError: another shape, or values other than 0 and 1.
-    """
+    """Return the sequences of one split, and the fraction of their bases that is unknown."""
     names = [f"x_{part}", f"y_{part}"]
     found = arrays.mapped(file, names, cache_folder, reporter)
     x = check_array(found[names[0]], ("N", "length", _BASES), f"{file}[{names[0]}]", _AGAIN)
@@ -137,11 +133,7 @@ def _read(file: Path, part: str, cache_folder: Path, reporter: Reporter) -> tupl
 
 
 def _known_bases(x: np.ndarray, where: str, reporter: Reporter) -> int:
-    """Return how many bases are known.
-
-    Raises:
-        DataError: a row is neither one-hot nor all zero.
-    """
+    """Return how many bases are known."""
     known = 0
     step = max(1, _BLOCK_BYTES // x[0].nbytes)
     with reporter.track("checking the sequences", len(x)) as advance:

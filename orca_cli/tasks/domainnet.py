@@ -6,9 +6,8 @@ with a line `DOMAIN/CLASS/FILE.jpg LABEL` for each image, beside the folders of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -26,14 +25,8 @@ _SIDE, _LARGER = 224, 256
 _MAX_LIST_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True)
-class Listed:
-    """The images of one list.
-
-    Args:
-        names: n paths relative to the task's folder.
-        y: [n] int64.
-    """
+class _Listed(NamedTuple):
+    """The images of one list: n paths relative to the task's folder, and their classes [n] int64."""
 
     names: list[str]
     y: np.ndarray
@@ -76,7 +69,7 @@ def load(
     frozen_seed = split_seed if augment == "frozen" else None
     random = View(_SIDE, mean=plain.mean, std=plain.std, larger=_LARGER, flip=True, frozen_seed=frozen_seed)
 
-    def samples(listed: Listed, hashes: list[str], chosen: np.ndarray, view: View) -> FileSamples:
+    def samples(listed: _Listed, hashes: list[str], chosen: np.ndarray, view: View) -> FileSamples:
         names = [listed.names[row] for row in chosen]
         paths = [folder / name for name in names]
         return FileSamples(paths, names, listed.y[chosen], [hashes[row] for row in chosen], view)
@@ -99,7 +92,7 @@ def load(
     )
 
 
-def _read(path: Path, folder: Path) -> Listed:
+def _read(path: Path, folder: Path) -> _Listed:
     """Return the images of one list; none of them is opened, all of them exist."""
     where = str(path)
     lines = read_text(path, _MAX_LIST_BYTES, "get the list again").splitlines()
@@ -125,15 +118,11 @@ def _read(path: Path, folder: Path) -> Listed:
             where=where,
             hint=f"unpack {PurePosixPath(missing[0]).parts[0]}.zip into {folder}",
         )
-    return Listed(names, np.array(labels, dtype=np.int64))
+    return _Listed(names, np.array(labels, dtype=np.int64))
 
 
-def _class_names(listed: Listed, path: Path) -> tuple[str, ...]:
-    """Return the classes' names, the folders that the images lie in.
-
-    Raises:
-        DataError: images of one class lie in several folders.
-    """
+def _class_names(listed: _Listed, path: Path) -> tuple[str, ...]:
+    """Return the classes' names, the folders that the images lie in."""
     names: dict[int, str] = {}
     for name, label in zip(listed.names, listed.y.tolist(), strict=True):
         folder = PurePosixPath(name).parent.name

@@ -75,11 +75,7 @@ def load(
 
 
 def _pieces(file: Path, part: str) -> list[np.ndarray]:
-    """Return the pieces of one split, each [T, 88] uint8 of 0 and 1.
-
-    Raises:
-        DataError: a piece has another form, fewer than two frames, or other values.
-    """
+    """Return the pieces of one split, each [T, 88] uint8 of 0 and 1."""
     cells = np.asarray(matlab.read(file, [part])[part])
     where = f"{file}[{part}]"
     if cells.dtype != object or not cells.size:

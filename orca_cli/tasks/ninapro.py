@@ -8,7 +8,6 @@ Shapes: N windows of a file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -24,19 +23,6 @@ from orca_cli.untrusted import arrays
 _PARTS = ("train", "val", "test")
 _STEPS, _ELECTRODES, _CLASSES = 52, 16, 18
 _AGAIN = "`orca data get ninapro` fetches the files again"
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """The windows of one file.
-
-    Args:
-        x: [N, 16, 52], electrodes by steps; a memory map in the file's type.
-        y: [N] int64.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
 
 
 def load(
@@ -57,41 +43,36 @@ def load(
     names = [f"{what}_{part}.npy" for part in _PARTS for what in ("ninapro", "label")]
     found = dict(zip(names, find(data_folder, "ninapro", names, path), strict=True))
 
-    def read(part: str) -> _Windows:
+    def read(part: str) -> tuple[np.ndarray, np.ndarray]:
         return _read(found[f"ninapro_{part}.npy"], found[f"label_{part}.npy"], cache_folder, reporter)
 
-    train, validation = read("train"), read("val")
+    (x, y), validation = read("train"), read("val")
     if train_on_validation:
-        train = _Windows(np.concatenate([train.x, validation.x]), np.concatenate([train.y, validation.y]))
-    mean, std = _statistics(train.x) if normalize == "electrodes" else (np.zeros((1, 1)), np.ones((1, 1)))
+        x, y = (np.concatenate(pair) for pair in zip((x, y), validation, strict=True))
+    mean, std = _statistics(x) if normalize == "electrodes" else (np.zeros((1, 1)), np.ones((1, 1)))
 
-    def samples(windows: _Windows) -> ArraySamples:
-        scaled = ((windows.x.astype(np.float64) - mean) / std).astype(np.float32)
-        return ArraySamples(scaled[:, None], windows.y)
+    def samples(x: np.ndarray, y: np.ndarray) -> ArraySamples:
+        return ArraySamples(((x.astype(np.float64) - mean) / std).astype(np.float32)[:, None], y)
 
-    absent = np.setdiff1d(np.arange(_CLASSES), train.y)
+    absent = np.setdiff1d(np.arange(_CLASSES), y)
     return TaskData(
         kind="classes",
         input_shape=(1, _ELECTRODES, _STEPS),
         num_outputs=_CLASSES,
-        train=samples(train),
-        validation=samples(validation),
-        open_test=lambda: samples(read("test")),
+        train=samples(x, y),
+        validation=samples(*validation),
+        open_test=lambda: samples(*read("test")),
         note=note(
-            f"NinaPro DB5: {len(train.y)} training and {len(validation.y)} validation windows (the files' own splits)",
+            f"NinaPro DB5: {len(y)} training and {len(validation[1])} validation windows (the files' own splits)",
             "z-scores per electrode over training" if normalize == "electrodes" else "values as they are",
             f"warning: no training window of class {', '.join(map(str, absent))}" if len(absent) else "",
-            overlap_warning(train_on_validation, f"{len(validation.y)} validation windows"),
+            overlap_warning(train_on_validation, f"{len(validation[1])} validation windows"),
         ),
     )
 
 
-def _read(inputs: Path, labels: Path, cache_folder: Path, reporter: Reporter) -> _Windows:
-    """Return the windows of one split, checked.
-
-    Raises:
-        DataError: another shape or type, a label beyond 0..17, a value that is not finite.
-    """
+def _read(inputs: Path, labels: Path, cache_folder: Path, reporter: Reporter) -> tuple[np.ndarray, np.ndarray]:
+    """Return the windows of one split [N, 16, 52], mapped in the file's type, and their classes [N] int64."""
     x, y = (arrays.mapped(file, [""], cache_folder, reporter)[""] for file in (inputs, labels))
     check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), _AGAIN)
     classes = class_numbers(y, len(x), _CLASSES, str(labels), hint=_AGAIN)
@@ -100,7 +81,7 @@ def _read(inputs: Path, labels: Path, cache_folder: Path, reporter: Reporter) ->
         raise DataError(
             f"window {broken[0]} has values that are NaN or infinite ({len(broken)} windows do)", where=str(inputs)
         )
-    return _Windows(x.transpose(0, 2, 1), classes)
+    return x.transpose(0, 2, 1), classes
 
 
 def _statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -121,11 +121,7 @@ def z_scores(series: np.ndarray) -> np.ndarray:
 
 
 def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return data (N, L) in the file's type and classes (N,) int64 in 0..23.
-
-    Raises:
-        DataError: another form, or a label beyond 1..24.
-    """
+    """Return data (N, L) in the file's type and classes (N,) int64 in 0..23."""
     where = str(file)
     data, labels = entries(arrays.load_object(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
     check_array(data, ("N", "dates"), where, _AGAIN, "data")

@@ -235,11 +235,7 @@ def _inputs(normalised: np.ndarray) -> np.ndarray:
 
 
 def check_settings(origin: str, path: str | None, size: str, nodes: int | None, stride: int | None) -> None:
-    """Refuse contradictory settings before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: `path` without files, or a stride that does not divide K - 1.
-    """
+    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
     if path is not None and origin != "files":
         raise ConfigError("is for task.origin=files", where="task.path", hint=f"with task.origin={origin} leave it out")
     plan = _plan(origin, size, nodes, stride)

@@ -107,11 +107,7 @@ def _write(folder: Path, file: Path, reporter: Reporter) -> None:
 
 
 def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the records, each [steps], and their classes [N] int64.
-
-    Raises:
-        DataError: another form, an unknown label, or a record without steps.
-    """
+    """Return the records, each [steps], and their classes [N] int64."""
     where = str(file)
     data, names = entries(unpickle.load(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
     for key, value in (("data", data), ("label", names)):

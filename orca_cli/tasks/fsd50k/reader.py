@@ -91,73 +91,54 @@ def load(
         kind="labels",
         input_shape=(1, log_mel.MELS, log_mel.WIDTH),
         num_outputs=len(names),
-        train=ClipSamples(train, drawn, noise),
-        validation=ChunkSamples(table("validation")),
-        open_test=lambda: ChunkSamples(table("test")),
+        train=Sounds(train, True, drawn, noise),
+        validation=Sounds(table("validation")),
+        open_test=lambda: Sounds(table("test")),
         class_names=names,
         note=f"FSD50K: {len(train.labels)} training clips of {len(train.files)} chunks; validation and test by chunk",
     )
 
 
-class ChunkSamples:
-    """Samples (see interfaces): every chunk of every clip as it is, [n, 1, 96, 102]; the clips are the records."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-
-    def __len__(self) -> int:
-        return len(self._table.files)
-
-    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return spectrograms [B, 1, 96, 102] of chunks and the labels [B, K] of their clips; nothing is augmented."""
-        features = log_mel.log_mel(self._table.sounds([int(index) for index in indices]))
-        labels = self._table.labels[self._table.clips[np.asarray(indices, dtype=np.int64)]].astype(np.float32)
-        return Batch(torch.from_numpy(log_mel.to_input(features)), torch.from_numpy(labels))
-
-    def targets(self) -> np.ndarray:
-        """Return the labels of the clip of every chunk, [n, K] float32."""
-        return self._table.labels.astype(np.float32)[self._table.clips]
-
-    def groups(self) -> np.ndarray:
-        """Return the clip of every chunk, [n] int64."""
-        return self._table.clips
-
-    def digest(self) -> str:
-        """Return a SHA-256 over the manifest and some of the sounds."""
-        return self._table.digest("chunks")
-
-
-class ClipSamples:
-    """Samples (see interfaces): one chunk of every clip, [n, 1, 96, 102]; the middle one where nothing is drawn.
+class Sounds:
+    """Samples (see interfaces) [n, 1, 96, 102], each heard through one chunk: of every clip, or every chunk of every clip.
 
     Args:
         table: the manifest.
-        drawn: what is random; None for nothing.
-        noise: files of background noise, one or more where `drawn` mixes.
+        by_clip: whether samples are clips; else they are chunks, the clips are their records, and nothing is drawn.
+        drawn: what is random; None for nothing: a clip is its middle chunk.
+        noise: files of background noise, at least one where `drawn` mixes.
     """
 
-    def __init__(self, table: Table, drawn: Augmentation | None, noise: Sequence[Path]) -> None:
-        self._table, self._drawn, self._noise = table, drawn, noise
-        self._starts = np.searchsorted(table.clips, np.arange(len(table.labels) + 1))  # of each clip's chunks
+    def __init__(
+        self, table: Table, by_clip: bool = False, drawn: Augmentation | None = None, noise: Sequence[Path] = ()
+    ) -> None:
+        self._table, self._by_clip, self._drawn, self._noise = table, by_clip, drawn, noise
+        self._clips = np.arange(len(table.labels)) if by_clip else table.clips
+        bounds = (
+            np.searchsorted(table.clips, np.arange(len(table.labels) + 1))
+            if by_clip
+            else np.arange(len(table.files) + 1)
+        )
+        self._starts, self._ends = bounds[:-1], bounds[1:]  # of each sample's chunks
 
     def __len__(self) -> int:
-        return len(self._table.labels)
+        return len(self._clips)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return spectrograms [B, 1, 96, 102] and labels [B, K]; chunks, masks and noise are drawn from `augment`."""
-        clips = np.asarray(indices, dtype=np.int64)
-        generators: list[np.random.Generator | None] = [augment if self._drawn else None] * len(clips)
+        indices = np.asarray(indices, dtype=np.int64)
+        generators: list[np.random.Generator | None] = [augment if self._drawn else None] * len(indices)
         if self._drawn and self._drawn.frozen_seed is not None:
-            generators = [numpy_generator(self._drawn.frozen_seed, "fsd50k", int(clip)) for clip in clips]
+            generators = [numpy_generator(self._drawn.frozen_seed, "fsd50k", int(clip)) for clip in indices]
         rows = []
-        for clip, generator in zip(clips, generators, strict=True):
-            start, end = int(self._starts[clip]), int(self._starts[clip + 1])
+        for index, generator in zip(indices, generators, strict=True):
+            start, end = int(self._starts[index]), int(self._ends[index])
             rows.append((start + end) // 2 if generator is None else int(generator.integers(start, end)))
         features = log_mel.log_mel(self._table.sounds(rows))
         for row, generator in enumerate(generators):
             if generator is not None:
                 features[row] = self._changed(features[row], generator)
-        labels = self._table.labels[clips].astype(np.float32)
+        labels = self._table.labels[self._clips[indices]].astype(np.float32)
         return Batch(torch.from_numpy(log_mel.to_input(features)), torch.from_numpy(labels))
 
     def _changed(self, features: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -171,13 +152,13 @@ class ClipSamples:
         return features
 
     def targets(self) -> np.ndarray:
-        """Return the labels of every clip, [n, K] float32."""
-        return self._table.labels.astype(np.float32)
+        """Return the labels of every sample's clip, [n, K] float32."""
+        return self._table.labels.astype(np.float32)[self._clips]
 
-    def groups(self) -> None:
-        """Training clips stand alone."""
-        return
+    def groups(self) -> np.ndarray | None:
+        """Return the clip of every chunk, [n] int64; None where samples are clips."""
+        return None if self._by_clip else self._clips
 
     def digest(self) -> str:
         """Return a SHA-256 over the manifest, some of the sounds, and what is drawn."""
-        return self._table.digest(f"clips {self._drawn} {len(self._noise)}")
+        return self._table.digest(f"clips {self._drawn} {len(self._noise)}" if self._by_clip else "chunks")

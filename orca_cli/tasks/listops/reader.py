@@ -263,11 +263,7 @@ def _given(**settings: int | None) -> dict[str, int]:
 
 
 def check_settings(origin: str, path: str | None, size: str, min_length: int | None, max_length: int | None) -> None:
-    """Refuse contradictory settings before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: `path` without files, or `min_length` above `max_length`.
-    """
+    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
     if path is not None and origin != "files":
         raise ConfigError("is for task.origin=files", where="task.path", hint=f"with task.origin={origin} leave it out")
     values = SIZES[size] | _given(min_length=min_length, max_length=max_length)

@@ -60,10 +60,6 @@ def read_features(path: Path) -> np.ndarray:
     Args:
         path: pickle of a dict with seq (L letters), ss [3, L], pssm [L, 22], sa [L], entropy [L], ccmpred, freecon and
             potential [L, L].
-
-    Raises:
-        DataError: a feature is missing, has another shape, or lies beyond +-100.
-        UnsafeError: the pickle contains anything but arrays.
     """
     stored = unpickle.load(path, max_bytes=_MAX_BYTES)
     length = len(entries(stored, ["seq"], str(path))[0])

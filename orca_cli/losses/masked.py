@@ -124,11 +124,8 @@ class NatsPerFrameLoss(nn.Module):
 def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
     # [B, H, W] against [B, 1, H, W] would broadcast to [B, B, H, W] and train on other samples' targets.
     if outputs.shape != targets.shape:
-        raise DataError(
-            f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}",
-            where="task.loss",
-            hint="this loss takes outputs and targets of one shape (B, K, *E)",
-        )
+        what = f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}"
+        raise DataError(what, where="task.loss", hint="this loss takes outputs and targets of one shape (B, K, *E)")
 
 
 def _masked_mean(loss: Tensor, known: Tensor) -> Tensor:

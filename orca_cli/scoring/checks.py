@@ -20,11 +20,8 @@ def check_fit(fits: bool, outputs: Tensor, targets: Tensor, takes: str) -> None:
         DataError: they do not.
     """
     if not fits:
-        raise DataError(
-            f"outputs {tuple(outputs.shape)} do not fit {targets.dtype} targets {tuple(targets.shape)}",
-            where="task.error",
-            hint=f"this error takes {takes}",
-        )
+        what = f"outputs {tuple(outputs.shape)} do not fit {targets.dtype} targets {tuple(targets.shape)}"
+        raise DataError(what, where="task.error", hint=f"this error takes {takes}")
 
 
 def check_numbers(broken: Tensor, what: str = "NaN or infinite") -> None:

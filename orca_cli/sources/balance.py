@@ -53,11 +53,8 @@ def check_size(size: int | None, num_classes: int) -> None:
         ConfigError: `size` is too small.
     """
     if size is not None and size < 2 * num_classes:
-        raise ConfigError(
-            f"{size} is less than two examples for each of {num_classes} classes",
-            where="source.size",
-            hint=f"use source.size={2 * num_classes} or more",
-        )
+        what = f"{size} is less than two examples for each of {num_classes} classes"
+        raise ConfigError(what, where="source.size", hint=f"use source.size={2 * num_classes} or more")
 
 
 def shares(available: np.ndarray, size: int) -> np.ndarray:

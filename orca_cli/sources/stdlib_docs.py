@@ -71,17 +71,10 @@ def load(
 
 
 def check_settings(size: int | None, packages: Sequence[str], min_words: int, max_words: int) -> None:
-    """Refuse contradictory settings before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: `max_words` below `min_words`, or `size` below two texts per package.
-    """
+    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
     if max_words < min_words:
-        raise ConfigError(
-            f"{max_words} is below source.min_words={min_words}",
-            where="source.max_words",
-            hint="allowed: source.min_words or more",
-        )
+        what = f"{max_words} is below source.min_words={min_words}"
+        raise ConfigError(what, where="source.max_words", hint="allowed: source.min_words or more")
     check_size(size, len(packages))
 
 
@@ -96,21 +89,15 @@ def _check_names(packages: Sequence[str]) -> None:
 def _library() -> Path:
     folder = Path(sysconfig.get_paths()["stdlib"])
     if not (folder / "asyncio" / "__init__.py").is_file():
-        raise DataError(
-            "this Python has no source files of its standard library (zipped or stripped)",
-            where=str(folder),
-            hint="use another Python, or source=digits with an image body",
-        )
+        what = "this Python has no source files of its standard library (zipped or stripped)"
+        raise DataError(what, where=str(folder), hint="use another Python, or source=digits with an image body")
     return folder
 
 
 def _package_texts(folder: Path, min_words: int, max_words: int) -> Iterator[str]:
     if not (folder / "__init__.py").is_file():
-        raise ConfigError(
-            f"'{folder.name}' is not a package of this Python's standard library",
-            where="source.packages",
-            hint=f"the default is [{', '.join(PACKAGES)}]",
-        )
+        what = f"'{folder.name}' is not a package of this Python's standard library"
+        raise ConfigError(what, where="source.packages", hint=f"the default is [{', '.join(PACKAGES)}]")
     files = [path.relative_to(folder) for path in folder.rglob("*.py")]
     for file in sorted(files, key=lambda path: path.parts):  # the order on the disk differs between machines
         signals.check()

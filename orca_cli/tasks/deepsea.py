@@ -46,15 +46,9 @@ def load(
     """
     (file,) = find(data_folder, "deepsea", [_FILE], path)
     train, unknown = _read(file, "train", cache_folder, reporter)
-    validation, _ = _read(file, "val", cache_folder, reporter)
-    form = _form(train)
-    _check_same(validation, form, f"{file}[x_val]")
-
-    def open_test() -> ArraySamples:
-        test, _ = _read(file, "test", cache_folder, reporter)
-        _check_same(test, form, f"{file}[x_test]")
-        return test
-
+    first = train.batch(np.arange(1))
+    length, num_labels = first.x.shape[2], first.y.shape[1]
+    validation, _ = _read(file, "val", cache_folder, reporter, length, num_labels)
     targets = train.targets()
     empty = np.flatnonzero(~targets.any(axis=0)).tolist()
     text = note(
@@ -66,11 +60,11 @@ def load(
     reporter.say(text)
     return TaskData(
         kind="labels",
-        input_shape=form[:2],
-        num_outputs=form[2],
+        input_shape=(_BASES, length),
+        num_outputs=num_labels,
         train=Joined([train, validation]) if train_on_validation else train,
         validation=validation,
-        open_test=open_test,
+        open_test=lambda: _read(file, "test", cache_folder, reporter, length, num_labels)[0],
         note=text,
     )
 
@@ -114,20 +108,25 @@ class Joined:
         return hashlib.sha256(" ".join(["joined", *(part.digest() for part in self._parts)]).encode()).hexdigest()
 
 
-def _read(file: Path, part: str, cache_folder: Path, reporter: Reporter) -> tuple[ArraySamples, float]:
+def _read(
+    file: Path,
+    part: str,
+    cache_folder: Path,
+    reporter: Reporter,
+    length: int | str = "length",
+    num_labels: int | str = "K",
+) -> tuple[ArraySamples, float]:
     """Return the sequences of one split, and the fraction of their bases that is unknown."""
     names = [f"x_{part}", f"y_{part}"]
     found = arrays.mapped(file, names, cache_folder, reporter)
-    x = check_array(found[names[0]], ("N", "length", _BASES), f"{file}[{names[0]}]", _AGAIN)
-    y = check_array(found[names[1]], (len(x), "K"), f"{file}[{names[1]}]", _AGAIN)
+    x = check_array(found[names[0]], ("N", length, _BASES), f"{file}[{names[0]}]", _AGAIN)
+    y = check_array(found[names[1]], (len(x), num_labels), f"{file}[{names[1]}]", _AGAIN)
     labels = np.array(y, dtype=np.float32)
     wrong = np.argwhere((labels != 0) & (labels != 1))
     if len(wrong):
         row, column = wrong[0]
-        raise DataError(
-            f"{labels[row, column]:g} at row {row}, label {column}; only 0 and 1 are allowed",
-            where=f"{file}[{names[1]}]",
-        )
+        what = f"{labels[row, column]:g} at row {row}, label {column}; only 0 and 1 are allowed"
+        raise DataError(what, where=f"{file}[{names[1]}]")
     known = _known_bases(x, f"{file}[{names[0]}]", reporter)
     return ArraySamples(x.transpose(0, 2, 1), labels), 1.0 - known / (x.shape[0] * x.shape[1])
 
@@ -153,14 +152,3 @@ def _known_bases(x: np.ndarray, where: str, reporter: Reporter) -> int:
             release_pages(x)
             advance(len(block))
     return known
-
-
-def _form(samples: ArraySamples) -> tuple[int, int, int]:
-    """Return channels, length and number of labels."""
-    batch = samples.batch(np.arange(1))
-    return batch.x.shape[1], batch.x.shape[2], batch.y.shape[1]
-
-
-def _check_same(samples: ArraySamples, form: tuple[int, int, int], where: str) -> None:
-    if _form(samples) != form:
-        raise DataError(f"{_form(samples)} channels, bases and labels, {form} in training", where=where, hint=_AGAIN)

@@ -113,11 +113,8 @@ def _read(path: Path, folder: Path) -> _Listed:
         raise DataError("the list is empty", where=where, hint="get the list again")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise DataError(
-            f"{len(missing)} of {len(names)} images are missing, the first is '{missing[0]}'",
-            where=where,
-            hint=f"unpack {PurePosixPath(missing[0]).parts[0]}.zip into {folder}",
-        )
+        what = f"{len(missing)} of {len(names)} images are missing, the first is '{missing[0]}'"
+        raise DataError(what, where=where, hint=f"unpack {PurePosixPath(missing[0]).parts[0]}.zip into {folder}")
     return _Listed(names, np.array(labels, dtype=np.int64))
 
 

@@ -76,11 +76,8 @@ def load(
     def read(place: Path, split: str) -> _Proteins:
         proteins = _encode(place, length, reporter)
         if proteins.tokens.size and int(proteins.tokens.max()) >= symbols:
-            raise DataError(
-                f"residue Z has channel {symbols} and the input has {symbols} channels",
-                where=str(place),
-                hint="use task.symbols=30",
-            )
+            what = f"residue Z has channel {symbols} and the input has {symbols} channels"
+            raise DataError(what, where=str(place), hint="use task.symbols=30")
         if proteins.num_unknown:
             unknown.append(f"{proteins.num_unknown} in {split}")
         over = int(proteins.over.sum())

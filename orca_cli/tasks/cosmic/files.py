@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
@@ -59,22 +58,16 @@ def list_stamps(root: Path, part: str, band: str, keys: frozenset[str] | None) -
         found = _listed(listed, folder)
         missing = [stamp for stamp in found if not (root / stamp).is_file()]
         if missing:
-            raise DataError(
-                f"names {len(missing)} missing files, the first is '{missing[0]}'",
-                where=str(listed),
-                hint="remove the list to use what the folder holds",
-            )
+            what = f"names {len(missing)} missing files, the first is '{missing[0]}'"
+            raise DataError(what, where=str(listed), hint="remove the list to use what the folder holds")
     else:
         paths = (root / folder / band).glob("*/*/*.npy")
         found = [PurePosixPath(path.relative_to(root).as_posix()) for path in paths if path.name != SKY]
     chosen = [stamp for stamp in found if stamp.parts[1] == band and (keys is None or visit_key(stamp) in keys)]
     if not chosen:
         there = sorted(path.name for path in (root / folder).iterdir() if path.is_dir())
-        raise DataError(
-            f"no stamp of filter {band}" + (" and of the visits in task.keys" if keys is not None else ""),
-            where=str(root / folder),
-            hint=f"filters there: {', '.join(there[:10]) or 'none'}",
-        )
+        what = f"no stamp of filter {band}" + ("" if keys is None else " and of the visits in task.keys")
+        raise DataError(what, where=str(root / folder), hint=f"filters there: {', '.join(there[:10]) or 'none'}")
     return sorted(chosen)
 
 
@@ -102,11 +95,8 @@ def read_keys(path: str, field: str | None, root: Path) -> frozenset[str]:
     lines = [line.split() for line in read_text(place, _MOST_BYTES).splitlines() if line.strip()]
     keys = frozenset(words[0] for words in lines if field is None or field in words[1:])
     if not keys:
-        raise DataError(
-            "names no visit" + (f" with field type {field}" if field else ""),
-            where=str(place),
-            hint="one per line: 12345_01 GAL",
-        )
+        what = "names no visit" + (f" with field type {field}" if field else "")
+        raise DataError(what, where=str(place), hint="one per line: 12345_01 GAL")
     return keys
 
 
@@ -127,11 +117,8 @@ def read_stamp(path: Path, start: int, size: int) -> Stamp:
     if len(shape) != 3 or shape[0] not in (2, 3) or stored.dtype.kind not in "fiub":
         raise DataError(f"{stored.dtype} {shape}, expected numbers (2 or 3, H, W)", where=str(path))
     if min(shape[1:]) < start + size:
-        raise DataError(
-            f"{shape[1]} x {shape[2]} pixels, too few for {start}..{start + size - 1}",
-            where=str(path),
-            hint="lower task.crop_start or task.crop_size",
-        )
+        what = f"{shape[1]} x {shape[2]} pixels, too few for {start}..{start + size - 1}"
+        raise DataError(what, where=str(path), hint="lower task.crop_start or task.crop_size")
     inside = slice(start, start + size)
     planes = np.array(stored.read()[:, inside, inside], dtype=np.float32)
     for name, plane in zip(("mask", "ignore mask"), planes[1:], strict=False):
@@ -157,36 +144,21 @@ def read_sky(path: Path) -> float:
     number = re.match(r"\d+(?=_)", path.name)
     exposure = int(number.group()) if number else 0
     if not 1 <= exposure <= len(levels) or not np.isfinite(levels[exposure - 1]):
-        raise DataError(
-            f"has no level for '{path.name}': {len(levels)} exposures, numbered from 1",
-            where=str(file),
-            hint="names of stamps begin with the number of the exposure and _",
-        )
+        what = f"has no level for '{path.name}': {len(levels)} exposures, numbered from 1"
+        raise DataError(what, where=str(file), hint="names of stamps begin with the number of the exposure and _")
     return float(levels[exposure - 1])
 
 
 def _listed(path: Path, folder: str) -> list[PurePosixPath]:
     """Return the paths in a list from `folder` on: what comes before is specific to the machine that wrote the list."""
-    names = np.asarray(_names(path)).reshape(-1)
     stamps = []
-    for name in names:
+    for name in np.asarray(arrays.load_object(path, max_bytes=_MOST_BYTES)).reshape(-1):
         parts = PurePosixPath(str(name).replace("\\", "/")).parts
         if ".." in parts:
             raise UnsafeError(f"'{name}' leads out of the folder", where=str(path), hint="remove the list")
         tail = parts[-_DEPTH:]
         if len(tail) < _DEPTH or tail[0] != folder or not tail[-1].endswith(".npy"):
-            raise DataError(
-                f"'{name}' is not {folder}/filter/proposal/visit/file.npy", where=str(path), hint="remove the list"
-            )
+            what = f"'{name}' is not {folder}/filter/proposal/visit/file.npy"
+            raise DataError(what, where=str(path), hint="remove the list")
         stamps.append(PurePosixPath(*tail))
     return list(dict.fromkeys(stamps))
-
-
-def _names(path: Path) -> Any:
-    try:
-        stored = arrays.open_arrays(path, str(path))[""]
-    except UnsafeError:  # an object array: read without running anything, or refused
-        return arrays.load_object(path, max_bytes=_MOST_BYTES)
-    if stored.dtype.kind != "U":
-        raise DataError(f"holds {stored.dtype}, expected paths", where=str(path), hint="remove the list")
-    return stored.read()

@@ -145,19 +145,12 @@ def _statistics(root: Path, stamps: Sequence[PurePosixPath], form: Form) -> tupl
 
 
 def check_settings(keys: str | None, field: str | None, sky_low: float, sky_high: float) -> None:
-    """Refuse contradictory settings before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: `sky_low` above `sky_high`, or `field` without `keys`.
-    """
+    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
     if sky_low > sky_high:
         raise ConfigError(f"{sky_high} is below task.sky_low={sky_low}", where="task.sky_high", hint="swap them")
     if field is not None and keys is None:
-        raise ConfigError(
-            "field types come from a file of visits",
-            where="task.field",
-            hint="give task.keys=FILE with lines such as: 12345_01 GAL",
-        )
+        what = "field types come from a file of visits"
+        raise ConfigError(what, where="task.field", hint="give task.keys=FILE with lines such as: 12345_01 GAL")
 
 
 def _chosen(keys: frozenset[str] | None, root: Path) -> str:

@@ -53,16 +53,7 @@ class Stamps:
     def __init__(
         self, root: Path, part: str, stamps: Sequence[PurePosixPath], form: Form, cache: Path, reporter: Reporter
     ):
-        """Read all masks, unless the cache has them.
-
-        Args:
-            root: folder with npy_train/ and npy_test/.
-            part: "train", "validation" or "test".
-            stamps: n files, relative to `root`.
-            form: of the samples.
-            cache: folder for the masks.
-            reporter: shows progress.
-        """
+        """Read all masks, unless the folder `cache` has them; `stamps` are n files, relative to `root`."""
         self._root, self.stamps, self._form = root, tuple(stamps), form
         skies = sorted({(root / stamp).with_name(SKY) for stamp in stamps})
         self._targets = target_maps(

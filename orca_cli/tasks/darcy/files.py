@@ -14,27 +14,13 @@ import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter
-from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.published import check_array, file_identity
 from orca_cli.untrusted import matlab
 
-TRAIN_FILE = "piececonst_r421_N1024_smooth1.mat"
-TEST_FILE = "piececonst_r421_N1024_smooth2.mat"
+NAMES = ("piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat")  # training and test
 _VARIABLES = {"coeff": "permeability", "sol": "pressure"}
 _VERSION = 1
-
-
-def find_files(data_folder: Path, path: str | None) -> tuple[Path, Path]:
-    """Return the training and the test file.
-
-    Raises:
-        DataError: one is missing.
-    """
-    train, test = find(
-        data_folder, "darcy", [TRAIN_FILE, TEST_FILE], path, hint="task.origin=generated makes the data instead"
-    )
-    return train, test
 
 
 def read_fields(
@@ -88,9 +74,6 @@ def _thinned(path: Path, variable: str, stride: int) -> np.ndarray:
         )
     kept = np.ascontiguousarray(values[:, ::stride, ::stride], dtype=np.float32)
     if not np.isfinite(kept).all():
-        raise DataError(
-            f"'{variable}' has values that are NaN or infinite",
-            where=str(path),
-            hint="`orca data get darcy` fetches it again",
-        )
+        what = f"'{variable}' has values that are NaN or infinite"
+        raise DataError(what, where=str(path), hint="`orca data get darcy` fetches it again")
     return kept

@@ -25,7 +25,8 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, Scale, TaskData
 from orca_cli.ranges import Count, Seed
 from orca_cli.seeding import numpy_generator
-from orca_cli.tasks.darcy.files import find_files, read_fields
+from orca_cli.tasks.darcy.files import NAMES, read_fields
+from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.published import note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
@@ -95,7 +96,8 @@ def load(
     check_settings(origin, path, size, nodes, stride)
     plan = _plan(origin, size, nodes, stride, (num_train, num_validation, num_test))
     if origin == "files":
-        read = _reader(plan, find_files(data_folder, path), cache_folder, reporter)
+        files = find(data_folder, "darcy", NAMES, path, hint="task.origin=generated makes the data instead")
+        read = _reader(plan, files, cache_folder, reporter)
     else:
         read = _generator(plan, data_seed, cache_folder, reporter)
     permeability, u = read("train")
@@ -160,7 +162,7 @@ def _generator(plan: _Plan, data_seed: int, cache_folder: Path, reporter: Report
     return read
 
 
-def _reader(plan: _Plan, files: tuple[Path, Path], cache_folder: Path, reporter: Reporter) -> _Read:
+def _reader(plan: _Plan, files: list[Path], cache_folder: Path, reporter: Reporter) -> _Read:
     """Return what reads a part of the files."""
     starts = {"train": 0, "validation": plan.counts["train"], "test": 0}
 
@@ -240,11 +242,8 @@ def check_settings(origin: str, path: str | None, size: str, nodes: int | None, 
         raise ConfigError("is for task.origin=files", where="task.path", hint=f"with task.origin={origin} leave it out")
     plan = _plan(origin, size, nodes, stride)
     if plan.nodes is not None and (plan.nodes - 1) % plan.stride:
-        raise ConfigError(
-            f"{plan.stride} does not divide task.nodes - 1 = {plan.nodes - 1}",
-            where="task.stride",
-            hint="421 nodes go with stride 5, 85 with 2",
-        )
+        what = f"{plan.stride} does not divide task.nodes - 1 = {plan.nodes - 1}"
+        raise ConfigError(what, where="task.stride", hint="421 nodes go with stride 5, 85 with 2")
 
 
 def _plan(

@@ -85,11 +85,8 @@ def _check_whole(path: Path) -> None:
     declared = struct.unpack(f"{order}I", head[4:8])[0]
     # Programs that write into a pipe do not know the size; the byte that pads an odd chunk may be missing.
     if declared < _UNKNOWN_SIZE and declared + 7 > path.stat().st_size:
-        raise DataError(
-            f"is cut off: {declared + 8:,} bytes are declared, {path.stat().st_size:,} are there",
-            where=str(path),
-            hint=_HINT,
-        )
+        what = f"is cut off: {declared + 8:,} bytes are declared, {path.stat().st_size:,} are there"
+        raise DataError(what, where=str(path), hint=_HINT)
 
 
 def _to_float(samples: np.ndarray) -> np.ndarray:

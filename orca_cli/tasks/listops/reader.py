@@ -111,10 +111,8 @@ def load(
         what = f"ListOps of the Long Range Arena, {test_file} file as test split"
     else:
         read = _generated(cache_folder, values, grammar, data_seed, reporter)
-        what = (
-            "generated ListOps expressions of {min_length}..{max_length} tokens, depth {max_depth}, arity {max_arity}"
-        )
-        what = what.format(**grammar)
+        tokens = f"{grammar['min_length']}..{grammar['max_length']} tokens"
+        what = f"generated ListOps expressions of {tokens}, depth {max_depth}, arity {max_arity}"
     longer: list[str] = []
 
     def samples(split: str) -> SymbolSamples:
@@ -163,11 +161,9 @@ def expressions(
         if not key or key in seen:
             failures += 1
             if failures >= _MAX_TRIES:
-                raise ConfigError(
-                    f"{failures:,} draws in a row gave no new expression of {min_length}..{max_length} tokens",
-                    where="task.min_length",
-                    hint="allow more lengths, more depth (task.max_depth), or ask for fewer samples",
-                )
+                what = f"{failures:,} draws in a row gave no new expression of {min_length}..{max_length} tokens"
+                hint = "allow more lengths or more depth (task.max_depth), or request fewer samples"
+                raise ConfigError(what, where="task.min_length", hint=hint)
             if failures % 1000 == 0:
                 signals.check()
             continue
@@ -268,8 +264,5 @@ def check_settings(origin: str, path: str | None, size: str, min_length: int | N
         raise ConfigError("is for task.origin=files", where="task.path", hint=f"with task.origin={origin} leave it out")
     values = SIZES[size] | _given(min_length=min_length, max_length=max_length)
     if values["min_length"] > values["max_length"]:
-        raise ConfigError(
-            f"{values['min_length']} is above task.max_length={values['max_length']}",
-            where="task.min_length",
-            hint="allowed: min_length <= max_length",
-        )
+        what = f"{values['min_length']} is above task.max_length={values['max_length']}"
+        raise ConfigError(what, where="task.min_length", hint="allowed: min_length <= max_length")

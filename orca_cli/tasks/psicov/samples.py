@@ -64,28 +64,15 @@ class Proteins:
     def __init__(
         self, root: Path, collection: str, proteins: Sequence[str], form: Form, cache: Path, reporter: Reporter
     ):
-        """Read all distance maps, unless the cache has them.
-
-        Args:
-            root: folder with deepcov/ and psicov/.
-            collection: "deepcov" or "psicov".
-            proteins: n ids.
-            form: of the targets.
-            cache: folder for the targets.
-            reporter: shows progress.
-        """
+        """Read all distance maps, unless the folder `cache` has them; `collection` is "deepcov" or "psicov"."""
         self.proteins, self._form = tuple(proteins), form
         self._features = [root / collection / "features" / f"{name}.pkl" for name in proteins]
         self._distances = [root / collection / "distance" / f"{name}-cb.npy" for name in proteins]
-        settings: dict[str, int | float | str] = {
-            "window": form.window,
-            "clip": form.clip,
-            "padded": -1.0 if form.padded is None else form.padded,
-        }
+        padded = -1.0 if form.padded is None else form.padded
         self._targets = target_maps(
             cache,
             f"psicov-{collection}",
-            settings,
+            {"window": form.window, "clip": form.clip, "padded": padded},
             [*self._features, *self._distances],
             (form.window, form.window),
             self._read,

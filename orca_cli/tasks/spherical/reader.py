@@ -184,11 +184,7 @@ def _read(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_settings(origin: str, path: str | None, images: str | None) -> None:
-    """Refuse contradictory settings before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: `path` without origin=file, or `images` with it.
-    """
+    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
     unused, given, needed = ("images", images, "cifar100 or cifar10") if origin == "file" else ("path", path, "file")
     if given is not None:
         what, hint = f"has no effect with task.origin={origin}", f"leave it out, or give task.origin={needed}"

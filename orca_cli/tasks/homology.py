@@ -51,7 +51,7 @@ def load(
     symbols: Literal[29, 30] = 30,
     mask_padding: bool = True,
 ) -> TaskData:
-    """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep; zero columns behind are padding.
+    """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep; zero columns after it are padding.
 
     Folds without a training protein are allowed in the other splits; `note` counts those of validation.
 

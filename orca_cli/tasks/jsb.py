@@ -38,7 +38,7 @@ def load(
     causal: bool = True,
     train_on_validation: bool = False,
 ) -> TaskData:
-    """Return x [n, 88, L] and y [n, 88, L] of 0 and 1, y one frame later than x and NaN behind a piece's end.
+    """Return x [n, 88, L] and y [n, 88, L] of 0 and 1, y one frame later than x and NaN after a piece's end.
 
     Args:
         length: L; longer pieces are cut. None takes the longest piece of all splits, less one: 159.

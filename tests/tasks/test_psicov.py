@@ -158,7 +158,7 @@ def test_splits_are_disjoint_and_test_is_the_official_list(written, tmp_path, re
         (tmp_path / "psicov" / "psicov" / kind / source.name).write_bytes(source.read_bytes())
     shared = read(tmp_path, reporter)
     assert "1dxyA" not in shared.train.proteins + shared.validation.proteins
-    assert "1 proteins that both lists have are left out" in shared.note
+    assert "1 proteins in both lists are left out" in shared.note
 
 
 def test_every_protein_is_scored_over_its_own_length(tmp_path, reporter):

@@ -24,7 +24,7 @@ from orca_cli.tasks.cosmic.samples import Form, Stamps
 from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.published import note, overlap_warning
 
-_SAMPLED = 256  # stamps that the statistics are taken from
+_SAMPLED = 256  # stamps used for the statistics
 _NORMAL = 1.4826  # deviation of a normal distribution in units of its median absolute deviation
 
 

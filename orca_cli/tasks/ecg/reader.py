@@ -40,7 +40,7 @@ class Cut:
         window: W, steps.
         strides: steps from one window to the next, for each class.
         inclusive: whether a window that ends with the record's last step is one.
-        pad: whether a record that has no window gives one with padding behind.
+        pad: whether a record that has no window gives one, padded at the end.
     """
 
     window: int
@@ -49,7 +49,7 @@ class Cut:
     pad: bool
 
     def starts(self, length: int, label: int) -> np.ndarray:
-        """Return where the windows of a record begin, rising; none for a record that is left out."""
+        """Return where the windows of a record begin, ascending; none for a record that is left out."""
         room = length - self.window + int(self.inclusive)
         return np.arange(0, max(room, int(self.pad)), self.strides[label])
 

@@ -35,7 +35,7 @@ class Table:
     Args:
         folder: that the files lie below.
         files: paths of the chunks, relative to it, clip by clip.
-        clips: [chunks] int64, rising, the clip of each chunk.
+        clips: [chunks] int64, ascending, the clip of each chunk.
         labels: [clips, K] uint8 of 0 and 1.
     """
 

@@ -34,7 +34,7 @@ def reader(
     Args:
         data_folder: the files are looked for in data_folder/listops, there directly or in the archive's own folder.
         path: another folder, likewise.
-        rows: split -> how many rows are taken from the start; None takes all.
+        rows: split -> how many of the first rows are read; None reads all.
         test_file: "test" or "val": which file is the test split.
         reporter: shows progress.
 
@@ -55,7 +55,7 @@ def read(path: Path, rows: int | None, reporter: Reporter) -> tuple[np.ndarray, 
 
     Args:
         path: the file.
-        rows: how many are taken from the start; None takes all.
+        rows: how many of the first ones are read; None reads all.
         reporter: shows progress.
 
     Returns:
@@ -103,7 +103,7 @@ def _row(path: Path, number: int, line: bytes) -> tuple[bytes, int]:
     value = target.strip(b'" ')
     if not tab or len(value) != 1 or not value.isdigit():
         raise _fault(
-            path, number, f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 behind a tab"
+            path, number, f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab"
         )
     try:
         text = bytes(map(_CHANNELS.__getitem__, source.strip(b'"').translate(None, b"()").split()))

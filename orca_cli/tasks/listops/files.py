@@ -15,6 +15,7 @@ import numpy as np
 from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter
+from orca_cli.tasks.shared.one_hot import end_to_end
 from orca_cli.tasks.shared.published import find_first
 
 # Channel of a token in the input. `pad` and `unk` keep channels of their own, as in the paper's 17-channel input, and
@@ -94,8 +95,7 @@ def read(path: Path, rows: int | None, reporter: Reporter) -> tuple[np.ndarray, 
         raise DataError(
             f"has {len(texts)} rows{asked}", where=str(path), hint="get the file again, or ask for fewer rows"
         )
-    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-    return np.frombuffer(b"".join(texts), np.uint8), ends, np.array(values, np.int64)
+    return *end_to_end(texts), np.array(values, np.int64)
 
 
 def _row(path: Path, number: int, line: bytes) -> tuple[bytes, int]:

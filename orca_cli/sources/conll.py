@@ -196,9 +196,8 @@ def _text(path: Path) -> str:
 def _find(data_folder: Path, name: str, files: Sequence[str], path: str | None) -> Path:
     # These are joined to a path, so they must be names and not paths.
     if wrong := [word for word in (name, *files) if word in ("", ".", "..") or set(word) & set("/\\\0")]:
-        raise ConfigError(
-            f"{wrong[0]!r} is not a plain name", where="source", hint="check source.name and source.files"
-        )
+        what = f"{wrong[0]!r} is not a plain name"
+        raise ConfigError(what, where="source", hint="check source.name and source.files")
     given = Path(path).expanduser() if path else None
     for folder in [given, data_folder / given] if given else [data_folder / name]:
         if folder.is_file():

@@ -124,7 +124,6 @@ def _class_names(listed: _Listed, path: Path) -> tuple[str, ...]:
     for name, label in zip(listed.names, listed.y.tolist(), strict=True):
         folder = PurePosixPath(name).parent.name
         if names.setdefault(label, folder) != folder:
-            raise DataError(
-                f"label {label} is given to '{names[label]}' and '{folder}'", where=str(path), hint="get the list again"
-            )
+            what = f"label {label} is given to '{names[label]}' and '{folder}'"
+            raise DataError(what, where=str(path), hint="get the list again")
     return tuple(names.get(label, f"class {label}") for label in range(_CLASSES))

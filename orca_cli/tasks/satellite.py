@@ -136,7 +136,6 @@ def _blocks(data: np.ndarray, where: str) -> Iterator[np.ndarray]:
         with np.errstate(over="ignore"):
             broken = np.flatnonzero(~np.isfinite(block.astype(np.float32)).all(axis=1))
         if len(broken):
-            raise DataError(
-                f"series {start + broken[0]} has values that are NaN, infinite or beyond float32", where=where
-            )
+            what = f"series {start + broken[0]} has values that are NaN, infinite or beyond float32"
+            raise DataError(what, where=where)
         yield block

@@ -58,9 +58,8 @@ def read_fields(
     )
     held = (permeability.shape[-1] - 1) * stride + 1
     if nodes not in (None, held):
-        raise ConfigError(
-            f"{nodes} nodes requested, {path.name} has {held}", where="task.nodes", hint="use task.nodes=null"
-        )
+        what = f"{nodes} nodes requested, {path.name} has {held}"
+        raise ConfigError(what, where="task.nodes", hint="use task.nodes=null")
     return permeability, pressure
 
 
@@ -69,9 +68,8 @@ def _thinned(path: Path, variable: str, stride: int) -> np.ndarray:
     values = check_array(matlab.read(path, [variable])[variable], ("N", "K", "K"), str(path), what=f"'{variable}'")
     nodes = values.shape[1]
     if (nodes - 1) % stride or nodes <= stride:
-        raise ConfigError(
-            f"{stride} does not divide {nodes} - 1", where="task.stride", hint="421 nodes go with stride 5"
-        )
+        what = f"{stride} does not divide {nodes} - 1"
+        raise ConfigError(what, where="task.stride", hint="421 nodes go with stride 5")
     kept = np.ascontiguousarray(values[:, ::stride, ::stride], dtype=np.float32)
     if not np.isfinite(kept).all():
         what = f"'{variable}' has values that are NaN or infinite"

@@ -247,11 +247,7 @@ def check_settings(origin: str, path: str | None, size: str, nodes: int | None, 
 
 
 def _plan(
-    origin: str,
-    size: str,
-    nodes: int | None,
-    stride: int | None,
-    counts: tuple[int | None, ...] = (None, None, None),
+    origin: str, size: str, nodes: int | None, stride: int | None, counts: tuple[int | None, ...] = (None, None, None)
 ) -> _Plan:
     """Return what the settings ask for; None stands for what `size` says."""
     of_size = _SIZES[size]

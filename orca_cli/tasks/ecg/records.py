@@ -122,9 +122,8 @@ def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
 def _class(name: Any, row: int, where: str) -> int:
     text = name.decode("latin-1") if isinstance(name, bytes) else str(name)
     if text not in CLASSES:
-        raise DataError(
-            f"label {text[:20]!r} of record {row} is unknown", where=where, hint=f"allowed: {', '.join(CLASSES)}"
-        )
+        what = f"label {text[:20]!r} of record {row} is unknown"
+        raise DataError(what, where=where, hint=f"allowed: {', '.join(CLASSES)}")
     return CLASSES.index(text)
 
 

@@ -92,9 +92,8 @@ def read(path: Path, rows: int | None, reporter: Reporter) -> tuple[np.ndarray, 
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
     if not texts or (rows is not None and len(texts) < rows):
         asked = f", {rows} requested" if rows else ""
-        raise DataError(
-            f"has {len(texts)} rows{asked}", where=str(path), hint="get the file again, or ask for fewer rows"
-        )
+        what = f"has {len(texts)} rows{asked}"
+        raise DataError(what, where=str(path), hint="get the file again, or ask for fewer rows")
     return *end_to_end(texts), np.array(values, np.int64)
 
 

@@ -51,9 +51,8 @@ def _ids(path: Path) -> list[str]:
     ids = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
     for name in ids:
         if not _ID.fullmatch(name):
-            raise UnsafeError(
-                f"'{name[:40]}' is not the id of a protein", where=str(path), hint="letters, digits, _ . -"
-            )
+            what = f"'{name[:40]}' is not the id of a protein"
+            raise UnsafeError(what, where=str(path), hint="letters, digits, _ . -")
     if not ids:
         raise DataError("lists no protein", where=str(path), hint="one id per line")
     return ids

@@ -15,7 +15,7 @@ from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.published import check_array, entries, file_identity
+from orca_cli.tasks.shared.published import check_array, entries, file_identity, load_arrays
 from orca_cli.untrusted.pickle import unpickle
 
 CLASSES = ("N", "A", "O", "~")  # in the order of their numbers
@@ -68,15 +68,9 @@ def read_records(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
         StorageError: the cache cannot be written.
     """
     parameters = {"version": _VERSION, **file_identity(file)}
-
-    def make(folder: Path) -> None:
-        _write(folder, file, reporter)
-
-    folder = folder_of(cache_folder, "ecg", parameters, make, reporter)
-    ends, classes, mean, std, constant = (
-        np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("ends", "classes", "mean", "std", "constant")
-    )
-    steps = np.load(folder / "steps.npy", mmap_mode="r", allow_pickle=False)
+    folder = folder_of(cache_folder, "ecg", parameters, lambda folder: _write(folder, file, reporter), reporter)
+    ends, classes, mean, std, constant = load_arrays(folder, ["ends", "classes", "mean", "std", "constant"])
+    (steps,) = load_arrays(folder, ["steps"], mapped=True)
     return Records(steps, ends, classes, mean, std, int(constant))
 
 

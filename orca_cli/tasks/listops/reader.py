@@ -26,7 +26,7 @@ from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.listops import files as listops_files
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.one_hot import OverLength, Sequences, SymbolSamples, end_to_end
-from orca_cli.tasks.shared.published import note
+from orca_cli.tasks.shared.published import load_arrays, note
 
 VOCABULARY = listops_files.VOCABULARY
 _DIGIT = VOCABULARY.index("0")
@@ -244,7 +244,7 @@ def _generated(
     )
 
     def read(split: str) -> Expressions:
-        tokens, ends, values = (np.load(folder / f"{split}_{part}.npy", allow_pickle=False) for part in _ARRAYS)
+        tokens, ends, values = load_arrays(folder, [f"{split}_{part}" for part in _ARRAYS])
         return tokens, ends, values
 
     return read

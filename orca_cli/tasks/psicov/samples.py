@@ -17,7 +17,7 @@ import torch
 
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, Scale
-from orca_cli.tasks.psicov.maps import CHANNELS, PAD, Window, content_hash, read_distances, read_features
+from orca_cli.tasks.psicov.files import CHANNELS, PAD, Window, content_hash, read_distances, read_features
 from orca_cli.tasks.shared.target_maps import target_maps
 from orca_cli.untrusted.pages import release_pages
 

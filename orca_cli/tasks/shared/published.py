@@ -42,6 +42,11 @@ def file_identity(path: Path) -> dict[str, int | float | str]:
     return {"file": str(path.resolve()), "size": state.st_size, "modified": state.st_mtime_ns}
 
 
+def load_arrays(folder: Path, names: Sequence[str], mapped: bool = False) -> list[np.ndarray]:
+    """Return the arrays NAME.npy of a folder in the cache, in memory or as read-only memory maps."""
+    return [np.load(folder / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False) for name in names]
+
+
 def read_text(path: Path, max_bytes: int, hint: str = "") -> str:
     """Return the content of a UTF-8 file.
 

@@ -20,7 +20,7 @@ from orca_cli.tasks import cifar100
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.hold_out import describe, hold_out
 from orca_cli.tasks.shared.pixels import PixelSamples
-from orca_cli.tasks.shared.published import check_array, class_numbers, entries, find_first
+from orca_cli.tasks.shared.published import check_array, class_numbers, entries, find_first, load_arrays
 from orca_cli.tasks.spherical.projection import BANDWIDTH, project_split
 from orca_cli.untrusted.cifar import CIFAR10_NAMES, LabelledImages, read_cifar10
 from orca_cli.untrusted.first_bytes import GZIP, first_bytes
@@ -148,8 +148,7 @@ def _project(
 
 def _read(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Return images [N, 3, 60, 60] uint8, mapped, and classes [N] int64."""
-    x = np.load(folder / f"{part}_x.npy", mmap_mode="r", allow_pickle=False)
-    return x, np.load(folder / f"{part}_y.npy", allow_pickle=False)
+    return load_arrays(folder, [f"{part}_x"], mapped=True)[0], load_arrays(folder, [f"{part}_y"])[0]
 
 
 def check_settings(origin: str, path: str | None, images: str | None) -> None:

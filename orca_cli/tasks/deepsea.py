@@ -70,11 +70,7 @@ def load(
 
 
 class Joined:
-    """Samples (see interfaces) of several splits one after the other, none of which is copied.
-
-    Args:
-        parts: splits of one form, without padding and without records.
-    """
+    """Samples (see interfaces) of several splits one after the other, none of which is copied; no padding, no records."""
 
     def __init__(self, parts: Sequence[Samples]) -> None:
         self._parts = parts

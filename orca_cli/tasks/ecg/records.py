@@ -60,13 +60,7 @@ class Records:
 
 
 def read_records(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
-    """Return the records of the pickle.
-
-    Raises:
-        DataError: the file is damaged or has another form.
-        UnsafeError: reading it would execute code.
-        StorageError: the cache cannot be written.
-    """
+    """Return the records of the pickle."""
     parameters = {"version": _VERSION, **file_identity(file)}
     folder = folder_of(cache_folder, "ecg", parameters, lambda folder: _write(folder, file, reporter), reporter)
     ends, classes, mean, std, constant = load_arrays(folder, ["ends", "classes", "mean", "std", "constant"])

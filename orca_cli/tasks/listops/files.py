@@ -33,7 +33,7 @@ def reader(
     """Return a function from the name of a split to (tokens, ends, values), as `read` gives them.
 
     Args:
-        data_folder: the files are looked for in data_folder/listops, there directly or in the archive's own folder.
+        data_folder: the files are looked for in data_folder/listops or in the archive's own folder in it.
         path: another folder, likewise.
         rows: split -> how many of the first rows are read; None reads all.
         test_file: "test" or "val": which file is the test split.

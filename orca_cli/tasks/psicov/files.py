@@ -65,6 +65,10 @@ def read_features(path: Path) -> np.ndarray:
     Args:
         path: pickle of a dict with seq (L letters), ss [3, L], pssm [L, 22], sa [L], entropy [L], ccmpred, freecon and
             potential [L, L].
+
+    Raises:
+        DataError: a feature is missing, has another shape, or lies beyond +-100.
+        UnsafeError: the pickle contains anything but arrays.
     """
     stored = unpickle.load(path, max_bytes=_MAX_BYTES)
     length = len(entries(stored, ["seq"], str(path))[0])
@@ -139,17 +143,13 @@ def _numbers(values: object, shape: tuple[int, ...], name: str, path: Path, *, m
 
 
 def find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str, list[str]]]:
-    """Return the folder that holds the lists, and their ids, after checking that all files they name exist.
+    """Return the folder with the lists, and their ids by collection; all files that they name exist.
 
     Args:
         data_folder: holds psicov/, or psicov/protein/, with the lists.
         path: folder in place of data_folder/psicov.
 
-    Returns:
-        The folder, and the ids by collection: "deepcov" and "psicov".
-
     Raises:
-        DataError: a list or a file is missing, or a list is not a list of ids.
         UnsafeError: an id leads out of the folder.
     """
     names = list(_LISTS.values())

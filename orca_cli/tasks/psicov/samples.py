@@ -84,7 +84,11 @@ class Proteins:
         return len(self.proteins)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, 57, W, W] and y [B, 1, W, W]; with `augment`, windows of proteins that do not fit are drawn."""
+        """Return x [B, 57, W, W] and y [B, 1, W, W]; with `augment`, windows of proteins that do not fit are drawn.
+
+        Raises:
+            DataError: a file changed since its distances were read, or is damaged.
+        """
         indices = np.asarray(indices, dtype=np.int64)
         size = self._form.window
         x = np.zeros((len(indices), CHANNELS, size, size), np.float32)

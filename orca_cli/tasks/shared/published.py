@@ -48,11 +48,7 @@ def load_arrays(folder: Path, names: Sequence[str], mapped: bool = False) -> lis
 
 
 def read_text(path: Path, max_bytes: int, hint: str = "") -> str:
-    """Return the content of a UTF-8 file.
-
-    Raises:
-        DataError: the file cannot be read, is larger than `max_bytes`, or is not UTF-8.
-    """
+    """Return the content of a UTF-8 file; DataError where it cannot be read or is larger than `max_bytes`."""
     try:
         if path.stat().st_size > max_bytes:
             raise DataError(f"has more than {max_bytes} bytes", where=str(path), hint=hint)
@@ -64,11 +60,7 @@ def read_text(path: Path, max_bytes: int, hint: str = "") -> str:
 
 
 def entries(record: object, names: Sequence[str], where: str, hint: str = "") -> list[Any]:
-    """Return the named entries of a dict that a file holds.
-
-    Raises:
-        DataError: not a dict, or an entry is missing.
-    """
+    """Return the named entries of a dict that a file holds; DataError where it is not a dict or lacks one."""
     if not isinstance(record, dict) or not set(names) <= record.keys():
         held = ", ".join(map(str, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
         raise DataError(f"holds {held}; expected a dict with {' and '.join(names)}", where=where, hint=hint)

@@ -3,7 +3,7 @@
 The block `data:` of a file in conf/task or conf/source. All of it is optional:
 
     shape, outputs     what a sample and its target are, as text
-    error              the name of what is reported, where the class of `error` does not say it
+    error              the name of what is reported; default: the class of `error`, or the usual one of the kind
     licence, homepage  under what the data may be used, and where they are described
     origin             files; generated (by the program); bundled (with a package); own (the user's). Default: what the
                        reader's parameter of this name says, else files

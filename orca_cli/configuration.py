@@ -97,6 +97,30 @@ def description(path: Path) -> str:
     return ""
 
 
+def comments(path: Path) -> dict[str, str]:
+    """Return what the comments of a file say about the keys of its settings: the one behind a key, or the lines above it.
+
+    Keys are those of the innermost mapping, without the groups that hold it.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    found: dict[str, str] = {}
+    above: list[str] = []
+    for line in _text(path).splitlines():
+        text = line.strip()
+        if text.startswith("#"):
+            above.append(text.lstrip("#").strip())
+            continue
+        if key := re.match(r"([\w.]+):", text):
+            behind = re.search(r"\s#\s*(.+)", text)
+            meaning = behind[1] if behind else " ".join(above)
+            if meaning:
+                found.setdefault(key[1], meaning)
+        above = []
+    return found
+
+
 def content(path: Path) -> dict[str, Any]:
     """Return a file's settings as they are written; nothing is composed, and interpolations stay text.
 

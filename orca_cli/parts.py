@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any
-
-from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
+from orca_cli.ranges import check_value
 
 TARGET = "_target_"
 CHECKER = "check_settings"
@@ -25,9 +23,6 @@ _PLUGINS = tuple(f"orca_cli.{name}" for name in ("tasks", "sources", "models", "
 _TORCH = ("torch.nn", "torch.optim")
 _extra_modules: set[str] = set()
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
-# What a whole number may be at most: what arrays and files can hold.
-_LARGEST = 2**63 - 1
-_SHOWN = 80  # characters of a value in a message
 
 
 def allow_module(name: str) -> None:
@@ -178,12 +173,8 @@ def _check_types(target: Callable[..., Any], arguments: dict[str, Any], key: str
     """Hold plain values against the parameters' annotations; parameters of richer types are left to their owners."""
     hints = _hints(target)
     for name, value in arguments.items():
-        hint = hints.get(name)
-        if hint is None or _is_node(value) or fits(value, hint):
-            continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and fits(0, hint)
-        what = "out of range" if number and not abs(value) <= _LARGEST else "of the wrong type"
-        raise ConfigError(f"{shown(value)} is {what}", where=f"{key}.{name}", hint=f"allowed: {in_words(hint)}")
+        if name in hints and not _is_node(value):
+            check_value(value, hints[name], f"{key}.{name}")
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
@@ -192,70 +183,3 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
         return typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError):  # annotations that cannot be resolved say nothing
         return {}
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value read from YAML is what a parameter's annotation allows; annotations of other types allow all.
-
-    To people a bool is no number, and NaN and infinity are no settings; whole numbers fit where fractions do.
-    """
-    origin, members = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return fits(value, members[0]) and all(_holds(value, bound) for bound in _bounds(hint))
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, member) for member in members)
-    if origin is typing.Literal:
-        return any(value == member and type(value) is type(member) for member in members)
-    if origin in (list, Sequence):
-        return isinstance(value, (list, tuple)) and all(fits(item, members[0]) for item in value)
-    if origin is tuple and members:
-        return isinstance(value, (list, tuple)) and len(value) == len(members) and all(map(fits, value, members))
-    if hint in (int, float):
-        whole = isinstance(value, int) and abs(value) <= _LARGEST
-        fraction = hint is float and isinstance(value, float) and math.isfinite(value)
-        return not isinstance(value, bool) and (whole or fraction)
-    return isinstance(value, hint) if hint in (bool, str, type(None)) else True
-
-
-def _bounds(hint: Any) -> list[Any]:
-    """Return the single bounds of an annotated type; annotations of other kinds do not limit a value."""
-    found: list[Any] = []
-    for item in typing.get_args(hint)[1:]:
-        found += list(item) if isinstance(item, GroupedMetadata) else [item]
-    return [bound for bound in found if isinstance(bound, (Ge, Gt, Le, Lt))]
-
-
-def _holds(value: Any, bound: Any) -> bool:
-    if isinstance(bound, Ge):
-        return value >= bound.ge
-    if isinstance(bound, Gt):
-        return value > bound.gt
-    return value <= bound.le if isinstance(bound, Le) else value < bound.lt
-
-
-_BOUND_WORDS = {Ge: ("at least", "ge"), Gt: ("above", "gt"), Le: ("at most", "le"), Lt: ("below", "lt")}
-
-
-def in_words(hint: Any) -> str:
-    """Return what an annotation allows, such as "int, at least 1, or null"."""
-    origin, members = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        words = [
-            f"{word} {getattr(bound, name)}" for bound in _bounds(hint) for word, name in [_BOUND_WORDS[type(bound)]]
-        ]
-        return " ".join([in_words(members[0]), " and ".join(words)]).strip()
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(in_words, members))
-    if origin is typing.Literal:
-        return ", ".join(map(str, members))
-    if origin in (list, Sequence):
-        return f"list of {in_words(members[0])}"
-    if origin is tuple and members:
-        return f"[{', '.join(map(in_words, members))}]"
-    return {type(None): "null", bool: "true or false"}.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-def shown(value: Any) -> str:
-    """Return a value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."

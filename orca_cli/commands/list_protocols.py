@@ -91,13 +91,14 @@ def _settings(path: Path) -> dict[str, Any]:
         if key.startswith(_PICK)
     }
     content.pop("protocol", None)
-    return picks | dict(_flat("", content))
+    return picks | dict(flat("", content))
 
 
-def _flat(prefix: str, value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def flat(prefix: str, value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values of nested settings; a part's own key has the name of its class as value."""
     for key, entry in value.items():
         if isinstance(entry, dict):
-            yield from _flat(f"{prefix}{key}.", entry)
+            yield from flat(f"{prefix}{key}.", entry)
         elif key == _TARGET:
             yield prefix.removesuffix("."), str(entry).rsplit(".", 1)[-1]
         else:

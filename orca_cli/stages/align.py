@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save_file
 
 from orca_cli import parts, seeding, signals, storage
-from orca_cli.compose import check_classes
 from orca_cli.exceptions import CheckpointError, ChecksumError, InterruptionError, NonFiniteError
 from orca_cli.interfaces import Features, Metric, Reporter
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
+from orca_cli.part_groups import check_classes
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config
 from orca_cli.stages import probe

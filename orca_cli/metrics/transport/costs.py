@@ -33,6 +33,12 @@ def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     return tuple(cloud - centre for cloud in (x, *others))
 
 
+def resolved(reg: float, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Return clouds as `centred` does, in float64 where float32 cannot resolve `reg` beside their costs."""
+    clouds = centred(x, *others)
+    return tuple(cloud.double() for cloud in clouds) if needs_double(clouds[0], clouds[-1], reg) else clouds
+
+
 def needs_double(x: Tensor, z: Tensor, reg: float) -> bool:
     """Return whether rounding of costs in float32 would not be small against `reg`.
 

@@ -76,14 +76,7 @@ def annealing(largest: float, reg: float, scaling: float) -> list[float]:
 
 
 def solve(
-    cost: Tensor,
-    a: Tensor,
-    b: Tensor,
-    reg: float,
-    *,
-    tolerance: float,
-    max_iterations: int,
-    scaling: float,
+    cost: Tensor, a: Tensor, b: Tensor, reg: float, *, tolerance: float, max_iterations: int, scaling: float
 ) -> Solution:
     """Solve B problems of the same number of points; beside the cost only pieces of its size are held.
 

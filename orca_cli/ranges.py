@@ -63,6 +63,10 @@ def check_value(value: Any, hint: Any, where: str) -> None:
     """
     if fits(value, hint):
         return
+    plain = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+    if typing.get_origin(plain) in (list, Sequence) and isinstance(value, (list, tuple)):
+        for place, item in enumerate(value):
+            check_value(item, typing.get_args(plain)[0], f"{where}[{place}]")
     allowed, words = f"allowed: {in_words(hint)}", _choices(hint)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(value, str) and words:

@@ -45,7 +45,7 @@ class MMD:
 
     bandwidth: Annotated[
         Literal["union", "source"],
-        "Mean squared distance that scales the kernels: of source and target together (union, released code), or of the source.",
+        "Mean squared distance that scales the kernels: of source and target (union, released code), or of the source alone.",
     ] = "union"
     unbiased: Annotated[
         bool,

@@ -24,7 +24,8 @@ class Moments:
     """Mean over dimensions of squared differences of mean and standard deviation.
 
     Standard deviations are those of the points themselves (divided by n, not n - 1), so that a single point has one: 0,
-    up to the root of eps, which keeps the gradient finite where a dimension is constant. Computed in float64. 0 for a cloud against itself, and for any two of the same moments.
+    up to the root of eps, which keeps the gradient finite where a dimension is constant. Computed in float64. 0 for a cloud
+    against itself, and for any two of the same moments.
     """
 
     convention = "squared, mean over dimensions, not halved"

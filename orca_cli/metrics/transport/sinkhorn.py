@@ -39,7 +39,7 @@ _GPU_LOOK_EVERY = 8
 
 @dataclass(frozen=True)
 class Solution:
-    """Solutions of B problems, by their potentials; `plans` makes plans of them.
+    """Solutions of B problems, by their potentials.
 
     Args:
         f: [B, p], potentials of the rows.
@@ -176,12 +176,6 @@ def log_sum_exp(exponent: Tensor) -> Tensor:
     """Return log sum exp over the last axis; the argument's memory is overwritten."""
     top = exponent.amax(-1)
     return exponent.sub_(top[..., None]).clamp_(min=_MIN_EXPONENT).exp_().sum(-1).log_().add_(top)
-
-
-def plans(cost: Tensor, solution: Solution, a: Tensor, b: Tensor, reg: float) -> Tensor:
-    """Return the plans [B, p, q] of solutions to problems with costs [B, p, q] and weights [B, p] and [B, q]."""
-    exponent = (a.log() + solution.f / reg)[:, :, None] + (b.log() + solution.g / reg)[:, None, :]
-    return exp_(exponent.sub_(cost, alpha=1 / reg))
 
 
 def exp_(exponent: Tensor) -> Tensor:

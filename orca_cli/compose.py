@@ -99,7 +99,7 @@ def session(extra: Path | None = None) -> Iterator[Session]:
     for group in _ALL_GROUPS:
         choices(group, extra)
     if extra is not None:
-        configuration.check_foreign(extra, (*_ALL_GROUPS, "space"))
+        configuration.check_untrusted(extra, (*_ALL_GROUPS, "space"))
     ConfigStore.instance().store(name="schema", node=Config)
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
@@ -130,15 +130,14 @@ class Session:
         """Compose and check every job of a sweep: comma lists, range(...), glob(...) and choice(...).
 
         Raises:
-            ConfigError: the first job that cannot be composed; so a sweep does not start that cannot end.
+            ConfigError: the first job that cannot be composed, so that no sweep starts that cannot finish.
         """
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         parsed = _parse(self._with_study(overrides), self._loader())
         self._check_choices(parsed)
-        batches = BasicSweeper.split_arguments(parsed, None)
         jobs = []
-        for job in (job for batch in batches for job in batch):
+        for job in (job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch):
             signals.check()
             jobs.append(self._compose(list(job)))
         if not jobs:
@@ -158,13 +157,12 @@ class Session:
         return [result.return_value for batch in batches for result in batch]
 
     def _with_study(self, overrides: list[str]) -> list[str]:
-        """Return the overrides with the sweep that a study presets before them, but for what is typed as well."""
+        """Return the overrides after those that a study presets, without the ones that are typed as well."""
         chosen = [text for text in overrides if _key(text) == "study"]
         self._check_choices(_parse(chosen))
         if not chosen:
             return overrides
-        typed = {_key(text) for text in overrides}
-        preset = self._load(chosen).hydra.sweeper.params or {}
+        typed, preset = {_key(text) for text in overrides}, self._load(chosen).hydra.sweeper.params or {}
         # Hydra would take the study's parameters once more from the sweeper's own settings.
         presets = [f"{key}={value}" for key, value in preset.items() if key not in typed]
         return [*presets, *overrides, "hydra.sweeper.params=null"]
@@ -223,8 +221,8 @@ class Session:
                 self._load([*groups, text])
             except _UNREADABLE as cause:
                 if OmegaConf.is_list(node._get_node(name)):
-                    value = text.partition("=")[2]
-                    return ConfigError(f"{value} is not allowed", where=key, hint="allowed: a list, such as [a,b]")
+                    what = f"{text.partition('=')[2]} is not allowed"
+                    return ConfigError(what, where=key, hint="allowed: a list, such as [a,b]")
                 return ConfigError(_root_text(cause), where=key, hint="orca list settings shows types and defaults")
         return ConfigError(_root_text(error), where=_full_key(error))
 
@@ -243,8 +241,7 @@ def _check_typed(override: Override) -> None:
     if schema.is_section(key) and key not in GROUPS:
         hint = f"give its settings one by one, such as {key}.NAME=..."
         raise ConfigError(f"{shown(value)} is not allowed", where=key, hint=hint)
-    interpolated = isinstance(value, str) and "${" in value
-    if key in schema.declared() and not interpolated:
+    if key in schema.declared() and not (isinstance(value, str) and "${" in value):  # what is interpolated comes later
         check_value(value, schema.declared()[key], key)
 
 
@@ -263,8 +260,7 @@ def _checked(cfg: DictConfig, picked: dict[str, Any], overrides: list[str]) -> C
     for name, folder in default_folders().items():
         setattr(config.paths, name, getattr(config.paths, name) or str(folder))
     names = {group: str(picked[group]) for group in GROUPS}
-    stored = _unread(content, OmegaConf.to_container(cfg, resolve=False))
-    return Composed(config, content, stored, names, overrides)
+    return Composed(config, content, _unread(content, OmegaConf.to_container(cfg, resolve=False)), names, overrides)
 
 
 def _unread(resolved: Any, written: Any) -> Any:
@@ -324,9 +320,10 @@ def _unknown_in_a_file(error: Exception) -> ConfigError | None:
     text = _root_text(error)
     found = re.search(r"Key '([^']*)' not in '(\w+)'", text)
     sections = {type(value).__name__: f"{name}." for name, value in vars(Config()).items() if is_dataclass(value)}
-    prefix = (sections | {"Config": ""}).get(found[2]) if found else None
-    if found is None or prefix is None:
+    sections["Config"] = ""
+    if found is None or found[2] not in sections:
         return None
+    prefix = sections[found[2]]
     section: Any = schema.lookup(Config(), prefix.rstrip(".")) if prefix else Config()
     file = re.search(r"In '([^']+)'", text)
     return schema.unknown(found[1], vars(section), prefix, f" in {file[1]}.yaml" if file else "")

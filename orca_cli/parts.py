@@ -63,8 +63,8 @@ def build(node: dict[str, Any], key: str, **given: Any) -> Any:
 def check(node: dict[str, Any], key: str, given: Iterable[str] = (), known: Mapping[str, Any] = _NOTHING) -> None:
     """Raise what `build` would raise for this node because of its settings; nothing is read and no function is called.
 
-    A function of a module that has a `check_settings` beside it is asked by that: it takes some of the function's
-    arguments by name, and raises ConfigError for values that are out of range or contradict each other.
+    A module's `check_settings` is called for its functions: it takes some of the function's arguments by name, and raises
+    ConfigError for values that contradict each other.
 
     Args:
         node: `_target_` and keyword arguments.
@@ -102,30 +102,22 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
         raise ConfigError(f"{name!r} is not a dotted name of a class or function", where=where)
     module_name, attribute = name.rsplit(".", 1)
     if not _allowed(module_name):
-        raise UnsafeError(
-            f"'{name}' lies outside {', '.join((*_PLUGINS, *_TORCH))}",
-            where=where,
-            hint=f"if you trust it, add --allow-module {module_name}",
-        )
+        what = f"'{name}' is outside {', '.join((*_PLUGINS, *_TORCH))}"
+        raise UnsafeError(what, where=where, hint=f"if you trust it, add --allow-module {module_name}")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigError(f"no module '{error.name}'", where=where) from error
     except Exception as error:  # noqa: BLE001 - a module of the user's own may raise what it likes
-        raise ConfigError(
-            f"'{module_name}' cannot be imported: {type(error).__name__}: {error}",
-            where=where,
-            hint="--traceback shows where",
-        ) from error
+        what = f"'{module_name}' cannot be imported: {type(error).__name__}: {error}"
+        raise ConfigError(what, where=where, hint="--traceback shows where") from error
     target = getattr(module, attribute, None)
     if target is None:
-        raise ConfigError(
-            f"'{module_name}' has no '{attribute}'", where=where, hint=suggest(attribute, _public(module))
-        )
+        hint = suggest(attribute, _public(module))
+        raise ConfigError(f"'{module_name}' has no '{attribute}'", where=where, hint=hint)
     if not (inspect.isclass(target) or inspect.isfunction(target)) or not _allowed(target.__module__):
-        raise UnsafeError(
-            f"'{name}' is not defined there", where=where, hint="name a class or function by its own module"
-        )
+        hint = "name a class or function by its own module"
+        raise UnsafeError(f"'{name}' is not defined there", where=where, hint=hint)
     return target
 
 
@@ -159,18 +151,15 @@ def _bind(
     words = [*own, *known]
     for name in arguments:
         if name in given or (name not in parameters and not takes_any):
-            raise ConfigError(
-                f"{target.__qualname__} has no parameter '{name}'",
-                where=f"{key}.{name}",
-                hint=suggest(str(name), words),
-            )
+            what = f"{target.__qualname__} has no parameter '{name}'"
+            raise ConfigError(what, where=f"{key}.{name}", hint=suggest(str(name), words))
     for name in own:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
             raise ConfigError("a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=...")
 
 
 def _check_types(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> None:
-    """Hold plain values against the parameters' annotations; parameters of richer types are left to their owners."""
+    """Check plain values against the parameters' annotations; parameters of richer types are left to their owners."""
     hints = _hints(target)
     for name, value in arguments.items():
         if name in hints and not _is_node(value):

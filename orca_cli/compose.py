@@ -195,7 +195,7 @@ class Session:
                 for name in _names(override):
                     if name not in allowed:
                         raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))
-                    configuration.content(allowed[name])  # raises where the file is no YAML, and names it
+                    configuration.content(allowed[name])  # raises where the file is not YAML
 
     def _explain(self, error: Exception, overrides: list[str]) -> ConfigError:
         """Find the override that a composition failed at, and say what is allowed in its place."""

@@ -117,6 +117,13 @@ def comments(path: Path) -> dict[str, str]:
     return found
 
 
+def picks(defaults: Any) -> dict[str, str]:
+    """Return group -> choice of the lines `override /group: choice` in a file's defaults."""
+    lines = [line for line in defaults if isinstance(line, dict)] if isinstance(defaults, list) else []
+    pairs = [(str(key).partition("override /")[2], str(value)) for line in lines for key, value in line.items()]
+    return {group: choice for group, choice in pairs if group}
+
+
 def content(path: Path) -> dict[str, Any]:
     """Return a file's settings as they are written; nothing is composed, and interpolations stay text.
 

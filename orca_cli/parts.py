@@ -40,7 +40,7 @@ def build(node: dict[str, Any], key: str, **given: Any) -> Any:
 
     Raises:
         ConfigError: unknown name, unknown, missing or doubly given arguments, or what the part itself refuses.
-        UnsafeError: the name lies outside the allowed modules.
+        UnsafeError: the name is outside the allowed modules.
     """
     target = resolve(node, key)
     arguments = {

@@ -102,7 +102,7 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
     found = []
     for name, path in configuration.choices(group, extra).items():
         content = configuration.content(path)
-        picks = dict(_picks(content.pop("defaults", None)))
+        picks = configuration.picks(content.pop("defaults", None))
         # A file of the whole package (`@package _global_`) holds its group's settings under the group's name.
         own = content.get(group, content)
         if group == "study":
@@ -130,9 +130,8 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
 def _data(group: str, name: str, path: Path) -> dict[str, Any]:
     """Return what a file says about its data, and whether they are there."""
     entry = catalogue.read(group, name, path)
-    state = data_folder.state(entry, configuration.default_folders()["data"])
     texts = {key: getattr(entry, key) for key in ("shape", "outputs", "error", "licence", "origin", "bytes")}
-    return {"state": state, **texts}
+    return {"state": data_folder.state(entry, configuration.default_folders()["data"]), **texts}
 
 
 def _departures(task: str, extra: Path | None) -> dict[str, str]:
@@ -151,14 +150,6 @@ def _error(task: dict[str, Any]) -> str:
     if isinstance(node, dict) and isinstance(node.get("_target_"), str):
         return node["_target_"].rpartition(".")[2]
     return _ERRORS.get(str(task.get("kind")), "usual of kind")
-
-
-def _picks(defaults: Any) -> Iterator[tuple[str, str]]:
-    """Yield (group, choice) of a file's `override /group: choice` lines."""
-    for line in defaults if isinstance(defaults, list) else []:
-        for key, value in line.items() if isinstance(line, dict) else []:
-            if str(key).startswith("override /"):
-                yield str(key).removeprefix("override /"), str(value)
 
 
 def settings() -> list[dict[str, Any]]:
@@ -254,14 +245,9 @@ def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
     kind = entry["parameters"].get("kind")
     data = entry["data"]
     unknown = "any" if data["origin"] == "own" else "-"
-    return (
-        entry["name"],
-        "any" if kind in (None, "???") else str(kind),
-        data["shape"] or unknown,
-        data["outputs"] or unknown,
-        entry["error"],
-        data["state"],
-    )
+    kind = "any" if kind in (None, "???") else str(kind)
+    shape, outputs = data["shape"] or unknown, data["outputs"] or unknown
+    return entry["name"], kind, shape, outputs, entry["error"], data["state"]
 
 
 def _value(value: Any) -> str:

@@ -3,7 +3,7 @@
     value = 1/(n m) sum_ij |x_i - z_j|
 
 over all pairs; the released code pairs random rows, which has the same mean and more noise. Labels are not used. It is not
-a distance of distributions: it is lowest where the target sits in the source's spatial median, and a cloud against itself has
+a distance of distributions: it is lowest where the target is in the source's spatial median, and a cloud against itself has
 the mean distance of its own points, not 0.
 """
 

@@ -23,9 +23,9 @@ from orca_cli.metrics.transport.validity import check_features
 class OTDD(Transport):
     """Debiased entropic OTDD with gradient through features and label distances; arguments as in `Transport`.
 
-    Reg is absolute: features that are small against its root blur into one point and have distance 0; where features are
-    so large that float32 cannot resolve reg beside their costs, the problem is solved in float64. A class with one point
-    is a cloud of one point; a class without points carries no weight.
+    Reg is absolute: features that are small against its root blur into one point and have distance 0; where their costs are
+    so large that float32 cannot resolve reg, the problem is solved in float64. A class with one point is a cloud of one
+    point; a class without points carries no weight.
 
     The defaults are chosen on 3,000 embedded tokens of a language body (384 wide, 8 classes) against 128 tokens of one
     target class, along 60 steps of alignment: the gradient's cosine with the converged float64 solution is above 0.9999
@@ -86,7 +86,7 @@ class OTDD(Transport):
 
         selves = label_distances.solve_selves(targets, label_distances.from_matrix(own), inside_symmetric)
         target_self = label_distances.values(selves, (l, l)).diagonal()
-        # With one target class W is constant along the rows of the cost: it moves the value and not the plan, and the
+        # With one target class W is constant along the rows of the cost: it changes the value but not the plan, and the
         # plan's potentials are a good start for the pairs of classes.
         single = len(targets.present) == 1
         outer = self.outer(cross) if single else None
@@ -99,7 +99,7 @@ class OTDD(Transport):
         within = label_distances.solve_pairs(pairs, targets, targets, label_distances.from_matrix(own), inside)
         label_own = _label_table(within, target_self, target_self)
         label_own = label_own + label_own.T
-        # What the costs hold beside half squared distances is taken back where pairs of classes meet them.
+        # What is added to half squared distances in the costs is taken back where pairs of classes use them.
         beside_cross, beside_own = torch.zeros_like(label_cross), label_own / 2
         shift = cross.new_zeros(())
         if outer:

@@ -41,14 +41,16 @@ class OTDDReference:
     """Value and gradient of the released code.
 
     Value to 1e-4 and gradient to a cosine of 0.9999 of what geomloss's `SamplesLoss` gives for the whole problem. Classes
-    of one point are kept; the released code leaves them out. Features of a scale that float32 cannot resolve beside reg are
-    taken in float64, where the released code goes on in float32.
+    of one point are kept; the released code leaves them out. Where float32 cannot resolve reg at the scale of the
+    features, float64 is used; the released code stays in float32.
     """
 
     convention = "squared, halved costs, debiased, annealed and stopped as in the released code"
 
-    reg: Annotated[Positive, "Entropic strength of the transport of points, beside halved squared distances."] = 0.1
-    label_reg: Annotated[Positive, "Entropic strength inside label distances, beside squared distances."] = 0.1
+    reg: Annotated[Positive, "Entropic strength of the transport of points, in units of halved squared distances."] = (
+        0.1
+    )
+    label_reg: Annotated[Positive, "Entropic strength inside label distances, in units of squared distances."] = 0.1
     scaling: Annotated[
         Fraction, "Root of the ratio between two levels of annealing, which go from the squared diameter to reg."
     ] = 0.5

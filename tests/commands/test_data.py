@@ -115,7 +115,7 @@ def test_the_block_of_the_page_on_adding_is_accepted(here):
         ),
         ({"files": [{"path": "a", "instead": ["../*"]}]}, "files[0].instead[0]"),
         ({"pages": ["ftp://a/b"]}, "data.pages[0]: 'ftp://a/b' is not allowed"),
-        ({"files": [{"path": "a", "unpack": "rar"}]}, "files[0].unpack: 'rar' is not allowed; allowed: tar, zip, gzip"),
+        ({"files": [{"path": "a", "unpack": "rar"}]}, "files[0].unpack: 'rar' is not allowed; did you mean 'tar'? allowed: tar, zip, gzip"),
         ({"files": [{"path": "a", "bytes": -1}]}, "at least 1"),
         ({"files": [{"path": "a", "members": ["../b"]}]}, "a path below the data set's folder"),
         ({"files": [{"path": "a", "url": "x"}]}, "did you mean 'urls'?"),

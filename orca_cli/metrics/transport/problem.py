@@ -64,8 +64,7 @@ class Transport:
             unsolved = (solution.error > self.tolerance).nonzero()[:, 0]
             if not len(unsolved):
                 return solution
-            # Far from the solution Newton's steps are small; solving one level after the other comes near every problem's,
-            # and where that is not near enough, Newton's steps from there are large.
+            # Far from the solution Newton's steps are small. Annealing comes near it, and Newton's steps from there are large.
             problem = cost[unsolved], a[unsolved], b[unsolved]
             more = self._sinkhorn(reg)(*problem)
             if bool((more.error > self.tolerance).any()):
@@ -96,8 +95,7 @@ class Transport:
     def source_term(self, x: Tensor, labels: Tensor, label_source: Tensor) -> tuple[Tensor, Tensor]:
         """Return OT_reg(source, source) and what one more update changes.
 
-        The cost is computed in chunks of rows, and held as far as `_HELD_ELEMENTS` go: what is not held is computed anew
-        at every iteration.
+        The cost is computed in chunks of rows; up to `_HELD_ELEMENTS` of its entries are kept between iterations.
 
         Args:
             x: [n, d].
@@ -124,7 +122,7 @@ class Transport:
         return value, (a * (update + softmin(update))).sum() - value
 
     def diagnostics(self, solutions: list[Solution], prepared: dict[str, Tensor]) -> dict[str, float]:
-        """Return what a metric reports beside its value, from all problems that it solved."""
+        """Return the diagnostics of a metric, from all problems that it solved."""
         error = max(float(solution.error.max()) for solution in solutions)
         return {
             "iterations": float(max(solution.iterations for solution in solutions)),
@@ -210,7 +208,7 @@ def class_mass(plan: Plans, cost: Tensor, shape: tuple[int, int]) -> Tensor:
 def slope(plans: Sequence[Plans], cost: Tensor, x: Tensor, z: Tensor) -> Tensor:
     """Return the gradient [m, d] in z of sum_ij P_ij |x_i - z_j|^2 / 2, P the sum of the plans, for costs [n, m].
 
-    Plans exist by pieces of rows only: beside the cost nothing of its size is needed.
+    Plans are computed for some rows at a time: no other memory of the size of the cost is needed.
     """
     result = torch.zeros_like(z)
     for _, some in sinkhorn.pieces(cost[None], _PIECE_ELEMENTS):

@@ -41,7 +41,7 @@ def check_features(features: Features, name: str) -> None:
     if labels.shape != x.shape[:1]:
         raise DataError(f"one label per point is needed, got {list(labels.shape)} for {len(x)} points", where=where)
     if bool((labels < 0).any()) or bool((labels >= features.num_classes).any()):
-        raise DataError(f"labels must lie in 0..{features.num_classes - 1}", where=where)
+        raise DataError(f"labels must be in 0..{features.num_classes - 1}", where=where)
     # The extremes are NaN or infinite if any entry is, and cost a fifth of looking at every one.
     if not bool(torch.isfinite(torch.stack(torch.aminmax(x.detach()))).all()):
         raise NonFiniteError("a feature is NaN or infinite", where=where, hint=_HINT)

@@ -147,7 +147,7 @@ def _checked(kind: type, block: Any, where: str, known: tuple[str, ...] = ()) ->
     hints = {name: hint for name, hint in typing.get_type_hints(kind, include_extras=True).items() if name not in known}
     if not isinstance(block, dict):
         raise ConfigError("has to hold 'key: value' pairs", where=where, hint=f"allowed: {', '.join(hints)}")
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in block.items():
         if name not in hints:
             raise ConfigError(f"no such key: '{name}'", where=where, hint=suggest(str(name), hints))

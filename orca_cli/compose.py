@@ -32,7 +32,7 @@ from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.ranges import check_value, shown
 from orca_cli.schema import GROUPS, Config
 
-_OPTIONAL_GROUPS = ("protocol", "hparams", "departures", "study")
+_OPTIONAL_GROUPS = ("protocol", "hparams", "departures", "study", "tracker")
 _ALL_GROUPS = (*GROUPS, *_OPTIONAL_GROUPS)
 # What Hydra lets through when a file or an override cannot be read.
 _UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
@@ -60,7 +60,7 @@ class Composed:
     @property
     def variant(self) -> dict[str, str]:
         """Return the overrides that are neither group choices, nor the seed, nor without effect on results."""
-        unnamed = (*GROUPS, "seed", "device", "protocol", "study", "train.checkpoint_s")
+        unnamed = (*GROUPS, "seed", "device", "protocol", "study", "tracker", "train.checkpoint_s")
         pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
         return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(("paths.", "hydra"))}
 

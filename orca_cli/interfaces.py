@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from torch import Tensor
+
+if TYPE_CHECKING:  # takes seconds to import, and names types only
+    from torch import Tensor, nn
 
 Kind = Literal["classes", "labels", "dense"]
 KINDS: tuple[Kind, ...] = ("classes", "labels", "dense")
@@ -86,8 +88,7 @@ class TaskData:
         validation: what models are chosen on; disjoint from train and test.
         open_test: reads the test split; called once, at the end of a run.
         synthetic: True for generated data; said in every table.
-        size: the word for how many and how large the samples are, where the task has several, such as "small"; said in
-            every table.
+        size: name of the task's size where it has several, such as "small"; shown in every table.
         target_scale: for real-valued dense targets, the training targets' mean and deviation.
         causal: True where an output may see inputs at its own and at earlier positions only, such as in forecasting.
         class_names: K names, or empty.
@@ -199,8 +200,11 @@ class Body(Protocol):
     def class_token(self) -> Tensor | None:
         """Return the embedded classification token [D], or None where the body has none."""
 
+    def norms(self) -> list[nn.Module]:
+        """Return all norms of the body."""
+
     def reset_weights(self) -> None:
-        """Draw all weights anew from torch's global generator, as the architecture's own initialisation does."""
+        """Draw all weights at random from torch's global generator, by the architecture's own initialisation."""
 
 
 @dataclass(frozen=True)
@@ -293,8 +297,60 @@ class Error(Protocol):
         """Return the output [K] or [K, *E] of the best constant predictor that the training targets allow."""
 
 
+class TransferParts(Protocol):
+    """A transfer model as finetune modes see it; an nn.Module with three parts."""
+
+    @property
+    def embedder(self) -> nn.Module:
+        """Return f."""
+
+    @property
+    def body(self) -> Any:
+        """Return g, a Body."""
+
+    @property
+    def predictor(self) -> nn.Module:
+        """Return h."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """Set requires_grad of every parameter."""
+
+
+class Finetune(Protocol):
+    """Which parameters stage 3 trains, and what of them a checkpoint holds.
+
+    Attributes:
+        pretrained: whether the body keeps its pretrained weights; else they are drawn at random.
+    """
+
+    pretrained: bool
+
+    def apply(self, model: TransferParts) -> None:
+        """Set requires_grad on every parameter, adding parameters first where the mode has its own; idempotent."""
+
+    def trainable_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return copies, on the CPU, of what the pretrained body's checkpoint does not hold."""
+
+    def load_trainable_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Give a model, after `apply`, the state that `trainable_state` returned.
+
+        Raises:
+            CheckpointError: it does not fit the model.
+        """
+
+
+class Recorder(Protocol):
+    """Takes every line of every curve; JSON lines, trackers and pruning are recorders."""
+
+    def record(self, stage: str, line: Mapping[str, Any]) -> None:
+        """Take the next line of a stage's curve: plain values by name."""
+
+    def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Replace a stage's curve so far, when the stage starts or resumes."""
+
+
 class Reporter(Protocol):
-    """How long work speaks to the person who waits for it."""
+    """How long work reports to the person who waits for it."""
 
     def say(self, text: str) -> None:
         """Log one line."""

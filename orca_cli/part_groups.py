@@ -34,6 +34,8 @@ PART_GROUPS = {
     "body": PartGroup(),
     "source": PartGroup(("seed", *_FOLDERS), words=("data",)),
     "metric": PartGroup(optional=True),
+    "finetune": PartGroup(),
+    "tracker": PartGroup(("folder", "settings"), optional=True),
 }
 
 

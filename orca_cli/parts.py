@@ -19,7 +19,10 @@ from orca_cli.ranges import check_value
 
 TARGET = "_target_"
 CHECKER = "check_settings"
-_PLUGINS = tuple(f"orca_cli.{name}" for name in ("tasks", "sources", "models", "metrics", "losses", "scoring"))
+_PLUGINS = tuple(
+    f"orca_cli.{name}"
+    for name in ("tasks", "sources", "models", "metrics", "losses", "scoring", "finetuning", "tracking")
+)
 _TORCH = ("torch.nn", "torch.optim")
 _extra_modules: set[str] = set()
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})

@@ -146,16 +146,6 @@ class Train:
 
 
 @dataclass
-class Finetune:
-    """Which parameters stage 3 trains, and what the body starts from."""
-
-    train: str = "all"
-    """all; layernorm (layer norms, embedder, predictor: FPT); head (predictor alone)."""
-    body: str = "pretrained"
-    """pretrained, or random (same architecture, trained from scratch)."""
-
-
-@dataclass
 class Config:
     """One run."""
 
@@ -163,7 +153,8 @@ class Config:
     body: Any = MISSING
     source: Any = MISSING
     metric: Any = MISSING
-    finetune: Finetune = field(default_factory=Finetune)
+    finetune: Any = MISSING
+    tracker: Any = MISSING
     embedder: Embedder = field(default_factory=Embedder)
     predictor: Predictor = field(default_factory=Predictor)
     align: Align = field(default_factory=Align)
@@ -195,14 +186,6 @@ _PARTS_TO_BE: dict[str, Any] = {
     ],
     "embedder.max_tokens": Annotated[
         Count | None, "Upper bound on the tokens of a sample; the body's own maximum by default."
-    ],
-    "finetune.train": Annotated[
-        str,
-        OneOf(("all", "layernorm", "head")),
-        "What is trained: all; layer norms, embedder and predictor (FPT); the predictor alone.",
-    ],
-    "finetune.body": Annotated[
-        str, OneOf(("pretrained", "random")), "Start of the body: random is the same architecture from scratch."
     ],
 }
 

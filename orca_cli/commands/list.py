@@ -20,6 +20,7 @@ GROUPS = {
     "sources": "source",
     "metrics": "metric",
     "finetune": "finetune",
+    "trackers": "tracker",
     "hparams": "hparams",
     "protocols": "protocol",
     "studies": "study",
@@ -234,8 +235,8 @@ def _print_parameters(group: str, found: list[dict[str, Any]], in_full: bool) ->
     if in_full:
         for entry in with_any:
             meanings = {f"{prefix}{key}": text for key, text in entry["meanings"].items()}
-            rows = [(key, value, meanings.get(key, "")) for key, value in entry["pairs"]]
-            terminal.print_result("", _table((entry["name"], "default", "meaning"), rows))
+            full = [(key, value, meanings.get(key, "")) for key, value in entry["pairs"]]
+            terminal.print_result("", _table((entry["name"], "default", "meaning"), full))
     elif with_any:
         rows = [(entry["name"], "  ".join("=".join(pair) for pair in entry["pairs"])) for entry in with_any]
         terminal.print_result("", _table((group, "parameters and their defaults"), rows))

@@ -66,8 +66,8 @@ class Trial:
     def stopped(self, point, number, plan, *words, **more):
         """Start a run that sends itself signals; returns its exit code and standard error."""
         self.new_folder()
-        if point == "features":
-            for entry in self._home.rglob("source_features"):
+        for entry in [*self._home.rglob("source_features"), *self._home.rglob("alignments")]:
+            if entry.name == "alignments" or point == "features":
                 shutil.rmtree(entry)
         if point == "checkpoint":
             words = (*words, "train.checkpoint_s=0")
@@ -112,7 +112,7 @@ def test_sigterm_in_every_phase(trial, scorecard, point, number):
     """B1."""
     code, err = trial.stopped(point, number, "TERM")
     assert code == 143, err
-    assert "type the same command again" in err
+    assert "rerun the same command" in err
     if point != "compose":
         assert trial.has_saved(143, stage_of(point, number))
     assert trial.ends_alike()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Interval
@@ -132,12 +132,12 @@ class Transport:
         }
 
     def _newton(self, reg: float) -> partial[Solution]:
-        steps = {"max_iterations": self.newton_steps, "scaling": self.scaling}
-        return partial(newton.solve, reg=reg, tolerance=self.tolerance, **steps)
+        settings: dict[str, Any] = {"max_iterations": self.newton_steps, "scaling": self.scaling}
+        return partial(newton.solve, reg=reg, tolerance=self.tolerance, **settings)
 
     def _sinkhorn(self, reg: float, slack: float = 1.0) -> partial[Solution]:
-        steps = {"max_iterations": self.max_iterations, "scaling": self.scaling}
-        return partial(sinkhorn.solve, reg=reg, tolerance=slack * self.tolerance, **steps)
+        settings: dict[str, Any] = {"max_iterations": self.max_iterations, "scaling": self.scaling}
+        return partial(sinkhorn.solve, reg=reg, tolerance=slack * self.tolerance, **settings)
 
 
 def add_labels(cost: Tensor, rows: Tensor, columns: Tensor, labels: Tensor) -> Tensor:

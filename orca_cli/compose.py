@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from orca_cli import configuration, parts, schema, signals
 from orca_cli.configuration import choices, config_dir, default_folders
 from orca_cli.exceptions import ConfigError, suggest
-from orca_cli.schema import GROUPS, Config
+from orca_cli.schema import GROUPS, NEEDED_GROUPS, Config
 
 _OPTIONAL_GROUPS = ("protocol", "hparams", "departures", "study")
 # Arguments that the program itself gives to parts; see stages/build.py.
@@ -100,10 +100,10 @@ def session(extra: Path | None = None) -> Iterator[Session]:
     Raises:
         ConfigError: the user's folder does not exist, or has a file of the name of one of the program's.
     """
-    for group in (*GROUPS, *_OPTIONAL_GROUPS):
+    for group in (*NEEDED_GROUPS, *_OPTIONAL_GROUPS):
         choices(group, extra)
     if extra is not None:
-        configuration.check_foreign(extra, (*GROUPS, *_OPTIONAL_GROUPS, "space"))
+        configuration.check_foreign(extra, (*NEEDED_GROUPS, *_OPTIONAL_GROUPS, "space"))
     ConfigStore.instance().store(name="schema", node=Config)
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
@@ -201,9 +201,9 @@ class Session:
     def _check_choices(self, parsed: list[Override]) -> None:
         for override in parsed:
             group = override.key_or_group
-            if group in GROUPS and (override.is_delete() or isinstance(override.value(), (list, type(None)))):
+            if group in NEEDED_GROUPS and (override.is_delete() or isinstance(override.value(), (list, type(None)))):
                 raise ConfigError("one choice is needed", where=group, hint=f"orca list {group} shows the choices")
-            if group in (*GROUPS, *_OPTIONAL_GROUPS) and not override.is_delete():
+            if group in (*NEEDED_GROUPS, *_OPTIONAL_GROUPS) and not override.is_delete():
                 allowed = choices(group, self._extra)
                 for name in _names(override):
                     if name not in allowed:
@@ -212,7 +212,7 @@ class Session:
 
     def _explain(self, error: Exception, overrides: list[str]) -> ConfigError:
         """Find the override that a composition failed at, and say what is allowed in its place."""
-        groups = [text for text in overrides if _key(text) in (*GROUPS, *_OPTIONAL_GROUPS)]
+        groups = [text for text in overrides if _key(text) in (*NEEDED_GROUPS, *_OPTIONAL_GROUPS)]
         try:
             known = self._load(groups)
         except _UNREADABLE:
@@ -252,7 +252,7 @@ def _check_typed(override: Override) -> None:
     value = override.value()
     if isinstance(value, QuotedString):
         value = value.text
-    if schema.is_section(key) and key not in GROUPS:
+    if schema.is_section(key) and key not in NEEDED_GROUPS:
         raise ConfigError(
             f"{parts.shown(value)} is not allowed",
             where=key,
@@ -310,7 +310,7 @@ def _check_keys(content: dict[str, Any]) -> None:
 
 
 def _check_parts(config: Config) -> None:
-    for group in ("task", "body", "source", "metric"):
+    for group in ("task", "body", "source", "metric", "embedder"):
         if not isinstance(getattr(config, group), dict):
             raise ConfigError("a group of settings is needed", where=group, hint=f"orca list {group} shows the choices")
     words = {word: config.task[word] for word in ("loss", "error") if config.task.get(word) is not None}
@@ -322,6 +322,7 @@ def _check_parts(config: Config) -> None:
             parts.build(node, f"task.{word}")  # as the metric below
     parts.check(task_reader(config.task), "task", GIVEN_TO_TASK, {"kind": config.task.get("kind")})
     parts.check(config.body, "body")
+    parts.check(config.embedder, "embedder")
     parts.check(source_reader(config.source), "source", GIVEN_TO_SOURCE)
     if config.metric.get(parts.TARGET) is not None:
         parts.check(config.metric, "metric")

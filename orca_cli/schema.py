@@ -1,4 +1,4 @@
-"""The configuration of a run: its skeleton as dataclasses. Parts (task, body, source, metric) are `_target_` nodes.
+"""The configuration of a run: its skeleton as dataclasses. Parts (task, body, source, metric, embedder) are `_target_` nodes.
 
 The field docstrings are what `orca list settings` shows. Ranges are checked by `check`, so that a wrong value is told
 before any data are read.
@@ -18,7 +18,6 @@ MISSING = "???"  # OmegaConf's word for a value that has to be given
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("fp32", "bf16", "fp16"),
-    "embedder.init": ("pretrained", "random"),
     "predictor.pooling": ("mean", "class_token"),
     "align.features": ("tokens", "sequence", "pooled"),
     "align.select": ("last", "validation"),
@@ -36,7 +35,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
 # key -> (smallest, largest allowed value); None is no bound. Keys in _ABOVE exclude the smallest.
 RANGES: dict[str, tuple[float | None, float | None]] = {
     "seed": (0, 2**31 - 1),
-    "embedder.max_tokens": (1, None),
     "source.size": (2, None),
     "align.epochs": (0, None),
     "align.lr": (0, 1e30),  # times ten, as Adam's first step has it, still a float32
@@ -84,21 +82,11 @@ class Paths:
 
 
 @dataclass
-class Embedder:
-    """The input layer (paper 3.1)."""
-
-    init: str = "pretrained"
-    """Where its norm, positions and patch filter start: pretrained (copied from the body) or random."""
-    max_tokens: int | None = None
-    """Upper bound on the tokens of a sample; the body's own maximum by default."""
-
-
-@dataclass
 class Predictor:
     """The output layer (paper 3.1)."""
 
     pooling: str = "mean"
-    """classes and labels: mean over the tokens that are not padding, or class_token (text bodies)."""
+    """classes and labels: mean over the tokens that are not padding, or class_token (bodies that have one)."""
 
 
 @dataclass
@@ -203,8 +191,8 @@ class Config:
     body: Any = MISSING
     source: Any = MISSING
     metric: Any = MISSING
+    embedder: Any = MISSING
     finetune: Finetune = field(default_factory=Finetune)
-    embedder: Embedder = field(default_factory=Embedder)
     predictor: Predictor = field(default_factory=Predictor)
     align: Align = field(default_factory=Align)
     train: Train = field(default_factory=Train)
@@ -221,6 +209,8 @@ class Config:
 
 # Groups of conf/ whose chosen file names a run, a table row or a column.
 GROUPS = ("task", "body", "source", "metric", "finetune")
+# Groups of which every run needs exactly one choice.
+NEEDED_GROUPS = (*GROUPS, "embedder")
 
 
 def lookup(config: Any, key: str) -> Any:

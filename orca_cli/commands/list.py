@@ -20,6 +20,7 @@ GROUPS = {
     "bodies": "body",
     "sources": "source",
     "metrics": "metric",
+    "embedders": "embedder",
     "finetune": "finetune",
     "hparams": "hparams",
     "protocols": "protocol",
@@ -194,7 +195,7 @@ def _settings(kind: Any, prefix: str, meanings: dict[str, dict[str, str]]) -> It
         key = prefix + field.name
         if dataclasses.is_dataclass(field.default_factory):
             yield from _settings(field.default_factory, f"{key}.", meanings)
-        elif key not in schema.GROUPS:
+        elif key not in schema.NEEDED_GROUPS:
             yield {
                 "key": key,
                 "type": str(field.type),
@@ -328,7 +329,7 @@ def _print_settings(found: list[dict[str, Any]]) -> None:
         allowed = f" ({entry['allowed']})" if entry["allowed"] and entry["key"] in schema.RANGES else ""
         kind = entry["type"].replace(" | None", "")
         rows.append((entry["key"], kind, _value(entry["default"]), entry["meaning"] + allowed))
-    note = "Groups: task body source metric finetune hparams protocol study; their parameters: orca list GROUP NAME."
+    note = "Groups: task body source metric embedder finetune hparams protocol study; their parameters: orca list GROUP NAME."
     terminal.print_result(_table(("setting", "type", "default", "meaning"), rows), _text(note))
 
 

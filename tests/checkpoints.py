@@ -12,6 +12,8 @@ from transformers import (
     RobertaModel,
     SwinConfig,
     SwinModel,
+    ViTConfig,
+    ViTModel,
 )
 
 SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parent.parent.parent / "shared"))
@@ -74,4 +76,21 @@ def save_tiny_swin(folder: Path) -> Path:
         drop_path_rate=0.0,
     )
     SwinModel(config).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_vit(folder: Path) -> Path:
+    """Save a ViT of 2 layers, width 32, 32 x 32 pixels, patch 8 (16 patches and the classification token)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(4)
+    config = ViTConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        hidden_dropout_prob=0.0,
+    )
+    ViTModel(config).save_pretrained(folder)
     return folder

@@ -116,9 +116,18 @@ class TextBody(PretrainedBody):
 
     modality = "text"
 
-    def __init__(self, *parts: Any, max_source_tokens: int, **sizes: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        folder: Path,
+        embeddings: nn.Module,
+        *,
+        max_tokens: int,
+        width: int,
+        max_source_tokens: int,
+    ) -> None:
         """Take a transformers model apart; arguments as above, and the tokens that source texts are cut to."""
-        super().__init__(*parts, **sizes)
+        super().__init__(model, folder, embeddings, max_tokens=max_tokens, width=width)
         self.max_source_tokens = max_source_tokens
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:

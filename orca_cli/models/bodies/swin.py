@@ -35,6 +35,8 @@ class SwinBody(ImageBody):
     Its windows take no padding mask, so padded tokens enter as zeros and are left out of pooling.
     """
 
+    encoder: nn.Module
+    norm: nn.Module
     # The second names are those of transformers before 5.6.
     linears = {
         "query": r"\.(q_proj|query)",

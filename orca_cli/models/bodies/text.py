@@ -34,6 +34,7 @@ def load(checkpoint: str, max_source_tokens: Annotated[int, Ge(3)] = 32) -> Bert
 class BertBody(TextBody):
     """The encoder layers of a BERT or RoBERTa model."""
 
+    encoder: nn.Module
     can_be_causal = True
     linears = {
         "query": r"\.query",

@@ -37,6 +37,8 @@ def load(checkpoint: str) -> ViTBody:
 class ViTBody(ImageBody):
     """Layers and last norm of a ViT model; its classification token always stands before the patches."""
 
+    layers: nn.ModuleList
+    norm: nn.Module
     needs_prefix = True
     linears = {
         "query": r"\.q_proj",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from orca_cli.interfaces import Tokens
+from orca_cli.interfaces import TokenLayout, Tokens
 from orca_cli.models.canvas import from_canvas
-from orca_cli.interfaces import TokenLayout
 
 
 class DensePredictor(nn.Module):

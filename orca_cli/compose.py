@@ -310,7 +310,7 @@ def _check_keys(content: dict[str, Any]) -> None:
 
 
 def _check_parts(config: Config) -> None:
-    for group in ("task", "body", "source", "metric", "embedder"):
+    for group in NEEDED_GROUPS:
         if not isinstance(getattr(config, group), dict):
             raise ConfigError("a group of settings is needed", where=group, hint=f"orca list {group} shows the choices")
     words = {word: config.task[word] for word in ("loss", "error") if config.task.get(word) is not None}
@@ -323,6 +323,7 @@ def _check_parts(config: Config) -> None:
     parts.check(task_reader(config.task), "task", GIVEN_TO_TASK, {"kind": config.task.get("kind")})
     parts.check(config.body, "body")
     parts.check(config.embedder, "embedder")
+    parts.check(config.finetune, "finetune")
     parts.check(source_reader(config.source), "source", GIVEN_TO_SOURCE)
     if config.metric.get(parts.TARGET) is not None:
         parts.check(config.metric, "metric")

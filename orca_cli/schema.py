@@ -27,8 +27,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.select": ("best", "last"),
     "train.validate_on": ("validation", "test"),
     "train.accumulation_reduce": ("mean", "sum"),
-    "finetune.train": ("all", "layernorm", "head"),
-    "finetune.body": ("pretrained", "random"),
     "protocol": ("clean", "paper", "release"),
 }
 
@@ -174,16 +172,6 @@ class Train:
 
 
 @dataclass
-class Finetune:
-    """Which parameters stage 3 trains, and what the body starts from."""
-
-    train: str = "all"
-    """all; layernorm (layer norms, embedder, predictor: FPT); head (predictor alone)."""
-    body: str = "pretrained"
-    """pretrained, or random (same architecture, trained from scratch)."""
-
-
-@dataclass
 class Config:
     """One run."""
 
@@ -192,7 +180,7 @@ class Config:
     source: Any = MISSING
     metric: Any = MISSING
     embedder: Any = MISSING
-    finetune: Finetune = field(default_factory=Finetune)
+    finetune: Any = MISSING
     predictor: Predictor = field(default_factory=Predictor)
     align: Align = field(default_factory=Align)
     train: Train = field(default_factory=Train)

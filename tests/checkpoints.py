@@ -1,5 +1,6 @@
 """Tiny random checkpoints, saved as users' checkpoints are, for tests that load them by the real path."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from transformers import (
     BertConfig,
     BertModel,
     BertTokenizerFast,
+    GPT2Config,
+    GPT2Model,
+    GPT2TokenizerFast,
     RobertaConfig,
     RobertaModel,
     SwinConfig,
@@ -59,6 +63,21 @@ def save_tiny_roberta(folder: Path) -> Path:
     )
     RobertaModel(config).save_pretrained(folder)
     _save_tokenizer(folder, ["[CLS]", "[PAD]", "[UNK]", "[SEP]", "[MASK]"])
+    return folder
+
+
+def save_tiny_gpt2(folder: Path) -> Path:
+    """Save a GPT-2 of 2 layers, width 32, 64 positions, whose tokenizer has neither padding nor classification token."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(5)
+    config = GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0)
+    GPT2Model(config).save_pretrained(folder)
+    words = {word: number for number, word in enumerate([*_LETTERS, "\u0120", "<|endoftext|>"])}
+    (folder / "vocab.json").write_text(json.dumps(words))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    GPT2TokenizerFast(
+        vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), unk_token="<|endoftext|>"
+    ).save_pretrained(folder)
     return folder
 
 

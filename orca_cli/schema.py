@@ -181,6 +181,7 @@ class Config:
     metric: Any = MISSING
     embedder: Any = MISSING
     finetune: Any = MISSING
+    tracker: Any = MISSING
     predictor: Predictor = field(default_factory=Predictor)
     align: Align = field(default_factory=Align)
     train: Train = field(default_factory=Train)

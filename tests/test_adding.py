@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from tests.checkpoints import save_tiny_bert, save_tiny_gpt2
 
@@ -83,6 +84,10 @@ def test_every_file_of_the_page_is_tried_here():
         "conf/embedder/wide.yaml",
         "orca_cli/metrics/mean_shift.py",
         "conf/metric/mean_shift.yaml",
+        "orca_cli/finetuning/bitfit.py",
+        "conf/finetune/bitfit.yaml",
+        "orca_cli/tracking/losses.py",
+        "conf/tracker/losses.yaml",
     }
 
 
@@ -143,9 +148,9 @@ def test_a_body_of_a_new_family_is_one_yaml_and_one_python_file(checkout):
 def test_an_embedder_is_one_yaml_and_one_python_file(checkout):
     add(checkout, "orca_cli/models/embedders/wide.py", "conf/embedder/wide.yaml")
     assert "wide" in orca(checkout, "list", "embedders")
-    assert "orca run embedder=wide embedder.max_tokens=16" in PAGE
-    words = ["embedder=wide", "embedder.max_tokens=16", *QUICK, "task.train_size=40"]
-    assert "kernel 10, 16 tokens" in orca(checkout, "run", *words)
+    assert "orca run embedder=wide embedder.max_tokens=4" in PAGE
+    words = ["embedder=wide", "embedder.max_tokens=4", *QUICK, "task.train_size=40"]
+    assert "kernel 10, 4 tokens" in orca(checkout, "run", *words)
 
 
 def test_a_metric_is_one_yaml_and_one_python_file(checkout):
@@ -153,3 +158,27 @@ def test_a_metric_is_one_yaml_and_one_python_file(checkout):
     assert "mean_shift" in orca(checkout, "list", "metrics")
     assert "orca run metric=mean_shift" in PAGE
     assert "before alignment" in orca(checkout, "run", "metric=mean_shift", "task.train_size=40", *QUICK)
+
+
+def test_a_finetune_mode_is_one_yaml_and_one_python_file(checkout):
+    add(checkout, "orca_cli/finetuning/bitfit.py", "conf/finetune/bitfit.yaml")
+    assert "bitfit" in orca(checkout, "list", "finetune")
+    assert "orca run -m finetune=full,bitfit" in PAGE
+    out = orca(checkout, "run", "finetune=bitfit", "metric=none", "task.train_size=40", *QUICK)
+    assert "finetune=bitfit" in out
+    (weights,) = checkout.glob("runs/*/*/3_finetune/best/model.safetensors")
+    with safe_open(weights, "pt") as file:
+        names = [name for name in file.keys() if name.startswith("body.")]  # noqa: SIM118
+    assert names
+    assert all(name.endswith("bias") for name in names)
+
+
+def test_a_tracker_is_one_yaml_and_one_python_file(checkout):
+    add(checkout, "orca_cli/tracking/losses.py", "conf/tracker/losses.yaml")
+    assert "orca run tracker=losses" in PAGE
+    words = ["run", "metric=none", "task.train_size=40", *QUICK, "train.epochs=2"]
+    orca(checkout, *words, "tracker=losses")
+    (file,) = checkout.glob("runs/*/*/losses.csv")
+    assert [line.split(",")[0] for line in file.read_text().splitlines()] == ["epoch", "1", "2"]
+    orca(checkout, *words)
+    assert len(list(checkout.glob("runs/*/*/result.json"))) == 1  # a tracker does not make another run

@@ -22,6 +22,7 @@ GROUPS = {
     "metrics": "metric",
     "embedders": "embedder",
     "finetune": "finetune",
+    "trackers": "tracker",
     "hparams": "hparams",
     "protocols": "protocol",
     "studies": "study",

@@ -196,7 +196,7 @@ def _settings(kind: Any, prefix: str, meanings: dict[str, dict[str, str]]) -> It
         key = prefix + field.name
         if dataclasses.is_dataclass(field.default_factory):
             yield from _settings(field.default_factory, f"{key}.", meanings)
-        elif key not in schema.NEEDED_GROUPS:
+        elif key not in (*schema.NEEDED_GROUPS, "tracker"):
             yield {
                 "key": key,
                 "type": str(field.type),

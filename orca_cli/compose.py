@@ -30,10 +30,10 @@ from orca_cli import configuration, part_groups, schema, signals
 from orca_cli.configuration import choices, config_dir, default_folders
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.ranges import check_value, shown
-from orca_cli.schema import GROUPS, Config
+from orca_cli.schema import GROUPS, NEEDED_GROUPS, Config
 
 _OPTIONAL_GROUPS = ("protocol", "hparams", "departures", "study", "tracker")
-_ALL_GROUPS = (*GROUPS, *_OPTIONAL_GROUPS)
+_ALL_GROUPS = (*NEEDED_GROUPS, *_OPTIONAL_GROUPS)
 # What Hydra lets through when a file or an override cannot be read.
 _UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: \"key='my value'\""
@@ -188,7 +188,7 @@ class Session:
     def _check_choices(self, parsed: list[Override]) -> None:
         for override in parsed:
             group = override.key_or_group
-            if group in GROUPS and (override.is_delete() or isinstance(override.value(), (list, type(None)))):
+            if group in NEEDED_GROUPS and (override.is_delete() or isinstance(override.value(), (list, type(None)))):
                 raise ConfigError("one choice is needed", where=group, hint=f"orca list {group} shows the choices")
             if group in _ALL_GROUPS and not override.is_delete():
                 allowed = choices(group, self._extra)
@@ -238,7 +238,7 @@ def _check_typed(override: Override) -> None:
         return
     value = override.value()
     value = value.text if isinstance(value, QuotedString) else value
-    if schema.is_section(key) and key not in GROUPS:
+    if schema.is_section(key) and key not in NEEDED_GROUPS:
         hint = f"give its settings one by one, such as {key}.NAME=..."
         raise ConfigError(f"{shown(value)} is not allowed", where=key, hint=hint)
     if key in schema.declared() and not (isinstance(value, str) and "${" in value):  # what is interpolated comes later

@@ -34,6 +34,7 @@ PART_GROUPS = {
     "body": PartGroup(),
     "source": PartGroup(("seed", *_FOLDERS), words=("data",)),
     "metric": PartGroup(optional=True),
+    "embedder": PartGroup(),
     "finetune": PartGroup(),
     "tracker": PartGroup(("folder", "settings"), optional=True),
 }

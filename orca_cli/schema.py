@@ -1,4 +1,4 @@
-"""The configuration of a run: its skeleton as dataclasses. Parts (task, body, source, metric) are `_target_` nodes.
+"""The configuration of a run: its skeleton as dataclasses. Parts (task, body, source, metric, embedder) are `_target_` nodes.
 
 A setting is declared once: type, bounds or choices (`ranges`), meaning and default. `check` enforces the declarations before
 any data are read, and `orca list settings` shows them.
@@ -38,16 +38,6 @@ class Paths:
     cache: Annotated[
         str | None, "Where computed source features and generated data go. Default: $ORCA_HOME/cache, else as above."
     ] = None
-
-
-@dataclass
-class Embedder:
-    """The input layer (paper 3.1)."""
-
-    init: str = "pretrained"
-    """Where its norm, positions and patch filter start: pretrained (copied from the body) or random."""
-    max_tokens: int | None = None
-    """Upper bound on the tokens of a sample; the body's own maximum by default."""
 
 
 @dataclass
@@ -153,9 +143,9 @@ class Config:
     body: Any = MISSING
     source: Any = MISSING
     metric: Any = MISSING
+    embedder: Any = MISSING
     finetune: Any = MISSING
     tracker: Any = MISSING
-    embedder: Embedder = field(default_factory=Embedder)
     predictor: Predictor = field(default_factory=Predictor)
     align: Align = field(default_factory=Align)
     train: Train = field(default_factory=Train)
@@ -176,20 +166,11 @@ class Config:
 
 # Groups of conf/ whose chosen file names a run, a table row or a column.
 GROUPS = ("task", "body", "source", "metric", "finetune")
+# Groups of which every run needs exactly one choice.
+NEEDED_GROUPS = (*GROUPS, "embedder")
+
 
 # Declarations of the sections that are about to become parts.
-_PARTS_TO_BE: dict[str, Any] = {
-    "embedder.init": Annotated[
-        str,
-        OneOf(("pretrained", "random")),
-        "Start of its norm, positions and patch filter: the body's own, or random.",
-    ],
-    "embedder.max_tokens": Annotated[
-        Count | None, "Upper bound on the tokens of a sample; the body's own maximum by default."
-    ],
-}
-
-
 def lookup(config: Any, key: str) -> Any:
     """Return the value at a dotted key of nested dataclasses and dictionaries; None where a part of it is absent."""
     for name in key.split("."):
@@ -200,7 +181,7 @@ def lookup(config: Any, key: str) -> Any:
 @functools.cache
 def declared() -> dict[str, Any]:
     """Return dotted key -> annotation of every single setting of the schema, in order."""
-    return {key: _PARTS_TO_BE.get(key, hint) for key, hint in _declared(Config, "")}
+    return dict(_declared(Config, ""))
 
 
 def _declared(kind: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -19,6 +19,7 @@ GROUPS = {
     "bodies": "body",
     "sources": "source",
     "metrics": "metric",
+    "embedders": "embedder",
     "finetune": "finetune",
     "trackers": "tracker",
     "hparams": "hparams",
@@ -268,7 +269,7 @@ def _print_settings(found: list[dict[str, Any]]) -> None:
         allowed = f" ({entry['allowed']})" if entry["allowed"] else ""
         kind = entry["type"].removesuffix(" or null")
         rows.append((entry["key"], kind, _value(entry["default"]), entry["meaning"] + allowed))
-    note = "Groups: task body source metric finetune hparams protocol study; their parameters: orca list GROUP NAME."
+    note = "Groups: task body source metric embedder finetune hparams protocol study; their parameters: orca list GROUP NAME."
     terminal.print_result(_table(("setting", "type", "default", "meaning"), rows), _text(note))
 
 

@@ -79,7 +79,7 @@ def _read_batches(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     images, labels = [], []
     for name in _BATCHES:
         signals.check()
-        batch = unpickle.load(folder / name)
+        batch = unpickle(folder / name)
         if not isinstance(batch, dict) or not isinstance(batch.get("data"), np.ndarray) or "labels" not in batch:
             raise DataError("is not a batch of CIFAR-10: no 'data' and 'labels'", where=str(folder / name))
         data = batch["data"]

@@ -19,7 +19,7 @@ from orca_cli.tasks.shared.cifar import SIDE, LabelledImages, checked
 from orca_cli.tasks.shared.hold_out import check_hold_out, describe, hold_out
 from orca_cli.tasks.shared.pixels import PixelSamples
 from orca_cli.untrusted.first_bytes import GZIP, first_bytes
-from orca_cli.untrusted.pickle import unpickle
+from orca_cli.untrusted.pickle import unpickle, unpickle_bytes
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # of the training pixels in 0..1
 _CLASSES = 100
@@ -157,9 +157,9 @@ def class_names(place: Path) -> tuple[str, ...]:
 def _record(place: Path, name: str) -> tuple[dict, str]:
     where = str(place / name) if place.is_dir() else f"{place}[{_FOLDER}/{name}]"
     record = (
-        unpickle.load(place / name, max_bytes=_MAX_BYTES)
+        unpickle(place / name, max_bytes=_MAX_BYTES)
         if place.is_dir()
-        else unpickle.loads(_member(place, f"{_FOLDER}/{name}"), where)
+        else unpickle_bytes(_member(place, f"{_FOLDER}/{name}"), where)
     )
     if not isinstance(record, dict):
         raise DataError(f"holds a {type(record).__name__}, not a record of CIFAR-100", where=where)

@@ -17,7 +17,7 @@ from orca_cli.untrusted.characters import checked_characters
 from orca_cli.untrusted.first_bytes import NPY, Progress, first_bytes
 from orca_cli.untrusted.memory import check_memory
 from orca_cli.untrusted.npy_header import Header, read_header
-from orca_cli.untrusted.pickle import unpickle
+from orca_cli.untrusted.pickle import reader
 from orca_cli.untrusted.unpacked import unpacked_member
 from orca_cli.untrusted.zips import DAMAGE, open_zip
 
@@ -121,7 +121,7 @@ def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Progr
     return found
 
 
-def load_object(path: Path, max_bytes: int = unpickle.MAX_BYTES) -> Any:
+def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
     """Return what np.save wrote, Python objects too: the object itself for one object (a dict), else an array of objects.
 
     A plain array, and a file that is a pickle in spite of its ending .npy (NumPy reads both), are returned as well.
@@ -139,7 +139,7 @@ def load_object(path: Path, max_bytes: int = unpickle.MAX_BYTES) -> Any:
     where = str(path)
     head = first_bytes(path, where, "an .npy file is needed")
     if not head.startswith(NPY):
-        return unpickle.load(path, max_bytes)
+        return reader.unpickle(path, max_bytes)
     with open(path, "rb") as file:
         header = read_header(file, where, "an .npy file is needed", objects=True)
     if not header.dtype.hasobject:
@@ -147,7 +147,7 @@ def load_object(path: Path, max_bytes: int = unpickle.MAX_BYTES) -> Any:
         check_memory(header.bytes, where)
         return np.array(stored.read())
     size = path.stat().st_size
-    unpickle.check_size(size, max_bytes, where)
+    reader.check_size(size, max_bytes, where)
     return worker.read("objects", where, size, path=where)
 
 
@@ -156,7 +156,7 @@ def load_object_here(path: str) -> Any:
     where = path
     with open(path, "rb") as file:
         header = read_header(file, where, "an .npy file is needed", objects=True)
-        value = unpickle.read(file, where, os.path.getsize(path) - header.offset)
+        value = reader.read_stream(file, where, os.path.getsize(path) - header.offset)
     if not isinstance(value, np.ndarray) or value.dtype != object or value.shape != header.shape:
         raise DataError(f"does not hold the objects {header.shape} that its header declares", where=where)
     return value[()] if value.shape == () else value

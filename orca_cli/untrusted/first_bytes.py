@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import DataError, OrcaError
 
 GZIP = b"\x1f\x8b"
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -24,13 +26,24 @@ _DISGUISES = (
 
 
 class Progress(Protocol):
-    """The reporter, as far as reading speaks to it; the same as interfaces.Reporter, which stands on the same level."""
+    """The part of interfaces.Reporter used for reading; that module is on this level and cannot be imported."""
 
     def say(self, text: str) -> None:
         """Log one line."""
 
-    def track(self, description: str, total: int) -> object:
+    def track(self, description: str, total: int) -> AbstractContextManager[Callable[..., None]]:
         """Return a context manager that gives a function `advance(steps=1, note="")`."""
+
+
+@contextmanager
+def damage(where: str, what: str) -> Iterator[None]:
+    """Turn whatever a library raises for a damaged file into a DataError; ours and MemoryError pass."""
+    try:
+        yield
+    except (OrcaError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a parser can fail in any way
+        raise DataError(f"is a damaged {what}: {error}"[:500], where=where, hint="get the file again") from error
 
 
 def first_bytes(path: Path, where: str, allowed: str, expected: tuple[bytes, ...] = ()) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import importlib.util
 import os
 import select
 import signal
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import exceptions, signals
-from orca_cli.exceptions import OrcaError, WorkerError
+from orca_cli.exceptions import OrcaError, UnavailableError, WorkerError
 from orca_cli.untrusted import transfer
 from orca_cli.untrusted.memory import check_memory
 from orca_cli.untrusted.worker_process import MEMORY
@@ -67,6 +68,17 @@ def read(reader: str, where: str, size: int, **arguments: Any) -> Any:
             return _worker(memory).ask(request, where, seconds)
         except _CrashedError as crash:
             raise crash.told(where) from crash
+
+
+def check_installed(package: str, where: str, what: str, *, extra: str, otherwise: str = "") -> None:
+    """Raise UnavailableError, which names the extra, where a package that the worker needs is missing; nothing is imported."""
+    try:
+        found = importlib.util.find_spec(package) is not None
+    except ValueError:  # its import is blocked
+        found = False
+    if not found:
+        hint = f"pip install 'orca-transfer[{extra}]'{otherwise}"
+        raise UnavailableError(f"reading {what} needs the package {package}", where=where, hint=hint)
 
 
 def close() -> None:

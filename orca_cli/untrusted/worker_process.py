@@ -20,8 +20,9 @@ from orca_cli.exceptions import OrcaError
 # What may be asked for: the functions that read, by name.
 READERS = {
     "matlab": ("orca_cli.untrusted.matlab", "read_here"),
-    "pickle": ("orca_cli.untrusted.pickle.unpickle", "load_here"),
-    "pickles": ("orca_cli.untrusted.pickle.unpickle", "loads_here"),
+    "lmdb": ("orca_cli.untrusted.lmdb", "read_here"),
+    "pickle": ("orca_cli.untrusted.pickle.reader", "read_here"),
+    "pickles": ("orca_cli.untrusted.pickle.reader", "read_bytes_here"),
     "objects": ("orca_cli.untrusted.arrays", "load_object_here"),
 }
 MEMORY = "memory"

@@ -13,7 +13,7 @@ from orca_cli.exceptions import DataError, UnsafeError
 
 # What zipfile raises for damaged archives and for features that it lacks.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
-_MAX_DEFLATE = 1032  # bytes that one byte of deflate can become
+MAX_DEFLATE = 1032  # bytes that one byte of deflate can become
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def _check(member: zipfile.ZipInfo, path: Path) -> None:
         raise DataError(f"member {name} is encrypted", where=str(path), hint="unpack it yourself first")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(f"member {name} has an unusual compression", where=str(path), hint="use np.savez, or unpack it")
-    if member.file_size > member.compress_size * _MAX_DEFLATE + 1024:
+    if member.file_size > member.compress_size * MAX_DEFLATE + 1024:
         raise UnsafeError(
             f"member {name} declares {member.file_size:,} bytes, more than its {member.compress_size:,} can hold",
             where=str(path),

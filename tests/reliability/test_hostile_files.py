@@ -163,10 +163,10 @@ def test_the_name_that_was_asked_for_is_told(tmp_path):
     for module, name in (("numpy.f2py.crackfortran", "myeval"), ("os", "system"), ("numpy", "memmap")):
         path.write_bytes(payloads.whole(payloads.Call(module, name, "x")))
         with pytest.raises(UnsafeError, match=f"asks for {module}.{name}"):
-            unpickle.load(path)
+            unpickle(path)
     path.write_bytes(b"\x80\x04" + payloads.stack_global("numpy", "lib._npyio_impl.os.system").content + b".")
     with pytest.raises(UnsafeError, match=r"asks for numpy\.lib\._npyio_impl\.os\.system"):
-        unpickle.load(path)
+        unpickle(path)
 
 
 _CALLS = "execve,connect,openat,mkdir,symlink,mknod,mknodat"

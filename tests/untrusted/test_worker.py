@@ -152,8 +152,8 @@ def test_threads_and_forks_do_not_share_answers(ask):
 
 def test_it_ends_with_its_parent(ask):
     code = (
-        "import os, signal; from orca_cli.untrusted.pickle import unpickle; from orca_cli.untrusted import worker\n"
-        "unpickle.loads(b'I1\\n.', 'm'); print(worker._running._process.pid, flush=True)\n"
+        "import os, signal; from orca_cli.untrusted.pickle import unpickle_bytes; from orca_cli.untrusted import worker\n"
+        "unpickle_bytes(b'I1\\n.', 'm'); print(worker._running._process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)

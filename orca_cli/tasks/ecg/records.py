@@ -118,7 +118,7 @@ def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
         DataError: another form, an unknown label, or a record without steps.
     """
     where = str(file)
-    content: Any = unpickle.load(file, max_bytes=_MAX_BYTES)
+    content: Any = unpickle(file, max_bytes=_MAX_BYTES)
     if not isinstance(content, dict) or not {"data", "label"} <= content.keys():
         held = ", ".join(map(str, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise DataError(f"holds {held}; a dict with data and label is expected", where=where, hint=_AGAIN)

@@ -64,7 +64,7 @@ def read_features(path: Path) -> np.ndarray:
         DataError: a feature is missing, has another shape, or lies beyond +-100.
         UnsafeError: the pickle asks for anything but arrays.
     """
-    stored = unpickle.load(path, max_bytes=_MAX_BYTES)
+    stored = unpickle(path, max_bytes=_MAX_BYTES)
     if not isinstance(stored, dict) or "seq" not in stored:
         raise DataError("holds no dict of features with 'seq'", where=str(path))
     length = len(stored["seq"])

@@ -162,7 +162,7 @@ def _locate(data_folder: Path, path: str | None) -> Path:
 
 def _from_file(path: Path) -> Origin:
     def make(folder: Path) -> None:
-        record = unpickle.load(path, max_bytes=_MAX_BYTES, gzipped=path.suffix == ".gz")
+        record = unpickle(path, max_bytes=_MAX_BYTES, gzipped=path.suffix == ".gz")
         for part in _PARTS:
             x, y = _checked(record, part, str(path))
             np.save(folder / f"{part}_x.npy", x)

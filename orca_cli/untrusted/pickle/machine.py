@@ -1,4 +1,4 @@
-"""The instructions that data need of a pickle, and no others; names stand for functions of `numpy_pickle` alone.
+"""The instructions that data need of a pickle, and no others; names stand for functions of `numpy_objects` alone.
 
 A pickle is a program. Bounds end what a small file could make large: instructions, containers, copies, integers, keys.
 """
@@ -39,7 +39,7 @@ def run(stream: IO[bytes], limit: int, where: str, compressed: bool = False) -> 
         compressed: whether the stream has more bytes than its file.
 
     Raises:
-        UnsafeError, DataError, MemoryExhaustedError: as `unpickle.load` says.
+        UnsafeError, DataError, MemoryExhaustedError: as `reader.unpickle` says.
         ArithmeticError, EOFError, LookupError, TypeError, ValueError, ...: the pickle is damaged.
     """
     return _Machine(stream, limit, where, compressed).run()

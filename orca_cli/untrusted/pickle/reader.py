@@ -2,7 +2,7 @@
 
 A pickle is a program. Python's own machine imports what the program names and calls it. This one knows the instructions that
 data need (numbers, strings, containers, NumPy's arrays and scalars), an exact list of names that stand for functions of
-`numpy_pickle`, and bounds on what a small file can make large. Every other instruction or name ends the reading.
+`numpy_objects`, and bounds on what a small file can make large. Every other instruction or name ends the reading.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.untrusted import worker
 from orca_cli.untrusted.first_bytes import GZIP, first_bytes
 from orca_cli.untrusted.pickle.machine import PLAIN, run
+from orca_cli.untrusted.zips import MAX_DEFLATE
 
 MAX_BYTES = 2**31
 _MAX_VALUES = 20_000_000  # of the result, counted as often as they are met
 _MAX_DEPTH = 100
-_MAX_DEFLATE = 1032  # bytes that one byte of deflate can become
 _BATCH, _BATCH_BYTES = 512, 2**23  # pickles in memory that are read at once
 _HINT = "nothing was run; get the data from a source that you trust, or as .npz"
 
 
-def load(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
+def unpickle(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
     """Return the object of a pickle file, read in the worker; strings of Python 2 are decoded as Latin-1.
 
     Arrays may lie in read-only memory. The content is read once, in order: about its own size of memory is needed, here and
@@ -54,13 +54,13 @@ def load(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
     return worker.read("pickle", where, size, path=where, max_bytes=max_bytes, gzipped=gzipped)
 
 
-def loads(content: bytes, where: str) -> Any:
-    """Return the object of a pickle in memory; `where` names it in messages. Raises as `load`."""
-    return next(loads_each([(content, where)]))
+def unpickle_bytes(content: bytes, where: str) -> Any:
+    """Return the object of a pickle in memory; `where` names it in messages. Raises as `unpickle`."""
+    return next(unpickle_each([(content, where)]))
 
 
-def loads_each(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Any]:
-    """Give the objects of many pickles in memory, each with its name for messages. Raises as `load`."""
+def unpickle_each(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Any]:
+    """Give the objects of many pickles in memory, each with its name for messages. Raises as `unpickle`."""
     ahead = iter(pairs)
     while batch := _batch(ahead):
         contents, wheres = [content for content, _ in batch], [where for _, where in batch]
@@ -69,20 +69,20 @@ def loads_each(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Any]:
         yield from worker.read("pickles", where, size, contents=contents, wheres=wheres)
 
 
-def load_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
-    """Return what `load` does, read in this process; errors as there."""
+def read_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
+    """Return what `unpickle` does, read in this process; errors as there."""
     place, where = Path(path), path
     size = _checked_size(place, where, max_bytes, gzipped)
     if not gzipped:
         with open(place, "rb", buffering=2**16) as file:
-            return read(file, where, size)
+            return read_stream(file, where, size)
     with gzip.open(place) as packed, io.BufferedReader(_Parts(packed), 2**16) as stream:
-        return read(stream, where, min(max_bytes, size * _MAX_DEFLATE), compressed=True)
+        return read_stream(stream, where, min(max_bytes, size * MAX_DEFLATE), compressed=True)
 
 
-def loads_here(contents: list[bytes], wheres: list[str]) -> list[Any]:
-    """Return the objects of pickles in memory, read in this process; errors as `load`."""
-    return [read(io.BytesIO(content), where, len(content)) for content, where in zip(contents, wheres, strict=True)]
+def read_bytes_here(contents: list[bytes], wheres: list[str]) -> list[Any]:
+    """Return the objects of pickles in memory, read in this process; errors as `unpickle`."""
+    return [read_stream(io.BytesIO(content), where, len(content)) for content, where in zip(contents, wheres, strict=True)]
 
 
 def _checked_size(path: Path, where: str, max_bytes: int, gzipped: bool) -> int:
@@ -115,7 +115,7 @@ def check_size(size: int, max_bytes: int, where: str) -> None:
         raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=where)
 
 
-def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) -> Any:
+def read_stream(stream: IO[bytes], where: str, limit: int, compressed: bool = False) -> Any:
     """Return the object of the pickle at a stream's position.
 
     Args:
@@ -125,7 +125,7 @@ def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) ->
         compressed: whether the stream has more bytes than its file.
 
     Raises:
-        OrcaError: as `load`.
+        OrcaError: as `unpickle`.
     """
     try:
         value = run(stream, limit, where, compressed)

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: downloads that went wrong, and files with another's ending, are named as such."""
+"""What a file is by its first bytes: failed downloads, and files under the wrong suffix, are named as such."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ _DISGUISES = (
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"\x89hdf", "an HDF5 file", None),
 )
+
+_MAGIC = {".npy": (NPY,), ".npz": ZIP, ".zip": ZIP, ".gz": (GZIP,), ".tgz": (GZIP,)}
 
 
 class Progress(Protocol):
@@ -77,3 +79,21 @@ def first_bytes(path: Path, where: str, allowed: str, expected: tuple[bytes, ...
             if head.lstrip().lower().startswith(start):
                 raise DataError(f"this is {what}", where=str(path), hint=hint or allowed)
     return head
+
+
+def disguise(head: bytes, name: str) -> str:
+    """Return what a download is that cannot be what its name says; empty where nothing speaks against it.
+
+    Args:
+        head: its first bytes, some hundred.
+        name: of the file, with its suffix.
+    """
+    suffix = Path(name).suffix.lower()
+    if not head:
+        return "an empty file"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and suffix not in (".xml", ".html", ".htm", ".svg"):
+        return "a web page or another document in markup"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file that it points to"
+    magic = _MAGIC.get(suffix)
+    return f"not a {suffix} file (it begins with {head[:8]!r})" if magic and not head.startswith(magic) else ""

@@ -7,7 +7,7 @@ import math
 import struct
 import tokenize
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 
@@ -52,9 +52,15 @@ class Header:
     bytes: int
 
     @property
-    def order(self) -> str:
+    def order(self) -> Literal["C", "F"]:
         """Return NumPy's name of the order of the axes."""
         return "F" if self.fortran else "C"
+
+    def check_held(self, size: int, where: str) -> None:
+        """Raise DataError where a file of `size` bytes ends before its array does."""
+        if self.bytes > size - self.offset:
+            what = f"the header declares {self.bytes:,} bytes, the file holds {size - self.offset:,}"
+            raise DataError(what, where=where, hint="write it again")
 
 
 def read_header(file: IO[bytes], where: str, allowed: str, objects: bool = False) -> Header:
@@ -64,11 +70,11 @@ def read_header(file: IO[bytes], where: str, allowed: str, objects: bool = False
         file: positioned at the start of the array.
         where: for messages.
         allowed: hint that says which files are allowed.
-        objects: whether arrays of Python objects are the caller's to unpickle.
+        objects: whether the caller unpickles arrays of Python objects.
 
     Raises:
         DataError: no header, fields, or a shape that no array has.
-        UnsafeError: Python objects, where they are not asked for.
+        UnsafeError: Python objects, where the caller does not take them.
     """
     try:
         version = np.lib.format.read_magic(file)
@@ -80,7 +86,7 @@ def read_header(file: IO[bytes], where: str, allowed: str, objects: bool = False
         shape, fortran, dtype = reader(head, max_header_size=_MAX_HEADER)
         offset = file.tell()
     except _DAMAGE as error:
-        raise DataError("is no NumPy array: its header cannot be read", where=where, hint=allowed) from error
+        raise DataError("not a NumPy array: its header cannot be read", where=where, hint=allowed) from error
     if dtype.hasobject and not (objects and dtype == np.dtype(object)):
         raise UnsafeError(
             "an array of Python objects; reading it would execute code of the file",

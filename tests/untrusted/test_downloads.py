@@ -10,7 +10,8 @@ import pytest
 from orca_cli.exceptions import ChecksumError, NetworkError, StorageError
 from orca_cli.untrusted import memory
 from orca_cli.untrusted.connections import RefusedError, open_url
-from orca_cli.untrusted.downloads import disguise, fetch
+from orca_cli.untrusted.downloads import fetch
+from orca_cli.untrusted.first_bytes import disguise
 from tests.untrusted.server import chunked, drip, serving, status
 
 CONTENT = bytes(range(256)) * 2000  # half a MB
@@ -276,10 +277,10 @@ def test_passwords_of_the_user_stay_here(web, get, tmp_path, monkeypatch):
     ("name", "head", "words"),
     [
         ("a.npz", b"PK\x03\x04", ""),
-        ("a.npz", b"\x93NUMPY", "no .npz file"),
+        ("a.npz", b"\x93NUMPY", "not a .npz file"),
         ("a.npy", b"\x93NUMPY\x01\x00", ""),
         ("a.tar.gz", b"\x1f\x8b\x08", ""),
-        ("a.tar.gz", b"BZh9", "no .gz file"),
+        ("a.tar.gz", b"BZh9", "not a .gz file"),
         ("a.zip", b"\xef\xbb\xbf<html>", "a web page"),
         ("a.xml", b"<?xml", ""),
         ("a.pkl", b"\x80\x04", ""),

@@ -46,7 +46,7 @@ def pid(ask) -> int:
         ("leave", 0, "ended with exit code 0"),
         ("leave", 7, "ended with exit code 7"),
         ("error", None, "failed: ZeroDivisionError: deep inside"),
-        ("object", None, "failed: TransferError: a object is not sent"),
+        ("object", None, "failed: TransferError: a value of type object is not sent"),
         ("loop", None, "failed: TransferError"),
     ],
 )
@@ -64,10 +64,10 @@ def test_limits_end_the_reading(ask, monkeypatch):
     monkeypatch.setattr(worker, "_BASE_BYTES", 2**29 - 2**20)
     monkeypatch.setattr(worker, "_STEP_BYTES", 2**20)
     monkeypatch.setattr(worker, "_WAIT", 60)
-    with pytest.raises(WorkerError, match=r"a\.bin: .*more than the 1 s of computing time"):
+    with pytest.raises(WorkerError, match=r"a\.bin: .*more than its limit of 1 s of computing time"):
         ask("spin")
     for kind, argument in (("swallow", 2**30), ("nibble", None)):
-        with pytest.raises(WorkerError, match=r"a\.bin: .*more than the 0\.5 GiB of memory"):
+        with pytest.raises(WorkerError, match=r"a\.bin: .*more than its limit of 0\.5 GiB of memory"):
             ask(kind, argument)
     monkeypatch.setattr(worker, "_WAIT", 1)
     with pytest.raises(WorkerError, match=r"a\.bin: .*no answer in 1 s"):

@@ -20,7 +20,6 @@ from orca_cli import signals, storage
 from orca_cli.exceptions import ChecksumError, NetworkError, StorageError
 from orca_cli.untrusted.connections import CutOffError, RefusedError, chunks_of, open_url, session
 from orca_cli.untrusted.first_bytes import Progress, disguise
-from orca_cli.untrusted.memory import check_disk
 
 if TYPE_CHECKING:
     import requests
@@ -79,7 +78,7 @@ def fetch(
     part = place.with_name(place.name + ".part")
     storage.make_folder(place.parent)
     if size is not None:
-        check_disk(size - _size(part) + _SPARE, place.parent, place.name)
+        storage.require_space(place.parent, size - _size(part) + _SPARE, place.name)
     refusals: list[tuple[str, RefusedError]] = []
     with session() as connection:
         download = _Download(connection, part, reporter, size, timeout_s)
@@ -154,7 +153,7 @@ class _Download:
             if total is not None:
                 if differs(total, self.size):
                     raise RefusedError(f"has {total:,} bytes, where about {self.size:,} are expected")
-                check_disk(total - start + _SPARE, part.parent, name)
+                storage.require_space(part.parent, total - start + _SPARE, name)
             chunks = chunks_of(response, self.timeout_s)
             if start == 0:
                 head = _head(response, chunks, name)

@@ -44,7 +44,9 @@ def read(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[
     where = str(path)
     first_bytes(path, where, _ALLOWED, expected=(HDF5,))
     if _is_hdf5(path):
-        worker.check_installed("h5py", where, "HDF5 (MATLAB 7.3)", extra="hdf5", otherwise=", or save the file with -v7")
+        worker.check_installed(
+            "h5py", where, "HDF5 (MATLAB 7.3)", extra="hdf5", otherwise=", or save the file with -v7"
+        )
     arguments = {"path": where, "names": list(names), "max_bytes": max_bytes}
     found: dict[str, np.ndarray] = worker.read("matlab", where, path.stat().st_size, **arguments)
     return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import math
 import struct
-import tokenize
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import IO, Literal
 
 import numpy as np
@@ -22,13 +22,13 @@ _READERS = {
 # NumPy reads a header as Python text, so it raises what such reading raises.
 _DAMAGE = (
     ValueError,
-    KeyError,
+    LookupError,
     SyntaxError,
     EOFError,
     TypeError,
     MemoryError,
     RecursionError,
-    tokenize.TokenError,
+    TokenError,
     struct.error,
 )
 
@@ -39,22 +39,17 @@ class Header:
 
     Args:
         shape: as declared.
-        fortran: whether the first axis varies fastest.
+        order: NumPy's name for the order of the axes.
         dtype: no fields.
         offset: bytes before the content.
         bytes: of the content; unknown (0) for Python objects.
     """
 
     shape: tuple[int, ...]
-    fortran: bool
+    order: Literal["C", "F"]
     dtype: np.dtype
     offset: int
     bytes: int
-
-    @property
-    def order(self) -> Literal["C", "F"]:
-        """Return NumPy's name of the order of the axes."""
-        return "F" if self.fortran else "C"
 
     def check_held(self, size: int, where: str) -> None:
         """Raise DataError where a file of `size` bytes ends before its array does."""
@@ -88,16 +83,14 @@ def read_header(file: IO[bytes], where: str, allowed: str, objects: bool = False
     except _DAMAGE as error:
         raise DataError("not a NumPy array: its header cannot be read", where=where, hint=allowed) from error
     if dtype.hasobject and not (objects and dtype == np.dtype(object)):
-        raise UnsafeError(
-            "an array of Python objects; reading it would execute code of the file",
-            where=where,
-            hint="store numbers or strings: np.asarray(values, dtype=...)",
-        )
+        what = "an array of Python objects; reading it would execute code of the file"
+        raise UnsafeError(what, where=where, hint="store numbers or strings: np.asarray(values, dtype=...)")
     if dtype.fields is not None or dtype.subdtype is not None or dtype.kind == "V":
         raise DataError(f"dtype {dtype} has fields", where=where, hint="store plain arrays under one name each")
     if any(isinstance(size, bool) or size < 0 for size in shape) or len(shape) > _MAX_AXES or dtype.itemsize == 0:
         raise DataError(f"the header declares shape {shape}, dtype {dtype}", where=where, hint="write it again")
-    # NumPy counts empty axes out when it checks that an array is not too large.
+    # NumPy ignores empty axes when it checks that an array is not too large.
     if math.prod(size for size in shape if size) * dtype.itemsize >= 2**63 and 0 in shape:
         raise DataError(f"the header declares shape {shape}", where=where, hint="write it again")
-    return Header(shape, fortran, dtype, offset, 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize)
+    size = 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
+    return Header(shape, "F" if fortran else "C", dtype, offset, size)

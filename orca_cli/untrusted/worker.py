@@ -222,7 +222,9 @@ def _our_error(content: Any) -> OrcaError | None:
 
 def _environment() -> dict[str, str]:
     """Return the worker's variables: no secrets of this process, no threads, no plug-ins of HDF5."""
-    kept = {name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"}  # Python may need it to start
+    kept = {
+        name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"
+    }  # Python may need it to start
     return kept | {
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

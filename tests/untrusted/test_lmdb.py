@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from orca_cli.exceptions import DataError, OrcaError, UnavailableError, UnsafeError, WorkerError
+from orca_cli.exceptions import DataError, OrcaError, UnavailableError, UnsafeError
 from orca_cli.untrusted import lmdb as reader
 
 lmdb = pytest.importorskip("lmdb")
@@ -104,7 +104,7 @@ def test_damaged_files_give_errors_of_ours_or_values(tmp_path):
     path.write_bytes(content)
     heads = range(0, len(content), 4096)
     keys = sorted(expected)
-    refused = crashed = 0
+    refused = []
     with open(path, "r+b") as file:
         for _ in range(200):
             # Half of the changes hit the headers of pages, which are a small part of the file.
@@ -115,11 +115,9 @@ def test_damaged_files_give_errors_of_ours_or_values(tmp_path):
             try:
                 list(reader.read(path, keys))
             except OrcaError as error:
-                refused += 1
-                crashed += isinstance(error, WorkerError)
-                assert "\n" not in str(error)
+                refused.append(error)
             file.seek(place)
             file.write(content[place : place + 1])
             file.flush()
-    assert refused > 5
-    assert crashed < 200
+    assert len(refused) > 5
+    assert not any("\n" in str(error) for error in refused)

@@ -147,9 +147,13 @@ def test_big_endian_files_of_real_tools_have_a_short_name_element(tmp_path):
 def nested(depth):
     """Cells in cells; their lengths are all the largest, which SciPy does not compare."""
     start = element(6, struct.pack("<II", 1, 0)) + element(5, struct.pack("<2i", 1, 1))
-    return struct.pack("<II", 14, 64 * depth) + start + element(1, b"x") + (
-        struct.pack("<II", 14, 2**30) + start + element(1, b"")
-    ) * depth + bytes(64)
+    return (
+        struct.pack("<II", 14, 64 * depth)
+        + start
+        + element(1, b"x")
+        + (struct.pack("<II", 14, 2**30) + start + element(1, b"")) * depth
+        + bytes(64)
+    )
 
 
 def deflated(content):

@@ -30,13 +30,13 @@ PLAIN = (str, bytes, bytearray, int, float, bool, type(None), np.generic)
 
 
 def run(stream: IO[bytes], limit: int, where: str, compressed: bool = False) -> Any:
-    """Return what the pickle at a stream's position makes. What it is has still to be looked at: it may contain itself.
+    """Return what the pickle at a stream's position makes. It is not checked yet: it may contain itself.
 
     Args:
         stream: buffered; left behind the pickle.
-        limit: bytes that there can be; a longer pickle is refused.
+        limit: bytes; a longer pickle is refused.
         where: for messages.
-        compressed: whether the stream has more bytes than its file.
+        compressed: whether the stream may have more bytes than its file.
 
     Raises:
         UnsafeError, DataError, MemoryExhaustedError: as `reader.unpickle` says.

@@ -1,4 +1,4 @@
-"""Read pickles of other people with a machine that can do nothing else: no code of theirs exists that it could run.
+"""Read pickles of unknown origin with a machine that can do nothing else: it has no way to run their code.
 
 A pickle is a program. Python's own machine imports what the program names and calls it. This one knows the instructions that
 data need (numbers, strings, containers, NumPy's arrays and scalars), an exact list of names that stand for functions of
@@ -17,7 +17,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from orca_cli import signals
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.untrusted import worker
 from orca_cli.untrusted.first_bytes import GZIP, first_bytes
@@ -28,30 +27,40 @@ MAX_BYTES = 2**31
 _MAX_VALUES = 20_000_000  # of the result, counted as often as they are met
 _MAX_DEPTH = 100
 _BATCH, _BATCH_BYTES = 512, 2**23  # pickles in memory that are read at once
+# A damaged pickle can break the machine at any place, and NumPy reports it in many ways.
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 _HINT = "nothing was run; get the data from a source that you trust, or as .npz"
 
 
 def unpickle(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
     """Return the object of a pickle file, read in the worker; strings of Python 2 are decoded as Latin-1.
 
-    Arrays may lie in read-only memory. The content is read once, in order: about its own size of memory is needed, here and
-    in the worker.
+    Arrays may be read-only. About as much memory as the content is needed, here and in the worker.
 
     Args:
         path: the file.
-        max_bytes: more are refused; of the content, where it is compressed.
-        gzipped: whether the pickle lies in a gzip file.
+        max_bytes: limit; of the content, where it is compressed.
+        gzipped: whether the pickle is in a gzip file.
 
     Raises:
-        UnsafeError: it names anything but NumPy's arrays and scalars, uses another instruction than data need, or would
+        UnsafeError: it names anything but NumPy's arrays and scalars, uses instructions that data do not need, or would
             grow beyond its size; nothing of it was run.
         DataError: it is missing, not a pickle, or damaged.
-        MemoryExhaustedError: a value is larger than the memory that is free.
-        WorkerError: the worker crashed on the file, or reached its limit of memory or time.
+        MemoryExhaustedError: a value is larger than the free memory.
+        WorkerError: the worker crashed on the file, or reached its memory or time limit.
     """
-    where = str(path)
-    size = _checked_size(path, where, max_bytes, gzipped)
-    return worker.read("pickle", where, size, path=where, max_bytes=max_bytes, gzipped=gzipped)
+    size = _checked_size(path, max_bytes, gzipped)
+    return worker.read("pickle", str(path), size, path=str(path), max_bytes=max_bytes, gzipped=gzipped)
 
 
 def unpickle_bytes(content: bytes, where: str) -> Any:
@@ -60,53 +69,45 @@ def unpickle_bytes(content: bytes, where: str) -> Any:
 
 
 def unpickle_each(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Any]:
-    """Give the objects of many pickles in memory, each with its name for messages. Raises as `unpickle`."""
+    """Yield the objects of many pickles in memory, each with its name for messages. Raises as `unpickle`."""
     ahead = iter(pairs)
-    while batch := _batch(ahead):
+    while True:
+        batch: list[tuple[bytes, str]] = []
+        size = 0
+        while len(batch) < _BATCH and size < _BATCH_BYTES and (pair := next(ahead, None)) is not None:
+            batch.append(pair)
+            size += len(pair[0])
+        if not batch:
+            return
         contents, wheres = [content for content, _ in batch], [where for _, where in batch]
-        where = wheres[0] if len(wheres) == 1 else f"{wheres[0]} to {wheres[-1]}"
-        size = sum(map(len, contents))
-        yield from worker.read("pickles", where, size, contents=contents, wheres=wheres)
+        title = wheres[0] if len(wheres) == 1 else f"{wheres[0]} to {wheres[-1]}"
+        yield from worker.read("pickles", title, size, contents=contents, wheres=wheres)
 
 
 def read_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
     """Return what `unpickle` does, read in this process; errors as there."""
-    place, where = Path(path), path
-    size = _checked_size(place, where, max_bytes, gzipped)
+    size = _checked_size(Path(path), max_bytes, gzipped)
     if not gzipped:
-        with open(place, "rb", buffering=2**16) as file:
-            return read_stream(file, where, size)
-    with gzip.open(place) as packed, io.BufferedReader(_Parts(packed), 2**16) as stream:
-        return read_stream(stream, where, min(max_bytes, size * MAX_DEFLATE), compressed=True)
+        with open(path, "rb", buffering=2**16) as file:
+            return read_stream(file, path, size)
+    with gzip.open(path) as stream:
+        return read_stream(stream, path, min(max_bytes, size * MAX_DEFLATE), compressed=True)
 
 
 def read_bytes_here(contents: list[bytes], wheres: list[str]) -> list[Any]:
     """Return the objects of pickles in memory, read in this process; errors as `unpickle`."""
-    return [read_stream(io.BytesIO(content), where, len(content)) for content, where in zip(contents, wheres, strict=True)]
+    pairs = zip(contents, wheres, strict=True)
+    return [read_stream(io.BytesIO(content), where, len(content)) for content, where in pairs]
 
 
-def _checked_size(path: Path, where: str, max_bytes: int, gzipped: bool) -> int:
-    """Return the bytes of a file that can be read as what it should be."""
-    head = first_bytes(path, where, "a pickle is needed", expected=(GZIP,) if gzipped else ())
+def _checked_size(path: Path, max_bytes: int, gzipped: bool) -> int:
+    head = first_bytes(path, str(path), "a pickle is needed", expected=(GZIP,) if gzipped else ())
     size = path.stat().st_size
-    if gzipped and not head.startswith(GZIP):
-        raise DataError("is no gzip file", where=where, hint="get it again")
     if not gzipped:
-        check_size(size, max_bytes, where)
+        check_size(size, max_bytes, str(path))
+    elif not head.startswith(GZIP):
+        raise DataError("not a gzip file", where=str(path), hint="get it again")
     return size
-
-
-def _batch(pairs: Iterator[tuple[bytes, str]]) -> list[tuple[bytes, str]]:
-    """Return the next pairs, as many as are read at once."""
-    found: list[tuple[bytes, str]] = []
-    size = 0
-    while len(found) < _BATCH and size < _BATCH_BYTES:
-        pair = next(pairs, None)
-        if pair is None:
-            break
-        found.append(pair)
-        size += len(pair[0])
-    return found
 
 
 def check_size(size: int, max_bytes: int, where: str) -> None:
@@ -115,14 +116,14 @@ def check_size(size: int, max_bytes: int, where: str) -> None:
         raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=where)
 
 
-def read_stream(stream: IO[bytes], where: str, limit: int, compressed: bool = False) -> Any:
+def read_stream(stream: IO[bytes] | gzip.GzipFile, where: str, limit: int, compressed: bool = False) -> Any:
     """Return the object of the pickle at a stream's position.
 
     Args:
         stream: buffered; left behind the pickle.
         where: for messages.
-        limit: bytes that there can be; a longer pickle is refused.
-        compressed: whether the stream has more bytes than its file.
+        limit: bytes; a longer pickle is refused.
+        compressed: whether the stream may have more bytes than its file.
 
     Raises:
         OrcaError: as `unpickle`.
@@ -135,37 +136,10 @@ def read_stream(stream: IO[bytes], where: str, limit: int, compressed: bool = Fa
         if error.where:
             raise
         raise type(error)(error.what, where=where, hint=error.hint or _HINT) from error
-    # A damaged pickle can break the machine at any place, and NumPy says it in many ways.
-    except (
-        ArithmeticError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        OSError,
-        TypeError,
-        ValueError,
-        struct.error,
-        zlib.error,
-    ) as error:
+    except _DAMAGE as error:
         what = "is cut off" if isinstance(error, EOFError) else f"is a damaged pickle ({type(error).__name__})"
         raise DataError(what, where=where, hint="get the file again") from error
     return value
-
-
-class _Parts(io.RawIOBase):
-    """A compressed stream in small reads, so that a large value is not held twice."""
-
-    def __init__(self, stream: IO[bytes] | gzip.GzipFile) -> None:
-        self._stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        signals.check()
-        part = self._stream.read(min(len(buffer), 2**20))
-        buffer[: len(part)] = part
-        return len(part)
 
 
 def _check_result(result: Any) -> None:

@@ -81,7 +81,7 @@ def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -
         max_bytes: limit for all arrays together.
 
     Raises:
-        DataError: the file is missing, no archive, damaged, or lacks an array.
+        DataError: the file is missing, not an archive, damaged, or lacks an array.
         UnsafeError: an array of Python objects, more bytes than allowed, or a member that grows as only bombs do.
         MemoryExhaustedError: an array is larger than the free memory.
     """
@@ -222,6 +222,5 @@ def _member(path: Path, name: str, member: zipfile.ZipInfo, file: IO[bytes]) -> 
 
 def _check_growth(member: zipfile.ZipInfo, where: str) -> None:
     if member.file_size > max(_FREE_BYTES, _MAX_RATIO * member.compress_size):
-        raise UnsafeError(
-            f"grows to more than {_MAX_RATIO} times its size, as bombs do", where=where, hint="store it uncompressed"
-        )
+        what = f"grows to more than {_MAX_RATIO} times its size, as bombs do"
+        raise UnsafeError(what, where=where, hint="store it uncompressed")

@@ -69,9 +69,8 @@ def first_bytes(path: Path, where: str, allowed: str, expected: tuple[bytes, ...
         what = "the file does not exist" if where == str(path) else f"no file '{path}'"
         raise DataError(what, where=where, hint="check the name") from error
     except OSError as error:
-        raise DataError(
-            f"'{path}' cannot be read: {error.strerror}", where=where, hint="check its permissions"
-        ) from error
+        what = f"'{path}' cannot be read: {error.strerror}"
+        raise DataError(what, where=where, hint="check its permissions") from error
     if not head:
         raise DataError("the file is empty", where=str(path), hint="write or download it again")
     if not head.startswith(expected or (b"\0" * 65,)):

@@ -149,7 +149,8 @@ class _Unpacker:
         if kind in ("bytes", "bytearray"):
             return (bytes if kind == "bytes" else bytearray)(self._buffer(content))
         if kind == "array":
-            return self._array(*content, node["bytes"])
+            code, shape, order = content
+            return self._array(code, shape, order, node["bytes"])
         if kind == "objects":
             array = np.empty(_shape(content, len(node["items"])), object)
             flat = array.reshape(-1)

@@ -34,15 +34,11 @@ def unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Progres
     label = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{path.stem}-{name}")[:60]
     parent = cache_folder / "unpacked" / f"{label}-{_digest(str(path.resolve()), name)}"
     folder = parent / _digest(state.st_size, state.st_mtime_ns)
-    if _whole(folder):
+    if _is_complete(folder):
         return folder / _FILE
-    with storage.lock(
-        parent.with_name(f"{parent.name}.lock"),
-        timeout_s=float("inf"),
-        what=f"unpacking {path.name}",
-        while_waiting=_waiting(path, reporter),
-    ):
-        if not _whole(folder):
+    lock, wait = parent.with_name(f"{parent.name}.lock"), _waiting(path, reporter)
+    with storage.lock(lock, timeout_s=float("inf"), what=f"unpacking {path.name}", while_waiting=wait):
+        if not _is_complete(folder):
             if os.path.lexists(parent):  # copies of the archive as it was before, and incomplete ones
                 storage.remove(parent)
             with storage.commit_folder(folder) as temporary:
@@ -67,7 +63,7 @@ def _waiting(path: Path, reporter: Progress) -> Callable[[], None]:
     return wait
 
 
-def _whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     try:
         entries = json.loads((folder / storage.MANIFEST).read_text(encoding="utf-8"))["files"]
         return not folder.is_symlink() and (folder / _FILE).stat().st_size == entries[_FILE]["size"]

@@ -114,15 +114,15 @@ class _Worker:
         # The program's own folder first; the rest as this process finds its packages, and nothing of the current folder.
         path = [str(Path(__file__).parents[2]), *(entry for entry in sys.path if os.path.isabs(entry))]
         command = [sys.executable, "-I", "-S", "-B", "-c", _START.format(path=path), str(memory)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(command, env=_environment(), **pipes)
+        pipe, none = subprocess.PIPE, subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, env=_environment())
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
-        for pipe in (self._to, self._from):
-            os.set_blocking(pipe, False)
+        for descriptor in (self._to, self._from):
+            os.set_blocking(descriptor, False)
             with suppress(OSError, AttributeError):  # only slower
-                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def ask(self, request: dict[str, Any], where: str, seconds: int) -> Any:
         """Send a request and return the answer's value; raises as `read`, and _CrashedError."""
@@ -152,8 +152,8 @@ class _Worker:
 
     def forget(self) -> None:
         """Close the pipes of a worker that belongs to the process this one was forked from."""
-        for pipe in (self._to, self._from):
-            os.close(pipe)
+        for descriptor in (self._to, self._from):
+            os.close(descriptor)
         self._process.returncode = 0
 
     def _value_of(self, answer: Any) -> Any:

@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 from contextlib import suppress
-from typing import IO, Any
+from typing import Any
 
 from orca_cli.exceptions import OrcaError
 
@@ -50,9 +50,14 @@ def main() -> None:
     np.zeros(1)
     _limit(resource.RLIMIT_NPROC, 0)
     requests = os.fdopen(0, "rb", buffering=2**20)
+
+    def fill(buffer: memoryview) -> None:
+        if requests.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
+            raise EOFError
+
     while head := requests.read(transfer.LENGTH_BYTES):
         text = requests.read(transfer.length(head))
-        asked = transfer.unpack(text, 2**62, lambda buffer: _fill(requests, buffer))
+        asked = transfer.unpack(text, 2**62, fill)
         _bound_time(asked["seconds"])
         for part in _answered(asked):
             answers.write(part)
@@ -75,15 +80,6 @@ def _answered(asked: dict[str, Any]) -> list[Any]:
         return transfer.pack({"failed": MEMORY})
     except Exception as error:  # noqa: BLE001 - a parser can fail in any way; the parent says so and names the file
         return transfer.pack({"failed": f"{type(error).__name__}: {error}"[:_CUT]})
-
-
-def _fill(stream: IO[bytes], buffer: memoryview) -> None:
-    done = 0
-    while done < len(buffer):
-        count = stream.readinto(buffer[done:])  # type: ignore[attr-defined]
-        if not count:
-            raise EOFError
-        done += count
 
 
 def _limit(what: int, value: int) -> None:

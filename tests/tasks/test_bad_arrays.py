@@ -34,7 +34,11 @@ BAD = {
     "no samples": ({"x": X[:0], "y": Y[:0]}, {}, "holds no samples"),
     "complex x": ({"x": X.astype(complex)}, {}, r"\[x\]: inputs have dtype complex128"),
     "string x": ({"x": np.full((N, 2, 5), "a")}, {}, r"inputs have dtype <U1"),
-    "no characters": ({"y": changed(Y + 97, 5, 0x7FFFFFFF, "<u4").view("<U1")}, {}, r"\[y\]: .* are no characters"),
+    "invalid characters": (
+        {"y": changed(Y + 97, 5, 0x7FFFFFFF, "<u4").view("<U1")},
+        {},
+        r"\[y\]: .* invalid characters",
+    ),
     "too few samples": ({"x": X[:9], "y": Y[:9]}, {}, "9 samples are too few"),
     "one class": ({"y": Y * 0}, {}, "all 28 training labels are 0"),
     "label too large": ({"y": changed(Y, 5, 4)}, {"num_classes": 4}, r"not in 0\.\.3, the first is 4 at index"),

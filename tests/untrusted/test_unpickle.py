@@ -358,7 +358,7 @@ def test_flags_of_a_dtype_are_not_taken_from_the_file():
 
 def test_texts_of_numbers_that_are_no_characters_are_damage():
     content = pickle.dumps(np.array(["ab", "cd"]), protocol=2).replace(b"a\x00\x00\x00", b"a\x00\x00\x7f")
-    with pytest.raises(DataError, match="no characters"):
+    with pytest.raises(DataError, match="invalid characters"):
         unpickle_bytes(content, "memory")
 
 

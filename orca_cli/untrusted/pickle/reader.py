@@ -90,7 +90,8 @@ def read_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> A
     if not gzipped:
         with open(path, "rb", buffering=2**16) as file:
             return read_stream(file, path, size)
-    with gzip.open(path) as stream:
+    packed: Any = gzip.open(path)
+    with packed as stream:
         return read_stream(stream, path, min(max_bytes, size * MAX_DEFLATE), compressed=True)
 
 
@@ -116,7 +117,7 @@ def check_size(size: int, max_bytes: int, where: str) -> None:
         raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=where)
 
 
-def read_stream(stream: IO[bytes] | gzip.GzipFile, where: str, limit: int, compressed: bool = False) -> Any:
+def read_stream(stream: IO[bytes], where: str, limit: int, compressed: bool = False) -> Any:
     """Return the object of the pickle at a stream's position.
 
     Args:

@@ -90,8 +90,8 @@ def read_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> A
     if not gzipped:
         with open(path, "rb", buffering=2**16) as file:
             return read_stream(file, path, size)
-    packed: Any = gzip.open(path)
-    with packed as stream:
+    with gzip.open(path) as packed:
+        stream: Any = packed
         return read_stream(stream, path, min(max_bytes, size * MAX_DEFLATE), compressed=True)
 
 

@@ -226,6 +226,7 @@ def _environment() -> dict[str, str]:
         name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"
     }  # Python may need it to start
     return kept | {
+        "HOME": os.devnull,  # or importing SciPy asks the system for the user's folder
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "HDF5_PLUGIN_PRELOAD": "::",

@@ -93,6 +93,7 @@ def test_it_may_do_little(ask, tmp_path, monkeypatch):
     assert state["folder"] == str(tmp_path)
     assert "ORCA_SECRET_TOKEN" not in state["variables"]
     assert set(state["variables"]) <= {
+        "HOME",
         "LC_ALL",
         "LD_LIBRARY_PATH",
         "OMP_NUM_THREADS",

@@ -48,7 +48,7 @@ def test_resumed_run_has_the_same_bits(
     else:
         assert process.returncode == 128 + number
         assert status["state"] == "interrupted"
-        assert "type the same command again" in err
+        assert "rerun the same command" in err
         assert "Traceback" not in err
     assert not (run / "result.json").exists()
 

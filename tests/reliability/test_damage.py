@@ -351,9 +351,9 @@ def by_size_and_time(_: str) -> None:
 
 
 def test_check_is_no_writer_of_whole_runs(tmp_path):
-    """The premise of all above: a folder that is no run is refused and left as it is."""
+    """The premise of all above: a folder that is not a run is refused and left as it is."""
     (tmp_path / "x").mkdir()
-    with pytest.raises(Exception, match="is no run"):
+    with pytest.raises(Exception, match="not a run"):
         check.check(tmp_path / "x")
     assert list((tmp_path / "x").iterdir()) == []
     with pytest.raises(ChecksumError):

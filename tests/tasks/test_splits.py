@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.tasks.digits import load
 from orca_cli.tasks.shared.splits import split
@@ -45,18 +46,15 @@ def test_same_seed_same_split_and_other_seed_another():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "error", "key"),
+    ("sizes", "key"),
     [
-        ({"validation": 60, "test": 50}, DataError, "task.train_size"),
-        ({"validation": 0.5, "test": 0.5}, DataError, "task.train_size"),
-        ({"validation": 10, "test": 10, "train": 81}, DataError, "81 for training"),
-        ({"validation": -1, "test": 10}, ConfigError, "task.validation_size"),
-        ({"validation": 10, "test": 1.5}, ConfigError, "task.test_size"),
-        ({"validation": 10, "test": 10, "train": 0}, ConfigError, "task.train_size"),
+        ({"validation": 60, "test": 50}, "task.train_size"),
+        ({"validation": 0.5, "test": 0.5}, "task.train_size"),
+        ({"validation": 10, "test": 10, "train": 81}, "81 for training"),
     ],
 )
-def test_impossible_sizes_are_refused(sizes, error, key):
-    with pytest.raises(error, match=key):
+def test_impossible_sizes_are_refused(sizes, key):
+    with pytest.raises(DataError, match=key):
         split(100, **sizes)
 
 
@@ -81,4 +79,4 @@ def test_digits_sequences_are_the_images_row_by_row():
     assert sequence.min() == 0
     assert sequence.max() == 1
     with pytest.raises(ConfigError, match=r"task\.layout.*image"):
-        load(layout="images")
+        parts.build({"_target_": "orca_cli.tasks.digits.load", "layout": "images"}, "task")

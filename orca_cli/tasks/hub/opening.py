@@ -1,6 +1,6 @@
 """Opens a data set of the Hugging Face `datasets` library: from a local folder, or from the hub and its cache.
 
-Code of a data set is never executed: the library has no way to since version 4, and older ones are refused.
+Code of a data set is never executed: since version 4 the library cannot, and older versions are refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from orca_cli.exceptions import ConfigError, DataError, NetworkError, UnavailableError, UnsafeError
+from orca_cli.untrusted.connections import hub_answers
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,13 +47,13 @@ def open_dataset(
     Args:
         dataset: a folder, from the working folder or else from `data_folder`, or a hub id.
         config: name of one of the data set's configurations, where it has several.
-        revision: commit, tag or branch on the hub; None takes the newest, or offline the one that is there.
+        revision: commit, tag or branch on the hub; None takes the newest, or offline the one in the cache.
         data_folder: where data sets lie.
-        cache_folder: what the library writes lies below it.
+        cache_folder: the library's own files lie below it.
 
     Raises:
-        ConfigError: neither a folder nor a hub id, a revision of a folder, or nothing of that name on the hub.
-        DataError: the library cannot read what is there.
+        ConfigError: neither a folder nor a hub id, a revision of a folder, or not on the hub.
+        DataError: the library cannot read the files.
         NetworkError: the hub cannot be reached, and the cache does not have it.
         UnavailableError: the library is not installed, or too old.
         UnsafeError: the data set comes with a script.
@@ -60,10 +61,10 @@ def open_dataset(
     library = _library()
     cache = str(cache_folder / "datasets")
     given = Path(dataset).expanduser()
-    folder = next((place for place in (given, data_folder / given) if place.is_dir()), None)
+    folder = next((place for place in (given, data_folder / given) if dataset and place.is_dir()), None)
     if folder is not None:
         if revision is not None:
-            raise ConfigError("a folder has no revisions", where="task.revision", hint="leave it out")
+            raise ConfigError("a folder has no revisions", where="task.revision", hint="remove it")
         return Opened(_read(library, lambda: _from_folder(library, folder, config, cache), str(folder)), str(folder))
     if dataset.count("/") > 1 or dataset.startswith((".", "~", "/")) or not _HUB_ID.fullmatch(dataset):
         raise ConfigError(f"no folder '{dataset}'", where=KEY, hint="give a folder, or a hub id such as owner/name")
@@ -103,7 +104,7 @@ def _from_hub(library: ModuleType, dataset: str, config: str | None, revision: s
 
 
 def _commit(dataset: str, revision: str | None) -> str:
-    """Return the commit that a revision is, so that all files are of one, and the record says which."""
+    """Return the commit of a revision, so that all files are of one commit, and the record names it."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -127,7 +128,7 @@ def _read(library: ModuleType, load: Callable[[], Any], where: str) -> dict[str,
     except MemoryError:
         raise
     except Exception as error:
-        # The library wraps what went wrong; the innermost error names it.
+        # The library wraps errors; the innermost names the cause.
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
@@ -168,7 +169,7 @@ def _library() -> ModuleType:
 
 @contextmanager
 def _offline(library: ModuleType) -> Iterator[None]:
-    """Keep the library from asking the hub inside the block; it would retry for minutes, or fetch what a folder names."""
+    """Keep the library off the hub inside the block; it would retry for minutes, or fetch what a folder names."""
     from huggingface_hub import constants
 
     places: tuple[Any, ...] = (library.config, constants)
@@ -180,22 +181,3 @@ def _offline(library: ModuleType) -> Iterator[None]:
     finally:
         for place, value in zip(places, before, strict=True):
             place.HF_HUB_OFFLINE = value
-
-
-def hub_answers() -> bool:
-    """Return whether the hub's address answers within a short time."""
-    import urllib.error
-    import urllib.request
-
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S):
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code < 500 and error.code not in (403, 407)
-    except (OSError, ValueError):
-        return False

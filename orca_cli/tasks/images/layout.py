@@ -38,7 +38,7 @@ class ImageLayout:
 
     Args:
         parts: train, and validation and test where they have folders of their own; each sorted by class and name.
-        notes: what was left out, in words.
+        notes: on what was left out.
     """
 
     parts: dict[str, list[ImageFile]]
@@ -46,22 +46,20 @@ class ImageLayout:
 
 
 def locate(folder: Path) -> ImageLayout:
-    """Return the image files of a folder; none is opened. Names that begin with a dot are left out.
+    """Return the image files of a folder without opening any; hidden files are left out.
 
     Raises:
-        DataError: there are no folders of classes, a folder holds no image, or splits are mixed with classes.
+        DataError: no folders of classes, a class folder without images, or splits mixed with classes.
     """
     inside = _folders(folder)
     if not inside:
         loose = sum(_is_image(entry) for entry in folder.iterdir())
         found = f"{loose} images and no folders" if loose else "no folders of images"
-        raise DataError(
-            f"holds {found}", where=str(folder), hint=f"put the images of each class into a folder: {_HINT}"
-        )
+        raise DataError(f"holds {found}", where=str(folder), hint=f"give each class a folder of its own: {_HINT}")
     splits: dict[str, Path] = {}
     for entry in inside:
         part = next((part for part, names in _PART_NAMES.items() if entry.name.lower() in names), None)
-        # A folder `train` that holds images itself is a class: the vehicle.
+        # A folder `train` that itself holds images is a class: the vehicle.
         if part is None or not _folders(entry):
             continue
         if part in splits:
@@ -76,7 +74,7 @@ def locate(folder: Path) -> ImageLayout:
         return ImageLayout({"train": _of_classes(inside, folder, left_out)}, _notes(left_out, folder))
     others = [entry.name for entry in inside if entry not in splits.values()]
     if others:
-        raise DataError(f"'{others[0]}' lies beside the splits and is none", where=str(folder), hint=_HINT)
+        raise DataError(f"'{others[0]}' lies beside the splits but is not one", where=str(folder), hint=_HINT)
     parts = {part: _of_classes(_folders(splits[part]), folder, left_out) for part in _PART_NAMES if part in splits}
     return ImageLayout(parts, _notes(left_out, folder))
 
@@ -103,9 +101,9 @@ def _of_classes(class_folders: list[Path], folder: Path, left_out: list[Path]) -
                 left_out.append(path)
         if not found:
             raise DataError(
-                "this class folder holds no image",
+                "this class folder has no images",
                 where=str(class_folder),
-                hint=f"allowed: {' '.join(SUFFIXES)}; folders inside a class are not read",
+                hint=f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read",
             )
     return files
 

@@ -1,7 +1,8 @@
-"""Seeded, disjoint splits of n samples into test, validation and train; stratified where the samples have classes."""
+"""Seeded, disjoint splits into test, validation and train: stratified where there are classes, groups kept together."""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,3 +145,80 @@ def _count(size: int | float, n: int, key: str) -> int:
     if isinstance(size, int):
         return size
     return max(1, round(size * n)) if size else 0
+
+
+def draw(
+    total: int,
+    given: Container[str],
+    fractions: dict[str, float],
+    seed: int,
+    classes: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the rows of the training data that each split takes, and a note on what was drawn.
+
+    Args:
+        total: n, rows of the training data.
+        given: the splits that have data of their own and are not drawn.
+        fractions: validation, test -> part of the training data (of the groups, where there are any).
+        seed: of the draw.
+        classes: [n] to stratify by; None draws without. A group counts as its most frequent class.
+        groups: [n], the group of each row; rows of a group are never in two splits. None where rows stand alone.
+
+    Raises:
+        DataError: nothing is left for training.
+    """
+    missing = [part for part in fractions if part not in given]
+    if not missing:
+        return {"train": np.arange(total)}, []
+    place = np.arange(total) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = int(place.max()) + 1
+    if classes is not None:
+        classes = np.unique(classes, return_inverse=True)[1]
+        classes = classes if groups is None else _most_frequent(classes, place, units)
+    sizes = {part: float(fractions[part]) if part in missing else 0.0 for part in fractions}
+    keys = ("task.train", "task.validation_fraction", "task.test_fraction")
+    parts = split(units, validation=sizes["validation"], test=sizes["test"], seed=seed, classes=classes, keys=keys)
+    rows = {part: np.flatnonzero(np.isin(place, getattr(parts, part))) for part in ("train", *missing)}
+    how = [] if classes is None else ["stratified"]
+    how += [] if units == total else [f"{units} groups kept together"]
+    return rows, [f"{' and '.join(missing)} drawn from the training data ({', '.join([*how, f'split_seed={seed}'])})"]
+
+
+def _most_frequent(codes: np.ndarray, place: np.ndarray, units: int) -> np.ndarray:
+    """Return the class that most rows of each group have, the lowest of several, [units]."""
+    pairs, counts = np.unique(np.stack([place, codes]), axis=1, return_counts=True)
+    order = np.lexsort((pairs[1], -counts, pairs[0]))
+    first = np.searchsorted(pairs[0][order], np.arange(units))
+    return pairs[1][order][first]
+
+
+def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str, np.ndarray]:
+    """Return the group of each row, split -> [n] int64, numbered over all splits.
+
+    Args:
+        values: split -> column [n] that says which rows belong together.
+        where: split -> file or split and column, for messages.
+
+    Raises:
+        DataError: rows without a group, or a group in two of the splits.
+    """
+    texts = {part: column.astype(str) for part, column in values.items()}
+    for part, names in texts.items():
+        nameless = np.isin(names, ("", "nan", "None"))
+        if nameless.any():
+            raise DataError(
+                f"{int(nameless.sum())} rows have no group, the first is row {int(nameless.argmax()) + 1}",
+                where=where[part],
+            )
+        for other in texts:
+            shared = np.intersect1d(names, texts[other])
+            if other != part and len(shared):
+                raise DataError(
+                    f"group '{shared[0]}' is also in {where[other]} ({len(shared)} are in both)",
+                    where=where[part],
+                    hint="rows that belong together must be in one split",
+                )
+    place = np.unique(np.concatenate(list(texts.values())), return_inverse=True)[1].astype(np.int64)
+    cuts = np.cumsum([len(names) for names in texts.values()])[:-1]
+    return dict(zip(texts, np.split(place, cuts), strict=True))

@@ -26,7 +26,7 @@ def rebuilt(task, folder):
     assert found is not task.preprocessing
     assert type(found) is type(task.preprocessing)
     record, again = task.preprocessing.record(), found.record()
-    assert json.dumps(record.values, default=list) == json.dumps(again.values, default=list)
+    assert json.dumps(record.values) == json.dumps(again.values)
     assert record.arrays.keys() == again.arrays.keys()
     assert tuple(found.targets.names) == tuple(task.class_names)
     assert (found.targets.scale is None) == (task.target_scale is None)

@@ -14,7 +14,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind, PreprocessingRecord
 from orca_cli.tasks.arrays.layout import Pair
 from orca_cli.tasks.shared.own_data import counted
-from orca_cli.tasks.shared.preprocessing import parts_of, record_of
+from orca_cli.tasks.shared.preprocessing import rebuilt, record_of
 from orca_cli.tasks.shared.samples import as_inputs, blocks
 from orca_cli.tasks.shared.scales import ChannelScale, channel_scale, constant_note
 from orca_cli.tasks.shared.target_form import TargetForm, fit_targets
@@ -117,14 +117,12 @@ class ArrayPreprocessing:
 
     def record(self) -> PreprocessingRecord:
         """Return what `from_record` rebuilds this from."""
-        values = {"stored_shape": list(self.stored_shape), "channels_last": self.channels_last}
-        return record_of(self, values, self.targets, self.scale)
+        return record_of(self)
 
     @classmethod
     def from_record(cls, record: PreprocessingRecord) -> ArrayPreprocessing:
         """Return the preprocessing that a record was made of."""
-        values, targets, scale = parts_of(record)
-        return cls(tuple(values["stored_shape"]), values["channels_last"], targets, scale)
+        return rebuilt(cls, record)
 
 
 def _check_dtype(dtype: np.dtype, where: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from orca_cli.exceptions import ConfigError, DataError, UnavailableError
 from orca_cli.interfaces import PreprocessingRecord
-from orca_cli.tasks.shared.preprocessing import parts_of, record_of
+from orca_cli.tasks.shared.preprocessing import rebuilt, record_of
 from orca_cli.tasks.shared.scales import ChannelScale
 from orca_cli.tasks.shared.target_form import TargetForm
 from orca_cli.tasks.shared.targets import check_finite
@@ -150,23 +150,12 @@ class HubPreprocessing:
 
     def record(self) -> PreprocessingRecord:
         """Return what `from_record` rebuilds this from."""
-        layout = self.layout
-        values = {
-            "shape": list(layout.shape),
-            "image_mode": layout.image_mode,
-            "image_size": layout.image_size,
-            "padded": layout.padded,
-            "channels_last": layout.channels_last,
-        }
-        return record_of(self, values, self.targets, self.scale)
+        return record_of(self)
 
     @classmethod
     def from_record(cls, record: PreprocessingRecord) -> HubPreprocessing:
         """Return the preprocessing that a record was made of."""
-        values, targets, scale = parts_of(record)
-        size = values["image_size"]
-        shapes = {"shape": tuple(values["shape"]), "image_size": None if size is None else tuple(size)}
-        return cls(ColumnLayout(**{**values, **shapes}), targets, scale)
+        return rebuilt(cls, record)
 
 
 def infer_layout(

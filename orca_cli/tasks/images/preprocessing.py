@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from orca_cli.interfaces import PreprocessingRecord
 from orca_cli.tasks.images.files import View
 from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
-from orca_cli.tasks.shared.preprocessing import parts_of, record_of
+from orca_cli.tasks.shared.preprocessing import rebuilt, record_of
 from orca_cli.tasks.shared.target_form import TargetForm
 from orca_cli.tasks.shared.targets import Vocabulary
 
@@ -56,7 +55,7 @@ class ImagePreprocessing:
         side = size or min(_LARGEST_SIDE, max(map(max, sizes)))
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
         view = View(side, channels, crop, mean, std) if imagenet else View(side, channels, crop)
-        return cls(view, TargetForm("classes", len(class_names), tuple(class_names), Vocabulary(np.array(class_names))))
+        return cls(view, TargetForm("classes", len(class_names), tuple(class_names), Vocabulary(tuple(class_names))))
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -74,13 +73,9 @@ class ImagePreprocessing:
 
     def record(self) -> PreprocessingRecord:
         """Return what `from_record` rebuilds this from."""
-        view = self.view
-        values = {"side": view.side, "channels": view.channels, "crop": view.crop, "mean": view.mean, "std": view.std}
-        return record_of(self, values, self.targets)
+        return record_of(self)
 
     @classmethod
     def from_record(cls, record: PreprocessingRecord) -> ImagePreprocessing:
         """Return the preprocessing that a record was made of."""
-        values, targets, _ = parts_of(record)
-        mean, std = (None if values[name] is None else tuple(values[name]) for name in ("mean", "std"))
-        return cls(View(values["side"], values["channels"], values["crop"], mean, std), targets)
+        return rebuilt(cls, record)

@@ -5,12 +5,10 @@ Shapes: n samples, K outputs, *E the extent of the inputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Scale
@@ -89,38 +87,6 @@ class TargetForm:
                 shown = listed([self.names[i] if self.names else i for i in empty])
                 found.append(f"warning: label {shown} has no {word} training sample")
         return found
-
-    def values(self) -> dict[str, Any]:
-        """Return all but the scale as plain values."""
-        return {
-            "kind": self.kind,
-            "num_outputs": self.num_outputs,
-            "names": list(self.names),
-            "vocabulary": None if self.vocabulary is None else self.vocabulary.values.tolist(),
-            "extent": list(self.extent),
-            "channels_last": self.channels_last,
-            "missing": self.missing,
-        }
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the scale, where the targets have one."""
-        if self.scale is None:
-            return {}
-        return {"target_mean": self.scale.mean.numpy(), "target_std": self.scale.std.numpy()}
-
-    @classmethod
-    def rebuilt(cls, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> TargetForm:
-        """Return the form that `values` and `arrays` came from."""
-        classes, scale = values["vocabulary"], None
-        if "target_mean" in arrays:
-            scale = Scale(torch.from_numpy(arrays["target_mean"]), torch.from_numpy(arrays["target_std"]))
-        own = {
-            **values,
-            "names": tuple(values["names"]),
-            "vocabulary": None if classes is None else Vocabulary(np.array(classes)),
-            "extent": tuple(values["extent"]),
-        }
-        return cls(**own, scale=scale)
 
 
 def fit_targets(

@@ -20,18 +20,22 @@ class Vocabulary:
     """The classes of a task, in order: class i is values[i].
 
     Args:
-        values: [K] labels as they stand in the files, ascending; integers or strings.
+        values: K labels as they stand in the files, ascending; all integers, or all strings.
     """
 
-    values: np.ndarray
+    values: tuple[int | str, ...]
 
     def names(self) -> tuple[str, ...]:
         """Return K names, such as for a table of errors per class."""
-        return tuple(str(value) for value in self.values)
+        return tuple(map(str, self.values))
 
     def renamed(self) -> bool:
         """Return whether class numbers differ from the labels in the files."""
-        return not (self.values.dtype.kind in "iu" and np.array_equal(self.values, np.arange(len(self.values))))
+        return self.values != tuple(range(len(self.values)))
+
+    def text(self) -> bool:
+        """Return whether labels are strings."""
+        return isinstance(self.values[0], str)
 
 
 def class_vocabulary(labels: np.ndarray, where: str, num_classes: int | None = None) -> Vocabulary:
@@ -61,7 +65,7 @@ def class_vocabulary(labels: np.ndarray, where: str, num_classes: int | None = N
             where=where,
             hint="to predict numbers use kind=dense, and check that this is the array of labels",
         )
-    return Vocabulary(values)
+    return Vocabulary(tuple(values.tolist()))
 
 
 def _declared(clean: np.ndarray, values: np.ndarray, where: str, num_classes: int) -> np.ndarray:
@@ -93,11 +97,12 @@ def encode_classes(labels: np.ndarray, vocabulary: Vocabulary, where: str) -> np
         DataError: a label that the training set does not have, or not class labels at all.
     """
     clean = plain_labels(labels, where)
-    if (clean.dtype.kind == "U") != (vocabulary.values.dtype.kind == "U"):
+    if (clean.dtype.kind == "U") != vocabulary.text():
         raise DataError("labels are strings in one split and numbers in another", where=where)
-    place = np.searchsorted(vocabulary.values, clean).clip(max=len(vocabulary.values) - 1)
+    values = np.array(vocabulary.values)
+    place = np.searchsorted(values, clean).clip(max=len(values) - 1)
     hint = "add training samples of that class, or remove these samples"
-    _refuse(vocabulary.values[place] != clean, clean, "labels have no training sample", where, hint)
+    _refuse(values[place] != clean, clean, "labels have no training sample", where, hint)
     return place.astype(np.int64)
 
 

@@ -6,16 +6,16 @@ Shapes: n rows, F features, K outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from orca_cli.interfaces import PreprocessingRecord
-from orca_cli.tasks.shared.preprocessing import parts_of, record_of
+from orca_cli.tasks.shared.preprocessing import rebuilt, record_of
 from orca_cli.tasks.shared.samples import as_inputs
 from orca_cli.tasks.shared.target_form import TargetForm, fit_targets
-from orca_cli.tasks.table.columns import Categorical, Column, Numeric, fit_columns
+from orca_cli.tasks.table.columns import Column, fit_columns
 from orca_cli.tasks.table.targets import bits, class_labels, refuse_measurements
 
 
@@ -93,29 +93,19 @@ class TablePreprocessing:
             DataError: missing targets, or others than the training rows have.
         """
         vocabulary = self.targets.vocabulary
-        text = None if vocabulary is None else vocabulary.values.dtype.kind == "U"
+        text = None if vocabulary is None else vocabulary.text()
         y = _raw_targets(raw, self.targets.kind, self.target_columns, self.targets.missing, where, text)
         place = where if self.targets.kind == "labels" else f"{where}[{self.target_columns[0]}]"
         return self.targets.encode(y, place)
 
     def record(self) -> PreprocessingRecord:
         """Return what `from_record` rebuilds this from."""
-        values = {
-            "columns": [asdict(column) for column in self.columns],
-            "decimal": self.decimal,
-            "target_columns": list(self.target_columns),
-        }
-        return record_of(self, values, self.targets)
+        return record_of(self)
 
     @classmethod
     def from_record(cls, record: PreprocessingRecord) -> TablePreprocessing:
         """Return the preprocessing that a record was made of."""
-        values, targets, _ = parts_of(record)
-        columns = tuple(
-            Categorical(column["name"], tuple(column["categories"])) if "categories" in column else Numeric(**column)
-            for column in values["columns"]
-        )
-        return cls(columns, values["decimal"], tuple(values["target_columns"]), targets)
+        return rebuilt(cls, record)
 
 
 def _raw_targets(

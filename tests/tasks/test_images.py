@@ -272,7 +272,7 @@ def test_spherical_file_is_read_once_and_kept(tmp_path, reporter, name):
     assert batch.y.tolist() == [3, 19]
 
 
-def test_spherical_faults_are_named(tmp_path, reporter, monkeypatch):
+def test_spherical_faults_are_named(tmp_path, reporter, monkeypatch, check):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="task.origin=cifar100"):
         spherical.load(tmp_path, tmp_path / "cache", reporter)
@@ -287,7 +287,7 @@ def test_spherical_faults_are_named(tmp_path, reporter, monkeypatch):
     with pytest.raises(DataError, match="CIFAR-10 is not there"):
         spherical.load(tmp_path, tmp_path / "cache", reporter, origin="cifar10")
     with pytest.raises(ConfigError, match="task.origin"):
-        spherical.load(tmp_path, tmp_path / "cache", reporter, origin="cifar11")
+        check("spherical", origin="cifar11")
 
 
 @pytest.mark.skipif(not CIFAR10.is_file(), reason="ORCA_TEST_DATA has no data/cifar10")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.tasks.shared.files import find
+from orca_cli.tasks.shared.published import find_first, read_text
 
 _LISTS = {"deepcov": "deepcov.lst", "psicov": "psicov.lst"}
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -14,7 +15,7 @@ _MOST_BYTES = 16 * 2**20  # of a list
 
 
 def find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str, list[str]]]:
-    """Return the folder that holds the lists, and their ids, once all files that they name are seen to exist.
+    """Return the folder that holds the lists, and their ids, after checking that all files they name exist.
 
     Args:
         data_folder: holds psicov/, or psicov/protein/, with the lists.
@@ -24,18 +25,11 @@ def find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str, 
         The folder, and the ids by collection: "deepcov" and "psicov".
 
     Raises:
-        DataError: a list or a file is missing, or a list is no list.
+        DataError: a list or a file is missing, or a list is not a list of ids.
         UnsafeError: an id leads out of the folder.
     """
     names = list(_LISTS.values())
-    try:
-        found = find(data_folder, "psicov", names, path)
-    except DataError:
-        nested = [f"protein/{name}" for name in names]  # as protein.zip has them
-        try:
-            found = find(data_folder, "psicov", nested, path)
-        except DataError:
-            found = find(data_folder, "psicov", names, path)  # the message with the plain names
+    found = find_first(data_folder, "psicov", [names, [f"protein/{name}" for name in names]], path)  # as in protein.zip
     root = found[0].parent
     lists = {collection: _ids(file) for collection, file in zip(_LISTS, found, strict=True)}
     files = [
@@ -47,22 +41,19 @@ def find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str, 
     find(root, "psicov", files, str(root), hint="or take the protein out of its list")
     for file in files:
         if not (root / file).is_file():
-            raise DataError("is no file", where=str(root / file), hint="put the protein's file there, or unlist it")
+            raise DataError("is not a file", where=str(root / file), hint="put the protein's file there, or unlist it")
     return root, lists
 
 
 def _ids(path: Path) -> list[str]:
     """Return the first word of every line, without those that are repeated."""
-    if path.stat().st_size > _MOST_BYTES:
-        raise DataError("is too large for a list of proteins", where=str(path))
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError("is no text", where=str(path)) from error
+    lines = read_text(path, _MOST_BYTES).splitlines()
     ids = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
     for name in ids:
         if not _ID.fullmatch(name):
-            raise UnsafeError(f"'{name[:40]}' is no id of a protein", where=str(path), hint="letters, digits, _ . -")
+            raise UnsafeError(
+                f"'{name[:40]}' is not the id of a protein", where=str(path), hint="letters, digits, _ . -"
+            )
     if not ids:
-        raise DataError("lists no protein", where=str(path), hint="one id a line")
+        raise DataError("lists no protein", where=str(path), hint="one id per line")
     return ids

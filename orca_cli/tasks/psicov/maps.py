@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli.exceptions import DataError
+from orca_cli.tasks.shared.published import check_array, entries
 from orca_cli.untrusted import arrays
 from orca_cli.untrusted.pickle import unpickle
 
@@ -59,15 +60,9 @@ def read_features(path: Path) -> np.ndarray:
     Args:
         path: pickle of a dict with seq (L letters), ss [3, L], pssm [L, 22], sa [L], entropy [L], ccmpred, freecon and
             potential [L, L].
-
-    Raises:
-        DataError: a feature is missing, has another shape, or lies beyond +-100.
-        UnsafeError: the pickle asks for anything but arrays.
     """
     stored = unpickle.load(path, max_bytes=_MAX_BYTES)
-    if not isinstance(stored, dict) or "seq" not in stored:
-        raise DataError("holds no dict of features with 'seq'", where=str(path))
-    length = len(stored["seq"])
+    length = len(entries(stored, ["seq"], str(path))[0])
     shapes = {
         "ss": (3, length),
         "pssm": (length, 22),
@@ -98,13 +93,13 @@ def read_distances(path: Path) -> np.ndarray:
         path: .npy of a pickled tuple (L, sequence, map [L, L]).
 
     Raises:
-        DataError: no such tuple, another shape, fewer than 2 residues, or a distance that is infinite or above 500.
-        UnsafeError: the pickle asks for anything but arrays.
+        DataError: not such a tuple, another shape, fewer than 2 residues, or a distance that is infinite or above 500.
+        UnsafeError: the pickle contains anything but arrays.
     """
     stored = arrays.load_object(path, max_bytes=_MAX_BYTES)
     parts = list(stored) if isinstance(stored, tuple | list) or np.shape(stored) == (3,) else []
     if len(parts) != 3 or not isinstance(parts[0], int | np.integer):
-        raise DataError("holds no tuple of length, sequence and map", where=str(path))
+        raise DataError("does not hold a tuple of length, sequence and map", where=str(path))
     length = int(parts[0])
     if length < 2:
         raise DataError(f"a protein of {length} residues", where=str(path), hint="take it out of the list")
@@ -129,10 +124,7 @@ def content_hash(*paths: Path) -> str:
 
 def _numbers(values: object, shape: tuple[int, ...], name: str, path: Path, *, missing: bool = False) -> np.ndarray:
     """Return an array as float32; features are checked and their NaN become 0."""
-    if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype.kind not in "fiub":
-        found = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
-        raise DataError(f"'{name}' is {found}, expected numbers of shape {shape}", where=str(path))
-    numbers = values.astype(np.float32)
+    numbers = check_array(values, shape, str(path), what=f"'{name}'").astype(np.float32)
     if missing:
         return numbers
     np.nan_to_num(numbers, copy=False, nan=0.0, posinf=np.inf, neginf=-np.inf)

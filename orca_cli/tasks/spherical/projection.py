@@ -123,7 +123,7 @@ def project_split(
         seed: of the rotations.
         rotate: False leaves the sphere as it is.
         per_channel: as in `stretch`.
-        reporter: is told of the progress.
+        reporter: shows progress.
     """
     with reporter.track(f"projecting {' '.join(names)}", len(images)) as advance:
         for chunk, start in enumerate(range(0, len(images), CHUNK)):

@@ -6,19 +6,16 @@ Shapes: n samples, V symbols of the vocabulary, L the length of the input.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 
-from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.interfaces import Batch
 
+# What happens to inputs longer than the model's: cut, and scored as they come out; cut, and in the test split always
+# counted as errors; left out of every split, and so not counted.
 OverLength = Literal["truncate", "wrong", "drop"]
-# What becomes of inputs that are longer than the model's: cut and scored as they come out; cut, and in the test split
-# counted as errors whatever comes out; left out of every split, and so not counted.
-OVER_LENGTH: tuple[OverLength, ...] = ("truncate", "wrong", "drop")
 
 
 class SymbolSamples:
@@ -31,7 +28,7 @@ class SymbolSamples:
         classes: [n] int64.
         num_symbols: V, channels of the input.
         length: L; of longer sequences the first L symbols are taken.
-        mask: whether columns behind the end of a sequence, which are zero, are marked as padding.
+        mask: whether columns after the end of a sequence, which are zero, are marked as padding.
     """
 
     def __init__(
@@ -88,47 +85,23 @@ def lengths(ends: np.ndarray) -> np.ndarray:
 
 
 def kept_rows(ends: np.ndarray, length: int, over_length: str) -> np.ndarray:
-    """Return the sequences that a split keeps, rising: all of them, but for over_length="drop" those up to `length`."""
+    """Return the sequences that a split keeps, ascending: all, or with over_length="drop" those up to `length`."""
     return np.flatnonzero(lengths(ends) <= length) if over_length == "drop" else np.arange(len(ends))
 
 
 def scored_classes(classes: np.ndarray, ends: np.ndarray, length: int, over_length: str, no_class: int) -> np.ndarray:
-    """Return the classes that a test split is scored against.
+    """Return the classes [n] that a test split is scored against.
 
-    Args:
-        classes: [n], the true ones.
-        ends: [n], where each sequence ends.
-        length: of the input.
-        over_length: for "wrong", longer sequences get the class `no_class`; else the classes stay as they are.
-        no_class: K, one above the largest class, which no output can name.
+    With over_length="wrong", sequences longer than `length` get the class `no_class` (K), which no output can name.
     """
     return np.where(lengths(ends) > length, no_class, classes) if over_length == "wrong" else classes
 
 
 def take(tokens: np.ndarray, ends: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (tokens, ends) of the sequences `rows`, rising indices in 0..n-1."""
+    """Return (tokens, ends) of the sequences `rows`, ascending indices in 0..n-1."""
     if len(rows) == len(ends):
         return tokens, ends
     sizes = lengths(ends)
     kept = np.zeros(len(ends), bool)
     kept[rows] = True
     return tokens[np.repeat(kept, sizes)], np.cumsum(sizes[rows], dtype=np.int64)
-
-
-def check_over_length(value: str) -> None:
-    """Refuse other words than those of OVER_LENGTH.
-
-    Raises:
-        ConfigError: naming task.over_length.
-    """
-    check_choice("over_length", value, OVER_LENGTH)
-
-
-def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Refuse a value of `task.name` that is not among those allowed.
-
-    Raises:
-        ConfigError: naming the setting and the allowed values.
-    """
-    if value not in allowed:
-        raise ConfigError(f"'{value}' is not allowed", where=f"task.{name}", hint=suggest(str(value), allowed))

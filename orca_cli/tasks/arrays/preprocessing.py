@@ -79,11 +79,7 @@ class ArrayPreprocessing:
         return _oriented_shape(self.stored_shape, self.channels_last)
 
     def check(self, x: StoredArray | np.ndarray, where: str) -> None:
-        """Check shape and dtype of inputs, which may be in a file still.
-
-        Raises:
-            DataError: they are not those of the training inputs.
-        """
+        """Check shape and dtype of inputs, which may be in a file still."""
         _check_dtype(x.dtype, where)
         if x.shape[1:] != self.stored_shape:
             raise DataError(
@@ -91,11 +87,7 @@ class ArrayPreprocessing:
             )
 
     def oriented(self, x: np.ndarray, where: str) -> np.ndarray:
-        """Return inputs as [n, C, *E], without copying.
-
-        Raises:
-            DataError: another shape or dtype than the training inputs', NaN or infinity.
-        """
+        """Return inputs as [n, C, *E], without copying."""
         self.check(x, where)
         if x.ndim == 2:
             x = x[:, None]
@@ -108,11 +100,7 @@ class ArrayPreprocessing:
         return x
 
     def inputs(self, raw: np.ndarray, where: str = "inputs") -> tuple[Tensor, None]:
-        """Return inputs as Batch.x, from an array [B, ...] as in the files.
-
-        Raises:
-            DataError: as `oriented`.
-        """
+        """Return inputs as Batch.x, from an array [B, ...] as in the files."""
         return as_inputs(self.oriented(raw, where), self.scale), None
 
     def record(self) -> PreprocessingRecord:

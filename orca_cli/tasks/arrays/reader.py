@@ -42,50 +42,39 @@ def load(
     channels_last: bool = False,
     missing_targets: bool = False,
 ) -> TaskData:
-    """Return a task over arrays in files; shapes and classes are inferred and reported.
+    """Return a task over arrays in files.
 
     An .npz file holds arrays x and y, and possibly `split` [n] of train/validation/test (or 0/1/2); or x_train, y_train,
-    x_val, ... . An .npy file holds x, and the file `labels` holds y. Splits that no file gives are drawn from the training
-    file. Inputs [n, L] become [n, 1, L].
+    x_val, ... . An .npy file holds x, and another one y. Inputs [n, L] become [n, 1, L]. See shared.own_data.
 
     Args:
-        data_folder: relative file names that do not exist in the working folder are looked for here.
-        reporter: takes the note on what was inferred.
         kind: classes: y [n] integers or strings. labels: y [n, K] of 0 and 1. dense: y [n, *E] or [n, K, *E] floats, or
             [n, *E] integers, a class at every position.
-        train: file of the training set, and of the splits that have no file.
+        train: file of the training split, and of the splits that have no file.
         labels: .npy file of its targets, where `train` is an .npy file.
-        validation: file of the validation set.
+        validation: file of the validation split.
         validation_labels: as `labels`.
-        test: file of the test set; its content is read at the end of a run only.
+        test: file of the test split; its content is read at the end of a run only.
         test_labels: as `labels`.
         x: name of the inputs in .npz files.
         y: name of the targets in .npz files.
-        split_seed: seed of the splits that are drawn.
-        validation_fraction: part of the training file that is drawn for validation.
-        test_fraction: the same for test.
-        normalize: whether to subtract each channel's mean over the training set and divide by its deviation.
-        num_classes: K for integer classes; inferred where None.
+        num_classes: K for integer classes; None infers it.
         channels_last: whether x is [n, *E, C], and y of kind dense [n, *E, K].
-        missing_targets: whether NaN targets are allowed (kinds labels and dense); losses and errors do not count them.
 
     Raises:
         ConfigError: settings contradict each other or the files.
-        DataError: missing files, wrong shapes or dtypes, NaN or infinity, labels out of range, classes without training
-            sample, one class only, or fewer than 10 samples.
-        UnsafeError: arrays of Python objects.
         MemoryExhaustedError: an array does not fit into memory.
     """
     check_settings(
         kind,
+        num_classes,
+        missing_targets,
         validation,
         validation_labels,
         test,
         test_labels,
         validation_fraction,
         test_fraction,
-        num_classes,
-        missing_targets,
     )
     files = {
         "train": (train, labels),
@@ -136,14 +125,14 @@ def load(
 
 def check_settings(
     kind: str,
+    num_classes: int | None,
+    missing_targets: bool,
     validation: str | None,
     validation_labels: str | None,
     test: str | None,
     test_labels: str | None,
     validation_fraction: float,
     test_fraction: float,
-    num_classes: int | None,
-    missing_targets: bool,
 ) -> None:
     """Refuse settings that contradict each other; arguments as those of `load`.
 

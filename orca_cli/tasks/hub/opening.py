@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -26,23 +25,10 @@ _OLDEST = 4
 _TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A data set's splits, mapped from disk.
-
-    Args:
-        splits: name -> rows.
-        origin: folder, or hub id and commit, for messages and records.
-    """
-
-    splits: dict[str, Dataset]
-    origin: str
-
-
 def open_dataset(
     dataset: str, config: str | None, revision: str | None, data_folder: Path, cache_folder: Path
-) -> Opened:
-    """Return a data set's splits.
+) -> tuple[dict[str, Dataset], str]:
+    """Return a data set's splits, mapped from disk, and its origin: the folder, or hub id and commit.
 
     Args:
         dataset: a folder, from the working folder or else from `data_folder`, or a hub id.
@@ -65,7 +51,7 @@ def open_dataset(
     if folder is not None:
         if revision is not None:
             raise ConfigError("a folder has no revisions", where="task.revision", hint="remove it")
-        return Opened(_read(library, lambda: _from_folder(library, folder, config, cache), str(folder)), str(folder))
+        return _read(library, lambda: _from_folder(library, folder, config, cache), str(folder)), str(folder)
     if dataset.count("/") > 1 or dataset.startswith((".", "~", "/")) or not _HUB_ID.fullmatch(dataset):
         raise ConfigError(f"no folder '{dataset}'", where=KEY, hint="give a folder, or a hub id such as owner/name")
     return _from_hub(library, dataset, config, revision, cache)
@@ -78,13 +64,15 @@ def _from_folder(library: ModuleType, folder: Path, config: str | None, cache: s
         return library.load_dataset(str(folder.resolve()), name=config, cache_dir=cache)
 
 
-def _from_hub(library: ModuleType, dataset: str, config: str | None, revision: str | None, cache: str) -> Opened:
+def _from_hub(
+    library: ModuleType, dataset: str, config: str | None, revision: str | None, cache: str
+) -> tuple[dict[str, Dataset], str]:
     if hub_answers():
         commit = _commit(dataset, revision)
         splits = _read(
             library, lambda: library.load_dataset(dataset, name=config, revision=commit, cache_dir=cache), dataset
         )
-        return Opened(splits, f"{dataset}@{commit}")
+        return splits, f"{dataset}@{commit}"
     missing = NetworkError(
         f"'{dataset}' is not on this machine and the hub cannot be reached",
         where=KEY,
@@ -100,7 +88,7 @@ def _from_hub(library: ModuleType, dataset: str, config: str | None, revision: s
     commit = Path(files[0]["filename"]).parent.name if files else "unknown"
     if revision is not None and not commit.startswith(revision):
         raise missing
-    return Opened(splits, f"{dataset}@{commit}")
+    return splits, f"{dataset}@{commit}"
 
 
 def _commit(dataset: str, revision: str | None) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
-from orca_cli.tasks.hub.opening import Opened, open_dataset
+from orca_cli.tasks.hub.opening import open_dataset
 from orca_cli.tasks.hub.preprocessing import HubPreprocessing, infer_layout
 from orca_cli.tasks.hub.samples import HubSamples, decoded_parts
 from orca_cli.tasks.hub.targets import raw_targets, target_form
@@ -50,15 +50,12 @@ def load(
     normalize: bool = True,
     missing_targets: bool = False,
 ) -> TaskData:
-    """Return a task over two columns of a data set; what is inferred is reported.
+    """Return a task over two columns of a data set, read from the mapped file batch by batch.
 
     Inputs are a column of lists (L), nested lists (C, L) or (C, H, W), or images, which become 1 or 3 channels in 0..1.
-    They are read from the mapped file batch by batch.
+    See shared.own_data.
 
     Args:
-        data_folder: a relative folder that is not in the working folder is looked for here.
-        cache_folder: fetched and prepared files lie below it.
-        reporter: takes the note on what was inferred.
         dataset: hub id, or folder of .parquet files or of what save_to_disk writes.
         x: column of inputs.
         y: column of targets.
@@ -73,28 +70,22 @@ def load(
         length: steps that sequences are padded with 0 or cut to; None requires equal lengths.
         image_size: side in pixels that images are resized to; None requires equal sizes.
         channels_last: whether lists are (L, C) or (H, W, C), and dense targets (*E, K).
-        split_seed: seed of the splits that are drawn.
-        validation_fraction: part of the training rows (of their groups, where there are any) that is drawn.
-        test_fraction: the same for test.
-        normalize: whether each channel's mean over the training rows is subtracted and its deviation divided by.
-        missing_targets: whether NaN targets are allowed (kinds labels and dense); losses and errors do not count them.
 
     Raises:
         ConfigError: settings contradict each other or the data set.
-        DataError: unknown columns or splits, rows of several shapes, missing values, unsuitable targets.
         NetworkError: the data set is not in the hub's cache and the hub cannot be reached.
         UnavailableError: the package `datasets` is not installed.
     """
     check_settings(kind, length, image_size, validation_fraction, test_fraction, missing_targets)
-    opened = open_dataset(dataset, config, revision, data_folder, cache_folder)
-    parts = _parts(opened, {"train": train_split, "validation": validation_split, "test": test_split})
-    where = {part: f"{opened.origin}[{part}]" for part in parts}
+    splits, origin = open_dataset(dataset, config, revision, data_folder, cache_folder)
+    parts = _parts(splits, origin, {"train": train_split, "validation": validation_split, "test": test_split})
+    where = {part: f"{origin}[{part}]" for part in parts}
     for part, rows in parts.items():
         for key, column in (("x", x), ("y", y), ("group", group)):
             if column is not None:
                 check_column(column, rows.column_names, f"task.{key}", where[part])
     base = parts["train"]
-    check_enough(len(base), "rows", opened.origin)
+    check_enough(len(base), "rows", origin)
     layout = infer_layout(base, x, f"{where['train']}[{x}]", length, image_size, channels_last)
     records: dict[str, np.ndarray] = {}
     if group is not None:
@@ -128,7 +119,7 @@ def load(
     shown = f"{counted(layout.shape[0], 'channel')} of {' x '.join(map(str, layout.shape[1:]))}"
     counts = f"{len(train)} training and {len(validation)} validation rows"
     warnings = [*constant_note(constant), *form.warnings(train.targets())]
-    note = "; ".join([opened.origin, counts, *drawn, shown, form.note(), *warnings])
+    note = "; ".join([origin, counts, *drawn, shown, form.note(), *warnings])
     reporter.say(f"hub: {note}")
     return TaskData(
         kind=kind,
@@ -164,18 +155,16 @@ def check_settings(
     check_fractions(validation_fraction, test_fraction)
 
 
-def _parts(opened: Opened, wanted: dict[str, str | None]) -> dict[str, Dataset]:
+def _parts(splits: dict[str, Dataset], origin: str, wanted: dict[str, str | None]) -> dict[str, Dataset]:
     found: dict[str, Dataset] = {}
     taken: dict[str, str] = {}
     for part, name in wanted.items():
         if name is None:
-            free = [word for word in _OTHER_NAMES[part] if word in opened.splits and word not in wanted.values()]
+            free = [word for word in _OTHER_NAMES[part] if word in splits and word not in wanted.values()]
             name = free[0] if free else None
-        elif name not in opened.splits:
-            raise DataError(
-                f"{opened.origin} has no split '{name}'", where=f"task.{part}_split", hint=suggest(name, opened.splits)
-            )
-        if name is None or not len(opened.splits[name]):
+        elif name not in splits:
+            raise DataError(f"{origin} has no split '{name}'", where=f"task.{part}_split", hint=suggest(name, splits))
+        if name is None or not len(splits[name]):
             continue
         if name in taken:
             raise ConfigError(
@@ -183,7 +172,7 @@ def _parts(opened: Opened, wanted: dict[str, str | None]) -> dict[str, Dataset]:
                 where=f"task.{part}_split",
                 hint="remove it and the split is drawn from the training rows",
             )
-        taken[name], found[part] = part, opened.splits[name]
+        taken[name], found[part] = part, splits[name]
     if "train" not in found:
-        raise DataError("no training rows", where=opened.origin, hint="provide a data set with training rows")
+        raise DataError("no training rows", where=origin, hint="provide a data set with training rows")
     return found

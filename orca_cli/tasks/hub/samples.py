@@ -54,11 +54,7 @@ class HubSamples:
         return len(self._chosen)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return the samples with these indices (0..n-1), in this order; nothing is augmented.
-
-        Raises:
-            DataError: a row of another shape, or with missing values.
-        """
+        """Return the samples with these indices (0..n-1), in this order; nothing is augmented."""
         rows = self._chosen[np.asarray(indices, dtype=np.int64)]
         x, valid = self._preprocessing.inputs(self._values(rows), self._where, list(rows))
         return Batch(x, torch.from_numpy(self._y[rows].copy()), valid)
@@ -103,11 +99,7 @@ def open_column(rows: Dataset, column: str, layout: ColumnLayout) -> Callable[[n
 def decoded_parts(
     rows: Dataset, column: str, layout: ColumnLayout, chosen: np.ndarray, where: str, advance: Callable[[int], None]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the inputs of chosen rows in parts [B, C, *E], each with [B, C, *E] bool that is False at padding.
-
-    Raises:
-        DataError: a row of another shape, or with missing values.
-    """
+    """Yield the inputs of chosen rows in parts [B, C, *E], each with [B, C, *E] bool that is False at padding."""
     values = open_column(rows, column, layout)
     for start in range(0, len(chosen), _BLOCK):
         signals.check()

@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 
 def raw_targets(kind: str, rows: Dataset, column: str, where: str) -> np.ndarray:
-    """Return a column as an array [n, ...] of numbers or text; for labels, lists of classes become [n, K] of 0 and 1.
-
-    Raises:
-        DataError: missing values, classes out of range, or lists of several lengths.
-    """
+    """Return a column as an array [n, ...] of numbers or text; for labels, lists of classes become [n, K] of 0 and 1."""
     names = _label_names(kind, rows, column)
     if names:
         return _multi_hot(rows, column, len(names), where)
@@ -56,9 +52,6 @@ def target_form(
         channels_last: whether maps are (*E, K).
         missing: whether NaN is allowed.
         where: split and column, for messages.
-
-    Raises:
-        DataError: values that no task of this kind has.
     """
     import datasets
 

@@ -217,11 +217,7 @@ def pillow_version() -> str:
 
 
 def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
-    """Return the SHA-256 of each file.
-
-    Raises:
-        DataError: a file cannot be read.
-    """
+    """Return the SHA-256 of each file."""
     hashes = []
     with reporter.track("reading image files", len(paths)) as advance:
         for path in paths:

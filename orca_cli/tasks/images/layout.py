@@ -46,11 +46,7 @@ class ImageLayout:
 
 
 def locate(folder: Path) -> ImageLayout:
-    """Return the image files of a folder without opening any; hidden files are left out.
-
-    Raises:
-        DataError: no folders of classes, a class folder without images, or splits mixed with classes.
-    """
+    """Return the image files of a folder without opening any; hidden files are left out."""
     inside = _folders(folder)
     if not inside:
         loose = sum(_is_image(entry) for entry in folder.iterdir())

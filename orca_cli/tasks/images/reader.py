@@ -48,18 +48,15 @@ def load(
     validation_fraction: Fraction = 0.15,
     test_fraction: Fraction = 0.15,
 ) -> TaskData:
-    """Return images [n, C, S, S] of a folder, with one class for each folder of files.
+    """Return images [n, C, S, S] of a folder, with one class for each folder of files; for other targets use arrays.
 
     FOLDER/CLASS/*.png is split at random, every class in proportion and identical files together; FOLDER/train/CLASS,
     FOLDER/val/CLASS and FOLDER/test/CLASS are taken as they are, and what is missing of val and test is drawn from train.
-    Every file is decoded once before the run, so that a damaged one cannot end it half-way; the result is cached.
+    Every file is decoded once before the run, so that a damaged one cannot end it half-way; the result is cached. See
+    shared.own_data.
 
     Args:
-        data_folder: a relative `path` that does not exist in the working folder is looked for here.
-        cache_folder: for the result of decoding all files.
-        reporter: takes the note on what was inferred.
         path: the folder.
-        kind: for other targets store arrays and use task=arrays.
         size: S; None takes the longest side of all training images, at most 224.
         channels: 3 (colour) or 1 (grey).
         fit: "stretch" brings the whole image to the square; "crop" cuts the largest square from its middle before.
@@ -67,13 +64,9 @@ def load(
         padding: optimizer steps see random windows of S x S after this many pixels of zeros on every side.
         flip: whether optimizer steps see images mirrored left to right at random; not for letters, digits or maps.
         on_bad: what to do with files that cannot be decoded: "error", or "skip" and count them in the note.
-        split_seed: seed of the splits that are drawn.
-        validation_fraction: part of the images that is drawn for validation.
-        test_fraction: the same for test.
 
     Raises:
-        DataError: no class folders, one class only, a class without training images, fewer than 10 of them, identical
-            files in two given splits, or a file that cannot be decoded.
+        DataError: also for identical files in two given splits, and for files that cannot be decoded.
         UnsafeError: an image has too many pixels.
         UnavailableError: Pillow is not installed.
     """

@@ -34,9 +34,7 @@ def hold_out(
     Raises:
         DataError: the sizes add up to more than N.
     """
-    parts = split(
-        len(classes), validation=validation_size, test=0, train=train_size, seed=split_seed, classes=classes
-    )
+    parts = split(len(classes), validation=validation_size, test=0, train=train_size, seed=split_seed, classes=classes)
     train, held_out = parts.train, parts.validation
     if validation == "last":
         cut = len(classes) - len(held_out)

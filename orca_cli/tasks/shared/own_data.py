@@ -1,4 +1,17 @@
-"""What the readers of own data share: finding files, checks of settings, columns and sizes, and words for notes."""
+"""What the readers of own data share: finding files, checks of settings, columns and sizes, and words for notes.
+
+They all take, besides what every reader takes (see orca_cli.tasks):
+
+* kind: classes, one of K a sample; labels, K times 0 or 1 a sample; dense, a map or sequence of the inputs' extent,
+* validation_fraction, test_fraction: part of the training data (of its groups, where there are any) that is drawn for a
+  split that the data do not give,
+* normalize: whether to subtract means over the training split and divide by deviations,
+* missing_targets: whether targets may be missing (kinds labels and dense); losses and errors do not count them.
+
+Relative names are looked for in the working folder, then in data_folder. Shapes, classes and scales are inferred from the
+training split alone, and told in the note. Data are refused with fewer than 10 training samples, NaN or infinity in
+inputs, one class only, or targets in another split that the training split does not have.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +33,7 @@ def own_path(file: str, data_folder: Path) -> Path:
 
 
 def own_paths(files: dict[str, str | None], data_folder: Path) -> dict[str, Path]:
-    """Return the path of each split that has a file.
-
-    Raises:
-        ConfigError: one file for two splits.
-    """
+    """Return the path of each split that has a file; raise ConfigError where two have the same one."""
     paths = {part: own_path(file, data_folder) for part, file in files.items() if file is not None}
     seen: dict[Path, str] = {}
     for part, path in paths.items():
@@ -39,11 +48,7 @@ def own_paths(files: dict[str, str | None], data_folder: Path) -> dict[str, Path
 
 
 def check_missing_targets(kind: str, missing_targets: bool) -> None:
-    """Refuse missing targets where every sample needs a class.
-
-    Raises:
-        ConfigError: they are allowed with kind=classes.
-    """
+    """Raise ConfigError where missing targets are allowed although every sample needs a class."""
     if missing_targets and kind == "classes":
         raise ConfigError(
             "does not apply to task.kind=classes",
@@ -53,21 +58,13 @@ def check_missing_targets(kind: str, missing_targets: bool) -> None:
 
 
 def check_enough(count: int, what: str, where: str) -> None:
-    """Refuse training data with fewer than 10 samples.
-
-    Raises:
-        DataError: naming their number.
-    """
+    """Raise DataError where training data have fewer than 10 samples."""
     if count < _MIN_SAMPLES:
         raise DataError(f"too few {what}: {count}", where=where, hint=f"provide {_MIN_SAMPLES} or more for training")
 
 
 def check_column(name: str, columns: Sequence[str], key: str, where: str) -> None:
-    """Refuse the name of a column that does not exist.
-
-    Raises:
-        DataError: with the closest name, or all of them.
-    """
+    """Raise DataError, with the closest name or all of them, where a column does not exist."""
     if name not in columns:
         close = suggest(name, columns)
         hint = close if close.startswith("did you mean") else f"columns: {listed(columns, _SHOWN_COLUMNS)}"

@@ -46,9 +46,6 @@ def split(
         seed: of the order.
         classes: [n] class of each sample; None draws without stratifying.
         keys: settings of the train, validation and test size, for messages.
-
-    Raises:
-        DataError: the sizes add up to more than n, or nothing is left for train.
     """
     n_test, n_validation = _count(test, n), _count(validation, n)
     rest = n - n_test - n_validation
@@ -111,9 +108,6 @@ def draw(
         seed: of the draw.
         classes: [n] to stratify by; None draws without. A group counts as its most frequent class.
         groups: [n], the group of each row; rows of a group are never in two splits. None where rows stand alone.
-
-    Raises:
-        DataError: nothing is left for training.
     """
     missing = [part for part in fractions if part not in given]
     if not missing:
@@ -146,9 +140,6 @@ def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str
     Args:
         values: split -> column [n] that says which rows belong together.
         where: split -> file or split and column, for messages.
-
-    Raises:
-        DataError: rows without a group, or a group in two of the splits.
     """
     texts = {part: column.astype(str) for part, column in values.items()}
     for part, names in texts.items():

@@ -43,11 +43,7 @@ class TargetForm:
     scale: Scale | None = None
 
     def encode(self, y: np.ndarray, where: str) -> np.ndarray:
-        """Return targets of any split as Batch.y.
-
-        Raises:
-            DataError: they do not have the form of the training targets.
-        """
+        """Return targets of any split as Batch.y."""
         if self.kind == "classes":
             if self.vocabulary is None:
                 return checks.encode_numbered_classes(y, self.num_outputs, where)
@@ -127,7 +123,7 @@ def fit_targets(
         checks.check_class_maps(train, where, k)
         return TargetForm("class_maps", k, extent=extent)
     if num_classes is not None:
-        raise ConfigError("is for classes", where="task.num_classes", hint=f"leave it out: {where} says it")
+        raise ConfigError("applies only to classes", where="task.num_classes", hint=f"remove it: {where} says it")
     if kind == "labels":
         k = checks.encode_label_sets(y[rows], where, allow_missing=missing).shape[1]
         return TargetForm("labels", k, names, missing=missing)

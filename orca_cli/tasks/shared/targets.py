@@ -45,9 +45,6 @@ def class_vocabulary(labels: np.ndarray, where: str, num_classes: int | None = N
         labels: [n] of the training set: integers, whole numbers as floats, or strings.
         where: file and array, for messages.
         num_classes: K; then labels have to be integers in 0..K-1. None takes the labels that occur.
-
-    Raises:
-        DataError: labels out of range, a class without a sample, one class only, or not class labels at all.
     """
     clean = plain_labels(labels, where)
     values = np.unique(clean)
@@ -91,11 +88,7 @@ def _check_none_missing(present: np.ndarray, num_classes: int, of: str, where: s
 
 
 def encode_classes(labels: np.ndarray, vocabulary: Vocabulary, where: str) -> np.ndarray:
-    """Return labels as [n] int64 in 0..K-1.
-
-    Raises:
-        DataError: a label that the training set does not have, or not class labels at all.
-    """
+    """Return labels as [n] int64 in 0..K-1."""
     clean = plain_labels(labels, where)
     if (clean.dtype.kind == "U") != vocabulary.text():
         raise DataError("labels are strings in one split and numbers in another", where=where)
@@ -107,11 +100,7 @@ def encode_classes(labels: np.ndarray, vocabulary: Vocabulary, where: str) -> np
 
 
 def encode_numbered_classes(labels: np.ndarray, num_classes: int, where: str) -> np.ndarray:
-    """Return labels that a data set numbers by itself as [n] int64 in 0..K-1.
-
-    Raises:
-        DataError: missing labels, or labels out of range.
-    """
+    """Return labels that a data set numbers by itself as [n] int64 in 0..K-1."""
     if labels.dtype.kind not in "iu":  # a missing number turns all into floats
         raise DataError("classes are missing", where=where, hint="remove these samples")
     what = f"samples have no class in 0..{num_classes - 1}"
@@ -121,11 +110,7 @@ def encode_numbered_classes(labels: np.ndarray, num_classes: int, where: str) ->
 
 
 def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
-    """Return labels as [n] int64 or strings; whole numbers stored as floats become integers.
-
-    Raises:
-        DataError: wrong shape or dtype, NaN, infinite or fractional numbers, or the mark of an ignored class.
-    """
+    """Return labels as [n] int64 or strings; whole numbers stored as floats become integers."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
@@ -150,11 +135,7 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
 
 
 def as_text(values: np.ndarray, where: str) -> np.ndarray:
-    """Return values as strings; bytes are read as UTF-8.
-
-    Raises:
-        DataError: bytes that are not UTF-8.
-    """
+    """Return values as strings; bytes are read as UTF-8."""
     try:
         return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(str)
     except UnicodeDecodeError as error:
@@ -169,11 +150,7 @@ def _as_int64(labels: np.ndarray, where: str) -> np.ndarray:
 
 
 def encode_label_sets(labels: np.ndarray, where: str, *, allow_missing: bool = False) -> np.ndarray:
-    """Return multi-label targets as [n, K] float32 of 0 and 1, and NaN where a label is missing and that is allowed.
-
-    Raises:
-        DataError: wrong shape or dtype, or other values.
-    """
+    """Return multi-label targets as [n, K] float32 of 0 and 1, and NaN where a label is missing and that is allowed."""
     if labels.ndim != 2 or labels.shape[1] < 1:
         raise DataError(
             f"label sets have shape {labels.shape}, expected (n, K)",
@@ -195,9 +172,6 @@ def encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, n
         extent: E, of the inputs.
         where: file and array, for messages.
         num_classes: K, or None to accept every class from 0 on.
-
-    Raises:
-        DataError: wrong shape, or classes out of range.
     """
     if labels.shape[1:] != extent:
         expected = f"(n, {', '.join(map(str, extent))})"
@@ -223,9 +197,6 @@ def check_class_maps(labels: np.ndarray, where: str, num_classes: int) -> None:
         labels: [n, *E] int64, as `encode_class_maps` gives them.
         where: file and array, for messages.
         num_classes: K.
-
-    Raises:
-        DataError: every position is ignored, one class only, or a class without a position.
     """
     present = np.unique(labels[labels != IGNORED_CLASS])
     if len(present) == 0:
@@ -238,11 +209,7 @@ def check_class_maps(labels: np.ndarray, where: str, num_classes: int) -> None:
 
 
 def encode_maps(values: np.ndarray, extent: tuple[int, ...], where: str, *, allow_missing: bool = False) -> np.ndarray:
-    """Return real-valued targets as [n, K, *E] float32; [n, *E] becomes one channel.
-
-    Raises:
-        DataError: wrong shape or dtype, NaN (unless that is allowed) or infinity.
-    """
+    """Return real-valued targets as [n, K, *E] float32; [n, *E] becomes one channel."""
     if values.shape[1:] == extent:
         values = values[:, None]
     elif values.shape[2:] != extent:
@@ -265,9 +232,6 @@ def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, off
         where: file and array, for messages.
         allow_nan: whether NaN passes; infinity never does.
         offset: added to the first index in messages.
-
-    Raises:
-        DataError: the count and the first index of those that are not.
     """
     if values.dtype.kind in "iub":
         return

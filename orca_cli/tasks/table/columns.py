@@ -38,11 +38,7 @@ class Numeric:
     size: ClassVar[int] = 1
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
-        """Return [n, 1] float32.
-
-        Raises:
-            DataError: text in a column that holds numbers in training, or infinite values.
-        """
+        """Return [n, 1] float32."""
         numbers, wrong = _numbers(values, decimal)
         if wrong.any():
             first = int(wrong.argmax())
@@ -104,9 +100,6 @@ def fit_columns(
         max_categories: most texts of a column that get a feature; the rarer ones share one.
         decimal: mark in numbers that stand as text.
         where: the file, for messages.
-
-    Raises:
-        DataError: infinite values, or only empty columns.
     """
     columns: list[Column] = []
     filled, empty, constant, capped, commas = [], [], [], [], []

@@ -99,11 +99,7 @@ class Table:
 
 
 def plain_column(column: pd.Series, where: str) -> np.ndarray:
-    """Return a typed column as numbers, or as objects of type str that are empty where nothing stands.
-
-    Raises:
-        DataError: its values are neither numbers, text nor points in time.
-    """
+    """Return a typed column as numbers, or as objects of type str that are empty where nothing stands."""
     import pandas as pd
     from pandas.api import types
 

@@ -50,11 +50,7 @@ class TablePreprocessing:
         decimal: str,
         where: str,
     ) -> tuple[TablePreprocessing, list[str]]:
-        """Return what the training rows of a table say, and notes; arguments as those of `fit_columns` and `load`.
-
-        Raises:
-            DataError: missing targets, targets of one class or of none, infinite values, or only empty columns.
-        """
+        """Return what the training rows of a table say, and notes; arguments as those of `fit_columns` and `load`."""
         y = _raw_targets(values, kind, target_columns, missing_targets, where)
         place = where if kind == "labels" else f"{where}[{target_columns[0]}]"
         if kind == "classes":
@@ -75,9 +71,6 @@ class TablePreprocessing:
         Args:
             raw: name -> column [n]: numbers (NaN where missing), or objects of type str (empty where missing).
             where: the file, for messages.
-
-        Raises:
-            DataError: text in a column that holds numbers in training, or infinite values.
         """
         encoded = [column.encode(raw[column.name], self.decimal, where) for column in self.columns]
         return np.concatenate(encoded, axis=1)[:, None]
@@ -87,11 +80,7 @@ class TablePreprocessing:
         return as_inputs(self.features(raw, where), None), None
 
     def encoded_targets(self, raw: Mapping[str, np.ndarray], where: str) -> np.ndarray:
-        """Return the targets of rows as Batch.y; arguments as those of `features`.
-
-        Raises:
-            DataError: missing targets, or others than the training rows have.
-        """
+        """Return the targets of rows as Batch.y; arguments as those of `features`."""
         vocabulary = self.targets.vocabulary
         text = None if vocabulary is None else vocabulary.text()
         y = _raw_targets(raw, self.targets.kind, self.target_columns, self.targets.missing, where, text)

@@ -5,11 +5,8 @@ Shapes: n rows, F features, K outputs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Reporter, TaskData
@@ -47,68 +44,58 @@ def load(
 
     Columns of numbers stay one feature each. Columns of text become one feature of 0 and 1 per text that training has,
     the rarer ones of many share one. Empty fields and ?, NA, N/A, NaN, null and none are missing: of numbers they become
-    the training mean, of text a feature of their own. What is inferred is reported, and comes from the training rows alone.
+    the training mean, of text a feature of their own. See shared.own_data.
 
     Args:
-        data_folder: relative file names that do not exist in the working folder are looked for here.
-        reporter: takes the note on what was inferred.
         train: .csv, .tsv, .txt (first line: names of the columns) or .parquet file; holds the splits that have no file.
         kind: classes: one column of integers or text. labels: several columns of 0 and 1 (or false and true).
         target: name of the column to be predicted; kind classes.
         targets: names of the columns to be predicted; kind labels.
-        validation: file of the validation split; None draws it from the training file.
-        test: file of the test split, read at the end of a run but for its header and groups; None draws it.
+        validation: file of the validation split.
+        test: file of the test split, read at the end of a run but for its header and groups.
         features: the columns that are given to the model; None takes all others.
         ignore: columns that are not.
         group: column that says which rows belong together, such as a patient; no two splits share one of its values.
-        split_seed: seed of the splits that are drawn.
-        validation_fraction: part of the training file (of its groups, where there are any) that is drawn.
-        test_fraction: the same for test.
-        normalize: whether columns of numbers get mean 0 and deviation 1 over the training rows; text stays 0 and 1.
+        normalize: of columns of numbers; text stays 0 and 1.
         max_categories: most texts of a column that get a feature of their own.
-        missing_targets: whether empty targets are allowed (kind labels); losses and errors do not count them.
         delimiter: between fields, one character or `tab`; None infers it from the first lines.
         encoding: of text files; None reads UTF-8, or UTF-16 where the file says so.
         decimal: mark in numbers of text files.
 
     Raises:
         ConfigError: settings contradict each other or the columns.
-        DataError: missing or malformed files, unknown columns, targets of no or one class, groups in two files.
         UnavailableError: .parquet without pyarrow.
         MemoryExhaustedError: a file does not fit into memory.
     """
     check_settings(
-        kind,
-        target,
-        targets,
-        features,
-        ignore,
-        validation,
-        test,
-        validation_fraction,
-        test_fraction,
-        missing_targets,
+        kind, target, targets, features, ignore, validation, test, validation_fraction, test_fraction, missing_targets
     )
     files = {"train": train, "validation": validation, "test": test}
     paths = own_paths(files, data_folder)
     tables = {part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()}
     base = tables["train"]
     wanted = [str(target)] if kind == "classes" else [str(name) for name in targets or []]
-    chosen = _Choice.of(base, wanted, features, ignore, None if group is None else str(group))
+    grouped = [] if group is None else [str(group)]
+    chosen, left_out = _choose(base, wanted, features, ignore, grouped)
+    read = [*chosen, *wanted]
     for part, table in tables.items():
-        chosen.check(table, f"task.{part}")
-    columns, where = base.read(chosen.all()), str(base.path)
+        for name in [*read, *grouped]:
+            check_column(name, table.columns, f"task.{part}", table.path.name)
+    columns, where = base.read(read), str(base.path)
     classes = columns[wanted[0]].astype(str) if kind == "classes" else None
     total = len(columns[wanted[0]])
     check_enough(total, "rows", where)
-    records = _groups(tables, chosen.group)
+    records = {}
+    if group is not None:
+        named = {part: f"{table.path}[{group}]" for part, table in tables.items()}
+        records = group_rows({part: table.read(grouped)[str(group)] for part, table in tables.items()}, named)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     rows, drawn = draw(total, tables, fractions, split_seed, classes, records.get("train"))
     preprocessing, fitted = TablePreprocessing.fit(
         columns,
         rows["train"],
         kind,
-        features=chosen.features,
+        features=chosen,
         target_columns=wanted,
         missing_targets=missing_targets,
         normalize=normalize,
@@ -121,14 +108,14 @@ def load(
     def samples(part: str) -> ArraySamples:
         if part in rows:
             return ArraySamples(base_x, base_y, rows=rows[part], groups=records.get("train"))
-        own, place = tables[part].read(chosen.all()), str(tables[part].path)
+        own, place = tables[part].read(read), str(tables[part].path)
         x, y = preprocessing.features(own, place), preprocessing.encoded_targets(own, place)
         return ArraySamples(x, y, groups=records.get(part))
 
     train_samples, validation_samples = samples("train"), samples("validation")
     counts = f"{len(train_samples)} training and {len(validation_samples)} validation rows"
     form = preprocessing.targets
-    note = "; ".join([counts, *drawn, *fitted, *chosen.notes, *form.warnings(train_samples.targets())])
+    note = "; ".join([counts, *drawn, *fitted, *left_out, *form.warnings(train_samples.targets())])
     reporter.say(f"table: {note}")
     return TaskData(
         kind=kind,
@@ -176,63 +163,29 @@ def check_settings(
     check_fractions(None if validation else validation_fraction, None if test else test_fraction)
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """Which columns are read, by their role.
-
-    Args:
-        targets: to be predicted.
-        features: given to the model.
-        group: says which rows belong together; None where nothing does.
-        notes: on what was left out without being asked to.
-    """
-
-    targets: list[str]
-    features: list[str]
-    group: str | None
-    notes: tuple[str, ...]
-
-    @classmethod
-    def of(
-        cls,
-        table: Table,
-        targets: list[str],
-        features: list[str] | None,
-        ignore: list[str] | None,
-        group: str | None,
-    ) -> _Choice:
-        asked = {"target" if len(targets) == 1 else "targets": targets, "features": features, "ignore": ignore}
-        for key, names in {**asked, "group": [group] if group else None}.items():
-            for name in names or []:
-                check_column(name, table.columns, f"task.{key}", table.path.name)
-        doubled = [name for name in features or [] if name in targets or name == group]
-        if doubled:
-            what = f"'{doubled[0]}' is to be predicted or the group"
-            raise ConfigError(what, where="task.features", hint="remove it from the features")
-        left_out = {*targets, *(ignore or []), *([group] if group else [])}
-        # Row numbers that a program wrote beside a table are not a property of the rows.
-        unnamed = [] if features else [name for name in table.columns if name in table.unnamed and name not in left_out]
-        kept = features or [name for name in table.columns if name not in left_out and name not in unnamed]
-        if not kept:
-            raise ConfigError(
-                "no column is left", where="task.features", hint=f"{table.path.name} has {listed(table.columns, 20)}"
-            )
-        note = f"left out because unnamed: {listed(unnamed)}; name it in task.features to keep it"
-        return cls(targets, list(dict.fromkeys(kept)), group, (note,) if unnamed else ())
-
-    def all(self) -> list[str]:
-        """Return the names of all columns that are read."""
-        return [*self.features, *self.targets]
-
-    def check(self, table: Table, key: str) -> None:
-        """Raise DataError where a file lacks one of the columns."""
-        for name in [*self.all(), *([self.group] if self.group else [])]:
-            check_column(name, table.columns, key, table.path.name)
-
-
-def _groups(tables: dict[str, Table], group: str | None) -> dict[str, np.ndarray]:
-    """Return the group of each row of each file; only the one column is read."""
-    if group is None:
-        return {}
-    where = {part: f"{table.path}[{group}]" for part, table in tables.items()}
-    return group_rows({part: table.read([group])[group] for part, table in tables.items()}, where)
+def _choose(
+    table: Table, targets: list[str], features: list[str] | None, ignore: list[str] | None, group: list[str]
+) -> tuple[list[str], list[str]]:
+    """Return the columns that become features, and a note on columns that are left out without being asked to."""
+    asked = {
+        "target" if len(targets) == 1 else "targets": targets,
+        "features": features,
+        "ignore": ignore,
+        "group": group,
+    }
+    for key, names in asked.items():
+        for name in names or []:
+            check_column(name, table.columns, f"task.{key}", table.path.name)
+    doubled = [name for name in features or [] if name in [*targets, *group]]
+    if doubled:
+        what = f"'{doubled[0]}' is to be predicted or the group"
+        raise ConfigError(what, where="task.features", hint="remove it from the features")
+    free = [name for name in table.columns if name not in {*targets, *(ignore or []), *group}]
+    # Row numbers that a program wrote beside a table are not a property of the rows.
+    unnamed = [] if features else [name for name in free if name in table.unnamed]
+    kept = features or [name for name in free if name not in unnamed]
+    if not kept:
+        hint = f"{table.path.name} has {listed(table.columns, 20)}"
+        raise ConfigError("no column is left", where="task.features", hint=hint)
+    note = f"left out because unnamed: {listed(unnamed)}; name it in task.features to keep it"
+    return list(dict.fromkeys(kept)), [note] if unnamed else []

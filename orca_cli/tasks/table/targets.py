@@ -25,9 +25,6 @@ def class_labels(values: np.ndarray, where: str, text: bool | None) -> np.ndarra
         values: [n].
         where: file and column, for messages.
         text: whether they are text in the training rows; None to infer it from the values.
-
-    Raises:
-        DataError: rows without a class.
     """
     if values.dtype.kind in "fiub":
         missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=bool)
@@ -45,11 +42,7 @@ def class_labels(values: np.ndarray, where: str, text: bool | None) -> np.ndarra
 
 
 def refuse_measurements(labels: np.ndarray, where: str) -> None:
-    """Refuse numbers with a fraction where too many differ for names of classes.
-
-    Raises:
-        DataError: with one of them.
-    """
+    """Refuse numbers with a fraction where too many differ for names of classes."""
     distinct = np.unique(labels)
     if labels.dtype.kind in "iub" or len(distinct) <= _MOST_FRACTIONS:
         return
@@ -67,11 +60,7 @@ def refuse_measurements(labels: np.ndarray, where: str) -> None:
 
 
 def bits(values: np.ndarray, where: str, missing: bool) -> np.ndarray:
-    """Return a label as [n] float64 of 0, 1 and, for empty fields, NaN.
-
-    Raises:
-        DataError: other values, or empty fields where `missing` does not allow them.
-    """
+    """Return a label as [n] float64 of 0, 1 and, for empty fields, NaN."""
     if values.dtype.kind in "fiub":
         found = values.astype(np.float64)
         unread = np.zeros(len(values), dtype=bool)

@@ -19,7 +19,7 @@ from orca_cli import signals, storage
 from orca_cli.exceptions import DataError, UnsafeError, suggest
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Fraction, Seed
-from orca_cli.tasks.images.files import FileSamples, by_content, content_hashes, decode, pillow_version
+from orca_cli.tasks.images.files import FileSamples, View, by_content, content_hashes, decode, pillow_version
 from orca_cli.tasks.images.layout import ImageFile, locate
 from orca_cli.tasks.images.preprocessing import ImagePreprocessing
 from orca_cli.tasks.shared import files
@@ -73,70 +73,57 @@ def load(
     check_settings(validation_fraction, test_fraction)
     folder = files.find(data_folder, "images", ["."], path)[0].resolve()
     layout = locate(folder)
-    all_files = [file for part in layout.parts.values() for file in part]
-    hashes = dict(
-        zip([file.name for file in all_files], content_hashes([f.path for f in all_files], reporter), strict=True)
-    )
-    survey = _survey(all_files, hashes, cache_folder, reporter)
-    bad = [file for file in all_files if hashes[file.name] in survey["bad"]]
+    found = [file for part in layout.parts.values() for file in part]
+    hashes = dict(zip(found, content_hashes([file.path for file in found], reporter), strict=True))
+    survey = _survey(hashes, cache_folder, reporter)
+    bad = [file for file in found if hashes[file] in survey["bad"]]
     if bad and on_bad == "error":
-        raise _bad_error(bad, survey["bad"][hashes[bad[0].name]])
-    parts = {name: [f for f in part if hashes[f.name] not in survey["bad"]] for name, part in layout.parts.items()}
-    _refuse_shared(parts, hashes)
-    class_names = _class_names(parts["train"], folder)
+        raise _bad_error(bad, survey["bad"][hashes[bad[0]]])
+    parts = {part: [f for f in chosen if hashes[f] not in survey["bad"]] for part, chosen in layout.parts.items()}
+    names = _class_names(parts, hashes, folder)
     fractions = {"validation": validation_fraction, "test": test_fraction}
-    parts, drawn = _draw(parts, hashes, class_names, fractions, split_seed, folder)
+    parts, drawn = _draw(parts, hashes, names, fractions, split_seed, folder)
     preprocessing = ImagePreprocessing.fit(
-        [survey["sizes"][hashes[file.name]] for file in parts["train"]],
-        class_names,
+        [survey["sizes"][hashes[file]] for file in parts["train"]],
+        names,
         size=size,
         channels=channels,
         crop=fit == "crop",
         imagenet=normalize == "imagenet",
     )
+    augmented = replace(preprocessing.view, padding=padding, flip=flip)
 
-    def samples(part: str) -> FileSamples:
+    def samples(part: str, view: View) -> FileSamples:
         chosen = parts[part]
-        augmented = replace(preprocessing.view, padding=padding, flip=flip)
-        view = augmented if part == "train" else preprocessing.view
-        y = np.array([_index(file, class_names, part) for file in chosen], dtype=np.int64)
-        names = [file.name for file in chosen]
-        return FileSamples([file.path for file in chosen], names, y, [hashes[name] for name in names], view)
+        y = np.array([names.index(file.class_name) for file in chosen], dtype=np.int64)
+        content = [hashes[file] for file in chosen]
+        return FileSamples([file.path for file in chosen], [file.name for file in chosen], y, content, view)
 
-    train, validation = samples("train"), samples("validation")
-    [_index(file, class_names, "test") for file in parts["test"]]  # before the run, not at its end
+    train, validation = samples("train", augmented), samples("validation", preprocessing.view)
     counts = f"{len(train)} training, {len(validation)} validation and {len(parts['test'])} test images"
     form = f"{preprocessing.targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
     left_out = [f"warning: {len(bad)} files that cannot be decoded are left out, such as {bad[0].name}"] if bad else []
-    note = "; ".join([counts, *drawn, form, *left_out, *layout.notes, *_odd_classes(all_files, hashes)])
+    note = "; ".join([counts, *drawn, form, *left_out, *layout.notes, *_odd_classes(hashes)])
     reporter.say(f"images: {note}")
     return TaskData(
         kind="classes",
         input_shape=preprocessing.input_shape,
-        num_outputs=len(class_names),
+        num_outputs=len(names),
         train=train,
         validation=validation,
-        open_test=lambda: samples("test"),
-        class_names=class_names,
+        open_test=lambda: samples("test", preprocessing.view),
+        class_names=names,
         note=note,
         preprocessing=preprocessing,
     )
 
 
-def check_settings(validation_fraction: float, test_fraction: float) -> None:
-    """Refuse settings that contradict each other; arguments as those of `load`.
-
-    Raises:
-        ConfigError: the two fractions leave nothing for training.
-    """
-    check_fractions(validation_fraction, test_fraction)
+check_settings = check_fractions  # the only rule about two settings
 
 
-def _survey(
-    all_files: Sequence[ImageFile], hashes: dict[str, str], cache_folder: Path, reporter: Reporter
-) -> dict[str, dict[str, Any]]:
+def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:
     """Return, by content, width and height of each file that can be decoded ("sizes"), and why others cannot ("bad")."""
-    contents = {hashes[file.name]: file for file in all_files}
+    contents = {content: file for file, content in hashes.items()}
     key = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest()
 
     def make(folder: Path) -> None:
@@ -151,13 +138,8 @@ def _survey(
                 advance()
         storage.write_json(folder / "survey.json", {"sizes": sizes, "bad": bad})
 
-    found = folder_of(
-        cache_folder,
-        "image_survey",
-        {"version": _SURVEY_VERSION, "pillow": pillow_version(), "contents": key},
-        make,
-        reporter,
-    )
+    parameters: dict[str, int | float | str] = {"version": _SURVEY_VERSION, "pillow": pillow_version(), "contents": key}
+    found = folder_of(cache_folder, "image_survey", parameters, make, reporter)
     survey: dict[str, dict[str, Any]] = json.loads((found / "survey.json").read_text(encoding="utf-8"))
     return survey
 
@@ -169,69 +151,52 @@ def _bad_error(bad: Sequence[ImageFile], reason: dict[str, Any]) -> DataError | 
     return kind(f"{reason['what']}{more}", where=str(bad[0].path), hint=hint)
 
 
-def _refuse_shared(parts: dict[str, list[ImageFile]], hashes: dict[str, str]) -> None:
-    """Refuse files with the same content in two of the given splits: the model would be tested on what it was trained on."""
+def _class_names(parts: dict[str, list[ImageFile]], hashes: dict[ImageFile, str], folder: Path) -> tuple[str, ...]:
+    """Return the names of the training images' classes; refuse given splits that share images or have other classes."""
+    names = tuple(sorted({file.class_name for file in parts["train"]}))
     seen: dict[str, tuple[str, ImageFile]] = {}
     for part, chosen in parts.items():
         for file in chosen:
-            other, first = seen.setdefault(hashes[file.name], (part, file))
+            other, first = seen.setdefault(hashes[file], (part, file))
             if other != part:
-                raise DataError(
-                    f"the same image as '{first.name}', which is in another split",
-                    where=str(file.path),
-                    hint="delete one of the two",
-                )
-
-
-def _class_names(train: Sequence[ImageFile], folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted({file.class_name for file in train}))
+                what = f"the same image as '{first.name}', which is in another split"
+                raise DataError(what, where=str(file.path), hint="delete one of the two")
+            if file.class_name not in names:
+                what = f"class '{file.class_name}' of the {part} split has no training images"
+                raise DataError(what, where=str(file.path.parent), hint=suggest(file.class_name, names))
     if len(names) < 2:
-        found = f"one class only, '{names[0]}'" if names else "no images"
-        raise DataError(f"holds {found}", where=str(folder), hint="provide folders of images for two classes or more")
-    check_enough(len(train), "images", str(folder))
+        what = f"holds one class only, '{names[0]}'" if names else "holds no images"
+        raise DataError(what, where=str(folder), hint="provide folders of images for two classes or more")
+    check_enough(len(parts["train"]), "images", str(folder))
     return names
 
 
 def _draw(
     parts: dict[str, list[ImageFile]],
-    hashes: dict[str, str],
-    class_names: Sequence[str],
+    hashes: dict[ImageFile, str],
+    names: Sequence[str],
     fractions: dict[str, float],
     seed: int,
     folder: Path,
 ) -> tuple[dict[str, list[ImageFile]], list[str]]:
     """Return train, validation and test, drawn from train where not given, and a note on what was drawn."""
     train = parts["train"]
-    first, of = by_content([hashes[file.name] for file in train])
+    first, of = by_content([hashes[file] for file in train])
     # Identical files stay together; their class is the first one's.
-    classes = np.array([class_names.index(train[row].class_name) for row in first])[of]
+    classes = np.array([names.index(train[row].class_name) for row in first])[of]
     rows, note = draw(len(train), parts, fractions, seed, classes, of)
     found = {part: [train[row] for row in chosen] for part, chosen in rows.items()}
-    empty = set(class_names) - {file.class_name for file in found["train"]}
+    empty = set(names) - {file.class_name for file in found["train"]}
     if empty:
-        raise DataError(
-            f"no image of class '{min(empty)}' is left for training",
-            where=str(folder),
-            hint="provide more images of it",
-        )
+        what = f"no image of class '{min(empty)}' is left for training"
+        raise DataError(what, where=str(folder), hint="provide more images of it")
     return parts | found, note
 
 
-def _odd_classes(all_files: Sequence[ImageFile], hashes: dict[str, str]) -> list[str]:
+def _odd_classes(hashes: dict[ImageFile, str]) -> list[str]:
     """Return a warning about images that lie in the folders of several classes."""
     classes: dict[str, set[str]] = {}
-    for file in all_files:
-        classes.setdefault(hashes[file.name], set()).add(file.class_name)
-    twice = [content for content, names in classes.items() if len(names) > 1]
-    return [f"warning: {len(twice)} images have several classes, such as {classes[twice[0]]}"] if twice else []
-
-
-def _index(file: ImageFile, class_names: Sequence[str], part: str) -> int:
-    try:
-        return class_names.index(file.class_name)
-    except ValueError:
-        raise DataError(
-            f"class '{file.class_name}' of the {part} split has no training images",
-            where=str(file.path.parent),
-            hint=suggest(file.class_name, class_names),
-        ) from None
+    for file, content in hashes.items():
+        classes.setdefault(content, set()).add(file.class_name)
+    twice = [names for names in classes.values() if len(names) > 1]
+    return [f"warning: {len(twice)} images have several classes, such as {twice[0]}"] if twice else []

@@ -62,15 +62,11 @@ def _count(size: int | float, n: int) -> int:
     return size if isinstance(size, int) else max(1, round(size * n)) if size else 0
 
 
-def check_fractions(validation: float | None, test: float | None) -> None:
-    """Refuse fractions of the training data that leave nothing for training; None is not drawn.
-
-    Raises:
-        ConfigError: they add up to 1 or more.
-    """
-    if validation is not None and test is not None and validation + test >= 1:
+def check_fractions(validation_fraction: float | None, test_fraction: float | None) -> None:
+    """Raise ConfigError where the fractions that are drawn leave nothing for training; None is not drawn."""
+    if validation_fraction is not None and test_fraction is not None and validation_fraction + test_fraction >= 1:
         raise ConfigError(
-            f"{validation} and task.test_fraction={test} leave nothing for training",
+            f"{validation_fraction} and task.test_fraction={test_fraction} leave nothing for training",
             where="task.validation_fraction",
             hint="allowed: a sum below 1",
         )

@@ -213,14 +213,14 @@ HEAD = b"a,b,kind\n"
     [
         (b"", {}, r"t\.csv: the file is empty"),
         (b"<!DOCTYPE html><html>", {}, "this is a web page; download"),
-        (HEAD, {}, r"t\.csv: holds no rows"),
+        (HEAD, {}, r"t\.csv: has no rows"),
         (HEAD + b"1,2,x\n" * 5, {}, "too few rows: 5; provide 10 or more"),
         (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
         (HEAD + b"1,2,x\n" * 20 + b"1,2,3,x\n", {}, "line 22 has 4 fields, the header has 3"),
-        (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is no table: .* check its quotes"),
+        (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is not a table: .* check its quotes"),
         (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; give task\.encoding=, such as latin-1"),
         (b"a,a,kind\n" + b"1,2,x\n" * 20, {}, "two columns are named 'a'"),
-        (b"kind\n" + b"x\n" * 20, {}, "holds one column only, 'kind'; .*task.delimiter"),
+        (b"kind\n" + b"x\n" * 20, {}, "has one column only, 'kind'; .*task.delimiter"),
         (HEAD + b"1,2,x\n" * 20, {}, "all 14 training labels are x"),
         (HEAD + b"1,2,x\n1,2,\n" * 20, {}, r"t\.csv\[kind\]: 20 rows have no target, the first is row 2"),
         (HEAD + b"1,inf,x\n2,3,y\n" * 20, {}, r"t\.csv\[b\]: \d+ values are infinite or too large"),
@@ -262,9 +262,9 @@ def test_malformed_tables_are_refused_in_one_line(read, content, settings, messa
         ({"group": "pateint"}, r"task\.group: .* did you mean 'patient'"),
         ({"validation_fraction": 1.5}, r"task\.validation_fraction: 1\.5 is "),
         ({"max_categories": 0}, r"task\.max_categories: 0 is .*allowed: int at least 1"),
-        ({"delimiter": "ab"}, r"task\.delimiter: 'ab' is no delimiter"),
-        ({"delimiter": ";"}, r"holds one column only, 'row,weight"),
-        ({"encoding": "utf-9"}, r"task\.encoding: 'utf-9' is no encoding"),
+        ({"delimiter": "ab"}, r"task\.delimiter: 'ab' is not a delimiter"),
+        ({"delimiter": ";"}, r"has one column only, 'row,weight"),
+        ({"encoding": "utf-9"}, r"task\.encoding: 'utf-9' is not an encoding"),
         ({"decimal": ";"}, r"task\.decimal"),
         ({"test": "missing.csv"}, r"task\.test: no file 'missing\.csv'"),
         ({"test": "t.csv"}, r"task\.test: .* is also the file of task\.train"),
@@ -290,5 +290,5 @@ def test_parquet_columns_of_other_types(read):
     assert x[1:, 2].tolist() == list(range(1, N))
     with pytest.raises(DataError, match=r"t\.parquet\[list\]: holds values of type ndarray; allowed: numbers, text"):
         read(frame().assign(list=[[1, 2]] * N), "t.parquet")
-    with pytest.raises(DataError, match=r"t\.parquet: is no readable \.parquet file"):
+    with pytest.raises(DataError, match=r"t\.parquet: is not a readable \.parquet file"):
         read(b"PAR1 and then nothing", "t.parquet")

@@ -1,5 +1,7 @@
 """How columns of numbers, lists and images of a `datasets` data set become inputs.
 
+Rows of another shape than the training rows', with missing values or unreadable images raise DataError.
+
 Shapes: n rows, B rows of a batch, C channels, *E the extent (L, or H x W).
 """
 
@@ -55,9 +57,6 @@ class ColumnLayout:
             values: of B rows: lists or arrays of numbers, or images as {"bytes": ..., "path": ...}.
             where: split and column, for messages.
             rows: their numbers, for messages; None counts from 0.
-
-        Raises:
-            DataError: a row of another shape, missing or infinite values, or an unreadable image.
         """
         rows = range(len(values)) if rows is None else rows
         valid = None
@@ -82,11 +81,8 @@ class ColumnLayout:
         for i, value in zip(rows, values, strict=True):
             shape = self.oriented(np.asarray(value)[None]).shape[1:]
             if shape != self.shape:
-                raise DataError(
-                    f"row {i} has shape {shape}, the first training row {self.shape}",
-                    where=where,
-                    hint="give task.length= to pad and cut sequences, or task.image_size= for images",
-                )
+                what = f"row {i} has shape {shape}, the first training row {self.shape}"
+                raise DataError(what, where=where, hint="give task.length= to pad and cut sequences")
         raise DataError("values are missing", where=where, hint="remove these rows")
 
     def oriented(self, values: np.ndarray) -> np.ndarray:
@@ -115,11 +111,8 @@ class ColumnLayout:
         pixels = np.asarray(image, dtype=np.float64) / 255
         pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
         if pixels.shape != self.shape:
-            raise DataError(
-                f"has shape {pixels.shape}, the first training image {self.shape}",
-                where=where,
-                hint="give task.image_size=SIDE to resize all",
-            )
+            what = f"has shape {pixels.shape}, the first training image {self.shape}"
+            raise DataError(what, where=where, hint="give task.image_size=SIDE to resize all")
         return pixels
 
 
@@ -140,7 +133,7 @@ class HubPreprocessing:
     def inputs(
         self, raw: Sequence[Any] | np.ndarray, where: str = "inputs", rows: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return values of a column as Batch.x and Batch.valid; arguments and errors as those of `ColumnLayout.decode`."""
+        """Return values of a column as Batch.x and Batch.valid; arguments as those of `ColumnLayout.decode`."""
         x, valid = self.layout.decode(raw, where, rows)
         if self.scale is not None:
             x = self.scale.apply(x)
@@ -161,19 +154,10 @@ class HubPreprocessing:
 def infer_layout(
     rows: Dataset, column: str, where: str, length: int | None, image_size: int | None, channels_last: bool
 ) -> ColumnLayout:
-    """Return how a column becomes inputs, from its type and the first training row.
-
-    Args:
-        rows: the training rows.
-        column: its name.
-        where: split and column, for messages.
-        length: steps that sequences are padded or cut to; None asks for one length.
-        image_size: side that images are resized to; None asks for one size.
-        channels_last: whether channels are the last axis of numbers.
+    """Return how a column becomes inputs, from its type and the first training row; settings as those of `load`.
 
     Raises:
         ConfigError: a length for images, or an image size for numbers.
-        DataError: neither numbers nor images.
     """
     import datasets
 
@@ -190,11 +174,9 @@ def infer_layout(
         raise ConfigError("applies to images", where="task.image_size", hint=hint)
     array = np.asarray(rows.select_columns([column]).with_format("numpy", dtype=np.float64)[0][column])
     if array.dtype.kind not in "fiub" or not 1 <= array.ndim <= 3 or not array.size:
-        raise DataError(
-            f"holds {rows.features[column]}, the first row of shape {array.shape}",
-            where=where,
-            hint="allowed: lists of numbers (L), (C, L) or (C, H, W), and images; for one number a column use task=table",
-        )
+        what = f"holds {rows.features[column]}, the first row of shape {array.shape}"
+        hint = "allowed: lists of numbers (L), (C, L) or (C, H, W), and images; for one number a column use task=table"
+        raise DataError(what, where=where, hint=hint)
     layout = ColumnLayout((), padded=length is not None, channels_last=channels_last)
     shape = layout.oriented(array[None]).shape[1:]
     if length is not None:

@@ -16,10 +16,11 @@ from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.hub.opening import open_dataset
 from orca_cli.tasks.hub.preprocessing import HubPreprocessing, infer_layout
 from orca_cli.tasks.hub.samples import HubSamples, decoded_parts
-from orca_cli.tasks.hub.targets import raw_targets, target_form
+from orca_cli.tasks.hub.targets import class_names, raw_targets
 from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, counted
 from orca_cli.tasks.shared.scales import ChannelScale, constant_note, streamed_channel_scale
 from orca_cli.tasks.shared.splits import check_fractions, draw, group_rows
+from orca_cli.tasks.shared.target_form import fit_targets
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -95,8 +96,16 @@ def load(
     fractions = {"validation": validation_fraction, "test": test_fraction}
     chosen, drawn = draw(len(base), parts, fractions, split_seed, classes, records.get("train"))
     raw, place = raw_targets(kind, base, y, f"{where['train']}[{y}]"), f"{where['train']}[{y}]"
-    extent = layout.shape[1:]
-    form = target_form(kind, raw, base, y, chosen["train"], extent, channels_last, missing_targets, place)
+    form = fit_targets(
+        kind,
+        raw,
+        chosen["train"],
+        place,
+        layout.shape[1:],
+        channels_last=channels_last,
+        missing=missing_targets,
+        names=class_names(kind, base, y),
+    )
     base_y = form.encode(raw, place)
     scale: ChannelScale | None = None
     constant: list[int] = []
@@ -167,11 +176,9 @@ def _parts(splits: dict[str, Dataset], origin: str, wanted: dict[str, str | None
         if name is None or not len(splits[name]):
             continue
         if name in taken:
-            raise ConfigError(
-                f"'{name}' is also task.{taken[name]}_split; its rows would be in both",
-                where=f"task.{part}_split",
-                hint="remove it and the split is drawn from the training rows",
-            )
+            what = f"'{name}' is also task.{taken[name]}_split; its rows would be in both"
+            hint = "remove it and the split is drawn from the training rows"
+            raise ConfigError(what, where=f"task.{part}_split", hint=hint)
         taken[name], found[part] = part, splits[name]
     if "train" not in found:
         raise DataError("no training rows", where=origin, hint="provide a data set with training rows")

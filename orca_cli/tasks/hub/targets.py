@@ -1,4 +1,4 @@
-"""The target column of a `datasets` data set: its values as an array, and their form."""
+"""The target column of a `datasets` data set: its values as an array, or else DataError, and its classes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orca_cli.exceptions import DataError
-from orca_cli.tasks.shared.target_form import TargetForm, fit_targets
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -15,8 +14,8 @@ if TYPE_CHECKING:
 
 def raw_targets(kind: str, rows: Dataset, column: str, where: str) -> np.ndarray:
     """Return a column as an array [n, ...] of numbers or text; for labels, lists of classes become [n, K] of 0 and 1."""
-    names = _label_names(kind, rows, column)
-    if names:
+    names = class_names(kind, rows, column)
+    if names and kind == "labels":
         return _multi_hot(rows, column, len(names), where)
     array = np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
     if array.dtype.kind == "O":
@@ -29,45 +28,13 @@ def raw_targets(kind: str, rows: Dataset, column: str, where: str) -> np.ndarray
     return array
 
 
-def target_form(
-    kind: str,
-    y: np.ndarray,
-    rows: Dataset,
-    column: str,
-    chosen: np.ndarray,
-    extent: tuple[int, ...],
-    channels_last: bool,
-    missing: bool,
-    where: str,
-) -> TargetForm:
-    """Return the form of targets, from the column's type and the training rows alone.
-
-    Args:
-        kind: classes, labels or dense.
-        y: [n, ...], as `raw_targets` gives them.
-        rows: what `chosen` counts in.
-        column: of the targets.
-        chosen: the training rows.
-        extent: of the inputs.
-        channels_last: whether maps are (*E, K).
-        missing: whether NaN is allowed.
-        where: split and column, for messages.
-    """
+def class_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:
+    """Return the names of the classes that a column numbers by itself, or lists as labels; none for other columns."""
     import datasets
 
     feature = rows.features[column]
-    if kind == "classes" and isinstance(feature, datasets.ClassLabel):
-        return TargetForm("classes", len(feature.names), tuple(feature.names))
-    names = _label_names(kind, rows, column)
-    return fit_targets(kind, y, chosen, where, extent, channels_last=channels_last, missing=missing, names=names)
-
-
-def _label_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:
-    """Return the names of the classes that a column of labels lists; none for other columns."""
-    import datasets
-
-    inner = getattr(rows.features[column], "feature", None)
-    return tuple(inner.names) if kind == "labels" and isinstance(inner, datasets.ClassLabel) else ()
+    feature = getattr(feature, "feature", None) if kind == "labels" else feature
+    return tuple(feature.names) if kind != "dense" and isinstance(feature, datasets.ClassLabel) else ()
 
 
 def _multi_hot(rows: Dataset, column: str, k: int, where: str) -> np.ndarray:

@@ -1,7 +1,8 @@
 """One split of a task whose images lie in files: decoded batch by batch, safely, and known by their content.
 
 Only the formats listed here are tried, since some decoders of Pillow run other programs (EPS). An image is rotated upright
-by its EXIF orientation, transparent parts become white, and 16-bit grey is cut to 8 bits.
+by its EXIF orientation, transparent parts become white, and 16-bit grey is cut to 8 bits. Files that cannot be decoded raise
+DataError, images with too many pixels UnsafeError.
 
 Shapes: n files, B images of a batch, C channels, S pixels per side.
 """
@@ -60,12 +61,7 @@ class View:
     frozen_seed: int | None = None
 
     def inputs(self, paths: Sequence[Path]) -> torch.Tensor:
-        """Return the images of files as [B, C, S, S] float32, without augmentation.
-
-        Raises:
-            DataError: a file cannot be decoded.
-            UnsafeError: an image has too many pixels.
-        """
+        """Return the images of files as [B, C, S, S] float32, without augmentation."""
         return self.finished(decode_all(paths, self.side, self.channels, self.crop))
 
     def finished(self, images: np.ndarray) -> torch.Tensor:
@@ -94,12 +90,7 @@ class FileSamples:
         return len(self._paths)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, C, S, S] and y [B]; cropped and flipped at random where the view says so.
-
-        Raises:
-            DataError: a file cannot be decoded.
-            UnsafeError: an image has too many pixels.
-        """
+        """Return x [B, C, S, S] and y [B]; cropped and flipped at random where the view says so."""
         view, indices = self._view, np.asarray(indices, dtype=np.int64)
         paths, y = [self._paths[index] for index in indices], torch.from_numpy(self._y[indices])
         if view.frozen_seed is None and augment is None:
@@ -141,13 +132,7 @@ def decode_all(paths: Sequence[Path], side: int, channels: int, crop: bool = Fal
 
 
 def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> np.ndarray:
-    """Return one image as [C, S, S] uint8, or as [C, H, W] where `side` is None; bilinear with antialiasing.
-
-    Raises:
-        DataError: the file is missing, not an image, damaged, or of an unsupported form.
-        UnsafeError: it declares more pixels than are decoded.
-        UnavailableError: Pillow is not installed.
-    """
+    """Return one image as [C, S, S] uint8, or as [C, H, W] where `side` is None; bilinear with antialiasing."""
     image_module, operations = _pillow()
     try:
         with image_module.open(path, formats=_FORMATS) as image:
@@ -208,11 +193,7 @@ def _pillow() -> tuple[Any, Any]:
 
 
 def pillow_version() -> str:
-    """Return the version of the decoders: which files can be decoded depends on it.
-
-    Raises:
-        UnavailableError: Pillow is not installed.
-    """
+    """Return the version of the decoders: which files can be decoded depends on it."""
     return str(_pillow()[0].__version__)
 
 

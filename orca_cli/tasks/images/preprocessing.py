@@ -63,12 +63,7 @@ class ImagePreprocessing:
         return self.view.channels, self.view.side, self.view.side
 
     def inputs(self, raw: Sequence[Path], where: str = "inputs") -> tuple[Tensor, None]:
-        """Return the images of files as Batch.x.
-
-        Raises:
-            DataError: a file cannot be decoded.
-            UnsafeError: an image has too many pixels.
-        """
+        """Return the images of files as Batch.x; errors as those of `files.decode`."""
         return self.view.inputs(raw), None
 
     def record(self) -> PreprocessingRecord:

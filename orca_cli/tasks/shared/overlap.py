@@ -1,6 +1,6 @@
 """Whether inputs of one split occur in another: by a hash of each input as the model gets it.
 
-An error on samples that were trained on says nothing about new data, so it is told beside the error.
+An error on samples that were trained on is likely optimistic, so the overlap is reported beside the error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Shared:
     complete: bool
 
     def __str__(self) -> str:
-        """Return it in words, such as "3 of 50 samples"."""
+        """Return text such as "3 of 50 samples"."""
         return f"{self.shared} of {self.of} samples{'' if self.complete else ' that were compared'}"
 
 

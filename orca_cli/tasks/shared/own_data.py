@@ -9,7 +9,7 @@ They all take, besides what every reader takes (see orca_cli.tasks):
 * missing_targets: whether targets may be missing (kinds labels and dense); losses and errors do not count them.
 
 Relative names are looked for in the working folder, then in data_folder. Shapes, classes and scales are inferred from the
-training split alone, and told in the note. Data are refused with fewer than 10 training samples, NaN or infinity in
+training split alone, and reported in the note. Data are refused with fewer than 10 training samples, NaN or infinity in
 inputs, one class only, or targets in another split that the training split does not have.
 """
 

@@ -67,7 +67,7 @@ class PixelSamples(ArraySamples):
         rows: [n] rows of this split.
         mean: [C], of pixels in 0..1; None leaves them in 0..1.
         std: [C], positive. Given exactly where `mean` is.
-        padding: augmentation crops a window of H x W after so many pixels of zeros on every side; 0 crops nothing.
+        padding: augmentation crops a window of H x W after this many pixels of zeros on every side; 0 crops nothing.
         flip: whether augmentation mirrors every second image, on average.
         order: permutation of rows and of columns, applied last; None leaves them in order.
     """

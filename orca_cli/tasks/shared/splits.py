@@ -1,4 +1,7 @@
-"""Seeded, disjoint splits into test, validation and train: stratified where there are classes, groups kept together."""
+"""Seeded, disjoint splits into test, validation and train: stratified by class, groups kept together.
+
+DataError where the sizes add up to more than the samples, or nothing is left for training.
+"""
 
 from __future__ import annotations
 

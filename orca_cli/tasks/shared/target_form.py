@@ -1,5 +1,7 @@
 """The form of own data's targets, learned from the training rows: how those of every split become Batch.y.
 
+Targets of another form raise DataError with their number, and the first of them.
+
 Shapes: n samples, K outputs, *E the extent of the inputs.
 """
 
@@ -63,7 +65,7 @@ class TargetForm:
         return encoded
 
     def note(self) -> str:
-        """Return what the targets are, in words."""
+        """Return a description of the targets."""
         k, extent = self.num_outputs, " x ".join(map(str, self.extent))
         if self.kind == "maps":
             return f"real-valued targets of {k} x {extent}"
@@ -101,19 +103,20 @@ def fit_targets(
 
     Args:
         kind: classes, labels or dense.
-        y: [N, ...] as they stand in the data.
+        y: [N, ...] as in the data.
         rows: the training rows.
-        where: their origin, for messages.
+        where: origin of the targets, for messages.
         extent: of the inputs.
         num_classes: K, or None to infer it; for classes.
         channels_last: whether real-valued maps are (n, *E, K).
         missing: whether labels and real-valued targets may be NaN.
-        names: of the labels.
+        names: of labels, or of classes that the data number by themselves.
 
     Raises:
         ConfigError: `num_classes` does not apply.
-        DataError: targets that no task of this kind has.
     """
+    if kind == "classes" and names:
+        return TargetForm("classes", len(names), names)
     if kind == "classes":
         vocabulary = checks.class_vocabulary(checks.plain_labels(y, where)[rows], where, num_classes)
         return TargetForm("classes", len(vocabulary.values), vocabulary.names(), vocabulary)

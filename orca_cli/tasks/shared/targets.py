@@ -1,5 +1,7 @@
 """Targets as they come in files, checked and brought to the form of interfaces.Batch.y.
 
+Targets of another form raise DataError with their number, and the first of them; `where` is the file and array.
+
 Shapes: n samples, K outputs, *E the extent of the inputs.
 """
 
@@ -39,23 +41,14 @@ class Vocabulary:
 
 
 def class_vocabulary(labels: np.ndarray, where: str, num_classes: int | None = None) -> Vocabulary:
-    """Return the classes that training labels name.
-
-    Args:
-        labels: [n] of the training set: integers, whole numbers as floats, or strings.
-        where: file and array, for messages.
-        num_classes: K; then labels have to be integers in 0..K-1. None takes the labels that occur.
-    """
+    """Return the classes that training labels [n] name: the labels that occur, or 0..K-1 where K is given."""
     clean = plain_labels(labels, where)
     values = np.unique(clean)
     if num_classes is not None:
         values = _declared(clean, values, where, num_classes)
     if len(values) < 2:
-        raise DataError(
-            f"all {len(clean)} training labels are {values[0]!s}",
-            where=where,
-            hint="provide data with two classes or more",
-        )
+        hint = "provide data with two classes or more"
+        raise DataError(f"all {len(clean)} training labels are {values[0]!s}", where=where, hint=hint)
     if 2 * len(values) > len(clean) and len(clean) > 20:
         raise DataError(
             f"{len(values)} different labels in {len(clean)} training samples do not look like classes",
@@ -165,14 +158,7 @@ def encode_label_sets(labels: np.ndarray, where: str, *, allow_missing: bool = F
 
 
 def encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, num_classes: int | None) -> np.ndarray:
-    """Return a class at every position as [n, *E] int64, -100 where it is ignored.
-
-    Args:
-        labels: [n, *E] integers.
-        extent: E, of the inputs.
-        where: file and array, for messages.
-        num_classes: K, or None to accept every class from 0 on.
-    """
+    """Return integers [n, *E] as int64, -100 where ignored; K None accepts every class from 0 on."""
     if labels.shape[1:] != extent:
         expected = f"(n, {', '.join(map(str, extent))})"
         raise DataError(
@@ -191,13 +177,7 @@ def encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, n
 
 
 def check_class_maps(labels: np.ndarray, where: str, num_classes: int) -> None:
-    """Check that training maps hold two classes or more, and each of the K.
-
-    Args:
-        labels: [n, *E] int64, as `encode_class_maps` gives them.
-        where: file and array, for messages.
-        num_classes: K.
-    """
+    """Check that encoded training maps [n, *E] hold two classes or more, and each of the K."""
     present = np.unique(labels[labels != IGNORED_CLASS])
     if len(present) == 0:
         raise DataError("every position is ignored", where=where, hint=f"{IGNORED_CLASS} marks positions to ignore")
@@ -225,14 +205,7 @@ def encode_maps(values: np.ndarray, extent: tuple[int, ...], where: str, *, allo
 
 
 def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, offset: int = 0) -> None:
-    """Check that numbers are finite in float32.
-
-    Args:
-        values: [n, ...] numbers.
-        where: file and array, for messages.
-        allow_nan: whether NaN passes; infinity never does.
-        offset: added to the first index in messages.
-    """
+    """Check that numbers [n, ...] are finite in float32; `offset` is added to the first index in messages."""
     if values.dtype.kind in "iub":
         return
     with np.errstate(over="ignore"):

@@ -27,8 +27,8 @@ class Numeric:
     Args:
         name: of the column.
         fill: mean over the training rows.
-        mean: what is subtracted.
-        std: what is divided by, positive.
+        mean: is subtracted.
+        std: positive, divides.
     """
 
     name: str
@@ -98,7 +98,7 @@ def fit_columns(
         rows: the training rows.
         normalize: whether columns of numbers get mean 0 and deviation 1 over the training rows.
         max_categories: most texts of a column that get a feature; the rarer ones share one.
-        decimal: mark in numbers that stand as text.
+        decimal: mark in numbers that are text.
         where: the file, for messages.
     """
     columns: list[Column] = []

@@ -1,4 +1,4 @@
-"""How the columns of a table become inputs and targets.
+"""How the columns of a table become inputs and targets; DataError where they differ from those of training.
 
 Shapes: n rows, F features, K outputs.
 """
@@ -25,7 +25,7 @@ class TablePreprocessing:
 
     Args:
         columns: how columns become features, in the order of the features.
-        decimal: mark in numbers that stand as text.
+        decimal: mark in numbers that are text.
         target_columns: one name for classes, K for labels.
         targets: their form.
     """
@@ -56,7 +56,7 @@ class TablePreprocessing:
         if kind == "classes":
             refuse_measurements(y[rows], place)
         names = tuple(target_columns)
-        targets = fit_targets(kind, y, rows, place, missing=missing_targets, names=names)
+        targets = fit_targets(kind, y, rows, place, missing=missing_targets, names=names if kind == "labels" else ())
         columns, notes = fit_columns(values, features, rows, normalize, max_categories, decimal, where)
         return cls(columns, decimal, names, targets), [targets.note(), *notes]
 

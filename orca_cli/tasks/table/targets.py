@@ -1,4 +1,4 @@
-"""Target columns of a table as class labels and bits, told from numbers and text by their look.
+"""Target columns of a table as class labels and bits; DataError names the first row that is neither.
 
 Shapes: n rows, K outputs.
 """
@@ -19,7 +19,7 @@ _MOST_FRACTIONS = 20  # different numbers with a fraction that may be names of c
 def class_labels(values: np.ndarray, where: str, text: bool | None) -> np.ndarray:
     """Return class labels [n] as numbers where all of them are integers, or else as text.
 
-    A table's text tells numbers from names by their look alone: 1, 2 and 3.0 are integers, 01 and 1.5 are names.
+    In text only the form tells numbers from names: 1, 2 and 3.0 are integers, 01 and 1.5 are names.
 
     Args:
         values: [n].

@@ -28,23 +28,13 @@ class Pair:
     y: StoredArray
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the splits lie.
-
-    Args:
-        base: the arrays that hold the training set.
-        rows: name -> rows of `base`, for train and for what an array `split` marks.
-        others: name -> arrays, for validation and test where they have arrays of their own.
-    """
-
-    base: Pair
-    rows: dict[str, np.ndarray]
-    others: dict[str, Pair]
+Located = tuple[Pair, dict[str, np.ndarray], dict[str, Pair]]
 
 
-def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, str], data_folder: Path) -> Layout:
-    """Return where the splits lie; only headers are read.
+def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, str], data_folder: Path) -> Located:
+    """Return the arrays that hold the training split, the rows of them that each split takes, and those of other splits.
+
+    Rows are given for train and for the splits that an array `split` marks. Only headers are read.
 
     Args:
         files: train, validation, test -> (file or None, .npy file of its targets or None). Train has a file.
@@ -53,8 +43,6 @@ def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, st
 
     Raises:
         ConfigError: an .npy file without targets, a split that is given twice, or one file for two splits.
-        DataError: files or arrays are missing, or lengths differ.
-        UnsafeError: arrays of Python objects.
     """
     pairs: dict[str, Pair] = {}
     rows: dict[str, np.ndarray] = {}
@@ -76,7 +64,7 @@ def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, st
     for pair in pairs.values():
         _check_lengths(pair)
     base = pairs.pop("train")
-    return Layout(base, rows or {"train": np.arange(base.x.shape[0])}, pairs)
+    return base, rows or {"train": np.arange(base.x.shape[0])}, pairs
 
 
 def _from_npy(x: StoredArray, path: Path, label_file: str | None, label_key: str, name: str, data_folder: Path) -> Pair:
@@ -102,19 +90,15 @@ def _from_training_npz(
     rows = _marked_rows(arrays["split"], pair.x.shape[:1]) if "split" in arrays else {}
     twice = [part for part in found if part == "train" or part in rows]
     if twice:
-        raise DataError(
-            f"holds the {twice[0]} split twice", where=str(path), hint=f"it holds {', '.join(sorted(arrays))}"
-        )
+        what = f"holds the {twice[0]} split twice"
+        raise DataError(what, where=str(path), hint=f"it holds {', '.join(sorted(arrays))}")
     return found | {"train": pair}, rows
 
 
 def _named(arrays: dict[str, StoredArray], name: str, path: Path) -> StoredArray:
     if name not in arrays:
-        raise DataError(
-            f"no array '{name}'",
-            where=str(path),
-            hint=f"it holds {', '.join(sorted(arrays)) or 'nothing'}; name inputs and targets with task.x= and task.y=",
-        )
+        hint = f"it holds {', '.join(sorted(arrays)) or 'nothing'}; name inputs and targets with task.x= and task.y="
+        raise DataError(f"no array '{name}'", where=str(path), hint=hint)
     return arrays[name]
 
 
@@ -125,11 +109,8 @@ def _marked_rows(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.nd
     rows = {part: np.flatnonzero(np.isin(words, accepted)) for part, accepted in _PART_NAMES.items()}
     unknown = np.setdiff1d(np.arange(len(words)), np.concatenate(list(rows.values())))
     if len(unknown):
-        raise DataError(
-            f"'{words[unknown[0]]}' at index {unknown[0]} is not a split",
-            where=stored.where,
-            hint="allowed: train, validation, test, or 0, 1, 2",
-        )
+        what = f"'{words[unknown[0]]}' at index {unknown[0]} is not a split"
+        raise DataError(what, where=stored.where, hint="allowed: train, validation, test, or 0, 1, 2")
     if not len(rows["train"]):
         raise DataError("no training samples", where=stored.where, hint="mark samples with train (or 0)")
     return {part: found for part, found in rows.items() if len(found)}
@@ -137,10 +118,7 @@ def _marked_rows(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.nd
 
 def _check_lengths(pair: Pair) -> None:
     if pair.x.shape[:1] != pair.y.shape[:1] or not pair.x.shape:
-        raise DataError(
-            f"shape {pair.y.shape} does not match inputs of shape {pair.x.shape}",
-            where=pair.y.where,
-            hint="inputs and targets need one row per sample",
-        )
+        what = f"shape {pair.y.shape} does not match inputs of shape {pair.x.shape}"
+        raise DataError(what, where=pair.y.where, hint="inputs and targets need one row per sample")
     if pair.x.shape[0] == 0:
         raise DataError("no samples", where=pair.x.where, hint="give a file with samples")

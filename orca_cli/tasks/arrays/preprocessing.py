@@ -1,5 +1,7 @@
 """How arrays in files become inputs and targets: layout and scale of the channels, form of the targets.
 
+Inputs of another shape or dtype than the training inputs', NaN and infinity raise DataError.
+
 Shapes: n samples, C channels, *E the extent (L, or H x W).
 """
 
@@ -50,12 +52,7 @@ class ArrayPreprocessing:
         channels_last: bool,
         missing_targets: bool,
     ) -> tuple[ArrayPreprocessing, np.ndarray, list[str]]:
-        """Return what the training rows of a pair of arrays say, all inputs [N, C, *E], and notes.
-
-        Raises:
-            ConfigError: `num_classes` does not apply.
-            DataError: shapes, dtypes, inputs or targets that no task of this kind has.
-        """
+        """Return what the training rows of a pair of arrays say, all inputs [N, C, *E], and notes."""
         _check_dtype(pair.x.dtype, pair.x.where)
         input_shape, note = _input_shape(pair.x, channels_last)
         targets = fit_targets(
@@ -127,11 +124,8 @@ def _oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, 
 def _input_shape(x: StoredArray, channels_last: bool) -> tuple[tuple[int, ...], str]:
     shape = x.shape
     if not 2 <= len(shape) <= 4 or 0 in shape:
-        raise DataError(
-            f"inputs have shape {shape}",
-            where=x.where,
-            hint="allowed: (n, L), (n, C, L) and (n, C, H, W); with task.channels_last=true (n, L, C) and (n, H, W, C)",
-        )
+        hint = "allowed: (n, L), (n, C, L) and (n, C, H, W); with task.channels_last=true (n, L, C) and (n, H, W, C)"
+        raise DataError(f"inputs have shape {shape}", where=x.where, hint=hint)
     sample = _oriented_shape(shape[1:], channels_last)
     note = f"inputs {shape} read as {counted(sample[0], 'channel')} of {' x '.join(map(str, sample[1:]))}"
     if len(shape) == 3 and not channels_last and sample[0] > 4 and abs(sample[0] - sample[1]) <= sample[1] // 2:

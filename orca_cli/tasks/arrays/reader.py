@@ -14,7 +14,7 @@ from annotated_types import Ge
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Fraction, Seed
-from orca_cli.tasks.arrays.layout import Layout, Pair, locate
+from orca_cli.tasks.arrays.layout import Pair, locate
 from orca_cli.tasks.arrays.preprocessing import ArrayPreprocessing
 from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets
 from orca_cli.tasks.shared.samples import ArraySamples
@@ -81,10 +81,11 @@ def load(
         "validation": (validation, validation_labels),
         "test": (test, test_labels),
     }
-    layout = locate(files, (x, y), data_folder)
-    rows, drawn = _draw(layout, kind, {"validation": validation_fraction, "test": test_fraction}, split_seed)
+    base, rows, others = locate(files, (x, y), data_folder)
+    fractions = {"validation": validation_fraction, "test": test_fraction}
+    rows, drawn = _draw(base, rows, {*rows, *others}, kind, fractions, split_seed)
     preprocessing, base_x, fitted = ArrayPreprocessing.fit(
-        layout.base,
+        base,
         rows["train"],
         kind,
         normalize=normalize,
@@ -93,19 +94,19 @@ def load(
         missing_targets=missing_targets,
     )
     targets, scale = preprocessing.targets, preprocessing.scale
-    base_y = _targets(layout.base, preprocessing)
-    for pair in layout.others.values():
+    base_y = _targets(base, preprocessing)
+    for pair in others.values():
         preprocessing.check(pair.x, pair.x.where)
 
     def samples(part: str) -> ArraySamples:
         if part in rows:
             return ArraySamples(base_x, base_y, rows=rows[part], scale=scale)
-        pair = layout.others[part]
+        pair = others[part]
         own_x = preprocessing.oriented(pair.x.read(), pair.x.where)
         return ArraySamples(own_x, _targets(pair, preprocessing), scale=scale)
 
     train_samples, validation_samples = samples("train"), samples("validation")
-    num_test = len(rows["test"]) if "test" in rows else layout.others["test"].x.shape[0]
+    num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]
     counts = f"{len(train_samples)} training, {len(validation_samples)} validation and {num_test} test samples"
     note = "; ".join([counts, *drawn, *fitted, *targets.warnings(train_samples.targets())])
     reporter.say(f"arrays: {note}")
@@ -141,9 +142,8 @@ def check_settings(
     """
     for part, file, labels in (("validation", validation, validation_labels), ("test", test, test_labels)):
         if file is None and labels is not None:
-            raise ConfigError(
-                "given without its inputs", where=f"task.{part}_labels", hint=f"give task.{part}=FILE.npy"
-            )
+            what = "given without its inputs"
+            raise ConfigError(what, where=f"task.{part}_labels", hint=f"give task.{part}=FILE.npy")
     check_fractions(None if validation else validation_fraction, None if test else test_fraction)
     if num_classes is not None and kind == "labels":
         hint = "remove it: y has one column per label"
@@ -152,16 +152,14 @@ def check_settings(
 
 
 def _draw(
-    layout: Layout, kind: Kind, fractions: dict[str, float], seed: int
+    base: Pair, rows: dict[str, np.ndarray], given: set[str], kind: Kind, fractions: dict[str, float], seed: int
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the rows of the base arrays that each split takes, and a note on what was drawn."""
-    rows = layout.rows
     train = rows["train"]
-    check_enough(len(train), "samples", layout.base.x.where)
-    given = {*rows, *layout.others}
+    check_enough(len(train), "samples", base.x.where)
     classes = None
     if kind == "classes" and not given.issuperset(fractions):
-        classes = plain_labels(layout.base.y.read(), layout.base.y.where)[train]
+        classes = plain_labels(base.y.read(), base.y.where)[train]
     drawn, note = draw(len(train), given, fractions, seed, classes)
     return rows | {part: train[chosen] for part, chosen in drawn.items()}, note
 

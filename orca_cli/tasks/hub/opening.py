@@ -30,12 +30,7 @@ def open_dataset(
 ) -> tuple[dict[str, Dataset], str]:
     """Return a data set's splits, mapped from disk, and its origin: the folder, or hub id and commit.
 
-    Args:
-        dataset: a folder, from the working folder or else from `data_folder`, or a hub id.
-        config: name of one of the data set's configurations, where it has several.
-        revision: commit, tag or branch on the hub; None takes the newest, or offline the one in the cache.
-        data_folder: where data sets lie.
-        cache_folder: the library's own files lie below it.
+    Offline, a revision of None is the one in the library's cache, which lies in `cache_folder`.
 
     Raises:
         ConfigError: neither a folder nor a hub id, a revision of a folder, or not on the hub.
@@ -99,9 +94,8 @@ def _commit(dataset: str, revision: str | None) -> str:
     try:
         return str(HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT_S).sha)
     except RepositoryNotFoundError as error:
-        raise ConfigError(
-            f"the hub has no data set '{dataset}'", where=KEY, hint="check its name, or log in"
-        ) from error
+        what = f"the hub has no data set '{dataset}'"
+        raise ConfigError(what, where=KEY, hint="check its name, or log in") from error
     except RevisionNotFoundError as error:
         raise ConfigError(f"'{dataset}' has no revision '{revision}'", where="task.revision") from error
     except Exception as error:
@@ -121,9 +115,8 @@ def _read(library: ModuleType, load: Callable[[], Any], where: str) -> dict[str,
         while cause.__cause__ is not None:
             cause = cause.__cause__
         if isinstance(cause, RuntimeError) and "scripts are no longer supported" in str(cause):
-            raise UnsafeError(
-                "comes with a script, which is not executed", where=where, hint="give a folder with .parquet files only"
-            ) from error
+            what = "comes with a script, which is not executed"
+            raise UnsafeError(what, where=where, hint="give a folder with .parquet files only") from error
         hint = "task.config= names one of several configurations; files are .parquet, or what save_to_disk writes"
         raise DataError(f"cannot be read: {_first_line(cause)}", where=where, hint=hint) from error
 
@@ -142,15 +135,11 @@ def _library() -> ModuleType:
     try:
         import datasets
     except ImportError as error:
-        raise UnavailableError(
-            "the package datasets is not installed", where=KEY, hint="pip install 'orca-transfer[datasets]'"
-        ) from error
+        what = "the package datasets is not installed"
+        raise UnavailableError(what, where=KEY, hint="pip install 'orca-transfer[datasets]'") from error
     if int(datasets.__version__.split(".")[0]) < _OLDEST:
-        raise UnavailableError(
-            f"datasets {datasets.__version__} may execute code of a data set",
-            where=KEY,
-            hint=f"pip install 'datasets>={_OLDEST}'",
-        )
+        what = f"datasets {datasets.__version__} may execute code of a data set"
+        raise UnavailableError(what, where=KEY, hint=f"pip install 'datasets>={_OLDEST}'")
     datasets.disable_progress_bars()
     return datasets
 

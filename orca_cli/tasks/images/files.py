@@ -165,9 +165,8 @@ def _flat(image: Any, image_module: Any, path: Path) -> Any:
     if image.mode.startswith("I;16"):
         return image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise DataError(
-            f"has pixels of mode {image.mode}", where=str(path), hint="store 8 or 16 bits a pixel, or use task=arrays"
-        )
+        what = f"has pixels of mode {image.mode}"
+        raise DataError(what, where=str(path), hint="store 8 or 16 bits a pixel, or use task=arrays")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = image_module.new("RGBA", image.size, "white")

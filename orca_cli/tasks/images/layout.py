@@ -32,21 +32,11 @@ class ImageFile:
     class_name: str
 
 
-@dataclass(frozen=True)
-class ImageLayout:
-    """The files of a folder by split.
+def locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
+    """Return the image files of a folder by split, sorted by class and name, and a note on what was left out.
 
-    Args:
-        parts: train, and validation and test where they have folders of their own; each sorted by class and name.
-        notes: on what was left out.
+    Validation and test are there where they have folders of their own. No file is opened; hidden files are left out.
     """
-
-    parts: dict[str, list[ImageFile]]
-    notes: tuple[str, ...]
-
-
-def locate(folder: Path) -> ImageLayout:
-    """Return the image files of a folder without opening any; hidden files are left out."""
     inside = _folders(folder)
     if not inside:
         loose = sum(_is_image(entry) for entry in folder.iterdir())
@@ -59,20 +49,17 @@ def locate(folder: Path) -> ImageLayout:
         if part is None or not _folders(entry):
             continue
         if part in splits:
-            raise DataError(
-                f"'{splits[part].name}' and '{entry.name}' are both the {part} split",
-                where=str(folder),
-                hint="merge them",
-            )
+            what = f"'{splits[part].name}' and '{entry.name}' are both the {part} split"
+            raise DataError(what, where=str(folder), hint="merge them")
         splits[part] = entry
     left_out: list[Path] = []
     if "train" not in splits:
-        return ImageLayout({"train": _of_classes(inside, folder, left_out)}, _notes(left_out, folder))
+        return {"train": _of_classes(inside, folder, left_out)}, _notes(left_out, folder)
     others = [entry.name for entry in inside if entry not in splits.values()]
     if others:
         raise DataError(f"'{others[0]}' lies beside the splits but is not one", where=str(folder), hint=_HINT)
     parts = {part: _of_classes(_folders(splits[part]), folder, left_out) for part in _PART_NAMES if part in splits}
-    return ImageLayout(parts, _notes(left_out, folder))
+    return parts, _notes(left_out, folder)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -96,15 +83,11 @@ def _of_classes(class_folders: list[Path], folder: Path, left_out: list[Path]) -
             elif not path.name.startswith("."):
                 left_out.append(path)
         if not found:
-            raise DataError(
-                "this class folder has no images",
-                where=str(class_folder),
-                hint=f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read",
-            )
+            hint = f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read"
+            raise DataError("this class folder has no images", where=str(class_folder), hint=hint)
     return files
 
 
-def _notes(left_out: list[Path], folder: Path) -> tuple[str, ...]:
-    if not left_out:
-        return ()
-    return (f"warning: {len(left_out)} other files or folders are left out, such as {left_out[0].relative_to(folder)}",)
+def _notes(left_out: list[Path], folder: Path) -> list[str]:
+    what = f"warning: {len(left_out)} other files or folders are left out"
+    return [f"{what}, such as {left_out[0].relative_to(folder)}"] if left_out else []

@@ -42,16 +42,7 @@ class ImagePreprocessing:
         crop: bool,
         imagenet: bool,
     ) -> ImagePreprocessing:
-        """Return what the training images say.
-
-        Args:
-            sizes: width and height of each.
-            class_names: K distinct names, ascending.
-            size: pixels per side; None takes the longest side of all training images, at most 224.
-            channels: 3 or 1.
-            crop: whether the largest square is cut from the middle before resizing.
-            imagenet: whether ImageNet's mean is subtracted and its deviation divided by.
-        """
+        """Return what the training images say, from the width and height of each; settings as those of `load`."""
         side = size or min(_LARGEST_SIDE, max(map(max, sizes)))
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
         view = View(side, channels, crop, mean, std) if imagenet else View(side, channels, crop)

@@ -72,14 +72,14 @@ def load(
     """
     check_settings(validation_fraction, test_fraction)
     folder = files.find(data_folder, "images", ["."], path)[0].resolve()
-    layout = locate(folder)
-    found = [file for part in layout.parts.values() for file in part]
+    given, others = locate(folder)
+    found = [file for part in given.values() for file in part]
     hashes = dict(zip(found, content_hashes([file.path for file in found], reporter), strict=True))
     survey = _survey(hashes, cache_folder, reporter)
     bad = [file for file in found if hashes[file] in survey["bad"]]
     if bad and on_bad == "error":
         raise _bad_error(bad, survey["bad"][hashes[bad[0]]])
-    parts = {part: [f for f in chosen if hashes[f] not in survey["bad"]] for part, chosen in layout.parts.items()}
+    parts = {part: [f for f in chosen if hashes[f] not in survey["bad"]] for part, chosen in given.items()}
     names = _class_names(parts, hashes, folder)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     parts, drawn = _draw(parts, hashes, names, fractions, split_seed, folder)
@@ -103,7 +103,7 @@ def load(
     counts = f"{len(train)} training, {len(validation)} validation and {len(parts['test'])} test images"
     form = f"{preprocessing.targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
     left_out = [f"warning: {len(bad)} files that cannot be decoded are left out, such as {bad[0].name}"] if bad else []
-    note = "; ".join([counts, *drawn, form, *left_out, *layout.notes, *_odd_classes(hashes)])
+    note = "; ".join([counts, *drawn, form, *left_out, *others, *_odd_classes(hashes)])
     reporter.say(f"images: {note}")
     return TaskData(
         kind="classes",

@@ -27,11 +27,8 @@ def find(data_folder: Path, task: str, names: Sequence[str], path: str | None = 
     if missing:
         more = f" ({len(missing)} of {len(names)} files are missing)" if len(names) > 1 else ""
         advice = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
-        raise DataError(
-            f"no file '{missing[0]}'{more}",
-            where=str(folder),
-            hint=f"{advice}; or give task.path=FOLDER" + (f"; {hint}" if hint else ""),
-        )
+        hint = f"{advice}; or give task.path=FOLDER" + (f"; {hint}" if hint else "")
+        raise DataError(f"no file '{missing[0]}'{more}", where=str(folder), hint=hint)
     return found
 
 

@@ -39,22 +39,17 @@ def own_paths(files: dict[str, str | None], data_folder: Path) -> dict[str, Path
     for part, path in paths.items():
         first = seen.setdefault(path.resolve(), part)
         if first != part:
-            raise ConfigError(
-                f"'{path}' is also the file of task.{first}; its samples would be in both splits",
-                where=f"task.{part}",
-                hint="name another file, or omit this one and the split is drawn from the training file",
-            )
+            what = f"'{path}' is also the file of task.{first}; its samples would be in both splits"
+            hint = "name another file, or omit this one and the split is drawn from the training file"
+            raise ConfigError(what, where=f"task.{part}", hint=hint)
     return paths
 
 
 def check_missing_targets(kind: str, missing_targets: bool) -> None:
     """Raise ConfigError where missing targets are allowed although every sample needs a class."""
     if missing_targets and kind == "classes":
-        raise ConfigError(
-            "does not apply to task.kind=classes",
-            where="task.missing_targets",
-            hint="remove it, and remove samples without a class from the data",
-        )
+        hint = "remove it, and remove samples without a class from the data"
+        raise ConfigError("does not apply to task.kind=classes", where="task.missing_targets", hint=hint)
 
 
 def check_enough(count: int, what: str, where: str) -> None:

@@ -1,6 +1,6 @@
 """Seeded, disjoint splits into test, validation and train: stratified by class, groups kept together.
 
-DataError where the sizes add up to more than the samples, or nothing is left for training.
+DataError where the sizes add up to more than the samples, nothing is left for training, or groups are missing or shared.
 """
 
 from __future__ import annotations
@@ -68,11 +68,8 @@ def _count(size: int | float, n: int) -> int:
 def check_fractions(validation_fraction: float | None, test_fraction: float | None) -> None:
     """Raise ConfigError where the fractions that are drawn leave nothing for training; None is not drawn."""
     if validation_fraction is not None and test_fraction is not None and validation_fraction + test_fraction >= 1:
-        raise ConfigError(
-            f"{validation_fraction} and task.test_fraction={test_fraction} leave nothing for training",
-            where="task.validation_fraction",
-            hint="allowed: a sum below 1",
-        )
+        what = f"{validation_fraction} and task.test_fraction={test_fraction} leave nothing for training"
+        raise ConfigError(what, where="task.validation_fraction", hint="allowed: a sum below 1")
 
 
 def _order(n: int, seed: int, classes: np.ndarray | None) -> np.ndarray:
@@ -151,11 +148,8 @@ def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str
         for other in texts:
             shared = np.intersect1d(names, texts[other])
             if other != part and len(shared):
-                raise DataError(
-                    f"group '{shared[0]}' is also in {where[other]} ({len(shared)} are in both)",
-                    where=where[part],
-                    hint="rows that belong together must be in one split",
-                )
+                what = f"group '{shared[0]}' is also in {where[other]} ({len(shared)} are in both)"
+                raise DataError(what, where=where[part], hint="rows that belong together must be in one split")
     place = np.unique(np.concatenate(list(texts.values())), return_inverse=True)[1].astype(np.int64)
     cuts = np.cumsum([len(names) for names in texts.values()])[:-1]
     return dict(zip(texts, np.split(place, cuts), strict=True))

@@ -60,9 +60,7 @@ def target_maps(
         reporter: shows progress.
 
     Raises:
-        DataError: a file is missing, or what `read` raises.
-        StorageError: the cache cannot be written.
-        InterruptionError: a signal asked to stop; nothing half-made remains.
+        DataError: a file is missing.
     """
     parameters = {"version": _VERSION, "count": count, "files": _state(files), **settings}
 

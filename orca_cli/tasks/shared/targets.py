@@ -50,11 +50,9 @@ def class_vocabulary(labels: np.ndarray, where: str, num_classes: int | None = N
         hint = "provide data with two classes or more"
         raise DataError(f"all {len(clean)} training labels are {values[0]!s}", where=where, hint=hint)
     if 2 * len(values) > len(clean) and len(clean) > 20:
-        raise DataError(
-            f"{len(values)} different labels in {len(clean)} training samples do not look like classes",
-            where=where,
-            hint="to predict numbers use kind=dense, and check that this is the array of labels",
-        )
+        what = f"{len(values)} different labels in {len(clean)} training samples do not look like classes"
+        hint = "to predict numbers use kind=dense, and check that this is the array of labels"
+        raise DataError(what, where=where, hint=hint)
     return Vocabulary(tuple(values.tolist()))
 
 
@@ -107,11 +105,8 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
-        raise DataError(
-            f"class labels have shape {labels.shape}, expected (n,)",
-            where=where,
-            hint="of one-hot rows store the position of the 1, or use kind=labels or kind=dense",
-        )
+        hint = "of one-hot rows store the position of the 1, or use kind=labels or kind=dense"
+        raise DataError(f"class labels have shape {labels.shape}, expected (n,)", where=where, hint=hint)
     if labels.dtype.kind in "SU":
         return as_text(labels, where)
     if labels.dtype.kind == "f":
@@ -145,11 +140,8 @@ def _as_int64(labels: np.ndarray, where: str) -> np.ndarray:
 def encode_label_sets(labels: np.ndarray, where: str, *, allow_missing: bool = False) -> np.ndarray:
     """Return multi-label targets as [n, K] float32 of 0 and 1, and NaN where a label is missing and that is allowed."""
     if labels.ndim != 2 or labels.shape[1] < 1:
-        raise DataError(
-            f"label sets have shape {labels.shape}, expected (n, K)",
-            where=where,
-            hint="one column of 0 and 1 per label; for one class per sample use kind=classes",
-        )
+        hint = "one column of 0 and 1 per label; for one class per sample use kind=classes"
+        raise DataError(f"label sets have shape {labels.shape}, expected (n, K)", where=where, hint=hint)
     _check_numeric(labels, where)
     check_finite(labels, where, allow_nan=allow_missing)
     wrong = ~((labels == 0) | (labels == 1) | np.isnan(labels.astype(np.float64)))
@@ -161,11 +153,8 @@ def encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, n
     """Return integers [n, *E] as int64, -100 where ignored; K None accepts every class from 0 on."""
     if labels.shape[1:] != extent:
         expected = f"(n, {', '.join(map(str, extent))})"
-        raise DataError(
-            f"integer targets have shape {labels.shape}, expected {expected}: a class at every position",
-            where=where,
-            hint="store real-valued targets as float32",
-        )
+        what = f"integer targets have shape {labels.shape}, expected {expected}: a class at every position"
+        raise DataError(what, where=where, hint="store real-valued targets as float32")
     integers = _as_int64(labels, where)
     wrong = (integers < 0) & (integers != IGNORED_CLASS)
     if num_classes is not None:
@@ -194,11 +183,8 @@ def encode_maps(values: np.ndarray, extent: tuple[int, ...], where: str, *, allo
         values = values[:, None]
     elif values.shape[2:] != extent:
         shapes = f"(n, {', '.join(map(str, extent))}) or (n, K, {', '.join(map(str, extent))})"
-        raise DataError(
-            f"dense targets have shape {values.shape}, expected {shapes}",
-            where=where,
-            hint="dense targets have the extent of the inputs; for one value per sample use kind=classes",
-        )
+        hint = "dense targets have the extent of the inputs; for one value per sample use kind=classes"
+        raise DataError(f"dense targets have shape {values.shape}, expected {shapes}", where=where, hint=hint)
     _check_numeric(values, where)
     check_finite(values, where, allow_nan=allow_missing)
     return values.astype(np.float32)

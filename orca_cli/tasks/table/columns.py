@@ -42,11 +42,9 @@ class Numeric:
         numbers, wrong = _numbers(values, decimal)
         if wrong.any():
             first = int(wrong.argmax())
-            raise DataError(
-                f"'{values[first]}' in row {first + 1} is not a number, but all training rows are",
-                where=f"{where}[{self.name}]",
-                hint="correct it, or leave the column out with task.ignore=",
-            )
+            what = f"'{values[first]}' in row {first + 1} is not a number, but all training rows are"
+            hint = "correct it, or leave the column out with task.ignore="
+            raise DataError(what, where=f"{where}[{self.name}]", hint=hint)
         _check_range(numbers, f"{where}[{self.name}]")
         filled = np.where(np.isnan(numbers), self.fill, numbers)
         return ((filled - self.mean) / self.std).astype(np.float32)[:, None]
@@ -145,11 +143,8 @@ def _check_range(numbers: np.ndarray, where: str) -> None:
     wrong = np.abs(numbers) > 1e300  # their squares have to stay finite in the deviation
     if wrong.any():
         first = int(wrong.argmax())
-        raise DataError(
-            f"{int(wrong.sum())} values are infinite or too large, the first is {numbers[first]} in row {first + 1}",
-            where=where,
-            hint="correct them, or leave them empty",
-        )
+        what = f"{int(wrong.sum())} values are infinite or too large, the first is {numbers[first]} in row {first + 1}"
+        raise DataError(what, where=where, hint="correct them, or leave them empty")
 
 
 def _numeric(name: str, known: np.ndarray, normalize: bool) -> tuple[Numeric, bool]:

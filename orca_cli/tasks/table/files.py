@@ -77,11 +77,9 @@ class Table:
         next(records, None)
         for line, record in records:
             if len(record) != width:
-                raise DataError(
-                    f"line {line} has {len(record)} fields, the header has {width}",
-                    where=str(self.path),
-                    hint="correct the line; quote fields that contain the delimiter",
-                )
+                what = f"line {line} has {len(record)} fields, the header has {width}"
+                hint = "correct the line; quote fields that contain the delimiter"
+                raise DataError(what, where=str(self.path), hint=hint)
             found.append([record[place].strip() for place in places])
             if len(found) % _POLLED == 0:
                 signals.check()
@@ -116,11 +114,8 @@ def _plain_column(column: pd.Series, where: str) -> np.ndarray:
         return np.array([float("nan") if _is_empty(value) else float(value) for value in values])
     odd = next((value for value in values if not isinstance(value, str)), None)
     if odd is not None:
-        raise DataError(
-            f"holds values of type {type(odd).__name__}",
-            where=where,
-            hint="allowed: numbers, text and points in time; leave it out with task.ignore=, or use task=hub for lists",
-        )
+        hint = "allowed: numbers, text and points in time; leave it out with task.ignore=, or use task=hub for lists"
+        raise DataError(f"holds values of type {type(odd).__name__}", where=where, hint=hint)
     return np.array([value.strip() for value in values], dtype=object)
 
 
@@ -153,11 +148,8 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
     mark = _inferred_delimiter(path, encoding) if delimiter is None else _checked_delimiter(delimiter)
     _, header = next(_records(path, mark, encoding), (0, []))
     if len(header) < 2:
-        raise DataError(
-            f"has one column only, '{_shortened(header[0] if header else '')}'",
-            where=str(path),
-            hint="its first line names the columns; give task.delimiter=",
-        )
+        what = f"has one column only, '{_shortened(header[0] if header else '')}'"
+        raise DataError(what, where=str(path), hint="its first line names the columns; give task.delimiter=")
     columns = tuple(name.strip() or f"column {i}" for i, name in enumerate(header, start=1))
     unnamed = frozenset(column for column, name in zip(columns, header, strict=True) if not name.strip())
     return _checked(Table(path, columns, unnamed, mark, encoding))
@@ -222,9 +214,8 @@ def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[s
             try:
                 yield from ((reader.line_num, record) for record in reader if record)
             except csv.Error as error:
-                raise DataError(
-                    f"is not a table: {error} at line {reader.line_num}", where=str(path), hint="check its quotes"
-                ) from error
+                what = f"is not a table: {error} at line {reader.line_num}"
+                raise DataError(what, where=str(path), hint="check its quotes") from error
     except UnicodeError as error:
         what = f"is not text in {encoding.removesuffix('-sig')}"
         raise DataError(what, where=str(path), hint="give task.encoding=, such as latin-1") from error
@@ -234,11 +225,8 @@ def _pyarrow_parquet() -> ModuleType:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise UnavailableError(
-            ".parquet files need the package pyarrow",
-            where="task.train",
-            hint="pip install 'orca-transfer[tables]', or give a .csv file",
-        ) from error
+        hint = "pip install 'orca-transfer[tables]', or give a .csv file"
+        raise UnavailableError(".parquet files need the package pyarrow", where="task.train", hint=hint) from error
     return parquet
 
 

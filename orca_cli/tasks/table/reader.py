@@ -156,9 +156,8 @@ def check_settings(
         example = "COLUMN" if needed == "target" else "[COLUMN,COLUMN]"
         raise ConfigError("a value is needed", where=f"task.{needed}", hint=f"give task.{needed}={example}")
     if both := sorted({*(features or [])} & {*(ignore or [])}):
-        raise ConfigError(
-            f"'{both[0]}' is also in task.ignore", where="task.features", hint="remove it from one of them"
-        )
+        what = f"'{both[0]}' is also in task.ignore"
+        raise ConfigError(what, where="task.features", hint="remove it from one of them")
     check_missing_targets(kind, missing_targets)
     check_fractions(None if validation else validation_fraction, None if test else test_fraction)
 

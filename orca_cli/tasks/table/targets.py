@@ -52,11 +52,9 @@ def refuse_measurements(labels: np.ndarray, where: str) -> None:
         return
     broken = numbers != np.round(numbers)
     if broken.any():
-        raise DataError(
-            f"holds {len(distinct)} different numbers, such as {distinct[broken.argmax()]}, which are not classes",
-            where=where,
-            hint="bin them into classes, such as low and high; tables have no dense targets",
-        )
+        what = f"holds {len(distinct)} different numbers, such as {distinct[broken.argmax()]}, which are not classes"
+        hint = "bin them into classes, such as low and high; tables have no dense targets"
+        raise DataError(what, where=where, hint=hint)
 
 
 def bits(values: np.ndarray, where: str, missing: bool) -> np.ndarray:
@@ -69,11 +67,8 @@ def bits(values: np.ndarray, where: str, missing: bool) -> np.ndarray:
         unread = np.isnan(found) & (values != "")
     if unread.any():
         first = int(unread.argmax())
-        raise DataError(
-            f"'{values[first]}' in row {first + 1} is neither 0 nor 1",
-            where=where,
-            hint="labels are 0 and 1, or false and true; for one class per row use kind=classes",
-        )
+        hint = "labels are 0 and 1, or false and true; for one class per row use kind=classes"
+        raise DataError(f"'{values[first]}' in row {first + 1} is neither 0 nor 1", where=where, hint=hint)
     if not missing:
         _check_complete(np.isnan(found), where, ", or set task.missing_targets=true to leave them out of the loss")
     return found
@@ -81,8 +76,5 @@ def bits(values: np.ndarray, where: str, missing: bool) -> np.ndarray:
 
 def _check_complete(missing: np.ndarray, where: str, advice: str = "") -> None:
     if missing.any():
-        raise DataError(
-            f"{int(missing.sum())} rows have no target, the first is row {int(missing.argmax()) + 1}",
-            where=where,
-            hint=f"remove these rows{advice}",
-        )
+        what = f"{int(missing.sum())} rows have no target, the first is row {int(missing.argmax()) + 1}"
+        raise DataError(what, where=where, hint=f"remove these rows{advice}")

@@ -51,11 +51,8 @@ def load(
         kind: classes: y [n] integers or strings. labels: y [n, K] of 0 and 1. dense: y [n, *E] or [n, K, *E] floats, or
             [n, *E] integers, a class at every position.
         train: file of the training split, and of the splits that have no file.
-        labels: .npy file of its targets, where `train` is an .npy file.
-        validation: file of the validation split.
-        validation_labels: as `labels`.
-        test: file of the test split; its content is read at the end of a run only.
-        test_labels: as `labels`.
+        labels: as validation_labels and test_labels the .npy file of the targets, where inputs are in an .npy file.
+        test: its content is read at the end of a run only.
         x: name of the inputs in .npz files.
         y: name of the targets in .npz files.
         num_classes: K for integer classes; None infers it.
@@ -76,11 +73,7 @@ def load(
         validation_fraction,
         test_fraction,
     )
-    files = {
-        "train": (train, labels),
-        "validation": (validation, validation_labels),
-        "test": (test, test_labels),
-    }
+    files = {"train": (train, labels), "validation": (validation, validation_labels), "test": (test, test_labels)}
     base, rows, others = locate(files, (x, y), data_folder)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     rows, drawn = _draw(base, rows, {*rows, *others}, kind, fractions, split_seed)
@@ -135,11 +128,7 @@ def check_settings(
     validation_fraction: float,
     test_fraction: float,
 ) -> None:
-    """Refuse settings that contradict each other; arguments as those of `load`.
-
-    Raises:
-        ConfigError: naming one of them.
-    """
+    """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
     for part, file, labels in (("validation", validation, validation_labels), ("test", test, test_labels)):
         if file is None and labels is not None:
             what = "given without its inputs"

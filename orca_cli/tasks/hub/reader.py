@@ -58,8 +58,6 @@ def load(
 
     Args:
         dataset: hub id, or folder of .parquet files or of what save_to_disk writes.
-        x: column of inputs.
-        y: column of targets.
         kind: classes: y are class labels, integers or text. labels: lists of K times 0 or 1, or lists of the classes that
             are present. dense: lists of the extent of x, of floats, or of integers for a class at every position.
         config: one of the data set's configurations, where it has several.
@@ -95,16 +93,11 @@ def load(
     classes = np.array(base[y]).astype(str) if kind == "classes" else None
     fractions = {"validation": validation_fraction, "test": test_fraction}
     chosen, drawn = draw(len(base), parts, fractions, split_seed, classes, records.get("train"))
-    raw, place = raw_targets(kind, base, y, f"{where['train']}[{y}]"), f"{where['train']}[{y}]"
+    place = f"{where['train']}[{y}]"
+    raw = raw_targets(kind, base, y, place)
+    extent, names = layout.shape[1:], class_names(kind, base, y)
     form = fit_targets(
-        kind,
-        raw,
-        chosen["train"],
-        place,
-        layout.shape[1:],
-        channels_last=channels_last,
-        missing=missing_targets,
-        names=class_names(kind, base, y),
+        kind, raw, chosen["train"], place, extent, channels_last=channels_last, missing=missing_targets, names=names
     )
     base_y = form.encode(raw, place)
     scale: ChannelScale | None = None
@@ -152,11 +145,7 @@ def check_settings(
     test_fraction: float,
     missing_targets: bool,
 ) -> None:
-    """Refuse settings that contradict each other; arguments as those of `load`.
-
-    Raises:
-        ConfigError: naming one of them.
-    """
+    """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
     if length is not None and image_size is not None:
         what = "applies to sequences, and task.image_size to images"
         raise ConfigError(what, where="task.length", hint="give one of them")

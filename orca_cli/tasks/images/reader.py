@@ -56,9 +56,7 @@ def load(
     shared.own_data.
 
     Args:
-        path: the folder.
         size: S; None takes the longest side of all training images, at most 224.
-        channels: 3 (colour) or 1 (grey).
         fit: "stretch" brings the whole image to the square; "crop" cuts the largest square from its middle before.
         normalize: "imagenet" subtracts ImageNet's mean and divides by its deviation; "none" leaves pixels in 0..1.
         padding: optimizer steps see random windows of S x S after this many pixels of zeros on every side.
@@ -83,13 +81,9 @@ def load(
     names = _class_names(parts, hashes, folder)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     parts, drawn = _draw(parts, hashes, names, fractions, split_seed, folder)
+    sizes = [survey["sizes"][hashes[file]] for file in parts["train"]]
     preprocessing = ImagePreprocessing.fit(
-        [survey["sizes"][hashes[file]] for file in parts["train"]],
-        names,
-        size=size,
-        channels=channels,
-        crop=fit == "crop",
-        imagenet=normalize == "imagenet",
+        sizes, names, size=size, channels=channels, crop=fit == "crop", imagenet=normalize == "imagenet"
     )
     augmented = replace(preprocessing.view, padding=padding, flip=flip)
 

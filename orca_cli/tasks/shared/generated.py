@@ -32,8 +32,7 @@ def folder_of(
         reporter: says what is made or found damaged.
 
     Raises:
-        StorageError: the folder cannot be written.
-        InterruptionError: a signal asked to stop; nothing half-made remains.
+        StorageError, InterruptionError: nothing half-made remains.
     """
     text = json.dumps(parameters, sort_keys=True)
     path = cache_folder / "generated" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -1,4 +1,4 @@
-"""Whether inputs of one split occur in another: by a hash of each input as the model gets it.
+"""Which inputs of one split occur in another, by a hash of each input as the model gets it.
 
 An error on samples that were trained on is likely optimistic, so the overlap is reported beside the error.
 """
@@ -26,7 +26,7 @@ class Shared:
     Args:
         shared: their number.
         of: samples of the second that were read.
-        complete: both splits were read whole; else there may be more.
+        complete: whether both splits were read whole; otherwise there may be more.
     """
 
     shared: int
@@ -51,14 +51,7 @@ def input_hashes(batch: Batch) -> list[bytes]:
 
 
 def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int) -> Shared:
-    """Count the samples of a split whose inputs are in another one as well.
-
-    Args:
-        first: such as the training split.
-        second: such as the test split.
-        input_shape: (C, L) or (C, H, W).
-        seed: of the draw, where a split is too large to be read whole.
-    """
+    """Count the samples of a second split whose inputs are also in the first; of large splits, samples drawn by seed."""
     known = set(_read(first, input_shape, seed))
     found = _read(second, input_shape, seed)
     complete = len(found) == len(second) and _rows(len(first), input_shape, seed).size == len(first)

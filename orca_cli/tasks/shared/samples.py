@@ -87,10 +87,7 @@ def as_inputs(x: np.ndarray, scale: ChannelScale | None) -> torch.Tensor:
 
 
 def blocks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield x[rows] in blocks of about 16 MiB, so that a mapped file is never held whole.
-
-    Blocks are in C order, so that sums over them do not depend on the order in which a file stores the array.
-    """
+    """Yield x[rows] in C-ordered blocks of about 16 MiB: mapped files are never held whole, sums do not depend on order."""
     row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
     step = max(1, _BLOCK_BYTES // row_bytes)
     for start in range(0, len(rows), step):

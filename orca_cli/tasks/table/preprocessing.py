@@ -66,21 +66,16 @@ class TablePreprocessing:
         return 1, sum(column.size for column in self.columns)
 
     def features(self, raw: Mapping[str, np.ndarray], where: str) -> np.ndarray:
-        """Return rows as [n, 1, F] float32.
-
-        Args:
-            raw: name -> column [n]: numbers (NaN where missing), or objects of type str (empty where missing).
-            where: the file, for messages.
-        """
+        """Return rows as [n, 1, F] float32, from columns [n] by name as `files.Table.read` gives them."""
         encoded = [column.encode(raw[column.name], self.decimal, where) for column in self.columns]
         return np.concatenate(encoded, axis=1)[:, None]
 
     def inputs(self, raw: Mapping[str, np.ndarray], where: str = "inputs") -> tuple[Tensor, None]:
-        """Return rows as Batch.x; arguments and errors as those of `features`."""
+        """Return rows as Batch.x, from columns as those of `features`."""
         return as_inputs(self.features(raw, where), None), None
 
     def encoded_targets(self, raw: Mapping[str, np.ndarray], where: str) -> np.ndarray:
-        """Return the targets of rows as Batch.y; arguments as those of `features`."""
+        """Return the targets of rows as Batch.y, from columns as those of `features`."""
         vocabulary = self.targets.vocabulary
         text = None if vocabulary is None else vocabulary.text()
         y = _raw_targets(raw, self.targets.kind, self.target_columns, self.targets.missing, where, text)

@@ -51,10 +51,8 @@ def load(
         kind: classes: one column of integers or text. labels: several columns of 0 and 1 (or false and true).
         target: name of the column to be predicted; kind classes.
         targets: names of the columns to be predicted; kind labels.
-        validation: file of the validation split.
         test: file of the test split, read at the end of a run but for its header and groups.
-        features: the columns that are given to the model; None takes all others.
-        ignore: columns that are not.
+        features: the columns that are given to the model; None takes all but those in `ignore`.
         group: column that says which rows belong together, such as a patient; no two splits share one of its values.
         normalize: of columns of numbers; text stays 0 and 1.
         max_categories: most texts of a column that get a feature of their own.
@@ -142,11 +140,7 @@ def check_settings(
     test_fraction: float,
     missing_targets: bool,
 ) -> None:
-    """Refuse settings that contradict each other; arguments as those of `load`.
-
-    Raises:
-        ConfigError: naming one of them.
-    """
+    """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
     needed, unused = ("target", "targets") if kind == "classes" else ("targets", "target")
     values = {"target": target, "targets": targets}
     if values[unused] is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from torch import Tensor
 
 from orca_cli.exceptions import ConfigError
@@ -55,9 +53,10 @@ class ChunkMean:
     def _chunks(self, n: int) -> tuple[list[slice], int]:
         """Return the chunks that count, and how many are dropped."""
         full, start, batches = [], 0, 0
-        for end, last in self._batches(n):
+        for first in range(0, n, self._batch):
+            end = min(first + self._batch, n)
             batches += 1
-            samples = batches * last if self._drop_tail else end - start
+            samples = batches * (end - first) if self._drop_tail else end - start
             if samples >= self._size:
                 full.append(slice(start, end))
                 start, batches = end, 0
@@ -66,9 +65,3 @@ class ChunkMean:
         if full and self._drop_tail:
             return full, 1
         return [*full, slice(start, n)], 0
-
-    def _batches(self, n: int) -> Iterator[tuple[int, int]]:
-        """Yield where each batch ends, and its size."""
-        for start in range(0, n, self._batch):
-            end = min(start + self._batch, n)
-            yield end, end - start

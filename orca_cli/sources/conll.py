@@ -7,10 +7,9 @@ word and entity, separated by a tab. Sentences end at blank lines and at -DOCSTA
 One example is one sentence, and its class is the type of one span in it, such as `person` or `NP`, drawn uniformly from
 the sentence's spans. The text is the sentence (or the span alone), words joined by spaces, which the body's own tokenizer
 cuts into tokens. So with align.features=tokens every token of the sentence carries the class of the span, and with
-align.features=pooled their mean does. Probing code for chunks (Jawahar et al. 2019, which the released code's features
-are said to follow) draws 3,000 chunks and 500 stretches outside any from CoNLL-2000, several from a sentence where it so
-falls, and takes the vectors at the two ends of the chunk; here there is one example per sentence, and no vector but those
-of the body's embedding layer.
+align.features=pooled their mean does. The released code's features are said to follow Jawahar et al. 2019, who draw 3,000
+chunks and 500 stretches outside any from CoNLL-2000, and take the vectors at the two ends of a chunk; here there is one
+example per sentence, with the vectors of the body's embedding layer only.
 """
 
 from __future__ import annotations
@@ -196,9 +195,8 @@ def _text(path: Path) -> str:
 def _find(data_folder: Path, name: str, files: Sequence[str], path: str | None) -> Path:
     # These are joined to a path, so they must be names and not paths.
     if wrong := [word for word in (name, *files) if word in ("", ".", "..") or set(word) & set("/\\\0")]:
-        raise ConfigError(
-            f"{wrong[0]!r} is not a plain name", where="source", hint="check source.name and source.files"
-        )
+        what = f"{wrong[0]!r} is not a plain name"
+        raise ConfigError(what, where="source", hint="check source.name and source.files")
     given = Path(path).expanduser() if path else None
     for folder in [given, data_folder / given] if given else [data_folder / name]:
         if folder.is_file():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import sysconfig
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -63,8 +64,8 @@ def load(
             texts += found
             labels += [label] * len(found)
             advance()
-    shared = _repeated(texts)
-    kept = [i for i, text in enumerate(texts) if text not in shared]
+    counts = Counter(texts)
+    kept = [i for i, text in enumerate(texts) if counts[text] == 1]
     all_labels = np.array([labels[i] for i in kept], dtype=np.int64)
     chosen = draw(all_labels, size, seed)
     return record("text", [texts[kept[i]] for i in chosen], all_labels[chosen], packages)
@@ -131,8 +132,3 @@ def _first_words(docstring: str) -> list[str]:
         if len(words) >= _ENOUGH_WORDS:
             break
     return words
-
-
-def _repeated(texts: list[str]) -> set[str]:
-    seen: set[str] = set()
-    return {text for text in texts if text in seen or seen.add(text)}  # type: ignore[func-returns-value]

@@ -103,11 +103,7 @@ def bit_reversal(size: int) -> np.ndarray:
 
 
 def locate(data_folder: Path, path: str | None = None) -> Path:
-    """Return the folder cifar-100-python, or else the archive; below data_folder/cifar100 where no `path` is given.
-
-    Raises:
-        DataError: neither is there.
-    """
+    """Return the folder cifar-100-python, or else the archive; below data_folder/cifar100 where no `path` is given."""
     base = data_folder / "cifar100" if path is None else files.find(data_folder, "cifar100", ["."], path)[0]
     for folder in (base, base / _FOLDER):
         if all((folder / name).is_file() for name in _MEMBERS):
@@ -117,12 +113,7 @@ def locate(data_folder: Path, path: str | None = None) -> Path:
 
 
 def read(place: Path, name: str) -> LabelledImages:
-    """Return the images and fine labels of the file `train` or `test`.
-
-    Raises:
-        DataError: the file is damaged or has another form.
-        UnsafeError: reading it would execute code.
-    """
+    """Return the images and fine labels of the file `train` or `test`."""
     (data, labels), where = _entries(place, name, "data", "fine_labels")
     return checked(data, labels, _CLASSES, where)
 

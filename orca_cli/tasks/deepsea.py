@@ -70,11 +70,7 @@ def load(
 
 
 class Joined:
-    """Samples (see interfaces) of several splits one after the other, none of which is copied.
-
-    Args:
-        parts: splits of one form, without padding and without records.
-    """
+    """Samples (see interfaces) of several splits one after the other, none of which is copied; no padding, no records."""
 
     def __init__(self, parts: Sequence[Samples]) -> None:
         self._parts = parts
@@ -145,9 +141,8 @@ def _known_bases(x: np.ndarray, where: str, reporter: Reporter) -> int:
                 set_in_row += ones[..., base]
             broken = np.flatnonzero((set_in_row > 1).any(axis=1) | (ones != (block != 0)).any(axis=(1, 2)))
             if len(broken):
-                raise DataError(
-                    f"sequence {start + broken[0]} has a row that is neither one-hot nor zero", where=where, hint=_AGAIN
-                )
+                what = f"sequence {start + broken[0]} has a row that is neither one-hot nor zero"
+                raise DataError(what, where=where, hint=_AGAIN)
             known += int(np.count_nonzero(ones))
             release_pages(x)
             advance(len(block))

@@ -120,11 +120,12 @@ def _read(path: Path, folder: Path) -> _Listed:
 
 def _class_names(listed: _Listed, path: Path) -> tuple[str, ...]:
     """Return the classes' names, the folders that the images lie in."""
-    names: dict[int, str] = {}
-    for name, label in zip(listed.names, listed.y.tolist(), strict=True):
-        folder = PurePosixPath(name).parent.name
-        if names.setdefault(label, folder) != folder:
-            raise DataError(
-                f"label {label} is given to '{names[label]}' and '{folder}'", where=str(path), hint="get the list again"
-            )
+    pairs = {
+        (label, PurePosixPath(name).parent.name) for name, label in zip(listed.names, listed.y.tolist(), strict=True)
+    }
+    names = dict(sorted(pairs))
+    if several := sorted(pair for pair in pairs if names[pair[0]] != pair[1]):
+        label, folder = several[0]
+        what = f"label {label} is given to '{folder}' and '{names[label]}'"
+        raise DataError(what, where=str(path), hint="get the list again")
     return tuple(names.get(label, f"class {label}") for label in range(_CLASSES))

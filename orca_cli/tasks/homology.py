@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,7 @@ from annotated_types import Ge
 from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
-from orca_cli.tasks.shared.one_hot import OverLength, SymbolSamples, kept_rows, lengths, scored_classes, take
+from orca_cli.tasks.shared.one_hot import OverLength, Sequences, end_to_end
 from orca_cli.tasks.shared.published import find_first, note, overlap_warning, read_text
 from orca_cli.untrusted import lmdb
 from orca_cli.untrusted.pickle import unpickle
@@ -73,30 +73,21 @@ def load(
     unknown: list[str] = []
     longer: list[str] = []
 
-    def read(place: Path, split: str) -> _Proteins:
-        proteins = _encode(place, length, reporter)
-        if proteins.tokens.size and int(proteins.tokens.max()) >= symbols:
+    def read(place: Path, split: str) -> Sequences:
+        proteins, num_unknown = _encode(place, length, reporter)
+        if int(proteins.tokens.max()) >= symbols:
             what = f"residue Z has channel {symbols} and the input has {symbols} channels"
             raise DataError(what, where=str(place), hint="use task.symbols=30")
-        if proteins.num_unknown:
-            unknown.append(f"{proteins.num_unknown} in {split}")
-        over = int(proteins.over.sum())
-        if over:
-            longer.append(f"{over} of {len(proteins.ends)} in {split}")
+        if num_unknown:
+            unknown.append(f"{num_unknown} in {split}")
+        if proteins.longer.any():
+            longer.append(f"{int(proteins.longer.sum())} of {len(proteins.ends)} in {split}")
         return proteins
 
-    def samples(proteins: _Proteins, scored: bool = False) -> SymbolSamples:
-        whole = np.where(proteins.over, length + 1, lengths(proteins.ends)).cumsum()  # ends, had nothing been cut
-        rows = kept_rows(whole, length, over_length)
-        tokens, ends = take(proteins.tokens, proteins.ends, rows)
-        classes = proteins.folds[rows]
-        if scored:
-            classes = scored_classes(classes, whole, length, over_length, no_class=NUM_FOLDS)
-        return SymbolSamples("homology", tokens, ends, classes, symbols, length, mask_padding)
-
+    form = ("homology", symbols, length, mask_padding, over_length)
     train, valid = read(places[0], "train"), read(places[1], "validation")
-    train_samples = samples(_joined(train, valid) if train_on_validation else train)
-    validation = samples(valid)
+    train_samples = (_joined(train, valid) if train_on_validation else train).samples(*form)
+    validation = valid.samples(*form)
     absent = int((~np.isin(validation.targets(), train_samples.targets())).sum())
     text = note(
         f"TAPE remote homology, test on {test}",
@@ -111,20 +102,9 @@ def load(
         num_outputs=NUM_FOLDS,
         train=train_samples,
         validation=validation,
-        open_test=lambda: samples(read(places[2], "test"), scored=True),
+        open_test=lambda: read(places[2], "test").samples(*form, no_class=NUM_FOLDS),
         note=text,
     )
-
-
-@dataclass(frozen=True)
-class _Proteins:
-    """Proteins end to end: symbols [sum of lengths] uint8 with cls and sep, ends [n], folds [n], which were cut [n] bool."""
-
-    tokens: np.ndarray
-    ends: np.ndarray
-    folds: np.ndarray
-    over: np.ndarray
-    num_unknown: int
 
 
 def encode(sequence: str, length: int) -> bytes:
@@ -133,7 +113,8 @@ def encode(sequence: str, length: int) -> bytes:
     return bytes((_CLS,)) + residues + bytes((_SEP,))
 
 
-def _encode(place: Path, length: int, reporter: Reporter) -> _Proteins:
+def _encode(place: Path, length: int, reporter: Reporter) -> tuple[Sequences, int]:
+    """Return the proteins of a file, with cls and sep, and the number of residues read as unknown."""
     texts, folds, over, unknown = [], [], [], 0
     records = _lmdb_records(place) if place.suffix == ".lmdb" else _json_records(place)
     with reporter.track(f"reading {place.name}", 1) as advance:
@@ -149,17 +130,12 @@ def _encode(place: Path, length: int, reporter: Reporter) -> _Proteins:
         advance()
     if not texts:
         raise DataError("holds no proteins", where=str(place), hint=_HINT)
-    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-    tokens = np.frombuffer(b"".join(texts), np.uint8)
-    return _Proteins(tokens, ends, np.array(folds, np.int64), np.array(over, bool), unknown)
+    return Sequences(*end_to_end(texts), np.array(folds, np.int64), np.array(over, bool)), unknown
 
 
-def _joined(a: _Proteins, b: _Proteins) -> _Proteins:
-    ends = np.concatenate([a.ends, b.ends + a.ends[-1]])
-    tokens, folds, over = (
-        np.concatenate(pair) for pair in ((a.tokens, b.tokens), (a.folds, b.folds), (a.over, b.over))
-    )
-    return _Proteins(tokens, ends, folds, over, a.num_unknown + b.num_unknown)
+def _joined(a: Sequences, b: Sequences) -> Sequences:
+    b = replace(b, ends=b.ends + a.ends[-1])
+    return Sequences(*(np.concatenate(pair) for pair in zip(vars(a).values(), vars(b).values(), strict=True)))
 
 
 def _lmdb_records(place: Path) -> Iterator[Any]:

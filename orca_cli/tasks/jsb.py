@@ -84,9 +84,8 @@ def _pieces(file: Path, part: str) -> list[np.ndarray]:
     for index, piece in enumerate(pieces):
         check_array(piece, ("frames", _KEYS), where, _AGAIN, f"piece {index}")
         if not 2 <= len(piece) <= _MOST_FRAMES:
-            raise DataError(
-                f"piece {index} has {len(piece)} frames; expected 2 to {_MOST_FRAMES}", where=where, hint=_AGAIN
-            )
+            what = f"piece {index} has {len(piece)} frames; expected 2 to {_MOST_FRAMES}"
+            raise DataError(what, where=where, hint=_AGAIN)
         if not np.isin(piece, (0, 1)).all():
             raise DataError(f"piece {index} has values other than 0 and 1", where=where, hint=_AGAIN)
     return [piece.astype(np.uint8) for piece in pieces]

@@ -78,9 +78,8 @@ def _read(inputs: Path, labels: Path, cache_folder: Path, reporter: Reporter) ->
     classes = class_numbers(y, len(x), _CLASSES, str(labels), hint=_AGAIN)
     broken = np.flatnonzero(~np.isfinite(x).all(axis=(1, 2)))
     if len(broken):
-        raise DataError(
-            f"window {broken[0]} has values that are NaN or infinite ({len(broken)} windows do)", where=str(inputs)
-        )
+        what = f"window {broken[0]} has values that are NaN or infinite ({len(broken)} windows do)"
+        raise DataError(what, where=str(inputs))
     return x.transpose(0, 2, 1), classes
 
 

@@ -20,7 +20,7 @@ from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.hold_out import describe, hold_out
-from orca_cli.tasks.shared.published import check_array, class_numbers, entries, file_identity, note
+from orca_cli.tasks.shared.published import check_array, class_numbers, entries, file_identity, load_arrays, note
 from orca_cli.tasks.shared.samples import ArraySamples, blocks
 from orca_cli.untrusted import arrays
 
@@ -104,8 +104,7 @@ def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) 
                 advance(len(block))
 
     folder = folder_of(cache_folder, file.stem, parameters, make, reporter)
-    x = np.load(folder / "x.npy", mmap_mode="r", allow_pickle=False)
-    return x, np.load(folder / "y.npy", allow_pickle=False)
+    return load_arrays(folder, ["x"], mapped=True)[0], load_arrays(folder, ["y"])[0]
 
 
 def z_scores(series: np.ndarray) -> np.ndarray:
@@ -136,7 +135,6 @@ def _blocks(data: np.ndarray, where: str) -> Iterator[np.ndarray]:
         with np.errstate(over="ignore"):
             broken = np.flatnonzero(~np.isfinite(block.astype(np.float32)).all(axis=1))
         if len(broken):
-            raise DataError(
-                f"series {start + broken[0]} has values that are NaN, infinite or beyond float32", where=where
-            )
+            what = f"series {start + broken[0]} has values that are NaN, infinite or beyond float32"
+            raise DataError(what, where=where)
         yield block

@@ -166,7 +166,7 @@ def test_bit_reversed_rows_and_columns(tmp_path, reporter):
     assert plain.digest() != permuted.digest()
 
 
-def test_validation_is_held_out_of_the_training_set():
+def test_validation_is_held_out_of_the_training_set(check):
     classes = np.arange(500) % 5
     train, validation = hold_out(classes, "stratified", 0.1)
     assert np.bincount(classes[validation]).tolist() == [10] * 5
@@ -177,6 +177,9 @@ def test_validation_is_held_out_of_the_training_set():
     assert train.max() < 400
     train, validation = hold_out(classes, "last", 100, train_on_validation=True)
     assert np.array_equal(train, np.arange(500))
+    for key, value in (("validation", "first"), ("validation_size", 0), ("validation_size", 1.5)):
+        with pytest.raises(ConfigError, match=f"task.{key}"):
+            check("cifar100", **{key: value})
 
 
 def seen(image: np.ndarray, polar: float, azimuth: float) -> np.ndarray:

@@ -110,7 +110,6 @@ def read_stamp(path: Path, start: int, size: int) -> Stamp:
 
     Raises:
         DataError: another shape, or a mask of other values than 0 and 1.
-        UnsafeError: an array of Python objects.
     """
     stored = arrays.open_arrays(path, str(path))[""]
     shape = stored.shape

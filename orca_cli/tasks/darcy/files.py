@@ -15,7 +15,7 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.published import check_array, file_identity
+from orca_cli.tasks.shared.published import check_array, file_identity, load_arrays
 from orca_cli.untrusted import matlab
 
 NAMES = ("piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat")  # training and test
@@ -53,14 +53,11 @@ def read_fields(
             np.save(folder / f"{name}.npy", kept[variable])
 
     folder = folder_of(cache_folder, "darcy_files", parameters, make, reporter)
-    permeability, pressure = (
-        np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _VARIABLES.values()
-    )
+    permeability, pressure = load_arrays(folder, list(_VARIABLES.values()), mapped=True)
     held = (permeability.shape[-1] - 1) * stride + 1
     if nodes not in (None, held):
-        raise ConfigError(
-            f"{nodes} nodes requested, {path.name} has {held}", where="task.nodes", hint="use task.nodes=null"
-        )
+        what = f"{nodes} nodes requested, {path.name} has {held}"
+        raise ConfigError(what, where="task.nodes", hint="use task.nodes=null")
     return permeability, pressure
 
 
@@ -69,9 +66,8 @@ def _thinned(path: Path, variable: str, stride: int) -> np.ndarray:
     values = check_array(matlab.read(path, [variable])[variable], ("N", "K", "K"), str(path), what=f"'{variable}'")
     nodes = values.shape[1]
     if (nodes - 1) % stride or nodes <= stride:
-        raise ConfigError(
-            f"{stride} does not divide {nodes} - 1", where="task.stride", hint="421 nodes go with stride 5"
-        )
+        what = f"{stride} does not divide {nodes} - 1"
+        raise ConfigError(what, where="task.stride", hint="421 nodes go with stride 5")
     kept = np.ascontiguousarray(values[:, ::stride, ::stride], dtype=np.float32)
     if not np.isfinite(kept).all():
         what = f"'{variable}' has values that are NaN or infinite"

@@ -28,7 +28,7 @@ from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.darcy.files import NAMES, read_fields
 from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.published import note, overlap_warning
+from orca_cli.tasks.shared.published import load_arrays, note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
 
 HIGH, LOW = 12.0, 3.0  # permeabilities
@@ -156,7 +156,7 @@ def _generator(plan: _Plan, data_seed: int, cache_folder: Path, reporter: Report
     folder = folder_of(cache_folder, "darcy", {"version": _VERSION, **parameters}, make, reporter)
 
     def read(part: str) -> tuple[np.ndarray, np.ndarray]:
-        high, u = (np.load(folder / f"{part}_{name}.npy", allow_pickle=False) for name in ("high", "u"))
+        high, u = load_arrays(folder, [f"{part}_high", f"{part}_u"])
         return np.where(high, np.float32(HIGH), np.float32(LOW)), u
 
     return read
@@ -247,11 +247,7 @@ def check_settings(origin: str, path: str | None, size: str, nodes: int | None, 
 
 
 def _plan(
-    origin: str,
-    size: str,
-    nodes: int | None,
-    stride: int | None,
-    counts: tuple[int | None, ...] = (None, None, None),
+    origin: str, size: str, nodes: int | None, stride: int | None, counts: tuple[int | None, ...] = (None, None, None)
 ) -> _Plan:
     """Return what the settings ask for; None stands for what `size` says."""
     of_size = _SIZES[size]

@@ -15,7 +15,7 @@ from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.published import check_array, entries, file_identity
+from orca_cli.tasks.shared.published import check_array, entries, file_identity, load_arrays
 from orca_cli.untrusted.pickle import unpickle
 
 CLASSES = ("N", "A", "O", "~")  # in the order of their numbers
@@ -60,23 +60,11 @@ class Records:
 
 
 def read_records(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
-    """Return the records of the pickle.
-
-    Raises:
-        DataError: the file is damaged or has another form.
-        UnsafeError: reading it would execute code.
-        StorageError: the cache cannot be written.
-    """
+    """Return the records of the pickle."""
     parameters = {"version": _VERSION, **file_identity(file)}
-
-    def make(folder: Path) -> None:
-        _write(folder, file, reporter)
-
-    folder = folder_of(cache_folder, "ecg", parameters, make, reporter)
-    ends, classes, mean, std, constant = (
-        np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("ends", "classes", "mean", "std", "constant")
-    )
-    steps = np.load(folder / "steps.npy", mmap_mode="r", allow_pickle=False)
+    folder = folder_of(cache_folder, "ecg", parameters, lambda folder: _write(folder, file, reporter), reporter)
+    ends, classes, mean, std, constant = load_arrays(folder, ["ends", "classes", "mean", "std", "constant"])
+    (steps,) = load_arrays(folder, ["steps"], mapped=True)
     return Records(steps, ends, classes, mean, std, int(constant))
 
 
@@ -122,9 +110,8 @@ def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
 def _class(name: Any, row: int, where: str) -> int:
     text = name.decode("latin-1") if isinstance(name, bytes) else str(name)
     if text not in CLASSES:
-        raise DataError(
-            f"label {text[:20]!r} of record {row} is unknown", where=where, hint=f"allowed: {', '.join(CLASSES)}"
-        )
+        what = f"label {text[:20]!r} of record {row} is unknown"
+        raise DataError(what, where=where, hint=f"allowed: {', '.join(CLASSES)}")
     return CLASSES.index(text)
 
 

@@ -50,7 +50,6 @@ class HubSamples:
         self._y, self._chosen, self._groups = targets, chosen, groups
 
     def __len__(self) -> int:
-        """Return n."""
         return len(self._chosen)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:

@@ -86,7 +86,6 @@ class FileSamples:
         self._paths, self._names, self._y, self._hashes, self._view = paths, names, y, hashes, view
 
     def __len__(self) -> int:
-        """Return n."""
         return len(self._paths)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:

@@ -15,6 +15,7 @@ import numpy as np
 from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter
+from orca_cli.tasks.shared.one_hot import end_to_end
 from orca_cli.tasks.shared.published import find_first
 
 # Channel of a token in the input. `pad` and `unk` keep channels of their own, as in the paper's 17-channel input, and
@@ -32,7 +33,7 @@ def reader(
     """Return a function from the name of a split to (tokens, ends, values), as `read` gives them.
 
     Args:
-        data_folder: the files are looked for in data_folder/listops, there directly or in the archive's own folder.
+        data_folder: the files are looked for in data_folder/listops or in the archive's own folder in it.
         path: another folder, likewise.
         rows: split -> how many of the first rows are read; None reads all.
         test_file: "test" or "val": which file is the test split.
@@ -91,11 +92,9 @@ def read(path: Path, rows: int | None, reporter: Reporter) -> tuple[np.ndarray, 
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
     if not texts or (rows is not None and len(texts) < rows):
         asked = f", {rows} requested" if rows else ""
-        raise DataError(
-            f"has {len(texts)} rows{asked}", where=str(path), hint="get the file again, or ask for fewer rows"
-        )
-    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-    return np.frombuffer(b"".join(texts), np.uint8), ends, np.array(values, np.int64)
+        what = f"has {len(texts)} rows{asked}"
+        raise DataError(what, where=str(path), hint="get the file again, or ask for fewer rows")
+    return *end_to_end(texts), np.array(values, np.int64)
 
 
 def _row(path: Path, number: int, line: bytes) -> tuple[bytes, int]:

@@ -25,8 +25,8 @@ from orca_cli.ranges import Count, Seed
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.listops import files as listops_files
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.one_hot import OverLength, SymbolSamples, kept_rows, lengths, scored_classes, take
-from orca_cli.tasks.shared.published import note
+from orca_cli.tasks.shared.one_hot import OverLength, Sequences, SymbolSamples, end_to_end
+from orca_cli.tasks.shared.published import load_arrays, note
 
 VOCABULARY = listops_files.VOCABULARY
 _DIGIT = VOCABULARY.index("0")
@@ -44,7 +44,8 @@ SIZES = {
     "lra": {"num_train": 96000, "num_validation": 2000, "num_test": 2000, "min_length": 501, "max_length": 1999},
 }
 _FILE_LENGTHS = {"small": 1024, "paper": 1024, "lra": 1999}  # lengths of the input for expressions from files
-Expressions = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens, ends, values
+_ARRAYS = ("tokens", "ends", "values")  # of a split, in the cache
+Expressions = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def load(
@@ -117,15 +118,12 @@ def load(
 
     def samples(split: str) -> SymbolSamples:
         tokens, ends, classes = read(split)
-        count = int((lengths(ends) > length).sum())
-        if count:
-            longer.append(f"{count} of {len(ends)} in {split}")
-        rows = kept_rows(ends, length, over_length)
-        tokens, ends = take(tokens, ends, rows)
-        classes = classes[rows]
-        if split == "test":
-            classes = scored_classes(classes, ends, length, over_length, no_class=10)
-        return SymbolSamples("listops", tokens, ends, classes, len(VOCABULARY), length, mask_padding)
+        over = np.diff(ends, prepend=0) > length
+        if over.any():
+            longer.append(f"{int(over.sum())} of {len(ends)} in {split}")
+        return Sequences(tokens, ends, classes, over).samples(
+            "listops", len(VOCABULARY), length, mask_padding, over_length, no_class=10 if split == "test" else None
+        )
 
     train, validation = samples("train"), samples("validation")
     return TaskData(
@@ -228,9 +226,9 @@ def _generate(folder: Path, sizes: list[int], grammar: dict[str, int], seed: int
                 texts.append(text)
                 values.append(value)
                 advance()
-            np.save(folder / f"{name}_tokens.npy", np.frombuffer(b"".join(texts), np.uint8))
-            np.save(folder / f"{name}_ends.npy", np.cumsum([len(text) for text in texts], dtype=np.int64))
-            np.save(folder / f"{name}_values.npy", np.array(values, np.int64))
+            arrays = *end_to_end(texts), np.array(values, np.int64)
+            for part, array in zip(_ARRAYS, arrays, strict=True):
+                np.save(folder / f"{name}_{part}.npy", array)
 
 
 def _generated(
@@ -246,9 +244,7 @@ def _generated(
     )
 
     def read(split: str) -> Expressions:
-        tokens, ends, values = (
-            np.load(folder / f"{split}_{part}.npy", allow_pickle=False) for part in ("tokens", "ends", "values")
-        )
+        tokens, ends, values = load_arrays(folder, [f"{split}_{part}" for part in _ARRAYS])
         return tokens, ends, values
 
     return read

@@ -14,8 +14,7 @@ from annotated_types import Ge, Interval
 
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Count, Seed
-from orca_cli.tasks.psicov.files import find_proteins
-from orca_cli.tasks.psicov.maps import CHANNELS, FARTHEST, PAD
+from orca_cli.tasks.psicov.files import CHANNELS, FARTHEST, PAD, find_proteins
 from orca_cli.tasks.psicov.samples import Form, Proteins
 from orca_cli.tasks.shared.published import note, overlap_warning
 from orca_cli.tasks.shared.splits import split

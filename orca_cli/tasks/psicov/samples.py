@@ -17,7 +17,7 @@ import torch
 
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, Scale
-from orca_cli.tasks.psicov.maps import CHANNELS, PAD, Window, content_hash, read_distances, read_features
+from orca_cli.tasks.psicov.files import CHANNELS, PAD, Window, content_hash, read_distances, read_features
 from orca_cli.tasks.shared.target_maps import target_maps
 from orca_cli.untrusted.pages import release_pages
 
@@ -84,7 +84,11 @@ class Proteins:
         return len(self.proteins)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, 57, W, W] and y [B, 1, W, W]; with `augment`, windows of proteins that do not fit are drawn."""
+        """Return x [B, 57, W, W] and y [B, 1, W, W]; with `augment`, windows of proteins that do not fit are drawn.
+
+        Raises:
+            DataError: a file changed since its distances were read, or is damaged.
+        """
         indices = np.asarray(indices, dtype=np.int64)
         size = self._form.window
         x = np.zeros((len(indices), CHANNELS, size, size), np.float32)

@@ -42,12 +42,13 @@ def file_identity(path: Path) -> dict[str, int | float | str]:
     return {"file": str(path.resolve()), "size": state.st_size, "modified": state.st_mtime_ns}
 
 
-def read_text(path: Path, max_bytes: int, hint: str = "") -> str:
-    """Return the content of a UTF-8 file.
+def load_arrays(folder: Path, names: Sequence[str], mapped: bool = False) -> list[np.ndarray]:
+    """Return the arrays NAME.npy of a folder in the cache, in memory or as read-only memory maps."""
+    return [np.load(folder / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False) for name in names]
 
-    Raises:
-        DataError: the file cannot be read, is larger than `max_bytes`, or is not UTF-8.
-    """
+
+def read_text(path: Path, max_bytes: int, hint: str = "") -> str:
+    """Return the content of a UTF-8 file; DataError where it cannot be read or is larger than `max_bytes`."""
     try:
         if path.stat().st_size > max_bytes:
             raise DataError(f"has more than {max_bytes} bytes", where=str(path), hint=hint)
@@ -59,11 +60,7 @@ def read_text(path: Path, max_bytes: int, hint: str = "") -> str:
 
 
 def entries(record: object, names: Sequence[str], where: str, hint: str = "") -> list[Any]:
-    """Return the named entries of a dict that a file holds.
-
-    Raises:
-        DataError: not a dict, or an entry is missing.
-    """
+    """Return the named entries of a dict that a file holds; DataError where it is not a dict or lacks one."""
     if not isinstance(record, dict) or not set(names) <= record.keys():
         held = ", ".join(map(str, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
         raise DataError(f"holds {held}; expected a dict with {' and '.join(names)}", where=where, hint=hint)

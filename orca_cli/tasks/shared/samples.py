@@ -49,7 +49,6 @@ class ArraySamples:
         self._scale, self._groups = scale, groups
 
     def __len__(self) -> int:
-        """Return n."""
         return len(self._rows)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:

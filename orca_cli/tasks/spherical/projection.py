@@ -93,10 +93,7 @@ def stretch(values: np.ndarray, per_channel: bool = True) -> np.ndarray:
 
 
 def project(
-    images: np.ndarray,
-    rotation: np.ndarray | None = None,
-    bandwidth: int = BANDWIDTH,
-    per_channel: bool = True,
+    images: np.ndarray, rotation: np.ndarray | None = None, bandwidth: int = BANDWIDTH, per_channel: bool = True
 ) -> np.ndarray:
     """Return images [n, C, S, S] as seen on the sphere, [n, C, 2b, 2b] uint8; all turned by one rotation [3, 3]."""
     points = grid(bandwidth)

@@ -6,8 +6,7 @@ Read from the published file, or generated from real CIFAR images by the same re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,37 +20,19 @@ from orca_cli.tasks import cifar100
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.hold_out import describe, hold_out
 from orca_cli.tasks.shared.pixels import PixelSamples
-from orca_cli.tasks.shared.published import check_array, class_numbers, entries, find_first
+from orca_cli.tasks.shared.published import check_array, class_numbers, entries, find_first, load_arrays
 from orca_cli.tasks.spherical.projection import BANDWIDTH, project_split
-from orca_cli.untrusted.cifar import CIFAR10_NAMES, read_cifar10
+from orca_cli.untrusted.cifar import CIFAR10_NAMES, LabelledImages, read_cifar10
 from orca_cli.untrusted.first_bytes import GZIP, first_bytes
 from orca_cli.untrusted.pickle import unpickle
 
 _FILES = ("s2_cifar100.gz", "s2_cifar100")
 _MAX_BYTES = 2**30  # the pickle has 648 MB
 _SIDE = 2 * BANDWIDTH
+_CLASSES = 100  # of the published file
 _VERSION = 1
 _PARTS = ("train", "test")
 _AGAIN = "`orca data get spherical` fetches it again"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the pixels come from.
-
-    Args:
-        parameters: all that they depend on.
-        make: writes PART_x.npy [N, 3, 60, 60] uint8 and PART_y.npy [N] int64 for train and test into a folder.
-        num_classes: K.
-        class_names: K names, or empty.
-        words: what it is.
-    """
-
-    parameters: dict[str, int | float | str]
-    make: Callable[[Path], None]
-    num_classes: int
-    class_names: tuple[str, ...]
-    words: str
 
 
 def load(
@@ -92,14 +73,21 @@ def load(
         ConfigError: `path` or `images` given with the wrong origin.
     """
     check_settings(origin, path, images)
+    parameters: dict[str, int | float | str]
+    names: tuple[str, ...]
     if origin == "file":
         hint = "task.origin=cifar100 or cifar10 projects real CIFAR images instead"
-        source = _from_file(find_first(data_folder, "spherical", [[name] for name in _FILES], path, hint)[0])
+        (file,) = find_first(data_folder, "spherical", [[name] for name in _FILES], path, hint)
+        first_bytes(file, str(file), _AGAIN, expected=(GZIP,))
+        make, parameters = partial(_unpack, file), {"sha256": storage.sha256_file(file)}
+        names, what = (), f"spherical CIFAR-100 from {file.name}"
     else:
-        source = _projected(
-            origin, data_folder, images, {"data_seed": data_seed, "rotate": rotate, "rescale": rescale}, reporter
-        )
-    folder = folder_of(cache_folder, "spherical", {"version": _VERSION, **source.parameters}, source.make, reporter)
+        parts, names = _images(origin, data_folder, images)
+        digest = hashlib.sha256("".join(parts[part].digest() for part in _PARTS).encode()).hexdigest()
+        parameters = {"origin": origin, "images": digest, "data_seed": data_seed, "rotate": rotate, "rescale": rescale}
+        make = partial(_project, parts, data_seed, rotate, rescale == "channel", reporter)
+        what = f"generated: projection of {'CIFAR-10' if origin == 'cifar10' else 'CIFAR-100'} images onto the sphere"
+    folder = folder_of(cache_folder, "spherical", {"version": _VERSION, **parameters}, make, reporter)
     x, y = _read(folder, "train")
     rows, held_out = hold_out(y, validation, validation_size, train_size, train_on_validation, split_seed)
     mean, std = (cifar100.MEAN, cifar100.STD) if normalize == "cifar" else (None, None)
@@ -108,79 +96,59 @@ def load(
         test_x, test_y = _read(folder, "test")
         return PixelSamples(test_x, test_y, np.arange(len(test_y)), mean=mean, std=std)
 
-    note = f"{source.words}: {describe(rows, held_out, validation, split_seed)}"
+    note = f"{what}: {describe(rows, held_out, validation, split_seed)}"
     reporter.say(note)
     return TaskData(
         kind="classes",
         input_shape=(3, _SIDE, _SIDE),
-        num_outputs=source.num_classes,
+        num_outputs=len(names) or _CLASSES,
         train=PixelSamples(x, y, rows, mean=mean, std=std),
         validation=PixelSamples(x, y, held_out, mean=mean, std=std),
         open_test=open_test,
         synthetic=origin != "file",
-        class_names=source.class_names,
+        class_names=names,
         note=note,
     )
 
 
-def _from_file(path: Path) -> Origin:
-    def make(folder: Path) -> None:
-        record = unpickle.load(path, max_bytes=_MAX_BYTES, gzipped=path.suffix == ".gz")
-        for part in _PARTS:
-            (content,) = entries(record, [part], str(path), _AGAIN)
-            where = f"{path}[{part}]"
-            x, y = entries(content, ("images", "labels"), where, _AGAIN)
-            check_array(x, ("N", 3, _SIDE, _SIDE), where, _AGAIN, "images", "uint8")
-            np.save(folder / f"{part}_x.npy", x)
-            np.save(folder / f"{part}_y.npy", class_numbers(y, len(x), 100, where, hint=_AGAIN))
-
-    first_bytes(path, str(path), _AGAIN, expected=(GZIP,))
-    parameters: dict[str, int | float | str] = {"sha256": storage.sha256_file(path)}
-    return Origin(parameters, make, 100, (), f"spherical CIFAR-100 from {path.name}")
+def _unpack(file: Path, folder: Path) -> None:
+    """Write PART_x.npy [N, 3, 60, 60] uint8 and PART_y.npy [N] int64 of the published file for train and test."""
+    record = unpickle.load(file, max_bytes=_MAX_BYTES, gzipped=file.suffix == ".gz")
+    for part, content in zip(_PARTS, entries(record, _PARTS, str(file), _AGAIN), strict=True):
+        where = f"{file}[{part}]"
+        x, y = entries(content, ("images", "labels"), where, _AGAIN)
+        check_array(x, ("N", 3, _SIDE, _SIDE), where, _AGAIN, "images", "uint8")
+        np.save(folder / f"{part}_x.npy", x)
+        np.save(folder / f"{part}_y.npy", class_numbers(y, len(x), _CLASSES, where, hint=_AGAIN))
 
 
-def _projected(
-    origin: str,
-    data_folder: Path,
-    images: str | None,
-    settings: dict[str, int | bool | str],
-    reporter: Reporter,
-) -> Origin:
+def _images(origin: str, data_folder: Path, path: str | None) -> tuple[dict[str, LabelledImages], tuple[str, ...]]:
+    """Return the images to project, by part, and the names of their classes."""
     if origin == "cifar10":
-        parts, names = read_cifar10(data_folder, images, _PARTS, "task.images"), CIFAR10_NAMES
-    else:
-        try:
-            place = cifar100.locate(data_folder, images)
-        except DataError as error:
-            hint = "`orca data get cifar100` fetches the images; or name their folder with task.images=FOLDER"
-            raise DataError(error.what, where=f"task.images={images}" if images else error.where, hint=hint) from error
-        parts, names = {part: cifar100.read(place, part) for part in _PARTS}, cifar100.class_names(place)
+        return read_cifar10(data_folder, path, _PARTS, "task.images"), CIFAR10_NAMES
+    try:
+        place = cifar100.locate(data_folder, path)
+    except DataError as error:
+        hint = "`orca data get cifar100` fetches the images; or name their folder with task.images=FOLDER"
+        raise DataError(error.what, where=f"task.images={path}" if path else error.where, hint=hint) from error
+    return {part: cifar100.read(place, part) for part in _PARTS}, cifar100.class_names(place)
 
-    def make(folder: Path) -> None:
-        for part in _PARTS:
-            shape = (len(parts[part].y), 3, _SIDE, _SIDE)
-            result = np.lib.format.open_memmap(folder / f"{part}_x.npy", mode="w+", dtype=np.uint8, shape=shape)
-            project_split(
-                parts[part].x,
-                result,
-                (part,),
-                int(settings["data_seed"]),
-                bool(settings["rotate"]),
-                settings["rescale"] == "channel",
-                reporter,
-            )
-            result.flush()
-            np.save(folder / f"{part}_y.npy", parts[part].y)
 
-    words = f"generated: projection of {'CIFAR-10' if origin == 'cifar10' else 'CIFAR-100'} images onto the sphere"
-    digest = hashlib.sha256("".join(parts[part].digest() for part in _PARTS).encode()).hexdigest()
-    return Origin({"origin": origin, "images": digest, **settings}, make, len(names), names, words)
+def _project(
+    parts: dict[str, LabelledImages], seed: int, rotate: bool, per_channel: bool, reporter: Reporter, folder: Path
+) -> None:
+    """Write the projected images as `_unpack` does."""
+    for part, images in parts.items():
+        shape = (len(images.y), 3, _SIDE, _SIDE)
+        result = np.lib.format.open_memmap(folder / f"{part}_x.npy", mode="w+", dtype=np.uint8, shape=shape)
+        project_split(images.x, result, (part,), seed, rotate, per_channel, reporter)
+        result.flush()
+        np.save(folder / f"{part}_y.npy", images.y)
 
 
 def _read(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Return images [N, 3, 60, 60] uint8, mapped, and classes [N] int64."""
-    x = np.load(folder / f"{part}_x.npy", mmap_mode="r", allow_pickle=False)
-    return x, np.load(folder / f"{part}_y.npy", allow_pickle=False)
+    return load_arrays(folder, [f"{part}_x"], mapped=True)[0], load_arrays(folder, [f"{part}_y"])[0]
 
 
 def check_settings(origin: str, path: str | None, images: str | None) -> None:

@@ -19,11 +19,7 @@ def missing(groups: Tensor | None) -> DataError:
 
 
 def numbered(groups: Tensor, n: int) -> tuple[Tensor, int]:
-    """Return the place of each sample's record among the distinct records, [n] in 0..R-1, and R.
-
-    Raises:
-        DataError: there is not one record per sample.
-    """
+    """Return the place of each sample's record among the distinct records, [n] in 0..R-1, and R."""
     if groups.shape != (n,):
         raise DataError(f"records {tuple(groups.shape)} do not fit {n} samples", where="task.error")
     distinct, place = torch.unique(groups, return_inverse=True)

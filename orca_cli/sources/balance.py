@@ -47,11 +47,7 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
 
 
 def check_size(size: int | None, num_classes: int) -> None:
-    """Refuse a number of examples that is below two per class; None is all.
-
-    Raises:
-        ConfigError: `size` is too small.
-    """
+    """Raise ConfigError for a number of examples below two per class; None is all."""
     if size is not None and size < 2 * num_classes:
         what = f"{size} is less than two examples for each of {num_classes} classes"
         raise ConfigError(what, where="source.size", hint=f"use source.size={2 * num_classes} or more")

@@ -126,6 +126,6 @@ def _class_names(listed: _Listed, path: Path) -> tuple[str, ...]:
     names = dict(sorted(pairs))
     if several := sorted(pair for pair in pairs if names[pair[0]] != pair[1]):
         label, folder = several[0]
-        what = f"label {label} is given to '{folder}' and '{names[label]}'"
+        what = f"label {label} is given to '{names[label]}' and '{folder}'"
         raise DataError(what, where=str(path), hint="get the list again")
     return tuple(names.get(label, f"class {label}") for label in range(_CLASSES))

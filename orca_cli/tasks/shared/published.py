@@ -18,11 +18,8 @@ def find_first(
     """Return the files of the first option that is complete; arguments as those of `files.find`.
 
     Args:
-        data_folder: where data sets lie.
-        task: name of the task.
+        data_folder, task, path, hint: as there.
         options: lists of files; archives and mirrors put the same files into different folders.
-        path: another folder.
-        hint: what to do instead.
 
     Raises:
         DataError: no option is complete; the message is about the first one.

@@ -6,7 +6,7 @@ import argparse
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from orca_cli import data_folder, terminal
+from orca_cli import data_folder, storage, terminal
 from orca_cli.catalogue import DataFile, DataSet
 from orca_cli.commands.data import by_hand, chosen, refuse_settings, size_text
 from orca_cli.exceptions import ChecksumError, InterruptionError, NetworkError, OrcaError, StorageError, UsageError
@@ -76,13 +76,12 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _get(entry: DataSet, files: list[DataFile], data: Path, arguments: argparse.Namespace) -> list[OrcaError]:
     """Fetch what is missing; one file's failure does not keep the others away."""
-    from orca_cli.untrusted.memory import check_disk
-
     reporter, failures = terminal.LogReporter(), []
     with data_folder.locked(entry, data, reporter) as folder:
         if not arguments.offline:
             missing = [file for file in files if file.urls and not _is_here(file, folder)]
-            check_disk(sum((file.bytes or 0) - _begun(file, folder) for file in missing), folder, entry.name)
+            needed = sum((file.bytes or 0) - _begun(file, folder) for file in missing)
+            storage.require_space(folder, needed, entry.name)
         for file in files:
             try:
                 done = _get_file(entry, file, folder, arguments, reporter)

@@ -16,7 +16,8 @@ from orca_cli import data_folder, signals, storage, terminal
 from orca_cli.catalogue import DataFile, DataSet
 from orca_cli.commands.data import chosen, refuse_settings, table
 from orca_cli.exceptions import ChecksumError, DataError, OrcaError, StorageError, UnsafeError, UsageError
-from orca_cli.untrusted.downloads import differs, disguise
+from orca_cli.untrusted.downloads import differs
+from orca_cli.untrusted.first_bytes import disguise
 
 _CHUNK = 2**20
 _MB = 10**6

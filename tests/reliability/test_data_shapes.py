@@ -127,7 +127,7 @@ SMALL = {
         [],
         "own.npz[x_test]: no samples",
     ),
-    "test_fraction_0": (10, {"x": X, "y": Y}, ["task.test_fraction=0"], "task.test_fraction: 0 is "),
+    "test_fraction_0": (10, {"x": X, "y": Y}, ["task.test_fraction=0"], "task.test_fraction: 0 is out of range"),
     "fewer_samples_than_a_batch": (
         10,
         {"x": X, "y": Y},

@@ -227,7 +227,7 @@ def test_changed_files_are_refused(written):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"target": "shutil.rmtree"}, UnsafeError, "'shutil.rmtree' lies outside"),
+        ({"target": "shutil.rmtree"}, UnsafeError, "'shutil.rmtree' is outside"),
         ({"target": "orca_cli.tasks.arrays.load"}, DataError, "does not accept this record"),
         ({"values": {}}, DataError, "does not accept this record"),
         ({"schema": 2}, DataError, "has schema 2, expected 1"),

@@ -19,6 +19,7 @@ from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaErr
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunDirectory, RunName
 from orca_cli.runs.identity import data_files, identity, settings_hash
+from orca_cli.runs.preprocessing import write_preprocessing
 from orca_cli.tracking.json_lines import JsonLines
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
@@ -163,6 +164,8 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
         facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"]}
         folder.check_fingerprint("build", facts)
         folder.write_summary("build", built.summary)
+        if built.task.preprocessing is not None:
+            write_preprocessing(folder.stage("build"), built.task.preprocessing)
     on_build(built.summary)
     with _timed(seconds, "align"):
         aligned = align(config, built, engine, folder, reporter)

@@ -310,7 +310,7 @@ def _check_keys(content: dict[str, Any]) -> None:
 
 
 def _check_parts(config: Config) -> None:
-    for group in ("task", "body", "source", "metric"):
+    for group in GROUPS:
         if not isinstance(getattr(config, group), dict):
             raise ConfigError("a group of settings is needed", where=group, hint=f"orca list {group} shows the choices")
     words = {word: config.task[word] for word in ("loss", "error") if config.task.get(word) is not None}
@@ -322,6 +322,7 @@ def _check_parts(config: Config) -> None:
             parts.build(node, f"task.{word}")  # as the metric below
     parts.check(task_reader(config.task), "task", GIVEN_TO_TASK, {"kind": config.task.get("kind")})
     parts.check(config.body, "body")
+    parts.check(config.finetune, "finetune")
     parts.check(source_reader(config.source), "source", GIVEN_TO_SOURCE)
     if config.metric.get(parts.TARGET) is not None:
         parts.check(config.metric, "metric")

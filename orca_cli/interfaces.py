@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 Kind = Literal["classes", "labels", "dense"]
 KINDS: tuple[Kind, ...] = ("classes", "labels", "dense")
@@ -199,6 +199,9 @@ class Body(Protocol):
     def class_token(self) -> Tensor | None:
         """Return the embedded classification token [D], or None where the body has none."""
 
+    def norms(self) -> list[nn.Module]:
+        """Return all norms of the body."""
+
     def reset_weights(self) -> None:
         """Draw all weights anew from torch's global generator, as the architecture's own initialisation does."""
 
@@ -291,6 +294,58 @@ class Error(Protocol):
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
         """Return the output [K] or [K, *E] of the best constant predictor that the training targets allow."""
+
+
+class TransferParts(Protocol):
+    """A transfer model as finetune modes see it; an nn.Module with three parts."""
+
+    @property
+    def embedder(self) -> nn.Module:
+        """Return f."""
+
+    @property
+    def body(self) -> Any:
+        """Return g, a Body."""
+
+    @property
+    def predictor(self) -> nn.Module:
+        """Return h."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """Set requires_grad of every parameter."""
+
+
+class Finetune(Protocol):
+    """Which parameters stage 3 trains, and what of them a checkpoint holds.
+
+    Attributes:
+        pretrained: whether the body keeps its pretrained weights; else they are drawn at random.
+    """
+
+    pretrained: bool
+
+    def apply(self, model: TransferParts) -> None:
+        """Set requires_grad on every parameter, adding parameters first where the mode has its own; idempotent."""
+
+    def trainable_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return copies, on the CPU, of what the pretrained body's checkpoint does not hold."""
+
+    def load_trainable_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Give a model, after `apply`, the state that `trainable_state` returned.
+
+        Raises:
+            CheckpointError: it does not fit the model.
+        """
+
+
+class Recorder(Protocol):
+    """Takes every line of every curve; JSON lines, trackers and pruning are recorders."""
+
+    def record(self, stage: str, line: Mapping[str, Any]) -> None:
+        """Take the next line of a stage's curve: plain values by name."""
+
+    def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Replace a stage's curve so far, when the stage starts or resumes."""
 
 
 class Reporter(Protocol):

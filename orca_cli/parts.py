@@ -21,7 +21,9 @@ from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 TARGET = "_target_"
 CHECKER = "check_settings"
-_PLUGINS = tuple(f"orca_cli.{name}" for name in ("tasks", "sources", "models", "metrics", "losses", "scoring"))
+_PLUGINS = tuple(
+    f"orca_cli.{name}" for name in ("tasks", "sources", "models", "metrics", "losses", "scoring", "finetuning")
+)
 _TORCH = ("torch.nn", "torch.optim")
 _extra_modules: set[str] = set()
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})

@@ -28,8 +28,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.select": ("best", "last"),
     "train.validate_on": ("validation", "test"),
     "train.accumulation_reduce": ("mean", "sum"),
-    "finetune.train": ("all", "layernorm", "head"),
-    "finetune.body": ("pretrained", "random"),
     "protocol": ("clean", "paper", "release"),
 }
 
@@ -186,16 +184,6 @@ class Train:
 
 
 @dataclass
-class Finetune:
-    """Which parameters stage 3 trains, and what the body starts from."""
-
-    train: str = "all"
-    """all; layernorm (layer norms, embedder, predictor: FPT); head (predictor alone)."""
-    body: str = "pretrained"
-    """pretrained, or random (same architecture, trained from scratch)."""
-
-
-@dataclass
 class Config:
     """One run."""
 
@@ -203,7 +191,7 @@ class Config:
     body: Any = MISSING
     source: Any = MISSING
     metric: Any = MISSING
-    finetune: Finetune = field(default_factory=Finetune)
+    finetune: Any = MISSING
     embedder: Embedder = field(default_factory=Embedder)
     predictor: Predictor = field(default_factory=Predictor)
     align: Align = field(default_factory=Align)

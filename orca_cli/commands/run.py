@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orca_cli import parts, signals, terminal
-from orca_cli.commands.job import Outcome, print_failure, run_job, run_name
+from orca_cli import experiment, parts, signals, terminal
+from orca_cli.commands.summary import Ended, print_failure, run_job
 from orca_cli.exceptions import InterruptionError, OrcaError, PreemptionError, UsageError
 from orca_cli.launching import processes, slurm
 
@@ -95,7 +95,7 @@ def execute(arguments: argparse.Namespace) -> int:
             outcome = _execute(arguments)
         except OrcaError as error:
             print_failure(error, arguments.traceback)
-            outcome = Outcome(
+            outcome = Ended(
                 "interrupted" if isinstance(error, InterruptionError) else "failed", error.code, note=str(error)
             )
         if place is not None:
@@ -105,7 +105,7 @@ def execute(arguments: argparse.Namespace) -> int:
         return outcome.code
 
 
-def _execute(arguments: argparse.Namespace) -> Outcome:
+def _execute(arguments: argparse.Namespace) -> Ended:
     for module in arguments.allow_module:
         parts.allow_module(module)
     settings = _of_launcher(arguments)
@@ -132,7 +132,7 @@ def _execute(arguments: argparse.Namespace) -> Outcome:
         return _sweep(session, jobs, arguments, settings)
 
 
-def _sweep(session: Any, jobs: list[Any], arguments: argparse.Namespace, settings: list[str]) -> Outcome:
+def _sweep(session: Any, jobs: list[Any], arguments: argparse.Namespace, settings: list[str]) -> Ended:
     from orca_cli.commands import sweep
 
     return sweep.run(session, jobs, arguments, settings)
@@ -173,10 +173,10 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _dry_run(jobs: list[Any]) -> Outcome:
+def _dry_run(jobs: list[Any]) -> Ended:
     """Build the first job, do one forward pass, and list what all jobs would do."""
     from orca_cli.commands.summary import print_build, print_plan
-    from orca_cli.runs import directory
+    from orca_cli.runs import claim
     from orca_cli.stages.build import build, forward_once
     from orca_cli.training.engine import choose_device
 
@@ -186,9 +186,10 @@ def _dry_run(jobs: list[Any]) -> Outcome:
     shape = forward_once(built, jobs[0].config)
     print_build(jobs[0], built.summary | {"output_shape": shape})
     print_plan(
-        [(run_name(job), directory.peek(Path(job.config.paths.runs), run_name(job))) for job in jobs], built.summary
+        [(experiment.run_name(job), claim.peek(Path(job.config.paths.runs), experiment.run_name(job))) for job in jobs],
+        built.summary,
     )
-    return Outcome("completed", 0)
+    return Ended("completed", 0)
 
 
 def _refuse_sweep_words(overrides: list[str]) -> None:

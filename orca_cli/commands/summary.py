@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from orca_cli import experiment, terminal
+from orca_cli.exceptions import OrcaError
 from orca_cli.terminal import print_result
 
 _CURVE_POINTS = 6
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one job ended, for a table: state, exit code, run, and a sentence."""
+
+    state: str
+    code: int
+    run: str = ""
+    note: str = ""
+
+
+def run_job(job: Any, *, force: bool = False, allow_inexact: bool = False, traceback_wanted: bool = False) -> Ended:
+    """Run one composed job and print what it made and how it ended."""
+
+    def built(summary: dict[str, Any]) -> None:
+        with terminal.lost_output_allowed():
+            print_build(job, summary)
+
+    outcome = experiment.run(job, force=force, allow_inexact=allow_inexact, on_build=built)
+    name = "" if outcome.path is None else outcome.path.name
+    if outcome.failure is not None:
+        print_failure(outcome.failure.error, traceback_wanted, cause=outcome.failure.cause)
+        return Ended(outcome.state, outcome.code, name, str(outcome.failure.error))
+    if outcome.state == "completed":
+        with terminal.lost_output_allowed():
+            print_result_of(outcome)
+    return Ended(outcome.state, outcome.code, name, error_text(outcome.result))
+
+
+def print_failure(failure: OrcaError, traceback_wanted: bool, cause: BaseException | None = None) -> None:
+    """Print a failure in one line; before it, where wanted, the traceback of what it came from."""
+    if traceback_wanted:
+        terminal.print_error("".join(traceback.format_exception(cause or failure)))
+    terminal.print_error(f"orca: error: {failure}")
 
 
 def print_build(job: Any, summary: dict[str, Any]) -> None:
@@ -35,14 +75,17 @@ def print_build(job: Any, summary: dict[str, Any]) -> None:
     print_result(_facts(rows))
 
 
-def print_result_of(run: Any, result: dict[str, Any], curve: list[float | None], chosen: int) -> None:
+def print_result_of(outcome: experiment.Outcome) -> None:
     """Print how a run ended: distance, validation curve, test error, where everything lies, what to type next."""
+    result = outcome.result
+    curve = [line["validation_error"] for line in result["curves"]["finetune"]]
+    chosen = result["selected"]["epoch"]
     error, distance = result["error"], result["metric_value"]
     percent = error["percent"]
     rows = {}
     if distance["before"] is not None:
         rows["distance"] = (
-            f"{distance['before']:.4g} before alignment, {distance['after']:.4g} after ({run.name.metric})"
+            f"{distance['before']:.4g} before alignment, {distance['after']:.4g} after ({result['metric']})"
         )
     rows["validation"] = f"{error['name']}, by epoch: {_short_curve(curve, percent)}; chosen: epoch {chosen}"
     skipped = f", {error['skipped']} skipped" if error["skipped"] else ""
@@ -52,7 +95,7 @@ def print_result_of(run: Any, result: dict[str, Any], curve: list[float | None],
     )
     seconds = result["seconds"]
     rows["time"] = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
-    rows["folder"] = escape(str(run.path))
+    rows["folder"] = escape(str(outcome.path))
     rows["next"] = "orca report | orca run seed=1 | orca run -m metric=otdd,none seed=0,1,2 | orca list"
     print_result(_facts(rows))
 
@@ -107,7 +150,7 @@ def print_plan(jobs: list[tuple[Any, str]], summary: dict[str, Any]) -> None:
     print_result(table, "files of a run: " + ", ".join(files))
 
 
-def error_text(result: dict[str, Any]) -> str:
+def error_text(result: Mapping[str, Any]) -> str:
     """Return the test error of a result record, with its name; empty where it has none."""
     error = result.get("error")
     return f"{error['name']} {number(error['value'], error['percent'])}" if error else ""

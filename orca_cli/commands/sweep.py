@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orca_cli import compose, signals, storage, terminal
-from orca_cli.commands.job import Outcome, run_job, run_name
-from orca_cli.commands.summary import error_text, print_sweep
+from orca_cli import compose, experiment, signals, storage, terminal
+from orca_cli.commands.summary import Ended, error_text, print_sweep, run_job
 from orca_cli.exceptions import OrcaError, SweepError
 from orca_cli.launching import processes
-from orca_cli.runs import directory
+from orca_cli.runs import claim
 
-_NOT_STARTED = Outcome("not started", 0)
+_NOT_STARTED = Ended("not started", 0)
 # Imported before the first fork, so that no job has to: reading them takes seconds. None of them computes or looks for a GPU.
 _HEAVY = (
     "orca_cli.stages.build",
@@ -30,7 +29,7 @@ _HEAVY = (
 )
 
 
-def run(session: compose.Session, jobs: list[Any], arguments: argparse.Namespace, settings: list[str]) -> Outcome:
+def run(session: compose.Session, jobs: list[Any], arguments: argparse.Namespace, settings: list[str]) -> Ended:
     """Run all jobs by the launcher that hydra/launcher names, and say how each ended.
 
     Args:
@@ -63,7 +62,7 @@ def run(session: compose.Session, jobs: list[Any], arguments: argparse.Namespace
         raise SweepError(
             f"{len(lost)} of {len(jobs)} runs are not completed", where="sweep", hint="mend and repeat the command"
         )
-    return Outcome("completed", 0)
+    return Ended("completed", 0)
 
 
 class _Sweep:
@@ -71,11 +70,11 @@ class _Sweep:
 
     def __init__(self, jobs: list[Any], arguments: argparse.Namespace) -> None:
         self._jobs, self._arguments = jobs, arguments
-        self._ended: list[Outcome] = []
+        self._ended: list[Ended] = []
         self._process = os.getpid()
         self.labels = [f"[{number}/{len(jobs)}]" for number in range(1, len(jobs) + 1)]
 
-    def run_here(self, job: Any) -> Outcome:
+    def run_here(self, job: Any) -> Ended:
         """Run one job in this process, wherever the launcher has put it."""
         given = self._arguments
         outcome = run_job(
@@ -85,7 +84,7 @@ class _Sweep:
             raise SystemExit(signals.exit_code())  # the one thing that Hydra's own launcher does not catch
         return outcome
 
-    def in_processes(self, jobs: list[list[str]], at_once: int, time_limit_s: float | None) -> list[Outcome]:
+    def in_processes(self, jobs: list[list[str]], at_once: int, time_limit_s: float | None) -> list[Ended]:
         """Run a batch, each job in a process of its own; see `compose.Sweep`."""
         labels = self.labels[len(self._ended) :]
         main = self._arguments.program
@@ -104,7 +103,7 @@ class _Sweep:
         self._ended += outcomes
         return outcomes
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[Ended]:
         """Return how every job ended; where another launcher ran them, as their records say."""
         if self._ended:
             return [*self._ended, *[_NOT_STARTED] * (len(self._jobs) - len(self._ended))]
@@ -122,38 +121,38 @@ class _Sweep:
         return words + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(given, flag)]
 
 
-def _outcome(end: processes.Ended) -> Outcome:
+def _outcome(end: processes.Ended) -> Ended:
     """Return what a job said of itself, or else what its exit status says."""
     if end.status is None:
         return _NOT_STARTED
     if end.said:
-        outcome = Outcome(**end.said)
+        outcome = Ended(**end.said)
         if end.over_limit and outcome.state == "interrupted":
-            return Outcome("failed", outcome.code, outcome.run, "its time was up (--time-limit); the state is saved")
+            return Ended("failed", outcome.code, outcome.run, "its time was up (--time-limit); the state is saved")
         return outcome
     if end.over_limit:
-        return Outcome("failed", 1, note="its time was up (--time-limit), and it did not stop by itself")
+        return Ended("failed", 1, note="its time was up (--time-limit), and it did not stop by itself")
     if end.status >= 0:
-        return Outcome("failed", end.status or 1, note=f"the process ended itself with exit code {end.status}")
+        return Ended("failed", end.status or 1, note=f"the process ended itself with exit code {end.status}")
     name = signal.Signals(-end.status).name
     if -end.status == signals.pending():
-        return Outcome("interrupted", signals.exit_code(), note=f"stopped by {name} before it began")
+        return Ended("interrupted", signals.exit_code(), note=f"stopped by {name} before it began")
     hint = ", as the system does where memory runs out" if name == "SIGKILL" else ""
-    return Outcome("failed", 1, note=f"the process was ended by {name}{hint}")
+    return Ended("failed", 1, note=f"the process was ended by {name}{hint}")
 
 
-def _recorded(job: Any) -> Outcome:
-    run = directory.look(Path(job.config.paths.runs), run_name(job))
+def _recorded(job: Any) -> Ended:
+    run = claim.look(Path(job.config.paths.runs), experiment.run_name(job))
     if run is None:
         return _NOT_STARTED
     if result := run.result():
-        return Outcome("completed", 0, run.path.name, error_text(result))
+        return Ended("completed", 0, run.path.name, error_text(result))
     status = run.status()
     error = status.get("error") or {}
     state = status.get("state")
     if state in ("failed", "interrupted"):
-        return Outcome(str(state), int(status.get("exit_code") or 1), run.path.name, str(error.get("message", "")))
-    return Outcome("failed", 1, run.path.name, f"its process ended in the stage {state}, or is still at work")
+        return Ended(str(state), int(status.get("exit_code") or 1), run.path.name, str(error.get("message", "")))
+    return Ended("failed", 1, run.path.name, f"its process ended in the stage {state}, or is still at work")
 
 
 def _differences(overrides: Sequence[Sequence[str]]) -> list[str]:

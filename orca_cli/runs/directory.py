@@ -10,21 +10,28 @@ of a completed run, has the checksums of all others that do not change any more.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from orca_cli import storage
-from orca_cli.exceptions import CheckpointError, LockedError
+from orca_cli.exceptions import ChecksumError
 from orca_cli.runs.fingerprint import FILE as FINGERPRINT
-from orca_cli.runs.fingerprint import settle
+from orca_cli.runs.fingerprint import check_fingerprint
 from orca_cli.runs.identity import SHORT
-from orca_cli.runs.records import SCHEMA, NewerSchemaError, UnreadableError, read_record
+from orca_cli.runs.recording import JsonLines
+from orca_cli.runs.records import SCHEMA, UnreadableError, read_record
+from orca_cli.terminal import log
+
+if TYPE_CHECKING:  # it imports torch, which reading records does not need
+    from orca_cli.interfaces import Recorder
 
 LOCK = "lock"
 STATUS = "status.json"
@@ -33,9 +40,12 @@ STAGE_FOLDERS = {"build": "1_build", "align": "2_align", "finetune": "3_finetune
 STATES = ("created", *STAGE_FOLDERS, "completed", "failed", "interrupted")
 ENVIRONMENT = "env.json"
 _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
-_FOR_RESUMING = (Path("2_align/checkpoints"), Path("2_align/candidates"), Path("3_finetune/checkpoints"))
+CHECKPOINTS = "checkpoints"
+SUMMARY = "summary.json"
+PROBES = "probe.json"
+_FOR_RESUMING = (Path("2_align", CHECKPOINTS), Path("3_finetune", CHECKPOINTS))
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-_UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
+UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class RunName:
     def folder(self) -> str:
         """Return a folder name that starts with the present time."""
         parts = (self.body, self.metric, self.finetune, f"s{self.seed}", self.identity[:SHORT])
-        return "_".join((storage.timestamp(), *(_UNSAFE.sub("-", part) for part in parts)))
+        return "_".join((storage.timestamp(), *(UNSAFE.sub("-", part) for part in parts)))
 
 
 class RunDirectory:
@@ -73,6 +83,7 @@ class RunDirectory:
         self.name = name
         self._allow_inexact = allow_inexact
         self._attempt: dict[str, Any] | None = None
+        self._recorders: list[Recorder] = [JsonLines(self.stage)]
 
     def stage(self, stage: str) -> Path:
         """Return the folder of a stage: build, align or finetune."""
@@ -85,9 +96,9 @@ class RunDirectory:
 
     def status(self) -> dict[str, Any]:
         """Return the status record; empty where it is missing or unreadable."""
-        return _read(self.path / STATUS)
+        return read_or_empty(self.path / STATUS)
 
-    def settle(self, stage: str, now: dict[str, Any]) -> None:
+    def check_fingerprint(self, stage: str, now: dict[str, Any]) -> None:
         """Compare what decides the bits of a stage with what an earlier attempt found, where that is gone on from.
 
         Args:
@@ -98,14 +109,93 @@ class RunDirectory:
             FingerprintError: something differs, and the user did not allow it.
         """
         of = "*" if stage == "build" else STAGE_FOLDERS[stage]
-        began = any(self.path.glob(f"{of}/checkpoints/step-*"))
-        settle(
+        began = (f"{of}/{CHECKPOINTS}/step-*", f"2_align/{PROBES}", f"2_align/{storage.MANIFEST}")
+        check_fingerprint(
             self.stage(stage),
             now,
             owner=self.name.identity,
-            has_progress=began or (self.stage("align") / storage.MANIFEST).exists(),
+            has_progress=any(path for pattern in began for path in self.path.glob(pattern)),
             allow_inexact=self._allow_inexact,
         )
+
+    def attach(self, recorder: Recorder) -> None:
+        """Let another recorder take the lines of this run's curves as well."""
+        self._recorders.append(recorder)
+
+    def record(self, stage: str, line: Mapping[str, Any]) -> None:
+        """Give every recorder the next line of a stage's curve."""
+        for recorder in self._recorders:
+            recorder.record(stage, line)
+
+    def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Tell every recorder that a stage's curve so far is these lines, when the stage starts or resumes."""
+        for recorder in self._recorders:
+            recorder.rewind(stage, lines)
+
+    def write_summary(self, stage: str, summary: dict[str, Any]) -> None:
+        """Write a stage's summary record."""
+        storage.write_json(self.stage(stage) / SUMMARY, {"schema": SCHEMA, **summary})
+
+    def write_arrays(self, stage: str, name: str, **arrays: np.ndarray) -> None:
+        """Write an .npz file into a stage's folder."""
+
+        def write(path: Path) -> None:
+            with open(path, "wb") as file:  # a file object: numpy would add .npz to the temporary name
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+
+        storage.write_with(self.stage(stage) / name, write)
+
+    def seal(self, stage: str) -> None:
+        """Write the manifest of a finished stage's files, and drop what it was resumed from."""
+        folder = self.stage(stage)
+        storage.seal(folder, (file for file in folder.iterdir() if file.is_file()), owner=self.name.identity)
+        if (folder / CHECKPOINTS).exists():
+            storage.remove(folder / CHECKPOINTS)
+
+    def sealed_summary(self, stage: str) -> dict[str, Any] | None:
+        """Return the summary of a stage that an earlier attempt finished; None where there is none that is intact.
+
+        A damaged stage is moved aside with a warning, and has to be run again.
+        """
+        folder = self.stage(stage)
+        if not (folder / storage.MANIFEST).exists():
+            return None
+        try:
+            if storage.verify_folder(folder, extra_allowed=True) != self.name.identity:
+                raise ChecksumError("belongs to another run", where=str(folder))
+        except ChecksumError as error:
+            log.warning(f"{stage}: damaged, running it again: {error}")
+            for file in [storage.MANIFEST, SUMMARY, *(path.name for path in folder.glob("*.safetensors"))]:
+                if (folder / file).exists():
+                    storage.quarantine(folder / file)
+            return None
+        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        return summary
+
+    def write_probes(self, errors: dict[str, float | None]) -> None:
+        """Keep the verdicts on alignment steps so far: steps (as text) -> validation error."""
+        storage.write_checked_json(self.stage("align") / PROBES, {"schema": SCHEMA, "errors": errors})
+
+    def read_probes(self) -> dict[str, float | None]:
+        """Return the verdicts of an earlier attempt; empty where they are damaged, since they can be made again."""
+        path = self.stage("align") / PROBES
+        if not path.exists():
+            return {}
+        try:
+            errors: dict[str, float | None] = storage.read_checked_json(path)["errors"]
+        except ChecksumError as error:
+            log.warning(f"align: running the probes again: {error}")
+            return {}
+        return errors
+
+    def count_test_read(self) -> int:
+        """Record, before it happens, that the test split is opened; returns how often it has been.
+
+        A run that was killed while testing opens it twice.
+        """
+        path = self.stage("finetune") / "test_reads.jsonl"
+        storage.append_json_line(path, {"time": storage.now().isoformat()})
+        return len(storage.read_json_lines(path))
 
     def inexact(self) -> list[str]:
         """Return what changed between the attempts with the user's leave; empty where the bits are those of one attempt."""
@@ -116,7 +206,7 @@ class RunDirectory:
 
     def result(self) -> dict[str, Any]:
         """Return the result record; empty where the run is not completed."""
-        return _read(self.path / RESULT)
+        return read_or_empty(self.path / RESULT)
 
     def set_state(
         self,
@@ -214,105 +304,7 @@ def _boot() -> str | None:
         return None
 
 
-@contextmanager
-def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool = False) -> Iterator[RunDirectory]:
-    """Give the folder of this experiment to this process alone: a completed one, an unfinished one, or a new one.
-
-    Args:
-        root: folder of all runs.
-        name: the experiment.
-        force: make a new folder whatever there is.
-        allow_inexact: go on although other bits will come out than without a stop; the result says so.
-
-    Raises:
-        LockedError: another process works on the same experiment.
-        CheckpointError: a newer program made the folder.
-        StorageError: the folder cannot be made.
-    """
-    task_folder = root / _UNSAFE.sub("-", name.task)
-    storage.check_writable(task_folder)
-    with _alone(task_folder, name.identity[:SHORT]):
-        path = None if force else find(task_folder, name.identity)
-        if path is None:
-            path = storage.claim_folder(task_folder, name.folder)
-        run = RunDirectory(path, name, allow_inexact=allow_inexact)
-        with (
-            storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"),
-            storage.heartbeat(path / LOCK),
-            storage.held(path),
-        ):
-            _refuse_newer(path)
-            storage.clean_temporary(path)
-            if run.result():
-                run.finish()
-            elif not run.status():
-                run.set_state("created")
-            yield run
-
-
-@contextmanager
-def _alone(task_folder: Path, identity: str) -> Iterator[None]:
-    """Hold the lock of an experiment, and leave word who holds it."""
-    holder = task_folder / ".locks" / f"{identity}.json"
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(storage.lock(holder.with_suffix(".lock"), timeout_s=1.0))
-        except LockedError as error:
-            who = _read(holder)
-            raise LockedError(
-                f"process {who.get('pid', 'unknown')} on {who.get('host', 'an unknown host')} works on this run ({identity})",
-                where=task_folder.name,
-                hint="wait for it to end",
-            ) from error
-        storage.write_json(holder, {"schema": SCHEMA, "pid": os.getpid(), "host": socket.gethostname()})
-        yield
-
-
-def _refuse_newer(path: Path) -> None:
-    """Refuse a run folder whose records are of a newer program, which this one would spoil."""
-    for name in (STATUS, RESULT):
-        try:
-            read_record(path / name)
-        except NewerSchemaError as error:
-            raise CheckpointError(
-                str(error), where=str(path), hint="use the newer program, or start anew with --force"
-            ) from error
-        except (UnreadableError, OSError):
-            continue
-
-
-def find(task_folder: Path, identity: str) -> Path | None:
-    """Return the newest folder of an experiment, a completed one before an unfinished one; None where there is none."""
-    unfinished = None
-    with storage.guarded(task_folder):
-        paths = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
-    for path in paths:
-        if _read(path / STATUS).get("identity", identity) != identity:
-            continue
-        if _read(path / RESULT).get("state") == "completed":
-            return path
-        unfinished = unfinished or path
-    return unfinished
-
-
-def look(root: Path, name: RunName) -> RunDirectory | None:
-    """Return the folder that `find` finds, to be read only; None where there is none."""
-    path = find(root / _UNSAFE.sub("-", name.task), name.identity)
-    return None if path is None else RunDirectory(path, name)
-
-
-def peek(root: Path, name: RunName) -> str:
-    """Return what typing this run's command would do: "new", "resume", "completed" or "running"."""
-    task_folder = root / _UNSAFE.sub("-", name.task)
-    path = find(task_folder, name.identity)
-    if path is None:
-        return "new"
-    if _read(path / RESULT):
-        return "completed"
-    return "running" if storage.is_locked(path / LOCK) else "resume"
-
-
-def _read(path: Path) -> dict[str, Any]:
+def read_or_empty(path: Path) -> dict[str, Any]:
     """Return a record; empty where it is missing or unreadable."""
     try:
         return read_record(path) or {}

@@ -14,7 +14,7 @@ _ABSENT = "nothing"
 _WAYS = "start anew with --force, or go on with --allow-inexact-resume"
 
 
-def settle(
+def check_fingerprint(
     folder: Path, now: dict[str, Any], *, owner: str, has_progress: bool, allow_inexact: bool = False
 ) -> list[str]:
     """Write what decides the bits of a stage, and compare with what an earlier attempt wrote where that is gone on from.
@@ -57,7 +57,7 @@ def _changed(folder: Path, start: dict[str, Any], now: dict[str, Any], allow_ine
     if "threads" in changed and set(changed) <= {"threads", "blas_threads"}:
         hint = f"set OMP_NUM_THREADS={changed['threads'][0]}, {_WAYS}"
     raise FingerprintError(
-        f"other bits would come out, because these differ from the start: {told}", where=folder.parent.name, hint=hint
+        f"cannot resume exactly; changed since the run started: {told}", where=folder.parent.name, hint=hint
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from orca_cli import parts, seeding
 from orca_cli.compose import source_reader, task_reader
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import Body, Error, Loss, Reporter, SourceData, TaskData
+from orca_cli.interfaces import Body, Error, Finetune, Loss, Reporter, SourceData, TaskData
 from orca_cli.losses.defaults import default_loss
 from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.bodies.checkpoints import revision
@@ -20,7 +20,6 @@ from orca_cli.models.transfer import TransferModel
 from orca_cli.schema import Config
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.defaults import default_error
-from orca_cli.training.freeze import count, select_trained
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,8 @@ class Built:
         task: the data, split.
         loss: what stage 3 minimises.
         error: what is reported.
-        model: embedder, body and predictor, on the CPU.
+        model: embedder, body and predictor, on the CPU; the finetune mode is applied.
+        finetune: which parameters stage 3 trains.
         summary: JSON-able: shapes, kernel, tokens, parameters per part, splits.
     """
 
@@ -39,6 +39,7 @@ class Built:
     loss: Loss
     error: Error
     model: TransferModel
+    finetune: Finetune
     summary: dict[str, Any]
 
 
@@ -51,7 +52,8 @@ def build(config: Config, reporter: Reporter) -> Built:
     """
     task = read_task(config, reporter)
     check_batch(config, len(task.train))
-    body = load_body(config)
+    mode: Finetune = parts.build(config.finetune, "finetune")
+    body = load_body(config, pretrained=mode.pretrained)
     model = build_model(
         body=body,
         kind=task.kind,
@@ -64,13 +66,13 @@ def build(config: Config, reporter: Reporter) -> Built:
         causal=task.causal,
         seed=config.seed,
     )
-    select_trained(model, config.finetune.train)
+    mode.apply(model)
     integer = not np.issubdtype(task.train.targets().dtype, np.floating)
     loss = _part(config.task, "loss") or default_loss(task.kind, integer)
     error = _part(config.task, "error") or default_error(task.kind, integer)
     if config.train.error_chunks is not None:
         error = ChunkMean(error, config.train.error_chunks, config.train.batch_size)
-    return Built(task, loss, error, model, _summary(config, task, model, error))
+    return Built(task, loss, error, model, mode, _summary(config, task, model, error))
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
@@ -101,10 +103,10 @@ def read_source(config: Config, reporter: Reporter) -> SourceData:
     return source
 
 
-def load_body(config: Config) -> Body:
-    """Load the pretrained body; for finetune=scratch its weights are drawn anew."""
+def load_body(config: Config, *, pretrained: bool = True) -> Body:
+    """Load the body; unless it is to keep its pretrained weights, draw them at random."""
     body: Body = parts.build(config.body, "body")
-    if config.finetune.body == "random":
+    if not pretrained:
         seeding.seed_torch(config.seed, "build", "body")
         body.reset_weights()
     return body
@@ -152,9 +154,10 @@ def _folders(config: Config) -> dict[str, Path]:
 
 def _summary(config: Config, task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:
     shapes = describe(model)
-    shapes["parameters"] = dict(shapes["parameters"]) | {"trained": count(model, trained_only=True)}
+    shapes["parameters"] = dict(shapes["parameters"]) | {
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad)
+    }
     return {
-        "schema": 1,
         "kind": task.kind,
         "num_outputs": task.num_outputs,
         "error": error.name,

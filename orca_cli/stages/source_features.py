@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from orca_cli import seeding, signals, storage
-from orca_cli.exceptions import ChecksumError, ConfigError
+from orca_cli import seeding, signals
+from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Body, Features, Metric, Reporter, SourceData, Tokens
-from orca_cli.terminal import log
+from orca_cli.training.cache import Entry, cached
 from orca_cli.training.numerics import numerics_key
 
 _BATCH = 64
-_VERSION = 1  # of what is stored; a change makes every cached entry a miss
+_VERSION = 2  # of what is stored; a change makes every cached entry a miss
 
 
 def source_features(
@@ -61,11 +59,11 @@ def source_features(
     cut = length if features == "sequence" else 0
     key = _key(body.checkpoint_digest, source.digest, features, cut, points, seed, _settings(body))
 
-    def compute() -> dict[str, Tensor]:
+    def compute() -> Entry:
         x, labels = _embed(body, source, features, length, points, seed, reporter)
-        return {"x": x, "labels": labels}
+        return Entry({"x": x, "labels": labels})
 
-    stored = cached(cache_folder / "source_features" / _key(key, numerics_key()), compute)
+    stored = cached(cache_folder / "source_features" / _key(key, numerics_key()), compute).tensors
     cloud = Features(stored["x"], stored["labels"], len(source.class_names))
     return cloud, key
 
@@ -83,26 +81,7 @@ def prepared_metric(
         cache_folder: where the entry is kept.
     """
     key = _key(source_key, json.dumps(settings, sort_keys=True), str(source.x.dtype), numerics_key())
-    return cached(cache_folder / "metric_sources" / key, lambda: metric.prepare(source))
-
-
-def cached(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return named tensors from a cache entry, computing and committing it where it is absent or damaged."""
-    file = "tensors.safetensors"
-    with storage.lock(
-        path.with_suffix(".lock"), timeout_s=3600.0, what=f"cache entry {path.name}", while_waiting=signals.check
-    ):
-        if path.exists():
-            try:
-                storage.verify_folder(path)
-                return storage.read_tensors(path / file)
-            except ChecksumError as error:
-                log.warning(f"damaged cache entry computed again: {error}")
-                storage.quarantine(path)
-        tensors = compute()
-        with storage.commit_folder(path) as temporary:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / file)
-        return tensors
+    return cached(cache_folder / "metric_sources" / key, lambda: Entry(metric.prepare(source))).tensors
 
 
 def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, Tensor]:

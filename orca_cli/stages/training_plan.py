@@ -1,4 +1,4 @@
-"""The course of stage 3: which samples an optimizer step sees, and at what rate; a function of the seed and the step."""
+"""The plan of stage 3: which samples an optimizer step sees, and at what rate; a function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import make_optimizer, set_lr, warmup_then_linear
 
 
-class Course:
+class TrainingPlan:
     """The optimizer steps of one run's stage 3.
 
     Args:

@@ -37,7 +37,7 @@ class Checkpoint:
         step: number of optimizer steps taken.
         weights: the trained module's state.
         optimizer: the optimizer's tensors, flat; see `optimizer_tensors`.
-        best: weights that are kept beside the current ones; empty where there are none.
+        kept: weights that are kept beside the current ones, such as the best so far; empty where there are none.
         records: plain values, such as the lines of metrics.jsonl.
         scaler: state of fp16's gradient scaler, plain values; empty at other precisions.
     """
@@ -45,7 +45,7 @@ class Checkpoint:
     step: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    best: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
     records: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
 
@@ -68,14 +68,14 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
             return
         except ChecksumError:
             storage.quarantine(path)
-    tensors = (checkpoint.weights, checkpoint.optimizer, checkpoint.best)
+    tensors = (checkpoint.weights, checkpoint.optimizer, checkpoint.kept)
     size = sum(value.nbytes for group in tensors for value in group.values())
     storage.require_space(folder, size + _ROOM)
     with storage.commit_folder(path, owner=owner) as temporary:
         save_file(_contiguous(checkpoint.weights), temporary / "model.safetensors")
         save_file(_contiguous(checkpoint.optimizer), temporary / "optimizer.safetensors")
-        if checkpoint.best:
-            save_file(_contiguous(checkpoint.best), temporary / "best.safetensors")
+        if checkpoint.kept:
+            save_file(_contiguous(checkpoint.kept), temporary / "kept.safetensors")
         state = {
             "schema": _SCHEMA,
             "step": checkpoint.step,
@@ -104,13 +104,13 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
         try:
             return _load(path, owner)
         except ChecksumError as error:
-            log.warning(f"damaged checkpoint left out: {error}")
+            log.warning(f"skipping a damaged checkpoint: {error}")
             storage.quarantine(path)
     if any(folder.glob("step-*")):
         raise CheckpointError(
-            "no checkpoint is whole",
+            "no valid checkpoint found",
             where=str(folder),
-            hint="delete this folder to begin the stage anew, or use --force to begin the run anew",
+            hint="delete this folder to restart the stage, or use --force to restart the run",
         )
     return None
 
@@ -129,13 +129,13 @@ def _load(path: Path, owner: str) -> Checkpoint:
             hint="use a newer program",
         )
     if path.name != f"step-{trainer['step']:08d}":
-        raise ChecksumError(f"is in truth step {trainer['step']}", where=str(path))
-    best = path / "best.safetensors"
+        raise ChecksumError(f"actually contains step {trainer['step']}", where=str(path))
+    kept = path / "kept.safetensors"
     return Checkpoint(
         step=trainer["step"],
         weights=storage.read_tensors(path / "model.safetensors"),
         optimizer=storage.read_tensors(path / "optimizer.safetensors"),
-        best=storage.read_tensors(best) if best.exists() else {},
+        kept=storage.read_tensors(kept) if kept.exists() else {},
         records=trainer["records"],
         scaler=trainer.get("scaler", {}),
     )
@@ -147,10 +147,58 @@ def _kept(folder: Path) -> list[Path]:
     return [path for _, path in sorted((int(name[1]), path) for path, name in named if name)]
 
 
-def clear(folder: Path) -> None:
-    """Delete all checkpoints of a stage that has ended."""
-    if folder.exists():
-        storage.remove(folder)
+class Saver:
+    """The checkpoints of one stage: the newest to resume from, and another whenever enough time has passed."""
+
+    def __init__(self, folder: Path, *, owner: str, every_s: float) -> None:
+        """Take the place.
+
+        Args:
+            folder: all checkpoints of the stage.
+            owner: identity of the run.
+            every_s: seconds between checkpoints.
+        """
+        self._folder, self._owner, self._every_s = folder, owner, every_s
+        self._last = storage.monotonic()
+        self._saved = 0
+
+    def load(self) -> Checkpoint | None:
+        """Return the newest valid checkpoint; see `load_latest`."""
+        found = load_latest(self._folder, owner=self._owner)
+        self._saved = 0 if found is None else found.step
+        return found
+
+    def is_due(self, step: int) -> bool:
+        """Return whether a step has not been saved yet and the time has come."""
+        return step != self._saved and storage.monotonic() - self._last >= self._every_s
+
+    def save(self, checkpoint: Checkpoint) -> bool:
+        """Commit a checkpoint and return True, unless its step has one already."""
+        if checkpoint.step == self._saved:
+            return False
+        save(self._folder, checkpoint, owner=self._owner)
+        self._last, self._saved = storage.monotonic(), checkpoint.step
+        return True
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write one file of weights, whole or not at all."""
+    storage.write_with(path, lambda temporary: save_file(_contiguous(weights), temporary))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read what `write_weights` wrote.
+
+    Raises:
+        StorageError: it is there and cannot be read.
+    """
+    return storage.read_tensors(path)
+
+
+def commit_weights(folder: Path, weights: Mapping[str, Tensor], *, owner: str) -> None:
+    """Commit a folder with weights and a manifest."""
+    with storage.commit_folder(folder, owner=owner) as temporary:
+        save_file(_contiguous(weights), temporary / "model.safetensors")
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

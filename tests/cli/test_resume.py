@@ -28,13 +28,14 @@ def uninterrupted():
     ],
 )
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_resumed_run_has_the_same_bits(orca, start, environment, small, uninterrupted, stage, pattern, number):
+def test_resumed_run_has_the_same_bits(orca, start, environment, small, tmp_path, uninterrupted, stage, pattern, number):
     if not uninterrupted:
         assert orca("run", *small, *OFTEN, "--force")[0] == 0
         uninterrupted.update(results(environment)[0])
         for run in run_folders(environment):  # make way: this run's identity must not be found as completed
             run.rename(environment / f"aside-{run.name}")
-    process = start("run", *small, *OFTEN)
+    cold = f"paths.cache={tmp_path / 'cold'}"  # where no finished alignment is to be found
+    process = start("run", *small, *OFTEN, cold)
     wait_for(environment, pattern, process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -49,7 +50,7 @@ def test_resumed_run_has_the_same_bits(orca, start, environment, small, uninterr
         assert "Traceback" not in err
     assert not (run / "result.json").exists()
 
-    code, out, err = orca("run", *small, *OFTEN)
+    code, out, err = orca("run", *small, *OFTEN, cold)
     assert code == 0, err
     assert "resumed at step" in err
     (result,) = results(environment)
@@ -78,14 +79,14 @@ def test_interrupted_sweep_goes_on_where_it_stopped(orca, start, environment, sm
 def test_signal_ends_a_sweep_in_one_process_whenever_it_comes(orca, environment, small, monkeypatch, late):
     """Hydra's own launcher runs all jobs in the process that was called."""
     from orca_cli import signals
-    from orca_cli.commands import job
+    from orca_cli import experiment
 
     def stages(*_):
         os.kill(os.getpid(), signal.SIGTERM)
         if not late:
             signals.check()
 
-    monkeypatch.setattr(job, "_stages", stages)
+    monkeypatch.setattr(experiment, "_complete", stages)
     code, out, err = orca("run", "-m", *small, "metric=none", "seed=0,1", "hydra/launcher=basic")
     assert code == 143
     assert "1 not started" in out
@@ -113,7 +114,7 @@ def test_damaged_alignment_is_done_again(orca, start, environment, small, capfd)
         file.truncate(100)
     code, out, err = orca("run", *small, *OFTEN)
     assert code == 0, err
-    assert "aligned again" in err
+    assert "align: damaged, running it again" in err
     assert list((run / "2_align").glob("embedder.safetensors.bad-*"))
 
 

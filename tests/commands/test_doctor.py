@@ -112,7 +112,8 @@ def test_packages_of_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def _run(root: Path) -> Path:
     """Write a completed run as a run leaves it, without training."""
     from orca_cli import storage
-    from orca_cli.runs.directory import RunDirectory, RunName, claim
+    from orca_cli.runs.claim import claim
+    from orca_cli.runs.directory import RunDirectory, RunName
 
     name = RunName("digits", "minilm", "digits", "otdd", "full", 0, "clean", "a" * 64, "b" * 64, {"train.lr": "1"})
     with claim(root, name) as run:

@@ -13,9 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orca_cli import signals, storage
-from orca_cli.commands import job as command
-from orca_cli.commands import run as command_line
+from orca_cli import experiment, signals, storage
 from orca_cli.launching import processes
 
 KINDS = ("raise", "exit", "exit without a word", "kill", "segfault", "memory", "hang", "deaf")
@@ -39,7 +37,7 @@ def stages(argument: str) -> None:
     default_signals("")
     processes.GRACE_S = 1.0
 
-    def run_stages(job: Any, run: Any) -> None:
+    def complete(job: Any, run: Any, on_build: Any) -> None:
         _note(f"start {job.config.seed}")
         run.set_state("finetune")
         if str(job.config.seed) == seed:
@@ -49,10 +47,22 @@ def stages(argument: str) -> None:
             time.sleep(0.01)
             signals.check()
         error = {"name": "0-1 error", "value": 0.5, "n": 2, "skipped": 0, "percent": True, "others": {}}
-        run.write_result({"error": error, "pid": os.getpid()})
+        curves = {"align": [], "finetune": [{"epoch": 1, "validation_error": 0.5}]}
+        run.write_result(
+            {
+                "error": error,
+                "pid": os.getpid(),
+                "curves": curves,
+                "selected": {"epoch": 1},
+                "metric_value": {"before": None, "after": None},
+                "splits": {"test": {"n": 2}},
+                "trivial_error": 0.5,
+                "seconds": {"finetune": 0.0},
+            }
+        )
         _note(f"end {job.config.seed}")
 
-    command._stages = run_stages
+    experiment._complete = complete
 
 
 def _note(text: str) -> None:
@@ -89,14 +99,14 @@ def together(argument: str) -> None:
     """
     moment, seconds = argument.split(";")
     stages(f"{seconds};-;-")
-    original = command_line.run_job
+    original = experiment.run
 
-    def run_job(*words: Any, **settings: Any) -> Any:
+    def run(*words: Any, **settings: Any) -> Any:
         while time.time() < float(moment):
             time.sleep(0.0005)
         return original(*words, **settings)
 
-    command_line.run_job = run_job
+    experiment.run = run
 
 
 def results(runs: Path) -> list[dict[str, Any]]:

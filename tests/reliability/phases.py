@@ -15,13 +15,13 @@ from typing import Any
 PHASES = {
     "build": ("orca_cli.stages.build", "build_model"),
     "features": ("orca_cli.stages.source_features", "select_points"),
-    "metric": ("orca_cli.stages.align", "prepared_metric"),
-    "align": ("orca_cli.stages.align", "_Trainer._epoch"),
+    "metric": ("orca_cli.stages.compared", "prepared_metric"),
+    "align": ("orca_cli.stages.trajectory", "Trainer._epoch"),
     "checkpoint": ("orca_cli.training.checkpoint", "save_file"),
     "prune": ("orca_cli.storage", "remove"),
-    "finetune": ("orca_cli.stages.training_plan", "Course.take"),
-    "validate": ("orca_cli.stages.finetune", "_end_epoch"),
-    "test": ("orca_cli.stages.finetune", "_test"),
+    "finetune": ("orca_cli.stages.training_plan", "TrainingPlan.take"),
+    "validate": ("orca_cli.stages.finetune", "_Training._end_epoch"),
+    "test": ("orca_cli.stages.finetune", "test"),
     "result": ("orca_cli.runs.directory", "RunDirectory.write_result"),
 }
 
@@ -77,13 +77,13 @@ def _lose_rate() -> None:
     first: list[int] = []
 
     def make(original: Callable) -> Callable:
-        def call(course: Any, step: int) -> float:
+        def call(plan: Any, step: int) -> float:
             first.append(step)
-            return original(course, step - first[0])
+            return original(plan, step - first[0])
 
         return call
 
-    replace(("orca_cli.stages.training_plan", "Course.rate"), make)
+    replace(("orca_cli.stages.training_plan", "TrainingPlan.rate"), make)
 
 
 def _lose_dropout() -> None:
@@ -140,7 +140,7 @@ def _lose_weights() -> None:
 
 def _lose_best() -> None:
     def change(loaded: Any) -> None:
-        loaded.best.clear()
+        loaded.kept.clear()
         loaded.records["lines"] = [line | {"validation_error": 0.0} for line in loaded.records["lines"]]
 
     _changed_checkpoint(change)

@@ -18,7 +18,7 @@ from orca_cli.cli import main
 from orca_cli.exceptions import ChecksumError
 from orca_cli.report.collect import collect
 from orca_cli.runs import check, identity
-from orca_cli.stages.source_features import cached
+from orca_cli.training.cache import Entry, cached
 from orca_cli.training import checkpoint
 from tests.cli.conftest import results, run_folders
 from tests.reliability.test_kills import SHORT, completed, killed, outcome
@@ -31,7 +31,7 @@ def two_checkpoints(folder: Path) -> None:
         tensors = {"w": torch.randn(40, generator=torch.Generator().manual_seed(step)), "b": torch.zeros(0)}
         state = {"0.exp_avg": torch.ones(40), "0.step": torch.tensor(float(step))}
         checkpoint.save(
-            folder, checkpoint.Checkpoint(step, tensors, state, best=tensors, records={"lines": [step]}), owner=OWNER
+            folder, checkpoint.Checkpoint(step, tensors, state, kept=tensors, records={"lines": [step]}), owner=OWNER
         )
 
 
@@ -58,7 +58,7 @@ def test_every_flipped_bit_is_detected(tmp_path, count, scorecard):
     assert set(names) >= {
         "model.safetensors",
         "optimizer.safetensors",
-        "best.safetensors",
+        "kept.safetensors",
         "trainer.json",
         "MANIFEST.json",
     }
@@ -114,7 +114,7 @@ def _honest_but_short(step: Path, name: str) -> None:
     owner = storage.verify_folder(step)
     (step / name).unlink()
     storage.seal(step, [file for file in step.iterdir() if file.name != storage.MANIFEST], owner=owner)
-    if name in ("best.safetensors", storage.MANIFEST):  # may be absent by right; then it is some other run's checkpoint
+    if name in ("kept.safetensors", storage.MANIFEST):  # may be absent by right; then it is some other run's checkpoint
         storage.seal(step, [file for file in step.iterdir() if file.name != storage.MANIFEST], owner="x" * 64)
 
 
@@ -175,7 +175,7 @@ def test_a_run_goes_on_exactly_from_the_checkpoint_before(fork, small, tmp_path,
     shutil.copytree(runs, tmp_path / "worse")
     case = fork("run", *small, *SHORT, f"paths.runs={runs}")
     assert case.wait(240) == 0, case.err
-    assert "damaged checkpoint left out" in case.err
+    assert "skipping a damaged checkpoint" in case.err
     assert outcome(run) == expected
     worse = tmp_path / "worse"
     for step in worse.glob("*/*/3_finetune/checkpoints/step-*"):
@@ -184,7 +184,7 @@ def test_a_run_goes_on_exactly_from_the_checkpoint_before(fork, small, tmp_path,
     assert case.wait(240) == 21
     last = case.err.strip().splitlines()[-1]
     assert last.startswith("orca: error: ")
-    assert "3_finetune/checkpoints: no checkpoint is whole; delete this folder to begin the stage anew" in last
+    assert "3_finetune/checkpoints: no valid checkpoint found; delete this folder to restart the stage" in last
     shutil.rmtree(next(worse.glob("*/*/3_finetune/checkpoints")))
     assert completed(fork, [*small, *SHORT], worse) == expected
     scorecard.add("runs with damaged checkpoints / went on exactly or refused", cases=3, passed=3, target=3)
@@ -198,7 +198,7 @@ def test_a_damaged_cache_entry_is_a_miss(tmp_path, count, scorecard):
     cases, right = count(pr=26, nightly=50), 0
     for case in range(cases):
         entry = tmp_path / f"{case}" / "entry"
-        cached(entry, lambda: truth)
+        cached(entry, lambda: Entry(truth))
         name = ("tensors.safetensors", storage.MANIFEST)[case % 2]
         kind = kinds[case // 2 % len(kinds)]
         if kind == "sealed again without it":
@@ -206,7 +206,7 @@ def test_a_damaged_cache_entry_is_a_miss(tmp_path, count, scorecard):
         else:
             CHANGES[kind](entry, name)
         computed = []
-        found = cached(entry, lambda computed=computed: computed.append(1) or truth)
+        found = cached(entry, lambda computed=computed: computed.append(1) or Entry(truth)).tensors
         storage.verify_folder(entry)
         aside = list(entry.parent.glob("entry.bad-*"))
         right += bool(computed and aside) and all(torch.equal(found[name], truth[name]) for name in truth)

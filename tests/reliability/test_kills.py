@@ -104,20 +104,19 @@ def test_killed_anywhere_and_typed_again_the_bits_are_the_same(fork, small, refe
     try:
         for case in range(cases + cases // 20 + 1):  # a run that is faster than its killer does not count
             runs = tmp_path / f"runs-{case}"
+            words = [*small, *SHORT, f"paths.cache={tmp_path / f'cache-{case}'}"]  # cold at first, warm after a kill
             first = ORDER[case % len(ORDER)]
-            cold = first in ("features", "metric")  # with warm caches there is nothing of these to be killed in
-            home = {"ORCA_HOME": str(tmp_path / f"home-{case}")} if cold else {}
             chosen = [first, *generator.sample(ORDER, generator.randrange(3))]
             hits = 0
             for phase in chosen:
                 number, most_s = generator.randint(1, CALLS[phase]), 0.02 if phase in LATE else 0.04
-                hits += killed(fork, [*small, *SHORT], runs, phase, number, generator.uniform(0, most_s), more=home)
+                hits += killed(fork, words, runs, phase, number, generator.uniform(0, most_s))
                 if any(runs.glob("*/*/result.json")):
                     break
             if not hits:
                 continue
             tried, kills = tried + 1, kills + hits
-            found = completed(fork, [*small, *SHORT], runs)
+            found = completed(fork, words, runs)
             exact += found == expected
             assert found == expected, chosen
             shutil.rmtree(runs)
@@ -190,9 +189,10 @@ def test_many_short_attempts_equal_one_long(fork, small, reference, tmp_path, co
         parts = [("finetune", 3), ("finetune", 3 + case // 10)]
         if "metric=none" not in words:
             parts.insert(0, ("align", 2))
-        hits = sum(killed(fork, [*small, *words], runs, phase, number, 0.03) for phase, number in parts)
+        own = [*small, *words, f"paths.cache={tmp_path / f'cache-{case}'}"]
+        hits = sum(killed(fork, own, runs, phase, number, 0.03) for phase, number in parts)
         assert hits, words
-        assert completed(fork, [*small, *words], runs) == expected, words
+        assert completed(fork, own, runs) == expected, words
     scorecard.add("settings cut into pieces / equal to the whole", cases=cases, passed=cases, target=20)
 
 

@@ -25,7 +25,7 @@ from orca_cli import storage
 from orca_cli.exceptions import ChecksumError, OrcaError
 from orca_cli.report.collect import collect
 from orca_cli.runs.check import check
-from orca_cli.runs.directory import claim
+from orca_cli.runs.claim import claim
 from orca_cli.training import checkpoint
 from tests.properties import examples
 from tests.reliability.workloads import NAME, OWNER, inject

@@ -140,7 +140,7 @@ DEFECTS = {
         ("tests/unit/test_training.py", "-k", "resumed_training"),
     ),
     "a damaged cache entry is used": Defect(
-        "orca_cli/stages/source_features.py",
+        "orca_cli/training/cache.py",
         "                storage.verify_folder(path)\n",
         "",
         (_DAMAGE, "-k", "cache_entry"),

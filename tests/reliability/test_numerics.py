@@ -189,8 +189,8 @@ def test_no_alignment_step_is_taken_with_a_number_that_is_none(
     orca, environment, small, tmp_path, monkeypatch, scorecard, what, value, step, problem
 ):
     """G1 in stage 2: code 32 before the update, the checkpoint before is whole, and the run goes on from it exactly."""
-    words = ["run", *small, *ALIGN]
-    assert orca(*words, f"paths.runs={tmp_path / 'whole'}")[0] == 0
+    words = ["run", *small, *ALIGN, f"paths.cache={tmp_path / 'cold'}"]
+    assert orca("run", *small, *ALIGN, f"paths.runs={tmp_path / 'whole'}")[0] == 0
     (whole,) = results(tmp_path / "whole")
     distance, update = OTDD.distance, torch.optim.AdamW.step
     calls = {"distance": 0, "update": 0, "fault": 0}
@@ -249,7 +249,7 @@ def test_an_absurd_rate_of_alignment_is_told(orca, environment, small, scorecard
 
 
 @pytest.mark.slow
-def test_no_distance_that_is_none_is_recorded(orca, environment, small, monkeypatch, scorecard):
+def test_no_distance_that_is_none_is_recorded(orca, environment, small, tmp_path, monkeypatch, scorecard):
     """I7: the distance after the last step is measured without a gradient; NaN would stand in result.json."""
     calls = {"after": 0}
     distance = OTDD.distance
@@ -264,7 +264,7 @@ def test_no_distance_that_is_none_is_recorded(orca, environment, small, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(OTDD, "distance", faulty)
-        code, _, err = orca("run", *small, *ALIGN)
+        code, _, err = orca("run", *small, *ALIGN, f"paths.cache={tmp_path / 'cold'}")
     assert calls["after"], err
     passed = code == 32 and "orca: error: align: the distance is nan" in err and not results(environment)
     scorecard.add("distances that are not finite / kept out of results", cases=1, passed=int(passed), target=1)

@@ -66,8 +66,8 @@ class Trial:
     def stopped(self, point, number, plan, *words, **more):
         """Start a run that sends itself signals; returns its exit code and standard error."""
         self.new_folder()
-        if point == "features":
-            for entry in self._home.rglob("source_features"):
+        for entry in [*self._home.rglob("source_features"), *self._home.rglob("alignments")]:
+            if entry.name == "alignments" or point == "features":
                 shutil.rmtree(entry)
         if point == "checkpoint":
             words = (*words, "train.checkpoint_s=0")

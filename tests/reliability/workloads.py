@@ -53,10 +53,10 @@ def cache(folder: Path, promise: Callable[[str], None]) -> None:
     """Make a cache entry, and take it out again."""
     import torch
 
-    from orca_cli.stages.source_features import cached
+    from orca_cli.training.cache import Entry, cached
 
     for _ in range(2):
-        value = cached(folder / "cache" / "entry", lambda: {"x": torch.arange(64.0)})["x"]
+        value = cached(folder / "cache" / "entry", lambda: Entry({"x": torch.arange(64.0)})).tensors["x"]
         assert torch.equal(value, torch.arange(64.0)), "another value came out of the cache"
         promise("entry")
 

@@ -4,7 +4,7 @@ import os
 import sys
 
 from orca_cli import terminal
-from orca_cli.commands import job
+from orca_cli import experiment
 
 
 def test_time_left_counts_the_steps_of_this_attempt_alone(monkeypatch):
@@ -31,8 +31,8 @@ def test_lost_output_does_not_end_the_work(monkeypatch, capfd):
 
 def test_log_file_that_cannot_be_opened_does_not_end_the_run(tmp_path, capfd):
     terminal.configure_logging()
-    with job._logged(tmp_path):
+    with experiment._logged(tmp_path):
         terminal.log.info("goes on")
     err = capfd.readouterr().err
-    assert "standard error alone" in err
+    assert "standard error only" in err
     assert "goes on" in err

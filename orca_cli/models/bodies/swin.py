@@ -125,6 +125,10 @@ class SwinBody(nn.Module):
         """Swin has no classification token."""
         return
 
+    def norms(self) -> list[nn.Module]:
+        """Return all norms of the body."""
+        return [module for module in self.modules() if isinstance(module, nn.LayerNorm)]
+
     def reset_weights(self) -> None:
         """Draw encoder and norm anew, by the architecture's own initialisation; the patch embedding stays."""
         from transformers import SwinModel

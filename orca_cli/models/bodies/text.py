@@ -129,6 +129,10 @@ class TextBody(nn.Module):
         device = self.embeddings.word_embeddings.weight.device
         return self.embeddings(input_ids=torch.tensor([[number]], device=device))[0, 0].clone()
 
+    def norms(self) -> list[nn.Module]:
+        """Return all norms of the body."""
+        return [module for module in self.modules() if isinstance(module, nn.LayerNorm)]
+
     def reset_weights(self) -> None:
         """Draw the encoder anew, by the architecture's own initialisation; the embedding layer stays."""
         fresh = type_of(self.config)(copy.deepcopy(self.config), add_pooling_layer=False)

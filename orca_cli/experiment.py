@@ -1,0 +1,341 @@
+"""One run, from the claim of its folder to its result, as a call: what `orca run`, sweeps, searches and tests use.
+
+`run` never raises for an expected failure: it records it in the run's folder and returns it. `train` and `test` are the two
+halves of a run's work; the test split stays closed until `test`.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from orca_cli import signals, storage, terminal
+from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, of_processes
+from orca_cli.runs import claim
+from orca_cli.runs.directory import RunDirectory, RunName
+from orca_cli.runs.identity import data_files, identity, settings_hash
+
+if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
+    from orca_cli.compose import Composed
+    from orca_cli.stages.align import Aligned
+    from orca_cli.stages.build import Built
+    from orca_cli.stages.finetune import Tested, Trained
+    from orca_cli.training.engine import Engine
+
+State = Literal["completed", "skipped", "failed", "interrupted", "not started"]
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run is not completed.
+
+    Args:
+        error: what to print, in one line.
+        cause: what it came from, for a traceback; the error itself where there is nothing else.
+    """
+
+    error: OrcaError
+    cause: BaseException
+
+    def record(self) -> dict[str, str]:
+        """Return the failure as it stands in status.json."""
+        return {"kind": type(self.error).__name__, "message": str(self.error), "hint": self.error.hint}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run ended.
+
+    Args:
+        state: skipped means that it had been completed before.
+        code: exit code.
+        path: the run's folder; None where none was made.
+        result: content of result.json; empty unless completed or skipped.
+        failure: None unless failed or interrupted.
+    """
+
+    state: State
+    code: int = 0
+    path: Path | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A trained model that has not seen the test split.
+
+    Args:
+        built: task, loss, error and the model with the chosen weights.
+        aligned: what stage 2 found.
+        trained: what stage 3 found.
+        engine: the device.
+        seconds: stage -> wall time.
+    """
+
+    built: Built
+    aligned: Aligned
+    trained: Trained
+    engine: Engine
+    seconds: dict[str, float]
+
+
+def _ignore(summary: Summary) -> None:
+    """Take no notice."""
+
+
+def run(
+    job: Composed, *, force: bool = False, allow_inexact: bool = False, on_build: Callable[[Summary], None] = _ignore
+) -> Outcome:
+    """Run one composed job, resume it, or find it completed.
+
+    Args:
+        job: what to run.
+        force: run again, in a new folder, what is already completed.
+        allow_inexact: resume although threads, packages, data or weights have changed; the result says so.
+        on_build: called with the summary of stage 1.
+    """
+    name, root = run_name(job), Path(job.config.paths.runs or "")
+    try:
+        _check_device(job, None if force else claim.look(root, name))
+        with (
+            signals.deferred(),
+            signals.watched(),
+            claim.claim(root, name, force=force, allow_inexact=allow_inexact) as folder,
+            _logged(folder.log_file),
+        ):
+            if result := folder.result():
+                terminal.log.info(f"already completed, not run again (--force does): {folder.path}")
+                return Outcome("skipped", path=folder.path, result=result)
+            terminal.log.info(f"{folder.path}")
+            return _attempt(job, folder, on_build)
+    except OrcaError as error:
+        return _ended(Failure(error, error), None)
+
+
+def run_name(job: Composed) -> RunName:
+    """Return what identifies a composed job's run."""
+    config = job.config
+    choices = {group: job.choices[group] for group in ("task", "body", "source", "metric", "finetune")}
+    data = Path(config.paths.data or "")
+    return RunName(
+        **choices,
+        seed=config.seed,
+        protocol=config.protocol,
+        identity=identity(job.content, job.choices, data),
+        settings=settings_hash(job.content, job.choices, data),
+        variant=job.variant,
+    )
+
+
+def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None] = _ignore) -> Validated:
+    """Run the three stages up to the choice of the weights; the test split stays closed.
+
+    Raises:
+        OrcaError: an expected failure of a stage.
+    """
+    from orca_cli.stages.align import align
+    from orca_cli.stages.build import build
+    from orca_cli.stages.finetune import finetune
+    from orca_cli.training.engine import Engine, choose_device
+    from orca_cli.training.numerics import numerics
+
+    config, reporter = job.config, terminal.LogReporter()
+    device = choose_device(config.device)
+    engine = Engine(device, config.precision)
+    _write_settings(job, folder, str(device))
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "build"):
+        folder.set_state("build")
+        with signals.immediate():  # what it makes has its name once it is whole
+            built = build(config, reporter)
+        data = {f"data.{name}": split["sha256"] for name, split in built.summary["splits"].items()}
+        facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"]}
+        folder.check_fingerprint("build", facts)
+        folder.write_summary("build", built.summary)
+    on_build(built.summary)
+    with _timed(seconds, "align"):
+        aligned = align(config, built, engine, folder, reporter)
+    with _timed(seconds, "finetune"):
+        trained = finetune(config, built, engine, folder, reporter)
+    return Validated(built, aligned, trained, engine, seconds)
+
+
+def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
+    """Open the test split, once, and measure the chosen weights on it.
+
+    Raises:
+        OrcaError: an expected failure, such as a test split that is missing.
+    """
+    from orca_cli.stages import finetune
+
+    with _timed(validated.seconds, "test"):
+        return finetune.test(job.config, validated.built, validated.engine, folder)
+
+
+def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None]) -> Outcome:
+    try:
+        _complete(job, folder, on_build)
+    except InterruptionError as error:
+        failure = Failure(error, error)
+        _record(folder, "interrupted", failure)
+        return _ended(failure, folder.path)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
+        failed = _gone(folder)
+        if failed is not None:  # there is nothing left to record it in
+            return _ended(Failure(failed, error), folder.path)
+        stage = folder.status().get("stage") or "build"
+        failure = Failure(_known(error, stage) or _bug(folder, error), error)
+        _record(folder, "failed", failure)
+        return _ended(failure, folder.path)
+    return Outcome("completed", path=folder.path, result=folder.result())
+
+
+def _complete(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None]) -> None:
+    """Train, test and write the result."""
+    validated = train(job, folder, on_build)
+    tested = test(job, folder, validated)
+    folder.write_result(_result(job, validated, tested) | {"inexact": folder.inexact()})
+
+
+def _ended(failure: Failure, path: Path | None) -> Outcome:
+    state: State = "interrupted" if isinstance(failure.error, InterruptionError) else "failed"
+    return Outcome(state, failure.error.code, path, failure=failure)
+
+
+def _check_device(job: Composed, earlier: RunDirectory | None) -> None:
+    """Refuse a device that is absent, or a precision that it lacks, before a folder is made or an earlier one touched.
+
+    Args:
+        job: what to run.
+        earlier: the folder of the same run, None where there is none; a completed one needs no device.
+    """
+    config = job.config
+    unconditional = config.device in ("auto", "cpu") and config.precision != "fp16"
+    if unconditional or (earlier is not None and earlier.result()):
+        return  # without torch, whose import takes seconds
+    from orca_cli.training.engine import check_precision, choose_device
+
+    check_precision(choose_device(config.device), config.precision)
+
+
+def _write_settings(job: Composed, folder: RunDirectory, device: str) -> None:
+    """Write what the run is and what it is made with."""
+    from orca_cli import compose
+    from orca_cli.runs.environment import environment
+
+    files = data_files(job.content, job.choices, Path(job.config.paths.data or ""))
+    storage.write_text(folder.path / "config.yaml", compose.to_yaml(job.stored))
+    storage.write_text(folder.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides))
+    folder.write_environment(environment() | {"device": device, "files": files})
+
+
+def _gone(folder: RunDirectory) -> OrcaError | None:
+    """Return the failure that the run's folder no longer exists, which can show itself in any other; else None."""
+    try:
+        storage.check_held(folder.path)
+    except OrcaError as error:
+        return error
+    return None
+
+
+def _known(error: BaseException, stage: str) -> OrcaError | None:
+    """Return the expected failure that an exception of a stage stands for, or None for a bug."""
+    from orca_cli.training.memory import is_exhausted
+
+    if isinstance(error, OrcaError):
+        return error
+    if is_exhausted(error):
+        return MemoryExhaustedError(
+            "not enough memory", where=stage, hint="free some, or use a smaller body or less data"
+        )
+    return of_processes(error) or storage.of_the_disk(error)
+
+
+def _bug(folder: RunDirectory, error: BaseException) -> OrcaError:
+    """Keep the traceback of an unexpected failure in the run's folder, and return the line to print."""
+    path = folder.path / "error.log"
+    try:
+        storage.write_text(path, "".join(traceback.format_exception(error)))
+        hint = f"the traceback is in {path}"
+    except OrcaError:
+        hint = "--traceback shows where"
+    return OrcaError(f"unexpected {type(error).__name__}: {error}", where=folder.path.name, hint=hint)
+
+
+def _record(folder: RunDirectory, state: State, failure: Failure) -> None:
+    try:
+        folder.set_state(state, code=failure.error.code, error=failure.record())
+    except OrcaError as error:  # a full disk can hold neither the result nor the record that it failed
+        terminal.log.warning(f"the state '{state}' could not be recorded: {error}")
+
+
+def _result(job: Composed, validated: Validated, tested: Tested) -> dict[str, Any]:
+    """Return the result record of a completed run."""
+    config, built, aligned, trained = job.config, validated.built, validated.aligned, validated.trained
+    score, error = tested.score, built.error
+    seconds = dict(validated.seconds)
+    seconds["finetune"] += seconds.pop("test")
+    return {
+        "synthetic": built.task.synthetic,
+        "size": built.task.size,
+        "error": {
+            "name": error.name,
+            "value": score.value,
+            "reason": None if score.value is not None else f"undefined on all {score.skipped} that it averages over",
+            "n": score.n,
+            "skipped": score.skipped,
+            "percent": error.percent,
+            "others": dict(score.others),
+        },
+        "validation_error": trained.validation_error,
+        "trivial_error": tested.trivial,
+        "selected": {"by": config.train.select, "epoch": trained.epoch, "on": config.train.validate_on},
+        "test_reads": tested.reads,
+        "splits": built.summary["splits"] | {"test": tested.split},
+        "metric_value": {"before": aligned.before, "after": aligned.after},
+        "alignment": {
+            "select": config.align.select,
+            "steps": aligned.steps,
+            "tried": aligned.tried,
+            "collapse": aligned.collapse,
+        },
+        "curves": {"align": aligned.curve, "finetune": trained.curve},
+        "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
+        "parameters": built.summary["parameters"],
+        "weights_sha256": trained.weights_sha256,
+    }
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note how long a block took."""
+    start = storage.monotonic()
+    yield
+    seconds[stage] = storage.monotonic() - start
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Write the program's log into the run's own file as well."""
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        terminal.log.warning(f"the log goes to standard error only: {error}")
+        yield
+        return
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    terminal.told_once(handler, f"the log {path}")
+    terminal.log.addHandler(handler)
+    try:
+        yield
+    finally:
+        terminal.log.removeHandler(handler)
+        with suppress(OSError):  # lines that a full disk still has no room for
+            handler.close()

@@ -1,0 +1,38 @@
+"""The part of a model that a checkpoint has to hold: all but what the pretrained body's own files hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from orca_cli.exceptions import CheckpointError
+
+_BODY = "body."
+
+
+def own_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies, on the CPU, of embedder, predictor, all buffers, and those parameters of the body that are trained."""
+    state = model.state_dict()
+    return {name: state[name].detach().cpu().clone() for name in _own_names(model)}
+
+
+def load_own_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a model the state that `own_state` returned for one with the same trained parameters.
+
+    Raises:
+        CheckpointError: the names differ, so it was saved by another finetune mode or model.
+    """
+    expected = set(_own_names(model))
+    if different := sorted(expected ^ set(state)):
+        raise CheckpointError(
+            f"the checkpoint does not fit the model: '{different[0]}' is in one of them only",
+            where="finetune",
+            hint="use --force to start the run again",
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def _own_names(model: nn.Module) -> list[str]:
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return [name for name in model.state_dict() if not (name.startswith(_BODY) and name in frozen)]

@@ -1,0 +1,113 @@
+"""Which folder a run has: found again by identity, claimed by one process at a time."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from orca_cli import storage
+from orca_cli.exceptions import CheckpointError, LockedError
+from orca_cli.runs.directory import LOCK, RESULT, STATUS, UNSAFE, RunDirectory, RunName, read_or_empty
+from orca_cli.runs.identity import SHORT
+from orca_cli.runs.records import SCHEMA, NewerSchemaError, UnreadableError, read_record
+
+
+@contextmanager
+def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool = False) -> Iterator[RunDirectory]:
+    """Give the folder of this experiment to this process alone: a completed one, an unfinished one, or a new one.
+
+    Args:
+        root: folder of all runs.
+        name: the experiment.
+        force: make a new folder whatever there is.
+        allow_inexact: go on although other bits will come out than without a stop; the result says so.
+
+    Raises:
+        LockedError: another process works on the same experiment.
+        CheckpointError: a newer program made the folder.
+        StorageError: the folder cannot be made.
+    """
+    task_folder = root / UNSAFE.sub("-", name.task)
+    storage.check_writable(task_folder)
+    with _alone(task_folder, name.identity[:SHORT]):
+        path = None if force else find(task_folder, name.identity)
+        if path is None:
+            path = storage.claim_folder(task_folder, name.folder)
+        run = RunDirectory(path, name, allow_inexact=allow_inexact)
+        with (
+            storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"),
+            storage.heartbeat(path / LOCK),
+            storage.held(path),
+        ):
+            _refuse_newer(path)
+            storage.clean_temporary(path)
+            if run.result():
+                run.finish()
+            elif not run.status():
+                run.set_state("created")
+            yield run
+
+
+@contextmanager
+def _alone(task_folder: Path, identity: str) -> Iterator[None]:
+    """Hold the lock of an experiment, and leave word who holds it."""
+    holder = task_folder / ".locks" / f"{identity}.json"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(storage.lock(holder.with_suffix(".lock"), timeout_s=1.0))
+        except LockedError as error:
+            who = read_or_empty(holder)
+            raise LockedError(
+                f"process {who.get('pid', 'unknown')} on {who.get('host', 'an unknown host')} works on this run ({identity})",
+                where=task_folder.name,
+                hint="wait for it to end",
+            ) from error
+        storage.write_json(holder, {"schema": SCHEMA, "pid": os.getpid(), "host": socket.gethostname()})
+        yield
+
+
+def _refuse_newer(path: Path) -> None:
+    """Refuse a run folder whose records are of a newer program, which this one would spoil."""
+    for name in (STATUS, RESULT):
+        try:
+            read_record(path / name)
+        except NewerSchemaError as error:
+            raise CheckpointError(
+                str(error), where=str(path), hint="use the newer program, or start anew with --force"
+            ) from error
+        except (UnreadableError, OSError):
+            continue
+
+
+def find(task_folder: Path, identity: str) -> Path | None:
+    """Return the newest folder of an experiment, a completed one before an unfinished one; None where there is none."""
+    unfinished = None
+    with storage.guarded(task_folder):
+        paths = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
+    for path in paths:
+        if read_or_empty(path / STATUS).get("identity", identity) != identity:
+            continue
+        if read_or_empty(path / RESULT).get("state") == "completed":
+            return path
+        unfinished = unfinished or path
+    return unfinished
+
+
+def look(root: Path, name: RunName) -> RunDirectory | None:
+    """Return the folder that `find` finds, to be read only; None where there is none."""
+    path = find(root / UNSAFE.sub("-", name.task), name.identity)
+    return None if path is None else RunDirectory(path, name)
+
+
+def peek(root: Path, name: RunName) -> str:
+    """Return what typing this run's command would do: "new", "resume", "completed" or "running"."""
+    task_folder = root / UNSAFE.sub("-", name.task)
+    path = find(task_folder, name.identity)
+    if path is None:
+        return "new"
+    if read_or_empty(path / RESULT):
+        return "completed"
+    return "running" if storage.is_locked(path / LOCK) else "resume"

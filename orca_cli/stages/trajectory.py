@@ -1,0 +1,273 @@
+"""The alignment's trajectory: the embedder after some numbers of steps, and the curve on the way (paper 3.2).
+
+Class-wise as in the paper's Algorithm 1: groups of target classes (one class by default) are compared with the whole source,
+the losses are weighted by the classes' shares, and one optimizer step is taken per epoch. A trajectory depends on data, body,
+source, metric, embedder, seed and `align.*`, but not on how one of its steps is chosen nor on stage 3. So runs that agree in
+these share one (`fingerprint`, `training.cache`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orca_cli import signals, storage
+from orca_cli.exceptions import InterruptionError, NonFiniteError
+from orca_cli.interfaces import Reporter
+from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
+from orca_cli.schema import Config
+from orca_cli.stages.build import Built
+from orca_cli.stages.collapse import collapse
+from orca_cli.stages.compared import Compared
+from orca_cli.stages.problem import embed
+from orca_cli.training import checkpoint
+from orca_cli.training.cache import Entry
+from orca_cli.training.engine import Engine
+from orca_cli.training.numerics import numerics
+from orca_cli.training.schedule import make_optimizer, set_lr, step_decay
+
+_VERSION = 1  # of what is stored; a change makes every cached entry a miss
+_COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
+_ROUNDING = 8  # machine epsilons: a distance that falls by less has not fallen
+_OF_THE_CHOICE = ("select", "probe_epochs")  # settings of align that no step depends on
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The embedder after some number of steps.
+
+    Args:
+        weights: of the embedder.
+        value: the metric on a fixed draw of training points.
+        collapse: diagnostics of its tokens on held-out samples (`stages/collapse.py`).
+    """
+
+    weights: dict[str, Tensor]
+    value: float
+    collapse: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What one alignment leaves.
+
+    Args:
+        before: the metric on a fixed draw of training points, before the first step.
+        lines: the curve, a line per step.
+        candidates: steps -> the embedder then; the last step is always among them.
+    """
+
+    before: float
+    lines: list[dict[str, Any]]
+    candidates: dict[int, Candidate]
+
+    @property
+    def steps(self) -> int:
+        """Return the number of steps taken."""
+        return len(self.lines)
+
+    def to_entry(self) -> Entry:
+        """Return the trajectory as content of the cache."""
+        candidates = {str(step): {"value": c.value, "collapse": c.collapse} for step, c in self.candidates.items()}
+        record = {"before": self.before, "lines": self.lines, "candidates": candidates}
+        return Entry(_flat({step: candidate.weights for step, candidate in self.candidates.items()}), record)
+
+    @classmethod
+    def from_entry(cls, entry: Entry) -> Trajectory:
+        """Return what `to_entry` was called on."""
+        weights, record = _by_step(entry.tensors), entry.record
+        candidates = {int(step): Candidate(weights[int(step)], **facts) for step, facts in record["candidates"].items()}
+        return cls(record["before"], record["lines"], candidates)
+
+
+def fingerprint(config: Config, built: Built, compared: Compared, device: torch.device) -> str:
+    """Return the name of a trajectory: equal for runs whose trajectories have the same bits."""
+    settings = {name: value for name, value in asdict(config.align).items() if name not in _OF_THE_CHOICE}
+    facts = {
+        "version": _VERSION,
+        "kind": built.task.kind,
+        "data": [built.summary["splits"][name]["sha256"] for name in ("train", "val")],
+        "source": compared.source_key,
+        "metric": config.metric,
+        "align": settings,
+        "embedder": [config.embedder, repr(built.model.embedder.layout)],
+        "first_weights": checkpoint.weights_sha256(built.model.embedder.state_dict()),
+        "seed": config.seed,
+        "numerics": numerics(device),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+class Trainer:
+    """One alignment on its way: the optimizer, how far it has come, the candidates so far."""
+
+    def __init__(
+        self, config: Config, built: Built, compared: Compared, engine: Engine, run: RunDirectory, reporter: Reporter
+    ) -> None:
+        """Start, or resume from the run's last checkpoint."""
+        self._config, self._compared, self._engine = config, compared, engine
+        self._model, self._run, self._reporter = built.model, run, reporter
+        settings = config.align
+        self._optimizer = make_optimizer(
+            settings.optimizer,
+            self._model.embedder.parameters(),
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            betas=settings.betas,
+        )
+        self._saver = checkpoint.Saver(
+            run.stage("align") / CHECKPOINTS, owner=run.name.identity, every_s=config.train.checkpoint_s
+        )
+        self._step, self._before = 0, 0.0
+        self._lines: list[dict[str, Any]] = []
+        self._kept: dict[int, dict[str, Tensor]] = {}
+        self._resume()
+
+    def _resume(self) -> None:
+        saved = self._saver.load()
+        if saved is None:
+            self._before = self._compared.value(self._model, self._engine)
+        else:
+            self._model.embedder.load_state_dict(saved.weights)
+            checkpoint.restore_optimizer(self._optimizer, saved.optimizer)
+            self._step, self._before, self._lines = saved.step, saved.records["before"], saved.records["lines"]
+            self._kept = _by_step(saved.kept)
+            self._reporter.say(f"align: resumed at step {self._step} of {self._config.align.epochs}")
+        self._run.rewind("align", self._lines)
+
+    def train(self) -> Trajectory:
+        """Take the remaining steps, one per epoch, until the last or until patience ends.
+
+        Raises:
+            NonFiniteError: a distance, a gradient or a token is NaN or infinite.
+        """
+        settings = self._config.align
+        try:
+            with self._reporter.track("align", settings.epochs) as advance:
+                advance(self._step)
+                while self._step < settings.epochs and not self._is_stuck():
+                    if self._step in settings.candidates:
+                        self._kept[self._step] = checkpoint.snapshot(self._model.embedder)
+                    self._lines.append(self._epoch())
+                    self._step += 1
+                    self._run.record("align", self._lines[-1])
+                    advance(1, f"distance {self._lines[-1]['loss']:.4g}")
+                    if signals.pending() or self._saver.is_due(self._step):
+                        self._save()
+                    signals.check()
+            self._kept[self._step] = checkpoint.snapshot(self._model.embedder)
+            return self._measured()
+        except InterruptionError:  # between two groups of classes: the weights are those of the last step
+            self._save()
+            raise
+
+    def _save(self) -> None:
+        weights, state = checkpoint.snapshot(self._model.embedder), checkpoint.optimizer_tensors(self._optimizer)
+        records = {"before": self._before, "lines": self._lines}
+        if self._saver.save(checkpoint.Checkpoint(self._step, weights, state, _flat(self._kept), records)):
+            self._run.set_state("align", step=self._step)
+
+    def _measured(self) -> Trajectory:
+        """Measure every candidate; the last one is loaded in the end."""
+        self._save()  # so that a run that is killed from here on does not repeat the steps
+        found = {}
+        for step, weights in sorted(self._kept.items()):
+            self._model.embedder.load_state_dict(weights)
+            value = self._compared.value(self._model, self._engine)
+            found[step] = Candidate(weights, value, self._diagnose())
+        return Trajectory(self._before, self._lines, found)
+
+    def _epoch(self) -> dict[str, Any]:
+        """Take one optimizer step on the sum over all target classes; returns the line of it.
+
+        Raises:
+            NonFiniteError: a distance, the gradient or a token is NaN or infinite; the weights are as before.
+        """
+        start = storage.monotonic()
+        settings, model = self._config.align, self._model
+        lr = step_decay(self._step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
+        set_lr(self._optimizer, lr)
+        try:
+            line: dict[str, Any] = {"epoch": self._step} | self._look()
+            model.train()
+            self._optimizer.zero_grad()
+            loss, worst = self._backward()
+            gradients = [p.grad for p in model.embedder.parameters() if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients))
+            if not math.isfinite(norm):
+                raise NonFiniteError(f"the gradient of the distance is {norm}")
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"{error.what}, with a rate of {lr:g}; the step was not taken",
+                where=f"align, epoch {self._step}",
+                hint="try a smaller align.lr",
+            ) from error
+        self._optimizer.step()
+        seconds = round(storage.monotonic() - start, 3)
+        return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **worst, "seconds": seconds}
+
+    def _backward(self) -> tuple[float, dict[str, float]]:
+        """Add the gradients of all problems; returns the weighted sum of distances, and the worst diagnostics."""
+        loss, number = 0.0, 0
+        worst: dict[str, float] = {}
+        problem = self._compared.problem
+        try:
+            for weight, distance in problem.parts(self._model, self._engine, problem.train, self._step):
+                part = weight * distance.value
+                part.backward()
+                loss += float(part.detach())
+                if not math.isfinite(loss):
+                    raise NonFiniteError(f"the distance is {loss}")
+                for name in ("iterations", "marginal_error"):
+                    if name in distance.diagnostics:
+                        worst[name] = max(worst.get(name, 0.0), distance.diagnostics[name])
+                number += 1
+        except NonFiniteError as error:
+            each = ", one for each target class" if self._config.align.classes_per_problem == 1 else ""
+            raise NonFiniteError(f"{error.what} in problem {number} (counted from 0{each})") from error
+        return loss, worst
+
+    def _look(self) -> dict[str, float]:
+        """Return what the embedder makes of held-out data: collapse at every step, distances at every `check_every`-th."""
+        found = self._diagnose()
+        if self._step % self._config.align.check_every == 0:
+            found["heldout"] = self._compared.heldout_value(self._model, self._engine)
+            found["heldout_exact"] = self._compared.exact.value(self._model, self._engine)
+        return found
+
+    @torch.no_grad()
+    def _diagnose(self) -> dict[str, float]:
+        """Return how alike the tokens of fixed held-out samples are."""
+        samples = self._compared.heldout.samples
+        self._model.eval()
+        return collapse(embed(self._model, self._engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))
+
+    def _is_stuck(self) -> bool:
+        """Return whether the held-out distance has not fallen, beyond rounding, for `patience` checks."""
+        patience = self._config.align.patience
+        seen = [line["heldout"] for line in self._lines if "heldout" in line]
+        if patience is None or len(seen) <= patience:
+            return False
+        best = min(seen[:-patience])
+        rounding = _ROUNDING * torch.finfo(getattr(torch, self._config.align.dtype)).eps * abs(best)
+        return min(seen[-patience:]) >= best - rounding
+
+
+def _flat(by_step: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{step}.{name}": value for step, weights in by_step.items() for name, value in weights.items()}
+
+
+def _by_step(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        step, _, name = key.partition(".")
+        found.setdefault(int(step), {})[name] = value
+    return found

@@ -56,9 +56,14 @@ def render(result: Result, *, as_json: bool = False) -> int:
         print_text(to_json(result.record()))
     else:
         print_result(*result.show())
+    print_failures(result)
+    return result.code
+
+
+def print_failures(result: Result) -> None:
+    """Print the errors of a command, one line each."""
     for failure in result.failures:
         print_error(f"orca: error: {failure}")
-    return result.code
 
 
 def to_json(record: Mapping[str, Any]) -> str:
@@ -215,7 +220,9 @@ class LogReporter:
 def _line_advance(description: str, total: int) -> Callable[..., None]:
     last = time.monotonic()
     done = 0
-    first: tuple[float, int] | None = None  # time and steps of the first call: a resumed run's earlier steps took no time
+    first: tuple[float, int] | None = (
+        None  # time and steps of the first call: a resumed run's earlier steps took no time
+    )
 
     def advance(steps: int = 1, note: str = "") -> None:
         nonlocal done, last, first

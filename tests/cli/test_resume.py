@@ -28,7 +28,9 @@ def uninterrupted():
     ],
 )
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_resumed_run_has_the_same_bits(orca, start, environment, small, tmp_path, uninterrupted, stage, pattern, number):
+def test_resumed_run_has_the_same_bits(
+    orca, start, environment, small, tmp_path, uninterrupted, stage, pattern, number
+):
     if not uninterrupted:
         assert orca("run", *small, *OFTEN, "--force")[0] == 0
         uninterrupted.update(results(environment)[0])

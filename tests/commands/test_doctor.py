@@ -94,7 +94,9 @@ def test_a_missing_package_and_a_broken_torch(
     monkeypatch.setattr(environment, "version_of", lambda name: None if name == "pot" else version(name))
     code, record = _report(capsys)
     assert code == 14
-    assert re.match(r"orca run cannot work: pot is missing \(needed: .*\); pip install orca-transfer$", record["verdict"])
+    assert re.match(
+        r"orca run cannot work: pot is missing \(needed: .*\); pip install orca-transfer$", record["verdict"]
+    )
     monkeypatch.setattr(environment, "version_of", version)
     monkeypatch.setattr(machine, "devices", lambda: machine.Devices(error="torch does not work: OSError: no"))
     assert main(["doctor"]) == 14

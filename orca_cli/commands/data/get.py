@@ -100,7 +100,9 @@ class Downloads:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Download the files of data sets, verify and unpack them; files that are here are only verified."
+    parser.description = (
+        "Download the files of data sets, verify and unpack them; files that are here are only verified."
+    )
     parser.epilog = EXAMPLES
     add_names(parser, "+", "task or source (orca data list)")
     parser.add_argument("--file", metavar="PATTERN", help="only files whose path matches, such as '*.npz'")
@@ -123,7 +125,9 @@ def execute(arguments: argparse.Namespace) -> Downloads:
             done.nothing.append(entry)
         elif not files:
             names = ", ".join(file.path for file in entry.files)
-            raise UsageError(f"no file of {entry.name} matches '{arguments.file}'", where="--file", hint=f"it has {names}")
+            raise UsageError(
+                f"no file of {entry.name} matches '{arguments.file}'", where="--file", hint=f"it has {names}"
+            )
         else:
             _get(entry, files, arguments, done)
     return done

@@ -124,7 +124,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="only for these tasks or sources; default: all")
     way = parser.add_mutually_exclusive_group()
-    for name, text in (("copy", "the default"), ("move", "remove the files from DIR"), ("link", "symbolic links to DIR")):
+    for name, text in (
+        ("copy", "the default"),
+        ("move", "remove the files from DIR"),
+        ("link", "symbolic links to DIR"),
+    ):
         way.add_argument(f"--{name}", dest="way", action="store_const", const=name, default="copy", help=text)
     parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
     parser.add_argument("--force", action="store_true", help="replace files that are in place and differ")
@@ -145,7 +149,7 @@ def execute(arguments: argparse.Namespace) -> Imported:
             done.failures.append(DataError(match.problem, where=str(match.source), hint=f"its place is {match.place}"))
             continue
         # A file that two data sets need is moved to the second one only.
-        way = "copy" if arguments.way == "move" and last_use[match.source] is not match else arguments.way
+        way: Way = "copy" if arguments.way == "move" and last_use[match.source] is not match else arguments.way
         try:
             _place(match, chosen.folder, way, force=arguments.force, dry_run=arguments.dry_run)
         except (DataError, ChecksumError) as error:

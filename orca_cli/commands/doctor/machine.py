@@ -122,7 +122,9 @@ class Machine:
         if reason:
             return code, f"orca run cannot work: {reason}"
         low = [name for name, folder in self.folders.items() if (folder.free_gib or 0) < _LEAST_FREE_GIB]
-        return 0, "orca run can work" + (f" (less than {_LEAST_FREE_GIB:g} GiB free for {', '.join(low)})" if low else "")
+        return 0, "orca run can work" + (
+            f" (less than {_LEAST_FREE_GIB:g} GiB free for {', '.join(low)})" if low else ""
+        )
 
     def record(self) -> dict[str, Any]:
         """Return everything that was found, and the verdict."""
@@ -233,7 +235,9 @@ def _required(extra: str = "") -> set[str]:
     always = {one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})}
     if not extra:
         return always
-    return {one.name for one in requirements if one.marker is not None and one.marker.evaluate({"extra": extra})} - always
+    return {
+        one.name for one in requirements if one.marker is not None and one.marker.evaluate({"extra": extra})
+    } - always
 
 
 def weights() -> Weights:
@@ -262,9 +266,7 @@ def _located(weights: Weights) -> Weights:
     packaged = checkpoints.PACKAGED.get(weights.checkpoint)
     if packaged is not None and checkpoints.packaged_folder(packaged) is not None:
         folder = checkpoints.resolve(weights.checkpoint)
-        return replace(
-            weights, found=True, origin=f"package {packaged.package}, checksum verified", folder=str(folder)
-        )
+        return replace(weights, found=True, origin=f"package {packaged.package}, checksum verified", folder=str(folder))
     cached = _cached(weights.checkpoint)
     if cached is not None:
         return replace(weights, found=True, origin="cache of the model hub", folder=str(cached))

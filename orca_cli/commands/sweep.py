@@ -134,7 +134,8 @@ def _words(job: Composed, arguments: argparse.Namespace) -> list[str]:
 
 def message(outcome: Outcome) -> dict[str, Any]:
     """Return what a job reports to its sweep; `_outcome` reads it. The result is read from the run's folder."""
-    said: dict[str, Any] = {"state": outcome.state, "code": outcome.code, "path": None if outcome.path is None else str(outcome.path)}
+    path = None if outcome.path is None else str(outcome.path)
+    said: dict[str, Any] = {"state": outcome.state, "code": outcome.code, "path": path}
     if outcome.failure is not None:
         error = outcome.failure.error
         texts = {"what": error.what, "where": error.where, "hint": error.hint}

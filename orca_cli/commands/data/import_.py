@@ -206,7 +206,7 @@ def _files(root: Path) -> Iterator[Path]:
 def _by_name(
     relative: PurePosixPath, above: str, wanted: list[tuple[DataSet, DataFile]]
 ) -> dict[tuple[DataSet, DataFile], Score]:
-    """Return the best of those with this name; the score counts equal parts of the path, then a folder named as the data set."""
+    """Return the best matches; a score counts equal parts of the path, then whether a folder is named as the data set."""
     name = re.sub(r" \(\d+\)(?=\.)", "", relative.name)  # browsers number repeated downloads
     parts = (above, *relative.parts[:-1], name)
     scores = {}

@@ -7,12 +7,12 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
 from orca_cli import parts, terminal
+from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.exceptions import OrcaError, UsageError
 
 if TYPE_CHECKING:  # imports torch
@@ -62,34 +62,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("a", metavar="A", help=".npz file, or name of a task or source: the source")
     parser.add_argument("b", metavar="B", help="likewise: the target")
-    parser.add_argument(
-        "settings",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="metric, body, seed, device as in orca run; a metric's parameters; how named data are embedded",
-    )
+    text = "metric, body, seed, device as in orca run; a metric's parameters; how named data are embedded"
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=text)
     parser.add_argument("--metric", default="otdd", metavar="NAMES", help="as metric=NAMES, or all; default: otdd")
-    parser.add_argument(
-        "--points",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="draw at most N points from each side; 0: all; default: 1000",
-    )
-    parser.add_argument(
-        "--ci", type=int, default=0, metavar="N", help="95 %% confidence interval from N random halves; default: none"
-    )
+    text = "draw at most N points from each side; 0: all; default: 1000"
+    parser.add_argument("--points", type=int, default=1000, metavar="N", help=text)
+    text = "95 %% confidence interval from N random halves; default: none"
+    parser.add_argument("--ci", type=int, default=0, metavar="N", help=text)
     parser.add_argument("--seed", default=0, help="of all draws; default: 0")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps; default: cpu")
     parser.add_argument("--body", metavar="NAME", help="embeds named data; default: the body that the task picks")
     parser.add_argument("--checkpoint", metavar="PATH", help="of the body: hub id or folder")
-    parser.add_argument(
-        "--config-dir", type=Path, metavar="DIR", help="folder with your own metric/x.yaml, task/x.yaml, ..."
-    )
-    parser.add_argument(
-        "--allow-module", action="append", default=[], metavar="NAME", help="trust a module that a YAML file names"
-    )
+    add_config_dir(parser, "metric/x.yaml, task/x.yaml, ...")
+    add_allow_module(parser)
 
 
 def execute(arguments: argparse.Namespace) -> Distances:

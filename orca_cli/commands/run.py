@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, parts, signals, terminal
+from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.commands.summary import Planned, Ran, Swept, build_table
 from orca_cli.exceptions import InterruptionError, OrcaError, PreemptionError, UsageError
 from orca_cli.launching import processes, slurm
@@ -20,6 +21,14 @@ if TYPE_CHECKING:  # imports Hydra
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LAUNCHER = "hydra/launcher="
+_FLAGS = {
+    "-m --multirun": "run every combination of comma lists, range() and glob()",
+    "--dry-run": "compose, check, build and do one forward pass; train nothing",
+    "--force": "repeat completed runs, in a new folder",
+    "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
+    "-v --verbose": "log more",
+    "-q --quiet": "log warnings only",
+}
 
 EXAMPLES = """\
 examples:
@@ -43,44 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Transfer a pretrained transformer to a task: build, align, finetune, test."
     parser.epilog = EXAMPLES
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="settings; groups are task, body, source, metric, finetune, hparams, study",
-    )
-    parser.add_argument(
-        "-m", "--multirun", action="store_true", help="run every combination of comma lists, range() and glob()"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="compose, check, build and do one forward pass; train nothing"
-    )
-    parser.add_argument(
-        "--config-dir", type=Path, metavar="DIR", help="folder with your own task/x.yaml, body/x.yaml, ..."
-    )
-    parser.add_argument("--force", action="store_true", help="repeat completed runs, in a new folder")
-    parser.add_argument(
-        "--allow-inexact-resume",
-        action="store_true",
-        help="resume a run although threads, packages, data or weights have changed; the result says so",
-    )
-    parser.add_argument(
-        "--allow-module",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="trust a module of yours that a YAML file names",
-    )
-    parser.add_argument(
-        "--at-once", type=int, metavar="N", help="with -m: run N jobs at a time, which share the threads; default: 1"
-    )
-    parser.add_argument(
-        "--time-limit",
-        metavar="TIME",
-        help="with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed",
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
-    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
+    text = "settings; groups are task, body, source, metric, finetune, hparams, study"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+    add_config_dir(parser, "task/x.yaml, body/x.yaml, ...")
+    add_allow_module(parser)
+    for words, text in _FLAGS.items():
+        parser.add_argument(*words.split(), action="store_true", help=text)
+    text = "with -m: run N jobs at a time, which share the threads; default: 1"
+    parser.add_argument("--at-once", type=int, metavar="N", help=text)
+    text = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
+    parser.add_argument("--time-limit", metavar="TIME", help=text)
     parser.add_argument(processes.OPTION, nargs=4, help=argparse.SUPPRESS)  # given by a sweep to its jobs
 
 

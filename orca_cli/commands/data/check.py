@@ -15,6 +15,7 @@ from rich.console import RenderableType
 from orca_cli import data_folder, parts, terminal
 from orca_cli.catalogue import DataSet
 from orca_cli.commands.data.selection import Selection, add_names, select
+from orca_cli.commands.options import add_allow_module
 from orca_cli.exceptions import ChecksumError, DataError, OrcaError, StorageError, UsageError
 
 _FEW = 12  # classes whose counts are shown one by one
@@ -62,13 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = EXAMPLES
     add_names(parser, "+", "tasks or sources; KEY=VALUE are settings of a run")
-    parser.add_argument(
-        "--samples", type=int, default=20_000, metavar="N", help="read at most N samples of a split; default: 20000"
-    )
+    text = "read at most N samples of a split; default: 20000"
+    parser.add_argument("--samples", type=int, default=20_000, metavar="N", help=text)
     parser.add_argument("--offline", action="store_true", help="open no connection (only task=hub would)")
-    parser.add_argument(
-        "--allow-module", action="append", default=[], metavar="NAME", help="trust a module that a YAML file names"
-    )
+    add_allow_module(parser)
 
 
 def execute(arguments: argparse.Namespace) -> Report:

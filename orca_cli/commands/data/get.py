@@ -107,9 +107,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_names(parser, "+", "task or source (orca data list)")
     parser.add_argument("--file", metavar="PATTERN", help="only files whose path matches, such as '*.npz'")
     parser.add_argument("--offline", action="store_true", help="open no connection")
-    parser.add_argument(
-        "--timeout", type=float, default=30.0, metavar="S", help="seconds to wait for an answer; default: 30"
-    )
+    text = "seconds to wait for an answer; default: 30"
+    parser.add_argument("--timeout", type=float, default=30.0, metavar="S", help=text)
 
 
 def execute(arguments: argparse.Namespace) -> Downloads:

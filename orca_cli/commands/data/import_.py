@@ -18,6 +18,7 @@ from rich.console import RenderableType
 from orca_cli import data_folder, signals, storage, terminal
 from orca_cli.catalogue import DataFile, DataSet
 from orca_cli.commands.data.selection import select, unpacked_text
+from orca_cli.commands.options import add_config_dir
 from orca_cli.exceptions import ChecksumError, DataError, OrcaError, StorageError, UnsafeError, UsageError
 from orca_cli.untrusted.downloads import differs, disguise
 
@@ -132,7 +133,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         way.add_argument(f"--{name}", dest="way", action="store_const", const=name, default="copy", help=text)
     parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
     parser.add_argument("--force", action="store_true", help="replace files that are in place and differ")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="folder with your own task/x.yaml, ...")
+    add_config_dir(parser)
 
 
 def execute(arguments: argparse.Namespace) -> Imported:

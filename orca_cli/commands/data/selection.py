@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orca_cli import catalogue, configuration
 from orca_cli.catalogue import DataSet
+from orca_cli.commands.options import add_config_dir
 from orca_cli.exceptions import UsageError
 
 
@@ -32,7 +33,7 @@ class Selection:
 def add_names(parser: argparse.ArgumentParser, nargs: str, text: str) -> None:
     """Add the names of data sets and --config-dir to a command line."""
     parser.add_argument("names", nargs=nargs, metavar="NAME", help=text)
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="folder with your own task/x.yaml, ...")
+    add_config_dir(parser)
 
 
 def select(words: Sequence[str], extra: Path | None, *, takes_settings: bool = False, needs_name: bool) -> Selection:

@@ -32,8 +32,9 @@ from orca_cli.configuration import choices, config_dir, default_folders
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.schema import GROUPS, Config
 
-_OPTIONAL_GROUPS = ("protocol", "hparams", "departures", "study")
-# Arguments that the program itself gives to parts; see stages/build.py.
+_OPTIONAL_GROUPS = ("protocol", "hparams", "departures", "study", "tracker")
+# Arguments that the program itself gives to parts; see stages/build.py and experiment.py.
+GIVEN_TO_TRACKER = ("folder", "settings")
 GIVEN_TO_TASK = ("data_folder", "cache_folder", "reporter")
 GIVEN_TO_SOURCE = ("seed", "data_folder", "cache_folder", "reporter")
 # What Hydra lets through when a file or an override cannot be read.
@@ -64,7 +65,7 @@ class Composed:
     @property
     def variant(self) -> dict[str, str]:
         """Return the overrides that are neither group choices, nor the seed, nor without effect on results."""
-        unnamed = (*GROUPS, "seed", "device", "protocol", "study", "train.checkpoint_s")
+        unnamed = (*GROUPS, "seed", "device", "protocol", "study", "tracker", "train.checkpoint_s")
         pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
         return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(("paths.", "hydra"))}
 
@@ -311,6 +312,8 @@ def _check_parts(config: Config) -> None:
     parts.check(task_reader(config.task), "task", GIVEN_TO_TASK, {"kind": config.task.get("kind")})
     parts.check(config.body, "body")
     parts.check(config.finetune, "finetune")
+    if config.tracker.get(parts.TARGET) is not None:
+        parts.check(config.tracker, "tracker", GIVEN_TO_TRACKER)
     parts.check(source_reader(config.source), "source", GIVEN_TO_SOURCE)
     if config.metric.get(parts.TARGET) is not None:
         parts.check(config.metric, "metric")

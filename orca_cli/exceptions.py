@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 
 class OrcaError(Exception):
-    """A failure that the user can understand and mend; printed as one line, without a traceback.
+    """A failure that the user can understand and fix; printed as one line, without a traceback.
 
     Args:
         what: what is wrong, with what is allowed.
@@ -101,7 +101,7 @@ class CheckpointError(OrcaError):
 
 
 class FingerprintError(OrcaError):
-    """A run cannot go on exactly: code, data or machine differ from its start."""
+    """A run cannot resume exactly: code, data or machine have changed since it started."""
 
     code = 22
 
@@ -138,7 +138,7 @@ class InterruptionError(OrcaError):
     @classmethod
     def by(cls, signum: int) -> InterruptionError:
         """Return the error for one signal number: SIGINT gives exit code 130, SIGTERM 143, SIGHUP 129."""
-        error = cls(f"stopped by {signal.Signals(signum).name}", hint="type the same command again to go on")
+        error = cls(f"stopped by {signal.Signals(signum).name}", hint="rerun the same command to resume")
         error.code = 128 + signum
         return error
 
@@ -151,7 +151,7 @@ class PreemptionError(InterruptionError):
     @classmethod
     def by(cls, signum: int) -> PreemptionError:
         """Return the error for the signal that a scheduler sends; its exit code is the same for every signal."""
-        return cls(f"preempted by {signal.Signals(signum).name}", hint="type the same command again to go on")
+        return cls(f"preempted by {signal.Signals(signum).name}", hint="rerun the same command to resume")
 
 
 def of_processes(error: BaseException) -> MemoryExhaustedError | None:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orca_cli import signals, storage, terminal
+from orca_cli import parts, signals, storage, terminal
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, of_processes
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunDirectory, RunName
 from orca_cli.runs.identity import data_files, identity, settings_hash
+from orca_cli.tracking.json_lines import JsonLines
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
     from orca_cli.compose import Composed
@@ -150,6 +151,9 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
     device = choose_device(config.device)
     engine = Engine(device, config.precision)
     _write_settings(job, folder, str(device))
+    folder.attach(JsonLines(folder.stage))
+    if config.tracker.get(parts.TARGET) is not None:
+        folder.attach(parts.build(config.tracker, "tracker", folder=folder.path, settings=job.stored))
     seconds: dict[str, float] = {}
     with _timed(seconds, "build"):
         folder.set_state("build")

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from torch import Tensor, nn
+
+if TYPE_CHECKING:  # takes seconds to import, and names types only
+    from torch import Tensor, nn
 
 Kind = Literal["classes", "labels", "dense"]
 KINDS: tuple[Kind, ...] = ("classes", "labels", "dense")
@@ -86,8 +88,7 @@ class TaskData:
         validation: what models are chosen on; disjoint from train and test.
         open_test: reads the test split; called once, at the end of a run.
         synthetic: True for generated data; said in every table.
-        size: the word for how many and how large the samples are, where the task has several, such as "small"; said in
-            every table.
+        size: name of the task's size where it has several, such as "small"; shown in every table.
         target_scale: for real-valued dense targets, the training targets' mean and deviation.
         causal: True where an output may see inputs at its own and at earlier positions only, such as in forecasting.
         class_names: K names, or empty.
@@ -203,7 +204,7 @@ class Body(Protocol):
         """Return all norms of the body."""
 
     def reset_weights(self) -> None:
-        """Draw all weights anew from torch's global generator, as the architecture's own initialisation does."""
+        """Draw all weights at random from torch's global generator, by the architecture's own initialisation."""
 
 
 @dataclass(frozen=True)
@@ -349,7 +350,7 @@ class Recorder(Protocol):
 
 
 class Reporter(Protocol):
-    """How long work speaks to the person who waits for it."""
+    """How long work reports to the person who waits for it."""
 
     def say(self, text: str) -> None:
         """Log one line."""

@@ -22,7 +22,8 @@ from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 TARGET = "_target_"
 CHECKER = "check_settings"
 _PLUGINS = tuple(
-    f"orca_cli.{name}" for name in ("tasks", "sources", "models", "metrics", "losses", "scoring", "finetuning")
+    f"orca_cli.{name}"
+    for name in ("tasks", "sources", "models", "metrics", "losses", "scoring", "finetuning", "tracking")
 )
 _TORCH = ("torch.nn", "torch.optim")
 _extra_modules: set[str] = set()

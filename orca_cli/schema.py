@@ -192,6 +192,7 @@ class Config:
     source: Any = MISSING
     metric: Any = MISSING
     finetune: Any = MISSING
+    tracker: Any = MISSING
     embedder: Embedder = field(default_factory=Embedder)
     predictor: Predictor = field(default_factory=Predictor)
     align: Align = field(default_factory=Align)

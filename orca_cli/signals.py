@@ -34,10 +34,10 @@ def preemption_signal() -> signal.Signals:
         ConfigError: ORCA_PREEMPTION_SIGNAL names no signal that can be used.
     """
     name = os.environ.get(PREEMPTION) or "USR1"
-    word = name.upper().removeprefix("SIG")
-    if word not in _PREEMPTION_CHOICES:
-        raise ConfigError(f"'{name}' cannot be used", where=PREEMPTION, hint=suggest(word, _PREEMPTION_CHOICES))
-    return signal.Signals[f"SIG{word}"]
+    short = name.upper().removeprefix("SIG")
+    if short not in _PREEMPTION_CHOICES:
+        raise ConfigError(f"'{name}' cannot be used", where=PREEMPTION, hint=suggest(short, _PREEMPTION_CHOICES))
+    return signal.Signals[f"SIG{short}"]
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def _set(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def immediate() -> Iterator[None]:
-    """Let a signal raise InterruptionError wherever the block is, for waits that have no loop of ours."""
+    """Let a signal raise InterruptionError anywhere inside the block, for waits that have no loop to poll in."""
     global _immediate
     before, _immediate = _immediate, True
     try:
@@ -123,11 +123,9 @@ def _watch(readable: int, is_stopping: bool) -> None:
 
 
 def _leave() -> None:
-    """End the process without another word from any loop; locks are freed and temporary files left by the system's rules."""
+    """End the process at once; the system frees its locks, and temporary files remain."""
     show_cursor = "\x1b[?25h\n" if sys.stderr is not None and sys.stderr.isatty() else ""
-    text = (
-        "orca: error: stopped at once by a second SIGINT; type the same command again to go on from the last checkpoint"
-    )
+    text = "orca: error: stopped at once by a second SIGINT; rerun the same command to resume from the last checkpoint"
     try:
         os.write(2, f"{show_cursor}{text}\n".encode())
     finally:
@@ -164,8 +162,8 @@ def unblock() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOPPING, _preemption})
 
 
-def start_anew() -> None:
-    """Forget, in a fork, what its parent was told and how it was to take it."""
+def reset_in_fork() -> None:
+    """Forget, in a fork, the signals and handlers of its parent."""
     global _pending, _deferred, _immediate
     signal.set_wakeup_fd(-1)
     _pending, _deferred, _immediate = None, False, False

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from tests.checkpoints import save_tiny_bert
 
@@ -75,6 +76,10 @@ def test_every_file_of_the_page_is_tried_here():
         "conf/body/bert_small.yaml",
         "orca_cli/metrics/mean_shift.py",
         "conf/metric/mean_shift.yaml",
+        "orca_cli/finetuning/bitfit.py",
+        "conf/finetune/bitfit.yaml",
+        "orca_cli/tracking/losses.py",
+        "conf/tracker/losses.yaml",
     }
 
 
@@ -102,3 +107,27 @@ def test_a_metric_is_one_yaml_and_one_python_file(checkout):
     assert "mean_shift" in orca(checkout, "list", "metrics")
     assert "orca run metric=mean_shift" in PAGE
     assert "before alignment" in orca(checkout, "run", "metric=mean_shift", "task.train_size=40", *QUICK)
+
+
+def test_a_finetune_mode_is_one_yaml_and_one_python_file(checkout):
+    add(checkout, "orca_cli/finetuning/bitfit.py", "conf/finetune/bitfit.yaml")
+    assert "bitfit" in orca(checkout, "list", "finetune")
+    assert "orca run -m finetune=full,bitfit" in PAGE
+    out = orca(checkout, "run", "finetune=bitfit", "metric=none", "task.train_size=40", *QUICK)
+    assert "finetune=bitfit" in out
+    (weights,) = checkout.glob("runs/*/*/3_finetune/best/model.safetensors")
+    with safe_open(weights, "pt") as file:
+        names = [name for name in file.keys() if name.startswith("body.")]  # noqa: SIM118
+    assert names
+    assert all(name.endswith("bias") for name in names)
+
+
+def test_a_tracker_is_one_yaml_and_one_python_file(checkout):
+    add(checkout, "orca_cli/tracking/losses.py", "conf/tracker/losses.yaml")
+    assert "orca run tracker=losses" in PAGE
+    words = ["run", "metric=none", "task.train_size=40", *QUICK, "train.epochs=2"]
+    orca(checkout, *words, "tracker=losses")
+    (file,) = checkout.glob("runs/*/*/losses.csv")
+    assert [line.split(",")[0] for line in file.read_text().splitlines()] == ["epoch", "1", "2"]
+    orca(checkout, *words)
+    assert len(list(checkout.glob("runs/*/*/result.json"))) == 1  # a tracker does not make another run

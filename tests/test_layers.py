@@ -31,6 +31,7 @@ LEVELS = {
     "scoring": 2,
     "losses": 2,
     "finetuning": 2,
+    "tracking": 2,
     "runs": 2,
     "data_folder": 3,
     "training": 3,

@@ -21,6 +21,7 @@ GROUPS = {
     "sources": "source",
     "metrics": "metric",
     "finetune": "finetune",
+    "trackers": "tracker",
     "hparams": "hparams",
     "protocols": "protocol",
     "studies": "study",

@@ -201,7 +201,7 @@ def _become(words: list[str], main: Main | None, threads: int | None, place: Pla
     try:
         os.setpgid(0, 0)  # the terminal's signals reach only the sweep, which passes them on once
         end_with_parent(place.parent)
-        signals.start_anew()
+        signals.reset_in_fork()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         if main is None or _has_started_gpu():
             _replace(words, threads, place.pipe)

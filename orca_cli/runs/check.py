@@ -1,4 +1,4 @@
-"""Whether the files of a run are what was written, and its status made anew where it is lost. Reads records, never tensors."""
+"""Whether a run's files are as they were written; rebuilds a lost status. Reads records, never tensors."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Checked:
     Args:
         path: the folder.
         files: number of files whose checksum was compared.
-        state: what the run has come to; dead where its process ended without a word.
+        state: state of the run; dead where its process ended without recording why.
         stale: data files that have changed since the run began.
         damaged: what is not as it was written, one line each.
         notes: what else is worth knowing, one line each.
-        rebuilt: why status.json was written anew; empty where it was not.
+        rebuilt: why status.json was rebuilt; empty where it was not.
         code: exit code: 0, 13 for damage, 21 for a newer program's run.
     """
 
@@ -44,17 +44,17 @@ class Checked:
 
 
 def check(path: Path) -> Checked:
-    """Verify all checksums of a run; write status.json, and nothing else, anew where it is missing, unreadable or wrong.
+    """Verify all checksums of a run; rebuild status.json, and nothing else, where it is missing, unreadable or wrong.
 
     Raises:
-        DataError: the folder is no run.
+        DataError: the folder is not a run.
         LockedError: a process works on the run.
         StorageError: a file cannot be read, or the status not written.
     """
     if not path.is_dir():
         raise DataError("no such folder", where=str(path), hint="give a run's folder or its name")
     if not any((path / name).exists() for name in (STATUS, RESULT, ENVIRONMENT)):
-        raise DataError("is no run: it has no records", where=str(path), hint="type the run's command to begin it")
+        raise DataError("not a run: it has no records", where=str(path), hint="rerun the command to start it")
     found = Checked(path)
     if is_worked_on(path, _readable(path / STATUS)):
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
@@ -67,7 +67,7 @@ def check(path: Path) -> Checked:
         found.state, found.code = "of a newer program", CheckpointError.code
         found.notes.append(f"{error.what if isinstance(error, OrcaError) else error}; nothing was changed")
     if found.state in LIVING:
-        found.notes.append(f"its process ended without a word in state {found.state}")
+        found.notes.append(f"its process died in state {found.state}")
         found.state = "dead"
     if found.damaged and not found.code:
         found.code = ChecksumError.code
@@ -135,7 +135,7 @@ def _look_around(found: Checked) -> None:
 
 
 def _restore_status(found: Checked) -> None:
-    """Write status.json anew from the artifacts where it does not say what they say."""
+    """Rebuild status.json from the artifacts where it contradicts them."""
     path = found.path
     completed = _result(path)
     try:

@@ -23,7 +23,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
         root: folder of all runs.
         name: the experiment.
         force: make a new folder whatever there is.
-        allow_inexact: go on although other bits will come out than without a stop; the result says so.
+        allow_inexact: resume although the result will differ in its bits from an uninterrupted run's; it says so.
 
     Raises:
         LockedError: another process works on the same experiment.
@@ -53,7 +53,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
 
 @contextmanager
 def _alone(task_folder: Path, identity: str) -> Iterator[None]:
-    """Hold the lock of an experiment, and leave word who holds it."""
+    """Hold the lock of an experiment, and record who holds it."""
     holder = task_folder / ".locks" / f"{identity}.json"
     with ExitStack() as stack:
         try:
@@ -76,7 +76,7 @@ def _refuse_newer(path: Path) -> None:
             read_record(path / name)
         except NewerSchemaError as error:
             raise CheckpointError(
-                str(error), where=str(path), hint="use the newer program, or start anew with --force"
+                str(error), where=str(path), hint="use the newer program, or start again with --force"
             ) from error
         except (UnreadableError, OSError):
             continue

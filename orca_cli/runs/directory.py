@@ -4,7 +4,7 @@ runs/<task>/<time>_<body>_<metric>_<finetune>_s<seed>_<hash8>/
   config.yaml overrides.txt env.json status.json result.json run.log lock MANIFEST.json
   1_build/  2_align/  3_finetune/
 
-The artifacts are the truth and status.json a cache of it: `orca doctor RUN` writes it anew. MANIFEST.json, the last file
+The artifacts are the truth and status.json a cache of it: `orca doctor RUN` rebuilds it. MANIFEST.json, the last file
 of a completed run, has the checksums of all others that do not change any more.
 """
 
@@ -26,7 +26,6 @@ from orca_cli.exceptions import ChecksumError
 from orca_cli.runs.fingerprint import FILE as FINGERPRINT
 from orca_cli.runs.fingerprint import check_fingerprint
 from orca_cli.runs.identity import SHORT
-from orca_cli.runs.recording import JsonLines
 from orca_cli.runs.records import SCHEMA, UnreadableError, read_record
 from orca_cli.terminal import log
 
@@ -83,7 +82,7 @@ class RunDirectory:
         self.name = name
         self._allow_inexact = allow_inexact
         self._attempt: dict[str, Any] | None = None
-        self._recorders: list[Recorder] = [JsonLines(self.stage)]
+        self._recorders: list[Recorder] = []
 
     def stage(self, stage: str) -> Path:
         """Return the folder of a stage: build, align or finetune."""
@@ -99,7 +98,7 @@ class RunDirectory:
         return read_or_empty(self.path / STATUS)
 
     def check_fingerprint(self, stage: str, now: dict[str, Any]) -> None:
-        """Compare what decides the bits of a stage with what an earlier attempt found, where that is gone on from.
+        """Compare what decides the bits of a stage with what an earlier attempt found, if that is resumed.
 
         Args:
             stage: build, for all that the stages share, or align.
@@ -119,7 +118,7 @@ class RunDirectory:
         )
 
     def attach(self, recorder: Recorder) -> None:
-        """Let another recorder take the lines of this run's curves as well."""
+        """Let a recorder take the lines of this run's curves."""
         self._recorders.append(recorder)
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
@@ -177,7 +176,7 @@ class RunDirectory:
         storage.write_checked_json(self.stage("align") / PROBES, {"schema": SCHEMA, "errors": errors})
 
     def read_probes(self) -> dict[str, float | None]:
-        """Return the verdicts of an earlier attempt; empty where they are damaged, since they can be made again."""
+        """Return the verdicts of an earlier attempt; empty where they are damaged, since they can be repeated."""
         path = self.stage("align") / PROBES
         if not path.exists():
             return {}
@@ -224,7 +223,7 @@ class RunDirectory:
             step: progress inside a stage.
             code: exit code of a run that has ended.
             error: {"kind", "message", "hint"} of one that failed.
-            attempt: this process works on the run, and does not only mend its records.
+            attempt: this process works on the run, rather than only repairing its records.
         """
         before = self.status()
         stage = state if state in STAGE_FOLDERS else before.get("stage")
@@ -254,7 +253,7 @@ class RunDirectory:
         storage.write_json(self.path / STATUS, record)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
-        """Write what the run is and what it is made with; status.json can be made anew from it."""
+        """Write what the run is and what it is made with; status.json can be rebuilt from it."""
         storage.write_json(self.path / ENVIRONMENT, environment | {"run": vars(self.name)})
 
     def write_result(self, result: dict[str, Any]) -> None:
@@ -297,7 +296,7 @@ def _between(top: Path, folder: Path) -> list[Path]:
 
 
 def _boot() -> str | None:
-    """Return what tells one start of this machine from the next, where the system has such a thing."""
+    """Return the id of this machine's boot, where the system has one."""
     try:
         return _BOOT.read_text(encoding="ascii").strip()
     except OSError:

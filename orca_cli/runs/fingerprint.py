@@ -1,4 +1,4 @@
-"""What decides the bits of a run: data, weights, builds, threads. A run goes on only where they are what they were."""
+"""What decides the bits of a run: data, weights, builds, threads. A run is resumed only if they are unchanged."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from orca_cli.runs.records import SCHEMA
 
 FILE = "fingerprint.json"
 _ABSENT = "nothing"
-_WAYS = "start anew with --force, or go on with --allow-inexact-resume"
+_WAYS = "start again with --force, or resume with --allow-inexact-resume"
 
 
 def check_fingerprint(
     folder: Path, now: dict[str, Any], *, owner: str, has_progress: bool, allow_inexact: bool = False
 ) -> list[str]:
-    """Write what decides the bits of a stage, and compare with what an earlier attempt wrote where that is gone on from.
+    """Write what decides the bits of a stage, and compare with what an earlier attempt wrote, if that is resumed.
 
     Args:
         folder: of the stage.
         now: name -> plain value of all that can change a bit.
         owner: the run's identity.
-        has_progress: an earlier attempt left something to go on from; without, nothing is compared.
-        allow_inexact: go on although something differs, and remember it.
+        has_progress: an earlier attempt left something to resume from; otherwise nothing is compared.
+        allow_inexact: resume although something differs, and remember it.
 
     Returns:
-        names of what has changed since the stage began, each time with the user's leave; empty for an exact run.
+        names of what has changed since the stage began, with the user's permission; empty for an exact run.
 
     Raises:
-        FingerprintError: something differs, or is not known any more.
+        FingerprintError: something differs, or the record is lost.
     """
     path = folder / FILE
     values = now | {"settings": owner}
@@ -41,7 +41,7 @@ def check_fingerprint(
             inexact = {*record["inexact"], *_changed(folder, record["values"], values, allow_inexact)}
     except ChecksumError as error:
         if not allow_inexact:
-            what = f"what this run began with is not known any more: its record {error.what}"
+            what = f"cannot check what this run started with: its record {error.what}"
             raise FingerprintError(what, where=str(path), hint=_WAYS) from error
         inexact = {FILE}
     storage.write_checked_json(path, {"schema": SCHEMA, "values": values, "inexact": sorted(inexact)})
@@ -52,12 +52,12 @@ def _changed(folder: Path, start: dict[str, Any], now: dict[str, Any], allow_ine
     changed = differences(start, now)
     if not changed or allow_inexact:
         return set(changed)
-    told = ", ".join(f"{name} ({_short(old)}, now {_short(new)})" for name, (old, new) in changed.items())
+    changes = ", ".join(f"{name} ({_short(old)}, now {_short(new)})" for name, (old, new) in changed.items())
     hint = _WAYS
     if "threads" in changed and set(changed) <= {"threads", "blas_threads"}:
         hint = f"set OMP_NUM_THREADS={changed['threads'][0]}, {_WAYS}"
     raise FingerprintError(
-        f"cannot resume exactly; changed since the run started: {told}", where=folder.parent.name, hint=hint
+        f"cannot resume exactly; changed since the run started: {changes}", where=folder.parent.name, hint=hint
     )
 
 

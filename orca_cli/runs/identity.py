@@ -11,8 +11,8 @@ from typing import Any
 from orca_cli.schema import GROUPS
 from orca_cli.storage import sha256_file
 
-_WITHOUT_EFFECT = ("paths", "device")
-_HASH_BELOW = 2**30  # bytes; larger files are told apart by size and time of change
+_WITHOUT_EFFECT = ("paths", "device", "tracker")
+_HASH_BELOW = 2**30  # bytes; larger files are identified by size and modification time
 SHORT = 8
 
 
@@ -85,7 +85,7 @@ def _named_paths(value: Any, data_folder: Path) -> Iterator[Path]:
 
 def _by_content(value: Any, data_folder: Path, *, bare: bool = False) -> Any:
     if isinstance(value, dict):
-        # A bare word may name a folder beside by chance ("classes"), but for the weights of a body.
+        # A bare word may match a folder by chance ("classes"); only a body's checkpoint is meant as one.
         return {key: _by_content(item, data_folder, bare=key == "checkpoint") for key, item in value.items()}
     if isinstance(value, list):
         return [_by_content(item, data_folder) for item in value]
@@ -100,7 +100,7 @@ def _may_be_path(value: Any, *, bare: bool = False) -> bool:
 
 
 def digest_of(path: Path) -> str | None:
-    """Return what tells a file's content, or that of the files in a folder; None where there is no such thing."""
+    """Return a digest of a file's content, or of the files in a folder; None where there is neither."""
     try:
         if path.is_file():
             return _file_digest(path)

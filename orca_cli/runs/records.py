@@ -1,4 +1,4 @@
-"""Reading a run's JSON records, whoever wrote them: nothing that is found there stops the reading or fills the memory."""
+"""Reading a run's JSON records, whoever wrote them: no content can crash the reader or exhaust memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LARGEST = 2**20  # bytes of a record; a real one has some 2 kB
 
 
 class UnreadableError(Exception):
-    """A record does not say what it has to; the message is the reason."""
+    """A record is invalid; the message says why."""
 
 
 class NewerSchemaError(UnreadableError):
@@ -23,7 +23,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """Return a record of a schema that this program knows; None where the file does not exist.
 
     Raises:
-        UnreadableError: it is no record, or of no schema known here.
+        UnreadableError: it is not a record, or has an unknown schema.
         OSError: it may not be read.
     """
     try:

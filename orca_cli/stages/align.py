@@ -16,8 +16,8 @@ from torch import nn
 
 from orca_cli import parts, signals, storage
 from orca_cli.interfaces import Reporter
+from orca_cli.runs.curves import short_curve
 from orca_cli.runs.directory import RunDirectory
-from orca_cli.runs.recording import short_curve
 from orca_cli.schema import Config
 from orca_cli.stages import probe
 from orca_cli.stages.build import Built
@@ -62,7 +62,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
 
     Raises:
         NonFiniteError: the distance or its gradient is NaN or infinite.
-        MemoryExhaustedError: the distance between so many points does not fit.
+        MemoryExhaustedError: the distance does not fit into memory.
     """
     if config.metric.get(parts.TARGET) is None or config.align.epochs == 0:
         return Aligned()

@@ -141,9 +141,9 @@ def split_record(samples: Any) -> dict[str, Any]:
     return {"n": len(samples), "sha256": samples.digest()}
 
 
-def _part(task: dict[str, Any], word: str) -> Any:
-    node = task.get(word)
-    return None if node is None else parts.build(node, f"task.{word}")
+def _part(task: dict[str, Any], key: str) -> Any:
+    node = task.get(key)
+    return None if node is None else parts.build(node, f"task.{key}")
 
 
 def _folders(config: Config) -> dict[str, Path]:

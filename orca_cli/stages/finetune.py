@@ -16,8 +16,8 @@ from torch import Tensor
 from orca_cli import seeding, signals
 from orca_cli.exceptions import DataError, InterruptionError
 from orca_cli.interfaces import Reporter, Samples, Score
+from orca_cli.runs.curves import short_curve
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.runs.recording import short_curve
 from orca_cli.schema import Config
 from orca_cli.stages.build import Built, split_record
 from orca_cli.stages.training_plan import TrainingPlan

@@ -1,4 +1,4 @@
-"""Which embedder of stage 2 goes on: the first epochs of stage 3 from each candidate, judged on the validation split.
+"""Which embedder of stage 2 is used: the first epochs of stage 3 from each candidate, judged on the validation split.
 
 The candidate of 0 steps is among them, so that alignment cannot make a run worse than none would, beyond the noise of the
 probe. Only training and validation data are used.

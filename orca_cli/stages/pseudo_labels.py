@@ -1,4 +1,4 @@
-"""Labels for targets that are no classes: cluster numbers of the targets (paper A.3.4)."""
+"""Labels for targets that are not classes: cluster numbers of the targets (paper A.3.4)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def class_labels(
     state = seeding.derive(seed, "align", "pseudo_labels") % 2**32
     k = min(num_clusters, len(train))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct targets than clusters is no fault here
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct targets than clusters is fine here
         if train.size <= _WHOLE_VALUES:
             means = KMeans(k, n_init=_RESTARTS, random_state=state).fit(_flat(train))
         else:
@@ -59,7 +59,7 @@ def class_labels(
 
 
 def _batches(targets: np.ndarray, order: np.ndarray, least: int = 1) -> Iterator[np.ndarray]:
-    """Yield indices of so many samples as fit a batch, `least` or more where there are as many left."""
+    """Yield indices of batches of bounded size; batches with fewer than `least` samples are left out."""
     size = max(least, _BATCH_VALUES // max(1, targets[0].size))
     for start in range(0, len(order), size):
         signals.check()

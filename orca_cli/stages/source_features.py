@@ -90,7 +90,7 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
     Args:
         tokens: [B, T, D].
         features: "tokens" or "pooled", d = D; "sequence", d = length * D.
-        length: for "sequence": samples with fewer tokens are left out, and of longer ones the first so many count.
+        length: for "sequence": samples with fewer tokens are left out, and longer ones are cut.
     """
     if features == "sequence":
         whole = tokens.mask[:, :length].sum(1) == length

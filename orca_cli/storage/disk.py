@@ -30,7 +30,7 @@ def guarded(path: Path) -> Iterator[None]:
 
 
 def of_the_disk(error: BaseException) -> StorageError | None:
-    """Return the failure of a disk that an unexpected error tells of; None where it tells of none."""
+    """Return the failure of a disk that an unexpected error stands for; None where it stands for none."""
     failing = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
     if isinstance(error, OSError) and error.errno in failing:
         return _explain(Path(str(error.filename or ".")), error)
@@ -56,7 +56,7 @@ def _explain(path: Path, error: Exception) -> StorageError:
             hint="choose a folder with a shorter name",
         )
     text = f"writing failed: {error or type(error).__name__}"
-    return StorageError(text, where=str(path), hint="mend the disk, or choose another folder")
+    return StorageError(text, where=str(path), hint="repair the disk, or choose another folder")
 
 
 def _is_broken_link(path: Path) -> bool:
@@ -80,11 +80,11 @@ def _free_bytes(path: Path) -> int | None:
 
 
 def unreadable(path: Path, error: Exception) -> StorageError:
-    """Return what to tell a user of a file of ours that is there and cannot be read."""
+    """Return the failure for one of our files that exists but cannot be read."""
     return StorageError(
         f"cannot be read: {getattr(error, 'strerror', None) or error}",
         where=str(path),
-        hint="mend the disk, or move it aside",
+        hint="repair the disk, or move the file away",
     )
 
 
@@ -108,7 +108,7 @@ def fsync_file(path: Path) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Make nothing anew inside the block of a folder that is deleted, renamed or replaced meanwhile: such writes raise."""
+    """Hold a folder inside the block: where it is deleted, renamed or replaced meanwhile, writes into it raise."""
     with guarded(folder):
         _held[folder] = _node(folder)
     try:
@@ -129,7 +129,7 @@ def check_held(path: Path) -> None:
 
 
 def _node(folder: Path) -> tuple[int, int] | None:
-    """Return what tells a folder from another one of its name; None where there is none."""
+    """Return what distinguishes a folder from another of the same name; None where there is none."""
     try:
         found = os.stat(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -141,7 +141,7 @@ def _gone(folder: Path) -> StorageError:
     return StorageError(
         "was deleted, renamed or replaced while work in it went on",
         where=str(folder),
-        hint="put it back, or repeat the command to begin anew",
+        hint="put it back, or rerun the command to start again",
     )
 
 

@@ -46,7 +46,7 @@ def write_with(path: Path, writer: Callable[[Path], Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as UTF-8, whole or not at all; what is no Unicode in the name of a file becomes an escape."""
+    """Write a text file as UTF-8, whole or not at all; invalid Unicode, as in file names, becomes an escape."""
     write_bytes(path, _encoded(text))
 
 
@@ -142,7 +142,7 @@ def _checked_text(record: dict[str, Any]) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file of ours, by name.
+    """Return the tensors of one of our safetensors files, by name.
 
     Raises:
         StorageError: the file cannot be read. The library calls every such failure "not found", torch a RuntimeError.

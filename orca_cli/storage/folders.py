@@ -27,8 +27,8 @@ _ASIDE = ".bad-"
 def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
     """Give a temporary folder to fill; at the end of the block it gets a manifest and, in one step, its name.
 
-    A folder that has the name is deleted just before; who cannot bear to lose it takes a new name each time. Where the
-    block raises, nothing remains and the old folder is intact.
+    An existing folder of that name is deleted just before, so use a new name where losing it would hurt. If the block
+    raises, nothing remains and the old folder is intact.
 
     Args:
         path: the folder's name.
@@ -78,7 +78,7 @@ def verify_folder(path: Path, *, extra_allowed: bool = False) -> str:
 
     Args:
         path: the folder.
-        extra_allowed: files beside those of the manifest are no fault, as in a sealed folder. Hidden files never are.
+        extra_allowed: files that are not in the manifest are allowed, as in a sealed folder. Hidden files always are.
 
     Raises:
         ChecksumError: the manifest or a file is missing, one is too many, or a content differs.
@@ -155,7 +155,7 @@ def is_temporary(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or folder of ours; a folder loses its name first, so that no half of it is ever seen."""
+    """Delete one of our files or folders; a folder loses its name first, so that nobody sees half of it."""
     with guarded(path):
         if path.is_dir():
             doomed = path.with_name(f"{TEMPORARY}del-{os.getpid()}-{path.name}")

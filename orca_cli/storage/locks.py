@@ -1,4 +1,4 @@
-"""Locks that end with their process, and the heartbeat for readers on machines that see no lock of ours."""
+"""Locks that end with their process, and a heartbeat for readers on other machines, which cannot see our locks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEARTBEAT_S = 10.0
 
 @contextmanager
 def heartbeat(path: Path) -> Iterator[None]:
-    """Renew a file's time of change every HEARTBEAT_S inside the block, for readers on machines that see no lock of ours."""
+    """Touch a file every HEARTBEAT_S inside the block, for readers on other machines, which cannot see our locks."""
     stop = threading.Event()
 
     def beat() -> None:
@@ -29,7 +29,7 @@ def heartbeat(path: Path) -> Iterator[None]:
                 os.utime(path)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    with suppress(RuntimeError):  # no more threads may be started: on this machine the lock tells all the same
+    with suppress(RuntimeError):  # no thread can be started: on this machine the lock is enough
         thread.start()
     try:
         yield

@@ -22,7 +22,7 @@ def choose_device(wanted: str) -> torch.device:
 
     Raises:
         ConfigError: no such kind of device.
-        UnavailableError: it is asked for by name and absent. There is no silent fallback.
+        UnavailableError: it was requested by name and is absent. There is no silent fallback.
     """
     if wanted == "auto":
         if torch.cuda.is_available():
@@ -78,7 +78,7 @@ class Engine:
     def prepare(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Return an optimizer that takes steps at the chosen precision; the one before it is let go.
 
-        The scale of gradients begins anew: what an earlier optimizer of this process met must not reach this one's steps.
+        The gradient scale is reset: an earlier optimizer of this process must not influence this one's steps.
         """
         self._accelerator.free_memory()
         self.restore_scaler(self._first_scale)
@@ -109,9 +109,9 @@ class Engine:
             return
         if not state:
             raise CheckpointError(
-                "the checkpoint holds no scale of gradients, so fp16 cannot go on exactly",
+                "the checkpoint has no gradient scale, so fp16 cannot resume exactly",
                 where="precision",
-                hint="use --force to begin the run anew",
+                hint="use --force to start the run again",
             )
         scaler.load_state_dict(state)
 

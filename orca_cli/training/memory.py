@@ -1,4 +1,4 @@
-"""Memory that a computation did not get, told by the setting that it goes with."""
+"""Out of memory, reported with the setting that governs it."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_resumed_run_has_the_same_bits(
     else:
         assert process.returncode == 128 + number
         assert status["state"] == "interrupted"
-        assert "type the same command again" in err
+        assert "rerun the same command" in err
         assert "Traceback" not in err
     assert not (run / "result.json").exists()
 
@@ -80,8 +80,7 @@ def test_interrupted_sweep_goes_on_where_it_stopped(orca, start, environment, sm
 @pytest.mark.parametrize("late", [False, True], ids=["while it works", "after the last step"])
 def test_signal_ends_a_sweep_in_one_process_whenever_it_comes(orca, environment, small, monkeypatch, late):
     """Hydra's own launcher runs all jobs in the process that was called."""
-    from orca_cli import signals
-    from orca_cli import experiment
+    from orca_cli import experiment, signals
 
     def stages(*_):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -269,7 +269,7 @@ def test_ctrl_c_keeps_what_is_here_and_two_at_once_do_the_work_once(here, web):
     process.send_signal(2)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "type the same command again" in err
+    assert "rerun the same command" in err
     assert part.stat().st_size >= 2_000_000
     web.requests.clear()
     web.file("/a", content)

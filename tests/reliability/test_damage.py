@@ -18,8 +18,8 @@ from orca_cli.cli import main
 from orca_cli.exceptions import ChecksumError
 from orca_cli.report.collect import collect
 from orca_cli.runs import check, identity
-from orca_cli.training.cache import Entry, cached
 from orca_cli.training import checkpoint
+from orca_cli.training.cache import Entry, cached
 from tests.cli.conftest import results, run_folders
 from tests.reliability.test_kills import SHORT, completed, killed, outcome
 
@@ -351,9 +351,9 @@ def by_size_and_time(_: str) -> None:
 
 
 def test_check_is_no_writer_of_whole_runs(tmp_path):
-    """The premise of all above: a folder that is no run is refused and left as it is."""
+    """The premise of all above: a folder that is not a run is refused and left as it is."""
     (tmp_path / "x").mkdir()
-    with pytest.raises(Exception, match="is no run"):
+    with pytest.raises(Exception, match="not a run"):
         check.check(tmp_path / "x")
     assert list((tmp_path / "x").iterdir()) == []
     with pytest.raises(ChecksumError):

@@ -112,7 +112,7 @@ def test_sigterm_in_every_phase(trial, scorecard, point, number):
     """B1."""
     code, err = trial.stopped(point, number, "TERM")
     assert code == 143, err
-    assert "type the same command again" in err
+    assert "rerun the same command" in err
     if point != "compose":
         assert trial.has_saved(143, stage_of(point, number))
     assert trial.ends_alike()

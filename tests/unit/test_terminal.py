@@ -3,8 +3,7 @@
 import os
 import sys
 
-from orca_cli import terminal
-from orca_cli import experiment
+from orca_cli import experiment, terminal
 
 
 def test_time_left_counts_the_steps_of_this_attempt_alone(monkeypatch):

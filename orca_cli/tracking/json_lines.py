@@ -1,4 +1,4 @@
-"""Curves as JSON lines, the first recorder of every run (see `interfaces.Recorder`)."""
+"""Curves as JSON lines: the recorder that every run has (see `interfaces.Recorder`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from orca_cli import storage
 
 FILE = "metrics.jsonl"
-_MOST_POINTS = 100
 
 
 class JsonLines:
@@ -26,10 +25,3 @@ class JsonLines:
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
         """Write the file anew with these lines."""
         storage.rewrite_json_lines(self._folder_of(stage) / FILE, list(map(dict, lines)))
-
-
-def short_curve(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return some columns of a curve for result.json, at most 100 lines, evenly spread, the first and the last among them."""
-    count = min(_MOST_POINTS, len(lines))
-    places = sorted({round(i * (len(lines) - 1) / max(count - 1, 1)) for i in range(count)})
-    return [{name: lines[place][name] for name in names if name in lines[place]} for place in places]

@@ -1,0 +1,124 @@
+"""Runs as calls, and what runs share: one alignment for all arms that agree, whoever computed it."""
+
+import json
+
+import pytest
+
+from orca_cli import compose, experiment, storage
+from orca_cli.runs import claim
+from tests.cli.conftest import results, run_folders
+
+
+def trajectories(cache):
+    return sorted(path for path in (cache / "alignments").iterdir() if path.is_dir())
+
+
+def test_one_alignment_serves_all_ways_of_fine_tuning(orca, environment, small, tmp_path):
+    """The bits of a run do not depend on who computed its alignment."""
+    cache = tmp_path / "cache"
+    arms = [["finetune=full"], ["finetune=layernorm"], ["finetune=head", "train.lr=3e-4"], ["align.select=last"]]
+    for arm in arms:
+        assert orca("run", *small, *arm, f"paths.cache={cache}")[0] == 0
+        assert len(trajectories(cache)) == 1
+    for number, arm in enumerate(arms):
+        assert orca("run", *small, *arm, f"paths.cache={tmp_path / f'cold-{number}'}", "--force")[0] == 0
+    shared, alone = results(environment)[:4], results(environment)[4:]
+    for first, second in zip(shared, alone, strict=True):
+        for key in ("weights_sha256", "error", "metric_value", "alignment", "splits"):
+            assert first[key] == second[key], key
+    for other in (["seed=1"], ["align.lr=1e-3"], ["embedder.init=random"], ["metric=moments"]):
+        before = len(trajectories(cache))
+        assert orca("run", *small, *other, f"paths.cache={cache}")[0] == 0
+        assert len(trajectories(cache)) == before + 1, other
+
+
+def test_a_damaged_trajectory_is_computed_again(orca, environment, small, tmp_path):
+    cache = f"paths.cache={tmp_path / 'cache'}"
+    assert orca("run", *small, cache)[0] == 0
+    (entry,) = trajectories(tmp_path / "cache")
+    file = entry / "tensors.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 4
+    file.write_bytes(content)
+    code, _, err = orca("run", *small, cache, "--force")
+    assert code == 0
+    assert "damaged cache entry" in err
+    first, second = results(environment)
+    assert first["weights_sha256"] == second["weights_sha256"]
+
+
+def test_every_line_of_both_curves_reaches_every_recorder_and_the_result(orca, environment, small):
+    """The file of JSON lines is one recorder; the result has the curves in short."""
+    assert orca("run", *small)[0] == 0
+    (run,), (result,) = run_folders(environment), results(environment)
+    for stage, folder in (("align", "2_align"), ("finetune", "3_finetune")):
+        lines = [json.loads(line) for line in (run / folder / "metrics.jsonl").read_text().splitlines()]
+        assert len(lines) == 3
+        assert [line["epoch"] for line in result["curves"][stage]] == [line["epoch"] for line in lines]
+    errors = [line["validation_error"] for line in result["curves"]["finetune"]]
+    assert result["validation_error"] == min(errors)
+
+
+class Listener:
+    def __init__(self):
+        self.lines = {}
+
+    def record(self, stage, line):
+        self.lines.setdefault(stage, []).append(dict(line))
+
+    def rewind(self, stage, lines):
+        self.lines[stage] = [dict(line) for line in lines]
+
+
+@pytest.fixture
+def job(environment, small):
+    with compose.session() as session:
+        return session.compose([str(word) for word in small])
+
+
+def test_training_is_a_call_that_leaves_the_test_split_closed(environment, job, monkeypatch):
+    listener = Listener()
+    opened = []
+    with claim.claim(environment, experiment.run_name(job)) as folder:
+        folder.attach(listener)
+        validated = experiment.train(job, folder)
+        original = validated.built.task.open_test
+        object.__setattr__(validated.built.task, "open_test", lambda: opened.append(1) or original())
+        assert not opened
+        assert not list(environment.glob("*/*/3_finetune/test_reads.jsonl"))
+        assert 0 <= validated.trained.validation_error <= 1
+        tested = experiment.test(job, folder, validated)
+        assert opened == [1]
+        assert tested.reads == 1
+    for stage, name in (("align", "2_align"), ("finetune", "3_finetune")):
+        written = storage.read_json_lines(folder.path / name / "metrics.jsonl")
+        assert listener.lines[stage] == written
+
+
+def test_a_run_is_a_call_with_a_typed_outcome(environment, job, monkeypatch):
+    first = experiment.run(job)
+    assert (first.state, first.code, first.failure) == ("completed", 0, None)
+    assert isinstance(first.result["error"]["value"], float)
+    again = experiment.run(job)
+    assert (again.state, again.path, again.result) == ("skipped", first.path, first.result)
+
+    def broken(*_):
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr(experiment, "train", broken)
+    failed = experiment.run(job, force=True)
+    assert (failed.state, failed.code) == ("failed", 1)
+    assert isinstance(failed.failure.cause, ZeroDivisionError)
+    assert json.loads((failed.path / "status.json").read_text())["error"]["kind"] == "OrcaError"
+
+
+def test_scratch_draws_body_and_embedder_and_aligns_only_if_asked(orca, environment, small):
+    assert orca("run", *small, "finetune=scratch")[0] == 0
+    code, _, err = orca("run", *small, "finetune=scratch", "metric=otdd")
+    assert code == 0
+    assert "the body is random, but its own embedding layer is not" in err
+    plain, aligned = results(environment)
+    assert (plain["metric"], plain["metric_value"]["before"]) == ("none", None)
+    assert aligned["metric_value"]["before"] is not None
+    config = (run_folders(environment)[0] / "config.yaml").read_text()
+    assert "init: random" in config

@@ -106,8 +106,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
         command = importlib.import_module(f"{command.__name__}.{verb}{'_' * keyword.iskeyword(verb)}")
     parser = _Parser(prog=f"orca {name}", formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_arguments(parser)
-    if name != "list":
-        parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")
     arguments = parser.parse_intermixed_args(words)
     arguments.traceback = wants_traceback
@@ -118,8 +117,6 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
         check_requirements()
         storage.check_temporary()
     result = command.execute(arguments)
-    if isinstance(result, int):
-        return result
     # A run's records are in its folder, so that losing the output loses nothing.
     with terminal.lost_output_allowed() if name == "run" else nullcontext():
         return terminal.render(result, as_json=arguments.json)

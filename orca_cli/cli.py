@@ -120,6 +120,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     # A run's records are in its folder, so that losing the output loses nothing.
     with terminal.lost_output_allowed() if name == "run" else nullcontext():
         return terminal.render(result, as_json=arguments.json)
+    return result.code  # the output was lost
 
 
 def _print_verbs(name: str, command: ModuleType) -> None:

@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N or mps; default: cpu")
     parser.add_argument("--body", metavar="NAME", help="embeds named data; default: the body that the task picks")
-    parser.add_argument("--checkpoint", metavar="PATH", help="of the body: hub id or folder")
+    parser.add_argument("--checkpoint", metavar="PATH", help="as body.checkpoint=PATH: hub id or folder")
     add_config_dir(parser, "metric/x.yaml, task/x.yaml, ...")
     add_allow_module(parser)
 
@@ -97,7 +97,6 @@ def execute(arguments: argparse.Namespace) -> Distances:
         dtype=arguments.dtype,
         device=arguments.device,
         body=arguments.body,
-        checkpoint=arguments.checkpoint,
         config_dir=arguments.config_dir,
     )
     for measured in comparison.metrics:
@@ -108,7 +107,7 @@ def execute(arguments: argparse.Namespace) -> Distances:
 
 def _take_words(arguments: argparse.Namespace) -> list[str]:
     """Set the options that are given as KEY=VALUE, and return the other settings."""
-    others = []
+    others = [f"body.checkpoint='{arguments.checkpoint}'"] if arguments.checkpoint else []
     for text in arguments.settings:
         key, separator, value = text.partition("=")
         if not separator:

@@ -114,7 +114,6 @@ def distance(
     dtype: str = "float32",
     device: str = "cpu",
     body: str | None = None,
-    checkpoint: str | None = None,
     config_dir: Path | None = None,
     reporter: Reporter | None = None,
 ) -> Comparison:
@@ -136,7 +135,6 @@ def distance(
         dtype: "float32" or "float64".
         device: auto, cpu, cuda, cuda:N or mps.
         body: embeds named data; default: the body that the task picks.
-        checkpoint: of the body, instead of its own.
         config_dir: the user's own configuration.
         reporter: progress.
 
@@ -154,7 +152,6 @@ def distance(
             session,
             [a, b],
             body=body,
-            checkpoint=checkpoint,
             settings=[text for text in settings if _is_embedding(text)],
             seed=seed,
             config_dir=config_dir,

@@ -96,7 +96,6 @@ class Embedding:
         data: Sequence[Data],
         *,
         body: str | None,
-        checkpoint: str | None,
         settings: Sequence[str],
         seed: int,
         config_dir: Path | None,
@@ -122,8 +121,6 @@ class Embedding:
         start = session.compose([f"{first[0]}={first[1]}", *picked])
         self.body_name = start.choices["body"]
         shared = [f"body={self.body_name}", f"seed={seed}", *settings]
-        if checkpoint:
-            shared.append(f"body.checkpoint='{checkpoint}'")
         for entry, pair in chosen.items():
             if pair is not None:
                 self._configs[entry] = (pair[0], session.compose([f"{pair[0]}={pair[1]}", *shared]).config)

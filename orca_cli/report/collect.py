@@ -117,7 +117,7 @@ def collect(folders: Iterable[Path]) -> Collection:
     broken: list[Broken] = []
     seen: set[tuple[int, int]] = set()
     for folder in folders:
-        if not os.path.isdir(folder):  # False, never an error, where a parent may not be entered
+        if not os.path.isdir(folder):  # False, not an error, if a parent is not accessible
             raise DataError("no such folder of runs", where=str(folder), hint="make one with: orca run")
         for found in _find(folder, broken):
             try:

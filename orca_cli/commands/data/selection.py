@@ -18,7 +18,7 @@ class Selection:
     """What was selected.
 
     Args:
-        entries: data sets; all of them where none is named.
+        entries: data sets; all of them if none is named.
         folder: of all data.
         settings: KEY=VALUE words.
         is_named: whether any data set is named.
@@ -80,7 +80,7 @@ def place_text(entry: DataSet, folder: Path) -> str:
 
 
 def size_text(size: int | None) -> str:
-    """Return a size in powers of 1000; - where it is unknown."""
+    """Return a size in powers of 1000; - if it is unknown."""
     if size is None:
         return "-"
     for unit, bytes_of in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):

@@ -291,6 +291,10 @@ class Error(Protocol):
             outputs: of the model.
             targets: shaped as Batch.y.
             groups: [n] int64, the record of each sample, where the split has records; errors per sample take no notice.
+
+        Raises:
+            DataError: outputs, targets and records do not fit together.
+            NonFiniteError: an output that counts is NaN or infinite, and the error would be.
         """
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:

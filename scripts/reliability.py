@@ -1,13 +1,13 @@
-"""Run the reliability suite, and publish its figures: reports/reliability.json and the scorecard of the README.
+"""Run the reliability suite and publish its figures: reports/reliability.json, docs/reliability.md, ten lines of the README.
 
     python scripts/reliability.py                       the pr tier, some minutes
     python scripts/reliability.py --tier nightly        all cases
-    python scripts/reliability.py -- -k damage          a part of it; what other tests found is kept from the last report
-    python scripts/reliability.py --table               write the README's table anew from the last report
+    python scripts/reliability.py -- -k damage          a part of it; other tests' results are kept from the last report
+    python scripts/reliability.py --table               rewrite both tables from the last report
     python scripts/reliability.py --defects             25 seeded defects, each of which the tests have to notice
     python scripts/reliability.py --tier nightly --properties       all examples of the properties
 
-A figure is what a test counted, never what was typed. A figure whose premise did not hold on this machine is "not run", and one
+Every figure was counted by a test; none is typed in. One whose precondition did not hold on this machine is "not run", and one
 whose test failed before it counted is "failed"; neither is ever shown as passed. Exit code: that of pytest.
 """
 
@@ -27,6 +27,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "reports" / "reliability.json"
+PAGE = ROOT / "docs" / "reliability.md"
 README = ROOT / "README.md"
 SUITE = ROOT / "tests" / "reliability"
 BEGIN = "<!-- scorecard: begin; written by scripts/reliability.py -->"
@@ -35,6 +36,19 @@ TIERS = ("pr", "nightly")
 SCHEMA = 3
 # Targets that no single test has.
 WHOLE_TARGETS = {"examples of properties / held": 40_000, "bad configurations refused with a clear error": 2_000}
+# The README's lines: text -> beginnings of the names of the figures that it adds up.
+HEADLINES = {
+    "runs killed at random points, then repeated: same bits": ("kills / runs that ended with the same bits",),
+    "sweeps stopped, then repeated: no job lost, none run twice": ("sweeps stopped and typed again",),
+    "sweeps with a crashing job: all other jobs completed": ("sweeps with a failing job",),
+    "power failures: every state the disk may be in is readable": ("states of a disk after a power failure",),
+    "full disks: a clear error, then an exact resume": ("full disks",),
+    "failing system calls: nothing corrupted, nothing lost": ("faults in the storage", "system-call faults"),
+    "flipped bits and other damage to checkpoints: detected": ("flipped bits in checkpoints", "other damage to"),
+    "invalid settings: refused with a clear error": ("bad configurations refused",),
+    "hostile files: nothing executed, nothing leaked": ("hostile files",),
+    "fuzzed input files: a value or a clear error": ("fuzz inputs",),
+}
 Outcomes = dict[str, bool]  # name of a test -> whether it passed
 
 
@@ -42,11 +56,7 @@ def run(tier: str, commands: list[list[str]]) -> tuple[int, list[dict[str, Any]]
     """Run pytest once a command; returns the worst exit code, the figures, what became of each test, and seconds."""
     with tempfile.TemporaryDirectory(prefix="orca-reliability-") as folder:
         figures, record = Path(folder) / "figures", Path(folder) / "outcomes"
-        variables = os.environ | {
-            "ORCA_TIER": tier,
-            "ORCA_SCORECARD": str(figures),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-        }
+        variables = os.environ | {"ORCA_TIER": tier, "ORCA_SCORECARD": str(figures)}
         code, found = 0, {}
         start = time.monotonic()
         for words in commands:
@@ -183,18 +193,31 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def headlines(record: dict[str, Any]) -> str:
+    """Return the README's few lines as Markdown."""
+    rows = figures(record)
+    lines = ["| injected faults, and what has to follow | passed / run |", "| :-- | --: |"]
+    for text, beginnings in HEADLINES.items():
+        found = [row for name, row in rows.items() if name.startswith(beginnings)]
+        states = {row.state for row in found} - {"passed"} or ({"passed"} if found else {"not run"})
+        done = f"{sum(row.passed for row in found):,} / {sum(row.cases for row in found):,}"
+        lines.append(f"| {text} | {done if states == {'passed'} else ', '.join([done, *sorted(states)])} |")
+    return "\n".join(lines)
+
+
 def publish(record: dict[str, Any]) -> None:
-    """Write the report, a line a test, and the table between the README's markers."""
+    """Write the report, a line a test, and the tables between the markers of both pages."""
     REPORT.parent.mkdir(exist_ok=True)
     head = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items() if key != "tests"]
     tests = [f"{json.dumps(test)}: {json.dumps(record['tests'][test])}" for test in sorted(record["tests"])]
     REPORT.write_text("{\n" + ",\n".join([*head, '"tests": {\n' + ",\n".join(tests) + "\n}"]) + "\n}\n")
-    text = README.read_text()
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{README}: the markers of the scorecard are missing")
-    front, rest = text.split(BEGIN, 1)
-    _, tail = rest.split(END, 1)
-    README.write_text(f"{front}{BEGIN}\n\n{table(record)}\n\n{END}{tail}")
+    for page, content in ((PAGE, table(record)), (README, headlines(record))):
+        text = page.read_text()
+        if BEGIN not in text or END not in text:
+            raise SystemExit(f"{page}: the markers of the scorecard are missing")
+        front, rest = text.split(BEGIN, 1)
+        _, tail = rest.split(END, 1)
+        page.write_text(f"{front}{BEGIN}\n\n{content}\n\n{END}{tail}")
 
 
 def main() -> int:
@@ -202,8 +225,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], epilog=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--tier", choices=TIERS, default="pr", help="how many cases")
-    parser.add_argument("--dry", action="store_true", help="run, and print the table without publishing it")
-    parser.add_argument("--table", action="store_true", help="run nothing; write the table of the last report anew")
+    parser.add_argument("--dry", action="store_true", help="run and print what this run found, but publish nothing")
+    parser.add_argument("--table", action="store_true", help="run nothing; rewrite the tables from the last report")
     parser.add_argument("--defects", action="store_true", help="only the seeded defects, all 25")
     parser.add_argument("--properties", action="store_true", help="only the properties, of all parts of the program")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the tests")
@@ -215,7 +238,7 @@ def main() -> int:
     tier = "nightly" if given.defects else given.tier
     code, lines, found, seconds = run(tier, commands(given))
     record = record_of(tier, lines, found, seconds)
-    if given.words or given.defects or given.properties:
+    if not given.dry and (given.words or given.defects or given.properties):
         record = merged(json.loads(REPORT.read_text()) if REPORT.exists() else {}, record)
     if given.dry:
         print(table(record))

@@ -1,12 +1,21 @@
 """Settings of all tests."""
 
+import os
 import re
 import signal
 
-import pytest
-from hypothesis import settings
+# One thread for this process and for all that tests start, whatever the environment says: every worker of xdist would take
+# all processors otherwise, and the number of threads decides the last bits of a sum. OpenBLAS and MKL follow
+# OMP_NUM_THREADS where no variable of their own is set; all read it when they are loaded, so this comes before other imports.
+for _name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"):
+    os.environ.pop(_name, None)
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
-from tests.tiers import Scorecard, count
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from tests.forked import Server  # noqa: E402
+from tests.tiers import Scorecard, count  # noqa: E402
 
 # The same examples at every run: a change that breaks a property is told by the change, not by a later run's luck.
 settings.register_profile("repeatable", derandomize=True, max_examples=count(pr=100, nightly=2000))
@@ -25,3 +34,10 @@ def pytest_runtest_teardown(item):
     if counted:
         scorecard = Scorecard.of(item.nodeid)
         scorecard.add("examples of properties / held", cases=passed + failed, passed=passed, target=0)
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory):
+    """The process that all forks of the session come from."""
+    with Server(tmp_path_factory.mktemp("forked")) as server:
+        yield server

@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 from safetensors import safe_open
 
 from tests.checkpoints import save_tiny_bert
+from tests.forked import Server
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "adding.md").read_text()
@@ -21,9 +20,10 @@ def files_of_the_page() -> dict[str, str]:
     return dict(re.findall(r"^`([\w/.]+)`\n\n```(?:yaml|python)\n(.*?)```", PAGE, flags=re.S | re.M))
 
 
-@pytest.fixture
-def checkout(tmp_path):
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
     """A copy of the package and conf/, so that files can be added as a contributor would add them."""
+    tmp_path = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "orca_cli", tmp_path / "orca_cli", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     save_tiny_bert(tmp_path / "path" / "to" / "checkpoint")
@@ -51,21 +51,30 @@ QUICK = [
 ]
 
 
-def orca(checkout: Path, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "orca_cli", *words],
-        cwd=checkout,
-        capture_output=True,
-        text=True,
-        env={
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(checkout),
-            "ORCA_HOME": str(checkout / "home"),
-            "OMP_NUM_THREADS": "1",
-        },
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture(scope="module")
+def server(checkout, tmp_path_factory):
+    with Server(tmp_path_factory.mktemp("forked"), checkout) as server:
+        yield server
+
+
+@pytest.fixture
+def orca(server, checkout, tmp_path, monkeypatch):
+    """Call the command line of the copy; returns its standard output. Runs of one test go into a folder of its own."""
+    monkeypatch.chdir(checkout)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    places = {"HOME": str(checkout), "ORCA_HOME": str(checkout / "home"), "ORCA_RUNS": str(tmp_path / "runs")}
+
+    def call(*words: str) -> str:
+        case = server.start(list(words), more=places)
+        assert case.wait(120) == 0, case.err
+        return case.out
+
+    return call
+
+
+def test_it_is_the_copy_that_is_called(orca, checkout):
+    (checkout / "conf" / "task" / "only_here.yaml").write_text("# Nothing else.\n")
+    assert "only_here" in orca("list", "tasks")
 
 
 def test_every_file_of_the_page_is_tried_here():
@@ -83,51 +92,51 @@ def test_every_file_of_the_page_is_tried_here():
     }
 
 
-def test_a_task_from_own_arrays_is_one_yaml(checkout):
+def test_a_task_from_own_arrays_is_one_yaml(checkout, orca):
     add(checkout, "my_conf/task/gestures.yaml")
-    assert "gestures" in orca(checkout, "list", "tasks", "--config-dir", "my_conf")
+    assert "gestures" in orca("list", "tasks", "--config-dir", "my_conf")
     assert "orca run --config-dir my_conf task=gestures" in PAGE
-    orca(checkout, "run", "--config-dir", "my_conf", "task=gestures", *QUICK)
+    orca("run", "--config-dir", "my_conf", "task=gestures", *QUICK)
 
 
-def test_a_task_in_a_new_format_is_one_yaml_and_one_python_file(checkout):
+def test_a_task_in_a_new_format_is_one_yaml_and_one_python_file(checkout, orca):
     add(checkout, "orca_cli/tasks/ramps.py", "conf/task/ramps.yaml")
-    assert "ramps" in orca(checkout, "list", "tasks")
-    assert "synthetic" in orca(checkout, "run", "task=ramps", *QUICK)
+    assert "ramps" in orca("list", "tasks")
+    assert "synthetic" in orca("run", "task=ramps", *QUICK)
 
 
-def test_a_body_of_a_known_family_is_one_yaml(checkout):
+def test_a_body_of_a_known_family_is_one_yaml(checkout, orca):
     add(checkout, "conf/body/bert_small.yaml")
-    out = orca(checkout, "run", "body=bert_small", "metric=none", "train.epochs=1", "task.train_size=40")
+    out = orca("run", "body=bert_small", "metric=none", "train.epochs=1", "task.train_size=40")
     assert "width 32" in out
 
 
-def test_a_metric_is_one_yaml_and_one_python_file(checkout):
+def test_a_metric_is_one_yaml_and_one_python_file(checkout, orca):
     add(checkout, "orca_cli/metrics/mean_shift.py", "conf/metric/mean_shift.yaml")
-    assert "mean_shift" in orca(checkout, "list", "metrics")
+    assert "mean_shift" in orca("list", "metrics")
     assert "orca run metric=mean_shift" in PAGE
-    assert "before alignment" in orca(checkout, "run", "metric=mean_shift", "task.train_size=40", *QUICK)
+    assert "before alignment" in orca("run", "metric=mean_shift", "task.train_size=40", *QUICK)
 
 
-def test_a_finetune_mode_is_one_yaml_and_one_python_file(checkout):
+def test_a_finetune_mode_is_one_yaml_and_one_python_file(checkout, orca, tmp_path):
     add(checkout, "orca_cli/finetuning/bitfit.py", "conf/finetune/bitfit.yaml")
-    assert "bitfit" in orca(checkout, "list", "finetune")
+    assert "bitfit" in orca("list", "finetune")
     assert "orca run -m finetune=full,bitfit" in PAGE
-    out = orca(checkout, "run", "finetune=bitfit", "metric=none", "task.train_size=40", *QUICK)
+    out = orca("run", "finetune=bitfit", "metric=none", "task.train_size=40", *QUICK)
     assert "finetune=bitfit" in out
-    (weights,) = checkout.glob("runs/*/*/3_finetune/best/model.safetensors")
+    (weights,) = tmp_path.glob("runs/*/*/3_finetune/best/model.safetensors")
     with safe_open(weights, "pt") as file:
         names = [name for name in file.keys() if name.startswith("body.")]  # noqa: SIM118
     assert names
     assert all(name.endswith("bias") for name in names)
 
 
-def test_a_tracker_is_one_yaml_and_one_python_file(checkout):
+def test_a_tracker_is_one_yaml_and_one_python_file(checkout, orca, tmp_path):
     add(checkout, "orca_cli/tracking/losses.py", "conf/tracker/losses.yaml")
     assert "orca run tracker=losses" in PAGE
     words = ["run", "metric=none", "task.train_size=40", *QUICK, "train.epochs=2"]
-    orca(checkout, *words, "tracker=losses")
-    (file,) = checkout.glob("runs/*/*/losses.csv")
+    orca(*words, "tracker=losses")
+    (file,) = tmp_path.glob("runs/*/*/losses.csv")
     assert [line.split(",")[0] for line in file.read_text().splitlines()] == ["epoch", "1", "2"]
-    orca(checkout, *words)
-    assert len(list(checkout.glob("runs/*/*/result.json"))) == 1  # a tracker does not make another run
+    orca(*words)
+    assert len(list(tmp_path.glob("runs/*/*/result.json"))) == 1  # a tracker does not make another run

@@ -41,9 +41,10 @@ def tiny(tmp_path_factory):
     }
 
 
-@pytest.fixture
-def own(tmp_path):
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
     """Return what the tasks of one's own data need to be given."""
+    tmp_path = tmp_path_factory.mktemp("own")
     rng = np.random.default_rng(0)
     y = np.arange(40) % 2
     np.savez(tmp_path / "own.npz", x=rng.normal(size=(40, 2, 9)), y=y)

@@ -1,6 +1,7 @@
 """The documents say what is: paths exist, exit codes match, the README's commands are accepted as written."""
 
 import inspect
+import json
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ import pytest
 
 from orca_cli import exceptions
 from orca_cli.cli import main
+from scripts import reliability
 from tests.checkpoints import save_tiny_swin
 
 ROOT = Path(__file__).parent.parent
@@ -79,3 +81,11 @@ def test_the_other_commands_of_the_readme(folder, capfd):
     for line in [*lines, "orca list", "orca doctor"]:
         assert main(shlex.split(line)[1:]) == 0, line
     assert (folder / "table.tex").exists()
+
+
+def test_the_readmes_figures_are_those_of_the_last_report():
+    record = json.loads(reliability.REPORT.read_text())
+    names = reliability.figures(record)
+    for beginnings in reliability.HEADLINES.values():
+        assert not [start for start in beginnings if not any(name.startswith(start) for name in names)]
+    assert reliability.headlines(record) in README

@@ -15,7 +15,7 @@ def default_loss(kind: str, integer_targets: bool) -> nn.Module:
     Args:
         kind: classes gives cross-entropy; labels binary cross-entropy; dense the mean squared error, or cross-entropy at
             every position where targets are integers.
-        integer_targets: whether targets are integers; matters for dense alone.
+        integer_targets: whether targets are integers; for dense only.
 
     Raises:
         ConfigError: an unknown kind.

@@ -1,35 +1,32 @@
-"""Losses that leave out unknown targets, and the loss that goes with the relative error.
+"""Losses that leave out unknown targets; they raise DataError where outputs and targets have different shapes.
 
-A batch without a single known target has loss zero with zero gradient, so that one empty batch does not end a run.
+A batch without any known target has loss zero and gradient zero, so that one empty batch does not end a run.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS
-
-_REDUCTIONS = ("mean", "sum")
+from orca_cli.ranges import Positive
 
 
 class MaskedBCE(nn.Module):
     """Binary cross-entropy of logits, in nats, averaged over the entries whose target is not NaN.
 
     Args:
-        positive_weight: factor on the loss of positive entries, above 0; 1 weighs both alike.
+        positive_weight: factor on the loss of positive entries; 1 weighs both alike.
         count_missing: whether entries without a target enter the average as logit 0 against 0, a constant log 2 each, as
             in the released code for cosmic rays.
-
-    Raises:
-        ConfigError: positive_weight is out of range.
     """
 
-    def __init__(self, positive_weight: float = 1.0, count_missing: bool = False) -> None:
+    def __init__(self, positive_weight: Positive = 1.0, count_missing: bool = False) -> None:
         super().__init__()
-        _check("positive_weight", positive_weight)
         self.positive_weight, self.count_missing = positive_weight, count_missing
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -57,11 +54,7 @@ class MaskedMSE(nn.Module):
         self.count_missing = count_missing
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K, *E] against targets of the same shape.
-
-        Raises:
-            DataError: the shapes differ.
-        """
+        """Return the mean loss of outputs [B, K, *E] against targets of the same shape."""
         _check_shapes(outputs, targets)
         known = ~targets.isnan()
         squares = torch.where(known, outputs - targets.nan_to_num(nan=0.0), 0.0).square()
@@ -84,29 +77,17 @@ class RelativeL2Loss(nn.Module):
     """Mean over the batch of |output - target| / |target|, Euclidean norms over the known entries of a sample.
 
     Args:
-        eps: added to |target|, in the targets' units, above 0, so that a target of zero does not divide by zero.
+        eps: added to |target|, in the targets' units, so that a target of zero does not divide by zero.
         reduction: mean, or sum over the batch as in the published code for Darcy flow. A sum grows with the batch, and
             so does the gradient.
-
-    Raises:
-        ConfigError: eps is out of range, or another reduction.
     """
 
-    def __init__(self, eps: float = 1e-8, reduction: str = "mean") -> None:
+    def __init__(self, eps: Positive = 1e-8, reduction: Literal["mean", "sum"] = "mean") -> None:
         super().__init__()
-        _check("eps", eps)
-        if reduction not in _REDUCTIONS:
-            raise ConfigError(
-                f"{reduction!r} is not allowed", where="task.loss.reduction", hint=suggest(str(reduction), _REDUCTIONS)
-            )
         self.eps, self.reduction = eps, reduction
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of outputs [B, K, *E] against targets of the same shape.
-
-        Raises:
-            DataError: the shapes differ.
-        """
+        """Return the loss of outputs [B, K, *E] against targets of the same shape."""
         _check_shapes(outputs, targets)
         known = ~targets.isnan()
         target = targets.nan_to_num(nan=0.0)
@@ -131,11 +112,7 @@ class NatsPerFrameLoss(nn.Module):
         self.count_padding = count_padding
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of logits [B, K, L] against 0 and 1 of the same shape.
-
-        Raises:
-            DataError: the shapes differ.
-        """
+        """Return the mean loss of logits [B, K, L] against 0 and 1 of the same shape."""
         _check_shapes(outputs, targets)
         known = ~targets.isnan()
         nats = functional.binary_cross_entropy_with_logits(outputs, targets.nan_to_num(nan=0.0), reduction="none")
@@ -144,19 +121,11 @@ class NatsPerFrameLoss(nn.Module):
         return torch.where(known, nats, 0.0).sum() / known.any(dim=1).sum().clamp_min(1)
 
 
-def _check(name: str, value: float) -> None:
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"{value} is out of range", where=f"task.loss.{name}", hint="allowed: above 0 and finite")
-
-
 def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
     # [B, H, W] against [B, 1, H, W] would broadcast to [B, B, H, W] and train on other samples' targets.
     if outputs.shape != targets.shape:
-        raise DataError(
-            f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}",
-            where="task.loss",
-            hint="this loss takes outputs and targets of one shape (B, K, *E)",
-        )
+        what = f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}"
+        raise DataError(what, where="task.loss", hint="this loss takes outputs and targets of one shape (B, K, *E)")
 
 
 def _masked_mean(loss: Tensor, known: Tensor) -> Tensor:

@@ -1,52 +1,45 @@
-"""How the code that came with the paper averaged an error over a split."""
+"""How the code released with the paper averages an error over a split."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 from torch import Tensor
 
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Error, Score
+from orca_cli.ranges import Count
 
 
 class ChunkMean:
     """Unweighted mean of another error over consecutive chunks of a split; only for comparison with published numbers.
 
     Batches are put together until a chunk holds `size` samples or more. The last chunk is smaller, yet counts as much;
-    and errors such as AUROC and F1 of a chunk are not what they are over the whole split. That one is in `others`.
+    and AUROC, F1 and the like of chunks differ from those of the whole split. The latter is in `others`.
 
     Args:
         error: another error.
-        size: samples after which a chunk is closed, 1 or more: 1000 in the published code.
-        batch: samples in a batch of the evaluation, 1 or more; a chunk holds whole batches.
-        drop_tail: whether what comes after the last full chunk is left out, unless there is nothing else. Full is a
-            chunk then where its number of batches times the size of its last batch is `size` or more.
+        size: samples after which a chunk is closed: 1000 in the published code.
+        batch: samples in a batch of the evaluation; a chunk holds whole batches.
+        drop_tail: whether samples after the last full chunk are left out, unless there is nothing else. A chunk is then
+            full when its number of batches times the size of its last batch is `size` or more.
 
     Raises:
-        ConfigError: size or batch below 1, or no error.
+        ConfigError: `error` is not an error.
     """
 
-    def __init__(self, error: Error, size: int = 1000, batch: int = 1, drop_tail: bool = False) -> None:
+    def __init__(self, error: Error, size: Count = 1000, batch: Count = 1, drop_tail: bool = False) -> None:
         if not callable(error):
-            raise ConfigError(f"{error!r} is no error", where="task.error.error", hint="give a node with _target_")
-        for key, value in (("size", size), ("batch", batch)):
-            if value < 1:
-                raise ConfigError(f"{value} is out of range", where=f"task.error.{key}", hint="allowed: 1 or more")
+            raise ConfigError(f"{error!r} is not an error", where="task.error.error", hint="give a node with _target_")
         self._error, self._size, self._batch, self._drop_tail = error, size, batch, drop_tail
         self.name, self.percent = f"{error.name}, mean over chunks", error.percent
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the mean over chunks; `n` counts chunks, `skipped` those left out or for which the error is undefined.
-
-        Raises:
-            DataError: what the other error raises.
-        """
+        """Return the mean over chunks; `n` counts chunks, `skipped` those left out or for which the error is undefined."""
         whole = self._error(outputs, targets, groups)
-        values = []
         chunks, dropped = self._chunks(len(outputs))
-        for chunk in chunks:
-            values.append(self._error(outputs[chunk], targets[chunk], None if groups is None else groups[chunk]).value)
+        values = [
+            self._error(outputs[chunk], targets[chunk], None if groups is None else groups[chunk]).value
+            for chunk in chunks
+        ]
         defined = [value for value in values if value is not None]
         found = {self._error.name: whole.value, **whole.others}
         others = {f"{name}, whole split": value for name, value in found.items()}
@@ -60,9 +53,10 @@ class ChunkMean:
     def _chunks(self, n: int) -> tuple[list[slice], int]:
         """Return the chunks that count, and how many are dropped."""
         full, start, batches = [], 0, 0
-        for end, last in self._batches(n):
+        for first in range(0, n, self._batch):
+            end = min(first + self._batch, n)
             batches += 1
-            samples = batches * last if self._drop_tail else end - start
+            samples = batches * (end - first) if self._drop_tail else end - start
             if samples >= self._size:
                 full.append(slice(start, end))
                 start, batches = end, 0
@@ -71,9 +65,3 @@ class ChunkMean:
         if full and self._drop_tail:
             return full, 1
         return [*full, slice(start, n)], 0
-
-    def _batches(self, n: int) -> Iterator[tuple[int, int]]:
-        """Yield where each batch ends, and its size."""
-        for start in range(0, n, self._batch):
-            end = min(start + self._batch, n)
-            yield end, end - start

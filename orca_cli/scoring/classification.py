@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Score
+from orca_cli.ranges import Count
 from orca_cli.scoring import records
+from orca_cli.scoring.checks import check_fit
 
 
 class ZeroOne:
@@ -21,11 +23,7 @@ class ZeroOne:
     percent = True
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error; `n` and `skipped` count samples, or positions where targets have an extent.
-
-        Raises:
-            DataError: outputs and targets do not fit together.
-        """
+        """Return the error; `n` and `skipped` count samples, or positions where targets have an extent."""
         _check_shapes(outputs, targets)
         counted = targets != IGNORED_CLASS
         n = int(counted.sum())
@@ -49,7 +47,7 @@ class MacroF1:
     """One minus the mean over classes of F1 = 2 TP / (2 TP + FP + FN), the classes being a fixed list from 0 on.
 
     A class that is neither a target nor a prediction anywhere has no F1 and is skipped; one that is predicted but never
-    a target has F1 = 0. That is scikit-learn's macro average over the labels that occur. The other choice of `by`, and
+    a target has F1 = 0. This is scikit-learn's macro average over the labels that occur. The other choice of `by`, and
     the mean over the first classes, are in the score's `others`.
 
     A record's prediction is the class that most of its samples vote for; of equally many votes the one with the larger
@@ -60,28 +58,18 @@ class MacroF1:
         by: samples, or records, such as the whole electrocardiograms that samples are windows of.
         also_first: a further error averages over classes 0..also_first-1. The PhysioNet/CinC challenge of 2017 counts
             normal, atrial fibrillation and other rhythms, the first 3 of 4, over records.
-
-    Raises:
-        ConfigError: num_classes or also_first below 1, or an unknown `by`.
     """
 
     percent = True
 
-    def __init__(self, num_classes: int | None = None, by: str = "samples", also_first: int | None = None) -> None:
-        records.check_unit(by)
-        for key, value in (("num_classes", num_classes), ("also_first", also_first)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{value} is out of range", where=f"task.error.{key}", hint="allowed: 1 or more")
+    def __init__(
+        self, num_classes: Count | None = None, by: records.Unit = "samples", also_first: Count | None = None
+    ) -> None:
         self._num_classes, self._by, self._also_first = num_classes, by, also_first
         self.name = "1 - macro F1" if by == "samples" else "1 - macro F1 of records"
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error of outputs [n, K] against [n], or [n, K, *E] against [n, *E]; `n` and `skipped` count classes.
-
-        Raises:
-            DataError: outputs and targets do not fit together; with by=records, samples have no record, or those of one
-                record have different targets.
-        """
+        """Return the error of outputs [n, K] against [n], or [n, K, *E] against [n, *E]; `n` and `skipped` count classes."""
         _check_shapes(outputs, targets)
         k = outputs.shape[1] if self._num_classes is None else self._num_classes
         if k > outputs.shape[1]:
@@ -92,8 +80,7 @@ class MacroF1:
         by_samples = _class_f1(_predictions(scores), truth, outputs.shape[1])
         by_records = self._of_records(scores, truth, counted, groups)
         if by_records is None and self._by == "records":
-            records.required(groups)
-            raise records.differing()
+            raise records.missing(groups)
         found = {"samples": by_samples, "records": by_records}
         others = {}
         for unit, values in found.items():
@@ -130,16 +117,14 @@ class MacroF1:
 
 
 def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
-    if outputs.ndim < 2 or outputs.shape[:1] + outputs.shape[2:] != targets.shape or targets.is_floating_point():
-        raise DataError(
-            f"outputs {tuple(outputs.shape)} do not fit {targets.dtype} targets {tuple(targets.shape)}",
-            where="task.error",
-            hint="errors of classification take outputs (n, K, *E) and integer targets (n, *E)",
-        )
+    fits = (
+        outputs.ndim > 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape and not targets.is_floating_point()
+    )
+    check_fit(fits, outputs, targets, "outputs (n, K, *E) and integer targets (n, *E)")
 
 
 def _predictions(scores: Tensor) -> Tensor:
-    """Return the class of each row of scores [m, K]; K, which is no class, where one of them is NaN."""
+    """Return the class of each row of scores [m, K]; K, which stands for none, where one of them is NaN."""
     if not len(scores):
         return torch.empty(0, dtype=torch.int64)
     return torch.where(scores.isnan().any(dim=1), scores.shape[1], scores.argmax(dim=1))

@@ -15,7 +15,7 @@ def default_error(kind: str, integer_targets: bool) -> Error:
     Args:
         kind: classes gives the 0-1 error; labels 1 - mAP; dense the mean squared error, or the 0-1 error over positions
             where targets are integers.
-        integer_targets: whether targets are integers; matters for dense alone.
+        integer_targets: whether targets are integers; for dense only.
 
     Raises:
         ConfigError: an unknown kind.

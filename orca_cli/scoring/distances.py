@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
 from orca_cli.interfaces import Score
+from orca_cli.ranges import Count, Positive
+from orca_cli.scoring.checks import check_fit, check_numbers
 
 _LEAST = 0.01  # no two atoms are closer, in Angstrom
 
@@ -21,22 +22,15 @@ class LongRangeMAE:
     least 0.01. Proteins without such a pair are skipped.
 
     Args:
-        separation: least distance along the sequence, in residues, 1 or more.
-        threshold: largest true distance in Angstrom, above 0.
+        separation: least distance along the sequence, in residues.
+        threshold: largest true distance in Angstrom.
         symmetrize_twice: the released code averaged a map with its own transpose in place and then once more, which
             leaves 3/4 of the entry below the diagonal and 1/4 of the one above.
-
-    Raises:
-        ConfigError: a value is out of range.
     """
 
     percent = False
 
-    def __init__(self, separation: int = 24, threshold: float = 8.0, symmetrize_twice: bool = False) -> None:
-        if separation < 1:
-            raise ConfigError(f"{separation} is out of range", where="task.error.separation", hint="allowed: 1 or more")
-        if not 0 < threshold < float("inf"):
-            raise ConfigError(f"{threshold} is out of range", where="task.error.threshold", hint="allowed: above 0")
+    def __init__(self, separation: Count = 24, threshold: Positive = 8.0, symmetrize_twice: bool = False) -> None:
         self._separation, self._threshold = separation, threshold
         self._below = 0.75 if symmetrize_twice else 0.5
         self.name = f"long-range MAE{threshold:g}"
@@ -48,26 +42,18 @@ class LongRangeMAE:
             outputs: predicted distances.
             targets: true distances, NaN outside a protein's own L x L block and where unknown.
             groups: not used.
-
-        Raises:
-            DataError: outputs and targets do not fit together.
-            NonFiniteError: an output is NaN or infinite where it counts.
         """
-        if outputs.shape != targets.shape:
-            raise _misfit(f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}")
+        fits = outputs.ndim == 4 and outputs.shape == targets.shape and outputs.shape[1::2] == (1, outputs.shape[2])
+        check_fit(fits, outputs, targets, "distance maps (n, 1, W, W)")
         errors = []
         for index, (rows, columns) in enumerate(self._pairs(targets)):
             if not len(rows):
                 continue
             above, below = outputs[index, 0, rows, columns].double(), outputs[index, 0, columns, rows].double()
             predicted = (self._below * below + (1 - self._below) * above).clamp_min(_LEAST)
-            error = float((predicted - targets[index, 0, rows, columns]).abs().mean())
             # clamp_min keeps NaN but would turn minus infinity into a distance.
-            if not (above.isfinite() & below.isfinite()).all():
-                raise NonFiniteError(
-                    f"outputs of protein {index} are NaN or infinite", where="task.error", hint="try a smaller train.lr"
-                )
-            errors.append(error)
+            check_numbers(~(above.isfinite() & below.isfinite()), f"NaN or infinite in protein {index}")
+            errors.append(float((predicted - targets[index, 0, rows, columns]).abs().mean()))
         skipped = len(outputs) - len(errors)
         return Score(sum(errors) / len(errors), len(errors), skipped) if errors else Score(None, 0, skipped)
 
@@ -91,13 +77,7 @@ class LongRangeMAE:
 
     def _pairs(self, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the rows and columns of the pairs of one protein after the other; memory is that of one map."""
-        if targets.ndim != 4 or targets.shape[1] != 1 or targets.shape[2] != targets.shape[3]:
-            raise _misfit(f"targets have shape {tuple(targets.shape)}")
         for target in targets:
             near = torch.triu(target[0] <= self._threshold, self._separation)  # NaN compares as False
             rows, columns = near.nonzero(as_tuple=True)
             yield rows, columns
-
-
-def _misfit(what: str) -> DataError:
-    return DataError(what, where="task.error", hint="this error takes distance maps (n, 1, W, W)")

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import ConfigError, DataError, NonFiniteError, suggest
 from orca_cli.interfaces import Score
+from orca_cli.ranges import Fraction
 from orca_cli.scoring import ranking
+from orca_cli.scoring.checks import check_fit, check_numbers
 
-_REPORTS = ("auroc", "balanced", "fnr", "pixel_auroc")
 _CERTAIN = 20.0  # logit of a constant that is positive whatever the threshold
 
 
 class MaskError:
-    """Four errors of a mask, of which one is reported and the others stand in the score's `others`.
+    """Four errors of a mask, of which one is reported and the others are in the score's `others`.
 
     * auroc: one minus the area under the ROC curve of all pixels of all images together, without a threshold.
     * balanced: mean of the false-positive and the false-negative rate at logit 0, which the released code of the paper
@@ -31,23 +32,17 @@ class MaskError:
     Args:
         report: auroc, balanced, fnr or pixel_auroc.
         count_ignored: whether ignored pixels count as negatives with logit 0, as in the released code.
-        threshold: probability above which a pixel counts as positive for `fnr`, above 0 and below 1.
-
-    Raises:
-        ConfigError: an unknown report, or a threshold out of range.
+        threshold: probability above which a pixel counts as positive for `fnr`.
     """
 
     percent = True
 
-    def __init__(self, report: str = "auroc", count_ignored: bool = False, threshold: float = 0.5) -> None:
-        if report not in _REPORTS:
-            raise ConfigError(
-                f"{report!r} is not allowed", where="task.error.report", hint=suggest(str(report), _REPORTS)
-            )
-        if not 0 < threshold < 1:
-            raise ConfigError(
-                f"{threshold} is out of range", where="task.error.threshold", hint="allowed: above 0 and below 1"
-            )
+    def __init__(
+        self,
+        report: Literal["auroc", "balanced", "fnr", "pixel_auroc"] = "auroc",
+        count_ignored: bool = False,
+        threshold: Fraction = 0.5,
+    ) -> None:
         self._report, self._count_ignored = report, count_ignored
         self._logit = math.log(threshold / (1 - threshold))
         self._names = {
@@ -62,25 +57,15 @@ class MaskError:
         """Return the error of logits [n, 1, H, W] against targets of the same shape.
 
         `n` and `skipped` count pixels, or positions for pixel_auroc.
-
-        Raises:
-            DataError: outputs and targets do not fit together.
-            NonFiniteError: an output is NaN where it counts.
         """
-        if outputs.shape != targets.shape or outputs.ndim < 2:
-            raise DataError(
-                f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}",
-                where="task.error",
-                hint="this error takes logits and targets of one shape (n, 1, H, W)",
-            )
+        fits = outputs.ndim > 1 and outputs.shape == targets.shape
+        check_fit(fits, outputs, targets, "logits and targets of one shape (n, 1, H, W)")
         scores, present = outputs.flatten(1), targets.flatten(1) > 0.5
         known = ~targets.isnan().flatten(1)
         if self._count_ignored:
             scores, known = scores.where(known, 0.0), torch.ones_like(known)
         pooled, truth = scores[known], present[known]
-        broken = int(pooled.isnan().sum())
-        if broken:
-            raise NonFiniteError(f"{broken} outputs are NaN", where="task.error", hint="try a smaller train.lr")
+        check_numbers(pooled.isnan(), "NaN")
         areas = ranking.column_aurocs(scores, present, known)
         defined = areas[~areas.isnan()]
         area = ranking.auroc(pooled, truth)

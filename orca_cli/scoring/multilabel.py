@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Score
 from orca_cli.scoring import ranking, records
+from orca_cli.scoring.checks import check_fit
 
 
 class MeanAveragePrecision:
@@ -26,36 +26,25 @@ class MeanAveragePrecision:
     Args:
         by: samples, or records: outputs are averaged over the samples of a record first, as the logits of a clip's pieces
             are for FSD50K.
-
-    Raises:
-        ConfigError: an unknown `by`.
     """
 
     percent = True
 
-    def __init__(self, by: str = "samples") -> None:
-        records.check_unit(by)
+    def __init__(self, by: records.Unit = "samples") -> None:
         self._by = by
         self.name = "1 - mAP" if by == "samples" else "1 - mAP of records"
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error; `n` and `skipped` count labels.
-
-        Raises:
-            DataError: outputs and targets do not fit together; with by=records, samples have no record, or those of one
-                record have different targets.
-        """
+        """Return the error; `n` and `skipped` count labels."""
         found: dict[str, Score] = {"samples": _mean_over_labels(outputs, targets, ranking.average_precision)}
-        if self._by == "records":
-            records.required(groups)
         if groups is not None:
             place, count = records.numbered(groups, len(outputs))
             of_record = records.shared(targets, place, count)
             if of_record is not None:
                 pooled = records.means(outputs, place, count)
                 found["records"] = _mean_over_labels(pooled, of_record, ranking.average_precision)
-            elif self._by == "records":
-                raise records.differing()
+        if self._by not in found:
+            raise records.missing(groups)
         score = found.pop(self._by)
         others = {f"1 - mAP of {unit}": other.value for unit, other in found.items()}
         return Score(score.value, score.n, score.skipped, others)
@@ -76,11 +65,7 @@ class MeanAUROC:
     percent = True
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error; `n` and `skipped` count labels.
-
-        Raises:
-            DataError: outputs and targets do not fit together.
-        """
+        """Return the error; `n` and `skipped` count labels."""
         return _mean_over_labels(outputs, targets, ranking.auroc)
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
@@ -89,17 +74,11 @@ class MeanAUROC:
 
 
 def _mean_over_labels(outputs: Tensor, targets: Tensor, value: Callable[[Tensor, Tensor], float | None]) -> Score:
-    if outputs.ndim != 2 or outputs.shape != targets.shape:
-        raise DataError(
-            f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}",
-            where="task.error",
-            hint="multi-label errors take outputs (n, K) and targets (n, K)",
-        )
+    check_fit(
+        outputs.ndim == 2 and outputs.shape == targets.shape, outputs, targets, "outputs (n, K) and targets (n, K)"
+    )
     known = ~targets.isnan() if targets.is_floating_point() else torch.ones_like(targets, dtype=torch.bool)
-    values = []
-    for k in range(outputs.shape[1]):
-        scores, present = outputs[known[:, k], k], targets[known[:, k], k] > 0.5
-        values.append(value(scores, present))
+    values = [value(outputs[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(outputs.shape[1])]
     defined = [v for v in values if v is not None]
     skipped = len(values) - len(defined)
     if not defined:

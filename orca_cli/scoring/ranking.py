@@ -78,5 +78,5 @@ def _cumulative(scores: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ordered(scores: Tensor) -> Tensor:
-    # NaN would sort as the highest score and so could win; an output that is no number ranks last.
+    # NaN would sort as the highest score and so could win; an output that is not a number ranks last.
     return scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).contiguous()

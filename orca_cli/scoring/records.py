@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.exceptions import DataError
 
-UNITS = ("samples", "records")
-
-
-def check_unit(by: str) -> None:
-    """Check what an error averages over.
-
-    Raises:
-        ConfigError: neither samples nor records.
-    """
-    if by not in UNITS:
-        raise ConfigError(f"{by!r} is not allowed", where="task.error.by", hint=suggest(str(by), UNITS))
+Unit = Literal["samples", "records"]
 
 
-def required(groups: Tensor | None) -> Tensor:
-    """Return the records.
-
-    Raises:
-        DataError: the samples have none.
-    """
-    if groups is None:
-        raise DataError(
-            "the samples of this task are not cut from records", where="task.error.by", hint="use task.error.by=samples"
-        )
-    return groups
+def missing(groups: Tensor | None) -> DataError:
+    """Return the error of an average over records where samples have none, or those of one record differ in target."""
+    what = "are not cut from records" if groups is None else "of one record have different targets"
+    return DataError(f"samples of this task {what}", where="task.error.by", hint="use task.error.by=samples")
 
 
 def numbered(groups: Tensor, n: int) -> tuple[Tensor, int]:
-    """Return the place of each sample's record among the distinct records, [n] in 0..R-1, and R.
-
-    Raises:
-        DataError: there is not one record per sample.
-    """
+    """Return the place of each sample's record among the distinct records, [n] in 0..R-1, and R."""
     if groups.shape != (n,):
         raise DataError(f"records {tuple(groups.shape)} do not fit {n} samples", where="task.error")
     distinct, place = torch.unique(groups, return_inverse=True)
@@ -62,10 +43,3 @@ def shared(values: Tensor, place: Tensor, count: int) -> Tensor | None:
     if values.is_floating_point():
         same |= of_record[place].isnan() & values.isnan()
     return of_record if bool(same.all()) else None
-
-
-def differing() -> DataError:
-    """Return the error of records whose samples do not share one target."""
-    return DataError(
-        "samples of one record have different targets", where="task.error.by", hint="use task.error.by=samples"
-    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Score
+from orca_cli.scoring.checks import check_fit, check_numbers
 
 
 class RelativeL2:
@@ -19,12 +19,7 @@ class RelativeL2:
     percent = False
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error; `n` and `skipped` count samples.
-
-        Raises:
-            DataError: outputs and targets do not fit together.
-            NonFiniteError: an output is NaN or infinite where the target is known.
-        """
+        """Return the error; `n` and `skipped` count samples."""
         difference, target = _differences(outputs, targets)
         norm = target.norm(dim=1)
         counted = norm > 0
@@ -65,12 +60,7 @@ class MeanSquared:
     percent = False
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error; `n` and `skipped` count entries.
-
-        Raises:
-            DataError: outputs and targets do not fit together.
-            NonFiniteError: an output is NaN or infinite where the target is known.
-        """
+        """Return the error; `n` and `skipped` count entries."""
         difference, _ = _differences(outputs, targets)
         n = int((~targets.isnan()).sum())
         skipped = targets.numel() - n
@@ -90,19 +80,12 @@ def _flat(x: Tensor) -> Tensor:
 
 def _differences(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return output - target and target, [n, entries] float64, zero where the target is NaN."""
-    if outputs.shape != targets.shape or not targets.is_floating_point():
-        raise DataError(
-            f"outputs {tuple(outputs.shape)} do not fit {targets.dtype} targets {tuple(targets.shape)}",
-            where="task.error",
-            hint="errors of dense regression take outputs and real-valued targets of one shape (n, K, *E)",
-        )
+    fits = outputs.shape == targets.shape and targets.is_floating_point()
+    check_fit(fits, outputs, targets, "outputs and real-valued targets of one shape (n, K, *E)")
     target = _flat(targets)
     known = ~target.isnan()
     difference = torch.where(known, _flat(outputs) - target, 0.0)
-    # An error of NaN compares with nothing: neither the best epoch nor a table could be told from it.
-    broken = int((~difference.isfinite()).sum())
-    if broken:
-        raise NonFiniteError(f"{broken} outputs are NaN or infinite", where="task.error", hint="try a smaller train.lr")
+    check_numbers(~difference.isfinite())
     return difference, target.nan_to_num(nan=0.0)
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Score
+from orca_cli.scoring.checks import check_fit, check_numbers
 
 _FRAMES, _MEAN = "nats per frame", "mean cross-entropy with padding"
 
@@ -30,27 +30,14 @@ class NatsPerFrame:
         self.name = _MEAN if count_padding else _FRAMES
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error of logits [n, K, L] against 0 and 1; `n` and `skipped` count frames.
-
-        Raises:
-            DataError: outputs and targets do not fit together.
-            NonFiniteError: an output that counts is NaN or infinite.
-        """
-        if outputs.shape != targets.shape or outputs.ndim != 3:
-            raise DataError(
-                f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}",
-                where="task.error",
-                hint="this error takes logits and targets of one shape (n, K, L)",
-            )
+        """Return the error of logits [n, K, L] against 0 and 1; `n` and `skipped` count frames."""
+        fits = outputs.ndim == 3 and outputs.shape == targets.shape
+        check_fit(fits, outputs, targets, "logits and targets of one shape (n, K, L)")
         known = ~targets.isnan()
         frames = int(known.any(dim=1).sum())
         padding = known.shape[0] * known.shape[2] - frames
         counted = torch.ones_like(known) if self._count_padding else known
-        broken = int((~outputs.isfinite() & counted).sum())
-        if broken:
-            raise NonFiniteError(
-                f"{broken} outputs are NaN or infinite", where="task.error", hint="try a smaller train.lr"
-            )
+        check_numbers(~outputs.isfinite() & counted)
         truth = targets.double().nan_to_num(nan=0.0)
         nats = functional.binary_cross_entropy_with_logits(outputs.double(), truth, reduction="none")
         per_frame = float(nats[known].sum()) / frames if frames else None
@@ -63,7 +50,7 @@ class NatsPerFrame:
         """Return logits [K, L]: how often each label is present in a frame of the training set, at every position alike.
 
         Frequencies take half a frame more of each value than there are, so that a label that training never shows costs
-        little, and is possible. With count_padding they are multiplied by how often a position is no padding.
+        little, and is possible. With count_padding they are multiplied by how often a position is not padding.
         """
         known = ~train_targets.isnan()
         present = (train_targets > 0.5).sum(dim=(0, 2)).double()

@@ -1,4 +1,4 @@
-"""What all readers of sources share: a balanced draw of examples, and the record that they return."""
+"""What all source readers share: a balanced draw of examples, and the record that they return."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from orca_cli.interfaces import SourceData
 def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
     """Draw `size` examples with class sizes as equal as the data allow; all where there are no more.
 
-    A class that has less than its share gives all it has, and the others fill up. A class keeps its examples when `size`
-    grows: the draw is the beginning of one random order per class.
+    A class that has less than its share gives all it has, and the others make up for it. A class keeps its examples when
+    `size` grows: the draw is the beginning of one random order per class.
 
     Args:
         labels: [n] integers in 0..k-1.
@@ -25,17 +25,17 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
         seed: of the draw.
 
     Returns:
-        Indices in rising order.
+        Indices in ascending order.
 
     Raises:
-        ConfigError: `size` is below two a class.
-        DataError: a class has less than two examples.
+        ConfigError: `size` is below two per class.
+        DataError: a class has fewer than two examples.
     """
     available = np.bincount(labels)
     poor = np.flatnonzero(available < 2)
     if len(available) < 2 or len(poor):
-        what = f"class {poor[0]} has {available[poor[0]]} examples" if len(poor) else "there is one class only"
-        raise DataError(what, where="source", hint="two classes or more with two examples each are needed")
+        what = f"class {poor[0]} has {available[poor[0]]} examples" if len(poor) else "there is only one class"
+        raise DataError(what, where="source", hint="at least two classes with two examples each are needed")
     if size is None or size >= len(labels):
         return np.arange(len(labels))
     check_size(size, len(available))
@@ -46,22 +46,11 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(picked))
 
 
-def check_size(size: int | None, num_classes: int = 2) -> None:
-    """Refuse a size that cannot hold two examples a class.
-
-    Args:
-        size: number of examples; None for all.
-        num_classes: of the source; 2 where that is not known yet.
-
-    Raises:
-        ConfigError: `size` is below two a class.
-    """
+def check_size(size: int | None, num_classes: int) -> None:
+    """Raise ConfigError for a number of examples below two per class; None is all."""
     if size is not None and size < 2 * num_classes:
-        raise ConfigError(
-            f"{size} is less than two examples for each of {num_classes} classes",
-            where="source.size",
-            hint=f"use source.size={2 * num_classes} or more",
-        )
+        what = f"{size} is less than two examples for each of {num_classes} classes"
+        raise ConfigError(what, where="source.size", hint=f"use source.size={2 * num_classes} or more")
 
 
 def shares(available: np.ndarray, size: int) -> np.ndarray:

@@ -7,10 +7,9 @@ word and entity, separated by a tab. Sentences end at blank lines and at -DOCSTA
 One example is one sentence, and its class is the type of one span in it, such as `person` or `NP`, drawn uniformly from
 the sentence's spans. The text is the sentence (or the span alone), words joined by spaces, which the body's own tokenizer
 cuts into tokens. So with align.features=tokens every token of the sentence carries the class of the span, and with
-align.features=pooled their mean does. Probing code for chunks (Jawahar et al. 2019, which the released code's features
-are said to follow) draws 3,000 chunks and 500 stretches outside any from CoNLL-2000, several from a sentence where it so
-falls, and takes the vectors at the two ends of the chunk; here there is one example per sentence, and no vector but those
-of the body's embedding layer.
+align.features=pooled their mean does. The released code's features are said to follow Jawahar et al. 2019, who draw 3,000
+chunks and 500 stretches outside any from CoNLL-2000, and take the vectors at the two ends of a chunk; here there is one
+example per sentence, with the vectors of the body's embedding layer only.
 """
 
 from __future__ import annotations
@@ -18,16 +17,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Le
 
 from orca_cli import seeding, signals
-from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, SourceData
-from orca_cli.sources.balance import check_size, draw, record
+from orca_cli.ranges import Count, CountOrZero
+from orca_cli.sources.balance import draw, record
 
 OUTSIDE = "O"
-_EXAMPLES = ("sentence", "span")
 _PREFIXES = "BIESLU"  # begin, inside, end, single; last and unit are other names of the last two
 _MAX_BYTES = 2**28
 
@@ -42,39 +43,37 @@ class Span:
 
 
 def load(
-    size: int | None,
+    size: Annotated[int, Ge(4)] | None,
     seed: int,
     reporter: Reporter,
     data_folder: Path,
     name: str,
     files: Sequence[str],
     path: str | None = None,
-    column: int = -1,
-    example: str = "sentence",
-    outside: int = 0,
+    column: Count | Annotated[int, Le(-1)] = -1,
+    example: Literal["sentence", "span"] = "sentence",
+    outside: CountOrZero = 0,
 ) -> SourceData:
     """Return texts and the type of one span of each.
 
     Args:
         size: number of texts, balanced over the types; None for all.
         seed: of the draw of a span from each sentence and of the sentences.
-        reporter: shows progress, and is told of types that are left out.
+        reporter: shows progress, and gets a line on types that are left out.
         data_folder: the file is looked for in data_folder/name.
         name: of the corpus, and of its folder.
-        files: names of the file of training sentences, the first that is there is read.
+        files: possible names of the file of training sentences; the first that exists is read.
         path: another folder, or the file itself; from the working folder or else from `data_folder`.
-        column: of the tags, from 0; -1 is the last.
+        column: of the tags, from 0, which holds the words; -1 is the last.
         example: "sentence", or "span" for the words of the span alone.
-        outside: at most so many further examples of class O: a sentence without spans, or else a stretch of words
-            outside the spans of a sentence that then gives no other example.
+        outside: largest number of further examples of class O: a sentence without spans, or else a stretch of words outside
+            the spans of a sentence that then gives no other example.
 
     Raises:
-        ConfigError: a setting is out of range.
-        DataError: the file is missing, a line has no such column or no such tag, or less than two types have two
-            sentences.
+        ConfigError: `name` or `files` are not plain names.
+        DataError: the file is missing, a line has no such column or tag, or fewer than two types have two sentences.
     """
-    check_settings(size, name, files, column, example, outside)
-    place = _find(data_folder, name, list(files), path)
+    place = _find(data_folder, name, files, path)
     texts: list[str] = []
     types: list[str] = []
     with reporter.track(f"reading {place.name}", 1) as advance:
@@ -92,43 +91,15 @@ def load(
     counts = {kind: types.count(kind) for kind in dict.fromkeys(types)}
     rare = sorted(kind for kind, count in counts.items() if count < 2)
     if rare:
-        reporter.say(f"{name}: left out {', '.join(rare)}, of which there is one example only")
+        reporter.say(f"{name}: left out {', '.join(rare)}, which have only one example")
     names = sorted((kind for kind in counts if kind not in rare), key=lambda kind: (kind == OUTSIDE, kind))
     kept = [i for i, kind in enumerate(types) if kind in names]
     if len(names) < 2:
-        what = f"{len(names)} types have two sentences or more; two are needed"
+        what = f"{len(names)} types have two sentences or more; at least two are needed"
         raise DataError(what, where=str(place), hint="check source.column")
     labels = np.array([names.index(types[i]) for i in kept], dtype=np.int64)
     drawn = draw(labels, size, seed)
     return record("text", [texts[kept[i]] for i in drawn], labels[drawn], names)
-
-
-def check_settings(size: int | None, name: str, files: Sequence[str], column: int, example: str, outside: int) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: a setting is out of range.
-    """
-    if example not in _EXAMPLES:
-        raise ConfigError(f"'{example}' is not allowed", where="source.example", hint=suggest(str(example), _EXAMPLES))
-    if outside < 0:
-        raise ConfigError(f"{outside} is out of range", where="source.outside", hint="allowed: 0 or more")
-    if column == 0:
-        raise ConfigError(
-            "column 0 holds the words", where="source.column", hint="allowed: 1 or more, or -1 for the last"
-        )
-    # Both are joined to a path, so they must be names and not paths.
-    if not _is_name(name):
-        raise ConfigError(f"{name!r} is not the name of a folder", where="source.name", hint="give a plain name")
-    if not files or not all(map(_is_name, files)):
-        raise ConfigError(
-            f"{list(files)} are not names of files", where="source.files", hint="give plain names, such as [train.txt]"
-        )
-    check_size(size)
-
-
-def _is_name(text: object) -> bool:
-    return isinstance(text, str) and text not in ("", ".", "..") and not set(text) & set("/\\\0")
 
 
 def sentences(path: Path, column: int = -1) -> Iterator[tuple[list[str], list[str]]]:
@@ -138,10 +109,10 @@ def sentences(path: Path, column: int = -1) -> Iterator[tuple[list[str], list[st
 
     Args:
         path: the file; UTF-8, or else Latin-1.
-        column: of the tags, from 0; -1 is the last. The first holds the words.
+        column: of the tags; 0 holds the words, -1 is the last.
 
     Raises:
-        DataError: the file cannot be read, a line has no such column, or a tag is none.
+        DataError: the file cannot be read, or a line has no such column or no valid tag.
     """
     words: list[str] = []
     tags: list[str] = []
@@ -157,10 +128,10 @@ def sentences(path: Path, column: int = -1) -> Iterator[tuple[list[str], list[st
         where = f"{path}, line {number}"
         place = column if column >= 0 else len(fields) + column
         if not 1 <= place < len(fields):
-            raise DataError(f"has {len(fields)} columns, and tags in none of them", where=where, hint=_columns(column))
+            raise DataError(f"has {len(fields)} columns, none with tags", where=where, hint=_columns(column))
         tag = fields[place]
         if tag != OUTSIDE and (tag[:1] not in _PREFIXES or tag[1:2] != "-" or len(tag) < 3):
-            what = f"'{tag[:20]}' is no tag; allowed: O, and B-, I-, E-, S- with a type"
+            what = f"'{tag[:20]}' is not a tag; allowed: O, and B-, I-, E-, S- with a type"
             raise DataError(what, where=where, hint=_columns(column))
         words.append(fields[0])
         tags.append(tag)
@@ -222,6 +193,10 @@ def _text(path: Path) -> str:
 
 
 def _find(data_folder: Path, name: str, files: Sequence[str], path: str | None) -> Path:
+    # These are joined to a path, so they must be names and not paths.
+    if wrong := [word for word in (name, *files) if word in ("", ".", "..") or set(word) & set("/\\\0")]:
+        what = f"{wrong[0]!r} is not a plain name"
+        raise ConfigError(what, where="source", hint="check source.name and source.files")
     given = Path(path).expanduser() if path else None
     for folder in [given, data_folder / given] if given else [data_folder / name]:
         if folder.is_file():

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+from annotated_types import Ge
 from sklearn.datasets import load_digits
 
 from orca_cli.interfaces import SourceData
-from orca_cli.sources.balance import check_size, draw, record
+from orca_cli.sources.balance import draw, record
 
 
-def load(size: int | None, seed: int) -> SourceData:
+def load(size: Annotated[int, Ge(20)] | None, seed: int) -> SourceData:
     """Return grey 8 x 8 images [n, 3, 8, 8] in 0..1, the grey value in all three channels; 10 classes.
 
     Args:
         size: number of images, balanced over the digits; None for all 1,797.
         seed: of the draw.
-
-    Raises:
-        ConfigError: `size` is below 20.
     """
-    check_settings(size)
     data = load_digits()
     chosen = draw(data.target, size, seed)
     grey = (data.images[chosen] / 16.0).astype(np.float32)  # stored as 0..16
     images = np.repeat(grey[:, None], 3, axis=1)
     return record("image", images, data.target[chosen], [str(name) for name in data.target_names])
-
-
-def check_settings(size: int | None) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: `size` is below 20.
-    """
-    check_size(size, 10)

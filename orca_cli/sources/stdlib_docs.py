@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import sysconfig
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, SourceData
+from orca_cli.ranges import Count
 from orca_cli.sources.balance import check_size, draw, record
 
 # Large packages that Linux distributions do not split off (as they do tkinter, idlelib, distutils, lib2to3, ensurepip).
@@ -31,27 +33,28 @@ def load(
     seed: int,
     reporter: Reporter,
     packages: Sequence[str] = PACKAGES,
-    min_words: int = 5,
-    max_words: int = 60,
+    min_words: Count = 5,
+    max_words: Count = 60,
 ) -> SourceData:
     """Return docstrings as texts and the package that each comes from as its class.
 
-    A text is a docstring's first paragraphs, with white space collapsed. A text that occurs again counts once; one that
-    occurs in several packages says nothing of its class and is left out.
+    A text is a docstring's first paragraphs, with white space collapsed. Repeated texts count once; texts that occur in
+    several packages say nothing about their class and are left out.
 
     Args:
         size: number of texts, balanced over the packages; None for all.
         seed: of the draw.
         reporter: shows progress.
-        packages: two or more top-level packages of the standard library.
-        min_words: shorter texts are left out; 1 or more.
-        max_words: longer texts are cut; min_words or more.
+        packages: at least two top-level packages of the standard library.
+        min_words: shorter texts are left out.
+        max_words: longer texts are cut; not below `min_words`.
 
     Raises:
-        ConfigError: a name that is no package of the standard library, or numbers out of range.
+        ConfigError: names that are not packages of the standard library, or contradictory numbers.
         DataError: this installation has no source files of the standard library.
     """
     check_settings(size, packages, min_words, max_words)
+    _check_names(packages)
     folder = _library()
     texts: list[str] = []
     labels: list[int] = []
@@ -61,53 +64,41 @@ def load(
             texts += found
             labels += [label] * len(found)
             advance()
-    shared = _repeated(texts)
-    kept = [i for i, text in enumerate(texts) if text not in shared]
+    counts = Counter(texts)
+    kept = [i for i, text in enumerate(texts) if counts[text] == 1]
     all_labels = np.array([labels[i] for i in kept], dtype=np.int64)
     chosen = draw(all_labels, size, seed)
     return record("text", [texts[kept[i]] for i in chosen], all_labels[chosen], packages)
 
 
 def check_settings(size: int | None, packages: Sequence[str], min_words: int, max_words: int) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: names of packages or numbers that cannot be.
-    """
-    if min_words < 1:
-        raise ConfigError(f"{min_words} is out of range", where="source.min_words", hint="allowed: 1 or more")
+    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
     if max_words < min_words:
-        raise ConfigError(
-            f"{max_words} is below source.min_words={min_words}",
-            where="source.max_words",
-            hint="allowed: source.min_words or more",
-        )
-    # A name is joined to a path, so it must be a name and not a path.
-    wrong = [name for name in packages if not (isinstance(name, str) and name.isidentifier())]
-    if wrong or len(packages) < 2 or len(set(packages)) < len(packages):
-        what = f"{wrong[0]!r} is not the name of a package" if wrong else "two or more different packages are needed"
-        raise ConfigError(what, where="source.packages", hint=f"the default is [{', '.join(PACKAGES)}]")
+        what = f"{max_words} is below source.min_words={min_words}"
+        raise ConfigError(what, where="source.max_words", hint="allowed: source.min_words or more")
     check_size(size, len(packages))
+
+
+def _check_names(packages: Sequence[str]) -> None:
+    # A name is joined to a path, so it must be a name and not a path.
+    wrong = [name for name in packages if not name.isidentifier()]
+    if wrong or len(set(packages)) < max(2, len(packages)):
+        what = f"{wrong[0]!r} is not the name of a package" if wrong else "at least two different packages are needed"
+        raise ConfigError(what, where="source.packages", hint=f"the default is [{', '.join(PACKAGES)}]")
 
 
 def _library() -> Path:
     folder = Path(sysconfig.get_paths()["stdlib"])
     if not (folder / "asyncio" / "__init__.py").is_file():
-        raise DataError(
-            "this Python has no source files of its standard library (zipped or stripped)",
-            where=str(folder),
-            hint="use another Python, or source=digits with an image body",
-        )
+        what = "this Python has no source files of its standard library (zipped or stripped)"
+        raise DataError(what, where=str(folder), hint="use another Python, or source=digits with an image body")
     return folder
 
 
 def _package_texts(folder: Path, min_words: int, max_words: int) -> Iterator[str]:
     if not (folder / "__init__.py").is_file():
-        raise ConfigError(
-            f"'{folder.name}' is not a package of this Python's standard library",
-            where="source.packages",
-            hint=f"the default is [{', '.join(PACKAGES)}]",
-        )
+        what = f"'{folder.name}' is not a package of this Python's standard library"
+        raise ConfigError(what, where="source.packages", hint=f"the default is [{', '.join(PACKAGES)}]")
     files = [path.relative_to(folder) for path in folder.rglob("*.py")]
     for file in sorted(files, key=lambda path: path.parts):  # the order on the disk differs between machines
         signals.check()
@@ -141,8 +132,3 @@ def _first_words(docstring: str) -> list[str]:
         if len(words) >= _ENOUGH_WORDS:
             break
     return words
-
-
-def _repeated(texts: list[str]) -> set[str]:
-    seen: set[str] = set()
-    return {text for text in texts if text in seen or seen.add(text)}  # type: ignore[func-returns-value]

@@ -35,7 +35,8 @@ from orca_cli.training.schedule import make_optimizer, set_lr, step_decay
 
 _VERSION = 1  # of what is stored; a change makes every cached entry a miss
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
-_ROUNDING = 8  # machine epsilons: a distance that falls by less has not fallen
+# Relative: the tokens are float32 whatever align.dtype is, and a sum over thousands of them is sure to a few last places.
+_ROUNDING = 8 * torch.finfo(torch.float32).eps
 _OF_THE_CHOICE = ("select", "probe_epochs")  # settings of align that no step depends on
 
 
@@ -257,8 +258,7 @@ class Trainer:
         if patience is None or len(seen) <= patience:
             return False
         best = min(seen[:-patience])
-        rounding = _ROUNDING * torch.finfo(getattr(torch, self._config.align.dtype)).eps * abs(best)
-        return min(seen[-patience:]) >= best - rounding
+        return min(seen[-patience:]) >= best - _ROUNDING * abs(best)
 
 
 def _flat(by_step: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:

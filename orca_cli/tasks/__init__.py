@@ -1,0 +1,16 @@
+"""Readers of tasks: one module or package for each benchmark, packages for a user's own data, `shared` for what they share.
+
+A reader is a function `load` that returns `interfaces.TaskData`. Its arguments are the settings of conf/task/NAME.yaml, whose
+types, ranges and choices are in the signature and are checked before it is called. Most readers also take
+
+* data_folder: where data sets lie; a benchmark's files are looked for in data_folder/NAME, or in `path` where that is given,
+* cache_folder: where generated data and unpacked or converted copies of files are kept,
+* reporter: shows progress, and the note on what was read.
+
+The same everywhere: `kind` is the only form of targets that a benchmark has; `train_on_validation` trains on the validation
+samples too, as experiments without a validation set do, and then nothing may be chosen on them; `split_seed` is the seed of
+the draw of splits and `data_seed` that of generated data, neither of them the seed of the run.
+
+Readers raise DataError for files that are missing, damaged or of another form, UnsafeError for files that would execute code
+when read or that name places outside their folder, and StorageError where the cache cannot be written.
+"""

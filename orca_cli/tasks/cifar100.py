@@ -9,15 +9,18 @@ from __future__ import annotations
 import tarfile
 import zlib
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from orca_cli.exceptions import ConfigError, DataError, UnsafeError
-from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.shared import files
-from orca_cli.tasks.shared.cifar import SIDE, LabelledImages, checked
-from orca_cli.tasks.shared.hold_out import check_hold_out, describe, hold_out
+from orca_cli.tasks.shared.hold_out import describe, hold_out
 from orca_cli.tasks.shared.pixels import PixelSamples
+from orca_cli.tasks.shared.published import entries, note
+from orca_cli.untrusted.cifar import SIDE, LabelledImages, checked
 from orca_cli.untrusted.first_bytes import GZIP, first_bytes
 from orca_cli.untrusted.pickle import unpickle
 
@@ -26,45 +29,35 @@ _CLASSES = 100
 _FOLDER, _ARCHIVE = "cifar-100-python", "cifar-100-python.tar.gz"
 _MEMBERS = ("train", "test", "meta")
 _MAX_BYTES = 256 * 2**20  # `train` has 155 MB
+_AGAIN = "`orca data get cifar100` fetches it again"
 _PADDING = 4  # of the random crop in training
 
 
 def load(
     data_folder: Path,
     reporter: Reporter,
-    kind: Kind = "classes",
+    kind: Literal["classes"] = "classes",
     path: str | None = None,
-    validation: str = "stratified",
-    validation_size: int | float = 0.1,
-    train_size: int | None = None,
+    validation: Literal["stratified", "last"] = "stratified",
+    validation_size: Count | Fraction = 0.1,
+    train_size: Count | None = None,
     train_on_validation: bool = False,
-    split_seed: int = 0,
+    split_seed: Seed = 0,
     augment: bool = True,
     permute: bool = False,
 ) -> TaskData:
     """Return images [n, 3, 32, 32], normalised by the training pixels' mean and deviation, with 100 classes.
 
     Args:
-        data_folder: the files are looked for in data_folder/cifar100.
-        reporter: is told what was read.
-        kind: "classes", nothing else.
         path: folder that holds the archive, or that is or holds cifar-100-python.
         validation: "stratified" draws the validation images from the 50,000 so that every class is there in proportion;
             "last" takes the last ones, as NAS-Bench-360 does with 10,000.
         validation_size: a number of images (int), or a fraction (float). The default, a tenth, gives 50 images a class,
             enough for a standard error of 0.7 points, and leaves 90 % for training.
         train_size: training images, stratified; None takes all that validation leaves.
-        train_on_validation: whether the validation images are for training too, as in experiments without validation.
-        split_seed: of the draw.
         augment: whether optimizer steps see random crops (4 pixels of zeros around) and mirrored images.
-        permute: whether rows and columns are put into bit-reversed order, which takes away what is local in an image.
-
-    Raises:
-        ConfigError: another kind, or a value that is not allowed.
-        DataError: files are missing, damaged or have another form.
-        UnsafeError: a file would run code when read.
+        permute: whether rows and columns are put into bit-reversed order, which destroys locality.
     """
-    check_settings(kind, validation, validation_size, train_size, split_seed)
     place = locate(data_folder, path)
     train = read(place, "train")
     rows, held_out = hold_out(train.y, validation, validation_size, train_size, train_on_validation, split_seed)
@@ -80,9 +73,11 @@ def load(
         test = read(place, "test")
         return samples(test, np.arange(len(test.y)))
 
-    note = f"CIFAR-100: {describe(rows, held_out, validation, split_seed)}"
-    note += ", rows and columns in bit-reversed order" if permute else ""
-    reporter.say(note)
+    text = note(
+        f"CIFAR-100: {describe(rows, held_out, validation, split_seed)}",
+        "rows and columns in bit-reversed order" if permute else "",
+    )
+    reporter.say(text)
     return TaskData(
         kind="classes",
         input_shape=(3, SIDE, SIDE),
@@ -91,21 +86,8 @@ def load(
         validation=samples(train, held_out),
         open_test=open_test,
         class_names=class_names(place),
-        note=note,
+        note=text,
     )
-
-
-def check_settings(
-    kind: str, validation: str, validation_size: int | float, train_size: int | None, split_seed: int
-) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: another kind, or a value that is not allowed.
-    """
-    if kind != "classes":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="cifar100 has kind=classes")
-    check_hold_out(validation, validation_size, train_size, split_seed)
 
 
 def bit_reversal(size: int) -> np.ndarray:
@@ -116,16 +98,12 @@ def bit_reversal(size: int) -> np.ndarray:
     """
     bits = size.bit_length() - 1
     if size != 1 << bits:
-        raise ValueError(f"{size} is no power of two")
+        raise ValueError(f"{size} is not a power of two")
     return np.array([int(f"{index:0{bits}b}"[::-1], 2) if bits else 0 for index in range(size)])
 
 
 def locate(data_folder: Path, path: str | None = None) -> Path:
-    """Return the folder cifar-100-python, or else the archive; below data_folder/cifar100 where no `path` is given.
-
-    Raises:
-        DataError: neither is there.
-    """
+    """Return the folder cifar-100-python, or else the archive; below data_folder/cifar100 where no `path` is given."""
     base = data_folder / "cifar100" if path is None else files.find(data_folder, "cifar100", ["."], path)[0]
     for folder in (base, base / _FOLDER):
         if all((folder / name).is_file() for name in _MEMBERS):
@@ -135,40 +113,33 @@ def locate(data_folder: Path, path: str | None = None) -> Path:
 
 
 def read(place: Path, name: str) -> LabelledImages:
-    """Return the images and fine labels of the file `train` or `test`.
-
-    Raises:
-        DataError: the file is damaged or has another form.
-        UnsafeError: it would run code when read.
-    """
-    record, where = _record(place, name)
-    return checked(record.get("data"), record.get("fine_labels"), _CLASSES, where)
+    """Return the images and fine labels of the file `train` or `test`."""
+    (data, labels), where = _entries(place, name, "data", "fine_labels")
+    return checked(data, labels, _CLASSES, where)
 
 
 def class_names(place: Path) -> tuple[str, ...]:
     """Return the names of the fine classes, from the file `meta`."""
-    record, where = _record(place, "meta")
-    names = record.get("fine_label_names")
+    (names,), where = _entries(place, "meta", "fine_label_names")
     if not isinstance(names, list) or len(names) != _CLASSES or not all(isinstance(name, str) for name in names):
-        raise DataError(f"'fine_label_names' is no list of {_CLASSES} names", where=where, hint="get the file again")
+        raise DataError(f"'fine_label_names' is not a list of {_CLASSES} names", where=where, hint=_AGAIN)
     return tuple(names)
 
 
-def _record(place: Path, name: str) -> tuple[dict, str]:
+def _entries(place: Path, name: str, *wanted: str) -> tuple[list[Any], str]:
+    """Return entries of a file's dict, and the file's name for messages."""
     where = str(place / name) if place.is_dir() else f"{place}[{_FOLDER}/{name}]"
     record = (
         unpickle.load(place / name, max_bytes=_MAX_BYTES)
         if place.is_dir()
         else unpickle.loads(_member(place, f"{_FOLDER}/{name}"), where)
     )
-    if not isinstance(record, dict):
-        raise DataError(f"holds a {type(record).__name__}, not a record of CIFAR-100", where=where)
-    return record, where
+    return entries(record, wanted, where, _AGAIN), where
 
 
 def _member(archive: Path, name: str) -> bytes:
     """Return one file of the archive, read in memory: nothing is unpacked."""
-    first_bytes(archive, str(archive), "`orca data get cifar100` gets it again", expected=(GZIP,))
+    first_bytes(archive, str(archive), _AGAIN, expected=(GZIP,))
     try:
         with tarfile.open(archive, "r:*") as tar:
             for entry in tar:
@@ -179,7 +150,5 @@ def _member(archive: Path, name: str) -> bytes:
                     assert file is not None
                     return file.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"is damaged ({error})", where=str(archive), hint="`orca data get cifar100` gets it again"
-        ) from error
-    raise DataError(f"holds no file '{name}'", where=str(archive), hint="`orca data get cifar100` gets it again")
+        raise DataError(f"is damaged ({error})", where=str(archive), hint=_AGAIN) from error
+    raise DataError(f"holds no file '{name}'", where=str(archive), hint=_AGAIN)

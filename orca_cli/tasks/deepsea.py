@@ -11,14 +11,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from orca_cli import signals
-from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import Batch, Kind, Reporter, Samples, TaskData
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Batch, Reporter, Samples, TaskData
 from orca_cli.tasks.shared.files import find
+from orca_cli.tasks.shared.published import check_array, note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.untrusted import arrays
 from orca_cli.untrusted.pages import release_pages
@@ -26,84 +28,55 @@ from orca_cli.untrusted.pages import release_pages
 _FILE = "deepsea_filtered.npz"
 _BASES = 4
 _BLOCK_BYTES = 2**22  # checked at once
-_AGAIN = "`orca data get deepsea` gets it again"
+_AGAIN = "`orca data get deepsea` fetches it again"
 
 
 def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Kind = "labels",
+    kind: Literal["labels"] = "labels",
     path: str | None = None,
     train_on_validation: bool = False,
 ) -> TaskData:
     """Return one-hot DNA [n, 4, L] (0 in all four channels at unknown bases) and labels [n, K] of 0 and 1.
 
-    The arrays are unpacked once into the cache folder, with the bytes that the file has, and mapped from there; batches are
-    turned and made float32 one by one, so memory does not grow with the file.
-
-    Args:
-        data_folder: the file is looked for in data_folder/deepsea.
-        cache_folder: where the arrays are kept: as large as the file unpacked.
-        reporter: is told what was read.
-        kind: "labels", nothing else.
-        path: another folder that holds the file.
-        train_on_validation: whether the validation sequences are trained on as well; then no choice may rest on them.
-
-    Raises:
-        ConfigError: another kind.
-        DataError: the file is missing, damaged or has another form.
-        UnsafeError: an array would run code when read.
-        StorageError: the cache cannot be written.
+    The arrays are unpacked once into the cache folder, byte for byte, and mapped from there; batches are transposed and
+    converted to float32 one by one, so memory does not grow with the file.
     """
-    check_settings(kind)
     (file,) = find(data_folder, "deepsea", [_FILE], path)
     train, unknown = _read(file, "train", cache_folder, reporter)
-    validation, _ = _read(file, "val", cache_folder, reporter)
-    form = _form(train)
-    _check_same(validation, form, f"{file}[x_val]")
-
-    def open_test() -> ArraySamples:
-        test, _ = _read(file, "test", cache_folder, reporter)
-        _check_same(test, form, f"{file}[x_test]")
-        return test
-
-    note = _note(train, validation, unknown, train_on_validation)
-    reporter.say(note)
+    first = train.batch(np.arange(1))
+    length, num_labels = first.x.shape[2], first.y.shape[1]
+    validation, _ = _read(file, "val", cache_folder, reporter, length, num_labels)
+    targets = train.targets()
+    empty = np.flatnonzero(~targets.any(axis=0)).tolist()
+    text = note(
+        f"DeepSEA: {len(train)} training and {len(validation)} validation sequences (the file's own splits), "
+        f"{unknown:.2%} of the training bases unknown, {targets.mean():.2%} of the training labels positive",
+        f"labels without a positive in training: {', '.join(map(str, empty))}" if empty else "",
+        overlap_warning(train_on_validation, f"{len(validation)} validation sequences"),
+    )
+    reporter.say(text)
     return TaskData(
         kind="labels",
-        input_shape=form[:2],
-        num_outputs=form[2],
+        input_shape=(_BASES, length),
+        num_outputs=num_labels,
         train=Joined([train, validation]) if train_on_validation else train,
         validation=validation,
-        open_test=open_test,
-        note=note,
+        open_test=lambda: _read(file, "test", cache_folder, reporter, length, num_labels)[0],
+        note=text,
     )
 
 
-def check_settings(kind: str) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: another kind.
-    """
-    if kind != "labels":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="deepsea has kind=labels")
-
-
 class Joined:
-    """Samples (see interfaces) of several splits one after the other, none of which is copied.
-
-    Args:
-        parts: splits of one form, without padding and without records.
-    """
+    """Samples (see interfaces) of several splits one after the other, none of which is copied; no padding, no records."""
 
     def __init__(self, parts: Sequence[Samples]) -> None:
         self._parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
 
     def __len__(self) -> int:
-        """Return the number of samples of all parts."""
         return int(self._ends[-1])
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
@@ -131,41 +104,31 @@ class Joined:
         return hashlib.sha256(" ".join(["joined", *(part.digest() for part in self._parts)]).encode()).hexdigest()
 
 
-def _read(file: Path, part: str, cache_folder: Path, reporter: Reporter) -> tuple[ArraySamples, float]:
-    """Return the sequences of one split, and the fraction of their bases that is unknown.
-
-    Raises:
-        DataError: another shape, or values other than 0 and 1.
-    """
+def _read(
+    file: Path,
+    part: str,
+    cache_folder: Path,
+    reporter: Reporter,
+    length: int | str = "length",
+    num_labels: int | str = "K",
+) -> tuple[ArraySamples, float]:
+    """Return the sequences of one split, and the fraction of their bases that is unknown."""
     names = [f"x_{part}", f"y_{part}"]
     found = arrays.mapped(file, names, cache_folder, reporter)
-    x, y = (found[name] for name in names)
-    if x.ndim != 3 or x.shape[2] != _BASES or x.dtype.kind not in "biuf" or not x.size:
-        raise DataError(
-            f"{x.dtype} {x.shape}; numbers (N, length, {_BASES}) are expected", where=f"{file}[{names[0]}]", hint=_AGAIN
-        )
-    if y.ndim != 2 or len(y) != len(x) or y.dtype.kind not in "biuf" or not y.size:
-        raise DataError(
-            f"{y.dtype} {y.shape}; labels ({len(x)}, K) are expected", where=f"{file}[{names[1]}]", hint=_AGAIN
-        )
+    x = check_array(found[names[0]], ("N", length, _BASES), f"{file}[{names[0]}]", _AGAIN)
+    y = check_array(found[names[1]], (len(x), num_labels), f"{file}[{names[1]}]", _AGAIN)
     labels = np.array(y, dtype=np.float32)
     wrong = np.argwhere((labels != 0) & (labels != 1))
     if len(wrong):
         row, column = wrong[0]
-        raise DataError(
-            f"{labels[row, column]:g} at row {row}, label {column}; only 0 and 1 are allowed",
-            where=f"{file}[{names[1]}]",
-        )
+        what = f"{labels[row, column]:g} at row {row}, label {column}; only 0 and 1 are allowed"
+        raise DataError(what, where=f"{file}[{names[1]}]")
     known = _known_bases(x, f"{file}[{names[0]}]", reporter)
     return ArraySamples(x.transpose(0, 2, 1), labels), 1.0 - known / (x.shape[0] * x.shape[1])
 
 
 def _known_bases(x: np.ndarray, where: str, reporter: Reporter) -> int:
-    """Return how many bases are known.
-
-    Raises:
-        DataError: a row is neither one-hot nor all zero.
-    """
+    """Return how many bases are known."""
     known = 0
     step = max(1, _BLOCK_BYTES // x[0].nbytes)
     with reporter.track("checking the sequences", len(x)) as advance:
@@ -174,40 +137,13 @@ def _known_bases(x: np.ndarray, where: str, reporter: Reporter) -> int:
             block = x[start : start + step]
             ones = block == 1
             set_in_row = ones[..., 0].astype(np.uint8)
-            for base in range(
-                1, _BASES
-            ):  # four additions of whole planes: a sum over the last axis takes ten times as long
+            for base in range(1, _BASES):  # adding whole planes; a sum over the last axis takes ten times as long
                 set_in_row += ones[..., base]
             broken = np.flatnonzero((set_in_row > 1).any(axis=1) | (ones != (block != 0)).any(axis=(1, 2)))
             if len(broken):
-                raise DataError(
-                    f"sequence {start + broken[0]} has a row that is neither one-hot nor zero", where=where, hint=_AGAIN
-                )
+                what = f"sequence {start + broken[0]} has a row that is neither one-hot nor zero"
+                raise DataError(what, where=where, hint=_AGAIN)
             known += int(np.count_nonzero(ones))
             release_pages(x)
             advance(len(block))
     return known
-
-
-def _form(samples: ArraySamples) -> tuple[int, int, int]:
-    """Return channels, length and number of labels."""
-    batch = samples.batch(np.arange(1))
-    return batch.x.shape[1], batch.x.shape[2], batch.y.shape[1]
-
-
-def _check_same(samples: ArraySamples, form: tuple[int, int, int], where: str) -> None:
-    if _form(samples) != form:
-        raise DataError(f"{_form(samples)} channels, bases and labels, {form} in training", where=where, hint=_AGAIN)
-
-
-def _note(train: ArraySamples, validation: ArraySamples, unknown: float, overlap: bool) -> str:
-    targets = train.targets()
-    parts = [
-        f"DeepSEA: {len(train)} training and {len(validation)} validation sequences (the file's own splits), "
-        f"{unknown:.2%} of the training bases unknown, {targets.mean():.2%} of the training labels positive"
-    ]
-    if empty := np.flatnonzero(~targets.any(axis=0)).tolist():
-        parts.append(f"labels without a positive in training: {', '.join(map(str, empty))}")
-    if overlap:
-        parts.append(f"warning: the {len(validation)} validation sequences are trained on")
-    return "; ".join(parts)

@@ -6,33 +6,27 @@ with a line `DOMAIN/CLASS/FILE.jpg LABEL` for each image, beside the folders of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from orca_cli.exceptions import ConfigError, DataError, UnsafeError, suggest
-from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.images.files import FileSamples, View, by_content, content_hashes
 from orca_cli.tasks.shared import files
-from orca_cli.tasks.shared.hold_out import check_hold_out, describe, hold_out
+from orca_cli.tasks.shared.hold_out import describe, hold_out
 from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
+from orca_cli.tasks.shared.published import read_text
 
 _CLASSES = 40
-_DOMAINS = ("clipart", "painting", "real", "sketch")
 _SIDE, _LARGER = 224, 256
-_AUGMENT = ("fresh", "frozen", "none")
 _MAX_LIST_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True)
-class Listed:
-    """The images of one list.
-
-    Args:
-        names: n paths relative to the task's folder.
-        y: [n] int64.
-    """
+class _Listed(NamedTuple):
+    """The images of one list: n paths relative to the task's folder, and their classes [n] int64."""
 
     names: list[str]
     y: np.ndarray
@@ -41,38 +35,26 @@ class Listed:
 def load(
     data_folder: Path,
     reporter: Reporter,
-    kind: Kind = "classes",
+    kind: Literal["classes"] = "classes",
     path: str | None = None,
-    domain: str = "sketch",
-    validation_size: int | float = 0.1,
-    train_size: int | None = None,
+    domain: Literal["clipart", "painting", "real", "sketch"] = "sketch",
+    validation_size: Count | Fraction = 0.1,
+    train_size: Count | None = None,
     train_on_validation: bool = False,
-    split_seed: int = 0,
-    augment: str = "fresh",
+    split_seed: Seed = 0,
+    augment: Literal["fresh", "frozen", "none"] = "fresh",
 ) -> TaskData:
     """Return images [n, 3, 224, 224], normalised by ImageNet's mean and deviation, with 40 classes.
 
     Args:
-        data_folder: lists and folders of images are looked for in data_folder/domainnet.
-        reporter: is told what was read.
-        kind: "classes", nothing else.
         path: another folder that holds the lists and the folders of images.
-        domain: clipart, painting, real or sketch.
-        validation_size: images of the training list that are drawn for validation, every class in proportion: a number
-            (int) or a fraction (float). Identical files are never in both.
+        domain: the kind of image.
+        validation_size: images of the training list drawn for validation, every class in proportion: a number (int) or a
+            fraction (float). Identical files stay together.
         train_size: training images; None takes all that validation leaves.
-        train_on_validation: whether the validation images are for training too, as in experiments without validation.
-        split_seed: of the draw.
-        augment: "fresh" crops 224 of 256 pixels and mirrors at random in every optimizer step; "frozen" draws that once for
-            each training image, as the reference does; "none" resizes only.
-
-    Raises:
-        ConfigError: another kind, or a value that is not allowed.
-        DataError: files are missing, damaged or have another form.
-        UnsafeError: a list names a file outside the folder, or an image is too large.
-        UnavailableError: Pillow is not installed.
+        augment: "fresh" takes random 224-pixel crops of 256 pixels and mirrors at random in every optimizer step; "frozen"
+            draws that once per training image, as the reference does; "none" only resizes.
     """
-    check_settings(kind, domain, augment, validation_size, train_size, split_seed)
     lists = files.find(data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path)
     folder = lists[0].parent
     train, test = (_read(list_path, folder) for list_path in lists)
@@ -87,7 +69,7 @@ def load(
     frozen_seed = split_seed if augment == "frozen" else None
     random = View(_SIDE, mean=plain.mean, std=plain.std, larger=_LARGER, flip=True, frozen_seed=frozen_seed)
 
-    def samples(listed: Listed, hashes: list[str], chosen: np.ndarray, view: View) -> FileSamples:
+    def samples(listed: _Listed, hashes: list[str], chosen: np.ndarray, view: View) -> FileSamples:
         names = [listed.names[row] for row in chosen]
         paths = [folder / name for name in names]
         return FileSamples(paths, names, listed.y[chosen], [hashes[row] for row in chosen], view)
@@ -110,31 +92,10 @@ def load(
     )
 
 
-def check_settings(
-    kind: str, domain: str, augment: str, validation_size: int | float, train_size: int | None, split_seed: int
-) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: another kind, or a value that is not allowed.
-    """
-    if kind != "classes":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="domainnet has kind=classes")
-    for key, value, allowed in (("domain", domain, _DOMAINS), ("augment", augment, _AUGMENT)):
-        if value not in allowed:
-            raise ConfigError(f"'{value}' is not allowed", where=f"task.{key}", hint=suggest(str(value), allowed))
-    check_hold_out("stratified", validation_size, train_size, split_seed)
-
-
-def _read(path: Path, folder: Path) -> Listed:
+def _read(path: Path, folder: Path) -> _Listed:
     """Return the images of one list; none of them is opened, all of them exist."""
     where = str(path)
-    try:
-        if path.stat().st_size > _MAX_LIST_BYTES:
-            raise UnsafeError(f"the list has more than {_MAX_LIST_BYTES} bytes", where=where)
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read ({error})", where=where, hint="get the list again") from error
+    lines = read_text(path, _MAX_LIST_BYTES, "get the list again").splitlines()
     names, labels = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -152,25 +113,19 @@ def _read(path: Path, folder: Path) -> Listed:
         raise DataError("the list is empty", where=where, hint="get the list again")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise DataError(
-            f"{len(missing)} of {len(names)} images are missing, the first is '{missing[0]}'",
-            where=where,
-            hint=f"unpack {PurePosixPath(missing[0]).parts[0]}.zip into {folder}",
-        )
-    return Listed(names, np.array(labels, dtype=np.int64))
+        what = f"{len(missing)} of {len(names)} images are missing, the first is '{missing[0]}'"
+        raise DataError(what, where=where, hint=f"unpack {PurePosixPath(missing[0]).parts[0]}.zip into {folder}")
+    return _Listed(names, np.array(labels, dtype=np.int64))
 
 
-def _class_names(listed: Listed, path: Path) -> tuple[str, ...]:
-    """Return the classes' names, the folders that the images lie in.
-
-    Raises:
-        DataError: images of one class lie in several folders.
-    """
-    names: dict[int, str] = {}
-    for name, label in zip(listed.names, listed.y.tolist(), strict=True):
-        folder = PurePosixPath(name).parent.name
-        if names.setdefault(label, folder) != folder:
-            raise DataError(
-                f"label {label} is given to '{names[label]}' and '{folder}'", where=str(path), hint="get the list again"
-            )
+def _class_names(listed: _Listed, path: Path) -> tuple[str, ...]:
+    """Return the classes' names, the folders that the images lie in."""
+    pairs = {
+        (label, PurePosixPath(name).parent.name) for name, label in zip(listed.names, listed.y.tolist(), strict=True)
+    }
+    names = dict(sorted(pairs))
+    if several := sorted(pair for pair in pairs if names[pair[0]] != pair[1]):
+        label, folder = several[0]
+        what = f"label {label} is given to '{names[label]}' and '{folder}'"
+        raise DataError(what, where=str(path), hint="get the list again")
     return tuple(names.get(label, f"class {label}") for label in range(_CLASSES))

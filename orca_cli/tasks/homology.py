@@ -11,32 +11,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Ge
 
 from orca_cli import signals
-from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import Kind, Reporter, TaskData
-from orca_cli.tasks.shared.files import find
-from orca_cli.tasks.shared.one_hot import (
-    SymbolSamples,
-    check_choice,
-    check_over_length,
-    kept_rows,
-    lengths,
-    scored_classes,
-    take,
-)
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.tasks.shared.one_hot import OverLength, Sequences, end_to_end
+from orca_cli.tasks.shared.published import find_first, note, overlap_warning, read_text
 from orca_cli.untrusted import lmdb
 from orca_cli.untrusted.pickle import unpickle
 
 NUM_FOLDS = 1195
-# TAPE's IUPAC vocabulary: the channel of a symbol is its id there. No letter J.
+# TAPE's IUPAC vocabulary: the channel of a symbol is its id there. There is no J.
 VOCABULARY = ("pad", "mask", "cls", "sep", "unk", *"ABCDEFGHIKLMNOPQRSTUVWXYZ")
-TESTS = ("fold_holdout", "superfamily_holdout", "family_holdout")
 _CLS, _SEP, _UNKNOWN = 2, 3, 4
 # Letter -> channel, as a table over bytes.
 _TABLE = bytes(VOCABULARY.index(chr(byte)) if 65 <= byte <= 90 and byte != 74 else _UNKNOWN for byte in range(256))
@@ -50,100 +42,69 @@ _HINT = "unpack TAPE's remote_homology.tar.gz there again"
 def load(
     data_folder: Path,
     reporter: Reporter,
-    kind: Kind = "classes",
+    kind: Literal["classes"] = "classes",
     path: str | None = None,
-    test: str = "fold_holdout",
+    test: Literal["fold_holdout", "superfamily_holdout", "family_holdout"] = "fold_holdout",
     train_on_validation: bool = False,
-    length: int = 1419,
-    over_length: str = "truncate",
-    symbols: int = 30,
+    length: Annotated[int, Ge(3)] = 1419,
+    over_length: OverLength = "truncate",
+    symbols: Literal[29, 30] = 30,
     mask_padding: bool = True,
 ) -> TaskData:
-    """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep; zero columns behind are padding.
+    """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep; zero columns after it are padding.
 
     Folds without a training protein are allowed in the other splits; `note` counts those of validation.
 
     Args:
-        data_folder: the files are looked for in data_folder/homology, in the form of LMDB and else JSON.
-        reporter: shows progress.
-        kind: "classes", nothing else.
-        path: another folder with the files.
-        test: the test split, a word of TESTS; "fold_holdout" is what is reported.
-        train_on_validation: True trains on the validation proteins too. They are still what models are chosen on, which
-            then says nothing of new proteins.
-        length: symbols of the input, cls and sep among them; 3 or more.
-        over_length: what becomes of longer proteins, a word of one_hot.OVER_LENGTH. Cut ones keep their first residues
-            and their sep.
-        symbols: channels of the input: 30 or 29; with 29 there is none for Z.
+        test: the test split; "fold_holdout" is what is reported.
+        train_on_validation: whether the validation proteins are trained on too. Models are still chosen on them, which then
+            says nothing about new proteins.
+        length: symbols of the input, including cls and sep.
+        over_length: what happens to longer proteins, see one_hot.OverLength. Truncated ones keep their first residues and
+            their sep.
+        symbols: channels of the input; with 29 there is none for Z.
         mask_padding: False leaves the zero columns unmarked, and pooling averages over them.
-
-    Raises:
-        ConfigError: a setting is out of range.
-        DataError: a file is missing, or a protein in it is none.
-        UnsafeError: a file would run code when read.
     """
-    check_settings(kind, test, length, over_length, symbols)
-    places = _find(data_folder, path, ("train", "valid", f"test_{test}"))
+    names = [f"remote_homology_{split}" for split in ("train", "valid", f"test_{test}")]
+    options = [
+        [str(Path(folder, f"{name}.{ending}")) for name in names] for ending in ("lmdb", "json") for folder in _FOLDERS
+    ]
+    places = find_first(data_folder, "homology", options, path)
     unknown: list[str] = []
     longer: list[str] = []
 
-    def read(place: Path, split: str) -> _Proteins:
-        proteins = _encode(place, length, reporter)
-        if proteins.tokens.size and int(proteins.tokens.max()) >= symbols:
-            raise DataError(
-                f"residue Z has channel {symbols} and the input has {symbols} channels",
-                where=str(place),
-                hint="use task.symbols=30",
-            )
-        if proteins.num_unknown:
-            unknown.append(f"{proteins.num_unknown} in {split}")
-        over = int(proteins.over.sum())
-        if over:
-            longer.append(f"{over} of {len(proteins.ends)} in {split}")
+    def read(place: Path, split: str) -> Sequences:
+        proteins, num_unknown = _encode(place, length, reporter)
+        if int(proteins.tokens.max()) >= symbols:
+            what = f"residue Z has channel {symbols} and the input has {symbols} channels"
+            raise DataError(what, where=str(place), hint="use task.symbols=30")
+        if num_unknown:
+            unknown.append(f"{num_unknown} in {split}")
+        if proteins.longer.any():
+            longer.append(f"{int(proteins.longer.sum())} of {len(proteins.ends)} in {split}")
         return proteins
 
-    def samples(proteins: _Proteins, scored: bool = False) -> SymbolSamples:
-        whole = np.where(proteins.over, length + 1, lengths(proteins.ends)).cumsum()  # ends, had nothing been cut
-        rows = kept_rows(whole, length, over_length)
-        tokens, ends = take(proteins.tokens, proteins.ends, rows)
-        classes = proteins.folds[rows]
-        if scored:
-            classes = scored_classes(classes, whole, length, over_length, no_class=NUM_FOLDS)
-        return SymbolSamples("homology", tokens, ends, classes, symbols, length, mask_padding)
-
+    form = ("homology", symbols, length, mask_padding, over_length)
     train, valid = read(places[0], "train"), read(places[1], "validation")
-    train_samples = samples(_joined(train, valid) if train_on_validation else train)
-    validation = samples(valid)
+    train_samples = (_joined(train, valid) if train_on_validation else train).samples(*form)
+    validation = valid.samples(*form)
     absent = int((~np.isin(validation.targets(), train_samples.targets())).sum())
-    note = [f"TAPE remote homology, test on {test}"]
-    if train_on_validation:
-        note.append("validation proteins are part of the training split")
-    if absent:
-        note.append(f"{absent} of {len(validation)} validation proteins have a fold that no training protein has")
-    if longer:
-        note.append(f"longer than {length} symbols: {', '.join(longer)} (over_length={over_length})")
-    if unknown:
-        note.append(f"residues read as unknown: {', '.join(unknown)}")
+    text = note(
+        f"TAPE remote homology, test on {test}",
+        f"{absent} of {len(validation)} validation proteins have a fold that no training protein has" if absent else "",
+        f"longer than {length} symbols: {', '.join(longer)} (over_length={over_length})" if longer else "",
+        f"residues read as unknown: {', '.join(unknown)}" if unknown else "",
+        overlap_warning(train_on_validation, "validation proteins"),
+    )
     return TaskData(
         kind="classes",
         input_shape=(symbols, length),
         num_outputs=NUM_FOLDS,
         train=train_samples,
         validation=validation,
-        open_test=lambda: samples(read(places[2], "test"), scored=True),
-        note="; ".join(note),
+        open_test=lambda: read(places[2], "test").samples(*form, no_class=NUM_FOLDS),
+        note=text,
     )
-
-
-@dataclass(frozen=True)
-class _Proteins:
-    """Proteins end to end: symbols [sum of lengths] uint8 with cls and sep, ends [n], folds [n], which were cut [n] bool."""
-
-    tokens: np.ndarray
-    ends: np.ndarray
-    folds: np.ndarray
-    over: np.ndarray
-    num_unknown: int
 
 
 def encode(sequence: str, length: int) -> bytes:
@@ -152,7 +113,8 @@ def encode(sequence: str, length: int) -> bytes:
     return bytes((_CLS,)) + residues + bytes((_SEP,))
 
 
-def _encode(place: Path, length: int, reporter: Reporter) -> _Proteins:
+def _encode(place: Path, length: int, reporter: Reporter) -> tuple[Sequences, int]:
+    """Return the proteins of a file, with cls and sep, and the number of residues read as unknown."""
     texts, folds, over, unknown = [], [], [], 0
     records = _lmdb_records(place) if place.suffix == ".lmdb" else _json_records(place)
     with reporter.track(f"reading {place.name}", 1) as advance:
@@ -168,17 +130,12 @@ def _encode(place: Path, length: int, reporter: Reporter) -> _Proteins:
         advance()
     if not texts:
         raise DataError("holds no proteins", where=str(place), hint=_HINT)
-    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-    tokens = np.frombuffer(b"".join(texts), np.uint8)
-    return _Proteins(tokens, ends, np.array(folds, np.int64), np.array(over, bool), unknown)
+    return Sequences(*end_to_end(texts), np.array(folds, np.int64), np.array(over, bool)), unknown
 
 
-def _joined(a: _Proteins, b: _Proteins) -> _Proteins:
-    ends = np.concatenate([a.ends, b.ends + a.ends[-1]])
-    tokens, folds, over = (
-        np.concatenate(pair) for pair in ((a.tokens, b.tokens), (a.folds, b.folds), (a.over, b.over))
-    )
-    return _Proteins(tokens, ends, folds, over, a.num_unknown + b.num_unknown)
+def _joined(a: Sequences, b: Sequences) -> Sequences:
+    b = replace(b, ends=b.ends + a.ends[-1])
+    return Sequences(*(np.concatenate(pair) for pair in zip(vars(a).values(), vars(b).values(), strict=True)))
 
 
 def _lmdb_records(place: Path) -> Iterator[Any]:
@@ -188,7 +145,7 @@ def _lmdb_records(place: Path) -> Iterator[Any]:
             raise DataError("has no 'num_examples'", where=str(place), hint=_HINT)
         total = unpickle.loads(count, f"{place}[num_examples]")
         if isinstance(total, bool) or not isinstance(total, (int, np.integer)) or total < 0:
-            raise DataError(f"'num_examples' is {str(total)[:20]}, no number", where=str(place), hint=_HINT)
+            raise DataError(f"'num_examples' is {str(total)[:20]}, not a number", where=str(place), hint=_HINT)
         yield from unpickle.loads_each(_contents(place, records, int(total)))
 
 
@@ -202,15 +159,11 @@ def _contents(place: Path, records: lmdb.Records, total: int) -> Iterator[tuple[
 
 def _json_records(place: Path) -> Iterator[Any]:
     try:
-        if place.stat().st_size > _MAX_JSON_BYTES:
-            raise DataError(f"has more than {_MAX_JSON_BYTES} bytes", where=str(place), hint=_HINT)
-        content = json.loads(place.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(place)) from error
+        content = json.loads(read_text(place, _MAX_JSON_BYTES, _HINT))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"is no JSON ({error})", where=str(place), hint=_HINT) from error
+        raise DataError(f"is not JSON ({error})", where=str(place), hint=_HINT) from error
     if not isinstance(content, list):
-        raise DataError("is no list of proteins", where=str(place), hint=_HINT)
+        raise DataError("is not a list of proteins", where=str(place), hint=_HINT)
     yield from content
 
 
@@ -219,38 +172,8 @@ def _checked(place: Path, number: int, record: Any) -> tuple[str, int]:
     record = record if isinstance(record, dict) else {}
     sequence, fold = record.get("primary"), record.get("fold_label")
     if not isinstance(sequence, str) or not _SEQUENCE.fullmatch(sequence) or len(sequence) > _MAX_RESIDUES:
-        raise DataError("'primary' is no sequence of letters", where=where, hint=_HINT)
+        raise DataError("'primary' is not a sequence of letters", where=where, hint=_HINT)
     if isinstance(fold, bool) or not isinstance(fold, (int, np.integer)) or not 0 <= fold < NUM_FOLDS:
         what = f"'fold_label' is {str(fold)[:20]}; allowed: 0..{NUM_FOLDS - 1}"
         raise DataError(what, where=where, hint=_HINT)
     return sequence, int(fold)
-
-
-def _find(data_folder: Path, path: str | None, splits: tuple[str, ...]) -> list[Path]:
-    """Return the LMDB folders, else the JSON files; the message of a failure names the plain LMDB one."""
-    failure: DataError | None = None
-    for ending in ("lmdb", "json"):
-        for folder in _FOLDERS:
-            try:
-                names = [str(Path(folder, f"remote_homology_{split}.{ending}")) for split in splits]
-                return find(data_folder, "homology", names, path)
-            except DataError as error:
-                failure = failure or error
-    assert failure is not None
-    raise failure
-
-
-def check_settings(kind: str, test: str, length: int, over_length: str, symbols: int) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: a setting is out of range.
-    """
-    if kind != "classes":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="homology has kind=classes")
-    check_choice("test", test, TESTS)
-    check_over_length(over_length)
-    if length < 3:
-        raise ConfigError(f"{length} is out of range", where="task.length", hint="allowed: 3 or more")
-    if symbols not in (29, 30):
-        raise ConfigError(f"{symbols} is out of range", where="task.symbols", hint="allowed: 30 or 29")

@@ -9,12 +9,15 @@ Shapes: n pieces, T frames of a piece, L length of the input.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Interval
 
-from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.tasks.shared.files import find
+from orca_cli.tasks.shared.published import check_array, note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.untrusted import matlab
 
@@ -22,45 +25,43 @@ _FILE = "JSB_Chorales.mat"
 _PARTS = ("traindata", "validdata", "testdata")
 _KEYS = 88
 _MOST_FRAMES = 100_000  # of a piece: a damaged file must not make an array of any size
-_AGAIN = "`orca data get jsb` gets it again"
+_AGAIN = "`orca data get jsb` fetches it again"
 
 
 def load(
     data_folder: Path,
     reporter: Reporter,
-    kind: Kind = "dense",
+    kind: Literal["dense"] = "dense",
     path: str | None = None,
-    length: int | None = None,
+    length: Annotated[int, Interval(ge=1, le=_MOST_FRAMES)] | None = None,
     mask_padding: bool = True,
     causal: bool = True,
     train_on_validation: bool = False,
 ) -> TaskData:
-    """Return x [n, 88, L] and y [n, 88, L] of 0 and 1, y one frame later than x and NaN behind a piece's end.
+    """Return x [n, 88, L] and y [n, 88, L] of 0 and 1, y one frame later than x and NaN after a piece's end.
 
     Args:
-        data_folder: the file is looked for in data_folder/jsb.
-        reporter: is told what was read.
-        kind: "dense", nothing else.
-        path: another folder that holds the file.
-        length: L, 1 or more; longer pieces are cut. None takes the longest piece of all splits, less one: 159.
+        length: L; longer pieces are cut. None takes the longest piece of all splits, less one: 159.
         mask_padding: whether the model is told which frames are padding.
         causal: whether an output may see its own and earlier frames only. With False a bidirectional body sees frame t + 1,
-            which is the target of frame t: as in the published code, whose numbers are no forecasts.
-        train_on_validation: whether the validation pieces are trained on as well; then no choice may rest on them.
-
-    Raises:
-        ConfigError: another kind, or `length` out of range.
-        DataError: the file is missing, damaged or has another form.
+            which is the target of frame t: as in the published code, whose numbers are not forecasts.
     """
-    check_settings(kind, length)
     (file,) = find(data_folder, "jsb", [_FILE], path)
     train, validation, test = (_pieces(file, part) for part in _PARTS)
     longest = max(len(piece) for pieces in (train, validation, test) for piece in pieces) - 1
     extent = longest if length is None else length
     learned = [*train, *validation] if train_on_validation else train
-    note = _note((learned, validation, test), extent, causal, mask_padding, train_on_validation)
-    del test
-    reporter.say(note)
+    splits = (learned, validation, test)
+    counts = [f"{len(pieces)} ({sum(len(piece) - 1 for piece in pieces)} target frames)" for pieces in splits]
+    cut = sum(len(piece) - 1 > extent for pieces in splits for piece in pieces)
+    text = note(
+        f"JSB Chorales: {counts[0]} training, {counts[1]} validation and {counts[2]} test pieces, length {extent}",
+        f"{cut} longer pieces are cut" if cut else "",
+        "" if mask_padding else "padding is not masked",
+        "" if causal else "warning: not causal, so every output sees its own target",
+        overlap_warning(train_on_validation, f"{len(validation)} validation pieces"),
+    )
+    reporter.say(text)
     return TaskData(
         kind="dense",
         input_shape=(_KEYS, extent),
@@ -69,44 +70,22 @@ def load(
         validation=_samples(validation, extent, mask_padding),
         open_test=lambda: _samples(_pieces(file, _PARTS[2]), extent, mask_padding),
         causal=causal,
-        note=note,
+        note=text,
     )
 
 
-def check_settings(kind: str, length: int | None) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: another kind, or `length` out of range.
-    """
-    if kind != "dense":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="jsb has kind=dense")
-    if length is not None and not 1 <= length <= _MOST_FRAMES:
-        raise ConfigError(
-            f"{length} is out of range", where="task.length", hint=f"allowed: 1 to {_MOST_FRAMES}, or null"
-        )
-
-
 def _pieces(file: Path, part: str) -> list[np.ndarray]:
-    """Return the pieces of one split, each [T, 88] uint8 of 0 and 1.
-
-    Raises:
-        DataError: a piece has another form, fewer than two frames, or other values.
-    """
+    """Return the pieces of one split, each [T, 88] uint8 of 0 and 1."""
     cells = np.asarray(matlab.read(file, [part])[part])
     where = f"{file}[{part}]"
     if cells.dtype != object or not cells.size:
-        raise DataError(f"{cells.dtype} {cells.shape}; a row of cells is expected", where=where, hint=_AGAIN)
+        raise DataError(f"{cells.dtype} {cells.shape}; expected a row of cells", where=where, hint=_AGAIN)
     pieces = [np.asarray(cell) for cell in cells.ravel()]
     for index, piece in enumerate(pieces):
-        if piece.ndim != 2 or piece.shape[1] != _KEYS or piece.dtype.kind not in "biuf":
-            raise DataError(
-                f"piece {index} is {piece.dtype} {piece.shape}; (frames, {_KEYS}) is expected", where=where, hint=_AGAIN
-            )
+        check_array(piece, ("frames", _KEYS), where, _AGAIN, f"piece {index}")
         if not 2 <= len(piece) <= _MOST_FRAMES:
-            raise DataError(
-                f"piece {index} has {len(piece)} frames; 2 to {_MOST_FRAMES} are expected", where=where, hint=_AGAIN
-            )
+            what = f"piece {index} has {len(piece)} frames; expected 2 to {_MOST_FRAMES}"
+            raise DataError(what, where=where, hint=_AGAIN)
         if not np.isin(piece, (0, 1)).all():
             raise DataError(f"piece {index} has values other than 0 and 1", where=where, hint=_AGAIN)
     return [piece.astype(np.uint8) for piece in pieces]
@@ -122,24 +101,3 @@ def _samples(pieces: list[np.ndarray], extent: int, mask: bool) -> ArraySamples:
         y[row, :, : len(targets)] = targets.T
         valid[row, : len(inputs)] = True
     return ArraySamples(x, y, valid if mask else None)
-
-
-def _note(
-    splits: tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]],
-    extent: int,
-    causal: bool,
-    mask: bool,
-    overlap: bool,
-) -> str:
-    counts = [f"{len(pieces)} ({sum(len(piece) - 1 for piece in pieces)} target frames)" for pieces in splits]
-    parts = [f"JSB Chorales: {counts[0]} training, {counts[1]} validation and {counts[2]} test pieces, length {extent}"]
-    cut = sum(len(piece) - 1 > extent for pieces in splits for piece in pieces)
-    if cut:
-        parts.append(f"{cut} longer pieces are cut")
-    if not mask:
-        parts.append("padding is not masked")
-    if not causal:
-        parts.append("warning: not causal, so every output sees its own target")
-    if overlap:
-        parts.append(f"warning: the {len(splits[1])} validation pieces are trained on")
-    return "; ".join(parts)

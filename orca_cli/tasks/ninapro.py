@@ -8,129 +8,79 @@ Shapes: N windows of a file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from orca_cli.exceptions import ConfigError, DataError, suggest
-from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.tasks.shared.files import find
+from orca_cli.tasks.shared.published import check_array, class_numbers, note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.untrusted import arrays
 
-_NORMALIZE = ("electrodes", "none")
 _PARTS = ("train", "val", "test")
 _STEPS, _ELECTRODES, _CLASSES = 52, 16, 18
-_AGAIN = "`orca data get ninapro` gets the files again"
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """The windows of one file.
-
-    Args:
-        x: [N, 16, 52], electrodes by steps; a memory map in the file's type.
-        y: [N] int64.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
+_AGAIN = "`orca data get ninapro` fetches the files again"
 
 
 def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Kind = "classes",
+    kind: Literal["classes"] = "classes",
     path: str | None = None,
-    normalize: str = "electrodes",
+    normalize: Literal["electrodes", "none"] = "electrodes",
     train_on_validation: bool = False,
 ) -> TaskData:
     """Return windows as one-channel images [n, 1, 16, 52], electrodes by steps, with 18 classes.
 
     Args:
-        data_folder: the files are looked for in data_folder/ninapro.
-        cache_folder: passed on to what maps files; these are mapped where they lie.
-        reporter: is told what was read.
-        kind: "classes", nothing else.
-        path: another folder that holds the files.
         normalize: "electrodes" subtracts from every electrode its mean over the training windows and divides by its
             deviation, because electrodes differ in gain and contact; "none" leaves the values, as the published code does.
-        train_on_validation: whether the validation windows are trained on as well; then no choice may rest on them.
-
-    Raises:
-        ConfigError: another kind, or a value that is not allowed.
-        DataError: files are missing, damaged or have another form.
-        UnsafeError: a file would run code when read.
     """
-    check_settings(kind, normalize)
     names = [f"{what}_{part}.npy" for part in _PARTS for what in ("ninapro", "label")]
     found = dict(zip(names, find(data_folder, "ninapro", names, path), strict=True))
 
-    def read(part: str) -> _Windows:
+    def read(part: str) -> tuple[np.ndarray, np.ndarray]:
         return _read(found[f"ninapro_{part}.npy"], found[f"label_{part}.npy"], cache_folder, reporter)
 
-    train, validation = read("train"), read("val")
+    (x, y), validation = read("train"), read("val")
     if train_on_validation:
-        train = _Windows(np.concatenate([train.x, validation.x]), np.concatenate([train.y, validation.y]))
-    mean, std = _statistics(train.x) if normalize == "electrodes" else (np.zeros((1, 1)), np.ones((1, 1)))
+        x, y = (np.concatenate(pair) for pair in zip((x, y), validation, strict=True))
+    mean, std = _statistics(x) if normalize == "electrodes" else (np.zeros((1, 1)), np.ones((1, 1)))
 
-    def samples(windows: _Windows) -> ArraySamples:
-        scaled = ((windows.x.astype(np.float64) - mean) / std).astype(np.float32)
-        return ArraySamples(scaled[:, None], windows.y)
+    def samples(x: np.ndarray, y: np.ndarray) -> ArraySamples:
+        return ArraySamples(((x.astype(np.float64) - mean) / std).astype(np.float32)[:, None], y)
 
+    absent = np.setdiff1d(np.arange(_CLASSES), y)
     return TaskData(
         kind="classes",
         input_shape=(1, _ELECTRODES, _STEPS),
         num_outputs=_CLASSES,
-        train=samples(train),
-        validation=samples(validation),
-        open_test=lambda: samples(read("test")),
-        note=_note(train, validation, normalize, train_on_validation),
+        train=samples(x, y),
+        validation=samples(*validation),
+        open_test=lambda: samples(*read("test")),
+        note=note(
+            f"NinaPro DB5: {len(y)} training and {len(validation[1])} validation windows (the files' own splits)",
+            "z-scores per electrode over training" if normalize == "electrodes" else "values as they are",
+            f"warning: no training window of class {', '.join(map(str, absent))}" if len(absent) else "",
+            overlap_warning(train_on_validation, f"{len(validation[1])} validation windows"),
+        ),
     )
 
 
-def check_settings(kind: str, normalize: str) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: another kind, or a value that is not allowed.
-    """
-    if kind != "classes":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="ninapro has kind=classes")
-    if normalize not in _NORMALIZE:
-        raise ConfigError(
-            f"'{normalize}' is not allowed", where="task.normalize", hint=suggest(str(normalize), _NORMALIZE)
-        )
-
-
-def _read(inputs: Path, labels: Path, cache_folder: Path, reporter: Reporter) -> _Windows:
-    """Return the windows of one split, checked.
-
-    Raises:
-        DataError: another shape or type, a label beyond 0..17, a value that is not finite.
-    """
-    x = arrays.mapped(inputs, [""], cache_folder, reporter)[""]
-    y = arrays.mapped(labels, [""], cache_folder, reporter)[""]
-    if x.ndim != 3 or x.shape[1:] != (_STEPS, _ELECTRODES) or x.dtype.kind not in "iuf" or not len(x):
-        raise DataError(
-            f"{x.dtype} {x.shape}; numbers (N, {_STEPS}, {_ELECTRODES}) are expected", where=str(inputs), hint=_AGAIN
-        )
-    if y.shape not in ((len(x),), (len(x), 1)) or y.dtype.kind not in "iuf":
-        raise DataError(f"{y.dtype} {y.shape}; one class for each of {len(x)} windows is expected", where=str(labels))
-    classes = np.array(y).reshape(-1)
-    wrong = np.flatnonzero(~np.isin(classes, np.arange(_CLASSES)))
-    if len(wrong):
-        raise DataError(
-            f"label {classes[wrong[0]]} at index {wrong[0]} is not an integer in 0..{_CLASSES - 1}", where=str(labels)
-        )
+def _read(inputs: Path, labels: Path, cache_folder: Path, reporter: Reporter) -> tuple[np.ndarray, np.ndarray]:
+    """Return the windows of one split [N, 16, 52], mapped in the file's type, and their classes [N] int64."""
+    x, y = (arrays.mapped(file, [""], cache_folder, reporter)[""] for file in (inputs, labels))
+    check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), _AGAIN)
+    classes = class_numbers(y, len(x), _CLASSES, str(labels), hint=_AGAIN)
     broken = np.flatnonzero(~np.isfinite(x).all(axis=(1, 2)))
     if len(broken):
-        raise DataError(
-            f"window {broken[0]} has values that are NaN or infinite ({len(broken)} windows do)", where=str(inputs)
-        )
-    return _Windows(x.transpose(0, 2, 1), classes.astype(np.int64))
+        what = f"window {broken[0]} has values that are NaN or infinite ({len(broken)} windows do)"
+        raise DataError(what, where=str(inputs))
+    return x.transpose(0, 2, 1), classes
 
 
 def _statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,14 +90,3 @@ def _statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Of a constant electrode rounding leaves a deviation of 1e-16 times its value, which would blow up the noise.
     std[std <= 1e-12 * np.abs(mean)] = 1.0
     return mean[:, None], std[:, None]
-
-
-def _note(train: _Windows, validation: _Windows, normalize: str, overlap: bool) -> str:
-    absent = np.setdiff1d(np.arange(_CLASSES), train.y)
-    parts = [f"NinaPro DB5: {len(train.y)} training and {len(validation.y)} validation windows (the files' own splits)"]
-    parts.append("z-scores per electrode over training" if normalize == "electrodes" else "values as they are")
-    if len(absent):
-        parts.append(f"warning: no training window of class {', '.join(map(str, absent))}")
-    if overlap:
-        parts.append(f"warning: the {len(validation.y)} validation windows are trained on")
-    return "; ".join(parts)

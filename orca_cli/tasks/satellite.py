@@ -9,26 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from orca_cli import signals
-from orca_cli.exceptions import ConfigError, DataError, suggest
-from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.hold_out import check_hold_out, describe, hold_out
+from orca_cli.tasks.shared.hold_out import describe, hold_out
+from orca_cli.tasks.shared.published import check_array, class_numbers, entries, file_identity, load_arrays, note
 from orca_cli.tasks.shared.samples import ArraySamples, blocks
 from orca_cli.untrusted import arrays
 
-_NORMALIZE = ("series", "none")
 _FILES = ("satellite_train.npy", "satellite_test.npy")
 _CLASSES = 24
 _MAX_BYTES = 2 * 2**30  # of a file, which is held in memory once; the training file has 322 MiB
 _BLOCK = 2**16  # series at once
 _VERSION = 1
-_AGAIN = "`orca data get satellite` gets it again"
+_AGAIN = "`orca data get satellite` fetches it again"
 # Of a series whose deviation is below this part of its largest value, rounding is all that is left.
 EPSILON = 1e-6
 
@@ -37,47 +38,28 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Kind = "classes",
+    kind: Literal["classes"] = "classes",
     path: str | None = None,
-    normalize: str = "series",
-    validation_size: int | float = 0.1,
-    train_size: int | None = None,
+    normalize: Literal["series", "none"] = "series",
+    validation_size: Count | Fraction = 0.1,
+    train_size: Count | None = None,
     train_on_validation: bool = False,
-    split_seed: int = 0,
+    split_seed: Seed = 0,
 ) -> TaskData:
     """Return series [n, 1, L] with classes 0..23, the files' labels less one.
 
     Each file is read once, into float32 arrays in the cache (4 L bytes a series, 166 MB for training), and mapped from there.
 
     Args:
-        data_folder: the files are looked for in data_folder/satellite.
-        cache_folder: where the arrays are kept.
-        reporter: is told what was read.
-        kind: "classes", nothing else.
-        path: another folder that holds the files.
         normalize: "series" subtracts from every series its own mean over time and divides by its deviation, as
-            NAS-Bench-360 does, so that the level of a pixel is lost and its course is kept; "none" leaves the values, as
-            the published code does. Series without any course become zeros.
+            NAS-Bench-360 does, so that the level of a pixel is lost and its shape over time is kept; "none" leaves the
+            values, as the published code does. Constant series become zeros.
         validation_size: training series that models are chosen on, drawn once and stratified: a number (int) or a fraction.
         train_size: training series, stratified; None takes all that validation leaves.
-        train_on_validation: whether the validation series are trained on as well; then no choice may rest on them.
-        split_seed: of the draw.
-
-    Raises:
-        ConfigError: another kind, or a value that is not allowed.
-        DataError: files are missing, damaged or have another form.
-        UnsafeError: a file would run code when read.
     """
-    check_settings(kind, normalize, validation_size, train_size, split_seed)
     files = find(data_folder, "satellite", _FILES, path)
     x, y = _series(files[0], normalize, cache_folder, reporter)
-    rows, held_out = hold_out(
-        y,
-        validation_size=validation_size,
-        train_size=train_size,
-        train_on_validation=train_on_validation,
-        split_seed=split_seed,
-    )
+    rows, held_out = hold_out(y, "stratified", validation_size, train_size, train_on_validation, split_seed)
 
     def open_test() -> ArraySamples:
         test, labels = _series(files[1], normalize, cache_folder, reporter)
@@ -85,12 +67,14 @@ def load(
             raise DataError(f"{test.shape[2]} dates, {x.shape[2]} in training", where=str(files[1]), hint=_AGAIN)
         return ArraySamples(test, labels)
 
-    note = f"Satellite: {describe(rows, held_out, 'stratified', split_seed)}"
-    note += ", each series normalised over time" if normalize == "series" else ", values as they are"
     same = (block == block[:, :, :1] for block in blocks(x, np.arange(len(x))))
-    if flat := sum(int(block.all(axis=(1, 2)).sum()) for block in same):
-        note += f"; {flat} of the {len(x)} series are constant"
-    reporter.say(note)
+    flat = sum(int(block.all(axis=(1, 2)).sum()) for block in same)
+    text = note(
+        f"Satellite: {describe(rows, held_out, 'stratified', split_seed)}",
+        "each series normalised over time" if normalize == "series" else "values as they are",
+        f"{flat} of the {len(x)} series are constant" if flat else "",
+    )
+    reporter.say(text)
     return TaskData(
         kind="classes",
         input_shape=x.shape[1:],
@@ -99,37 +83,13 @@ def load(
         validation=ArraySamples(x, y, rows=held_out),
         open_test=open_test,
         class_names=tuple(str(label) for label in range(1, _CLASSES + 1)),
-        note=note,
+        note=text,
     )
-
-
-def check_settings(
-    kind: str, normalize: str, validation_size: int | float, train_size: int | None, split_seed: int
-) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: another kind, or a value that is not allowed.
-    """
-    if kind != "classes":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="satellite has kind=classes")
-    if normalize not in _NORMALIZE:
-        raise ConfigError(
-            f"'{normalize}' is not allowed", where="task.normalize", hint=suggest(str(normalize), _NORMALIZE)
-        )
-    check_hold_out("stratified", validation_size, train_size, split_seed)
 
 
 def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) -> tuple[np.ndarray, np.ndarray]:
     """Return x [N, 1, L] float32, a read-only memory map, and y [N] int64 in 0..23."""
-    state = file.stat()
-    parameters: dict[str, int | float | str] = {
-        "version": _VERSION,
-        "file": str(file.resolve()),
-        "size": state.st_size,
-        "modified": state.st_mtime_ns,
-        "normalize": normalize,
-    }
+    parameters = {"version": _VERSION, **file_identity(file), "normalize": normalize}
 
     def make(folder: Path) -> None:
         data, labels = _read(file)
@@ -144,8 +104,7 @@ def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) 
                 advance(len(block))
 
     folder = folder_of(cache_folder, file.stem, parameters, make, reporter)
-    x = np.load(folder / "x.npy", mmap_mode="r", allow_pickle=False)
-    return x, np.load(folder / "y.npy", allow_pickle=False)
+    return load_arrays(folder, ["x"], mapped=True)[0], load_arrays(folder, ["y"])[0]
 
 
 def z_scores(series: np.ndarray) -> np.ndarray:
@@ -161,27 +120,11 @@ def z_scores(series: np.ndarray) -> np.ndarray:
 
 
 def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return data (N, L) in the file's type and classes (N,) int64 in 0..23.
-
-    Raises:
-        DataError: another form, or a label beyond 1..24.
-    """
+    """Return data (N, L) in the file's type and classes (N,) int64 in 0..23."""
     where = str(file)
-    record: Any = arrays.load_object(file, max_bytes=_MAX_BYTES)
-    if not isinstance(record, dict) or not {"data", "label"} <= record.keys():
-        held = ", ".join(map(str, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
-        raise DataError(f"holds {held}; a dict with data and label is expected", where=where, hint=_AGAIN)
-    data, labels = record["data"], np.asarray(record["label"])
-    if not isinstance(data, np.ndarray) or data.ndim != 2 or data.dtype.kind not in "iuf" or not data.size:
-        form = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else f"a {type(data).__name__}"
-        raise DataError(f"data is {form}; numbers (N, dates) are expected", where=where, hint=_AGAIN)
-    if labels.shape not in ((len(data),), (len(data), 1)) or labels.dtype.kind not in "iuf":
-        raise DataError(f"label is {labels.dtype} {labels.shape}; ({len(data)},) is expected", where=where, hint=_AGAIN)
-    labels = labels.reshape(-1)
-    wrong = np.flatnonzero(~np.isin(labels, np.arange(1, _CLASSES + 1)))
-    if len(wrong):
-        raise DataError(f"label {labels[wrong[0]]} at index {wrong[0]} is not in 1..{_CLASSES}", where=where)
-    return data, labels.astype(np.int64) - 1
+    data, labels = entries(arrays.load_object(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
+    check_array(data, ("N", "dates"), where, _AGAIN, "data")
+    return data, class_numbers(labels, len(data), _CLASSES, where, first=1, hint=_AGAIN)
 
 
 def _blocks(data: np.ndarray, where: str) -> Iterator[np.ndarray]:
@@ -192,7 +135,6 @@ def _blocks(data: np.ndarray, where: str) -> Iterator[np.ndarray]:
         with np.errstate(over="ignore"):
             broken = np.flatnonzero(~np.isfinite(block.astype(np.float32)).all(axis=1))
         if len(broken):
-            raise DataError(
-                f"series {start + broken[0]} has values that are NaN, infinite or beyond float32", where=where
-            )
+            what = f"series {start + broken[0]} has values that are NaN, infinite or beyond float32"
+            raise DataError(what, where=where)
         yield block

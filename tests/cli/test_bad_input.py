@@ -1,6 +1,5 @@
 """What users get wrong: one line that names the key or the file and what to do, the right exit code, nothing half-written."""
 
-import resource
 import subprocess
 import sys
 
@@ -222,15 +221,10 @@ def test_too_large_a_learning_rate_stops_before_the_step(orca, environment, smal
     assert '"failed"' in (run / "status.json").read_text()
 
 
-def test_full_disk(start, environment, small):
+def test_full_disk(fork, environment, small):
     """A limit on file size fails the first large write as a full disk does."""
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
-    process = start("run", *small, "metric=none", preexec_fn=limit)
-    out, err = process.communicate(timeout=120)
-    refused((process.returncode, out, err), 30, "no space left", "free some space")
+    process = fork("run", *small, "metric=none", limits={"RLIMIT_FSIZE": 60_000})
+    refused((process.wait(120), process.out, process.err), 30, "no space left", "free some space")
     assert not [path for path in environment.rglob("*") if path.name.startswith(".tmp-")]
     assert not list(environment.rglob("result.json"))
 

@@ -5,7 +5,6 @@ import os
 import signal
 
 import pytest
-import torch
 
 from orca_cli import storage
 from tests.cli.conftest import results, run_folders
@@ -28,25 +27,23 @@ def uninterrupted():
     ],
 )
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_resumed_run_has_the_same_bits(
-    orca, start, environment, small, tmp_path, uninterrupted, stage, pattern, number
-):
+def test_resumed_run_has_the_same_bits(orca, fork, environment, small, tmp_path, uninterrupted, stage, pattern, number):
     if not uninterrupted:
         assert orca("run", *small, *OFTEN, "--force")[0] == 0
         uninterrupted.update(results(environment)[0])
         for run in run_folders(environment):  # make way: this run's identity must not be found as completed
             run.rename(environment / f"aside-{run.name}")
     cold = f"paths.cache={tmp_path / 'cold'}"  # where no finished alignment is to be found
-    process = start("run", *small, *OFTEN, cold)
+    process = fork("run", *small, *OFTEN, cold)
     wait_for(environment, pattern, process)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    process.send(number)
+    code, err = process.wait(), process.err
     (run,) = run_folders(environment)
     status = json.loads((run / "status.json").read_text())
     if number == signal.SIGKILL:
         assert status["state"] in ("align", "finetune")
     else:
-        assert process.returncode == 128 + number
+        assert code == 128 + number
         assert status["state"] == "interrupted"
         assert "rerun the same command" in err
         assert "Traceback" not in err
@@ -63,14 +60,13 @@ def test_resumed_run_has_the_same_bits(
     assert not list(run.rglob(".tmp-*"))
 
 
-def test_interrupted_sweep_goes_on_where_it_stopped(orca, start, environment, small):
+def test_interrupted_sweep_goes_on_where_it_stopped(orca, fork, environment, small):
     sweep = ["run", "-m", *small, *OFTEN, "metric=none", "seed=0,1,2"]
-    process = start(*sweep)
+    process = fork(*sweep)
     wait_for(environment, "digits/*_s1_*/3_finetune/checkpoints/step-00000003", process)
-    process.terminate()
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "1 completed, 1 interrupted, 1 not started" in out
+    process.send(signal.SIGTERM)
+    assert process.wait() == 143
+    assert "1 completed, 1 interrupted, 1 not started" in process.out
     code, out, err = orca(*sweep)
     assert code == 0, err
     assert "2 completed, 1 already completed" in out
@@ -94,22 +90,21 @@ def test_signal_ends_a_sweep_in_one_process_whenever_it_comes(orca, environment,
     assert err.count("stopped by SIGTERM") == (1 if late else 2)
 
 
-def test_other_number_of_threads_is_refused_on_resume(orca, start, environment, small):
-    other = 2 if torch.get_num_threads() == 1 else 1  # more threads than cores would take minutes
-    process = start("run", *small, *OFTEN, more={"OMP_NUM_THREADS": str(other)})
+def test_other_number_of_threads_is_refused_on_resume(orca, start, environment, small, tmp_path):
+    cold = f"paths.cache={tmp_path / 'cold'}"
+    process = start("run", *small, *OFTEN, cold, more={"OMP_NUM_THREADS": "2"})
     wait_for(environment, "digits/*/2_align/checkpoints/step-00000002", process)
     process.kill()
     process.communicate()
-    code, out, err = orca("run", *small, *OFTEN)
+    code, out, err = orca("run", *small, *OFTEN, cold)
     assert code == 22
-    assert f"set OMP_NUM_THREADS={other}" in err
+    assert "set OMP_NUM_THREADS=2" in err
 
 
-def test_damaged_alignment_is_done_again(orca, start, environment, small, capfd):
-    process = start("run", *small, *OFTEN)
+def test_damaged_alignment_is_done_again(orca, fork, environment, small, capfd):
+    process = fork("run", *small, *OFTEN)
     wait_for(environment, "digits/*/3_finetune/checkpoints/step-00000002", process)
     process.kill()
-    process.communicate()
     (run,) = run_folders(environment)
     with open(run / "2_align" / "embedder.safetensors", "r+b") as file:
         file.truncate(100)
@@ -119,23 +114,20 @@ def test_damaged_alignment_is_done_again(orca, start, environment, small, capfd)
     assert list((run / "2_align").glob("embedder.safetensors.bad-*"))
 
 
-def test_two_processes_do_not_share_a_run(start, environment, small):
-    first, second = start("run", *small, "train.epochs=40"), start("run", *small, "train.epochs=40")
+def test_two_processes_do_not_share_a_run(fork, environment, small):
     codes = []
-    for process in (first, second):
-        _, err = process.communicate(timeout=120)
-        codes.append(process.returncode)
-        assert process.returncode in (0, 20), err
+    for process in [fork("run", *small, "train.epochs=40") for _ in range(2)]:
+        codes.append(process.wait(120))
+        assert codes[-1] in (0, 20), process.err
     # The slower one either met the lock, or came after the end and found the run completed.
     assert 0 in codes
     assert len(run_folders(environment)) == 1
 
 
-def test_changed_data_are_refused_on_resume(orca, start, environment, small):
-    process = start("run", *small, *OFTEN)
+def test_changed_data_are_refused_on_resume(orca, fork, environment, small):
+    process = fork("run", *small, *OFTEN)
     wait_for(environment, "digits/*/3_finetune/checkpoints/step-00000002", process)
     process.kill()
-    process.communicate()
     (run,) = run_folders(environment)
     path = run / "1_build" / "fingerprint.json"
     began = storage.read_checked_json(path)

@@ -62,7 +62,7 @@ def test_no_end_of_a_job_reaches_the_others(capfd):
 def test_a_job_whose_time_is_up_is_asked_and_then_killed(monkeypatch):
     monkeypatch.setattr(processes, "GRACE_S", 0.3)
     with signals.deferred():
-        asked, deaf, after = processes.run_all(jobs("waits", "deaf", "says"), main=fate, time_limit_s=2.0)
+        asked, deaf, after = processes.run_all(jobs("waits", "deaf", "says"), main=fate, time_limit_s=4.0)
     assert (asked.status, asked.said["state"], asked.over_limit) == (143, "interrupted", True)
     assert (deaf.status, dict(deaf.said), deaf.over_limit) == (-signal.SIGKILL, {}, True)
     assert (after.status, after.over_limit) == (0, False)
@@ -81,7 +81,7 @@ def test_a_signal_is_passed_on_and_no_other_job_starts(number):
         assert signals.pending() == number
     assert first.status == 0
     assert [end.status for end in others] == [None, None]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30  # the others would wait for ever
 
 
 def test_jobs_end_with_the_process_that_started_them(tmp_path):

@@ -15,9 +15,10 @@ from tests.cli.conftest import results, run_folders
 
 # What makes a run small, beside the files' own smallness. Nothing here changes what is read.
 SMALL = {
-    "psicov": ["task.window=64", "task.num_validation=2"],
-    "spherical": ["task.validation_size=100"],
-    "cifar100": ["task.validation_size=100"],
+    "psicov": ["task.window=64", "task.num_validation=2", "train.batch_size=4"],
+    "jsb": ["train.batch_size=4"],
+    "spherical": ["task.validation_size=100", "align.classes_per_problem=0"],
+    "cifar100": ["task.validation_size=100", "align.classes_per_problem=0"],
     "domainnet": ["task.validation_size=40"],
     "listops": ["task.origin=files"],
     "darcy": ["task.origin=files", "task.num_train=16", "task.num_validation=8", "task.num_test=6"],
@@ -51,7 +52,7 @@ def command(data, tiny):
         return [
             "run", f"task={task}", *body, f"paths.data={data(task)}", "source.size=160", "align.epochs=2",
             "align.source_points=150", "align.select=last", "align.max_samples=8", "align.check_every=2",
-            "align.pseudo_labels=3", "train.epochs=1", "train.warmup_epochs=0", "train.batch_size=4",
+            "align.pseudo_labels=3", "train.epochs=1", "train.warmup_epochs=0", "train.batch_size=8",
             "train.accumulation=1", "train.lr=1e-3", "train.decay_epochs=1", *SMALL.get(task, []), *more,
         ]  # fmt: skip
 

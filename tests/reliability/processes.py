@@ -19,7 +19,7 @@ def process(environment, tmp_path):
 
     def call(*words, more=None, without=(), before=(), **settings):
         variables = {name: value for name, value in os.environ.items() if name not in without}
-        variables |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | (more or {})
+        variables |= {"PYTHONPATH": str(ROOT)} | (more or {})
         start = time.monotonic()
         command = [*before, sys.executable, "-m", "orca_cli", *map(str, words)]
         done = subprocess.run(

@@ -211,7 +211,7 @@ def test_the_kernel_sees_no_foreign_program_file_or_connection(tmp_path, scoreca
     done = subprocess.run(
         [*traced, sys.executable, "-c", _UNDER_STRACE],
         input="\n".join(lines) + "\n",
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

@@ -263,7 +263,7 @@ def spoil(how, log, folder, mounted):
 
 def without_log(words, how) -> str:
     """Run to the end in a process of its own; returns standard error, where it can be read."""
-    variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
     reader, writer = os.pipe()
     os.close(reader)
     full = os.open("/dev/full", os.O_WRONLY)

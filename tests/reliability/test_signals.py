@@ -303,7 +303,7 @@ def test_a_terminal_that_is_closed(trial, home, scorecard):
     words = ["run", *trial._words, f"paths.runs={trial.runs}", "train.checkpoint_s=0", "train.epochs=60"]
     pid, terminal = pty.fork()
     if pid == 0:
-        variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+        variables = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.execve(sys.executable, [sys.executable, "-m", "orca_cli", *words], variables)
     os.set_blocking(terminal, False)

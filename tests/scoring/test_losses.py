@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.losses.defaults import default_loss
@@ -83,7 +84,7 @@ def test_relative_l2_loss_can_be_summed_over_the_batch():
     mean, total = RelativeL2Loss()(outputs, targets), RelativeL2Loss(reduction="sum")(outputs, targets)
     assert total.item() == pytest.approx(2 * mean.item())
     with pytest.raises(ConfigError, match=r"task\.loss\.reduction: 'none'"):
-        RelativeL2Loss(reduction="none")
+        parts.build({"_target_": "orca_cli.losses.masked.RelativeL2Loss", "reduction": "none"}, "task.loss")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,6 @@ def test_defaults_and_ranges():
     assert isinstance(default_loss("dense", False), MaskedMSE)
     assert isinstance(default_loss("dense", True), MaskedCrossEntropy)
     with pytest.raises(ConfigError, match=r"task\.loss\.positive_weight"):
-        MaskedBCE(positive_weight=0)
+        parts.build({"_target_": "orca_cli.losses.masked.MaskedBCE", "positive_weight": 0}, "task.loss")
     with pytest.raises(ConfigError, match=r"task\.kind"):
         default_loss("classs", True)

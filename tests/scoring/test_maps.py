@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
+from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
 from orca_cli.scoring.distances import LongRangeMAE
 from orca_cli.scoring.masks import MaskError
@@ -74,12 +75,12 @@ def test_long_range_faults():
     outputs[0, 0, :, 50:] = NAN  # padding of the first protein
     assert LongRangeMAE()(outputs[:1], targets[:1]).n == 1
     outputs[2, 0] = -float("inf")
-    with pytest.raises(NonFiniteError, match="protein 2 are NaN or infinite"):
+    with pytest.raises(NonFiniteError, match="NaN or infinite in protein 2"):
         LongRangeMAE()(outputs, targets)
     with pytest.raises(DataError, match="do not fit"):
         LongRangeMAE()(outputs[:, 0], targets)
     with pytest.raises(ConfigError, match=r"task\.error\.separation"):
-        LongRangeMAE(separation=0)
+        parts.build({"_target_": "orca_cli.scoring.distances.LongRangeMAE", "separation": 0}, "task.error")
 
 
 def masks(n=30, side=4, seed=0):
@@ -174,10 +175,10 @@ def test_masks_as_many_as_the_real_test_set():
     assert score.value == pytest.approx(0.5, abs=0.005)
 
 
-def test_mask_settings_out_of_range_are_told():
-    with pytest.raises(ConfigError, match=r"task\.error\.report: 'auc' is not allowed; did you mean"):
-        MaskError(report="auc")
-    with pytest.raises(ConfigError, match=r"task\.error\.threshold"):
-        MaskError(threshold=1.0)
+def test_mask_settings_out_of_range_are_refused():
+    node = {"_target_": "orca_cli.scoring.masks.MaskError"}
+    for settings, message in (({"report": "auc"}, r"report: 'auc'.*auroc"), ({"threshold": 1.0}, "threshold: 1.0")):
+        with pytest.raises(ConfigError, match=rf"task\.error\.{message}"):
+            parts.build(node | settings, "task.error")
     with pytest.raises(DataError, match="do not fit"):
         MaskError()(torch.zeros(2, 4, 4), torch.zeros(2, 1, 4, 4))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score
 
+from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.scoring.classification import MacroF1
@@ -143,12 +144,19 @@ def test_errors_of_records_need_records_that_agree(error, outputs, targets):
     assert type(error)()(outputs, targets, torch.tensor([0, 0, 1])).others == {}
 
 
-def test_settings_out_of_range_are_told():
-    with pytest.raises(ConfigError, match=r"task\.error\.by: 'record' is not allowed; did you mean 'records'"):
-        MacroF1(by="record")
-    with pytest.raises(ConfigError, match=r"task\.error\.by"):
-        MeanAveragePrecision(by="clips")
-    with pytest.raises(ConfigError, match=r"task\.error\.also_first: 0"):
-        MacroF1(also_first=0)
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("classification.MacroF1", {"by": "record"}, r"by: 'record'.*records"),
+        ("multilabel.MeanAveragePrecision", {"by": "clips"}, "by"),
+        ("classification.MacroF1", {"also_first": 0}, "also_first: 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, settings, message):
+    with pytest.raises(ConfigError, match=rf"task\.error\.{message}"):
+        parts.build({"_target_": f"orca_cli.scoring.{name}", **settings}, "task.error")
+
+
+def test_more_classes_than_outputs_are_refused():
     with pytest.raises(DataError, match="5 classes, but 3 outputs"):
         MacroF1(num_classes=5)(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))

@@ -178,5 +178,5 @@ def test_chunks_are_built_from_nested_nodes():
     assert parts.build(node, "task.error").name == "1 - macro F1, mean over chunks"
     with pytest.raises(ConfigError, match=r"task\.error\.batch: 0"):
         parts.build(node | {"batch": 0}, "task.error")
-    with pytest.raises(ConfigError, match=r"task\.error\.error: 'F1' is no error"):
+    with pytest.raises(ConfigError, match=r"task\.error\.error: 'F1' is not an error"):
         parts.build(node | {"error": "F1"}, "task.error")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.sources.conll import Span, load, sentences, spans
 
@@ -134,18 +135,21 @@ def test_what_cannot_be_read_is_told(tmp_path):
     with pytest.raises(DataError, match=r"source\.path=nowhere"):
         read(tmp_path, path="nowhere")
     for line, message in (
-        ("word N X", "line 3: 'X' is no tag; allowed: O, and B-"),
+        ("word N X", "line 3: 'X' is not a tag; allowed: O, and B-"),
         ("word", "line 3: has 1 columns"),
     ):
         write(tmp_path, f"a N B-X\n\n{line}\n")
         with pytest.raises(DataError, match=message):
             read(tmp_path)
     write(tmp_path, "a N B-X\n\nb N B-X\n\nc N O\n")
-    with pytest.raises(DataError, match="1 types have two sentences or more; two are needed"):
+    with pytest.raises(DataError, match="1 types have two sentences or more; at least two are needed"):
         read(tmp_path)
-    for settings, key in (({"example": "word"}, "source.example"), ({"outside": -1}, "source.outside")):
-        with pytest.raises(ConfigError, match=key):
-            read(tmp_path, **settings)
+    node = {"_target_": "orca_cli.sources.conll.load", "size": 20, "name": "conll2003", "files": ["train.txt"]}
+    for key, value in (("column", 0), ("example", "word"), ("outside", -1)):
+        with pytest.raises(ConfigError, match=f"source.{key}"):
+            parts.check(node | {key: value}, "source", given=("seed", "reporter", "data_folder"))
+    with pytest.raises(ConfigError, match="'../x' is not a plain name"):
+        read(tmp_path, name="../x")
 
 
 @pytest.mark.skipif(not (SHARED / "data" / "wnut17").is_dir(), reason="ORCA_TEST_DATA has no data/wnut17")

@@ -208,10 +208,10 @@ def test_missing_cifar10_says_what_to_do(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x_train": np.zeros((60, 32, 32, 3), np.uint8)}, r"uint8 \(60, 32, 32, 3\); uint8 \(n, 3, 32, 32\)"),
+        ({"x_train": np.zeros((60, 32, 32, 3), np.uint8)}, r"uint8 \(60, 32, 32, 3\); expected uint8 \(N, 3, 32, 32\)"),
         ({"x_train": np.zeros((60, 3, 32, 32), np.float32)}, "images are float32"),
-        ({"y_train": np.arange(59) % 10}, r"labels are int64 \(59,\); integers \(60,\)"),
-        ({"y_train": np.full(60, 11)}, "60 labels lie outside 0..9, the first at index 0 is 11"),
+        ({"y_train": np.arange(59) % 10}, r"labels are int64 \(59,\); expected integers \(60,\)"),
+        ({"y_train": np.full(60, 11)}, "label 11 at index 0 is not in 0..9"),
         ({"y_train": np.arange(60) / 7}, "labels are float64"),
     ],
 )

@@ -2,6 +2,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from orca_cli import parts
+
 
 class SilentReporter:
     """Keeps what it is told."""
@@ -20,3 +22,14 @@ class SilentReporter:
 @pytest.fixture
 def reporter():
     return SilentReporter()
+
+
+@pytest.fixture
+def check():
+    """Return a function that raises what a task's settings raise before anything is read."""
+
+    def call(task, **settings):
+        node = {"_target_": f"orca_cli.tasks.{task}.load", **settings}
+        parts.check(node, "task", given=("data_folder", "cache_folder", "reporter"))
+
+    return call

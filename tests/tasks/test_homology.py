@@ -122,7 +122,7 @@ def test_validation_is_merged_on_request_alone(tmp_path, reporter):
     assert batch.valid is None
     assert [VOCABULARY[i] for i in batch.x[0, :, :6].argmax(dim=0)] == ["cls", *"AAAA", "sep"]
     assert batch.x[0, :, 6:].sum() == 0
-    assert "part of the training split" in merged.note
+    assert "validation proteins are trained on" in merged.note
     assert merged.validation.targets().tolist() == apart.validation.targets().tolist()
 
 
@@ -144,7 +144,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, reporter):
         (lambda contents: contents.pop("num_examples"), "has no 'num_examples'"),
         (
             lambda contents: contents.update({"0": pickle.dumps({"primary": 3, "fold_label": 1})}),
-            "no sequence of letters",
+            "not a sequence of letters",
         ),
         (lambda contents: contents.update({"0": pickle.dumps(record("MK", 1195))}), r"1195; allowed: 0\.\.1194"),
     ],
@@ -156,14 +156,14 @@ def test_wrong_databases_are_refused(tmp_path, reporter, change, message):
         read(tmp_path, reporter)
 
 
-def test_wrong_files_and_settings_are_refused(tmp_path, reporter):
+def test_wrong_files_and_settings_are_refused(tmp_path, reporter, check):
     with pytest.raises(DataError, match=r"no file 'remote_homology_train.lmdb'.*orca data get homology"):
         read(tmp_path, reporter)
     folder = write_json(tmp_path / "homology")
-    for content, message in (("[{", "is no JSON"), ("{}", "no list of proteins"), ("[]", "holds no proteins")):
+    for content, message in (("[{", "is not JSON"), ("{}", "not a list of proteins"), ("[]", "holds no proteins")):
         (folder / "remote_homology_valid.json").write_text(content)
         with pytest.raises(DataError, match=f"remote_homology_valid.json.*{message}"):
             read(tmp_path, reporter)
     for settings, key in (({"test": "holdout"}, "task.test"), ({"length": 2}, "length"), ({"symbols": 20}, "symbols")):
         with pytest.raises(ConfigError, match=key):
-            read(tmp_path, reporter, **settings)
+            check("homology", **settings)

@@ -165,7 +165,7 @@ def test_bit_reversed_rows_and_columns(tmp_path, reporter):
     assert plain.digest() != permuted.digest()
 
 
-def test_validation_is_held_out_of_the_training_set():
+def test_validation_is_held_out_of_the_training_set(check):
     classes = np.arange(500) % 5
     train, validation = hold_out(classes, "stratified", 0.1)
     assert np.bincount(classes[validation]).tolist() == [10] * 5
@@ -176,9 +176,9 @@ def test_validation_is_held_out_of_the_training_set():
     assert train.max() < 400
     train, validation = hold_out(classes, "last", 100, train_on_validation=True)
     assert np.array_equal(train, np.arange(500))
-    for wrong in ({"validation": "first"}, {"validation_size": 0}, {"validation_size": 1.5}):
-        with pytest.raises(ConfigError):
-            hold_out(classes, **wrong)
+    for key, value in (("validation", "first"), ("validation_size", 0), ("validation_size", 1.5)):
+        with pytest.raises(ConfigError, match=f"task.{key}"):
+            check("cifar100", **{key: value})
 
 
 def seen(image: np.ndarray, polar: float, azimuth: float) -> np.ndarray:
@@ -274,7 +274,7 @@ def test_spherical_file_is_read_once_and_kept(tmp_path, reporter, name):
     assert batch.y.tolist() == [3, 19]
 
 
-def test_spherical_faults_are_named(tmp_path, reporter, monkeypatch):
+def test_spherical_faults_are_named(tmp_path, reporter, monkeypatch, check):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="task.origin=cifar100"):
         spherical.load(tmp_path, tmp_path / "cache", reporter)
@@ -289,7 +289,7 @@ def test_spherical_faults_are_named(tmp_path, reporter, monkeypatch):
     with pytest.raises(DataError, match="CIFAR-10 is not there"):
         spherical.load(tmp_path, tmp_path / "cache", reporter, origin="cifar10")
     with pytest.raises(ConfigError, match="task.origin"):
-        spherical.load(tmp_path, tmp_path / "cache", reporter, origin="cifar11")
+        check("spherical", origin="cifar11")
 
 
 @pytest.mark.skipif(not CIFAR10.is_file(), reason="ORCA_TEST_DATA has no data/cifar10")

@@ -158,7 +158,7 @@ def test_splits_are_disjoint_and_test_is_the_official_list(written, tmp_path, re
         (tmp_path / "psicov" / "psicov" / kind / source.name).write_bytes(source.read_bytes())
     shared = read(tmp_path, reporter)
     assert "1dxyA" not in shared.train.proteins + shared.validation.proteins
-    assert "1 proteins that both lists have are left out" in shared.note
+    assert "1 proteins in both lists are left out" in shared.note
 
 
 def test_every_protein_is_scored_over_its_own_length(tmp_path, reporter):
@@ -211,12 +211,12 @@ class Exploit:
 @pytest.mark.parametrize(
     ("values", "distance", "kind", "what"),
     [
-        ({"sa": np.zeros(3)}, {}, DataError, "'sa' is float64 \\(3,\\), expected numbers of shape \\(12,\\)"),
-        ({"ss": None}, {}, DataError, "'ss' is NoneType"),
+        ({"sa": np.zeros(3)}, {}, DataError, "'sa' is float64 \\(3,\\); expected numbers \\(12,\\)"),
+        ({"ss": None}, {}, DataError, "'ss' is a NoneType"),
         ({"entropy": np.full(12, 1e3)}, {}, DataError, "beyond \\+-100"),
         ({"sa": Exploit()}, {}, UnsafeError, "nothing was run"),
         ({}, {"scale": 1e4}, DataError, "above 500 Angstrom"),
-        ({}, {"cut": 11}, DataError, "expected numbers of shape"),
+        ({}, {"cut": 11}, DataError, "expected numbers \\(11, 11\\)"),
         ({}, {"cut": 1}, DataError, "protein of 1 residues"),
     ],
 )
@@ -236,7 +236,11 @@ def test_files_that_are_not_what_they_say_are_refused(values, distance, kind, wh
 
 @pytest.mark.parametrize(
     ("line", "kind", "what"),
-    [("../../etc/x", UnsafeError, "no id"), ("nothere", DataError, "nothere"), ("", DataError, "lists no protein")],
+    [
+        ("../../etc/x", UnsafeError, "not the id"),
+        ("nothere", DataError, "nothere"),
+        ("", DataError, "lists no protein"),
+    ],
 )
 def test_lists_that_lead_elsewhere_are_refused(line, kind, what, written, tmp_path, reporter):
     (tmp_path / "psicov" / "psicov.lst").write_text(line + "\n")
@@ -247,9 +251,9 @@ def test_lists_that_lead_elsewhere_are_refused(line, kind, what, written, tmp_pa
 @pytest.mark.parametrize(
     "settings", [{"window": 4}, {"crop": "random"}, {"clip_train": 0.5}, {"num_validation": 0}, {"kind": "classes"}]
 )
-def test_impossible_settings_are_refused(settings, written, tmp_path, reporter):
+def test_impossible_settings_are_refused(settings, check):
     with pytest.raises(ConfigError, match=f"task.{next(iter(settings))}"):
-        read(tmp_path, reporter, **settings)
+        check("psicov", **settings)
 
 
 def test_missing_files_are_named_with_the_way_to_get_them(tmp_path, reporter):

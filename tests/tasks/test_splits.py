@@ -71,7 +71,7 @@ def test_digits_keep_their_test_split_whatever_the_other_sizes():
     assert load(split_seed=1).open_test().digest() != small.open_test().digest()
 
 
-def test_digits_sequences_are_the_images_row_by_row():
+def test_digits_sequences_are_the_images_row_by_row(check):
     every = np.arange(5)
     sequence, image = load().train.batch(every).x, load(layout="image").train.batch(every).x
     assert sequence.shape == (5, 8, 8)
@@ -81,4 +81,4 @@ def test_digits_sequences_are_the_images_row_by_row():
     assert sequence.min() == 0
     assert sequence.max() == 1
     with pytest.raises(ConfigError, match=r"task\.layout.*image"):
-        load(layout="images")
+        check("digits", layout="images")

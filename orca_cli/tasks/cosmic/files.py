@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.tasks.shared.published import read_text
 from orca_cli.untrusted import arrays
 
 SKY = "sky.npy"
@@ -39,17 +39,17 @@ class Stamp:
 def list_stamps(root: Path, part: str, band: str, keys: frozenset[str] | None) -> list[PurePosixPath]:
     """Return the stamps of a part in sorted order, relative to `root`.
 
-    Those are the ones that `<part>_dirs.npy` names where that file exists and no keys are given, else all that lie in the
-    folder; always those of one filter only.
+    These are the ones listed in `<part>_dirs.npy` if that file exists and no keys are given, else all in the folder; always
+    of one filter only.
 
     Args:
         root: folder with npy_train/ and npy_test/.
         part: "train" or "test".
         band: filter, such as "f435w".
-        keys: proposal_visit of the visits that are taken; None takes all.
+        keys: proposal_visit of the visits to use; None uses all.
 
     Raises:
-        DataError: nothing is there, or the list names files of the other part or files that do not exist.
+        DataError: there are no stamps, or the list names files of the other part or missing files.
         UnsafeError: the list leads out of the folder.
     """
     folder = FOLDERS[part]
@@ -58,22 +58,16 @@ def list_stamps(root: Path, part: str, band: str, keys: frozenset[str] | None) -
         found = _listed(listed, folder)
         missing = [stamp for stamp in found if not (root / stamp).is_file()]
         if missing:
-            raise DataError(
-                f"names {len(missing)} files that are not there, the first is '{missing[0]}'",
-                where=str(listed),
-                hint="remove the list to take what the folder holds",
-            )
+            what = f"names {len(missing)} missing files, the first is '{missing[0]}'"
+            raise DataError(what, where=str(listed), hint="remove the list to use what the folder holds")
     else:
         paths = (root / folder / band).glob("*/*/*.npy")
         found = [PurePosixPath(path.relative_to(root).as_posix()) for path in paths if path.name != SKY]
     chosen = [stamp for stamp in found if stamp.parts[1] == band and (keys is None or visit_key(stamp) in keys)]
     if not chosen:
         there = sorted(path.name for path in (root / folder).iterdir() if path.is_dir())
-        raise DataError(
-            f"no stamp of filter {band}" + (" and of the visits in task.keys" if keys is not None else ""),
-            where=str(root / folder),
-            hint=f"filters there: {', '.join(there[:10]) or 'none'}",
-        )
+        what = f"no stamp of filter {band}" + ("" if keys is None else " and of the visits in task.keys")
+        raise DataError(what, where=str(root / folder), hint=f"filters there: {', '.join(there[:10]) or 'none'}")
     return sorted(chosen)
 
 
@@ -83,11 +77,11 @@ def visit_key(stamp: PurePosixPath) -> str:
 
 
 def read_keys(path: str, field: str | None, root: Path) -> frozenset[str]:
-    """Return the visits that a text file names, one a line: proposal_visit, and after a space its field type.
+    """Return the visits named in a text file, one per line: proposal_visit, and after a space its field type.
 
     Args:
         path: of the file, from the working folder or else from `root`.
-        field: take only lines with this field type; None takes all.
+        field: use only lines with this field type; None uses all.
         root: the task's folder.
 
     Raises:
@@ -97,22 +91,17 @@ def read_keys(path: str, field: str | None, root: Path) -> frozenset[str]:
     given = Path(path).expanduser()
     place = next((place for place in (given, root / given) if place.is_file()), None)
     if place is None:
-        raise ConfigError(f"no file '{given}'", where="task.keys", hint="a text file, one proposal_visit a line")
-    if place.stat().st_size > _MOST_BYTES:
-        raise DataError("is too large for a list of visits", where=str(place))
-    lines = [line.split() for line in place.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        raise ConfigError(f"no file '{given}'", where="task.keys", hint="a text file, one proposal_visit per line")
+    lines = [line.split() for line in read_text(place, _MOST_BYTES).splitlines() if line.strip()]
     keys = frozenset(words[0] for words in lines if field is None or field in words[1:])
     if not keys:
-        raise DataError(
-            "names no visit" + (f" with field type {field}" if field else ""),
-            where=str(place),
-            hint="one a line: 12345_01 GAL",
-        )
+        what = "names no visit" + (f" with field type {field}" if field else "")
+        raise DataError(what, where=str(place), hint="one per line: 12345_01 GAL")
     return keys
 
 
 def read_stamp(path: Path, start: int, size: int) -> Stamp:
-    """Return rows and columns start..start+size-1 of a stamp; pixels that are no finite number are ignored.
+    """Return rows and columns start..start+size-1 of a stamp; pixels that are not finite are ignored.
 
     Args:
         path: .npy [3, H, W] = image, mask, ignore; or [2, H, W] = image, mask.
@@ -121,18 +110,14 @@ def read_stamp(path: Path, start: int, size: int) -> Stamp:
 
     Raises:
         DataError: another shape, or a mask of other values than 0 and 1.
-        UnsafeError: an array of Python objects.
     """
     stored = arrays.open_arrays(path, str(path))[""]
     shape = stored.shape
     if len(shape) != 3 or shape[0] not in (2, 3) or stored.dtype.kind not in "fiub":
         raise DataError(f"{stored.dtype} {shape}, expected numbers (2 or 3, H, W)", where=str(path))
     if min(shape[1:]) < start + size:
-        raise DataError(
-            f"{shape[1]} x {shape[2]} pixels, too few for {start}..{start + size - 1}",
-            where=str(path),
-            hint="lower task.crop_start or task.crop_size",
-        )
+        what = f"{shape[1]} x {shape[2]} pixels, too few for {start}..{start + size - 1}"
+        raise DataError(what, where=str(path), hint="lower task.crop_start or task.crop_size")
     inside = slice(start, start + size)
     planes = np.array(stored.read()[:, inside, inside], dtype=np.float32)
     for name, plane in zip(("mask", "ignore mask"), planes[1:], strict=False):
@@ -158,36 +143,21 @@ def read_sky(path: Path) -> float:
     number = re.match(r"\d+(?=_)", path.name)
     exposure = int(number.group()) if number else 0
     if not 1 <= exposure <= len(levels) or not np.isfinite(levels[exposure - 1]):
-        raise DataError(
-            f"has no level for '{path.name}': {len(levels)} exposures, numbered from 1",
-            where=str(file),
-            hint="names of stamps begin with the number of the exposure and _",
-        )
+        what = f"has no level for '{path.name}': {len(levels)} exposures, numbered from 1"
+        raise DataError(what, where=str(file), hint="names of stamps begin with the number of the exposure and _")
     return float(levels[exposure - 1])
 
 
 def _listed(path: Path, folder: str) -> list[PurePosixPath]:
-    """Return the paths in a list from `folder` on: what stands before it is of the machine that wrote the list."""
-    names = np.asarray(_names(path)).reshape(-1)
+    """Return the paths in a list from `folder` on: what comes before is specific to the machine that wrote the list."""
     stamps = []
-    for name in names:
+    for name in np.asarray(arrays.load_object(path, max_bytes=_MOST_BYTES)).reshape(-1):
         parts = PurePosixPath(str(name).replace("\\", "/")).parts
         if ".." in parts:
             raise UnsafeError(f"'{name}' leads out of the folder", where=str(path), hint="remove the list")
         tail = parts[-_DEPTH:]
         if len(tail) < _DEPTH or tail[0] != folder or not tail[-1].endswith(".npy"):
-            raise DataError(
-                f"'{name}' is not {folder}/filter/proposal/visit/file.npy", where=str(path), hint="remove the list"
-            )
+            what = f"'{name}' is not {folder}/filter/proposal/visit/file.npy"
+            raise DataError(what, where=str(path), hint="remove the list")
         stamps.append(PurePosixPath(*tail))
     return list(dict.fromkeys(stamps))
-
-
-def _names(path: Path) -> Any:
-    try:
-        stored = arrays.open_arrays(path, str(path))[""]
-    except UnsafeError:  # an object array: read without running anything, or refused
-        return arrays.load_object(path, max_bytes=_MOST_BYTES)
-    if stored.dtype.kind != "U":
-        raise DataError(f"holds {stored.dtype}, expected paths", where=str(path), hint="remove the list")
-    return stored.read()

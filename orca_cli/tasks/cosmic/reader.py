@@ -10,21 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 
 from orca_cli import signals
-from orca_cli.exceptions import ConfigError, DataError, suggest
-from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.ranges import Count, CountOrZero, Fraction, Seed
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.cosmic.files import FOLDERS, list_stamps, read_keys, read_stamp, visit_key
 from orca_cli.tasks.cosmic.samples import Form, Stamps
 from orca_cli.tasks.shared.files import find
-from orca_cli.tasks.shared.splits import check_fractions, check_seed
+from orca_cli.tasks.shared.published import note, overlap_warning
 
-_IGNORED = ("missing", "zero")
-_UNITS = ("visit", "exposure")
-_SAMPLED = 256  # stamps that the statistics are taken from
+_SAMPLED = 256  # stamps used for the statistics
 _NORMAL = 1.4826  # deviation of a normal distribution in units of its median absolute deviation
 
 
@@ -32,69 +32,50 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Kind = "dense",
+    kind: Literal["dense"] = "dense",
     path: str | None = None,
     filter: str = "f435w",
     keys: str | None = None,
     field: str | None = None,
-    crop_start: int = 64,
-    crop_size: int = 128,
+    crop_start: CountOrZero = 64,
+    crop_size: Count = 128,
     sky_low: float = -0.9,
     sky_high: float = 3.0,
     sky_at_test: bool = False,
-    ignored: str = "missing",
+    ignored: Literal["missing", "zero"] = "missing",
     normalize: bool = True,
-    validation_fraction: float = 0.1,
-    validation_unit: str = "visit",
-    split_seed: int = 0,
+    validation_fraction: Fraction = 0.1,
+    validation_unit: Literal["visit", "exposure"] = "visit",
+    split_seed: Seed = 0,
     train_on_validation: bool = False,
 ) -> TaskData:
     """Return x [n, 1, S, S], an image, and y [n, 1, S, S], 1 where a cosmic ray hit, NaN where that is not known.
 
-    The official test stamps are the test split. Stamps are those that train_dirs.npy and test_dirs.npy list, where these
-    exist and no `keys` are given; else all of the filter in npy_train/ and npy_test/.
+    The official test stamps are the test split. The stamps are those listed in train_dirs.npy and test_dirs.npy, if these
+    exist and no `keys` are given; otherwise all of the filter in npy_train/ and npy_test/.
 
     Args:
-        data_folder: holds cosmic/npy_train/ and cosmic/npy_test/, below each filter/proposal/visit/*.npy.
+        data_folder: holds cosmic/npy_train/ and cosmic/npy_test/ with filter/proposal/visit/*.npy.
         cache_folder: where the masks are kept, 4 S^2 bytes a stamp.
-        reporter: is told of the reading.
-        kind: "dense", nothing else.
-        path: folder in place of data_folder/cosmic.
         filter: of the camera.
-        keys: text file with the visits that are taken, one proposal_visit a line, its field type behind it.
-        field: field type (GAL, EX or GC) of the lines of `keys` that are taken; None takes all.
-        crop_start: first row and column of the crop, 0 or more.
-        crop_size: S, 1 or more.
+        keys: text file with the visits to use, one per line: proposal_visit and its field type.
+        field: field type (GAL, EX or GC) of the lines of `keys` to use; None uses all.
+        crop_start: first row and column of the crop.
+        crop_size: S.
         sky_low: optimizer steps add sky * U(sky_low, sky_high) to an image, sky being the level of its exposure.
         sky_high: not below sky_low.
         sky_at_test: whether the same is done in stage 2, validation and test, with one draw per file.
-        ignored: what the ignore mask makes of the target: "missing", or "zero", no hit.
+        ignored: the target where the ignore mask is set: "missing", or "zero", no hit.
         normalize: whether the counts are shifted and scaled by the training pixels' median and 1.4826 times their median
-            absolute deviation, of 256 seeded stamps or all; outliers, stars and hits, hardly move these.
-        validation_fraction: of the training stamps, above 0 and below 1.
+            absolute deviation, over 256 seeded stamps or all; stars and hits are outliers and hardly move these.
+        validation_fraction: of the training stamps.
         validation_unit: "visit" draws whole visits, so that one field of the sky is in one split only; "exposure" draws
             stamps.
-        split_seed: of that draw.
-        train_on_validation: whether the validation stamps are trained on as well; then no choice may rest on them.
 
     Raises:
-        ConfigError: a parameter is out of range.
-        DataError: files are missing or do not have the form above.
-        UnsafeError: a file would execute code or leads out of the folder.
+        ConfigError: `sky_low` above `sky_high`, `field` without `keys`, or no such file of keys.
     """
-    check_settings(
-        kind,
-        keys,
-        field,
-        crop_start,
-        crop_size,
-        sky_low,
-        sky_high,
-        ignored,
-        validation_fraction,
-        validation_unit,
-        split_seed,
-    )
+    check_settings(keys, field, sky_low, sky_high)
     form = Form(crop_start, crop_size, sky_low, sky_high, sky_at_test, ignored)
     root = find(data_folder, "cosmic", list(FOLDERS.values()), path)[0].parent
     taken = None if keys is None else read_keys(keys, field, root)
@@ -108,6 +89,7 @@ def load(
         form = replace(form, centre=centre, spread=spread)
     train = Stamps(root, "train", learned, form, cache_folder, reporter)
     validation = Stamps(root, "validation", sorted(held_out), form, cache_folder, reporter)
+    broken = train.num_broken() + validation.num_broken()
     return TaskData(
         kind="dense",
         input_shape=(1, crop_size, crop_size),
@@ -116,12 +98,17 @@ def load(
         validation=validation,
         open_test=lambda: Stamps(root, "test", test_stamps, form, cache_folder, reporter),
         class_names=("cosmic ray",),
-        note=_note(train, validation, len(test_stamps), filter, taken, root, train_on_validation),
+        note=note(
+            f"{len(train)} training stamps of {train.num_visits()} visits, {len(validation)} validation stamps of "
+            f"{validation.num_visits()}, {len(test_stamps)} test stamps; filter {filter}, those {_chosen(taken, root)}",
+            f"{broken} pixels are not finite and count nowhere" if broken else "",
+            overlap_warning(train_on_validation, "validation stamps"),
+        ),
     )
 
 
 def _held_out(stamps: list[PurePosixPath], fraction: float, unit: str, seed: int) -> set[PurePosixPath]:
-    """Return the validation stamps: units in a seeded order until their stamps are nearest to the fraction, one at least."""
+    """Return the validation stamps: units in a seeded order until the fraction is best met, at least one."""
     units: dict[str, list[PurePosixPath]] = {}
     for stamp in stamps:
         units.setdefault(visit_key(stamp) if unit == "visit" else str(stamp), []).append(stamp)
@@ -157,67 +144,18 @@ def _statistics(root: Path, stamps: Sequence[PurePosixPath], form: Form) -> tupl
     return centre, spread
 
 
-def check_settings(
-    kind: str,
-    keys: str | None,
-    field: str | None,
-    crop_start: int,
-    crop_size: int,
-    sky_low: float,
-    sky_high: float,
-    ignored: str,
-    validation_fraction: float,
-    validation_unit: str,
-    split_seed: int,
-) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: a parameter is out of range.
-    """
-    if kind != "dense":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="cosmic has kind=dense")
-    for name, word, allowed in (("ignored", ignored, _IGNORED), ("validation_unit", validation_unit, _UNITS)):
-        if word not in allowed:
-            raise ConfigError(f"'{word}' is not allowed", where=f"task.{name}", hint=suggest(str(word), allowed))
-    for name, value, least in (("crop_start", crop_start, 0), ("crop_size", crop_size, 1)):
-        if value < least:
-            raise ConfigError(f"{value} is out of range", where=f"task.{name}", hint=f"allowed: {least} or more")
-    if not sky_low <= sky_high:
+def check_settings(keys: str | None, field: str | None, sky_low: float, sky_high: float) -> None:
+    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
+    if sky_low > sky_high:
         raise ConfigError(f"{sky_high} is below task.sky_low={sky_low}", where="task.sky_high", hint="swap them")
-    check_fractions(validation_fraction, None)
-    check_seed(split_seed)
     if field is not None and keys is None:
-        raise ConfigError(
-            "field types stand in a file of visits",
-            where="task.field",
-            hint="give task.keys=FILE with lines such as: 12345_01 GAL",
-        )
+        what = "field types come from a file of visits"
+        raise ConfigError(what, where="task.field", hint="give task.keys=FILE with lines such as: 12345_01 GAL")
 
 
-def _note(
-    train: Stamps,
-    validation: Stamps,
-    num_test: int,
-    band: str,
-    keys: frozenset[str] | None,
-    root: Path,
-    overlap: bool,
-) -> str:
+def _chosen(keys: frozenset[str] | None, root: Path) -> str:
+    """Return in words which stamps are used."""
     if keys is not None:
-        chosen = f"of the {len(keys)} visits in task.keys"
-    elif all((root / f"{part}_dirs.npy").is_file() for part in FOLDERS):
-        chosen = "that train_dirs.npy and test_dirs.npy list"
-    else:
-        chosen = "in the folder, of all field types"
-    visits = len(np.unique(train.groups())), len(np.unique(validation.groups()))
-    parts = [
-        f"{len(train)} training stamps of {visits[0]} visits, {len(validation)} validation stamps of {visits[1]}, "
-        f"{num_test} test stamps; filter {band}, those {chosen}"
-    ]
-    broken = train.num_broken() + validation.num_broken()
-    if broken:
-        parts.append(f"{broken} pixels are no finite number and count nowhere")
-    if overlap:
-        parts.append("warning: the validation stamps are trained on as well")
-    return "; ".join(parts)
+        return f"of the {len(keys)} visits in task.keys"
+    listed = all((root / f"{part}_dirs.npy").is_file() for part in FOLDERS)
+    return "listed in train_dirs.npy and test_dirs.npy" if listed else "in the folder, of all field types"

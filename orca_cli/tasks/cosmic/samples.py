@@ -24,14 +24,14 @@ from orca_cli.untrusted.pages import release_pages
 
 @dataclass(frozen=True)
 class Form:
-    """What becomes of a stamp.
+    """How a stamp becomes a sample.
 
     Args:
         start: first row and column.
         size: S.
-        sky_low: the sky is added so many times at least.
-        sky_high: and at most.
-        sky_at_test: whether it is added where nothing is augmented, too.
+        sky_low: least multiple of the sky that is added.
+        sky_high: largest multiple.
+        sky_at_test: whether it is also added where nothing is augmented.
         ignored: "missing" or "zero".
         centre: subtracted from the counts.
         spread: the counts are divided by it.
@@ -53,16 +53,7 @@ class Stamps:
     def __init__(
         self, root: Path, part: str, stamps: Sequence[PurePosixPath], form: Form, cache: Path, reporter: Reporter
     ):
-        """Read all masks, unless the cache has them.
-
-        Args:
-            root: folder with npy_train/ and npy_test/.
-            part: "train", "validation" or "test".
-            stamps: n files, relative to `root`.
-            form: of the samples.
-            cache: folder for the masks.
-            reporter: is told of the reading.
-        """
+        """Read all masks, unless the folder `cache` has them; `stamps` are n files, relative to `root`."""
         self._root, self.stamps, self._form = root, tuple(stamps), form
         skies = sorted({(root / stamp).with_name(SKY) for stamp in stamps})
         self._targets = target_maps(
@@ -77,7 +68,6 @@ class Stamps:
         )
 
     def __len__(self) -> int:
-        """Return n."""
         return len(self.stamps)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
@@ -108,8 +98,12 @@ class Stamps:
         what = {"stamps": [str(s) for s in self.stamps], "form": asdict(self._form), "records": self._targets.records}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
+    def num_visits(self) -> int:
+        """Return the number of visits."""
+        return len(np.unique(self.groups()))
+
     def num_broken(self) -> int:
-        """Return how many pixels are no finite number."""
+        """Return how many pixels are not finite."""
         return sum(record["broken"] for record in self._targets.records)
 
     def _amount(self, index: int, augment: np.random.Generator | None) -> float:

@@ -14,26 +14,13 @@ import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter
-from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.generated import folder_of
+from orca_cli.tasks.shared.published import check_array, file_identity, load_arrays
 from orca_cli.untrusted import matlab
 
-TRAIN_FILE = "piececonst_r421_N1024_smooth1.mat"
-TEST_FILE = "piececonst_r421_N1024_smooth2.mat"
+NAMES = ("piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat")  # training and test
 _VARIABLES = {"coeff": "permeability", "sol": "pressure"}
 _VERSION = 1
-
-
-def find_files(data_folder: Path, path: str | None) -> tuple[Path, Path]:
-    """Return the training and the test file.
-
-    Raises:
-        DataError: one is missing.
-    """
-    train, test = find(
-        data_folder, "darcy", [TRAIN_FILE, TEST_FILE], path, hint="task.origin=generated makes the data instead"
-    )
-    return train, test
 
 
 def read_fields(
@@ -44,22 +31,15 @@ def read_fields(
     Args:
         path: .mat file, MATLAB 5 or HDF5 (7.3).
         nodes: K that is expected; None takes the file's.
-        stride: every so many points are kept.
-        cache_folder: where what is kept of the file is put; named by the file's name, size and time of change.
-        reporter: is told of the reading.
+        stride: of the points that are kept, per axis.
+        cache_folder: where the kept points are stored; named by the file's path, size and modification time.
+        reporter: shows progress.
 
     Raises:
         ConfigError: the file has another K, or the stride does not divide K - 1.
-        DataError: a variable is missing, no stack of square maps, or not finite.
+        DataError: a variable is missing, not a stack of square maps, or not finite.
     """
-    state = path.stat()
-    parameters: dict[str, int | float | str] = {
-        "version": _VERSION,
-        "file": str(path.resolve()),
-        "bytes": state.st_size,
-        "modified": state.st_mtime_ns,
-        "stride": stride,
-    }
+    parameters = {"version": _VERSION, **file_identity(path), "stride": stride}
 
     def make(folder: Path) -> None:
         kept: dict[str, np.ndarray] = {}
@@ -73,28 +53,23 @@ def read_fields(
             np.save(folder / f"{name}.npy", kept[variable])
 
     folder = folder_of(cache_folder, "darcy_files", parameters, make, reporter)
-    permeability, pressure = (
-        np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _VARIABLES.values()
-    )
+    permeability, pressure = load_arrays(folder, list(_VARIABLES.values()), mapped=True)
     held = (permeability.shape[-1] - 1) * stride + 1
     if nodes not in (None, held):
-        raise ConfigError(
-            f"{nodes} nodes are asked for, {path.name} has {held}", where="task.nodes", hint="use task.nodes=null"
-        )
+        what = f"{nodes} nodes requested, {path.name} has {held}"
+        raise ConfigError(what, where="task.nodes", hint="use task.nodes=null")
     return permeability, pressure
 
 
 def _thinned(path: Path, variable: str, stride: int) -> np.ndarray:
-    """Return every so many points of one variable, [N, s, s] float32; all else of it is dropped."""
-    values = matlab.read(path, [variable])[variable]
-    if values.ndim != 3 or values.shape[1] != values.shape[2] or values.dtype.kind not in "fiu" or not values.size:
-        raise DataError(f"'{variable}' is {values.dtype} {values.shape}, expected maps (N, K, K)", where=str(path))
+    """Return the kept points of one variable, [N, s, s] float32; the rest is dropped."""
+    values = check_array(matlab.read(path, [variable])[variable], ("N", "K", "K"), str(path), what=f"'{variable}'")
     nodes = values.shape[1]
     if (nodes - 1) % stride or nodes <= stride:
-        raise ConfigError(
-            f"{stride} does not divide {nodes} - 1", where="task.stride", hint="421 nodes go with stride 5"
-        )
+        what = f"{stride} does not divide {nodes} - 1"
+        raise ConfigError(what, where="task.stride", hint="421 nodes go with stride 5")
     kept = np.ascontiguousarray(values[:, ::stride, ::stride], dtype=np.float32)
     if not np.isfinite(kept).all():
-        raise DataError(f"'{variable}' has values that are NaN or infinite", where=str(path), hint="get it again")
+        what = f"'{variable}' has values that are NaN or infinite"
+        raise DataError(what, where=str(path), hint="`orca data get darcy` fetches it again")
     return kept

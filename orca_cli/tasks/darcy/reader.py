@@ -4,7 +4,7 @@ The distribution is that of the Fourier neural operator's data (Li et al. 2021):
 proportional to (-Laplace + 9)^-2 and Neumann borders, thresholded at 0 to permeabilities 12 and 3, and
 -div(a grad u) = 1 on the unit square with u = 0 on its border. Finite differences of second order on K x K nodes, solved
 directly. Those data were also interpolated by splines between cell centres and nodes; that step is left out here, so the
-border is exactly 0. The data themselves are read by `darcy_files.py`.
+border is exactly 0. The data themselves are read by `files.py`.
 
 Shapes: K nodes per side, s = (K - 1) / stride + 1 of them kept, n samples.
 """
@@ -14,27 +14,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge
 
 from orca_cli import signals
-from orca_cli.exceptions import ConfigError, DataError, suggest
-from orca_cli.interfaces import Kind, Reporter, Scale, TaskData
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import Reporter, Scale, TaskData
+from orca_cli.ranges import Count, Seed
 from orca_cli.seeding import numpy_generator
-from orca_cli.tasks.darcy.files import find_files, read_fields
+from orca_cli.tasks.darcy.files import NAMES, read_fields
+from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.generated import folder_of
+from orca_cli.tasks.shared.published import load_arrays, note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
 
 HIGH, LOW = 12.0, 3.0  # permeabilities
 _ALPHA, _TAU = 2.0, 3.0  # smoothness and inverse length of the Gaussian field
 _EPS = 1e-5  # added to deviations, in the units of what they divide, as in the reference's normaliser
 _VERSION = 1
-_ORIGINS = ("generated", "files")
-_SIZES = {
-    "small": {"nodes": 85, "stride": 2, "num_train": 300, "num_validation": 50, "num_test": 50},
-    "paper": {"nodes": 421, "stride": 5, "num_train": 900, "num_validation": 100, "num_test": 100},
-}
 _PARTS = ("train", "validation", "test")
 _Read = Callable[[str], tuple[np.ndarray, np.ndarray]]  # part -> permeability and u, [n, s, s]
 
@@ -48,21 +48,27 @@ class _Plan:
     counts: dict[str, int]
 
 
+_SIZES = {
+    "small": _Plan(85, 2, {"train": 300, "validation": 50, "test": 50}),
+    "paper": _Plan(421, 5, {"train": 900, "validation": 100, "test": 100}),
+}
+
+
 def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Kind = "dense",
-    origin: str = "generated",
+    kind: Literal["dense"] = "dense",
+    origin: Literal["generated", "files"] = "generated",
     path: str | None = None,
-    size: str = "small",
-    nodes: int | None = None,
-    stride: int | None = None,
-    num_train: int | None = None,
-    num_validation: int | None = None,
-    num_test: int | None = None,
+    size: Literal["small", "paper"] = "small",
+    nodes: Annotated[int, Ge(5)] | None = None,
+    stride: Count | None = None,
+    num_train: Annotated[int, Ge(2)] | None = None,
+    num_validation: Count | None = None,
+    num_test: Count | None = None,
     train_on_validation: bool = False,
-    data_seed: int = 0,
+    data_seed: Seed = 0,
 ) -> TaskData:
     """Return x [n, 3, s, s] = (normalised permeability, coordinate along columns, along rows) and y [n, 1, s, s] = u.
 
@@ -71,30 +77,27 @@ def load(
 
     Args:
         data_folder: holds darcy/ with the two .mat files, for origin "files".
-        cache_folder: where the fields are kept.
-        reporter: is told of the generation or the reading.
-        kind: "dense", nothing else.
         origin: "generated", or "files": training and validation are the first samples of ..._smooth1.mat in this order,
             test those of ..._smooth2.mat.
-        path: folder in place of data_folder/darcy.
         size: grid and numbers of samples: "small" is K = 85, stride 2, 300 + 50 + 50; "paper" K = 421, stride 5,
             900 + 100 + 100. Files have their own K, and stride 5 at either size.
-        nodes: K, 5 or more; None takes that of `size` or of the file.
-        stride: every so many nodes are kept; divides K - 1; None takes that of `size`.
-        num_train: training samples, 2 or more; the first samples do not depend on their number; None takes that of `size`.
-        num_validation: validation samples, 1 or more; None takes that of `size`.
-        num_test: test samples, 1 or more; None takes that of `size`.
-        train_on_validation: whether the validation samples are trained on as well, 1000 in the paper; then no choice may
-            rest on them.
+        nodes: K; None takes that of `size` or of the file.
+        stride: of the nodes that are kept, per axis; divides K - 1; None takes that of `size`.
+        num_train: training samples; the first samples do not depend on their number; None takes that of `size`.
+        num_validation: validation samples; None takes that of `size`.
+        num_test: test samples; None takes that of `size`.
+        train_on_validation: whether the validation samples are trained on too, 1000 in the paper; then nothing may be
+            chosen on them.
         data_seed: seed of the generator; not the seed of the run.
 
     Raises:
-        ConfigError: a parameter is out of range.
-        DataError: files are missing, damaged, or hold too few samples.
+        ConfigError: `path` without files, or a stride that does not divide K - 1.
     """
-    plan = check_settings(kind, origin, path, size, nodes, stride, num_train, num_validation, num_test, data_seed)
+    check_settings(origin, path, size, nodes, stride)
+    plan = _plan(origin, size, nodes, stride, (num_train, num_validation, num_test))
     if origin == "files":
-        read = _reader(plan, find_files(data_folder, path), cache_folder, reporter)
+        files = find(data_folder, "darcy", NAMES, path, hint="task.origin=generated makes the data instead")
+        read = _reader(plan, files, cache_folder, reporter)
     else:
         read = _generator(plan, data_seed, cache_folder, reporter)
     permeability, u = read("train")
@@ -108,6 +111,8 @@ def load(
         return ArraySamples(_inputs((permeability - centre) / spread), u[:, None])
 
     extent = u.shape[-1]
+    held = (extent - 1) * plan.stride + 1
+    made = "generated Darcy flow" if origin == "generated" else "Darcy flow from files"
     return TaskData(
         kind="dense",
         input_shape=(3, extent, extent),
@@ -118,7 +123,12 @@ def load(
         synthetic=origin == "generated",
         size=size if origin == "generated" else "",
         target_scale=Scale(torch.from_numpy(mean[None]), torch.from_numpy(std[None])),
-        note=_note(origin, plan, extent, len(u), train_on_validation),
+        note=note(
+            f"{made} on {held} x {held} nodes, one in {plan.stride} per axis kept ({extent} x {extent} maps)"
+            + (", without the spline step" if origin == "generated" else ""),
+            f"{len(u)} + {plan.counts['validation']} + {plan.counts['test']} samples",
+            overlap_warning(train_on_validation, "validation samples"),
+        ),
     )
 
 
@@ -146,13 +156,13 @@ def _generator(plan: _Plan, data_seed: int, cache_folder: Path, reporter: Report
     folder = folder_of(cache_folder, "darcy", {"version": _VERSION, **parameters}, make, reporter)
 
     def read(part: str) -> tuple[np.ndarray, np.ndarray]:
-        high, u = (np.load(folder / f"{part}_{name}.npy", allow_pickle=False) for name in ("high", "u"))
+        high, u = load_arrays(folder, [f"{part}_high", f"{part}_u"])
         return np.where(high, np.float32(HIGH), np.float32(LOW)), u
 
     return read
 
 
-def _reader(plan: _Plan, files: tuple[Path, Path], cache_folder: Path, reporter: Reporter) -> _Read:
+def _reader(plan: _Plan, files: list[Path], cache_folder: Path, reporter: Reporter) -> _Read:
     """Return what reads a part of the files."""
     starts = {"train": 0, "validation": plan.counts["train"], "test": 0}
 
@@ -162,7 +172,7 @@ def _reader(plan: _Plan, files: tuple[Path, Path], cache_folder: Path, reporter:
         start, stop = starts[part], starts[part] + plan.counts[part]
         if stop > len(u):
             raise DataError(
-                f"{file.name} holds {len(u)} samples, {stop} are asked for",
+                f"{file.name} holds {len(u)} samples, {stop} requested",
                 where=f"task.num_{part}",
                 hint="lower task.num_train, task.num_validation or task.num_test",
             )
@@ -226,59 +236,21 @@ def _inputs(normalised: np.ndarray) -> np.ndarray:
     return np.stack([normalised, *grids], axis=1).astype(np.float32)
 
 
-def check_settings(
-    kind: str,
-    origin: str,
-    path: str | None,
-    size: str,
-    nodes: int | None,
-    stride: int | None,
-    num_train: int | None,
-    num_validation: int | None,
-    num_test: int | None,
-    data_seed: int,
-) -> _Plan:
-    """Return the grid and the numbers of samples that settings ask for; arguments as those of `load`.
-
-    Raises:
-        ConfigError: a parameter is out of range, or two contradict each other.
-    """
-    if kind != "dense":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="darcy has kind=dense")
-    for name, word, allowed in (("origin", origin, _ORIGINS), ("size", size, tuple(_SIZES))):
-        if word not in allowed:
-            raise ConfigError(f"'{word}' is not allowed", where=f"task.{name}", hint=suggest(str(word), allowed))
+def check_settings(origin: str, path: str | None, size: str, nodes: int | None, stride: int | None) -> None:
+    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
     if path is not None and origin != "files":
         raise ConfigError("is for task.origin=files", where="task.path", hint=f"with task.origin={origin} leave it out")
-    defaults = dict(_SIZES[size])
-    if origin == "files":
-        defaults["stride"] = _SIZES["paper"]["stride"]
-        del defaults["nodes"]
-    given = {"nodes": nodes, "stride": stride, "num_train": num_train}
-    given |= {"num_validation": num_validation, "num_test": num_test}
-    values = defaults | {name: value for name, value in given.items() if value is not None}
-    least = {"nodes": 5, "num_train": 2, "data_seed": 0}
-    for name, value in (values | {"data_seed": data_seed}).items():
-        lowest = least.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-            raise ConfigError(
-                f"{value!r} is out of range", where=f"task.{name}", hint=f"allowed: integers from {lowest} on"
-            )
-    if "nodes" in values and (values["nodes"] - 1) % values["stride"]:
-        raise ConfigError(
-            f"{values['stride']} does not divide task.nodes - 1 = {values['nodes'] - 1}",
-            where="task.stride",
-            hint="421 nodes go with stride 5, 85 with 2",
-        )
-    return _Plan(values.get("nodes"), values["stride"], {part: values[f"num_{part}"] for part in _PARTS})
+    plan = _plan(origin, size, nodes, stride)
+    if plan.nodes is not None and (plan.nodes - 1) % plan.stride:
+        what = f"{plan.stride} does not divide task.nodes - 1 = {plan.nodes - 1}"
+        raise ConfigError(what, where="task.stride", hint="421 nodes go with stride 5, 85 with 2")
 
 
-def _note(origin: str, plan: _Plan, extent: int, num_train: int, overlap: bool) -> str:
-    nodes = (extent - 1) * plan.stride + 1
-    grid = f"on {nodes} x {nodes} nodes, one in {plan.stride} per axis kept ({extent} x {extent} maps)"
-    counts = f"{num_train} + {plan.counts['validation']} + {plan.counts['test']} samples"
-    made = "generated Darcy flow" if origin == "generated" else "Darcy flow from files"
-    parts = [f"{made} {grid}" + (", without the spline step" if origin == "generated" else ""), counts]
-    if overlap:
-        parts.append("warning: the validation samples are trained on as well")
-    return "; ".join(parts)
+def _plan(
+    origin: str, size: str, nodes: int | None, stride: int | None, counts: tuple[int | None, ...] = (None, None, None)
+) -> _Plan:
+    """Return what the settings ask for; None stands for what `size` says."""
+    of_size = _SIZES[size]
+    known_nodes, known_stride = (None, _SIZES["paper"].stride) if origin == "files" else (of_size.nodes, of_size.stride)
+    wanted = {part: count or of_size.counts[part] for part, count in zip(_PARTS, counts, strict=True)}
+    return _Plan(nodes or known_nodes, stride or known_stride, wanted)

@@ -12,23 +12,22 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge
 
-from orca_cli.exceptions import ConfigError, DataError, suggest
-from orca_cli.interfaces import Batch, Kind, Reporter, TaskData
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import Batch, Reporter, TaskData
+from orca_cli.ranges import Count, Seed
 from orca_cli.tasks.ecg.records import CLASSES, Records, read_records
 from orca_cli.tasks.shared import splits
 from orca_cli.tasks.shared.files import find
+from orca_cli.tasks.shared.published import note, overlap_warning
 
 _FILE = "challenge2017.pkl"
-_CHOICES = {
-    "split": ("sklearn", "sklearn_90_10", "stratified"),
-    "short": ("pad", "drop"),
-    "evaluation_strides": ("equal", "class"),
-}
-# By how much closer windows of a class follow each other in training: rare rhythms give more windows that way.
+# How many times denser the windows of each class are in training, so that rare rhythms give more of them.
 _CLOSER = (1, 6, 2, 20)
 _PART = 0.1  # of the records, for validation and for test
 
@@ -41,7 +40,7 @@ class Cut:
         window: W, steps.
         strides: steps from one window to the next, for each class.
         inclusive: whether a window that ends with the record's last step is one.
-        pad: whether a record that has no window gives one with padding behind.
+        pad: whether a record that has no window gives one, padded at the end.
     """
 
     window: int
@@ -50,7 +49,7 @@ class Cut:
     pad: bool
 
     def starts(self, length: int, label: int) -> np.ndarray:
-        """Return where the windows of a record begin, rising; none for a record that is left out."""
+        """Return where the windows of a record begin, ascending; none for a record that is left out."""
         room = length - self.window + int(self.inclusive)
         return np.arange(0, max(room, int(self.pad)), self.strides[label])
 
@@ -73,7 +72,6 @@ class Windows:
         self._padded = bool((lengths[self._of] < cut.window).any())
 
     def __len__(self) -> int:
-        """Return n."""
         return len(self._of)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
@@ -115,58 +113,52 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Kind = "classes",
+    kind: Literal["classes"] = "classes",
     path: str | None = None,
-    window: int = 1000,
-    stride: int = 500,
+    window: Count = 1000,
+    stride: Annotated[int, Ge(20)] = 500,
     inclusive: bool = True,
-    short: str = "pad",
-    evaluation_strides: str = "equal",
-    split: str = "sklearn",
+    short: Literal["pad", "drop"] = "pad",
+    evaluation_strides: Literal["equal", "class"] = "equal",
+    split: Literal["sklearn", "sklearn_90_10", "stratified"] = "sklearn",
     train_on_validation: bool = False,
-    split_seed: int = 0,
+    split_seed: Seed = 0,
 ) -> TaskData:
     """Return windows [n, 1, W] with four classes: normal (N), atrial fibrillation (A), other rhythm (O), noise (~).
 
-    Training windows follow each other at stride / 1, 6, 2 and 20 for N, A, O and ~, which evens out the classes.
+    Training windows are stride / 1, 6, 2 and 20 apart for N, A, O and ~, which evens out the classes.
 
     Args:
-        data_folder: the file is looked for in data_folder/ecg.
-        cache_folder: the records are kept there in the file's own type, and mapped into memory.
-        reporter: is told what was read.
-        kind: "classes", nothing else.
-        path: another folder that holds the file.
-        window: W, 1 or more; 1000 steps are 3.3 s.
-        stride: steps between windows of class N in training, 20 or more.
+        window: W; 1000 steps are 3.3 s.
+        stride: steps between windows of class N in training.
         inclusive: whether the window that ends with a record's last step counts; the published code loses it.
-        short: "pad" gives a record without a window (shorter than W; W itself where not inclusive) one with zeros behind,
-            marked as padding; "drop" leaves it out of every split, the test split too, as the published code does.
+        short: what happens to records without a window (shorter than W; W itself where not inclusive): "pad" makes one,
+            padded with zeros marked as padding; "drop" leaves the record out of every split, the test split too, as the
+            published code does.
         evaluation_strides: strides in validation and test: "equal" is `stride` for all classes; "class" those of training,
-            as in the published code, by which noise weighs up to 20 times as much as it occurs.
+            as in the published code, which gives noise up to 20 times its weight.
         split: of records. "sklearn" is NAS-Bench-360's, scikit-learn's train_test_split with test_size 0.2 and then 0.5, both
             with random_state 0. "sklearn_90_10" is the published code's, test_size 0.1; validation is a ninth of the
             training records, stratified by `split_seed`. "stratified" draws a tenth each by `split_seed`.
-        train_on_validation: whether the validation records are trained on as well; then no choice may rest on them.
         split_seed: of the draws that are not scikit-learn's.
-
-    Raises:
-        ConfigError: another kind, or a value that is not allowed.
-        DataError: the file is missing, damaged or has another form.
-        UnsafeError: the file would run code when read.
     """
-    check_settings(kind, window, stride, short, evaluation_strides, split, split_seed)
     (file,) = find(data_folder, "ecg", [_FILE], path)
     records = read_records(file, cache_folder, reporter)
     parts = _split(records.classes, split, split_seed, str(file))
     learned = np.union1d(parts.train, parts.validation) if train_on_validation else parts.train
     by_class = tuple(stride // closer for closer in _CLOSER)
+    equal = (stride,) * len(CLASSES)
     training = Cut(window, by_class, inclusive, short == "pad")
-    evaluated = Cut(
-        window, by_class if evaluation_strides == "class" else (stride,) * len(CLASSES), inclusive, short == "pad"
-    )
+    evaluated = Cut(window, by_class if evaluation_strides == "class" else equal, inclusive, short == "pad")
     train, validation = Windows(records, learned, training), Windows(records, parts.validation, evaluated)
-    note = _note(records, (learned, parts.validation, parts.test), train, validation, evaluated, split)
-    reporter.say(note)
+    text = note(
+        f"ECG: {len(learned)} training, {len(parts.validation)} validation and {len(parts.test)} test records (split {split})",
+        f"{len(train)} training windows ({train.counts()}), {len(validation)} validation windows ({validation.counts()})",
+        _left_out(records, evaluated),
+        f"{records.constant} records are constant and become zeros" if records.constant else "",
+        overlap_warning(train_on_validation, f"{len(parts.validation)} validation records"),
+    )
+    reporter.say(text)
     return TaskData(
         kind="classes",
         input_shape=(1, window),
@@ -175,7 +167,7 @@ def load(
         validation=validation,
         open_test=lambda: Windows(records, parts.test, evaluated),
         class_names=CLASSES,
-        note=note,
+        note=text,
     )
 
 
@@ -183,7 +175,7 @@ def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split
     if how == "stratified":
         return splits.split(len(classes), validation=_PART, test=_PART, seed=seed, classes=classes)
     if len(classes) < 10:
-        raise DataError(f"{len(classes)} records are too few to split; 10 or more are needed", where=where)
+        raise DataError(f"{len(classes)} records are too few to split; at least 10 are needed", where=where)
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(classes))
@@ -198,50 +190,10 @@ def _split(classes: np.ndarray, how: str, seed: int, where: str) -> splits.Split
     return splits.Split(np.sort(train), np.sort(validation), np.sort(test))
 
 
-def _note(
-    records: Records,
-    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
-    train: Windows,
-    validation: Windows,
-    cut: Cut,
-    how: str,
-) -> str:
-    sizes = [len(part) for part in rows]
-    parts = [
-        f"ECG: {sizes[0]} training, {sizes[1]} validation and {sizes[2]} test records (split {how})",
-        f"{len(train)} training windows ({train.counts()}), {len(validation)} validation windows ({validation.counts()})",
-    ]
-    windows = [len(cut.starts(int(length), 0)) for length in records.lengths()]
-    short = int((records.lengths() < cut.window).sum())
-    if dropped := sum(count == 0 for count in windows):
-        parts.append(f"warning: {dropped} of {len(windows)} records are too short for a window and left out, test too")
-    elif short:
-        parts.append(f"{short} of {len(windows)} records have less than {cut.window} steps and are padded")
-    if records.constant:
-        parts.append(f"{records.constant} records are constant and become zeros")
-    if shared := len(np.intersect1d(rows[0], rows[1])):
-        parts.append(f"warning: the {shared} validation records are trained on")
-    return "; ".join(parts)
-
-
-def check_settings(
-    kind: str, window: int, stride: int, short: str, evaluation_strides: str, split: str, split_seed: int
-) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: another kind, or a value that is not allowed.
-    """
-    if kind != "classes":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="ecg has kind=classes")
-    for name, word in {"split": split, "short": short, "evaluation_strides": evaluation_strides}.items():
-        if word not in _CHOICES[name]:
-            raise ConfigError(f"'{word}' is not allowed", where=f"task.{name}", hint=suggest(str(word), _CHOICES[name]))
-    _at_least("window", window, 1)
-    _at_least("stride", stride, max(_CLOSER))
-    splits.check_seed(split_seed)
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or value < least:
-        raise ConfigError(f"{value} is out of range", where=f"task.{name}", hint=f"allowed: {least} or more")
+def _left_out(records: Records, cut: Cut) -> str:
+    """Return in words what happens to records that are too short."""
+    lengths = records.lengths()
+    if dropped := sum(len(cut.starts(int(length), 0)) == 0 for length in lengths):
+        return f"warning: {dropped} of {len(lengths)} records are too short for a window and left out, test too"
+    short = int((lengths < cut.window).sum())
+    return f"{short} of {len(lengths)} records have less than {cut.window} steps and are padded" if short else ""

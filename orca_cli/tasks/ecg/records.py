@@ -15,12 +15,13 @@ from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter
 from orca_cli.tasks.shared.generated import folder_of
+from orca_cli.tasks.shared.published import check_array, entries, file_identity, load_arrays
 from orca_cli.untrusted.pickle import unpickle
 
 CLASSES = ("N", "A", "O", "~")  # in the order of their numbers
 _VERSION = 1
 _MAX_BYTES = 2 * 2**30  # of the file, which has 150 MB
-_AGAIN = "`orca data get ecg` gets it again"
+_AGAIN = "`orca data get ecg` fetches it again"
 # Of a record whose deviation is below this part of its largest value, rounding is all that is left.
 _ROUNDING = 1e-9
 
@@ -59,29 +60,11 @@ class Records:
 
 
 def read_records(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
-    """Return the records of the pickle.
-
-    Raises:
-        DataError: the file is damaged or has another form.
-        UnsafeError: it would run code when read.
-        StorageError: the cache cannot be written.
-    """
-    state = file.stat()
-    parameters: dict[str, int | float | str] = {
-        "version": _VERSION,
-        "file": str(file.resolve()),
-        "size": state.st_size,
-        "modified": state.st_mtime_ns,
-    }
-
-    def make(folder: Path) -> None:
-        _write(folder, file, reporter)
-
-    folder = folder_of(cache_folder, "ecg", parameters, make, reporter)
-    ends, classes, mean, std, constant = (
-        np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("ends", "classes", "mean", "std", "constant")
-    )
-    steps = np.load(folder / "steps.npy", mmap_mode="r", allow_pickle=False)
+    """Return the records of the pickle."""
+    parameters = {"version": _VERSION, **file_identity(file)}
+    folder = folder_of(cache_folder, "ecg", parameters, lambda folder: _write(folder, file, reporter), reporter)
+    ends, classes, mean, std, constant = load_arrays(folder, ["ends", "classes", "mean", "std", "constant"])
+    (steps,) = load_arrays(folder, ["steps"], mapped=True)
     return Records(steps, ends, classes, mean, std, int(constant))
 
 
@@ -112,22 +95,12 @@ def _write(folder: Path, file: Path, reporter: Reporter) -> None:
 
 
 def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the records, each [steps], and their classes [N] int64.
-
-    Raises:
-        DataError: another form, an unknown label, or a record without steps.
-    """
+    """Return the records, each [steps], and their classes [N] int64."""
     where = str(file)
-    content: Any = unpickle.load(file, max_bytes=_MAX_BYTES)
-    if not isinstance(content, dict) or not {"data", "label"} <= content.keys():
-        held = ", ".join(map(str, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise DataError(f"holds {held}; a dict with data and label is expected", where=where, hint=_AGAIN)
-    data, names = content["data"], content["label"]
+    data, names = entries(unpickle.load(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
     for key, value in (("data", data), ("label", names)):
         if not isinstance(value, (list, tuple)) and not (isinstance(value, np.ndarray) and value.ndim):
-            raise DataError(
-                f"{key} is a {type(value).__name__}; an array or list is expected", where=where, hint=_AGAIN
-            )
+            raise DataError(f"{key} is a {type(value).__name__}, not an array or list", where=where, hint=_AGAIN)
     if len(data) != len(names) or not len(data):
         raise DataError(f"{len(data)} records and {len(names)} labels", where=where, hint=_AGAIN)
     classes = np.array([_class(name, row, where) for row, name in enumerate(names)], dtype=np.int64)
@@ -137,9 +110,8 @@ def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
 def _class(name: Any, row: int, where: str) -> int:
     text = name.decode("latin-1") if isinstance(name, bytes) else str(name)
     if text not in CLASSES:
-        raise DataError(
-            f"label {text[:20]!r} of record {row} is unknown", where=where, hint=f"allowed: {', '.join(CLASSES)}"
-        )
+        what = f"label {text[:20]!r} of record {row} is unknown"
+        raise DataError(what, where=where, hint=f"allowed: {', '.join(CLASSES)}")
     return CLASSES.index(text)
 
 
@@ -148,10 +120,4 @@ def _signal(record: Any, row: int, where: str) -> np.ndarray:
         signal = np.asarray(record)
     except ValueError:  # lists of different lengths
         signal = np.empty((0, 0))
-    if signal.ndim != 1 or not signal.size or signal.dtype.kind not in "iuf":
-        raise DataError(
-            f"record {row} is {signal.dtype} {signal.shape}; numbers (steps,), at least one, are expected",
-            where=where,
-            hint=_AGAIN,
-        )
-    return signal
+    return check_array(signal, ("steps",), where, _AGAIN, f"record {row}")

@@ -77,5 +77,5 @@ def mix(features: np.ndarray, background: np.ndarray, most: float, generator: np
 
 
 def to_input(features: np.ndarray) -> np.ndarray:
-    """Return [B, 1, 96, 102]: features [B, 96, 101] with a zero column behind."""
+    """Return [B, 1, 96, 102]: features [B, 96, 101] with a zero column appended."""
     return np.pad(features, ((0, 0), (0, 0), (0, WIDTH - FRAMES)))[:, None]

@@ -1,7 +1,7 @@
 """FSD50K's manifests: which chunks belong to which clip, and its labels. Sounds are read when they are asked for.
 
 A manifest (chunks/tr.csv, val.csv, eval.csv) has the columns files, labels (with commas between names) and ext, the clip.
-Its paths begin with a place of the machine that it is from. What counts is their end, below the folder of the data.
+Its paths begin with a folder of the machine that wrote it. What counts is their end, below the folder of the data.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter
 from orca_cli.tasks.fsd50k import log_mel, wav
+from orca_cli.tasks.shared.published import read_text
 
 _MAX_TABLE_BYTES = 2**29
 _MAX_LABELS = 10_000
@@ -34,7 +35,7 @@ class Table:
     Args:
         folder: that the files lie below.
         files: paths of the chunks, relative to it, clip by clip.
-        clips: [chunks] int64, rising, the clip of each chunk.
+        clips: [chunks] int64, ascending, the clip of each chunk.
         labels: [clips, K] uint8 of 0 and 1.
     """
 
@@ -78,7 +79,7 @@ def read_table(folder: Path, place: Path, names: Sequence[str], reporter: Report
     """
     numbers = {name: k for k, name in enumerate(names)}
     clips: dict[str, tuple[str, list[str]]] = {}  # clip -> labels as written, its files
-    reader = csv.DictReader(io.StringIO(_text(place)))
+    reader = csv.DictReader(io.StringIO(read_text(place, _MAX_TABLE_BYTES, HINT)))
     if not {"files", "labels", "ext"} <= set(reader.fieldnames or ()):
         raise DataError("the columns files, labels and ext are needed", where=str(place), hint=HINT)
     tail: int | None = None
@@ -98,7 +99,7 @@ def read_table(folder: Path, place: Path, names: Sequence[str], reporter: Report
                 clips[clip][1].append("/".join(parts[-tail:]))
             advance()
     except csv.Error as error:
-        raise DataError(f"is no table ({error})", where=f"{place}, line {reader.line_num}", hint=HINT) from error
+        raise DataError(f"is not a table ({error})", where=f"{place}, line {reader.line_num}", hint=HINT) from error
     if not clips:
         raise DataError("has no rows", where=str(place), hint=HINT)
     found = np.zeros((len(clips), len(names)), np.uint8)
@@ -115,7 +116,7 @@ def read_table(folder: Path, place: Path, names: Sequence[str], reporter: Report
 
 
 def _parts(file: str, where: str) -> tuple[str, ...]:
-    """Return the parts of a path without its root; the archive's manifests begin with a place of the machine it is from."""
+    """Return the parts of a path without its root."""
     parts = tuple(part for part in PurePosixPath(file.replace("\\", "/")).parts if part not in ("/", "."))
     if ".." in parts or not parts:
         raise DataError(f"'{file[:60]}' leaves the folder of the data", where=where, hint=HINT)
@@ -127,7 +128,7 @@ def _tail(folder: Path, parts: tuple[str, ...], place: Path) -> int:
     for size in range(len(parts), 0, -1):
         if folder.joinpath(*parts[-size:]).is_file():
             return size
-    what = f"'{'/'.join(parts)}', named first, is not below {folder}, however much of its start is left out"
+    what = f"no end of '{'/'.join(parts)}', the first path, leads to a file below {folder}"
     raise DataError(what, where=str(place), hint=HINT)
 
 
@@ -135,26 +136,15 @@ def label_names(place: Path) -> tuple[str, ...]:
     """Return the names of the labels by number, from a JSON map of names to numbers.
 
     Raises:
-        DataError: it is no such map, or the numbers are not 0..K-1.
+        DataError: not such a map, or the numbers are not 0..K-1.
     """
     try:
-        numbers = json.loads(_text(place))
+        numbers = json.loads(read_text(place, _MAX_TABLE_BYTES, HINT))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"is no JSON ({error})", where=str(place), hint=HINT) from error
+        raise DataError(f"is not JSON ({error})", where=str(place), hint=HINT) from error
     if not isinstance(numbers, dict) or not 0 < len(numbers) <= _MAX_LABELS:
-        raise DataError("is no map from names of labels to numbers", where=str(place), hint=HINT)
+        raise DataError("is not a map from names of labels to numbers", where=str(place), hint=HINT)
     plain = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers.values())
     if not plain or sorted(numbers.values()) != list(range(len(numbers))):
         raise DataError(f"the numbers of the labels are not 0..{len(numbers) - 1}", where=str(place), hint=HINT)
     return tuple(sorted(numbers, key=numbers.__getitem__))
-
-
-def _text(place: Path) -> str:
-    try:
-        if place.stat().st_size > _MAX_TABLE_BYTES:
-            raise DataError(f"has more than {_MAX_TABLE_BYTES} bytes", where=str(place), hint=HINT)
-        return place.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(place), hint=HINT) from error
-    except UnicodeDecodeError as error:
-        raise DataError("is no UTF-8 text", where=str(place), hint=HINT) from error

@@ -15,7 +15,7 @@ from orca_cli.untrusted.first_bytes import first_bytes
 _HINT = "unpack the archive again, or convert the file to mono PCM at the right rate"
 _MAX_UNMAPPED_BYTES = 2**26
 _UNKNOWN_SIZE = 0x7FFFFF00  # what such a size begins with
-# What scipy raises on files that are cut off or no .wav at all.
+# What scipy raises on truncated files and on files of other formats.
 _DAMAGE = (
     ValueError,
     OSError,
@@ -36,7 +36,7 @@ def read(path: Path, rate: int, length: int, start: float = 0.0) -> np.ndarray:
         path: PCM of 8, 16, 24 or 32 bits, or floats.
         rate: the sampling rate that the file must have, in Hz.
         length: samples to return.
-        start: where the stretch begins in a longer sound, as a fraction in 0..1 of the places where it can.
+        start: where the stretch begins in a longer sound: 0 is the first possible place, 1 the last.
 
     Raises:
         DataError: the file is missing, damaged, empty, not finite, or of another rate.
@@ -71,9 +71,9 @@ def _open(path: Path) -> tuple[int, np.ndarray]:
                     raise
                 return wavfile.read(path)
         except FileNotFoundError as error:
-            raise DataError("there is no such file", where=str(path), hint="unpack the archive again") from error
+            raise DataError("no such file", where=str(path), hint="unpack the archive again") from error
         except _DAMAGE as error:
-            raise DataError(f"is no readable .wav file ({error})", where=str(path), hint=_HINT) from error
+            raise DataError(f"is not a readable .wav file ({error})", where=str(path), hint=_HINT) from error
 
 
 def _check_whole(path: Path) -> None:
@@ -85,11 +85,8 @@ def _check_whole(path: Path) -> None:
     declared = struct.unpack(f"{order}I", head[4:8])[0]
     # Programs that write into a pipe do not know the size; the byte that pads an odd chunk may be missing.
     if declared < _UNKNOWN_SIZE and declared + 7 > path.stat().st_size:
-        raise DataError(
-            f"is cut off: {declared + 8:,} bytes are declared, {path.stat().st_size:,} are there",
-            where=str(path),
-            hint=_HINT,
-        )
+        what = f"is cut off: {declared + 8:,} bytes are declared, {path.stat().st_size:,} are there"
+        raise DataError(what, where=str(path), hint=_HINT)
 
 
 def _to_float(samples: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The Long Range Arena's ListOps files: basic_train.tsv, basic_val.tsv and basic_test.tsv (Tay et al. 2021).
 
 Tab-separated with the header Source, Target; 96,000, 2,000 and 2,000 rows of 501..1,999 tokens. An expression is written
-with parentheses around every argument, `( ( ( [MAX 3 ) 4 ) ] )`. They carry nothing and are left out. The closing bracket
-is kept: without it the arguments of an operator have no end.
+with parentheses around every argument, `( ( ( [MAX 3 ) 4 ) ] )`. They carry no information and are dropped. The closing
+bracket is kept: without it the arguments of an operator have no end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter
-from orca_cli.tasks.shared.files import find
+from orca_cli.tasks.shared.one_hot import end_to_end
+from orca_cli.tasks.shared.published import find_first
 
 # Channel of a token in the input. `pad` and `unk` keep channels of their own, as in the paper's 17-channel input, and
 # are always zero: padding is a column of zeros, and nothing is unknown.
@@ -32,17 +33,21 @@ def reader(
     """Return a function from the name of a split to (tokens, ends, values), as `read` gives them.
 
     Args:
-        data_folder: the files are looked for in data_folder/listops, there directly or in the archive's own folder.
+        data_folder: the files are looked for in data_folder/listops or in the archive's own folder in it.
         path: another folder, likewise.
-        rows: split -> how many rows are taken from the start; None takes all.
+        rows: split -> how many of the first rows are read; None reads all.
         test_file: "test" or "val": which file is the test split.
         reporter: shows progress.
 
     Raises:
-        DataError: a file is missing, at once and not when its split is asked for.
+        DataError: a file is missing; raised at once, not when its split is read.
     """
     names = _NAMES if test_file == "test" else _NAMES | {"test": _NAMES["validation"]}
-    places = dict(zip(names, _find(data_folder, path, sorted(set(names.values())), names), strict=True))
+    distinct = sorted(set(names.values()))
+    options = [[str(Path(folder, name)) for name in distinct] for folder in _FOLDERS]
+    found = find_first(data_folder, "listops", options, path, "task.origin=generated needs no files")
+    by_name = dict(zip(distinct, found, strict=True))
+    places = {split: by_name[name] for split, name in names.items()}
     return lambda split: read(places[split], rows[split], reporter)
 
 
@@ -51,7 +56,7 @@ def read(path: Path, rows: int | None, reporter: Reporter) -> tuple[np.ndarray, 
 
     Args:
         path: the file.
-        rows: how many are taken from the start; None takes all.
+        rows: how many of the first ones are read; None reads all.
         reporter: shows progress.
 
     Returns:
@@ -59,7 +64,7 @@ def read(path: Path, rows: int | None, reporter: Reporter) -> tuple[np.ndarray, 
         values [n] int64 in 0..9.
 
     Raises:
-        DataError: another header, a word or value that ListOps does not have, or fewer rows than asked for.
+        DataError: another header, a word or value that ListOps does not have, or fewer rows than requested.
     """
     texts: list[bytes] = []
     values: list[int] = []
@@ -86,25 +91,25 @@ def read(path: Path, rows: int | None, reporter: Reporter) -> tuple[np.ndarray, 
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
     if not texts or (rows is not None and len(texts) < rows):
-        asked = f", {rows} are asked for" if rows else ""
-        raise DataError(
-            f"has {len(texts)} rows{asked}", where=str(path), hint="get the file again, or ask for fewer rows"
-        )
-    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-    return np.frombuffer(b"".join(texts), np.uint8), ends, np.array(values, np.int64)
+        asked = f", {rows} requested" if rows else ""
+        what = f"has {len(texts)} rows{asked}"
+        raise DataError(what, where=str(path), hint="get the file again, or ask for fewer rows")
+    return *end_to_end(texts), np.array(values, np.int64)
 
 
 def _row(path: Path, number: int, line: bytes) -> tuple[bytes, int]:
     source, tab, target = line.rstrip(b"\r\n").partition(b"\t")
     value = target.strip(b'" ')
     if not tab or len(value) != 1 or not value.isdigit():
-        raise _fault(path, number, f"{target[:20].decode(errors='replace')!r} is no value; allowed: 0..9 behind a tab")
+        raise _fault(
+            path, number, f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab"
+        )
     try:
         text = bytes(map(_CHANNELS.__getitem__, source.strip(b'"').translate(None, b"()").split()))
     except KeyError as error:
         word = bytes(error.args[0])[:20].decode(errors="replace")
         allowed = "digits, [MIN, [MAX, [MED, [SM and ]"
-        raise _fault(path, number, f"{word!r} is no word of ListOps; allowed: {allowed}") from error
+        raise _fault(path, number, f"{word!r} is not a word of ListOps; allowed: {allowed}") from error
     if not text:
         raise _fault(path, number, "the expression is empty")
     return text, int(value)
@@ -112,24 +117,3 @@ def _row(path: Path, number: int, line: bytes) -> tuple[bytes, int]:
 
 def _fault(path: Path, number: int, what: str) -> DataError:
     return DataError(what, where=f"{path}, line {number}", hint="put the file of lra_release/listops-1000 there again")
-
-
-def _find(data_folder: Path, path: str | None, distinct: list[str], names: Mapping[str, str]) -> list[Path]:
-    """Return the file of each split from the first folder that has all; the message of a failure names the plain one."""
-    failure: DataError | None = None
-    for folder in _FOLDERS:
-        try:
-            found = find(
-                data_folder,
-                "listops",
-                [str(Path(folder, name)) for name in distinct],
-                path,
-                hint="task.origin=generated needs no files",
-            )
-        except DataError as error:
-            failure = failure or error
-            continue
-        by_name = dict(zip(distinct, found, strict=True))
-        return [by_name[name] for name in names.values()]
-    assert failure is not None
-    raise failure

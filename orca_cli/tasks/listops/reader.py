@@ -3,8 +3,8 @@
 The grammar is that of the Long Range Arena (Tay et al. 2021; Nangia and Bowman 2018). At depths 1..max_depth-1 a node is
 an operator with probability 1/4 and a digit else, at max_depth a digit. Operators (MIN, MAX, MED, SM), arities
 (2..max_arity) and digits are uniform. MED is the median cut to an integer, SM the sum modulo 10. Parentheses are left
-out, and the closing bracket is a token. Expressions of other than the allowed lengths are drawn again, and none occurs
-twice. The Long Range Arena's own files are read by `listops_files.py`.
+out, and the closing bracket is a token. Expressions outside the allowed lengths are drawn again, and none occurs
+twice. The Long Range Arena's own files are read by `files.py`.
 """
 
 from __future__ import annotations
@@ -13,27 +13,21 @@ import hashlib
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge
 
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.ranges import Count, Seed
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.listops import files as listops_files
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.one_hot import (
-    SymbolSamples,
-    check_choice,
-    check_over_length,
-    kept_rows,
-    lengths,
-    scored_classes,
-    take,
-)
+from orca_cli.tasks.shared.one_hot import OverLength, Sequences, SymbolSamples, end_to_end
+from orca_cli.tasks.shared.published import load_arrays, note
 
-# Channel of a token in the input. `pad` and `unk` keep channels of their own, as in the paper's 17-channel input, and
-# are always zero: padding is a column of zeros, and nothing is unknown.
 VOCABULARY = listops_files.VOCABULARY
 _DIGIT = VOCABULARY.index("0")
 _MIN, _MAX, _MED, _SM, _CLOSE = (VOCABULARY.index(token) for token in VOCABULARY[-5:])
@@ -43,87 +37,70 @@ _VERSION = 2
 _SPLITS = ("test", "validation", "train")
 _DRAWS = 2**16  # uniform numbers drawn at once; one call per number takes most of the time
 _MAX_TRIES = 100_000  # draws in a row without a new expression
-# What one word, task.size, stands for. "paper" has as many samples as are left of the Long Range Arena's where longer ones
-# are dropped; it draws none that would be.
+# What task.size stands for. "paper" has as many samples as the Long Range Arena's files have within 1,024 tokens.
 SIZES = {
     "small": {"num_train": 2000, "num_validation": 500, "num_test": 500, "min_length": 10, "max_length": 50},
     "paper": {"num_train": 53670, "num_validation": 2000, "num_test": 1118, "min_length": 501, "max_length": 1024},
     "lra": {"num_train": 96000, "num_validation": 2000, "num_test": 2000, "min_length": 501, "max_length": 1999},
 }
 _FILE_LENGTHS = {"small": 1024, "paper": 1024, "lra": 1999}  # lengths of the input for expressions from files
-Expressions = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens, ends, values
+_ARRAYS = ("tokens", "ends", "values")  # of a split, in the cache
+Expressions = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Kind = "classes",
-    origin: str = "generated",
-    size: str = "small",
-    num_train: int | None = None,
-    num_validation: int | None = None,
-    num_test: int | None = None,
-    max_depth: int = 10,
-    max_arity: int = 10,
-    min_length: int | None = None,
-    max_length: int | None = None,
-    data_seed: int = 0,
+    kind: Literal["classes"] = "classes",
+    origin: Literal["generated", "files"] = "generated",
+    size: Literal["small", "paper", "lra"] = "small",
+    num_train: Count | None = None,
+    num_validation: Count | None = None,
+    num_test: Count | None = None,
+    max_depth: Annotated[int, Ge(2)] = 10,
+    max_arity: Annotated[int, Ge(2)] = 10,
+    min_length: Count | None = None,
+    max_length: Count | None = None,
+    data_seed: Seed = 0,
     path: str | None = None,
-    test_file: str = "test",
-    input_length: int | None = None,
-    over_length: str = "truncate",
+    test_file: Literal["test", "val"] = "test",
+    input_length: Count | None = None,
+    over_length: OverLength = "truncate",
     mask_padding: bool = True,
 ) -> TaskData:
     """Return expressions as one-hot columns [n, 17, input_length], with the real tokens marked as valid.
 
     Args:
-        data_folder: the Long Range Arena's files are looked for in data_folder/listops.
-        cache_folder: where generated expressions are kept.
-        reporter: is told of the generation or the reading.
-        kind: "classes", nothing else.
         origin: "generated", or "files": the Long Range Arena's basic_train.tsv, basic_val.tsv and basic_test.tsv.
-        size: a key of SIZES: number and lengths of the expressions, where the settings below do not say otherwise. For
-            files it gives the length of the input alone, and all rows are taken.
-        num_train: training samples; None: as `size` says. From files: the first so many rows; None takes all.
+        size: a key of SIZES: number and lengths of the expressions, unless set below. For files it only gives the length of
+            the input, and all rows are read.
+        num_train: training samples; None: that of `size`. From files: that many first rows; None reads all.
         num_validation: validation samples, likewise.
         num_test: test samples, likewise; which ones are generated does not depend on the other sizes.
         max_depth: depth of the deepest digit of generated expressions; the root has depth 1.
-        max_arity: the largest number of arguments of generated expressions, 2 or more.
+        max_arity: the largest number of arguments of generated expressions.
         min_length: least number of tokens of generated expressions (a digit is one, an operator with its bracket two).
         max_length: largest number of tokens of generated expressions.
         data_seed: seed of the generator; not the seed of the run.
-        path: another folder with the files.
-        test_file: "test", or "val": the validation file is the test split too, so that what is chosen on one is chosen
-            on the other.
+        test_file: "test", or "val": the validation file is the test split too, so that models are chosen on the test split.
         input_length: length of the input; None: the longest generated expression, or 1,024 (1,999 for size=lra) for
             files.
-        over_length: what becomes of longer expressions, a word of one_hot.OVER_LENGTH. Cut, they lose their end and
-            mostly cannot be decided.
-        mask_padding: False leaves the zero columns behind an expression unmarked, and pooling averages over them.
+        over_length: what happens to longer expressions, see one_hot.OverLength. Truncated, they lose their end and mostly
+            cannot be decided.
+        mask_padding: False leaves the zero columns after an expression unmarked, and pooling averages over them.
 
     Raises:
-        ConfigError: a parameter is out of range, or no such expressions can be found.
-        DataError: a file is missing, or a row of it is no ListOps expression.
+        ConfigError: settings contradict each other, or such expressions cannot be found.
     """
-    check_settings(
-        kind,
-        origin,
-        size,
-        num_train,
-        num_validation,
-        num_test,
-        max_depth,
-        max_arity,
-        min_length,
-        max_length,
-        data_seed,
-        path,
-        test_file,
-        input_length,
-        over_length,
+    check_settings(origin, path, size, min_length, max_length)
+    known = _given(
+        num_train=num_train,
+        num_validation=num_validation,
+        num_test=num_test,
+        min_length=min_length,
+        max_length=max_length,
     )
-    known = _given(num_train, num_validation, num_test, min_length, max_length)
     values = SIZES[size] | known
     grammar = {"max_depth": max_depth, "max_arity": max_arity}
     grammar |= {name: values.pop(name) for name in ("min_length", "max_length")}
@@ -132,30 +109,23 @@ def load(
     if origin == "files":
         rows = {name: known.get(f"num_{name}") for name in _SPLITS}
         read = listops_files.reader(data_folder, path, rows, test_file, reporter)
-        note = f"ListOps of the Long Range Arena, {test_file} file as test split"
+        what = f"ListOps of the Long Range Arena, {test_file} file as test split"
     else:
         read = _generated(cache_folder, values, grammar, data_seed, reporter)
-        note = (
-            "generated ListOps expressions of {min_length}..{max_length} tokens, depth {max_depth}, arity {max_arity}"
-        )
-        note = note.format(**grammar)
+        tokens = f"{grammar['min_length']}..{grammar['max_length']} tokens"
+        what = f"generated ListOps expressions of {tokens}, depth {max_depth}, arity {max_arity}"
     longer: list[str] = []
 
     def samples(split: str) -> SymbolSamples:
         tokens, ends, classes = read(split)
-        count = int((lengths(ends) > length).sum())
-        if count:
-            longer.append(f"{count} of {len(ends)} in {split}")
-        rows = kept_rows(ends, length, over_length)
-        tokens, ends = take(tokens, ends, rows)
-        classes = classes[rows]
-        if split == "test":
-            classes = scored_classes(classes, ends, length, over_length, no_class=10)
-        return SymbolSamples("listops", tokens, ends, classes, len(VOCABULARY), length, mask_padding)
+        over = np.diff(ends, prepend=0) > length
+        if over.any():
+            longer.append(f"{int(over.sum())} of {len(ends)} in {split}")
+        return Sequences(tokens, ends, classes, over).samples(
+            "listops", len(VOCABULARY), length, mask_padding, over_length, no_class=10 if split == "test" else None
+        )
 
     train, validation = samples("train"), samples("validation")
-    if longer:
-        note += f"; longer than {length} tokens: {', '.join(longer)} (over_length={over_length})"
     return TaskData(
         kind="classes",
         input_shape=(len(VOCABULARY), length),
@@ -166,7 +136,9 @@ def load(
         synthetic=origin == "generated",
         size=size if origin == "generated" else "",
         class_names=tuple("0123456789"),
-        note=note,
+        note=note(
+            what, f"longer than {length} tokens: {', '.join(longer)} (over_length={over_length})" if longer else ""
+        ),
     )
 
 
@@ -187,11 +159,9 @@ def expressions(
         if not key or key in seen:
             failures += 1
             if failures >= _MAX_TRIES:
-                raise ConfigError(
-                    f"{failures:,} draws in a row gave no new expression of {min_length}..{max_length} tokens",
-                    where="task.min_length",
-                    hint="allow more lengths, more depth (task.max_depth), or ask for fewer samples",
-                )
+                what = f"{failures:,} draws in a row gave no new expression of {min_length}..{max_length} tokens"
+                hint = "allow more lengths or more depth (task.max_depth), or request fewer samples"
+                raise ConfigError(what, where="task.min_length", hint=hint)
             if failures % 1000 == 0:
                 signals.check()
             continue
@@ -256,9 +226,9 @@ def _generate(folder: Path, sizes: list[int], grammar: dict[str, int], seed: int
                 texts.append(text)
                 values.append(value)
                 advance()
-            np.save(folder / f"{name}_tokens.npy", np.frombuffer(b"".join(texts), np.uint8))
-            np.save(folder / f"{name}_ends.npy", np.cumsum([len(text) for text in texts], dtype=np.int64))
-            np.save(folder / f"{name}_values.npy", np.array(values, np.int64))
+            arrays = *end_to_end(texts), np.array(values, np.int64)
+            for part, array in zip(_ARRAYS, arrays, strict=True):
+                np.save(folder / f"{name}_{part}.npy", array)
 
 
 def _generated(
@@ -274,70 +244,21 @@ def _generated(
     )
 
     def read(split: str) -> Expressions:
-        tokens, ends, values = (
-            np.load(folder / f"{split}_{part}.npy", allow_pickle=False) for part in ("tokens", "ends", "values")
-        )
+        tokens, ends, values = load_arrays(folder, [f"{split}_{part}" for part in _ARRAYS])
         return tokens, ends, values
 
     return read
 
 
-def _given(
-    num_train: int | None,
-    num_validation: int | None,
-    num_test: int | None,
-    min_length: int | None,
-    max_length: int | None,
-) -> dict[str, int]:
-    given = {"num_train": num_train, "num_validation": num_validation, "num_test": num_test}
-    given |= {"min_length": min_length, "max_length": max_length}
-    return {name: value for name, value in given.items() if value is not None}
+def _given(**settings: int | None) -> dict[str, int]:
+    return {name: value for name, value in settings.items() if value is not None}
 
 
-def check_settings(
-    kind: str,
-    origin: str,
-    size: str,
-    num_train: int | None,
-    num_validation: int | None,
-    num_test: int | None,
-    max_depth: int,
-    max_arity: int,
-    min_length: int | None,
-    max_length: int | None,
-    data_seed: int,
-    path: str | None,
-    test_file: str,
-    input_length: int | None,
-    over_length: str,
-) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: a parameter is out of range, or two contradict each other.
-    """
-    check_choice("origin", origin, ("generated", "files"))
-    check_choice("size", size, tuple(SIZES))
-    check_choice("test_file", test_file, ("test", "val"))
-    check_over_length(over_length)
+def check_settings(origin: str, path: str | None, size: str, min_length: int | None, max_length: int | None) -> None:
+    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
     if path is not None and origin != "files":
         raise ConfigError("is for task.origin=files", where="task.path", hint=f"with task.origin={origin} leave it out")
-    values = SIZES[size] | _given(num_train, num_validation, num_test, min_length, max_length)
-    values |= {"max_depth": max_depth, "max_arity": max_arity, "data_seed": data_seed}
-    values |= {} if input_length is None else {"input_length": input_length}
-    if kind != "classes":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="listops has kind=classes")
-    least = {"max_depth": 2, "max_arity": 2, "data_seed": 0}
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least.get(name, 1):
-            raise ConfigError(
-                f"{value!r} is out of range",
-                where=f"task.{name}",
-                hint=f"allowed: integers, {least.get(name, 1)} or more",
-            )
+    values = SIZES[size] | _given(min_length=min_length, max_length=max_length)
     if values["min_length"] > values["max_length"]:
-        raise ConfigError(
-            f"{values['min_length']} is above task.max_length={values['max_length']}",
-            where="task.min_length",
-            hint="allowed: min_length <= max_length",
-        )
+        what = f"{values['min_length']} is above task.max_length={values['max_length']}"
+        raise ConfigError(what, where="task.min_length", hint="allowed: min_length <= max_length")

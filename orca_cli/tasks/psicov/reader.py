@@ -8,74 +8,56 @@ Shapes: L residues of a protein, W positions per side of the window that all pro
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from orca_cli.exceptions import ConfigError, suggest
-from orca_cli.interfaces import Kind, Reporter, TaskData
-from orca_cli.tasks.psicov.files import find_proteins
-from orca_cli.tasks.psicov.maps import CHANNELS, FARTHEST, PAD
+from annotated_types import Ge, Interval
+
+from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.ranges import Count, Seed
+from orca_cli.tasks.psicov.files import CHANNELS, FARTHEST, PAD, find_proteins
 from orca_cli.tasks.psicov.samples import Form, Proteins
-from orca_cli.tasks.shared.splits import check_seed, split
-
-_CROPS = ("diagonal", "independent")
-_LEAST_WINDOW = 2 * PAD + 2
+from orca_cli.tasks.shared.published import note, overlap_warning
+from orca_cli.tasks.shared.splits import split
 
 
 def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    kind: Kind = "dense",
+    kind: Literal["dense"] = "dense",
     path: str | None = None,
-    window: int = 512,
-    crop: str = "diagonal",
-    clip_train: float = 16.0,
+    window: Annotated[int, Ge(2 * PAD + 2)] = 512,
+    crop: Literal["diagonal", "independent"] = "diagonal",
+    clip_train: Annotated[float, Interval(gt=1, le=FARTHEST)] = 16.0,
     pad_in_loss: bool = False,
     scale_targets: bool = True,
-    num_validation: int = 100,
-    split_seed: int = 0,
+    num_validation: Count = 100,
+    split_seed: Seed = 0,
     train_on_validation: bool = False,
 ) -> TaskData:
     """Return x [n, 57, W, W] and y [n, 1, W, W], distances between C-beta atoms in Angstrom.
 
     A protein lies at the top left of its window, 5 positions from the border; the rest of x is 0. Where L + 10 > W,
-    optimizer steps draw a window, and all else sees the first one. y is NaN outside the protein and where a distance is
+    optimizer steps draw a window; everything else sees the first one. y is NaN outside the protein and where a distance is
     unknown. Distances are read once, into float32 maps in the cache: 4 W^2 bytes a protein, 3.6 GB for DeepCov at W = 512;
     half precision would be off by up to 0.004 Angstrom at 8 Angstrom, where the error of the task has its threshold.
 
     Args:
         data_folder: holds psicov/ with deepcov.lst, psicov.lst, and features/ and distance/ in deepcov/ and psicov/; or all
             that in psicov/protein/.
-        cache_folder: where the maps of distances are kept.
-        reporter: is told of the reading.
-        kind: "dense", nothing else.
-        path: folder in place of data_folder/psicov.
-        window: W, 12 or more.
+        window: W.
         crop: "diagonal" draws one offset for rows and columns, so that a window stays a map of one stretch of the chain
             against itself; "independent" draws two.
-        clip_train: larger distances are set to it in training targets, Angstrom, above 1.
+        clip_train: larger distances are set to it in training targets, Angstrom.
         pad_in_loss: whether training counts positions outside the protein, with target `clip_train`, and the model is not
             told which they are. Never in validation and test: no distance there is within the error's threshold.
         scale_targets: whether the model's outputs are scaled by mean and deviation of the training targets.
-        num_validation: DeepCov proteins that are drawn for validation, 1 or more.
-        split_seed: of that draw.
-        train_on_validation: whether the validation proteins are trained on as well; then no choice may rest on them.
-
-    Raises:
-        ConfigError: a parameter is out of range.
-        DataError: files are missing or do not have the form above.
-        UnsafeError: a file would execute code or leads out of the folder.
+        num_validation: DeepCov proteins that are drawn for validation.
     """
-    check_settings(kind, window, crop, clip_train, num_validation, split_seed)
     root, lists = find_proteins(data_folder, path)
     both = set(lists["deepcov"]) & set(lists["psicov"])
     proteins = [name for name in lists["deepcov"] if name not in both]
-    parts = split(
-        len(proteins),
-        validation=num_validation,
-        test=0,
-        seed=split_seed,
-        keys=("task.num_validation", "task.num_validation", "task.num_validation"),
-    )
+    parts = split(len(proteins), validation=num_validation, test=0, seed=split_seed, keys=("task.num_validation",) * 3)
     chosen = range(len(proteins)) if train_on_validation else parts.train
     whole = Form(window, crop, FARTHEST, None)
     clipped = Form(window, crop, clip_train, clip_train if pad_in_loss else None)
@@ -91,6 +73,7 @@ def load(
             )
         return test
 
+    cropped = train.num_cropped(), validation.num_cropped()
     return TaskData(
         kind="dense",
         input_shape=(CHANNELS, window, window),
@@ -99,43 +82,14 @@ def load(
         validation=validation,
         open_test=open_test,
         target_scale=train.scale() if scale_targets else None,
-        note=_note(train, validation, len(lists["psicov"]), len(both), window, train_on_validation),
-    )
-
-
-def check_settings(kind: str, window: int, crop: str, clip_train: float, num_validation: int, split_seed: int) -> None:
-    """Refuse what is not allowed, before anything is read; arguments as those of `load`.
-
-    Raises:
-        ConfigError: a parameter is out of range.
-    """
-    if kind != "dense":
-        raise ConfigError(f"'{kind}' is not allowed", where="task.kind", hint="psicov has kind=dense")
-    if crop not in _CROPS:
-        raise ConfigError(f"'{crop}' is not allowed", where="task.crop", hint=suggest(str(crop), _CROPS))
-    if isinstance(window, bool) or window < _LEAST_WINDOW:
-        raise ConfigError(f"{window} is out of range", where="task.window", hint=f"allowed: {_LEAST_WINDOW} or more")
-    if not 1 < clip_train <= FARTHEST:
-        raise ConfigError(
-            f"{clip_train} is out of range", where="task.clip_train", hint=f"allowed: above 1, up to {FARTHEST:.0f}"
-        )
-    if num_validation < 1:
-        raise ConfigError(f"{num_validation} is out of range", where="task.num_validation", hint="allowed: 1 or more")
-    check_seed(split_seed)
-
-
-def _note(train: Proteins, validation: Proteins, num_test: int, num_both: int, window: int, overlap: bool) -> str:
-    parts = [
-        f"{len(train)} training and {len(validation)} validation proteins of DeepCov, {num_test} of PSICOV for test"
-    ]
-    cropped = train.num_cropped(), validation.num_cropped()
-    if any(cropped):
-        parts.append(
+        note=note(
+            f"{len(train)} training and {len(validation)} validation proteins of DeepCov, {len(lists['psicov'])} of PSICOV "
+            "for test",
             f"{cropped[0]} training and {cropped[1]} validation proteins do not fit into {window} x {window}: windows are "
             f"drawn in training, the first {window - PAD} residues count elsewhere, in the test too"
-        )
-    if num_both:
-        parts.append(f"{num_both} proteins that both lists have are left out of DeepCov")
-    if overlap:
-        parts.append("warning: the validation proteins are trained on as well")
-    return "; ".join(parts)
+            if any(cropped)
+            else "",
+            f"{len(both)} proteins in both lists are left out of DeepCov" if both else "",
+            overlap_warning(train_on_validation, "validation proteins"),
+        ),
+    )

@@ -17,20 +17,20 @@ import torch
 
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, Scale
-from orca_cli.tasks.psicov.maps import CHANNELS, PAD, Window, content_hash, read_distances, read_features
+from orca_cli.tasks.psicov.files import CHANNELS, PAD, Window, content_hash, read_distances, read_features
 from orca_cli.tasks.shared.target_maps import target_maps
 from orca_cli.untrusted.pages import release_pages
 
 
 @dataclass(frozen=True)
 class Form:
-    """What becomes of a distance map.
+    """How a distance map becomes a target.
 
     Args:
         window: W.
         crop: how a window is drawn in a protein that does not fit.
         clip: distances above it are set to it, Angstrom.
-        padded: target outside the protein, Angstrom; None where padding is no target.
+        padded: target outside the protein, Angstrom; None where padding has no target.
     """
 
     window: int
@@ -48,7 +48,7 @@ class Form:
         return Window(self.window, row, column)
 
     def target(self, distances: np.ndarray, window: Window) -> np.ndarray:
-        """Return [W, W] float32, NaN where it is no target."""
+        """Return [W, W] float32, NaN where there is no target."""
         canvas = np.full((self.window, self.window), np.nan if self.padded is None else self.padded, np.float32)
         window.place(np.minimum(distances, np.float32(self.clip)), canvas)
         return canvas
@@ -64,28 +64,15 @@ class Proteins:
     def __init__(
         self, root: Path, collection: str, proteins: Sequence[str], form: Form, cache: Path, reporter: Reporter
     ):
-        """Read all distance maps, unless the cache has them.
-
-        Args:
-            root: folder with deepcov/ and psicov/.
-            collection: "deepcov" or "psicov".
-            proteins: n ids.
-            form: of the targets.
-            cache: folder for the targets.
-            reporter: is told of the reading.
-        """
+        """Read all distance maps, unless the folder `cache` has them; `collection` is "deepcov" or "psicov"."""
         self.proteins, self._form = tuple(proteins), form
         self._features = [root / collection / "features" / f"{name}.pkl" for name in proteins]
         self._distances = [root / collection / "distance" / f"{name}-cb.npy" for name in proteins]
-        settings: dict[str, int | float | str] = {
-            "window": form.window,
-            "clip": form.clip,
-            "padded": -1.0 if form.padded is None else form.padded,
-        }
+        padded = -1.0 if form.padded is None else form.padded
         self._targets = target_maps(
             cache,
             f"psicov-{collection}",
-            settings,
+            {"window": form.window, "clip": form.clip, "padded": padded},
             [*self._features, *self._distances],
             (form.window, form.window),
             self._read,
@@ -94,7 +81,6 @@ class Proteins:
         )
 
     def __len__(self) -> int:
-        """Return n."""
         return len(self.proteins)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:

@@ -7,18 +7,61 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
-from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.interfaces import Batch
 
-OverLength = Literal["truncate", "wrong", "drop"]
-# What becomes of inputs that are longer than the model's: cut and scored as they come out; cut, and in the test split
+# What happens to inputs that are longer than the model's: cut and scored as they come out; cut, and in the test split
 # counted as errors whatever comes out; left out of every split, and so not counted.
-OVER_LENGTH: tuple[OverLength, ...] = ("truncate", "wrong", "drop")
+OverLength = Literal["truncate", "wrong", "drop"]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences of one split, end to end.
+
+    Args:
+        tokens: [sum of lengths] uint8 in 0..V-1.
+        ends: [n] int64, where each sequence ends in `tokens`.
+        classes: [n] int64.
+        longer: [n] bool, True for sequences that do not fit into the input, cut already or not.
+    """
+
+    tokens: np.ndarray
+    ends: np.ndarray
+    classes: np.ndarray
+    longer: np.ndarray
+
+    def samples(
+        self, name: str, num_symbols: int, length: int, mask: bool, over_length: OverLength, no_class: int | None = None
+    ) -> SymbolSamples:
+        """Return samples of these sequences.
+
+        Args:
+            name: of the task.
+            num_symbols: V.
+            length: L.
+            mask: whether padding is marked.
+            over_length: what happens to longer sequences.
+            no_class: K, which no output can name, for the test split with over_length="wrong"; None for other splits.
+        """
+        tokens, ends, classes = self.tokens, self.ends, self.classes
+        if over_length == "drop":
+            sizes = np.diff(ends, prepend=0)
+            tokens, classes = tokens[np.repeat(~self.longer, sizes)], classes[~self.longer]
+            ends = np.cumsum(sizes[~self.longer], dtype=np.int64)
+        elif over_length == "wrong" and no_class is not None:
+            classes = np.where(self.longer, no_class, classes)
+        return SymbolSamples(name, tokens, ends, classes, num_symbols, length, mask)
+
+
+def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the symbols of all texts [sum of lengths] uint8, and where each text ends in them [n] int64."""
+    return np.frombuffer(b"".join(texts), np.uint8), np.cumsum([len(text) for text in texts], dtype=np.int64)
 
 
 class SymbolSamples:
@@ -31,7 +74,7 @@ class SymbolSamples:
         classes: [n] int64.
         num_symbols: V, channels of the input.
         length: L; of longer sequences the first L symbols are taken.
-        mask: whether columns behind the end of a sequence, which are zero, are marked as padding.
+        mask: whether the zero columns after the end of a sequence are marked as padding.
     """
 
     def __init__(
@@ -50,7 +93,6 @@ class SymbolSamples:
         self._tokens, self._ends, self._classes = tokens, ends, classes
 
     def __len__(self) -> int:
-        """Return n."""
         return len(self._ends)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
@@ -80,55 +122,3 @@ class SymbolSamples:
         for array in (self._tokens, self._ends, self._classes):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
-
-
-def lengths(ends: np.ndarray) -> np.ndarray:
-    """Return the number of symbols of each sequence, [n], from where each ends."""
-    return np.diff(ends, prepend=0)
-
-
-def kept_rows(ends: np.ndarray, length: int, over_length: str) -> np.ndarray:
-    """Return the sequences that a split keeps, rising: all of them, but for over_length="drop" those up to `length`."""
-    return np.flatnonzero(lengths(ends) <= length) if over_length == "drop" else np.arange(len(ends))
-
-
-def scored_classes(classes: np.ndarray, ends: np.ndarray, length: int, over_length: str, no_class: int) -> np.ndarray:
-    """Return the classes that a test split is scored against.
-
-    Args:
-        classes: [n], the true ones.
-        ends: [n], where each sequence ends.
-        length: of the input.
-        over_length: for "wrong", longer sequences get the class `no_class`; else the classes stay as they are.
-        no_class: K, one above the largest class, which no output can name.
-    """
-    return np.where(lengths(ends) > length, no_class, classes) if over_length == "wrong" else classes
-
-
-def take(tokens: np.ndarray, ends: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (tokens, ends) of the sequences `rows`, rising indices in 0..n-1."""
-    if len(rows) == len(ends):
-        return tokens, ends
-    sizes = lengths(ends)
-    kept = np.zeros(len(ends), bool)
-    kept[rows] = True
-    return tokens[np.repeat(kept, sizes)], np.cumsum(sizes[rows], dtype=np.int64)
-
-
-def check_over_length(value: str) -> None:
-    """Refuse other words than those of OVER_LENGTH.
-
-    Raises:
-        ConfigError: naming task.over_length.
-    """
-    check_choice("over_length", value, OVER_LENGTH)
-
-
-def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Refuse a value of `task.name` that is not among those allowed.
-
-    Raises:
-        ConfigError: naming the setting and the allowed values.
-    """
-    if value not in allowed:
-        raise ConfigError(f"'{value}' is not allowed", where=f"task.{name}", hint=suggest(str(value), allowed))

@@ -93,10 +93,7 @@ def stretch(values: np.ndarray, per_channel: bool = True) -> np.ndarray:
 
 
 def project(
-    images: np.ndarray,
-    rotation: np.ndarray | None = None,
-    bandwidth: int = BANDWIDTH,
-    per_channel: bool = True,
+    images: np.ndarray, rotation: np.ndarray | None = None, bandwidth: int = BANDWIDTH, per_channel: bool = True
 ) -> np.ndarray:
     """Return images [n, C, S, S] as seen on the sphere, [n, C, 2b, 2b] uint8; all turned by one rotation [3, 3]."""
     points = grid(bandwidth)
@@ -123,7 +120,7 @@ def project_split(
         seed: of the rotations.
         rotate: False leaves the sphere as it is.
         per_channel: as in `stretch`.
-        reporter: is told of the progress.
+        reporter: shows progress.
     """
     with reporter.track(f"projecting {' '.join(names)}", len(images)) as advance:
         for chunk, start in enumerate(range(0, len(images), CHUNK)):

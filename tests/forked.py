@@ -1,6 +1,6 @@
 """A fork server: one process imports torch, transformers and hydra, runs no tensor operation, and forks per case.
 
-As a program (`python -m tests.reliability.forked`) it is the server: one JSON request a line on standard input, one
+As a program (`python -m tests.forked`) it is the server: one JSON request a line on standard input, one
 JSON answer a line on standard output. `Server` and `Case` are the test's side of it.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -41,7 +41,7 @@ class Case:
         """Return the exit code, -N where signal N ended it, None while it lives."""
         return self._server.ended(self.pid, 0.0)
 
-    def wait(self, timeout_s: float = 60.0) -> int:
+    def wait(self, timeout_s: float = 180.0) -> int:
         """Return the exit code, -N where signal N ended it."""
         code = self._server.ended(self.pid, timeout_s)
         assert code is not None, f"still running after {timeout_s} s: {self.err}"
@@ -70,21 +70,26 @@ class Case:
 
 
 class Server:
-    """The process that forks; ends with the block."""
+    """The process that forks; ends with the block.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._numbers = folder, count()
+    Args:
+        folder: for what the forks write.
+        checkout: the folder whose `orca_cli` and `conf` they are to use.
+    """
+
+    def __init__(self, folder: Path, checkout: Path = ROOT) -> None:
+        self._folder, self._checkout, self._numbers = folder, checkout, count()
         self._ended: dict[int, int] = {}
         self._unread = b""
 
     def __enter__(self) -> Server:
-        variables = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+        variables = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{self._checkout}{os.pathsep}{ROOT}"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.reliability.forked"],
+            [sys.executable, "-m", "tests.forked"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=variables,
-            cwd=ROOT,
+            cwd=self._checkout,
         )
         assert self._message(120.0) == {"ready": True}
         return self

@@ -1,0 +1,130 @@
+"""What the readers of published data sets share: finding files, checking their content, and the note on what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orca_cli.exceptions import DataError
+from orca_cli.tasks.shared.files import find
+
+
+def find_first(
+    data_folder: Path, task: str, options: Sequence[Sequence[str]], path: str | None = None, hint: str = ""
+) -> list[Path]:
+    """Return the files of the first option that is complete; arguments as those of `files.find`.
+
+    Args:
+        data_folder, task, path, hint: as there.
+        options: lists of files; archives and mirrors put the same files into different folders.
+
+    Raises:
+        DataError: no option is complete; the message is about the first one.
+    """
+    failures = []
+    for names in options:
+        try:
+            return find(data_folder, task, names, path, hint)
+        except DataError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def file_identity(path: Path) -> dict[str, int | float | str]:
+    """Return path, size and modification time of a file: what a copy in the cache depends on (see `generated.folder_of`)."""
+    state = path.stat()
+    return {"file": str(path.resolve()), "size": state.st_size, "modified": state.st_mtime_ns}
+
+
+def load_arrays(folder: Path, names: Sequence[str], mapped: bool = False) -> list[np.ndarray]:
+    """Return the arrays NAME.npy of a folder in the cache, in memory or as read-only memory maps."""
+    return [np.load(folder / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False) for name in names]
+
+
+def read_text(path: Path, max_bytes: int, hint: str = "") -> str:
+    """Return the content of a UTF-8 file; DataError where it cannot be read or is larger than `max_bytes`."""
+    try:
+        if path.stat().st_size > max_bytes:
+            raise DataError(f"has more than {max_bytes} bytes", where=str(path), hint=hint)
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path), hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise DataError("is not UTF-8 text", where=str(path), hint=hint) from error
+
+
+def entries(record: object, names: Sequence[str], where: str, hint: str = "") -> list[Any]:
+    """Return the named entries of a dict that a file holds; DataError where it is not a dict or lacks one."""
+    if not isinstance(record, dict) or not set(names) <= record.keys():
+        held = ", ".join(map(str, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
+        raise DataError(f"holds {held}; expected a dict with {' and '.join(names)}", where=where, hint=hint)
+    return [record[name] for name in names]
+
+
+def check_array(
+    array: object, shape: Sequence[int | str], where: str, hint: str = "", what: str = "", dtype: str = "numbers"
+) -> np.ndarray:
+    """Return an array after a check of its type and shape.
+
+    Args:
+        array: what a file holds.
+        shape: a number for a fixed length, a name for one that is free but not 0; equal names are equal lengths.
+        where: file and entry, for messages.
+        hint: what to do where it has another form.
+        what: its name in messages; empty where `where` says it.
+        dtype: "numbers" for real numbers and booleans of any type, else the name of a dtype.
+
+    Raises:
+        DataError: not an array of this type and shape.
+    """
+    lengths: dict[str, int] = {}
+    if isinstance(array, np.ndarray) and array.ndim == len(shape):
+        expected = [
+            size if isinstance(size, int) else lengths.setdefault(size, found or -1)
+            for size, found in zip(shape, array.shape, strict=True)
+        ]
+        if list(array.shape) == expected and (
+            array.dtype.kind in "biuf" if dtype == "numbers" else array.dtype == dtype
+        ):
+            return array
+    found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+    form = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+    raise DataError(f"{what} is {found}; expected {dtype} {form}".removeprefix(" is "), where=where, hint=hint)
+
+
+def class_numbers(labels: object, n: int, num_classes: int, where: str, first: int = 0, hint: str = "") -> np.ndarray:
+    """Return class labels as [n] int64 in 0..num_classes-1.
+
+    Args:
+        labels: n whole numbers, (n,) or (n, 1).
+        n: number of samples.
+        num_classes: K.
+        where: file and entry, for messages.
+        first: the label of class 0; labels are first..first+K-1.
+        hint: what to do where they have another form.
+
+    Raises:
+        DataError: another shape or type, or a label out of range.
+    """
+    values = np.asarray(labels)
+    if values.shape not in ((n,), (n, 1)) or values.dtype.kind not in "iuf":
+        raise DataError(f"labels are {values.dtype} {values.shape}; expected ({n},)", where=where, hint=hint)
+    values = np.array(values).reshape(-1)
+    wrong = np.flatnonzero(~np.isin(values, np.arange(first, first + num_classes)))
+    if len(wrong):
+        what = f"label {values[wrong[0]]} at index {wrong[0]} is not an integer in {first}..{first + num_classes - 1}"
+        raise DataError(what, where=where, hint=hint)
+    return values.astype(np.int64) - first
+
+
+def note(*parts: str) -> str:
+    """Return a task's note: its parts, without the empty ones, in one line."""
+    return "; ".join(part for part in parts if part)
+
+
+def overlap_warning(train_on_validation: bool, samples: str) -> str:
+    """Return what a note says where validation samples (such as "20 validation series") are trained on; else nothing."""
+    return f"warning: the {samples} are trained on" if train_on_validation else ""

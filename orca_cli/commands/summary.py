@@ -52,7 +52,7 @@ class Ran:
 
     def show(self) -> Iterator[RenderableType]:
         """Yield distance, validation curve, test error, folder, what to type next; nothing unless it was completed now."""
-        if self.outcome.state == "completed":
+        if self.outcome.state == "completed" and self.outcome.result:
             yield terminal.facts(_result_rows(self.outcome))
 
 

@@ -3,7 +3,7 @@
 The block `data:` of a file in conf/task or conf/source. All of it is optional:
 
     shape, outputs     what a sample and its target are, as text
-    error              the name of what is reported, where the class of `error` does not say it
+    error              the name of what is reported; default: the class of `error`, or the usual one of the kind
     licence, homepage  under what the data may be used, and where they are described
     origin             files; generated (by the program); bundled (with a package); own (the user's). Default: what the
                        reader's parameter of this name says, else files
@@ -17,23 +17,24 @@ The block `data:` of a file in conf/task or conf/source. All of it is optional:
 
 from __future__ import annotations
 
-import re
+import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from orca_cli import configuration
 from orca_cli.exceptions import ConfigError, suggest
+from orca_cli.ranges import Count, OneOf, check_value
 
 GROUPS = ("task", "source")
 ORIGINS = ("files", "generated", "bundled", "own")
-UNPACK = ("tar", "zip", "gzip")
-_TEXTS = ("shape", "outputs", "error", "licence", "homepage", "by_hand")
-_KEYS = (*_TEXTS, "origin", "pages", "files")
-_PATHS = ("members", "instead", "only")
-_DIGITS = {"sha256": 64, "md5": 32}
-_FILE_KEYS = ("path", "bytes", *_DIGITS, "urls", "unpack", *_PATHS)
+
+_INSIDE = r"(?!/)(?!(.*/)?\.\.(/|$))[^\\]*[^\\/.][^\\]*"  # neither absolute nor with .. or a backslash
+Inside = Annotated[str, OneOf(("a path below the data set's folder",), _INSIDE)]
+Url = Annotated[str, OneOf(("an http or https address",), r"(?i:https?)://[^/?#].*")]
+Sha256 = Annotated[str, OneOf(("64 hexadecimal digits",), r"[0-9a-fA-F]{64}")]
+Md5 = Annotated[str, OneOf(("32 hexadecimal digits",), r"[0-9a-fA-F]{32}")]
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,24 @@ class DataFile:
     Args:
         path: relative to the data set's folder, with slashes.
         bytes: its size, perhaps rounded; None where unknown.
-        sha256: as published, 64 hexadecimal digits; None where unknown.
-        md5: the same, 32 digits, for files of which nobody published the SHA-256.
-        urls: addresses, http or https, in the order in which they are asked.
-        unpack: tar, zip or gzip, for an archive that the reader wants unpacked; None for one that is read as it is.
-        members: some names that the archive holds; where all of them lie in the folder, the archive itself is not needed.
-        instead: patterns of names in the folder; where there is any, the file is not needed.
+        sha256: as published; None where unknown.
+        md5: likewise, for files whose SHA-256 nobody published.
+        urls: addresses, in the order in which they are tried.
+        unpack: for an archive that the reader wants unpacked; None for a file that is read as it is.
+        members: some names that the archive holds; if all of them are in the folder, the archive itself is not needed.
+        instead: patterns of names in the folder; if there is any, the file is not needed.
         only: patterns of the members that are unpacked; none for all.
     """
 
-    path: str
-    bytes: int | None = None
-    sha256: str | None = None
-    md5: str | None = None
-    urls: tuple[str, ...] = ()
-    unpack: str | None = None
-    members: tuple[str, ...] = ()
-    instead: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
+    path: Inside
+    bytes: Count | None = None
+    sha256: Sha256 | None = None
+    md5: Md5 | None = None
+    urls: Sequence[Url] = ()
+    unpack: Literal["tar", "zip", "gzip"] | None = None
+    members: Sequence[Inside] = ()
+    instead: Sequence[Inside] = ()
+    only: Sequence[Inside] = ()
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,21 @@ class DataSet:
         group: task or source.
         description: first comment of the file.
         origin: where the data come from, one of `ORIGINS`; "" where the file says nothing about them.
-        files: those that have to lie in the folder, or may, where the origin is another than files.
+        files: those that have to be in the folder, or may be, where the origin is not files.
     """
 
     name: str
     group: str
     description: str = ""
-    origin: str = ""
+    origin: Literal["files", "generated", "bundled", "own", ""] = ""
     shape: str = ""
     outputs: str = ""
     error: str = ""
     licence: str = ""
     homepage: str = ""
     by_hand: str = ""
-    pages: tuple[str, ...] = ()
-    files: tuple[DataFile, ...] = ()
+    pages: Sequence[Url] = ()
+    files: Sequence[DataFile] = ()
 
     @property
     def bytes(self) -> int | None:
@@ -135,85 +136,26 @@ def read(group: str, name: str, path: Path) -> DataSet:
     description = configuration.description(path)
     if block is None:
         return DataSet(name, group, description)
-    where = str(path)
-    _check_mapping(block, _KEYS, "data", where)
-    texts = {key: "" if block.get(key) is None else str(block[key]) for key in _TEXTS}
-    origin = block.get("origin", node["origin"] if node.get("origin") in ORIGINS else "files")
-    _check_choice(origin, ORIGINS, "data.origin", where)
-    files = block.get("files") or []
-    if not isinstance(files, list):
-        raise ConfigError("data.files has to be a list", where=where)
-    read_files = tuple(_file(entry, f"data.files[{place}]", where) for place, entry in enumerate(files))
-    return DataSet(
-        name, group, description, origin, **texts, pages=_urls(block, "pages", "data", where), files=read_files
-    )
+    found = _checked(DataSet, block, f"{path}: data", known=("name", "group", "description"))
+    files = [_checked(DataFile, file, f"{path}: data.files[{i}]") for i, file in enumerate(found.pop("files", ()))]
+    origin = found.pop("origin", node["origin"] if node.get("origin") in ORIGINS else "files")
+    return DataSet(name, group, description, origin, **found, files=tuple(DataFile(**file) for file in files))
 
 
-def _file(entry: Any, key: str, where: str) -> DataFile:
-    _check_mapping(entry, _FILE_KEYS, key, where)
-    path = entry.get("path")
-    if not isinstance(path, str) or not _is_inside(path):
-        raise ConfigError(f"{key}.path has to be a path below the data set's folder, not {path!r}", where=where)
-    size, unpack = entry.get("bytes"), entry.get("unpack")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise ConfigError(f"{key}.bytes has to be a whole number of 1 or more, or null", where=where)
-    if unpack is not None:
-        _check_choice(unpack, UNPACK, f"{key}.unpack", where)
-    names = {name: _texts(entry, name, key, where) for name in _PATHS}
-    for name in _PATHS:
-        for text in names[name]:
-            if not _is_inside(text):
-                raise ConfigError(f"{key}.{name}: '{text}' lies outside the data set's folder", where=where)
-    return DataFile(
-        path,
-        size,
-        sha256=_digest(entry, "sha256", key, where),
-        md5=_digest(entry, "md5", key, where),
-        urls=_urls(entry, "urls", key, where),
-        unpack=unpack,
-        members=names["members"],
-        instead=names["instead"],
-        only=names["only"],
-    )
-
-
-def _digest(entry: dict[str, Any], name: str, parent: str, where: str) -> str | None:
-    value = entry.get(name)
-    if value is None:
-        return None
-    if not re.fullmatch(f"[0-9a-fA-F]{{{_DIGITS[name]}}}", str(value)):
-        raise ConfigError(f"{parent}.{name} has to be {_DIGITS[name]} hexadecimal digits, or null", where=where)
-    return str(value).lower()
-
-
-def _urls(entry: dict[str, Any], name: str, parent: str, where: str) -> tuple[str, ...]:
-    urls = _texts(entry, name, parent, where)
-    for url in urls:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-            raise ConfigError(f"{parent}.{name}: '{url}' is no http or https address", where=where)
-    return urls
-
-
-def _texts(entry: dict[str, Any], name: str, parent: str, where: str) -> tuple[str, ...]:
-    values = entry.get(name) or []
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ConfigError(f"{parent}.{name} has to be a list of texts", where=where)
-    return tuple(values)
-
-
-def _check_mapping(value: Any, allowed: tuple[str, ...], key: str, where: str) -> None:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{key} has to hold 'key: value' pairs", where=where, hint=f"allowed: {', '.join(allowed)}")
-    for name in value:
-        if name not in allowed:
-            raise ConfigError(f"no such key: '{key}.{name}'", where=where, hint=suggest(str(name), allowed))
-
-
-def _check_choice(value: Any, allowed: tuple[str, ...], key: str, where: str) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{key}={value!r} is not allowed", where=where, hint=suggest(str(value), allowed))
-
-
-def _is_inside(path: str) -> bool:
-    parts = PurePosixPath(path).parts
-    return bool(parts) and not PurePosixPath(path).is_absolute() and ".." not in parts and "\\" not in path
+def _checked(kind: type, block: Any, where: str, known: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the settings of a mapping, checked against a dataclass whose fields in `known` come from elsewhere."""
+    hints = {name: hint for name, hint in typing.get_type_hints(kind, include_extras=True).items() if name not in known}
+    if not isinstance(block, dict):
+        raise ConfigError("has to hold 'key: value' pairs", where=where, hint=f"allowed: {', '.join(hints)}")
+    found: dict[str, Any] = {}
+    for name, value in block.items():
+        if name not in hints:
+            raise ConfigError(f"no such key: '{name}'", where=where, hint=suggest(str(name), hints))
+        if hints[name] is str and isinstance(value, (int, float)):
+            value = str(value)  # a shape of one number
+        if value is not None:
+            check_value(value, hints[name], f"{where}.{name}")
+            found[name] = tuple(value) if isinstance(value, list) else value
+    if "path" in hints and "path" not in found:
+        raise ConfigError("a value is needed", where=f"{where}.path", hint="give the file's path")
+    return found | {name: found[name].lower() for name in ("sha256", "md5") if name in found}

@@ -5,11 +5,10 @@ From here on a configuration is a plain dataclass (`schema.Config`) with plain d
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +23,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from orca_cli import configuration, parts, schema, signals
+from orca_cli import configuration, part_groups, schema, signals
 from orca_cli.configuration import choices, config_dir, default_folders
 from orca_cli.exceptions import ConfigError, suggest
-from orca_cli.schema import GROUPS, Config
+from orca_cli.ranges import check_value, shown
+from orca_cli.schema import GROUPS, NEEDED_GROUPS, Config
 
 _OPTIONAL_GROUPS = ("protocol", "hparams", "departures", "study", "tracker")
-# Arguments that the program itself gives to parts; see stages/build.py and experiment.py.
-GIVEN_TO_TRACKER = ("folder", "settings")
-GIVEN_TO_TASK = ("data_folder", "cache_folder", "reporter")
-GIVEN_TO_SOURCE = ("seed", "data_folder", "cache_folder", "reporter")
+_ALL_GROUPS = (*NEEDED_GROUPS, *_OPTIONAL_GROUPS)
 # What Hydra lets through when a file or an override cannot be read.
 _UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: \"key='my value'\""
-TASK_WORDS = ("kind", "loss", "error", "data")  # describe a task; the rest of its node goes to its reader
-SOURCE_WORDS = ("data",)
 
 
 @dataclass(frozen=True)
@@ -83,20 +78,19 @@ class _Task:
 
 @contextmanager
 def session(extra: Path | None = None) -> Iterator[Session]:
-    """Start Hydra on the program's configuration folder, and on the user's own where one is given.
+    """Start Hydra on the program's configuration folder and, where one is given, the user's own.
 
     Raises:
-        ConfigError: the user's folder does not exist, or has a file of the name of one of the program's.
+        ConfigError: the user's folder does not exist, or one of its files has the name of one of the program's.
     """
-    for group in (*GROUPS, *_OPTIONAL_GROUPS):
+    for group in _ALL_GROUPS:
         choices(group, extra)
     if extra is not None:
-        configuration.check_foreign(extra, (*GROUPS, *_OPTIONAL_GROUPS, "space"))
+        configuration.check_untrusted(extra, (*_ALL_GROUPS, "space"))
     ConfigStore.instance().store(name="schema", node=Config)
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        if extra is not None:
-            # Not the setting hydra.searchpath: glob() does not look there, and it would have to be quoted.
+        if extra is not None:  # not the setting hydra.searchpath: glob() does not look there, and it needs quoting
             folders = create_config_search_path(str(config_dir()))
             folders.prepend(provider="--config-dir", path=f"file://{extra.resolve()}", anchor="schema")
             GlobalHydra.instance().clear()
@@ -123,15 +117,14 @@ class Session:
         """Compose and check every job of a sweep: comma lists, range(...), glob(...) and choice(...).
 
         Raises:
-            ConfigError: the first job that cannot be composed; so a sweep does not start that cannot end.
+            ConfigError: the first job that cannot be composed, so that no sweep starts that cannot finish.
         """
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         parsed = _parse(self._with_study(overrides), self._loader())
         self._check_choices(parsed)
-        batches = BasicSweeper.split_arguments(parsed, None)
         jobs = []
-        for job in (job for batch in batches for job in batch):
+        for job in (job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch):
             signals.check()
             jobs.append(self._compose(list(job)))
         if not jobs:
@@ -152,19 +145,15 @@ class Session:
         )
 
     def _with_study(self, overrides: list[str]) -> list[str]:
-        """Return the overrides with the sweep that a study presets before them, but for what is typed as well."""
+        """Return the overrides after those that a study presets, without the ones that are typed as well."""
         chosen = [text for text in overrides if _key(text) == "study"]
         self._check_choices(_parse(chosen))
         if not chosen:
             return overrides
-        typed = {_key(text) for text in overrides}
-        preset = self._load(chosen).hydra.sweeper.params or {}
+        typed, preset = {_key(text) for text in overrides}, self._load(chosen).hydra.sweeper.params or {}
         # Hydra would take the study's parameters once more from the sweeper's own settings.
-        return [
-            *(f"{key}={value}" for key, value in preset.items() if key not in typed),
-            *overrides,
-            "hydra.sweeper.params=null",
-        ]
+        presets = [f"{key}={value}" for key, value in preset.items() if key not in typed]
+        return [*presets, *overrides, "hydra.sweeper.params=null"]
 
     def _loader(self) -> Any:
         return GlobalHydra.instance().config_loader()
@@ -176,13 +165,10 @@ class Session:
             cfg = self._load(overrides)
         except _UNREADABLE as error:
             raise self._explain(error, overrides) from error
-        hydra = cfg.hydra
-        with_choices = dict(hydra.runtime.choices)
-        written = _written(hydra)
-        OmegaConf.set_struct(cfg, False)
-        del cfg["hydra"]
-        OmegaConf.set_struct(cfg, True)
-        return _checked(cfg, with_choices, written)
+        picked, written = dict(cfg.hydra.runtime.choices), _written(cfg.hydra)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return _checked(cfg, picked, written)
 
     def _load(self, overrides: list[str]) -> DictConfig:
         return self._loader().load_configuration(config_name="config", overrides=overrides, run_mode=RunMode.RUN)
@@ -190,18 +176,18 @@ class Session:
     def _check_choices(self, parsed: list[Override]) -> None:
         for override in parsed:
             group = override.key_or_group
-            if group in GROUPS and (override.is_delete() or isinstance(override.value(), (list, type(None)))):
+            if group in NEEDED_GROUPS and (override.is_delete() or isinstance(override.value(), (list, type(None)))):
                 raise ConfigError("one choice is needed", where=group, hint=f"orca list {group} shows the choices")
-            if group in (*GROUPS, *_OPTIONAL_GROUPS) and not override.is_delete():
+            if group in _ALL_GROUPS and not override.is_delete():
                 allowed = choices(group, self._extra)
                 for name in _names(override):
                     if name not in allowed:
                         raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))
-                    configuration.content(allowed[name])  # raises where the file is no YAML, and names it
+                    configuration.content(allowed[name])  # raises where the file is not YAML
 
     def _explain(self, error: Exception, overrides: list[str]) -> ConfigError:
         """Find the override that a composition failed at, and say what is allowed in its place."""
-        groups = [text for text in overrides if _key(text) in (*GROUPS, *_OPTIONAL_GROUPS)]
+        groups = [text for text in overrides if _key(text) in _ALL_GROUPS]
         try:
             known = self._load(groups)
         except _UNREADABLE:
@@ -216,139 +202,62 @@ class Session:
                 return ConfigError(f"no such setting: '{key}'", where=key, hint=f"{parent} is a single value")
             if not isinstance(node, DictConfig):
                 return ConfigError(f"there is no '{parent}'", where=key, hint=suggest(parent, _keys(known)))
-            allowed = [str(word) for word in node if word != "hydra"]
+            allowed = [word for word in node if word != "hydra"]
             if name not in allowed and not text.startswith("+"):
-                return ConfigError(f"no such setting: '{key}'", where=key, hint=suggest(name, allowed))
+                return schema.unknown(name, allowed, f"{parent}." if parent else "")
             try:
                 self._load([*groups, text])
             except _UNREADABLE as cause:
                 if OmegaConf.is_list(node._get_node(name)):
-                    value = text.partition("=")[2]
-                    return ConfigError(f"{value} is not allowed", where=key, hint="allowed: a list, such as [a,b]")
+                    what = f"{text.partition('=')[2]} is not allowed"
+                    return ConfigError(what, where=key, hint="allowed: a list, such as [a,b]")
                 return ConfigError(_root_text(cause), where=key, hint="orca list settings shows types and defaults")
         return ConfigError(_root_text(error), where=_full_key(error))
 
 
 def _check_typed(override: Override) -> None:
-    """Hold a typed value against the schema's type of its key; OmegaConf would take 3 for a text and true for "True"."""
-    key, hint = override.key_or_group, schema.hint_of(override.key_or_group)
+    """Check a typed value against its declaration; OmegaConf would accept 3 as a text and true as "True"."""
+    key = override.key_or_group
     if re.match(r"(task|source)\.data(\.|$)", key):
-        raise ConfigError("describes the files, and is no setting", where=key, hint="take it out of the command")
+        raise ConfigError("is file metadata, not a setting", where=key, hint="take it out of the command")
     if key.startswith("hydra") and not re.match(r"hydra[./](launcher|sweeper)(\.|$)", key):
         raise ConfigError("is not for the command line", where=key, hint="runs go to paths.runs; -m sweeps")
     if override.is_delete() or override.is_sweep_override():
         return
     value = override.value()
-    if isinstance(value, QuotedString):
-        value = value.text
-    if schema.is_section(key) and key not in GROUPS:
-        raise ConfigError(
-            f"{parts.shown(value)} is not allowed",
-            where=key,
-            hint=f"give its settings one by one, such as {key}.NAME=...",
-        )
-    interpolated = isinstance(value, str) and "${" in value
-    if hint is not None and not interpolated and not parts.fits(value, hint):
-        allowed = ", ".join(text for text in (parts.in_words(hint), schema.bounds_of(key)) if text)
-        raise ConfigError(f"{parts.shown(value)} is not allowed", where=key, hint=f"allowed: {allowed}")
+    value = value.text if isinstance(value, QuotedString) else value
+    if schema.is_section(key) and key not in NEEDED_GROUPS:
+        hint = f"give its settings one by one, such as {key}.NAME=..."
+        raise ConfigError(f"{shown(value)} is not allowed", where=key, hint=hint)
+    if key in schema.declared() and not (isinstance(value, str) and "${" in value):  # what is interpolated comes later
+        check_value(value, schema.declared()[key], key)
 
 
 def _checked(cfg: DictConfig, picked: dict[str, Any], overrides: list[str]) -> Composed:
     try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
-        if missing:
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise ConfigError("a value is needed", where=missing[0], hint=f"give {missing[0]}=...")
         content: Any = OmegaConf.to_container(cfg, resolve=True)
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(_root_text(error), where=_full_key(error)) from error
     assert isinstance(config, Config)
-    _check_keys(content)
+    schema.check_keys(content)
     schema.check(config)
-    _check_parts(config)
-    _fill_paths(config)
+    part_groups.check(config)
+    for name, folder in default_folders().items():
+        setattr(config.paths, name, getattr(config.paths, name) or str(folder))
     names = {group: str(picked[group]) for group in GROUPS}
-    stored = _unread(content, OmegaConf.to_container(cfg, resolve=False))
-    return Composed(config, content, stored, names, overrides)
+    return Composed(config, content, _unread(content, OmegaConf.to_container(cfg, resolve=False)), names, overrides)
 
 
 def _unread(resolved: Any, written: Any) -> Any:
-    """Return resolved settings, but for those that a resolver gave: a secret must not get into a file."""
+    """Return resolved settings, but the text of those that a resolver computes: a secret must not get into a file."""
     if isinstance(resolved, dict) and isinstance(written, dict):
         return {name: _unread(value, written.get(name)) for name, value in resolved.items()}
     if isinstance(resolved, list) and isinstance(written, list):
         return [_unread(value, text) for value, text in zip(resolved, written, strict=True)]
     return written if isinstance(written, str) and re.search(r"\$\{[^}]*:", written) else resolved
-
-
-def _check_keys(content: dict[str, Any]) -> None:
-    """Refuse settings that `+key=value` put where the schema knows no such key."""
-    known: Any = OmegaConf.to_container(OmegaConf.structured(Config))
-    for key in known:
-        if key not in content:
-            raise ConfigError("cannot be left out", where=key, hint=f"take ~{key} out of the command")
-    for key, value in content.items():
-        if key not in known:
-            raise ConfigError(f"no such setting: '{key}'", where=key, hint=suggest(key, known))
-        if isinstance(known[key], dict):
-            for name in value:
-                if name not in known[key]:
-                    raise ConfigError(
-                        f"no such setting: '{key}.{name}'", where=f"{key}.{name}", hint=suggest(name, known[key])
-                    )
-
-
-def _check_parts(config: Config) -> None:
-    for group in GROUPS:
-        if not isinstance(getattr(config, group), dict):
-            raise ConfigError("a group of settings is needed", where=group, hint=f"orca list {group} shows the choices")
-    words = {word: config.task[word] for word in ("loss", "error") if config.task.get(word) is not None}
-    for word, node in words.items():
-        if not isinstance(node, dict):
-            raise ConfigError(f"{node!r} is not a `_target_` node", where=f"task.{word}", hint="or leave it out")
-        parts.check(node, f"task.{word}")
-        if inspect.isclass(parts.resolve(node, f"task.{word}")):
-            parts.build(node, f"task.{word}")  # as the metric below
-    parts.check(task_reader(config.task), "task", GIVEN_TO_TASK, {"kind": config.task.get("kind")})
-    parts.check(config.body, "body")
-    parts.check(config.finetune, "finetune")
-    if config.tracker.get(parts.TARGET) is not None:
-        parts.check(config.tracker, "tracker", GIVEN_TO_TRACKER)
-    parts.check(source_reader(config.source), "source", GIVEN_TO_SOURCE)
-    if config.metric.get(parts.TARGET) is not None:
-        parts.check(config.metric, "metric")
-        metric = parts.build(config.metric, "metric")  # reads nothing and costs nothing, and checks its own ranges
-        check_classes(metric, config)
-
-
-def check_classes(metric: Any, config: Config) -> None:
-    """Refuse problems with fewer classes than a metric compares.
-
-    Raises:
-        ConfigError: the metric's `least_classes` is above align.classes_per_problem.
-    """
-    least, given = getattr(metric, "least_classes", 1), config.align.classes_per_problem
-    if 0 < given < least:
-        raise ConfigError(
-            f"metric={type(metric).__name__} compares {least} classes or more, and a problem has {given}",
-            where="align.classes_per_problem",
-            hint="use align.classes_per_problem=0, which takes all classes",
-        )
-
-
-def task_reader(task: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of a task's node that names its reader and the reader's arguments."""
-    return {name: value for name, value in task.items() if name not in TASK_WORDS}
-
-
-def source_reader(source: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of a source's node that names its reader and the reader's arguments."""
-    return {name: value for name, value in source.items() if name not in SOURCE_WORDS}
-
-
-def _fill_paths(config: Config) -> None:
-    for name, folder in default_folders().items():
-        setattr(config.paths, name, getattr(config.paths, name) or str(folder))
 
 
 def to_yaml(content: dict[str, Any]) -> str:
@@ -373,56 +282,45 @@ def _written(hydra: Any) -> list[str]:
 
 
 def _names(override: Override) -> list[str]:
-    if override.is_sweep_override():
-        if isinstance(override.value(), Glob):  # expanded from the existing choices, so it cannot name an absent one
-            return []
-        return [text.strip("'\"") for text in override.sweep_string_iterator()]
+    """Return the choices that an override names; a glob is expanded from those that exist, so it cannot name another."""
     value = override.value()
-    if isinstance(value, list):
-        return [str(item) for item in value]
-    return [] if value is None else [str(value)]
+    if isinstance(value, Glob):
+        return []
+    if override.is_sweep_override():
+        return [text.strip("'\"") for text in override.sweep_string_iterator()]
+    return [str(item) for item in (value if isinstance(value, list) else [value]) if item is not None]
 
 
 def _key(text: str) -> str:
     return text.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
-def _keys(node: DictConfig, prefix: str = "") -> list[str]:
-    found = []
-    for name in map(str, node):
-        if name != "hydra":
-            found.append(f"{prefix}{name}")
-            child = node._get_node(name)
-            if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing()):
-                found += _keys(child, f"{prefix}{name}.")
-    return found
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for name in (str(name) for name in node if name != "hydra"):
+        yield f"{prefix}{name}"
+        child = node._get_node(name)
+        if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing()):
+            yield from _keys(child, f"{prefix}{name}.")
 
 
 def _unknown_in_a_file(error: Exception) -> ConfigError | None:
-    """Return what to say of a file that sets a key that the schema does not have; None for other failures."""
+    """Return the message for a file that sets a key the schema does not have; None for other failures."""
     text = _root_text(error)
     found = re.search(r"Key '([^']*)' not in '(\w+)'", text)
-    sections = {
-        type(getattr(Config(), name)).__name__: f"{name}." for name in vars(Config()) if schema.is_section(name)
-    }
-    prefix = (sections | {"Config": ""}).get(found[2]) if found else None
-    if found is None or prefix is None:
+    sections = {type(value).__name__: f"{name}." for name, value in vars(Config()).items() if is_dataclass(value)}
+    sections["Config"] = ""
+    if found is None or found[2] not in sections:
         return None
-    known: Any = OmegaConf.to_container(OmegaConf.structured(Config))
-    allowed = known[prefix.rstrip(".")] if prefix else known
+    prefix = sections[found[2]]
+    section: Any = schema.lookup(Config(), prefix.rstrip(".")) if prefix else Config()
     file = re.search(r"In '([^']+)'", text)
-    place = f" in {file[1]}.yaml" if file else ""
-    key = f"{prefix}{found[1]}"
-    return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=suggest(found[1], allowed))
+    return schema.unknown(found[1], vars(section), prefix, f" in {file[1]}.yaml" if file else "")
 
 
-def _full_key(error: BaseException) -> str:
+def _full_key(error: BaseException | None) -> str:
     while error is not None:
-        key = getattr(error, "full_key", None)
-        if key:
+        if key := getattr(error, "full_key", None):
             return str(key)
-        if error.__cause__ is None:
-            break
         error = error.__cause__
     return "configuration"
 
@@ -430,9 +328,9 @@ def _full_key(error: BaseException) -> str:
 def _root_text(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = [line for line in lines if not re.match(r"(full_key|object_type|reference_type)\s*[:=]", line)]
-    return " ".join(lines) or type(error).__name__
+    lines = map(str.strip, str(error).splitlines())
+    kept = (line for line in lines if line and not re.match(r"(full_key|object_type|reference_type)\s*[:=]", line))
+    return " ".join(kept) or type(error).__name__
 
 
 def _quoted(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Where the configuration files and the program's folders lie, and what one can read off the files without composing.
+"""Where the configuration files and the program's folders are, and what the files say without being composed.
 
 A file name in `conf/GROUP/` is a name that the user types; the first comment of the file is its description.
 """
@@ -23,8 +23,8 @@ _MOST_VALUES = 100_000  # in one file, aliases resolved
 _MOST_FILES = 1000  # in a folder of the user's own
 _PACKAGE_LINE = re.compile(r"\s*#\s*@package\s+(\S+)")
 _PLAIN = "settings are plain values"
-_ADDS = "a folder of one's own holds task/x.yaml, body/x.yaml, ... and adds choices"
-# The program has no settings in its own package folder other than these.
+_TYPE_IT = "type it on the command line"
+_ADDS = "a folder of your own holds task/x.yaml, body/x.yaml, ... and adds choices"
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -54,16 +54,12 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
             take in its place.
     """
     if extra is not None and not extra.is_dir():
-        raise ConfigError(
-            "no such folder", where=f"--config-dir {extra}", hint="give a folder that holds task/, body/, ... of yours"
-        )
+        hint = "give a folder that holds task/, body/, ... of yours"
+        raise ConfigError("no such folder", where=f"--config-dir {extra}", hint=hint)
     own = _files(config_dir() / group)
     users = {} if extra is None else _files(extra / group)
-    for name in users:
-        if name in own:
-            raise ConfigError(
-                f"'{name}' is the name of one of the program's own", where=str(users[name]), hint="rename it"
-            )
+    for name in sorted(own.keys() & users.keys()):
+        raise ConfigError(f"the program has its own '{name}'", where=str(users[name]), hint="rename it")
     return dict(sorted((own | users).items()))
 
 
@@ -97,11 +93,42 @@ def description(path: Path) -> str:
     return ""
 
 
+def comments(path: Path) -> dict[str, str]:
+    """Return what the comments of a file say about the keys of its settings: the one behind a key, or the lines above it.
+
+    Keys are those of the innermost mapping, without the groups that hold it.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    found: dict[str, str] = {}
+    above: list[str] = []
+    for line in _text(path).splitlines():
+        text = line.strip()
+        if text.startswith("#"):
+            above.append(text.lstrip("#").strip())
+            continue
+        if key := re.match(r"([\w.]+):", text):
+            behind = re.search(r"\s#\s*(.+)", text)
+            meaning = behind[1] if behind else " ".join(above)
+            if meaning:
+                found.setdefault(key[1], meaning)
+        above = []
+    return found
+
+
+def picks(defaults: Any) -> dict[str, str]:
+    """Return group -> choice of the lines `override /group: choice` in a file's defaults."""
+    lines = [line for line in defaults if isinstance(line, dict)] if isinstance(defaults, list) else []
+    pairs = [(str(key).partition("override /")[2], str(value)) for line in lines for key, value in line.items()]
+    return {group: choice for group, choice in pairs if group}
+
+
 def content(path: Path) -> dict[str, Any]:
     """Return a file's settings as they are written; nothing is composed, and interpolations stay text.
 
     Raises:
-        ConfigError: the file cannot be read, is too large, is no YAML, or is not a mapping of settings.
+        ConfigError: the file cannot be read, is too large, is not YAML, or is not a mapping of settings.
         UnsafeError: it would take far more memory than its size, or asks for objects of Python.
     """
     text = _text(path)
@@ -132,18 +159,18 @@ def _place(path: Path, error: yaml.MarkedYAMLError) -> str:
 
 def _check_nodes(root: yaml.Node, path: Path) -> None:
     """Refuse keys that occur twice, and aliases that blow up: a file of 200 bytes can stand for 10^9 values."""
-    sizes: dict[int, int] = {}  # of a node with all that aliases in it stand for
+    sizes: dict[int, int] = {}  # of a node with all that its aliases stand for
     inside: set[int] = set()
 
     def size(node: yaml.Node) -> int:
+        where = f"{path}:{node.start_mark.line + 1}"
         if id(node) in inside:
-            raise UnsafeError("contains itself", where=f"{path}:{node.start_mark.line + 1}", hint=_PLAIN)
+            raise UnsafeError("contains itself", where=where, hint=_PLAIN)
         if id(node) not in sizes:
             inside.add(id(node))
             sizes[id(node)] = 1 + sum(map(size, _children(node, path)))
             inside.discard(id(node))
             if sizes[id(node)] > _MOST_VALUES:
-                where = f"{path}:{node.start_mark.line + 1}"
                 raise UnsafeError(f"stands for more than {_MOST_VALUES} values", where=where, hint=_PLAIN)
         return sizes[id(node)]
 
@@ -165,18 +192,18 @@ def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:
     return [part for pair in node.value for part in pair]
 
 
-def check_foreign(folder: Path, groups: tuple[str, ...]) -> None:
-    """Refuse a folder of somebody's files that do more than add choices to groups.
+def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
+    """Refuse a folder of other people's files that do more than add choices to groups.
 
-    They would be composed beside the program's own, where they could take the place of these, change how Hydra runs and
-    logs (which can name any code), read the environment, or lead out of the folder.
+    They are composed beside the program's own, where they could replace those, change how Hydra runs and logs (which can
+    name any code), read the environment, or lead out of the folder.
 
     Args:
         folder: given by --config-dir.
         groups: names of the groups that may get choices.
 
     Raises:
-        ConfigError: a file that is no YAML, or in no group.
+        ConfigError: a file that is not YAML, or is in no group.
         UnsafeError: one that does what it must not.
     """
     root = folder.resolve()
@@ -184,41 +211,33 @@ def check_foreign(folder: Path, groups: tuple[str, ...]) -> None:
     if len(files) > _MOST_FILES:
         raise UnsafeError(f"holds more than {_MOST_FILES} YAML files", where=str(folder), hint="give a smaller folder")
     for path in files:
-        group = path.relative_to(folder).parts[0]
+        group, where = path.relative_to(folder).parts[0], str(path)
         if not path.resolve().is_relative_to(root):
-            raise UnsafeError("is a link that leads out of the folder", where=str(path), hint="put the file there")
+            raise UnsafeError("is a link that leads out of the folder", where=where, hint="put the file there")
         if group == "hydra" or len(path.relative_to(folder).parts) == 1:
-            raise UnsafeError("would change how the program runs", where=str(path), hint=_ADDS)
+            raise UnsafeError("would change how the program runs", where=where, hint=_ADDS)
         if group not in groups:
-            raise ConfigError(f"'{group}' is no group", where=str(path), hint=suggest(group, groups))
-        _check_foreign_file(path, group)
+            raise ConfigError(f"there is no group '{group}'", where=where, hint=suggest(group, groups))
+        _check_untrusted_file(path, group)
 
 
-def _check_foreign_file(path: Path, group: str) -> None:
-    settings = content(path)
+def _check_untrusted_file(path: Path, group: str) -> None:
+    settings, where = content(path), str(path)
     for line in _text(path).splitlines():
         package = _PACKAGE_LINE.match(line)
         if package and package[1] not in ("_global_", "_group_", group):
-            raise UnsafeError(f"'{line.strip()}' puts its settings elsewhere", where=str(path), hint=_ADDS)
-    if group == "study":
-        hydra = settings.get("hydra")
-        sweeper = hydra.get("sweeper") if isinstance(hydra, dict) and len(hydra) == 1 else None
-        if isinstance(sweeper, dict) and set(sweeper) == {"params"}:
-            settings = {name: value for name, value in settings.items() if name != "hydra"} | {
-                "params": sweeper["params"]
-            }
+            raise UnsafeError(f"'{line.strip()}' puts its settings elsewhere", where=where, hint=_ADDS)
+    hydra = settings.get("hydra")
+    sweeper = hydra["sweeper"] if isinstance(hydra, dict) and list(hydra) == ["sweeper"] else None
+    if group == "study" and isinstance(sweeper, dict) and list(sweeper) == ["params"]:
+        settings = {name: value for name, value in settings.items() if name != "hydra"} | sweeper
     for key, text in _texts(settings):
         if re.search(r"\$\{[^}]*:", text):
-            raise UnsafeError(
-                f"{key} reads the environment or runs a resolver", where=str(path), hint="type it on the command line"
-            )
-        if key.startswith("defaults") and ("hydra" in text or "@" in text or text.startswith("/hydra")):
-            raise UnsafeError(f"'{text}' in the defaults changes how the program runs", where=str(path), hint=_ADDS)
-        name = key.partition(".")[0]
-        if name in ("hydra", "paths"):
-            raise UnsafeError(
-                f"'{name}' is not for files of one's own", where=str(path), hint="type it on the command line"
-            )
+            raise UnsafeError(f"{key} reads the environment or runs a resolver", where=where, hint=_TYPE_IT)
+        if key.startswith("defaults") and ("hydra" in text or "@" in text):
+            raise UnsafeError(f"'{text}' in the defaults changes how the program runs", where=where, hint=_ADDS)
+        if (name := key.partition(".")[0]) in ("hydra", "paths"):
+            raise UnsafeError(f"'{name}' is not allowed in files of your own", where=where, hint=_TYPE_IT)
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -229,8 +248,7 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield inner, str(name)
             yield from _texts(entry, inner)
     elif isinstance(value, list):
-        for entry in value:
-            yield from _texts(entry, key)
+        yield from (pair for entry in value for pair in _texts(entry, key))
     else:
         yield key, str(value)
 

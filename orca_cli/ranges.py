@@ -1,14 +1,23 @@
-"""Ranges of settings as annotations, for signatures of parts and for the schema.
+"""Settings declared by annotations: type, bounds, choices and meaning in one place, for signatures of parts and the schema.
 
-`train_size: Count = 200` declares type and range in one place; `parts.check` enforces them before anything is read, and
-messages name them. Choices are `typing.Literal`.
+`train_size: Count = 200` declares type and range; a text in the annotation, as in `Annotated[Count, "Passes over the data."]`,
+is the setting's meaning. Choices are `typing.Literal`, or `OneOf` in the schema, because OmegaConf does not support Literal.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+import operator
+import re
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt
+
+from orca_cli.exceptions import ConfigError, suggest
 
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
@@ -17,3 +26,149 @@ Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Fraction = Annotated[float, Interval(gt=0, lt=1)]
+
+_LARGEST = 2**63 - 1  # of whole numbers: what arrays and files can hold
+_SHOWN = 80  # characters of a value in a message
+_BOUNDS = {
+    Ge: ("at least", "ge", operator.ge),
+    Gt: ("above", "gt", operator.gt),
+    Le: ("at most", "le", operator.le),
+    Lt: ("below", "lt", operator.lt),
+}
+_UNIONS = (typing.Union, types.UnionType)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The texts that a setting may have.
+
+    Args:
+        words: as messages list them.
+        pattern: a regular expression for what is allowed, where that is more than the words themselves.
+    """
+
+    words: tuple[str, ...]
+    pattern: str = ""
+
+    def allows(self, text: str) -> bool:
+        """Return whether a text is one of them."""
+        return re.fullmatch(self.pattern, text) is not None if self.pattern else text in self.words
+
+
+def check_value(value: Any, hint: Any, where: str) -> None:
+    """Check a value read from YAML against an annotation.
+
+    Raises:
+        ConfigError: it has another type, is out of range or not one of the choices; the hint says what is allowed.
+    """
+    if fits(value, hint):
+        return
+    plain = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+    if typing.get_origin(plain) in (list, Sequence) and isinstance(value, (list, tuple)):
+        for place, item in enumerate(value):
+            check_value(item, typing.get_args(plain)[0], f"{where}[{place}]")
+    allowed, words = f"allowed: {in_words(hint)}", _choices(hint)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(value, str) and words:
+        closest = suggest(value, words)
+        what, allowed = "not allowed", f"{closest} {allowed}" if closest.startswith("did you") else allowed
+    else:
+        what = "out of range" if number and fits(type(value)(0), hint, limits=False) else "of the wrong type"
+    raise ConfigError(f"{shown(value)} is {what}", where=where, hint=allowed)
+
+
+def fits(value: Any, hint: Any, limits: bool = True) -> bool:
+    """Return whether a value read from YAML is what an annotation allows; annotations of other types allow everything.
+
+    A bool is not a number here, NaN and infinity are not settings, and whole numbers fit where fractions do. Without limits
+    only the type counts.
+    """
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return fits(value, members[0], limits) and (not limits or all(_holds(value, limit) for limit in _limits(hint)))
+    if origin in _UNIONS:
+        return any(fits(value, member, limits) for member in members)
+    if origin is typing.Literal:
+        return any(value == member and type(value) is type(member) for member in members)
+    if origin in (list, Sequence):
+        return isinstance(value, (list, tuple)) and all(fits(item, members[0], limits) for item in value)
+    if origin is tuple and members:
+        return isinstance(value, (list, tuple)) and len(value) == len(members) and all(map(fits, value, members))
+    if hint in (int, float):
+        whole = isinstance(value, int) and abs(value) <= _LARGEST
+        fraction = hint is float and isinstance(value, float) and math.isfinite(value)
+        return not isinstance(value, bool) and (whole or fraction)
+    return isinstance(value, hint) if hint in (bool, str, type(None)) else True
+
+
+def in_words(hint: Any, limits: bool = True) -> str:
+    """Return what an annotation allows, such as "int at least 1 or null"; without limits, its type alone."""
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        if limits and any(isinstance(limit, OneOf) for limit in _limits(hint)):
+            return limits_in_words(hint)
+        own = _own_limits(hint) if limits else ""
+        return " ".join(filter(None, (in_words(members[0], limits), own)))
+    if origin in _UNIONS:
+        return " or ".join(in_words(member, limits) for member in members)
+    if origin is typing.Literal:
+        return ", ".join(map(str, members)) if limits else type(members[0]).__name__
+    each = f", each {limits_in_words(hint)}" if limits and limits_in_words(hint) else ""
+    if origin in (list, Sequence):
+        return f"list of {in_words(members[0], False)}{each}"
+    if origin is tuple and members:
+        return f"[{', '.join(in_words(member, False) for member in members)}]{each}"
+    return {type(None): "null", bool: "true or false"}.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def limits_in_words(hint: Any) -> str:
+    """Return the bounds or choices of an annotation, such as "at least 1"; empty where it has none."""
+    if words := _choices(hint):
+        return ", ".join(words)
+    members = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        return _own_limits(hint) or limits_in_words(members[0])
+    return next(filter(None, map(limits_in_words, members)), "")
+
+
+def meaning(hint: Any) -> str:
+    """Return the text in an annotation; empty where there is none."""
+    metadata = typing.get_args(hint)[1:] if typing.get_origin(hint) is Annotated else ()
+    return next((item for item in metadata if isinstance(item, str)), "")
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
+
+
+def _limits(hint: Any) -> list[Any]:
+    """Return the bounds and choices of an annotated type; other metadata do not limit a value."""
+    found: list[Any] = []
+    for item in typing.get_args(hint)[1:]:
+        found += list(item) if isinstance(item, GroupedMetadata) else [item]
+    return [limit for limit in found if isinstance(limit, (Ge, Gt, Le, Lt, OneOf))]
+
+
+def _own_limits(hint: Any) -> str:
+    bounds = [(limit, *_BOUNDS[type(limit)]) for limit in _limits(hint) if not isinstance(limit, OneOf)]
+    return " and ".join(f"{word} {getattr(limit, name)}" for limit, word, name, _ in bounds)
+
+
+def _holds(value: Any, limit: Any) -> bool:
+    if isinstance(limit, OneOf):
+        return limit.allows(value)
+    _, name, compare = _BOUNDS[type(limit)]
+    return bool(compare(value, getattr(limit, name)))
+
+
+def _choices(hint: Any) -> list[str]:
+    """Return the texts that a setting is chosen from; none where it takes others as well."""
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        own = [word for limit in _limits(hint) if isinstance(limit, OneOf) for word in limit.words]
+        return own or _choices(members[0])
+    if origin is typing.Literal:
+        return list(map(str, members))
+    return [word for member in members for word in _choices(member)] if origin in _UNIONS else []

@@ -1,186 +1,138 @@
-"""The configuration of a run: its skeleton as dataclasses. Parts (task, body, source, metric) are `_target_` nodes.
+"""The configuration of a run: its skeleton as dataclasses. Parts (task, body, source, metric, embedder) are `_target_` nodes.
 
-The field docstrings are what `orca list settings` shows. Ranges are checked by `check`, so that a wrong value is told
-before any data are read.
+A setting is declared once: type, bounds or choices (`ranges`), meaning and default. `check` enforces the declarations before
+any data are read, and `orca list settings` shows them.
 """
 
 from __future__ import annotations
 
-import math
-import re
+import functools
 import typing
-from dataclasses import dataclass, field, is_dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Annotated, Any
 
-from orca_cli.exceptions import ConfigError
+from annotated_types import Ge, Interval
+
+from orca_cli.exceptions import ConfigError, suggest
+from orca_cli.ranges import Count, CountOrZero, NotNegative, OneOf, Positive, Seed, Share, check_value
 
 MISSING = "???"  # OmegaConf's word for a value that has to be given
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "precision": ("fp32", "bf16", "fp16"),
-    "embedder.init": ("pretrained", "random"),
-    "predictor.pooling": ("mean", "class_token"),
-    "align.features": ("tokens", "sequence", "pooled"),
-    "align.select": ("last", "validation"),
-    "align.dtype": ("float32", "float64"),
-    "align.optimizer": ("sgd", "adam", "adamw"),
-    "train.optimizer": ("sgd", "adam", "adamw"),
-    "train.select": ("best", "last"),
-    "train.validate_on": ("validation", "test"),
-    "train.accumulation_reduce": ("mean", "sum"),
-    "protocol": ("clean", "paper", "release"),
-}
-
-# key -> (smallest, largest allowed value); None is no bound. Keys in _ABOVE exclude the smallest.
-RANGES: dict[str, tuple[float | None, float | None]] = {
-    "seed": (0, 2**31 - 1),
-    "embedder.max_tokens": (1, None),
-    "source.size": (2, None),
-    "align.epochs": (0, None),
-    "align.lr": (0, 1e30),  # times ten, as Adam's first step has it, still a float32
-    "align.weight_decay": (0, None),
-    "align.momentum": (0, 1),
-    "align.decay_every": (1, None),
-    "align.decay_factor": (0, 1),
-    "align.max_samples": (1, None),
-    "align.source_points": (2, None),
-    "align.classes_per_problem": (0, None),
-    "align.check_every": (1, None),
-    "align.patience": (1, None),
-    "align.probe_epochs": (1, None),
-    "align.pseudo_labels": (2, None),
-    "train.epochs": (1, None),
-    "train.batch_size": (1, None),
-    "train.accumulation": (1, None),
-    "train.lr": (0, 1e30),
-    "train.weight_decay": (0, None),
-    "train.momentum": (0, 1),
-    "train.warmup_epochs": (0, None),
-    "train.decay_epochs": (1, None),
-    "train.clip": (0, None),
-    "train.eval_batch_size": (1, None),
-    "train.error_chunks": (1, None),
-    "train.checkpoint_s": (0, None),
-}
-_ABOVE = {"train.lr", "align.lr", "align.decay_factor", "train.clip"}
-_BETAS = ("align.betas", "train.betas")
-_BETA_TEXT = "two numbers of 0 to below 1"
-_LARGEST = 2**63 - 1  # of whole numbers: what arrays and files can hold
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,4})?")
+AtLeastTwo = Annotated[int, Ge(2)]
+Beta = Annotated[float, Interval(ge=0, lt=1)]
+Betas = Annotated[tuple[Beta, Beta], "Betas of adam and adamw."]
+Decay = Annotated[NotNegative, "Weight decay."]
+Device = Annotated[str, OneOf(("auto", "cpu", "cuda", "cuda:N", "mps"), pattern=r"auto|cpu|mps|cuda(:\d{1,4})?")]
+Momentum = Annotated[Share, "Momentum of sgd."]
+Optimizer = Annotated[str, OneOf(("sgd", "adam", "adamw")), "The optimizer."]
+Rate = Annotated[float, Interval(gt=0, le=1e30)]  # times ten, as Adam's first step has it, still a float32
 
 
 @dataclass
 class Paths:
     """Folders; left out of a run's identity."""
 
-    runs: str | None = None
-    """Where run folders go. Default: $ORCA_RUNS, else ./runs."""
-    data: str | None = None
-    """Where data sets lie. Default: $ORCA_HOME/data, else the user's cache folder."""
-    cache: str | None = None
-    """Where computed source features and generated data are kept. Default: $ORCA_HOME/cache, else the user's cache folder."""
-
-
-@dataclass
-class Embedder:
-    """The input layer (paper 3.1)."""
-
-    init: str = "pretrained"
-    """Where its norm, positions and patch filter start: pretrained (copied from the body) or random."""
-    max_tokens: int | None = None
-    """Upper bound on the tokens of a sample; the body's own maximum by default."""
+    runs: Annotated[str | None, "Where run folders go. Default: $ORCA_RUNS, else ./runs."] = None
+    data: Annotated[str | None, "Where data sets are. Default: $ORCA_HOME/data, else the user's cache folder."] = None
+    cache: Annotated[
+        str | None, "Where computed source features and generated data go. Default: $ORCA_HOME/cache, else as above."
+    ] = None
 
 
 @dataclass
 class Predictor:
     """The output layer (paper 3.1)."""
 
-    pooling: str = "mean"
-    """classes and labels: mean over the tokens that are not padding, or class_token (text bodies)."""
+    pooling: Annotated[
+        str,
+        OneOf(("mean", "class_token")),
+        "classes and labels: mean over the tokens that are not padding, or the class token (text bodies).",
+    ] = "mean"
 
 
 @dataclass
 class Align:
     """Stage 2: train the embedder alone, so that embedded target data come close to embedded source data (paper 3.2)."""
 
-    epochs: int = 60
-    """Optimizer steps; every step sees all target classes once (paper, Algorithm 1)."""
-    optimizer: str = "adamw"
-    """sgd, adam or adamw."""
-    lr: float = 1e-2
-    """Learning rate at the start."""
-    weight_decay: float = 0.0
-    """Weight decay."""
-    momentum: float = 0.9
-    """Momentum of sgd."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Betas of adam and adamw."""
-    decay_every: int = 20
-    """The learning rate is multiplied by decay_factor after every so many epochs."""
-    decay_factor: float = 0.2
-    """See decay_every."""
-    max_samples: int = 128
-    """Target points per class and step."""
-    classes_per_problem: int = 1
-    """Target classes that are compared with the source in one problem, as many points of each; 0 takes all."""
-    features: str = "tokens"
-    """What a point is: every token of a sample (tokens), all its tokens in a row (sequence), or their mean (pooled)."""
-    source_points: int = 3000
-    """Source points, drawn once per run; all where there are fewer."""
-    pseudo_labels: int | None = None
-    """dense and multi-label targets: number of k-means clusters that stand in for classes. Default: the source's classes."""
-    dtype: str = "float32"
-    """What distances are computed in: float32 or float64."""
-    check_every: int = 20
-    """Epochs between measurements on held-out (validation) data: the metric, and the exact OTDD."""
-    patience: int | None = None
-    """Stop after so many measurements without a lower held-out distance; off by default."""
-    select: str = "validation"
-    """Which embedder goes on: the candidate from which stage 3 begins best (validation), or the last one."""
-    candidates: list[int] = field(default_factory=lambda: [0, 5, 20, 60])
-    """select=validation: alignment steps after which the embedder is a candidate; the last step always is."""
-    probe_epochs: int = 5
-    """select=validation: the first epochs of stage 3 that judge a candidate."""
+    epochs: Annotated[CountOrZero, "Optimizer steps; every step sees all target classes once (Algorithm 1)."] = 60
+    optimizer: Optimizer = "adamw"
+    lr: Annotated[Rate, "Learning rate at the start."] = 1e-2
+    weight_decay: Decay = 0.0
+    momentum: Momentum = 0.9
+    betas: Betas = (0.9, 0.999)
+    decay_every: Annotated[Count, "The learning rate is multiplied by decay_factor every N epochs."] = 20
+    decay_factor: Annotated[float, Interval(gt=0, le=1), "See decay_every."] = 0.2
+    max_samples: Annotated[Count, "Target points per class and step."] = 128
+    classes_per_problem: Annotated[
+        CountOrZero, "Target classes compared with the source in one problem, with equally many points; 0: all."
+    ] = 1
+    features: Annotated[
+        str,
+        OneOf(("tokens", "sequence", "pooled")),
+        "What a point is: every token of a sample, all its tokens in a row, or their mean (pooled).",
+    ] = "tokens"
+    source_points: Annotated[AtLeastTwo, "Source points, drawn once per run; all if there are fewer."] = 3000
+    pseudo_labels: Annotated[
+        AtLeastTwo | None,
+        "dense and multi-label targets: k-means clusters that stand in for classes. Default: the source's classes.",
+    ] = None
+    dtype: Annotated[str, OneOf(("float32", "float64")), "Precision in which distances are computed."] = "float32"
+    check_every: Annotated[
+        Count, "Epochs between measurements on held-out (validation) data: metric and exact OTDD."
+    ] = 20
+    patience: Annotated[
+        Count | None, "Stop after N measurements without a lower held-out distance; off by default."
+    ] = None
+    select: Annotated[
+        str,
+        OneOf(("last", "validation")),
+        "Which embedder is used: the candidate from which stage 3 starts best (validation), or the last one.",
+    ] = "validation"
+    candidates: Annotated[
+        list[CountOrZero],
+        "select=validation: alignment steps after which the embedder is a candidate; the last step always is.",
+    ] = field(default_factory=lambda: [0, 5, 20, 60])
+    probe_epochs: Annotated[Count, "select=validation: the first epochs of stage 3 that judge a candidate."] = 5
 
 
 @dataclass
 class Train:
     """Stage 3: train on the task's loss (paper 3.3)."""
 
-    epochs: int = 60
-    """Passes over the training data."""
-    batch_size: int = 32
-    """Samples per forward pass; times `accumulation` per optimizer step."""
-    accumulation: int = 1
-    """Batches per optimizer step; the gradient is that of the mean over all their samples."""
-    accumulation_reduce: str = "mean"
-    """mean over all samples of a step, or (sum) of the means of its batches, as the released code has it."""
-    optimizer: str = "adamw"
-    """sgd, adam or adamw."""
-    lr: float = 1e-4
-    """Peak learning rate."""
-    weight_decay: float = 0.0
-    """Weight decay."""
-    momentum: float = 0.9
-    """Momentum of sgd."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    """Betas of adam and adamw."""
-    warmup_epochs: float = 5
-    """The learning rate rises linearly from 0 over so many epochs ..."""
-    decay_epochs: float | None = None
-    """... and falls linearly to 0 at this epoch, and stays there. Default: `epochs`."""
-    clip: float | None = None
-    """Largest norm of the gradient, per optimizer step; no clipping by default."""
-    eval_batch_size: int = 256
-    """Samples per forward pass where nothing is trained."""
-    select: str = "best"
-    """Which weights are tested: best (lowest validation error) or last (epoch)."""
-    validate_on: str = "validation"
-    """validation, or test: what the released code chose by; it makes every reported error too low."""
-    error_chunks: int | None = None
-    """Errors are means over chunks of so many samples, as the released code has them; off by default: over a whole split."""
-    checkpoint_s: float = 60.0
-    """Seconds between checkpoints to resume from."""
+    epochs: Annotated[Count, "Passes over the training data."] = 60
+    batch_size: Annotated[Count, "Samples per forward pass; times `accumulation` per optimizer step."] = 32
+    accumulation: Annotated[
+        Count, "Batches per optimizer step; the gradient is that of the mean over all their samples."
+    ] = 1
+    accumulation_reduce: Annotated[
+        str,
+        OneOf(("mean", "sum")),
+        "mean over all samples of a step, or (sum) of the means of its batches, as in the released code.",
+    ] = "mean"
+    optimizer: Optimizer = "adamw"
+    lr: Annotated[Rate, "Peak learning rate."] = 1e-4
+    weight_decay: Decay = 0.0
+    momentum: Momentum = 0.9
+    betas: Betas = (0.9, 0.98)
+    warmup_epochs: Annotated[NotNegative, "The learning rate rises linearly from 0 over N epochs ..."] = 5
+    decay_epochs: Annotated[
+        Annotated[float, Ge(1)] | None, "... and falls linearly to 0 at this epoch, and stays there. Default: `epochs`."
+    ] = None
+    clip: Annotated[Positive | None, "Largest norm of the gradient, per optimizer step; no clipping by default."] = None
+    eval_batch_size: Annotated[Count, "Samples per forward pass when nothing is trained."] = 256
+    select: Annotated[
+        str, OneOf(("best", "last")), "Which weights are tested: those with the lowest validation error, or the last."
+    ] = "best"
+    validate_on: Annotated[
+        str,
+        OneOf(("validation", "test")),
+        "Where the best epoch is chosen; test, as in the released code, makes every reported error too low.",
+    ] = "validation"
+    error_chunks: Annotated[
+        Count | None, "Average errors over chunks of N samples, as the released code does; default: over a whole split."
+    ] = None
+    checkpoint_s: Annotated[NotNegative, "Seconds between checkpoints to resume from."] = 60.0
 
 
 @dataclass
@@ -191,27 +143,34 @@ class Config:
     body: Any = MISSING
     source: Any = MISSING
     metric: Any = MISSING
+    embedder: Any = MISSING
     finetune: Any = MISSING
     tracker: Any = MISSING
-    embedder: Embedder = field(default_factory=Embedder)
     predictor: Predictor = field(default_factory=Predictor)
     align: Align = field(default_factory=Align)
     train: Train = field(default_factory=Train)
     paths: Paths = field(default_factory=Paths)
-    seed: int = 0
-    """Seed of everything that is drawn, except the split of the data, which has its own (task.split_seed)."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps; one that is asked for and absent is an error."""
-    precision: str = "fp32"
-    """fp32, bf16 or fp16 (stage 3; distances are always computed in fp32)."""
-    protocol: str = "clean"
-    """How errors are measured: clean, paper or release; a group of its own, and the last word on what it names."""
+    seed: Annotated[
+        Seed, "Seed of all random draws but the split of the data, which has its own (task.split_seed)."
+    ] = 0
+    device: Annotated[Device, "Where to compute; a device that is asked for and absent is an error."] = "auto"
+    precision: Annotated[
+        str, OneOf(("fp32", "bf16", "fp16")), "Of stage 3; distances are always computed in full precision."
+    ] = "fp32"
+    protocol: Annotated[
+        str,
+        OneOf(("clean", "paper", "release")),
+        "How errors are measured; a group of its own that overrides other files in what it sets.",
+    ] = "clean"
 
 
 # Groups of conf/ whose chosen file names a run, a table row or a column.
 GROUPS = ("task", "body", "source", "metric", "finetune")
+# Groups of which every run needs exactly one choice.
+NEEDED_GROUPS = (*GROUPS, "embedder")
 
 
+# Declarations of the sections that are about to become parts.
 def lookup(config: Any, key: str) -> Any:
     """Return the value at a dotted key of nested dataclasses and dictionaries; None where a part of it is absent."""
     for name in key.split("."):
@@ -219,67 +178,33 @@ def lookup(config: Any, key: str) -> Any:
     return config
 
 
-def hint_of(key: str) -> Any:
-    """Return the type of the setting at a dotted key; None where it is no single setting of the schema."""
-    hint: Any = Config
-    for name in key.split("."):
-        hint = typing.get_type_hints(hint).get(name) if is_dataclass(hint) else None
-    return None if hint is Any or is_dataclass(hint) else hint
+@functools.cache
+def declared() -> dict[str, Any]:
+    """Return dotted key -> annotation of every single setting of the schema, in order."""
+    return dict(_declared(Config, ""))
+
+
+def _declared(kind: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        if is_dataclass(hint):
+            yield from _declared(hint, f"{prefix}{name}.")
+        elif hint is not Any:
+            yield f"{prefix}{name}", hint
 
 
 def is_section(key: str) -> bool:
     """Return whether a dotted key names a group of the schema's settings, such as `train`."""
-    hint: Any = Config
-    for name in key.split("."):
-        hint = typing.get_type_hints(hint).get(name) if is_dataclass(hint) else None
-    return is_dataclass(hint)
-
-
-def bounds_of(key: str) -> str:
-    """Return in words what choices or bounds a setting has; empty where it has none."""
-    if key in CHOICES:
-        return ", ".join(CHOICES[key])
-    if key in _BETAS:
-        return _BETA_TEXT
-    return range_text(key, *RANGES[key]).removeprefix("allowed: ") if key in RANGES else ""
+    return any(name.startswith(f"{key}.") for name in declared())
 
 
 def check(config: Config) -> None:
-    """Check choices and ranges, and that no two settings contradict each other.
+    """Check every setting against its declaration, and that no two settings contradict each other.
 
     Raises:
         ConfigError: the first value that is not allowed, with what is.
     """
-    for key, allowed in CHOICES.items():
-        value = lookup(config, key)
-        if value not in allowed:
-            raise ConfigError(f"'{value}' is not allowed", where=key, hint=f"allowed: {', '.join(allowed)}")
-    for key, (low, high) in RANGES.items():
-        value = lookup(config, key)
-        if value is None:
-            continue
-        # A learning rate may be absurd; a count that no array can hold is a slip.
-        number = isinstance(value, float) and math.isfinite(value) or isinstance(value, int) and value <= _LARGEST
-        if isinstance(value, bool) or not number:
-            raise ConfigError(f"{value!r} is not a number in range", where=key, hint=range_text(key, low, high))
-        too_low = low is not None and (value <= low if key in _ABOVE else value < low)
-        if too_low or (high is not None and value > high):
-            raise ConfigError(f"{value} is out of range", where=key, hint=range_text(key, low, high))
-    for key in _BETAS:
-        _check_betas(key, lookup(config, key))
-    if any(step < 0 for step in config.align.candidates):
-        raise ConfigError(
-            f"{config.align.candidates} is not allowed", where="align.candidates", hint="allowed: numbers of 0 or more"
-        )
-    if not _DEVICE.fullmatch(config.device):
-        raise ConfigError(
-            f"'{config.device}' is not a device", where="device", hint="allowed: auto, cpu, cuda, cuda:N, mps"
-        )
-    _check_together(config)
-
-
-def _check_together(config: Config) -> None:
-    """Refuse settings of which one makes the other senseless."""
+    for key, hint in declared().items():
+        check_value(lookup(config, key), hint, key)
     train, align = config.train, config.align
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError("fp16 needs a GPU, not device=cpu", where="precision", hint="use precision=fp32 or bf16")
@@ -297,13 +222,26 @@ def _check_together(config: Config) -> None:
         )
 
 
-def _check_betas(key: str, betas: Any) -> None:
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ConfigError(f"{list(betas)} is not allowed", where=key, hint=f"allowed: {_BETA_TEXT}")
+def check_keys(content: dict[str, Any], known: dict[str, Any] | None = None, prefix: str = "") -> None:
+    """Check that a composed configuration has the keys of the schema, and no others.
+
+    Raises:
+        ConfigError: `+key=value` added one, or `~key` took one away.
+    """
+    known = asdict(Config()) if known is None else known
+    for name in known:
+        if name not in content:
+            raise ConfigError(
+                "cannot be left out", where=prefix + name, hint=f"take ~{prefix}{name} out of the command"
+            )
+    for name, value in content.items():
+        if name not in known:
+            raise unknown(name, known, prefix)
+        if isinstance(known[name], dict):
+            check_keys(value, known[name], f"{name}.")
 
 
-def range_text(key: str, low: float | None, high: float | None) -> str:
-    """Return what a key's bounds allow, in words."""
-    lower = "" if low is None else f"{'above' if key in _ABOVE else 'at least'} {low}"
-    upper = "" if high is None else f"at most {high}"
-    return "allowed: " + " and ".join(part for part in (lower, upper) if part)
+def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") -> ConfigError:
+    """Return the error for a key that a section does not have, with the closest one that it has."""
+    key = f"{prefix}{name}"
+    return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=suggest(str(name), map(str, known)))

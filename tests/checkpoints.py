@@ -1,5 +1,6 @@
 """Tiny random checkpoints, saved as users' checkpoints are, for tests that load them by the real path."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,10 +9,15 @@ from transformers import (
     BertConfig,
     BertModel,
     BertTokenizerFast,
+    GPT2Config,
+    GPT2Model,
+    GPT2TokenizerFast,
     RobertaConfig,
     RobertaModel,
     SwinConfig,
     SwinModel,
+    ViTConfig,
+    ViTModel,
 )
 
 SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parent.parent.parent / "shared"))
@@ -60,6 +66,21 @@ def save_tiny_roberta(folder: Path) -> Path:
     return folder
 
 
+def save_tiny_gpt2(folder: Path) -> Path:
+    """Save a GPT-2 of 2 layers, width 32, 64 positions, whose tokenizer has neither padding nor classification token."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(5)
+    config = GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0)
+    GPT2Model(config).save_pretrained(folder)
+    words = {word: number for number, word in enumerate([*_LETTERS, "\u0120", "<|endoftext|>"])}
+    (folder / "vocab.json").write_text(json.dumps(words))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    GPT2TokenizerFast(
+        vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), unk_token="<|endoftext|>"
+    ).save_pretrained(folder)
+    return folder
+
+
 def save_tiny_swin(folder: Path) -> Path:
     """Save a Swin of 3 stages, width 16 to 64, 32 x 32 pixels, patch 4."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,4 +95,21 @@ def save_tiny_swin(folder: Path) -> Path:
         drop_path_rate=0.0,
     )
     SwinModel(config).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_vit(folder: Path) -> Path:
+    """Save a ViT of 2 layers, width 32, 32 x 32 pixels, patch 8 (16 patches and the classification token)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(4)
+    config = ViTConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        hidden_dropout_prob=0.0,
+    )
+    ViTModel(config).save_pretrained(folder)
     return folder

@@ -2,13 +2,15 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
-from tests.checkpoints import save_tiny_bert
+from tests.checkpoints import save_tiny_bert, save_tiny_gpt2
 from tests.forked import Server
 
 ROOT = Path(__file__).parent.parent
@@ -83,6 +85,10 @@ def test_every_file_of_the_page_is_tried_here():
         "orca_cli/tasks/ramps.py",
         "conf/task/ramps.yaml",
         "conf/body/bert_small.yaml",
+        "orca_cli/models/bodies/gpt2.py",
+        "conf/body/gpt2.yaml",
+        "orca_cli/models/embedders/wide.py",
+        "conf/embedder/wide.yaml",
         "orca_cli/metrics/mean_shift.py",
         "conf/metric/mean_shift.yaml",
         "orca_cli/finetuning/bitfit.py",
@@ -109,6 +115,50 @@ def test_a_body_of_a_known_family_is_one_yaml(checkout, orca):
     add(checkout, "conf/body/bert_small.yaml")
     out = orca("run", "body=bert_small", "metric=none", "train.epochs=1", "task.train_size=40")
     assert "width 32" in out
+
+
+CAUSAL = """
+import torch
+from transformers import GPT2Model
+from orca_cli.models.assembly import build_model
+from orca_cli.models.bodies import gpt2
+body = gpt2.load("tiny_gpt2")
+numbers = torch.arange(12).view(2, 6)
+whole = GPT2Model.from_pretrained("tiny_gpt2").eval()
+mask = torch.ones(2, 6, dtype=torch.bool)
+torch.testing.assert_close(
+    body.eval().encode(body.embed_words(numbers), mask, causal=True), whole(numbers).last_hidden_state
+)
+assert body.prefix_tokens() is None
+assert [len(body.linear_names(role)) for role in ("query", "output", "feed_forward")] == [2, 2, 4]
+assert len(body.norms()) == 5
+before = body.blocks[0].mlp.c_fc.weight.clone()
+body.reset_weights()
+assert not torch.equal(before, body.blocks[0].mlp.c_fc.weight)
+model = build_model(body=body, kind="dense", input_shape=(3, 12), num_outputs=2, seed=0, causal=True).eval()
+x = torch.randn(1, 3, 12, requires_grad=True)
+rows = [torch.autograd.grad(y, x, retain_graph=True)[0][0].abs().sum(0) > 0 for y in model(x)[0].sum(0)]
+assert torch.equal(torch.stack(rows), torch.ones(12, 12, dtype=torch.bool).tril())
+"""
+
+
+def test_a_body_of_a_new_family_is_one_yaml_and_one_python_file(checkout, orca):
+    add(checkout, "orca_cli/models/bodies/gpt2.py", "conf/body/gpt2.yaml")
+    save_tiny_gpt2(checkout / "tiny_gpt2")
+    assert "gpt2" in orca("list", "bodies")
+    done = subprocess.run([sys.executable, "-c", CAUSAL], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "orca run body=gpt2" in PAGE
+    words = ["body=gpt2", *QUICK, "body.checkpoint=tiny_gpt2", "finetune=layernorm", "task.train_size=40"]
+    assert "width 32" in orca("run", *words)
+
+
+def test_an_embedder_is_one_yaml_and_one_python_file(checkout, orca):
+    add(checkout, "orca_cli/models/embedders/wide.py", "conf/embedder/wide.yaml")
+    assert "wide" in orca("list", "embedders")
+    assert "orca run embedder=wide embedder.max_tokens=4" in PAGE
+    words = ["embedder=wide", "embedder.max_tokens=4", *QUICK, "task.train_size=40"]
+    assert "kernel 10, 4 tokens" in orca("run", *words)
 
 
 def test_a_metric_is_one_yaml_and_one_python_file(checkout, orca):

@@ -11,13 +11,14 @@ from PIL import Image
 from orca_cli import compose
 from orca_cli.configuration import config_dir
 from orca_cli.exceptions import DataError
+from orca_cli.schema import lookup
 from orca_cli.stages.build import build, forward_once, read_source
 from orca_cli.terminal import LogReporter
-from tests.checkpoints import save_tiny_bert, save_tiny_roberta, save_tiny_swin
+from tests.checkpoints import save_tiny_bert, save_tiny_roberta, save_tiny_swin, save_tiny_vit
 
 CONF = config_dir()
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
-FLOOR = {"task": 4, "body": 5, "source": 3, "metric": 2, "finetune": 4, "hparams": 1, "protocol": 3}
+FLOOR = {"task": 4, "body": 6, "source": 3, "metric": 2, "embedder": 2, "finetune": 4, "hparams": 1, "protocol": 3}
 
 # The generated tasks at a size that a test can afford.
 SMALL = {
@@ -38,6 +39,7 @@ def tiny(tmp_path_factory):
         "roberta": save_tiny_roberta(root / "roberta"),
         "swin": save_tiny_swin(root / "swin"),
         "swin_tiny": save_tiny_swin(root / "swin"),
+        "vit": save_tiny_vit(root / "vit"),
     }
 
 
@@ -122,7 +124,7 @@ def test_settings_of_a_task_are_taken_with_its_protocol_and_body(path):
     written = yaml.safe_load((CONF / path).read_text())
     for part, settings in written.items():
         for key, value in settings.items():
-            taken = getattr(getattr(job.config, part), key)
+            taken = lookup(job.config, f"{part}.{key}")
             assert taken == (float(value) if isinstance(taken, float) else value), key
 
 

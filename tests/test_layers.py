@@ -24,6 +24,7 @@ LEVELS = {
     "configuration": 1,
     "launching": 2,
     "catalogue": 2,
+    "part_groups": 2,
     "metrics": 2,
     "models": 2,
     "tasks": 2,

@@ -197,7 +197,7 @@ def test_settings_of_training_are_those_of_the_papers_code(session, row):
     assert (train.batch_size, train.accumulation, train.clip, train.epochs) == (batch, accumulation, clip, epochs)
     assert (train.decay_epochs or train.epochs, train.warmup_epochs) == (end, 5)
     assert (config.align.max_samples, config.align.epochs) == (most, 60)
-    assert config.embedder.max_tokens is None
+    assert config.embedder["max_tokens"] is None
 
 
 @pytest.mark.parametrize("row", table(RELEASE), ids=lambda row: row[0])
@@ -212,7 +212,7 @@ def test_settings_of_training_are_those_of_the_release(session, row):
     assert (train.batch_size, train.accumulation, train.clip, train.epochs) == (batch, accumulation, clip, epochs)
     assert (train.decay_epochs or train.epochs, train.warmup_epochs) == (end, warmup)
     assert (config.align.max_samples, config.align.epochs) == (most, align_epochs)
-    assert config.embedder.max_tokens == (None if tokens in (None, 512) else tokens)  # 512 is RoBERTa's own
+    assert config.embedder["max_tokens"] == (None if tokens in (None, 512) else tokens)  # 512 is RoBERTa's own
 
 
 def test_what_the_release_lacks_is_the_papers_code(session):

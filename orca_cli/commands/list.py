@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from orca_cli import catalogue, configuration, data_folder, schema
+from orca_cli import catalogue, configuration, data_folder, ranges, schema
 from orca_cli.commands import list_protocols
 from orca_cli.exceptions import OrcaError, UsageError, suggest
 
@@ -21,6 +20,7 @@ GROUPS = {
     "bodies": "body",
     "sources": "source",
     "metrics": "metric",
+    "embedders": "embedder",
     "finetune": "finetune",
     "trackers": "tracker",
     "hparams": "hparams",
@@ -34,7 +34,7 @@ EXAMPLES = """\
 examples:
   orca list                           the names in every group
   orca list tasks                     kind, shape, error, data and protocols of every task
-  orca list tasks ecg psicov          some of a group, with all their parameters
+  orca list tasks ecg psicov          some of a group: parameters, defaults and meaning
   orca list settings                  every KEY of KEY=VALUE with type, default and meaning
   orca list metrics --json            for other programs
   orca list --config-dir my_conf      with your own my_conf/task/x.yaml, ..."""
@@ -72,7 +72,7 @@ class Listing:
         elif word == SETTINGS:
             yield from _show_settings(listed[word])
         else:
-            yield from _show_group(word, listed[word], with_parameters=word != "tasks" or bool(self.names))
+            yield from _show_group(word, listed[word], bool(self.names))
             if word == "protocols":
                 yield from _show_departures(self.extra)
 
@@ -97,12 +97,9 @@ def execute(arguments: argparse.Namespace) -> Listing:
         if word not in GROUPS:
             raise UsageError(f"there is no group '{word}'", hint=suggest(word, (*GROUPS, SETTINGS)))
     # A group without a single file, such as one of a configuration of an older release, is not mentioned among all.
-    words = (
-        [word]
-        if word
-        else [name for name, group in GROUPS.items() if configuration.choices(group, arguments.config_dir)]
-    )
-    listed = {name: settings() if name == SETTINGS else entries(GROUPS[name], arguments.config_dir) for name in words}
+    extra = arguments.config_dir
+    words = [word] if word else [name for name, group in GROUPS.items() if configuration.choices(group, extra)]
+    listed = {name: settings() if name == SETTINGS else entries(GROUPS[name], extra) for name in words}
     if arguments.names:
         listed[words[0]] = _chosen(listed[words[0]], arguments.names, word)
     return Listing(word, listed, arguments.names, arguments.config_dir)
@@ -120,7 +117,7 @@ def _chosen(found: list[dict[str, Any]], names: Sequence[str], word: str) -> lis
 
 
 def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
-    """Return what a group offers: name, description, file, what it picks in other groups, and its own parameters.
+    """Return what a group offers: name, description, file, what it picks in other groups, its parameters and their meanings.
 
     Tasks and sources also have `data`: what is known of their data, and whether they are there. Tasks have `error`, the
     name of what is reported, and `protocols`: name -> where a task departs from the protocol clean.
@@ -131,7 +128,7 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
     found = []
     for name, path in configuration.choices(group, extra).items():
         content = configuration.content(path)
-        picks = dict(_picks(content.pop("defaults", None)))
+        picks = configuration.picks(content.pop("defaults", None))
         # A file of the whole package (`@package _global_`) holds its group's settings under the group's name.
         own = content.get(group, content)
         if group == "study":
@@ -144,6 +141,7 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
             "description": configuration.description(path),
             "picks": picks,
             "parameters": {key: value for key, value in own.items() if key not in ("_target_", "data")},
+            "meanings": configuration.comments(path),
             "file": str(path),
         }
         if group in catalogue.GROUPS:
@@ -158,9 +156,8 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
 def _data(group: str, name: str, path: Path) -> dict[str, Any]:
     """Return what a file says about its data, and whether they are there."""
     entry = catalogue.read(group, name, path)
-    state = data_folder.state(entry, configuration.default_folders()["data"])
     texts = {key: getattr(entry, key) for key in ("shape", "outputs", "error", "licence", "origin", "bytes")}
-    return {"state": state, **texts}
+    return {"state": data_folder.state(entry, configuration.default_folders()["data"]), **texts}
 
 
 def _departures(task: str, extra: Path | None) -> dict[str, str]:
@@ -174,67 +171,26 @@ def _departures(task: str, extra: Path | None) -> dict[str, str]:
 
 
 def _error(task: dict[str, Any]) -> str:
-    """Return the name of what is reported for a task: its class's own where that is fixed, else the class."""
+    """Return the name of the error of a task whose block `data` does not give it: the class, or the usual one of its kind."""
     node = task.get("error")
-    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        return _ERRORS.get(str(task.get("kind")), "usual of kind")
-    module, _, kind = node["_target_"].rpartition(".")
-    path = Path(schema.__file__).parent.parent / f"{module.replace('.', '/')}.py"
-    if not module.startswith("orca_cli.") or not path.is_file():
-        return kind
-    classes = [item for item in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(item, ast.ClassDef)]
-    for line in (line for item in classes if item.name == kind for line in item.body):
-        is_name = isinstance(line, ast.Assign) and [ast.unparse(target) for target in line.targets] == ["name"]
-        if is_name and isinstance(line.value, ast.Constant):  # type: ignore[attr-defined]
-            return str(line.value.value)  # type: ignore[attr-defined]
-    return kind
-
-
-def _picks(defaults: Any) -> Iterator[tuple[str, str]]:
-    """Yield (group, choice) of a file's `override /group: choice` lines."""
-    for line in defaults if isinstance(defaults, list) else []:
-        for key, value in line.items() if isinstance(line, dict) else []:
-            if str(key).startswith("override /"):
-                yield str(key).removeprefix("override /"), str(value)
+    if isinstance(node, dict) and isinstance(node.get("_target_"), str):
+        return node["_target_"].rpartition(".")[2]
+    return _ERRORS.get(str(task.get("kind")), "usual of kind")
 
 
 def settings() -> list[dict[str, Any]]:
     """Return every key of the schema with type, default, what is allowed, and meaning."""
-    tree = ast.parse(Path(schema.__file__).read_text(encoding="utf-8"))
-    meanings = {node.name: dict(_meanings(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
-    return list(_settings(schema.Config, "", meanings))
-
-
-def _meanings(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    """Yield (field, text below it); Python itself does not keep the docstrings of fields."""
-    for line, following in zip(node.body, node.body[1:], strict=False):
-        is_field = isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
-        is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-        if is_field and is_text:
-            yield line.target.id, str(following.value.value)  # type: ignore[attr-defined]
-
-
-def _settings(kind: Any, prefix: str, meanings: dict[str, dict[str, str]]) -> Iterator[dict[str, Any]]:
-    for field in dataclasses.fields(kind):
-        key = prefix + field.name
-        if dataclasses.is_dataclass(field.default_factory):
-            yield from _settings(field.default_factory, f"{key}.", meanings)
-        elif key not in schema.GROUPS:
-            yield {
-                "key": key,
-                "type": str(field.type),
-                "default": field.default,
-                "allowed": _allowed(key),
-                "meaning": " ".join(meanings[kind.__name__].get(field.name, "").split()),
-            }
-
-
-def _allowed(key: str) -> str:
-    if key in schema.CHOICES:
-        return ", ".join(schema.CHOICES[key])
-    if key in schema.RANGES:
-        return schema.range_text(key, *schema.RANGES[key]).removeprefix("allowed: ")
-    return ""
+    defaults = schema.Config()
+    return [
+        {
+            "key": key,
+            "type": ranges.in_words(hint, limits=False),
+            "default": schema.lookup(defaults, key),
+            "allowed": ranges.limits_in_words(hint),
+            "meaning": ranges.meaning(hint),
+        }
+        for key, hint in schema.declared().items()
+    ]
 
 
 def _show_short(listed: dict[str, list[dict[str, Any]]]) -> Iterator[RenderableType]:
@@ -243,7 +199,7 @@ def _show_short(listed: dict[str, list[dict[str, Any]]]) -> Iterator[RenderableT
     yield _text(f"Details: orca list GROUP; keys: orca list {SETTINGS}")
 
 
-def _show_group(word: str, found: list[dict[str, Any]], with_parameters: bool) -> Iterator[RenderableType]:
+def _show_group(word: str, found: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
     group = GROUPS[word]
     if not found:
         yield _text(f"There are no {word}.")
@@ -263,10 +219,10 @@ def _show_group(word: str, found: list[dict[str, Any]], with_parameters: bool) -
     if departures := [row for entry in found for row in _departure_rows(entry)]:
         yield ""
         yield _table(("task", "protocol", "where it departs from protocol=clean"), departures)
-    if with_parameters and group != "protocol":
-        yield from _show_parameters(group, found)
+    if group != "protocol" and (in_full or group != "task"):
+        yield from _show_parameters(group, found, in_full)
     if group == "task":
-        more = "" if with_parameters else " Parameters of a task: orca list tasks NAME."
+        more = "" if in_full else " Parameters of a task: orca list tasks NAME."
         more += " The protocols: orca list protocols." if departures else ""
         yield ""
         yield _text(f"Files of a task: orca data list NAME.{more}")
@@ -298,47 +254,32 @@ def _departure_rows(entry: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield entry["name"], ", ".join(protocols), text
 
 
-def _show_parameters(group: str, found: list[dict[str, Any]]) -> Iterator[RenderableType]:
+def _show_parameters(group: str, found: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
+    """Yield the parameters: in full one a row with its meaning, else those of an entry side by side."""
     prefix = "" if group in ("hparams", "study") else f"{group}."
-    hidden = ("kind", "checkpoint")
-    pairs = [
-        (entry["name"], _pairs(prefix, {k: v for k, v in entry["parameters"].items() if k not in hidden}))
-        for entry in found
-    ]
-    pairs = [(name, text) for name, text in pairs if text]
-    if pairs:
+    for entry in found:
+        shown = {key: value for key, value in entry["parameters"].items() if key not in ("kind", "checkpoint")}
+        entry["pairs"] = [(key, _value(value)) for key, value in list_protocols.flat(prefix, shown)]
+    with_any = [entry for entry in found if entry["pairs"]]
+    if in_full:
+        for entry in with_any:
+            meanings = {f"{prefix}{key}": text for key, text in entry["meanings"].items()}
+            full = [(key, value, meanings.get(key, "")) for key, value in entry["pairs"]]
+            yield ""
+            yield _table((entry["name"], "default", "meaning"), full)
+    elif with_any:
+        rows = [(entry["name"], "  ".join("=".join(pair) for pair in entry["pairs"])) for entry in with_any]
         yield ""
-        yield _table((group, "parameters and their defaults"), pairs)
+        yield _table((group, "parameters and their defaults"), rows)
 
 
 def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
     kind = entry["parameters"].get("kind")
     data = entry["data"]
     unknown = "any" if data["origin"] == "own" else "-"
-    return (
-        entry["name"],
-        "any" if kind in (None, "???") else str(kind),
-        data["shape"] or unknown,
-        data["outputs"] or unknown,
-        entry["error"],
-        data["state"],
-    )
-
-
-def _pairs(prefix: str, parameters: dict[str, Any]) -> str:
-    flat = dict(_flat(prefix, parameters))
-    return "  ".join(f"{key}={value}" for key, value in flat.items())
-
-
-def _flat(prefix: str, value: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield dotted keys; a nested part is shown by the name of its class."""
-    for key, entry in value.items():
-        if isinstance(entry, dict) and "_target_" in entry:
-            yield f"{prefix}{key}", str(entry["_target_"]).rsplit(".", 1)[-1]
-        elif isinstance(entry, dict):
-            yield from _flat(f"{prefix}{key}.", entry)
-        else:
-            yield f"{prefix}{key}", _value(entry)
+    kind = "any" if kind in (None, "???") else str(kind)
+    shape, outputs = data["shape"] or unknown, data["outputs"] or unknown
+    return entry["name"], kind, shape, outputs, entry["error"], data["state"]
 
 
 def _value(value: Any) -> str:
@@ -355,10 +296,10 @@ def _value(value: Any) -> str:
 def _show_settings(found: list[dict[str, Any]]) -> Iterator[RenderableType]:
     rows = []
     for entry in found:
-        allowed = f" ({entry['allowed']})" if entry["allowed"] and entry["key"] in schema.RANGES else ""
-        kind = entry["type"].replace(" | None", "")
+        allowed = f" ({entry['allowed']})" if entry["allowed"] else ""
+        kind = entry["type"].removesuffix(" or null")
         rows.append((entry["key"], kind, _value(entry["default"]), entry["meaning"] + allowed))
-    note = "Groups: task body source metric finetune hparams protocol study; their parameters: orca list GROUP NAME."
+    note = "Groups: task body source metric embedder finetune hparams protocol study; their parameters: orca list GROUP NAME."
     yield _table(("setting", "type", "default", "meaning"), rows)
     yield _text(note)
 

@@ -10,7 +10,6 @@ from typing import Any
 from orca_cli import configuration, schema
 
 PLAIN = "clean"
-_PICK = "override /"
 _TARGET = "_target_"
 UNSET = "-"
 
@@ -22,7 +21,7 @@ class Departure:
     Args:
         task: the task that it is changed for; empty for all tasks.
         key: dotted, as it is typed; a part's own key (`task.loss`) stands for its class.
-        values: protocol -> value, in the order of `names`; UNSET where the protocol leaves it to a part that does not say.
+        values: protocol -> value, in the order of `names`; UNSET where neither the protocol nor the part's file sets it.
     """
 
     task: str
@@ -38,7 +37,7 @@ def names(extra: Path | None = None) -> list[str]:
 def departures(extra: Path | None = None) -> list[Departure]:
     """Return all settings that differ between protocols, those for all tasks first; values as the files write them.
 
-    Settings of training (conf/hparams) are not among them: they are of a task on a body.
+    Settings of training (conf/hparams) are not among them: they belong to a task on a body.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -82,22 +81,16 @@ def _keys(settings: dict[str, dict[str, Any]], protocols: list[str]) -> list[str
 def _settings(path: Path) -> dict[str, Any]:
     """Return dotted key -> value of a file of the whole package, with what it picks in other groups."""
     content = configuration.content(path)
-    lines = content.pop("defaults", None) or []
-    picks = {
-        key.removeprefix(_PICK): value
-        for line in lines
-        if isinstance(line, dict)
-        for key, value in line.items()
-        if key.startswith(_PICK)
-    }
+    picks = configuration.picks(content.pop("defaults", None))
     content.pop("protocol", None)
-    return picks | dict(_flat("", content))
+    return picks | dict(flat("", content))
 
 
-def _flat(prefix: str, value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def flat(prefix: str, value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values of nested settings; a part's own key has the name of its class as value."""
     for key, entry in value.items():
         if isinstance(entry, dict):
-            yield from _flat(f"{prefix}{key}.", entry)
+            yield from flat(f"{prefix}{key}.", entry)
         elif key == _TARGET:
             yield prefix.removesuffix("."), str(entry).rsplit(".", 1)[-1]
         else:

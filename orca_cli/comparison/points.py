@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_cli import compose, configuration, seeding
+from orca_cli import compose, configuration, parts, seeding
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Body, Features, Reporter, Samples, TaskData
 from orca_cli.models.assembly import build_model
@@ -172,8 +172,7 @@ class Embedding:
                 kind=task.kind,
                 input_shape=task.input_shape,
                 num_outputs=task.num_outputs,
-                embedder_init=config.embedder.init,
-                max_tokens=config.embedder.max_tokens,
+                embedder=parts.build(config.embedder, "embedder"),
                 pooling=config.predictor.pooling,
                 seed=self._seed,
             )

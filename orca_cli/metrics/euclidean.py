@@ -2,81 +2,58 @@
 
     value = 1/(n m) sum_ij |x_i - z_j|
 
-over all pairs; the released code pairs random rows, which has the same mean and more noise. Labels are not used. It is no
-distance of distributions: it is lowest where the target sits in the source's spatial median, and a cloud against itself has
+over all pairs; the released code pairs random rows, which has the same mean and more noise. Labels are not used. It is not
+a distance of distributions: it is lowest where the target is in the source's spatial median, and a cloud against itself has
 the mean distance of its own points, not 0.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import Distance, Features
+from orca_cli.interfaces import Features
 from orca_cli.metrics.transport.costs import centred, half_squared_distances
-from orca_cli.metrics.transport.envelope import attach
-from orca_cli.metrics.transport.validity import check_features
+from orca_cli.metrics.transport.envelope import Solved, closed_form
+from orca_cli.metrics.transport.validity import prepare_nothing
+from orca_cli.ranges import Count
 
 
+@dataclass(frozen=True)
 class Euclidean:
     """Mean pairwise Euclidean distance, with the gradient in closed form.
 
     Pairs of equal points have distance 0 and no part in the gradient (the subgradient of least norm). Pairs closer than
     rounding can tell (a few 1e-4 of their distance from the source's mean in float32, 1e-8 in float64) count as equal.
-
-    Args:
-        chunk: source points that are compared with all target points at once.
-
-    Raises:
-        ConfigError: a parameter is out of range.
     """
 
     convention = "not squared, not halved; not 0 for a cloud against itself"
 
-    def __init__(self, chunk: int = 4096) -> None:
-        if chunk < 1:
-            raise ConfigError(f"{chunk} is not allowed", where="metric.chunk", hint="allowed: 1 or more")
-        self.chunk = chunk
+    chunk: Annotated[Count, "Source points that are compared with all target points at once."] = 4096
 
-    @torch.no_grad()
-    def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return nothing: no part of the value depends on the source alone.
+    prepare = prepare_nothing
 
-        Raises:
-            NonFiniteError: a feature is NaN or infinite.
-            DataError: features or labels do not have the form that Features asks for.
-        """
-        check_features(source, "source")
-        return {}
-
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
-        """Return the distance; memory grows with `chunk` times m.
-
-        Diagnostics: coinciding (pairs that count as equal), n, m.
-
-        Raises:
-            NonFiniteError: a feature or the value is NaN or infinite.
-            DataError: features or labels do not have the form that Features asks for.
-        """
-        check_features(target, "target")
-        with torch.no_grad():
-            x, z = centred(source.x.to(target.x.dtype), target.x)
-            # In units of the largest entry no square overflows, and none of what matters vanishes.
-            unit = torch.maximum(x.abs().max(), z.abs().max())
-            unit = torch.where(unit > 0, unit, 1)
-            x, z, pairs = x / unit, z / unit, len(x) * len(z)
-            total = torch.zeros((), dtype=torch.float64, device=z.device)
-            coinciding = torch.zeros((), dtype=torch.int64, device=z.device)
-            gradient = torch.zeros_like(z)
-            for rows in x.split(self.chunk):
-                distances, apart = _distances(rows, z)
-                total += distances.sum(dtype=torch.float64)
-                coinciding += (~apart).sum()
-                weights = torch.where(apart, 1 / distances, 0)  # of z_j - x_i in the gradient
-                gradient += weights.sum(0)[:, None] * z - weights.T @ rows
-        diagnostics = {"coinciding": float(coinciding), "n": float(len(x)), "m": float(len(z))}
-        return attach(total / pairs * unit, gradient / pairs, target.x, diagnostics)
+    @closed_form
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
+        """Return the distance; memory grows with `chunk` times m. Diagnostics: coinciding (pairs that count as equal), n, m."""
+        x, z = centred(source.x.to(target.x.dtype), target.x)
+        # In units of the largest entry no square overflows, and none of what matters vanishes.
+        unit = torch.maximum(x.abs().max(), z.abs().max())
+        unit = torch.where(unit > 0, unit, 1)
+        x, z, pairs = x / unit, z / unit, len(x) * len(z)
+        total = torch.zeros((), dtype=torch.float64, device=z.device)
+        coinciding = torch.zeros((), dtype=torch.int64, device=z.device)
+        gradient = torch.zeros_like(z)
+        for rows in x.split(self.chunk):
+            distances, apart = _distances(rows, z)
+            total += distances.sum(dtype=torch.float64)
+            coinciding += (~apart).sum()
+            weights = torch.where(apart, 1 / distances, 0)  # of z_j - x_i in the gradient
+            gradient += weights.sum(0)[:, None] * z - weights.T @ rows
+        return total / pairs * unit, gradient / pairs, {"coinciding": float(coinciding)}
 
 
 def _distances(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

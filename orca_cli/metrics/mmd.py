@@ -12,15 +12,18 @@ The first term needs all n^2 pairs of the source and depends on the target throu
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import ConfigError, NonFiniteError
-from orca_cli.interfaces import Distance, Features
+from orca_cli.exceptions import NonFiniteError
+from orca_cli.interfaces import Features
 from orca_cli.metrics.transport.costs import centred, half_squared_distances
-from orca_cli.metrics.transport.envelope import attach
+from orca_cli.metrics.transport.envelope import Solved, closed_form
 from orca_cli.metrics.transport.validity import check_features
+from orca_cli.ranges import Count
 
 _KERNELS = 5  # K of a point with itself
 _LARGEST_SCALE = 4.0
@@ -28,30 +31,27 @@ _LOWEST, _HIGHEST = 1 / 4, 16.0  # tabulated bandwidths, in units of the source'
 _NODES = 48
 
 
+@dataclass(frozen=True)
 class MMD:
     """Squared MMD with the gradient in closed form; the bandwidth is held constant in it, as the released code does.
 
     Equal points, even all of them, give finite values: where the bandwidth would be 0 it is 1, which changes nothing for
     equal points. In float32 the value is off by about 1e-6.
 
-    Args:
-        bandwidth: "union": b is taken over source and target together (released code). "source": over the source alone, so
-            that the kernel is the same for every target and the gradient is that of the value.
-        unbiased: leave a point's pair with itself out of the first two means (the U-statistic, which may be negative and is
-            not 0 for a cloud against itself). A cloud of a single point has no other pair and keeps it. Otherwise the
-            V-statistic: 0 or more, and 0 for a cloud against itself.
-        chunk: points that are compared with all others at once.
-
-    Raises:
-        ConfigError: a parameter is out of range.
+    With bandwidth=source the kernel is the same for every target, and the gradient is that of the value. The U-statistic may
+    be negative, and is not 0 for a cloud against itself; a cloud of a single point has no other pair and keeps its own. The
+    V-statistic is at least 0, and 0 for a cloud against itself.
     """
 
-    def __init__(self, bandwidth: str = "union", unbiased: bool = False, chunk: int = 1024) -> None:
-        if bandwidth not in ("union", "source"):
-            raise ConfigError(f"'{bandwidth}' is not allowed", where="metric.bandwidth", hint="allowed: union, source")
-        if chunk < 1:
-            raise ConfigError(f"{chunk} is not allowed", where="metric.chunk", hint="allowed: 1 or more")
-        self.bandwidth, self.unbiased, self.chunk = bandwidth, unbiased, chunk
+    bandwidth: Annotated[
+        Literal["union", "source"],
+        "Mean squared distance that scales the kernels: of source and target (union, released code), or of the source alone.",
+    ] = "union"
+    unbiased: Annotated[
+        bool,
+        "Leave a point's pair with itself out of the means: true: U-statistic; false: V-statistic (released code).",
+    ] = False
+    chunk: Annotated[Count, "Points that are compared with all others at once."] = 1024
 
     @property
     def convention(self) -> str:
@@ -67,10 +67,6 @@ class MMD:
             scatter: scalar, sum of squared distances from the mean.
             self_kernel: [48], mean of K over all pairs of the source, at bandwidths `_bandwidths`; [1] where the source
                 alone gives the bandwidth.
-
-        Raises:
-            NonFiniteError: a feature is NaN or infinite.
-            DataError: features or labels do not have the form that Features asks for.
         """
         check_features(source, "source")
         x = (source.x - source.x[0]).double()
@@ -80,22 +76,12 @@ class MMD:
         bandwidths = [own] if self.bandwidth == "source" else _bandwidths(own)
         return {"mean": mean, "scatter": scatter, "self_kernel": self._self_kernel(x, bandwidths)}
 
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
+    @closed_form
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
         """Return the distance; memory grows with `chunk` times m.
 
         Diagnostics: bandwidth (b, squared units of the features), n, m.
-
-        Raises:
-            NonFiniteError: a feature or the value is NaN or infinite.
-            DataError: features or labels do not have the form that Features asks for.
         """
-        check_features(target, "target")
-        with torch.no_grad():
-            value, gradient, bandwidth = self._solve(source, prepared, target)
-        diagnostics = {"bandwidth": bandwidth, "n": float(len(source.x)), "m": float(len(target.x))}
-        return attach(value, gradient, target.x, diagnostics)
-
-    def _solve(self, source: Features, prepared: dict[str, Tensor], target: Features) -> tuple[Tensor, Tensor, float]:
         n, m = len(source.x), len(target.x)
         own = _mean_square(prepared["scatter"], n)
         origin = source.x[0].to(target.x.dtype)
@@ -128,7 +114,7 @@ class MMD:
             within += kernel.sum(dtype=torch.float64)
             gradient[start : start + self.chunk] += (slope.sum(1)[:, None] * rows - slope @ z).mul_(4 / pairs)
         value = self._mean(self_kernel, n) + self._mean(within / m**2, m) - 2 * cross / (n * m)
-        return value, gradient / unit, bandwidth
+        return value, gradient / unit, {"bandwidth": bandwidth}
 
     def _mean(self, mean: Tensor, points: int) -> Tensor:
         """Return the mean of K over all pairs, or over the pairs of different points where those are asked for."""

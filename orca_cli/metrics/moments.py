@@ -8,43 +8,33 @@ are not used: a target class is compared with the whole source.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics.transport.validity import check_features
+from orca_cli.metrics.transport.validity import check_features, check_finite
+from orca_cli.ranges import Positive
 
 
+@dataclass(frozen=True)
 class Moments:
     """Mean over dimensions of squared differences of mean and standard deviation.
 
     Standard deviations are those of the points themselves (divided by n, not n - 1), so that a single point has one: 0,
-    up to the root of eps. Computed in float64. 0 for a cloud against itself, and for any two of the same moments.
-
-    Args:
-        eps: added to variances under the root, which keeps the gradient finite where a dimension is constant; above 0, in
-            squared units of the features.
-
-    Raises:
-        ConfigError: a parameter is out of range.
+    up to the root of eps, which keeps the gradient finite where a dimension is constant. Computed in float64. 0 for a cloud
+    against itself, and for any two of the same moments.
     """
 
     convention = "squared, mean over dimensions, not halved"
 
-    def __init__(self, eps: float = 1e-12) -> None:
-        if not eps > 0:
-            raise ConfigError(f"{eps} is not allowed", where="metric.eps", hint="allowed: above 0")
-        self.eps = eps
+    eps: Annotated[Positive, "Added to variances under the root, in squared units of the features."] = 1e-12
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return the source's mean [d] and std [d], float64.
-
-        Raises:
-            NonFiniteError: a feature is NaN or infinite.
-            DataError: features or labels do not have the form that Features asks for.
-        """
+        """Return the source's mean [d] and std [d], float64."""
         check_features(source, "source")
         mean, std = self._moments(source.x)
         return {"mean": mean, "std": std}
@@ -53,18 +43,13 @@ class Moments:
         """Return the distance; memory grows with m times d.
 
         Diagnostics: mean_part and std_part, which add up to the value; m.
-
-        Raises:
-            NonFiniteError: a feature or the value is NaN or infinite.
-            DataError: features or labels do not have the form that Features asks for.
         """
         check_features(target, "target")
         mean, std = self._moments(target.x)
         mean_part = (mean - prepared["mean"]).square().mean()
         std_part = (std - prepared["std"]).square().mean()
         value = (mean_part + std_part).to(target.x.dtype)
-        if not bool(torch.isfinite(value)):
-            raise NonFiniteError("the distance is not finite", where="metric", hint="lower the learning rate")
+        check_finite(value)
         parts = {"mean_part": float(mean_part.detach()), "std_part": float(std_part.detach())}
         return Distance(value, parts | {"m": float(len(target.x))})
 

@@ -12,20 +12,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from orca_cli.interfaces import Distance, Features
+from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import envelope, label_distances
-from orca_cli.metrics.transport.costs import centred, double, half_squared_distances, needs_double
+from orca_cli.metrics.transport.costs import double, half_squared_distances, resolved
 from orca_cli.metrics.transport.label_distances import PairGroup
 from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, class_plans, outer_plan, slope
-from orca_cli.metrics.transport.validity import check_features, check_pair
+from orca_cli.metrics.transport.validity import check_features
 
 
 class OTDD(Transport):
     """Debiased entropic OTDD with gradient through features and label distances; arguments as in `Transport`.
 
-    Reg is absolute: features that are small against its root blur into one point and have distance 0; where features are
-    so large that float32 cannot resolve reg beside their costs, the problem is solved in float64. A class with one point
-    is a cloud of one point; a class without points carries no weight.
+    Reg is absolute: features that are small against its root blur into one point and have distance 0; where their costs are
+    so large that float32 cannot resolve reg, the problem is solved in float64. A class with one point is a cloud of one
+    point; a class without points carries no weight.
 
     The defaults are chosen on 3,000 embedded tokens of a language body (384 wide, 8 classes) against 128 tokens of one
     target class, along 60 steps of alignment: the gradient's cosine with the converged float64 solution is above 0.9999
@@ -47,15 +47,9 @@ class OTDD(Transport):
             self_term: scalar, OT_reg(source, source).
             self_source: scalar, what is left of OTDD(source, source) when its cross term gets one update more than the
                 self term: 0 when converged.
-
-        Raises:
-            NonFiniteError: a feature is NaN or infinite.
-            DataError: features or labels do not have the form that Features asks for.
         """
         check_features(source, "source")
-        x = centred(source.x)[0]
-        if needs_double(x, x, self.reg):
-            x = x.double()
+        (x,) = resolved(self.reg, source.x)
         classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
 
         def cost(rows: Tensor, columns: Tensor) -> Tensor:
@@ -63,40 +57,27 @@ class OTDD(Transport):
 
         selves = label_distances.solve_selves(classes, cost, self.solve_symmetric(self.reg / 2))
         class_self = label_distances.values(selves, (source.num_classes,) * 2).diagonal()
-        present = classes.present
-        pairs = [(a, b) for a in present for b in present if a < b]
-        solved = label_distances.solve_pairs(pairs, classes, classes, cost, self.solve_values(self.reg / 2))
+        between = label_distances.pairs(classes, classes)
+        solved = label_distances.solve_pairs(between, classes, classes, cost, self.solve_values(self.reg / 2))
         above = _label_table(solved, class_self, class_self)
         labels_source = above + above.T
         self_term, self_source = self.source_term(x, source.labels, labels_source)
-        return {
-            "class_self": double(class_self),
-            "labels_source": double(labels_source),
-            "self_term": double(self_term),
-            "self_source": double(self_source),
+        constants = {
+            "class_self": class_self,
+            "labels_source": labels_source,
+            "self_term": self_term,
+            "self_source": self_source,
         }
+        return {name: double(value) for name, value in constants.items()}
 
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
+    @envelope.closed_form
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> envelope.Solved:
         """Return the distance; memory is that of the n x m cost and, while its classes are solved, of its largest block.
 
         Diagnostics: iterations and marginal_error (the largest over all problems), converged (1 where every problem reached
         the tolerance, 0 where a bound ended one), self_source as in `prepare`, n, m.
-
-        Raises:
-            NonFiniteError: a feature or the value is NaN or infinite.
-            DataError: features or labels do not have the form that Features asks for.
         """
-        check_pair(source, target)
-        with torch.no_grad():
-            value, gradient, diagnostics = self._solve_all(source, prepared, target)
-        return envelope.attach(value, gradient, target.x, diagnostics)
-
-    def _solve_all(
-        self, source: Features, prepared: dict[str, Tensor], target: Features
-    ) -> tuple[Tensor, Tensor, dict[str, float]]:
-        x, z = centred(source.x.to(target.x.dtype), target.x)
-        if needs_double(x, z, self.reg):
-            x, z = x.double(), z.double()
+        x, z = resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
         sources = label_distances.index_classes(source.labels, k, x.dtype)
         targets = label_distances.index_classes(target.labels, l, x.dtype)
@@ -105,20 +86,20 @@ class OTDD(Transport):
 
         selves = label_distances.solve_selves(targets, label_distances.from_matrix(own), inside_symmetric)
         target_self = label_distances.values(selves, (l, l)).diagonal()
-        # With one target class W is constant along the rows of the cost: it moves the value and not the plan, and the
+        # With one target class W is constant along the rows of the cost: it changes the value but not the plan, and the
         # plan's potentials are a good start for the pairs of classes.
         single = len(targets.present) == 1
         outer = self.outer(cross) if single else None
-        pairs = [(a, b) for a in sources.present for b in targets.present]
+        pairs = label_distances.pairs(sources, targets)
         inside = self.solve(self.reg / 2, outer.g if outer else None)
         between = label_distances.solve_pairs(pairs, sources, targets, label_distances.from_matrix(cross), inside)
         label_cross = _label_table(between, prepared["class_self"].to(x), target_self)
-        pairs = [(a, b) for a in targets.present for b in targets.present if a < b]
+        pairs = label_distances.pairs(targets, targets)
         inside = self.solve(self.reg / 2)
         within = label_distances.solve_pairs(pairs, targets, targets, label_distances.from_matrix(own), inside)
         label_own = _label_table(within, target_self, target_self)
         label_own = label_own + label_own.T
-        # What the costs hold beside half squared distances is taken back where pairs of classes meet them.
+        # What is added to half squared distances in the costs is taken back where pairs of classes use them.
         beside_cross, beside_own = torch.zeros_like(label_cross), label_own / 2
         shift = cross.new_zeros(())
         if outer:
@@ -150,7 +131,7 @@ class OTDD(Transport):
         pairs_plan = class_plans(left, right, target.labels, target.labels, self.reg / 2, own_mass)
         gradient -= slope([plan, pairs_plan], own, z, z)
         solutions = [outer, outer_self, *(group.solution for group in (*selves, *between, *within))]
-        return value, gradient, self.diagnostics(solutions, prepared, (len(x), len(z)))
+        return value, gradient, self.diagnostics(solutions, prepared)
 
 
 def _label_table(groups: list[PairGroup], left_self: Tensor, right_self: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from orca_cli.interfaces import Distance, Features
+from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import bures, envelope
-from orca_cli.metrics.transport.costs import centred, double, half_squared_distances, needs_double
+from orca_cli.metrics.transport.costs import double, half_squared_distances, resolved
 from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, outer_plan, slope
-from orca_cli.metrics.transport.validity import check_features, check_pair
+from orca_cli.metrics.transport.validity import check_features
 
 
 class OTDDGaussian(Transport):
@@ -36,15 +36,9 @@ class OTDDGaussian(Transport):
             self_term: scalar, OT_reg(source, source).
             self_source: scalar, what is left of OTDD(source, source) when its cross term gets one update more than the
                 self term: 0 when converged.
-
-        Raises:
-            NonFiniteError: a feature is NaN or infinite.
-            DataError: features or labels do not have the form that Features asks for.
         """
         check_features(source, "source")
-        x = centred(source.x)[0]
-        if needs_double(x, x, self.reg):
-            x = x.double()
+        (x,) = resolved(self.reg, source.x)
         members = _members(source)
         labels = x.new_zeros(source.num_classes, source.num_classes)
         points = {label: double(x[rows]) for label, rows in members.items()}
@@ -54,27 +48,14 @@ class OTDDGaussian(Transport):
         self_term, self_source = self.source_term(x, source.labels, labels)
         return {"self_term": double(self_term), "self_source": double(self_source)}
 
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
+    @envelope.closed_form
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> envelope.Solved:
         """Return the distance; memory is that of the n x m cost and, while classes are compared, of the largest block.
 
         Diagnostics: iterations and marginal_error (the larger of the two outer problems), converged (1 where both reached the
         tolerance, 0 where a bound ended one), self_source as in `prepare`, n, m.
-
-        Raises:
-            NonFiniteError: a feature or the value is NaN or infinite.
-            DataError: features or labels do not have the form that Features asks for.
         """
-        check_pair(source, target)
-        with torch.no_grad():
-            value, slope, diagnostics = self._solve(source, prepared, target)
-        return envelope.attach(value, slope, target.x, diagnostics)
-
-    def _solve(
-        self, source: Features, prepared: dict[str, Tensor], target: Features
-    ) -> tuple[Tensor, Tensor, dict[str, float]]:
-        x, z = centred(source.x.to(target.x.dtype), target.x)
-        if needs_double(x, z, self.reg):
-            x, z = x.double(), z.double()
+        x, z = resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
         cross, own = half_squared_distances(x, z), half_squared_distances(z, z)
         sources, targets = _members(source), _members(target)
@@ -95,7 +76,7 @@ class OTDDGaussian(Transport):
         mass = class_mass(plan, own, (l, l))
         gradient -= slope([plan], own, z, z)
         within.add_slopes(gradient, (mass + mass.T) / -2)
-        return value, gradient, self.diagnostics([outer, outer_self], prepared, (len(x), len(z)))
+        return value, gradient, self.diagnostics([outer, outer_self], prepared)
 
 
 class _Couplings:

@@ -17,52 +17,53 @@ only the first argument of each cost differentiated,
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import Distance, Features
+from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import annealed, envelope, label_distances
 from orca_cli.metrics.transport.annealed import Annealing, Levels
-from orca_cli.metrics.transport.costs import centred, half_squared_distances, needs_double
+from orca_cli.metrics.transport.costs import half_squared_distances, resolved
 from orca_cli.metrics.transport.label_distances import ClassIndex
 from orca_cli.metrics.transport.label_distances import groups as group_pairs
-from orca_cli.metrics.transport.validity import check_features, check_pair
+from orca_cli.metrics.transport.validity import check_features
+from orca_cli.ranges import Fraction, Positive
 
 # Far below rounding, and high enough that no product becomes denormal, with which a CPU is many times slower.
 _MIN_EXPONENT = -50.0
 
 
+@dataclass(frozen=True)
 class OTDDReference:
     """Value and gradient of the released code.
 
     Value to 1e-4 and gradient to a cosine of 0.9999 of what geomloss's `SamplesLoss` gives for the whole problem. Classes
-    of one point are kept; the released code leaves them out. Features of a scale that float32 cannot resolve beside reg are
-    taken in float64, where the released code goes on in float32.
-
-    Args:
-        reg: entropic strength of the outer problem, absolute, beside halved squared distances; above 0.
-        label_reg: that of W, beside squared distances that are not halved; above 0.
-        scaling: root of the ratio between two levels of annealing, 0..1, both excluded.
-
-    Raises:
-        ConfigError: a parameter is out of range.
+    of one point are kept; the released code leaves them out. Where float32 cannot resolve reg at the scale of the
+    features, float64 is used; the released code stays in float32.
     """
 
     convention = "squared, halved costs, debiased, annealed and stopped as in the released code"
 
-    def __init__(self, reg: float = 0.1, label_reg: float = 0.1, scaling: float = 0.5) -> None:
-        bounds = {
-            "reg": (reg, reg > 0, "above 0"),
-            "label_reg": (label_reg, label_reg > 0, "above 0"),
-            "scaling": (scaling, 0 < scaling < 1, "above 0 and below 1"),
-        }
-        for name, (value, valid, allowed) in bounds.items():
-            if not valid:
-                raise ConfigError(f"{value} is not allowed", where=f"metric.{name}", hint=f"allowed: {allowed}")
-        self.outer = Annealing(reg, scaling)
-        self.inner = Annealing(label_reg, scaling, unit=2)
+    reg: Annotated[Positive, "Entropic strength of the transport of points, in units of halved squared distances."] = (
+        0.1
+    )
+    label_reg: Annotated[Positive, "Entropic strength inside label distances, in units of squared distances."] = 0.1
+    scaling: Annotated[
+        Fraction, "Root of the ratio between two levels of annealing, which go from the squared diameter to reg."
+    ] = 0.5
+
+    @property
+    def outer(self) -> Annealing:
+        """How reg falls between points."""
+        return Annealing(self.reg, self.scaling)
+
+    @property
+    def inner(self) -> Annealing:
+        """How reg falls inside label distances."""
+        return Annealing(self.label_reg, self.scaling, unit=2)
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
@@ -72,15 +73,9 @@ class OTDDReference:
             low, high: [k, d], ranges of the classes' features; infinite for a class without points.
             class_self: [k, 29], transport of each class to itself, as a table over diameters (`annealed.tabulate`).
             source_self: [1, 29], likewise of the whole source.
-
-        Raises:
-            NonFiniteError: a feature is NaN or infinite.
-            DataError: features or labels do not have the form that Features asks for.
         """
         check_features(source, "source")
-        x = centred(source.x)[0]
-        if needs_double(x, x, self._smallest_reg()):
-            x = x.double()
+        (x,) = resolved(self._smallest_reg(), source.x)
         low, high = _ranges(source)
         classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
         present = classes.present
@@ -93,7 +88,7 @@ class OTDDReference:
         def cost(rows: Tensor, columns: Tensor) -> Tensor:
             return half_squared_distances(x[rows], x[columns])
 
-        pairs = [(a, b) for a in present for b in present if a < b]
+        pairs = label_distances.pairs(classes, classes)
         selves = {(a, b): self._read(tables[a], squares[a][b]) + self._read(tables[b], squares[a][b]) for a, b in pairs}
         between = self._label_distances(pairs, classes, classes, cost, squares, selves)
         between = between + between.T
@@ -111,27 +106,14 @@ class OTDDReference:
             "source_self": table[None],
         }
 
-    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
+    @envelope.closed_form
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> envelope.Solved:
         """Return the distance; memory grows with n times m.
 
         Diagnostics: iterations (updates of the outer problem), marginal_error (L1 error of the outer plan on the source's
         side, where the released code stops too early to be right), self_source (0: both sides take the same steps), n, m.
-
-        Raises:
-            NonFiniteError: a feature or the value is NaN or infinite.
-            DataError: features or labels do not have the form that Features asks for.
         """
-        check_pair(source, target)
-        with torch.no_grad():
-            value, slope, diagnostics = self._solve(source, prepared, target)
-        return envelope.attach(value, slope, target.x, diagnostics)
-
-    def _solve(
-        self, source: Features, prepared: dict[str, Tensor], target: Features
-    ) -> tuple[Tensor, Tensor, dict[str, float]]:
-        x, z = centred(source.x.to(target.x.dtype), target.x)
-        if needs_double(x, z, self._smallest_reg()):
-            x, z = x.double(), z.double()
+        x, z = resolved(self._smallest_reg(), source.x.to(target.x.dtype), target.x)
         n, m = len(x), len(z)
         cost, own = half_squared_distances(x, z), half_squared_distances(z, z)
         sources = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
@@ -158,8 +140,6 @@ class OTDDReference:
             "iterations": float(len(levels.step)),
             "marginal_error": float((plan.sum(1) - 1 / n).abs().sum()),
             "self_source": 0.0,
-            "n": float(n),
-            "m": float(m),
         }
         return value[0] - own_self[0] - source_self, within @ z - plan.T @ x, diagnostics
 
@@ -176,8 +156,7 @@ class OTDDReference:
         cross_squares = _square_diameters(prepared["low"], prepared["high"], *ranges).tolist()
         own_squares = _square_diameters(*ranges, *ranges).tolist()
         tables = prepared["class_self"].tolist()
-        cross_pairs = [(a, b) for a in sources.present for b in targets.present]
-        own_pairs = [(b, other) for b in targets.present for other in targets.present if b < other]
+        cross_pairs, own_pairs = label_distances.pairs(sources, targets), label_distances.pairs(targets, targets)
         cross_selves = {(a, b): self._read(tables[a], cross_squares[a][b]) for a, b in cross_pairs}
         own_selves = dict.fromkeys(own_pairs, 0.0)
         for b in targets.present:

@@ -10,56 +10,38 @@ classes that lie apart. It uses the target's features and labels and nothing of 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics.transport.validity import check_features
+from orca_cli.metrics.transport.validity import check_features, check_finite, prepare_nothing
+from orca_cli.ranges import Positive
 
 
+@dataclass(frozen=True)
 class TransRate:
     """Negative TransRate of the target, differentiated by autograd in float64.
 
     Classes without a point do not count. With one class R(Z) = R(Z_1): value and gradient are 0, so a class-wise problem
-    teaches nothing, and several target classes have to be put into one problem (align.classes_per_problem).
-
-    Args:
-        eps: distortion, above 0; in squared units of the features, or of the normalised ones.
-        normalise: divide the centred features by their Frobenius norm, as the authors do. Without it the value falls
-            without bound as features grow.
-
-    Raises:
-        ConfigError: a parameter is out of range.
+    teaches nothing, and several target classes have to be put into one problem (align.classes_per_problem). Without
+    `normalise` the value falls without bound as features grow.
     """
 
     convention = "negative TransRate in nats, of the target alone; 0 with one class"
     least_classes = 2  # with one, the value says nothing
 
-    def __init__(self, eps: float = 1e-4, normalise: bool = True) -> None:
-        if not eps > 0:
-            raise ConfigError(f"{eps} is not allowed", where="metric.eps", hint="allowed: above 0")
-        self.eps, self.normalise = eps, normalise
+    eps: Annotated[Positive, "Distortion of the coding rate, in squared units of the (normalised) features."] = 1e-4
+    normalise: Annotated[bool, "Divide the centred features by their Frobenius norm, as the authors do."] = True
 
-    @torch.no_grad()
-    def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return nothing: the source has no part in TransRate.
-
-        Raises:
-            NonFiniteError: a feature is NaN or infinite.
-            DataError: features or labels do not have the form that Features asks for.
-        """
-        check_features(source, "source")
-        return {}
+    prepare = prepare_nothing
 
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
         """Return minus TransRate of the target; memory grows with min(m, d) squared.
 
         Diagnostics: rate (of all features), class_rate (mean of the classes'), classes (with a point), m.
-
-        Raises:
-            NonFiniteError: a feature or the value is NaN or infinite.
-            DataError: features or labels do not have the form that Features asks for.
         """
         check_features(target, "target")
         z = target.x.double()
@@ -75,8 +57,7 @@ class TransRate:
         else:
             class_rate = torch.stack([self._coding_rate(z[target.labels == label]) for label in present]).mean()
         value = (class_rate - rate).to(target.x.dtype)
-        if not bool(torch.isfinite(value)):
-            raise NonFiniteError("the distance is not finite", where="metric", hint="lower the learning rate")
+        check_finite(value)
         diagnostics = {
             "rate": float(rate.detach()),
             "class_rate": float(class_rate.detach()),

@@ -6,9 +6,9 @@ from typing import Any
 
 from orca_cli import seeding
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import Body, Kind, Scale
-from orca_cli.models.embedders.convolution import ConvolutionEmbedder
-from orca_cli.models.geometry import TokenLayout, layout
+from orca_cli.interfaces import Body, Embedder, Kind, Scale, TokenLayout
+from orca_cli.models.embedders.patch import Patch
+from orca_cli.models.geometry import layout
 from orca_cli.models.predictors.dense import DensePredictor
 from orca_cli.models.predictors.pooled import PooledPredictor
 from orca_cli.models.transfer import TransferModel
@@ -21,16 +21,15 @@ def build_model(
     input_shape: tuple[int, ...],
     num_outputs: int,
     seed: int,
-    embedder_init: str = "pretrained",
-    max_tokens: int | None = None,
+    embedder: Embedder | None = None,
     pooling: str = "mean",
     target_scale: Scale | None = None,
     causal: bool = False,
 ) -> TransferModel:
     """Return a transfer model whose embedder and predictor fit the task and the body.
 
-    The first weights of embedder and predictor depend on the seed and the shapes alone: not on the metric, not on what is
-    trained, so that all arms of an ablation start from the same point.
+    The first weights of embedder and predictor depend on the seed, the embedder and the shapes alone: not on the metric, not
+    on what is trained, so that all arms of an ablation start from the same point.
 
     Args:
         body: the pretrained transformer.
@@ -38,68 +37,77 @@ def build_model(
         input_shape: (C, L) or (C, H, W).
         num_outputs: K.
         seed: the run's seed.
-        embedder_init: "pretrained" or "random".
-        max_tokens: upper bound on the tokens; the body's own by default.
-        pooling: "mean" or "class_token"; without effect on dense outputs.
+        embedder: what makes the input layer; `Patch()` by default.
+        pooling: "mean" or "class_token" (the first prefix token); without effect on dense outputs.
         target_scale: maps raw outputs to the task's units.
         causal: whether an output may see inputs at its own and at earlier positions only.
 
     Raises:
-        ConfigError: more tokens are asked for than the body takes, it has no classification token, or it cannot keep the
+        ConfigError: more tokens are asked for than the body takes, it has no prefix token to pool, or a part cannot keep the
             future out of a causal task.
     """
-    uses_class_token = pooling == "class_token" and kind != "dense"
-    class_token = body.class_token() if uses_class_token else None
-    if uses_class_token and class_token is None:
+    embedder = embedder or Patch()
+    pools_prefix = pooling == "class_token" and kind != "dense"
+    prefix = body.prefix_tokens() if pools_prefix or body.needs_prefix else None
+    if pools_prefix and prefix is None:
         raise ConfigError(
             "this body has no classification token", where="predictor.pooling", hint="use predictor.pooling=mean"
         )
-    largest = body.max_tokens - int(uses_class_token)
-    if max_tokens is not None and max_tokens > largest:
+    largest = body.max_tokens - (0 if prefix is None else len(prefix))
+    if embedder.max_tokens is not None and embedder.max_tokens > largest:
         raise ConfigError(
-            f"{max_tokens} is more than the body takes", where="embedder.max_tokens", hint=f"allowed: 1 to {largest}"
+            f"{embedder.max_tokens} is more than the body takes",
+            where="embedder.max_tokens",
+            hint=f"allowed: 1 to {largest}",
         )
-    cut = layout(input_shape, max_tokens=max_tokens or largest, canvas=body.canvas)
+    cut = layout(input_shape, max_tokens=embedder.max_tokens or largest, canvas=body.canvas)
     if causal:
-        _check_causal(kind, cut)
+        _check_causal(kind, cut, embedder, body)
     seeding.seed_torch(seed, "build", "embedder")
-    embedder = ConvolutionEmbedder(cut, body.width, body.embedder_init(), init=embedder_init, class_token=class_token)
+    first = embedder(cut, body.width, body.embedder_init(), prefix)
     seeding.seed_torch(seed, "build", "predictor")
     if kind == "dense":
         predictor: Any = DensePredictor(body.feature_width, num_outputs, cut, body.downsampling)
     else:
         predictor = PooledPredictor(body.feature_width, num_outputs, pooling)
-    return TransferModel(embedder, body, predictor, scale=target_scale, causal=causal)
+    return TransferModel(first, body, predictor, scale=target_scale, causal=causal)
 
 
-def _check_causal(kind: Kind, cut: TokenLayout) -> None:
+def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) -> None:
     """Refuse what would let an output see inputs after its own position."""
     if kind != "dense" or len(cut.input_shape) != 2:
-        raise ConfigError("a causal task has dense outputs along a sequence", where="task")
-    if cut.canvas is not None:
+        raise ConfigError("a causal task needs dense outputs along a sequence", where="task")
+    if not body.can_be_causal:
         raise ConfigError(
-            "this task forecasts, and this body sees the whole input at once",
+            "this task forecasts, but this body sees the whole input at once",
             where="body",
             hint="use a text body, such as body=minilm",
+        )
+    if not embedder.can_be_causal:
+        raise ConfigError(
+            "this task forecasts, but a token of this embedder sees beyond its own step",
+            where="embedder",
+            hint="use embedder=patch",
         )
     if cut.kernel > 1:
         steps = cut.input_shape[1]
         raise ConfigError(
             f"this task forecasts, and {steps} steps in {cut.tokens} tokens would show a step those that follow it",
             where="embedder.max_tokens",
-            hint=f"a body that takes {steps} tokens or more is needed",
+            hint=f"use a body that takes at least {steps} tokens",
         )
 
 
 def describe(model: TransferModel) -> dict[str, Any]:
-    """Return shapes, kernel, tokens and parameters per part, JSON-able."""
+    """Return shapes, kernel, stride, tokens and parameters per part, JSON-able."""
     cut, body = model.embedder.layout, model.body
     parts = {"embedder": model.embedder, "body": body, "predictor": model.predictor}
     return {
         "input_shape": list(cut.input_shape),
         "fold": None if cut.fold is None else list(cut.fold),
         "canvas": None if cut.canvas is None else list(cut.canvas),
-        "kernel": cut.kernel,
+        "kernel": model.embedder.kernel,
+        "stride": cut.kernel,
         "grid": list(cut.grid),
         "tokens": cut.tokens,
         "max_tokens": body.max_tokens,

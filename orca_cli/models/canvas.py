@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from orca_cli.models.geometry import TokenLayout
+from orca_cli.interfaces import TokenLayout
 
 
 def to_canvas(x: Tensor, layout: TokenLayout) -> Tensor:

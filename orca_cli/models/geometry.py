@@ -3,45 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class TokenLayout:
-    """The way from an input to a grid of tokens.
-
-    Args:
-        input_shape: (C, L) or (C, H, W), the task's.
-        fold: (rows, columns) that a sequence is folded into, row by row; None where nothing is folded.
-        canvas: (height, width) that the (folded) map is resized to; None where it keeps its size.
-        kernel: k, kernel and stride of the embedder along every axis.
-        extent: what the convolution sees, before padding: (L,), (H, W) or the canvas.
-        grid: tokens per axis, ceil(extent / k).
-    """
-
-    input_shape: tuple[int, ...]
-    fold: tuple[int, int] | None
-    canvas: tuple[int, int] | None
-    kernel: int
-    extent: tuple[int, ...]
-    grid: tuple[int, ...]
-
-    @property
-    def tokens(self) -> int:
-        """Return T, the number of tokens of a sample."""
-        return math.prod(self.grid)
-
-    @property
-    def padded(self) -> tuple[int, ...]:
-        """Return the extent after padding its end to a multiple of the kernel."""
-        return tuple(self.kernel * size for size in self.grid)
+from orca_cli.interfaces import TokenLayout
 
 
 def layout(input_shape: tuple[int, ...], *, max_tokens: int, canvas: tuple[int, int] | None) -> TokenLayout:
     """Return how inputs of one shape become at most `max_tokens` tokens.
 
     Bodies without a canvas (text) take the input as it is: a map is cut into k x k patches that are read row by row.
-    Bodies with a canvas (Swin) get every input at their resolution; a sequence is first folded into a near-square map.
+    Bodies with a canvas (images) get every input at their resolution; a sequence is first folded into a near-square map.
 
     Args:
         input_shape: (C, L) or (C, H, W).

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from orca_cli.interfaces import Scale, Tokens
-from orca_cli.models.embedders.convolution import ConvolutionEmbedder
 
 
 class TransferModel(nn.Module):
@@ -19,18 +17,12 @@ class TransferModel(nn.Module):
     scale_std: Tensor
 
     def __init__(
-        self,
-        embedder: ConvolutionEmbedder,
-        body: Any,
-        predictor: nn.Module,
-        *,
-        scale: Scale | None = None,
-        causal: bool = False,
+        self, embedder: Any, body: Any, predictor: nn.Module, *, scale: Scale | None = None, causal: bool = False
     ) -> None:
         """Put the parts together.
 
         Args:
-            embedder: f.
+            embedder: f, what an Embedder (interfaces) returned.
             body: g, a Body (interfaces).
             predictor: h.
             scale: maps raw outputs to the task's units.
@@ -56,11 +48,13 @@ class TransferModel(nn.Module):
             valid: [B, *E] bool, False where the input is padding.
         """
         tokens = self.embed(x, valid)
+        joined, mask, length = tokens.x, tokens.mask, 0
         if self.embedder.class_token is not None:
-            first = self.embedder.class_token.expand(len(x), 1, -1)
-            mask = torch.cat([tokens.mask.new_ones(len(x), 1), tokens.mask], dim=1)
-            tokens = Tokens(torch.cat([first, tokens.x], dim=1), mask, (tokens.grid[0] + 1,))
-        outputs = self.predictor(self.body(replace(tokens, causal=self.causal)))
+            prefix = self.embedder.class_token.view(-1, joined.shape[-1])
+            length = len(prefix)
+            joined = torch.cat([prefix.expand(len(x), -1, -1), joined], dim=1)
+            mask = torch.cat([mask.new_ones(len(x), length), mask], dim=1)
+        outputs = self.predictor(self.body(Tokens(joined, mask, tokens.grid, self.causal, length)))
         if self.has_scale:
             outputs = outputs * self.scale_std + self.scale_mean
         return outputs

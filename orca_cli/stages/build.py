@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from orca_cli import parts, seeding
-from orca_cli.compose import source_reader, task_reader
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Body, Error, Finetune, Loss, Reporter, SourceData, TaskData
 from orca_cli.losses.defaults import default_loss
 from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.bodies.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
+from orca_cli.part_groups import part_node
 from orca_cli.schema import Config
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.defaults import default_error
@@ -59,8 +59,7 @@ def build(config: Config, reporter: Reporter) -> Built:
         kind=task.kind,
         input_shape=task.input_shape,
         num_outputs=task.num_outputs,
-        embedder_init=config.embedder.init,
-        max_tokens=config.embedder.max_tokens,
+        embedder=parts.build(config.embedder, "embedder"),
         pooling=config.predictor.pooling,
         target_scale=task.target_scale,
         causal=task.causal,
@@ -77,7 +76,7 @@ def build(config: Config, reporter: Reporter) -> Built:
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
     """Read and split the task's data; the test split stays closed, unless the protocol validates on it."""
-    reader = task_reader(config.task)
+    reader = part_node(config, "task")
     task: TaskData = parts.build(reader, "task", kind=config.task.get("kind"), reporter=reporter, **_folders(config))
     if not isinstance(task, TaskData):
         raise ConfigError(
@@ -98,7 +97,7 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
 
 def read_source(config: Config, reporter: Reporter) -> SourceData:
     """Read the labelled examples of the body's own modality."""
-    reader = source_reader(config.source)
+    reader = part_node(config, "source")
     source: SourceData = parts.build(reader, "source", seed=config.seed, reporter=reporter, **_folders(config))
     return source
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from orca_cli import parts, seeding
-from orca_cli.compose import check_classes
 from orca_cli.interfaces import Features, Metric, Reporter
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
+from orca_cli.part_groups import check_classes
 from orca_cli.schema import Config
 from orca_cli.stages.build import Built, read_source
 from orca_cli.stages.problem import Labelled, Problem

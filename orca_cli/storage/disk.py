@@ -202,8 +202,8 @@ def claim_folder(parent: Path, name: Callable[[], str]) -> Path:
             return path
 
 
-def require_space(folder: Path, size: int) -> None:
-    """Refuse what the disk has no room for, before anything is written.
+def require_space(folder: Path, size: int, what: str = "") -> None:
+    """Refuse what the disk has no room for, before anything is written; `what` names it in the message.
 
     Raises:
         StorageError: fewer than `size` bytes are free below `folder`.
@@ -211,7 +211,7 @@ def require_space(folder: Path, size: int) -> None:
     free = _free_bytes(folder)
     if free is not None and free < size:
         raise StorageError(
-            f"no space left: {size / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free",
+            f"no space left{what and f' for {what}'}: {size / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free",
             where=str(folder),
             hint="free some space and repeat",
         )

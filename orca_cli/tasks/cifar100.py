@@ -22,7 +22,7 @@ from orca_cli.tasks.shared.pixels import PixelSamples
 from orca_cli.tasks.shared.published import entries, note
 from orca_cli.untrusted.cifar import SIDE, LabelledImages, checked
 from orca_cli.untrusted.first_bytes import GZIP, first_bytes
-from orca_cli.untrusted.pickle import unpickle
+from orca_cli.untrusted.pickle import unpickle, unpickle_bytes
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # of the training pixels in 0..1
 _CLASSES = 100
@@ -130,9 +130,9 @@ def _entries(place: Path, name: str, *wanted: str) -> tuple[list[Any], str]:
     """Return entries of a file's dict, and the file's name for messages."""
     where = str(place / name) if place.is_dir() else f"{place}[{_FOLDER}/{name}]"
     record = (
-        unpickle.load(place / name, max_bytes=_MAX_BYTES)
+        unpickle(place / name, max_bytes=_MAX_BYTES)
         if place.is_dir()
-        else unpickle.loads(_member(place, f"{_FOLDER}/{name}"), where)
+        else unpickle_bytes(_member(place, f"{_FOLDER}/{name}"), where)
     )
     return entries(record, wanted, where, _AGAIN), where
 

@@ -24,7 +24,7 @@ from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.tasks.shared.one_hot import OverLength, Sequences, end_to_end
 from orca_cli.tasks.shared.published import find_first, note, overlap_warning, read_text
 from orca_cli.untrusted import lmdb
-from orca_cli.untrusted.pickle import unpickle
+from orca_cli.untrusted.pickle import unpickle_bytes, unpickle_each
 
 NUM_FOLDS = 1195
 # TAPE's IUPAC vocabulary: the channel of a symbol is its id there. There is no J.
@@ -139,19 +139,17 @@ def _joined(a: Sequences, b: Sequences) -> Sequences:
 
 
 def _lmdb_records(place: Path) -> Iterator[Any]:
-    with lmdb.Records(place) as records:
-        count = records.get("num_examples")
-        if count is None:
-            raise DataError("has no 'num_examples'", where=str(place), hint=_HINT)
-        total = unpickle.loads(count, f"{place}[num_examples]")
-        if isinstance(total, bool) or not isinstance(total, (int, np.integer)) or total < 0:
-            raise DataError(f"'num_examples' is {str(total)[:20]}, not a number", where=str(place), hint=_HINT)
-        yield from unpickle.loads_each(_contents(place, records, int(total)))
+    (count,) = lmdb.read(place, ["num_examples"])
+    if count is None:
+        raise DataError("has no 'num_examples'", where=str(place), hint=_HINT)
+    total = unpickle_bytes(count, f"{place}[num_examples]")
+    if isinstance(total, bool) or not isinstance(total, (int, np.integer)) or total < 0:
+        raise DataError(f"'num_examples' is {str(total)[:20]}, not a count", where=str(place), hint=_HINT)
+    yield from unpickle_each(_contents(place, int(total)))
 
 
-def _contents(place: Path, records: lmdb.Records, total: int) -> Iterator[tuple[bytes, str]]:
-    for index in range(total):
-        content = records.get(str(index))
+def _contents(place: Path, total: int) -> Iterator[tuple[bytes, str]]:
+    for index, content in enumerate(lmdb.read(place, map(str, range(total)))):
         if content is None:
             raise DataError(f"has no protein {index} of {total}", where=str(place), hint=_HINT)
         yield content, f"{place}[{index}]"

@@ -1,28 +1,23 @@
-"""Unpack tar, zip and gzip archives of other people: plain files inside one folder, of bounded size, all of them or none."""
+"""Unpack tar, zip and gzip archives of unknown origin: plain files inside one folder, of bounded size, all or none."""
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import io
 import os
-import shutil
 import stat
 import tarfile
 import tempfile
-import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, Self
 
 from orca_cli import signals, storage
-from orca_cli.exceptions import DataError, OrcaError, StorageError, UnsafeError
+from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.untrusted.first_bytes import GZIP, ZIP, Progress, first_bytes
 from orca_cli.untrusted.member_names import Names
-from orca_cli.untrusted.memory import check_disk
-from orca_cli.untrusted.zips import open_zip
+from orca_cli.untrusted.zips import DAMAGE, open_zip
 
 MAX_BYTES = 64 * 2**30
 _MAX_MEMBERS = 2_000_000
@@ -32,9 +27,7 @@ _CHUNK = 2**20
 _MAX_HEADER = 2**20  # bytes of a tar's long names and attributes
 _CONTENT = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _ALLOWED = "allowed: tar, tar.gz, zip, and gzip of one file"
-_NEW_S = 60.0
 _TEMPORARY = ".tmp-unpack-"
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 Kind = Literal["tar", "zip", "gzip"]
 
@@ -57,7 +50,7 @@ def kind_of(path: Path) -> Kind:
                 return "tar"
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot be read: {error}", where=str(path), hint="get the file again") from error
-    raise DataError("is no archive that is read", where=str(path), hint=_ALLOWED)
+    raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED)
 
 
 def unpack(
@@ -69,88 +62,38 @@ def unpack(
 ) -> list[Path]:
     """Unpack an archive into a folder and return the files, in the order of the archive.
 
-    Everything is unpacked into a temporary folder first, so that a failure, a signal or a refusal leaves nothing behind.
-    Then a folder that did not exist gets its name in one step; into a folder that exists each file is moved whole, in
-    place of one that has its name. Permissions, owners and times of the archive are not taken over.
+    Everything is unpacked into a temporary folder first, so that a failure, a signal or a refusal leaves nothing
+    behind. Then each file is moved, and replaces one of its name. Permissions, owners and times are not taken over.
 
     Args:
         archive: tar, tar.gz, zip, or gzip of one file, whose name is the archive's without `.gz`.
         folder: where to; made where it is missing.
-        reporter: shows how far it is.
-        max_bytes: more are refused.
+        reporter: shows the progress.
+        max_bytes: limit for all members together.
         members: says for a path inside the archive whether it is wanted; the others are checked and not written.
 
     Raises:
-        DataError: missing, damaged, encrypted, or no archive.
-        UnsafeError: any member that is no plain file or folder (links, devices), leaves the folder, or is there twice; more
-            members or bytes than allowed; or a content that grows as only bombs do. Nothing is skipped silently.
+        DataError: missing, damaged, encrypted, or not an archive.
+        UnsafeError: a member that is not a plain file or folder (links, devices), leaves the folder, or occurs twice; more
+            members or bytes than allowed; or content that grows as only bombs do. Nothing is skipped silently.
         StorageError: the disk is too small or cannot be written.
         InterruptionError: a signal asked to stop.
     """
     kind = kind_of(archive)
-    storage.make_folder(folder.parent)
-    with _temporary(folder) as temporary:
-        job = _Job(archive, temporary, max_bytes, members or (lambda name: True))
-        total = -(-archive.stat().st_size // _CHUNK)
-        track: Any = reporter.track(f"unpacking {archive.name}, MiB", total)
+    beside = folder if folder.is_dir() else storage.make_folder(folder.parent)
+    with storage.guarded(folder), tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=beside) as temporary:
+        job = _Job(archive, Path(temporary), max_bytes, members or (lambda name: True))
         try:
-            with track as advance:
+            with reporter.track(f"unpacking {archive.name}, MiB", -(-job.size // _CHUNK)) as advance:
                 {"tar": _unpack_tar, "zip": _unpack_zip, "gzip": _unpack_gzip}[kind](job, advance)
-        except _DAMAGE as error:
+        except DAMAGE as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the disk: storage explains it
             raise DataError(f"is a damaged archive: {error}", where=str(archive), hint="get the file again") from error
-        except OSError as error:
-            raise _explain(error, job, folder) from error
         os.sync()
         signals.check()
-        try:
-            _place(temporary, folder, job.written)
-        except OSError as error:
-            raise StorageError(f"writing failed: {error.strerror}", where=str(folder)) from error
+        _place(job.temporary, folder, job.written)
     return [folder / path for path in job.written]
-
-
-@contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    """Give a folder on the target's disk; what a killed process left there is deleted."""
-    beside = folder if folder.is_dir() else folder.parent
-    try:
-        made = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=beside))
-        held = os.open(made, os.O_RDONLY)
-    except OSError as error:
-        raise StorageError(
-            f"cannot be written: {error.strerror}", where=str(folder), hint="choose another folder"
-        ) from error
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        for other in beside.glob(f"{_TEMPORARY}*"):
-            if other != made:
-                _remove_abandoned(other)
-        yield made
-    finally:
-        os.close(held)
-        shutil.rmtree(made, ignore_errors=True)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Delete a temporary folder that no living process holds; a new one may not be held yet."""
-    try:
-        other = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
-    except OSError:
-        return
-    try:
-        if storage.now().timestamp() - os.fstat(other).st_mtime > _NEW_S:
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError:
-        pass  # another process is at work
-    finally:
-        os.close(other)
-
-
-def _explain(error: OSError, job: _Job, folder: Path) -> OrcaError:
-    if error.errno is None or isinstance(error, gzip.BadGzipFile):
-        return DataError(f"is a damaged archive: {error}", where=str(job.archive), hint="get the file again")
-    return StorageError(f"writing failed: {error.strerror}", where=str(folder), hint="free some space and repeat")
 
 
 class _Job:
@@ -165,10 +108,10 @@ class _Job:
         self.count = 0
 
     def refused(self, what: str) -> UnsafeError:
-        return UnsafeError(what, where=str(self.archive), hint="nothing was unpacked; look at it before you trust it")
+        return UnsafeError(what, where=str(self.archive), hint="nothing was unpacked; inspect it before you trust it")
 
     def member(self, name: str, folder: bool, size: int) -> PurePosixPath | None:
-        """Check one member by its declared size; return its path where it is to be written."""
+        """Check one member by its declared size; return its path if it is to be written."""
         self.count += 1
         if self.count > _MAX_MEMBERS:
             raise self.refused(f"has more than {_MAX_MEMBERS} members")
@@ -176,7 +119,7 @@ class _Job:
         if folder or path is None or not self.wanted(str(path)):
             return None
         self.allow(size)
-        check_disk(size, self.temporary, f"member {ascii(name[:100])}")
+        storage.require_space(self.temporary, size, f"member {ascii(name[:100])}")
         return path
 
     def allow(self, more: int) -> None:
@@ -187,13 +130,7 @@ class _Job:
             raise self.refused(f"grows to more than {_MAX_RATIO} times its size, as bombs do")
 
     def write(self, path: PurePosixPath, stream: IO[bytes] | gzip.GzipFile, size: int | None) -> None:
-        """Write one file.
-
-        Args:
-            path: inside the folder.
-            stream: its content.
-            size: as declared; None where it is not known.
-        """
+        """Write one file; its declared size is None where it is not known."""
         target = self.temporary / path
         target.parent.mkdir(parents=True, exist_ok=True)
         done = 0
@@ -235,14 +172,15 @@ def _unpack_tar(job: _Job, advance: Callable[..., None]) -> None:
         with tarfile.open(fileobj=inner, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header) as archive:
             for member in archive:
                 if member.type not in (*_CONTENT, tarfile.DIRTYPE) or member.issparse():
-                    raise job.refused(f"member {ascii(member.name[:100])} is a link, a device or no plain file")
+                    raise job.refused(f"member {ascii(member.name[:100])} is a link, a device or another special file")
                 path = job.member(member.name, member.isdir(), member.size)
                 if path is not None:
                     stream = archive.extractfile(member)
                     assert stream is not None
                     job.write(path, stream, member.size)
                 archive.members = []  # type: ignore[attr-defined] # or the list of a large archive fills the memory
-        _at_end(inner)
+        while inner.read(_CHUNK):  # only padding is left; at its end a compressed stream compares its checksum
+            pass
     if not job.count:
         raise ValueError("no members")
 
@@ -261,14 +199,8 @@ class _Header(tarfile.TarInfo):
         if found.type not in _CONTENT and not 0 <= found.size <= _MAX_HEADER:
             raise ValueError("a header is too long")
         if found.size < 0:
-            raise ValueError("a member has less than no bytes")
+            raise ValueError("a member has a negative size")
         return found
-
-
-def _at_end(stream: IO[bytes]) -> None:
-    """Read on to the end, where a compressed stream compares its checksum; only padding lies there."""
-    while stream.read(_CHUNK):
-        pass
 
 
 def _unpack_zip(job: _Job, advance: Callable[..., None]) -> None:
@@ -276,17 +208,17 @@ def _unpack_zip(job: _Job, advance: Callable[..., None]) -> None:
     with open_zip(job.archive, _MAX_MEMBERS, "zip archive") as archive:
         chosen = []
         total = 0
-        # All are checked before the first is written: a zip says everything in its directory.
+        # All are checked before the first is written: the directory of a zip has all sizes.
         for member in archive.infolist():
             mode = member.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise job.refused(f"member {ascii(member.filename[:100])} is a link, a device or no plain file")
+                raise job.refused(f"member {ascii(member.filename[:100])} is a link, a device or another special file")
             path = job.member(member.filename, member.is_dir(), member.file_size)
             if path is not None:
                 total += member.file_size
                 job.allow(total)
                 chosen.append((path, member))
-        check_disk(total, job.temporary, f"unpacking {job.archive.name}")
+        storage.require_space(job.temporary, total, f"unpacking {job.archive.name}")
         for path, member in chosen:
             with archive.open(member) as stream:
                 job.write(path, stream, member.file_size)
@@ -314,11 +246,7 @@ def _is_tar(block: bytes) -> bool:
 
 
 def _place(temporary: Path, folder: Path, files: list[PurePosixPath]) -> None:
-    """Give what was unpacked its name."""
-    temporary.chmod(0o755)
-    if not folder.exists() and not folder.is_symlink():
-        temporary.rename(folder)
-        return
+    """Move what was unpacked into the folder."""
     targets = [folder / path for path in files]
     for path, target in zip(files, targets, strict=True):
         # A link planted in the folder would lead what is moved out of it.

@@ -1,13 +1,14 @@
-"""Arrays in .npy and .npz files, opened by their headers first: nothing is allocated and no code runs before the check."""
+"""Arrays in .npy and .npz files, headers first: nothing is allocated and no code runs before the check."""
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from orca_cli.untrusted import worker
 from orca_cli.untrusted.characters import checked_characters
 from orca_cli.untrusted.first_bytes import NPY, Progress, first_bytes
 from orca_cli.untrusted.memory import check_memory
-from orca_cli.untrusted.npy_header import Header, read_header
-from orca_cli.untrusted.pickle import unpickle
+from orca_cli.untrusted.npy_header import read_header
+from orca_cli.untrusted.pickle import reader
 from orca_cli.untrusted.unpacked import unpacked_member
 from orca_cli.untrusted.zips import DAMAGE, open_zip
 
@@ -44,6 +45,11 @@ class StoredArray:
     dtype: np.dtype
     read: Callable[[], np.ndarray]
 
+    @property
+    def bytes(self) -> int:
+        """Return the size of the content."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
 
 def open_arrays(path: Path, where: str) -> dict[str, StoredArray]:
     """Return the arrays of a file by name; a .npy file's one array has the empty name.
@@ -55,7 +61,7 @@ def open_arrays(path: Path, where: str) -> dict[str, StoredArray]:
     Raises:
         DataError: missing, empty, cut off, or not such a file.
         UnsafeError: an array of Python objects: reading it would execute code.
-        MemoryExhaustedError: an array is larger than the memory that is free.
+        MemoryExhaustedError: an array is larger than the free memory.
     """
     first_bytes(path, where, _ALLOWED)
     suffix = path.suffix.lower()
@@ -63,26 +69,26 @@ def open_arrays(path: Path, where: str) -> dict[str, StoredArray]:
         return {"": _npy(path)}
     if suffix == ".npz":
         return _npz(path, None)
-    raise DataError(f"'{path.name}' has an ending that is not read", where=where, hint=_ALLOWED)
+    raise DataError(f"'{path.name}' has a suffix that is not read", where=where, hint=_ALLOWED)
 
 
 def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
-    """Return arrays of an .npz file in memory; the others in it are not looked at.
+    """Return arrays of an .npz file in memory; the others in it are ignored.
 
     Args:
-        path: the file, whatever its ending.
+        path: the file, whatever its suffix.
         names: of the arrays.
-        max_bytes: more in all are refused.
+        max_bytes: limit for all arrays together.
 
     Raises:
-        DataError: the file is missing, no archive, damaged, or lacks an array.
+        DataError: the file is missing, not an archive, damaged, or lacks an array.
         UnsafeError: an array of Python objects, more bytes than allowed, or a member that grows as only bombs do.
-        MemoryExhaustedError: an array is larger than the memory that is free.
+        MemoryExhaustedError: an array is larger than the free memory.
     """
     wanted = list(dict.fromkeys(names))
     first_bytes(path, str(path), "an .npz file is needed")
     stored = _npz(path, wanted)
-    declared = sum(_size(array) for array in stored.values())
+    declared = sum(array.bytes for array in stored.values())
     if declared > max_bytes:
         raise UnsafeError(f"the arrays declare {declared:,} bytes, at most {max_bytes:,} are read", where=str(path))
     return {name: stored[name].read() for name in wanted}
@@ -91,8 +97,7 @@ def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -
 def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Progress) -> dict[str, np.ndarray]:
     """Return read-only memory maps of arrays, so that files larger than the memory can be used.
 
-    Members of an .npz are unpacked once, in parts, into a folder of the cache with the same bytes as .npy files; an .npy
-    file is mapped where it lies.
+    Members of an .npz are unpacked once, in parts, into a folder of the cache; an .npy file is mapped where it is.
 
     Args:
         path: .npz file, or .npy file, whose one array has the empty name.
@@ -114,17 +119,13 @@ def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Progr
             raise DataError("an .npy file holds one array, which has no name", where=str(path), hint="name it ''")
         return {"": _npy(path).read()}
     _npz(path, wanted)  # headers first: nothing is unpacked that would be refused
-    found = {}
-    for name in wanted:
-        array = _npy(unpacked_member(path, name, cache_folder, reporter)).read()
-        found[name] = array
-    return found
+    return {name: _npy(unpacked_member(path, name, cache_folder, reporter)).read() for name in wanted}
 
 
-def load_object(path: Path, max_bytes: int = unpickle.MAX_BYTES) -> Any:
+def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
     """Return what np.save wrote, Python objects too: the object itself for one object (a dict), else an array of objects.
 
-    A plain array, and a file that is a pickle in spite of its ending .npy (NumPy reads both), are returned as well.
+    A plain array, and a file that is a pickle in spite of its suffix .npy (NumPy reads both), are returned as well.
 
     Args:
         path: the file.
@@ -133,58 +134,46 @@ def load_object(path: Path, max_bytes: int = unpickle.MAX_BYTES) -> Any:
     Raises:
         DataError: missing, damaged, or neither array nor pickle.
         UnsafeError: it asks for anything but arrays, numbers, strings and containers of them; nothing of it was run.
-        MemoryExhaustedError: it is larger than the memory that is free.
-        WorkerError: the worker crashed on the file, or reached its limit of memory or time.
+        MemoryExhaustedError: it is larger than the free memory.
+        WorkerError: the worker crashed on the file, or reached its memory or time limit.
     """
     where = str(path)
     head = first_bytes(path, where, "an .npy file is needed")
     if not head.startswith(NPY):
-        return unpickle.load(path, max_bytes)
+        return reader.unpickle(path, max_bytes)
     with open(path, "rb") as file:
         header = read_header(file, where, "an .npy file is needed", objects=True)
     if not header.dtype.hasobject:
-        stored = _npy(path)
         check_memory(header.bytes, where)
-        return np.array(stored.read())
+        return np.array(_npy(path).read())
     size = path.stat().st_size
-    unpickle.check_size(size, max_bytes, where)
+    reader.check_size(size, max_bytes, where)
     return worker.read("objects", where, size, path=where)
 
 
 def load_object_here(path: str) -> Any:
     """Return what `load_object` does of an .npy file of Python objects, read in this process; errors as there."""
-    where = path
     with open(path, "rb") as file:
-        header = read_header(file, where, "an .npy file is needed", objects=True)
-        value = unpickle.read(file, where, os.path.getsize(path) - header.offset)
+        header = read_header(file, path, "an .npy file is needed", objects=True)
+        value = reader.read_stream(file, path, os.path.getsize(path) - header.offset)
     if not isinstance(value, np.ndarray) or value.dtype != object or value.shape != header.shape:
-        raise DataError(f"does not hold the objects {header.shape} that its header declares", where=where)
+        raise DataError(f"does not hold the objects {header.shape} that its header declares", where=path)
     return value[()] if value.shape == () else value
 
 
-def _size(array: StoredArray) -> int:
-    return int(np.prod([int(extent) for extent in array.shape], dtype=object)) * array.dtype.itemsize
-
-
 def _npy(path: Path) -> StoredArray:
+    where = str(path)
     with open(path, "rb") as file:
-        header = read_header(file, str(path), _ALLOWED)
-    held = path.stat().st_size - header.offset
-    if header.bytes > held:
-        raise DataError(
-            f"the header declares {header.bytes:,} bytes, the file holds {held:,}",
-            where=str(path),
-            hint="write it again",
-        )
+        header = read_header(file, where, _ALLOWED)
+    header.check_held(path.stat().st_size, where)
 
     def read() -> np.ndarray:
         if header.bytes == 0:
             return np.empty(header.shape, header.dtype)
-        order = cast(Literal["C", "F"], header.order)
-        array = np.memmap(path, header.dtype, mode="r", offset=header.offset, shape=header.shape, order=order)
-        return checked_characters(array, str(path))
+        array = np.memmap(path, header.dtype, "r", header.offset, header.shape, header.order)
+        return checked_characters(array, where)
 
-    return StoredArray(str(path), header.shape, header.dtype, read)
+    return StoredArray(where, header.shape, header.dtype, read)
 
 
 def _npz(path: Path, names: list[str] | None) -> dict[str, StoredArray]:
@@ -214,43 +203,24 @@ def _npz(path: Path, names: list[str] | None) -> dict[str, StoredArray]:
 def _member(path: Path, name: str, member: zipfile.ZipInfo, file: IO[bytes]) -> StoredArray:
     where = f"{path}[{name}]"
     header = read_header(file, where, _ALLOWED)
-    held = member.file_size - header.offset
-    if header.bytes > held:
-        raise DataError(f"the header declares {header.bytes:,} bytes, the file holds {held:,}", where=where)
+    header.check_held(member.file_size, where)
 
     def read() -> np.ndarray:
         # Checked here and not on opening: members that nobody asks for may be large.
         _check_growth(member, where)
         check_memory(header.bytes, where)
-        return _inflated(path, member, header, where)
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+                array = np.lib.format.read_array(stream, allow_pickle=False)
+                stream.read(1)  # the checksum of a member is compared at its end
+        except DAMAGE as error:
+            raise DataError(f"cannot be read: {error}", where=where, hint="write it again") from error
+        return checked_characters(array, where)
 
     return StoredArray(where, header.shape, header.dtype, read)
 
 
 def _check_growth(member: zipfile.ZipInfo, where: str) -> None:
     if member.file_size > max(_FREE_BYTES, _MAX_RATIO * member.compress_size):
-        raise UnsafeError(
-            f"grows to more than {_MAX_RATIO} times its size, as bombs do", where=where, hint="store it uncompressed"
-        )
-
-
-def _inflated(path: Path, member: zipfile.ZipInfo, header: Header, where: str) -> np.ndarray:
-    if header.bytes == 0:
-        return np.empty(header.shape, header.dtype)
-    data = np.empty(header.bytes, np.uint8)
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
-            stream.read(header.offset)
-            done = 0
-            while done < header.bytes:
-                chunk = stream.read(min(2**20, header.bytes - done))
-                if not chunk:
-                    raise DataError("the file ends before the array does", where=where, hint="write it again")
-                data[done : done + len(chunk)] = np.frombuffer(chunk, np.uint8)
-                done += len(chunk)
-            # The checksum of a member is compared when its end is reached.
-            stream.read(1)
-    except DAMAGE as error:
-        raise DataError(f"cannot be read: {error}", where=where, hint="write it again") from error
-    array = data.view(header.dtype).reshape(header.shape, order=cast(Literal["C", "F"], header.order))
-    return checked_characters(array, where)
+        what = f"grows to more than {_MAX_RATIO} times its size, as bombs do"
+        raise UnsafeError(what, where=where, hint="store it uncompressed")

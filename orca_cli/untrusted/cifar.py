@@ -118,7 +118,7 @@ def read_cifar10(
 
 def _batch(path: Path) -> LabelledImages:
     signals.check()
-    record = unpickle.load(path, max_bytes=2**28)
+    record = unpickle(path, max_bytes=2**28)
     if not isinstance(record, dict):
         raise DataError(f"holds a {type(record).__name__}, not a batch of CIFAR-10", where=str(path))
     return checked(record.get("data"), record.get("labels"), 10, str(path))

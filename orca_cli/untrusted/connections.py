@@ -1,6 +1,6 @@
-"""One connection over http or https: what an address answers, in one of two ways of failing.
+"""One connection over http or https; every failure is one of two kinds.
 
-Redirections are followed to http and https alone, never from https to http; passwords of ~/.netrc are not sent.
+Redirects are followed only to http and https, never from https to http; passwords of ~/.netrc are not sent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SLOWEST = 1024  # bytes that have to arrive within the time limit
 
 
 class RefusedError(Exception):
-    """What is wrong with the answer of one address; the next one is asked."""
+    """One address does not give the file; the next one is tried."""
 
     def __init__(self, text: str, mismatch: bool = False) -> None:
         super().__init__(text)
@@ -33,11 +33,11 @@ class RefusedError(Exception):
 
 
 class CutOffError(Exception):
-    """The transfer broke off; the same address is asked again."""
+    """The transfer broke off; the same address is tried again."""
 
 
 def chunks_of(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
-    """Yield what arrives, as it was sent; ends an address that sends next to nothing."""
+    """Yield what arrives, as it was sent; gives up on an address that sends next to nothing."""
     # read() would wait for a whole chunk from a server that drips; old releases of urllib3 have nothing else.
     read = getattr(response.raw, "read1", response.raw.read)
     since, arrived = storage.monotonic(), 0
@@ -55,7 +55,7 @@ def chunks_of(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
 
 
 def session() -> requests.Session:
-    """Return what opens connections, and sends nothing of the user's; close it at the end."""
+    """Return a session that sends nothing of the user's; close it at the end."""
     import requests
 
     connection = requests.Session()
@@ -69,7 +69,7 @@ def session() -> requests.Session:
 def open_url(
     connection: requests.Session, url: str, headers: dict[str, str], timeout_s: float
 ) -> Iterator[requests.Response]:
-    """Ask for an address, and follow redirections to http and https alone."""
+    """Request an address; redirects are followed only to http and https."""
     secure = False
     for _ in range(_MAX_REDIRECTS + 1):
         scheme = urlsplit(url).scheme.lower()
@@ -78,7 +78,7 @@ def open_url(
         if secure and scheme != "https":
             raise RefusedError(f"leads from https to '{url}', which anyone on the way could change")
         secure = scheme == "https"
-        connection.close()  # what is left open may have been closed by the server meanwhile
+        connection.close()  # the server may have closed what is left open
         with _network(timeout_s, connecting=True):
             response = connection.get(url, headers=headers, stream=True, timeout=timeout_s, allow_redirects=False)
         if response.status_code not in _REDIRECTS or "Location" not in response.headers:
@@ -87,12 +87,12 @@ def open_url(
             return
         url = urljoin(url, response.headers["Location"])
         response.close()
-    raise RefusedError(f"leads from address to address, more than {_MAX_REDIRECTS} times")
+    raise RefusedError(f"redirects more than {_MAX_REDIRECTS} times")
 
 
 @contextmanager
 def _network(timeout_s: float, connecting: bool = False) -> Iterator[None]:
-    """Turn what the libraries say about a connection into one of our two answers."""
+    """Turn what the libraries raise into one of our two errors."""
     import requests
     import urllib3
 
@@ -105,8 +105,16 @@ def _network(timeout_s: float, connecting: bool = False) -> Iterator[None]:
         if connecting and "broke off" not in text:
             raise RefusedError(text) from error
         raise CutOffError(text) from error
-    except ValueError as error:  # an address that is none
-        raise RefusedError(f"cannot be asked: {error}") from error
+    except ValueError as error:  # not an address
+        raise RefusedError(f"cannot be requested: {error}") from error
+
+
+_MEANINGS = (
+    ("resol|getaddrinfo|Name or service", "the host is not found"),
+    ("refused", "the connection is refused"),
+    ("unreachable", "the network cannot be reached"),
+    ("aborted|reset|IncompleteRead|broken|closed", "the connection broke off"),
+)
 
 
 def _plain(error: BaseException) -> str:
@@ -117,12 +125,5 @@ def _plain(error: BaseException) -> str:
         return "its certificate is not accepted"
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy gives no connection"
-    for pattern, meaning in (
-        ("resol|getaddrinfo|Name or service", "the host is not found"),
-        ("refused", "the connection is refused"),
-        ("unreachable", "the network cannot be reached"),
-        ("aborted|reset|IncompleteRead|broken|closed", "the connection broke off"),
-    ):
-        if re.search(pattern, text):
-            return meaning
-    return f"{type(error).__name__}: {text[:100]}"
+    known = (meaning for pattern, meaning in _MEANINGS if re.search(pattern, text))
+    return next(known, f"{type(error).__name__}: {text[:100]}")

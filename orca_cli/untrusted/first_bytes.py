@@ -1,11 +1,13 @@
-"""What a file is by its first bytes: downloads that went wrong, and files with another's ending, are named as such."""
+"""What a file is by its first bytes: failed downloads, and files under the wrong suffix, are named as such."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import DataError, OrcaError
 
 GZIP = b"\x1f\x8b"
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -22,15 +24,28 @@ _DISGUISES = (
     (b"\x89hdf", "an HDF5 file", None),
 )
 
+_MAGIC = {".npy": (NPY,), ".npz": ZIP, ".zip": ZIP, ".gz": (GZIP,), ".tgz": (GZIP,)}
+
 
 class Progress(Protocol):
-    """The reporter, as far as reading speaks to it; the same as interfaces.Reporter, which stands on the same level."""
+    """The part of interfaces.Reporter used for reading; that module is on this level and cannot be imported."""
 
     def say(self, text: str) -> None:
         """Log one line."""
 
-    def track(self, description: str, total: int) -> object:
+    def track(self, description: str, total: int) -> AbstractContextManager[Callable[..., None]]:
         """Return a context manager that gives a function `advance(steps=1, note="")`."""
+
+
+@contextmanager
+def damage(where: str, what: str) -> Iterator[None]:
+    """Turn whatever a library raises for a damaged file into a DataError; ours and MemoryError pass."""
+    try:
+        yield
+    except (OrcaError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a parser can fail in any way
+        raise DataError(f"is a damaged {what}: {error}"[:500], where=where, hint="get the file again") from error
 
 
 def first_bytes(path: Path, where: str, allowed: str, expected: tuple[bytes, ...] = ()) -> bytes:
@@ -54,9 +69,8 @@ def first_bytes(path: Path, where: str, allowed: str, expected: tuple[bytes, ...
         what = "the file does not exist" if where == str(path) else f"no file '{path}'"
         raise DataError(what, where=where, hint="check the name") from error
     except OSError as error:
-        raise DataError(
-            f"'{path}' cannot be read: {error.strerror}", where=where, hint="check its permissions"
-        ) from error
+        what = f"'{path}' cannot be read: {error.strerror}"
+        raise DataError(what, where=where, hint="check its permissions") from error
     if not head:
         raise DataError("the file is empty", where=str(path), hint="write or download it again")
     if not head.startswith(expected or (b"\0" * 65,)):
@@ -64,3 +78,21 @@ def first_bytes(path: Path, where: str, allowed: str, expected: tuple[bytes, ...
             if head.lstrip().lower().startswith(start):
                 raise DataError(f"this is {what}", where=str(path), hint=hint or allowed)
     return head
+
+
+def disguise(head: bytes, name: str) -> str:
+    """Return what a download is that cannot be what its name says; empty where nothing speaks against it.
+
+    Args:
+        head: its first bytes, some hundred.
+        name: of the file, with its suffix.
+    """
+    suffix = Path(name).suffix.lower()
+    if not head:
+        return "an empty file"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and suffix not in (".xml", ".html", ".htm", ".svg"):
+        return "a web page or another document in markup"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file that it points to"
+    magic = _MAGIC.get(suffix)
+    return f"not a {suffix} file (it begins with {head[:8]!r})" if magic and not head.startswith(magic) else ""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import zlib
+import math
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from orca_cli.exceptions import DataError
-from orca_cli.untrusted import matlab_5, matlab_hdf5, worker
-from orca_cli.untrusted.first_bytes import HDF5, first_bytes
+from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.untrusted import matlab_hdf5, worker
+from orca_cli.untrusted.characters import checked_characters
+from orca_cli.untrusted.first_bytes import HDF5, damage, first_bytes
+from orca_cli.untrusted.memory import check_memory
+from orca_cli.untrusted.zips import MAX_DEFLATE
 
 _ALLOWED = "a MATLAB 5 or 7.3 .mat file is needed"
 _MAX_BYTES = 8 * 2**30
@@ -20,51 +25,96 @@ def read(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[
     """Return variables with MATLAB's axes and types.
 
     Numbers get the type of their MATLAB class (double: float64; logical: bool), whatever smaller type the file stores them
-    in. Text becomes an array of strings, one for each row. A cell array becomes an object array of arrays.
+    in. Text becomes an array of strings, one per row. A cell array becomes an object array of arrays.
 
     Args:
         path: the .mat file.
         names: of the variables.
-        max_bytes: more in all are refused.
+        max_bytes: limit for all variables together.
 
     Raises:
-        DataError: missing, damaged, MATLAB 4, or lacks a variable; a variable is a struct, sparse, or an object of a class.
-        UnsafeError: more bytes than allowed or than the file can hold, cells nested without end, or (HDF5) links, external
-            files and filters that would load code.
-        MemoryExhaustedError: a variable is larger than the memory that is free.
+        DataError: missing, damaged, MATLAB 4, or lacks a variable; a variable is a struct, sparse, a function or an object of
+            a class.
+        UnsafeError: more bytes than allowed or than the file can hold, or (HDF5) cells nested too deep, links, external files
+            and filters that would load code.
+        MemoryExhaustedError: a variable is larger than the free memory.
         UnavailableError: an HDF5 file, and h5py is not installed.
-        WorkerError: the worker crashed on the file, or reached its limit of memory or time.
+        WorkerError: the worker crashed on the file, or reached its memory or time limit.
     """
     where = str(path)
     first_bytes(path, where, _ALLOWED, expected=(HDF5,))
     if _is_hdf5(path):
-        matlab_hdf5.check_installed(where)
+        worker.check_installed(
+            "h5py", where, "HDF5 (MATLAB 7.3)", extra="hdf5", otherwise=", or save the file with -v7"
+        )
     arguments = {"path": where, "names": list(names), "max_bytes": max_bytes}
     found: dict[str, np.ndarray] = worker.read("matlab", where, path.stat().st_size, **arguments)
     return found
 
 
 def read_here(path: str, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
-    """Return what `read` does, parsed in this process; errors as there."""
-    wanted, place, where = list(dict.fromkeys(names)), Path(path), path
-    first_bytes(place, where, _ALLOWED, expected=(HDF5,))
-    with open(place, "rb") as file:
-        start = file.read(128)
-    if _is_hdf5(place):
-        found = matlab_hdf5.read(place, wanted, max_bytes)
-    elif len(start) == 128 and start[126:128] in (b"IM", b"MI"):
+    """Return what `read` does, parsed in this process, which a damaged file can crash; errors as there."""
+    wanted = list(dict.fromkeys(names))
+    if _is_hdf5(Path(path)):
+        with damage(path, "HDF5 file"):
+            return matlab_hdf5.read(path, wanted, max_bytes)
+    with open(path, "rb") as file:
+        if file.read(128)[126:] not in (b"IM", b"MI"):
+            raise DataError("not a MATLAB file, or a MATLAB 4 file", where=path, hint=f"{_ALLOWED}; save it with -v7")
+    with damage(path, "MATLAB file"):
+        return _read_matlab_5(path, wanted, max_bytes)
+
+
+def _read_matlab_5(path: str, names: list[str], max_bytes: int) -> dict[str, np.ndarray]:
+    import scipy.io
+
+    try:
+        held = scipy.io.whosmat(path, appendmat=False, chars_as_strings=False)
+    except TypeError:  # SciPy cannot list a file with objects of classes, but it can read the rest of it
+        held = []
+    size, total = Path(path).stat().st_size, 0
+    for name, shape, kind in held:
+        if name in names:
+            total += math.prod(shape) * np.dtype(matlab_hdf5.CLASSES.get(kind, "f8")).itemsize
+            if min(shape, default=0) < 0 or math.prod(shape) > size * MAX_DEFLATE or total > max_bytes:
+                what = f"'{name}' declares the shape {shape}, more than the file can hold or than is read"
+                raise UnsafeError(what, where=path, hint="get the file from a source that you trust")
+            check_memory(total, path, hint="use a machine with more memory")
+    shown = ", ".join(sorted(ascii(name)[1:-1] for name, _, _ in held)[:10]) or "nothing"
+    found = {}
+    for name in names:
+        value = _variable(path, name)
+        if value is None:
+            raise DataError(f"holds no array '{name}'", where=path, hint=f"it holds: {shown}")
+        found[name] = _plain(value, name, path)
+    return found
+
+
+def _variable(path: str, name: str) -> Any:
+    import scipy.io
+
+    def load(mat_dtype: bool) -> Any:
+        return scipy.io.loadmat(path, appendmat=False, variable_names=[name], mat_dtype=mat_dtype).get(name)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", np.exceptions.ComplexWarning)
         try:
-            found = matlab_5.read(place, wanted, max_bytes)
-        except (ValueError, EOFError, zlib.error, OSError) as error:
-            raise DataError(f"is a damaged MATLAB file: {error}", where=where, hint="get the file again") from error
-    else:
-        raise DataError("is no MATLAB file, or one of MATLAB 4", where=where, hint=f"{_ALLOWED}; save it with -v7")
-    return {name: found[name] for name in wanted}
+            return load(mat_dtype=True)
+        except np.exceptions.ComplexWarning:  # SciPy's conversion to MATLAB's types drops imaginary parts
+            return load(mat_dtype=False)
+
+
+def _plain(found: Any, name: str, where: str) -> np.ndarray:
+    """Return an array in this machine's byte order; refuse structs, objects, functions, sparse matrices, also in cells."""
+    if type(found) is not np.ndarray or found.dtype.kind not in "biufcUO":
+        what = f"'{ascii(name)[1:-1]}' is a {'struct' if isinstance(found, np.ndarray) else type(found).__name__}"
+        raise DataError(what, where=where, hint="save it as an array of numbers or text, or as a cell array")
+    for index in np.ndindex(found.shape if found.dtype.kind == "O" else 0):
+        found[index] = _plain(found[index], f"{name}{{...}}", where)
+    return checked_characters(found.astype(found.dtype.newbyteorder("="), copy=False), where)
 
 
 def _is_hdf5(path: Path) -> bool:
     with open(path, "rb") as file:
-        if file.read(8) == HDF5:
-            return True
-        file.seek(512)  # behind a block of the user's, as MATLAB writes it
-        return file.read(8) == HDF5
+        start = file.read(520)
+    return HDF5 in (start[:8], start[512:])  # MATLAB writes it behind a block of 512 bytes

@@ -1,4 +1,4 @@
-"""Names inside archives: which are accepted, and that no two of them mean one file."""
+"""Names inside archives: which are accepted, and that no two of them name the same file."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ class Names:
         """Return the path of a member, or None for the folder itself.
 
         Raises:
-            UnsafeError: absolute, with `..`, with characters that no honest archive has, too long, met before, the same
-                as another but for upper and lower case, or inside of a file.
+            UnsafeError: absolute, with `..` or control characters, too long, inside a file, or the same as another name up
+                to case.
         """
         self._check(name)
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if not parts:
             if folder:
                 return None
-            raise self._refused(name, "is no name of a file")
+            raise self._refused(name, "does not name a file")
         if len(parts) > _MAX_DEPTH or any(len(part.encode()) > _MAX_PART for part in parts):
             raise self._refused(name, "is too long or too deep")
         for end in range(1, len(parts) + folder):
             written = "/".join(parts[:end])
             folded = _folded(written)
             if folded in self._files:
-                raise self._refused(name, "lies inside of a file")
+                raise self._refused(name, "lies inside a file")
             if self._folders.setdefault(folded, written) != written:
-                raise self._refused(name, "differs from another folder in upper and lower case only")
+                raise self._refused(name, "differs from another folder only in case")
         path = PurePosixPath(*parts)
+        folded = _folded(str(path))
         if not folder:
-            folded = _folded(str(path))
             if folded in self._files or folded in self._folders:
-                raise self._refused(name, "is there twice, or differs in upper and lower case only")
+                raise self._refused(name, "occurs twice, or differs only in case")
             self._files.add(folded)
         return path
 
@@ -58,7 +58,7 @@ class Names:
         try:
             size = len(name.encode())
         except UnicodeEncodeError as error:
-            raise self._refused(name, "is no text") from error
+            raise self._refused(name, "is not text") from error
         if size > _MAX_NAME:
             raise self._refused(name, "is too long or too deep")
         if name.startswith("/") or "\\" in name or name[1:2] == ":":

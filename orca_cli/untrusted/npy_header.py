@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import math
 import struct
-import tokenize
 from dataclasses import dataclass
-from typing import IO
+from tokenize import TokenError
+from typing import IO, Literal
 
 import numpy as np
 
@@ -22,13 +22,13 @@ _READERS = {
 # NumPy reads a header as Python text, so it raises what such reading raises.
 _DAMAGE = (
     ValueError,
-    KeyError,
+    LookupError,
     SyntaxError,
     EOFError,
     TypeError,
     MemoryError,
     RecursionError,
-    tokenize.TokenError,
+    TokenError,
     struct.error,
 )
 
@@ -39,22 +39,23 @@ class Header:
 
     Args:
         shape: as declared.
-        fortran: whether the first axis varies fastest.
+        order: NumPy's name for the order of the axes.
         dtype: no fields.
         offset: bytes before the content.
         bytes: of the content; unknown (0) for Python objects.
     """
 
     shape: tuple[int, ...]
-    fortran: bool
+    order: Literal["C", "F"]
     dtype: np.dtype
     offset: int
     bytes: int
 
-    @property
-    def order(self) -> str:
-        """Return NumPy's name of the order of the axes."""
-        return "F" if self.fortran else "C"
+    def check_held(self, size: int, where: str) -> None:
+        """Raise DataError where a file of `size` bytes ends before its array does."""
+        if self.bytes > size - self.offset:
+            what = f"the header declares {self.bytes:,} bytes, the file holds {size - self.offset:,}"
+            raise DataError(what, where=where, hint="write it again")
 
 
 def read_header(file: IO[bytes], where: str, allowed: str, objects: bool = False) -> Header:
@@ -64,11 +65,11 @@ def read_header(file: IO[bytes], where: str, allowed: str, objects: bool = False
         file: positioned at the start of the array.
         where: for messages.
         allowed: hint that says which files are allowed.
-        objects: whether arrays of Python objects are the caller's to unpickle.
+        objects: whether the caller unpickles arrays of Python objects.
 
     Raises:
         DataError: no header, fields, or a shape that no array has.
-        UnsafeError: Python objects, where they are not asked for.
+        UnsafeError: Python objects, where the caller does not take them.
     """
     try:
         version = np.lib.format.read_magic(file)
@@ -80,18 +81,16 @@ def read_header(file: IO[bytes], where: str, allowed: str, objects: bool = False
         shape, fortran, dtype = reader(head, max_header_size=_MAX_HEADER)
         offset = file.tell()
     except _DAMAGE as error:
-        raise DataError("is no NumPy array: its header cannot be read", where=where, hint=allowed) from error
+        raise DataError("not a NumPy array: its header cannot be read", where=where, hint=allowed) from error
     if dtype.hasobject and not (objects and dtype == np.dtype(object)):
-        raise UnsafeError(
-            "an array of Python objects; reading it would execute code of the file",
-            where=where,
-            hint="store numbers or strings: np.asarray(values, dtype=...)",
-        )
+        what = "an array of Python objects; reading it would execute code of the file"
+        raise UnsafeError(what, where=where, hint="store numbers or strings: np.asarray(values, dtype=...)")
     if dtype.fields is not None or dtype.subdtype is not None or dtype.kind == "V":
         raise DataError(f"dtype {dtype} has fields", where=where, hint="store plain arrays under one name each")
     if any(isinstance(size, bool) or size < 0 for size in shape) or len(shape) > _MAX_AXES or dtype.itemsize == 0:
         raise DataError(f"the header declares shape {shape}, dtype {dtype}", where=where, hint="write it again")
-    # NumPy counts empty axes out when it checks that an array is not too large.
+    # NumPy ignores empty axes when it checks that an array is not too large.
     if math.prod(size for size in shape if size) * dtype.itemsize >= 2**63 and 0 in shape:
         raise DataError(f"the header declares shape {shape}", where=where, hint="write it again")
-    return Header(shape, fortran, dtype, offset, 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize)
+    size = 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
+    return Header(shape, "F" if fortran else "C", dtype, offset, size)

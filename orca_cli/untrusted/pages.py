@@ -1,4 +1,4 @@
-"""Pages of large memory maps are given back once they were read, so that a process does not grow to the size of its files."""
+"""Pages of large memory maps are released after reading, so that a process does not grow to the size of its files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _LARGE = 2**28  # bytes of a map; smaller ones stay as they are
 
 
 def release_pages(array: np.ndarray) -> None:
-    """Take the pages of the read-only map that an array lies in out of this process; nothing for other arrays.
+    """Release the pages of the read-only map that an array belongs to; other arrays are left alone.
 
-    The content stays what it is: what is read again comes from the file, mostly through the system's cache of files.
+    The content stays the same: what is read again comes from the file, mostly through the system's file cache.
     """
     owner = array
     while isinstance(owner.base, np.ndarray):

@@ -1,7 +1,7 @@
 """Values between this process and the worker: text that says what they are, and raw bytes. No pickle.
 
 A message is the length of its text (8 bytes), the text in JSON, then the bytes of its arrays one after the other. The receiver
-believes nothing: kinds, types and sizes are compared before anything is allocated.
+trusts nothing: kinds, types and sizes are compared before anything is allocated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-MAX_TEXT = 2**28
+_MAX_TEXT = 2**28
 _DTYPE = re.compile(r"[<>|][biufcSU]\d{1,8}")
 _MAX_AXES = 32
 _LENGTH = struct.Struct("<Q")
@@ -24,14 +24,14 @@ _CONTAINERS = (list, tuple, dict, bytes, bytearray, np.ndarray)
 
 
 class TransferError(Exception):
-    """A message is not what a message is."""
+    """A value cannot be sent, or a message is malformed."""
 
 
 def pack(value: Any) -> list[Any]:
     """Return a value as the parts of a message, each with the buffer protocol.
 
     Values: None, bool, int, float, text, bytes, NumPy's scalars, dtypes and arrays (of objects too), and lists, tuples
-    and dicts of values. What is there twice is sent once and is one object again. Nothing may contain itself.
+    and dicts of values. What occurs twice is sent once and is one object again. Nothing may contain itself.
 
     Raises:
         TransferError: any other value, or more text than a message has.
@@ -41,15 +41,15 @@ def pack(value: Any) -> list[Any]:
         text = json.dumps(packer.node(value)).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise TransferError(str(error)) from error
-    if len(text) > MAX_TEXT:
-        raise TransferError(f"more than {MAX_TEXT:,} bytes of text")
+    if len(text) > _MAX_TEXT:
+        raise TransferError(f"more than {_MAX_TEXT:,} bytes of text")
     return [_LENGTH.pack(len(text)), text, *packer.parts]
 
 
 def length(head: bytes) -> int:
-    """Return the bytes of a message's text, from the first bytes of the message."""
+    """Return the length of a message's text, from the first bytes of the message."""
     size: int = _LENGTH.unpack(head)[0]
-    if size > MAX_TEXT:
+    if size > _MAX_TEXT:
         raise TransferError(f"declares {size:,} bytes of text")
     return size
 
@@ -59,11 +59,11 @@ def unpack(text: bytes, max_bytes: int, fill: Callable[[memoryview], None]) -> A
 
     Args:
         text: of the message.
-        max_bytes: of all arrays; more are refused.
+        max_bytes: limit for all arrays together.
         fill: fills a buffer with the next bytes behind the text.
 
     Raises:
-        TransferError: it is no message, or larger than allowed.
+        TransferError: it is malformed, or larger than allowed.
     """
     unpacker = _Unpacker(max_bytes, fill)
     try:
@@ -76,7 +76,7 @@ class _Packer:
     def __init__(self) -> None:
         self.parts: list[Any] = []
         self._seen: dict[int, int] = {}
-        self._held: list[Any] = []  # what was seen lives on, so that its id stays its own
+        self._held: list[Any] = []  # keeps what was seen alive, so that no other object gets its id
 
     def node(self, value: Any) -> Any:
         if isinstance(value, np.generic):
@@ -86,7 +86,7 @@ class _Packer:
         if isinstance(value, np.dtype):
             return {"dtype": value.str}
         if not isinstance(value, _CONTAINERS):
-            raise TypeError(f"a {type(value).__name__} is not sent")
+            raise TypeError(f"a value of type {type(value).__name__} is not sent")
         if id(value) in self._seen:
             return {"again": self._seen[id(value)]}
         found = self._container(value)
@@ -106,10 +106,10 @@ class _Packer:
             return {type(value).__name__: len(value)}
         if value.dtype.kind == "O":
             return {"objects": value.shape, "items": [self.node(item) for item in value.ravel()]}
-        # A matrix stored by columns is sent as it lies, the other way round.
-        turned = not value.flags.c_contiguous and value.flags.f_contiguous
-        size = self._part(value.T if turned else np.ascontiguousarray(value))
-        return {"array": [value.dtype.str, value.shape, "F" if turned else "C"], "bytes": size}
+        # A matrix stored by columns is sent as it is in memory, transposed.
+        by_columns = not value.flags.c_contiguous and value.flags.f_contiguous
+        size = self._part(value.T if by_columns else np.ascontiguousarray(value))
+        return {"array": [value.dtype.str, value.shape, "F" if by_columns else "C"], "bytes": size}
 
     def _part(self, array: np.ndarray) -> int:
         if array.nbytes:
@@ -126,10 +126,10 @@ class _Unpacker:
         if type(node) is dict:
             if "again" in node:
                 if type(node["again"]) is not int or node["again"] < 0:
-                    raise ValueError("no number of a container")
+                    raise ValueError("a container without number")
                 return self._held[node["again"]]
             if "dtype" in node:
-                return self._dtype(node["dtype"])
+                return _dtype(node["dtype"])
             if "scalar" in node:
                 return self._array(node["scalar"], [], "C", node["bytes"])[()]
         elif type(node) is not list:
@@ -141,30 +141,29 @@ class _Unpacker:
     def _container(self, node: Any) -> Any:
         if type(node) is list:
             return [self.value(item) for item in node]
-        for kind, content in node.items():
-            if kind == "tuple":
-                return tuple([self.value(item) for item in content])
-            if kind == "dict":
-                return {self.value(key): self.value(item) for key, item in content}
-            if kind in ("bytes", "bytearray"):
-                buffer = self._buffer(content)
-                return bytes(buffer) if kind == "bytes" else bytearray(buffer)
-            if kind == "array":
-                code, shape, order = content
-                return self._array(code, shape, order, node["bytes"])
-            if kind == "objects":
-                array = np.empty(self._shape(content, len(node["items"])), object)
-                flat = array.reshape(-1)
-                for i, item in enumerate(node["items"]):
-                    flat[i] = self.value(item)
-                return array
+        kind, content = next(iter(node.items()))
+        if kind == "tuple":
+            return tuple([self.value(item) for item in content])
+        if kind == "dict":
+            return {self.value(key): self.value(item) for key, item in content}
+        if kind in ("bytes", "bytearray"):
+            return (bytes if kind == "bytes" else bytearray)(self._buffer(content))
+        if kind == "array":
+            code, shape, order = content
+            return self._array(code, shape, order, node["bytes"])
+        if kind == "objects":
+            array = np.empty(_shape(content, len(node["items"])), object)
+            flat = array.reshape(-1)
+            for i, item in enumerate(node["items"]):
+                flat[i] = self.value(item)
+            return array
         raise ValueError("an unknown kind of value")
 
     def _array(self, code: Any, shape: Any, order: Any, size: Any) -> np.ndarray:
-        dtype = self._dtype(code)
+        dtype = _dtype(code)
         if type(size) is not int or size % dtype.itemsize or order not in ("C", "F"):
-            raise ValueError("an array of another size than it says")
-        extents = self._shape(shape, size // dtype.itemsize)
+            raise ValueError("an array of another size than declared")
+        extents = _shape(shape, size // dtype.itemsize)
         return self._buffer(size).view(dtype).reshape(extents, order=order)
 
     def _buffer(self, size: Any) -> np.ndarray:
@@ -176,14 +175,16 @@ class _Unpacker:
             self._fill(buffer.data)
         return buffer
 
-    def _dtype(self, code: Any) -> np.dtype:
-        if type(code) is not str or not _DTYPE.fullmatch(code) or np.dtype(code).itemsize == 0:
-            raise ValueError("an unknown type of array")
-        return np.dtype(code)
 
-    def _shape(self, shape: Any, count: int) -> tuple[int, ...]:
-        if type(shape) is not list or len(shape) > _MAX_AXES or any(type(n) is not int or n < 0 for n in shape):
-            raise ValueError("an array without shape")
-        if math.prod(shape) != count or math.prod(n for n in shape if n) >= 2**60:
-            raise ValueError("an array of another size than it says")
-        return tuple(shape)
+def _dtype(code: Any) -> np.dtype:
+    if type(code) is not str or not _DTYPE.fullmatch(code) or np.dtype(code).itemsize == 0:
+        raise ValueError("an unknown type of array")
+    return np.dtype(code)
+
+
+def _shape(shape: Any, count: int) -> tuple[int, ...]:
+    if type(shape) is not list or len(shape) > _MAX_AXES or any(type(n) is not int or n < 0 for n in shape):
+        raise ValueError("an array without shape")
+    if math.prod(shape) != count or math.prod(n for n in shape if n) >= 2**60:
+        raise ValueError("an array of another size than declared")
+    return tuple(shape)

@@ -1,19 +1,18 @@
-"""Members of .npz files as files of the cache, so that they can be mapped into memory instead of read."""
+"""Members of .npz files as files in the cache, so that they can be mapped into memory instead of read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from orca_cli import signals, storage
 from orca_cli.exceptions import DataError
 from orca_cli.untrusted.first_bytes import Progress
-from orca_cli.untrusted.memory import check_disk
 from orca_cli.untrusted.zips import DAMAGE
 
 _CHUNK = 2**20
@@ -21,10 +20,10 @@ _FILE = "array.npy"
 
 
 def unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Progress) -> Path:
-    """Return a file of the cache with the bytes of one member; it is made where it is missing or not whole.
+    """Return a file of the cache with the bytes of one member; it is made if it is missing or incomplete.
 
-    The folder's name follows from the archive's path, size and time of change. The checksum of the archive is compared
-    while the copy is made; later only its size is, which costs nothing for files of gigabytes.
+    The folder's name follows from the archive's path, size and modification time. The archive's checksum is compared while
+    the copy is made; later only the copy's size is, which costs nothing for files of gigabytes.
 
     Raises:
         DataError: the archive is damaged.
@@ -35,18 +34,13 @@ def unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Progres
     label = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{path.stem}-{name}")[:60]
     parent = cache_folder / "unpacked" / f"{label}-{_digest(str(path.resolve()), name)}"
     folder = parent / _digest(state.st_size, state.st_mtime_ns)
-    if _whole(folder):
+    if _is_complete(folder):
         return folder / _FILE
-    with storage.lock(
-        parent.with_name(f"{parent.name}.lock"),
-        timeout_s=float("inf"),
-        what=f"unpacking {path.name}",
-        while_waiting=_waiting(path, reporter),
-    ):
-        if not _whole(folder):
-            storage.make_folder(parent)
-            storage.clean_temporary(parent)
-            _forget_others(parent, folder)
+    lock, wait = parent.with_name(f"{parent.name}.lock"), _waiting(path, reporter)
+    with storage.lock(lock, timeout_s=float("inf"), what=f"unpacking {path.name}", while_waiting=wait):
+        if not _is_complete(folder):
+            if os.path.lexists(parent):  # copies of the archive as it was before, and incomplete ones
+                storage.remove(parent)
             with storage.commit_folder(folder) as temporary:
                 _copy(path, name, temporary / _FILE, reporter)
     return folder / _FILE
@@ -57,19 +51,19 @@ def _digest(*parts: object) -> str:
 
 
 def _waiting(path: Path, reporter: Progress) -> Callable[[], None]:
-    told = False
+    said = False
 
-    def look() -> None:
-        nonlocal told
+    def wait() -> None:
+        nonlocal said
         signals.check()
-        if not told:
+        if not said:
             reporter.say(f"waiting for another process that unpacks {path.name}")
-            told = True
+        said = True
 
-    return look
+    return wait
 
 
-def _whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     try:
         entries = json.loads((folder / storage.MANIFEST).read_text(encoding="utf-8"))["files"]
         return not folder.is_symlink() and (folder / _FILE).stat().st_size == entries[_FILE]["size"]
@@ -77,22 +71,13 @@ def _whole(folder: Path) -> bool:
         return False
 
 
-def _forget_others(parent: Path, folder: Path) -> None:
-    """Delete copies of the archive as it was before, and what is left of a copy that is not whole."""
-    for other in parent.iterdir():
-        if other.is_dir() and not other.is_symlink():
-            storage.remove(other)
-        else:
-            other.unlink(missing_ok=True)
-
-
 def _copy(path: Path, name: str, target: Path, reporter: Progress) -> None:
     where = f"{path}[{name}]"
     try:
         with zipfile.ZipFile(path) as archive:
             member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name)
-            check_disk(member.file_size, target.parent, f"unpacking {where}")
-            track: Any = reporter.track(f"unpacking {path.name}[{name}], MiB", -(-member.file_size // _CHUNK))
+            storage.require_space(target.parent, member.file_size, f"unpacking {where}")
+            track = reporter.track(f"unpacking {path.name}[{name}], MiB", -(-member.file_size // _CHUNK))
             with archive.open(member) as stream, track as advance, open(target, "xb") as file:
                 # The checksum of a member is compared when its end is reached.
                 while chunk := stream.read(_CHUNK):

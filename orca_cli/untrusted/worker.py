@@ -1,13 +1,14 @@
 """Files that are programs or trees of pointers are parsed in a process of their own, which may crash and has limits.
 
-One worker serves all reads of this process. It ends with it, and a new one is started where it died, where a file needs
-more memory than it was allowed, and after a fork. See docs/decisions/0010-foreign-files-in-a-worker.md.
+One worker serves all reads of this process and ends with it. A new one is started after a crash, after a fork, and for a file
+that needs more memory than the old one may use. See docs/decisions/0010-untrusted-files-in-a-worker.md.
 """
 
 from __future__ import annotations
 
 import atexit
 import fcntl
+import importlib.util
 import os
 import select
 import signal
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import exceptions, signals
-from orca_cli.exceptions import OrcaError, WorkerError
+from orca_cli.exceptions import OrcaError, UnavailableError, WorkerError
 from orca_cli.untrusted import transfer
 from orca_cli.untrusted.memory import check_memory
 from orca_cli.untrusted.worker_process import MEMORY
@@ -33,7 +34,6 @@ _BYTES_PER_S = 2**18
 _WAIT = 12  # times the computing time: for slow disks and busy machines
 _SLICE_S = 0.2
 _PIPE_BYTES = 2**20
-_TRUST = "the file is damaged or hostile; get it from a source that you trust"
 _START = "import sys; sys.path[:] = {path!r}; from orca_cli.untrusted.worker_process import main; main()"
 
 
@@ -49,24 +49,32 @@ def read(reader: str, where: str, size: int, **arguments: Any) -> Any:
     Raises:
         OrcaError: as the function says.
         WorkerError: the worker crashed, or reached a limit.
-        MemoryExhaustedError: the answer is larger than the memory that is free.
+        MemoryExhaustedError: the answer is larger than the free memory.
         InterruptionError: a signal asked to stop.
     """
     request = {"reader": reader, "arguments": arguments, "folder": os.getcwd()}
     seconds = _BASE_S + size // _BYTES_PER_S
     memory = _BASE_BYTES + (_BYTES_PER_BYTE * size // _STEP_BYTES + 1) * _STEP_BYTES
     with _lock:
-        used_before = _running is not None
-        try:
-            return _worker(memory).ask(request, where, seconds)
-        except _CrashedError as crash:
-            if not used_before:
-                raise crash.told(where) from crash
-        # The fault may be what an earlier file left behind.
-        try:
-            return _worker(memory).ask(request, where, seconds)
-        except _CrashedError as crash:
-            raise crash.told(where) from crash
+        tries = 1 if _running is None else 2  # in a worker that was used, an earlier file may have left the fault
+        while True:
+            tries -= 1
+            try:
+                return _worker(memory).ask(request, where, seconds)
+            except _CrashedError as crash:
+                if not tries:
+                    raise _failure(str(crash), where) from crash
+
+
+def check_installed(package: str, where: str, what: str, *, extra: str, otherwise: str = "") -> None:
+    """Raise UnavailableError, which names the extra, where a package that the worker needs is missing; nothing is imported."""
+    try:
+        found = importlib.util.find_spec(package) is not None
+    except ValueError:  # its import is blocked
+        found = False
+    if not found:
+        hint = f"pip install 'orca-transfer[{extra}]'{otherwise}"
+        raise UnavailableError(f"reading {what} needs the package {package}", where=where, hint=hint)
 
 
 def close() -> None:
@@ -86,11 +94,12 @@ def _worker(memory: int) -> _Worker:
     return _running
 
 
-class _CrashedError(Exception):
-    """The worker is no more, and it was not stopped by a limit."""
+def _failure(what: str, where: str) -> WorkerError:
+    return WorkerError(what, where=where, hint="the file is damaged or hostile; get it from a source that you trust")
 
-    def told(self, where: str) -> WorkerError:
-        return WorkerError(f"the process that reads it {self}", where=where, hint=_TRUST)
+
+class _CrashedError(Exception):
+    """The worker has ended, and not by one of its limits."""
 
 
 class _Worker:
@@ -105,23 +114,19 @@ class _Worker:
         # The program's own folder first; the rest as this process finds its packages, and nothing of the current folder.
         path = [str(Path(__file__).parents[2]), *(entry for entry in sys.path if os.path.isabs(entry))]
         command = [sys.executable, "-I", "-S", "-B", "-c", _START.format(path=path), str(memory)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_environment(),
-        )
+        pipe, none = subprocess.PIPE, subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, env=_environment())
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
-        for pipe in (self._to, self._from):
-            os.set_blocking(pipe, False)
-            _widen(pipe)
+        for descriptor in (self._to, self._from):
+            os.set_blocking(descriptor, False)
+            with suppress(OSError, AttributeError):  # only slower
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def ask(self, request: dict[str, Any], where: str, seconds: int) -> Any:
         """Send a request and return the answer's value; raises as `read`, and _CrashedError."""
-        self.usable = False  # until the answer was taken whole
+        self.usable = False  # until the whole answer has arrived
         self._seconds, self._end = seconds, time.monotonic() + _WAIT * seconds
         self._where = where
         try:
@@ -134,43 +139,37 @@ class _Worker:
             answer = transfer.unpack(bytes(text), self.memory, self._fill_checked)
         except transfer.TransferError as error:
             self.end()
-            raise WorkerError(f"cannot be handed over: {error}", where=where, hint=_TRUST) from error
+            raise _failure(f"the process that reads it returned a malformed response: {error}", where) from error
         except BaseException:
             self.end()  # it may still be at work
             raise
-        return self._taken(answer, where)
+        return self._value_of(answer)
 
     def end(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
+        with self._process:
+            self._process.kill()
 
     def forget(self) -> None:
-        """Let go of a process that belongs to the process this one was forked from."""
-        for pipe in (self._to, self._from):
-            os.close(pipe)
+        """Close the pipes of a worker that belongs to the process this one was forked from."""
+        for descriptor in (self._to, self._from):
+            os.close(descriptor)
         self._process.returncode = 0
 
-    def _taken(self, answer: Any, where: str) -> Any:
-        kinds = {"value", "error", "failed"}
-        if type(answer) is not dict or len(answer) != 1 or not answer.keys() <= kinds:
-            raise WorkerError("the process that reads it gave no answer that is one", where=where, hint=_TRUST)
-        if "value" in answer:
-            self.usable = True
-            return answer["value"]
-        if "error" in answer:
-            self.usable = True
-            raise _error(answer["error"], where)
-        if answer["failed"] == MEMORY:
-            raise WorkerError(
-                f"reading it needs more than the {self.memory / 2**30:.1f} GiB of memory that it may use",
-                where=where,
-                hint=_TRUST,
-            )
-        raise WorkerError(f"reading it failed: {str(answer['failed'])[:500]}", where=where, hint=_TRUST)
+    def _value_of(self, answer: Any) -> Any:
+        kind, content = next(iter(answer.items())) if type(answer) is dict and len(answer) == 1 else ("", None)
+        self.usable = kind in ("value", "error")
+        if kind == "value":
+            return content
+        if kind == "failed" and content == MEMORY:
+            what = f"reading it needs more than its limit of {self.memory / 2**30:.1f} GiB of memory"
+        elif kind == "failed":
+            what = f"reading it failed: {str(content)[:500]}"
+        elif kind == "error" and (error := _our_error(content)) is not None:
+            raise error
+        else:
+            what = "the process that reads it returned a malformed response"
+        raise _failure(what, self._where)
 
     def _fill_checked(self, buffer: memoryview) -> None:
         if len(buffer) > 2**26:
@@ -202,42 +201,37 @@ class _Worker:
                 return
             if time.monotonic() > self._end:
                 what = f"the process that reads it gave no answer in {_WAIT * self._seconds} s"
-                raise WorkerError(what, where=self._where, hint=_TRUST)
+                raise _failure(what, self._where)
 
     def _ended(self) -> Exception:
         code = self._process.wait()
         if code == -signal.SIGXCPU:
-            what = f"reading it needs more than the {self._seconds} s of computing time that it may use"
-            return WorkerError(what, where=self._where, hint=_TRUST)
-        if code < 0:
-            return _CrashedError(f"was ended by {signal.Signals(-code).name}")
-        return _CrashedError(f"ended with exit code {code}")
+            return _failure(f"reading it needs more than its limit of {self._seconds} s of computing time", self._where)
+        name = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return _CrashedError(f"the process that reads it {name}")
 
 
-def _error(told: Any, where: str) -> OrcaError:
-    """Return one of our errors that the worker tells of."""
-    if type(told) is list and len(told) == 4 and all(type(text) is str for text in told):
-        kind = getattr(exceptions, told[0], None)
+def _our_error(content: Any) -> OrcaError | None:
+    """Return the error of ours that an answer describes, if it does."""
+    if type(content) is list and len(content) == 4 and all(type(text) is str for text in content):
+        kind = getattr(exceptions, content[0], None)
         if isinstance(kind, type) and issubclass(kind, OrcaError):
-            return kind(told[1], where=told[2], hint=told[3])
-    return WorkerError("the process that reads it gave no answer that is one", where=where, hint=_TRUST)
+            return kind(content[1], where=content[2], hint=content[3])
+    return None
 
 
 def _environment() -> dict[str, str]:
     """Return the worker's variables: no secrets of this process, no threads, no plug-ins of HDF5."""
-    # Python itself may need the first one to start.
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    kept = {
+        name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"
+    }  # Python may need it to start
     return kept | {
+        "HOME": os.devnull,  # or importing SciPy asks the system for the user's folder
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "HDF5_PLUGIN_PRELOAD": "::",
         "LC_ALL": "C.UTF-8",
     }
-
-
-def _widen(pipe: int) -> None:
-    with suppress(OSError, AttributeError):  # slower, and no more
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _forget() -> None:

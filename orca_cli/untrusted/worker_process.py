@@ -1,7 +1,7 @@
-"""The worker itself: reads one request after the other, and files for them, until its input ends.
+"""The worker itself: answers requests to read files until its input ends.
 
-Started by `worker` with an environment of its own. Before the first file is touched it gives up what reading does not need:
-the network, core dumps, writing to files, more processes, and memory beyond a limit that cannot be raised again.
+`worker` starts it with an environment of its own. Before it touches the first file it gives up what reading does not need: the
+network, core dumps, writing to files, further processes, and memory beyond a limit that cannot be raised again.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import resource
 import signal
 import sys
 from contextlib import suppress
-from typing import IO, Any
+from typing import Any
 
 from orca_cli.exceptions import OrcaError
 
-# What may be asked for: the functions that read, by name.
+# Request -> module and function.
 READERS = {
     "matlab": ("orca_cli.untrusted.matlab", "read_here"),
-    "pickle": ("orca_cli.untrusted.pickle.unpickle", "load_here"),
-    "pickles": ("orca_cli.untrusted.pickle.unpickle", "loads_here"),
+    "lmdb": ("orca_cli.untrusted.lmdb", "read_here"),
+    "pickle": ("orca_cli.untrusted.pickle.reader", "read_here"),
+    "pickles": ("orca_cli.untrusted.pickle.reader", "read_bytes_here"),
     "objects": ("orca_cli.untrusted.arrays", "load_object_here"),
 }
 MEMORY = "memory"
@@ -33,7 +34,7 @@ _CUT = 2000  # characters of a message
 def main() -> None:
     """Serve requests on standard input; answers go to what standard output was."""
     answers = os.fdopen(os.dup(1), "wb", buffering=2**20)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is not an answer
     # Meant for the parent, which ends this process or closes its input.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
@@ -49,9 +50,14 @@ def main() -> None:
     np.zeros(1)
     _limit(resource.RLIMIT_NPROC, 0)
     requests = os.fdopen(0, "rb", buffering=2**20)
+
+    def fill(buffer: memoryview) -> None:
+        if requests.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
+            raise EOFError
+
     while head := requests.read(transfer.LENGTH_BYTES):
         text = requests.read(transfer.length(head))
-        asked = transfer.unpack(text, 2**62, lambda buffer: _fill(requests, buffer))
+        asked = transfer.unpack(text, 2**62, fill)
         _bound_time(asked["seconds"])
         for part in _answered(asked):
             answers.write(part)
@@ -76,15 +82,6 @@ def _answered(asked: dict[str, Any]) -> list[Any]:
         return transfer.pack({"failed": f"{type(error).__name__}: {error}"[:_CUT]})
 
 
-def _fill(stream: IO[bytes], buffer: memoryview) -> None:
-    done = 0
-    while done < len(buffer):
-        count = stream.readinto(buffer[done:])  # type: ignore[attr-defined]
-        if not count:
-            raise EOFError
-        done += count
-
-
 def _limit(what: int, value: int) -> None:
     hard = resource.getrlimit(what)[1]
     if hard != resource.RLIM_INFINITY:
@@ -94,7 +91,7 @@ def _limit(what: int, value: int) -> None:
 
 
 def _bound_time(seconds: int) -> None:
-    """Let this process compute for so many seconds more; beyond them the kernel ends it."""
+    """Have the kernel end this process once it has computed for this long from now."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     end = math.ceil(usage.ru_utime + usage.ru_stime) + seconds

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import pytest
 
 from orca_cli.cli import main
-from tests.checkpoints import save_tiny_bert, save_tiny_swin
+from tests.checkpoints import save_tiny_bert, save_tiny_swin, save_tiny_vit
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -27,6 +27,7 @@ def tiny(tmp_path_factory):
         "bert": save_tiny_bert(root / "bert"),
         "long": save_tiny_bert(root / "long", max_position_embeddings=512),
         "swin": save_tiny_swin(root / "swin"),
+        "vit": save_tiny_vit(root / "vit"),
     }
 
 

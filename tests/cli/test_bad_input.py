@@ -43,7 +43,7 @@ def refused(result, code, *words):
         (["train.lr=-1e-3"], ["train.lr", "above 0"]),
         (["train.epochs=[1]"], ["train.epochs"]),
         (["train.optimizer=adamv"], ["train.optimizer", "adamw"]),
-        (["train.betas=[0.9]"], ["train.betas", "two numbers"]),
+        (["train.betas=[0.9]"], ["train.betas", "[float, float]", "at least 0 and below 1"]),
         (["precision=fp8"], ["precision", "fp32, bf16, fp16"]),
         (["protocol=paperr"], ["protocol", "did you mean 'paper'?"]),
         (["embedder.init=zero"], ["embedder.init", "pretrained, random"]),

@@ -227,17 +227,26 @@ def forms() -> dict[str, tuple[list[str], dict[str, np.ndarray]]]:
     }
 
 
-@pytest.mark.parametrize("body", ["bert", "swin"])
-@pytest.mark.parametrize("form", forms())
-def test_own_data_of_every_kind_on_both_families(orca, environment, tiny, tmp_path, form, body):
+CHOICES = {
+    "bert": ["body=minilm"],
+    "swin": ["body=swin_tiny", "source=digits"],
+    "vit": ["body=vit", "source=digits"],
+    "overlap": ["body=minilm", "embedder=overlap", "embedder.max_tokens=20"],
+}
+COMBINATIONS = [(form, name) for name in ("bert", "swin") for form in forms()]
+COMBINATIONS += [(form, "vit") for form in ("classes_2d", "dense_1d")]
+COMBINATIONS += [(form, "overlap") for form in ("labels_1d", "class_maps_2d")]
+
+
+@pytest.mark.parametrize(("form", "name"), COMBINATIONS)
+def test_own_data_of_every_kind_on_every_family(orca, environment, tiny, tmp_path, form, name):
     overrides, arrays = forms()[form]
     np.savez(tmp_path / "own.npz", **arrays)
-    source = (
-        ["body=minilm", "source.size=100"] if body == "bert" else ["body=swin_tiny", "source=digits", "source.size=100"]
-    )
+    body = tiny["bert" if name == "overlap" else name]
     sizes = ["align.epochs=2", "align.source_points=100", "align.max_samples=16", "align.lr=1e-3", "align.select=last"]
     training = ["train.epochs=25", "train.batch_size=8", "train.lr=3e-3", "train.warmup_epochs=1"]
-    words = ["task=arrays", f"task.train={tmp_path / 'own.npz'}", *overrides, *source, f"body.checkpoint={tiny[body]}"]
+    source = [*CHOICES[name], "source.size=100", f"body.checkpoint={body}"]
+    words = ["task=arrays", f"task.train={tmp_path / 'own.npz'}", *overrides, *source]
     code, out, err = orca("run", *words, *sizes, *training)
     assert code == 0, err
     (result,) = results(environment)

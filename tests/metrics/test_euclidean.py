@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from orca_cli.exceptions import ConfigError, NonFiniteError
+from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.euclidean import Euclidean
 from tests.metrics.generators import cloud
@@ -73,9 +73,7 @@ def test_points_on_top_of_each_other_have_no_part_in_the_gradient(dtype):
     assert (gradient(Euclidean(), constant, constant) == 0).all()
 
 
-def test_bad_values_are_named():
-    with pytest.raises(ConfigError, match="metric.chunk"):
-        Euclidean(chunk=0)
+def test_bad_values_are_errors():
     with pytest.raises(NonFiniteError, match="target"):
         value(Euclidean(), torch.ones(2, 2), torch.full((2, 2), np.inf))
 

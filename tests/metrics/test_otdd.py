@@ -8,7 +8,7 @@ from geomloss import SamplesLoss
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
+from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd import OTDD
 from orca_cli.seeding import torch_generator
@@ -246,9 +246,3 @@ def test_an_overflow_is_not_silent():
 def test_malformed_features_are_refused(x, labels, num_classes):
     with pytest.raises(DataError, match="source"):
         OTDD().prepare(Features(x, labels, num_classes))
-
-
-@pytest.mark.parametrize("wrong", [{"reg": 0}, {"scaling": 1}, {"tolerance": -1}, {"newton_steps": 0}, {"chunk": 0}])
-def test_parameters_out_of_range_are_named(wrong):
-    with pytest.raises(ConfigError, match=f"metric.{next(iter(wrong))}"):
-        OTDD(**wrong)

@@ -6,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transrate import TransRate
 from tests.metrics.generators import cloud, labelled
@@ -84,8 +83,3 @@ def test_one_class_and_equal_points_give_zero_and_a_finite_gradient(target):
     result.value.backward()
     assert result.value.item() == pytest.approx(0, abs=1e-9)
     assert x.grad.abs().max() < 1e-6
-
-
-def test_an_eps_that_is_not_positive_is_named():
-    with pytest.raises(ConfigError, match="metric.eps"):
-        TransRate(eps=0)

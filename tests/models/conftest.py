@@ -1,8 +1,10 @@
+import importlib
+
 import pytest
 
-from tests.checkpoints import save_tiny_bert, save_tiny_roberta, save_tiny_swin
+from tests.checkpoints import save_tiny_bert, save_tiny_roberta, save_tiny_swin, save_tiny_vit
 
-SAVERS = {"bert": save_tiny_bert, "roberta": save_tiny_roberta, "swin": save_tiny_swin}
+SAVERS = {"bert": save_tiny_bert, "roberta": save_tiny_roberta, "swin": save_tiny_swin, "vit": save_tiny_vit}
 
 
 @pytest.fixture(scope="session")
@@ -13,9 +15,8 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def load_body(folders):
-    from orca_cli.models.bodies import swin, text
-
     def load(name):
-        return swin.load(str(folders[name])) if name == "swin" else text.load(str(folders[name]))
+        family = name if name in ("swin", "vit") else "text"
+        return importlib.import_module(f"orca_cli.models.bodies.{family}").load(str(folders[name]))
 
     return load

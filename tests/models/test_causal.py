@@ -6,6 +6,8 @@ import torch
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Tokens
 from orca_cli.models.assembly import build_model
+from orca_cli.models.embedders.overlap import Overlap
+from orca_cli.models.embedders.patch import Patch
 
 STEPS = 12
 
@@ -57,9 +59,12 @@ def test_padding_behind_the_longest_sample_changes_nothing(load_body, name, caus
 
 
 def test_what_would_leak_is_refused(load_body):
-    with pytest.raises(ConfigError, match="whole input at once"):
-        build(load_body("swin"), True)
+    for name in ("swin", "vit"):
+        with pytest.raises(ConfigError, match="whole input at once"):
+            build(load_body(name), True)
+    with pytest.raises(ConfigError, match="embedder: .* beyond its own step; use embedder=patch"):
+        build(load_body("bert"), True, embedder=Overlap())
     with pytest.raises(ConfigError, match=f"{STEPS} steps in 6 tokens"):
-        build(load_body("bert"), True, max_tokens=6)
+        build(load_body("bert"), True, embedder=Patch(max_tokens=6))
     with pytest.raises(ConfigError, match="dense outputs"):
         build(load_body("bert"), True, kind="classes")

@@ -9,10 +9,11 @@ from orca_cli.interfaces import Scale, Tokens
 from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.bodies import checkpoints, swin, text
 from orca_cli.models.embedders.convolution import spread_filter
+from orca_cli.models.embedders.patch import Patch
 from tests.checkpoints import SHARED
 
 SHAPES = [(1, 7), (3, 97), (57, 130), (1, 1), (1, 9, 9), (3, 5, 40), (2, 1, 200), (4, 31, 17)]
-BODIES = ["bert", "roberta", "swin"]
+BODIES = ["bert", "roberta", "swin", "vit"]
 
 
 def build(body, **settings):
@@ -69,7 +70,7 @@ def test_pretrained_embedder_starts_from_the_body(load_body):
     model = build(body, input_shape=(2, 40))
     torch.testing.assert_close(model.embedder.positions, body.embeddings.position_embeddings.weight[2:42])
     torch.testing.assert_close(model.embedder.norm.weight, body.embeddings.LayerNorm.weight)
-    random = build(body, input_shape=(2, 40), embedder_init="random")
+    random = build(body, input_shape=(2, 40), embedder=Patch(init="random"))
     assert not torch.equal(random.embedder.positions, model.embedder.positions)
 
 
@@ -93,8 +94,8 @@ def test_class_token_stands_first_and_is_read(load_body):
     torch.testing.assert_close(model.embedder.positions[0], body.embeddings.position_embeddings.weight[1])
     x = torch.randn(1, 2, 63)
     tokens = model.embed(x)
-    joined = torch.cat([body.class_token().view(1, 1, -1), tokens.x], 1)
-    features = body(Tokens(joined, torch.ones(1, 64, dtype=torch.bool), (64,))).x
+    joined = torch.cat([body.prefix_tokens()[None], tokens.x], 1)
+    features = body(Tokens(joined, torch.ones(1, 64, dtype=torch.bool), (63,), prefix=1)).x
     torch.testing.assert_close(model(x), model.predictor.linear(features[:, 0]))
 
 
@@ -108,7 +109,7 @@ def test_scale_gives_the_tasks_units(load_body):
 def test_reset_draws_the_body_anew(load_body, name):
     body = load_body(name)
     before = {name: p.detach().clone() for name, p in body.named_parameters() if p.dim() == 2 and "bias" not in name}
-    source = ["a list"] if name != "swin" else torch.rand(1, 3, 32, 32).numpy()
+    source = ["a list"] if body.modality == "text" else torch.rand(1, 3, 32, 32).numpy()
     embedded = body.embed_source(source).x
     torch.manual_seed(0)
     body.reset_weights()
@@ -134,8 +135,8 @@ def test_the_word_embeddings_are_not_trained_or_stored(load_body):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_tokens": 65}, "allowed: 1 to 64"),
-        ({"pooling": "class_token", "max_tokens": 64}, "allowed: 1 to 63"),
+        ({"embedder": Patch(max_tokens=65)}, "allowed: 1 to 64"),
+        ({"pooling": "class_token", "embedder": Patch(max_tokens=64)}, "allowed: 1 to 63"),
     ],
 )
 def test_too_many_tokens_are_refused(load_body, settings, message):
@@ -149,9 +150,9 @@ def test_class_token_of_swin_is_refused(load_body):
 
 
 def test_wrong_family_is_one_clear_line(folders):
-    with pytest.raises(ConfigError, match="of family 'swin', and this body takes bert or roberta"):
+    with pytest.raises(ConfigError, match="of family 'swin', but this body takes bert or roberta"):
         text.load(str(folders["swin"]))
-    with pytest.raises(ConfigError, match="of family 'bert', and this body takes swin"):
+    with pytest.raises(ConfigError, match="of family 'bert', but this body takes swin"):
         swin.load(str(folders["bert"]))
 
 
@@ -207,7 +208,7 @@ def test_packaged_weights_are_verified(monkeypatch, tmp_path):
     (copy / "config.json").write_text("{}")
     (copy / "model.safetensors").write_bytes(b"other weights")
     monkeypatch.setattr(checkpoints, "packaged_folder", lambda packaged: copy)
-    with pytest.raises(ChecksumError, match="not the published ones"):
+    with pytest.raises(ChecksumError, match="differ from the published ones"):
         checkpoints.resolve(MINILM)
 
 

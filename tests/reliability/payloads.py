@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from orca_cli.untrusted import arrays, lmdb, matlab
-from orca_cli.untrusted.pickle import unpickle
+from orca_cli.untrusted.pickle import reader, unpickle, unpickle_bytes
 
 
 class Call:
@@ -321,25 +321,24 @@ def readings(form: str, path: Path) -> list[Callable[[], Any]]:
     """Return the ways in which our readers would meet such a file: in the worker, and the same code in this process."""
     text = str(path)
     if form == "gzip":
-        return [lambda: unpickle.load(path, gzipped=True), lambda: unpickle.load_here(text, gzipped=True)]
+        return [lambda: unpickle(path, gzipped=True), lambda: reader.read_here(text, gzipped=True)]
     if form in ("pickle named npy", "npy of objects"):
-        here = arrays.load_object_here if form == "npy of objects" else unpickle.load_here
+        here = arrays.load_object_here if form == "npy of objects" else reader.read_here
         return [lambda: arrays.load_object(path), lambda: here(text), lambda: arrays.open_arrays(path, "task.train")]
     if form == "npz of objects":
         return [lambda: arrays.read_arrays(path, ["x"]), lambda: arrays.open_arrays(path, "task.train")]
     if form == "LMDB":
-        return [lambda: _lmdb_value(path, unpickle.loads), lambda: _lmdb_value(path, _loads_here)]
+        return [lambda: _lmdb_value(path, unpickle_bytes), lambda: _lmdb_value(path, _loads_here)]
     if form.startswith("MATLAB"):
         return [lambda: matlab.read(path, ["x"]), lambda: matlab.read_here(text, ["x"])]
-    return [lambda: unpickle.load(path), lambda: unpickle.load_here(text)]
+    return [lambda: unpickle(path), lambda: reader.read_here(text)]
 
 
 def _loads_here(content: bytes, where: str) -> Any:
-    return unpickle.loads_here([content], [where])
+    return reader.read_bytes_here([content], [where])
 
 
 def _lmdb_value(path: Path, loads: Callable[[bytes, str], Any]) -> Any:
-    with lmdb.Records(path) as records:
-        content = records.get("0")
+    (content,) = lmdb.read(path, ["0"])
     assert content is not None
     return loads(content, str(path))

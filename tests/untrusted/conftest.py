@@ -4,7 +4,7 @@ import pytest
 
 
 class Quiet:
-    """Keeps what it is told."""
+    """Records what is reported."""
 
     def __init__(self):
         self.lines = []

@@ -6,7 +6,6 @@ import struct
 import subprocess
 import sys
 import zipfile
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,7 +123,7 @@ def test_a_failed_or_interrupted_unpacking_leaves_nothing(tmp_path, reporter, mo
         mapped(tmp_path / "b.npz", ["large"], cache, reporter)
     for name, value, error in (
         ("orca_cli.signals._pending", 15, InterruptionError),
-        ("shutil.disk_usage", lambda folder: SimpleNamespace(free=9), StorageError),
+        ("orca_cli.storage.disk._free_bytes", lambda folder: 9, StorageError),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(name, value)
@@ -184,8 +183,12 @@ def test_hostile_objects_run_nothing(tmp_path):
         load_object(path)
 
 
-def test_files_that_are_no_archive_are_told(tmp_path):
-    for content, message in {b"<html>": "web page", b"PK\x03\x04": r"no readable \.npz", b"abc": "no readable"}.items():
+def test_files_that_are_not_archives_are_named(tmp_path):
+    for content, message in {
+        b"<html>": "web page",
+        b"PK\x03\x04": r"not a readable \.npz",
+        b"abc": "not a readable",
+    }.items():
         (tmp_path / "a.npz").write_bytes(content)
         with pytest.raises(DataError, match=message):
             read_arrays(tmp_path / "a.npz", ["x"])

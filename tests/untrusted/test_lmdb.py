@@ -1,12 +1,12 @@
-"""LMDB: what the library writes is read by our own code, and damage ends in one of our errors and never in a crash."""
+"""LMDB: values come back as the library wrote them; damage ends in one of our errors, and this process lives on."""
 
 import random
-from contextlib import suppress
+import sys
 
 import pytest
 
-from orca_cli.exceptions import DataError, OrcaError, UnsafeError
-from orca_cli.untrusted.lmdb import Records
+from orca_cli.exceptions import DataError, OrcaError, UnavailableError, UnsafeError
+from orca_cli.untrusted import lmdb as reader
 
 lmdb = pytest.importorskip("lmdb")
 
@@ -34,84 +34,90 @@ def database(tmp_path_factory):
     return folder, write(folder, 3)
 
 
-def test_records_come_back(database):
+def test_values_come_back_and_nothing_is_written(database, monkeypatch):
     folder, expected = database
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    monkeypatch.setattr(reader, "_BATCH", 100)
     for path in (folder, folder / "data.mdb"):
-        with Records(path) as records:
-            assert len(records) == len(expected)
-            assert list(records.items()) == sorted(expected.items())
-            assert all(records.get(key) == value for key, value in expected.items())
-            for absent in ("", "nothing", "~", "0000", "9999999"):
-                assert records.get(absent) is None
+        assert dict(zip(expected, reader.read(path, expected), strict=True)) == expected
+        assert list(reader.read(path, ["nothing", "~", "0000", next(iter(expected)), "9999999"])) == [
+            None,
+            None,
+            None,
+            next(iter(expected.values())),
+            None,
+        ]
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_large_values_are_fetched_a_few_at_a_time(database, monkeypatch):
+    folder, expected = database
+    monkeypatch.setattr(reader, "_BATCH_BYTES", 10_000)
+    keys = sorted(expected)[:300]
+    assert len(reader.read_here(str(folder / "data.mdb"), keys, 2**20)) < 200
+    monkeypatch.undo()
+    assert list(reader.read(folder, keys)) == [expected[key] for key in keys]
 
 
 def test_an_empty_database_holds_nothing(tmp_path):
     lmdb.open(str(tmp_path), map_size=2**20).close()
-    with Records(tmp_path) as records:
-        assert (len(records), records.get("0"), list(records.items())) == (0, None, [])
+    (tmp_path / "lock.mdb").unlink()
+    assert list(reader.read(tmp_path, ["0"])) == [None]
+    assert [path.name for path in tmp_path.iterdir()] == ["data.mdb"]
 
 
-def test_values_beyond_the_bound_are_refused(database):
+def test_values_beyond_the_limit_are_refused(database):
     folder, expected = database
     large = next(key for key, value in expected.items() if len(value) == 20_000)
-    with (
-        Records(folder, max_value=10_000) as records,
-        pytest.raises(UnsafeError, match=r"data\.mdb: a value has 20,000 bytes"),
-    ):
-        records.get(large)
+    with pytest.raises(UnsafeError, match=r"data\.mdb: a value has 20,000 bytes"):
+        list(reader.read(folder, [large], max_value=10_000))
 
 
-def test_a_cut_file_is_told_at_once(database, tmp_path):
+def test_a_file_cut_off_is_reported_at_once(database, tmp_path):
     folder, _ = database
     content = (folder / "data.mdb").read_bytes()
     for size in (10, 5000, len(content) // 2, len(content) - 4096):
         (tmp_path / "data.mdb").write_bytes(content[:size])
-        with pytest.raises(DataError, match=r"data\.mdb: is (cut off|no LMDB)"):
-            Records(tmp_path)
+        with pytest.raises(DataError, match=r"data\.mdb: is (cut off|a damaged LMDB database)"):
+            list(reader.read(tmp_path, ["0"]))
 
 
-def test_other_files_are_told(tmp_path):
-    for content, message in {b"<html>": "web page", b"": "empty", bytes(9000): "no LMDB database"}.items():
+def test_other_files_are_named(tmp_path):
+    for content, message in {b"<html>": "web page", b"": "empty", bytes(9000): "damaged LMDB database"}.items():
         (tmp_path / "data.mdb").write_bytes(content)
         with pytest.raises(DataError, match=message):
-            Records(tmp_path)
+            list(reader.read(tmp_path, ["0"]))
     with pytest.raises(DataError, match="does not exist"):
-        Records(tmp_path / "absent")
+        list(reader.read(tmp_path / "absent", ["0"]))
 
 
-def test_databases_in_the_database_are_no_records(tmp_path):
-    with (
-        lmdb.open(str(tmp_path), map_size=2**20, max_dbs=1) as environment,
-        environment.begin(write=True) as transaction,
-    ):
-        transaction.put(b"0", b"x", db=environment.open_db(b"named", txn=transaction))
-    with Records(tmp_path) as records, pytest.raises(DataError, match="no plain value"):
-        list(records.items())
+def test_the_missing_package_is_named(database, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(UnavailableError, match=r"data\.mdb: .*pip install 'orca-transfer\[lmdb\]'"):
+        list(reader.read(database[0], ["0"]))
 
 
 def test_damaged_files_give_errors_of_ours_or_values(tmp_path):
-    write(tmp_path / "good", 1)
+    expected = write(tmp_path / "good", 1)
     content, draw = (tmp_path / "good/data.mdb").read_bytes(), random.Random(0)
     path = tmp_path / "data.mdb"
     path.write_bytes(content)
     heads = range(0, len(content), 4096)
-    refused = 0
+    keys = sorted(expected)
+    refused = []
     with open(path, "r+b") as file:
-        for _ in range(400):
+        for _ in range(200):
             # Half of the changes hit the headers of pages, which are a small part of the file.
             place = draw.choice(heads) + draw.randrange(160) if draw.random() < 0.5 else draw.randrange(len(content))
             file.seek(place)
             file.write(bytes([draw.choice([0, 1, 0x7F, 0xFF, draw.randrange(256)])]))
             file.flush()
             try:
-                with Records(path) as records:
-                    with suppress(OrcaError):
-                        records.get(str(draw.randrange(10**6)))
-                    for _ in records.items():
-                        pass
-            except OrcaError:
-                refused += 1
+                list(reader.read(path, keys))
+            except OrcaError as error:
+                refused.append(error)
             file.seek(place)
             file.write(content[place : place + 1])
             file.flush()
-    assert refused > 20
+    assert len(refused) > 5
+    assert not any("\n" in str(error) for error in refused)

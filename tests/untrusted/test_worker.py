@@ -46,7 +46,7 @@ def pid(ask) -> int:
         ("leave", 0, "ended with exit code 0"),
         ("leave", 7, "ended with exit code 7"),
         ("error", None, "failed: ZeroDivisionError: deep inside"),
-        ("object", None, "failed: TransferError: a object is not sent"),
+        ("object", None, "failed: TransferError: a value of type object is not sent"),
         ("loop", None, "failed: TransferError"),
     ],
 )
@@ -64,10 +64,10 @@ def test_limits_end_the_reading(ask, monkeypatch):
     monkeypatch.setattr(worker, "_BASE_BYTES", 2**29 - 2**20)
     monkeypatch.setattr(worker, "_STEP_BYTES", 2**20)
     monkeypatch.setattr(worker, "_WAIT", 60)
-    with pytest.raises(WorkerError, match=r"a\.bin: .*more than the 1 s of computing time"):
+    with pytest.raises(WorkerError, match=r"a\.bin: .*more than its limit of 1 s of computing time"):
         ask("spin")
     for kind, argument in (("swallow", 2**30), ("nibble", None)):
-        with pytest.raises(WorkerError, match=r"a\.bin: .*more than the 0\.5 GiB of memory"):
+        with pytest.raises(WorkerError, match=r"a\.bin: .*more than its limit of 0\.5 GiB of memory"):
             ask(kind, argument)
     monkeypatch.setattr(worker, "_WAIT", 1)
     with pytest.raises(WorkerError, match=r"a\.bin: .*no answer in 1 s"):
@@ -93,6 +93,7 @@ def test_it_may_do_little(ask, tmp_path, monkeypatch):
     assert state["folder"] == str(tmp_path)
     assert "ORCA_SECRET_TOKEN" not in state["variables"]
     assert set(state["variables"]) <= {
+        "HOME",
         "LC_ALL",
         "LD_LIBRARY_PATH",
         "OMP_NUM_THREADS",
@@ -152,8 +153,8 @@ def test_threads_and_forks_do_not_share_answers(ask):
 
 def test_it_ends_with_its_parent(ask):
     code = (
-        "import os, signal; from orca_cli.untrusted.pickle import unpickle; from orca_cli.untrusted import worker\n"
-        "unpickle.loads(b'I1\\n.', 'm'); print(worker._running._process.pid, flush=True)\n"
+        "import os, signal; from orca_cli.untrusted.pickle import unpickle_bytes; from orca_cli.untrusted import worker\n"
+        "unpickle_bytes(b'I1\\n.', 'm'); print(worker._running._process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from orca_cli import data_folder, terminal
+from orca_cli import data_folder, storage, terminal
 from orca_cli.catalogue import DataFile, DataSet
 from orca_cli.commands.data.selection import add_names, by_hand, select, size_text, unpacked_text
 from orca_cli.exceptions import ChecksumError, InterruptionError, NetworkError, OrcaError, StorageError, UsageError
@@ -134,13 +134,12 @@ def execute(arguments: argparse.Namespace) -> Downloads:
 
 def _get(entry: DataSet, files: list[DataFile], arguments: argparse.Namespace, done: Downloads) -> None:
     """Get what is missing; one file's failure does not affect the others."""
-    from orca_cli.untrusted.memory import check_disk
-
     reporter, failures = terminal.LogReporter(), []
     with data_folder.locked(entry, done.folder, reporter) as folder:
         if not arguments.offline:
             missing = [file for file in files if file.urls and not _is_here(file, folder)]
-            check_disk(sum((file.bytes or 0) - _begun(file, folder) for file in missing), folder, entry.name)
+            needed = sum((file.bytes or 0) - _begun(file, folder) for file in missing)
+            storage.require_space(folder, needed, entry.name)
         for file in files:
             try:
                 got = _get_file(entry, file, folder, arguments, reporter)

@@ -20,7 +20,8 @@ from orca_cli.catalogue import DataFile, DataSet
 from orca_cli.commands.data.selection import select, unpacked_text
 from orca_cli.commands.options import add_config_dir
 from orca_cli.exceptions import ChecksumError, DataError, OrcaError, StorageError, UnsafeError, UsageError
-from orca_cli.untrusted.downloads import differs, disguise
+from orca_cli.untrusted.downloads import differs
+from orca_cli.untrusted.first_bytes import disguise
 
 Way = Literal["copy", "move", "link"]
 Score = tuple[int, bool]

@@ -104,8 +104,8 @@ def _details(entry: DataSet, folder: Path) -> str:
         ("homepage", entry.homepage, ()),
     ]
     for file, is_there in zip(entry.files, there, strict=True):
-        rows.append(("file", f"{file.path}: {_about(file, is_there, place)}", file.urls or ("no address",)))
-    rows.append(("by hand", place_text(entry, place), entry.pages))
+        rows.append(("file", f"{file.path}: {_about(file, is_there, place)}", tuple(file.urls) or ("no address",)))
+    rows.append(("by hand", place_text(entry, place), tuple(entry.pages)))
     return _lines([row for row in rows if any(row[1:])])
 
 

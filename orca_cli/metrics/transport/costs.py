@@ -13,8 +13,7 @@ _NO_DOUBLE = ("mps",)  # kinds of devices without float64
 def half_squared_distances(x: Tensor, z: Tensor) -> Tensor:
     """Return 1/2 |x_i - z_j|^2, clamped at 0.
 
-    The expanded form |x|^2 / 2 + |z|^2 / 2 - x.z loses digits where the clouds lie far from the origin: move them there
-    with `centred` first.
+    The expanded form |x|^2 / 2 + |z|^2 / 2 - x.z loses digits far from the origin: use `centred` first.
 
     Args:
         x: [..., n, d].
@@ -33,14 +32,17 @@ def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     return tuple(cloud - centre for cloud in (x, *others))
 
 
-def needs_double(x: Tensor, z: Tensor, reg: float) -> bool:
-    """Return whether rounding of costs in float32 would not be small against `reg`.
+def resolved(reg: float, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Return clouds as `centred` does, in float64 where float32 cannot resolve `reg` at the size of their costs."""
+    clouds = centred(x, *others)
+    return tuple(cloud.double() for cloud in clouds) if needs_double(clouds[0], clouds[-1], reg) else clouds
 
-    A potential has the size of the largest cost, and the plan is exp((f + g - c) / reg): an error of a tenth of reg in
-    the exponent changes the plan by a tenth.
+
+def needs_double(x: Tensor, z: Tensor, reg: float) -> bool:
+    """Return whether float32 would round costs by more than a hundredth of `reg`; the plan is exp((f + g - c) / reg).
 
     Raises:
-        UnavailableError: it would not be small, and the device has no float64.
+        UnavailableError: it would, and the device has no float64.
     """
     if x.dtype == torch.float64:
         return True
@@ -49,9 +51,9 @@ def needs_double(x: Tensor, z: Tensor, reg: float) -> bool:
         return False
     if x.device.type in _NO_DOUBLE:
         raise UnavailableError(
-            f"features of this size need float64 beside reg {reg:g}, which '{x.device.type}' does not have",
+            f"features of this size need float64 at reg={reg:g}, which '{x.device.type}' does not have",
             where="metric.reg",
-            hint="raise it, or take device=cpu",
+            hint="raise it, or use device=cpu",
         )
     return True
 

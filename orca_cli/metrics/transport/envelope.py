@@ -4,32 +4,27 @@ Where a value is a sum of half squared distances with weights that the solver fo
 
     value = sum_ij cross_ij |x_i - z_j|^2 / 2 + sum_jk own_jk |z_j - z_k|^2 / 2 + (entropies),
 
-its gradient in z is that of the distances alone. So metrics solve without autograd and attach the gradient afterwards.
+its gradient in z is that of the distances alone. So metrics solve without autograd, and the gradient is attached afterwards.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from orca_cli.exceptions import NonFiniteError
-from orca_cli.interfaces import Distance
+from orca_cli.interfaces import Distance, Features
+from orca_cli.metrics.transport.validity import check_finite, check_pair
+
+Solved = tuple[Tensor, Tensor, dict[str, float]]  # value, gradient in the target's features [m, d], diagnostics
 
 
-def gradient(cross: Tensor, own: Tensor | None, x: Tensor, z: Tensor) -> Tensor:
-    """Return d value / dz, [m, d].
-
-    Args:
-        cross: [n, m], weights of pairs of source and target.
-        own: [m, m], weights of pairs within the target; None for none.
-        x: [n, d].
-        z: [m, d].
-    """
-    slope = cross.sum(0)[:, None] * z - cross.T @ x
-    if own is None:
-        return slope
-    both = own + own.T
-    return slope + both.sum(0)[:, None] * z - both @ z
+def gradient(cross: Tensor, x: Tensor, z: Tensor) -> Tensor:
+    """Return d value / dz, [m, d], for weights of pairs [n, m], source [n, d] and target [m, d]."""
+    return cross.sum(0)[:, None] * z - cross.T @ x
 
 
 def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -38,15 +33,23 @@ def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, in
     return plan.new_zeros(shape).index_add_(1, columns, by_row)
 
 
-def attach(value: Tensor, slope: Tensor, z: Tensor, diagnostics: dict[str, float]) -> Distance:
-    """Return a distance of this value whose gradient in z [m, d] is `slope`, both cast to the dtype and device of z.
+def closed_form(solve: Callable[[Any, Features, dict[str, Tensor], Features], Solved]) -> Callable[..., Distance]:
+    """Make the `distance` of a metric from a method that needs no autograd, because it returns the gradient as well.
 
-    Raises:
-        NonFiniteError: the value or the gradient is NaN or infinite.
+    Both clouds are checked, and their sizes n and m are added to the diagnostics. Value and gradient are cast to the dtype
+    and device of the target's features; NonFiniteError is raised where one of them is NaN or infinite.
     """
-    value, slope = value.detach().to(z), slope.detach().to(z)
-    if not bool(torch.isfinite(value)) or not bool(torch.isfinite(slope).all()):
-        raise NonFiniteError("the distance is not finite", where="metric", hint="lower the learning rate")
-    # The gradient is known in closed form; this product carries it and adds exactly 0 to the value.
-    carrier = (z * slope).sum()
-    return Distance(value + (carrier - carrier.detach()), diagnostics)
+
+    @functools.wraps(solve)
+    def distance(self: Any, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
+        check_pair(source, target)
+        with torch.no_grad():
+            value, slope, diagnostics = solve(self, source, prepared, target)
+        value, slope = value.to(target.x), slope.to(target.x)
+        check_finite(value, slope)
+        # The gradient is known in closed form; this product carries it and adds exactly 0 to the value.
+        carrier = (target.x * slope).sum()
+        sizes = {"n": float(len(source.x)), "m": float(len(target.x))}
+        return Distance(value + (carrier - carrier.detach()), diagnostics | sizes)
+
+    return distance

@@ -99,9 +99,7 @@ def solve_pairs(
 
 
 def solve_selves(
-    classes: ClassIndex,
-    cost: Callable[[Tensor, Tensor], Tensor],
-    solve_symmetric: Callable[[Tensor, Tensor], Solution],
+    classes: ClassIndex, cost: Callable[[Tensor, Tensor], Tensor], solve_symmetric: Callable[[Tensor, Tensor], Solution]
 ) -> list[PairGroup]:
     """Solve the transport of every class that has points to itself."""
     return solve_pairs(
@@ -152,15 +150,15 @@ def from_matrix(cost: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
             return cost[None]
         if columns.shape[1] == cost.shape[1]:
             return cost.index_select(0, rows.reshape(-1)).view(*rows.shape, -1)
-        places = _places(rows, columns, cost)
+        places = rows[:, :, None] * cost.shape[1] + columns[:, None, :]
         return cost.view(-1).index_select(0, places.view(-1)).view(places.shape)
 
     return gather
 
 
-def _places(rows: Tensor, columns: Tensor, matrix: Tensor) -> Tensor:
-    """Return where the entries of blocks [B, p, q] lie in a flattened matrix."""
-    return rows[:, :, None] * matrix.shape[1] + columns[:, None, :]
+def pairs(left: ClassIndex, right: ClassIndex) -> list[tuple[int, int]]:
+    """Return the pairs of classes that have points; within one index those of two different classes, once each."""
+    return [(a, b) for a in left.present for b in right.present if left is not right or a < b]
 
 
 def groups(pairs: list[tuple[int, int]], left: list[int], right: list[int]) -> list[list[tuple[int, int]]]:

@@ -22,10 +22,10 @@ from orca_cli.metrics.transport.sinkhorn import Solution, annealing
 
 _STEPS_PER_LEVEL = 3
 _LEVEL_ERROR = 0.05  # L1 marginal error that is good enough before reg is lowered
-_DAMPING_START, _DAMPING_MIN, _DAMPING_MAX = 0.1, 1e-4, 10.0  # beside eigenvalues of the scaled Laplacian in 0..1
+_DAMPING_START, _DAMPING_MIN, _DAMPING_MAX = 0.1, 1e-4, 10.0  # eigenvalues of the scaled Laplacian are in 0..1
 _DAMPING_DOWN, _DAMPING_UP = 0.2, 10.0
 _STRIDE = 4  # the coarse problem takes every fourth row,
-_MANY_ROWS = 8  # where there are more than so many rows per column
+_MANY_ROWS = 8  # where there are more rows per column than this
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,8 @@ def solve(
 ) -> Solution:
     """Solve B problems of entropic transport with the same number of points.
 
-    Where rows are many, every fourth one gives the potentials from which the whole problem starts.
-
-    Weights of zero stand for padding: such a row or column gets no mass, whatever its cost.
+    Where there are many rows, every fourth one gives the potentials from which the whole problem starts. Weights of zero
+    stand for padding: such a row or column gets no mass, whatever its cost.
 
     Args:
         cost: [B, p, q], non-negative.
@@ -100,7 +99,7 @@ def solve(
         max_iterations: bound on the steps at the final reg.
         scaling: factor between the levels of annealing, which start at the largest cost.
         start: [B, q], potentials g of a similar problem; annealing then starts at `first`.
-        first: reg / scaling if it is not given.
+        first: reg / scaling by default.
     """
     largest = float(cost.max())
     if start is not None:
@@ -155,7 +154,7 @@ def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float,
     step = 0
     while any(unsolved) and step < limit:
         if 2 * sum(unsolved) <= len(unsolved):
-            # A few stragglers: the others need no more arithmetic.
+            # Only a few are left: the others need no more arithmetic.
             few = torch.tensor(unsolved, device=h.device).nonzero()[:, 0]
             rest, more = _climb(problem.select(few), state.h[few], _memory(state.e[few]), tolerance, limit - step)
             state.put(few, rest)
@@ -165,7 +164,7 @@ def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float,
         better = (candidate.dual > state.dual + noise * state.dual.abs()) | (candidate.error < state.error)
         damping = torch.where(better, damping * _DAMPING_DOWN, damping * _DAMPING_UP)
         damping.clamp_(_DAMPING_MIN, _DAMPING_MAX)
-        # One transfer per step tells the host how to go on: on a GPU that is little beside the step itself.
+        # One transfer per step tells the host what to do next: on a GPU that costs little compared with the step.
         error = torch.where(better, candidate.error, state.error)
         flags = torch.stack([error > tolerance, ~better]).tolist()
         unsolved = flags[0]
@@ -187,7 +186,7 @@ def _evaluate(problem: _Problem, h: Tensor, memory: Tensor) -> _State:
     a, b = problem.a, problem.b
     e = torch.sub(h[:, None, :], problem.cost, alpha=1 / problem.reg, out=memory)
     top = e.amax(2)
-    # The floor lies below rounding. Without it products of tiny entries become denormal, which costs a factor of 20.
+    # The floor is below rounding. Without it products of tiny entries become denormal, which costs a factor of 20.
     floor = -32.0 if e.dtype == torch.float32 else -72.0
     e.sub_(top[:, :, None]).clamp_(min=floor).exp_()
     row = e.sum(2)

@@ -7,61 +7,46 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from orca_cli.exceptions import ConfigError
 from orca_cli.metrics.transport import envelope, newton, sinkhorn
 from orca_cli.metrics.transport.costs import half_squared_distances
 from orca_cli.metrics.transport.sinkhorn import Solution
+from orca_cli.ranges import Count, CountOrZero, Fraction, Positive
 
 _HELD_ELEMENTS = 2**26  # entries of the source's own cost that are held between iterations, 256 MB in float32
 _ONCE = 0.3  # of the tolerance, for what is solved once a run
 _PIECE_ELEMENTS = 2**20  # of plans, 4 MB in float32: large enough for matrix products
+
+Tolerance = Annotated[float, Interval(ge=0, le=2)]  # 2 is the largest L1 distance of two distributions
 
 
 @dataclass(frozen=True)
 class Transport:
     """Settings of the solvers, and the problems that metrics have in common.
 
-    Args:
-        reg: entropic strength, absolute, in squared units of the features; the same number stands beside halved costs
-            outside and beside unhalved ones inside label distances.
-        tolerance: L1 error of a plan's marginal at which a problem counts as solved; 0..2.
-        max_iterations: bound on the iterations at the final reg where Sinkhorn's algorithm is used.
-        newton_points: transport onto at most so many target points is solved by Newton's method.
-        newton_steps: bound on its steps at the final reg.
-        scaling: factor between the levels of annealing, 0..1, both excluded.
-        chunk: rows of the source's own cost matrix that are computed at once.
-
-    Raises:
-        ConfigError: a parameter is out of range.
+    The same reg applies to halved costs outside and to unhalved ones inside label distances.
     """
 
-    reg: float = 0.1
-    tolerance: float = 1e-2
-    max_iterations: int = 500
-    newton_points: int = 512
-    newton_steps: int = 15
-    scaling: float = 0.25
-    chunk: int = 1024
-
-    def __post_init__(self) -> None:
-        bounds = {
-            "reg": (self.reg > 0, "above 0"),
-            "tolerance": (0 <= self.tolerance <= 2, "0 to 2"),
-            "max_iterations": (self.max_iterations >= 1, "1 or more"),
-            "newton_points": (self.newton_points >= 0, "0 or more"),
-            "newton_steps": (self.newton_steps >= 1, "1 or more"),
-            "scaling": (0 < self.scaling < 1, "above 0 and below 1"),
-            "chunk": (self.chunk >= 1, "1 or more"),
-        }
-        for name, (valid, allowed) in bounds.items():
-            if not valid:
-                raise ConfigError(
-                    f"{getattr(self, name)} is not allowed", where=f"metric.{name}", hint=f"allowed: {allowed}"
-                )
+    reg: Annotated[Positive, "Entropic strength, absolute, in squared units of the features."] = 0.1
+    tolerance: Annotated[Tolerance, "L1 error of a plan's marginal at which a problem counts as solved."] = 1e-2
+    max_iterations: Annotated[
+        Count,
+        "Bound on Sinkhorn's iterations at the final reg (self terms, targets of more than newton_points points).",
+    ] = 500
+    newton_points: Annotated[
+        CountOrZero,
+        "Transport onto at most N points is solved by Newton's method, beyond that by Sinkhorn's algorithm.",
+    ] = 512
+    newton_steps: Annotated[Count, "Bound on Newton's steps at the final reg."] = 15
+    scaling: Annotated[
+        Fraction, "Factor between the levels of annealing, which lower the strength from the largest cost to reg."
+    ] = 0.25
+    chunk: Annotated[Count, "Rows of the source's own cost matrix that are computed at once."] = 1024
 
     def solve(self, reg: float, start: Tensor | None = None) -> Callable[[Tensor, Tensor, Tensor], Solution]:
         """Return the solver (cost [B, p, q], a [B, p], b [B, q]) -> solution at this reg.
@@ -73,18 +58,17 @@ class Transport:
 
         def solve(cost: Tensor, a: Tensor, b: Tensor) -> Solution:
             if cost.shape[2] > self.newton_points:
-                return self._sinkhorn(cost, a, b, reg)
-            begin = None if start is None else start.expand_as(b)
-            solution = self._newton(cost, a, b, reg, begin, None)
+                return self._sinkhorn(reg)(cost, a, b)
+            newton_from = self._newton(reg)
+            solution = newton_from(cost, a, b, start=None if start is None else start.expand_as(b))
             unsolved = (solution.error > self.tolerance).nonzero()[:, 0]
             if not len(unsolved):
                 return solution
-            # Far from the solution Newton's steps are small; solving one level after the other comes near every problem's,
-            # and where that is not near enough, Newton's steps from there are large.
+            # Far from the solution Newton's steps are small. Annealing comes near it, and Newton's steps from there are large.
             problem = cost[unsolved], a[unsolved], b[unsolved]
-            more = self._sinkhorn(*problem, reg)
+            more = self._sinkhorn(reg)(*problem)
             if bool((more.error > self.tolerance).any()):
-                end = self._newton(*problem, reg, more.g, reg)
+                end = newton_from(*problem, start=more.g, first=reg)
                 more = replace(end, iterations=more.iterations + end.iterations)
             return solution.replace(unsolved, more)
 
@@ -92,7 +76,7 @@ class Transport:
 
     def solve_values(self, reg: float) -> Callable[[Tensor, Tensor, Tensor], Solution]:
         """Return a solver for values that are computed once and kept: to 1e-4 or so at the default tolerance."""
-        return partial(self._sinkhorn, reg=reg, tolerance=_ONCE * self.tolerance)
+        return self._sinkhorn(reg, _ONCE)
 
     def solve_symmetric(self, reg: float) -> Callable[[Tensor, Tensor], Solution]:
         """Return the solver (cost [B, p, p], a [B, p]) -> solution of clouds against themselves."""
@@ -111,8 +95,7 @@ class Transport:
     def source_term(self, x: Tensor, labels: Tensor, label_source: Tensor) -> tuple[Tensor, Tensor]:
         """Return OT_reg(source, source) and what one more update changes.
 
-        The cost is computed in chunks of rows, and held as far as `_HELD_ELEMENTS` go: what is not held is computed anew
-        at every iteration.
+        The cost is computed in chunks of rows; up to `_HELD_ELEMENTS` of its entries are kept between iterations.
 
         Args:
             x: [n, d].
@@ -138,45 +121,23 @@ class Transport:
         value = (a * (f + update)).sum()
         return value, (a * (update + softmin(update))).sum() - value
 
-    def diagnostics(
-        self, solutions: list[Solution], prepared: dict[str, Tensor], points: tuple[int, int]
-    ) -> dict[str, float]:
-        """Return what a metric reports beside its value, from all problems that it solved, and n and m."""
+    def diagnostics(self, solutions: list[Solution], prepared: dict[str, Tensor]) -> dict[str, float]:
+        """Return the diagnostics of a metric, from all problems that it solved."""
         error = max(float(solution.error.max()) for solution in solutions)
         return {
             "iterations": float(max(solution.iterations for solution in solutions)),
             "marginal_error": error,
             "converged": float(error <= self.tolerance),
             "self_source": float(prepared["self_source"]),
-            "n": float(points[0]),
-            "m": float(points[1]),
         }
 
-    def _newton(
-        self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None, first: float | None
-    ) -> Solution:
-        return newton.solve(
-            cost,
-            a,
-            b,
-            reg,
-            tolerance=self.tolerance,
-            max_iterations=self.newton_steps,
-            scaling=self.scaling,
-            start=start,
-            first=first,
-        )
+    def _newton(self, reg: float) -> partial[Solution]:
+        settings: dict[str, Any] = {"max_iterations": self.newton_steps, "scaling": self.scaling}
+        return partial(newton.solve, reg=reg, tolerance=self.tolerance, **settings)
 
-    def _sinkhorn(self, cost: Tensor, a: Tensor, b: Tensor, reg: float, tolerance: float | None = None) -> Solution:
-        return sinkhorn.solve(
-            cost,
-            a,
-            b,
-            reg,
-            tolerance=self.tolerance if tolerance is None else tolerance,
-            max_iterations=self.max_iterations,
-            scaling=self.scaling,
-        )
+    def _sinkhorn(self, reg: float, slack: float = 1.0) -> partial[Solution]:
+        settings: dict[str, Any] = {"max_iterations": self.max_iterations, "scaling": self.scaling}
+        return partial(sinkhorn.solve, reg=reg, tolerance=slack * self.tolerance, **settings)
 
 
 def add_labels(cost: Tensor, rows: Tensor, columns: Tensor, labels: Tensor) -> Tensor:
@@ -247,12 +208,12 @@ def class_mass(plan: Plans, cost: Tensor, shape: tuple[int, int]) -> Tensor:
 def slope(plans: Sequence[Plans], cost: Tensor, x: Tensor, z: Tensor) -> Tensor:
     """Return the gradient [m, d] in z of sum_ij P_ij |x_i - z_j|^2 / 2, P the sum of the plans, for costs [n, m].
 
-    Plans exist by pieces of rows only: beside the cost nothing of its size is needed.
+    Plans are computed for some rows at a time: no other memory of the size of the cost is needed.
     """
     result = torch.zeros_like(z)
     for _, some in sinkhorn.pieces(cost[None], _PIECE_ELEMENTS):
         weights = plans[0].block(cost[some], some)
         for plan in plans[1:]:
             weights += plan.block(cost[some], some)
-        result += envelope.gradient(weights, None, x[some], z)
+        result += envelope.gradient(weights, x[some], z)
     return result

@@ -8,7 +8,7 @@ is the cost of transport plus reg times the relative entropy of P to a x b (Feyd
 
 Between two clouds reg is lowered from the largest cost by a constant factor (annealing), and every level is solved before
 the next: at the final reg a bad start costs hundreds of iterations, since Sinkhorn's rate tends to 1 there, while a solved
-level is at most some tens away from the next. Updates go beyond Sinkhorn's own (over-relaxation, Thibault et al. 2021) while
+level needs at most some tens more. Updates go beyond Sinkhorn's own (over-relaxation, Thibault et al. 2021) while
 the error falls. One pass over the cost gives both updates: with the row potentials eliminated the column sums of the plan
 are a product with the same exponentials.
 
@@ -30,16 +30,16 @@ _RELAXATION = 1.8
 _MAX_EXPONENT = 30.0
 # Far below rounding, and above the denormal numbers, with which arithmetic on a CPU is many times slower.
 _MIN_EXPONENT = -80.0
-# Exponents that are worked on at once: what a CPU's cache holds; on a GPU as much as keeps it busy.
+# Exponents that are computed at once: what a CPU's cache holds; on a GPU as much as keeps it busy.
 _CPU_ELEMENTS = 2**18
 _GPU_ELEMENTS = 2**26
-# Iterations between looks at the error. Elsewhere than on a CPU a look makes the host wait for the device.
+# Iterations between looks at the error, which make the host wait for the device.
 _GPU_LOOK_EVERY = 8
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Solutions of B problems, by their potentials; `plans` makes plans of them.
+    """Solutions of B problems, by their potentials.
 
     Args:
         f: [B, p], potentials of the rows.
@@ -76,16 +76,9 @@ def annealing(largest: float, reg: float, scaling: float) -> list[float]:
 
 
 def solve(
-    cost: Tensor,
-    a: Tensor,
-    b: Tensor,
-    reg: float,
-    *,
-    tolerance: float,
-    max_iterations: int,
-    scaling: float,
+    cost: Tensor, a: Tensor, b: Tensor, reg: float, *, tolerance: float, max_iterations: int, scaling: float
 ) -> Solution:
-    """Solve B problems of the same number of points; beside the cost only pieces of its size are held.
+    """Solve B problems of the same number of points; memory beyond the cost is only that of pieces of it.
 
     A weight of zero stands for padding: it gets no mass.
 
@@ -185,12 +178,6 @@ def log_sum_exp(exponent: Tensor) -> Tensor:
     return exponent.sub_(top[..., None]).clamp_(min=_MIN_EXPONENT).exp_().sum(-1).log_().add_(top)
 
 
-def plans(cost: Tensor, solution: Solution, a: Tensor, b: Tensor, reg: float) -> Tensor:
-    """Return the plans [B, p, q] of solutions to problems with costs [B, p, q] and weights [B, p] and [B, q]."""
-    exponent = (a.log() + solution.f / reg)[:, :, None] + (b.log() + solution.g / reg)[:, None, :]
-    return exp_(exponent.sub_(cost, alpha=1 / reg))
-
-
 def exp_(exponent: Tensor) -> Tensor:
     """Return the exponential, in place, without denormal numbers: tiny entries are 1e-35 or so."""
     return exponent.clamp_(min=_MIN_EXPONENT).exp_()
@@ -216,7 +203,7 @@ def _sweep(cost: Tensor, h: Tensor, a: Tensor, reg: float, wanted: list[bool], r
     Problems that are not wanted may keep what they have.
     """
     sums, columns = results
-    # The floor lies below rounding. Without it products of tiny entries become denormal, which costs a factor of 20.
+    # The floor is below rounding. Without it products of tiny entries become denormal, which costs a factor of 20.
     floor = -32.0 if cost.dtype == torch.float32 else -72.0
     memory = None
     for problems, rows in pieces(cost):

@@ -1,16 +1,17 @@
 """Where a body's weights come from: a local folder, an installed package, or the model hub and its cache.
 
-Only safetensors and JSON are read, and code that a repository brings along is never run.
+Only safetensors and JSON are read; code in a checkpoint's repository is never run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ _TIMEOUT_S = 8
 
 @dataclass(frozen=True)
 class Packaged:
-    """Weights that a package on the index carries."""
+    """Weights that are published as a Python package."""
 
     package: str
     folder: str
@@ -49,15 +50,14 @@ def resolve(checkpoint: str) -> Path:
     """Return a local folder with config.json and safetensors.
 
     Args:
-        checkpoint: a folder, or a hub id such as "roberta-base", with "@" and a commit, tag or branch where not the newest
-            is meant.
+        checkpoint: a folder, or a hub id such as "roberta-base", optionally with "@" and a commit, tag or branch.
 
     Raises:
         ConfigError: no such folder, or no such revision on the hub.
-        DataError: the folder is no checkpoint.
+        DataError: the folder is not a checkpoint.
         UnsafeError: it has pickled weights only.
-        ChecksumError: the packaged weights are not the published ones.
-        NetworkError: the hub cannot be reached and its cache does not have it.
+        ChecksumError: the packaged weights differ from the published ones.
+        NetworkError: it is not in the hub's cache and the hub cannot be reached.
     """
     local = Path(checkpoint).expanduser()
     if local.is_dir():
@@ -68,7 +68,7 @@ def resolve(checkpoint: str) -> Path:
     if packaged is not None and folder is not None:
         if storage.sha256_file(folder / "model.safetensors") != packaged.sha256:
             raise ChecksumError(
-                "the weights are not the published ones",
+                "the weights differ from the published ones",
                 where=str(folder / "model.safetensors"),
                 hint=f"reinstall the package {packaged.package.replace('_', '-')}",
             )
@@ -77,7 +77,7 @@ def resolve(checkpoint: str) -> Path:
 
 
 def check_name(checkpoint: str) -> None:
-    """Refuse what is neither a folder nor can be the id of a model on the hub; nothing is read.
+    """Refuse what is neither a folder nor a valid hub id; nothing is read.
 
     Raises:
         ConfigError: it is neither.
@@ -88,13 +88,12 @@ def check_name(checkpoint: str) -> None:
         raise ConfigError(f"no such folder: '{checkpoint}'", where=KEY, hint="give a folder or a hub id")
 
 
-def load_model(kind: Any, checkpoint: str, families: tuple[str, ...], **settings: Any) -> tuple[Any, Path]:
+def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> tuple[Any, Path]:
     """Return a transformers model without pooler in float32, and the folder that it was read from.
 
     Args:
-        kind: transformers class with `from_pretrained`.
+        classes: the model types that the body's code knows, each with the name of its class in transformers.
         checkpoint: as in `resolve`.
-        families: the model types that the body's code knows.
         settings: more for `from_pretrained`.
 
     Raises:
@@ -102,29 +101,35 @@ def load_model(kind: Any, checkpoint: str, families: tuple[str, ...], **settings
         DataError: the weights are damaged, or some are missing.
     """
     import torch
+    import transformers
 
     folder = resolve(checkpoint)
-    check_family(folder, families)
+    kind = getattr(transformers, classes[check_family(folder, tuple(classes))])
     with _reading(folder):
-        model, told = kind.from_pretrained(
+        model, report = kind.from_pretrained(
             folder,
             output_loading_info=True,
-            add_pooling_layer=False,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             dtype=torch.float32,
+            **without_pooler(kind),
             **settings,
         )
-    # transformers draws at random what a checkpoint lacks, and says so in a log that nobody reads.
-    wrong = sorted([*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])])
+    # transformers draws missing weights at random, and only logs it.
+    wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if wrong:
         raise DataError(
-            f"{len(wrong)} of the model's weights are missing or of another shape, such as '{wrong[0]}'",
+            f"{len(wrong)} of the model's weights are missing or have the wrong shape, such as '{wrong[0]}'",
             where=str(folder),
-            hint="give the folder of a whole saved checkpoint",
+            hint="give the folder of a complete saved checkpoint",
         )
     return model, folder
+
+
+def without_pooler(kind: type) -> dict[str, bool]:
+    """Return the argument that leaves out a model's pooling layer, for classes that take it."""
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
 
 
 def packaged_folder(packaged: Packaged) -> Path | None:
@@ -144,13 +149,13 @@ def revision(folder: Path) -> str | None:
     return name if is_snapshot and _COMMIT.fullmatch(name) else None
 
 
-def check_family(folder: Path, families: tuple[str, ...]) -> None:
-    """Check the family that a checkpoint's config.json names, and that it asks for no code.
+def check_family(folder: Path, families: tuple[str, ...]) -> str:
+    """Return the family that a checkpoint's config.json names, after checking that it asks for no code.
 
     Raises:
-        ConfigError: it is of another family than those that the body's code knows.
+        ConfigError: the body's code does not know the family.
         DataError: the file is unreadable.
-        UnsafeError: its model is code of the repository, of a quantiser, or of a kernel on the hub.
+        UnsafeError: its model needs code from the repository, a quantiser, or a kernel on the hub.
     """
     try:
         if (folder / "config.json").stat().st_size > _MAX_CONFIG:
@@ -163,16 +168,17 @@ def check_family(folder: Path, families: tuple[str, ...]) -> None:
     code += [key for key in ("attn_implementation", "_attn_implementation") if "/" in str(content.get(key))]
     if code:
         raise UnsafeError(
-            f"config.json asks for code of others ('{code[0]}'), which is never run",
+            f"config.json asks for third-party code ('{code[0]}'), which is never run",
             where=f"{KEY}={folder}",
-            hint="choose a checkpoint of the family itself",
+            hint="choose a checkpoint of one of transformers' own families",
         )
     if family not in families:
         raise ConfigError(
-            f"'{folder}' is of family '{family}', and this body takes {' or '.join(families)}",
+            f"'{folder}' is of family '{family}', but this body takes {' or '.join(families)}",
             where=KEY,
             hint="choose a body of that family (orca list bodies)",
         )
+    return str(family)
 
 
 def digest(folder: Path) -> str:
@@ -184,22 +190,22 @@ def digest(folder: Path) -> str:
 
 @contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-    """Read without transformers' own progress bar, and turn what it says about a broken checkpoint into one DataError."""
+    """Silence transformers' progress bar, and turn its errors about a broken checkpoint into one DataError."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - both libraries raise types of their own
+    except Exception as error:  # noqa: BLE001 - both libraries raise their own types
         if isinstance(error, MemoryError) or "allocate memory" in str(error) or of_processes(error):
-            raise  # no fault of the checkpoint
+            raise  # not the checkpoint's fault
         raise DataError(f"the checkpoint cannot be read: {error}", where=str(folder)) from error
 
 
 def _checked(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
-        raise DataError("no config.json there", where=f"{KEY}={folder}", hint="give the folder of a saved checkpoint")
+        raise DataError("no config.json", where=f"{KEY}={folder}", hint="give the folder of a saved checkpoint")
     if any(folder.glob("*.safetensors")):
         return folder
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for path in folder.glob(pattern))
@@ -209,7 +215,7 @@ def _checked(folder: Path) -> Path:
             where=f"{KEY}={folder}",
             hint="convert it with save_pretrained(FOLDER), which writes safetensors",
         )
-    raise DataError("no *.safetensors there", where=f"{KEY}={folder}", hint="give the folder of a saved checkpoint")
+    raise DataError("no *.safetensors", where=f"{KEY}={folder}", hint="give the folder of a saved checkpoint")
 
 
 def _from_hub(name: str) -> Path:
@@ -253,7 +259,7 @@ def _from_hub(name: str) -> Path:
 
 
 def hub_answers() -> bool:
-    """Ask the hub's address once, with a short time limit; the hub library itself retries for half a minute."""
+    """Return whether the hub answers one request within a short time; its library would retry for half a minute."""
     import urllib.error
     import urllib.request
 

@@ -1,7 +1,8 @@
-"""The embedder: convolution with kernel = stride, layer norm, positions (paper 3.1, f)."""
+"""The layer behind the convolutional embedders: convolution, the body's norm, positions (paper 3.1, f)."""
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -9,57 +10,62 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orca_cli.interfaces import EmbedderInit, Tokens
+from orca_cli.interfaces import EmbedderInit, TokenLayout, Tokens
 from orca_cli.models.canvas import to_canvas
-from orca_cli.models.geometry import TokenLayout
 
-_POSITION_SD = 0.02  # what BERT draws its own positions with
+_POSITION_SD = 0.02  # BERT's own
 
 
 class ConvolutionEmbedder(nn.Module):
-    """Maps inputs of any shape to tokens in the body's space.
-
-    All random weights come from torch's global generator, which the caller seeds.
-    """
+    """Maps inputs of any shape to tokens in the body's space, one for every k positions along every axis."""
 
     def __init__(
-        self, layout: TokenLayout, width: int, body: EmbedderInit, *, init: str, class_token: Tensor | None = None
+        self, layout: TokenLayout, width: int, body: EmbedderInit, *, init: str, prefix: Tensor | None, reach: int = 0
     ) -> None:
-        """Make the layers and their first weights.
+        """Make the layers and their first weights, from torch's global generator.
 
         Args:
             layout: how inputs become tokens.
             width: D.
-            body: the weights of the body's own input layer.
+            body: what the layers can start from.
             init: "pretrained": norm, positions and, where there is one, the patch filter start from the body's;
                 "random": convolution as below, norm 1 and 0, positions N(0, 0.02).
-            class_token: [D], the body's embedded classification token where one is to stand before the others, else None.
-                The transfer model puts it there; the positions of the other tokens then start at 1.
+            prefix: [P, D], tokens that the transfer model puts before the others, whose positions then start at P.
+            reach: patches that a token sees on either side of its own.
         """
         super().__init__()
-        self.layout = layout
-        channels, axes = layout.input_shape[0], len(layout.extent)
-        convolution: Any = nn.Conv1d if axes == 1 else nn.Conv2d
-        self.convolution = convolution(channels, width, layout.kernel, stride=layout.kernel)
+        self.layout, self.reach = layout, reach
+        self.kernel = (2 * reach + 1) * layout.kernel
+        convolution: Any = nn.Conv1d if len(layout.extent) == 1 else nn.Conv2d
+        self.convolution = convolution(
+            layout.input_shape[0], width, self.kernel, stride=layout.kernel, padding=reach * layout.kernel
+        )
         nn.init.xavier_uniform_(self.convolution.weight, gain=math.sqrt(2))
         nn.init.zeros_(self.convolution.bias)
-        self.norm = nn.LayerNorm(width, eps=body.norm_eps)
+        self.norm = nn.Identity() if body.norm is None else copy.deepcopy(body.norm).cpu().requires_grad_(True)
         self.positions: nn.Parameter | None = None
         if body.positions is not None:
             self.positions = nn.Parameter(torch.randn(layout.tokens, width) * _POSITION_SD)
-        self.class_token = None if class_token is None else nn.Parameter(class_token.clone())
+        # A single prefix token is kept as [D].
+        self.class_token = None if prefix is None else nn.Parameter((prefix if len(prefix) > 1 else prefix[0]).clone())
         if init == "pretrained":
-            self._start_from(body, first_position=int(class_token is not None))
+            self._start_from(body, first_position=0 if prefix is None else len(prefix))
+        else:
+            for name, values in self.norm.named_parameters():
+                nn.init.constant_(values, float(name == "weight"))
 
     @torch.no_grad()
     def _start_from(self, body: EmbedderInit, first_position: int) -> None:
-        self.norm.weight.copy_(body.norm_weight)
-        self.norm.bias.copy_(body.norm_bias)
         if self.positions is not None and body.positions is not None:
-            self.positions.copy_(body.positions[first_position : first_position + self.layout.tokens])
+            positions = body.positions[first_position:]
+            if body.position_grid is not None and body.position_grid != self.layout.grid:
+                positions = _resize_positions(positions, body.position_grid, self.layout.grid)
+            self.positions.copy_(positions[: self.layout.tokens])
         if body.patch_weight is not None and self.convolution.weight.dim() == 4:
             channels, kernel = self.layout.input_shape[0], self.layout.kernel
-            self.convolution.weight.copy_(spread_filter(body.patch_weight, channels, kernel))
+            weight = spread_filter(body.patch_weight, channels, kernel)
+            # Overlapping patches start by answering like the patch alone.
+            self.convolution.weight.copy_(functional.pad(weight, (self.reach * kernel,) * 4))
             if body.patch_bias is not None:
                 self.convolution.bias.copy_(body.patch_bias)
 
@@ -68,8 +74,10 @@ class ConvolutionEmbedder(nn.Module):
 
         Args:
             x: [B, C, *E].
-            valid: [B, *E] bool, False where the input is padding. A token is valid where any position under it is.
+            valid: [B, *E] bool, False where the input is padding. A token is valid where any position it stands for is.
         """
+        if self.reach and valid is not None:
+            x = x * valid.unsqueeze(1)  # a token near the end sees padding beyond its own patch
         seen = to_canvas(x, self.layout)
         maps = self.convolution(_pad_end(seen, self.layout.padded))  # [B, D, *grid]
         tokens = self.norm(maps.flatten(2).transpose(1, 2))  # [B, T, D]
@@ -83,17 +91,16 @@ class ConvolutionEmbedder(nn.Module):
         seen = to_canvas(valid.unsqueeze(1).to(x.dtype), self.layout)
         pool = functional.max_pool1d if len(self.layout.extent) == 1 else functional.max_pool2d
         mask = pool(_pad_end(seen, self.layout.padded), self.layout.kernel).flatten(1) > 0  # [B, T]
-        # A sample without any valid position would give a softmax over nothing; it keeps its first token.
-        empty = ~mask.any(1)
-        mask[:, 0] |= empty
+        # Without any valid position, softmax would run over nothing; such a sample keeps its first token.
+        mask[:, 0] |= ~mask.any(1)
         return mask
 
 
 def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:
     """Return a filter [D, channels, kernel, kernel] that answers like the pretrained one [D, 3, p, p].
 
-    The three channels are repeated, and scaled by 3 / channels so that the size of the answer does not grow with the number of
-    channels. Where k differs from p the filter is resized and scaled by (p / k)^2, which keeps the answer to a constant input.
+    The three channels are repeated, and scaled by 3 / channels so that the answer does not grow with the number of channels.
+    Where k differs from p the filter is resized and scaled by (p / k)^2, which keeps the answer to a constant input.
     """
     repeated = patch.repeat(1, -(-channels // 3), 1, 1)[:, :channels] * (3 / channels)
     size = patch.shape[-1]
@@ -103,6 +110,11 @@ def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:
         repeated, size=(kernel, kernel), mode="bilinear", align_corners=False, antialias=True
     )
     return resized * (size / kernel) ** 2
+
+
+def _resize_positions(positions: Tensor, have: tuple[int, int], want: tuple[int, ...]) -> Tensor:
+    maps = positions.T.unflatten(1, have).unsqueeze(0)  # [1, D, *have]
+    return functional.interpolate(maps, size=want, mode="bicubic", align_corners=False)[0].flatten(1).T
 
 
 def _pad_end(x: Tensor, size: tuple[int, ...]) -> Tensor:

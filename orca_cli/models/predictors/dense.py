@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from orca_cli.interfaces import Tokens
+from orca_cli.interfaces import TokenLayout, Tokens
 from orca_cli.models.canvas import from_canvas
-from orca_cli.models.geometry import TokenLayout
 
 
 class DensePredictor(nn.Module):
@@ -19,7 +18,7 @@ class DensePredictor(nn.Module):
             width: F.
             outputs: K.
             layout: how the embedder cut the input into tokens.
-            downsampling: by how much the body's grid is coarser than the embedder's, per axis.
+            downsampling: how much coarser the body's grid is than the embedder's, per axis.
         """
         super().__init__()
         self.layout, self.outputs = layout, outputs
@@ -28,8 +27,8 @@ class DensePredictor(nn.Module):
 
     def forward(self, features: Tokens) -> Tensor:
         """Return [B, K, *E]."""
-        maps = shuffle(self.linear(features.x), features.grid, self.factor)
-        for axis, size in enumerate(self.layout.extent):  # the padding at the end goes
+        maps = shuffle(self.linear(features.x[:, features.prefix :]), features.grid, self.factor)
+        for axis, size in enumerate(self.layout.extent):  # drop the padding at the end
             maps = maps.narrow(2 + axis, 0, size)
         return from_canvas(maps, self.layout)
 

@@ -16,7 +16,7 @@ class PooledPredictor(nn.Module):
         Args:
             width: F.
             outputs: K.
-            pooling: "mean" over the valid tokens, or "class_token", the first one.
+            pooling: "mean" over the valid tokens but those of the prefix, or "class_token", the first of the prefix.
         """
         super().__init__()
         self.pooling = pooling
@@ -26,5 +26,6 @@ class PooledPredictor(nn.Module):
         """Return [B, K]."""
         if self.pooling == "class_token":
             return self.linear(features.x[:, 0])
-        weight = features.mask.to(features.x.dtype).unsqueeze(-1)  # [B, T, 1]
-        return self.linear((features.x * weight).sum(1) / weight.sum(1).clamp(min=1))
+        x = features.x[:, features.prefix :]
+        weight = features.mask[:, features.prefix :].to(x.dtype).unsqueeze(-1)  # [B, T, 1]
+        return self.linear((x * weight).sum(1) / weight.sum(1).clamp(min=1))

@@ -97,7 +97,7 @@ def _write(folder: Path, file: Path, reporter: Reporter) -> None:
 def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
     """Return the records, each [steps], and their classes [N] int64."""
     where = str(file)
-    data, names = entries(unpickle.load(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
+    data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
     for key, value in (("data", data), ("label", names)):
         if not isinstance(value, (list, tuple)) and not (isinstance(value, np.ndarray) and value.ndim):
             raise DataError(f"{key} is a {type(value).__name__}, not an array or list", where=where, hint=_AGAIN)

@@ -70,7 +70,7 @@ def read_features(path: Path) -> np.ndarray:
         DataError: a feature is missing, has another shape, or lies beyond +-100.
         UnsafeError: the pickle contains anything but arrays.
     """
-    stored = unpickle.load(path, max_bytes=_MAX_BYTES)
+    stored = unpickle(path, max_bytes=_MAX_BYTES)
     length = len(entries(stored, ["seq"], str(path))[0])
     shapes = {
         "ss": (3, length),

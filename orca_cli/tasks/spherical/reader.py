@@ -113,7 +113,7 @@ def load(
 
 def _unpack(file: Path, folder: Path) -> None:
     """Write PART_x.npy [N, 3, 60, 60] uint8 and PART_y.npy [N] int64 of the published file for train and test."""
-    record = unpickle.load(file, max_bytes=_MAX_BYTES, gzipped=file.suffix == ".gz")
+    record = unpickle(file, max_bytes=_MAX_BYTES, gzipped=file.suffix == ".gz")
     for part, content in zip(_PARTS, entries(record, _PARTS, str(file), _AGAIN), strict=True):
         where = f"{file}[{part}]"
         x, y = entries(content, ("images", "labels"), where, _AGAIN)

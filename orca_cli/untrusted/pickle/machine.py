@@ -1,4 +1,4 @@
-"""The instructions that data need of a pickle, and no others; names stand for functions of `numpy_pickle` alone.
+"""The instructions that data need of a pickle, and no others; names stand for functions of `numpy_objects` alone.
 
 A pickle is a program. Bounds end what a small file could make large: instructions, containers, copies, integers, keys.
 """
@@ -30,16 +30,16 @@ PLAIN = (str, bytes, bytearray, int, float, bool, type(None), np.generic)
 
 
 def run(stream: IO[bytes], limit: int, where: str, compressed: bool = False) -> Any:
-    """Return what the pickle at a stream's position makes. What it is has still to be looked at: it may contain itself.
+    """Return what the pickle at a stream's position makes. It is not checked yet: it may contain itself.
 
     Args:
         stream: buffered; left behind the pickle.
-        limit: bytes that there can be; a longer pickle is refused.
+        limit: bytes; a longer pickle is refused.
         where: for messages.
-        compressed: whether the stream has more bytes than its file.
+        compressed: whether the stream may have more bytes than its file.
 
     Raises:
-        UnsafeError, DataError, MemoryExhaustedError: as `unpickle.load` says.
+        UnsafeError, DataError, MemoryExhaustedError: as `reader.unpickle` says.
         ArithmeticError, EOFError, LookupError, TypeError, ValueError, ...: the pickle is damaged.
     """
     return _Machine(stream, limit, where, compressed).run()

@@ -1,7 +1,7 @@
-"""What NumPy writes into pickles, made again from checked arguments: dtypes, arrays, scalars.
+"""What NumPy writes into pickles, rebuilt from checked arguments: dtypes, arrays, scalars.
 
-Every function takes what the pickle gives and believes nothing of it: sizes are compared before anything is allocated, flags
-of a dtype are NumPy's own and never the file's, and only the order of bytes is taken over.
+No function trusts what the pickle gives: sizes are compared before anything is allocated, a dtype's flags are NumPy's own and
+never the file's, and only the byte order is taken over.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MAX_AXES = 32
 
 
 class Named:
-    """What a pickle may name. It can be called by the reader only, and only where it has a function."""
+    """What a pickle may name. Only the reader can call it, and only if it has a function."""
 
     __slots__ = ("function", "name")
 
@@ -65,7 +65,7 @@ def _shape(shape: Any, dtype: Any) -> int:
         raise _refuse("has an array without dtype")
     if type(shape) is not tuple or len(shape) > _MAX_AXES or any(type(n) is not int or n < 0 for n in shape):
         raise _refuse("has an array without shape")
-    # NumPy counts empty axes out when it checks that an array is not too large.
+    # NumPy ignores empty axes when it checks that an array is not too large.
     if math.prod(n for n in shape if n) * dtype.itemsize >= 2**63:
         raise _refuse("has an array larger than any memory")
     return math.prod(shape)
@@ -117,11 +117,8 @@ def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = N
         array = checked_characters(np.ndarray(shape, dtype, buffer=content, order="F" if order == "F" else "C"))
     if axes is None:
         return array
-    if (
-        type(axes) is not tuple
-        or any(type(axis) is not int for axis in axes)
-        or sorted(axes) != list(range(len(shape)))
-    ):
+    is_plain = type(axes) is tuple and all(type(axis) is int for axis in axes)
+    if not is_plain or sorted(axes) != list(range(len(shape))):
         raise _refuse("has an array whose axes are no axes")
     return array.transpose(axes)
 

@@ -1,0 +1,242 @@
+"""What all bodies have in common: the weights' source and digest, the embedding layer kept aside, and source embedding."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import EmbedderInit, Role, Tokens
+from orca_cli.models.bodies import checkpoints
+
+# The statistics that ImageNet models are trained with, for checkpoints that do not state their own.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class PretrainedBody(nn.Module):
+    """A transformers model without its embedding layer; a Body (interfaces).
+
+    The embedding layer is kept aside: it embeds the source and is neither trained nor stored with checkpoints.
+
+    A family gives `trained`, `forward`, `embedder_init` and, where they differ from the defaults below:
+
+    Attributes:
+        linears: role -> regular expression for the end of the names of its nn.Linear layers.
+        canvas, downsampling, can_be_causal, needs_prefix: as in interfaces.
+    """
+
+    modality: Literal["text", "image"]
+    canvas: tuple[int, int] | None = None
+    downsampling = 1
+    can_be_causal = False
+    needs_prefix = False
+    linears: ClassVar[Mapping[Role, str]] = {}
+
+    def __init__(self, model: Any, folder: Path, embeddings: nn.Module, *, max_tokens: int, width: int) -> None:
+        """Take a transformers model apart.
+
+        Args:
+            model: the model, without pooler.
+            folder: where it was read from.
+            embeddings: its embedding layer.
+            max_tokens: S, prefix tokens included.
+            width: D; F as well, unless the family sets `feature_width`.
+        """
+        super().__init__()
+        for name, module in self.trained(model).items():
+            self.add_module(name, module)
+        self._aside = (embeddings.eval().requires_grad_(False),)  # a tuple: not a submodule
+        self._model_type = type(model)
+        self.config, self.folder = model.config, folder
+        self.max_tokens, self.width, self.feature_width = max_tokens, width, width
+        self.checkpoint_digest = checkpoints.digest(folder)
+
+    @staticmethod
+    def trained(model: Any) -> dict[str, nn.Module]:
+        """Return the parts of a model that are trained and stored, by their names here."""
+        raise NotImplementedError
+
+    @property
+    def embeddings(self) -> Any:
+        """Return the model's own embedding layer."""
+        return self._aside[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the weights are."""
+        return next(self.parameters()).device
+
+    def embedder_init(self) -> EmbedderInit:
+        """Return the weights that an embedder can start from, as copies."""
+        raise NotImplementedError
+
+    def prefix_tokens(self) -> Tensor | None:
+        """Return the embedded tokens [P, D] that stand before all others; None where there are none."""
+        return None
+
+    def norms(self) -> list[nn.Module]:
+        """Return all normalisation layers."""
+        return [module for module in self.modules() if type(module).__name__.endswith("Norm")]
+
+    def linear_names(self, role: Role) -> list[str]:
+        """Return the names of the linear layers with a role."""
+        ending = re.compile(f"({self.linears[role]})$")
+        return [name for name, part in self.named_modules() if isinstance(part, nn.Linear) and ending.search(name)]
+
+    def reset_weights(self) -> None:
+        """Redraw what is trained by the architecture's own initialisation; the embedding layer stays."""
+        config = copy.deepcopy(self.config)
+        fresh = self._model_type(config, **checkpoints.without_pooler(self._model_type))
+        for name, module in self.trained(fresh).items():
+            self.get_submodule(name).load_state_dict(module.state_dict())
+
+    def attention_mask(self, x: Tensor, mask: Tensor, *, causal: bool = False) -> Tensor | None:
+        """Return what transformers' attention takes for tokens [B, T, D] and their mask [B, T]."""
+        from transformers.masking_utils import causal_mask_function, create_bidirectional_mask
+
+        return create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=x,
+            attention_mask=mask.to(torch.int64),
+            and_mask_function=causal_mask_function if causal else None,
+        )
+
+
+class TextBody(PretrainedBody):
+    """A body that takes sequences, with a tokenizer; a family also gives `encode`."""
+
+    modality = "text"
+
+    def __init__(
+        self,
+        model: Any,
+        folder: Path,
+        embeddings: nn.Module,
+        *,
+        max_tokens: int,
+        width: int,
+        max_source_tokens: int,
+    ) -> None:
+        """Take a transformers model apart; arguments as above, and the tokens that source texts are cut to."""
+        super().__init__(model, folder, embeddings, max_tokens=max_tokens, width=width)
+        self.max_source_tokens = max_source_tokens
+
+    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
+        """Return features [B, T, D] of tokens [B, T, D] whose mask [B, T] is False at padding."""
+        raise NotImplementedError
+
+    def embed_words(self, numbers: Tensor) -> Tensor:
+        """Return the embedding layer's outputs [B, T, D] for words [B, T] int64."""
+        return self.embeddings(input_ids=numbers)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """Return features; nothing attends to padding nor, where tokens are causal, to what comes later."""
+        # What lies behind the batch's last real token is not computed; its features are 0.
+        places = tokens.mask.any(0).nonzero()
+        length = int(places.max()) + 1 if len(places) else tokens.mask.shape[1]
+        features = self.encode(tokens.x[:, :length], tokens.mask[:, :length], causal=tokens.causal)
+        features = functional.pad(features, (0, 0, 0, tokens.mask.shape[1] - length))
+        return Tokens(features, tokens.mask, tokens.grid, prefix=tokens.prefix)
+
+    @torch.no_grad()
+    def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
+        """Return the embedding layer's outputs [B, T, D] for B texts, cut to `max_source_tokens`."""
+        encoded = self._tokenizer()(
+            list(inputs), padding=True, truncation=True, max_length=self.max_source_tokens, return_tensors="pt"
+        ).to(self.device)
+        self.embeddings.to(self.device).eval()
+        x = self.embed_words(encoded["input_ids"])
+        return Tokens(x, encoded["attention_mask"].bool(), (x.shape[1],))
+
+    @torch.no_grad()
+    def prefix_tokens(self) -> Tensor | None:
+        """Return the embedded [CLS] or <s> [1, D] at the first position; None where the tokenizer has none."""
+        number = self._tokenizer().cls_token_id
+        if number is None:
+            return None
+        device = next(self.embeddings.parameters()).device
+        return self.embed_words(torch.tensor([[number]], device=device))[0]
+
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        if not hasattr(self, "_loaded_tokenizer"):
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
+            except Exception as error:
+                raise DataError(
+                    "the checkpoint has no usable tokenizer, which is needed to embed source texts",
+                    where=f"{checkpoints.KEY}={self.folder}",
+                    hint="save the tokenizer into the same folder",
+                ) from error
+            tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # any will do: padding is masked
+            self._loaded_tokenizer = tokenizer
+        return self._loaded_tokenizer
+
+
+class ImageBody(PretrainedBody):
+    """A body that takes maps of its own resolution; a family also gives `embed_patches`."""
+
+    modality = "image"
+
+    def __init__(self, model: Any, folder: Path, *, max_tokens: int, width: int) -> None:
+        """Take a transformers model apart; arguments as above."""
+        super().__init__(model, folder, model.embeddings, max_tokens=max_tokens, width=width)
+        size = model.config.image_size
+        self.canvas = (size, size) if isinstance(size, int) else tuple(size)
+        self._mean, self._std = _statistics(folder)
+
+    def embed_patches(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Return the embedding layer's outputs [B, T, D], without prefix, and their grid for normalised images."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
+        """Return the patch embedding's outputs [B, T, D] for images [B, 3, H, W] in 0..1, resized to the canvas."""
+        assert self.canvas is not None
+        images = torch.as_tensor(np.asarray(inputs), dtype=torch.float32, device=self.device)
+        if tuple(images.shape[-2:]) != self.canvas:
+            images = functional.interpolate(
+                images, size=self.canvas, mode="bilinear", align_corners=False, antialias=True
+            )
+        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self._mean, self._std))
+        self.embeddings.to(self.device).eval()
+        x, grid = self.embed_patches((images - mean) / std)
+        return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), tuple(grid))
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Return (rows, columns) of the model's own patches."""
+        assert self.canvas is not None
+        rows, columns = self.embeddings.patch_embeddings.projection.kernel_size
+        return self.canvas[0] // rows, self.canvas[1] // columns
+
+    def embedder_init(self) -> EmbedderInit:
+        """Return patch filter and, where the model has them, norm and positions."""
+        embeddings = self.embeddings
+        patch, positions = embeddings.patch_embeddings.projection, embeddings.position_embeddings
+        return EmbedderInit(
+            norm=copy.deepcopy(getattr(embeddings, "norm", None)),
+            positions=None if positions is None else positions.detach()[0].clone(),
+            position_grid=self.patch_grid,
+            patch_weight=patch.weight.detach().clone(),
+            patch_bias=patch.bias.detach().clone(),
+        )
+
+
+def _statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation that a checkpoint's images were normalised with; ImageNet's where it does not say."""
+    try:
+        settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        return tuple(settings["image_mean"]), tuple(settings["image_std"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return _IMAGENET

@@ -1,0 +1,35 @@
+"""Overlapping patches: as many tokens as `patch`, each of which also sees its neighbours' patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from orca_cli.interfaces import EmbedderInit, TokenLayout
+from orca_cli.models.embedders.convolution import ConvolutionEmbedder
+from orca_cli.ranges import Count
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Kernel of three strides, centred on the patch that a token stands for; an Embedder (interfaces).
+
+    Beyond the input's ends a token sees zeros, and so it does where the input is padding. The body's patch filter, if any,
+    starts in the centre of the kernel with zeros around it: the first answers are those of `patch`.
+
+    Args:
+        init: whether norm, positions and patch filter start from the body's or at random.
+        max_tokens: upper bound on the tokens of a sample; the body's own maximum by default.
+    """
+
+    init: Literal["pretrained", "random"] = "pretrained"
+    max_tokens: Count | None = None
+    can_be_causal: ClassVar[bool] = False
+
+    def __call__(
+        self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None
+    ) -> ConvolutionEmbedder:
+        """Return the layer; arguments as in interfaces."""
+        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=1)

@@ -1,0 +1,32 @@
+"""The paper's embedder: a token for every patch, convolved with kernel = stride (paper 3.1, f)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from orca_cli.interfaces import EmbedderInit, TokenLayout
+from orca_cli.models.embedders.convolution import ConvolutionEmbedder
+from orca_cli.ranges import Count
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Patches side by side; an Embedder (interfaces).
+
+    Args:
+        init: whether norm, positions and patch filter start from the body's or at random.
+        max_tokens: upper bound on the tokens of a sample; the body's own maximum by default.
+    """
+
+    init: Literal["pretrained", "random"] = "pretrained"
+    max_tokens: Count | None = None
+    can_be_causal: ClassVar[bool] = True
+
+    def __call__(
+        self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None
+    ) -> ConvolutionEmbedder:
+        """Return the layer; arguments as in interfaces."""
+        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix)

@@ -1,0 +1,94 @@
+"""The groups of conf/ whose node names a part of the program: what each part is given, and whether its settings are right."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from orca_cli import parts
+from orca_cli.exceptions import ConfigError
+from orca_cli.schema import Config
+
+
+@dataclass(frozen=True)
+class PartGroup:
+    """One group; its name is also that of the setting.
+
+    Args:
+        given: arguments that only the program knows, and not before a run; see stages/build.py.
+        words: settings that describe the node; all others are the part's own arguments.
+        nested: those of `words` that are nodes of parts themselves, or absent.
+        optional: whether the node may name no part, as `metric=none` does.
+    """
+
+    given: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    nested: tuple[str, ...] = ()
+    optional: bool = False
+
+
+_FOLDERS = ("data_folder", "cache_folder", "reporter")
+PART_GROUPS = {
+    "task": PartGroup(_FOLDERS, words=("kind", "loss", "error", "data"), nested=("loss", "error")),
+    "body": PartGroup(),
+    "source": PartGroup(("seed", *_FOLDERS), words=("data",)),
+    "metric": PartGroup(optional=True),
+    "embedder": PartGroup(),
+    "finetune": PartGroup(),
+    "tracker": PartGroup(("folder", "settings"), optional=True),
+}
+
+
+def part_node(config: Config, name: str) -> dict[str, Any]:
+    """Return what of a group's node names a part and the part's own arguments."""
+    words = PART_GROUPS[name].words
+    return {key: value for key, value in getattr(config, name).items() if key not in words}
+
+
+def check(config: Config) -> None:
+    """Check that the parts of all groups exist and accept their settings; nothing is read.
+
+    Raises:
+        ConfigError: the first setting that is unknown, missing or not allowed.
+        UnsafeError: a name outside the allowed modules.
+    """
+    for name in PART_GROUPS:
+        if not isinstance(getattr(config, name), dict):
+            raise ConfigError("a group of settings is needed", where=name, hint=f"orca list {name} shows the choices")
+    for name, group in PART_GROUPS.items():
+        node = getattr(config, name)
+        for word in group.nested:
+            if node.get(word) is not None:
+                _check_part(node[word], f"{name}.{word}")
+        if not (group.optional and node.get(parts.TARGET) is None):
+            known = {"kind": node.get("kind")} if "kind" in group.words else {}
+            part = _check_part(part_node(config, name), name, group.given, known)
+            if name == "metric":
+                check_classes(part, config)
+
+
+def _check_part(node: Any, key: str, given: tuple[str, ...] = (), known: dict[str, Any] | None = None) -> Any:
+    """Check a node, and return the part where it is a class that needs nothing else; None for others."""
+    if not isinstance(node, dict):
+        raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
+    parts.check(node, key, given, known or {})
+    if given or not inspect.isclass(parts.resolve(node, key)):
+        return None
+    return parts.build(node, key)  # costs nothing, and a class may check more than types and ranges
+
+
+def check_classes(metric: Any, config: Config) -> None:
+    """Refuse problems with fewer classes than a metric compares.
+
+    Raises:
+        ConfigError: the metric's `least_classes` is above align.classes_per_problem.
+    """
+    least, given = getattr(metric, "least_classes", 1), config.align.classes_per_problem
+    if 0 < given < least:
+        name = config.metric[parts.TARGET].rpartition(".")[2]
+        raise ConfigError(
+            f"metric={name} compares at least {least} classes, and a problem has {given}",
+            where="align.classes_per_problem",
+            hint="use align.classes_per_problem=0, which takes all classes",
+        )

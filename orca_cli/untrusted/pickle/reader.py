@@ -1,0 +1,191 @@
+"""Read pickles of unknown origin with a machine that can do nothing else: it has no way to run their code.
+
+A pickle is a program. Python's own machine imports what the program names and calls it. This one knows the instructions that
+data need (numbers, strings, containers, NumPy's arrays and scalars), an exact list of names that stand for functions of
+`numpy_objects`, and bounds on what a small file can make large. Every other instruction or name ends the reading.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.untrusted import worker
+from orca_cli.untrusted.first_bytes import GZIP, first_bytes
+from orca_cli.untrusted.pickle.machine import PLAIN, run
+from orca_cli.untrusted.zips import MAX_DEFLATE
+
+MAX_BYTES = 2**31
+_MAX_VALUES = 20_000_000  # of the result, counted as often as they are met
+_MAX_DEPTH = 100
+_BATCH, _BATCH_BYTES = 512, 2**23  # pickles in memory that are read at once
+# A damaged pickle can break the machine at any place, and NumPy reports it in many ways.
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+_HINT = "nothing was run; get the data from a source that you trust, or as .npz"
+
+
+def unpickle(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
+    """Return the object of a pickle file, read in the worker; strings of Python 2 are decoded as Latin-1.
+
+    Arrays may be read-only. About as much memory as the content is needed, here and in the worker.
+
+    Args:
+        path: the file.
+        max_bytes: limit; of the content, where it is compressed.
+        gzipped: whether the pickle is in a gzip file.
+
+    Raises:
+        UnsafeError: it names anything but NumPy's arrays and scalars, uses instructions that data do not need, or would
+            grow beyond its size; nothing of it was run.
+        DataError: it is missing, not a pickle, or damaged.
+        MemoryExhaustedError: a value is larger than the free memory.
+        WorkerError: the worker crashed on the file, or reached its memory or time limit.
+    """
+    size = _checked_size(path, max_bytes, gzipped)
+    return worker.read("pickle", str(path), size, path=str(path), max_bytes=max_bytes, gzipped=gzipped)
+
+
+def unpickle_bytes(content: bytes, where: str) -> Any:
+    """Return the object of a pickle in memory; `where` names it in messages. Raises as `unpickle`."""
+    return next(unpickle_each([(content, where)]))
+
+
+def unpickle_each(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Any]:
+    """Yield the objects of many pickles in memory, each with its name for messages. Raises as `unpickle`."""
+    ahead = iter(pairs)
+    while True:
+        batch: list[tuple[bytes, str]] = []
+        size = 0
+        while len(batch) < _BATCH and size < _BATCH_BYTES and (pair := next(ahead, None)) is not None:
+            batch.append(pair)
+            size += len(pair[0])
+        if not batch:
+            return
+        contents, wheres = [content for content, _ in batch], [where for _, where in batch]
+        title = wheres[0] if len(wheres) == 1 else f"{wheres[0]} to {wheres[-1]}"
+        yield from worker.read("pickles", title, size, contents=contents, wheres=wheres)
+
+
+def read_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
+    """Return what `unpickle` does, read in this process; errors as there."""
+    size = _checked_size(Path(path), max_bytes, gzipped)
+    if not gzipped:
+        with open(path, "rb", buffering=2**16) as file:
+            return read_stream(file, path, size)
+    with gzip.open(path) as packed:
+        stream: Any = packed
+        return read_stream(stream, path, min(max_bytes, size * MAX_DEFLATE), compressed=True)
+
+
+def read_bytes_here(contents: list[bytes], wheres: list[str]) -> list[Any]:
+    """Return the objects of pickles in memory, read in this process; errors as `unpickle`."""
+    pairs = zip(contents, wheres, strict=True)
+    return [read_stream(io.BytesIO(content), where, len(content)) for content, where in pairs]
+
+
+def _checked_size(path: Path, max_bytes: int, gzipped: bool) -> int:
+    head = first_bytes(path, str(path), "a pickle is needed", expected=(GZIP,) if gzipped else ())
+    size = path.stat().st_size
+    if not gzipped:
+        check_size(size, max_bytes, str(path))
+    elif not head.startswith(GZIP):
+        raise DataError("not a gzip file", where=str(path), hint="get it again")
+    return size
+
+
+def check_size(size: int, max_bytes: int, where: str) -> None:
+    """Raise UnsafeError where a file has more bytes than are read."""
+    if size > max_bytes:
+        raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=where)
+
+
+def read_stream(stream: IO[bytes], where: str, limit: int, compressed: bool = False) -> Any:
+    """Return the object of the pickle at a stream's position.
+
+    Args:
+        stream: buffered; left behind the pickle.
+        where: for messages.
+        limit: bytes; a longer pickle is refused.
+        compressed: whether the stream may have more bytes than its file.
+
+    Raises:
+        OrcaError: as `unpickle`.
+    """
+    try:
+        value = run(stream, limit, where, compressed)
+        _check_result(value)
+        stream.read(1)  # at its end a compressed stream compares its checksum
+    except (UnsafeError, DataError) as error:
+        if error.where:
+            raise
+        raise type(error)(error.what, where=where, hint=error.hint or _HINT) from error
+    except _DAMAGE as error:
+        what = "is cut off" if isinstance(error, EOFError) else f"is a damaged pickle ({type(error).__name__})"
+        raise DataError(what, where=where, hint="get the file again") from error
+    return value
+
+
+def _check_result(result: Any) -> None:
+    """Refuse what a reader could not walk through: values that contain themselves, or grow by containing things twice."""
+    finished: dict[int, tuple[int, int]] = {}  # values and depth of what was walked through
+    path = [_Visit(result)]
+    above = {id(result)}
+    while path:
+        visit = path[-1]
+        child = next(visit.ahead, None)
+        if child is None:
+            path.pop()
+            above.discard(id(visit.value))
+            finished[id(visit.value)] = visit.size, visit.depth
+            if path:
+                path[-1].add(visit.size, visit.depth)
+        elif id(child) in finished:
+            visit.add(*finished[id(child)])
+        elif id(child) in above or len(path) > _MAX_DEPTH:
+            raise UnsafeError("the pickle holds containers in one another without end")
+        else:
+            path.append(_Visit(child))
+            above.add(id(child))
+
+
+class _Visit:
+    """A value of the result, and how much it holds."""
+
+    def __init__(self, value: Any) -> None:
+        self.value, self.depth = value, 1
+        inside: Any = ()
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind == "O":
+                inside = value.ravel()
+        elif type(value) is dict:
+            inside = value.values()  # keys are plain
+        elif type(value) in (list, tuple):
+            inside = value
+        elif not isinstance(value, (*PLAIN, np.dtype)):
+            raise UnsafeError(f"the pickle leaves {getattr(value, 'name', type(value).__name__)} as a value")
+        self.size = 1 + len(inside)
+        self.ahead = iter([item for item in inside if not isinstance(item, PLAIN)])
+
+    def add(self, size: int, depth: int) -> None:
+        self.size += size
+        self.depth = max(self.depth, depth + 1)
+        if self.size > _MAX_VALUES or self.depth > _MAX_DEPTH:
+            raise UnsafeError("the pickle holds containers in one another without end")

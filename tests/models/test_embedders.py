@@ -1,0 +1,107 @@
+"""Embedders: what each token sees, and how the first weights come from the body."""
+
+import pytest
+import torch
+
+from orca_cli import parts
+from orca_cli.exceptions import ConfigError
+from orca_cli.models.assembly import build_model
+from orca_cli.models.embedders.overlap import Overlap
+from orca_cli.models.embedders.patch import Patch
+
+SHAPES = [(1, 7), (3, 97), (57, 130), (1, 1), (1, 9, 9), (3, 5, 40), (2, 1, 200)]
+
+
+def build(body, **settings):
+    return build_model(
+        **{"body": body, "kind": "classes", "input_shape": (2, 20), "num_outputs": 3, "seed": 0} | settings
+    )
+
+
+@pytest.mark.parametrize("name", ["bert", "swin", "vit"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_overlap_has_the_tokens_of_patch_for_every_shape(load_body, name, shape):
+    body = load_body(name)
+    x = torch.randn(2, *shape)
+    for kind, wanted in (("classes", (2, 5)), ("dense", (2, 5, *shape[1:]))):
+        model = build(body, kind=kind, input_shape=shape, num_outputs=5, embedder=Overlap())
+        other = build(body, kind=kind, input_shape=shape, num_outputs=5, embedder=Patch())
+        assert model.embed(x).x.shape == other.embed(x).x.shape
+        assert model.embed(x).grid == other.embed(x).grid
+        outputs = model(x)
+        assert outputs.shape == wanted
+        outputs.square().sum().backward()
+        assert all(torch.isfinite(p.grad).all() for p in model.embedder.parameters())
+
+
+def seen(embedder, shape):
+    """Return [T, *E] bool: which positions each token depends on."""
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    maps = embedder.convolution(torch.nn.functional.pad(x, _ends(embedder.layout))).flatten(2)[0]
+    rows = [torch.autograd.grad(value.sum(), x, retain_graph=True)[0][0].abs().sum(0) for value in maps.T]
+    return torch.stack(rows) > 0
+
+
+def _ends(layout):
+    return [p for a, b in zip(layout.padded[::-1], layout.extent[::-1], strict=True) for p in (0, a - b)]
+
+
+def test_a_token_sees_its_patch_and_one_patch_on_either_side(load_body):
+    embedder = build(load_body("bert"), input_shape=(2, 18), embedder=Overlap("random", max_tokens=5)).embedder
+    assert (embedder.kernel, embedder.layout.kernel, embedder.layout.tokens) == (12, 4, 5)
+    position = torch.arange(18)
+    wanted = [(position >= 4 * (token - 1)) & (position < 4 * (token + 2)) for token in range(5)]
+    assert torch.equal(seen(embedder, (2, 18)), torch.stack(wanted))
+
+
+def test_in_two_dimensions_a_token_sees_its_eight_neighbours(load_body):
+    embedder = build(load_body("bert"), input_shape=(1, 8, 8), embedder=Overlap("random", max_tokens=16)).embedder
+    assert embedder.layout.grid == (4, 4)
+    places = seen(embedder, (1, 8, 8))[5].nonzero()  # the token at (1, 1)
+    assert places.min(0).values.tolist() == [0, 0]
+    assert places.max(0).values.tolist() == [5, 5]
+    assert len(places) == 36
+
+
+@pytest.mark.parametrize("name", ["swin", "vit"])
+def test_overlap_starts_as_the_body_s_own_patch_embedding(load_body, name):
+    settings = {"input_shape": (5, 40, 40)}
+    x = torch.randn(2, 5, 40, 40)
+    patch, overlap = (build(load_body(name), embedder=made, **settings).embedder for made in (Patch(), Overlap()))
+    assert overlap.convolution.weight.shape[-1] == 3 * patch.convolution.weight.shape[-1]
+    torch.testing.assert_close(overlap(x).x, patch(x).x, rtol=1e-4, atol=1e-5)
+    random = build(load_body(name), embedder=Overlap("random"), **settings).embedder
+    assert random.convolution.weight.abs().amin() > 0
+
+
+@pytest.mark.parametrize("shape", [(2, 30), (2, 6, 5)], ids=str)
+def test_what_overlap_makes_of_padding_changes_nothing(load_body, shape):
+    model = build(load_body("bert"), input_shape=shape, embedder=Overlap(max_tokens=10)).eval()
+    x = torch.randn(3, *shape)
+    valid = (torch.arange(30) < torch.tensor([[30], [11], [4]])).reshape(3, *shape[1:])
+    other = torch.where(valid.unsqueeze(1), x, 100 * torch.randn(3, *shape))
+    tokens = model.embed(x, valid)
+    patches = build(load_body("bert"), input_shape=shape, embedder=Patch(max_tokens=10)).embed(x, valid)
+    assert torch.equal(tokens.mask, patches.mask)
+    torch.testing.assert_close(model(x, valid), model(other, valid), rtol=1e-4, atol=1e-5)
+
+
+def test_random_starts_take_nothing_from_the_body(load_body):
+    body = load_body("bert")
+    with torch.no_grad():
+        body.embeddings.LayerNorm.weight.fill_(3.0)
+        body.embeddings.LayerNorm.bias.fill_(2.0)
+    random, pretrained = (build(body, embedder=Patch(init)).embedder for init in ("random", "pretrained"))
+    assert random.norm.weight.eq(1).all()
+    assert random.norm.bias.eq(0).all()
+    assert pretrained.norm.weight.eq(3).all()
+    assert pretrained.norm.weight.requires_grad
+    assert random.norm.eps == body.embeddings.LayerNorm.eps
+
+
+@pytest.mark.parametrize("part", ["patch.Patch", "overlap.Overlap"])
+def test_settings_are_checked_before_anything_is_read(part):
+    node = {"_target_": f"orca_cli.models.embedders.{part}"}
+    for name, value, allowed in (("init", "zero", "pretrained, random"), ("max_tokens", 0, "at least 1")):
+        with pytest.raises(ConfigError, match=f"embedder.{name}: .*{allowed}"):
+            parts.check(node | {name: value}, "embedder")

@@ -17,6 +17,7 @@ from torch.nn import functional
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import EmbedderInit, Role, Tokens
 from orca_cli.models.bodies import checkpoints
+from orca_cli.models.geometry import resize
 
 # The statistics that ImageNet models are trained with, for checkpoints that do not state their own.
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -27,11 +28,15 @@ class PretrainedBody(nn.Module):
 
     The embedding layer is kept aside: it embeds the source and is neither trained nor stored with checkpoints.
 
-    A family gives `trained`, `forward`, `embedder_init` and, where they differ from the defaults below:
+    A family gives `trained`, `forward`, `embedder_init` and, where they differ from the defaults below, `linears` (role ->
+    regular expression for the end of the names of its nn.Linear layers) and attributes of `interfaces.Body`.
 
-    Attributes:
-        linears: role -> regular expression for the end of the names of its nn.Linear layers.
-        canvas, downsampling, can_be_causal, needs_prefix: as in interfaces.
+    Args:
+        model: a transformers model, without pooler.
+        folder: where it was read from.
+        embeddings: its embedding layer.
+        max_tokens: S, prefix tokens included.
+        width: D; F as well, unless the family sets `feature_width`.
     """
 
     modality: Literal["text", "image"]
@@ -42,15 +47,6 @@ class PretrainedBody(nn.Module):
     linears: ClassVar[Mapping[Role, str]] = {}
 
     def __init__(self, model: Any, folder: Path, embeddings: nn.Module, *, max_tokens: int, width: int) -> None:
-        """Take a transformers model apart.
-
-        Args:
-            model: the model, without pooler.
-            folder: where it was read from.
-            embeddings: its embedding layer.
-            max_tokens: S, prefix tokens included.
-            width: D; F as well, unless the family sets `feature_width`.
-        """
         super().__init__()
         for name, module in self.trained(model).items():
             self.add_module(name, module)
@@ -94,8 +90,7 @@ class PretrainedBody(nn.Module):
 
     def reset_weights(self) -> None:
         """Redraw what is trained by the architecture's own initialisation; the embedding layer stays."""
-        config = copy.deepcopy(self.config)
-        fresh = self._model_type(config, **checkpoints.without_pooler(self._model_type))
+        fresh = self._model_type(copy.deepcopy(self.config), **checkpoints.without_pooler(self._model_type))
         for name, module in self.trained(fresh).items():
             self.get_submodule(name).load_state_dict(module.state_dict())
 
@@ -112,22 +107,14 @@ class PretrainedBody(nn.Module):
 
 
 class TextBody(PretrainedBody):
-    """A body that takes sequences, with a tokenizer; a family also gives `encode`."""
+    """A body that takes sequences, with a tokenizer, and cuts source texts to some tokens; a family also gives `encode`."""
 
     modality = "text"
 
     def __init__(
-        self,
-        model: Any,
-        folder: Path,
-        embeddings: nn.Module,
-        *,
-        max_tokens: int,
-        width: int,
-        max_source_tokens: int,
+        self, model: Any, folder: Path, embeddings: nn.Module, *, max_source_tokens: int, **sizes: int
     ) -> None:
-        """Take a transformers model apart; arguments as above, and the tokens that source texts are cut to."""
-        super().__init__(model, folder, embeddings, max_tokens=max_tokens, width=width)
+        super().__init__(model, folder, embeddings, **sizes)
         self.max_source_tokens = max_source_tokens
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
@@ -189,7 +176,6 @@ class ImageBody(PretrainedBody):
     modality = "image"
 
     def __init__(self, model: Any, folder: Path, *, max_tokens: int, width: int) -> None:
-        """Take a transformers model apart; arguments as above."""
         super().__init__(model, folder, model.embeddings, max_tokens=max_tokens, width=width)
         size = model.config.image_size
         self.canvas = (size, size) if isinstance(size, int) else tuple(size)
@@ -204,13 +190,9 @@ class ImageBody(PretrainedBody):
         """Return the patch embedding's outputs [B, T, D] for images [B, 3, H, W] in 0..1, resized to the canvas."""
         assert self.canvas is not None
         images = torch.as_tensor(np.asarray(inputs), dtype=torch.float32, device=self.device)
-        if tuple(images.shape[-2:]) != self.canvas:
-            images = functional.interpolate(
-                images, size=self.canvas, mode="bilinear", align_corners=False, antialias=True
-            )
         mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self._mean, self._std))
         self.embeddings.to(self.device).eval()
-        x, grid = self.embed_patches((images - mean) / std)
+        x, grid = self.embed_patches((resize(images, self.canvas) - mean) / std)
         return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), tuple(grid))
 
     @property

@@ -5,6 +5,7 @@ Only safetensors and JSON are read; code in a checkpoint's repository is never r
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -26,7 +27,6 @@ KEY = "body.checkpoint"
 _FILES = ["*.safetensors", "*.json", "*.txt"]
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_MAX_CONFIG = 2**24  # bytes
 _TIMEOUT_S = 8
 
 
@@ -65,27 +65,20 @@ def resolve(checkpoint: str) -> Path:
         return _checked(local)
     check_name(checkpoint)
     packaged = PACKAGED.get(checkpoint)
-    folder = None if packaged is None else packaged_folder(packaged)
-    if packaged is not None and folder is not None:
-        if storage.sha256_file(folder / "model.safetensors") != packaged.sha256:
-            raise ChecksumError(
-                "the weights differ from the published ones",
-                where=str(folder / "model.safetensors"),
-                hint=f"reinstall the package {packaged.package.replace('_', '-')}",
-            )
-        return _checked(folder)
-    return _checked(_from_hub(checkpoint))
+    folder = packaged_folder(packaged) if packaged else None
+    if packaged is None or folder is None:
+        return _checked(_from_hub(checkpoint))
+    weights = folder / "model.safetensors"
+    if storage.sha256_file(weights) != packaged.sha256:
+        hint = f"reinstall the package {packaged.package.replace('_', '-')}"
+        raise ChecksumError("the weights differ from the published ones", where=str(weights), hint=hint)
+    return _checked(folder)
 
 
 def check_name(checkpoint: str) -> None:
-    """Refuse what is neither a folder nor a valid hub id; nothing is read.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if checkpoint and Path(checkpoint).expanduser().is_dir():
-        return
-    if not _HUB_ID.fullmatch(checkpoint):
+    """Raise ConfigError for what is neither a folder nor a valid hub id; nothing is read."""
+    is_folder = bool(checkpoint) and Path(checkpoint).expanduser().is_dir()
+    if not is_folder and not _HUB_ID.fullmatch(checkpoint):
         raise ConfigError(f"no such folder: '{checkpoint}'", where=KEY, hint="give a folder or a hub id")
 
 
@@ -98,8 +91,8 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
         settings: more for `from_pretrained`.
 
     Raises:
-        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `resolve` and `check_family` say.
-        DataError: the weights are damaged, or some are missing.
+        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `resolve` and `check_family` say; DataError also
+            where weights are damaged or missing.
     """
     import torch
     import transformers
@@ -120,11 +113,8 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     # transformers draws missing weights at random, and only logs it.
     wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if wrong:
-        raise DataError(
-            f"{len(wrong)} of the model's weights are missing or have the wrong shape, such as '{wrong[0]}'",
-            where=str(folder),
-            hint="give the folder of a complete saved checkpoint",
-        )
+        what = f"{len(wrong)} of the model's weights are missing or have the wrong shape, such as '{wrong[0]}'"
+        raise DataError(what, where=str(folder), hint="give the folder of a complete saved checkpoint")
     return model, folder
 
 
@@ -136,11 +126,9 @@ def without_pooler(kind: type) -> dict[str, bool]:
 def packaged_folder(packaged: Packaged) -> Path | None:
     """Return the folder of an installed package's weights, found without importing it; None where it is absent."""
     spec = importlib.util.find_spec(packaged.package)
-    for root in (spec.submodule_search_locations or []) if spec is not None else []:
-        folder = Path(root) / packaged.folder
-        if (folder / "model.safetensors").is_file():
-            return folder
-    return None
+    roots = (spec and spec.submodule_search_locations) or []
+    folders = (Path(root) / packaged.folder for root in roots)
+    return next((folder for folder in folders if (folder / "model.safetensors").is_file()), None)
 
 
 def revision(folder: Path) -> str | None:
@@ -159,7 +147,7 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
         UnsafeError: its model needs code from the repository, a quantiser, or a kernel on the hub.
     """
     try:
-        if (folder / "config.json").stat().st_size > _MAX_CONFIG:
+        if (folder / "config.json").stat().st_size > 2**24:
             raise ValueError("too large")
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         family = content["model_type"]
@@ -168,17 +156,12 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
     code = [key for key in ("auto_map", "quantization_config") if content.get(key)]
     code += [key for key in ("attn_implementation", "_attn_implementation") if "/" in str(content.get(key))]
     if code:
-        raise UnsafeError(
-            f"config.json asks for third-party code ('{code[0]}'), which is never run",
-            where=f"{KEY}={folder}",
-            hint="choose a checkpoint of one of transformers' own families",
-        )
+        what = f"config.json asks for third-party code ('{code[0]}'), which is never run"
+        hint = "choose a checkpoint of one of transformers' own families"
+        raise UnsafeError(what, where=f"{KEY}={folder}", hint=hint)
     if family not in families:
-        raise ConfigError(
-            f"'{folder}' is of family '{family}', but this body takes {' or '.join(families)}",
-            where=KEY,
-            hint="choose a body of that family (orca list bodies)",
-        )
+        what = f"'{folder}' is of family '{family}', but this body takes {' or '.join(families)}"
+        raise ConfigError(what, where=KEY, hint="choose a body of that family (orca list bodies)")
     return str(family)
 
 
@@ -205,55 +188,40 @@ def _reading(folder: Path) -> Iterator[None]:
 
 
 def _checked(folder: Path) -> Path:
-    if not (folder / "config.json").is_file():
-        raise DataError("no config.json", where=f"{KEY}={folder}", hint="give the folder of a saved checkpoint")
-    if any(folder.glob("*.safetensors")):
+    has_config, where = (folder / "config.json").is_file(), f"{KEY}={folder}"
+    if has_config and any(folder.glob("*.safetensors")):
         return folder
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for path in folder.glob(pattern))
-    if pickled:
-        raise UnsafeError(
-            f"'{pickled[0]}' is a pickle, which can run code",
-            where=f"{KEY}={folder}",
-            hint="convert it with save_pretrained(FOLDER), which writes safetensors",
-        )
-    raise DataError("no *.safetensors", where=f"{KEY}={folder}", hint="give the folder of a saved checkpoint")
+    if has_config and pickled:
+        hint = "convert it with save_pretrained(FOLDER), which writes safetensors"
+        raise UnsafeError(f"'{pickled[0]}' is a pickle, which can run code", where=where, hint=hint)
+    what = "no *.safetensors" if has_config else "no config.json"
+    raise DataError(what, where=where, hint="give the folder of a saved checkpoint")
 
 
 def _from_hub(name: str) -> Path:
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S))  # read when the package is first imported
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors, snapshot_download
 
     model, _, wanted = name.partition("@")
-    commit = wanted or None
+    fetch = functools.partial(snapshot_download, model, revision=wanted or None, allow_patterns=_FILES)
     try:
-        return Path(snapshot_download(model, revision=commit, allow_patterns=_FILES, local_files_only=True))
-    except HFValidationError as error:
+        return Path(fetch(local_files_only=True))
+    except errors.HFValidationError as error:
         raise ConfigError(f"'{name}' is neither a folder nor a hub id", where=KEY) from error
-    except LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
         log.debug(f"'{name}' is not in the hub's cache")
-    packaged = PACKAGED.get(model)
-    extra = (
-        f"install the extra '{packaged.extra}' (pip install 'orca-transfer[{packaged.extra}]') or " if packaged else ""
-    )
+    hint = f"give {KEY}=FOLDER"
+    if packaged := PACKAGED.get(model):
+        hint = f"install the extra '{packaged.extra}' (pip install 'orca-transfer[{packaged.extra}]') or {hint}"
     if not hub_answers():
-        raise NetworkError(
-            f"'{name}' is not on this machine and the model hub cannot be reached",
-            where=KEY,
-            hint=f"{extra}give {KEY}=FOLDER",
-        )
+        what = f"'{name}' is not on this machine and the model hub cannot be reached"
+        raise NetworkError(what, where=KEY, hint=hint)
     try:
-        return Path(snapshot_download(model, revision=commit, allow_patterns=_FILES, etag_timeout=_TIMEOUT_S))
-    except RevisionNotFoundError as error:
+        return Path(fetch(etag_timeout=_TIMEOUT_S))
+    except errors.RevisionNotFoundError as error:
         raise ConfigError(f"'{model}' has no revision '{wanted}' on the hub", where=KEY) from error
-    except RepositoryNotFoundError as error:
-        raise ConfigError(f"the hub has no '{model}'", where=KEY, hint=f"{extra}give {KEY}=FOLDER") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ConfigError(f"the hub has no '{model}'", where=KEY, hint=hint) from error
     except Exception as error:
-        raise NetworkError(
-            f"'{name}' could not be fetched: {error}", where=KEY, hint=f"{extra}give {KEY}=FOLDER"
-        ) from error
+        raise NetworkError(f"'{name}' could not be fetched: {error}", where=KEY, hint=hint) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 
 from rich import box
@@ -14,7 +15,6 @@ from rich.text import Text
 from orca_cli.report.layout import Entry, Layout
 
 _PADDING = 2  # between two columns
-_RANK_WIDTH = len("rank") + _PADDING
 _LEAST_WIDTH = 40
 _LONGEST_NAME = 32
 _FILE_WIDTH = 140
@@ -35,20 +35,17 @@ def renderables(layout: Layout, width: int) -> list[RenderableType]:
     if layout.problems:
         shown += [Text(""), Text("Not in the means:", style="bold")]
     for state, reason, folder in layout.problems:
-        text = Text()
-        text.append(state, style="bold")
-        text.append(f"  {reason}\n  {folder}")
-        shown.append(text)
+        shown.append(Text.assemble((state, "bold"), f"  {reason}\n  {folder}"))
     return shown
 
 
 def plain(layout: Layout) -> str:
     """Return the report as it is printed, without colours, for a file."""
-    console = Console(file=io.StringIO(), width=_FILE_WIDTH, color_system=None, highlight=False)
+    file = io.StringIO()
+    console = Console(file=file, width=_FILE_WIDTH, color_system=None, highlight=False)
     for thing in renderables(layout, _FILE_WIDTH):
         console.print(thing)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
 
 
 def can_write(text: str) -> bool:
@@ -74,11 +71,11 @@ def _blocks(layout: Layout, width: int) -> list[list[int]]:
     """Return the task columns in groups that fit side by side; the names of the methods are repeated for each."""
     if not layout.rows:
         return []
-    free = width - _names_width(layout) - (_RANK_WIDTH if layout.ranked else 0)
+    room = free = width - _names_width(layout) - (_width(["rank"]) if layout.ranked else 0)
     blocks: list[list[int]] = [[]]
-    room = free
-    for place in range(len(layout.columns)):
-        needed = _entry_width(layout, place) + _PADDING
+    for place, header in enumerate(layout.columns):
+        entries = [entries[place] for _, entries, _ in layout.rows]
+        needed = _width([*header, *(text for entry in entries for text in (entry.main, entry.rest))])
         if blocks[-1] and needed > room:
             blocks.append([])
             room = free
@@ -88,19 +85,12 @@ def _blocks(layout: Layout, width: int) -> list[list[int]]:
 
 
 def _names_width(layout: Layout) -> int:
-    return sum(_name_width(layout, place) + _PADDING for place in range(len(layout.names)))
+    texts = zip(layout.names, *(names for names, _, _ in layout.rows), strict=True)
+    return sum(_width([line for text in column for line in text.split("\n")]) for column in texts)
 
 
-def _name_width(layout: Layout, place: int) -> int:
-    texts = [layout.names[place], *(line for names, _, _ in layout.rows for line in names[place].split("\n"))]
-    return min(max(map(len, texts)), _LONGEST_NAME)
-
-
-def _entry_width(layout: Layout, place: int) -> int:
-    texts = list(layout.columns[place])
-    for _, entries, _ in layout.rows:
-        texts += [entries[place].main, entries[place].rest]
-    return min(max(map(len, texts)), _LONGEST_NAME)
+def _width(texts: Iterable[str]) -> int:
+    return min(max(map(len, texts)), _LONGEST_NAME) + _PADDING
 
 
 def _table(layout: Layout, places: list[int]) -> RichTable:
@@ -125,7 +115,5 @@ def _table(layout: Layout, places: list[int]) -> RichTable:
 
 
 def _entry(entry: Entry) -> Text:
-    text = Text(entry.main, style="bold" if entry.best else "")
-    if entry.rest:
-        text.append(f"\n{entry.rest}", style="not bold yellow")
-    return text
+    rest = [(f"\n{entry.rest}", "not bold yellow")] if entry.rest else []
+    return Text.assemble(entry.main, *rest, style="bold" if entry.best else "")

@@ -19,13 +19,7 @@ UNFINISHED = ("failed", "dead", "interrupted", "running")
 
 @dataclass(frozen=True, order=True)
 class Column:
-    """Errors that may be compared: of one task, by one protocol and under one name.
-
-    Args:
-        percent: the error is a fraction, shown times 100.
-        chosen_on_test: the test split chose the weights, so the errors are too low.
-        size: the word for number and size of the samples, if the task has several.
-    """
+    """Errors that may be compared: of one task, by one protocol and under one name; fields as in `Run` and `Score`."""
 
     task: str
     protocol: str
@@ -70,8 +64,7 @@ class Cell:
     @property
     def values(self) -> list[float]:
         """Return the test errors that are defined, in the order of seeds."""
-        values = (score_of(run).value for run in self.runs)
-        return [value for value in values if value is not None]
+        return [value for run in self.runs if (value := score_of(run).value) is not None]
 
     @property
     def undefined(self) -> int:
@@ -105,8 +98,7 @@ class Table:
     Args:
         trivial: for each column the lowest and highest error of the best constant predictor; None if unknown.
         unfinished: runs that are not completed.
-        superseded: older attempts that do not count.
-        broken: folders that could not be read.
+        superseded, broken: as in `Collection`.
     """
 
     columns: list[Column]
@@ -144,15 +136,11 @@ def build_table(collection: Collection) -> Table:
 def _columns(runs: list[Run]) -> dict[Path, Column]:
     """Return run folder -> column; a run without a score goes where its task's scores are."""
     found: dict[Path, Column] = {}
-    by_task: dict[tuple[str, str], Column] = {}
     for run in runs:
-        if run.score is not None:
-            score = run.score
-            marks = (score.synthetic, score.chosen_on_test, score.size)
-            column = Column(run.task, run.protocol, score.error_name, score.percent, *marks)
-            found[run.path] = column
-            key = (run.task, run.protocol)
-            by_task[key] = min(column, by_task.get(key, column))
+        if (score := run.score) is not None:
+            marks = (score.percent, score.synthetic, score.chosen_on_test, score.size)
+            found[run.path] = Column(run.task, run.protocol, score.error_name, *marks)
+    by_task = {(column.task, column.protocol): column for column in sorted(found.values(), reverse=True)}
     for run in runs:
         blank = Column(run.task, run.protocol, "", False, False)
         found.setdefault(run.path, by_task.get((run.task, run.protocol), blank))
@@ -193,9 +181,9 @@ def _add(cell: Cell, run: Run) -> None:
     if run.state != "completed":
         cell.unfinished[run.state] += 1
         return
-    older = [other for other in cell.runs if other.seed == run.seed]
-    cell.hidden += older
-    cell.runs = sorted([*(other for other in cell.runs if other not in older), run], key=lambda other: other.seed)
+    cell.hidden += [other for other in cell.runs if other.seed == run.seed]
+    others = [other for other in cell.runs if other.seed != run.seed]
+    cell.runs = sorted([*others, run], key=lambda other: other.seed)
 
 
 def _mark_best(rows: list[Row]) -> None:
@@ -222,6 +210,6 @@ def _rank(rows: list[Row]) -> None:
 
 
 def _trivial(cells: list[Cell]) -> tuple[float, float] | None:
-    values = [score_of(run).trivial for cell in cells for run in cell.runs]
-    known = [value for value in values if value is not None]
+    scores = (score_of(run) for cell in cells for run in cell.runs)
+    known = [score.trivial for score in scores if score.trivial is not None]
     return (min(known), max(known)) if known else None

@@ -19,10 +19,8 @@ from orca_cli.ranges import check_value
 
 TARGET = "_target_"
 CHECKER = "check_settings"
-_PLUGINS = tuple(
-    f"orca_cli.{name}"
-    for name in ("tasks", "sources", "models", "metrics", "losses", "scoring", "finetuning", "tracking")
-)
+_FOLDERS = ("tasks", "sources", "models", "metrics", "losses", "scoring", "finetuning", "tracking")
+_PLUGINS = tuple(f"orca_cli.{name}" for name in _FOLDERS)
 _TORCH = ("torch.nn", "torch.optim")
 _extra_modules: set[str] = set()
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
@@ -54,7 +52,6 @@ def build(node: dict[str, Any], key: str, **given: Any) -> Any:
     accepted = _parameters(target)
     arguments |= {name: value for name, value in given.items() if name in accepted}
     _bind(target, arguments, key)
-    _check_types(target, arguments, key)
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
     try:
@@ -76,18 +73,13 @@ def check(node: dict[str, Any], key: str, given: Iterable[str] = (), known: Mapp
         known: arguments that the program knows already.
     """
     target = resolve(node, key)
-    arguments: dict[str, Any] = {}
-    for name, value in node.items():
-        if _is_node(value):
-            check(value, f"{key}.{name}")
-        if name != TARGET:
-            arguments[name] = value
-    parameters = _parameters(target)
-    _bind(target, arguments, key, (*given, *known), known)
-    _check_types(target, arguments | {name: value for name, value in known.items() if value is not None}, key)
+    arguments = {name: value for name, value in node.items() if name != TARGET}
+    for name in filter(lambda name: _is_node(arguments[name]), arguments):
+        check(arguments[name], f"{key}.{name}")
+    _bind(target, arguments, key, given, known)
     checker = getattr(sys.modules[target.__module__], CHECKER, None)
     if inspect.isfunction(target) and inspect.isfunction(checker):
-        defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+        defaults = {name: p.default for name, p in _parameters(target).items() if p.default is not p.empty}
         settings = defaults | arguments | dict(known)
         checker(**{name: settings[name] for name in _parameters(checker)})
 
@@ -145,9 +137,10 @@ def _bind(
     arguments: dict[str, Any],
     key: str,
     given: Iterable[str] = (),
-    known: Iterable[str] = (),
+    known: Mapping[str, Any] = _NOTHING,
 ) -> None:
-    parameters = _parameters(target)
+    """Check names and values against the signature; parameters of richer types are left to their owners."""
+    parameters, given = _parameters(target), {*given, *known}
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     own = [name for name, parameter in parameters.items() if parameter.kind not in variadic and name not in given]
@@ -159,19 +152,11 @@ def _bind(
     for name in own:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
             raise ConfigError("a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=...")
-
-
-def _check_types(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> None:
-    """Check plain values against the parameters' annotations; parameters of richer types are left to their owners."""
-    hints = _hints(target)
-    for name, value in arguments.items():
-        if name in hints and not _is_node(value):
-            check_value(value, hints[name], f"{key}.{name}")
-
-
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     function = target.__init__ if inspect.isclass(target) else target
     try:
-        return typing.get_type_hints(function, include_extras=True)
+        hints = typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError):  # annotations that cannot be resolved say nothing
-        return {}
+        return
+    for name, value in (arguments | {name: value for name, value in known.items() if value is not None}).items():
+        if name in hints and not _is_node(value):
+            check_value(value, hints[name], f"{key}.{name}")

@@ -28,7 +28,6 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 Fraction = Annotated[float, Interval(gt=0, lt=1)]
 
 _LARGEST = 2**63 - 1  # of whole numbers: what arrays and files can hold
-_SHOWN = 80  # characters of a value in a message
 _BOUNDS = {
     Ge: ("at least", "ge", operator.ge),
     Gt: ("above", "gt", operator.gt),
@@ -138,9 +137,9 @@ def meaning(hint: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message, cut where it is long."""
+    """Return a value for a message, cut to 80 characters."""
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
+    return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
 def _limits(hint: Any) -> list[Any]:

@@ -164,13 +164,10 @@ class Config:
     ] = "clean"
 
 
-# Groups of conf/ whose chosen file names a run, a table row or a column.
-GROUPS = ("task", "body", "source", "metric", "finetune")
-# Groups of which every run needs exactly one choice.
-NEEDED_GROUPS = (*GROUPS, "embedder")
+GROUPS = ("task", "body", "source", "metric", "finetune")  # whose choices name a run, a table row or a column
+NEEDED_GROUPS = (*GROUPS, "embedder")  # of which every run needs exactly one choice
 
 
-# Declarations of the sections that are about to become parts.
 def lookup(config: Any, key: str) -> Any:
     """Return the value at a dotted key of nested dataclasses and dictionaries; None where a part of it is absent."""
     for name in key.split("."):
@@ -209,17 +206,12 @@ def check(config: Config) -> None:
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError("fp16 needs a GPU, not device=cpu", where="precision", hint="use precision=fp32 or bf16")
     if train.decay_epochs is not None and train.decay_epochs < train.warmup_epochs:
-        raise ConfigError(
-            f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}",
-            where="train.decay_epochs",
-            hint="allowed: train.warmup_epochs or more",
-        )
+        what = f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}"
+        raise ConfigError(what, where="train.decay_epochs", hint="allowed: train.warmup_epochs or more")
     if align.patience is not None and align.check_every > align.epochs > 0:
-        raise ConfigError(
-            f"never measures within align.epochs={align.epochs}, and align.patience={align.patience} waits for it",
-            where=f"align.check_every={align.check_every}",
-            hint="lower align.check_every, or leave align.patience out",
-        )
+        what = f"never measures within align.epochs={align.epochs}, and align.patience={align.patience} waits for it"
+        hint = "lower align.check_every, or leave align.patience out"
+        raise ConfigError(what, where=f"align.check_every={align.check_every}", hint=hint)
 
 
 def check_keys(content: dict[str, Any], known: dict[str, Any] | None = None, prefix: str = "") -> None:
@@ -231,9 +223,8 @@ def check_keys(content: dict[str, Any], known: dict[str, Any] | None = None, pre
     known = asdict(Config()) if known is None else known
     for name in known:
         if name not in content:
-            raise ConfigError(
-                "cannot be left out", where=prefix + name, hint=f"take ~{prefix}{name} out of the command"
-            )
+            hint = f"take ~{prefix}{name} out of the command"
+            raise ConfigError("cannot be left out", where=prefix + name, hint=hint)
     for name, value in content.items():
         if name not in known:
             raise unknown(name, known, prefix)

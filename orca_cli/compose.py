@@ -5,6 +5,7 @@ From here on a configuration is a plain dataclass (`schema.Config`) with plain d
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,23 +66,12 @@ class Composed:
         return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(("paths.", "hydra"))}
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A function of a composed job in the form of Hydra's task function."""
-
-    run: Callable[[Composed], None]
-
-    def __call__(self, cfg: DictConfig) -> None:
-        hydra = HydraConfig.get()
-        self.run(_checked(cfg, dict(hydra.runtime.choices), _written(hydra)))
-
-
 @contextmanager
 def session(extra: Path | None = None) -> Iterator[Session]:
     """Start Hydra on the program's configuration folder and, where one is given, the user's own.
 
     Raises:
-        ConfigError: the user's folder does not exist, or one of its files has the name of one of the program's.
+        ConfigError, UnsafeError: as `configuration.choices` and `check_untrusted` say.
     """
     for group in _ALL_GROUPS:
         choices(group, extra)
@@ -98,11 +88,11 @@ def session(extra: Path | None = None) -> Iterator[Session]:
         yield Session(extra)
 
 
+@dataclass(frozen=True)
 class Session:
     """Composes configurations while Hydra is started; made by `session`."""
 
-    def __init__(self, extra: Path | None) -> None:
-        self._extra = extra
+    _extra: Path | None
 
     def compose(self, overrides: list[str]) -> Composed:
         """Compose and check one run.
@@ -141,7 +131,9 @@ class Session:
         """
         folder = [f"hydra.sweep.dir={_quoted(sweep_folder)}", "hydra.sweep.subdir=."]
         GlobalHydra.instance().hydra.multirun(  # type: ignore[union-attr]
-            config_name="config", task_function=_Task(run), overrides=[*self._with_study(overrides), *folder]
+            config_name="config",
+            task_function=functools.partial(_run_job, run),
+            overrides=[*self._with_study(overrides), *folder],
         )
 
     def _with_study(self, overrides: list[str]) -> list[str]:
@@ -165,10 +157,10 @@ class Session:
             cfg = self._load(overrides)
         except _UNREADABLE as error:
             raise self._explain(error, overrides) from error
-        picked, written = dict(cfg.hydra.runtime.choices), _written(cfg.hydra)
+        hydra = cfg.hydra
         with open_dict(cfg):
             del cfg["hydra"]
-        return _checked(cfg, picked, written)
+        return _checked(cfg, hydra)
 
     def _load(self, overrides: list[str]) -> DictConfig:
         return self._loader().load_configuration(config_name="config", overrides=overrides, run_mode=RunMode.RUN)
@@ -233,7 +225,11 @@ def _check_typed(override: Override) -> None:
         check_value(value, schema.declared()[key], key)
 
 
-def _checked(cfg: DictConfig, picked: dict[str, Any], overrides: list[str]) -> Composed:
+def _run_job(run: Callable[[Composed], None], cfg: DictConfig) -> None:
+    run(_checked(cfg, HydraConfig.get()))
+
+
+def _checked(cfg: DictConfig, hydra: Any) -> Composed:
     try:
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise ConfigError("a value is needed", where=missing[0], hint=f"give {missing[0]}=...")
@@ -247,8 +243,10 @@ def _checked(cfg: DictConfig, picked: dict[str, Any], overrides: list[str]) -> C
     part_groups.check(config)
     for name, folder in default_folders().items():
         setattr(config.paths, name, getattr(config.paths, name) or str(folder))
-    names = {group: str(picked[group]) for group in GROUPS}
-    return Composed(config, content, _unread(content, OmegaConf.to_container(cfg, resolve=False)), names, overrides)
+    names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}
+    written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations in them stay text
+    stored = _unread(content, OmegaConf.to_container(cfg, resolve=False))
+    return Composed(config, content, stored, names, list(written))
 
 
 def _unread(resolved: Any, written: Any) -> Any:
@@ -273,12 +271,6 @@ def _parse(overrides: list[str], loader: Any = None) -> list[Override]:
         except HydraException as error:
             raise ConfigError(f"'{text}' is not an override", where="command line", hint=_QUOTING) from error
     return parser.parse_overrides(overrides)
-
-
-def _written(hydra: Any) -> list[str]:
-    """Return the overrides as they were written: interpolations in them stay text."""
-    texts: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    return list(texts)
 
 
 def _names(override: Override) -> list[str]:
@@ -306,15 +298,12 @@ def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
 def _unknown_in_a_file(error: Exception) -> ConfigError | None:
     """Return the message for a file that sets a key the schema does not have; None for other failures."""
     text = _root_text(error)
-    found = re.search(r"Key '([^']*)' not in '(\w+)'", text)
-    sections = {type(value).__name__: f"{name}." for name, value in vars(Config()).items() if is_dataclass(value)}
-    sections["Config"] = ""
-    if found is None or found[2] not in sections:
-        return None
-    prefix = sections[found[2]]
-    section: Any = schema.lookup(Config(), prefix.rstrip(".")) if prefix else Config()
-    file = re.search(r"In '([^']+)'", text)
-    return schema.unknown(found[1], vars(section), prefix, f" in {file[1]}.yaml" if file else "")
+    found, file = re.search(r"Key '([^']*)' not in '(\w+)'", text), re.search(r"In '([^']+)'", text)
+    nested = {f"{name}.": value for name, value in vars(Config()).items() if is_dataclass(value)}
+    for prefix, section in ({"": Config()} | nested).items():
+        if found is not None and found[2] == type(section).__name__:
+            return schema.unknown(found[1], vars(section), prefix, f" in {file[1]}.yaml" if file else "")
+    return None
 
 
 def _full_key(error: BaseException | None) -> str:

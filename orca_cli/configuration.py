@@ -16,8 +16,6 @@ import yaml
 
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
-_ROOT = "config.yaml"
-_SUFFIX = ".yaml"
 _MOST_BYTES = 1_000_000  # of one file
 _MOST_VALUES = 100_000  # in one file, aliases resolved
 _MOST_FILES = 1000  # in a folder of the user's own
@@ -32,14 +30,14 @@ def config_dir() -> Path:
     """Return the folder of the program's own configuration: inside the package (wheel) or beside it (checkout).
 
     Raises:
-        ConfigError: neither holds config.yaml; the installation is damaged.
+        ConfigError: the installation is damaged.
     """
     candidates = (_PACKAGE / "conf", _PACKAGE.parent / "conf")
     for folder in candidates:
-        if (folder / _ROOT).is_file():
+        if (folder / "config.yaml").is_file():
             return folder
     places = " or ".join(map(str, candidates))
-    raise ConfigError(f"no {_ROOT} in {places}", where="conf", hint="install the program again")
+    raise ConfigError(f"no config.yaml in {places}", where="conf", hint="install the program again")
 
 
 def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
@@ -56,8 +54,7 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
     if extra is not None and not extra.is_dir():
         hint = "give a folder that holds task/, body/, ... of yours"
         raise ConfigError("no such folder", where=f"--config-dir {extra}", hint=hint)
-    own = _files(config_dir() / group)
-    users = {} if extra is None else _files(extra / group)
+    own, users = _files(config_dir() / group), {} if extra is None else _files(extra / group)
     for name in sorted(own.keys() & users.keys()):
         raise ConfigError(f"the program has its own '{name}'", where=str(users[name]), hint="rename it")
     return dict(sorted((own | users).items()))
@@ -65,7 +62,7 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Return name -> file; files in folders below have names such as `paper/deepsea-roberta`."""
-    return {file.relative_to(folder).as_posix().removesuffix(_SUFFIX): file for file in folder.rglob(f"*{_SUFFIX}")}
+    return {file.relative_to(folder).as_posix().removesuffix(".yaml"): file for file in folder.rglob("*.yaml")}
 
 
 def default_folders() -> dict[str, Path]:
@@ -80,26 +77,16 @@ def default_folders() -> dict[str, Path]:
 
 
 def description(path: Path) -> str:
-    """Return the first comment line of a file that is not a directive such as `# @package`; empty where none is.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    for line in _text(path).splitlines():
-        text = line.strip()
-        comment = text.lstrip("#").strip()
-        if text.startswith("#") and comment and not comment.startswith("@"):
-            return comment
-    return ""
+    """Return the first comment line of a file that is not a directive such as `# @package`; empty where none is."""
+    lines = (line.strip() for line in _text(path).splitlines())
+    found = (line.lstrip("#").strip() for line in lines if line.startswith("#"))
+    return next((comment for comment in found if comment and not comment.startswith("@")), "")
 
 
 def comments(path: Path) -> dict[str, str]:
     """Return what the comments of a file say about the keys of its settings: the one behind a key, or the lines above it.
 
     Keys are those of the innermost mapping, without the groups that hold it.
-
-    Raises:
-        ConfigError: the file cannot be read.
     """
     found: dict[str, str] = {}
     above: list[str] = []
@@ -110,8 +97,7 @@ def comments(path: Path) -> dict[str, str]:
             continue
         if key := re.match(r"([\w.]+):", text):
             behind = re.search(r"\s#\s*(.+)", text)
-            meaning = behind[1] if behind else " ".join(above)
-            if meaning:
+            if meaning := behind[1] if behind else " ".join(above):
                 found.setdefault(key[1], meaning)
         above = []
     return found
@@ -178,17 +164,14 @@ def _check_nodes(root: yaml.Node, path: Path) -> None:
 
 
 def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:
-    if isinstance(node, yaml.SequenceNode):
-        return list(node.value)
     if not isinstance(node, yaml.MappingNode):
-        return []
+        return list(node.value) if isinstance(node, yaml.SequenceNode) else []
     seen: set[str] = set()
-    for key, _ in node.value:
-        if isinstance(key, yaml.ScalarNode):
-            if key.value in seen:
-                where = f"{path}:{key.start_mark.line + 1}"
-                raise ConfigError(f"duplicate key {key.value}", where=where, hint="keep one of them")
-            seen.add(key.value)
+    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+        if key.value in seen:
+            where = f"{path}:{key.start_mark.line + 1}"
+            raise ConfigError(f"duplicate key {key.value}", where=where, hint="keep one of them")
+        seen.add(key.value)
     return [part for pair in node.value for part in pair]
 
 
@@ -200,14 +183,14 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
 
     Args:
         folder: given by --config-dir.
-        groups: names of the groups that may get choices.
+        groups: that may get choices.
 
     Raises:
         ConfigError: a file that is not YAML, or is in no group.
         UnsafeError: one that does what it must not.
     """
     root = folder.resolve()
-    files = sorted([*folder.rglob(f"*{_SUFFIX}"), *folder.rglob("*.yml")])
+    files = sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")])
     if len(files) > _MOST_FILES:
         raise UnsafeError(f"holds more than {_MOST_FILES} YAML files", where=str(folder), hint="give a smaller folder")
     for path in files:

@@ -83,20 +83,12 @@ class DataSet:
 
 
 def data_sets(extra: Path | None = None) -> list[DataSet]:
-    """Return what is known about the data of every task and source, tasks first, sorted by name; raises what `read` does.
-
-    Args:
-        extra: the user's own folder with task/x.yaml, source/x.yaml.
-    """
+    """Return what `read` finds for all tasks, then all sources, `extra` being a folder of the user's own; sorted by name."""
     return [read(group, name, path) for group in GROUPS for name, path in configuration.choices(group, extra).items()]
 
 
 def find(word: str, known: list[DataSet]) -> list[DataSet]:
-    """Return the data sets that a word names: NAME, task=NAME or source=NAME; the task first where both have the name.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """Return the data sets that NAME, task=NAME or source=NAME names, the task first; ConfigError where there is none."""
     group, separator, name = word.rpartition("=")
     found = [entry for entry in known if entry.name == name and (not separator or entry.group == group)]
     if not found:
@@ -107,11 +99,7 @@ def find(word: str, known: list[DataSet]) -> list[DataSet]:
 
 
 def read(group: str, name: str, path: Path) -> DataSet:
-    """Read the block of one file.
-
-    Raises:
-        ConfigError: the file cannot be read, or its block is malformed.
-    """
+    """Read the block of one file; ConfigError where the file cannot be read, or its block is malformed."""
     content = configuration.content(path)
     node = content.get(group, content)
     node = node if isinstance(node, dict) else {}

@@ -33,8 +33,7 @@ from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.ranges import check_value, shown
 from orca_cli.schema import GROUPS, NEEDED_GROUPS, Config
 
-_OPTIONAL_GROUPS = ("protocol", "hparams", "departures", "study", "tracker")
-_ALL_GROUPS = (*NEEDED_GROUPS, *_OPTIONAL_GROUPS)
+_ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker")
 # What Hydra lets through when a file or an override cannot be read.
 _UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: \"key='my value'\""
@@ -95,23 +94,15 @@ class Session:
     _extra: Path | None
 
     def compose(self, overrides: list[str]) -> Composed:
-        """Compose and check one run.
-
-        Raises:
-            ConfigError: unknown group choice or key, wrong type, value out of range, missing value.
-        """
+        """Compose one run; ConfigError for unknown choices or keys, and missing or wrong values."""
         self._check_choices(_parse(overrides))
         return self._compose(overrides)
 
     def expand(self, overrides: list[str]) -> list[Composed]:
-        """Compose and check every job of a sweep: comma lists, range(...), glob(...) and choice(...).
-
-        Raises:
-            ConfigError: the first job that cannot be composed, so that no sweep starts that cannot finish.
-        """
+        """Compose every job of a sweep: comma lists, range(...), glob(...), choice(...); ConfigError for the first bad one."""
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-        parsed = _parse(self._with_study(overrides), self._loader())
+        parsed = _parse(self._with_study(overrides), GlobalHydra.instance().config_loader())
         self._check_choices(parsed)
         jobs = []
         for job in (job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch):
@@ -130,11 +121,8 @@ class Session:
             sweep_folder: where the launcher writes.
         """
         folder = [f"hydra.sweep.dir={_quoted(sweep_folder)}", "hydra.sweep.subdir=."]
-        GlobalHydra.instance().hydra.multirun(  # type: ignore[union-attr]
-            config_name="config",
-            task_function=functools.partial(_run_job, run),
-            overrides=[*self._with_study(overrides), *folder],
-        )
+        hydra: Any = GlobalHydra.instance().hydra
+        hydra.multirun("config", functools.partial(_run_job, run), [*self._with_study(overrides), *folder])
 
     def _with_study(self, overrides: list[str]) -> list[str]:
         """Return the overrides after those that a study presets, without the ones that are typed as well."""
@@ -146,9 +134,6 @@ class Session:
         # Hydra would take the study's parameters once more from the sweeper's own settings.
         presets = [f"{key}={value}" for key, value in preset.items() if key not in typed]
         return [*presets, *overrides, "hydra.sweeper.params=null"]
-
-    def _loader(self) -> Any:
-        return GlobalHydra.instance().config_loader()
 
     def _compose(self, overrides: list[str]) -> Composed:
         for override in _parse(overrides):
@@ -163,7 +148,7 @@ class Session:
         return _checked(cfg, hydra)
 
     def _load(self, overrides: list[str]) -> DictConfig:
-        return self._loader().load_configuration(config_name="config", overrides=overrides, run_mode=RunMode.RUN)
+        return GlobalHydra.instance().config_loader().load_configuration("config", overrides, RunMode.RUN)
 
     def _check_choices(self, parsed: list[Override]) -> None:
         for override in parsed:
@@ -183,7 +168,7 @@ class Session:
         try:
             known = self._load(groups)
         except _UNREADABLE:
-            return _unknown_in_a_file(error) or ConfigError(_root_text(error), where=_full_key(error))
+            return _unknown_in_a_file(error) or _refused(error)
         for text in overrides:
             key = _key(text)
             if text in groups or key.startswith("hydra"):
@@ -204,7 +189,7 @@ class Session:
                     what = f"{text.partition('=')[2]} is not allowed"
                     return ConfigError(what, where=key, hint="allowed: a list, such as [a,b]")
                 return ConfigError(_root_text(cause), where=key, hint="orca list settings shows types and defaults")
-        return ConfigError(_root_text(error), where=_full_key(error))
+        return _refused(error)
 
 
 def _check_typed(override: Override) -> None:
@@ -236,7 +221,7 @@ def _checked(cfg: DictConfig, hydra: Any) -> Composed:
         content: Any = OmegaConf.to_container(cfg, resolve=True)
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
-        raise ConfigError(_root_text(error), where=_full_key(error)) from error
+        raise _refused(error) from error
     assert isinstance(config, Config)
     schema.check_keys(content)
     schema.check(config)
@@ -306,12 +291,11 @@ def _unknown_in_a_file(error: Exception) -> ConfigError | None:
     return None
 
 
-def _full_key(error: BaseException | None) -> str:
-    while error is not None:
-        if key := getattr(error, "full_key", None):
-            return str(key)
-        error = error.__cause__
-    return "configuration"
+def _refused(error: BaseException) -> ConfigError:
+    key, cause = None, error
+    while not (key := getattr(cause, "full_key", None)) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    return ConfigError(_root_text(error), where=str(key or "configuration"))
 
 
 def _root_text(error: BaseException) -> str:

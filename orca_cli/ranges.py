@@ -39,27 +39,14 @@ _UNIONS = (typing.Union, types.UnionType)
 
 @dataclass(frozen=True)
 class OneOf:
-    """The texts that a setting may have.
-
-    Args:
-        words: as messages list them.
-        pattern: a regular expression for what is allowed, where that is more than the words themselves.
-    """
+    """The texts that a setting may have: as messages list them, and as a regular expression where that allows more."""
 
     words: tuple[str, ...]
     pattern: str = ""
 
-    def allows(self, text: str) -> bool:
-        """Return whether a text is one of them."""
-        return re.fullmatch(self.pattern, text) is not None if self.pattern else text in self.words
-
 
 def check_value(value: Any, hint: Any, where: str) -> None:
-    """Check a value read from YAML against an annotation.
-
-    Raises:
-        ConfigError: it has another type, is out of range or not one of the choices; the hint says what is allowed.
-    """
+    """Raise ConfigError, with what is allowed, for a value read from YAML that an annotation does not."""
     if fits(value, hint):
         return
     plain = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
@@ -157,7 +144,7 @@ def _own_limits(hint: Any) -> str:
 
 def _holds(value: Any, limit: Any) -> bool:
     if isinstance(limit, OneOf):
-        return limit.allows(value)
+        return re.fullmatch(limit.pattern, value) is not None if limit.pattern else value in limit.words
     _, name, compare = _BOUNDS[type(limit)]
     return bool(compare(value, getattr(limit, name)))
 

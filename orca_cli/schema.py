@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Annotated, Any
 
@@ -178,15 +178,11 @@ def lookup(config: Any, key: str) -> Any:
 @functools.cache
 def declared() -> dict[str, Any]:
     """Return dotted key -> annotation of every single setting of the schema, in order."""
-    return dict(_declared(Config, ""))
-
-
-def _declared(kind: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-        if is_dataclass(hint):
-            yield from _declared(hint, f"{prefix}{name}.")
-        elif hint is not Any:
-            yield f"{prefix}{name}", hint
+    found: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(Config, include_extras=True).items():
+        inner = typing.get_type_hints(hint, include_extras=True) if is_dataclass(hint) else {}
+        found |= {f"{name}.{key}": own for key, own in inner.items()} or {name: hint}
+    return {key: hint for key, hint in found.items() if hint is not Any}
 
 
 def is_section(key: str) -> bool:
@@ -195,11 +191,7 @@ def is_section(key: str) -> bool:
 
 
 def check(config: Config) -> None:
-    """Check every setting against its declaration, and that no two settings contradict each other.
-
-    Raises:
-        ConfigError: the first value that is not allowed, with what is.
-    """
+    """Raise ConfigError for the first setting that its declaration does not allow, and for settings in contradiction."""
     for key, hint in declared().items():
         check_value(lookup(config, key), hint, key)
     train, align = config.train, config.align
@@ -215,11 +207,7 @@ def check(config: Config) -> None:
 
 
 def check_keys(content: dict[str, Any], known: dict[str, Any] | None = None, prefix: str = "") -> None:
-    """Check that a composed configuration has the keys of the schema, and no others.
-
-    Raises:
-        ConfigError: `+key=value` added one, or `~key` took one away.
-    """
+    """Raise ConfigError where `+key=value` added a key to the schema's, or `~key` took one away."""
     known = asdict(Config()) if known is None else known
     for name in known:
         if name not in content:

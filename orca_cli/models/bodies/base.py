@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,6 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import EmbedderInit, Role, Tokens
 from orca_cli.models.bodies import checkpoints
 from orca_cli.models.geometry import resize
-
-# The statistics that ImageNet models are trained with, for checkpoints that do not state their own.
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class PretrainedBody(nn.Module):
@@ -98,12 +96,8 @@ class PretrainedBody(nn.Module):
         """Return what transformers' attention takes for tokens [B, T, D] and their mask [B, T]."""
         from transformers.masking_utils import causal_mask_function, create_bidirectional_mask
 
-        return create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=x,
-            attention_mask=mask.to(torch.int64),
-            and_mask_function=causal_mask_function if causal else None,
-        )
+        and_mask = causal_mask_function if causal else None
+        return create_bidirectional_mask(self.config, x, mask.to(torch.int64), and_mask_function=and_mask)
 
 
 class TextBody(PretrainedBody):
@@ -137,9 +131,8 @@ class TextBody(PretrainedBody):
     @torch.no_grad()
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
         """Return the embedding layer's outputs [B, T, D] for B texts, cut to `max_source_tokens`."""
-        encoded = self._tokenizer()(
-            list(inputs), padding=True, truncation=True, max_length=self.max_source_tokens, return_tensors="pt"
-        ).to(self.device)
+        cut = {"padding": True, "truncation": True, "max_length": self.max_source_tokens}
+        encoded = self._tokenizer(list(inputs), **cut, return_tensors="pt").to(self.device)
         self.embeddings.to(self.device).eval()
         x = self.embed_words(encoded["input_ids"])
         return Tokens(x, encoded["attention_mask"].bool(), (x.shape[1],))
@@ -147,27 +140,24 @@ class TextBody(PretrainedBody):
     @torch.no_grad()
     def prefix_tokens(self) -> Tensor | None:
         """Return the embedded [CLS] or <s> [1, D] at the first position; None where the tokenizer has none."""
-        number = self._tokenizer().cls_token_id
+        number = self._tokenizer.cls_token_id
         if number is None:
             return None
         device = next(self.embeddings.parameters()).device
         return self.embed_words(torch.tensor([[number]], device=device))[0]
 
+    @functools.cached_property
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        if not hasattr(self, "_loaded_tokenizer"):
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
-            except Exception as error:
-                raise DataError(
-                    "the checkpoint has no usable tokenizer, which is needed to embed source texts",
-                    where=f"{checkpoints.KEY}={self.folder}",
-                    hint="save the tokenizer into the same folder",
-                ) from error
-            tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # any will do: padding is masked
-            self._loaded_tokenizer = tokenizer
-        return self._loaded_tokenizer
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:
+            what = "the checkpoint has no usable tokenizer, which is needed to embed source texts"
+            hint = "save the tokenizer into the same folder"
+            raise DataError(what, where=f"{checkpoints.KEY}={self.folder}", hint=hint) from error
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # any will do: padding is masked
+        return tokenizer
 
 
 class ImageBody(PretrainedBody):
@@ -204,10 +194,9 @@ class ImageBody(PretrainedBody):
 
     def embedder_init(self) -> EmbedderInit:
         """Return patch filter and, where the model has them, norm and positions."""
-        embeddings = self.embeddings
-        patch, positions = embeddings.patch_embeddings.projection, embeddings.position_embeddings
+        patch, positions = self.embeddings.patch_embeddings.projection, self.embeddings.position_embeddings
         return EmbedderInit(
-            norm=copy.deepcopy(getattr(embeddings, "norm", None)),
+            norm=copy.deepcopy(getattr(self.embeddings, "norm", None)),
             positions=None if positions is None else positions.detach()[0].clone(),
             position_grid=self.patch_grid,
             patch_weight=patch.weight.detach().clone(),
@@ -221,4 +210,4 @@ def _statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
         settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         return tuple(settings["image_mean"]), tuple(settings["image_std"])
     except (OSError, ValueError, KeyError, TypeError):
-        return _IMAGENET
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -27,11 +27,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def config_dir() -> Path:
-    """Return the folder of the program's own configuration: inside the package (wheel) or beside it (checkout).
-
-    Raises:
-        ConfigError: the installation is damaged.
-    """
+    """Return the folder of the program's own configuration, in the package (wheel) or beside it (checkout)."""
     candidates = (_PACKAGE / "conf", _PACKAGE.parent / "conf")
     for folder in candidates:
         if (folder / "config.yaml").is_file():
@@ -48,8 +44,7 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
         extra: the user's own folder of the same layout.
 
     Raises:
-        ConfigError: `extra` is not a folder, or one of its files has the name of one of the program's, which Hydra would
-            take in its place.
+        ConfigError: no such folder, or a file with the name of one of the program's, which Hydra would take in its place.
     """
     if extra is not None and not extra.is_dir():
         hint = "give a folder that holds task/, body/, ... of yours"
@@ -181,12 +176,8 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
     They are composed beside the program's own, where they could replace those, change how Hydra runs and logs (which can
     name any code), read the environment, or lead out of the folder.
 
-    Args:
-        folder: given by --config-dir.
-        groups: that may get choices.
-
     Raises:
-        ConfigError: a file that is not YAML, or is in no group.
+        ConfigError: a file that is not YAML, or is in none of the groups.
         UnsafeError: one that does what it must not.
     """
     root = folder.resolve()

@@ -67,8 +67,7 @@ def check(node: dict[str, Any], key: str, given: Iterable[str] = (), known: Mapp
     ConfigError for values that contradict each other.
 
     Args:
-        node: `_target_` and keyword arguments.
-        key: the node's place in the configuration, for messages.
+        node, key: as in `build`.
         given: names of arguments that only the program knows, and not before a run.
         known: arguments that the program knows already.
     """
@@ -85,12 +84,7 @@ def check(node: dict[str, Any], key: str, given: Iterable[str] = (), known: Mapp
 
 
 def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
-    """Return the class or function that a node's `_target_` names.
-
-    Raises:
-        ConfigError: there is no such thing.
-        UnsafeError: it is not defined inside the allowed modules.
-    """
+    """Return the class or function that a node's `_target_` names; ConfigError or UnsafeError as in `build`."""
     name = node.get(TARGET)
     where = f"{key}.{TARGET}"
     if not isinstance(name, str) or "." not in name:

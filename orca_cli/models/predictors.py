@@ -12,8 +12,7 @@ class PooledPredictor(nn.Module):
     """Features to K logits: pooling, then a linear layer.
 
     Args:
-        width: F.
-        outputs: K.
+        width, outputs: F, K.
         pooling: "mean" over the valid tokens but those of the prefix, or "class_token", the first of the prefix.
     """
 
@@ -35,8 +34,7 @@ class DensePredictor(nn.Module):
     """Features to a map with K channels of the input's extent: linear layer, then pixel shuffle (Shi et al. 2016).
 
     Args:
-        width: F.
-        outputs: K.
+        width, outputs: F, K.
         layout: how the embedder cut the input into tokens.
         downsampling: how much coarser the body's grid is than the embedder's, per axis.
     """

@@ -14,9 +14,7 @@ class TransferModel(nn.Module):
     """Embedder, body and predictor, with the task's scale at the end.
 
     Args:
-        embedder: f, what an Embedder (interfaces) returned.
-        body: g, a Body (interfaces).
-        predictor: h.
+        embedder, body, predictor: f, which an Embedder (interfaces) returned, g, a Body, and h.
         scale: maps raw outputs to the task's units.
         causal: whether an output may see inputs at its own and at earlier positions only.
     """

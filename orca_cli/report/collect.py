@@ -24,41 +24,23 @@ Value = TypeVar("Value", str, int)
 
 @dataclass(frozen=True)
 class Score:
-    """What a completed run achieved.
-
-    Args:
-        value: test error, lower is better; None if it is undefined on this test set.
-        n: what the error is a mean over, such as the number of samples or classes.
-        skipped: how many of them the error could not be computed for.
-        percent: the error is a fraction, shown times 100.
-        trivial: error of the best constant predictor on the same test set; None if undefined.
-        test_set: SHA-256 of the test split; empty if not recorded.
-        chosen_on_test: the test split chose the weights, so the error is too low.
-        size: the word for number and size of the samples; empty if the task has no such words.
-    """
+    """What a completed run achieved."""
 
     error_name: str
-    value: float | None
-    n: int
-    skipped: int
-    percent: bool
-    trivial: float | None
+    value: float | None  # test error, lower is better; None if it is undefined on this test set
+    n: int  # what the error is a mean over, such as the number of samples or classes
+    skipped: int  # how many of them the error could not be computed for
+    percent: bool  # the error is a fraction, shown times 100
+    trivial: float | None  # error of the best constant predictor on the same test set; None if undefined
     synthetic: bool
-    test_set: str
-    chosen_on_test: bool = False
-    size: str = ""
+    test_set: str  # SHA-256 of the test split; empty if not recorded
+    chosen_on_test: bool = False  # the test split chose the weights, so the error is too low
+    size: str = ""  # the word for number and size of the samples; empty if the task has no such words
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run according to its records.
-
-    Args:
-        state: completed, failed, interrupted, running, or dead (its process ended unexpectedly).
-        reason: why it is not completed; empty if it is.
-        settings: hash of all settings except the seed; runs with different ones are never averaged.
-        variant: overridden settings other than groups, such as {"train.epochs": "3"}.
-    """
+    """One run according to its records."""
 
     path: Path
     task: str
@@ -69,10 +51,12 @@ class Run:
     seed: int
     protocol: str
     identity: str
-    state: str
-    reason: str = ""
-    settings: str = ""
-    variant: dict[str, str] = field(default_factory=dict)
+    state: str  # completed, failed, interrupted, running, or dead (its process ended unexpectedly)
+    reason: str = ""  # why it is not completed; empty if it is
+    settings: str = ""  # hash of all settings except the seed; runs with different ones are never averaged
+    variant: dict[str, str] = field(
+        default_factory=dict
+    )  # overridden settings other than groups: {"train.epochs": "3"}
     score: Score | None = None
 
 
@@ -171,7 +155,10 @@ def _read_run(path: Path) -> Run:
     if is_worked_on(path, status):
         return _run(path, status, STATUS, state="running", reason=f"in stage {status.get('stage') or 'build'}")
     if state in _ENDED:
-        return _run(path, status, STATUS, state=state, reason=_failure(status))
+        error, reason = status.get("error"), "no reason recorded"
+        if isinstance(error, dict):
+            reason = f"{error.get('kind') or 'error'}: {error.get('message') or 'no message'}"
+        return _run(path, status, STATUS, state=state, reason=reason)
     if read_record(path / RESULT) is not None or read_record(path / STATUS) != status:
         return _read_run(path)  # it moved on after its record was read and before its lock was
     return _run(path, status, STATUS, state="dead", reason=f"its process ended unexpectedly in state {state}")
@@ -207,13 +194,6 @@ def _run(path: Path, record: dict[str, Any], name: str, **known: Any) -> Run:
     known |= {key: _required(record, key, name, str) for key in keys}
     settings = str(record.get("settings") or "")
     return Run(path, seed=_required(record, "seed", name, int), settings=settings, variant=variant, **known)
-
-
-def _failure(status: dict[str, Any]) -> str:
-    error = status.get("error")
-    if isinstance(error, dict):
-        return f"{error.get('kind') or 'error'}: {error.get('message') or 'no message'}"
-    return "no reason recorded"
 
 
 def _required(record: dict[str, Any], key: str, name: str, kind: type[Value]) -> Value:

@@ -24,29 +24,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """A table of cleaned texts.
+    """A table of cleaned texts."""
 
-    Args:
-        names: headers of the columns that name a method.
-        columns: headers of the tasks, as lines: task, error, marks.
-        rows: the names of a method, its cells, its rank; the last row is that of the best constant predictor.
-        ranked: whether any row has a rank.
-        caption: what the numbers are.
-        notes: what limits a comparison.
-        problems: (state, reason, folder) of runs that are not completed and folders that could not be read.
-        alarms: what makes numbers wrong; shown in red.
-        alarmed: for every column, whether its last header line is an alarm.
-    """
-
-    names: list[str]
-    columns: list[list[str]]
-    rows: list[tuple[list[str], list[Entry], str]]
-    ranked: bool
+    names: list[str]  # headers of the columns that name a method
+    columns: list[list[str]]  # headers of the tasks, as lines: task, error, marks
+    rows: list[
+        tuple[list[str], list[Entry], str]
+    ]  # names, cells and rank; the last row is the best constant predictor's
+    ranked: bool  # whether any row has a rank
     caption: str
     notes: list[str]
-    problems: list[tuple[str, str, str]]
-    alarms: list[str]
-    alarmed: list[bool]
+    problems: list[tuple[str, str, str]]  # state, reason and folder of runs that are not completed or cannot be read
+    alarms: list[str]  # what makes numbers wrong; shown in red
+    alarmed: list[bool]  # for every column, whether its last header line is an alarm
 
 
 def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
@@ -81,10 +71,7 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
 
 
 def decimals_of(means: list[float]) -> int | None:
-    """Return how many decimals give the smallest of some means three significant digits.
-
-    None if fixed digits do not fit: below 0.0001 or from 1,000,000 on.
-    """
+    """Return how many decimals give the smallest mean three significant digits; None below 0.0001 or from 1,000,000 on."""
     sizes = [abs(mean) for mean in means if mean] or [1.0]
     if min(sizes) < 1e-4 or max(sizes) >= 1e6:
         return None

@@ -47,19 +47,12 @@ class Method:
 
 @dataclass
 class Cell:
-    """The runs of one method on one task.
+    """The runs of one method on one task."""
 
-    Args:
-        runs: completed runs, one per seed, in the order of seeds.
-        unfinished: state -> number of runs that are not completed.
-        hidden: completed runs that do not count, because a newer one has the same seed and visible settings.
-        best: its mean is the lowest of the column.
-    """
-
-    runs: list[Run] = field(default_factory=list)
-    unfinished: Counter[str] = field(default_factory=Counter)
-    hidden: list[Run] = field(default_factory=list)
-    best: bool = False
+    runs: list[Run] = field(default_factory=list)  # completed, one per seed, in the order of seeds
+    unfinished: Counter[str] = field(default_factory=Counter)  # state -> number of runs that are not completed
+    hidden: list[Run] = field(default_factory=list)  # do not count: a newer one has the same seed and visible settings
+    best: bool = False  # its mean is the lowest of the column
 
     @property
     def values(self) -> list[float]:
@@ -93,13 +86,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything that a report shows.
-
-    Args:
-        trivial: for each column the lowest and highest error of the best constant predictor; None if unknown.
-        unfinished: runs that are not completed.
-        superseded, broken: as in `Collection`.
-    """
+    """Everything that a report shows; `trivial` is, for each column, the range of the best constant predictor's errors."""
 
     columns: list[Column]
     rows: list[Row]
@@ -150,18 +137,15 @@ def _columns(runs: list[Run]) -> dict[Path, Column]:
 def _methods(runs: list[Run], column_of: dict[Path, Column]) -> dict[Path, Method]:
     """Return run folder -> method, named by the overridden settings that are not the same in all runs of some column.
 
-    Settings can differ without an override, when a configuration or data file was changed between two runs. Such runs are
-    told apart by the first digits of their settings' hash.
+    Where settings differ without an override, because a file was changed, the first digits of their hash are part of the name.
     """
     by_column: dict[Column, list[Run]] = defaultdict(list)
     for run in runs:
         by_column[column_of[run.path]].append(run)
-    shown = {
-        key
-        for group in by_column.values()
-        for key in {key for run in group for key in run.variant}
-        if len({run.variant.get(key) for run in group}) > 1
-    }
+    shown = set[str]()
+    for group in by_column.values():
+        items: list[set[tuple[str, str]]] = [set(run.variant.items()) for run in group]
+        shown |= {key for key, _ in set().union(*items) - items[0].intersection(*items)}
     methods: dict[Path, Method] = {}
     hashes: dict[tuple[Method, Column], set[str]] = defaultdict(set)
     for run in runs:

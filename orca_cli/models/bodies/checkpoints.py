@@ -12,8 +12,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,7 @@ from orca_cli.terminal import log
 from orca_cli.untrusted.connections import hub_answers
 
 KEY = "body.checkpoint"
-_FILES = ["*.safetensors", "*.json", "*.txt"]
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 8
 
 
@@ -99,17 +96,15 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
 
     folder = resolve(checkpoint)
     kind = getattr(transformers, classes[check_family(folder, tuple(classes))])
-    with _reading(folder):
-        model, report = kind.from_pretrained(
-            folder,
-            output_loading_info=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            dtype=torch.float32,
-            **without_pooler(kind),
-            **settings,
-        )
+    settings |= {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True, "dtype": torch.float32}
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        model, report = kind.from_pretrained(folder, output_loading_info=True, **without_pooler(kind), **settings)
+    except Exception as error:  # noqa: BLE001 - both libraries raise their own types
+        if isinstance(error, MemoryError) or "allocate memory" in str(error) or of_processes(error):
+            raise  # not the checkpoint's fault
+        raise DataError(f"the checkpoint cannot be read: {error}", where=str(folder)) from error
     # transformers draws missing weights at random, and only logs it.
     wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if wrong:
@@ -135,7 +130,7 @@ def revision(folder: Path) -> str | None:
     """Return the hub's commit of a folder of its cache; None for any other folder."""
     parent, name = folder.parent, folder.name
     is_snapshot = parent.name == "snapshots" and parent.parent.name.startswith("models--")
-    return name if is_snapshot and _COMMIT.fullmatch(name) else None
+    return name if is_snapshot and re.fullmatch("[0-9a-f]{40}", name) else None
 
 
 def check_family(folder: Path, families: tuple[str, ...]) -> str:
@@ -172,21 +167,6 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-@contextmanager
-def _reading(folder: Path) -> Iterator[None]:
-    """Silence transformers' progress bar, and turn its errors about a broken checkpoint into one DataError."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - both libraries raise their own types
-        if isinstance(error, MemoryError) or "allocate memory" in str(error) or of_processes(error):
-            raise  # not the checkpoint's fault
-        raise DataError(f"the checkpoint cannot be read: {error}", where=str(folder)) from error
-
-
 def _checked(folder: Path) -> Path:
     has_config, where = (folder / "config.json").is_file(), f"{KEY}={folder}"
     if has_config and any(folder.glob("*.safetensors")):
@@ -204,7 +184,9 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     model, _, wanted = name.partition("@")
-    fetch = functools.partial(snapshot_download, model, revision=wanted or None, allow_patterns=_FILES)
+    fetch = functools.partial(
+        snapshot_download, model, revision=wanted or None, allow_patterns=["*.safetensors", "*.json", "*.txt"]
+    )
     try:
         return Path(fetch(local_files_only=True))
     except errors.HFValidationError as error:

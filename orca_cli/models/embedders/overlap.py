@@ -20,8 +20,7 @@ class Overlap:
     starts in the centre of the kernel with zeros around it: the first answers are those of `patch`.
 
     Args:
-        init: whether norm, positions and patch filter start from the body's or at random.
-        max_tokens: upper bound on the tokens of a sample; the body's own maximum by default.
+        init, max_tokens: as in `patch.Patch`.
     """
 
     init: Literal["pretrained", "random"] = "pretrained"

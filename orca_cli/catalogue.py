@@ -54,19 +54,12 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What a task's or source's file says about its data; the block above, and what is known without it.
+    """What a task's or source's file says about its data; the block above, and what is known without it."""
 
-    Args:
-        name: of the file, and of the folder below paths.data.
-        group: task or source.
-        description: first comment of the file.
-        origin: "" where the file says nothing about its data.
-    """
-
-    name: str
+    name: str  # of the file, and of the folder below paths.data
     group: str
-    description: str = ""
-    origin: Literal["files", "generated", "bundled", "own", ""] = ""
+    description: str = ""  # first comment of the file
+    origin: Literal["files", "generated", "bundled", "own", ""] = ""  # "" where the file says nothing about its data
     shape: str = ""
     outputs: str = ""
     error: str = ""

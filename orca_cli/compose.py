@@ -41,21 +41,13 @@ _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASC
 
 @dataclass(frozen=True)
 class Composed:
-    """One run's configuration.
-
-    Args:
-        config: the checked configuration.
-        content: the same as plain, resolved dictionaries, for the identity.
-        stored: as `content`, for files: what was read from the environment stays the text that names it.
-        choices: group -> chosen file, such as {"task": "digits"}.
-        overrides: what the user wrote.
-    """
+    """One run's checked configuration."""
 
     config: Config
-    content: dict[str, Any]
-    stored: dict[str, Any]
-    choices: dict[str, str]
-    overrides: list[str]
+    content: dict[str, Any]  # the same as plain, resolved dictionaries, for the identity
+    stored: dict[str, Any]  # as `content`, for files: what was read from the environment stays the text that names it
+    choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
+    overrides: list[str]  # what the user wrote
 
     @property
     def variant(self) -> dict[str, str]:

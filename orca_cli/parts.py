@@ -102,7 +102,8 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
         raise ConfigError(what, where=where, hint="--traceback shows where") from error
     target = getattr(module, attribute, None)
     if target is None:
-        hint = suggest(attribute, _public(module))
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
+        hint = suggest(attribute, own)
         raise ConfigError(f"'{module_name}' has no '{attribute}'", where=where, hint=hint)
     if not (inspect.isclass(target) or inspect.isfunction(target)) or not _allowed(target.__module__):
         hint = "name a class or function by its own module"
@@ -112,10 +113,6 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
 
 def _allowed(module: str) -> bool:
     return any(module == root or module.startswith(f"{root}.") for root in (*_PLUGINS, *_TORCH, *_extra_modules))
-
-
-def _public(module: Any) -> list[str]:
-    return [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
 
 
 def _is_node(value: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -15,7 +14,6 @@ from rich.text import Text
 from orca_cli.report.layout import Entry, Layout
 
 _PADDING = 2  # between two columns
-_LEAST_WIDTH = 40
 _LONGEST_NAME = 32
 _FILE_WIDTH = 140
 
@@ -23,7 +21,7 @@ _FILE_WIDTH = 140
 def renderables(layout: Layout, width: int) -> list[RenderableType]:
     """Return what to print on a console of `width` characters; names from the disk are never read as markup."""
     shown: list[RenderableType] = []
-    width = max(width, _LEAST_WIDTH)
+    width = max(width, 40)
     if 2 * _names_width(layout) > width:
         layout = _with_one_name(layout)
     for places in _blocks(layout, width):
@@ -46,15 +44,6 @@ def plain(layout: Layout) -> str:
     for thing in renderables(layout, _FILE_WIDTH):
         console.print(thing)
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
-
-
-def can_write(text: str) -> bool:
-    """Return whether standard output's encoding has all characters of a text."""
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 def _with_one_name(layout: Layout) -> Layout:

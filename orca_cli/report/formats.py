@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+import sys
 from collections.abc import Callable
 from itertools import zip_longest
 from typing import Any
@@ -56,7 +57,11 @@ def text_of(table: Table, form: str) -> str:
 
 def terminal_of(table: Table, width: int) -> list[RenderableType]:
     """Return a table for a terminal of `width` characters whose encoding is that of standard output."""
-    sign = PLUS_MINUS if console.can_write(PLUS_MINUS) else "+-"
+    sign = PLUS_MINUS
+    try:
+        sign.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        sign = "+-"
     return console.renderables(layout_of(table, sign), width)
 
 
@@ -111,8 +116,7 @@ def _csv(table: Table) -> str:
     for row in table.rows:
         for column, cell, trivial in zip(table.columns, row.cells, table.trivial, strict=True):
             low, high = trivial or (None, None)
-            settings = ", ".join(f"{key}={value}" for key, value in row.method.settings)
-            fields = vars(column) | vars(row.method) | _cell(cell, column) | {"settings": settings, "rank": row.rank}
+            fields = vars(column) | row.method.texts() | _cell(cell, column) | {"rank": row.rank}
             fields |= {"error": column.error_name, "seeds": seeds_text([run.seed for run in cell.runs])}
             fields |= {"trivial_low": low, "trivial_high": high, "undefined": cell.undefined}
             fields |= {state: cell.unfinished[state] for state in UNFINISHED}
@@ -167,11 +171,10 @@ def _latex(layout: Layout) -> str:
 
 def _headers(layout: Layout, escape: Callable[[str], str], red: Callable[[str], str]) -> list[list[str]]:
     """Return the lines of every column's header, the last one in red if it is an alarm."""
-    found = [list(map(escape, header)) for header in layout.columns]
-    for header, is_alarmed in zip(found, layout.alarmed, strict=True):
-        if is_alarmed:
-            header[-1] = red(header[-1])
-    return found
+    return [
+        [*map(escape, lines), red(escape(last)) if is_alarmed else escape(last)]
+        for (*lines, last), is_alarmed in zip(layout.columns, layout.alarmed, strict=True)
+    ]
 
 
 def _rows(layout: Layout, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:

@@ -52,7 +52,7 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
         texts = [_mean(*facts, sign) for facts in zip(row.cells, scales, decimals, strict=True)]
         entries = [Entry(text, _remainder(cell), cell.best) for text, cell in zip(texts, row.cells, strict=True)]
         rank = _MISSING if row.rank is None else f"{row.rank:.2f}"
-        rows.append(([_name(row.method, name) for name in names], entries, rank))
+        rows.append(([clean(row.method.texts()[name]) for name in names], entries, rank))
     if any(table.trivial):
         entries = [Entry(_trivial(*facts)) for facts in zip(table.trivial, scales, decimals, strict=True)]
         rows.append((["trivial", *("" for _ in names[1:])], entries, ""))
@@ -111,12 +111,6 @@ def _name_columns(methods: list[Method]) -> list[str]:
     source = ["source"] if any(count > 1 for count in sources.values()) else []
     settings = ["settings"] if any(method.settings for method in methods) else []
     return ["body", *source, "metric", "finetune", *settings]
-
-
-def _name(method: Method, name: str) -> str:
-    if name == "settings":
-        return clean(", ".join(f"{key}={value}" for key, value in method.settings))
-    return clean(str(getattr(method, name)))
 
 
 def _header(column: Column, with_protocol: bool) -> list[str]:

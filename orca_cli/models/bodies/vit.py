@@ -13,13 +13,12 @@ from orca_cli.interfaces import Tokens
 from orca_cli.models.bodies import checkpoints
 from orca_cli.models.bodies.base import ImageBody
 
-CLASSES = {"vit": "ViTModel"}
 check_settings = checkpoints.check_name  # before anything is read
 
 
 def load(checkpoint: str) -> ViTBody:
     """Load a vision transformer from a hub id or a local folder; raises what `checkpoints.load_model` does."""
-    model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
+    model, folder = checkpoints.load_model({"vit": "ViTModel"}, checkpoint, attn_implementation="sdpa")
     if not hasattr(model, "layers"):
         hint = "pip install -U transformers"
         raise ConfigError("the installed transformers is too old for ViT", where="body", hint=hint)

@@ -56,7 +56,9 @@ class ConvolutionEmbedder(nn.Module):
         if self.positions is not None and body.positions is not None:
             positions = body.positions[first_position:]
             if body.position_grid is not None and body.position_grid != self.layout.grid:
-                positions = _resize_positions(positions, body.position_grid, self.layout.grid)
+                maps = positions.T.unflatten(1, body.position_grid).unsqueeze(0)  # [1, D, rows, columns]
+                maps = functional.interpolate(maps, size=self.layout.grid, mode="bicubic", align_corners=False)
+                positions = maps[0].flatten(1).T
             self.positions.copy_(positions[: self.layout.tokens])
         if body.patch_weight is not None and self.convolution.weight.dim() == 4:
             channels, kernel = self.layout.input_shape[0], self.layout.kernel
@@ -96,11 +98,6 @@ def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:
     """
     repeated = patch.repeat(1, -(-channels // 3), 1, 1)[:, :channels] * (3 / channels)
     return resize(repeated, (kernel, kernel)) * (patch.shape[-1] / kernel) ** 2
-
-
-def _resize_positions(positions: Tensor, have: tuple[int, int], want: tuple[int, ...]) -> Tensor:
-    maps = positions.T.unflatten(1, have).unsqueeze(0)  # [1, D, *have]
-    return functional.interpolate(maps, size=want, mode="bicubic", align_corners=False)[0].flatten(1).T
 
 
 def _pad_end(x: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -19,7 +19,6 @@ from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 _MOST_BYTES = 1_000_000  # of one file
 _MOST_VALUES = 100_000  # in one file, aliases resolved
 _MOST_FILES = 1000  # in a folder of the user's own
-_PACKAGE_LINE = re.compile(r"\s*#\s*@package\s+(\S+)")
 _PLAIN = "settings are plain values"
 _TYPE_IT = "type it on the command line"
 _ADDS = "a folder of your own holds task/x.yaml, body/x.yaml, ... and adds choices"
@@ -29,9 +28,8 @@ _PACKAGE = Path(__file__).resolve().parent
 def config_dir() -> Path:
     """Return the folder of the program's own configuration, in the package (wheel) or beside it (checkout)."""
     candidates = (_PACKAGE / "conf", _PACKAGE.parent / "conf")
-    for folder in candidates:
-        if (folder / "config.yaml").is_file():
-            return folder
+    if found := next((folder for folder in candidates if (folder / "config.yaml").is_file()), None):
+        return found
     places = " or ".join(map(str, candidates))
     raise ConfigError(f"no config.yaml in {places}", where="conf", hint="install the program again")
 
@@ -198,7 +196,7 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
 def _check_untrusted_file(path: Path, group: str) -> None:
     settings, where = content(path), str(path)
     for line in _text(path).splitlines():
-        package = _PACKAGE_LINE.match(line)
+        package = re.match(r"\s*#\s*@package\s+(\S+)", line)
         if package and package[1] not in ("_global_", "_group_", group):
             raise UnsafeError(f"'{line.strip()}' puts its settings elsewhere", where=where, hint=_ADDS)
     hydra = settings.get("hydra")

@@ -54,10 +54,9 @@ def seeds_text(seeds: list[int]) -> str:
 
 def _rank_note(table: Table) -> str:
     ranked = sum(row.rank is not None for row in table.rows)
-    if not ranked:
-        return ""
     tasks = "the task" if len(table.columns) == 1 else f"all {len(table.columns)} tasks"
-    return f"rank: mean over {tasks}, among the {ranked} of {len(table.rows)} methods that have a result for each"
+    text = f"rank: mean over {tasks}, among the {ranked} of {len(table.rows)} methods that have a result for each"
+    return text if ranked else ""
 
 
 def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:

@@ -117,9 +117,8 @@ def build_table(collection: Collection) -> Table:
     columns = sorted(set(column_of.values()))
     methods = sorted({method for method, _ in cells})
     rows = [Row(method, [cells.get((method, column), Cell()) for column in columns]) for method in methods]
-    _mark_best(rows)
+    trivial = [_mark_best([row.cells[place] for row in rows]) for place in range(len(columns))]
     _rank(rows)
-    trivial = [_trivial([row.cells[place] for row in rows]) for place in range(len(columns))]
     unfinished = [run for run in runs if run.state != "completed"]
     return Table(columns, rows, trivial, unfinished, collection.superseded, collection.broken)
 
@@ -174,11 +173,14 @@ def _add(cell: Cell, run: Run) -> None:
     cell.runs = sorted([*others, run], key=lambda other: other.seed)
 
 
-def _mark_best(rows: list[Row]) -> None:
-    for cells in zip(*(row.cells for row in rows), strict=True):
-        means = [cell.mean for cell in cells if cell.mean is not None]
-        for cell in cells:
-            cell.best = cell.mean is not None and math.isclose(cell.mean, min(means), rel_tol=1e-12)
+def _mark_best(cells: list[Cell]) -> tuple[float, float] | None:
+    """Mark the best cells of a column, and return the range of the best constant predictor's errors."""
+    means = [cell.mean for cell in cells if cell.mean is not None]
+    for cell in cells:
+        cell.best = cell.mean is not None and math.isclose(cell.mean, min(means), rel_tol=1e-12)
+    scores = (score_of(run) for cell in cells for run in cell.runs)
+    trivial = [score.trivial for score in scores if score.trivial is not None]
+    return (min(trivial), max(trivial)) if trivial else None
 
 
 def _rank(rows: list[Row]) -> None:
@@ -195,9 +197,3 @@ def _rank(rows: list[Row]) -> None:
             ranks[id(row)].append(better + (ties + 1) / 2)
     for row in complete:
         row.rank = statistics.fmean(ranks[id(row)])
-
-
-def _trivial(cells: list[Cell]) -> tuple[float, float] | None:
-    scores = (score_of(run) for cell in cells for run in cell.runs)
-    known = [score.trivial for score in scores if score.trivial is not None]
-    return (min(known), max(known)) if known else None

@@ -23,7 +23,6 @@ from orca_cli.terminal import log
 from orca_cli.untrusted.connections import hub_answers
 
 KEY = "body.checkpoint"
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?")
 _TIMEOUT_S = 8
 
 
@@ -52,8 +51,7 @@ def resolve(checkpoint: str) -> Path:
 
     Raises:
         ConfigError: no such folder, or no such revision on the hub.
-        DataError: the folder is not a checkpoint.
-        UnsafeError: it has pickled weights only.
+        DataError, UnsafeError: the folder is not a checkpoint, or has pickled weights only.
         ChecksumError: the packaged weights differ from the published ones.
         NetworkError: it is not in the hub's cache and the hub cannot be reached.
     """
@@ -75,7 +73,7 @@ def resolve(checkpoint: str) -> Path:
 def check_name(checkpoint: str) -> None:
     """Raise ConfigError for what is neither a folder nor a valid hub id; nothing is read."""
     is_folder = bool(checkpoint) and Path(checkpoint).expanduser().is_dir()
-    if not is_folder and not _HUB_ID.fullmatch(checkpoint):
+    if not is_folder and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?", checkpoint):
         raise ConfigError(f"no such folder: '{checkpoint}'", where=KEY, hint="give a folder or a hub id")
 
 
@@ -137,8 +135,7 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
     """Return the family that a checkpoint's config.json names, after checking that it asks for no code.
 
     Raises:
-        ConfigError: the body's code does not know the family.
-        DataError: the file is unreadable.
+        ConfigError, DataError: the body's code does not know the family, or the file is unreadable.
         UnsafeError: its model needs code from the repository, a quantiser, or a kernel on the hub.
     """
     try:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from orca_cli.progress import Reporter as Reporter  # named here too, since most parts take one
+
 if TYPE_CHECKING:  # takes seconds to import, and names types only
     from torch import Tensor, nn
 
@@ -421,13 +423,3 @@ class Recorder(Protocol):
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
         """Replace a stage's curve so far, when the stage starts or resumes."""
-
-
-class Reporter(Protocol):
-    """How long work reports to the person who waits for it."""
-
-    def say(self, text: str) -> None:
-        """Log one line."""
-
-    def track(self, description: str, total: int) -> Any:
-        """Return a context manager that gives a function `advance(steps=1, note="")`."""

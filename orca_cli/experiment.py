@@ -7,6 +7,7 @@ halves of a run's work; the test split stays closed until `test`.
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +19,6 @@ from orca_cli import parts, signals, storage, terminal
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, of_processes
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunDirectory, RunName
-from orca_cli.runs.identity import data_files, identity, settings_hash
 from orca_cli.tracking.json_lines import JsonLines
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
@@ -124,13 +124,12 @@ def run_name(job: Composed) -> RunName:
     """Return what identifies a composed job's run."""
     config = job.config
     choices = {group: job.choices[group] for group in ("task", "body", "source", "metric", "finetune")}
-    data = Path(config.paths.data or "")
     return RunName(
         **choices,
         seed=config.seed,
         protocol=config.protocol,
-        identity=identity(job.content, job.choices, data),
-        settings=settings_hash(job.content, job.choices, data),
+        identity=job.identity.run,
+        settings=job.identity.settings,
         variant=job.variant,
     )
 
@@ -234,10 +233,9 @@ def _write_settings(job: Composed, folder: RunDirectory, device: str) -> None:
     from orca_cli import compose
     from orca_cli.runs.environment import environment
 
-    files = data_files(job.content, job.choices, Path(job.config.paths.data or ""))
     storage.write_text(folder.path / "config.yaml", compose.to_yaml(job.stored))
     storage.write_text(folder.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides))
-    folder.write_environment(environment() | {"device": device, "files": files})
+    folder.write_environment(environment() | {"device": device, "files": job.identity.files})
 
 
 def _gone(folder: RunDirectory) -> OrcaError | None:
@@ -320,9 +318,9 @@ def _result(job: Composed, validated: Validated, tested: Tested) -> dict[str, An
 @contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     """Note how long a block took."""
-    start = storage.monotonic()
+    start = time.monotonic()
     yield
-    seconds[stage] = storage.monotonic() - start
+    seconds[stage] = time.monotonic() - start
 
 
 @contextmanager

@@ -45,6 +45,7 @@ PROBES = "probe.json"
 _FOR_RESUMING = (Path("2_align", CHECKPOINTS), Path("3_finetune", CHECKPOINTS))
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
+_STEP = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class RunDirectory:
             recorder.record(stage, line)
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Tell every recorder that a stage's curve so far is these lines, when the stage starts or resumes."""
+        """Make these lines every recorder's curve of a stage, when the stage starts or resumes."""
         for recorder in self._recorders:
             recorder.rewind(stage, lines)
 
@@ -197,7 +198,7 @@ class RunDirectory:
         return len(storage.read_json_lines(path))
 
     def inexact(self) -> list[str]:
-        """Return what changed between the attempts with the user's leave; empty where the bits are those of one attempt."""
+        """Return what changed between the attempts with the user's permission; empty for an exact run."""
         names: set[str] = set()
         for path in self.path.glob(f"*/{FINGERPRINT}"):
             names.update(storage.read_checked_json(path)["inexact"])
@@ -213,7 +214,7 @@ class RunDirectory:
         *,
         step: int | None = None,
         code: int | None = None,
-        error: Any = None,
+        error: Mapping[str, str] | None = None,
         attempt: bool = True,
     ) -> None:
         """Replace the status record.
@@ -280,19 +281,24 @@ def _lasting(path: Path) -> list[Path]:
     """Return the files of a run that do not change once it is completed; a folder with a manifest counts by that."""
     files = []
     for file in path.rglob("*"):
-        sealed = any((folder / storage.MANIFEST).exists() for folder in _between(path, file.parent))
-        own = file.name == storage.MANIFEST or not sealed
-        passing = any(
-            storage.is_temporary(part) or storage.is_aside(part) for part in (file, *_between(path, file.parent))
-        )
-        if file.is_file() and own and not passing and str(file.relative_to(path)) not in _CHANGING:
+        above = [folder for folder in file.parents if path in folder.parents]
+        is_sealed = file.name != storage.MANIFEST and any((folder / storage.MANIFEST).exists() for folder in above)
+        is_changing = str(file.relative_to(path)) in _CHANGING or is_passing(file, path)
+        if file.is_file() and not is_sealed and not is_changing:
             files.append(file)
     return files
 
 
-def _between(top: Path, folder: Path) -> list[Path]:
-    """Return a folder and those above it, below `top`."""
-    return [] if folder == top else [folder, *_between(top, folder.parent)]
+def is_passing(file: Path, run: Path) -> bool:
+    """Return whether a file of a run, or a folder around it, is incomplete or was moved aside as damaged."""
+    names = map(Path, file.relative_to(run).parts)
+    return any(storage.is_temporary(name) or storage.is_aside(name) for name in names)
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """Return step -> checkpoint, by step, of those in a stage's folder that were not moved aside as damaged."""
+    named = [(path, _STEP.fullmatch(path.name)) for path in folder.glob("step-*")]
+    return dict(sorted((int(name[1]), path) for path, name in named if name))
 
 
 def _boot() -> str | None:

@@ -6,6 +6,7 @@ fingerprint: the first two are in the cache for every run that needs the same, t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from orca_cli import parts, signals, storage
+from orca_cli import parts, signals
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.curves import short_curve
 from orca_cli.runs.directory import RunDirectory
@@ -76,7 +77,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
             "align: the body is random, but its own embedding layer is not: the embedder is aligned with source data as the "
             "pretrained body embeds them, and is then not trained from scratch (metric=none leaves this out)"
         )
-    start = storage.monotonic()
+    start = time.monotonic()
     built.model.to(engine.device)
     with governed_by("align", _smaller(config)), _trainable(built.model.embedder):
         trajectory, key = _trajectory(config, built, engine, run, reporter)
@@ -90,7 +91,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
             "trajectory": key,
             "steps_taken": trajectory.steps,
             "embedder_sha256": checkpoint.weights_sha256(weights),
-            "seconds": storage.monotonic() - start,
+            "seconds": time.monotonic() - start,
         },
     )
     run.seal("align")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_cli import signals, storage
+from orca_cli import signals
 from orca_cli.exceptions import InterruptionError, NonFiniteError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
@@ -192,7 +193,7 @@ class Trainer:
         Raises:
             NonFiniteError: a distance, the gradient or a token is NaN or infinite; the weights are as before.
         """
-        start = storage.monotonic()
+        start = time.monotonic()
         settings, model = self._config.align, self._model
         lr = step_decay(self._step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
         set_lr(self._optimizer, lr)
@@ -212,7 +213,7 @@ class Trainer:
                 hint="try a smaller align.lr",
             ) from error
         self._optimizer.step()
-        seconds = round(storage.monotonic() - start, 3)
+        seconds = round(time.monotonic() - start, 3)
         return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **worst, "seconds": seconds}
 
     def _backward(self) -> tuple[float, dict[str, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +13,6 @@ from pathlib import Path
 import filelock
 
 from orca_cli.exceptions import LockedError
-from orca_cli.storage.clock import monotonic
 from orca_cli.storage.disk import guarded, make_folder
 
 HEARTBEAT_S = 10.0
@@ -57,13 +57,13 @@ def lock(
     """
     make_folder(path.parent)
     held = filelock.FileLock(path)
-    end = monotonic() + timeout_s
+    end = time.monotonic() + timeout_s
     while not held.is_locked:
         with guarded(path):
             try:
-                held.acquire(timeout=max(0.0, min(1.0, end - monotonic())))
+                held.acquire(timeout=max(0.0, min(1.0, end - time.monotonic())))
             except filelock.Timeout as error:
-                if monotonic() >= end:
+                if time.monotonic() >= end:
                     raise LockedError(
                         f"another process works on {what}", where=str(path), hint="wait for it to end"
                     ) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, ChecksumError
+from orca_cli.runs.directory import checkpoints
 from orca_cli.terminal import log
 
 _KEEP = 2
 _SCHEMA = 1
-_NAME = re.compile(r"step-(\d{8,})")
 _MEMBERS = ("model.safetensors", "optimizer.safetensors", "trainer.json")
 _ROOM = 2**20  # bytes that a checkpoint takes beside its tensors
 
@@ -76,14 +76,9 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
         save_file(_contiguous(checkpoint.optimizer), temporary / "optimizer.safetensors")
         if checkpoint.kept:
             save_file(_contiguous(checkpoint.kept), temporary / "kept.safetensors")
-        state = {
-            "schema": _SCHEMA,
-            "step": checkpoint.step,
-            "records": checkpoint.records,
-            "scaler": checkpoint.scaler,
-        }
-        storage.write_json(temporary / "trainer.json", state)
-    for old in _kept(folder)[:-_KEEP]:
+        state = {"step": checkpoint.step, "records": checkpoint.records, "scaler": checkpoint.scaler}
+        storage.write_json(temporary / "trainer.json", {"schema": _SCHEMA, **state})
+    for old in list(checkpoints(folder).values())[:-_KEEP]:
         storage.remove(old)
 
 
@@ -100,7 +95,7 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
         CheckpointError: there are checkpoints, and none is whole, or a newer program wrote them.
         StorageError: one is there and cannot be read.
     """
-    for path in reversed(_kept(folder)):
+    for path in reversed(checkpoints(folder).values()):
         try:
             return _load(path, owner)
         except ChecksumError as error:
@@ -141,12 +136,6 @@ def _load(path: Path, owner: str) -> Checkpoint:
     )
 
 
-def _kept(folder: Path) -> list[Path]:
-    """Return the checkpoints that were not moved aside as damaged, by step."""
-    named = [(path, _NAME.fullmatch(path.name)) for path in folder.glob("step-*")]
-    return [path for _, path in sorted((int(name[1]), path) for path, name in named if name)]
-
-
 class Saver:
     """The checkpoints of one stage: the newest to resume from, and another whenever enough time has passed."""
 
@@ -159,7 +148,7 @@ class Saver:
             every_s: seconds between checkpoints.
         """
         self._folder, self._owner, self._every_s = folder, owner, every_s
-        self._last = storage.monotonic()
+        self._last = time.monotonic()
         self._saved = 0
 
     def load(self) -> Checkpoint | None:
@@ -170,14 +159,14 @@ class Saver:
 
     def is_due(self, step: int) -> bool:
         """Return whether a step has not been saved yet and the time has come."""
-        return step != self._saved and storage.monotonic() - self._last >= self._every_s
+        return step != self._saved and time.monotonic() - self._last >= self._every_s
 
     def save(self, checkpoint: Checkpoint) -> bool:
         """Commit a checkpoint and return True, unless its step has one already."""
         if checkpoint.step == self._saved:
             return False
         save(self._folder, checkpoint, owner=self._owner)
-        self._last, self._saved = storage.monotonic(), checkpoint.step
+        self._last, self._saved = time.monotonic(), checkpoint.step
         return True
 
 
@@ -186,13 +175,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     storage.write_with(path, lambda temporary: save_file(_contiguous(weights), temporary))
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read what `write_weights` wrote.
-
-    Raises:
-        StorageError: it is there and cannot be read.
-    """
-    return storage.read_tensors(path)
+read_weights = storage.read_tensors  # of a file that `write_weights` wrote
 
 
 def commit_weights(folder: Path, weights: Mapping[str, Tensor], *, owner: str) -> None:

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 from orca_cli.exceptions import UnavailableError
 
-PACKAGES = (
+_PACKAGES = (
     "orca-transfer",
     "torch",
     "transformers",
@@ -27,11 +27,6 @@ PACKAGES = (
     "pandas",
     "rich",
 )
-
-
-def versions() -> dict[str, str | None]:
-    """Return package -> installed version, None where it is absent."""
-    return {package: version_of(package) for package in PACKAGES}
 
 
 def version_of(package: str) -> str | None:
@@ -87,7 +82,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "processors": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
-        "packages": versions(),
+        "packages": {package: version_of(package) for package in _PACKAGES},
         "command": sys.argv,
         "folder": os.getcwd(),
     }

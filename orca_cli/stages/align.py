@@ -79,7 +79,9 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
         )
     start = time.monotonic()
     built.model.to(engine.device)
-    with governed_by("align", _smaller(config)), _trainable(built.model.embedder):
+    used = config.align
+    hint = f"lower align.max_samples ({used.max_samples} now) or align.source_points ({used.source_points} now)"
+    with governed_by("align", hint), _trainable(built.model.embedder):
         trajectory, key = _trajectory(config, built, engine, run, reporter)
     aligned = _chosen(config, built, engine, trajectory, run, reporter)
     weights = checkpoint.snapshot(built.model.embedder)
@@ -120,7 +122,7 @@ def _trajectory(
 def _chosen(
     config: Config, built: Built, engine: Engine, trajectory: Trajectory, run: RunDirectory, reporter: Reporter
 ) -> Aligned:
-    """Load the embedder that goes on to stage 3: the last one, or the one whose probe validates best."""
+    """Load the embedder that stage 3 starts from: the last one, or the one whose probe validates best."""
     embedder, chosen = built.model.embedder, trajectory.steps
     tried: dict[str, float | None] = {}
     if config.align.select == "validation":
@@ -137,11 +139,6 @@ def _chosen(
         )
     curve = short_curve(trajectory.lines, _COLUMNS)
     return Aligned(trajectory.before, after.value, chosen, tried, collapse, curve)
-
-
-def _smaller(config: Config) -> str:
-    settings = config.align
-    return f"lower align.max_samples ({settings.max_samples} now) or align.source_points ({settings.source_points} now)"
 
 
 @contextmanager

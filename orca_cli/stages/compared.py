@@ -44,10 +44,6 @@ class Compared:
         """Return the metric on a fixed draw of training points."""
         return self.problem.value(model, engine, self.problem.train)
 
-    def heldout_value(self, model: TransferModel, engine: Engine) -> float:
-        """Return the metric on a fixed draw of held-out points."""
-        return self.problem.value(model, engine, self.heldout)
-
 
 class Exact:
     """The exact OTDD, by linear programming, between fixed samples of the held-out data and of the source (paper, Figure 6)."""

@@ -40,7 +40,7 @@ def source_features(
         body: gives the embedding layer.
         source: labelled examples.
         features: "tokens": every token that is not padding is a point with its example's label; "pooled": the mean over
-            an example's tokens; "sequence": its first `length` tokens in a row, where it has as many.
+            an example's tokens; "sequence": its first `length` tokens in a row, if it has that many.
         length: tokens of a target sample.
         points: upper bound on the number of points, drawn without replacement.
         seed: of the draw.
@@ -57,7 +57,8 @@ def source_features(
             hint="use source=stdlib_docs for text bodies and source=cifar10 or source=digits for image bodies",
         )
     cut = length if features == "sequence" else 0
-    key = _key(body.checkpoint_digest, source.digest, features, cut, points, seed, _settings(body))
+    limit = getattr(body, "max_source_tokens", "")
+    key = _key(body.checkpoint_digest, source.digest, features, cut, points, seed, limit)
 
     def compute() -> Entry:
         x, labels = _embed(body, source, features, length, points, seed, reporter)
@@ -145,10 +146,6 @@ def _smallest(
     all_rank = torch.cat(rank)
     order = torch.argsort(all_rank)[:points].sort().values
     return [torch.cat(x)[order]], [torch.cat(labels)[order]], [all_rank[order]]
-
-
-def _settings(body: Body) -> str:
-    return str(getattr(body, "max_source_tokens", ""))
 
 
 def _key(*facts: Any) -> str:

@@ -185,23 +185,33 @@ def commit_weights(folder: Path, weights: Mapping[str, Tensor], *, owner: str) -
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimizer's state as flat, named tensors; its settings come from the configuration."""
-    state = optimizer.state_dict()["state"]
+    """Return an optimizer's state as `flat` tensors; its settings come from the configuration."""
+    found = flat(optimizer.state_dict()["state"])
     return {
-        f"{index}.{name}": value.detach().cpu() if isinstance(value, Tensor) else torch.tensor(value)
-        for index, entries in state.items()
-        for name, value in entries.items()
+        name: value.detach().cpu() if isinstance(value, Tensor) else torch.tensor(value)
+        for name, value in found.items()
         if value is not None
     }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Give an optimizer the state that `optimizer_tensors` returned."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+    state = by_number(tensors)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def flat(groups: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return numbered groups of tensors as one, by names such as "5.weight"."""
+    return {f"{number}.{name}": value for number, group in groups.items() for name, value in group.items()}
+
+
+def by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return the groups that `flat` was given."""
+    groups: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        groups.setdefault(int(number), {})[name] = value
+    return groups
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import keyword
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
+from types import ModuleType
 
 from orca_cli import __version__, signals, storage, terminal
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, UsageError, of_processes, suggest
@@ -20,24 +22,24 @@ COMMANDS = {
     "report": "a table of the results: methods as rows, tasks as columns",
     "distance": "the distance between two labelled data sets, by any metric",
     "data": "the data sets: list, get, check, import your own copy, path",
-    "list": "what there is to choose from: tasks, bodies, sources, metrics, finetune, hparams, protocols, studies, settings",
-    "doctor": "check this machine: versions, devices, folders, extras",
+    "list": "what you can choose from: tasks, bodies, sources, metrics, finetune, hparams, protocols, studies, settings",
+    "doctor": "check this machine: versions, devices, folders, extras; check the files of a run",
 }
 
-# Import torch and other packages of the versions that the program is made for.
+# These import torch and other packages, whose versions are checked first.
 _COMPUTING = ("run", "distance", "data check", "data import")
 
 _EXAMPLES = """\
 examples:
-  orca run                                   a first transfer, two minutes: handwritten digits with MiniLM
+  orca run                                   a first transfer in two minutes: handwritten digits with MiniLM
   orca run task=listops body=minilm seed=1   another task
   orca run -m metric=otdd,none seed=0,1,2    a sweep
   orca report                                the table of all results
-  orca data list                             which data sets are there, and where the others come from
+  orca data list                             the data sets: which are here, where the others come from
   orca run --help                            more examples
 
-Settings are KEY=VALUE; `orca list` shows what there is. On desktops where `orca` is the screen reader,
-type `orca-transfer` instead."""
+Settings are KEY=VALUE; `orca list` shows them. Every command takes --json. On desktops where `orca` is the
+screen reader, type `orca-transfer` instead."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,9 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     wants_traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name may have characters that the output has not
-    # Idle threads of torch's OpenMP otherwise spin, and two runs on the same cores slow each other down tenfold. It has to be
-    # said before torch is imported, and changes no result.
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names with characters that the output lacks
+    # Otherwise idle threads of torch's OpenMP spin, and two runs on the same cores slow each other down tenfold. It must be
+    # set before torch is imported, and changes no result.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with signals.raised():
@@ -73,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone, as in `orca list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 - a bug; what it is about stands in one line, the rest where it is asked for
+    except Exception as error:  # noqa: BLE001 - a bug: one line, and the traceback on request
         if wants_traceback:
             traceback.print_exc()
         failure = of_processes(error) or OrcaError(
@@ -100,23 +102,28 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
             return 0
         if words[0] not in command.VERBS:
             raise UsageError(f"no such command: '{name} {words[0]}'", hint=suggest(words[0], command.VERBS))
-        command = importlib.import_module(f"orca_cli.commands.{name}_{words[0]}")
-        name, words = f"{name} {words[0]}", words[1:]
+        name, verb, words = f"{name} {words[0]}", words[0], words[1:]
+        command = importlib.import_module(f"{command.__name__}.{verb}{'_' * keyword.iskeyword(verb)}")
     parser = _Parser(prog=f"orca {name}", formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_arguments(parser)
-    parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")
     arguments = parser.parse_intermixed_args(words)
     arguments.traceback = wants_traceback
-    arguments.program = program  # the function `main` where it was called by nobody's program but this one
+    arguments.program = program  # the function `main`; None when another program called it
     if name in _COMPUTING:
         from orca_cli.runs.environment import check_requirements
 
         check_requirements()
         storage.check_temporary()
-    return command.execute(arguments)
+    result = command.execute(arguments)
+    # A run's records are in its folder, so that losing the output loses nothing.
+    with terminal.lost_output_allowed() if name == "run" else nullcontext():
+        return terminal.render(result, as_json=arguments.json)
+    return result.code  # the output was lost
 
 
-def _print_verbs(name: str, command: Any) -> None:
+def _print_verbs(name: str, command: ModuleType) -> None:
     usage = f"usage: orca {name} COMMAND ...\n\n{command.ABOUT}"
     terminal.print_text(f"{usage}\n\ncommands:\n{_lines(command.VERBS)}\n\n{command.EXAMPLES}\n")
 

@@ -6,12 +6,12 @@ From here on a configuration is a plain dataclass (`schema.Config`) with plain d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 from hydra import initialize_config_dir
@@ -72,28 +72,15 @@ class Composed:
         return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(("paths.", "hydra"))}
 
 
-class Sweep(Protocol):
-    """What the launchers of a sweep call."""
-
-    def run_here(self, job: Composed) -> Any:
-        """Run one job in this process, wherever the launcher has put it."""
-
-    def in_processes(self, jobs: list[list[str]], at_once: int, time_limit_s: float | None) -> list[Any]:
-        """Run a batch, each job with its overrides in a process of its own."""
-
-
 @dataclass(frozen=True)
 class _Task:
-    """A sweep in the form of Hydra's task function."""
+    """A function of a composed job in the form of Hydra's task function."""
 
-    sweep: Sweep
+    run: Callable[[Composed], None]
 
-    def __call__(self, cfg: DictConfig) -> Any:
+    def __call__(self, cfg: DictConfig) -> None:
         hydra = HydraConfig.get()
-        return self.sweep.run_here(_checked(cfg, dict(hydra.runtime.choices), _written(hydra)))
-
-    def in_processes(self, jobs: list[list[str]], at_once: int, time_limit_s: float | None) -> list[Any]:
-        return self.sweep.in_processes(jobs, at_once, time_limit_s)
+        self.run(_checked(cfg, dict(hydra.runtime.choices), _written(hydra)))
 
 
 @contextmanager
@@ -151,17 +138,18 @@ class Session:
             raise ConfigError("no choice fits the pattern", where="glob()", hint="orca list shows the choices")
         return jobs
 
-    def launch(self, overrides: list[str], sweep: Sweep, sweep_folder: Path) -> list[Any]:
-        """Run a sweep with Hydra's sweeper and launcher; returns what each job returned.
+    def launch(self, overrides: list[str], run: Callable[[Composed], None], sweep_folder: Path) -> None:
+        """Run a sweep by the launcher that hydra/launcher names.
 
-        A job must catch its own failures: Hydra prints a traceback for what escapes.
+        Args:
+            overrides: of the sweep.
+            run: a job, wherever the launcher puts it. It catches its own failures: Hydra prints a traceback for others.
+            sweep_folder: where the launcher writes.
         """
         folder = [f"hydra.sweep.dir={_quoted(sweep_folder)}", "hydra.sweep.subdir=."]
-        returned = GlobalHydra.instance().hydra.multirun(  # type: ignore[union-attr]
-            config_name="config", task_function=_Task(sweep), overrides=[*self._with_study(overrides), *folder]
+        GlobalHydra.instance().hydra.multirun(  # type: ignore[union-attr]
+            config_name="config", task_function=_Task(run), overrides=[*self._with_study(overrides), *folder]
         )
-        batches = returned if isinstance(returned, list) else []
-        return [result.return_value for batch in batches for result in batch]
 
     def _with_study(self, overrides: list[str]) -> list[str]:
         """Return the overrides after those that a study presets, without the ones that are typed as well."""

@@ -1,7 +1,7 @@
-"""What lies in the data folder: which files of a data set are there, and whether they are what they were.
+"""The data folder: which files of a data set are there, and whether they have changed.
 
-`paths.data/NAME/checksums.json` holds the SHA-256 of every file that has come through the program: the published one where
-it is known, else the one at first sight, and every later sight is compared with it.
+`paths.data/NAME/checksums.json` has the SHA-256 of every file that has come through the program: the published one if it is
+known, otherwise the one when it was first seen; the file is compared with it ever after.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _WITHOUT_FILES = {"generated": "generated", "bundled": "bundled", "own": "yours"
 
 
 def is_there(file: DataFile, folder: Path) -> bool:
-    """Return whether what the reader needs of a file lies in its data set's folder; nothing is read.
+    """Return whether what the reader needs of a file is in its data set's folder; reads nothing.
 
-    That is the file, or of an archive that has to be unpacked what it holds, or what makes it needless.
+    That is the file itself, the content of an archive that has to be unpacked, or what makes the file unnecessary.
     """
     if any(any(folder.glob(pattern)) for pattern in file.instead):
         return True
@@ -40,11 +40,11 @@ def is_there(file: DataFile, folder: Path) -> bool:
 
 
 def state(entry: DataSet, data_folder: Path) -> str:
-    """Return whether data are there; nothing is read.
+    """Return whether data are there; reads nothing.
 
     Returns:
-        present, partly or absent for files; where none are needed, generated, bundled (with a package) or yours; - where
-        the data set's file says nothing.
+        present, partly or absent for files; if none are needed, generated, bundled (with a package) or yours; - if the
+        data set's file does not say.
     """
     there = [is_there(file, data_folder / entry.name) for file in entry.files]
     if there and all(there):
@@ -56,29 +56,29 @@ def state(entry: DataSet, data_folder: Path) -> str:
 
 @contextmanager
 def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Path]:
-    """Hold the data set's folder alone, after a wait for whoever holds it; gives the folder.
+    """Lock the data set's folder, after waiting for other processes; provides the folder.
 
     Raises:
         StorageError: the folder cannot be written.
         InterruptionError: a signal asked to stop.
     """
-    told = False
+    is_said = False
 
-    def tell() -> None:
-        nonlocal told
+    def say_once() -> None:
+        nonlocal is_said
         signals.check()
-        if not told:
-            reporter.say(f"waiting for another process that works on the data of {entry.name}")
-        told = True
+        if not is_said:
+            reporter.say(f"waiting for another process that uses the data of {entry.name}")
+        is_said = True
 
     folder = data_folder / entry.name
-    with storage.lock(folder / _LOCK, timeout_s=math.inf, what=f"the data of {entry.name}", while_waiting=tell):
+    with storage.lock(folder / _LOCK, timeout_s=math.inf, what=f"the data of {entry.name}", while_waiting=say_once):
         storage.clean_temporary(folder)
         yield folder
 
 
 def expected(file: DataFile, folder: Path) -> str | None:
-    """Return the SHA-256 that a file should have: the published one, else the recorded one; None where neither is known.
+    """Return the SHA-256 that a file should have: the published one, else the recorded one; None if neither is known.
 
     Raises:
         ChecksumError: the record is damaged.
@@ -87,12 +87,12 @@ def expected(file: DataFile, folder: Path) -> str | None:
 
 
 def verify(file: DataFile, folder: Path, origin: str = "found here") -> str:
-    """Compare a file with what it should be, and record its checksum where this is the first sight of it.
+    """Compare a file with what it should be, and record its checksum if it is seen for the first time.
 
     Args:
-        file: it lies in `folder`.
+        file: in `folder`.
         folder: of the data set.
-        origin: where the file is from, for the record.
+        origin: where the file comes from, for the record.
 
     Returns:
         The file's SHA-256.
@@ -105,10 +105,10 @@ def verify(file: DataFile, folder: Path, origin: str = "found here") -> str:
     if known not in (None, digest):
         which = "published" if file.sha256 else f"recorded in {CHECKSUMS}"
         raise ChecksumError(
-            f"its SHA-256 is {digest}, and the one {which} is {known}",
+            f"its SHA-256 is {digest}, but the one {which} is {known}",
             where=str(path),
             hint="move the file away and get it again"
-            + ("" if file.sha256 else f"; if this one is right, delete {folder / CHECKSUMS}"),
+            + ("" if file.sha256 else f"; if this file is right, delete {folder / CHECKSUMS}"),
         )
     if known is None:
         check_md5(file, path)
@@ -117,21 +117,21 @@ def verify(file: DataFile, folder: Path, origin: str = "found here") -> str:
 
 
 def check_md5(file: DataFile, path: Path) -> None:
-    """Compare a file at `path` with the MD5 that was published for it, if one was.
+    """Compare a file at `path` with the MD5 that was published for it, if any.
 
     Raises:
         ChecksumError: it differs.
     """
     if file.md5 is not None and (found := md5_file(path)) != file.md5:
         raise ChecksumError(
-            f"its MD5 is {found}, and the one published is {file.md5}",
+            f"its MD5 is {found}, but the one published is {file.md5}",
             where=str(path),
             hint="move the file away and get it again",
         )
 
 
 def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None:
-    """Write down what a file is; an entry that says the same stays as it is."""
+    """Record size and checksum of a file; an entry with the same content stays as it is."""
     content = _read(folder)
     entry = content["files"].get(name)
     if entry is None or (entry.get("bytes"), entry.get("sha256")) != (size, digest):
@@ -150,11 +150,11 @@ def recorded(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
-    """Unpack an archive beside it unless its content lies there; returns the number of files that were written.
+    """Unpack an archive beside it unless that was done; returns the number of files that were written.
 
     Raises:
-        DataError: the archive is damaged; it was moved aside, and what it was is forgotten.
-        UnsafeError: the archive would write elsewhere.
+        DataError: the archive is damaged; it was moved aside, and its record was deleted.
+        UnsafeError: the archive would write outside the folder.
         StorageError: the disk is full.
     """
     archive = folder / file.path
@@ -174,11 +174,11 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
     except DataError as error:
         if error.where != str(archive):
             raise
-        # Left there, and recorded, it would be taken for the file that it is not, and a whole one for a wrong one.
+        # If it stayed there and recorded, it would pass for the right file, and an intact one for a wrong one.
         content["files"].pop(file.path, None)
         storage.write_json(folder / CHECKSUMS, content)
         aside = storage.quarantine(archive)
-        raise DataError(f"{error.what}; it is {aside.name} now", where=error.where, hint=error.hint) from error
+        raise DataError(f"{error.what}; moved to {aside.name}", where=error.where, hint=error.hint) from error
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in written}
     content["unpacked"][file.path] = {"sha256": digest, "members": sizes}
     storage.write_json(folder / CHECKSUMS, content)
@@ -190,12 +190,12 @@ def _is_wanted(name: str, file: DataFile) -> bool:
 
 
 def _unpacked(folder: Path, file: DataFile) -> dict[str, int]:
-    """Return name -> size of what was unpacked from a file; empty where nothing is recorded or the record is damaged."""
+    """Return name -> size of what was unpacked from a file; empty if nothing is recorded or the record is damaged."""
     if file.unpack is None or not (folder / CHECKSUMS).exists():
         return {}
     try:
         members = _read(folder)["unpacked"].get(file.path, {}).get("members", {})
-    except ChecksumError:  # said by whoever compares checksums; a list of names must not fail for it
+    except ChecksumError:  # reported when checksums are compared; a list of names must not fail because of it
         return {}
     return members if isinstance(members, dict) else {}
 
@@ -211,7 +211,7 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
         text = f"of schema {content['schema']}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         text = f"damaged ({type(error).__name__})"
-    raise ChecksumError(f"is {text}", where=str(path), hint="delete it, and the files are recorded anew")
+    raise ChecksumError(f"is {text}", where=str(path), hint="delete it to record the files anew")
 
 
 def _size(path: Path) -> int | None:

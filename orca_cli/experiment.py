@@ -19,6 +19,7 @@ from orca_cli import parts, signals, storage, terminal
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, of_processes
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunDirectory, RunName
+from orca_cli.runs.preprocessing import write_preprocessing
 from orca_cli.tracking.json_lines import JsonLines
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
@@ -162,6 +163,8 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
         facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"]}
         folder.check_fingerprint("build", facts)
         folder.write_summary("build", built.summary)
+        if built.task.preprocessing is not None:
+            write_preprocessing(folder.stage("build"), built.task.preprocessing)
     on_build(built.summary)
     with _timed(seconds, "align"):
         aligned = align(config, built, engine, folder, reporter)

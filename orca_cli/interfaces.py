@@ -80,6 +80,39 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class PreprocessingRecord:
+    """What a reader learned from data before the model sees them, in a form that JSON and safetensors hold.
+
+    Args:
+        target: dotted name of the class whose `from_record` rebuilds it.
+        values: plain values, lists and dictionaries with string keys.
+        arrays: numbers that keep every bit.
+    """
+
+    target: str
+    values: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+
+class Preprocessing(Protocol):
+    """How raw inputs become the model's; readers of own data build the inputs of all their splits through it."""
+
+    def record(self) -> PreprocessingRecord:
+        """Return what the class's `from_record(record)` rebuilds it from."""
+
+    def inputs(self, raw: Any, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
+        """Return raw inputs as Batch.x and Batch.valid.
+
+        Args:
+            raw: of B samples, as the task's files hold them; the class says in which form.
+            where: their origin, for messages.
+
+        Raises:
+            DataError: they do not have the form of the training data.
+        """
+
+
+@dataclass(frozen=True)
 class TaskData:
     """A task's data, already split; what a reader in `tasks/` returns.
 
@@ -96,6 +129,8 @@ class TaskData:
         causal: True where an output may see inputs at its own and at earlier positions only, such as in forecasting.
         class_names: K names, or empty.
         note: one line on what was read, such as files, classes and samples that were left out.
+        preprocessing: how raw inputs became those of the splits, so that new data can be treated alike; None where the
+            reader keeps no record of it.
     """
 
     kind: Kind
@@ -110,6 +145,7 @@ class TaskData:
     causal: bool = False
     class_names: Sequence[str] = ()
     note: str = ""
+    preprocessing: Preprocessing | None = None
 
 
 @dataclass(frozen=True)

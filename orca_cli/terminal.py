@@ -1,24 +1,28 @@
-"""All that a person reads: results on standard output, logs and progress on standard error.
+"""Everything people read: results on standard output, logs and progress on standard error.
 
 On a terminal progress is a bar with the time left; in a file it is a plain line now and then.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from orca_cli.exceptions import OrcaError
 
 log = logging.getLogger("orca_cli")
 _LINE_EVERY_S = 15.0
@@ -28,8 +32,47 @@ _has_bars = True
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
+class Result(Protocol):
+    """What a command returns; `render` prints it."""
+
+    @property
+    def code(self) -> int:
+        """Exit code."""
+
+    @property
+    def failures(self) -> Sequence[OrcaError]:
+        """Errors, printed after the result, one line each."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the result for other programs: JSON-able, with "schema"."""
+
+    def show(self) -> Iterable[RenderableType]:
+        """Yield the result for people: texts, printed as they are, and Rich renderables."""
+
+
+def render(result: Result, *, as_json: bool = False) -> int:
+    """Print a command's result as text or as JSON, then its failures; returns the exit code."""
+    if as_json:
+        print_text(to_json(result.record()))
+    else:
+        print_result(*result.show())
+    print_failures(result)
+    return result.code
+
+
+def print_failures(result: Result) -> None:
+    """Print the errors of a command, one line each."""
+    for failure in result.failures:
+        print_error(f"orca: error: {failure}")
+
+
+def to_json(record: Mapping[str, Any]) -> str:
+    """Return a record as JSON, ASCII only."""
+    return json.dumps(record, indent=2, allow_nan=False, default=str) + "\n"
+
+
 def visible(text: str, kept: str = "") -> str:
-    """Return text of unknown origin with all that could move a cursor, hide or break a line written as an escape.
+    """Return text of unknown origin with everything that could move a cursor, hide or break a line written as an escape.
 
     Args:
         text: such as the name of a file or a class.
@@ -54,11 +97,9 @@ log.addFilter(_make_visible)
 
 
 def stdout() -> Console:
-    """Return the console of results; it follows NO_COLOR and is as wide as the terminal, or unbounded in a file."""
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, highlight=False, width=200)
-    return console
+    """Return the console of results; it follows NO_COLOR and is as wide as the terminal, or 200 characters in a file."""
+    console = Console(file=sys.stdout, highlight=False)
+    return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=200)
 
 
 def stderr() -> Console:
@@ -66,27 +107,45 @@ def stderr() -> Console:
     return Console(file=sys.stderr, highlight=False)
 
 
-def print_result(*things: Any) -> None:
-    """Print results (texts or rich renderables) on standard output."""
+def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]], indent: int = 0) -> RenderableType:
+    """Return a table whose first column is not folded; texts are never read as markup. Empty headers are not shown."""
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(headers))
+    for place, header in enumerate(headers):
+        drawn.add_column(header, overflow="fold", no_wrap=place == 0, style="cyan" if place == 0 else "")
+    for row in rows:
+        drawn.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    return Padding(drawn, (0, 0, 0, indent)) if indent else drawn
+
+
+def facts(rows: Iterable[tuple[str, str | Text]]) -> RenderableType:
+    """Return names and texts as a table of two columns without a header."""
+    return table(("", ""), rows)
+
+
+def print_result(*things: RenderableType) -> None:
+    """Print results on standard output: Rich renderables, and texts without folding, each with a line break."""
     console = stdout()
+    console.width = max(20, console.width - len(_prefix))
     if console.is_terminal and not _prefix:
         for thing in things:
-            console.print(_shown(thing))
+            console.print(_shown(thing), soft_wrap=isinstance(thing, str))
         return
-    console.width = max(20, console.width - len(_prefix))
     with console.capture() as captured:
-        console.print(*map(_shown, things), sep="\n")
-    # Tables fill their last column with spaces: in a file or a pipe they are in the way.
+        for thing in things:
+            console.print(_shown(thing), soft_wrap=isinstance(thing, str))
+    # Tables pad their last column with spaces: in a file or a pipe these are in the way.
     console.file.write("".join(f"{_prefix}{line.rstrip()}\n" for line in captured.get().splitlines()))
     console.file.flush()
 
 
-def _shown(thing: Any) -> Any:
+def _shown(thing: RenderableType) -> RenderableType:
     """Return a text or table whose names from files cannot command the terminal."""
     if isinstance(thing, str):
-        return visible(thing, kept="\n\t")
+        return Text(visible(thing.removesuffix("\n"), kept="\n\t"))
     if isinstance(thing, Text) and thing.plain != visible(thing.plain, kept="\n\t"):
         return Text(visible(thing.plain, kept="\n\t"), style=thing.style)
+    if isinstance(thing, Padding):
+        _shown(thing.renderable)
     if isinstance(thing, Table):
         for column in thing.columns:
             column._cells = [_shown(cell) for cell in column._cells]
@@ -95,22 +154,22 @@ def _shown(thing: Any) -> Any:
 
 @contextmanager
 def lost_output_allowed() -> Iterator[None]:
-    """Let work go on whose records lie in files, where standard output is a closed pipe or a full disk."""
+    """Continue work whose records are in files when standard output is a closed pipe or a full disk."""
     try:
         yield
     except (OSError, SystemExit) as error:  # rich turns a closed pipe into SystemExit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        reason = "its reader has gone" if isinstance(error, (BrokenPipeError, SystemExit)) else error
+        reason = "nobody reads it" if isinstance(error, (BrokenPipeError, SystemExit)) else error
         log.warning(f"standard output is lost ({reason}); the work goes on, and its records are in the run's folder")
 
 
 def print_text(text: str) -> None:
-    """Print text for other programs on standard output, as it is: a console would fold and crop it."""
+    """Print text for other programs on standard output unchanged."""
     sys.stdout.write(text)
 
 
 def print_error(text: str) -> None:
-    """Print an error on standard error, what a terminal would obey as an escape; where nobody reads it, the exit code tells."""
+    """Print an error on standard error, control characters escaped; if nobody reads it, there is still the exit code."""
     shown = visible(text, kept="\n\t")
     with suppress(OSError, ValueError):
         print(f"{_prefix}{shown}", file=sys.stderr, flush=True)  # noqa: T201
@@ -125,7 +184,7 @@ class LogReporter:
 
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Callable[..., None]]:
-        """Give a function advance(steps=1, note="") that moves a bar, or logs a line now and then."""
+        """Provide a function advance(steps=1, note="") that moves a bar, or logs a line now and then."""
         if _has_bars and sys.stderr.isatty():
             with self._bar(escape(f"{_prefix}{visible(description)}"), total) as advance:
                 yield advance
@@ -162,7 +221,7 @@ def _line_advance(description: str, total: int) -> Callable[..., None]:
     last = time.monotonic()
     done = 0
     first: tuple[float, int] | None = (
-        None  # moment and steps of the first call: a resumed run's earlier steps took no time
+        None  # time and steps of the first call: a resumed run's earlier steps took no time
     )
 
     def advance(steps: int = 1, note: str = "") -> None:
@@ -182,7 +241,7 @@ def _line_advance(description: str, total: int) -> Callable[..., None]:
 
 
 def told_once(handler: logging.Handler, what: str) -> None:
-    """Let work go on where a handler cannot write its log, such as on a full disk, and say so once in the other ones."""
+    """Continue when a handler cannot write its log, such as on a full disk, and say so once through the other handlers."""
 
     def failed(record: logging.LogRecord) -> None:
         handler.handleError = lambda record: None  # type: ignore[method-assign]
@@ -195,14 +254,14 @@ def configure_logging(*, verbose: bool = False, quiet: bool = False, prefix: str
     """Send the program's log to standard error, one plain line per message.
 
     Args:
-        verbose: more of it.
-        quiet: warnings alone.
-        prefix: stands before every line, of results and errors as well, where several processes write to one terminal.
-        bars: show progress as a bar on a terminal; else, and in a file, as a line now and then.
+        verbose: log more.
+        quiet: log warnings only.
+        prefix: starts every line, also of results and errors, when several processes write to one terminal.
+        bars: show progress as a bar on a terminal; otherwise, and in a file, as a line now and then.
     """
     global _prefix, _has_bars
     _prefix, _has_bars = prefix, bars
-    logging.raiseExceptions = False  # a log that nobody can read any more is no failure of the work
+    logging.raiseExceptions = False  # a log that can no longer be written is not a failure of the work
     handler = logging.StreamHandler(sys.stderr)
     told_once(handler, "standard error")
     handler.setFormatter(logging.Formatter(f"{prefix.replace('%', '%%')}%(message)s"))

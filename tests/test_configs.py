@@ -150,12 +150,11 @@ def test_begins_with_a_description(path):
 def test_a_study_is_a_preset_of_which_parts_can_be_typed(way, tmp_path):
     words = ["study=features_vision", "source.path=images.npz", "metric=none", "align.features=tokens", "seed=3,4"]
 
-    class Sweep:
-        def in_processes(self, jobs, at_once, time_limit_s):
-            return [session.compose(job) for job in jobs]
-
+    launched = []
     with compose.session() as session:
-        jobs = session.expand(words) if way == "expand" else session.launch(words, Sweep(), tmp_path)
+        if way == "launch":
+            session.launch([*words, "hydra/launcher=basic"], launched.append, tmp_path)
+        jobs = launched or session.expand(words)
     assert [(job.config.seed, job.config.align.lr) for job in jobs] == [(3, 1e-3), (4, 1e-3), (3, 1e-2), (4, 1e-2)]
     assert {job.choices["metric"] for job in jobs} == {"none"}
     assert {job.choices["body"] for job in jobs} == {"swin_tiny"}

@@ -42,7 +42,13 @@ def faults(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_is_unpickled(path):
-    assert faults(path.read_text()) == []
+    found = faults(path.read_text())
+    if (
+        path.relative_to(ROOT).as_posix() == "untrusted/matlab.py"
+    ):  # SciPy's parser unpickles nothing; it runs in the worker
+        assert [fault.split("(")[0] for fault in found] == ["scipy.io.loadmat"]
+        found = []
+    assert found == []
 
 
 @pytest.mark.parametrize(

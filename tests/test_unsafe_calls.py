@@ -17,7 +17,7 @@ WRITERS = {
     "tasks/ecg/records.py": "into a temporary folder of storage.commit_folder",
     "tasks/satellite.py": "into a temporary folder of storage.commit_folder",
     "tasks/shared/target_maps.py": "into a temporary folder of storage.commit_folder",
-    "stages/finetune.py": "under a temporary name of storage.write_with",
+    "runs/directory.py": "under a temporary name of storage.write_with",
     "commands/data_import.py": "under a temporary name",
 }
 _PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

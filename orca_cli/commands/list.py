@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orca_cli import catalogue, configuration, data_folder, ranges, schema, terminal
+from rich.console import RenderableType
+
+from orca_cli import catalogue, configuration, data_folder, ranges, schema
 from orca_cli.commands import list_protocols
-from orca_cli.exceptions import UsageError, suggest
+from orca_cli.exceptions import OrcaError, UsageError, suggest
 
 # Word on the command line -> folder of conf/.
 GROUPS = {
@@ -39,6 +40,43 @@ examples:
   orca list --config-dir my_conf      with your own my_conf/task/x.yaml, ..."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What was asked for.
+
+    Args:
+        word: the group, or settings; None for all groups.
+        listed: entries by group.
+        names: those that were asked for; none for all.
+        extra: the user's own configuration.
+    """
+
+    word: str | None
+    listed: dict[str, list[dict[str, Any]]]
+    names: list[str]
+    extra: Path | None
+    code: int = 0
+    failures: tuple[OrcaError, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """Return the entries."""
+        departures = list_protocols.departures(self.extra) if self.word == "protocols" else []
+        more = {"departures": [dataclasses.asdict(one) for one in departures]} if self.word == "protocols" else {}
+        return {"schema": SCHEMA, **self.listed, **more}
+
+    def show(self) -> Iterator[RenderableType]:
+        """Yield tables of the entries."""
+        word, listed = self.word, self.listed
+        if word is None:
+            yield from _show_short(listed)
+        elif word == SETTINGS:
+            yield from _show_settings(listed[word])
+        else:
+            yield from _show_group(word, listed[word], bool(self.names))
+            if word == "protocols":
+                yield from _show_departures(self.extra)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = f"What there is to choose from: {', '.join((*GROUPS, SETTINGS))}."
@@ -48,11 +86,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="of the group; default: all")
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="folder with your own task/x.yaml, ...")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def execute(arguments: argparse.Namespace) -> int:
-    """Print the list, and return the exit code."""
+def execute(arguments: argparse.Namespace) -> Listing:
+    """Return the list."""
     word = arguments.group
     if word is not None and word not in (*GROUPS, SETTINGS):
         # The name of the folder and of the key on the command line is understood as well.
@@ -65,20 +102,7 @@ def execute(arguments: argparse.Namespace) -> int:
     listed = {name: settings() if name == SETTINGS else entries(GROUPS[name], extra) for name in words}
     if arguments.names:
         listed[words[0]] = _chosen(listed[words[0]], arguments.names, word)
-    if arguments.json:
-        more = {}
-        if word == "protocols":
-            more["departures"] = [dataclasses.asdict(e) for e in list_protocols.departures(extra)]
-        terminal.print_text(json.dumps({"schema": SCHEMA, **listed, **more}, indent=2, default=str) + "\n")
-    elif word is None:
-        _print_short(listed)
-    elif word == SETTINGS:
-        _print_settings(listed[word])
-    else:
-        _print_group(word, listed[word], bool(arguments.names))
-        if word == "protocols":
-            _print_departures(extra)
-    return 0
+    return Listing(word, listed, arguments.names, arguments.config_dir)
 
 
 def _chosen(found: list[dict[str, Any]], names: Sequence[str], word: str) -> list[dict[str, Any]]:
@@ -169,21 +193,21 @@ def settings() -> list[dict[str, Any]]:
     ]
 
 
-def _print_short(listed: dict[str, list[dict[str, Any]]]) -> None:
+def _show_short(listed: dict[str, list[dict[str, Any]]]) -> Iterator[RenderableType]:
     rows = [(word, ", ".join(entry["name"] for entry in found) or "-") for word, found in listed.items()]
-    terminal.print_result(
-        _table(("group", "choices"), rows), _text(f"Details: orca list GROUP; keys: orca list {SETTINGS}")
-    )
+    yield _table(("group", "choices"), rows)
+    yield _text(f"Details: orca list GROUP; keys: orca list {SETTINGS}")
 
 
-def _print_group(word: str, found: list[dict[str, Any]], in_full: bool) -> None:
+def _show_group(word: str, found: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
     group = GROUPS[word]
     if not found:
-        terminal.print_result(_text(f"There are no {word}."))
+        yield _text(f"There are no {word}.")
         return
     picked = sorted({key for entry in found for key in entry["picks"]})
     if group == "task":
-        terminal.print_result(_table(("task", "kind", "shape", "outputs", "error", "data"), map(_task_row, found)), "")
+        yield _table(("task", "kind", "shape", "outputs", "error", "data"), map(_task_row, found))
+        yield ""
     own_column = {"body": "checkpoint", "source": "data"}.get(group)
     headers = (group, *([own_column] if own_column else []), *picked, "description")
     rows = []
@@ -191,19 +215,21 @@ def _print_group(word: str, found: list[dict[str, Any]], in_full: bool) -> None:
         special = {"body": str(entry["parameters"].get("checkpoint", "")), "source": entry.get("data", {}).get("state")}
         picks = [entry["picks"].get(key, "-") for key in picked]
         rows.append((entry["name"], *([special[group]] if own_column else []), *picks, entry["description"]))
-    terminal.print_result(_table(headers, rows))
+    yield _table(headers, rows)
     if departures := [row for entry in found for row in _departure_rows(entry)]:
-        terminal.print_result("", _table(("task", "protocol", "where it departs from protocol=clean"), departures))
+        yield ""
+        yield _table(("task", "protocol", "where it departs from protocol=clean"), departures)
     if group != "protocol" and (in_full or group != "task"):
-        _print_parameters(group, found, in_full)
+        yield from _show_parameters(group, found, in_full)
     if group == "task":
         more = "" if in_full else " Parameters of a task: orca list tasks NAME."
         more += " The protocols: orca list protocols." if departures else ""
-        terminal.print_result("", _text(f"Files of a task: orca data list NAME.{more}"))
+        yield ""
+        yield _text(f"Files of a task: orca data list NAME.{more}")
 
 
-def _print_departures(extra: Path | None) -> None:
-    """Print what every protocol changes, side by side; the reasons are in docs/protocols.md."""
+def _show_departures(extra: Path | None) -> Iterator[RenderableType]:
+    """Yield what every protocol changes, side by side; the reasons are in docs/protocols.md."""
     protocols = list_protocols.names(extra)
     found = list_protocols.departures(extra)
     for title, rows in (
@@ -212,9 +238,11 @@ def _print_departures(extra: Path | None) -> None:
     ):
         if rows:
             lines = [(key, *(_value(entry.values[name]) for name in protocols)) for key, entry in rows]
-            terminal.print_result("", _table((title, *protocols), lines))
+            yield ""
+            yield _table((title, *protocols), lines)
     note = "Settings of training, by protocol, task and body: orca list hparams. Why: docs/protocols.md."
-    terminal.print_result("", _text(note))
+    yield ""
+    yield _text(note)
 
 
 def _departure_rows(entry: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -226,8 +254,8 @@ def _departure_rows(entry: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield entry["name"], ", ".join(protocols), text
 
 
-def _print_parameters(group: str, found: list[dict[str, Any]], in_full: bool) -> None:
-    """Print the parameters: in full one a row with its meaning, else those of an entry side by side."""
+def _show_parameters(group: str, found: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
+    """Yield the parameters: in full one a row with its meaning, else those of an entry side by side."""
     prefix = "" if group in ("hparams", "study") else f"{group}."
     for entry in found:
         shown = {key: value for key, value in entry["parameters"].items() if key not in ("kind", "checkpoint")}
@@ -237,10 +265,12 @@ def _print_parameters(group: str, found: list[dict[str, Any]], in_full: bool) ->
         for entry in with_any:
             meanings = {f"{prefix}{key}": text for key, text in entry["meanings"].items()}
             full = [(key, value, meanings.get(key, "")) for key, value in entry["pairs"]]
-            terminal.print_result("", _table((entry["name"], "default", "meaning"), full))
+            yield ""
+            yield _table((entry["name"], "default", "meaning"), full)
     elif with_any:
         rows = [(entry["name"], "  ".join("=".join(pair) for pair in entry["pairs"])) for entry in with_any]
-        terminal.print_result("", _table((group, "parameters and their defaults"), rows))
+        yield ""
+        yield _table((group, "parameters and their defaults"), rows)
 
 
 def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
@@ -263,14 +293,15 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def _print_settings(found: list[dict[str, Any]]) -> None:
+def _show_settings(found: list[dict[str, Any]]) -> Iterator[RenderableType]:
     rows = []
     for entry in found:
         allowed = f" ({entry['allowed']})" if entry["allowed"] else ""
         kind = entry["type"].removesuffix(" or null")
         rows.append((entry["key"], kind, _value(entry["default"]), entry["meaning"] + allowed))
     note = "Groups: task body source metric embedder finetune hparams protocol study; their parameters: orca list GROUP NAME."
-    terminal.print_result(_table(("setting", "type", "default", "meaning"), rows), _text(note))
+    yield _table(("setting", "type", "default", "meaning"), rows)
+    yield _text(note)
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:

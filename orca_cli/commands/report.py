@@ -4,29 +4,63 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+from rich.console import RenderableType
 
 from orca_cli import storage, terminal
 from orca_cli.configuration import default_folders
-from orca_cli.exceptions import DataError, SweepError, suggest
+from orca_cli.exceptions import DataError, OrcaError, SweepError, suggest
+from orca_cli.report.collect import Collection, collect
+from orca_cli.report.formats import FORMATS, record_of, terminal_of, text_of
+from orca_cli.report.table import Table, build_table
 
-if TYPE_CHECKING:
-    from orca_cli.report.collect import Collection
-    from orca_cli.report.tables import Table
-
-# The formats are named here too, because --help must not wait for the modules that make them.
-FORMATS = ("table", "md", "csv", "json", "latex")
 EXAMPLES = """\
 examples:
   orca report                                  all runs of ./runs (or $ORCA_RUNS)
   orca report runs/digits                      one task; also a single run, or several folders
   orca report --task digits --metric otdd --metric none
   orca report --format latex --out table.tex   for a paper; md, csv and json as well
-  orca report --strict                         exit code 3 where a run has failed or cannot be read
+  orca report --strict                         exit code 3 if a run has failed or cannot be read
 
-Seeds of one method are averaged; runs that differ in a setting get rows of their own, and runs that are not
-completed are counted in their cell and listed with the reason."""
+Seeds of one method are averaged; runs that differ in a setting get rows of their own. Runs that are not completed are
+counted in their cell and listed with the reason."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table, and how it is shown.
+
+    Args:
+        table: the results.
+        form: one of FORMATS.
+        written: the file that has it; None if it is to be shown.
+        failures: with --strict, that runs failed.
+    """
+
+    table: Table
+    form: str
+    written: Path | None
+    failures: Sequence[OrcaError]
+
+    @property
+    def code(self) -> int:
+        """Exit code."""
+        return self.failures[0].code if self.failures else 0
+
+    def record(self) -> dict[str, Any]:
+        """Return the table with the values of all seeds, or where it was written."""
+        return record_of(self.table) if self.written is None else {"schema": 1, "written": str(self.written)}
+
+    def show(self) -> Iterable[RenderableType]:
+        """Return the table in its format."""
+        if self.written is not None:
+            return []
+        is_table = self.form == "table"
+        return terminal_of(self.table, terminal.stdout().width) if is_table else [text_of(self.table, self.form)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,36 +70,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs; default: $ORCA_RUNS, else ./runs"
     )
-    parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="default: table; --json is short for json")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output")
-    parser.add_argument("--task", action="append", default=[], metavar="NAME", help="only this task; may be repeated")
-    parser.add_argument(
-        "--metric", action="append", default=[], metavar="NAME", help="only this metric; may be repeated"
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="exit with 3 where runs have failed, died or cannot be read"
-    )
+    for key in ("task", "metric"):
+        parser.add_argument(
+            f"--{key}", action="append", default=[], metavar="NAME", help=f"only this {key}; may be repeated"
+        )
+    parser.add_argument("--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read")
 
 
-def execute(arguments: argparse.Namespace) -> int:
-    """Print or write the table, and return the exit code."""
-    from orca_cli.report.collect import collect
-    from orca_cli.report.render import terminal_of, text_of
-    from orca_cli.report.tables import build_table
-
-    folders = arguments.runs or [default_folders()["runs"]]
-    collection = collect(folders)
+def execute(arguments: argparse.Namespace) -> Report:
+    """Return the table, or write it to a file."""
+    collection = collect(arguments.runs or [default_folders()["runs"]])
     for key in ("task", "metric"):
         collection = _filtered(collection, key, getattr(arguments, key))
     table = build_table(collection)
     if arguments.out is not None:
-        storage.write_text(arguments.out, text_of(table, arguments.format))
+        storage.write_text(arguments.out, text_of(table, "json" if arguments.json else arguments.format))
         terminal.print_error(f"written: {arguments.out}")
-    elif arguments.format == "table":
-        terminal.print_result(*terminal_of(table, terminal.stdout().width))
-    else:
-        terminal.print_text(text_of(table, arguments.format))
-    return _judge(table, arguments.strict)
+    return Report(table, arguments.format, arguments.out, _failures(table) if arguments.strict else [])
 
 
 def _filtered(collection: Collection, key: str, names: list[str]) -> Collection:
@@ -82,12 +105,9 @@ def _filtered(collection: Collection, key: str, names: list[str]) -> Collection:
     )
 
 
-def _judge(table: Table, strict: bool) -> int:
+def _failures(table: Table) -> list[OrcaError]:
     failed = sum(run.state in ("failed", "dead") for run in table.unfinished)
-    if strict and (failed or table.broken):
-        raise SweepError(
-            f"{failed} runs have failed and {len(table.broken)} cannot be read",
-            where="--strict",
-            hint="they are listed below the table",
-        )
-    return 0
+    if not failed and not table.broken:
+        return []
+    text = f"{failed} runs failed and {len(table.broken)} cannot be read"
+    return [SweepError(text, where="--strict", hint="they are listed below the table")]

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import replace
+import os
+import sys
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, parts, signals, terminal
-from orca_cli.commands.summary import Ended, print_failure, run_job
+from orca_cli.commands.options import add_allow_module, add_config_dir
+from orca_cli.commands.summary import Planned, Ran, Swept, build_table
 from orca_cli.exceptions import InterruptionError, OrcaError, PreemptionError, UsageError
 from orca_cli.launching import processes, slurm
 
-_LONGEST_NOTE = 2000
+if TYPE_CHECKING:  # imports Hydra
+    from orca_cli.compose import Composed, Session
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LAUNCHER = "hydra/launcher="
+_FLAGS = {
+    "-m --multirun": "run every combination of comma lists, range() and glob()",
+    "--dry-run": "compose, check, build and do one forward pass; train nothing",
+    "--force": "repeat completed runs, in a new folder",
+    "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
+    "-v --verbose": "log more",
+    "-q --quiet": "log warnings only",
+}
 
 EXAMPLES = """\
 examples:
@@ -22,68 +36,42 @@ examples:
   orca run task=listops body=minilm seed=1          another task; any setting is KEY=VALUE (orca list settings)
   orca run task=arrays task.kind=classes task.train=my.npz    your own arrays x and y; shapes and classes inferred
   orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps; trains nothing
-  orca run -m metric=otdd,none seed=0,1,2           a sweep: six runs; again: only those that are missing
-  orca run -m seed='range(5)' finetune='glob(*)'    ranges and all choices of a group
+  orca run -m metric=otdd,none seed=0,1,2           a sweep of six runs; repeated, it runs only what is missing
+  orca run -m seed='range(5)' finetune='glob(*)'    ranges, and all choices of a group
   orca run --config-dir my_conf task=mine           my_conf/task/mine.yaml
 
-Repeating a command never repeats a completed run, and goes on with an interrupted one from its last checkpoint.
+Repeating a command never repeats a completed run, and resumes an interrupted one from its last checkpoint.
 
-Each job of a sweep runs in a process of its own; what ends one does not reach the others. SIGTERM, SIGHUP and Ctrl-C save the
-state; a second Ctrl-C ends at once. SIGUSR1 (or the signal in ORCA_PREEMPTION_SIGNAL: USR1, USR2, TERM, HUP or XCPU) means
-preemption: the state is saved, the exit code is 75, and inside a SLURM job `scontrol requeue` is called. To run the jobs of
-a sweep on a cluster, install a launcher of Hydra and name it: hydra/launcher=submitit_slurm."""
+Each job of a sweep runs in a process of its own; a crash in one does not affect the others. SIGTERM, SIGHUP and Ctrl-C
+save the state; a second Ctrl-C stops at once. SIGUSR1 (or the signal in ORCA_PREEMPTION_SIGNAL: USR1, USR2, TERM, HUP
+or XCPU) means preemption: the state is saved, the exit code is 75, and inside a SLURM job `scontrol requeue` is called. To
+run the jobs of a sweep on a cluster, install a Hydra launcher and name it: hydra/launcher=submitit_slurm."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Transfer a pretrained transformer to a task: build, align, finetune, test."
     parser.epilog = EXAMPLES
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="settings; groups are task, body, source, metric, finetune, hparams, study",
-    )
-    parser.add_argument(
-        "-m", "--multirun", action="store_true", help="run every combination of comma lists, range() and glob()"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="compose, check, build and do one forward pass; train nothing"
-    )
-    parser.add_argument(
-        "--config-dir", type=Path, metavar="DIR", help="folder with your own task/x.yaml, body/x.yaml, ..."
-    )
-    parser.add_argument("--force", action="store_true", help="run again, in a new folder, what is already completed")
-    parser.add_argument(
-        "--allow-inexact-resume",
-        action="store_true",
-        help="go on with a run although threads, packages, data or weights have changed; the result says so",
-    )
-    parser.add_argument(
-        "--allow-module",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="trust a module of your own that a YAML file names",
-    )
-    parser.add_argument(
-        "--at-once", type=int, metavar="N", help="with -m: so many jobs at the same time, which share the threads (1)"
-    )
-    parser.add_argument(
-        "--time-limit",
-        metavar="TIME",
-        help="with -m: a job that takes longer (90s, 30m, 8h, 2d) is stopped; it saves its state and counts as failed",
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
-    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
+    text = "settings; groups are task, body, source, metric, finetune, hparams, study"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+    add_config_dir(parser, "task/x.yaml, body/x.yaml, ...")
+    add_allow_module(parser)
+    for words, text in _FLAGS.items():
+        parser.add_argument(*words.split(), action="store_true", help=text)
+    text = "with -m: run N jobs at a time, which share the threads; default: 1"
+    parser.add_argument("--at-once", type=int, metavar="N", help=text)
+    text = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
+    parser.add_argument("--time-limit", metavar="TIME", help=text)
     parser.add_argument(processes.OPTION, nargs=4, help=argparse.SUPPRESS)  # given by a sweep to its jobs
 
 
-def execute(arguments: argparse.Namespace) -> int:
-    """Run, and return the exit code."""
+def execute(arguments: argparse.Namespace) -> terminal.Result:
+    """Run, and return how that ended."""
     place = processes.Place.read(arguments.job) if arguments.job else None
     if place is not None:
         processes.end_with_parent(place.parent)
+        if arguments.json:  # the sweep prints the record of all jobs
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     terminal.configure_logging(
         verbose=arguments.verbose,
         quiet=arguments.quiet,
@@ -92,74 +80,93 @@ def execute(arguments: argparse.Namespace) -> int:
     )
     with signals.deferred(insistent=place is None):
         try:
-            outcome = _execute(arguments)
+            result = _execute(arguments)
         except OrcaError as error:
-            print_failure(error, arguments.traceback)
-            outcome = Ended(
-                "interrupted" if isinstance(error, InterruptionError) else "failed", error.code, note=str(error)
-            )
-        if place is not None:
-            processes.say(place.pipe, vars(replace(outcome, note=outcome.note[:_LONGEST_NOTE])))
-        elif outcome.code == PreemptionError.code:
-            slurm.requeue()
-        return outcome.code
+            if place is None:
+                _requeue(error.code)
+                raise
+            _print_traceback(arguments, error)
+            state: experiment.State = "interrupted" if isinstance(error, InterruptionError) else "failed"
+            result = Ran(experiment.Outcome(state, error.code, failure=experiment.Failure(error, error)))
+        if place is None:
+            _requeue(result.code)
+        elif isinstance(result, Ran):
+            from orca_cli.commands.sweep import message
+
+            processes.say(place.pipe, message(result.outcome))
+        return result
 
 
-def _execute(arguments: argparse.Namespace) -> Ended:
+def _requeue(code: int) -> None:
+    if code == PreemptionError.code:
+        slurm.requeue()
+
+
+def _print_traceback(arguments: argparse.Namespace, cause: BaseException) -> None:
+    if arguments.traceback:
+        terminal.print_error("".join(traceback.format_exception(cause)))
+
+
+def _execute(arguments: argparse.Namespace) -> Ran | Swept | Planned:
     for module in arguments.allow_module:
         parts.allow_module(module)
-    settings = _of_launcher(arguments)
+    _check_launcher(arguments)
+    time_limit_s = None if arguments.time_limit is None else _seconds(arguments.time_limit)
     from orca_cli import compose
 
     signals.check()
     with compose.session(arguments.config_dir) as session:
-        if not arguments.multirun:
-            if arguments.job is None:
-                _refuse_sweep_words(arguments.overrides)
-            job = session.compose(arguments.overrides)
-            signals.check()
-            if arguments.dry_run:
-                return _dry_run([job])
-            return run_job(
-                job,
-                force=arguments.force,
-                allow_inexact=arguments.allow_inexact_resume,
-                traceback_wanted=arguments.traceback,
-            )
-        jobs = session.expand(arguments.overrides)
-        if arguments.dry_run:
-            return _dry_run(jobs)
-        return _sweep(session, jobs, arguments, settings)
+        if arguments.multirun:
+            jobs = session.expand(arguments.overrides)
+            return _dry_run(jobs, True) if arguments.dry_run else _sweep(session, jobs, arguments, time_limit_s)
+        if arguments.job is None:
+            _refuse_sweep_words(arguments.overrides)
+        job = session.compose(arguments.overrides)
+        signals.check()
+        return _dry_run([job], False) if arguments.dry_run else run_job(job, arguments)
 
 
-def _sweep(session: Any, jobs: list[Any], arguments: argparse.Namespace, settings: list[str]) -> Ended:
+def run_job(job: Composed, arguments: argparse.Namespace) -> Ran:
+    """Run one composed job; prints what stage 1 made, unless the result is to be JSON."""
+
+    def show_build(summary: dict[str, Any]) -> None:
+        with terminal.lost_output_allowed():
+            terminal.print_result(build_table(job, summary))
+
+    on_build = {} if arguments.json else {"on_build": show_build}
+    outcome = experiment.run(job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, **on_build)
+    if outcome.failure is not None:
+        _print_traceback(arguments, outcome.failure.cause)
+    return Ran(outcome)
+
+
+def _sweep(session: Session, jobs: list[Composed], arguments: argparse.Namespace, time_limit_s: float | None) -> Swept:
     from orca_cli.commands import sweep
 
-    return sweep.run(session, jobs, arguments, settings)
+    is_launched = any(text.startswith(_LAUNCHER) for text in arguments.overrides)
+    return sweep.run(session if is_launched else None, jobs, arguments, time_limit_s)
 
 
-def _of_launcher(arguments: argparse.Namespace) -> list[str]:
-    """Return the options of a sweep as settings of its launcher.
+def _check_launcher(arguments: argparse.Namespace) -> None:
+    """Refuse options and settings of a launcher that have no effect.
 
     Raises:
-        UsageError: a value out of range, or an option that says nothing here.
+        UsageError: such an option or setting, or a value out of range.
     """
-    given = {"--at-once": arguments.at_once, "--time-limit": arguments.time_limit}
-    for option, value in given.items():
+    is_launched = any(text.startswith(_LAUNCHER) for text in arguments.overrides)
+    for option, value in {"--at-once": arguments.at_once, "--time-limit": arguments.time_limit}.items():
         if value is not None and not arguments.multirun:
-            raise UsageError(f"{option} is about sweeps", where=option, hint="add -m")
-        if value is not None and any(text.startswith("hydra/launcher=") for text in arguments.overrides):
-            raise UsageError(
-                "says nothing to another launcher", where=option, hint="orca run -m ... hydra.launcher.KEY=VALUE"
-            )
-    settings = []
-    if arguments.at_once is not None:
-        if arguments.at_once < 1:
-            raise UsageError(f"{arguments.at_once} is out of range", where="--at-once", hint="allowed: 1 or more")
-        settings.append(f"hydra.launcher.at_once={arguments.at_once}")
-    if arguments.time_limit is not None:
-        settings.append(f"hydra.launcher.time_limit_s={_seconds(arguments.time_limit)}")
-    return settings
+            raise UsageError("applies only to sweeps", where=option, hint="add -m")
+        if value is not None and is_launched:
+            hint = "use the launcher's own settings: hydra.launcher.KEY=VALUE"
+            raise UsageError("has no effect with another launcher", where=option, hint=hint)
+    for text in arguments.overrides:
+        key = text.lstrip("+~").partition("=")[0]
+        if not is_launched and key.startswith(("hydra.launcher", "hydra.sweeper", "hydra/sweeper")):
+            hint = "use --at-once and --time-limit, or name a launcher"
+            raise UsageError("has no effect without hydra/launcher=NAME", where=key, hint=hint)
+    if arguments.at_once is not None and arguments.at_once < 1:
+        raise UsageError(f"{arguments.at_once} is out of range", where="--at-once", hint="allowed: 1 or more")
 
 
 def _seconds(text: str) -> float:
@@ -169,13 +176,12 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise UsageError(f"'{text}' is no time", where="--time-limit", hint="such as 90s, 30m, 8h or 2d")
+        raise UsageError(f"'{text}' is not a time", where="--time-limit", hint="such as 90s, 30m, 8h or 2d")
     return seconds
 
 
-def _dry_run(jobs: list[Any]) -> Ended:
-    """Build the first job, do one forward pass, and list what all jobs would do."""
-    from orca_cli.commands.summary import print_build, print_plan
+def _dry_run(jobs: list[Composed], is_sweep: bool) -> Planned:
+    """Build the first job, do one forward pass, and look at what all jobs would do."""
     from orca_cli.runs import claim
     from orca_cli.stages.build import build, forward_once
     from orca_cli.training.engine import choose_device
@@ -183,13 +189,9 @@ def _dry_run(jobs: list[Any]) -> Ended:
     for job in jobs:
         choose_device(job.config.device)
     built = build(jobs[0].config, terminal.LogReporter())
-    shape = forward_once(built, jobs[0].config)
-    print_build(jobs[0], built.summary | {"output_shape": shape})
-    print_plan(
-        [(experiment.run_name(job), claim.peek(Path(job.config.paths.runs), experiment.run_name(job))) for job in jobs],
-        built.summary,
-    )
-    return Ended("completed", 0)
+    summary = built.summary | {"output_shape": list(forward_once(built, jobs[0].config))}
+    names = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
+    return Planned(jobs[0], summary, [(name, claim.peek(root, name)) for root, name in names], is_sweep)
 
 
 def _refuse_sweep_words(overrides: list[str]) -> None:

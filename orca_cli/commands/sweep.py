@@ -1,22 +1,29 @@
-"""`orca run -m`: all jobs of a sweep, how each of them ended, and what is printed of it."""
+"""`orca run -m`: run all jobs of a sweep, and find out how each of them ended."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_cli import compose, experiment, signals, storage, terminal
-from orca_cli.commands.summary import Ended, error_text, print_sweep, run_job
+from orca_cli import exceptions, experiment, signals, storage, terminal
+from orca_cli.commands.run import run_job
+from orca_cli.commands.summary import Swept
+from orca_cli.compose import Composed, Session
 from orca_cli.exceptions import OrcaError, SweepError
+from orca_cli.experiment import Failure, Outcome
 from orca_cli.launching import processes
 from orca_cli.runs import claim
+from orca_cli.runs.directory import RESULT, read_or_empty
 
-_NOT_STARTED = Ended("not started", 0)
-# Imported before the first fork, so that no job has to: reading them takes seconds. None of them computes or looks for a GPU.
+_LONGEST = 1000  # characters of each part of an error that a job reports
+_NOT_STARTED = Outcome("not started")
+# Imported before the first fork, so that no job has to: that takes seconds. None of them computes or looks for a GPU.
 _HEAVY = (
     "orca_cli.stages.build",
     "orca_cli.stages.align",
@@ -29,141 +36,169 @@ _HEAVY = (
 )
 
 
-def run(session: compose.Session, jobs: list[Any], arguments: argparse.Namespace, settings: list[str]) -> Ended:
-    """Run all jobs by the launcher that hydra/launcher names, and say how each ended.
+@dataclass(frozen=True)
+class _Here:
+    """Runs one job in this process, wherever a launcher has put it."""
+
+    arguments: argparse.Namespace
+    process: int
+
+    def __call__(self, job: Composed) -> None:
+        ran = run_job(job, self.arguments)
+        if self.arguments.json:
+            terminal.print_failures(ran)
+        else:
+            with terminal.lost_output_allowed():
+                terminal.render(ran)
+        if os.getpid() == self.process and signals.pending():
+            raise SystemExit(signals.exit_code())  # the only thing that Hydra's own launcher does not catch
+
+
+def run(
+    session: Session | None, jobs: list[Composed], arguments: argparse.Namespace, time_limit_s: float | None
+) -> Swept:
+    """Run all jobs, each in a process of its own or by the launcher that hydra/launcher names.
 
     Args:
-        session: launches them.
+        session: launches them; None without a launcher.
         jobs: composed and checked.
         arguments: the command line.
-        settings: of the launcher, beside the command line's.
+        time_limit_s: of each job.
     """
     terminal.log.info(f"sweep of {len(jobs)} runs")
-    root = Path(jobs[0].config.paths.runs)
+    root = Path(jobs[0].config.paths.runs or "")
     storage.check_writable(root)
-    sweep = _Sweep(jobs, arguments)
+    labels = [f"[{number}/{len(jobs)}]" for number in range(1, len(jobs) + 1)]
     failure: OrcaError | None = None
+    if session is None:
+        outcomes = _in_processes(labels, jobs, arguments, time_limit_s)
+    else:
+        failure = _launch(session, arguments, root)
+        outcomes = [_recorded(job) for job in jobs]
+    lost = sum(outcome.state not in ("completed", "skipped") for outcome in outcomes)
     try:
-        session.launch([*arguments.overrides, *settings], sweep, root / ".sweeps" / storage.timestamp())
+        signals.check()
+        if failure is None and lost:
+            text = f"{lost} of {len(jobs)} runs are not completed"
+            failure = SweepError(text, where="sweep", hint="fix the cause and rerun the command")
+    except OrcaError as stop:
+        failure = failure or stop
+    return Swept(labels, _differences([job.overrides for job in jobs]), outcomes, [failure] if failure else [])
+
+
+def _launch(session: Session, arguments: argparse.Namespace, root: Path) -> OrcaError | None:
+    """Run the jobs by a launcher; returns why that failed."""
+    try:
+        session.launch(arguments.overrides, _Here(arguments, os.getpid()), root / ".sweeps" / storage.timestamp())
     except SystemExit:
         pass  # a launcher that works in this process was stopped by a signal
     except OrcaError as error:
-        failure = error
-    except Exception as error:  # noqa: BLE001 - launchers are programs of other people
-        failure = SweepError(f"the launcher failed: {type(error).__name__}: {error}", where="hydra/launcher")
-    outcomes = sweep.outcomes()
-    with terminal.lost_output_allowed():
-        print_sweep(sweep.labels, _differences([job.overrides for job in jobs]), outcomes)
-    if failure is not None:
-        raise failure
-    signals.check()
-    lost = [outcome for outcome in outcomes if outcome.state not in ("completed", "skipped")]
-    if lost:
-        raise SweepError(
-            f"{len(lost)} of {len(jobs)} runs are not completed", where="sweep", hint="mend and repeat the command"
-        )
-    return Ended("completed", 0)
+        return error
+    except Exception as error:  # noqa: BLE001 - launchers are other people's programs
+        return SweepError(f"the launcher failed: {type(error).__name__}: {error}", where="hydra/launcher")
+    return None
 
 
-class _Sweep:
-    """The jobs of a sweep and how they ended; a `compose.Sweep`."""
+def _in_processes(
+    labels: list[str], jobs: list[Composed], arguments: argparse.Namespace, time_limit_s: float | None
+) -> list[Outcome]:
+    main = arguments.program
+    if arguments.allow_module:
+        main = None  # the user's modules may have started threads when they were imported
+    if main is not None:
+        for name in _HEAVY:
+            signals.check()
+            importlib.import_module(name)
+    commands = [processes.Job(label, _words(job, arguments)) for label, job in zip(labels, jobs, strict=True)]
 
-    def __init__(self, jobs: list[Any], arguments: argparse.Namespace) -> None:
-        self._jobs, self._arguments = jobs, arguments
-        self._ended: list[Ended] = []
-        self._process = os.getpid()
-        self.labels = [f"[{number}/{len(jobs)}]" for number in range(1, len(jobs) + 1)]
+    def ended(place: int, end: processes.Ended) -> None:
+        failure = _outcome(end).failure
+        if failure is not None and (end.over_limit or not end.said):
+            terminal.print_error(f"{labels[place]} orca: error: {failure.error}")
 
-    def run_here(self, job: Any) -> Ended:
-        """Run one job in this process, wherever the launcher has put it."""
-        given = self._arguments
-        outcome = run_job(
-            job, force=given.force, allow_inexact=given.allow_inexact_resume, traceback_wanted=given.traceback
-        )
-        if os.getpid() == self._process and signals.pending():
-            raise SystemExit(signals.exit_code())  # the one thing that Hydra's own launcher does not catch
-        return outcome
-
-    def in_processes(self, jobs: list[list[str]], at_once: int, time_limit_s: float | None) -> list[Ended]:
-        """Run a batch, each job in a process of its own; see `compose.Sweep`."""
-        labels = self.labels[len(self._ended) :]
-        main = self._arguments.program
-        if self._arguments.allow_module:
-            main = None  # modules of the user may have computed something while they were imported
-        if main is not None:
-            _import(_HEAVY)
-        commands = [processes.Job(label, self._words(own)) for label, own in zip(labels, jobs, strict=False)]
-
-        def ended(place: int, end: processes.Ended) -> None:
-            if end.over_limit or not end.said:
-                terminal.print_error(f"{labels[place]} orca: error: {_outcome(end).note}")
-
-        ends = processes.run_all(commands, main=main, at_once=at_once, time_limit_s=time_limit_s, ended=ended)
-        outcomes = [_outcome(end) for end in ends]
-        self._ended += outcomes
-        return outcomes
-
-    def outcomes(self) -> list[Ended]:
-        """Return how every job ended; where another launcher ran them, as their records say."""
-        if self._ended:
-            return [*self._ended, *[_NOT_STARTED] * (len(self._jobs) - len(self._ended))]
-        return [_recorded(job) for job in self._jobs]
-
-    def _words(self, overrides: list[str]) -> list[str]:
-        """Return the command line of one job."""
-        given = self._arguments
-        words = ["run", *overrides]
-        if given.config_dir is not None:
-            words += ["--config-dir", str(given.config_dir)]
-        for module in given.allow_module:
-            words += ["--allow-module", module]
-        flags = ("force", "allow_inexact_resume", "verbose", "quiet", "traceback")
-        return words + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(given, flag)]
+    at_once = arguments.at_once or 1
+    ends = processes.run_all(commands, main=main, at_once=at_once, time_limit_s=time_limit_s, ended=ended)
+    return [_outcome(end) for end in ends]
 
 
-def _outcome(end: processes.Ended) -> Ended:
-    """Return what a job said of itself, or else what its exit status says."""
+def _words(job: Composed, arguments: argparse.Namespace) -> list[str]:
+    """Return the command line of one job."""
+    words = ["run", *job.overrides]
+    if arguments.config_dir is not None:
+        words += ["--config-dir", str(arguments.config_dir)]
+    for module in arguments.allow_module:
+        words += ["--allow-module", module]
+    flags = ("force", "allow_inexact_resume", "verbose", "quiet", "traceback", "json")
+    return words + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(arguments, flag)]
+
+
+def message(outcome: Outcome) -> dict[str, Any]:
+    """Return what a job reports to its sweep; `_outcome` reads it. The result is read from the run's folder."""
+    path = None if outcome.path is None else str(outcome.path)
+    said: dict[str, Any] = {"state": outcome.state, "code": outcome.code, "path": path}
+    if outcome.failure is not None:
+        error = outcome.failure.error
+        texts = {"what": error.what, "where": error.where, "hint": error.hint}
+        said["error"] = {"kind": type(error).__name__, **{key: text[:_LONGEST] for key, text in texts.items()}}
+    return said
+
+
+def _outcome(end: processes.Ended) -> Outcome:
+    """Return what a job reported, or else what its exit status says."""
     if end.status is None:
         return _NOT_STARTED
     if end.said:
-        outcome = Ended(**end.said)
-        if end.over_limit and outcome.state == "interrupted":
-            return Ended("failed", outcome.code, outcome.run, "its time was up (--time-limit); the state is saved")
-        return outcome
+        return _reported(end.said, end.over_limit)
     if end.over_limit:
-        return Ended("failed", 1, note="its time was up (--time-limit), and it did not stop by itself")
+        return _failed("exceeded --time-limit and had to be killed")
     if end.status >= 0:
-        return Ended("failed", end.status or 1, note=f"the process ended itself with exit code {end.status}")
+        return _failed(f"the process exited with code {end.status}", code=end.status or 1)
     name = signal.Signals(-end.status).name
     if -end.status == signals.pending():
-        return Ended("interrupted", signals.exit_code(), note=f"stopped by {name} before it began")
-    hint = ", as the system does where memory runs out" if name == "SIGKILL" else ""
-    return Ended("failed", 1, note=f"the process was ended by {name}{hint}")
+        stopped = exceptions.InterruptionError(f"stopped by {name} before it began")
+        return Outcome("interrupted", signals.exit_code(), failure=Failure(stopped, stopped))
+    hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+    return _failed(f"the process was killed by {name}{hint}")
 
 
-def _recorded(job: Any) -> Ended:
-    run = claim.look(Path(job.config.paths.runs), experiment.run_name(job))
+def _reported(said: Mapping[str, Any], over_limit: bool) -> Outcome:
+    path = None if said["path"] is None else Path(said["path"])
+    if over_limit and said["state"] == "interrupted":
+        return _failed("exceeded --time-limit; the state is saved", code=said["code"], path=path)
+    failure, result = None, {}
+    if (facts := said.get("error")) is not None:
+        kind = getattr(exceptions, facts["kind"], OrcaError)
+        error = kind(facts["what"], where=facts["where"], hint=facts["hint"])
+        error.code = said["code"]
+        failure = Failure(error, error)
+    elif path is not None:
+        result = read_or_empty(path / RESULT)
+    return Outcome(said["state"], said["code"], path, result, failure)
+
+
+def _failed(text: str, *, code: int = 1, path: Path | None = None) -> Outcome:
+    error = OrcaError(text)
+    error.code = code
+    return Outcome("failed", code, path, failure=Failure(error, error))
+
+
+def _recorded(job: Composed) -> Outcome:
+    """Return how a job ended according to its run's records, which are found by its identity."""
+    run = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
     if run is None:
         return _NOT_STARTED
     if result := run.result():
-        return Ended("completed", 0, run.path.name, error_text(result))
+        return Outcome("completed", path=run.path, result=result)
     status = run.status()
-    error = status.get("error") or {}
     state = status.get("state")
-    if state in ("failed", "interrupted"):
-        return Ended(str(state), int(status.get("exit_code") or 1), run.path.name, str(error.get("message", "")))
-    return Ended("failed", 1, run.path.name, f"its process ended in the stage {state}, or is still at work")
+    if state not in ("failed", "interrupted"):
+        return _failed(f"its process ended in stage {state}, or is still running", path=run.path)
+    error = status.get("error") or {}
+    found = _failed(str(error.get("message", "")), code=int(status.get("exit_code") or 1), path=run.path)
+    return Outcome(state, found.code, run.path, failure=found.failure)
 
 
 def _differences(overrides: Sequence[Sequence[str]]) -> list[str]:
-    """Return what tells each job from the others: the overrides that not all have."""
+    """Return what distinguishes each job from the others: the overrides that not all have."""
     common = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
     return [" ".join(text for text in own if text not in common) for own in overrides]
-
-
-def _import(names: Sequence[str]) -> None:
-    import importlib
-
-    for name in names:
-        signals.check()
-        importlib.import_module(name)

@@ -1,7 +1,7 @@
-"""The distance between two labelled data sets outside of a run: what `orca distance` computes, as a function.
+"""The distance between two labelled data sets outside a run: what `orca distance` computes, as a function.
 
-A and B are arrays, .npz files, or names of configured tasks and sources, whose data are embedded as stage 2 embeds them, by
-the body's own embedding layer (sources) or by the embedder as it is initialised (training split of tasks).
+A and B are arrays, .npz files, or names of configured tasks and sources. Named data are embedded as in stage 2: sources by
+the body's own embedding layer, the training split of tasks by the embedder as it is initialised.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from orca_cli.training.engine import choose_device
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 CONFIDENCE = 0.95
-# Settings that say how named data are read and embedded; other settings are a metric's own parameters.
+# Settings for reading and embedding named data; other settings are a metric's own parameters.
 _EMBEDDING = ("task", "source", "body", "embedder", "align", "paths")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one metric says.
+    """What one metric measured.
 
     Args:
         metric: its name.
         parameters: its parameters.
-        convention: whether the value is squared, its costs halved, and the like; empty where the metric does not say.
+        convention: whether the value is squared, its costs halved, and the like; empty if the metric does not say.
         value: distance of B (as target) to A (as source).
         self_a: distance of A to itself.
         self_b: distance of B to itself.
-        interval: 95 % confidence interval of the value, None where none was asked for; see `distance`.
-        halves_mean: mean value over the halves that the interval comes from; its difference from the value tells how much
-            the number of points matters.
+        interval: 95 % confidence interval of the value, None if not requested; see `distance`.
+        halves_mean: mean value over the halves behind the interval; its difference from the value shows how much the
+            number of points matters.
         diagnostics: the solver's, for the value.
         seconds: time for the value, without the self-distances and the interval.
     """
@@ -66,7 +66,7 @@ class Side:
     Args:
         name: file, task or source.
         points: number of points.
-        available: number of points that they were drawn from; None where it is not known.
+        available: number of points that they were drawn from; None if unknown.
         width: of a point.
         classes: number of classes.
     """
@@ -80,7 +80,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both data sets, how they were compared, and what every metric says.
+    """Both data sets, how they were compared, and what every metric measured.
 
     Args:
         a: the source.
@@ -90,7 +90,7 @@ class Comparison:
         seed: of all draws.
         repeats: number of halves behind an interval.
         metrics: what was measured.
-        left_out: metric -> why "all" does not hold it for these data.
+        left_out: metric -> why "all" does not include it for these data.
     """
 
     a: Side
@@ -115,35 +115,33 @@ def distance(
     dtype: str = "float32",
     device: str = "cpu",
     body: str | None = None,
-    checkpoint: str | None = None,
     config_dir: Path | None = None,
     reporter: Reporter | None = None,
 ) -> Comparison:
     """Return distances between two labelled data sets.
 
     The confidence interval has the width of the central 95 % of the values on `repeats` random halves (of every class, drawn
-    without replacement, apart for A and B), whose spread is about that of the whole, and is moved so that their mean lies on
-    the value: fewer points give another value on average, and that difference says nothing about this one.
+    without replacement, independently for A and B), whose spread is about that of the whole. It is shifted so that their mean
+    equals the value: fewer points give a different value on average, which says nothing about this one.
 
     Args:
         a: the source: (x [n, ...], y [n]); a path of an .npz file with arrays x and y; or the name of a task or a source,
-            written task=NAME or source=NAME where both have it. Further axes of x are flattened.
+            written task=NAME or source=NAME if both have it. Further axes of x are flattened.
         b: the target, likewise.
-        metrics: files of conf/metric; "all" for every one that is defined for the data, `left_out` says which are not.
-        settings: KEY=VALUE: a metric's parameters (`reg=0.5`), and what embeds named data (`source.size=200`).
+        metrics: files of conf/metric; "all" for every one that is defined for the data, `left_out` lists the others.
+        settings: KEY=VALUE: a metric's parameters (`reg=0.5`), and how named data are embedded (`source.size=200`).
         points: upper bound on the points of each side, drawn without replacement; None takes all.
         repeats: number of halves; 0 for no interval.
         seed: of all draws, and of the embedder's weights.
         dtype: "float32" or "float64".
         device: auto, cpu, cuda, cuda:N or mps.
-        body: embeds named data; default: the one that the task picks.
-        checkpoint: of the body, instead of its own.
+        body: embeds named data; default: the body that the task picks.
         config_dir: the user's own configuration.
         reporter: progress.
 
     Raises:
-        ConfigError: unknown metric, name or parameter, or one out of range.
-        DataError: missing arrays, other shapes than above, different widths, too few classes for a metric.
+        ConfigError: unknown metric, name or parameter, or a value out of range.
+        DataError: missing arrays, shapes other than above, different widths, too few classes for a metric.
         NonFiniteError: a distance overflows.
     """
     reporter = reporter or LogReporter()
@@ -155,7 +153,6 @@ def distance(
             session,
             [a, b],
             body=body,
-            checkpoint=checkpoint,
             settings=[text for text in settings if _is_embedding(text)],
             seed=seed,
             config_dir=config_dir,
@@ -168,13 +165,13 @@ def distance(
         raise DataError(
             f"A has points of width {first.x.shape[1]} and B of width {second.x.shape[1]}",
             where="A, B",
-            hint="give data of one width, or names of tasks and sources, which one body embeds",
+            hint="use data of equal width, or names of tasks and sources, which are embedded by one body",
         )
     built = {name: parts.build(node, "metric") for name, node in nodes.items()}
     lacks = {name: lack for name, metric in built.items() if (lack := _classes_lack(metric, first, second))}
     if lacks and "all" not in metrics:
         name, lack = next(iter(lacks.items()))
-        raise DataError(lack, where=name, hint="choose another --metric, or give data of several classes")
+        raise DataError(lack, where=name, hint="choose another metric, or data with several classes")
     sides = [
         Side(c.name, len(c.features.x), c.available, c.features.x.shape[1], c.features.num_classes) for c in clouds
     ]
@@ -260,10 +257,10 @@ def _placed(features: Features, dtype: torch.dtype, device: torch.device) -> Fea
 
 
 def _classes_lack(metric: Metric, a: Features, b: Features) -> str | None:
-    """Return what is wrong where a metric needs more target classes than there are, else None."""
+    """Return what is wrong if a metric needs more classes than A or B has, else None."""
     least = int(getattr(metric, "least_classes", 1))
     if b.num_classes < least or a.num_classes < least:
-        return f"needs {least} classes or more, and A has {a.num_classes}, B has {b.num_classes}"
+        return f"needs {least} or more classes, but A has {a.num_classes}, B has {b.num_classes}"
     return None
 
 
@@ -304,7 +301,7 @@ def _metric_nodes(
         name: session.compose(
             [
                 f"metric={name}",
-                "align.classes_per_problem=0",  # a distance is one problem of all classes
+                "align.classes_per_problem=0",  # a distance is a single problem with all classes
                 *(f"metric.{text}" for text in own if text.partition("=")[0] in allowed[name]),
             ]
         ).config.metric

@@ -1,4 +1,4 @@
-"""Labelled points from arrays, files, and the names of configured tasks and sources; what `orca distance` compares."""
+"""Labelled points from arrays, files, and the names of configured tasks and sources: what `orca distance` compares."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from orca_cli.untrusted.arrays import read_arrays
 
 Data = str | Path | tuple[np.ndarray, np.ndarray]
 GROUPS = ("task", "source")
-_PSEUDO_LABELS = 10  # classes of most sources; align.pseudo_labels changes it
+_PSEUDO_LABELS = 10  # like the classes of most sources; align.pseudo_labels changes it
 _BATCH = 64
 
 
@@ -36,7 +36,7 @@ class Cloud:
     Args:
         name: where they come from.
         features: the points, on the CPU; every class has a point.
-        available: number of points that they were drawn from; None where it is not known.
+        available: number of points that they were drawn from; None if unknown.
     """
 
     name: str
@@ -48,7 +48,7 @@ def read_file(path: Path, *, points: int | None, seed: int) -> Cloud:
     """Return the points of an .npz file with arrays x [n, ...] and y [n].
 
     Raises:
-        DataError: as `cloud_of`; the file or an array is missing or damaged.
+        DataError: as in `cloud_of`; the file or an array is missing or damaged.
         UnsafeError: an array holds Python objects.
     """
     arrays = read_arrays(path, ("x", "y"))
@@ -61,32 +61,32 @@ def cloud_of(name: str, x: np.ndarray, y: np.ndarray, *, points: int | None, see
     Args:
         name: for messages.
         x: [n, ...], numbers; further axes are flattened.
-        y: [n], integers, bools or texts, or floats without a fraction.
+        y: [n], integers, bools or texts, or floats with integer values.
         points: upper bound on their number; None takes all.
         seed: of the draw.
 
     Raises:
-        DataError: other shapes or types, no points, or a value that is NaN or infinite.
+        DataError: other shapes or types, no points, or NaN or infinite values.
     """
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim < 2 or x.size == 0 or x.dtype.kind not in "biuf":
-        raise DataError(f"x is {_form(x)}, and numbers [n, d] or [n, ...] are needed", where=name)
+        raise DataError(f"x is {_form(x)}; needed: numbers [n, d] or [n, ...]", where=name)
     if y.shape != x.shape[:1] or y.dtype.kind not in "biufUS":
-        raise DataError(f"y is {_form(y)}, and one class label for each of {len(x)} points is needed", where=name)
+        raise DataError(f"y is {_form(y)}; needed: one class label for each of {len(x)} points", where=name)
     if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.floor(y)).all()):
-        raise DataError("y has values that are no class labels", where=name, hint="round or cluster them first")
+        raise DataError("y has values that are not class labels", where=name, hint="round or cluster them first")
     rows = np.arange(len(x))
     if points is not None and points < len(x):
         generator = seeding.numpy_generator(seed, "distance", "points", len(x))
         rows = np.sort(generator.choice(len(x), size=points, replace=False))
     chosen = torch.from_numpy(np.ascontiguousarray(x[rows].reshape(len(rows), -1), dtype=_float_of(x)))
     if not bool(torch.isfinite(chosen).all()):
-        raise DataError("x has values that are NaN or infinite", where=name, hint="remove or fill them")
+        raise DataError("x has NaN or infinite values", where=name, hint="remove or replace them")
     return Cloud(name, _compact(chosen, torch.from_numpy(np.unique(y[rows], return_inverse=True)[1])), len(x))
 
 
 class Embedding:
-    """Embeds named tasks and sources with one body, which is loaded once and only if a name is given."""
+    """Embeds named tasks and sources with one body, which is loaded once, and only if there is a name."""
 
     body_name: str | None = None
 
@@ -96,7 +96,6 @@ class Embedding:
         data: Sequence[Data],
         *,
         body: str | None,
-        checkpoint: str | None,
         settings: Sequence[str],
         seed: int,
         config_dir: Path | None,
@@ -106,7 +105,7 @@ class Embedding:
         """Compose the configurations of all names among `data`; arguments as in comparison/distance.py.
 
         Raises:
-            ConfigError: a name that there is not, or a setting that is not allowed.
+            ConfigError: an unknown name, or a setting that is not allowed.
         """
         self._seed, self._device, self._reporter = seed, device, reporter
         chosen = {entry: _named(entry, config_dir) for entry in data if not isinstance(entry, tuple)}
@@ -116,14 +115,12 @@ class Embedding:
         self._tasks: dict[Any, tuple[TaskData, TransferModel]] = {}
         if not names:
             return
-        # A task picks its body; so the first task decides for both sides.
+        # A task picks its body, so the first task decides for both sides.
         first = sorted(names, key=lambda pair: pair[0] != "task")[0]
         picked = [f"body={body}"] if body else []
         start = session.compose([f"{first[0]}={first[1]}", *picked])
         self.body_name = start.choices["body"]
         shared = [f"body={self.body_name}", f"seed={seed}", *settings]
-        if checkpoint:
-            shared.append(f"body.checkpoint='{checkpoint}'")
         for entry, pair in chosen.items():
             if pair is not None:
                 self._configs[entry] = (pair[0], session.compose([f"{pair[0]}={pair[1]}", *shared]).config)
@@ -159,13 +156,13 @@ class Embedding:
         return cloud
 
     def _length(self, config: Config) -> int:
-        """Return the tokens of a target sample, which matters to align.features=sequence alone."""
+        """Return the number of tokens of a target sample; only needed for align.features=sequence."""
         if config.align.features != "sequence":
             return 0
         for entry, (group, other) in self._configs.items():
             if group == "task":
                 return self._built(entry, other)[1].embedder.layout.tokens
-        raise ConfigError("needs a task, whose samples have a length", where="align.features=sequence")
+        raise ConfigError("needs a task, because its samples have a length", where="align.features=sequence")
 
     def _built(self, entry: Data, config: Config) -> tuple[TaskData, TransferModel]:
         if entry not in self._tasks:
@@ -195,7 +192,7 @@ class Embedding:
         return Features(x, torch.from_numpy(labels)[rows], int(labels.max()) + 1)
 
     def _embed(self, model: TransferModel, samples: Samples, features: str, limit: int) -> tuple[Tensor, Tensor]:
-        """Return a uniform draw of at most `limit` points, and the sample of each; memory grows with `limit` alone."""
+        """Return a uniform draw of at most `limit` points, and the sample of each; memory grows with `limit` only."""
         generator = seeding.torch_generator(self._seed, "distance", "task", features)
         kept = [torch.empty(0), torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float64)]
         with self._reporter.track("target features", len(samples)) as advance:
@@ -229,7 +226,7 @@ def _named(entry: str | Path, config_dir: Path | None) -> tuple[str, str] | None
         raise ConfigError("is both a task and a source", where=text, hint=f"write task={text} or source={text}")
     if not found:
         names = {name for group in GROUPS for name in known[group]}
-        raise ConfigError("is no .npz file, no task and no source", where=text, hint=suggest(text, names))
+        raise ConfigError("is not an .npz file, a task or a source", where=text, hint=suggest(text, names))
     return found[0], text
 
 

@@ -1,8 +1,8 @@
-"""The jobs of a sweep, each in a process of its own: what ends one of them does not reach the others.
+"""The jobs of a sweep, each in a process of its own: a crash in one does not affect the others.
 
-A job is a command line. Where this process is the program itself and nothing in it has started a thread or a GPU, the job is
-a fork, which has all packages imported already; else it is a new interpreter. What a job wants to say of its end it writes into
-a pipe; what it did not say is read off its exit status.
+A job is a command line. If this process is the program itself and nothing in it has started a thread or a GPU, the job is a
+fork, which has all packages imported already; otherwise it is a new interpreter. A job reports how it ended through a pipe;
+if it cannot, its exit status tells.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from orca_cli import signals, terminal
 from orca_cli.exceptions import StorageError
 
-GRACE_S = 60.0  # between the SIGTERM, after which a job saves its state, and the SIGKILL
+GRACE_S = 60.0  # from the SIGTERM, upon which a job saves its state, to the SIGKILL
 _LOOK_EVERY_S = 0.05
-_MOST_SAID = 2**14  # bytes; what a pipe takes without a reader
+_MOST_SAID = 2**14  # bytes; fits into a pipe that nobody reads yet
 _SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
 
 OPTION = "--job"
@@ -37,8 +37,8 @@ class Job:
     """A command line of this program, to be run as a process of its own.
 
     Args:
-        label: stands before each line that it prints, such as "[2/6]".
-        words: the command line without the program's name; it takes the option --job, see `Place`.
+        label: starts each line that it prints, such as "[2/6]".
+        words: the command line without the program's name; its command takes the option --job, see `Place`.
     """
 
     label: str
@@ -47,13 +47,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Place:
-    """What a job is told of the sweep that it is a part of.
+    """What a job knows of its sweep.
 
     Args:
         label: as in `Job`.
-        pipe: what the sweep reads the job's own word of its end from.
+        pipe: where the job reports how it ended.
         parent: the sweep's process; the job ends with it.
-        is_alone: no other job runs at the same time, so that it may draw on the terminal.
+        is_alone: no other job runs at the same time, so the job may draw on the terminal.
     """
 
     label: str
@@ -62,12 +62,12 @@ class Place:
     is_alone: bool
 
     def words(self) -> list[str]:
-        """Return it as words of a command line."""
+        """Return the option --job with its values."""
         return [OPTION, self.label, str(self.pipe), str(self.parent), str(int(self.is_alone))]
 
     @classmethod
     def read(cls, values: Sequence[str]) -> Place:
-        """Return what the option's values say."""
+        """Return what the option's values mean."""
         label, pipe, parent, is_alone = values
         return cls(label, int(pipe), int(parent), bool(int(is_alone)))
 
@@ -77,9 +77,9 @@ class Ended:
     """How a job ended.
 
     Args:
-        status: exit code; -N where signal N ended it; None where it was not started.
-        said: what it said of its own end; empty where it could not.
-        over_limit: it was ended because its time was up.
+        status: exit code; -N if signal N ended it; None if it was not started.
+        said: what it reported; empty if it could not.
+        over_limit: it was stopped because it exceeded the time limit.
     """
 
     status: int | None = None
@@ -105,14 +105,14 @@ def run_all(
 ) -> list[Ended]:
     """Run all jobs, and return how each ended, in their order.
 
-    A signal that asks this process to stop is passed to the jobs that run; they save their state, and no other is started.
+    A signal that asks this process to stop is passed to the running jobs; they save their state, and no other is started.
 
     Args:
         jobs: what to run.
-        main: the program's main function where this process may be forked; None starts interpreters.
+        main: the program's main function if this process may be forked; None starts interpreters.
         at_once: how many run at the same time; they share the threads.
         time_limit_s: a job that takes longer gets SIGTERM, and GRACE_S later SIGKILL.
-        ended: is told of each end as it happens.
+        ended: called with a job's place and its end when it ends.
     """
     result = [Ended() for _ in jobs]
     waiting = list(reversed(range(len(jobs))))
@@ -149,11 +149,11 @@ def _keep_to_limit(pid: int, job: _Running) -> None:
 
 
 def _reaped(pid: int, job: _Running) -> Ended | None:
-    """Return how a job ended; None where it still runs."""
+    """Return how a job ended; None if it is still running."""
     done, status = os.waitpid(pid, os.WNOHANG)
     if not done:
         return None
-    os.set_blocking(job.pipe, False)  # a process that the job left behind may hold the other end
+    os.set_blocking(job.pipe, False)  # a process that the job left behind may hold the other end open
     try:
         said = json.loads(os.read(job.pipe, _MOST_SAID))
     except (BlockingIOError, ValueError):
@@ -163,7 +163,7 @@ def _reaped(pid: int, job: _Running) -> Ended | None:
 
 
 def say(pipe: int, record: Mapping[str, Any]) -> None:
-    """Say, in a job, how it ends. A parent that has gone does not hear it."""
+    """Report, in a job, how it ends, if the sweep still listens."""
     content = json.dumps(record).encode()
     if len(content) <= _MOST_SAID:
         try:
@@ -188,7 +188,7 @@ def _start(job: Job, main: Main | None, threads: int | None) -> tuple[int, int]:
             _become(words, main, threads, place)
     except OSError as error:
         os.close(readable)
-        raise StorageError(f"no process can be started: {error}", hint="end other processes, and repeat") from error
+        raise StorageError(f"cannot start a process: {error}", hint="end other processes and retry") from error
     finally:
         os.close(writable)
         signals.unblock()
@@ -196,10 +196,10 @@ def _start(job: Job, main: Main | None, threads: int | None) -> tuple[int, int]:
 
 
 def _become(words: list[str], main: Main | None, threads: int | None, place: Place) -> NoReturn:
-    """Turn a fork into the job. Signals are held back until the job takes them."""
+    """Turn a fork into the job. Signals are blocked until the job handles them."""
     code = 1
     try:
-        os.setpgid(0, 0)  # signals of the terminal reach the sweep alone, which passes them on once
+        os.setpgid(0, 0)  # the terminal's signals reach only the sweep, which passes them on once
         end_with_parent(place.parent)
         signals.reset_in_fork()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
@@ -215,7 +215,7 @@ def _become(words: list[str], main: Main | None, threads: int | None, place: Pla
 
 
 def _replace(words: list[str], threads: int | None, pipe: int) -> NoReturn:
-    """Go on as a new interpreter, with the same search path for modules."""
+    """Become a new interpreter, with the same search path for modules."""
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     if threads is not None:
         variables["OMP_NUM_THREADS"] = str(threads)
@@ -224,20 +224,20 @@ def _replace(words: list[str], threads: int | None, pipe: int) -> NoReturn:
 
 
 def _has_started_gpu() -> bool:
-    """Return whether, in a fork, a GPU's driver was started before it, which then works in no fork."""
+    """Return whether a GPU driver was initialised before the fork, and so does not work in it."""
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.cuda._is_in_bad_fork())
 
 
 def end_with_parent(parent: int) -> None:
-    """End this process, by SIGKILL, when its parent ends; a killed sweep leaves no jobs behind.
+    """Kill this process when its parent ends, so that a killed sweep leaves no jobs behind.
 
     Args:
-        parent: the parent's process number, in case that it has ended already.
+        parent: the parent's process id, in case it has ended already.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    else:  # no such signal there
+    else:
         threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -250,23 +250,17 @@ def _watch_parent(parent: int) -> None:
 
 
 def _shared_threads(at_once: int) -> int | None:
-    """Return the threads of each of several jobs at once; None for a single one, which has what it would have alone."""
+    """Return the threads of each of several jobs at once; None for a single one, which has the usual number."""
     if at_once == 1:
         return None
     given = os.environ.get("OMP_NUM_THREADS", "")
-    total = int(given) if given.isdigit() else len(_processors())
-    return max(1, total // at_once)
-
-
-def _processors() -> Sequence[int]:
-    if sys.platform == "linux":
-        return sorted(os.sched_getaffinity(0))
-    return range(os.cpu_count() or 1)
+    processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, (int(given) if given.isdigit() else processors) // at_once)
 
 
 @contextmanager
 def _stopped_together(running: Mapping[int, Any]) -> Iterator[None]:
-    """Stop and continue the jobs with this process, as Ctrl-Z does with the processes of one group."""
+    """Stop and continue the jobs with this process, as Ctrl-Z does with the processes of a group."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -286,7 +280,5 @@ def _stopped_together(running: Mapping[int, Any]) -> Iterator[None]:
 
 
 def _flush(stream: Any) -> None:
-    try:
+    with suppress(AttributeError, OSError, ValueError):  # None, lost or closed
         stream.flush()
-    except (AttributeError, OSError, ValueError):  # none, lost or closed
-        return

@@ -1,4 +1,4 @@
-"""A SLURM job that was preempted asks to be put into the queue again."""
+"""A preempted SLURM job asks to be requeued."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _TIMEOUT_S = 30.0
 
 
 def requeue() -> None:
-    """Call `scontrol requeue` for the job that this process belongs to; outside SLURM nothing happens.
+    """Call `scontrol requeue` for the job that this process belongs to; do nothing outside SLURM.
 
-    The job's script runs again, types the same command, and that goes on in the same run folder.
+    The job's script runs again with the same command, which resumes in the same run folder.
     """
     job = _job_id()
-    if not job or os.environ.get("SLURM_PROCID", "0") != "0":  # of several processes of a job one asks
+    if not job or os.environ.get("SLURM_PROCID", "0") != "0":  # only one of a job's processes asks
         return
     command = shutil.which("scontrol")
     try:
         if command is None:
-            raise FileNotFoundError("there is no scontrol")
+            raise FileNotFoundError("scontrol not found")
         done = subprocess.run([command, "requeue", job], capture_output=True, text=True, timeout=_TIMEOUT_S)
         failure = done.stderr.strip() if done.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:
         failure = str(error)
     if failure:
-        terminal.log.warning(f"SLURM job {job} could not be requeued ({failure}); submit it again, and it goes on")
+        terminal.log.warning(f"SLURM job {job} could not be requeued ({failure}); submit it again to resume")
     else:
-        terminal.log.info(f"SLURM job {job} is requeued and goes on where it stopped")
+        terminal.log.info(f"SLURM job {job} is requeued and resumes where it stopped")
 
 
 def _job_id() -> str:

@@ -1,6 +1,6 @@
-"""Find run folders and read their records; nothing is written, and nothing that is found stops the reading.
+"""Find run folders and read their records; writes nothing, and no damaged run stops it.
 
-A folder that looks like a run and cannot be understood is kept with the reason, so that no run is lost in silence.
+A folder that looks like a run but cannot be read is listed with the reason, so that no run is silently lost.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ class Score:
 
     Args:
         error_name: name of the error, as its task calls it.
-        value: test error, lower is better; None where it is undefined on this test set.
-        n: things that the error is a mean over, such as samples or classes.
-        skipped: things that the error could not be computed for.
+        value: test error, lower is better; None if it is undefined on this test set.
+        n: what the error is a mean over, such as the number of samples or classes.
+        skipped: how many of them the error could not be computed for.
         percent: the error is a fraction, shown times 100.
-        trivial: error of the best constant predictor on the same test set; None where undefined.
+        trivial: error of the best constant predictor on the same test set; None if undefined.
         synthetic: the data are generated.
-        size: the word for how many and how large the samples are; empty where the task has no such words.
-        test_set: SHA-256 of the test split; empty where not recorded.
+        test_set: SHA-256 of the test split; empty if not recorded.
+        chosen_on_test: the test split chose the weights, so the error is too low.
+        size: the word for number and size of the samples; empty if the task has no such words.
     """
 
     error_name: str
@@ -52,15 +53,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Run:
-    """One run as its records tell it.
+    """One run according to its records.
 
     Args:
         path: run folder.
-        state: completed, failed, interrupted, running, or dead (its process ended without a word).
-        reason: why it is not completed; empty for a completed one.
-        settings: hash of all settings but the seed; runs with different ones are never averaged.
-        variant: settings that were overridden beyond the groups, such as {"train.epochs": "3"}.
-        score: None where the run is not completed.
+        state: completed, failed, interrupted, running, or dead (its process ended unexpectedly).
+        reason: why it is not completed; empty if it is.
+        settings: hash of all settings except the seed; runs with different ones are never averaged.
+        variant: overridden settings other than groups, such as {"train.epochs": "3"}.
+        score: None if the run is not completed.
     """
 
     path: Path
@@ -89,7 +90,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Collection:
-    """All that was found.
+    """Everything that was found.
 
     Args:
         runs: those that count, in the order of their folders' names.
@@ -105,18 +106,18 @@ class Collection:
 def collect(folders: Iterable[Path]) -> Collection:
     """Read the runs below some folders: folders of all runs, of one task, or single runs.
 
-    Of several attempts at one experiment (same identity) the newest completed one counts, and the newest of all where
-    that one is not completed.
+    Of several attempts at one experiment (same identity) the newest completed one counts, and also the newest one if it
+    is not completed.
 
     Raises:
-        DataError: a folder does not exist, or there are no runs in any of them.
+        DataError: a folder does not exist, or none of them contains runs.
     """
     folders = list(folders)
     runs: list[Run] = []
     broken: list[Broken] = []
     seen: set[tuple[int, int]] = set()
     for folder in folders:
-        if not os.path.isdir(folder):  # False, never an error, where a parent may not be entered
+        if not os.path.isdir(folder):  # False, not an error, if a parent is not accessible
             raise DataError("no such folder of runs", where=str(folder), hint="make one with: orca run")
         for found in _find(folder, broken):
             try:
@@ -128,7 +129,7 @@ def collect(folders: Iterable[Path]) -> Collection:
                 broken.append(Broken(found, _reason(error)))
     if not runs and not broken:
         names = ", ".join(map(str, folders))
-        raise DataError("there are no runs in it", where=names, hint="type: orca run, or: orca report FOLDER")
+        raise DataError("contains no runs", where=names, hint="type: orca run, or: orca report FOLDER")
     return _newest(runs, broken)
 
 
@@ -148,7 +149,7 @@ def _newest(runs: list[Run], broken: list[Broken]) -> Collection:
 
 
 def _find(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator[Path]:
-    """Yield run folders at most two levels down; what cannot be looked into is added to `broken`."""
+    """Yield run folders at most two levels down; unreadable folders are added to `broken`."""
     try:
         with os.scandir(folder) as entries:
             names = {entry.name: entry for entry in entries}
@@ -175,24 +176,19 @@ def _read_run(path: Path) -> Run:
         return _completed(path, result)
     status = read_record(path / STATUS)
     if status is None:
-        raise UnreadableError(f"no {STATUS}: it was never started, or is not a run")
+        raise UnreadableError(f"no {STATUS}: never started, or not a run")
     state = _text(status, "state", STATUS)
     if state == "completed":
         raise UnreadableError(f"{STATUS} says completed, but there is no {RESULT}")
     if state not in (*LIVING, *_ENDED):
         raise UnreadableError(f"{STATUS}: unknown state '{state}'")
     if is_worked_on(path, status):
-        return _unfinished(path, status, "running", f"in stage {status.get('stage') or 'build'}")
+        return _run(path, status, STATUS, state="running", reason=f"in stage {status.get('stage') or 'build'}")
     if state in _ENDED:
-        return _unfinished(path, status, state, _failure(status))
-    if _ended_meanwhile(path, status):
-        return _read_run(path)
-    return _unfinished(path, status, "dead", f"its process ended without a word in state {state}")
-
-
-def _ended_meanwhile(path: Path, status: dict[str, Any]) -> bool:
-    """Return whether the run moved on between the reading of its record and the look at its lock."""
-    return read_record(path / RESULT) is not None or read_record(path / STATUS) != status
+        return _run(path, status, STATUS, state=state, reason=_failure(status))
+    if read_record(path / RESULT) is not None or read_record(path / STATUS) != status:
+        return _read_run(path)  # it moved on after its record was read and before its lock was
+    return _run(path, status, STATUS, state="dead", reason=f"its process ended unexpectedly in state {state}")
 
 
 def _completed(path: Path, result: dict[str, Any]) -> Run:
@@ -217,10 +213,6 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         size=str(result.get("size") or ""),
     )
     return _run(path, result, RESULT, state="completed", score=score)
-
-
-def _unfinished(path: Path, status: dict[str, Any], state: str, reason: str) -> Run:
-    return _run(path, status, STATUS, state=state, reason=reason)
 
 
 def _run(path: Path, record: dict[str, Any], name: str, **known: Any) -> Run:

@@ -1,29 +1,35 @@
-"""What a reader has to know before trusting a table: one sentence for everything that limits a comparison."""
+"""What a reader has to know before trusting a table: one sentence for each thing that limits a comparison."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from orca_cli.report.cells import Cell, Column, Row, score_of
 from orca_cli.report.collect import Run
-from orca_cli.report.tables import Table
-from orca_cli.report.text import clean
+from orca_cli.report.table import Cell, Column, Row, Table, score_of
+from orca_cli.terminal import visible
+
+_LONGEST = 300
+
+
+def clean(text: str, *, longest: int = _LONGEST) -> str:
+    """Return text from the disk with everything that could move a cursor, hide or break a line written as an escape."""
+    return visible(text if len(text) <= longest else f"{text[:longest]}...")
 
 
 def notes_of(table: Table) -> list[str]:
-    """Return the notes of a table; names in them are as they were found on the disk."""
+    """Return the notes of a table, with names as they are on the disk."""
     notes = [_rank_note(table)]
     for place, column in enumerate(table.columns):
         cells = [(row, row.cells[place]) for row in table.rows]
-        name = column_name(column, table.columns)
+        name = _column_name(column, table.columns)
         found = (_settings(cells), _seeds(cells), _sizes(cells), _test_sets(cells), _skipped(cells))
         notes += [f"{name}: {note}" for note in (*found, _against_trivial(cells), *_hidden(cells)) if note]
     notes.append(_superseded_note(table.superseded))
     return [note for note in notes if note]
 
 
-def column_name(column: Column, columns: list[Column]) -> str:
-    """Return a column's name: its task, with protocol and error where other columns have the same task."""
+def _column_name(column: Column, columns: list[Column]) -> str:
+    """Return a column's task, with protocol and error if other columns have the same task."""
     same = [other for other in columns if other.task == column.task]
     if len(same) == 1:
         return column.task
@@ -32,12 +38,12 @@ def column_name(column: Column, columns: list[Column]) -> str:
 
 
 def data_words(column: Column) -> list[str]:
-    """Return what is said of the data that a column's errors are on: that they are synthetic, the word for their size."""
+    """Return words for the data of a column: whether they are synthetic, and their size."""
     return [*(["synthetic"] if column.synthetic else []), *([clean(column.size)] if column.size else [])]
 
 
 def seeds_text(seeds: list[int]) -> str:
-    """Return whole numbers in short, such as "0-4,7"."""
+    """Return integers in short, such as "0-4,7"."""
     parts: list[list[int]] = []
     for seed in sorted(seeds):
         if parts and seed == parts[-1][-1] + 1:
@@ -56,7 +62,7 @@ def _rank_note(table: Table) -> str:
 
 
 def _settings(cells: list[tuple[Row, Cell]]) -> str:
-    """Name the overridden settings that all runs of a column share; they are in no row's name."""
+    """Name the overridden settings that all runs of a column share and that are in no row's name."""
     runs = _runs(cells)
     if not runs:
         return ""
@@ -79,19 +85,19 @@ def _sizes(cells: list[tuple[Row, Cell]]) -> str:
     sizes = sorted({score_of(run).n for run in _runs(cells)})
     if len(sizes) < 2:
         return ""
-    return f"errors were computed over different numbers of things ({', '.join(map(str, sizes))}) and may not compare"
+    return f"errors are means over different numbers of items ({', '.join(map(str, sizes))}) and may not be comparable"
 
 
 def _test_sets(cells: list[tuple[Row, Cell]]) -> str:
     known = {score_of(run).test_set for run in _runs(cells)} - {""}
-    return f"runs were tested on {len(known)} different test sets and may not compare" if len(known) > 1 else ""
+    return f"runs were tested on {len(known)} different test sets and may not be comparable" if len(known) > 1 else ""
 
 
 def _skipped(cells: list[tuple[Row, Cell]]) -> str:
     counts = sorted({score_of(run).skipped for run in _runs(cells)})
     if not counts or counts == [0]:
         return ""
-    return f"errors leave out things that could not be scored ({seeds_text(counts)} a run)"
+    return f"errors leave out items that could not be scored ({seeds_text(counts)} per run)"
 
 
 def _against_trivial(cells: list[tuple[Row, Cell]]) -> str:
@@ -115,12 +121,10 @@ def _hidden(cells: list[tuple[Row, Cell]]) -> list[str]:
 def _superseded_note(superseded: list[Run]) -> str:
     if not superseded:
         return ""
-    several = len(superseded) > 1
     folders = ", ".join(run.path.name for run in superseded[:3]) + (", ..." if len(superseded) > 3 else "")
-    return (
-        f"{len(superseded)} older attempt{'s' if several else ''} at the same experiment {'do' if several else 'does'} "
-        f"not count, the newest completed one does: {folders}"
-    )
+    count = len(superseded)
+    text = "1 older attempt does not count" if count == 1 else f"{count} older attempts do not count"
+    return f"{text} (only the newest completed run of an experiment does): {folders}"
 
 
 def _runs(cells: list[tuple[Row, Cell]]) -> list[Run]:

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 from orca_cli.exceptions import UnavailableError
 
-_PACKAGES = (
+PACKAGES = (
     "orca-transfer",
     "torch",
     "transformers",
@@ -82,7 +82,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "processors": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
-        "packages": {package: version_of(package) for package in _PACKAGES},
+        "packages": {package: version_of(package) for package in PACKAGES},
         "command": sys.argv,
         "folder": os.getcwd(),
     }

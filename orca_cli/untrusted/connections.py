@@ -23,6 +23,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
 _CHUNK = 64 * 1024
 _SLOWEST = 1024  # bytes that have to arrive within the time limit
+_HUB_TIMEOUT_S = 8.0
 
 
 class RefusedError(Exception):
@@ -89,6 +90,25 @@ def open_url(
         url = urljoin(url, response.headers["Location"])
         response.close()
     raise RefusedError(f"redirects more than {_MAX_REDIRECTS} times")
+
+
+def hub_answers() -> bool:
+    """Return whether the hub's address answers within a few seconds; the hub's own library retries for half a minute."""
+    import urllib.error
+    import urllib.request
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        with urllib.request.urlopen(request, timeout=_HUB_TIMEOUT_S):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500 and error.code not in (403, 407)
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager

@@ -91,6 +91,10 @@ def test_the_same_command_again_runs_nothing_and_force_repeats_the_bits(orca, en
     assert code == 0
     assert "already completed" in err
     assert len(run_folders(environment)) == 1
+    code, out, err = orca("run", *small, "--json")
+    run = json.loads(out)["run"]
+    assert (code, run["state"], run["failure"]) == (0, "skipped", None)
+    assert [run["result"]] == results(environment)
     assert orca("run", *small, "--force", f"paths.cache={tmp_path / 'cold'}")[0] == 0
     first, second = results(environment)
     assert first["weights_sha256"] == second["weights_sha256"]
@@ -146,6 +150,12 @@ def test_a_sweep_runs_every_job_once(orca, environment, small):
     assert code == 0
     assert "4 already completed" in out
     assert len(results(environment)) == 4
+    record = json.loads(orca(*sweep, "--json")[1])
+    assert (record["schema"], [job["state"] for job in record["jobs"]]) == (1, ["skipped"] * 4)
+    # Each outcome is that of its own job.
+    for job in record["jobs"]:
+        result = job["result"]
+        assert job["settings"] == f"metric={result['metric']} seed={result['seed']}"
     code, out, err = orca("report")
     assert code == 0
     assert "otdd" in out
@@ -165,6 +175,8 @@ def test_dry_run_builds_and_trains_nothing(orca, environment, small):
     for word in ("outputs 2 x 10", "finetune 12", "result.json", "would"):
         assert word in out
     assert not environment.exists()
+    record = json.loads(orca("run", "--dry-run", *small, "--json")[1])
+    assert (record["run"]["would"], record["build"]["output_shape"]) == ("run", [2, 10])
 
 
 def test_one_failing_job_does_not_end_the_others(orca, environment, small):

@@ -122,11 +122,15 @@ def is_running(pid):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--at-once", "2"], "--at-once: --at-once is about sweeps; add -m"),
+        (["--at-once", "2"], "--at-once: applies only to sweeps; add -m"),
         (["-m", "--at-once", "0", "seed=0,1"], "--at-once: 0 is out of range; allowed: 1 or more"),
-        (["-m", "--time-limit", "soon", "seed=0,1"], "--time-limit: 'soon' is no time; such as 90s, 30m, 8h or 2d"),
+        (["-m", "--time-limit", "soon", "seed=0,1"], "--time-limit: 'soon' is not a time; such as 90s, 30m, 8h or 2d"),
         (["-m", "--time-limit", "-1h", "seed=0,1"], "--time-limit"),
-        (["-m", "--time-limit", "1h", "hydra/launcher=basic"], "--time-limit: says nothing to another launcher"),
+        (["-m", "--time-limit", "1h", "hydra/launcher=basic"], "--time-limit: has no effect with another launcher"),
+        (
+            ["-m", "hydra.launcher.at_once=2"],
+            "hydra.launcher.at_once: has no effect without hydra/launcher=NAME; use --at-once",
+        ),
     ],
 )
 def test_options_of_the_launcher_are_checked(orca, environment, words, said):

@@ -148,7 +148,7 @@ def test_every_metric_and_arrays_through_the_function() -> None:
 def test_all_says_which_metrics_are_left_out_and_why(files, tmp_path, capsys) -> None:
     x, _, y = _clouds()
     one = _saved(tmp_path / "one.npz", x=x, y=0 * y)
-    reason = "needs 2 classes or more, and A has 3, B has 1"
+    reason = "needs 2 or more classes, but A has 3, B has 1"
     assert _json(capsys, files[0], one, "--metric", "all", "--points", 20)["left_out"] == {"transrate": reason}
     assert cli.main(["distance", str(files[0]), str(one), "--metric", "all", "--points", "20"]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "left out" in line)
@@ -203,6 +203,14 @@ def test_the_warning_names_parameters_that_the_command_takes(files, capsys, monk
         assert "=60" in capsys.readouterr().err
 
 
+def test_words_are_those_of_a_run(files, capsys) -> None:
+    words = ("metric=moments,mmd", "bandwidth=source", "seed=4", "device=cpu")
+    options = ("--metric", "moments,mmd", "bandwidth=source", "--seed", 4, "--device", "cpu")
+    by_word, by_option = (_json(capsys, *files, *given, "--points", 20) for given in (words, options))
+    assert [one["value"] for one in by_word["metrics"]] == [one["value"] for one in by_option["metrics"]]
+    assert (by_word["seed"], len(by_word["metrics"])) == (4, 2)
+
+
 @pytest.mark.parametrize("features", ["tokens", "pooled", "sequence"])
 def test_names_are_embedded_by_one_body(features, tmp_path, capsys) -> None:
     checkpoint = save_tiny_bert(tmp_path / "bert")
@@ -219,7 +227,7 @@ def test_names_are_embedded_by_one_body(features, tmp_path, capsys) -> None:
 def test_an_image_body_embeds_an_image_source_and_a_file_of_its_width(tmp_path, capsys) -> None:
     checkpoint = save_tiny_swin(tmp_path / "swin")
     np.savez(tmp_path / "z.npz", x=np.random.default_rng(0).normal(size=(40, 16)), y=np.arange(40) % 2)
-    words = ("--body", "swin_tiny", "--checkpoint", checkpoint, "--metric", "moments", "source.size=40")
+    words = ("body=swin_tiny", "--checkpoint", checkpoint, "--metric", "moments", "source.size=40")
     found = _json(capsys, "source=digits", tmp_path / "z.npz", *words)
     assert found["a"]["width"] == 16
     assert "modality" not in _fails(capsys, 10, "stdlib_docs", tmp_path / "z.npz", *words)
@@ -240,12 +248,12 @@ def test_bad_data_give_one_line_that_says_what_to_do(files, tmp_path, capsys) ->
     assert "width 3 and B of width 2" in _fails(capsys, 11, a, bad(x=x[:, :2], y=y))
     assert "no array 'y'" in _fails(capsys, 11, a, bad(x=x))
     assert "one class label for each of 60" in _fails(capsys, 11, a, bad(x=x, y=y[:5]))
-    assert "no class labels" in _fails(capsys, 11, a, bad(x=x, y=y + 0.5))
+    assert "not class labels" in _fails(capsys, 11, a, bad(x=x, y=y + 0.5))
     assert "[n, d]" in _fails(capsys, 11, a, bad(x=x[:, 0], y=y))
     assert "NaN" in _fails(capsys, 11, a, bad(x=np.where(x > 25, np.nan, x), y=y))
     assert "Python objects" in _fails(capsys, 12, a, bad(x=x, y=np.array([object()] * 60)))
     assert "does not exist" in _fails(capsys, 11, a, tmp_path / "absent.npz")
-    assert "needs 2 classes" in _fails(capsys, 11, a, bad(x=x, y=0 * y), "--metric", "transrate")
+    assert "needs 2 or more classes" in _fails(capsys, 11, a, bad(x=x, y=0 * y), "--metric", "transrate")
 
 
 @pytest.mark.parametrize(
@@ -259,6 +267,8 @@ def test_bad_data_give_one_line_that_says_what_to_do(files, tmp_path, capsys) ->
         (10, "ci: 1 is out of range", ("--ci", "1")),
         (10, "is not a device", ("--device", "tpu")),
         (2, "third data set", ("c.npz",)),
+        (10, "did you mean 'mmd'", ("metric=mdm",)),
+        (2, "seed: 'one' is not an integer", ("seed=one",)),
     ],
 )
 def test_bad_words_give_one_line(code, message, words, files, capsys) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orca_cli.cli import main
-from orca_cli.commands import doctor
+from orca_cli.commands.doctor import machine
 from orca_cli.models.bodies import checkpoints
+from orca_cli.runs import environment
 
 CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -29,7 +31,7 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package = checkpoints.Packaged("tiny_weights", "model", digest, "offline")
     monkeypatch.setitem(checkpoints.PACKAGED, CHECKPOINT, package)
     monkeypatch.setattr(checkpoints, "hub_answers", lambda: False)
-    monkeypatch.setattr(doctor, "_cached", lambda checkpoint: None)
+    monkeypatch.setattr(machine, "_cached", lambda checkpoint: None)
     monkeypatch.setenv("ORCA_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     return root
@@ -88,20 +90,25 @@ def test_a_folder_that_cannot_be_written(
 def test_a_missing_package_and_a_broken_torch(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    version = doctor.version_of
-    monkeypatch.setattr(doctor, "version_of", lambda name: None if name == "pot" else version(name))
+    version = environment.version_of
+    monkeypatch.setattr(environment, "version_of", lambda name: None if name == "pot" else version(name))
     code, record = _report(capsys)
-    assert (code, record["verdict"]) == (14, "orca run cannot work: pot missing; pip install orca-transfer")
-    monkeypatch.setattr(doctor, "version_of", version)
-    monkeypatch.setattr(doctor, "devices", lambda: {"error": "torch does not work: OSError: no"})
+    assert code == 14
+    assert re.match(
+        r"orca run cannot work: pot is missing \(needed: .*\); pip install orca-transfer$", record["verdict"]
+    )
+    monkeypatch.setattr(environment, "version_of", version)
+    monkeypatch.setattr(machine, "devices", lambda: machine.Devices(error="torch does not work: OSError: no"))
     assert main(["doctor"]) == 14
     assert "torch does not work" in capsys.readouterr().out
 
 
-def test_packages_of_an_extra() -> None:
+def test_packages_of_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["torch>=2", 'peft>=0.1,<1; extra == "lora"', "geomloss<1 ; extra == 'dev'", 'x[y]; extra == "lora"']
-    assert doctor._packages(lines, "lora") == ["peft", "x"]
-    assert doctor._packages(lines, "dev") == ["geomloss"]
+    monkeypatch.setattr(machine.metadata, "requires", lambda name: lines)
+    assert machine._required() == {"torch"}
+    assert machine._required("lora") == {"peft", "x"}
+    assert machine._required("dev") == {"geomloss"}
 
 
 def _run(root: Path) -> Path:
@@ -126,7 +133,7 @@ def test_a_run_that_is_whole_is_found_by_folder_and_name(tmp_path: Path, capsys:
     for word in (str(run), run.name):
         assert main(["doctor", word]) == 0
         out = capsys.readouterr().out
-        assert "whole: 4 files compared with their checksums; state completed" in out
+        assert "intact: 4 files compared with their checksums; state completed" in out
         assert "resumed inexactly: threads" in out
     assert main(["doctor", "--json", run.name]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -153,7 +160,7 @@ def test_a_lost_status_is_made_anew_and_a_right_one_left(tmp_path: Path, capsys:
     assert (run / "status.json").read_bytes() == before
     (run / "status.json").unlink()
     assert main(["doctor", str(run)]) == 0
-    assert "status.json was written anew: it was missing" in capsys.readouterr().out
+    assert "status.json was restored: it was missing" in capsys.readouterr().out
     after = json.loads((run / "status.json").read_text())
     assert (after["state"], after["identity"], after["variant"]) == ("completed", "a" * 64, {"train.lr": "1"})
 
@@ -187,18 +194,18 @@ def test_the_resume_test_needs_a_kill(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_verdict_of_the_resume_test(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Other weights after a kill, or no kill at all, are no success."""
-    from orca_cli.commands import resume_test
+    from orca_cli.commands.doctor import resume
 
-    result = dict.fromkeys(resume_test._COMPARED, "x")
-    whole = {"result": result, "losses": [1.0], "progress": 9}
-    other = whole | {"result": result | {"weights_sha256": "y"}}
-    monkeypatch.setattr(resume_test, "_whole_run", lambda *words: whole)
-    for outcome, told, code, words in (
+    result = dict.fromkeys(resume._COMPARED, "x")
+    whole = resume.Ended(result, 9, [1.0])
+    other = resume.Ended(result | {"weights_sha256": "y"}, 9, [1.0])
+    monkeypatch.setattr(resume, "_run", lambda *words: whole)
+    for outcome, attempts, code, words in (
         (whole, ["killed in stage align"], 0, "the same bits"),
         (other, ["killed in stage align"], 22, "weights_sha256 differ"),
-        (whole | {"losses": [2.0]}, ["killed in stage align"], 22, "losses differ"),
+        (resume.Ended(result, 9, [2.0]), ["killed in stage align"], 22, "losses differ"),
         (whole, ["ended before it could be killed"], 22, "nothing was tested"),
     ):
-        monkeypatch.setattr(resume_test, "_killed_run", lambda *_, o=outcome, t=told: (o, t))
-        assert resume_test.resume_test(["task=digits"], kills=1, as_json=False) == code
+        monkeypatch.setattr(resume, "_killed_run", lambda *_, o=outcome, t=attempts: (o, t))
+        assert main(["doctor", "--resume-test", "task=digits"]) == code
         assert words in capsys.readouterr().out

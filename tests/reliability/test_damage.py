@@ -271,7 +271,7 @@ def test_a_lost_status_is_made_anew(fork, small, tmp_path, capsys, monkeypatch, 
         same = all(
             status[key] == before[key] for key in ("task", "seed", "identity", "settings", "variant", "state", "step")
         )
-        if told and code == 0 and "status.json was written anew" in out and after.state == "dead" and same:
+        if told and code == 0 and "status.json was restored" in out and after.state == "dead" and same:
             right.append(kind)
         shutil.rmtree(tmp_path / "copy")
     scorecard.add("broken status records / told and made anew", cases=len(STATUSES), passed=len(right), target=20)
@@ -283,7 +283,7 @@ def test_doctor_finds_damage_anywhere_in_a_completed_run(finished, capsys, score
     """D1 for a whole run folder: every file that does not change any more is compared with its checksum."""
     (run,) = run_folders(finished)
     assert main(["doctor", str(run)]) == 0
-    assert "whole: " in capsys.readouterr().out
+    assert "intact: " in capsys.readouterr().out
     changing = {"status.json", "lock", "run.log"}
     files = [path for path in sorted(run.rglob("*")) if path.is_file() and str(path.relative_to(run)) not in changing]
     assert len(files) > 15

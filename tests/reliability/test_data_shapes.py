@@ -114,18 +114,18 @@ def test_test_samples_that_are_trained_on_are_told(own, orca, environment, score
 
 
 SMALL = {
-    "one_sample": (11, {"x": X[:1], "y": Y[:1]}, [], "own.npz[x]: 1 samples are too few"),
+    "one_sample": (11, {"x": X[:1], "y": Y[:1]}, [], "own.npz[x]: too few samples: 1"),
     "one_training_sample": (
         11,
         {"x_train": X[:1], "y_train": Y[:1], "x_test": X, "y_test": Y},
         [],
-        "own.npz[x_train]: 1 samples are too few",
+        "own.npz[x_train]: too few samples: 1",
     ),
     "no_test_sample": (
         11,
         {"x_train": X, "y_train": Y, "x_test": X[:0], "y_test": Y[:0]},
         [],
-        "own.npz[x_test]: holds no samples",
+        "own.npz[x_test]: no samples",
     ),
     "test_fraction_0": (10, {"x": X, "y": Y}, ["task.test_fraction=0"], "task.test_fraction: 0 is out of range"),
     "fewer_samples_than_a_batch": (

@@ -20,12 +20,12 @@ JOBS = 9
 TOLD = {
     "raise": "unexpected ZeroDivisionError: on purpose",
     "exit": "unexpected SystemExit: 7",
-    "exit without a word": "the process ended itself with exit code 0",
-    "kill": "the process was ended by SIGKILL",
-    "segfault": "the process was ended by SIGSEGV",
+    "exit without a word": "the process exited with code 0",
+    "kill": "the process was killed by SIGKILL",
+    "segfault": "the process was killed by SIGSEGV",
     "memory": "not enough memory",
-    "hang": "its time was up",
-    "deaf": "its time was up",
+    "hang": "exceeded --time-limit",
+    "deaf": "exceeded --time-limit",
 }
 
 pytestmark = pytest.mark.slow

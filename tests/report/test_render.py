@@ -14,13 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from orca_cli.commands import report as command
-from orca_cli.report import markup
+from orca_cli.report import formats
 from orca_cli.report.collect import collect
-from orca_cli.report.records import CSV_COLUMNS
-from orca_cli.report.render import FORMATS, terminal_of, text_of
-from orca_cli.report.tables import Table, build_table
-from orca_cli.report.text import clean, decimals_of, number
+from orca_cli.report.formats import CSV_COLUMNS, FORMATS, terminal_of, text_of
+from orca_cli.report.layout import decimals_of, number
+from orca_cli.report.notes import clean
+from orca_cli.report.table import Table, build_table
 from tests.report.trees import add_run
 
 HOSTILE = "=cmd()|[/red]x[/blue]\x1b[31m\n\u202e\\end{tabular}<script>&_%$#^~{}`*"
@@ -165,7 +164,7 @@ def test_clean_text_is_one_printable_line(text: str) -> None:
 
 @given(st.text(alphabet=st.characters(codec="utf-8")))
 def test_latex_text_has_balanced_braces_and_no_bare_specials(text: str) -> None:
-    bare = re.sub(r"\\(text[a-z]+\{\}|[{}$&#_%])|\{[\[\]*]\}|\$\\pm\$", "", markup._latex(text))
+    bare = re.sub(r"\\(text[a-z]+\{\}|[{}$&#_%])|\{[\[\]*]\}|\$\\pm\$", "", formats._tex(text))
     assert not set(bare) & set("\\{}$&#_%^~[]*")
 
 
@@ -205,10 +204,6 @@ def test_only_broken_folders_still_render_in_every_format(tmp_path: Path) -> Non
     for form in ("table", "md", "json", "latex"):
         assert "no status.json" in text_of(table, form)
     assert text_of(table, "csv").splitlines() == [",".join(CSV_COLUMNS)]
-
-
-def test_the_command_offers_all_formats() -> None:
-    assert command.FORMATS == FORMATS
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from orca_cli.report.cells import Cell, Method, Row, score_of
 from orca_cli.report.collect import Run, Score, collect
 from orca_cli.report.notes import notes_of, seeds_text
-from orca_cli.report.tables import Table, _rank, build_table
+from orca_cli.report.table import Cell, Method, Row, Table, _rank, build_table, score_of
 from tests.report.trees import add_run
 
 
@@ -112,7 +111,7 @@ def test_the_newest_of_equal_experiments_counts(tmp_path: Path) -> None:
     (cell,) = table.rows[0].cells
     assert (cell.values, dict(cell.unfinished)) == ([0.3], {"failed": 1})
     assert len(table.superseded) == 1
-    assert any("1 older attempt at the same experiment does not count" in note for note in notes_of(table))
+    assert any("1 older attempt does not count" in note for note in notes_of(table))
 
 
 def test_one_seed_with_two_identities_counts_once_and_is_said(tmp_path: Path) -> None:
@@ -128,7 +127,7 @@ def test_one_seed_with_two_identities_counts_once_and_is_said(tmp_path: Path) ->
     ("change", "words"),
     [
         ({"seed": 4}, "methods have different seeds: 0, but minilm otdd full (4)"),
-        ({"error": {"n": 400}}, "different numbers of things (400, 497)"),
+        ({"error": {"n": 400}}, "different numbers of items (400, 497)"),
         ({"splits": {"test": {"n": 497, "sha256": "b" * 64}}}, "2 different test sets"),
         ({"error": {"skipped": 2}}, "could not be scored"),
         ({"value": 0.95}, "not better than the best constant predictor: minilm otdd full"),

@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError, MemoryExhaustedError, OrcaError, UnsafeError
 from orca_cli.tasks.arrays.reader import load
 
@@ -27,11 +28,11 @@ BAD = {
     "infinity in x": ({"x": changed(X, 3, -np.inf)}, {}, r"\[x\]: 10 values .* index \(3, 0, 0\)"),
     "beyond float32": ({"x": changed(X, 3, 1e300, np.float64)}, {}, r"\[x\]: 10 values .* index \(3, 0, 0\)"),
     "no x": ({"x": None, "z": X}, {}, r"no array 'x'; it holds y, z"),
-    "lengths": ({"y": Y[:-1]}, {}, r"\[y\]: shape \(39,\) does not fit"),
+    "lengths": ({"y": Y[:-1]}, {}, r"\[y\]: shape \(39,\) does not match"),
     "rank of x": ({"x": X[:, 0, 0]}, {}, r"inputs have shape \(40,\)"),
     "five axes": ({"x": X[..., None, None]}, {}, r"allowed: \(n, L\)"),
     "empty extent": ({"x": X[..., :0]}, {}, r"inputs have shape \(40, 2, 0\)"),
-    "no samples": ({"x": X[:0], "y": Y[:0]}, {}, "holds no samples"),
+    "no samples": ({"x": X[:0], "y": Y[:0]}, {}, "no samples"),
     "complex x": ({"x": X.astype(complex)}, {}, r"\[x\]: inputs have dtype complex128"),
     "string x": ({"x": np.full((N, 2, 5), "a")}, {}, r"inputs have dtype <U1"),
     "invalid characters": (
@@ -39,16 +40,20 @@ BAD = {
         {},
         r"\[y\]: .* invalid characters",
     ),
-    "too few samples": ({"x": X[:9], "y": Y[:9]}, {}, "9 samples are too few"),
+    "too few samples": ({"x": X[:9], "y": Y[:9]}, {}, "too few samples: 9"),
     "one class": ({"y": Y * 0}, {}, "all 28 training labels are 0"),
     "label too large": ({"y": changed(Y, 5, 4)}, {"num_classes": 4}, r"not in 0\.\.3, the first is 4 at index"),
     "negative label": ({"y": changed(Y, 5, -1)}, {"num_classes": 4}, r"not in 0\.\.3, the first is -1 at index"),
-    "ignored class": ({"y": changed(Y, 5, -100)}, {}, "-100, which marks ignored positions, the first at index 5"),
+    "ignored class": (
+        {"y": changed(Y, 5, -100)},
+        {},
+        "-100, which marks ignored positions, the first is -100 at index 5",
+    ),
     "class missing": ({"y": Y}, {"num_classes": 6}, "class 4, 5 has no training sample"),
     "nan label": ({"y": changed(Y, 2, np.nan, float)}, {}, r"\[y\]: 1 values .* index 2"),
     "broken label": ({"y": changed(Y, 2, 1.5, float)}, {}, "the first is 1.5 at index 2"),
     "one-hot": ({"y": np.eye(4)[Y]}, {}, "store the position of the 1"),
-    "numbers as classes": ({"y": np.arange(N)}, {}, "no classes"),
+    "numbers as classes": ({"y": np.arange(N)}, {}, "do not look like classes"),
     "index as label set": ({"y": Y}, {"kind": "labels"}, r"expected \(n, K\)"),
     "label set of 2": ({"y": changed(np.eye(4)[Y], (3, 1), 2)}, {"kind": "labels"}, r"first is 2.0 at index \("),
     "nan in label sets": ({"y": changed(np.eye(4)[Y], (3, 1), np.nan)}, {"kind": "labels"}, r"\[y\]: 1 values"),
@@ -75,13 +80,13 @@ BAD = {
     "classes beyond memory": ({}, {"num_classes": 10**13}, r"class 4, 5, .* and \d+ more has no training sample"),
     "label beyond int64": ({"y": Y * 1e30}, {}, r"30 labels are beyond 2\*\*53, the first is 1e\+30 at index 1"),
     "unsigned label": ({"y": Y.astype("u8") + np.uint64(2**63)}, {}, r"40 labels are beyond 2\*\*53"),
-    "label of bytes": ({"y": np.array([b"a", b"b", b"c", b"\xff"])[Y]}, {}, r"\[y\]: holds bytes that are no text"),
-    "mark of bytes": ({"split": np.full(N, b"\xff")}, {}, r"\[split\]: holds bytes that are no text"),
+    "label of bytes": ({"y": np.array([b"a", b"b", b"c", b"\xff"])[Y]}, {}, r"\[y\]: holds bytes that are not text"),
+    "mark of bytes": ({"split": np.full(N, b"\xff")}, {}, r"\[split\]: holds bytes that are not text"),
     "dense gap": ({"y": np.arange(N * 5).reshape(N, 5) % 2 * 2}, {"kind": "dense"}, "class 1 has no position"),
-    "split mark": ({"split": np.full(N, "trian")}, {}, "'trian' at index 0 names no split"),
+    "split mark": ({"split": np.full(N, "trian")}, {}, "'trian' at index 0 is not a split"),
     "split length": ({"split": np.full(3, "train")}, {}, r"\[split\]: has shape \(3,\)"),
     "train twice": ({"x_train": X, "y_train": Y}, {}, "holds the train split twice"),
-    "only test": ({"split": np.full(N, "test")}, {}, "no sample is for training"),
+    "only test": ({"split": np.full(N, "test")}, {}, "no training samples"),
 }
 
 
@@ -126,8 +131,9 @@ def test_a_split_of_another_form_is_named(split, kind, y, other, message, tmp_pa
 def test_a_split_that_is_given_twice_is_named(tmp_path, reporter):
     file = str(tmp_path / "mine.npz")
     np.savez(file, x=X, y=Y, split=np.array(["train", "train", "val", "test"] * 10))
-    with pytest.raises(ConfigError, match=r"task\.test: the training file holds this split already"):
-        load(tmp_path, reporter, kind="classes", train=file, test=file)
+    np.savez(tmp_path / "other.npz", x=X, y=Y)
+    with pytest.raises(ConfigError, match=r"task\.test: the training file already holds this split"):
+        load(tmp_path, reporter, kind="classes", train=file, test=str(tmp_path / "other.npz"))
 
 
 @pytest.mark.parametrize(("first", "second"), [("train", "test"), ("train", "validation"), ("validation", "test")])
@@ -136,30 +142,34 @@ def test_one_file_for_two_splits_is_refused(first, second, tmp_path, reporter):
         np.savez(tmp_path / f"{name}.npz", x=X, y=Y)
     (tmp_path / "link.npz").symlink_to("other.npz")
     files = {"train": "mine.npz", first: "other.npz", second: "link.npz"}
-    with pytest.raises(ConfigError, match=rf"task\.{second}: .*link\.npz' is the file of task\.{first} too"):
+    with pytest.raises(ConfigError, match=rf"task\.{second}: .*link\.npz' is also the file of task\.{first}"):
         load(tmp_path, reporter, kind="classes", **files)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": None}, r"task\.kind: a value is needed"),
-        ({"kind": "class"}, r"did you mean 'classes'"),
-        ({"train": None}, r"task\.train: a value is needed"),
-        ({"labels": "y.npy"}, r"task\.labels: is for \.npy files"),
-        ({"test_labels": "y.npy"}, r"task\.test_labels: is given without its inputs"),
-        ({"validation_fraction": 0}, r"task\.validation_fraction: 0 is out of range"),
-        ({"test_fraction": 1.0}, r"task\.test_fraction: 1\.0 is out of range"),
-        ({"num_classes": 1}, r"task\.num_classes: 1 is out of range"),
-        ({"num_classes": "3"}, r"task\.num_classes: '3' is out of range"),
-        ({"split_seed": -1}, r"task\.split_seed: -1 is out of range"),
-        ({"train": 5}, r"task\.train: 5 is no file name"),
+        ({"kind": "class"}, r"task\.kind: 'class' .*allowed: classes, labels, dense"),
+        ({"train": None}, r"task\.train: None is of the wrong type"),
+        ({"labels": "y.npy"}, r"task\.labels: applies to \.npy files"),
+        ({"test_labels": "y.npy"}, r"task\.test_labels: given without its inputs"),
+        ({"num_classes": 3, "kind": "labels"}, r"task\.num_classes: does not apply to task\.kind=labels"),
+        ({"missing_targets": True}, r"task\.missing_targets: does not apply to task\.kind=classes"),
+        ({"test_fraction": 0.9}, r"task\.validation_fraction: .* leave nothing for training"),
+        ({"validation_fraction": 0}, r"task\.validation_fraction: 0 is .*allowed: float above 0"),
+        ({"test_fraction": 1.0}, r"task\.test_fraction: 1\.0 is "),
+        ({"num_classes": 1}, r"task\.num_classes: 1 is .*allowed: int at least 2"),
+        ({"num_classes": "3"}, r"task\.num_classes: '3' is of the wrong type"),
+        ({"split_seed": -1}, r"task\.split_seed: -1 is "),
+        ({"train": 5}, r"task\.train: 5 is of the wrong type"),
     ],
 )
 def test_bad_settings_are_named(settings, message, tmp_path, reporter):
     np.savez(tmp_path / "mine.npz", x=X, y=Y)
+    settings = {"kind": "classes", "train": str(tmp_path / "mine.npz")} | settings
+    node = {"_target_": "orca_cli.tasks.arrays.load", **settings}
     with pytest.raises(ConfigError, match=message):
-        load(tmp_path, reporter, **{"kind": "classes", "train": str(tmp_path / "mine.npz")} | settings)
+        parts.build(node, "task", data_folder=tmp_path, reporter=reporter)
 
 
 def header(shape, descr="<f4"):

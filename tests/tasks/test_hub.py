@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError, NetworkError, OrcaError, UnavailableError, UnsafeError
 from orca_cli.tasks.hub import opening as hub_open
-from orca_cli.tasks.hub.reader import load
 
 datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
 datasets.disable_progress_bars()
@@ -72,7 +72,8 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def read(folder, reporter):
     def call(dataset="one", x="series", y="name", **settings):
-        return load(folder, folder / "cache", reporter, dataset=dataset, x=x, y=y, **settings)
+        node = {"_target_": "orca_cli.tasks.hub.load", "dataset": dataset, "x": x, "y": y, **settings}
+        return parts.build(node, "task", data_folder=folder, cache_folder=folder / "cache", reporter=reporter)
 
     return call
 
@@ -111,7 +112,7 @@ def test_splits_that_there_are_are_taken(read):
     assert [len(task.train), len(task.validation)] == [10, 11]
     with pytest.raises(DataError, match=r"task\.test_split: .* has no split 'tset'; did you mean 'test'"):
         read("two", test_split="tset")
-    with pytest.raises(ConfigError, match=r"task\.test_split: 'validation' is task\.validation_split too"):
+    with pytest.raises(ConfigError, match=r"task\.test_split: 'validation' is also task\.validation_split"):
         read("two", validation_split="validation", test_split="validation")
 
 
@@ -161,7 +162,7 @@ def test_groups_stay_together(read):
     people = [set((every(s).x[:, 0, 0].numpy() // 4).tolist()) for s in (task.train, task.validation, task.open_test())]
     assert sum(map(len, people)) == len(set.union(*people)) == 10
     assert len(task.train.groups()) == len(task.train)
-    with pytest.raises(DataError, match=r"group '0' is in .*\[validation\]\[person\] too"):
+    with pytest.raises(DataError, match=r"group '0' is also in .*\[validation\]\[person\]"):
         read("two", group="person")
 
 
@@ -169,23 +170,25 @@ def test_groups_stay_together(read):
     ("settings", "message"),
     [
         ({"x": "serie"}, r"task\.x: .*\[train\] has no column 'serie'; did you mean 'series'"),
-        ({"y": "zzzz"}, r"task\.y: .* it has series, flat"),
+        ({"y": "zzzz"}, r"task\.y: .* columns: series, flat"),
         ({"x": "scalar"}, r"\[scalar\]: holds Value.*allowed: lists of numbers"),
         ({"x": "word"}, r"\[word\]: holds Value.*allowed: lists of numbers"),
-        ({"y": "scalar"}, r"\[scalar\]: 28 different labels in 28 training samples are no classes"),
+        ({"y": "scalar"}, r"\[scalar\]: 28 different labels in 28 training samples do not look like classes"),
         ({"y": "ragged", "kind": "dense"}, r"\[ragged\]: holds lists of several lengths"),
         ({"y": "flat", "kind": "labels"}, r"\[flat\]: \d+ entries are neither 0 nor 1"),
-        ({"kind": "clases"}, r"task\.kind: .*did you mean 'classes'"),
-        ({"length": 0}, r"task\.length: 0 is out of range"),
-        ({"x": "image", "length": 3}, r"task\.length: is for sequences"),
-        ({"image_size": 3}, r"task\.image_size: is for images"),
-        ({"dataset": None}, r"task\.dataset: a value is needed"),
+        ({"kind": "clases"}, r"task\.kind: 'clases' .*allowed: classes, labels, dense"),
+        ({"length": 0}, r"task\.length: 0 is .*allowed: int at least 1"),
+        ({"x": "image", "length": 3}, r"task\.length: applies to sequences"),
+        ({"image_size": 3}, r"task\.image_size: applies to images"),
+        ({"length": 3, "image_size": 3}, r"task\.length: applies to sequences, and task\.image_size to images"),
+        ({"dataset": ""}, r"task\.dataset: no folder ''"),
+        ({"dataset": None}, r"task\.dataset: None is of the wrong type"),
         ({"dataset": "./nowhere"}, r"task\.dataset: no folder '\./nowhere'"),
         ({"revision": "main"}, r"task\.revision: a folder has no revisions"),
         ({"config": "other"}, r"one: cannot be read: .*other"),
     ],
 )
-def test_settings_that_do_not_fit_are_told_in_one_line(read, settings, message):
+def test_settings_that_do_not_fit_are_refused_in_one_line(read, settings, message):
     with pytest.raises(OrcaError, match=message) as caught:
         read(**settings)
     assert "\n" not in str(caught.value)
@@ -220,7 +223,7 @@ def test_hidden_classes_are_told(read, folder):
             table = table.map(lambda row: {"name": -1})
         table.to_parquet(hidden / f"{name}.parquet")
     task = read("hidden")
-    with pytest.raises(DataError, match=r"hidden\[test\]\[name\]: 40 rows have no class in 0\.\.1, the first is -1"):
+    with pytest.raises(DataError, match=r"hidden\[test\]\[name\]: 40 samples have no class in 0\.\.1, the first is -1"):
         task.open_test()
 
 

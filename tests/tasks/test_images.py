@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
 from orca_cli.tasks import cifar100, domainnet
 from orca_cli.tasks.images import reader as image_folder
@@ -485,7 +486,7 @@ def test_folders_that_are_no_task_are_explained(tmp_path, reporter, pets):
         return str(caught.value)
 
     (pets / "fox").mkdir()
-    assert "fox: this class folder holds no image" in message()
+    assert "fox: this class folder has no images" in message()
     (pets / "fox").rmdir()
     for name in ("dog", "eel"):
         shutil.move(pets / name, tmp_path / name)
@@ -496,8 +497,16 @@ def test_folders_that_are_no_task_are_explained(tmp_path, reporter, pets):
     shutil.rmtree(pets / "train")
     write_image(pets / "loose.png", seed=0)
     assert "holds 1 images and no folders" in message()
-    with pytest.raises(ConfigError, match="task.path"):
-        image_folder.load(tmp_path, tmp_path / "cache", reporter)
+    for settings, text in (
+        ({}, r"task\.path: a value is needed"),
+        ({"path": ".", "kind": "dense"}, r"task\.kind: 'dense' .*allowed: classes"),
+        ({"path": ".", "channels": 2}, r"task\.channels: 2 is .*allowed: 3, 1"),
+        ({"path": ".", "size": 3}, r"task\.size: 3 is .*allowed: int at least 4 and at most 4096"),
+        ({"path": ".", "test_fraction": 0.9}, r"leave nothing for training"),
+    ):
+        node = {"_target_": "orca_cli.tasks.images.load", **settings}
+        with pytest.raises(ConfigError, match=text):
+            parts.build(node, "task", data_folder=tmp_path, cache_folder=tmp_path / "cache", reporter=reporter)
 
 
 def test_unusual_images_are_read_as_one_sees_them(tmp_path):
@@ -513,7 +522,7 @@ def test_unusual_images_are_read_as_one_sees_them(tmp_path):
     upright.save(tmp_path / "turned.jpg", exif=exif)
     assert decode(tmp_path / "turned.jpg", None, 3).shape == (3, 3, 2)
     (tmp_path / "drawing.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    with pytest.raises(DataError, match="no image that can be read"):
+    with pytest.raises(DataError, match="is not a readable image"):
         decode(tmp_path / "drawing.png", None, 3)
 
 

@@ -45,18 +45,15 @@ def test_same_seed_same_split_and_other_seed_another():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "error", "key"),
+    ("sizes", "key"),
     [
-        ({"validation": 60, "test": 50}, DataError, "task.train_size"),
-        ({"validation": 0.5, "test": 0.5}, DataError, "task.train_size"),
-        ({"validation": 10, "test": 10, "train": 81}, DataError, "81 for training"),
-        ({"validation": -1, "test": 10}, ConfigError, "task.validation_size"),
-        ({"validation": 10, "test": 1.5}, ConfigError, "task.test_size"),
-        ({"validation": 10, "test": 10, "train": 0}, ConfigError, "task.train_size"),
+        ({"validation": 60, "test": 50}, "task.train_size"),
+        ({"validation": 0.5, "test": 0.5}, "task.train_size"),
+        ({"validation": 10, "test": 10, "train": 81}, "81 for training"),
     ],
 )
-def test_impossible_sizes_are_refused(sizes, error, key):
-    with pytest.raises(error, match=key):
+def test_impossible_sizes_are_refused(sizes, key):
+    with pytest.raises(DataError, match=key):
         split(100, **sizes)
 
 

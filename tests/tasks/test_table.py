@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
+from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError, OrcaError
-from orca_cli.tasks.table.reader import load
 
 N = 60
 RNG = np.random.default_rng(0)
@@ -38,7 +38,8 @@ def read(tmp_path, reporter):
             table.to_parquet(path)
         else:
             table.to_csv(path, index=False, **({"sep": "\t"} if name.endswith(".tsv") else {}))
-        return load(tmp_path, reporter, train=str(path), target=target, **settings)
+        node = {"_target_": "orca_cli.tasks.table.load", "train": str(path), "target": target, **settings}
+        return parts.build(node, "task", data_folder=tmp_path, reporter=reporter)
 
     return call
 
@@ -148,7 +149,7 @@ def test_rows_of_a_group_stay_together(read, tmp_path):
         rows, groups = every(samples).x[:, 0, 0].numpy() // 4, samples.groups()
         assert len(np.unique(np.stack([rows, groups]), axis=1).T) == len(set(rows))
     frame(20, 56).to_csv(tmp_path / "test.csv", index=False)
-    with pytest.raises(DataError, match=r"t\.csv\[patient\]: group 'p14' is in .*test\.csv\[patient\] too"):
+    with pytest.raises(DataError, match=r"t\.csv\[patient\]: group 'p14' is also in .*test\.csv\[patient\]"):
         read(frame(), group="patient", test=str(tmp_path / "test.csv"))
 
 
@@ -160,7 +161,7 @@ def test_several_columns_are_labels(read):
     assert batch.y[:, 0].tolist() == table.a[rows].tolist()
     assert batch.y[:, 1].tolist() == [word == "true" for word in table.b[rows]]
     assert task.class_names == ("a", "b", "c")
-    assert "label c has no positive training row" in task.note
+    assert "label c has no positive training sample" in task.note
     table = table.astype(object)
     table.loc[3, "a"] = None
     task = read(table, target=None, kind="labels", targets=["a", "b"], missing_targets=True)
@@ -185,7 +186,7 @@ def test_class_labels_are_integers_or_text(read, labels, names):
 def test_a_column_of_row_numbers_without_a_name_is_left_out(read, tmp_path):
     content = frame().to_csv().encode()
     task = read(content, features=None)
-    assert "left out, for it has no name: column 1" in task.note
+    assert "left out because unnamed: column 1" in task.note
     assert task.input_shape == read(frame()).input_shape
     assert read(content, features=["column 1", "row"]).input_shape == (1, 2)
 
@@ -200,7 +201,7 @@ def test_the_test_file_is_read_at_the_end_only_but_its_header_at_once(read, tmp_
     with pytest.raises(DataError, match=r"task\.test: test\.csv has no column 'weight'"):
         read(frame(), test=str(other))
     frame(20, 100).assign(weight="heavy").to_csv(other, index=False)
-    with pytest.raises(DataError, match=r"test\.csv\[weight\]: 'heavy' in row 1 is no number"):
+    with pytest.raises(DataError, match=r"test\.csv\[weight\]: 'heavy' in row 1 is not a number"):
         read(frame(), test=str(other)).open_test()
 
 
@@ -212,22 +213,22 @@ HEAD = b"a,b,kind\n"
     [
         (b"", {}, r"t\.csv: the file is empty"),
         (b"<!DOCTYPE html><html>", {}, "this is a web page; download"),
-        (HEAD, {}, r"t\.csv: holds no rows"),
-        (HEAD + b"1,2,x\n" * 5, {}, "5 rows are too few; give 10 or more"),
+        (HEAD, {}, r"t\.csv: has no rows"),
+        (HEAD + b"1,2,x\n" * 5, {}, "too few rows: 5; provide 10 or more"),
         (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
         (HEAD + b"1,2,x\n" * 20 + b"1,2,3,x\n", {}, "line 22 has 4 fields, the header has 3"),
-        (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is no table: .* check its quotes"),
+        (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is not a table: .* check its quotes"),
         (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; give task\.encoding=, such as latin-1"),
         (b"a,a,kind\n" + b"1,2,x\n" * 20, {}, "two columns are named 'a'"),
-        (b"kind\n" + b"x\n" * 20, {}, "holds one column only, 'kind'; .*task.delimiter"),
+        (b"kind\n" + b"x\n" * 20, {}, "has one column only, 'kind'; .*task.delimiter"),
         (HEAD + b"1,2,x\n" * 20, {}, "all 14 training labels are x"),
         (HEAD + b"1,2,x\n1,2,\n" * 20, {}, r"t\.csv\[kind\]: 20 rows have no target, the first is row 2"),
         (HEAD + b"1,inf,x\n2,3,y\n" * 20, {}, r"t\.csv\[b\]: \d+ values are infinite or too large"),
-        (HEAD + b",?,x\n,NA,y\n" * 20, {}, "no column holds anything to learn from"),
+        (HEAD + b",?,x\n,NA,y\n" * 20, {}, "all columns are empty"),
         (
             HEAD + b"".join(b"1,2,%d.25\n" % i for i in range(60)),
             {},
-            r"t\.csv\[kind\]: holds 42 different numbers, such as .*25, which are no classes; cut them",
+            r"t\.csv\[kind\]: holds 42 different numbers, such as .*25, which are not classes; bin them",
         ),
     ],
 )
@@ -241,33 +242,35 @@ def test_malformed_tables_are_refused_in_one_line(read, content, settings, messa
     ("settings", "message"),
     [
         ({"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
-        ({"target": "zzz"}, r"task\.target: .* 'zzz'; it has row, weight, colour, code, patient, kind"),
+        ({"target": "zzz"}, r"task\.target: .* 'zzz'; columns: row, weight, colour, code, patient, kind"),
         ({"target": None}, r"task\.target: a value is needed; give task\.target=COLUMN"),
-        ({"targets": ["row"]}, r"task\.targets: is not for task\.kind=classes; give task\.target instead"),
-        ({"kind": "labels"}, r"task\.target: is not for task\.kind=labels"),
+        ({"targets": ["row"]}, r"task\.targets: does not apply to task\.kind=classes; give task\.target instead"),
+        ({"kind": "labels"}, r"task\.target: does not apply to task\.kind=labels"),
         ({"kind": "labels", "target": None}, r"task\.targets: a value is needed"),
         (
             {"kind": "labels", "target": None, "targets": ["row", "kind"]},
             r"t\.csv\[row\]: '2' in row 3 is neither 0 nor 1",
         ),
-        ({"kind": "dense"}, r"task\.kind: 'dense' is not allowed"),
+        ({"kind": "dense"}, r"task\.kind: 'dense' is .*allowed: classes, labels"),
         ({"features": ["wieght"]}, r"task\.features: .* did you mean 'weight'"),
         ({"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
-        ({"features": "weight"}, r"task\.features: 'weight' is no list of columns; give task\.features=\[COLUMN"),
+        ({"features": "weight"}, r"task\.features: 'weight' is of the wrong type; allowed: list of str"),
+        ({"features": ["row", "weight"], "ignore": ["row"]}, r"task\.features: 'row' is also in task\.ignore"),
+        ({"missing_targets": True}, r"task\.missing_targets: does not apply to task\.kind=classes"),
         ({"ignore": ["colr"]}, r"task\.ignore: .* did you mean 'colour'"),
         ({"ignore": ["row", "weight", "colour", "code", "patient"]}, r"task\.features: no column is left"),
         ({"group": "pateint"}, r"task\.group: .* did you mean 'patient'"),
-        ({"validation_fraction": 1.5}, r"task\.validation_fraction: 1\.5 is out of range"),
-        ({"max_categories": 0}, r"task\.max_categories: 0 is out of range"),
-        ({"delimiter": "ab"}, r"task\.delimiter: 'ab' is no delimiter"),
-        ({"delimiter": ";"}, r"holds one column only, 'row,weight"),
-        ({"encoding": "utf-9"}, r"task\.encoding: 'utf-9' is no encoding"),
+        ({"validation_fraction": 1.5}, r"task\.validation_fraction: 1\.5 is "),
+        ({"max_categories": 0}, r"task\.max_categories: 0 is .*allowed: int at least 1"),
+        ({"delimiter": "ab"}, r"task\.delimiter: 'ab' is not a delimiter"),
+        ({"delimiter": ";"}, r"has one column only, 'row,weight"),
+        ({"encoding": "utf-9"}, r"task\.encoding: 'utf-9' is not an encoding"),
         ({"decimal": ";"}, r"task\.decimal"),
         ({"test": "missing.csv"}, r"task\.test: no file 'missing\.csv'"),
-        ({"test": "t.csv"}, r"task\.test: .* is the file of task\.train too"),
+        ({"test": "t.csv"}, r"task\.test: .* is also the file of task\.train"),
     ],
 )
-def test_settings_that_do_not_fit_are_told(read, settings, message):
+def test_settings_that_do_not_fit_are_refused(read, settings, message):
     with pytest.raises((ConfigError, DataError), match=message):
         read(frame(), **settings)
 
@@ -287,5 +290,5 @@ def test_parquet_columns_of_other_types(read):
     assert x[1:, 2].tolist() == list(range(1, N))
     with pytest.raises(DataError, match=r"t\.parquet\[list\]: holds values of type ndarray; allowed: numbers, text"):
         read(frame().assign(list=[[1, 2]] * N), "t.parquet")
-    with pytest.raises(DataError, match=r"t\.parquet: is no readable \.parquet file"):
+    with pytest.raises(DataError, match=r"t\.parquet: is not a readable \.parquet file"):
         read(b"PAR1 and then nothing", "t.parquet")

@@ -20,6 +20,7 @@ from typing import Any
 from orca_cli import storage
 from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnsafeError, of_processes
 from orca_cli.terminal import log
+from orca_cli.untrusted.connections import hub_answers
 
 KEY = "body.checkpoint"
 _FILES = ["*.safetensors", "*.json", "*.txt"]
@@ -256,22 +257,3 @@ def _from_hub(name: str) -> Path:
         raise NetworkError(
             f"'{name}' could not be fetched: {error}", where=KEY, hint=f"{extra}give {KEY}=FOLDER"
         ) from error
-
-
-def hub_answers() -> bool:
-    """Return whether the hub answers one request within a short time; its library would retry for half a minute."""
-    import urllib.error
-    import urllib.request
-
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S):
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code < 500 and error.code not in (403, 407)
-    except (OSError, ValueError):
-        return False

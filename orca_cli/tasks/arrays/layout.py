@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.tasks.shared.own_data import own_path, own_paths
 from orca_cli.tasks.shared.targets import as_text
 from orca_cli.untrusted.arrays import StoredArray, open_arrays
 
@@ -21,29 +22,19 @@ _PART_NAMES = {
 
 @dataclass(frozen=True)
 class Pair:
-    """Inputs and targets with one row per sample, not read yet."""
+    """Inputs and targets with one row per sample, not yet read."""
 
     x: StoredArray
     y: StoredArray
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the splits lie.
-
-    Args:
-        base: the arrays that hold the training set.
-        rows: name -> rows of `base`, for train and for what an array `split` marks.
-        others: name -> arrays, for validation and test where they have arrays of their own.
-    """
-
-    base: Pair
-    rows: dict[str, np.ndarray]
-    others: dict[str, Pair]
+Located = tuple[Pair, dict[str, np.ndarray], dict[str, Pair]]
 
 
-def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, str], data_folder: Path) -> Layout:
-    """Return where the splits lie, after a look at the headers.
+def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, str], data_folder: Path) -> Located:
+    """Return the arrays that hold the training split, the rows of them that each split takes, and those of other splits.
+
+    Rows are given for train and for the splits that an array `split` marks. Only headers are read.
 
     Args:
         files: train, validation, test -> (file or None, .npy file of its targets or None). Train has a file.
@@ -51,56 +42,35 @@ def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, st
         data_folder: relative file names that do not exist in the working folder are looked for here.
 
     Raises:
-        ConfigError: an .npy file without targets, targets without inputs, a split that is given twice, or one file for
-            two splits.
-        DataError: files or arrays are missing, or lengths differ.
-        UnsafeError: arrays of Python objects.
+        ConfigError: an .npy file without targets, a split that is given twice, or one file for two splits.
     """
     pairs: dict[str, Pair] = {}
     rows: dict[str, np.ndarray] = {}
-    seen: dict[Path, str] = {}
-    for part, (file, label_file) in files.items():
+    for part, path in own_paths({part: file for part, (file, _) in files.items()}, data_folder).items():
+        label_file = files[part][1]
         label_key = "task.labels" if part == "train" else f"task.{part}_labels"
-        if file is None:
-            continue
-        path = _find(file, data_folder, f"task.{part}")
         arrays = open_arrays(path, f"task.{part}")
         if "" in arrays:
             found = {part: _from_npy(arrays[""], path, label_file, label_key, names[1], data_folder)}
         elif label_file is not None:
-            raise ConfigError("is for .npy files", where=label_key, hint=f"{path.name} holds its own targets")
+            raise ConfigError("applies to .npy files", where=label_key, hint=f"{path.name} holds its own targets")
         elif part == "train":
             found, rows = _from_training_npz(arrays, names, path)
         else:
             found = {part: Pair(_named(arrays, names[0], path), _named(arrays, names[1], path))}
         if part != "train" and (part in pairs or part in rows):
-            raise ConfigError("the training file holds this split already", where=f"task.{part}", hint="leave it out")
-        first = seen.setdefault(path.resolve(), part)
-        if first != part:
-            raise ConfigError(
-                f"'{path}' is the file of task.{first} too; its samples would be in both splits",
-                where=f"task.{part}",
-                hint="name another file, or leave this one out and the split is drawn from the training file",
-            )
+            raise ConfigError("the training file already holds this split", where=f"task.{part}", hint="remove it")
         pairs |= found
     for pair in pairs.values():
         _check_lengths(pair)
     base = pairs.pop("train")
-    return Layout(base, rows or {"train": np.arange(base.x.shape[0])}, pairs)
-
-
-def _find(file: str, data_folder: Path, key: str) -> Path:
-    if not isinstance(file, str):
-        raise ConfigError(f"{file!r} is no file name", where=key, hint="give the name of an .npz or .npy file")
-    path = Path(file).expanduser()
-    inside = data_folder / path
-    return inside if not path.exists() and inside.exists() else path
+    return base, rows or {"train": np.arange(base.x.shape[0])}, pairs
 
 
 def _from_npy(x: StoredArray, path: Path, label_file: str | None, label_key: str, name: str, data_folder: Path) -> Pair:
     if label_file is None:
         raise ConfigError("a value is needed", where=label_key, hint=f"give the file with the targets of {path.name}")
-    label_path = _find(label_file, data_folder, label_key)
+    label_path = own_path(label_file, data_folder)
     arrays = open_arrays(label_path, label_key)
     return Pair(x, arrays[""] if "" in arrays else _named(arrays, name, label_path))
 
@@ -120,19 +90,15 @@ def _from_training_npz(
     rows = _marked_rows(arrays["split"], pair.x.shape[:1]) if "split" in arrays else {}
     twice = [part for part in found if part == "train" or part in rows]
     if twice:
-        raise DataError(
-            f"holds the {twice[0]} split twice", where=str(path), hint=f"it holds {', '.join(sorted(arrays))}"
-        )
+        what = f"holds the {twice[0]} split twice"
+        raise DataError(what, where=str(path), hint=f"it holds {', '.join(sorted(arrays))}")
     return found | {"train": pair}, rows
 
 
 def _named(arrays: dict[str, StoredArray], name: str, path: Path) -> StoredArray:
     if name not in arrays:
-        raise DataError(
-            f"no array '{name}'",
-            where=str(path),
-            hint=f"it holds {', '.join(sorted(arrays)) or 'nothing'}; name inputs and targets with task.x= and task.y=",
-        )
+        hint = f"it holds {', '.join(sorted(arrays)) or 'nothing'}; name inputs and targets with task.x= and task.y="
+        raise DataError(f"no array '{name}'", where=str(path), hint=hint)
     return arrays[name]
 
 
@@ -143,22 +109,16 @@ def _marked_rows(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.nd
     rows = {part: np.flatnonzero(np.isin(words, accepted)) for part, accepted in _PART_NAMES.items()}
     unknown = np.setdiff1d(np.arange(len(words)), np.concatenate(list(rows.values())))
     if len(unknown):
-        raise DataError(
-            f"'{words[unknown[0]]}' at index {unknown[0]} names no split",
-            where=stored.where,
-            hint="allowed: train, validation, test, or 0, 1, 2",
-        )
+        what = f"'{words[unknown[0]]}' at index {unknown[0]} is not a split"
+        raise DataError(what, where=stored.where, hint="allowed: train, validation, test, or 0, 1, 2")
     if not len(rows["train"]):
-        raise DataError("no sample is for training", where=stored.where, hint="mark samples with train (or 0)")
+        raise DataError("no training samples", where=stored.where, hint="mark samples with train (or 0)")
     return {part: found for part, found in rows.items() if len(found)}
 
 
 def _check_lengths(pair: Pair) -> None:
     if pair.x.shape[:1] != pair.y.shape[:1] or not pair.x.shape:
-        raise DataError(
-            f"shape {pair.y.shape} does not fit inputs of shape {pair.x.shape}",
-            where=pair.y.where,
-            hint="inputs and targets have one row per sample",
-        )
+        what = f"shape {pair.y.shape} does not match inputs of shape {pair.x.shape}"
+        raise DataError(what, where=pair.y.where, hint="inputs and targets need one row per sample")
     if pair.x.shape[0] == 0:
-        raise DataError("holds no samples", where=pair.x.where, hint="give a file with samples")
+        raise DataError("no samples", where=pair.x.where, hint="give a file with samples")

@@ -1,6 +1,6 @@
 """Opens a data set of the Hugging Face `datasets` library: from a local folder, or from the hub and its cache.
 
-Code of a data set is never executed: the library has no way to since version 4, and older ones are refused.
+Code of a data set is never executed: since version 4 the library cannot, and older versions are refused.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from orca_cli.exceptions import ConfigError, DataError, NetworkError, UnavailableError, UnsafeError
+from orca_cli.untrusted.connections import hub_answers
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,34 +25,16 @@ _OLDEST = 4
 _TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A data set's splits, mapped from disk.
-
-    Args:
-        splits: name -> rows.
-        origin: folder, or hub id and commit, for messages and records.
-    """
-
-    splits: dict[str, Dataset]
-    origin: str
-
-
 def open_dataset(
     dataset: str, config: str | None, revision: str | None, data_folder: Path, cache_folder: Path
-) -> Opened:
-    """Return a data set's splits.
+) -> tuple[dict[str, Dataset], str]:
+    """Return a data set's splits, mapped from disk, and its origin: the folder, or hub id and commit.
 
-    Args:
-        dataset: a folder, from the working folder or else from `data_folder`, or a hub id.
-        config: name of one of the data set's configurations, where it has several.
-        revision: commit, tag or branch on the hub; None takes the newest, or offline the one that is there.
-        data_folder: where data sets lie.
-        cache_folder: what the library writes lies below it.
+    Offline, a revision of None is the one in the library's cache, which lies in `cache_folder`.
 
     Raises:
-        ConfigError: neither a folder nor a hub id, a revision of a folder, or nothing of that name on the hub.
-        DataError: the library cannot read what is there.
+        ConfigError: neither a folder nor a hub id, a revision of a folder, or not on the hub.
+        DataError: the library cannot read the files.
         NetworkError: the hub cannot be reached, and the cache does not have it.
         UnavailableError: the library is not installed, or too old.
         UnsafeError: the data set comes with a script.
@@ -60,11 +42,11 @@ def open_dataset(
     library = _library()
     cache = str(cache_folder / "datasets")
     given = Path(dataset).expanduser()
-    folder = next((place for place in (given, data_folder / given) if place.is_dir()), None)
+    folder = next((place for place in (given, data_folder / given) if dataset and place.is_dir()), None)
     if folder is not None:
         if revision is not None:
-            raise ConfigError("a folder has no revisions", where="task.revision", hint="leave it out")
-        return Opened(_read(library, lambda: _from_folder(library, folder, config, cache), str(folder)), str(folder))
+            raise ConfigError("a folder has no revisions", where="task.revision", hint="remove it")
+        return _read(library, lambda: _from_folder(library, folder, config, cache), str(folder)), str(folder)
     if dataset.count("/") > 1 or dataset.startswith((".", "~", "/")) or not _HUB_ID.fullmatch(dataset):
         raise ConfigError(f"no folder '{dataset}'", where=KEY, hint="give a folder, or a hub id such as owner/name")
     return _from_hub(library, dataset, config, revision, cache)
@@ -77,13 +59,15 @@ def _from_folder(library: ModuleType, folder: Path, config: str | None, cache: s
         return library.load_dataset(str(folder.resolve()), name=config, cache_dir=cache)
 
 
-def _from_hub(library: ModuleType, dataset: str, config: str | None, revision: str | None, cache: str) -> Opened:
+def _from_hub(
+    library: ModuleType, dataset: str, config: str | None, revision: str | None, cache: str
+) -> tuple[dict[str, Dataset], str]:
     if hub_answers():
         commit = _commit(dataset, revision)
         splits = _read(
             library, lambda: library.load_dataset(dataset, name=config, revision=commit, cache_dir=cache), dataset
         )
-        return Opened(splits, f"{dataset}@{commit}")
+        return splits, f"{dataset}@{commit}"
     missing = NetworkError(
         f"'{dataset}' is not on this machine and the hub cannot be reached",
         where=KEY,
@@ -99,20 +83,19 @@ def _from_hub(library: ModuleType, dataset: str, config: str | None, revision: s
     commit = Path(files[0]["filename"]).parent.name if files else "unknown"
     if revision is not None and not commit.startswith(revision):
         raise missing
-    return Opened(splits, f"{dataset}@{commit}")
+    return splits, f"{dataset}@{commit}"
 
 
 def _commit(dataset: str, revision: str | None) -> str:
-    """Return the commit that a revision is, so that all files are of one, and the record says which."""
+    """Return the commit of a revision, so that all files are of one commit, and the record names it."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         return str(HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT_S).sha)
     except RepositoryNotFoundError as error:
-        raise ConfigError(
-            f"the hub has no data set '{dataset}'", where=KEY, hint="check its name, or log in"
-        ) from error
+        what = f"the hub has no data set '{dataset}'"
+        raise ConfigError(what, where=KEY, hint="check its name, or log in") from error
     except RevisionNotFoundError as error:
         raise ConfigError(f"'{dataset}' has no revision '{revision}'", where="task.revision") from error
     except Exception as error:
@@ -127,14 +110,13 @@ def _read(library: ModuleType, load: Callable[[], Any], where: str) -> dict[str,
     except MemoryError:
         raise
     except Exception as error:
-        # The library wraps what went wrong; the innermost error names it.
+        # The library wraps errors; the innermost names the cause.
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         if isinstance(cause, RuntimeError) and "scripts are no longer supported" in str(cause):
-            raise UnsafeError(
-                "comes with a script, which is not executed", where=where, hint="give a folder with .parquet files only"
-            ) from error
+            what = "comes with a script, which is not executed"
+            raise UnsafeError(what, where=where, hint="give a folder with .parquet files only") from error
         hint = "task.config= names one of several configurations; files are .parquet, or what save_to_disk writes"
         raise DataError(f"cannot be read: {_first_line(cause)}", where=where, hint=hint) from error
 
@@ -153,22 +135,18 @@ def _library() -> ModuleType:
     try:
         import datasets
     except ImportError as error:
-        raise UnavailableError(
-            "the package datasets is not installed", where=KEY, hint="pip install 'orca-transfer[datasets]'"
-        ) from error
+        what = "the package datasets is not installed"
+        raise UnavailableError(what, where=KEY, hint="pip install 'orca-transfer[datasets]'") from error
     if int(datasets.__version__.split(".")[0]) < _OLDEST:
-        raise UnavailableError(
-            f"datasets {datasets.__version__} may execute code of a data set",
-            where=KEY,
-            hint=f"pip install 'datasets>={_OLDEST}'",
-        )
+        what = f"datasets {datasets.__version__} may execute code of a data set"
+        raise UnavailableError(what, where=KEY, hint=f"pip install 'datasets>={_OLDEST}'")
     datasets.disable_progress_bars()
     return datasets
 
 
 @contextmanager
 def _offline(library: ModuleType) -> Iterator[None]:
-    """Keep the library from asking the hub inside the block; it would retry for minutes, or fetch what a folder names."""
+    """Keep the library off the hub inside the block; it would retry for minutes, or fetch what a folder names."""
     from huggingface_hub import constants
 
     places: tuple[Any, ...] = (library.config, constants)
@@ -180,22 +158,3 @@ def _offline(library: ModuleType) -> Iterator[None]:
     finally:
         for place, value in zip(places, before, strict=True):
             place.HF_HUB_OFFLINE = value
-
-
-def hub_answers() -> bool:
-    """Return whether the hub's address answers within a short time."""
-    import urllib.error
-    import urllib.request
-
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S):
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code < 500 and error.code not in (403, 407)
-    except (OSError, ValueError):
-        return False

@@ -1,7 +1,8 @@
 """One split of a task whose images lie in files: decoded batch by batch, safely, and known by their content.
 
-Only the formats listed here are tried, since some decoders of Pillow run other programs (EPS). An image is stood upright by
-its EXIF orientation, transparent parts become white, and 16-bit grey is cut to 8 bits.
+Only the formats listed here are tried, since some decoders of Pillow run other programs (EPS). An image is rotated upright
+by its EXIF orientation, transparent parts become white, and 16-bit grey is cut to 8 bits. Files that cannot be decoded raise
+DataError, images with too many pixels UnsafeError.
 
 Shapes: n files, B images of a batch, C channels, S pixels per side.
 """
@@ -59,6 +60,14 @@ class View:
     flip: bool = False
     frozen_seed: int | None = None
 
+    def inputs(self, paths: Sequence[Path]) -> torch.Tensor:
+        """Return the images of files as [B, C, S, S] float32, without augmentation."""
+        return self.finished(decode_all(paths, self.side, self.channels, self.crop))
+
+    def finished(self, images: np.ndarray) -> torch.Tensor:
+        """Return decoded uint8 images [B, C, S, S] as the model takes them."""
+        return normalised(images, self.mean, self.std)
+
 
 class FileSamples:
     """Samples (see interfaces) over image files.
@@ -77,26 +86,21 @@ class FileSamples:
         self._paths, self._names, self._y, self._hashes, self._view = paths, names, y, hashes, view
 
     def __len__(self) -> int:
-        """Return n."""
         return len(self._paths)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, C, S, S] and y [B]; cropped and flipped at random where the view says so.
-
-        Raises:
-            DataError: a file cannot be decoded.
-            UnsafeError: an image has too many pixels.
-        """
+        """Return x [B, C, S, S] and y [B]; cropped and flipped at random where the view says so."""
         view, indices = self._view, np.asarray(indices, dtype=np.int64)
-        frozen = view.frozen_seed is not None
-        side = view.larger if view.larger and (frozen or augment is not None) else view.side
-        images = decode_all([self._paths[index] for index in indices], side, view.channels, view.crop)
+        paths, y = [self._paths[index] for index in indices], torch.from_numpy(self._y[indices])
+        if view.frozen_seed is None and augment is None:
+            return Batch(view.inputs(paths), y)
+        images = decode_all(paths, view.larger or view.side, view.channels, view.crop)
         if view.frozen_seed is not None:
             draws = [numpy_generator(view.frozen_seed, "images", "frozen", int(index)) for index in indices]
             images = np.concatenate([self._augmented(images[i : i + 1], draw) for i, draw in enumerate(draws)])
         elif augment is not None:
             images = self._augmented(images, augment)
-        return Batch(normalised(images, view.mean, view.std), torch.from_numpy(self._y[indices]))
+        return Batch(view.finished(images), y)
 
     def _augmented(self, images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         view = self._view
@@ -127,13 +131,7 @@ def decode_all(paths: Sequence[Path], side: int, channels: int, crop: bool = Fal
 
 
 def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> np.ndarray:
-    """Return one image as [C, S, S] uint8, or as [C, H, W] where `side` is None; bilinear with antialiasing.
-
-    Raises:
-        DataError: the file is gone, no image, damaged, or of a form that is not read.
-        UnsafeError: it declares more pixels than are decoded.
-        UnavailableError: Pillow is not installed.
-    """
+    """Return one image as [C, S, S] uint8, or as [C, H, W] where `side` is None; bilinear with antialiasing."""
     image_module, operations = _pillow()
     try:
         with image_module.open(path, formats=_FORMATS) as image:
@@ -152,12 +150,12 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
     except image_module.DecompressionBombError as error:
         raise _too_large(path, "more pixels than are decoded") from error
     except image_module.UnidentifiedImageError as error:
-        hint = f"allowed: {', '.join(_FORMATS)}; write it again or leave it out"
-        raise DataError("is no image that can be read", where=str(path), hint=hint) from error
+        hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
+        raise DataError("is not a readable image", where=str(path), hint=hint) from error
     # Damaged images raise almost anything from inside the decoders.
     except Exception as error:  # noqa: BLE001
         what = f"cannot be decoded ({error or type(error).__name__})"
-        raise DataError(what, where=str(path), hint="write it again or leave it out") from error
+        raise DataError(what, where=str(path), hint="save it again or remove it") from error
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -166,9 +164,8 @@ def _flat(image: Any, image_module: Any, path: Path) -> Any:
     if image.mode.startswith("I;16"):
         return image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise DataError(
-            f"has pixels of mode {image.mode}", where=str(path), hint="store 8 or 16 bits a pixel, or use task=arrays"
-        )
+        what = f"has pixels of mode {image.mode}"
+        raise DataError(what, where=str(path), hint="store 8 or 16 bits a pixel, or use task=arrays")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = image_module.new("RGBA", image.size, "white")
@@ -178,7 +175,7 @@ def _flat(image: Any, image_module: Any, path: Path) -> Any:
 
 
 def _too_large(path: Path, what: str) -> UnsafeError:
-    hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or leave it out"
+    hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or remove it"
     return UnsafeError(f"the image has {what}", where=str(path), hint=hint)
 
 
@@ -188,26 +185,18 @@ def _pillow() -> tuple[Any, Any]:
     except ImportError as error:
         hint = "pip install 'orca-transfer[images]'"
         raise UnavailableError("image files need Pillow, which is not installed", where="task", hint=hint) from error
-    # Ours is an error from the same size on.
+    # From the same size on we raise an error.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     return Image, ImageOps
 
 
 def pillow_version() -> str:
-    """Return the version of the decoders, on which it depends what can be decoded.
-
-    Raises:
-        UnavailableError: Pillow is not installed.
-    """
+    """Return the version of the decoders: which files can be decoded depends on it."""
     return str(_pillow()[0].__version__)
 
 
 def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
-    """Return the SHA-256 of each file.
-
-    Raises:
-        DataError: a file cannot be read.
-    """
+    """Return the SHA-256 of each file."""
     hashes = []
     with reporter.track("reading image files", len(paths)) as advance:
         for path in paths:
@@ -221,7 +210,7 @@ def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
 
 
 def by_content(hashes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return what is drawn where identical files must stay together.
+    """Return the units of a draw in which identical files stay together.
 
     Returns:
         The first file of each content [u], in the order of the files, and the content 0..u-1 of each file [n].

@@ -32,53 +32,34 @@ class ImageFile:
     class_name: str
 
 
-@dataclass(frozen=True)
-class ImageLayout:
-    """The files of a folder by split.
+def locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
+    """Return the image files of a folder by split, sorted by class and name, and a note on what was left out.
 
-    Args:
-        parts: train, and validation and test where they have folders of their own; each sorted by class and name.
-        notes: what was left out, in words.
-    """
-
-    parts: dict[str, list[ImageFile]]
-    notes: tuple[str, ...]
-
-
-def locate(folder: Path) -> ImageLayout:
-    """Return the image files of a folder; none is opened. Names that begin with a dot are left out.
-
-    Raises:
-        DataError: there are no folders of classes, a folder holds no image, or splits are mixed with classes.
+    Validation and test are there where they have folders of their own. No file is opened; hidden files are left out.
     """
     inside = _folders(folder)
     if not inside:
         loose = sum(_is_image(entry) for entry in folder.iterdir())
         found = f"{loose} images and no folders" if loose else "no folders of images"
-        raise DataError(
-            f"holds {found}", where=str(folder), hint=f"put the images of each class into a folder: {_HINT}"
-        )
+        raise DataError(f"holds {found}", where=str(folder), hint=f"give each class a folder of its own: {_HINT}")
     splits: dict[str, Path] = {}
     for entry in inside:
         part = next((part for part, names in _PART_NAMES.items() if entry.name.lower() in names), None)
-        # A folder `train` that holds images itself is a class: the vehicle.
+        # A folder `train` that itself holds images is a class: the vehicle.
         if part is None or not _folders(entry):
             continue
         if part in splits:
-            raise DataError(
-                f"'{splits[part].name}' and '{entry.name}' are both the {part} split",
-                where=str(folder),
-                hint="merge them",
-            )
+            what = f"'{splits[part].name}' and '{entry.name}' are both the {part} split"
+            raise DataError(what, where=str(folder), hint="merge them")
         splits[part] = entry
     left_out: list[Path] = []
     if "train" not in splits:
-        return ImageLayout({"train": _of_classes(inside, folder, left_out)}, _notes(left_out, folder))
+        return {"train": _of_classes(inside, folder, left_out)}, _notes(left_out, folder)
     others = [entry.name for entry in inside if entry not in splits.values()]
     if others:
-        raise DataError(f"'{others[0]}' lies beside the splits and is none", where=str(folder), hint=_HINT)
+        raise DataError(f"'{others[0]}' lies beside the splits but is not one", where=str(folder), hint=_HINT)
     parts = {part: _of_classes(_folders(splits[part]), folder, left_out) for part in _PART_NAMES if part in splits}
-    return ImageLayout(parts, _notes(left_out, folder))
+    return parts, _notes(left_out, folder)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -102,15 +83,11 @@ def _of_classes(class_folders: list[Path], folder: Path, left_out: list[Path]) -
             elif not path.name.startswith("."):
                 left_out.append(path)
         if not found:
-            raise DataError(
-                "this class folder holds no image",
-                where=str(class_folder),
-                hint=f"allowed: {' '.join(SUFFIXES)}; folders inside a class are not read",
-            )
+            hint = f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read"
+            raise DataError("this class folder has no images", where=str(class_folder), hint=hint)
     return files
 
 
-def _notes(left_out: list[Path], folder: Path) -> tuple[str, ...]:
-    if not left_out:
-        return ()
-    return (f"warning: {len(left_out)} other files or folders are left out, such as {left_out[0].relative_to(folder)}",)
+def _notes(left_out: list[Path], folder: Path) -> list[str]:
+    what = f"warning: {len(left_out)} other files or folders are left out"
+    return [f"{what}, such as {left_out[0].relative_to(folder)}"] if left_out else []

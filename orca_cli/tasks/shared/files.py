@@ -1,4 +1,4 @@
-"""Where a task's files lie, and what to do where they do not."""
+"""Where a task's files are, and how to get missing ones."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def find(data_folder: Path, task: str, names: Sequence[str], path: str | None = 
     """Return the files or folders of a task.
 
     Args:
-        data_folder: where data sets lie; the task's own folder below it is looked into.
-        task: name of the task.
+        data_folder: where data sets lie; the task's own folder below it is searched.
+        task: its name.
         names: of the files, relative to the task's folder; all are needed.
         path: another folder, from the working folder or else from `data_folder`.
-        hint: what to do instead, said beside how to get the files.
+        hint: what else to do, besides how to get the files.
 
     Raises:
         DataError: a file is missing.
@@ -27,11 +27,8 @@ def find(data_folder: Path, task: str, names: Sequence[str], path: str | None = 
     if missing:
         more = f" ({len(missing)} of {len(names)} files are missing)" if len(names) > 1 else ""
         advice = f"`orca data get {task}` fetches what can be fetched, `orca data list {task}` says where it is from"
-        raise DataError(
-            f"no file '{missing[0]}'{more}",
-            where=str(folder),
-            hint=f"{advice}; or give task.path=FOLDER" + (f"; {hint}" if hint else ""),
-        )
+        hint = f"{advice}; or give task.path=FOLDER" + (f"; {hint}" if hint else "")
+        raise DataError(f"no file '{missing[0]}'{more}", where=str(folder), hint=hint)
     return found
 
 

@@ -12,7 +12,7 @@ from orca_cli import signals, storage
 from orca_cli.exceptions import ChecksumError, LockedError
 from orca_cli.interfaces import Reporter
 
-_WAIT_S = 1.0  # between looks at a lock that another process holds
+_WAIT_S = 1.0  # between attempts at a lock that another process holds
 
 
 def folder_of(
@@ -29,11 +29,10 @@ def folder_of(
         name: of the task.
         parameters: all that the data depend on, with the version of the generator.
         make: fills an empty folder with files.
-        reporter: is told what is made or found damaged.
+        reporter: says what is made or found damaged.
 
     Raises:
-        StorageError: the folder cannot be written.
-        InterruptionError: a signal asked to stop; nothing half-made remains.
+        StorageError, InterruptionError: nothing half-made remains.
     """
     text = json.dumps(parameters, sort_keys=True)
     path = cache_folder / "generated" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -55,7 +54,7 @@ def folder_of(
 @contextmanager
 def _turn(lock: Path, name: str, reporter: Reporter) -> Iterator[None]:
     """Hold the lock; wait for another process that makes the same data, and notice signals meanwhile."""
-    told = False
+    said = False
     with ExitStack() as stack:
         while True:
             try:
@@ -63,7 +62,7 @@ def _turn(lock: Path, name: str, reporter: Reporter) -> Iterator[None]:
                 break
             except LockedError:
                 signals.check()
-                if not told:
+                if not said:
                     reporter.say(f"waiting for another process that generates {name}")
-                    told = True
+                    said = True
         yield

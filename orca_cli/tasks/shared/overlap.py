@@ -1,6 +1,6 @@
-"""Whether inputs of one split occur in another: by a hash of each input as the model gets it.
+"""Which inputs of one split occur in another, by a hash of each input as the model gets it.
 
-An error on samples that were trained on says nothing about new data, so it is told beside the error.
+An error on samples that were trained on is likely optimistic, so the overlap is reported beside the error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Shared:
     Args:
         shared: their number.
         of: samples of the second that were read.
-        complete: both splits were read whole; else there may be more.
+        complete: whether both splits were read whole; otherwise there may be more.
     """
 
     shared: int
@@ -34,7 +34,7 @@ class Shared:
     complete: bool
 
     def __str__(self) -> str:
-        """Return it in words, such as "3 of 50 samples"."""
+        """Return text such as "3 of 50 samples"."""
         return f"{self.shared} of {self.of} samples{'' if self.complete else ' that were compared'}"
 
 
@@ -51,14 +51,7 @@ def input_hashes(batch: Batch) -> list[bytes]:
 
 
 def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int) -> Shared:
-    """Count the samples of a split whose inputs are in another one as well.
-
-    Args:
-        first: such as the training split.
-        second: such as the test split.
-        input_shape: (C, L) or (C, H, W).
-        seed: of the draw, where a split is too large to be read whole.
-    """
+    """Count the samples of a second split whose inputs are also in the first; of large splits, samples drawn by seed."""
     known = set(_read(first, input_shape, seed))
     found = _read(second, input_shape, seed)
     complete = len(found) == len(second) and _rows(len(first), input_shape, seed).size == len(first)

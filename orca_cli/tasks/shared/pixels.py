@@ -21,13 +21,13 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of
 
 
 def random_crop(images: np.ndarray, size: tuple[int, int], padding: int, generator: np.random.Generator) -> np.ndarray:
-    """Return a random window of each image, [B, C, *size]; windows of different images are independent.
+    """Return a window of each image [B, C, H, W], as [B, C, *size]; independent and uniform over all that fit.
 
     Args:
-        images: [B, C, H, W].
+        images: are surrounded by `padding` pixels of zeros first.
         size: height and width of the windows, at most H + 2 * padding and W + 2 * padding.
-        padding: pixels of zeros on every side before the crop.
-        generator: what the windows' places are drawn from; uniform over all that fit.
+        padding: on every side.
+        generator: for the windows' places.
     """
     height, width = size
     if padding:
@@ -66,8 +66,8 @@ class PixelSamples(ArraySamples):
         y: [N] int64.
         rows: [n] rows of this split.
         mean: [C], of pixels in 0..1; None leaves them in 0..1.
-        std: [C], positive. Given exactly where `mean` is.
-        padding: augmentation crops a window of H x W after so many pixels of zeros on every side; 0 crops nothing.
+        std: [C], positive; given where `mean` is.
+        padding: augmentation crops a window of H x W after this many pixels of zeros on every side.
         flip: whether augmentation mirrors every second image, on average.
         order: permutation of rows and of columns, applied last; None leaves them in order.
     """

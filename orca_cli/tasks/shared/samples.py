@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from orca_cli.interfaces import Batch
 from orca_cli.untrusted.pages import release_pages
+
+if TYPE_CHECKING:
+    from orca_cli.tasks.shared.scales import ChannelScale
 
 _BLOCK_BYTES = 2**24  # what is read at once from a mapped file
 
@@ -25,8 +29,7 @@ class ArraySamples:
         y: [N, ...] as Batch.y.
         valid: [N, *E] bool, False where the input is padding; None where nothing is.
         rows: [n] indices of this split's rows; None takes all.
-        mean: [C], subtracted from the inputs; None subtracts nothing.
-        std: [C], positive; the inputs are divided by it. Given exactly where `mean` is.
+        scale: of the inputs' channels; None leaves them as they are.
         groups: [N] int64, the record that each row is cut from; None where rows stand alone.
     """
 
@@ -36,18 +39,16 @@ class ArraySamples:
         y: np.ndarray,
         valid: np.ndarray | None = None,
         rows: np.ndarray | None = None,
-        mean: np.ndarray | None = None,
-        std: np.ndarray | None = None,
+        scale: ChannelScale | None = None,
         groups: np.ndarray | None = None,
     ) -> None:
         if len(x) != len(y) or (valid is not None and len(valid) != len(x)):
             raise ValueError(f"{len(x)} inputs, {len(y)} targets")
         self._x, self._y, self._valid = x, y, valid
         self._rows = np.arange(len(x)) if rows is None else np.asarray(rows, dtype=np.int64)
-        self._mean, self._std, self._groups = mean, std, groups
+        self._scale, self._groups = scale, groups
 
     def __len__(self) -> int:
-        """Return n."""
         return len(self._rows)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
@@ -55,13 +56,8 @@ class ArraySamples:
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
         x = self._x[rows]
         release_pages(self._x)
-        if self._mean is not None and self._std is not None:
-            # In float64: float32 would round away a small signal on a large offset, such as a time stamp.
-            shape = (-1,) + (1,) * (x.ndim - 2)
-            x = (x - self._mean.astype(np.float64).reshape(shape)) / self._std.astype(np.float64).reshape(shape)
-        x = x.astype(np.float32)
         valid = None if self._valid is None else torch.from_numpy(np.ascontiguousarray(self._valid[rows], dtype=bool))
-        return Batch(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(self._y[rows].copy()), valid)
+        return Batch(as_inputs(x, self._scale), torch.from_numpy(self._y[rows].copy()), valid)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -78,17 +74,19 @@ class ArraySamples:
         for name, array in parts:
             if array is not None:
                 _update(digest, name, array, self._rows)
-        for name, array in (("mean", self._mean), ("std", self._std)):
-            if array is not None:
+        if self._scale is not None:
+            for name, array in (("mean", self._scale.mean), ("std", self._scale.std)):
                 _update(digest, name, array, np.arange(len(array)))
         return digest.hexdigest()
 
 
-def blocks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield x[rows] in blocks of about 16 MiB, so that a mapped file is never held whole.
+def as_inputs(x: np.ndarray, scale: ChannelScale | None) -> torch.Tensor:
+    """Return inputs [B, C, *E] of any real dtype as the model takes them: scaled, float32, in C order."""
+    return torch.from_numpy(np.ascontiguousarray((x if scale is None else scale.apply(x)).astype(np.float32)))
 
-    Blocks are in C order, so that sums over them do not depend on the order in which a file stores the array.
-    """
+
+def blocks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield x[rows] in C-ordered blocks of about 16 MiB: mapped files are never held whole, sums do not depend on order."""
     row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
     step = max(1, _BLOCK_BYTES // row_bytes)
     for start in range(0, len(rows), step):

@@ -1,4 +1,4 @@
-"""Target maps that lie one to a file: read once, kept as one array in the cache folder, and mapped from there.
+"""Target maps stored one per file: read once, kept as one array in the cache folder, and mapped from there.
 
 Shapes: n samples, H x W positions of a map.
 """
@@ -53,16 +53,14 @@ def target_maps(
         cache_folder: where the array is kept.
         name: of the task and split, such as "psicov-train".
         settings: all besides the files that the maps and the records depend on.
-        files: all that `read` reads; their names, sizes and times of change tell whether the array is of these files.
+        files: all that `read` reads; their names, sizes and times of change identify the array in the cache.
         extent: (H, W).
         read: gives the map [H, W] and the record of a sample by its number.
         count: n, at least 1.
-        reporter: is told of the reading.
+        reporter: shows progress.
 
     Raises:
-        DataError: a file is missing, or what `read` raises.
-        StorageError: the cache cannot be written.
-        InterruptionError: a signal asked to stop; nothing half-made remains.
+        DataError: a file is missing.
     """
     parameters = {"version": _VERSION, "count": count, "files": _state(files), **settings}
 

@@ -1,4 +1,7 @@
-"""Tables in .csv, .tsv and .parquet files: names of the columns first, values on demand, nothing guessed in silence."""
+"""Tables in .csv, .tsv and .parquet files: names of the columns first, values on demand.
+
+Functions raise DataError for files that are missing, empty, damaged or of another form.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ _TEXT = (".csv", ".tsv", ".txt")
 _PARQUET = (".parquet", ".pq")
 _DELIMITERS = (",", ";", "\t", "|")
 _MARKS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))
-_LOOKED_AT = 30  # records from which the delimiter is told
+_SNIFFED = 30  # records from which the delimiter is inferred
 _MAX_COLUMNS = 100_000
 _TIMES_LARGER = 12  # how much larger fields of text are in memory than in a file
-_POLLED = 100_000  # records between looks at signals
+_POLLED = 100_000  # records between checks for signals
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,11 @@ class Table:
     encoding: str
 
     def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return columns [n] by name: numbers, or objects of type str, empty where nothing stands.
+        """Return columns [n] by name: numbers, or objects of type str, empty where missing.
 
         Text files give text only. Of .parquet, missing numbers are NaN and points in time are days since 1970.
 
         Raises:
-            DataError: records of unequal length, values that are neither numbers nor text, or a damaged file.
             MemoryExhaustedError: the file does not fit into memory.
         """
         if self.delimiter:
@@ -64,7 +66,7 @@ class Table:
             check_memory(needed, str(self.path), "store it as .parquet, or as arrays (task=arrays)")
         columns = self._read_text(names) if self.delimiter else self._read_parquet(names)
         if not len(columns[names[0]]):
-            raise DataError("holds no rows", where=str(self.path), hint="give a file with rows below its header")
+            raise DataError("has no rows", where=str(self.path), hint="give a file with rows below its header")
         return columns
 
     def _read_text(self, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -75,11 +77,9 @@ class Table:
         next(records, None)
         for line, record in records:
             if len(record) != width:
-                raise DataError(
-                    f"line {line} has {len(record)} fields, the header has {width}",
-                    where=str(self.path),
-                    hint="correct the line; fields that hold the delimiter are quoted",
-                )
+                what = f"line {line} has {len(record)} fields, the header has {width}"
+                hint = "correct the line; quote fields that contain the delimiter"
+                raise DataError(what, where=str(self.path), hint=hint)
             found.append([record[place].strip() for place in places])
             if len(found) % _POLLED == 0:
                 signals.check()
@@ -87,23 +87,19 @@ class Table:
         return {name: values[:, i] for i, name in enumerate(names)}
 
     def _read_parquet(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        parquet = pyarrow_parquet()
+        parquet = _pyarrow_parquet()
         try:
             with parquet.ParquetFile(self.path) as file:
-                # What a few bytes may declare: a column of one repeated value has any length.
+                # A few bytes can declare a column of any length that repeats one value.
                 check_memory(16 * file.metadata.num_rows * len(names), str(self.path), "name fewer columns")
                 frame = file.read(columns=list(names)).to_pandas(ignore_metadata=True, date_as_object=False)
         except _damage() as error:
             raise DataError(f"cannot be read: {error}", where=str(self.path), hint="write it again") from error
-        return {name: plain_column(frame[name], f"{self.path}[{name}]") for name in names}
+        return {name: _plain_column(frame[name], f"{self.path}[{name}]") for name in names}
 
 
-def plain_column(column: pd.Series, where: str) -> np.ndarray:
-    """Return a typed column as numbers, or as objects of type str that are empty where nothing stands.
-
-    Raises:
-        DataError: its values are neither numbers, text nor points in time.
-    """
+def _plain_column(column: pd.Series, where: str) -> np.ndarray:
+    """Return a typed column as numbers, or as objects of type str, empty where missing."""
     import pandas as pd
     from pandas.api import types
 
@@ -118,11 +114,8 @@ def plain_column(column: pd.Series, where: str) -> np.ndarray:
         return np.array([float("nan") if _is_empty(value) else float(value) for value in values])
     odd = next((value for value in values if not isinstance(value, str)), None)
     if odd is not None:
-        raise DataError(
-            f"holds values of type {type(odd).__name__}",
-            where=where,
-            hint="allowed: numbers, text and points in time; leave it out with task.ignore=, or use task=hub for lists",
-        )
+        hint = "allowed: numbers, text and points in time; leave it out with task.ignore=, or use task=hub for lists"
+        raise DataError(f"holds values of type {type(odd).__name__}", where=where, hint=hint)
     return np.array([value.strip() for value in values], dtype=object)
 
 
@@ -131,17 +124,16 @@ def _is_empty(value: object) -> bool:
 
 
 def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None) -> Table:
-    """Return the table in a file, after a look at its header.
+    """Return the table in a file; only its header is read.
 
     Args:
         path: the file.
         key: setting that names it, for messages.
-        delimiter: one character, or `tab`; None tells it from the first records.
+        delimiter: one character, or `tab`; None infers it from the first records.
         encoding: of the text; None reads UTF-8, and UTF-16 where the file says so.
 
     Raises:
-        ConfigError: a delimiter or encoding that is none.
-        DataError: missing, empty, damaged, one column only, or two columns of one name.
+        ConfigError: an invalid delimiter or encoding.
         UnavailableError: .parquet without pyarrow.
     """
     ending = path.suffix.lower()
@@ -149,30 +141,27 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
     if ending in _PARQUET:
         return _open_parquet(path)
     if ending not in _TEXT:
-        raise DataError(f"'{path.name}' has an ending that is not read", where=key, hint=_ALLOWED)
-    # UTF-8 is read with the mark that it may begin with, or else the first name would hold it.
+        raise DataError(f"'{path.name}' has an unsupported ending", where=key, hint=_ALLOWED)
+    # As UTF-8 with an optional byte order mark, which would else become part of the first name.
     marked = next((name for mark, name in _MARKS if first.startswith(mark)), "utf-8-sig")
-    encoding = known_encoding(encoding) or marked
-    mark = checked_delimiter(delimiter) or _told_delimiter(path, encoding)
+    encoding = _checked_encoding(encoding or marked)
+    mark = _inferred_delimiter(path, encoding) if delimiter is None else _checked_delimiter(delimiter)
     _, header = next(_records(path, mark, encoding), (0, []))
     if len(header) < 2:
-        raise DataError(
-            f"holds one column only, '{_shortened(header[0] if header else '')}'",
-            where=str(path),
-            hint="its first line names the columns; give task.delimiter=",
-        )
+        what = f"has one column only, '{_shortened(header[0] if header else '')}'"
+        raise DataError(what, where=str(path), hint="its first line names the columns; give task.delimiter=")
     columns = tuple(name.strip() or f"column {i}" for i, name in enumerate(header, start=1))
     unnamed = frozenset(column for column, name in zip(columns, header, strict=True) if not name.strip())
     return _checked(Table(path, columns, unnamed, mark, encoding))
 
 
 def _open_parquet(path: Path) -> Table:
-    parquet = pyarrow_parquet()
+    parquet = _pyarrow_parquet()
     try:
         names = tuple(parquet.read_schema(path, memory_map=True).names)
     except _damage() as error:
-        raise DataError(f"is no readable .parquet file: {error}", where=str(path), hint="write it again") from error
-    # pandas stores a row index under such a name; it is no column of the table.
+        raise DataError(f"is not a readable .parquet file: {error}", where=str(path), hint="write it again") from error
+    # pandas stores a row index under such a name; it is not a column of the table.
     unnamed = frozenset(name for name in names if name.startswith("__index_level_"))
     return _checked(Table(path, names, unnamed, "", ""))
 
@@ -187,48 +176,30 @@ def _checked(table: Table) -> Table:
     return table
 
 
-def known_encoding(encoding: str | None) -> str | None:
-    """Return the name of an encoding, or None for the usual ones.
-
-    Raises:
-        ConfigError: there is no such encoding.
-    """
-    if encoding is None:
-        return None
+def _checked_encoding(encoding: str) -> str:
     try:
         "".encode(encoding)
     except (LookupError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{encoding!r} is no encoding",
-            where="task.encoding",
-            hint="give one such as utf-8, latin-1, cp1252 or utf-16",
-        ) from error
+        hint = "give one such as utf-8, latin-1, cp1252 or utf-16"
+        raise ConfigError(f"{encoding!r} is not an encoding", where="task.encoding", hint=hint) from error
     return encoding
 
 
-def checked_delimiter(delimiter: str | None) -> str | None:
-    """Return the character that a delimiter stands for; None is told from the file.
-
-    Raises:
-        ConfigError: it can be none.
-    """
-    if delimiter is None:
-        return None
+def _checked_delimiter(delimiter: str) -> str:
     mark = "\t" if delimiter in ("tab", "\\t") else delimiter
-    if not isinstance(mark, str) or len(mark) != 1 or mark in "\"'\r\n" or mark.isalnum():
-        raise ConfigError(
-            f"{delimiter!r} is no delimiter", where="task.delimiter", hint="allowed: one character such as ';', or tab"
-        )
+    if len(mark) != 1 or mark in "\"'\r\n" or mark.isalnum():
+        hint = "allowed: one character such as ';', or tab"
+        raise ConfigError(f"{delimiter!r} is not a delimiter", where="task.delimiter", hint=hint)
     return mark
 
 
-def _told_delimiter(path: Path, encoding: str) -> str:
-    """Return the delimiter that cuts the first records into most fields, as many in each; the comma where none does."""
+def _inferred_delimiter(path: Path, encoding: str) -> str:
+    """Return the delimiter that splits the first records into the most fields, equally many in each; else the comma."""
     best, fields = ",", 1
     for mark in _DELIMITERS:
         try:
-            counts = {len(record) for _, record in islice(_records(path, mark, encoding), _LOOKED_AT)}
-        except DataError:  # quotes that only another delimiter makes sense of
+            counts = {len(record) for _, record in islice(_records(path, mark, encoding), _SNIFFED)}
+        except DataError:  # quotes that make sense only with another delimiter
             continue
         if len(counts) == 1 and max(counts) > fields:
             best, fields = mark, max(counts)
@@ -236,40 +207,26 @@ def _told_delimiter(path: Path, encoding: str) -> str:
 
 
 def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line on which each record ends, and its fields; empty lines are no records."""
+    """Yield the line on which each record ends, and its fields; empty lines are skipped."""
     try:
         with open(path, encoding=encoding, newline="") as file:
             reader = csv.reader(file, delimiter=mark, skipinitialspace=True, strict=True)
             try:
                 yield from ((reader.line_num, record) for record in reader if record)
             except csv.Error as error:
-                raise DataError(
-                    f"is no table: {error} at line {reader.line_num}", where=str(path), hint="check its quotes"
-                ) from error
+                what = f"is not a table: {error} at line {reader.line_num}"
+                raise DataError(what, where=str(path), hint="check its quotes") from error
     except UnicodeError as error:
-        raise _undecodable(path, encoding) from error
+        what = f"is not text in {encoding.removesuffix('-sig')}"
+        raise DataError(what, where=str(path), hint="give task.encoding=, such as latin-1") from error
 
 
-def _undecodable(path: Path, encoding: str) -> DataError:
-    return DataError(
-        f"is not text in {encoding.removesuffix('-sig')}", where=str(path), hint="give task.encoding=, such as latin-1"
-    )
-
-
-def pyarrow_parquet() -> ModuleType:
-    """Return pyarrow's reader.
-
-    Raises:
-        UnavailableError: it is not installed.
-    """
+def _pyarrow_parquet() -> ModuleType:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise UnavailableError(
-            ".parquet files need the package pyarrow",
-            where="task.train",
-            hint="pip install 'orca-transfer[tables]', or give a .csv file",
-        ) from error
+        hint = "pip install 'orca-transfer[tables]', or give a .csv file"
+        raise UnavailableError(".parquet files need the package pyarrow", where="task.train", hint=hint) from error
     return parquet
 
 

@@ -1,20 +1,23 @@
-"""`orca data list`: the data sets, whether they are there, and where they come from; nothing is opened or asked for."""
+"""`orca data list`: the data sets, whether they are here, and where they come from; opens no file and no connection."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rich.console import RenderableType
+
 from orca_cli import data_folder, terminal
 from orca_cli.catalogue import GROUPS, DataFile, DataSet
-from orca_cli.commands.data import chosen, place_text, refuse_settings, size_text, table
+from orca_cli.commands.data.selection import Selection, add_names, place_text, select, size_text
+from orca_cli.exceptions import OrcaError
 
-SCHEMA = 1
 _ORIGINS = {"generated": "made by orca", "bundled": "a package", "own": "your own files", "": "-"}
 EXAMPLES = """\
 examples:
@@ -24,41 +27,47 @@ examples:
   orca data list --config-dir my_conf  with those of your own my_conf/task/x.yaml, ..."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    parser.description = "The data sets of tasks and sources: is it there, size, licence, files and addresses."
-    parser.epilog = EXAMPLES
-    parser.add_argument("names", nargs="*", metavar="NAME", help="task or source; default: all, in short")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="folder with your own task/x.yaml, ...")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+@dataclass(frozen=True)
+class Listing:
+    """The data sets that were asked for."""
 
+    chosen: Selection
+    code: int = 0
+    failures: tuple[OrcaError, ...] = ()
 
-def execute(arguments: argparse.Namespace) -> int:
-    """Print the list, and return the exit code."""
-    found, folder, settings = chosen(arguments.names, arguments.config_dir)
-    refuse_settings(settings)
-    if arguments.json:
-        listed = [_record(entry, folder) for entry in found]
-        terminal.print_text(json.dumps({"schema": SCHEMA, "folder": str(folder), "data_sets": listed}, indent=2) + "\n")
-    elif len(arguments.names) > len(settings):
-        for entry in found:
-            _print_one(entry, folder)
-    else:
+    def record(self) -> dict[str, Any]:
+        """Return everything that is known of the data sets, and which files are here."""
+        sets = [_record(entry, self.chosen.folder) for entry in self.chosen.entries]
+        return {"schema": 1, "folder": str(self.chosen.folder), "data_sets": sets}
+
+    def show(self) -> Iterator[RenderableType]:
+        """Yield a line for each data set, or every file and address of those that were named."""
+        folder, entries = self.chosen.folder, self.chosen.entries
+        if self.chosen.is_named:
+            for entry in entries:
+                yield _details(entry, folder)
+            return
         for group in GROUPS:
             rows = [
-                (
-                    entry.name,
-                    data_folder.state(entry, folder),
-                    _size(entry),
-                    entry.licence or "-",
-                    _from(entry),
-                )
-                for entry in found
-                if entry.group == group
+                (one.name, data_folder.state(one, folder), _size(one), one.licence or "-", _from(one))
+                for one in entries
+                if one.group == group
             ]
-            terminal.print_result(table((group, "data", "size", "licence", "from"), rows), "")
-        terminal.print_text(f"in {folder}\nFiles, addresses, placing by hand: orca data list NAME\n")
-    return 0
+            yield terminal.table((group, "data", "size", "licence", "from"), rows)
+            yield ""
+        yield f"in {folder}\nFiles, addresses, how to place them by hand: orca data list NAME"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = "The data sets of tasks and sources: is it here, size, licence, files and addresses."
+    parser.epilog = EXAMPLES
+    add_names(parser, "*", "task or source; default: all, in short")
+
+
+def execute(arguments: argparse.Namespace) -> Listing:
+    """Return the list."""
+    return Listing(select(arguments.names, arguments.config_dir, needs_name=False))
 
 
 def _record(entry: DataSet, folder: Path) -> dict[str, Any]:
@@ -80,7 +89,7 @@ def _from(entry: DataSet) -> str:
     return ", ".join([*words, *hosts]) or "by hand"
 
 
-def _print_one(entry: DataSet, folder: Path) -> None:
+def _details(entry: DataSet, folder: Path) -> str:
     place = folder / entry.name
     there = [data_folder.is_there(file, place) for file in entry.files]
     count = f", {sum(there)} of {len(there)} files" if len(there) > 1 else ""
@@ -97,18 +106,18 @@ def _print_one(entry: DataSet, folder: Path) -> None:
     for file, is_there in zip(entry.files, there, strict=True):
         rows.append(("file", f"{file.path}: {_about(file, is_there, place)}", tuple(file.urls) or ("no address",)))
     rows.append(("by hand", place_text(entry, place), tuple(entry.pages)))
-    _print_rows([row for row in rows if any(row[1:])])
+    return _lines([row for row in rows if any(row[1:])])
 
 
-def _print_rows(rows: list[tuple[str, str, tuple[str, ...]]]) -> None:
-    """Print labels, texts in as many lines as they need, and addresses, which stay whole so that they can be copied."""
+def _lines(rows: list[tuple[str, str, tuple[str, ...]]]) -> str:
+    """Return labels, texts folded to the terminal's width, and addresses, which stay whole so that they can be copied."""
     indent = max(len(label) for label, _, _ in rows) + 2
     width = max(20, terminal.stdout().width - indent)
+    lines = []
     for label, text, addresses in rows:
-        lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
-        for number, line in enumerate([*lines, *addresses]):
-            terminal.print_text(f"{'' if number else label:<{indent}}{line}\n")
-    terminal.print_text("\n")
+        folded = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+        lines += [f"{'' if n else label:<{indent}}{line}" for n, line in enumerate([*folded, *addresses])]
+    return "\n".join([*lines, ""])
 
 
 def _about(file: DataFile, is_there: bool, folder: Path) -> str:

@@ -1,21 +1,21 @@
-"""The table as texts: what every format for readers shows, before it is marked up."""
+"""The table as texts: what every format for people shows, before it is marked up."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
-from orca_cli.report.cells import UNFINISHED, Column, Method
-from orca_cli.report.notes import data_words, notes_of
-from orca_cli.report.tables import Table
-from orca_cli.report.text import MISSING, clean, decimals_of, mean_text, remainder_text, trivial_text
+from orca_cli.report.notes import clean, data_words, notes_of
+from orca_cli.report.table import UNFINISHED, Cell, Column, Method, Table
 
 PLUS_MINUS = "\u00b1"
+_MISSING = "-"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: its mean with deviation and n, what that does not contain, and whether it is the column's best."""
+    """One cell: its mean with deviation and n, what that leaves out, and whether it is the column's best."""
 
     main: str
     rest: str = ""
@@ -23,7 +23,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Layout:
     """A table of cleaned texts.
 
     Args:
@@ -33,9 +33,9 @@ class Grid:
         ranked: whether any row has a rank.
         caption: what the numbers are.
         notes: what limits a comparison.
-        alarms: what makes numbers wrong; shown in red.
-        alarmed: of every column, whether its last header line is an alarm.
         problems: (state, reason, folder) of runs that are not completed and folders that could not be read.
+        alarms: what makes numbers wrong; shown in red.
+        alarmed: for every column, whether its last header line is an alarm.
     """
 
     names: list[str]
@@ -49,25 +49,24 @@ class Grid:
     alarmed: list[bool]
 
 
-def grid_of(table: Table, sign: str = PLUS_MINUS) -> Grid:
-    """Return a table's texts; `sign` stands between mean and deviation."""
+def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
+    """Return a table's texts; `sign` is between mean and deviation."""
     scales = [100.0 if column.percent else 1.0 for column in table.columns]
     decimals = [_decimals(table, place, scale) for place, scale in enumerate(scales)]
-    names = name_columns([row.method for row in table.rows])
+    names = _name_columns([row.method for row in table.rows])
     rows = []
     for row in table.rows:
         entries = [
-            Entry(mean_text(cell, scale, digits, sign), remainder_text(cell), cell.best)
+            Entry(_mean(cell, scale, digits, sign), _remainder(cell), cell.best)
             for cell, scale, digits in zip(row.cells, scales, decimals, strict=True)
         ]
-        rank = MISSING if row.rank is None else f"{row.rank:.2f}"
+        rank = _MISSING if row.rank is None else f"{row.rank:.2f}"
         rows.append(([_name(row.method, name) for name in names], entries, rank))
     if any(table.trivial):
-        bounds = zip(table.trivial, scales, decimals, strict=True)
-        entries = [Entry(trivial_text(*bound)) for bound in bounds]
+        entries = [Entry(_trivial(*facts)) for facts in zip(table.trivial, scales, decimals, strict=True)]
         rows.append((["trivial", *("" for _ in names[1:])], entries, ""))
     protocols = sorted({column.protocol for column in table.columns})
-    return Grid(
+    return Layout(
         names=names,
         columns=[_header(column, len(protocols) > 1) for column in table.columns],
         rows=rows,
@@ -80,8 +79,53 @@ def grid_of(table: Table, sign: str = PLUS_MINUS) -> Grid:
     )
 
 
-def name_columns(methods: list[Method]) -> list[str]:
-    """Return what names a method here: the source only where one body has several, settings only where some differ."""
+def decimals_of(means: list[float]) -> int | None:
+    """Return how many decimals give the smallest of some means three significant digits.
+
+    None if fixed digits do not fit: below 0.0001 or from 1,000,000 on.
+    """
+    sizes = [abs(mean) for mean in means if mean]
+    if not sizes:
+        return 2
+    if min(sizes) < 1e-4 or max(sizes) >= 1e6:
+        return None
+    return max(0, 2 - math.floor(math.log10(min(sizes))))
+
+
+def number(value: float, decimals: int | None) -> str:
+    """Return a number with fixed decimals, or with three significant digits."""
+    return f"{value:.3g}" if decimals is None else f"{value:.{decimals}f}"
+
+
+def _decimals(table: Table, place: int, scale: float) -> int | None:
+    means = [row.cells[place].mean for row in table.rows]
+    return decimals_of([mean * scale for mean in means if mean is not None])
+
+
+def _mean(cell: Cell, scale: float, decimals: int | None, sign: str) -> str:
+    """Return "12.6 <sign> 0.8 (3)"; "-" for no value, and for the deviation of one seed."""
+    if cell.mean is None:
+        return _MISSING
+    deviation = _MISSING if cell.deviation is None else number(cell.deviation * scale, decimals)
+    return f"{number(cell.mean * scale, decimals)} {sign} {deviation} ({len(cell.values)})"
+
+
+def _remainder(cell: Cell) -> str:
+    """Return what a cell's mean leaves out, such as "+1 failed +2 running"."""
+    counts = {"undefined": cell.undefined, **{state: cell.unfinished[state] for state in UNFINISHED}}
+    return " ".join(f"+{count} {state}" for state, count in counts.items() if count)
+
+
+def _trivial(bounds: tuple[float, float] | None, scale: float, decimals: int | None) -> str:
+    """Return the error of the best constant predictor, or its range if test sets differ."""
+    if bounds is None:
+        return _MISSING
+    low, high = (number(bound * scale, decimals) for bound in bounds)
+    return low if low == high else f"{low} to {high}"
+
+
+def _name_columns(methods: list[Method]) -> list[str]:
+    """Return what names a method here: the source only if one body has several, settings only if some differ."""
     sources = Counter(body for body, _ in {(method.body, method.source) for method in methods})
     names = ["body", "source", "metric", "finetune", "settings"]
     if all(count == 1 for count in sources.values()):
@@ -95,11 +139,6 @@ def _name(method: Method, name: str) -> str:
     if name == "settings":
         return clean(", ".join(f"{key}={value}" for key, value in method.settings))
     return clean(str(getattr(method, name)))
-
-
-def _decimals(table: Table, place: int, scale: float) -> int | None:
-    means = [row.cells[place].mean for row in table.rows]
-    return decimals_of([mean * scale for mean in means if mean is not None])
 
 
 def _header(column: Column, with_protocol: bool) -> list[str]:
@@ -120,14 +159,10 @@ def _caption(protocols: list[str], with_trivial: bool, sign: str) -> str:
 
 
 def _alarms(table: Table) -> list[str]:
-    names = sorted(
-        {f"{clean(column.task)} ({clean(column.protocol)})" for column in table.columns if column.chosen_on_test}
-    )
-    if not names:
-        return []
-    return [
-        f"The test split chose the weights of {', '.join(names)}: these errors are too low and compare with no others."
-    ]
+    chosen = {f"{clean(one.task)} ({clean(one.protocol)})" for one in table.columns if one.chosen_on_test}
+    names = ", ".join(sorted(chosen))
+    text = f"The test split chose the weights of {names}: these errors are too low and not comparable with others."
+    return [text] if chosen else []
 
 
 def _problems(table: Table) -> list[tuple[str, str, str]]:

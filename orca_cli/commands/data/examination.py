@@ -1,6 +1,6 @@
-"""Look at opened data before a run does: shapes, classes, numbers that are none, overlaps between splits.
+"""Examine opened data before a run does: shapes, classes, NaN and infinite values, overlaps between splits.
 
-Whatever would end a run, or make its error meaningless, is a problem; what one should merely know is a warning. The test
+Whatever would end a run, or make its error meaningless, is a problem; what is merely worth knowing is a warning. The test
 split is opened, but only compared and counted: nothing is chosen by it.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -21,27 +22,25 @@ from orca_cli.stages.build import read_source, read_task
 from orca_cli.tasks.shared.overlap import input_hashes
 from orca_cli.tasks.shared.samples import blocks
 
-SCHEMA = 1
-DEFAULT_SAMPLES = 20_000
-_OVERLAP = 0.01  # of a split's samples that occur in another one: from here on errors are too low to be believed
+_OVERLAP = 0.01  # share of a split's samples that are in another one from which on errors are too low to be believed
 _BATCH_BYTES = 2**25
 
 
+@dataclass
 class Findings:
-    """What is wrong, and what one should know."""
+    """What is wrong, and what is worth knowing."""
 
-    def __init__(self) -> None:
-        self.problems: list[str] = []
-        self.warnings: list[str] = []
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
-def check_task(config: Config, reporter: Reporter, samples: int = DEFAULT_SAMPLES) -> dict[str, Any]:
-    """Open a task's data through its reader and look at all three splits.
+def check_task(config: Config, reporter: Reporter, samples: int) -> dict[str, Any]:
+    """Open a task's data through its reader and examine all three splits.
 
     Args:
         config: composed, with the task.
-        reporter: is told how far it is.
-        samples: that many of each split are read, drawn with the run's seed; splits with fewer are read whole.
+        reporter: progress.
+        samples: how many of each split are read at most, drawn with the run's seed.
 
     Returns:
         JSON-able: kind, shapes, per split counts, ranges and classes, overlaps, problems, warnings.
@@ -72,13 +71,12 @@ def check_task(config: Config, reporter: Reporter, samples: int = DEFAULT_SAMPLE
         "note": task.note,
         "splits": splits,
         "overlaps": list(_overlaps(hashes, {name: splits[name]["n"] for name in hashes}, found)),
-        "problems": found.problems,
-        "warnings": found.warnings,
+        **vars(found),
     }
 
 
 def check_source(config: Config, reporter: Reporter) -> dict[str, Any]:
-    """Open a source's examples through its reader; all of them are looked at, a reader returns thousands at most.
+    """Open a source's examples through its reader and examine all of them; a reader returns thousands at most.
 
     Raises:
         DataError: the data are missing, or cannot be read.
@@ -101,7 +99,7 @@ def check_source(config: Config, reporter: Reporter) -> dict[str, Any]:
     if n != len(source.labels):
         found.problems.append(f"{n} inputs and {len(source.labels)} labels")
     record["classes"] = _classes(source.labels, len(source.class_names), "labels", found)
-    return {**record, "problems": found.problems, "warnings": found.warnings}
+    return record | vars(found)
 
 
 def _rows(n: int, samples: int, seed: int, name: str) -> np.ndarray:
@@ -114,7 +112,7 @@ def _rows(n: int, samples: int, seed: int, name: str) -> np.ndarray:
 def _look(
     task: TaskData, name: str, split: Samples, rows: np.ndarray, reporter: Reporter, found: Findings
 ) -> tuple[dict[str, Any], list[bytes]]:
-    """Return what one split holds, and a hash of each sample that was read."""
+    """Return what one split contains, and a hash of each sample that was read."""
     targets = split.targets()
     n = len(split)
     if len(targets) != n:
@@ -124,7 +122,7 @@ def _look(
     for batch, wanted in _batches(task, split, rows, name, reporter):
         x, y = batch.x.numpy(), batch.y.numpy()
         if x.shape != (len(wanted), *task.input_shape):
-            found.problems.append(f"{name}: inputs of shape {x.shape[1:]}, where {task.input_shape} is announced")
+            found.problems.append(f"{name}: inputs have shape {x.shape[1:]}, but the task announces {task.input_shape}")
             break
         inputs.add(x)
         if np.issubdtype(y.dtype, np.floating):
@@ -132,7 +130,7 @@ def _look(
             ones.add(y)
         listed = np.asarray(targets[wanted], dtype=y.dtype)
         if not np.array_equal(y, listed, equal_nan=np.issubdtype(y.dtype, np.floating)):
-            found.problems.append(f"{name}: the targets of a batch are not those of the list of targets")
+            found.problems.append(f"{name}: a batch has other targets than the list of targets")
             break
         hashes += input_hashes(batch)
     record: dict[str, Any] = {"n": n, "read": len(hashes), "inputs": inputs.record()}
@@ -146,7 +144,7 @@ def _look(
 def _targets(
     task: TaskData, name: str, targets: np.ndarray, dense: _Range, ones: _Ones, found: Findings
 ) -> dict[str, Any]:
-    """Return what the targets of one split hold: their range where they are numbers, how often each class occurs."""
+    """Return the range of the targets of one split if they are numbers, and how often each class occurs."""
     record: dict[str, Any] = {}
     if np.issubdtype(targets.dtype, np.floating):
         record["targets"] = dense.record()
@@ -157,7 +155,7 @@ def _targets(
     if task.kind == "labels":
         record["classes"] = _labels(targets, name, found)
     elif ones.counts is not None:
-        # What was read may lack what the rest of the split has.
+        # Classes missing from the samples that were read may be in the rest of the split.
         record["classes"] = _counted(ones.counts, name, "positive position", Findings() if ones.is_part else found)
     elif not np.issubdtype(targets.dtype, np.floating):
         record["classes"] = _classes(targets, task.num_outputs, name, found, may_ignore=task.kind == "dense")
@@ -177,7 +175,7 @@ def _batches(
 
 
 class _Range:
-    """Least and largest finite number of arrays, and how many are none."""
+    """Smallest and largest finite number of arrays, and how many are NaN or infinite."""
 
     def __init__(self) -> None:
         self.low, self.high = math.inf, -math.inf
@@ -210,8 +208,7 @@ class _Range:
 class _Ones:
     """How often each of K outputs is 1 in targets [n, K, *E] or, for one output, [n, *E] of 0, 1 and NaN.
 
-    `counts` [K] is None where nothing was added, or something that is no such target; `is_part` where they are not those
-    of a whole split.
+    `counts` [K] is None if nothing was added, or anything but such targets; `is_part` if they are not of a whole split.
     """
 
     def __init__(self, num_outputs: int) -> None:
@@ -256,7 +253,7 @@ def _classes(
 
 
 def _labels(targets: np.ndarray, name: str, found: Findings) -> dict[str, Any]:
-    """Return how often each of K labels is 1; other values than 0, 1 and NaN (missing) are a problem."""
+    """Return how often each of K labels is 1; values other than 0, 1 and NaN (missing) are a problem."""
     counts, wrong = np.zeros(targets.shape[1], dtype=np.int64), 0
     for block in blocks(targets, np.arange(len(targets))):
         counts += (block == 1).sum(0)

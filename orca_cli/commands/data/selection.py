@@ -1,0 +1,95 @@
+"""Which data sets the words of an `orca data` command name, and texts that several of its verbs print."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orca_cli import catalogue, configuration
+from orca_cli.catalogue import DataSet
+from orca_cli.commands.options import add_config_dir
+from orca_cli.exceptions import UsageError
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was selected.
+
+    Args:
+        entries: data sets; all of them if none is named.
+        folder: of all data.
+        settings: KEY=VALUE words.
+        is_named: whether any data set is named.
+    """
+
+    entries: list[DataSet]
+    folder: Path
+    settings: list[str]
+    is_named: bool
+
+
+def add_names(parser: argparse.ArgumentParser, nargs: str, text: str) -> None:
+    """Add the names of data sets and --config-dir to a command line."""
+    parser.add_argument("names", nargs=nargs, metavar="NAME", help=text)
+    add_config_dir(parser)
+
+
+def select(words: Sequence[str], extra: Path | None, *, takes_settings: bool = False, needs_name: bool) -> Selection:
+    """Return the data sets that words name.
+
+    Args:
+        words: names, also as task=NAME or source=NAME, and KEY=VALUE; paths.data=DIR is another data folder.
+        extra: the user's own configuration.
+        takes_settings: allow settings other than paths.data.
+        needs_name: refuse words without a name.
+
+    Raises:
+        ConfigError: an unknown name, or a malformed file.
+        UsageError: a setting, or no name, where it is not allowed.
+    """
+    settings = [word for word in words if "=" in word and word.partition("=")[0] not in catalogue.GROUPS]
+    folder = configuration.default_folders()["data"]
+    for word in settings:
+        key, _, value = word.partition("=")
+        if key == "paths.data" and value:
+            folder = Path(value).expanduser()
+        elif not takes_settings:
+            raise UsageError(f"'{word}' has no effect here", hint="give names; the only setting is paths.data=DIR")
+    names = [word for word in words if word not in settings]
+    if needs_name and not names:
+        raise UsageError("a name is needed", hint="orca data list shows the names")
+    known = catalogue.data_sets(extra)
+    found = dict.fromkeys(entry for name in names for entry in catalogue.find(name, known))
+    return Selection([*found] if names else known, folder, settings, bool(names))
+
+
+def by_hand(entry: DataSet, data: Path) -> str:
+    """Return how to place a data set's files when no address answers, in several lines."""
+    folder = data / entry.name
+    names = ", ".join(file.path for file in entry.files)
+    lines = [f"{entry.name} by hand: {place_text(entry, folder) or f'put {names} into {folder}'}"]
+    lines += [f"  from {page}" for page in entry.pages]
+    return "\n".join([*lines, f"  or import the files that you have: orca data import DIR {entry.name}"])
+
+
+def place_text(entry: DataSet, folder: Path) -> str:
+    """Return what the data set's file says about files that are placed by hand, with the real folder in it."""
+    return entry.by_hand.replace("FOLDER", str(folder))
+
+
+def size_text(size: int | None) -> str:
+    """Return a size in powers of 1000; - if it is unknown."""
+    if size is None:
+        return "-"
+    for unit, bytes_of in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= bytes_of:
+            number = size / bytes_of
+            return f"{number:.1f} {unit}" if number < 10 else f"{number:.0f} {unit}"
+    return f"{size} B"
+
+
+def unpacked_text(count: int) -> str:
+    """Return how many files came out of an archive; empty for none."""
+    return f", {count} file{'s' * (count != 1)} unpacked" if count else ""

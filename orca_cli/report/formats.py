@@ -1,0 +1,212 @@
+"""One table in five formats: JSON and CSV with unrounded numbers, Markdown, LaTeX and plain text for people.
+
+Names from the disk are escaped, so that no program reads them as anything but names.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import RenderableType
+
+from orca_cli import terminal
+from orca_cli.report import console
+from orca_cli.report.layout import PLUS_MINUS, Entry, Layout, layout_of
+from orca_cli.report.notes import clean, notes_of, seeds_text
+from orca_cli.report.table import UNFINISHED, Cell, Column, Table, score_of
+
+FORMATS = ("table", "md", "csv", "json", "latex")
+CSV_COLUMNS = (
+    *("task", "error", "percent", "protocol", "synthetic", "size", "chosen_on_test"),
+    *("body", "source", "metric", "finetune", "settings"),
+    *("mean", "standard_deviation", "n", "seeds", "best", "rank", "trivial_low", "trivial_high", "undefined"),
+    *UNFINISHED,
+)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+_LATEX = {
+    **{char: f"\\{char}" for char in "{}$&#_%"},
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "\u00b1": r"$\pm$",
+    # At the start of a row these would be read as arguments of the line break before them.
+    **{char: f"{{{char}}}" for char in "[]*"},
+}
+
+
+def text_of(table: Table, form: str) -> str:
+    """Return a table in one of FORMATS as the content of a file, ending with a line break."""
+    if form == "csv":
+        return _csv(table)
+    if form == "json":
+        return terminal.to_json(record_of(table))
+    return {"md": _markdown, "latex": _latex, "table": console.plain}[form](layout_of(table))
+
+
+def terminal_of(table: Table, width: int) -> list[RenderableType]:
+    """Return a table for a terminal of `width` characters whose encoding is that of standard output."""
+    sign = PLUS_MINUS if console.can_write(PLUS_MINUS) else "+-"
+    return console.renderables(layout_of(table, sign), width)
+
+
+def record_of(table: Table) -> dict[str, Any]:
+    """Return the report as a JSON-able record; `schema` counts up when its form changes."""
+    return {
+        "schema": 1,
+        "columns": [
+            {**vars(column), "trivial": list(bounds) if bounds else None}
+            for column, bounds in zip(table.columns, table.trivial, strict=True)
+        ],
+        "rows": [
+            {
+                **vars(row.method),
+                "settings": dict(row.method.settings),
+                "rank": row.rank,
+                "cells": [_cell(*pair) for pair in zip(row.cells, table.columns, strict=True)],
+            }
+            for row in table.rows
+        ],
+        "unfinished": [
+            {"run": str(run.path), "state": run.state, "reason": run.reason, "task": run.task, "seed": run.seed}
+            for run in table.unfinished
+        ],
+        "broken": [{"run": str(entry.path), "reason": entry.reason} for entry in table.broken],
+        "superseded": [str(run.path) for run in table.superseded],
+        "notes": notes_of(table),
+    }
+
+
+def _cell(cell: Cell, column: Column) -> dict[str, Any]:
+    scores = [(run, score_of(run)) for run in cell.runs]
+    return {
+        "task": column.task,
+        "protocol": column.protocol,
+        "mean": cell.mean,
+        "standard_deviation": cell.deviation,
+        "n": len(cell.values),
+        "best": cell.best,
+        "values": [
+            {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "run": str(run.path)}
+            for run, score in scores
+        ],
+        "unfinished": {state: count for state, count in sorted(cell.unfinished.items()) if count},
+    }
+
+
+def _csv(table: Table) -> str:
+    """Return CSV with a line for each method and task; errors are as stored, so fractions where `percent` is true."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for row in table.rows:
+        for column, cell, trivial in zip(table.columns, row.cells, table.trivial, strict=True):
+            method = row.method
+            settings = ", ".join(f"{key}={value}" for key, value in method.settings)
+            seeds = seeds_text([run.seed for run in cell.runs])
+            fields = (
+                *(column.task, column.error_name, column.percent, column.protocol),
+                *(column.synthetic, column.size, column.chosen_on_test),
+                *(method.body, method.source, method.metric, method.finetune, settings),
+                *(cell.mean, cell.deviation, len(cell.values), seeds, cell.best, row.rank),
+                *(trivial or (None, None)),
+                *(cell.undefined, *(cell.unfinished[state] for state in UNFINISHED)),
+            )
+            writer.writerow(map(_field, fields))
+    return file.getvalue()
+
+
+def _field(value: object) -> str:
+    """Return a field; text that a spreadsheet would compute is quoted with an apostrophe."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return repr(value)
+    text = clean(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _markdown(layout: Layout) -> str:
+    """Return a pipe table with the best results in bold, the caption, the notes and the problems."""
+    lines = []
+    if layout.rows:
+        tasks = ["<br>".join(header) for header in _headers(layout, _md, _red)]
+        head = [*map(_md, layout.names), *tasks, *(["rank"] if layout.ranked else [])]
+        rule = [*(":--" for _ in layout.names), *("--:" for _ in head[len(layout.names) :])]
+        body = _rows(layout, _md, lambda text: f"**{text}**")
+        lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)] + [""]
+    lines += [line for alarm in layout.alarms for line in (_red(f"**{_md(alarm)}**"), "")]
+    lines += [_md(layout.caption), ""] if layout.caption else []
+    lines += [f"- {_md(note)}" for note in layout.notes]
+    if layout.problems:
+        lines += ["", "Not in the means:", ""]
+        lines += [f"- {_md(state)}: {_md(reason)} ({_md(path)})" for state, reason, path in layout.problems]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _latex(layout: Layout) -> str:
+    r"""Return a tabular for the booktabs package with the best results in \textbf; notes are comments below it."""
+    lines = [r"% needs \usepackage{booktabs}" + (r" and \usepackage{xcolor}" if layout.alarms else "")]
+    if layout.rows:
+        alignment = "l" * len(layout.names) + "r" * (len(layout.columns) + layout.ranked)
+        lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
+        height = max(map(len, layout.columns))
+        headers = _headers(layout, _tex, lambda text: rf"\textcolor{{red}}{{{text}}}")
+        for level in range(height):
+            is_last = level == height - 1
+            names = [_tex(name) if is_last else "" for name in layout.names]
+            tasks = [header[level] if level < len(header) else "" for header in headers]
+            lines.append(_tex_row([*names, *tasks, *(["rank" if is_last else ""] if layout.ranked else [])]))
+        lines.append(r"\midrule")
+        lines += [_tex_row(row) for row in _rows(layout, _tex, lambda text: rf"\textbf{{{text}}}")]
+        lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\\[1ex] \textcolor{red}{" + _tex(alarm) + "}" for alarm in layout.alarms]
+    lines += [f"% {text}" for text in (layout.caption, *layout.notes) if text]
+    lines += [f"% {state}: {reason} ({path})" for state, reason, path in layout.problems]
+    return "\n".join(lines) + "\n"
+
+
+def _headers(layout: Layout, escape: Callable[[str], str], red: Callable[[str], str]) -> list[list[str]]:
+    """Return the lines of every column's header, the last one in red if it is an alarm."""
+    found = [list(map(escape, header)) for header in layout.columns]
+    for header, is_alarmed in zip(found, layout.alarmed, strict=True):
+        if is_alarmed:
+            header[-1] = red(header[-1])
+    return found
+
+
+def _rows(layout: Layout, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:
+    def cell(entry: Entry) -> str:
+        main = bold(escape(entry.main)) if entry.best else escape(entry.main)
+        return f"{main} {escape(entry.rest)}" if entry.rest else main
+
+    return [
+        [*map(escape, names), *map(cell, entries), *([escape(rank)] if layout.ranked else [])]
+        for names, entries, rank in layout.rows
+    ]
+
+
+def _red(text: str) -> str:
+    return f'<span style="color:red">{text}</span>'
+
+
+def _md(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\g<0>", text)
+
+
+def _tex(text: str) -> str:
+    return "".join(_LATEX.get(char, char) for char in text)
+
+
+def _tex_row(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"

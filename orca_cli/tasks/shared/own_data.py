@@ -1,0 +1,77 @@
+"""What the readers of own data share: finding files, checks of settings, columns and sizes, and words for notes.
+
+They all take, besides what every reader takes (see orca_cli.tasks):
+
+* kind: classes, one of K a sample; labels, K times 0 or 1 a sample; dense, a map or sequence of the inputs' extent,
+* validation_fraction, test_fraction: part of the training data (of its groups, where there are any) that is drawn for a
+  split that the data do not give,
+* normalize: whether to subtract means over the training split and divide by deviations,
+* missing_targets: whether targets may be missing (kinds labels and dense); losses and errors do not count them.
+
+Relative names are looked for in the working folder, then in data_folder. Shapes, classes and scales are inferred from the
+training split alone, and reported in the note. Data are refused with fewer than 10 training samples, NaN or infinity in
+inputs, one class only, or targets in another split that the training split does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from orca_cli.exceptions import ConfigError, DataError, suggest
+
+_MIN_SAMPLES = 10
+_SHOWN = 10  # names in a note
+_SHOWN_COLUMNS = 20
+
+
+def own_path(file: str, data_folder: Path) -> Path:
+    """Return a file's path from the working folder, or from the data folder where it exists only there."""
+    path = Path(file).expanduser()
+    inside = data_folder / path
+    return inside if not path.exists() and inside.exists() else path
+
+
+def own_paths(files: dict[str, str | None], data_folder: Path) -> dict[str, Path]:
+    """Return the path of each split that has a file; raise ConfigError where two have the same one."""
+    paths = {part: own_path(file, data_folder) for part, file in files.items() if file is not None}
+    seen: dict[Path, str] = {}
+    for part, path in paths.items():
+        first = seen.setdefault(path.resolve(), part)
+        if first != part:
+            what = f"'{path}' is also the file of task.{first}; its samples would be in both splits"
+            hint = "name another file, or omit this one and the split is drawn from the training file"
+            raise ConfigError(what, where=f"task.{part}", hint=hint)
+    return paths
+
+
+def check_missing_targets(kind: str, missing_targets: bool) -> None:
+    """Raise ConfigError where missing targets are allowed although every sample needs a class."""
+    if missing_targets and kind == "classes":
+        hint = "remove it, and remove samples without a class from the data"
+        raise ConfigError("does not apply to task.kind=classes", where="task.missing_targets", hint=hint)
+
+
+def check_enough(count: int, what: str, where: str) -> None:
+    """Raise DataError where training data have fewer than 10 samples."""
+    if count < _MIN_SAMPLES:
+        raise DataError(f"too few {what}: {count}", where=where, hint=f"provide {_MIN_SAMPLES} or more for training")
+
+
+def check_column(name: str, columns: Sequence[str], key: str, where: str) -> None:
+    """Raise DataError, with the closest name or all of them, where a column does not exist."""
+    if name not in columns:
+        close = suggest(name, columns)
+        hint = close if close.startswith("did you mean") else f"columns: {listed(columns, _SHOWN_COLUMNS)}"
+        raise DataError(f"{where} has no column '{name}'", where=key, hint=hint)
+
+
+def listed(names: Iterable[object], most: int = _SHOWN) -> str:
+    """Return names with commas between, cut after the first ones."""
+    texts = list(map(str, names))
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def counted(count: int, word: str) -> str:
+    """Return a number with its noun, such as "1 channel" and "2 channels"."""
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -46,7 +46,7 @@ class Failure:
     cause: BaseException
 
     def record(self) -> dict[str, str]:
-        """Return the failure as it stands in status.json."""
+        """Return the failure as recorded in status.json."""
         return {"kind": type(self.error).__name__, "message": str(self.error), "hint": self.error.hint}
 
 
@@ -89,7 +89,7 @@ class Validated:
 
 
 def _ignore(summary: Summary) -> None:
-    """Take no notice."""
+    """Do nothing."""
 
 
 def run(
@@ -157,7 +157,7 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
     seconds: dict[str, float] = {}
     with _timed(seconds, "build"):
         folder.set_state("build")
-        with signals.immediate():  # what it makes has its name once it is whole
+        with signals.immediate():  # it writes whole files only
             built = build(config, reporter)
         data = {f"data.{name}": split["sha256"] for name, split in built.summary["splits"].items()}
         facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"]}
@@ -193,8 +193,7 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], 
         _record(folder, "interrupted", failure)
         return _ended(failure, folder.path)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
-        failed = _gone(folder)
-        if failed is not None:  # there is nothing left to record it in
+        if failed := _gone(folder):  # nowhere left to record it
             return _ended(Failure(failed, error), folder.path)
         stage = folder.status().get("stage") or "build"
         failure = Failure(_known(error, stage) or _bug(folder, error), error)
@@ -220,7 +219,7 @@ def _check_device(job: Composed, earlier: RunDirectory | None) -> None:
 
     Args:
         job: what to run.
-        earlier: the folder of the same run, None where there is none; a completed one needs no device.
+        earlier: the folder of the same run, if any; a completed one needs no device.
     """
     config = job.config
     unconditional = config.device in ("auto", "cpu") and config.precision != "fp16"
@@ -232,7 +231,7 @@ def _check_device(job: Composed, earlier: RunDirectory | None) -> None:
 
 
 def _write_settings(job: Composed, folder: RunDirectory, device: str) -> None:
-    """Write what the run is and what it is made with."""
+    """Write the run's settings and environment."""
     from orca_cli import compose
     from orca_cli.runs.environment import environment
 
@@ -242,7 +241,7 @@ def _write_settings(job: Composed, folder: RunDirectory, device: str) -> None:
 
 
 def _gone(folder: RunDirectory) -> OrcaError | None:
-    """Return the failure that the run's folder no longer exists, which can show itself in any other; else None."""
+    """Return the failure that the run's folder is gone, which can cause any other; else None."""
     try:
         storage.check_held(folder.path)
     except OrcaError as error:
@@ -251,7 +250,7 @@ def _gone(folder: RunDirectory) -> OrcaError | None:
 
 
 def _known(error: BaseException, stage: str) -> OrcaError | None:
-    """Return the expected failure that an exception of a stage stands for, or None for a bug."""
+    """Return an exception of a stage as an expected failure, None for a bug."""
     from orca_cli.training.memory import is_exhausted
 
     if isinstance(error, OrcaError):

@@ -31,7 +31,7 @@ class Distance:
 
     Args:
         value: scalar, differentiable in the target's features.
-        diagnostics: plain numbers beside the value, such as iterations and marginal error.
+        diagnostics: plain numbers besides the value, such as iterations and marginal error.
     """
 
     value: Tensor
@@ -93,7 +93,7 @@ class Error(Protocol):
         Args:
             outputs: of the model.
             targets: shaped as Batch.y.
-            groups: [n] int64, the record of each sample, where the split has records; errors per sample take no notice.
+            groups: [n] int64, the record of each sample, where the split has records; errors per sample ignore it.
 
         Raises:
             DataError: outputs, targets and records do not fit together.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
@@ -37,11 +36,11 @@ class Checked:
     Args:
         path: the folder.
         files: number of files whose checksum was compared.
-        state: state of the run; dead where its process ended without recording why.
+        state: state of the run; dead if its process ended without recording why.
         stale: data files that have changed since the run began.
-        damaged: what is not as it was written, one line each.
+        damaged: what has changed since it was written, one line each.
         notes: what else is worth knowing, one line each.
-        rebuilt: why status.json was rebuilt; empty where it was not.
+        rebuilt: why status.json was rebuilt; empty if it was not.
         code: exit code: 0, 13 for damage, 21 for a newer program's run.
     """
 
@@ -95,7 +94,7 @@ def _compare_data(found: Checked) -> None:
             found.stale.append(str(name))
     if found.stale:
         names = ", ".join(found.stale)
-        found.notes.append(f"stale: changed since the run began, so its command begins another run: {names}")
+        found.notes.append(f"stale: changed since the run began, so rerunning its command starts a new run: {names}")
 
 
 def _verify(found: Checked) -> None:
@@ -136,7 +135,7 @@ def _look_around(found: Checked) -> None:
             found.notes.append(f"{stage}: checkpoints of steps {', '.join(map(str, steps))}")
     if result := read_or_empty(found.path / RESULT):
         if not (found.path / storage.MANIFEST).exists():
-            found.notes.append("completed, but its files were never sealed; type its command again, which does that")
+            found.notes.append("completed, but its files were never sealed; rerun its command to seal them")
         if result.get("inexact"):
             found.notes.append(f"resumed inexactly: {', '.join(result['inexact'])} changed between its attempts")
 
@@ -156,16 +155,14 @@ def _restore_status(found: Checked) -> None:
         found.state = str(status.get("state"))
         name = _name(status)
         if name is None or found.state not in STATES:
-            reason = "it did not say which run this is, or in what state"
+            reason = "it lacked the run's name or state"
         elif (found.state == "completed") != bool(completed) and (completed or not (path / RESULT).exists()):
-            reason = f"it said {found.state}, and the run is {'completed' if completed else 'not'}"
+            reason = f"it said {found.state}, but the run is {'' if completed else 'not '}completed"
     if not reason:
         return
     name = _name(completed) or _name(read_or_empty(path / ENVIRONMENT).get("run"))
     if name is None:
-        found.damaged.append(
-            f"{STATUS}: {reason}; {RESULT} and {ENVIRONMENT} cannot replace it: type the run's command"
-        )
+        found.damaged.append(f"{STATUS}: {reason}; {RESULT} and {ENVIRONMENT} cannot replace it: rerun the command")
         return
     found.state, step = ("completed", None) if completed else _reached(path)
     with storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"):
@@ -187,8 +184,8 @@ def _steps(path: Path, stage: str) -> list[int]:
     return list(checkpoints(path / STAGE_FOLDERS[stage] / CHECKPOINTS))
 
 
-def _name(record: Any) -> RunName | None:
-    """Return what a record says that a run is; None where it does not say all of it."""
+def _name(record: object) -> RunName | None:
+    """Return the run's name from a record, None if incomplete."""
     if not isinstance(record, dict):
         return None
     kinds = {"seed": int, "variant": dict}

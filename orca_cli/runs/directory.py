@@ -55,7 +55,7 @@ class RunName:
     Args:
         identity: hash of all that can change a result.
         settings: the same without the seed.
-        variant: settings that were given beside the groups and the seed, such as {"train.epochs": "3"}.
+        variant: settings given besides the groups and the seed, such as {"train.epochs": "3"}.
     """
 
     task: str
@@ -153,9 +153,9 @@ class RunDirectory:
             storage.remove(folder / CHECKPOINTS)
 
     def sealed_summary(self, stage: str) -> dict[str, Any] | None:
-        """Return the summary of a stage that an earlier attempt finished; None where there is none that is intact.
+        """Return the summary of a stage that an earlier attempt finished; None if none is intact.
 
-        A damaged stage is moved aside with a warning, and has to be run again.
+        A damaged stage is moved aside with a warning, and must be run again.
         """
         folder = self.stage(stage)
         if not (folder / storage.MANIFEST).exists():
@@ -173,11 +173,11 @@ class RunDirectory:
         return summary
 
     def write_probes(self, errors: dict[str, float | None]) -> None:
-        """Keep the verdicts on alignment steps so far: steps (as text) -> validation error."""
+        """Store the probes of alignment steps so far: steps (as text) -> validation error."""
         storage.write_checked_json(self.stage("align") / PROBES, {"schema": SCHEMA, "errors": errors})
 
     def read_probes(self) -> dict[str, float | None]:
-        """Return the verdicts of an earlier attempt; empty where they are damaged, since they can be repeated."""
+        """Return the probes of an earlier attempt; empty if damaged, since they can be repeated."""
         path = self.stage("align") / PROBES
         if not path.exists():
             return {}
@@ -224,7 +224,7 @@ class RunDirectory:
             step: progress inside a stage.
             code: exit code of a run that has ended.
             error: {"kind", "message", "hint"} of one that failed.
-            attempt: this process works on the run, rather than only repairing its records.
+            attempt: False for a process that only repairs records.
         """
         before = self.status()
         stage = state if state in STAGE_FOLDERS else before.get("stage")
@@ -254,18 +254,18 @@ class RunDirectory:
         storage.write_json(self.path / STATUS, record)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
-        """Write what the run is and what it is made with; status.json can be rebuilt from it."""
+        """Write the run's name and environment; status.json can be rebuilt from it."""
         storage.write_json(self.path / ENVIRONMENT, environment | {"run": vars(self.name)})
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write the result record; from then on the run is completed, and needs no checkpoints."""
         record = {"schema": SCHEMA, "run_id": self.path.name, "state": "completed", **vars(self.name)}
-        storage.remove(self.path / storage.MANIFEST)  # of a result that was lost
+        storage.remove(self.path / storage.MANIFEST)  # of a lost result
         storage.write_json(self.path / RESULT, record | result)
         self.finish()
 
     def finish(self) -> None:
-        """Do what a completed run still lacks: seal its files, drop its checkpoints, say that it is completed."""
+        """Finish a run that has a result: drop its checkpoints, seal its files, set its state."""
         if not (self.path / storage.MANIFEST).exists():
             for folder in _FOR_RESUMING:
                 if (self.path / folder).exists():
@@ -302,7 +302,7 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def _boot() -> str | None:
-    """Return the id of this machine's boot, where the system has one."""
+    """Return the id of this machine's boot, None if unknown."""
     try:
         return _BOOT.read_text(encoding="ascii").strip()
     except OSError:

@@ -45,7 +45,7 @@ class Aligned:
         steps: alignment steps behind the chosen embedder.
         tried: for select=validation: steps -> validation error of the probe.
         collapse: name of a diagnostic (`stages/collapse.py`) -> its values "before" and "after" on held-out samples.
-        curve: distances on the way, at most 100 lines.
+        curve: distances per step, at most 100 lines.
     """
 
     before: float | None = None

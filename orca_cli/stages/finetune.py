@@ -50,7 +50,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Tested:
-    """What the test split says of the chosen weights.
+    """Test results of the chosen weights.
 
     Args:
         score: test error.

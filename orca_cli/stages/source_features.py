@@ -32,7 +32,7 @@ def source_features(
     cache_folder: Path,
     reporter: Reporter,
 ) -> tuple[Features, str]:
-    """Return the source as a labelled cloud of points, and a key that says what it is.
+    """Return the source as a labelled cloud of points, and a key that identifies it.
 
     The cache keeps what another build of torch or number of threads computed apart: its last bits may differ.
 

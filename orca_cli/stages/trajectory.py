@@ -1,4 +1,4 @@
-"""The alignment's trajectory: the embedder after some numbers of steps, and the curve on the way (paper 3.2).
+"""The alignment's trajectory: the embedder after some numbers of steps, and the curve (paper 3.2).
 
 Class-wise as in the paper's Algorithm 1: groups of target classes (one class by default) are compared with the whole source,
 the losses are weighted by the classes' shares, and one optimizer step is taken per epoch. A trajectory depends on data, body,

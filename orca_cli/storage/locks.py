@@ -1,4 +1,4 @@
-"""Locks that end with their process, and a heartbeat for readers on other machines, which cannot see our locks."""
+"""Locks that end with their process, and a heartbeat for readers on other machines."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def lock(
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a living process holds the lock; nothing is written, so that readers may ask about other people's runs."""
+    """Return whether a living process holds the lock; nothing is written, so it works on read-only folders."""
     try:
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except BlockingIOError:
         return True
-    except OSError:  # no such file, or one that may not be read
+    except OSError:  # missing or unreadable
         return False

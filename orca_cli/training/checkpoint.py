@@ -26,7 +26,7 @@ from orca_cli.terminal import log
 _KEEP = 2
 _SCHEMA = 1
 _MEMBERS = ("model.safetensors", "optimizer.safetensors", "trainer.json")
-_ROOM = 2**20  # bytes that a checkpoint takes beside its tensors
+_ROOM = 2**20  # bytes that a checkpoint takes besides its tensors
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Checkpoint:
         step: number of optimizer steps taken.
         weights: the trained module's state.
         optimizer: the optimizer's tensors, flat; see `optimizer_tensors`.
-        kept: weights that are kept beside the current ones, such as the best so far; empty where there are none.
+        kept: weights kept besides the current ones, such as the best so far.
         records: plain values, such as the lines of metrics.jsonl.
         scaler: state of fp16's gradient scaler, plain values; empty at other precisions.
     """
@@ -51,7 +51,7 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
-    """Commit a checkpoint and drop the oldest but two. One that is there already, whole, is kept: it has the same bits.
+    """Commit a checkpoint and drop the oldest but two. A valid one of this step is kept: it has the same bits.
 
     Args:
         folder: all checkpoints of a stage.
@@ -83,7 +83,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
 
 
 def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
-    """Return the newest checkpoint that is whole, or None where there has been none.
+    """Return the newest valid checkpoint, or None if there has been none.
 
     A damaged one is moved aside with a warning, and the one before it is used.
 
@@ -92,8 +92,8 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
         owner: identity of the run; a checkpoint of another run counts as damaged.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is whole, or a newer program wrote them.
-        StorageError: one is there and cannot be read.
+        CheckpointError: there are checkpoints but none is valid, or a newer program wrote them.
+        StorageError: one exists but cannot be read.
     """
     for path in reversed(checkpoints(folder).values()):
         try:
@@ -119,7 +119,7 @@ def _load(path: Path, owner: str) -> Checkpoint:
     trainer = json.loads((path / "trainer.json").read_text(encoding="utf-8"))
     if trainer["schema"] != _SCHEMA:
         raise CheckpointError(
-            f"schema {trainer['schema']} is not one that this program reads",
+            f"schema {trainer['schema']} is not supported",
             where=str(path),
             hint="use a newer program",
         )
@@ -140,7 +140,7 @@ class Saver:
     """The checkpoints of one stage: the newest to resume from, and another whenever enough time has passed."""
 
     def __init__(self, folder: Path, *, owner: str, every_s: float) -> None:
-        """Take the place.
+        """Prepare; nothing is read yet.
 
         Args:
             folder: all checkpoints of the stage.
@@ -158,7 +158,7 @@ class Saver:
         return found
 
     def is_due(self, step: int) -> bool:
-        """Return whether a step has not been saved yet and the time has come."""
+        """Return whether a step has not been saved yet and enough time has passed."""
         return step != self._saved and time.monotonic() - self._last >= self._every_s
 
     def save(self, checkpoint: Checkpoint) -> bool:

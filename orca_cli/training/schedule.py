@@ -1,4 +1,4 @@
-"""Learning rates and optimizers. A rate is a function of the step, so that nothing of a schedule has to be stored."""
+"""Learning rates and optimizers. A rate is a function of the step, so schedules have no state."""
 
 from __future__ import annotations
 

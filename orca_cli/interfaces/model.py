@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -157,6 +157,9 @@ class Body(Protocol):
     def linear_names(self, role: Role) -> list[str]:
         """Return the names, as in `named_modules`, of the nn.Linear layers with a role in attention or feed-forward."""
 
+    def requires_grad_(self, requires_grad: bool = True) -> object:
+        """Set requires_grad of every parameter."""
+
     def reset_weights(self) -> None:
         """Redraw all weights from torch's global generator, as the architecture's own initialisation does."""
 
@@ -169,14 +172,14 @@ class TransferParts(Protocol):
         """Return f."""
 
     @property
-    def body(self) -> Any:
-        """Return g, a Body."""
+    def body(self) -> Body:
+        """Return g."""
 
     @property
     def predictor(self) -> nn.Module:
         """Return h."""
 
-    def requires_grad_(self, requires_grad: bool = True) -> Any:
+    def requires_grad_(self, requires_grad: bool = True) -> object:
         """Set requires_grad of every parameter."""
 
 

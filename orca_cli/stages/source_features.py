@@ -115,20 +115,18 @@ def _embed(
     """
     generator = seeding.torch_generator(seed, "align", "source", features, points)
     labels = torch.from_numpy(np.asarray(source.labels, dtype=np.int64))
-    kept_x, kept_labels, kept_rank = [], [], []
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []  # points, labels, ranks
     held = 0
     with reporter.track("source features", len(labels)) as advance:
         for start in range(0, len(labels), _BATCH):
             signals.check()
             stop = min(start + _BATCH, len(labels))
             x, rows = select_points(body.embed_source(source.inputs[start:stop]), features, length)
-            kept_x.append(x.cpu())
-            kept_labels.append(labels[start:stop][rows.cpu()])
-            kept_rank.append(torch.rand(len(x), generator=generator, dtype=torch.float64))
+            rank = torch.rand(len(x), generator=generator, dtype=torch.float64)
+            kept.append((x.cpu(), labels[start:stop][rows.cpu()], rank))
             held += len(x)
             if held > 4 * points:
-                kept_x, kept_labels, kept_rank = _smallest(kept_x, kept_labels, kept_rank, points)
-                held = points
+                kept, held = [_smallest(kept, points)], points
             advance(stop - start)
     if held < 2:
         raise ConfigError(
@@ -136,16 +134,14 @@ def _embed(
             where="align.features",
             hint="use align.features=tokens, or a lower embedder.max_tokens",
         )
-    kept_x, kept_labels, _ = _smallest(kept_x, kept_labels, kept_rank, points)
-    return kept_x[0].float().contiguous(), kept_labels[0]
+    x, labels, _ = _smallest(kept, points)
+    return x.float().contiguous(), labels
 
 
-def _smallest(
-    x: list[Tensor], labels: list[Tensor], rank: list[Tensor], points: int
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    all_rank = torch.cat(rank)
-    order = torch.argsort(all_rank)[:points].sort().values
-    return [torch.cat(x)[order]], [torch.cat(labels)[order]], [all_rank[order]]
+def _smallest(kept: list[tuple[Tensor, Tensor, Tensor]], points: int) -> tuple[Tensor, Tensor, Tensor]:
+    x, labels, rank = (torch.cat(pieces) for pieces in zip(*kept, strict=True))
+    order = torch.argsort(rank)[:points].sort().values
+    return x[order], labels[order], rank[order]
 
 
 def _key(*facts: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, LockedError
-from orca_cli.runs.directory import LOCK, RESULT, STATUS, UNSAFE, RunDirectory, RunName, read_or_empty
+from orca_cli.runs.directory import LOCK, RESULT, STATUS, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.identity import SHORT
 from orca_cli.runs.records import SCHEMA, NewerSchemaError, UnreadableError, read_record
 
@@ -30,7 +30,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
         CheckpointError: a newer program made the folder.
         StorageError: the folder cannot be made.
     """
-    task_folder = root / UNSAFE.sub("-", name.task)
+    task_folder = name.task_folder(root)
     storage.check_writable(task_folder)
     with _alone(task_folder, name.identity[:SHORT]):
         path = None if force else find(task_folder, name.identity)
@@ -98,13 +98,13 @@ def find(task_folder: Path, identity: str) -> Path | None:
 
 def look(root: Path, name: RunName) -> RunDirectory | None:
     """Return the run that `find` finds, for reading only."""
-    path = find(root / UNSAFE.sub("-", name.task), name.identity)
+    path = find(name.task_folder(root), name.identity)
     return None if path is None else RunDirectory(path, name)
 
 
 def peek(root: Path, name: RunName) -> str:
     """Return what rerunning the command would do: "new", "resume", "completed" or "running"."""
-    task_folder = root / UNSAFE.sub("-", name.task)
+    task_folder = name.task_folder(root)
     path = find(task_folder, name.identity)
     if path is None:
         return "new"

@@ -44,7 +44,7 @@ SUMMARY = "summary.json"
 PROBES = "probe.json"
 _FOR_RESUMING = (Path("2_align", CHECKPOINTS), Path("3_finetune", CHECKPOINTS))
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
+_UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
 _STEP = re.compile(r"step-(\d{8,})")
 
 
@@ -69,10 +69,14 @@ class RunName:
     settings: str
     variant: dict[str, str]
 
+    def task_folder(self, root: Path) -> Path:
+        """Return the folder of all runs of the task, in the folder of all runs."""
+        return root / _UNSAFE.sub("-", self.task)
+
     def folder(self) -> str:
         """Return a folder name that starts with the present time."""
         parts = (self.body, self.metric, self.finetune, f"s{self.seed}", self.identity[:SHORT])
-        return "_".join((storage.timestamp(), *(UNSAFE.sub("-", part) for part in parts)))
+        return "_".join((storage.timestamp(), *(_UNSAFE.sub("-", part) for part in parts)))
 
 
 class RunDirectory:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -126,4 +126,4 @@ def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.nd
     if len(pieces) == 1:
         return pieces[0]
     x, mask = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("x", "mask"))
-    return Tokens(x, mask, pieces[0].grid, pieces[0].causal)
+    return replace(pieces[0], x=x, mask=mask)

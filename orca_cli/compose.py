@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from orca_cli import configuration, part_groups, schema, signals
 from orca_cli.configuration import choices, config_dir, default_folders
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.ranges import check_value, shown
+from orca_cli.runs.identity import Identity, identify
 from orca_cli.schema import GROUPS, NEEDED_GROUPS, Config
 
 _ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker")
@@ -48,6 +50,11 @@ class Composed:
     stored: dict[str, Any]  # as `content`, for files: what was read from the environment stays the text that names it
     choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
     overrides: list[str]  # what the user wrote
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Return what names the run; the files that it names are read at the first call."""
+        return identify(self.content, self.choices, Path(self.config.paths.data or ""))
 
     @property
     def variant(self) -> dict[str, str]:

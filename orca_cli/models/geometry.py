@@ -17,8 +17,8 @@ from orca_cli.interfaces import TokenLayout
 def layout(input_shape: tuple[int, ...], *, max_tokens: int, canvas: tuple[int, int] | None) -> TokenLayout:
     """Return how inputs of shape (C, L) or (C, H, W) become at most `max_tokens` tokens, 1 or more.
 
-    Bodies without a canvas (text) take the input as it is: a map is cut into k x k patches that are read row by row.
-    Bodies with a canvas (images) get every input at their resolution; a sequence is first folded into a near-square map. `canvas` is (height, width).
+    Bodies without a canvas (text) take the input as it is: a map is cut into k x k patches that are read row by row. Bodies
+    with one (images) get every input at its resolution (height, width); a sequence is first folded into a near-square map.
     """
     extent = input_shape[1:]
     fold = fold_shape(extent[0]) if canvas is not None and len(extent) == 1 else None

@@ -96,11 +96,10 @@ def read(group: str, name: str, path: Path) -> DataSet:
     content = configuration.content(path)
     node = content.get(group, content)
     node = node if isinstance(node, dict) else {}
-    block = node.get("data")
     description = configuration.description(path)
-    if block is None:
+    if node.get("data") is None:
         return DataSet(name, group, description)
-    found = _checked(DataSet, block, f"{path}: data", known=("name", "group", "description"))
+    found = _checked(DataSet, node["data"], f"{path}: data", known=("name", "group", "description"))
     files = [_checked(DataFile, file, f"{path}: data.files[{i}]") for i, file in enumerate(found.pop("files", ()))]
     origin = found.pop("origin", node["origin"] if node.get("origin") in ORIGINS else "files")
     return DataSet(name, group, description, origin, **found, files=tuple(DataFile(**file) for file in files))

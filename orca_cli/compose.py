@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ class Composed:
     choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
     overrides: list[str]  # what the user wrote
 
-    @cached_property
+    @functools.cached_property
     def identity(self) -> Identity:
         """Return what names the run; the files that it names are read at the first call."""
         return identify(self.content, self.choices, Path(self.config.paths.data or ""))

@@ -18,7 +18,6 @@ from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 from orca_cli.ranges import check_value
 
 TARGET = "_target_"
-CHECKER = "check_settings"
 _FOLDERS = ("tasks", "sources", "models", "metrics", "losses", "scoring", "finetuning", "tracking")
 _PLUGINS = tuple(f"orca_cli.{name}" for name in _FOLDERS)
 _TORCH = ("torch.nn", "torch.optim")
@@ -44,13 +43,9 @@ def build(node: dict[str, Any], key: str, **given: Any) -> Any:
         UnsafeError: the name is outside the allowed modules.
     """
     target = resolve(node, key)
-    arguments = {
-        name: build(value, f"{key}.{name}") if _is_node(value) else value
-        for name, value in node.items()
-        if name != TARGET
-    }
-    accepted = _parameters(target)
-    arguments |= {name: value for name, value in given.items() if name in accepted}
+    arguments = {name: value for name, value in node.items() if name != TARGET}
+    arguments |= {name: build(value, f"{key}.{name}") for name, value in arguments.items() if _is_node(value)}
+    arguments |= {name: value for name, value in given.items() if name in _parameters(target)}
     _bind(target, arguments, key)
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
@@ -76,7 +71,7 @@ def check(node: dict[str, Any], key: str, given: Iterable[str] = (), known: Mapp
     for name in filter(lambda name: _is_node(arguments[name]), arguments):
         check(arguments[name], f"{key}.{name}")
     _bind(target, arguments, key, given, known)
-    checker = getattr(sys.modules[target.__module__], CHECKER, None)
+    checker = getattr(sys.modules[target.__module__], "check_settings", None)
     if inspect.isfunction(target) and inspect.isfunction(checker):
         defaults = {name: p.default for name, p in _parameters(target).items() if p.default is not p.empty}
         settings = defaults | arguments | dict(known)

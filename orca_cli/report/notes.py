@@ -29,8 +29,7 @@ def notes_of(table: Table) -> list[str]:
 
 def _column_name(column: Column, columns: list[Column]) -> str:
     """Return a column's task, with protocol and error if other columns have the same task."""
-    same = [other for other in columns if other.task == column.task]
-    if len(same) == 1:
+    if sum(other.task == column.task for other in columns) == 1:
         return column.task
     words = (column.protocol, *data_words(column), column.error_name or "no result")
     return f"{column.task} ({' '.join(words)})"

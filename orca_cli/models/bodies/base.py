@@ -164,6 +164,7 @@ class ImageBody(PretrainedBody):
     """A body that takes maps of its own resolution; a family also gives `embed_patches`."""
 
     modality = "image"
+    canvas: tuple[int, int]
 
     def __init__(self, model: Any, folder: Path, *, max_tokens: int, width: int) -> None:
         super().__init__(model, folder, model.embeddings, max_tokens=max_tokens, width=width)
@@ -178,7 +179,6 @@ class ImageBody(PretrainedBody):
     @torch.no_grad()
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
         """Return the patch embedding's outputs [B, T, D] for images [B, 3, H, W] in 0..1, resized to the canvas."""
-        assert self.canvas is not None
         images = torch.as_tensor(np.asarray(inputs), dtype=torch.float32, device=self.device)
         mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self._mean, self._std))
         self.embeddings.to(self.device).eval()
@@ -188,7 +188,6 @@ class ImageBody(PretrainedBody):
     @property
     def patch_grid(self) -> tuple[int, int]:
         """Return (rows, columns) of the model's own patches."""
-        assert self.canvas is not None
         rows, columns = self.embeddings.patch_embeddings.projection.kernel_size
         return self.canvas[0] // rows, self.canvas[1] // columns
 

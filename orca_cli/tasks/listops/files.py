@@ -30,14 +30,12 @@ _MAX_LINE = 2**20  # bytes; the longest real line has about 16,000
 def reader(
     data_folder: Path, path: str | None, rows: Mapping[str, int | None], test_file: str, reporter: Reporter
 ) -> Callable[[str], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return a function from the name of a split to (tokens, ends, values), as `read` gives them.
+    """Return a function from the name of a split to its expressions, as `read` gives them.
 
     Args:
-        data_folder: the files are looked for in data_folder/listops or in the archive's own folder in it.
-        path: another folder, likewise.
+        data_folder, path: the files are in data_folder/listops, or in `path`, or in the archive's own folder in it.
         rows: split -> how many of the first rows are read; None reads all.
         test_file: "test" or "val": which file is the test split.
-        reporter: shows progress.
 
     Raises:
         DataError: a file is missing; raised at once, not when its split is read.
@@ -52,12 +50,7 @@ def reader(
 
 
 def read(path: Path, rows: int | None, reporter: Reporter) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the expressions of a file.
-
-    Args:
-        path: the file.
-        rows: how many of the first ones are read; None reads all.
-        reporter: shows progress.
+    """Return the expressions of a file, the first `rows` of them or all.
 
     Returns:
         tokens [sum of lengths] uint8, channels of VOCABULARY; ends [n] int64, where each expression ends in them;
@@ -101,9 +94,8 @@ def _row(path: Path, number: int, line: bytes) -> tuple[bytes, int]:
     source, tab, target = line.rstrip(b"\r\n").partition(b"\t")
     value = target.strip(b'" ')
     if not tab or len(value) != 1 or not value.isdigit():
-        raise _fault(
-            path, number, f"{target[:20].decode(errors='replace')!r} is not a value; allowed: 0..9 after a tab"
-        )
+        found = target[:20].decode(errors="replace")
+        raise _fault(path, number, f"{found!r} is not a value; allowed: 0..9 after a tab")
     try:
         text = bytes(map(_CHANNELS.__getitem__, source.strip(b'"').translate(None, b"()").split()))
     except KeyError as error:

@@ -26,11 +26,17 @@ from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.listops import files as listops_files
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.one_hot import OverLength, Sequences, SymbolSamples, end_to_end
-from orca_cli.tasks.shared.published import load_arrays, note
+from orca_cli.tasks.shared.published import load_arrays
 
 VOCABULARY = listops_files.VOCABULARY
 _DIGIT = VOCABULARY.index("0")
 _MIN, _MAX, _MED, _SM, _CLOSE = (VOCABULARY.index(token) for token in VOCABULARY[-5:])
+_OPERATORS: dict[int, Callable[[Sequence[int]], int]] = {
+    _MIN: min,
+    _MAX: max,
+    _MED: lambda values: int(statistics.median(values)),
+    _SM: lambda values: sum(values) % 10,
+}
 _OPERATOR_PROBABILITY = 0.25
 _VERSION = 2
 # In the order of generation, so that a larger training set leaves the others as they are.
@@ -75,13 +81,11 @@ def load(
         origin: "generated", or "files": the Long Range Arena's basic_train.tsv, basic_val.tsv and basic_test.tsv.
         size: a key of SIZES: number and lengths of the expressions, unless set below. For files it only gives the length of
             the input, and all rows are read.
-        num_train: training samples; None: that of `size`. From files: that many first rows; None reads all.
-        num_validation: validation samples, likewise.
-        num_test: test samples, likewise; which ones are generated does not depend on the other sizes.
+        num_train, num_validation, num_test: samples; None: that of `size`. From files: that many first rows; None reads all.
+            Which test samples are generated does not depend on the other sizes.
         max_depth: depth of the deepest digit of generated expressions; the root has depth 1.
         max_arity: the largest number of arguments of generated expressions.
-        min_length: least number of tokens of generated expressions (a digit is one, an operator with its bracket two).
-        max_length: largest number of tokens of generated expressions.
+        min_length, max_length: tokens of generated expressions (a digit is one, an operator with its bracket two).
         data_seed: seed of the generator; not the seed of the run.
         test_file: "test", or "val": the validation file is the test split too, so that models are chosen on the test split.
         input_length: length of the input; None: the longest generated expression, or 1,024 (1,999 for size=lra) for
@@ -94,16 +98,10 @@ def load(
         ConfigError: settings contradict each other, or such expressions cannot be found.
     """
     check_settings(origin, path, size, min_length, max_length)
-    known = _given(
-        num_train=num_train,
-        num_validation=num_validation,
-        num_test=num_test,
-        min_length=min_length,
-        max_length=max_length,
-    )
-    values = SIZES[size] | known
+    known = _given(num_train=num_train, num_validation=num_validation, num_test=num_test)
+    sizes = SIZES[size] | known | _given(min_length=min_length, max_length=max_length)
     grammar = {"max_depth": max_depth, "max_arity": max_arity}
-    grammar |= {name: values.pop(name) for name in ("min_length", "max_length")}
+    grammar |= {name: sizes.pop(name) for name in ("min_length", "max_length")}
     longest = grammar["max_length"] if origin == "generated" else _FILE_LENGTHS[size]
     length = longest if input_length is None else input_length
     if origin == "files":
@@ -111,7 +109,7 @@ def load(
         read = listops_files.reader(data_folder, path, rows, test_file, reporter)
         what = f"ListOps of the Long Range Arena, {test_file} file as test split"
     else:
-        read = _generated(cache_folder, values, grammar, data_seed, reporter)
+        read = _generated(cache_folder, sizes, grammar, data_seed, reporter)
         tokens = f"{grammar['min_length']}..{grammar['max_length']} tokens"
         what = f"generated ListOps expressions of {tokens}, depth {max_depth}, arity {max_arity}"
     longer: list[str] = []
@@ -136,9 +134,8 @@ def load(
         synthetic=origin == "generated",
         size=size if origin == "generated" else "",
         class_names=tuple("0123456789"),
-        note=note(
-            what, f"longer than {length} tokens: {', '.join(longer)} (over_length={over_length})" if longer else ""
-        ),
+        note=what
+        + (f"; longer than {length} tokens: {', '.join(longer)} (over_length={over_length})" if longer else ""),
     )
 
 
@@ -204,31 +201,7 @@ def _draw(uniform: Iterator[float], max_depth: int, max_arity: int, max_length: 
             if len(values) == arity:
                 open_lists.pop()
                 tokens.append(_CLOSE)
-                value = _value(operator, values)
-
-
-def _value(operator: int, values: Sequence[int]) -> int:
-    if operator == _MIN:
-        return min(values)
-    if operator == _MAX:
-        return max(values)
-    return int(statistics.median(values)) if operator == _MED else sum(values) % 10
-
-
-def _generate(folder: Path, sizes: list[int], grammar: dict[str, int], seed: int, reporter: Reporter) -> None:
-    source = expressions(seed, **grammar)
-    with reporter.track("generating listops", sum(sizes)) as advance:
-        for name, size in zip(_SPLITS, sizes, strict=True):
-            texts, values = [], []
-            for _ in range(size):
-                signals.check()
-                text, value = next(source)
-                texts.append(text)
-                values.append(value)
-                advance()
-            arrays = *end_to_end(texts), np.array(values, np.int64)
-            for part, array in zip(_ARRAYS, arrays, strict=True):
-                np.save(folder / f"{name}_{part}.npy", array)
+                value = _OPERATORS[operator](values)
 
 
 def _generated(
@@ -237,11 +210,22 @@ def _generated(
     """Return what reads a split of the expressions that these settings determine; they are made where they are missing."""
 
     def make(folder: Path) -> None:
-        _generate(folder, [sizes[f"num_{name}"] for name in _SPLITS], grammar, data_seed, reporter)
+        source = expressions(data_seed, **grammar)
+        with reporter.track("generating listops", sum(sizes.values())) as advance:
+            for split in _SPLITS:
+                texts, values = [], []
+                for _ in range(sizes[f"num_{split}"]):
+                    signals.check()
+                    text, value = next(source)
+                    texts.append(text)
+                    values.append(value)
+                    advance()
+                arrays = *end_to_end(texts), np.array(values, np.int64)
+                for part, array in zip(_ARRAYS, arrays, strict=True):
+                    np.save(folder / f"{split}_{part}.npy", array)
 
-    folder = folder_of(
-        cache_folder, "listops", {"version": _VERSION, "data_seed": data_seed, **sizes, **grammar}, make, reporter
-    )
+    parameters: dict[str, int | float | str] = {"version": _VERSION, "data_seed": data_seed, **sizes, **grammar}
+    folder = folder_of(cache_folder, "listops", parameters, make, reporter)
 
     def read(split: str) -> Expressions:
         tokens, ends, values = load_arrays(folder, [f"{split}_{part}" for part in _ARRAYS])

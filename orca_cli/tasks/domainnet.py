@@ -48,7 +48,6 @@ def load(
 
     Args:
         path: another folder that holds the lists and the folders of images.
-        domain: the kind of image.
         validation_size: images of the training list drawn for validation, every class in proportion: a number (int) or a
             fraction (float). Identical files stay together.
         train_size: training images; None takes all that validation leaves.
@@ -120,12 +119,10 @@ def _read(path: Path, folder: Path) -> _Listed:
 
 def _class_names(listed: _Listed, path: Path) -> tuple[str, ...]:
     """Return the classes' names, the folders that the images lie in."""
-    pairs = {
-        (label, PurePosixPath(name).parent.name) for name, label in zip(listed.names, listed.y.tolist(), strict=True)
-    }
-    names = dict(sorted(pairs))
-    if several := sorted(pair for pair in pairs if names[pair[0]] != pair[1]):
-        label, folder = several[0]
-        what = f"label {label} is given to '{names[label]}' and '{folder}'"
-        raise DataError(what, where=str(path), hint="get the list again")
+    pairs = sorted(set(zip(listed.y.tolist(), (PurePosixPath(name).parent.name for name in listed.names), strict=True)))
+    names = dict(pairs)
+    for label, folder in pairs:
+        if names[label] != folder:
+            what = f"label {label} is given to '{names[label]}' and '{folder}'"
+            raise DataError(what, where=str(path), hint="get the list again")
     return tuple(names.get(label, f"class {label}") for label in range(_CLASSES))

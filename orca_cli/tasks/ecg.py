@@ -13,7 +13,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,6 @@ from orca_cli.untrusted.pickle import unpickle
 
 CLASSES = ("N", "A", "O", "~")  # in the order of their numbers
 _VERSION = 1
-_FILE = "challenge2017.pkl"
 _MAX_BYTES = 2 * 2**30  # of the file, which has 150 MB
 _AGAIN = "`orca data get ecg` fetches it again"
 # Of a record whose deviation is below this part of its largest value, rounding is all that is left.
@@ -43,22 +42,14 @@ _PART = 0.1  # of the records, for validation and for test
 
 @dataclass(frozen=True)
 class Records:
-    """All records of the file, in its order.
+    """All records of the file, in its order."""
 
-    Args:
-        steps: [S] in the file's own type, a read-only memory map.
-        ends: [N] int64, where each record ends in `steps`.
-        classes: [N] int64 in 0..3.
-        mean, std: [N] float64, mean and population deviation of each record; 1 as deviation where it is constant.
-        constant: number of records that are constant.
-    """
-
-    steps: np.ndarray
-    ends: np.ndarray
-    classes: np.ndarray
-    mean: np.ndarray
-    std: np.ndarray
-    constant: int
+    steps: np.ndarray  # [S] in the file's own type, a read-only memory map
+    ends: np.ndarray  # [N] int64, where each record ends in `steps`
+    classes: np.ndarray  # [N] int64 in 0..3
+    mean: np.ndarray  # [N] float64, of each record
+    std: np.ndarray  # [N] float64, population deviation of each record; 1 where it is constant
+    constant: int  # number of records that are constant
 
     def lengths(self) -> np.ndarray:
         """Return the steps of every record [N]."""
@@ -71,19 +62,12 @@ class Records:
 
 @dataclass(frozen=True)
 class Cut:
-    """How records are cut into windows.
+    """How records are cut into windows."""
 
-    Args:
-        window: W, steps.
-        strides: steps from one window to the next, for each class.
-        inclusive: whether a window that ends with the record's last step is one.
-        pad: whether a record that has no window gives one, padded at the end.
-    """
-
-    window: int
-    strides: tuple[int, ...]
-    inclusive: bool
-    pad: bool
+    window: int  # W, steps
+    strides: tuple[int, ...]  # steps from one window to the next, for each class
+    inclusive: bool  # whether a window that ends with the record's last step is one
+    pad: bool  # whether a record that has no window gives one, padded at the end
 
     def starts(self, length: int, label: int) -> np.ndarray:
         """Return where the windows of a record begin, ascending; none for a record that is left out."""
@@ -174,7 +158,7 @@ def load(
             training records, stratified by `split_seed`. "stratified" draws a tenth each by `split_seed`.
         split_seed: of the draws that are not scikit-learn's.
     """
-    (file,) = find(data_folder, "ecg", [_FILE], path)
+    (file,) = find(data_folder, "ecg", ["challenge2017.pkl"], path)
     records = _read(file, cache_folder, reporter)
     parts = _split(records.classes, split, split_seed, str(file))
     learned = np.union1d(parts.train, parts.validation) if train_on_validation else parts.train
@@ -279,12 +263,11 @@ def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
             what = f"label {text[:20]!r} of record {row} is unknown"
             raise DataError(what, where=where, hint=f"allowed: {', '.join(CLASSES)}")
     classes = np.array([CLASSES.index(text) for text in texts], dtype=np.int64)
-    return [_signal(record, row, where) for row, record in enumerate(data)], classes
-
-
-def _signal(record: Any, row: int, where: str) -> np.ndarray:
-    try:
-        signal = np.asarray(record)
-    except ValueError:  # lists of different lengths
-        signal = np.empty((0, 0))
-    return check_array(signal, ("steps",), where, _AGAIN, f"record {row}")
+    recorded = []
+    for row, record in enumerate(data):
+        try:
+            signal = np.asarray(record)
+        except ValueError:  # lists of different lengths
+            signal = np.empty((0, 0))
+        recorded.append(check_array(signal, ("steps",), where, _AGAIN, f"record {row}"))
+    return recorded, classes

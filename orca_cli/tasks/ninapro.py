@@ -44,7 +44,16 @@ def load(
     found = dict(zip(names, find(data_folder, "ninapro", names, path), strict=True))
 
     def read(part: str) -> tuple[np.ndarray, np.ndarray]:
-        return _read(found[f"ninapro_{part}.npy"], found[f"label_{part}.npy"], cache_folder, reporter)
+        """Return the windows of one split [N, 16, 52], mapped in the file's type, and their classes [N] int64."""
+        inputs, labels = found[f"ninapro_{part}.npy"], found[f"label_{part}.npy"]
+        x, y = (arrays.mapped(file, [""], cache_folder, reporter)[""] for file in (inputs, labels))
+        check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), _AGAIN)
+        classes = class_numbers(y, len(x), _CLASSES, str(labels), hint=_AGAIN)
+        broken = np.flatnonzero(~np.isfinite(x).all(axis=(1, 2)))
+        if len(broken):
+            what = f"window {broken[0]} has values that are NaN or infinite ({len(broken)} windows do)"
+            raise DataError(what, where=str(inputs))
+        return x.transpose(0, 2, 1), classes
 
     (x, y), validation = read("train"), read("val")
     if train_on_validation:
@@ -69,18 +78,6 @@ def load(
             overlap_warning(train_on_validation, f"{len(validation[1])} validation windows"),
         ),
     )
-
-
-def _read(inputs: Path, labels: Path, cache_folder: Path, reporter: Reporter) -> tuple[np.ndarray, np.ndarray]:
-    """Return the windows of one split [N, 16, 52], mapped in the file's type, and their classes [N] int64."""
-    x, y = (arrays.mapped(file, [""], cache_folder, reporter)[""] for file in (inputs, labels))
-    check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), _AGAIN)
-    classes = class_numbers(y, len(x), _CLASSES, str(labels), hint=_AGAIN)
-    broken = np.flatnonzero(~np.isfinite(x).all(axis=(1, 2)))
-    if len(broken):
-        what = f"window {broken[0]} has values that are NaN or infinite ({len(broken)} windows do)"
-        raise DataError(what, where=str(inputs))
-    return x.transpose(0, 2, 1), classes
 
 
 def _statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -100,13 +100,13 @@ def load(
         make = partial(_project, parts, data_seed, rotate, rescale == "channel", reporter)
         what = f"generated: projection of {'CIFAR-10' if origin == 'cifar10' else 'CIFAR-100'} images onto the sphere"
     folder = folder_of(cache_folder, "spherical", {"version": _VERSION, **parameters}, make, reporter)
-    x, y = _read(folder, "train")
-    rows, held_out = hold_out(y, validation, validation_size, train_size, train_on_validation, split_seed)
     mean, std = (cifar100.MEAN, cifar100.STD) if normalize == "cifar" else (None, None)
+    (y,) = load_arrays(folder, ["train_y"])
+    rows, held_out = hold_out(y, validation, validation_size, train_size, train_on_validation, split_seed)
 
-    def open_test() -> PixelSamples:
-        test_x, test_y = _read(folder, "test")
-        return PixelSamples(test_x, test_y, np.arange(len(test_y)), mean=mean, std=std)
+    def samples(part: str, rows: np.ndarray | None = None) -> PixelSamples:
+        (x,), (y,) = load_arrays(folder, [f"{part}_x"], mapped=True), load_arrays(folder, [f"{part}_y"])
+        return PixelSamples(x, y, np.arange(len(y)) if rows is None else rows, mean=mean, std=std)
 
     note = f"{what}: {describe(rows, held_out, validation, split_seed)}"
     reporter.say(note)
@@ -114,9 +114,9 @@ def load(
         kind="classes",
         input_shape=(3, _SIDE, _SIDE),
         num_outputs=len(names) or _CLASSES,
-        train=PixelSamples(x, y, rows, mean=mean, std=std),
-        validation=PixelSamples(x, y, held_out, mean=mean, std=std),
-        open_test=open_test,
+        train=samples("train", rows),
+        validation=samples("train", held_out),
+        open_test=lambda: samples("test"),
         synthetic=origin != "file",
         class_names=names,
         note=note,
@@ -164,11 +164,6 @@ def _project(
         np.save(folder / f"{part}_y.npy", images.y)
 
 
-def _read(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return images [N, 3, 60, 60] uint8, mapped, and classes [N] int64."""
-    return load_arrays(folder, [f"{part}_x"], mapped=True)[0], load_arrays(folder, [f"{part}_y"])[0]
-
-
 def check_settings(origin: str, path: str | None, images: str | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
     unused, given, needed = ("images", images, "cifar100 or cifar10") if origin == "file" else ("path", path, "file")
@@ -200,8 +195,7 @@ def random_rotation(generator: np.random.Generator) -> np.ndarray:
 def positions(points: np.ndarray) -> np.ndarray:
     """Return where on the image points of the sphere [3, *] lie, [2, *]: fractions of the rows and of the columns.
 
-    Values outside 0..1 lie outside the image. The south pole is sent to the centre (0.5, 0.5), and so is the north pole
-    itself, which lies straight below the centre of projection.
+    Values outside 0..1 lie outside the image. Both poles are sent to the centre (0.5, 0.5).
     """
     height = points[2] + 1
     reach = 1 + height / (_ORIGIN - height)

@@ -147,18 +147,14 @@ def load(
     Args:
         data_folder: holds cosmic/npy_train/ and cosmic/npy_test/ with filter/proposal/visit/*.npy.
         cache_folder: where the masks are kept, 4 S^2 bytes a stamp.
-        filter: of the camera.
         keys: text file with the visits to use, one per line: proposal_visit and its field type.
         field: field type (GAL, EX or GC) of the lines of `keys` to use; None uses all.
-        crop_start: first row and column of the crop.
-        crop_size: S.
-        sky_low: optimizer steps add sky * U(sky_low, sky_high) to an image, sky being the level of its exposure.
-        sky_high: not below sky_low.
+        crop_start: first row and column of the crop, which has crop_size = S.
+        sky_low, sky_high: optimizer steps add sky * U(sky_low, sky_high) to an image, sky being the level of its exposure.
         sky_at_test: whether the same is done in stage 2, validation and test, with one draw per file.
         ignored: the target where the ignore mask is set: "missing", or "zero", no hit.
         normalize: whether the counts are shifted and scaled by the training pixels' median and 1.4826 times their median
             absolute deviation, over 256 seeded stamps or all; stars and hits are outliers and hardly move these.
-        validation_fraction: of the training stamps.
         validation_unit: "visit" draws whole visits, so that one field of the sky is in one split only; "exposure" draws
             stamps.
 

@@ -173,7 +173,6 @@ def load(
     Args:
         data_folder: holds psicov/ with deepcov.lst, psicov.lst, and features/ and distance/ in deepcov/ and psicov/; or all
             that in psicov/protein/.
-        window: W.
         crop: "diagonal" draws one offset for rows and columns, so that a window stays a map of one stretch of the chain
             against itself; "independent" draws two.
         clip_train: larger distances are set to it in training targets, Angstrom.

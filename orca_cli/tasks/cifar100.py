@@ -63,13 +63,10 @@ def load(
     rows, held_out = hold_out(train.y, validation, validation_size, train_size, train_on_validation, split_seed)
     order = bit_reversal(SIDE) if permute else None
 
-    def samples(images: LabelledImages, chosen: np.ndarray, random: bool = False) -> PixelSamples:
+    def samples(images: LabelledImages, chosen: np.ndarray | None = None, random: bool = False) -> PixelSamples:
+        chosen = np.arange(len(images.y)) if chosen is None else chosen
         padding = _PADDING if random else 0
         return PixelSamples(images.x, images.y, chosen, mean=MEAN, std=STD, padding=padding, flip=random, order=order)
-
-    def open_test() -> PixelSamples:
-        test = read(place, "test")
-        return samples(test, np.arange(len(test.y)))
 
     text = note(
         f"CIFAR-100: {describe(rows, held_out, validation, split_seed)}",
@@ -82,7 +79,7 @@ def load(
         num_outputs=_CLASSES,
         train=samples(train, rows, augment),
         validation=samples(train, held_out),
-        open_test=open_test,
+        open_test=lambda: samples(read(place, "test")),
         class_names=class_names(place),
         note=text,
     )

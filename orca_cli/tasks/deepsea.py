@@ -100,25 +100,20 @@ class Joined:
 
 
 def _read(
-    file: Path,
-    part: str,
-    cache_folder: Path,
-    reporter: Reporter,
-    length: int | str = "length",
-    outputs: int | str = "K",
+    file: Path, part: str, cache_folder: Path, reporter: Reporter, length: int | str = "length", labels: int | str = "K"
 ) -> tuple[ArraySamples, float]:
     """Return the sequences of one split, and the fraction of their bases that is unknown."""
     names = [f"x_{part}", f"y_{part}"]
     found = arrays.mapped(file, names, cache_folder, reporter)
     x = check_array(found[names[0]], ("N", length, _BASES), f"{file}[{names[0]}]", _AGAIN)
-    labels = np.array(check_array(found[names[1]], (len(x), outputs), f"{file}[{names[1]}]", _AGAIN), np.float32)
-    wrong = np.argwhere((labels != 0) & (labels != 1))
+    y = np.array(check_array(found[names[1]], (len(x), labels), f"{file}[{names[1]}]", _AGAIN), np.float32)
+    wrong = np.argwhere((y != 0) & (y != 1))
     if len(wrong):
         row, column = wrong[0]
-        what = f"{labels[row, column]:g} at row {row}, label {column}; only 0 and 1 are allowed"
+        what = f"{y[row, column]:g} at row {row}, label {column}; only 0 and 1 are allowed"
         raise DataError(what, where=f"{file}[{names[1]}]")
     known = _known_bases(x, f"{file}[{names[0]}]", reporter)
-    return ArraySamples(x.transpose(0, 2, 1), labels), 1.0 - known / (x.shape[0] * x.shape[1])
+    return ArraySamples(x.transpose(0, 2, 1), y), 1.0 - known / (x.shape[0] * x.shape[1])
 
 
 def _known_bases(x: np.ndarray, where: str, reporter: Reporter) -> int:

@@ -58,7 +58,12 @@ def load(
     (x, y), validation = read("train"), read("val")
     if train_on_validation:
         x, y = (np.concatenate(pair) for pair in zip((x, y), validation, strict=True))
-    mean, std = _statistics(x) if normalize == "electrodes" else (np.zeros((1, 1)), np.ones((1, 1)))
+    mean, std = np.zeros((1, 1)), np.ones((1, 1))  # of every electrode over windows and steps
+    if normalize == "electrodes":
+        values = x.astype(np.float64)
+        mean, std = (statistic(values, axis=(0, 2))[:, None] for statistic in (np.mean, np.std))
+        # Of a constant electrode rounding leaves a deviation of 1e-16 times its value, which would blow up the noise.
+        std[std <= 1e-12 * np.abs(mean)] = 1.0
 
     def samples(x: np.ndarray, y: np.ndarray) -> ArraySamples:
         return ArraySamples(((x.astype(np.float64) - mean) / std).astype(np.float32)[:, None], y)
@@ -78,12 +83,3 @@ def load(
             overlap_warning(train_on_validation, f"{len(validation[1])} validation windows"),
         ),
     )
-
-
-def _statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation of every electrode over windows and steps, [16, 1] float64; 1 where it is constant."""
-    values = x.astype(np.float64)
-    mean, std = values.mean(axis=(0, 2)), values.std(axis=(0, 2))
-    # Of a constant electrode rounding leaves a deviation of 1e-16 times its value, which would blow up the noise.
-    std[std <= 1e-12 * np.abs(mean)] = 1.0
-    return mean[:, None], std[:, None]

@@ -7,7 +7,6 @@ Shapes: N series of a file, L dates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -99,7 +98,15 @@ def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) 
         with open(folder / "x.npy", "wb") as stream, reporter.track(f"reading {file.name}", len(data)) as advance:
             header = {"descr": "<f4", "fortran_order": False, "shape": (len(data), 1, data.shape[1])}
             np.lib.format.write_array_header_1_0(stream, header)
-            for block in _blocks(data, where):
+            for start in range(0, len(data), _BLOCK):
+                signals.check()
+                block = data[start : start + _BLOCK]
+                # float32 is what the model takes: a number beyond its range is not finite there.
+                with np.errstate(over="ignore"):
+                    broken = np.flatnonzero(~np.isfinite(block.astype(np.float32)).all(axis=1))
+                if len(broken):
+                    what = f"series {start + broken[0]} has values that are NaN, infinite or beyond float32"
+                    raise DataError(what, where=where)
                 values = z_scores(block) if normalize == "series" else block
                 stream.write(np.ascontiguousarray(values, "<f4").tobytes())
                 advance(len(block))
@@ -114,16 +121,3 @@ def z_scores(series: np.ndarray) -> np.ndarray:
     centred = values - values.mean(axis=1, keepdims=True)
     least = EPSILON * np.abs(values).max(axis=1, keepdims=True) + np.finfo(np.float64).tiny
     return centred / np.maximum(values.std(axis=1, keepdims=True), least)
-
-
-def _blocks(data: np.ndarray, where: str) -> Iterator[np.ndarray]:
-    for start in range(0, len(data), _BLOCK):
-        signals.check()
-        block = data[start : start + _BLOCK]
-        # float32 is what the model takes: a number beyond its range is not finite there.
-        with np.errstate(over="ignore"):
-            broken = np.flatnonzero(~np.isfinite(block.astype(np.float32)).all(axis=1))
-        if len(broken):
-            what = f"series {start + broken[0]} has values that are NaN, infinite or beyond float32"
-            raise DataError(what, where=where)
-        yield block

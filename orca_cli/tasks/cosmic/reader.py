@@ -156,7 +156,7 @@ def load(
         normalize: whether the counts are shifted and scaled by the training pixels' median and 1.4826 times their median
             absolute deviation, over 256 seeded stamps or all; stars and hits are outliers and hardly move these.
         validation_unit: "visit" draws whole visits, so that one field of the sky is in one split only; "exposure" draws
-            stamps.
+            stamps; until `validation_fraction` of the training stamps is met as closely as possible.
 
     Raises:
         ConfigError: `sky_low` above `sky_high`, `field` without `keys`, or no such file of keys.

@@ -16,7 +16,6 @@ import torch
 RATE = 22_050  # Hz
 MELS = 96
 FRAMES = 101  # of one second
-WIDTH = 102  # of the input: one zero column more
 _N_FFT, _WINDOW, _HOP = 1920, 661, 220
 _FLOOR, _RANGE_DB, _SHIFT_DB = 1e-10, 80.0, 75.0
 _MAX_MASKS, _MASKED_MELS, _MASKED_FRAMES = 2, 0.15, 0.2

@@ -115,7 +115,7 @@ class Sounds:
         for row, generator in enumerate(generators):
             if generator is not None:
                 features[row] = self._changed(features[row], generator)
-        x = np.pad(features, ((0, 0), (0, 0), (0, log_mel.WIDTH - log_mel.FRAMES)))[:, None]
+        x = np.pad(features, ((0, 0), (0, 0), (0, 1)))[:, None]
         labels = self._table.labels[self._clips[indices]].astype(np.float32)
         return Batch(torch.from_numpy(x), torch.from_numpy(labels))
 
@@ -154,7 +154,7 @@ def load(
     redraw: bool = True,
     frozen_seed: Seed = 0,
 ) -> TaskData:
-    """Return log-mel spectrograms [n, 1, 96, 102] and their labels [n, K] of 0 and 1.
+    """Return log-mel spectrograms [n, 1, 96, 102], the last column zero, and their labels [n, K] of 0 and 1.
 
     Args:
         augmentation: whether optimizer steps draw a chunk of a clip, mask and add noise; if not, a clip is its middle
@@ -181,7 +181,7 @@ def load(
     drawn = Augmentation(masking, mixing, most_noise, None if redraw else frozen_seed) if augmentation else None
     return TaskData(
         kind="labels",
-        input_shape=(1, log_mel.MELS, log_mel.WIDTH),
+        input_shape=(1, log_mel.MELS, log_mel.FRAMES + 1),
         num_outputs=len(names),
         train=Sounds(train, True, drawn, noise),
         validation=Sounds(table("validation")),

@@ -57,8 +57,7 @@ def load(
     lists = files.find(data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path)
     folder = lists[0].parent
     train, test = (_read(list_path, folder) for list_path in lists)
-    twice = set(train.names) & set(test.names)
-    if twice:
+    if twice := set(train.names) & set(test.names):
         raise DataError(f"'{min(twice)}' is in the training list too", where=str(lists[1]), hint="get the lists again")
     hashes = content_hashes([folder / name for name in train.names], reporter)
     first, of = by_content(hashes)
@@ -110,8 +109,7 @@ def _read(path: Path, folder: Path) -> _Listed:
         labels.append(int(label))
     if not names:
         raise DataError("the list is empty", where=where, hint="get the list again")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in names if not (folder / name).is_file()]:
         what = f"{len(missing)} of {len(names)} images are missing, the first is '{missing[0]}'"
         raise DataError(what, where=where, hint=f"unpack {PurePosixPath(missing[0]).parts[0]}.zip into {folder}")
     return _Listed(names, np.array(labels, dtype=np.int64))

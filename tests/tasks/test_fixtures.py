@@ -221,7 +221,7 @@ def test_jsb(read, written):
 
 
 def test_listops_and_expressions_beyond_the_input(read, written):
-    from orca_cli.tasks.listops.reader import VOCABULARY
+    from orca_cli.tasks.listops import VOCABULARY
 
     dropped = read("listops", over_length="drop")
     for samples, kept, part in zip(splits(read("listops")), splits(dropped), ("train", "val", "test"), strict=True):

@@ -44,8 +44,7 @@ def list_stamps(root: Path, part: str, band: str, keys: frozenset[str] | None) -
     listed = root / f"{part}_dirs.npy"
     if keys is None and listed.is_file():
         found = _listed(listed, folder)
-        missing = [stamp for stamp in found if not (root / stamp).is_file()]
-        if missing:
+        if missing := [stamp for stamp in found if not (root / stamp).is_file()]:
             what = f"names {len(missing)} missing files, the first is '{missing[0]}'"
             raise DataError(what, where=str(listed), hint="remove the list to use what the folder holds")
     else:

@@ -34,7 +34,6 @@ from orca_cli.tasks.shared.published import find_first, read_text
 
 _MAPS = "chunks/lbl_map.json"
 _TABLES = {"train": "chunks/tr.csv", "validation": "chunks/val.csv", "test": "chunks/eval.csv"}
-_NOISE = "noise_22050"
 _FOLDERS = ("", "audio", "data")
 _MAX_TABLE_BYTES = 2**29
 _MAX_LABELS = 10_000
@@ -170,9 +169,9 @@ def load(
     names = _label_names(folder / _MAPS)
     noise: list[Path] = []
     if augmentation and mixing > 0:
-        noise = sorted(place for place in (folder / _NOISE).glob("*.wav") if place.is_file())
+        noise = sorted(place for place in (folder / "noise_22050").glob("*.wav") if place.is_file())
         if not noise:
-            raise DataError("no .wav files", where=str(folder / _NOISE), hint=f"{_HINT}, or use task.mixing=0")
+            raise DataError("no .wav files", where=str(folder / "noise_22050"), hint=f"{_HINT}, or use task.mixing=0")
 
     def table(split: str) -> Table:
         return _read_table(folder, folder / _TABLES[split], names, reporter)

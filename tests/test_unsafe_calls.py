@@ -14,7 +14,7 @@ WRITERS = {
     "untrusted/worker_process.py": "a pipe",
     "commands/resume_test.py": "trial runs in a temporary folder of its own",
     "untrusted/unpacked.py": "into a temporary folder of storage.commit_folder",
-    "tasks/ecg/records.py": "into a temporary folder of storage.commit_folder",
+    "tasks/ecg.py": "into a temporary folder of storage.commit_folder",
     "tasks/satellite.py": "into a temporary folder of storage.commit_folder",
     "tasks/shared/target_maps.py": "into a temporary folder of storage.commit_folder",
     "runs/directory.py": "under a temporary name of storage.write_with",

@@ -12,27 +12,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from orca_cli import signals, storage
 from orca_cli.catalogue import DataFile, DataSet
 from orca_cli.exceptions import ChecksumError, DataError
 from orca_cli.untrusted.downloads import md5_file
 
+if TYPE_CHECKING:  # imports numpy
+    from orca_cli.interfaces import Reporter
+
 CHECKSUMS = "checksums.json"
 SCHEMA = 1
 _LOCK = ".lock"
+_AGAIN = "move the file away and get it again"
 _WITHOUT_FILES = {"generated": "generated", "bundled": "bundled", "own": "yours"}
-
-
-class Progress(Protocol):
-    """The part of interfaces.Reporter that is used here."""
-
-    def say(self, text: str) -> None:
-        """Log one line."""
-
-    def track(self, description: str, total: int) -> Any:
-        """Return a context manager that gives a function `advance(steps=1, note="")`."""
 
 
 def is_there(file: DataFile, folder: Path) -> bool:
@@ -64,7 +58,7 @@ def state(entry: DataSet, data_folder: Path) -> str:
 
 
 @contextmanager
-def locked(entry: DataSet, data_folder: Path, reporter: Progress) -> Iterator[Path]:
+def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Path]:
     """Lock the data set's folder, after waiting for other processes; provides the folder.
 
     Raises:
@@ -96,15 +90,7 @@ def expected(file: DataFile, folder: Path) -> str | None:
 
 
 def verify(file: DataFile, folder: Path, origin: str = "found here") -> str:
-    """Compare a file with what it should be, and record its checksum if it is seen for the first time.
-
-    Args:
-        file: in `folder`.
-        folder: of the data set.
-        origin: where the file comes from, for the record.
-
-    Returns:
-        The file's SHA-256.
+    """Compare a file with what it should be, and return its SHA-256; `origin` is recorded if it is seen for the first time.
 
     Raises:
         ChecksumError: it differs from the published or the recorded one.
@@ -113,12 +99,9 @@ def verify(file: DataFile, folder: Path, origin: str = "found here") -> str:
     digest, known = storage.sha256_file(path), expected(file, folder)
     if known not in (None, digest):
         which = "published" if file.sha256 else f"recorded in {CHECKSUMS}"
-        raise ChecksumError(
-            f"its SHA-256 is {digest}, but the one {which} is {known}",
-            where=str(path),
-            hint="move the file away and get it again"
-            + ("" if file.sha256 else f"; if this file is right, delete {folder / CHECKSUMS}"),
-        )
+        advice = "" if file.sha256 else f"; if this file is right, delete {folder / CHECKSUMS}"
+        text = f"its SHA-256 is {digest}, but the one {which} is {known}"
+        raise ChecksumError(text, where=str(path), hint=f"{_AGAIN}{advice}")
     if known is None:
         check_md5(file, path)
     record(folder, file.path, path.stat().st_size, digest, origin)
@@ -132,11 +115,8 @@ def check_md5(file: DataFile, path: Path) -> None:
         ChecksumError: it differs.
     """
     if file.md5 is not None and (found := md5_file(path)) != file.md5:
-        raise ChecksumError(
-            f"its MD5 is {found}, but the one published is {file.md5}",
-            where=str(path),
-            hint="move the file away and get it again",
-        )
+        text = f"its MD5 is {found}, but the one published is {file.md5}"
+        raise ChecksumError(text, where=str(path), hint=_AGAIN)
 
 
 def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None:
@@ -158,7 +138,7 @@ def recorded(folder: Path) -> dict[str, dict[str, Any]]:
     return _read(folder)["files"]
 
 
-def unpack(file: DataFile, folder: Path, reporter: Progress) -> int:
+def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
     """Unpack an archive beside it unless that was done; returns the number of files that were written.
 
     Raises:
@@ -171,15 +151,20 @@ def unpack(file: DataFile, folder: Path, reporter: Progress) -> int:
         return 0
     digest = recorded(folder).get(file.path, {}).get("sha256")
     note = _read(folder)["unpacked"].get(file.path, {})
-    held = _unpacked(folder, file)
-    if held and note.get("sha256") == digest and all(_size(folder / name) == size for name, size in held.items()):
+    held = {folder / name: size for name, size in _unpacked(folder, file).items()}
+    is_whole = all(path.is_file() and path.stat().st_size == size for path, size in held.items())
+    if held and is_whole and note.get("sha256") == digest:
         return 0
     from orca_cli.untrusted import archives  # reads formats that most data sets do not need
 
     content = _read(folder)  # before: an archive may hold a file of this name
     reporter.say(f"unpacking {file.path}")
+
+    def is_wanted(name: str) -> bool:
+        return not file.only or any(fnmatchcase(name, pattern) for pattern in file.only)
+
     try:
-        written = archives.unpack(archive, archive.parent, reporter, members=lambda name: _is_wanted(name, file))
+        written = archives.unpack(archive, archive.parent, reporter, members=is_wanted)
     except DataError as error:
         if error.where != str(archive):
             raise
@@ -192,10 +177,6 @@ def unpack(file: DataFile, folder: Path, reporter: Progress) -> int:
     content["unpacked"][file.path] = {"sha256": digest, "members": sizes}
     storage.write_json(folder / CHECKSUMS, content)
     return len(sizes)
-
-
-def _is_wanted(name: str, file: DataFile) -> bool:
-    return not file.only or any(fnmatchcase(name, pattern) for pattern in file.only)
 
 
 def _unpacked(folder: Path, file: DataFile) -> dict[str, int]:
@@ -221,7 +202,3 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         text = f"damaged ({type(error).__name__})"
     raise ChecksumError(f"is {text}", where=str(path), hint="delete it to record the files anew")
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None

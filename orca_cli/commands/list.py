@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from orca_cli import catalogue, configuration, data_folder, ranges, schema
 from orca_cli.commands import list_protocols
-from orca_cli.exceptions import OrcaError, UsageError, suggest
+from orca_cli.commands.options import add_config_dir
+from orca_cli.exceptions import UsageError, suggest
+from orca_cli.terminal import Result, table
 
 # Word on the command line -> folder of conf/.
 GROUPS = {
@@ -40,55 +44,17 @@ examples:
   orca list --config-dir my_conf      with your own my_conf/task/x.yaml, ..."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Listing:
-    """What was asked for.
-
-    Args:
-        word: the group, or settings; None for all groups.
-        listed: entries by group.
-        names: those that were asked for; none for all.
-        extra: the user's own configuration.
-    """
-
-    word: str | None
-    listed: dict[str, list[dict[str, Any]]]
-    names: list[str]
-    extra: Path | None
-    code: int = 0
-    failures: tuple[OrcaError, ...] = ()
-
-    def record(self) -> dict[str, Any]:
-        """Return the entries."""
-        departures = list_protocols.departures(self.extra) if self.word == "protocols" else []
-        more = {"departures": [dataclasses.asdict(one) for one in departures]} if self.word == "protocols" else {}
-        return {"schema": SCHEMA, **self.listed, **more}
-
-    def show(self) -> Iterator[RenderableType]:
-        """Yield tables of the entries."""
-        word, listed = self.word, self.listed
-        if word is None:
-            yield from _show_short(listed)
-        elif word == SETTINGS:
-            yield from _show_settings(listed[word])
-        else:
-            yield from _show_group(word, listed[word], bool(self.names))
-            if word == "protocols":
-                yield from _show_departures(self.extra)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = f"What there is to choose from: {', '.join((*GROUPS, SETTINGS))}."
     parser.epilog = EXAMPLES
-    parser.add_argument(
-        "group", nargs="?", metavar="GROUP", help=f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
-    )
+    text = f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
+    parser.add_argument("group", nargs="?", metavar="GROUP", help=text)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of the group; default: all")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="folder with your own task/x.yaml, ...")
+    add_config_dir(parser)
 
 
-def execute(arguments: argparse.Namespace) -> Listing:
+def execute(arguments: argparse.Namespace) -> Result:
     """Return the list."""
     word = arguments.group
     if word is not None and word not in (*GROUPS, SETTINGS):
@@ -102,7 +68,17 @@ def execute(arguments: argparse.Namespace) -> Listing:
     listed = {name: settings() if name == SETTINGS else entries(GROUPS[name], extra) for name in words}
     if arguments.names:
         listed[words[0]] = _chosen(listed[words[0]], arguments.names, word)
-    return Listing(word, listed, arguments.names, arguments.config_dir)
+    record: dict[str, Any] = {"schema": SCHEMA, **listed}
+    if word == "protocols":
+        record["departures"] = [dataclasses.asdict(one) for one in list_protocols.departures(extra)]
+    if word is None:
+        rows = [(word, ", ".join(entry["name"] for entry in found) or "-") for word, found in listed.items()]
+        note = Text(f"Details: orca list GROUP; keys: orca list {SETTINGS}")
+        return Result(record, [table(("group", "choices"), rows), note])
+    if word == SETTINGS:
+        return Result(record, _show_settings(listed[word]))
+    departures = _show_departures(extra) if word == "protocols" else ()
+    return Result(record, chain(_show_group(word, listed[word], bool(arguments.names)), departures))
 
 
 def _chosen(found: list[dict[str, Any]], names: Sequence[str], word: str) -> list[dict[str, Any]]:
@@ -193,39 +169,32 @@ def settings() -> list[dict[str, Any]]:
     ]
 
 
-def _show_short(listed: dict[str, list[dict[str, Any]]]) -> Iterator[RenderableType]:
-    rows = [(word, ", ".join(entry["name"] for entry in found) or "-") for word, found in listed.items()]
-    yield _table(("group", "choices"), rows)
-    yield _text(f"Details: orca list GROUP; keys: orca list {SETTINGS}")
-
-
 def _show_group(word: str, found: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
     group = GROUPS[word]
     if not found:
-        yield _text(f"There are no {word}.")
+        yield Text(f"There are no {word}.")
         return
     picked = sorted({key for entry in found for key in entry["picks"]})
     if group == "task":
-        yield _table(("task", "kind", "shape", "outputs", "error", "data"), map(_task_row, found))
+        yield table(("task", "kind", "shape", "outputs", "error", "data"), map(_task_row, found))
         yield ""
-    own_column = {"body": "checkpoint", "source": "data"}.get(group)
-    headers = (group, *([own_column] if own_column else []), *picked, "description")
+    special = [{"body": "checkpoint", "source": "data"}[group]] if group in ("body", "source") else []
     rows = []
     for entry in found:
-        special = {"body": str(entry["parameters"].get("checkpoint", "")), "source": entry.get("data", {}).get("state")}
+        own = {"checkpoint": str(entry["parameters"].get("checkpoint", "")), "data": entry.get("data", {}).get("state")}
         picks = [entry["picks"].get(key, "-") for key in picked]
-        rows.append((entry["name"], *([special[group]] if own_column else []), *picks, entry["description"]))
-    yield _table(headers, rows)
+        rows.append((entry["name"], *(own[key] for key in special), *picks, entry["description"]))
+    yield table((group, *special, *picked, "description"), rows)
     if departures := [row for entry in found for row in _departure_rows(entry)]:
         yield ""
-        yield _table(("task", "protocol", "where it departs from protocol=clean"), departures)
+        yield table(("task", "protocol", "where it departs from protocol=clean"), departures)
     if group != "protocol" and (in_full or group != "task"):
         yield from _show_parameters(group, found, in_full)
     if group == "task":
         more = "" if in_full else " Parameters of a task: orca list tasks NAME."
         more += " The protocols: orca list protocols." if departures else ""
         yield ""
-        yield _text(f"Files of a task: orca data list NAME.{more}")
+        yield Text(f"Files of a task: orca data list NAME.{more}")
 
 
 def _show_departures(extra: Path | None) -> Iterator[RenderableType]:
@@ -239,10 +208,9 @@ def _show_departures(extra: Path | None) -> Iterator[RenderableType]:
         if rows:
             lines = [(key, *(_value(entry.values[name]) for name in protocols)) for key, entry in rows]
             yield ""
-            yield _table((title, *protocols), lines)
-    note = "Settings of training, by protocol, task and body: orca list hparams. Why: docs/protocols.md."
+            yield table((title, *protocols), lines)
     yield ""
-    yield _text(note)
+    yield Text("Settings of training, by protocol, task and body: orca list hparams. Why: docs/protocols.md.")
 
 
 def _departure_rows(entry: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -266,11 +234,11 @@ def _show_parameters(group: str, found: list[dict[str, Any]], in_full: bool) -> 
             meanings = {f"{prefix}{key}": text for key, text in entry["meanings"].items()}
             full = [(key, value, meanings.get(key, "")) for key, value in entry["pairs"]]
             yield ""
-            yield _table((entry["name"], "default", "meaning"), full)
+            yield table((entry["name"], "default", "meaning"), full)
     elif with_any:
         rows = [(entry["name"], "  ".join("=".join(pair) for pair in entry["pairs"])) for entry in with_any]
         yield ""
-        yield _table((group, "parameters and their defaults"), rows)
+        yield table((group, "parameters and their defaults"), rows)
 
 
 def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
@@ -300,23 +268,5 @@ def _show_settings(found: list[dict[str, Any]]) -> Iterator[RenderableType]:
         kind = entry["type"].removesuffix(" or null")
         rows.append((entry["key"], kind, _value(entry["default"]), entry["meaning"] + allowed))
     note = "Groups: task body source metric embedder finetune hparams protocol study; their parameters: orca list GROUP NAME."
-    yield _table(("setting", "type", "default", "meaning"), rows)
-    yield _text(note)
-
-
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for place, header in enumerate(headers):
-        table.add_column(header, overflow="fold", no_wrap=place == 0, style="cyan" if place == 0 else "")
-    for row in rows:
-        table.add_row(*map(_text, row))
-    return table
-
-
-def _text(text: str) -> Any:
-    """Return text that is not read as markup."""
-    from rich.text import Text
-
-    return Text(text)
+    yield table(("setting", "type", "default", "meaning"), rows)
+    yield Text(note)

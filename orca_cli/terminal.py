@@ -95,11 +95,6 @@ def stdout() -> Console:
     return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=200)
 
 
-def stderr() -> Console:
-    """Return the console of logs."""
-    return Console(file=sys.stderr, highlight=False)
-
-
 def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]], indent: int = 0) -> RenderableType:
     """Return a table whose first column is not folded; texts are never read as markup. Empty headers are not shown."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(headers))
@@ -181,7 +176,8 @@ class LogReporter:
             return
         times = (TimeElapsedColumn(), TimeRemainingColumn())
         columns = ("{task.description}", BarColumn(bar_width=24), "{task.completed}/{task.total}", *times)
-        progress = Progress(*columns, "{task.fields[note]}", console=stderr(), transient=True)
+        console = Console(file=sys.stderr, highlight=False)
+        progress = Progress(*columns, "{task.fields[note]}", console=console, transient=True)
         progress.start()
         try:
             task = progress.add_task(escape(f"{_prefix}{visible(description)}"), total=total, note="")

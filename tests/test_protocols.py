@@ -11,7 +11,7 @@ import yaml
 
 from orca_cli import compose
 from orca_cli.commands import list_protocols
-from orca_cli.commands.list import _value
+from orca_cli.commands.list import typed
 from orca_cli.configuration import config_dir
 from orca_cli.interfaces import Batch
 from orca_cli.schema import GROUPS, lookup
@@ -67,7 +67,7 @@ def composed(session):
 def test_the_page_names_every_setting_that_a_protocol_changes():
     assert list_protocols.names() == NAMES
     expected = {
-        (entry.task, entry.key): [_value(entry.values[name]) for name in NAMES] for entry in list_protocols.departures()
+        (entry.task, entry.key): [typed(entry.values[name]) for name in NAMES] for entry in list_protocols.departures()
     }
     assert told() == expected
 
@@ -104,7 +104,7 @@ def test_the_page_says_what_a_run_is_given(composed, protocol):
         found = lookup(job.config, key)
         if isinstance(found, dict):
             found = found["_target_"].rpartition(".")[2]
-        assert _value(found) == values[place], (task, key)
+        assert typed(found) == values[place], (task, key)
 
 
 def test_every_task_of_the_paper_has_departures_of_both_kinds():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from orca_cli import parts, terminal
+from orca_cli.commands.list import typed
 from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.exceptions import UsageError
 from orca_cli.terminal import Result
@@ -124,7 +125,7 @@ def _lines(measured: Measured, repeats: int) -> Iterator[tuple[str, str]]:
         yield "convention", measured.convention
     yield "to itself", f"A {_number(measured.self_a)}, B {_number(measured.self_b)}"
     if measured.parameters:
-        yield "parameters", " ".join(f"{key}={_typed(value)}" for key, value in measured.parameters.items())
+        yield "parameters", " ".join(f"{key}={typed(value)}" for key, value in measured.parameters.items())
     yield "solver", ", ".join(f"{key} {_number(value)}" for key, value in measured.diagnostics.items())
 
 
@@ -143,10 +144,6 @@ def _unsolved(measured: Measured) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.0f}" if value == math.floor(value) and abs(value) < 1e9 else f"{value:.6g}"
-
-
-def _typed(value: object) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _table(rows: list[tuple[str, str]]) -> RenderableType:

@@ -206,7 +206,7 @@ def _show_departures(extra: Path | None) -> Iterator[RenderableType]:
         ("single tasks", [(f"{entry.task}: {entry.key}", entry) for entry in found if entry.task]),
     ):
         if rows:
-            lines = [(key, *(_value(entry.values[name]) for name in protocols)) for key, entry in rows]
+            lines = [(key, *(typed(entry.values[name]) for name in protocols)) for key, entry in rows]
             yield ""
             yield table((title, *protocols), lines)
     yield ""
@@ -227,7 +227,7 @@ def _show_parameters(group: str, found: list[dict[str, Any]], in_full: bool) -> 
     prefix = "" if group in ("hparams", "study") else f"{group}."
     for entry in found:
         shown = {key: value for key, value in entry["parameters"].items() if key not in ("kind", "checkpoint")}
-        entry["pairs"] = [(key, _value(value)) for key, value in list_protocols.flat(prefix, shown)]
+        entry["pairs"] = [(key, typed(value)) for key, value in list_protocols.flat(prefix, shown)]
     with_any = [entry for entry in found if entry["pairs"]]
     if in_full:
         for entry in with_any:
@@ -250,14 +250,14 @@ def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
     return entry["name"], kind, shape, outputs, entry["error"], data["state"]
 
 
-def _value(value: Any) -> str:
+def typed(value: Any) -> str:
     """Return a value as one types it on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(_value, value))}]"
+        return f"[{','.join(map(typed, value))}]"
     return str(value)
 
 
@@ -266,7 +266,7 @@ def _show_settings(found: list[dict[str, Any]]) -> Iterator[RenderableType]:
     for entry in found:
         allowed = f" ({entry['allowed']})" if entry["allowed"] else ""
         kind = entry["type"].removesuffix(" or null")
-        rows.append((entry["key"], kind, _value(entry["default"]), entry["meaning"] + allowed))
+        rows.append((entry["key"], kind, typed(entry["default"]), entry["meaning"] + allowed))
     note = "Groups: task body source metric embedder finetune hparams protocol study; their parameters: orca list GROUP NAME."
     yield table(("setting", "type", "default", "meaning"), rows)
     yield Text(note)

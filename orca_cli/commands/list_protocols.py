@@ -10,7 +10,6 @@ from typing import Any
 from orca_cli import configuration, schema
 
 PLAIN = "clean"
-_TARGET = "_target_"
 UNSET = "-"
 
 
@@ -58,24 +57,17 @@ def departures(extra: Path | None = None) -> list[Departure]:
         return UNSET if key.partition(".")[0] in chosen else schema.lookup(defaults, key)
 
     found = []
-    for key in _keys(shared, protocols):
-        values = {name: shared[name].get(key, plain(key)) for name in protocols}
-        if any(value != values[PLAIN] for value in values.values()):
-            found.append(Departure("", key, values))
     tasks = configuration.choices("task", extra)
-    for task, changed in sorted(own.items()):
+    for task, changed in [("", shared), *sorted(own.items())]:
         written = _settings(tasks[task]) if task in tasks else {}
-        for key in _keys(changed, protocols):
+        for key in dict.fromkeys(key for name in protocols for key in changed.get(name, {})):
             values = {}
             for name in protocols:
                 otherwise = shared[name].get(key, written.get(key, plain(key)))
                 values[name] = changed.get(name, {}).get(key, otherwise)
-            found.append(Departure(task, key, values))
+            if task or any(value != values[PLAIN] for value in values.values()):
+                found.append(Departure(task, key, values))
     return found
-
-
-def _keys(settings: dict[str, dict[str, Any]], protocols: list[str]) -> list[str]:
-    return list(dict.fromkeys(key for name in protocols for key in settings.get(name, {})))
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -91,7 +83,7 @@ def flat(prefix: str, value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, entry in value.items():
         if isinstance(entry, dict):
             yield from flat(f"{prefix}{key}.", entry)
-        elif key == _TARGET:
+        elif key == "_target_":
             yield prefix.removesuffix("."), str(entry).rsplit(".", 1)[-1]
         else:
             yield f"{prefix}{key}", entry

@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -180,8 +179,7 @@ def _by_name(
     scores = {}
     for entry, file in wanted:
         own = PurePosixPath(file.path).parts
-        pairs = zip(reversed(own), reversed(parts), strict=False)
-        if alike := len([*takewhile(lambda pair: pair[0] == pair[1], pairs)]):
+        if alike := len(os.path.commonprefix([own[::-1], parts[::-1]])):
             scores[entry, file] = (alike, entry.name in parts[:-1])
     best = max(scores.values(), default=None)
     return {pair: score for pair, score in scores.items() if score == best}

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,8 @@ def is_there(file: DataFile, folder: Path) -> bool:
 def state(entry: DataSet, data_folder: Path) -> str:
     """Return whether data are there; reads nothing.
 
-    Returns:
-        present, partly or absent for files; if none are needed, generated, bundled (with a package) or yours; - if the
-        data set's file does not say.
+    That is present, partly or absent for files; if none are needed, generated, bundled (with a package) or yours; - if the
+    data set's file does not say.
     """
     there = [is_there(file, data_folder / entry.name) for file in entry.files]
     if there and all(there):
@@ -65,17 +65,15 @@ def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Pa
         StorageError: the folder cannot be written.
         InterruptionError: a signal asked to stop.
     """
-    is_said = False
+    what = f"the data of {entry.name}"
+    say_once = cache(lambda: reporter.say(f"waiting for another process that uses {what}"))
 
-    def say_once() -> None:
-        nonlocal is_said
+    def wait() -> None:
         signals.check()
-        if not is_said:
-            reporter.say(f"waiting for another process that uses the data of {entry.name}")
-        is_said = True
+        say_once()
 
     folder = data_folder / entry.name
-    with storage.lock(folder / _LOCK, timeout_s=math.inf, what=f"the data of {entry.name}", while_waiting=say_once):
+    with storage.lock(folder / _LOCK, timeout_s=math.inf, what=what, while_waiting=wait):
         storage.clean_temporary(folder)
         yield folder
 

@@ -13,7 +13,6 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import catalogue, configuration, data_folder, ranges, schema
-from orca_cli.commands import list_protocols
 from orca_cli.commands.options import add_config_dir
 from orca_cli.exceptions import UsageError, suggest
 from orca_cli.terminal import Result, table
@@ -33,6 +32,8 @@ GROUPS = {
 }
 _ERRORS = {"classes": "0-1 error", "labels": "1 - mAP"}  # of tasks that name none; scoring/defaults.py
 SETTINGS = "settings"
+PLAIN = "clean"  # the protocol that the others depart from
+UNSET = "-"
 SCHEMA = 1
 EXAMPLES = """\
 examples:
@@ -70,15 +71,15 @@ def execute(arguments: argparse.Namespace) -> Result:
         listed[words[0]] = _chosen(listed[words[0]], arguments.names, word)
     record: dict[str, Any] = {"schema": SCHEMA, **listed}
     if word == "protocols":
-        record["departures"] = [dataclasses.asdict(one) for one in list_protocols.departures(extra)]
+        record["departures"] = [dataclasses.asdict(one) for one in departures(extra)]
     if word is None:
         rows = [(word, ", ".join(entry["name"] for entry in found) or "-") for word, found in listed.items()]
         note = Text(f"Details: orca list GROUP; keys: orca list {SETTINGS}")
         return Result(record, [table(("group", "choices"), rows), note])
     if word == SETTINGS:
         return Result(record, _show_settings(listed[word]))
-    departures = _show_departures(extra) if word == "protocols" else ()
-    return Result(record, chain(_show_group(word, listed[word], bool(arguments.names)), departures))
+    more = _show_departures(extra) if word == "protocols" else ()
+    return Result(record, chain(_show_group(word, listed[word], bool(arguments.names)), more))
 
 
 def _chosen(found: list[dict[str, Any]], names: Sequence[str], word: str) -> list[dict[str, Any]]:
@@ -124,7 +125,7 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
             entry["data"] = _data(group, name, path)
         if group == "task":
             entry["error"] = entry["data"].pop("error") or _error(own)
-            entry["protocols"] = _departures(name, extra)
+            entry["protocols"] = _departure_texts(name, extra)
         found.append(entry)
     return found
 
@@ -136,14 +137,11 @@ def _data(group: str, name: str, path: Path) -> dict[str, Any]:
     return {"state": data_folder.state(entry, configuration.default_folders()["data"]), **texts}
 
 
-def _departures(task: str, extra: Path | None) -> dict[str, str]:
+def _departure_texts(task: str, extra: Path | None) -> dict[str, str]:
     """Return what the descriptions of conf/departures/PROTOCOL/TASK.yaml say, by protocol."""
-    found = {}
-    for name, path in configuration.choices("departures", extra).items():
-        protocol, _, of = name.rpartition("/")
-        if of == task:
-            found[protocol] = configuration.description(path).removeprefix(f"{task}: ")
-    return found
+    files = {tuple(name.rsplit("/", 1)): path for name, path in configuration.choices("departures", extra).items()}
+    texts = {protocol: configuration.description(path) for (protocol, of), path in files.items() if of == task}
+    return {protocol: text.removeprefix(f"{task}: ") for protocol, text in texts.items()}
 
 
 def _error(task: dict[str, Any]) -> str:
@@ -169,6 +167,80 @@ def settings() -> list[dict[str, Any]]:
     ]
 
 
+@dataclasses.dataclass(frozen=True)
+class Departure:
+    """A setting whose value depends on the protocol.
+
+    Args:
+        task: the task that it is changed for; empty for all tasks.
+        key: dotted, as it is typed; a part's own key (`task.loss`) stands for its class.
+        values: protocol -> value, in the order of `protocols`; UNSET where neither the protocol nor the part's file sets it.
+    """
+
+    task: str
+    key: str
+    values: dict[str, Any]
+
+
+def protocols(extra: Path | None = None) -> list[str]:
+    """Return the protocols, the plain one first."""
+    return sorted(configuration.choices("protocol", extra), key=lambda name: (name != PLAIN, name))
+
+
+def departures(extra: Path | None = None) -> list[Departure]:
+    """Return all settings that differ between protocols, those for all tasks first; values as the files write them.
+
+    Settings of training (conf/hparams) are not among them: they belong to a task on a body.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    names = protocols(extra)
+    shared = {name: _settings(path) for name, path in configuration.choices("protocol", extra).items()}
+    own: dict[str, dict[str, dict[str, Any]]] = {}  # task -> protocol -> settings
+    for name, path in configuration.choices("departures", extra).items():
+        protocol, _, task = name.partition("/")
+        own.setdefault(task, {})[protocol] = _settings(path)
+    root = configuration.content(configuration.config_dir() / "config.yaml")
+    chosen = {group: name for line in root["defaults"] if isinstance(line, dict) for group, name in line.items()}
+    defaults = schema.Config()
+
+    def plain(key: str) -> Any:
+        if key in chosen:
+            return chosen[key]
+        return UNSET if key.partition(".")[0] in chosen else schema.lookup(defaults, key)
+
+    found = []
+    tasks = configuration.choices("task", extra)
+    for task, changed in [("", shared), *sorted(own.items())]:
+        written = _settings(tasks[task]) if task in tasks else {}
+        for key in dict.fromkeys(key for name in names for key in changed.get(name, {})):
+            otherwise = written.get(key, plain(key))
+            values = {name: changed.get(name, {}).get(key, shared[name].get(key, otherwise)) for name in names}
+            if task or any(value != values[PLAIN] for value in values.values()):
+                found.append(Departure(task, key, values))
+    return found
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Return dotted key -> value of a file of the whole package, with what it picks in other groups."""
+    content = configuration.content(path)
+    picks = configuration.picks(content.pop("defaults", None))
+    content.pop("protocol", None)
+    return picks | dict(flat("", content))
+
+
+def flat(prefix: str, value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values of nested settings; a part's own key has the name of its class as value."""
+    for key, entry in value.items():
+        if isinstance(entry, dict):
+            yield from flat(f"{prefix}{key}.", entry)
+        elif key == "_target_":
+            yield prefix.removesuffix("."), str(entry).rsplit(".", 1)[-1]
+        else:
+            yield f"{prefix}{key}", entry
+
+
 def _show_group(word: str, found: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
     group = GROUPS[word]
     if not found:
@@ -185,41 +257,38 @@ def _show_group(word: str, found: list[dict[str, Any]], in_full: bool) -> Iterat
         picks = [entry["picks"].get(key, "-") for key in picked]
         rows.append((entry["name"], *(own[key] for key in special), *picks, entry["description"]))
     yield table((group, *special, *picked, "description"), rows)
-    if departures := [row for entry in found for row in _departure_rows(entry)]:
+    if departing := [row for entry in found for row in _departure_rows(entry)]:
         yield ""
-        yield table(("task", "protocol", "where it departs from protocol=clean"), departures)
+        yield table(("task", "protocol", "where it departs from protocol=clean"), departing)
     if group != "protocol" and (in_full or group != "task"):
         yield from _show_parameters(group, found, in_full)
     if group == "task":
         more = "" if in_full else " Parameters of a task: orca list tasks NAME."
-        more += " The protocols: orca list protocols." if departures else ""
+        more += " The protocols: orca list protocols." if departing else ""
         yield ""
         yield Text(f"Files of a task: orca data list NAME.{more}")
 
 
 def _show_departures(extra: Path | None) -> Iterator[RenderableType]:
     """Yield what every protocol changes, side by side; the reasons are in docs/protocols.md."""
-    protocols = list_protocols.names(extra)
-    found = list_protocols.departures(extra)
+    names, found = protocols(extra), departures(extra)
     for title, rows in (
         ("all tasks", [(entry.key, entry) for entry in found if not entry.task]),
         ("single tasks", [(f"{entry.task}: {entry.key}", entry) for entry in found if entry.task]),
     ):
         if rows:
-            lines = [(key, *(typed(entry.values[name]) for name in protocols)) for key, entry in rows]
+            lines = [(key, *(typed(entry.values[name]) for name in names)) for key, entry in rows]
             yield ""
-            yield table((title, *protocols), lines)
+            yield table((title, *names), lines)
     yield ""
     yield Text("Settings of training, by protocol, task and body: orca list hparams. Why: docs/protocols.md.")
 
 
 def _departure_rows(entry: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yield a row for each text; protocols of one text share it."""
-    by_text: dict[str, list[str]] = {}
-    for protocol, text in entry.get("protocols", {}).items():
-        by_text.setdefault(text, []).append(protocol)
-    for text, protocols in by_text.items():
-        yield entry["name"], ", ".join(protocols), text
+    found = entry.get("protocols", {})
+    for text in dict.fromkeys(found.values()):
+        yield entry["name"], ", ".join(protocol for protocol in found if found[protocol] == text), text
 
 
 def _show_parameters(group: str, found: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
@@ -227,7 +296,7 @@ def _show_parameters(group: str, found: list[dict[str, Any]], in_full: bool) -> 
     prefix = "" if group in ("hparams", "study") else f"{group}."
     for entry in found:
         shown = {key: value for key, value in entry["parameters"].items() if key not in ("kind", "checkpoint")}
-        entry["pairs"] = [(key, typed(value)) for key, value in list_protocols.flat(prefix, shown)]
+        entry["pairs"] = [(key, typed(value)) for key, value in flat(prefix, shown)]
     with_any = [entry for entry in found if entry["pairs"]]
     if in_full:
         for entry in with_any:
@@ -242,12 +311,10 @@ def _show_parameters(group: str, found: list[dict[str, Any]], in_full: bool) -> 
 
 
 def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
-    kind = entry["parameters"].get("kind")
-    data = entry["data"]
+    data, kind = entry["data"], entry["parameters"].get("kind")
     unknown = "any" if data["origin"] == "own" else "-"
-    kind = "any" if kind in (None, "???") else str(kind)
-    shape, outputs = data["shape"] or unknown, data["outputs"] or unknown
-    return entry["name"], kind, shape, outputs, entry["error"], data["state"]
+    shapes = "any" if kind in (None, "???") else str(kind), data["shape"] or unknown, data["outputs"] or unknown
+    return entry["name"], *shapes, entry["error"], data["state"]
 
 
 def typed(value: Any) -> str:

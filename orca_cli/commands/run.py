@@ -120,8 +120,11 @@ def _execute(arguments: argparse.Namespace) -> Outcome | Result:
         if arguments.multirun:
             jobs = session.expand(arguments.overrides)
             return _dry_run(jobs, True) if arguments.dry_run else _sweep(session, jobs, arguments, time_limit_s)
-        if arguments.job is None:
-            _refuse_sweep_words(arguments.overrides)
+        for text in arguments.overrides if arguments.job is None else ():
+            key, _, value = text.partition("=")
+            is_plain = not value.startswith(("[", "{", "'", '"'))
+            if is_plain and ("," in value or value.startswith(("range(", "glob(", "choice("))):
+                raise UsageError(f"'{text}' names several values", where=key, hint="add -m for a sweep")
         job = session.compose(arguments.overrides)
         signals.check()
         return _dry_run([job], False) if arguments.dry_run else run_job(job, arguments)
@@ -134,8 +137,8 @@ def run_job(job: Composed, arguments: argparse.Namespace) -> Outcome:
         with terminal.lost_output_allowed():
             terminal.print_result(build_table(job, summary))
 
-    on_build = {} if arguments.json else {"on_build": show_build}
-    outcome = experiment.run(job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, **on_build)
+    more = {} if arguments.json else {"on_build": show_build}
+    outcome = experiment.run(job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, **more)
     if outcome.failure is not None:
         _print_traceback(arguments, outcome.failure.cause)
     return outcome
@@ -192,11 +195,3 @@ def _dry_run(jobs: list[Composed], is_sweep: bool) -> Result:
     summary = built.summary | {"output_shape": list(forward_once(built, jobs[0].config))}
     names = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
     return of_plan(jobs[0], summary, [(name, claim.peek(root, name)) for root, name in names], is_sweep=is_sweep)
-
-
-def _refuse_sweep_words(overrides: list[str]) -> None:
-    for text in overrides:
-        key, _, value = text.partition("=")
-        plain = not value.startswith(("[", "{", "'", '"'))
-        if plain and ("," in value or value.startswith(("range(", "glob(", "choice("))):
-            raise UsageError(f"'{text}' names several values", where=key, hint="add -m for a sweep")

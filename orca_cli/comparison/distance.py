@@ -32,8 +32,6 @@ class Measured:
     """What one metric measured.
 
     Args:
-        metric: its name.
-        parameters: as built.
         convention: whether the value is squared, its costs halved, and the like; empty if the metric does not say.
         value: distance of B (as target) to A (as source).
         self_a: distance of A to itself; `self_b` likewise.
@@ -72,10 +70,7 @@ class Comparison:
     """Both data sets, how they were compared, and what every metric measured.
 
     Args:
-        a: the source; `b`: the target.
         body: what embedded named data; None for files and arrays.
-        dtype: of the points.
-        seed: of all draws.
         repeats: number of halves behind an interval.
         metrics: what was measured.
         left_out: metric -> why "all" does not include it for these data.

@@ -139,26 +139,23 @@ class Embedding:
 
     def _source(self, config: Config, limit: int) -> Features:
         assert config.paths.cache is not None
+        length = 0
+        if config.align.features == "sequence":  # of as many tokens as a sample of the task
+            tasks = [(entry, other) for entry, (group, other) in self._configs.items() if group == "task"]
+            if not tasks:
+                raise ConfigError("needs a task, because its samples have a length", where="align.features=sequence")
+            length = self._built(*tasks[0])[1].embedder.layout.tokens
         cloud, _ = source_features(
             self._loaded(config),
             read_source(config, self._reporter),
             features=config.align.features,
-            length=self._length(config),
+            length=length,
             points=limit,
             seed=self._seed,
             cache_folder=Path(config.paths.cache),
             reporter=self._reporter,
         )
         return cloud
-
-    def _length(self, config: Config) -> int:
-        """Return the number of tokens of a target sample; only needed for align.features=sequence."""
-        if config.align.features != "sequence":
-            return 0
-        for entry, (group, other) in self._configs.items():
-            if group == "task":
-                return self._built(entry, other)[1].embedder.layout.tokens
-        raise ConfigError("needs a task, because its samples have a length", where="align.features=sequence")
 
     def _built(self, entry: Data, config: Config) -> tuple[TaskData, TransferModel]:
         if entry not in self._tasks:

@@ -49,7 +49,6 @@ class Place:
     """What a job knows of its sweep.
 
     Args:
-        label: as in `Job`.
         pipe: where the job reports how it ended.
         parent: the sweep's process; the job ends with it.
         is_alone: no other job runs at the same time, so the job may draw on the terminal.
@@ -200,7 +199,12 @@ def _become(words: list[str], main: Main | None, threads: int | None, place: Pla
         torch = sys.modules.get("torch")
         # A GPU driver that was initialised before the fork does not work in it.
         if main is None or (torch is not None and torch.cuda._is_in_bad_fork()):
-            _replace(words, threads, place.pipe)
+            # A new interpreter, with the same search path for modules.
+            variables = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+            if threads is not None:
+                variables["OMP_NUM_THREADS"] = str(threads)
+            os.set_inheritable(place.pipe, True)
+            os.execve(sys.executable, [sys.executable, "-P", "-m", "orca_cli", *words], variables)
         code = main(words)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
@@ -208,15 +212,6 @@ def _become(words: list[str], main: Main | None, threads: int | None, place: Pla
         for stream in (sys.stdout, sys.stderr):
             _flush(stream)
         os._exit(code)
-
-
-def _replace(words: list[str], threads: int | None, pipe: int) -> NoReturn:
-    """Become a new interpreter, with the same search path for modules."""
-    variables = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    if threads is not None:
-        variables["OMP_NUM_THREADS"] = str(threads)
-    os.set_inheritable(pipe, True)
-    os.execve(sys.executable, [sys.executable, "-P", "-m", "orca_cli", *words], variables)
 
 
 def end_with_parent(parent: int) -> None:

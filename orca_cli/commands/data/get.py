@@ -37,11 +37,8 @@ class Got:
     """What was done for one file.
 
     Args:
-        data_set: name of its data set.
         path: in the data set's folder.
         action: downloaded; found (it was here); unpacked (its content was here, and size and SHA-256 are unknown).
-        bytes: size.
-        sha256: of the file.
         trust: what the checksum was compared with, such as "verified" or "recorded".
         unpacked: number of files that were unpacked.
     """

@@ -50,9 +50,6 @@ class Match:
     """A file that may be a data set's `file`.
 
     Args:
-        source: where it is.
-        entry: the data set.
-        file: which of its files it may be.
         place: where it goes.
         score: how well it matches; of several files for one place the best one goes there.
         problem: why it does not go there; empty if it may.

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -88,18 +89,14 @@ def devices() -> dict[str, Any]:
         import torch
 
         cards = [torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())]
-        cpu = {"processors": os.cpu_count(), "threads": torch.get_num_threads(), "memory_gib": _memory_gib()}
+        memory: float | None = None
+        with suppress(AttributeError, ValueError, OSError):  # unknown to this system
+            memory = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB, 1)
+        cpu = {"processors": os.cpu_count(), "threads": torch.get_num_threads(), "memory_gib": memory}
         cuda = [{"name": card.name, "memory_gib": round(card.total_memory / _GIB, 1)} for card in cards]
         return found | {"cpu": cpu, "cuda": cuda, "mps": torch.backends.mps.is_available()}
     except Exception as error:  # noqa: BLE001 - a damaged installation or driver may raise anything
         return found | {"error": f"torch does not work: {type(error).__name__}: {error}"}
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB, 1)
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _folder(path: Path) -> dict[str, Any]:

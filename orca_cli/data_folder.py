@@ -13,15 +13,13 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orca_cli import signals, storage
 from orca_cli.catalogue import DataFile, DataSet
 from orca_cli.exceptions import ChecksumError, DataError
+from orca_cli.progress import Reporter
 from orca_cli.untrusted.downloads import md5_file
-
-if TYPE_CHECKING:  # imports numpy
-    from orca_cli.interfaces import Reporter
 
 CHECKSUMS = "checksums.json"
 SCHEMA = 1

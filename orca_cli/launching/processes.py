@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from orca_cli import signals, storage, terminal
+from orca_cli import signals, terminal
 from orca_cli.exceptions import StorageError
 
 GRACE_S = 60.0  # from the SIGTERM, upon which a job saves its state, to the SIGKILL
@@ -122,16 +122,16 @@ def run_all(
             while waiting and len(running) < at_once and not signals.pending():
                 place = waiting.pop()
                 pid, pipe = _start(jobs[place], main, threads)
-                running[pid] = _Running(place, pipe, storage.monotonic() + (time_limit_s or math.inf))
+                running[pid] = _Running(place, pipe, time.monotonic() + (time_limit_s or math.inf))
             number = signals.pending()
             if number and not passed_on:
                 passed_on = True
                 for pid in running:
                     os.kill(pid, number)
             for pid, job in list(running.items()):
-                if storage.monotonic() > job.deadline:
+                if time.monotonic() > job.deadline:
                     os.kill(pid, signal.SIGKILL if job.over_limit else signal.SIGTERM)
-                    job.over_limit, job.deadline = True, storage.monotonic() + GRACE_S
+                    job.over_limit, job.deadline = True, time.monotonic() + GRACE_S
                 end = _reaped(pid, job)
                 if end is not None:
                     del running[pid]

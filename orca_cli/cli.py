@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
-from types import ModuleType
 
 from orca_cli import __version__, signals, storage, terminal
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, UsageError, of_processes, suggest
@@ -60,34 +59,32 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with signals.raised():
             return _dispatch(words, wants_traceback, main if argv is None else None)
-    except OrcaError as error:
-        if wants_traceback:
-            traceback.print_exc()
-        terminal.print_error(f"orca: error: {error}")
-        return error.code
     except KeyboardInterrupt as stop:
-        interrupted = InterruptionError.by(stop.args[0] if stop.args else signal.SIGINT)
-        terminal.print_error(f"orca: error: {interrupted}")
-        return interrupted.code
-    except MemoryError:
-        terminal.print_error(f"orca: error: {MemoryExhaustedError('not enough memory')}")
-        return MemoryExhaustedError.code
+        failure: OrcaError = InterruptionError.by(stop.args[0] if stop.args else signal.SIGINT)
     except BrokenPipeError:  # the reader of a pipe has gone, as in `orca list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 - a bug: one line, and the traceback on request
-        if wants_traceback:
+    except Exception as error:  # noqa: BLE001 - an expected failure or a bug: one line, and the traceback on request
+        if wants_traceback and not isinstance(error, MemoryError):
             traceback.print_exc()
-        failure = of_processes(error) or OrcaError(
-            f"unexpected {type(error).__name__}: {error}", hint="--traceback shows where"
-        )
-        terminal.print_error(f"orca: error: {failure}")
-        return failure.code
+        failure = _failure(error)
+    terminal.print_error(f"orca: error: {failure}")
+    return failure.code
+
+
+def _failure(error: Exception) -> OrcaError:
+    if isinstance(error, OrcaError):
+        return error
+    if isinstance(error, MemoryError):
+        return MemoryExhaustedError("not enough memory")
+    text = f"unexpected {type(error).__name__}: {error}"
+    return of_processes(error) or OrcaError(text, hint="--traceback shows where")
 
 
 def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., int] | None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        _print_help()
+        about = "Cross-modal transfer of pretrained transformers (ORCA)."
+        terminal.print_result(f"usage: orca COMMAND ...\n\n{about}\n\ncommands:\n{_lines(COMMANDS)}\n\n{_EXAMPLES}")
         return 0
     if words[0] == "--version":
         terminal.print_result(f"orca {__version__}")
@@ -98,7 +95,8 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     command = importlib.import_module(f"orca_cli.commands.{name}")
     if hasattr(command, "VERBS"):  # a command of several, such as `orca data get`: a module each
         if not words or words[0] in ("-h", "--help", "help"):
-            _print_verbs(name, command)
+            usage = f"usage: orca {name} COMMAND ...\n\n{command.ABOUT}"
+            terminal.print_text(f"{usage}\n\ncommands:\n{_lines(command.VERBS)}\n\n{command.EXAMPLES}\n")
             return 0
         if words[0] not in command.VERBS:
             raise UsageError(f"no such command: '{name} {words[0]}'", hint=suggest(words[0], command.VERBS))
@@ -123,15 +121,5 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     return result.code  # the output was lost
 
 
-def _print_verbs(name: str, command: ModuleType) -> None:
-    usage = f"usage: orca {name} COMMAND ...\n\n{command.ABOUT}"
-    terminal.print_text(f"{usage}\n\ncommands:\n{_lines(command.VERBS)}\n\n{command.EXAMPLES}\n")
-
-
 def _lines(commands: dict[str, str]) -> str:
     return "\n".join(f"  {name:<8} {text}" for name, text in commands.items())
-
-
-def _print_help() -> None:
-    about = "Cross-modal transfer of pretrained transformers (ORCA)."
-    terminal.print_result(f"usage: orca COMMAND ...\n\n{about}\n\ncommands:\n{_lines(COMMANDS)}\n\n{_EXAMPLES}")

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from orca_cli.untrusted.downloads import md5_file
 CHECKSUMS = "checksums.json"
 SCHEMA = 1
 _LOCK = ".lock"
+_AGAIN = "move the file away and get it again"
 _WITHOUT_FILES = {"generated": "generated", "bundled": "bundled", "own": "yours"}
 
 
@@ -42,9 +44,8 @@ def is_there(file: DataFile, folder: Path) -> bool:
 def state(entry: DataSet, data_folder: Path) -> str:
     """Return whether data are there; reads nothing.
 
-    Returns:
-        present, partly or absent for files; if none are needed, generated, bundled (with a package) or yours; - if the
-        data set's file does not say.
+    That is present, partly or absent for files; if none are needed, generated, bundled (with a package) or yours; - if the
+    data set's file does not say.
     """
     there = [is_there(file, data_folder / entry.name) for file in entry.files]
     if there and all(there):
@@ -62,17 +63,15 @@ def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Pa
         StorageError: the folder cannot be written.
         InterruptionError: a signal asked to stop.
     """
-    is_said = False
+    what = f"the data of {entry.name}"
+    say_once = cache(lambda: reporter.say(f"waiting for another process that uses {what}"))
 
-    def say_once() -> None:
-        nonlocal is_said
+    def wait() -> None:
         signals.check()
-        if not is_said:
-            reporter.say(f"waiting for another process that uses the data of {entry.name}")
-        is_said = True
+        say_once()
 
     folder = data_folder / entry.name
-    with storage.lock(folder / _LOCK, timeout_s=math.inf, what=f"the data of {entry.name}", while_waiting=say_once):
+    with storage.lock(folder / _LOCK, timeout_s=math.inf, what=what, while_waiting=wait):
         storage.clean_temporary(folder)
         yield folder
 
@@ -87,15 +86,7 @@ def expected(file: DataFile, folder: Path) -> str | None:
 
 
 def verify(file: DataFile, folder: Path, origin: str = "found here") -> str:
-    """Compare a file with what it should be, and record its checksum if it is seen for the first time.
-
-    Args:
-        file: in `folder`.
-        folder: of the data set.
-        origin: where the file comes from, for the record.
-
-    Returns:
-        The file's SHA-256.
+    """Compare a file with what it should be, and return its SHA-256; `origin` is recorded if it is seen for the first time.
 
     Raises:
         ChecksumError: it differs from the published or the recorded one.
@@ -104,12 +95,9 @@ def verify(file: DataFile, folder: Path, origin: str = "found here") -> str:
     digest, known = storage.sha256_file(path), expected(file, folder)
     if known not in (None, digest):
         which = "published" if file.sha256 else f"recorded in {CHECKSUMS}"
-        raise ChecksumError(
-            f"its SHA-256 is {digest}, but the one {which} is {known}",
-            where=str(path),
-            hint="move the file away and get it again"
-            + ("" if file.sha256 else f"; if this file is right, delete {folder / CHECKSUMS}"),
-        )
+        advice = "" if file.sha256 else f"; if this file is right, delete {folder / CHECKSUMS}"
+        text = f"its SHA-256 is {digest}, but the one {which} is {known}"
+        raise ChecksumError(text, where=str(path), hint=f"{_AGAIN}{advice}")
     if known is None:
         check_md5(file, path)
     record(folder, file.path, path.stat().st_size, digest, origin)
@@ -123,11 +111,8 @@ def check_md5(file: DataFile, path: Path) -> None:
         ChecksumError: it differs.
     """
     if file.md5 is not None and (found := md5_file(path)) != file.md5:
-        raise ChecksumError(
-            f"its MD5 is {found}, but the one published is {file.md5}",
-            where=str(path),
-            hint="move the file away and get it again",
-        )
+        text = f"its MD5 is {found}, but the one published is {file.md5}"
+        raise ChecksumError(text, where=str(path), hint=_AGAIN)
 
 
 def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None:
@@ -162,15 +147,20 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
         return 0
     digest = recorded(folder).get(file.path, {}).get("sha256")
     note = _read(folder)["unpacked"].get(file.path, {})
-    held = _unpacked(folder, file)
-    if held and note.get("sha256") == digest and all(_size(folder / name) == size for name, size in held.items()):
+    held = {folder / name: size for name, size in _unpacked(folder, file).items()}
+    is_whole = all(path.is_file() and path.stat().st_size == size for path, size in held.items())
+    if held and is_whole and note.get("sha256") == digest:
         return 0
     from orca_cli.untrusted import archives  # reads formats that most data sets do not need
 
     content = _read(folder)  # before: an archive may hold a file of this name
     reporter.say(f"unpacking {file.path}")
+
+    def is_wanted(name: str) -> bool:
+        return not file.only or any(fnmatchcase(name, pattern) for pattern in file.only)
+
     try:
-        written = archives.unpack(archive, archive.parent, reporter, members=lambda name: _is_wanted(name, file))
+        written = archives.unpack(archive, archive.parent, reporter, members=is_wanted)
     except DataError as error:
         if error.where != str(archive):
             raise
@@ -183,10 +173,6 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
     content["unpacked"][file.path] = {"sha256": digest, "members": sizes}
     storage.write_json(folder / CHECKSUMS, content)
     return len(sizes)
-
-
-def _is_wanted(name: str, file: DataFile) -> bool:
-    return not file.only or any(fnmatchcase(name, pattern) for pattern in file.only)
 
 
 def _unpacked(folder: Path, file: DataFile) -> dict[str, int]:
@@ -212,7 +198,3 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         text = f"damaged ({type(error).__name__})"
     raise ChecksumError(f"is {text}", where=str(path), hint="delete it to record the files anew")
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None

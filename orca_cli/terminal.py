@@ -12,13 +12,14 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -32,38 +33,36 @@ _has_bars = True
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
-class Result(Protocol):
-    """What a command returns; `render` prints it."""
+@dataclass
+class Result:
+    """What a command returns; `render` prints it.
 
-    @property
-    def code(self) -> int:
-        """Exit code."""
+    Args:
+        record: for other programs: JSON-able, with "schema".
+        shown: for people: texts, printed as they are, and Rich renderables.
+        failures: errors, printed after the result, one line each.
+        code: exit code; default: that of the first failure.
+    """
 
-    @property
-    def failures(self) -> Sequence[OrcaError]:
-        """Errors, printed after the result, one line each."""
+    record: Mapping[str, Any]
+    shown: Iterable[RenderableType] = ()
+    failures: Sequence[OrcaError] = ()
+    code: int = 0
 
-    def record(self) -> dict[str, Any]:
-        """Return the result for other programs: JSON-able, with "schema"."""
-
-    def show(self) -> Iterable[RenderableType]:
-        """Yield the result for people: texts, printed as they are, and Rich renderables."""
+    def __post_init__(self) -> None:
+        if self.failures and not self.code:
+            self.code = self.failures[0].code
 
 
 def render(result: Result, *, as_json: bool = False) -> int:
     """Print a command's result as text or as JSON, then its failures; returns the exit code."""
     if as_json:
-        print_text(to_json(result.record()))
+        print_text(to_json(result.record))
     else:
-        print_result(*result.show())
-    print_failures(result)
-    return result.code
-
-
-def print_failures(result: Result) -> None:
-    """Print the errors of a command, one line each."""
+        print_result(*result.shown)
     for failure in result.failures:
         print_error(f"orca: error: {failure}")
+    return result.code
 
 
 def to_json(record: Mapping[str, Any]) -> str:
@@ -74,18 +73,12 @@ def to_json(record: Mapping[str, Any]) -> str:
 def visible(text: str, kept: str = "") -> str:
     """Return text of unknown origin with everything that could move a cursor, hide or break a line written as an escape.
 
-    Args:
-        text: such as the name of a file or a class.
-        kept: characters that are left as they are.
+    Characters in `kept` are left as they are.
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        char.encode("unicode_escape").decode("ascii")
-        if unicodedata.category(char) in _HIDDEN and char not in kept
-        else char
-        for char in text
-    )
+    hidden = {char for char in text if unicodedata.category(char) in _HIDDEN and char not in kept}
+    return "".join(char.encode("unicode_escape").decode("ascii") if char in hidden else char for char in text)
 
 
 def _make_visible(record: logging.LogRecord) -> bool:
@@ -100,11 +93,6 @@ def stdout() -> Console:
     """Return the console of results; it follows NO_COLOR and is as wide as the terminal, or 200 characters in a file."""
     console = Console(file=sys.stdout, highlight=False)
     return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=200)
-
-
-def stderr() -> Console:
-    """Return the console of logs."""
-    return Console(file=sys.stderr, highlight=False)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]], indent: int = 0) -> RenderableType:
@@ -126,16 +114,14 @@ def print_result(*things: RenderableType) -> None:
     """Print results on standard output: Rich renderables, and texts without folding, each with a line break."""
     console = stdout()
     console.width = max(20, console.width - len(_prefix))
-    if console.is_terminal and not _prefix:
+    is_drawn = console.is_terminal and not _prefix
+    with nullcontext() if is_drawn else console.capture() as captured:
         for thing in things:
             console.print(_shown(thing), soft_wrap=isinstance(thing, str))
-        return
-    with console.capture() as captured:
-        for thing in things:
-            console.print(_shown(thing), soft_wrap=isinstance(thing, str))
-    # Tables pad their last column with spaces: in a file or a pipe these are in the way.
-    console.file.write("".join(f"{_prefix}{line.rstrip()}\n" for line in captured.get().splitlines()))
-    console.file.flush()
+    if captured is not None:
+        # Tables pad their last column with spaces: in a file or a pipe these are in the way.
+        console.file.write("".join(f"{_prefix}{line.rstrip()}\n" for line in captured.get().splitlines()))
+        console.file.flush()
 
 
 def _shown(thing: RenderableType) -> RenderableType:
@@ -185,26 +171,16 @@ class LogReporter:
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Callable[..., None]]:
         """Provide a function advance(steps=1, note="") that moves a bar, or logs a line now and then."""
-        if _has_bars and sys.stderr.isatty():
-            with self._bar(escape(f"{_prefix}{visible(description)}"), total) as advance:
-                yield advance
-        else:
+        if not (_has_bars and sys.stderr.isatty()):
             yield _line_advance(description, total)
-
-    @contextmanager
-    def _bar(self, description: str, total: int) -> Iterator[Callable[..., None]]:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        progress = Progress(*columns, console=stderr(), transient=True)
+            return
+        times = (TimeElapsedColumn(), TimeRemainingColumn())
+        columns = ("{task.description}", BarColumn(bar_width=24), "{task.completed}/{task.total}", *times)
+        console = Console(file=sys.stderr, highlight=False)
+        progress = Progress(*columns, "{task.fields[note]}", console=console, transient=True)
         progress.start()
         try:
-            task = progress.add_task(description, total=total, note="")
+            task = progress.add_task(escape(f"{_prefix}{visible(description)}"), total=total, note="")
 
             def advance(steps: int = 1, note: str = "") -> None:
                 progress.advance(task, steps)
@@ -220,16 +196,13 @@ class LogReporter:
 def _line_advance(description: str, total: int) -> Callable[..., None]:
     last = time.monotonic()
     done = 0
-    first: tuple[float, int] | None = (
-        None  # time and steps of the first call: a resumed run's earlier steps took no time
-    )
+    first: tuple[float, int] | None = None  # of the first call: a resumed run's earlier steps took no time
 
     def advance(steps: int = 1, note: str = "") -> None:
         nonlocal done, last, first
         done += steps
         moment = time.monotonic()
-        if first is None:
-            first = moment, done
+        first = first or (moment, done)
         if moment - last >= _LINE_EVERY_S and done < total:
             last = moment
             left = ""

@@ -10,8 +10,7 @@ import torch
 import yaml
 
 from orca_cli import compose
-from orca_cli.commands import list_protocols
-from orca_cli.commands.list import _value
+from orca_cli.commands import list as listing
 from orca_cli.configuration import config_dir
 from orca_cli.interfaces import Batch
 from orca_cli.schema import GROUPS, lookup
@@ -65,9 +64,9 @@ def composed(session):
 
 
 def test_the_page_names_every_setting_that_a_protocol_changes():
-    assert list_protocols.names() == NAMES
+    assert listing.protocols() == NAMES
     expected = {
-        (entry.task, entry.key): [_value(entry.values[name]) for name in NAMES] for entry in list_protocols.departures()
+        (entry.task, entry.key): [listing.typed(entry.values[name]) for name in NAMES] for entry in listing.departures()
     }
     assert told() == expected
 
@@ -99,12 +98,12 @@ def test_the_page_says_what_a_run_is_given(composed, protocol):
         if key in GROUPS:
             assert job.choices[key] == values[place]
             continue
-        if values[place] == list_protocols.UNSET:
+        if values[place] == listing.UNSET:
             continue
         found = lookup(job.config, key)
         if isinstance(found, dict):
             found = found["_target_"].rpartition(".")[2]
-        assert _value(found) == values[place], (task, key)
+        assert listing.typed(found) == values[place], (task, key)
 
 
 def test_every_task_of_the_paper_has_departures_of_both_kinds():

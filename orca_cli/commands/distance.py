@@ -6,14 +6,15 @@ import argparse
 import dataclasses
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
 from orca_cli import parts, terminal
+from orca_cli.commands.list import typed
 from orca_cli.commands.options import add_allow_module, add_config_dir
-from orca_cli.exceptions import OrcaError, UsageError
+from orca_cli.exceptions import UsageError
+from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports torch
     from orca_cli.comparison.distance import Comparison, Measured, Side
@@ -30,30 +31,6 @@ examples:
 
 A is the source, B the target. The value of a data set against itself shows what a metric calls 0. An interval is shifted so
 that the mean over the halves equals the value, because fewer points give a different value on average."""
-
-
-@dataclass(frozen=True)
-class Distances:
-    """What every metric measured."""
-
-    comparison: Comparison
-    code: int = 0
-    failures: tuple[OrcaError, ...] = ()
-
-    def record(self) -> dict[str, Any]:
-        """Return everything that was measured."""
-        return {"schema": 1, **dataclasses.asdict(self.comparison)}
-
-    def show(self) -> Iterator[RenderableType]:
-        """Yield what was compared, and a table for each metric."""
-        found = self.comparison
-        embedded = f", embedded by {found.body}" if found.body else ""
-        computed = ("computed", f"{found.dtype}, seed {found.seed}{embedded}")
-        left_out = "; ".join(f"{name}: {lack}" for name, lack in found.left_out.items())
-        rows = [("A", _side(found.a)), ("B", _side(found.b)), computed]
-        yield _table([*rows, *([("left out", left_out)] if left_out else [])])
-        for measured in found.metrics:
-            yield _table([("", ""), *_lines(measured, found.repeats)])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_allow_module(parser)
 
 
-def execute(arguments: argparse.Namespace) -> Distances:
+def execute(arguments: argparse.Namespace) -> Result:
     """Return the distances."""
     settings = _take_words(arguments)
     terminal.configure_logging(quiet=True)
@@ -102,7 +79,18 @@ def execute(arguments: argparse.Namespace) -> Distances:
     for measured in comparison.metrics:
         if measured.diagnostics.get("converged") == 0.0:
             terminal.log.warning(_unsolved(measured))
-    return Distances(comparison)
+    return Result({"schema": 1, **dataclasses.asdict(comparison)}, _show(comparison))
+
+
+def _show(found: Comparison) -> Iterator[RenderableType]:
+    """Yield what was compared, and a table for each metric."""
+    embedded = f", embedded by {found.body}" if found.body else ""
+    rows = [("A", _side(found.a)), ("B", _side(found.b)), ("computed", f"{found.dtype}, seed {found.seed}{embedded}")]
+    if found.left_out:
+        rows.append(("left out", "; ".join(f"{name}: {lack}" for name, lack in found.left_out.items())))
+    yield _table(rows)
+    for measured in found.metrics:
+        yield _table([("", ""), *_lines(measured, found.repeats)])
 
 
 def _take_words(arguments: argparse.Namespace) -> list[str]:
@@ -137,7 +125,7 @@ def _lines(measured: Measured, repeats: int) -> Iterator[tuple[str, str]]:
         yield "convention", measured.convention
     yield "to itself", f"A {_number(measured.self_a)}, B {_number(measured.self_b)}"
     if measured.parameters:
-        yield "parameters", " ".join(f"{key}={_typed(value)}" for key, value in measured.parameters.items())
+        yield "parameters", " ".join(f"{key}={typed(value)}" for key, value in measured.parameters.items())
     yield "solver", ", ".join(f"{key} {_number(value)}" for key, value in measured.diagnostics.items())
 
 
@@ -156,10 +144,6 @@ def _unsolved(measured: Measured) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.0f}" if value == math.floor(value) and abs(value) < 1e9 else f"{value:.6g}"
-
-
-def _typed(value: object) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _table(rows: list[tuple[str, str]]) -> RenderableType:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from orca_cli import catalogue, configuration, data_folder, ranges, schema
-from orca_cli.commands import list_protocols
-from orca_cli.exceptions import OrcaError, UsageError, suggest
+from orca_cli.commands.options import add_config_dir
+from orca_cli.exceptions import UsageError, suggest
+from orca_cli.terminal import Result, table
 
 # Word on the command line -> folder of conf/.
 GROUPS = {
@@ -29,6 +32,8 @@ GROUPS = {
 }
 _ERRORS = {"classes": "0-1 error", "labels": "1 - mAP"}  # of tasks that name none; scoring/defaults.py
 SETTINGS = "settings"
+PLAIN = "clean"  # the protocol that the others depart from
+UNSET = "-"
 SCHEMA = 1
 EXAMPLES = """\
 examples:
@@ -40,55 +45,17 @@ examples:
   orca list --config-dir my_conf      with your own my_conf/task/x.yaml, ..."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Listing:
-    """What was asked for.
-
-    Args:
-        word: the group, or settings; None for all groups.
-        listed: entries by group.
-        names: those that were asked for; none for all.
-        extra: the user's own configuration.
-    """
-
-    word: str | None
-    listed: dict[str, list[dict[str, Any]]]
-    names: list[str]
-    extra: Path | None
-    code: int = 0
-    failures: tuple[OrcaError, ...] = ()
-
-    def record(self) -> dict[str, Any]:
-        """Return the entries."""
-        departures = list_protocols.departures(self.extra) if self.word == "protocols" else []
-        more = {"departures": [dataclasses.asdict(one) for one in departures]} if self.word == "protocols" else {}
-        return {"schema": SCHEMA, **self.listed, **more}
-
-    def show(self) -> Iterator[RenderableType]:
-        """Yield tables of the entries."""
-        word, listed = self.word, self.listed
-        if word is None:
-            yield from _show_short(listed)
-        elif word == SETTINGS:
-            yield from _show_settings(listed[word])
-        else:
-            yield from _show_group(word, listed[word], bool(self.names))
-            if word == "protocols":
-                yield from _show_departures(self.extra)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = f"What there is to choose from: {', '.join((*GROUPS, SETTINGS))}."
     parser.epilog = EXAMPLES
-    parser.add_argument(
-        "group", nargs="?", metavar="GROUP", help=f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
-    )
+    text = f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short"
+    parser.add_argument("group", nargs="?", metavar="GROUP", help=text)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of the group; default: all")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="folder with your own task/x.yaml, ...")
+    add_config_dir(parser)
 
 
-def execute(arguments: argparse.Namespace) -> Listing:
+def execute(arguments: argparse.Namespace) -> Result:
     """Return the list."""
     word = arguments.group
     if word is not None and word not in (*GROUPS, SETTINGS):
@@ -102,7 +69,17 @@ def execute(arguments: argparse.Namespace) -> Listing:
     listed = {name: settings() if name == SETTINGS else entries(GROUPS[name], extra) for name in words}
     if arguments.names:
         listed[words[0]] = _chosen(listed[words[0]], arguments.names, word)
-    return Listing(word, listed, arguments.names, arguments.config_dir)
+    record: dict[str, Any] = {"schema": SCHEMA, **listed}
+    if word == "protocols":
+        record["departures"] = [dataclasses.asdict(one) for one in departures(extra)]
+    if word is None:
+        rows = [(word, ", ".join(entry["name"] for entry in found) or "-") for word, found in listed.items()]
+        note = Text(f"Details: orca list GROUP; keys: orca list {SETTINGS}")
+        return Result(record, [table(("group", "choices"), rows), note])
+    if word == SETTINGS:
+        return Result(record, _show_settings(listed[word]))
+    more = _show_departures(extra) if word == "protocols" else ()
+    return Result(record, chain(_show_group(word, listed[word], bool(arguments.names)), more))
 
 
 def _chosen(found: list[dict[str, Any]], names: Sequence[str], word: str) -> list[dict[str, Any]]:
@@ -148,7 +125,7 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
             entry["data"] = _data(group, name, path)
         if group == "task":
             entry["error"] = entry["data"].pop("error") or _error(own)
-            entry["protocols"] = _departures(name, extra)
+            entry["protocols"] = _departure_texts(name, extra)
         found.append(entry)
     return found
 
@@ -160,14 +137,11 @@ def _data(group: str, name: str, path: Path) -> dict[str, Any]:
     return {"state": data_folder.state(entry, configuration.default_folders()["data"]), **texts}
 
 
-def _departures(task: str, extra: Path | None) -> dict[str, str]:
+def _departure_texts(task: str, extra: Path | None) -> dict[str, str]:
     """Return what the descriptions of conf/departures/PROTOCOL/TASK.yaml say, by protocol."""
-    found = {}
-    for name, path in configuration.choices("departures", extra).items():
-        protocol, _, of = name.rpartition("/")
-        if of == task:
-            found[protocol] = configuration.description(path).removeprefix(f"{task}: ")
-    return found
+    files = {tuple(name.rsplit("/", 1)): path for name, path in configuration.choices("departures", extra).items()}
+    texts = {protocol: configuration.description(path) for (protocol, of), path in files.items() if of == task}
+    return {protocol: text.removeprefix(f"{task}: ") for protocol, text in texts.items()}
 
 
 def _error(task: dict[str, Any]) -> str:
@@ -193,65 +167,128 @@ def settings() -> list[dict[str, Any]]:
     ]
 
 
-def _show_short(listed: dict[str, list[dict[str, Any]]]) -> Iterator[RenderableType]:
-    rows = [(word, ", ".join(entry["name"] for entry in found) or "-") for word, found in listed.items()]
-    yield _table(("group", "choices"), rows)
-    yield _text(f"Details: orca list GROUP; keys: orca list {SETTINGS}")
+@dataclasses.dataclass(frozen=True)
+class Departure:
+    """A setting whose value depends on the protocol.
+
+    Args:
+        task: the task that it is changed for; empty for all tasks.
+        key: dotted, as it is typed; a part's own key (`task.loss`) stands for its class.
+        values: protocol -> value, in the order of `protocols`; UNSET where neither the protocol nor the part's file sets it.
+    """
+
+    task: str
+    key: str
+    values: dict[str, Any]
+
+
+def protocols(extra: Path | None = None) -> list[str]:
+    """Return the protocols, the plain one first."""
+    return sorted(configuration.choices("protocol", extra), key=lambda name: (name != PLAIN, name))
+
+
+def departures(extra: Path | None = None) -> list[Departure]:
+    """Return all settings that differ between protocols, those for all tasks first; values as the files write them.
+
+    Settings of training (conf/hparams) are not among them: they belong to a task on a body.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    names = protocols(extra)
+    shared = {name: _settings(path) for name, path in configuration.choices("protocol", extra).items()}
+    own: dict[str, dict[str, dict[str, Any]]] = {}  # task -> protocol -> settings
+    for name, path in configuration.choices("departures", extra).items():
+        protocol, _, task = name.partition("/")
+        own.setdefault(task, {})[protocol] = _settings(path)
+    root = configuration.content(configuration.config_dir() / "config.yaml")
+    chosen = {group: name for line in root["defaults"] if isinstance(line, dict) for group, name in line.items()}
+    defaults = schema.Config()
+
+    def plain(key: str) -> Any:
+        if key in chosen:
+            return chosen[key]
+        return UNSET if key.partition(".")[0] in chosen else schema.lookup(defaults, key)
+
+    found = []
+    tasks = configuration.choices("task", extra)
+    for task, changed in [("", shared), *sorted(own.items())]:
+        written = _settings(tasks[task]) if task in tasks else {}
+        for key in dict.fromkeys(key for name in names for key in changed.get(name, {})):
+            otherwise = written.get(key, plain(key))
+            values = {name: changed.get(name, {}).get(key, shared[name].get(key, otherwise)) for name in names}
+            if task or any(value != values[PLAIN] for value in values.values()):
+                found.append(Departure(task, key, values))
+    return found
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Return dotted key -> value of a file of the whole package, with what it picks in other groups."""
+    content = configuration.content(path)
+    picks = configuration.picks(content.pop("defaults", None))
+    content.pop("protocol", None)
+    return picks | dict(flat("", content))
+
+
+def flat(prefix: str, value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values of nested settings; a part's own key has the name of its class as value."""
+    for key, entry in value.items():
+        if isinstance(entry, dict):
+            yield from flat(f"{prefix}{key}.", entry)
+        elif key == "_target_":
+            yield prefix.removesuffix("."), str(entry).rsplit(".", 1)[-1]
+        else:
+            yield f"{prefix}{key}", entry
 
 
 def _show_group(word: str, found: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
     group = GROUPS[word]
     if not found:
-        yield _text(f"There are no {word}.")
+        yield Text(f"There are no {word}.")
         return
     picked = sorted({key for entry in found for key in entry["picks"]})
     if group == "task":
-        yield _table(("task", "kind", "shape", "outputs", "error", "data"), map(_task_row, found))
+        yield table(("task", "kind", "shape", "outputs", "error", "data"), map(_task_row, found))
         yield ""
-    own_column = {"body": "checkpoint", "source": "data"}.get(group)
-    headers = (group, *([own_column] if own_column else []), *picked, "description")
+    special = [{"body": "checkpoint", "source": "data"}[group]] if group in ("body", "source") else []
     rows = []
     for entry in found:
-        special = {"body": str(entry["parameters"].get("checkpoint", "")), "source": entry.get("data", {}).get("state")}
+        own = {"checkpoint": str(entry["parameters"].get("checkpoint", "")), "data": entry.get("data", {}).get("state")}
         picks = [entry["picks"].get(key, "-") for key in picked]
-        rows.append((entry["name"], *([special[group]] if own_column else []), *picks, entry["description"]))
-    yield _table(headers, rows)
-    if departures := [row for entry in found for row in _departure_rows(entry)]:
+        rows.append((entry["name"], *(own[key] for key in special), *picks, entry["description"]))
+    yield table((group, *special, *picked, "description"), rows)
+    if departing := [row for entry in found for row in _departure_rows(entry)]:
         yield ""
-        yield _table(("task", "protocol", "where it departs from protocol=clean"), departures)
+        yield table(("task", "protocol", "where it departs from protocol=clean"), departing)
     if group != "protocol" and (in_full or group != "task"):
         yield from _show_parameters(group, found, in_full)
     if group == "task":
         more = "" if in_full else " Parameters of a task: orca list tasks NAME."
-        more += " The protocols: orca list protocols." if departures else ""
+        more += " The protocols: orca list protocols." if departing else ""
         yield ""
-        yield _text(f"Files of a task: orca data list NAME.{more}")
+        yield Text(f"Files of a task: orca data list NAME.{more}")
 
 
 def _show_departures(extra: Path | None) -> Iterator[RenderableType]:
     """Yield what every protocol changes, side by side; the reasons are in docs/protocols.md."""
-    protocols = list_protocols.names(extra)
-    found = list_protocols.departures(extra)
+    names, found = protocols(extra), departures(extra)
     for title, rows in (
         ("all tasks", [(entry.key, entry) for entry in found if not entry.task]),
         ("single tasks", [(f"{entry.task}: {entry.key}", entry) for entry in found if entry.task]),
     ):
         if rows:
-            lines = [(key, *(_value(entry.values[name]) for name in protocols)) for key, entry in rows]
+            lines = [(key, *(typed(entry.values[name]) for name in names)) for key, entry in rows]
             yield ""
-            yield _table((title, *protocols), lines)
-    note = "Settings of training, by protocol, task and body: orca list hparams. Why: docs/protocols.md."
+            yield table((title, *names), lines)
     yield ""
-    yield _text(note)
+    yield Text("Settings of training, by protocol, task and body: orca list hparams. Why: docs/protocols.md.")
 
 
 def _departure_rows(entry: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yield a row for each text; protocols of one text share it."""
-    by_text: dict[str, list[str]] = {}
-    for protocol, text in entry.get("protocols", {}).items():
-        by_text.setdefault(text, []).append(protocol)
-    for text, protocols in by_text.items():
-        yield entry["name"], ", ".join(protocols), text
+    found = entry.get("protocols", {})
+    for text in dict.fromkeys(found.values()):
+        yield entry["name"], ", ".join(protocol for protocol in found if found[protocol] == text), text
 
 
 def _show_parameters(group: str, found: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
@@ -259,37 +296,35 @@ def _show_parameters(group: str, found: list[dict[str, Any]], in_full: bool) -> 
     prefix = "" if group in ("hparams", "study") else f"{group}."
     for entry in found:
         shown = {key: value for key, value in entry["parameters"].items() if key not in ("kind", "checkpoint")}
-        entry["pairs"] = [(key, _value(value)) for key, value in list_protocols.flat(prefix, shown)]
+        entry["pairs"] = [(key, typed(value)) for key, value in flat(prefix, shown)]
     with_any = [entry for entry in found if entry["pairs"]]
     if in_full:
         for entry in with_any:
             meanings = {f"{prefix}{key}": text for key, text in entry["meanings"].items()}
             full = [(key, value, meanings.get(key, "")) for key, value in entry["pairs"]]
             yield ""
-            yield _table((entry["name"], "default", "meaning"), full)
+            yield table((entry["name"], "default", "meaning"), full)
     elif with_any:
         rows = [(entry["name"], "  ".join("=".join(pair) for pair in entry["pairs"])) for entry in with_any]
         yield ""
-        yield _table((group, "parameters and their defaults"), rows)
+        yield table((group, "parameters and their defaults"), rows)
 
 
 def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
-    kind = entry["parameters"].get("kind")
-    data = entry["data"]
+    data, kind = entry["data"], entry["parameters"].get("kind")
     unknown = "any" if data["origin"] == "own" else "-"
-    kind = "any" if kind in (None, "???") else str(kind)
-    shape, outputs = data["shape"] or unknown, data["outputs"] or unknown
-    return entry["name"], kind, shape, outputs, entry["error"], data["state"]
+    shapes = "any" if kind in (None, "???") else str(kind), data["shape"] or unknown, data["outputs"] or unknown
+    return entry["name"], *shapes, entry["error"], data["state"]
 
 
-def _value(value: Any) -> str:
+def typed(value: Any) -> str:
     """Return a value as one types it on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(_value, value))}]"
+        return f"[{','.join(map(typed, value))}]"
     return str(value)
 
 
@@ -298,25 +333,7 @@ def _show_settings(found: list[dict[str, Any]]) -> Iterator[RenderableType]:
     for entry in found:
         allowed = f" ({entry['allowed']})" if entry["allowed"] else ""
         kind = entry["type"].removesuffix(" or null")
-        rows.append((entry["key"], kind, _value(entry["default"]), entry["meaning"] + allowed))
+        rows.append((entry["key"], kind, typed(entry["default"]), entry["meaning"] + allowed))
     note = "Groups: task body source metric embedder finetune hparams protocol study; their parameters: orca list GROUP NAME."
-    yield _table(("setting", "type", "default", "meaning"), rows)
-    yield _text(note)
-
-
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for place, header in enumerate(headers):
-        table.add_column(header, overflow="fold", no_wrap=place == 0, style="cyan" if place == 0 else "")
-    for row in rows:
-        table.add_row(*map(_text, row))
-    return table
-
-
-def _text(text: str) -> Any:
-    """Return text that is not read as markup."""
-    from rich.text import Text
-
-    return Text(text)
+    yield table(("setting", "type", "default", "meaning"), rows)
+    yield Text(note)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import RenderableType
 
 from orca_cli import storage, terminal
 from orca_cli.configuration import default_folders
-from orca_cli.exceptions import DataError, OrcaError, SweepError, suggest
+from orca_cli.exceptions import DataError, SweepError, suggest
 from orca_cli.report.collect import Collection, collect
 from orca_cli.report.formats import FORMATS, record_of, terminal_of, text_of
-from orca_cli.report.table import Table, build_table
+from orca_cli.report.table import build_table
+from orca_cli.terminal import Result
 
 EXAMPLES = """\
 examples:
@@ -28,39 +24,6 @@ examples:
 
 Seeds of one method are averaged; runs that differ in a setting get rows of their own. Runs that are not completed are
 counted in their cell and listed with the reason."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """A table, and how it is shown.
-
-    Args:
-        table: the results.
-        form: one of FORMATS.
-        written: the file that has it; None if it is to be shown.
-        failures: with --strict, that runs failed.
-    """
-
-    table: Table
-    form: str
-    written: Path | None
-    failures: Sequence[OrcaError]
-
-    @property
-    def code(self) -> int:
-        """Exit code."""
-        return self.failures[0].code if self.failures else 0
-
-    def record(self) -> dict[str, Any]:
-        """Return the table with the values of all seeds, or where it was written."""
-        return record_of(self.table) if self.written is None else {"schema": 1, "written": str(self.written)}
-
-    def show(self) -> Iterable[RenderableType]:
-        """Return the table in its format."""
-        if self.written is not None:
-            return []
-        is_table = self.form == "table"
-        return terminal_of(self.table, terminal.stdout().width) if is_table else [text_of(self.table, self.form)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,16 +42,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read")
 
 
-def execute(arguments: argparse.Namespace) -> Report:
-    """Return the table, or write it to a file."""
+def execute(arguments: argparse.Namespace) -> Result:
+    """Return the table with the values of all seeds, or write it to a file."""
     collection = collect(arguments.runs or [default_folders()["runs"]])
     for key in ("task", "metric"):
         collection = _filtered(collection, key, getattr(arguments, key))
-    table = build_table(collection)
+    table, form = build_table(collection), arguments.format
+    failures = []
+    failed = sum(run.state in ("failed", "dead") for run in table.unfinished)
+    if arguments.strict and (failed or table.broken):
+        text = f"{failed} runs failed and {len(table.broken)} cannot be read"
+        failures.append(SweepError(text, where="--strict", hint="they are listed below the table"))
     if arguments.out is not None:
-        storage.write_text(arguments.out, text_of(table, "json" if arguments.json else arguments.format))
+        storage.write_text(arguments.out, text_of(table, "json" if arguments.json else form))
         terminal.print_error(f"written: {arguments.out}")
-    return Report(table, arguments.format, arguments.out, _failures(table) if arguments.strict else [])
+        return Result({"schema": 1, "written": str(arguments.out)}, failures=failures)
+    shown = terminal_of(table, terminal.stdout().width) if form == "table" else [text_of(table, form)]
+    return Result(record_of(table), shown, failures)
 
 
 def _filtered(collection: Collection, key: str, names: list[str]) -> Collection:
@@ -98,16 +68,7 @@ def _filtered(collection: Collection, key: str, names: list[str]) -> Collection:
     for name in names:
         if name not in known:
             raise DataError(f"no run has the {key} '{name}'", where=f"--{key}", hint=suggest(name, known))
-    return dataclasses.replace(
-        collection,
-        runs=[run for run in collection.runs if getattr(run, key) in names],
-        superseded=[run for run in collection.superseded if getattr(run, key) in names],
+    runs, superseded = (
+        [run for run in found if getattr(run, key) in names] for found in (collection.runs, collection.superseded)
     )
-
-
-def _failures(table: Table) -> list[OrcaError]:
-    failed = sum(run.state in ("failed", "dead") for run in table.unfinished)
-    if not failed and not table.broken:
-        return []
-    text = f"{failed} runs failed and {len(table.broken)} cannot be read"
-    return [SweepError(text, where="--strict", hint="they are listed below the table")]
+    return dataclasses.replace(collection, runs=runs, superseded=superseded)

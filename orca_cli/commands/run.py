@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, parts, signals, terminal
 from orca_cli.commands.options import add_allow_module, add_config_dir
-from orca_cli.commands.summary import Planned, Ran, Swept, build_table
+from orca_cli.commands.summary import build_table, of_plan, of_run
 from orca_cli.exceptions import InterruptionError, OrcaError, PreemptionError, UsageError
+from orca_cli.experiment import Failure, Outcome
 from orca_cli.launching import processes, slurm
+from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed, Session
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_LAUNCHER = "hydra/launcher="
 _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
     "--dry-run": "compose, check, build and do one forward pass; train nothing",
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(processes.OPTION, nargs=4, help=argparse.SUPPRESS)  # given by a sweep to its jobs
 
 
-def execute(arguments: argparse.Namespace) -> terminal.Result:
+def execute(arguments: argparse.Namespace) -> Result:
     """Run, and return how that ended."""
     place = processes.Place.read(arguments.job) if arguments.job else None
     if place is not None:
@@ -79,27 +80,27 @@ def execute(arguments: argparse.Namespace) -> terminal.Result:
         bars=place is None or place.is_alone,
     )
     with signals.deferred(insistent=place is None):
+        code = 1
         try:
-            result = _execute(arguments)
+            ended = _execute(arguments)
+            result = of_run(ended) if isinstance(ended, Outcome) else ended
+            code = result.code
         except OrcaError as error:
+            code = error.code
             if place is None:
-                _requeue(error.code)
                 raise
             _print_traceback(arguments, error)
             state: experiment.State = "interrupted" if isinstance(error, InterruptionError) else "failed"
-            result = Ran(experiment.Outcome(state, error.code, failure=experiment.Failure(error, error)))
-        if place is None:
-            _requeue(result.code)
-        elif isinstance(result, Ran):
+            ended = Outcome(state, error.code, failure=Failure(error, error))
+            result = of_run(ended)
+        finally:
+            if place is None and code == PreemptionError.code:
+                slurm.requeue()
+        if place is not None and isinstance(ended, Outcome):
             from orca_cli.commands.sweep import message
 
-            processes.say(place.pipe, message(result.outcome))
+            processes.say(place.pipe, message(ended))
         return result
-
-
-def _requeue(code: int) -> None:
-    if code == PreemptionError.code:
-        slurm.requeue()
 
 
 def _print_traceback(arguments: argparse.Namespace, cause: BaseException) -> None:
@@ -107,7 +108,7 @@ def _print_traceback(arguments: argparse.Namespace, cause: BaseException) -> Non
         terminal.print_error("".join(traceback.format_exception(cause)))
 
 
-def _execute(arguments: argparse.Namespace) -> Ran | Swept | Planned:
+def _execute(arguments: argparse.Namespace) -> Outcome | Result:
     for module in arguments.allow_module:
         parts.allow_module(module)
     _check_launcher(arguments)
@@ -119,41 +120,43 @@ def _execute(arguments: argparse.Namespace) -> Ran | Swept | Planned:
         if arguments.multirun:
             jobs = session.expand(arguments.overrides)
             return _dry_run(jobs, True) if arguments.dry_run else _sweep(session, jobs, arguments, time_limit_s)
-        if arguments.job is None:
-            _refuse_sweep_words(arguments.overrides)
+        for text in arguments.overrides if arguments.job is None else ():
+            key, _, value = text.partition("=")
+            is_plain = not value.startswith(("[", "{", "'", '"'))
+            if is_plain and ("," in value or value.startswith(("range(", "glob(", "choice("))):
+                raise UsageError(f"'{text}' names several values", where=key, hint="add -m for a sweep")
         job = session.compose(arguments.overrides)
         signals.check()
         return _dry_run([job], False) if arguments.dry_run else run_job(job, arguments)
 
 
-def run_job(job: Composed, arguments: argparse.Namespace) -> Ran:
+def run_job(job: Composed, arguments: argparse.Namespace) -> Outcome:
     """Run one composed job; prints what stage 1 made, unless the result is to be JSON."""
 
     def show_build(summary: dict[str, Any]) -> None:
         with terminal.lost_output_allowed():
             terminal.print_result(build_table(job, summary))
 
-    on_build = {} if arguments.json else {"on_build": show_build}
-    outcome = experiment.run(job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, **on_build)
+    more = {} if arguments.json else {"on_build": show_build}
+    outcome = experiment.run(job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, **more)
     if outcome.failure is not None:
         _print_traceback(arguments, outcome.failure.cause)
-    return Ran(outcome)
+    return outcome
 
 
-def _sweep(session: Session, jobs: list[Composed], arguments: argparse.Namespace, time_limit_s: float | None) -> Swept:
+def _sweep(session: Session, jobs: list[Composed], arguments: argparse.Namespace, time_limit_s: float | None) -> Result:
     from orca_cli.commands import sweep
 
-    is_launched = any(text.startswith(_LAUNCHER) for text in arguments.overrides)
-    return sweep.run(session if is_launched else None, jobs, arguments, time_limit_s)
+    return sweep.run(session if _is_launched(arguments) else None, jobs, arguments, time_limit_s)
+
+
+def _is_launched(arguments: argparse.Namespace) -> bool:
+    return any(text.startswith("hydra/launcher=") for text in arguments.overrides)
 
 
 def _check_launcher(arguments: argparse.Namespace) -> None:
-    """Refuse options and settings of a launcher that have no effect.
-
-    Raises:
-        UsageError: such an option or setting, or a value out of range.
-    """
-    is_launched = any(text.startswith(_LAUNCHER) for text in arguments.overrides)
+    """Refuse options and settings of a launcher that have no effect."""
+    is_launched = _is_launched(arguments)
     for option, value in {"--at-once": arguments.at_once, "--time-limit": arguments.time_limit}.items():
         if value is not None and not arguments.multirun:
             raise UsageError("applies only to sweeps", where=option, hint="add -m")
@@ -180,7 +183,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _dry_run(jobs: list[Composed], is_sweep: bool) -> Planned:
+def _dry_run(jobs: list[Composed], is_sweep: bool) -> Result:
     """Build the first job, do one forward pass, and look at what all jobs would do."""
     from orca_cli.runs import claim
     from orca_cli.stages.build import build, forward_once
@@ -191,12 +194,4 @@ def _dry_run(jobs: list[Composed], is_sweep: bool) -> Planned:
     built = build(jobs[0].config, terminal.LogReporter())
     summary = built.summary | {"output_shape": list(forward_once(built, jobs[0].config))}
     names = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
-    return Planned(jobs[0], summary, [(name, claim.peek(root, name)) for root, name in names], is_sweep)
-
-
-def _refuse_sweep_words(overrides: list[str]) -> None:
-    for text in overrides:
-        key, _, value = text.partition("=")
-        plain = not value.startswith(("[", "{", "'", '"'))
-        if plain and ("," in value or value.startswith(("range(", "glob(", "choice("))):
-            raise UsageError(f"'{text}' names several values", where=key, hint="add -m for a sweep")
+    return of_plan(jobs[0], summary, [(name, claim.peek(root, name)) for root, name in names], is_sweep=is_sweep)

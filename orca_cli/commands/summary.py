@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
@@ -14,6 +13,7 @@ from orca_cli import terminal
 from orca_cli.exceptions import OrcaError
 from orca_cli.experiment import Outcome, Summary
 from orca_cli.runs.directory import RunName
+from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed
@@ -28,76 +28,47 @@ _STATES = {
 }
 _WOULD = {"new": "run", "resume": "resume", "completed": "skip (completed)", "running": "wait (it is running)"}
 _NAMES = ("task", "body", "metric", "finetune", "seed")
+_ALIGNED = "2_align/{metrics.jsonl,embedder.safetensors,summary.json}"
+_FILES = (
+    "config.yaml overrides.txt env.json status.json result.json run.log",
+    "1_build/summary.json",
+    _ALIGNED,
+    "3_finetune/{metrics.jsonl,best/,last/,predictions.npz}",
+)
 
 
-@dataclass(frozen=True)
-class Ran:
-    """How one run ended."""
-
-    outcome: Outcome
-
-    @property
-    def code(self) -> int:
-        """Exit code."""
-        return self.outcome.code
-
-    @property
-    def failures(self) -> Sequence[OrcaError]:
-        """Why it is not completed."""
-        return [] if self.outcome.failure is None else [self.outcome.failure.error]
-
-    def record(self) -> dict[str, Any]:
-        """Return the outcome with the content of result.json."""
-        return {"schema": 1, "run": _record(self.outcome)}
-
-    def show(self) -> Iterator[RenderableType]:
-        """Yield distance, validation curve, test error, folder, what to type next; nothing unless it was completed now."""
-        if self.outcome.state == "completed" and self.outcome.result:
-            yield terminal.facts(_result_rows(self.outcome))
+def of_run(outcome: Outcome) -> Result:
+    """Return how one run ended, with the content of result.json; people see it only if the run was completed now."""
+    is_new = outcome.state == "completed" and outcome.result
+    failures = [] if outcome.failure is None else [outcome.failure.error]
+    shown = [terminal.facts(_result_rows(outcome))] if is_new else []
+    return Result({"schema": 1, "run": _record(outcome)}, shown, failures, outcome.code)
 
 
-@dataclass(frozen=True)
-class Swept:
-    """How the jobs of a sweep ended.
+def of_sweep(labels: list[str], settings: list[str], outcomes: list[Outcome], failures: list[OrcaError]) -> Result:
+    """Return how the jobs of a sweep ended.
 
     Args:
         labels: of the jobs, such as [1/6].
         settings: what distinguishes each job from the others.
-        outcomes: how each ended.
+        outcomes: of the jobs.
         failures: why the sweep is not completed.
     """
-
-    labels: list[str]
-    settings: list[str]
-    outcomes: list[Outcome]
-    failures: Sequence[OrcaError]
-
-    @property
-    def code(self) -> int:
-        """Exit code."""
-        return self.failures[0].code if self.failures else 0
-
-    def record(self) -> dict[str, Any]:
-        """Return the outcome of each job."""
-        pairs = zip(self.settings, self.outcomes, strict=True)
-        return {"schema": 1, "jobs": [{"settings": settings, **_record(outcome)} for settings, outcome in pairs]}
-
-    def show(self) -> Iterator[RenderableType]:
-        """Yield a table of the jobs, and counts."""
-        rows = []
-        for label, settings, outcome in zip(self.labels, self.settings, self.outcomes, strict=True):
-            code = f" ({outcome.code})" if outcome.code > 0 else ""
-            cells = (label, settings, f"{outcome.state}{code}", _note(outcome))
-            rows.append([Text(cell, style="red" if outcome.code else "") for cell in cells])
-        yield terminal.table(("job", "settings", "ended", ""), rows)
-        counts: Counter[str] = Counter(outcome.state for outcome in self.outcomes)
-        words = [f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state]]
-        yield f"sweep of {len(self.outcomes)} runs: {', '.join(words)}. Next: orca report"
+    jobs = [{"settings": own, **_record(outcome)} for own, outcome in zip(settings, outcomes, strict=True)]
+    rows = []
+    for label, own, outcome in zip(labels, settings, outcomes, strict=True):
+        code = f" ({outcome.code})" if outcome.code > 0 else ""
+        note = error_text(outcome.result) if outcome.failure is None else str(outcome.failure.error)
+        cells = (label, own, f"{outcome.state}{code}", note)
+        rows.append([Text(cell, style="red" if outcome.code else "") for cell in cells])
+    counts: Counter[str] = Counter(outcome.state for outcome in outcomes)
+    words = ", ".join(f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state])
+    text = f"sweep of {len(outcomes)} runs: {words}. Next: orca report"
+    return Result({"schema": 1, "jobs": jobs}, [terminal.table(("job", "settings", "ended", ""), rows), text], failures)
 
 
-@dataclass(frozen=True)
-class Planned:
-    """What a command would do without --dry-run.
+def of_plan(first: Composed, summary: Summary, jobs: list[tuple[RunName, str]], *, is_sweep: bool) -> Result:
+    """Return what a command would do without --dry-run.
 
     Args:
         first: the job that was built.
@@ -105,41 +76,19 @@ class Planned:
         jobs: name of each run, and what would become of it; see `claim.peek`.
         is_sweep: with -m.
     """
-
-    first: Composed
-    summary: Summary
-    jobs: list[tuple[RunName, str]]
-    is_sweep: bool
-    code: int = 0
-    failures: Sequence[OrcaError] = ()
-
-    def record(self) -> dict[str, Any]:
-        """Return the names of the runs, what would become of each, and the summary of stage 1 of the first."""
-        jobs = [{"would": _WOULD[state].partition(" ")[0], **vars(name)} for name, state in self.jobs]
-        return {"schema": 1, **({"jobs": jobs} if self.is_sweep else {"run": jobs[0]}), "build": dict(self.summary)}
-
-    def show(self) -> Iterator[RenderableType]:
-        """Yield shapes and sizes of the first job, the jobs, and the files that a run leaves."""
-        yield build_table(self.first, self.summary)
-        rows = [(_WOULD[state], *(str(getattr(name, key)) for key in _NAMES)) for name, state in self.jobs]
-        yield terminal.table(("would", *_NAMES), rows)
-        align = ["2_align/{metrics.jsonl,embedder.safetensors,summary.json}"] if self.summary["steps"]["align"] else []
-        files = [
-            "config.yaml overrides.txt env.json status.json result.json run.log",
-            "1_build/summary.json",
-            *align,
-            "3_finetune/{metrics.jsonl,best/,last/,predictions.npz}",
-        ]
-        yield terminal.facts([("files", ", ".join(files))])
+    records = [{"would": _WOULD[state].partition(" ")[0], **vars(name)} for name, state in jobs]
+    record = {"schema": 1, **({"jobs": records} if is_sweep else {"run": records[0]}), "build": dict(summary)}
+    rows = [(_WOULD[state], *(str(getattr(name, key)) for key in _NAMES)) for name, state in jobs]
+    files = list(_FILES)
+    if not summary["steps"]["align"]:
+        files.remove(_ALIGNED)
+    plan = [terminal.table(("would", *_NAMES), rows), terminal.facts([("files", ", ".join(files))])]
+    return Result(record, [build_table(first, summary), *plan])
 
 
 def build_table(job: Composed, summary: Summary) -> RenderableType:
     """Return what stage 1 made: shapes, kernel, tokens, parameters per part, splits, steps."""
-    return terminal.facts(_build_rows(job.choices, summary))
-
-
-def _build_rows(names: Mapping[str, str], summary: Summary) -> Iterable[tuple[str, str]]:
-    parameters, splits = summary["parameters"], summary["splits"]
+    names, parameters, splits = job.choices, summary["parameters"], summary["splits"]
     sizes = ", ".join(f"{part} {parameters[part]:,}" for part in ("embedder", "body", "predictor"))
     kernel = f"kernel {summary['kernel']}, {summary['tokens']} tokens ({_shape(summary['grid'])})"
     data = f"{splits['train']['n']} training, {splits['val']['n']} validation samples"
@@ -147,14 +96,18 @@ def _build_rows(names: Mapping[str, str], summary: Summary) -> Iterable[tuple[st
     data += f", {summary['size']} size" if summary["size"] else ""
     data += f"; {summary['note']}" if summary["note"] else ""
     kind = f"{summary['kind']}, {summary['num_outputs']} outputs"
-    yield "task", f"{names['task']} ({kind}), input {_shape(summary['input_shape'])}"
-    yield "data", data
-    yield "body", f"{names['body']}, width {summary['width']}, finetune={names['finetune']}"
-    yield "embedder", f"{kernel} of at most {summary['max_tokens']}"
-    yield "parameters", f"{sizes}; trained {parameters['trained']:,}"
-    yield "steps", f"align {summary['steps']['align']} ({names['metric']}), finetune {summary['steps']['finetune']}"
+    steps = summary["steps"]
+    rows = {
+        "task": f"{names['task']} ({kind}), input {_shape(summary['input_shape'])}",
+        "data": data,
+        "body": f"{names['body']}, width {summary['width']}, finetune={names['finetune']}",
+        "embedder": f"{kernel} of at most {summary['max_tokens']}",
+        "parameters": f"{sizes}; trained {parameters['trained']:,}",
+        "steps": f"align {steps['align']} ({names['metric']}), finetune {steps['finetune']}",
+    }
     if "output_shape" in summary:
-        yield "forward", f"one random batch gives outputs {_shape(summary['output_shape'])}"
+        rows["forward"] = f"one random batch gives outputs {_shape(summary['output_shape'])}"
+    return terminal.facts(rows.items())
 
 
 def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
@@ -167,12 +120,9 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     curve = _short_curve([line["validation_error"] for line in result["curves"]["finetune"]], percent)
     yield "validation", f"{error['name']}, by epoch: {curve}; chosen: epoch {result['selected']['epoch']}"
     skipped = f", {error['skipped']} skipped" if error["skipped"] else ""
+    trivial = f"(best constant predictor: {_number(result['trivial_error'], percent)})"
     test = Text(error_text(result), style="bold")
-    trivial = _number(result["trivial_error"], percent)
-    test.append(
-        f" on {result['splits']['test']['n']} samples{skipped} (best constant predictor: {trivial})", "not bold"
-    )
-    yield "test", test
+    yield "test", test.append(f" on {result['splits']['test']['n']} samples{skipped} {trivial}", "not bold")
     yield "time", ", ".join(f"{stage} {value:.0f} s" for stage, value in result["seconds"].items())
     yield "folder", str(outcome.path)
     yield "next", "orca report | orca run seed=1 | orca run -m metric=otdd,none seed=0,1,2 | orca list"
@@ -193,10 +143,6 @@ def _record(outcome: Outcome) -> dict[str, Any]:
         "result": dict(outcome.result),
         "failure": None if failure is None else failure.record(),
     }
-
-
-def _note(outcome: Outcome) -> str:
-    return error_text(outcome.result) if outcome.failure is None else str(outcome.failure.error)
 
 
 def _number(value: float | None, percent: bool) -> str:

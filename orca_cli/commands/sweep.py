@@ -6,20 +6,21 @@ import argparse
 import importlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orca_cli import exceptions, experiment, signals, storage, terminal
 from orca_cli.commands.run import run_job
-from orca_cli.commands.summary import Swept
+from orca_cli.commands.summary import of_run, of_sweep
 from orca_cli.compose import Composed, Session
 from orca_cli.exceptions import OrcaError, SweepError
 from orca_cli.experiment import Failure, Outcome
 from orca_cli.launching import processes
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RESULT, read_or_empty
+from orca_cli.terminal import Result
 
 _LONGEST = 1000  # characters of each part of an error that a job reports
 _NOT_STARTED = Outcome("not started")
@@ -44,19 +45,18 @@ class _Here:
     process: int
 
     def __call__(self, job: Composed) -> None:
-        ran = run_job(job, self.arguments)
-        if self.arguments.json:
-            terminal.print_failures(ran)
-        else:
-            with terminal.lost_output_allowed():
-                terminal.render(ran)
+        result = of_run(run_job(job, self.arguments))
+        if self.arguments.json:  # the record of all jobs is printed at the end
+            result.shown = ()
+        with terminal.lost_output_allowed():
+            terminal.render(result)
         if os.getpid() == self.process and signals.pending():
             raise SystemExit(signals.exit_code())  # the only thing that Hydra's own launcher does not catch
 
 
 def run(
     session: Session | None, jobs: list[Composed], arguments: argparse.Namespace, time_limit_s: float | None
-) -> Swept:
+) -> Result:
     """Run all jobs, each in a process of its own or by the launcher that hydra/launcher names.
 
     Args:
@@ -83,7 +83,10 @@ def run(
             failure = SweepError(text, where="sweep", hint="fix the cause and rerun the command")
     except OrcaError as stop:
         failure = failure or stop
-    return Swept(labels, _differences([job.overrides for job in jobs]), outcomes, [failure] if failure else [])
+    # What distinguishes each job from the others: the overrides that not all have.
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    settings = [" ".join(text for text in job.overrides if text not in common) for job in jobs]
+    return of_sweep(labels, settings, outcomes, [failure] if failure else [])
 
 
 def _launch(session: Session, arguments: argparse.Namespace, root: Path) -> OrcaError | None:
@@ -102,9 +105,8 @@ def _launch(session: Session, arguments: argparse.Namespace, root: Path) -> Orca
 def _in_processes(
     labels: list[str], jobs: list[Composed], arguments: argparse.Namespace, time_limit_s: float | None
 ) -> list[Outcome]:
-    main = arguments.program
-    if arguments.allow_module:
-        main = None  # the user's modules may have started threads when they were imported
+    # The user's modules may have started threads when they were imported.
+    main = None if arguments.allow_module else arguments.program
     if main is not None:
         for name in _HEAVY:
             signals.check()
@@ -193,12 +195,5 @@ def _recorded(job: Composed) -> Outcome:
     state = status.get("state")
     if state not in ("failed", "interrupted"):
         return _failed(f"its process ended in stage {state}, or is still running", path=run.path)
-    error = status.get("error") or {}
-    found = _failed(str(error.get("message", "")), code=int(status.get("exit_code") or 1), path=run.path)
-    return Outcome(state, found.code, run.path, failure=found.failure)
-
-
-def _differences(overrides: Sequence[Sequence[str]]) -> list[str]:
-    """Return what distinguishes each job from the others: the overrides that not all have."""
-    common = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
-    return [" ".join(text for text in own if text not in common) for own in overrides]
+    text = str((status.get("error") or {}).get("message", ""))
+    return replace(_failed(text, code=int(status.get("exit_code") or 1), path=run.path), state=state)

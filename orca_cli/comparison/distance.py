@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from orca_cli import compose, configuration, parts, seeding
-from orca_cli.comparison.points import Cloud, Data, Embedding, cloud_of, read_file
+from orca_cli.comparison.points import Data, Embedding, read
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Features, Metric, Reporter
 from orca_cli.terminal import LogReporter
@@ -34,12 +33,9 @@ class Measured:
     """What one metric measured.
 
     Args:
-        metric: its name.
-        parameters: its parameters.
         convention: whether the value is squared, its costs halved, and the like; empty if the metric does not say.
         value: distance of B (as target) to A (as source).
-        self_a: distance of A to itself.
-        self_b: distance of B to itself.
+        self_a: distance of A to itself; `self_b` likewise.
         interval: 95 % confidence interval of the value, None if not requested; see `distance`.
         halves_mean: mean value over the halves behind the interval; its difference from the value shows how much the
             number of points matters.
@@ -61,15 +57,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two data sets, as it was compared.
-
-    Args:
-        name: file, task or source.
-        points: number of points.
-        available: number of points that they were drawn from; None if unknown.
-        width: of a point.
-        classes: number of classes.
-    """
+    """A file, task or source as it was compared: number of points, of those they were drawn from, width, classes."""
 
     name: str
     points: int
@@ -83,11 +71,7 @@ class Comparison:
     """Both data sets, how they were compared, and what every metric measured.
 
     Args:
-        a: the source.
-        b: the target.
         body: what embedded named data; None for files and arrays.
-        dtype: of the points.
-        seed: of all draws.
         repeats: number of halves behind an interval.
         metrics: what was measured.
         left_out: metric -> why "all" does not include it for these data.
@@ -99,8 +83,8 @@ class Comparison:
     dtype: str
     seed: int
     repeats: int
-    metrics: list[Measured] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
+    metrics: list[Measured]
+    left_out: dict[str, str]
 
 
 def distance(
@@ -145,30 +129,33 @@ def distance(
         NonFiniteError: a distance overflows.
     """
     reporter = reporter or LogReporter()
-    _check_numbers(points, repeats, dtype)
+    if points is not None and points < 2:
+        raise ConfigError(f"{points} is out of range", where="points", hint="allowed: at least 2")
+    if repeats < 0 or repeats == 1:
+        raise ConfigError(f"{repeats} is out of range", where="ci", hint="allowed: 0 for none, or at least 2")
+    if dtype not in DTYPES:
+        raise ConfigError(f"'{dtype}' is not allowed", where="dtype", hint=suggest(dtype, DTYPES))
     place = choose_device(device)
     with compose.session(config_dir) as session:
         nodes = _metric_nodes(session, metrics, settings, config_dir)
+        own = [text for text in settings if _is_embedding(text)]
         embedding = Embedding(
-            session,
-            [a, b],
-            body=body,
-            settings=[text for text in settings if _is_embedding(text)],
-            seed=seed,
-            config_dir=config_dir,
-            device=place,
-            reporter=reporter,
+            session, [a, b], body=body, settings=own, seed=seed, config_dir=config_dir, device=place, reporter=reporter
         )
-        clouds = [embedding.cloud(data, points) or _given(data, points, seed) for data in (a, b)]
-    first, second = (_placed(cloud.features, DTYPES[dtype], place) for cloud in clouds)
+        clouds = [embedding.cloud(data, points) or read(data, points=points, seed=seed) for data in (a, b)]
+    first, second = (
+        Features(one.x.to(place, DTYPES[dtype]), one.labels.to(place), one.num_classes)
+        for one in (cloud.features for cloud in clouds)
+    )
     if first.x.shape[1] != second.x.shape[1]:
-        raise DataError(
-            f"A has points of width {first.x.shape[1]} and B of width {second.x.shape[1]}",
-            where="A, B",
-            hint="use data of equal width, or names of tasks and sources, which are embedded by one body",
-        )
+        text = f"A has points of width {first.x.shape[1]} and B of width {second.x.shape[1]}"
+        hint = "use data of equal width, or names of tasks and sources, which are embedded by one body"
+        raise DataError(text, where="A, B", hint=hint)
     built = {name: parts.build(node, "metric") for name, node in nodes.items()}
-    lacks = {name: lack for name, metric in built.items() if (lack := _classes_lack(metric, first, second))}
+    fewest = min(first.num_classes, second.num_classes)
+    least = {name: int(getattr(metric, "least_classes", 1)) for name, metric in built.items()}
+    have = f"A has {first.num_classes}, B has {second.num_classes}"
+    lacks = {name: f"needs {needed} or more classes, but {have}" for name, needed in least.items() if needed > fewest}
     if lacks and "all" not in metrics:
         name, lack = next(iter(lacks.items()))
         raise DataError(lack, where=name, hint="choose another metric, or data with several classes")
@@ -181,12 +168,6 @@ def distance(
         if name not in lacks
     ]
     return Comparison(sides[0], sides[1], embedding.body_name, dtype, seed, repeats, measured, lacks)
-
-
-def metric_names(config_dir: Path | None = None) -> list[str]:
-    """Return the files of conf/metric that name a metric."""
-    files = configuration.choices("metric", config_dir)
-    return [name for name, path in files.items() if configuration.content(path).get(parts.TARGET) is not None]
 
 
 def _measure(
@@ -245,34 +226,6 @@ def _half(features: Features, seed: int, *names: str | int) -> Features:
     return Features(features.x[rows], features.labels[rows], features.num_classes)
 
 
-def _given(data: Data, points: int | None, seed: int) -> Cloud:
-    if isinstance(data, tuple):
-        return cloud_of("arrays", *data, points=points, seed=seed)
-    return read_file(Path(data), points=points, seed=seed)
-
-
-def _placed(features: Features, dtype: torch.dtype, device: torch.device) -> Features:
-    x: Tensor = features.x.to(device=device, dtype=dtype)
-    return Features(x, features.labels.to(device), features.num_classes)
-
-
-def _classes_lack(metric: Metric, a: Features, b: Features) -> str | None:
-    """Return what is wrong if a metric needs more classes than A or B has, else None."""
-    least = int(getattr(metric, "least_classes", 1))
-    if b.num_classes < least or a.num_classes < least:
-        return f"needs {least} or more classes, but A has {a.num_classes}, B has {b.num_classes}"
-    return None
-
-
-def _check_numbers(points: int | None, repeats: int, dtype: str) -> None:
-    if points is not None and points < 2:
-        raise ConfigError(f"{points} is out of range", where="points", hint="allowed: at least 2")
-    if repeats < 0 or repeats == 1:
-        raise ConfigError(f"{repeats} is out of range", where="ci", hint="allowed: 0 for none, or at least 2")
-    if dtype not in DTYPES:
-        raise ConfigError(f"'{dtype}' is not allowed", where="dtype", hint=suggest(dtype, DTYPES))
-
-
 def _is_embedding(setting: str) -> bool:
     return setting.partition("=")[0].partition(".")[0] in _EMBEDDING
 
@@ -281,29 +234,23 @@ def _metric_nodes(
     session: compose.Session, metrics: Sequence[str], settings: Sequence[str], config_dir: Path | None
 ) -> dict[str, dict[str, Any]]:
     """Return the checked nodes of the metrics; a parameter goes to those that have it."""
-    known = metric_names(config_dir)
+    files = {name: configuration.content(path) for name, path in configuration.choices("metric", config_dir).items()}
+    known = [name for name, content in files.items() if content.get(parts.TARGET) is not None]
     names = known if "all" in metrics else list(dict.fromkeys(metrics))
     for name in names:
         if name not in known:
             raise ConfigError(f"no such metric: '{name}'", where="metric", hint=suggest(name, [*known, "all"]))
-    files = configuration.choices("metric", config_dir)
-    allowed = {name: set(configuration.content(files[name])) - {parts.TARGET} for name in names}
+    allowed = {name: set(files[name]) - {parts.TARGET} for name in names}
     own = [text.removeprefix("metric.") for text in settings if not _is_embedding(text)]
     for text in own:
         key = text.partition("=")[0]
         if not any(key in keys for keys in allowed.values()):
-            raise ConfigError(
-                f"{' and '.join(names)} {'have' if len(names) > 1 else 'has'} no parameter '{key}'",
-                where=text,
-                hint=suggest(key, set().union(*allowed.values())),
-            )
-    return {
-        name: session.compose(
-            [
-                f"metric={name}",
-                "align.classes_per_problem=0",  # a distance is a single problem with all classes
-                *(f"metric.{text}" for text in own if text.partition("=")[0] in allowed[name]),
-            ]
-        ).config.metric
-        for name in names
-    }
+            what = f"{' and '.join(names)} {'have' if len(names) > 1 else 'has'} no parameter '{key}'"
+            raise ConfigError(what, where=text, hint=suggest(key, set().union(*allowed.values())))
+    nodes = {}
+    for name in names:
+        parameters = [f"metric.{text}" for text in own if text.partition("=")[0] in allowed[name]]
+        # A distance is a single problem with all classes.
+        words = [f"metric={name}", "align.classes_per_problem=0", *parameters]
+        nodes[name] = session.compose(words).config.metric
+    return nodes

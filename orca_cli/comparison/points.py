@@ -31,28 +31,24 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Cloud:
-    """Labelled points.
-
-    Args:
-        name: where they come from.
-        features: the points, on the CPU; every class has a point.
-        available: number of points that they were drawn from; None if unknown.
-    """
+    """Labelled points on the CPU, a point of every class, and how many they were drawn from; None if unknown."""
 
     name: str
     features: Features
     available: int | None
 
 
-def read_file(path: Path, *, points: int | None, seed: int) -> Cloud:
-    """Return the points of an .npz file with arrays x [n, ...] and y [n].
+def read(data: Data, *, points: int | None, seed: int) -> Cloud:
+    """Return the points of arrays x [n, ...] and y [n], or of an .npz file with them.
 
     Raises:
         DataError: as in `cloud_of`; the file or an array is missing or damaged.
         UnsafeError: an array holds Python objects.
     """
-    arrays = read_arrays(path, ("x", "y"))
-    return cloud_of(str(path), arrays["x"], arrays["y"], points=points, seed=seed)
+    if isinstance(data, tuple):
+        return cloud_of("arrays", *data, points=points, seed=seed)
+    arrays = read_arrays(Path(data), ("x", "y"))
+    return cloud_of(str(data), arrays["x"], arrays["y"], points=points, seed=seed)
 
 
 def cloud_of(name: str, x: np.ndarray, y: np.ndarray, *, points: int | None, seed: int) -> Cloud:
@@ -70,16 +66,18 @@ def cloud_of(name: str, x: np.ndarray, y: np.ndarray, *, points: int | None, see
     """
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim < 2 or x.size == 0 or x.dtype.kind not in "biuf":
-        raise DataError(f"x is {_form(x)}; needed: numbers [n, d] or [n, ...]", where=name)
+        raise DataError(f"x is {x.dtype} {list(x.shape)}; needed: numbers [n, d] or [n, ...]", where=name)
     if y.shape != x.shape[:1] or y.dtype.kind not in "biufUS":
-        raise DataError(f"y is {_form(y)}; needed: one class label for each of {len(x)} points", where=name)
+        text = f"y is {y.dtype} {list(y.shape)}; needed: one class label for each of {len(x)} points"
+        raise DataError(text, where=name)
     if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.floor(y)).all()):
         raise DataError("y has values that are not class labels", where=name, hint="round or cluster them first")
     rows = np.arange(len(x))
     if points is not None and points < len(x):
         generator = seeding.numpy_generator(seed, "distance", "points", len(x))
         rows = np.sort(generator.choice(len(x), size=points, replace=False))
-    chosen = torch.from_numpy(np.ascontiguousarray(x[rows].reshape(len(rows), -1), dtype=_float_of(x)))
+    kind = np.float32 if x.dtype in (np.float16, np.float32) else np.float64
+    chosen = torch.from_numpy(np.ascontiguousarray(x[rows].reshape(len(rows), -1), dtype=kind))
     if not bool(torch.isfinite(chosen).all()):
         raise DataError("x has NaN or infinite values", where=name, hint="remove or replace them")
     return Cloud(name, _compact(chosen, torch.from_numpy(np.unique(y[rows], return_inverse=True)[1])), len(x))
@@ -108,22 +106,20 @@ class Embedding:
             ConfigError: an unknown name, or a setting that is not allowed.
         """
         self._seed, self._device, self._reporter = seed, device, reporter
-        chosen = {entry: _named(entry, config_dir) for entry in data if not isinstance(entry, tuple)}
-        names = [pair for pair in chosen.values() if pair is not None]
+        named = {entry: _named(entry, config_dir) for entry in data if not isinstance(entry, tuple)}
+        chosen = {entry: pair for entry, pair in named.items() if pair is not None}
         self._configs: dict[Any, tuple[str, Config]] = {}
         self._body: Body | None = None
         self._tasks: dict[Any, tuple[TaskData, TransferModel]] = {}
-        if not names:
+        if not chosen:
             return
         # A task picks its body, so the first task decides for both sides.
-        first = sorted(names, key=lambda pair: pair[0] != "task")[0]
-        picked = [f"body={body}"] if body else []
-        start = session.compose([f"{first[0]}={first[1]}", *picked])
+        group, name = min(chosen.values(), key=lambda pair: pair[0] != "task")
+        start = session.compose([f"{group}={name}", *([f"body={body}"] if body else [])])
         self.body_name = start.choices["body"]
         shared = [f"body={self.body_name}", f"seed={seed}", *settings]
-        for entry, pair in chosen.items():
-            if pair is not None:
-                self._configs[entry] = (pair[0], session.compose([f"{pair[0]}={pair[1]}", *shared]).config)
+        for entry, (group, name) in chosen.items():
+            self._configs[entry] = (group, session.compose([f"{group}={name}", *shared]).config)
 
     @torch.no_grad()
     def cloud(self, data: Data, points: int | None) -> Cloud | None:
@@ -143,26 +139,23 @@ class Embedding:
 
     def _source(self, config: Config, limit: int) -> Features:
         assert config.paths.cache is not None
+        length = 0
+        if config.align.features == "sequence":  # of as many tokens as a sample of the task
+            tasks = [(entry, other) for entry, (group, other) in self._configs.items() if group == "task"]
+            if not tasks:
+                raise ConfigError("needs a task, because its samples have a length", where="align.features=sequence")
+            length = self._built(*tasks[0])[1].embedder.layout.tokens
         cloud, _ = source_features(
             self._loaded(config),
             read_source(config, self._reporter),
             features=config.align.features,
-            length=self._length(config),
+            length=length,
             points=limit,
             seed=self._seed,
             cache_folder=Path(config.paths.cache),
             reporter=self._reporter,
         )
         return cloud
-
-    def _length(self, config: Config) -> int:
-        """Return the number of tokens of a target sample; only needed for align.features=sequence."""
-        if config.align.features != "sequence":
-            return 0
-        for entry, (group, other) in self._configs.items():
-            if group == "task":
-                return self._built(entry, other)[1].embedder.layout.tokens
-        raise ConfigError("needs a task, because its samples have a length", where="align.features=sequence")
 
     def _built(self, entry: Data, config: Config) -> tuple[TaskData, TransferModel]:
         if entry not in self._tasks:
@@ -181,13 +174,9 @@ class Embedding:
 
     def _task(self, entry: Data, config: Config, limit: int) -> Features:
         task, model = self._built(entry, config)
-        labels, _ = class_labels(
-            task.kind,
-            task.train.targets(),
-            task.validation.targets(),
-            num_clusters=config.align.pseudo_labels or _PSEUDO_LABELS,
-            seed=self._seed,
-        )
+        targets = task.train.targets(), task.validation.targets()
+        clusters = config.align.pseudo_labels or _PSEUDO_LABELS
+        labels, _ = class_labels(task.kind, *targets, num_clusters=clusters, seed=self._seed)
         x, rows = self._embed(model, task.train, config.align.features, limit)
         return Features(x, torch.from_numpy(labels)[rows], int(labels.max()) + 1)
 
@@ -234,11 +223,3 @@ def _compact(x: Tensor, labels: Tensor) -> Features:
     """Return points whose classes are numbered without gaps."""
     present, compact = torch.unique(labels, return_inverse=True)
     return Features(x, compact, len(present))
-
-
-def _float_of(x: np.ndarray) -> type:
-    return np.float32 if x.dtype in (np.float16, np.float32) else np.float64
-
-
-def _form(array: np.ndarray) -> str:
-    return f"{array.dtype} {list(array.shape)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import signal
 import sys
@@ -34,11 +35,9 @@ Main = Callable[[list[str]], int]
 
 @dataclass(frozen=True)
 class Job:
-    """A command line of this program, to be run as a process of its own.
+    """A command line of this program without the program's name; its command takes the option --job, see `Place`.
 
-    Args:
-        label: starts each line that it prints, such as "[2/6]".
-        words: the command line without the program's name; its command takes the option --job, see `Place`.
+    `label` starts each line that it prints, such as "[2/6]".
     """
 
     label: str
@@ -50,7 +49,6 @@ class Place:
     """What a job knows of its sweep.
 
     Args:
-        label: as in `Job`.
         pipe: where the job reports how it ended.
         parent: the sweep's process; the job ends with it.
         is_alone: no other job runs at the same time, so the job may draw on the terminal.
@@ -124,15 +122,16 @@ def run_all(
             while waiting and len(running) < at_once and not signals.pending():
                 place = waiting.pop()
                 pid, pipe = _start(jobs[place], main, threads)
-                limit = float("inf") if time_limit_s is None else time.monotonic() + time_limit_s
-                running[pid] = _Running(place, pipe, limit)
+                running[pid] = _Running(place, pipe, time.monotonic() + (time_limit_s or math.inf))
             number = signals.pending()
             if number and not passed_on:
                 passed_on = True
                 for pid in running:
                     os.kill(pid, number)
             for pid, job in list(running.items()):
-                _keep_to_limit(pid, job)
+                if time.monotonic() > job.deadline:
+                    os.kill(pid, signal.SIGKILL if job.over_limit else signal.SIGTERM)
+                    job.over_limit, job.deadline = True, time.monotonic() + GRACE_S
                 end = _reaped(pid, job)
                 if end is not None:
                     del running[pid]
@@ -140,12 +139,6 @@ def run_all(
                     ended(job.place, end)
             time.sleep(_LOOK_EVERY_S if running else 0.0)
     return result
-
-
-def _keep_to_limit(pid: int, job: _Running) -> None:
-    if time.monotonic() > job.deadline:
-        os.kill(pid, signal.SIGKILL if job.over_limit else signal.SIGTERM)
-        job.over_limit, job.deadline = True, time.monotonic() + GRACE_S
 
 
 def _reaped(pid: int, job: _Running) -> Ended | None:
@@ -203,8 +196,15 @@ def _become(words: list[str], main: Main | None, threads: int | None, place: Pla
         end_with_parent(place.parent)
         signals.reset_in_fork()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        if main is None or _has_started_gpu():
-            _replace(words, threads, place.pipe)
+        torch = sys.modules.get("torch")
+        # A GPU driver that was initialised before the fork does not work in it.
+        if main is None or (torch is not None and torch.cuda._is_in_bad_fork()):
+            # A new interpreter, with the same search path for modules.
+            variables = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+            if threads is not None:
+                variables["OMP_NUM_THREADS"] = str(threads)
+            os.set_inheritable(place.pipe, True)
+            os.execve(sys.executable, [sys.executable, "-P", "-m", "orca_cli", *words], variables)
         code = main(words)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
@@ -214,27 +214,8 @@ def _become(words: list[str], main: Main | None, threads: int | None, place: Pla
         os._exit(code)
 
 
-def _replace(words: list[str], threads: int | None, pipe: int) -> NoReturn:
-    """Become a new interpreter, with the same search path for modules."""
-    variables = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    if threads is not None:
-        variables["OMP_NUM_THREADS"] = str(threads)
-    os.set_inheritable(pipe, True)
-    os.execve(sys.executable, [sys.executable, "-P", "-m", "orca_cli", *words], variables)
-
-
-def _has_started_gpu() -> bool:
-    """Return whether a GPU driver was initialised before the fork, and so does not work in it."""
-    torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda._is_in_bad_fork())
-
-
 def end_with_parent(parent: int) -> None:
-    """Kill this process when its parent ends, so that a killed sweep leaves no jobs behind.
-
-    Args:
-        parent: the parent's process id, in case it has ended already.
-    """
+    """Kill this process when its parent, of that process id, ends: a killed sweep leaves no jobs behind."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     else:

@@ -16,7 +16,8 @@ def requeue() -> None:
 
     The job's script runs again with the same command, which resumes in the same run folder.
     """
-    job = _job_id()
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
     if not job or os.environ.get("SLURM_PROCID", "0") != "0":  # only one of a job's processes asks
         return
     command = shutil.which("scontrol")
@@ -31,8 +32,3 @@ def requeue() -> None:
         terminal.log.warning(f"SLURM job {job} could not be requeued ({failure}); submit it again to resume")
     else:
         terminal.log.info(f"SLURM job {job} is requeued and resumes where it stopped")
-
-
-def _job_id() -> str:
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")

@@ -177,6 +177,7 @@ def test_get_fetches_unpacks_records_and_then_verifies(here, orca, web):
     folder = here / "home" / "data" / "mine"
     assert "downloaded" in out
     assert "2 files unpacked" in out
+    assert out.strip() in err.splitlines()  # each file is reported as it ends
     assert "HTTP 403" in err
     assert (folder / "raw" / "in" / "2.txt").read_bytes() == b"two"
     record = json.loads((folder / CHECKSUMS).read_text())["files"]["raw/a.zip"]

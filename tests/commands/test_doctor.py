@@ -98,7 +98,8 @@ def test_a_missing_package_and_a_broken_torch(
         r"orca run cannot work: pot is missing \(needed: .*\); pip install orca-transfer$", record["verdict"]
     )
     monkeypatch.setattr(environment, "version_of", version)
-    monkeypatch.setattr(machine, "devices", lambda: machine.Devices(error="torch does not work: OSError: no"))
+    broken = {"cpu": None, "cuda": [], "mps": False, "error": "torch does not work: OSError: no"}
+    monkeypatch.setattr(machine, "devices", lambda: broken)
     assert main(["doctor"]) == 14
     assert "torch does not work" in capsys.readouterr().out
 

@@ -3,10 +3,9 @@
 import json
 import os
 import sys
-from dataclasses import dataclass
 
 from orca_cli import experiment, terminal
-from orca_cli.exceptions import DataError, OrcaError
+from orca_cli.exceptions import DataError
 
 
 def test_time_left_counts_the_steps_of_this_attempt_alone(monkeypatch):
@@ -20,28 +19,19 @@ def test_time_left_counts_the_steps_of_this_attempt_alone(monkeypatch):
     assert said == ["finetune: 901/1000, about 1980 s left"]
 
 
-@dataclass(frozen=True)
-class Found:
-    code: int = 3
-    failures: tuple[OrcaError, ...] = (DataError("is missing", where="a.npz"),)
-
-    def record(self):
-        return {"schema": 1, "value": 0.5}
-
-    def show(self):
-        yield terminal.facts([("value", "[bold]50 %")])
-        yield "w" * 300
-
-
 def test_a_result_is_text_or_json_and_its_failures_follow(capsys):
-    assert terminal.render(Found()) == 3
+    shown = [terminal.facts([("value", "[bold]50 %")]), "w" * 300]
+    found = terminal.Result({"schema": 1, "value": 0.5}, shown, [DataError("is missing", where="a.npz")], code=3)
+    assert terminal.render(found) == 3
     out, err = capsys.readouterr()
     assert out == f"value  [bold]50 %\n{'w' * 300}\n"
     assert err == "orca: error: a.npz: is missing\n"
-    assert terminal.render(Found(), as_json=True) == 3
+    assert terminal.render(found, as_json=True) == 3
     out, err = capsys.readouterr()
     assert json.loads(out) == {"schema": 1, "value": 0.5}
     assert err == "orca: error: a.npz: is missing\n"
+    assert terminal.Result({}).code == 0
+    assert terminal.Result({}, failures=[DataError("is missing")]).code == DataError.code
 
 
 def test_lost_output_does_not_end_the_work(monkeypatch, capfd):

@@ -6,19 +6,18 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from rich.console import RenderableType
 
 from orca_cli import data_folder, parts, terminal
 from orca_cli.catalogue import DataSet
 from orca_cli.commands.data.selection import Selection, add_names, select
 from orca_cli.commands.options import add_allow_module
 from orca_cli.exceptions import ChecksumError, DataError, OrcaError, StorageError, UsageError
+from orca_cli.terminal import Result
 
 _FEW = 12  # classes whose counts are shown one by one
+_NO_PROBLEM = "no problems found"
 EXAMPLES = """\
 examples:
   orca data check listops                              shapes, classes, NaN, ranges, overlaps between the splits
@@ -31,28 +30,6 @@ examples:
 Exit code 11 if something is wrong: NaN or infinite inputs, invalid targets, an
 empty split, a file that has changed, one per cent or more of a split that is
 also in another one. Warnings are worth knowing."""
-
-
-@dataclass
-class Report:
-    """What was found in each data set, as JSON-able records."""
-
-    data_sets: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[OrcaError] = field(default_factory=list)
-
-    @property
-    def code(self) -> int:
-        """Exit code: that of the first data set that is not in order."""
-        return self.failures[0].code if self.failures else 0
-
-    def record(self) -> dict[str, Any]:
-        """Return the records."""
-        return {"schema": 1, "data_sets": self.data_sets}
-
-    def show(self) -> Iterator[RenderableType]:
-        """Yield a table for each data set."""
-        for record in self.data_sets:
-            yield terminal.facts(_lines(record))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_allow_module(parser)
 
 
-def execute(arguments: argparse.Namespace) -> Report:
+def execute(arguments: argparse.Namespace) -> Result:
     """Return what was found."""
     if arguments.samples < 1:
         raise UsageError(f"--samples {arguments.samples} is below 1", hint="give 1 or more")
@@ -82,20 +59,25 @@ def execute(arguments: argparse.Namespace) -> Report:
     # A task and a source may have the same name: the task is meant, unless the word says source=.
     by_name = {entry.name: entry for entry in reversed(chosen.entries)}
     sources = {word.partition("=")[2] for word in arguments.names if word.startswith("source=")}
-    report = Report()
+    records: list[dict[str, Any]] = []
+    failures: list[OrcaError] = []
     for entry in [entry for entry in chosen.entries if by_name[entry.name] is entry or entry.name in sources]:
         try:
             record = _check(entry, chosen, arguments)
         except OrcaError as error:
             if len(arguments.names) - len(chosen.settings) == 1:
                 raise
-            report.failures.append(error)
+            failures.append(error)
+            terminal.log.info(f"{entry.name}: failed")
             continue
-        report.data_sets.append(record)
+        records.append(record)
+        verdict = _NO_PROBLEM
         if problems := record["problems"]:
-            text = problems[0] if len(problems) == 1 else f"{len(problems)} problems; the first: {problems[0]}"
-            report.failures.append(DataError(text, where=entry.name))
-    return report
+            verdict = problems[0] if len(problems) == 1 else f"{len(problems)} problems; the first: {problems[0]}"
+            failures.append(DataError(verdict, where=entry.name))
+        terminal.log.info(f"{entry.name}: {verdict}")  # now: the result is lost if the next one is interrupted
+    shown = [terminal.facts(_lines(record)) for record in records]
+    return Result({"schema": 1, "data_sets": records}, shown, failures)
 
 
 def _check(entry: DataSet, chosen: Selection, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -106,11 +88,11 @@ def _check(entry: DataSet, chosen: Selection, arguments: argparse.Namespace) -> 
         config = session.compose([f"{entry.group}={entry.name}", *chosen.settings]).config
     reporter = terminal.LogReporter()
     problems: list[str] = []
-    node = config.task if entry.group == "task" else config.source
+    is_task = entry.group == "task"
+    node = config.task if is_task else config.source
     # The data set's file does not describe files in another folder, or generated data.
     is_elsewhere = node.get("path") is not None or node.get("origin") == "generated"
     files = [] if is_elsewhere else _files(entry, chosen.folder, problems)
-    is_task = entry.group == "task"
     record = check_task(config, reporter, arguments.samples) if is_task else check_source(config, reporter)
     about = {"name": entry.name, "group": entry.group, "files": files}
     return {**about, **record, "problems": problems + record["problems"]}
@@ -126,22 +108,25 @@ def _files(entry: DataSet, data: Path, problems: list[str]) -> list[dict[str, An
                 stack.enter_context(data_folder.locked(entry, data, terminal.LogReporter()))
         for file in entry.files:
             path = folder / file.path
-            if not path.is_file():
-                if data_folder.is_there(file, folder):
-                    found.append({"path": file.path, "bytes": None, "sha256": None, "checksum": "unpacked"})
-                continue
-            terminal.log.info(f"reading {path}")
+            size: int | None = None
             digest: str | None = None
-            try:
-                known = data_folder.expected(file, folder)
-                digest = data_folder.verify(file, folder)
-                word = "recorded now" if known is None else "as published" if file.sha256 else "as recorded"
-            except StorageError:  # somebody else's folder, as above
-                word = "not recorded, the folder is not writable"
-            except ChecksumError as error:
-                word = "DIFFERS"
-                problems.append(str(error))
-            found.append({"path": file.path, "bytes": path.stat().st_size, "sha256": digest, "checksum": word})
+            if path.is_file():
+                terminal.log.info(f"reading {path}")
+                size = path.stat().st_size
+                try:
+                    known = data_folder.expected(file, folder)
+                    digest = data_folder.verify(file, folder)
+                    word = "recorded now" if known is None else "as published" if file.sha256 else "as recorded"
+                except StorageError:  # somebody else's folder, as above
+                    word = "not recorded, the folder is not writable"
+                except ChecksumError as error:
+                    word = "DIFFERS"
+                    problems.append(str(error))
+            elif data_folder.is_there(file, folder):
+                word = "unpacked"
+            else:
+                continue
+            found.append({"path": file.path, "bytes": size, "sha256": digest, "checksum": word})
     return found
 
 
@@ -160,12 +145,10 @@ def _lines(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield name, _split(split)
     for text in _overlaps(record.get("overlaps", []), [*splits]):
         yield "overlap", text
-    for text in record["warnings"]:
-        yield "warning", text
-    for text in record["problems"]:
-        yield "WRONG", text
+    yield from (("warning", text) for text in record["warnings"])
+    yield from (("WRONG", text) for text in record["problems"])
     if not record["problems"]:
-        yield "", "no problems found"
+        yield "", _NO_PROBLEM
 
 
 def _split(split: dict[str, Any]) -> str:
@@ -203,12 +186,10 @@ def _classes(found: dict[str, Any]) -> str:
 
 def _overlaps(found: list[dict[str, Any]], splits: list[str]) -> list[str]:
     """Return a line for every two splits that share samples, or one line if none do."""
-    if not found:
-        return []
     part = "" if all(overlap["complete"] for overlap in found) else ", of the samples that were read"
-    shared = [overlap for overlap in found if overlap["shared"]]
-    if not shared:
-        return [f"none between {', '.join(splits[:-1])} and {splits[-1]}{part}"]
-    return [
-        f"{entry['shared']} of {entry['of']} in {entry['second']} also in {entry['first']}{part}" for entry in shared
+    shared = [
+        "{shared} of {of} in {second} also in {first}".format(**overlap) + part
+        for overlap in found
+        if overlap["shared"]
     ]
+    return shared or [f"none between {', '.join(splits[:-1])} and {splits[-1]}{part}"] * bool(found)

@@ -7,7 +7,6 @@ split is opened, but only compared and counted: nothing is chosen by it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from orca_cli import seeding, signals
 from orca_cli.exceptions import OrcaError
-from orca_cli.interfaces import IGNORED_CLASS, Batch, Reporter, Samples, SourceData, TaskData
+from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
 from orca_cli.schema import Config
 from orca_cli.stages.build import read_source, read_task
 from orca_cli.tasks.shared.overlap import input_hashes
@@ -35,12 +34,7 @@ class Findings:
 
 
 def check_task(config: Config, reporter: Reporter, samples: int) -> dict[str, Any]:
-    """Open a task's data through its reader and examine all three splits.
-
-    Args:
-        config: composed, with the task.
-        reporter: progress.
-        samples: how many of each split are read at most, drawn with the run's seed.
+    """Open a task's data through its reader and examine at most `samples` of each split, drawn with the run's seed.
 
     Returns:
         JSON-able: kind, shapes, per split counts, ranges and classes, overlaps, problems, warnings.
@@ -61,18 +55,15 @@ def check_task(config: Config, reporter: Reporter, samples: int) -> dict[str, An
         if len(split) == 0:
             found.problems.append(f"{name}: the split is empty")
             continue
-        rows = _rows(len(split), samples, config.seed, name)
+        rows = np.arange(len(split))
+        if len(rows) > samples:
+            generator = seeding.numpy_generator(config.seed, "data-check", name)
+            rows = np.sort(generator.choice(len(rows), samples, replace=False))
         splits[name], hashes[name] = _look(task, name, split, rows, reporter, found)
-    return {
-        "kind": task.kind,
-        "input_shape": list(task.input_shape),
-        "num_outputs": task.num_outputs,
-        "synthetic": task.synthetic,
-        "note": task.note,
-        "splits": splits,
-        "overlaps": list(_overlaps(hashes, {name: splits[name]["n"] for name in hashes}, found)),
-        **vars(found),
-    }
+    overlaps = [_overlap(*pair, splits, hashes, found) for pair in combinations(hashes, 2)]
+    shapes = {"kind": task.kind, "input_shape": list(task.input_shape), "num_outputs": task.num_outputs}
+    about = {"synthetic": task.synthetic, "note": task.note, "splits": splits, "overlaps": overlaps}
+    return {**shapes, **about, **vars(found)}
 
 
 def check_source(config: Config, reporter: Reporter) -> dict[str, Any]:
@@ -81,15 +72,15 @@ def check_source(config: Config, reporter: Reporter) -> dict[str, Any]:
     Raises:
         DataError: the data are missing, or cannot be read.
     """
-    source: SourceData = read_source(config, reporter)
+    source = read_source(config, reporter)
     found = Findings()
     n = len(source.inputs)
     record: dict[str, Any] = {"modality": source.modality, "n": n, "num_outputs": len(source.class_names)}
     if isinstance(source.inputs, np.ndarray):
         record["input_shape"] = list(source.inputs.shape[1:])
-        record["inputs"] = inputs = _numbers(source.inputs)
-        if inputs["nan"] or inputs["infinite"]:
-            found.problems.append(f"{inputs['nan']} NaN and {inputs['infinite']} infinite numbers in the inputs")
+        inputs = _Range()
+        inputs.add(source.inputs)
+        record["inputs"] = inputs.of_inputs("", found)
         contents = [image.tobytes() for image in source.inputs]
     else:
         lengths = [len(text.split()) for text in source.inputs]
@@ -102,13 +93,6 @@ def check_source(config: Config, reporter: Reporter) -> dict[str, Any]:
     return record | vars(found)
 
 
-def _rows(n: int, samples: int, seed: int, name: str) -> np.ndarray:
-    if n <= samples:
-        return np.arange(n)
-    generator = seeding.numpy_generator(seed, "data-check", name)
-    return np.sort(generator.choice(n, samples, replace=False))
-
-
 def _look(
     task: TaskData, name: str, split: Samples, rows: np.ndarray, reporter: Reporter, found: Findings
 ) -> tuple[dict[str, Any], list[bytes]]:
@@ -119,34 +103,33 @@ def _look(
         found.problems.append(f"{name}: {n} samples and {len(targets)} targets")
     hashes: list[bytes] = []
     inputs, dense, ones = _Range(), _Range(), _Ones(task.num_outputs)
-    for batch, wanted in _batches(task, split, rows, name, reporter):
-        x, y = batch.x.numpy(), batch.y.numpy()
-        if x.shape != (len(wanted), *task.input_shape):
-            found.problems.append(f"{name}: inputs have shape {x.shape[1:]}, but the task announces {task.input_shape}")
-            break
-        inputs.add(x)
-        if np.issubdtype(y.dtype, np.floating):
-            dense.add(y)
-            ones.add(y)
-        listed = np.asarray(targets[wanted], dtype=y.dtype)
-        if not np.array_equal(y, listed, equal_nan=np.issubdtype(y.dtype, np.floating)):
-            found.problems.append(f"{name}: a batch has other targets than the list of targets")
-            break
-        hashes += input_hashes(batch)
-    record: dict[str, Any] = {"n": n, "read": len(hashes), "inputs": inputs.record()}
-    if inputs.nan or inputs.infinite:
-        found.problems.append(f"{name}: {inputs.nan} NaN and {inputs.infinite} infinite numbers in the inputs")
+    size = max(1, min(256, _BATCH_BYTES // (4 * max(1, math.prod(task.input_shape)))))
+    with reporter.track(f"reading {name}", len(rows)) as advance:
+        for start in range(0, len(rows), size):
+            signals.check()
+            wanted = rows[start : start + size]
+            batch = split.batch(wanted)
+            x, y = batch.x.numpy(), batch.y.numpy()
+            if x.shape != (len(wanted), *task.input_shape):
+                text = f"inputs have shape {x.shape[1:]}, but the task announces {task.input_shape}"
+                found.problems.append(f"{name}: {text}")
+                break
+            inputs.add(x)
+            is_real = np.issubdtype(y.dtype, np.floating)
+            if is_real:
+                dense.add(y)
+                ones.add(y)
+            if not np.array_equal(y, np.asarray(targets[wanted], dtype=y.dtype), equal_nan=is_real):
+                found.problems.append(f"{name}: a batch has other targets than the list of targets")
+                break
+            hashes += input_hashes(batch)
+            advance(len(wanted))
+    record: dict[str, Any] = {"n": n, "read": len(hashes), "inputs": inputs.of_inputs(f"{name}: ", found)}
     record["repeated"] = len(hashes) - len(set(hashes))
-    ones.is_part = len(hashes) < n
-    return record | _targets(task, name, targets, dense, ones, found), hashes
-
-
-def _targets(
-    task: TaskData, name: str, targets: np.ndarray, dense: _Range, ones: _Ones, found: Findings
-) -> dict[str, Any]:
-    """Return the range of the targets of one split if they are numbers, and how often each class occurs."""
-    record: dict[str, Any] = {}
-    if np.issubdtype(targets.dtype, np.floating):
+    # Classes missing from the samples that were read may be in the rest of the split.
+    counted = Findings() if len(hashes) < n else found
+    is_real = np.issubdtype(targets.dtype, np.floating)
+    if is_real:
         record["targets"] = dense.record()
         if dense.infinite:
             found.problems.append(f"{name}: {dense.infinite} infinite targets")
@@ -155,82 +138,61 @@ def _targets(
     if task.kind == "labels":
         record["classes"] = _labels(targets, name, found)
     elif ones.counts is not None:
-        # Classes missing from the samples that were read may be in the rest of the split.
-        record["classes"] = _counted(ones.counts, name, "positive position", Findings() if ones.is_part else found)
-    elif not np.issubdtype(targets.dtype, np.floating):
+        record["classes"] = _counted(ones.counts, name, "positive position", counted)
+    elif not is_real:
         record["classes"] = _classes(targets, task.num_outputs, name, found, may_ignore=task.kind == "dense")
-    return record
+    return record, hashes
 
 
-def _batches(
-    task: TaskData, split: Samples, rows: np.ndarray, name: str, reporter: Reporter
-) -> Iterator[tuple[Batch, np.ndarray]]:
-    size = max(1, min(256, _BATCH_BYTES // (4 * max(1, math.prod(task.input_shape)))))
-    with reporter.track(f"reading {name}", len(rows)) as advance:
-        for start in range(0, len(rows), size):
-            signals.check()
-            wanted = rows[start : start + size]
-            yield split.batch(wanted), wanted
-            advance(len(wanted))
-
-
+@dataclass
 class _Range:
     """Smallest and largest finite number of arrays, and how many are NaN or infinite."""
 
-    def __init__(self) -> None:
-        self.low, self.high = math.inf, -math.inf
-        self.count = self.nan = self.infinite = 0
+    low: float = math.inf
+    high: float = -math.inf
+    count: int = 0
+    nan: int = 0
+    infinite: int = 0
 
     def add(self, x: np.ndarray) -> None:
-        finite = np.isfinite(x)
+        known = x[np.isfinite(x)]
+        nan = int(np.isnan(x).sum())
         self.count += x.size
-        if finite.all():
-            known = x
-        else:
-            known = x[finite]
-            nan = int(np.isnan(x).sum())
-            self.nan += nan
-            self.infinite += x.size - known.size - nan
+        self.nan += nan
+        self.infinite += x.size - known.size - nan
         if known.size:
             self.low, self.high = min(self.low, float(known.min())), max(self.high, float(known.max()))
 
     def record(self) -> dict[str, Any]:
-        known = self.low <= self.high
-        return {
-            "min": self.low if known else None,
-            "max": self.high if known else None,
-            "nan": self.nan,
-            "infinite": self.infinite,
-            "numbers": self.count,
-        }
+        low, high = (self.low, self.high) if self.low <= self.high else (None, None)
+        return {"min": low, "max": high, "nan": self.nan, "infinite": self.infinite, "numbers": self.count}
+
+    def of_inputs(self, where: str, found: Findings) -> dict[str, Any]:
+        if self.nan or self.infinite:
+            found.problems.append(f"{where}{self.nan} NaN and {self.infinite} infinite numbers in the inputs")
+        return self.record()
 
 
+@dataclass
 class _Ones:
     """How often each of K outputs is 1 in targets [n, K, *E] or, for one output, [n, *E] of 0, 1 and NaN.
 
-    `counts` [K] is None if nothing was added, or anything but such targets; `is_part` if they are not of a whole split.
+    `counts` [K] is None if nothing was added, or anything but such targets.
     """
 
-    def __init__(self, num_outputs: int) -> None:
-        self._num_outputs, self._is_open = num_outputs, True
-        self.counts: np.ndarray | None = None
-        self.is_part = False
+    num_outputs: int
+    counts: np.ndarray | None = None
+    is_open: bool = True
 
     def add(self, y: np.ndarray) -> None:
         is_one = y == 1
-        has_outputs = self._num_outputs == 1 or (y.ndim > 1 and y.shape[1] == self._num_outputs)
-        self._is_open &= bool(has_outputs and (is_one | (y == 0) | np.isnan(y)).all())
-        if not self._is_open:
+        has_outputs = self.num_outputs == 1 or (y.ndim > 1 and y.shape[1] == self.num_outputs)
+        self.is_open &= bool(has_outputs and (is_one | (y == 0) | np.isnan(y)).all())
+        if not self.is_open:
             self.counts = None
             return
-        sums = is_one.reshape(len(y), self._num_outputs, -1).sum((0, 2))
+        sums = is_one.reshape(len(y), self.num_outputs, -1).sum((0, 2))
         self.counts = sums if self.counts is None else self.counts + sums
-
-
-def _numbers(x: np.ndarray) -> dict[str, Any]:
-    found = _Range()
-    found.add(x)
-    return found.record()
 
 
 def _classes(
@@ -268,25 +230,19 @@ def _counted(counts: np.ndarray, name: str, what: str, found: Findings) -> dict[
     if empty:
         shown = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
         found.warnings.append(f"{name}: {len(empty)} of {len(counts)} classes have no {what} ({shown})")
-    return {
-        "min": int(counts.min()),
-        "median": float(np.median(counts)),
-        "max": int(counts.max()),
-        "empty": empty,
-        "counts": counts.tolist(),
-    }
+    spread = {"min": int(counts.min()), "median": float(np.median(counts)), "max": int(counts.max())}
+    return {**spread, "empty": empty, "counts": counts.tolist()}
 
 
-def _overlaps(hashes: dict[str, list[bytes]], sizes: dict[str, int], found: Findings) -> Iterator[dict[str, Any]]:
-    """Compare the inputs of every two splits that were read."""
-    for first, second in combinations(hashes, 2):
-        known = set(hashes[first])
-        shared = sum(digest in known for digest in hashes[second])
-        read = len(hashes[second])
-        is_complete = len(hashes[first]) == sizes[first] and read == sizes[second]
-        if shared:
-            which = "" if is_complete else " that were read"
-            text = f"{shared} of {read} samples of {second}{which} are also in {first}"
-            bucket = found.problems if shared >= _OVERLAP * read else found.warnings
-            bucket.append(text)
-        yield {"first": first, "second": second, "shared": shared, "of": read, "complete": is_complete}
+def _overlap(
+    first: str, second: str, splits: dict[str, Any], hashes: dict[str, list[bytes]], found: Findings
+) -> dict[str, Any]:
+    """Compare the inputs of two splits that were read."""
+    known, read = set(hashes[first]), len(hashes[second])
+    shared = sum(digest in known for digest in hashes[second])
+    is_complete = all(len(hashes[name]) == splits[name]["n"] for name in (first, second))
+    if shared:
+        which = "" if is_complete else " that were read"
+        bucket = found.problems if shared >= _OVERLAP * read else found.warnings
+        bucket.append(f"{shared} of {read} samples of {second}{which} are also in {first}")
+    return {"first": first, "second": second, "shared": shared, "of": read, "complete": is_complete}

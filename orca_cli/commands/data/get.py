@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from orca_cli import data_folder, storage, terminal
 from orca_cli.catalogue import DataFile, DataSet
-from orca_cli.commands.data.selection import add_names, by_hand, select, size_text, unpacked_text
+from orca_cli.commands.data.selection import add_names, how_by_hand, select, size_text, unpacked_text
 from orca_cli.exceptions import ChecksumError, InterruptionError, NetworkError, OrcaError, StorageError, UsageError
+from orca_cli.terminal import Result
 
 EXAMPLES = """\
 examples:
@@ -33,16 +32,13 @@ _WHY = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Got:
     """What was done for one file.
 
     Args:
-        data_set: name of its data set.
-        path: of the file in the data set's folder.
-        action: downloaded; found (it was here); unpacked (its content was here).
-        bytes: size; None where only the content is here.
-        sha256: likewise.
+        path: in the data set's folder.
+        action: downloaded; found (it was here); unpacked (its content was here, and size and SHA-256 are unknown).
         trust: what the checksum was compared with, such as "verified" or "recorded".
         unpacked: number of files that were unpacked.
     """
@@ -64,40 +60,6 @@ class Got:
         return f"{self.data_set}/{self.path}: {text}{unpacked_text(self.unpacked)}"
 
 
-@dataclass
-class Downloads:
-    """What was done, what failed, and data sets that have nothing to download or have to be placed by hand."""
-
-    folder: Path
-    files: list[Got] = field(default_factory=list)
-    nothing: list[DataSet] = field(default_factory=list)
-    failures: list[OrcaError] = field(default_factory=list)
-    by_hand: list[DataSet] = field(default_factory=list)
-
-    @property
-    def code(self) -> int:
-        """Exit code: that of the first file that could not be had."""
-        return self.failures[0].code if self.failures else 0
-
-    def record(self) -> dict[str, Any]:
-        """Return files, data sets without files, and failures."""
-        return {
-            "schema": 1,
-            "files": [asdict(file) for file in self.files],
-            "nothing_to_download": [entry.name for entry in self.nothing],
-            "failures": [str(failure) for failure in self.failures],
-        }
-
-    def show(self) -> Iterator[str]:
-        """Yield a line for each file, and how to place by hand what could not be downloaded."""
-        for entry in self.nothing:
-            why = _WHY.get(entry.origin, "its file in conf/ lists no files")
-            yield f"{entry.name} ({entry.group}): nothing to download, {why}"
-        yield from map(str, self.files)
-        for entry in self.by_hand:
-            yield by_hand(entry, self.folder)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = (
@@ -107,88 +69,99 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_names(parser, "+", "task or source (orca data list)")
     parser.add_argument("--file", metavar="PATTERN", help="only files whose path matches, such as '*.npz'")
     parser.add_argument("--offline", action="store_true", help="open no connection")
-    text = "seconds to wait for an answer; default: 30"
-    parser.add_argument("--timeout", type=float, default=30.0, metavar="S", help=text)
+    waiting = "seconds to wait for an answer; default: 30"
+    parser.add_argument("--timeout", type=float, default=30.0, metavar="S", help=waiting)
 
 
-def execute(arguments: argparse.Namespace) -> Downloads:
+def execute(arguments: argparse.Namespace) -> Result:
     """Download, and return what was done."""
     if not arguments.timeout > 0:
         raise UsageError(f"--timeout {arguments.timeout:g} is not above 0", hint="seconds, such as 30")
     chosen = select(arguments.names, arguments.config_dir, needs_name=True)
     terminal.configure_logging()
-    done = Downloads(chosen.folder)
+    nothing = [entry for entry in chosen.entries if not entry.files]
+    done: list[Got] = []
+    failures: list[OrcaError] = []
+    by_hand: list[str] = []
     for entry in chosen.entries:
         files = [file for file in entry.files if arguments.file is None or fnmatchcase(file.path, arguments.file)]
-        if not entry.files:
-            done.nothing.append(entry)
-        elif not files:
-            names = ", ".join(file.path for file in entry.files)
-            raise UsageError(
-                f"no file of {entry.name} matches '{arguments.file}'", where="--file", hint=f"it has {names}"
-            )
-        else:
-            _get(entry, files, arguments, done)
-    return done
+        if files:
+            got, failed = _get(entry, files, arguments, chosen.folder)
+            done += got
+            failures += failed
+            if any(isinstance(failure, NetworkError | ChecksumError) for failure in failed):
+                by_hand.append(how_by_hand(entry, chosen.folder))
+        elif entry.files:
+            hint = f"it has {', '.join(file.path for file in entry.files)}"
+            raise UsageError(f"no file of {entry.name} matches '{arguments.file}'", where="--file", hint=hint)
+    record = {
+        "schema": 1,
+        "files": [asdict(file) for file in done],
+        "nothing_to_download": [entry.name for entry in nothing],
+        "failures": [str(failure) for failure in failures],
+    }
+    shown = [
+        f"{one.name} ({one.group}): nothing to download, {_WHY.get(one.origin, 'its file in conf/ lists no files')}"
+        for one in nothing
+    ]
+    return Result(record, [*shown, *map(str, done), *by_hand], failures)
 
 
-def _get(entry: DataSet, files: list[DataFile], arguments: argparse.Namespace, done: Downloads) -> None:
-    """Get what is missing; one file's failure does not affect the others."""
-    reporter, failures = terminal.LogReporter(), []
-    with data_folder.locked(entry, done.folder, reporter) as folder:
+def _get(
+    entry: DataSet, files: list[DataFile], arguments: argparse.Namespace, data: Path
+) -> tuple[list[Got], list[OrcaError]]:
+    """Get what is missing; one file's failure does not affect the others. Each is reported as it ends."""
+    reporter = terminal.LogReporter()
+    done: list[Got] = []
+    failures: list[OrcaError] = []
+    with data_folder.locked(entry, data, reporter) as folder:
         if not arguments.offline:
-            missing = [file for file in files if file.urls and not _is_here(file, folder)]
-            needed = sum((file.bytes or 0) - _begun(file, folder) for file in missing)
+            needed = 0
+            for file in files:
+                place, part = folder / file.path, folder / f"{file.path}.part"
+                if file.urls and not place.is_file() and not data_folder.is_there(file, folder):
+                    needed += (file.bytes or 0) - (part.stat().st_size if part.exists() else 0)
             storage.require_space(folder, needed, entry.name)
         for file in files:
             try:
                 got = _get_file(entry, file, folder, arguments, reporter)
-                count = data_folder.unpack(file, folder, reporter)
+                got.unpacked = data_folder.unpack(file, folder, reporter)
+                done.append(got)
+                reporter.say(str(got))
             except (InterruptionError, StorageError):
                 raise
             except OrcaError as error:
                 failures.append(error)
-            else:
-                done.files.append(Got(entry.name, file.path, *got, unpacked=count))
-    done.failures += failures
-    if any(isinstance(failure, NetworkError | ChecksumError) for failure in failures):
-        done.by_hand.append(entry)
+                reporter.say(f"{entry.name}/{file.path}: failed")
+    return done, failures
 
 
 def _get_file(
     entry: DataSet, file: DataFile, folder: Path, arguments: argparse.Namespace, reporter: terminal.LogReporter
-) -> tuple[str, int | None, str | None, str]:
-    """Bring one file into the folder, or verify it; returns action, size, SHA-256 and what that was compared with."""
+) -> Got:
+    """Bring one file into the folder, or verify it."""
     place = folder / file.path
     known = data_folder.expected(file, folder)
     if place.is_file():
         size = place.stat().st_size
         if size > _LARGE:
             reporter.say(f"verifying {place}")
-        return "found", size, data_folder.verify(file, folder), "recorded" if known is None else "verified"
+        trust = "recorded" if known is None else "verified"
+        return Got(entry.name, file.path, "found", size, data_folder.verify(file, folder), trust)
     if data_folder.is_there(file, folder):
-        return "unpacked", None, None, ""
+        return Got(entry.name, file.path, "unpacked")
     if arguments.offline:
         raise NetworkError("is not here, and --offline opens no connection", where=str(place))
+    where = f"{entry.name}/{file.path}"
     if not file.urls:
-        raise NetworkError("no address is known", where=f"{entry.name}/{file.path}")
+        raise NetworkError("no address is known", where=where)
     from orca_cli.untrusted.downloads import fetch
 
+    wait = arguments.timeout
     try:
-        fetched = fetch(
-            place, file.urls, reporter, size=file.bytes, sha256=known, md5=file.md5, timeout_s=arguments.timeout
-        )
+        fetched = fetch(place, file.urls, reporter, size=file.bytes, sha256=known, md5=file.md5, timeout_s=wait)
     except (NetworkError, ChecksumError) as error:
-        raise type(error)(error.what, where=f"{entry.name}/{file.path}") from error
+        raise type(error)(error.what, where=where) from error
     data_folder.record(folder, file.path, fetched.bytes, fetched.sha256, fetched.url)
     trust = "verified" if known else "recorded, MD5 verified" if file.md5 else "recorded"
-    return "downloaded", fetched.bytes, fetched.sha256, trust
-
-
-def _is_here(file: DataFile, folder: Path) -> bool:
-    return (folder / file.path).is_file() or data_folder.is_there(file, folder)
-
-
-def _begun(file: DataFile, folder: Path) -> int:
-    part = folder / f"{file.path}.part"
-    return part.stat().st_size if part.exists() else 0
+    return Got(entry.name, file.path, "downloaded", fetched.bytes, fetched.sha256, trust)

@@ -9,9 +9,10 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import RenderableType
 
@@ -20,6 +21,7 @@ from orca_cli.catalogue import DataFile, DataSet
 from orca_cli.commands.data.selection import select, unpacked_text
 from orca_cli.commands.options import add_config_dir
 from orca_cli.exceptions import ChecksumError, DataError, OrcaError, StorageError, UnsafeError, UsageError
+from orca_cli.terminal import Result
 from orca_cli.untrusted.downloads import differs
 from orca_cli.untrusted.first_bytes import disguise
 
@@ -45,16 +47,14 @@ import: orca run task=NAME task.path=FOLDER."""
 
 @dataclass
 class Match:
-    """A file that may belong to a data set.
+    """A file that may be a data set's `file`.
 
     Args:
-        source: where it is.
-        entry: the data set.
-        file: which of its files it may be.
         place: where it goes.
         score: how well it matches; of several files for one place the best one goes there.
         problem: why it does not go there; empty if it may.
         action: what is or was done.
+        digest: SHA-256 of the source.
     """
 
     source: Path
@@ -64,106 +64,72 @@ class Match:
     score: Score = (0, False)
     problem: str = ""
     action: str = "not placed"
-    digest: str = field(default="", repr=False)
-
-
-@dataclass
-class Imported:
-    """What was done with the files below `root`.
-
-    Args:
-        root: folder or file that was searched.
-        data: folder of all data sets.
-        matches: files that were recognised.
-        strangers: names of the others.
-        failures: why files were not placed.
-    """
-
-    root: Path
-    data: Path
-    matches: list[Match]
-    strangers: list[str]
-    failures: list[OrcaError] = field(default_factory=list)
-
-    @property
-    def code(self) -> int:
-        """Exit code: that of the first file that could not be placed."""
-        return self.failures[0].code if self.failures else 0
-
-    def record(self) -> dict[str, Any]:
-        """Return what was done with each file, names of those that were not recognised, and failures."""
-        return {
-            "schema": 1,
-            "folder": str(self.data),
-            "files": [
-                {"source": str(one.source), "data_set": one.entry.name, "place": str(one.place), "action": one.action}
-                for one in self.matches
-            ],
-            "not_recognised": self.strangers,
-            "failures": [str(failure) for failure in self.failures],
-        }
-
-    def show(self) -> Iterator[RenderableType]:
-        """Yield a table of the files."""
-        if self.matches:
-            folder = self.root if self.root.is_dir() else self.root.parent
-            rows = [(one.entry.name, one.action, str(one.source.relative_to(folder))) for one in self.matches]
-            yield terminal.table(("data set", "done", f"file in {folder}"), rows)
-            yield f"Data sets are in {self.data}"
-        else:
-            yield f"nothing in {self.root} is recognised; `orca data list NAME` shows the names of its files"
-        if self.strangers:
-            more = f", and {len(self.strangers) - _SHOWN} more" if len(self.strangers) > _SHOWN else ""
-            yield terminal.facts([("not recognised", ", ".join(self.strangers[:_SHOWN]) + more)])
+    digest: str = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Recognise the files of data sets in a folder, and put them where the program looks for them."
     parser.epilog = EXAMPLES
-    parser.add_argument(
-        "folder", type=Path, metavar="DIR", help="folder to search, with its subfolders; or a single file"
-    )
+    text = "folder to search, with its subfolders; or a single file"
+    parser.add_argument("folder", type=Path, metavar="DIR", help=text)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only for these tasks or sources; default: all")
     way = parser.add_mutually_exclusive_group()
-    for name, text in (
-        ("copy", "the default"),
-        ("move", "remove the files from DIR"),
-        ("link", "symbolic links to DIR"),
-    ):
+    ways = {"copy": "the default", "move": "remove the files from DIR", "link": "symbolic links to DIR"}
+    for name, text in ways.items():
         way.add_argument(f"--{name}", dest="way", action="store_const", const=name, default="copy", help=text)
     parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
     parser.add_argument("--force", action="store_true", help="replace files that are in place and differ")
     add_config_dir(parser)
 
 
-def execute(arguments: argparse.Namespace) -> Imported:
+def execute(arguments: argparse.Namespace) -> Result:
     """Place the files, and return what was done."""
     chosen = select(arguments.names, arguments.config_dir, needs_name=False)
     root = arguments.folder.expanduser()
     if not root.exists():
         raise UsageError(f"'{root}' does not exist", where="DIR", hint="give the folder that contains your files")
     terminal.configure_logging()
-    done = Imported(root, chosen.folder, *_search(root, chosen.entries, chosen.folder))
-    last_use = {match.source: match for match in done.matches if not match.problem}
-    for match in done.matches:
-        if match.problem:
-            done.failures.append(DataError(match.problem, where=str(match.source), hint=f"its place is {match.place}"))
-            continue
+    matches, strangers = _search(root, chosen.entries, chosen.folder)
+    failures: list[OrcaError] = []
+    last_use = {match.source: match for match in matches if not match.problem}
+    for match in matches:
         # A file that two data sets need is moved to the second one only.
-        way: Way = "copy" if arguments.way == "move" and last_use[match.source] is not match else arguments.way
+        way: Way = "copy" if arguments.way == "move" and last_use.get(match.source) is not match else arguments.way
         try:
+            if match.problem:
+                raise DataError(match.problem, where=str(match.source), hint=f"its place is {match.place}")
             _place(match, chosen.folder, way, force=arguments.force, dry_run=arguments.dry_run)
         except (DataError, ChecksumError) as error:
             match.action = "not placed"
-            done.failures.append(error)
+            failures.append(error)
         except UnsafeError as error:  # of an archive, which is in its place already
             match.action += ", not unpacked"
-            done.failures.append(error)
+            failures.append(error)
         except OSError as error:  # of the folder that is searched; our own raise StorageError
             match.action = "not placed"
-            done.failures.append(DataError(f"cannot be read: {error.strerror}", where=str(match.source)))
-    return done
+            failures.append(DataError(f"cannot be read: {error.strerror}", where=str(match.source)))
+        terminal.log.info(f"{match.source.name}: {match.action} ({match.entry.name})")
+    files = [
+        {"source": str(one.source), "data_set": one.entry.name, "place": str(one.place), "action": one.action}
+        for one in matches
+    ]
+    about = {"not_recognised": strangers, "failures": [str(failure) for failure in failures]}
+    record = {"schema": 1, "folder": str(chosen.folder), "files": files, **about}
+    return Result(record, _show(root, chosen.folder, matches, strangers), failures)
+
+
+def _show(root: Path, data: Path, matches: list[Match], strangers: list[str]) -> Iterator[RenderableType]:
+    if matches:
+        folder = root if root.is_dir() else root.parent
+        rows = [(one.entry.name, one.action, str(one.source.relative_to(folder))) for one in matches]
+        yield terminal.table(("data set", "done", f"file in {folder}"), rows)
+        yield f"Data sets are in {data}"
+    else:
+        yield f"nothing in {root} is recognised; `orca data list NAME` shows the names of its files"
+    if strangers:
+        more = f", and {len(strangers) - _SHOWN} more" if len(strangers) > _SHOWN else ""
+        yield terminal.facts([("not recognised", ", ".join(strangers[:_SHOWN]) + more)])
 
 
 def _search(root: Path, known: list[DataSet], data: Path) -> tuple[list[Match], list[str]]:
@@ -174,24 +140,20 @@ def _search(root: Path, known: list[DataSet], data: Path) -> tuple[list[Match], 
     for source in _files(root):
         signals.check()
         relative = PurePosixPath(source.relative_to(root if root.is_dir() else root.parent).as_posix())
-        pairs = _by_name(relative, root.absolute().name, wanted) or dict.fromkeys(
-            _by_content(source, wanted), (0, False)
-        )
+        by_name = _by_name(relative, root.absolute().name, wanted)
+        pairs = by_name or dict.fromkeys(_by_content(source, wanted), (0, False))
         for (entry, file), score in pairs.items():
             found.append(Match(source, entry, file, data / entry.name / file.path, score, _problem(source, file)))
         if not pairs:
             strangers.append(str(relative))
-    return _without_rivals(found), strangers
-
-
-def _without_rivals(found: list[Match]) -> list[Match]:
-    """Leave out matches whose place another file fits better, if they have a place of their own."""
+    # Matches whose place another file fits better are left out if they have a place of their own.
     best: dict[Path, Match] = {}
     for match in found:
         if not match.problem and (match.place not in best or match.score > best[match.place].score):
             best[match.place] = match
     placed = {match.source for match in best.values()}
-    return [match for match in found if best.get(match.place, match) is match or match.source not in placed]
+    kept = [match for match in found if best.get(match.place, match) is match or match.source not in placed]
+    return kept, strangers
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -214,10 +176,7 @@ def _by_name(
     scores = {}
     for entry, file in wanted:
         own = PurePosixPath(file.path).parts
-        alike = 0
-        while alike < min(len(own), len(parts)) and own[-1 - alike] == parts[-1 - alike]:
-            alike += 1
-        if alike:
+        if alike := len(os.path.commonprefix([own[::-1], parts[::-1]])):
             scores[entry, file] = (alike, entry.name in parts[:-1])
     best = max(scores.values(), default=None)
     return {pair: score for pair, score in scores.items() if score == best}
@@ -226,17 +185,14 @@ def _by_name(
 def _by_content(source: Path, wanted: list[tuple[DataSet, DataFile]]) -> Iterator[tuple[DataSet, DataFile]]:
     """Yield those whose published checksum, or whose members, a file has."""
     size = source.stat().st_size
-    digest = None
-    members = None
+    digest = cache(storage.sha256_file)
+    members = cache(_members)
     for entry, file in wanted:
         if file.sha256 is not None and size and not differs(size, file.bytes):
-            digest = digest or storage.sha256_file(source)
-            if digest == file.sha256:
+            if digest(source) == file.sha256:
                 yield entry, file
-        elif file.members:
-            members = _members(source) if members is None else members
-            if set(file.members) <= members:
-                yield entry, file
+        elif file.members and set(file.members) <= members(source):
+            yield entry, file
 
 
 def _members(path: Path) -> set[str]:
@@ -267,44 +223,33 @@ def _problem(source: Path, file: DataFile) -> str:
 def _place(match: Match, data: Path, way: Way, *, force: bool, dry_run: bool) -> None:
     """Put one file in its place; one that is already there is only replaced with --force."""
     match.digest = storage.sha256_file(match.source)
-    _check_digest(match, data_folder.expected(match.file, data / match.entry.name), force)
-    if match.place.is_file():
-        if os.path.samefile(match.source, match.place) or storage.sha256_file(match.place) == match.digest:
-            match.action = "already there"
-            if not dry_run:
-                _register(match, data)
-            return
-        if not force:
-            raise DataError(
-                "another file is there and is not overwritten", where=str(match.place), hint="--force replaces it"
-            )
-    match.action = _DONE[way] + ("" if match.source.name == match.place.name else f" as {match.file.path}")
-    if dry_run:
-        match.action = f"would be {match.action}"
-        return
-    with data_folder.locked(match.entry, data, terminal.LogReporter()):
-        storage.make_folder(match.place.parent)
-        _WAYS[way](match)
-    _register(match, data)
-
-
-def _check_digest(match: Match, known: str | None, force: bool) -> None:
-    is_recorded_only = match.file.sha256 is None
-    if known not in (None, match.digest) and not (force and is_recorded_only):
-        which = "recorded" if is_recorded_only else "published"
+    known = data_folder.expected(match.file, data / match.entry.name)
+    is_published = match.file.sha256 is not None
+    if known not in (None, match.digest) and (is_published or not force):
         raise ChecksumError(
-            f"its SHA-256 is {match.digest}, but the one {which} for '{match.file.path}' is {known}",
+            f"its SHA-256 is {match.digest}, but the one {'published' if is_published else 'recorded'} for "
+            f"'{match.file.path}' is {known}",
             where=str(match.source),
-            hint="--force imports it anyway" if is_recorded_only else "download it again",
+            hint="download it again" if is_published else "--force imports it anyway",
         )
     if known != match.digest:
         data_folder.check_md5(match.file, match.source)
-
-
-def _register(match: Match, data: Path) -> None:
-    """Record the checksum and unpack."""
+    is_there = False
+    if match.place.is_file():
+        is_same = os.path.samefile(match.source, match.place)
+        is_there = is_same or storage.sha256_file(match.place) == match.digest
+        if not is_there and not force:
+            text = "another file is there and is not overwritten"
+            raise DataError(text, where=str(match.place), hint="--force replaces it")
+    renamed = "" if match.source.name == match.place.name else f" as {match.file.path}"
+    match.action = "already there" if is_there else f"{'would be ' * dry_run}{_DONE[way]}{renamed}"
+    if dry_run:
+        return
     reporter = terminal.LogReporter()
     with data_folder.locked(match.entry, data, reporter) as folder:
+        if not is_there:
+            storage.make_folder(match.place.parent)
+            _WAYS[way](match)
         size = match.place.stat().st_size
         data_folder.record(folder, match.file.path, size, match.digest, f"import of {match.source.absolute()}")
         match.action += unpacked_text(data_folder.unpack(match.file, folder, reporter))

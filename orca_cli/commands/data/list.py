@@ -6,9 +6,7 @@ import argparse
 import dataclasses
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import RenderableType
@@ -16,7 +14,7 @@ from rich.console import RenderableType
 from orca_cli import data_folder, terminal
 from orca_cli.catalogue import GROUPS, DataFile, DataSet
 from orca_cli.commands.data.selection import Selection, add_names, place_text, select, size_text
-from orca_cli.exceptions import OrcaError
+from orca_cli.terminal import Result
 
 _ORIGINS = {"generated": "made by orca", "bundled": "a package", "own": "your own files", "": "-"}
 EXAMPLES = """\
@@ -27,37 +25,6 @@ examples:
   orca data list --config-dir my_conf  with those of your own my_conf/task/x.yaml, ..."""
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The data sets that were asked for."""
-
-    chosen: Selection
-    code: int = 0
-    failures: tuple[OrcaError, ...] = ()
-
-    def record(self) -> dict[str, Any]:
-        """Return everything that is known of the data sets, and which files are here."""
-        sets = [_record(entry, self.chosen.folder) for entry in self.chosen.entries]
-        return {"schema": 1, "folder": str(self.chosen.folder), "data_sets": sets}
-
-    def show(self) -> Iterator[RenderableType]:
-        """Yield a line for each data set, or every file and address of those that were named."""
-        folder, entries = self.chosen.folder, self.chosen.entries
-        if self.chosen.is_named:
-            for entry in entries:
-                yield _details(entry, folder)
-            return
-        for group in GROUPS:
-            rows = [
-                (one.name, data_folder.state(one, folder), _size(one), one.licence or "-", _from(one))
-                for one in entries
-                if one.group == group
-            ]
-            yield terminal.table((group, "data", "size", "licence", "from"), rows)
-            yield ""
-        yield f"in {folder}\nFiles, addresses, how to place them by hand: orca data list NAME"
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "The data sets of tasks and sources: is it here, size, licence, files and addresses."
@@ -65,17 +32,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_names(parser, "*", "task or source; default: all, in short")
 
 
-def execute(arguments: argparse.Namespace) -> Listing:
-    """Return the list."""
-    return Listing(select(arguments.names, arguments.config_dir, needs_name=False))
+def execute(arguments: argparse.Namespace) -> Result:
+    """Return all that is known of the data sets, and which of their files are here."""
+    chosen = select(arguments.names, arguments.config_dir, needs_name=False)
+    sets = []
+    for entry in chosen.entries:
+        folder = chosen.folder / entry.name
+        about = {"state": data_folder.state(entry, chosen.folder), "folder": str(folder), "bytes": entry.bytes}
+        files = [dataclasses.asdict(file) | {"there": data_folder.is_there(file, folder)} for file in entry.files]
+        sets.append({**dataclasses.asdict(entry), **about, "files": files})
+    return Result({"schema": 1, "folder": str(chosen.folder), "data_sets": sets}, _show(chosen))
 
 
-def _record(entry: DataSet, folder: Path) -> dict[str, Any]:
-    files = [
-        {**dataclasses.asdict(file), "there": data_folder.is_there(file, folder / entry.name)} for file in entry.files
-    ]
-    about = {"state": data_folder.state(entry, folder), "folder": str(folder / entry.name), "bytes": entry.bytes}
-    return {**dataclasses.asdict(entry), **about, "files": files}
+def _show(chosen: Selection) -> Iterator[RenderableType]:
+    """Yield a line for each data set, or every file and address of those that were named."""
+    folder = chosen.folder
+    if chosen.is_named:
+        yield from (_details(entry, folder) for entry in chosen.entries)
+        return
+    for group in GROUPS:
+        rows = [
+            (one.name, data_folder.state(one, folder), _size(one), one.licence or "-", _from(one))
+            for one in chosen.entries
+            if one.group == group
+        ]
+        yield terminal.table((group, "data", "size", "licence", "from"), rows)
+        yield ""
+    yield f"in {folder}\nFiles, addresses, how to place them by hand: orca data list NAME"
 
 
 def _size(entry: DataSet) -> str:
@@ -89,28 +72,24 @@ def _from(entry: DataSet) -> str:
     return ", ".join([*words, *hosts]) or "by hand"
 
 
-def _details(entry: DataSet, folder: Path) -> str:
-    place = folder / entry.name
-    there = [data_folder.is_there(file, place) for file in entry.files]
+def _details(entry: DataSet, data: Path) -> str:
+    """Return labels, texts folded to the terminal's width, and addresses, which stay whole so that they can be copied."""
+    folder = data / entry.name
+    there = [data_folder.is_there(file, folder) for file in entry.files]
     count = f", {sum(there)} of {len(there)} files" if len(there) > 1 else ""
-    samples = f"{entry.shape or '?'} to {entry.outputs or '?'}" if entry.shape or entry.outputs else ""
     rows: list[tuple[str, str, tuple[str, ...]]] = [
         (entry.name, f"{entry.group}: {entry.description}", ()),
-        ("data", f"{data_folder.state(entry, folder)}{count}", ()),
-        ("folder", str(place), ()),
+        ("data", f"{data_folder.state(entry, data)}{count}", ()),
+        ("folder", str(folder), ()),
         ("from", _ORIGINS[entry.origin] if entry.origin not in ("files", "") else "", ()),
-        ("samples", samples, ()),
+        ("samples", f"{entry.shape or '?'} to {entry.outputs or '?'}" if entry.shape or entry.outputs else "", ()),
         ("licence", entry.licence, ()),
         ("homepage", entry.homepage, ()),
     ]
     for file, is_there in zip(entry.files, there, strict=True):
-        rows.append(("file", f"{file.path}: {_about(file, is_there, place)}", tuple(file.urls) or ("no address",)))
-    rows.append(("by hand", place_text(entry, place), tuple(entry.pages)))
-    return _lines([row for row in rows if any(row[1:])])
-
-
-def _lines(rows: list[tuple[str, str, tuple[str, ...]]]) -> str:
-    """Return labels, texts folded to the terminal's width, and addresses, which stay whole so that they can be copied."""
+        rows.append(("file", f"{file.path}: {_about(file, is_there, folder)}", tuple(file.urls) or ("no address",)))
+    rows.append(("by hand", place_text(entry, folder), tuple(entry.pages)))
+    rows = [row for row in rows if any(row[1:])]
     indent = max(len(label) for label, _, _ in rows) + 2
     width = max(20, terminal.stdout().width - indent)
     lines = []
@@ -126,6 +105,5 @@ def _about(file: DataFile, is_there: bool, folder: Path) -> str:
     words.append(size_text(file.bytes) if file.bytes else "size unknown")
     if file.unpack:
         words.append(f"{file.unpack}, unpacked by orca data get")
-    digest = next(((name, value) for name, value in (("SHA-256", file.sha256), ("MD5", file.md5)) if value), None)
-    words.append(f"{digest[0]} {digest[1][:12]}..." if digest else "no checksum published")
-    return ", ".join(words)
+    digests = [f"{name} {value[:12]}..." for name, value in (("SHA-256", file.sha256), ("MD5", file.md5)) if value]
+    return ", ".join([*words, *(digests or ["no checksum published"])[:1]])

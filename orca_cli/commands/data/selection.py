@@ -15,14 +15,7 @@ from orca_cli.exceptions import UsageError
 
 @dataclass(frozen=True)
 class Selection:
-    """What was selected.
-
-    Args:
-        entries: data sets; all of them if none is named.
-        folder: of all data.
-        settings: KEY=VALUE words.
-        is_named: whether any data set is named.
-    """
+    """Data sets, all of them if none is named, the folder of all data, and KEY=VALUE words."""
 
     entries: list[DataSet]
     folder: Path
@@ -65,13 +58,13 @@ def select(words: Sequence[str], extra: Path | None, *, takes_settings: bool = F
     return Selection([*found] if names else known, folder, settings, bool(names))
 
 
-def by_hand(entry: DataSet, data: Path) -> str:
+def how_by_hand(entry: DataSet, data: Path) -> str:
     """Return how to place a data set's files when no address answers, in several lines."""
     folder = data / entry.name
     names = ", ".join(file.path for file in entry.files)
-    lines = [f"{entry.name} by hand: {place_text(entry, folder) or f'put {names} into {folder}'}"]
-    lines += [f"  from {page}" for page in entry.pages]
-    return "\n".join([*lines, f"  or import the files that you have: orca data import DIR {entry.name}"])
+    pages = "".join(f"  from {page}\n" for page in entry.pages)
+    how = place_text(entry, folder) or f"put {names} into {folder}"
+    return f"{entry.name} by hand: {how}\n{pages}  or import the files that you have: orca data import DIR {entry.name}"
 
 
 def place_text(entry: DataSet, folder: Path) -> str:
@@ -81,13 +74,10 @@ def place_text(entry: DataSet, folder: Path) -> str:
 
 def size_text(size: int | None) -> str:
     """Return a size in powers of 1000; - if it is unknown."""
-    if size is None:
-        return "-"
-    for unit, bytes_of in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= bytes_of:
-            number = size / bytes_of
-            return f"{number:.1f} {unit}" if number < 10 else f"{number:.0f} {unit}"
-    return f"{size} B"
+    for unit, power in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size is not None and size >= power:
+            return f"{size / power:.{1 if size < 10 * power else 0}f} {unit}"
+    return "-" if size is None else f"{size} B"
 
 
 def unpacked_text(count: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from orca_cli import terminal
+from orca_cli.terminal import Result
 
 EXAMPLES = """\
 examples:
@@ -23,14 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Check this machine, or the files of runs, or that a killed run resumes with the same bits."
     parser.epilog = EXAMPLES
-    parser.add_argument(
-        "words", nargs="*", metavar="RUN", help="run folders or their names; with --resume-test: KEY=VALUE settings"
-    )
+    text = "run folders or their names; with --resume-test: KEY=VALUE settings"
+    parser.add_argument("words", nargs="*", metavar="RUN", help=text)
     parser.add_argument("--resume-test", action="store_true", help="kill a short run, resume it, compare the bits")
     parser.add_argument("--kills", type=int, default=3, metavar="N", help="with --resume-test: how often; default: 3")
 
 
-def execute(arguments: argparse.Namespace) -> terminal.Result:
+def execute(arguments: argparse.Namespace) -> Result:
     """Return what the check found."""
     if arguments.resume_test:
         from orca_cli.commands.doctor.resume import resume_test

@@ -10,23 +10,19 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orca_cli import seeding, terminal
 from orca_cli.exceptions import FingerprintError, OrcaError, UsageError
+from orca_cli.terminal import Result
 
 # All three stages in a few seconds, with a checkpoint after every step.
 _SHORT = (
-    "task=digits",
-    "source.size=200",
-    "task.train_size=100",
-    "align.epochs=10",
-    "align.source_points=300",
-    "train.epochs=8",
-    "train.warmup_epochs=2",
-    "train.checkpoint_s=0",
+    *("task=digits", "source.size=200", "task.train_size=100"),
+    *("align.epochs=10", "align.source_points=300"),
+    *("train.epochs=8", "train.warmup_epochs=2", "train.checkpoint_s=0"),
 )
 _COMPARED = ("weights_sha256", "error", "validation_error", "trivial_error", "metric_value", "splits", "inexact")
 _LOOK_S = 0.01
@@ -41,42 +37,16 @@ class Ended:
     losses: list[float]
 
 
-@dataclass(frozen=True)
-class Tested:
-    """What a resume test found.
-
-    Args:
-        verdict: in one line.
-        code: exit code; 22 if the bits differ, or if nothing was tested.
-        attempts: what happened to each attempt that was to be killed.
-        settings: KEY=VALUE of the run.
-        seconds: of the run that was not killed.
-    """
-
-    verdict: str
-    code: int
-    attempts: list[str]
-    settings: list[str]
-    seconds: float
-    failures: tuple[OrcaError, ...] = ()
-
-    def record(self) -> dict[str, Any]:
-        """Return what was found."""
-        found = asdict(self)
-        del found["failures"]
-        return {"schema": 1, "exact": self.code == 0, "exit_code": found.pop("code"), **found}
-
-    def show(self) -> Iterator[str]:
-        """Yield the verdict."""
-        yield self.verdict
-
-
-def resume_test(settings: list[str], *, kills: int) -> Tested:
+def resume_test(settings: list[str], *, kills: int) -> Result:
     """Run once without interruption and once with `kills` times SIGKILL, and compare.
 
     Args:
         settings: KEY=VALUE of the run; none: a short one on a tiny body made for it.
         kills: how often the second run is killed.
+
+    Returns:
+        The verdict, and what happened to each attempt that was to be killed; exit code 22 if the bits differ, or if nothing
+        was tested.
 
     Raises:
         UsageError: `kills` is below 1.
@@ -93,7 +63,10 @@ def resume_test(settings: list[str], *, kills: int) -> Tested:
         whole = _run(settings, folder / "whole")
         seconds = time.monotonic() - start
         terminal.print_error(f"uninterrupted run: {seconds:.0f} s, weights {whole.result['weights_sha256'][:12]}")
-        killed, attempts = _killed_run(settings, folder / "killed", _points(kills, whole.progress))
+        # Random amounts of progress at which to kill; 1 is the first record of a step or epoch.
+        generator = seeding.numpy_generator(int.from_bytes(os.urandom(4), "big"), "resume-test")
+        points = sorted(generator.uniform(1, max(whole.progress - 1, 1), size=kills).tolist())
+        killed, attempts = _killed_run(settings, folder / "killed", points)
     differing = [key for key in _COMPARED if killed.result[key] != whole.result[key]]
     differing += ["losses"] if killed.losses != whole.losses else []
     hits = sum(text.startswith("killed") for text in attempts)
@@ -104,13 +77,8 @@ def resume_test(settings: list[str], *, kills: int) -> Tested:
     else:
         verdict = f"killed {hits} times and resumed: the same bits as the uninterrupted run"
     code = FingerprintError.code if differing or not hits else 0
-    return Tested(verdict, code, attempts, settings, round(seconds, 1))
-
-
-def _points(kills: int, total: int) -> list[float]:
-    """Return the random amounts of progress at which to kill, in order; 1 is the first record of a step or epoch."""
-    generator = seeding.numpy_generator(int.from_bytes(os.urandom(4), "big"), "resume-test")
-    return sorted(float(point) for point in generator.uniform(1, max(total - 1, 1), size=kills))
+    about = {"verdict": verdict, "attempts": attempts, "settings": settings, "seconds": round(seconds, 1)}
+    return Result({"schema": 1, "exact": code == 0, "exit_code": code, **about}, [verdict], code=code)
 
 
 def _run(settings: list[str], runs: Path) -> Ended:
@@ -133,7 +101,9 @@ def _killed_run(settings: list[str], runs: Path, points: list[float]) -> tuple[E
             alive = process.poll() is None
             process.kill()
         if alive:
-            attempts.append(f"killed in stage {_stage(runs)}, after {_progress(runs)} records of steps and epochs")
+            states = [json.loads(path.read_text())["state"] for path in runs.glob("*/*/status.json")]
+            stage = states[0] if states else "build"
+            attempts.append(f"killed in stage {stage}, after {_progress(runs)} records of steps and epochs")
         else:
             _check_success(process, runs)
             attempts.append("ended before it could be killed")
@@ -167,12 +137,6 @@ def _progress(runs: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in runs.glob("*/*/[23]_*/metrics.jsonl"))
 
 
-def _stage(runs: Path) -> str:
-    for path in runs.glob("*/*/status.json"):
-        return str(json.loads(path.read_text())["state"])
-    return "build"
-
-
 def _tiny_body(folder: Path) -> Path:
     """Save a random BERT of 2 layers and width 32, with dropout and a tokenizer of single letters."""
     import string
@@ -187,12 +151,14 @@ def _tiny_body(folder: Path) -> Path:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-    }
-    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
     BertTokenizer(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
     return folder

@@ -3,57 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
 from orca_cli import configuration
-from orca_cli.exceptions import CheckpointError, DataError, OrcaError
+from orca_cli.exceptions import CheckpointError, DataError
 from orca_cli.runs.check import Checked, check
+from orca_cli.terminal import Result
 
 _COMPLETED = "; run its command with --force to repeat it in another folder"
 _UNFINISHED = "; run its command again to resume from what is intact"
 
 
-@dataclass(frozen=True)
-class Runs:
-    """What was found in each run."""
-
-    checked: list[Checked]
-    failures: tuple[OrcaError, ...] = ()
-
-    @property
-    def code(self) -> int:
-        """Exit code: that of the first run that is not intact."""
-        return next((checked.code for checked in self.checked if checked.code), 0)
-
-    def record(self) -> dict[str, Any]:
-        """Return what was found."""
-        return {"schema": 1, "runs": [vars(checked) | {"path": str(checked.path)} for checked in self.checked]}
-
-    def show(self) -> Iterator[Text]:
-        """Yield the findings of each run and a verdict."""
-        for found in self.checked:
-            yield Text(str(found.path), style="cyan")
-            for text in found.damaged:
-                yield Text(f"  damaged: {text}", style="red")
-            for text in found.notes:
-                yield Text(f"  {text}")
-            if found.rebuilt:
-                yield Text(f"  status.json was restored: {found.rebuilt}")
-            yield Text(f"  {_verdict(found)}", style="bold")
-
-
-def check_runs(words: list[str]) -> Runs:
-    """Check runs, given by folder or by name.
+def check_runs(words: list[str]) -> Result:
+    """Check runs, given by folder or by name; the exit code is that of the first run that is not intact.
 
     Raises:
         DataError: a run does not exist.
         LockedError: a process is working on it.
     """
-    return Runs([check(_folder(word)) for word in words])
+    found = [check(_folder(word)) for word in words]
+    record = {"schema": 1, "runs": [vars(one) | {"path": str(one.path)} for one in found]}
+    return Result(
+        record, [text for one in found for text in _show(one)], code=next((o.code for o in found if o.code), 0)
+    )
+
+
+def _show(found: Checked) -> Iterator[Text]:
+    yield Text(str(found.path), style="cyan")
+    for text in found.damaged:
+        yield Text(f"  damaged: {text}", style="red")
+    for text in found.notes:
+        yield Text(f"  {text}")
+    if found.rebuilt:
+        yield Text(f"  status.json was restored: {found.rebuilt}")
+    state = f"{len(found.damaged)} damaged" if found.damaged else "intact"
+    if found.code == CheckpointError.code:
+        state = "not checked"
+    files = f"{found.files} files compared with their checksums" if found.files else "no file has a checksum yet"
+    advice = (_COMPLETED if found.state == "completed" else _UNFINISHED) if found.damaged else ""
+    yield Text(f"  {state}: {files}; state {found.state}{advice}", style="bold")
 
 
 def _folder(word: str) -> Path:
@@ -66,12 +56,3 @@ def _folder(word: str) -> Path:
         hint = f"give a run's folder, or the name of one in {root} (ORCA_RUNS)"
         raise DataError("no such run", where=word, hint=hint)
     return named[-1]
-
-
-def _verdict(found: Checked) -> str:
-    state = f"{len(found.damaged)} damaged" if found.damaged else "intact"
-    if found.code == CheckpointError.code:
-        state = "not checked"
-    files = f"{found.files} files compared with their checksums" if found.files else "no file has a checksum yet"
-    advice = (_COMPLETED if found.state == "completed" else _UNFINISHED) if found.damaged else ""
-    return f"{state}: {files}; state {found.state}{advice}"

@@ -19,8 +19,7 @@ from torch import Tensor
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import envelope
-from orca_cli.metrics.transport.costs import centred, half_squared_distances
-from orca_cli.metrics.transport.validity import prepare_nothing
+from orca_cli.metrics.transport.clouds import centred, half_squared_distances, prepare_nothing
 from orca_cli.ranges import Count
 
 
@@ -78,18 +77,9 @@ class OTDDExact:
         p, q = cost.shape
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the solver's state is read from its log
-            plan, log = ot.emd(
-                np.full(p, 1 / p),
-                np.full(q, 1 / q),
-                cost.numpy(),
-                numItermax=self.max_iterations,
-                log=True,
-                center_dual=False,
-            )
+            weights = np.full(p, 1 / p), np.full(q, 1 / q)
+            plan, log = ot.emd(*weights, cost.numpy(), numItermax=self.max_iterations, log=True, center_dual=False)
         if log["warning"] is not None:
-            raise NonFiniteError(
-                f"exact transport between {p} and {q} points was not solved: {log['warning']}",
-                where="metric",
-                hint="raise metric.max_iterations or take fewer points",
-            )
+            what = f"exact transport between {p} and {q} points was not solved: {log['warning']}"
+            raise NonFiniteError(what, where="metric", hint="raise metric.max_iterations or take fewer points")
         return torch.from_numpy(plan)

@@ -12,7 +12,7 @@ from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd_gaussian import OTDDGaussian
 from orca_cli.metrics.transport import bures
-from orca_cli.metrics.transport.costs import half_squared_distances
+from orca_cli.metrics.transport.clouds import half_squared_distances
 from tests.metrics.generators import cloud, labelled
 from tests.properties import examples
 

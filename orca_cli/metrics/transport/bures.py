@@ -8,8 +8,7 @@ trace is the sum of singular values of M = A B^T / sqrt(p q), and with the polar
     W(a, b) = sum_ij Q_ij |x_i - z_j|^2,    Q = 1 / (p q) + U V^T / sqrt(p q),
 
 where rows of Q sum to 1/p and columns to 1/q. Q may have negative entries, but like a transport plan it carries the gradient:
-dW/dz_j = 2 sum_i Q_ij (z_j - x_i). Classes of fewer points than dimensions need no special care;
-one point, or equal points, have covariance 0.
+dW/dz_j = 2 sum_i Q_ij (z_j - x_i). One point, or equal points, have covariance 0.
 """
 
 from __future__ import annotations

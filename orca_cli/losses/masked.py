@@ -35,9 +35,8 @@ class MaskedBCE(nn.Module):
         known = ~targets.isnan()
         if self.count_missing:
             outputs, known = torch.where(known, outputs, 0.0), torch.ones_like(known)
-        loss = functional.binary_cross_entropy_with_logits(
-            outputs, targets.nan_to_num(nan=0.0), pos_weight=weight, reduction="none"
-        )
+        truth = targets.nan_to_num(nan=0.0)
+        loss = functional.binary_cross_entropy_with_logits(outputs, truth, pos_weight=weight, reduction="none")
         return _masked_mean(loss, known)
 
 

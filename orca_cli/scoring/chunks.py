@@ -12,8 +12,8 @@ from orca_cli.ranges import Count
 class ChunkMean:
     """Unweighted mean of another error over consecutive chunks of a split; only for comparison with published numbers.
 
-    Batches are put together until a chunk holds `size` samples or more. The last chunk is smaller, yet counts as much;
-    and AUROC, F1 and the like of chunks differ from those of the whole split. The latter is in `others`.
+    Batches are put together until a chunk holds `size` samples or more. The last chunk is smaller, yet counts as much. AUROC,
+    F1 and the like of chunks differ from those of the whole split, which are in `others`.
 
     Args:
         error: another error.
@@ -41,8 +41,8 @@ class ChunkMean:
             for chunk in chunks
         ]
         defined = [value for value in values if value is not None]
-        found = {self._error.name: whole.value, **whole.others}
-        others = {f"{name}, whole split": value for name, value in found.items()}
+        whole_split = {self._error.name: whole.value, **whole.others}
+        others = {f"{name}, whole split": value for name, value in whole_split.items()}
         skipped = len(values) - len(defined) + dropped
         return Score(sum(defined) / len(defined) if defined else None, len(defined), skipped, others)
 

@@ -38,10 +38,7 @@ class LongRangeMAE:
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
         """Return the error of maps [n, 1, W, W] in Angstrom; `n` and `skipped` count proteins.
 
-        Args:
-            outputs: predicted distances.
-            targets: true distances, NaN outside a protein's own L x L block and where unknown.
-            groups: not used.
+        Targets are NaN outside a protein's own L x L block and where unknown.
         """
         fits = outputs.ndim == 4 and outputs.shape == targets.shape and outputs.shape[1::2] == (1, outputs.shape[2])
         check_fit(fits, outputs, targets, "distance maps (n, 1, W, W)")
@@ -54,8 +51,7 @@ class LongRangeMAE:
             # clamp_min keeps NaN but would turn minus infinity into a distance.
             check_numbers(~(above.isfinite() & below.isfinite()), f"NaN or infinite in protein {index}")
             errors.append(float((predicted - targets[index, 0, rows, columns]).abs().mean()))
-        skipped = len(outputs) - len(errors)
-        return Score(sum(errors) / len(errors), len(errors), skipped) if errors else Score(None, 0, skipped)
+        return Score(sum(errors) / len(errors) if errors else None, len(errors), len(outputs) - len(errors))
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
         """Return [1, W, W], the one distance whose error over the training proteins is least.

@@ -77,8 +77,8 @@ class MaskError:
         }
         others = {self._names[report]: value for report, value in values.items() if report != self._report}
         value = values[self._report]
-        total = len(areas) if self._report == "pixel_auroc" else known.numel()
-        counted = len(defined) if self._report == "pixel_auroc" else len(pooled)
+        by_position = self._report == "pixel_auroc"
+        counted, total = (len(defined), len(areas)) if by_position else (len(pooled), known.numel())
         n = 0 if value is None else counted
         return Score(value, n, total - n, others)
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orca_cli.exceptions import DataError
-from orca_cli.interfaces import IGNORED_CLASS
+from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.interfaces import IGNORED_CLASS, KINDS
 from orca_cli.ranges import Positive
 
 
@@ -118,6 +118,20 @@ class NatsPerFrameLoss(nn.Module):
         if self.count_padding:
             return nats.mean()
         return torch.where(known, nats, 0.0).sum() / known.any(dim=1).sum().clamp_min(1)
+
+
+def default_loss(kind: str, integer_targets: bool) -> nn.Module:
+    """Return the loss of a task that names none, by its kind of output.
+
+    dense gives cross-entropy at every position where targets are integers.
+    Raises:
+        ConfigError: an unknown kind.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"'{kind}' is not a kind", where="task.kind", hint=suggest(kind, KINDS))
+    if kind == "labels":
+        return MaskedBCE()
+    return MaskedMSE() if kind == "dense" and not integer_targets else MaskedCrossEntropy()
 
 
 def _check_shapes(outputs: Tensor, targets: Tensor) -> None:

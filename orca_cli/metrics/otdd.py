@@ -19,6 +19,8 @@ from orca_cli.metrics.transport import envelope, label_distances, problem
 from orca_cli.metrics.transport.clouds import check_features, double, half_squared_distances, resolved
 from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, class_plans, outer_plan, slope
 
+_ONCE = 0.3  # of the tolerance, for values that are computed once and kept: right to 1e-4 or so at the default
+
 
 @dataclass(frozen=True)
 class OTDD:
@@ -28,10 +30,8 @@ class OTDD:
     against its root blur into one point and have distance 0; where their costs are so large that float32 cannot resolve reg,
     the problem is solved in float64. A class with one point is a cloud of one point; a class without points carries no weight.
 
-    The defaults are chosen on 3,000 embedded tokens of a language body (384 wide, 8 classes) against 128 tokens of one
-    target class, along 60 steps of alignment: the gradient's cosine with the converged float64 solution is above 0.9999
-    and the value off by less than 1e-5. Targets pulled most of the way onto single source tokens are the hardest case
-    found: cosine above 0.999, value off by 6e-4.
+    With the defaults, chosen on embedded tokens (docs/metrics.md), the gradient's cosine with the converged float64 solution
+    is above 0.9999 and the value off by less than 1e-5; 0.999 and 6e-4 where targets are pulled onto single source tokens.
     """
 
     convention = "squared, halved costs, entropic, debiased"
@@ -64,7 +64,7 @@ class OTDD:
             return half_squared_distances(x[rows], x[columns])
 
         _, class_self = label_distances.solve_selves(classes, cost, transport.solve_symmetric(self.reg / 2))
-        between = label_distances.solve_pairs(classes, classes, cost, transport.solve_values(self.reg / 2))
+        between = label_distances.solve_pairs(classes, classes, cost, transport.by_sinkhorn(self.reg / 2, _ONCE))
         above = label_distances.table(between, class_self, class_self)
         constants = {"class_self": class_self, "labels_source": above + above.T}
         constants |= transport.source_term(x, source.labels, constants["labels_source"])

@@ -20,6 +20,7 @@ from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import envelope
 from orca_cli.metrics.transport.clouds import centred, half_squared_distances, prepare_nothing
+from orca_cli.metrics.transport.label_distances import index_classes, pairs
 from orca_cli.ranges import Count
 
 
@@ -48,27 +49,23 @@ class OTDDExact:
         """
         x, z = centred(source.x.cpu().double(), target.x.cpu().double())
         cost = half_squared_distances(x, z)
-        weights, error = self._weights(cost, source.labels.cpu(), target.labels.cpu())
-        slope = envelope.gradient(weights, x, z)
-        return (weights * cost).sum(), slope, {"marginal_error": error, "self_source": 0.0}
-
-    def _weights(self, cost: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, float]:
-        """Return what each half squared distance [n, m] weighs in the value, and the outer plan's marginal error."""
-        k, l = int(rows.max()) + 1, int(columns.max()) + 1  # noqa: E741 - the paper's letters
-        members = [torch.nonzero(rows == a)[:, 0] for a in range(k)]
-        others = [torch.nonzero(columns == b)[:, 0] for b in range(l)]
+        rows, columns = source.labels.cpu(), target.labels.cpu()
+        k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
+        sources, targets = index_classes(rows, k, cost.dtype), index_classes(columns, l, cost.dtype)
         labels, plans = cost.new_zeros(k, l), {}
-        for a, b in ((a, b) for a in range(k) for b in range(l) if len(members[a]) and len(others[b])):
-            block = cost[members[a]][:, others[b]]
+        for a, b in pairs(sources, targets):
+            block = cost[sources.points(a)][:, targets.points(b)]
             plans[a, b] = self._plan(block)
             labels[a, b] = 2 * (plans[a, b] * block).sum()
+        # What each half squared distance weighs in the value.
         weights = self._plan(cost + labels[rows][:, columns] / 2)
         error = float((weights.sum(0) - 1 / len(columns)).abs().sum())
         # W / 2 is the transport in half squared distances: every class pair's plan counts with the mass it is given.
         mass = envelope.class_mass(weights, rows, columns, (k, l))
         for (a, b), plan in plans.items():
-            weights[members[a][:, None], others[b]] += mass[a, b] * plan
-        return weights, error
+            weights[sources.points(a)[:, None], targets.points(b)] += mass[a, b] * plan
+        slope = envelope.gradient(weights, x, z)
+        return (weights * cost).sum(), slope, {"marginal_error": error, "self_source": 0.0}
 
     def _plan(self, cost: Tensor) -> Tensor:
         """Return the optimal plan [p, q] between uniform weights, float64."""

@@ -17,9 +17,9 @@ from torch import Tensor
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import bures, envelope, problem
 from orca_cli.metrics.transport.clouds import check_features, double, half_squared_distances, resolved
+from orca_cli.metrics.transport.label_distances import ClassIndex, index_classes, pairs
 from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, outer_plan, slope
 
-_Members = dict[int, Tensor]  # the points of every class that has any
 _Slopes = list[tuple[int, int, Tensor, Tensor]]  # a pair of classes, some points and the slope of half of W in them
 
 
@@ -46,10 +46,10 @@ class OTDDGaussian:
         """Return self_term and self_source, as `OTDD` does; memory grows with n times `chunk` and the square of a class."""
         check_features(source, "source")
         (x,) = resolved(self.reg, source.x)
-        members = _members(source)
+        classes = index_classes(source.labels, source.num_classes, x.dtype)
         labels = x.new_zeros(source.num_classes, source.num_classes)
-        points = {label: double(x[rows]) for label, rows in members.items()}
-        for a, b in _pairs(members):
+        points = {label: double(x[classes.points(label)]) for label in classes.present}
+        for a, b in pairs(classes, classes):
             plan = bures.coupling(points[a], points[b])
             labels[a, b] = labels[b, a] = 2 * (plan * half_squared_distances(points[a], points[b])).sum()
         constants = Transport(**asdict(self)).source_term(x, source.labels, labels)
@@ -65,10 +65,9 @@ class OTDDGaussian:
         x, z = resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
         cross, own = half_squared_distances(x, z), half_squared_distances(z, z)
-        sources, targets = _members(source), _members(target)
-        pairs = [(a, b) for a in sources for b in targets]
-        label_cross, slopes = _couplings(x, z, sources, targets, pairs, (k, l))
-        label_own, own_slopes = _couplings(z, z, targets, targets, _pairs(targets), (l, l))
+        sources, targets = index_classes(source.labels, k, x.dtype), index_classes(target.labels, l, x.dtype)
+        label_cross, slopes = _couplings(x, z, sources, targets)
+        label_own, own_slopes = _couplings(z, z, targets, targets)
         label_own = label_own + label_own.T
 
         outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross))
@@ -86,18 +85,16 @@ class OTDDGaussian:
         return value, gradient, transport.diagnostics([outer, outer_self], prepared)
 
 
-def _couplings(
-    x: Tensor, z: Tensor, left: _Members, right: _Members, pairs: list[tuple[int, int]], shape: tuple[int, int]
-) -> tuple[Tensor, _Slopes]:
-    """Return W of these pairs of classes, [k, l], 0 for others, and its slopes.
+def _couplings(x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex) -> tuple[Tensor, _Slopes]:
+    """Return W of all `pairs` of classes, [k, l], 0 for others, and its slopes.
 
     Bures' couplings are not kept: a slope has the size of its points. Where both clouds are the same, pairs are of different
     classes, and slopes those of both.
     """
     exact_x, exact_z = double(x), double(z)
-    labels, slopes = x.new_zeros(shape), []
-    for a, b in pairs:
-        rows, columns = left[a], right[b]
+    labels, slopes = x.new_zeros(len(left.counts), len(right.counts)), []
+    for a, b in pairs(left, right):
+        rows, columns = left.points(a), right.points(b)
         plan = bures.coupling(exact_x[rows], exact_z[columns]).to(x)
         p, q = plan.shape
         # Rows of a coupling sum to 1 / p and columns to 1 / q.
@@ -113,13 +110,3 @@ def _add_slopes(gradient: Tensor, slopes: _Slopes, mass: Tensor) -> None:
     """Add mass[a, b] times the slope in z of half of W(a, b), of every pair, to a gradient [m, d], in place."""
     for a, b, points, change in slopes:
         gradient[points] += mass[a, b] * change
-
-
-def _members(features: Features) -> _Members:
-    counts = torch.bincount(features.labels, minlength=features.num_classes).tolist()
-    order = torch.argsort(features.labels, stable=True)
-    return {label: part for label, part in enumerate(order.split(counts)) if len(part)}
-
-
-def _pairs(members: _Members) -> list[tuple[int, int]]:
-    return [(a, b) for a in members for b in members if a < b]

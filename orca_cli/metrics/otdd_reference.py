@@ -27,11 +27,13 @@ from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import annealed, envelope, label_distances
 from orca_cli.metrics.transport.annealed import Annealing
 from orca_cli.metrics.transport.clouds import check_features, half_squared_distances, resolved
-from orca_cli.metrics.transport.label_distances import ClassIndex
+from orca_cli.metrics.transport.label_distances import ClassIndex, Cost
 from orca_cli.ranges import Fraction, Positive
 
 # Far below rounding, and high enough that no product becomes denormal, with which a CPU is many times slower.
 _MIN_EXPONENT = -50.0
+_Both = tuple[Tensor, Tensor]
+_Selves = dict[tuple[int, int], float]
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class OTDDReference:
         squares = _square_diameters(low, high, low, high).tolist()
         tables = [[0.0] * annealed.TABLE_SIZE for _ in range(source.num_classes)]
         for label in classes.present:
-            points = x[classes.rows[label, : classes.counts[label]]]
+            points = x[classes.points(label)]
             tables[label] = annealed.tabulate(
                 partial(_rows, points), len(points), squares[label][label], self._inner, x
             ).tolist()
@@ -116,7 +118,7 @@ class OTDDReference:
         sources = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
         targets = label_distances.index_classes(target.labels, target.num_classes, x.dtype)
         low, high = _ranges(target)
-        label_cross, label_own = self._target_labels(prepared, (low, high), (sources, targets), (cost, own))
+        label_cross, label_own = self._target_labels(prepared, (low, high), sources, targets, (cost, own))
 
         cost.add_((label_cross / 2)[source.labels][:, target.labels])
         own.add_((label_own / 2)[target.labels][:, target.labels])
@@ -137,14 +139,9 @@ class OTDDReference:
         return value[0] - own_self[0] - source_self, within @ z - plan.T @ x, diagnostics
 
     def _target_labels(
-        self,
-        prepared: dict[str, Tensor],
-        ranges: tuple[Tensor, Tensor],
-        classes: tuple[ClassIndex, ClassIndex],
-        costs: tuple[Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor]:
+        self, prepared: dict[str, Tensor], ranges: _Both, sources: ClassIndex, targets: ClassIndex, costs: _Both
+    ) -> _Both:
         """Return W between source and target classes, [k, l], and between target classes, [l, l]."""
-        sources, targets = classes
         cost, own = costs
         cross_squares = _square_diameters(prepared["low"], prepared["high"], *ranges).tolist()
         own_squares = _square_diameters(*ranges, *ranges).tolist()
@@ -155,7 +152,7 @@ class OTDDReference:
         }
         own_selves = dict.fromkeys(label_distances.pairs(targets, targets), 0.0)
         for b in targets.present:
-            members = targets.rows[b, : targets.counts[b]]
+            members = targets.points(b)
             others = [pair for pair in own_selves if b in pair]
             squares = [cross_squares[a][b] for a in sources.present] + [own_squares[c][d] for c, d in others]
             block = own[members][:, members]
@@ -171,12 +168,7 @@ class OTDDReference:
         return cross, within + within.T
 
     def _label_distances(
-        self,
-        left: ClassIndex,
-        right: ClassIndex,
-        cost: label_distances.Cost,
-        squares: list[list[float]],
-        selves: dict[tuple[int, int], float],
+        self, left: ClassIndex, right: ClassIndex, cost: Cost, squares: list[list[float]], selves: _Selves
     ) -> Tensor:
         """Return W [k, l] for the pairs in `selves`, which has half of what their transports to themselves cost.
 

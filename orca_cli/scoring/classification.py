@@ -10,8 +10,7 @@ from torch import Tensor
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Score
 from orca_cli.ranges import Count
-from orca_cli.scoring import records
-from orca_cli.scoring.checks import check_fit
+from orca_cli.scoring import checks
 
 
 class ZeroOne:
@@ -64,7 +63,7 @@ class MacroF1:
     percent = True
 
     def __init__(
-        self, num_classes: Count | None = None, by: records.Unit = "samples", also_first: Count | None = None
+        self, num_classes: Count | None = None, by: checks.Unit = "samples", also_first: Count | None = None
     ) -> None:
         self._num_classes, self._by, self._also_first = num_classes, by, also_first
         self.name = "1 - macro F1" if by == "samples" else "1 - macro F1 of records"
@@ -82,7 +81,7 @@ class MacroF1:
         if (by_records := self._of_records(scores, truth, counted, groups)) is not None:
             found["records"] = by_records
         if self._by not in found:
-            raise records.missing(groups)
+            raise checks.missing(groups)
         others = {}
         for unit, values in found.items():
             for count in (k, self._also_first):
@@ -106,15 +105,15 @@ class MacroF1:
         """Return the F1 of each class over records; None without records, or where one has several targets."""
         if groups is None or counted.ndim != 1:
             return None
-        records.numbered(groups, len(counted))
-        place, count = records.numbered(groups[counted], len(truth))
-        label = records.shared(truth, place, count)
+        checks.numbered(groups, len(counted))
+        place, count = checks.numbered(groups[counted], len(truth))
+        label = checks.shared(truth, place, count)
         return None if label is None else _class_f1(_majority(scores, place, count), label, scores.shape[1])
 
 
 def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
     fits = outputs.ndim > 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape
-    check_fit(
+    checks.check_fit(
         fits and not targets.is_floating_point(), outputs, targets, "outputs (n, K, *E) and integer targets (n, *E)"
     )
 

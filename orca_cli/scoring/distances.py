@@ -43,9 +43,7 @@ class LongRangeMAE:
         fits = outputs.ndim == 4 and outputs.shape == targets.shape and outputs.shape[1::2] == (1, outputs.shape[2])
         check_fit(fits, outputs, targets, "distance maps (n, 1, W, W)")
         errors = []
-        for index, (rows, columns) in enumerate(self._pairs(targets)):
-            if not len(rows):
-                continue
+        for index, rows, columns in self._pairs(targets):
             above, below = outputs[index, 0, rows, columns].double(), outputs[index, 0, columns, rows].double()
             predicted = (self._below * below + (1 - self._below) * above).clamp_min(_LEAST)
             # clamp_min keeps NaN but would turn minus infinity into a distance.
@@ -60,10 +58,9 @@ class LongRangeMAE:
         where no protein has any.
         """
         distances, weights = [], []
-        for index, (rows, columns) in enumerate(self._pairs(train_targets)):
-            if len(rows):
-                distances.append(train_targets[index, 0, rows, columns])
-                weights.append(torch.full((len(rows),), 1 / len(rows), dtype=torch.float64))
+        for index, rows, columns in self._pairs(train_targets):
+            distances.append(train_targets[index, 0, rows, columns])
+            weights.append(torch.full((len(rows),), 1 / len(rows), dtype=torch.float64))
         value = self._threshold / 2
         if distances:
             ranked, order = torch.cat(distances).sort()
@@ -71,9 +68,10 @@ class LongRangeMAE:
             value = float(ranked[int(torch.searchsorted(mass, mass[-1] / 2))])
         return torch.full(tuple(train_targets.shape[1:]), value)
 
-    def _pairs(self, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the rows and columns of the pairs of one protein after the other; memory is that of one map."""
-        for target in targets:
+    def _pairs(self, targets: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield each protein that has pairs, with their rows and columns; memory is that of one map."""
+        for index, target in enumerate(targets):
             near = torch.triu(target[0] <= self._threshold, self._separation)  # NaN compares as False
             rows, columns = near.nonzero(as_tuple=True)
-            yield rows, columns
+            if len(rows):
+                yield index, rows, columns

@@ -13,11 +13,13 @@ from orca_cli.ranges import Fraction
 from orca_cli.scoring import ranking
 from orca_cli.scoring.checks import check_fit, check_numbers
 
+Report = Literal["auroc", "balanced", "fnr", "pixel_auroc"]
+
 _CERTAIN = 20.0  # logit of a constant that is positive whatever the threshold
 
 
 class MaskError:
-    """Four errors of a mask, of which one is reported and the others are in the score's `others`.
+    """Four errors of a mask, not comparable with one another: one is reported, the others are in the score's `others`.
 
     * auroc: one minus the area under the ROC curve of all pixels of all images together, without a threshold.
     * balanced: mean of the false-positive and the false-negative rate at logit 0, which the released code of the paper
@@ -27,22 +29,15 @@ class MaskError:
     * pixel_auroc: one minus the mean over pixel positions of the AUROC across images at that position, as in the code
       of the paper's numbers; positions without a positive or without a negative are skipped.
 
-    They are not comparable with one another.
-
     Args:
-        report: auroc, balanced, fnr or pixel_auroc.
+        report: which of them.
         count_ignored: whether ignored pixels count as negatives with logit 0, as in the released code.
         threshold: probability above which a pixel counts as positive for `fnr`.
     """
 
     percent = True
 
-    def __init__(
-        self,
-        report: Literal["auroc", "balanced", "fnr", "pixel_auroc"] = "auroc",
-        count_ignored: bool = False,
-        threshold: Fraction = 0.5,
-    ) -> None:
+    def __init__(self, report: Report = "auroc", count_ignored: bool = False, threshold: Fraction = 0.5) -> None:
         self._report, self._count_ignored = report, count_ignored
         self._logit = math.log(threshold / (1 - threshold))
         self._names = {

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Score
-from orca_cli.scoring import ranking, records
-from orca_cli.scoring.checks import check_fit
+from orca_cli.scoring import checks, ranking
 
 
 class MeanAveragePrecision:
@@ -31,7 +30,7 @@ class MeanAveragePrecision:
 
     percent = True
 
-    def __init__(self, by: records.Unit = "samples") -> None:
+    def __init__(self, by: checks.Unit = "samples") -> None:
         self._by = by
         self.name = "1 - mAP" if by == "samples" else "1 - mAP of records"
 
@@ -39,13 +38,14 @@ class MeanAveragePrecision:
         """Return the error; `n` and `skipped` count labels."""
         found = {"samples": _mean_over_labels(outputs, targets, ranking.average_precision)}
         if groups is not None:
-            place, count = records.numbered(groups, len(outputs))
-            of_record = records.shared(targets, place, count)
+            place, count = checks.numbered(groups, len(outputs))
+            of_record = checks.shared(targets, place, count)
             if of_record is not None:
-                pooled = records.means(outputs, place, count)
-                found["records"] = _mean_over_labels(pooled, of_record, ranking.average_precision)
+                sums = torch.zeros(count, outputs.shape[1], dtype=torch.float64).index_add_(0, place, outputs.double())
+                means = sums / torch.bincount(place, minlength=count)[:, None]
+                found["records"] = _mean_over_labels(means, of_record, ranking.average_precision)
         if self._by not in found:
-            raise records.missing(groups)
+            raise checks.missing(groups)
         score = found.pop(self._by)
         return replace(score, others={f"1 - mAP of {unit}": other.value for unit, other in found.items()})
 
@@ -75,7 +75,7 @@ class MeanAUROC:
 
 def _mean_over_labels(outputs: Tensor, targets: Tensor, value: Callable[[Tensor, Tensor], float | None]) -> Score:
     fits = outputs.ndim == 2 and outputs.shape == targets.shape
-    check_fit(fits, outputs, targets, "outputs (n, K) and targets (n, K)")
+    checks.check_fit(fits, outputs, targets, "outputs (n, K) and targets (n, K)")
     known = ~targets.isnan() if targets.is_floating_point() else torch.ones_like(targets, dtype=torch.bool)
     values = [value(outputs[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(outputs.shape[1])]
     defined = [v for v in values if v is not None]

@@ -6,10 +6,8 @@ word and entity, separated by a tab. Sentences end at blank lines and at -DOCSTA
 
 One example is one sentence, and its class is the type of one span in it, such as `person` or `NP`, drawn uniformly from
 the sentence's spans. The text is the sentence (or the span alone), words joined by spaces, which the body's own tokenizer
-cuts into tokens. So with align.features=tokens every token of the sentence carries the class of the span, and with
-align.features=pooled their mean does. The released code's features are said to follow Jawahar et al. 2019, who draw 3,000
-chunks and 500 stretches outside any from CoNLL-2000, and take the vectors at the two ends of a chunk; here there is one
-example per sentence, with the vectors of the body's embedding layer only.
+cuts into tokens: all of them, or their mean, carry the class of the span (align.features). The released code is said to
+follow Jawahar et al. 2019, who take the vectors at the two ends of 3,000 chunks and 500 stretches outside any.
 """
 
 from __future__ import annotations

@@ -26,22 +26,20 @@ _GROUP_PADDING = 1.6  # a group's padded entries against its true ones
 
 @dataclass(frozen=True)
 class ClassIndex:
-    """Which points belong to which class.
+    """Which points belong to which class."""
 
-    Args:
-        rows: [k, w] int64, the points of each class, padded with 0.
-        counts: number of points of each class.
-        weights: [k, w], 1 / count for a point and 0 for padding.
-    """
-
-    rows: Tensor
-    counts: list[int]
-    weights: Tensor
+    rows: Tensor  # [k, w] int64, the points of each class, padded with 0
+    counts: list[int]  # number of points of each class
+    weights: Tensor  # [k, w], 1 / count for a point and 0 for padding
 
     @property
     def present(self) -> list[int]:
         """Classes with a point."""
         return [label for label, count in enumerate(self.counts) if count]
+
+    def points(self, label: int) -> Tensor:
+        """Return the points of a class."""
+        return self.rows[label, : self.counts[label]]
 
 
 def index_classes(labels: Tensor, num_classes: int, dtype: torch.dtype) -> ClassIndex:
@@ -58,23 +56,14 @@ def index_classes(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Class
 
 @dataclass(frozen=True)
 class PairGroup:
-    """Pairs of classes of similar size, and the weights of their points.
+    """B pairs of classes of similar size, and their points."""
 
-    Args:
-        left: [B] int64, classes of the rows.
-        right: [B] int64, classes of the columns.
-        rows: [B, p] int64, their points; padding repeats point 0 and has no mass.
-        columns: [B, q] int64.
-        a: [B, p].
-        b: [B, q].
-    """
-
-    left: Tensor
-    right: Tensor
-    rows: Tensor
-    columns: Tensor
-    a: Tensor
-    b: Tensor
+    left: Tensor  # [B] int64, classes of the rows
+    right: Tensor  # [B] int64, classes of the columns
+    rows: Tensor  # [B, p] int64; padding repeats point 0 and has no mass
+    columns: Tensor  # [B, q] int64
+    a: Tensor  # [B, p], weights
+    b: Tensor  # [B, q]
 
 
 Solved = list[tuple[PairGroup, Solution]]

@@ -93,7 +93,9 @@ def _descend(
     log_b = torch.where(b > 0, b.log(), 0.0)
     if bool((b == 0).any()):
         cost = cost.masked_fill((b == 0)[:, None, :], torch.inf)
-    memory = _memory(cost)
+    memory = [
+        torch.empty_like(cost) for _ in range(3)
+    ]  # fresh memory at every step would cost as much as the arithmetic
     iterations = 0
     for level in levels:
         final = level == levels[-1]
@@ -128,7 +130,8 @@ def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float,
             # Only a few are left: the others need no more arithmetic.
             few = torch.tensor(unsolved, device=h.device).nonzero()[:, 0]
             part = _Problem(problem.cost[few], problem.a[few], problem.b[few], problem.reg)
-            rest, more = _climb(part, state.h[few], _memory(state.e[few]), tolerance, limit - step)
+            fresh = [torch.empty_like(part.cost) for _ in range(3)]
+            rest, more = _climb(part, state.h[few], fresh, tolerance, limit - step)
             state.put(few, rest, slice(None))
             step += more
             break
@@ -147,11 +150,6 @@ def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float,
         step += 1
     memory[:] = [state.e, spare, scratch]
     return state, step
-
-
-def _memory(like: Tensor) -> list[Tensor]:
-    """Return three arrays to work in: fresh memory at every step would cost as much as the arithmetic."""
-    return [torch.empty_like(like) for _ in range(3)]
 
 
 def _evaluate(problem: _Problem, h: Tensor, memory: Tensor) -> _State:

@@ -23,7 +23,6 @@ from orca_cli.metrics.transport.sinkhorn import Solution
 from orca_cli.ranges import Count, CountOrZero, Fraction, Positive
 
 _HELD_ELEMENTS = 2**26  # entries of the source's own cost that are held between iterations, 256 MB in float32
-_ONCE = 0.3  # of the tolerance, for what is solved once a run
 _PIECE_ELEMENTS = 2**20  # of plans, 4 MB in float32: large enough for matrix products
 
 Reg = Annotated[Positive, "Entropic strength, absolute, in squared units of the features."]
@@ -66,24 +65,20 @@ class Transport:
 
         def solve(cost: Tensor, a: Tensor, b: Tensor) -> Solution:
             if cost.shape[2] > self.newton_points:
-                return self._sinkhorn(reg)(cost, a, b)
+                return self.by_sinkhorn(reg)(cost, a, b)
             solution = newton_from(cost, a, b, start=None if start is None else start.expand_as(b))
             unsolved = (solution.error > self.tolerance).nonzero()[:, 0]
             if not len(unsolved):
                 return solution
             # Far from the solution Newton's steps are small. Annealing comes near it, and Newton's steps from there are large.
             problem = cost[unsolved], a[unsolved], b[unsolved]
-            more = self._sinkhorn(reg)(*problem)
+            more = self.by_sinkhorn(reg)(*problem)
             if bool((more.error > self.tolerance).any()):
                 end = newton_from(*problem, start=more.g, first=reg)
                 more = replace(end, iterations=more.iterations + end.iterations)
             return solution.replace(unsolved, more)
 
         return solve
-
-    def solve_values(self, reg: float) -> Callable[[Tensor, Tensor, Tensor], Solution]:
-        """Return a solver for values that are computed once and kept: to 1e-4 or so at the default tolerance."""
-        return self._sinkhorn(reg, _ONCE)
 
     def solve_symmetric(self, reg: float) -> Callable[[Tensor, Tensor], Solution]:
         """Return the solver (cost, a) -> solution of clouds against themselves."""
@@ -102,12 +97,8 @@ class Transport:
     def source_term(self, x: Tensor, labels: Tensor, label_source: Tensor) -> dict[str, Tensor]:
         """Return self_term, OT_reg(source, source), and self_source, what one more update changes of it.
 
-        The cost is computed in chunks of rows, of which up to `_HELD_ELEMENTS` entries are kept between iterations.
-
-        Args:
-            x: [n, d].
-            labels: [n].
-            label_source: [k, k], W between classes.
+        The cost, of points x [n, d] and W between their classes [k, k], is computed in chunks of rows, of which up to
+        `_HELD_ELEMENTS` entries are kept between iterations.
         """
         n = len(x)
         a = x.new_full((1, n), 1 / n)
@@ -138,7 +129,8 @@ class Transport:
             "self_source": float(prepared["self_source"]),
         }
 
-    def _sinkhorn(self, reg: float, slack: float = 1.0) -> Callable[[Tensor, Tensor, Tensor], Solution]:
+    def by_sinkhorn(self, reg: float, slack: float = 1.0) -> Callable[[Tensor, Tensor, Tensor], Solution]:
+        """Return the solver (cost, a, b) -> solution by Sinkhorn's algorithm, for `slack` times the tolerance."""
         tolerance = slack * self.tolerance
         return partial(
             sinkhorn.solve, reg=reg, tolerance=tolerance, max_iterations=self.max_iterations, scaling=self.scaling
@@ -156,20 +148,13 @@ def add_labels(cost: Tensor, rows: Tensor, columns: Tensor, labels: Tensor) -> T
 class Plans:
     """The plans of one outer problem, or those of all pairs of classes side by side, as a function of the cost.
 
-        plan_ij = exp(left[i, class of j] + right[class of i, j] - cost_ij / reg)
-
-    Args:
-        left: [n, l], or [n, 1] where it is the same for all classes of columns.
-        right: [k, m], or [1, m].
-        rows: [n], classes of the row points.
-        columns: [m].
-        reg: entropic strength.
+    plan_ij = exp(left[i, class of j] + right[class of i, j] - cost_ij / reg)
     """
 
-    left: Tensor
-    right: Tensor
-    rows: Tensor
-    columns: Tensor
+    left: Tensor  # [n, l], or [n, 1] where it is the same for all classes of columns
+    right: Tensor  # [k, m], or [1, m]
+    rows: Tensor  # [n], classes of the row points
+    columns: Tensor  # [m]
     reg: float
 
     def block(self, cost: Tensor, some: slice) -> Tensor:

@@ -50,8 +50,8 @@ class Solution:
     """Solutions of B problems, by their potentials.
 
     Args:
-        f: [B, p].
-        g: [B, q].
+        f: potentials of the rows.
+        g: potentials of the columns.
         value: [B], a dual value: never above the true one, and off it by the square of the error only.
         error: [B], L1 distance of the plan's column sums from their weights. The row sums are exact; for symmetric problems
             both sums are off by `error`.

@@ -121,9 +121,8 @@ class NatsPerFrameLoss(nn.Module):
 
 
 def default_loss(kind: str, integer_targets: bool) -> nn.Module:
-    """Return the loss of a task that names none, by its kind of output.
+    """Return the loss of a task that names none; dense takes cross-entropy at every position where targets are integers.
 
-    dense gives cross-entropy at every position where targets are integers.
     Raises:
         ConfigError: an unknown kind.
     """

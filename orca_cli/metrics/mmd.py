@@ -63,10 +63,8 @@ class MMD:
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return the source's constants; memory grows with n times `chunk`.
 
-        Returns:
-            mean: [d], seen from the first point, so that equal points have differences of exactly 0.
-            scatter: scalar, sum of squared distances from the mean.
-            self_kernel: [48], mean of K over all pairs of the source, by bandwidth; [1] with bandwidth=source.
+        They are the mean [d], seen from the first point, so that equal points have differences of exactly 0; scatter, the sum
+        of squared distances from it; self_kernel, the mean of K over all pairs by bandwidth: [48], [1] with bandwidth=source.
         """
         check_features(source, "source")
         x = (source.x - source.x[0]).double()

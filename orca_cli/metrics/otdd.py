@@ -51,18 +51,15 @@ class OTDD:
         Returns:
             class_self: [k], transport of each class to itself at reg / 2, halved costs.
             labels_source: [k, k], W between source classes.
-            self_term: scalar, OT_reg(source, source).
-            self_source: scalar, what is left of OTDD(source, source) when its cross term gets one update more than the
-                self term: 0 when converged.
+            self_term: OT_reg(source, source).
+            self_source: what is left of OTDD(source, source) when its cross term gets one update more than the self term: 0
+                when converged.
         """
         check_features(source, "source")
         transport = Transport(**asdict(self))
         (x,) = resolved(self.reg, source.x)
         classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
-
-        def cost(rows: Tensor, columns: Tensor) -> Tensor:
-            return half_squared_distances(x[rows], x[columns])
-
+        cost = label_distances.from_points(x)
         _, class_self = label_distances.solve_selves(classes, cost, transport.solve_symmetric(self.reg / 2))
         between = label_distances.solve_pairs(classes, classes, cost, transport.by_sinkhorn(self.reg / 2, _ONCE))
         above = label_distances.table(between, class_self, class_self)

@@ -40,12 +40,9 @@ class OTDDExact:
 
     @envelope.closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> envelope.Solved:
-        """Return the distance; memory grows with n times m.
+        """Return the distance; memory grows with n times m. NonFiniteError also where a program was not solved to the end.
 
         Diagnostics: marginal_error (the outer plan's L1 error on the target's side), self_source (0 by definition), n, m.
-
-        Raises:
-            NonFiniteError: also where a program was not solved to the end.
         """
         x, z = centred(source.x.cpu().double(), target.x.cpu().double())
         cost = half_squared_distances(x, z)

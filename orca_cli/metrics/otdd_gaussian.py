@@ -1,10 +1,17 @@
 """The dataset distance with classes taken as Gaussians (paper A.1; Alvarez-Melis and Fusi 2020, 4.2).
 
-    c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j),    W: 2-Wasserstein between the classes' moments (see `bures`)
-    OTDD = OT_reg(source, target) - 1/2 OT_reg(source, source) - 1/2 OT_reg(target, target)
-
 The outer problems are those of `otdd`, with the same solvers. W needs no inner transport, and sees of a class its mean and
-covariance alone. The gradient goes through features and through W.
+covariance alone: it is the squared 2-Wasserstein distance between two Gaussians,
+
+    W(a, b) = |mu_a - mu_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a^1/2 S_b S_a^1/2)^1/2)
+
+with covariances divided by the number of points. No covariance is formed. With centred points A [p, d] and B [q, d] the last
+trace is the sum of singular values of M = A B^T / sqrt(p q), and with the polar factor U V^T of M
+
+    W(a, b) = sum_ij Q_ij |x_i - z_j|^2,    Q = 1 / (p q) + U V^T / sqrt(p q),
+
+where rows of Q sum to 1/p and columns to 1/q. Q may have negative entries, but like a transport plan it carries the gradient:
+dW/dz_j = 2 sum_i Q_ij (z_j - x_i). One point, or equal points, have covariance 0.
 """
 
 from __future__ import annotations
@@ -15,7 +22,7 @@ import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import bures, envelope, problem
+from orca_cli.metrics.transport import envelope, problem
 from orca_cli.metrics.transport.clouds import check_features, double, half_squared_distances, resolved
 from orca_cli.metrics.transport.label_distances import ClassIndex, index_classes, pairs
 from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, outer_plan, slope
@@ -27,8 +34,7 @@ _Slopes = list[tuple[int, int, Tensor, Tensor]]  # a pair of classes, some point
 class OTDDGaussian:
     """Debiased entropic OTDD with Bures' formula between classes.
 
-    Covariances are divided by the number of points. A class with one point has covariance 0; a class without points carries
-    no weight.
+    The gradient goes through features and through W. A class without points carries no weight.
     """
 
     convention = "squared, halved costs, debiased, Gaussian classes"
@@ -50,7 +56,7 @@ class OTDDGaussian:
         labels = x.new_zeros(source.num_classes, source.num_classes)
         points = {label: double(x[classes.points(label)]) for label in classes.present}
         for a, b in pairs(classes, classes):
-            plan = bures.coupling(points[a], points[b])
+            plan = coupling(points[a], points[b])
             labels[a, b] = labels[b, a] = 2 * (plan * half_squared_distances(points[a], points[b])).sum()
         constants = Transport(**asdict(self)).source_term(x, source.labels, labels)
         return {name: double(value) for name, value in constants.items()}
@@ -91,18 +97,17 @@ def _couplings(x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex) -> tup
     Bures' couplings are not kept: a slope has the size of its points. Where both clouds are the same, pairs are of different
     classes, and slopes those of both.
     """
-    exact_x, exact_z = double(x), double(z)
     labels, slopes = x.new_zeros(len(left.counts), len(right.counts)), []
     for a, b in pairs(left, right):
-        rows, columns = left.points(a), right.points(b)
-        plan = bures.coupling(exact_x[rows], exact_z[columns]).to(x)
+        mine, theirs = x[left.points(a)], z[right.points(b)]
+        plan = coupling(double(mine), double(theirs)).to(x)
         p, q = plan.shape
         # Rows of a coupling sum to 1 / p and columns to 1 / q.
-        moved = plan.T @ x[rows]
-        labels[a, b] = x[rows].square().sum() / p + ((z[columns] / q - 2 * moved) * z[columns]).sum()
-        slopes.append((a, b, columns, z[columns] / q - moved))
+        moved = plan.T @ mine
+        labels[a, b] = mine.square().sum() / p + ((theirs / q - 2 * moved) * theirs).sum()
+        slopes.append((a, b, right.points(b), theirs / q - moved))
         if x is z:
-            slopes.append((a, b, rows, x[rows] / p - plan @ z[columns]))
+            slopes.append((a, b, left.points(a), mine / p - plan @ theirs))
     return labels, slopes
 
 
@@ -110,3 +115,33 @@ def _add_slopes(gradient: Tensor, slopes: _Slopes, mass: Tensor) -> None:
     """Add mass[a, b] times the slope in z of half of W(a, b), of every pair, to a gradient [m, d], in place."""
     for a, b, points, change in slopes:
         gradient[points] += mass[a, b] * change
+
+
+def coupling(x: Tensor, z: Tensor) -> Tensor:
+    """Return Q [p, q] for clouds [p, d] and [q, d], all in float64."""
+    p, q, d = len(x), len(z), x.shape[1]
+    # What rounding leaves of products that cancel, such as those of equal points.
+    noise = 10 * torch.finfo(x.dtype).eps * x.norm() * z.norm()
+    if min(p, q) > d:
+        left_basis, left = torch.linalg.qr(x - x.mean(0))
+        right_basis, right = torch.linalg.qr(z - z.mean(0))
+        polar = left_basis @ _polar(left @ right.T, noise) @ right_basis.T
+    else:
+        products = x @ z.T
+        products -= products.mean(0)  # as if x were centred, for a fraction of the work
+        polar = _polar(products - products.mean(1, keepdim=True), noise)
+    # Small singular values leave rounding in the sums, which are 0.
+    polar -= polar.mean(0)
+    polar -= polar.mean(1, keepdim=True)
+    return polar.div_((p * q) ** 0.5).add_(1 / (p * q))
+
+
+def _polar(matrix: Tensor, noise: Tensor) -> Tensor:
+    """Return U V^T of the singular value decomposition, over the singular values that are not 0 up to rounding."""
+    if matrix.shape[0] < matrix.shape[1]:
+        return _polar(matrix.T, noise).T
+    squares, basis = torch.linalg.eigh(matrix.T @ matrix)
+    eps = torch.finfo(matrix.dtype).eps
+    floor = torch.maximum(squares[-1] * (10 * len(squares) * eps), noise**2)
+    roots = torch.where(squares > floor, squares.rsqrt(), 0.0)
+    return matrix @ (basis * roots) @ basis.T

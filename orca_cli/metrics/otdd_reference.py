@@ -86,10 +86,7 @@ class OTDDReference:
             tables[label] = annealed.tabulate(
                 partial(_rows, points), len(points), squares[label][label], self._inner, x
             ).tolist()
-
-        def cost(rows: Tensor, columns: Tensor) -> Tensor:
-            return half_squared_distances(x[rows], x[columns])
-
+        cost = label_distances.from_points(x)
         selves = {
             (a, b): sum(annealed.read(tables[label], squares[a][b], self._inner) for label in (a, b))
             for a, b in label_distances.pairs(classes, classes)

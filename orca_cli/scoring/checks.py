@@ -1,7 +1,4 @@
-"""What errors check of a split's outputs and targets, and of the records that several samples are cut from.
-
-A record is, for instance, an electrocardiogram whose windows are samples.
-"""
+"""What errors check of outputs, targets and records: what samples are cut from, such as windows of an electrocardiogram."""
 
 from __future__ import annotations
 
@@ -43,10 +40,7 @@ def numbered(groups: Tensor, n: int) -> tuple[Tensor, int]:
 
 
 def shared(values: Tensor, place: Tensor, count: int) -> Tensor | None:
-    """Return the value [R, ...] that all samples of each record have; None where samples of one record differ.
-
-    NaN equals NaN here.
-    """
+    """Return the value [R, ...] that all samples of each record share, NaN included; None where samples of one differ."""
     first = torch.full((count,), len(place)).scatter_reduce_(0, place, torch.arange(len(place)), "amin")
     of_record = values[first]
     same = of_record[place] == values

@@ -113,15 +113,12 @@ class MacroF1:
 
 def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
     fits = outputs.ndim > 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape
-    checks.check_fit(
-        fits and not targets.is_floating_point(), outputs, targets, "outputs (n, K, *E) and integer targets (n, *E)"
-    )
+    takes = "outputs (n, K, *E) and integer targets (n, *E)"
+    checks.check_fit(fits and not targets.is_floating_point(), outputs, targets, takes)
 
 
 def _predictions(scores: Tensor) -> Tensor:
     """Return the class of each row of scores [m, K]; K, which stands for none, where one of them is NaN."""
-    if not len(scores):
-        return torch.empty(0, dtype=torch.int64)
     return torch.where(scores.isnan().any(dim=1), scores.shape[1], scores.argmax(dim=1))
 
 

@@ -49,10 +49,7 @@ class MaskError:
         self.name = self._names[report]
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error of logits [n, 1, H, W] against targets of the same shape.
-
-        `n` and `skipped` count pixels, or positions for pixel_auroc.
-        """
+        """Return the error of logits [n, 1, H, W]; `n` and `skipped` count pixels, or positions for pixel_auroc."""
         fits = outputs.ndim > 1 and outputs.shape == targets.shape
         check_fit(fits, outputs, targets, "logits and targets of one shape (n, 1, H, W)")
         scores, present = outputs.flatten(1), targets.flatten(1) > 0.5
@@ -63,10 +60,11 @@ class MaskError:
         check_numbers(pooled.isnan(), "NaN")
         areas = ranking.column_aurocs(scores, present, known)
         defined = areas[~areas.isnan()]
-        area = ranking.auroc(pooled, truth)
+        area, positive = ranking.auroc(pooled, truth), pooled > 0
+        misses, alarms = _rate(~positive, truth), _rate(positive, ~truth)
         values = {
             "auroc": None if area is None else 1 - area,
-            "balanced": _balanced(pooled > 0, truth),
+            "balanced": None if misses is None or alarms is None else (misses + alarms) / 2,
             "fnr": _rate(~(pooled > self._logit), truth),
             "pixel_auroc": 1 - float(defined.mean()) if len(defined) else None,
         }
@@ -98,8 +96,3 @@ class MaskError:
 def _rate(wrong: Tensor, among: Tensor) -> float | None:
     count = int(among.sum())
     return int((wrong & among).sum()) / count if count else None
-
-
-def _balanced(predicted: Tensor, truth: Tensor) -> float | None:
-    misses, alarms = _rate(~predicted, truth), _rate(predicted, ~truth)
-    return None if misses is None or alarms is None else (misses + alarms) / 2

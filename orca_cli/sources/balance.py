@@ -19,13 +19,7 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
     A class that has less than its share gives all it has, and the others make up for it. A class keeps its examples when
     `size` grows: the draw is the beginning of one random order per class.
 
-    Args:
-        labels: [n] integers in 0..k-1.
-        size: None for all.
-        seed: of the draw.
-
-    Returns:
-        Indices in ascending order.
+    Labels are [n] integers in 0..k-1, and a size of None is all. Indices are in ascending order.
 
     Raises:
         ConfigError, DataError: `size` is below two per class; a class has fewer than two examples.

@@ -22,7 +22,6 @@ def load(size: Annotated[int, Ge(20)] | None, seed: int, data_folder: Path, path
 
     Args:
         size: balanced over the classes; None for all.
-        seed: of the draw.
         data_folder: the files are looked for in data_folder/cifar10 and data_folder.
         path: another .npz file, or folder that is or holds cifar-10-batches-py.
 

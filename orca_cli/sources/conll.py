@@ -56,11 +56,10 @@ def load(
     """Return texts and the type of one span of each.
 
     Args:
-        size: number of texts, balanced over the types; None for all.
+        size: balanced over the types; None for all.
         seed: of the draw of a span from each sentence and of the sentences.
         reporter: shows progress, and gets a line on types that are left out.
-        data_folder: holds the corpus's folder.
-        name: of the corpus, and of its folder.
+        name: of the corpus, and of its folder in `data_folder`.
         files: possible names of the file of training sentences; the first that exists is read.
         path: another folder, or the file itself; from the working folder or else from `data_folder`.
         column: of the tags, from 0, which holds the words; -1 is the last.
@@ -109,6 +108,7 @@ def sentences(path: Path, column: int = -1) -> Iterator[tuple[list[str], list[st
     """
     words: list[str] = []
     tags: list[str] = []
+    hint = f"source.column={column} counts from 0, and -1 is the last; column 0 holds the words"
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if number % 100_000 == 0:
             signals.check()
@@ -121,11 +121,11 @@ def sentences(path: Path, column: int = -1) -> Iterator[tuple[list[str], list[st
         where = f"{path}, line {number}"
         place = column if column >= 0 else len(fields) + column
         if not 1 <= place < len(fields):
-            raise DataError(f"has {len(fields)} columns, none with tags", where=where, hint=_columns(column))
+            raise DataError(f"has {len(fields)} columns, none with tags", where=where, hint=hint)
         tag = fields[place]
         if tag != OUTSIDE and (tag[:1] not in _PREFIXES or tag[1:2] != "-" or len(tag) < 3):
             what = f"'{tag[:20]}' is not a tag; allowed: O, and B-, I-, E-, S- with a type"
-            raise DataError(what, where=where, hint=_columns(column))
+            raise DataError(what, where=where, hint=hint)
         words.append(fields[0])
         tags.append(tag)
     if words:
@@ -162,10 +162,6 @@ def _outside(found: Sequence[tuple[list[str], list[Span]]], count: int, seed: in
     generator = seeding.numpy_generator(seed, "source", "outside")
     order = [*generator.permutation(np.array(without, int)), *generator.permutation(np.array(others, int))]
     return {int(index) for index in order[:count]}
-
-
-def _columns(column: int) -> str:
-    return f"source.column={column} counts from 0, and -1 is the last; column 0 holds the words"
 
 
 def _text(path: Path) -> str:

@@ -43,9 +43,7 @@ def load(
     several packages say nothing about their class and are left out.
 
     Args:
-        size: number of texts, balanced over the packages; None for all.
-        seed: of the draw.
-        reporter: shows progress.
+        size: balanced over the packages; None for all.
         packages: at least two top-level packages of the standard library.
         min_words: shorter texts are left out.
         max_words: longer texts are cut; not below `min_words`.
@@ -60,7 +58,10 @@ def load(
     if wrong or len(set(packages)) < max(2, len(packages)):
         what = f"{wrong[0]!r} is not the name of a package" if wrong else "at least two different packages are needed"
         raise ConfigError(what, where="source.packages", hint=_DEFAULT)
-    folder = _library()
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    if not (folder / "asyncio" / "__init__.py").is_file():
+        what = "this Python has no source files of its standard library (zipped or stripped)"
+        raise DataError(what, where=str(folder), hint="use another Python, or source=digits with an image body")
     found: list[tuple[str, int]] = []
     with reporter.track("reading docstrings", len(packages)) as advance:
         for label, package in enumerate(packages):
@@ -79,14 +80,6 @@ def check_settings(size: int | None, packages: Sequence[str], min_words: int, ma
         what = f"{max_words} is below source.min_words={min_words}"
         raise ConfigError(what, where="source.max_words", hint="allowed: source.min_words or more")
     check_size(size, len(packages))
-
-
-def _library() -> Path:
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    if not (folder / "asyncio" / "__init__.py").is_file():
-        what = "this Python has no source files of its standard library (zipped or stripped)"
-        raise DataError(what, where=str(folder), hint="use another Python, or source=digits with an image body")
-    return folder
 
 
 def _package_texts(folder: Path, min_words: int, max_words: int) -> Iterator[str]:

@@ -82,11 +82,7 @@ class Annealing:
 
 
 def cross(cost: Tensor, a: Tensor, b: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
-    """Anneal B problems between two clouds.
-
-    Returns:
-        value [B] at the extrapolated potentials, in units of the cost; f before the extrapolation; g after it.
-    """
+    """Anneal B problems; return the values [B] at the extrapolated potentials, f before the extrapolation and g after it."""
     log_a, log_b = a.log(), b.log()
     memory = torch.empty_like(cost)
 
@@ -107,8 +103,7 @@ def cross(cost: Tensor, a: Tensor, b: Tensor, levels: Levels) -> tuple[Tensor, T
 def selves(cost: Callable[[int, int], Tensor], points: int, levels: Levels) -> tuple[Tensor, Tensor]:
     """Anneal one cloud with uniform weights against itself, at the Q diameters of `levels` at once.
 
-    Returns:
-        Mean [Q] of the extrapolated potential, half the value of the transport; the potential [Q, points] before that.
+    Return the mean [Q] of the extrapolated potential, half the value of the transport, and the potential before, [Q, points].
     """
     diameters = levels.reg.shape[1]
     height = min(points, max(1, _CHUNK_ELEMENTS // points))

@@ -52,8 +52,7 @@ def closed_form(solve: Callable[[Any, Features, dict[str, Tensor], Features], So
             value, slope, diagnostics = solve(self, source, prepared, target)
         value, slope = value.to(target.x), slope.to(target.x)
         check_finite(value, slope)
-        # The gradient is known in closed form; this product carries it and adds exactly 0 to the value.
-        carrier = (target.x * slope).sum()
+        carrier = (target.x * slope).sum()  # carries the gradient, and adds exactly 0 to the value
         sizes = {"n": float(len(source.x)), "m": float(len(target.x))}
         return Distance(value + (carrier - carrier.detach()), diagnostics | sizes)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from orca_cli.metrics.transport.clouds import half_squared_distances
 from orca_cli.metrics.transport.sinkhorn import Solution
 
 Cost = Callable[[Tensor, Tensor], Tensor]
@@ -116,6 +117,11 @@ def potentials(solved: Solved, left: ClassIndex, right: ClassIndex) -> tuple[Ten
         real = group.b > 0
         columns[group.left[:, None].expand_as(real)[real], group.columns[real]] = solution.g[real]
     return rows, columns
+
+
+def from_points(x: Tensor) -> Cost:
+    """Return the cost function for points [n, d] on both sides."""
+    return lambda rows, columns: half_squared_distances(x[rows], x[columns])
 
 
 def from_matrix(cost: Tensor) -> Cost:

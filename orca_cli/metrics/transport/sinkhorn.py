@@ -74,10 +74,9 @@ class Solution:
 def annealing(largest: float, reg: float, scaling: float) -> list[float]:
     """Return the levels of reg: from the largest cost down by the factor `scaling`, ending with reg itself."""
     levels = []
-    level = largest
-    while level > reg:
-        levels.append(level)
-        level *= scaling
+    while largest > reg:
+        levels.append(largest)
+        largest *= scaling
     return [*levels, reg]
 
 
@@ -124,10 +123,9 @@ def solve_symmetric(cost: Tensor, a: Tensor, reg: float, *, tolerance: float, ma
 def symmetric_potential(
     softmin: Callable[[Tensor], Tensor], a: Tensor, reg: float, *, tolerance: float, max_iterations: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Find the potential f with f = softmin(f), of which half the way is taken at a time.
+    """Return the potential f with f = softmin(f), found by going half the way at a time, softmin(f) and the iterations.
 
-    Returns:
-        f, softmin(f) and the number of iterations. The dual value is <a, f + softmin(f)>.
+    The dual value is <a, f + softmin(f)>.
     """
     f = torch.zeros_like(a)
     update = softmin(f)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orca_cli.exceptions import DataError
-from orca_cli.interfaces import IGNORED_CLASS
+from orca_cli.exceptions import ConfigError, DataError, suggest
+from orca_cli.interfaces import IGNORED_CLASS, KINDS
 from orca_cli.ranges import Positive
 
 
@@ -35,9 +35,8 @@ class MaskedBCE(nn.Module):
         known = ~targets.isnan()
         if self.count_missing:
             outputs, known = torch.where(known, outputs, 0.0), torch.ones_like(known)
-        loss = functional.binary_cross_entropy_with_logits(
-            outputs, targets.nan_to_num(nan=0.0), pos_weight=weight, reduction="none"
-        )
+        truth = targets.nan_to_num(nan=0.0)
+        loss = functional.binary_cross_entropy_with_logits(outputs, truth, pos_weight=weight, reduction="none")
         return _masked_mean(loss, known)
 
 
@@ -119,6 +118,19 @@ class NatsPerFrameLoss(nn.Module):
         if self.count_padding:
             return nats.mean()
         return torch.where(known, nats, 0.0).sum() / known.any(dim=1).sum().clamp_min(1)
+
+
+def default_loss(kind: str, integer_targets: bool) -> nn.Module:
+    """Return the loss of a task that names none; dense takes cross-entropy at every position where targets are integers.
+
+    Raises:
+        ConfigError: an unknown kind.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"'{kind}' is not a kind", where="task.kind", hint=suggest(kind, KINDS))
+    if kind == "labels":
+        return MaskedBCE()
+    return MaskedMSE() if kind == "dense" and not integer_targets else MaskedCrossEntropy()
 
 
 def _check_shapes(outputs: Tensor, targets: Tensor) -> None:

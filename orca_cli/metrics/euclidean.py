@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport.costs import centred, half_squared_distances
+from orca_cli.metrics.transport.clouds import centred, half_squared_distances, prepare_nothing
 from orca_cli.metrics.transport.envelope import Solved, closed_form
-from orca_cli.metrics.transport.validity import prepare_nothing
 from orca_cli.ranges import Count
 
 
@@ -48,17 +47,12 @@ class Euclidean:
         coinciding = torch.zeros((), dtype=torch.int64, device=z.device)
         gradient = torch.zeros_like(z)
         for rows in x.split(self.chunk):
-            distances, apart = _distances(rows, z)
+            squares = half_squared_distances(rows, z).mul_(2)
+            size = rows.square().sum(1)[:, None] + z.square().sum(1)[None, :]
+            apart = squares > 8 * torch.finfo(z.dtype).eps * size  # beyond rounding
+            distances = torch.where(apart, squares, 0).sqrt()
             total += distances.sum(dtype=torch.float64)
             coinciding += (~apart).sum()
             weights = torch.where(apart, 1 / distances, 0)  # of z_j - x_i in the gradient
             gradient += weights.sum(0)[:, None] * z - weights.T @ rows
         return total / pairs * unit, gradient / pairs, {"coinciding": float(coinciding)}
-
-
-def _distances(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return distances [n, m], and where they are above rounding; the others are set to 0."""
-    squares = half_squared_distances(x, z).mul_(2)
-    size = x.square().sum(1)[:, None] + z.square().sum(1)[None, :]
-    apart = squares > 8 * torch.finfo(z.dtype).eps * size
-    return torch.where(apart, squares, 0).sqrt(), apart

@@ -20,15 +20,16 @@ from torch import Tensor
 
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport.costs import centred, half_squared_distances
+from orca_cli.metrics.transport.clouds import centred, check_features, half_squared_distances
 from orca_cli.metrics.transport.envelope import Solved, closed_form
-from orca_cli.metrics.transport.validity import check_features
 from orca_cli.ranges import Count
 
 _KERNELS = 5  # K of a point with itself
 _LARGEST_SCALE = 4.0
 _LOWEST, _HIGHEST = 1 / 4, 16.0  # tabulated bandwidths, in units of the source's own
-_NODES = 48
+_MIDDLE, _RADIUS = math.log(_LOWEST * _HIGHEST) / 2, math.log(_HIGHEST / _LOWEST) / 2  # in log b
+_NODES = 48  # Chebyshev nodes of the first kind
+_ANGLES = [math.pi * (2 * index + 1) / (2 * _NODES) for index in range(_NODES)]
 
 
 @dataclass(frozen=True)
@@ -60,28 +61,23 @@ class MMD:
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return all that depends on the source alone; memory grows with n times `chunk`.
+        """Return the source's constants; memory grows with n times `chunk`.
 
-        Returns:
-            mean: [d], seen from the first point, so that equal points have differences of exactly 0.
-            scatter: scalar, sum of squared distances from the mean.
-            self_kernel: [48], mean of K over all pairs of the source, at bandwidths `_bandwidths`; [1] where the source
-                alone gives the bandwidth.
+        They are the mean [d], seen from the first point, so that equal points have differences of exactly 0; scatter, the sum
+        of squared distances from it; self_kernel, the mean of K over all pairs by bandwidth: [48], [1] with bandwidth=source.
         """
         check_features(source, "source")
         x = (source.x - source.x[0]).double()
         mean = x.mean(0)
         scatter = (x - mean).square().sum()
         own = _mean_square(scatter, len(x))
-        bandwidths = [own] if self.bandwidth == "source" else _bandwidths(own)
-        return {"mean": mean, "scatter": scatter, "self_kernel": self._self_kernel(x, bandwidths)}
+        nodes = [own * math.exp(_MIDDLE + _RADIUS * math.cos(angle)) for angle in _ANGLES]
+        self_kernel = self._self_kernel(x, [own] if self.bandwidth == "source" else nodes)
+        return {"mean": mean, "scatter": scatter, "self_kernel": self_kernel}
 
     @closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
-        """Return the distance; memory grows with `chunk` times m.
-
-        Diagnostics: bandwidth (b, squared units of the features), n, m.
-        """
+        """Return the distance; memory grows with `chunk` times m. Diagnostics: bandwidth (b, squared units), n, m."""
         n, m = len(source.x), len(target.x)
         own = _mean_square(prepared["scatter"], n)
         origin = source.x[0].to(target.x.dtype)
@@ -142,7 +138,7 @@ def _mean_square(scatter: Tensor, points: int) -> float:
 
 
 def _union(prepared: dict[str, Tensor], z: Tensor, n: int) -> float:
-    """Return the mean squared distance between two different points of n source points and the target's [m, d]."""
+    """Return the mean squared distance between two different points of n source points and the target's."""
     z = z.double()
     m, mean = len(z), z.mean(0)
     between = (mean - prepared["mean"]).square().sum() * (n * m / (n + m))
@@ -150,7 +146,7 @@ def _union(prepared: dict[str, Tensor], z: Tensor, n: int) -> float:
 
 
 def _kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return K [n, m] and its derivative by the squared distance, [n, m], for points in units of the root of b."""
+    """Return K and its derivative by the squared distance, both [n, m], for points in units of the root of b."""
     power = half_squared_distances(x, z).mul_(-2 / _LARGEST_SCALE).exp_()
     kernel, slope, scale = power.clone(), power / -_LARGEST_SCALE, _LARGEST_SCALE
     for _ in range(_KERNELS - 1):
@@ -172,31 +168,14 @@ def _kernel_sum(squares: Tensor, bandwidth: float) -> Tensor:
     return total
 
 
-def _bandwidths(own: float) -> list[float]:
-    """Return the bandwidths of the table: Chebyshev nodes of the first kind in log b."""
-    return [own * math.exp(_middle() + _radius() * math.cos(angle)) for angle in _angles()]
-
-
 def _interpolate(table: Tensor, ratio: float) -> Tensor:
     """Return the table's value at a bandwidth in units of the source's own, by the barycentric formula."""
-    place = (math.log(ratio) - _middle()) / _radius()
+    place = (math.log(ratio) - _MIDDLE) / _RADIUS
     weights = []
-    for index, angle in enumerate(_angles()):
+    for index, angle in enumerate(_ANGLES):
         gap = place - math.cos(angle)
         if gap == 0:
             return table[index]
         weights.append((-1) ** index * math.sin(angle) / gap)
     weight = torch.tensor(weights, dtype=table.dtype, device=table.device)
     return (weight * table).sum() / weight.sum()
-
-
-def _angles() -> list[float]:
-    return [math.pi * (2 * index + 1) / (2 * _NODES) for index in range(_NODES)]
-
-
-def _middle() -> float:
-    return math.log(_LOWEST * _HIGHEST) / 2
-
-
-def _radius() -> float:
-    return math.log(_HIGHEST / _LOWEST) / 2

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics.transport.validity import check_features, check_finite
+from orca_cli.metrics.transport.clouds import check_features, check_finite
 from orca_cli.ranges import Positive
 
 
@@ -40,10 +40,7 @@ class Moments:
         return {"mean": mean, "std": std}
 
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
-        """Return the distance; memory grows with m times d.
-
-        Diagnostics: mean_part and std_part, which add up to the value; m.
-        """
+        """Return the distance. Diagnostics: mean_part and std_part, which add up to the value; m."""
         check_features(target, "target")
         mean, std = self._moments(target.x)
         mean_part = (mean - prepared["mean"]).square().mean()

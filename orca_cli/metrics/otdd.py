@@ -9,65 +9,62 @@ are held, costs are differentiated, through |x_i - z_j|^2 and through every W th
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+
 import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import envelope, label_distances
-from orca_cli.metrics.transport.costs import double, half_squared_distances, resolved
-from orca_cli.metrics.transport.label_distances import PairGroup
+from orca_cli.metrics.transport import envelope, label_distances, problem
+from orca_cli.metrics.transport.clouds import check_features, double, half_squared_distances, resolved
 from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, class_plans, outer_plan, slope
-from orca_cli.metrics.transport.validity import check_features
+
+_ONCE = 0.3  # of the tolerance, for values that are computed once and kept: right to 1e-4 or so at the default
 
 
-class OTDD(Transport):
-    """Debiased entropic OTDD with gradient through features and label distances; arguments as in `Transport`.
+@dataclass(frozen=True)
+class OTDD:
+    """Debiased entropic OTDD with gradient through features and label distances.
 
-    Reg is absolute: features that are small against its root blur into one point and have distance 0; where their costs are
-    so large that float32 cannot resolve reg, the problem is solved in float64. A class with one point is a cloud of one
-    point; a class without points carries no weight.
+    Reg is absolute, and the same for halved costs outside and unhalved ones inside label distances: features that are small
+    against its root blur into one point and have distance 0; where their costs are so large that float32 cannot resolve reg,
+    the problem is solved in float64. A class with one point is a cloud of one point; a class without points carries no weight.
 
-    The defaults are chosen on 3,000 embedded tokens of a language body (384 wide, 8 classes) against 128 tokens of one
-    target class, along 60 steps of alignment: the gradient's cosine with the converged float64 solution is above 0.9999
-    and the value off by less than 1e-5. Targets pulled most of the way onto single source tokens are the hardest case
-    found: cosine above 0.999, value off by 6e-4.
+    With the defaults, chosen on embedded tokens (docs/metrics.md), the gradient's cosine with the converged float64 solution
+    is above 0.9999 and the value off by less than 1e-5; 0.999 and 6e-4 where targets are pulled onto single source tokens.
     """
 
     convention = "squared, halved costs, entropic, debiased"
 
+    reg: problem.Reg = Transport.reg
+    tolerance: problem.Tolerance = Transport.tolerance
+    max_iterations: problem.MaxIterations = Transport.max_iterations
+    newton_points: problem.NewtonPoints = Transport.newton_points
+    newton_steps: problem.NewtonSteps = Transport.newton_steps
+    scaling: problem.Scaling = Transport.scaling
+    chunk: problem.Chunk = Transport.chunk
+
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return all that depends on the source alone.
-
-        Memory grows with n times `chunk` and the square of the largest class.
+        """Return the source's constants; memory grows with n times `chunk` and the square of the largest class.
 
         Returns:
             class_self: [k], transport of each class to itself at reg / 2, halved costs.
             labels_source: [k, k], W between source classes.
-            self_term: scalar, OT_reg(source, source).
-            self_source: scalar, what is left of OTDD(source, source) when its cross term gets one update more than the
-                self term: 0 when converged.
+            self_term: OT_reg(source, source).
+            self_source: what is left of OTDD(source, source) when its cross term gets one update more than the self term: 0
+                when converged.
         """
         check_features(source, "source")
+        transport = Transport(**asdict(self))
         (x,) = resolved(self.reg, source.x)
         classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
-
-        def cost(rows: Tensor, columns: Tensor) -> Tensor:
-            return half_squared_distances(x[rows], x[columns])
-
-        selves = label_distances.solve_selves(classes, cost, self.solve_symmetric(self.reg / 2))
-        class_self = label_distances.values(selves, (source.num_classes,) * 2).diagonal()
-        between = label_distances.pairs(classes, classes)
-        solved = label_distances.solve_pairs(between, classes, classes, cost, self.solve_values(self.reg / 2))
-        above = _label_table(solved, class_self, class_self)
-        labels_source = above + above.T
-        self_term, self_source = self.source_term(x, source.labels, labels_source)
-        constants = {
-            "class_self": class_self,
-            "labels_source": labels_source,
-            "self_term": self_term,
-            "self_source": self_source,
-        }
+        cost = label_distances.from_points(x)
+        _, class_self = label_distances.solve_selves(classes, cost, transport.solve_symmetric(self.reg / 2))
+        between = label_distances.solve_pairs(classes, classes, cost, transport.by_sinkhorn(self.reg / 2, _ONCE))
+        above = label_distances.table(between, class_self, class_self)
+        constants = {"class_self": class_self, "labels_source": above + above.T}
+        constants |= transport.source_term(x, source.labels, constants["labels_source"])
         return {name: double(value) for name, value in constants.items()}
 
     @envelope.closed_form
@@ -77,27 +74,23 @@ class OTDD(Transport):
         Diagnostics: iterations and marginal_error (the largest over all problems), converged (1 where every problem reached
         the tolerance, 0 where a bound ended one), self_source as in `prepare`, n, m.
         """
+        transport = Transport(**asdict(self))
         x, z = resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
         sources = label_distances.index_classes(source.labels, k, x.dtype)
         targets = label_distances.index_classes(target.labels, l, x.dtype)
         cross, own = half_squared_distances(x, z), half_squared_distances(z, z)
-        inside_symmetric = self.solve_symmetric(self.reg / 2)
+        cross_cost, own_cost = label_distances.from_matrix(cross), label_distances.from_matrix(own)
 
-        selves = label_distances.solve_selves(targets, label_distances.from_matrix(own), inside_symmetric)
-        target_self = label_distances.values(selves, (l, l)).diagonal()
+        selves, target_self = label_distances.solve_selves(targets, own_cost, transport.solve_symmetric(self.reg / 2))
         # With one target class W is constant along the rows of the cost: it changes the value but not the plan, and the
         # plan's potentials are a good start for the pairs of classes.
-        single = len(targets.present) == 1
-        outer = self.outer(cross) if single else None
-        pairs = label_distances.pairs(sources, targets)
-        inside = self.solve(self.reg / 2, outer.g if outer else None)
-        between = label_distances.solve_pairs(pairs, sources, targets, label_distances.from_matrix(cross), inside)
-        label_cross = _label_table(between, prepared["class_self"].to(x), target_self)
-        pairs = label_distances.pairs(targets, targets)
-        inside = self.solve(self.reg / 2)
-        within = label_distances.solve_pairs(pairs, targets, targets, label_distances.from_matrix(own), inside)
-        label_own = _label_table(within, target_self, target_self)
+        outer = transport.outer(cross) if len(targets.present) == 1 else None
+        inside = transport.solve(self.reg / 2, outer.g if outer else None)
+        between = label_distances.solve_pairs(sources, targets, cross_cost, inside)
+        label_cross = label_distances.table(between, prepared["class_self"].to(x), target_self)
+        within = label_distances.solve_pairs(targets, targets, own_cost, transport.solve(self.reg / 2))
+        label_own = label_distances.table(within, target_self, target_self)
         label_own = label_own + label_own.T
         # What is added to half squared distances in the costs is taken back where pairs of classes use them.
         beside_cross, beside_own = torch.zeros_like(label_cross), label_own / 2
@@ -106,15 +99,15 @@ class OTDD(Transport):
             shift = label_cross[source.labels].sum(1).mean() / 2
         else:
             beside_cross = label_cross / 2
-            outer = self.outer(add_labels(cross, source.labels, target.labels, label_cross))
-        outer_self = self.outer_to_itself(add_labels(own, target.labels, target.labels, label_own))
+            outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross))
+        outer_self = transport.outer_to_itself(add_labels(own, target.labels, target.labels, label_own))
         value = outer.value[0] + shift - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         # The value's weight on a half squared distance between source and target is the outer plan, and each class pair's plan
         # as often as the outer plan carries mass between the two.
         plan = outer_plan(outer, source.labels, target.labels, self.reg)
         mass = class_mass(plan, cross, (k, l))
-        left, right = label_distances.potentials(between, sources, targets, (len(x), len(z)))
+        left, right = label_distances.potentials(between, sources, targets)
         right += beside_cross[:, target.labels]
         pairs_plan = class_plans(left, right, source.labels, target.labels, self.reg / 2, mass)
         gradient = slope([plan, pairs_plan], cross, x, z)
@@ -124,20 +117,11 @@ class OTDD(Transport):
         own_mass = class_mass(plan, own, (l, l)).fill_diagonal_(0)
         own_mass = (own_mass + own_mass.T) / 2
         own_mass += torch.diag((mass.sum(0) - own_mass.sum(0)).clamp(min=0))
-        left, _ = label_distances.potentials(selves, targets, targets, (len(z), len(z)))
-        upper, lower = label_distances.potentials(within, targets, targets, (len(z), len(z)))
+        left, _ = label_distances.potentials(selves, targets, targets)
+        upper, lower = label_distances.potentials(within, targets, targets)
         left += upper + lower.T
         right = left.T + beside_own[:, target.labels]
         pairs_plan = class_plans(left, right, target.labels, target.labels, self.reg / 2, own_mass)
         gradient -= slope([plan, pairs_plan], own, z, z)
-        solutions = [outer, outer_self, *(group.solution for group in (*selves, *between, *within))]
-        return value, gradient, self.diagnostics(solutions, prepared)
-
-
-def _label_table(groups: list[PairGroup], left_self: Tensor, right_self: Tensor) -> Tensor:
-    """Return W [k, l] for the solved pairs and 0 for others."""
-    table = left_self.new_zeros(len(left_self), len(right_self))
-    for group in groups:
-        debiased = group.solution.value - left_self[group.left] / 2 - right_self[group.right] / 2
-        table[group.left, group.right] = 2 * debiased
-    return table
+        solutions = [outer, outer_self, *(solution for _, solution in (*selves, *between, *within))]
+        return value, gradient, transport.diagnostics(solutions, prepared)

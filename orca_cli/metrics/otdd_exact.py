@@ -19,8 +19,8 @@ from torch import Tensor
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import envelope
-from orca_cli.metrics.transport.costs import centred, half_squared_distances
-from orca_cli.metrics.transport.validity import prepare_nothing
+from orca_cli.metrics.transport.clouds import centred, half_squared_distances, prepare_nothing
+from orca_cli.metrics.transport.label_distances import index_classes, pairs
 from orca_cli.ranges import Count
 
 
@@ -40,36 +40,29 @@ class OTDDExact:
 
     @envelope.closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> envelope.Solved:
-        """Return the distance; memory grows with n times m.
+        """Return the distance; memory grows with n times m. NonFiniteError also where a program was not solved to the end.
 
         Diagnostics: marginal_error (the outer plan's L1 error on the target's side), self_source (0 by definition), n, m.
-
-        Raises:
-            NonFiniteError: also where a program was not solved to the end.
         """
         x, z = centred(source.x.cpu().double(), target.x.cpu().double())
         cost = half_squared_distances(x, z)
-        weights, error = self._weights(cost, source.labels.cpu(), target.labels.cpu())
-        slope = envelope.gradient(weights, x, z)
-        return (weights * cost).sum(), slope, {"marginal_error": error, "self_source": 0.0}
-
-    def _weights(self, cost: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, float]:
-        """Return what each half squared distance [n, m] weighs in the value, and the outer plan's marginal error."""
-        k, l = int(rows.max()) + 1, int(columns.max()) + 1  # noqa: E741 - the paper's letters
-        members = [torch.nonzero(rows == a)[:, 0] for a in range(k)]
-        others = [torch.nonzero(columns == b)[:, 0] for b in range(l)]
+        rows, columns = source.labels.cpu(), target.labels.cpu()
+        k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
+        sources, targets = index_classes(rows, k, cost.dtype), index_classes(columns, l, cost.dtype)
         labels, plans = cost.new_zeros(k, l), {}
-        for a, b in ((a, b) for a in range(k) for b in range(l) if len(members[a]) and len(others[b])):
-            block = cost[members[a]][:, others[b]]
+        for a, b in pairs(sources, targets):
+            block = cost[sources.points(a)][:, targets.points(b)]
             plans[a, b] = self._plan(block)
             labels[a, b] = 2 * (plans[a, b] * block).sum()
+        # What each half squared distance weighs in the value.
         weights = self._plan(cost + labels[rows][:, columns] / 2)
         error = float((weights.sum(0) - 1 / len(columns)).abs().sum())
         # W / 2 is the transport in half squared distances: every class pair's plan counts with the mass it is given.
         mass = envelope.class_mass(weights, rows, columns, (k, l))
         for (a, b), plan in plans.items():
-            weights[members[a][:, None], others[b]] += mass[a, b] * plan
-        return weights, error
+            weights[sources.points(a)[:, None], targets.points(b)] += mass[a, b] * plan
+        slope = envelope.gradient(weights, x, z)
+        return (weights * cost).sum(), slope, {"marginal_error": error, "self_source": 0.0}
 
     def _plan(self, cost: Tensor) -> Tensor:
         """Return the optimal plan [p, q] between uniform weights, float64."""
@@ -78,18 +71,9 @@ class OTDDExact:
         p, q = cost.shape
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the solver's state is read from its log
-            plan, log = ot.emd(
-                np.full(p, 1 / p),
-                np.full(q, 1 / q),
-                cost.numpy(),
-                numItermax=self.max_iterations,
-                log=True,
-                center_dual=False,
-            )
+            weights = np.full(p, 1 / p), np.full(q, 1 / q)
+            plan, log = ot.emd(*weights, cost.numpy(), numItermax=self.max_iterations, log=True, center_dual=False)
         if log["warning"] is not None:
-            raise NonFiniteError(
-                f"exact transport between {p} and {q} points was not solved: {log['warning']}",
-                where="metric",
-                hint="raise metric.max_iterations or take fewer points",
-            )
+            what = f"exact transport between {p} and {q} points was not solved: {log['warning']}"
+            raise NonFiniteError(what, where="metric", hint="raise metric.max_iterations or take fewer points")
         return torch.from_numpy(plan)

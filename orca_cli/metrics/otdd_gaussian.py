@@ -1,129 +1,147 @@
 """The dataset distance with classes taken as Gaussians (paper A.1; Alvarez-Melis and Fusi 2020, 4.2).
 
-    c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j),    W: 2-Wasserstein between the classes' moments (see `bures`)
-    OTDD = OT_reg(source, target) - 1/2 OT_reg(source, source) - 1/2 OT_reg(target, target)
-
 The outer problems are those of `otdd`, with the same solvers. W needs no inner transport, and sees of a class its mean and
-covariance alone. The gradient goes through features and through W.
+covariance alone: it is the squared 2-Wasserstein distance between two Gaussians,
+
+    W(a, b) = |mu_a - mu_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a^1/2 S_b S_a^1/2)^1/2)
+
+with covariances divided by the number of points. No covariance is formed. With centred points A [p, d] and B [q, d] the last
+trace is the sum of singular values of M = A B^T / sqrt(p q), and with the polar factor U V^T of M
+
+    W(a, b) = sum_ij Q_ij |x_i - z_j|^2,    Q = 1 / (p q) + U V^T / sqrt(p q),
+
+where rows of Q sum to 1/p and columns to 1/q. Q may have negative entries, but like a transport plan it carries the gradient:
+dW/dz_j = 2 sum_i Q_ij (z_j - x_i). One point, or equal points, have covariance 0.
 """
 
 from __future__ import annotations
+
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Features
-from orca_cli.metrics.transport import bures, envelope
-from orca_cli.metrics.transport.costs import double, half_squared_distances, resolved
+from orca_cli.metrics.transport import envelope, problem
+from orca_cli.metrics.transport.clouds import check_features, double, half_squared_distances, resolved
+from orca_cli.metrics.transport.label_distances import ClassIndex, index_classes, pairs
 from orca_cli.metrics.transport.problem import Transport, add_labels, class_mass, outer_plan, slope
-from orca_cli.metrics.transport.validity import check_features
+
+_Slopes = list[tuple[int, int, Tensor, Tensor]]  # a pair of classes, some points and the slope of half of W in them
 
 
-class OTDDGaussian(Transport):
-    """Debiased entropic OTDD with Bures' formula between classes; arguments as in `Transport`.
+@dataclass(frozen=True)
+class OTDDGaussian:
+    """Debiased entropic OTDD with Bures' formula between classes.
 
-    Covariances are divided by the number of points. A class with one point has covariance 0; a class without points carries
-    no weight.
+    The gradient goes through features and through W. A class without points carries no weight.
     """
 
     convention = "squared, halved costs, debiased, Gaussian classes"
 
+    reg: problem.Reg = Transport.reg
+    tolerance: problem.Tolerance = Transport.tolerance
+    max_iterations: problem.MaxIterations = Transport.max_iterations
+    newton_points: problem.NewtonPoints = Transport.newton_points
+    newton_steps: problem.NewtonSteps = Transport.newton_steps
+    scaling: problem.Scaling = Transport.scaling
+    chunk: problem.Chunk = Transport.chunk
+
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return all that depends on the source alone; memory grows with n times `chunk` and the square of a class.
-
-        Returns:
-            self_term: scalar, OT_reg(source, source).
-            self_source: scalar, what is left of OTDD(source, source) when its cross term gets one update more than the
-                self term: 0 when converged.
-        """
+        """Return self_term and self_source, as `OTDD` does; memory grows with n times `chunk` and the square of a class."""
         check_features(source, "source")
         (x,) = resolved(self.reg, source.x)
-        members = _members(source)
+        classes = index_classes(source.labels, source.num_classes, x.dtype)
         labels = x.new_zeros(source.num_classes, source.num_classes)
-        points = {label: double(x[rows]) for label, rows in members.items()}
-        for a, b in _pairs(members):
-            plan = bures.coupling(points[a], points[b])
+        points = {label: double(x[classes.points(label)]) for label in classes.present}
+        for a, b in pairs(classes, classes):
+            plan = coupling(points[a], points[b])
             labels[a, b] = labels[b, a] = 2 * (plan * half_squared_distances(points[a], points[b])).sum()
-        self_term, self_source = self.source_term(x, source.labels, labels)
-        return {"self_term": double(self_term), "self_source": double(self_source)}
+        constants = Transport(**asdict(self)).source_term(x, source.labels, labels)
+        return {name: double(value) for name, value in constants.items()}
 
     @envelope.closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> envelope.Solved:
         """Return the distance; memory is that of the n x m cost and, while classes are compared, of the largest block.
 
-        Diagnostics: iterations and marginal_error (the larger of the two outer problems), converged (1 where both reached the
-        tolerance, 0 where a bound ended one), self_source as in `prepare`, n, m.
+        Diagnostics: as of `OTDD`, over the two outer problems.
         """
+        transport = Transport(**asdict(self))
         x, z = resolved(self.reg, source.x.to(target.x.dtype), target.x)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
         cross, own = half_squared_distances(x, z), half_squared_distances(z, z)
-        sources, targets = _members(source), _members(target)
-        pairs = [(a, b) for a in sources for b in targets]
-        between = _Couplings(x, z, (sources, targets), pairs, (k, l))
-        within = _Couplings(z, z, (targets, targets), _pairs(targets), (l, l))
-        label_own = within.labels + within.labels.T
+        sources, targets = index_classes(source.labels, k, x.dtype), index_classes(target.labels, l, x.dtype)
+        label_cross, slopes = _couplings(x, z, sources, targets)
+        label_own, own_slopes = _couplings(z, z, targets, targets)
+        label_own = label_own + label_own.T
 
-        outer = self.outer(add_labels(cross, source.labels, target.labels, between.labels))
-        outer_self = self.outer_to_itself(add_labels(own, target.labels, target.labels, label_own))
+        outer = transport.outer(add_labels(cross, source.labels, target.labels, label_cross))
+        outer_self = transport.outer_to_itself(add_labels(own, target.labels, target.labels, label_own))
         value = outer.value[0] - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
 
         plan = outer_plan(outer, source.labels, target.labels, self.reg)
         gradient = slope([plan], cross, x, z)
-        between.add_slopes(gradient, class_mass(plan, cross, (k, l)))
+        _add_slopes(gradient, slopes, class_mass(plan, cross, (k, l)))
         # Of the target's own plan both ends move, which takes back the half that it counts.
         plan = outer_plan(outer_self, target.labels, target.labels, self.reg)
         mass = class_mass(plan, own, (l, l))
         gradient -= slope([plan], own, z, z)
-        within.add_slopes(gradient, (mass + mass.T) / -2)
-        return value, gradient, self.diagnostics([outer, outer_self], prepared)
+        _add_slopes(gradient, own_slopes, (mass + mass.T) / -2)
+        return value, gradient, transport.diagnostics([outer, outer_self], prepared)
 
 
-class _Couplings:
-    """W of pairs of classes and its slopes, from Bures' couplings, which are not kept: a slope has the size of its points.
+def _couplings(x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex) -> tuple[Tensor, _Slopes]:
+    """Return W of all `pairs` of classes, [k, l], 0 for others, and its slopes.
 
-    Where both clouds are the same, pairs are of different classes, and slopes those of both.
-
-    Attributes:
-        labels: [k, l], W of these pairs and 0 for others.
+    Bures' couplings are not kept: a slope has the size of its points. Where both clouds are the same, pairs are of different
+    classes, and slopes those of both.
     """
-
-    def __init__(
-        self,
-        x: Tensor,
-        z: Tensor,
-        members: tuple[dict[int, Tensor], dict[int, Tensor]],
-        pairs: list[tuple[int, int]],
-        shape: tuple[int, int],
-    ) -> None:
-        left, right = (
-            {label: part[rows] for label, rows in own.items()} for part, own in zip((x, z), members, strict=True)
-        )
-        exact = [{label: double(points) for label, points in part.items()} for part in (left, right)]
-        self.labels = x.new_zeros(shape)
-        self._slopes: list[tuple[int, int, Tensor, Tensor]] = []
-        for a, b in pairs:
-            plan = bures.coupling(exact[0][a], exact[1][b]).to(x)
-            p, q = plan.shape
-            # Rows of a coupling sum to 1 / p and columns to 1 / q.
-            moved = plan.T @ left[a]
-            self.labels[a, b] = left[a].square().sum() / p + ((right[b] / q - 2 * moved) * right[b]).sum()
-            self._slopes.append((a, b, members[1][b], right[b] / q - moved))
-            if x is z:
-                self._slopes.append((a, b, members[0][a], left[a] / p - plan @ right[b]))
-
-    def add_slopes(self, slope: Tensor, mass: Tensor) -> None:
-        """Add mass[a, b] times the slope in z of half of W(a, b), of every pair, to `slope` [m, d], in place."""
-        for a, b, points, change in self._slopes:
-            slope[points] += mass[a, b] * change
+    labels, slopes = x.new_zeros(len(left.counts), len(right.counts)), []
+    for a, b in pairs(left, right):
+        mine, theirs = x[left.points(a)], z[right.points(b)]
+        plan = coupling(double(mine), double(theirs)).to(x)
+        p, q = plan.shape
+        # Rows of a coupling sum to 1 / p and columns to 1 / q.
+        moved = plan.T @ mine
+        labels[a, b] = mine.square().sum() / p + ((theirs / q - 2 * moved) * theirs).sum()
+        slopes.append((a, b, right.points(b), theirs / q - moved))
+        if x is z:
+            slopes.append((a, b, left.points(a), mine / p - plan @ theirs))
+    return labels, slopes
 
 
-def _members(features: Features) -> dict[int, Tensor]:
-    """Return the points of every class that has any."""
-    counts = torch.bincount(features.labels, minlength=features.num_classes).tolist()
-    order = torch.argsort(features.labels, stable=True)
-    return {label: part for label, part in enumerate(order.split(counts)) if len(part)}
+def _add_slopes(gradient: Tensor, slopes: _Slopes, mass: Tensor) -> None:
+    """Add mass[a, b] times the slope in z of half of W(a, b), of every pair, to a gradient [m, d], in place."""
+    for a, b, points, change in slopes:
+        gradient[points] += mass[a, b] * change
 
 
-def _pairs(members: dict[int, Tensor]) -> list[tuple[int, int]]:
-    return [(a, b) for a in members for b in members if a < b]
+def coupling(x: Tensor, z: Tensor) -> Tensor:
+    """Return Q [p, q] for clouds [p, d] and [q, d], all in float64."""
+    p, q, d = len(x), len(z), x.shape[1]
+    # What rounding leaves of products that cancel, such as those of equal points.
+    noise = 10 * torch.finfo(x.dtype).eps * x.norm() * z.norm()
+    if min(p, q) > d:
+        left_basis, left = torch.linalg.qr(x - x.mean(0))
+        right_basis, right = torch.linalg.qr(z - z.mean(0))
+        polar = left_basis @ _polar(left @ right.T, noise) @ right_basis.T
+    else:
+        products = x @ z.T
+        products -= products.mean(0)  # as if x were centred, for a fraction of the work
+        polar = _polar(products - products.mean(1, keepdim=True), noise)
+    # Small singular values leave rounding in the sums, which are 0.
+    polar -= polar.mean(0)
+    polar -= polar.mean(1, keepdim=True)
+    return polar.div_((p * q) ** 0.5).add_(1 / (p * q))
+
+
+def _polar(matrix: Tensor, noise: Tensor) -> Tensor:
+    """Return U V^T of the singular value decomposition, over the singular values that are not 0 up to rounding."""
+    if matrix.shape[0] < matrix.shape[1]:
+        return _polar(matrix.T, noise).T
+    squares, basis = torch.linalg.eigh(matrix.T @ matrix)
+    eps = torch.finfo(matrix.dtype).eps
+    floor = torch.maximum(squares[-1] * (10 * len(squares) * eps), noise**2)
+    roots = torch.where(squares > floor, squares.rsqrt(), 0.0)
+    return matrix @ (basis * roots) @ basis.T

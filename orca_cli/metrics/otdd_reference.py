@@ -16,8 +16,8 @@ only the first argument of each cost differentiated,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -25,15 +25,15 @@ from torch import Tensor
 
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import annealed, envelope, label_distances
-from orca_cli.metrics.transport.annealed import Annealing, Levels
-from orca_cli.metrics.transport.costs import half_squared_distances, resolved
-from orca_cli.metrics.transport.label_distances import ClassIndex
-from orca_cli.metrics.transport.label_distances import groups as group_pairs
-from orca_cli.metrics.transport.validity import check_features
+from orca_cli.metrics.transport.annealed import Annealing
+from orca_cli.metrics.transport.clouds import check_features, half_squared_distances, resolved
+from orca_cli.metrics.transport.label_distances import ClassIndex, Cost
 from orca_cli.ranges import Fraction, Positive
 
 # Far below rounding, and high enough that no product becomes denormal, with which a CPU is many times slower.
 _MIN_EXPONENT = -50.0
+_Both = tuple[Tensor, Tensor]
+_Selves = dict[tuple[int, int], float]
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,19 @@ class OTDDReference:
     ] = 0.5
 
     @property
-    def outer(self) -> Annealing:
-        """How reg falls between points."""
+    def _outer(self) -> Annealing:
         return Annealing(self.reg, self.scaling)
 
     @property
-    def inner(self) -> Annealing:
-        """How reg falls inside label distances."""
+    def _inner(self) -> Annealing:
         return Annealing(self.label_reg, self.scaling, unit=2)
+
+    def _resolved(self, *clouds: Tensor) -> tuple[Tensor, ...]:
+        return resolved(min(self.reg, self.label_reg / 2), *clouds)
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return all that depends on the source alone; memory grows with n and with the square of the largest class.
+        """Return the source's constants; memory grows with n and with the square of the largest class.
 
         Returns:
             low, high: [k, d], ranges of the classes' features; infinite for a class without points.
@@ -75,36 +76,31 @@ class OTDDReference:
             source_self: [1, 29], likewise of the whole source.
         """
         check_features(source, "source")
-        (x,) = resolved(self._smallest_reg(), source.x)
+        (x,) = self._resolved(source.x)
         low, high = _ranges(source)
         classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
-        present = classes.present
         squares = _square_diameters(low, high, low, high).tolist()
         tables = [[0.0] * annealed.TABLE_SIZE for _ in range(source.num_classes)]
-        for label in present:
-            points = x[classes.rows[label, : classes.counts[label]]]
-            tables[label] = annealed.tabulate(_rows(points), len(points), squares[label][label], self.inner, x).tolist()
-
-        def cost(rows: Tensor, columns: Tensor) -> Tensor:
-            return half_squared_distances(x[rows], x[columns])
-
-        pairs = label_distances.pairs(classes, classes)
-        selves = {(a, b): self._read(tables[a], squares[a][b]) + self._read(tables[b], squares[a][b]) for a, b in pairs}
-        between = self._label_distances(pairs, classes, classes, cost, squares, selves)
+        for label in classes.present:
+            points = x[classes.points(label)]
+            tables[label] = annealed.tabulate(
+                partial(_rows, points), len(points), squares[label][label], self._inner, x
+            ).tolist()
+        cost = label_distances.from_points(x)
+        selves = {
+            (a, b): sum(annealed.read(tables[label], squares[a][b], self._inner) for label in (a, b))
+            for a, b in label_distances.pairs(classes, classes)
+        }
+        between = self._label_distances(classes, classes, cost, squares, selves)
         between = between + between.T
 
         def outer_cost(start: int, stop: int) -> Tensor:
-            labels = between[source.labels[start:stop]][:, source.labels]
-            return half_squared_distances(x[start:stop], x).add_(labels, alpha=0.5)
+            return _rows(x, start, stop).add_(between[source.labels[start:stop]][:, source.labels], alpha=0.5)
 
-        square = _outer_square(low, high, len(present) + 1)
-        table = annealed.tabulate(outer_cost, len(x), square, self.outer, x)
-        return {
-            "low": low,
-            "high": high,
-            "class_self": torch.tensor(tables, dtype=torch.float64, device=x.device),
-            "source_self": table[None],
-        }
+        square = _outer_square(low, high, len(classes.present) + 1)
+        table = annealed.tabulate(outer_cost, len(x), square, self._outer, x)
+        class_self = torch.tensor(tables, dtype=torch.float64, device=x.device)
+        return {"low": low, "high": high, "class_self": class_self, "source_self": table[None]}
 
     @envelope.closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> envelope.Solved:
@@ -113,102 +109,76 @@ class OTDDReference:
         Diagnostics: iterations (updates of the outer problem), marginal_error (L1 error of the outer plan on the source's
         side, where the released code stops too early to be right), self_source (0: both sides take the same steps), n, m.
         """
-        x, z = resolved(self._smallest_reg(), source.x.to(target.x.dtype), target.x)
+        x, z = self._resolved(source.x.to(target.x.dtype), target.x)
         n, m = len(x), len(z)
         cost, own = half_squared_distances(x, z), half_squared_distances(z, z)
         sources = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
         targets = label_distances.index_classes(target.labels, target.num_classes, x.dtype)
         low, high = _ranges(target)
-        label_cross, label_own = self._target_labels(prepared, (low, high), (sources, targets), (cost, own))
+        label_cross, label_own = self._target_labels(prepared, (low, high), sources, targets, (cost, own))
 
         cost.add_((label_cross / 2)[source.labels][:, target.labels])
         own.add_((label_own / 2)[target.labels][:, target.labels])
-        low, high = (torch.cat([prepared[name], mine]) for name, mine in (("low", low), ("high", high)))
+        low, high = torch.cat([prepared["low"], low]), torch.cat([prepared["high"], high])
         square = _outer_square(low, high, len(sources.present) + len(targets.present))
-        levels = self.outer.levels([square], cost)
+        levels = self._outer.levels([square], cost)
         a, b = cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m)
         value, f, g = annealed.cross(cost[None], a, b, levels)
-        own_self, own_f = annealed.selves(lambda start, stop: own[start:stop], m, levels)
-        source_self = self._read(prepared["source_self"][0].tolist(), square, self.outer)
+        own_self, own_f = annealed.selves(annealed.rows_of(own), m, levels)
+        source_self = annealed.read(prepared["source_self"][0].tolist(), square, self._outer)
 
         # The plan's columns are right: g is the extrapolation of f.
-        reg = self.outer.reg
-        plan = torch.sub((f[0] / reg)[:, None] + (g[0] / reg), cost, alpha=1 / reg)
+        plan = torch.sub((f[0] / self.reg)[:, None] + (g[0] / self.reg), cost, alpha=1 / self.reg)
         plan = plan.clamp_(min=_MIN_EXPONENT).exp_().div_(n * m)
-        within = torch.softmax((own_f[0] - own) / reg, dim=1) / m
-        diagnostics = {
-            "iterations": float(len(levels.step)),
-            "marginal_error": float((plan.sum(1) - 1 / n).abs().sum()),
-            "self_source": 0.0,
-        }
+        within = torch.softmax((own_f[0] - own) / self.reg, dim=1) / m
+        error = float((plan.sum(1) - 1 / n).abs().sum())
+        diagnostics = {"iterations": float(len(levels.step)), "marginal_error": error, "self_source": 0.0}
         return value[0] - own_self[0] - source_self, within @ z - plan.T @ x, diagnostics
 
     def _target_labels(
-        self,
-        prepared: dict[str, Tensor],
-        ranges: tuple[Tensor, Tensor],
-        classes: tuple[ClassIndex, ClassIndex],
-        costs: tuple[Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor]:
+        self, prepared: dict[str, Tensor], ranges: _Both, sources: ClassIndex, targets: ClassIndex, costs: _Both
+    ) -> _Both:
         """Return W between source and target classes, [k, l], and between target classes, [l, l]."""
-        sources, targets = classes
         cost, own = costs
         cross_squares = _square_diameters(prepared["low"], prepared["high"], *ranges).tolist()
         own_squares = _square_diameters(*ranges, *ranges).tolist()
         tables = prepared["class_self"].tolist()
-        cross_pairs, own_pairs = label_distances.pairs(sources, targets), label_distances.pairs(targets, targets)
-        cross_selves = {(a, b): self._read(tables[a], cross_squares[a][b]) for a, b in cross_pairs}
-        own_selves = dict.fromkeys(own_pairs, 0.0)
+        cross_selves = {
+            (a, b): annealed.read(tables[a], cross_squares[a][b], self._inner)
+            for a, b in label_distances.pairs(sources, targets)
+        }
+        own_selves = dict.fromkeys(label_distances.pairs(targets, targets), 0.0)
         for b in targets.present:
-            members = targets.rows[b, : targets.counts[b]]
-            others = [pair for pair in own_pairs if b in pair]
+            members = targets.points(b)
+            others = [pair for pair in own_selves if b in pair]
             squares = [cross_squares[a][b] for a in sources.present] + [own_squares[c][d] for c, d in others]
             block = own[members][:, members]
-            means = _selves(block, self.inner.levels(squares, own))
-            for a, mean in zip(sources.present, means, strict=False):
-                cross_selves[a, b] += mean
-            for pair, mean in zip(others, means[len(sources.present) :], strict=True):
-                own_selves[pair] += mean
+            levels = self._inner.levels(squares, own)
+            means = iter(annealed.selves(annealed.rows_of(block), len(block), levels)[0].tolist())
+            for a in sources.present:
+                cross_selves[a, b] += next(means)
+            for pair in others:
+                own_selves[pair] += next(means)
         gather = label_distances.from_matrix
-        cross = self._label_distances(cross_pairs, sources, targets, gather(cost), cross_squares, cross_selves)
-        within = self._label_distances(own_pairs, targets, targets, gather(own), own_squares, own_selves)
+        cross = self._label_distances(sources, targets, gather(cost), cross_squares, cross_selves)
+        within = self._label_distances(targets, targets, gather(own), own_squares, own_selves)
         return cross, within + within.T
 
     def _label_distances(
-        self,
-        pairs: list[tuple[int, int]],
-        left: ClassIndex,
-        right: ClassIndex,
-        cost: Callable[[Tensor, Tensor], Tensor],
-        squares: list[list[float]],
-        selves: dict[tuple[int, int], float],
+        self, left: ClassIndex, right: ClassIndex, cost: Cost, squares: list[list[float]], selves: _Selves
     ) -> Tensor:
-        """Return W [k, l] for these pairs and 0 for others.
+        """Return W [k, l] for the pairs in `selves`, which has half of what their transports to themselves cost.
 
-        Args:
-            pairs: (class of `left`, class of `right`), all with points.
-            left: classes of the rows.
-            right: classes of the columns.
-            cost: (rows [B, p], columns [B, q]) -> half squared distances [B, p, q].
-            squares: [k][l], squared diameters of two classes together.
-            selves: of each pair, half of what its two classes' transports to themselves cost.
+        `squares` has the squared diameters of two classes together.
         """
         table = left.weights.new_zeros(len(left.counts), len(right.counts))
-        for group in group_pairs(pairs, left.counts, right.counts):
-            ids = torch.tensor(group, device=table.device)
-            p, q = max(left.counts[a] for a, _ in group), max(right.counts[b] for _, b in group)
-            rows, columns = left.rows[ids[:, 0], :p], right.rows[ids[:, 1], :q]
-            levels = self.inner.levels([squares[a][b] for a, b in group], table)
-            weights = left.weights[ids[:, 0], :p], right.weights[ids[:, 1], :q]
-            values, _, _ = annealed.cross(cost(rows, columns), *weights, levels)
-            table[ids[:, 0], ids[:, 1]] = 2 * (values - values.new_tensor([selves[pair] for pair in group]))
+        for group in label_distances.padded(list(selves), left, right):
+            chosen = list(zip(group.left.tolist(), group.right.tolist(), strict=True))
+            levels = self._inner.levels([squares[a][b] for a, b in chosen], table)
+            values, _, _ = annealed.cross(cost(group.rows, group.columns), group.a, group.b, levels)
+            values = values - values.new_tensor([selves[pair] for pair in chosen])
+            table[group.left, group.right] = 2 * values
         return table
-
-    def _read(self, table: list[float], square: float, annealing: Annealing | None = None) -> float:
-        return annealed.read(table, square, annealing or self.inner)
-
-    def _smallest_reg(self) -> float:
-        return min(self.outer.reg, self.inner.reg / self.inner.unit)
 
 
 def _ranges(features: Features) -> tuple[Tensor, Tensor]:
@@ -223,23 +193,15 @@ def _ranges(features: Features) -> tuple[Tensor, Tensor]:
 def _square_diameters(low: Tensor, high: Tensor, other_low: Tensor, other_high: Tensor) -> Tensor:
     """Return the squared diagonals [k, l] of the boxes around two classes, from ranges [k, d] and [l, d]."""
     both = zip(low, high, strict=True)
-    return torch.stack([_square(torch.minimum(row, other_low), torch.maximum(top, other_high)) for row, top in both])
-
-
-def _square(low: Tensor, high: Tensor) -> Tensor:
-    return (high - low).square().sum(-1)
+    sides = [torch.maximum(top, other_high) - torch.minimum(bottom, other_low) for bottom, top in both]
+    return torch.stack([side.square().sum(-1) for side in sides])
 
 
 def _outer_square(low: Tensor, high: Tensor, classes: int) -> float:
     """Return the squared diagonal of the box around all classes, with their numbers as one more coordinate."""
-    return float(_square(low.amin(0), high.amax(0))) + (classes - 1) ** 2
+    return float((high.amax(0) - low.amin(0)).square().sum(-1)) + (classes - 1) ** 2
 
 
-def _rows(points: Tensor) -> Callable[[int, int], Tensor]:
-    """Return the half squared distances of points [p, d] by rows, for `annealed.selves`."""
-    return lambda start, stop: half_squared_distances(points[start:stop], points)
-
-
-def _selves(cost: Tensor, levels: Levels) -> list[float]:
-    """Return half of what the transport of a cloud to itself costs, at every diameter."""
-    return annealed.selves(lambda start, stop: cost[start:stop], len(cost), levels)[0].tolist()
+def _rows(points: Tensor, start: int, stop: int) -> Tensor:
+    """Return rows of the half squared distances of points [p, d], for `annealed.selves`."""
+    return half_squared_distances(points[start:stop], points)

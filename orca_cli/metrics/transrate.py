@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics.transport.validity import check_features, check_finite, prepare_nothing
+from orca_cli.metrics.transport.clouds import check_features, check_finite, prepare_nothing
 from orca_cli.ranges import Positive
 
 
@@ -58,13 +58,8 @@ class TransRate:
             class_rate = torch.stack([self._coding_rate(z[target.labels == label]) for label in present]).mean()
         value = (class_rate - rate).to(target.x.dtype)
         check_finite(value)
-        diagnostics = {
-            "rate": float(rate.detach()),
-            "class_rate": float(class_rate.detach()),
-            "classes": float(len(present)),
-            "m": float(len(z)),
-        }
-        return Distance(value, diagnostics)
+        rates = {"rate": float(rate.detach()), "class_rate": float(class_rate.detach())}
+        return Distance(value, rates | {"classes": float(len(present)), "m": float(len(z))})
 
     def _coding_rate(self, z: Tensor) -> Tensor:
         n, d = z.shape

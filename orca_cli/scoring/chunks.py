@@ -12,11 +12,10 @@ from orca_cli.ranges import Count
 class ChunkMean:
     """Unweighted mean of another error over consecutive chunks of a split; only for comparison with published numbers.
 
-    Batches are put together until a chunk holds `size` samples or more. The last chunk is smaller, yet counts as much;
-    and AUROC, F1 and the like of chunks differ from those of the whole split. The latter is in `others`.
+    Batches are put together until a chunk holds `size` samples or more. The last chunk is smaller, yet counts as much. AUROC,
+    F1 and the like of chunks differ from those of the whole split, which are in `others`.
 
     Args:
-        error: another error.
         size: samples after which a chunk is closed: 1000 in the published code.
         batch: samples in a batch of the evaluation; a chunk holds whole batches.
         drop_tail: whether samples after the last full chunk are left out, unless there is nothing else. A chunk is then
@@ -36,13 +35,11 @@ class ChunkMean:
         """Return the mean over chunks; `n` counts chunks, `skipped` those left out or for which the error is undefined."""
         whole = self._error(outputs, targets, groups)
         chunks, dropped = self._chunks(len(outputs))
-        values = [
-            self._error(outputs[chunk], targets[chunk], None if groups is None else groups[chunk]).value
-            for chunk in chunks
-        ]
+        parts = [(outputs[chunk], targets[chunk], None if groups is None else groups[chunk]) for chunk in chunks]
+        values = [self._error(*part).value for part in parts]
         defined = [value for value in values if value is not None]
-        found = {self._error.name: whole.value, **whole.others}
-        others = {f"{name}, whole split": value for name, value in found.items()}
+        whole_split = {self._error.name: whole.value, **whole.others}
+        others = {f"{name}, whole split": value for name, value in whole_split.items()}
         skipped = len(values) - len(defined) + dropped
         return Score(sum(defined) / len(defined) if defined else None, len(defined), skipped, others)
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Score
 from orca_cli.ranges import Count
-from orca_cli.scoring import records
-from orca_cli.scoring.checks import check_fit
+from orca_cli.scoring import checks
 
 
 class ZeroOne:
     """Fraction of samples, or of positions, whose largest output is not that of the target class.
 
-    Outputs [n, K] against targets [n], or [n, K, *E] against [n, *E]. Ties go to the lowest class. A fraction of nothing
-    is undefined.
+    Outputs [n, K] against targets [n], or [n, K, *E] against [n, *E]. Ties go to the lowest class.
     """
 
     name = "0-1 error"
@@ -27,27 +27,27 @@ class ZeroOne:
         _check_shapes(outputs, targets)
         counted = targets != IGNORED_CLASS
         n = int(counted.sum())
-        skipped = targets.numel() - n
-        if n == 0:
-            return Score(None, 0, skipped)
         # argmax returns the index of a NaN, which could by chance be the right class.
         wrong = (outputs.argmax(dim=1) != targets) | outputs.isnan().any(dim=1)
-        return Score(int(wrong[counted].sum()) / n, n, skipped)
+        return Score(int(wrong[counted].sum()) / n if n else None, n, targets.numel() - n)
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
-        """Return [K]: one for the majority class of the training targets (the lowest of several), else zero.
+        """Return [K] or [K, *E]: one for the majority class (the lowest of several) at each position, else zero.
 
-        For targets with an extent [n, *E] it is [K, *E] with the majority class of every position of its own; the
-        overall majority class stands in at positions that no training sample has.
+        The overall majority class stands in at positions that no training sample has.
         """
-        return _votes(train_targets, num_outputs)
+        overall = torch.bincount(train_targets[train_targets != IGNORED_CLASS], minlength=num_outputs)
+        # A loop over classes keeps memory at one map per class, where a one-hot copy of all targets would take K times them.
+        counts = torch.stack([(train_targets == k).sum(dim=0) for k in range(num_outputs)])
+        majority = torch.where(counts.sum(dim=0) > 0, counts.argmax(dim=0), overall.argmax())
+        return torch.nn.functional.one_hot(majority, num_outputs).movedim(-1, 0).float()
 
 
 class MacroF1:
     """One minus the mean over classes of F1 = 2 TP / (2 TP + FP + FN), the classes being a fixed list from 0 on.
 
-    A class that is neither a target nor a prediction anywhere has no F1 and is skipped; one that is predicted but never
-    a target has F1 = 0. This is scikit-learn's macro average over the labels that occur. The other choice of `by`, and
+    This is scikit-learn's macro average over the labels that occur: a class that is neither a target nor a prediction
+    anywhere has no F1 and is skipped; one that is predicted but never a target has F1 = 0. The other choice of `by`, and
     the mean over the first classes, are in the score's `others`.
 
     A record's prediction is the class that most of its samples vote for; of equally many votes the one with the larger
@@ -63,7 +63,7 @@ class MacroF1:
     percent = True
 
     def __init__(
-        self, num_classes: Count | None = None, by: records.Unit = "samples", also_first: Count | None = None
+        self, num_classes: Count | None = None, by: checks.Unit = "samples", also_first: Count | None = None
     ) -> None:
         self._num_classes, self._by, self._also_first = num_classes, by, also_first
         self.name = "1 - macro F1" if by == "samples" else "1 - macro F1 of records"
@@ -77,21 +77,18 @@ class MacroF1:
         counted = targets != IGNORED_CLASS
         scores = outputs.movedim(1, -1)[counted]  # [samples or positions, K]
         truth = targets[counted]
-        by_samples = _class_f1(_predictions(scores), truth, outputs.shape[1])
-        by_records = self._of_records(scores, truth, counted, groups)
-        if by_records is None and self._by == "records":
-            raise records.missing(groups)
-        found = {"samples": by_samples, "records": by_records}
+        found = {"samples": _class_f1(_predictions(scores), truth, outputs.shape[1])}
+        if (by_records := self._of_records(scores, truth, counted, groups)) is not None:
+            found["records"] = by_records
+        if self._by not in found:
+            raise checks.missing(groups)
         others = {}
         for unit, values in found.items():
             for count in (k, self._also_first):
-                if values is not None and count is not None and (unit, count) != (self._by, k):
+                if count is not None and (unit, count) != (self._by, k):
                     name = f"1 - macro F1 of {unit}" + ("" if count == k else f", classes 0-{count - 1}")
                     others[name] = _macro(values[:count]).value
-        main = found[self._by]
-        assert main is not None
-        score = _macro(main[:k])
-        return Score(score.value, score.n, score.skipped, others)
+        return replace(_macro(found[self._by][:k]), others=others)
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
         """Return [K], or [K, *E]: one for the most frequent of the classes that are averaged over (the lowest of several).
@@ -108,25 +105,20 @@ class MacroF1:
         """Return the F1 of each class over records; None without records, or where one has several targets."""
         if groups is None or counted.ndim != 1:
             return None
-        records.numbered(groups, len(counted))
-        place, count = records.numbered(groups[counted], len(truth))
-        label = records.shared(truth, place, count)
-        if label is None:
-            return None
-        return _class_f1(_majority(scores, place, count), label, scores.shape[1])
+        checks.numbered(groups, len(counted))
+        place, count = checks.numbered(groups[counted], len(truth))
+        label = checks.shared(truth, place, count)
+        return None if label is None else _class_f1(_majority(scores, place, count), label, scores.shape[1])
 
 
 def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
-    fits = (
-        outputs.ndim > 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape and not targets.is_floating_point()
-    )
-    check_fit(fits, outputs, targets, "outputs (n, K, *E) and integer targets (n, *E)")
+    fits = outputs.ndim > 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape
+    takes = "outputs (n, K, *E) and integer targets (n, *E)"
+    checks.check_fit(fits and not targets.is_floating_point(), outputs, targets, takes)
 
 
 def _predictions(scores: Tensor) -> Tensor:
     """Return the class of each row of scores [m, K]; K, which stands for none, where one of them is NaN."""
-    if not len(scores):
-        return torch.empty(0, dtype=torch.int64)
     return torch.where(scores.isnan().any(dim=1), scores.shape[1], scores.argmax(dim=1))
 
 
@@ -151,14 +143,4 @@ def _class_f1(predicted: Tensor, truth: Tensor, k: int) -> Tensor:
 
 def _macro(f1: Tensor) -> Score:
     defined = f1[~f1.isnan()]
-    skipped = len(f1) - len(defined)
-    return Score(1.0 - float(defined.mean()), len(defined), skipped) if len(defined) else Score(None, 0, skipped)
-
-
-def _votes(targets: Tensor, num_outputs: int) -> Tensor:
-    counted = targets != IGNORED_CLASS
-    overall = torch.bincount(targets[counted], minlength=num_outputs)
-    # A loop over classes keeps memory at one map per class, where a one-hot copy of all targets would take K times them.
-    counts = torch.stack([(targets == k).sum(dim=0) for k in range(num_outputs)])
-    majority = torch.where(counts.sum(dim=0) > 0, counts.argmax(dim=0), overall.argmax())
-    return torch.nn.functional.one_hot(majority, num_outputs).movedim(-1, 0).float()
+    return Score(1.0 - float(defined.mean()) if len(defined) else None, len(defined), len(f1) - len(defined))

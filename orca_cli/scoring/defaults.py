@@ -10,20 +10,13 @@ from orca_cli.scoring.regression import MeanSquared
 
 
 def default_error(kind: str, integer_targets: bool) -> Error:
-    """Return the error for a kind of output.
-
-    Args:
-        kind: classes gives the 0-1 error; labels 1 - mAP; dense the mean squared error, or the 0-1 error over positions
-            where targets are integers.
-        integer_targets: whether targets are integers; for dense only.
+    """Return the error for a kind of output; dense gives the 0-1 error over positions where targets are integers.
 
     Raises:
         ConfigError: an unknown kind.
     """
+    if kind not in KINDS:
+        raise ConfigError(f"'{kind}' is not a kind", where="task.kind", hint=suggest(kind, KINDS))
     if kind == "labels":
         return MeanAveragePrecision()
-    if kind == "dense" and not integer_targets:
-        return MeanSquared()
-    if kind in KINDS:
-        return ZeroOne()
-    raise ConfigError(f"'{kind}' is not a kind", where="task.kind", hint=suggest(kind, KINDS))
+    return MeanSquared() if kind == "dense" and not integer_targets else ZeroOne()

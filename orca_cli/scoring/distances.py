@@ -38,24 +38,18 @@ class LongRangeMAE:
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
         """Return the error of maps [n, 1, W, W] in Angstrom; `n` and `skipped` count proteins.
 
-        Args:
-            outputs: predicted distances.
-            targets: true distances, NaN outside a protein's own L x L block and where unknown.
-            groups: not used.
+        Targets are NaN outside a protein's own L x L block and where unknown.
         """
         fits = outputs.ndim == 4 and outputs.shape == targets.shape and outputs.shape[1::2] == (1, outputs.shape[2])
         check_fit(fits, outputs, targets, "distance maps (n, 1, W, W)")
         errors = []
-        for index, (rows, columns) in enumerate(self._pairs(targets)):
-            if not len(rows):
-                continue
+        for index, rows, columns in self._pairs(targets):
             above, below = outputs[index, 0, rows, columns].double(), outputs[index, 0, columns, rows].double()
             predicted = (self._below * below + (1 - self._below) * above).clamp_min(_LEAST)
             # clamp_min keeps NaN but would turn minus infinity into a distance.
             check_numbers(~(above.isfinite() & below.isfinite()), f"NaN or infinite in protein {index}")
             errors.append(float((predicted - targets[index, 0, rows, columns]).abs().mean()))
-        skipped = len(outputs) - len(errors)
-        return Score(sum(errors) / len(errors), len(errors), skipped) if errors else Score(None, 0, skipped)
+        return Score(sum(errors) / len(errors) if errors else None, len(errors), len(outputs) - len(errors))
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
         """Return [1, W, W], the one distance whose error over the training proteins is least.
@@ -64,10 +58,9 @@ class LongRangeMAE:
         where no protein has any.
         """
         distances, weights = [], []
-        for index, (rows, columns) in enumerate(self._pairs(train_targets)):
-            if len(rows):
-                distances.append(train_targets[index, 0, rows, columns])
-                weights.append(torch.full((len(rows),), 1 / len(rows), dtype=torch.float64))
+        for index, rows, columns in self._pairs(train_targets):
+            distances.append(train_targets[index, 0, rows, columns])
+            weights.append(torch.full((len(rows),), 1 / len(rows), dtype=torch.float64))
         value = self._threshold / 2
         if distances:
             ranked, order = torch.cat(distances).sort()
@@ -75,9 +68,10 @@ class LongRangeMAE:
             value = float(ranked[int(torch.searchsorted(mass, mass[-1] / 2))])
         return torch.full(tuple(train_targets.shape[1:]), value)
 
-    def _pairs(self, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the rows and columns of the pairs of one protein after the other; memory is that of one map."""
-        for target in targets:
+    def _pairs(self, targets: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield each protein that has pairs, with their rows and columns; memory is that of one map."""
+        for index, target in enumerate(targets):
             near = torch.triu(target[0] <= self._threshold, self._separation)  # NaN compares as False
             rows, columns = near.nonzero(as_tuple=True)
-            yield rows, columns
+            if len(rows):
+                yield index, rows, columns

@@ -13,11 +13,13 @@ from orca_cli.ranges import Fraction
 from orca_cli.scoring import ranking
 from orca_cli.scoring.checks import check_fit, check_numbers
 
+Report = Literal["auroc", "balanced", "fnr", "pixel_auroc"]
+
 _CERTAIN = 20.0  # logit of a constant that is positive whatever the threshold
 
 
 class MaskError:
-    """Four errors of a mask, of which one is reported and the others are in the score's `others`.
+    """Four errors of a mask, not comparable with one another: one is reported, the others are in the score's `others`.
 
     * auroc: one minus the area under the ROC curve of all pixels of all images together, without a threshold.
     * balanced: mean of the false-positive and the false-negative rate at logit 0, which the released code of the paper
@@ -27,22 +29,15 @@ class MaskError:
     * pixel_auroc: one minus the mean over pixel positions of the AUROC across images at that position, as in the code
       of the paper's numbers; positions without a positive or without a negative are skipped.
 
-    They are not comparable with one another.
-
     Args:
-        report: auroc, balanced, fnr or pixel_auroc.
+        report: which of them.
         count_ignored: whether ignored pixels count as negatives with logit 0, as in the released code.
         threshold: probability above which a pixel counts as positive for `fnr`.
     """
 
     percent = True
 
-    def __init__(
-        self,
-        report: Literal["auroc", "balanced", "fnr", "pixel_auroc"] = "auroc",
-        count_ignored: bool = False,
-        threshold: Fraction = 0.5,
-    ) -> None:
+    def __init__(self, report: Report = "auroc", count_ignored: bool = False, threshold: Fraction = 0.5) -> None:
         self._report, self._count_ignored = report, count_ignored
         self._logit = math.log(threshold / (1 - threshold))
         self._names = {
@@ -54,10 +49,7 @@ class MaskError:
         self.name = self._names[report]
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
-        """Return the error of logits [n, 1, H, W] against targets of the same shape.
-
-        `n` and `skipped` count pixels, or positions for pixel_auroc.
-        """
+        """Return the error of logits [n, 1, H, W]; `n` and `skipped` count pixels, or positions for pixel_auroc."""
         fits = outputs.ndim > 1 and outputs.shape == targets.shape
         check_fit(fits, outputs, targets, "logits and targets of one shape (n, 1, H, W)")
         scores, present = outputs.flatten(1), targets.flatten(1) > 0.5
@@ -68,17 +60,18 @@ class MaskError:
         check_numbers(pooled.isnan(), "NaN")
         areas = ranking.column_aurocs(scores, present, known)
         defined = areas[~areas.isnan()]
-        area = ranking.auroc(pooled, truth)
+        area, positive = ranking.auroc(pooled, truth), pooled > 0
+        misses, alarms = _rate(~positive, truth), _rate(positive, ~truth)
         values = {
             "auroc": None if area is None else 1 - area,
-            "balanced": _balanced(pooled > 0, truth),
+            "balanced": None if misses is None or alarms is None else (misses + alarms) / 2,
             "fnr": _rate(~(pooled > self._logit), truth),
             "pixel_auroc": 1 - float(defined.mean()) if len(defined) else None,
         }
         others = {self._names[report]: value for report, value in values.items() if report != self._report}
         value = values[self._report]
-        total = len(areas) if self._report == "pixel_auroc" else known.numel()
-        counted = len(defined) if self._report == "pixel_auroc" else len(pooled)
+        by_position = self._report == "pixel_auroc"
+        counted, total = (len(defined), len(areas)) if by_position else (len(pooled), known.numel())
         n = 0 if value is None else counted
         return Score(value, n, total - n, others)
 
@@ -103,8 +96,3 @@ class MaskError:
 def _rate(wrong: Tensor, among: Tensor) -> float | None:
     count = int(among.sum())
     return int((wrong & among).sum()) / count if count else None
-
-
-def _balanced(predicted: Tensor, truth: Tensor) -> float | None:
-    misses, alarms = _rate(~predicted, truth), _rate(predicted, ~truth)
-    return None if misses is None or alarms is None else (misses + alarms) / 2

@@ -7,13 +7,13 @@ NaN where unknown; an unknown entry is left out of its label.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Score
-from orca_cli.scoring import ranking, records
-from orca_cli.scoring.checks import check_fit
+from orca_cli.scoring import checks, ranking
 
 
 class MeanAveragePrecision:
@@ -30,24 +30,24 @@ class MeanAveragePrecision:
 
     percent = True
 
-    def __init__(self, by: records.Unit = "samples") -> None:
+    def __init__(self, by: checks.Unit = "samples") -> None:
         self._by = by
         self.name = "1 - mAP" if by == "samples" else "1 - mAP of records"
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
         """Return the error; `n` and `skipped` count labels."""
-        found: dict[str, Score] = {"samples": _mean_over_labels(outputs, targets, ranking.average_precision)}
+        found = {"samples": _mean_over_labels(outputs, targets, ranking.average_precision)}
         if groups is not None:
-            place, count = records.numbered(groups, len(outputs))
-            of_record = records.shared(targets, place, count)
+            place, count = checks.numbered(groups, len(outputs))
+            of_record = checks.shared(targets, place, count)
             if of_record is not None:
-                pooled = records.means(outputs, place, count)
-                found["records"] = _mean_over_labels(pooled, of_record, ranking.average_precision)
+                sums = torch.zeros(count, outputs.shape[1], dtype=torch.float64).index_add_(0, place, outputs.double())
+                means = sums / torch.bincount(place, minlength=count)[:, None]
+                found["records"] = _mean_over_labels(means, of_record, ranking.average_precision)
         if self._by not in found:
-            raise records.missing(groups)
+            raise checks.missing(groups)
         score = found.pop(self._by)
-        others = {f"1 - mAP of {unit}": other.value for unit, other in found.items()}
-        return Score(score.value, score.n, score.skipped, others)
+        return replace(score, others={f"1 - mAP of {unit}": other.value for unit, other in found.items()})
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
         """Return [K]: the training frequency of every label; any constant has the same error."""
@@ -58,7 +58,7 @@ class MeanAUROC:
     """One minus the mean over labels of the area under the ROC curve.
 
     It is the fraction of pairs of a positive and a negative entry that are ordered wrongly; ties count a half. Labels
-    without a positive or without a negative entry have none, and are skipped.
+    without such a pair are skipped.
     """
 
     name = "1 - AUROC"
@@ -74,19 +74,15 @@ class MeanAUROC:
 
 
 def _mean_over_labels(outputs: Tensor, targets: Tensor, value: Callable[[Tensor, Tensor], float | None]) -> Score:
-    check_fit(
-        outputs.ndim == 2 and outputs.shape == targets.shape, outputs, targets, "outputs (n, K) and targets (n, K)"
-    )
+    fits = outputs.ndim == 2 and outputs.shape == targets.shape
+    checks.check_fit(fits, outputs, targets, "outputs (n, K) and targets (n, K)")
     known = ~targets.isnan() if targets.is_floating_point() else torch.ones_like(targets, dtype=torch.bool)
     values = [value(outputs[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(outputs.shape[1])]
     defined = [v for v in values if v is not None]
-    skipped = len(values) - len(defined)
-    if not defined:
-        return Score(None, 0, skipped)
-    return Score(1.0 - sum(defined) / len(defined), len(defined), skipped)
+    mean = 1.0 - sum(defined) / len(defined) if defined else None
+    return Score(mean, len(defined), len(values) - len(defined))
 
 
 def _frequencies(targets: Tensor, num_outputs: int) -> Tensor:
-    frequencies = targets.float().nanmean(dim=0)
     # A label that is unknown in all training samples has no frequency.
-    return frequencies.nan_to_num(nan=0.0).reshape(num_outputs)
+    return targets.float().nanmean(dim=0).nan_to_num(nan=0.0).reshape(num_outputs)

@@ -1,4 +1,7 @@
-"""Areas under ranking curves, exact with ties. Scores: higher for "present"; an output that is NaN ranks last."""
+"""Areas under ranking curves, exact with ties.
+
+Scores are [n] or, by columns, [n, P], higher for "present", which is bool of the same shape; a score of NaN ranks last.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,7 @@ _BLOCK = 2**22  # entries that are ranked at once
 
 
 def average_precision(scores: Tensor, present: Tensor) -> float | None:
-    """Return the sum over distinct thresholds of (recall step) x precision; None without a positive entry.
-
-    Args:
-        scores: [n].
-        present: [n] bool.
-    """
+    """Return the sum over distinct thresholds of (recall step) x precision; None without a positive entry."""
     if not present.any():
         return None
     positives, total = _cumulative(scores, present)
@@ -25,11 +23,7 @@ def average_precision(scores: Tensor, present: Tensor) -> float | None:
 def auroc(scores: Tensor, present: Tensor) -> float | None:
     """Return the fraction of pairs of a positive and a negative entry that are ordered rightly, ties counting a half.
 
-    None without a positive or without a negative entry. Takes time n log n and about 50 bytes of memory per entry.
-
-    Args:
-        scores: [n].
-        present: [n] bool.
+    None without such a pair. Takes time n log n and about 50 bytes of memory per entry.
     """
     if not present.any() or present.all():
         return None
@@ -41,19 +35,10 @@ def auroc(scores: Tensor, present: Tensor) -> float | None:
 
 
 def column_aurocs(scores: Tensor, present: Tensor, known: Tensor) -> Tensor:
-    """Return the area under the ROC curve of every column, [P] float64; NaN where a column lacks one of the classes.
-
-    Args:
-        scores: [n, P].
-        present: [n, P] bool.
-        known: [n, P] bool; other entries are left out of their column.
-    """
+    """Return the area under the ROC curve of the known entries of every column, [P] float64; NaN where it lacks a class."""
     step = max(1, _BLOCK // max(1, len(scores)))
-    areas = [
-        _column_aurocs(scores[:, i : i + step], present[:, i : i + step], known[:, i : i + step])
-        for i in range(0, scores.shape[1], step)
-    ]
-    return torch.cat(areas) if areas else torch.empty(0, dtype=torch.float64)
+    parts = zip(*(table.split(step, dim=1) for table in (scores, present, known)), strict=True)
+    return torch.cat([_column_aurocs(*part) for part in parts])
 
 
 def _column_aurocs(scores: Tensor, present: Tensor, known: Tensor) -> Tensor:

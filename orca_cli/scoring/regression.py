@@ -24,10 +24,8 @@ class RelativeL2:
         norm = target.norm(dim=1)
         counted = norm > 0
         n = int(counted.sum())
-        if n == 0:
-            return Score(None, 0, len(norm))
-        value = (difference.norm(dim=1)[counted] / norm[counted]).mean()
-        return Score(float(value), n, len(norm) - n)
+        value = float((difference.norm(dim=1)[counted] / norm[counted]).mean()) if n else None
+        return Score(value, n, len(norm) - n)
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
         """Return [K, *E]: the map whose mean relative error over the training targets is least, nearly.
@@ -63,10 +61,7 @@ class MeanSquared:
         """Return the error; `n` and `skipped` count entries."""
         difference, _ = _differences(outputs, targets)
         n = int((~targets.isnan()).sum())
-        skipped = targets.numel() - n
-        if n == 0:
-            return Score(None, 0, skipped)
-        return Score(float(difference.square().sum()) / n, n, skipped)
+        return Score(float(difference.square().sum()) / n if n else None, n, targets.numel() - n)
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
         """Return [K, *E]: the mean of the training targets at every position; the overall mean where none is known."""

@@ -19,17 +19,10 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
     A class that has less than its share gives all it has, and the others make up for it. A class keeps its examples when
     `size` grows: the draw is the beginning of one random order per class.
 
-    Args:
-        labels: [n] integers in 0..k-1.
-        size: number of examples; None for all.
-        seed: of the draw.
-
-    Returns:
-        Indices in ascending order.
+    Labels are [n] integers in 0..k-1, and a size of None is all. Indices are in ascending order.
 
     Raises:
-        ConfigError: `size` is below two per class.
-        DataError: a class has fewer than two examples.
+        ConfigError, DataError: `size` is below two per class; a class has fewer than two examples.
     """
     available = np.bincount(labels)
     poor = np.flatnonzero(available < 2)
@@ -70,10 +63,7 @@ def shares(available: np.ndarray, size: int) -> np.ndarray:
 
 
 def record(
-    modality: Literal["text", "image"],
-    inputs: Sequence[str] | np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
+    modality: Literal["text", "image"], inputs: Sequence[str] | np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> SourceData:
     """Return the examples with a SHA-256 over inputs and labels."""
     labels = np.ascontiguousarray(labels, dtype="<i8")
@@ -88,4 +78,4 @@ def record(
             digest.update(len(encoded).to_bytes(8, "little"))  # else "ab", "c" and "a", "bc" would be the same
             digest.update(encoded)
     digest.update(labels.data)
-    return SourceData(modality, inputs, labels, tuple(class_names), digest.hexdigest())
+    return SourceData(modality, inputs, labels, tuple(names), digest.hexdigest())

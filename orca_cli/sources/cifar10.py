@@ -21,14 +21,12 @@ def load(size: Annotated[int, Ge(20)] | None, seed: int, data_folder: Path, path
     """Return images [n, 3, 32, 32] in 0..1 and their classes.
 
     Args:
-        size: number of images, balanced over the classes; None for all.
-        seed: of the draw.
+        size: balanced over the classes; None for all.
         data_folder: the files are looked for in data_folder/cifar10 and data_folder.
         path: another .npz file, or folder that is or holds cifar-10-batches-py.
 
     Raises:
-        DataError: the files are missing or have another form.
-        UnsafeError: reading a file would execute code.
+        DataError, UnsafeError: the files are missing or have another form; reading one would execute code.
     """
     images = read_cifar10(data_folder, path, ["train"], "source.path", "source=digits needs no files")["train"]
     chosen = draw(images.y, size, seed)

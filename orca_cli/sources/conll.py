@@ -6,14 +6,13 @@ word and entity, separated by a tab. Sentences end at blank lines and at -DOCSTA
 
 One example is one sentence, and its class is the type of one span in it, such as `person` or `NP`, drawn uniformly from
 the sentence's spans. The text is the sentence (or the span alone), words joined by spaces, which the body's own tokenizer
-cuts into tokens. So with align.features=tokens every token of the sentence carries the class of the span, and with
-align.features=pooled their mean does. The released code's features are said to follow Jawahar et al. 2019, who draw 3,000
-chunks and 500 stretches outside any from CoNLL-2000, and take the vectors at the two ends of a chunk; here there is one
-example per sentence, with the vectors of the body's embedding layer only.
+cuts into tokens: all of them, or their mean, carry the class of the span (align.features). The released code is said to
+follow Jawahar et al. 2019, who take the vectors at the two ends of 3,000 chunks and 500 stretches outside any.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +56,10 @@ def load(
     """Return texts and the type of one span of each.
 
     Args:
-        size: number of texts, balanced over the types; None for all.
+        size: balanced over the types; None for all.
         seed: of the draw of a span from each sentence and of the sentences.
         reporter: shows progress, and gets a line on types that are left out.
-        data_folder: the file is looked for in data_folder/name.
-        name: of the corpus, and of its folder.
+        name: of the corpus, and of its folder in `data_folder`.
         files: possible names of the file of training sentences; the first that exists is read.
         path: another folder, or the file itself; from the working folder or else from `data_folder`.
         column: of the tags, from 0, which holds the words; -1 is the last.
@@ -74,8 +72,7 @@ def load(
         DataError: the file is missing, a line has no such column or tag, or fewer than two types have two sentences.
     """
     place = _find(data_folder, name, files, path)
-    texts: list[str] = []
-    types: list[str] = []
+    examples: list[tuple[str, str]] = []  # text and type
     with reporter.track(f"reading {place.name}", 1) as advance:
         found = [(words, spans(tags)) for words, tags in sentences(place, column)]
         chosen_outside = _outside(found, outside, seed)
@@ -84,38 +81,34 @@ def load(
             if candidates:
                 generator = seeding.numpy_generator(seed, "source", "span", index)
                 span = candidates[int(generator.integers(len(candidates)))]
-                whole = example == "sentence"
-                texts.append(" ".join(words if whole else words[span.start : span.end]))
-                types.append(span.type)
+                chosen = words if example == "sentence" else words[span.start : span.end]
+                examples.append((" ".join(chosen), span.type))
         advance()
-    counts = {kind: types.count(kind) for kind in dict.fromkeys(types)}
+    counts = Counter(kind for _, kind in examples)
     rare = sorted(kind for kind, count in counts.items() if count < 2)
     if rare:
         reporter.say(f"{name}: left out {', '.join(rare)}, which have only one example")
     names = sorted((kind for kind in counts if kind not in rare), key=lambda kind: (kind == OUTSIDE, kind))
-    kept = [i for i, kind in enumerate(types) if kind in names]
     if len(names) < 2:
         what = f"{len(names)} types have two sentences or more; at least two are needed"
         raise DataError(what, where=str(place), hint="check source.column")
-    labels = np.array([names.index(types[i]) for i in kept], dtype=np.int64)
+    examples = [(text, kind) for text, kind in examples if kind in names]
+    labels = np.array([names.index(kind) for _, kind in examples], dtype=np.int64)
     drawn = draw(labels, size, seed)
-    return record("text", [texts[kept[i]] for i in drawn], labels[drawn], names)
+    return record("text", [examples[i][0] for i in drawn], labels[drawn], names)
 
 
 def sentences(path: Path, column: int = -1) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield (words, tags) of each sentence.
+    """Yield (words, tags) of each sentence of a file in UTF-8, or else Latin-1; `column` as in `load`.
 
     Lines with a tab are separated by tabs alone, so that a word may hold a space; others by white space.
-
-    Args:
-        path: the file; UTF-8, or else Latin-1.
-        column: of the tags; 0 holds the words, -1 is the last.
 
     Raises:
         DataError: the file cannot be read, or a line has no such column or no valid tag.
     """
     words: list[str] = []
     tags: list[str] = []
+    hint = f"source.column={column} counts from 0, and -1 is the last; column 0 holds the words"
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if number % 100_000 == 0:
             signals.check()
@@ -128,11 +121,11 @@ def sentences(path: Path, column: int = -1) -> Iterator[tuple[list[str], list[st
         where = f"{path}, line {number}"
         place = column if column >= 0 else len(fields) + column
         if not 1 <= place < len(fields):
-            raise DataError(f"has {len(fields)} columns, none with tags", where=where, hint=_columns(column))
+            raise DataError(f"has {len(fields)} columns, none with tags", where=where, hint=hint)
         tag = fields[place]
         if tag != OUTSIDE and (tag[:1] not in _PREFIXES or tag[1:2] != "-" or len(tag) < 3):
             what = f"'{tag[:20]}' is not a tag; allowed: O, and B-, I-, E-, S- with a type"
-            raise DataError(what, where=where, hint=_columns(column))
+            raise DataError(what, where=where, hint=hint)
         words.append(fields[0])
         tags.append(tag)
     if words:
@@ -164,19 +157,11 @@ def _gaps(inside: Sequence[Span], length: int) -> list[Span]:
 
 def _outside(found: Sequence[tuple[list[str], list[Span]]], count: int, seed: int) -> set[int]:
     """Return the sentences that stand for class O: those without spans first, both kinds in a seeded order."""
-    without, others = [], []
-    for index, (words, inside) in enumerate(found):
-        if not inside:
-            without.append(index)
-        elif _gaps(inside, len(words)):
-            others.append(index)
+    without = [index for index, (_, inside) in enumerate(found) if not inside]
+    others = [index for index, (words, inside) in enumerate(found) if inside and _gaps(inside, len(words))]
     generator = seeding.numpy_generator(seed, "source", "outside")
     order = [*generator.permutation(np.array(without, int)), *generator.permutation(np.array(others, int))]
     return {int(index) for index in order[:count]}
-
-
-def _columns(column: int) -> str:
-    return f"source.column={column} counts from 0, and -1 is the last; column 0 holds the words"
 
 
 def _text(path: Path) -> str:
@@ -198,12 +183,10 @@ def _find(data_folder: Path, name: str, files: Sequence[str], path: str | None) 
         what = f"{wrong[0]!r} is not a plain name"
         raise ConfigError(what, where="source", hint="check source.name and source.files")
     given = Path(path).expanduser() if path else None
-    for folder in [given, data_folder / given] if given else [data_folder / name]:
-        if folder.is_file():
-            return folder
-        for file in files:
-            if (folder / file).is_file():
-                return folder / file
+    folders = [given, data_folder / given] if given else [data_folder / name]
+    for place in [place for folder in folders for place in (folder, *(folder / file for file in files))]:
+        if place.is_file():
+            return place
     raise DataError(
         f"no file {' or '.join(files)}",
         where=f"source.path={path}" if path else str(data_folder / name),

@@ -15,9 +15,7 @@ from orca_cli.sources.balance import draw, record
 def load(size: Annotated[int, Ge(20)] | None, seed: int) -> SourceData:
     """Return grey 8 x 8 images [n, 3, 8, 8] in 0..1, the grey value in all three channels; 10 classes.
 
-    Args:
-        size: number of images, balanced over the digits; None for all 1,797.
-        seed: of the draw.
+    A size is balanced over the digits; None is all 1,797.
     """
     data = load_digits()
     chosen = draw(data.target, size, seed)

@@ -23,6 +23,7 @@ from orca_cli.sources.balance import check_size, draw, record
 
 # Large packages that Linux distributions do not split off (as they do tkinter, idlelib, distutils, lib2to3, ensurepip).
 PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml")
+_DEFAULT = f"the default is [{', '.join(PACKAGES)}]"
 _TEST_FOLDERS = {"test", "tests", "__pycache__"}
 _ENOUGH_WORDS = 30  # further paragraphs are added until a text has as many
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -42,9 +43,7 @@ def load(
     several packages say nothing about their class and are left out.
 
     Args:
-        size: number of texts, balanced over the packages; None for all.
-        seed: of the draw.
-        reporter: shows progress.
+        size: balanced over the packages; None for all.
         packages: at least two top-level packages of the standard library.
         min_words: shorter texts are left out.
         max_words: longer texts are cut; not below `min_words`.
@@ -54,58 +53,50 @@ def load(
         DataError: this installation has no source files of the standard library.
     """
     check_settings(size, packages, min_words, max_words)
-    _check_names(packages)
-    folder = _library()
-    texts: list[str] = []
-    labels: list[int] = []
+    # A name is joined to a path, so it must be a name and not a path.
+    wrong = [name for name in packages if not name.isidentifier()]
+    if wrong or len(set(packages)) < max(2, len(packages)):
+        what = f"{wrong[0]!r} is not the name of a package" if wrong else "at least two different packages are needed"
+        raise ConfigError(what, where="source.packages", hint=_DEFAULT)
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    if not (folder / "asyncio" / "__init__.py").is_file():
+        what = "this Python has no source files of its standard library (zipped or stripped)"
+        raise DataError(what, where=str(folder), hint="use another Python, or source=digits with an image body")
+    found: list[tuple[str, int]] = []
     with reporter.track("reading docstrings", len(packages)) as advance:
         for label, package in enumerate(packages):
-            found = dict.fromkeys(_package_texts(folder / package, min_words, max_words))
-            texts += found
-            labels += [label] * len(found)
+            found += [(text, label) for text in dict.fromkeys(_package_texts(folder / package, min_words, max_words))]
             advance()
-    counts = Counter(texts)
-    kept = [i for i, text in enumerate(texts) if counts[text] == 1]
-    all_labels = np.array([labels[i] for i in kept], dtype=np.int64)
-    chosen = draw(all_labels, size, seed)
-    return record("text", [texts[kept[i]] for i in chosen], all_labels[chosen], packages)
+    counts = Counter(text for text, _ in found)
+    found = [(text, label) for text, label in found if counts[text] == 1]
+    labels = np.array([label for _, label in found], dtype=np.int64)
+    chosen = draw(labels, size, seed)
+    return record("text", [found[i][0] for i in chosen], labels[chosen], packages)
 
 
 def check_settings(size: int | None, packages: Sequence[str], min_words: int, max_words: int) -> None:
-    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
+    """Raise ConfigError for settings of `load` that contradict each other."""
     if max_words < min_words:
         what = f"{max_words} is below source.min_words={min_words}"
         raise ConfigError(what, where="source.max_words", hint="allowed: source.min_words or more")
     check_size(size, len(packages))
 
 
-def _check_names(packages: Sequence[str]) -> None:
-    # A name is joined to a path, so it must be a name and not a path.
-    wrong = [name for name in packages if not name.isidentifier()]
-    if wrong or len(set(packages)) < max(2, len(packages)):
-        what = f"{wrong[0]!r} is not the name of a package" if wrong else "at least two different packages are needed"
-        raise ConfigError(what, where="source.packages", hint=f"the default is [{', '.join(PACKAGES)}]")
-
-
-def _library() -> Path:
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    if not (folder / "asyncio" / "__init__.py").is_file():
-        what = "this Python has no source files of its standard library (zipped or stripped)"
-        raise DataError(what, where=str(folder), hint="use another Python, or source=digits with an image body")
-    return folder
-
-
 def _package_texts(folder: Path, min_words: int, max_words: int) -> Iterator[str]:
     if not (folder / "__init__.py").is_file():
         what = f"'{folder.name}' is not a package of this Python's standard library"
-        raise ConfigError(what, where="source.packages", hint=f"the default is [{', '.join(PACKAGES)}]")
+        raise ConfigError(what, where="source.packages", hint=_DEFAULT)
     files = [path.relative_to(folder) for path in folder.rglob("*.py")]
     for file in sorted(files, key=lambda path: path.parts):  # the order on the disk differs between machines
         signals.check()
         if not _TEST_FOLDERS.isdisjoint(file.parts[:-1]):
             continue
         for docstring in _docstrings(folder / file):
-            words = _first_words(docstring)
+            words: list[str] = []
+            for paragraph in docstring.split("\n\n"):
+                words += paragraph.split()
+                if len(words) >= _ENOUGH_WORDS:
+                    break
             if len(words) >= min_words:
                 yield " ".join(words[:max_words])
 
@@ -120,15 +111,5 @@ def _docstrings(path: Path) -> Iterator[str]:
             return
     nodes = [node for node in ast.walk(tree) if isinstance(node, _DOCUMENTED)]
     for node in sorted(nodes, key=lambda node: getattr(node, "lineno", 0)):
-        docstring = ast.get_docstring(node)
-        if docstring:
+        if docstring := ast.get_docstring(node):
             yield docstring
-
-
-def _first_words(docstring: str) -> list[str]:
-    words: list[str] = []
-    for paragraph in docstring.split("\n\n"):
-        words += paragraph.split()
-        if len(words) >= _ENOUGH_WORDS:
-            break
-    return words

@@ -12,7 +12,7 @@ import torch
 from orca_cli import parts, seeding
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Body, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
-from orca_cli.losses.defaults import default_loss
+from orca_cli.losses.masked import default_loss
 from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.bodies.checkpoints import revision
 from orca_cli.models.transfer import TransferModel

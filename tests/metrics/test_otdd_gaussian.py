@@ -10,9 +10,8 @@ from safetensors.torch import load, save
 
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
-from orca_cli.metrics.otdd_gaussian import OTDDGaussian
-from orca_cli.metrics.transport import bures
-from orca_cli.metrics.transport.costs import half_squared_distances
+from orca_cli.metrics.otdd_gaussian import OTDDGaussian, coupling
+from orca_cli.metrics.transport.clouds import half_squared_distances
 from tests.metrics.generators import cloud, labelled
 from tests.properties import examples
 
@@ -45,7 +44,7 @@ def bures_by_eigenvalues(x, z):
 
 
 def bures_by_coupling(x, z):
-    return 2 * (bures.coupling(x, z) * half_squared_distances(x, z)).sum()
+    return 2 * (coupling(x, z) * half_squared_distances(x, z)).sum()
 
 
 @examples(60)
@@ -56,7 +55,7 @@ def test_coupling_costs_what_bures_formula_says(seed, p, q, d):
     assert ours == pytest.approx(bures_by_eigenvalues(x, z), rel=1e-5)
     if min(p, q) > d:
         assert ours == pytest.approx(bures_by_pot(x, z), rel=1e-6)
-    plan = bures.coupling(x, z)
+    plan = coupling(x, z)
     assert plan.sum(0).numpy() == pytest.approx(np.full(q, 1 / q), abs=1e-12)
     assert plan.sum(1).numpy() == pytest.approx(np.full(p, 1 / p), abs=1e-12)
 
@@ -64,7 +63,7 @@ def test_coupling_costs_what_bures_formula_says(seed, p, q, d):
 @pytest.mark.parametrize(("p", "q", "d"), [(30, 25, 3), (40, 9, 5), (6, 7, 20), (1, 8, 3), (8, 1, 3)])
 def test_coupling_carries_the_gradient(p, q, d):
     x, z = cloud(p, d, "x"), cloud(q, d, "z", scale=2.0) + 1
-    plan = bures.coupling(x, z)
+    plan = coupling(x, z)
     slope, step = 2 * (plan.sum(0)[:, None] * z - plan.T @ x), 1e-5
     for direction in range(3):
         move = cloud(q, d, "direction", direction)
@@ -74,7 +73,7 @@ def test_coupling_carries_the_gradient(p, q, d):
 
 def test_equal_points_have_covariance_zero():
     x, z = cloud(9, 4, "x"), cloud(1, 4, "z").expand(6, 4) * 1e3
-    assert bures.coupling(x, z).numpy() == pytest.approx(np.full((9, 6), 1 / 54), abs=1e-12)
+    assert coupling(x, z).numpy() == pytest.approx(np.full((9, 6), 1 / 54), abs=1e-12)
 
 
 def test_one_class_each_is_transport_plus_bures():

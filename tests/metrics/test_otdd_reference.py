@@ -12,7 +12,7 @@ from orca_cli.interfaces import Features
 from orca_cli.metrics.otdd_reference import OTDDReference
 from orca_cli.metrics.transport import annealed
 from orca_cli.metrics.transport.annealed import Annealing
-from orca_cli.metrics.transport.costs import half_squared_distances
+from orca_cli.metrics.transport.clouds import half_squared_distances
 from orca_cli.seeding import torch_generator
 from tests.metrics.generators import cloud, labelled
 

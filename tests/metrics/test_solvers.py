@@ -8,7 +8,7 @@ from geomloss import SamplesLoss
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.metrics.transport.costs import centred, half_squared_distances
+from orca_cli.metrics.transport.clouds import centred, half_squared_distances
 from orca_cli.metrics.transport.problem import Transport, newton, sinkhorn
 from tests.metrics.generators import KNOWN, cloud, gaussians
 from tests.properties import examples

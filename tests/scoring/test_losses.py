@@ -7,8 +7,14 @@ from torch.nn import functional
 from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS
-from orca_cli.losses.defaults import default_loss
-from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy, MaskedMSE, NatsPerFrameLoss, RelativeL2Loss
+from orca_cli.losses.masked import (
+    MaskedBCE,
+    MaskedCrossEntropy,
+    MaskedMSE,
+    NatsPerFrameLoss,
+    RelativeL2Loss,
+    default_loss,
+)
 
 NAN = float("nan")
 

@@ -12,6 +12,9 @@ The transport of a cloud to itself is needed at the diameter that the cloud has 
 u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers, where the number of levels changes, and nearly periodic
 in u, since it hardly remembers its first levels. So it is tabulated at Chebyshev nodes of the first periods that can be
 asked for, and later ones are read from the last of them: right to a few 1e-6 of its value.
+
+Shapes are those of `sinkhorn`. Costs are half squared distances and what is added to them; where a cloud meets itself, its
+cost is a function (start, stop) -> rows start..stop, [stop - start, points].
 """
 
 from __future__ import annotations
@@ -26,8 +29,10 @@ from torch import Tensor
 from orca_cli.metrics.transport.sinkhorn import log_sum_exp
 
 _PERIODS = 4  # that a table has room for
-_NODES = 7
-TABLE_SIZE = 1 + _PERIODS * _NODES
+_NODES = [
+    (1 + math.cos(math.pi * (2 * index + 1) / 14)) / 2 for index in range(7)
+]  # Chebyshev's of the first kind in 0..1
+TABLE_SIZE = 1 + _PERIODS * len(_NODES)
 _REMEMBERED = 7  # levels after which the first one is forgotten: later periods equal this one
 _CHUNK_ELEMENTS = 2**20  # exponents of clouds against themselves that are worked on at once
 _HELD_ELEMENTS = 2**26  # entries of a cloud's cost that are held while it is tabulated, 256 MB in float32
@@ -35,15 +40,10 @@ _HELD_ELEMENTS = 2**26  # entries of a cloud's cost that are held while it is ta
 
 @dataclass(frozen=True)
 class Levels:
-    """Levels of reg for B problems, front-padded to the same number.
+    """Levels of reg for B problems, front-padded to the same number S."""
 
-    Args:
-        reg: [S, B].
-        step: [S, B], how far a potential goes towards its update: 1/2, and 0 at padding.
-    """
-
-    reg: Tensor
-    step: Tensor
+    reg: Tensor  # [S, B]
+    step: Tensor  # [S, B], how far a potential goes towards its update: 1/2, and 0 at padding
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Annealing:
 
     def levels(self, squares: list[float], like: Tensor) -> Levels:
         """Return levels in units of half squared distances for problems of these squared diameters."""
-        counts = [self._count(square) for square in squares]
+        counts = [math.ceil(self.position(square)) for square in squares]  # levels above reg
         length = max(counts) + 2
         regs, steps = [], []
         for square, count in zip(squares, counts, strict=True):
@@ -76,32 +76,13 @@ class Annealing:
         reg, step = (torch.tensor(table, dtype=torch.float64).T for table in (regs, steps))
         return Levels((reg / self.unit).to(like), step.to(like))
 
-    def _count(self, square: float) -> int:
-        """Return the number of levels above reg."""
-        return math.ceil(self.position(square)) if square > self.reg else 0
-
     def position(self, square: float) -> float:
         """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
         return math.log(square / self.reg) / (-2 * math.log(self.scaling)) if square > self.reg else 0.0
 
-    def square(self, position: float) -> float:
-        """Return the squared diameter at u."""
-        return self.reg * self.scaling ** (-2 * position)
-
 
 def cross(cost: Tensor, a: Tensor, b: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
-    """Anneal B problems between two clouds. A weight of zero stands for padding.
-
-    Args:
-        cost: [B, p, q], half squared distances and what is added to them.
-        a: [B, p], each problem's weights sum to 1.
-        b: [B, q], likewise.
-        levels: of B problems.
-
-    Returns:
-        value [B] at the extrapolated potentials, in units of the cost given here; the potentials f [B, p] before the
-        extrapolation; g [B, q] after it.
-    """
+    """Anneal B problems; return the values [B] at the extrapolated potentials, f before the extrapolation and g after it."""
     log_a, log_b = a.log(), b.log()
     memory = torch.empty_like(cost)
 
@@ -120,16 +101,9 @@ def cross(cost: Tensor, a: Tensor, b: Tensor, levels: Levels) -> tuple[Tensor, T
 
 
 def selves(cost: Callable[[int, int], Tensor], points: int, levels: Levels) -> tuple[Tensor, Tensor]:
-    """Anneal one cloud with uniform weights against itself, at Q diameters at once.
+    """Anneal one cloud with uniform weights against itself, at the Q diameters of `levels` at once.
 
-    Args:
-        cost: (start, stop) -> rows start..stop of the cost, [stop - start, points].
-        points: number of points.
-        levels: of Q diameters.
-
-    Returns:
-        Mean [Q] of the extrapolated potential, half the value of the transport; the potential [Q, points] before the
-        extrapolation.
+    Return the mean [Q] of the extrapolated potential, half the value of the transport, and the potential before, [Q, points].
     """
     diameters = levels.reg.shape[1]
     height = min(points, max(1, _CHUNK_ELEMENTS // points))
@@ -159,28 +133,17 @@ def selves(cost: Callable[[int, int], Tensor], points: int, levels: Levels) -> t
 def tabulate(
     cost: Callable[[int, int], Tensor], points: int, square: float, annealing: Annealing, like: Tensor
 ) -> Tensor:
-    """Return a cloud's transport to itself at all diameters from its own on, for `read`.
+    """Return a cloud's transport to itself at all squared diameters from `square` on, for `read`.
 
-    Args:
-        cost: as in `selves`.
-        points: number of points.
-        square: the smallest squared diameter that will be asked for.
-        annealing: how reg falls.
-        like: a tensor of the dtype and on the device to work in.
-
-    Returns:
-        [TABLE_SIZE] float64: the first period, and the means of the potential at the nodes of four periods.
+    `like` has the dtype and device to work in. The table, [TABLE_SIZE] float64, has the first period, and the means of the
+    potential at the nodes of four periods.
     """
     first = _period(annealing.position(square))
     periods = min(max(_REMEMBERED + 1 - first, 1), _PERIODS)
-    places = [first - 1 + period + node for period in range(periods) for node in _nodes()]
-    levels = annealing.levels([annealing.square(place) for place in places], like)
-    if points**2 <= _HELD_ELEMENTS:
-        held = cost(0, points)
-        means, _ = selves(lambda start, stop: held[start:stop], points, levels)
-    else:
-        means, _ = selves(cost, points, levels)
-    table = means.double().view(periods, _NODES)
+    places = [first - 1 + period + node for period in range(periods) for node in _NODES]
+    levels = annealing.levels([annealing.reg * annealing.scaling ** (-2 * place) for place in places], like)
+    means, _ = selves(rows_of(cost(0, points)) if points**2 <= _HELD_ELEMENTS else cost, points, levels)
+    table = means.double().view(periods, len(_NODES))
     later = table[-1:].expand(_PERIODS - periods, -1)
     return torch.cat([table.new_tensor([float(first)]), table.reshape(-1), later.reshape(-1)])
 
@@ -190,26 +153,24 @@ def read(table: list[float], square: float, annealing: Annealing) -> float:
     position = annealing.position(square)
     period = _period(position)
     node = position - (period - 1)
-    start = 1 + _NODES * min(max(period - int(table[0]), 0), _PERIODS - 1)
-    values, nodes = table[start : start + _NODES], _nodes()
+    start = 1 + len(_NODES) * min(max(period - int(table[0]), 0), _PERIODS - 1)
     total = 0.0
-    for index, value in enumerate(values):
-        others = [other for place, other in enumerate(nodes) if place != index]
-        total += value * math.prod((node - other) / (nodes[index] - other) for other in others)
+    for own, value in zip(_NODES, table[start:], strict=False):
+        total += value * math.prod((node - other) / (own - other) for other in _NODES if other != own)
     return total
+
+
+def rows_of(cost: Tensor) -> Callable[[int, int], Tensor]:
+    """Return the rows of a cost [points, points] as `selves` takes them."""
+    return lambda start, stop: cost[start:stop]
 
 
 def _period(position: float) -> int:
     return max(math.ceil(position), 1)
 
 
-def _nodes() -> list[float]:
-    """Return Chebyshev nodes of the first kind in 0..1."""
-    return [(1 + math.cos(math.pi * (2 * index + 1) / (2 * _NODES))) / 2 for index in range(_NODES)]
-
-
 def _softmin(cost: Tensor, g: Tensor, log_b: Tensor, reg: Tensor, memory: Tensor) -> Tensor:
-    """Return the softmin [B, p] over the last axis of cost [B, p, q]; reg is [B]; `memory` [B, p, q] is overwritten."""
+    """Return the softmin [B, p] over the last axis of the cost; reg is [B]; `memory` [B, p, q] is overwritten."""
     inverse = reg.reciprocal()[:, None]
     exponent = torch.addcmul((log_b + g * inverse)[:, None, :], cost, inverse[:, None], value=-1, out=memory)
     return log_sum_exp(exponent).mul_(-reg[:, None])

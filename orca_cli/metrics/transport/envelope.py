@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Distance, Features
-from orca_cli.metrics.transport.validity import check_finite, check_pair
+from orca_cli.metrics.transport.clouds import check_features, check_finite
 
 Solved = tuple[Tensor, Tensor, dict[str, float]]  # value, gradient in the target's features [m, d], diagnostics
 
@@ -42,13 +43,16 @@ def closed_form(solve: Callable[[Any, Features, dict[str, Tensor], Features], So
 
     @functools.wraps(solve)
     def distance(self: Any, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
-        check_pair(source, target)
+        check_features(source, "source")
+        check_features(target, "target")
+        if source.x.shape[1] != target.x.shape[1]:
+            what = f"features of {source.x.shape[1]} and {target.x.shape[1]} dimensions cannot be compared"
+            raise DataError(what, where="metric", hint="both have to come from the same space")
         with torch.no_grad():
             value, slope, diagnostics = solve(self, source, prepared, target)
         value, slope = value.to(target.x), slope.to(target.x)
         check_finite(value, slope)
-        # The gradient is known in closed form; this product carries it and adds exactly 0 to the value.
-        carrier = (target.x * slope).sum()
+        carrier = (target.x * slope).sum()  # carries the gradient, and adds exactly 0 to the value
         sizes = {"n": float(len(source.x)), "m": float(len(target.x))}
         return Distance(value + (carrier - carrier.detach()), diagnostics | sizes)
 

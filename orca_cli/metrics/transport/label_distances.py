@@ -3,18 +3,23 @@
     W(a, b) = S_reg(X_a, Z_b) with the cost |x - z|^2: the debiased squared 2-Wasserstein distance (paper A.1, d_Y squared)
 
 All costs here are half squared distances, so W(a, b) = 2 S_{reg / 2} in them. Pairs of classes are solved many at once,
-padded to the largest class in their group.
+padded to the largest class in their group: B pairs of p and q points, whose weights are 0 at padding. `left` has the k classes
+of n row points and `right` the l classes of m column points; a pair is (class of `left`, class of `right`), both with points;
+a cost function takes rows [B, p] and columns [B, q] and gives their costs [B, p, q].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from orca_cli.metrics.transport.clouds import half_squared_distances
 from orca_cli.metrics.transport.sinkhorn import Solution
+
+Cost = Callable[[Tensor, Tensor], Tensor]
 
 _GROUP_ELEMENTS = 2**24  # entries of the padded costs of one group, 64 MB in float32
 _GROUP_PADDING = 1.6  # a group's padded entries against its true ones
@@ -22,22 +27,20 @@ _GROUP_PADDING = 1.6  # a group's padded entries against its true ones
 
 @dataclass(frozen=True)
 class ClassIndex:
-    """Which points belong to which class.
+    """Which points belong to which class."""
 
-    Args:
-        rows: [k, w] int64, the points of each class, padded with 0.
-        counts: number of points of each class.
-        weights: [k, w], 1 / count for a point and 0 for padding.
-    """
-
-    rows: Tensor
-    counts: list[int]
-    weights: Tensor
+    rows: Tensor  # [k, w] int64, the points of each class, padded with 0
+    counts: list[int]  # number of points of each class
+    weights: Tensor  # [k, w], 1 / count for a point and 0 for padding
 
     @property
     def present(self) -> list[int]:
         """Classes with a point."""
         return [label for label, count in enumerate(self.counts) if count]
+
+    def points(self, label: int) -> Tensor:
+        """Return the points of a class."""
+        return self.rows[label, : self.counts[label]]
 
 
 def index_classes(labels: Tensor, num_classes: int, dtype: torch.dtype) -> ClassIndex:
@@ -54,95 +57,75 @@ def index_classes(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Class
 
 @dataclass(frozen=True)
 class PairGroup:
-    """Solved pairs of classes.
+    """B pairs of classes of similar size, and their points."""
 
-    Args:
-        left: [B] int64, classes of the rows.
-        right: [B] int64, classes of the columns.
-        rows: [B, p] int64, their points; padding repeats point 0 and has no mass.
-        columns: [B, q] int64.
-        solution: of the B problems.
-    """
+    left: Tensor  # [B] int64, classes of the rows
+    right: Tensor  # [B] int64, classes of the columns
+    rows: Tensor  # [B, p] int64; padding repeats point 0 and has no mass
+    columns: Tensor  # [B, q] int64
+    a: Tensor  # [B, p], weights
+    b: Tensor  # [B, q]
 
-    left: Tensor
-    right: Tensor
-    rows: Tensor
-    columns: Tensor
-    solution: Solution
+
+Solved = list[tuple[PairGroup, Solution]]
+
+
+def padded(pairs: list[tuple[int, int]], left: ClassIndex, right: ClassIndex) -> Iterator[PairGroup]:
+    """Yield the pairs in groups of similar size."""
+    for group in _groups(pairs, left.counts, right.counts):
+        a, b = torch.tensor(group, device=left.rows.device).T
+        p, q = max(left.counts[i] for i, _ in group), max(right.counts[j] for _, j in group)
+        yield PairGroup(a, b, left.rows[a, :p], right.rows[b, :q], left.weights[a, :p], right.weights[b, :q])
 
 
 def solve_pairs(
-    pairs: list[tuple[int, int]],
-    left: ClassIndex,
-    right: ClassIndex,
-    cost: Callable[[Tensor, Tensor], Tensor],
-    solve: Callable[[Tensor, Tensor, Tensor], Solution],
-) -> list[PairGroup]:
-    """Solve the transport between pairs of classes, in groups of similar size.
-
-    Args:
-        pairs: (class of `left`, class of `right`), all with points.
-        left: classes of the rows.
-        right: classes of the columns.
-        cost: (rows [B, p], columns [B, q]) -> their costs [B, p, q].
-        solve: (cost, a, b) -> solution.
-    """
-    solved = []
-    for group in groups(pairs, left.counts, right.counts):
-        ids = torch.tensor(group, device=left.rows.device)
-        p = max(left.counts[a] for a, _ in group)
-        q = max(right.counts[b] for _, b in group)
-        rows, columns = left.rows[ids[:, 0], :p], right.rows[ids[:, 1], :q]
-        solution = solve(cost(rows, columns), left.weights[ids[:, 0], :p], right.weights[ids[:, 1], :q])
-        solved.append(PairGroup(ids[:, 0], ids[:, 1], rows, columns, solution))
-    return solved
+    left: ClassIndex, right: ClassIndex, cost: Cost, solve: Callable[[Tensor, Tensor, Tensor], Solution]
+) -> Solved:
+    """Solve the transport between all `pairs` of classes; `solve` takes cost, a and b."""
+    groups = padded(pairs(left, right), left, right)
+    return [(group, solve(cost(group.rows, group.columns), group.a, group.b)) for group in groups]
 
 
 def solve_selves(
-    classes: ClassIndex, cost: Callable[[Tensor, Tensor], Tensor], solve_symmetric: Callable[[Tensor, Tensor], Solution]
-) -> list[PairGroup]:
-    """Solve the transport of every class that has points to itself."""
-    return solve_pairs(
-        [(label, label) for label in classes.present],
-        classes,
-        classes,
-        cost,
-        lambda costs, a, _: solve_symmetric(costs, a),
-    )
+    classes: ClassIndex, cost: Cost, solve_symmetric: Callable[[Tensor, Tensor], Solution]
+) -> tuple[Solved, Tensor]:
+    """Solve the transport of every class that has points to itself; return the values [k] as well, 0 for other classes."""
+    groups = padded([(label, label) for label in classes.present], classes, classes)
+    solved = [(group, solve_symmetric(cost(group.rows, group.columns), group.a)) for group in groups]
+    values = solved[0][1].value.new_zeros(len(classes.counts))
+    for group, solution in solved:
+        values[group.left] = solution.value
+    return solved, values
 
 
-def values(groups: list[PairGroup], shape: tuple[int, int]) -> Tensor:
-    """Return the groups' values as a table [k, l], 0 where a pair was not solved."""
-    first = groups[0].solution.value
-    table = first.new_zeros(shape)
-    for group in groups:
-        table[group.left, group.right] = group.solution.value
-    return table
+def table(solved: Solved, left_self: Tensor, right_self: Tensor) -> Tensor:
+    """Return W [k, l] for the solved pairs and 0 for others, from the transport of classes to themselves [k] and [l]."""
+    result = left_self.new_zeros(len(left_self), len(right_self))
+    for group, solution in solved:
+        debiased = solution.value - left_self[group.left] / 2 - right_self[group.right] / 2
+        result[group.left, group.right] = 2 * debiased
+    return result
 
 
-def potentials(
-    groups: list[PairGroup], left: ClassIndex, right: ClassIndex, points: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Return the potentials of solved pairs by points: rows against classes [n, l], and classes against columns [k, m].
-
-    Args:
-        groups: solved pairs.
-        left: classes of the rows.
-        right: classes of the columns.
-        points: n and m.
-    """
-    rows = left.weights.new_zeros(points[0], len(right.counts))
-    columns = left.weights.new_zeros(len(left.counts), points[1])
-    for group in groups:
-        real = left.weights[group.left, : group.rows.shape[1]] > 0
-        rows[group.rows[real], group.right[:, None].expand_as(real)[real]] = group.solution.f[real]
-        real = right.weights[group.right, : group.columns.shape[1]] > 0
-        columns[group.left[:, None].expand_as(real)[real], group.columns[real]] = group.solution.g[real]
+def potentials(solved: Solved, left: ClassIndex, right: ClassIndex) -> tuple[Tensor, Tensor]:
+    """Return the potentials of solved pairs by points: rows against classes [n, l], and classes against columns [k, m]."""
+    rows = left.weights.new_zeros(sum(left.counts), len(right.counts))
+    columns = left.weights.new_zeros(len(left.counts), sum(right.counts))
+    for group, solution in solved:
+        real = group.a > 0
+        rows[group.rows[real], group.right[:, None].expand_as(real)[real]] = solution.f[real]
+        real = group.b > 0
+        columns[group.left[:, None].expand_as(real)[real], group.columns[real]] = solution.g[real]
     return rows, columns
 
 
-def from_matrix(cost: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the cost function of `solve_pairs` for costs [n, m] that are already there."""
+def from_points(x: Tensor) -> Cost:
+    """Return the cost function for points [n, d] on both sides."""
+    return lambda rows, columns: half_squared_distances(x[rows], x[columns])
+
+
+def from_matrix(cost: Tensor) -> Cost:
+    """Return the cost function for costs [n, m] that are already there."""
 
     def gather(rows: Tensor, columns: Tensor) -> Tensor:
         # A class that holds all rows or columns holds them in order.
@@ -161,7 +144,7 @@ def pairs(left: ClassIndex, right: ClassIndex) -> list[tuple[int, int]]:
     return [(a, b) for a in left.present for b in right.present if left is not right or a < b]
 
 
-def groups(pairs: list[tuple[int, int]], left: list[int], right: list[int]) -> list[list[tuple[int, int]]]:
+def _groups(pairs: list[tuple[int, int]], left: list[int], right: list[int]) -> list[list[tuple[int, int]]]:
     """Cut the pairs, sorted by size, into groups that padding does not blow up."""
     groups: list[list[tuple[int, int]]] = []
     p = q = true = 0

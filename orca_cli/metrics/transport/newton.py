@@ -8,7 +8,7 @@ Its gradient is b minus the column sums of the plan, its Hessian -1/reg times th
 For q of a few hundred a step costs about as much as ten Sinkhorn iterations, and far fewer are needed at small reg, where
 Sinkhorn's linear rate tends to 1 (Cuturi and Peyre 2016 for the semi-dual; Brauer et al. 2017 for Newton's method on it).
 Steps are damped as Levenberg and Marquardt do, since far from the solution the plan is nearly a matching and the Laplacian
-nearly singular.
+nearly singular. Shapes and settings are those of `sinkhorn`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from orca_cli.metrics.transport.sinkhorn import Solution, annealing
+from orca_cli.metrics.transport.sinkhorn import Solution, annealing, row_exp
 
 _STEPS_PER_LEVEL = 3
 _LEVEL_ERROR = 0.05  # L1 marginal error that is good enough before reg is lowered
@@ -30,47 +30,30 @@ _MANY_ROWS = 8  # where there are more rows per column than this
 
 @dataclass(frozen=True)
 class _Problem:
-    """Problems at one level of reg; shapes as in `solve`."""
+    """Problems at one level of reg."""
 
     cost: Tensor
     a: Tensor
     b: Tensor
     reg: float
 
-    def select(self, problems: Tensor) -> _Problem:
-        return _Problem(self.cost[problems], self.a[problems], self.b[problems], self.reg)
-
 
 @dataclass
 class _State:
-    """The plan at h = log b + g / reg: P_ij = a_i e_ij / row_i.
+    """The plan at h = log b + g / reg: P_ij = a_i e_ij / row_i."""
 
-    Args:
-        h: [B, q].
-        e: [B, p, q], row-wise exponentials with largest entry 1.
-        row: [B, p], sums of e.
-        top: [B, p], the largest exponents.
-        col: [B, q], column sums of the plan.
-        dual: [B], the semi-dual in units of reg, up to a constant.
-        error: [B], L1 distance of col from b.
-    """
+    h: Tensor  # [B, q]
+    e: Tensor  # [B, p, q], row-wise exponentials with largest entry 1
+    row: Tensor  # [B, p], sums of e
+    top: Tensor  # [B, p], the largest exponents
+    col: Tensor  # [B, q], column sums of the plan
+    dual: Tensor  # [B], the semi-dual in units of reg, up to a constant
+    error: Tensor  # [B], L1 distance of col from b
 
-    h: Tensor
-    e: Tensor
-    row: Tensor
-    top: Tensor
-    col: Tensor
-    dual: Tensor
-    error: Tensor
-
-    def select(self, problems: Tensor) -> _State:
-        """Return copies of the states of some problems, by index."""
-        return _State(*(getattr(self, name)[problems] for name in self.__dataclass_fields__))
-
-    def put(self, problems: Tensor, other: _State) -> None:
-        """Overwrite the states of some problems, by index."""
+    def put(self, problems: Tensor, other: _State, theirs: Tensor | slice) -> None:
+        """Overwrite the states of some problems, by index, with `theirs` of another."""
         for name in self.__dataclass_fields__:
-            getattr(self, name)[problems] = getattr(other, name)
+            getattr(self, name)[problems] = getattr(other, name)[theirs]
 
 
 def solve(
@@ -85,21 +68,9 @@ def solve(
     start: Tensor | None = None,
     first: float | None = None,
 ) -> Solution:
-    """Solve B problems of entropic transport with the same number of points.
+    """Solve B problems; where there are many rows, every fourth one gives the potentials from which the whole one starts.
 
-    Where there are many rows, every fourth one gives the potentials from which the whole problem starts. Weights of zero
-    stand for padding: such a row or column gets no mass, whatever its cost.
-
-    Args:
-        cost: [B, p, q], non-negative.
-        a: [B, p], each problem's weights sum to 1.
-        b: [B, q], likewise.
-        reg: entropic strength, in units of the cost.
-        tolerance: L1 error of the column sums at which a problem counts as solved.
-        max_iterations: bound on the steps at the final reg.
-        scaling: factor between the levels of annealing, which start at the largest cost.
-        start: [B, q], potentials g of a similar problem; annealing then starts at `first`.
-        first: reg / scaling by default.
+    With `start`, the potentials g of a similar problem, annealing starts at `first`, by default reg / scaling.
     """
     largest = float(cost.max())
     if start is not None:
@@ -122,7 +93,9 @@ def _descend(
     log_b = torch.where(b > 0, b.log(), 0.0)
     if bool((b == 0).any()):
         cost = cost.masked_fill((b == 0)[:, None, :], torch.inf)
-    memory = _memory(cost)
+    memory = [
+        torch.empty_like(cost) for _ in range(3)
+    ]  # fresh memory at every step would cost as much as the arithmetic
     iterations = 0
     for level in levels:
         final = level == levels[-1]
@@ -156,8 +129,10 @@ def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float,
         if 2 * sum(unsolved) <= len(unsolved):
             # Only a few are left: the others need no more arithmetic.
             few = torch.tensor(unsolved, device=h.device).nonzero()[:, 0]
-            rest, more = _climb(problem.select(few), state.h[few], _memory(state.e[few]), tolerance, limit - step)
-            state.put(few, rest)
+            part = _Problem(problem.cost[few], problem.a[few], problem.b[few], problem.reg)
+            fresh = [torch.empty_like(part.cost) for _ in range(3)]
+            rest, more = _climb(part, state.h[few], fresh, tolerance, limit - step)
+            state.put(few, rest, slice(None))
             step += more
             break
         candidate = _evaluate(problem, state.h + _direction(problem, state, damping, scratch), spare)
@@ -170,26 +145,16 @@ def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float,
         unsolved = flags[0]
         if any(flags[1]):
             worse = (~better).nonzero()[:, 0]
-            candidate.put(worse, state.select(worse))
+            candidate.put(worse, state, worse)
         state, spare = candidate, state.e
         step += 1
     memory[:] = [state.e, spare, scratch]
     return state, step
 
 
-def _memory(like: Tensor) -> list[Tensor]:
-    """Return three arrays to work in: fresh memory at every step would cost as much as the arithmetic."""
-    return [torch.empty_like(like) for _ in range(3)]
-
-
 def _evaluate(problem: _Problem, h: Tensor, memory: Tensor) -> _State:
     a, b = problem.a, problem.b
-    e = torch.sub(h[:, None, :], problem.cost, alpha=1 / problem.reg, out=memory)
-    top = e.amax(2)
-    # The floor is below rounding. Without it products of tiny entries become denormal, which costs a factor of 20.
-    floor = -32.0 if e.dtype == torch.float32 else -72.0
-    e.sub_(top[:, :, None]).clamp_(min=floor).exp_()
-    row = e.sum(2)
+    e, row, top = row_exp(torch.sub(h[:, None, :], problem.cost, alpha=1 / problem.reg, out=memory))
     col = torch.bmm((a / row)[:, None, :], e)[:, 0]
     dual = (b * h).sum(1) - (a * (top + row.log())).sum(1)
     return _State(h, e, row, top, col, dual, (col - b).abs().sum(1))

@@ -1,4 +1,8 @@
-"""Transport of points with entropy: the solvers of one metric with its settings, and what their plans weigh."""
+"""Transport of points with entropy: the solvers of one metric with its settings, and what their plans weigh.
+
+Shapes: n and m points of k and l classes; labels are int64, and costs are [n, m] unless a solver takes batches of them,
+which are as in `sinkhorn`.
+"""
 
 from __future__ import annotations
 
@@ -7,66 +11,68 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from annotated_types import Interval
 from torch import Tensor
 
 from orca_cli.metrics.transport import envelope, newton, sinkhorn
-from orca_cli.metrics.transport.costs import half_squared_distances
+from orca_cli.metrics.transport.clouds import half_squared_distances
 from orca_cli.metrics.transport.sinkhorn import Solution
 from orca_cli.ranges import Count, CountOrZero, Fraction, Positive
 
 _HELD_ELEMENTS = 2**26  # entries of the source's own cost that are held between iterations, 256 MB in float32
-_ONCE = 0.3  # of the tolerance, for what is solved once a run
 _PIECE_ELEMENTS = 2**20  # of plans, 4 MB in float32: large enough for matrix products
 
-Tolerance = Annotated[float, Interval(ge=0, le=2)]  # 2 is the largest L1 distance of two distributions
+Reg = Annotated[Positive, "Entropic strength, absolute, in squared units of the features."]
+Tolerance = Annotated[  # 2 is the largest L1 distance of two distributions
+    float, Interval(ge=0, le=2), "L1 error of a plan's marginal at which a problem counts as solved."
+]
+MaxIterations = Annotated[
+    Count, "Bound on Sinkhorn's iterations at the final reg (self terms, targets of more than newton_points points)."
+]
+NewtonPoints = Annotated[
+    CountOrZero, "Transport onto at most N points is solved by Newton's method, beyond that by Sinkhorn's algorithm."
+]
+NewtonSteps = Annotated[Count, "Bound on Newton's steps at the final reg."]
+Scaling = Annotated[
+    Fraction, "Factor between the levels of annealing, which lower the strength from the largest cost to reg."
+]
+Chunk = Annotated[Count, "Rows of the source's own cost matrix that are computed at once."]
 
 
 @dataclass(frozen=True)
 class Transport:
-    """Settings of the solvers, and the problems that metrics have in common.
+    """The solvers of a metric with its settings, and the problems that metrics have in common."""
 
-    The same reg applies to halved costs outside and to unhalved ones inside label distances.
-    """
-
-    reg: Annotated[Positive, "Entropic strength, absolute, in squared units of the features."] = 0.1
-    tolerance: Annotated[Tolerance, "L1 error of a plan's marginal at which a problem counts as solved."] = 1e-2
-    max_iterations: Annotated[
-        Count,
-        "Bound on Sinkhorn's iterations at the final reg (self terms, targets of more than newton_points points).",
-    ] = 500
-    newton_points: Annotated[
-        CountOrZero,
-        "Transport onto at most N points is solved by Newton's method, beyond that by Sinkhorn's algorithm.",
-    ] = 512
-    newton_steps: Annotated[Count, "Bound on Newton's steps at the final reg."] = 15
-    scaling: Annotated[
-        Fraction, "Factor between the levels of annealing, which lower the strength from the largest cost to reg."
-    ] = 0.25
-    chunk: Annotated[Count, "Rows of the source's own cost matrix that are computed at once."] = 1024
+    reg: float = 0.1
+    tolerance: float = 1e-2
+    max_iterations: int = 500
+    newton_points: int = 512
+    newton_steps: int = 15
+    scaling: float = 0.25
+    chunk: int = 1024
 
     def solve(self, reg: float, start: Tensor | None = None) -> Callable[[Tensor, Tensor, Tensor], Solution]:
-        """Return the solver (cost [B, p, q], a [B, p], b [B, q]) -> solution at this reg.
+        """Return the solver (cost, a, b) -> solution at this reg.
 
-        Args:
-            reg: entropic strength in units of the cost.
-            start: [1, q], potentials g of a similar problem, for Newton's method.
+        `start` has potentials g, [1, q], of a similar problem, for Newton's method.
         """
+        newton_from = partial(
+            newton.solve, reg=reg, tolerance=self.tolerance, max_iterations=self.newton_steps, scaling=self.scaling
+        )
 
         def solve(cost: Tensor, a: Tensor, b: Tensor) -> Solution:
             if cost.shape[2] > self.newton_points:
-                return self._sinkhorn(reg)(cost, a, b)
-            newton_from = self._newton(reg)
+                return self.by_sinkhorn(reg)(cost, a, b)
             solution = newton_from(cost, a, b, start=None if start is None else start.expand_as(b))
             unsolved = (solution.error > self.tolerance).nonzero()[:, 0]
             if not len(unsolved):
                 return solution
             # Far from the solution Newton's steps are small. Annealing comes near it, and Newton's steps from there are large.
             problem = cost[unsolved], a[unsolved], b[unsolved]
-            more = self._sinkhorn(reg)(*problem)
+            more = self.by_sinkhorn(reg)(*problem)
             if bool((more.error > self.tolerance).any()):
                 end = newton_from(*problem, start=more.g, first=reg)
                 more = replace(end, iterations=more.iterations + end.iterations)
@@ -74,16 +80,12 @@ class Transport:
 
         return solve
 
-    def solve_values(self, reg: float) -> Callable[[Tensor, Tensor, Tensor], Solution]:
-        """Return a solver for values that are computed once and kept: to 1e-4 or so at the default tolerance."""
-        return self._sinkhorn(reg, _ONCE)
-
     def solve_symmetric(self, reg: float) -> Callable[[Tensor, Tensor], Solution]:
-        """Return the solver (cost [B, p, p], a [B, p]) -> solution of clouds against themselves."""
+        """Return the solver (cost, a) -> solution of clouds against themselves."""
         return partial(sinkhorn.solve_symmetric, reg=reg, tolerance=self.tolerance, max_iterations=self.max_iterations)
 
     def outer(self, cost: Tensor) -> Solution:
-        """Solve one problem with uniform weights and costs [n, m] at the outer reg."""
+        """Solve one problem with uniform weights at the outer reg."""
         n, m = cost.shape
         return self.solve(self.reg)(cost[None], cost.new_full((1, n), 1 / n), cost.new_full((1, m), 1 / m))
 
@@ -92,15 +94,11 @@ class Transport:
         m = len(cost)
         return self.solve_symmetric(self.reg)(cost[None], cost.new_full((1, m), 1 / m))
 
-    def source_term(self, x: Tensor, labels: Tensor, label_source: Tensor) -> tuple[Tensor, Tensor]:
-        """Return OT_reg(source, source) and what one more update changes.
+    def source_term(self, x: Tensor, labels: Tensor, label_source: Tensor) -> dict[str, Tensor]:
+        """Return self_term, OT_reg(source, source), and self_source, what one more update changes of it.
 
-        The cost is computed in chunks of rows; up to `_HELD_ELEMENTS` of its entries are kept between iterations.
-
-        Args:
-            x: [n, d].
-            labels: [n] int64 in 0..k-1.
-            label_source: [k, k], W between classes.
+        The cost, of points x [n, d] and W between their classes [k, k], is computed in chunks of rows, of which up to
+        `_HELD_ELEMENTS` entries are kept between iterations.
         """
         n = len(x)
         a = x.new_full((1, n), 1 / n)
@@ -119,7 +117,7 @@ class Transport:
             softmin, a, self.reg, tolerance=self.tolerance, max_iterations=self.max_iterations
         )
         value = (a * (f + update)).sum()
-        return value, (a * (update + softmin(update))).sum() - value
+        return {"self_term": value, "self_source": (a * (update + softmin(update))).sum() - value}
 
     def diagnostics(self, solutions: list[Solution], prepared: dict[str, Tensor]) -> dict[str, float]:
         """Return the diagnostics of a metric, from all problems that it solved."""
@@ -131,17 +129,16 @@ class Transport:
             "self_source": float(prepared["self_source"]),
         }
 
-    def _newton(self, reg: float) -> partial[Solution]:
-        settings: dict[str, Any] = {"max_iterations": self.newton_steps, "scaling": self.scaling}
-        return partial(newton.solve, reg=reg, tolerance=self.tolerance, **settings)
-
-    def _sinkhorn(self, reg: float, slack: float = 1.0) -> partial[Solution]:
-        settings: dict[str, Any] = {"max_iterations": self.max_iterations, "scaling": self.scaling}
-        return partial(sinkhorn.solve, reg=reg, tolerance=slack * self.tolerance, **settings)
+    def by_sinkhorn(self, reg: float, slack: float = 1.0) -> Callable[[Tensor, Tensor, Tensor], Solution]:
+        """Return the solver (cost, a, b) -> solution by Sinkhorn's algorithm, for `slack` times the tolerance."""
+        tolerance = slack * self.tolerance
+        return partial(
+            sinkhorn.solve, reg=reg, tolerance=tolerance, max_iterations=self.max_iterations, scaling=self.scaling
+        )
 
 
 def add_labels(cost: Tensor, rows: Tensor, columns: Tensor, labels: Tensor) -> Tensor:
-    """Add half of W to costs [n, m], in place; classes of rows [n] and columns [m], W between them [k, l]."""
+    """Add half of W [k, l], `labels`, to costs, in place; rows [n] and columns [m] are the points' classes."""
     for _, some in sinkhorn.pieces(cost[None]):
         cost[some] += labels[rows[some]][:, columns] / 2
     return cost
@@ -151,20 +148,13 @@ def add_labels(cost: Tensor, rows: Tensor, columns: Tensor, labels: Tensor) -> T
 class Plans:
     """The plans of one outer problem, or those of all pairs of classes side by side, as a function of the cost.
 
-        plan_ij = exp(left[i, class of j] + right[class of i, j] - cost_ij / reg)
-
-    Args:
-        left: [n, l], or [n, 1] where it is the same for all classes of columns.
-        right: [k, m], or [1, m].
-        rows: [n] int64 in 0..k-1, classes of the rows.
-        columns: [m] int64 in 0..l-1.
-        reg: entropic strength.
+    plan_ij = exp(left[i, class of j] + right[class of i, j] - cost_ij / reg)
     """
 
-    left: Tensor
-    right: Tensor
-    rows: Tensor
-    columns: Tensor
+    left: Tensor  # [n, l], or [n, 1] where it is the same for all classes of columns
+    right: Tensor  # [k, m], or [1, m]
+    rows: Tensor  # [n], classes of the row points
+    columns: Tensor  # [m]
     reg: float
 
     def block(self, cost: Tensor, some: slice) -> Tensor:
@@ -175,7 +165,7 @@ class Plans:
 
 
 def outer_plan(solution: Solution, rows: Tensor, columns: Tensor, reg: float) -> Plans:
-    """Return the plan of one problem with uniform weights; classes of rows [n] and columns [m]."""
+    """Return the plan of one problem with uniform weights, of points of these classes."""
     left = solution.f[0][:, None] / reg - math.log(len(rows))
     return Plans(left, solution.g / reg - math.log(len(columns)), rows, columns, reg)
 
@@ -183,13 +173,7 @@ def outer_plan(solution: Solution, rows: Tensor, columns: Tensor, reg: float) ->
 def class_plans(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor, reg: float, mass: Tensor) -> Plans:
     """Return mass[a, b] times the plan of every pair of classes, whose points have equal weights.
 
-    Args:
-        left: [n, l], potentials of the row points against every class of columns.
-        right: [k, m], potentials of the column points.
-        rows: [n] int64, classes of the rows.
-        columns: [m] int64.
-        reg: entropic strength.
-        mass: [k, l], non-negative.
+    Potentials of points against every class are left [n, l] and right [k, m]; mass is [k, l] and non-negative.
     """
     sizes = torch.bincount(rows, minlength=len(mass))[:, None] * torch.bincount(columns, minlength=mass.shape[1])
     # A class without points has no row or column to which this is added.
@@ -198,7 +182,7 @@ def class_plans(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor, reg:
 
 
 def class_mass(plan: Plans, cost: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return what a plan carries between classes, [k, l], for costs [n, m]."""
+    """Return what a plan carries between classes, [k, l]."""
     mass = cost.new_zeros(shape)
     for _, some in sinkhorn.pieces(cost[None]):
         mass += envelope.class_mass(plan.block(cost[some], some), plan.rows[some], plan.columns, shape)
@@ -206,7 +190,7 @@ def class_mass(plan: Plans, cost: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def slope(plans: Sequence[Plans], cost: Tensor, x: Tensor, z: Tensor) -> Tensor:
-    """Return the gradient [m, d] in z of sum_ij P_ij |x_i - z_j|^2 / 2, P the sum of the plans, for costs [n, m].
+    """Return the gradient [m, d] in z of sum_ij P_ij |x_i - z_j|^2 / 2, P the sum of the plans.
 
     Plans are computed for some rows at a time: no other memory of the size of the cost is needed.
     """

@@ -14,6 +14,16 @@ are a product with the same exponentials.
 
 A cloud against itself needs neither: with one potential for both sides the averaged update is a contraction by 1/2 or
 better (the kernel is positive), and a few iterations from 0 at the final reg are enough.
+
+Shapes and settings, here and in `newton`: B problems of p rows and q columns are solved at once.
+
+* cost: [B, p, q], non-negative; symmetric for a cloud against itself.
+* a, b: [B, p] and [B, q], weights that sum to 1. A weight of 0 stands for padding: it gets no mass, whatever its cost.
+* f, g: [B, p] and [B, q], potentials.
+* reg: entropic strength, in units of the cost.
+* tolerance: L1 error of a plan's marginal (the column sums) at which a problem counts as solved.
+* max_iterations: bound on the iterations at the final reg.
+* scaling: factor between the levels of annealing.
 """
 
 from __future__ import annotations
@@ -30,11 +40,9 @@ _RELAXATION = 1.8
 _MAX_EXPONENT = 30.0
 # Far below rounding, and above the denormal numbers, with which arithmetic on a CPU is many times slower.
 _MIN_EXPONENT = -80.0
-# Exponents that are computed at once: what a CPU's cache holds; on a GPU as much as keeps it busy.
-_CPU_ELEMENTS = 2**18
-_GPU_ELEMENTS = 2**26
-# Iterations between looks at the error, which make the host wait for the device.
-_GPU_LOOK_EVERY = 8
+_CPU_ELEMENTS = 2**18  # exponents that are computed at once: what a cache holds;
+_GPU_ELEMENTS = 2**26  # as much as keeps a GPU busy
+_GPU_LOOK_EVERY = 8  # iterations between looks at the error, which make the host wait for the device
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,8 @@ class Solution:
     """Solutions of B problems, by their potentials.
 
     Args:
-        f: [B, p], potentials of the rows.
-        g: [B, q], potentials of the columns.
+        f: potentials of the rows.
+        g: potentials of the columns.
         value: [B], a dual value: never above the true one, and off it by the square of the error only.
         error: [B], L1 distance of the plan's column sums from their weights. The row sums are exact; for symmetric problems
             both sums are off by `error`.
@@ -58,39 +66,24 @@ class Solution:
 
     def replace(self, problems: Tensor, other: Solution) -> Solution:
         """Return these solutions with those of some problems, by index, taken from `other`."""
-        fields = {name: getattr(self, name).index_copy(0, problems, getattr(other, name)) for name in _PER_PROBLEM}
+        names = ("f", "g", "value", "error")
+        fields = {name: getattr(self, name).index_copy(0, problems, getattr(other, name)) for name in names}
         return Solution(**fields, iterations=self.iterations + other.iterations)
-
-
-_PER_PROBLEM = ("f", "g", "value", "error")
 
 
 def annealing(largest: float, reg: float, scaling: float) -> list[float]:
     """Return the levels of reg: from the largest cost down by the factor `scaling`, ending with reg itself."""
     levels = []
-    level = largest
-    while level > reg:
-        levels.append(level)
-        level *= scaling
+    while largest > reg:
+        levels.append(largest)
+        largest *= scaling
     return [*levels, reg]
 
 
 def solve(
     cost: Tensor, a: Tensor, b: Tensor, reg: float, *, tolerance: float, max_iterations: int, scaling: float
 ) -> Solution:
-    """Solve B problems of the same number of points; memory beyond the cost is only that of pieces of it.
-
-    A weight of zero stands for padding: it gets no mass.
-
-    Args:
-        cost: [B, p, q], non-negative.
-        a: [B, p], each problem's weights sum to 1.
-        b: [B, q], likewise.
-        reg: entropic strength, in units of the cost.
-        tolerance: L1 error of the column sums at which a problem counts as solved.
-        max_iterations: bound on the iterations at the final reg.
-        scaling: factor between the levels of annealing.
-    """
+    """Solve B problems; memory beyond the cost is only that of pieces of it."""
     levels = annealing(float(cost.amax()), reg, scaling)
     log_b = torch.where(b > 0, b.log(), 0.0)
     g = torch.zeros_like(b)
@@ -120,15 +113,7 @@ def solve(
 
 
 def solve_symmetric(cost: Tensor, a: Tensor, reg: float, *, tolerance: float, max_iterations: int) -> Solution:
-    """Solve B problems of clouds against themselves, with one potential f = g for both sides.
-
-    Args:
-        cost: [B, p, p], symmetric and non-negative.
-        a: [B, p], each problem's weights sum to 1.
-        reg: entropic strength, in units of the cost.
-        tolerance: L1 error of the plan's marginal at which a problem counts as solved.
-        max_iterations: bound on the iterations.
-    """
+    """Solve B problems of clouds against themselves, with one potential f = g for both sides."""
     f, update, iterations = symmetric_potential(
         lambda f: softmin(cost, f, a, reg), a, reg, tolerance=tolerance, max_iterations=max_iterations
     )
@@ -138,17 +123,9 @@ def solve_symmetric(cost: Tensor, a: Tensor, reg: float, *, tolerance: float, ma
 def symmetric_potential(
     softmin: Callable[[Tensor], Tensor], a: Tensor, reg: float, *, tolerance: float, max_iterations: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Find the potential f with f = softmin(f), of which half the way is taken at a time.
+    """Return the potential f with f = softmin(f), found by going half the way at a time, softmin(f) and the iterations.
 
-    Args:
-        softmin: f [B, p] -> -reg log sum_j a_j exp((f_j - c_ij) / reg), [B, p].
-        a: [B, p].
-        reg: entropic strength.
-        tolerance: L1 error of the plan's marginal at which all problems count as solved.
-        max_iterations: bound on the iterations.
-
-    Returns:
-        f, softmin(f) and the number of iterations. The dual value is <a, f + softmin(f)>.
+    The dual value is <a, f + softmin(f)>.
     """
     f = torch.zeros_like(a)
     update = softmin(f)
@@ -163,7 +140,7 @@ def symmetric_potential(
 
 
 def softmin(cost: Tensor, g: Tensor, b: Tensor, reg: float) -> Tensor:
-    """Return -reg log sum_j b_j exp((g_j - c_ij) / reg): [B, p] from cost [B, p, q], g and b [B, q]."""
+    """Return -reg log sum_j b_j exp((g_j - c_ij) / reg), [B, p]."""
     h = b.log() + g / reg
     result = cost.new_empty(cost.shape[:2])
     for problems, rows in pieces(cost):
@@ -175,7 +152,7 @@ def softmin(cost: Tensor, g: Tensor, b: Tensor, reg: float) -> Tensor:
 def log_sum_exp(exponent: Tensor) -> Tensor:
     """Return log sum exp over the last axis; the argument's memory is overwritten."""
     top = exponent.amax(-1)
-    return exponent.sub_(top[..., None]).clamp_(min=_MIN_EXPONENT).exp_().sum(-1).log_().add_(top)
+    return exp_(exponent.sub_(top[..., None])).sum(-1).log_().add_(top)
 
 
 def exp_(exponent: Tensor) -> Tensor:
@@ -183,11 +160,17 @@ def exp_(exponent: Tensor) -> Tensor:
     return exponent.clamp_(min=_MIN_EXPONENT).exp_()
 
 
-def pieces(cost: Tensor, elements: int | None = None) -> Iterator[tuple[slice, slice]]:
-    """Cut costs [B, p, q] into (problems, rows) of at most `elements` entries, but one row or more.
+def row_exp(exponent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return exponentials with largest entry 1 in every row, in place, their sums [B, p], and the largest exponents [B, p]."""
+    top = exponent.amax(2)
+    # The floor is below rounding. Without it products of tiny entries become denormal, which costs a factor of 20.
+    floor = -32.0 if exponent.dtype == torch.float32 else -72.0
+    e = exponent.sub_(top[:, :, None]).clamp_(min=floor).exp_()
+    return e, e.sum(2), top
 
-    Without a number, pieces are as large as suits the device.
-    """
+
+def pieces(cost: Tensor, elements: int | None = None) -> Iterator[tuple[slice, slice]]:
+    """Cut costs into (problems, rows) of at most `elements` entries, but one row or more; as suits the device by default."""
     problems, rows, columns = cost.shape
     room = elements or (_CPU_ELEMENTS if cost.device.type == "cpu" else _GPU_ELEMENTS)
     height = min(rows, max(1, room // columns))
@@ -203,8 +186,6 @@ def _sweep(cost: Tensor, h: Tensor, a: Tensor, reg: float, wanted: list[bool], r
     Problems that are not wanted may keep what they have.
     """
     sums, columns = results
-    # The floor is below rounding. Without it products of tiny entries become denormal, which costs a factor of 20.
-    floor = -32.0 if cost.dtype == torch.float32 else -72.0
     memory = None
     for problems, rows in pieces(cost):
         if not any(wanted[problems]):
@@ -213,8 +194,7 @@ def _sweep(cost: Tensor, h: Tensor, a: Tensor, reg: float, wanted: list[bool], r
         if memory is None:
             memory = cost.new_empty(block.numel())
         e = torch.sub(h[problems, None], block, alpha=1 / reg, out=memory[: block.numel()].view(block.shape))
-        top = e.amax(2)
-        row = e.sub_(top[:, :, None]).clamp_(min=floor).exp_().sum(2)
+        e, row, top = row_exp(e)
         part = torch.bmm((a[problems, rows] / row)[:, None], e)[:, 0]
         columns[problems] = part if rows.start == 0 else columns[problems] + part
         sums[problems, rows] = row.log_().add_(top)

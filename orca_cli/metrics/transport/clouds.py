@@ -1,0 +1,91 @@
+"""Clouds of points: what every metric checks of them, and their ground costs, half squared Euclidean distances.
+
+Clouds are [n, d] and [m, d].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from orca_cli.exceptions import DataError, NonFiniteError, UnavailableError
+from orca_cli.interfaces import Features
+
+_NO_DOUBLE = ("mps",)  # kinds of devices without float64
+_HINT = "lower the learning rate"
+
+
+def check_features(features: Features, name: str) -> None:
+    """Check form and values of a cloud.
+
+    Raises:
+        DataError: features or labels do not have the form that Features asks for.
+        NonFiniteError: a feature is NaN or infinite.
+    """
+    x, labels = features.x, features.labels
+    where = f"metric, {name} features"
+    if x.dim() != 2 or len(x) == 0 or x.dtype not in (torch.float32, torch.float64):
+        raise DataError(f"[n, d] float32 or float64 is needed, got {list(x.shape)} {x.dtype}", where=where)
+    if labels.shape != x.shape[:1]:
+        raise DataError(f"one label per point is needed, got {list(labels.shape)} for {len(x)} points", where=where)
+    if bool((labels < 0).any()) or bool((labels >= features.num_classes).any()):
+        raise DataError(f"labels must be in 0..{features.num_classes - 1}", where=where)
+    # The extremes are NaN or infinite if any entry is, and cost a fifth of looking at every one.
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(x.detach()))).all()):
+        raise NonFiniteError("a feature is NaN or infinite", where=where, hint=_HINT)
+
+
+def check_finite(*results: Tensor) -> None:
+    """Raise NonFiniteError if a value or a gradient has an entry that is NaN or infinite."""
+    if not all(bool(torch.isfinite(result).all()) for result in results):
+        raise NonFiniteError("the distance is not finite", where="metric", hint=_HINT)
+
+
+def prepare_nothing(self: object, source: Features) -> dict[str, Tensor]:
+    """Check the source and return nothing: the `prepare` of metrics of which no part depends on the source alone."""
+    check_features(source, "source")
+    return {}
+
+
+def half_squared_distances(x: Tensor, z: Tensor) -> Tensor:
+    """Return 1/2 |x_i - z_j|^2 of clouds, or batches of them, [..., n, m] in the dtype of x, clamped at 0.
+
+    The expanded form |x|^2 / 2 + |z|^2 / 2 - x.z loses digits far from the origin: use `centred` first.
+    """
+    cost = x @ z.mT
+    return torch.sub(_half_squares(x)[..., :, None], cost, out=cost).add_(_half_squares(z)[..., None, :]).clamp_(min=0)
+
+
+def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Return all clouds minus the mean of the first; distances between them stay as they are."""
+    centre = x.mean(0)
+    return tuple(cloud - centre for cloud in (x, *others))
+
+
+def resolved(reg: float, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Return clouds as `centred` does, in float64 where float32 would round costs by more than a hundredth of `reg`.
+
+    Raises:
+        UnavailableError: it would, and the device has no float64.
+    """
+    clouds = centred(x, *others)
+    largest = 2 * (_half_squares(clouds[0]).max() + _half_squares(clouds[-1]).max())  # bounds half squared distances
+    # The plan is exp((f + g - c) / reg).
+    if x.dtype == torch.float64 or not bool(largest * torch.finfo(torch.float32).eps > reg / 100):
+        return clouds
+    if x.device.type in _NO_DOUBLE:
+        raise UnavailableError(
+            f"features of this size need float64 at reg={reg:g}, which '{x.device.type}' does not have",
+            where="metric.reg",
+            hint="raise it, or use device=cpu",
+        )
+    return tuple(cloud.double() for cloud in clouds)
+
+
+def double(x: Tensor) -> Tensor:
+    """Return a float64 copy, on the CPU where the device has no float64."""
+    return (x.cpu() if x.device.type in _NO_DOUBLE else x).double()
+
+
+def _half_squares(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1).square_().div_(2)

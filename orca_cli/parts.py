@@ -55,6 +55,7 @@ def build(node: dict[str, Any], key: str, **given: Any) -> Any:
     arguments |= {name: value for name, value in given.items() if name in accepted}
     _bind(target, arguments, key)
     _check_types(target, arguments, key)
+    _check_together(target, arguments)
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
     try:
@@ -66,8 +67,8 @@ def build(node: dict[str, Any], key: str, **given: Any) -> Any:
 def check(node: dict[str, Any], key: str, given: Iterable[str] = (), known: Mapping[str, Any] = _NOTHING) -> None:
     """Raise what `build` would raise for this node because of its settings; nothing is read and no function is called.
 
-    A module's `check_settings` is called for its functions: it takes some of the function's arguments by name, and raises
-    ConfigError for values that contradict each other.
+    As in `build`, a module's `check_settings` is called for its functions: it takes some of the function's arguments by name,
+    and raises ConfigError for values that contradict each other.
 
     Args:
         node: `_target_` and keyword arguments.
@@ -82,14 +83,9 @@ def check(node: dict[str, Any], key: str, given: Iterable[str] = (), known: Mapp
             check(value, f"{key}.{name}")
         if name != TARGET:
             arguments[name] = value
-    parameters = _parameters(target)
     _bind(target, arguments, key, (*given, *known), known)
     _check_types(target, arguments | {name: value for name, value in known.items() if value is not None}, key)
-    checker = getattr(sys.modules[target.__module__], CHECKER, None)
-    if inspect.isfunction(target) and inspect.isfunction(checker):
-        defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
-        settings = defaults | arguments | dict(known)
-        checker(**{name: settings[name] for name in _parameters(checker)})
+    _check_together(target, arguments | dict(known))
 
 
 def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
@@ -167,6 +163,13 @@ def _check_types(target: Callable[..., Any], arguments: dict[str, Any], key: str
     for name, value in arguments.items():
         if name in hints and not _is_node(value):
             check_value(value, hints[name], f"{key}.{name}")
+
+
+def _check_together(target: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    checker = getattr(sys.modules[target.__module__], CHECKER, None)
+    if inspect.isfunction(target) and inspect.isfunction(checker):
+        settings = {name: parameter.default for name, parameter in _parameters(target).items()} | arguments
+        checker(**{name: settings[name] for name in _parameters(checker)})
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

@@ -13,14 +13,9 @@ import numpy as np
 from torch import Tensor
 
 from orca_cli.exceptions import DataError
-from orca_cli.interfaces import Kind, PreprocessingRecord
-from orca_cli.tasks.arrays.layout import Pair
 from orca_cli.tasks.shared.own_data import counted
-from orca_cli.tasks.shared.preprocessing import rebuilt, record_of
-from orca_cli.tasks.shared.samples import as_inputs, blocks
-from orca_cli.tasks.shared.scales import ChannelScale, channel_scale, constant_note
-from orca_cli.tasks.shared.target_form import TargetForm, fit_targets
-from orca_cli.tasks.shared.targets import check_finite
+from orca_cli.tasks.shared.samples import ChannelScale, as_inputs, blocks
+from orca_cli.tasks.shared.targets import TargetForm, check_finite
 from orca_cli.untrusted.arrays import StoredArray
 
 
@@ -40,36 +35,6 @@ class ArrayPreprocessing:
     targets: TargetForm
     scale: ChannelScale | None
 
-    @classmethod
-    def fit(
-        cls,
-        pair: Pair,
-        rows: np.ndarray,
-        kind: Kind,
-        *,
-        normalize: bool,
-        num_classes: int | None,
-        channels_last: bool,
-        missing_targets: bool,
-    ) -> tuple[ArrayPreprocessing, np.ndarray, list[str]]:
-        """Return what the training rows of a pair of arrays say, all inputs [N, C, *E], and notes."""
-        _check_dtype(pair.x.dtype, pair.x.where)
-        input_shape, note = _input_shape(pair.x, channels_last)
-        targets = fit_targets(
-            kind,
-            pair.y.read(),
-            rows,
-            pair.y.where,
-            input_shape[1:],
-            num_classes=num_classes,
-            channels_last=channels_last,
-            missing=missing_targets,
-        )
-        x = cls(pair.x.shape[1:], channels_last, targets, None).oriented(pair.x.read(), pair.x.where)
-        scale, constant = channel_scale(x, rows)
-        fitted = cls(pair.x.shape[1:], channels_last, targets, scale if normalize else None)
-        return fitted, x, [note, targets.note(), *constant_note(constant)]
-
     @property
     def input_shape(self) -> tuple[int, ...]:
         """(C, *E)."""
@@ -79,9 +44,8 @@ class ArrayPreprocessing:
         """Check shape and dtype of inputs, which may be in a file still."""
         _check_dtype(x.dtype, where)
         if x.shape[1:] != self.stored_shape:
-            raise DataError(
-                f"samples have shape {x.shape[1:]}, those of the training set {self.stored_shape}", where=where
-            )
+            what = f"samples have shape {x.shape[1:]}, those of the training set {self.stored_shape}"
+            raise DataError(what, where=where)
 
     def oriented(self, x: np.ndarray, where: str) -> np.ndarray:
         """Return inputs as [n, C, *E], without copying."""
@@ -100,15 +64,6 @@ class ArrayPreprocessing:
         """Return inputs as Batch.x, from an array [B, ...] as in the files."""
         return as_inputs(self.oriented(raw, where), self.scale), None
 
-    def record(self) -> PreprocessingRecord:
-        """Return what `from_record` rebuilds this from."""
-        return record_of(self)
-
-    @classmethod
-    def from_record(cls, record: PreprocessingRecord) -> ArrayPreprocessing:
-        """Return the preprocessing that a record was made of."""
-        return rebuilt(cls, record)
-
 
 def _check_dtype(dtype: np.dtype, where: str) -> None:
     if dtype.kind not in "fiub":
@@ -121,7 +76,9 @@ def _oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, 
     return (sample[-1], *sample[:-1]) if channels_last else sample
 
 
-def _input_shape(x: StoredArray, channels_last: bool) -> tuple[tuple[int, ...], str]:
+def input_shape(x: StoredArray, channels_last: bool) -> tuple[tuple[int, ...], str]:
+    """Return the shape (C, *E) of training inputs in a file, and a note on it; DataError for other shapes and dtypes."""
+    _check_dtype(x.dtype, x.where)
     shape = x.shape
     if not 2 <= len(shape) <= 4 or 0 in shape:
         hint = "allowed: (n, L), (n, C, L) and (n, C, H, W); with task.channels_last=true (n, L, C) and (n, H, W, C)"

@@ -5,21 +5,21 @@ Shapes: n samples, C channels, *E the extent (L, or H x W), K outputs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from annotated_types import Ge
 
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Fraction, Seed
-from orca_cli.tasks.arrays.layout import Pair, locate
-from orca_cli.tasks.arrays.preprocessing import ArrayPreprocessing
+from orca_cli.tasks.arrays.layout import locate
+from orca_cli.tasks.arrays.preprocessing import ArrayPreprocessing, input_shape
 from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets
-from orca_cli.tasks.shared.samples import ArraySamples
+from orca_cli.tasks.shared.samples import ArraySamples, channel_scale, constant_note
 from orca_cli.tasks.shared.splits import check_fractions, draw
-from orca_cli.tasks.shared.targets import plain_labels
+from orca_cli.tasks.shared.targets import fit_targets, own_task, plain_labels
 
 
 def load(
@@ -62,58 +62,46 @@ def load(
         ConfigError: settings contradict each other or the files.
         MemoryExhaustedError: an array does not fit into memory.
     """
-    check_settings(
-        kind,
-        num_classes,
-        missing_targets,
-        validation,
-        validation_labels,
-        test,
-        test_labels,
-        validation_fraction,
-        test_fraction,
-    )
     files = {"train": (train, labels), "validation": (validation, validation_labels), "test": (test, test_labels)}
     base, rows, others = locate(files, (x, y), data_folder)
+    train_rows = rows["train"]
+    check_enough(len(train_rows), "samples", base.x.where)
+    shape, shape_note = input_shape(base.x, channels_last)
+    raw, place = base.y.read(), base.y.where
+    classes = plain_labels(raw, place)[train_rows] if kind == "classes" else None
     fractions = {"validation": validation_fraction, "test": test_fraction}
-    rows, drawn = _draw(base, rows, {*rows, *others}, kind, fractions, split_seed)
-    preprocessing, base_x, fitted = ArrayPreprocessing.fit(
-        base,
-        rows["train"],
+    drawn, drawn_note = draw(len(train_rows), {*rows, *others}, fractions, split_seed, classes)
+    rows |= {part: train_rows[chosen] for part, chosen in drawn.items()}
+    targets = fit_targets(
         kind,
-        normalize=normalize,
+        raw,
+        rows["train"],
+        place,
+        shape[1:],
         num_classes=num_classes,
         channels_last=channels_last,
-        missing_targets=missing_targets,
+        missing=missing_targets,
     )
-    targets, scale = preprocessing.targets, preprocessing.scale
-    base_y = _targets(base, preprocessing)
+    unscaled = ArrayPreprocessing(base.x.shape[1:], channels_last, targets, None)
+    base_x, base_y = unscaled.oriented(base.x.read(), base.x.where), targets.encode(raw, place)
+    scale, constant = channel_scale(base_x, rows["train"])
+    preprocessing = replace(unscaled, scale=scale) if normalize else unscaled
     for pair in others.values():
         preprocessing.check(pair.x, pair.x.where)
 
     def samples(part: str) -> ArraySamples:
         if part in rows:
-            return ArraySamples(base_x, base_y, rows=rows[part], scale=scale)
-        pair = others[part]
-        own_x = preprocessing.oriented(pair.x.read(), pair.x.where)
-        return ArraySamples(own_x, _targets(pair, preprocessing), scale=scale)
+            return ArraySamples(base_x, base_y, rows=rows[part], scale=preprocessing.scale)
+        own = others[part]
+        own_x = preprocessing.oriented(own.x.read(), own.x.where)
+        return ArraySamples(own_x, targets.encode(own.y.read(), own.y.where), scale=preprocessing.scale)
 
-    train_samples, validation_samples = samples("train"), samples("validation")
+    learn, choose = samples("train"), samples("validation")
     num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]
-    counts = f"{len(train_samples)} training, {len(validation_samples)} validation and {num_test} test samples"
-    note = "; ".join([counts, *drawn, *fitted, *targets.warnings(train_samples.targets())])
-    reporter.say(f"arrays: {note}")
-    return TaskData(
-        kind=kind,
-        input_shape=preprocessing.input_shape,
-        num_outputs=targets.num_outputs,
-        train=train_samples,
-        validation=validation_samples,
-        open_test=lambda: samples("test"),
-        target_scale=targets.scale,
-        class_names=targets.names,
-        note=note,
-        preprocessing=preprocessing,
+    counts = f"{len(learn)} training, {len(choose)} validation and {num_test} test samples"
+    notes = [counts, *drawn_note, shape_note, targets.note(), *constant_note(constant)]
+    return own_task(
+        kind, shape, targets, preprocessing, (learn, choose), lambda: samples("test"), notes, "arrays", reporter
     )
 
 
@@ -131,27 +119,10 @@ def check_settings(
     """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
     for part, file, labels in (("validation", validation, validation_labels), ("test", test, test_labels)):
         if file is None and labels is not None:
-            what = "given without its inputs"
-            raise ConfigError(what, where=f"task.{part}_labels", hint=f"give task.{part}=FILE.npy")
+            hint = f"give task.{part}=FILE.npy"
+            raise ConfigError("given without its inputs", where=f"task.{part}_labels", hint=hint)
     check_fractions(None if validation else validation_fraction, None if test else test_fraction)
     if num_classes is not None and kind == "labels":
         hint = "remove it: y has one column per label"
         raise ConfigError("does not apply to task.kind=labels", where="task.num_classes", hint=hint)
     check_missing_targets(kind, missing_targets)
-
-
-def _draw(
-    base: Pair, rows: dict[str, np.ndarray], given: set[str], kind: Kind, fractions: dict[str, float], seed: int
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the rows of the base arrays that each split takes, and a note on what was drawn."""
-    train = rows["train"]
-    check_enough(len(train), "samples", base.x.where)
-    classes = None
-    if kind == "classes" and not given.issuperset(fractions):
-        classes = plain_labels(base.y.read(), base.y.where)[train]
-    drawn, note = draw(len(train), given, fractions, seed, classes)
-    return rows | {part: train[chosen] for part, chosen in drawn.items()}, note
-
-
-def _targets(pair: Pair, preprocessing: ArrayPreprocessing) -> np.ndarray:
-    return preprocessing.targets.encode(pair.y.read(), pair.y.where)

@@ -17,11 +17,8 @@ import torch
 from torch import Tensor
 
 from orca_cli.exceptions import ConfigError, DataError, UnavailableError
-from orca_cli.interfaces import PreprocessingRecord
-from orca_cli.tasks.shared.preprocessing import rebuilt, record_of
-from orca_cli.tasks.shared.scales import ChannelScale
-from orca_cli.tasks.shared.target_form import TargetForm
-from orca_cli.tasks.shared.targets import check_finite
+from orca_cli.tasks.shared.samples import ChannelScale
+from orca_cli.tasks.shared.targets import TargetForm, check_finite
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -140,15 +137,6 @@ class HubPreprocessing:
             if valid is not None:  # padding stays 0
                 x = np.where(valid[:, None], x, 0.0)
         return torch.from_numpy(x.astype(np.float32)), None if valid is None else torch.from_numpy(valid)
-
-    def record(self) -> PreprocessingRecord:
-        """Return what `from_record` rebuilds this from."""
-        return record_of(self)
-
-    @classmethod
-    def from_record(cls, record: PreprocessingRecord) -> HubPreprocessing:
-        """Return the preprocessing that a record was made of."""
-        return rebuilt(cls, record)
 
 
 def infer_layout(

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Interval
+from torch import Tensor
 
 from orca_cli import signals, storage
 from orca_cli.exceptions import DataError, UnsafeError, suggest
@@ -21,14 +22,40 @@ from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Fraction, Seed
 from orca_cli.tasks.images.files import FileSamples, View, by_content, content_hashes, decode, pillow_version
 from orca_cli.tasks.images.layout import ImageFile, locate
-from orca_cli.tasks.images.preprocessing import ImagePreprocessing
 from orca_cli.tasks.shared import files
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.own_data import check_enough
+from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.tasks.shared.splits import check_fractions, draw
+from orca_cli.tasks.shared.targets import TargetForm, own_task
 
+check_settings = check_fractions  # the only rule about two settings
+_LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
+_GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the means of ImageNet's three
 _SHOWN = 10  # files named in a message
 _SURVEY_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ImagePreprocessing:
+    """How image files become inputs, and the folders that hold them classes.
+
+    Args:
+        view: size, channels and normalisation; without augmentation.
+        targets: the classes, by their names.
+    """
+
+    view: View
+    targets: TargetForm
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, S, S)."""
+        return self.view.channels, self.view.side, self.view.side
+
+    def inputs(self, raw: Sequence[Path], where: str = "inputs") -> tuple[Tensor, None]:
+        """Return the images of files as Batch.x; errors as those of `files.decode`."""
+        return self.view.inputs(raw), None
 
 
 def load(
@@ -68,7 +95,6 @@ def load(
         UnsafeError: an image has too many pixels.
         UnavailableError: Pillow is not installed.
     """
-    check_settings(validation_fraction, test_fraction)
     folder = files.find(data_folder, "images", ["."], path)[0].resolve()
     given, others = locate(folder)
     found = [file for part in given.values() for file in part]
@@ -81,38 +107,29 @@ def load(
     names = _class_names(parts, hashes, folder)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     parts, drawn = _draw(parts, hashes, names, fractions, split_seed, folder)
-    sizes = [survey["sizes"][hashes[file]] for file in parts["train"]]
-    preprocessing = ImagePreprocessing.fit(
-        sizes, names, size=size, channels=channels, crop=fit == "crop", imagenet=normalize == "imagenet"
-    )
-    augmented = replace(preprocessing.view, padding=padding, flip=flip)
+    side = size or min(_LARGEST_SIDE, max(max(survey["sizes"][hashes[file]]) for file in parts["train"]))
+    view = View(side, channels, fit == "crop")
+    if normalize == "imagenet":
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
+        view = replace(view, mean=mean, std=std)
+    targets = TargetForm("classes", len(names), names, names)
+    preprocessing = ImagePreprocessing(view, targets)
 
-    def samples(part: str, view: View) -> FileSamples:
+    def samples(part: str, view: View = view) -> FileSamples:
         chosen = parts[part]
         y = np.array([names.index(file.class_name) for file in chosen], dtype=np.int64)
         content = [hashes[file] for file in chosen]
         return FileSamples([file.path for file in chosen], [file.name for file in chosen], y, content, view)
 
-    train, validation = samples("train", augmented), samples("validation", preprocessing.view)
+    train, validation = samples("train", replace(view, padding=padding, flip=flip)), samples("validation")
     counts = f"{len(train)} training, {len(validation)} validation and {len(parts['test'])} test images"
-    form = f"{preprocessing.targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
+    shape = preprocessing.input_shape
+    form = f"{targets.note()}, read as {' x '.join(map(str, shape))}"
     left_out = [f"warning: {len(bad)} files that cannot be decoded are left out, such as {bad[0].name}"] if bad else []
-    note = "; ".join([counts, *drawn, form, *left_out, *others, *_odd_classes(hashes)])
-    reporter.say(f"images: {note}")
-    return TaskData(
-        kind="classes",
-        input_shape=preprocessing.input_shape,
-        num_outputs=len(names),
-        train=train,
-        validation=validation,
-        open_test=lambda: samples("test", preprocessing.view),
-        class_names=names,
-        note=note,
-        preprocessing=preprocessing,
+    notes = [counts, *drawn, form, *left_out, *others, *_odd_classes(hashes)]
+    return own_task(
+        kind, shape, targets, preprocessing, (train, validation), lambda: samples("test"), notes, "images", reporter
     )
-
-
-check_settings = check_fractions  # the only rule about two settings
 
 
 def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:

@@ -1,25 +1,75 @@
 """Your own data without code: arrays in .npz or .npy files.
 
+Inputs of another shape or dtype than the training inputs', NaN and infinity raise DataError.
+
 Shapes: n samples, C channels, *E the extent (L, or H x W), K outputs.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from annotated_types import Ge
+from torch import Tensor
 
-from orca_cli.exceptions import ConfigError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Fraction, Seed
 from orca_cli.tasks.arrays.layout import locate
-from orca_cli.tasks.arrays.preprocessing import ArrayPreprocessing, input_shape
-from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets
-from orca_cli.tasks.shared.samples import ArraySamples, channel_scale, constant_note
+from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets, counted
+from orca_cli.tasks.shared.samples import ArraySamples, ChannelScale, as_inputs, blocks, channel_scale, constant_note
 from orca_cli.tasks.shared.splits import check_fractions, draw
-from orca_cli.tasks.shared.targets import fit_targets, own_task, plain_labels
+from orca_cli.tasks.shared.targets import TargetForm, check_finite, fit_targets, own_task, plain_labels
+from orca_cli.untrusted.arrays import StoredArray
+
+
+@dataclass(frozen=True)
+class ArrayPreprocessing:
+    """What the training arrays say about the inputs and targets of all splits.
+
+    Args:
+        stored_shape: of one sample in the files: (L), (C, L) or (C, H, W), or (L, C) or (H, W, C).
+        channels_last: whether channels are the last axis.
+        targets: form of the targets.
+        scale: of the channels; None leaves inputs as they are.
+    """
+
+    stored_shape: tuple[int, ...]
+    channels_last: bool
+    targets: TargetForm
+    scale: ChannelScale | None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(C, *E)."""
+        return _oriented_shape(self.stored_shape, self.channels_last)
+
+    def check(self, x: StoredArray | np.ndarray, where: str) -> None:
+        """Check shape and dtype of inputs, which may be in a file still."""
+        _check_dtype(x.dtype, where)
+        if x.shape[1:] != self.stored_shape:
+            what = f"samples have shape {x.shape[1:]}, those of the training set {self.stored_shape}"
+            raise DataError(what, where=where)
+
+    def oriented(self, x: np.ndarray, where: str) -> np.ndarray:
+        """Return inputs as [n, C, *E], without copying."""
+        self.check(x, where)
+        if x.ndim == 2:
+            x = x[:, None]
+        elif self.channels_last:
+            x = np.moveaxis(x, -1, 1)
+        done = 0
+        for block in blocks(x, np.arange(len(x))):
+            check_finite(block, where, offset=done)
+            done += len(block)
+        return x
+
+    def inputs(self, raw: np.ndarray, where: str = "inputs") -> tuple[Tensor, None]:
+        """Return inputs as Batch.x, from an array [B, ...] as in the files."""
+        return as_inputs(self.oriented(raw, where), self.scale), None
 
 
 def load(
@@ -66,7 +116,7 @@ def load(
     base, rows, others = locate(files, (x, y), data_folder)
     train_rows = rows["train"]
     check_enough(len(train_rows), "samples", base.x.where)
-    shape, shape_note = input_shape(base.x, channels_last)
+    shape, shape_note = _input_shape(base.x, channels_last)
     raw, place = base.y.read(), base.y.where
     classes = plain_labels(raw, place)[train_rows] if kind == "classes" else None
     fractions = {"validation": validation_fraction, "test": test_fraction}
@@ -126,3 +176,28 @@ def check_settings(
         hint = "remove it: y has one column per label"
         raise ConfigError("does not apply to task.kind=labels", where="task.num_classes", hint=hint)
     check_missing_targets(kind, missing_targets)
+
+
+def _check_dtype(dtype: np.dtype, where: str) -> None:
+    if dtype.kind not in "fiub":
+        raise DataError(f"inputs have dtype {dtype}", where=where, hint="allowed: real numbers, such as float32")
+
+
+def _oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
+    if len(sample) == 1:
+        return (1, *sample)
+    return (sample[-1], *sample[:-1]) if channels_last else sample
+
+
+def _input_shape(x: StoredArray, channels_last: bool) -> tuple[tuple[int, ...], str]:
+    """Return the shape (C, *E) of training inputs in a file, and a note on it; DataError for other shapes and dtypes."""
+    _check_dtype(x.dtype, x.where)
+    shape = x.shape
+    if not 2 <= len(shape) <= 4 or 0 in shape:
+        hint = "allowed: (n, L), (n, C, L) and (n, C, H, W); with task.channels_last=true (n, L, C) and (n, H, W, C)"
+        raise DataError(f"inputs have shape {shape}", where=x.where, hint=hint)
+    sample = _oriented_shape(shape[1:], channels_last)
+    note = f"inputs {shape} read as {counted(sample[0], 'channel')} of {' x '.join(map(str, sample[1:]))}"
+    if len(shape) == 3 and not channels_last and sample[0] > 4 and abs(sample[0] - sample[1]) <= sample[1] // 2:
+        note += " (images of one channel are n x 1 x H x W)"
+    return sample, note

@@ -149,8 +149,7 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
     except image_module.UnidentifiedImageError as error:
         hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
         raise DataError("is not a readable image", where=str(path), hint=hint) from error
-    # Damaged images raise almost anything from inside the decoders.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - damaged images raise almost anything from inside the decoders
         what = f"cannot be decoded ({error or type(error).__name__})"
         raise DataError(what, where=str(path), hint="save it again or remove it") from error
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -163,12 +162,11 @@ def _flat(image: Any, image_module: Any, path: Path) -> Any:
     if image.mode in ("I", "F"):
         what = f"has pixels of mode {image.mode}"
         raise DataError(what, where=str(path), hint="store 8 or 16 bits a pixel, or use task=arrays")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = image_module.new("RGBA", image.size, "white")
-        white.alpha_composite(image)
-        return white
-    return image
+    if not image.has_transparency_data:
+        return image
+    white = image_module.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    return white
 
 
 def _too_large(path: Path, what: str) -> UnsafeError:
@@ -210,6 +208,4 @@ def by_content(hashes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return the first file of each content [u], in the order of the files, and the content 0..u-1 of each file [n]."""
     _, first, of = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
     order = np.argsort(first)
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    return first[order], place[of]
+    return first[order], np.argsort(order)[of]

@@ -20,8 +20,7 @@ from orca_cli import signals, storage
 from orca_cli.exceptions import DataError, UnsafeError, suggest
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Fraction, Seed
-from orca_cli.tasks.images.files import FileSamples, View, by_content, content_hashes, decode, pillow_version
-from orca_cli.tasks.images.layout import ImageFile, locate
+from orca_cli.tasks.images.files import SUFFIXES, FileSamples, View, by_content, content_hashes, decode, pillow_version
 from orca_cli.tasks.shared import files
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.own_data import check_enough
@@ -34,6 +33,19 @@ _LARGEST_SIDE = 224  # where no size is given: what most image bodies were train
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the means of ImageNet's three
 _SHOWN = 10  # files named in a message
 _SURVEY_VERSION = 1
+# How folders of splits may be called.
+_VALIDATION = ("validation", "val", "valid", "dev")
+_PART_NAMES = {"train": ("train", "training"), "validation": _VALIDATION, "test": ("test", "testing")}
+_HINT = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test beside train"
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file; its name is the path below the data set's folder, its class the folder that it lies in."""
+
+    path: Path
+    name: str
+    class_name: str
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,7 @@ def load(
         UnavailableError: Pillow is not installed.
     """
     folder = files.find(data_folder, "images", ["."], path)[0].resolve()
-    given, others = locate(folder)
+    given, others = _locate(folder)
     found = [file for part in given.values() for file in part]
     hashes = dict(zip(found, content_hashes([file.path for file in found], reporter), strict=True))
     survey = _survey(hashes, cache_folder, reporter)
@@ -130,6 +142,55 @@ def load(
     return own_task(
         kind, shape, targets, preprocessing, (train, validation), lambda: samples("test"), notes, "images", reporter
     )
+
+
+def _locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
+    """Return the image files by split, sorted by class and name, and a note on what was left out; no file is opened."""
+    inside = _folders(folder)
+    if not inside:
+        loose = sum(_is_image(entry) for entry in folder.iterdir())
+        found = f"{loose} images and no folders" if loose else "no folders of images"
+        raise DataError(f"holds {found}", where=str(folder), hint=f"give each class a folder of its own: {_HINT}")
+    splits: dict[str, Path] = {}
+    for entry in inside:
+        part = next((part for part, names in _PART_NAMES.items() if entry.name.lower() in names), None)
+        # A folder `train` that itself holds images is a class: the vehicle.
+        if part is None or not _folders(entry):
+            continue
+        if part in splits:
+            what = f"'{splits[part].name}' and '{entry.name}' are both the {part} split"
+            raise DataError(what, where=str(folder), hint="merge them")
+        splits[part] = entry
+    others = [entry.name for entry in inside if entry not in splits.values()]
+    if "train" in splits and others:
+        raise DataError(f"'{others[0]}' lies beside the splits but is not one", where=str(folder), hint=_HINT)
+    classes = {part: _folders(splits[part]) for part in _PART_NAMES if part in splits}
+    left_out: list[Path] = []
+    found_in = classes if "train" in splits else {"train": inside}
+    parts = {part: _of_classes(own, folder, left_out) for part, own in found_in.items()}
+    what = f"warning: {len(left_out)} other files or folders are left out"
+    return parts, [f"{what}, such as {left_out[0].relative_to(folder)}"] if left_out else []
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+
+
+def _of_classes(class_folders: list[Path], folder: Path, left_out: list[Path]) -> list[ImageFile]:
+    files = []
+    for class_folder in class_folders:
+        inside = sorted(class_folder.iterdir())
+        found = [path for path in inside if _is_image(path)]
+        left_out += [path for path in inside if not (_is_image(path) or path.name.startswith("."))]
+        if not found:
+            hint = f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read"
+            raise DataError("this class folder has no images", where=str(class_folder), hint=hint)
+        files += [ImageFile(path, path.relative_to(folder).as_posix(), class_folder.name) for path in found]
+    return files
 
 
 def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:

@@ -21,12 +21,9 @@ _BATCH_VALUES = 2**23
 
 @dataclass(frozen=True)
 class Shared:
-    """Inputs of a second split that are in a first one too.
+    """How many inputs of the `of` samples that were read of a second split are in a first one too.
 
-    Args:
-        shared: their number.
-        of: samples of the second that were read.
-        complete: whether both splits were read whole; otherwise there may be more.
+    Where not `complete`, a split was not read whole, and there may be more.
     """
 
     shared: int
@@ -41,13 +38,8 @@ class Shared:
 def input_hashes(batch: Batch) -> list[bytes]:
     """Return a hash of each input [C, *E]; padding belongs to it."""
     x, valid = batch.x.numpy(), None if batch.valid is None else batch.valid.numpy()
-    hashes = []
-    for place, sample in enumerate(x):
-        digest = hashlib.blake2b(np.ascontiguousarray(sample).tobytes(), digest_size=16)
-        if valid is not None:
-            digest.update(valid[place].tobytes())
-        hashes.append(digest.digest())
-    return hashes
+    padding = [b""] * len(x) if valid is None else [known.tobytes() for known in valid]
+    return [hashlib.blake2b(one.tobytes() + end, digest_size=16).digest() for one, end in zip(x, padding, strict=True)]
 
 
 def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int) -> Shared:

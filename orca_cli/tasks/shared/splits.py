@@ -141,10 +141,8 @@ def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str
     for part, names in texts.items():
         nameless = np.isin(names, ("", "nan", "None"))
         if nameless.any():
-            raise DataError(
-                f"{int(nameless.sum())} rows have no group, the first is row {int(nameless.argmax()) + 1}",
-                where=where[part],
-            )
+            what = f"{int(nameless.sum())} rows have no group, the first is row {int(nameless.argmax()) + 1}"
+            raise DataError(what, where=where[part])
         for other in texts:
             shared = np.intersect1d(names, texts[other])
             if other != part and len(shared):

@@ -110,8 +110,7 @@ def fit_targets(
         where: origin of the targets, for messages.
         extent: of the inputs.
         num_classes: K, or None to infer it; for classes.
-        channels_last: whether real-valued maps are (n, *E, K).
-        missing: whether labels and real-valued targets may be NaN.
+        channels_last, missing: as those of `TargetForm`.
         names: of labels, or of classes that the data number by themselves.
 
     Raises:

@@ -28,13 +28,9 @@ from orca_cli.untrusted.arrays import StoredArray
 
 @dataclass(frozen=True)
 class ArrayPreprocessing:
-    """What the training arrays say about the inputs and targets of all splits.
+    """What the training arrays say about the inputs and targets of all splits; without scale, inputs stay as they are.
 
-    Args:
-        stored_shape: of one sample in the files: (L), (C, L) or (C, H, W), or (L, C) or (H, W, C).
-        channels_last: whether channels are the last axis.
-        targets: form of the targets.
-        scale: of the channels; None leaves inputs as they are.
+    A sample has `stored_shape` in the files: (L), (C, L) or (C, H, W); with channels last, (L), (L, C) or (H, W, C).
     """
 
     stored_shape: tuple[int, ...]

@@ -29,10 +29,9 @@ _MAX_PIXELS = 10**8
 
 @dataclass(frozen=True)
 class ColumnLayout:
-    """How values of a column become inputs before they are scaled.
+    """How values of a column become inputs [C, *E], `shape`, before they are scaled.
 
     Args:
-        shape: (C, *E).
         image_mode: L or RGB for images; empty for numbers.
         image_size: (height, width) that images are resized to; None keeps theirs.
         padded: whether shorter rows are padded with 0 and longer ones cut, on the last axis.
@@ -115,13 +114,7 @@ class ColumnLayout:
 
 @dataclass(frozen=True)
 class HubPreprocessing:
-    """What the training rows say about the inputs and targets of all rows.
-
-    Args:
-        layout: how values become inputs.
-        targets: form of the targets.
-        scale: of the channels; None leaves inputs as they are.
-    """
+    """What the training rows say about the inputs and targets of all rows; without scale, inputs stay as they are."""
 
     layout: ColumnLayout
     targets: TargetForm

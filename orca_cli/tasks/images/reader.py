@@ -50,12 +50,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """How image files become inputs, and the folders that hold them classes.
-
-    Args:
-        view: size, channels and normalisation; without augmentation.
-        targets: the classes, by their names.
-    """
+    """How image files become inputs, without augmentation, and the names of the folders that hold them classes."""
 
     view: View
     targets: TargetForm

@@ -24,18 +24,11 @@ _MOST_FRACTIONS = 20  # different numbers with a fraction that may be names of c
 
 @dataclass(frozen=True)
 class TablePreprocessing:
-    """What the training rows say about the features and targets of all rows.
-
-    Args:
-        columns: how columns become features, in the order of the features.
-        decimal: mark in numbers that are text.
-        target_columns: one name for classes, K for labels.
-        targets: their form.
-    """
+    """What the training rows say about the features, in the order of `columns`, and the targets of all rows."""
 
     columns: tuple[Column, ...]
-    decimal: str
-    target_columns: tuple[str, ...]
+    decimal: str  # mark in numbers that are text
+    target_columns: tuple[str, ...]  # one for classes, K for labels
     targets: TargetForm
 
     @property
@@ -89,8 +82,7 @@ def _class_labels(values: np.ndarray, where: str, text: bool | None) -> np.ndarr
     In text only the form tells numbers from names: 1, 2 and 3.0 are integers, 01 and 1.5 are names.
     """
     if values.dtype.kind in "fiub":
-        missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=bool)
-        _check_complete(missing, where)
+        _check_complete(np.isnan(values.astype(np.float64)), where)
         return np.array([f"{value:g}" for value in values]) if text else values
     _check_complete(values == "", where)
     if text is None:

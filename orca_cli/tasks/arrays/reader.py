@@ -118,19 +118,13 @@ def load(
     fractions = {"validation": validation_fraction, "test": test_fraction}
     drawn, drawn_note = draw(len(train_rows), {*rows, *others}, fractions, split_seed, classes)
     rows |= {part: train_rows[chosen] for part, chosen in drawn.items()}
+    own, missing = rows["train"], missing_targets
     targets = fit_targets(
-        kind,
-        raw,
-        rows["train"],
-        place,
-        shape[1:],
-        num_classes=num_classes,
-        channels_last=channels_last,
-        missing=missing_targets,
+        kind, raw, own, place, shape[1:], num_classes=num_classes, channels_last=channels_last, missing=missing
     )
     unscaled = ArrayPreprocessing(base.x.shape[1:], channels_last, targets, None)
     base_x, base_y = unscaled.oriented(base.x.read(), base.x.where), targets.encode(raw, place)
-    scale, constant = channel_scale(base_x, rows["train"])
+    scale, constant = channel_scale(base_x, own)
     preprocessing = replace(unscaled, scale=scale) if normalize else unscaled
     for pair in others.values():
         preprocessing.check(pair.x, pair.x.where)
@@ -138,17 +132,15 @@ def load(
     def samples(part: str) -> ArraySamples:
         if part in rows:
             return ArraySamples(base_x, base_y, rows=rows[part], scale=preprocessing.scale)
-        own = others[part]
-        own_x = preprocessing.oriented(own.x.read(), own.x.where)
-        return ArraySamples(own_x, targets.encode(own.y.read(), own.y.where), scale=preprocessing.scale)
+        pair = others[part]
+        own_x = preprocessing.oriented(pair.x.read(), pair.x.where)
+        return ArraySamples(own_x, targets.encode(pair.y.read(), pair.y.where), scale=preprocessing.scale)
 
     learn, choose = samples("train"), samples("validation")
     num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]
     counts = f"{len(learn)} training, {len(choose)} validation and {num_test} test samples"
     notes = [counts, *drawn_note, shape_note, targets.note(), *constant_note(constant)]
-    return own_task(
-        kind, shape, targets, preprocessing, (learn, choose), lambda: samples("test"), notes, "arrays", reporter
-    )
+    return own_task(kind, shape, targets, preprocessing, (learn, choose), samples, notes, "arrays", reporter)
 
 
 def check_settings(

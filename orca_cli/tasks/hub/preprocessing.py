@@ -93,8 +93,8 @@ class ColumnLayout:
         for row, known, value in zip(x, valid, values, strict=True):
             one = self.oriented(value[None])[0]
             if one.shape[:-1] != self.shape[:-1] or not one.shape[-1]:
-                expected = (*self.shape[:-1], "any length")
-                raise DataError(f"a row has shape {one.shape}, expected {expected}", where=where)
+                what = f"a row has shape {one.shape}, expected {(*self.shape[:-1], 'any length')}"
+                raise DataError(what, where=where)
             length = min(one.shape[-1], self.shape[-1])
             row[..., :length] = one[..., :length]
             known[..., :length] = True

@@ -120,9 +120,7 @@ def load(
     shown = f"{counted(layout.shape[0], 'channel')} of {' x '.join(map(str, layout.shape[1:]))}"
     counts = f"{len(train)} training and {len(validation)} validation rows"
     notes, shape = [origin, counts, *drawn, shown, form.note(), *constant_note(constant)], layout.shape
-    return own_task(
-        kind, shape, form, preprocessing, (train, validation), lambda: samples("test"), notes, "hub", reporter
-    )
+    return own_task(kind, shape, form, preprocessing, (train, validation), samples, notes, "hub", reporter)
 
 
 def check_settings(

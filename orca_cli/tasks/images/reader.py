@@ -134,9 +134,7 @@ def load(
     form = f"{targets.note()}, read as {' x '.join(map(str, shape))}"
     left_out = [f"warning: {len(bad)} files that cannot be decoded are left out, such as {bad[0].name}"] if bad else []
     notes = [counts, *drawn, form, *left_out, *others, *_odd_classes(hashes)]
-    return own_task(
-        kind, shape, targets, preprocessing, (train, validation), lambda: samples("test"), notes, "images", reporter
-    )
+    return own_task(kind, shape, targets, preprocessing, (train, validation), samples, notes, "images", reporter)
 
 
 def _locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:

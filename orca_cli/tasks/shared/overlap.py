@@ -44,21 +44,17 @@ def input_hashes(batch: Batch) -> list[bytes]:
 
 def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int) -> Shared:
     """Count the samples of a second split whose inputs are also in the first; of large splits, samples drawn by seed."""
-    known = set(_read(first, input_shape, seed))
-    found = _read(second, input_shape, seed)
-    complete = len(found) == len(second) and _rows(len(first), input_shape, seed).size == len(first)
+    read, found = _read(first, input_shape, seed), _read(second, input_shape, seed)
+    known = set(read)
+    complete = len(found) == len(second) and len(read) == len(first)
     return Shared(sum(digest in known for digest in found), len(found), complete)
 
 
-def _rows(n: int, input_shape: tuple[int, ...], seed: int) -> np.ndarray:
-    most = min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
-    if n <= most:
-        return np.arange(n)
-    return np.sort(seeding.numpy_generator(seed, "overlap").choice(n, most, replace=False))
-
-
 def _read(samples: Samples, input_shape: tuple[int, ...], seed: int) -> list[bytes]:
-    rows = _rows(len(samples), input_shape, seed)
+    rows = np.arange(len(samples))
+    most = min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
+    if len(rows) > most:
+        rows = np.sort(seeding.numpy_generator(seed, "overlap").choice(len(rows), most, replace=False))
     size = max(1, min(256, _BATCH_VALUES // math.prod(input_shape)))
     hashes: list[bytes] = []
     for start in range(0, len(rows), size):

@@ -24,12 +24,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class TargetMaps:
-    """The targets of one split.
-
-    Args:
-        maps: [n, 1, H, W] float32, a read-only memory map.
-        records: n JSON-able records, what the reader of a sample noted beside its map.
-    """
+    """The targets of one split, [n, 1, H, W] float32 mapped read-only, and what the reader of a sample noted beside each."""
 
     maps: np.ndarray
     records: list[dict[str, Any]]

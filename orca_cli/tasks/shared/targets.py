@@ -143,14 +143,14 @@ def own_task(
     input_shape: tuple[int, ...],
     form: TargetForm,
     preprocessing: Preprocessing,
-    samples: tuple[Samples, Samples],
-    open_test: Callable[[], Samples],
+    drawn: tuple[Samples, Samples],
+    samples: Callable[[str], Samples],
     notes: Sequence[str],
     name: str,
     reporter: Reporter,
 ) -> TaskData:
-    """Return a task over own data, with samples of train and validation; the notes are reported after the reader's name."""
-    train, validation = samples
+    """Return a task over own data whose train and validation were drawn already; report the notes after the reader's name."""
+    train, validation = drawn
     note = "; ".join([*notes, *form.warnings(train.targets())])
     reporter.say(f"{name}: {note}")
     return TaskData(
@@ -159,7 +159,7 @@ def own_task(
         num_outputs=form.num_outputs,
         train=train,
         validation=validation,
-        open_test=open_test,
+        open_test=lambda: samples("test"),
         target_scale=form.scale,
         class_names=form.names,
         note=note,

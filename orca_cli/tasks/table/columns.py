@@ -86,8 +86,7 @@ def fit_columns(
         values: name -> column [n].
         names: columns that are features.
         rows: the training rows.
-        normalize, max_categories, decimal: settings of the reader.
-        where: the file, for messages.
+        normalize, max_categories, decimal, where: settings of the reader, and the file.
     """
     columns: list[Column] = []
     filled, empty, constant, capped, commas = [], [], [], [], []

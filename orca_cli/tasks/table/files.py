@@ -108,17 +108,14 @@ def _plain_column(column: pd.Series, where: str) -> np.ndarray:
     if whole or types.is_float_dtype(column):
         return column.to_numpy(np.int64) if whole and not column.hasnans else column.to_numpy(float, na_value=np.nan)
     values = column.astype(object).where(column.notna(), "").to_numpy(object)
-    if all(isinstance(value, (bool, int, float, Decimal)) or _is_empty(value) for value in values):
-        return np.array([float("nan") if _is_empty(value) else float(value) for value in values])
+    numbers = [np.nan if isinstance(value, str) and not value else value for value in values]
+    if all(isinstance(value, (bool, int, float, Decimal)) for value in numbers):
+        return np.array([float(value) for value in numbers])
     odd = next((value for value in values if not isinstance(value, str)), None)
     if odd is not None:
         hint = "allowed: numbers, text and points in time; leave it out with task.ignore=, or use task=hub for lists"
         raise DataError(f"holds values of type {type(odd).__name__}", where=where, hint=hint)
     return np.array([value.strip() for value in values], dtype=object)
-
-
-def _is_empty(value: object) -> bool:
-    return isinstance(value, str) and not value
 
 
 def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None) -> Table:

@@ -62,13 +62,7 @@ def raw_targets(
 ) -> tuple[np.ndarray, str]:
     """Return target columns as class labels [n], or as bits [n, K]; and their origin, for messages.
 
-    Args:
-        values: columns [n] by name.
-        kind: classes or labels.
-        names: of the target columns.
-        missing: whether labels may be missing.
-        where: the file.
-        text: whether classes are text in the training rows; None to infer it from the values.
+    `text` says whether classes are text in the training rows; None infers it from the values.
     """
     if kind == "classes":
         place = f"{where}[{names[0]}]"

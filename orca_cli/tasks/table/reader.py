@@ -106,9 +106,7 @@ def load(
     learn, choose = samples("train"), samples("validation")
     counts = f"{len(learn)} training and {len(choose)} validation rows"
     notes, shape = [counts, *drawn, form.note(), *fitted, *left_out], preprocessing.input_shape
-    return own_task(
-        kind, shape, form, preprocessing, (learn, choose), lambda: samples("test"), notes, "table", reporter
-    )
+    return own_task(kind, shape, form, preprocessing, (learn, choose), samples, notes, "table", reporter)
 
 
 def check_settings(

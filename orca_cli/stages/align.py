@@ -119,7 +119,7 @@ def _trajectory(
 def _chosen(
     config: Config, built: Built, engine: Engine, trajectory: Trajectory, run: RunDirectory, reporter: Reporter
 ) -> Aligned:
-    """Load the embedder that goes on to stage 3: the last one, or the one whose probe validates best."""
+    """Load the embedder that stage 3 starts from: the last one, or the one whose probe validates best."""
     embedder, chosen = built.model.embedder, trajectory.steps
     tried: dict[str, float | None] = {}
     if config.align.select == "validation":

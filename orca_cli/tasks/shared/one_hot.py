@@ -36,10 +36,6 @@ class Sequences:
     classes: np.ndarray
     longer: np.ndarray
 
-    def __post_init__(self) -> None:
-        if not len(self.ends) == len(self.classes) or (len(self.ends) and self.ends[-1] != len(self.tokens)):
-            raise ValueError(f"{len(self.ends)} sequences, {len(self.classes)} classes, {len(self.tokens)} symbols")
-
     def samples(
         self, name: str, num_symbols: int, length: int, mask: bool, over_length: OverLength, no_class: int | None = None
     ) -> SymbolSamples:
@@ -82,6 +78,11 @@ class SymbolSamples:
     num_symbols: int
     length: int
     mask: bool
+
+    def __post_init__(self) -> None:
+        tokens, ends, n = self.sequences.tokens, self.sequences.ends, len(self.sequences.classes)
+        if len(ends) != n or (n and ends[-1] != len(tokens)):
+            raise ValueError(f"{len(ends)} sequences, {n} classes, {len(tokens)} symbols")
 
     def __len__(self) -> int:
         return len(self.sequences.ends)

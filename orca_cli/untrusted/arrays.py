@@ -13,9 +13,10 @@ from typing import IO, Any
 import numpy as np
 
 from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.progress import Reporter
 from orca_cli.untrusted import worker
 from orca_cli.untrusted.characters import checked_characters
-from orca_cli.untrusted.first_bytes import NPY, Progress, first_bytes
+from orca_cli.untrusted.first_bytes import NPY, first_bytes
 from orca_cli.untrusted.memory import check_memory
 from orca_cli.untrusted.npy_header import read_header
 from orca_cli.untrusted.pickle import reader
@@ -94,7 +95,7 @@ def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -
     return {name: stored[name].read() for name in wanted}
 
 
-def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Progress) -> dict[str, np.ndarray]:
+def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Reporter) -> dict[str, np.ndarray]:
     """Return read-only memory maps of arrays, so that files larger than the memory can be used.
 
     Members of an .npz are unpacked once, in parts, into a folder of the cache; an .npy file is mapped where it is.

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from orca_cli import signals, storage
 from orca_cli.exceptions import DataError
-from orca_cli.untrusted.first_bytes import Progress
+from orca_cli.progress import Reporter
 from orca_cli.untrusted.zips import DAMAGE
 
 _CHUNK = 2**20
 _FILE = "array.npy"
 
 
-def unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Progress) -> Path:
+def unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Reporter) -> Path:
     """Return a file of the cache with the bytes of one member; it is made if it is missing or incomplete.
 
     The folder's name follows from the archive's path, size and modification time. The archive's checksum is compared while
@@ -50,7 +50,7 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def _waiting(path: Path, reporter: Progress) -> Callable[[], None]:
+def _waiting(path: Path, reporter: Reporter) -> Callable[[], None]:
     said = False
 
     def wait() -> None:
@@ -71,7 +71,7 @@ def _is_complete(folder: Path) -> bool:
         return False
 
 
-def _copy(path: Path, name: str, target: Path, reporter: Progress) -> None:
+def _copy(path: Path, name: str, target: Path, reporter: Reporter) -> None:
     where = f"{path}[{name}]"
     try:
         with zipfile.ZipFile(path) as archive:

@@ -47,6 +47,7 @@ def build(node: dict[str, Any], key: str, **given: Any) -> Any:
     arguments |= {name: build(value, f"{key}.{name}") for name, value in arguments.items() if _is_node(value)}
     arguments |= {name: value for name, value in given.items() if name in _parameters(target)}
     _bind(target, arguments, key)
+    _check_together(target, arguments)
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
     try:
@@ -58,8 +59,8 @@ def build(node: dict[str, Any], key: str, **given: Any) -> Any:
 def check(node: dict[str, Any], key: str, given: Iterable[str] = (), known: Mapping[str, Any] = _NOTHING) -> None:
     """Raise what `build` would raise for this node because of its settings; nothing is read and no function is called.
 
-    A module's `check_settings` is called for its functions: it takes some of the function's arguments by name, and raises
-    ConfigError for values that contradict each other.
+    As in `build`, a module's `check_settings` is called for its functions: it takes some of the function's arguments by name,
+    and raises ConfigError for values that contradict each other.
 
     Args:
         node, key: as in `build`.
@@ -71,10 +72,13 @@ def check(node: dict[str, Any], key: str, given: Iterable[str] = (), known: Mapp
     for name in filter(lambda name: _is_node(arguments[name]), arguments):
         check(arguments[name], f"{key}.{name}")
     _bind(target, arguments, key, given, known)
+    _check_together(target, arguments | dict(known))
+
+
+def _check_together(target: Callable[..., Any], arguments: dict[str, Any]) -> None:
     checker = getattr(sys.modules[target.__module__], "check_settings", None)
     if inspect.isfunction(target) and inspect.isfunction(checker):
-        defaults = {name: p.default for name, p in _parameters(target).items() if p.default is not p.empty}
-        settings = defaults | arguments | dict(known)
+        settings = {name: parameter.default for name, parameter in _parameters(target).items()} | arguments
         checker(**{name: settings[name] for name in _parameters(checker)})
 
 

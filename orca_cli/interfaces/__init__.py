@@ -13,7 +13,6 @@ from orca_cli.interfaces.data import (
     Batch,
     Kind,
     Preprocessing,
-    PreprocessingRecord,
     Samples,
     Scale,
     SourceData,

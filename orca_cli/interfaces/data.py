@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -70,26 +70,11 @@ class Scale:
     std: Tensor
 
 
-@dataclass(frozen=True)
-class PreprocessingRecord:
-    """What a reader learned from data before the model sees them, in a form that JSON and safetensors hold.
-
-    Args:
-        target: dotted name of the class whose `from_record` rebuilds it.
-        values: plain values, lists and dictionaries with string keys.
-        arrays: numbers that keep every bit.
-    """
-
-    target: str
-    values: Mapping[str, Any]
-    arrays: Mapping[str, np.ndarray]
-
-
 class Preprocessing(Protocol):
-    """How raw inputs become the model's; readers of own data build the inputs of all their splits through it."""
+    """How raw inputs become the model's; readers of own data build the inputs of all their splits through it.
 
-    def record(self) -> PreprocessingRecord:
-        """Return what the class's `from_record(record)` rebuilds it from."""
+    A run keeps it beside the weights: a dataclass of plain values, arrays, tuples, and dataclasses of these.
+    """
 
     def inputs(self, raw: Any, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
         """Return raw inputs as Batch.x and Batch.valid.

@@ -1,76 +1,105 @@
-"""Fitted preprocessing beside the weights: plain values as checked JSON, numbers as safetensors; never a pickle."""
+"""Fitted preprocessing beside the weights: plain values as checked JSON, arrays as safetensors by dotted names; no pickle."""
 
 from __future__ import annotations
 
 import hashlib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from orca_cli import parts, storage
 from orca_cli.exceptions import ChecksumError, DataError
-from orca_cli.interfaces import Preprocessing, PreprocessingRecord
+from orca_cli.interfaces import Preprocessing
 
 FILE, ARRAYS_FILE = "preprocessing.json", "preprocessing.safetensors"
 _SCHEMA = 1
+_HINT = "use the version of orca that trained this run"
 
 
 def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
-    """Write the record of a task's preprocessing as preprocessing.json and preprocessing.safetensors.
+    """Write a task's preprocessing as preprocessing.json and preprocessing.safetensors.
 
     Raises:
         StorageError: the disk is full, read-only or failing.
     """
     from safetensors.numpy import save
 
-    record = preprocessing.record()
-    content = save({name: np.ascontiguousarray(array) for name, array in record.arrays.items()})
+    arrays: dict[str, np.ndarray] = {}
+    values, owner = _plain(preprocessing, arrays, ""), type(preprocessing)
+    content = save(arrays)
+    written = {
+        "schema": _SCHEMA,
+        "target": f"{owner.__module__}.{owner.__qualname__}",
+        "values": values,
+        "arrays_sha256": hashlib.sha256(content).hexdigest(),
+    }
     storage.write_bytes(folder / ARRAYS_FILE, content)
-    storage.write_checked_json(
-        folder / FILE,
-        {
-            "schema": _SCHEMA,
-            "target": record.target,
-            "values": dict(record.values),
-            "arrays_sha256": hashlib.sha256(content).hexdigest(),
-        },
-    )
-
-
-def read_preprocessing(folder: Path) -> PreprocessingRecord:
-    """Return what `write_preprocessing` wrote; no code is named or run.
-
-    Raises:
-        ChecksumError: a file is missing, or has changed since it was written.
-        DataError: a later version of the program wrote it.
-        StorageError: a file cannot be read.
-    """
-    path, arrays_path = folder / FILE, folder / ARRAYS_FILE
-    written = storage.read_checked_json(path)
-    if written.get("schema") != _SCHEMA:
-        hint = "use the version of orca that trained this run"
-        raise DataError(f"has schema {written.get('schema')}, expected {_SCHEMA}", where=str(path), hint=hint)
-    if not arrays_path.is_file():
-        raise ChecksumError("is missing", where=str(arrays_path))
-    if storage.sha256_file(arrays_path) != written["arrays_sha256"]:
-        raise ChecksumError(f"is damaged: its checksum differs from the one in {FILE}", where=str(arrays_path))
-    arrays = {name: tensor.numpy() for name, tensor in storage.read_tensors(arrays_path).items()}
-    return PreprocessingRecord(written["target"], written["values"], arrays)
+    storage.write_checked_json(folder / FILE, written)
 
 
 def load_preprocessing(folder: Path) -> Preprocessing:
     """Return a run's preprocessing, rebuilt from its files alone.
 
     Raises:
-        ConfigError, UnsafeError: the record names a class that does not exist, or lies outside the allowed modules.
-        ChecksumError, DataError, StorageError: as `read_preprocessing`, or values that its class does not accept.
+        ChecksumError: a file is missing, or has changed since it was written.
+        ConfigError, UnsafeError: it names a class that does not exist, or lies outside the allowed modules.
+        DataError: a later version of the program wrote it, or the class does not accept the values.
+        StorageError: a file cannot be read.
     """
-    record = read_preprocessing(folder)
-    path = str(folder / FILE)
-    owner = parts.resolve({parts.TARGET: record.target}, path)
+    path, arrays_path = folder / FILE, folder / ARRAYS_FILE
+    written = storage.read_checked_json(path)
+    if written.get("schema") != _SCHEMA:
+        raise DataError(f"has schema {written.get('schema')}, expected {_SCHEMA}", where=str(path), hint=_HINT)
+    if not arrays_path.is_file():
+        raise ChecksumError("is missing", where=str(arrays_path))
+    if storage.sha256_file(arrays_path) != written["arrays_sha256"]:
+        raise ChecksumError(f"is damaged: its checksum differs from the one in {FILE}", where=str(arrays_path))
+    arrays = {name: tensor.numpy() for name, tensor in storage.read_tensors(arrays_path).items()}
+    owner = parts.resolve({parts.TARGET: written["target"]}, str(path))
     try:
-        preprocessing: Preprocessing = owner.from_record(record)  # type: ignore[attr-defined]
+        if not (is_dataclass(owner) and hasattr(owner, "inputs")):
+            raise TypeError("it is not preprocessing")
+        return cast(Preprocessing, _typed(owner, written["values"], arrays, ""))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        hint = "use the version of orca that trained this run"
-        raise DataError(f"'{record.target}' does not accept this record: {error}", where=path, hint=hint) from error
-    return preprocessing
+        what = f"'{written['target']}' does not accept this record: {error}"
+        raise DataError(what, where=str(path), hint=_HINT) from error
+
+
+def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
+    """Return a value as JSON takes it; arrays are put into `arrays` by name, and None takes their place."""
+    import torch
+
+    if is_dataclass(value):
+        own = {field.name: getattr(value, field.name) for field in fields(value)}
+        return {key: _plain(item, arrays, f"{name}.{key}") for key, item in own.items()}
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        arrays[name.removeprefix(".")] = np.ascontiguousarray(np.asarray(value))
+        return None
+    return [_plain(item, arrays, name) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _typed(hint: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
+    """Return a plain value as what a field's annotation says."""
+    import torch
+
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        kinds = [member for member in members if is_dataclass(member)]
+        # Alternatives are told apart by the names of their fields.
+        hint = next((kind for kind in kinds if {field.name for field in fields(kind)} == set(value)), members[0])
+        return _typed(hint, value, arrays, name)
+    if isinstance(hint, type) and is_dataclass(hint):
+        # `interfaces` imports torch for type checkers only.
+        hints = typing.get_type_hints(hint, localns={"Tensor": torch.Tensor})
+        return hint(**{key: _typed(hints[key], item, arrays, f"{name}.{key}") for key, item in value.items()})
+    if hint in (np.ndarray, torch.Tensor):
+        array = arrays[name.removeprefix(".")]
+        return array if hint is np.ndarray else torch.from_numpy(array)
+    return tuple(_typed(members[0], item, arrays, name) for item in value) if origin is tuple else value

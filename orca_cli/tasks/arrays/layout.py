@@ -62,7 +62,11 @@ def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, st
             raise ConfigError("the training file already holds this split", where=f"task.{part}", hint="remove it")
         pairs |= found
     for pair in pairs.values():
-        _check_lengths(pair)
+        if pair.x.shape[:1] != pair.y.shape[:1] or not pair.x.shape:
+            what = f"shape {pair.y.shape} does not match inputs of shape {pair.x.shape}"
+            raise DataError(what, where=pair.y.where, hint="inputs and targets need one row per sample")
+        if pair.x.shape[0] == 0:
+            raise DataError("no samples", where=pair.x.where, hint="give a file with samples")
     base = pairs.pop("train")
     return base, rows or {"train": np.arange(base.x.shape[0])}, pairs
 
@@ -90,8 +94,8 @@ def _from_training_npz(
     rows = _marked_rows(arrays["split"], pair.x.shape[:1]) if "split" in arrays else {}
     twice = [part for part in found if part == "train" or part in rows]
     if twice:
-        what = f"holds the {twice[0]} split twice"
-        raise DataError(what, where=str(path), hint=f"it holds {', '.join(sorted(arrays))}")
+        hint = f"it holds {', '.join(sorted(arrays))}"
+        raise DataError(f"holds the {twice[0]} split twice", where=str(path), hint=hint)
     return found | {"train": pair}, rows
 
 
@@ -114,11 +118,3 @@ def _marked_rows(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.nd
     if not len(rows["train"]):
         raise DataError("no training samples", where=stored.where, hint="mark samples with train (or 0)")
     return {part: found for part, found in rows.items() if len(found)}
-
-
-def _check_lengths(pair: Pair) -> None:
-    if pair.x.shape[:1] != pair.y.shape[:1] or not pair.x.shape:
-        what = f"shape {pair.y.shape} does not match inputs of shape {pair.x.shape}"
-        raise DataError(what, where=pair.y.where, hint="inputs and targets need one row per sample")
-    if pair.x.shape[0] == 0:
-        raise DataError("no samples", where=pair.x.where, hint="give a file with samples")

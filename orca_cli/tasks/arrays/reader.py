@@ -1,25 +1,71 @@
 """Your own data without code: arrays in .npz or .npy files.
 
+Inputs of another shape or dtype than the training inputs', NaN and infinity raise DataError.
+
 Shapes: n samples, C channels, *E the extent (L, or H x W), K outputs.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge
+from torch import Tensor
 
-from orca_cli.exceptions import ConfigError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Fraction, Seed
-from orca_cli.tasks.arrays.layout import Pair, locate
-from orca_cli.tasks.arrays.preprocessing import ArrayPreprocessing
-from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets
-from orca_cli.tasks.shared.samples import ArraySamples
+from orca_cli.tasks.arrays.layout import locate
+from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets, counted
+from orca_cli.tasks.shared.samples import ArraySamples, ChannelScale, as_inputs, blocks, channel_scale, constant_note
 from orca_cli.tasks.shared.splits import check_fractions, draw
-from orca_cli.tasks.shared.targets import plain_labels
+from orca_cli.tasks.shared.targets import TargetForm, check_finite, fit_targets, own_task, plain_labels
+from orca_cli.untrusted.arrays import StoredArray
+
+
+@dataclass(frozen=True)
+class ArrayPreprocessing:
+    """What the training arrays say about the inputs and targets of all splits; without scale, inputs stay as they are.
+
+    A sample has `stored_shape` in the files: (L), (C, L) or (C, H, W); with channels last, (L), (L, C) or (H, W, C).
+    """
+
+    stored_shape: tuple[int, ...]
+    channels_last: bool
+    targets: TargetForm
+    scale: ChannelScale | None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(C, *E)."""
+        return _oriented_shape(self.stored_shape, self.channels_last)
+
+    def check(self, x: StoredArray | np.ndarray, where: str) -> None:
+        """Check shape and dtype of inputs, which may be in a file still."""
+        _check_dtype(x.dtype, where)
+        if x.shape[1:] != self.stored_shape:
+            what = f"samples have shape {x.shape[1:]}, those of the training set {self.stored_shape}"
+            raise DataError(what, where=where)
+
+    def oriented(self, x: np.ndarray, where: str) -> np.ndarray:
+        """Return inputs as [n, C, *E], without copying."""
+        self.check(x, where)
+        if x.ndim == 2:
+            x = x[:, None]
+        elif self.channels_last:
+            x = np.moveaxis(x, -1, 1)
+        done = 0
+        for block in blocks(x, np.arange(len(x))):
+            check_finite(block, where, offset=done)
+            done += len(block)
+        return x
+
+    def inputs(self, raw: np.ndarray, where: str = "inputs") -> tuple[Tensor, None]:
+        """Return inputs as Batch.x, from an array [B, ...] as in the files."""
+        return as_inputs(self.oriented(raw, where), self.scale), None
 
 
 def load(
@@ -62,59 +108,39 @@ def load(
         ConfigError: settings contradict each other or the files.
         MemoryExhaustedError: an array does not fit into memory.
     """
-    check_settings(
-        kind,
-        num_classes,
-        missing_targets,
-        validation,
-        validation_labels,
-        test,
-        test_labels,
-        validation_fraction,
-        test_fraction,
-    )
     files = {"train": (train, labels), "validation": (validation, validation_labels), "test": (test, test_labels)}
     base, rows, others = locate(files, (x, y), data_folder)
+    train_rows = rows["train"]
+    check_enough(len(train_rows), "samples", base.x.where)
+    shape, shape_note = _input_shape(base.x, channels_last)
+    raw, place = base.y.read(), base.y.where
+    classes = plain_labels(raw, place)[train_rows] if kind == "classes" else None
     fractions = {"validation": validation_fraction, "test": test_fraction}
-    rows, drawn = _draw(base, rows, {*rows, *others}, kind, fractions, split_seed)
-    preprocessing, base_x, fitted = ArrayPreprocessing.fit(
-        base,
-        rows["train"],
-        kind,
-        normalize=normalize,
-        num_classes=num_classes,
-        channels_last=channels_last,
-        missing_targets=missing_targets,
+    drawn, drawn_note = draw(len(train_rows), {*rows, *others}, fractions, split_seed, classes)
+    rows |= {part: train_rows[chosen] for part, chosen in drawn.items()}
+    own, missing = rows["train"], missing_targets
+    targets = fit_targets(
+        kind, raw, own, place, shape[1:], num_classes=num_classes, channels_last=channels_last, missing=missing
     )
-    targets, scale = preprocessing.targets, preprocessing.scale
-    base_y = _targets(base, preprocessing)
+    unscaled = ArrayPreprocessing(base.x.shape[1:], channels_last, targets, None)
+    base_x, base_y = unscaled.oriented(base.x.read(), base.x.where), targets.encode(raw, place)
+    scale, constant = channel_scale(base_x, own)
+    preprocessing = replace(unscaled, scale=scale) if normalize else unscaled
     for pair in others.values():
         preprocessing.check(pair.x, pair.x.where)
 
     def samples(part: str) -> ArraySamples:
         if part in rows:
-            return ArraySamples(base_x, base_y, rows=rows[part], scale=scale)
+            return ArraySamples(base_x, base_y, rows=rows[part], scale=preprocessing.scale)
         pair = others[part]
         own_x = preprocessing.oriented(pair.x.read(), pair.x.where)
-        return ArraySamples(own_x, _targets(pair, preprocessing), scale=scale)
+        return ArraySamples(own_x, targets.encode(pair.y.read(), pair.y.where), scale=preprocessing.scale)
 
-    train_samples, validation_samples = samples("train"), samples("validation")
+    learn, choose = samples("train"), samples("validation")
     num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]
-    counts = f"{len(train_samples)} training, {len(validation_samples)} validation and {num_test} test samples"
-    note = "; ".join([counts, *drawn, *fitted, *targets.warnings(train_samples.targets())])
-    reporter.say(f"arrays: {note}")
-    return TaskData(
-        kind=kind,
-        input_shape=preprocessing.input_shape,
-        num_outputs=targets.num_outputs,
-        train=train_samples,
-        validation=validation_samples,
-        open_test=lambda: samples("test"),
-        target_scale=targets.scale,
-        class_names=targets.names,
-        note=note,
-        preprocessing=preprocessing,
-    )
+    counts = f"{len(learn)} training, {len(choose)} validation and {num_test} test samples"
+    notes = [counts, *drawn_note, shape_note, targets.note(), *constant_note(constant)]
+    return own_task(kind, shape, targets, preprocessing, (learn, choose), samples, notes, "arrays", reporter)
 
 
 def check_settings(
@@ -131,8 +157,8 @@ def check_settings(
     """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
     for part, file, labels in (("validation", validation, validation_labels), ("test", test, test_labels)):
         if file is None and labels is not None:
-            what = "given without its inputs"
-            raise ConfigError(what, where=f"task.{part}_labels", hint=f"give task.{part}=FILE.npy")
+            hint = f"give task.{part}=FILE.npy"
+            raise ConfigError("given without its inputs", where=f"task.{part}_labels", hint=hint)
     check_fractions(None if validation else validation_fraction, None if test else test_fraction)
     if num_classes is not None and kind == "labels":
         hint = "remove it: y has one column per label"
@@ -140,18 +166,26 @@ def check_settings(
     check_missing_targets(kind, missing_targets)
 
 
-def _draw(
-    base: Pair, rows: dict[str, np.ndarray], given: set[str], kind: Kind, fractions: dict[str, float], seed: int
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the rows of the base arrays that each split takes, and a note on what was drawn."""
-    train = rows["train"]
-    check_enough(len(train), "samples", base.x.where)
-    classes = None
-    if kind == "classes" and not given.issuperset(fractions):
-        classes = plain_labels(base.y.read(), base.y.where)[train]
-    drawn, note = draw(len(train), given, fractions, seed, classes)
-    return rows | {part: train[chosen] for part, chosen in drawn.items()}, note
+def _check_dtype(dtype: np.dtype, where: str) -> None:
+    if dtype.kind not in "fiub":
+        raise DataError(f"inputs have dtype {dtype}", where=where, hint="allowed: real numbers, such as float32")
 
 
-def _targets(pair: Pair, preprocessing: ArrayPreprocessing) -> np.ndarray:
-    return preprocessing.targets.encode(pair.y.read(), pair.y.where)
+def _oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
+    if len(sample) == 1:
+        return (1, *sample)
+    return (sample[-1], *sample[:-1]) if channels_last else sample
+
+
+def _input_shape(x: StoredArray, channels_last: bool) -> tuple[tuple[int, ...], str]:
+    """Return the shape (C, *E) of training inputs in a file, and a note on it; DataError for other shapes and dtypes."""
+    _check_dtype(x.dtype, x.where)
+    shape = x.shape
+    if not 2 <= len(shape) <= 4 or 0 in shape:
+        hint = "allowed: (n, L), (n, C, L) and (n, C, H, W); with task.channels_last=true (n, L, C) and (n, H, W, C)"
+        raise DataError(f"inputs have shape {shape}", where=x.where, hint=hint)
+    sample = _oriented_shape(shape[1:], channels_last)
+    note = f"inputs {shape} read as {counted(sample[0], 'channel')} of {' x '.join(map(str, sample[1:]))}"
+    if len(shape) == 3 and not channels_last and sample[0] > 4 and abs(sample[0] - sample[1]) <= sample[1] // 2:
+        note += " (images of one channel are n x 1 x H x W)"
+    return sample, note

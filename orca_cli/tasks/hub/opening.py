@@ -5,6 +5,7 @@ Code of a data set is never executed: since version 4 the library cannot, and ol
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ def open_dataset(
     if folder is not None:
         if revision is not None:
             raise ConfigError("a folder has no revisions", where="task.revision", hint="remove it")
-        return _read(library, lambda: _from_folder(library, folder, config, cache), str(folder)), str(folder)
+        return _read(lambda: _from_folder(library, folder, config, cache), str(folder)), str(folder)
     if dataset.count("/") > 1 or dataset.startswith((".", "~", "/")) or not _HUB_ID.fullmatch(dataset):
         raise ConfigError(f"no folder '{dataset}'", where=KEY, hint="give a folder, or a hub id such as owner/name")
     return _from_hub(library, dataset, config, revision, cache)
@@ -64,15 +65,10 @@ def _from_hub(
 ) -> tuple[dict[str, Dataset], str]:
     if hub_answers():
         commit = _commit(dataset, revision)
-        splits = _read(
-            library, lambda: library.load_dataset(dataset, name=config, revision=commit, cache_dir=cache), dataset
-        )
-        return splits, f"{dataset}@{commit}"
-    missing = NetworkError(
-        f"'{dataset}' is not on this machine and the hub cannot be reached",
-        where=KEY,
-        hint=f"give {KEY}=FOLDER with .parquet files",
-    )
+        load = functools.partial(library.load_dataset, dataset, name=config, revision=commit, cache_dir=cache)
+        return _read(load, dataset), f"{dataset}@{commit}"
+    what = f"'{dataset}' is not on this machine and the hub cannot be reached"
+    missing = NetworkError(what, where=KEY, hint=f"give {KEY}=FOLDER with .parquet files")
     try:
         with _offline(library):
             splits = _splits(library.load_dataset(dataset, name=config, cache_dir=cache))
@@ -94,15 +90,16 @@ def _commit(dataset: str, revision: str | None) -> str:
     try:
         return str(HfApi().dataset_info(dataset, revision=revision, timeout=_TIMEOUT_S).sha)
     except RepositoryNotFoundError as error:
-        what = f"the hub has no data set '{dataset}'"
-        raise ConfigError(what, where=KEY, hint="check its name, or log in") from error
+        raise ConfigError(
+            f"the hub has no data set '{dataset}'", where=KEY, hint="check its name, or log in"
+        ) from error
     except RevisionNotFoundError as error:
         raise ConfigError(f"'{dataset}' has no revision '{revision}'", where="task.revision") from error
     except Exception as error:
         raise NetworkError(f"'{dataset}' could not be looked up: {error}", where=KEY, hint="try again") from error
 
 
-def _read(library: ModuleType, load: Callable[[], Any], where: str) -> dict[str, Dataset]:
+def _read(load: Callable[[], Any], where: str) -> dict[str, Dataset]:
     try:
         return _splits(load())
     except (ConnectionError, TimeoutError) as error:

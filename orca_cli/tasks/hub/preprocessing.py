@@ -17,11 +17,8 @@ import torch
 from torch import Tensor
 
 from orca_cli.exceptions import ConfigError, DataError, UnavailableError
-from orca_cli.interfaces import PreprocessingRecord
-from orca_cli.tasks.shared.preprocessing import rebuilt, record_of
-from orca_cli.tasks.shared.scales import ChannelScale
-from orca_cli.tasks.shared.target_form import TargetForm
-from orca_cli.tasks.shared.targets import check_finite
+from orca_cli.tasks.shared.samples import ChannelScale
+from orca_cli.tasks.shared.targets import TargetForm, check_finite
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,10 +29,9 @@ _MAX_PIXELS = 10**8
 
 @dataclass(frozen=True)
 class ColumnLayout:
-    """How values of a column become inputs before they are scaled.
+    """How values of a column become inputs [C, *E], `shape`, before they are scaled.
 
     Args:
-        shape: (C, *E).
         image_mode: L or RGB for images; empty for numbers.
         image_size: (height, width) that images are resized to; None keeps theirs.
         padded: whether shorter rows are padded with 0 and longer ones cut, on the last axis.
@@ -97,8 +93,8 @@ class ColumnLayout:
         for row, known, value in zip(x, valid, values, strict=True):
             one = self.oriented(value[None])[0]
             if one.shape[:-1] != self.shape[:-1] or not one.shape[-1]:
-                expected = (*self.shape[:-1], "any length")
-                raise DataError(f"a row has shape {one.shape}, expected {expected}", where=where)
+                what = f"a row has shape {one.shape}, expected {(*self.shape[:-1], 'any length')}"
+                raise DataError(what, where=where)
             length = min(one.shape[-1], self.shape[-1])
             row[..., :length] = one[..., :length]
             known[..., :length] = True
@@ -118,13 +114,7 @@ class ColumnLayout:
 
 @dataclass(frozen=True)
 class HubPreprocessing:
-    """What the training rows say about the inputs and targets of all rows.
-
-    Args:
-        layout: how values become inputs.
-        targets: form of the targets.
-        scale: of the channels; None leaves inputs as they are.
-    """
+    """What the training rows say about the inputs and targets of all rows; without scale, inputs stay as they are."""
 
     layout: ColumnLayout
     targets: TargetForm
@@ -140,15 +130,6 @@ class HubPreprocessing:
             if valid is not None:  # padding stays 0
                 x = np.where(valid[:, None], x, 0.0)
         return torch.from_numpy(x.astype(np.float32)), None if valid is None else torch.from_numpy(valid)
-
-    def record(self) -> PreprocessingRecord:
-        """Return what `from_record` rebuilds this from."""
-        return record_of(self)
-
-    @classmethod
-    def from_record(cls, record: PreprocessingRecord) -> HubPreprocessing:
-        """Return the preprocessing that a record was made of."""
-        return rebuilt(cls, record)
 
 
 def infer_layout(

@@ -15,12 +15,11 @@ from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.hub.opening import open_dataset
 from orca_cli.tasks.hub.preprocessing import HubPreprocessing, infer_layout
-from orca_cli.tasks.hub.samples import HubSamples, decoded_parts
-from orca_cli.tasks.hub.targets import class_names, raw_targets
+from orca_cli.tasks.hub.samples import HubSamples, class_names, decoded_parts, open_column, raw_targets
 from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, counted
-from orca_cli.tasks.shared.scales import ChannelScale, constant_note, streamed_channel_scale
+from orca_cli.tasks.shared.samples import ChannelScale, constant_note, streamed_channel_scale
 from orca_cli.tasks.shared.splits import check_fractions, draw, group_rows
-from orca_cli.tasks.shared.target_form import fit_targets
+from orca_cli.tasks.shared.targets import fit_targets, own_task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -75,7 +74,6 @@ def load(
         NetworkError: the data set is not in the hub's cache and the hub cannot be reached.
         UnavailableError: the package `datasets` is not installed.
     """
-    check_settings(kind, length, image_size, validation_fraction, test_fraction, missing_targets)
     splits, origin = open_dataset(dataset, config, revision, data_folder, cache_folder)
     parts = _parts(splits, origin, {"train": train_split, "validation": validation_split, "test": test_split})
     where = {part: f"{origin}[{part}]" for part in parts}
@@ -115,26 +113,14 @@ def load(
             place = f"{where[owner]}[{y}]"
             targets = form.encode(raw_targets(kind, rows, y, place), place)
         own = chosen.get(part, np.arange(len(rows)))
-        return HubSamples(rows, x, preprocessing, targets, own, f"{where[owner]}[{x}]", records.get(owner))
+        values = open_column(rows, x, layout)
+        return HubSamples(values, preprocessing, targets, own, f"{where[owner]}[{x}]", records.get(owner))
 
     train, validation = samples("train"), samples("validation")
     shown = f"{counted(layout.shape[0], 'channel')} of {' x '.join(map(str, layout.shape[1:]))}"
     counts = f"{len(train)} training and {len(validation)} validation rows"
-    warnings = [*constant_note(constant), *form.warnings(train.targets())]
-    note = "; ".join([origin, counts, *drawn, shown, form.note(), *warnings])
-    reporter.say(f"hub: {note}")
-    return TaskData(
-        kind=kind,
-        input_shape=layout.shape,
-        num_outputs=form.num_outputs,
-        train=train,
-        validation=validation,
-        open_test=lambda: samples("test"),
-        target_scale=form.scale,
-        class_names=form.names,
-        note=note,
-        preprocessing=preprocessing,
-    )
+    notes, shape = [origin, counts, *drawn, shown, form.note(), *constant_note(constant)], layout.shape
+    return own_task(kind, shape, form, preprocessing, (train, validation), samples, notes, "hub", reporter)
 
 
 def check_settings(

@@ -1,4 +1,4 @@
-"""One split of a `datasets` data set, decoded batch by batch from the mapped file.
+"""One split of a `datasets` data set, its inputs decoded batch by batch from the mapped file; and its target column.
 
 Shapes: n rows of the split, N rows that it is drawn from, B rows of a batch, C channels, *E the extent (L, or H x W).
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from orca_cli import signals
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch
 from orca_cli.tasks.hub.preprocessing import ColumnLayout, HubPreprocessing
 
@@ -22,49 +24,42 @@ if TYPE_CHECKING:
 _BLOCK = 256  # rows that are decoded at once
 
 
+@dataclass(frozen=True)
 class HubSamples:
     """One split (see interfaces): targets in memory, inputs read from the mapped file on demand.
 
     Args:
-        rows: the split, or what splits are drawn from.
-        column: of the inputs.
-        preprocessing: how it becomes inputs.
-        targets: [N, ...] as Batch.y, of all of `rows`.
+        values: gives those of the input column (see `open_column`), of what the split is drawn from.
+        preprocessing: how they become inputs.
+        y: [N, ...] as Batch.y.
         chosen: [n] indices of this split's rows.
         where: split and column, for messages.
-        groups: [N] int64, the record of each row; None where rows stand alone.
+        records: [N] int64, the record of each row; None where rows stand alone.
     """
 
-    def __init__(
-        self,
-        rows: Dataset,
-        column: str,
-        preprocessing: HubPreprocessing,
-        targets: np.ndarray,
-        chosen: np.ndarray,
-        where: str,
-        groups: np.ndarray | None = None,
-    ) -> None:
-        self._values = open_column(rows, column, preprocessing.layout)
-        self._preprocessing, self._where = preprocessing, where
-        self._y, self._chosen, self._groups = targets, chosen, groups
+    values: Callable[[np.ndarray], np.ndarray | list]
+    preprocessing: HubPreprocessing
+    y: np.ndarray
+    chosen: np.ndarray
+    where: str
+    records: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self.chosen)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return the samples with these indices (0..n-1), in this order; nothing is augmented."""
-        rows = self._chosen[np.asarray(indices, dtype=np.int64)]
-        x, valid = self._preprocessing.inputs(self._values(rows), self._where, list(rows))
-        return Batch(x, torch.from_numpy(self._y[rows].copy()), valid)
+        """Return the samples with these indices; nothing is augmented."""
+        rows = self.chosen[np.asarray(indices, dtype=np.int64)]
+        x, valid = self.preprocessing.inputs(self.values(rows), self.where, list(rows))
+        return Batch(x, torch.from_numpy(self.y[rows].copy()), valid)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
-        return self._y[self._chosen]
+        return self.y[self.chosen]
 
     def groups(self) -> np.ndarray | None:
         """Return the record of each sample, [n] int64, or None."""
-        return None if self._groups is None else self._groups[self._chosen]
+        return None if self.records is None else self.records[self.chosen]
 
     def digest(self) -> str:
         """Return a SHA-256 over inputs as the model takes them, masks, targets and records."""
@@ -106,3 +101,37 @@ def decoded_parts(
         x, valid = layout.decode(values(indices), where, list(indices))
         yield x, np.broadcast_to(True if valid is None else valid[:, None], x.shape)
         advance(len(indices))
+
+
+def raw_targets(kind: str, rows: Dataset, column: str, where: str) -> np.ndarray:
+    """Return a column as an array [n, ...] of numbers or text; for labels, lists of classes become [n, K] of 0 and 1."""
+    names = class_names(kind, rows, column)
+    if names and kind == "labels":
+        return _multi_hot(rows, column, len(names), where)
+    array = np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
+    if array.dtype.kind == "O":
+        absent = [i for i, value in enumerate(array) if value is None]
+        if absent:
+            raise DataError(f"row {absent[0]} has no target", where=where, hint="remove such rows")
+        if all(isinstance(value, str) for value in array):
+            return array.astype(str)
+        raise DataError("holds lists of several lengths", where=where, hint=f"its type is {rows.features[column]}")
+    return array
+
+
+def class_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:
+    """Return the names of the classes that a column numbers by itself, or lists as labels; none for other columns."""
+    import datasets
+
+    feature = rows.features[column]
+    feature = getattr(feature, "feature", None) if kind == "labels" else feature
+    return tuple(feature.names) if kind != "dense" and isinstance(feature, datasets.ClassLabel) else ()
+
+
+def _multi_hot(rows: Dataset, column: str, k: int, where: str) -> np.ndarray:
+    labels = np.zeros((len(rows), k), dtype=np.float32)
+    for i, present in enumerate(rows[column]):
+        if present is None or any(label is None or not 0 <= label < k for label in present):
+            raise DataError(f"row {i} has labels {present}, expected a list within 0..{k - 1}", where=where)
+        labels[i, present] = 1
+    return labels

@@ -62,13 +62,10 @@ class View:
 
     def inputs(self, paths: Sequence[Path]) -> torch.Tensor:
         """Return the images of files as [B, C, S, S] float32, without augmentation."""
-        return self.finished(decode_all(paths, self.side, self.channels, self.crop))
-
-    def finished(self, images: np.ndarray) -> torch.Tensor:
-        """Return decoded uint8 images [B, C, S, S] as the model takes them."""
-        return normalised(images, self.mean, self.std)
+        return normalised(decode_all(paths, self.side, self.channels, self.crop), self.mean, self.std)
 
 
+@dataclass(frozen=True)
 class FileSamples:
     """Samples (see interfaces) over image files.
 
@@ -80,18 +77,19 @@ class FileSamples:
         view: how they become inputs.
     """
 
-    def __init__(
-        self, paths: Sequence[Path], names: Sequence[str], y: np.ndarray, hashes: Sequence[str], view: View
-    ) -> None:
-        self._paths, self._names, self._y, self._hashes, self._view = paths, names, y, hashes, view
+    paths: Sequence[Path]
+    names: Sequence[str]
+    y: np.ndarray
+    hashes: Sequence[str]
+    view: View
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return x [B, C, S, S] and y [B]; cropped and flipped at random where the view says so."""
-        view, indices = self._view, np.asarray(indices, dtype=np.int64)
-        paths, y = [self._paths[index] for index in indices], torch.from_numpy(self._y[indices])
+        view, indices = self.view, np.asarray(indices, dtype=np.int64)
+        paths, y = [self.paths[index] for index in indices], torch.from_numpy(self.y[indices])
         if view.frozen_seed is None and augment is None:
             return Batch(view.inputs(paths), y)
         images = decode_all(paths, view.larger or view.side, view.channels, view.crop)
@@ -100,26 +98,25 @@ class FileSamples:
             images = np.concatenate([self._augmented(images[i : i + 1], draw) for i, draw in enumerate(draws)])
         elif augment is not None:
             images = self._augmented(images, augment)
-        return Batch(view.finished(images), y)
+        return Batch(normalised(images, view.mean, view.std), y)
 
     def _augmented(self, images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        view = self._view
+        view = self.view
         if view.larger or view.padding:
             images = random_crop(images, (view.side, view.side), view.padding, generator)
         return random_flip(images, generator) if view.flip else images
 
     def targets(self) -> np.ndarray:
         """Return all classes [n]."""
-        return self._y
+        return self.y
 
     def groups(self) -> None:
         """Images stand alone."""
-        return
 
     def digest(self) -> str:
         """Return a SHA-256 over names, contents and classes of the files, and how they become inputs."""
-        digest = hashlib.sha256(f"{self._view}\n".encode())
-        for name, content, label in zip(self._names, self._hashes, self._y, strict=True):
+        digest = hashlib.sha256(f"{self.view}\n".encode())
+        for name, content, label in zip(self.names, self.hashes, self.y, strict=True):
             digest.update(f"{name!r} {content} {label}\n".encode())
         return digest.hexdigest()
 
@@ -152,8 +149,7 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
     except image_module.UnidentifiedImageError as error:
         hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
         raise DataError("is not a readable image", where=str(path), hint=hint) from error
-    # Damaged images raise almost anything from inside the decoders.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - damaged images raise almost anything from inside the decoders
         what = f"cannot be decoded ({error or type(error).__name__})"
         raise DataError(what, where=str(path), hint="save it again or remove it") from error
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -166,12 +162,11 @@ def _flat(image: Any, image_module: Any, path: Path) -> Any:
     if image.mode in ("I", "F"):
         what = f"has pixels of mode {image.mode}"
         raise DataError(what, where=str(path), hint="store 8 or 16 bits a pixel, or use task=arrays")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = image_module.new("RGBA", image.size, "white")
-        white.alpha_composite(image)
-        return white
-    return image
+    if not image.has_transparency_data:
+        return image
+    white = image_module.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    return white
 
 
 def _too_large(path: Path, what: str) -> UnsafeError:
@@ -210,13 +205,7 @@ def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
 
 
 def by_content(hashes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the units of a draw in which identical files stay together.
-
-    Returns:
-        The first file of each content [u], in the order of the files, and the content 0..u-1 of each file [n].
-    """
+    """Return the first file of each content [u], in the order of the files, and the content 0..u-1 of each file [n]."""
     _, first, of = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
     order = np.argsort(first)
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    return first[order], place[of]
+    return first[order], np.argsort(order)[of]

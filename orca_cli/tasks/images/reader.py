@@ -8,27 +8,61 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Interval
+from torch import Tensor
 
 from orca_cli import signals, storage
 from orca_cli.exceptions import DataError, UnsafeError, suggest
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Fraction, Seed
-from orca_cli.tasks.images.files import FileSamples, View, by_content, content_hashes, decode, pillow_version
-from orca_cli.tasks.images.layout import ImageFile, locate
-from orca_cli.tasks.images.preprocessing import ImagePreprocessing
+from orca_cli.tasks.images.files import SUFFIXES, FileSamples, View, by_content, content_hashes, decode, pillow_version
 from orca_cli.tasks.shared import files
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.own_data import check_enough
+from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.tasks.shared.splits import check_fractions, draw
+from orca_cli.tasks.shared.targets import TargetForm, own_task
 
+check_settings = check_fractions  # the only rule about two settings
+_LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
+_GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the means of ImageNet's three
 _SHOWN = 10  # files named in a message
 _SURVEY_VERSION = 1
+# How folders of splits may be called.
+_VALIDATION = ("validation", "val", "valid", "dev")
+_PART_NAMES = {"train": ("train", "training"), "validation": _VALIDATION, "test": ("test", "testing")}
+_HINT = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test beside train"
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file; its name is the path below the data set's folder, its class the folder that it lies in."""
+
+    path: Path
+    name: str
+    class_name: str
+
+
+@dataclass(frozen=True)
+class ImagePreprocessing:
+    """How image files become inputs, without augmentation, and the names of the folders that hold them classes."""
+
+    view: View
+    targets: TargetForm
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, S, S)."""
+        return self.view.channels, self.view.side, self.view.side
+
+    def inputs(self, raw: Sequence[Path], where: str = "inputs") -> tuple[Tensor, None]:
+        """Return the images of files as Batch.x; errors as those of `files.decode`."""
+        return self.view.inputs(raw), None
 
 
 def load(
@@ -68,9 +102,8 @@ def load(
         UnsafeError: an image has too many pixels.
         UnavailableError: Pillow is not installed.
     """
-    check_settings(validation_fraction, test_fraction)
     folder = files.find(data_folder, "images", ["."], path)[0].resolve()
-    given, others = locate(folder)
+    given, others = _locate(folder)
     found = [file for part in given.values() for file in part]
     hashes = dict(zip(found, content_hashes([file.path for file in found], reporter), strict=True))
     survey = _survey(hashes, cache_folder, reporter)
@@ -81,38 +114,76 @@ def load(
     names = _class_names(parts, hashes, folder)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     parts, drawn = _draw(parts, hashes, names, fractions, split_seed, folder)
-    sizes = [survey["sizes"][hashes[file]] for file in parts["train"]]
-    preprocessing = ImagePreprocessing.fit(
-        sizes, names, size=size, channels=channels, crop=fit == "crop", imagenet=normalize == "imagenet"
-    )
-    augmented = replace(preprocessing.view, padding=padding, flip=flip)
+    side = size or min(_LARGEST_SIDE, max(max(survey["sizes"][hashes[file]]) for file in parts["train"]))
+    view = View(side, channels, fit == "crop")
+    if normalize == "imagenet":
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
+        view = replace(view, mean=mean, std=std)
+    targets = TargetForm("classes", len(names), names, names)
+    preprocessing = ImagePreprocessing(view, targets)
 
-    def samples(part: str, view: View) -> FileSamples:
+    def samples(part: str, view: View = view) -> FileSamples:
         chosen = parts[part]
         y = np.array([names.index(file.class_name) for file in chosen], dtype=np.int64)
         content = [hashes[file] for file in chosen]
         return FileSamples([file.path for file in chosen], [file.name for file in chosen], y, content, view)
 
-    train, validation = samples("train", augmented), samples("validation", preprocessing.view)
+    train, validation = samples("train", replace(view, padding=padding, flip=flip)), samples("validation")
     counts = f"{len(train)} training, {len(validation)} validation and {len(parts['test'])} test images"
-    form = f"{preprocessing.targets.note()}, read as {' x '.join(map(str, preprocessing.input_shape))}"
+    shape = preprocessing.input_shape
+    form = f"{targets.note()}, read as {' x '.join(map(str, shape))}"
     left_out = [f"warning: {len(bad)} files that cannot be decoded are left out, such as {bad[0].name}"] if bad else []
-    note = "; ".join([counts, *drawn, form, *left_out, *others, *_odd_classes(hashes)])
-    reporter.say(f"images: {note}")
-    return TaskData(
-        kind="classes",
-        input_shape=preprocessing.input_shape,
-        num_outputs=len(names),
-        train=train,
-        validation=validation,
-        open_test=lambda: samples("test", preprocessing.view),
-        class_names=names,
-        note=note,
-        preprocessing=preprocessing,
-    )
+    notes = [counts, *drawn, form, *left_out, *others, *_odd_classes(hashes)]
+    return own_task(kind, shape, targets, preprocessing, (train, validation), samples, notes, "images", reporter)
 
 
-check_settings = check_fractions  # the only rule about two settings
+def _locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
+    """Return the image files by split, sorted by class and name, and a note on what was left out; no file is opened."""
+    inside = _folders(folder)
+    if not inside:
+        loose = sum(_is_image(entry) for entry in folder.iterdir())
+        found = f"{loose} images and no folders" if loose else "no folders of images"
+        raise DataError(f"holds {found}", where=str(folder), hint=f"give each class a folder of its own: {_HINT}")
+    splits: dict[str, Path] = {}
+    for entry in inside:
+        part = next((part for part, names in _PART_NAMES.items() if entry.name.lower() in names), None)
+        # A folder `train` that itself holds images is a class: the vehicle.
+        if part is None or not _folders(entry):
+            continue
+        if part in splits:
+            what = f"'{splits[part].name}' and '{entry.name}' are both the {part} split"
+            raise DataError(what, where=str(folder), hint="merge them")
+        splits[part] = entry
+    others = [entry.name for entry in inside if entry not in splits.values()]
+    if "train" in splits and others:
+        raise DataError(f"'{others[0]}' lies beside the splits but is not one", where=str(folder), hint=_HINT)
+    classes = {part: _folders(splits[part]) for part in _PART_NAMES if part in splits}
+    left_out: list[Path] = []
+    found_in = classes if "train" in splits else {"train": inside}
+    parts = {part: _of_classes(own, folder, left_out) for part, own in found_in.items()}
+    what = f"warning: {len(left_out)} other files or folders are left out"
+    return parts, [f"{what}, such as {left_out[0].relative_to(folder)}"] if left_out else []
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+
+
+def _of_classes(class_folders: list[Path], folder: Path, left_out: list[Path]) -> list[ImageFile]:
+    files = []
+    for class_folder in class_folders:
+        inside = sorted(class_folder.iterdir())
+        found = [path for path in inside if _is_image(path)]
+        left_out += [path for path in inside if not (_is_image(path) or path.name.startswith("."))]
+        if not found:
+            hint = f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read"
+            raise DataError("this class folder has no images", where=str(class_folder), hint=hint)
+        files += [ImageFile(path, path.relative_to(folder).as_posix(), class_folder.name) for path in found]
+    return files
 
 
 def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:

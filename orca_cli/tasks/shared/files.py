@@ -12,7 +12,7 @@ def find(data_folder: Path, task: str, names: Sequence[str], path: str | None = 
     """Return the files or folders of a task.
 
     Args:
-        data_folder: where data sets lie; the task's own folder below it is searched.
+        data_folder: where data sets lie, each in a folder with the task's name.
         task: its name.
         names: of the files, relative to the task's folder; all are needed.
         path: another folder, from the working folder or else from `data_folder`.
@@ -21,7 +21,13 @@ def find(data_folder: Path, task: str, names: Sequence[str], path: str | None = 
     Raises:
         DataError: a file is missing.
     """
-    folder = _folder(data_folder, task, path)
+    folder = data_folder / task
+    if path is not None:
+        given = Path(path).expanduser()
+        folder = given if given.is_dir() else data_folder / given
+        if not folder.is_dir():
+            hint = "give the folder that holds the task's files"
+            raise DataError(f"no folder '{given}'", where="task.path", hint=hint)
     found = [folder / name for name in names]
     missing = [name for name, place in zip(names, found, strict=True) if not place.exists()]
     if missing:
@@ -30,13 +36,3 @@ def find(data_folder: Path, task: str, names: Sequence[str], path: str | None = 
         hint = f"{advice}; or give task.path=FOLDER" + (f"; {hint}" if hint else "")
         raise DataError(f"no file '{missing[0]}'{more}", where=str(folder), hint=hint)
     return found
-
-
-def _folder(data_folder: Path, task: str, path: str | None) -> Path:
-    if path is None:
-        return data_folder / task
-    given = Path(path).expanduser()
-    for place in (given, data_folder / given):
-        if place.is_dir():
-            return place
-    raise DataError(f"no folder '{given}'", where="task.path", hint="give the folder that holds the task's files")

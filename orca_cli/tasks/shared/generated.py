@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 from orca_cli import signals, storage
-from orca_cli.exceptions import ChecksumError, LockedError
+from orca_cli.exceptions import ChecksumError
 from orca_cli.interfaces import Reporter
-
-_WAIT_S = 1.0  # between attempts at a lock that another process holds
 
 
 def folder_of(
@@ -29,14 +28,21 @@ def folder_of(
         name: of the task.
         parameters: all that the data depend on, with the version of the generator.
         make: fills an empty folder with files.
-        reporter: says what is made or found damaged.
+        reporter: shows what is made or found damaged.
 
     Raises:
         StorageError, InterruptionError: nothing half-made remains.
     """
     text = json.dumps(parameters, sort_keys=True)
     path = cache_folder / "generated" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    with _turn(path.with_name(f"{path.name}.lock"), name, reporter):
+    announce = functools.cache(lambda: reporter.say(f"waiting for another process that generates {name}"))
+
+    def wait() -> None:
+        signals.check()
+        announce()
+
+    lock = path.with_name(f"{path.name}.lock")
+    with storage.lock(lock, timeout_s=math.inf, what=name, while_waiting=wait):
         if path.exists():
             try:
                 storage.verify_folder(path)
@@ -49,20 +55,3 @@ def folder_of(
             make(temporary)
             storage.write_json(temporary / "parameters.json", parameters)
     return path
-
-
-@contextmanager
-def _turn(lock: Path, name: str, reporter: Reporter) -> Iterator[None]:
-    """Hold the lock; wait for another process that makes the same data, and notice signals meanwhile."""
-    said = False
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(storage.lock(lock, timeout_s=_WAIT_S, what=name))
-                break
-            except LockedError:
-                signals.check()
-                if not said:
-                    reporter.say(f"waiting for another process that generates {name}")
-                    said = True
-        yield

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -42,21 +42,18 @@ class Sequences:
         """Return samples of these sequences.
 
         Args:
-            name: of the task.
-            num_symbols: V.
-            length: L.
-            mask: whether padding is marked.
+            name, num_symbols, length, mask: as those of `SymbolSamples`.
             over_length: what happens to longer sequences.
             no_class: K, which no output can name, for the test split with over_length="wrong"; None for other splits.
         """
-        tokens, ends, classes = self.tokens, self.ends, self.classes
+        sequences, fits = self, ~self.longer
         if over_length == "drop":
-            sizes = np.diff(ends, prepend=0)
-            tokens, classes = tokens[np.repeat(~self.longer, sizes)], classes[~self.longer]
-            ends = np.cumsum(sizes[~self.longer], dtype=np.int64)
+            sizes = np.diff(self.ends, prepend=0)
+            tokens, ends = self.tokens[np.repeat(fits, sizes)], np.cumsum(sizes[fits], dtype=np.int64)
+            sequences = Sequences(tokens, ends, self.classes[fits], self.longer[fits])
         elif over_length == "wrong" and no_class is not None:
-            classes = np.where(self.longer, no_class, classes)
-        return SymbolSamples(name, tokens, ends, classes, num_symbols, length, mask)
+            sequences = replace(self, classes=np.where(self.longer, no_class, self.classes))
+        return SymbolSamples(name, sequences, num_symbols, length, mask)
 
 
 def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -64,61 +61,56 @@ def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer(b"".join(texts), np.uint8), np.cumsum([len(text) for text in texts], dtype=np.int64)
 
 
+@dataclass(frozen=True)
 class SymbolSamples:
     """Samples (see interfaces) over sequences stored end to end; one-hot columns are made batch by batch.
 
     Args:
         name: of the task, for the digest.
-        tokens: [sum of lengths] uint8 in 0..V-1.
-        ends: [n] int64, where each sequence ends in `tokens`.
-        classes: [n] int64.
+        sequences: of the split.
         num_symbols: V, channels of the input.
         length: L; of longer sequences the first L symbols are taken.
         mask: whether the zero columns after the end of a sequence are marked as padding.
     """
 
-    def __init__(
-        self,
-        name: str,
-        tokens: np.ndarray,
-        ends: np.ndarray,
-        classes: np.ndarray,
-        num_symbols: int,
-        length: int,
-        mask: bool = True,
-    ) -> None:
-        if not len(ends) == len(classes) or (len(ends) and ends[-1] != len(tokens)):
-            raise ValueError(f"{len(ends)} sequences, {len(classes)} classes, {len(tokens)} symbols")
-        self._name, self._num_symbols, self._length, self._mask = name, num_symbols, length, mask
-        self._tokens, self._ends, self._classes = tokens, ends, classes
+    name: str
+    sequences: Sequences
+    num_symbols: int
+    length: int
+    mask: bool
+
+    def __post_init__(self) -> None:
+        tokens, ends, n = self.sequences.tokens, self.sequences.ends, len(self.sequences.classes)
+        if len(ends) != n or (n and ends[-1] != len(tokens)):
+            raise ValueError(f"{len(ends)} sequences, {n} classes, {len(tokens)} symbols")
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self.sequences.ends)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return x [B, V, L] of 0 and 1, y [B] and valid [B, L] (None without mask); nothing is augmented."""
-        x = np.zeros((len(indices), self._num_symbols, self._length), np.float32)
-        valid = np.zeros((len(indices), self._length), bool)
+        x = np.zeros((len(indices), self.num_symbols, self.length), np.float32)
+        valid = np.zeros((len(indices), self.length), bool)
+        ends = self.sequences.ends
         for row, index in enumerate(indices):
-            start = self._ends[index - 1] if index else 0
-            tokens = self._tokens[start : self._ends[index]][: self._length]
+            start = ends[index - 1] if index else 0
+            tokens = self.sequences.tokens[start : ends[index]][: self.length]
             x[row, tokens, np.arange(len(tokens))] = 1
             valid[row, : len(tokens)] = True
-        y = torch.from_numpy(self._classes[np.asarray(indices, dtype=np.int64)])
-        return Batch(torch.from_numpy(x), y, torch.from_numpy(valid) if self._mask else None)
+        y = torch.from_numpy(self.targets()[np.asarray(indices, dtype=np.int64)])
+        return Batch(torch.from_numpy(x), y, torch.from_numpy(valid) if self.mask else None)
 
     def targets(self) -> np.ndarray:
         """Return all classes [n]."""
-        return self._classes
+        return self.sequences.classes
 
     def groups(self) -> None:
         """Sequences stand alone."""
-        return
 
     def digest(self) -> str:
         """Return a SHA-256 over the sequences, their classes, the length of the input and the absence of a mask."""
-        mask = "" if self._mask else " unmasked"
-        digest = hashlib.sha256(f"{self._name} {self._length} {len(self)}{mask}".encode())
-        for array in (self._tokens, self._ends, self._classes):
+        mask = "" if self.mask else " unmasked"
+        digest = hashlib.sha256(f"{self.name} {self.length} {len(self)}{mask}".encode())
+        for array in (self.sequences.tokens, self.sequences.ends, self.sequences.classes):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()

@@ -21,12 +21,9 @@ _BATCH_VALUES = 2**23
 
 @dataclass(frozen=True)
 class Shared:
-    """Inputs of a second split that are in a first one too.
+    """How many inputs of the `of` samples that were read of a second split are in a first one too.
 
-    Args:
-        shared: their number.
-        of: samples of the second that were read.
-        complete: whether both splits were read whole; otherwise there may be more.
+    Where not `complete`, a split was not read whole, and there may be more.
     """
 
     shared: int
@@ -41,32 +38,23 @@ class Shared:
 def input_hashes(batch: Batch) -> list[bytes]:
     """Return a hash of each input [C, *E]; padding belongs to it."""
     x, valid = batch.x.numpy(), None if batch.valid is None else batch.valid.numpy()
-    hashes = []
-    for place, sample in enumerate(x):
-        digest = hashlib.blake2b(np.ascontiguousarray(sample).tobytes(), digest_size=16)
-        if valid is not None:
-            digest.update(valid[place].tobytes())
-        hashes.append(digest.digest())
-    return hashes
+    padding = [b""] * len(x) if valid is None else [known.tobytes() for known in valid]
+    return [hashlib.blake2b(one.tobytes() + end, digest_size=16).digest() for one, end in zip(x, padding, strict=True)]
 
 
 def count_shared(first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int) -> Shared:
     """Count the samples of a second split whose inputs are also in the first; of large splits, samples drawn by seed."""
-    known = set(_read(first, input_shape, seed))
-    found = _read(second, input_shape, seed)
-    complete = len(found) == len(second) and _rows(len(first), input_shape, seed).size == len(first)
+    read, found = _read(first, input_shape, seed), _read(second, input_shape, seed)
+    known = set(read)
+    complete = len(found) == len(second) and len(read) == len(first)
     return Shared(sum(digest in known for digest in found), len(found), complete)
 
 
-def _rows(n: int, input_shape: tuple[int, ...], seed: int) -> np.ndarray:
-    most = min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
-    if n <= most:
-        return np.arange(n)
-    return np.sort(seeding.numpy_generator(seed, "overlap").choice(n, most, replace=False))
-
-
 def _read(samples: Samples, input_shape: tuple[int, ...], seed: int) -> list[bytes]:
-    rows = _rows(len(samples), input_shape, seed)
+    rows = np.arange(len(samples))
+    most = min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
+    if len(rows) > most:
+        rows = np.sort(seeding.numpy_generator(seed, "overlap").choice(len(rows), most, replace=False))
     size = max(1, min(256, _BATCH_VALUES // math.prod(input_shape)))
     hashes: list[bytes] = []
     for start in range(0, len(rows), size):

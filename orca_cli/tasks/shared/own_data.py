@@ -37,8 +37,7 @@ def own_paths(files: dict[str, str | None], data_folder: Path) -> dict[str, Path
     paths = {part: own_path(file, data_folder) for part, file in files.items() if file is not None}
     seen: dict[Path, str] = {}
     for part, path in paths.items():
-        first = seen.setdefault(path.resolve(), part)
-        if first != part:
+        if (first := seen.setdefault(path.resolve(), part)) != part:
             what = f"'{path}' is also the file of task.{first}; its samples would be in both splits"
             hint = "name another file, or omit this one and the split is drawn from the training file"
             raise ConfigError(what, where=f"task.{part}", hint=hint)

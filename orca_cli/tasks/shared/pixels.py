@@ -23,11 +23,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of
 def random_crop(images: np.ndarray, size: tuple[int, int], padding: int, generator: np.random.Generator) -> np.ndarray:
     """Return a window of each image [B, C, H, W], as [B, C, *size]; independent and uniform over all that fit.
 
-    Args:
-        images: are surrounded by `padding` pixels of zeros first.
-        size: height and width of the windows, at most H + 2 * padding and W + 2 * padding.
-        padding: on every side.
-        generator: for the windows' places.
+    Images are surrounded by `padding` pixels of zeros first; so size is at most (H + 2 * padding, W + 2 * padding).
     """
     height, width = size
     if padding:

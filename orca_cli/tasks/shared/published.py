@@ -15,14 +15,9 @@ from orca_cli.tasks.shared.files import find
 def find_first(
     data_folder: Path, task: str, options: Sequence[Sequence[str]], path: str | None = None, hint: str = ""
 ) -> list[Path]:
-    """Return the files of the first option that is complete; arguments as those of `files.find`.
+    """Return the files of the first of several lists that is complete; other arguments as those of `files.find`.
 
-    Args:
-        data_folder, task, path, hint: as there.
-        options: lists of files; archives and mirrors put the same files into different folders.
-
-    Raises:
-        DataError: no option is complete; the message is about the first one.
+    Archives and mirrors put the same files into different folders. DataError about the first list where none is complete.
     """
     failures = []
     for names in options:
@@ -86,9 +81,8 @@ def check_array(
             size if isinstance(size, int) else lengths.setdefault(size, found or -1)
             for size, found in zip(shape, array.shape, strict=True)
         ]
-        if list(array.shape) == expected and (
-            array.dtype.kind in "biuf" if dtype == "numbers" else array.dtype == dtype
-        ):
+        typed = array.dtype.kind in "biuf" if dtype == "numbers" else array.dtype == dtype
+        if typed and list(array.shape) == expected:
             return array
     found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
     form = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
@@ -96,18 +90,10 @@ def check_array(
 
 
 def class_numbers(labels: object, n: int, num_classes: int, where: str, first: int = 0, hint: str = "") -> np.ndarray:
-    """Return class labels as [n] int64 in 0..num_classes-1.
-
-    Args:
-        labels: n whole numbers, (n,) or (n, 1).
-        n: number of samples.
-        num_classes: K.
-        where: file and entry, for messages.
-        first: the label of class 0; labels are first..first+K-1.
-        hint: what to do where they have another form.
+    """Return class labels, n whole numbers (n,) or (n, 1) in first..first+num_classes-1, as [n] int64 from 0 on.
 
     Raises:
-        DataError: another shape or type, or a label out of range.
+        DataError: another shape or type, or a label out of range; `where` is the file and entry, `hint` what to do.
     """
     values = np.asarray(labels)
     if values.shape not in ((n,), (n, 1)) or values.dtype.kind not in "iuf":

@@ -1,4 +1,4 @@
-"""One split of a task that lies in arrays, in memory or mapped from a file.
+"""One split of a task that lies in arrays, in memory or mapped from a file; means and deviations of its training rows.
 
 Shapes: N rows of the arrays, n samples of the split, C channels, *E the extent, K outputs.
 """
@@ -6,19 +6,35 @@ Shapes: N rows of the arrays, n samples of the split, C channels, *E the extent,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from orca_cli.interfaces import Batch
+from orca_cli.interfaces import Batch, Scale
+from orca_cli.tasks.shared.own_data import listed
 from orca_cli.untrusted.pages import release_pages
 
-if TYPE_CHECKING:
-    from orca_cli.tasks.shared.scales import ChannelScale
-
 _BLOCK_BYTES = 2**24  # what is read at once from a mapped file
+
+
+@dataclass(frozen=True)
+class ChannelScale:
+    """Subtracts each channel's mean over the training set and divides by its deviation.
+
+    Args:
+        mean: [C] float64.
+        std: [C] float64, positive; 1 for constant channels.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    def apply(self, x: np.ndarray) -> np.ndarray:
+        """Return inputs [n, C, *E] scaled, in float64: float32 would lose a small signal on a large offset."""
+        shape = (-1,) + (1,) * (x.ndim - 2)
+        return (x - self.mean.reshape(shape)) / self.std.reshape(shape)
 
 
 class ArraySamples:
@@ -52,7 +68,7 @@ class ArraySamples:
         return len(self._rows)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return the samples with these indices (0..n-1), in this order; nothing is augmented."""
+        """Return the samples with these indices; nothing is augmented."""
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
         x = self._x[rows]
         release_pages(self._x)
@@ -70,13 +86,14 @@ class ArraySamples:
     def digest(self) -> str:
         """Return a SHA-256 over shape, dtype and bytes of inputs, targets, mask, records and normalisation."""
         digest = hashlib.sha256()
-        parts = (("x", self._x), ("y", self._y), ("valid", self._valid), ("groups", self._groups))
-        for name, array in parts:
+        parts = {"x": self._x, "y": self._y, "valid": self._valid, "groups": self._groups}
+        scale = {} if self._scale is None else {"mean": self._scale.mean, "std": self._scale.std}
+        for name, array in (parts | scale).items():
             if array is not None:
-                _update(digest, name, array, self._rows)
-        if self._scale is not None:
-            for name, array in (("mean", self._scale.mean), ("std", self._scale.std)):
-                _update(digest, name, array, np.arange(len(array)))
+                rows = np.arange(len(array)) if name in scale else self._rows
+                digest.update(f"{name} {array.dtype.str} {(len(rows), *array.shape[1:])}".encode())
+                for block in blocks(array, rows):
+                    digest.update(block.tobytes())
         return digest.hexdigest()
 
 
@@ -95,7 +112,55 @@ def blocks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
         yield block
 
 
-def _update(digest: hashlib._Hash, name: str, array: np.ndarray, rows: np.ndarray) -> None:
-    digest.update(f"{name} {array.dtype.str} {(len(rows), *array.shape[1:])}".encode())
-    for block in blocks(array, rows):
-        digest.update(block.tobytes())
+def channel_scale(x: np.ndarray, rows: np.ndarray) -> tuple[ChannelScale, list[int]]:
+    """Return the scale of inputs [N, C, *E] over the training rows [n], and which channels are constant."""
+    axes = (0, *range(2, x.ndim))
+    count = len(rows) * int(np.prod(x.shape[2:], dtype=np.int64))
+    mean, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    for block in blocks(x, rows):
+        mean += block.sum(axis=axes, dtype=np.float64) / count
+    centre = mean.reshape(-1, *(1,) * (x.ndim - 2))
+    for block in blocks(x, rows):
+        squares += ((block - centre) ** 2).sum(axis=axes)
+    return _scale(mean, squares / count)
+
+
+def streamed_channel_scale(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[ChannelScale, list[int]]:
+    """Return the scale of inputs that are decoded once, part by part, and which channels are constant.
+
+    A part is x [B, C, *E], and [B, C, *E] bool that is False at padding, which does not count.
+    """
+    count, mean, squares = 0.0, np.zeros(1), np.zeros(1)
+    for x, known in parts:
+        # Means and squares of parts are merged about their own means, so that no large offset is squared.
+        axes = (0, *range(2, x.ndim))
+        size = known.sum() / known.shape[1]
+        own = (x * known).sum(axis=axes) / size
+        around = (((x - own.reshape(-1, *(1,) * (x.ndim - 2))) * known) ** 2).sum(axis=axes)
+        squares = squares + around + (own - mean) ** 2 * count * size / (count + size)
+        mean = mean + (own - mean) * size / (count + size)
+        count += size
+    return _scale(mean, squares / count)
+
+
+def _scale(mean: np.ndarray, variance: np.ndarray) -> tuple[ChannelScale, list[int]]:
+    std = np.sqrt(variance)
+    # Sums of many equal numbers are off by rounding; a deviation as small as that is not variation in the data.
+    constant = std <= 1e-12 * np.abs(mean)
+    return ChannelScale(mean, np.where(constant, 1.0, std)), [int(i) for i in np.flatnonzero(constant)]
+
+
+def constant_note(channels: list[int]) -> list[str]:
+    """Return a warning that names constant channels, if there are any."""
+    note = f"warning: channel {listed(channels)} is constant in the training set and carries no information"
+    return [note] if channels else []
+
+
+def target_scale(y: np.ndarray) -> Scale:
+    """Return each output channel's mean and deviation [K, 1, ...] over targets [n, K, *E] that are not missing (NaN)."""
+    columns = np.moveaxis(y, 1, 0).reshape(y.shape[1], -1)
+    mean = np.nanmean(columns, axis=1, dtype=np.float64)
+    std = np.nanstd(columns, axis=1, dtype=np.float64)
+    std = np.where(std <= 1e-7 * np.abs(mean), 1.0, std)
+    shape = (-1, *(1,) * (y.ndim - 2))
+    return Scale(torch.from_numpy(mean.reshape(shape)).float(), torch.from_numpy(std.reshape(shape)).float())

@@ -131,20 +131,13 @@ def _most_frequent(codes: np.ndarray, place: np.ndarray, units: int) -> np.ndarr
 
 
 def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str, np.ndarray]:
-    """Return the group of each row, split -> [n] int64, numbered over all splits.
-
-    Args:
-        values: split -> column [n] that says which rows belong together.
-        where: split -> file or split and column, for messages.
-    """
+    """Return the group of each row, split -> [n] int64, numbered over all splits; equal values [n] are one group."""
     texts = {part: column.astype(str) for part, column in values.items()}
     for part, names in texts.items():
         nameless = np.isin(names, ("", "nan", "None"))
         if nameless.any():
-            raise DataError(
-                f"{int(nameless.sum())} rows have no group, the first is row {int(nameless.argmax()) + 1}",
-                where=where[part],
-            )
+            what = f"{int(nameless.sum())} rows have no group, the first is row {int(nameless.argmax()) + 1}"
+            raise DataError(what, where=where[part])
         for other in texts:
             shared = np.intersect1d(names, texts[other])
             if other != part and len(shared):

@@ -24,12 +24,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class TargetMaps:
-    """The targets of one split.
-
-    Args:
-        maps: [n, 1, H, W] float32, a read-only memory map.
-        records: n JSON-able records, what the reader of a sample noted beside its map.
-    """
+    """The targets of one split, [n, 1, H, W] float32 mapped read-only, and what the reader of a sample noted beside each."""
 
     maps: np.ndarray
     records: list[dict[str, Any]]
@@ -50,14 +45,13 @@ def target_maps(
     One sample is held at a time, so memory does not grow with the split; the cache takes 4 H W bytes a sample.
 
     Args:
-        cache_folder: where the array is kept.
+        cache_folder, reporter: as those of `generated.folder_of`.
         name: of the task and split, such as "psicov-train".
         settings: all besides the files that the maps and the records depend on.
         files: all that `read` reads; their names, sizes and times of change identify the array in the cache.
         extent: (H, W).
         read: gives the map [H, W] and the record of a sample by its number.
         count: n, at least 1.
-        reporter: shows progress.
 
     Raises:
         DataError: a file is missing.
@@ -67,9 +61,8 @@ def target_maps(
     def make(folder: Path) -> None:
         records = []
         with open(folder / "targets.npy", "wb") as file, reporter.track(f"reading {name}", count) as advance:
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": "<f4", "fortran_order": False, "shape": (count, 1, *extent)}
-            )
+            header = {"descr": "<f4", "fortran_order": False, "shape": (count, 1, *extent)}
+            np.lib.format.write_array_header_1_0(file, header)
             for index in range(count):
                 signals.check()
                 values, record = read(index)

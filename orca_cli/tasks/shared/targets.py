@@ -1,4 +1,4 @@
-"""Targets as they come in files, checked and brought to the form of interfaces.Batch.y.
+"""Targets of own data: their form, learned from the training rows, and how those of every split become interfaces.Batch.y.
 
 Targets of another form raise DataError with their number, and the first of them; `where` is the file and array.
 
@@ -7,65 +7,184 @@ Shapes: n samples, K outputs, *E the extent of the inputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from orca_cli.exceptions import DataError
-from orca_cli.interfaces import IGNORED_CLASS
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import IGNORED_CLASS, Kind, Preprocessing, Reporter, Samples, Scale, TaskData
+from orca_cli.tasks.shared.own_data import listed
+from orca_cli.tasks.shared.samples import target_scale
 
 _SHOWN = 8  # values named in a message
+_TWO_CLASSES = "provide data with two classes or more"
+_IGNORED = f"{IGNORED_CLASS} marks positions to ignore"
+_ONE_CLASS = "for one class per sample use kind=classes"
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """The classes of a task, in order: class i is values[i].
+class TargetForm:
+    """The form that the targets of every split have.
 
     Args:
-        values: K labels as they stand in the files, ascending; all integers, or all strings.
+        kind: classes, labels, maps (real-valued) or class_maps (a class at every position).
+        num_outputs: K.
+        names: K names of classes or labels, or empty.
+        classes: class i as it stands in the files, ascending; all integers, or all strings. Empty where the data number
+            classes by themselves, and for other kinds.
+        extent: *E, for maps.
+        channels_last: whether maps are (n, *E, K).
+        missing: whether labels and real-valued targets may be NaN.
+        scale: of real-valued targets; None for other kinds.
     """
 
-    values: tuple[int | str, ...]
+    kind: Literal["classes", "labels", "maps", "class_maps"]
+    num_outputs: int
+    names: tuple[str, ...] = ()
+    classes: tuple[int | str, ...] = ()
+    extent: tuple[int, ...] = ()
+    channels_last: bool = False
+    missing: bool = False
+    scale: Scale | None = None
 
-    def names(self) -> tuple[str, ...]:
-        """Return K names, such as for a table of errors per class."""
-        return tuple(map(str, self.values))
+    def encode(self, y: np.ndarray, where: str) -> np.ndarray:
+        """Return targets of any split as Batch.y."""
+        if self.kind == "classes":
+            if self.classes:
+                return _encode_classes(y, self.classes, where)
+            return _encode_numbered_classes(y, self.num_outputs, where)
+        if self.kind == "class_maps":
+            if y.dtype.kind not in "iub":
+                raise DataError(f"targets have dtype {y.dtype}, those of the training set are integers", where=where)
+            return _encode_class_maps(y, self.extent, where, self.num_outputs)
+        if self.kind == "labels":
+            encoded = _encode_label_sets(y, where, self.missing)
+        else:
+            encoded = _encode_maps(y, self.extent, where, self.channels_last, self.missing)
+        if encoded.shape[1] != self.num_outputs:
+            what = f"targets have {encoded.shape[1]} columns, those of the training set {self.num_outputs}"
+            raise DataError(what, where=where)
+        return encoded
 
-    def renamed(self) -> bool:
-        """Return whether class numbers differ from the labels in the files."""
-        return self.values != tuple(range(len(self.values)))
+    def note(self) -> str:
+        """Return a description of the targets."""
+        k, extent = self.num_outputs, " x ".join(map(str, self.extent))
+        if self.kind == "maps":
+            return f"real-valued targets of {k} x {extent}"
+        if self.kind == "class_maps":
+            return f"{k} classes at every position"
+        named = self.names and self.classes != tuple(range(k))
+        return f"{k} {self.kind}" + (f" ({listed(self.names)})" if named else "")
 
-    def text(self) -> bool:
-        """Return whether labels are strings."""
-        return isinstance(self.values[0], str)
+    def warnings(self, train_targets: np.ndarray) -> list[str]:
+        """Return warnings about labels that the encoded training targets never or always have."""
+        found = []
+        for value, word in ((1, "positive"), (0, "negative")) if self.kind == "labels" else ():
+            empty = np.flatnonzero(~(train_targets == value).any(axis=0))
+            if len(empty):
+                shown = listed([self.names[i] if self.names else i for i in empty])
+                found.append(f"warning: label {shown} has no {word} training sample")
+        return found
 
 
-def class_vocabulary(labels: np.ndarray, where: str, num_classes: int | None = None) -> Vocabulary:
-    """Return the classes that training labels [n] name: the labels that occur, or 0..K-1 where K is given."""
-    clean = plain_labels(labels, where)
-    values = np.unique(clean)
+def fit_targets(
+    kind: str,
+    y: np.ndarray,
+    rows: np.ndarray,
+    where: str,
+    extent: tuple[int, ...] = (),
+    *,
+    num_classes: int | None = None,
+    channels_last: bool = False,
+    missing: bool = False,
+    names: tuple[str, ...] = (),
+) -> TargetForm:
+    """Return the form of targets, from the training rows.
+
+    Args:
+        kind: classes, labels or dense.
+        y: [N, ...] as in the data.
+        rows: the training rows.
+        where: origin of the targets, for messages.
+        extent: of the inputs.
+        num_classes: K, or None to infer it; for classes.
+        channels_last, missing: as those of `TargetForm`.
+        names: of labels, or of classes that the data number by themselves.
+
+    Raises:
+        ConfigError: `num_classes` does not apply.
+    """
+    if kind == "classes" and names:
+        return TargetForm("classes", len(names), names)
+    if kind == "classes":
+        classes = _classes(plain_labels(y, where)[rows], where, num_classes)
+        return TargetForm("classes", len(classes), tuple(map(str, classes)), classes)
+    if kind == "dense" and y.dtype.kind in "iub":
+        train = _encode_class_maps(y, extent, where, num_classes)[rows]
+        k = num_classes or int(train.max()) + 1
+        _check_class_maps(train, where, k)
+        return TargetForm("class_maps", k, extent=extent)
     if num_classes is not None:
-        values = _declared(clean, values, where, num_classes)
+        raise ConfigError("applies only to classes", where="task.num_classes", hint=f"remove it: {where} says it")
+    if kind == "labels":
+        k = _encode_label_sets(y[rows], where, missing).shape[1]
+        return TargetForm("labels", k, names, missing=missing)
+    maps = _encode_maps(y, extent, where, channels_last, missing)[rows]
+    empty = np.flatnonzero(np.isnan(maps).all(axis=(0, *range(2, maps.ndim))))
+    if len(empty):
+        raise DataError(f"output channel {empty[0]} has no training target", where=where, hint="remove the channel")
+    return TargetForm("maps", maps.shape[1], (), (), extent, channels_last, missing, target_scale(maps))
+
+
+def own_task(
+    kind: Kind,
+    input_shape: tuple[int, ...],
+    form: TargetForm,
+    preprocessing: Preprocessing,
+    drawn: tuple[Samples, Samples],
+    samples: Callable[[str], Samples],
+    notes: Sequence[str],
+    name: str,
+    reporter: Reporter,
+) -> TaskData:
+    """Return a task over own data whose train and validation were drawn already; report the notes after the reader's name."""
+    train, validation = drawn
+    note = "; ".join([*notes, *form.warnings(train.targets())])
+    reporter.say(f"{name}: {note}")
+    return TaskData(
+        kind=kind,
+        input_shape=input_shape,
+        num_outputs=form.num_outputs,
+        train=train,
+        validation=validation,
+        open_test=lambda: samples("test"),
+        target_scale=form.scale,
+        class_names=form.names,
+        note=note,
+        preprocessing=preprocessing,
+    )
+
+
+def _classes(labels: np.ndarray, where: str, num_classes: int | None) -> tuple[int | str, ...]:
+    """Return the classes that plain training labels [n] name: the labels that occur, or 0..K-1 where K is given."""
+    values = np.unique(labels)
+    if num_classes is not None and values.dtype.kind in "iu":
+        outside = (labels < 0) | (labels >= num_classes)
+        hint = "correct the labels or task.num_classes"
+        _refuse(outside, labels, f"labels are not in 0..{num_classes - 1}", where, hint)
+        _check_none_missing(values, num_classes, "training sample", where, "add samples, or lower task.num_classes")
+        values = np.arange(num_classes)
+    elif num_classes is not None and len(values) != num_classes:
+        raise DataError(f"{len(values)} different labels, but num_classes is {num_classes}", where=where)
     if len(values) < 2:
-        hint = "provide data with two classes or more"
-        raise DataError(f"all {len(clean)} training labels are {values[0]!s}", where=where, hint=hint)
-    if 2 * len(values) > len(clean) and len(clean) > 20:
-        what = f"{len(values)} different labels in {len(clean)} training samples do not look like classes"
+        raise DataError(f"all {len(labels)} training labels are {values[0]!s}", where=where, hint=_TWO_CLASSES)
+    if 2 * len(values) > len(labels) and len(labels) > 20:
+        what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
         hint = "to predict numbers use kind=dense, and check that this is the array of labels"
         raise DataError(what, where=where, hint=hint)
-    return Vocabulary(tuple(values.tolist()))
-
-
-def _declared(clean: np.ndarray, values: np.ndarray, where: str, num_classes: int) -> np.ndarray:
-    if values.dtype.kind not in "iu":
-        if len(values) != num_classes:
-            raise DataError(f"{len(values)} different labels, but num_classes is {num_classes}", where=where)
-        return values
-    outside = (clean < 0) | (clean >= num_classes)
-    what = f"labels are not in 0..{num_classes - 1}"
-    _refuse(outside, clean, what, where, "correct the labels or task.num_classes")
-    _check_none_missing(values, num_classes, "training sample", where, "add samples, or lower task.num_classes")
-    return np.arange(num_classes)
+    return tuple(values.tolist())
 
 
 def _check_none_missing(present: np.ndarray, num_classes: int, of: str, where: str, hint: str) -> None:
@@ -78,19 +197,19 @@ def _check_none_missing(present: np.ndarray, num_classes: int, of: str, where: s
         raise DataError(f"class {', '.join(map(str, first))}{more} has no {of}", where=where, hint=hint)
 
 
-def encode_classes(labels: np.ndarray, vocabulary: Vocabulary, where: str) -> np.ndarray:
+def _encode_classes(labels: np.ndarray, classes: tuple[int | str, ...], where: str) -> np.ndarray:
     """Return labels as [n] int64 in 0..K-1."""
     clean = plain_labels(labels, where)
-    if (clean.dtype.kind == "U") != vocabulary.text():
+    if (clean.dtype.kind == "U") != isinstance(classes[0], str):
         raise DataError("labels are strings in one split and numbers in another", where=where)
-    values = np.array(vocabulary.values)
+    values = np.array(classes)
     place = np.searchsorted(values, clean).clip(max=len(values) - 1)
     hint = "add training samples of that class, or remove these samples"
     _refuse(values[place] != clean, clean, "labels have no training sample", where, hint)
     return place.astype(np.int64)
 
 
-def encode_numbered_classes(labels: np.ndarray, num_classes: int, where: str) -> np.ndarray:
+def _encode_numbered_classes(labels: np.ndarray, num_classes: int, where: str) -> np.ndarray:
     """Return labels that a data set numbers by itself as [n] int64 in 0..K-1."""
     if labels.dtype.kind not in "iu":  # a missing number turns all into floats
         raise DataError("classes are missing", where=where, hint="remove these samples")
@@ -116,9 +235,8 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
     elif labels.dtype.kind not in "iub":
         raise DataError(f"labels have dtype {labels.dtype}", where=where, hint="allowed: integers or strings")
     integers = _as_int64(labels, where)
-    ignored = integers == IGNORED_CLASS
     what = f"labels are {IGNORED_CLASS}, which marks ignored positions"
-    _refuse(ignored, integers, what, where, "remove these samples")
+    _refuse(integers == IGNORED_CLASS, integers, what, where, "remove these samples")
     return integers
 
 
@@ -131,25 +249,24 @@ def as_text(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def _as_int64(labels: np.ndarray, where: str) -> np.ndarray:
-    limit = 2**53  # whole numbers beyond it are not exact as floats, and no class number is as large
-    wrong = np.abs(labels.astype(np.float64)) > limit
+    # Whole numbers beyond 2**53 are not exact as floats, and no class number is as large.
+    wrong = np.abs(labels.astype(np.float64)) > 2**53
     _refuse(wrong, labels, "labels are beyond 2**53", where, "number the classes from 0")
     return labels.astype(np.int64)
 
 
-def encode_label_sets(labels: np.ndarray, where: str, *, allow_missing: bool = False) -> np.ndarray:
+def _encode_label_sets(labels: np.ndarray, where: str, missing: bool) -> np.ndarray:
     """Return multi-label targets as [n, K] float32 of 0 and 1, and NaN where a label is missing and that is allowed."""
     if labels.ndim != 2 or labels.shape[1] < 1:
-        hint = "one column of 0 and 1 per label; for one class per sample use kind=classes"
+        hint = f"one column of 0 and 1 per label; {_ONE_CLASS}"
         raise DataError(f"label sets have shape {labels.shape}, expected (n, K)", where=where, hint=hint)
-    _check_numeric(labels, where)
-    check_finite(labels, where, allow_nan=allow_missing)
+    _check_numbers(labels, where, missing)
     wrong = ~((labels == 0) | (labels == 1) | np.isnan(labels.astype(np.float64)))
-    _refuse(wrong, labels, "entries are neither 0 nor 1", where, "for one class per sample use kind=classes")
+    _refuse(wrong, labels, "entries are neither 0 nor 1", where, _ONE_CLASS)
     return labels.astype(np.float32)
 
 
-def encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, num_classes: int | None) -> np.ndarray:
+def _encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, num_classes: int | None) -> np.ndarray:
     """Return integers [n, *E] as int64, -100 where ignored; K None accepts every class from 0 on."""
     if labels.shape[1:] != extent:
         expected = f"(n, {', '.join(map(str, extent))})"
@@ -160,34 +277,41 @@ def encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, n
     if num_classes is not None:
         wrong |= integers >= num_classes
     allowed = "0 or more" if num_classes is None else f"in 0..{num_classes - 1}"
-    hint = f"{IGNORED_CLASS} marks positions to ignore; check task.num_classes"
-    _refuse(wrong, integers, f"classes are not {allowed}", where, hint)
+    _refuse(wrong, integers, f"classes are not {allowed}", where, f"{_IGNORED}; check task.num_classes")
     return integers
 
 
-def check_class_maps(labels: np.ndarray, where: str, num_classes: int) -> None:
+def _check_class_maps(labels: np.ndarray, where: str, num_classes: int) -> None:
     """Check that encoded training maps [n, *E] hold two classes or more, and each of the K."""
     present = np.unique(labels[labels != IGNORED_CLASS])
     if len(present) == 0:
-        raise DataError("every position is ignored", where=where, hint=f"{IGNORED_CLASS} marks positions to ignore")
+        raise DataError("every position is ignored", where=where, hint=_IGNORED)
     if len(present) == 1:
-        hint = "provide data with two classes or more"
-        raise DataError(f"all positions have class {present[0]}", where=where, hint=hint)
+        raise DataError(f"all positions have class {present[0]}", where=where, hint=_TWO_CLASSES)
     hint = "number the classes 0..K-1 without gaps, or set task.num_classes"
     _check_none_missing(present, num_classes, "position in the training set", where, hint)
 
 
-def encode_maps(values: np.ndarray, extent: tuple[int, ...], where: str, *, allow_missing: bool = False) -> np.ndarray:
+def _encode_maps(
+    values: np.ndarray, extent: tuple[int, ...], where: str, channels_last: bool, missing: bool
+) -> np.ndarray:
     """Return real-valued targets as [n, K, *E] float32; [n, *E] becomes one channel."""
+    if channels_last and values.ndim == len(extent) + 2:
+        values = np.moveaxis(values, -1, 1)
     if values.shape[1:] == extent:
         values = values[:, None]
     elif values.shape[2:] != extent:
         shapes = f"(n, {', '.join(map(str, extent))}) or (n, K, {', '.join(map(str, extent))})"
         hint = "dense targets have the extent of the inputs; for one value per sample use kind=classes"
         raise DataError(f"dense targets have shape {values.shape}, expected {shapes}", where=where, hint=hint)
-    _check_numeric(values, where)
-    check_finite(values, where, allow_nan=allow_missing)
+    _check_numbers(values, where, missing)
     return values.astype(np.float32)
+
+
+def _check_numbers(values: np.ndarray, where: str, missing: bool) -> None:
+    if values.dtype.kind not in "fiub":
+        raise DataError(f"targets have dtype {values.dtype}", where=where, hint="allowed: real numbers")
+    check_finite(values, where, allow_nan=missing)
 
 
 def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, offset: int = 0) -> None:
@@ -200,16 +324,10 @@ def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, off
     _refuse(wrong, values, "values are NaN or infinite", where, "replace them or remove these samples", offset)
 
 
-def _check_numeric(values: np.ndarray, where: str) -> None:
-    if values.dtype.kind not in "fiub":
-        raise DataError(f"targets have dtype {values.dtype}", where=where, hint="allowed: real numbers")
-
-
 def _refuse(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str, offset: int = 0) -> None:
     """Raise DataError with the number of wrong values, and the first of them with its index (from `offset` on)."""
-    if not wrong.any():
-        return
-    first = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
-    place = (first[0] + offset, *first[1:])
-    index = f"({', '.join(map(str, place))})" if len(place) > 1 else str(place[0])
-    raise DataError(f"{wrong.sum()} {what}, the first is {values[first]} at index {index}", where=where, hint=hint)
+    if wrong.any():
+        first = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
+        place = (first[0] + offset, *first[1:])
+        index = f"({', '.join(map(str, place))})" if len(place) > 1 else str(place[0])
+        raise DataError(f"{wrong.sum()} {what}, the first is {values[first]} at index {index}", where=where, hint=hint)

@@ -22,14 +22,7 @@ _MAX_ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of numbers: missing ones become the training mean; then `mean` is subtracted and `std` divided by.
-
-    Args:
-        name: of the column.
-        fill: mean over the training rows.
-        mean: is subtracted.
-        std: positive, divides.
-    """
+    """A column of numbers: missing ones become `fill`, the training mean; then `mean` is subtracted and `std` divided by."""
 
     name: str
     fill: float
@@ -70,8 +63,7 @@ class Categorical:
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, number of categories] float32 of 0 and 1."""
         place = {category: i for i, category in enumerate(self.categories)}
-        other = place.get(OTHER, -1)
-        texts = _texts(values)
+        texts, other = _texts(values), place.get(OTHER, -1)
         chosen = np.array([place.get(MISSING if _is_missing(text) else text, other) for text in texts], dtype=np.int64)
         return (chosen[:, None] == np.arange(len(self.categories))).astype(np.float32)
 
@@ -94,10 +86,7 @@ def fit_columns(
         values: name -> column [n].
         names: columns that are features.
         rows: the training rows.
-        normalize: whether columns of numbers get mean 0 and deviation 1 over the training rows.
-        max_categories: most texts of a column that get a feature; the rarer ones share one.
-        decimal: mark in numbers that are text.
-        where: the file, for messages.
+        normalize, max_categories, decimal, where: settings of the reader, and the file.
     """
     columns: list[Column] = []
     filled, empty, constant, capped, commas = [], [], [], [], []

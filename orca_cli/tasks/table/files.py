@@ -61,15 +61,14 @@ class Table:
         Raises:
             MemoryExhaustedError: the file does not fit into memory.
         """
-        if self.delimiter:
-            needed = _TIMES_LARGER * self.path.stat().st_size
-            check_memory(needed, str(self.path), "store it as .parquet, or as arrays (task=arrays)")
         columns = self._read_text(names) if self.delimiter else self._read_parquet(names)
         if not len(columns[names[0]]):
             raise DataError("has no rows", where=str(self.path), hint="give a file with rows below its header")
         return columns
 
     def _read_text(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        needed = _TIMES_LARGER * self.path.stat().st_size
+        check_memory(needed, str(self.path), "store it as .parquet, or as arrays (task=arrays)")
         places = [self.columns.index(name) for name in names]
         width = len(self.columns)
         found: list[list[str]] = []
@@ -87,13 +86,13 @@ class Table:
         return {name: values[:, i] for i, name in enumerate(names)}
 
     def _read_parquet(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        parquet = _pyarrow_parquet()
+        parquet, damage = _pyarrow()
         try:
             with parquet.ParquetFile(self.path) as file:
                 # A few bytes can declare a column of any length that repeats one value.
                 check_memory(16 * file.metadata.num_rows * len(names), str(self.path), "name fewer columns")
                 frame = file.read(columns=list(names)).to_pandas(ignore_metadata=True, date_as_object=False)
-        except _damage() as error:
+        except damage as error:
             raise DataError(f"cannot be read: {error}", where=str(self.path), hint="write it again") from error
         return {name: _plain_column(frame[name], f"{self.path}[{name}]") for name in names}
 
@@ -105,22 +104,18 @@ def _plain_column(column: pd.Series, where: str) -> np.ndarray:
 
     if types.is_datetime64_any_dtype(column):
         return ((pd.to_datetime(column, utc=True) - pd.Timestamp(0, tz="utc")) / pd.Timedelta(days=1)).to_numpy(float)
-    if types.is_bool_dtype(column) or types.is_integer_dtype(column):
-        return column.to_numpy(float, na_value=np.nan) if column.hasnans else column.to_numpy(np.int64)
-    if types.is_float_dtype(column):
-        return column.to_numpy(float, na_value=np.nan)
+    whole = types.is_bool_dtype(column) or types.is_integer_dtype(column)
+    if whole or types.is_float_dtype(column):
+        return column.to_numpy(np.int64) if whole and not column.hasnans else column.to_numpy(float, na_value=np.nan)
     values = column.astype(object).where(column.notna(), "").to_numpy(object)
-    if all(isinstance(value, (bool, int, float, Decimal)) or _is_empty(value) for value in values):
-        return np.array([float("nan") if _is_empty(value) else float(value) for value in values])
+    numbers = [np.nan if isinstance(value, str) and not value else value for value in values]
+    if all(isinstance(value, (bool, int, float, Decimal)) for value in numbers):
+        return np.array([float(value) for value in numbers])
     odd = next((value for value in values if not isinstance(value, str)), None)
     if odd is not None:
         hint = "allowed: numbers, text and points in time; leave it out with task.ignore=, or use task=hub for lists"
         raise DataError(f"holds values of type {type(odd).__name__}", where=where, hint=hint)
     return np.array([value.strip() for value in values], dtype=object)
-
-
-def _is_empty(value: object) -> bool:
-    return isinstance(value, str) and not value
 
 
 def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None) -> Table:
@@ -143,12 +138,17 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
     if ending not in _TEXT:
         raise DataError(f"'{path.name}' has an unsupported ending", where=key, hint=_ALLOWED)
     # As UTF-8 with an optional byte order mark, which would else become part of the first name.
-    marked = next((name for mark, name in _MARKS if first.startswith(mark)), "utf-8-sig")
-    encoding = _checked_encoding(encoding or marked)
+    encoding = encoding or next((name for mark, name in _MARKS if first.startswith(mark)), "utf-8-sig")
+    try:
+        "".encode(encoding)
+    except (LookupError, TypeError, ValueError) as error:
+        hint = "give one such as utf-8, latin-1, cp1252 or utf-16"
+        raise ConfigError(f"{encoding!r} is not an encoding", where="task.encoding", hint=hint) from error
     mark = _inferred_delimiter(path, encoding) if delimiter is None else _checked_delimiter(delimiter)
     _, header = next(_records(path, mark, encoding), (0, []))
     if len(header) < 2:
-        what = f"has one column only, '{_shortened(header[0] if header else '')}'"
+        name = "".join(header)
+        what = f"has one column only, '{name if len(name) <= 60 else f'{name[:57]}...'}'"
         raise DataError(what, where=str(path), hint="its first line names the columns; give task.delimiter=")
     columns = tuple(name.strip() or f"column {i}" for i, name in enumerate(header, start=1))
     unnamed = frozenset(column for column, name in zip(columns, header, strict=True) if not name.strip())
@@ -156,10 +156,10 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
 
 
 def _open_parquet(path: Path) -> Table:
-    parquet = _pyarrow_parquet()
+    parquet, damage = _pyarrow()
     try:
         names = tuple(parquet.read_schema(path, memory_map=True).names)
-    except _damage() as error:
+    except damage as error:
         raise DataError(f"is not a readable .parquet file: {error}", where=str(path), hint="write it again") from error
     # pandas stores a row index under such a name; it is not a column of the table.
     unnamed = frozenset(name for name in names if name.startswith("__index_level_"))
@@ -174,15 +174,6 @@ def _checked(table: Table) -> Table:
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise DataError(f"two columns are named '{twice}'", where=str(table.path), hint="give them distinct names")
     return table
-
-
-def _checked_encoding(encoding: str) -> str:
-    try:
-        "".encode(encoding)
-    except (LookupError, TypeError, ValueError) as error:
-        hint = "give one such as utf-8, latin-1, cp1252 or utf-16"
-        raise ConfigError(f"{encoding!r} is not an encoding", where="task.encoding", hint=hint) from error
-    return encoding
 
 
 def _checked_delimiter(delimiter: str) -> str:
@@ -221,20 +212,11 @@ def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[s
         raise DataError(what, where=str(path), hint="give task.encoding=, such as latin-1") from error
 
 
-def _pyarrow_parquet() -> ModuleType:
+def _pyarrow() -> tuple[ModuleType, tuple[type[Exception], ...]]:
+    """Return what reads .parquet, and what it raises for damaged files."""
     try:
-        from pyarrow import parquet
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         hint = "pip install 'orca-transfer[tables]', or give a .csv file"
         raise UnavailableError(".parquet files need the package pyarrow", where="task.train", hint=hint) from error
-    return parquet
-
-
-def _damage() -> tuple[type[Exception], ...]:
-    from pyarrow import ArrowException
-
-    return ArrowException, OSError, ValueError
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return parquet, (ArrowException, OSError, ValueError)

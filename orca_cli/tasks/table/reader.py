@@ -14,8 +14,10 @@ from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, listed, own_paths
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.tasks.shared.splits import check_fractions, draw, group_rows
+from orca_cli.tasks.shared.targets import fit_targets, own_task
+from orca_cli.tasks.table.columns import fit_columns
 from orca_cli.tasks.table.files import Table, open_table
-from orca_cli.tasks.table.preprocessing import TablePreprocessing
+from orca_cli.tasks.table.preprocessing import TablePreprocessing, raw_targets, refuse_measurements
 
 
 def load(
@@ -65,11 +67,7 @@ def load(
         UnavailableError: .parquet without pyarrow.
         MemoryExhaustedError: a file does not fit into memory.
     """
-    check_settings(
-        kind, target, targets, features, ignore, validation, test, validation_fraction, test_fraction, missing_targets
-    )
-    files = {"train": train, "validation": validation, "test": test}
-    paths = own_paths(files, data_folder)
+    paths = own_paths({"train": train, "validation": validation, "test": test}, data_folder)
     tables = {part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()}
     base = tables["train"]
     wanted = [str(target)] if kind == "classes" else [str(name) for name in targets or []]
@@ -89,18 +87,13 @@ def load(
         records = group_rows({part: table.read(grouped)[str(group)] for part, table in tables.items()}, named)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     rows, drawn = draw(total, tables, fractions, split_seed, classes, records.get("train"))
-    preprocessing, fitted = TablePreprocessing.fit(
-        columns,
-        rows["train"],
-        kind,
-        features=chosen,
-        target_columns=wanted,
-        missing_targets=missing_targets,
-        normalize=normalize,
-        max_categories=max_categories,
-        decimal=decimal,
-        where=where,
-    )
+    raw, place = raw_targets(columns, kind, wanted, missing_targets, where)
+    if kind == "classes":
+        refuse_measurements(raw[rows["train"]], place)
+    names = tuple(wanted) if kind == "labels" else ()
+    form = fit_targets(kind, raw, rows["train"], place, missing=missing_targets, names=names)
+    encoders, fitted = fit_columns(columns, chosen, rows["train"], normalize, max_categories, decimal, where)
+    preprocessing = TablePreprocessing(encoders, decimal, tuple(wanted), form)
     base_x, base_y = preprocessing.features(columns, where), preprocessing.encoded_targets(columns, where)
 
     def samples(part: str) -> ArraySamples:
@@ -110,22 +103,10 @@ def load(
         x, y = preprocessing.features(own, place), preprocessing.encoded_targets(own, place)
         return ArraySamples(x, y, groups=records.get(part))
 
-    train_samples, validation_samples = samples("train"), samples("validation")
-    counts = f"{len(train_samples)} training and {len(validation_samples)} validation rows"
-    form = preprocessing.targets
-    note = "; ".join([counts, *drawn, *fitted, *left_out, *form.warnings(train_samples.targets())])
-    reporter.say(f"table: {note}")
-    return TaskData(
-        kind=kind,
-        input_shape=preprocessing.input_shape,
-        num_outputs=form.num_outputs,
-        train=train_samples,
-        validation=validation_samples,
-        open_test=lambda: samples("test"),
-        class_names=form.names,
-        note=note,
-        preprocessing=preprocessing,
-    )
+    learn, choose = samples("train"), samples("validation")
+    counts = f"{len(learn)} training and {len(choose)} validation rows"
+    notes, shape = [counts, *drawn, form.note(), *fitted, *left_out], preprocessing.input_shape
+    return own_task(kind, shape, form, preprocessing, (learn, choose), samples, notes, "table", reporter)
 
 
 def check_settings(
@@ -160,13 +141,8 @@ def _choose(
     table: Table, targets: list[str], features: list[str] | None, ignore: list[str] | None, group: list[str]
 ) -> tuple[list[str], list[str]]:
     """Return the columns that become features, and a note on columns that are left out without being asked to."""
-    asked = {
-        "target" if len(targets) == 1 else "targets": targets,
-        "features": features,
-        "ignore": ignore,
-        "group": group,
-    }
-    for key, names in asked.items():
+    target_key = "target" if len(targets) == 1 else "targets"
+    for key, names in ((target_key, targets), ("features", features), ("ignore", ignore), ("group", group)):
         for name in names or []:
             check_column(name, table.columns, f"task.{key}", table.path.name)
     doubled = [name for name in features or [] if name in [*targets, *group]]

@@ -31,18 +31,21 @@ def open_zip(path: Path, max_members: int, what: str) -> Iterator[zipfile.ZipFil
         UnsafeError: too many members, members that overlap, or that declare more than deflate can hold.
     """
     where = str(path)
+
+    def check_count(count: int) -> None:
+        if count > max_members:
+            raise UnsafeError(f"{count} members, at most {max_members} are read", where=where)
+
     try:
         with open(path, "rb") as file:
             record = zipfile._EndRecData(file)  # type: ignore[attr-defined] # as ZipFile does, without the directory
-        if record and record[_TOTAL] > max_members:
-            raise UnsafeError(f"{record[_TOTAL]} members, at most {max_members} are read", where=where)
+        check_count(record[_TOTAL] if record else 0)
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
         raise DataError(f"not a readable {what}: {error}", where=where, hint="write or get it again") from error
     with archive:
         members = archive.infolist()
-        if len(members) > max_members:
-            raise UnsafeError(f"{len(members)} members, at most {max_members} are read", where=where)
+        check_count(len(members))
         for member in members:
             _check(member, where)
         if sum(member.compress_size for member in members) > path.stat().st_size:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from orca_cli.exceptions import UnsafeError
-from orca_cli.untrusted.characters import checked_characters
+from orca_cli.untrusted.npy_header import checked_characters
 
 _DTYPE = re.compile(r"[biufcSUO]\d{1,7}")
 _MAX_AXES = 32

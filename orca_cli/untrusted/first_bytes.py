@@ -64,12 +64,12 @@ def first_bytes(path: Path, where: str, allowed: str, expected: tuple[bytes, ...
         with open(path, "rb") as file:
             head = file.read(64)
     except OSError as error:
-        what, hint = f"'{path}' cannot be read: {error.strerror}", "check its permissions"
+        what, advice = f"'{path}' cannot be read: {error.strerror}", "check its permissions"
         if isinstance(error, IsADirectoryError):
-            what, hint = f"'{path}' is a folder", allowed
+            what, advice = f"'{path}' is a folder", allowed
         elif isinstance(error, FileNotFoundError):
-            what, hint = "the file does not exist" if where == str(path) else f"no file '{path}'", "check the name"
-        raise DataError(what, where=where, hint=hint) from error
+            what, advice = "the file does not exist" if where == str(path) else f"no file '{path}'", "check the name"
+        raise DataError(what, where=where, hint=advice) from error
     if not head:
         raise DataError("the file is empty", where=str(path), hint="write or download it again")
     if not head.startswith(expected or (b"\0" * 65,)):

@@ -14,18 +14,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.untrusted.arrays import read_arrays
 from orca_cli.untrusted.pickle import unpickle
 
-CIFAR10_NAMES: tuple[str, ...] = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32
 _FOLDER = "cifar-10-batches-py"
 _BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
@@ -33,12 +22,7 @@ _BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("te
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """One set of images.
-
-    Args:
-        x: [N, 3, 32, 32] uint8.
-        y: [N] int64.
-    """
+    """One set of images x [N, 3, 32, 32] uint8, with labels y [N] int64."""
 
     x: np.ndarray
     y: np.ndarray
@@ -57,7 +41,7 @@ def checked(x: object, labels: object, num_classes: int, where: str) -> Labelled
     Args:
         x: uint8 [N, 3072] or [N, 3, 32, 32].
         labels: N integers in 0..num_classes-1.
-        num_classes: K.
+        num_classes: number of classes.
         where: file and entry, for messages.
 
     Raises:
@@ -100,28 +84,25 @@ def read_cifar10(
     place = _find([given, data_folder / given] if path else [data_folder / given, data_folder], parts)
     if place is None:
         advice = f"put torchvision's folder {_FOLDER}, or a file cifar10.npz with {', '.join(names)}, there, or give {key}=..."
-        raise DataError(
-            "CIFAR-10 is not there",
-            where=f"{key}={path}" if path else str(data_folder / given),
-            hint=f"{advice}; {hint}" if hint else advice,
-        )
+        where = f"{key}={path}" if path else str(data_folder / given)
+        raise DataError("CIFAR-10 is not there", where=where, hint=f"{advice}; {hint}" if hint else advice)
     if place.is_file():
         arrays = read_arrays(place, names, max_bytes=2**30)
         return {part: checked(arrays[f"x_{part}"], arrays[f"y_{part}"], 10, f"{place}[{part}]") for part in parts}
     found = {}
     for part in parts:
         batches = [_batch(place / name) for name in _BATCHES[part]]
-        x, y = (np.concatenate([getattr(batch, axis) for batch in batches]) for axis in "xy")
-        found[part] = LabelledImages(x, y)
+        found[part] = LabelledImages(*(np.concatenate([getattr(batch, axis) for batch in batches]) for axis in "xy"))
     return found
 
 
 def _batch(path: Path) -> LabelledImages:
     signals.check()
     record = unpickle(path, max_bytes=2**28)
-    if not isinstance(record, dict):
-        raise DataError(f"holds a {type(record).__name__}, not a batch of CIFAR-10", where=str(path))
-    return checked(record.get("data"), record.get("labels"), 10, str(path))
+    for name in ("data", "labels"):
+        if not isinstance(record, dict) or name not in record:
+            raise DataError(f"is not a batch of CIFAR-10: it has no '{name}'", where=str(path))
+    return checked(record["data"], record["labels"], 10, str(path))
 
 
 def _find(places: Sequence[Path], parts: Sequence[str]) -> Path | None:

@@ -18,7 +18,7 @@ def read(path: Path, keys: Iterable[str], max_value: int = _MAX_VALUE) -> Iterat
     """Yield the value of each key in the main database, or None where it has no such key.
 
     Args:
-        path: the folder that holds data.mdb, or the file itself; nothing is written there, no lock file either.
+        path: folder of data.mdb, or the file itself; nothing is written there, no lock file either.
         keys: in any order, as text.
         max_value: limit for one value, in bytes.
 

@@ -20,7 +20,6 @@ _DTYPE = re.compile(r"[<>|][biufcSU]\d{1,8}")
 _MAX_AXES = 32
 _LENGTH = struct.Struct("<Q")
 LENGTH_BYTES = _LENGTH.size
-_CONTAINERS = (list, tuple, dict, bytes, bytearray, np.ndarray)
 
 
 class TransferError(Exception):
@@ -60,7 +59,7 @@ def unpack(text: bytes, max_bytes: int, fill: Callable[[memoryview], None]) -> A
     Args:
         text: of the message.
         max_bytes: limit for all arrays together.
-        fill: fills a buffer with the next bytes behind the text.
+        fill: fills a buffer with the next bytes after the text.
 
     Raises:
         TransferError: it is malformed, or larger than allowed.
@@ -85,8 +84,6 @@ class _Packer:
             return value
         if isinstance(value, np.dtype):
             return {"dtype": value.str}
-        if not isinstance(value, _CONTAINERS):
-            raise TypeError(f"a value of type {type(value).__name__} is not sent")
         if id(value) in self._seen:
             return {"again": self._seen[id(value)]}
         found = self._container(value)
@@ -104,6 +101,8 @@ class _Packer:
         if isinstance(value, (bytes, bytearray)):
             self.parts.append(value)
             return {type(value).__name__: len(value)}
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"a value of type {type(value).__name__} is not sent")
         if value.dtype.kind == "O":
             return {"objects": value.shape, "items": [self.node(item) for item in value.ravel()]}
         # A matrix stored by columns is sent as it is in memory, transposed.
@@ -123,27 +122,24 @@ class _Unpacker:
         self._held: list[Any] = []
 
     def value(self, node: Any) -> Any:
-        if type(node) is dict:
-            if "again" in node:
-                if type(node["again"]) is not int or node["again"] < 0:
-                    raise ValueError("a container without number")
-                return self._held[node["again"]]
-            if "dtype" in node:
-                return _dtype(node["dtype"])
-            if "scalar" in node:
-                return self._array(node["scalar"], [], "C", node["bytes"])[()]
-        elif type(node) is not list:
+        if type(node) not in (list, dict):
             return node
-        found = self._container(node)
+        kind, content = ("list", node) if type(node) is list else next(iter(node.items()), ("", None))
+        if kind == "again":
+            if type(content) is not int or content < 0:
+                raise ValueError("a container without number")
+            return self._held[content]
+        if kind == "dtype":
+            return _dtype(content)
+        if kind == "scalar":
+            return self._array(content, [], "C", node["bytes"])[()]
+        found = self._container(kind, content, node)
         self._held.append(found)
         return found
 
-    def _container(self, node: Any) -> Any:
-        if type(node) is list:
-            return [self.value(item) for item in node]
-        kind, content = next(iter(node.items()))
-        if kind == "tuple":
-            return tuple([self.value(item) for item in content])
+    def _container(self, kind: str, content: Any, node: Any) -> Any:
+        if kind in ("list", "tuple"):
+            return (list if kind == "list" else tuple)([self.value(item) for item in content])
         if kind == "dict":
             return {self.value(key): self.value(item) for key, item in content}
         if kind in ("bytes", "bytearray"):
@@ -151,13 +147,13 @@ class _Unpacker:
         if kind == "array":
             code, shape, order = content
             return self._array(code, shape, order, node["bytes"])
-        if kind == "objects":
-            array = np.empty(_shape(content, len(node["items"])), object)
-            flat = array.reshape(-1)
-            for i, item in enumerate(node["items"]):
-                flat[i] = self.value(item)
-            return array
-        raise ValueError("an unknown kind of value")
+        if kind != "objects":
+            raise ValueError("an unknown kind of value")
+        array = np.empty(_shape(content, len(node["items"])), object)
+        flat = array.reshape(-1)
+        for i, item in enumerate(node["items"]):
+            flat[i] = self.value(item)
+        return array
 
     def _array(self, code: Any, shape: Any, order: Any, size: Any) -> np.ndarray:
         dtype = _dtype(code)

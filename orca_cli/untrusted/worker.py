@@ -34,6 +34,14 @@ _BYTES_PER_S = 2**18
 _WAIT = 12  # times the computing time: for slow disks and busy machines
 _SLICE_S = 0.2
 _PIPE_BYTES = 2**20
+# No secrets of this process, no threads, no plug-ins of HDF5.
+_ENVIRONMENT = {
+    "HOME": os.devnull,  # or importing SciPy asks the system for the user's folder
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "HDF5_PLUGIN_PRELOAD": "::",
+    "LC_ALL": "C.UTF-8",
+}
 _START = "import sys; sys.path[:] = {path!r}; from orca_cli.untrusted.worker_process import main; main()"
 
 
@@ -47,7 +55,7 @@ def read(reader: str, where: str, size: int, **arguments: Any) -> Any:
         arguments: of the function: numbers, texts, bytes and lists of them.
 
     Raises:
-        OrcaError: as the function says.
+        OrcaError: as the function raises.
         WorkerError: the worker crashed, or reached a limit.
         MemoryExhaustedError: the answer is larger than the free memory.
         InterruptionError: a signal asked to stop.
@@ -87,9 +95,8 @@ def close() -> None:
 
 def _worker(memory: int) -> _Worker:
     global _running
-    if _running is not None and (_running.memory < memory or not _running.usable):
+    if _running is None or _running.memory < memory or not _running.usable:
         close()
-    if _running is None:
         _running = _Worker(memory)
     return _running
 
@@ -103,11 +110,7 @@ class _CrashedError(Exception):
 
 
 class _Worker:
-    """A running worker.
-
-    Args:
-        memory: bytes of address space that it may use.
-    """
+    """A running worker, which may use `memory` bytes of address space."""
 
     def __init__(self, memory: int) -> None:
         self.memory, self.usable = memory, True
@@ -115,7 +118,9 @@ class _Worker:
         path = [str(Path(__file__).parents[2]), *(entry for entry in sys.path if os.path.isabs(entry))]
         command = [sys.executable, "-I", "-S", "-B", "-c", _START.format(path=path), str(memory)]
         pipe, none = subprocess.PIPE, subprocess.DEVNULL
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, env=_environment())
+        # Python may need LD_LIBRARY_PATH to start.
+        variables = _ENVIRONMENT | {name: text for name, text in os.environ.items() if name == "LD_LIBRARY_PATH"}
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, env=variables)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
@@ -152,8 +157,8 @@ class _Worker:
 
     def forget(self) -> None:
         """Close the pipes of a worker that belongs to the process this one was forked from."""
-        for descriptor in (self._to, self._from):
-            os.close(descriptor)
+        os.close(self._to)
+        os.close(self._from)
         self._process.returncode = 0
 
     def _value_of(self, answer: Any) -> Any:
@@ -161,14 +166,15 @@ class _Worker:
         self.usable = kind in ("value", "error")
         if kind == "value":
             return content
-        if kind == "failed" and content == MEMORY:
-            what = f"reading it needs more than its limit of {self.memory / 2**30:.1f} GiB of memory"
-        elif kind == "failed":
+        what = "the process that reads it returned a malformed response"
+        if kind == "failed":
             what = f"reading it failed: {str(content)[:500]}"
-        elif kind == "error" and (error := _our_error(content)) is not None:
-            raise error
-        else:
-            what = "the process that reads it returned a malformed response"
+            if content == MEMORY:
+                what = f"reading it needs more than its limit of {self.memory / 2**30:.1f} GiB of memory"
+        elif kind == "error" and type(content) is list and len(content) == 4 and all(type(t) is str for t in content):
+            error = getattr(exceptions, content[0], None)
+            if isinstance(error, type) and issubclass(error, OrcaError):
+                raise error(content[1], where=content[2], hint=content[3])
         raise _failure(what, self._where)
 
     def _fill_checked(self, buffer: memoryview) -> None:
@@ -195,13 +201,12 @@ class _Worker:
                 raise self._ended() from None
 
     def _wait(self, readable: list[int], writable: list[int]) -> None:
-        while True:
-            signals.check()
-            if any(select.select(readable, writable, [], _SLICE_S)):
-                return
+        signals.check()
+        while not any(select.select(readable, writable, [], _SLICE_S)):
             if time.monotonic() > self._end:
                 what = f"the process that reads it gave no answer in {_WAIT * self._seconds} s"
                 raise _failure(what, self._where)
+            signals.check()
 
     def _ended(self) -> Exception:
         code = self._process.wait()
@@ -209,29 +214,6 @@ class _Worker:
             return _failure(f"reading it needs more than its limit of {self._seconds} s of computing time", self._where)
         name = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return _CrashedError(f"the process that reads it {name}")
-
-
-def _our_error(content: Any) -> OrcaError | None:
-    """Return the error of ours that an answer describes, if it does."""
-    if type(content) is list and len(content) == 4 and all(type(text) is str for text in content):
-        kind = getattr(exceptions, content[0], None)
-        if isinstance(kind, type) and issubclass(kind, OrcaError):
-            return kind(content[1], where=content[2], hint=content[3])
-    return None
-
-
-def _environment() -> dict[str, str]:
-    """Return the worker's variables: no secrets of this process, no threads, no plug-ins of HDF5."""
-    kept = {
-        name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"
-    }  # Python may need it to start
-    return kept | {
-        "HOME": os.devnull,  # or importing SciPy asks the system for the user's folder
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "HDF5_PLUGIN_PRELOAD": "::",
-        "LC_ALL": "C.UTF-8",
-    }
 
 
 def _forget() -> None:

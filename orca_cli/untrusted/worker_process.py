@@ -86,7 +86,7 @@ def _limit(what: int, value: int) -> None:
     hard = resource.getrlimit(what)[1]
     if hard != resource.RLIM_INFINITY:
         value = min(value, hard)
-    with suppress(ValueError, OSError):  # a system without this limit; the others hold
+    with suppress(ValueError, OSError):  # a system without this limit; the others apply
         resource.setrlimit(what, (value, value))
 
 
@@ -100,14 +100,9 @@ def _bound_time(seconds: int) -> None:
 
 def _leave_the_network() -> None:
     """Enter a network of its own without any device, where the kernel allows that; this process is still single-threaded."""
-    if sys.platform != "linux":
-        return
-    import ctypes
+    if sys.platform == "linux":
+        import ctypes
 
-    libc = ctypes.CDLL(None)
-    if libc.unshare(_CLONE_NEWNET) != 0:
-        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
-
-
-if __name__ == "__main__":
-    main()
+        libc = ctypes.CDLL(None)
+        if libc.unshare(_CLONE_NEWNET) != 0:
+            libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)

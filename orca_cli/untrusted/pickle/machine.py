@@ -1,6 +1,6 @@
 """The instructions that data need of a pickle, and no others; names stand for functions of `numpy_objects` alone.
 
-A pickle is a program. Bounds end what a small file could make large: instructions, containers, copies, integers, keys.
+Bounds end what a small file could make large: instructions, containers, copies, integers, keys.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import codecs
 import pickletools
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
@@ -32,14 +33,10 @@ PLAIN = (str, bytes, bytearray, int, float, bool, type(None), np.generic)
 def run(stream: IO[bytes], limit: int, where: str, compressed: bool = False) -> Any:
     """Return what the pickle at a stream's position makes. It is not checked yet: it may contain itself.
 
-    Args:
-        stream: buffered; left behind the pickle.
-        limit: bytes; a longer pickle is refused.
-        where: for messages.
-        compressed: whether the stream may have more bytes than its file.
+    Args as of `reader.read_stream`.
 
     Raises:
-        UnsafeError, DataError, MemoryExhaustedError: as `reader.unpickle` says.
+        UnsafeError, DataError, MemoryExhaustedError: as `reader.unpickle`.
         ArithmeticError, EOFError, LookupError, TypeError, ValueError, ...: the pickle is damaged.
     """
     return _Machine(stream, limit, where, compressed).run()
@@ -50,21 +47,19 @@ class _Machine:
 
     def __init__(self, stream: IO[bytes], limit: int, where: str, compressed: bool) -> None:
         self._stream, self._left, self._limit, self._where = stream, limit, limit, where
-        self._compressed = compressed
+        self._compressed, self._made = compressed, 0
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
-        self._made = 0
         self._fresh: dict[int, Any] = {}  # arrays and dtypes that were made and not yet filled
 
     def run(self) -> Any:
         containers = 0
         for _ in range(_MAX_OPCODES):
-            code = self._take(1)[0]
-            if code in _MAKES_CONTAINER:
-                containers += 1
-                if containers > _MAX_CONTAINERS:
-                    raise UnsafeError(f"the pickle makes more than {_MAX_CONTAINERS:,} containers")
+            code = self.take(1)[0]
+            containers += code in _MAKES_CONTAINER
+            if containers > _MAX_CONTAINERS:
+                raise UnsafeError(f"the pickle makes more than {_MAX_CONTAINERS:,} containers")
             if code == 0x2E:  # STOP
                 if len(self._stack) != 1 or self._marked:
                     raise ValueError("values are left")
@@ -78,7 +73,7 @@ class _Machine:
             action(self)
         raise UnsafeError("the pickle has too many instructions")
 
-    def _take(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
         if size > self._left:
             raise self._beyond()
         if size > _LARGE:
@@ -90,9 +85,7 @@ class _Machine:
         return found
 
     def _beyond(self) -> Exception:
-        if self._compressed:
-            return UnsafeError(f"the pickle unpacks to more than {self._limit} bytes")
-        return EOFError()
+        return UnsafeError(f"the pickle unpacks to more than {self._limit} bytes") if self._compressed else EOFError()
 
     def _line(self) -> bytes:
         found = self._stream.readline(self._left)
@@ -102,15 +95,20 @@ class _Machine:
         return found[:-1]
 
     def _number(self, form: str) -> int:
-        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def _items(self) -> list[Any]:
         """Return what lies above the last mark."""
         found, self._stack = self._stack, self._marked.pop()
         return found
 
-    def skip(self, size: int) -> None:
-        self._take(size)
+    def _last(self, count: int) -> list[Any]:
+        """Return the last values of the stack."""
+        found = self._stack[-count:]
+        if len(found) != count:
+            raise EOFError
+        del self._stack[-count:]
+        return found
 
     def mark(self) -> None:
         self._marked.append(self._stack)
@@ -123,7 +121,7 @@ class _Machine:
         size = self._number(form)
         if size < 0:
             raise ValueError(size)
-        self.push(convert(self._take(size)))
+        self.push(convert(self.take(size)))
 
     def line(self, convert: Callable[[bytes], Any]) -> None:
         self.push(convert(self._line()))
@@ -145,12 +143,6 @@ class _Machine:
             done += part
         self._left -= size
         self.push(content)
-
-    def tuple_of(self, count: int) -> None:
-        found = tuple(self._stack[-count:])
-        if len(found) != count:
-            raise EOFError
-        self._stack[-count:] = [found]
 
     def append(self, items: list[Any]) -> None:
         target = self._stack[-1]
@@ -190,7 +182,7 @@ class _Machine:
         self.push(NAMES[module, name])
 
     def reduce(self) -> None:
-        arguments, called = self._stack.pop(), self._stack.pop()
+        called, arguments = self._last(2)
         if not isinstance(called, Named) or called.function is None or type(arguments) is not tuple:
             raise UnsafeError("the pickle calls something that is no function")
         made = called.function(*arguments)
@@ -217,16 +209,8 @@ class _Machine:
             raise UnsafeError("the pickle sets the state of something that is no new array")
 
 
-def _latin(content: bytes) -> str:
-    return content.decode("latin-1")
-
-
-def _utf8(content: bytes) -> str:
-    return content.decode("utf-8", "surrogatepass")
-
-
-def _same(content: bytes) -> bytes:
-    return content
+_latin = partial(str, encoding="latin-1")
+_utf8 = partial(str, encoding="utf-8", errors="surrogatepass")
 
 
 def _integer(content: bytes) -> int:
@@ -253,17 +237,12 @@ def _dict_of(machine: _Machine) -> None:
     machine.set_items(items)
 
 
-def _pair(machine: _Machine) -> list[Any]:
-    value, key = machine._stack.pop(), machine._stack.pop()
-    return [key, value]
-
-
 _MAKES_CONTAINER = frozenset(b"(]}lt\x85\x86\x87")
 _ACTIONS: dict[int, Callable[[_Machine], None]] = {
     ord(letter): action
     for letter, action in {
-        "\x80": lambda m: m.skip(1),  # PROTO
-        "\x95": lambda m: m.skip(8),  # FRAME
+        "\x80": lambda m: m.take(1),  # PROTO
+        "\x95": lambda m: m.take(8),  # FRAME
         "(": _Machine.mark,
         "N": lambda m: m.push(None),
         "\x88": lambda m: m.push(True),
@@ -280,9 +259,9 @@ _ACTIONS: dict[int, Callable[[_Machine], None]] = {
         "S": lambda m: m.line(_quoted),
         "T": lambda m: m.data("<i", _latin),  # BINSTRING
         "U": lambda m: m.data("<B", _latin),  # SHORT_BINSTRING
-        "B": lambda m: m.data("<I", _same),  # BINBYTES
-        "C": lambda m: m.data("<B", _same),  # SHORT_BINBYTES
-        "\x8e": lambda m: m.data("<Q", _same),  # BINBYTES8
+        "B": lambda m: m.data("<I", bytes),  # BINBYTES
+        "C": lambda m: m.data("<B", bytes),  # SHORT_BINBYTES
+        "\x8e": lambda m: m.data("<Q", bytes),  # BINBYTES8
         "\x96": _Machine.writable,  # BYTEARRAY8
         "V": lambda m: m.line(lambda line: str(line, "raw-unicode-escape")),  # UNICODE
         "X": lambda m: m.data("<I", _utf8),  # BINUNICODE
@@ -293,13 +272,13 @@ _ACTIONS: dict[int, Callable[[_Machine], None]] = {
         "e": lambda m: m.append(m._items()),
         "l": lambda m: m.push(m._items()),
         ")": lambda m: m.push(()),
-        "\x85": lambda m: m.tuple_of(1),
-        "\x86": lambda m: m.tuple_of(2),
-        "\x87": lambda m: m.tuple_of(3),
+        "\x85": lambda m: m.push(tuple(m._last(1))),
+        "\x86": lambda m: m.push(tuple(m._last(2))),
+        "\x87": lambda m: m.push(tuple(m._last(3))),
         "t": lambda m: m.push(tuple(m._items())),
         "}": lambda m: m.push({}),
         "d": _dict_of,
-        "s": lambda m: m.set_items(_pair(m)),
+        "s": lambda m: m.set_items(m._last(2)),
         "u": lambda m: m.set_items(m._items()),
         "p": lambda m: m.put(int(m._line())),
         "q": lambda m: m.put(m._number("<B")),
@@ -309,7 +288,7 @@ _ACTIONS: dict[int, Callable[[_Machine], None]] = {
         "h": lambda m: m.get(m._number("<B")),
         "j": lambda m: m.get(m._number("<I")),
         "c": lambda m: m.named(_utf8(m._line()), _utf8(m._line())),
-        "\x93": lambda m: m.named(*reversed([m._stack.pop(), m._stack.pop()])),  # STACK_GLOBAL
+        "\x93": lambda m: m.named(*m._last(2)),  # STACK_GLOBAL
         "R": _Machine.reduce,
         "b": _Machine.build,
     }.items()

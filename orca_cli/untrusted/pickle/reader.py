@@ -28,17 +28,9 @@ _MAX_VALUES = 20_000_000  # of the result, counted as often as they are met
 _MAX_DEPTH = 100
 _BATCH, _BATCH_BYTES = 512, 2**23  # pickles in memory that are read at once
 # A damaged pickle can break the machine at any place, and NumPy reports it in many ways.
-_DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
+_FAILURES = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, TypeError, ValueError)
+_DAMAGE = (*_FAILURES, struct.error, zlib.error)
+_ENDLESS = "the pickle holds containers in one another without end"
 _HINT = "nothing was run; get the data from a source that you trust, or as .npz"
 
 
@@ -87,12 +79,10 @@ def unpickle_each(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Any]:
 def read_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
     """Return what `unpickle` does, read in this process; errors as there."""
     size = _checked_size(Path(path), max_bytes, gzipped)
-    if not gzipped:
-        with open(path, "rb", buffering=2**16) as file:
-            return read_stream(file, path, size)
-    with gzip.open(path) as packed:
-        stream: Any = packed
-        return read_stream(stream, path, min(max_bytes, size * MAX_DEFLATE), compressed=True)
+    limit = min(max_bytes, size * MAX_DEFLATE) if gzipped else size
+    with gzip.open(path) if gzipped else open(path, "rb", buffering=2**16) as file:
+        stream: Any = file
+        return read_stream(stream, path, limit, compressed=gzipped)
 
 
 def read_bytes_here(contents: list[bytes], wheres: list[str]) -> list[Any]:
@@ -131,7 +121,7 @@ def read_stream(stream: IO[bytes], where: str, limit: int, compressed: bool = Fa
     """
     try:
         value = run(stream, limit, where, compressed)
-        _check_result(value)
+        _check_result(value, {}, set())
         stream.read(1)  # at its end a compressed stream compares its checksum
     except (UnsafeError, DataError) as error:
         if error.where:
@@ -143,49 +133,38 @@ def read_stream(stream: IO[bytes], where: str, limit: int, compressed: bool = Fa
     return value
 
 
-def _check_result(result: Any) -> None:
-    """Refuse what a reader could not walk through: values that contain themselves, or grow by containing things twice."""
-    finished: dict[int, tuple[int, int]] = {}  # values and depth of what was walked through
-    path = [_Visit(result)]
-    above = {id(result)}
-    while path:
-        visit = path[-1]
-        child = next(visit.ahead, None)
-        if child is None:
-            path.pop()
-            above.discard(id(visit.value))
-            finished[id(visit.value)] = visit.size, visit.depth
-            if path:
-                path[-1].add(visit.size, visit.depth)
-        elif id(child) in finished:
-            visit.add(*finished[id(child)])
-        elif id(child) in above or len(path) > _MAX_DEPTH:
-            raise UnsafeError("the pickle holds containers in one another without end")
-        else:
-            path.append(_Visit(child))
-            above.add(id(child))
+def _check_result(value: Any, finished: dict[int, tuple[int, int]], above: set[int]) -> tuple[int, int]:
+    """Refuse what a reader could not walk through: values that contain themselves, or grow by containing things twice.
 
+    Args:
+        value: not plain.
+        finished: number of values in, and depth of, each value that was walked through; by id.
+        above: ids of the values that this one lies in.
 
-class _Visit:
-    """A value of the result, and how much it holds."""
-
-    def __init__(self, value: Any) -> None:
-        self.value, self.depth = value, 1
-        inside: Any = ()
-        if isinstance(value, np.ndarray):
-            if value.dtype.kind == "O":
-                inside = value.ravel()
-        elif type(value) is dict:
-            inside = value.values()  # keys are plain
-        elif type(value) in (list, tuple):
-            inside = value
-        elif not isinstance(value, (*PLAIN, np.dtype)):
-            raise UnsafeError(f"the pickle leaves {getattr(value, 'name', type(value).__name__)} as a value")
-        self.size = 1 + len(inside)
-        self.ahead = iter([item for item in inside if not isinstance(item, PLAIN)])
-
-    def add(self, size: int, depth: int) -> None:
-        self.size += size
-        self.depth = max(self.depth, depth + 1)
-        if self.size > _MAX_VALUES or self.depth > _MAX_DEPTH:
-            raise UnsafeError("the pickle holds containers in one another without end")
+    Returns:
+        The same of this value.
+    """
+    if id(value) in finished:
+        return finished[id(value)]
+    if id(value) in above or len(above) > _MAX_DEPTH:
+        raise UnsafeError(_ENDLESS)
+    inside: Any = ()
+    if isinstance(value, np.ndarray):
+        inside = value.ravel() if value.dtype.kind == "O" else ()
+    elif type(value) is dict:
+        inside = value.values()  # keys are plain
+    elif type(value) in (list, tuple):
+        inside = value
+    elif not isinstance(value, (*PLAIN, np.dtype)):
+        raise UnsafeError(f"the pickle leaves {getattr(value, 'name', type(value).__name__)} as a value")
+    size, depth = 1 + len(inside), 1
+    above.add(id(value))
+    for item in inside:
+        if not isinstance(item, PLAIN):
+            more, below = _check_result(item, finished, above)
+            size, depth = size + more, max(depth, below + 1)
+            if size > _MAX_VALUES or depth > _MAX_DEPTH:
+                raise UnsafeError(_ENDLESS)
+    above.discard(id(value))
+    finished[id(value)] = size, depth
+    return size, depth

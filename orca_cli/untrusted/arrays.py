@@ -59,9 +59,7 @@ class StoredArray:
 def open_arrays(path: Path, where: str) -> dict[str, StoredArray]:
     """Return the arrays of a file by name; a .npy file's one array has the empty name.
 
-    Args:
-        path: .npz or .npy file.
-        where: setting that names the file, for messages.
+    `where` is the setting that names the file, for messages.
 
     Raises:
         DataError: missing, empty, cut off, or not such a file.
@@ -78,12 +76,7 @@ def open_arrays(path: Path, where: str) -> dict[str, StoredArray]:
 
 
 def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
-    """Return arrays of an .npz file in memory; the others in it are ignored.
-
-    Args:
-        path: the file, whatever its suffix.
-        names: of the arrays.
-        max_bytes: limit for all arrays together.
+    """Return arrays of an .npz file in memory, of at most `max_bytes` together; the others in it are ignored.
 
     Raises:
         DataError: the file is missing, not an archive, damaged, or lacks an array.
@@ -102,14 +95,9 @@ def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -
 def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Progress) -> dict[str, np.ndarray]:
     """Return read-only memory maps of arrays, so that files larger than the memory can be used.
 
-    Members of an .npz are unpacked once, in parts, into a folder of the cache; an .npy file is mapped where it is.
-
-    Args:
-        path: .npz file, or .npy file, whose one array has the empty name.
-        names: of the arrays.
-        cache_folder: where members are kept; named by the file's path, size and time, so that a changed file is unpacked
-            again and the old copy deleted.
-        reporter: shows what is unpacked.
+    An .npy file, whose one array has the empty name, is mapped where it is. Members of an .npz are unpacked once, in parts,
+    into a folder of the cache, named by the file's path, size and time: a changed file is unpacked again and the old copy
+    deleted.
 
     Raises:
         DataError, UnsafeError: as `read_arrays`.
@@ -129,17 +117,12 @@ def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Progr
 def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
     """Return what np.save wrote, Python objects too: the object itself for one object (a dict), else an array of objects.
 
-    A plain array, and a file that is a pickle in spite of its suffix .npy (NumPy reads both), are returned as well.
-
-    Args:
-        path: the file.
-        max_bytes: a larger file is refused.
+    A plain array, and a file that is a pickle in spite of its suffix .npy (NumPy reads both), are returned as well. A file
+    of more than `max_bytes` is refused.
 
     Raises:
         DataError: missing, damaged, or neither array nor pickle.
-        UnsafeError: it asks for anything but arrays, numbers, strings and containers of them; nothing of it was run.
-        MemoryExhaustedError: it is larger than the free memory.
-        WorkerError: the worker crashed on the file, or reached its memory or time limit.
+        UnsafeError, MemoryExhaustedError, WorkerError: as `pickle.unpickle`.
     """
     where = str(path)
     head = first_bytes(path, where, "an .npy file is needed")

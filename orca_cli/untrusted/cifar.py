@@ -36,16 +36,9 @@ class LabelledImages:
 
 
 def checked(x: object, labels: object, num_classes: int, where: str) -> LabelledImages:
-    """Return a set of images after a check of its form.
+    """Return images x, uint8 [N, 3072] or [N, 3, 32, 32], with N labels in 0..num_classes-1, as a set.
 
-    Args:
-        x: uint8 [N, 3072] or [N, 3, 32, 32].
-        labels: N integers in 0..num_classes-1.
-        num_classes: number of classes.
-        where: file and entry, for messages.
-
-    Raises:
-        DataError: they have another form.
+    Raises DataError, with `where` (file and entry), if they have another form.
     """
     if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.shape[1:] not in ((3 * SIDE**2,), (3, SIDE, SIDE)):
         found = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
@@ -73,7 +66,7 @@ def read_cifar10(
             cifar-10-batches-py; or an .npz file with x_PART and y_PART for each part.
         parts: "train", "test".
         key: the setting that gives `path`, for messages.
-        hint: what to do where there are no files.
+        hint: what to do if there are no files.
 
     Raises:
         DataError: files are missing, damaged or have another form.

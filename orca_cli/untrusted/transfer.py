@@ -19,7 +19,6 @@ _MAX_TEXT = 2**28
 _DTYPE = re.compile(r"[<>|][biufcSU]\d{1,8}")
 _MAX_AXES = 32
 _LENGTH = struct.Struct("<Q")
-LENGTH_BYTES = _LENGTH.size
 
 
 class TransferError(Exception):
@@ -45,28 +44,25 @@ def pack(value: Any) -> list[Any]:
     return [_LENGTH.pack(len(text)), text, *packer.parts]
 
 
-def length(head: bytes) -> int:
-    """Return the length of a message's text, from the first bytes of the message."""
-    size: int = _LENGTH.unpack(head)[0]
-    if size > _MAX_TEXT:
-        raise TransferError(f"declares {size:,} bytes of text")
-    return size
-
-
-def unpack(text: bytes, max_bytes: int, fill: Callable[[memoryview], None]) -> Any:
-    """Return the value of a message.
+def unpack(max_bytes: int, fill: Callable[[memoryview], None]) -> Any:
+    """Return the value of the next message.
 
     Args:
-        text: of the message.
         max_bytes: limit for all arrays together.
-        fill: fills a buffer with the next bytes after the text.
+        fill: fills a buffer with the next bytes.
 
     Raises:
         TransferError: it is malformed, or larger than allowed.
     """
-    unpacker = _Unpacker(max_bytes, fill)
+    head = bytearray(_LENGTH.size)
+    fill(memoryview(head))
+    (size,) = _LENGTH.unpack(head)
+    if size > _MAX_TEXT:
+        raise TransferError(f"declares {size:,} bytes of text")
+    text = bytearray(size)
+    fill(memoryview(text))
     try:
-        return unpacker.value(json.loads(text))
+        return _Unpacker(max_bytes, fill).value(json.loads(text))
     except (ValueError, TypeError, KeyError, IndexError, RecursionError, OverflowError) as error:
         raise TransferError(f"{type(error).__name__}: {error}") from error
 

@@ -33,7 +33,6 @@ _BASE_S = 5
 _BYTES_PER_S = 2**18
 _WAIT = 12  # times the computing time: for slow disks and busy machines
 _SLICE_S = 0.2
-_PIPE_BYTES = 2**20
 # No secrets of this process, no threads, no plug-ins of HDF5.
 _ENVIRONMENT = {
     "HOME": os.devnull,  # or importing SciPy asks the system for the user's folder
@@ -60,18 +59,17 @@ def read(reader: str, where: str, size: int, **arguments: Any) -> Any:
         MemoryExhaustedError: the answer is larger than the free memory.
         InterruptionError: a signal asked to stop.
     """
-    request = {"reader": reader, "arguments": arguments, "folder": os.getcwd()}
     seconds = _BASE_S + size // _BYTES_PER_S
+    request = {"reader": reader, "arguments": arguments, "folder": os.getcwd(), "seconds": seconds}
     memory = _BASE_BYTES + (_BYTES_PER_BYTE * size // _STEP_BYTES + 1) * _STEP_BYTES
     with _lock:
-        tries = 1 if _running is None else 2  # in a worker that was used, an earlier file may have left the fault
-        while True:
-            tries -= 1
-            try:
+        if _running is not None:  # an earlier file may have left the fault in a worker that was used
+            with suppress(_CrashedError):
                 return _worker(memory).ask(request, where, seconds)
-            except _CrashedError as crash:
-                if not tries:
-                    raise _failure(str(crash), where) from crash
+        try:
+            return _worker(memory).ask(request, where, seconds)
+        except _CrashedError as crash:
+            raise _failure(str(crash), where) from crash
 
 
 def check_installed(package: str, where: str, what: str, *, extra: str, otherwise: str = "") -> None:
@@ -127,21 +125,16 @@ class _Worker:
         for descriptor in (self._to, self._from):
             os.set_blocking(descriptor, False)
             with suppress(OSError, AttributeError):  # only slower
-                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, 2**20)
 
     def ask(self, request: dict[str, Any], where: str, seconds: int) -> Any:
         """Send a request and return the answer's value; raises as `read`, and _CrashedError."""
         self.usable = False  # until the whole answer has arrived
-        self._seconds, self._end = seconds, time.monotonic() + _WAIT * seconds
-        self._where = where
+        self._where, self._seconds, self._end = where, seconds, time.monotonic() + _WAIT * seconds
         try:
-            for part in transfer.pack(request | {"seconds": seconds}):
+            for part in transfer.pack(request):
                 self._send(memoryview(part).cast("B"))
-            head = bytearray(transfer.LENGTH_BYTES)
-            self._fill(memoryview(head))
-            text = bytearray(transfer.length(bytes(head)))
-            self._fill(memoryview(text))
-            answer = transfer.unpack(bytes(text), self.memory, self._fill_checked)
+            answer = transfer.unpack(self.memory, self._fill)
         except transfer.TransferError as error:
             self.end()
             raise _failure(f"the process that reads it returned a malformed response: {error}", where) from error
@@ -151,15 +144,8 @@ class _Worker:
         return self._value_of(answer)
 
     def end(self) -> None:
-        """End the process."""
         with self._process:
             self._process.kill()
-
-    def forget(self) -> None:
-        """Close the pipes of a worker that belongs to the process this one was forked from."""
-        os.close(self._to)
-        os.close(self._from)
-        self._process.returncode = 0
 
     def _value_of(self, answer: Any) -> Any:
         kind, content = next(iter(answer.items())) if type(answer) is dict and len(answer) == 1 else ("", None)
@@ -177,26 +163,21 @@ class _Worker:
                 raise error(content[1], where=content[2], hint=content[3])
         raise _failure(what, self._where)
 
-    def _fill_checked(self, buffer: memoryview) -> None:
+    def _fill(self, buffer: memoryview) -> None:
         if len(buffer) > 2**26:
             check_memory(len(buffer), self._where, hint="use a machine with more memory")
-        self._fill(buffer)
-
-    def _fill(self, buffer: memoryview) -> None:
-        done = 0
-        while done < len(buffer):
+        while buffer:
             self._wait([self._from], [])
-            count = os.readv(self._from, [buffer[done:]])
+            count = os.readv(self._from, [buffer])
             if count == 0:
                 raise self._ended()
-            done += count
+            buffer = buffer[count:]
 
     def _send(self, part: memoryview) -> None:
-        done = 0
-        while done < len(part):
+        while part:
             self._wait([], [self._to])
             try:
-                done += os.write(self._to, part[done:])
+                part = part[os.write(self._to, part) :]
             except BrokenPipeError:
                 raise self._ended() from None
 
@@ -217,11 +198,13 @@ class _Worker:
 
 
 def _forget() -> None:
+    """Close the pipes of a worker that belongs to the process this one was forked from."""
     global _running, _lock
-    _lock = threading.Lock()
-    if _running is not None:
-        _running.forget()
-        _running = None
+    _lock, forgotten, _running = threading.Lock(), _running, None
+    if forgotten is not None:
+        os.close(forgotten._to)
+        os.close(forgotten._from)
+        forgotten._process.returncode = 0
 
 
 _running: _Worker | None = None

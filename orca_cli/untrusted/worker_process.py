@@ -27,7 +27,6 @@ READERS = {
 }
 MEMORY = "memory"
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_MAX_FILES = 64
 _CUT = 2000  # characters of a message
 
 
@@ -42,7 +41,7 @@ def main() -> None:
     _limit(resource.RLIMIT_AS, int(sys.argv[1]))
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_NOFILE, _MAX_FILES)
+    _limit(resource.RLIMIT_NOFILE, 64)
     import numpy as np
 
     from orca_cli.untrusted import transfer
@@ -55,14 +54,13 @@ def main() -> None:
         if requests.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
             raise EOFError
 
-    while head := requests.read(transfer.LENGTH_BYTES):
-        text = requests.read(transfer.length(head))
-        asked = transfer.unpack(text, 2**62, fill)
-        _bound_time(asked["seconds"])
-        for part in _answered(asked):
-            answers.write(part)
-        answers.flush()
-        del asked
+    with suppress(EOFError):
+        while True:
+            asked = transfer.unpack(2**62, fill)
+            _bound_time(asked["seconds"])
+            answers.writelines(_answered(asked))
+            answers.flush()
+            del asked
 
 
 def _answered(asked: dict[str, Any]) -> list[Any]:

@@ -30,15 +30,8 @@ _MAX_KEY_PARTS = 32
 PLAIN = (str, bytes, bytearray, int, float, bool, type(None), np.generic)
 
 
-def run(stream: IO[bytes], limit: int, where: str, compressed: bool = False) -> Any:
-    """Return what the pickle at a stream's position makes. It is not checked yet: it may contain itself.
-
-    Args as of `reader.read_stream`.
-
-    Raises:
-        UnsafeError, DataError, MemoryExhaustedError: as `reader.unpickle`.
-        ArithmeticError, EOFError, LookupError, TypeError, ValueError, ...: the pickle is damaged.
-    """
+def run(stream: IO[bytes], limit: int, where: str, compressed: bool) -> Any:
+    """Return what a pickle makes, which may contain itself; damage raises whatever Python and NumPy raise for it."""
     return _Machine(stream, limit, where, compressed).run()
 
 
@@ -64,13 +57,12 @@ class _Machine:
                 if len(self._stack) != 1 or self._marked:
                     raise ValueError("values are left")
                 return self._stack[0]
-            action = _ACTIONS.get(code)
-            if action is None:
+            if code not in _ACTIONS:
                 known = pickletools.code2op.get(chr(code))  # type: ignore[attr-defined]
                 if known is None:
                     raise DataError("is not a pickle, or is damaged", hint="get the file again")
                 raise UnsafeError(f"the pickle uses {known.name}, which data files need not")
-            action(self)
+            _ACTIONS[code](self)
         raise UnsafeError("the pickle has too many instructions")
 
     def take(self, size: int) -> bytes:
@@ -98,7 +90,7 @@ class _Machine:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def _items(self) -> list[Any]:
-        """Return what lies above the last mark."""
+        """Return what is above the last mark."""
         found, self._stack = self._stack, self._marked.pop()
         return found
 
@@ -106,7 +98,7 @@ class _Machine:
         """Return the last values of the stack."""
         found = self._stack[-count:]
         if len(found) != count:
-            raise EOFError
+            raise IndexError
         del self._stack[-count:]
         return found
 
@@ -122,12 +114,6 @@ class _Machine:
         if size < 0:
             raise ValueError(size)
         self.push(convert(self.take(size)))
-
-    def line(self, convert: Callable[[bytes], Any]) -> None:
-        self.push(convert(self._line()))
-
-    def number(self, form: str) -> None:
-        self.push(self._number(form))
 
     def writable(self) -> None:
         size = self._number("<Q")
@@ -147,18 +133,18 @@ class _Machine:
     def append(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not list:
-            raise UnsafeError("the pickle appends to something that is no list")
+            raise UnsafeError("the pickle appends to something that is not a list")
         target.extend(items)
 
     def set_items(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not dict or len(items) % 2:
-            raise UnsafeError("the pickle sets items of something that is no dict")
+            raise UnsafeError("the pickle sets items of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Tuples of tuples that are shared hash in exponential time.
             parts = key if type(key) is tuple else (key,)
             if len(parts) > _MAX_KEY_PARTS or not all(isinstance(part, PLAIN) for part in parts):
-                raise UnsafeError("the pickle has a dict whose key is no number and no string")
+                raise UnsafeError("the pickle has a dict whose key is neither a number nor a string")
             # Numbers beyond 64 bits can all have one hash.
             if any(abs(part) >= 2**63 for part in parts if isinstance(part, int)):
                 raise UnsafeError("the pickle has a dict whose key is a number beyond 64 bits")
@@ -171,9 +157,6 @@ class _Machine:
             raise UnsafeError("the pickle names a memo entry beyond its size")
         self._memo[index] = self._stack[-1]
 
-    def get(self, index: int) -> None:
-        self.push(self._memo[index])
-
     def named(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str or (module, name) not in NAMES:
             asked = f"{module}.{name}" if type(module) is type(name) is str else "something without name"
@@ -184,7 +167,7 @@ class _Machine:
     def reduce(self) -> None:
         called, arguments = self._last(2)
         if not isinstance(called, Named) or called.function is None or type(arguments) is not tuple:
-            raise UnsafeError("the pickle calls something that is no function")
+            raise UnsafeError("the pickle calls something that is not a function")
         made = called.function(*arguments)
         self._count_made(made)
         if isinstance(made, (np.ndarray, np.dtype)) and not called.name.endswith("_frombuffer"):
@@ -206,7 +189,7 @@ class _Machine:
         elif isinstance(target, np.dtype):
             set_dtype(target, state)
         else:
-            raise UnsafeError("the pickle sets the state of something that is no new array")
+            raise UnsafeError("the pickle sets the state of something that is not a new array")
 
 
 _latin = partial(str, encoding="latin-1")
@@ -247,23 +230,23 @@ _ACTIONS: dict[int, Callable[[_Machine], None]] = {
         "N": lambda m: m.push(None),
         "\x88": lambda m: m.push(True),
         "\x89": lambda m: m.push(False),
-        "I": lambda m: m.line(_integer_line),
-        "L": lambda m: m.line(_integer_line),
-        "F": lambda m: m.line(float),
-        "J": lambda m: m.number("<i"),
-        "K": lambda m: m.number("<B"),
-        "M": lambda m: m.number("<H"),
-        "G": lambda m: m.number(">d"),
+        "I": lambda m: m.push(_integer_line(m._line())),
+        "L": lambda m: m.push(_integer_line(m._line())),
+        "F": lambda m: m.push(float(m._line())),
+        "J": lambda m: m.push(m._number("<i")),
+        "K": lambda m: m.push(m._number("<B")),
+        "M": lambda m: m.push(m._number("<H")),
+        "G": lambda m: m.push(m._number(">d")),
         "\x8a": lambda m: m.data("<B", _integer),  # LONG1
         "\x8b": lambda m: m.data("<i", _integer),  # LONG4
-        "S": lambda m: m.line(_quoted),
+        "S": lambda m: m.push(_quoted(m._line())),
         "T": lambda m: m.data("<i", _latin),  # BINSTRING
         "U": lambda m: m.data("<B", _latin),  # SHORT_BINSTRING
         "B": lambda m: m.data("<I", bytes),  # BINBYTES
         "C": lambda m: m.data("<B", bytes),  # SHORT_BINBYTES
         "\x8e": lambda m: m.data("<Q", bytes),  # BINBYTES8
         "\x96": _Machine.writable,  # BYTEARRAY8
-        "V": lambda m: m.line(lambda line: str(line, "raw-unicode-escape")),  # UNICODE
+        "V": lambda m: m.push(str(m._line(), "raw-unicode-escape")),  # UNICODE
         "X": lambda m: m.data("<I", _utf8),  # BINUNICODE
         "\x8c": lambda m: m.data("<B", _utf8),  # SHORT_BINUNICODE
         "\x8d": lambda m: m.data("<Q", _utf8),  # BINUNICODE8
@@ -284,9 +267,9 @@ _ACTIONS: dict[int, Callable[[_Machine], None]] = {
         "q": lambda m: m.put(m._number("<B")),
         "r": lambda m: m.put(m._number("<I")),
         "\x94": lambda m: m.put(len(m._memo)),  # MEMOIZE
-        "g": lambda m: m.get(int(m._line())),
-        "h": lambda m: m.get(m._number("<B")),
-        "j": lambda m: m.get(m._number("<I")),
+        "g": lambda m: m.push(m._memo[int(m._line())]),
+        "h": lambda m: m.push(m._memo[m._number("<B")]),
+        "j": lambda m: m.push(m._memo[m._number("<I")]),
         "c": lambda m: m.named(_utf8(m._line()), _utf8(m._line())),
         "\x93": lambda m: m.named(*m._last(2)),  # STACK_GLOBAL
         "R": _Machine.reduce,

@@ -83,13 +83,12 @@ def set_array(array: np.ndarray, state: Any) -> None:
         raise _refuse("has an array of an unknown version")
     _, shape, dtype, fortran, content = state
     count = _shape(shape, dtype)
-    if dtype.kind == "O":
-        if type(content) is not list or len(content) != count:
-            raise _refuse("has an array of objects that are not all there")
-    else:
+    if dtype.kind != "O":
         content = _raw(content)
         if len(content) != count * dtype.itemsize:
             raise _refuse(f"has an array of {count * dtype.itemsize:,} bytes, and {len(content):,} are there")
+    elif type(content) is not list or len(content) != count:
+        raise _refuse("has an array of objects that are not all there")
     if type(fortran) not in (bool, int):
         raise _refuse("has an array without order")
     array.__setstate__((1, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]
@@ -137,22 +136,16 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return text.encode("latin-1")
 
 
-NDARRAY = Named("numpy.ndarray")
-_RECONSTRUCT = Named("numpy.core.multiarray._reconstruct", _empty)
-_SCALAR = Named("numpy.core.multiarray.scalar", _scalar)
-_BUFFER = Named("numpy.core.numeric._frombuffer", _from_buffer)
-_BYTES = Named("bytes", lambda: b"")
 # All that a pickle may name, exactly. The second spelling of a module is NumPy 2's.
+NDARRAY = Named("numpy.ndarray")
 NAMES: dict[tuple[str, str], Named] = {
     ("numpy", "ndarray"): NDARRAY,
     ("numpy", "dtype"): Named("numpy.dtype", _dtype),
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy.core.multiarray", "scalar"): _SCALAR,
-    ("numpy._core.multiarray", "scalar"): _SCALAR,
-    ("numpy.core.numeric", "_frombuffer"): _BUFFER,
-    ("numpy._core.numeric", "_frombuffer"): _BUFFER,
     ("_codecs", "encode"): Named("_codecs.encode", _encode),
-    ("__builtin__", "bytes"): _BYTES,
-    ("builtins", "bytes"): _BYTES,
 }
+for _builtins in ("__builtin__", "builtins"):
+    NAMES[_builtins, "bytes"] = Named("bytes", lambda: b"")
+for _core in ("numpy.core", "numpy._core"):
+    NAMES[f"{_core}.multiarray", "_reconstruct"] = Named("numpy.core.multiarray._reconstruct", _empty)
+    NAMES[f"{_core}.multiarray", "scalar"] = Named("numpy.core.multiarray.scalar", _scalar)
+    NAMES[f"{_core}.numeric", "_frombuffer"] = Named("numpy.core.numeric._frombuffer", _from_buffer)

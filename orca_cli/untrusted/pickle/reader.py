@@ -1,8 +1,8 @@
 """Read pickles of unknown origin with a machine that can do nothing else: it has no way to run their code.
 
 A pickle is a program. Python's own machine imports what the program names and calls it. This one knows the instructions that
-data need (numbers, strings, containers, NumPy's arrays and scalars), an exact list of names that stand for functions of
-`numpy_objects`, and bounds on what a small file can make large. Every other instruction or name ends the reading.
+data need (numbers, strings, containers, NumPy's arrays and scalars) and an exact list of names that stand for functions of
+`numpy_objects`. Every other instruction or name ends the reading.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def unpickle(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> A
 
     Args:
         path: the file.
-        max_bytes: limit; of the content, where it is compressed.
+        max_bytes: limit of the uncompressed content.
         gzipped: whether the pickle is in a gzip file.
 
     Raises:
@@ -102,22 +102,19 @@ def _checked_size(path: Path, max_bytes: int, gzipped: bool) -> int:
 
 
 def check_size(size: int, max_bytes: int, where: str) -> None:
-    """Raise UnsafeError where a file has more bytes than are read."""
+    """Raise UnsafeError if a file has more bytes than are read."""
     if size > max_bytes:
         raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=where)
 
 
 def read_stream(stream: IO[bytes], where: str, limit: int, compressed: bool = False) -> Any:
-    """Return the object of the pickle at a stream's position.
+    """Return the object of the pickle at a stream's position. Raises as `unpickle`.
 
     Args:
-        stream: buffered; left behind the pickle.
+        stream: buffered; left after the pickle.
         where: for messages.
         limit: bytes; a longer pickle is refused.
         compressed: whether the stream may have more bytes than its file.
-
-    Raises:
-        OrcaError: as `unpickle`.
     """
     try:
         value = run(stream, limit, where, compressed)
@@ -136,13 +133,8 @@ def read_stream(stream: IO[bytes], where: str, limit: int, compressed: bool = Fa
 def _check_result(value: Any, finished: dict[int, tuple[int, int]], above: set[int]) -> tuple[int, int]:
     """Refuse what a reader could not walk through: values that contain themselves, or grow by containing things twice.
 
-    Args:
-        value: not plain.
-        finished: number of values in, and depth of, each value that was walked through; by id.
-        above: ids of the values that this one lies in.
-
-    Returns:
-        The same of this value.
+    Returns the number of values in this one and their depth, which `finished` has of others by id. `above`: the ids of the
+    values that contain this one.
     """
     if id(value) in finished:
         return finished[id(value)]

@@ -40,16 +40,17 @@ def kind_of(path: Path) -> Kind:
     head = first_bytes(path, str(path), _ALLOWED, expected=(GZIP, *ZIP))
     if head.startswith(ZIP):
         return "zip"
+    packed = head.startswith(GZIP)
     try:
-        if head.startswith(GZIP):
-            with gzip.open(path) as file:
-                return "tar" if _is_tar(file.read(tarfile.BLOCKSIZE)) else "gzip"
-        with open(path, "rb") as file:
-            if _is_tar(file.read(tarfile.BLOCKSIZE)):
-                return "tar"
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError as error:
+        if packed:
+            return "gzip"
+        raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED) from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot be read: {error}", where=str(path), hint="get the file again") from error
-    raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED)
+    return "tar"
 
 
 def unpack(
@@ -271,14 +272,6 @@ def _unpack_gzip(job: _Job, advance: Callable[..., None]) -> None:
             counted: Any = _Counted(file, advance)
             with gzip.GzipFile(fileobj=counted) as stream:
                 job.write(path, stream, None)
-
-
-def _is_tar(block: bytes) -> bool:
-    try:
-        tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
-    except tarfile.HeaderError:
-        return False
-    return True
 
 
 def _place(temporary: Path, folder: Path, files: list[PurePosixPath]) -> None:

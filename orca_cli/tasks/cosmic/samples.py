@@ -19,7 +19,7 @@ from orca_cli.interfaces import Batch, Reporter
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks.cosmic.files import SKY, read_sky, read_stamp, visit_key
 from orca_cli.tasks.shared.target_maps import target_maps
-from orca_cli.untrusted.pages import release_pages
+from orca_cli.untrusted.memory import release_pages
 
 
 @dataclass(frozen=True)

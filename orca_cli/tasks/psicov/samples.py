@@ -19,7 +19,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, Scale
 from orca_cli.tasks.psicov.files import CHANNELS, PAD, Window, content_hash, read_distances, read_features
 from orca_cli.tasks.shared.target_maps import target_maps
-from orca_cli.untrusted.pages import release_pages
+from orca_cli.untrusted.memory import release_pages
 
 
 @dataclass(frozen=True)

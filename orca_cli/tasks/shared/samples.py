@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from orca_cli.interfaces import Batch
-from orca_cli.untrusted.pages import release_pages
+from orca_cli.untrusted.memory import release_pages
 
 if TYPE_CHECKING:
     from orca_cli.tasks.shared.scales import ChannelScale

@@ -67,7 +67,7 @@ class _Machine:
 
     def take(self, size: int) -> bytes:
         if size > self._left:
-            raise self._beyond()
+            raise UnsafeError(f"the pickle unpacks to more than {self._limit} bytes") if self._compressed else EOFError
         if size > _LARGE:
             check_memory(size, self._where, hint="use a machine with more memory")
         self._left -= size
@@ -75,9 +75,6 @@ class _Machine:
         if len(found) != size:
             raise EOFError
         return found
-
-    def _beyond(self) -> Exception:
-        return UnsafeError(f"the pickle unpacks to more than {self._limit} bytes") if self._compressed else EOFError()
 
     def _line(self) -> bytes:
         found = self._stream.readline(self._left)
@@ -114,21 +111,6 @@ class _Machine:
         if size < 0:
             raise ValueError(size)
         self.push(convert(self.take(size)))
-
-    def writable(self) -> None:
-        size = self._number("<Q")
-        if size > self._left:
-            raise self._beyond()
-        check_memory(size, self._where, hint="use a machine with more memory")
-        content = bytearray(size)
-        view, done = memoryview(content), 0
-        while done < size:
-            part = self._stream.readinto(view[done:])  # type: ignore[attr-defined]
-            if not part:
-                raise EOFError
-            done += part
-        self._left -= size
-        self.push(content)
 
     def append(self, items: list[Any]) -> None:
         target = self._stack[-1]
@@ -245,7 +227,7 @@ _ACTIONS: dict[int, Callable[[_Machine], None]] = {
         "B": lambda m: m.data("<I", bytes),  # BINBYTES
         "C": lambda m: m.data("<B", bytes),  # SHORT_BINBYTES
         "\x8e": lambda m: m.data("<Q", bytes),  # BINBYTES8
-        "\x96": _Machine.writable,  # BYTEARRAY8
+        "\x96": lambda m: m.data("<Q", bytearray),  # BYTEARRAY8
         "V": lambda m: m.push(str(m._line(), "raw-unicode-escape")),  # UNICODE
         "X": lambda m: m.data("<I", _utf8),  # BINUNICODE
         "\x8c": lambda m: m.data("<B", _utf8),  # SHORT_BINUNICODE

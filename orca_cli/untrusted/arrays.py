@@ -36,19 +36,12 @@ _FILE = "array.npy"  # of a member in the cache
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in a file whose header was read and found harmless.
+    """An array in a file whose header was read and found harmless."""
 
-    Args:
-        where: file and array, for messages.
-        shape: as declared, and as the file's size allows.
-        dtype: no objects, no fields.
-        read: returns the array; a memory map where the file allows it.
-    """
-
-    where: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    read: Callable[[], np.ndarray]
+    where: str  # file and array, for messages
+    shape: tuple[int, ...]  # as declared, and as the file's size allows
+    dtype: np.dtype  # no objects, no fields
+    read: Callable[[], np.ndarray]  # returns the array; a memory map where the file allows it
 
     @property
     def bytes(self) -> int:
@@ -133,9 +126,7 @@ def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
     if not header.dtype.hasobject:
         check_memory(header.bytes, where)
         return np.array(_npy(path).read())
-    size = path.stat().st_size
-    reader.check_size(size, max_bytes, where)
-    return worker.read("objects", where, size, path=where)
+    return worker.read("objects", where, reader.checked_size(path, max_bytes), path=where)
 
 
 def load_object_here(path: str) -> Any:

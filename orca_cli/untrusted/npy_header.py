@@ -27,21 +27,13 @@ _DAMAGE = (*_PARSING, ValueError, LookupError, EOFError, TypeError, struct.error
 
 @dataclass(frozen=True)
 class Header:
-    """What an array's header declares; plain numbers or strings, or one type of Python objects.
-
-    Args:
-        shape: as declared.
-        order: NumPy's name for the order of the axes.
-        dtype: no fields.
-        offset: bytes before the content.
-        bytes: of the content; unknown (0) for Python objects.
-    """
+    """What an array's header declares; plain numbers or strings, or one type of Python objects."""
 
     shape: tuple[int, ...]
     order: Literal["C", "F"]
-    dtype: np.dtype
-    offset: int
-    bytes: int
+    dtype: np.dtype  # no fields
+    offset: int  # bytes before the content
+    bytes: int  # of the content; unknown (0) for Python objects
 
     def check_held(self, size: int, where: str) -> None:
         """Raise DataError where a file of `size` bytes ends before its array does."""
@@ -51,13 +43,9 @@ class Header:
 
 
 def read_header(file: IO[bytes], where: str, allowed: str, objects: bool = False) -> Header:
-    """Return the header at a file's position.
+    """Return the header at a file's position, the start of an array.
 
-    Args:
-        file: positioned at the start of the array.
-        where: for messages.
-        allowed: hint that says which files are allowed.
-        objects: whether the caller unpickles arrays of Python objects.
+    `allowed` is the hint that says which files are allowed; `objects`: whether the caller unpickles Python objects.
 
     Raises:
         DataError: no header, fields, or a shape that no array has.

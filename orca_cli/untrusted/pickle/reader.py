@@ -40,9 +40,9 @@ def unpickle(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> A
     Arrays may be read-only. About as much memory as the content is needed, here and in the worker.
 
     Args:
-        path: the file.
+        path: a pickle, or a gzip file of one.
         max_bytes: limit of the uncompressed content.
-        gzipped: whether the pickle is in a gzip file.
+        gzipped: whether it is a gzip file.
 
     Raises:
         UnsafeError: it names anything but NumPy's arrays and scalars, uses instructions that data do not need, or would
@@ -51,7 +51,7 @@ def unpickle(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> A
         MemoryExhaustedError: a value is larger than the free memory.
         WorkerError: the worker crashed on the file, or reached its memory or time limit.
     """
-    size = _checked_size(path, max_bytes, gzipped)
+    size = checked_size(path, max_bytes, gzipped)
     return worker.read("pickle", str(path), size, path=str(path), max_bytes=max_bytes, gzipped=gzipped)
 
 
@@ -78,7 +78,7 @@ def unpickle_each(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Any]:
 
 def read_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
     """Return what `unpickle` does, read in this process; errors as there."""
-    size = _checked_size(Path(path), max_bytes, gzipped)
+    size = checked_size(Path(path), max_bytes, gzipped)
     limit = min(max_bytes, size * MAX_DEFLATE) if gzipped else size
     with gzip.open(path) if gzipped else open(path, "rb", buffering=2**16) as file:
         stream: Any = file
@@ -91,30 +91,21 @@ def read_bytes_here(contents: list[bytes], wheres: list[str]) -> list[Any]:
     return [read_stream(io.BytesIO(content), where, len(content)) for content, where in pairs]
 
 
-def _checked_size(path: Path, max_bytes: int, gzipped: bool) -> int:
+def checked_size(path: Path, max_bytes: int, gzipped: bool = False) -> int:
+    """Return the size of a file in bytes; raises as `unpickle`."""
     head = first_bytes(path, str(path), "a pickle is needed", expected=(GZIP,) if gzipped else ())
     size = path.stat().st_size
-    if not gzipped:
-        check_size(size, max_bytes, str(path))
-    elif not head.startswith(GZIP):
+    if gzipped and not head.startswith(GZIP):
         raise DataError("not a gzip file", where=str(path), hint="get it again")
+    if size > max_bytes and not gzipped:
+        raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=str(path))
     return size
 
 
-def check_size(size: int, max_bytes: int, where: str) -> None:
-    """Raise UnsafeError if a file has more bytes than are read."""
-    if size > max_bytes:
-        raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=where)
-
-
 def read_stream(stream: IO[bytes], where: str, limit: int, compressed: bool = False) -> Any:
-    """Return the object of the pickle at a stream's position. Raises as `unpickle`.
+    """Return the object of the pickle at a buffered stream's position, which moves past it. Raises as `unpickle`.
 
-    Args:
-        stream: buffered; left after the pickle.
-        where: for messages.
-        limit: bytes; a longer pickle is refused.
-        compressed: whether the stream may have more bytes than its file.
+    A pickle of more than `limit` bytes is refused. `compressed`: whether the stream may have more bytes than its file.
     """
     try:
         value = run(stream, limit, where, compressed)

@@ -17,8 +17,7 @@ from orca_cli import __version__, storage
 if TYPE_CHECKING:
     import requests
 
-_REDIRECTS = (301, 302, 303, 307, 308)
-_MAX_REDIRECTS = 5
+_REDIRECTS, _MAX_REDIRECTS = (301, 302, 303, 307, 308), 5
 _CHUNK = 64 * 1024
 _SLOWEST = 1024  # bytes that have to arrive within the time limit
 _HUB_TIMEOUT_S = 8.0

@@ -88,8 +88,8 @@ def fetch(
             _notes(part).unlink(missing_ok=True)
             return fetched
     answers = "; ".join(f"{url}: {refusal}" for url, refusal in refusals) or "no address is known"
-    mismatched = [isinstance(refusal, MismatchError) for _, refusal in refusals]
-    kind = ChecksumError if mismatched and all(mismatched) else NetworkError
+    mismatched = {isinstance(refusal, MismatchError) for _, refusal in refusals}
+    kind = ChecksumError if mismatched == {True} else NetworkError
     raise kind(f"could not be fetched ({answers})", where=place.name)
 
 
@@ -166,13 +166,13 @@ class _Download:
 def _start(response: requests.Response, start: int, validator: str | None) -> int:
     """Return where in the file an answer begins; refuse answers that are not the file."""
     code = response.status_code
+    if code == 200:
+        return 0
     if code == 206 and start:
         follows = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         if follows and _validator(response) in (validator, None):
             return start
         raise RefusedError("answers with another part than the requested one")
-    if code == 200:
-        return 0
     kind = CutOffError if code == 429 or code >= 500 else RefusedError
     raise kind(f"HTTP {code} {response.reason or http.client.responses.get(code, '')}".strip())
 
@@ -196,7 +196,7 @@ def _head(response: requests.Response, chunks: Iterator[bytes], name: str) -> by
 def _write(part: Path, chunks: Iterator[bytes], reporter: Progress, start: int, total: int | None) -> None:
     """Append what arrives, so that all of it is there where the process ends."""
     name = part.name.removesuffix(".part")
-    title, megabytes = (f"{name} (MB)", max(1, -(-total // _MB))) if total else (name, 1)
+    title, megabytes = (f"{name} (MB)", -(-total // _MB)) if total else (name, 1)
     done = 0
     with open(part, "ab") as file, reporter.track(title, megabytes) as advance:
         for chunk in chunks:

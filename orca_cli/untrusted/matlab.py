@@ -43,16 +43,11 @@ def read(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[
     Numbers get the type of their MATLAB class (double: float64; logical: bool), whatever smaller type the file stores them
     in. Text becomes an array of strings, one per row. A cell array becomes an object array of arrays.
 
-    Args:
-        path: the .mat file.
-        names: of the variables.
-        max_bytes: limit for all variables together.
-
     Raises:
         DataError: missing, damaged, MATLAB 4, or lacks a variable; a variable is a struct, sparse, a function or an object of
             a class.
-        UnsafeError: more bytes than allowed or than the file can hold, or (HDF5) cells nested too deep, links, external files
-            and filters that would load code.
+        UnsafeError: more bytes than `max_bytes` together or than the file can hold, or (HDF5) cells nested too deep, links,
+            external files and filters that would load code.
         MemoryExhaustedError: a variable is larger than the free memory.
         UnavailableError: an HDF5 file, and h5py is not installed.
         WorkerError: the worker crashed on the file, or reached its memory or time limit.
@@ -169,7 +164,10 @@ class _Hdf5Reader:
             return self._cell(found, name, depth)
         data = self._numbers(found, name).T
         if kind == "char":
-            return self._text(data, name)
+            if data.dtype.kind != "u":
+                raise DataError(f"'{name}' is text of an unknown form", where=self._where)
+            rows = ["".join(map(chr, row)) for row in data.reshape(-1, data.shape[-1]).tolist()]
+            return np.array(rows).reshape(data.shape[:-1])  # codes [..., n] as strings [...]
         if kind in _CLASSES and data.dtype.kind != "c":
             return data.astype(_CLASSES[kind], copy=False)
         if kind and kind not in _CLASSES:
@@ -205,13 +203,6 @@ class _Hdf5Reader:
             raise DataError(f"'{name}' has values of type {dtype}", where=self._where, hint="save it as numbers")
         data = np.asarray(found[()])
         return data["real"] + 1j * data["imag"] if is_complex else data.astype(dtype.newbyteorder("="), copy=False)
-
-    def _text(self, codes: np.ndarray, name: str) -> np.ndarray:
-        """Return codes [..., n] as strings [...]."""
-        if codes.dtype.kind != "u":
-            raise DataError(f"'{name}' is text of an unknown form", where=self._where)
-        rows = ["".join(map(chr, row)) for row in codes.reshape(-1, codes.shape[-1]).tolist()]
-        return np.array(rows).reshape(codes.shape[:-1])
 
     def _empty(self, found: Any, kind: str) -> np.ndarray:
         """Return an array without elements; its dataset holds the extents instead."""

@@ -29,10 +29,8 @@ def pack(value: Any) -> list[Any]:
     """Return a value as the parts of a message, each with the buffer protocol.
 
     Values: None, bool, int, float, text, bytes, NumPy's scalars, dtypes and arrays (of objects too), and lists, tuples
-    and dicts of values. What occurs twice is sent once and is one object again. Nothing may contain itself.
-
-    Raises:
-        TransferError: any other value, or more text than a message has.
+    and dicts of values. What occurs twice is sent once and is one object again. Nothing may contain itself. Raises
+    TransferError for any other value, and for more text than a message has.
     """
     packer = _Packer()
     try:
@@ -45,14 +43,9 @@ def pack(value: Any) -> list[Any]:
 
 
 def unpack(max_bytes: int, fill: Callable[[memoryview], None]) -> Any:
-    """Return the value of the next message.
+    """Return the value of the next message, of which `fill` reads the next bytes into a buffer.
 
-    Args:
-        max_bytes: limit for all arrays together.
-        fill: fills a buffer with the next bytes.
-
-    Raises:
-        TransferError: it is malformed, or larger than allowed.
+    Raises TransferError if it is malformed, or its arrays have more than `max_bytes` together.
     """
     head = bytearray(_LENGTH.size)
     fill(memoryview(head))

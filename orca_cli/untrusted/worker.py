@@ -50,7 +50,7 @@ def read(reader: str, where: str, size: int, **arguments: Any) -> Any:
     Args:
         reader: name of the function.
         where: the file, for messages.
-        size: bytes of the file; they decide how much memory and time there is.
+        size: of the file in bytes; decides how much memory and time there is.
         arguments: of the function: numbers, texts, bytes and lists of them.
 
     Raises:

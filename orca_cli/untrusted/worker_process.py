@@ -57,7 +57,9 @@ def main() -> None:
     with suppress(EOFError):
         while True:
             asked = transfer.unpack(2**62, fill)
-            _bound_time(asked["seconds"])
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            # From now on the kernel lets this process compute for this long.
+            _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + asked["seconds"])
             answers.writelines(_answered(asked))
             answers.flush()
             del asked
@@ -82,18 +84,9 @@ def _answered(asked: dict[str, Any]) -> list[Any]:
 
 def _limit(what: int, value: int) -> None:
     hard = resource.getrlimit(what)[1]
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     with suppress(ValueError, OSError):  # a system without this limit; the others apply
-        resource.setrlimit(what, (value, value))
-
-
-def _bound_time(seconds: int) -> None:
-    """Have the kernel end this process once it has computed for this long from now."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    end = math.ceil(usage.ru_utime + usage.ru_stime) + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (end if hard == resource.RLIM_INFINITY else min(end, hard), hard))
+        resource.setrlimit(what, (value, value if what != resource.RLIMIT_CPU else hard))
 
 
 def _leave_the_network() -> None:

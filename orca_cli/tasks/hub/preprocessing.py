@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _MAX_PIXELS = 10**8
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # decoders of rare formats are seldom hardened
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def _open_image(value: dict[str, Any] | None, where: str) -> Image.Image:
     if not value or not (value.get("bytes") or value.get("path")):
         raise DataError("holds no image", where=where, hint="remove this row")
     try:
-        image = Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"])
+        image = Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"], formats=_FORMATS)
         if image.width * image.height > _MAX_PIXELS:
             raise DataError(f"{image.width} x {image.height} pixels are too many", where=where)
         image.load()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _MAX_PIXELS = 10**8
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # decoders of rare formats are seldom hardened
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # some decoders of Pillow run other programs (EPS)
 
 
 @dataclass(frozen=True)
@@ -203,5 +203,6 @@ def _open_image(value: dict[str, Any] | None, where: str) -> Image.Image:
             raise DataError(f"{image.width} x {image.height} pixels are too many", where=where)
         image.load()
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"is not a readable image: {error}", where=where, hint="remove this row") from error
+        hint = f"remove this row, or store it as one of {', '.join(_FORMATS)}"
+        raise DataError(f"is not a readable image: {error}", where=where, hint=hint) from error
     return image

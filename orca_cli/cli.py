@@ -31,7 +31,7 @@ _COMPUTING = ("run", "distance", "data check", "data import")
 
 _EXAMPLES = """\
 examples:
-  orca run                                   a first transfer in two minutes: handwritten digits with MiniLM
+  orca run                                   a first transfer, one to three minutes: digits with MiniLM
   orca run task=listops body=minilm seed=1   another task
   orca run -m metric=otdd,none seed=0,1,2    a sweep
   orca report                                the table of all results

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from orca_cli import configuration, part_groups, schema, signals
 from orca_cli.configuration import choices, config_dir, default_folders
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.ranges import check_value, shown
+from orca_cli.runs.identity import Identity, identify
 from orca_cli.schema import GROUPS, NEEDED_GROUPS, Config
 
 _OPTIONAL_GROUPS = ("protocol", "hparams", "departures", "study", "tracker")
@@ -56,6 +58,11 @@ class Composed:
     stored: dict[str, Any]
     choices: dict[str, str]
     overrides: list[str]
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Return what names the run; the files that it names are read at the first call."""
+        return identify(self.content, self.choices, Path(self.config.paths.data or ""))
 
     @property
     def variant(self) -> dict[str, str]:

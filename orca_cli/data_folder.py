@@ -12,27 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from orca_cli import signals, storage
 from orca_cli.catalogue import DataFile, DataSet
 from orca_cli.exceptions import ChecksumError, DataError
+from orca_cli.progress import Reporter
 from orca_cli.untrusted.downloads import md5_file
 
 CHECKSUMS = "checksums.json"
 SCHEMA = 1
 _LOCK = ".lock"
 _WITHOUT_FILES = {"generated": "generated", "bundled": "bundled", "own": "yours"}
-
-
-class Progress(Protocol):
-    """The part of interfaces.Reporter that is used here."""
-
-    def say(self, text: str) -> None:
-        """Log one line."""
-
-    def track(self, description: str, total: int) -> Any:
-        """Return a context manager that gives a function `advance(steps=1, note="")`."""
 
 
 def is_there(file: DataFile, folder: Path) -> bool:
@@ -64,7 +55,7 @@ def state(entry: DataSet, data_folder: Path) -> str:
 
 
 @contextmanager
-def locked(entry: DataSet, data_folder: Path, reporter: Progress) -> Iterator[Path]:
+def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Path]:
     """Lock the data set's folder, after waiting for other processes; provides the folder.
 
     Raises:
@@ -158,7 +149,7 @@ def recorded(folder: Path) -> dict[str, dict[str, Any]]:
     return _read(folder)["files"]
 
 
-def unpack(file: DataFile, folder: Path, reporter: Progress) -> int:
+def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
     """Unpack an archive beside it unless that was done; returns the number of files that were written.
 
     Raises:

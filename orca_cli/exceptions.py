@@ -95,7 +95,7 @@ class LockedError(OrcaError):
 
 
 class CheckpointError(OrcaError):
-    """A run has checkpoints, and none of them can be used."""
+    """A run has checkpoints, but none can be used."""
 
     code = 21
 
@@ -155,11 +155,11 @@ class PreemptionError(InterruptionError):
 
 
 def of_processes(error: BaseException) -> MemoryExhaustedError | None:
-    """Return the failure that the system allows no more threads or processes; None where an error says no such thing."""
+    """Return the failure to start a thread or process, if that is what an error means, else None."""
     if "can't start new thread" not in str(error) and not isinstance(error, BlockingIOError):
         return None
     return MemoryExhaustedError(
-        "no more threads or processes may be started", where="this machine", hint="raise the limit (ulimit -u)"
+        "cannot start more threads or processes", where="this machine", hint="raise the limit (ulimit -u)"
     )
 
 

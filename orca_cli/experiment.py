@@ -7,6 +7,7 @@ halves of a run's work; the test split stays closed until `test`.
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +19,6 @@ from orca_cli import parts, signals, storage, terminal
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, of_processes
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunDirectory, RunName
-from orca_cli.runs.identity import data_files, identity, settings_hash
 from orca_cli.runs.preprocessing import write_preprocessing
 from orca_cli.tracking.json_lines import JsonLines
 
@@ -46,7 +46,7 @@ class Failure:
     cause: BaseException
 
     def record(self) -> dict[str, str]:
-        """Return the failure as it stands in status.json."""
+        """Return the failure as recorded in status.json."""
         return {"kind": type(self.error).__name__, "message": str(self.error), "hint": self.error.hint}
 
 
@@ -89,7 +89,7 @@ class Validated:
 
 
 def _ignore(summary: Summary) -> None:
-    """Take no notice."""
+    """Do nothing."""
 
 
 def run(
@@ -125,13 +125,12 @@ def run_name(job: Composed) -> RunName:
     """Return what identifies a composed job's run."""
     config = job.config
     choices = {group: job.choices[group] for group in ("task", "body", "source", "metric", "finetune")}
-    data = Path(config.paths.data or "")
     return RunName(
         **choices,
         seed=config.seed,
         protocol=config.protocol,
-        identity=identity(job.content, job.choices, data),
-        settings=settings_hash(job.content, job.choices, data),
+        identity=job.identity.run,
+        settings=job.identity.settings,
         variant=job.variant,
     )
 
@@ -158,7 +157,7 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
     seconds: dict[str, float] = {}
     with _timed(seconds, "build"):
         folder.set_state("build")
-        with signals.immediate():  # what it makes has its name once it is whole
+        with signals.immediate():  # it writes whole files only
             built = build(config, reporter)
         data = {f"data.{name}": split["sha256"] for name, split in built.summary["splits"].items()}
         facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"]}
@@ -194,8 +193,7 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], 
         _record(folder, "interrupted", failure)
         return _ended(failure, folder.path)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
-        failed = _gone(folder)
-        if failed is not None:  # there is nothing left to record it in
+        if failed := _gone(folder):  # nowhere left to record it
             return _ended(Failure(failed, error), folder.path)
         stage = folder.status().get("stage") or "build"
         failure = Failure(_known(error, stage) or _bug(folder, error), error)
@@ -221,7 +219,7 @@ def _check_device(job: Composed, earlier: RunDirectory | None) -> None:
 
     Args:
         job: what to run.
-        earlier: the folder of the same run, None where there is none; a completed one needs no device.
+        earlier: the folder of the same run, if any; a completed one needs no device.
     """
     config = job.config
     unconditional = config.device in ("auto", "cpu") and config.precision != "fp16"
@@ -233,18 +231,17 @@ def _check_device(job: Composed, earlier: RunDirectory | None) -> None:
 
 
 def _write_settings(job: Composed, folder: RunDirectory, device: str) -> None:
-    """Write what the run is and what it is made with."""
+    """Write the run's settings and environment."""
     from orca_cli import compose
     from orca_cli.runs.environment import environment
 
-    files = data_files(job.content, job.choices, Path(job.config.paths.data or ""))
     storage.write_text(folder.path / "config.yaml", compose.to_yaml(job.stored))
     storage.write_text(folder.path / "overrides.txt", "".join(f"{override}\n" for override in job.overrides))
-    folder.write_environment(environment() | {"device": device, "files": files})
+    folder.write_environment(environment() | {"device": device, "files": job.identity.files})
 
 
 def _gone(folder: RunDirectory) -> OrcaError | None:
-    """Return the failure that the run's folder no longer exists, which can show itself in any other; else None."""
+    """Return the failure that the run's folder is gone, which can cause any other; else None."""
     try:
         storage.check_held(folder.path)
     except OrcaError as error:
@@ -253,7 +250,7 @@ def _gone(folder: RunDirectory) -> OrcaError | None:
 
 
 def _known(error: BaseException, stage: str) -> OrcaError | None:
-    """Return the expected failure that an exception of a stage stands for, or None for a bug."""
+    """Return an exception of a stage as an expected failure, None for a bug."""
     from orca_cli.training.memory import is_exhausted
 
     if isinstance(error, OrcaError):
@@ -323,9 +320,9 @@ def _result(job: Composed, validated: Validated, tested: Tested) -> dict[str, An
 @contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     """Note how long a block took."""
-    start = storage.monotonic()
+    start = time.monotonic()
     yield
-    seconds[stage] = storage.monotonic() - start
+    seconds[stage] = time.monotonic() - start
 
 
 @contextmanager

@@ -176,7 +176,7 @@ def print_error(text: str) -> None:
 
 
 class LogReporter:
-    """A Reporter (see `interfaces`) for people and log files."""
+    """A `progress.Reporter` for people and log files."""
 
     def say(self, text: str) -> None:
         """Log one line."""

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent / "orca_cli"
 LEVELS = {
     "exceptions": -1,
     "storage": 0,
+    "progress": 0,
     "seeding": 0,
     "signals": 0,
     "untrusted": 1,

@@ -12,13 +12,13 @@ WRITERS = {
     "untrusted/archives.py": "into a temporary folder of its own",
     "untrusted/downloads.py": "under a temporary name",
     "untrusted/worker_process.py": "a pipe",
-    "commands/resume_test.py": "trial runs in a temporary folder of its own",
+    "commands/doctor/resume.py": "trial runs in a temporary folder of its own",
     "untrusted/arrays.py": "into a temporary folder of storage.commit_folder",
-    "tasks/ecg/records.py": "into a temporary folder of storage.commit_folder",
+    "tasks/ecg.py": "into a temporary folder of storage.commit_folder",
     "tasks/satellite.py": "into a temporary folder of storage.commit_folder",
     "tasks/shared/target_maps.py": "into a temporary folder of storage.commit_folder",
     "runs/directory.py": "under a temporary name of storage.write_with",
-    "commands/data_import.py": "under a temporary name",
+    "commands/data/import_.py": "under a temporary name",
 }
 _PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 _REQUESTS = {"urlopen", "get", "post", "head", "request", "urlretrieve"}

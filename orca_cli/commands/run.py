@@ -32,7 +32,7 @@ _FLAGS = {
 
 EXAMPLES = """\
 examples:
-  orca run                                          the defaults: digits with MiniLM, two minutes on a laptop
+  orca run                                          the defaults: digits with MiniLM, one to three minutes
   orca run task=listops body=minilm seed=1          another task; any setting is KEY=VALUE (orca list settings)
   orca run task=arrays task.kind=classes task.train=my.npz    your own arrays x and y; shapes and classes inferred
   orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps; trains nothing

@@ -6,6 +6,7 @@ the body's own embedding layer, the training split of tasks by the embedder as i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_cli import compose, configuration, parts, seeding, storage
+from orca_cli import compose, configuration, parts, seeding
 from orca_cli.comparison.points import Cloud, Data, Embedding, cloud_of, read_file
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Features, Metric, Reporter
@@ -198,12 +199,12 @@ def _measure(
     seed: int,
     reporter: Reporter,
 ) -> Measured:
-    start = storage.monotonic()
+    start = time.monotonic()
     with torch.no_grad():
         prepared = metric.prepare(a)
         found = metric.distance(a, prepared, b)
         value = float(found.value)
-        seconds = storage.monotonic() - start
+        seconds = time.monotonic() - start
         self_a = float(metric.distance(a, prepared, a).value)
         self_b = _value(metric, b, b)
         halves = []

@@ -26,9 +26,9 @@ def load_own_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     expected = set(_own_names(model))
     if different := sorted(expected ^ set(state)):
         raise CheckpointError(
-            f"the checkpoint does not fit the model: '{different[0]}' is in one of them only",
+            f"the checkpoint does not fit the model: '{different[0]}' is in only one of them",
             where="finetune",
-            hint="use --force to start the run again",
+            hint="use --force to restart the run",
         )
     model.load_state_dict(state, strict=False)
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from orca_cli import signals, storage, terminal
+from orca_cli import signals, terminal
 from orca_cli.exceptions import StorageError
 
 GRACE_S = 60.0  # from the SIGTERM, upon which a job saves its state, to the SIGKILL
@@ -124,7 +124,7 @@ def run_all(
             while waiting and len(running) < at_once and not signals.pending():
                 place = waiting.pop()
                 pid, pipe = _start(jobs[place], main, threads)
-                limit = float("inf") if time_limit_s is None else storage.monotonic() + time_limit_s
+                limit = float("inf") if time_limit_s is None else time.monotonic() + time_limit_s
                 running[pid] = _Running(place, pipe, limit)
             number = signals.pending()
             if number and not passed_on:
@@ -143,9 +143,9 @@ def run_all(
 
 
 def _keep_to_limit(pid: int, job: _Running) -> None:
-    if storage.monotonic() > job.deadline:
+    if time.monotonic() > job.deadline:
         os.kill(pid, signal.SIGKILL if job.over_limit else signal.SIGTERM)
-        job.over_limit, job.deadline = True, storage.monotonic() + GRACE_S
+        job.over_limit, job.deadline = True, time.monotonic() + GRACE_S
 
 
 def _reaped(pid: int, job: _Running) -> Ended | None:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
-from orca_cli.runs.directory import ENVIRONMENT, LOCK, RESULT, STAGE_FOLDERS, STATES, STATUS, RunDirectory, RunName
+from orca_cli.runs.directory import (
+    CHECKPOINTS,
+    ENVIRONMENT,
+    LOCK,
+    PROBES,
+    RESULT,
+    STAGE_FOLDERS,
+    STATES,
+    STATUS,
+    SUMMARY,
+    RunDirectory,
+    RunName,
+    checkpoints,
+    is_passing,
+    read_or_empty,
+)
 from orca_cli.runs.fingerprint import FILE as FINGERPRINT
 from orca_cli.runs.identity import digest_of
 from orca_cli.runs.liveness import LIVING, is_worked_on
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
-
-_STEP = re.compile(r"step-(\d{8,})")
 
 
 @dataclass
@@ -25,11 +36,11 @@ class Checked:
     Args:
         path: the folder.
         files: number of files whose checksum was compared.
-        state: state of the run; dead where its process ended without recording why.
+        state: state of the run; dead if its process ended without recording why.
         stale: data files that have changed since the run began.
-        damaged: what is not as it was written, one line each.
+        damaged: what has changed since it was written, one line each.
         notes: what else is worth knowing, one line each.
-        rebuilt: why status.json was rebuilt; empty where it was not.
+        rebuilt: why status.json was rebuilt; empty if it was not.
         code: exit code: 0, 13 for damage, 21 for a newer program's run.
     """
 
@@ -56,7 +67,7 @@ def check(path: Path) -> Checked:
     if not any((path / name).exists() for name in (STATUS, RESULT, ENVIRONMENT)):
         raise DataError("not a run: it has no records", where=str(path), hint="rerun the command to start it")
     found = Checked(path)
-    if is_worked_on(path, _readable(path / STATUS)):
+    if is_worked_on(path, read_or_empty(path / STATUS)):
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
     try:
         _verify(found)
@@ -75,21 +86,21 @@ def check(path: Path) -> Checked:
 
 
 def _compare_data(found: Checked) -> None:
-    """Tell which data files are not what the run began with; those that are not on this machine cannot be compared."""
-    files = _environment(found.path).get("files")
+    """Note which data files have changed since the run began; those that are not on this machine cannot be compared."""
+    files = read_or_empty(found.path / ENVIRONMENT).get("files")
     for name, digest in sorted(files.items()) if isinstance(files, dict) else ():
         now = digest_of(Path(str(name)))
         if now is not None and now != digest:
             found.stale.append(str(name))
     if found.stale:
         names = ", ".join(found.stale)
-        found.notes.append(f"stale: changed since the run began, so its command begins another run: {names}")
+        found.notes.append(f"stale: changed since the run began, so rerunning its command starts a new run: {names}")
 
 
 def _verify(found: Checked) -> None:
     """Compare the files of all folders that have a manifest, and the records that carry a checksum of themselves."""
     path = found.path
-    folders = sorted({manifest.parent for manifest in path.rglob(storage.MANIFEST) if not _set_aside(path, manifest)})
+    folders = sorted({manifest.parent for manifest in path.rglob(storage.MANIFEST) if not is_passing(manifest, path)})
     for folder in folders:
         name = str(folder.relative_to(path)) if folder != path else "the run"
         sealed = folder == path or (folder / "metrics.jsonl").exists()
@@ -97,19 +108,15 @@ def _verify(found: Checked) -> None:
         found.files += files
         found.damaged += [f"{name}: {problem}" for problem in problems]
     if not (path / storage.MANIFEST).exists():
-        for file in sorted([*path.glob(f"*/{FINGERPRINT}"), *path.glob("*/probe.json")]):
+        for file in sorted([*path.glob(f"*/{FINGERPRINT}"), *path.glob(f"*/{PROBES}")]):
             try:
                 storage.read_checked_json(file)
                 found.files += 1
             except ChecksumError as error:
                 found.damaged.append(f"{file.relative_to(path)}: {error.what}")
-    _read_records(found)
-
-
-def _read_records(found: Checked) -> None:
-    for name in (RESULT, ENVIRONMENT, "1_build/summary.json"):
+    for name in (RESULT, ENVIRONMENT, f"{STAGE_FOLDERS['build']}/{SUMMARY}"):
         try:
-            read_record(found.path / name)
+            read_record(path / name)
         except NewerSchemaError:
             raise
         except (UnreadableError, OSError) as error:
@@ -124,20 +131,19 @@ def _look_around(found: Checked) -> None:
     if left:
         found.notes.append(f"{left} temporary files of a killed process; the next attempt deletes them")
     for stage in ("align", "finetune"):
-        steps = _steps(found.path, stage)
-        if steps:
+        if steps := _steps(found.path, stage):
             found.notes.append(f"{stage}: checkpoints of steps {', '.join(map(str, steps))}")
-    if read := _result(found.path):
+    if result := read_or_empty(found.path / RESULT):
         if not (found.path / storage.MANIFEST).exists():
-            found.notes.append("completed, but its files were never sealed; type its command again, which does that")
-        if read.get("inexact"):
-            found.notes.append(f"resumed inexactly: {', '.join(read['inexact'])} changed between its attempts")
+            found.notes.append("completed, but its files were never sealed; rerun its command to seal them")
+        if result.get("inexact"):
+            found.notes.append(f"resumed inexactly: {', '.join(result['inexact'])} changed between its attempts")
 
 
 def _restore_status(found: Checked) -> None:
     """Rebuild status.json from the artifacts where it contradicts them."""
     path = found.path
-    completed = _result(path)
+    completed = read_or_empty(path / RESULT)
     try:
         status = read_record(path / STATUS)
         reason = "it was missing" if status is None else ""
@@ -149,16 +155,14 @@ def _restore_status(found: Checked) -> None:
         found.state = str(status.get("state"))
         name = _name(status)
         if name is None or found.state not in STATES:
-            reason = "it did not say which run this is, or in what state"
+            reason = "it lacked the run's name or state"
         elif (found.state == "completed") != bool(completed) and (completed or not (path / RESULT).exists()):
-            reason = f"it said {found.state}, and the run is {'completed' if completed else 'not'}"
+            reason = f"it said {found.state}, but the run is {'' if completed else 'not '}completed"
     if not reason:
         return
-    name = _name(completed) or _name(_environment(path).get("run"))
+    name = _name(completed) or _name(read_or_empty(path / ENVIRONMENT).get("run"))
     if name is None:
-        found.damaged.append(
-            f"{STATUS}: {reason}; {RESULT} and {ENVIRONMENT} cannot replace it: type the run's command"
-        )
+        found.damaged.append(f"{STATUS}: {reason}; {RESULT} and {ENVIRONMENT} cannot replace it: rerun the command")
         return
     found.state, step = ("completed", None) if completed else _reached(path)
     with storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"):
@@ -177,12 +181,11 @@ def _reached(path: Path) -> tuple[str, int | None]:
 
 
 def _steps(path: Path, stage: str) -> list[int]:
-    names = [_STEP.fullmatch(step.name) for step in (path / STAGE_FOLDERS[stage] / "checkpoints").glob("step-*")]
-    return sorted(int(name[1]) for name in names if name)
+    return list(checkpoints(path / STAGE_FOLDERS[stage] / CHECKPOINTS))
 
 
-def _name(record: Any) -> RunName | None:
-    """Return what a record says that a run is; None where it does not say all of it."""
+def _name(record: object) -> RunName | None:
+    """Return the run's name from a record, None if incomplete."""
     if not isinstance(record, dict):
         return None
     kinds = {"seed": int, "variant": dict}
@@ -190,23 +193,3 @@ def _name(record: Any) -> RunName | None:
         if not isinstance(record.get(key), kinds.get(key, str)):
             return None
     return RunName(**{key: record[key] for key in RunName.__dataclass_fields__})
-
-
-def _result(path: Path) -> dict[str, Any]:
-    return _readable(path / RESULT)
-
-
-def _environment(path: Path) -> dict[str, Any]:
-    return _readable(path / ENVIRONMENT)
-
-
-def _readable(path: Path) -> dict[str, Any]:
-    try:
-        return read_record(path) or {}
-    except (UnreadableError, OSError):
-        return {}
-
-
-def _set_aside(path: Path, file: Path) -> bool:
-    parts = [Path(part) for part in file.relative_to(path).parts]
-    return any(storage.is_aside(part) or storage.is_temporary(part) for part in parts)

@@ -10,27 +10,27 @@ from pathlib import Path
 
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, LockedError
-from orca_cli.runs.directory import LOCK, RESULT, STATUS, UNSAFE, RunDirectory, RunName, read_or_empty
+from orca_cli.runs.directory import LOCK, RESULT, STATUS, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.identity import SHORT
 from orca_cli.runs.records import SCHEMA, NewerSchemaError, UnreadableError, read_record
 
 
 @contextmanager
 def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool = False) -> Iterator[RunDirectory]:
-    """Give the folder of this experiment to this process alone: a completed one, an unfinished one, or a new one.
+    """Claim the folder of this experiment for this process: a completed, an unfinished or a new one.
 
     Args:
         root: folder of all runs.
         name: the experiment.
-        force: make a new folder whatever there is.
-        allow_inexact: resume although the result will differ in its bits from an uninterrupted run's; it says so.
+        force: always make a new folder.
+        allow_inexact: resume although the bits will differ from an uninterrupted run's; the result says so.
 
     Raises:
         LockedError: another process works on the same experiment.
         CheckpointError: a newer program made the folder.
         StorageError: the folder cannot be made.
     """
-    task_folder = root / UNSAFE.sub("-", name.task)
+    task_folder = name.task_folder(root)
     storage.check_writable(task_folder)
     with _alone(task_folder, name.identity[:SHORT]):
         path = None if force else find(task_folder, name.identity)
@@ -53,7 +53,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
 
 @contextmanager
 def _alone(task_folder: Path, identity: str) -> Iterator[None]:
-    """Hold the lock of an experiment, and record who holds it."""
+    """Hold the lock of an experiment, and record its holder."""
     holder = task_folder / ".locks" / f"{identity}.json"
     with ExitStack() as stack:
         try:
@@ -70,7 +70,7 @@ def _alone(task_folder: Path, identity: str) -> Iterator[None]:
 
 
 def _refuse_newer(path: Path) -> None:
-    """Refuse a run folder whose records are of a newer program, which this one would spoil."""
+    """Refuse the run folder of a newer program, which this one would damage."""
     for name in (STATUS, RESULT):
         try:
             read_record(path / name)
@@ -83,7 +83,7 @@ def _refuse_newer(path: Path) -> None:
 
 
 def find(task_folder: Path, identity: str) -> Path | None:
-    """Return the newest folder of an experiment, a completed one before an unfinished one; None where there is none."""
+    """Return the newest folder of an experiment, completed before unfinished; None if there is none."""
     unfinished = None
     with storage.guarded(task_folder):
         paths = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
@@ -97,14 +97,14 @@ def find(task_folder: Path, identity: str) -> Path | None:
 
 
 def look(root: Path, name: RunName) -> RunDirectory | None:
-    """Return the folder that `find` finds, to be read only; None where there is none."""
-    path = find(root / UNSAFE.sub("-", name.task), name.identity)
+    """Return the run that `find` finds, for reading only."""
+    path = find(name.task_folder(root), name.identity)
     return None if path is None else RunDirectory(path, name)
 
 
 def peek(root: Path, name: RunName) -> str:
-    """Return what typing this run's command would do: "new", "resume", "completed" or "running"."""
-    task_folder = root / UNSAFE.sub("-", name.task)
+    """Return what rerunning the command would do: "new", "resume", "completed" or "running"."""
+    task_folder = name.task_folder(root)
     path = find(task_folder, name.identity)
     if path is None:
         return "new"

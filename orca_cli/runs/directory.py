@@ -44,7 +44,8 @@ SUMMARY = "summary.json"
 PROBES = "probe.json"
 _FOR_RESUMING = (Path("2_align", CHECKPOINTS), Path("3_finetune", CHECKPOINTS))
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
+_UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
+_STEP = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class RunName:
     Args:
         identity: hash of all that can change a result.
         settings: the same without the seed.
-        variant: settings that were given beside the groups and the seed, such as {"train.epochs": "3"}.
+        variant: settings given besides the groups and the seed, such as {"train.epochs": "3"}.
     """
 
     task: str
@@ -68,10 +69,14 @@ class RunName:
     settings: str
     variant: dict[str, str]
 
+    def task_folder(self, root: Path) -> Path:
+        """Return the folder of all runs of the task, in the folder of all runs."""
+        return root / _UNSAFE.sub("-", self.task)
+
     def folder(self) -> str:
         """Return a folder name that starts with the present time."""
         parts = (self.body, self.metric, self.finetune, f"s{self.seed}", self.identity[:SHORT])
-        return "_".join((storage.timestamp(), *(UNSAFE.sub("-", part) for part in parts)))
+        return "_".join((storage.timestamp(), *(_UNSAFE.sub("-", part) for part in parts)))
 
 
 class RunDirectory:
@@ -127,7 +132,7 @@ class RunDirectory:
             recorder.record(stage, line)
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Tell every recorder that a stage's curve so far is these lines, when the stage starts or resumes."""
+        """Make these lines every recorder's curve of a stage, when the stage starts or resumes."""
         for recorder in self._recorders:
             recorder.rewind(stage, lines)
 
@@ -152,9 +157,9 @@ class RunDirectory:
             storage.remove(folder / CHECKPOINTS)
 
     def sealed_summary(self, stage: str) -> dict[str, Any] | None:
-        """Return the summary of a stage that an earlier attempt finished; None where there is none that is intact.
+        """Return the summary of a stage that an earlier attempt finished; None if none is intact.
 
-        A damaged stage is moved aside with a warning, and has to be run again.
+        A damaged stage is moved aside with a warning, and must be run again.
         """
         folder = self.stage(stage)
         if not (folder / storage.MANIFEST).exists():
@@ -172,11 +177,11 @@ class RunDirectory:
         return summary
 
     def write_probes(self, errors: dict[str, float | None]) -> None:
-        """Keep the verdicts on alignment steps so far: steps (as text) -> validation error."""
+        """Store the probes of alignment steps so far: steps (as text) -> validation error."""
         storage.write_checked_json(self.stage("align") / PROBES, {"schema": SCHEMA, "errors": errors})
 
     def read_probes(self) -> dict[str, float | None]:
-        """Return the verdicts of an earlier attempt; empty where they are damaged, since they can be repeated."""
+        """Return the probes of an earlier attempt; empty if damaged, since they can be repeated."""
         path = self.stage("align") / PROBES
         if not path.exists():
             return {}
@@ -197,7 +202,7 @@ class RunDirectory:
         return len(storage.read_json_lines(path))
 
     def inexact(self) -> list[str]:
-        """Return what changed between the attempts with the user's leave; empty where the bits are those of one attempt."""
+        """Return what changed between the attempts with the user's permission; empty for an exact run."""
         names: set[str] = set()
         for path in self.path.glob(f"*/{FINGERPRINT}"):
             names.update(storage.read_checked_json(path)["inexact"])
@@ -213,7 +218,7 @@ class RunDirectory:
         *,
         step: int | None = None,
         code: int | None = None,
-        error: Any = None,
+        error: Mapping[str, str] | None = None,
         attempt: bool = True,
     ) -> None:
         """Replace the status record.
@@ -223,7 +228,7 @@ class RunDirectory:
             step: progress inside a stage.
             code: exit code of a run that has ended.
             error: {"kind", "message", "hint"} of one that failed.
-            attempt: this process works on the run, rather than only repairing its records.
+            attempt: False for a process that only repairs records.
         """
         before = self.status()
         stage = state if state in STAGE_FOLDERS else before.get("stage")
@@ -253,18 +258,18 @@ class RunDirectory:
         storage.write_json(self.path / STATUS, record)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
-        """Write what the run is and what it is made with; status.json can be rebuilt from it."""
+        """Write the run's name and environment; status.json can be rebuilt from it."""
         storage.write_json(self.path / ENVIRONMENT, environment | {"run": vars(self.name)})
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write the result record; from then on the run is completed, and needs no checkpoints."""
         record = {"schema": SCHEMA, "run_id": self.path.name, "state": "completed", **vars(self.name)}
-        storage.remove(self.path / storage.MANIFEST)  # of a result that was lost
+        storage.remove(self.path / storage.MANIFEST)  # of a lost result
         storage.write_json(self.path / RESULT, record | result)
         self.finish()
 
     def finish(self) -> None:
-        """Do what a completed run still lacks: seal its files, drop its checkpoints, say that it is completed."""
+        """Finish a run that has a result: drop its checkpoints, seal its files, set its state."""
         if not (self.path / storage.MANIFEST).exists():
             for folder in _FOR_RESUMING:
                 if (self.path / folder).exists():
@@ -280,23 +285,28 @@ def _lasting(path: Path) -> list[Path]:
     """Return the files of a run that do not change once it is completed; a folder with a manifest counts by that."""
     files = []
     for file in path.rglob("*"):
-        sealed = any((folder / storage.MANIFEST).exists() for folder in _between(path, file.parent))
-        own = file.name == storage.MANIFEST or not sealed
-        passing = any(
-            storage.is_temporary(part) or storage.is_aside(part) for part in (file, *_between(path, file.parent))
-        )
-        if file.is_file() and own and not passing and str(file.relative_to(path)) not in _CHANGING:
+        above = [folder for folder in file.parents if path in folder.parents]
+        is_sealed = file.name != storage.MANIFEST and any((folder / storage.MANIFEST).exists() for folder in above)
+        is_changing = str(file.relative_to(path)) in _CHANGING or is_passing(file, path)
+        if file.is_file() and not is_sealed and not is_changing:
             files.append(file)
     return files
 
 
-def _between(top: Path, folder: Path) -> list[Path]:
-    """Return a folder and those above it, below `top`."""
-    return [] if folder == top else [folder, *_between(top, folder.parent)]
+def is_passing(file: Path, run: Path) -> bool:
+    """Return whether a file of a run, or a folder around it, is incomplete or was moved aside as damaged."""
+    names = map(Path, file.relative_to(run).parts)
+    return any(storage.is_temporary(name) or storage.is_aside(name) for name in names)
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """Return step -> checkpoint, by step, of those in a stage's folder that were not moved aside as damaged."""
+    named = [(path, _STEP.fullmatch(path.name)) for path in folder.glob("step-*")]
+    return dict(sorted((int(name[1]), path) for path, name in named if name))
 
 
 def _boot() -> str | None:
-    """Return the id of this machine's boot, where the system has one."""
+    """Return the id of this machine's boot, None if unknown."""
     try:
         return _BOOT.read_text(encoding="ascii").strip()
     except OSError:

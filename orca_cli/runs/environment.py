@@ -29,11 +29,6 @@ PACKAGES = (
 )
 
 
-def versions() -> dict[str, str | None]:
-    """Return package -> installed version, None where it is absent."""
-    return {package: version_of(package) for package in PACKAGES}
-
-
 def version_of(package: str) -> str | None:
     """Return a package's installed version, None where it is absent."""
     try:
@@ -43,12 +38,16 @@ def version_of(package: str) -> str | None:
 
 
 def unmet_requirements() -> list[str]:
-    """Return what this machine lacks of what the program's own package requires, such as "numpy 1.26.4 (needed: <3,>=2.0)"."""
+    """Return the program's requirements that this machine does not meet, such as "numpy 1.26.4 (needed: <3,>=2.0)"."""
     try:
         own = metadata.distribution("orca-transfer")
     except metadata.PackageNotFoundError:  # run from a source tree
         return []
-    needed = [requirement for requirement in map(Requirement, own.requires or []) if _applies(requirement)]
+    needed = [
+        requirement
+        for requirement in map(Requirement, own.requires or [])
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    ]
     needed.append(Requirement(f"python{own.metadata['Requires-Python'] or ''}"))
     unmet = []
     for requirement in needed:
@@ -59,12 +58,8 @@ def unmet_requirements() -> list[str]:
     return unmet
 
 
-def _applies(requirement: Requirement) -> bool:
-    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-
-
 def check_requirements() -> None:
-    """Refuse a machine whose packages are not of the versions that the program is made for, without importing them.
+    """Refuse unsupported versions of packages, without importing them.
 
     Raises:
         UnavailableError: a package or Python itself is missing, too old or too new.
@@ -87,7 +82,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "processors": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
-        "packages": versions(),
+        "packages": {package: version_of(package) for package in PACKAGES},
         "command": sys.argv,
         "folder": os.getcwd(),
     }

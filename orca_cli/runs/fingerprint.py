@@ -27,7 +27,7 @@ def check_fingerprint(
         allow_inexact: resume although something differs, and remember it.
 
     Returns:
-        names of what has changed since the stage began, with the user's permission; empty for an exact run.
+        names of what has changed since the stage started, with the user's permission; empty for an exact run.
 
     Raises:
         FingerprintError: something differs, or the record is lost.
@@ -49,7 +49,8 @@ def check_fingerprint(
 
 
 def _changed(folder: Path, start: dict[str, Any], now: dict[str, Any], allow_inexact: bool) -> set[str]:
-    changed = differences(start, now)
+    both = {name: (start.get(name, _ABSENT), now.get(name, _ABSENT)) for name in sorted(start.keys() | now.keys())}
+    changed = {name: values for name, values in both.items() if values[0] != values[1]}
     if not changed or allow_inexact:
         return set(changed)
     changes = ", ".join(f"{name} ({_short(old)}, now {_short(new)})" for name, (old, new) in changed.items())
@@ -59,14 +60,6 @@ def _changed(folder: Path, start: dict[str, Any], now: dict[str, Any], allow_ine
     raise FingerprintError(
         f"cannot resume exactly; changed since the run started: {changes}", where=folder.parent.name, hint=hint
     )
-
-
-def differences(start: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return name -> (value then, value now) of all that differ."""
-    names = sorted(start.keys() | now.keys())
-    return {
-        name: (start.get(name, _ABSENT), now.get(name, _ABSENT)) for name in names if start.get(name) != now.get(name)
-    }
 
 
 def _short(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,23 @@ _HASH_BELOW = 2**30  # bytes; larger files are identified by size and modificati
 SHORT = 8
 
 
-def settings_hash(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> str:
-    """Return what `identity` returns, with the seed left out: equal for runs that may be averaged over seeds."""
-    return identity({key: value for key, value in content.items() if key != "seed"}, choices, data_folder)
+@dataclass(frozen=True)
+class Identity:
+    """What names an experiment.
+
+    Args:
+        run: SHA-256 of all that can change a result.
+        settings: the same with the seed left out: equal for runs that may be averaged over seeds.
+        files: absolute path -> digest of the task's and the source's files and folders that count by their content.
+    """
+
+    run: str
+    settings: str
+    files: dict[str, str]
 
 
-def identity(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> str:
-    """Return the SHA-256 that names an experiment.
+def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> Identity:
+    """Return the identity of a job; every file that it names is read once.
 
     Files and folders that the configuration names count by their content, not by their path: a data file that was
     changed makes another experiment, one that was only moved does not.
@@ -30,34 +40,35 @@ def identity(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     Args:
         content: the resolved configuration as plain dictionaries.
         choices: group -> chosen file.
-        data_folder: where files that are not found from the present folder are looked for.
+        data_folder: where files that are not found from the working folder are looked for.
     """
     kept = {key: value for key, value in content.items() if key not in _WITHOUT_EFFECT}
     kept["train"] = {key: value for key, value in content["train"].items() if key != "checkpoint_s"}
     kept["choices"] = {group: choices[group] for group in GROUPS}
+    files: dict[str, str] = {}
     for part in ("task", "body", "source"):
+        seen: dict[str, str] = {}
+        paths = _described_paths(kept[part], choices[part], data_folder)
+        found = {member: digest for member, path in paths.items() if (digest := _counted(path, seen))}
         described = {key: value for key, value in kept[part].items() if key != "data"}  # where to get the files
-        found = _described_files(kept[part], choices[part], data_folder)
-        kept[part] = _by_content(described, data_folder) | ({"files": found} if found else {})
-    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), default=str)
+        kept[part] = _by_content(described, data_folder, seen) | ({"files": found} if found else {})
+        if part != "body":
+            files |= seen
+    without_seed = {key: value for key, value in kept.items() if key != "seed"}
+    return Identity(_sha256(kept), _sha256(without_seed), files)
+
+
+def _sha256(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def data_files(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> dict[str, str]:
-    """Return absolute path -> content of the files and folders of data that `identity` counts by their content."""
-    digests: dict[str, str] = {}
-    for part in ("task", "source"):
-        described = _described_paths(content[part], choices[part], data_folder).values()
-        for path in (*described, *_named_paths(content[part], data_folder)):
-            if digest := digest_of(path):
-                digests[str(path.absolute())] = digest
-    return digests
-
-
-def _described_files(part: dict[str, Any], name: str, data_folder: Path) -> dict[str, str]:
-    """Return the content of the files that a task or source describes and that are there, by their names in its folder."""
-    digests = {member: digest_of(path) for member, path in _described_paths(part, name, data_folder).items()}
-    return {member: digest for member, digest in digests.items() if digest}
+def _counted(path: Path, seen: dict[str, str]) -> str | None:
+    """Return a path's digest, and note it in `seen`; None for what does not exist."""
+    digest = digest_of(path)
+    if digest:
+        seen[str(path.absolute())] = digest
+    return digest
 
 
 def _described_paths(part: dict[str, Any], name: str, data_folder: Path) -> dict[str, Path]:
@@ -69,34 +80,16 @@ def _described_paths(part: dict[str, Any], name: str, data_folder: Path) -> dict
     return {str(member): folder / member for member in members}
 
 
-def _named_paths(value: Any, data_folder: Path) -> Iterator[Path]:
-    """Yield what a part's settings name; a relative name in the working folder, else in the data folder."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key != "data":
-                yield from _named_paths(item, data_folder)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _named_paths(item, data_folder)
-    elif _may_be_path(value):
-        path = Path(value).expanduser()
-        yield path if path.exists() else data_folder / path
-
-
-def _by_content(value: Any, data_folder: Path, *, bare: bool = False) -> Any:
+def _by_content(value: Any, data_folder: Path, seen: dict[str, str], *, bare: bool = False) -> Any:
     if isinstance(value, dict):
         # A bare word may match a folder by chance ("classes"); only a body's checkpoint is meant as one.
-        return {key: _by_content(item, data_folder, bare=key == "checkpoint") for key, item in value.items()}
+        return {key: _by_content(item, data_folder, seen, bare=key == "checkpoint") for key, item in value.items()}
     if isinstance(value, list):
-        return [_by_content(item, data_folder) for item in value]
-    if _may_be_path(value, bare=bare):
+        return [_by_content(item, data_folder, seen) for item in value]
+    if isinstance(value, str) and (bare or "/" in value or "." in value) and len(value) < 4096:
         path = Path(value).expanduser()
-        return digest_of(path) or digest_of(data_folder / path) or value
+        return _counted(path, seen) or _counted(data_folder / path, seen) or value
     return value
-
-
-def _may_be_path(value: Any, *, bare: bool = False) -> bool:
-    return isinstance(value, str) and (bare or "/" in value or "." in value) and len(value) < 4096
 
 
 def digest_of(path: Path) -> str | None:

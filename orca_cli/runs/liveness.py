@@ -10,16 +10,16 @@ from typing import Any
 from orca_cli import storage
 from orca_cli.runs.directory import LOCK, STAGE_FOLDERS
 
-LIVING = ("created", *STAGE_FOLDERS)  # states of a run that has not said how it ended
-_BEATS = 3  # heartbeats that may be missing before a run on another machine counts as dead
+LIVING = ("created", *STAGE_FOLDERS)  # states of a run without a recorded end
+_BEATS = 3  # missed heartbeats after which a run on another machine counts as dead
 
 
 def is_worked_on(path: Path, status: dict[str, Any]) -> bool:
-    """Return whether a living process holds a run, as far as this machine can tell; nothing is written.
+    """Return whether a living process works on a run, as far as this machine can tell; nothing is written.
 
     Args:
         path: run folder.
-        status: its status record; empty where there is none that can be read.
+        status: its status record; empty if missing or unreadable.
     """
     return storage.is_locked(path / LOCK) or _beats_elsewhere(path, status)
 

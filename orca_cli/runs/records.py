@@ -1,4 +1,4 @@
-"""Reading a run's JSON records, whoever wrote them: no content can crash the reader or exhaust memory."""
+"""Reading a run's JSON records: no content, however hostile, can crash the reader or exhaust memory."""
 
 from __future__ import annotations
 

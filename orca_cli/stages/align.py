@@ -6,6 +6,7 @@ fingerprint: the first two are in the cache for every run that needs the same, t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from orca_cli import parts, signals, storage
+from orca_cli import parts, signals
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.curves import short_curve
 from orca_cli.runs.directory import RunDirectory
@@ -44,7 +45,7 @@ class Aligned:
         steps: alignment steps behind the chosen embedder.
         tried: for select=validation: steps -> validation error of the probe.
         collapse: name of a diagnostic (`stages/collapse.py`) -> its values "before" and "after" on held-out samples.
-        curve: distances on the way, at most 100 lines.
+        curve: distances per step, at most 100 lines.
     """
 
     before: float | None = None
@@ -76,9 +77,11 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
             "align: the body is random, but its own embedding layer is not: the embedder is aligned with source data as the "
             "pretrained body embeds them, and is then not trained from scratch (metric=none leaves this out)"
         )
-    start = storage.monotonic()
+    start = time.monotonic()
     built.model.to(engine.device)
-    with governed_by("align", _smaller(config)), _trainable(built.model.embedder):
+    used = config.align
+    hint = f"lower align.max_samples ({used.max_samples} now) or align.source_points ({used.source_points} now)"
+    with governed_by("align", hint), _trainable(built.model.embedder):
         trajectory, key = _trajectory(config, built, engine, run, reporter)
     aligned = _chosen(config, built, engine, trajectory, run, reporter)
     weights = checkpoint.snapshot(built.model.embedder)
@@ -90,7 +93,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
             "trajectory": key,
             "steps_taken": trajectory.steps,
             "embedder_sha256": checkpoint.weights_sha256(weights),
-            "seconds": storage.monotonic() - start,
+            "seconds": time.monotonic() - start,
         },
     )
     run.seal("align")
@@ -119,7 +122,7 @@ def _trajectory(
 def _chosen(
     config: Config, built: Built, engine: Engine, trajectory: Trajectory, run: RunDirectory, reporter: Reporter
 ) -> Aligned:
-    """Load the embedder that goes on to stage 3: the last one, or the one whose probe validates best."""
+    """Load the embedder that stage 3 starts from: the last one, or the one whose probe validates best."""
     embedder, chosen = built.model.embedder, trajectory.steps
     tried: dict[str, float | None] = {}
     if config.align.select == "validation":
@@ -136,11 +139,6 @@ def _chosen(
         )
     curve = short_curve(trajectory.lines, _COLUMNS)
     return Aligned(trajectory.before, after.value, chosen, tried, collapse, curve)
-
-
-def _smaller(config: Config) -> str:
-    settings = config.align
-    return f"lower align.max_samples ({settings.max_samples} now) or align.source_points ({settings.source_points} now)"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 
 from orca_cli import parts, seeding
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import Body, Error, Finetune, Loss, Reporter, SourceData, TaskData
+from orca_cli.interfaces import Body, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.losses.defaults import default_loss
 from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.bodies.checkpoints import revision
@@ -135,7 +135,7 @@ def steps_per_epoch(config: Config, num_train: int) -> int:
     return -(-num_train // (config.train.batch_size * config.train.accumulation))
 
 
-def split_record(samples: Any) -> dict[str, Any]:
+def split_record(samples: Samples) -> dict[str, Any]:
     """Return a split's size and content hash, as result.json holds them."""
     return {"n": len(samples), "sha256": samples.digest()}
 

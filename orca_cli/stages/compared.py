@@ -44,17 +44,13 @@ class Compared:
         """Return the metric on a fixed draw of training points."""
         return self.problem.value(model, engine, self.problem.train)
 
-    def heldout_value(self, model: TransferModel, engine: Engine) -> float:
-        """Return the metric on a fixed draw of held-out points."""
-        return self.problem.value(model, engine, self.heldout)
-
 
 class Exact:
     """The exact OTDD, by linear programming, between fixed samples of the held-out data and of the source (paper, Figure 6)."""
 
     def __init__(self, source: Features, heldout: Labelled, problem: Problem, seed: int) -> None:
         """Draw the source's sample."""
-        self._source = _some(source, _EXACT_SOURCE_POINTS, seed, "source")
+        self._source = _draw(source, _EXACT_SOURCE_POINTS, seed, "source")
         self._metric = OTDDExact()
         self._prepared = self._metric.prepare(self._source)
         self._heldout, self._problem, self._seed = heldout, problem, seed
@@ -64,11 +60,11 @@ class Exact:
         """Return the distance with all classes in one problem."""
         classes = tuple(sorted(self._heldout.members))
         points = self._problem.points(model, engine, self._heldout, classes, "exact")
-        target = _some(points, _EXACT_TARGET_POINTS, self._seed, "target")
+        target = _draw(points, _EXACT_TARGET_POINTS, self._seed, "target")
         return float(self._metric.distance(self._source, self._prepared, target).value)
 
 
-def _some(points: Features, most: int, seed: int, name: str) -> Features:
+def _draw(points: Features, most: int, seed: int, name: str) -> Features:
     generator = seeding.numpy_generator(seed, "align", "exact", name)
     chosen = torch.from_numpy(np.sort(generator.permutation(len(points.x))[:most])).to(points.x.device)
     return Features(points.x[chosen], points.labels[chosen], points.num_classes)

@@ -50,7 +50,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Tested:
-    """What the test split says of the chosen weights.
+    """Test results of the chosen weights.
 
     Args:
         score: test error.
@@ -168,7 +168,9 @@ class _Training:
         progress, built = self._progress, self._built
         try:
             with signals.immediate():
-                validation = _score(built, self._engine, built.task.validation, self._config).value
+                samples = built.task.validation
+                outputs, targets = predict(self._engine, built.model, samples, self._config.train.eval_batch_size)
+                validation = score(built.error, outputs, samples, targets).value
         except InterruptionError:  # the epoch's last step is not taken again, its validation is
             self._save()
             raise
@@ -195,11 +197,6 @@ class _Training:
         if not lines or lines[-1]["validation_error"] is None:
             return ""
         return f"validation {self._built.error.name} {lines[-1]['validation_error']:.4f}"
-
-
-def _score(built: Built, engine: Engine, samples: Samples, config: Config) -> Score:
-    outputs, targets = predict(engine, built.model, samples, config.train.eval_batch_size)
-    return score(built.error, outputs, samples, targets)
 
 
 def test(config: Config, built: Built, engine: Engine, run: RunDirectory) -> Tested:

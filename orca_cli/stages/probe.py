@@ -33,15 +33,15 @@ def choose(
 ) -> tuple[int, dict[str, float | None]]:
     """Return the number of alignment steps whose embedder validates best, and what was tried.
 
-    The model is left with its own first weights; the caller loads the chosen embedder. Verdicts are written down as they are
-    made, so that a resumed run does not repeat them.
+    The model is left with its own first weights; the caller loads the chosen embedder. Each result is stored at
+    once, so that a resumed run does not repeat it.
 
     Args:
         config: the run's settings.
         built: task, loss, error, model.
         engine: the device.
-        candidates: steps -> the embedder's weights after as many steps.
-        run: keeps the verdicts.
+        candidates: steps -> the embedder's weights then.
+        run: stores the results.
         reporter: progress.
 
     Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,29 +43,30 @@ class Labelled:
         return len(self.members[target_class]) / sum(len(members) for members in self.members.values())
 
 
+@dataclass(frozen=True)
 class Problem:
-    """Distance of groups of target classes to the whole source, weighted by the classes' shares (paper, Algorithm 1)."""
+    """Distance of groups of target classes to the whole source, weighted by the classes' shares (paper, Algorithm 1).
 
-    def __init__(
-        self, metric: Metric, source: Features, prepared: dict[str, Tensor], train: Labelled, settings: Align, seed: int
-    ) -> None:
-        """Take the parts of the problem.
+    Args:
+        metric: the distance.
+        source: the source's points, on the run's device.
+        prepared: what the metric computed from the source.
+        train: the training split.
+        settings: points per class, what a point is, classes per problem.
+        seed: of the draws.
+    """
 
-        Args:
-            metric: the distance.
-            source: the source's points, on the run's device.
-            prepared: what the metric computed from the source.
-            train: the training split.
-            settings: points per class, what a point is, classes per problem.
-            seed: of the draws.
-        """
-        self._metric, self._source, self._prepared = metric, source, prepared
-        self.train, self._settings, self._seed = train, settings, seed
+    metric: Metric
+    source: Features
+    prepared: dict[str, Tensor]
+    train: Labelled
+    settings: Align
+    seed: int
 
     def groups(self, split: Labelled, *names: str | int) -> list[tuple[int, ...]]:
         """Return the classes of a split in a seeded order, cut into groups of `classes_per_problem`."""
-        order = seeding.numpy_generator(self._seed, "align", "order", *names).permutation(list(split.members))
-        size = self._settings.classes_per_problem or len(order)
+        order = seeding.numpy_generator(self.seed, "align", "order", *names).permutation(list(split.members))
+        size = self.settings.classes_per_problem or len(order)
         return [tuple(map(int, order[start : start + size])) for start in range(0, len(order), size)]
 
     def parts(
@@ -76,7 +77,7 @@ class Problem:
             signals.check()
             points = self.points(model, engine, split, group, *names)
             weight = sum(split.share(target_class) for target_class in group)
-            yield weight, self._metric.distance(self._source, self._prepared, points)
+            yield weight, self.metric.distance(self.source, self.prepared, points)
 
     @torch.no_grad()
     def value(self, model: TransferModel, engine: Engine, split: Labelled) -> float:
@@ -95,19 +96,19 @@ class Problem:
         self, model: TransferModel, engine: Engine, split: Labelled, group: tuple[int, ...], *names: str | int
     ) -> Features:
         """Embed a seeded draw of some classes: exactly `max_samples` points of each that has as many."""
-        limit = self._settings.max_samples
+        limit = self.settings.max_samples
         clouds, labels = [], []
         for place, target_class in enumerate(group):
-            generator = seeding.numpy_generator(self._seed, "align", "samples", target_class, *names)
+            generator = seeding.numpy_generator(self.seed, "align", "samples", target_class, *names)
             members = split.members[target_class]
             drawn = np.sort(generator.choice(members, size=min(limit, len(members)), replace=False))
             cloud, _ = select_points(
-                embed(model, engine, split.samples, drawn), self._settings.features, model.embedder.layout.tokens
+                embed(model, engine, split.samples, drawn), self.settings.features, model.embedder.layout.tokens
             )
             if len(cloud) > limit:
                 chosen = torch.from_numpy(np.sort(generator.choice(len(cloud), size=limit, replace=False)))
                 cloud = cloud[chosen.to(cloud.device)]
-            clouds.append(cloud.to(self._source.x.dtype))
+            clouds.append(cloud.to(self.source.x.dtype))
             labels.append(torch.full((len(cloud),), place, dtype=torch.int64, device=cloud.device))
         return Features(torch.cat(clouds), torch.cat(labels), len(group))
 
@@ -125,4 +126,4 @@ def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.nd
     if len(pieces) == 1:
         return pieces[0]
     x, mask = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("x", "mask"))
-    return Tokens(x, mask, pieces[0].grid, pieces[0].causal)
+    return replace(pieces[0], x=x, mask=mask)

@@ -32,7 +32,7 @@ def source_features(
     cache_folder: Path,
     reporter: Reporter,
 ) -> tuple[Features, str]:
-    """Return the source as a labelled cloud of points, and a key that says what it is.
+    """Return the source as a labelled cloud of points, and a key that identifies it.
 
     The cache keeps what another build of torch or number of threads computed apart: its last bits may differ.
 
@@ -40,7 +40,7 @@ def source_features(
         body: gives the embedding layer.
         source: labelled examples.
         features: "tokens": every token that is not padding is a point with its example's label; "pooled": the mean over
-            an example's tokens; "sequence": its first `length` tokens in a row, where it has as many.
+            an example's tokens; "sequence": its first `length` tokens in a row, if it has that many.
         length: tokens of a target sample.
         points: upper bound on the number of points, drawn without replacement.
         seed: of the draw.
@@ -57,7 +57,8 @@ def source_features(
             hint="use source=stdlib_docs for text bodies and source=cifar10 or source=digits for image bodies",
         )
     cut = length if features == "sequence" else 0
-    key = _key(body.checkpoint_digest, source.digest, features, cut, points, seed, _settings(body))
+    limit = getattr(body, "max_source_tokens", "")
+    key = _key(body.checkpoint_digest, source.digest, features, cut, points, seed, limit)
 
     def compute() -> Entry:
         x, labels = _embed(body, source, features, length, points, seed, reporter)
@@ -114,20 +115,18 @@ def _embed(
     """
     generator = seeding.torch_generator(seed, "align", "source", features, points)
     labels = torch.from_numpy(np.asarray(source.labels, dtype=np.int64))
-    kept_x, kept_labels, kept_rank = [], [], []
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []  # points, labels, ranks
     held = 0
     with reporter.track("source features", len(labels)) as advance:
         for start in range(0, len(labels), _BATCH):
             signals.check()
             stop = min(start + _BATCH, len(labels))
             x, rows = select_points(body.embed_source(source.inputs[start:stop]), features, length)
-            kept_x.append(x.cpu())
-            kept_labels.append(labels[start:stop][rows.cpu()])
-            kept_rank.append(torch.rand(len(x), generator=generator, dtype=torch.float64))
+            rank = torch.rand(len(x), generator=generator, dtype=torch.float64)
+            kept.append((x.cpu(), labels[start:stop][rows.cpu()], rank))
             held += len(x)
             if held > 4 * points:
-                kept_x, kept_labels, kept_rank = _smallest(kept_x, kept_labels, kept_rank, points)
-                held = points
+                kept, held = [_smallest(kept, points)], points
             advance(stop - start)
     if held < 2:
         raise ConfigError(
@@ -135,20 +134,14 @@ def _embed(
             where="align.features",
             hint="use align.features=tokens, or a lower embedder.max_tokens",
         )
-    kept_x, kept_labels, _ = _smallest(kept_x, kept_labels, kept_rank, points)
-    return kept_x[0].float().contiguous(), kept_labels[0]
+    x, labels, _ = _smallest(kept, points)
+    return x.float().contiguous(), labels
 
 
-def _smallest(
-    x: list[Tensor], labels: list[Tensor], rank: list[Tensor], points: int
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    all_rank = torch.cat(rank)
-    order = torch.argsort(all_rank)[:points].sort().values
-    return [torch.cat(x)[order]], [torch.cat(labels)[order]], [all_rank[order]]
-
-
-def _settings(body: Body) -> str:
-    return str(getattr(body, "max_source_tokens", ""))
+def _smallest(kept: list[tuple[Tensor, Tensor, Tensor]], points: int) -> tuple[Tensor, Tensor, Tensor]:
+    x, labels, rank = (torch.cat(pieces) for pieces in zip(*kept, strict=True))
+    order = torch.argsort(rank)[:points].sort().values
+    return x[order], labels[order], rank[order]
 
 
 def _key(*facts: Any) -> str:

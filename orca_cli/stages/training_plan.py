@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-
 from orca_cli import seeding
 from orca_cli.schema import Config, Train
 from orca_cli.stages.build import Built, steps_per_epoch
@@ -27,17 +24,7 @@ class TrainingPlan:
         self._settings, self._seed, self._built, self._engine = config.train, config.seed, built, engine
         self._samples = built.task.train
         self.per_epoch = steps_per_epoch(config, len(self._samples))
-        settings = config.train
-        self.optimizer: torch.optim.Optimizer = engine.prepare(
-            make_optimizer(
-                settings.optimizer,
-                built.model.parameters(),
-                lr=settings.lr,
-                weight_decay=settings.weight_decay,
-                momentum=settings.momentum,
-                betas=settings.betas,
-            )
-        )
+        self.optimizer = engine.prepare(make_optimizer(config.train, built.model.parameters()))
 
     def take(self, step: int) -> tuple[float, int]:
         """Take step 0, 1, ...; returns the mean loss over its samples, and their number.
@@ -46,7 +33,11 @@ class TrainingPlan:
             NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
             MemoryExhaustedError: a batch does not fit.
         """
-        settings, chosen = self._settings, self._chosen(step)
+        settings = self._settings
+        epoch, place = divmod(step, self.per_epoch)
+        order = seeding.numpy_generator(self._seed, "finetune", "order", epoch).permutation(len(self._samples))
+        size = settings.batch_size * settings.accumulation
+        chosen = order[place * size : (place + 1) * size]
         set_lr(self.optimizer, self.rate(step))
         with governed_by("train.batch_size", _smaller(settings)):
             loss, _ = train_step(
@@ -73,12 +64,6 @@ class TrainingPlan:
             warmup_steps=settings.warmup_epochs * self.per_epoch,
             decay_steps=(settings.decay_epochs or settings.epochs) * self.per_epoch,
         )
-
-    def _chosen(self, step: int) -> np.ndarray:
-        epoch, within = divmod(step, self.per_epoch)
-        order = seeding.numpy_generator(self._seed, "finetune", "order", epoch).permutation(len(self._samples))
-        size = self._settings.batch_size * self._settings.accumulation
-        return order[within * size : (within + 1) * size]
 
 
 def _smaller(settings: Train) -> str:

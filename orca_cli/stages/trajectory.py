@@ -1,4 +1,4 @@
-"""The alignment's trajectory: the embedder after some numbers of steps, and the curve on the way (paper 3.2).
+"""The alignment's trajectory: the embedder after some numbers of steps, and the curve (paper 3.2).
 
 Class-wise as in the paper's Algorithm 1: groups of target classes (one class by default) are compared with the whole source,
 the losses are weighted by the classes' shares, and one optimizer step is taken per epoch. A trajectory depends on data, body,
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_cli import signals, storage
+from orca_cli import signals
 from orca_cli.exceptions import InterruptionError, NonFiniteError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
@@ -78,12 +79,12 @@ class Trajectory:
         """Return the trajectory as content of the cache."""
         candidates = {str(step): {"value": c.value, "collapse": c.collapse} for step, c in self.candidates.items()}
         record = {"before": self.before, "lines": self.lines, "candidates": candidates}
-        return Entry(_flat({step: candidate.weights for step, candidate in self.candidates.items()}), record)
+        return Entry(checkpoint.flat({step: candidate.weights for step, candidate in self.candidates.items()}), record)
 
     @classmethod
     def from_entry(cls, entry: Entry) -> Trajectory:
         """Return what `to_entry` was called on."""
-        weights, record = _by_step(entry.tensors), entry.record
+        weights, record = checkpoint.by_number(entry.tensors), entry.record
         candidates = {int(step): Candidate(weights[int(step)], **facts) for step, facts in record["candidates"].items()}
         return cls(record["before"], record["lines"], candidates)
 
@@ -115,15 +116,7 @@ class Trainer:
         """Start, or resume from the run's last checkpoint."""
         self._config, self._compared, self._engine = config, compared, engine
         self._model, self._run, self._reporter = built.model, run, reporter
-        settings = config.align
-        self._optimizer = make_optimizer(
-            settings.optimizer,
-            self._model.embedder.parameters(),
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            momentum=settings.momentum,
-            betas=settings.betas,
-        )
+        self._optimizer = make_optimizer(config.align, self._model.embedder.parameters())
         self._saver = checkpoint.Saver(
             run.stage("align") / CHECKPOINTS, owner=run.name.identity, every_s=config.train.checkpoint_s
         )
@@ -140,7 +133,7 @@ class Trainer:
             self._model.embedder.load_state_dict(saved.weights)
             checkpoint.restore_optimizer(self._optimizer, saved.optimizer)
             self._step, self._before, self._lines = saved.step, saved.records["before"], saved.records["lines"]
-            self._kept = _by_step(saved.kept)
+            self._kept = checkpoint.by_number(saved.kept)
             self._reporter.say(f"align: resumed at step {self._step} of {self._config.align.epochs}")
         self._run.rewind("align", self._lines)
 
@@ -171,9 +164,14 @@ class Trainer:
             raise
 
     def _save(self) -> None:
-        weights, state = checkpoint.snapshot(self._model.embedder), checkpoint.optimizer_tensors(self._optimizer)
-        records = {"before": self._before, "lines": self._lines}
-        if self._saver.save(checkpoint.Checkpoint(self._step, weights, state, _flat(self._kept), records)):
+        saved = checkpoint.Checkpoint(
+            self._step,
+            checkpoint.snapshot(self._model.embedder),
+            checkpoint.optimizer_tensors(self._optimizer),
+            checkpoint.flat(self._kept),
+            {"before": self._before, "lines": self._lines},
+        )
+        if self._saver.save(saved):
             self._run.set_state("align", step=self._step)
 
     def _measured(self) -> Trajectory:
@@ -192,7 +190,7 @@ class Trainer:
         Raises:
             NonFiniteError: a distance, the gradient or a token is NaN or infinite; the weights are as before.
         """
-        start = storage.monotonic()
+        start = time.monotonic()
         settings, model = self._config.align, self._model
         lr = step_decay(self._step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
         set_lr(self._optimizer, lr)
@@ -212,7 +210,7 @@ class Trainer:
                 hint="try a smaller align.lr",
             ) from error
         self._optimizer.step()
-        seconds = round(storage.monotonic() - start, 3)
+        seconds = round(time.monotonic() - start, 3)
         return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **worst, "seconds": seconds}
 
     def _backward(self) -> tuple[float, dict[str, float]]:
@@ -240,8 +238,9 @@ class Trainer:
         """Return what the embedder makes of held-out data: collapse at every step, distances at every `check_every`-th."""
         found = self._diagnose()
         if self._step % self._config.align.check_every == 0:
-            found["heldout"] = self._compared.heldout_value(self._model, self._engine)
-            found["heldout_exact"] = self._compared.exact.value(self._model, self._engine)
+            compared = self._compared
+            found["heldout"] = compared.problem.value(self._model, self._engine, compared.heldout)
+            found["heldout_exact"] = compared.exact.value(self._model, self._engine)
         return found
 
     @torch.no_grad()
@@ -259,15 +258,3 @@ class Trainer:
             return False
         best = min(seen[:-patience])
         return min(seen[-patience:]) >= best - _ROUNDING * abs(best)
-
-
-def _flat(by_step: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{step}.{name}": value for step, weights in by_step.items() for name, value in weights.items()}
-
-
-def _by_step(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    found: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        step, _, name = key.partition(".")
-        found.setdefault(int(step), {})[name] = value
-    return found

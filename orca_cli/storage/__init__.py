@@ -4,11 +4,8 @@ Whatever has its final name is complete. The log of a run is the one file that i
 not end a run.
 """
 
-from orca_cli.storage.clock import (
-    monotonic,
-    now,
-    timestamp,
-)
+# ruff: noqa: F401 - what the program calls as `storage.NAME`
+from orca_cli.storage.clock import now, timestamp
 from orca_cli.storage.disk import (
     check_held,
     check_temporary,
@@ -52,44 +49,3 @@ from orca_cli.storage.locks import (
     is_locked,
     lock,
 )
-
-__all__ = [
-    "HEARTBEAT_S",
-    "MANIFEST",
-    "append_json_line",
-    "check_held",
-    "check_temporary",
-    "check_writable",
-    "claim_folder",
-    "clean_temporary",
-    "commit_folder",
-    "folder_problems",
-    "fsync_file",
-    "guarded",
-    "heartbeat",
-    "held",
-    "is_aside",
-    "is_locked",
-    "is_temporary",
-    "lock",
-    "make_folder",
-    "monotonic",
-    "now",
-    "of_the_disk",
-    "quarantine",
-    "read_checked_json",
-    "read_json_lines",
-    "read_tensors",
-    "remove",
-    "require_space",
-    "rewrite_json_lines",
-    "seal",
-    "sha256_file",
-    "timestamp",
-    "verify_folder",
-    "write_bytes",
-    "write_checked_json",
-    "write_json",
-    "write_text",
-    "write_with",
-]

@@ -1,8 +1,7 @@
-"""The clocks: one for names and records, one for durations."""
+"""The clock of names and records; durations are differences of `time.monotonic`."""
 
 from __future__ import annotations
 
-import time
 from datetime import datetime
 
 
@@ -14,8 +13,3 @@ def now() -> datetime:
 def timestamp() -> str:
     """Return the local time to the microsecond in the form of run folders: YYYY-mm-dd_HH-MM-SS.ffffff."""
     return now().strftime("%Y-%m-%d_%H-%M-%S.%f")
-
-
-def monotonic() -> float:
-    """Return seconds from a clock that never goes back; only differences mean something."""
-    return time.monotonic()

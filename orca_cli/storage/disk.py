@@ -1,4 +1,4 @@
-"""Folders and their places on the disk, and what the operating system's complaints mean to a user."""
+"""Folders, free space, and what the operating system's errors mean to a user."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from orca_cli.exceptions import OrcaError, StorageError
 
-TEMPORARY = ".tmp-"  # how names begin that files and folders have before they are complete
+TEMPORARY = ".tmp-"  # prefix of files and folders until they are complete
 _GIB = 1024**3
 _held: dict[Path, tuple[int, int] | None] = {}
 
 
 @contextmanager
 def guarded(path: Path) -> Iterator[None]:
-    """Turn what the operating system or a serialiser says about a failed write inside the block into one StorageError."""
+    """Turn any failure to write inside the block into one StorageError."""
     try:
         yield
     except OrcaError:
@@ -30,7 +30,7 @@ def guarded(path: Path) -> Iterator[None]:
 
 
 def of_the_disk(error: BaseException) -> StorageError | None:
-    """Return the failure of a disk that an unexpected error stands for; None where it stands for none."""
+    """Return the StorageError for an unexpected error that a disk caused, else None."""
     failing = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
     if isinstance(error, OSError) and error.errno in failing:
         return _explain(Path(str(error.filename or ".")), error)
@@ -38,7 +38,9 @@ def of_the_disk(error: BaseException) -> StorageError | None:
 
 
 def _explain(path: Path, error: Exception) -> StorageError:
-    number = getattr(error, "errno", None) or _number_in(str(error))
+    number = getattr(error, "errno", None)
+    if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):  # safetensors
+        number = int(found[1])
     free = _free_bytes(path)
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (number is None and free is not None and free < 2**20):
         left = f" ({free / _GIB:.2f} GiB free)" if free is not None else ""
@@ -63,12 +65,6 @@ def _is_broken_link(path: Path) -> bool:
     return any(folder.is_symlink() and not os.path.isdir(folder) for folder in (path, *path.parents))
 
 
-def _number_in(text: str) -> int | None:
-    """Return the system's error number that safetensors writes into its message."""
-    found = re.search(r"\(os error (\d+)\)", text)
-    return int(found.group(1)) if found else None
-
-
 def _free_bytes(path: Path) -> int | None:
     for folder in [path, *path.parents]:
         if os.path.exists(folder):  # Path.exists raises where the path is too long
@@ -89,7 +85,7 @@ def unreadable(path: Path, error: Exception) -> StorageError:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Force the names in a folder to the disk, where the file system knows of such a thing."""
+    """Force the names in a folder to the disk, if the file system supports that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -108,7 +104,7 @@ def fsync_file(path: Path) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder inside the block: where it is deleted, renamed or replaced meanwhile, writes into it raise."""
+    """Guard a folder inside the block: once it is deleted, renamed or replaced, writes into it raise."""
     with guarded(folder):
         _held[folder] = _node(folder)
     try:
@@ -118,10 +114,10 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def check_held(path: Path) -> None:
-    """Check that a held folder which is or holds `path` is still the one that it was.
+    """Check that held folders at or above `path` are still the same.
 
     Raises:
-        StorageError: it was deleted, renamed or replaced.
+        StorageError: one was deleted, renamed or replaced.
     """
     for folder in (path, *path.parents):
         if folder in _held and _node(folder) != _held[folder]:
@@ -129,7 +125,7 @@ def check_held(path: Path) -> None:
 
 
 def _node(folder: Path) -> tuple[int, int] | None:
-    """Return what distinguishes a folder from another of the same name; None where there is none."""
+    """Return what distinguishes a folder from another of the same name, None if it does not exist."""
     try:
         found = os.stat(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -139,9 +135,9 @@ def _node(folder: Path) -> tuple[int, int] | None:
 
 def _gone(folder: Path) -> StorageError:
     return StorageError(
-        "was deleted, renamed or replaced while work in it went on",
+        "was deleted, renamed or replaced while in use",
         where=str(folder),
-        hint="put it back, or rerun the command to start again",
+        hint="put it back, or rerun the command to start over",
     )
 
 
@@ -149,14 +145,14 @@ def make_folder(path: Path) -> Path:
     """Create a folder and its parents where they are missing.
 
     Raises:
-        StorageError: it cannot be created, or a folder that is held is there no more.
+        StorageError: it cannot be created, or a held folder no longer exists.
     """
     with guarded(path):
         check_held(path)
         missing = []
         folder = path
         while not folder.is_dir():
-            if folder in _held:  # since the look just before
+            if folder in _held:  # deleted since the check above
                 raise _gone(folder)
             missing.append(folder)
             folder = folder.parent
@@ -171,10 +167,10 @@ def make_folder(path: Path) -> Path:
 
 
 def check_temporary() -> None:
-    """Check that there is a folder for temporary files, without which torch cannot even be imported.
+    """Check that temporary files can be written; torch cannot even be imported otherwise.
 
     Raises:
-        StorageError: there is none that can be written.
+        StorageError: no folder for temporary files can be written.
     """
     try:
         tempfile.gettempdir()
@@ -185,7 +181,7 @@ def check_temporary() -> None:
 
 
 def claim_folder(parent: Path, name: Callable[[], str]) -> Path:
-    """Create a new folder that no other process has; `name` is asked again where its answer is taken.
+    """Create a new folder for this process alone; `name` is called again while its result is taken.
 
     Raises:
         StorageError: it cannot be created.
@@ -218,7 +214,7 @@ def require_space(folder: Path, size: int, what: str = "") -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Create the folder and write a byte into it, so that a run fails before its work and not after it.
+    """Create the folder and write a byte into it, so that a run fails before its work, not after.
 
     Raises:
         StorageError: the folder cannot be made or written.

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: temporary name, fsync, rename; records that carry a checksum of themselves."""
+"""Files that are whole or absent: temporary name, fsync, rename; records that carry their own checksum."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def _encoded(text: str) -> bytes:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all; NaN and infinity are refused, since JSON has no words for them."""
+    """Write a JSON file, whole or not at all; NaN and infinity, which JSON lacks, are refused."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one record to a .jsonl file and force it to the disk; half a line that an earlier failure left is cut off.
+    """Append one record to a .jsonl file and force it to the disk; half a line left by an earlier failure is cut off.
 
     Raises:
         StorageError: disk full, read-only or failing.
@@ -91,7 +91,7 @@ def _end_of_lines(file: BinaryIO) -> int:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a .jsonl file up to the first line that is none; a last line may have been cut off."""
+    """Return the records of a .jsonl file up to the first invalid line; the last one may have been cut off."""
     if not path.exists():
         return []
     records = []
@@ -118,7 +118,7 @@ def read_checked_json(path: Path) -> dict[str, Any]:
 
     Raises:
         ChecksumError: the file is missing, or any bit of it has changed.
-        StorageError: it is there and cannot be read.
+        StorageError: it exists but cannot be read.
     """
     try:
         content = path.read_bytes()

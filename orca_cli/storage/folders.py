@@ -1,6 +1,6 @@
-"""Folders that are whole or not there: a manifest with the size and SHA-256 of every file, then the name.
+"""Folders that are whole or absent: a manifest with the size and SHA-256 of every file, then the name.
 
-Neither safetensors nor npy notices a flipped bit; the manifest does, and carries a checksum of itself.
+Neither safetensors nor npy notices a flipped bit; the manifest does, and carries its own checksum.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
 
     Args:
         path: the folder's name.
-        owner: whose it is, such as a run's identity; stands in the manifest.
+        owner: for the manifest, such as a run's identity.
 
     Raises:
         StorageError: disk full, read-only or failing.
@@ -74,16 +74,16 @@ def seal(folder: Path, files: Iterable[Path], *, owner: str = "") -> None:
 
 
 def verify_folder(path: Path, *, extra_allowed: bool = False) -> str:
-    """Check every file of a committed or sealed folder against its manifest, and return whose it is.
+    """Check every file of a committed or sealed folder against its manifest, and return its owner.
 
     Args:
         path: the folder.
         extra_allowed: files that are not in the manifest are allowed, as in a sealed folder. Hidden files always are.
 
     Raises:
-        ChecksumError: the manifest or a file is missing, one is too many, or a content differs.
+        ChecksumError: the manifest or a file is missing or damaged, or there is an extra file.
         CheckpointError: a newer program wrote it.
-        StorageError: a file is there and cannot be read.
+        StorageError: a file exists but cannot be read.
     """
     manifest = _manifest(path)
     for problem in _problems(path, manifest, extra_allowed):
@@ -93,7 +93,7 @@ def verify_folder(path: Path, *, extra_allowed: bool = False) -> str:
 
 
 def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, list[str]]:
-    """Return the number of files in a folder's manifest, and all that `verify_folder` has against the folder.
+    """Return the number of files in a folder's manifest, and all problems that `verify_folder` could raise.
 
     Raises:
         CheckpointError, StorageError: as for `verify_folder`.
@@ -136,7 +136,7 @@ def _problems(path: Path, manifest: dict[str, Any], extra_allowed: bool) -> Iter
 
 
 def quarantine(path: Path) -> Path:
-    """Move a damaged file or folder aside, so that it is neither used again nor lost."""
+    """Move a damaged file or folder aside, so that it is neither used nor lost."""
     aside = path.with_name(f"{path.name}{_ASIDE}{timestamp()}")
     with guarded(path):
         path.rename(aside)
@@ -145,17 +145,17 @@ def quarantine(path: Path) -> Path:
 
 
 def is_aside(path: Path) -> bool:
-    """Return whether `quarantine` gave a file or folder its name."""
+    """Return whether `quarantine` renamed a file or folder."""
     return _ASIDE in path.name
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether a name is one that a file or folder has before it is complete."""
+    """Return whether a file or folder has a temporary name, which it keeps until it is complete."""
     return path.name.startswith(TEMPORARY)
 
 
 def remove(path: Path) -> None:
-    """Delete one of our files or folders; a folder loses its name first, so that nobody sees half of it."""
+    """Delete one of our files or folders; a folder is renamed first, so that nobody sees half of it."""
     with guarded(path):
         if path.is_dir():
             doomed = path.with_name(f"{TEMPORARY}del-{os.getpid()}-{path.name}")

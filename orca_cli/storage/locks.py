@@ -1,10 +1,11 @@
-"""Locks that end with their process, and a heartbeat for readers on other machines, which cannot see our locks."""
+"""Locks that end with their process, and a heartbeat for readers on other machines."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +13,6 @@ from pathlib import Path
 import filelock
 
 from orca_cli.exceptions import LockedError
-from orca_cli.storage.clock import monotonic
 from orca_cli.storage.disk import guarded, make_folder
 
 HEARTBEAT_S = 10.0
@@ -57,13 +57,13 @@ def lock(
     """
     make_folder(path.parent)
     held = filelock.FileLock(path)
-    end = monotonic() + timeout_s
+    end = time.monotonic() + timeout_s
     while not held.is_locked:
         with guarded(path):
             try:
-                held.acquire(timeout=max(0.0, min(1.0, end - monotonic())))
+                held.acquire(timeout=max(0.0, min(1.0, end - time.monotonic())))
             except filelock.Timeout as error:
-                if monotonic() >= end:
+                if time.monotonic() >= end:
                     raise LockedError(
                         f"another process works on {what}", where=str(path), hint="wait for it to end"
                     ) from error
@@ -76,12 +76,12 @@ def lock(
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a living process holds the lock; nothing is written, so that readers may ask about other people's runs."""
+    """Return whether a living process holds the lock; nothing is written, so it works on read-only folders."""
     try:
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except BlockingIOError:
         return True
-    except OSError:  # no such file, or one that may not be read
+    except OSError:  # missing or unreadable
         return False

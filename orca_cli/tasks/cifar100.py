@@ -63,15 +63,10 @@ def load(
     rows, held_out = hold_out(train.y, validation, validation_size, train_size, train_on_validation, split_seed)
     order = bit_reversal(SIDE) if permute else None
 
-    def samples(images: LabelledImages, chosen: np.ndarray, augmented: bool = False) -> PixelSamples:
-        padding = _PADDING if augmented else 0
-        return PixelSamples(
-            images.x, images.y, chosen, mean=MEAN, std=STD, padding=padding, flip=augmented, order=order
-        )
-
-    def open_test() -> PixelSamples:
-        test = read(place, "test")
-        return samples(test, np.arange(len(test.y)))
+    def samples(images: LabelledImages, chosen: np.ndarray | None = None, random: bool = False) -> PixelSamples:
+        chosen = np.arange(len(images.y)) if chosen is None else chosen
+        padding = _PADDING if random else 0
+        return PixelSamples(images.x, images.y, chosen, mean=MEAN, std=STD, padding=padding, flip=random, order=order)
 
     text = note(
         f"CIFAR-100: {describe(rows, held_out, validation, split_seed)}",
@@ -84,18 +79,14 @@ def load(
         num_outputs=_CLASSES,
         train=samples(train, rows, augment),
         validation=samples(train, held_out),
-        open_test=open_test,
+        open_test=lambda: samples(read(place, "test")),
         class_names=class_names(place),
         note=text,
     )
 
 
 def bit_reversal(size: int) -> np.ndarray:
-    """Return the permutation [size] that reads the bits of each index backwards, such as 0 4 2 6 1 5 3 7.
-
-    Args:
-        size: a power of two.
-    """
+    """Return the permutation [size] that reads the bits of each index backwards, such as 0 4 2 6 1 5 3 7; size is 2^n."""
     bits = size.bit_length() - 1
     if size != 1 << bits:
         raise ValueError(f"{size} is not a power of two")
@@ -128,13 +119,11 @@ def class_names(place: Path) -> tuple[str, ...]:
 
 def _entries(place: Path, name: str, *wanted: str) -> tuple[list[Any], str]:
     """Return entries of a file's dict, and the file's name for messages."""
-    where = str(place / name) if place.is_dir() else f"{place}[{_FOLDER}/{name}]"
-    record = (
-        unpickle(place / name, max_bytes=_MAX_BYTES)
-        if place.is_dir()
-        else unpickle_bytes(_member(place, f"{_FOLDER}/{name}"), where)
-    )
-    return entries(record, wanted, where, _AGAIN), where
+    if place.is_dir():
+        where = str(place / name)
+        return entries(unpickle(place / name, max_bytes=_MAX_BYTES), wanted, where, _AGAIN), where
+    where = f"{place}[{_FOLDER}/{name}]"
+    return entries(unpickle_bytes(_member(place, f"{_FOLDER}/{name}"), where), wanted, where, _AGAIN), where
 
 
 def _member(archive: Path, name: str) -> bytes:

@@ -25,7 +25,6 @@ from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.untrusted import arrays
 from orca_cli.untrusted.memory import release_pages
 
-_FILE = "deepsea_filtered.npz"
 _BASES = 4
 _BLOCK_BYTES = 2**22  # checked at once
 _AGAIN = "`orca data get deepsea` fetches it again"
@@ -44,7 +43,7 @@ def load(
     The arrays are unpacked once into the cache folder, byte for byte, and mapped from there; batches are transposed and
     converted to float32 one by one, so memory does not grow with the file.
     """
-    (file,) = find(data_folder, "deepsea", [_FILE], path)
+    (file,) = find(data_folder, "deepsea", ["deepsea_filtered.npz"], path)
     train, unknown = _read(file, "train", cache_folder, reporter)
     first = train.batch(np.arange(1))
     length, num_labels = first.x.shape[2], first.y.shape[1]
@@ -83,13 +82,9 @@ class Joined:
         """Return the samples with these indices, in this order; nothing is augmented."""
         indices = np.asarray(indices, dtype=np.int64)
         owner = np.searchsorted(self._ends, indices, side="right")
-        found, places = [], []
-        for number, part in enumerate(self._parts):
-            (own,) = np.nonzero(owner == number)
-            if len(own):
-                found.append(part.batch(indices[own] - (self._ends[number] - len(part))))
-                places.append(own)
-        order = torch.from_numpy(np.argsort(np.concatenate(places)))
+        starts = self._ends - [len(part) for part in self._parts]
+        found = [self._parts[part].batch(indices[owner == part] - starts[part]) for part in np.unique(owner)]
+        order = torch.from_numpy(np.argsort(np.argsort(owner, kind="stable")))
         return Batch(torch.cat([batch.x for batch in found])[order], torch.cat([batch.y for batch in found])[order])
 
     def targets(self) -> np.ndarray:
@@ -105,30 +100,23 @@ class Joined:
 
 
 def _read(
-    file: Path,
-    part: str,
-    cache_folder: Path,
-    reporter: Reporter,
-    length: int | str = "length",
-    num_labels: int | str = "K",
+    file: Path, part: str, cache_folder: Path, reporter: Reporter, length: int | str = "length", labels: int | str = "K"
 ) -> tuple[ArraySamples, float]:
     """Return the sequences of one split, and the fraction of their bases that is unknown."""
     names = [f"x_{part}", f"y_{part}"]
     found = arrays.mapped(file, names, cache_folder, reporter)
     x = check_array(found[names[0]], ("N", length, _BASES), f"{file}[{names[0]}]", _AGAIN)
-    y = check_array(found[names[1]], (len(x), num_labels), f"{file}[{names[1]}]", _AGAIN)
-    labels = np.array(y, dtype=np.float32)
-    wrong = np.argwhere((labels != 0) & (labels != 1))
+    y = np.array(check_array(found[names[1]], (len(x), labels), f"{file}[{names[1]}]", _AGAIN), np.float32)
+    wrong = np.argwhere((y != 0) & (y != 1))
     if len(wrong):
         row, column = wrong[0]
-        what = f"{labels[row, column]:g} at row {row}, label {column}; only 0 and 1 are allowed"
+        what = f"{y[row, column]:g} at row {row}, label {column}; only 0 and 1 are allowed"
         raise DataError(what, where=f"{file}[{names[1]}]")
     known = _known_bases(x, f"{file}[{names[0]}]", reporter)
-    return ArraySamples(x.transpose(0, 2, 1), labels), 1.0 - known / (x.shape[0] * x.shape[1])
+    return ArraySamples(x.transpose(0, 2, 1), y), 1.0 - known / (x.shape[0] * x.shape[1])
 
 
 def _known_bases(x: np.ndarray, where: str, reporter: Reporter) -> int:
-    """Return how many bases are known."""
     known = 0
     step = max(1, _BLOCK_BYTES // x[0].nbytes)
     with reporter.track("checking the sequences", len(x)) as advance:

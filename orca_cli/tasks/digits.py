@@ -11,8 +11,6 @@ from orca_cli.ranges import Count, Seed
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.tasks.shared.splits import split
 
-_LARGEST = 16  # pixels are integers in 0..16
-
 
 def load(
     kind: Literal["classes"] = "classes",
@@ -26,7 +24,6 @@ def load(
 
     Args:
         train_size: training samples, stratified; None takes all that the other splits leave.
-        validation_size: validation samples.
         test_size: test samples; which ones depends on `split_seed` alone.
         layout: "sequence" gives [n, 8, 8] with the columns of an image as channels and its rows as steps; "image" gives
             [n, 1, 8, 8].
@@ -34,7 +31,7 @@ def load(
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = (digits.images / _LARGEST).astype(np.float32)  # [n, rows, columns]
+    images = (digits.images / 16).astype(np.float32)  # [n, rows, columns]; pixels are integers in 0..16
     x = images[:, None] if layout == "image" else images.transpose(0, 2, 1)
     y = digits.target.astype(np.int64)
     parts = split(len(y), train=train_size, validation=validation_size, test=test_size, seed=split_seed, classes=y)

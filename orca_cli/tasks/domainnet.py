@@ -48,7 +48,6 @@ def load(
 
     Args:
         path: another folder that holds the lists and the folders of images.
-        domain: the kind of image.
         validation_size: images of the training list drawn for validation, every class in proportion: a number (int) or a
             fraction (float). Identical files stay together.
         train_size: training images; None takes all that validation leaves.
@@ -58,8 +57,7 @@ def load(
     lists = files.find(data_folder, "domainnet", [f"{domain}_{part}_mini.txt" for part in ("train", "test")], path)
     folder = lists[0].parent
     train, test = (_read(list_path, folder) for list_path in lists)
-    twice = set(train.names) & set(test.names)
-    if twice:
+    if twice := set(train.names) & set(test.names):
         raise DataError(f"'{min(twice)}' is in the training list too", where=str(lists[1]), hint="get the lists again")
     hashes = content_hashes([folder / name for name in train.names], reporter)
     first, of = by_content(hashes)
@@ -111,8 +109,7 @@ def _read(path: Path, folder: Path) -> _Listed:
         labels.append(int(label))
     if not names:
         raise DataError("the list is empty", where=where, hint="get the list again")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in names if not (folder / name).is_file()]:
         what = f"{len(missing)} of {len(names)} images are missing, the first is '{missing[0]}'"
         raise DataError(what, where=where, hint=f"unpack {PurePosixPath(missing[0]).parts[0]}.zip into {folder}")
     return _Listed(names, np.array(labels, dtype=np.int64))
@@ -120,12 +117,10 @@ def _read(path: Path, folder: Path) -> _Listed:
 
 def _class_names(listed: _Listed, path: Path) -> tuple[str, ...]:
     """Return the classes' names, the folders that the images lie in."""
-    pairs = {
-        (label, PurePosixPath(name).parent.name) for name, label in zip(listed.names, listed.y.tolist(), strict=True)
-    }
-    names = dict(sorted(pairs))
-    if several := sorted(pair for pair in pairs if names[pair[0]] != pair[1]):
-        label, folder = several[0]
-        what = f"label {label} is given to '{names[label]}' and '{folder}'"
-        raise DataError(what, where=str(path), hint="get the list again")
+    pairs = sorted(set(zip(listed.y.tolist(), (PurePosixPath(name).parent.name for name in listed.names), strict=True)))
+    names = dict(pairs)
+    for label, folder in pairs:
+        if names[label] != folder:
+            what = f"label {label} is given to '{names[label]}' and '{folder}'"
+            raise DataError(what, where=str(path), hint="get the list again")
     return tuple(names.get(label, f"class {label}") for label in range(_CLASSES))

@@ -66,10 +66,8 @@ def load(
         mask_padding: False leaves the zero columns unmarked, and pooling averages over them.
     """
     names = [f"remote_homology_{split}" for split in ("train", "valid", f"test_{test}")]
-    options = [
-        [str(Path(folder, f"{name}.{ending}")) for name in names] for ending in ("lmdb", "json") for folder in _FOLDERS
-    ]
-    places = find_first(data_folder, "homology", options, path)
+    forms = [str(Path(folder, f"{{}}.{ending}")) for ending in ("lmdb", "json") for folder in _FOLDERS]
+    places = find_first(data_folder, "homology", [[form.format(name) for name in names] for form in forms], path)
     unknown: list[str] = []
     longer: list[str] = []
 
@@ -145,14 +143,14 @@ def _lmdb_records(place: Path) -> Iterator[Any]:
     total = unpickle_bytes(count, f"{place}[num_examples]")
     if isinstance(total, bool) or not isinstance(total, (int, np.integer)) or total < 0:
         raise DataError(f"'num_examples' is {str(total)[:20]}, not a count", where=str(place), hint=_HINT)
-    yield from unpickle_each(_contents(place, int(total)))
 
+    def contents() -> Iterator[tuple[bytes, str]]:
+        for index, content in enumerate(lmdb.read(place, map(str, range(total)))):
+            if content is None:
+                raise DataError(f"has no protein {index} of {total}", where=str(place), hint=_HINT)
+            yield content, f"{place}[{index}]"
 
-def _contents(place: Path, total: int) -> Iterator[tuple[bytes, str]]:
-    for index, content in enumerate(lmdb.read(place, map(str, range(total)))):
-        if content is None:
-            raise DataError(f"has no protein {index} of {total}", where=str(place), hint=_HINT)
-        yield content, f"{place}[{index}]"
+    yield from unpickle_each(contents())
 
 
 def _json_records(place: Path) -> Iterator[Any]:

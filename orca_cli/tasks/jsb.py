@@ -21,7 +21,6 @@ from orca_cli.tasks.shared.published import check_array, note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.untrusted import matlab
 
-_FILE = "JSB_Chorales.mat"
 _PARTS = ("traindata", "validdata", "testdata")
 _KEYS = 88
 _MOST_FRAMES = 100_000  # of a piece: a damaged file must not make an array of any size
@@ -46,7 +45,7 @@ def load(
         causal: whether an output may see its own and earlier frames only. With False a bidirectional body sees frame t + 1,
             which is the target of frame t: as in the published code, whose numbers are not forecasts.
     """
-    (file,) = find(data_folder, "jsb", [_FILE], path)
+    (file,) = find(data_folder, "jsb", ["JSB_Chorales.mat"], path)
     train, validation, test = (_pieces(file, part) for part in _PARTS)
     longest = max(len(piece) for pieces in (train, validation, test) for piece in pieces) - 1
     extent = longest if length is None else length

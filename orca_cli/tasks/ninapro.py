@@ -44,12 +44,26 @@ def load(
     found = dict(zip(names, find(data_folder, "ninapro", names, path), strict=True))
 
     def read(part: str) -> tuple[np.ndarray, np.ndarray]:
-        return _read(found[f"ninapro_{part}.npy"], found[f"label_{part}.npy"], cache_folder, reporter)
+        """Return the windows of one split [N, 16, 52], mapped in the file's type, and their classes [N] int64."""
+        inputs, labels = found[f"ninapro_{part}.npy"], found[f"label_{part}.npy"]
+        x, y = (arrays.mapped(file, [""], cache_folder, reporter)[""] for file in (inputs, labels))
+        check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), _AGAIN)
+        classes = class_numbers(y, len(x), _CLASSES, str(labels), hint=_AGAIN)
+        broken = np.flatnonzero(~np.isfinite(x).all(axis=(1, 2)))
+        if len(broken):
+            what = f"window {broken[0]} has values that are NaN or infinite ({len(broken)} windows do)"
+            raise DataError(what, where=str(inputs))
+        return x.transpose(0, 2, 1), classes
 
     (x, y), validation = read("train"), read("val")
     if train_on_validation:
         x, y = (np.concatenate(pair) for pair in zip((x, y), validation, strict=True))
-    mean, std = _statistics(x) if normalize == "electrodes" else (np.zeros((1, 1)), np.ones((1, 1)))
+    mean, std = np.zeros((1, 1)), np.ones((1, 1))  # of every electrode over windows and steps
+    if normalize == "electrodes":
+        values = x.astype(np.float64)
+        mean, std = (statistic(values, axis=(0, 2))[:, None] for statistic in (np.mean, np.std))
+        # Of a constant electrode rounding leaves a deviation of 1e-16 times its value, which would blow up the noise.
+        std[std <= 1e-12 * np.abs(mean)] = 1.0
 
     def samples(x: np.ndarray, y: np.ndarray) -> ArraySamples:
         return ArraySamples(((x.astype(np.float64) - mean) / std).astype(np.float32)[:, None], y)
@@ -69,24 +83,3 @@ def load(
             overlap_warning(train_on_validation, f"{len(validation[1])} validation windows"),
         ),
     )
-
-
-def _read(inputs: Path, labels: Path, cache_folder: Path, reporter: Reporter) -> tuple[np.ndarray, np.ndarray]:
-    """Return the windows of one split [N, 16, 52], mapped in the file's type, and their classes [N] int64."""
-    x, y = (arrays.mapped(file, [""], cache_folder, reporter)[""] for file in (inputs, labels))
-    check_array(x, ("N", _STEPS, _ELECTRODES), str(inputs), _AGAIN)
-    classes = class_numbers(y, len(x), _CLASSES, str(labels), hint=_AGAIN)
-    broken = np.flatnonzero(~np.isfinite(x).all(axis=(1, 2)))
-    if len(broken):
-        what = f"window {broken[0]} has values that are NaN or infinite ({len(broken)} windows do)"
-        raise DataError(what, where=str(inputs))
-    return x.transpose(0, 2, 1), classes
-
-
-def _statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation of every electrode over windows and steps, [16, 1] float64; 1 where it is constant."""
-    values = x.astype(np.float64)
-    mean, std = values.mean(axis=(0, 2)), values.std(axis=(0, 2))
-    # Of a constant electrode rounding leaves a deviation of 1e-16 times its value, which would blow up the noise.
-    std[std <= 1e-12 * np.abs(mean)] = 1.0
-    return mean[:, None], std[:, None]

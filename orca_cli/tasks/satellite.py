@@ -7,7 +7,6 @@ Shapes: N series of a file, L dates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -92,13 +91,22 @@ def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) 
     parameters = {"version": _VERSION, **file_identity(file), "normalize": normalize}
 
     def make(folder: Path) -> None:
-        data, labels = _read(file)
-        np.save(folder / "y.npy", labels)
+        where = str(file)
+        data, labels = entries(arrays.load_object(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
+        check_array(data, ("N", "dates"), where, _AGAIN, "data")
+        np.save(folder / "y.npy", class_numbers(labels, len(data), _CLASSES, where, first=1, hint=_AGAIN))
         with open(folder / "x.npy", "wb") as stream, reporter.track(f"reading {file.name}", len(data)) as advance:
-            np.lib.format.write_array_header_1_0(
-                stream, {"descr": "<f4", "fortran_order": False, "shape": (len(data), 1, data.shape[1])}
-            )
-            for block in _blocks(data, str(file)):
+            header = {"descr": "<f4", "fortran_order": False, "shape": (len(data), 1, data.shape[1])}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for start in range(0, len(data), _BLOCK):
+                signals.check()
+                block = data[start : start + _BLOCK]
+                # float32 is what the model takes: a number beyond its range is not finite there.
+                with np.errstate(over="ignore"):
+                    broken = np.flatnonzero(~np.isfinite(block.astype(np.float32)).all(axis=1))
+                if len(broken):
+                    what = f"series {start + broken[0]} has values that are NaN, infinite or beyond float32"
+                    raise DataError(what, where=where)
                 values = z_scores(block) if normalize == "series" else block
                 stream.write(np.ascontiguousarray(values, "<f4").tobytes())
                 advance(len(block))
@@ -108,33 +116,8 @@ def _series(file: Path, normalize: str, cache_folder: Path, reporter: Reporter) 
 
 
 def z_scores(series: np.ndarray) -> np.ndarray:
-    """Return every row less its mean, over its population deviation; zeros for a row that is constant.
-
-    Args:
-        series: [n, L], numbers.
-    """
+    """Return every row of [n, L] less its mean, over its population deviation; zeros for a row that is constant."""
     values = series.astype(np.float64)
     centred = values - values.mean(axis=1, keepdims=True)
     least = EPSILON * np.abs(values).max(axis=1, keepdims=True) + np.finfo(np.float64).tiny
     return centred / np.maximum(values.std(axis=1, keepdims=True), least)
-
-
-def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return data (N, L) in the file's type and classes (N,) int64 in 0..23."""
-    where = str(file)
-    data, labels = entries(arrays.load_object(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
-    check_array(data, ("N", "dates"), where, _AGAIN, "data")
-    return data, class_numbers(labels, len(data), _CLASSES, where, first=1, hint=_AGAIN)
-
-
-def _blocks(data: np.ndarray, where: str) -> Iterator[np.ndarray]:
-    for start in range(0, len(data), _BLOCK):
-        signals.check()
-        block = data[start : start + _BLOCK]
-        # float32 is what the model takes: a number beyond its range is not finite there.
-        with np.errstate(over="ignore"):
-            broken = np.flatnonzero(~np.isfinite(block.astype(np.float32)).all(axis=1))
-        if len(broken):
-            what = f"series {start + broken[0]} has values that are NaN, infinite or beyond float32"
-            raise DataError(what, where=where)
-        yield block

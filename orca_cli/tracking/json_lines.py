@@ -23,5 +23,5 @@ class JsonLines:
         storage.append_json_line(self._folder_of(stage) / FILE, dict(line))
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Write the file anew with these lines."""
+        """Replace the file by these lines."""
         storage.rewrite_json_lines(self._folder_of(stage) / FILE, list(map(dict, lines)))

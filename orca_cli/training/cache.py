@@ -1,4 +1,4 @@
-"""What several runs have in common is computed once, by whichever comes first: a verified folder of the cache for each key."""
+"""What several runs share is computed once, by the first of them: a verified folder of the cache for each key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Entry:
 
     Args:
         tensors: named tensors, on the CPU.
-        record: plain values beside them.
+        record: plain values.
     """
 
     tensors: dict[str, Tensor]

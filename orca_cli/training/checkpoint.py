@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, ChecksumError
+from orca_cli.runs.directory import checkpoints
 from orca_cli.terminal import log
 
 _KEEP = 2
 _SCHEMA = 1
-_NAME = re.compile(r"step-(\d{8,})")
 _MEMBERS = ("model.safetensors", "optimizer.safetensors", "trainer.json")
-_ROOM = 2**20  # bytes that a checkpoint takes beside its tensors
+_ROOM = 2**20  # bytes that a checkpoint takes besides its tensors
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Checkpoint:
         step: number of optimizer steps taken.
         weights: the trained module's state.
         optimizer: the optimizer's tensors, flat; see `optimizer_tensors`.
-        kept: weights that are kept beside the current ones, such as the best so far; empty where there are none.
+        kept: weights kept besides the current ones, such as the best so far.
         records: plain values, such as the lines of metrics.jsonl.
         scaler: state of fp16's gradient scaler, plain values; empty at other precisions.
     """
@@ -51,7 +51,7 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
-    """Commit a checkpoint and drop the oldest but two. One that is there already, whole, is kept: it has the same bits.
+    """Commit a checkpoint and drop the oldest but two. A valid one of this step is kept: it has the same bits.
 
     Args:
         folder: all checkpoints of a stage.
@@ -76,19 +76,14 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
         save_file(_contiguous(checkpoint.optimizer), temporary / "optimizer.safetensors")
         if checkpoint.kept:
             save_file(_contiguous(checkpoint.kept), temporary / "kept.safetensors")
-        state = {
-            "schema": _SCHEMA,
-            "step": checkpoint.step,
-            "records": checkpoint.records,
-            "scaler": checkpoint.scaler,
-        }
-        storage.write_json(temporary / "trainer.json", state)
-    for old in _kept(folder)[:-_KEEP]:
+        state = {"step": checkpoint.step, "records": checkpoint.records, "scaler": checkpoint.scaler}
+        storage.write_json(temporary / "trainer.json", {"schema": _SCHEMA, **state})
+    for old in list(checkpoints(folder).values())[:-_KEEP]:
         storage.remove(old)
 
 
 def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
-    """Return the newest checkpoint that is whole, or None where there has been none.
+    """Return the newest valid checkpoint, or None if there has been none.
 
     A damaged one is moved aside with a warning, and the one before it is used.
 
@@ -97,10 +92,10 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
         owner: identity of the run; a checkpoint of another run counts as damaged.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is whole, or a newer program wrote them.
-        StorageError: one is there and cannot be read.
+        CheckpointError: there are checkpoints but none is valid, or a newer program wrote them.
+        StorageError: one exists but cannot be read.
     """
-    for path in reversed(_kept(folder)):
+    for path in reversed(checkpoints(folder).values()):
         try:
             return _load(path, owner)
         except ChecksumError as error:
@@ -124,7 +119,7 @@ def _load(path: Path, owner: str) -> Checkpoint:
     trainer = json.loads((path / "trainer.json").read_text(encoding="utf-8"))
     if trainer["schema"] != _SCHEMA:
         raise CheckpointError(
-            f"schema {trainer['schema']} is not one that this program reads",
+            f"schema {trainer['schema']} is not supported",
             where=str(path),
             hint="use a newer program",
         )
@@ -141,17 +136,11 @@ def _load(path: Path, owner: str) -> Checkpoint:
     )
 
 
-def _kept(folder: Path) -> list[Path]:
-    """Return the checkpoints that were not moved aside as damaged, by step."""
-    named = [(path, _NAME.fullmatch(path.name)) for path in folder.glob("step-*")]
-    return [path for _, path in sorted((int(name[1]), path) for path, name in named if name)]
-
-
 class Saver:
     """The checkpoints of one stage: the newest to resume from, and another whenever enough time has passed."""
 
     def __init__(self, folder: Path, *, owner: str, every_s: float) -> None:
-        """Take the place.
+        """Prepare; nothing is read yet.
 
         Args:
             folder: all checkpoints of the stage.
@@ -159,7 +148,7 @@ class Saver:
             every_s: seconds between checkpoints.
         """
         self._folder, self._owner, self._every_s = folder, owner, every_s
-        self._last = storage.monotonic()
+        self._last = time.monotonic()
         self._saved = 0
 
     def load(self) -> Checkpoint | None:
@@ -169,15 +158,15 @@ class Saver:
         return found
 
     def is_due(self, step: int) -> bool:
-        """Return whether a step has not been saved yet and the time has come."""
-        return step != self._saved and storage.monotonic() - self._last >= self._every_s
+        """Return whether a step has not been saved yet and enough time has passed."""
+        return step != self._saved and time.monotonic() - self._last >= self._every_s
 
     def save(self, checkpoint: Checkpoint) -> bool:
         """Commit a checkpoint and return True, unless its step has one already."""
         if checkpoint.step == self._saved:
             return False
         save(self._folder, checkpoint, owner=self._owner)
-        self._last, self._saved = storage.monotonic(), checkpoint.step
+        self._last, self._saved = time.monotonic(), checkpoint.step
         return True
 
 
@@ -186,13 +175,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     storage.write_with(path, lambda temporary: save_file(_contiguous(weights), temporary))
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read what `write_weights` wrote.
-
-    Raises:
-        StorageError: it is there and cannot be read.
-    """
-    return storage.read_tensors(path)
+read_weights = storage.read_tensors  # of a file that `write_weights` wrote
 
 
 def commit_weights(folder: Path, weights: Mapping[str, Tensor], *, owner: str) -> None:
@@ -202,23 +185,33 @@ def commit_weights(folder: Path, weights: Mapping[str, Tensor], *, owner: str) -
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimizer's state as flat, named tensors; its settings come from the configuration."""
-    state = optimizer.state_dict()["state"]
+    """Return an optimizer's state as `flat` tensors; its settings come from the configuration."""
+    found = flat(optimizer.state_dict()["state"])
     return {
-        f"{index}.{name}": value.detach().cpu() if isinstance(value, Tensor) else torch.tensor(value)
-        for index, entries in state.items()
-        for name, value in entries.items()
+        name: value.detach().cpu() if isinstance(value, Tensor) else torch.tensor(value)
+        for name, value in found.items()
         if value is not None
     }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Give an optimizer the state that `optimizer_tensors` returned."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+    state = by_number(tensors)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def flat(groups: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return numbered groups of tensors as one, by names such as "5.weight"."""
+    return {f"{number}.{name}": value for number, group in groups.items() for name, value in group.items()}
+
+
+def by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return the groups that `flat` was given."""
+    groups: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        groups.setdefault(int(number), {})[name] = value
+    return groups
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:

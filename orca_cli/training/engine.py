@@ -22,7 +22,7 @@ def choose_device(wanted: str) -> torch.device:
 
     Raises:
         ConfigError: no such kind of device.
-        UnavailableError: it was requested by name and is absent. There is no silent fallback.
+        UnavailableError: it was requested by name and is absent. It never falls back silently.
     """
     if wanted == "auto":
         if torch.cuda.is_available():
@@ -76,7 +76,7 @@ class Engine:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Return an optimizer that takes steps at the chosen precision; the one before it is let go.
+        """Return an optimizer that takes steps at the chosen precision; the previous one is released.
 
         The gradient scale is reset: an earlier optimizer of this process must not influence this one's steps.
         """
@@ -94,7 +94,7 @@ class Engine:
         return scaler is not None and scaler.get_scale() > _LEAST_SCALE
 
     def scaler_state(self) -> dict[str, Any]:
-        """Return the state of fp16's gradient scaler, JSON-able: scale, growth tracker; empty where there is none."""
+        """Return the state of fp16's gradient scaler, JSON-able: scale, growth tracker; empty if there is none."""
         scaler = self._accelerator.scaler
         return {} if scaler is None else scaler.state_dict()
 
@@ -111,7 +111,7 @@ class Engine:
             raise CheckpointError(
                 "the checkpoint has no gradient scale, so fp16 cannot resume exactly",
                 where="precision",
-                hint="use --force to start the run again",
+                hint="use --force to restart the run",
             )
         scaler.load_state_dict(state)
 

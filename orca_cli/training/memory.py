@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from orca_cli.exceptions import MemoryExhaustedError
 
-# torch on CPU, CUDA and MPS; safetensors; C++; cuBLAS and cuDNN; oneDNN, which says no more than this
+# torch on CPU, CUDA and MPS; safetensors; C++; cuBLAS and cuDNN; oneDNN, whose whole message this is
 _WORDS = re.compile(
     r"out of memory|can(?:'t|not) allocate memory|bad_alloc|STATUS_ALLOC_FAILED|could not create a (?:primitive|memory)$",
     re.IGNORECASE,
@@ -17,7 +17,7 @@ _WORDS = re.compile(
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Return whether an exception says that memory could not be had; most libraries have no type for it."""
+    """Return whether an exception means that memory ran out; most libraries have no type for it."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     return isinstance(error, (RuntimeError, OSError)) and bool(_WORDS.search(str(error)))
@@ -25,10 +25,10 @@ def is_exhausted(error: BaseException) -> bool:
 
 @contextmanager
 def governed_by(where: str, hint: str) -> Iterator[None]:
-    """Name what to lower where memory runs out inside the block; an inner block knows better.
+    """Name the setting to lower if memory runs out inside the block; an inner block takes precedence.
 
     Args:
-        where: the setting that most of the block's memory goes with.
+        where: the setting that governs most of the block's memory.
         hint: what to do.
 
     Raises:

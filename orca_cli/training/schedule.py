@@ -1,4 +1,4 @@
-"""Learning rates and optimizers. A rate is a function of the step, so that nothing of a schedule has to be stored."""
+"""Learning rates and optimizers. A rate is a function of the step, so schedules have no state."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+
+from orca_cli.schema import Align, Train
 
 
 def warmup_then_linear(step: int, *, peak: float, warmup_steps: float, decay_steps: float) -> float:
@@ -30,21 +32,14 @@ def step_decay(step: int, *, start: float, every: int, factor: float) -> float:
     return start * factor ** (step // every)
 
 
-def make_optimizer(
-    name: str,
-    parameters: Iterable[nn.Parameter],
-    *,
-    lr: float,
-    weight_decay: float,
-    momentum: float,
-    betas: tuple[float, float],
-) -> torch.optim.Optimizer:
-    """Return one of the paper's optimizers (A.3.3): sgd, adam or adamw."""
+def make_optimizer(settings: Align | Train, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer of a stage over what it trains (paper A.3.3): sgd, adam or adamw."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    if name == "sgd":
-        return torch.optim.SGD(trained, lr=lr, weight_decay=weight_decay, momentum=momentum)
-    kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
-    return kind(trained, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]))
+    lr, weight_decay = settings.lr, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(trained, lr=lr, weight_decay=weight_decay, momentum=settings.momentum)
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return kind(trained, lr=lr, weight_decay=weight_decay, betas=(settings.betas[0], settings.betas[1]))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

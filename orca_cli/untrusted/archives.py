@@ -15,7 +15,8 @@ from typing import IO, Any, Literal, Self
 
 from orca_cli import signals, storage
 from orca_cli.exceptions import DataError, UnsafeError
-from orca_cli.untrusted.first_bytes import GZIP, ZIP, Progress, first_bytes
+from orca_cli.progress import Reporter
+from orca_cli.untrusted.first_bytes import GZIP, ZIP, first_bytes
 from orca_cli.untrusted.zips import DAMAGE, open_zip
 
 MAX_BYTES = 64 * 2**30
@@ -56,7 +57,7 @@ def kind_of(path: Path) -> Kind:
 def unpack(
     archive: Path,
     folder: Path,
-    reporter: Progress,
+    reporter: Reporter,
     max_bytes: int = MAX_BYTES,
     members: Callable[[str], bool] | None = None,
 ) -> list[Path]:

@@ -18,8 +18,9 @@ import numpy as np
 
 from orca_cli import signals, storage
 from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.progress import Reporter
 from orca_cli.untrusted import worker
-from orca_cli.untrusted.first_bytes import NPY, Progress, first_bytes
+from orca_cli.untrusted.first_bytes import NPY, first_bytes
 from orca_cli.untrusted.memory import check_memory
 from orca_cli.untrusted.npy_header import checked_characters, read_header
 from orca_cli.untrusted.pickle import reader
@@ -85,7 +86,7 @@ def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -
     return {name: stored[name].read() for name in wanted}
 
 
-def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Progress) -> dict[str, np.ndarray]:
+def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Reporter) -> dict[str, np.ndarray]:
     """Return read-only memory maps of arrays, so that files larger than the memory can be used.
 
     An .npy file, whose one array has the empty name, is mapped where it is. Members of an .npz are unpacked once, in parts,
@@ -208,7 +209,7 @@ def _check_growth(member: zipfile.ZipInfo, where: str) -> None:
         raise UnsafeError(what, where=where, hint="store it uncompressed")
 
 
-def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Progress) -> Path:
+def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Reporter) -> Path:
     """Return a file of the cache with the bytes of one member; created if it is missing or incomplete.
 
     The folder's name follows from the archive's path, size and modification time. The archive's checksum is compared while
@@ -248,7 +249,7 @@ def _is_complete(folder: Path) -> bool:
         return False
 
 
-def _copy(path: Path, name: str, target: Path, reporter: Progress) -> None:
+def _copy(path: Path, name: str, target: Path, reporter: Reporter) -> None:
     where = f"{path}[{name}]"
     with _member_damage(where, "write or get it again", writing=True), zipfile.ZipFile(path) as archive:
         member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name)

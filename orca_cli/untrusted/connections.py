@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import http.client
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from orca_cli import __version__, storage
+from orca_cli import __version__
 
 if TYPE_CHECKING:
     import requests
@@ -46,7 +47,7 @@ def chunks_of(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
     """Yield what arrives, as it was sent; gives up on an address that sends next to nothing."""
     # read() would wait for a whole chunk from a server that drips; old releases of urllib3 have nothing else.
     read = getattr(response.raw, "read1", response.raw.read)
-    since, arrived = storage.monotonic(), 0
+    since, arrived = time.monotonic(), 0
     while True:
         with _network(timeout_s):
             chunk = read(_CHUNK, decode_content=False)
@@ -54,10 +55,10 @@ def chunks_of(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
             return
         yield chunk
         arrived += len(chunk)
-        if storage.monotonic() - since > timeout_s:
+        if time.monotonic() - since > timeout_s:
             if arrived < _SLOWEST:
                 raise CutOffError(f"only {arrived} bytes in {timeout_s:g} s")
-            since, arrived = storage.monotonic(), 0
+            since, arrived = time.monotonic(), 0
 
 
 def session() -> requests.Session:

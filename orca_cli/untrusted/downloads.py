@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from orca_cli import signals, storage
 from orca_cli.exceptions import ChecksumError, NetworkError, StorageError
+from orca_cli.progress import Reporter
 from orca_cli.untrusted.connections import CutOffError, MismatchError, RefusedError, chunks_of, open_url, session
-from orca_cli.untrusted.first_bytes import Progress, disguise
+from orca_cli.untrusted.first_bytes import disguise
 
 if TYPE_CHECKING:
     import requests
@@ -43,7 +44,7 @@ class Fetched:
 def fetch(
     place: Path,
     urls: Sequence[str],
-    reporter: Progress,
+    reporter: Reporter,
     *,
     size: int | None = None,
     sha256: str | None = None,
@@ -110,7 +111,7 @@ class _Download:
 
     connection: requests.Session
     part: Path
-    reporter: Progress
+    reporter: Reporter
     size: int | None
     timeout_s: float
 
@@ -193,7 +194,7 @@ def _head(response: requests.Response, chunks: Iterator[bytes], name: str) -> by
     return head
 
 
-def _write(part: Path, chunks: Iterator[bytes], reporter: Progress, start: int, total: int | None) -> None:
+def _write(part: Path, chunks: Iterator[bytes], reporter: Reporter, start: int, total: int | None) -> None:
     """Append what arrives, so that all of it is there where the process ends."""
     name = part.name.removesuffix(".part")
     title, megabytes = (f"{name} (MB)", -(-total // _MB)) if total else (name, 1)

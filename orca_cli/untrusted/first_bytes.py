@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from orca_cli.exceptions import DataError, OrcaError
 
@@ -25,16 +24,6 @@ _DISGUISES = (
 )
 
 _MAGIC = {".npy": (NPY,), ".npz": ZIP, ".zip": ZIP, ".gz": (GZIP,), ".tgz": (GZIP,)}
-
-
-class Progress(Protocol):
-    """The part of interfaces.Reporter used for reading; that module is a sibling and cannot be imported."""
-
-    def say(self, text: str) -> None:
-        """Log one line."""
-
-    def track(self, description: str, total: int) -> AbstractContextManager[Callable[..., None]]:
-        """Return a context manager that gives a function `advance(steps=1, note="")`."""
 
 
 @contextmanager

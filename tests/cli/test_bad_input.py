@@ -61,7 +61,7 @@ def refused(result, code, *words):
         (["-m", "finetune=glob(zzz*)"], ["no choice fits"]),
         (["metric.reg=abc"], ["metric.reg", "'abc' is of the wrong type", "allowed: float"]),
         (["metric.reg=-1"], ["metric.reg", "above 0"]),
-        (["task.train_size=many"], ["task.train_size", "allowed: int or null"]),
+        (["task.train_size=many"], ["task.train_size", "allowed: int at least 1 or null"]),
         (["task.split_seed=true"], ["task.split_seed", "allowed: int"]),
         (["source.size=30.5"], ["source.size", "allowed: int"]),
         (["body.checkpoint=3"], ["body.checkpoint", "allowed: str"]),

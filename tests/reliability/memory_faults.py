@@ -16,7 +16,7 @@ from tests.reliability.phases import PHASES, replace
 _GPU = {
     "step": ("orca_cli.stages.training_plan", "train_step"),
     "batch": ("orca_cli.training.engine", "Engine.move"),
-    "align": ("orca_cli.stages.align", "_Trainer._epoch"),
+    "align": ("orca_cli.stages.trajectory", "Trainer._epoch"),
 }
 _CUDA = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 15.77 GiB"
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
-from orca_cli.tasks.cosmic import samples as cosmic_samples
+from orca_cli.tasks.cosmic import reader as cosmic
 from orca_cli.tasks.cosmic.reader import load
 
 START, SIZE = 4, 8
@@ -218,7 +218,7 @@ def test_broken_pixels_count_nowhere(written, tmp_path, reporter):
 def test_masks_are_read_once_and_again_when_a_file_changes(written, tmp_path, reporter, monkeypatch):
     first = read(tmp_path, reporter)
     with monkeypatch.context() as patch:
-        patch.setattr(cosmic_samples, "read_sky", lambda path: pytest.fail("read again"))
+        patch.setattr(cosmic, "read_sky", lambda path: pytest.fail("read again"))
         assert read(tmp_path, reporter).train.digest() == first.train.digest()
     path = tmp_path / "cosmic" / names(first.train)[0]
     np.save(path, np.load(path) * np.array([2, 1, 1], np.float32)[: len(np.load(path)), None, None])

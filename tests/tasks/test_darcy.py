@@ -5,9 +5,8 @@ import pytest
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.seeding import numpy_generator
-from orca_cli.tasks.darcy import files as darcy_files
-from orca_cli.tasks.darcy import reader as darcy
-from orca_cli.tasks.darcy.reader import gaussian_field, solve
+from orca_cli.tasks import darcy
+from orca_cli.tasks.darcy import gaussian_field, solve
 
 FEW = {"nodes": 21, "stride": 2, "num_train": 8, "num_validation": 3, "num_test": 4}
 FILES = FEW | {"origin": "files", "nodes": None}
@@ -21,7 +20,7 @@ def write_files(folder, version="5", num=12, nodes=21, **changes):
     """Write the two .mat files as the Fourier neural operator's are; returns their arrays."""
     folder.mkdir(exist_ok=True)
     written = []
-    for number, name in enumerate(darcy_files.NAMES):
+    for number, name in enumerate(darcy.FILES):
         rng = np.random.default_rng(number)
         coeff = np.where(rng.random((num, nodes, nodes)) < 0.5, 12.0, 3.0)
         variables = {"coeff": coeff, "sol": rng.random((num, nodes, nodes)) * 0.01} | changes
@@ -156,7 +155,7 @@ def test_files_are_read_once_and_again_when_they_change(tmp_path, reporter, monk
     write_files(tmp_path / "darcy")
     first = load(tmp_path, reporter, **FILES)
     with monkeypatch.context() as patch:
-        patch.setattr(darcy_files.matlab, "read", lambda *_: pytest.fail("read again"))
+        patch.setattr(darcy.matlab, "read", lambda *_: pytest.fail("read again"))
         assert load(tmp_path, reporter, **FILES | {"num_train": 9}).train.targets()[:8].tolist() == (
             first.train.targets().tolist()
         )

@@ -14,7 +14,7 @@ from orca_cli.exceptions import UnsafeError
 from orca_cli.scoring.multilabel import MeanAUROC
 from orca_cli.tasks.fsd50k import log_mel, wav
 from orca_cli.tasks.fsd50k import reader as fsd50k
-from orca_cli.tasks.psicov import samples as psicov_samples
+from orca_cli.tasks.psicov import reader as psicov
 from scripts import make_fixtures
 from tests.tasks.conftest import SilentReporter
 
@@ -221,7 +221,7 @@ def test_jsb(read, written):
 
 
 def test_listops_and_expressions_beyond_the_input(read, written):
-    from orca_cli.tasks.listops.reader import VOCABULARY
+    from orca_cli.tasks.listops import VOCABULARY
 
     dropped = read("listops", over_length="drop")
     for samples, kept, part in zip(splits(read("listops")), splits(dropped), ("train", "val", "test"), strict=True):
@@ -288,7 +288,7 @@ def test_samples_do_not_depend_on_who_else_is_asked_for(read, task):
 
 def test_classes_are_known_without_reading_the_items(read, monkeypatch):
     tasks = read("fsd50k"), read("psicov"), read("domainnet")
-    for module, name in ((wav, "read"), (fsd50k.wav, "read"), (psicov_samples, "read_features")):
+    for module, name in ((wav, "read"), (fsd50k.wav, "read"), (psicov, "read_features")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("an item was read"))
     monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("an image was opened"))
     assert [len(task.train.targets()) for task in tasks] == [12, 4, 40]

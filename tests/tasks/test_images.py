@@ -17,13 +17,11 @@ from PIL import Image
 
 from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
-from orca_cli.tasks import cifar100, domainnet
+from orca_cli.tasks import cifar100, domainnet, spherical
 from orca_cli.tasks.images import reader as image_folder
 from orca_cli.tasks.images.files import MAX_PIXELS, decode
 from orca_cli.tasks.shared.hold_out import hold_out
 from orca_cli.tasks.shared.pixels import PixelSamples, random_crop, random_flip
-from orca_cli.tasks.spherical import projection
-from orca_cli.tasks.spherical import reader as spherical
 
 SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parents[2] / ".." / "shared"))
 CIFAR10 = SHARED / "data" / "cifar10" / "cifar10_5000.npz"
@@ -199,28 +197,28 @@ def seen(image: np.ndarray, polar: float, azimuth: float) -> np.ndarray:
 
 
 def test_projection_has_the_known_answers():
-    points = projection.grid(30)
+    points = spherical.grid()
     np.testing.assert_allclose(points[:, 0, 0], [0, 0, 1])
     np.testing.assert_allclose(points[:, 30, 15], [0, 1, 0], atol=1e-12)  # the equator, a quarter round
     np.testing.assert_allclose(points[:, 15, 0], [np.sqrt(0.5), 0, np.sqrt(0.5)])
-    np.testing.assert_allclose(projection.positions(np.array([0.0, 0.0, -1.0])), [0.5, 0.5])
+    np.testing.assert_allclose(spherical.positions(np.array([0.0, 0.0, -1.0])), [0.5, 0.5])
     # The image ends below the equator, but for its corners.
-    assert projection.positions(np.array([1.0, 0.0, 0.0]))[0] > 1
+    assert spherical.positions(np.array([1.0, 0.0, 0.0]))[0] > 1
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
-    values = projection.sample(images, projection.positions(points))
+    values = spherical.sample(images, spherical.positions(points))
     for j, k in ((59, 0), (50, 17), (44, 33), (41, 52), (37, 3), (20, 20)):
         expected = seen(images[1], np.pi * j / 60, np.pi * k / 30)
         np.testing.assert_allclose(values[1, :, j, k], expected, rtol=1e-4, atol=1e-2)
     assert not values[:, :, 1:25].any()
-    unturned = projection.project(images)
-    np.testing.assert_array_equal(unturned, projection.project(images, np.eye(3)))
+    unturned = spherical.project(images)
+    np.testing.assert_array_equal(unturned, spherical.project(images, np.eye(3)))
     assert unturned.dtype == np.uint8
     assert (unturned.min(axis=(2, 3)) == 0).all()
     assert (unturned.max(axis=(2, 3)) == 255).all()
     # A turn about the axis by seven steps of azimuth moves the columns by seven.
     angle = 7 * np.pi / 30
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    moved = np.roll(unturned, -7, axis=3) != projection.project(images, turn)
+    moved = np.roll(unturned, -7, axis=3) != spherical.project(images, turn)
     assert moved.mean() < 0.01
 
 
@@ -229,17 +227,17 @@ def test_projection_of_constant_images_is_defined():
     flat[1] = 200
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = projection.project(flat)
+        result = spherical.project(flat)
     assert not result[0].any()
     assert result[1][:, 50:55].min() >= 254  # well inside the image
     assert not result[1][:, 1:25].any()
-    per_image = projection.stretch(np.array([[[[0.0, 1.0]], [[2.0, 4.0]]]]), per_channel=False)
+    per_image = spherical.stretch(np.array([[[[0.0, 1.0]], [[2.0, 4.0]]]]), per_channel=False)
     assert per_image.ravel().tolist() == [0, 63, 127, 255]
 
 
 def test_rotations_are_uniform():
     rng = np.random.default_rng(0)
-    turns = np.stack([projection.random_rotation(rng) for _ in range(3000)])
+    turns = np.stack([spherical.random_rotation(rng) for _ in range(3000)])
     np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (3000, 1, 1)), atol=1e-9)
     np.testing.assert_allclose(np.linalg.det(turns), 1)
     # Uniform over rotations: every entry has mean 0 and mean square 1/3, and the trace has mean square 1.
@@ -319,7 +317,7 @@ def test_spherical_is_projected_from_real_images(tmp_path, reporter):
     unturned = spherical.load(
         tmp_path, tmp_path / "cache", reporter, origin="cifar10", images="small.npz", rotate=False
     )
-    expected = projection.project(arrays["x_test"][:4])
+    expected = spherical.project(arrays["x_test"][:4])
     np.testing.assert_allclose(unturned.open_test().batch(np.arange(4)).x.numpy() * 255, expected, atol=1e-4)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from orca_cli import storage
 from orca_cli.exceptions import ConfigError, DataError, InterruptionError
-from orca_cli.tasks.listops.reader import SIZES, VOCABULARY, expressions, load
+from orca_cli.tasks.listops import SIZES, VOCABULARY, expressions, load
 
 SHORT = {"max_depth": 6, "max_arity": 5, "min_length": 5, "max_length": 40}
 FEW = {"num_train": 30, "num_validation": 10, "num_test": 10}
@@ -114,7 +114,7 @@ def test_a_signal_stops_the_generation_and_leaves_nothing(tmp_path, reporter, mo
 
 
 def test_a_failed_generation_leaves_nothing(tmp_path, reporter, monkeypatch):
-    monkeypatch.setattr("orca_cli.tasks.listops.reader.np.cumsum", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("orca_cli.tasks.listops.np.cumsum", lambda *a, **k: 1 / 0)
     with pytest.raises(Exception, match="division"):
         load(tmp_path, tmp_path, reporter, **FEW, **SHORT)
     assert [path.name for path in (tmp_path / "generated").iterdir() if not path.name.endswith(".lock")] == []

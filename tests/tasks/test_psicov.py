@@ -8,7 +8,7 @@ import torch
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
 from orca_cli.scoring.distances import LongRangeMAE
-from orca_cli.tasks.psicov import samples as psicov_samples
+from orca_cli.tasks.psicov import reader as psicov
 from orca_cli.tasks.psicov.reader import load
 
 LENGTHS = {"deepcov": [12, 40, 9, 22, 15], "psicov": [14, 40]}  # at W = 32 proteins of 22 residues just fit
@@ -178,7 +178,7 @@ def test_distances_are_read_once_and_again_when_a_file_changes(written, tmp_path
     first = read(tmp_path, reporter)
     assert isinstance(first.train.targets(), np.memmap)
     with monkeypatch.context() as patch:
-        patch.setattr(psicov_samples, "read_distances", lambda path: pytest.fail("read again"))
+        patch.setattr(psicov, "read_distances", lambda path: pytest.fail("read again"))
         second = read(tmp_path, reporter)
     assert second.train.digest() == first.train.digest()
     assert second.train.digest() != read(tmp_path, reporter, crop="independent").train.digest()

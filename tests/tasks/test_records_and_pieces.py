@@ -11,8 +11,7 @@ from sklearn.model_selection import train_test_split
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
 from orca_cli.scoring.sequences import NatsPerFrame
-from orca_cli.tasks import jsb
-from orca_cli.tasks.ecg import reader as ecg
+from orca_cli.tasks import ecg, jsb
 from tests.checkpoints import SHARED
 
 RNG = np.random.default_rng(0)

@@ -8,6 +8,7 @@ from torch import nn
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, NonFiniteError, UnavailableError
 from orca_cli.interfaces import Batch
+from orca_cli.schema import Train
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import predict, train_step
@@ -72,7 +73,7 @@ def test_accumulation_does_not_change_the_step(batch_size):
     def stepped(size):
         model = Model()
         engine = Engine(torch.device("cpu"), "fp32")
-        optimizer = engine.prepare(make_optimizer("sgd", model.parameters(), **SETTINGS))
+        optimizer = engine.prepare(make_optimizer(Train(optimizer="sgd", **SETTINGS), model.parameters()))
         order = np.arange(11)  # 11: the last batch is smaller than the others
         train_step(engine, model, optimizer, nn.MSELoss(), Pairs(), order, batch_size=size, clip=0.05, seed=0, step=0)
         return checkpoint.snapshot(model)
@@ -85,7 +86,7 @@ def test_accumulation_does_not_change_the_step(batch_size):
 def test_non_finite_loss_leaves_the_weights_alone():
     model = Model()
     engine = Engine(torch.device("cpu"), "fp32")
-    optimizer = make_optimizer("adamw", model.parameters(), **SETTINGS)
+    optimizer = make_optimizer(Train(optimizer="adamw", **SETTINGS), model.parameters())
     samples = Pairs()
     samples.x[3] = float("inf")
     before = checkpoint.weights_sha256(checkpoint.snapshot(model))
@@ -115,10 +116,10 @@ def trained(model, optimizer, steps):
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_resumed_training_has_the_same_bits(tmp_path, name):
     straight = Model()
-    trained(straight, make_optimizer(name, straight.parameters(), **SETTINGS), range(6))
+    trained(straight, make_optimizer(Train(optimizer=name, **SETTINGS), straight.parameters()), range(6))
 
     first = Model()
-    optimizer = make_optimizer(name, first.parameters(), **SETTINGS)
+    optimizer = make_optimizer(Train(optimizer=name, **SETTINGS), first.parameters())
     trained(first, optimizer, range(3))
     state = checkpoint.optimizer_tensors(optimizer)
     checkpoint.save(tmp_path, checkpoint.Checkpoint(3, checkpoint.snapshot(first), state, records={"lines": [1]}))
@@ -126,7 +127,7 @@ def test_resumed_training_has_the_same_bits(tmp_path, name):
     saved = checkpoint.load_latest(tmp_path)
     second = Model()
     second.load_state_dict(saved.weights)
-    optimizer = make_optimizer(name, second.parameters(), **SETTINGS)
+    optimizer = make_optimizer(Train(optimizer=name, **SETTINGS), second.parameters())
     checkpoint.restore_optimizer(optimizer, saved.optimizer)
     trained(second, optimizer, range(3, 6))
     assert checkpoint.weights_sha256(second.state_dict()) == checkpoint.weights_sha256(straight.state_dict())
@@ -196,11 +197,11 @@ class Overflowing(nn.MSELoss):
 def test_the_scale_of_gradients_survives_save_and_resume(tmp_path):
     """Scale and growth tracker after growth, an overflow and half a growth interval; the weights end with the same bits."""
     straight, engine = Model(), Scaled()
-    optimizer = engine.prepare(make_optimizer("adamw", straight.parameters(), **SETTINGS))
+    optimizer = engine.prepare(make_optimizer(Train(optimizer="adamw", **SETTINGS), straight.parameters()))
     scaled_steps(engine, straight, optimizer, range(9), overflowing=[3])
 
     first, engine = Model(), Scaled()
-    optimizer = engine.prepare(make_optimizer("adamw", first.parameters(), **SETTINGS))
+    optimizer = engine.prepare(make_optimizer(Train(optimizer="adamw", **SETTINGS), first.parameters()))
     scaled_steps(engine, first, optimizer, range(5), overflowing=[3])
     scaler = engine.scaler_state()
     assert scaler["scale"] == pytest.approx(1000 * 1.7 * 0.37)  # the premise: it has grown and fallen
@@ -212,7 +213,7 @@ def test_the_scale_of_gradients_survives_save_and_resume(tmp_path):
     assert saved.scaler == scaler
     second, engine = Model(), Scaled()
     second.load_state_dict(saved.weights)
-    optimizer = engine.prepare(make_optimizer("adamw", second.parameters(), **SETTINGS))
+    optimizer = engine.prepare(make_optimizer(Train(optimizer="adamw", **SETTINGS), second.parameters()))
     checkpoint.restore_optimizer(optimizer, saved.optimizer)
     engine.restore_scaler(saved.scaler)
     scaled_steps(engine, second, optimizer, range(5, 9))
@@ -223,10 +224,10 @@ def test_every_optimizer_begins_with_the_first_scale():
     """Probes of stage 2 train before stage 3 does; a run that resumes without them must meet the same scale."""
     model, engine = Model(), Scaled()
     begin = engine.scaler_state()
-    optimizer = engine.prepare(make_optimizer("adamw", model.parameters(), **SETTINGS))
+    optimizer = engine.prepare(make_optimizer(Train(optimizer="adamw", **SETTINGS), model.parameters()))
     scaled_steps(engine, model, optimizer, range(3), overflowing=[1])
     assert engine.scaler_state() != begin
-    engine.prepare(make_optimizer("adamw", model.parameters(), **SETTINGS))
+    engine.prepare(make_optimizer(Train(optimizer="adamw", **SETTINGS), model.parameters()))
     assert engine.scaler_state() == begin
 
 
@@ -239,7 +240,7 @@ def test_a_checkpoint_without_a_scale_is_not_gone_on_from():
 def test_a_gradient_that_is_none_at_every_scale_ends_the_run():
     """Steps that overflow are left out, but not for ever."""
     model, engine = Model(), Scaled()
-    optimizer = engine.prepare(make_optimizer("adamw", model.parameters(), **SETTINGS))
+    optimizer = engine.prepare(make_optimizer(Train(optimizer="adamw", **SETTINGS), model.parameters()))
     before = checkpoint.weights_sha256(model.state_dict())
     with pytest.raises(NonFiniteError, match="gradient is"):
         scaled_steps(engine, model, optimizer, range(100), overflowing=range(100))

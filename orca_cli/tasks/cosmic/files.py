@@ -23,30 +23,18 @@ _MOST_BYTES = 64 * 2**20  # of a list of files
 
 @dataclass(frozen=True)
 class Stamp:
-    """A cut-out of one exposure.
+    """A cut-out of one exposure, [H, W] each."""
 
-    Args:
-        image: [H, W] float32, counts.
-        mask: [H, W] float32, 1 where a cosmic ray hit.
-        ignored: [H, W] bool, where the mask is not known.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    ignored: np.ndarray
+    image: np.ndarray  # float32, counts
+    mask: np.ndarray  # float32, 1 where a cosmic ray hit
+    ignored: np.ndarray  # bool, where the mask is not known
 
 
 def list_stamps(root: Path, part: str, band: str, keys: frozenset[str] | None) -> list[PurePosixPath]:
-    """Return the stamps of a part in sorted order, relative to `root`.
+    """Return the stamps of a part ("train" or "test") in sorted order, relative to `root`.
 
     These are the ones listed in `<part>_dirs.npy` if that file exists and no keys are given, else all in the folder; always
-    of one filter only.
-
-    Args:
-        root: folder with npy_train/ and npy_test/.
-        part: "train" or "test".
-        band: filter, such as "f435w".
-        keys: proposal_visit of the visits to use; None uses all.
+    of one filter, the `band`, and only of the visits (proposal_visit) in `keys`, where these are given.
 
     Raises:
         DataError: there are no stamps, or the list names files of the other part or missing files.
@@ -56,8 +44,7 @@ def list_stamps(root: Path, part: str, band: str, keys: frozenset[str] | None) -
     listed = root / f"{part}_dirs.npy"
     if keys is None and listed.is_file():
         found = _listed(listed, folder)
-        missing = [stamp for stamp in found if not (root / stamp).is_file()]
-        if missing:
+        if missing := [stamp for stamp in found if not (root / stamp).is_file()]:
             what = f"names {len(missing)} missing files, the first is '{missing[0]}'"
             raise DataError(what, where=str(listed), hint="remove the list to use what the folder holds")
     else:
@@ -80,9 +67,8 @@ def read_keys(path: str, field: str | None, root: Path) -> frozenset[str]:
     """Return the visits named in a text file, one per line: proposal_visit, and after a space its field type.
 
     Args:
-        path: of the file, from the working folder or else from `root`.
+        path: of the file, from the working folder or else from `root`, the task's folder.
         field: use only lines with this field type; None uses all.
-        root: the task's folder.
 
     Raises:
         ConfigError: no such file.
@@ -103,10 +89,7 @@ def read_keys(path: str, field: str | None, root: Path) -> frozenset[str]:
 def read_stamp(path: Path, start: int, size: int) -> Stamp:
     """Return rows and columns start..start+size-1 of a stamp; pixels that are not finite are ignored.
 
-    Args:
-        path: .npy [3, H, W] = image, mask, ignore; or [2, H, W] = image, mask.
-        start: first row and column.
-        size: rows and columns.
+    The file holds [3, H, W] = image, mask, ignore; or [2, H, W] = image, mask.
 
     Raises:
         DataError: another shape, or a mask of other values than 0 and 1.

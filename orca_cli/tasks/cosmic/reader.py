@@ -7,25 +7,115 @@ Shapes: n stamps, S pixels per side.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.interfaces import Batch, Reporter, TaskData
 from orca_cli.ranges import Count, CountOrZero, Fraction, Seed
 from orca_cli.seeding import numpy_generator
-from orca_cli.tasks.cosmic.files import FOLDERS, list_stamps, read_keys, read_stamp, visit_key
-from orca_cli.tasks.cosmic.samples import Form, Stamps
+from orca_cli.tasks.cosmic.files import FOLDERS, SKY, list_stamps, read_keys, read_sky, read_stamp, visit_key
 from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.published import note, overlap_warning
+from orca_cli.tasks.shared.target_maps import target_maps
+from orca_cli.untrusted.memory import release_pages
 
 _SAMPLED = 256  # stamps used for the statistics
 _NORMAL = 1.4826  # deviation of a normal distribution in units of its median absolute deviation
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a stamp becomes a sample: settings of `load`, and what is subtracted from the counts, which `spread` then divides."""
+
+    start: int
+    size: int
+    sky_low: float
+    sky_high: float
+    sky_at_test: bool
+    ignored: str
+    centre: float = 0.0
+    spread: float = 1.0
+
+
+class Stamps:
+    """Samples (see interfaces) over n stamps relative to `root`: images read batch by batch, masks mapped from the cache."""
+
+    def __init__(
+        self, root: Path, part: str, stamps: Sequence[PurePosixPath], form: Form, cache: Path, reporter: Reporter
+    ):
+        self._root, self.stamps, self._form = root, tuple(stamps), form
+        skies = sorted({(root / stamp).with_name(SKY) for stamp in stamps})
+        self._targets = target_maps(
+            cache,
+            f"cosmic-{part}",
+            {"start": form.start, "size": form.size, "ignored": form.ignored},
+            [*(root / stamp for stamp in stamps), *(sky for sky in skies if sky.is_file())],
+            (form.size, form.size),
+            self._read,
+            len(self.stamps),
+            reporter,
+        )
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return x [B, 1, S, S] and y [B, 1, S, S]; with `augment`, a part of the sky is added to the image."""
+        indices = np.asarray(indices, dtype=np.int64)
+        form = self._form
+        x = np.empty((len(indices), 1, form.size, form.size), np.float32)
+        for row, index in enumerate(indices):
+            stamp = read_stamp(self._root / self.stamps[index], form.start, form.size)
+            sky = self._targets.records[index]["sky"] * self._amount(int(index), augment)
+            # float64: the sky is large beside what remains after the centre is gone.
+            normalised = (stamp.image.astype(np.float64) + sky - form.centre) / form.spread
+            x[row, 0] = np.where(np.isfinite(stamp.image), normalised, 0.0)
+        y = np.array(self._targets.maps[indices])
+        release_pages(self._targets.maps)
+        return Batch(torch.from_numpy(x), torch.from_numpy(y))
+
+    def targets(self) -> np.ndarray:
+        """Return [n, 1, S, S] float32 of 0 and 1, NaN where ignored; a memory map."""
+        return self._targets.maps
+
+    def groups(self) -> np.ndarray:
+        """Return the visit of each stamp, [n] int64."""
+        return np.unique([visit_key(stamp) for stamp in self.stamps], return_inverse=True)[1].astype(np.int64)
+
+    def digest(self) -> str:
+        """Return a SHA-256 over names, form, and the content of the crops and skies as it was when the masks were read."""
+        what = {"stamps": [str(s) for s in self.stamps], "form": asdict(self._form), "records": self._targets.records}
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    def num_broken(self) -> int:
+        """Return how many pixels are not finite."""
+        return sum(record["broken"] for record in self._targets.records)
+
+    def _amount(self, index: int, augment: np.random.Generator | None) -> float:
+        if augment is None and not self._form.sky_at_test:
+            return 0.0
+        generator = augment or numpy_generator(0, "cosmic", "sky", str(self.stamps[index]))
+        return float(generator.uniform(self._form.sky_low, self._form.sky_high))
+
+    def _read(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
+        path = self._root / self.stamps[index]
+        stamp = read_stamp(path, self._form.start, self._form.size)
+        broken = ~np.isfinite(stamp.image)
+        target = np.where(stamp.ignored, np.nan if self._form.ignored == "missing" else 0.0, stamp.mask)
+        target[broken] = np.nan
+        digest = hashlib.sha256()
+        for plane in (stamp.image, stamp.mask, stamp.ignored):
+            digest.update(plane.tobytes())
+        return target, {"sha256": digest.hexdigest(), "sky": read_sky(path), "broken": int(broken.sum())}
 
 
 def load(
@@ -57,20 +147,16 @@ def load(
     Args:
         data_folder: holds cosmic/npy_train/ and cosmic/npy_test/ with filter/proposal/visit/*.npy.
         cache_folder: where the masks are kept, 4 S^2 bytes a stamp.
-        filter: of the camera.
         keys: text file with the visits to use, one per line: proposal_visit and its field type.
         field: field type (GAL, EX or GC) of the lines of `keys` to use; None uses all.
-        crop_start: first row and column of the crop.
-        crop_size: S.
-        sky_low: optimizer steps add sky * U(sky_low, sky_high) to an image, sky being the level of its exposure.
-        sky_high: not below sky_low.
+        crop_start: first row and column of the crop, which has crop_size = S.
+        sky_low, sky_high: optimizer steps add sky * U(sky_low, sky_high) to an image, sky being the level of its exposure.
         sky_at_test: whether the same is done in stage 2, validation and test, with one draw per file.
         ignored: the target where the ignore mask is set: "missing", or "zero", no hit.
         normalize: whether the counts are shifted and scaled by the training pixels' median and 1.4826 times their median
             absolute deviation, over 256 seeded stamps or all; stars and hits are outliers and hardly move these.
-        validation_fraction: of the training stamps.
         validation_unit: "visit" draws whole visits, so that one field of the sky is in one split only; "exposure" draws
-            stamps.
+            stamps; until `validation_fraction` of the training stamps is met as closely as possible.
 
     Raises:
         ConfigError: `sky_low` above `sky_high`, `field` without `keys`, or no such file of keys.
@@ -79,17 +165,22 @@ def load(
     form = Form(crop_start, crop_size, sky_low, sky_high, sky_at_test, ignored)
     root = find(data_folder, "cosmic", list(FOLDERS.values()), path)[0].parent
     taken = None if keys is None else read_keys(keys, field, root)
-    stamps = list_stamps(root, "train", filter, taken)
-    test_stamps = list_stamps(root, "test", filter, taken)
+    stamps, test_stamps = (list_stamps(root, part, filter, taken) for part in FOLDERS)
+    if taken is not None:
+        chosen = f"of the {len(taken)} visits in task.keys"
+    elif all((root / f"{part}_dirs.npy").is_file() for part in FOLDERS):
+        chosen = "listed in train_dirs.npy and test_dirs.npy"
+    else:
+        chosen = "in the folder, of all field types"
     held_out = _held_out(stamps, validation_fraction, validation_unit, split_seed)
-    kept = [s for s in stamps if s not in held_out]
-    learned = stamps if train_on_validation else kept
+    learned = stamps if train_on_validation else [s for s in stamps if s not in held_out]
     if normalize:
         centre, spread = _statistics(root, learned, form)
         form = replace(form, centre=centre, spread=spread)
     train = Stamps(root, "train", learned, form, cache_folder, reporter)
     validation = Stamps(root, "validation", sorted(held_out), form, cache_folder, reporter)
     broken = train.num_broken() + validation.num_broken()
+    visits = [len(np.unique(samples.groups())) for samples in (train, validation)]
     return TaskData(
         kind="dense",
         input_shape=(1, crop_size, crop_size),
@@ -99,8 +190,8 @@ def load(
         open_test=lambda: Stamps(root, "test", test_stamps, form, cache_folder, reporter),
         class_names=("cosmic ray",),
         note=note(
-            f"{len(train)} training stamps of {train.num_visits()} visits, {len(validation)} validation stamps of "
-            f"{validation.num_visits()}, {len(test_stamps)} test stamps; filter {filter}, those {_chosen(taken, root)}",
+            f"{len(train)} training stamps of {visits[0]} visits, {len(validation)} validation stamps of {visits[1]}, "
+            f"{len(test_stamps)} test stamps; filter {filter}, those {chosen}",
             f"{broken} pixels are not finite and count nowhere" if broken else "",
             overlap_warning(train_on_validation, "validation stamps"),
         ),
@@ -151,11 +242,3 @@ def check_settings(keys: str | None, field: str | None, sky_low: float, sky_high
     if field is not None and keys is None:
         what = "field types come from a file of visits"
         raise ConfigError(what, where="task.field", hint="give task.keys=FILE with lines such as: 12345_01 GAL")
-
-
-def _chosen(keys: frozenset[str] | None, root: Path) -> str:
-    """Return in words which stamps are used."""
-    if keys is not None:
-        return f"of the {len(keys)} visits in task.keys"
-    listed = all((root / f"{part}_dirs.npy").is_file() for part in FOLDERS)
-    return "listed in train_dirs.npy and test_dirs.npy" if listed else "in the folder, of all field types"

@@ -16,7 +16,6 @@ import torch
 RATE = 22_050  # Hz
 MELS = 96
 FRAMES = 101  # of one second
-WIDTH = 102  # of the input: one zero column more
 _N_FFT, _WINDOW, _HOP = 1920, 661, 220
 _FLOOR, _RANGE_DB, _SHIFT_DB = 1e-10, 80.0, 75.0
 _MAX_MASKS, _MASKED_MELS, _MASKED_FRAMES = 2, 0.15, 0.2
@@ -52,13 +51,9 @@ def mel_filters() -> np.ndarray:
 
 
 def mask(features: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return a copy with one or two bands of mels, and as many stretches of frames, at the minimum (SpecAugment).
+    """Return a copy of [96, frames] with one or two bands of mels, and as many stretches of frames, at the minimum.
 
-    A band has up to 15 % of the mels, a stretch up to 20 % of the frames.
-
-    Args:
-        features: [96, frames].
-        generator: draws number, widths and places.
+    This is SpecAugment; a band has up to 15 % of the mels, a stretch up to 20 % of the frames.
     """
     masked, lowest = features.copy(), features.min()
     for _ in range(int(generator.integers(1, _MAX_MASKS + 1))):
@@ -74,8 +69,3 @@ def mix(features: np.ndarray, background: np.ndarray, most: float, generator: np
     """Return (1 - a) * features + a * background with a uniform in 0..most; both [96, frames], in decibels."""
     share = np.float32(generator.uniform(0, most))
     return (1 - share) * features + share * background
-
-
-def to_input(features: np.ndarray) -> np.ndarray:
-    """Return [B, 1, 96, 102]: features [B, 96, 101] with a zero column appended."""
-    return np.pad(features, ((0, 0), (0, 0), (0, WIDTH - FRAMES)))[:, None]

@@ -5,7 +5,6 @@ Shapes: L residues, W positions per side of the window.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +24,16 @@ _LARGEST = 100.0  # of the features' absolute values
 _NEAREST = 1.0  # Angstrom, smaller distances are set to it
 _MAX_BYTES = 256 * 2**20  # of one protein's file
 _MAX_LIST_BYTES = 16 * 2**20
+_PAIRS = ("ccmpred", "freecon", "potential")  # features of pairs of residues
 _LISTS = {"deepcov": "deepcov.lst", "psicov": "psicov.lst"}
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
 class Window:
-    """Where a protein lies in its window: residue i in row i + 5 - row_offset, column i + 5 - column_offset.
+    """Where a protein lies in its window of W = size: residue i in row i + 5 - row_offset, column i + 5 - column_offset.
 
-    Args:
-        size: W.
-        row_offset: of the window in the padded map of L + 10 positions per side, in 0..L + 10 - W.
-        column_offset: the same along columns.
+    The offsets are those of the window in the padded map of L + 10 positions per side, in 0..L + 10 - W.
     """
 
     size: int
@@ -62,9 +59,8 @@ def read_features(path: Path) -> np.ndarray:
     Secondary structure (3), profile (22), solvent accessibility and entropy are two channels each: feature of the column's
     residue, then of the row's. Then CCMpred, FreeContact and the statistical potential. NaN becomes 0.
 
-    Args:
-        path: pickle of a dict with seq (L letters), ss [3, L], pssm [L, 22], sa [L], entropy [L], ccmpred, freecon and
-            potential [L, L].
+    The file is a pickle of a dict with seq (L letters), ss [3, L], pssm [L, 22], sa [L], entropy [L], ccmpred, freecon and
+    potential [L, L].
 
     Raises:
         DataError: a feature is missing, has another shape, or lies beyond +-100.
@@ -72,34 +68,23 @@ def read_features(path: Path) -> np.ndarray:
     """
     stored = unpickle(path, max_bytes=_MAX_BYTES)
     length = len(entries(stored, ["seq"], str(path))[0])
-    shapes = {
-        "ss": (3, length),
-        "pssm": (length, 22),
-        "sa": (length,),
-        "entropy": (length,),
-        "ccmpred": (length, length),
-        "freecon": (length, length),
-        "potential": (length, length),
-    }
-    features = {name: _numbers(stored.get(name), shape, name, path) for name, shape in shapes.items()}
-    per_residue = np.concatenate(
-        [features["ss"], features["pssm"].T, features["sa"][None], features["entropy"][None]]
-    )  # [27, L]
+    shapes = {"ss": (3, length), "pssm": (length, 22), "sa": (length,), "entropy": (length,)}
+    shapes |= dict.fromkeys(_PAIRS, (length, length))
+    features = {name: _feature(stored.get(name), shape, name, path) for name, shape in shapes.items()}
+    residues = np.vstack([features["ss"], features["pssm"].T, features["sa"], features["entropy"]])  # [27, L]
     maps = np.empty((CHANNELS, length, length), np.float32)
-    pairs = 2 * len(per_residue)
-    maps[0:pairs:2] = per_residue[:, None, :]
-    maps[1:pairs:2] = per_residue[:, :, None]
-    maps[pairs:] = np.stack([features[name] for name in ("ccmpred", "freecon", "potential")])
+    pairs = 2 * len(residues)
+    maps[0:pairs:2] = residues[:, None, :]
+    maps[1:pairs:2] = residues[:, :, None]
+    maps[pairs:] = np.stack([features[name] for name in _PAIRS])
     return maps
 
 
 def read_distances(path: Path) -> np.ndarray:
     """Return the distances between C-beta atoms, [L, L] float32 in Angstrom, 1 or more; NaN where unknown.
 
-    The diagonal is the mean of its two neighbours in a row, at the ends the one neighbour.
-
-    Args:
-        path: .npy of a pickled tuple (L, sequence, map [L, L]).
+    The diagonal is the mean of its two neighbours in a row, at the ends the one neighbour. The file is an .npy of a pickled
+    tuple (L, sequence, map [L, L]).
 
     Raises:
         DataError: not such a tuple, another shape, fewer than 2 residues, or a distance that is infinite or above 500.
@@ -112,7 +97,7 @@ def read_distances(path: Path) -> np.ndarray:
     length = int(parts[0])
     if length < 2:
         raise DataError(f"a protein of {length} residues", where=str(path), hint="take it out of the list")
-    distances = _numbers(parts[2], (length, length), "distances", path, missing=True)
+    distances = check_array(parts[2], (length, length), str(path), what="'distances'").astype(np.float32)
     if np.isinf(distances).any() or np.nanmax(distances, initial=0) > FARTHEST:
         raise DataError(f"holds distances above {FARTHEST:.0f} Angstrom", where=str(path))
     distances = np.maximum(distances, np.float32(_NEAREST))  # NaN stays NaN
@@ -122,20 +107,9 @@ def read_distances(path: Path) -> np.ndarray:
     return distances
 
 
-def content_hash(*paths: Path) -> str:
-    """Return a SHA-256 over the content of files."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _numbers(values: object, shape: tuple[int, ...], name: str, path: Path, *, missing: bool = False) -> np.ndarray:
-    """Return an array as float32; features are checked and their NaN become 0."""
+def _feature(values: object, shape: tuple[int, ...], name: str, path: Path) -> np.ndarray:
+    """Return a feature as float32, checked, with 0 for NaN."""
     numbers = check_array(values, shape, str(path), what=f"'{name}'").astype(np.float32)
-    if missing:
-        return numbers
     np.nan_to_num(numbers, copy=False, nan=0.0, posinf=np.inf, neginf=-np.inf)
     if numbers.size and np.abs(numbers).max() > _LARGEST:
         raise DataError(f"'{name}' has values beyond +-{_LARGEST:.0f}", where=str(path), hint="the file is damaged")
@@ -145,9 +119,7 @@ def _numbers(values: object, shape: tuple[int, ...], name: str, path: Path, *, m
 def find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str, list[str]]]:
     """Return the folder with the lists, and their ids by collection; all files that they name exist.
 
-    Args:
-        data_folder: holds psicov/, or psicov/protein/, with the lists.
-        path: folder in place of data_folder/psicov.
+    The lists are in data_folder/psicov or `path`, or in protein/ below it.
 
     Raises:
         UnsafeError: an id leads out of the folder.
@@ -156,12 +128,8 @@ def find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str, 
     found = find_first(data_folder, "psicov", [names, [f"protein/{name}" for name in names]], path)  # as in protein.zip
     root = found[0].parent
     lists = {collection: _ids(file) for collection, file in zip(_LISTS, found, strict=True)}
-    files = [
-        f"{collection}/{file}"
-        for collection, ids in lists.items()
-        for name in ids
-        for file in (f"features/{name}.pkl", f"distance/{name}-cb.npy")
-    ]
+    forms = ("{}/features/{}.pkl", "{}/distance/{}-cb.npy")
+    files = [form.format(collection, name) for collection, ids in lists.items() for name in ids for form in forms]
     find(root, "psicov", files, str(root), hint="or take the protein out of its list")
     for file in files:
         if not (root / file).is_file():

@@ -55,7 +55,7 @@ def _typed(hint: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -
         hint = next((kind for kind in kinds if {field.name for field in fields(kind)} == set(value)), members[0])
         return _typed(hint, value, arrays, name)
     if isinstance(hint, type) and is_dataclass(hint):
-        # interfaces.py imports torch for type checkers only.
+        # `interfaces` imports torch for type checkers only.
         hints = typing.get_type_hints(hint, localns={"Tensor": torch.Tensor})
         return hint(**{key: _typed(hints[key], item, arrays, f"{name}.{key}") for key, item in value.items()})
     if hint is np.ndarray:

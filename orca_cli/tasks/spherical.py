@@ -1,6 +1,15 @@
 """Spherical CIFAR-100: images projected onto a turned sphere, 3 x 60 x 60 on a grid of angles (Tu et al. 2022).
 
-Read from the published file, or generated from real CIFAR images by the same recipe (projection.py).
+Read from the published file, or generated from real CIFAR images by the same recipe.
+
+The recipe is that of the generator of spherical MNIST (Cohen et al. 2018), applied to each channel: a Driscoll-Healy grid
+is turned at random, each of its points is sent along the ray from just above the north pole onto the plane below the
+sphere, and the image that lies there is sampled. The southern hemisphere sees the image, the northern one zeros. Two
+traits of the generator are kept, since the published file has them: it interpolates between the pixels before and after
+a point's own, which blurs, and it stretches each channel to 0..255. It names no seed, so that the published file cannot
+be made again bit for bit; here every rotation has a generator of its own.
+
+Shapes: grid 60 x 60, n images of C x S x S pixels.
 """
 
 from __future__ import annotations
@@ -12,23 +21,26 @@ from typing import Literal
 
 import numpy as np
 
-from orca_cli import storage
+from orca_cli import signals, storage
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
+from orca_cli.seeding import numpy_generator
 from orca_cli.tasks import cifar100
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.hold_out import describe, hold_out
 from orca_cli.tasks.shared.pixels import PixelSamples
 from orca_cli.tasks.shared.published import check_array, class_numbers, entries, find_first, load_arrays
-from orca_cli.tasks.spherical.projection import BANDWIDTH, project_split
 from orca_cli.untrusted.cifar import CIFAR10_NAMES, LabelledImages, read_cifar10
 from orca_cli.untrusted.first_bytes import GZIP, first_bytes
 from orca_cli.untrusted.pickle import unpickle
 
 _FILES = ("s2_cifar100.gz", "s2_cifar100")
 _MAX_BYTES = 2**30  # the pickle has 648 MB
-_SIDE = 2 * BANDWIDTH
+_SIDE = 60  # points of the grid along both angles
+_CHUNK = 500  # consecutive images that share one rotation
+_ORIGIN = 2 + 1e-3  # height of the centre of projection; the sphere touches the plane at height 0
+_EXTENT = 1.5  # the image covers -1.5..1.5 of the plane along both axes
 _CLASSES = 100  # of the published file
 _VERSION = 1
 _PARTS = ("train", "test")
@@ -88,13 +100,13 @@ def load(
         make = partial(_project, parts, data_seed, rotate, rescale == "channel", reporter)
         what = f"generated: projection of {'CIFAR-10' if origin == 'cifar10' else 'CIFAR-100'} images onto the sphere"
     folder = folder_of(cache_folder, "spherical", {"version": _VERSION, **parameters}, make, reporter)
-    x, y = _read(folder, "train")
-    rows, held_out = hold_out(y, validation, validation_size, train_size, train_on_validation, split_seed)
     mean, std = (cifar100.MEAN, cifar100.STD) if normalize == "cifar" else (None, None)
+    (y,) = load_arrays(folder, ["train_y"])
+    rows, held_out = hold_out(y, validation, validation_size, train_size, train_on_validation, split_seed)
 
-    def open_test() -> PixelSamples:
-        test_x, test_y = _read(folder, "test")
-        return PixelSamples(test_x, test_y, np.arange(len(test_y)), mean=mean, std=std)
+    def samples(part: str, rows: np.ndarray | None = None) -> PixelSamples:
+        (x,), (y,) = load_arrays(folder, [f"{part}_x"], mapped=True), load_arrays(folder, [f"{part}_y"])
+        return PixelSamples(x, y, np.arange(len(y)) if rows is None else rows, mean=mean, std=std)
 
     note = f"{what}: {describe(rows, held_out, validation, split_seed)}"
     reporter.say(note)
@@ -102,9 +114,9 @@ def load(
         kind="classes",
         input_shape=(3, _SIDE, _SIDE),
         num_outputs=len(names) or _CLASSES,
-        train=PixelSamples(x, y, rows, mean=mean, std=std),
-        validation=PixelSamples(x, y, held_out, mean=mean, std=std),
-        open_test=open_test,
+        train=samples("train", rows),
+        validation=samples("train", held_out),
+        open_test=lambda: samples("test"),
         synthetic=origin != "file",
         class_names=names,
         note=note,
@@ -141,14 +153,15 @@ def _project(
     for part, images in parts.items():
         shape = (len(images.y), 3, _SIDE, _SIDE)
         result = np.lib.format.open_memmap(folder / f"{part}_x.npy", mode="w+", dtype=np.uint8, shape=shape)
-        project_split(images.x, result, (part,), seed, rotate, per_channel, reporter)
+        with reporter.track(f"projecting {part}", len(images.x)) as advance:
+            for chunk, start in enumerate(range(0, len(images.x), _CHUNK)):
+                signals.check()
+                rows = slice(start, start + _CHUNK)
+                rotation = random_rotation(numpy_generator(seed, "spherical", part, chunk)) if rotate else None
+                result[rows] = project(images.x[rows], rotation, per_channel)
+                advance(len(result[rows]))
         result.flush()
         np.save(folder / f"{part}_y.npy", images.y)
-
-
-def _read(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return images [N, 3, 60, 60] uint8, mapped, and classes [N] int64."""
-    return load_arrays(folder, [f"{part}_x"], mapped=True)[0], load_arrays(folder, [f"{part}_y"])[0]
 
 
 def check_settings(origin: str, path: str | None, images: str | None) -> None:
@@ -157,3 +170,68 @@ def check_settings(origin: str, path: str | None, images: str | None) -> None:
     if given is not None:
         what, hint = f"has no effect with task.origin={origin}", f"leave it out, or give task.origin={needed}"
         raise ConfigError(what, where=f"task.{unused}", hint=hint)
+
+
+def grid() -> np.ndarray:
+    """Return the points of the Driscoll-Healy grid on the unit sphere, [3, 60, 60]: x, y, z by polar angle and azimuth.
+
+    Row j has the polar angle pi j / 60 (row 0 is the north pole), column k the azimuth pi k / 30.
+    """
+    steps = np.arange(_SIDE)
+    polar, azimuth = np.meshgrid(np.pi * steps / _SIDE, np.pi * steps / (_SIDE // 2), indexing="ij")
+    return np.stack([np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)])
+
+
+def random_rotation(generator: np.random.Generator) -> np.ndarray:
+    """Return a rotation matrix [3, 3], uniform over all rotations (Arvo 1992): a turn about z, then z to a random point."""
+    turn, direction, height = generator.random(3)
+    angle, towards = 2 * np.pi * turn, 2 * np.pi * direction
+    about_z = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    radius = np.sqrt(2 * height)
+    axis = np.array([np.sin(towards) * radius, np.cos(towards) * radius, np.sqrt(2 - 2 * height)])
+    return (np.outer(axis, axis) - np.eye(3)) @ about_z
+
+
+def positions(points: np.ndarray) -> np.ndarray:
+    """Return where on the image points of the sphere [3, *] lie, [2, *]: fractions of the rows and of the columns.
+
+    Values outside 0..1 lie outside the image. Both poles are sent to the centre (0.5, 0.5).
+    """
+    height = points[2] + 1
+    reach = 1 + height / (_ORIGIN - height)
+    return (points[:2] * reach + _EXTENT) / (2 * _EXTENT)
+
+
+def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Return four times the values of images [n, C, S, S] at positions [2, *], as [n, C, *]; zeros lie around an image."""
+    side = images.shape[-1]
+    # Beyond the image by more than a pixel all is zero; the bound keeps far points from overflowing.
+    places = np.clip(where * side, -2.0, side + 2.0).reshape(2, -1)
+    own = places.astype(np.int64)
+    flat = images.reshape(*images.shape[:2], side * side)
+    result = np.zeros((*images.shape[:2], places.shape[1]), dtype=np.float32)
+    for row_step in (-1, 1):
+        for column_step in (-1, 1):
+            row, column = own[0] + row_step, own[1] + column_step
+            # The weight of one neighbour is the distance to the opposite one.
+            weight = np.abs(own[0] - row_step - places[0]) * np.abs(own[1] - column_step - places[1])
+            inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
+            index = np.where(inside, row * side + column, 0)
+            result += flat[..., index].astype(np.float32) * np.where(inside, weight, 0).astype(np.float32)
+    return result.reshape(*images.shape[:2], *where.shape[1:])
+
+
+def stretch(values: np.ndarray, per_channel: bool = True) -> np.ndarray:
+    """Return values [n, C, H, W] stretched to 0..255, each channel or each image by its own extremes; constants become 0."""
+    axes = (2, 3) if per_channel else (1, 2, 3)
+    low, high = values.min(axis=axes, keepdims=True), values.max(axis=axes, keepdims=True)
+    span = np.where(high > low, high - low, 1)
+    return ((values - low) / span * 255).astype(np.uint8)
+
+
+def project(images: np.ndarray, rotation: np.ndarray | None = None, per_channel: bool = True) -> np.ndarray:
+    """Return images [n, C, S, S] as seen on the sphere, [n, C, 60, 60] uint8; all turned by one rotation [3, 3]."""
+    points = grid()
+    if rotation is not None:
+        points = np.einsum("ij,jab->iab", rotation, points)
+    return stretch(sample(images, positions(points)), per_channel)

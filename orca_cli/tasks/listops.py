@@ -3,15 +3,19 @@
 The grammar is that of the Long Range Arena (Tay et al. 2021; Nangia and Bowman 2018). At depths 1..max_depth-1 a node is
 an operator with probability 1/4 and a digit else, at max_depth a digit. Operators (MIN, MAX, MED, SM), arities
 (2..max_arity) and digits are uniform. MED is the median cut to an integer, SM the sum modulo 10. Parentheses are left
-out, and the closing bracket is a token. Expressions outside the allowed lengths are drawn again, and none occurs
-twice. The Long Range Arena's own files are read by `files.py`.
+out, and the closing bracket is a token. Expressions outside the allowed lengths are drawn again, and none occurs twice.
+
+The Long Range Arena's own files, basic_{train,val,test}.tsv, are tab-separated with the header Source, Target; 96,000, 2,000
+and 2,000 rows of 501..1,999 tokens. They have parentheses around every argument, `( ( ( [MAX 3 ) 4 ) ] )`, which carry no
+information and are dropped. The closing bracket is kept: without it the arguments of an operator have no end.
 """
 
 from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,18 +23,29 @@ import numpy as np
 from annotated_types import Ge
 
 from orca_cli import signals
-from orca_cli.exceptions import ConfigError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Count, Seed
 from orca_cli.seeding import numpy_generator
-from orca_cli.tasks.listops import files as listops_files
 from orca_cli.tasks.shared.generated import folder_of
 from orca_cli.tasks.shared.one_hot import OverLength, Sequences, SymbolSamples, end_to_end
-from orca_cli.tasks.shared.published import load_arrays, note
+from orca_cli.tasks.shared.published import find_first, load_arrays
 
-VOCABULARY = listops_files.VOCABULARY
+# Channel of a token in the input. `pad` and `unk` keep channels of their own, as in the paper's 17-channel input, and
+# are always zero: padding is a column of zeros, and nothing is unknown.
+VOCABULARY = ("pad", "unk", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
+_CHANNELS = {token.encode(): channel for channel, token in enumerate(VOCABULARY) if channel > 1}
+_NAMES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
+_FOLDERS = ("", "listops-1000", "lra_release/listops-1000", "lra_release/lra_release/listops-1000")
+_MAX_LINE = 2**20  # bytes; the longest real line has about 16,000
 _DIGIT = VOCABULARY.index("0")
 _MIN, _MAX, _MED, _SM, _CLOSE = (VOCABULARY.index(token) for token in VOCABULARY[-5:])
+_OPERATORS: dict[int, Callable[[Sequence[int]], int]] = {
+    _MIN: min,
+    _MAX: max,
+    _MED: lambda values: int(statistics.median(values)),
+    _SM: lambda values: sum(values) % 10,
+}
 _OPERATOR_PROBABILITY = 0.25
 _VERSION = 2
 # In the order of generation, so that a larger training set leaves the others as they are.
@@ -45,6 +60,7 @@ SIZES = {
 }
 _FILE_LENGTHS = {"small": 1024, "paper": 1024, "lra": 1999}  # lengths of the input for expressions from files
 _ARRAYS = ("tokens", "ends", "values")  # of a split, in the cache
+# tokens [sum of lengths] uint8, channels of VOCABULARY; ends [n] int64 of each expression in them; values [n] int64 in 0..9
 Expressions = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -75,13 +91,11 @@ def load(
         origin: "generated", or "files": the Long Range Arena's basic_train.tsv, basic_val.tsv and basic_test.tsv.
         size: a key of SIZES: number and lengths of the expressions, unless set below. For files it only gives the length of
             the input, and all rows are read.
-        num_train: training samples; None: that of `size`. From files: that many first rows; None reads all.
-        num_validation: validation samples, likewise.
-        num_test: test samples, likewise; which ones are generated does not depend on the other sizes.
+        num_train, num_validation, num_test: samples; None: that of `size`. From files: that many first rows; None reads all.
+            Which test samples are generated does not depend on the other sizes.
         max_depth: depth of the deepest digit of generated expressions; the root has depth 1.
         max_arity: the largest number of arguments of generated expressions.
-        min_length: least number of tokens of generated expressions (a digit is one, an operator with its bracket two).
-        max_length: largest number of tokens of generated expressions.
+        min_length, max_length: tokens of generated expressions (a digit is one, an operator with its bracket two).
         data_seed: seed of the generator; not the seed of the run.
         test_file: "test", or "val": the validation file is the test split too, so that models are chosen on the test split.
         input_length: length of the input; None: the longest generated expression, or 1,024 (1,999 for size=lra) for
@@ -92,26 +106,21 @@ def load(
 
     Raises:
         ConfigError: settings contradict each other, or such expressions cannot be found.
+        DataError: a file is missing, has another header, other words or values than ListOps, or fewer rows than requested.
     """
     check_settings(origin, path, size, min_length, max_length)
-    known = _given(
-        num_train=num_train,
-        num_validation=num_validation,
-        num_test=num_test,
-        min_length=min_length,
-        max_length=max_length,
-    )
-    values = SIZES[size] | known
+    known = _given(num_train=num_train, num_validation=num_validation, num_test=num_test)
+    sizes = SIZES[size] | known | _given(min_length=min_length, max_length=max_length)
     grammar = {"max_depth": max_depth, "max_arity": max_arity}
-    grammar |= {name: values.pop(name) for name in ("min_length", "max_length")}
+    grammar |= {name: sizes.pop(name) for name in ("min_length", "max_length")}
     longest = grammar["max_length"] if origin == "generated" else _FILE_LENGTHS[size]
     length = longest if input_length is None else input_length
     if origin == "files":
         rows = {name: known.get(f"num_{name}") for name in _SPLITS}
-        read = listops_files.reader(data_folder, path, rows, test_file, reporter)
+        read = _reader(data_folder, path, rows, test_file, reporter)
         what = f"ListOps of the Long Range Arena, {test_file} file as test split"
     else:
-        read = _generated(cache_folder, values, grammar, data_seed, reporter)
+        read = _generated(cache_folder, sizes, grammar, data_seed, reporter)
         tokens = f"{grammar['min_length']}..{grammar['max_length']} tokens"
         what = f"generated ListOps expressions of {tokens}, depth {max_depth}, arity {max_arity}"
     longer: list[str] = []
@@ -136,9 +145,8 @@ def load(
         synthetic=origin == "generated",
         size=size if origin == "generated" else "",
         class_names=tuple("0123456789"),
-        note=note(
-            what, f"longer than {length} tokens: {', '.join(longer)} (over_length={over_length})" if longer else ""
-        ),
+        note=what
+        + (f"; longer than {length} tokens: {', '.join(longer)} (over_length={over_length})" if longer else ""),
     )
 
 
@@ -204,31 +212,7 @@ def _draw(uniform: Iterator[float], max_depth: int, max_arity: int, max_length: 
             if len(values) == arity:
                 open_lists.pop()
                 tokens.append(_CLOSE)
-                value = _value(operator, values)
-
-
-def _value(operator: int, values: Sequence[int]) -> int:
-    if operator == _MIN:
-        return min(values)
-    if operator == _MAX:
-        return max(values)
-    return int(statistics.median(values)) if operator == _MED else sum(values) % 10
-
-
-def _generate(folder: Path, sizes: list[int], grammar: dict[str, int], seed: int, reporter: Reporter) -> None:
-    source = expressions(seed, **grammar)
-    with reporter.track("generating listops", sum(sizes)) as advance:
-        for name, size in zip(_SPLITS, sizes, strict=True):
-            texts, values = [], []
-            for _ in range(size):
-                signals.check()
-                text, value = next(source)
-                texts.append(text)
-                values.append(value)
-                advance()
-            arrays = *end_to_end(texts), np.array(values, np.int64)
-            for part, array in zip(_ARRAYS, arrays, strict=True):
-                np.save(folder / f"{name}_{part}.npy", array)
+                value = _OPERATORS[operator](values)
 
 
 def _generated(
@@ -237,17 +221,93 @@ def _generated(
     """Return what reads a split of the expressions that these settings determine; they are made where they are missing."""
 
     def make(folder: Path) -> None:
-        _generate(folder, [sizes[f"num_{name}"] for name in _SPLITS], grammar, data_seed, reporter)
+        source = expressions(data_seed, **grammar)
+        with reporter.track("generating listops", sum(sizes.values())) as advance:
+            for split in _SPLITS:
+                texts, values = [], []
+                for _ in range(sizes[f"num_{split}"]):
+                    signals.check()
+                    text, value = next(source)
+                    texts.append(text)
+                    values.append(value)
+                    advance()
+                arrays = *end_to_end(texts), np.array(values, np.int64)
+                for part, array in zip(_ARRAYS, arrays, strict=True):
+                    np.save(folder / f"{split}_{part}.npy", array)
 
-    folder = folder_of(
-        cache_folder, "listops", {"version": _VERSION, "data_seed": data_seed, **sizes, **grammar}, make, reporter
-    )
+    parameters: dict[str, int | float | str] = {"version": _VERSION, "data_seed": data_seed, **sizes, **grammar}
+    folder = folder_of(cache_folder, "listops", parameters, make, reporter)
 
     def read(split: str) -> Expressions:
         tokens, ends, values = load_arrays(folder, [f"{split}_{part}" for part in _ARRAYS])
         return tokens, ends, values
 
     return read
+
+
+def _reader(
+    data_folder: Path, path: str | None, rows: Mapping[str, int | None], test_file: str, reporter: Reporter
+) -> Callable[[str], Expressions]:
+    """Return what reads a split of the files; a missing file is refused at once, not when its split is read."""
+    names = _NAMES if test_file == "test" else _NAMES | {"test": _NAMES["validation"]}
+    distinct = sorted(set(names.values()))
+    options = [[str(Path(folder, name)) for name in distinct] for folder in _FOLDERS]
+    found = find_first(data_folder, "listops", options, path, "task.origin=generated needs no files")
+    by_name = dict(zip(distinct, found, strict=True))
+    places = {split: by_name[name] for split, name in names.items()}
+    return lambda split: _read(places[split], rows[split], reporter)
+
+
+def _read(path: Path, rows: int | None, reporter: Reporter) -> Expressions:
+    """Return the expressions of a file, the first `rows` of them or all."""
+    texts: list[bytes] = []
+    values: list[int] = []
+    done = 0  # bytes since progress was shown
+    try:
+        with open(path, "rb") as file, reporter.track(f"reading {path.name}", path.stat().st_size) as advance:
+            header = file.readline(_MAX_LINE)
+            if [word.strip(b'"\r\n ') for word in header.split(b"\t")] != [b"Source", b"Target"]:
+                raise _fault(path, 1, "the header is not Source and Target, separated by a tab")
+            for number, line in enumerate(iter(partial(file.readline, _MAX_LINE), b""), start=2):
+                if line.strip():
+                    text, value = _row(path, number, line)
+                    texts.append(text)
+                    values.append(value)
+                done += len(line)
+                if number % 1000 == 0:
+                    signals.check()
+                    advance(done)
+                    done = 0
+                if len(texts) == rows:
+                    break
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    if not texts or (rows is not None and len(texts) < rows):
+        asked = f", {rows} requested" if rows else ""
+        what = f"has {len(texts)} rows{asked}"
+        raise DataError(what, where=str(path), hint="get the file again, or ask for fewer rows")
+    return *end_to_end(texts), np.array(values, np.int64)
+
+
+def _row(path: Path, number: int, line: bytes) -> tuple[bytes, int]:
+    source, tab, target = line.rstrip(b"\r\n").partition(b"\t")
+    value = target.strip(b'" ')
+    if not tab or len(value) != 1 or not value.isdigit():
+        found = target[:20].decode(errors="replace")
+        raise _fault(path, number, f"{found!r} is not a value; allowed: 0..9 after a tab")
+    try:
+        text = bytes(map(_CHANNELS.__getitem__, source.strip(b'"').translate(None, b"()").split()))
+    except KeyError as error:
+        word = bytes(error.args[0])[:20].decode(errors="replace")
+        allowed = "digits, [MIN, [MAX, [MED, [SM and ]"
+        raise _fault(path, number, f"{word!r} is not a word of ListOps; allowed: {allowed}") from error
+    if not text:
+        raise _fault(path, number, "the expression is empty")
+    return text, int(value)
+
+
+def _fault(path: Path, number: int, what: str) -> DataError:
+    return DataError(what, where=f"{path}, line {number}", hint="put the file of lra_release/listops-1000 there again")
 
 
 def _given(**settings: int | None) -> dict[str, int]:

@@ -1,16 +1,17 @@
 """Electrocardiograms of the PhysioNet/CinC challenge 2017 (Clifford et al. 2017): one lead at 300 Hz, four rhythms.
 
-One file, challenge2017.pkl: a pickled dict with data, N records of different lengths, and label, N strings. Samples are
-windows of records; splits are of records, so no record lies in two of them.
+One file, challenge2017.pkl: a pickled dict with data, N records of different lengths, and label, N strings. It is checked
+and written end to end into the cache once, and mapped from there. Samples are windows of records; splits are of records, so
+no record lies in two of them.
 
-Shapes: N records of the file, n windows of a split, W steps of a window.
+Shapes: N records of the file, S steps of all of them, n windows of a split, W steps of a window.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,35 +19,55 @@ import numpy as np
 import torch
 from annotated_types import Ge
 
+from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter, TaskData
 from orca_cli.ranges import Count, Seed
-from orca_cli.tasks.ecg.records import CLASSES, Records, read_records
 from orca_cli.tasks.shared import splits
 from orca_cli.tasks.shared.files import find
-from orca_cli.tasks.shared.published import note, overlap_warning
+from orca_cli.tasks.shared.generated import folder_of
+from orca_cli.tasks.shared.published import check_array, entries, file_identity, load_arrays, note, overlap_warning
+from orca_cli.untrusted.pickle import unpickle
 
-_FILE = "challenge2017.pkl"
+CLASSES = ("N", "A", "O", "~")  # in the order of their numbers
+_VERSION = 1
+_MAX_BYTES = 2 * 2**30  # of the file, which has 150 MB
+_AGAIN = "`orca data get ecg` fetches it again"
+# Of a record whose deviation is below this part of its largest value, rounding is all that is left.
+_ROUNDING = 1e-9
 # How many times denser the windows of each class are in training, so that rare rhythms give more of them.
 _CLOSER = (1, 6, 2, 20)
 _PART = 0.1  # of the records, for validation and for test
 
 
 @dataclass(frozen=True)
+class Records:
+    """All records of the file, in its order."""
+
+    steps: np.ndarray  # [S] in the file's own type, a read-only memory map
+    ends: np.ndarray  # [N] int64, where each record ends in `steps`
+    classes: np.ndarray  # [N] int64 in 0..3
+    mean: np.ndarray  # [N] float64, of each record
+    std: np.ndarray  # [N] float64, population deviation of each record; 1 where it is constant
+    constant: int  # number of records that are constant
+
+    def lengths(self) -> np.ndarray:
+        """Return the steps of every record [N]."""
+        return np.diff(self.ends, prepend=0)
+
+    def signal(self, row: int) -> np.ndarray:
+        """Return one record as the file has it."""
+        return self.steps[self.ends[row - 1] if row else 0 : self.ends[row]]
+
+
+@dataclass(frozen=True)
 class Cut:
-    """How records are cut into windows.
+    """How records are cut into windows."""
 
-    Args:
-        window: W, steps.
-        strides: steps from one window to the next, for each class.
-        inclusive: whether a window that ends with the record's last step is one.
-        pad: whether a record that has no window gives one, padded at the end.
-    """
-
-    window: int
-    strides: tuple[int, ...]
-    inclusive: bool
-    pad: bool
+    window: int  # W, steps
+    strides: tuple[int, ...]  # steps from one window to the next, for each class
+    inclusive: bool  # whether a window that ends with the record's last step is one
+    pad: bool  # whether a record that has no window gives one, padded at the end
 
     def starts(self, length: int, label: int) -> np.ndarray:
         """Return where the windows of a record begin, ascending; none for a record that is left out."""
@@ -55,13 +76,7 @@ class Cut:
 
 
 class Windows:
-    """Samples (see interfaces): windows of records, z-scored by their own record; cut batch by batch.
-
-    Args:
-        records: all records of the file.
-        rows: numbers of this split's records.
-        cut: how they are cut.
-    """
+    """Samples (see interfaces): windows of the records `rows`, z-scored by their own record; cut batch by batch."""
 
     def __init__(self, records: Records, rows: np.ndarray, cut: Cut) -> None:
         self._records, self._cut = records, cut
@@ -80,8 +95,9 @@ class Windows:
         x = np.zeros((len(indices), 1, self._cut.window), np.float32)
         valid = np.zeros((len(indices), self._cut.window), bool)
         for place, index in enumerate(indices):
-            values = self._records.z_scores(int(self._of[index]), int(self._starts[index]), self._cut.window)
-            x[place, 0, : len(values)] = values
+            row, start = int(self._of[index]), int(self._starts[index])
+            values = self._records.signal(row)[start : start + self._cut.window]
+            x[place, 0, : len(values)] = (values - self._records.mean[row]) / self._records.std[row]
             valid[place, : len(values)] = True
         y = torch.from_numpy(self._records.classes[self._of[indices]])
         return Batch(torch.from_numpy(x), y, torch.from_numpy(valid) if self._padded else None)
@@ -142,14 +158,13 @@ def load(
             training records, stratified by `split_seed`. "stratified" draws a tenth each by `split_seed`.
         split_seed: of the draws that are not scikit-learn's.
     """
-    (file,) = find(data_folder, "ecg", [_FILE], path)
-    records = read_records(file, cache_folder, reporter)
+    (file,) = find(data_folder, "ecg", ["challenge2017.pkl"], path)
+    records = _read(file, cache_folder, reporter)
     parts = _split(records.classes, split, split_seed, str(file))
     learned = np.union1d(parts.train, parts.validation) if train_on_validation else parts.train
-    by_class = tuple(stride // closer for closer in _CLOSER)
-    equal = (stride,) * len(CLASSES)
-    training = Cut(window, by_class, inclusive, short == "pad")
-    evaluated = Cut(window, by_class if evaluation_strides == "class" else equal, inclusive, short == "pad")
+    training = Cut(window, tuple(stride // closer for closer in _CLOSER), inclusive, short == "pad")
+    equal = replace(training, strides=(stride,) * len(CLASSES))
+    evaluated = training if evaluation_strides == "class" else equal
     train, validation = Windows(records, learned, training), Windows(records, parts.validation, evaluated)
     text = note(
         f"ECG: {len(learned)} training, {len(parts.validation)} validation and {len(parts.test)} test records (split {split})",
@@ -197,3 +212,62 @@ def _left_out(records: Records, cut: Cut) -> str:
         return f"warning: {dropped} of {len(lengths)} records are too short for a window and left out, test too"
     short = int((lengths < cut.window).sum())
     return f"{short} of {len(lengths)} records have less than {cut.window} steps and are padded" if short else ""
+
+
+def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
+    parameters = {"version": _VERSION, **file_identity(file)}
+    folder = folder_of(cache_folder, "ecg", parameters, lambda folder: _write(folder, file, reporter), reporter)
+    ends, classes, mean, std, constant = load_arrays(folder, ["ends", "classes", "mean", "std", "constant"])
+    (steps,) = load_arrays(folder, ["steps"], mapped=True)
+    return Records(steps, ends, classes, mean, std, int(constant))
+
+
+def _write(folder: Path, file: Path, reporter: Reporter) -> None:
+    recorded, labels = _open(file)
+    kind = np.result_type(*{signal.dtype for signal in recorded})
+    lengths = [len(signal) for signal in recorded]
+    mean, std = np.zeros(len(labels)), np.ones(len(labels))
+    constant = 0
+    with open(folder / "steps.npy", "wb") as stream, reporter.track(f"reading {file.name}", len(labels)) as advance:
+        header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (sum(lengths),)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for row, signal in enumerate(recorded):
+            signals.check()
+            values = signal.astype(np.float64)
+            if not np.isfinite(values).all():
+                raise DataError(f"record {row} has values that are NaN or infinite", where=str(file))
+            mean[row], deviation = values.mean(), values.std()
+            if deviation > _ROUNDING * np.abs(values).max():
+                std[row] = deviation
+            else:
+                constant += 1
+            stream.write(signal.astype(kind).tobytes())
+            advance()
+    arrays = {"ends": np.cumsum(lengths, dtype=np.int64), "classes": labels, "mean": mean, "std": std}
+    for name, array in (arrays | {"constant": np.array(constant)}).items():
+        np.save(folder / f"{name}.npy", array)
+
+
+def _open(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the records, each [steps], and their classes [N] int64."""
+    where = str(file)
+    data, names = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where, _AGAIN)
+    for key, value in (("data", data), ("label", names)):
+        if not isinstance(value, (list, tuple)) and not (isinstance(value, np.ndarray) and value.ndim):
+            raise DataError(f"{key} is a {type(value).__name__}, not an array or list", where=where, hint=_AGAIN)
+    if len(data) != len(names) or not len(data):
+        raise DataError(f"{len(data)} records and {len(names)} labels", where=where, hint=_AGAIN)
+    texts = [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
+    for row, text in enumerate(texts):
+        if text not in CLASSES:
+            what = f"label {text[:20]!r} of record {row} is unknown"
+            raise DataError(what, where=where, hint=f"allowed: {', '.join(CLASSES)}")
+    classes = np.array([CLASSES.index(text) for text in texts], dtype=np.int64)
+    recorded = []
+    for row, record in enumerate(data):
+        try:
+            signal = np.asarray(record)
+        except ValueError:  # lists of different lengths
+            signal = np.empty((0, 0))
+        recorded.append(check_array(signal, ("steps",), where, _AGAIN, f"record {row}"))
+    return recorded, classes

@@ -4,14 +4,17 @@ The distribution is that of the Fourier neural operator's data (Li et al. 2021):
 proportional to (-Laplace + 9)^-2 and Neumann borders, thresholded at 0 to permeabilities 12 and 3, and
 -div(a grad u) = 1 on the unit square with u = 0 on its border. Finite differences of second order on K x K nodes, solved
 directly. Those data were also interpolated by splines between cell centres and nodes; that step is left out here, so the
-border is exactly 0. The data themselves are read by `files.py`.
+border is exactly 0.
 
-Shapes: K nodes per side, s = (K - 1) / stride + 1 of them kept, n samples.
+The data themselves, piececonst_r421_N1024_smooth{1,2}.mat (MATLAB 5 or HDF5), hold coeff and sol, [1024, 421, 421]:
+permeability and pressure. They take 3 GB unpacked, so one variable is read at a time, and what is kept goes into the cache.
+
+Shapes: K nodes per side, s = (K - 1) / stride + 1 of them kept, n samples, N fields of a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,17 +28,18 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, Scale, TaskData
 from orca_cli.ranges import Count, Seed
 from orca_cli.seeding import numpy_generator
-from orca_cli.tasks.darcy.files import NAMES, read_fields
 from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.published import load_arrays, note, overlap_warning
+from orca_cli.tasks.shared.published import check_array, file_identity, load_arrays, note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
+from orca_cli.untrusted import matlab
 
+FILES = ("piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat")  # training and test
+_VARIABLES = {"coeff": "permeability", "sol": "pressure"}
 HIGH, LOW = 12.0, 3.0  # permeabilities
 _ALPHA, _TAU = 2.0, 3.0  # smoothness and inverse length of the Gaussian field
 _EPS = 1e-5  # added to deviations, in the units of what they divide, as in the reference's normaliser
 _VERSION = 1
-_PARTS = ("train", "validation", "test")
 _Read = Callable[[str], tuple[np.ndarray, np.ndarray]]  # part -> permeability and u, [n, s, s]
 
 
@@ -83,20 +87,19 @@ def load(
             900 + 100 + 100. Files have their own K, and stride 5 at either size.
         nodes: K; None takes that of `size` or of the file.
         stride: of the nodes that are kept, per axis; divides K - 1; None takes that of `size`.
-        num_train: training samples; the first samples do not depend on their number; None takes that of `size`.
-        num_validation: validation samples; None takes that of `size`.
-        num_test: test samples; None takes that of `size`.
+        num_train, num_validation, num_test: samples, None takes that of `size`; the first ones do not depend on their number.
         train_on_validation: whether the validation samples are trained on too, 1000 in the paper; then nothing may be
             chosen on them.
         data_seed: seed of the generator; not the seed of the run.
 
     Raises:
-        ConfigError: `path` without files, or a stride that does not divide K - 1.
+        ConfigError: `path` without files, a stride that does not divide K - 1, or the files have another K.
+        DataError: a variable of a file is missing, not a stack of square maps, or not finite; or there are too few samples.
     """
     check_settings(origin, path, size, nodes, stride)
-    plan = _plan(origin, size, nodes, stride, (num_train, num_validation, num_test))
+    plan = _plan(origin, size, nodes, stride, {"train": num_train, "validation": num_validation, "test": num_test})
     if origin == "files":
-        files = find(data_folder, "darcy", NAMES, path, hint="task.origin=generated makes the data instead")
+        files = find(data_folder, "darcy", FILES, path, hint="task.origin=generated makes the data instead")
         read = _reader(plan, files, cache_folder, reporter)
     else:
         read = _generator(plan, data_seed, cache_folder, reporter)
@@ -107,10 +110,14 @@ def load(
     centre, spread = _per_pixel(permeability)
     mean, std = _per_pixel(u)
 
-    def samples(permeability: np.ndarray, u: np.ndarray) -> ArraySamples:
-        return ArraySamples(_inputs((permeability - centre) / spread), u[:, None])
-
     extent = u.shape[-1]
+    axis = np.linspace(0, 1, extent, dtype=np.float32)
+
+    def samples(permeability: np.ndarray, u: np.ndarray) -> ArraySamples:
+        normalised = (permeability - centre) / spread
+        grids = (np.broadcast_to(grid, normalised.shape) for grid in np.meshgrid(axis, axis))
+        return ArraySamples(np.stack([normalised, *grids], axis=1).astype(np.float32), u[:, None])
+
     held = (extent - 1) * plan.stride + 1
     made = "generated Darcy flow" if origin == "generated" else "Darcy flow from files"
     return TaskData(
@@ -164,21 +171,57 @@ def _generator(plan: _Plan, data_seed: int, cache_folder: Path, reporter: Report
 
 def _reader(plan: _Plan, files: list[Path], cache_folder: Path, reporter: Reporter) -> _Read:
     """Return what reads a part of the files."""
-    starts = {"train": 0, "validation": plan.counts["train"], "test": 0}
 
     def read(part: str) -> tuple[np.ndarray, np.ndarray]:
         file = files[part == "test"]
-        permeability, u = read_fields(file, plan.nodes, plan.stride, cache_folder, reporter)
-        start, stop = starts[part], starts[part] + plan.counts[part]
+        start = plan.counts["train"] if part == "validation" else 0
+        stop = start + plan.counts[part]
+        permeability, u = _fields(file, plan, cache_folder, reporter)
         if stop > len(u):
-            raise DataError(
-                f"{file.name} holds {len(u)} samples, {stop} requested",
-                where=f"task.num_{part}",
-                hint="lower task.num_train, task.num_validation or task.num_test",
-            )
+            what = f"{file.name} holds {len(u)} samples, {stop} requested"
+            hint = "lower task.num_train, task.num_validation or task.num_test"
+            raise DataError(what, where=f"task.num_{part}", hint=hint)
         return np.array(permeability[start:stop]), np.array(u[start:stop])
 
     return read
+
+
+def _fields(path: Path, plan: _Plan, cache_folder: Path, reporter: Reporter) -> list[np.ndarray]:
+    """Return all permeabilities and pressures of a .mat file, both [N, s, s] float32, mapped from the cache."""
+
+    def make(folder: Path) -> None:
+        kept: dict[str, np.ndarray] = {}
+        with reporter.track(f"reading {path.name}", len(_VARIABLES)) as advance:
+            for variable in _VARIABLES:
+                kept[variable] = _thinned(path, variable, plan.stride)
+                advance()
+        if kept["coeff"].shape != kept["sol"].shape:
+            raise DataError(f"coeff is {kept['coeff'].shape}, sol is {kept['sol'].shape}", where=str(path))
+        for variable, name in _VARIABLES.items():
+            np.save(folder / f"{name}.npy", kept[variable])
+
+    parameters = {"version": _VERSION, **file_identity(path), "stride": plan.stride}
+    folder = folder_of(cache_folder, "darcy_files", parameters, make, reporter)
+    fields = load_arrays(folder, list(_VARIABLES.values()), mapped=True)
+    held = (fields[0].shape[-1] - 1) * plan.stride + 1
+    if plan.nodes not in (None, held):
+        what = f"{plan.nodes} nodes requested, {path.name} has {held}"
+        raise ConfigError(what, where="task.nodes", hint="use task.nodes=null")
+    return fields
+
+
+def _thinned(path: Path, variable: str, stride: int) -> np.ndarray:
+    """Return the kept points of one variable, [N, s, s] float32; the rest is dropped."""
+    values = check_array(matlab.read(path, [variable])[variable], ("N", "K", "K"), str(path), what=f"'{variable}'")
+    nodes = values.shape[1]
+    if (nodes - 1) % stride or nodes <= stride:
+        what = f"{stride} does not divide {nodes} - 1"
+        raise ConfigError(what, where="task.stride", hint="421 nodes go with stride 5")
+    kept = np.ascontiguousarray(values[:, ::stride, ::stride], dtype=np.float32)
+    if not np.isfinite(kept).all():
+        what = f"'{variable}' has values that are NaN or infinite"
+        raise DataError(what, where=str(path), hint="`orca data get darcy` fetches it again")
+    return kept
 
 
 def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:
@@ -229,13 +272,6 @@ def _per_pixel(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), std.astype(np.float32)
 
 
-def _inputs(normalised: np.ndarray) -> np.ndarray:
-    axis = np.linspace(0, 1, normalised.shape[-1], dtype=np.float32)
-    columns, rows = np.meshgrid(axis, axis)
-    grids = (np.broadcast_to(grid, normalised.shape) for grid in (columns, rows))
-    return np.stack([normalised, *grids], axis=1).astype(np.float32)
-
-
 def check_settings(origin: str, path: str | None, size: str, nodes: int | None, stride: int | None) -> None:
     """Refuse contradictory settings before anything is read; arguments as those of `load`."""
     if path is not None and origin != "files":
@@ -247,10 +283,10 @@ def check_settings(origin: str, path: str | None, size: str, nodes: int | None, 
 
 
 def _plan(
-    origin: str, size: str, nodes: int | None, stride: int | None, counts: tuple[int | None, ...] = (None, None, None)
+    origin: str, size: str, nodes: int | None, stride: int | None, counts: Mapping[str, int | None] = {}
 ) -> _Plan:
     """Return what the settings ask for; None stands for what `size` says."""
     of_size = _SIZES[size]
     known_nodes, known_stride = (None, _SIZES["paper"].stride) if origin == "files" else (of_size.nodes, of_size.stride)
-    wanted = {part: count or of_size.counts[part] for part, count in zip(_PARTS, counts, strict=True)}
-    return _Plan(nodes or known_nodes, stride or known_stride, wanted)
+    given = {part: count for part, count in counts.items() if count is not None}
+    return _Plan(nodes or known_nodes, stride or known_stride, of_size.counts | given)

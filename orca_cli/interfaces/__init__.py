@@ -1,0 +1,24 @@
+"""What the parts of a run must do, and the few records that they exchange.
+
+Shapes: B samples in a batch, n samples in a split, C input channels, *E the extent (L, or H x W), T tokens, D the body's
+width, F the width of its features, K outputs, d the width of a feature that a metric compares.
+
+Missing targets: NaN in real-valued targets and -100 in integer ones mark positions that neither a loss nor an error counts.
+"""
+
+# ruff: noqa: F401 - all parts import from `orca_cli.interfaces`
+from orca_cli.interfaces.data import (
+    IGNORED_CLASS,
+    KINDS,
+    Batch,
+    Kind,
+    Preprocessing,
+    PreprocessingRecord,
+    Samples,
+    Scale,
+    SourceData,
+    TaskData,
+)
+from orca_cli.interfaces.model import Body, Embedder, EmbedderInit, Finetune, Role, TokenLayout, Tokens, TransferParts
+from orca_cli.interfaces.objectives import Distance, Error, Features, Loss, Metric, Recorder, Score
+from orca_cli.progress import Reporter

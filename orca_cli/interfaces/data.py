@@ -1,0 +1,158 @@
+"""Data as the parts of a run exchange them: tasks, sources, their samples and preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:  # takes seconds to import, and names types only
+    from torch import Tensor
+
+Kind = Literal["classes", "labels", "dense"]
+KINDS: tuple[Kind, ...] = ("classes", "labels", "dense")
+IGNORED_CLASS = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples as the model takes them.
+
+    Args:
+        x: [B, C, *E] float32, finite.
+        y: classes: [B] int64 in 0..K-1. labels: [B, K] float32 of 0 and 1. dense: [B, K, *E] float32, in the task's own
+            units, or [B, *E] int64 in 0..K-1 for a class at every position.
+        valid: [B, *E] bool, False where the input is padding; None where nothing is.
+    """
+
+    x: Tensor
+    y: Tensor
+    valid: Tensor | None = None
+
+
+class Samples(Protocol):
+    """One split of a task. Batches are asked for by index, so that data that do not fit into memory can be read lazily."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return the samples with these indices, in this order.
+
+        Args:
+            indices: in 0..n-1.
+            augment: what random augmentation draws from, for tasks that have any; None gives the samples as they are.
+                Only the optimizer steps of stage 3 give one.
+        """
+
+    def targets(self) -> np.ndarray:
+        """Return all targets, shaped as Batch.y, without reading the inputs; a memory map where they are large."""
+
+    def groups(self) -> np.ndarray | None:
+        """Return [n] int64, the record that each sample is cut from, for errors per record; None where samples stand alone."""
+
+    def digest(self) -> str:
+        """Return a SHA-256 over the inputs and targets, or over what determines them."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An affine map from a model's raw outputs to a task's units: output = raw * std + mean.
+
+    Args:
+        mean: broadcasts against [K, *E], float32.
+        std: broadcasts against [K, *E], float32, positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True)
+class PreprocessingRecord:
+    """What a reader learned from data before the model sees them, in a form that JSON and safetensors hold.
+
+    Args:
+        target: dotted name of the class whose `from_record` rebuilds it.
+        values: plain values, lists and dictionaries with string keys.
+        arrays: numbers that keep every bit.
+    """
+
+    target: str
+    values: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+
+class Preprocessing(Protocol):
+    """How raw inputs become the model's; readers of own data build the inputs of all their splits through it."""
+
+    def record(self) -> PreprocessingRecord:
+        """Return what the class's `from_record(record)` rebuilds it from."""
+
+    def inputs(self, raw: Any, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
+        """Return raw inputs as Batch.x and Batch.valid.
+
+        Args:
+            raw: of B samples, as the task's files hold them; the class says in which form.
+            where: their origin, for messages.
+
+        Raises:
+            DataError: they do not have the form of the training data.
+        """
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's data, already split; what a reader in `tasks/` returns.
+
+    Args:
+        kind: form of the targets.
+        input_shape: (C, L) or (C, H, W).
+        num_outputs: K: classes, labels, or channels of a dense output.
+        train: what stages 2 and 3 learn from.
+        validation: what models are chosen on; disjoint from train and test.
+        open_test: reads the test split; called once, at the end of a run.
+        synthetic: True for generated data; said in every table.
+        size: name of the task's size where it has several, such as "small"; shown in every table.
+        target_scale: for real-valued dense targets, the training targets' mean and deviation.
+        causal: True where an output may see inputs at its own and at earlier positions only, such as in forecasting.
+        class_names: K names, or empty.
+        note: one line on what was read, such as files, classes and samples that were left out.
+        preprocessing: how raw inputs became those of the splits, so that new data can be treated alike; None where the
+            reader keeps no record of it.
+    """
+
+    kind: Kind
+    input_shape: tuple[int, ...]
+    num_outputs: int
+    train: Samples
+    validation: Samples
+    open_test: Callable[[], Samples]
+    synthetic: bool = False
+    size: str = ""
+    target_scale: Scale | None = None
+    causal: bool = False
+    class_names: Sequence[str] = ()
+    note: str = ""
+    preprocessing: Preprocessing | None = None
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """Labelled examples of the body's own modality; what a reader in `sources/` returns.
+
+    Args:
+        modality: "text" or "image".
+        inputs: n texts, or an array [n, 3, H, W] float32 in 0..1.
+        labels: [n] int64 in 0..k-1, every class with two examples or more.
+        class_names: k names.
+        digest: SHA-256 over inputs and labels.
+    """
+
+    modality: Literal["text", "image"]
+    inputs: Sequence[str] | np.ndarray
+    labels: np.ndarray
+    class_names: Sequence[str]
+    digest: str

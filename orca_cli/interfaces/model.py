@@ -1,0 +1,206 @@
+"""The parts of a transfer model, and how stage 3 trains it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:  # takes seconds to import, and names types only
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """How an input is cut into a grid of tokens.
+
+    Args:
+        input_shape: (C, L) or (C, H, W), the task's.
+        fold: (rows, columns) that a sequence is folded into, row by row; None where nothing is folded.
+        canvas: (height, width) that the (folded) map is resized to; None where it keeps its size.
+        kernel: k, the positions along every axis that a token stands for.
+        extent: what the embedder sees, before padding: (L,), (H, W) or the canvas.
+        grid: tokens per axis, ceil(extent / k).
+    """
+
+    input_shape: tuple[int, ...]
+    fold: tuple[int, int] | None
+    canvas: tuple[int, int] | None
+    kernel: int
+    extent: tuple[int, ...]
+    grid: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Return T, the number of tokens of a sample."""
+        return math.prod(self.grid)
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """Return the extent after padding its end to a multiple of k."""
+        return tuple(self.kernel * size for size in self.grid)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of sequences in the body's own space.
+
+    Args:
+        x: [B, P + T, D].
+        mask: [B, P + T] bool, False where the token is padding.
+        grid: extent of the T tokens: (T,) for a sequence, (rows, columns) with rows * columns = T for a map.
+        causal: whether a feature may depend on its own and earlier tokens only.
+        prefix: P, the tokens that stand before those of the grid.
+    """
+
+    x: Tensor
+    mask: Tensor
+    grid: tuple[int, ...]
+    causal: bool = False
+    prefix: int = 0
+
+
+@dataclass(frozen=True)
+class EmbedderInit:
+    """The weights of a body's own input layer that an embedder can start from; None where the body has none.
+
+    Args:
+        norm: a copy of its norm, of any kind (layer norm or RMS norm, with or without a bias).
+        positions: [S, D], row t belongs to token t, prefix tokens included.
+        position_grid: (rows, columns) of the positions after those of the prefix, where they lie on a map.
+        patch_weight: [D, 3, p, p], the filter of an image body's patch embedding.
+        patch_bias: [D].
+    """
+
+    norm: nn.Module | None = None
+    positions: Tensor | None = None
+    position_grid: tuple[int, int] | None = None
+    patch_weight: Tensor | None = None
+    patch_bias: Tensor | None = None
+
+
+class Embedder(Protocol):
+    """What makes the input layer for a task's shapes; the settings of conf/embedder/. Paper 3.1, f.
+
+    The layer is an nn.Module: `layer(x, valid)` takes [B, C, *E] and [B, *E] bool (or None) and returns Tokens of the layout's
+    grid, without prefix. It has `layout`, `kernel` (what a token sees along every axis) and `class_token`: the prefix tokens as
+    a parameter [P, D], or [D] where P = 1, or None.
+
+    Attributes:
+        max_tokens: upper bound on the tokens of a sample; the body's own maximum where None.
+        can_be_causal: whether a token sees nothing beyond the positions that it stands for.
+    """
+
+    @property
+    def max_tokens(self) -> int | None: ...  # noqa: D102
+    @property
+    def can_be_causal(self) -> bool: ...  # noqa: D102
+
+    def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
+        """Return the layer; random weights are drawn from torch's global generator.
+
+        Args:
+            layout: how inputs become tokens.
+            width: D.
+            body: what the layer can start from.
+            prefix: [P, D], the body's prefix tokens where they are to stand before the others, else None.
+        """
+
+
+Role = Literal["query", "key", "value", "output", "feed_forward"]
+
+
+class Body(Protocol):
+    """A pretrained transformer between an embedder and a predictor; an nn.Module. Paper 3.1, g.
+
+    Attributes:
+        modality: "text" or "image": what its own embedding layer takes.
+        width: D, width of the tokens that it takes.
+        feature_width: F, width of the features that it returns.
+        max_tokens: S, the longest sequence that it takes, prefix tokens included.
+        canvas: (height, width) that inputs are brought to before they are cut into tokens; None for bodies that take
+            sequences.
+        downsampling: how much coarser the grid of its features is than that of its tokens, per axis; 1 for text.
+        can_be_causal: whether it can keep a feature from depending on later tokens.
+        needs_prefix: True where its prefix tokens always stand before the others, False where only pooling asks for them.
+        checkpoint_digest: SHA-256 of the weights as loaded; identifies them in caches and records.
+    """
+
+    modality: Literal["text", "image"]
+    width: int
+    feature_width: int
+    max_tokens: int
+    canvas: tuple[int, int] | None
+    downsampling: int
+    can_be_causal: bool
+    needs_prefix: bool
+    checkpoint_digest: str
+
+    def __call__(self, tokens: Tokens) -> Tokens:
+        """Return features [B, P + T', F] with their mask and grid; T' = T / downsampling**2 for maps."""
+
+    def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
+        """Return its own embedding layer's output for source examples, in evaluation mode, without gradient or prefix."""
+
+    def embedder_init(self) -> EmbedderInit:
+        """Return the weights that an embedder can start from, as copies."""
+
+    def prefix_tokens(self) -> Tensor | None:
+        """Return the embedded tokens [P, D] that it expects before all others, classification token first, or None."""
+
+    def norms(self) -> list[nn.Module]:
+        """Return all normalisation layers, of any kind."""
+
+    def linear_names(self, role: Role) -> list[str]:
+        """Return the names, as in `named_modules`, of the nn.Linear layers with a role in attention or feed-forward."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> object:
+        """Set requires_grad of every parameter."""
+
+    def reset_weights(self) -> None:
+        """Redraw all weights from torch's global generator, as the architecture's own initialisation does."""
+
+
+class TransferParts(Protocol):
+    """A transfer model as finetune modes see it; an nn.Module with three parts."""
+
+    @property
+    def embedder(self) -> nn.Module:
+        """Return f."""
+
+    @property
+    def body(self) -> Body:
+        """Return g."""
+
+    @property
+    def predictor(self) -> nn.Module:
+        """Return h."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> object:
+        """Set requires_grad of every parameter."""
+
+
+class Finetune(Protocol):
+    """Which parameters stage 3 trains, and what of them a checkpoint holds.
+
+    Attributes:
+        pretrained: whether the body keeps its pretrained weights; else they are drawn at random.
+    """
+
+    pretrained: bool
+
+    def apply(self, model: TransferParts) -> None:
+        """Set requires_grad on every parameter, adding parameters first where the mode has its own; idempotent."""
+
+    def trainable_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return copies, on the CPU, of what the pretrained body's checkpoint does not hold."""
+
+    def load_trainable_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Give a model, after `apply`, the state that `trainable_state` returned.
+
+        Raises:
+            CheckpointError: it does not fit the model.
+        """

@@ -1,0 +1,114 @@
+"""What a run minimises, measures and records: metrics, losses, errors, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:  # takes seconds to import, and names types only
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """A labelled cloud of points that a metric compares.
+
+    Args:
+        x: [n, d] floating point.
+        labels: [n] int64 in 0..num_classes-1.
+        num_classes: number of classes; classes without a point are allowed and carry no weight.
+    """
+
+    x: Tensor
+    labels: Tensor
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Distance:
+    """What a metric returns.
+
+    Args:
+        value: scalar, differentiable in the target's features.
+        diagnostics: plain numbers besides the value, such as iterations and marginal error.
+    """
+
+    value: Tensor
+    diagnostics: dict[str, float] = field(default_factory=dict)
+
+
+class Metric(Protocol):
+    """A dataset distance between a fixed source and a target (paper 3.2); it keeps no state between calls."""
+
+    def prepare(self, source: Features) -> dict[str, Tensor]:
+        """Return all that depends on the source alone. Computed once, stored on disk, given back to every `distance`."""
+
+    def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
+        """Return the distance of the target to the source, differentiable in target.x.
+
+        Raises:
+            NonFiniteError: the value is NaN or infinite.
+        """
+
+
+class Loss(Protocol):
+    """What stage 3 differentiates; any torch.nn loss that averages is one."""
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss over a batch; outputs [B, K] or [B, K, *E]."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """An error over a whole split.
+
+    Args:
+        value: the error, lower is better; None where it is undefined.
+        n: number of samples (or classes, or positions, as the error says) that it averages over.
+        skipped: number of those that were left out because the error is undefined for them.
+        others: further errors of the same outputs by name, such as the one per record; for the records, never to choose by.
+    """
+
+    value: float | None
+    n: int
+    skipped: int = 0
+    others: Mapping[str, float | None] = field(default_factory=dict)
+
+
+class Error(Protocol):
+    """What is reported for a task: lower is better, always; fractions, never per cent.
+
+    Attributes:
+        name: the field's name of it, such as "0-1 error".
+        percent: whether tables show it times 100.
+    """
+
+    name: str
+    percent: bool
+
+    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+        """Return the error of all outputs [n, K] or [n, K, *E] of a split at once, never averaged over batches.
+
+        Args:
+            outputs: of the model.
+            targets: shaped as Batch.y.
+            groups: [n] int64, the record of each sample, where the split has records; errors per sample ignore it.
+
+        Raises:
+            DataError: outputs, targets and records do not fit together.
+            NonFiniteError: an output that counts is NaN or infinite, and the error would be.
+        """
+
+    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+        """Return the output [K] or [K, *E] of the best constant predictor that the training targets allow."""
+
+
+class Recorder(Protocol):
+    """Takes every line of every curve; JSON lines, trackers and pruning are recorders."""
+
+    def record(self, stage: str, line: Mapping[str, Any]) -> None:
+        """Take the next line of a stage's curve: plain values by name."""
+
+    def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Replace a stage's curve so far, when the stage starts or resumes."""

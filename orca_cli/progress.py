@@ -1,0 +1,17 @@
+"""How long work reports to the person who waits for it; `terminal.LogReporter` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+
+class Reporter(Protocol):
+    """Takes messages and progress."""
+
+    def say(self, text: str) -> None:
+        """Log one line."""
+
+    def track(self, description: str, total: int) -> AbstractContextManager[Callable[..., None]]:
+        """Return a context manager that gives a function `advance(steps=1, note="")`."""

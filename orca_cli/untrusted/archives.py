@@ -29,15 +29,9 @@ _CONTENT = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _ALLOWED = "allowed: tar, tar.gz, zip, and gzip of one file"
 _MAX_NAME, _MAX_PART, _MAX_DEPTH = 1024, 255, 32  # bytes of a path and of a part of it, as most file systems; parts
 
-Kind = Literal["tar", "zip", "gzip"]
 
-
-def kind_of(path: Path) -> Kind:
-    """Return what an archive is by its content; a compressed tar is a tar.
-
-    Raises:
-        DataError: missing, or none of these.
-    """
+def kind_of(path: Path) -> Literal["tar", "zip", "gzip"]:
+    """Return what an archive is by its content; a compressed tar is a tar. DataError: missing, or none of these."""
     head = first_bytes(path, str(path), _ALLOWED, expected=(GZIP, *ZIP))
     if head.startswith(ZIP):
         return "zip"

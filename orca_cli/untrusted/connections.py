@@ -99,7 +99,6 @@ def open_url(
 
 def hub_answers() -> bool:
     """Return whether the hub's address answers within a few seconds; the hub's own library retries for half a minute."""
-    import urllib.error
     import urllib.request
 
     from huggingface_hub import constants
@@ -110,10 +109,9 @@ def hub_answers() -> bool:
         request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
         with urllib.request.urlopen(request, timeout=_HUB_TIMEOUT_S):
             return True
-    except urllib.error.HTTPError as error:
-        return error.code < 500 and error.code not in (403, 407)
-    except (OSError, ValueError):
-        return False
+    except (OSError, ValueError) as error:
+        code = getattr(error, "code", 500)  # of an HTTPError
+        return code < 500 and code not in (403, 407)
 
 
 @contextmanager

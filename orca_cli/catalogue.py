@@ -10,9 +10,9 @@ The block `data:` of a file in conf/task or conf/source. All of it is optional:
     by_hand            how to place the files where no address answers; FOLDER stands for the data set's folder
     pages              addresses that a person opens for that, such as a shared drive
     files              a list, of each: path (relative to the data set's folder), bytes (about, as far as known), sha256 or
-                       md5 where one is published, urls, unpack (tar, zip, gzip) and only (patterns of the members that
-                       are unpacked), members (some names that the archive holds), instead (patterns of names of which
-                       any makes this file needless)
+                       md5 where one is published, urls (in the order in which they are tried), unpack (tar, zip, gzip)
+                       and only (patterns of the members that are unpacked), members (some names that the archive holds),
+                       instead (patterns of names of which any makes this file needless)
 """
 
 from __future__ import annotations
@@ -39,19 +39,7 @@ Md5 = Annotated[str, OneOf(("32 hexadecimal digits",), r"[0-9a-fA-F]{32}")]
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a data set.
-
-    Args:
-        path: relative to the data set's folder, with slashes.
-        bytes: its size, perhaps rounded; None where unknown.
-        sha256: as published; None where unknown.
-        md5: likewise, for files whose SHA-256 nobody published.
-        urls: addresses, in the order in which they are tried.
-        unpack: for an archive that the reader wants unpacked; None for a file that is read as it is.
-        members: some names that the archive holds; if all of them are in the folder, the archive itself is not needed.
-        instead: patterns of names in the folder; if there is any, the file is not needed.
-        only: patterns of the members that are unpacked; none for all.
-    """
+    """One file of a data set; an entry of `files` above. If the folder has all `members`, the archive is not needed."""
 
     path: Inside
     bytes: Count | None = None
@@ -66,20 +54,12 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What a task's or source's file says about its data.
+    """What a task's or source's file says about its data; the block above, and what is known without it."""
 
-    Args:
-        name: of the file, and of the folder below paths.data.
-        group: task or source.
-        description: first comment of the file.
-        origin: where the data come from, one of `ORIGINS`; "" where the file says nothing about them.
-        files: those that have to be in the folder, or may be, where the origin is not files.
-    """
-
-    name: str
+    name: str  # of the file, and of the folder below paths.data
     group: str
-    description: str = ""
-    origin: Literal["files", "generated", "bundled", "own", ""] = ""
+    description: str = ""  # first comment of the file
+    origin: Literal["files", "generated", "bundled", "own", ""] = ""  # "" where the file says nothing about its data
     shape: str = ""
     outputs: str = ""
     error: str = ""
@@ -92,28 +72,16 @@ class DataSet:
     @property
     def bytes(self) -> int | None:
         """Return the size of all files as far as known; None where none is."""
-        known = [file.bytes for file in self.files if file.bytes is not None]
-        return sum(known) if known else None
+        return sum(file.bytes or 0 for file in self.files) or None
 
 
 def data_sets(extra: Path | None = None) -> list[DataSet]:
-    """Return what is known about the data of every task and source, tasks first, sorted by name.
-
-    Args:
-        extra: the user's own folder with task/x.yaml, source/x.yaml.
-
-    Raises:
-        ConfigError: a file cannot be read, or its block `data` is malformed.
-    """
+    """Return what `read` finds for all tasks, then all sources, `extra` being a folder of the user's own; sorted by name."""
     return [read(group, name, path) for group in GROUPS for name, path in configuration.choices(group, extra).items()]
 
 
 def find(word: str, known: list[DataSet]) -> list[DataSet]:
-    """Return the data sets that a word names: NAME, task=NAME or source=NAME; the task first where both have the name.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """Return the data sets that NAME, task=NAME or source=NAME names, the task first; ConfigError where there is none."""
     group, separator, name = word.rpartition("=")
     found = [entry for entry in known if entry.name == name and (not separator or entry.group == group)]
     if not found:
@@ -124,19 +92,14 @@ def find(word: str, known: list[DataSet]) -> list[DataSet]:
 
 
 def read(group: str, name: str, path: Path) -> DataSet:
-    """Read the block of one file.
-
-    Raises:
-        ConfigError: the file cannot be read, or its block is malformed.
-    """
+    """Read the block of one file; ConfigError where the file cannot be read, or its block is malformed."""
     content = configuration.content(path)
     node = content.get(group, content)
     node = node if isinstance(node, dict) else {}
-    block = node.get("data")
     description = configuration.description(path)
-    if block is None:
+    if node.get("data") is None:
         return DataSet(name, group, description)
-    found = _checked(DataSet, block, f"{path}: data", known=("name", "group", "description"))
+    found = _checked(DataSet, node["data"], f"{path}: data", known=("name", "group", "description"))
     files = [_checked(DataFile, file, f"{path}: data.files[{i}]") for i, file in enumerate(found.pop("files", ()))]
     origin = found.pop("origin", node["origin"] if node.get("origin") in ORIGINS else "files")
     return DataSet(name, group, description, origin, **found, files=tuple(DataFile(**file) for file in files))

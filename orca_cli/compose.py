@@ -5,11 +5,11 @@ From here on a configuration is a plain dataclass (`schema.Config`) with plain d
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,7 @@ from orca_cli.ranges import check_value, shown
 from orca_cli.runs.identity import Identity, identify
 from orca_cli.schema import GROUPS, NEEDED_GROUPS, Config
 
-_OPTIONAL_GROUPS = ("protocol", "hparams", "departures", "study", "tracker")
-_ALL_GROUPS = (*NEEDED_GROUPS, *_OPTIONAL_GROUPS)
+_ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker")
 # What Hydra lets through when a file or an override cannot be read.
 _UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: \"key='my value'\""
@@ -43,23 +42,15 @@ _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASC
 
 @dataclass(frozen=True)
 class Composed:
-    """One run's configuration.
-
-    Args:
-        config: the checked configuration.
-        content: the same as plain, resolved dictionaries, for the identity.
-        stored: as `content`, for files: what was read from the environment stays the text that names it.
-        choices: group -> chosen file, such as {"task": "digits"}.
-        overrides: what the user wrote.
-    """
+    """One run's checked configuration."""
 
     config: Config
-    content: dict[str, Any]
-    stored: dict[str, Any]
-    choices: dict[str, str]
-    overrides: list[str]
+    content: dict[str, Any]  # the same as plain, resolved dictionaries, for the identity
+    stored: dict[str, Any]  # as `content`, for files: what was read from the environment stays the text that names it
+    choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
+    overrides: list[str]  # what the user wrote
 
-    @cached_property
+    @functools.cached_property
     def identity(self) -> Identity:
         """Return what names the run; the files that it names are read at the first call."""
         return identify(self.content, self.choices, Path(self.config.paths.data or ""))
@@ -72,23 +63,12 @@ class Composed:
         return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(("paths.", "hydra"))}
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A function of a composed job in the form of Hydra's task function."""
-
-    run: Callable[[Composed], None]
-
-    def __call__(self, cfg: DictConfig) -> None:
-        hydra = HydraConfig.get()
-        self.run(_checked(cfg, dict(hydra.runtime.choices), _written(hydra)))
-
-
 @contextmanager
 def session(extra: Path | None = None) -> Iterator[Session]:
     """Start Hydra on the program's configuration folder and, where one is given, the user's own.
 
     Raises:
-        ConfigError: the user's folder does not exist, or one of its files has the name of one of the program's.
+        ConfigError, UnsafeError: as `configuration.choices` and `check_untrusted` say.
     """
     for group in _ALL_GROUPS:
         choices(group, extra)
@@ -105,30 +85,22 @@ def session(extra: Path | None = None) -> Iterator[Session]:
         yield Session(extra)
 
 
+@dataclass(frozen=True)
 class Session:
     """Composes configurations while Hydra is started; made by `session`."""
 
-    def __init__(self, extra: Path | None) -> None:
-        self._extra = extra
+    _extra: Path | None
 
     def compose(self, overrides: list[str]) -> Composed:
-        """Compose and check one run.
-
-        Raises:
-            ConfigError: unknown group choice or key, wrong type, value out of range, missing value.
-        """
+        """Compose one run; ConfigError for unknown choices or keys, and missing or wrong values."""
         self._check_choices(_parse(overrides))
         return self._compose(overrides)
 
     def expand(self, overrides: list[str]) -> list[Composed]:
-        """Compose and check every job of a sweep: comma lists, range(...), glob(...) and choice(...).
-
-        Raises:
-            ConfigError: the first job that cannot be composed, so that no sweep starts that cannot finish.
-        """
+        """Compose every job of a sweep: comma lists, range(...), glob(...), choice(...); ConfigError for the first bad one."""
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-        parsed = _parse(self._with_study(overrides), self._loader())
+        parsed = _parse(self._with_study(overrides), GlobalHydra.instance().config_loader())
         self._check_choices(parsed)
         jobs = []
         for job in (job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch):
@@ -147,9 +119,8 @@ class Session:
             sweep_folder: where the launcher writes.
         """
         folder = [f"hydra.sweep.dir={_quoted(sweep_folder)}", "hydra.sweep.subdir=."]
-        GlobalHydra.instance().hydra.multirun(  # type: ignore[union-attr]
-            config_name="config", task_function=_Task(run), overrides=[*self._with_study(overrides), *folder]
-        )
+        hydra: Any = GlobalHydra.instance().hydra
+        hydra.multirun("config", functools.partial(_run_job, run), [*self._with_study(overrides), *folder])
 
     def _with_study(self, overrides: list[str]) -> list[str]:
         """Return the overrides after those that a study presets, without the ones that are typed as well."""
@@ -162,9 +133,6 @@ class Session:
         presets = [f"{key}={value}" for key, value in preset.items() if key not in typed]
         return [*presets, *overrides, "hydra.sweeper.params=null"]
 
-    def _loader(self) -> Any:
-        return GlobalHydra.instance().config_loader()
-
     def _compose(self, overrides: list[str]) -> Composed:
         for override in _parse(overrides):
             _check_typed(override)
@@ -172,13 +140,13 @@ class Session:
             cfg = self._load(overrides)
         except _UNREADABLE as error:
             raise self._explain(error, overrides) from error
-        picked, written = dict(cfg.hydra.runtime.choices), _written(cfg.hydra)
+        hydra = cfg.hydra
         with open_dict(cfg):
             del cfg["hydra"]
-        return _checked(cfg, picked, written)
+        return _checked(cfg, hydra)
 
     def _load(self, overrides: list[str]) -> DictConfig:
-        return self._loader().load_configuration(config_name="config", overrides=overrides, run_mode=RunMode.RUN)
+        return GlobalHydra.instance().config_loader().load_configuration("config", overrides, RunMode.RUN)
 
     def _check_choices(self, parsed: list[Override]) -> None:
         for override in parsed:
@@ -198,7 +166,7 @@ class Session:
         try:
             known = self._load(groups)
         except _UNREADABLE:
-            return _unknown_in_a_file(error) or ConfigError(_root_text(error), where=_full_key(error))
+            return _unknown_in_a_file(error) or _refused(error)
         for text in overrides:
             key = _key(text)
             if text in groups or key.startswith("hydra"):
@@ -219,7 +187,7 @@ class Session:
                     what = f"{text.partition('=')[2]} is not allowed"
                     return ConfigError(what, where=key, hint="allowed: a list, such as [a,b]")
                 return ConfigError(_root_text(cause), where=key, hint="orca list settings shows types and defaults")
-        return ConfigError(_root_text(error), where=_full_key(error))
+        return _refused(error)
 
 
 def _check_typed(override: Override) -> None:
@@ -240,22 +208,28 @@ def _check_typed(override: Override) -> None:
         check_value(value, schema.declared()[key], key)
 
 
-def _checked(cfg: DictConfig, picked: dict[str, Any], overrides: list[str]) -> Composed:
+def _run_job(run: Callable[[Composed], None], cfg: DictConfig) -> None:
+    run(_checked(cfg, HydraConfig.get()))
+
+
+def _checked(cfg: DictConfig, hydra: Any) -> Composed:
     try:
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise ConfigError("a value is needed", where=missing[0], hint=f"give {missing[0]}=...")
         content: Any = OmegaConf.to_container(cfg, resolve=True)
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
-        raise ConfigError(_root_text(error), where=_full_key(error)) from error
+        raise _refused(error) from error
     assert isinstance(config, Config)
     schema.check_keys(content)
     schema.check(config)
     part_groups.check(config)
     for name, folder in default_folders().items():
         setattr(config.paths, name, getattr(config.paths, name) or str(folder))
-    names = {group: str(picked[group]) for group in GROUPS}
-    return Composed(config, content, _unread(content, OmegaConf.to_container(cfg, resolve=False)), names, overrides)
+    names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}
+    written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations in them stay text
+    stored = _unread(content, OmegaConf.to_container(cfg, resolve=False))
+    return Composed(config, content, stored, names, list(written))
 
 
 def _unread(resolved: Any, written: Any) -> Any:
@@ -280,12 +254,6 @@ def _parse(overrides: list[str], loader: Any = None) -> list[Override]:
         except HydraException as error:
             raise ConfigError(f"'{text}' is not an override", where="command line", hint=_QUOTING) from error
     return parser.parse_overrides(overrides)
-
-
-def _written(hydra: Any) -> list[str]:
-    """Return the overrides as they were written: interpolations in them stay text."""
-    texts: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    return list(texts)
 
 
 def _names(override: Override) -> list[str]:
@@ -313,23 +281,19 @@ def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
 def _unknown_in_a_file(error: Exception) -> ConfigError | None:
     """Return the message for a file that sets a key the schema does not have; None for other failures."""
     text = _root_text(error)
-    found = re.search(r"Key '([^']*)' not in '(\w+)'", text)
-    sections = {type(value).__name__: f"{name}." for name, value in vars(Config()).items() if is_dataclass(value)}
-    sections["Config"] = ""
-    if found is None or found[2] not in sections:
-        return None
-    prefix = sections[found[2]]
-    section: Any = schema.lookup(Config(), prefix.rstrip(".")) if prefix else Config()
-    file = re.search(r"In '([^']+)'", text)
-    return schema.unknown(found[1], vars(section), prefix, f" in {file[1]}.yaml" if file else "")
+    found, file = re.search(r"Key '([^']*)' not in '(\w+)'", text), re.search(r"In '([^']+)'", text)
+    nested = {f"{name}.": value for name, value in vars(Config()).items() if is_dataclass(value)}
+    for prefix, section in ({"": Config()} | nested).items():
+        if found is not None and found[2] == type(section).__name__:
+            return schema.unknown(found[1], vars(section), prefix, f" in {file[1]}.yaml" if file else "")
+    return None
 
 
-def _full_key(error: BaseException | None) -> str:
-    while error is not None:
-        if key := getattr(error, "full_key", None):
-            return str(key)
-        error = error.__cause__
-    return "configuration"
+def _refused(error: BaseException) -> ConfigError:
+    key, cause = None, error
+    while not (key := getattr(cause, "full_key", None)) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    return ConfigError(_root_text(error), where=str(key or "configuration"))
 
 
 def _root_text(error: BaseException) -> str:

@@ -16,12 +16,9 @@ import yaml
 
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
-_ROOT = "config.yaml"
-_SUFFIX = ".yaml"
 _MOST_BYTES = 1_000_000  # of one file
 _MOST_VALUES = 100_000  # in one file, aliases resolved
 _MOST_FILES = 1000  # in a folder of the user's own
-_PACKAGE_LINE = re.compile(r"\s*#\s*@package\s+(\S+)")
 _PLAIN = "settings are plain values"
 _TYPE_IT = "type it on the command line"
 _ADDS = "a folder of your own holds task/x.yaml, body/x.yaml, ... and adds choices"
@@ -29,17 +26,12 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def config_dir() -> Path:
-    """Return the folder of the program's own configuration: inside the package (wheel) or beside it (checkout).
-
-    Raises:
-        ConfigError: neither holds config.yaml; the installation is damaged.
-    """
+    """Return the folder of the program's own configuration, in the package (wheel) or beside it (checkout)."""
     candidates = (_PACKAGE / "conf", _PACKAGE.parent / "conf")
-    for folder in candidates:
-        if (folder / _ROOT).is_file():
-            return folder
+    if found := next((folder for folder in candidates if (folder / "config.yaml").is_file()), None):
+        return found
     places = " or ".join(map(str, candidates))
-    raise ConfigError(f"no {_ROOT} in {places}", where="conf", hint="install the program again")
+    raise ConfigError(f"no config.yaml in {places}", where="conf", hint="install the program again")
 
 
 def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
@@ -50,14 +42,12 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
         extra: the user's own folder of the same layout.
 
     Raises:
-        ConfigError: `extra` is not a folder, or one of its files has the name of one of the program's, which Hydra would
-            take in its place.
+        ConfigError: no such folder, or a file with the name of one of the program's, which Hydra would take in its place.
     """
     if extra is not None and not extra.is_dir():
         hint = "give a folder that holds task/, body/, ... of yours"
         raise ConfigError("no such folder", where=f"--config-dir {extra}", hint=hint)
-    own = _files(config_dir() / group)
-    users = {} if extra is None else _files(extra / group)
+    own, users = _files(config_dir() / group), {} if extra is None else _files(extra / group)
     for name in sorted(own.keys() & users.keys()):
         raise ConfigError(f"the program has its own '{name}'", where=str(users[name]), hint="rename it")
     return dict(sorted((own | users).items()))
@@ -65,7 +55,7 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Return name -> file; files in folders below have names such as `paper/deepsea-roberta`."""
-    return {file.relative_to(folder).as_posix().removesuffix(_SUFFIX): file for file in folder.rglob(f"*{_SUFFIX}")}
+    return {file.relative_to(folder).as_posix().removesuffix(".yaml"): file for file in folder.rglob("*.yaml")}
 
 
 def default_folders() -> dict[str, Path]:
@@ -80,26 +70,16 @@ def default_folders() -> dict[str, Path]:
 
 
 def description(path: Path) -> str:
-    """Return the first comment line of a file that is not a directive such as `# @package`; empty where none is.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    for line in _text(path).splitlines():
-        text = line.strip()
-        comment = text.lstrip("#").strip()
-        if text.startswith("#") and comment and not comment.startswith("@"):
-            return comment
-    return ""
+    """Return the first comment line of a file that is not a directive such as `# @package`; empty where none is."""
+    lines = (line.strip() for line in _text(path).splitlines())
+    found = (line.lstrip("#").strip() for line in lines if line.startswith("#"))
+    return next((comment for comment in found if comment and not comment.startswith("@")), "")
 
 
 def comments(path: Path) -> dict[str, str]:
     """Return what the comments of a file say about the keys of its settings: the one behind a key, or the lines above it.
 
     Keys are those of the innermost mapping, without the groups that hold it.
-
-    Raises:
-        ConfigError: the file cannot be read.
     """
     found: dict[str, str] = {}
     above: list[str] = []
@@ -110,8 +90,7 @@ def comments(path: Path) -> dict[str, str]:
             continue
         if key := re.match(r"([\w.]+):", text):
             behind = re.search(r"\s#\s*(.+)", text)
-            meaning = behind[1] if behind else " ".join(above)
-            if meaning:
+            if meaning := behind[1] if behind else " ".join(above):
                 found.setdefault(key[1], meaning)
         above = []
     return found
@@ -178,17 +157,14 @@ def _check_nodes(root: yaml.Node, path: Path) -> None:
 
 
 def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:
-    if isinstance(node, yaml.SequenceNode):
-        return list(node.value)
     if not isinstance(node, yaml.MappingNode):
-        return []
+        return list(node.value) if isinstance(node, yaml.SequenceNode) else []
     seen: set[str] = set()
-    for key, _ in node.value:
-        if isinstance(key, yaml.ScalarNode):
-            if key.value in seen:
-                where = f"{path}:{key.start_mark.line + 1}"
-                raise ConfigError(f"duplicate key {key.value}", where=where, hint="keep one of them")
-            seen.add(key.value)
+    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+        if key.value in seen:
+            where = f"{path}:{key.start_mark.line + 1}"
+            raise ConfigError(f"duplicate key {key.value}", where=where, hint="keep one of them")
+        seen.add(key.value)
     return [part for pair in node.value for part in pair]
 
 
@@ -198,16 +174,12 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
     They are composed beside the program's own, where they could replace those, change how Hydra runs and logs (which can
     name any code), read the environment, or lead out of the folder.
 
-    Args:
-        folder: given by --config-dir.
-        groups: names of the groups that may get choices.
-
     Raises:
-        ConfigError: a file that is not YAML, or is in no group.
+        ConfigError: a file that is not YAML, or is in none of the groups.
         UnsafeError: one that does what it must not.
     """
     root = folder.resolve()
-    files = sorted([*folder.rglob(f"*{_SUFFIX}"), *folder.rglob("*.yml")])
+    files = sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")])
     if len(files) > _MOST_FILES:
         raise UnsafeError(f"holds more than {_MOST_FILES} YAML files", where=str(folder), hint="give a smaller folder")
     for path in files:
@@ -224,7 +196,7 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
 def _check_untrusted_file(path: Path, group: str) -> None:
     settings, where = content(path), str(path)
     for line in _text(path).splitlines():
-        package = _PACKAGE_LINE.match(line)
+        package = re.match(r"\s*#\s*@package\s+(\S+)", line)
         if package and package[1] not in ("_global_", "_group_", group):
             raise UnsafeError(f"'{line.strip()}' puts its settings elsewhere", where=where, hint=_ADDS)
     hydra = settings.get("hydra")

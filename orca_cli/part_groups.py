@@ -13,19 +13,12 @@ from orca_cli.schema import Config
 
 @dataclass(frozen=True)
 class PartGroup:
-    """One group; its name is also that of the setting.
+    """One group; its name is also that of the setting."""
 
-    Args:
-        given: arguments that only the program knows, and not before a run; see stages/build.py.
-        words: settings that describe the node; all others are the part's own arguments.
-        nested: those of `words` that are nodes of parts themselves, or absent.
-        optional: whether the node may name no part, as `metric=none` does.
-    """
-
-    given: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
-    nested: tuple[str, ...] = ()
-    optional: bool = False
+    given: tuple[str, ...] = ()  # arguments that only the program knows, and not before a run; see stages/build.py
+    words: tuple[str, ...] = ()  # settings that describe the node; all others are the part's own arguments
+    nested: tuple[str, ...] = ()  # those of `words` that are nodes of parts themselves, or absent
+    optional: bool = False  # whether the node may name no part, as `metric=none` does
 
 
 _FOLDERS = ("data_folder", "cache_folder", "reporter")
@@ -47,12 +40,7 @@ def part_node(config: Config, name: str) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Check that the parts of all groups exist and accept their settings; nothing is read.
-
-    Raises:
-        ConfigError: the first setting that is unknown, missing or not allowed.
-        UnsafeError: a name outside the allowed modules.
-    """
+    """Raise what `parts.build` would raise for the part of a group because of its settings; nothing is read."""
     for name in PART_GROUPS:
         if not isinstance(getattr(config, name), dict):
             raise ConfigError("a group of settings is needed", where=name, hint=f"orca list {name} shows the choices")
@@ -79,16 +67,10 @@ def _check_part(node: Any, key: str, given: tuple[str, ...] = (), known: dict[st
 
 
 def check_classes(metric: Any, config: Config) -> None:
-    """Refuse problems with fewer classes than a metric compares.
-
-    Raises:
-        ConfigError: the metric's `least_classes` is above align.classes_per_problem.
-    """
+    """Raise ConfigError where problems have fewer classes than the metric compares (its `least_classes`)."""
     least, given = getattr(metric, "least_classes", 1), config.align.classes_per_problem
     if 0 < given < least:
         name = config.metric[parts.TARGET].rpartition(".")[2]
-        raise ConfigError(
-            f"metric={name} compares at least {least} classes, and a problem has {given}",
-            where="align.classes_per_problem",
-            hint="use align.classes_per_problem=0, which takes all classes",
-        )
+        what = f"metric={name} compares at least {least} classes, and a problem has {given}"
+        hint = "use align.classes_per_problem=0, which takes all classes"
+        raise ConfigError(what, where="align.classes_per_problem", hint=hint)

@@ -18,11 +18,8 @@ from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 from orca_cli.ranges import check_value
 
 TARGET = "_target_"
-CHECKER = "check_settings"
-_PLUGINS = tuple(
-    f"orca_cli.{name}"
-    for name in ("tasks", "sources", "models", "metrics", "losses", "scoring", "finetuning", "tracking")
-)
+_FOLDERS = ("tasks", "sources", "models", "metrics", "losses", "scoring", "finetuning", "tracking")
+_PLUGINS = tuple(f"orca_cli.{name}" for name in _FOLDERS)
 _TORCH = ("torch.nn", "torch.optim")
 _extra_modules: set[str] = set()
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
@@ -46,15 +43,10 @@ def build(node: dict[str, Any], key: str, **given: Any) -> Any:
         UnsafeError: the name is outside the allowed modules.
     """
     target = resolve(node, key)
-    arguments = {
-        name: build(value, f"{key}.{name}") if _is_node(value) else value
-        for name, value in node.items()
-        if name != TARGET
-    }
-    accepted = _parameters(target)
-    arguments |= {name: value for name, value in given.items() if name in accepted}
+    arguments = {name: value for name, value in node.items() if name != TARGET}
+    arguments |= {name: build(value, f"{key}.{name}") for name, value in arguments.items() if _is_node(value)}
+    arguments |= {name: value for name, value in given.items() if name in _parameters(target)}
     _bind(target, arguments, key)
-    _check_types(target, arguments, key)
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
     try:
@@ -70,35 +62,24 @@ def check(node: dict[str, Any], key: str, given: Iterable[str] = (), known: Mapp
     ConfigError for values that contradict each other.
 
     Args:
-        node: `_target_` and keyword arguments.
-        key: the node's place in the configuration, for messages.
+        node, key: as in `build`.
         given: names of arguments that only the program knows, and not before a run.
         known: arguments that the program knows already.
     """
     target = resolve(node, key)
-    arguments: dict[str, Any] = {}
-    for name, value in node.items():
-        if _is_node(value):
-            check(value, f"{key}.{name}")
-        if name != TARGET:
-            arguments[name] = value
-    parameters = _parameters(target)
-    _bind(target, arguments, key, (*given, *known), known)
-    _check_types(target, arguments | {name: value for name, value in known.items() if value is not None}, key)
-    checker = getattr(sys.modules[target.__module__], CHECKER, None)
+    arguments = {name: value for name, value in node.items() if name != TARGET}
+    for name in filter(lambda name: _is_node(arguments[name]), arguments):
+        check(arguments[name], f"{key}.{name}")
+    _bind(target, arguments, key, given, known)
+    checker = getattr(sys.modules[target.__module__], "check_settings", None)
     if inspect.isfunction(target) and inspect.isfunction(checker):
-        defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+        defaults = {name: p.default for name, p in _parameters(target).items() if p.default is not p.empty}
         settings = defaults | arguments | dict(known)
         checker(**{name: settings[name] for name in _parameters(checker)})
 
 
 def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
-    """Return the class or function that a node's `_target_` names.
-
-    Raises:
-        ConfigError: there is no such thing.
-        UnsafeError: it is not defined inside the allowed modules.
-    """
+    """Return the class or function that a node's `_target_` names; ConfigError or UnsafeError as in `build`."""
     name = node.get(TARGET)
     where = f"{key}.{TARGET}"
     if not isinstance(name, str) or "." not in name:
@@ -116,7 +97,8 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
         raise ConfigError(what, where=where, hint="--traceback shows where") from error
     target = getattr(module, attribute, None)
     if target is None:
-        hint = suggest(attribute, _public(module))
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
+        hint = suggest(attribute, own)
         raise ConfigError(f"'{module_name}' has no '{attribute}'", where=where, hint=hint)
     if not (inspect.isclass(target) or inspect.isfunction(target)) or not _allowed(target.__module__):
         hint = "name a class or function by its own module"
@@ -126,10 +108,6 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
 
 def _allowed(module: str) -> bool:
     return any(module == root or module.startswith(f"{root}.") for root in (*_PLUGINS, *_TORCH, *_extra_modules))
-
-
-def _public(module: Any) -> list[str]:
-    return [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
 
 
 def _is_node(value: Any) -> bool:
@@ -145,9 +123,10 @@ def _bind(
     arguments: dict[str, Any],
     key: str,
     given: Iterable[str] = (),
-    known: Iterable[str] = (),
+    known: Mapping[str, Any] = _NOTHING,
 ) -> None:
-    parameters = _parameters(target)
+    """Check names and values against the signature; parameters of richer types are left to their owners."""
+    parameters, given = _parameters(target), {*given, *known}
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     own = [name for name, parameter in parameters.items() if parameter.kind not in variadic and name not in given]
@@ -159,19 +138,11 @@ def _bind(
     for name in own:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
             raise ConfigError("a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=...")
-
-
-def _check_types(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> None:
-    """Check plain values against the parameters' annotations; parameters of richer types are left to their owners."""
-    hints = _hints(target)
-    for name, value in arguments.items():
-        if name in hints and not _is_node(value):
-            check_value(value, hints[name], f"{key}.{name}")
-
-
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     function = target.__init__ if inspect.isclass(target) else target
     try:
-        return typing.get_type_hints(function, include_extras=True)
+        hints = typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError):  # annotations that cannot be resolved say nothing
-        return {}
+        return
+    for name, value in (arguments | {name: value for name, value in known.items() if value is not None}).items():
+        if name in hints and not _is_node(value):
+            check_value(value, hints[name], f"{key}.{name}")

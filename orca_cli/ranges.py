@@ -28,7 +28,6 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 Fraction = Annotated[float, Interval(gt=0, lt=1)]
 
 _LARGEST = 2**63 - 1  # of whole numbers: what arrays and files can hold
-_SHOWN = 80  # characters of a value in a message
 _BOUNDS = {
     Ge: ("at least", "ge", operator.ge),
     Gt: ("above", "gt", operator.gt),
@@ -40,27 +39,14 @@ _UNIONS = (typing.Union, types.UnionType)
 
 @dataclass(frozen=True)
 class OneOf:
-    """The texts that a setting may have.
-
-    Args:
-        words: as messages list them.
-        pattern: a regular expression for what is allowed, where that is more than the words themselves.
-    """
+    """The texts that a setting may have: as messages list them, and as a regular expression where that allows more."""
 
     words: tuple[str, ...]
     pattern: str = ""
 
-    def allows(self, text: str) -> bool:
-        """Return whether a text is one of them."""
-        return re.fullmatch(self.pattern, text) is not None if self.pattern else text in self.words
-
 
 def check_value(value: Any, hint: Any, where: str) -> None:
-    """Check a value read from YAML against an annotation.
-
-    Raises:
-        ConfigError: it has another type, is out of range or not one of the choices; the hint says what is allowed.
-    """
+    """Raise ConfigError, with what is allowed, for a value read from YAML that an annotation does not."""
     if fits(value, hint):
         return
     plain = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
@@ -138,9 +124,9 @@ def meaning(hint: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message, cut where it is long."""
+    """Return a value for a message, cut to 80 characters."""
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
+    return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
 def _limits(hint: Any) -> list[Any]:
@@ -158,7 +144,7 @@ def _own_limits(hint: Any) -> str:
 
 def _holds(value: Any, limit: Any) -> bool:
     if isinstance(limit, OneOf):
-        return limit.allows(value)
+        return re.fullmatch(limit.pattern, value) is not None if limit.pattern else value in limit.words
     _, name, compare = _BOUNDS[type(limit)]
     return bool(compare(value, getattr(limit, name)))
 

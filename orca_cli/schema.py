@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Annotated, Any
 
@@ -164,13 +164,10 @@ class Config:
     ] = "clean"
 
 
-# Groups of conf/ whose chosen file names a run, a table row or a column.
-GROUPS = ("task", "body", "source", "metric", "finetune")
-# Groups of which every run needs exactly one choice.
-NEEDED_GROUPS = (*GROUPS, "embedder")
+GROUPS = ("task", "body", "source", "metric", "finetune")  # whose choices name a run, a table row or a column
+NEEDED_GROUPS = (*GROUPS, "embedder")  # of which every run needs exactly one choice
 
 
-# Declarations of the sections that are about to become parts.
 def lookup(config: Any, key: str) -> Any:
     """Return the value at a dotted key of nested dataclasses and dictionaries; None where a part of it is absent."""
     for name in key.split("."):
@@ -181,15 +178,11 @@ def lookup(config: Any, key: str) -> Any:
 @functools.cache
 def declared() -> dict[str, Any]:
     """Return dotted key -> annotation of every single setting of the schema, in order."""
-    return dict(_declared(Config, ""))
-
-
-def _declared(kind: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-        if is_dataclass(hint):
-            yield from _declared(hint, f"{prefix}{name}.")
-        elif hint is not Any:
-            yield f"{prefix}{name}", hint
+    found: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(Config, include_extras=True).items():
+        inner = typing.get_type_hints(hint, include_extras=True) if is_dataclass(hint) else {}
+        found |= {f"{name}.{key}": own for key, own in inner.items()} or {name: hint}
+    return {key: hint for key, hint in found.items() if hint is not Any}
 
 
 def is_section(key: str) -> bool:
@@ -198,42 +191,28 @@ def is_section(key: str) -> bool:
 
 
 def check(config: Config) -> None:
-    """Check every setting against its declaration, and that no two settings contradict each other.
-
-    Raises:
-        ConfigError: the first value that is not allowed, with what is.
-    """
+    """Raise ConfigError for the first setting that its declaration does not allow, and for settings in contradiction."""
     for key, hint in declared().items():
         check_value(lookup(config, key), hint, key)
     train, align = config.train, config.align
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError("fp16 needs a GPU, not device=cpu", where="precision", hint="use precision=fp32 or bf16")
     if train.decay_epochs is not None and train.decay_epochs < train.warmup_epochs:
-        raise ConfigError(
-            f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}",
-            where="train.decay_epochs",
-            hint="allowed: train.warmup_epochs or more",
-        )
+        what = f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}"
+        raise ConfigError(what, where="train.decay_epochs", hint="allowed: train.warmup_epochs or more")
     if align.patience is not None and align.check_every > align.epochs > 0:
-        raise ConfigError(
-            f"never measures within align.epochs={align.epochs}, and align.patience={align.patience} waits for it",
-            where=f"align.check_every={align.check_every}",
-            hint="lower align.check_every, or leave align.patience out",
-        )
+        what = f"never measures within align.epochs={align.epochs}, and align.patience={align.patience} waits for it"
+        hint = "lower align.check_every, or leave align.patience out"
+        raise ConfigError(what, where=f"align.check_every={align.check_every}", hint=hint)
 
 
 def check_keys(content: dict[str, Any], known: dict[str, Any] | None = None, prefix: str = "") -> None:
-    """Check that a composed configuration has the keys of the schema, and no others.
-
-    Raises:
-        ConfigError: `+key=value` added one, or `~key` took one away.
-    """
+    """Raise ConfigError where `+key=value` added a key to the schema's, or `~key` took one away."""
     known = asdict(Config()) if known is None else known
     for name in known:
         if name not in content:
-            raise ConfigError(
-                "cannot be left out", where=prefix + name, hint=f"take ~{prefix}{name} out of the command"
-            )
+            hint = f"take ~{prefix}{name} out of the command"
+            raise ConfigError("cannot be left out", where=prefix + name, hint=hint)
     for name, value in content.items():
         if name not in known:
             raise unknown(name, known, prefix)

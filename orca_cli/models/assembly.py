@@ -9,8 +9,7 @@ from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Body, Embedder, Kind, Scale, TokenLayout
 from orca_cli.models.embedders.patch import Patch
 from orca_cli.models.geometry import layout
-from orca_cli.models.predictors.dense import DensePredictor
-from orca_cli.models.predictors.pooled import PooledPredictor
+from orca_cli.models.predictors import DensePredictor, PooledPredictor
 from orca_cli.models.transfer import TransferModel
 
 
@@ -28,15 +27,13 @@ def build_model(
 ) -> TransferModel:
     """Return a transfer model whose embedder and predictor fit the task and the body.
 
-    The first weights of embedder and predictor depend on the seed, the embedder and the shapes alone: not on the metric, not
-    on what is trained, so that all arms of an ablation start from the same point.
+    The first weights of embedder and predictor depend on the seed, the embedder and the shapes alone, so that all arms of an
+    ablation start from the same point.
 
     Args:
-        body: the pretrained transformer.
-        kind: form of the outputs.
+        body, kind, num_outputs: g, the form of the outputs, and K.
         input_shape: (C, L) or (C, H, W).
-        num_outputs: K.
-        seed: the run's seed.
+        seed: the run's.
         embedder: what makes the input layer; `Patch()` by default.
         pooling: "mean" or "class_token" (the first prefix token); without effect on dense outputs.
         target_scale: maps raw outputs to the task's units.
@@ -50,16 +47,12 @@ def build_model(
     pools_prefix = pooling == "class_token" and kind != "dense"
     prefix = body.prefix_tokens() if pools_prefix or body.needs_prefix else None
     if pools_prefix and prefix is None:
-        raise ConfigError(
-            "this body has no classification token", where="predictor.pooling", hint="use predictor.pooling=mean"
-        )
+        hint = "use predictor.pooling=mean"
+        raise ConfigError("this body has no classification token", where="predictor.pooling", hint=hint)
     largest = body.max_tokens - (0 if prefix is None else len(prefix))
     if embedder.max_tokens is not None and embedder.max_tokens > largest:
-        raise ConfigError(
-            f"{embedder.max_tokens} is more than the body takes",
-            where="embedder.max_tokens",
-            hint=f"allowed: 1 to {largest}",
-        )
+        what = f"{embedder.max_tokens} is more than the body takes"
+        raise ConfigError(what, where="embedder.max_tokens", hint=f"allowed: 1 to {largest}")
     cut = layout(input_shape, max_tokens=embedder.max_tokens or largest, canvas=body.canvas)
     if causal:
         _check_causal(kind, cut, embedder, body)
@@ -78,24 +71,15 @@ def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) 
     if kind != "dense" or len(cut.input_shape) != 2:
         raise ConfigError("a causal task needs dense outputs along a sequence", where="task")
     if not body.can_be_causal:
-        raise ConfigError(
-            "this task forecasts, but this body sees the whole input at once",
-            where="body",
-            hint="use a text body, such as body=minilm",
-        )
+        what = "this task forecasts, but this body sees the whole input at once"
+        raise ConfigError(what, where="body", hint="use a text body, such as body=minilm")
     if not embedder.can_be_causal:
-        raise ConfigError(
-            "this task forecasts, but a token of this embedder sees beyond its own step",
-            where="embedder",
-            hint="use embedder=patch",
-        )
+        what = "this task forecasts, but a token of this embedder sees beyond its own step"
+        raise ConfigError(what, where="embedder", hint="use embedder=patch")
     if cut.kernel > 1:
         steps = cut.input_shape[1]
-        raise ConfigError(
-            f"this task forecasts, and {steps} steps in {cut.tokens} tokens would show a step those that follow it",
-            where="embedder.max_tokens",
-            hint=f"use a body that takes at least {steps} tokens",
-        )
+        what = f"this task forecasts, and {steps} steps in {cut.tokens} tokens would show a step those that follow it"
+        raise ConfigError(what, where="embedder.max_tokens", hint=f"use a body that takes at least {steps} tokens")
 
 
 def describe(model: TransferModel) -> dict[str, Any]:

@@ -1,26 +1,28 @@
-"""How an input is cut into tokens: fold, canvas, kernel and grid, from shapes alone (paper 3.1)."""
+"""How an input is cut into tokens (paper 3.1), and its way to a body's resolution and back.
+
+A sequence is resampled to rows * columns steps (at most one row more than it has), folded row by row, and resized; nothing is
+padded. The way back undoes the steps in reverse order.
+"""
 
 from __future__ import annotations
 
 import math
 
+from torch import Tensor
+from torch.nn import functional
+
 from orca_cli.interfaces import TokenLayout
 
 
 def layout(input_shape: tuple[int, ...], *, max_tokens: int, canvas: tuple[int, int] | None) -> TokenLayout:
-    """Return how inputs of one shape become at most `max_tokens` tokens.
+    """Return how inputs of shape (C, L) or (C, H, W) become at most `max_tokens` tokens, 1 or more.
 
-    Bodies without a canvas (text) take the input as it is: a map is cut into k x k patches that are read row by row.
-    Bodies with a canvas (images) get every input at their resolution; a sequence is first folded into a near-square map.
-
-    Args:
-        input_shape: (C, L) or (C, H, W).
-        max_tokens: S, at least 1.
-        canvas: (height, width), or None.
+    Bodies without a canvas (text) take the input as it is: a map is cut into k x k patches that are read row by row. Bodies
+    with one (images) get every input at its resolution (height, width); a sequence is first folded into a near-square map.
     """
     extent = input_shape[1:]
     fold = fold_shape(extent[0]) if canvas is not None and len(extent) == 1 else None
-    seen = canvas if canvas is not None else extent
+    seen = canvas or extent
     kernel = smallest_kernel(seen, max_tokens)
     return TokenLayout(input_shape, fold, canvas, kernel, tuple(seen), token_grid(seen, kernel))
 
@@ -44,3 +46,33 @@ def fold_shape(length: int) -> tuple[int, int]:
     """Return (rows, columns), nearly square, with rows * columns >= length and less than a row to spare."""
     rows = math.isqrt(length - 1) + 1 if length > 1 else 1
     return rows, -(-length // rows)
+
+
+def to_canvas(x: Tensor, layout: TokenLayout) -> Tensor:
+    """Return [B, C, *layout.extent] for inputs [B, C, *E]."""
+    if layout.canvas is None:
+        return x
+    if layout.fold is not None:
+        rows, columns = layout.fold
+        x = _resample(x, rows * columns).unflatten(-1, (rows, columns))
+    return resize(x, layout.canvas)
+
+
+def from_canvas(maps: Tensor, layout: TokenLayout) -> Tensor:
+    """Return [B, K, *E] for maps [B, K, *layout.extent]."""
+    if layout.canvas is None:
+        return maps
+    if layout.fold is not None:
+        return _resample(resize(maps, layout.fold).flatten(-2), layout.input_shape[1])
+    return resize(maps, layout.input_shape[1:])
+
+
+def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return maps [B, C, *size] for maps [B, C, H, W]; bilinear, with antialiasing where it shrinks."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return functional.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _resample(x: Tensor, length: int) -> Tensor:
+    return x if x.shape[-1] == length else functional.interpolate(x, size=length, mode="linear", align_corners=False)

@@ -11,7 +11,13 @@ from orca_cli.interfaces import Scale, Tokens
 
 
 class TransferModel(nn.Module):
-    """Embedder, body and predictor, with the task's scale at the end."""
+    """Embedder, body and predictor, with the task's scale at the end.
+
+    Args:
+        embedder, body, predictor: f, which an Embedder (interfaces) returned, g, a Body, and h.
+        scale: maps raw outputs to the task's units.
+        causal: whether an output may see inputs at its own and at earlier positions only.
+    """
 
     scale_mean: Tensor
     scale_std: Tensor
@@ -19,15 +25,6 @@ class TransferModel(nn.Module):
     def __init__(
         self, embedder: Any, body: Any, predictor: nn.Module, *, scale: Scale | None = None, causal: bool = False
     ) -> None:
-        """Put the parts together.
-
-        Args:
-            embedder: f, what an Embedder (interfaces) returned.
-            body: g, a Body (interfaces).
-            predictor: h.
-            scale: maps raw outputs to the task's units.
-            causal: whether an output may see inputs at its own and at earlier positions only.
-        """
         super().__init__()
         self.causal = causal
         self.embedder, self.body, self.predictor = embedder, body, predictor
@@ -41,12 +38,7 @@ class TransferModel(nn.Module):
         return self.embedder(x, valid)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Return outputs [B, K] or [B, K, *E] in the task's units.
-
-        Args:
-            x: [B, C, *E].
-            valid: [B, *E] bool, False where the input is padding.
-        """
+        """Return outputs [B, K] or [B, K, *E] in the task's units; `x` and `valid` as in `interfaces.Batch`."""
         tokens = self.embed(x, valid)
         joined, mask, length = tokens.x, tokens.mask, 0
         if self.embedder.class_token is not None:
@@ -55,6 +47,4 @@ class TransferModel(nn.Module):
             joined = torch.cat([prefix.expand(len(x), -1, -1), joined], dim=1)
             mask = torch.cat([mask.new_ones(len(x), length), mask], dim=1)
         outputs = self.predictor(self.body(Tokens(joined, mask, tokens.grid, self.causal, length)))
-        if self.has_scale:
-            outputs = outputs * self.scale_std + self.scale_mean
-        return outputs
+        return outputs * self.scale_std + self.scale_mean if self.has_scale else outputs

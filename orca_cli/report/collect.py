@@ -5,13 +5,12 @@ A folder that looks like a run but cannot be read is listed with the reason, so 
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orca_cli.exceptions import DataError
 from orca_cli.runs.directory import RESULT, STATUS
@@ -20,49 +19,28 @@ from orca_cli.runs.records import UnreadableError, read_record
 
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _ENDED = ("failed", "interrupted")
+Value = TypeVar("Value", str, int)
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a completed run achieved.
-
-    Args:
-        error_name: name of the error, as its task calls it.
-        value: test error, lower is better; None if it is undefined on this test set.
-        n: what the error is a mean over, such as the number of samples or classes.
-        skipped: how many of them the error could not be computed for.
-        percent: the error is a fraction, shown times 100.
-        trivial: error of the best constant predictor on the same test set; None if undefined.
-        synthetic: the data are generated.
-        test_set: SHA-256 of the test split; empty if not recorded.
-        chosen_on_test: the test split chose the weights, so the error is too low.
-        size: the word for number and size of the samples; empty if the task has no such words.
-    """
+    """What a completed run achieved."""
 
     error_name: str
-    value: float | None
-    n: int
-    skipped: int
-    percent: bool
-    trivial: float | None
+    value: float | None  # test error, lower is better; None if it is undefined on this test set
+    n: int  # what the error is a mean over, such as the number of samples or classes
+    skipped: int  # how many of them the error could not be computed for
+    percent: bool  # the error is a fraction, shown times 100
+    trivial: float | None  # error of the best constant predictor on the same test set; None if undefined
     synthetic: bool
-    test_set: str
-    chosen_on_test: bool = False
-    size: str = ""
+    test_set: str  # SHA-256 of the test split; empty if not recorded
+    chosen_on_test: bool = False  # the test split chose the weights, so the error is too low
+    size: str = ""  # the word for number and size of the samples; empty if the task has no such words
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run according to its records.
-
-    Args:
-        path: run folder.
-        state: completed, failed, interrupted, running, or dead (its process ended unexpectedly).
-        reason: why it is not completed; empty if it is.
-        settings: hash of all settings except the seed; runs with different ones are never averaged.
-        variant: overridden settings other than groups, such as {"train.epochs": "3"}.
-        score: None if the run is not completed.
-    """
+    """One run according to its records."""
 
     path: Path
     task: str
@@ -73,10 +51,12 @@ class Run:
     seed: int
     protocol: str
     identity: str
-    state: str
-    reason: str = ""
-    settings: str = ""
-    variant: dict[str, str] = field(default_factory=dict)
+    state: str  # completed, failed, interrupted, running, or dead (its process ended unexpectedly)
+    reason: str = ""  # why it is not completed; empty if it is
+    settings: str = ""  # hash of all settings except the seed; runs with different ones are never averaged
+    variant: dict[str, str] = field(
+        default_factory=dict
+    )  # overridden settings other than groups: {"train.epochs": "3"}
     score: Score | None = None
 
 
@@ -90,13 +70,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Collection:
-    """Everything that was found.
-
-    Args:
-        runs: those that count, in the order of their folders' names.
-        superseded: older attempts of an experiment that a newer folder replaces.
-        broken: folders that could not be read.
-    """
+    """Runs that count, in the order of their folders' names, older attempts that a newer folder replaces, broken folders."""
 
     runs: list[Run]
     superseded: list[Run]
@@ -134,17 +108,13 @@ def collect(folders: Iterable[Path]) -> Collection:
 
 
 def _newest(runs: list[Run], broken: list[Broken]) -> Collection:
-    attempts: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (run.path.name, str(run.path))):
-        attempts.setdefault(run.identity, []).append(run)
-    kept: list[Run] = []
-    superseded: list[Run] = []
-    for same in attempts.values():
-        completed = [run for run in same if run.state == "completed"]
-        counting = {id(same[-1]), *(id(run) for run in completed[-1:])}
-        kept += [run for run in same if id(run) in counting]
-        superseded += [run for run in same if id(run) not in counting]
-    kept.sort(key=lambda run: (run.path.name, str(run.path)))
+    runs = sorted(runs, key=lambda run: (run.path.name, str(run.path)))
+    newest = {run.identity: run for run in runs}
+    completed = {run.identity: run for run in runs if run.state == "completed"}
+    counting = {id(run) for run in (*newest.values(), *completed.values())}
+    order = {identity: place for place, identity in enumerate(newest)}
+    superseded = sorted((run for run in runs if id(run) not in counting), key=lambda run: order[run.identity])
+    kept = [run for run in runs if id(run) in counting]
     return Collection(kept, superseded, sorted(broken, key=lambda entry: str(entry.path)))
 
 
@@ -177,7 +147,7 @@ def _read_run(path: Path) -> Run:
     status = read_record(path / STATUS)
     if status is None:
         raise UnreadableError(f"no {STATUS}: never started, or not a run")
-    state = _text(status, "state", STATUS)
+    state = _required(status, "state", STATUS, str)
     if state == "completed":
         raise UnreadableError(f"{STATUS} says completed, but there is no {RESULT}")
     if state not in (*LIVING, *_ENDED):
@@ -185,7 +155,10 @@ def _read_run(path: Path) -> Run:
     if is_worked_on(path, status):
         return _run(path, status, STATUS, state="running", reason=f"in stage {status.get('stage') or 'build'}")
     if state in _ENDED:
-        return _run(path, status, STATUS, state=state, reason=_failure(status))
+        error, reason = status.get("error"), "no reason recorded"
+        if isinstance(error, dict):
+            reason = f"{error.get('kind') or 'error'}: {error.get('message') or 'no message'}"
+        return _run(path, status, STATUS, state=state, reason=reason)
     if read_record(path / RESULT) is not None or read_record(path / STATUS) != status:
         return _read_run(path)  # it moved on after its record was read and before its lock was
     return _run(path, status, STATUS, state="dead", reason=f"its process ended unexpectedly in state {state}")
@@ -197,14 +170,13 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
     error = result.get("error")
     if not isinstance(error, dict):
         raise UnreadableError(f"{RESULT}: error is missing")
-    selected = result.get("selected")
-    splits = result.get("splits")
+    selected, splits = result.get("selected"), result.get("splits")
     test = splits.get("test") if isinstance(splits, dict) else None
     score = Score(
-        error_name=_text(error, "name", RESULT),
+        error_name=_required(error, "name", RESULT, str),
         value=_number(error, "value"),
-        n=_integer(error, "n", RESULT),
-        skipped=_integer(error, "skipped", RESULT) if error.get("skipped") is not None else 0,
+        n=_required(error, "n", RESULT, int),
+        skipped=_required(error, "skipped", RESULT, int) if error.get("skipped") is not None else 0,
         percent=error.get("percent") is True,
         trivial=_number(result, "trivial_error"),
         synthetic=result.get("synthetic") is True,
@@ -219,29 +191,16 @@ def _run(path: Path, record: dict[str, Any], name: str, **known: Any) -> Run:
     variant = record.get("variant")
     variant = {str(key): str(value) for key, value in variant.items()} if isinstance(variant, dict) else {}
     keys = ("task", "body", "source", "metric", "finetune", "protocol", "identity")
-    known |= {key: _text(record, key, name) for key in keys}
+    known |= {key: _required(record, key, name, str) for key in keys}
     settings = str(record.get("settings") or "")
-    return Run(path, seed=_integer(record, "seed", name), settings=settings, variant=variant, **known)
+    return Run(path, seed=_required(record, "seed", name, int), settings=settings, variant=variant, **known)
 
 
-def _failure(status: dict[str, Any]) -> str:
-    error = status.get("error")
-    if isinstance(error, dict):
-        return f"{error.get('kind') or 'error'}: {error.get('message') or 'no message'}"
-    return "no reason recorded"
-
-
-def _text(record: dict[str, Any], key: str, name: str) -> str:
+def _required(record: dict[str, Any], key: str, name: str, kind: type[Value]) -> Value:
     value = record.get(key)
-    if not isinstance(value, str) or not value:
-        raise UnreadableError(f"{name}: {key} is {'missing' if value is None else 'not a text'}")
-    return value
-
-
-def _integer(record: dict[str, Any], key: str, name: str) -> int:
-    value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UnreadableError(f"{name}: {key} is {'missing' if value is None else 'not a whole number'}")
+    if type(value) is not kind or value == "":  # a bool is not a whole number
+        words = "a text" if kind is str else "a whole number"
+        raise UnreadableError(f"{name}: {key} is {'missing' if value is None else f'not {words}'}")
     return value
 
 
@@ -251,12 +210,11 @@ def _number(record: dict[str, Any], key: str) -> float | None:
     value = record[key]
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if type(value) not in (int, float):
         raise UnreadableError(f"{RESULT}: {key} is not a number")
-    number = math.nan if abs(value) > 1e300 else float(value)
-    if not math.isfinite(number):
+    if not abs(value) <= 1e300:  # NaN as well
         raise UnreadableError(f"{RESULT}: {key} is not finite")
-    return number
+    return float(value)
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import sys
+from collections.abc import Iterable
 from dataclasses import replace
 
 from rich import box
@@ -14,8 +14,6 @@ from rich.text import Text
 from orca_cli.report.layout import Entry, Layout
 
 _PADDING = 2  # between two columns
-_RANK_WIDTH = len("rank") + _PADDING
-_LEAST_WIDTH = 40
 _LONGEST_NAME = 32
 _FILE_WIDTH = 140
 
@@ -23,7 +21,7 @@ _FILE_WIDTH = 140
 def renderables(layout: Layout, width: int) -> list[RenderableType]:
     """Return what to print on a console of `width` characters; names from the disk are never read as markup."""
     shown: list[RenderableType] = []
-    width = max(width, _LEAST_WIDTH)
+    width = max(width, 40)
     if 2 * _names_width(layout) > width:
         layout = _with_one_name(layout)
     for places in _blocks(layout, width):
@@ -35,29 +33,17 @@ def renderables(layout: Layout, width: int) -> list[RenderableType]:
     if layout.problems:
         shown += [Text(""), Text("Not in the means:", style="bold")]
     for state, reason, folder in layout.problems:
-        text = Text()
-        text.append(state, style="bold")
-        text.append(f"  {reason}\n  {folder}")
-        shown.append(text)
+        shown.append(Text.assemble((state, "bold"), f"  {reason}\n  {folder}"))
     return shown
 
 
 def plain(layout: Layout) -> str:
     """Return the report as it is printed, without colours, for a file."""
-    console = Console(file=io.StringIO(), width=_FILE_WIDTH, color_system=None, highlight=False)
+    file = io.StringIO()
+    console = Console(file=file, width=_FILE_WIDTH, color_system=None, highlight=False)
     for thing in renderables(layout, _FILE_WIDTH):
         console.print(thing)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
-
-
-def can_write(text: str) -> bool:
-    """Return whether standard output's encoding has all characters of a text."""
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
 
 
 def _with_one_name(layout: Layout) -> Layout:
@@ -74,11 +60,11 @@ def _blocks(layout: Layout, width: int) -> list[list[int]]:
     """Return the task columns in groups that fit side by side; the names of the methods are repeated for each."""
     if not layout.rows:
         return []
-    free = width - _names_width(layout) - (_RANK_WIDTH if layout.ranked else 0)
+    room = free = width - _names_width(layout) - (_width(["rank"]) if layout.ranked else 0)
     blocks: list[list[int]] = [[]]
-    room = free
-    for place in range(len(layout.columns)):
-        needed = _entry_width(layout, place) + _PADDING
+    for place, header in enumerate(layout.columns):
+        entries = [entries[place] for _, entries, _ in layout.rows]
+        needed = _width([*header, *(text for entry in entries for text in (entry.main, entry.rest))])
         if blocks[-1] and needed > room:
             blocks.append([])
             room = free
@@ -88,19 +74,12 @@ def _blocks(layout: Layout, width: int) -> list[list[int]]:
 
 
 def _names_width(layout: Layout) -> int:
-    return sum(_name_width(layout, place) + _PADDING for place in range(len(layout.names)))
+    texts = zip(layout.names, *(names for names, _, _ in layout.rows), strict=True)
+    return sum(_width([line for text in column for line in text.split("\n")]) for column in texts)
 
 
-def _name_width(layout: Layout, place: int) -> int:
-    texts = [layout.names[place], *(line for names, _, _ in layout.rows for line in names[place].split("\n"))]
-    return min(max(map(len, texts)), _LONGEST_NAME)
-
-
-def _entry_width(layout: Layout, place: int) -> int:
-    texts = list(layout.columns[place])
-    for _, entries, _ in layout.rows:
-        texts += [entries[place].main, entries[place].rest]
-    return min(max(map(len, texts)), _LONGEST_NAME)
+def _width(texts: Iterable[str]) -> int:
+    return min(max(map(len, texts)), _LONGEST_NAME) + _PADDING
 
 
 def _table(layout: Layout, places: list[int]) -> RichTable:
@@ -125,7 +104,5 @@ def _table(layout: Layout, places: list[int]) -> RichTable:
 
 
 def _entry(entry: Entry) -> Text:
-    text = Text(entry.main, style="bold" if entry.best else "")
-    if entry.rest:
-        text.append(f"\n{entry.rest}", style="not bold yellow")
-    return text
+    rest = [(f"\n{entry.rest}", "not bold yellow")] if entry.rest else []
+    return Text.assemble(entry.main, *rest, style="bold" if entry.best else "")

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+import sys
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 from rich.console import RenderableType
@@ -54,7 +57,11 @@ def text_of(table: Table, form: str) -> str:
 
 def terminal_of(table: Table, width: int) -> list[RenderableType]:
     """Return a table for a terminal of `width` characters whose encoding is that of standard output."""
-    sign = PLUS_MINUS if console.can_write(PLUS_MINUS) else "+-"
+    sign = PLUS_MINUS
+    try:
+        sign.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        sign = "+-"
     return console.renderables(layout_of(table, sign), width)
 
 
@@ -86,7 +93,6 @@ def record_of(table: Table) -> dict[str, Any]:
 
 
 def _cell(cell: Cell, column: Column) -> dict[str, Any]:
-    scores = [(run, score_of(run)) for run in cell.runs]
     return {
         "task": column.task,
         "protocol": column.protocol,
@@ -96,7 +102,7 @@ def _cell(cell: Cell, column: Column) -> dict[str, Any]:
         "best": cell.best,
         "values": [
             {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "run": str(run.path)}
-            for run, score in scores
+            for run, score in ((run, score_of(run)) for run in cell.runs)
         ],
         "unfinished": {state: count for state, count in sorted(cell.unfinished.items()) if count},
     }
@@ -109,29 +115,19 @@ def _csv(table: Table) -> str:
     writer.writerow(CSV_COLUMNS)
     for row in table.rows:
         for column, cell, trivial in zip(table.columns, row.cells, table.trivial, strict=True):
-            method = row.method
-            settings = ", ".join(f"{key}={value}" for key, value in method.settings)
-            seeds = seeds_text([run.seed for run in cell.runs])
-            fields = (
-                *(column.task, column.error_name, column.percent, column.protocol),
-                *(column.synthetic, column.size, column.chosen_on_test),
-                *(method.body, method.source, method.metric, method.finetune, settings),
-                *(cell.mean, cell.deviation, len(cell.values), seeds, cell.best, row.rank),
-                *(trivial or (None, None)),
-                *(cell.undefined, *(cell.unfinished[state] for state in UNFINISHED)),
-            )
-            writer.writerow(map(_field, fields))
+            low, high = trivial or (None, None)
+            fields = vars(column) | row.method.texts() | _cell(cell, column) | {"rank": row.rank}
+            fields |= {"error": column.error_name, "seeds": seeds_text([run.seed for run in cell.runs])}
+            fields |= {"trivial_low": low, "trivial_high": high, "undefined": cell.undefined}
+            fields |= {state: cell.unfinished[state] for state in UNFINISHED}
+            writer.writerow(_field(fields[name]) for name in CSV_COLUMNS)
     return file.getvalue()
 
 
 def _field(value: object) -> str:
     """Return a field; text that a spreadsheet would compute is quoted with an apostrophe."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
     if not isinstance(value, str):
-        return repr(value)
+        return "" if value is None else json.dumps(value)
     text = clean(value)
     return f"'{text}" if text.startswith(_FORMULA) else text
 
@@ -160,14 +156,11 @@ def _latex(layout: Layout) -> str:
     if layout.rows:
         alignment = "l" * len(layout.names) + "r" * (len(layout.columns) + layout.ranked)
         lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
-        height = max(map(len, layout.columns))
         headers = _headers(layout, _tex, lambda text: rf"\textcolor{{red}}{{{text}}}")
-        for level in range(height):
-            is_last = level == height - 1
-            names = [_tex(name) if is_last else "" for name in layout.names]
-            tasks = [header[level] if level < len(header) else "" for header in headers]
-            lines.append(_tex_row([*names, *tasks, *(["rank" if is_last else ""] if layout.ranked else [])]))
-        lines.append(r"\midrule")
+        *levels, last = zip_longest(*headers, fillvalue="")
+        first, rank = ["" for _ in layout.names], ["rank"] if layout.ranked else []
+        lines += [_tex_row([*first, *level, *("" for _ in rank)]) for level in levels]
+        lines += [_tex_row([*map(_tex, layout.names), *last, *rank]), r"\midrule"]
         lines += [_tex_row(row) for row in _rows(layout, _tex, lambda text: rf"\textbf{{{text}}}")]
         lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [r"\\[1ex] \textcolor{red}{" + _tex(alarm) + "}" for alarm in layout.alarms]
@@ -178,11 +171,10 @@ def _latex(layout: Layout) -> str:
 
 def _headers(layout: Layout, escape: Callable[[str], str], red: Callable[[str], str]) -> list[list[str]]:
     """Return the lines of every column's header, the last one in red if it is an alarm."""
-    found = [list(map(escape, header)) for header in layout.columns]
-    for header, is_alarmed in zip(found, layout.alarmed, strict=True):
-        if is_alarmed:
-            header[-1] = red(header[-1])
-    return found
+    return [
+        [*map(escape, lines), red(escape(last)) if is_alarmed else escape(last)]
+        for (*lines, last), is_alarmed in zip(layout.columns, layout.alarmed, strict=True)
+    ]
 
 
 def _rows(layout: Layout, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:

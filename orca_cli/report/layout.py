@@ -24,44 +24,35 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """A table of cleaned texts.
+    """A table of cleaned texts."""
 
-    Args:
-        names: headers of the columns that name a method.
-        columns: headers of the tasks, as lines: task, error, marks.
-        rows: the names of a method, its cells, its rank; the last row is that of the best constant predictor.
-        ranked: whether any row has a rank.
-        caption: what the numbers are.
-        notes: what limits a comparison.
-        problems: (state, reason, folder) of runs that are not completed and folders that could not be read.
-        alarms: what makes numbers wrong; shown in red.
-        alarmed: for every column, whether its last header line is an alarm.
-    """
-
-    names: list[str]
-    columns: list[list[str]]
-    rows: list[tuple[list[str], list[Entry], str]]
-    ranked: bool
+    names: list[str]  # headers of the columns that name a method
+    columns: list[list[str]]  # headers of the tasks, as lines: task, error, marks
+    rows: list[
+        tuple[list[str], list[Entry], str]
+    ]  # names, cells and rank; the last row is the best constant predictor's
+    ranked: bool  # whether any row has a rank
     caption: str
     notes: list[str]
-    problems: list[tuple[str, str, str]]
-    alarms: list[str]
-    alarmed: list[bool]
+    problems: list[tuple[str, str, str]]  # state, reason and folder of runs that are not completed or cannot be read
+    alarms: list[str]  # what makes numbers wrong; shown in red
+    alarmed: list[bool]  # for every column, whether its last header line is an alarm
 
 
 def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
     """Return a table's texts; `sign` is between mean and deviation."""
     scales = [100.0 if column.percent else 1.0 for column in table.columns]
-    decimals = [_decimals(table, place, scale) for place, scale in enumerate(scales)]
+    decimals = []
+    for place, scale in enumerate(scales):
+        means = (row.cells[place].mean for row in table.rows)
+        decimals.append(decimals_of([mean * scale for mean in means if mean is not None]))
     names = _name_columns([row.method for row in table.rows])
     rows = []
     for row in table.rows:
-        entries = [
-            Entry(_mean(cell, scale, digits, sign), _remainder(cell), cell.best)
-            for cell, scale, digits in zip(row.cells, scales, decimals, strict=True)
-        ]
+        texts = [_mean(*facts, sign) for facts in zip(row.cells, scales, decimals, strict=True)]
+        entries = [Entry(text, _remainder(cell), cell.best) for text, cell in zip(texts, row.cells, strict=True)]
         rank = _MISSING if row.rank is None else f"{row.rank:.2f}"
-        rows.append(([_name(row.method, name) for name in names], entries, rank))
+        rows.append(([clean(row.method.texts()[name]) for name in names], entries, rank))
     if any(table.trivial):
         entries = [Entry(_trivial(*facts)) for facts in zip(table.trivial, scales, decimals, strict=True)]
         rows.append((["trivial", *("" for _ in names[1:])], entries, ""))
@@ -80,13 +71,8 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
 
 
 def decimals_of(means: list[float]) -> int | None:
-    """Return how many decimals give the smallest of some means three significant digits.
-
-    None if fixed digits do not fit: below 0.0001 or from 1,000,000 on.
-    """
-    sizes = [abs(mean) for mean in means if mean]
-    if not sizes:
-        return 2
+    """Return how many decimals give the smallest mean three significant digits; None below 0.0001 or from 1,000,000 on."""
+    sizes = [abs(mean) for mean in means if mean] or [1.0]
     if min(sizes) < 1e-4 or max(sizes) >= 1e6:
         return None
     return max(0, 2 - math.floor(math.log10(min(sizes))))
@@ -95,11 +81,6 @@ def decimals_of(means: list[float]) -> int | None:
 def number(value: float, decimals: int | None) -> str:
     """Return a number with fixed decimals, or with three significant digits."""
     return f"{value:.3g}" if decimals is None else f"{value:.{decimals}f}"
-
-
-def _decimals(table: Table, place: int, scale: float) -> int | None:
-    means = [row.cells[place].mean for row in table.rows]
-    return decimals_of([mean * scale for mean in means if mean is not None])
 
 
 def _mean(cell: Cell, scale: float, decimals: int | None, sign: str) -> str:
@@ -127,18 +108,9 @@ def _trivial(bounds: tuple[float, float] | None, scale: float, decimals: int | N
 def _name_columns(methods: list[Method]) -> list[str]:
     """Return what names a method here: the source only if one body has several, settings only if some differ."""
     sources = Counter(body for body, _ in {(method.body, method.source) for method in methods})
-    names = ["body", "source", "metric", "finetune", "settings"]
-    if all(count == 1 for count in sources.values()):
-        names.remove("source")
-    if not any(method.settings for method in methods):
-        names.remove("settings")
-    return names
-
-
-def _name(method: Method, name: str) -> str:
-    if name == "settings":
-        return clean(", ".join(f"{key}={value}" for key, value in method.settings))
-    return clean(str(getattr(method, name)))
+    source = ["source"] if any(count > 1 for count in sources.values()) else []
+    settings = ["settings"] if any(method.settings for method in methods) else []
+    return ["body", *source, "metric", "finetune", *settings]
 
 
 def _header(column: Column, with_protocol: bool) -> list[str]:
@@ -150,19 +122,16 @@ def _header(column: Column, with_protocol: bool) -> list[str]:
 
 
 def _caption(protocols: list[str], with_trivial: bool, sign: str) -> str:
-    protocol = f" Protocol: {clean(protocols[0])}." if len(protocols) == 1 else ""
+    text = f"Test error, lower is better: mean {sign} sample standard deviation over seeds (number of seeds)."
     trivial = " trivial: the best constant predictor." if with_trivial else ""
-    return (
-        f"Test error, lower is better: mean {sign} sample standard deviation over seeds (number of seeds). "
-        f"Bold: best of a task.{trivial}{protocol}"
-    )
+    protocol = f" Protocol: {clean(protocols[0])}." if len(protocols) == 1 else ""
+    return f"{text} Bold: best of a task.{trivial}{protocol}"
 
 
 def _alarms(table: Table) -> list[str]:
-    chosen = {f"{clean(one.task)} ({clean(one.protocol)})" for one in table.columns if one.chosen_on_test}
-    names = ", ".join(sorted(chosen))
-    text = f"The test split chose the weights of {names}: these errors are too low and not comparable with others."
-    return [text] if chosen else []
+    chosen = sorted({f"{clean(one.task)} ({clean(one.protocol)})" for one in table.columns if one.chosen_on_test})
+    text = "these errors are too low and not comparable with others"
+    return [f"The test split chose the weights of {', '.join(chosen)}: {text}."] if chosen else []
 
 
 def _problems(table: Table) -> list[tuple[str, str, str]]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterator
 
 from orca_cli.report.collect import Run
 from orca_cli.report.table import Cell, Column, Row, Table, score_of
 from orca_cli.terminal import visible
 
-_LONGEST = 300
 
-
-def clean(text: str, *, longest: int = _LONGEST) -> str:
+def clean(text: str, *, longest: int = 300) -> str:
     """Return text from the disk with everything that could move a cursor, hide or break a line written as an escape."""
     return visible(text if len(text) <= longest else f"{text[:longest]}...")
 
@@ -22,16 +22,14 @@ def notes_of(table: Table) -> list[str]:
     for place, column in enumerate(table.columns):
         cells = [(row, row.cells[place]) for row in table.rows]
         name = _column_name(column, table.columns)
-        found = (_settings(cells), _seeds(cells), _sizes(cells), _test_sets(cells), _skipped(cells))
-        notes += [f"{name}: {note}" for note in (*found, _against_trivial(cells), *_hidden(cells)) if note]
+        notes += [f"{name}: {note}" for note in (*_differences(cells), *_doubts(cells))]
     notes.append(_superseded_note(table.superseded))
     return [note for note in notes if note]
 
 
 def _column_name(column: Column, columns: list[Column]) -> str:
     """Return a column's task, with protocol and error if other columns have the same task."""
-    same = [other for other in columns if other.task == column.task]
-    if len(same) == 1:
+    if sum(other.task == column.task for other in columns) == 1:
         return column.task
     words = (column.protocol, *data_words(column), column.error_name or "no result")
     return f"{column.task} ({' '.join(words)})"
@@ -55,67 +53,48 @@ def seeds_text(seeds: list[int]) -> str:
 
 def _rank_note(table: Table) -> str:
     ranked = sum(row.rank is not None for row in table.rows)
-    if not ranked:
-        return ""
     tasks = "the task" if len(table.columns) == 1 else f"all {len(table.columns)} tasks"
-    return f"rank: mean over {tasks}, among the {ranked} of {len(table.rows)} methods that have a result for each"
+    text = f"rank: mean over {tasks}, among the {ranked} of {len(table.rows)} methods that have a result for each"
+    return text if ranked else ""
 
 
-def _settings(cells: list[tuple[Row, Cell]]) -> str:
-    """Name the overridden settings that all runs of a column share and that are in no row's name."""
-    runs = _runs(cells)
-    if not runs:
-        return ""
-    common = set(runs[0].variant.items()).intersection(*(run.variant.items() for run in runs))
+def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
+    """Yield the overridden settings that all runs of a column share and no row's name has, and in what its runs differ."""
+    runs = [run for _, cell in cells for run in cell.runs]
+    common = set.intersection(*(set(run.variant.items()) for run in runs)) if runs else set()
     hidden = common - {setting for row, cell in cells if cell.runs for setting in row.method.settings}
-    return f"all runs with {', '.join(f'{key}={value}' for key, value in sorted(hidden))}" if hidden else ""
-
-
-def _seeds(cells: list[tuple[Row, Cell]]) -> str:
+    if hidden:
+        yield f"all runs with {', '.join(f'{key}={value}' for key, value in sorted(hidden))}"
     seeds = [(str(row.method), seeds_text([run.seed for run in cell.runs])) for row, cell in cells if cell.runs]
     counts = Counter(text for _, text in seeds)
-    if len(counts) < 2:
-        return ""
-    usual = counts.most_common(1)[0][0]
-    others = "; ".join(f"{method} ({text})" for method, text in seeds if text != usual)
-    return f"methods have different seeds: {usual}, but {others}"
+    if len(counts) > 1:
+        usual = counts.most_common(1)[0][0]
+        others = "; ".join(f"{method} ({text})" for method, text in seeds if text != usual)
+        yield f"methods have different seeds: {usual}, but {others}"
+    sizes = sorted({score_of(run).n for run in runs})
+    if len(sizes) > 1:
+        items = ", ".join(map(str, sizes))
+        yield f"errors are means over different numbers of items ({items}) and may not be comparable"
+    test_sets = {score_of(run).test_set for run in runs} - {""}
+    if len(test_sets) > 1:
+        yield f"runs were tested on {len(test_sets)} different test sets and may not be comparable"
 
 
-def _sizes(cells: list[tuple[Row, Cell]]) -> str:
-    sizes = sorted({score_of(run).n for run in _runs(cells)})
-    if len(sizes) < 2:
-        return ""
-    return f"errors are means over different numbers of items ({', '.join(map(str, sizes))}) and may not be comparable"
-
-
-def _test_sets(cells: list[tuple[Row, Cell]]) -> str:
-    known = {score_of(run).test_set for run in _runs(cells)} - {""}
-    return f"runs were tested on {len(known)} different test sets and may not be comparable" if len(known) > 1 else ""
-
-
-def _skipped(cells: list[tuple[Row, Cell]]) -> str:
-    counts = sorted({score_of(run).skipped for run in _runs(cells)})
-    if not counts or counts == [0]:
-        return ""
-    return f"errors leave out items that could not be scored ({seeds_text(counts)} per run)"
-
-
-def _against_trivial(cells: list[tuple[Row, Cell]]) -> str:
-    known = [score_of(run).trivial for run in _runs(cells)]
-    trivial = [value for value in known if value is not None]
-    if not trivial:
-        return ""
-    worse = [str(row.method) for row, cell in cells if cell.mean is not None and cell.mean >= min(trivial)]
-    return f"not better than the best constant predictor: {'; '.join(worse)}" if worse else ""
-
-
-def _hidden(cells: list[tuple[Row, Cell]]) -> list[str]:
-    return [
-        f"{row.method}, seed {run.seed}: runs differ in something that no setting shows (such as a changed YAML or data "
-        f"file); the newest counts, not {run.path}"
-        for row, cell in cells
-        for run in cell.hidden
-    ]
+def _doubts(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
+    """Yield what the errors of a column leave out, and which of them are worth little."""
+    scores = [score_of(run) for _, cell in cells for run in cell.runs]
+    skipped = sorted({score.skipped for score in scores})
+    if skipped not in ([], [0]):
+        yield f"errors leave out items that could not be scored ({seeds_text(skipped)} per run)"
+    trivial = min((score.trivial for score in scores if score.trivial is not None), default=math.inf)
+    worse = [str(row.method) for row, cell in cells if cell.mean is not None and cell.mean >= trivial]
+    if worse:
+        yield f"not better than the best constant predictor: {'; '.join(worse)}"
+    for row, run in ((row, run) for row, cell in cells for run in cell.hidden):
+        yield (
+            f"{row.method}, seed {run.seed}: runs differ in something that no setting shows (such as a changed YAML or data "
+            f"file); the newest counts, not {run.path}"
+        )
 
 
 def _superseded_note(superseded: list[Run]) -> str:
@@ -125,7 +104,3 @@ def _superseded_note(superseded: list[Run]) -> str:
     count = len(superseded)
     text = "1 older attempt does not count" if count == 1 else f"{count} older attempts do not count"
     return f"{text} (only the newest completed run of an experiment does): {folders}"
-
-
-def _runs(cells: list[tuple[Row, Cell]]) -> list[Run]:
-    return [run for _, cell in cells for run in cell.runs]

@@ -19,13 +19,7 @@ UNFINISHED = ("failed", "dead", "interrupted", "running")
 
 @dataclass(frozen=True, order=True)
 class Column:
-    """Errors that may be compared: of one task, by one protocol and under one name.
-
-    Args:
-        percent: the error is a fraction, shown times 100.
-        chosen_on_test: the test split chose the weights, so the errors are too low.
-        size: the word for number and size of the samples, if the task has several.
-    """
+    """Errors that may be compared: of one task, by one protocol and under one name; fields as in `Run` and `Score`."""
 
     task: str
     protocol: str
@@ -46,6 +40,10 @@ class Method:
     finetune: str
     settings: tuple[tuple[str, str], ...] = ()
 
+    def texts(self) -> dict[str, str]:
+        """Return field -> text."""
+        return vars(self) | {"settings": ", ".join(f"{key}={value}" for key, value in self.settings)}
+
     def __str__(self) -> str:
         settings = (f"{key}={value}" for key, value in self.settings)
         return " ".join((self.body, self.metric, self.finetune, *settings))
@@ -53,25 +51,17 @@ class Method:
 
 @dataclass
 class Cell:
-    """The runs of one method on one task.
+    """The runs of one method on one task."""
 
-    Args:
-        runs: completed runs, one per seed, in the order of seeds.
-        unfinished: state -> number of runs that are not completed.
-        hidden: completed runs that do not count, because a newer one has the same seed and visible settings.
-        best: its mean is the lowest of the column.
-    """
-
-    runs: list[Run] = field(default_factory=list)
-    unfinished: Counter[str] = field(default_factory=Counter)
-    hidden: list[Run] = field(default_factory=list)
-    best: bool = False
+    runs: list[Run] = field(default_factory=list)  # completed, one per seed, in the order of seeds
+    unfinished: Counter[str] = field(default_factory=Counter)  # state -> number of runs that are not completed
+    hidden: list[Run] = field(default_factory=list)  # do not count: a newer one has the same seed and visible settings
+    best: bool = False  # its mean is the lowest of the column
 
     @property
     def values(self) -> list[float]:
         """Return the test errors that are defined, in the order of seeds."""
-        values = (score_of(run).value for run in self.runs)
-        return [value for value in values if value is not None]
+        return [value for run in self.runs if (value := score_of(run).value) is not None]
 
     @property
     def undefined(self) -> int:
@@ -100,14 +90,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything that a report shows.
-
-    Args:
-        trivial: for each column the lowest and highest error of the best constant predictor; None if unknown.
-        unfinished: runs that are not completed.
-        superseded: older attempts that do not count.
-        broken: folders that could not be read.
-    """
+    """Everything that a report shows; `trivial` is, for each column, the range of the best constant predictor's errors."""
 
     columns: list[Column]
     rows: list[Row]
@@ -134,9 +117,8 @@ def build_table(collection: Collection) -> Table:
     columns = sorted(set(column_of.values()))
     methods = sorted({method for method, _ in cells})
     rows = [Row(method, [cells.get((method, column), Cell()) for column in columns]) for method in methods]
-    _mark_best(rows)
+    trivial = [_mark_best([row.cells[place] for row in rows]) for place in range(len(columns))]
     _rank(rows)
-    trivial = [_trivial([row.cells[place] for row in rows]) for place in range(len(columns))]
     unfinished = [run for run in runs if run.state != "completed"]
     return Table(columns, rows, trivial, unfinished, collection.superseded, collection.broken)
 
@@ -144,15 +126,11 @@ def build_table(collection: Collection) -> Table:
 def _columns(runs: list[Run]) -> dict[Path, Column]:
     """Return run folder -> column; a run without a score goes where its task's scores are."""
     found: dict[Path, Column] = {}
-    by_task: dict[tuple[str, str], Column] = {}
     for run in runs:
-        if run.score is not None:
-            score = run.score
-            marks = (score.synthetic, score.chosen_on_test, score.size)
-            column = Column(run.task, run.protocol, score.error_name, score.percent, *marks)
-            found[run.path] = column
-            key = (run.task, run.protocol)
-            by_task[key] = min(column, by_task.get(key, column))
+        if (score := run.score) is not None:
+            marks = (score.percent, score.synthetic, score.chosen_on_test, score.size)
+            found[run.path] = Column(run.task, run.protocol, score.error_name, *marks)
+    by_task = {(column.task, column.protocol): column for column in sorted(found.values(), reverse=True)}
     for run in runs:
         blank = Column(run.task, run.protocol, "", False, False)
         found.setdefault(run.path, by_task.get((run.task, run.protocol), blank))
@@ -162,18 +140,15 @@ def _columns(runs: list[Run]) -> dict[Path, Column]:
 def _methods(runs: list[Run], column_of: dict[Path, Column]) -> dict[Path, Method]:
     """Return run folder -> method, named by the overridden settings that are not the same in all runs of some column.
 
-    Settings can differ without an override, when a configuration or data file was changed between two runs. Such runs are
-    told apart by the first digits of their settings' hash.
+    Where settings differ without an override, because a file was changed, the first digits of their hash are part of the name.
     """
     by_column: dict[Column, list[Run]] = defaultdict(list)
     for run in runs:
         by_column[column_of[run.path]].append(run)
-    shown = {
-        key
-        for group in by_column.values()
-        for key in {key for run in group for key in run.variant}
-        if len({run.variant.get(key) for run in group}) > 1
-    }
+    shown = set[str]()
+    for group in by_column.values():
+        items: list[set[tuple[str, str]]] = [set(run.variant.items()) for run in group]
+        shown |= {key for key, _ in set().union(*items) - items[0].intersection(*items)}
     methods: dict[Path, Method] = {}
     hashes: dict[tuple[Method, Column], set[str]] = defaultdict(set)
     for run in runs:
@@ -193,16 +168,19 @@ def _add(cell: Cell, run: Run) -> None:
     if run.state != "completed":
         cell.unfinished[run.state] += 1
         return
-    older = [other for other in cell.runs if other.seed == run.seed]
-    cell.hidden += older
-    cell.runs = sorted([*(other for other in cell.runs if other not in older), run], key=lambda other: other.seed)
+    cell.hidden += [other for other in cell.runs if other.seed == run.seed]
+    others = [other for other in cell.runs if other.seed != run.seed]
+    cell.runs = sorted([*others, run], key=lambda other: other.seed)
 
 
-def _mark_best(rows: list[Row]) -> None:
-    for cells in zip(*(row.cells for row in rows), strict=True):
-        means = [cell.mean for cell in cells if cell.mean is not None]
-        for cell in cells:
-            cell.best = cell.mean is not None and math.isclose(cell.mean, min(means), rel_tol=1e-12)
+def _mark_best(cells: list[Cell]) -> tuple[float, float] | None:
+    """Mark the best cells of a column, and return the range of the best constant predictor's errors."""
+    means = [cell.mean for cell in cells if cell.mean is not None]
+    for cell in cells:
+        cell.best = cell.mean is not None and math.isclose(cell.mean, min(means), rel_tol=1e-12)
+    scores = (score_of(run) for cell in cells for run in cell.runs)
+    trivial = [score.trivial for score in scores if score.trivial is not None]
+    return (min(trivial), max(trivial)) if trivial else None
 
 
 def _rank(rows: list[Row]) -> None:
@@ -219,9 +197,3 @@ def _rank(rows: list[Row]) -> None:
             ranks[id(row)].append(better + (ties + 1) / 2)
     for row in complete:
         row.rank = statistics.fmean(ranks[id(row)])
-
-
-def _trivial(cells: list[Cell]) -> tuple[float, float] | None:
-    values = [score_of(run).trivial for cell in cells for run in cell.runs]
-    known = [value for value in values if value is not None]
-    return (min(known), max(known)) if known else None

@@ -4,9 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.models.canvas import from_canvas, to_canvas
-from orca_cli.models.geometry import fold_shape, layout, smallest_kernel, token_grid
-from orca_cli.models.predictors.dense import shuffle
+from orca_cli.models.geometry import fold_shape, from_canvas, layout, smallest_kernel, to_canvas, token_grid
+from orca_cli.models.predictors import shuffle
 from tests.properties import examples
 
 sizes = st.integers(1, 3000)

@@ -195,7 +195,7 @@ def test_minilm_body_computes_what_the_whole_model_computes():
     whole = AutoModel.from_pretrained(body.folder).eval()
     texts = ["Return the sum.", "Open a file and read all of its lines, then close it again."]
     tokens = body.embed_source(texts)
-    encoded = body._tokenizer()(texts, padding=True, return_tensors="pt")
+    encoded = body._tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         ours, wanted = body(tokens).x, whole(**encoded).last_hidden_state
     torch.testing.assert_close(ours[tokens.mask], wanted[tokens.mask], rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,7 @@ from torch.nn import functional
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import EmbedderInit, Role, Tokens
 from orca_cli.models.bodies import checkpoints
-
-# The statistics that ImageNet models are trained with, for checkpoints that do not state their own.
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+from orca_cli.models.geometry import resize
 
 
 class PretrainedBody(nn.Module):
@@ -27,11 +26,15 @@ class PretrainedBody(nn.Module):
 
     The embedding layer is kept aside: it embeds the source and is neither trained nor stored with checkpoints.
 
-    A family gives `trained`, `forward`, `embedder_init` and, where they differ from the defaults below:
+    A family gives `trained`, `forward`, `embedder_init` and, where they differ from the defaults below, `linears` (role ->
+    regular expression for the end of the names of its nn.Linear layers) and attributes of `interfaces.Body`.
 
-    Attributes:
-        linears: role -> regular expression for the end of the names of its nn.Linear layers.
-        canvas, downsampling, can_be_causal, needs_prefix: as in interfaces.
+    Args:
+        model: a transformers model, without pooler.
+        folder: where it was read from.
+        embeddings: its embedding layer.
+        max_tokens: S, prefix tokens included.
+        width: D; F as well, unless the family sets `feature_width`.
     """
 
     modality: Literal["text", "image"]
@@ -42,15 +45,6 @@ class PretrainedBody(nn.Module):
     linears: ClassVar[Mapping[Role, str]] = {}
 
     def __init__(self, model: Any, folder: Path, embeddings: nn.Module, *, max_tokens: int, width: int) -> None:
-        """Take a transformers model apart.
-
-        Args:
-            model: the model, without pooler.
-            folder: where it was read from.
-            embeddings: its embedding layer.
-            max_tokens: S, prefix tokens included.
-            width: D; F as well, unless the family sets `feature_width`.
-        """
         super().__init__()
         for name, module in self.trained(model).items():
             self.add_module(name, module)
@@ -94,8 +88,7 @@ class PretrainedBody(nn.Module):
 
     def reset_weights(self) -> None:
         """Redraw what is trained by the architecture's own initialisation; the embedding layer stays."""
-        config = copy.deepcopy(self.config)
-        fresh = self._model_type(config, **checkpoints.without_pooler(self._model_type))
+        fresh = self._model_type(copy.deepcopy(self.config), **checkpoints.without_pooler(self._model_type))
         for name, module in self.trained(fresh).items():
             self.get_submodule(name).load_state_dict(module.state_dict())
 
@@ -103,31 +96,19 @@ class PretrainedBody(nn.Module):
         """Return what transformers' attention takes for tokens [B, T, D] and their mask [B, T]."""
         from transformers.masking_utils import causal_mask_function, create_bidirectional_mask
 
-        return create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=x,
-            attention_mask=mask.to(torch.int64),
-            and_mask_function=causal_mask_function if causal else None,
-        )
+        and_mask = causal_mask_function if causal else None
+        return create_bidirectional_mask(self.config, x, mask.to(torch.int64), and_mask_function=and_mask)
 
 
 class TextBody(PretrainedBody):
-    """A body that takes sequences, with a tokenizer; a family also gives `encode`."""
+    """A body that takes sequences, with a tokenizer, and cuts source texts to some tokens; a family also gives `encode`."""
 
     modality = "text"
 
     def __init__(
-        self,
-        model: Any,
-        folder: Path,
-        embeddings: nn.Module,
-        *,
-        max_tokens: int,
-        width: int,
-        max_source_tokens: int,
+        self, model: Any, folder: Path, embeddings: nn.Module, *, max_source_tokens: int, **sizes: int
     ) -> None:
-        """Take a transformers model apart; arguments as above, and the tokens that source texts are cut to."""
-        super().__init__(model, folder, embeddings, max_tokens=max_tokens, width=width)
+        super().__init__(model, folder, embeddings, **sizes)
         self.max_source_tokens = max_source_tokens
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
@@ -150,9 +131,8 @@ class TextBody(PretrainedBody):
     @torch.no_grad()
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
         """Return the embedding layer's outputs [B, T, D] for B texts, cut to `max_source_tokens`."""
-        encoded = self._tokenizer()(
-            list(inputs), padding=True, truncation=True, max_length=self.max_source_tokens, return_tensors="pt"
-        ).to(self.device)
+        cut = {"padding": True, "truncation": True, "max_length": self.max_source_tokens}
+        encoded = self._tokenizer(list(inputs), **cut, return_tensors="pt").to(self.device)
         self.embeddings.to(self.device).eval()
         x = self.embed_words(encoded["input_ids"])
         return Tokens(x, encoded["attention_mask"].bool(), (x.shape[1],))
@@ -160,36 +140,33 @@ class TextBody(PretrainedBody):
     @torch.no_grad()
     def prefix_tokens(self) -> Tensor | None:
         """Return the embedded [CLS] or <s> [1, D] at the first position; None where the tokenizer has none."""
-        number = self._tokenizer().cls_token_id
+        number = self._tokenizer.cls_token_id
         if number is None:
             return None
         device = next(self.embeddings.parameters()).device
         return self.embed_words(torch.tensor([[number]], device=device))[0]
 
+    @functools.cached_property
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        if not hasattr(self, "_loaded_tokenizer"):
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
-            except Exception as error:
-                raise DataError(
-                    "the checkpoint has no usable tokenizer, which is needed to embed source texts",
-                    where=f"{checkpoints.KEY}={self.folder}",
-                    hint="save the tokenizer into the same folder",
-                ) from error
-            tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # any will do: padding is masked
-            self._loaded_tokenizer = tokenizer
-        return self._loaded_tokenizer
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:
+            what = "the checkpoint has no usable tokenizer, which is needed to embed source texts"
+            hint = "save the tokenizer into the same folder"
+            raise DataError(what, where=f"{checkpoints.KEY}={self.folder}", hint=hint) from error
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # any will do: padding is masked
+        return tokenizer
 
 
 class ImageBody(PretrainedBody):
     """A body that takes maps of its own resolution; a family also gives `embed_patches`."""
 
     modality = "image"
+    canvas: tuple[int, int]
 
     def __init__(self, model: Any, folder: Path, *, max_tokens: int, width: int) -> None:
-        """Take a transformers model apart; arguments as above."""
         super().__init__(model, folder, model.embeddings, max_tokens=max_tokens, width=width)
         size = model.config.image_size
         self.canvas = (size, size) if isinstance(size, int) else tuple(size)
@@ -202,30 +179,23 @@ class ImageBody(PretrainedBody):
     @torch.no_grad()
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
         """Return the patch embedding's outputs [B, T, D] for images [B, 3, H, W] in 0..1, resized to the canvas."""
-        assert self.canvas is not None
         images = torch.as_tensor(np.asarray(inputs), dtype=torch.float32, device=self.device)
-        if tuple(images.shape[-2:]) != self.canvas:
-            images = functional.interpolate(
-                images, size=self.canvas, mode="bilinear", align_corners=False, antialias=True
-            )
         mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self._mean, self._std))
         self.embeddings.to(self.device).eval()
-        x, grid = self.embed_patches((images - mean) / std)
+        x, grid = self.embed_patches((resize(images, self.canvas) - mean) / std)
         return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), tuple(grid))
 
     @property
     def patch_grid(self) -> tuple[int, int]:
         """Return (rows, columns) of the model's own patches."""
-        assert self.canvas is not None
         rows, columns = self.embeddings.patch_embeddings.projection.kernel_size
         return self.canvas[0] // rows, self.canvas[1] // columns
 
     def embedder_init(self) -> EmbedderInit:
         """Return patch filter and, where the model has them, norm and positions."""
-        embeddings = self.embeddings
-        patch, positions = embeddings.patch_embeddings.projection, embeddings.position_embeddings
+        patch, positions = self.embeddings.patch_embeddings.projection, self.embeddings.position_embeddings
         return EmbedderInit(
-            norm=copy.deepcopy(getattr(embeddings, "norm", None)),
+            norm=copy.deepcopy(getattr(self.embeddings, "norm", None)),
             positions=None if positions is None else positions.detach()[0].clone(),
             position_grid=self.patch_grid,
             patch_weight=patch.weight.detach().clone(),
@@ -239,4 +209,4 @@ def _statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
         settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         return tuple(settings["image_mean"]), tuple(settings["image_std"])
     except (OSError, ValueError, KeyError, TypeError):
-        return _IMAGENET
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -5,14 +5,14 @@ Only safetensors and JSON are read; code in a checkpoint's repository is never r
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import inspect
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,6 @@ from orca_cli.terminal import log
 from orca_cli.untrusted.connections import hub_answers
 
 KEY = "body.checkpoint"
-_FILES = ["*.safetensors", "*.json", "*.txt"]
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_MAX_CONFIG = 2**24  # bytes
 _TIMEOUT_S = 8
 
 
@@ -55,8 +51,7 @@ def resolve(checkpoint: str) -> Path:
 
     Raises:
         ConfigError: no such folder, or no such revision on the hub.
-        DataError: the folder is not a checkpoint.
-        UnsafeError: it has pickled weights only.
+        DataError, UnsafeError: the folder is not a checkpoint, or has pickled weights only.
         ChecksumError: the packaged weights differ from the published ones.
         NetworkError: it is not in the hub's cache and the hub cannot be reached.
     """
@@ -65,27 +60,20 @@ def resolve(checkpoint: str) -> Path:
         return _checked(local)
     check_name(checkpoint)
     packaged = PACKAGED.get(checkpoint)
-    folder = None if packaged is None else packaged_folder(packaged)
-    if packaged is not None and folder is not None:
-        if storage.sha256_file(folder / "model.safetensors") != packaged.sha256:
-            raise ChecksumError(
-                "the weights differ from the published ones",
-                where=str(folder / "model.safetensors"),
-                hint=f"reinstall the package {packaged.package.replace('_', '-')}",
-            )
-        return _checked(folder)
-    return _checked(_from_hub(checkpoint))
+    folder = packaged_folder(packaged) if packaged else None
+    if packaged is None or folder is None:
+        return _checked(_from_hub(checkpoint))
+    weights = folder / "model.safetensors"
+    if storage.sha256_file(weights) != packaged.sha256:
+        hint = f"reinstall the package {packaged.package.replace('_', '-')}"
+        raise ChecksumError("the weights differ from the published ones", where=str(weights), hint=hint)
+    return _checked(folder)
 
 
 def check_name(checkpoint: str) -> None:
-    """Refuse what is neither a folder nor a valid hub id; nothing is read.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if checkpoint and Path(checkpoint).expanduser().is_dir():
-        return
-    if not _HUB_ID.fullmatch(checkpoint):
+    """Raise ConfigError for what is neither a folder nor a valid hub id; nothing is read."""
+    is_folder = bool(checkpoint) and Path(checkpoint).expanduser().is_dir()
+    if not is_folder and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?", checkpoint):
         raise ConfigError(f"no such folder: '{checkpoint}'", where=KEY, hint="give a folder or a hub id")
 
 
@@ -98,33 +86,28 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
         settings: more for `from_pretrained`.
 
     Raises:
-        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `resolve` and `check_family` say.
-        DataError: the weights are damaged, or some are missing.
+        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `resolve` and `check_family` say; DataError also
+            where weights are damaged or missing.
     """
     import torch
     import transformers
 
     folder = resolve(checkpoint)
     kind = getattr(transformers, classes[check_family(folder, tuple(classes))])
-    with _reading(folder):
-        model, report = kind.from_pretrained(
-            folder,
-            output_loading_info=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            dtype=torch.float32,
-            **without_pooler(kind),
-            **settings,
-        )
+    settings |= {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True, "dtype": torch.float32}
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        model, report = kind.from_pretrained(folder, output_loading_info=True, **without_pooler(kind), **settings)
+    except Exception as error:  # noqa: BLE001 - both libraries raise their own types
+        if isinstance(error, MemoryError) or "allocate memory" in str(error) or of_processes(error):
+            raise  # not the checkpoint's fault
+        raise DataError(f"the checkpoint cannot be read: {error}", where=str(folder)) from error
     # transformers draws missing weights at random, and only logs it.
     wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if wrong:
-        raise DataError(
-            f"{len(wrong)} of the model's weights are missing or have the wrong shape, such as '{wrong[0]}'",
-            where=str(folder),
-            hint="give the folder of a complete saved checkpoint",
-        )
+        what = f"{len(wrong)} of the model's weights are missing or have the wrong shape, such as '{wrong[0]}'"
+        raise DataError(what, where=str(folder), hint="give the folder of a complete saved checkpoint")
     return model, folder
 
 
@@ -136,30 +119,27 @@ def without_pooler(kind: type) -> dict[str, bool]:
 def packaged_folder(packaged: Packaged) -> Path | None:
     """Return the folder of an installed package's weights, found without importing it; None where it is absent."""
     spec = importlib.util.find_spec(packaged.package)
-    for root in (spec.submodule_search_locations or []) if spec is not None else []:
-        folder = Path(root) / packaged.folder
-        if (folder / "model.safetensors").is_file():
-            return folder
-    return None
+    roots = (spec and spec.submodule_search_locations) or []
+    folders = (Path(root) / packaged.folder for root in roots)
+    return next((folder for folder in folders if (folder / "model.safetensors").is_file()), None)
 
 
 def revision(folder: Path) -> str | None:
     """Return the hub's commit of a folder of its cache; None for any other folder."""
     parent, name = folder.parent, folder.name
     is_snapshot = parent.name == "snapshots" and parent.parent.name.startswith("models--")
-    return name if is_snapshot and _COMMIT.fullmatch(name) else None
+    return name if is_snapshot and re.fullmatch("[0-9a-f]{40}", name) else None
 
 
 def check_family(folder: Path, families: tuple[str, ...]) -> str:
     """Return the family that a checkpoint's config.json names, after checking that it asks for no code.
 
     Raises:
-        ConfigError: the body's code does not know the family.
-        DataError: the file is unreadable.
+        ConfigError, DataError: the body's code does not know the family, or the file is unreadable.
         UnsafeError: its model needs code from the repository, a quantiser, or a kernel on the hub.
     """
     try:
-        if (folder / "config.json").stat().st_size > _MAX_CONFIG:
+        if (folder / "config.json").stat().st_size > 2**24:
             raise ValueError("too large")
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         family = content["model_type"]
@@ -168,17 +148,12 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
     code = [key for key in ("auto_map", "quantization_config") if content.get(key)]
     code += [key for key in ("attn_implementation", "_attn_implementation") if "/" in str(content.get(key))]
     if code:
-        raise UnsafeError(
-            f"config.json asks for third-party code ('{code[0]}'), which is never run",
-            where=f"{KEY}={folder}",
-            hint="choose a checkpoint of one of transformers' own families",
-        )
+        what = f"config.json asks for third-party code ('{code[0]}'), which is never run"
+        hint = "choose a checkpoint of one of transformers' own families"
+        raise UnsafeError(what, where=f"{KEY}={folder}", hint=hint)
     if family not in families:
-        raise ConfigError(
-            f"'{folder}' is of family '{family}', but this body takes {' or '.join(families)}",
-            where=KEY,
-            hint="choose a body of that family (orca list bodies)",
-        )
+        what = f"'{folder}' is of family '{family}', but this body takes {' or '.join(families)}"
+        raise ConfigError(what, where=KEY, hint="choose a body of that family (orca list bodies)")
     return str(family)
 
 
@@ -189,71 +164,43 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-@contextmanager
-def _reading(folder: Path) -> Iterator[None]:
-    """Silence transformers' progress bar, and turn its errors about a broken checkpoint into one DataError."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - both libraries raise their own types
-        if isinstance(error, MemoryError) or "allocate memory" in str(error) or of_processes(error):
-            raise  # not the checkpoint's fault
-        raise DataError(f"the checkpoint cannot be read: {error}", where=str(folder)) from error
-
-
 def _checked(folder: Path) -> Path:
-    if not (folder / "config.json").is_file():
-        raise DataError("no config.json", where=f"{KEY}={folder}", hint="give the folder of a saved checkpoint")
-    if any(folder.glob("*.safetensors")):
+    has_config, where = (folder / "config.json").is_file(), f"{KEY}={folder}"
+    if has_config and any(folder.glob("*.safetensors")):
         return folder
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for path in folder.glob(pattern))
-    if pickled:
-        raise UnsafeError(
-            f"'{pickled[0]}' is a pickle, which can run code",
-            where=f"{KEY}={folder}",
-            hint="convert it with save_pretrained(FOLDER), which writes safetensors",
-        )
-    raise DataError("no *.safetensors", where=f"{KEY}={folder}", hint="give the folder of a saved checkpoint")
+    if has_config and pickled:
+        hint = "convert it with save_pretrained(FOLDER), which writes safetensors"
+        raise UnsafeError(f"'{pickled[0]}' is a pickle, which can run code", where=where, hint=hint)
+    what = "no *.safetensors" if has_config else "no config.json"
+    raise DataError(what, where=where, hint="give the folder of a saved checkpoint")
 
 
 def _from_hub(name: str) -> Path:
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S))  # read when the package is first imported
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors, snapshot_download
 
     model, _, wanted = name.partition("@")
-    commit = wanted or None
-    try:
-        return Path(snapshot_download(model, revision=commit, allow_patterns=_FILES, local_files_only=True))
-    except HFValidationError as error:
-        raise ConfigError(f"'{name}' is neither a folder nor a hub id", where=KEY) from error
-    except LocalEntryNotFoundError:
-        log.debug(f"'{name}' is not in the hub's cache")
-    packaged = PACKAGED.get(model)
-    extra = (
-        f"install the extra '{packaged.extra}' (pip install 'orca-transfer[{packaged.extra}]') or " if packaged else ""
+    fetch = functools.partial(
+        snapshot_download, model, revision=wanted or None, allow_patterns=["*.safetensors", "*.json", "*.txt"]
     )
-    if not hub_answers():
-        raise NetworkError(
-            f"'{name}' is not on this machine and the model hub cannot be reached",
-            where=KEY,
-            hint=f"{extra}give {KEY}=FOLDER",
-        )
     try:
-        return Path(snapshot_download(model, revision=commit, allow_patterns=_FILES, etag_timeout=_TIMEOUT_S))
-    except RevisionNotFoundError as error:
+        return Path(fetch(local_files_only=True))
+    except errors.HFValidationError as error:
+        raise ConfigError(f"'{name}' is neither a folder nor a hub id", where=KEY) from error
+    except errors.LocalEntryNotFoundError:
+        log.debug(f"'{name}' is not in the hub's cache")
+    hint = f"give {KEY}=FOLDER"
+    if packaged := PACKAGED.get(model):
+        hint = f"install the extra '{packaged.extra}' (pip install 'orca-transfer[{packaged.extra}]') or {hint}"
+    if not hub_answers():
+        what = f"'{name}' is not on this machine and the model hub cannot be reached"
+        raise NetworkError(what, where=KEY, hint=hint)
+    try:
+        return Path(fetch(etag_timeout=_TIMEOUT_S))
+    except errors.RevisionNotFoundError as error:
         raise ConfigError(f"'{model}' has no revision '{wanted}' on the hub", where=KEY) from error
-    except RepositoryNotFoundError as error:
-        raise ConfigError(f"the hub has no '{model}'", where=KEY, hint=f"{extra}give {KEY}=FOLDER") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ConfigError(f"the hub has no '{model}'", where=KEY, hint=hint) from error
     except Exception as error:
-        raise NetworkError(
-            f"'{name}' could not be fetched: {error}", where=KEY, hint=f"{extra}give {KEY}=FOLDER"
-        ) from error
+        raise NetworkError(f"'{name}' could not be fetched: {error}", where=KEY, hint=hint) from error

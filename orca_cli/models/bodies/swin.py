@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,20 +13,12 @@ from orca_cli.interfaces import Tokens
 from orca_cli.models.bodies import checkpoints
 from orca_cli.models.bodies.base import ImageBody
 
-CLASSES = {"swin": "SwinModel"}
 check_settings = checkpoints.check_name  # before anything is read
 
 
 def load(checkpoint: str) -> SwinBody:
-    """Load a Swin transformer.
-
-    Args:
-        checkpoint: hub id or local folder of a Swin model.
-
-    Raises:
-        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `checkpoints.load_model` says.
-    """
-    return SwinBody(*checkpoints.load_model(CLASSES, checkpoint))
+    """Load a Swin transformer from a hub id or a local folder; raises what `checkpoints.load_model` does."""
+    return SwinBody(*checkpoints.load_model({"swin": "SwinModel"}, checkpoint))
 
 
 class SwinBody(ImageBody):
@@ -47,9 +39,8 @@ class SwinBody(ImageBody):
     }
 
     def __init__(self, model: Any, folder: Path) -> None:
-        """Take a SwinModel apart."""
-        grid = model.embeddings.patch_grid
-        super().__init__(model, folder, max_tokens=int(np.prod(grid)), width=model.config.embed_dim)
+        tokens = math.prod(model.embeddings.patch_grid)
+        super().__init__(model, folder, max_tokens=tokens, width=model.config.embed_dim)
         self.feature_width = model.num_features
         self.downsampling = 2 ** (len(model.config.depths) - 1)
 

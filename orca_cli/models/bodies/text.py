@@ -13,21 +13,16 @@ from orca_cli.interfaces import EmbedderInit
 from orca_cli.models.bodies import checkpoints
 from orca_cli.models.bodies.base import TextBody
 
-CLASSES = {"bert": "BertModel", "roberta": "RobertaModel"}
 check_settings = checkpoints.check_name  # before anything is read
 
 
 def load(checkpoint: str, max_source_tokens: Annotated[int, Ge(3)] = 32) -> BertBody:
-    """Load a text encoder.
+    """Load a text encoder from a hub id or a local folder; raises what `checkpoints.load_model` does.
 
-    Args:
-        checkpoint: hub id or local folder of a BERT or RoBERTa model.
-        max_source_tokens: source texts are cut to this many tokens; the first and the last mark their ends.
-
-    Raises:
-        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `checkpoints.load_model` says.
+    Source texts are cut to `max_source_tokens`, of which the first and the last mark their ends.
     """
-    model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
+    classes = {"bert": "BertModel", "roberta": "RobertaModel"}
+    model, folder = checkpoints.load_model(classes, checkpoint, attn_implementation="sdpa")
     return BertBody(model, folder, max_source_tokens)
 
 
@@ -45,18 +40,11 @@ class BertBody(TextBody):
     }
 
     def __init__(self, model: Any, folder: Path, max_source_tokens: int) -> None:
-        """Take a BertModel or RobertaModel apart."""
         config = model.config
         # RoBERTa counts positions from padding_idx + 1; BERT from 0.
         first = config.pad_token_id + 1 if config.model_type == "roberta" else 0
-        super().__init__(
-            model,
-            folder,
-            model.embeddings,
-            max_tokens=config.max_position_embeddings - first,
-            width=config.hidden_size,
-            max_source_tokens=max_source_tokens,
-        )
+        sizes = {"max_tokens": config.max_position_embeddings - first, "width": config.hidden_size}
+        super().__init__(model, folder, model.embeddings, max_source_tokens=max_source_tokens, **sizes)
         self._first_position = first
 
     @staticmethod

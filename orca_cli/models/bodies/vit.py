@@ -13,24 +13,15 @@ from orca_cli.interfaces import Tokens
 from orca_cli.models.bodies import checkpoints
 from orca_cli.models.bodies.base import ImageBody
 
-CLASSES = {"vit": "ViTModel"}
 check_settings = checkpoints.check_name  # before anything is read
 
 
 def load(checkpoint: str) -> ViTBody:
-    """Load a vision transformer.
-
-    Args:
-        checkpoint: hub id or local folder of a ViT model.
-
-    Raises:
-        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `checkpoints.load_model` says.
-    """
-    model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
+    """Load a vision transformer from a hub id or a local folder; raises what `checkpoints.load_model` does."""
+    model, folder = checkpoints.load_model({"vit": "ViTModel"}, checkpoint, attn_implementation="sdpa")
     if not hasattr(model, "layers"):
-        raise ConfigError(
-            "the installed transformers is too old for ViT", where="body", hint="pip install -U transformers"
-        )
+        hint = "pip install -U transformers"
+        raise ConfigError("the installed transformers is too old for ViT", where="body", hint=hint)
     return ViTBody(model, folder)
 
 
@@ -49,13 +40,8 @@ class ViTBody(ImageBody):
     }
 
     def __init__(self, model: Any, folder: Path) -> None:
-        """Take a ViTModel apart."""
-        super().__init__(
-            model,
-            folder,
-            max_tokens=model.embeddings.position_embeddings.shape[1],
-            width=model.config.hidden_size,
-        )
+        tokens = model.embeddings.position_embeddings.shape[1]
+        super().__init__(model, folder, max_tokens=tokens, width=model.config.hidden_size)
 
     @staticmethod
     def trained(model: Any) -> dict[str, nn.Module]:

@@ -11,28 +11,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orca_cli.interfaces import EmbedderInit, TokenLayout, Tokens
-from orca_cli.models.canvas import to_canvas
-
-_POSITION_SD = 0.02  # BERT's own
+from orca_cli.models.geometry import resize, to_canvas
 
 
 class ConvolutionEmbedder(nn.Module):
-    """Maps inputs of any shape to tokens in the body's space, one for every k positions along every axis."""
+    """Maps inputs of any shape to tokens in the body's space, one for every k positions along every axis.
+
+    First weights come from torch's global generator and the body.
+
+    Args:
+        layout, width, body: as in `interfaces.Embedder`.
+        init: "pretrained": norm, positions and, where there is one, the patch filter start from the body's; "random":
+            convolution as below, norm 1 and 0, positions N(0, 0.02).
+        prefix: [P, D], tokens that the transfer model puts before the others, whose positions then start at P.
+        reach: patches that a token sees on either side of its own.
+    """
 
     def __init__(
         self, layout: TokenLayout, width: int, body: EmbedderInit, *, init: str, prefix: Tensor | None, reach: int = 0
     ) -> None:
-        """Make the layers and their first weights, from torch's global generator.
-
-        Args:
-            layout: how inputs become tokens.
-            width: D.
-            body: what the layers can start from.
-            init: "pretrained": norm, positions and, where there is one, the patch filter start from the body's;
-                "random": convolution as below, norm 1 and 0, positions N(0, 0.02).
-            prefix: [P, D], tokens that the transfer model puts before the others, whose positions then start at P.
-            reach: patches that a token sees on either side of its own.
-        """
         super().__init__()
         self.layout, self.reach = layout, reach
         self.kernel = (2 * reach + 1) * layout.kernel
@@ -45,7 +42,7 @@ class ConvolutionEmbedder(nn.Module):
         self.norm = nn.Identity() if body.norm is None else copy.deepcopy(body.norm).cpu().requires_grad_(True)
         self.positions: nn.Parameter | None = None
         if body.positions is not None:
-            self.positions = nn.Parameter(torch.randn(layout.tokens, width) * _POSITION_SD)
+            self.positions = nn.Parameter(torch.randn(layout.tokens, width) * 0.02)  # BERT's own deviation
         # A single prefix token is kept as [D].
         self.class_token = None if prefix is None else nn.Parameter((prefix if len(prefix) > 1 else prefix[0]).clone())
         if init == "pretrained":
@@ -59,7 +56,9 @@ class ConvolutionEmbedder(nn.Module):
         if self.positions is not None and body.positions is not None:
             positions = body.positions[first_position:]
             if body.position_grid is not None and body.position_grid != self.layout.grid:
-                positions = _resize_positions(positions, body.position_grid, self.layout.grid)
+                maps = positions.T.unflatten(1, body.position_grid).unsqueeze(0)  # [1, D, rows, columns]
+                maps = functional.interpolate(maps, size=self.layout.grid, mode="bicubic", align_corners=False)
+                positions = maps[0].flatten(1).T
             self.positions.copy_(positions[: self.layout.tokens])
         if body.patch_weight is not None and self.convolution.weight.dim() == 4:
             channels, kernel = self.layout.input_shape[0], self.layout.kernel
@@ -70,12 +69,7 @@ class ConvolutionEmbedder(nn.Module):
                 self.convolution.bias.copy_(body.patch_bias)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
-        """Return tokens [B, T, D].
-
-        Args:
-            x: [B, C, *E].
-            valid: [B, *E] bool, False where the input is padding. A token is valid where any position it stands for is.
-        """
+        """Return tokens [B, T, D] for a batch's `x` and `valid`; a token is valid where any position it stands for is."""
         if self.reach and valid is not None:
             x = x * valid.unsqueeze(1)  # a token near the end sees padding beyond its own patch
         seen = to_canvas(x, self.layout)
@@ -103,18 +97,7 @@ def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:
     Where k differs from p the filter is resized and scaled by (p / k)^2, which keeps the answer to a constant input.
     """
     repeated = patch.repeat(1, -(-channels // 3), 1, 1)[:, :channels] * (3 / channels)
-    size = patch.shape[-1]
-    if kernel == size:
-        return repeated
-    resized = functional.interpolate(
-        repeated, size=(kernel, kernel), mode="bilinear", align_corners=False, antialias=True
-    )
-    return resized * (size / kernel) ** 2
-
-
-def _resize_positions(positions: Tensor, have: tuple[int, int], want: tuple[int, ...]) -> Tensor:
-    maps = positions.T.unflatten(1, have).unsqueeze(0)  # [1, D, *have]
-    return functional.interpolate(maps, size=want, mode="bicubic", align_corners=False)[0].flatten(1).T
+    return resize(repeated, (kernel, kernel)) * (patch.shape[-1] / kernel) ** 2
 
 
 def _pad_end(x: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from orca_cli.interfaces import EmbedderInit, TokenLayout
 from orca_cli.models.embedders.convolution import ConvolutionEmbedder
@@ -20,16 +20,13 @@ class Overlap:
     starts in the centre of the kernel with zeros around it: the first answers are those of `patch`.
 
     Args:
-        init: whether norm, positions and patch filter start from the body's or at random.
-        max_tokens: upper bound on the tokens of a sample; the body's own maximum by default.
+        init, max_tokens: as in `patch.Patch`.
     """
 
     init: Literal["pretrained", "random"] = "pretrained"
     max_tokens: Count | None = None
     can_be_causal: ClassVar[bool] = False
 
-    def __call__(
-        self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None
-    ) -> ConvolutionEmbedder:
-        """Return the layer; arguments as in interfaces."""
+    def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
+        """Return the layer."""
         return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=1)

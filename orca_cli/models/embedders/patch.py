@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from orca_cli.interfaces import EmbedderInit, TokenLayout
 from orca_cli.models.embedders.convolution import ConvolutionEmbedder
@@ -25,8 +25,6 @@ class Patch:
     max_tokens: Count | None = None
     can_be_causal: ClassVar[bool] = True
 
-    def __call__(
-        self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None
-    ) -> ConvolutionEmbedder:
-        """Return the layer; arguments as in interfaces."""
+    def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
+        """Return the layer."""
         return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix)

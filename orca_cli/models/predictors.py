@@ -1,0 +1,71 @@
+"""The predictors (paper 3.1, h): pooled for one output per sample, dense for one at every position."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from orca_cli.interfaces import TokenLayout, Tokens
+from orca_cli.models.geometry import from_canvas
+
+
+class PooledPredictor(nn.Module):
+    """Features to K logits: pooling, then a linear layer.
+
+    Args:
+        width, outputs: F, K.
+        pooling: "mean" over the valid tokens but those of the prefix, or "class_token", the first of the prefix.
+    """
+
+    def __init__(self, width: int, outputs: int, pooling: str) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.linear = nn.Linear(width, outputs)
+
+    def forward(self, features: Tokens) -> Tensor:
+        """Return [B, K]."""
+        if self.pooling == "class_token":
+            return self.linear(features.x[:, 0])
+        x = features.x[:, features.prefix :]
+        weight = features.mask[:, features.prefix :].to(x.dtype).unsqueeze(-1)  # [B, T, 1]
+        return self.linear((x * weight).sum(1) / weight.sum(1).clamp(min=1))
+
+
+class DensePredictor(nn.Module):
+    """Features to a map with K channels of the input's extent: linear layer, then pixel shuffle (Shi et al. 2016).
+
+    Args:
+        width, outputs: F, K.
+        layout: how the embedder cut the input into tokens.
+        downsampling: how much coarser the body's grid is than the embedder's, per axis.
+    """
+
+    def __init__(self, width: int, outputs: int, layout: TokenLayout, downsampling: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.factor = layout.kernel * downsampling
+        self.linear = nn.Linear(width, outputs * self.factor ** len(layout.extent))
+
+    def forward(self, features: Tokens) -> Tensor:
+        """Return [B, K, *E]."""
+        maps = shuffle(self.linear(features.x[:, features.prefix :]), features.grid, self.factor)
+        for axis, size in enumerate(self.layout.extent):  # drop the padding at the end
+            maps = maps.narrow(2 + axis, 0, size)
+        return from_canvas(maps, self.layout)
+
+
+def shuffle(values: Tensor, grid: tuple[int, ...], factor: int) -> Tensor:
+    """Spread each token's values over the patch that the token stands for.
+
+    Args:
+        values: [B, T, K * factor^axes]; channel first, then the position inside the patch, row by row.
+        grid: tokens per axis, one or two axes.
+        factor: patch size per axis.
+
+    Returns:
+        [B, K, *(grid * factor)].
+    """
+    axes = len(grid)
+    split = values.unflatten(-1, (-1, *(factor,) * axes)).unflatten(1, grid)  # [B, *grid, K, *patch]
+    pairs = [place for axis in range(1, 1 + axes) for place in (axis, 1 + axes + axis)]
+    interleaved = split.permute(0, 1 + axes, *pairs)  # [B, K, grid, patch, grid, patch]
+    return interleaved.reshape(len(values), -1, *(size * factor for size in grid))

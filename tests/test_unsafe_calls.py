@@ -13,7 +13,7 @@ WRITERS = {
     "untrusted/downloads.py": "under a temporary name",
     "untrusted/worker_process.py": "a pipe",
     "commands/doctor/resume.py": "trial runs in a temporary folder of its own",
-    "untrusted/unpacked.py": "into a temporary folder of storage.commit_folder",
+    "untrusted/arrays.py": "into a temporary folder of storage.commit_folder",
     "tasks/ecg.py": "into a temporary folder of storage.commit_folder",
     "tasks/satellite.py": "into a temporary folder of storage.commit_folder",
     "tasks/shared/target_maps.py": "into a temporary folder of storage.commit_folder",

@@ -9,7 +9,7 @@ import numpy as np
 
 from orca_cli import seeding, signals
 from orca_cli.interfaces import Kind
-from orca_cli.untrusted.pages import release_pages
+from orca_cli.untrusted.memory import release_pages
 
 _WHOLE_VALUES = 2**26  # values that k-means may see at once (256 MiB in float32); above, they come in batches
 _BATCH_VALUES = 2**24

@@ -23,7 +23,7 @@ from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.published import check_array, note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.untrusted import arrays
-from orca_cli.untrusted.pages import release_pages
+from orca_cli.untrusted.memory import release_pages
 
 _BASES = 4
 _BLOCK_BYTES = 2**22  # checked at once

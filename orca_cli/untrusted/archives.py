@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import io
 import os
 import stat
 import tarfile
 import tempfile
+import unicodedata
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,6 @@ from orca_cli import signals, storage
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.progress import Reporter
 from orca_cli.untrusted.first_bytes import GZIP, ZIP, first_bytes
-from orca_cli.untrusted.member_names import Names
 from orca_cli.untrusted.zips import DAMAGE, open_zip
 
 MAX_BYTES = 64 * 2**30
@@ -28,30 +27,25 @@ _CHUNK = 2**20
 _MAX_HEADER = 2**20  # bytes of a tar's long names and attributes
 _CONTENT = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _ALLOWED = "allowed: tar, tar.gz, zip, and gzip of one file"
-_TEMPORARY = ".tmp-unpack-"
-
-Kind = Literal["tar", "zip", "gzip"]
+_MAX_NAME, _MAX_PART, _MAX_DEPTH = 1024, 255, 32  # bytes of a path and of a part of it, as most file systems; parts
 
 
-def kind_of(path: Path) -> Kind:
-    """Return what an archive is by its content; a compressed tar is a tar.
-
-    Raises:
-        DataError: missing, or none of these.
-    """
+def kind_of(path: Path) -> Literal["tar", "zip", "gzip"]:
+    """Return what an archive is by its content; a compressed tar is a tar. DataError: missing, or none of these."""
     head = first_bytes(path, str(path), _ALLOWED, expected=(GZIP, *ZIP))
     if head.startswith(ZIP):
         return "zip"
+    packed = head.startswith(GZIP)
     try:
-        if head.startswith(GZIP):
-            with gzip.open(path) as file:
-                return "tar" if _is_tar(file.read(tarfile.BLOCKSIZE)) else "gzip"
-        with open(path, "rb") as file:
-            if _is_tar(file.read(tarfile.BLOCKSIZE)):
-                return "tar"
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError as error:
+        if packed:
+            return "gzip"
+        raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED) from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot be read: {error}", where=str(path), hint="get the file again") from error
-    raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED)
+    return "tar"
 
 
 def unpack(
@@ -68,10 +62,10 @@ def unpack(
 
     Args:
         archive: tar, tar.gz, zip, or gzip of one file, whose name is the archive's without `.gz`.
-        folder: where to; made where it is missing.
+        folder: created if it is missing.
         reporter: shows the progress.
         max_bytes: limit for all members together.
-        members: says for a path inside the archive whether it is wanted; the others are checked and not written.
+        members: whether a path inside the archive is wanted; the others are checked and not written.
 
     Raises:
         DataError: missing, damaged, encrypted, or not an archive.
@@ -82,7 +76,7 @@ def unpack(
     """
     kind = kind_of(archive)
     beside = folder if folder.is_dir() else storage.make_folder(folder.parent)
-    with storage.guarded(folder), tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=beside) as temporary:
+    with storage.guarded(folder), tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=beside) as temporary:
         job = _Job(archive, Path(temporary), max_bytes, members or (lambda name: True))
         try:
             with reporter.track(f"unpacking {archive.name}, MiB", -(-job.size // _CHUNK)) as advance:
@@ -98,29 +92,53 @@ def unpack(
 
 
 class _Job:
-    """Writes members and keeps the bounds."""
+    """Writes members below a folder and enforces the bounds; no two members may name the same file."""
 
     def __init__(self, archive: Path, temporary: Path, max_bytes: int, wanted: Callable[[str], bool]) -> None:
         self.archive, self.temporary, self.max_bytes, self.wanted = archive, temporary, max_bytes, wanted
-        self.names = Names(str(archive))
         self.written: list[PurePosixPath] = []
         self.size = archive.stat().st_size
-        self.bytes = 0
-        self.count = 0
+        self.bytes = self.count = 0
+        self._files: set[str] = set()
+        self._folders: dict[str, str] = {}  # folded -> as written
 
-    def refused(self, what: str) -> UnsafeError:
-        return UnsafeError(what, where=str(self.archive), hint="nothing was unpacked; inspect it before you trust it")
+    def refused(self, what: str, member: str | None = None) -> UnsafeError:
+        who = "" if member is None else f"member {ascii(member[:100])} "
+        hint = "nothing was unpacked; get the archive from a source that you trust"
+        return UnsafeError(f"{who}{what}", where=str(self.archive), hint=hint)
 
-    def member(self, name: str, folder: bool, size: int) -> PurePosixPath | None:
+    def member(self, name: str, folder: bool, size: int, special: bool = False) -> PurePosixPath | None:
         """Check one member by its declared size; return its path if it is to be written."""
+        if special:
+            raise self.refused("is a link, a device or another special file", name)
         self.count += 1
         if self.count > _MAX_MEMBERS:
             raise self.refused(f"has more than {_MAX_MEMBERS} members")
-        path = self.names.add(name, folder)
-        if folder or path is None or not self.wanted(str(path)):
+        path = self._path(name, folder)
+        if folder or not self.wanted(str(path)):
             return None
         self.allow(size)
         storage.require_space(self.temporary, size, f"member {ascii(name[:100])}")
+        return path
+
+    def _path(self, name: str, folder: bool) -> PurePosixPath:
+        if problem := _problem(name):
+            raise self.refused(problem, name)
+        path = PurePosixPath(name)
+        if not path.parts and not folder:
+            raise self.refused("does not name a file", name)
+        for end in range(1, len(path.parts) + folder):
+            written = "/".join(path.parts[:end])
+            folded = _folded(written)
+            if folded in self._files:
+                raise self.refused("lies inside a file", name)
+            if self._folders.setdefault(folded, written) != written:
+                raise self.refused("differs from another folder only in case", name)
+        folded = _folded(str(path))
+        if not folder:
+            if folded in self._files or folded in self._folders:
+                raise self.refused("occurs twice, or differs only in case", name)
+            self._files.add(folded)
         return path
 
     def allow(self, more: int) -> None:
@@ -147,14 +165,31 @@ class _Job:
         self.written.append(path)
 
 
-class _Counted(io.RawIOBase):
-    """A file that says how far it was read."""
+def _problem(name: str) -> str:
+    """Return why a member's name is refused by itself; empty if it is not."""
+    parts = name.split("/")
+    try:
+        too_long = len(name.encode()) > _MAX_NAME or any(len(part.encode()) > _MAX_PART for part in parts)
+    except UnicodeEncodeError:
+        return "is not text"
+    if too_long or len([part for part in parts if part not in ("", ".")]) > _MAX_DEPTH:
+        return "is too long or too deep"
+    if name.startswith("/") or "\\" in name or name[1:2] == ":":
+        return "is an absolute path, or one of another system"
+    if ".." in parts:
+        return "leads out of the folder"
+    return "" if name.isprintable() else "has control characters"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class _Counted:
+    """A file that reports how far it was read."""
 
     def __init__(self, file: IO[bytes], advance: Callable[..., None]) -> None:
         self._file, self._advance, self._done = file, advance, 0
-
-    def readable(self) -> bool:
-        return True
 
     def read(self, size: int = -1) -> bytes:
         signals.check()
@@ -166,15 +201,15 @@ class _Counted(io.RawIOBase):
 
 def _unpack_tar(job: _Job, advance: Callable[..., None]) -> None:
     with open(job.archive, "rb") as file:
-        counted: Any = _Counted(file, advance)
         packed = file.read(2) == GZIP
         file.seek(0)
-        inner: Any = gzip.GzipFile(fileobj=counted) if packed else counted
+        inner: Any = _Counted(file, advance)
+        if packed:
+            inner = gzip.GzipFile(fileobj=inner)
         with tarfile.open(fileobj=inner, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header) as archive:
             for member in archive:
-                if member.type not in (*_CONTENT, tarfile.DIRTYPE) or member.issparse():
-                    raise job.refused(f"member {ascii(member.name[:100])} is a link, a device or another special file")
-                path = job.member(member.name, member.isdir(), member.size)
+                special = member.type not in (*_CONTENT, tarfile.DIRTYPE) or member.issparse()
+                path = job.member(member.name, member.isdir(), member.size, special)
                 if path is not None:
                     stream = archive.extractfile(member)
                     assert stream is not None
@@ -205,16 +240,13 @@ class _Header(tarfile.TarInfo):
 
 
 def _unpack_zip(job: _Job, advance: Callable[..., None]) -> None:
-    done = 0
+    done = total = 0
     with open_zip(job.archive, _MAX_MEMBERS, "zip archive") as archive:
         chosen = []
-        total = 0
         # All are checked before the first is written: the directory of a zip has all sizes.
         for member in archive.infolist():
-            mode = member.external_attr >> 16
-            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise job.refused(f"member {ascii(member.filename[:100])} is a link, a device or another special file")
-            path = job.member(member.filename, member.is_dir(), member.file_size)
+            special = stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
+            path = job.member(member.filename, member.is_dir(), member.file_size, special)
             if path is not None:
                 total += member.file_size
                 job.allow(total)
@@ -230,32 +262,23 @@ def _unpack_zip(job: _Job, advance: Callable[..., None]) -> None:
 def _unpack_gzip(job: _Job, advance: Callable[..., None]) -> None:
     name = job.archive.name
     path = job.member(name[:-3] if name.lower().endswith(".gz") else f"{name}.unpacked", False, 0)
-    if path is None:
-        return
-    with open(job.archive, "rb") as file:
-        counted: Any = _Counted(file, advance)
-        with gzip.GzipFile(fileobj=counted) as stream:
-            job.write(path, stream, None)
-
-
-def _is_tar(block: bytes) -> bool:
-    try:
-        tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
-    except tarfile.HeaderError:
-        return False
-    return True
+    if path is not None:
+        with open(job.archive, "rb") as file:
+            counted: Any = _Counted(file, advance)
+            with gzip.GzipFile(fileobj=counted) as stream:
+                job.write(path, stream, None)
 
 
 def _place(temporary: Path, folder: Path, files: list[PurePosixPath]) -> None:
     """Move what was unpacked into the folder."""
-    targets = [folder / path for path in files]
-    for path, target in zip(files, targets, strict=True):
+    targets = {path: folder / path for path in files}
+    for path, target in targets.items():
         # A link planted in the folder would lead what is moved out of it.
         parents = [folder / parent for parent in path.parents if parent.parts]
         if any(parent.is_symlink() or (parent.exists() and not parent.is_dir()) for parent in parents):
             raise UnsafeError("a link or a file stands where a folder is needed", where=str(target.parent))
         if target.is_dir() and not target.is_symlink():
             raise DataError("a folder stands where a file is needed", where=str(target), hint="move it away")
-    for path, target in zip(files, targets, strict=True):
+    for path, target in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary / path, target)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
+import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from orca_cli import signals, storage
 from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.progress import Reporter
 from orca_cli.untrusted import worker
-from orca_cli.untrusted.characters import checked_characters
 from orca_cli.untrusted.first_bytes import NPY, first_bytes
 from orca_cli.untrusted.memory import check_memory
-from orca_cli.untrusted.npy_header import read_header
+from orca_cli.untrusted.npy_header import checked_characters, read_header
 from orca_cli.untrusted.pickle import reader
-from orca_cli.untrusted.unpacked import unpacked_member
 from orca_cli.untrusted.zips import DAMAGE, open_zip
 
 _ALLOWED = "allowed: .npz (x and y in one file) and .npy (task.train=x.npy task.labels=y.npy)"
@@ -28,23 +31,18 @@ _MAX_MEMBERS = 1000
 _MAX_BYTES = 8 * 2**30
 _MAX_RATIO = 200  # bytes that one byte of a member becomes
 _FREE_BYTES = 2**28  # from which on the ratio counts
+_CHUNK = 2**20
+_FILE = "array.npy"  # of a member in the cache
 
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in a file whose header was read and found harmless.
+    """An array in a file whose header was read and found harmless."""
 
-    Args:
-        where: file and array, for messages.
-        shape: as declared, and as the file's size allows.
-        dtype: a plain dtype: no objects, no fields.
-        read: returns the array; a memory map where the file allows it.
-    """
-
-    where: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    read: Callable[[], np.ndarray]
+    where: str  # file and array, for messages
+    shape: tuple[int, ...]  # as declared, and as the file's size allows
+    dtype: np.dtype  # no objects, no fields
+    read: Callable[[], np.ndarray]  # returns the array; a memory map where the file allows it
 
     @property
     def bytes(self) -> int:
@@ -55,9 +53,7 @@ class StoredArray:
 def open_arrays(path: Path, where: str) -> dict[str, StoredArray]:
     """Return the arrays of a file by name; a .npy file's one array has the empty name.
 
-    Args:
-        path: .npz or .npy file.
-        where: setting that names the file, for messages.
+    `where` is the setting that names the file, for messages.
 
     Raises:
         DataError: missing, empty, cut off, or not such a file.
@@ -74,12 +70,7 @@ def open_arrays(path: Path, where: str) -> dict[str, StoredArray]:
 
 
 def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
-    """Return arrays of an .npz file in memory; the others in it are ignored.
-
-    Args:
-        path: the file, whatever its suffix.
-        names: of the arrays.
-        max_bytes: limit for all arrays together.
+    """Return arrays of an .npz file in memory, of at most `max_bytes` together; the others in it are ignored.
 
     Raises:
         DataError: the file is missing, not an archive, damaged, or lacks an array.
@@ -98,18 +89,12 @@ def read_arrays(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -
 def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Reporter) -> dict[str, np.ndarray]:
     """Return read-only memory maps of arrays, so that files larger than the memory can be used.
 
-    Members of an .npz are unpacked once, in parts, into a folder of the cache; an .npy file is mapped where it is.
-
-    Args:
-        path: .npz file, or .npy file, whose one array has the empty name.
-        names: of the arrays.
-        cache_folder: where members are kept; named by the file's path, size and time, so that a changed file is unpacked
-            again and the old copy deleted.
-        reporter: shows what is unpacked.
+    An .npy file, whose one array has the empty name, is mapped where it is. Members of an .npz are unpacked once, in parts,
+    into a folder of the cache, named by the file's path, size and time: a changed file is unpacked again and the old copy
+    deleted.
 
     Raises:
-        DataError: as `read_arrays`.
-        UnsafeError: an array of Python objects.
+        DataError, UnsafeError: as `read_arrays`.
         StorageError: the cache cannot be written, or its disk is too small.
         InterruptionError: a signal asked to stop; nothing half-made remains.
     """
@@ -120,23 +105,18 @@ def mapped(path: Path, names: Iterable[str], cache_folder: Path, reporter: Repor
             raise DataError("an .npy file holds one array, which has no name", where=str(path), hint="name it ''")
         return {"": _npy(path).read()}
     _npz(path, wanted)  # headers first: nothing is unpacked that would be refused
-    return {name: _npy(unpacked_member(path, name, cache_folder, reporter)).read() for name in wanted}
+    return {name: _npy(_unpacked_member(path, name, cache_folder, reporter)).read() for name in wanted}
 
 
 def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
     """Return what np.save wrote, Python objects too: the object itself for one object (a dict), else an array of objects.
 
-    A plain array, and a file that is a pickle in spite of its suffix .npy (NumPy reads both), are returned as well.
-
-    Args:
-        path: the file.
-        max_bytes: a larger file is refused.
+    A plain array, and a file that is a pickle in spite of its suffix .npy (NumPy reads both), are returned as well. A file
+    of more than `max_bytes` is refused.
 
     Raises:
         DataError: missing, damaged, or neither array nor pickle.
-        UnsafeError: it asks for anything but arrays, numbers, strings and containers of them; nothing of it was run.
-        MemoryExhaustedError: it is larger than the free memory.
-        WorkerError: the worker crashed on the file, or reached its memory or time limit.
+        UnsafeError, MemoryExhaustedError, WorkerError: as `pickle.unpickle`.
     """
     where = str(path)
     head = first_bytes(path, where, "an .npy file is needed")
@@ -147,9 +127,7 @@ def load_object(path: Path, max_bytes: int = reader.MAX_BYTES) -> Any:
     if not header.dtype.hasobject:
         check_memory(header.bytes, where)
         return np.array(_npy(path).read())
-    size = path.stat().st_size
-    reader.check_size(size, max_bytes, where)
-    return worker.read("objects", where, size, path=where)
+    return worker.read("objects", where, reader.checked_size(path, max_bytes), path=where)
 
 
 def load_object_here(path: str) -> Any:
@@ -184,20 +162,16 @@ def _npz(path: Path, names: list[str] | None) -> dict[str, StoredArray]:
         members: dict[str, zipfile.ZipInfo] = {}
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
-            if name in members:
+            if members.setdefault(name, member) is not member:
                 raise UnsafeError(f"two arrays are named '{name}'", where=str(path), hint="write it again")
-            members[name] = member
         for name in members if names is None else names:
             if name not in members:
-                held = ", ".join(sorted(members)[:10])
-                raise DataError(f"holds no array '{name}'", where=str(path), hint=f"it holds: {held or 'nothing'}")
-            try:
-                with archive.open(members[name]) as file:
-                    arrays[name] = _member(path, name, members[name], file)
-                if names is not None:
-                    _check_growth(members[name], arrays[name].where)
-            except DAMAGE as error:
-                raise DataError(f"cannot be read: {error}", where=f"{path}[{name}]", hint="write it again") from error
+                held = ", ".join(sorted(members)[:10]) or "nothing"
+                raise DataError(f"holds no array '{name}'", where=str(path), hint=f"it holds: {held}")
+            with _member_damage(f"{path}[{name}]"), archive.open(members[name]) as file:
+                arrays[name] = _member(path, name, members[name], file)
+            if names is not None:
+                _check_growth(members[name], arrays[name].where)
     return arrays
 
 
@@ -210,18 +184,79 @@ def _member(path: Path, name: str, member: zipfile.ZipInfo, file: IO[bytes]) -> 
         # Checked here and not on opening: members that nobody asks for may be large.
         _check_growth(member, where)
         check_memory(header.bytes, where)
-        try:
-            with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
-                array = np.lib.format.read_array(stream, allow_pickle=False)
-                stream.read(1)  # the checksum of a member is compared at its end
-        except DAMAGE as error:
-            raise DataError(f"cannot be read: {error}", where=where, hint="write it again") from error
+        with _member_damage(where), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+            stream.read(1)  # the checksum of a member is compared at its end
         return checked_characters(array, where)
 
     return StoredArray(where, header.shape, header.dtype, read)
+
+
+@contextmanager
+def _member_damage(where: str, hint: str = "write it again", writing: bool = False) -> Iterator[None]:
+    """Turn what zipfile raises for a damaged archive into a DataError; while writing, errors of the disk pass."""
+    try:
+        yield
+    except DAMAGE as error:
+        if writing and isinstance(error, OSError) and error.errno is not None:
+            raise  # storage explains it
+        raise DataError(f"cannot be read: {error}", where=where, hint=hint) from error
 
 
 def _check_growth(member: zipfile.ZipInfo, where: str) -> None:
     if member.file_size > max(_FREE_BYTES, _MAX_RATIO * member.compress_size):
         what = f"grows to more than {_MAX_RATIO} times its size, as bombs do"
         raise UnsafeError(what, where=where, hint="store it uncompressed")
+
+
+def _unpacked_member(path: Path, name: str, cache_folder: Path, reporter: Reporter) -> Path:
+    """Return a file of the cache with the bytes of one member; created if it is missing or incomplete.
+
+    The folder's name follows from the archive's path, size and modification time. The archive's checksum is compared while
+    the copy is made; later only the copy's size is, which costs nothing for files of gigabytes.
+    """
+    state = path.stat()
+    label = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{path.stem}-{name}")[:60]
+    parent = cache_folder / "unpacked" / f"{label}-{_digest(str(path.resolve()), name)}"
+    folder = parent / _digest(state.st_size, state.st_mtime_ns)
+    waiting = iter([f"waiting for another process that unpacks {path.name}"])
+
+    def wait() -> None:
+        signals.check()
+        for text in waiting:  # once
+            reporter.say(text)
+
+    lock = parent.with_name(f"{parent.name}.lock")
+    if not _is_complete(folder):
+        with storage.lock(lock, timeout_s=float("inf"), what=f"unpacking {path.name}", while_waiting=wait):
+            if not _is_complete(folder):
+                if os.path.lexists(parent):  # copies of the archive as it was before, and incomplete ones
+                    storage.remove(parent)
+                with storage.commit_folder(folder) as temporary:
+                    _copy(path, name, temporary / _FILE, reporter)
+    return folder / _FILE
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        entries = json.loads((folder / storage.MANIFEST).read_text(encoding="utf-8"))["files"]
+        return not folder.is_symlink() and (folder / _FILE).stat().st_size == entries[_FILE]["size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _copy(path: Path, name: str, target: Path, reporter: Reporter) -> None:
+    where = f"{path}[{name}]"
+    with _member_damage(where, "write or get it again", writing=True), zipfile.ZipFile(path) as archive:
+        member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name)
+        storage.require_space(target.parent, member.file_size, f"unpacking {where}")
+        track = reporter.track(f"unpacking {path.name}[{name}], MiB", -(-member.file_size // _CHUNK))
+        with archive.open(member) as stream, track as advance, open(target, "xb") as file:
+            while chunk := stream.read(_CHUNK):  # at its end the checksum is compared
+                signals.check()
+                file.write(chunk)
+                advance()

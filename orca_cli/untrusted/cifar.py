@@ -14,18 +14,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.untrusted.arrays import read_arrays
 from orca_cli.untrusted.pickle import unpickle
 
-CIFAR10_NAMES: tuple[str, ...] = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32
 _FOLDER = "cifar-10-batches-py"
 _BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
@@ -33,12 +22,7 @@ _BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("te
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """One set of images.
-
-    Args:
-        x: [N, 3, 32, 32] uint8.
-        y: [N] int64.
-    """
+    """One set of images x [N, 3, 32, 32] uint8, with labels y [N] int64."""
 
     x: np.ndarray
     y: np.ndarray
@@ -52,16 +36,9 @@ class LabelledImages:
 
 
 def checked(x: object, labels: object, num_classes: int, where: str) -> LabelledImages:
-    """Return a set of images after a check of its form.
+    """Return images x, uint8 [N, 3072] or [N, 3, 32, 32], with N labels in 0..num_classes-1, as a set.
 
-    Args:
-        x: uint8 [N, 3072] or [N, 3, 32, 32].
-        labels: N integers in 0..num_classes-1.
-        num_classes: K.
-        where: file and entry, for messages.
-
-    Raises:
-        DataError: they have another form.
+    Raises DataError, with `where` (file and entry), if they have another form.
     """
     if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.shape[1:] not in ((3 * SIDE**2,), (3, SIDE, SIDE)):
         found = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
@@ -89,7 +66,7 @@ def read_cifar10(
             cifar-10-batches-py; or an .npz file with x_PART and y_PART for each part.
         parts: "train", "test".
         key: the setting that gives `path`, for messages.
-        hint: what to do where there are no files.
+        hint: what to do if there are no files.
 
     Raises:
         DataError: files are missing, damaged or have another form.
@@ -100,28 +77,25 @@ def read_cifar10(
     place = _find([given, data_folder / given] if path else [data_folder / given, data_folder], parts)
     if place is None:
         advice = f"put torchvision's folder {_FOLDER}, or a file cifar10.npz with {', '.join(names)}, there, or give {key}=..."
-        raise DataError(
-            "CIFAR-10 is not there",
-            where=f"{key}={path}" if path else str(data_folder / given),
-            hint=f"{advice}; {hint}" if hint else advice,
-        )
+        where = f"{key}={path}" if path else str(data_folder / given)
+        raise DataError("CIFAR-10 is not there", where=where, hint=f"{advice}; {hint}" if hint else advice)
     if place.is_file():
         arrays = read_arrays(place, names, max_bytes=2**30)
         return {part: checked(arrays[f"x_{part}"], arrays[f"y_{part}"], 10, f"{place}[{part}]") for part in parts}
     found = {}
     for part in parts:
         batches = [_batch(place / name) for name in _BATCHES[part]]
-        x, y = (np.concatenate([getattr(batch, axis) for batch in batches]) for axis in "xy")
-        found[part] = LabelledImages(x, y)
+        found[part] = LabelledImages(*(np.concatenate([getattr(batch, axis) for batch in batches]) for axis in "xy"))
     return found
 
 
 def _batch(path: Path) -> LabelledImages:
     signals.check()
     record = unpickle(path, max_bytes=2**28)
-    if not isinstance(record, dict):
-        raise DataError(f"holds a {type(record).__name__}, not a batch of CIFAR-10", where=str(path))
-    return checked(record.get("data"), record.get("labels"), 10, str(path))
+    for name in ("data", "labels"):
+        if not isinstance(record, dict) or name not in record:
+            raise DataError(f"is not a batch of CIFAR-10: it has no '{name}'", where=str(path))
+    return checked(record["data"], record["labels"], 10, str(path))
 
 
 def _find(places: Sequence[Path], parts: Sequence[str]) -> Path | None:

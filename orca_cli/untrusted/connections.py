@@ -18,20 +18,25 @@ from orca_cli import __version__
 if TYPE_CHECKING:
     import requests
 
-_SCHEMES = ("http", "https")
-_REDIRECTS = (301, 302, 303, 307, 308)
-_MAX_REDIRECTS = 5
+_REDIRECTS, _MAX_REDIRECTS = (301, 302, 303, 307, 308), 5
 _CHUNK = 64 * 1024
 _SLOWEST = 1024  # bytes that have to arrive within the time limit
 _HUB_TIMEOUT_S = 8.0
+_BROKEN = "the connection broke off"
+_MEANINGS = (
+    ("resol|getaddrinfo|Name or service", "the host is not found"),
+    ("refused", "the connection is refused"),
+    ("unreachable", "the network cannot be reached"),
+    ("aborted|reset|IncompleteRead|broken|closed", _BROKEN),
+)
 
 
 class RefusedError(Exception):
     """One address does not give the file; the next one is tried."""
 
-    def __init__(self, text: str, mismatch: bool = False) -> None:
-        super().__init__(text)
-        self.mismatch = mismatch
+
+class MismatchError(RefusedError):
+    """One address gives a file of another checksum."""
 
 
 class CutOffError(Exception):
@@ -75,7 +80,7 @@ def open_url(
     secure = False
     for _ in range(_MAX_REDIRECTS + 1):
         scheme = urlsplit(url).scheme.lower()
-        if scheme not in _SCHEMES:
+        if scheme not in ("http", "https"):
             raise RefusedError(f"leads to '{url}', and only http and https are followed")
         if secure and scheme != "https":
             raise RefusedError(f"leads from https to '{url}', which anyone on the way could change")
@@ -94,7 +99,6 @@ def open_url(
 
 def hub_answers() -> bool:
     """Return whether the hub's address answers within a few seconds; the hub's own library retries for half a minute."""
-    import urllib.error
     import urllib.request
 
     from huggingface_hub import constants
@@ -105,10 +109,9 @@ def hub_answers() -> bool:
         request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
         with urllib.request.urlopen(request, timeout=_HUB_TIMEOUT_S):
             return True
-    except urllib.error.HTTPError as error:
-        return error.code < 500 and error.code not in (403, 407)
-    except (OSError, ValueError):
-        return False
+    except (OSError, ValueError) as error:
+        code = getattr(error, "code", 500)  # of an HTTPError
+        return code < 500 and code not in (403, 407)
 
 
 @contextmanager
@@ -122,29 +125,14 @@ def _network(timeout_s: float, connecting: bool = False) -> Iterator[None]:
     except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
         raise CutOffError(f"no answer within {timeout_s:g} s") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-        text = _plain(error)
-        if connecting and "broke off" not in text:
-            raise RefusedError(text) from error
-        raise CutOffError(text) from error
+        text = f"{type(error).__name__}: {str(error)[:100]}"
+        if isinstance(error, requests.exceptions.SSLError):
+            text = "its certificate is not accepted"
+        elif isinstance(error, requests.exceptions.ProxyError):
+            text = "the proxy gives no connection"
+        else:
+            text = next((meaning for pattern, meaning in _MEANINGS if re.search(pattern, str(error))), text)
+        kind = RefusedError if connecting and text != _BROKEN else CutOffError
+        raise kind(text) from error
     except ValueError as error:  # not an address
         raise RefusedError(f"cannot be requested: {error}") from error
-
-
-_MEANINGS = (
-    ("resol|getaddrinfo|Name or service", "the host is not found"),
-    ("refused", "the connection is refused"),
-    ("unreachable", "the network cannot be reached"),
-    ("aborted|reset|IncompleteRead|broken|closed", "the connection broke off"),
-)
-
-
-def _plain(error: BaseException) -> str:
-    import requests
-
-    text = str(error)
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its certificate is not accepted"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy gives no connection"
-    known = (meaning for pattern, meaning in _MEANINGS if re.search(pattern, text))
-    return next(known, f"{type(error).__name__}: {text[:100]}")

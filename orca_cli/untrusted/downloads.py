@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from orca_cli import signals, storage
 from orca_cli.exceptions import ChecksumError, NetworkError, StorageError
 from orca_cli.progress import Reporter
-from orca_cli.untrusted.connections import CutOffError, RefusedError, chunks_of, open_url, session
+from orca_cli.untrusted.connections import CutOffError, MismatchError, RefusedError, chunks_of, open_url, session
 from orca_cli.untrusted.first_bytes import disguise
 
 if TYPE_CHECKING:
@@ -27,21 +27,14 @@ if TYPE_CHECKING:
 
 TOLERANCE = 0.25  # by how much a size may differ from a rounded one in a description, which may mean MB or MiB
 _TRIES = 4  # of one address, without a MiB arriving between them
-_MB = 10**6
-_MIB = 2**20
+_MB, _MIB = 10**6, 2**20
 _SPARE = 64 * _MIB  # bytes left free on the disk
-_HEAD = 512
+_HEAD = 512  # bytes that are looked at before anything is written
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that has arrived.
-
-    Args:
-        url: the address that gave it.
-        bytes: its size.
-        sha256: of its content.
-    """
+    """A file that has arrived: the address that gave it, its size, and the SHA-256 of its content."""
 
     url: str
     bytes: int
@@ -62,8 +55,8 @@ def fetch(
     """Fetch a file from the first address that gives all of it; it gets its name in one step, at the end.
 
     Args:
-        place: the file; its folder is made.
-        urls: addresses, http or https, tried in this order.
+        place: the file; its folder is created.
+        urls: http or https, tried in this order.
         reporter: receives each address's answer and the progress.
         size: bytes, as far as known; an answer that differs by more than `TOLERANCE` is refused.
         sha256: 64 hexadecimal digits, where known.
@@ -96,7 +89,8 @@ def fetch(
             _notes(part).unlink(missing_ok=True)
             return fetched
     answers = "; ".join(f"{url}: {refusal}" for url, refusal in refusals) or "no address is known"
-    kind = ChecksumError if refusals and all(refusal.mismatch for _, refusal in refusals) else NetworkError
+    mismatched = {isinstance(refusal, MismatchError) for _, refusal in refusals}
+    kind = ChecksumError if mismatched == {True} else NetworkError
     raise kind(f"could not be fetched ({answers})", where=place.name)
 
 
@@ -144,45 +138,44 @@ class _Download:
         start = _size(part) if validator else 0
         headers = {"Range": f"bytes={start}-", "If-Range": validator} if start and validator else {}
         with open_url(self.connection, url, headers, self.timeout_s) as response:
+            held = response.headers.get("Content-Range", "").rpartition("/")[2]
             if response.status_code == 416 and start:
-                if response.headers.get("Content-Range", "").rpartition("/")[2] == str(start):
+                if held == str(start):
                     return  # nothing comes after what is here
                 part.unlink()
                 raise CutOffError("the file has become shorter")
             start = _start(response, start, validator)
-            total = _total(response, start)
+            text = held if start else response.headers.get("Content-Length", "")
+            total = int(text) if text.isascii() and text.isdigit() else None
             if total is not None:
                 if differs(total, self.size):
                     raise RefusedError(f"has {total:,} bytes, where about {self.size:,} are expected")
                 storage.require_space(part.parent, total - start + _SPARE, name)
             chunks = chunks_of(response, self.timeout_s)
             if start == 0:
-                head = _head(response, chunks, name)
-                chunks = itertools.chain([head], chunks)
+                chunks = itertools.chain([_head(response, chunks, name)], chunks)
                 storage.write_bytes(part, b"")  # before the notes say whose it is
                 notes = {"schema": 1, "url": url, "validator": _validator(response), "bytes": total}
                 storage.write_json(_notes(part), notes)
             _write(part, chunks, self.reporter, start, total)
-        if total is not None and _size(part) != total:
-            if _size(part) > total:
+        if total is not None and (arrived := _size(part)) != total:
+            if arrived > total:
                 part.unlink()
-            raise CutOffError(f"the connection broke off at {_size(part):,} of {total:,} bytes")
+            raise CutOffError(f"the connection broke off at {arrived:,} of {total:,} bytes")
 
 
 def _start(response: requests.Response, start: int, validator: str | None) -> int:
     """Return where in the file an answer begins; refuse answers that are not the file."""
     code = response.status_code
+    if code == 200:
+        return 0
     if code == 206 and start:
         follows = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         if follows and _validator(response) in (validator, None):
             return start
         raise RefusedError("answers with another part than the requested one")
-    if code == 200:
-        return 0
-    text = f"HTTP {code} {response.reason or http.client.responses.get(code, '')}".strip()
-    if code == 429 or code >= 500:
-        raise CutOffError(text)
-    raise RefusedError(text)
+    kind = CutOffError if code == 429 or code >= 500 else RefusedError
+    raise kind(f"HTTP {code} {response.reason or http.client.responses.get(code, '')}".strip())
 
 
 def _head(response: requests.Response, chunks: Iterator[bytes], name: str) -> bytes:
@@ -194,12 +187,9 @@ def _head(response: requests.Response, chunks: Iterator[bytes], name: str) -> by
     if encoding != "identity" and not name.endswith((".gz", ".tgz")):  # those are sometimes sent as their own encoding
         raise RefusedError(f"answers in the encoding '{encoding}', which was not requested")
     head = b""
-    for chunk in chunks:
+    while len(head) < _HEAD and (chunk := next(chunks, b"")):
         head += chunk
-        if len(head) >= _HEAD:
-            break
-    problem = disguise(head[:_HEAD], name)
-    if problem:
+    if problem := disguise(head[:_HEAD], name):
         raise RefusedError(f"answers with {problem}")
     return head
 
@@ -207,7 +197,7 @@ def _head(response: requests.Response, chunks: Iterator[bytes], name: str) -> by
 def _write(part: Path, chunks: Iterator[bytes], reporter: Reporter, start: int, total: int | None) -> None:
     """Append what arrives, so that all of it is there where the process ends."""
     name = part.name.removesuffix(".part")
-    title, megabytes = (f"{name} (MB)", max(1, -(-total // _MB))) if total else (name, 1)
+    title, megabytes = (f"{name} (MB)", -(-total // _MB)) if total else (name, 1)
     done = 0
     with open(part, "ab") as file, reporter.track(title, megabytes) as advance:
         for chunk in chunks:
@@ -228,23 +218,14 @@ def _verified(part: Path, size: int | None, sha256: str | None, md5: str | None)
     if differs(found, size):
         refusal = RefusedError(f"gave {found:,} bytes, where about {size:,} are expected")
     elif sha256 is not None and digest != sha256.lower():
-        refusal = RefusedError(f"gave a file of SHA-256 {digest}, not {sha256}", mismatch=True)
+        refusal = MismatchError(f"gave a file of SHA-256 {digest}, not {sha256}")
     elif md5 is not None and (other := md5_file(part)) != md5.lower():
-        refusal = RefusedError(f"gave a file of MD5 {other}, not {md5}", mismatch=True)
+        refusal = MismatchError(f"gave a file of MD5 {other}, not {md5}")
     else:
         return digest
     part.unlink()
     _notes(part).unlink(missing_ok=True)
     raise refusal
-
-
-def _total(response: requests.Response, start: int) -> int | None:
-    """Return the size of the whole file, where the answer says it."""
-    if start:
-        text = response.headers.get("Content-Range", "").rpartition("/")[2]
-    else:
-        text = response.headers.get("Content-Length", "")
-    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def _validator(response: requests.Response) -> str | None:

@@ -19,7 +19,7 @@ _DISGUISES = (
     (b"<!doctype", "a web page", _AGAIN),
     (b"<html", "a web page", _AGAIN),
     (b"<?xml", "an XML message, perhaps an error of the server", _AGAIN),
-    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (GZIP, "a gzip archive", "unpack it first"),
     (b"\x89hdf", "an HDF5 file", None),
 )
 
@@ -44,22 +44,21 @@ def first_bytes(path: Path, where: str, allowed: str, expected: tuple[bytes, ...
         path: the file.
         where: setting or file, for messages about a file that cannot be read.
         allowed: hint that says what is allowed.
-        expected: beginnings that the caller can read, so that they are no disguise.
+        expected: beginnings that the caller can read.
 
     Raises:
         DataError: missing, a folder, unreadable, empty, or a web page, Git LFS pointer or archive in its place.
     """
-    if path.is_dir():
-        raise DataError(f"'{path}' is a folder", where=where, hint=allowed)
     try:
         with open(path, "rb") as file:
             head = file.read(64)
-    except FileNotFoundError as error:
-        what = "the file does not exist" if where == str(path) else f"no file '{path}'"
-        raise DataError(what, where=where, hint="check the name") from error
     except OSError as error:
-        what = f"'{path}' cannot be read: {error.strerror}"
-        raise DataError(what, where=where, hint="check its permissions") from error
+        what, advice = f"'{path}' cannot be read: {error.strerror}", "check its permissions"
+        if isinstance(error, IsADirectoryError):
+            what, advice = f"'{path}' is a folder", allowed
+        elif isinstance(error, FileNotFoundError):
+            what, advice = "the file does not exist" if where == str(path) else f"no file '{path}'", "check the name"
+        raise DataError(what, where=where, hint=advice) from error
     if not head:
         raise DataError("the file is empty", where=str(path), hint="write or download it again")
     if not head.startswith(expected or (b"\0" * 65,)):
@@ -70,12 +69,7 @@ def first_bytes(path: Path, where: str, allowed: str, expected: tuple[bytes, ...
 
 
 def disguise(head: bytes, name: str) -> str:
-    """Return what a download is that cannot be what its name says; empty where nothing speaks against it.
-
-    Args:
-        head: its first bytes, some hundred.
-        name: of the file, with its suffix.
-    """
+    """Return what a download is by its first few hundred bytes, if not what its name says; else an empty text."""
     suffix = Path(name).suffix.lower()
     if not head:
         return "an empty file"

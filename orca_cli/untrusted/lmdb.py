@@ -18,8 +18,8 @@ def read(path: Path, keys: Iterable[str], max_value: int = _MAX_VALUE) -> Iterat
     """Yield the value of each key in the main database, or None where it has no such key.
 
     Args:
-        path: the folder that holds data.mdb, or the file itself; nothing is written there, no lock file either.
-        keys: in any order, as text.
+        path: folder of data.mdb, or the file itself; nothing is written there, no lock file either.
+        keys: in any order.
         max_value: limit for one value, in bytes.
 
     Raises:
@@ -57,10 +57,11 @@ def read_here(path: str, keys: list[str], max_value: int) -> list[bytes | None]:
             raise DataError(f"is cut off: {held:,} of {needed:,} bytes", where=path, hint="get the file again")
         for key in keys:
             value = transaction.get(key.encode())
-            if value is not None and len(value) > max_value:
-                raise UnsafeError(f"a value has {len(value):,} bytes, at most {max_value:,} are read", where=path)
+            size = len(value or b"")
+            if size > max_value:
+                raise UnsafeError(f"a value has {size:,} bytes, at most {max_value:,} are read", where=path)
             found.append(None if value is None else bytes(value))
-            left -= len(value or b"")
+            left -= size
             if left <= 0:
                 break
     return found

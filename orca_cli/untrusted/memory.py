@@ -1,11 +1,16 @@
-"""How much memory is free, checked before something large is read."""
+"""Memory: how much is free, checked before something large is read; and pages of files that were read, released again."""
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 
+import numpy as np
+
 from orca_cli.exceptions import MemoryExhaustedError
+
+_LARGE = 2**28  # bytes of a memory map from which on its pages are released
 
 
 def check_memory(needed: int, where: str, hint: str = "store it as .npy, which is read in parts") -> None:
@@ -27,3 +32,17 @@ def _free_memory() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return None
+
+
+def release_pages(array: np.ndarray) -> None:
+    """Release the pages of the large read-only map that an array belongs to, so that a process does not grow to its size.
+
+    Other arrays are left alone. What is read again comes from the file, mostly through the system's file cache.
+    """
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    pages = owner.base
+    read_only = isinstance(owner, np.memmap) and owner.mode == "r"
+    if read_only and isinstance(pages, mmap.mmap) and len(pages) >= _LARGE and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)

@@ -19,8 +19,6 @@ _MAX_TEXT = 2**28
 _DTYPE = re.compile(r"[<>|][biufcSU]\d{1,8}")
 _MAX_AXES = 32
 _LENGTH = struct.Struct("<Q")
-LENGTH_BYTES = _LENGTH.size
-_CONTAINERS = (list, tuple, dict, bytes, bytearray, np.ndarray)
 
 
 class TransferError(Exception):
@@ -31,10 +29,8 @@ def pack(value: Any) -> list[Any]:
     """Return a value as the parts of a message, each with the buffer protocol.
 
     Values: None, bool, int, float, text, bytes, NumPy's scalars, dtypes and arrays (of objects too), and lists, tuples
-    and dicts of values. What occurs twice is sent once and is one object again. Nothing may contain itself.
-
-    Raises:
-        TransferError: any other value, or more text than a message has.
+    and dicts of values. What occurs twice is sent once and is one object again. Nothing may contain itself. Raises
+    TransferError for any other value, and for more text than a message has.
     """
     packer = _Packer()
     try:
@@ -46,28 +42,20 @@ def pack(value: Any) -> list[Any]:
     return [_LENGTH.pack(len(text)), text, *packer.parts]
 
 
-def length(head: bytes) -> int:
-    """Return the length of a message's text, from the first bytes of the message."""
-    size: int = _LENGTH.unpack(head)[0]
+def unpack(max_bytes: int, fill: Callable[[memoryview], None]) -> Any:
+    """Return the value of the next message, of which `fill` reads the next bytes into a buffer.
+
+    Raises TransferError if it is malformed, or its arrays have more than `max_bytes` together.
+    """
+    head = bytearray(_LENGTH.size)
+    fill(memoryview(head))
+    (size,) = _LENGTH.unpack(head)
     if size > _MAX_TEXT:
         raise TransferError(f"declares {size:,} bytes of text")
-    return size
-
-
-def unpack(text: bytes, max_bytes: int, fill: Callable[[memoryview], None]) -> Any:
-    """Return the value of a message.
-
-    Args:
-        text: of the message.
-        max_bytes: limit for all arrays together.
-        fill: fills a buffer with the next bytes behind the text.
-
-    Raises:
-        TransferError: it is malformed, or larger than allowed.
-    """
-    unpacker = _Unpacker(max_bytes, fill)
+    text = bytearray(size)
+    fill(memoryview(text))
     try:
-        return unpacker.value(json.loads(text))
+        return _Unpacker(max_bytes, fill).value(json.loads(text))
     except (ValueError, TypeError, KeyError, IndexError, RecursionError, OverflowError) as error:
         raise TransferError(f"{type(error).__name__}: {error}") from error
 
@@ -85,8 +73,6 @@ class _Packer:
             return value
         if isinstance(value, np.dtype):
             return {"dtype": value.str}
-        if not isinstance(value, _CONTAINERS):
-            raise TypeError(f"a value of type {type(value).__name__} is not sent")
         if id(value) in self._seen:
             return {"again": self._seen[id(value)]}
         found = self._container(value)
@@ -104,6 +90,8 @@ class _Packer:
         if isinstance(value, (bytes, bytearray)):
             self.parts.append(value)
             return {type(value).__name__: len(value)}
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"a value of type {type(value).__name__} is not sent")
         if value.dtype.kind == "O":
             return {"objects": value.shape, "items": [self.node(item) for item in value.ravel()]}
         # A matrix stored by columns is sent as it is in memory, transposed.
@@ -123,27 +111,24 @@ class _Unpacker:
         self._held: list[Any] = []
 
     def value(self, node: Any) -> Any:
-        if type(node) is dict:
-            if "again" in node:
-                if type(node["again"]) is not int or node["again"] < 0:
-                    raise ValueError("a container without number")
-                return self._held[node["again"]]
-            if "dtype" in node:
-                return _dtype(node["dtype"])
-            if "scalar" in node:
-                return self._array(node["scalar"], [], "C", node["bytes"])[()]
-        elif type(node) is not list:
+        if type(node) not in (list, dict):
             return node
-        found = self._container(node)
+        kind, content = ("list", node) if type(node) is list else next(iter(node.items()), ("", None))
+        if kind == "again":
+            if type(content) is not int or content < 0:
+                raise ValueError("a container without number")
+            return self._held[content]
+        if kind == "dtype":
+            return _dtype(content)
+        if kind == "scalar":
+            return self._array(content, [], "C", node["bytes"])[()]
+        found = self._container(kind, content, node)
         self._held.append(found)
         return found
 
-    def _container(self, node: Any) -> Any:
-        if type(node) is list:
-            return [self.value(item) for item in node]
-        kind, content = next(iter(node.items()))
-        if kind == "tuple":
-            return tuple([self.value(item) for item in content])
+    def _container(self, kind: str, content: Any, node: Any) -> Any:
+        if kind in ("list", "tuple"):
+            return (list if kind == "list" else tuple)([self.value(item) for item in content])
         if kind == "dict":
             return {self.value(key): self.value(item) for key, item in content}
         if kind in ("bytes", "bytearray"):
@@ -151,13 +136,13 @@ class _Unpacker:
         if kind == "array":
             code, shape, order = content
             return self._array(code, shape, order, node["bytes"])
-        if kind == "objects":
-            array = np.empty(_shape(content, len(node["items"])), object)
-            flat = array.reshape(-1)
-            for i, item in enumerate(node["items"]):
-                flat[i] = self.value(item)
-            return array
-        raise ValueError("an unknown kind of value")
+        if kind != "objects":
+            raise ValueError("an unknown kind of value")
+        array = np.empty(_shape(content, len(node["items"])), object)
+        flat = array.reshape(-1)
+        for i, item in enumerate(node["items"]):
+            flat[i] = self.value(item)
+        return array
 
     def _array(self, code: Any, shape: Any, order: Any, size: Any) -> np.ndarray:
         dtype = _dtype(code)

@@ -33,7 +33,14 @@ _BASE_S = 5
 _BYTES_PER_S = 2**18
 _WAIT = 12  # times the computing time: for slow disks and busy machines
 _SLICE_S = 0.2
-_PIPE_BYTES = 2**20
+# No secrets of this process, no threads, no plug-ins of HDF5.
+_ENVIRONMENT = {
+    "HOME": os.devnull,  # or importing SciPy asks the system for the user's folder
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "HDF5_PLUGIN_PRELOAD": "::",
+    "LC_ALL": "C.UTF-8",
+}
 _START = "import sys; sys.path[:] = {path!r}; from orca_cli.untrusted.worker_process import main; main()"
 
 
@@ -43,27 +50,26 @@ def read(reader: str, where: str, size: int, **arguments: Any) -> Any:
     Args:
         reader: name of the function.
         where: the file, for messages.
-        size: bytes of the file; they decide how much memory and time there is.
+        size: of the file in bytes; decides how much memory and time there is.
         arguments: of the function: numbers, texts, bytes and lists of them.
 
     Raises:
-        OrcaError: as the function says.
+        OrcaError: as the function raises.
         WorkerError: the worker crashed, or reached a limit.
         MemoryExhaustedError: the answer is larger than the free memory.
         InterruptionError: a signal asked to stop.
     """
-    request = {"reader": reader, "arguments": arguments, "folder": os.getcwd()}
     seconds = _BASE_S + size // _BYTES_PER_S
+    request = {"reader": reader, "arguments": arguments, "folder": os.getcwd(), "seconds": seconds}
     memory = _BASE_BYTES + (_BYTES_PER_BYTE * size // _STEP_BYTES + 1) * _STEP_BYTES
     with _lock:
-        tries = 1 if _running is None else 2  # in a worker that was used, an earlier file may have left the fault
-        while True:
-            tries -= 1
-            try:
+        if _running is not None:  # an earlier file may have left the fault in a worker that was used
+            with suppress(_CrashedError):
                 return _worker(memory).ask(request, where, seconds)
-            except _CrashedError as crash:
-                if not tries:
-                    raise _failure(str(crash), where) from crash
+        try:
+            return _worker(memory).ask(request, where, seconds)
+        except _CrashedError as crash:
+            raise _failure(str(crash), where) from crash
 
 
 def check_installed(package: str, where: str, what: str, *, extra: str, otherwise: str = "") -> None:
@@ -87,9 +93,8 @@ def close() -> None:
 
 def _worker(memory: int) -> _Worker:
     global _running
-    if _running is not None and (_running.memory < memory or not _running.usable):
+    if _running is None or _running.memory < memory or not _running.usable:
         close()
-    if _running is None:
         _running = _Worker(memory)
     return _running
 
@@ -103,11 +108,7 @@ class _CrashedError(Exception):
 
 
 class _Worker:
-    """A running worker.
-
-    Args:
-        memory: bytes of address space that it may use.
-    """
+    """A running worker, which may use `memory` bytes of address space."""
 
     def __init__(self, memory: int) -> None:
         self.memory, self.usable = memory, True
@@ -115,28 +116,25 @@ class _Worker:
         path = [str(Path(__file__).parents[2]), *(entry for entry in sys.path if os.path.isabs(entry))]
         command = [sys.executable, "-I", "-S", "-B", "-c", _START.format(path=path), str(memory)]
         pipe, none = subprocess.PIPE, subprocess.DEVNULL
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, env=_environment())
+        # Python may need LD_LIBRARY_PATH to start.
+        variables = _ENVIRONMENT | {name: text for name, text in os.environ.items() if name == "LD_LIBRARY_PATH"}
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, env=variables)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         for descriptor in (self._to, self._from):
             os.set_blocking(descriptor, False)
             with suppress(OSError, AttributeError):  # only slower
-                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, 2**20)
 
     def ask(self, request: dict[str, Any], where: str, seconds: int) -> Any:
         """Send a request and return the answer's value; raises as `read`, and _CrashedError."""
         self.usable = False  # until the whole answer has arrived
-        self._seconds, self._end = seconds, time.monotonic() + _WAIT * seconds
-        self._where = where
+        self._where, self._seconds, self._end = where, seconds, time.monotonic() + _WAIT * seconds
         try:
-            for part in transfer.pack(request | {"seconds": seconds}):
+            for part in transfer.pack(request):
                 self._send(memoryview(part).cast("B"))
-            head = bytearray(transfer.LENGTH_BYTES)
-            self._fill(memoryview(head))
-            text = bytearray(transfer.length(bytes(head)))
-            self._fill(memoryview(text))
-            answer = transfer.unpack(bytes(text), self.memory, self._fill_checked)
+            answer = transfer.unpack(self.memory, self._fill)
         except transfer.TransferError as error:
             self.end()
             raise _failure(f"the process that reads it returned a malformed response: {error}", where) from error
@@ -146,62 +144,50 @@ class _Worker:
         return self._value_of(answer)
 
     def end(self) -> None:
-        """End the process."""
         with self._process:
             self._process.kill()
-
-    def forget(self) -> None:
-        """Close the pipes of a worker that belongs to the process this one was forked from."""
-        for descriptor in (self._to, self._from):
-            os.close(descriptor)
-        self._process.returncode = 0
 
     def _value_of(self, answer: Any) -> Any:
         kind, content = next(iter(answer.items())) if type(answer) is dict and len(answer) == 1 else ("", None)
         self.usable = kind in ("value", "error")
         if kind == "value":
             return content
-        if kind == "failed" and content == MEMORY:
-            what = f"reading it needs more than its limit of {self.memory / 2**30:.1f} GiB of memory"
-        elif kind == "failed":
+        what = "the process that reads it returned a malformed response"
+        if kind == "failed":
             what = f"reading it failed: {str(content)[:500]}"
-        elif kind == "error" and (error := _our_error(content)) is not None:
-            raise error
-        else:
-            what = "the process that reads it returned a malformed response"
+            if content == MEMORY:
+                what = f"reading it needs more than its limit of {self.memory / 2**30:.1f} GiB of memory"
+        elif kind == "error" and type(content) is list and len(content) == 4 and all(type(t) is str for t in content):
+            error = getattr(exceptions, content[0], None)
+            if isinstance(error, type) and issubclass(error, OrcaError):
+                raise error(content[1], where=content[2], hint=content[3])
         raise _failure(what, self._where)
 
-    def _fill_checked(self, buffer: memoryview) -> None:
+    def _fill(self, buffer: memoryview) -> None:
         if len(buffer) > 2**26:
             check_memory(len(buffer), self._where, hint="use a machine with more memory")
-        self._fill(buffer)
-
-    def _fill(self, buffer: memoryview) -> None:
-        done = 0
-        while done < len(buffer):
+        while buffer:
             self._wait([self._from], [])
-            count = os.readv(self._from, [buffer[done:]])
+            count = os.readv(self._from, [buffer])
             if count == 0:
                 raise self._ended()
-            done += count
+            buffer = buffer[count:]
 
     def _send(self, part: memoryview) -> None:
-        done = 0
-        while done < len(part):
+        while part:
             self._wait([], [self._to])
             try:
-                done += os.write(self._to, part[done:])
+                part = part[os.write(self._to, part) :]
             except BrokenPipeError:
                 raise self._ended() from None
 
     def _wait(self, readable: list[int], writable: list[int]) -> None:
-        while True:
-            signals.check()
-            if any(select.select(readable, writable, [], _SLICE_S)):
-                return
+        signals.check()
+        while not any(select.select(readable, writable, [], _SLICE_S)):
             if time.monotonic() > self._end:
                 what = f"the process that reads it gave no answer in {_WAIT * self._seconds} s"
                 raise _failure(what, self._where)
+            signals.check()
 
     def _ended(self) -> Exception:
         code = self._process.wait()
@@ -211,35 +197,14 @@ class _Worker:
         return _CrashedError(f"the process that reads it {name}")
 
 
-def _our_error(content: Any) -> OrcaError | None:
-    """Return the error of ours that an answer describes, if it does."""
-    if type(content) is list and len(content) == 4 and all(type(text) is str for text in content):
-        kind = getattr(exceptions, content[0], None)
-        if isinstance(kind, type) and issubclass(kind, OrcaError):
-            return kind(content[1], where=content[2], hint=content[3])
-    return None
-
-
-def _environment() -> dict[str, str]:
-    """Return the worker's variables: no secrets of this process, no threads, no plug-ins of HDF5."""
-    kept = {
-        name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"
-    }  # Python may need it to start
-    return kept | {
-        "HOME": os.devnull,  # or importing SciPy asks the system for the user's folder
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "HDF5_PLUGIN_PRELOAD": "::",
-        "LC_ALL": "C.UTF-8",
-    }
-
-
 def _forget() -> None:
+    """Close the pipes of a worker that belongs to the process this one was forked from."""
     global _running, _lock
-    _lock = threading.Lock()
-    if _running is not None:
-        _running.forget()
-        _running = None
+    _lock, forgotten, _running = threading.Lock(), _running, None
+    if forgotten is not None:
+        os.close(forgotten._to)
+        os.close(forgotten._from)
+        forgotten._process.returncode = 0
 
 
 _running: _Worker | None = None

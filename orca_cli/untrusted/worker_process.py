@@ -27,7 +27,6 @@ READERS = {
 }
 MEMORY = "memory"
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_MAX_FILES = 64
 _CUT = 2000  # characters of a message
 
 
@@ -42,7 +41,7 @@ def main() -> None:
     _limit(resource.RLIMIT_AS, int(sys.argv[1]))
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_NOFILE, _MAX_FILES)
+    _limit(resource.RLIMIT_NOFILE, 64)
     import numpy as np
 
     from orca_cli.untrusted import transfer
@@ -55,14 +54,15 @@ def main() -> None:
         if requests.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
             raise EOFError
 
-    while head := requests.read(transfer.LENGTH_BYTES):
-        text = requests.read(transfer.length(head))
-        asked = transfer.unpack(text, 2**62, fill)
-        _bound_time(asked["seconds"])
-        for part in _answered(asked):
-            answers.write(part)
-        answers.flush()
-        del asked
+    with suppress(EOFError):
+        while True:
+            asked = transfer.unpack(2**62, fill)
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            # From now on the kernel lets this process compute for this long.
+            _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + asked["seconds"])
+            answers.writelines(_answered(asked))
+            answers.flush()
+            del asked
 
 
 def _answered(asked: dict[str, Any]) -> list[Any]:
@@ -84,30 +84,16 @@ def _answered(asked: dict[str, Any]) -> list[Any]:
 
 def _limit(what: int, value: int) -> None:
     hard = resource.getrlimit(what)[1]
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    with suppress(ValueError, OSError):  # a system without this limit; the others hold
-        resource.setrlimit(what, (value, value))
-
-
-def _bound_time(seconds: int) -> None:
-    """Have the kernel end this process once it has computed for this long from now."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    end = math.ceil(usage.ru_utime + usage.ru_stime) + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (end if hard == resource.RLIM_INFINITY else min(end, hard), hard))
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    with suppress(ValueError, OSError):  # a system without this limit; the others apply
+        resource.setrlimit(what, (value, value if what != resource.RLIMIT_CPU else hard))
 
 
 def _leave_the_network() -> None:
     """Enter a network of its own without any device, where the kernel allows that; this process is still single-threaded."""
-    if sys.platform != "linux":
-        return
-    import ctypes
+    if sys.platform == "linux":
+        import ctypes
 
-    libc = ctypes.CDLL(None)
-    if libc.unshare(_CLONE_NEWNET) != 0:
-        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
-
-
-if __name__ == "__main__":
-    main()
+        libc = ctypes.CDLL(None)
+        if libc.unshare(_CLONE_NEWNET) != 0:
+            libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)

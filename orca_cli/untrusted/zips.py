@@ -21,28 +21,28 @@ _TOTAL = zipfile._ECD_ENTRIES_TOTAL  # type: ignore[attr-defined]
 def open_zip(path: Path, max_members: int, what: str) -> Iterator[zipfile.ZipFile]:
     """Yield a zip archive whose directory is consistent. What fails inside the block is passed on (`DAMAGE`).
 
-    Args:
-        path: the archive.
-        max_members: limit, checked before the directory is read.
-        what: expected kind of file, for messages.
+    `max_members` is checked before the directory is read; `what` is the expected kind of file, for messages.
 
     Raises:
         DataError: damaged, encrypted, or of a compression other than stored and deflate.
         UnsafeError: too many members, members that overlap, or that declare more than deflate can hold.
     """
     where = str(path)
+
+    def check_count(count: int) -> None:
+        if count > max_members:
+            raise UnsafeError(f"{count} members, at most {max_members} are read", where=where)
+
     try:
         with open(path, "rb") as file:
             record = zipfile._EndRecData(file)  # type: ignore[attr-defined] # as ZipFile does, without the directory
-        if record and record[_TOTAL] > max_members:
-            raise UnsafeError(f"{record[_TOTAL]} members, at most {max_members} are read", where=where)
+        check_count(record[_TOTAL] if record else 0)
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
         raise DataError(f"not a readable {what}: {error}", where=where, hint="write or get it again") from error
     with archive:
         members = archive.infolist()
-        if len(members) > max_members:
-            raise UnsafeError(f"{len(members)} members, at most {max_members} are read", where=where)
+        check_count(len(members))
         for member in members:
             _check(member, where)
         if sum(member.compress_size for member in members) > path.stat().st_size:
@@ -51,13 +51,13 @@ def open_zip(path: Path, max_members: int, what: str) -> Iterator[zipfile.ZipFil
 
 
 def _check(member: zipfile.ZipInfo, where: str) -> None:
-    name = ascii(member.filename[:100])
+    who = f"member {ascii(member.filename[:100])}"
     if not member.filename:
         raise DataError("a member has no name", where=where, hint="get the file again")
     if member.flag_bits & 1:
-        raise DataError(f"member {name} is encrypted", where=where, hint="unpack it yourself first")
+        raise DataError(f"{who} is encrypted", where=where, hint="unpack it yourself first")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(f"member {name} has an unusual compression", where=where, hint="use np.savez, or unpack it")
+        raise DataError(f"{who} has an unusual compression", where=where, hint="use np.savez, or unpack it")
     if member.file_size > member.compress_size * MAX_DEFLATE + 1024:
-        what = f"member {name} declares {member.file_size:,} bytes, more than its {member.compress_size:,} can hold"
+        what = f"{who} declares {member.file_size:,} bytes, more than its {member.compress_size:,} can hold"
         raise UnsafeError(what, where=where, hint="get the file from a source that you trust")

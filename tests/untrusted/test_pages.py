@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from orca_cli.tasks.shared.samples import ArraySamples, blocks
-from orca_cli.untrusted import pages
+from orca_cli.untrusted import memory
 
 MIB = 2**20
 SIZE = 64 * MIB
@@ -29,7 +29,7 @@ def file(tmp_path):
 
 @pytest.mark.parametrize("large", [True, False])
 def test_reading_all_of_a_large_map_leaves_none_of_it(large, file, monkeypatch):
-    monkeypatch.setattr(pages, "_LARGE", SIZE if large else 2 * SIZE)
+    monkeypatch.setattr(memory, "_LARGE", SIZE if large else 2 * SIZE)
     x = np.load(file, mmap_mode="r")
     samples = ArraySamples(x.transpose(0, 2, 1), np.zeros(len(x)))  # a view of the map, as readers have
     before = mapped_mib()
@@ -44,10 +44,10 @@ def test_reading_all_of_a_large_map_leaves_none_of_it(large, file, monkeypatch):
 
 
 def test_other_arrays_are_left_alone(file, monkeypatch):
-    monkeypatch.setattr(pages, "_LARGE", 0)
+    monkeypatch.setattr(memory, "_LARGE", 0)
     for array in (np.arange(5), np.arange(6).reshape(2, 3)[:, 1:], np.load(file, mmap_mode="c")):
         kept = array.copy()
         if isinstance(array, np.memmap):  # private changes would be lost with their pages
             array[0] = kept[0] = -1
-        pages.release_pages(array)
+        memory.release_pages(array)
         np.testing.assert_array_equal(array, kept)

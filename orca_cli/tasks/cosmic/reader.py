@@ -26,7 +26,7 @@ from orca_cli.tasks.cosmic.files import FOLDERS, SKY, list_stamps, read_keys, re
 from orca_cli.tasks.shared.files import find
 from orca_cli.tasks.shared.published import note, overlap_warning
 from orca_cli.tasks.shared.target_maps import target_maps
-from orca_cli.untrusted.pages import release_pages
+from orca_cli.untrusted.memory import release_pages
 
 _SAMPLED = 256  # stamps used for the statistics
 _NORMAL = 1.4826  # deviation of a normal distribution in units of its median absolute deviation

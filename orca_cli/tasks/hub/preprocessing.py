@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _MAX_PIXELS = 10**8
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # some decoders of Pillow run other programs (EPS)
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,11 @@ def _open_image(value: dict[str, Any] | None, where: str) -> Image.Image:
     if not value or not (value.get("bytes") or value.get("path")):
         raise DataError("holds no image", where=where, hint="remove this row")
     try:
-        image = Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"])
+        image = Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"], formats=_FORMATS)
         if image.width * image.height > _MAX_PIXELS:
             raise DataError(f"{image.width} x {image.height} pixels are too many", where=where)
         image.load()
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"is not a readable image: {error}", where=where, hint="remove this row") from error
+        hint = f"remove this row, or store it as one of {', '.join(_FORMATS)}"
+        raise DataError(f"is not a readable image: {error}", where=where, hint=hint) from error
     return image

@@ -26,7 +26,7 @@ from orca_cli.tasks.psicov.files import CHANNELS, FARTHEST, PAD, Window, find_pr
 from orca_cli.tasks.shared.published import note, overlap_warning
 from orca_cli.tasks.shared.splits import split
 from orca_cli.tasks.shared.target_maps import target_maps
-from orca_cli.untrusted.pages import release_pages
+from orca_cli.untrusted.memory import release_pages
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 
 from orca_cli.interfaces import Batch
 from orca_cli.tasks.shared.samples import ArraySamples
-from orca_cli.untrusted.pages import release_pages
+from orca_cli.untrusted.memory import release_pages
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in 0..1, red, green, blue
 

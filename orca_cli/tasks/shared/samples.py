@@ -14,7 +14,7 @@ import torch
 
 from orca_cli.interfaces import Batch, Scale
 from orca_cli.tasks.shared.own_data import listed
-from orca_cli.untrusted.pages import release_pages
+from orca_cli.untrusted.memory import release_pages
 
 _BLOCK_BYTES = 2**24  # what is read at once from a mapped file
 

@@ -1,6 +1,6 @@
 """The instructions that data need of a pickle, and no others; names stand for functions of `numpy_objects` alone.
 
-A pickle is a program. Bounds end what a small file could make large: instructions, containers, copies, integers, keys.
+Bounds end what a small file could make large: instructions, containers, copies, integers, keys.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import codecs
 import pickletools
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
@@ -29,19 +30,8 @@ _MAX_KEY_PARTS = 32
 PLAIN = (str, bytes, bytearray, int, float, bool, type(None), np.generic)
 
 
-def run(stream: IO[bytes], limit: int, where: str, compressed: bool = False) -> Any:
-    """Return what the pickle at a stream's position makes. It is not checked yet: it may contain itself.
-
-    Args:
-        stream: buffered; left behind the pickle.
-        limit: bytes; a longer pickle is refused.
-        where: for messages.
-        compressed: whether the stream may have more bytes than its file.
-
-    Raises:
-        UnsafeError, DataError, MemoryExhaustedError: as `reader.unpickle` says.
-        ArithmeticError, EOFError, LookupError, TypeError, ValueError, ...: the pickle is damaged.
-    """
+def run(stream: IO[bytes], limit: int, where: str, compressed: bool) -> Any:
+    """Return what a pickle makes, which may contain itself; damage raises whatever Python and NumPy raise for it."""
     return _Machine(stream, limit, where, compressed).run()
 
 
@@ -50,37 +40,34 @@ class _Machine:
 
     def __init__(self, stream: IO[bytes], limit: int, where: str, compressed: bool) -> None:
         self._stream, self._left, self._limit, self._where = stream, limit, limit, where
-        self._compressed = compressed
+        self._compressed, self._made = compressed, 0
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
-        self._made = 0
         self._fresh: dict[int, Any] = {}  # arrays and dtypes that were made and not yet filled
 
     def run(self) -> Any:
         containers = 0
         for _ in range(_MAX_OPCODES):
-            code = self._take(1)[0]
-            if code in _MAKES_CONTAINER:
-                containers += 1
-                if containers > _MAX_CONTAINERS:
-                    raise UnsafeError(f"the pickle makes more than {_MAX_CONTAINERS:,} containers")
+            code = self.take(1)[0]
+            containers += code in _MAKES_CONTAINER
+            if containers > _MAX_CONTAINERS:
+                raise UnsafeError(f"the pickle makes more than {_MAX_CONTAINERS:,} containers")
             if code == 0x2E:  # STOP
                 if len(self._stack) != 1 or self._marked:
                     raise ValueError("values are left")
                 return self._stack[0]
-            action = _ACTIONS.get(code)
-            if action is None:
+            if code not in _ACTIONS:
                 known = pickletools.code2op.get(chr(code))  # type: ignore[attr-defined]
                 if known is None:
                     raise DataError("is not a pickle, or is damaged", hint="get the file again")
                 raise UnsafeError(f"the pickle uses {known.name}, which data files need not")
-            action(self)
+            _ACTIONS[code](self)
         raise UnsafeError("the pickle has too many instructions")
 
-    def _take(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
         if size > self._left:
-            raise self._beyond()
+            raise UnsafeError(f"the pickle unpacks to more than {self._limit} bytes") if self._compressed else EOFError
         if size > _LARGE:
             check_memory(size, self._where, hint="use a machine with more memory")
         self._left -= size
@@ -88,11 +75,6 @@ class _Machine:
         if len(found) != size:
             raise EOFError
         return found
-
-    def _beyond(self) -> Exception:
-        if self._compressed:
-            return UnsafeError(f"the pickle unpacks to more than {self._limit} bytes")
-        return EOFError()
 
     def _line(self) -> bytes:
         found = self._stream.readline(self._left)
@@ -102,15 +84,20 @@ class _Machine:
         return found[:-1]
 
     def _number(self, form: str) -> int:
-        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def _items(self) -> list[Any]:
-        """Return what lies above the last mark."""
+        """Return what is above the last mark."""
         found, self._stack = self._stack, self._marked.pop()
         return found
 
-    def skip(self, size: int) -> None:
-        self._take(size)
+    def _last(self, count: int) -> list[Any]:
+        """Return the last values of the stack."""
+        found = self._stack[-count:]
+        if len(found) != count:
+            raise IndexError
+        del self._stack[-count:]
+        return found
 
     def mark(self) -> None:
         self._marked.append(self._stack)
@@ -123,50 +110,23 @@ class _Machine:
         size = self._number(form)
         if size < 0:
             raise ValueError(size)
-        self.push(convert(self._take(size)))
-
-    def line(self, convert: Callable[[bytes], Any]) -> None:
-        self.push(convert(self._line()))
-
-    def number(self, form: str) -> None:
-        self.push(self._number(form))
-
-    def writable(self) -> None:
-        size = self._number("<Q")
-        if size > self._left:
-            raise self._beyond()
-        check_memory(size, self._where, hint="use a machine with more memory")
-        content = bytearray(size)
-        view, done = memoryview(content), 0
-        while done < size:
-            part = self._stream.readinto(view[done:])  # type: ignore[attr-defined]
-            if not part:
-                raise EOFError
-            done += part
-        self._left -= size
-        self.push(content)
-
-    def tuple_of(self, count: int) -> None:
-        found = tuple(self._stack[-count:])
-        if len(found) != count:
-            raise EOFError
-        self._stack[-count:] = [found]
+        self.push(convert(self.take(size)))
 
     def append(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not list:
-            raise UnsafeError("the pickle appends to something that is no list")
+            raise UnsafeError("the pickle appends to something that is not a list")
         target.extend(items)
 
     def set_items(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not dict or len(items) % 2:
-            raise UnsafeError("the pickle sets items of something that is no dict")
+            raise UnsafeError("the pickle sets items of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Tuples of tuples that are shared hash in exponential time.
             parts = key if type(key) is tuple else (key,)
             if len(parts) > _MAX_KEY_PARTS or not all(isinstance(part, PLAIN) for part in parts):
-                raise UnsafeError("the pickle has a dict whose key is no number and no string")
+                raise UnsafeError("the pickle has a dict whose key is neither a number nor a string")
             # Numbers beyond 64 bits can all have one hash.
             if any(abs(part) >= 2**63 for part in parts if isinstance(part, int)):
                 raise UnsafeError("the pickle has a dict whose key is a number beyond 64 bits")
@@ -179,9 +139,6 @@ class _Machine:
             raise UnsafeError("the pickle names a memo entry beyond its size")
         self._memo[index] = self._stack[-1]
 
-    def get(self, index: int) -> None:
-        self.push(self._memo[index])
-
     def named(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str or (module, name) not in NAMES:
             asked = f"{module}.{name}" if type(module) is type(name) is str else "something without name"
@@ -190,9 +147,9 @@ class _Machine:
         self.push(NAMES[module, name])
 
     def reduce(self) -> None:
-        arguments, called = self._stack.pop(), self._stack.pop()
+        called, arguments = self._last(2)
         if not isinstance(called, Named) or called.function is None or type(arguments) is not tuple:
-            raise UnsafeError("the pickle calls something that is no function")
+            raise UnsafeError("the pickle calls something that is not a function")
         made = called.function(*arguments)
         self._count_made(made)
         if isinstance(made, (np.ndarray, np.dtype)) and not called.name.endswith("_frombuffer"):
@@ -214,19 +171,11 @@ class _Machine:
         elif isinstance(target, np.dtype):
             set_dtype(target, state)
         else:
-            raise UnsafeError("the pickle sets the state of something that is no new array")
+            raise UnsafeError("the pickle sets the state of something that is not a new array")
 
 
-def _latin(content: bytes) -> str:
-    return content.decode("latin-1")
-
-
-def _utf8(content: bytes) -> str:
-    return content.decode("utf-8", "surrogatepass")
-
-
-def _same(content: bytes) -> bytes:
-    return content
+_latin = partial(str, encoding="latin-1")
+_utf8 = partial(str, encoding="utf-8", errors="surrogatepass")
 
 
 def _integer(content: bytes) -> int:
@@ -253,38 +202,33 @@ def _dict_of(machine: _Machine) -> None:
     machine.set_items(items)
 
 
-def _pair(machine: _Machine) -> list[Any]:
-    value, key = machine._stack.pop(), machine._stack.pop()
-    return [key, value]
-
-
 _MAKES_CONTAINER = frozenset(b"(]}lt\x85\x86\x87")
 _ACTIONS: dict[int, Callable[[_Machine], None]] = {
     ord(letter): action
     for letter, action in {
-        "\x80": lambda m: m.skip(1),  # PROTO
-        "\x95": lambda m: m.skip(8),  # FRAME
+        "\x80": lambda m: m.take(1),  # PROTO
+        "\x95": lambda m: m.take(8),  # FRAME
         "(": _Machine.mark,
         "N": lambda m: m.push(None),
         "\x88": lambda m: m.push(True),
         "\x89": lambda m: m.push(False),
-        "I": lambda m: m.line(_integer_line),
-        "L": lambda m: m.line(_integer_line),
-        "F": lambda m: m.line(float),
-        "J": lambda m: m.number("<i"),
-        "K": lambda m: m.number("<B"),
-        "M": lambda m: m.number("<H"),
-        "G": lambda m: m.number(">d"),
+        "I": lambda m: m.push(_integer_line(m._line())),
+        "L": lambda m: m.push(_integer_line(m._line())),
+        "F": lambda m: m.push(float(m._line())),
+        "J": lambda m: m.push(m._number("<i")),
+        "K": lambda m: m.push(m._number("<B")),
+        "M": lambda m: m.push(m._number("<H")),
+        "G": lambda m: m.push(m._number(">d")),
         "\x8a": lambda m: m.data("<B", _integer),  # LONG1
         "\x8b": lambda m: m.data("<i", _integer),  # LONG4
-        "S": lambda m: m.line(_quoted),
+        "S": lambda m: m.push(_quoted(m._line())),
         "T": lambda m: m.data("<i", _latin),  # BINSTRING
         "U": lambda m: m.data("<B", _latin),  # SHORT_BINSTRING
-        "B": lambda m: m.data("<I", _same),  # BINBYTES
-        "C": lambda m: m.data("<B", _same),  # SHORT_BINBYTES
-        "\x8e": lambda m: m.data("<Q", _same),  # BINBYTES8
-        "\x96": _Machine.writable,  # BYTEARRAY8
-        "V": lambda m: m.line(lambda line: str(line, "raw-unicode-escape")),  # UNICODE
+        "B": lambda m: m.data("<I", bytes),  # BINBYTES
+        "C": lambda m: m.data("<B", bytes),  # SHORT_BINBYTES
+        "\x8e": lambda m: m.data("<Q", bytes),  # BINBYTES8
+        "\x96": lambda m: m.data("<Q", bytearray),  # BYTEARRAY8
+        "V": lambda m: m.push(str(m._line(), "raw-unicode-escape")),  # UNICODE
         "X": lambda m: m.data("<I", _utf8),  # BINUNICODE
         "\x8c": lambda m: m.data("<B", _utf8),  # SHORT_BINUNICODE
         "\x8d": lambda m: m.data("<Q", _utf8),  # BINUNICODE8
@@ -293,23 +237,23 @@ _ACTIONS: dict[int, Callable[[_Machine], None]] = {
         "e": lambda m: m.append(m._items()),
         "l": lambda m: m.push(m._items()),
         ")": lambda m: m.push(()),
-        "\x85": lambda m: m.tuple_of(1),
-        "\x86": lambda m: m.tuple_of(2),
-        "\x87": lambda m: m.tuple_of(3),
+        "\x85": lambda m: m.push(tuple(m._last(1))),
+        "\x86": lambda m: m.push(tuple(m._last(2))),
+        "\x87": lambda m: m.push(tuple(m._last(3))),
         "t": lambda m: m.push(tuple(m._items())),
         "}": lambda m: m.push({}),
         "d": _dict_of,
-        "s": lambda m: m.set_items(_pair(m)),
+        "s": lambda m: m.set_items(m._last(2)),
         "u": lambda m: m.set_items(m._items()),
         "p": lambda m: m.put(int(m._line())),
         "q": lambda m: m.put(m._number("<B")),
         "r": lambda m: m.put(m._number("<I")),
         "\x94": lambda m: m.put(len(m._memo)),  # MEMOIZE
-        "g": lambda m: m.get(int(m._line())),
-        "h": lambda m: m.get(m._number("<B")),
-        "j": lambda m: m.get(m._number("<I")),
+        "g": lambda m: m.push(m._memo[int(m._line())]),
+        "h": lambda m: m.push(m._memo[m._number("<B")]),
+        "j": lambda m: m.push(m._memo[m._number("<I")]),
         "c": lambda m: m.named(_utf8(m._line()), _utf8(m._line())),
-        "\x93": lambda m: m.named(*reversed([m._stack.pop(), m._stack.pop()])),  # STACK_GLOBAL
+        "\x93": lambda m: m.named(*m._last(2)),  # STACK_GLOBAL
         "R": _Machine.reduce,
         "b": _Machine.build,
     }.items()

@@ -9,24 +9,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from orca_cli.exceptions import UnsafeError
-from orca_cli.untrusted.characters import checked_characters
+from orca_cli.untrusted.npy_header import checked_characters
 
 _DTYPE = re.compile(r"[biufcSUO]\d{1,7}")
 _MAX_AXES = 32
 
 
+@dataclass(frozen=True, eq=False, slots=True)
 class Named:
     """What a pickle may name. Only the reader can call it, and only if it has a function."""
 
-    __slots__ = ("function", "name")
-
-    def __init__(self, name: str, function: Callable[..., Any] | None = None) -> None:
-        self.name, self.function = name, function
+    name: str
+    function: Callable[..., Any] | None = None
 
 
 def _refuse(what: str) -> UnsafeError:
@@ -83,13 +83,12 @@ def set_array(array: np.ndarray, state: Any) -> None:
         raise _refuse("has an array of an unknown version")
     _, shape, dtype, fortran, content = state
     count = _shape(shape, dtype)
-    if dtype.kind == "O":
-        if type(content) is not list or len(content) != count:
-            raise _refuse("has an array of objects that are not all there")
-    else:
+    if dtype.kind != "O":
         content = _raw(content)
         if len(content) != count * dtype.itemsize:
             raise _refuse(f"has an array of {count * dtype.itemsize:,} bytes, and {len(content):,} are there")
+    elif type(content) is not list or len(content) != count:
+        raise _refuse("has an array of objects that are not all there")
     if type(fortran) not in (bool, int):
         raise _refuse("has an array without order")
     array.__setstate__((1, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]
@@ -111,15 +110,13 @@ def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = N
         raise _refuse("has an array whose content does not fit its shape")
     if type(order) is not str or order not in ("C", "F", "K"):
         raise _refuse("has an array without order")
-    if count == 0:
-        array = np.empty(shape, dtype)
-    else:
-        array = checked_characters(np.ndarray(shape, dtype, buffer=content, order="F" if order == "F" else "C"))
+    array = np.ndarray(shape, dtype, buffer=content if count else None, order="F" if order == "F" else "C")
+    checked_characters(array)
     if axes is None:
         return array
     is_plain = type(axes) is tuple and all(type(axis) is int for axis in axes)
     if not is_plain or sorted(axes) != list(range(len(shape))):
-        raise _refuse("has an array whose axes are no axes")
+        raise _refuse("has an array whose axes are not axes")
     return array.transpose(axes)
 
 
@@ -128,7 +125,7 @@ def _scalar(dtype: Any, content: Any) -> Any:
         raise _refuse("has a scalar that is no number and no string")
     raw = _raw(content)
     if len(raw) != dtype.itemsize:
-        raise _refuse("has a scalar of another size than it says")
+        raise _refuse("has a scalar of another size than it declares")
     return checked_characters(np.frombuffer(raw, dtype))[0]
 
 
@@ -139,26 +136,16 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return text.encode("latin-1")
 
 
-def _no_bytes() -> bytes:
-    return b""
-
-
-NDARRAY = Named("numpy.ndarray")
-_RECONSTRUCT = Named("numpy.core.multiarray._reconstruct", _empty)
-_SCALAR = Named("numpy.core.multiarray.scalar", _scalar)
-_BUFFER = Named("numpy.core.numeric._frombuffer", _from_buffer)
-_BYTES = Named("bytes", _no_bytes)
 # All that a pickle may name, exactly. The second spelling of a module is NumPy 2's.
+NDARRAY = Named("numpy.ndarray")
 NAMES: dict[tuple[str, str], Named] = {
     ("numpy", "ndarray"): NDARRAY,
     ("numpy", "dtype"): Named("numpy.dtype", _dtype),
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy.core.multiarray", "scalar"): _SCALAR,
-    ("numpy._core.multiarray", "scalar"): _SCALAR,
-    ("numpy.core.numeric", "_frombuffer"): _BUFFER,
-    ("numpy._core.numeric", "_frombuffer"): _BUFFER,
     ("_codecs", "encode"): Named("_codecs.encode", _encode),
-    ("__builtin__", "bytes"): _BYTES,
-    ("builtins", "bytes"): _BYTES,
 }
+for _builtins in ("__builtin__", "builtins"):
+    NAMES[_builtins, "bytes"] = Named("bytes", lambda: b"")
+for _core in ("numpy.core", "numpy._core"):
+    NAMES[f"{_core}.multiarray", "_reconstruct"] = Named("numpy.core.multiarray._reconstruct", _empty)
+    NAMES[f"{_core}.multiarray", "scalar"] = Named("numpy.core.multiarray.scalar", _scalar)
+    NAMES[f"{_core}.numeric", "_frombuffer"] = Named("numpy.core.numeric._frombuffer", _from_buffer)

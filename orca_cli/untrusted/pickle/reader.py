@@ -1,8 +1,8 @@
 """Read pickles of unknown origin with a machine that can do nothing else: it has no way to run their code.
 
 A pickle is a program. Python's own machine imports what the program names and calls it. This one knows the instructions that
-data need (numbers, strings, containers, NumPy's arrays and scalars), an exact list of names that stand for functions of
-`numpy_objects`, and bounds on what a small file can make large. Every other instruction or name ends the reading.
+data need (numbers, strings, containers, NumPy's arrays and scalars) and an exact list of names that stand for functions of
+`numpy_objects`. Every other instruction or name ends the reading.
 """
 
 from __future__ import annotations
@@ -28,17 +28,9 @@ _MAX_VALUES = 20_000_000  # of the result, counted as often as they are met
 _MAX_DEPTH = 100
 _BATCH, _BATCH_BYTES = 512, 2**23  # pickles in memory that are read at once
 # A damaged pickle can break the machine at any place, and NumPy reports it in many ways.
-_DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
+_FAILURES = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, TypeError, ValueError)
+_DAMAGE = (*_FAILURES, struct.error, zlib.error)
+_ENDLESS = "the pickle holds containers in one another without end"
 _HINT = "nothing was run; get the data from a source that you trust, or as .npz"
 
 
@@ -48,9 +40,9 @@ def unpickle(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> A
     Arrays may be read-only. About as much memory as the content is needed, here and in the worker.
 
     Args:
-        path: the file.
-        max_bytes: limit; of the content, where it is compressed.
-        gzipped: whether the pickle is in a gzip file.
+        path: a pickle, or a gzip file of one.
+        max_bytes: limit of the uncompressed content.
+        gzipped: whether it is a gzip file.
 
     Raises:
         UnsafeError: it names anything but NumPy's arrays and scalars, uses instructions that data do not need, or would
@@ -59,7 +51,7 @@ def unpickle(path: Path, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> A
         MemoryExhaustedError: a value is larger than the free memory.
         WorkerError: the worker crashed on the file, or reached its memory or time limit.
     """
-    size = _checked_size(path, max_bytes, gzipped)
+    size = checked_size(path, max_bytes, gzipped)
     return worker.read("pickle", str(path), size, path=str(path), max_bytes=max_bytes, gzipped=gzipped)
 
 
@@ -86,13 +78,11 @@ def unpickle_each(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Any]:
 
 def read_here(path: str, max_bytes: int = MAX_BYTES, gzipped: bool = False) -> Any:
     """Return what `unpickle` does, read in this process; errors as there."""
-    size = _checked_size(Path(path), max_bytes, gzipped)
-    if not gzipped:
-        with open(path, "rb", buffering=2**16) as file:
-            return read_stream(file, path, size)
-    with gzip.open(path) as packed:
-        stream: Any = packed
-        return read_stream(stream, path, min(max_bytes, size * MAX_DEFLATE), compressed=True)
+    size = checked_size(Path(path), max_bytes, gzipped)
+    limit = min(max_bytes, size * MAX_DEFLATE) if gzipped else size
+    with gzip.open(path) if gzipped else open(path, "rb", buffering=2**16) as file:
+        stream: Any = file
+        return read_stream(stream, path, limit, compressed=gzipped)
 
 
 def read_bytes_here(contents: list[bytes], wheres: list[str]) -> list[Any]:
@@ -101,37 +91,25 @@ def read_bytes_here(contents: list[bytes], wheres: list[str]) -> list[Any]:
     return [read_stream(io.BytesIO(content), where, len(content)) for content, where in pairs]
 
 
-def _checked_size(path: Path, max_bytes: int, gzipped: bool) -> int:
+def checked_size(path: Path, max_bytes: int, gzipped: bool = False) -> int:
+    """Return the size of a file in bytes; raises as `unpickle`."""
     head = first_bytes(path, str(path), "a pickle is needed", expected=(GZIP,) if gzipped else ())
     size = path.stat().st_size
-    if not gzipped:
-        check_size(size, max_bytes, str(path))
-    elif not head.startswith(GZIP):
+    if gzipped and not head.startswith(GZIP):
         raise DataError("not a gzip file", where=str(path), hint="get it again")
+    if size > max_bytes and not gzipped:
+        raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=str(path))
     return size
 
 
-def check_size(size: int, max_bytes: int, where: str) -> None:
-    """Raise UnsafeError where a file has more bytes than are read."""
-    if size > max_bytes:
-        raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=where)
-
-
 def read_stream(stream: IO[bytes], where: str, limit: int, compressed: bool = False) -> Any:
-    """Return the object of the pickle at a stream's position.
+    """Return the object of the pickle at a buffered stream's position, which moves past it. Raises as `unpickle`.
 
-    Args:
-        stream: buffered; left behind the pickle.
-        where: for messages.
-        limit: bytes; a longer pickle is refused.
-        compressed: whether the stream may have more bytes than its file.
-
-    Raises:
-        OrcaError: as `unpickle`.
+    A pickle of more than `limit` bytes is refused. `compressed`: whether the stream may have more bytes than its file.
     """
     try:
         value = run(stream, limit, where, compressed)
-        _check_result(value)
+        _check_result(value, {}, set())
         stream.read(1)  # at its end a compressed stream compares its checksum
     except (UnsafeError, DataError) as error:
         if error.where:
@@ -143,49 +121,33 @@ def read_stream(stream: IO[bytes], where: str, limit: int, compressed: bool = Fa
     return value
 
 
-def _check_result(result: Any) -> None:
-    """Refuse what a reader could not walk through: values that contain themselves, or grow by containing things twice."""
-    finished: dict[int, tuple[int, int]] = {}  # values and depth of what was walked through
-    path = [_Visit(result)]
-    above = {id(result)}
-    while path:
-        visit = path[-1]
-        child = next(visit.ahead, None)
-        if child is None:
-            path.pop()
-            above.discard(id(visit.value))
-            finished[id(visit.value)] = visit.size, visit.depth
-            if path:
-                path[-1].add(visit.size, visit.depth)
-        elif id(child) in finished:
-            visit.add(*finished[id(child)])
-        elif id(child) in above or len(path) > _MAX_DEPTH:
-            raise UnsafeError("the pickle holds containers in one another without end")
-        else:
-            path.append(_Visit(child))
-            above.add(id(child))
+def _check_result(value: Any, finished: dict[int, tuple[int, int]], above: set[int]) -> tuple[int, int]:
+    """Refuse what a reader could not walk through: values that contain themselves, or grow by containing things twice.
 
-
-class _Visit:
-    """A value of the result, and how much it holds."""
-
-    def __init__(self, value: Any) -> None:
-        self.value, self.depth = value, 1
-        inside: Any = ()
-        if isinstance(value, np.ndarray):
-            if value.dtype.kind == "O":
-                inside = value.ravel()
-        elif type(value) is dict:
-            inside = value.values()  # keys are plain
-        elif type(value) in (list, tuple):
-            inside = value
-        elif not isinstance(value, (*PLAIN, np.dtype)):
-            raise UnsafeError(f"the pickle leaves {getattr(value, 'name', type(value).__name__)} as a value")
-        self.size = 1 + len(inside)
-        self.ahead = iter([item for item in inside if not isinstance(item, PLAIN)])
-
-    def add(self, size: int, depth: int) -> None:
-        self.size += size
-        self.depth = max(self.depth, depth + 1)
-        if self.size > _MAX_VALUES or self.depth > _MAX_DEPTH:
-            raise UnsafeError("the pickle holds containers in one another without end")
+    Returns the number of values in this one and their depth, which `finished` has of others by id. `above`: the ids of the
+    values that contain this one.
+    """
+    if id(value) in finished:
+        return finished[id(value)]
+    if id(value) in above or len(above) > _MAX_DEPTH:
+        raise UnsafeError(_ENDLESS)
+    inside: Any = ()
+    if isinstance(value, np.ndarray):
+        inside = value.ravel() if value.dtype.kind == "O" else ()
+    elif type(value) is dict:
+        inside = value.values()  # keys are plain
+    elif type(value) in (list, tuple):
+        inside = value
+    elif not isinstance(value, (*PLAIN, np.dtype)):
+        raise UnsafeError(f"the pickle leaves {getattr(value, 'name', type(value).__name__)} as a value")
+    size, depth = 1 + len(inside), 1
+    above.add(id(value))
+    for item in inside:
+        if not isinstance(item, PLAIN):
+            more, below = _check_result(item, finished, above)
+            size, depth = size + more, max(depth, below + 1)
+            if size > _MAX_VALUES or depth > _MAX_DEPTH:
+                raise UnsafeError(_ENDLESS)
+    above.discard(id(value))
+    finished[id(value)] = size, depth
+    return size, depth

@@ -45,6 +45,10 @@ class OneOf:
     pattern: str = ""
 
 
+# The name of a file or folder, with no way out of where it is looked for.
+PlainName = Annotated[str, OneOf(("a name without slashes",), pattern=r"(?!\.{1,2}$)[^/\\\0]+")]
+
+
 def check_value(value: Any, hint: Any, where: str) -> None:
     """Raise ConfigError, with what is allowed, for a value read from YAML that an annotation does not."""
     if fits(value, hint):

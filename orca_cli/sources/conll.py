@@ -22,9 +22,9 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from orca_cli import seeding, signals
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, SourceData
-from orca_cli.ranges import Count, CountOrZero
+from orca_cli.ranges import Count, CountOrZero, PlainName
 from orca_cli.sources.balance import draw, record
 
 OUTSIDE = "O"
@@ -46,8 +46,8 @@ def load(
     seed: int,
     reporter: Reporter,
     data_folder: Path,
-    name: str,
-    files: Sequence[str],
+    name: PlainName,
+    files: Sequence[PlainName],
     path: str | None = None,
     column: Count | Annotated[int, Le(-1)] = -1,
     example: Literal["sentence", "span"] = "sentence",
@@ -68,7 +68,6 @@ def load(
             the spans of a sentence that then gives no other example.
 
     Raises:
-        ConfigError: `name` or `files` are not plain names.
         DataError: the file is missing, a line has no such column or tag, or fewer than two types have two sentences.
     """
     place = _find(data_folder, name, files, path)
@@ -178,10 +177,6 @@ def _text(path: Path) -> str:
 
 
 def _find(data_folder: Path, name: str, files: Sequence[str], path: str | None) -> Path:
-    # These are joined to a path, so they must be names and not paths.
-    if wrong := [word for word in (name, *files) if word in ("", ".", "..") or set(word) & set("/\\\0")]:
-        what = f"{wrong[0]!r} is not a plain name"
-        raise ConfigError(what, where="source", hint="check source.name and source.files")
     given = Path(path).expanduser() if path else None
     folders = [given, data_folder / given] if given else [data_folder / name]
     for place in [place for folder in folders for place in (folder, *(folder / file for file in files))]:

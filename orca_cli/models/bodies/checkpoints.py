@@ -64,7 +64,7 @@ def resolve(checkpoint: str) -> Path:
     if packaged is None or folder is None:
         return _checked(_from_hub(checkpoint))
     weights = folder / "model.safetensors"
-    if storage.sha256_file(weights) != packaged.sha256:
+    if _sha256(weights) != packaged.sha256:
         hint = f"reinstall the package {packaged.package.replace('_', '-')}"
         raise ChecksumError("the weights differ from the published ones", where=str(weights), hint=hint)
     return _checked(folder)
@@ -160,8 +160,19 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
 def digest(folder: Path) -> str:
     """Return the SHA-256 over a checkpoint's config.json and weights."""
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-    lines = "".join(f"{file.name} {storage.sha256_file(file)}\n" for file in files)
+    lines = "".join(f"{file.name} {_sha256(file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    facts = file.stat()
+    return _sha256_of(file, facts.st_size, facts.st_mtime_ns)
+
+
+@functools.lru_cache
+def _sha256_of(file: Path, size: int, changed_ns: int) -> str:
+    """Return a file's SHA-256, read once in a process unless the file changes."""
+    return storage.sha256_file(file)
 
 
 def _checked(folder: Path) -> Path:

@@ -122,7 +122,7 @@ def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = N
 
 def _scalar(dtype: Any, content: Any) -> Any:
     if not isinstance(dtype, np.dtype) or dtype.kind == "O":
-        raise _refuse("has a scalar that is no number and no string")
+        raise _refuse("has a scalar that is neither a number nor a string")
     raw = _raw(content)
     if len(raw) != dtype.itemsize:
         raise _refuse("has a scalar of another size than it declares")

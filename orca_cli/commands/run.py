@@ -6,13 +6,13 @@ import argparse
 import math
 import os
 import sys
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orca_cli import experiment, parts, signals, terminal
+from orca_cli.commands.job import message, print_traceback, run_job
 from orca_cli.commands.options import add_allow_module, add_config_dir
-from orca_cli.commands.summary import build_table, of_plan, of_run
+from orca_cli.commands.summary import of_plan, of_run
 from orca_cli.exceptions import InterruptionError, OrcaError, PreemptionError, UsageError
 from orca_cli.experiment import Failure, Outcome
 from orca_cli.launching import processes, slurm
@@ -89,7 +89,7 @@ def execute(arguments: argparse.Namespace) -> Result:
             code = error.code
             if place is None:
                 raise
-            _print_traceback(arguments, error)
+            print_traceback(arguments, error)
             state: experiment.State = "interrupted" if isinstance(error, InterruptionError) else "failed"
             ended = Outcome(state, error.code, failure=Failure(error, error))
             result = of_run(ended)
@@ -97,15 +97,8 @@ def execute(arguments: argparse.Namespace) -> Result:
             if place is None and code == PreemptionError.code:
                 slurm.requeue()
         if place is not None and isinstance(ended, Outcome):
-            from orca_cli.commands.sweep import message
-
             processes.say(place.pipe, message(ended))
         return result
-
-
-def _print_traceback(arguments: argparse.Namespace, cause: BaseException) -> None:
-    if arguments.traceback:
-        terminal.print_error("".join(traceback.format_exception(cause)))
 
 
 def _execute(arguments: argparse.Namespace) -> Outcome | Result:
@@ -128,20 +121,6 @@ def _execute(arguments: argparse.Namespace) -> Outcome | Result:
         job = session.compose(arguments.overrides)
         signals.check()
         return _dry_run([job], False) if arguments.dry_run else run_job(job, arguments)
-
-
-def run_job(job: Composed, arguments: argparse.Namespace) -> Outcome:
-    """Run one composed job; prints what stage 1 made, unless the result is to be JSON."""
-
-    def show_build(summary: dict[str, Any]) -> None:
-        with terminal.lost_output_allowed():
-            terminal.print_result(build_table(job, summary))
-
-    more = {} if arguments.json else {"on_build": show_build}
-    outcome = experiment.run(job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, **more)
-    if outcome.failure is not None:
-        _print_traceback(arguments, outcome.failure.cause)
-    return outcome
 
 
 def _sweep(session: Session, jobs: list[Composed], arguments: argparse.Namespace, time_limit_s: float | None) -> Result:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import exceptions, experiment, signals, storage, terminal
-from orca_cli.commands.run import run_job
+from orca_cli.commands.job import run_job
 from orca_cli.commands.summary import of_run, of_sweep
 from orca_cli.compose import Composed, Session
 from orca_cli.exceptions import OrcaError, SweepError
@@ -22,7 +22,6 @@ from orca_cli.runs import claim
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.terminal import Result
 
-_LONGEST = 1000  # characters of each part of an error that a job reports
 _NOT_STARTED = Outcome("not started")
 # Imported before the first fork, so that no job has to: that takes seconds. None of them computes or looks for a GPU.
 _HEAVY = (
@@ -132,17 +131,6 @@ def _words(job: Composed, arguments: argparse.Namespace) -> list[str]:
         words += ["--allow-module", module]
     flags = ("force", "allow_inexact_resume", "verbose", "quiet", "traceback", "json")
     return words + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(arguments, flag)]
-
-
-def message(outcome: Outcome) -> dict[str, Any]:
-    """Return what a job reports to its sweep; `_outcome` reads it. The result is read from the run's folder."""
-    path = None if outcome.path is None else str(outcome.path)
-    said: dict[str, Any] = {"state": outcome.state, "code": outcome.code, "path": path}
-    if outcome.failure is not None:
-        error = outcome.failure.error
-        texts = {"what": error.what, "where": error.where, "hint": error.hint}
-        said["error"] = {"kind": type(error).__name__, **{key: text[:_LONGEST] for key, text in texts.items()}}
-    return said
 
 
 def _outcome(end: processes.Ended) -> Outcome:

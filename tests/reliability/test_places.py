@@ -180,7 +180,7 @@ def test_the_folder_of_a_run_goes_away(fork, small, tmp_path, scorecard, how, wh
     """C5: code 30 at the next write; no part of the folder is made again, there or elsewhere."""
     runs, mark = tmp_path / "work" / "runs", tmp_path / "left.json"
     runs.mkdir(parents=True)
-    words = ["run", *small, *SHORT, f"paths.runs={runs}"]
+    words = ["run", *small, *SHORT, f"paths.cache={tmp_path / 'cache'}", f"paths.runs={runs}"]  # no finished alignment
     case = fork(*words, hook=f"tests.reliability.places:vanish:{when}:1:{how}:{runs}:{mark}")
     line = told_in_time(case)
     assert mark.exists(), "the folder did not go away while the run was alive"
@@ -227,7 +227,7 @@ def test_a_log_that_cannot_be_written(environment, fork, small, tmp_path, mounte
     words = [*small, *LOGGED]
     if not expected:
         expected |= completed(fork, words, folder / "whole")
-        assert killed(fork, words, folder / "killed", "align", 2, 0.0)
+        assert killed(fork, [*words, f"paths.cache={folder / 'cache'}"], folder / "killed", "align", 2, 0.0)
     runs = tmp_path / "runs"
     shutil.copytree(folder / "killed", runs)
     (run,) = run_folders(runs)
@@ -238,7 +238,7 @@ def test_a_log_that_cannot_be_written(environment, fork, small, tmp_path, mounte
     assert "Traceback" not in err
     assert "--- Logging error ---" not in err
     lost = err if not before else (run / "run.log").read_text().removeprefix(before)
-    told_of = [line for line in lost.splitlines() if "the work goes on" in line or "standard error alone" in line]
+    told_of = [line for line in lost.splitlines() if "the work goes on" in line or "standard error only" in line]
     assert len(told_of) == 1, lost
     scorecard.add(LOGS, cases=1, passed=1, target=1)
 
@@ -287,7 +287,7 @@ def without_log(words, how) -> str:
 def test_a_bug_whose_traceback_has_no_place(fork, small, tmp_path):
     """C6: error.log cannot be written: the failure is told and recorded all the same."""
     runs = tmp_path / "runs"
-    words = ["run", *small, *SHORT, f"paths.runs={runs}"]
+    words = ["run", *small, *SHORT, f"paths.cache={tmp_path / 'cache'}", f"paths.runs={runs}"]
     assert killed(fork, words[1:-1], runs, "align", 1, 0.0)
     (run,) = run_folders(runs)
     (run / "error.log").mkdir()

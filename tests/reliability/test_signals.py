@@ -56,6 +56,8 @@ class Trial:
     def new_folder(self):
         self._number += 1
         self.runs = self._folder / f"case{self._number}"
+        for entry in self._home.rglob("alignments"):  # else there is no alignment to be stopped in
+            shutil.rmtree(entry)
 
     def fork(self, *words, hook="", **more):
         self.sent = self._folder / "sent"
@@ -66,8 +68,8 @@ class Trial:
     def stopped(self, point, number, plan, *words, **more):
         """Start a run that sends itself signals; returns its exit code and standard error."""
         self.new_folder()
-        for entry in [*self._home.rglob("source_features"), *self._home.rglob("alignments")]:
-            if entry.name == "alignments" or point == "features":
+        if point == "features":
+            for entry in self._home.rglob("source_features"):
                 shutil.rmtree(entry)
         if point == "checkpoint":
             words = (*words, "train.checkpoint_s=0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -43,8 +44,15 @@ def cached(path: Path, compute: Callable[[], Entry], keep: Callable[[], bool] = 
         compute: makes the content.
         keep: whether computed content may be stored for others; asked afterwards.
     """
+    what = path.parent.name.replace("_", " ")
+    announce = functools.cache(lambda: log.info(f"waiting for another process that computes the same {what}"))
+
+    def wait() -> None:
+        announce()
+        signals.check()
+
     with storage.lock(
-        path.with_suffix(".lock"), timeout_s=math.inf, what=f"cache entry {path.name}", while_waiting=signals.check
+        path.with_suffix(".lock"), timeout_s=math.inf, what=f"cache entry {path.name}", while_waiting=wait
     ):
         if path.exists():
             try:

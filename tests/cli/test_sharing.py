@@ -1,11 +1,14 @@
 """Runs as calls, and what runs share: one alignment for all arms that agree, whoever computed it."""
 
 import json
+import threading
 
 import pytest
+import torch
 
-from orca_cli import compose, experiment, storage
+from orca_cli import compose, experiment, storage, terminal
 from orca_cli.runs import claim
+from orca_cli.training.cache import Entry, cached
 from tests.cli.conftest import results, run_folders
 
 
@@ -54,6 +57,26 @@ def test_a_damaged_trajectory_is_computed_again(orca, environment, small, tmp_pa
 
 
 @pytest.mark.usefixtures("completed")
+def test_who_waits_for_another_process_says_so_and_takes_its_result(tmp_path, capfd):
+    terminal.configure_logging()
+    entry = tmp_path / "alignments" / "key"
+    cached(entry, lambda: Entry({"x": torch.arange(3.0)}))
+    held, free = threading.Event(), threading.Event()
+
+    def hold():
+        with storage.lock(entry.with_suffix(".lock")):
+            held.set()
+            free.wait(1.5)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    found = cached(entry, lambda: pytest.fail("computed although it was there"))
+    other.join()
+    assert found.tensors["x"].tolist() == [0, 1, 2]
+    assert capfd.readouterr().err.count("waiting for another process that computes the same alignments") == 1
+
+
 def test_every_line_of_both_curves_reaches_every_recorder_and_the_result(environment):
     """The file of JSON lines is one recorder; the result has the curves in short."""
     (run,), (result,) = run_folders(environment), results(environment)

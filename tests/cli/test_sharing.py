@@ -56,7 +56,6 @@ def test_a_damaged_trajectory_is_computed_again(orca, environment, small, tmp_pa
     assert first["weights_sha256"] == second["weights_sha256"]
 
 
-@pytest.mark.usefixtures("completed")
 def test_who_waits_for_another_process_says_so_and_takes_its_result(tmp_path, capfd):
     terminal.configure_logging()
     entry = tmp_path / "alignments" / "key"
@@ -77,6 +76,7 @@ def test_who_waits_for_another_process_says_so_and_takes_its_result(tmp_path, ca
     assert capfd.readouterr().err.count("waiting for another process that computes the same alignments") == 1
 
 
+@pytest.mark.usefixtures("completed")
 def test_every_line_of_both_curves_reaches_every_recorder_and_the_result(environment):
     """The file of JSON lines is one recorder; the result has the curves in short."""
     (run,), (result,) = run_folders(environment), results(environment)

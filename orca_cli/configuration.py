@@ -26,7 +26,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def config_dir() -> Path:
-    """Return the folder of the program's own configuration, in the package (wheel) or beside it (checkout)."""
+    """Return the folder of the program's own configuration, in the package (wheel) or next to it (checkout)."""
     candidates = (_PACKAGE / "conf", _PACKAGE.parent / "conf")
     if found := next((folder for folder in candidates if (folder / "config.yaml").is_file()), None):
         return found

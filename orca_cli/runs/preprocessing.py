@@ -92,7 +92,7 @@ def _typed(hint: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -
         if value is None:
             return None
         kinds = [member for member in members if is_dataclass(member)]
-        # Alternatives are told apart by the names of their fields.
+        # Alternatives are distinguished by the names of their fields.
         hint = next((kind for kind in kinds if {field.name for field in fields(kind)} == set(value)), members[0])
         return _typed(hint, value, arrays, name)
     if isinstance(hint, type) and is_dataclass(hint):

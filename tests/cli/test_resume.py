@@ -99,6 +99,10 @@ def test_other_number_of_threads_is_refused_on_resume(orca, start, environment, 
     code, out, err = orca("run", *small, *OFTEN, cold)
     assert code == 22
     assert "set OMP_NUM_THREADS=2" in err
+    assert orca("run", *small, *OFTEN, cold, "--allow-inexact-resume")[0] == 0
+    assert "threads" in results(environment)[0]["inexact"]
+    shared = [path for path in (tmp_path / "cold" / "alignments").iterdir() if path.is_dir()]
+    assert not shared  # its bits are no other run's
 
 
 def test_damaged_alignment_is_done_again(orca, fork, environment, small, capfd):

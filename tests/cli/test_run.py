@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from orca_cli.runs.preprocessing import load_preprocessing
 from tests.cli.conftest import results, run_folders
 from tests.forked import Case
 
@@ -249,6 +250,8 @@ def test_own_data_of_every_kind_on_every_family(orca, environment, tiny, tmp_pat
     words = ["task=arrays", f"task.train={tmp_path / 'own.npz'}", *overrides, *source]
     code, out, err = orca("run", *words, *sizes, *training)
     assert code == 0, err
+    (run,) = run_folders(environment)
+    assert callable(load_preprocessing(run / "1_build").inputs)
     (result,) = results(environment)
     assert result["error"]["value"] < result["trivial_error"], out
 

@@ -135,7 +135,7 @@ def recorded(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
-    """Unpack an archive into its own folder unless that was done; returns the number of files that were written.
+    """Unpack an archive in place unless that was done; returns the number of files that were written.
 
     Raises:
         DataError: the archive is damaged; it was moved aside, and its record was deleted.

@@ -110,6 +110,12 @@ class Train:
         OneOf(("mean", "sum")),
         "mean over all samples of a step, or (sum) of the means of its batches, as in the released code.",
     ] = "mean"
+    loss_units: Annotated[
+        str,
+        OneOf(("deviation", "task")),
+        "Units in which real-valued targets enter the gradient: their deviation over the training set, so that nothing depends"
+        " on the units of the data, or the task's own.",
+    ] = "deviation"
     optimizer: Optimizer = "adamw"
     lr: Annotated[Rate, "Peak learning rate."] = 1e-4
     weight_decay: Decay = 0.0

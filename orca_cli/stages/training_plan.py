@@ -27,6 +27,7 @@ class TrainingPlan:
         self._samples = built.task.train
         self.per_epoch = steps_per_epoch(config, len(self._samples))
         self.optimizer = engine.prepare(make_optimizer(config.train, built.model.parameters()))
+        self._unit = built.model.deviation if config.train.loss_units == "deviation" else 1.0
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def chosen(self, step: int) -> np.ndarray:
@@ -63,6 +64,7 @@ class TrainingPlan:
                 seed=self._seed,
                 step=step,
                 reduce=settings.accumulation_reduce,
+                unit=self._unit,
             )
         return loss, len(chosen)
 

@@ -44,7 +44,8 @@ class Dense(nn.Module):
         self.layers = nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), nn.GELU(), nn.Conv1d(8, outputs, 3, padding=1))
         self.flat, self.has_scale = flat, scale is not None
         if scale is not None:
-            self.scale_mean, self.scale_std = scale
+            self.scale_mean, self.scale_std = scale.mean, scale.std
+        self.deviation = 1.0 if scale is None else float(scale.std.double().square().mean().sqrt())
 
     def forward(self, x, valid=None):
         raw = self.layers(x)

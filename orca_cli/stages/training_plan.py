@@ -10,7 +10,7 @@ from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import train_step
 from orca_cli.training.memory import governed_by
-from orca_cli.training.schedule import make_optimizer, set_lr, warmup_then_linear
+from orca_cli.training.schedule import make_optimizer, set_lr, warmup_length, warmup_then_linear
 
 
 class TrainingPlan:
@@ -74,7 +74,7 @@ class TrainingPlan:
         return warmup_then_linear(
             step,
             peak=settings.lr,
-            warmup_steps=settings.warmup_epochs * self.per_epoch,
+            warmup_steps=warmup_length(settings) * self.per_epoch,
             decay_steps=(settings.decay_epochs or settings.epochs) * self.per_epoch,
         )
 

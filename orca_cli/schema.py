@@ -129,7 +129,7 @@ class Train:
     ] = 0.5
     decay_epochs: Annotated[
         Annotated[float, Ge(1)] | None,
-        "After the warm-up the rate falls linearly to 0 at this epoch, and stays there. Default: `epochs`.",
+        "Then it falls linearly to 0 at this epoch, and stays there. Default: `epochs`.",
     ] = None
     clip: Annotated[Positive | None, "Largest norm of the gradient, per optimizer step; no clipping by default."] = None
     eval_batch_size: Annotated[Count, "Samples per forward pass when nothing is trained."] = 256

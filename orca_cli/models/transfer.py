@@ -35,7 +35,7 @@ class TransferModel(nn.Module):
 
     @property
     def deviation(self) -> float:
-        """Return the deviation of the training targets in the task's units, root mean square over outputs; 1 without a scale."""
+        """Return the training targets' deviation in the task's units, root mean square over outputs; 1 without a scale."""
         return float(self.scale_std.double().square().mean().sqrt()) if self.has_scale else 1.0
 
     def embed(self, x: Tensor, valid: Tensor | None = None) -> Tokens:

@@ -20,7 +20,7 @@ def targets(n=64):
 
 
 def trained(units, loss, **settings):
-    """Return (mean squared error / that of the mean) after some steps on targets times `units`, the last loss, and the model."""
+    """Return (mean squared error / that of the mean) after some steps, the last loss, and the model."""
     y = (targets() * units).float()
     model = Dense(2, scale=scale_of(y))
     steps = plan(model, Pairs(y), loss, batch_size=16, epochs=STEPS // 4, warmup_epochs=0, **settings)

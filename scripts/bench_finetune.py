@@ -93,7 +93,7 @@ def size(arguments: argparse.Namespace) -> dict[str, Any]:
     engine = Engine(choose_device(arguments.device), "fp32")
     few, many = arguments.samples
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        plans = [ours(Small(width=64), on_disk(Path(folder), n, 16), engine, 32) for n in (few, many)]
+        plans = [ours(Small(), on_disk(Path(folder), n, 16), engine, 32) for n in (few, many)]
         order = []
         for plan in plans:
             begin = time.perf_counter()
@@ -116,7 +116,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--blocks", type=int, default=15, help="repetitions; the median counts")
-    parser.add_argument("--folder", help="where data of the size that is asked for are written; default: temporary files")
+    parser.add_argument(
+        "--folder", help="where data of the size that is asked for are written; default: temporary files"
+    )
     parser.add_argument("--samples", type=int, nargs=2, default=[10_000, 10_000_000], help="of part size")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

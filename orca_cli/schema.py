@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Interval
 
 from orca_cli.exceptions import ConfigError, suggest
-from orca_cli.ranges import Count, CountOrZero, NotNegative, OneOf, Positive, Seed, Share, check_value
+from orca_cli.ranges import Count, CountOrZero, Fraction, NotNegative, OneOf, Positive, Seed, Share, check_value
 
 MISSING = "???"  # OmegaConf's word for a value that has to be given
 
@@ -134,14 +134,26 @@ class Train:
         OneOf(("mean", "sum")),
         "mean over all samples of a step, or (sum) of the means of its batches, as in the released code.",
     ] = "mean"
+    loss_units: Annotated[
+        str,
+        OneOf(("deviation", "task")),
+        "Units in which real-valued targets enter the gradient: their deviation over the training set, so that nothing depends"
+        " on the units of the data, or the task's own.",
+    ] = "deviation"
     optimizer: Optimizer = "adamw"
     lr: Annotated[Rate, "Peak learning rate."] = 1e-4
     weight_decay: Decay = 0.0
     momentum: Momentum = 0.9
     betas: Betas = (0.9, 0.98)
     warmup_epochs: Annotated[NotNegative, "The learning rate rises linearly from 0 over N epochs ..."] = 5
+    warmup_limit: Annotated[
+        Fraction | None,
+        "... but over no larger part of the epochs than this: a longer warm-up is shortened, and the log says so. null: no"
+        " limit.",
+    ] = 0.5
     decay_epochs: Annotated[
-        Annotated[float, Ge(1)] | None, "... and falls linearly to 0 at this epoch, and stays there. Default: `epochs`."
+        Annotated[float, Ge(1)] | None,
+        "Then it falls linearly to 0 at this epoch, and stays there. Default: `epochs`.",
     ] = None
     clip: Annotated[Positive | None, "Largest norm of the gradient, per optimizer step; no clipping by default."] = None
     eval_batch_size: Annotated[Count, "Samples per forward pass when nothing is trained."] = 256

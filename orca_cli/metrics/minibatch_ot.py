@@ -50,28 +50,22 @@ class MinibatchOT:
         fewest = min(len(x), len(z))
         size = max(1, min(self.size, fewest // 2))
         pairs = fewest // size
-        x, z = (cloud[: pairs * size].unflatten(0, (pairs, size)) for cloud in (x, z))
         within = pairs // 2  # pairs of samples of one side
-        costs = [half_squared_distances(x, z)]
-        if within:
-            costs += [half_squared_distances(side[0 : 2 * within : 2], side[1 : 2 * within : 2]) for side in (x, z)]
-        matched = _match(torch.cat(costs))
-        cross, own_source, own = matched.split([pairs, within, within])
-
-        def mean(cost: Tensor, match: Tensor) -> Tensor:
-            return cost.gather(2, match[:, :, None]).double().mean()
-
-        value = mean(costs[0], cross)
-        # A matching is a permutation of rows to columns; its inverse takes columns to rows.
-        gradient = torch.zeros_like(z)
-        gradient += (z - _take(x, cross.argsort(1))) / (pairs * size)
-        if within:
-            value = value - mean(costs[1], own_source) / 2 - mean(costs[2], own) / 2
-            first, second = z[0 : 2 * within : 2], z[1 : 2 * within : 2]
-            gradient[0 : 2 * within : 2] -= (first - _take(second, own)) / (2 * within * size)
-            gradient[1 : 2 * within : 2] -= (second - _take(first, own.argsort(1))) / (2 * within * size)
+        x, z = (cloud[: pairs * size].unflatten(0, (pairs, size)) for cloud in (x, z))
+        first, second = slice(0, 2 * within, 2), slice(1, 2 * within, 2)
+        sides = torch.cat([x, x[first], z[first]]), torch.cat([z, x[second], z[second]])
+        costs = half_squared_distances(*sides)
+        match = _match(costs)
+        # Every matched pair of points counts once across, and minus a half within a side.
+        weights = costs.new_tensor([1 / pairs] * pairs + [-0.5 / max(within, 1)] * 2 * within) / size
+        value = (weights * costs.gather(2, match[:, :, None]).sum((1, 2))).sum()
+        step = weights[:, None, None] * (sides[0] - _take(sides[1], match))  # the value's slope in the rows
         slope = torch.zeros_like(target.x)
-        slope[: pairs * size] = gradient.flatten(0, 1)
+        shaped = slope[: pairs * size].view_as(z)
+        # A matching is a permutation of rows to columns; its inverse takes columns to rows.
+        shaped -= _take(step[:pairs], match[:pairs].argsort(1))
+        shaped[first] += step[pairs + within :]
+        shaped[second] -= _take(step[pairs + within :], match[pairs + within :].argsort(1))
         return value, slope, {"pairs": float(pairs), "size": float(size)}
 
 
@@ -79,9 +73,10 @@ def _match(costs: Tensor) -> Tensor:
     """Return the column that an optimal matching gives to every row, [B, s] int64, for costs [B, s, s]."""
     from scipy.optimize import linear_sum_assignment
 
-    if not bool(torch.isfinite(costs).all()):  # the gradient and the value are checked, and say what to do
-        return torch.arange(costs.shape[1], device=costs.device).expand(costs.shape[:2])
-    found = np.stack([linear_sum_assignment(cost)[1] for cost in costs.cpu().numpy()])
+    try:
+        found = np.stack([linear_sum_assignment(cost)[1] for cost in costs.cpu().numpy()])
+    except ValueError:  # a cost is not finite, and neither is the value, which is checked and says what to do
+        found = np.broadcast_to(np.arange(costs.shape[1]), costs.shape[:2]).copy()
     return torch.from_numpy(found).to(costs.device)
 
 

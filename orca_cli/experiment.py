@@ -304,7 +304,7 @@ def _result(job: Composed, validated: Validated, tested: Tested) -> dict[str, An
         "training": {"warmup_epochs": built.summary["warmup_epochs"]},
         "test_reads": tested.reads,
         "splits": built.summary["splits"] | {"test": tested.split},
-        "metric_value": {"before": aligned.before, "after": aligned.after},
+        "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},
         "alignment": {
             "select": config.align.select,
             "steps": aligned.steps,

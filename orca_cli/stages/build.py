@@ -96,10 +96,10 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     return task
 
 
-def read_source(config: Config, reporter: Reporter) -> SourceData:
-    """Read the labelled examples of the body's own modality."""
+def read_source(config: Config, seed: int, reporter: Reporter) -> SourceData:
+    """Find the labelled examples of the body's own modality; `seed` is that of their draw."""
     reader = part_node(config, "source")
-    source: SourceData = parts.build(reader, "source", seed=config.seed, reporter=reporter, **_folders(config))
+    source: SourceData = parts.build(reader, "source", seed=seed, reporter=reporter, **_folders(config))
     return source
 
 

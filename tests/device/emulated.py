@@ -175,7 +175,9 @@ def _facts(func) -> _Facts:
     return _Facts(
         aliases=any(value.alias_info is not None for value in (*schema.arguments, *schema.returns)),
         written=tuple(place for place, (one, name) in enumerate(zip(written, named, strict=True)) if one and not name),
-        written_names=tuple(a.name for a, one, name in zip(schema.arguments, written, named, strict=True) if one and name),
+        written_names=tuple(
+            a.name for a, one, name in zip(schema.arguments, written, named, strict=True) if one and name
+        ),
         takes_numbers=torch.Tag.pointwise in func.tags or func in _TAKE_NUMBERS | _INDEXED_WRITES,
         refused=torch.Tag.inplace_view in func.tags or schema.name in ("aten::set_", "aten::resize_"),
     )
@@ -219,11 +221,11 @@ def _target(func, args, kwargs) -> torch.device:
         elif to and not source and blocking:
             _note("writes", func)
         return DEVICE if to else _CPU
-    if func is _aten._to_copy.default and wanted is not None and wanted.type != DEVICE.type:
+    copied = func is _aten._to_copy.default and wanted is not None and wanted.type != DEVICE.type
+    indexed = func in _INDEXING or func in _INDEXED_WRITES
+    if copied or name in _READ_BY_NAME or (indexed and _by_mask(args)):
         _note("reads", func)
-    elif name in _READ_BY_NAME or (name in ("index", "index_put", "index_put_") and _by_mask(args)):
-        _note("reads", func)
-    elif name in ("index", "index_put", "index_put_") and not all(map(_on_device, _tensors(args[1]))):
+    elif indexed and not all(map(_on_device, _tensors(args[1]))):
         _note("writes", func)
     return DEVICE if wanted is None else wanted
 

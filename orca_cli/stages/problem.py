@@ -12,7 +12,7 @@ from torch import Tensor
 
 from orca_cli import seeding, signals
 from orca_cli.exceptions import NonFiniteError
-from orca_cli.interfaces import Distance, Features, Metric, Samples, Tokens
+from orca_cli.interfaces import Batch, Distance, Features, Metric, Samples, Tokens
 from orca_cli.models.transfer import TransferModel
 from orca_cli.schema import Align
 from orca_cli.stages.source_features import select_points
@@ -63,10 +63,16 @@ class Problem:
     settings: Align
     seed: int
 
+    @property
+    def classes(self) -> int:
+        """Return the number of target classes in one problem; 0: all."""
+        given = self.settings.classes_per_problem
+        return given if given is not None else int(getattr(self.metric, "least_classes", 1) == 1)
+
     def groups(self, split: Labelled, *names: str | int) -> list[tuple[int, ...]]:
         """Return the classes of a split in a seeded order, cut into groups of `classes_per_problem`."""
         order = seeding.numpy_generator(self.seed, "align", "order", *names).permutation(list(split.members))
-        size = self.settings.classes_per_problem or len(order)
+        size = self.classes or len(order)
         return [tuple(map(int, order[start : start + size])) for start in range(0, len(order), size)]
 
     def parts(
@@ -77,7 +83,8 @@ class Problem:
             signals.check()
             points = self.points(model, engine, split, group, *names)
             weight = sum(split.share(target_class) for target_class in group)
-            yield weight, self.metric.distance(self.source, self.prepared, points)
+            generator = seeding.numpy_generator(self.seed, "align", "pairing", *group, *names)
+            yield weight, measure(self.metric, self.source, self.prepared, points, generator)
 
     @torch.no_grad()
     def value(self, model: TransferModel, engine: Engine, split: Labelled) -> float:
@@ -95,22 +102,91 @@ class Problem:
     def points(
         self, model: TransferModel, engine: Engine, split: Labelled, group: tuple[int, ...], *names: str | int
     ) -> Features:
-        """Embed a seeded draw of some classes: exactly `max_samples` points of each that has as many."""
-        limit = self.settings.max_samples
+        """Embed a seeded draw of some classes: `max_samples` points a class on average, each class by its share."""
         clouds, labels = [], []
-        for place, target_class in enumerate(group):
+        for place, (target_class, most) in enumerate(
+            zip(group, self._shares(model, split, group, *names), strict=True)
+        ):
+            if not most:
+                continue
             generator = seeding.numpy_generator(self.seed, "align", "samples", target_class, *names)
             members = split.members[target_class]
-            drawn = np.sort(generator.choice(members, size=min(limit, len(members)), replace=False))
-            cloud, _ = select_points(
-                embed(model, engine, split.samples, drawn), self.settings.features, model.embedder.layout.tokens
-            )
-            if len(cloud) > limit:
-                chosen = torch.from_numpy(np.sort(generator.choice(len(cloud), size=limit, replace=False)))
-                cloud = cloud[chosen.to(cloud.device)]
+            drawn = np.sort(generator.choice(members, size=min(most, len(members)), replace=False))
+            cloud = embed_points(model, engine, split.samples, drawn, self.settings.features, most, generator)
             clouds.append(cloud.to(self.source.x.dtype))
             labels.append(torch.full((len(cloud),), place, dtype=torch.int64, device=cloud.device))
         return Features(torch.cat(clouds), torch.cat(labels), len(group))
+
+    def _shares(self, model: TransferModel, split: Labelled, group: tuple[int, ...], *names: str | int) -> list[int]:
+        """Return how many points each class of a group gives: as many in all as `max_samples` a class, if there are.
+
+        Systematic sampling: every class has its share in expectation, and is never off by a whole point.
+        """
+        sizes = np.array([len(split.members[target_class]) for target_class in group], dtype=float)
+        each = model.embedder.layout.tokens if self.settings.features == "tokens" else 1
+        total = min(self.settings.max_samples * len(group), int(sizes.sum()) * each)
+        if len(group) == 1:
+            return [total]
+        start = seeding.numpy_generator(self.seed, "align", "shares", *group, *names).random()
+        ends = np.floor(np.cumsum(sizes) / sizes.sum() * total + start)
+        ends[-1] = total  # a sum of shares that rounding leaves below 1 must not lose a point
+        return np.diff(ends, prepend=0.0).astype(int).tolist()
+
+
+def measure(
+    metric: Metric, source: Features, prepared: dict[str, Tensor], target: Features, generator: np.random.Generator
+) -> Distance:
+    """Return a metric's distance; one that samples the source is given as many of its points as the target has.
+
+    Both sides then come in a random order (`samples_source` in `interfaces.Metric`).
+    """
+    if getattr(metric, "samples_source", False):
+        size = min(len(source.x), len(target.x))
+        source = _some(source, generator.choice(len(source.x), size=size, replace=False))
+        target = _some(target, generator.permutation(len(target.x)))
+    return metric.distance(source, prepared, target)
+
+
+def _some(points: Features, rows: np.ndarray) -> Features:
+    chosen = torch.from_numpy(rows).to(points.x.device)
+    return Features(points.x[chosen], points.labels[chosen], points.num_classes)
+
+
+def embed_points(
+    model: TransferModel,
+    engine: Engine,
+    samples: Samples,
+    indices: np.ndarray,
+    features: str,
+    most: int,
+    generator: np.random.Generator,
+) -> Tensor:
+    """Return at most `most` points [p, d] of some samples, drawn without replacement; `features` as in `Align.features`.
+
+    Of tokens, only those that are drawn are embedded where the embedder can do that (its `tokens_at`).
+    """
+    tokens_at = getattr(model.embedder, "tokens_at", None)
+    if features != "tokens" or tokens_at is None:
+        cloud, _ = select_points(embed(model, engine, samples, indices), features, model.embedder.layout.tokens)
+        if len(cloud) > most:
+            kept = torch.from_numpy(np.sort(generator.choice(len(cloud), size=most, replace=False)))
+            cloud = cloud[kept.to(cloud.device)]
+        return cloud
+    inputs, masks = [], []
+    for batch in _batches(model, engine, samples, indices):
+        inputs.append((batch.x, batch.valid))
+        masks.append(model.embedder.mask(batch.x, batch.valid))
+    rows, places = torch.cat(masks).cpu().numpy().nonzero()
+    if len(rows) > most:
+        chosen = np.sort(generator.choice(len(rows), size=most, replace=False))
+        rows, places = rows[chosen], places[chosen]
+    clouds, first = [], 0
+    for (x, valid), mask in zip(inputs, masks, strict=True):
+        here = (rows >= first) & (rows < first + len(mask))
+        where = (torch.from_numpy(values[here]).to(x.device) for values in (rows - first, places))
+        clouds.append(tokens_at(x, valid, *where))
+        first += len(mask)
+    return torch.cat(clouds)
 
 
 def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Tokens:
@@ -118,12 +194,15 @@ def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.nd
 
     Large samples are read a few at a time: of their inputs the gradient needs no more than the body's canvas.
     """
-    size = max(1, _EMBEDDED_VALUES // math.prod(model.embedder.layout.input_shape))
-    pieces = []
-    for start in range(0, len(indices), size):
-        batch = engine.move(samples.batch(indices[start : start + size]))
-        pieces.append(model.embed(batch.x, batch.valid))
+    pieces = [model.embed(batch.x, batch.valid) for batch in _batches(model, engine, samples, indices)]
     if len(pieces) == 1:
         return pieces[0]
     x, mask = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("x", "mask"))
     return replace(pieces[0], x=x, mask=mask)
+
+
+def _batches(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Iterator[Batch]:
+    """Yield the samples on the run's device, as many at a time as `_EMBEDDED_VALUES` allows."""
+    size = max(1, _EMBEDDED_VALUES // math.prod(model.embedder.layout.input_shape))
+    for start in range(0, len(indices), size):
+        yield engine.move(samples.batch(indices[start : start + size]))

@@ -8,6 +8,7 @@ import dataclasses
 import pytest
 import torch
 
+from orca_cli.metrics import minibatch_ot
 from orca_cli.metrics.transport import annealed, label_distances
 from orca_cli.models.bodies.base import ImageBody
 from orca_cli.models.embedders.convolution import ConvolutionEmbedder
@@ -70,8 +71,8 @@ def positions_of_an_embedder(patch):
 
 
 def mask_of_an_embedder(patch):
-    mask = ConvolutionEmbedder._mask
-    patch.setattr(ConvolutionEmbedder, "_mask", lambda *words: torch.ones(mask(*words).shape, dtype=torch.bool))
+    mask = ConvolutionEmbedder.mask
+    patch.setattr(ConvolutionEmbedder, "mask", lambda *words: torch.ones(mask(*words).shape, dtype=torch.bool))
 
 
 def scale_of_the_targets(patch):
@@ -116,6 +117,11 @@ def weights_of_the_points_of_a_class(patch):
     patch.setattr(label_distances, "index_classes", left)
 
 
+def matchings_of_small_samples(patch):
+    match = minibatch_ot._match
+    patch.setattr(minibatch_ot, "_match", lambda costs: match(costs).cpu())
+
+
 def outputs_of_an_evaluation(patch):
     predict = finetune.predict
 
@@ -140,6 +146,7 @@ FOUND = [
     (layer_that_embeds_the_source, "metric=moments"),
     (levels_of_annealing, "metric=otdd_reference"),
     (weights_of_the_points_of_a_class, "metric=otdd"),
+    (matchings_of_small_samples, "metric=minibatch_ot"),
     (outputs_of_an_evaluation, "metric=none"),
 ]
 

@@ -47,9 +47,14 @@ def test_a_run_with_every_metric_agrees_with_the_cpu(orca, environment, words, o
     [
         ("bert", (2, 12), "classes", ["predictor.pooling=class_token"]),
         ("bert", (2, 12), "dense", ["align.features=pooled", "embedder=overlap"]),
-        ("swin", (2, 12), "labels", ["align.select=validation", "align.candidates=[0]", "align.probe_epochs=1"]),
+        (
+            "swin",
+            (2, 12),
+            "labels",
+            ["metric=moments", "align.select=validation", "align.candidates=[0]", "align.probe_epochs=1"],
+        ),
         ("swin", (3, 10, 10), "dense", ["align.features=sequence", "align.dtype=float64"]),
-        ("vit", (1, 8, 8), "classes", ["finetune=layernorm"]),
+        ("vit", (1, 8, 8), "classes", ["finetune=layernorm", "metric=mmd"]),
     ],
 )
 def test_every_family_of_bodies_and_kind_of_targets(orca, environment, words, on_device, body, shape, targets, more):

@@ -1,10 +1,10 @@
 """What stage 2 costs beside stage 3 at the paper's sizes, projected from single steps; part d of bench_metric.py.
 
-A whole run of these sizes takes weeks on a CPU. So each kind of work is done once, warm, at the paper's shapes, with bodies of the
-paper's form and random weights, and its seconds are multiplied by how often a run does it, which its composed settings say.
-Inputs are random and in memory: the time to read data is left out of both stages, and so is the validation after every epoch
-of stage 3. Of a step of stage 3 some samples are measured, as few as make a second or so, and scaled up to the whole batch; the
-optimizer's update is measured apart. Targets are spread evenly over the classes.
+A whole run of these sizes takes weeks on a CPU. So each kind of work is done once, warm, at the paper's shapes, with bodies of
+the paper's form and random weights, and its seconds are multiplied by how often a run does it, which its composed settings
+say. Inputs are random and in memory: the time to read data is left out of both stages, and so is the validation after every
+epoch of stage 3. Of a step of stage 3 some samples are measured, as few as make a second or so, and scaled up to the whole
+batch; the optimizer's update is measured apart. Targets are spread evenly over the classes.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from orca_cli.stages.problem import Labelled, Problem, embed
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training.engine import Engine
 
+LIMIT = 0.02  # of stage 3, that stage 2 may take
 SOURCE_CLASSES = 10  # CIFAR-10's, and as many clusters where targets are not classes
 _KEPT = 4  # samples that are in memory, and stand for all
 _EXACT = (500, 200)  # source and target points of the exact distance on held-out data
@@ -150,16 +151,18 @@ class Seconds:
     prepare: float  # of the metric, once for a source: with a cold cache
 
 
-def projected(counts: Counts, seconds: Seconds) -> dict[str, float]:
-    """Return hours of both stages, and stage 2 as a percentage of stage 3."""
+def projected(counts: Counts, seconds: Seconds) -> dict[str, Any]:
+    """Return hours of both stages, stage 2 as a percentage of stage 3, and whether that is within the limit."""
     align = counts.problems * seconds.problem + counts.values * seconds.value + counts.checks * seconds.check
     finetune = counts.steps * seconds.step + counts.samples * seconds.sample
+    share = align / finetune
     return {
         "align, h": align / 3600,
         "finetune, h": finetune / 3600,
-        "align / finetune, %": 100 * align / finetune,
-        "with probes, %": 100 * (align / finetune + counts.probes),
-        "with a cold cache, %": 100 * (align + seconds.prepare) / finetune,
+        "align / finetune, %": 100 * share,
+        "with probes, %": 100 * (share + counts.probes),
+        "with a cold cache, %": 100 * (share + seconds.prepare / finetune),
+        "within the limit": "yes" if share + counts.probes <= LIMIT else "NO" if share > LIMIT else "not with probes",
     }
 
 

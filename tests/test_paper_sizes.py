@@ -48,6 +48,10 @@ def test_the_projection_multiplies_and_adds():
     assert found["align / finetune, %"] == pytest.approx(100 * 320 / 9100)
     assert found["with probes, %"] == pytest.approx(100 * 320 / 9100 + 25)
     assert found["with a cold cache, %"] == pytest.approx(100 * (320 + 91) / 9100)
+    assert found["within the limit"] == "NO"
+    for probes, verdict in ((0.001, "yes"), (0.25, "not with probes")):
+        fewer = dataclasses.replace(counts, problems=10, probes=probes)
+        assert projected(fewer, seconds)["within the limit"] == verdict
 
 
 @pytest.mark.parametrize(

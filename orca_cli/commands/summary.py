@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed
 
 _CURVE_POINTS = 6
+_MOST_ROWS = 40  # of the jobs of a dry run
 _STATES = {
     "completed": "completed",
     "skipped": "already completed (not run again)",
@@ -82,7 +83,11 @@ def of_plan(first: Composed, summary: Summary, jobs: list[tuple[RunName, str]], 
     files = list(_FILES)
     if not summary["steps"]["align"]:
         files.remove(_ALIGNED)
-    plan = [terminal.table(("would", *_NAMES), rows), terminal.facts([("files", ", ".join(files))])]
+    counts = Counter(_WOULD[state] for _, state in jobs)
+    total = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}: {', '.join(f'{count} {would}' for would, count in counts.items())}"
+    many = len(rows) > _MOST_ROWS
+    shown = [*rows[:_MOST_ROWS], *([("...", *("" for _ in _NAMES))] if many else [])]
+    plan = [terminal.table(("would", *_NAMES), shown), terminal.facts([("files", ", ".join(files))]), total]
     return Result(record, [build_table(first, summary), *plan])
 
 

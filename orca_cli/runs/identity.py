@@ -116,5 +116,5 @@ def _file_digest(path: Path) -> str:
 
 @functools.cache
 def _content_digest(path: Path, *facts: int) -> str:
-    """Return the digest of a file's content; the jobs of a sweep name the same files, which are read once unless they change."""
+    """Return the digest of a file's content; the jobs of a sweep name the same files, which are read once."""
     return "sha256:" + sha256_file(path)

@@ -11,6 +11,7 @@ from orca_cli.configuration import default_folders
 from orca_cli.exceptions import DataError, SweepError, suggest
 from orca_cli.report.collect import Collection, collect
 from orca_cli.report.formats import FORMATS, record_of, terminal_of, text_of
+from orca_cli.report.studies import of_study
 from orca_cli.report.table import build_table
 from orca_cli.terminal import Result
 
@@ -19,6 +20,7 @@ examples:
   orca report                                  all runs of ./runs (or $ORCA_RUNS)
   orca report runs/digits                      one task; also a single run, or several folders
   orca report --task digits --metric otdd --metric none
+  orca report --study alignment                a study's runs only: its sets as columns, its arms as rows
   orca report --format latex --out table.tex   for a paper; md, csv and json as well
   orca report --strict                         exit code 3 if a run has failed or cannot be read
 
@@ -39,12 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{key}", action="append", default=[], metavar="NAME", help=f"only this {key}; may be repeated"
         )
+    parser.add_argument("--study", metavar="NAME", help="only the runs of this study, named by its axes")
     parser.add_argument("--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return the table with the values of all seeds, or write it to a file."""
-    collection = collect(arguments.runs or [default_folders()["runs"]])
+    folders = arguments.runs or [Path(default_folders()["runs"])]
+    collection = collect(folders)
+    if arguments.study is not None:
+        collection = of_study(collection, folders, arguments.study)
     for key in ("task", "metric"):
         collection = _filtered(collection, key, getattr(arguments, key))
     table, form = build_table(collection), arguments.format

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed
 
 _CURVE_POINTS = 6
+_MOST_ROWS = 40  # of the jobs of a dry run
 _STATES = {
     "completed": "completed",
     "skipped": "already completed (not run again)",
@@ -82,7 +83,11 @@ def of_plan(first: Composed, summary: Summary, jobs: list[tuple[RunName, str]], 
     files = list(_FILES)
     if not summary["steps"]["align"]:
         files.remove(_ALIGNED)
-    plan = [terminal.table(("would", *_NAMES), rows), terminal.facts([("files", ", ".join(files))])]
+    counts = Counter(_WOULD[state] for _, state in jobs)
+    total = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}: {', '.join(f'{count} {would}' for would, count in counts.items())}"
+    many = len(rows) > _MOST_ROWS
+    shown = [*rows[:_MOST_ROWS], *([("...", *("" for _ in _NAMES))] if many else [])]
+    plan = [terminal.table(("would", *_NAMES), shown), terminal.facts([("files", ", ".join(files))]), total]
     return Result(record, [build_table(first, summary), *plan])
 
 
@@ -116,6 +121,8 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     percent = error["percent"]
     if distance["before"] is not None:
         values = f"{distance['before']:.4g} before alignment, {distance['after']:.4g} after"
+        if floor := distance.get("floor"):
+            values += f"; fresh source points {floor['mean']:.4g} ± {floor['deviation']:.2g}"
         yield "distance", f"{values} ({result['metric']})"
     curve = _short_curve([line["validation_error"] for line in result["curves"]["finetune"]], percent)
     yield "validation", f"{error['name']}, by epoch: {curve}; chosen: epoch {result['selected']['epoch']}"
@@ -125,7 +132,7 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     yield "test", test.append(f" on {result['splits']['test']['n']} samples{skipped} {trivial}", "not bold")
     yield "time", ", ".join(f"{stage} {value:.0f} s" for stage, value in result["seconds"].items())
     yield "folder", str(outcome.path)
-    yield "next", "orca report | orca run seed=1 | orca run -m metric=otdd,none seed=0,1,2 | orca list"
+    yield "next", "orca report | orca run seed=1 | orca run -m metric=minibatch_ot,none seed=0,1,2 | orca list"
 
 
 def error_text(result: Mapping[str, Any]) -> str:

@@ -81,7 +81,7 @@ class Exact:
     def value(self, model: TransferModel, engine: Engine) -> float:
         """Return the distance with all classes in one problem."""
         classes = tuple(sorted(self._heldout.members))
-        points = self._problem.points(model, engine, self._heldout, classes, "exact")
+        (points,) = self._problem.points(model, engine, self._heldout, [classes], "exact")
         target = _draw(points, _EXACT_TARGET_POINTS, self._seed, "target")
         return float(self._metric.distance(self._source, self._prepared, target).value)
 

@@ -60,9 +60,9 @@ def epoch(model, samples, features="pooled", step=0, **settings):
     model.zero_grad()
     engine = Engine(torch.device("cpu"), "fp32")
     weights = []
-    for weight, distance in compared.parts(model, engine, train, step):
-        (weight * distance.value).backward()
-        weights.append(weight)
+    for some in compared.parts(model, engine, train, step):
+        sum(weight * distance.value for weight, distance in some).backward()
+        weights += [weight for weight, _ in some]
     return metric.given, weights, model.embedder.convolution.weight.grad.clone()
 
 
@@ -75,7 +75,7 @@ def test_a_class_gives_exactly_as_many_samples_as_it_may_and_no_other_is_read(mo
     assert len(read) == len(set(read)) == 19
     assert np.bincount(LABELS[read]).tolist() == [8, 3, 8]
     epoch(model, samples, step=1)
-    assert samples.read[-3:] != samples.read[:3]  # other samples in another epoch
+    assert samples.read[0] != samples.read[1]  # other samples in another epoch
 
 
 def test_large_samples_are_embedded_a_few_at_a_time_with_the_same_gradient(model, monkeypatch):
@@ -83,7 +83,7 @@ def test_large_samples_are_embedded_a_few_at_a_time_with_the_same_gradient(model
     given, _, gradient = epoch(model, at_once, features="tokens")
     monkeypatch.setattr(problem, "_EMBEDDED_VALUES", 2 * 5 * 40 * 40 + 1)
     given_in_pieces, _, gradient_in_pieces = epoch(model, pieces, features="tokens")
-    assert max(map(len, at_once.read)) == 8
+    assert max(map(len, at_once.read)) == 19
     assert max(map(len, pieces.read)) == 2
     for a, b in zip(given, given_in_pieces, strict=True):
         torch.testing.assert_close(a.x, b.x)

@@ -301,9 +301,10 @@ def _result(job: Composed, validated: Validated, tested: Tested) -> dict[str, An
         "validation_error": trained.validation_error,
         "trivial_error": tested.trivial,
         "selected": {"by": config.train.select, "epoch": trained.epoch, "on": config.train.validate_on},
+        "training": {"warmup_epochs": built.summary["warmup_epochs"]},
         "test_reads": tested.reads,
         "splits": built.summary["splits"] | {"test": tested.split},
-        "metric_value": {"before": aligned.before, "after": aligned.after},
+        "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},
         "alignment": {
             "select": config.align.select,
             "steps": aligned.steps,

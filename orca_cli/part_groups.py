@@ -69,8 +69,8 @@ def _check_part(node: Any, key: str, given: tuple[str, ...] = (), known: dict[st
 def check_classes(metric: Any, config: Config) -> None:
     """Raise ConfigError where problems have fewer classes than the metric compares (its `least_classes`)."""
     least, given = getattr(metric, "least_classes", 1), config.align.classes_per_problem
-    if 0 < given < least:
+    if given is not None and 0 < given < least:
         name = config.metric[parts.TARGET].rpartition(".")[2]
         what = f"metric={name} compares at least {least} classes, and a problem has {given}"
-        hint = "use align.classes_per_problem=0, which takes all classes"
+        hint = "leave it out, or use align.classes_per_problem=0, which takes all classes"
         raise ConfigError(what, where="align.classes_per_problem", hint=hint)

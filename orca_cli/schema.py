@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Interval
 
 from orca_cli.exceptions import ConfigError, suggest
-from orca_cli.ranges import Count, CountOrZero, NotNegative, OneOf, Positive, Seed, Share, check_value
+from orca_cli.ranges import Count, CountOrZero, Fraction, NotNegative, OneOf, Positive, Seed, Share, check_value
 
 MISSING = "???"  # OmegaConf's word for a value that has to be given
 
@@ -65,25 +65,49 @@ class Align:
     decay_factor: Annotated[float, Interval(gt=0, le=1), "See decay_every."] = 0.2
     max_samples: Annotated[Count, "Target points per class and step."] = 128
     classes_per_problem: Annotated[
-        CountOrZero, "Target classes compared with the source in one problem, with equally many points; 0: all."
-    ] = 1
+        CountOrZero | None,
+        "Target classes compared with the source in one problem, with points by their shares; 0: all. Default: 1, or all for "
+        "metrics that compare classes.",
+    ] = None
+    unit_gradient: Annotated[
+        bool, "Divide gradients by the norm of the first one, so that one align.lr suits all metrics and optimizers."
+    ] = True
     features: Annotated[
         str,
         OneOf(("tokens", "sequence", "pooled")),
         "What a point is: every token of a sample, all its tokens in a row, or their mean (pooled).",
     ] = "tokens"
-    source_points: Annotated[AtLeastTwo, "Source points, drawn once per run; all if there are fewer."] = 3000
+    source_points: Annotated[AtLeastTwo, "Source points, drawn once; all if there are fewer."] = 3000
+    source_seed: Annotated[
+        Seed | None, "Seed of the draws of source examples and points, which runs then share; null: the run's own seed."
+    ] = 0
+    source_cloud: Annotated[
+        str,
+        OneOf(("embedded", "gaussian")),
+        "Source points: embedded examples, or as many of a Gaussian with their mean and covariance (a control).",
+    ] = "embedded"
+    source_labels: Annotated[
+        str,
+        OneOf(("given", "clusters", "shuffled")),
+        "Classes of source points: the source's, as many k-means clusters of the points, or shuffled (a control).",
+    ] = "given"
     pseudo_labels: Annotated[
         AtLeastTwo | None,
         "dense and multi-label targets: k-means clusters that stand in for classes. Default: the source's classes.",
     ] = None
     dtype: Annotated[str, OneOf(("float32", "float64")), "Precision in which distances are computed."] = "float32"
     check_every: Annotated[
-        Count, "Epochs between measurements on held-out (validation) data: metric and exact OTDD."
+        Count, "Epochs between measurements on held-out (validation) data: metric, exact OTDD and diagnostics."
     ] = 20
     patience: Annotated[
         Count | None, "Stop after N measurements without a lower held-out distance; off by default."
     ] = None
+    stop: Annotated[
+        str,
+        OneOf(("last", "floor")),
+        "When to stop: after the last epoch, or after the step whose distance is at or below the floor, which is what as many "
+        "fresh source points score.",
+    ] = "last"
     select: Annotated[
         str,
         OneOf(("last", "validation")),
@@ -110,14 +134,26 @@ class Train:
         OneOf(("mean", "sum")),
         "mean over all samples of a step, or (sum) of the means of its batches, as in the released code.",
     ] = "mean"
+    loss_units: Annotated[
+        str,
+        OneOf(("deviation", "task")),
+        "Units in which real-valued targets enter the gradient: their deviation over the training set, so that nothing depends"
+        " on the units of the data, or the task's own.",
+    ] = "deviation"
     optimizer: Optimizer = "adamw"
     lr: Annotated[Rate, "Peak learning rate."] = 1e-4
     weight_decay: Decay = 0.0
     momentum: Momentum = 0.9
     betas: Betas = (0.9, 0.98)
     warmup_epochs: Annotated[NotNegative, "The learning rate rises linearly from 0 over N epochs ..."] = 5
+    warmup_limit: Annotated[
+        Fraction | None,
+        "... but over no larger part of the epochs than this: a longer warm-up is shortened, and the log says so. null: no"
+        " limit.",
+    ] = 0.5
     decay_epochs: Annotated[
-        Annotated[float, Ge(1)] | None, "... and falls linearly to 0 at this epoch, and stays there. Default: `epochs`."
+        Annotated[float, Ge(1)] | None,
+        "Then it falls linearly to 0 at this epoch, and stays there. Default: `epochs`.",
     ] = None
     clip: Annotated[Positive | None, "Largest norm of the gradient, per optimizer step; no clipping by default."] = None
     eval_batch_size: Annotated[Count, "Samples per forward pass when nothing is trained."] = 256

@@ -75,8 +75,6 @@ def overrides_for(path: Path, own: dict[str, list[str]]) -> list[str]:
     words = [f"{group}={name}"]
     if group == "source" and name in ("cifar10", "digits"):
         words += ["body=swin_tiny"]
-    if name == "transrate":
-        words += ["align.classes_per_problem=0"]
     if group == "task":
         words += SMALL.get(name, []) + own.get(name, [])
     else:
@@ -110,7 +108,7 @@ def test_composes_checks_and_builds(path, tiny, own, tmp_path, monkeypatch):
     built = build(job.config, LogReporter())
     forward_once(built, job.config)
     if path.parts[0] == "source" and not job.config.source.get("data", {}).get("files"):
-        assert read_source(job.config, LogReporter()).modality == built.model.body.modality
+        assert read_source(job.config, 0, LogReporter()).modality == built.model.body.modality
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from orca_cli import compose, configuration, parts, seeding
 from orca_cli.comparison.points import Data, Embedding, read
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Features, Metric, Reporter
+from orca_cli.stages.problem import measure
 from orca_cli.terminal import LogReporter
 from orca_cli.training.engine import choose_device
 
@@ -183,15 +184,15 @@ def _measure(
     start = time.monotonic()
     with torch.no_grad():
         prepared = metric.prepare(a)
-        found = metric.distance(a, prepared, b)
+        found = measure(metric, a, prepared, b, seeding.numpy_generator(seed, "distance", "pairing"))
         value = float(found.value)
         seconds = time.monotonic() - start
-        self_a = float(metric.distance(a, prepared, a).value)
-        self_b = _value(metric, b, b)
+        self_a = float(measure(metric, a, prepared, a, seeding.numpy_generator(seed, "distance", "pairing", "a")).value)
+        self_b = _value(metric, b, b, seed, "b")
         halves = []
         with reporter.track(f"{name}: halves", repeats) as advance:
             for repeat in range(repeats):
-                halves.append(_value(metric, _half(a, seed, "a", repeat), _half(b, seed, "b", repeat)))
+                halves.append(_value(metric, _half(a, seed, "a", repeat), _half(b, seed, "b", repeat), seed, repeat))
                 advance()
     interval = None
     if halves:
@@ -212,8 +213,9 @@ def _measure(
     )
 
 
-def _value(metric: Metric, source: Features, target: Features) -> float:
-    return float(metric.distance(source, metric.prepare(source), target).value)
+def _value(metric: Metric, source: Features, target: Features, seed: int, *names: str | int) -> float:
+    generator = seeding.numpy_generator(seed, "distance", "pairing", *names)
+    return float(measure(metric, source, metric.prepare(source), target, generator).value)
 
 
 def _half(features: Features, seed: int, *names: str | int) -> Features:

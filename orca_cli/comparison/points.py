@@ -20,7 +20,7 @@ from orca_cli.models.transfer import TransferModel
 from orca_cli.schema import Config
 from orca_cli.stages.build import load_body, read_source, read_task
 from orca_cli.stages.pseudo_labels import class_labels
-from orca_cli.stages.source_features import select_points, source_features
+from orca_cli.stages.source_features import Wanted, select_points, source_features
 from orca_cli.untrusted.arrays import read_arrays
 
 Data = str | Path | tuple[np.ndarray, np.ndarray]
@@ -145,17 +145,13 @@ class Embedding:
             if not tasks:
                 raise ConfigError("needs a task, because its samples have a length", where="align.features=sequence")
             length = self._built(*tasks[0])[1].embedder.layout.tokens
-        cloud, _ = source_features(
+        return source_features(
             self._loaded(config),
-            read_source(config, self._reporter),
-            features=config.align.features,
-            length=length,
-            points=limit,
-            seed=self._seed,
-            cache_folder=Path(config.paths.cache),
-            reporter=self._reporter,
-        )
-        return cloud
+            read_source(config, self._seed, self._reporter),
+            Wanted(config.align.features, length, limit, self._seed),
+            Path(config.paths.cache),
+            self._reporter,
+        ).cloud
 
     def _built(self, entry: Data, config: Config) -> tuple[TaskData, TransferModel]:
         if entry not in self._tasks:

@@ -11,6 +11,7 @@ from orca_cli.interfaces.data import (
     IGNORED_CLASS,
     KINDS,
     Batch,
+    Examples,
     Kind,
     Preprocessing,
     Samples,

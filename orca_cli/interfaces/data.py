@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -125,19 +126,39 @@ class TaskData:
 
 
 @dataclass(frozen=True)
-class SourceData:
-    """Labelled examples of the body's own modality; what a reader in `sources/` returns.
+class Examples:
+    """Labelled examples.
 
     Args:
-        modality: "text" or "image".
         inputs: n texts, or an array [n, 3, H, W] float32 in 0..1.
         labels: [n] int64 in 0..k-1, every class with two examples or more.
         class_names: k names.
-        digest: SHA-256 over inputs and labels.
     """
 
-    modality: Literal["text", "image"]
     inputs: Sequence[str] | np.ndarray
     labels: np.ndarray
     class_names: Sequence[str]
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """Labelled examples of the body's own modality, read when they are asked for; what a reader in `sources/` returns.
+
+    Args:
+        modality: "text" or "image".
+        digest: SHA-256 of all that determines the examples: features of another run with the same digest can be used.
+        read: returns the examples.
+    """
+
+    modality: Literal["text", "image"]
     digest: str
+    read: Callable[[], Examples]
+
+    @cached_property
+    def examples(self) -> Examples:
+        """Return the examples, read once.
+
+        Raises:
+            DataError, UnsafeError: the files do not have the expected form; reading one would execute code.
+        """
+        return self.read()

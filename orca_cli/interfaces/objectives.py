@@ -39,7 +39,14 @@ class Distance:
 
 
 class Metric(Protocol):
-    """A dataset distance between a fixed source and a target (paper 3.2); it keeps no state between calls."""
+    """A dataset distance between a fixed source and a target (paper 3.2); it keeps no state between calls.
+
+    Optional attributes of its class:
+        convention: what a value is, in words, such as "squared, halved costs".
+        least_classes: number of target classes that a problem needs; 1 by default.
+        samples_source: True where `distance` is to be given as many source points as the target has, drawn anew for every
+            value, and both sides in a random order.
+    """
 
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return all that depends on the source alone. Computed once, stored on disk, given back to every `distance`."""

@@ -1,6 +1,7 @@
 """Losses that leave out unknown targets; they raise DataError where outputs and targets have different shapes.
 
-A batch without any known target has loss zero and gradient zero, so that one empty batch does not end a run.
+A batch without any known target has loss zero and gradient zero, so that one empty batch does not end a run. `weight_of`
+returns what the mean over a batch divides by; see `weights`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class MaskedBCE(nn.Module):
         loss = functional.binary_cross_entropy_with_logits(outputs, truth, pos_weight=weight, reduction="none")
         return _masked_mean(loss, known)
 
+    def weight_of(self, targets: Tensor) -> int:
+        """Return the number of entries that enter the average."""
+        return targets.numel() if self.count_missing else _known(targets)
+
 
 class MaskedMSE(nn.Module):
     """Mean over the entries whose target is not NaN of (output - target)^2, in squared units of the targets given.
@@ -59,6 +64,10 @@ class MaskedMSE(nn.Module):
         squares = torch.where(known, outputs - targets.nan_to_num(nan=0.0), 0.0).square()
         return _masked_mean(squares, torch.ones_like(known) if self.count_missing else known)
 
+    def weight_of(self, targets: Tensor) -> int:
+        """Return the number of entries that enter the average."""
+        return targets.numel() if self.count_missing else _known(targets)
+
 
 class MaskedCrossEntropy(nn.Module):
     """Cross-entropy of logits, in nats, averaged over the targets that are not -100.
@@ -70,6 +79,10 @@ class MaskedCrossEntropy(nn.Module):
         """Return the mean loss of logits [B, K] against classes [B], or [B, K, *E] against [B, *E]."""
         loss = functional.cross_entropy(outputs, targets, ignore_index=IGNORED_CLASS, reduction="none")
         return loss.sum() / (targets != IGNORED_CLASS).sum().clamp_min(1)
+
+    def weight_of(self, targets: Tensor) -> int:
+        """Return the number of known targets."""
+        return int((targets != IGNORED_CLASS).sum())
 
 
 class RelativeL2Loss(nn.Module):
@@ -95,6 +108,10 @@ class RelativeL2Loss(nn.Module):
         ratio = difference.flatten(1).norm(dim=1) / (target.flatten(1).norm(dim=1) + self.eps)
         return _masked_mean(ratio, counted) if self.reduction == "mean" else torch.where(counted, ratio, 0.0).sum()
 
+    def weight_of(self, targets: Tensor) -> int:
+        """Return the number of samples with a known entry."""
+        return int((~targets.isnan()).flatten(1).any(dim=1).sum())
+
 
 class NatsPerFrameLoss(nn.Module):
     """Binary cross-entropy of logits in nats, summed over the K labels of a frame, averaged over frames.
@@ -119,6 +136,10 @@ class NatsPerFrameLoss(nn.Module):
             return nats.mean()
         return torch.where(known, nats, 0.0).sum() / known.any(dim=1).sum().clamp_min(1)
 
+    def weight_of(self, targets: Tensor) -> int:
+        """Return the number of frames that enter the average."""
+        return targets.numel() if self.count_padding else int((~targets.isnan()).any(dim=1).sum())
+
 
 def default_loss(kind: str, integer_targets: bool) -> nn.Module:
     """Return the loss of a task that names none; dense takes cross-entropy at every position where targets are integers.
@@ -138,6 +159,10 @@ def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
     if outputs.shape != targets.shape:
         what = f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}"
         raise DataError(what, where="task.loss", hint="this loss takes outputs and targets of one shape (B, K, *E)")
+
+
+def _known(targets: Tensor) -> int:
+    return int((~targets.isnan()).sum())
 
 
 def _masked_mean(loss: Tensor, known: Tensor) -> Tensor:

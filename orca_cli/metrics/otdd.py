@@ -9,7 +9,8 @@ are held, costs are differentiated, through |x_i - z_j|^2 and through every W th
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -43,6 +44,13 @@ class OTDD:
     newton_steps: problem.NewtonSteps = Transport.newton_steps
     scaling: problem.Scaling = Transport.scaling
     chunk: problem.Chunk = Transport.chunk
+    labels: Annotated[
+        bool, "Whether distances between classes enter the cost; without them it is a Sinkhorn divergence of points."
+    ] = True
+
+    @property
+    def _transport(self) -> Transport:
+        return Transport(**{field.name: getattr(self, field.name) for field in fields(Transport)})
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
@@ -54,10 +62,15 @@ class OTDD:
             self_term: OT_reg(source, source).
             self_source: what is left of OTDD(source, source) when its cross term gets one update more than the self term: 0
                 when converged.
+
+        With labels=false the first two are left out.
         """
         check_features(source, "source")
-        transport = Transport(**asdict(self))
+        transport = self._transport
         (x,) = resolved(self.reg, source.x)
+        if not self.labels:
+            alike = x.new_zeros(source.num_classes, source.num_classes)
+            return {name: double(value) for name, value in transport.source_term(x, source.labels, alike).items()}
         classes = label_distances.index_classes(source.labels, source.num_classes, x.dtype)
         cost = label_distances.from_points(x)
         _, class_self = label_distances.solve_selves(classes, cost, transport.solve_symmetric(self.reg / 2))
@@ -74,8 +87,10 @@ class OTDD:
         Diagnostics: iterations and marginal_error (the largest over all problems), converged (1 where every problem reached
         the tolerance, 0 where a bound ended one), self_source as in `prepare`, n, m.
         """
-        transport = Transport(**asdict(self))
+        transport = self._transport
         x, z = resolved(self.reg, source.x.to(target.x.dtype), target.x)
+        if not self.labels:
+            return self._of_points(prepared, source, target, x, z)
         k, l = source.num_classes, target.num_classes  # noqa: E741 - the paper's letters
         sources = label_distances.index_classes(source.labels, k, x.dtype)
         targets = label_distances.index_classes(target.labels, l, x.dtype)
@@ -125,3 +140,15 @@ class OTDD:
         gradient -= slope([plan, pairs_plan], own, z, z)
         solutions = [outer, outer_self, *(solution for _, solution in (*selves, *between, *within))]
         return value, gradient, transport.diagnostics(solutions, prepared)
+
+    def _of_points(
+        self, prepared: dict[str, Tensor], source: Features, target: Features, x: Tensor, z: Tensor
+    ) -> envelope.Solved:
+        """Return the Sinkhorn divergence of points [n, d] and [m, d], without classes."""
+        transport = self._transport
+        cross, own = half_squared_distances(x, z), half_squared_distances(z, z)
+        outer, outer_self = transport.outer(cross), transport.outer_to_itself(own)
+        value = outer.value[0] - outer_self.value[0] / 2 - prepared["self_term"].to(x) / 2
+        gradient = slope([outer_plan(outer, source.labels, target.labels, self.reg)], cross, x, z)
+        gradient -= slope([outer_plan(outer_self, target.labels, target.labels, self.reg)], own, z, z)
+        return value, gradient, transport.diagnostics([outer, outer_self], prepared)

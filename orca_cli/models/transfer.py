@@ -33,6 +33,11 @@ class TransferModel(nn.Module):
             self.register_buffer("scale_mean", scale.mean.float())
             self.register_buffer("scale_std", scale.std.float())
 
+    @property
+    def deviation(self) -> float:
+        """Return the training targets' deviation in the task's units, root mean square over outputs; 1 without a scale."""
+        return float(self.scale_std.double().square().mean().sqrt()) if self.has_scale else 1.0
+
     def embed(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
         """Return the embedder's tokens [B, T, D] for inputs [B, C, *E]; what stage 2 compares with the source."""
         return self.embedder(x, valid)

@@ -1,16 +1,13 @@
-"""What all source readers share: a balanced draw of examples, and the record that they return."""
+"""What all source readers share: a balanced draw of examples, and a digest of what determines them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from orca_cli import seeding
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import SourceData
 
 
 def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
@@ -62,20 +59,12 @@ def shares(available: np.ndarray, size: int) -> np.ndarray:
     return taken
 
 
-def record(
-    modality: Literal["text", "image"], inputs: Sequence[str] | np.ndarray, labels: np.ndarray, names: Sequence[str]
-) -> SourceData:
-    """Return the examples with a SHA-256 over inputs and labels."""
-    labels = np.ascontiguousarray(labels, dtype="<i8")
-    digest = hashlib.sha256(modality.encode())
-    if isinstance(inputs, np.ndarray):
-        inputs = np.ascontiguousarray(inputs, dtype="<f4")
-        digest.update(repr(inputs.shape).encode())
-        digest.update(inputs.data)
-    else:
-        for text in inputs:
-            encoded = text.encode()
-            digest.update(len(encoded).to_bytes(8, "little"))  # else "ab", "c" and "a", "bc" would be the same
-            digest.update(encoded)
-    digest.update(labels.data)
-    return SourceData(modality, inputs, labels, tuple(names), digest.hexdigest())
+def digest_of(*facts: object) -> str:
+    """Return a SHA-256 over the facts that determine a source's examples; arrays count by form and content."""
+    digest = hashlib.sha256()
+    for fact in facts:
+        content = np.ascontiguousarray(fact) if isinstance(fact, np.ndarray) else str(fact).encode()
+        header = f"{content.dtype} {content.shape}" if isinstance(content, np.ndarray) else f"{len(content)}"
+        digest.update(f"{header}\n".encode())  # else "ab", "c" and "a", "bc" would be the same
+        digest.update(content.data if isinstance(content, np.ndarray) else content)
+    return digest.hexdigest()

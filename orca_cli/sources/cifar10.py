@@ -12,8 +12,8 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from orca_cli.interfaces import SourceData
-from orca_cli.sources.balance import draw, record
+from orca_cli.interfaces import Examples, SourceData
+from orca_cli.sources.balance import digest_of, draw
 from orca_cli.untrusted.cifar import CIFAR10_NAMES, read_cifar10
 
 
@@ -30,4 +30,9 @@ def load(size: Annotated[int, Ge(20)] | None, seed: int, data_folder: Path, path
     """
     images = read_cifar10(data_folder, path, ["train"], "source.path", "source=digits needs no files")["train"]
     chosen = draw(images.y, size, seed)
-    return record("image", images.x[chosen].astype(np.float32) / np.float32(255), images.y[chosen], CIFAR10_NAMES)
+    x, y = images.x[chosen], images.y[chosen].astype(np.int64)
+
+    def read() -> Examples:
+        return Examples(x.astype(np.float32) / np.float32(255), y, CIFAR10_NAMES)
+
+    return SourceData("image", digest_of("cifar10", x, y), read)

@@ -21,11 +21,11 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge, Le
 
-from orca_cli import seeding, signals
+from orca_cli import seeding, signals, storage
 from orca_cli.exceptions import DataError
-from orca_cli.interfaces import Reporter, SourceData
+from orca_cli.interfaces import Examples, Reporter, SourceData
 from orca_cli.ranges import Count, CountOrZero, PlainName
-from orca_cli.sources.balance import draw, record
+from orca_cli.sources.balance import digest_of, draw
 
 OUTSIDE = "O"
 _PREFIXES = "BIESLU"  # begin, inside, end, single; last and unit are other names of the last two
@@ -71,6 +71,18 @@ def load(
         DataError: the file is missing, a line has no such column or tag, or fewer than two types have two sentences.
     """
     place = _find(data_folder, name, files, path)
+    facts = (storage.sha256_file(place), size, seed, name, column, example, outside)
+
+    def read() -> Examples:
+        return _examples(place, name, size, seed, column, example, outside, reporter)
+
+    return SourceData("text", digest_of("conll", *facts), read)
+
+
+def _examples(
+    place: Path, name: str, size: int | None, seed: int, column: int, example: str, outside: int, reporter: Reporter
+) -> Examples:
+    """Return texts and the type of one span of each; arguments as in `load`."""
     examples: list[tuple[str, str]] = []  # text and type
     with reporter.track(f"reading {place.name}", 1) as advance:
         found = [(words, spans(tags)) for words, tags in sentences(place, column)]
@@ -94,7 +106,7 @@ def load(
     examples = [(text, kind) for text, kind in examples if kind in names]
     labels = np.array([names.index(kind) for _, kind in examples], dtype=np.int64)
     drawn = draw(labels, size, seed)
-    return record("text", [examples[i][0] for i in drawn], labels[drawn], names)
+    return Examples([examples[i][0] for i in drawn], labels[drawn], tuple(names))
 
 
 def sentences(path: Path, column: int = -1) -> Iterator[tuple[list[str], list[str]]]:

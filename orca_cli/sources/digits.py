@@ -8,8 +8,8 @@ import numpy as np
 from annotated_types import Ge
 from sklearn.datasets import load_digits
 
-from orca_cli.interfaces import SourceData
-from orca_cli.sources.balance import draw, record
+from orca_cli.interfaces import Examples, SourceData
+from orca_cli.sources.balance import digest_of, draw
 
 
 def load(size: Annotated[int, Ge(20)] | None, seed: int) -> SourceData:
@@ -19,6 +19,10 @@ def load(size: Annotated[int, Ge(20)] | None, seed: int) -> SourceData:
     """
     data = load_digits()
     chosen = draw(data.target, size, seed)
-    grey = (data.images[chosen] / 16.0).astype(np.float32)  # stored as 0..16
-    images = np.repeat(grey[:, None], 3, axis=1)
-    return record("image", images, data.target[chosen], [str(name) for name in data.target_names])
+
+    def read() -> Examples:
+        grey = (data.images[chosen] / 16.0).astype(np.float32)  # stored as 0..16
+        images = np.repeat(grey[:, None], 3, axis=1)
+        return Examples(images, data.target[chosen].astype(np.int64), tuple(map(str, data.target_names)))
+
+    return SourceData("image", digest_of("digits", data.images, data.target, chosen), read)

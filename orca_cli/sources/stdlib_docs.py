@@ -7,6 +7,9 @@ texts are the same on every machine with the same Python, whatever optional modu
 from __future__ import annotations
 
 import ast
+import hashlib
+import itertools
+import sys
 import sysconfig
 import warnings
 from collections import Counter
@@ -17,9 +20,9 @@ import numpy as np
 
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import Reporter, SourceData
+from orca_cli.interfaces import Examples, Reporter, SourceData
 from orca_cli.ranges import Count
-from orca_cli.sources.balance import check_size, draw, record
+from orca_cli.sources.balance import check_size, digest_of, draw
 
 # Large packages that Linux distributions do not split off (as they do tkinter, idlelib, distutils, lib2to3, ensurepip).
 PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml")
@@ -62,16 +65,31 @@ def load(
     if not (folder / "asyncio" / "__init__.py").is_file():
         what = "this Python has no source files of its standard library (zipped or stripped)"
         raise DataError(what, where=str(folder), hint="use another Python, or source=digits with an image body")
-    found: list[tuple[str, int]] = []
-    with reporter.track("reading docstrings", len(packages)) as advance:
-        for label, package in enumerate(packages):
-            found += [(text, label) for text in dict.fromkeys(_package_texts(folder / package, min_words, max_words))]
-            advance()
-    counts = Counter(text for text, _ in found)
-    found = [(text, label) for text, label in found if counts[text] == 1]
-    labels = np.array([label for _, label in found], dtype=np.int64)
-    chosen = draw(labels, size, seed)
-    return record("text", [found[i][0] for i in chosen], labels[chosen], packages)
+    files = [(label, file) for label, package in enumerate(packages) for file in _files(folder, package)]
+    contents = [file.read_bytes() for _, file in files]
+    names = [(label, file.relative_to(folder).as_posix()) for label, file in files]
+
+    def read() -> Examples:
+        found: list[tuple[str, int]] = []
+        with reporter.track("reading docstrings", len(files)) as advance:
+            for label, group in itertools.groupby(zip(names, contents, strict=True), lambda pair: pair[0][0]):
+                texts: dict[str, None] = {}
+                for _, content in group:
+                    signals.check()
+                    texts |= dict.fromkeys(_texts(content, min_words, max_words))
+                    advance()
+                found += [(text, label) for text in texts]
+        counts = Counter(text for text, _ in found)
+        found = [(text, label) for text, label in found if counts[text] == 1]
+        labels = np.array([label for _, label in found], dtype=np.int64)
+        chosen = draw(labels, size, seed)
+        return Examples([found[i][0] for i in chosen], labels[chosen], tuple(packages))
+
+    # Parsing takes seconds, and reading the files does not.
+    contained = [hashlib.sha256(content).hexdigest() for content in contents]
+    return SourceData(
+        "text", digest_of("stdlib_docs", size, seed, min_words, max_words, names, contained, sys.version), read
+    )
 
 
 def check_settings(size: int | None, packages: Sequence[str], min_words: int, max_words: int) -> None:
@@ -82,31 +100,33 @@ def check_settings(size: int | None, packages: Sequence[str], min_words: int, ma
     check_size(size, len(packages))
 
 
-def _package_texts(folder: Path, min_words: int, max_words: int) -> Iterator[str]:
-    if not (folder / "__init__.py").is_file():
-        what = f"'{folder.name}' is not a package of this Python's standard library"
+def _files(folder: Path, package: str) -> list[Path]:
+    """Return the source files of a package but its tests, in an order that does not depend on the disk."""
+    if not (folder / package / "__init__.py").is_file():
+        what = f"'{package}' is not a package of this Python's standard library"
         raise ConfigError(what, where="source.packages", hint=_DEFAULT)
-    files = [path.relative_to(folder) for path in folder.rglob("*.py")]
-    for file in sorted(files, key=lambda path: path.parts):  # the order on the disk differs between machines
-        signals.check()
-        if not _TEST_FOLDERS.isdisjoint(file.parts[:-1]):
-            continue
-        for docstring in _docstrings(folder / file):
-            words: list[str] = []
-            for paragraph in docstring.split("\n\n"):
-                words += paragraph.split()
-                if len(words) >= _ENOUGH_WORDS:
-                    break
-            if len(words) >= min_words:
-                yield " ".join(words[:max_words])
+    files = sorted((folder / package).rglob("*.py"), key=lambda path: path.relative_to(folder / package).parts)
+    return [file for file in files if _TEST_FOLDERS.isdisjoint(file.relative_to(folder / package).parts[:-1])]
 
 
-def _docstrings(path: Path) -> Iterator[str]:
-    """Yield the docstrings of a file in the order of their lines."""
+def _texts(content: bytes, min_words: int, max_words: int) -> Iterator[str]:
+    """Yield the texts of a file in the order of their lines."""
+    for docstring in _docstrings(content):
+        words: list[str] = []
+        for paragraph in docstring.split("\n\n"):
+            words += paragraph.split()
+            if len(words) >= _ENOUGH_WORDS:
+                break
+        if len(words) >= min_words:
+            yield " ".join(words[:max_words])
+
+
+def _docstrings(content: bytes) -> Iterator[str]:
+    """Yield the docstrings of a file's content in the order of their lines."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old escapes in strings
         try:
-            tree = ast.parse(path.read_bytes())
+            tree = ast.parse(content)
         except (SyntaxError, ValueError):  # templates that are not Python; null bytes
             return
     nodes = [node for node in ast.walk(tree) if isinstance(node, _DOCUMENTED)]

@@ -22,7 +22,7 @@ from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config
 from orca_cli.stages import probe
 from orca_cli.stages.build import Built
-from orca_cli.stages.compared import compare
+from orca_cli.stages.compared import Compared, compare
 from orca_cli.stages.trajectory import Trainer, Trajectory, fingerprint
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -32,7 +32,10 @@ from orca_cli.training.memory import governed_by
 
 _EMBEDDER = "embedder.safetensors"
 _COLUMNS = ("epoch", "loss", "heldout", "heldout_exact")
-_COLLAPSED = 0.1  # of the tokens' variance within samples before alignment: a warning below
+_COLLAPSED = (
+    0.1  # of the share of variance within samples before alignment, or of the source's variance: a warning below
+)
+_BELOW_FLOOR = 2.0  # deviations of the floor: a warning beyond
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,9 @@ class Aligned:
         after: the same with the chosen embedder.
         steps: alignment steps behind the chosen embedder.
         tried: for select=validation: steps -> validation error of the probe.
-        collapse: name of a diagnostic (`stages/collapse.py`) -> its values "before" and "after" on held-out samples.
+        collapse: name of a diagnostic (`stages/collapse.py`) -> its values "before" and "after" on held-out samples, and that
+            of the "source" where it has one.
+        floor: what as many fresh source points score: "mean", "deviation", "points"; empty where that is unknown.
         curve: distances per step, at most 100 lines.
     """
 
@@ -53,6 +58,7 @@ class Aligned:
     steps: int = 0
     tried: dict[str, float | None] = field(default_factory=dict)
     collapse: dict[str, dict[str, float]] = field(default_factory=dict)
+    floor: dict[str, float] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -82,8 +88,9 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
     used = config.align
     hint = f"lower align.max_samples ({used.max_samples} now) or align.source_points ({used.source_points} now)"
     with governed_by("align", hint), _trainable(built.model.embedder):
-        trajectory, key = _trajectory(config, built, engine, run, reporter)
-    aligned = _chosen(config, built, engine, trajectory, run, reporter)
+        compared, trajectory, key = _trajectory(config, built, engine, run, reporter)
+    aligned = _chosen(config, built, engine, compared, trajectory, run, reporter)
+    _tell(aligned)
     weights = checkpoint.snapshot(built.model.embedder)
     checkpoint.write_weights(run.stage("align") / _EMBEDDER, weights)
     run.write_summary(
@@ -102,8 +109,8 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
 
 def _trajectory(
     config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
-) -> tuple[Trajectory, str]:
-    """Return the trajectory, from the cache or made here, and its fingerprint."""
+) -> tuple[Compared, Trajectory, str]:
+    """Return what is compared, the trajectory, from the cache or made here, and its fingerprint."""
     with signals.immediate():
         compared = compare(config, built, engine, reporter)
     key = fingerprint(config, built, compared, engine.device)
@@ -116,11 +123,17 @@ def _trajectory(
     )
     trajectory = Trajectory.from_entry(entry)
     run.rewind("align", trajectory.lines)
-    return trajectory, key
+    return compared, trajectory, key
 
 
 def _chosen(
-    config: Config, built: Built, engine: Engine, trajectory: Trajectory, run: RunDirectory, reporter: Reporter
+    config: Config,
+    built: Built,
+    engine: Engine,
+    compared: Compared,
+    trajectory: Trajectory,
+    run: RunDirectory,
+    reporter: Reporter,
 ) -> Aligned:
     """Load the embedder that stage 3 starts from: the last one, or the one whose probe validates best."""
     embedder, chosen = built.model.embedder, trajectory.steps
@@ -131,14 +144,40 @@ def _chosen(
     after = trajectory.candidates[chosen]
     embedder.load_state_dict(after.weights)
     collapse = {name: {"before": trajectory.lines[0][name], "after": value} for name, value in after.collapse.items()}
-    share = collapse["token_variance"]
+    for name, value in compared.source.spread.items():
+        collapse[name]["source"] = value
+    floor = {} if compared.floor is None else asdict(compared.floor)
+    curve = short_curve(trajectory.lines, _COLUMNS)
+    return Aligned(trajectory.before, after.value, chosen, tried, collapse, floor, curve)
+
+
+def _tell(aligned: Aligned) -> None:
+    """Say how far the distance fell, on the scale of what the source itself scores, and warn where it fell too far."""
+    before, after, floor = aligned.before, aligned.after, aligned.floor
+    assert before is not None
+    assert after is not None
+    text = f"align: distance {before:.4g} before, {after:.4g} after {aligned.steps} steps"
+    if floor:
+        text += f"; as many fresh source points score {floor['mean']:.4g} \u00b1 {floor['deviation']:.2g}"
+    log.info(text)
+    if floor and after < min(before, floor["mean"] - _BELOW_FLOOR * floor["deviation"]):
+        log.warning(
+            "align: the distance is below what fresh source points score, so lower is not closer; the tokens have drawn "
+            "together: compare with metric=none, or use align.stop=floor"
+        )
+    share = aligned.collapse["token_variance"]
     if share["after"] < _COLLAPSED * share["before"]:
         log.warning(
             f"align: the tokens of a sample have become alike (share of variance {share['before']:.2g} before, "
             f"{share['after']:.2g} after); compare with metric=none, or use align.select=validation"
         )
-    curve = short_curve(trajectory.lines, _COLUMNS)
-    return Aligned(trajectory.before, after.value, chosen, tried, collapse, curve)
+    spread = [aligned.collapse[name] for name in ("variance_within", "variance_between")]
+    total = {when: sum(values[when] for values in spread) for when in ("before", "after", "source")}
+    if total["after"] < _COLLAPSED * min(total["before"], total["source"]):
+        log.warning(
+            f"align: the tokens have drawn together (variance {total['before']:.3g} before, {total['after']:.3g} after; "
+            f"the source's is {total['source']:.3g}); compare with metric=none, or use align.stop=floor"
+        )
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from orca_cli.part_groups import part_node
 from orca_cli.schema import Config
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.defaults import default_error
+from orca_cli.training.schedule import warmup_length
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,10 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     return task
 
 
-def read_source(config: Config, reporter: Reporter) -> SourceData:
-    """Read the labelled examples of the body's own modality."""
+def read_source(config: Config, seed: int, reporter: Reporter) -> SourceData:
+    """Find the labelled examples of the body's own modality; `seed` is that of their draw."""
     reader = part_node(config, "source")
-    source: SourceData = parts.build(reader, "source", seed=config.seed, reporter=reporter, **_folders(config))
+    source: SourceData = parts.build(reader, "source", seed=seed, reporter=reporter, **_folders(config))
     return source
 
 
@@ -168,6 +169,7 @@ def _summary(config: Config, task: TaskData, model: TransferModel, error: Error)
             "align": config.align.epochs if config.metric.get(parts.TARGET) else 0,
             "finetune": config.train.epochs * steps_per_epoch(config, len(task.train)),
         },
+        "warmup_epochs": warmup_length(config.train),
         "checkpoint_sha256": model.body.checkpoint_digest,
         "checkpoint_revision": revision(model.body.folder) if hasattr(model.body, "folder") else None,
         "threads": torch.get_num_threads(),

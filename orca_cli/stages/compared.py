@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +16,15 @@ from orca_cli.models.transfer import TransferModel
 from orca_cli.part_groups import check_classes
 from orca_cli.schema import Config
 from orca_cli.stages.build import Built, read_source
-from orca_cli.stages.problem import Labelled, Problem
+from orca_cli.stages.problem import Labelled, Problem, measure
 from orca_cli.stages.pseudo_labels import class_labels
-from orca_cli.stages.source_features import prepared_metric, source_features
+from orca_cli.stages.source_features import EmbeddedSource, Wanted, prepared_metric, settings_key, source_features
+from orca_cli.training.cache import Entry, cached
 from orca_cli.training.engine import Engine
 
 _EXACT_SOURCE_POINTS = 500
 _EXACT_TARGET_POINTS = 200
+_FLOOR_DRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,36 @@ class Compared:
         problem: the metric between groups of training classes and the source.
         heldout: the validation split, labelled.
         exact: the exact OTDD on fixed samples of held-out data and source.
-        source_key: names the source's points.
+        source: the embedded source.
+        floor: what the source itself scores; None where it has no further points to measure that with.
     """
 
     problem: Problem
     heldout: Labelled
     exact: Exact
-    source_key: str
+    source: EmbeddedSource
+    floor: Floor | None
 
     def value(self, model: TransferModel, engine: Engine) -> float:
         """Return the metric on a fixed draw of training points."""
         return self.problem.value(model, engine, self.problem.train)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What as many fresh source points as a problem has target points score against the source, weighted as the target is.
+
+    A distance below it does not mean closer: two draws of one distribution are that far apart.
+
+    Args:
+        mean: over draws.
+        deviation: between draws, of the weighted sum over problems.
+        points: in a problem.
+    """
+
+    mean: float
+    deviation: float
+    points: int
 
 
 class Exact:
@@ -59,7 +81,7 @@ class Exact:
     def value(self, model: TransferModel, engine: Engine) -> float:
         """Return the distance with all classes in one problem."""
         classes = tuple(sorted(self._heldout.members))
-        points = self._problem.points(model, engine, self._heldout, classes, "exact")
+        (points,) = self._problem.points(model, engine, self._heldout, [classes], "exact")
         target = _draw(points, _EXACT_TARGET_POINTS, self._seed, "target")
         return float(self._metric.distance(self._source, self._prepared, target).value)
 
@@ -73,31 +95,67 @@ def _draw(points: Features, most: int, seed: int, name: str) -> Features:
 def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) -> Compared:
     """Embed the source, or take it from the cache, and label the target."""
     assert config.paths.cache is not None
-    cache = Path(config.paths.cache)
-    cloud, key = source_features(
-        built.model.body,
-        read_source(config, reporter),
-        features=config.align.features,
-        length=built.model.embedder.layout.tokens,
-        points=config.align.source_points,
-        seed=config.seed,
-        cache_folder=cache,
-        reporter=reporter,
+    cache, settings = Path(config.paths.cache), config.align
+    seed = config.seed if settings.source_seed is None else settings.source_seed
+    wanted = Wanted(
+        settings.features,
+        built.model.embedder.layout.tokens,
+        settings.source_points,
+        seed,
+        settings.source_cloud,
+        settings.source_labels,
     )
+    source = source_features(built.model.body, read_source(config, seed, reporter), wanted, cache, reporter)
     metric: Metric = parts.build(config.metric, "metric")
     check_classes(metric, config)
-    dtype = getattr(torch, config.align.dtype)
-    cloud = Features(cloud.x.to(engine.device, dtype), cloud.labels.to(engine.device), cloud.num_classes)
-    prepared = prepared_metric(metric, config.metric, cloud, key, cache)
+    dtype = getattr(torch, settings.dtype)
+    cloud, fresh = (
+        Features(points.x.to(engine.device, dtype), points.labels.to(engine.device), points.num_classes)
+        for points in (source.cloud, source.fresh)
+    )
+    prepared = prepared_metric(metric, config.metric, cloud, source.key, cache)
     prepared = {name: value.to(engine.device) for name, value in prepared.items()}
     task = built.task
     labels = class_labels(
         task.kind,
         task.train.targets(),
         task.validation.targets(),
-        num_clusters=config.align.pseudo_labels or cloud.num_classes,
+        num_clusters=settings.pseudo_labels or cloud.num_classes,
         seed=config.seed,
     )
     train, heldout = Labelled.of(task.train, labels[0]), Labelled.of(task.validation, labels[1])
-    problem = Problem(metric, cloud, prepared, train, config.align, config.seed)
-    return Compared(problem, heldout, Exact(cloud, heldout, problem, config.seed), key)
+    problem = Problem(metric, cloud, prepared, train, settings, config.seed)
+    floor = _floor(problem, fresh, config.metric, source.key, cache, built.model.embedder.layout.tokens, seed)
+    return Compared(problem, heldout, Exact(cloud, heldout, problem, config.seed), source, floor)
+
+
+@torch.no_grad()
+def _floor(
+    problem: Problem, fresh: Features, settings: dict[str, Any], key: str, cache: Path, tokens: int, seed: int
+) -> Floor | None:
+    """Measure what fresh source points score, or take it from the cache: as many as the target's problems have on average."""
+    settings_of, train = problem.settings, problem.train
+    each = tokens if settings_of.features == "tokens" else 1
+    groups = problem.groups(train, "floor")
+    sizes = [sum(len(train.members[one]) for one in group) for group in groups]
+    shares = np.array(sizes) / sum(sizes)
+    counts = [min(settings_of.max_samples * len(group), size * each) for group, size in zip(groups, sizes, strict=True)]
+    points = min(round(float(shares @ counts)), len(fresh.x))
+    if points < 2 or 2 * points < shares @ counts:
+        return None
+    # One target class is one class, whatever the labels of its points say.
+    labels = torch.zeros_like(fresh.labels) if problem.classes == 1 else fresh.labels
+
+    def compute() -> Entry:
+        values = []
+        for draw in range(_FLOOR_DRAWS):
+            generator = seeding.numpy_generator(seed, "align", "floor", draw)
+            rows = torch.from_numpy(generator.choice(len(fresh.x), size=points, replace=False)).to(fresh.x.device)
+            present, compact = torch.unique(labels[rows], return_inverse=True)
+            target = Features(fresh.x[rows], compact, len(present))
+            values.append(float(measure(problem.metric, problem.source, problem.prepared, target, generator).value))
+        return Entry({}, {"values": values})
+
+    name = settings_key(key, settings, problem.source.x.dtype, points, problem.classes == 1)
+    values = cached(cache / "floors" / name, compute).record["values"]
+    return Floor(float(np.mean(values)), float(np.std(values, ddof=1) * np.sqrt(np.square(shares).sum())), points)

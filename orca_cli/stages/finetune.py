@@ -26,6 +26,7 @@ from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score
+from orca_cli.training.schedule import shortened_warmup
 
 _WHOLE_TARGETS = 2**26  # values of the training targets that the constant predictor may see at once
 _COLUMNS = ("epoch", "step", "train_loss", "validation_error")
@@ -111,6 +112,8 @@ class _Training:
     def __init__(self, config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> None:
         self._config, self._built, self._engine, self._run, self._reporter = config, built, engine, run, reporter
         self._plan = TrainingPlan(config, built, engine)
+        if note := shortened_warmup(config.train):
+            reporter.say(f"finetune: {note}")
         self._total = config.train.epochs * self._plan.per_epoch
         self._saver = checkpoint.Saver(
             run.stage("finetune") / CHECKPOINTS, owner=run.name.identity, every_s=config.train.checkpoint_s

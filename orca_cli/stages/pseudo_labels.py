@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from orca_cli import seeding, signals
-from orca_cli.interfaces import Kind
+from orca_cli.interfaces import IGNORED_CLASS, Kind
 from orca_cli.untrusted.memory import release_pages
 
 _WHOLE_VALUES = 2**26  # values that k-means may see at once (256 MiB in float32); above, they come in batches
@@ -22,6 +23,8 @@ def class_labels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a class for every training and validation sample; the clusters are those of the training targets.
 
+    Only known targets count. Real values are centred at every position and divided by their channel's deviation; of classes at
+    every position each is an indicator, centred too. What is unknown then takes the mean, 0. Label sets are centred alone.
     Targets above 256 MiB (in float32) are clustered in batches, so that a memory map is never read as a whole.
 
     Args:
@@ -41,33 +44,89 @@ def class_labels(
 
     state = seeding.derive(seed, "align", "pseudo_labels") % 2**32
     k = min(num_clusters, len(train))
+    columns = _Columns.of(kind, train)
+    width = len(columns.mean)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct targets than clusters is fine here
-        if train.size <= _WHOLE_VALUES:
-            means = KMeans(k, n_init=_RESTARTS, random_state=state).fit(_flat(train))
+        if len(train) * width <= _WHOLE_VALUES:
+            means = KMeans(k, n_init=_RESTARTS, random_state=state).fit(columns.of_targets(train))
         else:
             means = MiniBatchKMeans(k, n_init=_RESTARTS, random_state=state)
             order = seeding.numpy_generator(seed, "align", "pseudo_labels", "order")
             for _ in range(_PASSES):
-                for rows in _batches(train, order.permutation(len(train)), least=k):
-                    means.partial_fit(_flat(train[np.sort(rows)]))
+                for rows in _batches(train, order.permutation(len(train)), width, least=k):
+                    means.partial_fit(columns.of_targets(train[np.sort(rows)]))
         found = [
-            np.concatenate([means.predict(_flat(targets[rows])) for rows in _batches(targets, np.arange(len(targets)))])
+            np.concatenate(
+                [
+                    means.predict(columns.of_targets(targets[rows]))
+                    for rows in _batches(targets, np.arange(len(targets)), width)
+                ]
+            )
             for targets in (train, validation)
         ]
     return found[0].astype(np.int64), found[1].astype(np.int64)
 
 
-def _batches(targets: np.ndarray, order: np.ndarray, least: int = 1) -> Iterator[np.ndarray]:
+@dataclass(frozen=True)
+class _Columns:
+    """How targets become the columns that are clustered; integers are classes at every position.
+
+    Args:
+        classes: number of classes at a position; 0 for real values.
+        mean: [width], of the known values of every column.
+        scale: [width], what a column is divided by.
+    """
+
+    classes: int
+    mean: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, kind: Kind, train: np.ndarray) -> _Columns:
+        """Measure the training targets, a batch at a time."""
+        classes = 0 if np.issubdtype(train.dtype, np.floating) else int(train.max(initial=0)) + 1
+        width = train[0].size * max(classes, 1)
+        columns = cls(classes, np.zeros(width, np.float32), np.ones(width, np.float32))
+        known, total, squares = np.zeros(width), np.zeros(width), np.zeros(width)
+        for centre in (False, True):  # squares are summed around the mean
+            for rows in _batches(train, np.arange(len(train)), width):
+                values = columns._values(train[rows]).astype(np.float64)
+                if centre:
+                    squares += np.nansum((values - columns.mean) ** 2, axis=0)
+                else:
+                    known += (~np.isnan(values)).sum(0)
+                    total += np.nansum(values, axis=0)
+            if not centre:
+                columns = replace(columns, mean=(total / np.maximum(known, 1)).astype(np.float32))
+        if classes or kind == "labels":
+            return columns
+        # One deviation a channel: where a position hardly varies, noise must not weigh as much as content.
+        channels = train.shape[1] if train.ndim > 1 else 1
+        of_channel = squares.reshape(channels, -1).sum(1) / np.maximum(known.reshape(channels, -1).sum(1), 1)
+        deviation = np.where(of_channel > 0, np.sqrt(of_channel), 1.0)
+        return replace(columns, scale=np.repeat(deviation, width // channels).astype(np.float32))
+
+    def of_targets(self, targets: np.ndarray) -> np.ndarray:
+        """Return [n, width] float32; unknown values are 0, the mean of their column."""
+        return np.nan_to_num((self._values(targets) - self.mean) / self.scale)
+
+    def _values(self, targets: np.ndarray) -> np.ndarray:
+        """Return [n, width] float32 with NaN where a target is unknown."""
+        flat = np.asarray(targets).reshape(len(targets), -1)
+        if not self.classes:
+            return flat.astype(np.float32)
+        indicators = (flat[:, :, None] == np.arange(self.classes)).astype(np.float32)
+        indicators[flat == IGNORED_CLASS] = np.nan
+        return indicators.reshape(len(targets), -1)
+
+
+def _batches(targets: np.ndarray, order: np.ndarray, width: int, least: int = 1) -> Iterator[np.ndarray]:
     """Yield indices of batches of bounded size; batches with fewer than `least` samples are left out."""
-    size = max(least, _BATCH_VALUES // max(1, targets[0].size))
+    size = max(least, _BATCH_VALUES // max(1, width))
     for start in range(0, len(order), size):
         signals.check()
         rows = order[start : start + size]
         if len(rows) >= least:
             yield rows
             release_pages(targets)
-
-
-def _flat(targets: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(np.asarray(targets, dtype=np.float32).reshape(len(targets), -1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +15,71 @@ from torch import Tensor
 from orca_cli import seeding, signals
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Body, Features, Metric, Reporter, SourceData, Tokens
+from orca_cli.stages.collapse import Spread
 from orca_cli.training.cache import Entry, cached
 from orca_cli.training.numerics import numerics_key
 
 _BATCH = 64
-_VERSION = 2  # of what is stored; a change makes every cached entry a miss
+_VERSION = 3  # of what is stored; a change makes every cached entry a miss
+_FRESH = 1024  # further points, from which it is measured what the source itself scores
+_RESTARTS = 3
+
+
+@dataclass(frozen=True)
+class EmbeddedSource:
+    """The source as the body's own embedding layer sees it.
+
+    Args:
+        cloud: the points that targets are compared with.
+        fresh: further points of the same kind, none of which is in `cloud`; there may be none.
+        spread: variance_within and variance_between of all tokens (`stages/collapse.py`).
+        key: identifies all of these.
+    """
+
+    cloud: Features
+    fresh: Features
+    spread: dict[str, float]
+    key: str
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which points of a source are wanted.
+
+    Args:
+        features: "tokens": every token that is not padding is a point with its example's label; "pooled": the mean over
+            an example's tokens; "sequence": its first `length` tokens in a row, if it has that many.
+        length: tokens of a target sample.
+        points: upper bound on the number of points, drawn without replacement.
+        seed: of the draw.
+        cloud: "embedded", or "gaussian" for points of a Gaussian with the same mean and covariance.
+        labels: "given", "clusters" for k-means clusters of the points, as many as there are classes, or "shuffled".
+    """
+
+    features: str
+    length: int
+    points: int
+    seed: int
+    cloud: str = "embedded"
+    labels: str = "given"
 
 
 def source_features(
-    body: Body,
-    source: SourceData,
-    *,
-    features: str,
-    length: int,
-    points: int,
-    seed: int,
-    cache_folder: Path,
-    reporter: Reporter,
-) -> tuple[Features, str]:
-    """Return the source as a labelled cloud of points, and a key that identifies it.
+    body: Body, source: SourceData, wanted: Wanted, cache_folder: Path, reporter: Reporter
+) -> EmbeddedSource:
+    """Return the source as labelled points; its examples are read only where they are not in the cache.
 
     The cache keeps what another build of torch or number of threads computed apart: its last bits may differ.
 
     Args:
         body: gives the embedding layer.
         source: labelled examples.
-        features: "tokens": every token that is not padding is a point with its example's label; "pooled": the mean over
-            an example's tokens; "sequence": its first `length` tokens in a row, if it has that many.
-        length: tokens of a target sample.
-        points: upper bound on the number of points, drawn without replacement.
-        seed: of the draw.
-        cache_folder: where the points are kept.
+        wanted: which points.
+        cache_folder: where they are kept.
         reporter: progress.
 
     Raises:
-        ConfigError: the source is of another modality than the body.
+        ConfigError: the source is of another modality than the body, or too few examples have the length of a sequence.
     """
     if source.modality != body.modality:
         raise ConfigError(
@@ -56,17 +87,18 @@ def source_features(
             where="source",
             hint="use source=stdlib_docs for text bodies and source=cifar10 or source=digits for image bodies",
         )
-    cut = length if features == "sequence" else 0
-    limit = getattr(body, "max_source_tokens", "")
-    key = _key(body.checkpoint_digest, source.digest, features, cut, points, seed, limit)
+    if wanted.features != "sequence":
+        wanted = replace(wanted, length=0)
+    key = _key(body.checkpoint_digest, source.digest, wanted, getattr(body, "max_source_tokens", ""))
 
     def compute() -> Entry:
-        x, labels = _embed(body, source, features, length, points, seed, reporter)
-        return Entry({"x": x, "labels": labels})
+        return _variant(_embed(body, source, wanted, reporter), wanted)
 
-    stored = cached(cache_folder / "source_features" / _key(key, numerics_key()), compute).tensors
-    cloud = Features(stored["x"], stored["labels"], len(source.class_names))
-    return cloud, key
+    stored = cached(cache_folder / "source_features" / _key(key, numerics_key()), compute)
+    x, labels, classes = stored.tensors["x"], stored.tensors["labels"], stored.record["classes"]
+    cut = min(wanted.points, len(x))
+    cloud, fresh = (Features(x[some], labels[some], classes) for some in (slice(cut), slice(cut, None)))
+    return EmbeddedSource(cloud, fresh, stored.record["spread"], key)
 
 
 def prepared_metric(
@@ -81,8 +113,13 @@ def prepared_metric(
         source_key: as `source_features` returned it.
         cache_folder: where the entry is kept.
     """
-    key = _key(source_key, json.dumps(settings, sort_keys=True), str(source.x.dtype), numerics_key())
+    key = settings_key(source_key, settings, source.x.dtype)
     return cached(cache_folder / "metric_sources" / key, lambda: Entry(metric.prepare(source))).tensors
+
+
+def settings_key(source_key: str, settings: dict[str, Any], *facts: Any) -> str:
+    """Return the name of a cache entry that a metric with these settings computes from a source, and from further facts."""
+    return _key(source_key, json.dumps(settings, sort_keys=True), *facts, numerics_key())
 
 
 def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, Tensor]:
@@ -105,43 +142,69 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
 
 
 @torch.no_grad()
-def _embed(
-    body: Body, source: SourceData, features: str, length: int, points: int, seed: int, reporter: Reporter
-) -> tuple[Tensor, Tensor]:
-    """Embed the whole source and keep a uniform draw of its points.
+def _embed(body: Body, source: SourceData, wanted: Wanted, reporter: Reporter) -> Entry:
+    """Embed the whole source and keep a uniform draw of its points, those of the cloud before the fresh ones.
 
     The draw gives every point a random rank and keeps the smallest, so memory is bounded by the points that are kept and
     one batch.
     """
-    generator = seeding.torch_generator(seed, "align", "source", features, points)
-    labels = torch.from_numpy(np.asarray(source.labels, dtype=np.int64))
+    generator = seeding.torch_generator(wanted.seed, "align", "source", wanted.features, wanted.points)
+    examples = source.examples
+    labels = torch.from_numpy(np.asarray(examples.labels, dtype=np.int64))
     kept: list[tuple[Tensor, Tensor, Tensor]] = []  # points, labels, ranks
-    held = 0
+    held, most, spread = 0, wanted.points + _FRESH, Spread()
     with reporter.track("source features", len(labels)) as advance:
         for start in range(0, len(labels), _BATCH):
             signals.check()
             stop = min(start + _BATCH, len(labels))
-            x, rows = select_points(body.embed_source(source.inputs[start:stop]), features, length)
+            tokens = body.embed_source(examples.inputs[start:stop])
+            spread.add(tokens)
+            x, rows = select_points(tokens, wanted.features, wanted.length)
             rank = torch.rand(len(x), generator=generator, dtype=torch.float64)
             kept.append((x.cpu(), labels[start:stop][rows.cpu()], rank))
             held += len(x)
-            if held > 4 * points:
-                kept, held = [_smallest(kept, points)], points
+            if held > 4 * most:
+                kept, held = [_smallest(kept, most)], most
             advance(stop - start)
     if held < 2:
         raise ConfigError(
-            f"only {held} source examples have the {length} tokens that a target sample has",
+            f"only {held} source examples have the {wanted.length} tokens that a target sample has",
             where="align.features",
             hint="use align.features=tokens, or a lower embedder.max_tokens",
         )
-    x, labels, _ = _smallest(kept, points)
-    return x.float().contiguous(), labels
+    x, labels, rank = _smallest(kept, most)
+    in_cloud = torch.zeros(len(rank), dtype=torch.bool)
+    in_cloud[torch.argsort(rank)[: wanted.points]] = True
+    order = torch.argsort(~in_cloud, stable=True)
+    record = {"classes": len(examples.class_names), "spread": spread.variances()}
+    return Entry({"x": x[order].float().contiguous(), "labels": labels[order]}, record)
 
 
 def _smallest(kept: list[tuple[Tensor, Tensor, Tensor]], points: int) -> tuple[Tensor, Tensor, Tensor]:
     x, labels, rank = (torch.cat(pieces) for pieces in zip(*kept, strict=True))
     order = torch.argsort(rank)[:points].sort().values
     return x[order], labels[order], rank[order]
+
+
+def _variant(embedded: Entry, wanted: Wanted) -> Entry:
+    """Return the points with the values and the labels that are wanted."""
+    x, labels = embedded.tensors["x"], embedded.tensors["labels"]
+    if wanted.cloud == "gaussian":
+        generator = seeding.torch_generator(wanted.seed, "align", "source", "gaussian")
+        noise = torch.randn(len(x), len(x), generator=generator) / len(x) ** 0.5
+        mean = x.mean(0)
+        x = mean + noise @ (x - mean)  # a sample of the Gaussian with the points' own mean and covariance
+    if wanted.labels == "shuffled":
+        labels = labels[
+            torch.randperm(len(labels), generator=seeding.torch_generator(wanted.seed, "align", "shuffled"))
+        ]
+    elif wanted.labels == "clusters":
+        from sklearn.cluster import KMeans
+
+        state = seeding.derive(wanted.seed, "align", "source", "clusters") % 2**32
+        means = KMeans(embedded.record["classes"], n_init=_RESTARTS, random_state=state)
+        labels = torch.from_numpy(means.fit_predict(x.numpy()).astype(np.int64))
+    return Entry({"x": x.contiguous(), "labels": labels}, embedded.record)
 
 
 def _key(*facts: Any) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from orca_cli import seeding
 from orca_cli.schema import Config, Train
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import train_step
 from orca_cli.training.memory import governed_by
-from orca_cli.training.schedule import make_optimizer, set_lr, warmup_then_linear
+from orca_cli.training.schedule import make_optimizer, set_lr, warmup_length, warmup_then_linear
 
 
 class TrainingPlan:
@@ -25,6 +27,19 @@ class TrainingPlan:
         self._samples = built.task.train
         self.per_epoch = steps_per_epoch(config, len(self._samples))
         self.optimizer = engine.prepare(make_optimizer(config.train, built.model.parameters()))
+        self._unit = built.model.deviation if config.train.loss_units == "deviation" else 1.0
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def chosen(self, step: int) -> np.ndarray:
+        """Return the samples of a step, in their order. An epoch's order is drawn once, by whichever step asks first."""
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._order = seeding.numpy_generator(self._seed, "finetune", "order", epoch).permutation(
+                len(self._samples)
+            )
+            self._epoch = epoch
+        size = self._settings.batch_size * self._settings.accumulation
+        return self._order[place * size : (place + 1) * size]
 
     def take(self, step: int) -> tuple[float, int]:
         """Take step 0, 1, ...; returns the mean loss over its samples, and their number.
@@ -34,10 +49,7 @@ class TrainingPlan:
             MemoryExhaustedError: a batch does not fit.
         """
         settings = self._settings
-        epoch, place = divmod(step, self.per_epoch)
-        order = seeding.numpy_generator(self._seed, "finetune", "order", epoch).permutation(len(self._samples))
-        size = settings.batch_size * settings.accumulation
-        chosen = order[place * size : (place + 1) * size]
+        chosen = self.chosen(step)
         set_lr(self.optimizer, self.rate(step))
         with governed_by("train.batch_size", _smaller(settings)):
             loss, _ = train_step(
@@ -52,6 +64,7 @@ class TrainingPlan:
                 seed=self._seed,
                 step=step,
                 reduce=settings.accumulation_reduce,
+                unit=self._unit,
             )
         return loss, len(chosen)
 
@@ -61,7 +74,7 @@ class TrainingPlan:
         return warmup_then_linear(
             step,
             peak=settings.lr,
-            warmup_steps=settings.warmup_epochs * self.per_epoch,
+            warmup_steps=warmup_length(settings) * self.per_epoch,
             decay_steps=(settings.decay_epochs or settings.epochs) * self.per_epoch,
         )
 

@@ -34,7 +34,7 @@ from orca_cli.training.engine import Engine
 from orca_cli.training.numerics import numerics
 from orca_cli.training.schedule import make_optimizer, set_lr, step_decay
 
-_VERSION = 1  # of what is stored; a change makes every cached entry a miss
+_VERSION = 2  # of what is stored; a change makes every cached entry a miss
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
 # Relative: the tokens are float32 whatever align.dtype is, and a sum over thousands of them is sure to a few last places.
 _ROUNDING = 8 * torch.finfo(torch.float32).eps
@@ -96,7 +96,7 @@ def fingerprint(config: Config, built: Built, compared: Compared, device: torch.
         "version": _VERSION,
         "kind": built.task.kind,
         "data": [built.summary["splits"][name]["sha256"] for name in ("train", "val")],
-        "source": compared.source_key,
+        "source": compared.source.key,
         "metric": config.metric,
         "align": settings,
         "embedder": [config.embedder, repr(built.model.embedder.layout)],
@@ -147,7 +147,7 @@ class Trainer:
         try:
             with self._reporter.track("align", settings.epochs) as advance:
                 advance(self._step)
-                while self._step < settings.epochs and not self._is_stuck():
+                while self._step < settings.epochs and not (self._is_stuck() or self._is_on_the_floor()):
                     if self._step in settings.candidates:
                         self._kept[self._step] = checkpoint.snapshot(self._model.embedder)
                     self._lines.append(self._epoch())
@@ -203,6 +203,9 @@ class Trainer:
             norm = float(torch.nn.utils.get_total_norm(gradients))
             if not math.isfinite(norm):
                 raise NonFiniteError(f"the gradient of the distance is {norm}")
+            first = self._lines[0]["gradient_norm"] if self._lines else norm
+            if settings.unit_gradient and first > 0:
+                torch._foreach_mul_(gradients, 1 / first)
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"{error.what}, with a rate of {lr:g}; the step was not taken",
@@ -215,37 +218,32 @@ class Trainer:
 
     def _backward(self) -> tuple[float, dict[str, float]]:
         """Add the gradients of all problems; returns the weighted sum of distances, and the worst diagnostics."""
-        loss, number = 0.0, 0
+        loss = 0.0
         worst: dict[str, float] = {}
         problem = self._compared.problem
-        try:
-            for weight, distance in problem.parts(self._model, self._engine, problem.train, self._step):
-                part = weight * distance.value
-                part.backward()
-                loss += float(part.detach())
-                if not math.isfinite(loss):
-                    raise NonFiniteError(f"the distance is {loss}")
-                for name in ("iterations", "marginal_error"):
-                    if name in distance.diagnostics:
-                        worst[name] = max(worst.get(name, 0.0), distance.diagnostics[name])
-                number += 1
-        except NonFiniteError as error:
-            each = ", one for each target class" if self._config.align.classes_per_problem == 1 else ""
-            raise NonFiniteError(f"{error.what} in problem {number} (counted from 0{each})") from error
+        for distances in problem.parts(self._model, self._engine, problem.train, self._step):
+            part = torch.stack([weight * distance.value for weight, distance in distances]).sum()
+            part.backward()
+            loss += float(part.detach())
+            for name in ("iterations", "marginal_error"):
+                values = [distance.diagnostics[name] for _, distance in distances if name in distance.diagnostics]
+                if values:
+                    worst[name] = max(worst.get(name, 0.0), *values)
         return loss, worst
 
     def _look(self) -> dict[str, float]:
-        """Return what the embedder makes of held-out data: collapse at every step, distances at every `check_every`-th."""
-        found = self._diagnose()
-        if self._step % self._config.align.check_every == 0:
-            compared = self._compared
-            found["heldout"] = compared.problem.value(self._model, self._engine, compared.heldout)
-            found["heldout_exact"] = compared.exact.value(self._model, self._engine)
-        return found
+        """Return what the embedder makes of held-out data: diagnostics and distances, at every `check_every`-th step."""
+        if self._step % self._config.align.check_every:
+            return {}
+        compared = self._compared
+        return self._diagnose() | {
+            "heldout": compared.problem.value(self._model, self._engine, compared.heldout),
+            "heldout_exact": compared.exact.value(self._model, self._engine),
+        }
 
     @torch.no_grad()
     def _diagnose(self) -> dict[str, float]:
-        """Return how alike the tokens of fixed held-out samples are."""
+        """Return how the tokens of fixed held-out samples are spread."""
         samples = self._compared.heldout.samples
         self._model.eval()
         return collapse(embed(self._model, self._engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))
@@ -258,3 +256,10 @@ class Trainer:
             return False
         best = min(seen[:-patience])
         return min(seen[-patience:]) >= best - _ROUNDING * abs(best)
+
+    def _is_on_the_floor(self) -> bool:
+        """Return whether stop=floor is set, and the last step's distance was at or below the floor."""
+        floor = self._compared.floor
+        if self._config.align.stop != "floor" or floor is None or not self._lines:
+            return False
+        return self._lines[-1]["loss"] <= floor.mean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from orca_cli import seeding, signals
 from orca_cli.exceptions import NonFiniteError
-from orca_cli.interfaces import Error, Loss, Samples, Score
+from orca_cli.interfaces import Batch, Error, Loss, Samples, Score
+from orca_cli.losses.weights import counts_targets, is_sum, shares
 from orca_cli.training.engine import Engine
 from orca_cli.training.memory import governed_by
 
@@ -33,12 +35,17 @@ def train_step(
     seed: int,
     step: int,
     reduce: str = "mean",
+    unit: float = 1.0,
 ) -> tuple[float, float]:
     """Take one optimizer step on the mean loss over `indices`; returns (loss, gradient norm before clipping).
 
-    The samples go through the model in batches of `batch_size`; each batch's mean counts by its size, so accumulation
-    does not change the gradient. With reduce="sum" the means of all batches are added. The gradient is clipped once, as a
-    whole.
+    The samples go through the model in batches of `batch_size`; each batch's mean counts by what it averages over, its
+    samples or its known targets, so accumulation does not change the gradient. With reduce="sum" the means of all batches are
+    added. The gradient is clipped once, as a whole.
+
+    What is differentiated is the loss of outputs and targets divided by `unit`. A loss in the task's units would make the
+    gradient depend on them: that of a squared error shrinks with their square, and falls below Adam's epsilon. One unit for
+    all outputs keeps its direction. The loss that is returned is in the task's units.
 
     Raises:
         NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
@@ -46,24 +53,49 @@ def train_step(
     model.train()
     optimizer.zero_grad()
     total = 0.0
-    for part, chosen in enumerate(batches(indices, batch_size)):
+    parts = batches(indices, batch_size)
+
+    def read() -> Iterator[Batch]:
+        for part, chosen in enumerate(parts):
+            yield samples.batch(chosen, seeding.numpy_generator(seed, "finetune", "augment", step, part))
+
+    read_parts: Iterable[Batch] = read()
+    if reduce == "sum" or is_sum(loss):
+        weights = [1.0] * len(parts)
+    elif len(parts) > 1 and counts_targets(loss):
+        read_parts = list(read_parts)
+        weights = shares(loss, [batch.y for batch in read_parts])
+    else:
+        weights = [len(chosen) / len(indices) for chosen in parts]
+    for part, (batch, share) in enumerate(zip(read_parts, weights, strict=True)):
+        if share == 0:  # nothing to learn from, and torch's cross-entropy of no class would be NaN
+            continue
         seeding.seed_torch(seed, "finetune", "dropout", step, part)
-        augment = seeding.numpy_generator(seed, "finetune", "augment", step, part)
-        batch = engine.move(samples.batch(chosen, augment))
+        batch = engine.move(batch)
         with engine.autocast():
             outputs = model(batch.x, batch.valid)
-        share = len(chosen) / len(indices) if reduce == "mean" else 1.0
-        value = loss(outputs.float(), batch.y) * share
-        total += value.item()
+        value, told = _losses(loss, outputs.float(), batch.y, unit)
+        total += (told * share).item()
         if not math.isfinite(total):
             raise _not_finite("loss", total, step, optimizer)
-        engine.backward(value)
+        engine.backward(value * share)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     norm = engine.clip(trained, clip)
     if not (math.isfinite(norm) or engine.skips_overflow):
         raise _not_finite("gradient", norm, step, optimizer)
     optimizer.step()
     return total, norm
+
+
+def _losses(loss: Loss, outputs: Tensor, targets: Tensor, unit: float) -> tuple[Tensor, Tensor]:
+    """Return the loss to differentiate, of numbers divided by `unit`, and the loss to report."""
+    if unit == 1:
+        value = loss(outputs, targets)
+        return value, value.detach()
+    with torch.no_grad():  # in float64 where there is one: squares of large units exceed float32
+        wide = outputs if outputs.device.type == "mps" else outputs.double()
+        told = loss(wide, targets.to(wide.dtype))
+    return loss(outputs / unit, targets / unit), told
 
 
 def _not_finite(what: str, value: float, step: int, optimizer: torch.optim.Optimizer) -> NonFiniteError:

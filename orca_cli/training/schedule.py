@@ -27,6 +27,27 @@ def warmup_then_linear(step: int, *, peak: float, warmup_steps: float, decay_ste
     return peak * min(1.0, max(0.0, (decay_steps - step) / max(decay_steps - warmup_steps, 1.0)))
 
 
+def warmup_length(train: Train) -> float:
+    """Return the length of the warm-up in epochs: as set, or `train.warmup_limit` of the epochs before the rate is 0.
+
+    A longer one would end training before the rate is at its peak, or leave no time after it.
+    """
+    if train.warmup_limit is None:
+        return train.warmup_epochs
+    return min(train.warmup_epochs, train.warmup_limit * min(train.epochs, train.decay_epochs or train.epochs))
+
+
+def shortened_warmup(train: Train) -> str:
+    """Return a note on a warm-up that is shorter than set; empty where it is as set."""
+    length = warmup_length(train)
+    if length == train.warmup_epochs:
+        return ""
+    return (
+        f"warm-up shortened from {train.warmup_epochs:g} to {length:g} of {train.epochs} epochs "
+        f"(train.warmup_limit={train.warmup_limit:g})"
+    )
+
+
 def step_decay(step: int, *, start: float, every: int, factor: float) -> float:
     """Return the learning rate of one alignment step (paper A.3.4): `start`, times `factor` after every `every` steps."""
     return start * factor ** (step // every)

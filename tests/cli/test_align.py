@@ -2,8 +2,12 @@
 
 import itertools
 import json
+import os
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from orca_cli.stages.problem import Problem
 from tests.cli.conftest import results, run_folders
@@ -33,19 +37,10 @@ def test_several_classes_in_one_problem(orca, environment, small, number):
 def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exact_distance(orca, environment, small):
     assert orca("run", *small, "align.epochs=6", "align.check_every=5", "train.epochs=1")[0] == 0
     found = lines(environment)
-    always = {
-        "epoch",
-        "loss",
-        "lr",
-        "gradient_norm",
-        "iterations",
-        "marginal_error",
-        "seconds",
-        "token_variance",
-        "effective_rank",
-    }
-    assert all(always <= set(line) for line in found)
-    assert [line["epoch"] for line in found if "heldout_exact" in line] == [0, 5]
+    always = {"epoch", "loss", "lr", "gradient_norm", "iterations", "marginal_error", "seconds"}
+    measured = {"token_variance", "effective_rank", "variance_within", "variance_between", "heldout", "heldout_exact"}
+    for line in found:
+        assert set(line) == (always | measured if line["epoch"] in (0, 5) else always)
     assert found[5]["heldout_exact"] < found[0]["heldout_exact"]
     assert found[5]["heldout"] < found[0]["heldout"]
     (result,) = results(environment)
@@ -96,6 +91,65 @@ def test_an_alignment_that_hurts_is_not_taken(orca, environment, small):
     guarded, without = results(environment)
     assert guarded["alignment"]["steps"] == 0
     assert guarded["weights_sha256"] == without["weights_sha256"]
+
+
+def test_the_distance_is_told_on_the_scale_of_the_source(orca, environment, small):
+    """Beside before and after: what fresh source points score, and the variance of the source's tokens."""
+    code, _, err = orca("run", *small, "align.epochs=2", "train.epochs=1")
+    assert code == 0
+    (result,) = results(environment)
+    floor = result["metric_value"]["floor"]
+    assert floor["points"] == 16
+    assert 0 < floor["deviation"] < floor["mean"] < result["metric_value"]["before"]
+    assert f"fresh source points score {floor['mean']:.4g}" in err
+    for name in ("variance_within", "variance_between"):
+        assert set(result["alignment"]["collapse"][name]) == {"before", "after", "source"}
+
+
+def test_alignment_below_the_floor_is_warned_of_and_can_stop_there(orca, environment, small):
+    """Biased transport draws the target together: its distance falls below that of the source's own points."""
+    far = [*small, "metric=otdd", "align.epochs=60", "align.lr=3e-2", "train.epochs=1", "align.check_every=100"]
+    code, _, err = orca("run", *far)
+    assert code == 0
+    assert "below what fresh source points score" in err
+    code, _, err = orca("run", *far, "align.stop=floor")
+    assert code == 0
+    assert "below what fresh source points score" not in err
+    whole, stopped = results(environment)
+    assert whole["metric_value"]["after"] < whole["metric_value"]["floor"]["mean"]
+    assert 0 < stopped["alignment"]["steps"] < 60
+
+
+def test_one_rate_serves_metrics_whose_gradients_differ(orca, environment, small):
+    """Under SGD a first step is as long as its gradient: without a scale, metrics would differ by their units."""
+    sgd = ["align.optimizer=sgd", "align.momentum=0", "align.lr=1e-2", "align.epochs=1", "train.epochs=1"]
+    moved = {}
+    for unit in (True, False):
+        for metric in ("otdd", "euclidean", "moments", "transrate", "minibatch_ot"):
+            assert orca("run", *small, *sgd, f"metric={metric}", f"align.unit_gradient={unit}")[0] == 0
+            before = embedder(environment, steps=0)
+            moved[unit, metric] = (embedder(environment, steps=1) - before).norm().item()
+    units, raw = ([value for (unit, _), value in moved.items() if unit is wanted] for wanted in (True, False))
+    assert units == pytest.approx([1e-2] * len(units), rel=1e-3)
+    assert max(raw) > 30 * min(raw)
+
+
+def embedder(environment, steps):
+    """Return the embedder's parameters after some steps of the last run, from the shared alignment."""
+    run = max(run_folders(environment))
+    key = json.loads((run / "2_align" / "summary.json").read_text())["trajectory"]
+    tensors = load_file(Path(os.environ["ORCA_HOME"]) / "cache" / "alignments" / key / "tensors.safetensors")
+    return torch.cat([value.flatten() for name, value in sorted(tensors.items()) if name.startswith(f"{steps}.")])
+
+
+def test_runs_of_several_seeds_share_the_source(orca, environment, small, tmp_path):
+    cache = tmp_path / "cache"
+    for seed in (0, 1):
+        assert orca("run", *small, f"seed={seed}", "train.epochs=1", "align.epochs=1", f"paths.cache={cache}")[0] == 0
+    for kind in ("source_features", "metric_sources", "floors"):
+        assert len([path for path in (cache / kind).iterdir() if path.is_dir()]) == 1, kind
+    assert orca("run", *small, "seed=1", "align.source_seed=null", "align.epochs=1", f"paths.cache={cache}")[0] == 0
+    assert len([path for path in (cache / "source_features").iterdir() if path.is_dir()]) == 2
 
 
 FALLS_TO = 0.8  # of the exact distance before alignment

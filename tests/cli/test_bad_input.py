@@ -147,8 +147,9 @@ def test_more_tokens_than_the_body_takes(orca, small):
 
 
 def test_metric_that_needs_several_classes(orca, small):
-    refused(orca("run", *small, "metric=transrate"), 10, "align.classes_per_problem", "=0")
-    assert orca("run", *small, "metric=transrate", "align.classes_per_problem=0", "align.lr=1e-3")[0] == 0
+    one = "align.classes_per_problem=1"
+    refused(orca("run", *small, "metric=transrate", one), 10, "align.classes_per_problem", "=0")
+    assert orca("run", *small, "metric=transrate", "align.lr=1e-3")[0] == 0
 
 
 def test_missing_configuration_folder(orca):

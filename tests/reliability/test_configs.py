@@ -254,7 +254,7 @@ CONTRADICTIONS = [
     (["train.warmup_epochs=9", "train.decay_epochs=5"], ["train.decay_epochs", "train.warmup_epochs"]),
     (["device=cpu", "precision=fp16"], ["device=cpu", "precision"]),
     (["align.patience=2", "align.check_every=50", "align.epochs=10"], ["align.patience", "align.check_every"]),
-    (["metric=transrate"], ["TransRate", "align.classes_per_problem"]),
+    (["metric=transrate", "align.classes_per_problem=1"], ["TransRate", "align.classes_per_problem"]),
     (["source.min_words=9", "source.max_words=5"], ["source.max_words", "source.min_words"]),
     (["task=listops", "task.min_length=50", "task.max_length=20"], ["task.min_length", "task.max_length"]),
     (["task=listops", "task.path=there"], ["task.path", "task.origin"]),

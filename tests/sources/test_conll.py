@@ -28,7 +28,9 @@ class Listener:
 
 def read(folder, size=None, seed=0, listener=None, **settings):
     settings = {"name": "conll2003", "files": ["eng.train", "train.txt"]} | settings
-    return load(size, seed, listener or Listener(), folder, **settings)
+    data = load(size, seed, listener or Listener(), folder, **settings)
+    assert data.examples  # faults of the file are found when it is read
+    return data
 
 
 NEWS = """-DOCSTART- -X- -X- O
@@ -95,9 +97,9 @@ def test_an_example_is_a_sentence_with_the_type_of_one_span(tmp_path):
     listener = Listener()
     data = read(tmp_path, listener=listener)
     assert data.modality == "text"
-    assert data.class_names == ("LOC", "ORG", "PER")
-    assert list(data.inputs) == [f"w{k} a{k} b{k} c{k} ." for k in range(40)]
-    drawn = [data.class_names[label] for label in data.labels]
+    assert data.examples.class_names == ("LOC", "ORG", "PER")
+    assert list(data.examples.inputs) == [f"w{k} a{k} b{k} c{k} ." for k in range(40)]
+    drawn = [data.examples.class_names[label] for label in data.examples.labels]
     assert all(name in (("PER", "LOC", "ORG")[k % 3], ("LOC", "ORG")[k % 2]) for k, name in enumerate(drawn))
     assert {drawn[k] for k in range(0, 40, 6)} == {"PER", "LOC"}  # both spans of such sentences are drawn
     assert len(listener.lines) == 1
@@ -109,24 +111,24 @@ def test_an_example_is_a_sentence_with_the_type_of_one_span(tmp_path):
 def test_the_span_alone_and_the_outside_are_examples_on_request(tmp_path):
     write(tmp_path, corpus())
     data = read(tmp_path, example="span", outside=7)
-    assert data.class_names == ("LOC", "ORG", "PER", "O")
-    texts = dict.fromkeys(data.class_names, ())
-    for text, label in zip(data.inputs, data.labels, strict=True):
-        texts[data.class_names[label]] += (text,)
+    assert data.examples.class_names == ("LOC", "ORG", "PER", "O")
+    texts = dict.fromkeys(data.examples.class_names, ())
+    for text, label in zip(data.examples.inputs, data.examples.labels, strict=True):
+        texts[data.examples.class_names[label]] += (text,)
     assert len(texts["O"]) == 7
     # Sentences without an entity come first; then a stretch outside of others, which give no other example.
     assert set(texts["O"]) >= {f"plain{k}" for k in range(5)}
     assert all(len(text.split()) == 2 for text in texts["PER"])
-    assert len(data.inputs) == 45
+    assert len(data.examples.inputs) == 45
     balanced = read(tmp_path, size=20, outside=7)
-    assert np.bincount(balanced.labels).tolist() == [5, 5, 5, 5]
+    assert np.bincount(balanced.examples.labels).tolist() == [5, 5, 5, 5]
 
 
 def test_chunks_are_read_from_their_column(tmp_path):
     write(tmp_path, NEWS + "\n" + NEWS, name="eng.train")
     data = read(tmp_path, column=2, example="span", path=str(tmp_path / "conll2003" / "eng.train"))
-    assert set(data.class_names) <= {"NP", "VP", "ADVP"}
-    assert "Peter Blackburn" in data.inputs
+    assert set(data.examples.class_names) <= {"NP", "VP", "ADVP"}
+    assert "Peter Blackburn" in data.examples.inputs
 
 
 def test_what_cannot_be_read_is_told(tmp_path):
@@ -153,10 +155,10 @@ def test_what_cannot_be_read_is_told(tmp_path):
 @pytest.mark.skipif(not (SHARED / "data" / "wnut17").is_dir(), reason="ORCA_TEST_DATA has no data/wnut17")
 def test_real_wnut17():
     data = read(SHARED / "data", name="wnut17", files=["wnut17train.conll"])
-    assert data.class_names == ("corporation", "creative-work", "group", "location", "person", "product")
-    assert len(data.inputs) == 1228
-    text = next(text for text in data.inputs if text.startswith("@paulwalk It 's the view"))
-    assert data.class_names[data.labels[list(data.inputs).index(text)]] == "location"
+    assert data.examples.class_names == ("corporation", "creative-work", "group", "location", "person", "product")
+    assert len(data.examples.inputs) == 1228
+    text = next(text for text in data.examples.inputs if text.startswith("@paulwalk It 's the view"))
+    assert data.examples.class_names[data.examples.labels[list(data.examples.inputs).index(text)]] == "location"
     found = list(sentences(SHARED / "data" / "wnut17" / "emerging.test.annotated"))
     assert len(found) == 1287
     assert sum(len(spans(tags)) for _, tags in found) == 1079  # the count that the corpus is published with

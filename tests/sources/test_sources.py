@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.sources import cifar10, digits, stdlib_docs
-from orca_cli.sources.balance import draw, record, shares
+from orca_cli.sources.balance import digest_of, draw, shares
 from tests.properties import examples
 
 SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parents[2] / ".." / "shared"))
@@ -69,28 +69,45 @@ def test_too_small_sources_are_refused():
         draw(np.array([0, 0, 1]), None, 0)
 
 
-def test_the_digest_depends_on_inputs_their_borders_and_labels():
-    records = [
-        record("text", ["ab", "c"], np.array([0, 1]), ["x", "y"]),
-        record("text", ["a", "bc"], np.array([0, 1]), ["x", "y"]),
-        record("text", ["ab", "c"], np.array([1, 0]), ["x", "y"]),
-        record("image", np.zeros((2, 3, 4, 4)), np.array([0, 1]), ["x", "y"]),
-        record("image", np.zeros((2, 3, 2, 8)), np.array([0, 1]), ["x", "y"]),
+def test_the_digest_depends_on_the_form_borders_and_order_of_facts():
+    facts = [
+        ("ab", "c"),
+        ("a", "bc"),
+        ("abc",),
+        ("c", "ab"),
+        (np.zeros((2, 8)),),
+        (np.zeros((4, 4)),),
+        (np.ones((4, 4)),),
     ]
-    assert len({r.digest for r in records}) == len(records)
+    assert len({digest_of(*some) for some in facts}) == len(facts)
+    assert digest_of("a", np.arange(3)) == digest_of("a", np.arange(3))
+
+
+def test_examples_are_read_when_they_are_asked_for_and_once(monkeypatch):
+    parsed = []
+    monkeypatch.setattr(stdlib_docs, "_docstrings", lambda content: parsed.append(1) or iter([content.decode()]))
+    data = few()
+    assert not parsed
+    assert data.digest
+    assert not parsed
+    assert data.examples is data.examples
+    assert parsed
 
 
 def test_stdlib_docs_are_labelled_texts_without_repetition():
     data = docs()
     assert data.modality == "text"
-    assert len(data.inputs) == len(data.labels) == 1500
-    assert len(set(data.inputs)) == 1500
-    assert len(data.class_names) == 8
-    assert np.bincount(data.labels).min() >= 100
-    assert all(5 <= len(text.split()) <= 60 for text in data.inputs)
+    assert len(data.examples.inputs) == len(data.examples.labels) == 1500
+    assert len(set(data.examples.inputs)) == 1500
+    assert len(data.examples.class_names) == 8
+    assert np.bincount(data.examples.labels).min() >= 100
+    assert all(5 <= len(text.split()) <= 60 for text in data.examples.inputs)
     everything = docs(None)
     text = "The asyncio package, tracking PEP 3156."
-    assert everything.class_names[everything.labels[list(everything.inputs).index(text)]] == "asyncio"
+    assert (
+        everything.examples.class_names[everything.examples.labels[list(everything.examples.inputs).index(text)]]
+        == "asyncio"
+    )
 
 
 def few(seed=0):
@@ -142,13 +159,13 @@ class C:
     (tmp_path / "email" / "tests" / "case.py").write_text('"""Texts of tests are left out always."""')
     data = docs(None, packages=["asyncio", "email"])
     # "Six seven eight nine ten." is in both packages, "Short." has too few words.
-    assert list(data.inputs) == [
+    assert list(data.examples.inputs) == [
         "One two three four five.",
         "Third text of this package.",
         "Words of another package here.",
         "Again words of another package.",
     ]
-    assert data.labels.tolist() == [0, 0, 1, 1]
+    assert data.examples.labels.tolist() == [0, 0, 1, 1]
     assert not canary.exists()
 
 
@@ -171,12 +188,12 @@ def test_names_that_are_no_packages_are_refused(tmp_path, monkeypatch, packages)
 
 def test_digits_are_grey_images():
     data = digits.load(None, 0)
-    assert data.inputs.shape == (1797, 3, 8, 8)
-    assert data.inputs.dtype == np.float32
-    assert (data.inputs.min(), data.inputs.max()) == (0, 1)
-    assert (data.inputs[:, 0] == data.inputs[:, 2]).all()
+    assert data.examples.inputs.shape == (1797, 3, 8, 8)
+    assert data.examples.inputs.dtype == np.float32
+    assert (data.examples.inputs.min(), data.examples.inputs.max()) == (0, 1)
+    assert (data.examples.inputs[:, 0] == data.examples.inputs[:, 2]).all()
     part = digits.load(100, 3)
-    assert np.bincount(part.labels).tolist() == [10] * 10
+    assert np.bincount(part.examples.labels).tolist() == [10] * 10
     assert part.digest == digits.load(100, 3).digest
 
 
@@ -191,9 +208,9 @@ def write_npz(folder, n=60, **changes):
 def test_cifar10_from_an_archive(tmp_path):
     arrays = write_npz(tmp_path)
     data = cifar10.load(None, 0, tmp_path)
-    np.testing.assert_array_equal(np.round(data.inputs * 255), arrays["x_train"])
-    assert data.inputs.dtype == np.float32
-    assert data.labels.tolist() == arrays["y_train"].tolist()
+    np.testing.assert_array_equal(np.round(data.examples.inputs * 255), arrays["x_train"])
+    assert data.examples.inputs.dtype == np.float32
+    assert data.examples.labels.tolist() == arrays["y_train"].tolist()
     named = cifar10.load(None, 0, tmp_path / "elsewhere", path=str(tmp_path / "cifar10" / "cifar10.npz"))
     assert named.digest == data.digest
 
@@ -225,6 +242,6 @@ def test_wrong_cifar10_arrays_are_refused(tmp_path, changes, message):
 @pytest.mark.skipif(not (SHARED / "data" / "cifar10").is_dir(), reason="ORCA_TEST_DATA has no data/cifar10")
 def test_real_cifar10():
     data = cifar10.load(500, 0, SHARED / "data")
-    assert data.inputs.shape == (500, 3, 32, 32)
-    assert np.bincount(data.labels).tolist() == [50] * 10
-    assert data.inputs.mean((0, 2, 3)) == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.02)
+    assert data.examples.inputs.shape == (500, 3, 32, 32)
+    assert np.bincount(data.examples.labels).tolist() == [50] * 10
+    assert data.examples.inputs.mean((0, 2, 3)) == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.02)

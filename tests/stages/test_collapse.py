@@ -35,4 +35,15 @@ def test_padding_does_not_count():
 
 
 def test_a_single_point_has_no_variance():
-    assert collapse(tokens(torch.ones(1, 1, 3))) == {"token_variance": 0.0, "effective_rank": 0.0}
+    assert set(collapse(tokens(torch.ones(1, 1, 3))).values()) == {0.0}
+
+
+def test_drawing_together_is_seen_although_shares_do_not_change():
+    x = torch.randn(6, 5, 4)
+    before, after = collapse(tokens(x)), collapse(tokens(x / 3 + 7))
+    for name in ("token_variance", "effective_rank"):
+        assert after[name] == pytest.approx(before[name], rel=1e-5)
+    for name in ("variance_within", "variance_between"):
+        assert after[name] == pytest.approx(before[name] / 9, rel=1e-5)
+    total = x.flatten(0, 1).var(0, correction=0).sum().item()
+    assert before["variance_within"] + before["variance_between"] == pytest.approx(total, rel=1e-5)

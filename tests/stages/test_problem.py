@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from orca_cli.interfaces import Distance
+from orca_cli import seeding
+from orca_cli.interfaces import Distance, Features
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin
 from orca_cli.schema import Align
@@ -53,15 +54,15 @@ def model(tmp_path_factory):
 def epoch(model, samples, features="pooled", step=0, **settings):
     """Return the distances and the gradient of one epoch of alignment."""
     metric = Count()
-    source = type("Source", (), {"x": torch.zeros(1, dtype=torch.float32)})()
+    source = Features(torch.zeros(1, 16), torch.zeros(1, dtype=torch.long), 1)
     train = Labelled.of(samples, samples.targets())
     compared = Problem(metric, source, {}, train, Align(max_samples=8, features=features, **settings), seed=0)
     model.zero_grad()
     engine = Engine(torch.device("cpu"), "fp32")
     weights = []
-    for weight, distance in compared.parts(model, engine, train, step):
-        (weight * distance.value).backward()
-        weights.append(weight)
+    for some in compared.parts(model, engine, train, step):
+        sum(weight * distance.value for weight, distance in some).backward()
+        weights += [weight for weight, _ in some]
     return metric.given, weights, model.embedder.convolution.weight.grad.clone()
 
 
@@ -74,7 +75,7 @@ def test_a_class_gives_exactly_as_many_samples_as_it_may_and_no_other_is_read(mo
     assert len(read) == len(set(read)) == 19
     assert np.bincount(LABELS[read]).tolist() == [8, 3, 8]
     epoch(model, samples, step=1)
-    assert samples.read[-3:] != samples.read[:3]  # other samples in another epoch
+    assert samples.read[0] != samples.read[1]  # other samples in another epoch
 
 
 def test_large_samples_are_embedded_a_few_at_a_time_with_the_same_gradient(model, monkeypatch):
@@ -82,9 +83,81 @@ def test_large_samples_are_embedded_a_few_at_a_time_with_the_same_gradient(model
     given, _, gradient = epoch(model, at_once, features="tokens")
     monkeypatch.setattr(problem, "_EMBEDDED_VALUES", 2 * 5 * 40 * 40 + 1)
     given_in_pieces, _, gradient_in_pieces = epoch(model, pieces, features="tokens")
-    assert max(map(len, at_once.read)) == 8
+    assert max(map(len, at_once.read)) == 19
     assert max(map(len, pieces.read)) == 2
     for a, b in zip(given, given_in_pieces, strict=True):
         torch.testing.assert_close(a.x, b.x)
     torch.testing.assert_close(gradient, gradient_in_pieces)
     assert gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize("features", ["tokens", "pooled"])
+def test_classes_have_their_shares_inside_a_problem(model, features):
+    shares = np.zeros(3)
+    for step in range(40):
+        (given,), weights, _ = epoch(model, Watched(), features, step, classes_per_problem=0)
+        counts = given.labels.bincount(minlength=3).numpy()
+        assert counts.sum() == 24  # max_samples times the classes
+        order = compared_order(step)
+        wanted = np.array([20, 3, 9])[order] / 32 * 24
+        assert (abs(counts - wanted) < 1).all()
+        assert weights == [pytest.approx(1)]
+        shares += counts[np.argsort(order)]
+    assert shares / shares.sum() == pytest.approx(np.array([20, 3, 9]) / 32, abs=0.01)
+
+
+def compared_order(step):
+    return seeding.numpy_generator(0, "align", "order", step).permutation(3)
+
+
+def test_metrics_that_compare_classes_get_all_of_them_unless_a_number_is_given():
+    pair = type("Pair", (), {"least_classes": 2})()
+    labelled = Labelled.of(Watched(), LABELS)
+    for metric, given, groups in ((Count(), None, 3), (pair, None, 1), (pair, 2, 2), (Count(), 0, 1)):
+        problem = Problem(metric, None, {}, labelled, Align(classes_per_problem=given), 0)
+        assert len(problem.groups(labelled)) == groups
+
+
+class Sampling(Count):
+    """Keeps the sources that it is given as well."""
+
+    samples_source = True
+
+    def __init__(self):
+        super().__init__()
+        self.sources = []
+
+    def distance(self, source, prepared, target):
+        self.sources.append(source)
+        return super().distance(source, prepared, target)
+
+
+def test_a_metric_that_samples_gets_as_many_source_points_drawn_anew_and_the_target_in_random_order():
+    metric = Sampling()
+    source = Features(torch.arange(50.0)[:, None], torch.arange(50) % 2, 2)
+    target = Features(torch.arange(20.0)[:, None], torch.zeros(20, dtype=torch.long), 1)
+    for draw in range(3):
+        problem.measure(metric, source, {}, target, np.random.default_rng(draw))
+    for given, points in zip(metric.sources, metric.given, strict=True):
+        assert len(given.x) == len(given.x.unique()) == 20
+        assert torch.equal(given.labels, given.x[:, 0].long() % 2)
+        assert sorted(points.x[:, 0].tolist()) == list(range(20))
+        assert points.x[:, 0].tolist() != list(range(20))
+    assert not torch.equal(metric.sources[0].x, metric.sources[1].x)
+
+
+def test_tokens_that_are_left_out_are_not_computed_and_change_nothing(model, monkeypatch):
+    """The points and the gradient are those of embedding whole samples and choosing from their tokens."""
+    given, _, gradient = epoch(model, Watched(), "tokens")
+    tokens_at = type(model.embedder).tokens_at
+    computed = []
+    monkeypatch.setattr(
+        type(model.embedder), "tokens_at", lambda *words: computed.append(len(words[3])) or tokens_at(*words)
+    )
+    epoch(model, Watched(), "tokens")
+    assert sum(computed) == sum(len(points.x) for points in given) == 24
+    monkeypatch.delattr(type(model.embedder), "tokens_at")
+    whole, _, gradient_whole = epoch(model, Watched(), "tokens")
+    for a, b in zip(given, whole, strict=True):
+        torch.testing.assert_close(a.x, b.x)
+    torch.testing.assert_close(gradient, gradient_whole)

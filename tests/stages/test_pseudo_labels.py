@@ -39,3 +39,55 @@ def test_missing_targets_and_few_samples_are_no_fault():
     train = np.array([[np.nan, 1.0], [0.0, 1.0]])
     found = class_labels("labels", train, train, num_clusters=10, seed=0)
     assert max(found[0]) <= 1
+
+
+def agreement(labels, truth):
+    """The share of samples in the majority's part, for two groups."""
+    same = np.mean(labels == truth)
+    return max(same, 1 - same)
+
+
+def hidden(content, region, n, dtype, unknown):
+    """Targets [n, 1, 40] of content 0 or 1 (noisy), of which one of two quarters is unknown."""
+    rng = np.random.default_rng(0)
+    y = (10 + content[:, None, None] + 0.3 * rng.normal(size=(n, 1, 40))).astype(dtype)
+    for half in (0, 1):
+        y[region == half, :, 10 * half : 10 * half + 10] = unknown
+    return y
+
+
+def test_unknown_targets_do_not_decide_the_clusters():
+    rng = np.random.default_rng(1)
+    content, region = rng.integers(0, 2, (2, 200))
+    y = hidden(content, region, 200, np.float32, np.nan)
+    found, _ = class_labels("dense", y, y, num_clusters=2, seed=0)
+    assert agreement(found, content) > 0.99
+    assert agreement(found, region) < 0.6
+
+
+def test_ignored_positions_of_class_maps_do_not_decide_the_clusters():
+    rng = np.random.default_rng(2)
+    content, region = rng.integers(0, 2, (2, 200))
+    maps = np.where(rng.random((200, 40)) < 0.9, content[:, None] * 3, rng.integers(0, 4, (200, 40)))
+    for half in (0, 1):
+        maps[region == half, 10 * half : 10 * half + 10] = -100
+    found, _ = class_labels("dense", maps, maps, num_clusters=2, seed=0)
+    assert agreement(found, content) > 0.99
+    assert agreement(found, region) < 0.6
+
+
+def test_a_channel_of_large_values_does_not_hide_the_others():
+    rng = np.random.default_rng(3)
+    content = rng.integers(0, 2, 200)
+    y = np.stack([content[:, None] + 0.1 * rng.normal(size=(200, 20)), 1e4 * rng.normal(size=(200, 20))], 1)
+    found, _ = class_labels("dense", y.astype(np.float32), y[:1].astype(np.float32), num_clusters=2, seed=0)
+    assert agreement(found, content) > 0.99
+
+
+def test_class_numbers_are_names_not_amounts():
+    """Maps of the classes 0, 1 and 9 are equally far apart: three groups, not "0 or 1" against 9."""
+    rng = np.random.default_rng(4)
+    content = rng.integers(0, 3, 300)
+    maps = np.where(rng.random((300, 30)) < 0.7, np.array([0, 1, 9])[content][:, None], rng.integers(0, 10, (300, 30)))
+    found, _ = class_labels("dense", maps, maps, num_clusters=3, seed=0)
+    assert same_partition(found, content)

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import SourceData, Tokens
+from orca_cli.interfaces import Examples, SourceData, Tokens
 from orca_cli.stages import source_features as module
-from orca_cli.stages.source_features import select_points, source_features
+from orca_cli.stages.source_features import Wanted, select_points, source_features
 from orca_cli.terminal import LogReporter
 
 
@@ -23,12 +23,14 @@ class Counting:
         return Tokens(numbers.view(-1, 1, 1).expand(-1, 4, 2).clone(), mask, (4,))
 
 
-SOURCE = SourceData("text", [str(i) for i in range(90)], np.arange(90) % 5, list("abcde"), "digest")
+EXAMPLES = Examples([str(i) for i in range(90)], np.arange(90) % 5, list("abcde"))
+SOURCE = SourceData("text", "digest", lambda: EXAMPLES)
 
 
 def points_of(tmp_path, **changes):
-    settings = {"features": "tokens", "length": 2, "points": 10_000, "seed": 0} | changes
-    return source_features(Counting(), SOURCE, cache_folder=tmp_path, reporter=LogReporter(), **settings)
+    wanted = Wanted(**{"features": "tokens", "length": 2, "points": 10_000, "seed": 0} | changes)
+    source = source_features(Counting(), SOURCE, wanted, tmp_path, LogReporter())
+    return source.cloud, source.key
 
 
 def test_every_token_that_is_not_padding_is_a_point_with_its_label(tmp_path):
@@ -83,15 +85,48 @@ def test_pooling_leaves_padding_out():
 
 
 def test_another_modality_is_refused(tmp_path):
-    images = SourceData("image", np.zeros((4, 3, 8, 8), np.float32), np.arange(4) % 2, ["a", "b"], "d")
+    images = SourceData("image", "d", lambda: pytest.fail("the images were read"))
     with pytest.raises(ConfigError, match="made of images"):
-        source_features(
-            Counting(),
-            images,
-            features="tokens",
-            length=1,
-            points=5,
-            seed=0,
-            cache_folder=tmp_path,
-            reporter=LogReporter(),
-        )
+        source_features(Counting(), images, Wanted("tokens", 1, 5, 0), tmp_path, LogReporter())
+
+
+def test_examples_are_read_only_where_their_points_are_not_in_the_cache(tmp_path):
+    cloud, _ = points_of(tmp_path)
+    unread = SourceData("text", "digest", lambda: pytest.fail("the examples were read"))
+    again = source_features(Counting(), unread, Wanted("tokens", 2, 10_000, 0), tmp_path, LogReporter())
+    assert torch.equal(again.cloud.x, cloud.x)
+
+
+def test_fresh_points_are_further_points_of_the_same_draw(tmp_path):
+    source = source_features(Counting(), SOURCE, Wanted("tokens", 2, 50, 0), tmp_path, LogReporter())
+    assert (len(source.cloud.x), len(source.fresh.x)) == (50, 130)
+    whole, _ = points_of(tmp_path / "x")
+    both = torch.cat([source.cloud.x, source.fresh.x])
+    assert torch.equal(both[:, 0].sort().values, whole.x[:, 0].sort().values)
+    assert torch.equal(source.fresh.x[:, 0].long() % 5, source.fresh.labels)
+
+
+def test_the_gaussian_control_has_the_points_mean_and_covariance_and_nothing_else(tmp_path):
+    cloud, _ = points_of(tmp_path)
+    noise, key = points_of(tmp_path, cloud="gaussian")
+    assert key != points_of(tmp_path)[1]
+    assert not torch.isin(noise.x, cloud.x).any()
+    assert noise.x.mean(0) == pytest.approx(cloud.x.mean(0), rel=0.2)
+    assert noise.x.std(0) == pytest.approx(cloud.x.std(0), rel=0.2)
+
+
+def test_labels_can_be_clusters_of_the_points_or_shuffled(tmp_path):
+    cloud, _ = points_of(tmp_path)
+    clusters, _ = points_of(tmp_path, labels="clusters")
+    order = torch.argsort(clusters.x[:, 0], stable=True)
+    assert len(torch.unique_consecutive(clusters.labels[order])) == 5  # intervals of the line on which the points lie
+    shuffled, _ = points_of(tmp_path, labels="shuffled")
+    assert torch.equal(shuffled.labels.bincount(), cloud.labels.bincount())
+    assert not torch.equal(shuffled.labels, cloud.labels)
+
+
+def test_the_spread_of_the_source_is_that_of_all_its_tokens(tmp_path):
+    source = source_features(Counting(), SOURCE, Wanted("tokens", 2, 50, 0), tmp_path, LogReporter())
+    values = np.repeat(np.arange(90.0), np.arange(90) % 3 + 1)
+    assert source.spread["variance_within"] == pytest.approx(0, abs=1e-9)  # all tokens of an example are alike
+    assert source.spread["variance_between"] == pytest.approx(2 * values.var())

@@ -72,24 +72,25 @@ def check_source(config: Config, reporter: Reporter) -> dict[str, Any]:
     Raises:
         DataError: the data are missing, or cannot be read.
     """
-    source = read_source(config, reporter)
+    source = read_source(config, config.seed, reporter)
+    examples = source.examples
     found = Findings()
-    n = len(source.inputs)
-    record: dict[str, Any] = {"modality": source.modality, "n": n, "num_outputs": len(source.class_names)}
-    if isinstance(source.inputs, np.ndarray):
-        record["input_shape"] = list(source.inputs.shape[1:])
+    n = len(examples.inputs)
+    record: dict[str, Any] = {"modality": source.modality, "n": n, "num_outputs": len(examples.class_names)}
+    if isinstance(examples.inputs, np.ndarray):
+        record["input_shape"] = list(examples.inputs.shape[1:])
         inputs = _Range()
-        inputs.add(source.inputs)
+        inputs.add(examples.inputs)
         record["inputs"] = inputs.of_inputs("", found)
-        contents = [image.tobytes() for image in source.inputs]
+        contents = [image.tobytes() for image in examples.inputs]
     else:
-        lengths = [len(text.split()) for text in source.inputs]
+        lengths = [len(text.split()) for text in examples.inputs]
         record["words"] = {"min": min(lengths), "median": float(np.median(lengths)), "max": max(lengths)}
-        contents = [text.encode() for text in source.inputs]
+        contents = [text.encode() for text in examples.inputs]
     record["repeated"] = n - len(set(contents))
-    if n != len(source.labels):
-        found.problems.append(f"{n} inputs and {len(source.labels)} labels")
-    record["classes"] = _classes(source.labels, len(source.class_names), "labels", found)
+    if n != len(examples.labels):
+        found.problems.append(f"{n} inputs and {len(examples.labels)} labels")
+    record["classes"] = _classes(examples.labels, len(examples.class_names), "labels", found)
     return record | vars(found)
 
 

@@ -70,16 +70,33 @@ class ConvolutionEmbedder(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
         """Return tokens [B, T, D] for a batch's `x` and `valid`; a token is valid where any position it stands for is."""
-        if self.reach and valid is not None:
-            x = x * valid.unsqueeze(1)  # a token near the end sees padding beyond its own patch
-        seen = to_canvas(x, self.layout)
-        maps = self.convolution(_pad_end(seen, self.layout.padded))  # [B, D, *grid]
+        maps = self.convolution(self._seen(x, valid))  # [B, D, *grid]
         tokens = self.norm(maps.flatten(2).transpose(1, 2))  # [B, T, D]
         if self.positions is not None:
             tokens = tokens + self.positions
-        return Tokens(tokens, self._mask(x, valid), self.layout.grid)
+        return Tokens(tokens, self.mask(x, valid), self.layout.grid)
 
-    def _mask(self, x: Tensor, valid: Tensor | None) -> Tensor:
+    def tokens_at(self, x: Tensor, valid: Tensor | None, rows: Tensor, places: Tensor) -> Tensor:
+        """Return some tokens [p, D] of a batch, token `places[i]` of sample `rows[i]`, without computing the others."""
+        windows, axes = self._seen(x, valid), len(self.layout.extent)
+        margin = self.reach * self.layout.kernel
+        windows = functional.pad(windows, (margin, margin) * axes)
+        for axis in range(axes):
+            windows = windows.unfold(2 + axis, self.kernel, self.layout.kernel)  # [B, C, *grid, *kernel]
+        index = torch.unravel_index(places, self.layout.grid)
+        windows = windows.movedim(1, 1 + axes)[(rows, *index)]  # [p, C, *kernel]
+        weight = self.convolution.weight.flatten(1)
+        tokens = self.norm(functional.linear(windows.flatten(1), weight, self.convolution.bias))
+        return tokens if self.positions is None else tokens + self.positions[places]
+
+    def _seen(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Return what the convolution sees, padded at its end to whole patches."""
+        if self.reach and valid is not None:
+            x = x * valid.unsqueeze(1)  # a token near the end sees padding beyond its own patch
+        return _pad_end(to_canvas(x, self.layout), self.layout.padded)
+
+    def mask(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Return which tokens of a batch are valid, [B, T] bool."""
         if valid is None:
             return torch.ones(len(x), self.layout.tokens, dtype=torch.bool, device=x.device)
         seen = to_canvas(valid.unsqueeze(1).to(x.dtype), self.layout)

@@ -1,0 +1,54 @@
+"""Which samples a step sees, at what rate, and what finding that out costs."""
+
+import numpy as np
+from torch import nn
+
+from orca_cli import seeding
+from tests.training.toy import Dense, Pairs, plan
+
+
+def test_the_order_of_an_epoch_is_drawn_once_and_is_that_of_its_name(monkeypatch):
+    drawn, original = [], seeding.numpy_generator
+
+    def count(seed, *names):
+        drawn.extend(names[2:] if names[:2] == ("finetune", "order") else ())
+        return original(seed, *names)
+
+    monkeypatch.setattr(seeding, "numpy_generator", count)
+    steps = plan(
+        Dense(1), Pairs(np.zeros((50, 1, 6), np.float32)), nn.MSELoss(), batch_size=3, accumulation=2, epochs=3
+    )
+    for step in range(3 * steps.per_epoch):
+        steps.take(step)
+    assert drawn == [0, 1, 2]
+    assert len(steps._samples.read) == 3 * 17
+    for epoch in range(3):
+        read = sum(steps._samples.read[epoch * 17 : (epoch + 1) * 17], [])
+        assert read == list(original(0, "finetune", "order", epoch).permutation(50))
+
+
+def test_a_plan_can_start_inside_an_epoch_and_go_back():
+    samples = Pairs(np.zeros((10, 1, 6), np.float32))
+    first, second = (plan(Dense(1), samples, nn.MSELoss(), batch_size=4, epochs=2) for _ in range(2))
+    straight = [list(first.chosen(step)) for step in range(6)]
+    assert [list(second.chosen(step)) for step in (4, 2, 5, 0)] == [straight[step] for step in (4, 2, 5, 0)]
+
+
+def rates(**settings):
+    """Return the rates of 4 steps an epoch, as parts of the peak."""
+    steps = plan(Dense(1), Pairs(np.zeros((8, 1, 6), np.float32)), nn.MSELoss(), batch_size=2, lr=1.0, **settings)
+    return [steps.rate(step) for step in range(settings["epochs"] * steps.per_epoch)]
+
+
+def test_a_warmup_longer_than_training_takes_half_of_it():
+    found = rates(epochs=3, warmup_epochs=5)
+    assert found == rates(epochs=3, warmup_epochs=1.5)
+    assert found[6] == max(found) == 1
+    assert found[-1] < 0.2
+    assert rates(epochs=6, warmup_epochs=9, decay_epochs=4) == rates(epochs=6, warmup_epochs=2, decay_epochs=4)
+
+
+def test_a_warmup_that_fits_is_as_set_and_so_is_one_without_a_limit():
+    assert max(rates(epochs=10, warmup_epochs=5)[:20]) < 1
+    assert rates(epochs=10, warmup_epochs=5) == rates(epochs=10, warmup_epochs=5, warmup_limit=None)
+    assert max(rates(epochs=3, warmup_epochs=5, warmup_limit=None)) < 0.6

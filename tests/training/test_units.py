@@ -1,0 +1,92 @@
+"""What is learned does not depend on the units of the targets."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from orca_cli.losses.masked import MaskedMSE, RelativeL2Loss
+from orca_cli.training.checkpoint import weights_sha256
+from orca_cli.training.loop import train_step
+from tests.training.toy import Dense, Pairs, engine, gradient, optimizer, plan, scale_of
+
+STEPS = 60
+
+
+def targets(n=64):
+    """Return [n, 2, 6], linear in the inputs of `Pairs`; one channel has three times the deviation of the other."""
+    x = Pairs(np.zeros(n)).x.double()
+    return torch.stack([x[:, 0] + 0.5 * x[:, 1], 3 * x[:, 2] - x[:, 0]], dim=1) + 2.0
+
+
+def trained(units, loss, **settings):
+    """Return (mean squared error / that of the mean) after some steps, the last loss, and the model."""
+    y = (targets() * units).float()
+    model = Dense(2, scale=scale_of(y))
+    steps = plan(model, Pairs(y), loss, batch_size=16, epochs=STEPS // 4, warmup_epochs=0, **settings)
+    for step in range(STEPS):
+        told, _ = steps.take(step)
+    with torch.no_grad():
+        squares = (model(Pairs(y).x).double() - y).square().mean()
+    return float(squares / (y.double() - y.double().mean((0, 2), keepdim=True)).square().mean()), told, model
+
+
+RATES = {"adamw": {"optimizer": "adamw", "lr": 1e-2}, "sgd": {"optimizer": "sgd", "lr": 3e-2, "clip": 1.0}}
+LOSSES = {"squares": MaskedMSE(), "torch": nn.MSELoss(), "absolute": nn.L1Loss(), "relative": RelativeL2Loss()}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("rate", RATES)
+def test_targets_in_any_unit_are_learned_alike(name, rate):
+    error, _, _ = trained(1.0, LOSSES[name], **RATES[rate])
+    assert error < 0.5  # the premise: it learns
+    for units in (1e-12, 1e-6, 1e6, 1e15):
+        assert trained(units, LOSSES[name], **RATES[rate])[0] == pytest.approx(error, rel=1e-2), units
+
+
+def test_units_that_are_powers_of_two_change_no_bit():
+    hashes = {weights_sha256(trained(units, MaskedMSE())[2].layers.state_dict()) for units in (1.0, 2.0**-20, 2.0**20)}
+    assert len(hashes) == 1
+
+
+def test_the_loss_is_told_in_the_tasks_units():
+    _, one, _ = trained(1.0, MaskedMSE())
+    for units in (1e-6, 1e6, 1e25):  # squares of the last exceed float32
+        assert trained(units, MaskedMSE())[1] == pytest.approx(one * units**2, rel=1e-2)
+
+
+def one_step(unit, y):
+    model = Dense(2, scale=scale_of(y))
+    samples = Pairs(y.float())
+    told, norm = train_step(
+        engine(),
+        model,
+        optimizer(model),
+        MaskedMSE(),
+        samples,
+        np.arange(len(y)),
+        batch_size=16,
+        clip=None,
+        seed=0,
+        step=0,
+        unit=unit,
+    )
+    return told, norm, gradient(model)
+
+
+def test_one_unit_for_all_outputs_keeps_the_direction_of_the_gradient():
+    told, _, plain = one_step(1.0, targets() * 1e-3)
+    same, _, scaled = one_step(0.01, targets() * 1e-3)
+    assert same == pytest.approx(told, rel=1e-5)
+    torch.testing.assert_close(scaled, plain * 1e4, rtol=1e-3, atol=1e-6)
+
+
+def test_the_papers_protocol_keeps_the_tasks_units():
+    y = (targets() * 1e-6).float()
+    model = Dense(2, scale=scale_of(y))
+    steps = plan(model, Pairs(y), MaskedMSE(), batch_size=16, loss_units="task", warmup_epochs=0)
+    steps.take(0)
+    assert gradient(model).norm() < 1e-8
+    steps = plan(model, Pairs(y), MaskedMSE(), batch_size=16, warmup_epochs=0)
+    steps.take(0)
+    assert gradient(model).norm() > 1e-2

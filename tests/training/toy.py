@@ -1,0 +1,79 @@
+"""A small model and samples with any targets, for tests of optimizer steps."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import nn
+
+from orca_cli.interfaces import Batch, Scale
+from orca_cli.schema import Config, Train
+from orca_cli.stages.training_plan import TrainingPlan
+from orca_cli.training.engine import Engine
+from orca_cli.training.schedule import make_optimizer
+
+SGD = Train(optimizer="sgd", lr=0.1)
+
+
+class Pairs:
+    """Samples of given targets and random inputs [n, 3, L], as interfaces.Samples; notes which are read, and where."""
+
+    def __init__(self, y, length=6):
+        self.y = torch.as_tensor(y)
+        self.x = torch.randn(len(self.y), 3, length, generator=torch.Generator().manual_seed(0))
+        self.read = []
+
+    def __len__(self):
+        return len(self.y)
+
+    def batch(self, indices, augment=None):
+        self.read.append(list(indices))
+        chosen = torch.from_numpy(np.asarray(indices))
+        return Batch(self.x[chosen], self.y[chosen])
+
+    def groups(self):
+        return None
+
+
+class Dense(nn.Module):
+    """Outputs [B, K, L] in the task's units, as models.transfer has them; `flat` gives [B, K]."""
+
+    def __init__(self, outputs, flat=False, scale=None):
+        super().__init__()
+        torch.manual_seed(1)
+        self.layers = nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), nn.GELU(), nn.Conv1d(8, outputs, 3, padding=1))
+        self.flat, self.has_scale = flat, scale is not None
+        if scale is not None:
+            self.scale_mean, self.scale_std = scale.mean, scale.std
+        self.deviation = 1.0 if scale is None else float(scale.std.double().square().mean().sqrt())
+
+    def forward(self, x, valid=None):
+        raw = self.layers(x)
+        raw = raw.mean(dim=2) if self.flat else raw
+        return raw * self.scale_std + self.scale_mean if self.has_scale else raw
+
+
+def gradient(model):
+    """Return the gradient of a whole model as one vector."""
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def engine():
+    return Engine(torch.device("cpu"), "fp32")
+
+
+def optimizer(model, settings=SGD):
+    return make_optimizer(settings, model.parameters())
+
+
+def scale_of(y):
+    """Return mean and deviation of every channel of targets [n, K, L]."""
+    y = torch.as_tensor(y, dtype=torch.float64)
+    mean, std = y.mean(dim=(0, 2))[:, None], y.std(dim=(0, 2), correction=0)[:, None]
+    return Scale(mean.float(), std.float())
+
+
+def plan(model, samples, loss, **settings):
+    """Return the plan of a run's stage 3."""
+    built = SimpleNamespace(model=model, loss=loss, task=SimpleNamespace(train=samples))
+    return TrainingPlan(Config(train=Train(**settings)), built, engine())

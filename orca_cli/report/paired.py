@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.statistics import Effect, effect, holm
-from orca_cli.report.table import Column, Method, Table, score_of
+from orca_cli.report.table import Cell, Column, Method, Table, score_of
 
 LARGEST_P = 0.05
 _FIELDS = ("body", "source", "metric", "finetune")
@@ -134,9 +134,8 @@ def compare(table: Table, axis: str, baseline: str, margin: float) -> Comparison
         others = _others(row.method, axis)
         partner = partners.get(others)
         for place, column in enumerate(table.columns):
-            mine = {run.seed: found for run in row.cells[place].runs if (found := score_of(run).value) is not None}
-            cell = partner.cells[place].runs if partner is not None else []
-            base = {run.seed: found for run in cell if (found := score_of(run).value) is not None}
+            mine = _by_run_seed(row.cells[place])
+            base = {} if partner is None else _by_run_seed(partner.cells[place])
             seeds = tuple(sorted(mine.keys() & base.keys()))
             if mine:
                 errors = (tuple(base[seed] for seed in seeds), tuple(mine[seed] for seed in seeds))
@@ -153,6 +152,12 @@ def compare(table: Table, axis: str, baseline: str, margin: float) -> Comparison
 def value_of(method: Method, axis: str) -> str | None:
     """Return a method's value on an axis; None where its name has none."""
     return str(getattr(method, axis)) if axis in _FIELDS else dict(method.settings).get(axis)
+
+
+def _by_run_seed(cell: Cell) -> dict[int, float]:
+    """Return seed -> error of a cell's runs that have one."""
+    scores = {run.seed: score_of(run).value for run in cell.runs}
+    return {seed: value for seed, value in scores.items() if value is not None}
 
 
 def _others(method: Method, axis: str) -> tuple[tuple[str, str], ...]:

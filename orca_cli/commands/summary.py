@@ -128,6 +128,8 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     percent = error["percent"]
     if distance["before"] is not None:
         values = f"{distance['before']:.4g} before alignment, {distance['after']:.4g} after"
+        if floor := distance.get("floor"):
+            values += f"; fresh source points {floor['mean']:.4g} ± {floor['deviation']:.2g}"
         yield "distance", f"{values} ({result['metric']})"
     curve = _short_curve([line["validation_error"] for line in result["curves"]["finetune"]], percent)
     yield "validation", f"{error['name']}, by epoch: {curve}; chosen: epoch {result['selected']['epoch']}"

@@ -123,13 +123,27 @@ class Engine:
         """Add the gradient of a loss."""
         self._accelerator.backward(loss)
 
-    def clip(self, parameters: list[nn.Parameter], norm: float | None) -> float:
-        """Scale the gradient down to `norm` where it is larger; returns the norm that it had."""
-        limit = float("inf") if norm is None else norm
-        total = self._accelerator.clip_grad_norm_(parameters, limit)
-        return float(total)
+    def clip(self, parameters: list[nn.Parameter], norm: float | None) -> Tensor:
+        """Scale the gradient down to `norm` where it is larger; returns the norm that it had, on the device."""
+        if norm is not None:
+            total = self._accelerator.clip_grad_norm_(parameters, norm)
+            return torch.as_tensor(total)
+        self._accelerator.unscale_gradients()
+        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def pin(self, batch: Batch) -> Batch:
+        """Return a batch from which a GPU can fetch while the CPU goes on; on other devices the batch itself."""
+        if self.device.type != "cuda":
+            return batch
+        valid = None if batch.valid is None else batch.valid.pin_memory()
+        return Batch(batch.x.pin_memory(), batch.y.pin_memory(), valid)
 
     def move(self, batch: Batch) -> Batch:
-        """Return a batch on the device."""
-        valid = None if batch.valid is None else batch.valid.to(self.device)
-        return Batch(batch.x.to(self.device), batch.y.to(self.device), valid)
+        """Return a batch on the device; the CPU does not wait for one that is pinned."""
+        x, y, valid = (None if one is None else self._moved(one) for one in (batch.x, batch.y, batch.valid))
+        assert x is not None
+        assert y is not None
+        return Batch(x, y, valid)
+
+    def _moved(self, value: Tensor) -> Tensor:
+        return value.to(self.device, non_blocking=value.is_pinned() if self.device.type == "cuda" else False)

@@ -19,6 +19,10 @@ from orca_cli.report.statistics import Effect
 from orca_cli.report.table import Table
 
 _MISSING = "-"
+_OVERALL = (
+    *(("sets",), ("wins/ties/losses",), ("gain", "points"), ("worst set", "points"), ("gain", "% of the error")),
+    *(("p",), ("p, Holm",), ("least p",)),
+)
 CSV_COLUMNS = (
     *("task", "error", "percent", "protocol", "arm", "others", "sets", "pairs", "seeds", "unpaired"),
     *("baseline_mean", "mean", "unit", "gain", "low", "high", "p", "smallest_p", "holm_p", "wins", "ties", "losses"),
@@ -100,15 +104,7 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
     axis, baseline = clean(comparison.axis), clean(comparison.baseline)
     first = Layout(
         names=[axis],
-        columns=[
-            ["sets"],
-            ["wins/ties/losses"],
-            ["gain", "points"],
-            ["gain", "% of the error"],
-            ["p"],
-            ["p, Holm"],
-            ["least p"],
-        ],
+        columns=[list(lines) for lines in _OVERALL],
         rows=[([clean(one.arm)], list(_overall_entries(one)), "") for one in comparison.overall],
         ranked=False,
         caption=(
@@ -120,7 +116,7 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         notes=[clean(sentence(one, comparison, sign), longest=2000) for one in comparison.overall],
         problems=[],
         alarms=alarms_of(table),
-        alarmed=[False] * 7,
+        alarmed=[False] * len(_OVERALL),
     )
     blocks = sorted((block for block in comparison.blocks if block.seeds), key=lambda block: (block.arm, block.others))
     columns = sorted({block.column for block in blocks})
@@ -159,6 +155,7 @@ def _overall_entries(one: Overall) -> Iterator[Entry]:
     yield Entry(str(one.sets))
     yield Entry(f"{one.wins}/{one.ties}/{one.losses}")
     yield Entry(_with_interval(one.points, 2))
+    yield Entry(_MISSING if one.worst is None else f"{one.worst[1]:+.1f} {clean(one.worst[0])}")
     yield Entry(_with_interval(one.relative and _as_percent(one.relative), 1))
     yield Entry(_MISSING if judged is None else _p(judged.p))
     yield Entry(_p(one.corrected))
@@ -200,6 +197,7 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
                 "ties": one.ties,
                 "losses": one.losses,
                 "points": one.points and asdict(one.points),
+                "worst": one.worst and list(one.worst),
                 "log_ratio": one.relative and asdict(one.relative),
                 "judged": "log_ratio" if one.is_relative else "points",
                 "holm_p": one.corrected,

@@ -111,6 +111,7 @@ def test_over_sets_each_set_counts_once_whatever_its_seeds(tmp_path):
     (otdd,) = comparison(tmp_path).overall
     assert otdd.points.mean == pytest.approx((2 - 4 + 0) / 3)
     assert (otdd.wins, otdd.ties, otdd.losses, otdd.pairs, otdd.seeds) == (1, 1, 1, 6, (1, 3))
+    assert otdd.worst == ("b", pytest.approx(-4))
     assert not otdd.is_relative
     assert otdd.points.p == 1
     assert otdd.points.smallest == 0.5

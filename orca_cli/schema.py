@@ -111,8 +111,8 @@ class Align:
     select: Annotated[
         str,
         OneOf(("last", "validation")),
-        "Which embedder is used: the candidate from which stage 3 starts best (validation), or the last one.",
-    ] = "validation"
+        "Which embedder is used: the last one, or the candidate from which stage 3 starts best (validation).",
+    ] = "last"
     candidates: Annotated[
         list[CountOrZero],
         "select=validation: alignment steps after which the embedder is a candidate; the last step always is.",

@@ -139,7 +139,7 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     yield "test", test.append(f" on {result['splits']['test']['n']} samples{skipped} {trivial}", "not bold")
     yield "time", ", ".join(f"{stage} {value:.0f} s" for stage, value in result["seconds"].items())
     yield "folder", str(outcome.path)
-    yield "next", "orca report | orca run seed=1 | orca run -m metric=otdd,none seed=0,1,2 | orca list"
+    yield "next", "orca report | orca run seed=1 | orca run -m metric=minibatch_ot,none seed=0,1,2 | orca list"
 
 
 def error_text(result: Mapping[str, Any]) -> str:

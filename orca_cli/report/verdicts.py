@@ -113,7 +113,8 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
             "% of the error: from the mean log ratio of the errors, all sets. p: exact sign-flip test; Holm: corrected for "
             "the number of arms; least p: the smallest that so many differences can have."
         ),
-        notes=[clean(sentence(one, comparison, sign), longest=2000) for one in comparison.overall],
+        notes=[clean(sentence(one, comparison, sign), longest=2000) for one in comparison.overall]
+        + _coverage(comparison),
         problems=[],
         alarms=alarms_of(table),
         alarmed=[False] * len(_OVERALL),
@@ -148,6 +149,18 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         alarmed=[column.chosen_on_test for column in columns],
     )
     return [first, second]
+
+
+def _coverage(comparison: Comparison) -> list[str]:
+    """Return a note where arms cannot be compared with each other, since they were not run on the same; else nothing."""
+    of: dict[str, set[tuple[object, ...]]] = {one.arm: set() for one in comparison.overall}
+    for block in comparison.blocks:
+        if block.seeds:
+            of[block.arm].add((block.column, block.others, block.seeds))
+    if len(set(map(frozenset, of.values()))) < 2:
+        return []
+    counts = ", ".join(f"{clean(arm)} {sum(len(seeds) for *_, seeds in found)}" for arm, found in of.items())  # type: ignore[misc,arg-type]
+    return [f"arms have pairs on different sets, settings or seeds, so compare no arm with another: {counts} pairs"]
 
 
 def _overall_entries(one: Overall) -> Iterator[Entry]:

@@ -172,6 +172,17 @@ def test_more_arms_need_a_smaller_p(tmp_path):
     assert all("undecided" in sentence(one, found) for one in found.overall)
 
 
+def test_arms_that_were_run_on_different_sets_are_told_not_to_be_compared(tmp_path):
+    add_pairs(tmp_path, [0.02, 0.02], task="a")
+    add_pairs(tmp_path, [0.02, 0.02], task="b")
+    table = build_table(collect([tmp_path]))
+    assert "compare no arm" not in str(layouts_of(compare(table, "metric", "none", 0.5), table))
+    add_run(tmp_path, task="a", seed=0, metric="mmd", value=0.48)
+    table = build_table(collect([tmp_path]))
+    notes = layouts_of(compare(table, "metric", "none", 0.5), table)[0].notes
+    assert notes[-1].endswith("compare no arm with another: mmd 1, otdd 4 pairs")
+
+
 def test_other_axes_and_what_cannot_be_compared(tmp_path):
     add_run(tmp_path, value=0.5, variant={"train.lr": "1e-3"})
     add_run(tmp_path, value=0.4, variant={"train.lr": "1e-4"})

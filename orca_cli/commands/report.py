@@ -7,6 +7,9 @@ import dataclasses
 import math
 from pathlib import Path
 
+from rich.console import RenderableType
+from rich.text import Text
+
 from orca_cli import storage, terminal
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import DataError, SweepError, UsageError, suggest
@@ -16,6 +19,7 @@ from orca_cli.report.paired import Comparison, compare
 from orca_cli.report.studies import of_study
 from orca_cli.report.table import Table, build_table
 from orca_cli.report.verdicts import Page
+from orca_cli.runs import studies
 from orca_cli.terminal import Result
 
 MARGIN = 0.5
@@ -82,7 +86,15 @@ def execute(arguments: argparse.Namespace) -> Result:
         storage.write_text(arguments.out, page.text(form))
         terminal.print_error(f"written: {arguments.out}")
         return Result({"schema": 1, "written": str(arguments.out)}, failures=failures)
-    shown = page.renderables(terminal.stdout().width) if form == "table" else [page.text(form)]
+    shown: list[RenderableType] = []
+    shown += page.renderables(terminal.stdout().width) if form == "table" else [page.text(form)]
+    known = sorted({name for folder in folders for name in studies.names(folder)}) if form == "table" else []
+    if known and arguments.study is None:
+        shown.append(
+            Text(
+                f"- some runs may belong to a study, which names them: {' or '.join(f'--study {name}' for name in known)}"
+            )
+        )
     return Result(page.record(), shown, failures)
 
 

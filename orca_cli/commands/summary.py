@@ -46,7 +46,9 @@ def of_run(outcome: Outcome) -> Result:
     return Result({"schema": 1, "run": _record(outcome)}, shown, failures, outcome.code)
 
 
-def of_sweep(labels: list[str], settings: list[str], outcomes: list[Outcome], failures: list[OrcaError]) -> Result:
+def of_sweep(
+    labels: list[str], settings: list[str], outcomes: list[Outcome], failures: list[OrcaError], study: str = ""
+) -> Result:
     """Return how the jobs of a sweep ended.
 
     Args:
@@ -54,6 +56,7 @@ def of_sweep(labels: list[str], settings: list[str], outcomes: list[Outcome], fa
         settings: what distinguishes each job from the others.
         outcomes: of the jobs.
         failures: why the sweep is not completed.
+        study: its name; empty for other sweeps.
     """
     jobs = [{"settings": own, **_record(outcome)} for own, outcome in zip(settings, outcomes, strict=True)]
     rows = []
@@ -64,7 +67,7 @@ def of_sweep(labels: list[str], settings: list[str], outcomes: list[Outcome], fa
         rows.append([Text(cell, style="red" if outcome.code else "") for cell in cells])
     counts: Counter[str] = Counter(outcome.state for outcome in outcomes)
     words = ", ".join(f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state])
-    text = f"sweep of {len(outcomes)} runs: {words}. Next: orca report"
+    text = f"sweep of {len(outcomes)} runs: {words}. Next: orca report{f' --study {study}' if study else ''}"
     return Result({"schema": 1, "jobs": jobs}, [terminal.table(("job", "settings", "ended", ""), rows), text], failures)
 
 

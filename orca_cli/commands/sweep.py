@@ -87,7 +87,7 @@ def run(session: Session | None, sweep: Sweep, arguments: argparse.Namespace, ti
     named = [[f"{axis}={name}" for axis, name in job.labels.items()] or job.overrides for job in jobs]
     common = set.intersection(*map(set, named)) if len(jobs) > 1 else set()
     settings = [" ".join(text for text in texts if text not in common) for texts in named]
-    return of_sweep(labels, settings, outcomes, [failure] if failure else [])
+    return of_sweep(labels, settings, outcomes, [failure] if failure else [], sweep.study)
 
 
 def _launch(session: Session, sweep: Sweep, arguments: argparse.Namespace, root: Path) -> OrcaError | None:

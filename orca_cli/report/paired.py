@@ -65,6 +65,7 @@ class Overall:
         wins, ties, losses: sets by the sign of their mean gain.
         points: mean gain over the sets whose error is a per cent; None without one.
         relative: mean over all sets of log(baseline's mean error / arm's): about the share of the error that is gained.
+        worst: name and mean gain, in points, of the set with the lowest; None without a set whose error is a per cent.
         corrected: Holm's p over the arms, of `points` if all sets have them, else of `relative`.
         is_relative: the verdict is about `relative`.
     """
@@ -78,6 +79,7 @@ class Overall:
     losses: int
     points: Effect | None
     relative: Effect | None
+    worst: tuple[str, float] | None = None
     corrected: float = 1.0
     is_relative: bool = False
 
@@ -170,7 +172,9 @@ def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
     for block in blocks:
         sets[block.column].append(block)
     means = [_mean(_mean(block.gains) for block in own) for own in sets.values()]
-    percent = [mean for mean, column in zip(means, sets, strict=True) if column.percent]
+    named = [(mean, column.task) for mean, column in zip(means, sets, strict=True) if column.percent]
+    percent = [mean for mean, _ in named]
+    worst = min(named, default=None)
     ratios = [ratio for own in sets.values() if (ratio := _log_ratio(own)) is not None]
     if len(sets) == 1:  # then seeds are what there is to judge by
         (own,) = sets.values()
@@ -188,6 +192,7 @@ def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
         losses=sum(mean < -_ZERO for mean in means),
         points=effect(percent) if percent else None,
         relative=effect(ratios) if ratios else None,
+        worst=worst and (worst[1], worst[0]),
     )
 
 

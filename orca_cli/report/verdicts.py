@@ -19,6 +19,10 @@ from orca_cli.report.statistics import Effect
 from orca_cli.report.table import Table
 
 _MISSING = "-"
+_OVERALL = (
+    *(("sets",), ("wins/ties/losses",), ("gain", "points"), ("worst set", "points"), ("gain", "% of the error")),
+    *(("p",), ("p, Holm",), ("least p",)),
+)
 CSV_COLUMNS = (
     *("task", "error", "percent", "protocol", "arm", "others", "sets", "pairs", "seeds", "unpaired"),
     *("baseline_mean", "mean", "unit", "gain", "low", "high", "p", "smallest_p", "holm_p", "wins", "ties", "losses"),
@@ -100,15 +104,7 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
     axis, baseline = clean(comparison.axis), clean(comparison.baseline)
     first = Layout(
         names=[axis],
-        columns=[
-            ["sets"],
-            ["wins/ties/losses"],
-            ["gain", "points"],
-            ["gain", "% of the error"],
-            ["p"],
-            ["p, Holm"],
-            ["least p"],
-        ],
+        columns=[list(lines) for lines in _OVERALL],
         rows=[([clean(one.arm)], list(_overall_entries(one)), "") for one in comparison.overall],
         ranked=False,
         caption=(
@@ -117,10 +113,11 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
             "% of the error: from the mean log ratio of the errors, all sets. p: exact sign-flip test; Holm: corrected for "
             "the number of arms; least p: the smallest that so many differences can have."
         ),
-        notes=[clean(sentence(one, comparison, sign), longest=2000) for one in comparison.overall],
+        notes=[clean(sentence(one, comparison, sign), longest=2000) for one in comparison.overall]
+        + _coverage(comparison),
         problems=[],
         alarms=alarms_of(table),
-        alarmed=[False] * 7,
+        alarmed=[False] * len(_OVERALL),
     )
     blocks = sorted((block for block in comparison.blocks if block.seeds), key=lambda block: (block.arm, block.others))
     columns = sorted({block.column for block in blocks})
@@ -154,11 +151,24 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
     return [first, second]
 
 
+def _coverage(comparison: Comparison) -> list[str]:
+    """Return a note where arms cannot be compared with each other, since they were not run on the same; else nothing."""
+    of: dict[str, set[tuple[object, ...]]] = {one.arm: set() for one in comparison.overall}
+    for block in comparison.blocks:
+        if block.seeds:
+            of[block.arm].add((block.column, block.others, block.seeds))
+    if len(set(map(frozenset, of.values()))) < 2:
+        return []
+    counts = ", ".join(f"{clean(arm)} {sum(len(seeds) for *_, seeds in found)}" for arm, found in of.items())  # type: ignore[misc,arg-type]
+    return [f"arms have pairs on different sets, settings or seeds, so compare no arm with another: {counts} pairs"]
+
+
 def _overall_entries(one: Overall) -> Iterator[Entry]:
     judged = one.judged
     yield Entry(str(one.sets))
     yield Entry(f"{one.wins}/{one.ties}/{one.losses}")
     yield Entry(_with_interval(one.points, 2))
+    yield Entry(_MISSING if one.worst is None else f"{one.worst[1]:+.1f} {clean(one.worst[0])}")
     yield Entry(_with_interval(one.relative and _as_percent(one.relative), 1))
     yield Entry(_MISSING if judged is None else _p(judged.p))
     yield Entry(_p(one.corrected))
@@ -200,6 +210,7 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
                 "ties": one.ties,
                 "losses": one.losses,
                 "points": one.points and asdict(one.points),
+                "worst": one.worst and list(one.worst),
                 "log_ratio": one.relative and asdict(one.relative),
                 "judged": "log_ratio" if one.is_relative else "points",
                 "holm_p": one.corrected,

@@ -111,6 +111,7 @@ def test_over_sets_each_set_counts_once_whatever_its_seeds(tmp_path):
     (otdd,) = comparison(tmp_path).overall
     assert otdd.points.mean == pytest.approx((2 - 4 + 0) / 3)
     assert (otdd.wins, otdd.ties, otdd.losses, otdd.pairs, otdd.seeds) == (1, 1, 1, 6, (1, 3))
+    assert otdd.worst == ("b", pytest.approx(-4))
     assert not otdd.is_relative
     assert otdd.points.p == 1
     assert otdd.points.smallest == 0.5
@@ -169,6 +170,17 @@ def test_more_arms_need_a_smaller_p(tmp_path):
     found = comparison(tmp_path)
     assert [(one.arm, one.corrected) for one in found.overall] == [("mmd", 4 / 64), ("otdd", 4 / 64)]
     assert all("undecided" in sentence(one, found) for one in found.overall)
+
+
+def test_arms_that_were_run_on_different_sets_are_told_not_to_be_compared(tmp_path):
+    add_pairs(tmp_path, [0.02, 0.02], task="a")
+    add_pairs(tmp_path, [0.02, 0.02], task="b")
+    table = build_table(collect([tmp_path]))
+    assert "compare no arm" not in str(layouts_of(compare(table, "metric", "none", 0.5), table))
+    add_run(tmp_path, task="a", seed=0, metric="mmd", value=0.48)
+    table = build_table(collect([tmp_path]))
+    notes = layouts_of(compare(table, "metric", "none", 0.5), table)[0].notes
+    assert notes[-1].endswith("compare no arm with another: mmd 1, otdd 4 pairs")
 
 
 def test_other_axes_and_what_cannot_be_compared(tmp_path):

@@ -191,8 +191,11 @@ class Config:
     ] = 0
     device: Annotated[Device, "Where to compute; a device that is asked for and absent is an error."] = "auto"
     precision: Annotated[
-        str, OneOf(("fp32", "bf16", "fp16")), "Of stage 3; distances are always computed in full precision."
-    ] = "fp32"
+        str,
+        OneOf(("auto", "fp32", "bf16", "fp16")),
+        "Of the body in stage 3; embedder, predictor and distances are always computed in full precision. auto: bf16 where the"
+        " device computes in it and the body is wide enough to gain, else fp32.",
+    ] = "auto"
     protocol: Annotated[
         str,
         OneOf(("clean", "paper", "release")),

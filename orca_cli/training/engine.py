@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from orca_cli.exceptions import CheckpointError, ConfigError, UnavailableError
 from orca_cli.interfaces import Batch
 
+_BF16_WIDTH = 64  # bodies narrower than this gain nothing on a CPU
 _LEAST_SCALE = 1e-4  # float16 reaches to 65504: a gradient that overflows at this scale is above 6e8
 
 
@@ -51,6 +52,33 @@ def check_precision(device: torch.device, precision: str) -> None:
         raise ConfigError("fp16 needs a GPU", where="precision", hint="use precision=fp32 or precision=bf16")
 
 
+def choose_precision(wanted: str, device: torch.device, width: int) -> str:
+    """Return the precision that a run asks for; "auto" takes bf16 where it is faster, by facts of the machine alone.
+
+    A measured time would differ between two runs of one command, and with it their bits. What was measured, and where:
+    docs/decisions/0015-precision.md.
+
+    Args:
+        wanted: auto, fp32, bf16 or fp16.
+        device: of the run.
+        width: D, of the body's tokens.
+    """
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bf16 = device.type == "cpu" and width >= _BF16_WIDTH and _cpu_computes_bf16()
+    return "bf16" if has_bf16 else "fp32"
+
+
+def _cpu_computes_bf16() -> bool:
+    """Return whether this processor multiplies bfloat16 by instructions of its own, and torch has the library that does."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    found = any(getattr(torch.cpu, name, lambda: False)() for name in names)
+    return found and torch.backends.mkldnn.is_available()
+
+
 class Engine:
     """Device, mixed precision, backward pass and clipping of one run."""
 
@@ -71,7 +99,7 @@ class Engine:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
         mixed = {"fp32": "no"}.get(precision, precision)
         self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
-        self.device = device
+        self.device, self.precision = device, precision
         self._first_scale = self.scaler_state()
         torch.use_deterministic_algorithms(True, warn_only=True)
 

@@ -126,9 +126,10 @@ class Session:
         """
         chosen = [text for text in overrides if _key(text) == "study"]
         parsed = _parse([text for text in overrides if text not in chosen], GlobalHydra.instance().config_loader())
-        self._check_choices([*_parse(chosen), *parsed])
+        self._check_choices(_parse(chosen))
         if chosen:
             return self._study(chosen[-1].partition("=")[2].strip("'\""), parsed)
+        self._check_choices(parsed)
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         jobs = []
@@ -144,6 +145,9 @@ class Session:
         typed: dict[str, list[tuple[str, str]]] = {}
         for override in parsed:
             key = override.key_or_group
+            # A choice of an axis may be no choice of the group with the axis' name, such as a metric with settings.
+            if not set(_texts(override, found.axes.get(key, ()))) <= set(found.axes.get(key, ())):
+                self._check_choices([override])
             if key in found.axes:
                 names = _texts(override, found.axes[key])
                 found = found.narrowed(key, names, is_setting=key in (*_ALL_GROUPS, *schema.declared()))

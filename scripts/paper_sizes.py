@@ -228,17 +228,19 @@ def measured(task: Task, config: Config, body: Any) -> tuple[Counts, Seconds, di
     problem = Problem(metric, source, prepared, train, config.align, 0)
     groups = problem.groups(train)
 
+    together = len(next(problem.parts(model, engine, train, 0)))  # problems that are embedded together
+
     def learn() -> None:
-        weight, distance = next(problem.parts(model, engine, train, 0))
-        (weight * distance.value).backward()
+        some = next(problem.parts(model, engine, train, 0))
+        torch.stack([weight * distance.value for weight, distance in some]).sum().backward()
 
     @torch.no_grad()
     def value() -> None:
         next(problem.parts(model, engine, train, "fixed"))
 
     seconds = Seconds(
-        problem=_seconds(learn),
-        value=_seconds(value),
+        problem=_seconds(learn) / together,
+        value=_seconds(value) / together,
         check=_check(problem, model, engine, heldout),
         prepare=prepare,
         **_training(task, config, model, engine, train.samples),

@@ -167,3 +167,15 @@ def test_a_damaged_record_is_moved_aside_by_the_next_sweep_and_an_error_of_the_r
         studies.read(tmp_path, "one")
     studies.add(tmp_path, "one", [studies.Member("aa", {})])
     assert studies.read(tmp_path, "one") == [studies.Member("aa", {})]
+
+
+def test_a_choice_of_an_axis_need_not_be_one_of_the_group_with_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
+    (tmp_path / "study").mkdir()
+    content = "axes:\n  metric: {none: metric=none, halves: [metric=minibatch_ot, metric.size=32]}\n"
+    (tmp_path / "study" / "metrics.yaml").write_text(content)
+    with compose.session(tmp_path) as session:
+        (job,) = session.expand(["study=metrics", "metric=halves"]).jobs
+        assert job.config.metric["size"] == 32
+        with pytest.raises(ConfigError, match="metric"):
+            session.expand(["study=metrics", "metric=halve"])

@@ -189,8 +189,8 @@ class Bench:
             plan, number = TrainingPlan(config, built, engine), itertools.count()
 
             def align(problem: Any = problem, built: Any = built, engine: Any = engine) -> None:
-                for weight, distance in problem.parts(built.model, engine, problem.train, 0):
-                    (weight * distance.value).backward()
+                for some in problem.parts(built.model, engine, problem.train, 0):
+                    torch.stack([weight * distance.value for weight, distance in some]).sum().backward()
 
             def train(plan: Any = plan, number: Any = number) -> None:
                 plan.take(next(number))

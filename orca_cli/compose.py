@@ -51,6 +51,7 @@ class Composed:
     stored: dict[str, Any]  # as `content`, for files: what was read from the environment stays the text that names it
     choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
     overrides: list[str]  # what the user wrote
+    interpolates_seed: bool  # another setting is made of the seed
     labels: dict[str, str] = field(default_factory=dict)  # in a study: axis -> choice; see `study.Arm`
 
     @functools.cached_property
@@ -125,9 +126,10 @@ class Session:
         """
         chosen = [text for text in overrides if _key(text) == "study"]
         parsed = _parse([text for text in overrides if text not in chosen], GlobalHydra.instance().config_loader())
-        self._check_choices([*_parse(chosen), *parsed])
+        self._check_choices(_parse(chosen))
         if chosen:
             return self._study(chosen[-1].partition("=")[2].strip("'\""), parsed)
+        self._check_choices(parsed)
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         jobs = []
@@ -143,6 +145,9 @@ class Session:
         typed: dict[str, list[tuple[str, str]]] = {}
         for override in parsed:
             key = override.key_or_group
+            # A choice of an axis may be no choice of the group with the axis' name, such as a metric with settings.
+            if not set(_texts(override, found.axes.get(key, ()))) <= set(found.axes.get(key, ())):
+                self._check_choices([override])
             if key in found.axes:
                 names = _texts(override, found.axes[key])
                 found = found.narrowed(key, names, is_setting=key in (*_ALL_GROUPS, *schema.declared()))
@@ -154,10 +159,16 @@ class Session:
         folders = [pairs[-1][0].strip("'\"") for key, pairs in typed.items() if key == "paths.data"]
         arms = found.arms(typed, Path(folders[0] if folders else default_folders()["data"]).expanduser())
         jobs = []
-        for arm in arms:
+        made: dict[tuple[str, ...], Composed] = {}  # by all overrides but the seed, whose arms are composed once
+        for arm in (arm for arm in arms if not arm.lacks):
             signals.check()
-            if not arm.lacks:
-                jobs.append(replace(self._compose(arm.overrides), labels=arm.labels))
+            rest = tuple(text for text in arm.overrides if _key(text) != "seed")
+            seed = _parse([text for text in arm.overrides if _key(text) == "seed"])
+            if rest in made and len(seed) == 1 and not made[rest].interpolates_seed:
+                job = _reseeded(made[rest], seed[0])
+            else:
+                job = made[rest] = self._compose(arm.overrides)
+            jobs.append(replace(job, labels=arm.labels))
         absent = study.absent(arms)
         if not jobs:
             raise ConfigError("no run is left", where=f"study={name}", hint="; ".join(absent) or "see its `except`")
@@ -278,8 +289,19 @@ def _checked(cfg: DictConfig, hydra: Any) -> Composed:
         setattr(config.paths, name, getattr(config.paths, name) or str(folder))
     names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}
     written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations in them stay text
-    stored = _unread(content, OmegaConf.to_container(cfg, resolve=False))
-    return Composed(config, content, stored, names, list(written))
+    unresolved = OmegaConf.to_container(cfg, resolve=False)
+    of_seed = re.search(r"\$\{\.*seed\b", repr(unresolved)) is not None
+    return Composed(config, content, _unread(content, unresolved), names, list(written), of_seed)
+
+
+def _reseeded(job: Composed, override: Override) -> Composed:
+    """Return what composing a job's overrides with another seed would give; that takes 0.1 s."""
+    _check_typed(override)
+    seed: dict[str, Any] = {"seed": override.value()}
+    texts = [str(override.input_line) if _key(text) == "seed" else text for text in job.overrides]
+    return replace(
+        job, config=replace(job.config, **seed), content=job.content | seed, stored=job.stored | seed, overrides=texts
+    )
 
 
 def _unread(resolved: Any, written: Any) -> Any:

@@ -144,12 +144,11 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
     from orca_cli.stages.align import align
     from orca_cli.stages.build import build
     from orca_cli.stages.finetune import finetune
-    from orca_cli.training.engine import Engine, choose_device
+    from orca_cli.training.engine import Engine, choose_device, choose_precision
     from orca_cli.training.numerics import numerics
 
     config, reporter = job.config, terminal.LogReporter()
     device = choose_device(config.device)
-    engine = Engine(device, config.precision)
     _write_settings(job, folder, str(device))
     folder.attach(JsonLines(folder.stage))
     if config.tracker.get(parts.TARGET) is not None:
@@ -160,9 +159,10 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
         with signals.immediate():  # it writes whole files only
             built = build(config, reporter)
         data = {f"data.{name}": split["sha256"] for name, split in built.summary["splits"].items()}
-        facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"]}
+        engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
+        facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"], "precision": engine.precision}
         folder.check_fingerprint("build", facts)
-        folder.write_summary("build", built.summary)
+        folder.write_summary("build", built.summary | {"precision": engine.precision})
         if built.task.preprocessing is not None:
             write_preprocessing(folder.stage("build"), built.task.preprocessing)
     on_build(built.summary)
@@ -301,7 +301,7 @@ def _result(job: Composed, validated: Validated, tested: Tested) -> dict[str, An
         "validation_error": trained.validation_error,
         "trivial_error": tested.trivial,
         "selected": {"by": config.train.select, "epoch": trained.epoch, "on": config.train.validate_on},
-        "training": {"warmup_epochs": built.summary["warmup_epochs"]},
+        "training": {"warmup_epochs": built.summary["warmup_epochs"], "precision": validated.engine.precision},
         "test_reads": tested.reads,
         "splits": built.summary["splits"] | {"test": tested.split},
         "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},

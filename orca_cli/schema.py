@@ -63,7 +63,9 @@ class Align:
     betas: Betas = (0.9, 0.999)
     decay_every: Annotated[Count, "The learning rate is multiplied by decay_factor every N epochs."] = 20
     decay_factor: Annotated[float, Interval(gt=0, le=1), "See decay_every."] = 0.2
-    max_samples: Annotated[Count, "Target points per class and step."] = 128
+    max_samples: Annotated[
+        Count, "Target points per problem and step; a problem has one class by default, see classes_per_problem."
+    ] = 128
     classes_per_problem: Annotated[
         CountOrZero | None,
         "Target classes compared with the source in one problem, with points by their shares; 0: all. Default: 1, or all for "
@@ -191,8 +193,11 @@ class Config:
     ] = 0
     device: Annotated[Device, "Where to compute; a device that is asked for and absent is an error."] = "auto"
     precision: Annotated[
-        str, OneOf(("fp32", "bf16", "fp16")), "Of stage 3; distances are always computed in full precision."
-    ] = "fp32"
+        str,
+        OneOf(("auto", "fp32", "bf16", "fp16")),
+        "Of the body in stage 3; embedder, predictor and distances are always computed in full precision. auto: bf16 where the"
+        " device computes in it and the body is wide enough to gain, else fp32.",
+    ] = "auto"
     protocol: Annotated[
         str,
         OneOf(("clean", "paper", "release")),

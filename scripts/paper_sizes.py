@@ -228,7 +228,7 @@ def measured(task: Task, config: Config, body: Any) -> tuple[Counts, Seconds, di
     problem = Problem(metric, source, prepared, train, config.align, 0)
     groups = problem.groups(train)
 
-    together = len(next(problem.parts(model, engine, train, 0)))  # groups whose points are embedded at once
+    together = len(next(problem.parts(model, engine, train, 0)))  # problems that are embedded together
 
     def learn() -> None:
         some = next(problem.parts(model, engine, train, 0))
@@ -239,8 +239,8 @@ def measured(task: Task, config: Config, body: Any) -> tuple[Counts, Seconds, di
         next(problem.parts(model, engine, train, "fixed"))
 
     seconds = Seconds(
-        problem=_seconds(learn, warm=False) / together,
-        value=_seconds(value, warm=False) / together,
+        problem=_seconds(learn) / together,
+        value=_seconds(value) / together,
         check=_check(problem, model, engine, heldout),
         prepare=prepare,
         **_training(task, config, model, engine, train.samples),
@@ -259,7 +259,7 @@ def _check(problem: Problem, model: Any, engine: Engine, heldout: Labelled) -> f
     clouds = [_source(points, problem.source.x.shape[1]) for points in _EXACT]
     with torch.no_grad():
         diagnosis = _seconds(lambda: collapse(embed(model, engine, heldout.samples, few)), warm=False)
-        points = _seconds(lambda: problem.points(model, engine, heldout, [(first,)], "exact"), warm=False)
+        points = _seconds(lambda: problem.points(model, engine, heldout, (first,), "exact"), warm=False)
         exact = _seconds(lambda: OTDDExact().distance(clouds[0], {}, clouds[1]), warm=False)
     return diagnosis * min(len(heldout.samples), _DIAGNOSED) / len(few) + points * len(heldout.members) + exact
 

@@ -176,4 +176,5 @@ def _dry_run(jobs: list[Composed], is_sweep: bool) -> Result:
     built = build(jobs[0].config, terminal.LogReporter())
     summary = built.summary | {"output_shape": list(forward_once(built, jobs[0].config))}
     names = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
-    return of_plan(jobs[0], summary, [(name, claim.peek(root, name)) for root, name in names], is_sweep=is_sweep)
+    states = [(name, claim.peek(root, name)) for root, name in names]
+    return of_plan(jobs[0], summary, states, [job.labels for job in jobs], is_sweep=is_sweep)

@@ -46,7 +46,9 @@ def of_run(outcome: Outcome) -> Result:
     return Result({"schema": 1, "run": _record(outcome)}, shown, failures, outcome.code)
 
 
-def of_sweep(labels: list[str], settings: list[str], outcomes: list[Outcome], failures: list[OrcaError]) -> Result:
+def of_sweep(
+    labels: list[str], settings: list[str], outcomes: list[Outcome], failures: list[OrcaError], study: str = ""
+) -> Result:
     """Return how the jobs of a sweep ended.
 
     Args:
@@ -54,6 +56,7 @@ def of_sweep(labels: list[str], settings: list[str], outcomes: list[Outcome], fa
         settings: what distinguishes each job from the others.
         outcomes: of the jobs.
         failures: why the sweep is not completed.
+        study: its name; empty for other sweeps.
     """
     jobs = [{"settings": own, **_record(outcome)} for own, outcome in zip(settings, outcomes, strict=True)]
     rows = []
@@ -64,30 +67,37 @@ def of_sweep(labels: list[str], settings: list[str], outcomes: list[Outcome], fa
         rows.append([Text(cell, style="red" if outcome.code else "") for cell in cells])
     counts: Counter[str] = Counter(outcome.state for outcome in outcomes)
     words = ", ".join(f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state])
-    text = f"sweep of {len(outcomes)} runs: {words}. Next: orca report"
+    text = f"sweep of {len(outcomes)} runs: {words}. Next: orca report{f' --study {study}' if study else ''}"
     return Result({"schema": 1, "jobs": jobs}, [terminal.table(("job", "settings", "ended", ""), rows), text], failures)
 
 
-def of_plan(first: Composed, summary: Summary, jobs: list[tuple[RunName, str]], *, is_sweep: bool) -> Result:
+def of_plan(
+    first: Composed, summary: Summary, jobs: list[tuple[RunName, str]], labels: list[dict[str, str]], *, is_sweep: bool
+) -> Result:
     """Return what a command would do without --dry-run.
 
     Args:
         first: the job that was built.
         summary: of its stage 1, with `output_shape`.
         jobs: name of each run, and what would become of it; see `claim.peek`.
+        labels: of each run in a study; empty for others.
         is_sweep: with -m.
     """
     records = [{"would": _WOULD[state].partition(" ")[0], **vars(name)} for name, state in jobs]
     record = {"schema": 1, **({"jobs": records} if is_sweep else {"run": records[0]}), "build": dict(summary)}
-    rows = [(_WOULD[state], *(str(getattr(name, key)) for key in _NAMES)) for name, state in jobs]
+    texts = [
+        own or {key: str(getattr(name, key)) for key in _NAMES} for (name, _), own in zip(jobs, labels, strict=True)
+    ]
+    names = tuple(dict.fromkeys(key for own in texts for key in own))
+    rows = [(_WOULD[state], *(own.get(key, "") for key in names)) for (_, state), own in zip(jobs, texts, strict=True)]
     files = list(_FILES)
     if not summary["steps"]["align"]:
         files.remove(_ALIGNED)
     counts = Counter(_WOULD[state] for _, state in jobs)
     total = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}: {', '.join(f'{count} {would}' for would, count in counts.items())}"
     many = len(rows) > _MOST_ROWS
-    shown = [*rows[:_MOST_ROWS], *([("...", *("" for _ in _NAMES))] if many else [])]
-    plan = [terminal.table(("would", *_NAMES), shown), terminal.facts([("files", ", ".join(files))]), total]
+    shown = [*rows[:_MOST_ROWS], *([("...", *("" for _ in names))] if many else [])]
+    plan = [terminal.table(("would", *names), shown), terminal.facts([("files", ", ".join(files))]), total]
     return Result(record, [build_table(first, summary), *plan])
 
 

@@ -83,10 +83,11 @@ def run(session: Session | None, sweep: Sweep, arguments: argparse.Namespace, ti
             failure = SweepError(text, where="sweep", hint="fix the cause and rerun the command")
     except OrcaError as stop:
         failure = failure or stop
-    # What distinguishes each job from the others: the overrides that not all have.
-    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    settings = [" ".join(text for text in job.overrides if text not in common) for job in jobs]
-    return of_sweep(labels, settings, outcomes, [failure] if failure else [])
+    # What distinguishes each job from the others: the choices of a study, or the overrides, that not all have.
+    named = [[f"{axis}={name}" for axis, name in job.labels.items()] or job.overrides for job in jobs]
+    common = set.intersection(*map(set, named)) if len(jobs) > 1 else set()
+    settings = [" ".join(text for text in texts if text not in common) for texts in named]
+    return of_sweep(labels, settings, outcomes, [failure] if failure else [], sweep.study)
 
 
 def _launch(session: Session, sweep: Sweep, arguments: argparse.Namespace, root: Path) -> OrcaError | None:

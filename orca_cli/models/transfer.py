@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from orca_cli.interfaces import Scale, Tokens
+
+
+def _full_precision(device: torch.device, is_mixed: bool) -> AbstractContextManager[Any]:
+    """Return the context in which autocast, where it is on, does nothing."""
+    return torch.autocast(device.type, enabled=False) if is_mixed else nullcontext()
 
 
 class TransferModel(nn.Module):
@@ -43,7 +50,23 @@ class TransferModel(nn.Module):
         return self.embedder(x, valid)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Return outputs [B, K] or [B, K, *E] in the task's units; `x` and `valid` as in `interfaces.Batch`."""
+        """Return outputs [B, K] or [B, K, *E] in the task's units; `x` and `valid` as in `interfaces.Batch`.
+
+        Under autocast only the body computes in half precision: bfloat16 has three digits, too few for the inputs and
+        outputs of a regression, and embedder and predictor are a small part of the work.
+        """
+        is_mixed = torch.is_autocast_enabled(x.device.type)
+        with _full_precision(x.device, is_mixed):
+            joined = self._joined(x, valid)
+        features = self.body(joined)
+        if is_mixed:
+            features = replace(features, x=features.x.float())
+        with _full_precision(x.device, is_mixed):
+            outputs = self.predictor(features)
+        return outputs * self.scale_std + self.scale_mean if self.has_scale else outputs
+
+    def _joined(self, x: Tensor, valid: Tensor | None) -> Tokens:
+        """Return the embedder's tokens after those of the prefix."""
         tokens = self.embed(x, valid)
         joined, mask, length = tokens.x, tokens.mask, 0
         if self.embedder.class_token is not None:
@@ -51,5 +74,4 @@ class TransferModel(nn.Module):
             length = len(prefix)
             joined = torch.cat([prefix.expand(len(x), -1, -1), joined], dim=1)
             mask = torch.cat([mask.new_ones(len(x), length), mask], dim=1)
-        outputs = self.predictor(self.body(Tokens(joined, mask, tokens.grid, self.causal, length)))
-        return outputs * self.scale_std + self.scale_mean if self.has_scale else outputs
+        return Tokens(joined, mask, tokens.grid, self.causal, length)

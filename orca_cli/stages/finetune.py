@@ -135,7 +135,7 @@ class _Training:
     def train(self) -> _Progress:
         """Take all remaining steps."""
         progress, shown = self._progress, 0
-        with self._reporter.track("finetune", self._total) as advance:
+        with self._plan, self._reporter.track("finetune", self._total) as advance:
             while True:
                 if progress.step == self._plan.per_epoch * (len(progress.lines) + 1):
                     self._end_epoch()

@@ -16,7 +16,7 @@ from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config
-from orca_cli.stages.build import Built
+from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
@@ -71,15 +71,17 @@ def _rank(error: float | None) -> float:
 
 def _probe(config: Config, built: Built, engine: Engine) -> float | None:
     """Take the first `align.probe_epochs` epochs of stage 3 as it would; returns the lowest validation error of an epoch."""
-    plan = TrainingPlan(config, built, engine)
+    epochs = min(config.align.probe_epochs, config.train.epochs)
+    per_epoch = steps_per_epoch(config, len(built.task.train))
     errors = []
     try:
-        for epoch in range(min(config.align.probe_epochs, config.train.epochs)):
-            for step in range(epoch * plan.per_epoch, (epoch + 1) * plan.per_epoch):
+        with TrainingPlan(config, built, engine, steps=epochs * per_epoch) as plan:
+            for step in range(epochs * per_epoch):
                 signals.check()
                 plan.take(step)
-            outputs, targets = predict(engine, built.model, built.task.validation, config.train.eval_batch_size)
-            errors.append(score(built.error, outputs, built.task.validation, targets).value)
+                if (step + 1) % per_epoch == 0:
+                    outputs, targets = predict(engine, built.model, built.task.validation, config.train.eval_batch_size)
+                    errors.append(score(built.error, outputs, built.task.validation, targets).value)
     except NonFiniteError:
         return None
     known = [error for error in errors if error is not None]

@@ -53,7 +53,7 @@ class Problem:
         source: the source's points, on the run's device.
         prepared: what the metric computed from the source.
         train: the training split.
-        settings: points per class, what a point is, classes per problem.
+        settings: points per problem, what a point is, classes per problem.
         seed: of the draws.
     """
 
@@ -122,7 +122,7 @@ class Problem:
         groups: Sequence[tuple[int, ...]],
         *names: str | int,
     ) -> list[Features]:
-        """Embed a seeded draw of each group's classes: `max_samples` points a class on average, each class by its share."""
+        """Embed a seeded draw of each group's classes: `max_samples` points in all, each class by its share."""
         draws, labels = [], []
         for group in groups:
             for place, (target_class, most) in enumerate(
@@ -143,18 +143,18 @@ class Problem:
 
     def _embedded_together(self, model: TransferModel) -> int:
         """Return how many groups are embedded at once: few enough that their inputs and points take little memory."""
-        each = self.settings.max_samples * max(self.classes, 1)
+        each = self.settings.max_samples
         inputs = each * math.prod(model.embedder.layout.input_shape)
         return max(1, min(_EMBEDDED_VALUES // inputs, _EMBEDDED_POINTS // each))
 
     def _shares(self, model: TransferModel, split: Labelled, group: tuple[int, ...], *names: str | int) -> list[int]:
-        """Return how many points each class of a group gives: as many in all as `max_samples` a class, if there are.
+        """Return how many points each class of a group gives: `max_samples` in all, if there are as many.
 
         Systematic sampling: every class has its share in expectation, and is never off by a whole point.
         """
         sizes = np.array([len(split.members[target_class]) for target_class in group], dtype=float)
         each = model.embedder.layout.tokens if self.settings.features == "tokens" else 1
-        total = min(self.settings.max_samples * len(group), int(sizes.sum()) * each)
+        total = min(self.settings.max_samples, int(sizes.sum()) * each)
         if len(group) == 1:
             return [total]
         start = seeding.numpy_generator(self.seed, "align", "shares", *group, *names).random()

@@ -2,44 +2,73 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 
 from orca_cli import seeding
+from orca_cli.interfaces import Batch, Samples
 from orca_cli.schema import Config, Train
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.training.engine import Engine
-from orca_cli.training.loop import train_step
+from orca_cli.training.feed import Feed
+from orca_cli.training.loop import read_step, train_step
 from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import make_optimizer, set_lr, warmup_length, warmup_then_linear
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A batch of an optimizer step; the samples of the step, and how many of its batches follow."""
+
+    batch: Batch
+    indices: np.ndarray
+    more: int
+
+
+def _reads(engine: Engine, samples: Samples, settings: Train, seed: int, steps: range) -> Iterator[Callable[[], _Read]]:
+    """Yield what reads the batches of some steps, one after the other; the order of an epoch is drawn once."""
+    size = settings.batch_size * settings.accumulation
+    per_epoch = -(-len(samples) // size)
+    drawn, order = -1, np.empty(0, np.int64)
+    for step in steps:
+        epoch, place = divmod(step, per_epoch)
+        if epoch != drawn:
+            order = seeding.numpy_generator(seed, "finetune", "order", epoch).permutation(len(samples))
+            drawn = epoch
+        chosen = order[place * size : (place + 1) * size]
+        reads = list(read_step(samples, chosen, settings.batch_size, seed=seed, step=step))
+        for part, read in enumerate(reads):
+            yield functools.partial(_read, engine, read, chosen, len(reads) - 1 - part)
+
+
+def _read(engine: Engine, read: Callable[[], Batch], indices: np.ndarray, more: int) -> _Read:
+    return _Read(engine.pin(read()), indices, more)
+
+
 class TrainingPlan:
-    """The optimizer steps of one run's stage 3.
+    """The optimizer steps of one run's stage 3; batches are read ahead, so close it, or use it as a context.
 
     Args:
         config: batches, optimizer, rates, seed.
         built: model, loss and training split; which parameters train is chosen before.
         engine: the device.
+        steps: how many will be taken, from step 0; nothing is read beyond. Default: all.
     """
 
-    def __init__(self, config: Config, built: Built, engine: Engine) -> None:
+    def __init__(self, config: Config, built: Built, engine: Engine, steps: int | None = None) -> None:
         self._settings, self._seed, self._built, self._engine = config.train, config.seed, built, engine
         self._samples = built.task.train
         self.per_epoch = steps_per_epoch(config, len(self._samples))
+        self._steps = config.train.epochs * self.per_epoch if steps is None else steps
         self.optimizer = engine.prepare(make_optimizer(config.train, built.model.parameters()))
         self._unit = built.model.deviation if config.train.loss_units == "deviation" else 1.0
-        self._epoch, self._order = -1, np.empty(0, np.int64)
-
-    def chosen(self, step: int) -> np.ndarray:
-        """Return the samples of a step, in their order. An epoch's order is drawn once, by whichever step asks first."""
-        epoch, place = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            self._order = seeding.numpy_generator(self._seed, "finetune", "order", epoch).permutation(
-                len(self._samples)
-            )
-            self._epoch = epoch
-        size = self._settings.batch_size * self._settings.accumulation
-        return self._order[place * size : (place + 1) * size]
+        self._feed: Feed[_Read] | None = None
+        self._next = 0
 
     def take(self, step: int) -> tuple[float, int]:
         """Take step 0, 1, ...; returns the mean loss over its samples, and their number.
@@ -49,24 +78,48 @@ class TrainingPlan:
             MemoryExhaustedError: a batch does not fit.
         """
         settings = self._settings
-        chosen = self.chosen(step)
         set_lr(self.optimizer, self.rate(step))
         with governed_by("train.batch_size", _smaller(settings)):
+            feed = self._feed_from(step)
+            first = next(feed)
             loss, _ = train_step(
                 self._engine,
                 self._built.model,
                 self.optimizer,
                 self._built.loss,
                 self._samples,
-                chosen,
+                first.indices,
                 batch_size=settings.batch_size,
                 clip=settings.clip,
                 seed=self._seed,
                 step=step,
                 reduce=settings.accumulation_reduce,
                 unit=self._unit,
+                prepared=itertools.chain([first.batch], (read.batch for read in itertools.islice(feed, first.more))),
             )
-        return loss, len(chosen)
+        self._next = step + 1
+        return loss, len(first.indices)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._feed is not None:
+            self._feed.close()
+        self._feed = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _feed_from(self, step: int) -> Feed[_Read]:
+        if self._feed is None or step != self._next:
+            self.close()
+            last = max(self._steps, step + 1)
+            self._feed = Feed(_reads(self._engine, self._samples, self._settings, self._seed, range(step, last)))
+        # An error leaves the feed inside the step.
+        self._next = -1
+        return self._feed
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,12 +15,27 @@ from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Batch, Error, Loss, Samples, Score
 from orca_cli.losses.weights import counts_targets, is_sum, shares
 from orca_cli.training.engine import Engine
+from orca_cli.training.feed import Feed
 from orca_cli.training.memory import governed_by
+
+_WAITING_BYTES = 2**26  # of outputs that wait on a GPU
 
 
 def batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
     """Cut indices into runs of `size`; the last may be shorter."""
     return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def read_step(
+    samples: Samples, indices: np.ndarray, batch_size: int, *, seed: int, step: int
+) -> Iterator[Callable[[], Batch]]:
+    """Yield what reads the batches of one optimizer step; augmentation is drawn for each by the step and its place."""
+    for part, chosen in enumerate(batches(indices, batch_size)):
+        yield functools.partial(_read, samples, chosen, seed, step, part)
+
+
+def _read(samples: Samples, chosen: np.ndarray, seed: int, step: int, part: int) -> Batch:
+    return samples.batch(chosen, seeding.numpy_generator(seed, "finetune", "augment", step, part))
 
 
 def train_step(
@@ -36,6 +52,7 @@ def train_step(
     step: int,
     reduce: str = "mean",
     unit: float = 1.0,
+    prepared: Iterable[Batch] | None = None,
 ) -> tuple[float, float]:
     """Take one optimizer step on the mean loss over `indices`; returns (loss, gradient norm before clipping).
 
@@ -47,44 +64,61 @@ def train_step(
     gradient depend on them: that of a squared error shrinks with their square, and falls below Adam's epsilon. One unit for
     all outputs keeps its direction. The loss that is returned is in the task's units.
 
+    The CPU waits for a GPU once a step, for losses and norm together (at fp16 its scaler asks a second time).
+
+    Args:
+        engine, model, optimizer, loss: what computes.
+        samples: the training split.
+        indices: of the step's samples.
+        batch_size, clip, reduce: as in `schema.Train`.
+        seed: the run's.
+        step: names the step's draws.
+        unit: in which outputs and targets are measured, in the task's units.
+        prepared: the step's batches, where they have been read already (see `read_step`).
+
     Raises:
         NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
     """
     model.train()
     optimizer.zero_grad()
-    total = 0.0
-    parts = batches(indices, batch_size)
-
-    def read() -> Iterator[Batch]:
-        for part, chosen in enumerate(parts):
-            yield samples.batch(chosen, seeding.numpy_generator(seed, "finetune", "augment", step, part))
-
-    read_parts: Iterable[Batch] = read()
+    sizes = [len(chosen) for chosen in batches(indices, batch_size)]
+    if prepared is None:
+        prepared = (read() for read in read_step(samples, indices, batch_size, seed=seed, step=step))
     if reduce == "sum" or is_sum(loss):
-        weights = [1.0] * len(parts)
-    elif len(parts) > 1 and counts_targets(loss):
-        read_parts = list(read_parts)
-        weights = shares(loss, [batch.y for batch in read_parts])
+        weights = [1.0] * len(sizes)
+    elif len(sizes) > 1 and counts_targets(loss):
+        prepared = list(prepared)
+        weights = shares(loss, [batch.y for batch in prepared])
     else:
-        weights = [len(chosen) / len(indices) for chosen in parts]
-    for part, (batch, share) in enumerate(zip(read_parts, weights, strict=True)):
+        weights = [size / len(indices) for size in sizes]
+    numbers = []
+    for part, (batch, share) in enumerate(zip(prepared, weights, strict=True)):
         if share == 0:  # nothing to learn from, and torch's cross-entropy of no class would be NaN
             continue
         seeding.seed_torch(seed, "finetune", "dropout", step, part)
-        batch = engine.move(batch)
+        moved = engine.move(batch)
         with engine.autocast():
-            outputs = model(batch.x, batch.valid)
-        value, told = _losses(loss, outputs.float(), batch.y, unit)
-        total += (told * share).item()
-        if not math.isfinite(total):
-            raise _not_finite("loss", total, step, optimizer)
+            outputs = model(moved.x, moved.valid)
+        value, told = _losses(loss, outputs.float(), moved.y, unit)
+        numbers.append(told * share)
         engine.backward(value * share)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    norm = engine.clip(trained, clip)
+    numbers.append(engine.clip(trained, clip))
+    *losses, norm = _on_the_cpu(numbers)
+    total = sum(losses)
+    if not math.isfinite(total):
+        raise _not_finite("loss", total, step, optimizer)
     if not (math.isfinite(norm) or engine.skips_overflow):
         raise _not_finite("gradient", norm, step, optimizer)
     optimizer.step()
     return total, norm
+
+
+def _on_the_cpu(numbers: Sequence[Tensor]) -> list[float]:
+    """Return scalars in one transfer."""
+    kinds = {number.dtype for number in numbers}
+    wide = torch.float32 if numbers[0].device.type == "mps" or kinds == {torch.float32} else torch.float64
+    return torch.stack([number.to(wide) for number in numbers]).tolist()
 
 
 def _losses(loss: Loss, outputs: Tensor, targets: Tensor, unit: float) -> tuple[Tensor, Tensor]:
@@ -118,18 +152,33 @@ def predict(engine: Engine, model: nn.Module, samples: Samples, batch_size: int)
         MemoryExhaustedError: a batch does not fit.
     """
     model.eval()
-    outputs, targets = [], []
-    with governed_by(
-        "train.eval_batch_size", f"use less than {batch_size}" if batch_size > 1 else "use a smaller body"
+    outputs: list[Tensor] = []
+    waiting: list[Tensor] = []
+    targets: list[Tensor] = []
+    most = _WAITING_BYTES if engine.device.type == "cuda" else 0
+    reads = (functools.partial(_pinned, engine, samples, rows) for rows in batches(np.arange(len(samples)), batch_size))
+    with (
+        governed_by("train.eval_batch_size", f"use less than {batch_size}" if batch_size > 1 else "use a smaller body"),
+        Feed(reads) as feed,
     ):
-        for chosen in batches(np.arange(len(samples)), batch_size):
+        for batch, known in feed:
             signals.check()
-            batch = engine.move(samples.batch(chosen))
+            moved = engine.move(batch)
             with engine.autocast():
-                output = model(batch.x, batch.valid)
-            outputs.append(output.float().cpu())
-            targets.append(batch.y.cpu())
+                waiting.append(model(moved.x, moved.valid).float())
+            targets.append(known)
+            # Outputs leave a GPU many at a time: a transfer waits for all that is being computed.
+            if sum(output.nbytes for output in waiting) > most:
+                outputs.extend(output.cpu() for output in waiting)
+                waiting.clear()
+        outputs.extend(output.cpu() for output in waiting)
         return torch.cat(outputs), torch.cat(targets)
+
+
+def _pinned(engine: Engine, samples: Samples, rows: np.ndarray) -> tuple[Batch, Tensor]:
+    """Return a batch to compute with, and its targets as they were read."""
+    batch = samples.batch(rows)
+    return engine.pin(batch), batch.y
 
 
 def score(error: Error, outputs: Tensor, samples: Samples, targets: Tensor) -> Score:

@@ -16,7 +16,10 @@ _PACKAGES = ("transformers", "accelerate", "numpy", "scipy", "scikit-learn", "po
 
 
 def numerics(device: torch.device) -> dict[str, Any]:
-    """Return name -> plain value of all that can change a bit of a run and is not one of its settings or data."""
+    """Return name -> plain value of all that can change a bit of a run and is not one of its settings or data.
+
+    What `precision=auto` comes to is another such fact, which a run adds: it depends on the body as well.
+    """
     return {
         "orca": __version__,
         "python": platform.python_version(),  # its documentation is a source

@@ -56,6 +56,7 @@ RESULT_FIELDS = {
     "validation_error",
     "trivial_error",
     "selected",
+    "training",
     "test_reads",
     "splits",
     "metric_value",

@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from orca_cli.training import engine
+from tests.checkpoints import save_tiny_bert
 from tests.cli.conftest import results, run_folders
+from tests.scaled import break_loss
 
 
 @pytest.fixture
@@ -54,3 +57,31 @@ def test_a_warmup_longer_than_training_is_shortened_and_told(orca, environment, 
     code, _, err = orca(*words, "train.warmup_limit=null")
     assert code == 0
     assert "shortened" not in err
+
+
+def test_what_auto_comes_to_is_recorded_and_another_is_noticed_on_resume(
+    orca, environment, small, tmp_path, monkeypatch
+):
+    words = [
+        "run", *small, f"body.checkpoint={save_tiny_bert(tmp_path / 'wide', hidden_size=64)}", "metric=none",
+        "train.checkpoint_s=0",
+    ]  # fmt: skip
+    monkeypatch.setattr(engine, "_cpu_computes_bf16", lambda: True)
+    with monkeypatch.context() as broken:
+        break_loss(broken, 6)
+        assert orca(*words)[0] != 0
+    monkeypatch.setattr(engine, "_cpu_computes_bf16", lambda: False)
+    code, _, err = orca(*words)
+    assert code != 0
+    assert "precision (bf16, now fp32)" in err
+    for has, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(engine, "_cpu_computes_bf16", lambda has=has: has)
+        code, _, err = orca(*words, "--force")
+        assert code == 0, err
+        run = run_folders(environment)[-1]
+        assert results(environment)[-1]["training"]["precision"] == precision
+        assert json.loads((run / "1_build" / "summary.json").read_text())["precision"] == precision
+    half, full = results(environment)
+    assert half["weights_sha256"] != full["weights_sha256"]
+    assert orca(*words, "--force", "protocol=release", "body=bert")[0] == 0
+    assert results(environment)[-1]["training"]["precision"] == "fp32"

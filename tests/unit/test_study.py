@@ -107,6 +107,22 @@ def test_labels_are_no_part_of_a_runs_identity(expand):
     assert plain.labels == {}
 
 
+@pytest.mark.parametrize("more", [[], ["task.split_seed=${seed}"], ["hydra/launcher=basic"]])
+def test_arms_that_differ_in_the_seed_are_what_composing_each_would_give(expand, more):
+    jobs = expand("set=digits", "body=minilm", "seed=0,1,2", *more).jobs
+    with compose.session() as session:
+        for seed, job in enumerate(jobs):
+            alone = session.compose([*job.overrides, *(text for text in more if text.startswith("hydra"))])
+            assert (alone.config.seed, job.config.seed) == (seed, seed)
+            assert (alone.config, alone.content, alone.stored) == (job.config, job.content, job.stored)
+            assert (alone.identity, alone.overrides, alone.variant) == (job.identity, job.overrides, job.variant)
+
+
+def test_a_seed_that_is_not_allowed_is_refused_at_any_place(expand):
+    with pytest.raises(ConfigError, match="seed"):
+        expand("set=digits", "body=minilm", "seed=0,-1")
+
+
 def test_a_study_without_m_is_refused():
     with compose.session() as session, pytest.raises(ConfigError, match="add -m"):
         session.compose(["study=features_language"])
@@ -151,3 +167,15 @@ def test_a_damaged_record_is_moved_aside_by_the_next_sweep_and_an_error_of_the_r
         studies.read(tmp_path, "one")
     studies.add(tmp_path, "one", [studies.Member("aa", {})])
     assert studies.read(tmp_path, "one") == [studies.Member("aa", {})]
+
+
+def test_a_choice_of_an_axis_need_not_be_one_of_the_group_with_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
+    (tmp_path / "study").mkdir()
+    content = "axes:\n  metric: {none: metric=none, halves: [metric=minibatch_ot, metric.size=32]}\n"
+    (tmp_path / "study" / "metrics.yaml").write_text(content)
+    with compose.session(tmp_path) as session:
+        (job,) = session.expand(["study=metrics", "metric=halves"]).jobs
+        assert job.config.metric["size"] == 32
+        with pytest.raises(ConfigError, match="metric"):
+            session.expand(["study=metrics", "metric=halve"])

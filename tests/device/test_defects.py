@@ -52,8 +52,7 @@ def labels_of_the_target(patch):
     points = Problem.points
 
     def labelled(*words, **more):
-        found = points(*words, **more)
-        return dataclasses.replace(found, labels=found.labels.cpu())
+        return [dataclasses.replace(found, labels=found.labels.cpu()) for found in points(*words, **more)]
 
     patch.setattr(Problem, "points", labelled)
 

@@ -32,7 +32,7 @@ _EXAMPLES = """\
 examples:
   orca run                                   a first transfer, one to three minutes: digits with MiniLM
   orca run task=listops body=minilm seed=1   another task
-  orca run -m metric=otdd,none seed=0,1,2    a sweep
+  orca run -m metric=minibatch_ot,none seed=0,1,2    a sweep
   orca report                                the table of all results
   orca data list                             the data sets: which are here, where the others come from
   orca run --help                            more examples

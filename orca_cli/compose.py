@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
@@ -22,12 +23,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.types import RunMode
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from orca_cli import configuration, part_groups, schema, signals
+from orca_cli import configuration, part_groups, schema, signals, study
 from orca_cli.configuration import choices, config_dir, default_folders
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.ranges import check_value, shown
@@ -49,6 +51,8 @@ class Composed:
     stored: dict[str, Any]  # as `content`, for files: what was read from the environment stays the text that names it
     choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
     overrides: list[str]  # what the user wrote
+    interpolates_seed: bool  # another setting is made of the seed
+    labels: dict[str, str] = field(default_factory=dict)  # in a study: axis -> choice; see `study.Arm`
 
     @functools.cached_property
     def identity(self) -> Identity:
@@ -61,6 +65,21 @@ class Composed:
         unnamed = (*GROUPS, "seed", "device", "protocol", "study", "tracker", "train.checkpoint_s")
         pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
         return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(("paths.", "hydra"))}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The jobs of a sweep.
+
+    Args:
+        jobs: composed and checked.
+        study: their study's name; empty for others.
+        absent: a line for each reason why arms of the study are not among the jobs.
+    """
+
+    jobs: list[Composed]
+    study: str = ""
+    absent: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -93,45 +112,87 @@ class Session:
 
     def compose(self, overrides: list[str]) -> Composed:
         """Compose one run; ConfigError for unknown choices or keys, and missing or wrong values."""
+        for text in overrides:
+            if _key(text) == "study":
+                raise ConfigError("a study is a sweep", where=text, hint="add -m")
         self._check_choices(_parse(overrides))
         return self._compose(overrides)
 
-    def expand(self, overrides: list[str]) -> list[Composed]:
-        """Compose every job of a sweep: comma lists, range(...), glob(...), choice(...); ConfigError for the first bad one."""
+    def expand(self, overrides: list[str]) -> Sweep:
+        """Compose every job of a sweep: a study's arms; comma lists, range(...), glob(...), choice(...).
+
+        Raises:
+            ConfigError: about the first bad one; no job is left.
+        """
+        chosen = [text for text in overrides if _key(text) == "study"]
+        parsed = _parse([text for text in overrides if text not in chosen], GlobalHydra.instance().config_loader())
+        self._check_choices(_parse(chosen))
+        if chosen:
+            return self._study(chosen[-1].partition("=")[2].strip("'\""), parsed)
+        self._check_choices(parsed)
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-        parsed = _parse(self._with_study(overrides), GlobalHydra.instance().config_loader())
-        self._check_choices(parsed)
         jobs = []
         for job in (job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch):
             signals.check()
             jobs.append(self._compose(list(job)))
         if not jobs:
             raise ConfigError("no choice fits the pattern", where="glob()", hint="orca list shows the choices")
-        return jobs
+        return Sweep(jobs)
 
-    def launch(self, overrides: list[str], run: Callable[[Composed], None], sweep_folder: Path) -> None:
+    def _study(self, name: str, parsed: list[Override]) -> Sweep:
+        found = study.Study.read(name, choices("study", self._extra)[name])
+        typed: dict[str, list[tuple[str, str]]] = {}
+        for override in parsed:
+            key = override.key_or_group
+            # A choice of an axis may be no choice of the group with the axis' name, such as a metric with settings.
+            if not set(_texts(override, found.axes.get(key, ()))) <= set(found.axes.get(key, ())):
+                self._check_choices([override])
+            if key in found.axes:
+                names = _texts(override, found.axes[key])
+                found = found.narrowed(key, names, is_setting=key in (*_ALL_GROUPS, *schema.declared()))
+            elif override.is_delete():
+                typed[key] = [("null", str(override.input_line))]
+            else:
+                element = override.get_key_element()
+                typed[key] = [(text, f"{element}={text}") for text in _texts(override, ())]
+        folders = [pairs[-1][0].strip("'\"") for key, pairs in typed.items() if key == "paths.data"]
+        arms = found.arms(typed, Path(folders[0] if folders else default_folders()["data"]).expanduser())
+        jobs = []
+        made: dict[tuple[str, ...], Composed] = {}  # by all overrides but the seed, whose arms are composed once
+        for arm in (arm for arm in arms if not arm.lacks):
+            signals.check()
+            rest = tuple(text for text in arm.overrides if _key(text) != "seed")
+            seed = _parse([text for text in arm.overrides if _key(text) == "seed"])
+            if rest in made and len(seed) == 1 and not made[rest].interpolates_seed:
+                job = _reseeded(made[rest], seed[0])
+            else:
+                job = made[rest] = self._compose(arm.overrides)
+            jobs.append(replace(job, labels=arm.labels))
+        absent = study.absent(arms)
+        if not jobs:
+            raise ConfigError("no run is left", where=f"study={name}", hint="; ".join(absent) or "see its `except`")
+        return Sweep(jobs, name, absent)
+
+    def launch(self, sweep: Sweep, overrides: list[str], run: Callable[[Composed], None], sweep_folder: Path) -> None:
         """Run a sweep by the launcher that hydra/launcher names.
 
         Args:
-            overrides: of the sweep.
+            sweep: as `expand` returns it for the overrides.
+            overrides: those of the launcher count here.
             run: a job, wherever the launcher puts it. It catches its own failures: Hydra prints a traceback for others.
             sweep_folder: where the launcher writes.
         """
         folder = [f"hydra.sweep.dir={_quoted(sweep_folder)}", "hydra.sweep.subdir=."]
+        words = [*(text for text in overrides if _key(text).startswith("hydra")), *folder]
         hydra: Any = GlobalHydra.instance().hydra
-        hydra.multirun("config", functools.partial(_run_job, run), [*self._with_study(overrides), *folder])
-
-    def _with_study(self, overrides: list[str]) -> list[str]:
-        """Return the overrides after those that a study presets, without the ones that are typed as well."""
-        chosen = [text for text in overrides if _key(text) == "study"]
-        self._check_choices(_parse(chosen))
-        if not chosen:
-            return overrides
-        typed, preset = {_key(text) for text in overrides}, self._load(chosen).hydra.sweeper.params or {}
-        # Hydra would take the study's parameters once more from the sweeper's own settings.
-        presets = [f"{key}={value}" for key, value in preset.items() if key not in typed]
-        return [*presets, *overrides, "hydra.sweeper.params=null"]
+        config = hydra.compose_config("config", words, run_mode=RunMode.MULTIRUN)
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=functools.partial(_run_job, run), config=config
+        )
+        for ended in launcher.launch([job.overrides for job in sweep.jobs], initial_job_idx=0):
+            _ = ended.return_value  # raises what the job raised
 
     def _compose(self, overrides: list[str]) -> Composed:
         for override in _parse(overrides):
@@ -195,7 +256,7 @@ def _check_typed(override: Override) -> None:
     key = override.key_or_group
     if re.match(r"(task|source)\.data(\.|$)", key):
         raise ConfigError("is file metadata, not a setting", where=key, hint="take it out of the command")
-    if key.startswith("hydra") and not re.match(r"hydra[./](launcher|sweeper)(\.|$)", key):
+    if key.startswith("hydra") and not re.match(r"hydra[./]launcher(\.|$)", key):
         raise ConfigError("is not for the command line", where=key, hint="runs go to paths.runs; -m sweeps")
     if override.is_delete() or override.is_sweep_override():
         return
@@ -228,8 +289,19 @@ def _checked(cfg: DictConfig, hydra: Any) -> Composed:
         setattr(config.paths, name, getattr(config.paths, name) or str(folder))
     names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}
     written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations in them stay text
-    stored = _unread(content, OmegaConf.to_container(cfg, resolve=False))
-    return Composed(config, content, stored, names, list(written))
+    unresolved = OmegaConf.to_container(cfg, resolve=False)
+    of_seed = re.search(r"\$\{\.*seed\b", repr(unresolved)) is not None
+    return Composed(config, content, _unread(content, unresolved), names, list(written), of_seed)
+
+
+def _reseeded(job: Composed, override: Override) -> Composed:
+    """Return what composing a job's overrides with another seed would give; that takes 0.1 s."""
+    _check_typed(override)
+    seed: dict[str, Any] = {"seed": override.value()}
+    texts = [str(override.input_line) if _key(text) == "seed" else text for text in job.overrides]
+    return replace(
+        job, config=replace(job.config, **seed), content=job.content | seed, stored=job.stored | seed, overrides=texts
+    )
 
 
 def _unread(resolved: Any, written: Any) -> Any:
@@ -264,6 +336,16 @@ def _names(override: Override) -> list[str]:
     if override.is_sweep_override():
         return [text.strip("'\"") for text in override.sweep_string_iterator()]
     return [str(item) for item in (value if isinstance(value, list) else [value]) if item is not None]
+
+
+def _texts(override: Override, names: Iterable[str]) -> list[str]:
+    """Return the values that an override gives a key, as they are typed; a glob chooses among names, or files of the group."""
+    value = override.value()
+    if isinstance(value, Glob) and (found := value.filter(list(names))):
+        return list(found)
+    if override.is_sweep_override():
+        return [str(text) for text in override.sweep_string_iterator()]
+    return [override.get_value_element_as_str()]
 
 
 def _key(text: str) -> str:

@@ -199,10 +199,6 @@ def _check_untrusted_file(path: Path, group: str) -> None:
         package = re.match(r"\s*#\s*@package\s+(\S+)", line)
         if package and package[1] not in ("_global_", "_group_", group):
             raise UnsafeError(f"'{line.strip()}' puts its settings elsewhere", where=where, hint=_ADDS)
-    hydra = settings.get("hydra")
-    sweeper = hydra["sweeper"] if isinstance(hydra, dict) and list(hydra) == ["sweeper"] else None
-    if group == "study" and isinstance(sweeper, dict) and list(sweeper) == ["params"]:
-        settings = {name: value for name, value in settings.items() if name != "hydra"} | sweeper
     for key, text in _texts(settings):
         if re.search(r"\$\{[^}]*:", text):
             raise UnsafeError(f"{key} reads the environment or runs a resolver", where=where, hint=_TYPE_IT)

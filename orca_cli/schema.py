@@ -63,7 +63,9 @@ class Align:
     betas: Betas = (0.9, 0.999)
     decay_every: Annotated[Count, "The learning rate is multiplied by decay_factor every N epochs."] = 20
     decay_factor: Annotated[float, Interval(gt=0, le=1), "See decay_every."] = 0.2
-    max_samples: Annotated[Count, "Target points per class and step."] = 128
+    max_samples: Annotated[
+        Count, "Target points per problem and step; a problem has one class by default, see classes_per_problem."
+    ] = 128
     classes_per_problem: Annotated[
         CountOrZero | None,
         "Target classes compared with the source in one problem, with points by their shares; 0: all. Default: 1, or all for "
@@ -111,8 +113,8 @@ class Align:
     select: Annotated[
         str,
         OneOf(("last", "validation")),
-        "Which embedder is used: the candidate from which stage 3 starts best (validation), or the last one.",
-    ] = "validation"
+        "Which embedder is used: the last one, or the candidate from which stage 3 starts best (validation).",
+    ] = "last"
     candidates: Annotated[
         list[CountOrZero],
         "select=validation: alignment steps after which the embedder is a candidate; the last step always is.",

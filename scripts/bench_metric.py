@@ -1,8 +1,13 @@
 """Measure the dataset distances: against geomloss, against POT, by size, and as a share of fine-tuning; ratios of one run.
 
-    python scripts/bench_metric.py                          everything at a size that takes minutes
-    python scripts/bench_metric.py --points 5000 --width 768 --classes 10 --target 128
-    python scripts/bench_metric.py --runs runs --json       with stage 2 as a share of stage 3 in those runs
+    python scripts/bench_metric.py                          parts a and b at a size that takes minutes
+    python scripts/bench_metric.py a --points 5000 --width 768 --classes 10 --target 128
+    python scripts/bench_metric.py c --runs runs --json     stage 2 as a share of stage 3 in completed runs
+    python scripts/bench_metric.py d                        the same, projected for the paper's 13 tasks: scripts/paper_sizes.py
+    python scripts/bench_metric.py d --metric otdd mmd --tasks jsb ninapro
+
+    a  every solver against geomloss and POT, for one class and step
+    b  how the time of a call grows when one of n, d, k, m is doubled
 
 Every solver runs in a process of its own, so that peak memory is its own. The baseline recomputes with geomloss, per class and
 step, what the released code recomputes: all label distances between source classes and to the target, the outer divergence
@@ -16,6 +21,7 @@ import itertools
 import json
 import multiprocessing
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +29,9 @@ from typing import Any
 
 import numpy as np
 
+ROOT = Path(__file__).parent.parent
 REG = 0.1
-SOLVERS = ("geomloss", "pot", "otdd", "otdd_exact", "otdd_reference", "otdd_gaussian")
+SOLVERS = ("geomloss", "pot", "otdd", "otdd_exact", "otdd_reference", "otdd_gaussian", "minibatch_ot")
 
 
 def features(n: int, width: int, classes: int, name: str, device: str) -> Any:
@@ -147,18 +154,20 @@ def against_baselines(size: dict[str, int], device: str) -> list[dict[str, Any]]
 def growth(size: dict[str, int], device: str) -> list[dict[str, Any]]:
     """Double each of n, d, k, m in turn, and return how the seconds of a call and of the set-up grow."""
     half = {"points": size["points"] // 2, "width": size["width"], "classes": size["classes"], "target": size["target"]}
-    start = measure("otdd", half, device, 3)
     rows = []
-    for key in half:
-        record = measure("otdd", half | {key: 2 * half[key]}, device, 3)
-        rows.append(
-            {
-                "doubled": key,
-                "call": record["seconds"] / start["seconds"],
-                "set-up": record["setup_s"] / max(start["setup_s"], 1e-9),
-                "memory": record["memory_mb"] / max(start["memory_mb"], 1e-9),
-            }
-        )
+    for metric in ("otdd", "minibatch_ot"):
+        start = measure(metric, half, device, 3)
+        for key in half:
+            record = measure(metric, half | {key: 2 * half[key]}, device, 3)
+            rows.append(
+                {
+                    "metric": metric,
+                    "doubled": key,
+                    "call": record["seconds"] / start["seconds"],
+                    "set-up": record["setup_s"] / max(start["setup_s"], 1e-9),
+                    "memory": record["memory_mb"] / max(start["memory_mb"], 1e-9),
+                }
+            )
     return rows
 
 
@@ -174,22 +183,50 @@ def shares(runs: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def projection(metrics: list[str], tasks: list[str]) -> list[dict[str, Any]]:
+    """Return stage 2 as a share of stage 3 at the paper's sizes; each row is printed to standard error when it is there."""
+    sys.path.insert(0, str(ROOT))
+    from scripts import paper_sizes
+
+    rows = []
+    for row in paper_sizes.rows(list(metrics) or [None], tasks):
+        rows.append(row)
+        print(_line(row), file=sys.stderr, flush=True)
+    return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    known = {key: value for key, value in row.items() if value is not None}
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in known.items()
+    )
+
+
 def main() -> None:
     """Print the tables, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "parts", nargs="*", metavar="part", help="a, b, c, d; a and b by default, and c where --runs is given"
+    )
     for name, default in (("points", 2000), ("width", 384), ("classes", 8), ("target", 128)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--runs", type=Path, help="folder of runs, for stage 2 as a share of stage 3")
-    parser.add_argument("--no-growth", action="store_true", help="leave out the part that doubles n, d, k and m")
+    parser.add_argument("--runs", type=Path, help="folder of runs, for part c")
+    parser.add_argument("--metric", nargs="*", default=[], help="metrics of part d; a run's own by default")
+    parser.add_argument("--tasks", nargs="*", default=[], help="tasks of part d; all 13 by default")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    chosen = arguments.parts or ["a", "b", *(["c"] if arguments.runs else [])]
+    if set(chosen) - set("abcd") or ("c" in chosen and arguments.runs is None):
+        parser.error("parts are a, b, c (with --runs) and d")
     size = {name: getattr(arguments, name) for name in ("points", "width", "classes", "target")}
-    tables = {"against geomloss and POT, per class and step": against_baselines(size, arguments.device)}
-    if not arguments.no_growth:
-        tables["otdd: ratio when one size is doubled"] = growth(size, arguments.device)
-    if arguments.runs is not None:
-        tables["stage 2 as a share of stage 3"] = shares(arguments.runs)
+    parts = {
+        "a": ("against geomloss and POT, per class and step", lambda: against_baselines(size, arguments.device)),
+        "b": ("ratio when one size is doubled", lambda: growth(size, arguments.device)),
+        "c": ("stage 2 as a share of stage 3", lambda: shares(arguments.runs)),
+        "d": ("projected for the paper's sizes", lambda: projection(arguments.metric, arguments.tasks)),
+    }
+    tables = {title: measured() for title, measured in (parts[part] for part in chosen)}
     if arguments.json:
         print(json.dumps({"size": size, "tables": tables}, indent=2))
         return
@@ -197,9 +234,7 @@ def main() -> None:
     for title, rows in tables.items():
         print(f"\n{title}")
         for row in rows:
-            known = {key: value for key, value in row.items() if value is not None}
-            cells = (f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in known.items())
-            print("  " + ", ".join(cells))
+            print("  " + _line(row))
 
 
 if __name__ == "__main__":

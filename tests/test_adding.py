@@ -95,6 +95,7 @@ def test_every_file_of_the_page_is_tried_here():
         "conf/finetune/bitfit.yaml",
         "orca_cli/tracking/losses.py",
         "conf/tracker/losses.yaml",
+        "conf/study/gestures.yaml",
     }
 
 
@@ -190,3 +191,14 @@ def test_a_tracker_is_one_yaml_and_one_python_file(checkout, orca, tmp_path):
     assert [line.split(",")[0] for line in file.read_text().splitlines()] == ["epoch", "1", "2"]
     orca(*words)
     assert len(list(tmp_path.glob("runs/*/*/result.json"))) == 1  # a tracker does not make another run
+
+
+def test_a_study_is_one_yaml(checkout, orca):
+    add(checkout, "conf/study/gestures.yaml")
+    assert "orca run -m study=gestures seed=0" in PAGE
+    out = orca("run", "-m", "study=gestures", "seed=0", *QUICK)
+    assert "sweep of 3 runs: 3 completed" in out  # one of the four is left out
+    assert "Next: orca report" in out
+    assert "orca report --study gestures --against metric=none" in PAGE
+    out = orca("report", "--study", "gestures", "--against", "metric=none")
+    assert "short: undecided" in " ".join(out.split())

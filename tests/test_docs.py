@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orca_cli import exceptions
+from orca_cli import cli, exceptions
 from orca_cli.cli import main
+from orca_cli.commands import run
 from scripts import reliability
 from tests.checkpoints import save_tiny_swin
 
@@ -25,6 +26,16 @@ def test_every_path_of_the_architecture_page_exists():
     paths = set(re.findall(r"`((?:orca_cli|conf|docs|tests)/[\w/.]*)`", page))
     assert len(paths) > 20
     assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_the_readme_and_both_helps_say_the_same_of_how_long_the_default_run_takes():
+    texts = (README, cli._EXAMPLES, run.EXAMPLES)
+    told = [
+        re.findall(r"(?:one to three|two) minutes|about a minute|(?:under|less than) a minute", text) for text in texts
+    ]
+    assert told[0], "the README says how long the first run takes"
+    assert {phrase for found in told for phrase in found} == {told[0][0]}
+    assert all(told)
 
 
 def test_exit_codes_are_unique_and_in_the_readme():

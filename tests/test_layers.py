@@ -26,6 +26,7 @@ LEVELS = {
     "launching": 2,
     "catalogue": 2,
     "part_groups": 2,
+    "study": 2,
     "metrics": 2,
     "models": 2,
     "tasks": 2,

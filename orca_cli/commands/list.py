@@ -109,7 +109,7 @@ def entries(group: str, extra: Path | None = None) -> list[dict[str, Any]]:
         # A file of the whole package (`@package _global_`) holds its group's settings under the group's name.
         own = content.get(group, content)
         if group == "study":
-            own = content.get("hydra", {}).get("sweeper", {}).get("params", {})
+            own = {axis: list(given) for axis, given in content.get("axes", {}).items()}
         if group == "protocol":  # it sets keys of other groups, and its own name
             own = {key: value for key, value in content.items() if key != group}
         own = own if isinstance(own, dict) else {}
@@ -260,13 +260,26 @@ def _show_group(word: str, found: list[dict[str, Any]], in_full: bool) -> Iterat
     if departing := [row for entry in found for row in _departure_rows(entry)]:
         yield ""
         yield table(("task", "protocol", "where it departs from protocol=clean"), departing)
-    if group != "protocol" and (in_full or group != "task"):
+    if group == "study":
+        yield from _show_axes(found)
+    elif group != "protocol" and (in_full or group != "task"):
         yield from _show_parameters(group, found, in_full)
     if group == "task":
         more = "" if in_full else " Parameters of a task: orca list tasks NAME."
         more += " The protocols: orca list protocols." if departing else ""
         yield ""
         yield Text(f"Files of a task: orca data list NAME.{more}")
+
+
+def _show_axes(found: list[dict[str, Any]]) -> Iterator[RenderableType]:
+    """Yield the choices on each axis of each study, and how one runs a part of it."""
+    for entry in found:
+        rows = [(axis, ", ".join(map(typed, names))) for axis, names in entry["parameters"].items()]
+        yield ""
+        yield table((entry["name"], "every combination of"), rows)
+    yield ""
+    yield Text("All of it: orca run -m study=NAME. A part: orca run -m study=NAME AXIS=CHOICE,CHOICE.")
+    yield Text("Its table: orca report --study NAME.")
 
 
 def _show_departures(extra: Path | None) -> Iterator[RenderableType]:
@@ -293,7 +306,7 @@ def _departure_rows(entry: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _show_parameters(group: str, found: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
     """Yield the parameters: in full one a row with its meaning, else those of an entry side by side."""
-    prefix = "" if group in ("hparams", "study") else f"{group}."
+    prefix = "" if group == "hparams" else f"{group}."
     for entry in found:
         shown = {key: value for key, value in entry["parameters"].items() if key not in ("kind", "checkpoint")}
         entry["pairs"] = [(key, typed(value)) for key, value in flat(prefix, shown)]

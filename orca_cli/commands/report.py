@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from pathlib import Path
+
+from rich.console import RenderableType
+from rich.text import Text
 
 from orca_cli import storage, terminal
 from orca_cli.configuration import default_folders
-from orca_cli.exceptions import DataError, SweepError, suggest
-from orca_cli.report.collect import Collection, collect
-from orca_cli.report.formats import FORMATS, record_of, terminal_of, text_of
-from orca_cli.report.table import build_table
+from orca_cli.exceptions import DataError, SweepError, UsageError, suggest
+from orca_cli.report.collect import Collection, Run, collect
+from orca_cli.report.formats import FORMATS
+from orca_cli.report.paired import Comparison, compare
+from orca_cli.report.studies import of_study
+from orca_cli.report.table import Table, build_table
+from orca_cli.report.verdicts import Page
+from orca_cli.runs import studies
 from orca_cli.terminal import Result
+
+MARGIN = 0.5
+_FIELDS = ("task", "body", "source", "metric", "finetune", "seed", "protocol")
 
 EXAMPLES = """\
 examples:
   orca report                                  all runs of ./runs (or $ORCA_RUNS)
   orca report runs/digits                      one task; also a single run, or several folders
   orca report --task digits --metric otdd --metric none
+  orca report --study alignment                a study's runs only: its sets as columns, its arms as rows
+  orca report --study alignment --against metric=none --where body=minilm      does each metric help, and by how much
   orca report --format latex --out table.tex   for a paper; md, csv and json as well
   orca report --strict                         exit code 3 if a run has failed or cannot be read
 
@@ -39,26 +52,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{key}", action="append", default=[], metavar="NAME", help=f"only this {key}; may be repeated"
         )
+    parser.add_argument("--study", metavar="NAME", help="only the runs of this study, named by its axes")
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this; may be repeated"
+    )
+    text = (
+        "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p, a sentence each"
+    )
+    parser.add_argument("--against", metavar="KEY=VALUE", help=text)
+    text = "with --against: a mean gain within +-X (points, or %% of the error) counts as none; default: 0.5"
+    parser.add_argument("--margin", type=float, metavar="X", help=text)
     parser.add_argument("--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return the table with the values of all seeds, or write it to a file."""
-    collection = collect(arguments.runs or [default_folders()["runs"]])
+    folders = arguments.runs or [Path(default_folders()["runs"])]
+    collection = collect(folders)
+    if arguments.study is not None:
+        collection = of_study(collection, folders, arguments.study)
     for key in ("task", "metric"):
         collection = _filtered(collection, key, getattr(arguments, key))
-    table, form = build_table(collection), arguments.format
+    for text in arguments.where:
+        collection = _where(collection, text)
+    table, form = build_table(collection), "json" if arguments.json else arguments.format
     failures = []
     failed = sum(run.state in ("failed", "dead") for run in table.unfinished)
     if arguments.strict and (failed or table.broken):
         text = f"{failed} runs failed and {len(table.broken)} cannot be read"
         failures.append(SweepError(text, where="--strict", hint="they are listed below the table"))
+    page = Page(table, _comparison(table, arguments))
     if arguments.out is not None:
-        storage.write_text(arguments.out, text_of(table, "json" if arguments.json else form))
+        storage.write_text(arguments.out, page.text(form))
         terminal.print_error(f"written: {arguments.out}")
         return Result({"schema": 1, "written": str(arguments.out)}, failures=failures)
-    shown = terminal_of(table, terminal.stdout().width) if form == "table" else [text_of(table, form)]
-    return Result(record_of(table), shown, failures)
+    shown: list[RenderableType] = []
+    shown += page.renderables(terminal.stdout().width) if form == "table" else [page.text(form)]
+    known = sorted({name for folder in folders for name in studies.names(folder)}) if form == "table" else []
+    if known and arguments.study is None:
+        shown.append(
+            Text(
+                f"- some runs may belong to a study, which names them: {' or '.join(f'--study {name}' for name in known)}"
+            )
+        )
+    return Result(page.record(), shown, failures)
+
+
+def _comparison(table: Table, arguments: argparse.Namespace) -> Comparison | None:
+    """Return the comparison that --against asks for; None without it."""
+    margin = MARGIN if arguments.margin is None else arguments.margin
+    if not 0 <= margin < math.inf:
+        raise UsageError(f"{margin} is out of range", where="--margin", hint="allowed: 0 or more")
+    if arguments.against is None:
+        if arguments.margin is not None:
+            raise UsageError("applies only to a comparison", where="--margin", hint="add --against metric=none")
+        return None
+    axis, value = _pair(arguments.against, "--against")
+    return compare(table, axis, value, margin)
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not (separator and key and value):
+        raise UsageError(f"'{text}' is not KEY=VALUE", where=option, hint=f"such as {option} metric=none")
+    return key, value
+
+
+def _where(collection: Collection, text: str) -> Collection:
+    """Return the runs with a value, or one of several, of a group or of a setting that was given or is an axis."""
+    key, value = _pair(text, "--where")
+
+    def values(run: Run) -> str | None:
+        return str(getattr(run, key)) if key in _FIELDS else run.variant.get(key)
+
+    known = {found for run in collection.runs if (found := values(run)) is not None}
+    wanted = {value} if value in known else set(value.split(","))
+    for name in sorted(wanted - known):
+        hint = suggest(name, known) if known else "it is none of the runs' settings"
+        raise DataError(f"no run has {key}={name}", where="--where", hint=hint)
+    runs, superseded = (
+        [run for run in found if values(run) in wanted] for found in (collection.runs, collection.superseded)
+    )
+    return dataclasses.replace(collection, runs=runs, superseded=superseded)
 
 
 def _filtered(collection: Collection, key: str, names: list[str]) -> Collection:

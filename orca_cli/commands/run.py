@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_cli import experiment, parts, signals, terminal
+from orca_cli.commands.estimate import choices_of, remaining_s
 from orca_cli.commands.job import message, print_traceback, run_job
 from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.commands.summary import of_plan, of_run
@@ -19,7 +20,8 @@ from orca_cli.launching import processes, slurm
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.compose import Composed, Session
+    from orca_cli.compose import Composed, Session, Sweep
+    from orca_cli.runs.directory import RunDirectory
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FLAGS = {
@@ -37,8 +39,9 @@ examples:
   orca run task=listops body=minilm seed=1          another task; any setting is KEY=VALUE (orca list settings)
   orca run task=arrays task.kind=classes task.train=my.npz    your own arrays x and y; shapes and classes inferred
   orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps; trains nothing
-  orca run -m metric=otdd,none seed=0,1,2           a sweep of six runs; repeated, it runs only what is missing
+  orca run -m metric=minibatch_ot,none seed=0,1,2   a sweep of six runs; repeated, it runs only what is missing
   orca run -m seed='range(5)' finetune='glob(*)'    ranges, and all choices of a group
+  orca run -m study=alignment metric=none,otdd seed=0         a part of a study (orca list studies); --dry-run counts it
   orca run --config-dir my_conf task=mine           my_conf/task/mine.yaml
 
 Repeating a command never repeats a completed run, and resumes an interrupted one from its last checkpoint.
@@ -111,8 +114,10 @@ def _execute(arguments: argparse.Namespace) -> Outcome | Result:
     signals.check()
     with compose.session(arguments.config_dir) as session:
         if arguments.multirun:
-            jobs = session.expand(arguments.overrides)
-            return _dry_run(jobs, True) if arguments.dry_run else _sweep(session, jobs, arguments, time_limit_s)
+            found = session.expand(arguments.overrides)
+            for line in found.absent:
+                terminal.log.warning(line)
+            return _dry_run(found.jobs, True) if arguments.dry_run else _sweep(session, found, arguments, time_limit_s)
         for text in arguments.overrides if arguments.job is None else ():
             key, _, value = text.partition("=")
             is_plain = not value.startswith(("[", "{", "'", '"'))
@@ -123,10 +128,10 @@ def _execute(arguments: argparse.Namespace) -> Outcome | Result:
         return _dry_run([job], False) if arguments.dry_run else run_job(job, arguments)
 
 
-def _sweep(session: Session, jobs: list[Composed], arguments: argparse.Namespace, time_limit_s: float | None) -> Result:
+def _sweep(session: Session, found: Sweep, arguments: argparse.Namespace, time_limit_s: float | None) -> Result:
     from orca_cli.commands import sweep
 
-    return sweep.run(session if _is_launched(arguments) else None, jobs, arguments, time_limit_s)
+    return sweep.run(session if _is_launched(arguments) else None, found, arguments, time_limit_s)
 
 
 def _is_launched(arguments: argparse.Namespace) -> bool:
@@ -144,7 +149,7 @@ def _check_launcher(arguments: argparse.Namespace) -> None:
             raise UsageError("has no effect with another launcher", where=option, hint=hint)
     for text in arguments.overrides:
         key = text.lstrip("+~").partition("=")[0]
-        if not is_launched and key.startswith(("hydra.launcher", "hydra.sweeper", "hydra/sweeper")):
+        if not is_launched and key.startswith("hydra.launcher"):
             hint = "use --at-once and --time-limit, or name a launcher"
             raise UsageError("has no effect without hydra/launcher=NAME", where=key, hint=hint)
     if arguments.at_once is not None and arguments.at_once < 1:
@@ -173,4 +178,16 @@ def _dry_run(jobs: list[Composed], is_sweep: bool) -> Result:
     built = build(jobs[0].config, terminal.LogReporter())
     summary = built.summary | {"output_shape": list(forward_once(built, jobs[0].config))}
     names = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
-    return of_plan(jobs[0], summary, [(name, claim.peek(root, name)) for root, name in names], is_sweep=is_sweep)
+    states = [(name, claim.peek(root, name)) for root, name in names]
+    done = [
+        (choices_of(name, job.labels), _seconds_of(claim.look(root, name)))
+        for job, (root, name) in zip(jobs, names, strict=True)
+    ]
+    labels = [job.labels for job in jobs]
+    return of_plan(jobs[0], summary, states, labels, expected_s=remaining_s(done), is_sweep=is_sweep)
+
+
+def _seconds_of(run: RunDirectory | None) -> float | None:
+    """Return how long a completed run took; None for others."""
+    seconds = run.result().get("seconds") if run is not None else None
+    return float(sum(seconds.values())) if isinstance(seconds, dict) else None

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import terminal
+from orca_cli.commands.estimate import in_words
 from orca_cli.exceptions import OrcaError
 from orca_cli.experiment import Outcome, Summary
 from orca_cli.runs.directory import RunName
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed
 
 _CURVE_POINTS = 6
+_MOST_ROWS = 40  # of the jobs of a dry run
 _STATES = {
     "completed": "completed",
     "skipped": "already completed (not run again)",
@@ -45,7 +47,9 @@ def of_run(outcome: Outcome) -> Result:
     return Result({"schema": 1, "run": _record(outcome)}, shown, failures, outcome.code)
 
 
-def of_sweep(labels: list[str], settings: list[str], outcomes: list[Outcome], failures: list[OrcaError]) -> Result:
+def of_sweep(
+    labels: list[str], settings: list[str], outcomes: list[Outcome], failures: list[OrcaError], study: str = ""
+) -> Result:
     """Return how the jobs of a sweep ended.
 
     Args:
@@ -53,6 +57,7 @@ def of_sweep(labels: list[str], settings: list[str], outcomes: list[Outcome], fa
         settings: what distinguishes each job from the others.
         outcomes: of the jobs.
         failures: why the sweep is not completed.
+        study: its name; empty for other sweeps.
     """
     jobs = [{"settings": own, **_record(outcome)} for own, outcome in zip(settings, outcomes, strict=True)]
     rows = []
@@ -63,26 +68,46 @@ def of_sweep(labels: list[str], settings: list[str], outcomes: list[Outcome], fa
         rows.append([Text(cell, style="red" if outcome.code else "") for cell in cells])
     counts: Counter[str] = Counter(outcome.state for outcome in outcomes)
     words = ", ".join(f"{counts[state]} {word}" for state, word in _STATES.items() if counts[state])
-    text = f"sweep of {len(outcomes)} runs: {words}. Next: orca report"
+    text = f"sweep of {len(outcomes)} runs: {words}. Next: orca report{f' --study {study}' if study else ''}"
     return Result({"schema": 1, "jobs": jobs}, [terminal.table(("job", "settings", "ended", ""), rows), text], failures)
 
 
-def of_plan(first: Composed, summary: Summary, jobs: list[tuple[RunName, str]], *, is_sweep: bool) -> Result:
+def of_plan(
+    first: Composed,
+    summary: Summary,
+    jobs: list[tuple[RunName, str]],
+    labels: list[dict[str, str]],
+    *,
+    expected_s: float | None,
+    is_sweep: bool,
+) -> Result:
     """Return what a command would do without --dry-run.
 
     Args:
         first: the job that was built.
         summary: of its stage 1, with `output_shape`.
         jobs: name of each run, and what would become of it; see `claim.peek`.
+        labels: of each run in a study; empty for others.
+        expected_s: how long it would take; None if unknown.
         is_sweep: with -m.
     """
     records = [{"would": _WOULD[state].partition(" ")[0], **vars(name)} for name, state in jobs]
     record = {"schema": 1, **({"jobs": records} if is_sweep else {"run": records[0]}), "build": dict(summary)}
-    rows = [(_WOULD[state], *(str(getattr(name, key)) for key in _NAMES)) for name, state in jobs]
+    record["expected_s"] = expected_s
+    texts = [
+        own or {key: str(getattr(name, key)) for key in _NAMES} for (name, _), own in zip(jobs, labels, strict=True)
+    ]
+    names = tuple(dict.fromkeys(key for own in texts for key in own))
+    rows = [(_WOULD[state], *(own.get(key, "") for key in names)) for (_, state), own in zip(jobs, texts, strict=True)]
     files = list(_FILES)
     if not summary["steps"]["align"]:
         files.remove(_ALIGNED)
-    plan = [terminal.table(("would", *_NAMES), rows), terminal.facts([("files", ", ".join(files))])]
+    counts = Counter(_WOULD[state] for _, state in jobs)
+    total = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}: {', '.join(f'{count} {would}' for would, count in counts.items())}"
+    total += f"; about {in_words(expected_s)}, as runs like them took" if expected_s else ""
+    many = len(rows) > _MOST_ROWS
+    shown = [*rows[:_MOST_ROWS], *([("...", *("" for _ in names))] if many else [])]
+    plan = [terminal.table(("would", *names), shown), terminal.facts([("files", ", ".join(files))]), total]
     return Result(record, [build_table(first, summary), *plan])
 
 
@@ -116,6 +141,8 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     percent = error["percent"]
     if distance["before"] is not None:
         values = f"{distance['before']:.4g} before alignment, {distance['after']:.4g} after"
+        if floor := distance.get("floor"):
+            values += f"; fresh source points {floor['mean']:.4g} ± {floor['deviation']:.2g}"
         yield "distance", f"{values} ({result['metric']})"
     curve = _short_curve([line["validation_error"] for line in result["curves"]["finetune"]], percent)
     yield "validation", f"{error['name']}, by epoch: {curve}; chosen: epoch {result['selected']['epoch']}"
@@ -125,7 +152,7 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     yield "test", test.append(f" on {result['splits']['test']['n']} samples{skipped} {trivial}", "not bold")
     yield "time", ", ".join(f"{stage} {value:.0f} s" for stage, value in result["seconds"].items())
     yield "folder", str(outcome.path)
-    yield "next", "orca report | orca run seed=1 | orca run -m metric=otdd,none seed=0,1,2 | orca list"
+    yield "next", "orca report | orca run seed=1 | orca run -m metric=minibatch_ot,none seed=0,1,2 | orca list"
 
 
 def error_text(result: Mapping[str, Any]) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 from orca_cli import exceptions, experiment, signals, storage, terminal
 from orca_cli.commands.job import run_job
 from orca_cli.commands.summary import of_run, of_sweep
-from orca_cli.compose import Composed, Session
+from orca_cli.compose import Composed, Session, Sweep
 from orca_cli.exceptions import OrcaError, SweepError
 from orca_cli.experiment import Failure, Outcome
 from orca_cli.launching import processes
-from orca_cli.runs import claim
+from orca_cli.runs import claim, studies
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.terminal import Result
 
@@ -53,26 +53,27 @@ class _Here:
             raise SystemExit(signals.exit_code())  # the only thing that Hydra's own launcher does not catch
 
 
-def run(
-    session: Session | None, jobs: list[Composed], arguments: argparse.Namespace, time_limit_s: float | None
-) -> Result:
+def run(session: Session | None, sweep: Sweep, arguments: argparse.Namespace, time_limit_s: float | None) -> Result:
     """Run all jobs, each in a process of its own or by the launcher that hydra/launcher names.
 
     Args:
         session: launches them; None without a launcher.
-        jobs: composed and checked.
+        sweep: the jobs.
         arguments: the command line.
         time_limit_s: of each job.
     """
+    jobs = sweep.jobs
     terminal.log.info(f"sweep of {len(jobs)} runs")
     root = Path(jobs[0].config.paths.runs or "")
     storage.check_writable(root)
+    if sweep.study:
+        studies.add(root, sweep.study, [studies.Member(job.identity.run, job.labels) for job in jobs])
     labels = [f"[{number}/{len(jobs)}]" for number in range(1, len(jobs) + 1)]
     failure: OrcaError | None = None
     if session is None:
         outcomes = _in_processes(labels, jobs, arguments, time_limit_s)
     else:
-        failure = _launch(session, arguments, root)
+        failure = _launch(session, sweep, arguments, root)
         outcomes = [_recorded(job) for job in jobs]
     lost = sum(outcome.state not in ("completed", "skipped") for outcome in outcomes)
     try:
@@ -82,16 +83,18 @@ def run(
             failure = SweepError(text, where="sweep", hint="fix the cause and rerun the command")
     except OrcaError as stop:
         failure = failure or stop
-    # What distinguishes each job from the others: the overrides that not all have.
-    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    settings = [" ".join(text for text in job.overrides if text not in common) for job in jobs]
-    return of_sweep(labels, settings, outcomes, [failure] if failure else [])
+    # What distinguishes each job from the others: the choices of a study, or the overrides, that not all have.
+    named = [[f"{axis}={name}" for axis, name in job.labels.items()] or job.overrides for job in jobs]
+    common = set.intersection(*map(set, named)) if len(jobs) > 1 else set()
+    settings = [" ".join(text for text in texts if text not in common) for texts in named]
+    return of_sweep(labels, settings, outcomes, [failure] if failure else [], sweep.study)
 
 
-def _launch(session: Session, arguments: argparse.Namespace, root: Path) -> OrcaError | None:
+def _launch(session: Session, sweep: Sweep, arguments: argparse.Namespace, root: Path) -> OrcaError | None:
     """Run the jobs by a launcher; returns why that failed."""
     try:
-        session.launch(arguments.overrides, _Here(arguments, os.getpid()), root / ".sweeps" / storage.timestamp())
+        folder = root / ".sweeps" / storage.timestamp()
+        session.launch(sweep, arguments.overrides, _Here(arguments, os.getpid()), folder)
     except SystemExit:
         pass  # a launcher that works in this process was stopped by a signal
     except OrcaError as error:

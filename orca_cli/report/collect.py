@@ -35,6 +35,7 @@ class Score:
     synthetic: bool
     test_set: str  # SHA-256 of the test split; empty if not recorded
     chosen_on_test: bool = False  # the test split chose the weights, so the error is too low
+    steps: int | None = None  # alignment steps of the embedder that was chosen; None if not recorded
     size: str = ""  # the word for number and size of the samples; empty if the task has no such words
 
 
@@ -170,7 +171,8 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
     error = result.get("error")
     if not isinstance(error, dict):
         raise UnreadableError(f"{RESULT}: error is missing")
-    selected, splits = result.get("selected"), result.get("splits")
+    selected, splits, alignment = result.get("selected"), result.get("splits"), result.get("alignment")
+    steps = alignment.get("steps") if isinstance(alignment, dict) else None
     test = splits.get("test") if isinstance(splits, dict) else None
     score = Score(
         error_name=_required(error, "name", RESULT, str),
@@ -182,6 +184,7 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         synthetic=result.get("synthetic") is True,
         test_set=str(test.get("sha256", "")) if isinstance(test, dict) else "",
         chosen_on_test=isinstance(selected, dict) and selected.get("on") == "test",
+        steps=steps if type(steps) is int else None,
         size=str(result.get("size") or ""),
     )
     return _run(path, result, RESULT, state="completed", score=score)

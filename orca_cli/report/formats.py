@@ -10,7 +10,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -26,7 +26,7 @@ FORMATS = ("table", "md", "csv", "json", "latex")
 CSV_COLUMNS = (
     *("task", "error", "percent", "protocol", "synthetic", "size", "chosen_on_test"),
     *("body", "source", "metric", "finetune", "settings"),
-    *("mean", "standard_deviation", "n", "seeds", "best", "rank", "trivial_low", "trivial_high", "undefined"),
+    *("mean", "standard_deviation", "n", "seeds", "best", "rank", "trivial_low", "trivial_high", "undefined", "steps"),
     *UNFINISHED,
 )
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -52,17 +52,26 @@ def text_of(table: Table, form: str) -> str:
         return _csv(table)
     if form == "json":
         return terminal.to_json(record_of(table))
-    return {"md": _markdown, "latex": _latex, "table": console.plain}[form](layout_of(table))
+    return marked_up([layout_of(table)], form)
+
+
+def marked_up(layouts: Sequence[Layout], form: str) -> str:
+    """Return layouts one below the other as table, md or latex, ending with a line break."""
+    return "\n".join(map({"md": _markdown, "latex": _latex, "table": console.plain}[form], layouts))
 
 
 def terminal_of(table: Table, width: int) -> list[RenderableType]:
     """Return a table for a terminal of `width` characters whose encoding is that of standard output."""
-    sign = PLUS_MINUS
+    return console.renderables(layout_of(table, sign()), width)
+
+
+def sign() -> str:
+    """Return the plus-minus sign, or +- where standard output cannot print it."""
     try:
-        sign.encode(sys.stdout.encoding or "ascii")
+        PLUS_MINUS.encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
-        sign = "+-"
-    return console.renderables(layout_of(table, sign), width)
+        return "+-"
+    return PLUS_MINUS
 
 
 def record_of(table: Table) -> dict[str, Any]:
@@ -101,7 +110,8 @@ def _cell(cell: Cell, column: Column) -> dict[str, Any]:
         "n": len(cell.values),
         "best": cell.best,
         "values": [
-            {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "run": str(run.path)}
+            {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped}
+            | {"alignment_steps": score.steps, "run": str(run.path)}
             for run, score in ((run, score_of(run)) for run in cell.runs)
         ],
         "unfinished": {state: count for state, count in sorted(cell.unfinished.items()) if count},
@@ -110,17 +120,26 @@ def _cell(cell: Cell, column: Column) -> dict[str, Any]:
 
 def _csv(table: Table) -> str:
     """Return CSV with a line for each method and task; errors are as stored, so fractions where `percent` is true."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    lines = []
     for row in table.rows:
         for column, cell, trivial in zip(table.columns, row.cells, table.trivial, strict=True):
             low, high = trivial or (None, None)
             fields = vars(column) | row.method.texts() | _cell(cell, column) | {"rank": row.rank}
             fields |= {"error": column.error_name, "seeds": seeds_text([run.seed for run in cell.runs])}
             fields |= {"trivial_low": low, "trivial_high": high, "undefined": cell.undefined}
+            fields |= {"steps": " ".join(map(str, cell.steps))}
             fields |= {state: cell.unfinished[state] for state in UNFINISHED}
-            writer.writerow(_field(fields[name]) for name in CSV_COLUMNS)
+            lines.append(fields)
+    return csv_of(CSV_COLUMNS, lines)
+
+
+def csv_of(columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> str:
+    """Return CSV with a header and the given columns of every line."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    for fields in lines:
+        writer.writerow(_field(fields[name]) for name in columns)
     return file.getvalue()
 
 

@@ -59,13 +59,13 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
     protocols = sorted({column.protocol for column in table.columns})
     return Layout(
         names=names,
-        columns=[_header(column, len(protocols) > 1) for column in table.columns],
+        columns=[header(column, len(protocols) > 1) for column in table.columns],
         rows=rows,
         ranked=any(row.rank is not None for row in table.rows),
         caption=_caption(protocols, any(table.trivial), sign) if rows else "",
         notes=[clean(note, longest=2000) for note in notes_of(table)],
-        problems=_problems(table),
-        alarms=_alarms(table),
+        problems=problems_of(table),
+        alarms=alarms_of(table),
         alarmed=[column.chosen_on_test for column in table.columns],
     )
 
@@ -94,7 +94,8 @@ def _mean(cell: Cell, scale: float, decimals: int | None, sign: str) -> str:
 def _remainder(cell: Cell) -> str:
     """Return what a cell's mean leaves out, such as "+1 failed +2 running"."""
     counts = {"undefined": cell.undefined, **{state: cell.unfinished[state] for state in UNFINISHED}}
-    return " ".join(f"+{count} {state}" for state, count in counts.items() if count)
+    words = [f"+{count} {state}" for state, count in counts.items() if count]
+    return " ".join([*words, *([f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else [])])
 
 
 def _trivial(bounds: tuple[float, float] | None, scale: float, decimals: int | None) -> str:
@@ -113,7 +114,8 @@ def _name_columns(methods: list[Method]) -> list[str]:
     return ["body", *source, "metric", "finetune", *settings]
 
 
-def _header(column: Column, with_protocol: bool) -> list[str]:
+def header(column: Column, with_protocol: bool) -> list[str]:
+    """Return the lines above a column: task, error, marks."""
     error = clean(column.error_name) or "no result yet"
     marks = [clean(column.protocol)] if with_protocol else []
     marks += [", ".join(words)] if (words := data_words(column)) else []
@@ -128,13 +130,15 @@ def _caption(protocols: list[str], with_trivial: bool, sign: str) -> str:
     return f"{text} Bold: best of a task.{trivial}{protocol}"
 
 
-def _alarms(table: Table) -> list[str]:
+def alarms_of(table: Table) -> list[str]:
+    """Return what makes numbers of a table wrong."""
     chosen = sorted({f"{clean(one.task)} ({clean(one.protocol)})" for one in table.columns if one.chosen_on_test})
     text = "these errors are too low and not comparable with others"
     return [f"The test split chose the weights of {', '.join(chosen)}: {text}."] if chosen else []
 
 
-def _problems(table: Table) -> list[tuple[str, str, str]]:
+def problems_of(table: Table) -> list[tuple[str, str, str]]:
+    """Return state, reason and folder of what is not in the means."""
     runs = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
     found = [(run.state, clean(run.reason), clean(str(run.path))) for run in runs]
     return found + [("broken", clean(entry.reason), clean(str(entry.path))) for entry in table.broken]

@@ -90,6 +90,13 @@ def _doubts(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     worse = [str(row.method) for row, cell in cells if cell.mean is not None and cell.mean >= trivial]
     if worse:
         yield f"not better than the best constant predictor: {'; '.join(worse)}"
+    for row, cell in cells:
+        if len(set(cell.steps)) > 1 or cell.unaligned:
+            by_seed = ", ".join(map(str, cell.steps))
+            none = f"; {cell.unaligned} of {len(cell.runs)} runs kept 0 steps, so they are not aligned" * bool(
+                cell.unaligned
+            )
+            yield f"{row.method}: alignment steps that selection kept, by seed: {by_seed}{none}"
     for row, run in ((row, run) for row, cell in cells for run in cell.hidden):
         yield (
             f"{row.method}, seed {run.seed}: runs differ in something that no setting shows (such as a changed YAML or data "

@@ -69,6 +69,17 @@ class Cell:
         return len(self.runs) - len(self.values)
 
     @property
+    def steps(self) -> list[int]:
+        """Return the alignment steps of the runs, in the order of seeds; empty unless all have recorded them."""
+        found = [steps for run in self.runs if (steps := score_of(run).steps) is not None]
+        return found if len(found) == len(self.runs) else []
+
+    @property
+    def unaligned(self) -> int:
+        """Return how many of its runs kept no alignment step although the metric is one; 0 for metric=none."""
+        return 0 if any(run.metric == "none" for run in self.runs) else self.steps.count(0)
+
+    @property
     def mean(self) -> float | None:
         """Return the mean over seeds; None if there is no value."""
         return math.fsum(self.values) / len(self.values) if self.values else None

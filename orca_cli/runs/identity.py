@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -109,5 +110,11 @@ def digest_of(path: Path) -> str | None:
 def _file_digest(path: Path) -> str:
     facts = path.stat()
     if facts.st_size < _HASH_BELOW:
-        return "sha256:" + sha256_file(path)
+        return _content_digest(path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     return f"stat:{facts.st_size}:{facts.st_mtime_ns}"
+
+
+@functools.cache
+def _content_digest(path: Path, *facts: int) -> str:
+    """Return the digest of a file's content; the jobs of a sweep name the same files, which are read once."""
+    return "sha256:" + sha256_file(path)

@@ -32,9 +32,7 @@ from orca_cli.training.memory import governed_by
 
 _EMBEDDER = "embedder.safetensors"
 _COLUMNS = ("epoch", "loss", "heldout", "heldout_exact")
-_COLLAPSED = (
-    0.1  # of the share of variance within samples before alignment, or of the source's variance: a warning below
-)
+_COLLAPSED = 0.1  # share of the earlier variance, or of the source's, below which a warning is due
 _BELOW_FLOOR = 2.0  # deviations of the floor: a warning beyond
 
 
@@ -158,7 +156,7 @@ def _tell(aligned: Aligned) -> None:
     assert after is not None
     text = f"align: distance {before:.4g} before, {after:.4g} after {aligned.steps} steps"
     if floor:
-        text += f"; as many fresh source points score {floor['mean']:.4g} \u00b1 {floor['deviation']:.2g}"
+        text += f"; as many fresh source points score {floor['mean']:.4g} ± {floor['deviation']:.2g}"
     log.info(text)
     if floor and after < min(before, floor["mean"] - _BELOW_FLOOR * floor["deviation"]):
         log.warning(

@@ -81,7 +81,7 @@ class Exact:
     def value(self, model: TransferModel, engine: Engine) -> float:
         """Return the distance with all classes in one problem."""
         classes = tuple(sorted(self._heldout.members))
-        points = self._problem.points(model, engine, self._heldout, classes, "exact")
+        (points,) = self._problem.points(model, engine, self._heldout, [classes], "exact")
         target = _draw(points, _EXACT_TARGET_POINTS, self._seed, "target")
         return float(self._metric.distance(self._source, self._prepared, target).value)
 
@@ -139,7 +139,7 @@ def _floor(
     groups = problem.groups(train, "floor")
     sizes = [sum(len(train.members[one]) for one in group) for group in groups]
     shares = np.array(sizes) / sum(sizes)
-    counts = [min(settings_of.max_samples * len(group), size * each) for group, size in zip(groups, sizes, strict=True)]
+    counts = [min(settings_of.max_samples, size * each) for size in sizes]
     points = min(round(float(shares @ counts)), len(fresh.x))
     if points < 2 or 2 * points < shares @ counts:
         return None

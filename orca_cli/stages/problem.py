@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from orca_cli.stages.source_features import select_points
 from orca_cli.training.engine import Engine
 
 _EMBEDDED_VALUES = 2**26  # input values that are read at once (256 MiB in float32)
+_EMBEDDED_POINTS = 2**13  # points of several problems that are embedded at once: each call costs as much as a thousand
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Problem:
         source: the source's points, on the run's device.
         prepared: what the metric computed from the source.
         train: the training split.
-        settings: points per class, what a point is, classes per problem.
+        settings: points per problem, what a point is, classes per problem.
         seed: of the draws.
     """
 
@@ -77,14 +78,28 @@ class Problem:
 
     def parts(
         self, model: TransferModel, engine: Engine, split: Labelled, *names: str | int
-    ) -> Iterator[tuple[float, Distance]]:
-        """Yield (weight, distance) of every group of classes, on the points that `names` draw."""
-        for group in self.groups(split, *names):
+    ) -> Iterator[list[tuple[float, Distance]]]:
+        """Yield (weight, distance) of every group of classes, on the points that `names` draw.
+
+        Groups whose points are embedded together come in one list, and share a graph: their sum is to be differentiated.
+
+        Raises:
+            NonFiniteError: a distance is NaN or infinite; the message has the group's number.
+        """
+        groups, number = self.groups(split, *names), 0
+        for some in _batched(groups, self._embedded_together(model)):
             signals.check()
-            points = self.points(model, engine, split, group, *names)
-            weight = sum(split.share(target_class) for target_class in group)
-            generator = seeding.numpy_generator(self.seed, "align", "pairing", *group, *names)
-            yield weight, measure(self.metric, self.source, self.prepared, points, generator)
+            found = []
+            for group, points in zip(some, self.points(model, engine, split, some, *names), strict=True):
+                weight = sum(split.share(target_class) for target_class in group)
+                generator = seeding.numpy_generator(self.seed, "align", "pairing", *group, *names)
+                try:
+                    found.append((weight, measure(self.metric, self.source, self.prepared, points, generator)))
+                except NonFiniteError as error:
+                    each = ", one for each target class" if self.classes == 1 else ""
+                    raise NonFiniteError(f"{error.what} in problem {number} (counted from 0{each})") from error
+                number += 1
+            yield found
 
     @torch.no_grad()
     def value(self, model: TransferModel, engine: Engine, split: Labelled) -> float:
@@ -94,37 +109,52 @@ class Problem:
             NonFiniteError: it is NaN or infinite.
         """
         parts = self.parts(model, engine, split, "fixed")
-        value = sum(weight * float(distance.value) for weight, distance in parts)
+        value = sum(weight * float(distance.value) for some in parts for weight, distance in some)
         if not math.isfinite(value):
             raise NonFiniteError(f"the distance is {value}", where="align", hint="try a smaller align.lr")
         return value
 
     def points(
-        self, model: TransferModel, engine: Engine, split: Labelled, group: tuple[int, ...], *names: str | int
-    ) -> Features:
-        """Embed a seeded draw of some classes: `max_samples` points a class on average, each class by its share."""
-        clouds, labels = [], []
-        for place, (target_class, most) in enumerate(
-            zip(group, self._shares(model, split, group, *names), strict=True)
-        ):
-            if not most:
-                continue
-            generator = seeding.numpy_generator(self.seed, "align", "samples", target_class, *names)
-            members = split.members[target_class]
-            drawn = np.sort(generator.choice(members, size=min(most, len(members)), replace=False))
-            cloud = embed_points(model, engine, split.samples, drawn, self.settings.features, most, generator)
-            clouds.append(cloud.to(self.source.x.dtype))
-            labels.append(torch.full((len(cloud),), place, dtype=torch.int64, device=cloud.device))
-        return Features(torch.cat(clouds), torch.cat(labels), len(group))
+        self,
+        model: TransferModel,
+        engine: Engine,
+        split: Labelled,
+        groups: Sequence[tuple[int, ...]],
+        *names: str | int,
+    ) -> list[Features]:
+        """Embed a seeded draw of each group's classes: `max_samples` points in all, each class by its share."""
+        draws, labels = [], []
+        for group in groups:
+            for place, (target_class, most) in enumerate(
+                zip(group, self._shares(model, split, group, *names), strict=True)
+            ):
+                generator = seeding.numpy_generator(self.seed, "align", "samples", target_class, *names)
+                members = split.members[target_class]
+                drawn = np.sort(generator.choice(members, size=min(most, len(members)), replace=False))
+                draws.append(Draw(drawn, most, generator))
+                labels.append(place)
+        clouds = iter(embed_points(model, engine, split.samples, draws, self.settings.features))
+        result, of_draw = [], iter(labels)
+        for group in groups:
+            parts = [(next(clouds).to(self.source.x.dtype), next(of_draw)) for _ in group]
+            numbers = [cloud.new_full((len(cloud),), place, dtype=torch.int64) for cloud, place in parts]
+            result.append(Features(torch.cat([cloud for cloud, _ in parts]), torch.cat(numbers), len(group)))
+        return result
+
+    def _embedded_together(self, model: TransferModel) -> int:
+        """Return how many groups are embedded at once: few enough that their inputs and points take little memory."""
+        each = self.settings.max_samples
+        inputs = each * math.prod(model.embedder.layout.input_shape)
+        return max(1, min(_EMBEDDED_VALUES // inputs, _EMBEDDED_POINTS // each))
 
     def _shares(self, model: TransferModel, split: Labelled, group: tuple[int, ...], *names: str | int) -> list[int]:
-        """Return how many points each class of a group gives: as many in all as `max_samples` a class, if there are.
+        """Return how many points each class of a group gives: `max_samples` in all, if there are as many.
 
         Systematic sampling: every class has its share in expectation, and is never off by a whole point.
         """
         sizes = np.array([len(split.members[target_class]) for target_class in group], dtype=float)
         each = model.embedder.layout.tokens if self.settings.features == "tokens" else 1
-        total = min(self.settings.max_samples * len(group), int(sizes.sum()) * each)
+        total = min(self.settings.max_samples, int(sizes.sum()) * each)
         if len(group) == 1:
             return [total]
         start = seeding.numpy_generator(self.seed, "align", "shares", *group, *names).random()
@@ -147,46 +177,62 @@ def measure(
     return metric.distance(source, prepared, target)
 
 
+def _batched(items: Sequence[tuple[int, ...]], size: int) -> Iterator[Sequence[tuple[int, ...]]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
 def _some(points: Features, rows: np.ndarray) -> Features:
     chosen = torch.from_numpy(rows).to(points.x.device)
     return Features(points.x[chosen], points.labels[chosen], points.num_classes)
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Points that are wanted of some samples: at most `most`, by the generator, without replacement."""
+
+    indices: np.ndarray
+    most: int
+    generator: np.random.Generator
+
+    def of(self, available: int) -> np.ndarray:
+        """Return the chosen ones of `available` points, in order."""
+        if available <= self.most:
+            return np.arange(available)
+        return np.sort(self.generator.choice(available, size=self.most, replace=False))
+
+
 def embed_points(
-    model: TransferModel,
-    engine: Engine,
-    samples: Samples,
-    indices: np.ndarray,
-    features: str,
-    most: int,
-    generator: np.random.Generator,
-) -> Tensor:
-    """Return at most `most` points [p, d] of some samples, drawn without replacement; `features` as in `Align.features`.
+    model: TransferModel, engine: Engine, samples: Samples, draws: Sequence[Draw], features: str
+) -> list[Tensor]:
+    """Return the points [p, d] of each draw; `features` as in `Align.features`.
 
     Of tokens, only those that are drawn are embedded where the embedder can do that (its `tokens_at`).
     """
+    indices = np.concatenate([draw.indices for draw in draws])
+    ends = np.cumsum([len(draw.indices) for draw in draws])
     tokens_at = getattr(model.embedder, "tokens_at", None)
     if features != "tokens" or tokens_at is None:
-        cloud, _ = select_points(embed(model, engine, samples, indices), features, model.embedder.layout.tokens)
-        if len(cloud) > most:
-            kept = torch.from_numpy(np.sort(generator.choice(len(cloud), size=most, replace=False)))
-            cloud = cloud[kept.to(cloud.device)]
-        return cloud
-    inputs, masks = [], []
-    for batch in _batches(model, engine, samples, indices):
-        inputs.append((batch.x, batch.valid))
-        masks.append(model.embedder.mask(batch.x, batch.valid))
+        points, of_sample = select_points(
+            embed(model, engine, samples, indices), features, model.embedder.layout.tokens
+        )
+        cuts = np.searchsorted(of_sample.cpu().numpy(), [0, *ends])
+        chosen = [draw.of(stop - start) + start for draw, start, stop in zip(draws, cuts, cuts[1:], strict=False)]
+        return [points[torch.from_numpy(rows).to(points.device)] for rows in chosen]
+    batches = list(_batches(model, engine, samples, indices))
+    masks = [model.embedder.mask(batch.x, batch.valid) for batch in batches]
     rows, places = torch.cat(masks).cpu().numpy().nonzero()
-    if len(rows) > most:
-        chosen = np.sort(generator.choice(len(rows), size=most, replace=False))
-        rows, places = rows[chosen], places[chosen]
+    cuts = np.searchsorted(rows, [0, *ends])
+    chosen = [draw.of(stop - start) + start for draw, start, stop in zip(draws, cuts, cuts[1:], strict=False)]
+    kept = np.concatenate(chosen)
+    rows, places = rows[kept], places[kept]
     clouds, first = [], 0
-    for (x, valid), mask in zip(inputs, masks, strict=True):
-        here = (rows >= first) & (rows < first + len(mask))
-        where = (torch.from_numpy(values[here]).to(x.device) for values in (rows - first, places))
-        clouds.append(tokens_at(x, valid, *where))
-        first += len(mask)
-    return torch.cat(clouds)
+    for batch in batches:
+        here = (rows >= first) & (rows < first + len(batch.x))
+        where = (torch.from_numpy(values[here]).to(batch.x.device) for values in (rows - first, places))
+        clouds.append(tokens_at(batch.x, batch.valid, *where))
+        first += len(batch.x)
+    return list(torch.cat(clouds).split([len(some) for some in chosen]))
 
 
 def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Tokens:

@@ -218,23 +218,17 @@ class Trainer:
 
     def _backward(self) -> tuple[float, dict[str, float]]:
         """Add the gradients of all problems; returns the weighted sum of distances, and the worst diagnostics."""
-        loss, number = 0.0, 0
+        loss = 0.0
         worst: dict[str, float] = {}
         problem = self._compared.problem
-        try:
-            for weight, distance in problem.parts(self._model, self._engine, problem.train, self._step):
-                part = weight * distance.value
-                part.backward()
-                loss += float(part.detach())
-                if not math.isfinite(loss):
-                    raise NonFiniteError(f"the distance is {loss}")
-                for name in ("iterations", "marginal_error"):
-                    if name in distance.diagnostics:
-                        worst[name] = max(worst.get(name, 0.0), distance.diagnostics[name])
-                number += 1
-        except NonFiniteError as error:
-            each = ", one for each target class" if self._config.align.classes_per_problem == 1 else ""
-            raise NonFiniteError(f"{error.what} in problem {number} (counted from 0{each})") from error
+        for distances in problem.parts(self._model, self._engine, problem.train, self._step):
+            part = torch.stack([weight * distance.value for weight, distance in distances]).sum()
+            part.backward()
+            loss += float(part.detach())
+            for name in ("iterations", "marginal_error"):
+                values = [distance.diagnostics[name] for _, distance in distances if name in distance.diagnostics]
+                if values:
+                    worst[name] = max(worst.get(name, 0.0), *values)
         return loss, worst
 
     def _look(self) -> dict[str, float]:

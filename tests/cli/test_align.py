@@ -152,6 +152,20 @@ def test_runs_of_several_seeds_share_the_source(orca, environment, small, tmp_pa
     assert len([path for path in (cache / "source_features").iterdir() if path.is_dir()]) == 2
 
 
+METRICS = "otdd,otdd_exact,otdd_reference,otdd_gaussian,minibatch_ot,mmd,transrate,euclidean,moments,none"
+
+
+@pytest.mark.slow
+def test_all_metrics_are_one_sweep(orca, environment, small):
+    """The paper's ablation (Table 7): metrics that compare classes get several in a problem, the others one."""
+    code, _, err = orca("run", "-m", *small, f"metric={METRICS}", "align.epochs=2", "train.epochs=1")
+    assert code == 0, err
+    found = {result["metric"]: result["metric_value"]["before"] for result in results(environment)}
+    assert sorted(found) == sorted(METRICS.split(","))
+    assert found.pop("none") is None
+    assert all(value != 0 for value in found.values())
+
+
 FALLS_TO = 0.8  # of the exact distance before alignment
 
 

@@ -285,3 +285,13 @@ def test_bad_words_give_one_line(code, message, words, files, capsys) -> None:
 )
 def test_names_that_are_unknown_or_stand_for_two_things(name, message, files, capsys) -> None:
     assert message in _fails(capsys, 10, files[0], name)
+
+
+def test_the_metric_is_given_as_a_setting_or_as_an_option(
+    capsys: pytest.CaptureFixture[str], files: tuple[Path, Path]
+) -> None:
+    typed = _json(capsys, *files, "metric=moments,mmd", "--points", 20)
+    given = _json(capsys, *files, "--metric", "moments,mmd", "--points", 20)
+    names = [[one["metric"] for one in found["metrics"]] for found in (typed, given)]
+    assert names == [["moments", "mmd"]] * 2
+    assert [one["value"] for one in typed["metrics"]] == [one["value"] for one in given["metrics"]]

@@ -126,9 +126,8 @@ def _of_file(group: str, name: str, content: dict[str, Any]) -> Iterator[Setting
         base += [f"body={body}"] if body else []
         base += [] if base else [f"hparams={stem}"]
     if group == "study":
-        params = content["hydra"]["sweeper"]["params"]
-        more = ["source.path=own.npz"] if params.get("task.layout") == "image" else []
-        for key in params:
+        more = ["source.path=own.npz"] if "task.layout=image" in content.get("common", []) else []
+        for key in content["axes"]:
             if "." in key:
                 yield Setting(name, (f"study={stem}", *more), key, _schema_hint(key), many=True)
         return

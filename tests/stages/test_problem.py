@@ -60,9 +60,9 @@ def epoch(model, samples, features="pooled", step=0, **settings):
     model.zero_grad()
     engine = Engine(torch.device("cpu"), "fp32")
     weights = []
-    for weight, distance in compared.parts(model, engine, train, step):
-        (weight * distance.value).backward()
-        weights.append(weight)
+    for some in compared.parts(model, engine, train, step):
+        sum(weight * distance.value for weight, distance in some).backward()
+        weights += [weight for weight, _ in some]
     return metric.given, weights, model.embedder.convolution.weight.grad.clone()
 
 
@@ -75,7 +75,7 @@ def test_a_class_gives_exactly_as_many_samples_as_it_may_and_no_other_is_read(mo
     assert len(read) == len(set(read)) == 19
     assert np.bincount(LABELS[read]).tolist() == [8, 3, 8]
     epoch(model, samples, step=1)
-    assert samples.read[-3:] != samples.read[:3]  # other samples in another epoch
+    assert samples.read[0] != samples.read[1]  # other samples in another epoch
 
 
 def test_large_samples_are_embedded_a_few_at_a_time_with_the_same_gradient(model, monkeypatch):
@@ -83,7 +83,7 @@ def test_large_samples_are_embedded_a_few_at_a_time_with_the_same_gradient(model
     given, _, gradient = epoch(model, at_once, features="tokens")
     monkeypatch.setattr(problem, "_EMBEDDED_VALUES", 2 * 5 * 40 * 40 + 1)
     given_in_pieces, _, gradient_in_pieces = epoch(model, pieces, features="tokens")
-    assert max(map(len, at_once.read)) == 8
+    assert max(map(len, at_once.read)) == 19
     assert max(map(len, pieces.read)) == 2
     for a, b in zip(given, given_in_pieces, strict=True):
         torch.testing.assert_close(a.x, b.x)
@@ -97,13 +97,13 @@ def test_classes_have_their_shares_inside_a_problem(model, features):
     for step in range(40):
         (given,), weights, _ = epoch(model, Watched(), features, step, classes_per_problem=0)
         counts = given.labels.bincount(minlength=3).numpy()
-        assert counts.sum() == 24  # max_samples times the classes
+        assert counts.sum() == 8  # max_samples
         order = compared_order(step)
-        wanted = np.array([20, 3, 9])[order] / 32 * 24
+        wanted = np.array([20, 3, 9])[order] / 32 * 8
         assert (abs(counts - wanted) < 1).all()
         assert weights == [pytest.approx(1)]
         shares += counts[np.argsort(order)]
-    assert shares / shares.sum() == pytest.approx(np.array([20, 3, 9]) / 32, abs=0.01)
+    assert shares / shares.sum() == pytest.approx(np.array([20, 3, 9]) / 32, abs=0.03)
 
 
 def compared_order(step):

@@ -74,7 +74,7 @@ class Annealing:
             regs.append([first] * (padding + 1) + falling + [self.reg])
             steps.append([0.0] * padding + [0.5] * (count + 2))
         reg, step = (torch.tensor(table, dtype=torch.float64).T for table in (regs, steps))
-        return Levels((reg / self.unit).to(like), step.to(like))
+        return Levels(*(table.to(like, non_blocking=True) for table in (reg / self.unit, step)))
 
     def position(self, square: float) -> float:
         """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
@@ -145,7 +145,7 @@ def tabulate(
     means, _ = selves(rows_of(cost(0, points)) if points**2 <= _HELD_ELEMENTS else cost, points, levels)
     table = means.double().view(periods, len(_NODES))
     later = table[-1:].expand(_PERIODS - periods, -1)
-    return torch.cat([table.new_tensor([float(first)]), table.reshape(-1), later.reshape(-1)])
+    return torch.cat([table.new_full((1,), float(first)), table.reshape(-1), later.reshape(-1)])
 
 
 def read(table: list[float], square: float, annealing: Annealing) -> float:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from orca_cli.metrics.transport.clouds import half_squared_distances
+from orca_cli.metrics.transport.clouds import class_sizes, half_squared_distances
 from orca_cli.metrics.transport.sinkhorn import Solution
 
 Cost = Callable[[Tensor, Tensor], Tensor]
@@ -45,14 +45,15 @@ class ClassIndex:
 
 def index_classes(labels: Tensor, num_classes: int, dtype: torch.dtype) -> ClassIndex:
     """Return the points of every class; labels [n] int64 in 0..num_classes-1."""
-    counts = torch.bincount(labels, minlength=num_classes)
+    counts = class_sizes(labels, num_classes)
+    sizes = counts.tolist()
     order = torch.argsort(labels, stable=True)
     rank = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
-    rows = labels.new_zeros(num_classes, int(counts.max()))
+    rows = labels.new_zeros(num_classes, max(sizes))
     rows[labels[order], rank] = order
     slots = torch.arange(rows.shape[1], device=labels.device)
     weights = (slots < counts[:, None]) / counts.clamp(min=1)[:, None].to(dtype)
-    return ClassIndex(rows, counts.tolist(), weights.to(dtype))
+    return ClassIndex(rows, sizes, weights.to(dtype))
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ Solved = list[tuple[PairGroup, Solution]]
 def padded(pairs: list[tuple[int, int]], left: ClassIndex, right: ClassIndex) -> Iterator[PairGroup]:
     """Yield the pairs in groups of similar size."""
     for group in _groups(pairs, left.counts, right.counts):
-        a, b = torch.tensor(group, device=left.rows.device).T
+        a, b = torch.tensor(group).to(left.rows.device, non_blocking=True).T
         p, q = max(left.counts[i] for i, _ in group), max(right.counts[j] for _, j in group)
         yield PairGroup(a, b, left.rows[a, :p], right.rows[b, :q], left.weights[a, :p], right.weights[b, :q])
 
@@ -109,14 +110,14 @@ def table(solved: Solved, left_self: Tensor, right_self: Tensor) -> Tensor:
 
 def potentials(solved: Solved, left: ClassIndex, right: ClassIndex) -> tuple[Tensor, Tensor]:
     """Return the potentials of solved pairs by points: rows against classes [n, l], and classes against columns [k, m]."""
-    rows = left.weights.new_zeros(sum(left.counts), len(right.counts))
-    columns = left.weights.new_zeros(len(left.counts), sum(right.counts))
+    n, m = sum(left.counts), sum(right.counts)
+    # Padding goes to a last row or column. Leaving it out by a mask would make the host wait for a GPU.
+    rows = left.weights.new_zeros(n + 1, len(right.counts))
+    columns = left.weights.new_zeros(len(left.counts), m + 1)
     for group, solution in solved:
-        real = group.a > 0
-        rows[group.rows[real], group.right[:, None].expand_as(real)[real]] = solution.f[real]
-        real = group.b > 0
-        columns[group.left[:, None].expand_as(real)[real], group.columns[real]] = solution.g[real]
-    return rows, columns
+        rows[torch.where(group.a > 0, group.rows, n), group.right[:, None]] = solution.f
+        columns[group.left[:, None], torch.where(group.b > 0, group.columns, m)] = solution.g
+    return rows[:n], columns[:, :m]
 
 
 def from_points(x: Tensor) -> Cost:

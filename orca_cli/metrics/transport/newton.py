@@ -128,7 +128,7 @@ def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float,
     while any(unsolved) and step < limit:
         if 2 * sum(unsolved) <= len(unsolved):
             # Only a few are left: the others need no more arithmetic.
-            few = torch.tensor(unsolved, device=h.device).nonzero()[:, 0]
+            few = _places(unsolved, h.device)
             part = _Problem(problem.cost[few], problem.a[few], problem.b[few], problem.reg)
             fresh = [torch.empty_like(part.cost) for _ in range(3)]
             rest, more = _climb(part, state.h[few], fresh, tolerance, limit - step)
@@ -144,12 +144,17 @@ def _climb(problem: _Problem, h: Tensor, memory: list[Tensor], tolerance: float,
         flags = torch.stack([error > tolerance, ~better]).tolist()
         unsolved = flags[0]
         if any(flags[1]):
-            worse = (~better).nonzero()[:, 0]
+            worse = _places(flags[1], h.device)
             candidate.put(worse, state, worse)
         state, spare = candidate, state.e
         step += 1
     memory[:] = [state.e, spare, scratch]
     return state, step
+
+
+def _places(flags: list[bool], device: torch.device) -> Tensor:
+    """Return where the flags are True, [p] int64; the host knows them and does not wait for a GPU."""
+    return torch.tensor([place for place, flag in enumerate(flags) if flag]).to(device, non_blocking=True)
 
 
 def _evaluate(problem: _Problem, h: Tensor, memory: Tensor) -> _State:

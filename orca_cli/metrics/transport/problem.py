@@ -18,7 +18,7 @@ from annotated_types import Interval
 from torch import Tensor
 
 from orca_cli.metrics.transport import envelope, newton, sinkhorn
-from orca_cli.metrics.transport.clouds import half_squared_distances
+from orca_cli.metrics.transport.clouds import class_sizes, half_squared_distances
 from orca_cli.metrics.transport.sinkhorn import Solution
 from orca_cli.ranges import Count, CountOrZero, Fraction, Positive
 
@@ -121,7 +121,7 @@ class Transport:
 
     def diagnostics(self, solutions: list[Solution], prepared: dict[str, Tensor]) -> dict[str, float]:
         """Return the diagnostics of a metric, from all problems that it solved."""
-        error = max(float(solution.error.max()) for solution in solutions)
+        error = float(torch.stack([solution.error.max() for solution in solutions]).max())
         return {
             "iterations": float(max(solution.iterations for solution in solutions)),
             "marginal_error": error,
@@ -175,7 +175,7 @@ def class_plans(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor, reg:
 
     Potentials of points against every class are left [n, l] and right [k, m]; mass is [k, l] and non-negative.
     """
-    sizes = torch.bincount(rows, minlength=len(mass))[:, None] * torch.bincount(columns, minlength=mass.shape[1])
+    sizes = class_sizes(rows, len(mass))[:, None] * class_sizes(columns, mass.shape[1])
     # A class without points has no row or column to which this is added.
     scale = (mass / sizes.clamp(min=1)).log()
     return Plans(left / reg, right / reg + scale[:, columns], rows, columns, reg)

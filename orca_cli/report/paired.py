@@ -1,0 +1,221 @@
+"""Arms against a baseline, in pairs: runs that are the same in everything but one axis.
+
+A gain is the baseline's error less the arm's: above 0, the arm is better. Sets (the columns of the table) are what an arm is
+judged by: a set counts once, with the mean over its seeds and over what else it was run with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from orca_cli.exceptions import DataError, suggest
+from orca_cli.report.statistics import Effect, effect, holm
+from orca_cli.report.table import Cell, Column, Method, Table, score_of
+
+LARGEST_P = 0.05
+_FIELDS = ("body", "source", "metric", "finetune")
+_ZERO = 1e-12
+
+
+@dataclass(frozen=True)
+class Block:
+    """The pairs of one arm on one set, with all other settings the same.
+
+    Args:
+        others: what names the method besides the axis.
+        seeds: those that both have.
+        baseline, errors: by seed, as stored.
+        lost: completed runs of the arm whose partner is missing.
+    """
+
+    column: Column
+    arm: str
+    others: tuple[tuple[str, str], ...]
+    seeds: tuple[int, ...]
+    baseline: tuple[float, ...]
+    errors: tuple[float, ...]
+    lost: int = 0
+
+    @property
+    def scale(self) -> float:
+        """Return what stored errors are multiplied by where they are shown."""
+        return 100.0 if self.column.percent else 1.0
+
+    @property
+    def gains(self) -> list[float]:
+        """Return the gains by seed, in points where the error is a per cent."""
+        return [self.scale * (base - error) for base, error in zip(self.baseline, self.errors, strict=True)]
+
+    @property
+    def effect(self) -> Effect | None:
+        """Return the mean gain; None without a pair."""
+        return effect(self.gains) if self.seeds else None
+
+
+@dataclass(frozen=True)
+class Overall:
+    """One arm over all sets that it has pairs on.
+
+    Args:
+        sets: how many.
+        seeds: of the sets, fewest and most.
+        wins, ties, losses: sets by the sign of their mean gain.
+        points: mean gain over the sets whose error is a per cent; None without one.
+        relative: mean over all sets of log(baseline's mean error / arm's): about the share of the error that is gained.
+        worst: name and mean gain, in points, of the set with the lowest; None without a set whose error is a per cent.
+        corrected: Holm's p over the arms, of `points` if all sets have them, else of `relative`.
+        is_relative: the verdict is about `relative`.
+    """
+
+    arm: str
+    sets: int
+    pairs: int
+    seeds: tuple[int, int]
+    wins: int
+    ties: int
+    losses: int
+    points: Effect | None
+    relative: Effect | None
+    worst: tuple[str, float] | None = None
+    corrected: float = 1.0
+    is_relative: bool = False
+
+    @property
+    def judged(self) -> Effect | None:
+        """Return the effect that the verdict is about."""
+        return self.relative if self.is_relative else self.points
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every arm against the baseline.
+
+    Args:
+        axis, baseline: such as metric and none.
+        margin: a mean gain of at most this, in points or in per cent of the error, counts as none.
+        unpaired: completed runs, of all arms, without a partner.
+    """
+
+    axis: str
+    baseline: str
+    margin: float
+    blocks: list[Block]
+    overall: list[Overall]
+    unpaired: int
+
+
+def compare(table: Table, axis: str, baseline: str, margin: float) -> Comparison:
+    """Return the comparison of all methods that differ from others in an axis only.
+
+    Args:
+        table: of the runs.
+        axis: body, source, metric, finetune, or a setting in which rows differ.
+        baseline: its value.
+        margin: see `Comparison`.
+
+    Raises:
+        DataError: no row has that value, or all have it.
+    """
+    values = {value for row in table.rows if (value := value_of(row.method, axis)) is not None}
+    if not values:
+        keys = {key for row in table.rows for key, _ in row.method.settings} | set(_FIELDS)
+        raise DataError(f"the runs do not differ in '{axis}'", where="--against", hint=suggest(axis, keys))
+    if baseline not in values:
+        raise DataError(f"no run has {axis}={baseline}", where="--against", hint=suggest(baseline, values))
+    if len(values) == 1:
+        hint = f"run others as well: orca run -m {axis}={baseline},..."
+        raise DataError(f"all runs have {axis}={baseline}", where="--against", hint=hint)
+    partners = {_others(row.method, axis): row for row in table.rows if value_of(row.method, axis) == baseline}
+    blocks = []
+    for row in table.rows:
+        if (value := value_of(row.method, axis)) in (None, baseline):
+            continue
+        others = _others(row.method, axis)
+        partner = partners.get(others)
+        for place, column in enumerate(table.columns):
+            mine = _by_run_seed(row.cells[place])
+            base = {} if partner is None else _by_run_seed(partner.cells[place])
+            seeds = tuple(sorted(mine.keys() & base.keys()))
+            if mine:
+                errors = (tuple(base[seed] for seed in seeds), tuple(mine[seed] for seed in seeds))
+                blocks.append(Block(column, str(value), others, seeds, *errors, lost=len(mine) - len(seeds)))
+    arms = dict.fromkeys(block.arm for block in blocks)
+    found = [_overall(arm, [block for block in blocks if block.arm == arm and block.seeds]) for arm in arms]
+    is_relative = not all(block.column.percent for block in blocks if block.seeds)
+    found = [replace(one, is_relative=is_relative) for one in found if one.sets]
+    corrected = holm([one.judged.p if one.judged else 1.0 for one in found])
+    found = [replace(one, corrected=p) for one, p in zip(found, corrected, strict=True)]
+    return Comparison(axis, baseline, margin, blocks, found, sum(block.lost for block in blocks))
+
+
+def value_of(method: Method, axis: str) -> str | None:
+    """Return a method's value on an axis; None where its name has none."""
+    return str(getattr(method, axis)) if axis in _FIELDS else dict(method.settings).get(axis)
+
+
+def _by_run_seed(cell: Cell) -> dict[int, float]:
+    """Return seed -> error of a cell's runs that have one."""
+    scores = {run.seed: score_of(run).value for run in cell.runs}
+    return {seed: value for seed, value in scores.items() if value is not None}
+
+
+def _others(method: Method, axis: str) -> tuple[tuple[str, str], ...]:
+    fields = {name: str(getattr(method, name)) for name in _FIELDS} | dict(method.settings)
+    return tuple(sorted((key, value) for key, value in fields.items() if key != axis))
+
+
+def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
+    sets: dict[Column, list[Block]] = defaultdict(list)
+    for block in blocks:
+        sets[block.column].append(block)
+    means = [_mean(_mean(block.gains) for block in own) for own in sets.values()]
+    named = [(mean, column.task) for mean, column in zip(means, sets, strict=True) if column.percent]
+    percent = [mean for mean, _ in named]
+    worst = min(named, default=None)
+    ratios = [ratio for own in sets.values() if (ratio := _log_ratio(own)) is not None]
+    if len(sets) == 1:  # then seeds are what there is to judge by
+        (own,) = sets.values()
+        percent = _by_seed(own, lambda block: block.gains) if percent else []
+        logs = _by_seed(own, _log_ratios)
+        ratios = logs if all(map(math.isfinite, logs)) else []
+    counts = [len(block.seeds) for block in blocks]
+    return Overall(
+        arm,
+        len(sets),
+        sum(counts),
+        (min(counts, default=0), max(counts, default=0)),
+        wins=sum(mean > _ZERO for mean in means),
+        ties=sum(abs(mean) <= _ZERO for mean in means),
+        losses=sum(mean < -_ZERO for mean in means),
+        points=effect(percent) if percent else None,
+        relative=effect(ratios) if ratios else None,
+        worst=worst and (worst[1], worst[0]),
+    )
+
+
+def _by_seed(blocks: Sequence[Block], values: Callable[[Block], Sequence[float]]) -> list[float]:
+    """Return, for each seed, the mean of a block's values over the blocks that have it."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for block in blocks:
+        for seed, value in zip(block.seeds, values(block), strict=True):
+            found[seed].append(value)
+    return [_mean(own) for _, own in sorted(found.items())]
+
+
+def _log_ratio(blocks: Sequence[Block]) -> float | None:
+    """Return log(mean error of the baseline / of the arm) on a set; None where either is not above 0."""
+    base, mine = _mean(_mean(block.baseline) for block in blocks), _mean(_mean(block.errors) for block in blocks)
+    return math.log(base / mine) if base > 0 and mine > 0 else None
+
+
+def _log_ratios(block: Block) -> list[float]:
+    pairs = zip(block.baseline, block.errors, strict=True)
+    return [math.log(base / mine) if base > 0 and mine > 0 else math.nan for base, mine in pairs]
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return math.fsum(found) / len(found)

@@ -1,0 +1,48 @@
+"""The runs of one study, named as the study names them: its sets as tasks, its other axes as settings."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from orca_cli.exceptions import DataError, suggest
+from orca_cli.report.collect import Collection, Run
+from orca_cli.runs import studies
+
+SET = "set"  # the axis whose choices are the columns of a study's table
+_OWN = ("body", "source", "metric", "finetune")  # axes that have a field of their own in a run
+
+
+def of_study(collection: Collection, folders: Sequence[Path], name: str) -> Collection:
+    """Return the runs that belong to a study.
+
+    Args:
+        collection: of the folders.
+        folders: of runs; each may hold a record of the study.
+        name: the study.
+
+    Raises:
+        DataError: no folder has a record of it, or one is damaged.
+    """
+    known = [found for folder in folders for found in studies.names(folder)]
+    if name not in known:
+        hint = suggest(name, known) if known else f"orca run -m study={name}"
+        raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
+    labels: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for folder in folders:
+        for member in studies.read(folder, name) if name in studies.names(folder) else []:
+            labels[member.identity].append(member.labels)
+    runs, superseded = (
+        [_named(run, own) for run in found for own in labels.get(run.identity, ())]
+        for found in (collection.runs, collection.superseded)
+    )
+    return replace(collection, runs=runs, superseded=superseded)
+
+
+def _named(run: Run, labels: dict[str, str]) -> Run:
+    own: dict[str, Any] = {key: labels[key] for key in _OWN if key in labels}
+    settings = {key: name for key, name in labels.items() if key not in (SET, "seed", "task", *_OWN)}
+    return replace(run, task=labels.get(SET, run.task), variant=settings, **own)

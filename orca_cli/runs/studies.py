@@ -1,0 +1,92 @@
+"""Which runs belong to a study, and as what: RUNS/.studies/NAME.json.
+
+That is kept beside the runs and not in them: a run that two studies share is run once, and belongs to both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orca_cli import storage
+from orca_cli.exceptions import DataError
+from orca_cli.terminal import log
+
+FOLDER = ".studies"
+SCHEMA = 1
+_MOST_BYTES = 2**28  # 10,000 runs have some 3 MB
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a study.
+
+    Args:
+        identity: of the run; see `identity.Identity`.
+        labels: axis -> name of the choice.
+    """
+
+    identity: str
+    labels: dict[str, str]
+
+
+def path_of(root: Path, study: str) -> Path:
+    """Return the file of a study in a folder of runs."""
+    return root / FOLDER / f"{study}.json"
+
+
+def names(root: Path) -> list[str]:
+    """Return the studies that have runs in a folder of runs."""
+    return sorted(path.stem for path in (root / FOLDER).glob("*.json"))
+
+
+def add(root: Path, study: str, members: Sequence[Member]) -> None:
+    """Record runs as a study's; one with the same labels, of other settings or files, does not belong to it any more.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    path = path_of(root, study)
+    storage.make_folder(path.parent)
+    with storage.lock(path.with_suffix(".lock"), timeout_s=60.0, what=f"the record of study {study}"):
+        known = _known(root, study)
+        merged = {tuple(sorted(member.labels.items())): member for member in (*known, *members)}
+        records = [vars(member) for member in merged.values()]
+        storage.write_json(path, {"schema": SCHEMA, "study": study, "runs": records})
+
+
+def _known(root: Path, study: str) -> list[Member]:
+    path = path_of(root, study)
+    if not path.exists():
+        return []
+    try:
+        return read(root, study)
+    except DataError as error:
+        log.warning(f"{error}; it is moved aside")
+        storage.quarantine(path)
+        return []
+
+
+def read(root: Path, study: str) -> list[Member]:
+    """Return the runs of a study.
+
+    Raises:
+        DataError: there is no such record, or it is not one.
+    """
+    path = path_of(root, study)
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise DataError("is far too large", where=str(path), hint="move it away and repeat the study's command")
+        record: Any = json.loads(path.read_bytes())
+        if record["schema"] != SCHEMA:
+            raise DataError(f"has schema {record['schema']}, this program reads {SCHEMA}", where=str(path))
+        return [
+            Member(str(one["identity"]), {str(axis): str(name) for axis, name in one["labels"].items()})
+            for one in record["runs"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        hint = f"orca run -m study={study} writes it, and repeats no completed run"
+        raise DataError(f"cannot be read: {type(error).__name__}", where=str(path), hint=hint) from error

@@ -1,0 +1,217 @@
+"""Studies: a preset sweep over axes, whose choices are sets of overrides that go together (conf/study/NAME.yaml).
+
+    common: [train.epochs=5]                       # overrides of all runs
+    axes:                                          # every combination of their choices is an arm: one run
+      seed: [0, 1, 2]                              # a list: the choices are values of the setting that the axis is named after
+      set:                                         # a mapping: name of a choice -> its overrides
+        digits: task=digits
+        arrows: [task=arrays, task.kind=classes, task.train=study/ArrowHead.npz]
+      body:
+        minilm: body=minilm
+        swin: [body=swin_tiny, body.checkpoint=???]   # ???: only the command line can give it, and it goes to this choice only
+    except:                                        # arms that are left out
+      - {body: swin, set: [arrows]}
+    files:                                         # settings that name files: how one gets them
+      task.train: python scripts/study_data.py --from FOLDER
+
+Where overrides of an arm have the same key, the later axis counts; what is typed on the command line beats them all.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orca_cli import configuration
+from orca_cli.exceptions import ConfigError, UnsafeError, suggest
+
+BLANK = "???"
+_PARTS = ("common", "axes", "except", "files")
+_NOT_IN_FILES = ("hydra", "paths", "study")
+# They name a run elsewhere, or have no effect on its result.
+_UNLABELLED = ("device", "tracker", "train.checkpoint_s")
+
+Choices = dict[str, tuple[str, ...]]  # name -> overrides
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run of a study.
+
+    Args:
+        labels: axis -> name of the choice, and what was typed besides; not part of the run's identity.
+        overrides: what to compose.
+        lacks: why it cannot run; empty if it can.
+    """
+
+    labels: dict[str, str]
+    overrides: list[str]
+    lacks: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's file; see the module."""
+
+    name: str
+    common: tuple[str, ...]
+    axes: dict[str, Choices]
+    left_out: tuple[dict[str, tuple[str, ...]], ...]
+    files: dict[str, str]
+
+    @classmethod
+    def read(cls, name: str, path: Path) -> Study:
+        """Read a study's file.
+
+        Raises:
+            ConfigError: it is not a study.
+            UnsafeError: it sets how the program runs.
+        """
+        content, where = configuration.content(path), str(path)
+        for key in content:
+            if key not in _PARTS:
+                raise ConfigError(f"a study has no '{key}'", where=where, hint=suggest(key, _PARTS))
+        axes = _mapping(content.get("axes"), "axes", where)
+        if not axes:
+            raise ConfigError("a study needs axes", where=where, hint="such as axes: {seed: [0, 1, 2]}")
+        read = {axis: _choices(axis, given, where) for axis, given in axes.items()}
+        conditions = content.get("except") or []
+        if not isinstance(conditions, list):
+            raise ConfigError("is not a list", where=f"{where}: except", hint="such as - {axis: choice}")
+        return cls(
+            name,
+            _overrides(content.get("common") or [], "common", where),
+            read,
+            tuple(_condition(entry, read, where) for entry in conditions),
+            {key: str(text) for key, text in _mapping(content.get("files"), "files", where).items()},
+        )
+
+    def narrowed(self, axis: str, names: Sequence[str], *, is_setting: bool) -> Study:
+        """Return the study with some choices of an axis.
+
+        Args:
+            axis: one of `axes`.
+            names: what was typed for it.
+            is_setting: a name that is no choice is a value of the setting with the axis' name.
+
+        Raises:
+            ConfigError: there is no such choice.
+        """
+        known, chosen = self.axes[axis], {}
+        for name in names:
+            if name not in known and not is_setting:
+                raise ConfigError(f"study={self.name} has no {axis} '{name}'", where=axis, hint=suggest(name, known))
+            chosen[name] = known.get(name, (f"{axis}={name}",))
+        return Study(self.name, self.common, self.axes | {axis: chosen}, self.left_out, self.files)
+
+    def arms(self, typed: Mapping[str, Sequence[tuple[str, str]]], data_folder: Path) -> list[Arm]:
+        """Return every arm that is not left out, the first axis slowest.
+
+        Args:
+            typed: key -> (text of the value, override) of what the command line sets besides the axes; with several, each
+                makes arms of its own.
+            data_folder: where relative names of files are looked for, besides the working folder.
+        """
+        blank = {
+            _key(text)
+            for choices in self.axes.values()
+            for texts in choices.values()
+            for text in texts
+            if _is_blank(text)
+        }
+        own = [[(axis, name) for name in choices] for axis, choices in self.axes.items()]
+        more = [[(key, *pair) for pair in pairs] for key, pairs in typed.items()]
+        found = []
+        for chosen in itertools.product(*own):
+            labels = dict(chosen)
+            if any(all(labels[axis] in names for axis, names in one.items()) for one in self.left_out):
+                continue
+            texts = [*self.common, *(text for axis, name in chosen for text in self.axes[axis][name])]
+            preset = {_key(text): text for text in texts}
+            for extra in itertools.product(*more):
+                merged, named = dict(preset), dict(labels)
+                for key, value, text in extra:
+                    if key not in blank or _is_blank(preset.get(key, "")):
+                        merged[key] = text
+                    if key not in blank and not key.startswith(_NOT_IN_FILES) and key not in _UNLABELLED:
+                        named[key] = value
+                found.append(Arm(named, list(merged.values()), self._lack(merged, data_folder)))
+        return found
+
+    def _lack(self, merged: dict[str, str], data_folder: Path) -> str:
+        """Return why an arm cannot run: a value that has to be typed, or a file that is not there; empty if it can."""
+        for key, text in merged.items():
+            value = text.partition("=")[2].strip("'\"")
+            if value == BLANK:
+                return f"needs {key}=...: {self.files.get(key, 'give it on the command line')}"
+            path = Path(value).expanduser()
+            if key in self.files and not (path.exists() or (data_folder / path).exists()):
+                return f"no {value} in the data folder {data_folder}: {self.files[key]}"
+        return ""
+
+
+def absent(arms: Iterable[Arm]) -> list[str]:
+    """Return a line for each reason why arms cannot run, with the number of runs."""
+    counts = Counter(arm.lacks for arm in arms if arm.lacks)
+    return [f"{count} run{'s' if count > 1 else ''} left out: {reason}" for reason, count in counts.items()]
+
+
+def _key(text: str) -> str:
+    return text.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _is_blank(text: str) -> bool:
+    return text.endswith(f"={BLANK}")
+
+
+def _mapping(value: Any, part: str, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict | None):
+        raise ConfigError("is not a mapping", where=f"{where}: {part}", hint="write name: value")
+    return {str(key): entry for key, entry in (value or {}).items()}
+
+
+def _choices(axis: str, given: Any, where: str) -> Choices:
+    if isinstance(given, list) and given and all(isinstance(value, str | int | float) for value in given):
+        return {name: (f"{axis}={name}",) for name in map(_text, given)}
+    if isinstance(given, dict) and given:
+        return {_text(name): _overrides(entry, f"{axis}.{name}", where) for name, entry in given.items()}
+    hint = f"such as {axis}: [a, b], or {axis}: {{a: [key=value]}}"
+    raise ConfigError(f"axis '{axis}' has no choices", where=where, hint=hint)
+
+
+def _text(value: Any) -> str:
+    """Return a value as one types it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _overrides(given: Any, part: str, where: str) -> tuple[str, ...]:
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not all(isinstance(text, str) and "=" in text for text in texts):
+        raise ConfigError(
+            "is not a list of overrides", where=f"{where}: {part}", hint="such as [task=digits, train.epochs=5]"
+        )
+    for text in texts:
+        if _key(text).split(".")[0].split("/")[0] in _NOT_IN_FILES:
+            raise UnsafeError(
+                f"'{text}' sets how the program runs", where=f"{where}: {part}", hint="type it on the command line"
+            )
+    return tuple(texts)
+
+
+def _condition(entry: Any, axes: dict[str, Choices], where: str) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for axis, given in _mapping(entry, "except", where).items():
+        if axis not in axes:
+            raise ConfigError(f"there is no axis '{axis}'", where=f"{where}: except", hint=suggest(axis, axes))
+        names = tuple(map(_text, given if isinstance(given, list) else [given]))
+        for name in names:
+            if name not in axes[axis]:
+                raise ConfigError(f"{axis} has no '{name}'", where=f"{where}: except", hint=suggest(name, axes[axis]))
+        found[axis] = names
+    if not found:
+        raise ConfigError("a condition is empty", where=f"{where}: except", hint="such as - {axis: choice}")
+    return found

@@ -1,0 +1,328 @@
+"""Check and measure on a GPU everything that is claimed of one, in one go of less than ten minutes; ratios of one run.
+
+    python scripts/bench_gpu.py                        all parts; a table, and bench_gpu.json
+    python scripts/bench_gpu.py metrics runs           some parts
+    python scripts/bench_gpu.py --json reports/h100.json
+
+    tests      the tests that need a GPU: whole runs against the CPU at every precision, fp16's scale after a resume
+    metrics    every metric: value and gradient against the CPU's, seconds against it, waits of the host, peak memory
+    geomloss   otdd and otdd_reference against geomloss on the same card
+    steps      a step of stage 2 and one of stage 3: seconds against the CPU, waits of the host, peak memory
+    runs       a whole run on the card and the same on the CPU; stopped in stages 2 and 3 and resumed: the same weights
+    finetune   scripts/bench_finetune.py on the card
+
+Without a card it says so and ends with code 1; where a check fails, with code 2. A wait is a call that makes the host wait for
+the card, as torch's synchronisation debug mode reports it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from orca_cli import cli, compose, configuration, parts  # noqa: E402
+from orca_cli.exceptions import NonFiniteError  # noqa: E402
+from orca_cli.interfaces import Features  # noqa: E402
+from orca_cli.stages.build import build  # noqa: E402
+from orca_cli.stages.compared import compare  # noqa: E402
+from orca_cli.stages.training_plan import TrainingPlan  # noqa: E402
+from orca_cli.terminal import LogReporter  # noqa: E402
+from orca_cli.training.engine import Engine  # noqa: E402
+from scripts import bench_metric  # noqa: E402
+from tests.checkpoints import save_tiny_bert  # noqa: E402
+
+VALUE, COSINE = 2e-3, 0.999  # within which a metric's value and gradient agree with the CPU's
+MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+LIMIT_S = 570  # no part starts after that, and one that is a process of its own is stopped then
+Row = dict[str, Any]
+
+
+class Card:
+    """The device that is measured, and what only its kind can tell."""
+
+    def __init__(self) -> None:
+        """Take the first CUDA device."""
+        self.device = torch.device("cuda")
+        self.name = torch.cuda.get_device_name()
+        self.setting = "cuda"  # of `device` in a run
+
+    def settle(self) -> None:
+        """Wait until all work is done."""
+        torch.cuda.synchronize()
+
+    @contextmanager
+    def waits(self) -> Iterator[list[int]]:
+        """Count the host's waits inside the block; the list has the number afterwards."""
+        found: list[int] = []
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                yield found
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        found.append(sum("synchroniz" in str(warning.message) for warning in caught))
+
+    def peak_mb(self, work: Callable[[], object]) -> float:
+        """Return the memory that some work takes at its peak, beyond what was held before."""
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+class Bench:
+    """The parts; each returns rows of plain values, of which `ok` says whether a check held.
+
+    Args:
+        card: the device.
+        size: points, width, classes and target of the clouds that metrics compare.
+        words: overrides of the runs, such as their sizes.
+        checkpoint: changes to the tiny body, by which it gets the size of a real one.
+    """
+
+    def __init__(self, card: Card, size: dict[str, int], words: list[str], checkpoint: dict[str, Any]) -> None:
+        self._card, self._size = card, size
+        self._end = time.monotonic() + LIMIT_S
+        self._folder = tempfile.TemporaryDirectory()
+        self.folder = Path(self._folder.name)
+        body = save_tiny_bert(self.folder / "body", **checkpoint)
+        self._words = ["task=digits", "body=minilm", f"body.checkpoint={body}", *words]
+
+    def left_s(self) -> float:
+        """Return the seconds that are left for further parts; below 0 where there are none."""
+        return self._end - time.monotonic()
+
+    def tests(self) -> list[Row]:
+        """Run the tests that need a GPU."""
+        done = self._process("-m", "pytest", "-m", "gpu", "tests", "-q", "-p", "no:cacheprovider")
+        last = (done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]])[-1]
+        return [{"tests": last, "ok": done.returncode == 0 and "passed" in last}]
+
+    def metrics(self) -> list[Row]:
+        """Compare every metric with itself on the CPU, with one target class and, where it needs that, with three."""
+        return [self._metric(name) for name in sorted(set(configuration.choices("metric")) - {"none"})]
+
+    def _metric(self, name: str) -> Row:
+        metric = parts.build(configuration.content(configuration.choices("metric")[name]), "metric")
+        classes = 1 if getattr(metric, "least_classes", 1) == 1 else 3
+        clouds = [
+            bench_metric.features(self._size[points], self._size["width"], number, points, "cpu")
+            for points, number in (("points", self._size["classes"]), ("target", classes))
+        ]
+        if getattr(metric, "samples_source", False):  # is given as many source points as target points
+            clouds[0] = _first(clouds[0], len(clouds[1].x))
+        found = {}
+        for device in (torch.device("cpu"), self._card.device):
+            source, target = (_on(cloud, device) for cloud in clouds)
+            prepared = {key: value.to(device) for key, value in metric.prepare(source).items()}
+
+            def solve(source: Any = source, target: Any = target, prepared: Any = prepared) -> tuple[float, Any]:
+                z = target.x.detach().requires_grad_()
+                value = metric.distance(source, prepared, Features(z, target.labels, target.num_classes)).value
+                value.backward()
+                return float(value.detach()), z.grad.cpu().double()
+
+            found[device.type] = (*solve(), self._seconds(solve), solve)
+        (here, slope, cpu_s, _), (there, other, s, solve) = found.values()
+        with self._card.waits() as waits:
+            solve()
+        cosine = float(torch.nn.functional.cosine_similarity(slope.flatten(), other.flatten(), dim=0))
+        off = abs(there - here) / max(abs(here), 1e-6)
+        return {
+            "metric": name,
+            "relative difference of values": off,
+            "cosine of gradients": cosine,
+            "ms": 1000 * s,
+            "times faster than the CPU": cpu_s / s,
+            "waits": waits[0],
+            "peak MB": self._card.peak_mb(solve),
+            "ok": off < VALUE and cosine > COSINE,
+        }
+
+    def geomloss(self) -> list[Row]:
+        """Compare the time of a class and step with geomloss on the same card."""
+        source, target = (
+            _on(
+                bench_metric.features(self._size[points], self._size["width"], number, points, "cpu"), self._card.device
+            )
+            for points, number in (("points", self._size["classes"]), ("target", 1))
+        )
+        solvers = {"geomloss": bench_metric.with_geomloss} | {
+            name: bench_metric.with_metric(name) for name in ("otdd", "otdd_reference")
+        }
+        seconds = {name: self._seconds(lambda solve=solve: solve(source, target)) for name, solve in solvers.items()}
+        return [
+            {"solver": name, "ms": 1000 * s, "times faster than geomloss": seconds["geomloss"] / s}
+            for name, s in seconds.items()
+        ]
+
+    def steps(self) -> list[Row]:
+        """Measure a step of stage 2, for all classes, and one of stage 3."""
+        found: dict[str, dict[str, Any]] = {}
+        for device in (self._card.device, torch.device("cpu")):
+            with compose.session() as session:
+                config = session.compose([*self._words, f"paths.cache={self.folder / 'cache'}"]).config
+            built = build(config, LogReporter())
+            engine = Engine(device, "fp32")
+            built.model.to(device)
+            problem = compare(config, built, engine, LogReporter()).problem
+            plan, number = TrainingPlan(config, built, engine), itertools.count()
+
+            def align(problem: Any = problem, built: Any = built, engine: Any = engine) -> None:
+                for some in problem.parts(built.model, engine, problem.train, 0):
+                    torch.stack([weight * distance.value for weight, distance in some]).sum().backward()
+
+            def train(plan: Any = plan, number: Any = number) -> None:
+                plan.take(next(number))
+
+            found[device.type] = {"align": align, "finetune": train}
+        rows = []
+        for stage, step in found[self._card.device.type].items():
+            seconds, cpu_s = self._seconds(step), self._seconds(found["cpu"][stage])
+            with self._card.waits() as waits:
+                step()
+            peak = self._card.peak_mb(step)
+            rows.append({"step": stage, "ms": 1000 * seconds, "times faster than the CPU": cpu_s / seconds})
+            rows[-1] |= {"waits": waits[0], "peak MB": peak}
+        return rows
+
+    def runs(self) -> list[Row]:
+        """Run everything on the card and on the CPU; stop runs in stages 2 and 3 and resume them."""
+        straight, seconds = self._run("straight", self._card.setting)
+        _, cpu_seconds = self._run("cpu", "cpu")
+        ratios = {f"{stage}, times faster than the CPU": cpu_seconds[stage] / seconds[stage] for stage in seconds}
+        rows: list[Row] = [{"run": "straight", "error": straight["error"]["value"]} | ratios]
+        aligned = straight["alignment"]["steps"]
+        for name, stop in (("stopped in stage 2", max(1, aligned // 2)), ("stopped in stage 3", aligned + 3)):
+            take, calls = torch.optim.AdamW.step, itertools.count(1)
+
+            def broken(*words: Any, take: Any = take, calls: Any = calls, stop: int = stop, **more: Any) -> Any:
+                if next(calls) == stop + 1:
+                    raise NonFiniteError("stopped on purpose", where="bench_gpu")
+                return take(*words, **more)
+
+            with mock.patch.object(torch.optim.AdamW, "step", broken):
+                self._run(name, self._card.setting, stops=True)
+            resumed, _ = self._run(name, self._card.setting)
+            rows.append({"run": name, "ok": resumed["weights_sha256"] == straight["weights_sha256"]})
+        return rows
+
+    def _run(self, name: str, device: str, *, stops: bool = False) -> tuple[dict[str, Any], dict[str, float]]:
+        """Run the command line in this process; returns its result and seconds by stage."""
+        root = self.folder / name.replace(" ", "-")
+        words = ["run", *self._words, f"device={device}", f"paths.runs={root}", f"paths.cache={root / 'cache'}"]
+        code = cli.main([*words, "train.checkpoint_s=0"])
+        if stops:
+            return {}, {}
+        results = [json.loads(path.read_text()) for path in root.glob("*/*/result.json")]
+        if code or not results:
+            raise RuntimeError(f"run '{name}' ended with code {code}")
+        return results[0], results[0]["seconds"]
+
+    def finetune(self) -> list[Row]:
+        """Run scripts/bench_finetune.py on the card; its lines of JSON are the rows."""
+        done = self._process("scripts/bench_finetune.py", "--device", self._card.setting)
+        rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        return rows or [{"finetune": (done.stderr.strip().splitlines() or ["no figures"])[-1], "ok": False}]
+
+    def _process(self, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": max(1.0, self.left_s())}
+        return subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, check=False, **settings)  # noqa: S603
+
+    def _seconds(self, work: Callable[[], object], repeats: int = 5) -> float:
+        """Return the median seconds of some work, warm."""
+        work()
+        times = []
+        for _ in range(repeats):
+            self._card.settle()
+            begin = time.perf_counter()
+            work()
+            self._card.settle()
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times)
+
+
+PARTS = ("tests", "metrics", "geomloss", "steps", "runs", "finetune")
+
+
+def _on(cloud: Any, device: torch.device) -> Any:
+    return Features(cloud.x.to(device), cloud.labels.to(device), cloud.num_classes)
+
+
+def _first(cloud: Any, points: int) -> Any:
+    return Features(cloud.x[:points], cloud.labels[:points], cloud.num_classes)
+
+
+def measure(bench: Bench, names: list[str]) -> dict[str, Any]:
+    """Run parts in turn; one that fails, or for which no time is left, is a row that says so, and does not end the others."""
+    found: dict[str, Any] = {}
+    for name in names:
+        begin = time.perf_counter()
+        try:
+            rows = getattr(bench, name)() if bench.left_s() > 0 else [{"left out": "no time was left", "ok": False}]
+        except Exception as error:  # noqa: BLE001 - the figures of the other parts are wanted
+            rows = [{"failed": f"{type(error).__name__}: {error}", "ok": False}]
+        found[name] = {"seconds": round(time.perf_counter() - begin, 1), "rows": rows}
+        show(name, found[name])
+    return found
+
+
+def show(name: str, part: dict[str, Any]) -> None:
+    """Print one part."""
+    print(f"\n{name} ({part['seconds']:.0f} s)")
+    for row in part["rows"]:
+        cells = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
+        print("  " + ", ".join(cells), flush=True)
+
+
+def main() -> None:
+    """Print the parts and write them to a file, with the name of the card."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"all by default: {', '.join(PARTS)}")
+    parser.add_argument("--json", type=Path, default=Path("bench_gpu.json"), help="where the figures are written")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; allowed: {', '.join(PARTS)}")
+    if not torch.cuda.is_available():
+        sys.exit("bench_gpu: no CUDA device on this machine; nothing was measured")
+    card = Card()
+    sizes = {"points": 2000, "width": 384, "classes": 8, "target": 128}
+    words = ["task.train_size=512", "train.epochs=3", "train.warmup_epochs=1", "align.epochs=6", "align.select=last"]
+    bench = Bench(card, sizes, words, MINILM)
+    record = {
+        "card": card.name,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    print(f"{card.name}, torch {torch.__version__}")
+    record["parts"] = measure(bench, arguments.parts or list(PARTS))
+    arguments.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    failed = [name for name, part in record["parts"].items() if not all(row.get("ok", True) for row in part["rows"])]
+    print(f"\nwritten to {arguments.json}" + (f"; FAILED: {', '.join(failed)}" if failed else ""))
+    sys.exit(2 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Make the files that `orca run -m study=alignment` reads from raw data sets.
+
+    python scripts/study_data.py --from FOLDER             into paths.data ($ORCA_HOME/data, else the user's cache folder)
+    python scripts/study_data.py --from FOLDER --to DATA
+
+FOLDER holds what is there of
+
+    series/NAME.npz            x_train [n, C, L], y_train [n], x_test, y_test; lengths_train and lengths_test [n] where series
+                               are shorter than L: what follows a series' end becomes 0
+    series/watch.npz           x [n, C, L], y [n], group [n]: the subject, 1..10
+    series/peptides*.csv       columns sequence and label: one-hot over the 20 amino acids, cut and padded to 50
+    cifar10/*.npz              x_train [n, 3, 32, 32] uint8, y_train [n], x_test, y_test
+    jsb/JSB_Chorales.mat
+
+and DATA gets study/NAME.npz with x_train, y_train, x_val, y_val, x_test, y_test, study/cifar10.npz and
+study/cifar10_source.npz (images of other indices, for the source), and jsb/JSB_Chorales.mat. A set that FOLDER lacks is named.
+
+The test split is the given one. Validation is drawn from training, every class in proportion; watch: test is subjects 9 and 10,
+validation is subject 8. At most 200 training, 100 validation and 500 test samples are kept, drawn in proportion to the classes
+by generators with fixed seeds: the same FOLDER gives the same files, byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from orca_cli.configuration import default_folders
+
+MOST = {"train": 200, "val": 100, "test": 500}
+VALIDATION = 0.2  # of the given training split, where no more than MOST says
+SERIES = ("ACSF1", "ArrowHead", "JapaneseVowels", "OSULeaf", "PigCVP", "Trace")
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+PEPTIDE_LENGTH = 50
+WATCH_TEST, WATCH_VALIDATION = (9, 10), (8,)
+
+Split = tuple[np.ndarray, np.ndarray]
+
+
+def stratified(y: np.ndarray, size: int, name: str) -> np.ndarray:
+    """Return the sorted indices of `size` samples, every class in proportion and at least one; all if there are no more."""
+    if size >= len(y):
+        return np.arange(len(y))
+    generator = np.random.default_rng([len(y), size, *name.encode()])
+    order = generator.permutation(len(y))
+    # Ranks within a class, as fractions of the class: the smallest ones are a sample in proportion.
+    rank = np.empty(len(y))
+    for label in np.unique(y):
+        own = order[y[order] == label]
+        rank[own] = np.arange(len(own)) / len(own)
+    place = np.empty(len(y), dtype=np.int64)
+    place[order] = np.arange(len(y))
+    return np.sort(np.lexsort((place, rank))[:size])
+
+
+def split(x: np.ndarray, y: np.ndarray, name: str) -> dict[str, Split]:
+    """Return training and validation, disjoint, of samples [n, ...] and their classes [n]."""
+    val = stratified(y, min(MOST["val"], max(1, round(VALIDATION * len(y)))), f"{name} validation")
+    rest = np.setdiff1d(np.arange(len(y)), val)
+    train = rest[stratified(y[rest], MOST["train"], f"{name} training")]
+    return {"train": (x[train], y[train]), "val": (x[val], y[val])}
+
+
+def cut(x: np.ndarray, y: np.ndarray, part: str, name: str) -> Split:
+    """Return at most as many samples as a split may have."""
+    kept = stratified(y, MOST[part], f"{name} {part}")
+    return x[kept], y[kept]
+
+
+def zero_padded(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return series [n, C, L] with zeros from each one's length on."""
+    return np.where(np.arange(x.shape[-1]) < lengths[:, None, None], x, 0).astype(x.dtype)
+
+
+def series(folder: Path, name: str) -> dict[str, Split]:
+    """Return the splits of a set with a given test split."""
+    with np.load(folder / "series" / f"{name}.npz", allow_pickle=False) as file:
+        arrays = {key: file[key] for key in file.files}
+    for part in ("train", "test"):
+        if f"lengths_{part}" in arrays:
+            arrays[f"x_{part}"] = zero_padded(arrays[f"x_{part}"], arrays[f"lengths_{part}"])
+    test = cut(arrays["x_test"], arrays["y_test"], "test", name)
+    return split(arrays["x_train"], arrays["y_train"], name) | {"test": test}
+
+
+def watch(folder: Path) -> dict[str, Split]:
+    """Return the windows of the wearable: no subject is in two splits."""
+    with np.load(folder / "series" / "watch.npz", allow_pickle=False) as file:
+        x, y, group = file["x"], file["y"], file["group"]
+    rows = {"test": np.isin(group, WATCH_TEST), "val": np.isin(group, WATCH_VALIDATION)}
+    rows["train"] = ~(rows["test"] | rows["val"])
+    return {part: cut(x[own], y[own], part, "watch") for part, own in rows.items()}
+
+
+def peptides(folder: Path) -> dict[str, Split]:
+    """Return peptides one-hot [n, 20, 50]; a third of them, drawn, are the test split."""
+    path = next(iter(sorted((folder / "series").glob("peptides*.csv"))), folder / "series" / "peptides.csv")
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = [(row["sequence"].strip().upper(), int(row["label"])) for row in csv.DictReader(file)]
+    rows = list(dict.fromkeys(rows))  # a peptide that occurs twice must not be in two splits
+    x = np.zeros((len(rows), len(AMINO_ACIDS), PEPTIDE_LENGTH), dtype=np.float32)
+    for place, (sequence, _) in enumerate(rows):
+        for position, letter in enumerate(sequence[:PEPTIDE_LENGTH]):
+            if letter in AMINO_ACIDS:
+                x[place, AMINO_ACIDS.index(letter), position] = 1
+    y = np.array([label for _, label in rows], dtype=np.int64)
+    test = stratified(y, len(y) // 3, "peptides drawn test")
+    rest = np.setdiff1d(np.arange(len(y)), test)
+    return split(x[rest], y[rest], "peptides") | {"test": cut(x[test], y[test], "test", "peptides")}
+
+
+def images(folder: Path) -> tuple[dict[str, Split], dict[str, Split]]:
+    """Return images for a task (training holds its validation samples as well), and others for a source."""
+    path = next(iter(sorted((folder / "cifar10").glob("*.npz"))), folder / "cifar10" / "cifar10.npz")
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {key: file[key] for key in ("x_train", "y_train", "x_test", "y_test")}
+    x, y = arrays["x_train"], arrays["y_train"]
+    own = stratified(y, MOST["train"] + MOST["val"], "cifar10 training")
+    rest = np.setdiff1d(np.arange(len(y)), own)
+    task = {"train": (x[own], y[own]), "test": cut(arrays["x_test"], arrays["y_test"], "test", "cifar10")}
+    return task, {"train": (x[rest], y[rest])}
+
+
+def write(path: Path, splits: dict[str, Split]) -> None:
+    """Write splits as x_PART and y_PART, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    pairs = {part: zip("xy", pair, strict=True) for part, pair in splits.items()}
+    np.savez_compressed(
+        temporary, **{f"{letter}_{part}": array for part, pair in pairs.items() for letter, array in pair}
+    )
+    temporary.replace(path)
+    sizes = ", ".join(f"{part} {len(y)}" for part, (_, y) in splits.items())
+    print(f"{path}: {sizes}; a sample is {' x '.join(map(str, splits['train'][0].shape[1:]))}")
+
+
+def make(name: str, work: Callable[[], None]) -> bool:
+    """Make one set; says so and returns False where its raw data are absent."""
+    try:
+        work()
+    except FileNotFoundError as error:
+        print(f"{name}: left out, no file {error.filename}", file=sys.stderr)
+        return False
+    return True
+
+
+def main() -> int:
+    """Make all sets that there are raw data for; the exit code is 1 where one is missing."""
+    text = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=text)
+    parser.add_argument(
+        "--from", dest="source", type=Path, required=True, metavar="FOLDER", help="of the raw data sets"
+    )
+    parser.add_argument(
+        "--to", type=Path, default=default_folders()["data"], metavar="DATA", help="default: paths.data"
+    )
+    arguments = parser.parse_args()
+    raw, study = arguments.source, arguments.to / "study"
+
+    def make_images() -> None:
+        task, source = images(raw)
+        write(study / "cifar10.npz", task)
+        write(study / "cifar10_source.npz", source)
+
+    def copy_jsb() -> None:
+        (arguments.to / "jsb").mkdir(parents=True, exist_ok=True)
+        print(shutil.copyfile(raw / "jsb" / "JSB_Chorales.mat", arguments.to / "jsb" / "JSB_Chorales.mat"))
+
+    made = [make(name, lambda name=name: write(study / f"{name}.npz", series(raw, name))) for name in SERIES]  # type: ignore[misc]
+    made.append(make("watch", lambda: write(study / "watch.npz", watch(raw))))
+    made.append(make("peptides", lambda: write(study / "peptides.npz", peptides(raw))))
+    made.append(make("cifar10", make_images))
+    made.append(make("jsb", copy_jsb))
+    return 0 if all(made) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

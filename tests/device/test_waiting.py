@@ -1,0 +1,121 @@
+"""How often the host waits for a GPU: in a solver once for every look at the error, in a metric a few times besides."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from orca_cli import configuration, parts
+from orca_cli.interfaces import Features
+from orca_cli.metrics.transport import annealed, newton, sinkhorn
+from orca_cli.metrics.transport.clouds import half_squared_distances
+from tests.device.emulated import counted
+
+SOLVERS = ("metrics/transport/sinkhorn.py", "metrics/transport/newton.py", "metrics/transport/annealed.py")
+# Reads of one distance to three target classes, those of the solvers apart. A metric that is not named has the usual few:
+# of the source, the target, the result, and its diagnostics.
+BESIDE_SOLVERS = {"otdd": 11, "otdd_gaussian": 24, "otdd_reference": 19, "otdd_exact": 7, "transrate": 12}
+USUAL = 6
+
+
+def clouds(*sizes, width=6):
+    draw = torch.Generator().manual_seed(0)
+    return [torch.randn(size, width, generator=draw) for size in sizes]
+
+
+def batch(device, problems=5, rows=40, columns=9):
+    """Return costs and weights of some problems, one of them padded."""
+    costs = [half_squared_distances(*clouds(rows, columns, width=2 + number)) for number in range(problems)]
+    a, b = torch.full((problems, rows), 1 / rows), torch.full((problems, columns), 1 / columns)
+    b[0, -2:] = 0
+    b[0] /= b[0].sum()
+    return [tensor.to(device) for tensor in (torch.stack(costs), a, b)]
+
+
+def count_calls(monkeypatch, module, *names):
+    calls = Counter()
+
+    def counting(name, function):
+        def call(*words, **more):
+            calls[name] += 1
+            return function(*words, **more)
+
+        return call
+
+    for name in names:
+        monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
+    return calls
+
+
+def total(counter, *files):
+    return sum(number for place, number in counter.items() if not files or place.startswith(files))
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
+def test_newton_waits_once_for_every_evaluation(device, monkeypatch, tolerance):
+    calls = count_calls(monkeypatch, newton, "_evaluate", "_descend")
+    cost, a, b = batch(device)
+    with counted() as transfers:
+        found = newton.solve(cost, a, b, 0.05, tolerance=tolerance, max_iterations=30, scaling=0.25)
+    assert found.iterations > 10
+    # And once for the largest cost, and for padding whenever it starts.
+    assert total(transfers.reads) <= calls["_evaluate"] + calls["_descend"] + 1
+    assert not transfers.writes
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
+def test_sinkhorn_waits_once_in_eight_iterations_and_once_at_every_level(device, monkeypatch, tolerance):
+    calls = count_calls(monkeypatch, sinkhorn, "_sweep")
+    cost, a, b = batch(device)
+    with counted() as transfers:
+        found = sinkhorn.solve(cost, a, b, 0.05, tolerance=tolerance, max_iterations=200, scaling=0.25)
+    levels = len(sinkhorn.annealing(float(cost.amax()), 0.05, 0.25))
+    assert found.iterations > 8 * levels
+    assert total(transfers.reads) <= 1 + levels + calls["_sweep"] / 8
+    assert not transfers.writes
+
+
+def test_transport_of_a_cloud_to_itself_waits_once_in_eight_iterations(device):
+    (x,) = clouds(30)
+    cost = half_squared_distances(x, x)[None].to(device)
+    a = torch.full((1, 30), 1 / 30).to(device)
+    with counted() as transfers:
+        found = sinkhorn.solve_symmetric(cost, a, 0.05, tolerance=1e-6, max_iterations=100)
+    assert found.iterations >= 8
+    assert total(transfers.reads) == found.iterations / 8
+    assert not transfers.writes
+
+
+def test_annealing_never_waits(device):
+    cost, a, b = batch(device)
+    annealing = annealed.Annealing(0.05, 0.5)
+    with counted() as transfers:
+        levels = annealing.levels([4.0, 9.0, 25.0, 1.0, 2.0], cost)
+        annealed.cross(cost, a, b, levels)
+        square = cost[0, :9, :9] + cost[0, :9, :9].T
+        annealed.selves(annealed.rows_of(square), 9, levels)
+        annealed.tabulate(annealed.rows_of(square), 9, 30.0, annealing, square)
+    assert not transfers.reads
+    assert not transfers.writes
+
+
+@pytest.mark.parametrize("name", sorted(set(configuration.choices("metric")) - {"none"}))
+def test_a_distance_waits_a_few_times_beside_its_solvers(device, monkeypatch, name):
+    """Whatever the number of points: in the solvers for what they look at, elsewhere a number that is known."""
+    metric = parts.build(configuration.content(configuration.choices("metric")[name]), "metric")
+    beside = []
+    for n, m in ((48, 12), (192, 48)):
+        x, z = clouds(n, m)
+        source = Features(x.to(device), (torch.arange(n) % 4).to(device), 4)
+        target = Features(z.to(device).requires_grad_(), (torch.arange(m) % 3).to(device), 3)
+        prepared = {key: value.to(device) for key, value in metric.prepare(source).items()}
+        with monkeypatch.context() as patch:
+            evaluations = count_calls(patch, newton, "_evaluate", "_descend", "solve")
+            sweeps = count_calls(patch, sinkhorn, "_sweep", "softmin", "solve")
+            with counted() as transfers:
+                metric.distance(source, prepared, target).value.backward()
+        looks = total(evaluations) + total(sweeps)
+        assert total(transfers.reads, *SOLVERS) <= looks
+        beside.append(total(transfers.reads) - total(transfers.reads, *SOLVERS))
+    assert beside[0] == beside[1]
+    assert beside[1] <= BESIDE_SOLVERS.get(name, USUAL), transfers.reads

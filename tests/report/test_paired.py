@@ -1,0 +1,275 @@
+"""Paired comparisons: against numbers computed by hand and against scipy, and what is said about them."""
+
+import csv
+import io
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from orca_cli.cli import main
+from orca_cli.exceptions import DataError
+from orca_cli.report.collect import collect
+from orca_cli.report.paired import compare
+from orca_cli.report.statistics import effect, holm, interval, sign_flip
+from orca_cli.report.table import build_table
+from orca_cli.report.verdicts import Page, layouts_of, sentence
+from tests.report.trees import add_run
+
+DIFFERENCES = [1.9, 0.4, 2.2, -0.3, 3.1, 0.9, 1.2]
+NATS = {"percent": False, "name": "nats"}
+
+
+def comparison(root, against="metric=none", margin=0.5):
+    return compare(build_table(collect([root])), *against.split("="), margin)
+
+
+def add_pairs(root, gains, *, base=0.5, metric="otdd", task="digits", error=None, **fields):
+    for seed, gain in enumerate(gains):
+        add_run(root, task=task, seed=seed, metric="none", value=base, error=error, **fields)
+        add_run(root, task=task, seed=seed, metric=metric, value=base - gain, error=error, **fields)
+
+
+def test_sign_flip_by_hand():
+    # Of the 8 sums of 1, 2 and 4 with signs, +-7 are as far from 0 as 7; +-7 and +-5 as far as 1 - 2 - 4 = -5.
+    assert sign_flip([1, 2, 4]) == (2 / 8, 2 / 8)
+    assert sign_flip([1, -2, -4]) == (4 / 8, 2 / 8)
+    assert sign_flip([0, 0]) == (1.0, 1.0)
+    assert sign_flip([0.1] * 6) == (2 / 64, 2 / 64)
+    assert sign_flip([0.1, 0.2, -0.3]) == (1.0, 2 / 8)  # a sum of 0, up to rounding
+
+
+@given(st.lists(st.integers(-50, 50).map(lambda n: n / 7), min_size=2, max_size=9).filter(any))
+def test_sign_flip_is_scipys_exact_permutation_test(values):
+    nonzero = [value for value in values if value]
+    wanted = sum(
+        abs(sum(s * v for s, v in zip(signs, nonzero, strict=True))) >= abs(sum(nonzero)) - 1e-9
+        for signs in itertools.product((-1, 1), repeat=len(nonzero))
+    )
+    assert sign_flip(values)[0] == wanted / 2 ** len(nonzero)
+    if len(nonzero) > 1:
+        test = stats.permutation_test((np.array(nonzero),), np.mean, permutation_type="samples", n_resamples=np.inf)
+        assert sign_flip(values)[0] == pytest.approx(test.pvalue)
+
+
+def test_many_differences_are_tested_by_drawn_signs_close_to_the_normal_limit():
+    values = list(np.random.default_rng(3).normal(0.25, 1, size=80))
+    p, smallest = sign_flip(values)
+    root = math.sqrt(sum(value * value for value in values))
+    assert p == pytest.approx(2 * stats.norm.sf(abs(sum(values)) / root), abs=0.005)
+    assert smallest == 1 / 100_001
+
+
+def test_interval_is_scipys_percentile_bootstrap():
+    values = np.random.default_rng(1).normal(1, 1, size=20)
+    wanted = stats.bootstrap((values,), np.mean, n_resamples=50_000, method="percentile", rng=np.random.default_rng(5))
+    assert interval(values) == pytest.approx(tuple(wanted.confidence_interval), abs=0.02)
+    assert interval(DIFFERENCES) == interval(DIFFERENCES)
+    assert interval([0.3]) is None
+    assert interval([0.3, 0.3]) == pytest.approx((0.3, 0.3))
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_is_between_the_raw_p_and_bonferronis_and_keeps_the_order(p):
+    corrected = holm(p)
+    assert all(raw <= own <= min(1, raw * len(p)) + 1e-12 for raw, own in zip(p, corrected, strict=True))
+    assert sorted(range(len(p)), key=lambda place: (corrected[place], p[place])) == sorted(
+        range(len(p)), key=lambda i: p[i]
+    )
+
+
+def test_pairs_by_seed_and_all_other_settings_by_hand(tmp_path):
+    for lr, shift in (("1e-3", 0.0), ("1e-4", 0.1)):
+        for seed, (none, otdd) in enumerate([(0.50, 0.40), (0.60, 0.45), (0.40, 0.45)]):
+            add_run(tmp_path, seed=seed, metric="none", value=none + shift, variant={"train.lr": lr})
+            add_run(tmp_path, seed=seed, metric="otdd", value=otdd + 2 * shift, variant={"train.lr": lr})
+    add_run(tmp_path, seed=3, metric="otdd", value=0.01, variant={"train.lr": "1e-3"})  # no partner of seed 3
+    found = comparison(tmp_path)
+    gains = {dict(block.others)["train.lr"]: block.gains for block in found.blocks}
+    assert gains == {"1e-3": pytest.approx([10, 15, -5]), "1e-4": pytest.approx([0, 5, -15])}
+    assert found.unpaired == 1
+    (otdd,) = found.overall
+    assert otdd.points.mean == pytest.approx(5 / 3)  # by seed: 5, 10, -10
+    assert (otdd.sets, otdd.pairs, otdd.points.n) == (1, 6, 3)
+
+
+def test_over_sets_each_set_counts_once_whatever_its_seeds(tmp_path):
+    add_pairs(tmp_path, [0.02], task="a")
+    add_pairs(tmp_path, [0.00, 0.01, -0.13], task="b")  # mean -0.04
+    add_pairs(tmp_path, [0.0, 0.0], task="c")
+    (otdd,) = comparison(tmp_path).overall
+    assert otdd.points.mean == pytest.approx((2 - 4 + 0) / 3)
+    assert (otdd.wins, otdd.ties, otdd.losses, otdd.pairs, otdd.seeds) == (1, 1, 1, 6, (1, 3))
+    assert otdd.worst == ("b", pytest.approx(-4))
+    assert not otdd.is_relative
+    assert otdd.points.p == 1
+    assert otdd.points.smallest == 0.5
+
+
+def test_units_that_differ_are_judged_by_the_ratio_of_mean_errors(tmp_path):
+    add_pairs(tmp_path, [0.05, 0.05], base=0.5, task="a")  # 0.50 > 0.45
+    add_pairs(tmp_path, [1.0, 1.0], base=10.0, task="b", error=NATS)  # 10 > 9
+    found = comparison(tmp_path)
+    (otdd,) = found.overall
+    assert otdd.is_relative
+    assert otdd.relative.mean == pytest.approx(-math.log(0.9))
+    assert (otdd.points.n, otdd.points.mean) == (1, pytest.approx(5))
+    few = "2 differences cannot reach p = 0.05"
+    wanted = f"otdd: undecided, +10.0 % of the error [10.0, 10.0] (n = 2 sets x 2 seeds, p = 0.50; {few})"
+    assert sentence(otdd, found) == wanted
+
+
+SETS = "abcdefgh"
+
+
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [
+        ([0.020, 0.019, 0.021, 0.018, 0.022, 0.020, 0.017, 0.023], "otdd: helps by 2.0 points ["),
+        ([-0.020, -0.019, -0.021, -0.018, -0.022, -0.020, -0.017, -0.023], "otdd: harms by 2.0 points [1."),
+        (
+            [0.001, -0.001, 0.002, -0.002, 0.001, -0.001, 0.001, -0.001],
+            "otdd: no effect beyond ±0.5 points (n = 8 sets x 2 seeds",
+        ),
+        ([0.05, -0.05, 0.08, -0.02, 0.01, -0.09, 0.10, 0.03], "otdd: undecided, +1.4 points [-"),
+    ],
+)
+def test_what_is_said_about_an_arm(tmp_path, gains, said):
+    for task, gain in zip(SETS, gains, strict=True):
+        add_pairs(tmp_path, [gain, gain], task=task)
+    found = comparison(tmp_path)
+    assert sentence(found.overall[0], found).startswith(said)
+
+
+def test_a_clear_gain_is_undecided_where_so_few_seeds_cannot_show_it(tmp_path):
+    add_pairs(tmp_path, [0.1, 0.11, 0.12, 0.13, 0.1])
+    found = comparison(tmp_path)
+    text = sentence(found.overall[0], found)
+    assert text.startswith("otdd: undecided, +11.2 points [10.")
+    assert "n = 5 seeds, one set, p = 0.062; 5 differences cannot reach p = 0.05" in text
+
+
+def test_more_arms_need_a_smaller_p(tmp_path):
+    for task in SETS[:6]:
+        add_pairs(tmp_path, [0.02, 0.02], task=task)
+    assert comparison(tmp_path).overall[0].corrected == 2 / 64
+    for task in SETS[:6]:
+        for seed in (0, 1):
+            add_run(tmp_path, task=task, seed=seed, metric="mmd", value=0.48)
+    found = comparison(tmp_path)
+    assert [(one.arm, one.corrected) for one in found.overall] == [("mmd", 4 / 64), ("otdd", 4 / 64)]
+    assert all("undecided" in sentence(one, found) for one in found.overall)
+
+
+def test_arms_that_were_run_on_different_sets_are_told_not_to_be_compared(tmp_path):
+    add_pairs(tmp_path, [0.02, 0.02], task="a")
+    add_pairs(tmp_path, [0.02, 0.02], task="b")
+    table = build_table(collect([tmp_path]))
+    assert "compare no arm" not in str(layouts_of(compare(table, "metric", "none", 0.5), table))
+    add_run(tmp_path, task="a", seed=0, metric="mmd", value=0.48)
+    table = build_table(collect([tmp_path]))
+    notes = layouts_of(compare(table, "metric", "none", 0.5), table)[0].notes
+    assert notes[-1].endswith("compare no arm with another: mmd 1, otdd 4 pairs")
+
+
+def test_other_axes_and_what_cannot_be_compared(tmp_path):
+    add_run(tmp_path, value=0.5, variant={"train.lr": "1e-3"})
+    add_run(tmp_path, value=0.4, variant={"train.lr": "1e-4"})
+    assert comparison(tmp_path, "train.lr=1e-3").blocks[0].gains == pytest.approx([10])
+    with pytest.raises(DataError, match="no run has metric=none"):
+        comparison(tmp_path)
+    with pytest.raises(DataError, match="all runs have metric=otdd"):
+        comparison(tmp_path, "metric=otdd")
+    with pytest.raises(DataError, match="do not differ in 'train.clip'"):
+        comparison(tmp_path, "train.clip=1")
+
+
+def test_an_effect_is_its_parts():
+    found = effect(DIFFERENCES)
+    assert (found.n, found.mean) == (7, pytest.approx(sum(DIFFERENCES) / 7))
+    assert found.smallest == 2 / 2**7
+    assert found.interval[0] < found.mean < found.interval[1]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for task, gain in zip(SETS[:6], (0.02, 0.03, 0.01, 0.02, 0.03, 0.025), strict=True):
+        add_pairs(tmp_path, [gain, gain + 0.001], task=task)
+    add_pairs(tmp_path, [1.0, 2.0], base=10.0, task="nats", error=NATS)
+    return tmp_path
+
+
+def test_all_formats_hold_the_same_numbers(tree, capsys):
+    words = ["report", str(tree), "--against", "metric=none"]
+    assert main([*words, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    (arm,) = record["arms"]
+    assert (arm["arm"], arm["sets"], arm["wins"], arm["judged"]) == ("otdd", 7, 7, "log_ratio")
+    assert arm["sentence"].startswith("otdd: helps by ")
+    assert main([*words, "--format", "csv"]) == 0
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [line["task"] for line in lines] == [*SETS[:6], "nats", "all sets", "all sets"]
+    assert float(lines[-1]["gain"]) == arm["log_ratio"]["mean"]
+    assert float(lines[6]["gain"]) == pytest.approx(1.5)
+    for form, mark in (("md", "| otdd |"), ("latex", r"\begin{tabular}"), ("table", "otdd")):
+        assert main([*words, "--format", form]) == 0
+        text = capsys.readouterr().out
+        assert mark in text
+        assert "7/0/0" in text
+        assert "otdd: helps by" in text.replace("\n", " ")
+
+
+def test_options_that_make_no_sense_are_refused(tree, capsys):
+    for words, message in (
+        (["--margin", "1"], "applies only to a comparison"),
+        (["--against", "metric"], "is not KEY=VALUE"),
+        (["--against", "metric=none", "--margin", "-1"], "out of range"),
+        (["--where", "body=minilmm"], "did you mean 'minilm'"),
+    ):
+        assert main(["report", str(tree), *words]) != 0
+        assert message in capsys.readouterr().err
+    assert main(["report", str(tree), "--where", "seed=1", "--where", "task=a,b", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [column["task"] for column in record["columns"]] == ["a", "b"]
+    assert {value["seed"] for row in record["rows"] for cell in row["cells"] for value in cell["values"]} == {1}
+
+
+def test_names_from_the_disk_are_escaped(tmp_path):
+    add_pairs(tmp_path, [0.1, 0.1], metric="x\x1b[31m")
+    table = build_table(collect([tmp_path]))
+    layouts = layouts_of(compare(table, "metric", "none", 0.5), table)
+    assert "\x1b" not in str(layouts)
+    assert "\x1b" not in Page(table, compare(table, "metric", "none", 0.5)).text("table")
+
+
+def test_runs_that_kept_no_alignment_step_are_shown_as_such(tmp_path, capsys):
+    for seed, steps in enumerate((0, 20, 60, 0)):
+        add_run(tmp_path, seed=seed, alignment={"steps": steps})
+        add_run(tmp_path, seed=seed, metric="none", alignment={"steps": 0})
+    assert main(["report", str(tmp_path)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "2 of 4 unaligned" in text
+    assert (
+        "minilm otdd full: alignment steps that selection kept, by seed: 0, 20, 60, 0; 2 of 4 runs kept 0 steps" in text
+    )
+    assert "none full: alignment" not in text
+    assert main(["report", str(tmp_path), "--format", "csv"]) == 0
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [line["steps"] for line in lines] == ["0 0 0 0", "0 20 60 0"]
+
+
+def test_runs_that_all_kept_the_same_steps_need_no_note(tmp_path):
+    add_run(tmp_path, alignment={"steps": 60})
+    add_run(tmp_path, seed=1, alignment={"steps": 60})
+    assert "steps" not in Page(build_table(collect([tmp_path]))).text("table")

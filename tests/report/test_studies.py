@@ -1,0 +1,47 @@
+"""`orca report --study`: the runs of a study under the names of its axes."""
+
+import pytest
+
+from orca_cli.exceptions import DataError
+from orca_cli.report.collect import collect
+from orca_cli.report.studies import of_study
+from orca_cli.report.table import build_table
+from orca_cli.runs import studies
+from tests.report.trees import add_run
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two sets of one task, the arms none and gaussian (a run of the metric moments), a seed each; and a foreign run."""
+    members = []
+    for set_, file, shift in (("arrows", "a.npz", 0.0), ("leaves", "b.npz", 0.2)):
+        for arm, metric, value in (("none", "none", 0.5), ("gaussian", "moments", 0.4)):
+            variant = {"task.train": file, "source.noise": arm, "embedder.max_tokens": "9"}
+            identity = f"{set_}-{arm}"
+            add_run(tmp_path, task="arrays", metric=metric, value=value + shift, variant=variant, identity=identity)
+            members.append(studies.Member(identity, {"set": set_, "metric": arm, "embedder": "patch", "seed": "0"}))
+    add_run(tmp_path, task="arrays", metric="otdd", value=0.01, variant={"task.train": "a.npz"})
+    studies.add(tmp_path, "small", members)
+    return tmp_path
+
+
+def test_sets_are_columns_and_arms_are_rows(tree):
+    table = build_table(of_study(collect([tree]), [tree], "small"))
+    assert [column.task for column in table.columns] == ["arrows", "leaves"]
+    rows = {row.method.metric: [cell.mean for cell in row.cells] for row in table.rows}
+    assert rows == {"none": [0.5, 0.7], "gaussian": [0.4, pytest.approx(0.6)]}
+    assert all(row.method.settings == () for row in table.rows)  # the embedder is the same, and files are the set's
+
+
+def test_an_axis_that_differs_and_has_no_field_of_its_own_is_a_setting(tree):
+    overlap = studies.Member("arrows-none", {"set": "arrows", "metric": "none", "embedder": "overlap", "seed": "0"})
+    studies.add(tree, "small", [overlap])
+    table = build_table(of_study(collect([tree]), [tree], "small"))
+    settings = {(row.method.metric, *row.method.settings) for row in table.rows}
+    assert ("none", ("embedder", "overlap")) in settings
+    assert ("none", ("embedder", "patch")) in settings
+
+
+def test_a_study_without_runs_is_an_error_that_says_how_to_run_it(tree):
+    with pytest.raises(DataError, match="did you mean 'small'"):
+        of_study(collect([tree]), [tree], "smal")

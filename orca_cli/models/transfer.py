@@ -55,7 +55,8 @@ class TransferModel(nn.Module):
         Under autocast only the body computes in half precision: bfloat16 has three digits, too few for the inputs and
         outputs of a regression, and embedder and predictor are a small part of the work.
         """
-        is_mixed = torch.is_autocast_enabled(x.device.type)
+        kind = x.device.type
+        is_mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         with _full_precision(x.device, is_mixed):
             joined = self._joined(x, valid)
         features = self.body(joined)

@@ -155,7 +155,7 @@ def predict(engine: Engine, model: nn.Module, samples: Samples, batch_size: int)
     outputs: list[Tensor] = []
     waiting: list[Tensor] = []
     targets: list[Tensor] = []
-    most = _WAITING_BYTES if engine.device.type == "cuda" else 0
+    most = 0 if engine.device.type == "cpu" else _WAITING_BYTES
     reads = (functools.partial(_pinned, engine, samples, rows) for rows in batches(np.arange(len(samples)), batch_size))
     with (
         governed_by("train.eval_batch_size", f"use less than {batch_size}" if batch_size > 1 else "use a smaller body"),

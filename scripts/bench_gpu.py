@@ -53,6 +53,7 @@ from tests.checkpoints import save_tiny_bert  # noqa: E402
 VALUE, COSINE = 2e-3, 0.999  # within which a metric's value and gradient agree with the CPU's
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 LIMIT_S = 570  # no part starts after that, and one that is a process of its own is stopped then
+_STEPS = 1000  # of stage 3 that may be taken; batches are read ahead up to the last
 Row = dict[str, Any]
 
 
@@ -186,7 +187,7 @@ class Bench:
             engine = Engine(device, "fp32")
             built.model.to(device)
             problem = compare(config, built, engine, LogReporter()).problem
-            plan, number = TrainingPlan(config, built, engine), itertools.count()
+            plan, number = TrainingPlan(config, built, engine, steps=_STEPS), itertools.count()
 
             def align(problem: Any = problem, built: Any = built, engine: Any = engine) -> None:
                 for some in problem.parts(built.model, engine, problem.train, 0):

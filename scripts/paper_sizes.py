@@ -259,7 +259,7 @@ def _check(problem: Problem, model: Any, engine: Engine, heldout: Labelled) -> f
     clouds = [_source(points, problem.source.x.shape[1]) for points in _EXACT]
     with torch.no_grad():
         diagnosis = _seconds(lambda: collapse(embed(model, engine, heldout.samples, few)), warm=False)
-        points = _seconds(lambda: problem.points(model, engine, heldout, (first,), "exact"), warm=False)
+        points = _seconds(lambda: problem.points(model, engine, heldout, [(first,)], "exact"), warm=False)
         exact = _seconds(lambda: OTDDExact().distance(clouds[0], {}, clouds[1]), warm=False)
     return diagnosis * min(len(heldout.samples), _DIAGNOSED) / len(few) + points * len(heldout.members) + exact
 
@@ -271,9 +271,9 @@ def _training(task: Task, config: Config, model: Any, engine: Engine, samples: A
     built: Any = SimpleNamespace(
         model=model, loss=default_loss(task.kind, task.kind == "classes"), task=SimpleNamespace(train=samples)
     )
-    plan = TrainingPlan(dataclasses.replace(config, train=settings), built, engine)
-    step = _seconds(lambda: plan.take(0))
-    update = _seconds(plan.optimizer.step)
+    with TrainingPlan(dataclasses.replace(config, train=settings), built, engine, steps=1) as plan:
+        step = _seconds(lambda: plan.take(0))
+        update = _seconds(plan.optimizer.step)
     return {"step": update, "sample": max(step - update, 0.0) / few}
 
 

@@ -46,7 +46,7 @@ from orca_cli.stages.build import build  # noqa: E402
 from orca_cli.stages.compared import compare  # noqa: E402
 from orca_cli.stages.training_plan import TrainingPlan  # noqa: E402
 from orca_cli.terminal import LogReporter  # noqa: E402
-from orca_cli.training.engine import Engine  # noqa: E402
+from orca_cli.training.engine import Engine, choose_precision  # noqa: E402
 from scripts import bench_metric  # noqa: E402
 from tests.checkpoints import save_tiny_bert  # noqa: E402
 
@@ -180,11 +180,12 @@ class Bench:
     def steps(self) -> list[Row]:
         """Measure a step of stage 2, for all classes, and one of stage 3."""
         found: dict[str, dict[str, Any]] = {}
+        precision: list[str] = []
         for device in (self._card.device, torch.device("cpu")):
             with compose.session() as session:
                 config = session.compose([*self._words, f"paths.cache={self.folder / 'cache'}"]).config
             built = build(config, LogReporter())
-            engine = Engine(device, "fp32")
+            engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
             built.model.to(device)
             problem = compare(config, built, engine, LogReporter()).problem
             plan, number = TrainingPlan(config, built, engine, steps=_STEPS), itertools.count()
@@ -197,6 +198,7 @@ class Bench:
                 plan.take(next(number))
 
             found[device.type] = {"align": align, "finetune": train}
+            precision.append(engine.precision)
         rows = []
         for stage, step in found[self._card.device.type].items():
             seconds, cpu_s = self._seconds(step), self._seconds(found["cpu"][stage])
@@ -204,7 +206,7 @@ class Bench:
                 step()
             peak = self._card.peak_mb(step)
             rows.append({"step": stage, "ms": 1000 * seconds, "times faster than the CPU": cpu_s / seconds})
-            rows[-1] |= {"waits": waits[0], "peak MB": peak}
+            rows[-1] |= {"precision, here and on the CPU": " ".join(precision), "waits": waits[0], "peak MB": peak}
         return rows
 
     def runs(self) -> list[Row]:

@@ -37,4 +37,10 @@ def seed_torch(seed: int, *names: str | int) -> None:
     """Seed torch's global generators, which dropout and layer initialisation draw from, for one named draw."""
     import torch
 
-    torch.manual_seed(derive(seed, *names))
+    value = derive(seed, *names)
+    # Not torch.manual_seed, which also asks for every kind of device that there might be: a millisecond at each step.
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(value)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(value)

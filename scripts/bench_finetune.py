@@ -1,19 +1,28 @@
 """Measure stage 3 beside the same work in a plain torch loop and in Hugging Face's Trainer; ratios of one run.
 
-    python scripts/bench_finetune.py size         does a step cost more where there are more samples?
+    python scripts/bench_finetune.py                    all parts below
+    python scripts/bench_finetune.py minilm             64 tokens, batch 32: a step, an epoch, a whole run
+    python scripts/bench_finetune.py swin --swin FOLDER    the same on images of 32 x 32 and any Swin checkpoint
+    python scripts/bench_finetune.py disk               a small model on 1,000,000 samples that are read from disk: a step
+    python scripts/bench_finetune.py size               does a step cost more where there are 1,000 times the samples?
 
-Times are taken in turns, block by block, and compared as the median of the blocks' ratios, since other work on the machine
-changes from second to second.
+All train the same first weights on the same data at the same precision, with AdamW and without clipping, on one thread unless
+--threads says otherwise. They take turns, block by block; ratios are medians over the blocks, since other work on the machine
+changes from second to second. Figures above 1 mean that stage 3 is faster than the other: time of the other / time of ours,
+by the clock, and in processor time (cpu), which other work changes less and which does not see what overlaps.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,12 +31,20 @@ import numpy as np
 import torch
 from torch import nn
 
+from orca_cli import compose, experiment
+from orca_cli.runs import claim
 from orca_cli.schema import Config, Train
+from orca_cli.scoring.classification import ZeroOne
+from orca_cli.stages import finetune
+from orca_cli.stages.build import Built, build
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.tasks.shared.samples import ArraySamples
+from orca_cli.terminal import LogReporter
 from orca_cli.training.engine import Engine, choose_device
+from orca_cli.training.loop import predict, score
 
 _BLOCK = 2**16  # samples that are written at once
+_EVAL_BATCH = 256
 
 
 def on_disk(folder: Path, n: int, length: int, classes: int = 10) -> ArraySamples:
@@ -63,67 +80,350 @@ class Small(nn.Module):
         return self.predictor(self.body(self.embedder(x).transpose(1, 2)).mean(dim=1))
 
 
-def ours(model: nn.Module, samples: Any, engine: Engine, batch: int) -> TrainingPlan:
-    """Return the steps of stage 3 over a model and samples."""
-    task: Any = SimpleNamespace(train=samples)
-    built: Any = SimpleNamespace(model=model.to(engine.device), loss=nn.CrossEntropyLoss(), task=task)
-    return TrainingPlan(Config(train=Train(batch_size=batch, epochs=10)), built, engine)
+class Ours:
+    """Stage 3's own steps."""
+
+    def __init__(self, built: Any, config: Config, engine: Engine) -> None:
+        self._model = copy.deepcopy(built.model).to(engine.device)
+        mine: Any = SimpleNamespace(model=self._model, loss=nn.CrossEntropyLoss(), task=built.task)
+        self._plan, self._engine, self._validation = (
+            TrainingPlan(config, mine, engine, steps=10**6),
+            engine,
+            built.task.validation,
+        )
+        self._next = 0
+        self.per_epoch = self._plan.per_epoch
+
+    def steps(self, count: int) -> None:
+        """Take some steps."""
+        for _ in range(count):
+            self._plan.take(self._next)
+            self._next += 1
+
+    def epoch(self) -> None:
+        """Take the steps of an epoch and measure the validation error."""
+        self.steps(self.per_epoch)
+        outputs, targets = predict(self._engine, self._model, self._validation, _EVAL_BATCH)
+        score(ZeroOne(), outputs, self._validation, targets)
 
 
-def in_turns(steps: list[Callable[[int], object]], *, block: int, blocks: int) -> list[list[float]]:
-    """Return seconds per step of each block, for every kind of step; the first block is not counted."""
-    seconds: list[list[float]] = [[] for _ in steps]
-    for turn in range(blocks + 1):
-        for kind, take in enumerate(steps):
-            begin = time.perf_counter()
-            for step in range(turn * block, (turn + 1) * block):
-                take(step)
-            if turn:
-                seconds[kind].append((time.perf_counter() - begin) / block)
-    return seconds
+class Plain:
+    """What one writes without a library: batches of a shuffled order, forward, backward, step."""
+
+    def __init__(self, built: Any, config: Config, engine: Engine) -> None:
+        self.model = copy.deepcopy(built.model).to(engine.device)
+        self._task, self._train, self._device = built.task, config.train, engine.device
+        self._context = {
+            "device_type": engine.device.type,
+            "dtype": torch.bfloat16,
+            "enabled": engine.precision == "bf16",
+        }
+        self._loss = nn.CrossEntropyLoss()
+        self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=self._train.lr, weight_decay=0.0)
+        self._rng = np.random.default_rng(0)
+        self._batches = self._endless()
+
+    def _endless(self) -> Iterator[np.ndarray]:
+        n, size = len(self._task.train), self._train.batch_size
+        while True:
+            order = self._rng.permutation(n)
+            yield from (order[start : start + size] for start in range(0, n, size))
+
+    def steps(self, count: int) -> None:
+        """Take some steps."""
+        self.model.train()
+        for _ in range(count):
+            batch = self._task.train.batch(next(self._batches))
+            self._optimizer.zero_grad()
+            with torch.autocast(**self._context):
+                outputs = self.model(batch.x.to(self._device))
+            loss = self._loss(outputs.float(), batch.y.to(self._device))
+            loss.backward()
+            self._optimizer.step()
+            loss.item()
+
+    @torch.no_grad()
+    def wrong(self, samples: Any) -> float:
+        """Return the 0-1 error on a split."""
+        self.model.eval()
+        wrong = 0
+        for start in range(0, len(samples), _EVAL_BATCH):
+            batch = samples.batch(np.arange(start, min(len(samples), start + _EVAL_BATCH)))
+            with torch.autocast(**self._context):
+                found = self.model(batch.x.to(self._device)).argmax(1).cpu()
+            wrong += int((found != batch.y).sum())
+        return wrong / len(samples)
+
+    def epoch(self) -> float:
+        """Take the steps of an epoch and measure the validation error."""
+        self.steps(-(-len(self._task.train) // self._train.batch_size))
+        return self.wrong(self._task.validation)
+
+    def run(self, folder: Path, test: Any) -> None:
+        """Train, keep the best epoch's weights in a file, and test with them."""
+        best = 2.0
+        for _ in range(self._train.epochs):
+            error = self.epoch()
+            if error < best:
+                best = error
+                torch.save(self.model.state_dict(), folder / "best.pt")
+        self.model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
+        self.wrong(test)
 
 
-def ratio(seconds: list[float], base: list[float]) -> float:
-    """Return the median over the blocks of seconds / base."""
-    return statistics.median(one / other for one, other in zip(seconds, base, strict=True))
+def trainer(built: Any, config: Config, engine: Engine, folder: Path, after: Callable[[int], None], **more: Any) -> Any:
+    """Return a Trainer that calls `after` with the number of steps taken, after each."""
+    from torch.utils.data import Dataset
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Items(Dataset):
+        def __init__(self, samples: Any) -> None:
+            self._samples = samples
+
+        def __len__(self) -> int:
+            return len(self._samples)
+
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            batch = self._samples.batch(np.array([index]))
+            return {"x": batch.x[0], "labels": batch.y[0]}
+
+    class Wrapped(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            outputs = self.model(x)
+            return {"loss": nn.functional.cross_entropy(outputs.float(), labels), "logits": outputs}
+
+    class After(TrainerCallback):
+        def on_step_end(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
+            after(state.global_step)
+
+    usual = {
+        "save_strategy": "no", "logging_strategy": "no", "report_to": "none", "disable_tqdm": True, "max_grad_norm": 0.0,
+        "use_cpu": engine.device.type == "cpu", "bf16": engine.precision == "bf16", "learning_rate": config.train.lr,
+        "per_device_train_batch_size": config.train.batch_size, "per_device_eval_batch_size": _EVAL_BATCH,
+        "lr_scheduler_type": "linear", "remove_unused_columns": False, "output_dir": str(folder / "trainer"),
+    }  # fmt: skip
+    return Trainer(
+        model=Wrapped(copy.deepcopy(built.model)),
+        args=TrainingArguments(**usual | more),
+        train_dataset=Items(built.task.train),
+        eval_dataset=Items(built.task.validation),
+        compute_metrics=lambda found: {"error": float((found.predictions.argmax(1) != found.label_ids).mean())},
+        callbacks=[After()],
+    )
+
+
+Times = list[tuple[float, float]]  # seconds of blocks, by the clock and of the processor
+
+
+def compare(seconds: dict[str, Times]) -> dict[str, Any]:
+    """Return the medians of the blocks' seconds and of their ratios to ours."""
+
+    def ratio(other: str, kind: int) -> float:
+        pairs = zip(seconds[other], seconds["ours"], strict=True)
+        return round(statistics.median(one[kind] / mine[kind] for one, mine in pairs), 3)
+
+    others = [name for name in seconds if name != "ours"]
+    return {
+        "ms": {
+            name: round(1000 * statistics.median(clock for clock, _ in times), 1) for name, times in seconds.items()
+        },
+        **{f"ours over {name}": ratio(name, 0) for name in others},
+        **{f"ours over {name}, cpu": ratio(name, 1) for name in others},
+        "blocks": len(seconds["ours"]),
+    }
+
+
+def now() -> tuple[float, float]:
+    """Return the time by the clock, and the processor's time of this process, in seconds."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(begin: tuple[float, float], of: int) -> tuple[float, float]:
+    """Return the seconds since `begin` that each of so many parts took."""
+    end = now()
+    return (end[0] - begin[0]) / of, (end[1] - begin[1]) / of
+
+
+@contextmanager
+def timed(times: Times, of: int = 1) -> Iterator[None]:
+    """Note the seconds of a block, each of so many parts."""
+    begin = now()
+    yield
+    times.append(since(begin, of))
+
+
+def step(built: Any, config: Config, engine: Engine, block: int, blocks: int) -> dict[str, Any]:
+    """Compare the time of a step; the Trainer cannot be left and entered again, so the others take their turns inside it."""
+    ours, plain = Ours(built, config, engine), Plain(built, config, engine)
+    seconds: dict[str, Times] = {"ours": [], "plain": [], "trainer": []}
+    begin = (0.0, 0.0)
+
+    def after(taken: int) -> None:
+        nonlocal begin
+        if taken % block:
+            return
+        if taken > block:  # not the first, in which everything is made
+            seconds["trainer"].append(since(begin, block))
+            with timed(seconds["plain"], block):
+                plain.steps(block)
+            with timed(seconds["ours"], block):
+                ours.steps(block)
+        else:
+            plain.steps(2)
+            ours.steps(2)
+        begin = now()
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer(built, config, engine, Path(folder), after, max_steps=block * (blocks + 1)).train()
+    return compare(seconds)
+
+
+def epoch(built: Any, config: Config, engine: Engine, blocks: int) -> dict[str, Any]:
+    """Compare an epoch with its validation."""
+    ours, plain = Ours(built, config, engine), Plain(built, config, engine)
+    seconds: dict[str, Times] = {"ours": [], "plain": [], "trainer": []}
+    for _ in range(blocks):
+        with timed(seconds["plain"]):
+            plain.epoch()
+        with timed(seconds["ours"]):
+            ours.epoch()
+        with tempfile.TemporaryDirectory() as folder:
+            one = trainer(
+                built, config, engine, Path(folder), lambda _: None, num_train_epochs=1, eval_strategy="epoch"
+            )
+            with timed(seconds["trainer"]):
+                one.train()
+    return compare(seconds)
+
+
+def whole(job: Any, built: Built, engine: Engine, blocks: int) -> dict[str, Any]:
+    """Compare stage 3 as a whole: epochs, choice of the best one, files, test."""
+    config, test = job.config, built.task.open_test()
+    seconds: dict[str, Times] = {"ours": [], "plain": [], "trainer": []}
+    for _ in range(blocks):
+        first = copy.deepcopy(built.model)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            with claim.claim(folder, experiment.run_name(job)) as run, timed(seconds["ours"]):
+                finetune.finetune(config, built, engine, run, LogReporter())
+                finetune.test(config, built, engine, run)
+            built.model.load_state_dict(first.state_dict())
+            with timed(seconds["plain"]):
+                Plain(built, config, engine).run(folder, test)
+            with timed(seconds["trainer"]):
+                one = trainer(
+                    built, config, engine, folder, lambda _: None, num_train_epochs=config.train.epochs, save_total_limit=1,
+                    eval_strategy="epoch", save_strategy="best", metric_for_best_model="error", greater_is_better=False,
+                    load_best_model_at_end=True,
+                )  # fmt: skip
+                one.train()
+                one.evaluate(type(one.eval_dataset)(test))
+    return compare(seconds)
+
+
+def task(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
+    """Compare step, epoch and whole run on a task, as `orca run` builds it."""
+    engine = Engine(choose_device(arguments.device), arguments.precision)
+    words = [*words, "metric=none", "train.epochs=3", "train.warmup_epochs=0.5", "train.batch_size=32"]
+    with compose.session() as session:
+        job = session.compose([*words, f"precision={arguments.precision}"])
+    built = build(job.config, LogReporter())
+    found = {"step": step(built, job.config, engine, 3, arguments.blocks)}
+    if not arguments.steps_only:
+        found["epoch"] = epoch(built, job.config, engine, max(3, arguments.blocks // 3))
+        found["run"] = whole(job, built, engine, max(3, arguments.blocks // 5))
+    return found
+
+
+def minilm(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Digits, one token a pixel."""
+    return task(
+        arguments, ["task=digits", "body=minilm", "task.train_size=160", "task.validation_size=64", "task.test_size=64"]
+    )
+
+
+def swin(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Generated images."""
+    if arguments.swin is None:
+        return {"left out": "--swin FOLDER is not given"}
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        np.savez(
+            Path(folder) / "images.npz", x=rng.normal(size=(1400, 3, 32, 32)).astype(np.float32), y=np.arange(1400) % 10
+        )
+        words = ["task=arrays", "task.kind=classes", f"task.train={folder}/images.npz", "body=swin_tiny"]
+        return task(arguments, [*words, f"body.checkpoint={arguments.swin}"])
+
+
+def disk(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Samples in memory-mapped files, in random order."""
+    engine = Engine(choose_device(arguments.device), arguments.precision)
+    config = Config(train=Train(batch_size=32, epochs=3))
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        samples = on_disk(Path(folder), 1_000_000, 64)
+        built: Any = SimpleNamespace(model=Small(), task=SimpleNamespace(train=samples, validation=samples))
+        return {"samples": len(samples), "step": step(built, config, engine, 10, 2 * arguments.blocks)}
 
 
 def size(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare steps over few and over many samples; an epoch's order, which grows with them, is shared by all its steps."""
     engine = Engine(choose_device(arguments.device), "fp32")
-    few, many = arguments.samples
+    config = Config(train=Train(batch_size=32, epochs=10))
+    seconds: list[Times] = [[], []]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        plans = [ours(Small(), on_disk(Path(folder), n, 16), engine, 32) for n in (few, many)]
-        order = []
-        for plan in plans:
-            begin = time.perf_counter()
-            plan.chosen(0)
-            order.append((time.perf_counter() - begin) / plan.per_epoch)
-        blocks = in_turns([plan.take for plan in plans], block=20, blocks=arguments.blocks)
-    steps = [[one + share for one in times] for times, share in zip(blocks, order, strict=True)]
+        kinds: list[Ours] = []
+        order: Times = []
+        for n in arguments.samples:
+            samples = on_disk(Path(folder), n, 16)
+            built: Any = SimpleNamespace(model=Small(), task=SimpleNamespace(train=samples, validation=samples))
+            kinds.append(Ours(built, config, engine))
+            with timed(order, kinds[-1].per_epoch):
+                np.random.default_rng(0).permutation(n)
+            kinds[-1].steps(20)
+        for turn in range(2 * arguments.blocks):
+            for place in (0, 1) if turn % 2 else (1, 0):
+                with timed(seconds[place], 20):
+                    kinds[place].steps(20)
+    few, many = (
+        [(one[0] + share[0], one[1] + share[1]) for one in times] for times, share in zip(seconds, order, strict=True)
+    )
     return {
-        "samples": [few, many],
-        "ms a step": [round(1000 * statistics.median(times), 3) for times in steps],
-        "of which the order, shared by the steps of an epoch": [round(1000 * share, 4) for share in order],
-        "ratio": round(ratio(steps[1], steps[0]), 4),
+        "samples": arguments.samples,
+        "ms a step": [round(1000 * statistics.median(clock for clock, _ in times), 3) for times in (few, many)],
+        "of which the order, shared by the steps of an epoch": [round(1000 * share[0], 4) for share in order],
+        **{
+            name: round(statistics.median(one[kind] / other[kind] for one, other in zip(many, few, strict=True)), 4)
+            for kind, name in enumerate(("many over few", "many over few, cpu"))
+        },
     }
+
+
+PARTS = {"minilm": minilm, "swin": swin, "disk": disk, "size": size}
 
 
 def main() -> None:
     """Run the chosen parts and print one JSON line each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["size"], nargs="*", default=["size"])
+    parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)}; default: all")
+    parser.add_argument("--swin", help="folder of a Swin checkpoint, for part swin")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--blocks", type=int, default=15, help="repetitions; the median counts")
-    parser.add_argument(
-        "--folder", help="where data of the size that is asked for are written; default: temporary files"
-    )
+    parser.add_argument("--steps-only", action="store_true", help="leave out epochs and whole runs")
+    parser.add_argument("--folder", help="where data that are read from disk are written; default: temporary files")
     parser.add_argument("--samples", type=int, nargs=2, default=[10_000, 10_000_000], help="of part size")
     arguments = parser.parse_args()
+    if unknown := set(arguments.part) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; allowed: {', '.join(PARTS)}")
     torch.set_num_threads(arguments.threads)
-    for part in arguments.part:
-        print(json.dumps({part: {"size": size}[part](arguments)}), flush=True)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for part in arguments.part or PARTS:
+        print(json.dumps({part: PARTS[part](arguments)}), flush=True)
 
 
 if __name__ == "__main__":

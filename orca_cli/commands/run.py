@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_cli import experiment, parts, signals, terminal
+from orca_cli.commands.estimate import choices_of, remaining_s
 from orca_cli.commands.job import message, print_traceback, run_job
 from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.commands.summary import of_plan, of_run
@@ -20,6 +21,7 @@ from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed, Session, Sweep
+    from orca_cli.runs.directory import RunDirectory
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FLAGS = {
@@ -177,4 +179,15 @@ def _dry_run(jobs: list[Composed], is_sweep: bool) -> Result:
     summary = built.summary | {"output_shape": list(forward_once(built, jobs[0].config))}
     names = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
     states = [(name, claim.peek(root, name)) for root, name in names]
-    return of_plan(jobs[0], summary, states, [job.labels for job in jobs], is_sweep=is_sweep)
+    done = [
+        (choices_of(name, job.labels), _seconds_of(claim.look(root, name)))
+        for job, (root, name) in zip(jobs, names, strict=True)
+    ]
+    labels = [job.labels for job in jobs]
+    return of_plan(jobs[0], summary, states, labels, expected_s=remaining_s(done), is_sweep=is_sweep)
+
+
+def _seconds_of(run: RunDirectory | None) -> float | None:
+    """Return how long a completed run took; None for others."""
+    seconds = run.result().get("seconds") if run is not None else None
+    return float(sum(seconds.values())) if isinstance(seconds, dict) else None

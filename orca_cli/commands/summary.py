@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import terminal
+from orca_cli.commands.estimate import in_words
 from orca_cli.exceptions import OrcaError
 from orca_cli.experiment import Outcome, Summary
 from orca_cli.runs.directory import RunName
@@ -72,7 +73,13 @@ def of_sweep(
 
 
 def of_plan(
-    first: Composed, summary: Summary, jobs: list[tuple[RunName, str]], labels: list[dict[str, str]], *, is_sweep: bool
+    first: Composed,
+    summary: Summary,
+    jobs: list[tuple[RunName, str]],
+    labels: list[dict[str, str]],
+    *,
+    expected_s: float | None,
+    is_sweep: bool,
 ) -> Result:
     """Return what a command would do without --dry-run.
 
@@ -81,10 +88,12 @@ def of_plan(
         summary: of its stage 1, with `output_shape`.
         jobs: name of each run, and what would become of it; see `claim.peek`.
         labels: of each run in a study; empty for others.
+        expected_s: how long it would take; None if unknown.
         is_sweep: with -m.
     """
     records = [{"would": _WOULD[state].partition(" ")[0], **vars(name)} for name, state in jobs]
     record = {"schema": 1, **({"jobs": records} if is_sweep else {"run": records[0]}), "build": dict(summary)}
+    record["expected_s"] = expected_s
     texts = [
         own or {key: str(getattr(name, key)) for key in _NAMES} for (name, _), own in zip(jobs, labels, strict=True)
     ]
@@ -95,6 +104,7 @@ def of_plan(
         files.remove(_ALIGNED)
     counts = Counter(_WOULD[state] for _, state in jobs)
     total = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}: {', '.join(f'{count} {would}' for would, count in counts.items())}"
+    total += f"; about {in_words(expected_s)}, as runs like them took" if expected_s else ""
     many = len(rows) > _MOST_ROWS
     shown = [*rows[:_MOST_ROWS], *([("...", *("" for _ in names))] if many else [])]
     plan = [terminal.table(("would", *names), shown), terminal.facts([("files", ", ".join(files))]), total]

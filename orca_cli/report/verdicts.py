@@ -67,7 +67,8 @@ def sentence(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> st
     found, unit = _scaled(one)
     if found is None:
         return f"{one.arm}: undecided ({counted}; an error of 0 has no ratio)"
-    facts = f"{counted}, p = {_p(one.corrected)}"
+    arms = len(comparison.overall)
+    facts = f"{counted}, p = {_p(one.corrected)}" + (f" corrected for {arms} arms" if arms > 1 else "")
     if found.interval is None:
         return f"{one.arm}: undecided, {found.mean:+.1f} {unit} in the only pair ({counted})"
     low, high = found.interval

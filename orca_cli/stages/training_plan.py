@@ -65,7 +65,8 @@ class TrainingPlan:
         self._samples = built.task.train
         self.per_epoch = steps_per_epoch(config, len(self._samples))
         self._steps = config.train.epochs * self.per_epoch if steps is None else steps
-        self.optimizer = engine.prepare(make_optimizer(config.train, built.model.parameters()))
+        optimizer = make_optimizer(config.train, built.model.parameters(), fused=engine.device.type == "cpu")
+        self.optimizer = engine.prepare(optimizer)
         self._unit = built.model.deviation if config.train.loss_units == "deviation" else 1.0
         self._feed: Feed[_Read] | None = None
         self._next = 0
@@ -113,7 +114,7 @@ class TrainingPlan:
         self.close()
 
     def _feed_from(self, step: int) -> Feed[_Read]:
-        if self._feed is None or step != self._next:
+        if self._feed is None or step != self._next or step >= self._steps:
             self.close()
             last = max(self._steps, step + 1)
             self._feed = Feed(_reads(self._engine, self._samples, self._settings, self._seed, range(step, last)))

@@ -110,6 +110,8 @@ class Engine:
         """
         self._accelerator.free_memory()
         self.restore_scaler(self._first_scale)
+        if self._accelerator.scaler is None and self._accelerator.num_processes == 1:
+            return optimizer  # accelerate's wrapper would only look for packages at every step
         return self._accelerator.prepare_optimizer(optimizer)
 
     @property

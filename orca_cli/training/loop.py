@@ -102,7 +102,7 @@ def train_step(
         value, told = _losses(loss, outputs.float(), moved.y, unit)
         numbers.append(told * share)
         engine.backward(value * share)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers.append(engine.clip(trained, clip))
     *losses, norm = _on_the_cpu(numbers)
     total = sum(losses)

@@ -28,7 +28,7 @@ def test_the_order_of_an_epoch_is_drawn_once_and_is_that_of_its_name(monkeypatch
         assert read == list(original(0, "finetune", "order", epoch).permutation(50))
 
 
-def test_a_plan_can_start_inside_an_epoch_and_go_back():
+def test_a_plan_can_start_inside_an_epoch_go_back_and_go_on():
     samples = Pairs(np.zeros((10, 1, 6), np.float32))
     first, second = (plan(Dense(1), samples, nn.MSELoss(), batch_size=4, epochs=2) for _ in range(2))
     with first:
@@ -40,6 +40,9 @@ def test_a_plan_can_start_inside_an_epoch_and_go_back():
             samples.read.clear()
             second.take(step)
         assert samples.read[0] == straight[step]
+    for step in (4, 5, 6, 7):  # an epoch more than was planned
+        second.take(step)
+    second.close()
 
 
 def rates(**settings):

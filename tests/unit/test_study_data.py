@@ -1,0 +1,136 @@
+"""scripts/study_data.py: what it makes of raw sets is disjoint, stratified, padded, small, and the same every time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scripts import study_data
+
+ROOT = Path(__file__).parent.parent.parent
+AMINO = study_data.AMINO_ACIDS
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Raw sets in which every sample has a value of its own, so that it can be found again."""
+    folder = tmp_path / "raw"
+    (folder / "series").mkdir(parents=True)
+    (folder / "cifar10").mkdir()
+    generator = np.random.default_rng(0)
+    y_train, y_test = np.repeat([0, 1, 2], [300, 150, 50]), np.repeat([0, 1, 2], [400, 300, 200])
+    for name in study_data.SERIES:
+        x = np.arange(1, len(y_train) + len(y_test) + 1, dtype=np.float32)[:, None, None] * np.ones(
+            (1, 2, 6), np.float32
+        )
+        arrays = {"x_train": x[:500], "y_train": y_train, "x_test": x[500:], "y_test": y_test}
+        if name == "JapaneseVowels":
+            arrays |= {"lengths_train": np.full(500, 4), "lengths_test": np.full(900, 5)}
+        np.savez(folder / "series" / f"{name}.npz", **arrays)
+    group = np.repeat(np.arange(1, 11), 60)
+    np.savez(
+        folder / "series" / "watch.npz",
+        x=group[:, None, None] * np.ones((1, 6, 8), np.float32),
+        y=group * 0 + np.arange(600) % 3,
+        group=group,
+    )
+    sequences = {"".join(generator.choice(list(AMINO), size=12)): n % 2 for n in range(300)}
+    lines = [f"{sequence},{label}" for sequence, label in [*sequences.items(), *list(sequences.items())[:40]]]
+    (folder / "series" / "peptides_x.csv").write_text("sequence,label\n" + "\n".join(lines) + "\n")
+    images = generator.integers(0, 255, (600, 3, 32, 32)).astype(np.uint8)
+    np.savez(
+        folder / "cifar10" / "c.npz",
+        x_train=images[:500],
+        y_train=np.arange(500) % 10,
+        x_test=images[500:],
+        y_test=np.arange(100) % 10,
+    )
+    (folder / "jsb").mkdir()
+    (folder / "jsb" / "JSB_Chorales.mat").write_bytes(b"jsb")
+    return folder
+
+
+def make(raw, to):
+    words = [sys.executable, "scripts/study_data.py", "--from", str(raw), "--to", str(to)]
+    return subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+
+
+def arrays(path):
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+def rows(found, part):
+    return {sample.tobytes() for sample in found[f"x_{part}"]}
+
+
+def test_all_sets_are_made_and_made_alike(raw, tmp_path):
+    first, second = make(raw, tmp_path / "a"), make(raw, tmp_path / "b")
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
+    assert len(files) == 6 + 2 + 2 + 1
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+    found = arrays(tmp_path / "a" / "study" / "Trace.npz")
+    assert {part: len(found[f"y_{part}"]) for part in ("train", "val", "test")} == {
+        "train": 200,
+        "val": 100,
+        "test": 500,
+    }
+    given = arrays(raw / "series" / "Trace.npz")
+    assert rows(found, "train").isdisjoint(rows(found, "val"))
+    assert rows(found, "train") | rows(found, "val") <= rows(given, "train")
+    assert rows(found, "test") <= rows(given, "test")
+    for part, whole in (("train", "train"), ("val", "train"), ("test", "test")):
+        shares = np.bincount(found[f"y_{part}"]) / len(found[f"y_{part}"])
+        np.testing.assert_allclose(shares, np.bincount(given[f"y_{whole}"]) / len(given[f"y_{whole}"]), atol=0.02)
+    by_value = dict(zip(given["x_train"][:, 0, 0], given["y_train"], strict=True))
+    assert [by_value[value] for value in found["x_train"][:, 0, 0]] == list(found["y_train"])
+
+    vowels = arrays(tmp_path / "a" / "study" / "JapaneseVowels.npz")
+    assert (vowels["x_train"][..., 4:] == 0).all()
+    assert (vowels["x_train"][..., :4] > 0).all()
+    assert (vowels["x_test"][..., 5:] == 0).all()
+    assert (vowels["x_test"][..., :5] > 0).all()
+
+    watch = arrays(tmp_path / "a" / "study" / "watch.npz")
+    subjects = {part: set(watch[f"x_{part}"][:, 0, 0]) for part in ("train", "val", "test")}
+    assert subjects == {"train": set(range(1, 8)), "val": {8}, "test": {9, 10}}
+
+    peptides = arrays(tmp_path / "a" / "study" / "peptides.npz")
+    assert peptides["x_train"].shape[1:] == (20, 50)
+    assert set(peptides["x_train"].sum(axis=1)[:, :12].ravel()) == {1}
+    assert peptides["x_train"][..., 12:].sum() == 0
+    parts = [rows(peptides, part) for part in ("train", "val", "test")]
+    assert (
+        sum(map(len, parts))
+        == len(set.union(*parts))
+        == sum(len(peptides[f"y_{part}"]) for part in ("train", "val", "test"))
+    )
+
+    task, source = (arrays(tmp_path / "a" / "study" / f"{name}.npz") for name in ("cifar10", "cifar10_source"))
+    assert rows(task, "train").isdisjoint(rows(source, "train"))
+    assert rows(task, "train") | rows(source, "train") == rows(arrays(raw / "cifar10" / "c.npz"), "train")
+
+
+def test_what_is_missing_is_named_and_the_rest_is_made(raw, tmp_path):
+    (raw / "series" / "Trace.npz").unlink()
+    (raw / "jsb" / "JSB_Chorales.mat").unlink()
+    found = make(raw, tmp_path / "a")
+    assert found.returncode == 1
+    assert "Trace: left out, no file" in found.stderr
+    assert "jsb: left out, no file" in found.stderr
+    assert not (tmp_path / "a" / "study" / "Trace.npz").exists()
+    assert (tmp_path / "a" / "study" / "ArrowHead.npz").exists()
+
+
+def test_every_class_is_kept_however_few_are():
+    y = np.repeat(np.arange(40), 3)
+    assert set(y[study_data.stratified(y, 40, "x")]) == set(range(40))
+    assert len(study_data.stratified(y, 40, "x")) == 40
+    assert list(study_data.stratified(y, 500, "x")) == list(range(120))
+    assert list(study_data.stratified(y, 40, "x")) != list(study_data.stratified(y, 40, "y"))

@@ -46,13 +46,14 @@ from orca_cli.stages.build import build  # noqa: E402
 from orca_cli.stages.compared import compare  # noqa: E402
 from orca_cli.stages.training_plan import TrainingPlan  # noqa: E402
 from orca_cli.terminal import LogReporter  # noqa: E402
-from orca_cli.training.engine import Engine  # noqa: E402
+from orca_cli.training.engine import Engine, choose_precision  # noqa: E402
 from scripts import bench_metric  # noqa: E402
 from tests.checkpoints import save_tiny_bert  # noqa: E402
 
 VALUE, COSINE = 2e-3, 0.999  # within which a metric's value and gradient agree with the CPU's
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 LIMIT_S = 570  # no part starts after that, and one that is a process of its own is stopped then
+_STEPS = 1000  # of stage 3 that may be taken; batches are read ahead up to the last
 Row = dict[str, Any]
 
 
@@ -179,14 +180,15 @@ class Bench:
     def steps(self) -> list[Row]:
         """Measure a step of stage 2, for all classes, and one of stage 3."""
         found: dict[str, dict[str, Any]] = {}
+        precision: list[str] = []
         for device in (self._card.device, torch.device("cpu")):
             with compose.session() as session:
                 config = session.compose([*self._words, f"paths.cache={self.folder / 'cache'}"]).config
             built = build(config, LogReporter())
-            engine = Engine(device, "fp32")
+            engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
             built.model.to(device)
             problem = compare(config, built, engine, LogReporter()).problem
-            plan, number = TrainingPlan(config, built, engine), itertools.count()
+            plan, number = TrainingPlan(config, built, engine, steps=_STEPS), itertools.count()
 
             def align(problem: Any = problem, built: Any = built, engine: Any = engine) -> None:
                 for some in problem.parts(built.model, engine, problem.train, 0):
@@ -196,6 +198,7 @@ class Bench:
                 plan.take(next(number))
 
             found[device.type] = {"align": align, "finetune": train}
+            precision.append(engine.precision)
         rows = []
         for stage, step in found[self._card.device.type].items():
             seconds, cpu_s = self._seconds(step), self._seconds(found["cpu"][stage])
@@ -203,7 +206,7 @@ class Bench:
                 step()
             peak = self._card.peak_mb(step)
             rows.append({"step": stage, "ms": 1000 * seconds, "times faster than the CPU": cpu_s / seconds})
-            rows[-1] |= {"waits": waits[0], "peak MB": peak}
+            rows[-1] |= {"precision, here and on the CPU": " ".join(precision), "waits": waits[0], "peak MB": peak}
         return rows
 
     def runs(self) -> list[Row]:

@@ -35,7 +35,7 @@ from orca_cli.stages.build import steps_per_epoch
 from orca_cli.stages.collapse import collapse
 from orca_cli.stages.problem import Labelled, Problem, embed
 from orca_cli.stages.training_plan import TrainingPlan
-from orca_cli.training.engine import Engine
+from orca_cli.training.engine import Engine, choose_precision
 
 LIMIT = 0.02  # of stage 3, that stage 2 may take
 SOURCE_CLASSES = 10  # CIFAR-10's, and as many clusters where targets are not classes
@@ -216,7 +216,8 @@ def measured(task: Task, config: Config, body: Any) -> tuple[Counts, Seconds, di
         causal=task.name == "jsb",
         seed=0,
     )
-    engine = Engine(torch.device("cpu"), "fp32")
+    cpu = torch.device("cpu")
+    engine = Engine(cpu, choose_precision(config.precision, cpu, body.width))
     train, heldout = (
         Labelled.of(samples, np.arange(len(samples)) % task.classes)
         for samples in (Made(task, task.train), Made(task, task.validation))
@@ -239,17 +240,14 @@ def measured(task: Task, config: Config, body: Any) -> tuple[Counts, Seconds, di
         next(problem.parts(model, engine, train, "fixed"))
 
     seconds = Seconds(
-        problem=_seconds(learn) / together,
-        value=_seconds(value) / together,
+        problem=_seconds(learn, warm=False) / together,
+        value=_seconds(value, warm=False) / together,
         check=_check(problem, model, engine, heldout),
         prepare=prepare,
         **_training(task, config, model, engine, train.samples),
     )
-    return (
-        Counts.of(config, task, len(groups)),
-        seconds,
-        {"groups": len(groups), "tokens": model.embedder.layout.tokens},
-    )
+    facts = {"precision": engine.precision, "groups": len(groups), "tokens": model.embedder.layout.tokens}
+    return Counts.of(config, task, len(groups)), seconds, facts
 
 
 def _check(problem: Problem, model: Any, engine: Engine, heldout: Labelled) -> float:
@@ -259,7 +257,7 @@ def _check(problem: Problem, model: Any, engine: Engine, heldout: Labelled) -> f
     clouds = [_source(points, problem.source.x.shape[1]) for points in _EXACT]
     with torch.no_grad():
         diagnosis = _seconds(lambda: collapse(embed(model, engine, heldout.samples, few)), warm=False)
-        points = _seconds(lambda: problem.points(model, engine, heldout, (first,), "exact"), warm=False)
+        points = _seconds(lambda: problem.points(model, engine, heldout, [(first,)], "exact"), warm=False)
         exact = _seconds(lambda: OTDDExact().distance(clouds[0], {}, clouds[1]), warm=False)
     return diagnosis * min(len(heldout.samples), _DIAGNOSED) / len(few) + points * len(heldout.members) + exact
 
@@ -271,9 +269,9 @@ def _training(task: Task, config: Config, model: Any, engine: Engine, samples: A
     built: Any = SimpleNamespace(
         model=model, loss=default_loss(task.kind, task.kind == "classes"), task=SimpleNamespace(train=samples)
     )
-    plan = TrainingPlan(dataclasses.replace(config, train=settings), built, engine)
-    step = _seconds(lambda: plan.take(0))
-    update = _seconds(plan.optimizer.step)
+    with TrainingPlan(dataclasses.replace(config, train=settings), built, engine, steps=1) as plan:
+        step = _seconds(lambda: plan.take(0))
+        update = _seconds(plan.optimizer.step)
     return {"step": update, "sample": max(step - update, 0.0) / few}
 
 
@@ -286,12 +284,12 @@ def _source(points: int, width: int) -> Features:
 
 
 def _seconds(work: Callable[[], object], *, warm: bool = True) -> float:
-    """Return the seconds of some work, the second time where it is to be warm."""
+    """Return the processor's seconds of some work, the second time where it is to be warm."""
     if warm:
         work()
-    begin = time.perf_counter()
+    begin = time.process_time()  # other work on the machine does not count
     work()
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 def rows(metrics: list[str | None], names: list[str] | None = None) -> Iterator[dict[str, Any]]:

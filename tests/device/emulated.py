@@ -7,7 +7,8 @@ What is refused: an operation on tensors of both sides, unless the one on the CP
 element-wise operation, an index, or the other end of a copy; writing to a tensor of the CPU, or to a part of it, from the
 device; a generator of the CPU for a draw on the device; `numpy()`.
 
-Torch's own device type "lazy" serves as the name: it is in every build, without a backend behind it.
+Torch's own device type "lazy" serves as the name: it is in every build, without a backend behind it. Autocast does not know
+it, so that it computes in full precision.
 """
 
 from __future__ import annotations
@@ -289,8 +290,11 @@ def emulated() -> Iterator[torch.device]:
     # Parameters stay the same objects when a module moves, as they do with CUDA.
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
+    enabled = torch.is_autocast_enabled
+    torch.is_autocast_enabled = lambda *device: device != (DEVICE.type,) and enabled(*device)
     try:
         yield DEVICE
     finally:
+        torch.is_autocast_enabled = enabled
         torch.__future__.set_swap_module_params_on_conversion(before)
         library._destroy()

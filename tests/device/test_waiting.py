@@ -5,10 +5,14 @@ from collections import Counter
 import pytest
 import torch
 
-from orca_cli import configuration, parts
+from orca_cli import compose, configuration, parts
 from orca_cli.interfaces import Features
 from orca_cli.metrics.transport import annealed, newton, sinkhorn
 from orca_cli.metrics.transport.clouds import half_squared_distances
+from orca_cli.stages.build import build
+from orca_cli.stages.training_plan import TrainingPlan
+from orca_cli.terminal import LogReporter
+from orca_cli.training.engine import Engine
 from tests.device.emulated import counted
 
 SOLVERS = ("metrics/transport/sinkhorn.py", "metrics/transport/newton.py", "metrics/transport/annealed.py")
@@ -119,3 +123,20 @@ def test_a_distance_waits_a_few_times_beside_its_solvers(device, monkeypatch, na
         beside.append(total(transfers.reads) - total(transfers.reads, *SOLVERS))
     assert beside[0] == beside[1]
     assert beside[1] <= BESIDE_SOLVERS.get(name, USUAL), transfers.reads
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("clip", ["0.5", "null"])
+def test_a_step_of_stage_3_waits_once_for_its_result(device, words, environment, accumulation, clip):
+    """With masked losses and batches of unequal weight; a CPU hands over pinned batches without waiting."""
+    more = [f"train.accumulation={accumulation}", f"train.clip={clip}"]
+    with compose.session() as session:
+        config = session.compose([*words("swin", (1, 8, 8), "dense", missing=0.3)[1:], *more]).config
+    built = build(config, LogReporter())
+    built.model.to(device)
+    with TrainingPlan(config, built, Engine(device, "fp32")) as plan:
+        plan.take(0)
+        with counted() as transfers:
+            plan.take(1)
+    assert total(transfers.reads) == 1
+    assert total(transfers.writes) == 2 * accumulation  # inputs and targets of every batch

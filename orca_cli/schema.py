@@ -112,9 +112,10 @@ class Align:
     ] = "last"
     select: Annotated[
         str,
-        OneOf(("last", "validation")),
-        "Which embedder is used: the last one, or the candidate from which stage 3 starts best (validation).",
-    ] = "last"
+        OneOf(("guarded", "last", "validation")),
+        "Which embedder is used: the last one; the last one unless the body's features then tell classes clearly worse apart "
+        "than before (guarded); or the candidate from which stage 3 starts best (validation).",
+    ] = "guarded"
     candidates: Annotated[
         list[CountOrZero],
         "select=validation: alignment steps after which the embedder is a candidate; the last step always is.",

@@ -55,16 +55,18 @@ class TransferModel(nn.Module):
         Under autocast only the body computes in half precision: bfloat16 has three digits, too few for the inputs and
         outputs of a regression, and embedder and predictor are a small part of the work.
         """
-        kind = x.device.type
-        is_mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        features = self.features(x, valid)
+        with _full_precision(x.device, _is_mixed(x.device)):
+            outputs = self.predictor(features)
+        return outputs * self.scale_std + self.scale_mean if self.has_scale else outputs
+
+    def features(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
+        """Return the body's features [B, P + T', F] in full precision, those of the prefix first."""
+        is_mixed = _is_mixed(x.device)
         with _full_precision(x.device, is_mixed):
             joined = self._joined(x, valid)
         features = self.body(joined)
-        if is_mixed:
-            features = replace(features, x=features.x.float())
-        with _full_precision(x.device, is_mixed):
-            outputs = self.predictor(features)
-        return outputs * self.scale_std + self.scale_mean if self.has_scale else outputs
+        return replace(features, x=features.x.float()) if is_mixed else features
 
     def _joined(self, x: Tensor, valid: Tensor | None) -> Tokens:
         """Return the embedder's tokens after those of the prefix."""
@@ -76,3 +78,7 @@ class TransferModel(nn.Module):
             joined = torch.cat([prefix.expand(len(x), -1, -1), joined], dim=1)
             mask = torch.cat([mask.new_ones(len(x), length), mask], dim=1)
         return Tokens(joined, mask, tokens.grid, self.causal, length)
+
+
+def _is_mixed(device: torch.device) -> bool:
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)

@@ -23,6 +23,7 @@ from orca_cli.schema import Config
 from orca_cli.stages import probe
 from orca_cli.stages.build import Built
 from orca_cli.stages.compared import Compared, compare
+from orca_cli.stages.separability import inseparability
 from orca_cli.stages.trajectory import Trainer, Trajectory, fingerprint
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -33,6 +34,7 @@ from orca_cli.training.memory import governed_by
 _EMBEDDER = "embedder.safetensors"
 _COLUMNS = ("epoch", "loss", "heldout", "heldout_exact")
 _COLLAPSED = 0.1  # share of the earlier variance, or of the source's, below which a warning is due
+_HARDER = 1.25  # times the squared error before alignment; docs/alignment.md
 _BELOW_FLOOR = 2.0  # deviations of the floor: a warning beyond
 
 
@@ -45,6 +47,7 @@ class Aligned:
         after: the same with the chosen embedder.
         steps: alignment steps behind the chosen embedder.
         tried: for select=validation: steps -> validation error of the probe.
+        separability: for select=guarded: steps -> how hard the classes are to tell apart (`stages/separability.py`).
         collapse: name of a diagnostic (`stages/collapse.py`) -> its values "before" and "after" on held-out samples, and that
             of the "source" where it has one.
         floor: what as many fresh source points score: "mean", "deviation", "points"; empty where that is unknown.
@@ -55,6 +58,7 @@ class Aligned:
     after: float | None = None
     steps: int = 0
     tried: dict[str, float | None] = field(default_factory=dict)
+    separability: dict[str, float] = field(default_factory=dict)
     collapse: dict[str, dict[str, float]] = field(default_factory=dict)
     floor: dict[str, float] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -139,6 +143,9 @@ def _chosen(
     if config.align.select == "validation":
         candidates = {step: candidate.weights for step, candidate in trajectory.candidates.items()}
         chosen, tried = probe.choose(config, built, engine, candidates, run, reporter)
+    separability: dict[str, float] = {}
+    if config.align.select == "guarded":
+        chosen, separability = _guarded(config, built, engine, compared, trajectory)
     after = trajectory.candidates[chosen]
     embedder.load_state_dict(after.weights)
     collapse = {name: {"before": trajectory.lines[0][name], "after": value} for name, value in after.collapse.items()}
@@ -146,7 +153,24 @@ def _chosen(
         collapse[name]["source"] = value
     floor = {} if compared.floor is None else asdict(compared.floor)
     curve = short_curve(trajectory.lines, _COLUMNS)
-    return Aligned(trajectory.before, after.value, chosen, tried, collapse, floor, curve)
+    return Aligned(trajectory.before, after.value, chosen, tried, separability, collapse, floor, curve)
+
+
+def _guarded(
+    config: Config, built: Built, engine: Engine, compared: Compared, trajectory: Trajectory
+) -> tuple[int, dict[str, float]]:
+    """Return the last step, or 0 where the classes are clearly harder to tell apart after it; and how hard at both."""
+    found = {}
+    for step in (0, trajectory.steps):
+        built.model.embedder.load_state_dict(trajectory.candidates[step].weights)
+        found[step] = inseparability(built.model, engine, compared.problem.train, config.seed)
+    if found[trajectory.steps] <= _HARDER * found[0]:
+        return trajectory.steps, {str(step): value for step, value in found.items()}
+    log.info(
+        f"align: left out, since the body's features tell the training classes worse apart after it (squared error "
+        f"{found[0]:.2g} of the constant's before, {found[trajectory.steps]:.2g} after); align.select=last keeps it"
+    )
+    return 0, {str(step): value for step, value in found.items()}
 
 
 def _tell(aligned: Aligned) -> None:

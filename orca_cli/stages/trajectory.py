@@ -63,7 +63,7 @@ class Trajectory:
     Args:
         before: the metric on a fixed draw of training points, before the first step.
         lines: the curve, a line per step.
-        candidates: steps -> the embedder then; the last step is always among them.
+        candidates: steps -> the embedder then; 0 and the last step are always among them.
     """
 
     before: float
@@ -148,7 +148,7 @@ class Trainer:
             with self._reporter.track("align", settings.epochs) as advance:
                 advance(self._step)
                 while self._step < settings.epochs and not (self._is_stuck() or self._is_on_the_floor()):
-                    if self._step in settings.candidates:
+                    if self._step in (0, *settings.candidates):
                         self._kept[self._step] = checkpoint.snapshot(self._model.embedder)
                     self._lines.append(self._epoch())
                     self._step += 1

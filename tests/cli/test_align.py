@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from orca_cli.stages import align
 from orca_cli.stages.problem import Problem
 from tests.cli.conftest import results, run_folders
 
@@ -35,7 +36,7 @@ def test_several_classes_in_one_problem(orca, environment, small, number):
 
 
 def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exact_distance(orca, environment, small):
-    assert orca("run", *small, "align.epochs=6", "align.check_every=5", "train.epochs=1")[0] == 0
+    assert orca("run", *small, "metric=otdd", "align.epochs=6", "align.check_every=5", "train.epochs=1")[0] == 0
     found = lines(environment)
     always = {"epoch", "loss", "lr", "gradient_norm", "iterations", "marginal_error", "seconds"}
     measured = {"token_variance", "effective_rank", "variance_within", "variance_between", "heldout", "heldout_exact"}
@@ -95,7 +96,7 @@ def test_an_alignment_that_hurts_is_not_taken(orca, environment, small):
 
 def test_the_distance_is_told_on_the_scale_of_the_source(orca, environment, small):
     """Beside before and after: what fresh source points score, and the variance of the source's tokens."""
-    code, _, err = orca("run", *small, "align.epochs=2", "train.epochs=1")
+    code, _, err = orca("run", *small, "metric=otdd", "align.epochs=2", "train.epochs=1")
     assert code == 0
     (result,) = results(environment)
     floor = result["metric_value"]["floor"]
@@ -164,6 +165,23 @@ def test_all_metrics_are_one_sweep(orca, environment, small):
     assert sorted(found) == sorted(METRICS.split(","))
     assert found.pop("none") is None
     assert all(value != 0 for value in found.values())
+
+
+@pytest.mark.parametrize(("after", "steps"), [(0.12, 2), (0.13, 0)])
+def test_an_alignment_after_which_classes_are_harder_to_tell_apart_is_left_out(
+    orca, environment, small, monkeypatch, after, steps
+):
+    """Beyond 1.25 times the error on left-out training samples the run is, bit for bit, as without alignment."""
+    errors = iter([0.1, after])
+    monkeypatch.setattr(align, "inseparability", lambda *words: next(errors))
+    code, _, err = orca("run", *small, "align.epochs=2", "train.epochs=1")
+    assert code == 0
+    assert ("align: left out" in err) == (steps == 0)
+    assert orca("run", *small, "metric=none", "train.epochs=1")[0] == 0
+    guarded, without = results(environment)
+    assert guarded["alignment"]["steps"] == steps
+    assert guarded["alignment"]["separability"] == {"0": 0.1, "2": after}
+    assert (guarded["weights_sha256"] == without["weights_sha256"]) == (steps == 0)
 
 
 FALLS_TO = 0.8  # of the exact distance before alignment

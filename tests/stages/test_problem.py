@@ -11,6 +11,7 @@ from orca_cli.models.bodies import swin
 from orca_cli.schema import Align
 from orca_cli.stages import problem
 from orca_cli.stages.problem import Labelled, Problem
+from orca_cli.stages.separability import inseparability
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.training.engine import Engine
 from tests.checkpoints import save_tiny_swin
@@ -161,3 +162,16 @@ def test_tokens_that_are_left_out_are_not_computed_and_change_nothing(model, mon
     for a, b in zip(given, whole, strict=True):
         torch.testing.assert_close(a.x, b.x)
     torch.testing.assert_close(gradient, gradient_whole)
+
+
+def test_tokens_that_are_all_alike_tell_no_classes_apart(model):
+    engine, split = Engine(torch.device("cpu"), "fp32"), Labelled.of(Watched(), LABELS)
+    found = inseparability(model, engine, split, 0)
+    assert found == inseparability(model, engine, split, 0)
+    weight = model.embedder.convolution.weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight.zero_()
+    assert inseparability(model, engine, split, 0) == pytest.approx(1, abs=1e-3)
+    with torch.no_grad():
+        weight.copy_(kept)

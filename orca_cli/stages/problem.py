@@ -19,6 +19,8 @@ from orca_cli.stages.source_features import select_points
 from orca_cli.training.engine import Engine
 
 _EMBEDDED_VALUES = 2**26  # input values that are read at once (256 MiB in float32)
+_DRAWN_VALUES = 2**27  # input values of a class's samples: of large ones, fewer give more tokens each
+_LEAST_SAMPLES = 8
 _EMBEDDED_POINTS = 2**13  # points of several problems that are embedded at once: each call costs as much as a thousand
 
 
@@ -124,13 +126,15 @@ class Problem:
     ) -> list[Features]:
         """Embed a seeded draw of each group's classes: `max_samples` points in all, each class by its share."""
         draws, labels = [], []
+        readable = self._readable(model)
         for group in groups:
             for place, (target_class, most) in enumerate(
                 zip(group, self._shares(model, split, group, *names), strict=True)
             ):
                 generator = seeding.numpy_generator(self.seed, "align", "samples", target_class, *names)
                 members = split.members[target_class]
-                drawn = np.sort(generator.choice(members, size=min(most, len(members)), replace=False))
+                size = min(most, len(members), readable)
+                drawn = np.sort(generator.choice(members, size=size, replace=False))
                 draws.append(Draw(drawn, most, generator))
                 labels.append(place)
         clouds = iter(embed_points(model, engine, split.samples, draws, self.settings.features))
@@ -141,10 +145,16 @@ class Problem:
             result.append(Features(torch.cat([cloud for cloud, _ in parts]), torch.cat(numbers), len(group)))
         return result
 
+    def _readable(self, model: TransferModel) -> int:
+        """Return how many samples of a class are read at most; where a sample is a point, as many as there are points."""
+        if self.settings.features != "tokens":
+            return self.settings.max_samples
+        return max(_LEAST_SAMPLES, _DRAWN_VALUES // math.prod(model.embedder.layout.input_shape))
+
     def _embedded_together(self, model: TransferModel) -> int:
         """Return how many groups are embedded at once: few enough that their inputs and points take little memory."""
         each = self.settings.max_samples
-        inputs = each * math.prod(model.embedder.layout.input_shape)
+        inputs = min(each, self._readable(model)) * math.prod(model.embedder.layout.input_shape)
         return max(1, min(_EMBEDDED_VALUES // inputs, _EMBEDDED_POINTS // each))
 
     def _shares(self, model: TransferModel, split: Labelled, group: tuple[int, ...], *names: str | int) -> list[int]:

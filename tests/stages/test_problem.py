@@ -175,3 +175,15 @@ def test_tokens_that_are_all_alike_tell_no_classes_apart(model):
     assert inseparability(model, engine, split, 0) == pytest.approx(1, abs=1e-3)
     with torch.no_grad():
         weight.copy_(kept)
+
+
+def test_of_large_samples_fewer_are_read_and_give_as_many_tokens(model, monkeypatch):
+    monkeypatch.setattr(problem, "_DRAWN_VALUES", 3 * 5 * 40 * 40)
+    monkeypatch.setattr(problem, "_LEAST_SAMPLES", 1)
+    samples = Watched()
+    given, _, _ = epoch(model, samples, "tokens")
+    assert [len(points.x) for points in given] == [8, 8, 8]
+    assert np.bincount(LABELS[[index for indices in samples.read for index in indices]]).tolist() == [3, 3, 3]
+    samples = Watched()
+    epoch(model, samples, "pooled")
+    assert np.bincount(LABELS[[index for indices in samples.read for index in indices]]).tolist() == [8, 3, 8]

@@ -104,6 +104,11 @@ class Align:
     patience: Annotated[
         Count | None, "Stop after N measurements without a lower held-out distance; off by default."
     ] = None
+    keep_norm: Annotated[
+        bool,
+        "Bring the embedder's filter back to its first norm after alignment. Its layer norm undoes any factor: tokens stay as "
+        "they are, and stage 3 moves the filter as easily as without alignment.",
+    ] = True
     stop: Annotated[
         str,
         OneOf(("last", "floor")),

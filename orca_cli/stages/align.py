@@ -7,13 +7,14 @@ fingerprint: the first two are in the cache for every run that needs the same, t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from orca_cli import parts, signals
 from orca_cli.interfaces import Reporter
@@ -92,6 +93,8 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
     with governed_by("align", hint), _trainable(built.model.embedder):
         compared, trajectory, key = _trajectory(config, built, engine, run, reporter)
     aligned = _chosen(config, built, engine, compared, trajectory, run, reporter)
+    if config.align.keep_norm and aligned.steps:
+        _keep_norm(built.model.embedder, trajectory.candidates[0].weights)
     _tell(aligned)
     weights = checkpoint.snapshot(built.model.embedder)
     checkpoint.write_weights(run.stage("align") / _EMBEDDER, weights)
@@ -200,6 +203,24 @@ def _tell(aligned: Aligned) -> None:
             f"align: the tokens have drawn together (variance {total['before']:.3g} before, {total['after']:.3g} after; "
             f"the source's is {total['source']:.3g}); compare with metric=none, or use align.stop=floor"
         )
+
+
+@torch.no_grad()
+def _keep_norm(embedder: nn.Module, first: Mapping[str, Tensor]) -> None:
+    """Multiply the parameters whose scale the tokens do not depend on, so that their norm is the first one again.
+
+    Adam's steps have a length of their own. Alignment lets such weights grow several times, and stage 3 turns long ones
+    slowly: their rate is in effect divided by the square of the growth (van Laarhoven 2017).
+    """
+    names = getattr(embedder, "scale_free", ())
+    weights = dict(embedder.named_parameters())
+    now, before = (
+        torch.nn.utils.get_total_norm([some[name].detach().cpu() for name in names]) for some in (weights, first)
+    )
+    if not names or not float(now) > 0:
+        return
+    for name in names:
+        weights[name].mul_(float(before / now))
 
 
 @contextmanager

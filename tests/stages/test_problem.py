@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from orca_cli import seeding
-from orca_cli.interfaces import Distance, Features
+from orca_cli.interfaces import Distance, EmbedderInit, Features, TokenLayout
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin
+from orca_cli.models.embedders.patch import Patch
 from orca_cli.schema import Align
-from orca_cli.stages import problem
+from orca_cli.stages import align, problem
 from orca_cli.stages.problem import Labelled, Problem
 from orca_cli.stages.separability import inseparability
 from orca_cli.tasks.shared.samples import ArraySamples
@@ -187,3 +188,31 @@ def test_of_large_samples_fewer_are_read_and_give_as_many_tokens(model, monkeypa
     samples = Watched()
     epoch(model, samples, "pooled")
     assert np.bincount(LABELS[[index for indices in samples.read for index in indices]]).tolist() == [8, 3, 8]
+
+
+def test_a_filter_that_alignment_let_grow_has_its_first_norm_again_and_gives_the_same_tokens(model):
+    first = {name: value.detach().clone() for name, value in model.embedder.state_dict().items()}
+    x = torch.randn(2, 5, 40, 40, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            parameter = getattr(model.embedder.convolution, name)
+            parameter.copy_(9 * (parameter + 0.1 * torch.randn(parameter.shape)))
+    tokens = model.embed(x).x
+    align._keep_norm(model.embedder, first)
+    torch.testing.assert_close(model.embed(x).x, tokens, rtol=1e-3, atol=1e-4)
+    weights = [model.embedder.state_dict(), first]
+    norms = [
+        torch.cat([some[f"convolution.{name}"].flatten() for name in ("weight", "bias")]).norm() for some in weights
+    ]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+    model.embedder.load_state_dict(first)
+
+
+def test_without_a_norm_a_filter_keeps_its_scale():
+    body = EmbedderInit()
+    layer = Patch()(TokenLayout((1, 8), None, None, 2, (8,), (4,)), 16, body, None)
+    with torch.no_grad():
+        layer.convolution.weight.mul_(3)
+    grown = layer.convolution.weight.detach().clone()
+    align._keep_norm(layer, {name: value / 3 for name, value in layer.state_dict().items()})
+    assert torch.equal(layer.convolution.weight, grown)

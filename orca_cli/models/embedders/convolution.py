@@ -68,6 +68,11 @@ class ConvolutionEmbedder(nn.Module):
             if body.patch_bias is not None:
                 self.convolution.bias.copy_(body.patch_bias)
 
+    @property
+    def scale_free(self) -> tuple[str, ...]:
+        """Return the parameters of which all multiples give the same tokens: the filter, where a norm follows it."""
+        return () if isinstance(self.norm, nn.Identity) else ("convolution.weight", "convolution.bias")
+
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
         """Return tokens [B, T, D] for a batch's `x` and `valid`; a token is valid where any position it stands for is."""
         maps = self.convolution(self._seen(x, valid))  # [B, D, *grid]

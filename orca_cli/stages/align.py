@@ -213,13 +213,13 @@ def _keep_norm(embedder: nn.Module, first: Mapping[str, Tensor]) -> None:
     slowly: their rate is in effect divided by the square of the growth (van Laarhoven 2017).
     """
     names = getattr(embedder, "scale_free", ())
+    if not names:
+        return
     weights = dict(embedder.named_parameters())
     now, before = (
         torch.nn.utils.get_total_norm([some[name].detach().cpu() for name in names]) for some in (weights, first)
     )
-    if not names or not float(now) > 0:
-        return
-    for name in names:
+    for name in names if float(now) > 0 else ():
         weights[name].mul_(float(before / now))
 
 

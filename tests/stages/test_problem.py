@@ -202,7 +202,8 @@ def test_a_filter_that_alignment_let_grow_has_its_first_norm_again_and_gives_the
     torch.testing.assert_close(model.embed(x).x, tokens, rtol=2e-2, atol=2e-2)  # up to the epsilon of the norm
     weights = [model.embedder.state_dict(), first]
     norms = [
-        torch.cat([some[f"convolution.{name}"].flatten() for name in ("weight", "bias")]).norm() for some in weights
+        torch.cat([some[f"convolution.{name}"].flatten() for name in ("weight", "bias")]).norm().item()
+        for some in weights
     ]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
     model.embedder.load_state_dict(first)

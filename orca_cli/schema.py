@@ -57,19 +57,20 @@ class Align:
 
     epochs: Annotated[CountOrZero, "Optimizer steps; every step sees all target classes once (Algorithm 1)."] = 60
     optimizer: Optimizer = "adamw"
-    lr: Annotated[Rate, "Learning rate at the start."] = 1e-2
+    lr: Annotated[Rate, "Learning rate at the start."] = 3e-3
     weight_decay: Decay = 0.0
     momentum: Momentum = 0.9
     betas: Betas = (0.9, 0.999)
     decay_every: Annotated[Count, "The learning rate is multiplied by decay_factor every N epochs."] = 20
     decay_factor: Annotated[float, Interval(gt=0, le=1), "See decay_every."] = 0.2
     max_samples: Annotated[
-        Count, "Target points per problem and step; a problem has one class by default, see classes_per_problem."
-    ] = 128
+        Count | None,
+        "Target points per problem and step. Default: 128 where a problem has one class, 256 where it has several.",
+    ] = None
     classes_per_problem: Annotated[
         CountOrZero | None,
-        "Target classes compared with the source in one problem, with points by their shares; 0: all. Default: 1, or all for "
-        "metrics that compare classes.",
+        "Target classes compared with the source in one problem, with points by their shares; 0: all. Default: what the metric "
+        "asks for, 1 or all.",
     ] = None
     unit_gradient: Annotated[
         bool, "Divide gradients by the norm of the first one, so that one align.lr suits all metrics and optimizers."

@@ -43,6 +43,7 @@ class Metric(Protocol):
 
     Optional attributes of its class:
         convention: what a value is, in words, such as "squared, halved costs".
+        all_classes: True where a problem has all target classes, unless the user says otherwise; else it has one.
         least_classes: number of target classes that a problem needs; 1 by default.
         samples_source: True where `distance` is to be given as many source points as the target has, drawn anew for every
             value, and both sides in a random order.

@@ -31,6 +31,7 @@ class TransRate:
     """
 
     convention = "negative TransRate in nats, of the target alone; 0 with one class"
+    all_classes = True
     least_classes = 2  # with one, the value says nothing
 
     eps: Annotated[Positive, "Distortion of the coding rate, in squared units of the (normalised) features."] = 1e-4

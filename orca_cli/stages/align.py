@@ -89,7 +89,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
     start = time.monotonic()
     built.model.to(engine.device)
     used = config.align
-    hint = f"lower align.max_samples ({used.max_samples} now) or align.source_points ({used.source_points} now)"
+    hint = f"lower align.max_samples or align.source_points ({used.source_points} now)"
     with governed_by("align", hint), _trainable(built.model.embedder):
         compared, trajectory, key = _trajectory(config, built, engine, run, reporter)
     aligned = _chosen(config, built, engine, compared, trajectory, run, reporter)

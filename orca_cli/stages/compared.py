@@ -139,7 +139,7 @@ def _floor(
     groups = problem.groups(train, "floor")
     sizes = [sum(len(train.members[one]) for one in group) for group in groups]
     shares = np.array(sizes) / sum(sizes)
-    counts = [min(settings_of.max_samples, size * each) for size in sizes]
+    counts = [min(problem.size, size * each) for size in sizes]
     points = min(round(float(shares @ counts)), len(fresh.x))
     if points < 2 or 2 * points < shares @ counts:
         return None

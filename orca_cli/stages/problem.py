@@ -21,6 +21,7 @@ from orca_cli.training.engine import Engine
 _EMBEDDED_VALUES = 2**26  # input values that are read at once (256 MiB in float32)
 _DRAWN_VALUES = 2**27  # input values of a class's samples: of large ones, fewer give more tokens each
 _LEAST_SAMPLES = 8
+_POINTS_OF_A_CLASS, _POINTS_OF_CLASSES = 128, 256  # in a problem, by default
 _EMBEDDED_POINTS = 2**13  # points of several problems that are embedded at once: each call costs as much as a thousand
 
 
@@ -70,7 +71,12 @@ class Problem:
     def classes(self) -> int:
         """Return the number of target classes in one problem; 0: all."""
         given = self.settings.classes_per_problem
-        return given if given is not None else int(getattr(self.metric, "least_classes", 1) == 1)
+        return given if given is not None else int(not getattr(self.metric, "all_classes", False))
+
+    @property
+    def size(self) -> int:
+        """Return the most points that a problem has."""
+        return self.settings.max_samples or (_POINTS_OF_A_CLASS if self.classes == 1 else _POINTS_OF_CLASSES)
 
     def groups(self, split: Labelled, *names: str | int) -> list[tuple[int, ...]]:
         """Return the classes of a split in a seeded order, cut into groups of `classes_per_problem`."""
@@ -148,12 +154,12 @@ class Problem:
     def _readable(self, model: TransferModel) -> int:
         """Return how many samples of a class are read at most; where a sample is a point, as many as there are points."""
         if self.settings.features != "tokens":
-            return self.settings.max_samples
+            return self.size
         return max(_LEAST_SAMPLES, _DRAWN_VALUES // math.prod(model.embedder.layout.input_shape))
 
     def _embedded_together(self, model: TransferModel) -> int:
         """Return how many groups are embedded at once: few enough that their inputs and points take little memory."""
-        each = self.settings.max_samples
+        each = self.size
         inputs = min(each, self._readable(model)) * math.prod(model.embedder.layout.input_shape)
         return max(1, min(_EMBEDDED_VALUES // inputs, _EMBEDDED_POINTS // each))
 
@@ -164,7 +170,7 @@ class Problem:
         """
         sizes = np.array([len(split.members[target_class]) for target_class in group], dtype=float)
         each = model.embedder.layout.tokens if self.settings.features == "tokens" else 1
-        total = min(self.settings.max_samples, int(sizes.sum()) * each)
+        total = min(self.size, int(sizes.sum()) * each)
         if len(group) == 1:
             return [total]
         start = seeding.numpy_generator(self.seed, "align", "shares", *group, *names).random()

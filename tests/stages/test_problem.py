@@ -112,8 +112,8 @@ def compared_order(step):
     return seeding.numpy_generator(0, "align", "order", step).permutation(3)
 
 
-def test_metrics_that_compare_classes_get_all_of_them_unless_a_number_is_given():
-    pair = type("Pair", (), {"least_classes": 2})()
+def test_metrics_that_ask_for_all_classes_get_them_unless_a_number_is_given():
+    pair = type("Pair", (), {"all_classes": True})()
     labelled = Labelled.of(Watched(), LABELS)
     for metric, given, groups in ((Count(), None, 3), (pair, None, 1), (pair, 2, 2), (Count(), 0, 1)):
         problem = Problem(metric, None, {}, labelled, Align(classes_per_problem=given), 0)

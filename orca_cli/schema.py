@@ -57,7 +57,12 @@ class Align:
 
     epochs: Annotated[CountOrZero, "Optimizer steps; every step sees all target classes once (Algorithm 1)."] = 60
     optimizer: Optimizer = "adamw"
-    lr: Annotated[Rate, "Learning rate at the start."] = 3e-3
+    lr: Annotated[Rate, "Learning rate at the start."] = 1e-2
+    largest_step: Annotated[
+        Positive | None,
+        "... but for a layer no more than this times the root mean square of its weights: a long sequence makes a wide filter "
+        "with small weights, which the same rate would erase. null: no limit.",
+    ] = 0.1
     weight_decay: Decay = 0.0
     momentum: Momentum = 0.9
     betas: Betas = (0.9, 0.999)
@@ -102,6 +107,9 @@ class Align:
     check_every: Annotated[
         Count, "Epochs between measurements on held-out (validation) data: metric, exact OTDD and diagnostics."
     ] = 20
+    exact: Annotated[
+        bool, "Measure the exact OTDD at every check as well, by linear programming (paper, Figure 6); takes seconds."
+    ] = False
     patience: Annotated[
         Count | None, "Stop after N measurements without a lower held-out distance; off by default."
     ] = None

@@ -1,7 +1,7 @@
 """Draw what the metric of stage 2 says of held-out data against the exact distance, along alignment (paper, Figure 6).
 
     pip install matplotlib
-    orca run -m metric=otdd,otdd_reference,otdd_gaussian align.check_every=5
+    orca run -m metric=otdd,otdd_reference,otdd_gaussian align.check_every=5 align.exact=true
     python scripts/plot_alignment.py RUN [RUN ...] --out docs/figures/approximation.svg
 
 Reads 2_align/metrics.jsonl of completed runs: `heldout`, the metric on the validation data, and `heldout_exact`, the exact OTDD

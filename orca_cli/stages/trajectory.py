@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from orca_cli import signals
 from orca_cli.exceptions import InterruptionError, NonFiniteError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.schema import Config
+from orca_cli.schema import Align, Config
 from orca_cli.stages.build import Built
 from orca_cli.stages.collapse import collapse
 from orca_cli.stages.compared import Compared
@@ -32,7 +32,7 @@ from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry
 from orca_cli.training.engine import Engine
 from orca_cli.training.numerics import numerics
-from orca_cli.training.schedule import make_optimizer, set_lr, step_decay
+from orca_cli.training.schedule import make_optimizer, step_decay
 
 _VERSION = 3  # of what is stored; a change makes every cached entry a miss
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
@@ -107,6 +107,22 @@ def fingerprint(config: Config, built: Built, compared: Compared, device: torch.
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
+def _limited_rates(optimizer: torch.optim.Optimizer, embedder: nn.Module, settings: Align) -> list[float]:
+    """Give every parameter a group of its own; returns the share of the rate that each may have (`Align.largest_step`).
+
+    A bias has that of its layer's weight, since it starts at 0.
+    """
+    (group,) = optimizer.param_groups
+    names = {id(parameter): name for name, parameter in embedder.named_parameters()}
+    sizes = {name: float(value.detach().float().square().mean().sqrt()) for name, value in embedder.named_parameters()}
+    optimizer.param_groups[:] = [group | {"params": [parameter]} for parameter in group["params"]]
+    if settings.largest_step is None:
+        return [1.0] * len(group["params"])
+    own = [names[id(parameter)] for parameter in group["params"]]
+    roots = [sizes.get(f"{name.removesuffix('bias')}weight", sizes[name]) for name in own]
+    return [min(1.0, settings.largest_step * root / settings.lr) if root > 0 else 1.0 for root in roots]
+
+
 class Trainer:
     """One alignment on its way: the optimizer, how far it has come, the candidates so far."""
 
@@ -117,6 +133,7 @@ class Trainer:
         self._config, self._compared, self._engine = config, compared, engine
         self._model, self._run, self._reporter = built.model, run, reporter
         self._optimizer = make_optimizer(config.align, self._model.embedder.parameters())
+        self._shares = _limited_rates(self._optimizer, self._model.embedder, config.align)
         self._saver = checkpoint.Saver(
             run.stage("align") / CHECKPOINTS, owner=run.name.identity, every_s=config.train.checkpoint_s
         )
@@ -193,7 +210,8 @@ class Trainer:
         start = time.monotonic()
         settings, model = self._config.align, self._model
         lr = step_decay(self._step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor)
-        set_lr(self._optimizer, lr)
+        for group, share in zip(self._optimizer.param_groups, self._shares, strict=True):
+            group["lr"] = lr * share
         try:
             line: dict[str, Any] = {"epoch": self._step} | self._look()
             model.train()
@@ -236,10 +254,11 @@ class Trainer:
         if self._step % self._config.align.check_every:
             return {}
         compared = self._compared
-        return self._diagnose() | {
-            "heldout": compared.problem.value(self._model, self._engine, compared.heldout),
-            "heldout_exact": compared.exact.value(self._model, self._engine),
-        }
+        found = self._diagnose()
+        found["heldout"] = compared.problem.value(self._model, self._engine, compared.heldout)
+        if self._config.align.exact:
+            found["heldout_exact"] = compared.exact.value(self._model, self._engine)
+        return found
 
     @torch.no_grad()
     def _diagnose(self) -> dict[str, float]:

@@ -36,7 +36,8 @@ def test_several_classes_in_one_problem(orca, environment, small, number):
 
 
 def test_every_epoch_is_recorded_with_diagnostics_and_now_and_then_with_the_exact_distance(orca, environment, small):
-    assert orca("run", *small, "metric=otdd", "align.epochs=6", "align.check_every=5", "train.epochs=1")[0] == 0
+    exactly = ["align.exact=true", "align.largest_step=null", "train.epochs=1"]
+    assert orca("run", *small, "metric=otdd", "align.epochs=6", "align.check_every=5", *exactly)[0] == 0
     found = lines(environment)
     always = {"epoch", "loss", "lr", "gradient_norm", "iterations", "marginal_error", "seconds"}
     measured = {"token_variance", "effective_rank", "variance_within", "variance_between", "heldout", "heldout_exact"}
@@ -197,7 +198,13 @@ def test_every_dataset_distance_lowers_the_exact_one_on_held_out_data(orca, envi
         words += ["align.source_points=200", "align.max_samples=32"]
     else:
         words = small
-    settings = ["align.epochs=31", "align.check_every=10", "align.lr=1e-2", "train.epochs=1"]
+    settings = [
+        "align.epochs=31",
+        "align.check_every=10",
+        "align.exact=true",
+        "align.largest_step=null",
+        "train.epochs=1",
+    ]
     code, _, err = orca("run", *words, f"metric={metric}", *settings)
     assert code == 0, err
     exact = [line["heldout_exact"] for line in lines(environment) if "heldout_exact" in line]

@@ -10,11 +10,12 @@ from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin
 from orca_cli.models.embedders.patch import Patch
 from orca_cli.schema import Align
-from orca_cli.stages import align, problem
+from orca_cli.stages import align, problem, trajectory
 from orca_cli.stages.problem import Labelled, Problem
 from orca_cli.stages.separability import inseparability
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.training.engine import Engine
+from orca_cli.training.schedule import make_optimizer
 from tests.checkpoints import save_tiny_swin
 
 LABELS = np.array([0] * 20 + [1] * 3 + [2] * 9)
@@ -217,3 +218,15 @@ def test_without_a_norm_a_filter_keeps_its_scale():
     grown = layer.convolution.weight.detach().clone()
     align._keep_norm(layer, {name: value / 3 for name, value in layer.state_dict().items()})
     assert torch.equal(layer.convolution.weight, grown)
+
+
+def test_a_layer_of_small_weights_has_a_smaller_rate_and_its_bias_the_same():
+    layer = torch.nn.ModuleDict({"wide": torch.nn.Linear(4, 4), "plain": torch.nn.Linear(4, 4)})
+    torch.nn.init.constant_(layer["wide"].weight, 0.02)
+    torch.nn.init.constant_(layer["wide"].bias, 0)
+    torch.nn.init.constant_(layer["plain"].weight, 0.5)
+    for limit, wanted in ((0.1, [0.2, 0.2, 1, 1]), (None, [1, 1, 1, 1])):
+        settings = Align(lr=1e-2, largest_step=limit)
+        optimizer = make_optimizer(settings, layer.parameters())
+        assert trajectory._limited_rates(optimizer, layer, settings) == pytest.approx(wanted)
+        assert len(optimizer.param_groups) == 4

@@ -87,7 +87,14 @@ def test_selection_by_validation_takes_the_best_probe_and_says_what_was_tried(or
 
 def test_an_alignment_that_hurts_is_not_taken(orca, environment, small):
     """A rate that throws the embedder far away: the probe must prefer 0 steps, and the run be as without alignment."""
-    wild = ["align.lr=1e3", "align.epochs=1", "align.candidates=[0]", "train.epochs=4", "train.lr=3e-3"]
+    wild = [
+        "align.lr=1e3",
+        "align.largest_step=null",
+        "align.keep_norm=false",
+        "align.epochs=1",
+        "align.candidates=[0]",
+    ]
+    wild += ["train.epochs=4", "train.lr=3e-3"]
     assert orca("run", *small, *wild, "align.select=validation", "align.probe_epochs=4")[0] == 0
     assert orca("run", *small, "metric=none", "train.epochs=4", "train.lr=3e-3")[0] == 0
     guarded, without = results(environment)
@@ -124,7 +131,7 @@ def test_alignment_below_the_floor_is_warned_of_and_can_stop_there(orca, environ
 
 def test_one_rate_serves_metrics_whose_gradients_differ(orca, environment, small):
     """Under SGD a first step is as long as its gradient: without a scale, metrics would differ by their units."""
-    sgd = ["align.optimizer=sgd", "align.momentum=0", "align.lr=1e-2", "align.epochs=1", "train.epochs=1"]
+    sgd = ["align.optimizer=sgd", "align.momentum=0", "align.lr=1e-2", "align.largest_step=null", "align.epochs=1"]
     moved = {}
     for unit in (True, False):
         for metric in ("otdd", "euclidean", "moments", "transrate", "minibatch_ot"):

@@ -43,7 +43,8 @@ FREE_IN = {("arrays", "task.validation"), ("arrays", "task.test"), ("table", "ta
 # Settings that may be negative, and those that may be 0.
 MAY_BE_NEGATIVE = {"task.sky_low", "source.column"}
 MAY_BE_ZERO = {
-    "seed", "align.source_seed", "task.split_seed", "task.data_seed", "task.frozen_seed", "task.crop_start", "task.padding", "source.outside",
+    "seed", "align.source_seed",
+    "task.split_seed", "task.data_seed", "task.frozen_seed", "task.crop_start", "task.padding", "source.outside",
     "align.epochs", "align.weight_decay", "align.momentum", "align.classes_per_problem", "train.weight_decay",
     "train.momentum", "train.warmup_epochs", "train.checkpoint_s", "task.masking", "task.mixing", "task.most_noise",
     "task.sky_high", "task.error.threshold", "metric.newton_points", "metric.newton_steps", "metric.tolerance",

@@ -6,14 +6,14 @@ fingerprint: the first two are in the cache for every run that needs the same, t
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from orca_cli import parts, signals
@@ -35,7 +35,7 @@ from orca_cli.training.memory import governed_by
 _EMBEDDER = "embedder.safetensors"
 _COLUMNS = ("epoch", "loss", "heldout", "heldout_exact")
 _COLLAPSED = 0.1  # share of the earlier variance, or of the source's, below which a warning is due
-_HARDER = 1.25  # times the squared error before alignment; docs/alignment.md
+_HARDER = 1.25  # times the squared error before alignment (docs/decisions/0016-what-alignment-does-by-default.md)
 _BELOW_FLOOR = 2.0  # deviations of the floor: a warning beyond
 
 
@@ -48,7 +48,7 @@ class Aligned:
         after: the same with the chosen embedder.
         steps: alignment steps behind the chosen embedder.
         tried: for select=validation: steps -> validation error of the probe.
-        separability: for select=guarded: steps -> how hard the classes are to tell apart (`stages/separability.py`).
+        separability: for select=guarded: steps -> how hard the classes are to separate (`stages/separability.py`).
         collapse: name of a diagnostic (`stages/collapse.py`) -> its values "before" and "after" on held-out samples, and that
             of the "source" where it has one.
         floor: what as many fresh source points score: "mean", "deviation", "points"; empty where that is unknown.
@@ -93,9 +93,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
     with governed_by("align", hint), _trainable(built.model.embedder):
         compared, trajectory, key = _trajectory(config, built, engine, run, reporter)
     aligned = _chosen(config, built, engine, compared, trajectory, run, reporter)
-    if config.align.keep_norm and aligned.steps:
-        _keep_norm(built.model.embedder, trajectory.candidates[0].weights)
-    _tell(aligned)
+    _report(aligned)
     weights = checkpoint.snapshot(built.model.embedder)
     checkpoint.write_weights(run.stage("align") / _EMBEDDER, weights)
     run.write_summary(
@@ -140,17 +138,20 @@ def _chosen(
     run: RunDirectory,
     reporter: Reporter,
 ) -> Aligned:
-    """Load the embedder that stage 3 starts from: the last one, or the one whose probe validates best."""
+    """Load the embedder that stage 3 starts from, chosen as `align.select` says."""
     embedder, chosen = built.model.embedder, trajectory.steps
+    candidates = {step: candidate.weights for step, candidate in trajectory.candidates.items()}
+    if config.align.keep_norm:  # before the choice: a probe starts where stage 3 would
+        names = getattr(embedder, "scale_free", ())
+        candidates = {step: with_norm_of(candidates[0], weights, names) for step, weights in candidates.items()}
     tried: dict[str, float | None] = {}
     if config.align.select == "validation":
-        candidates = {step: candidate.weights for step, candidate in trajectory.candidates.items()}
         chosen, tried = probe.choose(config, built, engine, candidates, run, reporter)
     separability: dict[str, float] = {}
     if config.align.select == "guarded":
-        chosen, separability = _guarded(config, built, engine, compared, trajectory)
+        chosen, separability = _guarded(config, built, engine, compared, candidates)
     after = trajectory.candidates[chosen]
-    embedder.load_state_dict(after.weights)
+    embedder.load_state_dict(candidates[chosen])
     collapse = {name: {"before": trajectory.lines[0][name], "after": value} for name, value in after.collapse.items()}
     for name, value in compared.source.spread.items():
         collapse[name]["source"] = value
@@ -160,23 +161,26 @@ def _chosen(
 
 
 def _guarded(
-    config: Config, built: Built, engine: Engine, compared: Compared, trajectory: Trajectory
+    config: Config, built: Built, engine: Engine, compared: Compared, candidates: Mapping[int, Mapping[str, Tensor]]
 ) -> tuple[int, dict[str, float]]:
-    """Return the last step, or 0 where the classes are clearly harder to tell apart after it; and how hard at both."""
+    """Return the last step, or 0 where the classes are clearly harder to separate after it; and how hard at both."""
+    last, size = max(candidates), config.train.eval_batch_size
     found = {}
-    for step in (0, trajectory.steps):
-        built.model.embedder.load_state_dict(trajectory.candidates[step].weights)
-        found[step] = inseparability(built.model, engine, compared.problem.train, config.seed)
-    if found[trajectory.steps] <= _HARDER * found[0]:
-        return trajectory.steps, {str(step): value for step, value in found.items()}
+    with governed_by("train.eval_batch_size", f"use less than {size}" if size > 1 else "use a smaller body"):
+        for step in (0, last):
+            built.model.embedder.load_state_dict(candidates[step])
+            found[step] = inseparability(built.model, engine, compared.problem.train, config.seed, size)
+    recorded = {str(step): value for step, value in found.items()}
+    if found[last] <= _HARDER * found[0]:
+        return last, recorded
     log.info(
-        f"align: left out, since the body's features tell the training classes worse apart after it (squared error "
-        f"{found[0]:.2g} of the constant's before, {found[trajectory.steps]:.2g} after); align.select=last keeps it"
+        f"align: left out, since the body's features separate the training classes less well after it (squared error "
+        f"{found[0]:.2g} of a constant's before, {found[last]:.2g} after); align.select=last keeps it"
     )
-    return 0, {str(step): value for step, value in found.items()}
+    return 0, recorded
 
 
-def _tell(aligned: Aligned) -> None:
+def _report(aligned: Aligned) -> None:
     """Say how far the distance fell, on the scale of what the source itself scores, and warn where it fell too far."""
     before, after, floor = aligned.before, aligned.after, aligned.floor
     assert before is not None
@@ -205,22 +209,21 @@ def _tell(aligned: Aligned) -> None:
         )
 
 
-@torch.no_grad()
-def _keep_norm(embedder: nn.Module, first: Mapping[str, Tensor]) -> None:
-    """Multiply the parameters whose scale the tokens do not depend on, so that their norm is the first one again.
+def with_norm_of(first: Mapping[str, Tensor], weights: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """Return weights of which those named are multiplied by one factor, so that their norm is that of the first ones.
 
-    Adam's steps have a length of their own. Alignment lets such weights grow several times, and stage 3 turns long ones
-    slowly: their rate is in effect divided by the square of the growth (van Laarhoven 2017).
+    Adam's steps have a length of their own. Alignment lets weights grow several times whose scale a norm undoes, and stage 3
+    then turns them slowly: their rate is in effect divided by the square of the growth (van Laarhoven 2017).
+
+    Args:
+        first: the embedder's state before alignment.
+        weights: its state now.
+        names: parameters of which all multiples give the same tokens.
     """
-    names = getattr(embedder, "scale_free", ())
-    if not names:
-        return
-    weights = dict(embedder.named_parameters())
-    now, before = (
-        torch.nn.utils.get_total_norm([some[name].detach().cpu() for name in names]) for some in (weights, first)
-    )
-    for name in names if float(now) > 0 else ():
-        weights[name].mul_(float(before / now))
+    before, now = (math.sqrt(sum(float(some[name].square().sum()) for name in names)) for some in (first, weights))
+    if now in (0, before):
+        return weights
+    return weights | {name: weights[name] * (before / now) for name in names}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from orca_cli import parts, seeding
+from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Features, Metric, Reporter
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
@@ -93,7 +94,11 @@ def _draw(points: Features, most: int, seed: int, name: str) -> Features:
 
 
 def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) -> Compared:
-    """Embed the source, or take it from the cache, and label the target."""
+    """Embed the source, or take it from the cache, and label the target.
+
+    Raises:
+        ConfigError: source, body, metric and settings do not fit together.
+    """
     assert config.paths.cache is not None
     cache, settings = Path(config.paths.cache), config.align
     seed = config.seed if settings.source_seed is None else settings.source_seed
@@ -126,6 +131,9 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
     train, heldout = Labelled.of(task.train, labels[0]), Labelled.of(task.validation, labels[1])
     problem = Problem(metric, cloud, prepared, train, settings, config.seed)
     floor = _floor(problem, fresh, config.metric, source.key, cache, built.model.embedder.layout.tokens, seed)
+    if floor is None and settings.stop == "floor":
+        what = "the source has no further points to measure the floor with"
+        raise ConfigError(what, where="align.stop=floor", hint="lower align.source_points, or raise source.size")
     return Compared(problem, heldout, Exact(cloud, heldout, problem, config.seed), source, floor)
 
 

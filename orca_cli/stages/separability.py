@@ -1,4 +1,4 @@
-"""How well the frozen body's features tell classes apart: ridge regression on the training set, judged by leaving one out.
+"""How well the frozen body's features separate classes: ridge regression on the training set, judged by leaving one out.
 
 It asks, without a step of training and without a validation sample, whether alignment has kept what distinguishes the classes.
 The residual of the sample that is left out has a closed form (Allen 1974), with hat matrix H of the centred regression:
@@ -23,26 +23,29 @@ _STRENGTHS = 10.0 ** np.arange(-4, 5)  # of ridge regression, in units of the me
 
 
 @torch.no_grad()
-def inseparability(model: TransferModel, engine: Engine, split: Labelled, seed: int) -> float:
+def inseparability(model: TransferModel, engine: Engine, split: Labelled, seed: int, batch_size: int) -> float:
     """Return the squared error of the best ridge regression of indicators of classes on features, as a share of the constant's.
 
-    Near 0 the classes are told apart, near 1 they are not. Features are the body's outputs, averaged over a sample's tokens; up
-    to 256 samples are drawn, the same at every call.
+    0 where the classes are separated, about 1 where they are not, or where a feature is not finite. Features are the body's
+    outputs, averaged over a sample's tokens; up to 256 samples are drawn, the same at every call.
     """
-    members = [(index, place) for place, rows in enumerate(split.members.values()) for index in rows.tolist()]
-    order = seeding.numpy_generator(seed, "align", "inseparability").permutation(len(members))[:_SAMPLES]
-    indices, labels = np.array(members)[np.sort(order)].T
+    members = np.concatenate(list(split.members.values()))
+    places = np.repeat(np.arange(len(split.members)), [len(rows) for rows in split.members.values()])
+    order = np.sort(seeding.numpy_generator(seed, "align", "inseparability").permutation(len(members))[:_SAMPLES])
+    indices, labels = members[order], places[order]
+    size = min(batch_size, _BATCH)
     model.eval()
     features = []
-    for start in range(0, len(indices), _BATCH):
+    for start in range(0, len(indices), size):
         signals.check()
-        batch = engine.move(split.samples.batch(indices[start : start + _BATCH]))
+        batch = engine.move(split.samples.batch(indices[start : start + size]))
         with engine.autocast():
             found = model.features(batch.x, batch.valid)
         weight = found.mask[:, found.prefix :].unsqueeze(-1).float()
         features.append(((found.x[:, found.prefix :] * weight).sum(1) / weight.sum(1).clamp(min=1)).cpu())
     indicators = torch.nn.functional.one_hot(torch.from_numpy(labels), len(split.members)).double()
-    return left_out_error(torch.cat(features).double(), indicators)
+    x = torch.cat(features).double()
+    return left_out_error(x, indicators) if bool(x.isfinite().all()) else 1.0
 
 
 def left_out_error(x: Tensor, y: Tensor) -> float:

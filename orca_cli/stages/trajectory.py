@@ -38,7 +38,7 @@ _VERSION = 3  # of what is stored; a change makes every cached entry a miss
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
 # Relative: the tokens are float32 whatever align.dtype is, and a sum over thousands of them is sure to a few last places.
 _ROUNDING = 8 * torch.finfo(torch.float32).eps
-_OF_THE_CHOICE = ("select", "probe_epochs")  # settings of align that no step depends on
+_OF_THE_CHOICE = ("select", "probe_epochs", "keep_norm")  # settings of align that no step depends on
 
 
 @dataclass(frozen=True)

@@ -168,13 +168,13 @@ def test_tokens_that_are_left_out_are_not_computed_and_change_nothing(model, mon
 
 def test_tokens_that_are_all_alike_tell_no_classes_apart(model):
     engine, split = Engine(torch.device("cpu"), "fp32"), Labelled.of(Watched(), LABELS)
-    found = inseparability(model, engine, split, 0)
-    assert found == inseparability(model, engine, split, 0)
+    found = inseparability(model, engine, split, 0, 8)
+    assert found == inseparability(model, engine, split, 0, 8)
     weight = model.embedder.convolution.weight
     kept = weight.detach().clone()
     with torch.no_grad():
         weight.zero_()
-    assert inseparability(model, engine, split, 0) == pytest.approx(1, abs=1e-3)
+    assert inseparability(model, engine, split, 0, 8) == pytest.approx(1, abs=1e-3)
     with torch.no_grad():
         weight.copy_(kept)
 
@@ -199,7 +199,8 @@ def test_a_filter_that_alignment_let_grow_has_its_first_norm_again_and_gives_the
             parameter = getattr(model.embedder.convolution, name)
             parameter.copy_(9 * (parameter + 0.1 * torch.randn(parameter.shape)))
     tokens = model.embed(x).x
-    align._keep_norm(model.embedder, first)
+    grown = {name: value.clone() for name, value in model.embedder.state_dict().items()}
+    model.embedder.load_state_dict(align.with_norm_of(first, grown, model.embedder.scale_free))
     torch.testing.assert_close(model.embed(x).x, tokens, rtol=2e-2, atol=2e-2)  # up to the epsilon of the norm
     weights = [model.embedder.state_dict(), first]
     norms = [
@@ -210,14 +211,11 @@ def test_a_filter_that_alignment_let_grow_has_its_first_norm_again_and_gives_the
     model.embedder.load_state_dict(first)
 
 
-def test_without_a_norm_a_filter_keeps_its_scale():
-    body = EmbedderInit()
-    layer = Patch()(TokenLayout((1, 8), None, None, 2, (8,), (4,)), 16, body, None)
-    with torch.no_grad():
-        layer.convolution.weight.mul_(3)
-    grown = layer.convolution.weight.detach().clone()
-    align._keep_norm(layer, {name: value / 3 for name, value in layer.state_dict().items()})
-    assert torch.equal(layer.convolution.weight, grown)
+def test_without_a_norm_the_scale_of_a_filter_matters():
+    layer = Patch()(TokenLayout((1, 8), None, None, 2, (8,), (4,)), 16, EmbedderInit(), None)
+    assert layer.scale_free == ()
+    grown = {name: 3 * value for name, value in layer.state_dict().items()}
+    assert align.with_norm_of(layer.state_dict(), grown, layer.scale_free) is grown
 
 
 def test_a_layer_of_small_weights_has_a_smaller_rate_and_its_bias_the_same():

@@ -1,4 +1,4 @@
-"""How well classes are told apart: the closed form against refitting, and what it says of known cases."""
+"""How well classes are separated: the closed form against refitting, and what it says of known cases."""
 
 import numpy as np
 import pytest

@@ -243,14 +243,14 @@ def now() -> tuple[float, float]:
 
 
 def since(begin: tuple[float, float], of: int) -> tuple[float, float]:
-    """Return the seconds since `begin` that each of so many parts took."""
+    """Return the seconds since `begin` that each of several parts took."""
     end = now()
     return (end[0] - begin[0]) / of, (end[1] - begin[1]) / of
 
 
 @contextmanager
 def timed(times: Times, of: int = 1) -> Iterator[None]:
-    """Note the seconds of a block, each of so many parts."""
+    """Note the seconds of a block, each of several parts."""
     begin = now()
     yield
     times.append(since(begin, of))

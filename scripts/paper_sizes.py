@@ -124,7 +124,7 @@ class Counts:
 
     @classmethod
     def of(cls, config: Config, task: Task, groups: int) -> Counts:
-        """Count from a run's settings, for so many groups of target classes."""
+        """Count from a run's settings, for a number of groups of target classes."""
         align, train = config.align, config.train
         checks = math.ceil(align.epochs / align.check_every)
         candidates = len({*(step for step in align.candidates if step < align.epochs), align.epochs})

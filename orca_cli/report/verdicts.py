@@ -112,7 +112,7 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
             f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % bootstrap "
             "interval] over sets, each with the mean over its seeds and settings. points: sets whose error is a per cent. "
             "% of the error: from the mean log ratio of the errors, all sets. p: exact sign-flip test; Holm: corrected for "
-            "the number of arms; least p: the smallest that so many differences can have."
+            "the number of arms; least p: the smallest possible with this number of differences."
         ),
         notes=[clean(sentence(one, comparison, sign), longest=2000) for one in comparison.overall]
         + _coverage(comparison),

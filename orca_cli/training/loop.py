@@ -99,8 +99,8 @@ def train_step(
         moved = engine.move(batch)
         with engine.autocast():
             outputs = model(moved.x, moved.valid)
-        value, told = _losses(loss, outputs.float(), moved.y, unit)
-        numbers.append(told * share)
+        value, reported = _losses(loss, outputs.float(), moved.y, unit)
+        numbers.append(reported * share)
         engine.backward(value * share)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers.append(engine.clip(trained, clip))
@@ -128,8 +128,8 @@ def _losses(loss: Loss, outputs: Tensor, targets: Tensor, unit: float) -> tuple[
         return value, value.detach()
     with torch.no_grad():  # in float64 where there is one: squares of large units exceed float32
         wide = outputs if outputs.device.type == "mps" else outputs.double()
-        told = loss(wide, targets.to(wide.dtype))
-    return loss(outputs / unit, targets / unit), told
+        reported = loss(wide, targets.to(wide.dtype))
+    return loss(outputs / unit, targets / unit), reported
 
 
 def _not_finite(what: str, value: float, step: int, optimizer: torch.optim.Optimizer) -> NonFiniteError:

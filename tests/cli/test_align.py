@@ -192,6 +192,33 @@ def test_an_alignment_after_which_classes_are_harder_to_tell_apart_is_left_out(
     assert (guarded["weights_sha256"] == without["weights_sha256"]) == (steps == 0)
 
 
+def test_probes_judge_the_embedders_that_stage_3_would_start_from(orca, environment, small, monkeypatch):
+    """The filter has grown in alignment; every candidate has its first norm again before it is probed."""
+    norms = {}
+
+    def choose(config, built, engine, candidates, run, reporter):
+        for step, weights in candidates.items():
+            norms[step] = sum(weights[name].square().sum() for name in built.model.embedder.scale_free).sqrt().item()
+        return 4, {str(step): 0.0 for step in candidates}
+
+    monkeypatch.setattr(align.probe, "choose", choose)
+    grows = ["align.epochs=4", "align.candidates=[2]", "align.largest_step=null", "align.lr=3e-2", "train.epochs=1"]
+    assert orca("run", *small, *grows, "align.select=validation")[0] == 0
+    assert [norms[step] for step in (2, 4)] == pytest.approx([norms[0]] * 2, rel=1e-5)
+    found = load_file(max(run_folders(environment)) / "2_align" / "embedder.safetensors")
+    kept = sum(found[f"convolution.{name}"].square().sum() for name in ("weight", "bias")).sqrt().item()
+    assert kept == pytest.approx(norms[0], rel=1e-5)
+    assert not torch.equal(embedder(environment, steps=4), embedder(environment, steps=0))
+
+
+def test_stopping_at_a_floor_that_cannot_be_measured_is_refused(orca, small):
+    """Pooled points are as many as examples: all of them are the source, and none is left to measure with."""
+    code, _, err = orca("run", *small, "align.features=pooled", "align.stop=floor")
+    assert code == 10
+    assert "align.stop=floor" in err
+    assert "align.source_points" in err
+
+
 FALLS_TO = 0.8  # of the exact distance before alignment
 
 

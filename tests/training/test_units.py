@@ -25,10 +25,10 @@ def trained(units, loss, **settings):
     model = Dense(2, scale=scale_of(y))
     steps = plan(model, Pairs(y), loss, batch_size=16, epochs=STEPS // 4, warmup_epochs=0, **settings)
     for step in range(STEPS):
-        told, _ = steps.take(step)
+        reported, _ = steps.take(step)
     with torch.no_grad():
         squares = (model(Pairs(y).x).double() - y).square().mean()
-    return float(squares / (y.double() - y.double().mean((0, 2), keepdim=True)).square().mean()), told, model
+    return float(squares / (y.double() - y.double().mean((0, 2), keepdim=True)).square().mean()), reported, model
 
 
 RATES = {"adamw": {"optimizer": "adamw", "lr": 1e-2}, "sgd": {"optimizer": "sgd", "lr": 3e-2, "clip": 1.0}}
@@ -49,7 +49,7 @@ def test_units_that_are_powers_of_two_change_no_bit():
     assert len(hashes) == 1
 
 
-def test_the_loss_is_told_in_the_tasks_units():
+def test_the_loss_is_reported_in_the_tasks_units():
     _, one, _ = trained(1.0, MaskedMSE())
     for units in (1e-6, 1e6, 1e25):  # squares of the last exceed float32
         assert trained(units, MaskedMSE())[1] == pytest.approx(one * units**2, rel=1e-2)
@@ -58,7 +58,7 @@ def test_the_loss_is_told_in_the_tasks_units():
 def one_step(unit, y):
     model = Dense(2, scale=scale_of(y))
     samples = Pairs(y.float())
-    told, norm = train_step(
+    reported, norm = train_step(
         engine(),
         model,
         optimizer(model),
@@ -71,13 +71,13 @@ def one_step(unit, y):
         step=0,
         unit=unit,
     )
-    return told, norm, gradient(model)
+    return reported, norm, gradient(model)
 
 
 def test_one_unit_for_all_outputs_keeps_the_direction_of_the_gradient():
-    told, _, plain = one_step(1.0, targets() * 1e-3)
+    reported, _, plain = one_step(1.0, targets() * 1e-3)
     same, _, scaled = one_step(0.01, targets() * 1e-3)
-    assert same == pytest.approx(told, rel=1e-5)
+    assert same == pytest.approx(reported, rel=1e-5)
     torch.testing.assert_close(scaled, plain * 1e4, rtol=1e-3, atol=1e-6)
 
 

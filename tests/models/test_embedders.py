@@ -105,3 +105,20 @@ def test_settings_are_checked_before_anything_is_read(part):
     for name, value, allowed in (("init", "zero", "pretrained, random"), ("max_tokens", 0, "at least 1")):
         with pytest.raises(ConfigError, match=f"embedder.{name}: .*{allowed}"):
             parts.check(node | {name: value}, "embedder")
+
+
+@pytest.mark.parametrize("name", ["bert", "swin", "vit"])
+@pytest.mark.parametrize("made", [Patch("random"), Overlap("random")], ids=["patch", "overlap"])
+@pytest.mark.parametrize("shape", [(3, 97), (2, 9, 11)], ids=str)
+def test_single_tokens_are_those_of_the_whole_sample(load_body, name, made, shape):
+    """With positions, padding and an extent that is no multiple of the kernel."""
+    embedder = build(load_body(name), input_shape=shape, embedder=made).embedder
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, *shape, generator=generator)
+    valid = torch.ones(4, *shape[1:], dtype=torch.bool)
+    valid[1:, ..., shape[-1] // 2 :] = False
+    whole = embedder(x, valid)
+    assert torch.equal(embedder.mask(x, valid), whole.mask)
+    rows = torch.randint(4, (30,), generator=generator)
+    places = torch.randint(embedder.layout.tokens, (30,), generator=generator)
+    torch.testing.assert_close(embedder.tokens_at(x, valid, rows, places), whole.x[rows, places], rtol=1e-4, atol=1e-5)

@@ -57,7 +57,7 @@ def write_batches(folder, dump):
 @pytest.mark.parametrize("dump", [python2_bytes, pickle.dumps], ids=["python2", "python3"])
 def test_torchvision_files_are_read(tmp_path, dump):
     write_batches(tmp_path, dump)
-    data = cifar10.load(None, 0, tmp_path)
+    data = cifar10.load(None, 0, tmp_path).examples
     expected = np.concatenate([batch(i)["data"].reshape(-1, 3, 32, 32) for i in range(1, 6)])
     np.testing.assert_array_equal(np.round(data.inputs * 255), expected)
     assert data.labels.tolist() == [j % 10 for j in range(40)] * 5

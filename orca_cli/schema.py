@@ -101,7 +101,8 @@ class Align:
     ] = "given"
     pseudo_labels: Annotated[
         AtLeastTwo | None,
-        "dense and multi-label targets: k-means clusters that stand in for classes. Default: the source's classes.",
+        "Targets that are not classes: how many k-means clusters (of one number a sample: quantile bins) stand in for them."
+        " Default: as many as the source has classes.",
     ] = None
     dtype: Annotated[str, OneOf(("float32", "float64")), "Precision in which distances are computed."] = "float32"
     check_every: Annotated[

@@ -30,7 +30,11 @@ GROUPS = {
     "protocols": "protocol",
     "studies": "study",
 }
-_ERRORS = {"classes": "0-1 error", "labels": "1 - mAP"}  # of tasks that name none; scoring/defaults.py
+_ERRORS = {
+    "classes": "0-1 error",
+    "labels": "1 - mAP",
+    "values": "RMSE",
+}  # of tasks that name none; scoring/defaults.py
 SETTINGS = "settings"
 PLAIN = "clean"  # the protocol that the others depart from
 UNSET = "-"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from torch import Tensor
 
 from orca_cli import seeding
 from orca_cli.interfaces import Batch, Samples
@@ -67,7 +68,8 @@ class TrainingPlan:
         self._steps = config.train.epochs * self.per_epoch if steps is None else steps
         optimizer = make_optimizer(config.train, built.model.parameters(), fused=engine.device.type == "cpu")
         self.optimizer = engine.prepare(optimizer)
-        self._unit = built.model.deviation if config.train.loss_units == "deviation" else 1.0
+        unit = built.model.deviation if config.train.loss_units == "deviation" else 1.0
+        self._unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
         self._feed: Feed[_Read] | None = None
         self._next = 0
 

@@ -153,6 +153,8 @@ def _error(task: dict[str, Any]) -> str:
     node = task.get("error")
     if isinstance(node, dict) and isinstance(node.get("_target_"), str):
         return node["_target_"].rpartition(".")[2]
+    if isinstance(node, str):
+        return node
     return _ERRORS.get(str(task.get("kind")), "usual of kind")
 
 

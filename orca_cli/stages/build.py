@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from orca_cli import parts, seeding
+from orca_cli import parts, seeding, short_names
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Body, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.losses.masked import default_loss
@@ -68,8 +68,8 @@ def build(config: Config, reporter: Reporter) -> Built:
     )
     mode.apply(model)
     integer = not np.issubdtype(task.train.targets().dtype, np.floating)
-    loss = _part(config.task, "loss") or default_loss(task.kind, integer)
-    error = _part(config.task, "error") or default_error(task.kind, integer)
+    loss = _part(config.task, "loss", task.kind, integer) or default_loss(task.kind, integer)
+    error = _part(config.task, "error", task.kind, integer) or default_error(task.kind, integer)
     if config.train.error_chunks is not None:
         error = ChunkMean(error, config.train.error_chunks, config.train.batch_size)
     return Built(task, loss, error, model, mode, _summary(config, task, model, error))
@@ -141,8 +141,8 @@ def split_record(samples: Samples) -> dict[str, Any]:
     return {"n": len(samples), "sha256": samples.digest()}
 
 
-def _part(task: dict[str, Any], key: str) -> Any:
-    node = task.get(key)
+def _part(task: dict[str, Any], key: str, kind: str, integer_targets: bool) -> Any:
+    node = short_names.node(key, task.get(key), kind, integer_targets)
     return None if node is None else parts.build(node, f"task.{key}")
 
 

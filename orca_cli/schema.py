@@ -143,7 +143,10 @@ class Train:
     """Stage 3: train on the task's loss (paper 3.3)."""
 
     epochs: Annotated[Count, "Passes over the training data."] = 60
-    batch_size: Annotated[Count, "Samples per forward pass; times `accumulation` per optimizer step."] = 32
+    batch_size: Annotated[
+        Count,
+        "Samples per forward pass; times `accumulation` per optimizer step. Smaller where there are fewer training samples.",
+    ] = 32
     accumulation: Annotated[
         Count, "Batches per optimizer step; the gradient is that of the mean over all their samples."
     ] = 1

@@ -32,7 +32,7 @@ class Numeric:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, 1] float32."""
-        numbers, wrong = _numbers(values, decimal)
+        numbers, wrong = as_numbers(values, decimal)
         if wrong.any():
             first = int(wrong.argmax())
             what = f"'{values[first]}' in row {first + 1} is not a number, but all training rows are"
@@ -92,7 +92,7 @@ def fit_columns(
     filled, empty, constant, capped, commas = [], [], [], [], []
     for name in names:
         train = values[name][rows]
-        numbers, wrong = _numbers(train, decimal)
+        numbers, wrong = as_numbers(train, decimal)
         unknown = np.isnan(numbers) & ~wrong
         if unknown.all():
             empty.append(name)
@@ -100,7 +100,7 @@ def fit_columns(
             texts, rare = _categorical(name, train, max_categories)
             if rare:
                 capped.append(f"{name} (the {max_categories} most frequent of {rare + max_categories})")
-            if decimal == "." and not _numbers(train, ",")[1].any():
+            if decimal == "." and not as_numbers(train, ",")[1].any():
                 commas.append(name)
             columns.append(texts)
         else:
@@ -156,7 +156,7 @@ def _categorical(name: str, train: np.ndarray, most: int) -> tuple[Categorical, 
     return Categorical(name, (*map(str, kept), *marks)), rare
 
 
-def _numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:
+def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:
     """Return values as [n] float64, NaN where missing, and [n] bool, True for text that is not a number."""
     if values.dtype.kind in "fiub":
         return values.astype(np.float64), np.zeros(len(values), dtype=bool)

@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from orca_cli import parts
+from orca_cli import parts, short_names
 from orca_cli.exceptions import ConfigError
 from orca_cli.schema import Config
 
@@ -48,7 +48,7 @@ def check(config: Config) -> None:
         node = getattr(config, name)
         for word in group.nested:
             if node.get(word) is not None:
-                _check_part(node[word], f"{name}.{word}")
+                _check_part(short_names.node(word, node[word], node.get("kind")), f"{name}.{word}")
         if not (group.optional and node.get(parts.TARGET) is None):
             known = {"kind": node.get("kind")} if "kind" in group.words else {}
             part = _check_part(part_node(config, name), name, group.given, known)

@@ -101,7 +101,8 @@ class Align:
     ] = "given"
     pseudo_labels: Annotated[
         AtLeastTwo | None,
-        "dense and multi-label targets: k-means clusters that stand in for classes. Default: the source's classes.",
+        "Targets that are not classes: how many k-means clusters (of one number a sample: quantile bins) stand in for them."
+        " Default: as many as the source has classes.",
     ] = None
     dtype: Annotated[str, OneOf(("float32", "float64")), "Precision in which distances are computed."] = "float32"
     check_every: Annotated[
@@ -142,7 +143,10 @@ class Train:
     """Stage 3: train on the task's loss (paper 3.3)."""
 
     epochs: Annotated[Count, "Passes over the training data."] = 60
-    batch_size: Annotated[Count, "Samples per forward pass; times `accumulation` per optimizer step."] = 32
+    batch_size: Annotated[
+        Count,
+        "Samples per forward pass; times `accumulation` per optimizer step. Smaller where there are fewer training samples.",
+    ] = 32
     accumulation: Annotated[
         Count, "Batches per optimizer step; the gradient is that of the mean over all their samples."
     ] = 1

@@ -58,7 +58,7 @@ class MaskedMSE(nn.Module):
         self.count_missing = count_missing
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K, *E] against targets of the same shape."""
+        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
         _check_shapes(outputs, targets)
         known = ~targets.isnan()
         squares = torch.where(known, outputs - targets.nan_to_num(nan=0.0), 0.0).square()
@@ -67,6 +67,43 @@ class MaskedMSE(nn.Module):
     def weight_of(self, targets: Tensor) -> int:
         """Return the number of entries that enter the average."""
         return targets.numel() if self.count_missing else _known(targets)
+
+
+class MaskedMAE(nn.Module):
+    """Mean over the entries whose target is not NaN of |output - target|, in units of the targets given."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
+        _check_shapes(outputs, targets)
+        known = ~targets.isnan()
+        return _masked_mean((outputs - targets.nan_to_num(nan=0.0)).abs(), known)
+
+    def weight_of(self, targets: Tensor) -> int:
+        """Return the number of entries that enter the average."""
+        return _known(targets)
+
+
+class MaskedHuber(nn.Module):
+    """Huber's loss (1964), averaged over the entries whose target is not NaN: d^2 / 2 up to delta, and linear beyond.
+
+    Args:
+        delta: in units of the targets given: their deviation over the training set, unless train.loss_units=task.
+    """
+
+    def __init__(self, delta: Positive = 1.0) -> None:
+        super().__init__()
+        self.delta = delta
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
+        _check_shapes(outputs, targets)
+        known = ~targets.isnan()
+        loss = functional.huber_loss(outputs, targets.nan_to_num(nan=0.0), reduction="none", delta=self.delta)
+        return _masked_mean(loss, known)
+
+    def weight_of(self, targets: Tensor) -> int:
+        """Return the number of entries that enter the average."""
+        return _known(targets)
 
 
 class MaskedCrossEntropy(nn.Module):
@@ -151,7 +188,8 @@ def default_loss(kind: str, integer_targets: bool) -> nn.Module:
         raise ConfigError(f"'{kind}' is not a kind", where="task.kind", hint=suggest(kind, KINDS))
     if kind == "labels":
         return MaskedBCE()
-    return MaskedMSE() if kind == "dense" and not integer_targets else MaskedCrossEntropy()
+    real = kind == "values" or (kind == "dense" and not integer_targets)
+    return MaskedMSE() if real else MaskedCrossEntropy()
 
 
 def _check_shapes(outputs: Tensor, targets: Tensor) -> None:

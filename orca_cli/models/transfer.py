@@ -41,9 +41,17 @@ class TransferModel(nn.Module):
             self.register_buffer("scale_std", scale.std.float())
 
     @property
-    def deviation(self) -> float:
-        """Return the training targets' deviation in the task's units, root mean square over outputs; 1 without a scale."""
-        return float(self.scale_std.double().square().mean().sqrt()) if self.has_scale else 1.0
+    def deviation(self) -> float | Tensor:
+        """Return the training targets' deviation in the task's units; 1 without a scale.
+
+        Several numbers a sample may be of different units, and each has its own, [K]. The channels of a map share one, root
+        mean square over them.
+        """
+        if not self.has_scale:
+            return 1.0
+        if self.scale_std.ndim == 1 and len(self.scale_std) > 1:
+            return self.scale_std.clone()
+        return float(self.scale_std.double().square().mean().sqrt())
 
     def embed(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
         """Return the embedder's tokens [B, T, D] for inputs [B, C, *E]; what stage 2 compares with the source."""

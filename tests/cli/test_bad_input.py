@@ -204,12 +204,6 @@ def test_missing_file_and_pickled_file(orca, tiny, tmp_path):
     refused(orca(*common, f"task.train={tmp_path / 'objects.npy'}"), 12, "objects.npy")
 
 
-def test_fewer_samples_than_a_batch(orca, small):
-    refused(orca("run", *small, "train.batch_size=64"), 10, "train.batch_size", "60 training samples")
-    refused(orca("run", *small, "train.accumulation=5"), 10, "16 x accumulation 5", "train.batch_size=12 or less")
-    refused(orca("run", *small, "train.accumulation=61"), 10, "train.accumulation=3 or less")
-
-
 def test_unwritable_run_folder(orca, small, tmp_path):
     (tmp_path / "file").write_text("")
     refused(orca("run", *small, f"paths.runs={tmp_path / 'file'}"), 30, "file stands where a folder")

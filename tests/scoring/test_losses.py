@@ -10,6 +10,8 @@ from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.losses.masked import (
     MaskedBCE,
     MaskedCrossEntropy,
+    MaskedHuber,
+    MaskedMAE,
     MaskedMSE,
     NatsPerFrameLoss,
     RelativeL2Loss,
@@ -46,6 +48,27 @@ def test_masked_mse_is_the_mean_over_known_entries():
     loss.backward()
     assert torch.isfinite(outputs.grad).all()
     assert not outputs.grad[2].any()
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (MaskedMAE(), functional.l1_loss),
+        (MaskedHuber(0.5), lambda outputs, targets: functional.huber_loss(outputs, targets, delta=0.5)),
+    ],
+)
+def test_masked_losses_of_numbers_are_torchs_over_known_entries(loss, expected):
+    outputs, targets = draw(6, 3).requires_grad_(), 2 * draw(3, 6).T.clone()
+    value = expected(outputs[:4], targets[:4])
+    targets[4:] = NAN
+    assert loss.weight_of(targets) == 12
+    found = loss(outputs, targets)
+    assert found.item() == pytest.approx(value.item())
+    found.backward()
+    assert outputs.grad[:4].abs().min() > 0
+    assert not outputs.grad[4:].any()
+    with pytest.raises(DataError, match="of one shape"):
+        loss(outputs, targets[:, :1])
 
 
 def test_masked_cross_entropy_agrees_with_torch():
@@ -98,6 +121,8 @@ def test_relative_l2_loss_can_be_summed_over_the_batch():
     [
         MaskedBCE(),
         MaskedMSE(),
+        MaskedMAE(),
+        MaskedHuber(),
         RelativeL2Loss(),
         RelativeL2Loss(reduction="sum"),
         MaskedCrossEntropy(),
@@ -117,6 +142,7 @@ def test_a_batch_without_known_targets_trains_nothing(loss):
 def test_defaults_and_ranges():
     assert isinstance(default_loss("classes", True), MaskedCrossEntropy)
     assert isinstance(default_loss("labels", False), MaskedBCE)
+    assert isinstance(default_loss("values", False), MaskedMSE)
     assert isinstance(default_loss("dense", False), MaskedMSE)
     assert isinstance(default_loss("dense", True), MaskedCrossEntropy)
     with pytest.raises(ConfigError, match=r"task\.loss\.positive_weight"):

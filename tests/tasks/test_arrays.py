@@ -109,6 +109,28 @@ def test_dense_targets_are_real_valued_or_a_class_at_every_position(read):
     assert every(task.train).y.dtype == torch.int64
 
 
+@pytest.mark.parametrize("y", [RNG.normal(50, 10, N), RNG.integers(0, 99, N)], ids=["fractions", "whole numbers"])
+def test_values_are_numbers_a_sample_in_their_own_units(read, y):
+    task = read({"x": X, "y": y}, kind="values", normalize=False)
+    batch = every(task.train)
+    assert (task.kind, task.num_outputs, batch.y.dtype, batch.y.shape) == ("values", 1, torch.float32, (42, 1))
+    rows = [int(np.flatnonzero((sample == X).all(axis=(1, 2)))[0]) for sample in batch.x.numpy()]
+    np.testing.assert_array_equal(batch.y[:, 0], y[rows].astype(np.float32))
+    assert task.target_scale.mean.tolist() == pytest.approx([y[rows].mean()], rel=1e-6)
+    assert task.target_scale.std.tolist() == pytest.approx([y[rows].std()], rel=1e-6)
+    assert "1 number a sample" in task.note
+
+
+def test_several_values_have_a_scale_each_and_may_be_missing(read):
+    y = RNG.normal(size=(N, 3)) * [1, 100, 1e-4]
+    y[::4, 1] = np.nan
+    task = read({"x": X, "y": y}, kind="values", missing_targets=True)
+    known = every(task.train).y.numpy()
+    assert task.num_outputs == 3
+    assert task.target_scale.std.tolist() == pytest.approx(np.nanstd(known, axis=0).tolist(), rel=1e-5)
+    assert np.isnan(known[:, 1]).any()
+
+
 def test_missing_targets_are_allowed_on_request_only(read):
     real = RNG.normal(size=(N, 5))
     real[::2, 0] = np.nan

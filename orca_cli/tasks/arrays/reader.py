@@ -62,8 +62,8 @@ def load(
     x_val, ... . An .npy file holds x, and another one y. Inputs [n, L] become [n, 1, L]. See shared.own_data.
 
     Args:
-        kind: classes: y [n] integers or strings. labels: y [n, K] of 0 and 1. dense: y [n, *E] or [n, K, *E] floats, or
-            [n, *E] integers, a class at every position.
+        kind: classes: y [n] integers or strings. labels: y [n, K] of 0 and 1. values: y [n] or [n, K], real numbers. dense:
+            y [n, *E] or [n, K, *E] floats, or [n, *E] integers, a class at every position.
         train: file of the training split, and of the splits that have no file.
         labels: as validation_labels and test_labels the .npy file of the targets, where inputs are in an .npy file.
         test: its content is read at the end of a run only.
@@ -151,9 +151,9 @@ def check_settings(
             hint = f"give task.{part}=FILE.npy"
             raise ConfigError("given without its inputs", where=f"task.{part}_labels", hint=hint)
     check_fractions(None if validation else validation_fraction, None if test else test_fraction)
-    if num_classes is not None and kind == "labels":
-        hint = "remove it: y has one column per label"
-        raise ConfigError("does not apply to task.kind=labels", where="task.num_classes", hint=hint)
+    if num_classes is not None and kind in ("labels", "values"):
+        hint = "remove it: y has one column per output"
+        raise ConfigError(f"does not apply to task.kind={kind}", where="task.num_classes", hint=hint)
     ends_of.check_settings(lengths, padding)
     check_missing_targets(kind, missing_targets)
 

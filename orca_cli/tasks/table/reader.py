@@ -19,16 +19,17 @@ from orca_cli.tasks.shared.splits import check_fractions, draw, group_rows
 from orca_cli.tasks.shared.targets import fit_targets, own_task
 from orca_cli.tasks.table.columns import Column, fit_columns
 from orca_cli.tasks.table.files import Table, open_table
-from orca_cli.tasks.table.preprocessing import TablePreprocessing, per_sample, raw_targets, refuse_measurements
+from orca_cli.tasks.table.preprocessing import TablePreprocessing, per_sample
 from orca_cli.tasks.table.series import fit_series, group_by
 from orca_cli.tasks.table.symbols import fit_symbols
+from orca_cli.tasks.table.target_columns import infer_kind, raw_targets, refuse_measurements
 
 
 def load(
     data_folder: Path,
     reporter: Reporter,
     train: str,
-    kind: Literal["classes", "labels"] = "classes",
+    kind: Literal["classes", "labels", "values"] | None = None,
     target: str | int | None = None,
     targets: list[str] | None = None,
     validation: str | None = None,
@@ -61,9 +62,10 @@ def load(
 
     Args:
         train: .csv, .tsv, .txt (first line: names of the columns) or .parquet file; holds the splits that have no file.
-        kind: classes: one column of integers or text. labels: several columns of 0 and 1 (or false and true).
-        target: name of the column to be predicted; kind classes.
-        targets: names of the columns to be predicted; kind labels.
+        kind: classes: one column of integers or text. labels: several columns of 0 and 1 (or false and true). values: one or
+            several columns of numbers. None infers it, see `target_columns.infer_kind`; the note says which.
+        target: name of the column to be predicted; kinds classes and values.
+        targets: names of the columns to be predicted; kinds labels and values.
         test: file of the test split, read at the end of a run but for its header and groups.
         features: the columns that are given to the model; None takes all but those in `ignore`.
         group: column that says which rows belong together, such as a patient; no two splits share one of its values.
@@ -85,7 +87,7 @@ def load(
     paths = own_paths({"train": train, "validation": validation, "test": test}, data_folder)
     tables = {part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()}
     base = tables["train"]
-    wanted = [str(target)] if kind == "classes" else [str(name) for name in targets or []]
+    wanted = [str(target)] if targets is None else [str(name) for name in targets]
     grouped = [] if group is None else [str(group)]
     named = {key: str(name) for key, name in (("sequence", sequence), ("id", id), ("time", time)) if name is not None}
     chosen, left_out = _choose(base, wanted, features, ignore, grouped, named)
@@ -96,7 +98,9 @@ def load(
     columns, where = base.read([*read, *grouped]), str(base.path)
     steps = None if id is None else group_by(columns, str(id), named.get("time"), where, decimal)
     values = per_sample(columns, wanted, steps, where)
-    classes = values[wanted[0]].astype(str) if kind == "classes" else None
+    form_kind, inferred = (kind, []) if kind else infer_kind(values, wanted, decimal, where)
+    check_missing_targets(form_kind, missing_targets)
+    classes = values[wanted[0]].astype(str) if form_kind == "classes" else None
     total = len(values[wanted[0]])
     check_enough(total, "rows" if steps is None else "series", where)
     records = {}
@@ -107,11 +111,11 @@ def load(
         )
     fractions = {"validation": validation_fraction, "test": test_fraction}
     rows, drawn = draw(total, tables, fractions, split_seed, classes, records.get("train"))
-    raw, place = raw_targets(values, kind, wanted, missing_targets, where)
-    if kind == "classes":
+    raw, place = raw_targets(values, form_kind, wanted, missing_targets, where, decimal)
+    if form_kind == "classes":
         refuse_measurements(raw[rows["train"]], place)
-    names = tuple(wanted) if kind == "labels" else ()
-    form = fit_targets(kind, raw, rows["train"], place, missing=missing_targets, names=names)
+    names = () if form_kind == "classes" else tuple(wanted)
+    form = fit_targets(form_kind, raw, rows["train"], place, missing=missing_targets, names=names)
     encoders: tuple[Column, ...] = ()
     symbols = series = None
     if sequence is not None:
@@ -146,12 +150,15 @@ def load(
 
     (learn, cut), (choose, unknown) = samples("train"), samples("validation")
     counts = f"{len(learn)} training and {len(choose)} validation {'rows' if steps is None else 'series'}"
-    notes, shape = [counts, *drawn, form.note(), *fitted, *left_out, *cut, *unknown], preprocessing.input_shape
-    return own_task(kind, shape, form, preprocessing, (learn, choose), opened, notes, "table", reporter)
+    notes, shape = (
+        [counts, *drawn, form.note(), *inferred, *fitted, *left_out, *cut, *unknown],
+        preprocessing.input_shape,
+    )
+    return own_task(form_kind, shape, form, preprocessing, (learn, choose), opened, notes, "table", reporter)
 
 
 def check_settings(
-    kind: str,
+    kind: str | None,
     target: str | int | None,
     targets: list[str] | None,
     features: list[str] | None,
@@ -176,18 +183,23 @@ def check_settings(
         if value is not None and id is None and (key == "time" or sequence is None):
             hint = "give task.id=COLUMN, which says what series a row is a step of"
             raise ConfigError("applies to series of several rows", where=f"task.{key}", hint=hint)
-    needed, unused = ("target", "targets") if kind == "classes" else ("targets", "target")
-    values = {"target": target, "targets": targets}
-    if values[unused] is not None:
-        what = f"does not apply to task.kind={kind}"
-        raise ConfigError(what, where=f"task.{unused}", hint=f"give task.{needed} instead")
-    if values[needed] in (None, "", []):
-        example = "COLUMN" if needed == "target" else "[COLUMN,COLUMN]"
-        raise ConfigError("a value is needed", where=f"task.{needed}", hint=f"give task.{needed}={example}")
+    given = {"target": target, "targets": targets}
+    examples = {"target": "COLUMN", "targets": "[COLUMN,COLUMN]"}
+    allowed = {"classes": ("target",), "labels": ("targets",)}.get(str(kind), ("target", "targets"))
+    for key in given:
+        if key not in allowed and given[key] is not None:
+            what, hint = f"does not apply to task.kind={kind}", f"give task.{allowed[0]} instead"
+            raise ConfigError(what, where=f"task.{key}", hint=hint)
+    if target is not None and targets is not None:
+        hint = "give all columns to be predicted in task.targets, or one in task.target"
+        raise ConfigError("given beside task.targets", where="task.target", hint=hint)
+    if all(given[key] in (None, "", []) for key in allowed):
+        key = allowed[0]
+        raise ConfigError("a value is needed", where=f"task.{key}", hint=f"give task.{key}={examples[key]}")
     if both := sorted({*(features or [])} & {*(ignore or [])}):
         what = f"'{both[0]}' is also in task.ignore"
         raise ConfigError(what, where="task.features", hint="remove it from one of them")
-    check_missing_targets(kind, missing_targets)
+    check_missing_targets(str(kind), missing_targets)
     check_fractions(None if validation else validation_fraction, None if test else test_fraction)
 
 

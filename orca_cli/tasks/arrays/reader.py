@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge
 from torch import Tensor
 
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import Kind, Reporter, TaskData
+from orca_cli.interfaces import Kind, NewData, Reporter, TaskData
 from orca_cli.ranges import Fraction, Seed
 from orca_cli.tasks.arrays.layout import locate
+from orca_cli.tasks.arrays.new_data import locate_new
 from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets, counted
 from orca_cli.tasks.shared.samples import ArraySamples, ChannelScale, as_inputs, blocks, channel_scale, constant_note
 from orca_cli.tasks.shared.splits import check_fractions, draw
@@ -37,6 +38,7 @@ class ArrayPreprocessing:
     channels_last: bool
     targets: TargetForm
     scale: ChannelScale | None
+    names: tuple[str, str] = ("x", "y")  # of inputs and targets in .npz files
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -48,7 +50,8 @@ class ArrayPreprocessing:
         _check_dtype(x.dtype, where)
         if x.shape[1:] != self.stored_shape:
             what = f"samples have shape {x.shape[1:]}, those of the training set {self.stored_shape}"
-            raise DataError(what, where=where)
+            hint = f"the model takes {_described(self.input_shape)} a sample"
+            raise DataError(what, where=where, hint=hint)
 
     def oriented(self, x: np.ndarray, where: str) -> np.ndarray:
         """Return inputs as [n, C, *E], without copying."""
@@ -66,6 +69,21 @@ class ArrayPreprocessing:
     def inputs(self, raw: np.ndarray, where: str = "inputs") -> tuple[Tensor, None]:
         """Return inputs as Batch.x, from an array [B, ...] as in the files."""
         return as_inputs(self.oriented(raw, where), self.scale), None
+
+    def open(self, path: Path, where: str, part: str = "") -> NewData:
+        """Return the samples of an .npz file, with targets where it has them, or of an .npy file of inputs."""
+        found = locate_new(path, where, self.names, part)
+        self.check(found.x, found.x.where)
+        return found.samples(self.targets)
+
+    def given(self, x: Any, where: str = "x") -> NewData:
+        """Return the samples of an array [n, ...] as in the files."""
+        try:
+            array = np.asarray(x)
+        except ValueError as error:
+            raise DataError(f"samples of different shapes: {error}", where=where, hint="give one array") from error
+        self.check(array, where)
+        return NewData(len(array), lambda start, stop: array[start:stop], lambda: None, where)
 
 
 def load(
@@ -122,7 +140,7 @@ def load(
     targets = fit_targets(
         kind, raw, own, place, shape[1:], num_classes=num_classes, channels_last=channels_last, missing=missing
     )
-    unscaled = ArrayPreprocessing(base.x.shape[1:], channels_last, targets, None)
+    unscaled = ArrayPreprocessing(base.x.shape[1:], channels_last, targets, None, (x, y))
     base_x, base_y = unscaled.oriented(base.x.read(), base.x.where), targets.encode(raw, place)
     scale, constant = channel_scale(base_x, own)
     preprocessing = replace(unscaled, scale=scale) if normalize else unscaled
@@ -185,7 +203,11 @@ def _input_shape(x: StoredArray, channels_last: bool) -> tuple[tuple[int, ...], 
         hint = "allowed: (n, L), (n, C, L) and (n, C, H, W); with task.channels_last=true (n, L, C) and (n, H, W, C)"
         raise DataError(f"inputs have shape {shape}", where=x.where, hint=hint)
     sample = _oriented_shape(shape[1:], channels_last)
-    note = f"inputs {shape} read as {counted(sample[0], 'channel')} of {' x '.join(map(str, sample[1:]))}"
+    note = f"inputs {shape} read as {_described(sample)}"
     if len(shape) == 3 and not channels_last and sample[0] > 4 and abs(sample[0] - sample[1]) <= sample[1] // 2:
         note += " (images of one channel are n x 1 x H x W)"
     return sample, note
+
+
+def _described(sample: tuple[int, ...]) -> str:
+    return f"{counted(sample[0], 'channel')} of {' x '.join(map(str, sample[1:]))}"

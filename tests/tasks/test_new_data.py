@@ -1,0 +1,148 @@
+"""New data are opened as the reader reads its own, in parts, and give the samples of the test split to the bit."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
+from orca_cli.tasks import arrays
+
+RNG = np.random.default_rng(0)
+N = 60
+
+
+def loaded(task, folder):
+    """Return a task's preprocessing as a run's files give it."""
+    write_preprocessing(folder, task.preprocessing)
+    return load_preprocessing(folder)
+
+
+def in_parts(preprocessing, new, size=7):
+    """Return all inputs and masks of new data, read in parts of `size`."""
+    parts = [
+        preprocessing.inputs(new.inputs(start, min(start + size, len(new))), new.where)
+        for start in range(0, len(new), size)
+    ]
+    masks = [valid for _, valid in parts]
+    return torch.cat([x for x, _ in parts]), None if masks[0] is None else torch.cat(masks)
+
+
+def check_same(preprocessing, new, samples):
+    """Compare new data with the split that they are, to the bit."""
+    whole = samples.batch(np.arange(len(samples)))
+    x, valid = in_parts(preprocessing, new)
+    assert torch.equal(x, whole.x)
+    assert (valid is None) == (whole.valid is None)
+    assert valid is None or torch.equal(valid, whole.valid)
+    np.testing.assert_array_equal(new.targets(), samples.targets())
+
+
+X, Y = RNG.normal(3, 2, (N, 2, 5)), np.array(["b", "a", "c"])[np.arange(N) % 3]
+
+
+def written(folder, form):
+    """Write X and Y in a form; returns settings of the reader, and (file, part) of the test split."""
+    if form == "files":
+        np.savez(folder / "train.npz", x=X[:40], y=Y[:40])
+        np.savez(folder / "test.npz", x=X[40:], y=Y[40:])
+        return {"train": "train.npz", "test": "test.npz"}, ("test.npz", "")
+    if form == "compressed, other names":
+        np.savez_compressed(folder / "train.npz", signal=X[:40], state=Y[:40])
+        np.savez_compressed(folder / "test.npz", signal=X[40:], state=Y[40:])
+        return {"train": "train.npz", "test": "test.npz", "x": "signal", "y": "state"}, ("test.npz", "")
+    if form == "Fortran order":
+        np.savez(folder / "train.npz", x=X[:40], y=Y[:40])
+        np.savez(folder / "test.npz", x=np.asfortranarray(X[40:]), y=Y[40:])
+        return {"train": "train.npz", "test": "test.npz"}, ("test.npz", "")
+    if form == "arrays of their own":
+        np.savez(folder / "all.npz", x_train=X[:40], y_train=Y[:40], x_test=X[40:], y_test=Y[40:])
+        return {"train": "all.npz"}, ("all.npz", "test")
+    marks = np.array(["train", "test", "train", "val"])[np.arange(N) % 4]
+    np.savez(folder / "all.npz", x=X, y=Y, split=marks)
+    return {"train": "all.npz"}, ("all.npz", "test")
+
+
+@pytest.mark.parametrize(
+    "form", ["files", "compressed, other names", "Fortran order", "arrays of their own", "marked rows"]
+)
+def test_arrays_of_the_test_split(form, tmp_path, reporter):
+    settings, (file, part) = written(tmp_path, form)
+    task = arrays.load(tmp_path, reporter, kind="classes", **settings)
+    found = loaded(task, tmp_path / "run")
+    new = found.open(tmp_path / file, "INPUT", part)
+    check_same(found, new, task.open_test())
+    assert new.ids == ([str(row) for row in range(1, N, 4)] if form == "marked rows" else None)
+    again = in_parts(found, new)[0]  # from the start, once the archive was read to its end
+    assert torch.equal(again, in_parts(found, new, size=1)[0])
+
+
+def test_arrays_without_targets_and_in_memory(tmp_path, reporter):
+    np.savez(tmp_path / "train.npz", x=X[:40], y=Y[:40])
+    np.save(tmp_path / "new.npy", X[40:])
+    np.savez(tmp_path / "new.npz", x=X[40:])
+    found = loaded(arrays.load(tmp_path, reporter, kind="classes", train="train.npz"), tmp_path / "run")
+    expected = found.inputs(X[40:])[0]
+    for new in (
+        found.open(tmp_path / "new.npy", "INPUT"),
+        found.open(tmp_path / "new.npz", "INPUT"),
+        found.given(X[40:]),
+        found.given(X[40:].tolist()),
+    ):
+        assert (len(new), new.targets(), new.ids) == (20, None, None)
+        assert torch.equal(in_parts(found, new)[0], expected)
+
+
+def refused(found, path, error, message, part=""):
+    with pytest.raises(error, match=message):
+        found.open(path, "INPUT", part)
+
+
+def test_arrays_that_do_not_fit(tmp_path, reporter):
+    np.savez(tmp_path / "train.npz", x=X[:40], y=Y[:40])
+    found = loaded(arrays.load(tmp_path, reporter, kind="classes", train="train.npz"), tmp_path / "run")
+    np.savez(tmp_path / "other.npz", x=X[:, :1])
+    refused(found, tmp_path / "other.npz", DataError, r"\(1, 5\), those of the training set \(2, 5\)")
+    with pytest.raises(DataError, match="the model takes 2 channels of 5 a sample"):
+        found.given(X[:, :, :4])
+    with pytest.raises(DataError, match="samples of different shapes"):
+        found.given([[1, 2], [3]])
+    with pytest.raises(DataError, match="dtype object"):
+        found.given(X.astype(object))
+    np.savez(tmp_path / "parts.npz", x_train=X, x_test=X[:9])
+    refused(found, tmp_path / "parts.npz", DataError, "it holds x_test, x_train; take a part of it by --part test")
+    assert len(found.open(tmp_path / "parts.npz", "INPUT", "test")) == 9
+    refused(found, tmp_path / "parts.npz", DataError, "has no part 'validation'", "validation")
+    np.save(tmp_path / "x.npy", X)
+    refused(found, tmp_path / "x.npy", ConfigError, "--part: applies to .npz", "test")
+    np.savez(tmp_path / "none.npz", x=X[:0])
+    refused(found, tmp_path / "none.npz", DataError, "no samples")
+    np.savez(tmp_path / "short.npz", x=X, y=Y[:9])
+    refused(found, tmp_path / "short.npz", DataError, r"shape \(9,\) does not match")
+    np.savez(tmp_path / "unseen.npz", x=X[:3], y=np.array(["a", "z", "b"]))
+    with pytest.raises(DataError, match="1 labels have no training sample, the first is z at index 1"):
+        found.open(tmp_path / "unseen.npz", "INPUT").targets()
+    content = (tmp_path / "train.npz").read_bytes()
+    place = content.index(X[30].tobytes())
+    (tmp_path / "damaged.npz").write_bytes(content[:place] + bytes(8) + content[place + 8 :])
+    with pytest.raises(DataError, match=r"damaged\.npz\[x\].*CRC"):
+        in_parts(found, found.open(tmp_path / "damaged.npz", "INPUT"))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_member_is_not_held_whole(compressed, tmp_path, reporter):
+    x = np.zeros((4000, 2, 500))
+    x[:40] = RNG.normal(size=(40, 2, 500))
+    np.savez(tmp_path / "train.npz", x=x[:40], y=np.arange(40) % 2)
+    (np.savez_compressed if compressed else np.savez)(tmp_path / "new.npz", x=x)
+    found = loaded(arrays.load(tmp_path, reporter, kind="classes", train="train.npz"), tmp_path / "run")
+    new = found.open(tmp_path / "new.npz", "INPUT")
+    tracemalloc.start()
+    for start in range(0, len(new), 100):
+        part = new.inputs(start, start + 100)
+        assert part.tobytes() == x[start : start + 100].tobytes()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < x.nbytes / 4

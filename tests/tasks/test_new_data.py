@@ -3,12 +3,13 @@
 import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
-from orca_cli.tasks import arrays
+from orca_cli.tasks import arrays, table
 
 RNG = np.random.default_rng(0)
 N = 60
@@ -146,3 +147,80 @@ def test_a_member_is_not_held_whole(compressed, tmp_path, reporter):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < x.nbytes / 4
+
+
+def frame(n=N):
+    i = np.arange(n)
+    return pd.DataFrame(
+        {
+            "weight": np.where(i % 5, i * 7 % 23 + 0.1, np.nan),
+            "age": i % 50,
+            "colour": np.array(["red", "green", "blue", ""])[i % 4],
+            "kind": np.array(["yes", "no"])[i % 2],
+        }
+    )
+
+
+SAVE = {
+    "csv": lambda rows, path: rows.to_csv(path, index=False),
+    "tsv": lambda rows, path: rows.to_csv(path, index=False, sep="\t"),
+    "parquet": lambda rows, path: rows.replace("", None).to_parquet(path, row_group_size=9),
+}
+
+
+@pytest.mark.parametrize("ending", SAVE)
+def test_rows_of_the_test_split(ending, tmp_path, reporter):
+    for name, rows in (("train", frame()[:40]), ("test", frame()[40:])):
+        SAVE[ending](rows, tmp_path / f"{name}.{ending}")
+    files = {"train": f"train.{ending}", "test": f"test.{ending}"}
+    task = table.load(tmp_path, reporter, target="kind", **files)
+    found = loaded(task, tmp_path / "run")
+    new = found.open(tmp_path / f"test.{ending}", "INPUT")
+    check_same(found, new, task.open_test())
+    assert torch.equal(in_parts(found, new, size=3)[0], in_parts(found, new, size=20)[0])  # read again
+    assert torch.equal(found.inputs(new.inputs(17, 19))[0], in_parts(found, new)[0][17:19])  # some are skipped
+    given = frame()[40:]
+    for x in (given, given[["colour", "age", "weight"]], {name: list(given[name]) for name in given}):
+        assert torch.equal(in_parts(found, found.given(x))[0], in_parts(found, new)[0])
+    assert torch.equal(in_parts(found, found.given(given.iloc[:, :3].to_numpy()))[0], in_parts(found, new)[0])
+
+
+def test_rows_with_columns_missing_added_and_in_another_order(tmp_path, reporter):
+    frame().to_csv(tmp_path / "train.csv", index=False)
+    found = loaded(table.load(tmp_path, reporter, train="train.csv", target="kind"), tmp_path / "run")
+    new = frame(9)[["colour", "age", "weight"]].assign(other=1)
+    new.to_csv(tmp_path / "new.csv", index=False, sep=";")
+    opened = found.open(tmp_path / "new.csv", "INPUT")
+    assert opened.targets() is None
+    assert torch.equal(in_parts(found, opened)[0], in_parts(found, found.given(frame(9)))[0])
+    new.assign(kind="").to_csv(tmp_path / "empty.csv", index=False)
+    assert found.open(tmp_path / "empty.csv", "INPUT").targets() is None
+    new.assign(kind=["yes"] * 8 + [""]).to_csv(tmp_path / "some.csv", index=False)
+    with pytest.raises(DataError, match="1 rows have no target"):
+        found.open(tmp_path / "some.csv", "INPUT").targets()
+    trained_on = "the model was trained on weight, age, colour"
+    for rows, message in (
+        (new.drop(columns="age"), f"has no column 'age'; {trained_on}"),
+        (new.rename(columns={"weight": "weigth"}), rf"did you mean 'weigth'\? {trained_on}"),
+        (new[["other", "colour"]], "has no column 'weight', 'age'"),
+    ):
+        rows.to_csv(tmp_path / "bad.csv", index=False)
+        refused(found, tmp_path / "bad.csv", DataError, message)
+        with pytest.raises(DataError, match="has no column"):
+            found.given(rows)
+    with pytest.raises(DataError, match="has 2 columns, the model takes 3; in this order: weight, age, colour"):
+        found.given(np.zeros((4, 2)))
+    refused(found, tmp_path / "train.csv", ConfigError, "does not apply to tables", "test")
+    (tmp_path / "header.csv").write_text("weight,age,colour\n")
+    refused(found, tmp_path / "header.csv", DataError, "has no rows")
+    (tmp_path / "uneven.csv").write_text("weight,age,colour\n1,2,red\n1,2\n")
+    refused(found, tmp_path / "uneven.csv", DataError, "line 3 has 2 fields")
+
+
+def test_a_column_whose_texts_are_all_missing_in_a_part(tmp_path, reporter):
+    rows = frame()
+    rows.loc[10:29, "colour"] = ""
+    SAVE["parquet"](rows, tmp_path / "t.parquet")
+    found = loaded(table.load(tmp_path, reporter, train="t.parquet", target="kind"), tmp_path / "run")
+    new = found.open(tmp_path / "t.parquet", "INPUT")
+    assert torch.equal(in_parts(found, new, size=7)[0], in_parts(found, new, size=60)[0])

@@ -8,14 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import NewData
 from orca_cli.tasks.shared.samples import as_inputs
 from orca_cli.tasks.shared.targets import TargetForm
 from orca_cli.tasks.table.columns import Column
+from orca_cli.tasks.table.files import open_table
+from orca_cli.tasks.table.new_data import given_rows, new_rows
 
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
@@ -30,6 +35,8 @@ class TablePreprocessing:
     decimal: str  # mark in numbers that are text
     target_columns: tuple[str, ...]  # one for classes, K for labels
     targets: TargetForm
+    delimiter: str | None = None  # as the reader was told; None infers it from each file
+    encoding: str | None = None
 
     @property
     def input_shape(self) -> tuple[int, int]:
@@ -50,6 +57,17 @@ class TablePreprocessing:
         form = self.targets
         text = isinstance(form.classes[0], str) if form.classes else None
         return form.encode(*raw_targets(raw, form.kind, self.target_columns, form.missing, where, text))
+
+    def open(self, path: Path, where: str, part: str = "") -> NewData:
+        """Return the rows of a .csv, .tsv, .txt or .parquet file; with targets where their columns are there and not empty."""
+        if part:
+            raise ConfigError("does not apply to tables", where="--part", hint="give a file of these rows")
+        table = open_table(path, where, self.delimiter, self.encoding)
+        return new_rows(table, [column.name for column in self.columns], self.target_columns, self.encoded_targets)
+
+    def given(self, x: Any, where: str = "x") -> NewData:
+        """Return the rows of a pandas table, of a mapping of columns by name, or of an array [n, columns]."""
+        return given_rows(x, [column.name for column in self.columns], where)
 
 
 def raw_targets(

@@ -93,7 +93,7 @@ def load(
     names = tuple(wanted) if kind == "labels" else ()
     form = fit_targets(kind, raw, rows["train"], place, missing=missing_targets, names=names)
     encoders, fitted = fit_columns(columns, chosen, rows["train"], normalize, max_categories, decimal, where)
-    preprocessing = TablePreprocessing(encoders, decimal, tuple(wanted), form)
+    preprocessing = TablePreprocessing(encoders, decimal, tuple(wanted), form, delimiter, encoding)
     base_x, base_y = preprocessing.features(columns, where), preprocessing.encoded_targets(columns, where)
 
     def samples(part: str) -> ArraySamples:

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
-from orca_cli.tasks import arrays, table
+from orca_cli.tasks import arrays, images, table
+from tests.tasks.test_preprocessing import HUB, hub_rows
 
 RNG = np.random.default_rng(0)
 N = 60
@@ -224,3 +226,75 @@ def test_a_column_whose_texts_are_all_missing_in_a_part(tmp_path, reporter):
     found = loaded(table.load(tmp_path, reporter, train="t.parquet", target="kind"), tmp_path / "run")
     new = found.open(tmp_path / "t.parquet", "INPUT")
     assert torch.equal(in_parts(found, new, size=7)[0], in_parts(found, new, size=60)[0])
+
+
+def pictures(root, parts):
+    """Write images, named by split and class; returns them by their names."""
+    for part, numbers in parts.items():
+        for label, name in enumerate(("cat", "dog")):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for i in numbers:
+                pixels = np.random.default_rng(100 * label + i).integers(0, 256, (14, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i:02}.png")
+
+
+def test_images_of_the_test_split_and_others(tmp_path, reporter):
+    pictures(tmp_path / "pets", {"train": range(8), "val": range(8, 10), "test": range(10, 12)})
+    task = images.load(tmp_path, tmp_path / "cache", reporter, path="pets", flip=True, size=12)
+    found = loaded(task, tmp_path / "run")
+    new = found.open(tmp_path / "pets", "INPUT", "test")
+    check_same(found, new, task.open_test())
+    assert list(new.ids) == ["test/cat/10.png", "test/cat/11.png", "test/dog/10.png", "test/dog/11.png"]
+    below = found.open(tmp_path / "pets" / "test", "INPUT")
+    check_same(found, below, task.open_test())
+    assert list(below.ids)[0] == "cat/10.png"
+    one = found.open(tmp_path / "pets" / "test" / "dog" / "10.png", "INPUT")
+    assert (list(one.ids), one.targets()) == (["10.png"], None)
+    assert torch.equal(in_parts(found, one)[0], in_parts(found, new)[0][2:3])
+    loose = found.open(tmp_path / "pets" / "test" / "dog", "INPUT")
+    assert (len(loose), loose.targets()) == (2, None)
+    given = found.given([tmp_path / "pets" / "test" / "dog" / f"{i}.png" for i in (10, 11)])
+    assert torch.equal(in_parts(found, given)[0], in_parts(found, loose)[0])
+    pictures(tmp_path / "others", {"monday": range(2)})
+    assert len(found.open(tmp_path / "others" / "monday", "INPUT")) == 4
+    (tmp_path / "others" / "monday" / "dog").rename(tmp_path / "others" / "monday" / "wolf")
+    with pytest.raises(DataError, match="2 labels have no training sample, the first is wolf"):
+        found.open(tmp_path / "others" / "monday", "INPUT").targets()
+    (tmp_path / "others" / "monday" / "cat").rename(tmp_path / "others" / "monday" / "lion")
+    assert found.open(tmp_path / "others" / "monday", "INPUT").targets() is None
+    refused(found, tmp_path / "none", DataError, "no folder of images")
+    refused(found, tmp_path / "others", DataError, "holds no images")
+    refused(found, tmp_path / "others", DataError, "no folder of the test split", "test")
+    for x in ("pets", [np.zeros((3, 4, 4))]):
+        with pytest.raises(DataError, match="not a list of image files"):
+            found.given(x)
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_rows_of_the_hub(name, tmp_path, reporter, monkeypatch):
+    pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
+    from orca_cli.tasks import hub
+
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
+    x, y, kind, settings = HUB[name]
+    rows = hub_rows(pytest.importorskip("datasets"))
+    (tmp_path / "data").mkdir()
+    rows.select(range(40)).to_parquet(tmp_path / "data" / "train.parquet")
+    rows.select(range(40, N)).to_parquet(tmp_path / "data" / "test.parquet")
+    task = hub.load(tmp_path, tmp_path / "cache", reporter, dataset="data", x=x, y=y, kind=kind, **settings)
+    found = loaded(task, tmp_path / "run")
+    new = found.open(tmp_path / "data", "INPUT", "test")
+    check_same(found, new, task.open_test())
+    refused(found, tmp_path / "data", DataError, "holds 2 splits; it holds .*; name one by --part test")
+    refused(found, tmp_path / "data", DataError, "has no split 'validation'", "validation")
+    (tmp_path / "new").mkdir()
+    rows.select(range(40, N)).remove_columns(y).to_parquet(tmp_path / "new" / "train.parquet")
+    plain = found.open(tmp_path / "new", "INPUT")
+    assert plain.targets() is None
+    assert torch.equal(in_parts(found, plain)[0], in_parts(found, new)[0])
+    if x in ("series", "ragged"):
+        assert torch.equal(in_parts(found, found.given(rows.select(range(40, N))[x]))[0], in_parts(found, new)[0])
+    (tmp_path / "bad").mkdir()
+    rows.select(range(40, N)).remove_columns(x).to_parquet(tmp_path / "bad" / "train.parquet")
+    refused(found, tmp_path / "bad", DataError, f"has no column '{x}'")

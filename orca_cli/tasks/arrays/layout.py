@@ -13,7 +13,7 @@ from orca_cli.tasks.shared.targets import as_text
 from orca_cli.untrusted.arrays import StoredArray, open_arrays
 
 # How parts are called in array names (x_train, x_val, ...) and in an array `split`.
-_PART_NAMES = {
+PART_NAMES = {
     "train": ("train", "training", "0"),
     "validation": ("validation", "val", "valid", "dev", "1"),
     "test": ("test", "2"),
@@ -118,14 +118,16 @@ def _from_training_npz(
 ) -> tuple[dict[str, Pair], dict[str, np.ndarray]]:
     """Return the parts with arrays of their own, and the rows of the parts that an array `split` marks."""
     found: dict[str, Pair] = {}
-    for part, words in _PART_NAMES.items():
+    for part, words in PART_NAMES.items():
         for word in words:
             if f"{names.x}_{word}" in arrays and part not in found:
                 found[part] = names.pair(arrays, path, f"_{word}")
     if "train" in found and names.x not in arrays:
         return found, {}
     pair = names.pair(arrays, path)
-    rows = _marked_rows(arrays["split"], pair.x.shape[:1]) if "split" in arrays else {}
+    rows = marked_rows(arrays["split"], pair.x.shape[:1]) if "split" in arrays else {}
+    if rows and "train" not in rows:
+        raise DataError("no training samples", where=arrays["split"].where, hint="mark samples with train (or 0)")
     twice = [part for part in found if part == "train" or part in rows]
     if twice:
         hint = f"it holds {', '.join(sorted(arrays))}"
@@ -140,15 +142,14 @@ def _named(arrays: dict[str, StoredArray], name: str, path: Path) -> StoredArray
     return arrays[name]
 
 
-def _marked_rows(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def marked_rows(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Return the rows of each split that an array `split` marks, of those that have any."""
     if stored.shape != shape:
         raise DataError(f"has shape {stored.shape}, expected {shape}", where=stored.where, hint="one mark per sample")
     words = np.char.lower(np.char.strip(as_text(stored.read(), stored.where)))
-    rows = {part: np.flatnonzero(np.isin(words, accepted)) for part, accepted in _PART_NAMES.items()}
+    rows = {part: np.flatnonzero(np.isin(words, accepted)) for part, accepted in PART_NAMES.items()}
     unknown = np.setdiff1d(np.arange(len(words)), np.concatenate(list(rows.values())))
     if len(unknown):
         what = f"'{words[unknown[0]]}' at index {unknown[0]} is not a split"
         raise DataError(what, where=stored.where, hint="allowed: train, validation, test, or 0, 1, 2")
-    if not len(rows["train"]):
-        raise DataError("no training samples", where=stored.where, hint="mark samples with train (or 0)")
     return {part: found for part, found in rows.items() if len(found)}

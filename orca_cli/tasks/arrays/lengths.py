@@ -34,11 +34,13 @@ class Padding:
         marked_by: lengths: beside the inputs, or by each one's own shape; nan: by steps of NaN.
         length: L; longer sequences are cut at their end.
         missing_targets: whether dense targets may be NaN before an end too.
+        array: name of the lengths in .npz files.
     """
 
     marked_by: Literal["lengths", "nan"]
     length: int
     missing_targets: bool = False
+    array: str = LENGTHS
 
     def sequences(self, x: np.ndarray, ends: np.ndarray) -> Ragged:
         """Return inputs [n, C, W] with their lengths [n] as [n, C, L]."""

@@ -5,14 +5,19 @@ Shapes: n samples, C channels, *E the extent (L, or H x W), K outputs; a sequenc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, from_numpy
 
 from orca_cli.exceptions import DataError
+from orca_cli.interfaces import NewData
 from orca_cli.tasks.arrays.lengths import Padding, checked_ends, ends_before_nan
+from orca_cli.tasks.arrays.new_data import locate_new
+from orca_cli.tasks.shared.own_data import counted
 from orca_cli.tasks.shared.ragged import Ragged
 from orca_cli.tasks.shared.samples import ChannelScale, as_inputs, blocks
 from orca_cli.tasks.shared.targets import TargetForm, check_finite
@@ -35,6 +40,7 @@ class ArrayPreprocessing:
     channels_last: bool
     targets: TargetForm
     scale: ChannelScale | None
+    names: tuple[str, str] = ("x", "y")  # of inputs and targets in .npz files
     padding: Padding | None = None
 
     @property
@@ -71,6 +77,39 @@ class ArrayPreprocessing:
         valid = x.valid(rows)
         return as_inputs(x[rows], self.scale, valid), from_numpy(valid)
 
+    def open(self, path: Path, where: str, part: str = "") -> NewData:
+        """Return the samples of an .npz file, with targets where it has them, or of an .npy file of inputs."""
+        lengths = self.padding.array if self.padding is not None and self.padding.marked_by == "lengths" else None
+        found = locate_new(path, where, (*self.names, lengths), part)
+        self.check(found.x, found.x.where)
+        needs_ends = self.padding is not None and self._is_dense
+        ends_in = (lambda x: self._ends(x, None, found.x.where)) if needs_ends else None
+        return found.samples(self.encoded_targets, ends_in)
+
+    def given(self, x: Any, where: str = "x") -> NewData:
+        """Return the samples of an array [n, ...] as in the files.
+
+        Of a model for different lengths: also a list of arrays, a sequence each; or a mapping with the array and the lengths
+        [n] by their names in .npz files.
+        """
+        ends = None
+        if self.padding is not None and isinstance(x, Mapping):
+            x, ends = x[self.names[0]], np.asarray(x[self.padding.array])
+        if self.padding is not None and not (isinstance(x, np.ndarray) and x.dtype.kind != "O"):
+            values: Values = [np.asarray(row) for row in x]
+        else:
+            try:
+                values = np.asarray(x)
+            except ValueError as error:
+                what = f"samples of different shapes: {error}"
+                raise DataError(what, where=where, hint="give one array") from error
+            self.check(values, where)
+
+        def inputs(start: int, stop: int) -> Raw:
+            return values[start:stop] if ends is None else (values[start:stop], ends[start:stop])
+
+        return NewData(len(values), inputs, lambda: None, where)
+
     def remarks(self, raw: Raw, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new inputs fit, each with the number of samples."""
         if self.padding is None:
@@ -80,10 +119,13 @@ class ArrayPreprocessing:
 
     def encoded_targets(self, y: np.ndarray, where: str, ends: np.ndarray | None = None) -> np.ndarray:
         """Return targets as Batch.y; dense ones of sequences [n, ...] with the sequences' lengths [n]."""
-        is_dense = self.targets.kind in ("maps", "class_maps")
-        if self.padding is not None and ends is not None and is_dense:
+        if self.padding is not None and ends is not None and self._is_dense:
             y = self.padding.targets(y, ends, self.channels_last, where)
         return self.targets.encode(y, where)
+
+    @property
+    def _is_dense(self) -> bool:
+        return self.targets.kind in ("maps", "class_maps")
 
     def _assembled(self, raw: Raw, where: str) -> np.ndarray | Ragged:
         x, ends = _split(raw)
@@ -128,7 +170,10 @@ class ArrayPreprocessing:
             given = (*shape[:steps], "any", *shape[steps + 1 :]) if len(shape) == len(expected) else shape
         if given != expected:
             what = f"samples have shape {shape}, those of the training set {_shown(expected)}"
-            raise DataError(what, where=where)
+            hint = f"the model takes {described(self.input_shape)} a sample"
+            if self.padding is not None:
+                hint = f"the model takes {counted(self.input_shape[0], 'channel')} and any number of steps"
+            raise DataError(what, where=where, hint=hint)
 
 
 def oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
@@ -156,6 +201,11 @@ def channels_first(x: np.ndarray, channels_last: bool) -> np.ndarray:
     if x.ndim == 2:
         return x[:, None]
     return np.moveaxis(x, -1, 1) if channels_last else x
+
+
+def described(sample: tuple[int, ...]) -> str:
+    """Return the shape (C, *E) of inputs in words."""
+    return f"{counted(sample[0], 'channel')} of {' x '.join(map(str, sample[1:]))}"
 
 
 def check_dtype(dtype: np.dtype, where: str) -> None:

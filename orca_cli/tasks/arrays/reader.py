@@ -23,6 +23,7 @@ from orca_cli.tasks.arrays.preprocessing import (
     ArrayPreprocessing,
     channels_first,
     check_dtype,
+    described,
     oriented_shape,
     with_steps,
 )
@@ -93,7 +94,8 @@ def load(
     rows |= {part: train_rows[chosen] for part, chosen in drawn.items()}
     own, missing, padded, steps = rows["train"], missing_targets, None, sample[1:]
     if ends is not None:
-        padded = ends_of.Padding("nan" if padding else "lengths", length or int(ends[own].max()), missing_targets)
+        longest = length or int(ends[own].max())
+        padded = ends_of.Padding("nan" if padding else "lengths", longest, missing_targets, lengths or ends_of.LENGTHS)
         steps = (padded.length,)
         if kind == "dense":
             raw, missing = padded.targets(raw, ends, channels_last, place), True
@@ -104,7 +106,7 @@ def load(
         kind, raw, own, place, steps, num_classes=num_classes, channels_last=channels_last, missing=missing
     )
     stored = with_steps(base.x.shape[1:], steps, channels_last)
-    unscaled = ArrayPreprocessing(stored, channels_last, targets, None, padded)
+    unscaled = ArrayPreprocessing(stored, channels_last, targets, None, (x, y), padded)
     base_x, base_y = unscaled.oriented((values, ends), base.x.where), targets.encode(raw, place)
     scale, constant = channel_scale(base_x, own)
     preprocessing = replace(unscaled, scale=scale) if normalize else unscaled
@@ -181,10 +183,10 @@ def _read(pair: Pair, padding: ends_of.Marks | None, channels_last: bool) -> tup
 
 def _shape_note(x: StoredArray, sample: tuple[int, ...], ends: np.ndarray | None, own: np.ndarray) -> str:
     """Return a note on the form of training inputs."""
-    note = f"inputs {x.shape} read as {counted(sample[0], 'channel')} of "
+    note = f"inputs {x.shape} read as "
     if ends is not None:
-        return note + ends_of.length_note(ends[own])
-    note += " x ".join(map(str, sample[1:]))
+        return f"{note}{counted(sample[0], 'channel')} of {ends_of.length_note(ends[own])}"
+    note += described(sample)
     if len(x.shape) == 3 and x.shape[1:] == sample and sample[0] > 4 and abs(sample[0] - sample[1]) <= sample[1] // 2:
         note += " (images of one channel are n x 1 x H x W)"
     return note

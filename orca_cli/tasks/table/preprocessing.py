@@ -7,14 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, from_numpy
 
+from orca_cli.exceptions import ConfigError
+from orca_cli.interfaces import NewData
 from orca_cli.tasks.shared.ragged import Ragged
 from orca_cli.tasks.shared.samples import as_inputs
 from orca_cli.tasks.shared.targets import TargetForm
 from orca_cli.tasks.table.columns import Column
+from orca_cli.tasks.table.files import open_table
+from orca_cli.tasks.table.new_data import given_rows, given_series, new_rows, new_series
 from orca_cli.tasks.table.series import Grouped, Series
 from orca_cli.tasks.table.symbols import Symbols
 from orca_cli.tasks.table.target_columns import raw_targets
@@ -32,6 +38,8 @@ class TablePreprocessing:
     decimal: str  # mark in numbers that are text
     target_columns: tuple[str, ...]  # one for classes, K for labels and values
     targets: TargetForm
+    delimiter: str | None = None  # as the reader was told; None infers it from each file
+    encoding: str | None = None
     symbols: Symbols | None = None
     series: Series | None = None
 
@@ -87,6 +95,24 @@ class TablePreprocessing:
         names, missing = self.target_columns, form.missing
         values = per_sample(raw, names, self.grouped(raw, where), where)
         return form.encode(*raw_targets(values, form.kind, names, missing, where, self.decimal, text))
+
+    def open(self, path: Path, where: str, part: str = "") -> NewData:
+        """Return the rows of a .csv, .tsv, .txt or .parquet file; with targets where their columns are there and not empty."""
+        if part:
+            raise ConfigError("does not apply to tables", where="--part", hint="give a file of these rows")
+        table = open_table(path, where, self.delimiter, self.encoding)
+        if self.series is not None:
+            return new_series(table, self.input_columns, self.target_columns, self.encoded_targets, self.grouped)
+        return new_rows(table, self.input_columns, self.target_columns, self.encoded_targets)
+
+    def given(self, x: Any, where: str = "x") -> NewData:
+        """Return the samples of a pandas table, of a mapping of columns by name, or of an array [n, columns].
+
+        A model for a column of symbols also takes a list of texts; one for series takes no array.
+        """
+        if self.series is not None:
+            return given_series(x, self.input_columns, where, self.grouped)
+        return given_rows(x, self.input_columns, where)
 
 
 def per_sample(

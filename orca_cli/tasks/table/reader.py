@@ -126,7 +126,7 @@ def load(
     if steps is not None:
         series, seen = fit_series(steps, rows["train"], named["id"], named.get("time"), length)
         fitted = [*seen, *fitted]
-    preprocessing = TablePreprocessing(encoders, decimal, tuple(wanted), form, symbols, series)
+    preprocessing = TablePreprocessing(encoders, decimal, tuple(wanted), form, delimiter, encoding, symbols, series)
     base_x, base_y = preprocessing.features(columns, where), preprocessing.encoded_targets(columns, where)
 
     def samples(part: str) -> tuple[ArraySamples, list[str]]:

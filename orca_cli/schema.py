@@ -10,12 +10,12 @@ import functools
 import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
 from orca_cli.exceptions import ConfigError, suggest
-from orca_cli.ranges import Count, CountOrZero, Fraction, NotNegative, OneOf, Positive, Seed, Share, check_value
+from orca_cli.ranges import Count, CountOrZero, Fraction, NotNegative, OneOf, Positive, Seed, Share, Takes, check_value
 
 MISSING = "???"  # OmegaConf's word for a value that has to be given
 
@@ -161,6 +161,17 @@ class Train:
         "Units in which real-valued targets enter the gradient: their deviation over the training set, so that nothing depends"
         " on the units of the data, or the task's own.",
     ] = "deviation"
+    class_weights: Annotated[
+        Any,
+        Takes(Literal["balanced"] | list[NotNegative] | None),
+        "kind classes: factor on the loss of each class: a list, or balanced, which makes all classes weigh alike.",
+    ] = None
+    positive_weight: Annotated[
+        Any,
+        Takes(Literal["balanced"] | list[Positive] | None),
+        "kind labels: factor on the loss of each label where it is present: a list, or balanced, which makes present and absent"
+        " weigh alike.",
+    ] = None
     optimizer: Optimizer = "adamw"
     lr: Annotated[Rate, "Peak learning rate."] = 1e-4
     weight_decay: Decay = 0.0

@@ -20,6 +20,7 @@ from orca_cli.part_groups import part_node
 from orca_cli.schema import Config
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.defaults import default_error
+from orca_cli.stages.class_balance import uneven_note, weighted
 from orca_cli.training.schedule import fitted_batch, smaller_batch, warmup_length
 
 
@@ -54,6 +55,8 @@ def build(config: Config, reporter: Reporter) -> Built:
     task = read_task(config, reporter)
     if note := smaller_batch(config.train, len(task.train)):
         reporter.say(f"build: {note}")
+    if note := uneven_note(task, config.train):
+        reporter.say(f"build: {note}")
     mode: Finetune = parts.build(config.finetune, "finetune")
     body = load_body(config, pretrained=mode.pretrained)
     model = build_model(
@@ -70,6 +73,7 @@ def build(config: Config, reporter: Reporter) -> Built:
     mode.apply(model)
     integer = not np.issubdtype(task.train.targets().dtype, np.floating)
     loss = _part(config.task, "loss", task.kind, integer) or default_loss(task.kind, integer)
+    loss = weighted(loss, task, config.train)
     error = _part(config.task, "error", task.kind, integer) or default_error(task.kind, integer)
     if config.train.error_chunks is not None:
         error = ChunkMean(error, config.train.error_chunks, config.train.batch_size)

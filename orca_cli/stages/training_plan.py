@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from orca_cli import seeding
 from orca_cli.interfaces import Batch, Samples
@@ -65,6 +65,8 @@ class TrainingPlan:
         self._settings = fitted_batch(config.train, len(built.task.train))
         self._seed, self._built, self._engine = config.seed, built, engine
         self._samples = built.task.train
+        if isinstance(built.loss, nn.Module):
+            built.loss.to(engine.device)  # weights of classes
         self.per_epoch = steps_per_epoch(config, len(self._samples))
         self._steps = config.train.epochs * self.per_epoch if steps is None else steps
         optimizer = make_optimizer(config.train, built.model.parameters(), fused=engine.device.type == "cpu")

@@ -78,6 +78,33 @@ def test_masked_cross_entropy_agrees_with_torch():
     assert MaskedCrossEntropy()(outputs, targets).item() == pytest.approx(expected.item())
 
 
+def test_weights_of_classes_and_labels_are_torchs():
+    outputs, targets = draw(3, 4, 5), torch.arange(15).reshape(3, 5) % 4
+    targets[0, :3] = IGNORED_CLASS
+    weight = [0.5, 2.0, 0.0, 7.0]
+    tensor = torch.tensor(weight, dtype=torch.float64)
+    expected = functional.cross_entropy(outputs, targets, tensor, ignore_index=IGNORED_CLASS)
+    assert MaskedCrossEntropy(weight)(outputs, targets).item() == pytest.approx(expected.item())
+    assert MaskedCrossEntropy([1.0] * 4)(outputs, targets).item() == pytest.approx(
+        MaskedCrossEntropy()(outputs, targets).item()
+    )
+    labels = (draw(3, 5, 4).movedim(2, 1) > 0).double()  # [3, 4, 5]
+    for logits, truth in ((outputs, labels), (outputs[..., 0], labels[..., 0])):
+        shaped = tensor.reshape(-1, *(1,) * (logits.ndim - 2)) + 1
+        expected = functional.binary_cross_entropy_with_logits(logits, truth, pos_weight=shaped)
+        found = MaskedBCE(positive_weight=[w + 1 for w in weight])(logits, truth)
+        assert found.item() == pytest.approx(expected.item())
+
+
+def test_as_many_weights_as_outputs_are_needed():
+    with pytest.raises(ConfigError, match=r"task\.loss\.weight: 3 weights, but 4 outputs"):
+        MaskedCrossEntropy([1.0, 2.0, 3.0])(draw(3, 4), torch.tensor([0, 1, 2]))
+    with pytest.raises(ConfigError, match=r"task\.loss\.positive_weight: 3 weights, but 4 outputs"):
+        MaskedBCE(positive_weight=[1.0, 2.0, 3.0])(draw(3, 4), draw(3, 4))
+    with pytest.raises(ConfigError, match=r"task\.loss\.weight\[1\]: -1 is out of range"):
+        parts.build({"_target_": "orca_cli.losses.masked.MaskedCrossEntropy", "weight": [1, -1]}, "task.loss")
+
+
 def test_relative_l2_loss_is_the_mean_over_samples():
     targets = torch.tensor([[[3.0, 4.0]], [[6.0, NAN]], [[NAN, NAN]]])
     outputs = torch.tensor([[[3.0, 5.0]], [[3.0, 9.0]], [[1.0, 1.0]]], requires_grad=True)

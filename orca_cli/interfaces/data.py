@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -71,11 +72,53 @@ class Scale:
     std: Tensor
 
 
+@dataclass(frozen=True)
+class NewData:
+    """New samples for a trained model, read in parts and with bounded memory; what `Preprocessing.open` and `given` return.
+
+    Args:
+        count: n, the number of samples.
+        inputs: called with (start, stop), returns samples start..stop-1 as `Preprocessing.inputs` takes them. Parts are
+            asked for in ascending order by one thread at a time; another order is allowed and may be slow.
+        targets: returns all targets, shaped as Batch.y; None where the data have none. Called once, after the inputs.
+        where: their origin, for messages.
+        ids: n names; None where samples have nothing but their number, from 0.
+    """
+
+    count: int
+    inputs: Callable[[int, int], Any]
+    targets: Callable[[], np.ndarray | None]
+    where: str
+    ids: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class Targets(Protocol):
+    """The form of a task's targets, as far as predictions need it."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return K names of classes, labels or numbers; empty where they have none."""
+
+    @property
+    def classes(self) -> tuple[int | str, ...]:
+        """Return the K classes as they stand in the data; empty where the data number them, and for other kinds."""
+
+    def encode(self, y: np.ndarray, where: str) -> np.ndarray:
+        """Return targets as they stand in the data as Batch.y; DataError for those of another form."""
+
+
 class Preprocessing(Protocol):
     """How raw inputs become the model's; readers of own data build the inputs of all their splits through it.
 
     A run keeps it beside the weights: a dataclass of plain values, arrays, tuples, and dataclasses of these.
     """
+
+    @property
+    def targets(self) -> Targets:
+        """Return the form of the targets."""
 
     def inputs(self, raw: Any, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
         """Return raw inputs as Batch.x and Batch.valid.
@@ -83,6 +126,26 @@ class Preprocessing(Protocol):
         Args:
             raw: of B samples, as the task's files hold them; the class says in which form.
             where: their origin, for messages.
+
+        Raises:
+            DataError: they do not have the form of the training data.
+        """
+
+    def open(self, path: Path, where: str, part: str = "") -> NewData:
+        """Return the new samples in a file or folder of the kind that the reader reads; inputs are not read yet.
+
+        Args:
+            path: the file, the folder, or the name of a data set.
+            where: what names it, for messages.
+            part: train, validation or test, of files that hold several splits; empty for all that is there.
+
+        Raises:
+            DataError: it is missing, damaged, or does not have the form of the training data.
+            ConfigError: a part of data that have none.
+        """
+
+    def given(self, x: Any, where: str = "x") -> NewData:
+        """Return new samples that a caller holds in memory, such as an array, or a table of named columns.
 
         Raises:
             DataError: they do not have the form of the training data.

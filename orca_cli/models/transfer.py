@@ -69,12 +69,17 @@ class TransferModel(nn.Module):
         return outputs * self.scale_std + self.scale_mean if self.has_scale else outputs
 
     def features(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
-        """Return the body's features [B, P + T', F] in full precision, those of the prefix first."""
+        """Return the body's features [B, P + T', F] in full precision, those of the prefix first; 0 at padding."""
         is_mixed = _is_mixed(x.device)
         with _full_precision(x.device, is_mixed):
             joined = self._joined(x, valid)
         features = self.body(joined)
-        return replace(features, x=features.x.float()) if is_mixed else features
+        if is_mixed:
+            features = replace(features, x=features.x.float())
+        if valid is None:
+            return features
+        # What a body computes at padding depends on the other samples of the batch; outputs must not.
+        return replace(features, x=features.x.masked_fill(~features.mask.unsqueeze(-1), 0.0))
 
     def _joined(self, x: Tensor, valid: Tensor | None) -> Tokens:
         """Return the embedder's tokens after those of the prefix."""

@@ -96,8 +96,10 @@ class ConvolutionEmbedder(nn.Module):
 
     def _seen(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Return what the convolution sees, padded at its end to whole patches."""
-        if self.reach and valid is not None:
-            x = x * valid.unsqueeze(1)  # a token near the end sees padding beyond its own patch
+        if (
+            valid is not None
+        ):  # a patch may hold padding, and a token sees beyond its own patch: what is there is not data
+            x = x.masked_fill(~valid.unsqueeze(1), 0.0)
         return _pad_end(to_canvas(x, self.layout), self.layout.padded)
 
     def mask(self, x: Tensor, valid: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from orca_cli.tasks.shared.targets import as_text
 from orca_cli.untrusted.arrays import StoredArray, open_arrays
 
 # How parts are called in array names (x_train, x_val, ...) and in an array `split`.
-_PART_NAMES = {
+PART_NAMES = {
     "train": ("train", "training", "0"),
     "validation": ("validation", "val", "valid", "dev", "1"),
     "test": ("test", "2"),
@@ -22,23 +22,41 @@ _PART_NAMES = {
 
 @dataclass(frozen=True)
 class Pair:
-    """Inputs and targets with one row per sample, not yet read."""
+    """Inputs, targets and possibly lengths with one row per sample, not yet read."""
 
     x: StoredArray
     y: StoredArray
+    lengths: StoredArray | None = None
 
 
 Located = tuple[Pair, dict[str, np.ndarray], dict[str, Pair]]
 
 
-def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, str], data_folder: Path) -> Located:
+@dataclass(frozen=True)
+class Names:
+    """Names of arrays in .npz files; `lengths` is used where it is there, or None, and has to be there if `needs_lengths`."""
+
+    x: str
+    y: str
+    lengths: str | None = None
+    needs_lengths: bool = False
+
+    def pair(self, arrays: dict[str, StoredArray], path: Path, ending: str = "") -> Pair:
+        """Return the arrays whose names have an ending, such as `_train`."""
+        lengths = None
+        if self.lengths is not None and (self.needs_lengths or self.lengths + ending in arrays):
+            lengths = _named(arrays, self.lengths + ending, path)
+        return Pair(_named(arrays, self.x + ending, path), _named(arrays, self.y + ending, path), lengths)
+
+
+def locate(files: dict[str, tuple[str | None, str | None]], names: Names, data_folder: Path) -> Located:
     """Return the arrays that hold the training split, the rows of them that each split takes, and those of other splits.
 
     Rows are given for train and for the splits that an array `split` marks. Only headers are read.
 
     Args:
         files: train, validation, test -> (file or None, .npy file of its targets or None). Train has a file.
-        names: of the arrays of inputs and targets in .npz files.
+        names: of the arrays in .npz files.
         data_folder: relative file names that do not exist in the working folder are looked for here.
 
     Raises:
@@ -51,13 +69,13 @@ def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, st
         label_key = "task.labels" if part == "train" else f"task.{part}_labels"
         arrays = open_arrays(path, f"task.{part}")
         if "" in arrays:
-            found = {part: _from_npy(arrays[""], path, label_file, label_key, names[1], data_folder)}
+            found = {part: _from_npy(arrays[""], path, label_file, label_key, names, data_folder)}
         elif label_file is not None:
             raise ConfigError("applies to .npy files", where=label_key, hint=f"{path.name} holds its own targets")
         elif part == "train":
             found, rows = _from_training_npz(arrays, names, path)
         else:
-            found = {part: Pair(_named(arrays, names[0], path), _named(arrays, names[1], path))}
+            found = {part: names.pair(arrays, path)}
         if part != "train" and (part in pairs or part in rows):
             raise ConfigError("the training file already holds this split", where=f"task.{part}", hint="remove it")
         pairs |= found
@@ -67,31 +85,49 @@ def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, st
             raise DataError(what, where=pair.y.where, hint="inputs and targets need one row per sample")
         if pair.x.shape[0] == 0:
             raise DataError("no samples", where=pair.x.where, hint="give a file with samples")
+    _check_all_have_lengths(pairs)
     base = pairs.pop("train")
     return base, rows or {"train": np.arange(base.x.shape[0])}, pairs
 
 
-def _from_npy(x: StoredArray, path: Path, label_file: str | None, label_key: str, name: str, data_folder: Path) -> Pair:
+def _check_all_have_lengths(pairs: dict[str, Pair]) -> None:
+    """Refuse lengths that some splits have and others lack: there, padding would pass for data."""
+    having = [part for part, pair in pairs.items() if pair.lengths is not None]
+    lacking = [part for part in pairs if part not in having]
+    if having and lacking:
+        what = f"has no lengths, but the {having[0]} split has"
+        hint = "add them to every split, or ignore them with task.padding=none"
+        raise DataError(what, where=pairs[lacking[0]].x.where, hint=hint)
+
+
+def _from_npy(
+    x: StoredArray, path: Path, label_file: str | None, label_key: str, names: Names, data_folder: Path
+) -> Pair:
+    if names.needs_lengths:
+        hint = "give task.padding=nan where inputs end in steps of NaN, or store both in an .npz file"
+        raise ConfigError(f"{path.name} is one array, which has no lengths", where="task.lengths", hint=hint)
     if label_file is None:
         raise ConfigError("a value is needed", where=label_key, hint=f"give the file with the targets of {path.name}")
     label_path = own_path(label_file, data_folder)
     arrays = open_arrays(label_path, label_key)
-    return Pair(x, arrays[""] if "" in arrays else _named(arrays, name, label_path))
+    return Pair(x, arrays[""] if "" in arrays else _named(arrays, names.y, label_path))
 
 
 def _from_training_npz(
-    arrays: dict[str, StoredArray], names: tuple[str, str], path: Path
+    arrays: dict[str, StoredArray], names: Names, path: Path
 ) -> tuple[dict[str, Pair], dict[str, np.ndarray]]:
     """Return the parts with arrays of their own, and the rows of the parts that an array `split` marks."""
     found: dict[str, Pair] = {}
-    for part, words in _PART_NAMES.items():
+    for part, words in PART_NAMES.items():
         for word in words:
-            if f"{names[0]}_{word}" in arrays and part not in found:
-                found[part] = Pair(arrays[f"{names[0]}_{word}"], _named(arrays, f"{names[1]}_{word}", path))
-    if "train" in found and names[0] not in arrays:
+            if f"{names.x}_{word}" in arrays and part not in found:
+                found[part] = names.pair(arrays, path, f"_{word}")
+    if "train" in found and names.x not in arrays:
         return found, {}
-    pair = Pair(_named(arrays, names[0], path), _named(arrays, names[1], path))
-    rows = _marked_rows(arrays["split"], pair.x.shape[:1]) if "split" in arrays else {}
+    pair = names.pair(arrays, path)
+    rows = marked_rows(arrays["split"], pair.x.shape[:1]) if "split" in arrays else {}
+    if rows and "train" not in rows:
+        raise DataError("no training samples", where=arrays["split"].where, hint="mark samples with train (or 0)")
     twice = [part for part in found if part == "train" or part in rows]
     if twice:
         hint = f"it holds {', '.join(sorted(arrays))}"
@@ -106,15 +142,14 @@ def _named(arrays: dict[str, StoredArray], name: str, path: Path) -> StoredArray
     return arrays[name]
 
 
-def _marked_rows(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def marked_rows(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Return the rows of each split that an array `split` marks, of those that have any."""
     if stored.shape != shape:
         raise DataError(f"has shape {stored.shape}, expected {shape}", where=stored.where, hint="one mark per sample")
     words = np.char.lower(np.char.strip(as_text(stored.read(), stored.where)))
-    rows = {part: np.flatnonzero(np.isin(words, accepted)) for part, accepted in _PART_NAMES.items()}
+    rows = {part: np.flatnonzero(np.isin(words, accepted)) for part, accepted in PART_NAMES.items()}
     unknown = np.setdiff1d(np.arange(len(words)), np.concatenate(list(rows.values())))
     if len(unknown):
         what = f"'{words[unknown[0]]}' at index {unknown[0]} is not a split"
         raise DataError(what, where=stored.where, hint="allowed: train, validation, test, or 0, 1, 2")
-    if not len(rows["train"]):
-        raise DataError("no training samples", where=stored.where, hint="mark samples with train (or 0)")
     return {part: found for part, found in rows.items() if len(found)}

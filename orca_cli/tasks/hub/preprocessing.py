@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from orca_cli.exceptions import ConfigError, DataError, UnavailableError
+from orca_cli.interfaces import NewData
+from orca_cli.tasks.hub.new_data import new_rows
 from orca_cli.tasks.shared.samples import ChannelScale
 from orca_cli.tasks.shared.targets import TargetForm, check_finite
 
@@ -120,6 +123,8 @@ class HubPreprocessing:
     layout: ColumnLayout
     targets: TargetForm
     scale: ChannelScale | None
+    columns: tuple[str, str] = ("", "")  # of inputs and targets
+    config: str | None = None  # of the data sets that are opened
 
     def inputs(
         self, raw: Sequence[Any] | np.ndarray, where: str = "inputs", rows: Sequence[int] | None = None
@@ -131,6 +136,16 @@ class HubPreprocessing:
             if valid is not None:  # padding stays 0
                 x = np.where(valid[:, None], x, 0.0)
         return torch.from_numpy(x.astype(np.float32)), None if valid is None else torch.from_numpy(valid)
+
+    def open(self, path: Path, where: str, part: str = "") -> NewData:
+        """Return the rows of a folder or hub id, from one of its splits, with targets where it has that column."""
+        return new_rows(path, where, part, self.columns, self.config, self.layout, self.targets)
+
+    def given(self, x: Any, where: str = "x") -> NewData:
+        """Return rows from the values of the input column: a list of lists or arrays, or one array."""
+        if isinstance(x, np.ndarray) and x.dtype.kind in "iub":
+            x = x.astype(np.float64)
+        return NewData(len(x), lambda start, stop: x[start:stop], lambda: None, where)
 
 
 def infer_layout(

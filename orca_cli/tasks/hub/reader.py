@@ -13,7 +13,7 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
-from orca_cli.tasks.hub.opening import open_dataset
+from orca_cli.tasks.hub.opening import PART_NAMES, open_dataset
 from orca_cli.tasks.hub.preprocessing import HubPreprocessing, infer_layout
 from orca_cli.tasks.hub.samples import HubSamples, class_names, decoded_parts, open_column, raw_targets
 from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, counted
@@ -23,8 +23,6 @@ from orca_cli.tasks.shared.targets import fit_targets, own_task
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_OTHER_NAMES = {"train": (), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
 def load(
@@ -104,7 +102,7 @@ def load(
         with reporter.track("reading training inputs", len(chosen["train"])) as advance:
             inputs = decoded_parts(base, x, layout, chosen["train"], f"{where['train']}[{x}]", advance)
             scale, constant = streamed_channel_scale(inputs)
-    preprocessing = HubPreprocessing(layout, form, scale)
+    preprocessing = HubPreprocessing(layout, form, scale, (x, y), config)
 
     def samples(part: str) -> HubSamples:
         owner = "train" if part in chosen else part
@@ -144,7 +142,9 @@ def _parts(splits: dict[str, Dataset], origin: str, wanted: dict[str, str | None
     taken: dict[str, str] = {}
     for part, name in wanted.items():
         if name is None:
-            free = [word for word in _OTHER_NAMES[part] if word in splits and word not in wanted.values()]
+            free = [
+                word for word in PART_NAMES[part] if part != "train" and word in splits and word not in wanted.values()
+            ]
             name = free[0] if free else None
         elif name not in splits:
             raise DataError(f"{origin} has no split '{name}'", where=f"task.{part}_split", hint=suggest(name, splits))

@@ -16,10 +16,11 @@ import torch
 from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch
-from orca_cli.tasks.hub.preprocessing import ColumnLayout, HubPreprocessing
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from orca_cli.tasks.hub.preprocessing import ColumnLayout, HubPreprocessing
 
 _BLOCK = 256  # rows that are decoded at once
 

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from orca_cli import signals, storage
 from orca_cli.exceptions import DataError, UnsafeError, suggest
-from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.interfaces import NewData, Reporter, TaskData
 from orca_cli.ranges import Fraction, Seed
 from orca_cli.tasks.images.files import SUFFIXES, FileSamples, View, by_content, content_hashes, decode, pillow_version
 from orca_cli.tasks.shared import files
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.own_data import check_enough
+from orca_cli.tasks.shared.own_data import check_enough, listed
 from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.tasks.shared.splits import check_fractions, draw
 from orca_cli.tasks.shared.targets import TargetForm, own_task
@@ -63,6 +63,30 @@ class ImagePreprocessing:
     def inputs(self, raw: Sequence[Path], where: str = "inputs") -> tuple[Tensor, None]:
         """Return the images of files as Batch.x; errors as those of `files.decode`."""
         return self.view.inputs(raw), None
+
+    def open(self, path: Path, where: str, part: str = "") -> NewData:
+        """Return the images of a folder, or one image.
+
+        Below folders with the names of classes they have targets: FOLDER/CLASS/*.png, or with a part
+        FOLDER/test/CLASS/*.png. Loose images, and those in folders of which none is a class, have none.
+        """
+        found = new_images(path, where, part)
+        paths, names = [file.path for file in found], [file.name for file in found]
+        known = any(file.class_name in self.targets.names for file in found)
+
+        def targets() -> np.ndarray | None:
+            if not known:
+                return None
+            return self.targets.encode(np.array([file.class_name for file in found]), str(path))
+
+        return NewData(len(found), lambda start, stop: paths[start:stop], targets, str(path), names)
+
+    def given(self, x: Any, where: str = "x") -> NewData:
+        """Return the images of files, from a sequence of their paths."""
+        if isinstance(x, (str, Path)) or not all(isinstance(path, (str, Path)) for path in x):
+            raise DataError("is not a list of image files", where=where, hint="give their paths")
+        paths = [Path(path) for path in x]
+        return NewData(len(paths), lambda start, stop: paths[start:stop], lambda: None, where, list(map(str, paths)))
 
 
 def load(
@@ -135,6 +159,35 @@ def load(
     left_out = [f"warning: {len(bad)} files that cannot be decoded are left out, such as {bad[0].name}"] if bad else []
     notes = [counts, *drawn, form, *left_out, *others, *_odd_classes(hashes)]
     return own_task(kind, shape, targets, preprocessing, (train, validation), samples, notes, "images", reporter)
+
+
+def new_images(path: Path, where: str, part: str) -> list[ImageFile]:
+    """Return new image files in the order of their names, each with the folder it lies in; empty for loose ones.
+
+    Raises:
+        DataError: no such file or folder, or no images.
+    """
+    if path.is_file() and not part:
+        return [ImageFile(path, path.name, "")]
+    if not path.is_dir():
+        raise DataError(f"no folder of images '{path}'", where=where, hint="give a folder, or one image file")
+    folder = path
+    if part:
+        inside = {entry.name.lower(): entry for entry in _folders(path)}
+        folder = next((inside[name] for name in _PART_NAMES[part] if name in inside), path)
+        if folder == path:
+            hint = f"it holds {listed(inside) or 'no folders'}"
+            raise DataError(f"has no folder of the {part} split", where=str(path), hint=hint)
+    loose = sorted(entry for entry in folder.iterdir() if _is_image(entry))
+    found = [ImageFile(entry, entry.relative_to(path).as_posix(), "") for entry in loose]
+    for entry in _folders(folder):
+        images = sorted(inner for inner in entry.iterdir() if _is_image(inner))
+        class_name = "" if loose else entry.name
+        found += [ImageFile(inner, inner.relative_to(path).as_posix(), class_name) for inner in images]
+    if not found:
+        hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
+        raise DataError("holds no images", where=str(folder), hint=hint)
+    return found
 
 
 def _locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:

@@ -14,6 +14,7 @@ import torch
 
 from orca_cli.interfaces import Batch, Scale
 from orca_cli.tasks.shared.own_data import listed
+from orca_cli.tasks.shared.ragged import Ragged
 from orca_cli.untrusted.memory import release_pages
 
 _BLOCK_BYTES = 2**24  # what is read at once from a mapped file
@@ -41,9 +42,9 @@ class ArraySamples:
     """Samples (see interfaces) over arrays; inputs become float32 batch by batch, and are never copied as a whole.
 
     Args:
-        x: [N, C, *E], any real dtype; may be a memory map.
+        x: [N, C, *E], any real dtype; may be a memory map, or sequences that know their lengths.
         y: [N, ...] as Batch.y.
-        valid: [N, *E] bool, False where the input is padding; None where nothing is.
+        valid: [N, *E] bool, False where the input is padding; None where nothing is, or `x` knows.
         rows: [n] indices of this split's rows; None takes all.
         scale: of the inputs' channels; None leaves them as they are.
         groups: [N] int64, the record that each row is cut from; None where rows stand alone.
@@ -51,7 +52,7 @@ class ArraySamples:
 
     def __init__(
         self,
-        x: np.ndarray,
+        x: np.ndarray | Ragged,
         y: np.ndarray,
         valid: np.ndarray | None = None,
         rows: np.ndarray | None = None,
@@ -70,10 +71,15 @@ class ArraySamples:
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices; nothing is augmented."""
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        x = self._x[rows]
+        x, valid = self._x[rows], self._known(rows)
         release_pages(self._x)
-        valid = None if self._valid is None else torch.from_numpy(np.ascontiguousarray(self._valid[rows], dtype=bool))
-        return Batch(as_inputs(x, self._scale), torch.from_numpy(self._y[rows].copy()), valid)
+        mask = None if valid is None else torch.from_numpy(valid)
+        return Batch(as_inputs(x, self._scale, valid), torch.from_numpy(self._y[rows].copy()), mask)
+
+    def _known(self, rows: np.ndarray) -> np.ndarray | None:
+        if isinstance(self._x, Ragged):
+            return self._x.valid(rows)
+        return None if self._valid is None else np.ascontiguousarray(self._valid[rows], dtype=bool)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -86,7 +92,8 @@ class ArraySamples:
     def digest(self) -> str:
         """Return a SHA-256 over shape, dtype and bytes of inputs, targets, mask, records and normalisation."""
         digest = hashlib.sha256()
-        parts = {"x": self._x, "y": self._y, "valid": self._valid, "groups": self._groups}
+        lengths = self._x.lengths if isinstance(self._x, Ragged) else None
+        parts = {"x": self._x, "y": self._y, "valid": self._valid, "groups": self._groups, "lengths": lengths}
         scale = {} if self._scale is None else {"mean": self._scale.mean, "std": self._scale.std}
         for name, array in (parts | scale).items():
             if array is not None:
@@ -97,12 +104,15 @@ class ArraySamples:
         return digest.hexdigest()
 
 
-def as_inputs(x: np.ndarray, scale: ChannelScale | None) -> torch.Tensor:
-    """Return inputs [B, C, *E] of any real dtype as the model takes them: scaled, float32, in C order."""
-    return torch.from_numpy(np.ascontiguousarray((x if scale is None else scale.apply(x)).astype(np.float32)))
+def as_inputs(x: np.ndarray, scale: ChannelScale | None, valid: np.ndarray | None = None) -> torch.Tensor:
+    """Return inputs [B, C, *E] of any real dtype as the model takes them: scaled, 0 at padding, float32, in C order."""
+    scaled = x if scale is None else scale.apply(x)
+    if valid is not None:
+        scaled = np.where(valid[:, None], scaled, 0)
+    return torch.from_numpy(np.ascontiguousarray(scaled.astype(np.float32)))
 
 
-def blocks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+def blocks(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Yield x[rows] in C-ordered blocks of about 16 MiB: mapped files are never held whole, sums do not depend on order."""
     row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
     step = max(1, _BLOCK_BYTES // row_bytes)
@@ -112,8 +122,10 @@ def blocks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
         yield block
 
 
-def channel_scale(x: np.ndarray, rows: np.ndarray) -> tuple[ChannelScale, list[int]]:
-    """Return the scale of inputs [N, C, *E] over the training rows [n], and which channels are constant."""
+def channel_scale(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[ChannelScale, list[int]]:
+    """Return the scale of inputs [N, C, *E] over the training rows [n] but their padding, and which channels are constant."""
+    if isinstance(x, Ragged):
+        return streamed_channel_scale(_known_parts(x, rows))
     axes = (0, *range(2, x.ndim))
     count = len(rows) * int(np.prod(x.shape[2:], dtype=np.int64))
     mean, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
@@ -123,6 +135,14 @@ def channel_scale(x: np.ndarray, rows: np.ndarray) -> tuple[ChannelScale, list[i
     for block in blocks(x, rows):
         squares += ((block - centre) ** 2).sum(axis=axes)
     return _scale(mean, squares / count)
+
+
+def _known_parts(x: Ragged, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    done = 0
+    for block in blocks(x, rows):
+        valid = x.valid(rows[done : done + len(block)])
+        done += len(block)
+        yield block, np.broadcast_to(valid[:, None], block.shape)
 
 
 def streamed_channel_scale(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[ChannelScale, list[int]]:

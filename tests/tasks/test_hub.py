@@ -176,7 +176,7 @@ def test_groups_stay_together(read):
         ({"y": "scalar"}, r"\[scalar\]: 28 different labels in 28 training samples do not look like classes"),
         ({"y": "ragged", "kind": "dense"}, r"\[ragged\]: holds lists of several lengths"),
         ({"y": "flat", "kind": "labels"}, r"\[flat\]: \d+ entries are neither 0 nor 1"),
-        ({"kind": "clases"}, r"task\.kind: 'clases' .*allowed: classes, labels, dense"),
+        ({"kind": "clases"}, r"task\.kind: 'clases' .*allowed: classes, labels, values, dense"),
         ({"length": 0}, r"task\.length: 0 is .*allowed: int at least 1"),
         ({"x": "image", "length": 3}, r"task\.length: applies to sequences"),
         ({"image_size": 3}, r"task\.image_size: applies to images"),

@@ -43,6 +43,11 @@ class TablePreprocessing:
         """(1, F)."""
         return 1, sum(column.size for column in self.columns)
 
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the columns that the model takes, in order."""
+        return tuple(column.name for column in self.columns)
+
     def features(self, raw: Mapping[str, np.ndarray], where: str) -> np.ndarray:
         """Return rows as [n, 1, F] float32, from columns [n] by name as `files.Table.read` gives them."""
         encoded = [column.encode(raw[column.name], self.decimal, where) for column in self.columns]
@@ -63,11 +68,11 @@ class TablePreprocessing:
         if part:
             raise ConfigError("does not apply to tables", where="--part", hint="give a file of these rows")
         table = open_table(path, where, self.delimiter, self.encoding)
-        return new_rows(table, [column.name for column in self.columns], self.target_columns, self.encoded_targets)
+        return new_rows(table, self.feature_names, self.target_columns, self.encoded_targets)
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the rows of a pandas table, of a mapping of columns by name, or of an array [n, columns]."""
-        return given_rows(x, [column.name for column in self.columns], where)
+        return given_rows(x, self.feature_names, where)
 
 
 def raw_targets(

@@ -99,6 +99,14 @@ class Targets(Protocol):
     """The form of a task's targets, as far as predictions need it."""
 
     @property
+    def kind(self) -> str:
+        """Return classes, labels, maps (real-valued), class_maps (a class at every position), or another kind."""
+
+    @property
+    def scale(self) -> Scale | None:
+        """Return the task's `target_scale`."""
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Return K names of classes, labels or numbers; empty where they have none."""
 

@@ -39,7 +39,8 @@ class ConvolutionEmbedder(nn.Module):
         )
         nn.init.xavier_uniform_(self.convolution.weight, gain=math.sqrt(2))
         nn.init.zeros_(self.convolution.bias)
-        self.norm = nn.Identity() if body.norm is None else copy.deepcopy(body.norm).cpu().requires_grad_(True)
+        device = self.convolution.weight.device
+        self.norm = nn.Identity() if body.norm is None else copy.deepcopy(body.norm).to(device).requires_grad_(True)
         self.positions: nn.Parameter | None = None
         if body.positions is not None:
             self.positions = nn.Parameter(torch.randn(layout.tokens, width) * 0.02)  # BERT's own deviation

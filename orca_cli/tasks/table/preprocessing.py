@@ -100,7 +100,7 @@ class TablePreprocessing:
         """Return the rows of a .csv, .tsv, .txt or .parquet file; with targets where their columns are there and not empty."""
         if part:
             raise ConfigError("does not apply to tables", where="--part", hint="give a file of these rows")
-        table = open_table(path, where, self.delimiter, self.encoding)
+        table = open_table(path, where, self.delimiter, self.encoding, least=min(2, len(self.feature_names)))
         if self.series is not None:
             return new_series(table, self.feature_names, self.target_columns, self.encoded_targets, self.grouped)
         return new_rows(table, self.feature_names, self.target_columns, self.encoded_targets)

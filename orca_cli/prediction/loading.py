@@ -19,6 +19,7 @@ from orca_cli import parts, storage
 from orca_cli.exceptions import (
     CheckpointError,
     ChecksumError,
+    ConfigError,
     DataError,
     NetworkError,
     OrcaError,
@@ -186,7 +187,7 @@ def _with_checkpoint(
         try:
             with _offline():
                 body: Body = parts.build(node, "body")
-        except (NetworkError, DataError) as error:
+        except (ConfigError, DataError, NetworkError) as error:
             what = f"the run trained a part of its body only and needs its checkpoint: {error.what}"
             raise type(error)(what, where=error.where, hint=hint) from error
         if body.checkpoint_digest != record.checkpoint_sha256:

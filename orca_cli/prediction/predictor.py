@@ -207,7 +207,7 @@ class Predictor:
         return error if record.error_chunks is None else ChunkMean(error, record.error_chunks, record.train_batch_size)
 
     def _targets(self, new: NewData, y: Any) -> np.ndarray:
-        found = new.targets() if y is None else self.preprocessing.targets.encode(np.asarray(y), "y")
+        found = new.targets() if y is None else self.preprocessing.targets.encode(_plain(y), "y")
         if found is None:
             raise DataError("has no targets", where=new.where, hint="give y")
         if len(found) != len(new):
@@ -244,3 +244,10 @@ class Predictor:
             input_tags=InputTags(three_d_array=len(self.input_shape) == 2 and self.input_shape[0] > 1),
             requires_fit=False,
         )
+
+
+def _plain(y: Any) -> np.ndarray:
+    """Return targets as an array; pandas keeps text as objects."""
+    values = np.asarray(y)
+    is_text = values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat)
+    return values.astype(str) if is_text else values

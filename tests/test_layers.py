@@ -44,6 +44,7 @@ LEVELS = {
     "stages": 4,
     "experiment": 5,
     "comparison": 5,
+    "prediction": 5,
     "commands": 6,
     "cli": 7,
     "__main__": 8,

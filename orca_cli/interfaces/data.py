@@ -80,7 +80,7 @@ class NewData:
         count: n, the number of samples.
         inputs: called with (start, stop), returns samples start..stop-1 as `Preprocessing.inputs` takes them. Parts are
             asked for in ascending order by one thread at a time; another order is allowed and may be slow.
-        targets: returns all targets, shaped as Batch.y; None where the data have none. Called once, after the inputs.
+        targets: returns all targets, shaped as Batch.y; None where the data have none. Called at most once.
         where: their origin, for messages.
         ids: n names; None where samples have nothing but their number, from 0.
     """
@@ -97,6 +97,14 @@ class NewData:
 
 class Targets(Protocol):
     """The form of a task's targets, as far as predictions need it."""
+
+    @property
+    def kind(self) -> str:
+        """Return classes, labels, maps (real-valued), class_maps (a class at every position), or another kind."""
+
+    @property
+    def scale(self) -> Scale | None:
+        """Return the task's `target_scale`."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from orca_cli.tasks.arrays import load
 from tests.checkpoints import SHARED
 from tests.properties import examples
 from tests.tasks.conftest import SilentReporter
+from tests.tasks.test_new_data import check_same, in_parts
 
 RNG = np.random.default_rng(0)
 N, C, W = 60, 2, 9
@@ -188,6 +189,42 @@ def test_what_was_learned_takes_new_data_in_every_form(read, tmp_path):
     whole = read({"x": X, "y": Y}).preprocessing
     with pytest.raises(DataError, match=r"those of the training set one length; give one array \(n, 2, 9\)"):
         whole.inputs((X, ENDS))
+
+
+DENSE = RNG.normal(50, 10, (N, W)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["classes", "dense"])
+@pytest.mark.parametrize("padding", [None, "nan"])
+def test_new_files_of_different_lengths_are_opened(read, tmp_path, kind, padding):
+    y = Y if kind == "classes" else DENSE
+    x = filled(np.nan if padding else 7.0)
+    ends = {} if padding else {"lengths": ENDS}
+    parts = {"train": slice(0, 40), "test": slice(40, N)}
+    rows = {"x": x, "y": y} | ends
+    task = read(
+        {f"{k}_{part}": v[some] for k, v in rows.items() for part, some in parts.items()}, kind, padding=padding
+    )
+    found = task.preprocessing
+    check_same(found, found.open(tmp_path / "train.npz", "INPUT", "test"), task.open_test())
+    np.savez(tmp_path / "new.npz", **{name: values[parts["test"]] for name, values in rows.items()})
+    check_same(found, found.open(tmp_path / "new.npz", "INPUT"), task.open_test())
+    wanted = every(task.open_test())
+    listed = [one[:, :end] for one, end in zip(X[40:], ENDS[40:], strict=True)]
+    forms = [listed, tuple(listed), {"x": X[40:], "lengths": ENDS[40:]}] + ([x[40:]] if padding else [])
+    for form in forms:
+        given_x, valid = in_parts(found, found.given(form))
+        assert torch.equal(given_x, wanted.x)
+        assert torch.equal(valid, wanted.valid)
+    np.save(tmp_path / "bare.npy", X[40:, :, :4])
+    assert in_parts(found, found.open(tmp_path / "bare.npy", "INPUT"))[1].sum(1).eq(4).all()
+    np.savez(tmp_path / "bare.npz", x=X[40:])
+    if padding is None:
+        with pytest.raises(DataError, match=r"no array 'lengths'.*trained on sequences with an array of lengths"):
+            found.open(tmp_path / "bare.npz", "INPUT")
+        np.savez(tmp_path / "bare.npz", x=X[40:], lengths=ENDS[41:])
+        with pytest.raises(DataError, match=r"\[lengths\]: has shape \(19,\), expected \(20,\)"):
+            found.open(tmp_path / "bare.npz", "INPUT")
 
 
 BAD = {

@@ -13,6 +13,7 @@ from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
 from orca_cli.tasks.table.files import open_table
 from orca_cli.tasks.table.series import group_by
 from tests.properties import examples
+from tests.tasks.test_new_data import check_same, in_parts
 
 N = 30
 RNG = np.random.default_rng(0)
@@ -133,6 +134,27 @@ def test_a_finished_run_takes_new_series(read, reporter, tmp_path):
         wanted = [(one[i] - columns[i].mean) / columns[i].std for i in range(2)]
         np.testing.assert_allclose(x[row, :, : one.shape[1]].numpy(), wanted, rtol=1e-4, atol=1e-5)
     assert np.array_equal(found.encoded_targets(raw, "new"), task.open_test().targets())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_new_series_are_opened_and_given(read, tmp_path, suffix):
+    new = long([RNG.normal(3, 2, (2, end)) for end in (3, 9, 1, 8, 2, 5)] * 2, start=100)
+    task = read(long(), new, suffix=suffix)
+    found = task.preprocessing
+    opened = found.open(tmp_path / f"test.{suffix}", "INPUT")
+    check_same(found, opened, task.open_test())
+    assert opened.ids == list(dict.fromkeys(new["who"]))
+    given_table = found.given(new)
+    assert given_table.ids == opened.ids
+    assert torch.equal(in_parts(found, given_table, 5)[0], every(task.open_test()).x)
+    without = found.given({name: new[name] for name in ("who", "t", "a", "b")})
+    assert without.targets() is None
+    new.drop(columns="kind").to_csv(tmp_path / "bare.csv", index=False)
+    assert found.open(tmp_path / "bare.csv", "INPUT").targets() is None
+    with pytest.raises(DataError, match=r"is a ndarray, which does not say which series"):
+        found.given(np.zeros((4, 2)))
+    with pytest.raises(DataError, match=r"has no column 't'"):
+        found.given(new.drop(columns="t"))
 
 
 @examples(50)

@@ -12,6 +12,7 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
 from orca_cli.tasks.table.symbols import Symbols, fit_symbols
 from tests.properties import examples
+from tests.tasks.test_new_data import check_same
 
 N = 40
 RNG = np.random.default_rng(0)
@@ -86,6 +87,23 @@ def test_new_texts_that_do_not_fit_are_told_and_read(read, reporter, tmp_path):
     ]
     assert read(table(TEXTS), length=12).input_shape == (4, 12)
     assert "train split: " in read(table(TEXTS), length=3).note
+
+
+def test_new_texts_are_opened_alone_in_their_file_or_given_as_a_list(read, tmp_path):
+    new = ["ACGT", "ANNA", "ACGTACGTACGTA", "T"] * 5
+    task = read(table(TEXTS), table(new))
+    found = task.preprocessing
+    check_same(found, found.open(tmp_path / "test.csv", "INPUT"), task.open_test())
+    (tmp_path / "alone.csv").write_text("\n".join(["dna", *new]))
+    wanted = every(task.open_test())
+    for opened in (found.open(tmp_path / "alone.csv", "INPUT"), found.given(new)):
+        x, valid = found.inputs(opened.inputs(0, 20))
+        assert torch.equal(x, wanted.x)
+        assert torch.equal(valid, wanted.valid)
+        assert opened.targets() is None
+    (tmp_path / "other.csv").write_text("rna\nACGU\n")
+    with pytest.raises(DataError, match=r"other\.csv: has no column 'dna'.*trained on dna"):
+        found.open(tmp_path / "other.csv", "INPUT")
 
 
 @examples(50)

@@ -140,6 +140,9 @@ class TextBody(PretrainedBody):
     @torch.no_grad()
     def prefix_tokens(self) -> Tensor | None:
         """Return the embedded [CLS] or <s> [1, D] at the first position; None where the tokenizer has none."""
+        weights = next(self.embeddings.parameters())
+        if weights.is_meta:  # the values come later, from a model that has such a token; only the shape counts
+            return weights.new_empty(1, self.width)
         number = self._tokenizer.cls_token_id
         if number is None:
             return None

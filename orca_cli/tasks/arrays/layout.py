@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.tasks.arrays.folder import StoredRows, open_labelled
 from orca_cli.tasks.shared.own_data import own_path, own_paths
 from orca_cli.tasks.shared.splits import group_rows
 from orca_cli.tasks.shared.targets import as_text
@@ -23,12 +24,22 @@ PART_NAMES = {
 
 @dataclass(frozen=True)
 class Pair:
-    """Inputs, targets, and possibly lengths and groups with one row per sample, not yet read."""
+    """Inputs, targets, and possibly lengths and groups with one row per sample, not yet read.
 
-    x: StoredArray
+    `outputs` are names of labels or numbers, and `note` is on what was not read; both may be empty.
+    """
+
+    x: StoredArray | StoredRows
     y: StoredArray
     lengths: StoredArray | None = None
     group: StoredArray | None = None
+    outputs: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def has_lengths(self) -> bool:
+        """Whether samples say how long they are."""
+        return self.lengths is not None or isinstance(self.x, StoredRows)
 
 
 Located = tuple[Pair, dict[str, np.ndarray], dict[str, Pair]]
@@ -58,15 +69,18 @@ class Names:
         return Pair(_named(arrays, self.x + ending, path), _named(arrays, self.y + ending, path), lengths, group)
 
 
-def locate(files: dict[str, tuple[str | None, str | None]], names: Names, data_folder: Path) -> Located:
+def locate(
+    files: dict[str, tuple[str | None, str | None]], names: Names, data_folder: Path, kind: str, missing: bool
+) -> Located:
     """Return the arrays that hold the training split, the rows of them that each split takes, and those of other splits.
 
     Rows are given for train and for the splits that an array `split` marks. Only headers are read.
 
     Args:
-        files: train, validation, test -> (file or None, .npy file of its targets or None). Train has a file.
+        files: train, validation, test -> (file or folder or None, file of its targets or None). Train has a file.
         names: of the arrays in .npz files.
         data_folder: relative file names that do not exist in the working folder are looked for here.
+        kind, missing: of the targets, and whether some may be missing, where a table holds them.
 
     Raises:
         ConfigError: an .npy file without targets, a split that is given twice, or one file for two splits.
@@ -76,6 +90,11 @@ def locate(files: dict[str, tuple[str | None, str | None]], names: Names, data_f
     for part, path in own_paths({part: file for part, (file, _) in files.items()}, data_folder).items():
         label_file = files[part][1]
         label_key = "task.labels" if part == "train" else f"task.{part}_labels"
+        if path.is_dir():
+            found, marked = _from_folder(path, part, label_file, label_key, names, data_folder, kind, missing)
+            rows |= marked if part == "train" else {}
+            pairs |= _new(found, pairs, rows, part)
+            continue
         arrays = open_arrays(path, f"task.{part}")
         if "" in arrays:
             found = {part: _from_npy(arrays[""], path, label_file, label_key, names, data_folder)}
@@ -85,9 +104,7 @@ def locate(files: dict[str, tuple[str | None, str | None]], names: Names, data_f
             found, rows = _from_training_npz(arrays, names, path)
         else:
             found = {part: names.pair(arrays, path)}
-        if part != "train" and (part in pairs or part in rows):
-            raise ConfigError("the training file already holds this split", where=f"task.{part}", hint="remove it")
-        pairs |= found
+        pairs |= _new(found, pairs, rows, part)
     for pair in pairs.values():
         if pair.x.shape[:1] != pair.y.shape[:1] or not pair.x.shape:
             what = f"shape {pair.y.shape} does not match inputs of shape {pair.x.shape}"
@@ -122,9 +139,39 @@ def group_arrays(base: Pair, rows: dict[str, np.ndarray], others: dict[str, Pair
     return group_rows(found, where)
 
 
+def _new(found: dict[str, Pair], pairs: dict[str, Pair], rows: dict[str, np.ndarray], part: str) -> dict[str, Pair]:
+    """Return what a file of a split holds; ConfigError where the training file holds that split too."""
+    if part != "train" and (part in pairs or part in rows):
+        raise ConfigError("the training file already holds this split", where=f"task.{part}", hint="remove it")
+    return found
+
+
+def _from_folder(
+    path: Path,
+    part: str,
+    label_file: str | None,
+    label_key: str,
+    names: Names,
+    data_folder: Path,
+    kind: str,
+    missing: bool,
+) -> tuple[dict[str, Pair], dict[str, np.ndarray]]:
+    """Return a split that is a folder of files, and the rows of the parts that its table marks."""
+    if names.lengths is None or names.needs_lengths:
+        key = "task.lengths" if names.needs_lengths else "task.padding"
+        raise ConfigError("applies to arrays of one shape", where=key, hint=f"remove it: files of {path} have lengths")
+    table = None if label_file is None else own_path(label_file, data_folder)
+    held = open_labelled(path, table, label_key, (names.x, names.y, names.group), kind, missing)
+    outputs = () if kind == "classes" else held.outputs
+    marked = {} if held.split is None else marked_rows(held.split, held.y.shape[:1])
+    if marked and part == "train" and "train" not in marked:
+        raise DataError("no training samples", where=held.x.where, hint="mark samples with train (or 0)")
+    return {part: Pair(held.x, held.y, None, held.group, outputs, held.note)}, marked
+
+
 def _check_all_have_lengths(pairs: dict[str, Pair]) -> None:
     """Refuse lengths that some splits have and others lack: there, padding would pass for data."""
-    having = [part for part, pair in pairs.items() if pair.lengths is not None]
+    having = [part for part, pair in pairs.items() if pair.has_lengths]
     lacking = [part for part in pairs if part not in having]
     if having and lacking:
         what = f"has no lengths, but the {having[0]} split has"

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, from_numpy
 
-from orca_cli.exceptions import DataError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import NewData
+from orca_cli.tasks.arrays.folder import StoredRows, open_folder
 from orca_cli.tasks.arrays.lengths import Padding, checked_ends, ends_before_nan
 from orca_cli.tasks.arrays.new_data import locate_new
 from orca_cli.tasks.shared.gaps import Gaps, samples_with_gaps
@@ -56,7 +57,7 @@ class ArrayPreprocessing:
         """(C, *E) of a sample in the files."""
         return oriented_shape(self.stored_shape, self.channels_last)
 
-    def check(self, x: StoredArray | np.ndarray, where: str) -> None:
+    def check(self, x: StoredArray | StoredRows | np.ndarray, where: str) -> None:
         """Check shape and dtype of inputs, which may be in a file still."""
         check_dtype(x.dtype, where)
         self._check_sample(tuple(x.shape[1:]), where)
@@ -86,7 +87,9 @@ class ArrayPreprocessing:
         return as_inputs(x[rows], self.scale, valid, self.gaps), from_numpy(valid)
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
-        """Return the samples of an .npz file, with targets where it has them, or of an .npy file of inputs."""
+        """Return the samples of an .npz file, with targets where it has them, or of an .npy file or folder of inputs."""
+        if path.is_dir():
+            return self._folder(path, part)
         lengths = self.padding.array if self.padding is not None and self.padding.marked_by == "lengths" else None
         found = locate_new(path, where, (*self.names, lengths), part)
         self.check(found.x, found.x.where)
@@ -135,6 +138,15 @@ class ArrayPreprocessing:
             y = self.padding.targets(y, ends, self.channels_last, where)
         return self.targets.encode(y, where)
 
+    def _folder(self, path: Path, part: str) -> NewData:
+        """Return the sequences of a folder of .npy files, by name."""
+        if part:
+            raise ConfigError("applies to .npz files", where="--part", hint="give a folder of these sequences")
+        stored, names = open_folder(path)
+        self.check(stored, stored.where)
+        rows = stored.read()
+        return NewData(len(rows), lambda start, stop: rows[start:stop], lambda: None, stored.where, names)
+
     @property
     def _is_dense(self) -> bool:
         return self.targets.kind in ("maps", "class_maps")
@@ -151,9 +163,10 @@ class ArrayPreprocessing:
             self.check(x, where)
             return self.padding.sequences(channels_first(x, self.channels_last), self._ends(x, ends, where))
         for number, row in enumerate(x):
-            self.check(row[None], f"{where}, sample {number}")
+            place = row.filename if isinstance(row, np.memmap) else f"{where}, sample {number}"
+            self.check(row[None], str(place))
             if not row.size:
-                raise DataError("holds no steps", where=f"{where}, sample {number}", hint="remove this sample")
+                raise DataError("holds no steps", where=str(place), hint="remove this sample")
         dtype = np.result_type(*{row.dtype for row in x})
         channels, ends = self.file_shape[0], self._ends(x, ends, where)
         return self.padding.listed(lambda row: self._one(x[row]), ends, channels, dtype)

@@ -18,13 +18,16 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.arrays import lengths as ends_of
+from orca_cli.tasks.arrays.folder import Rows, StoredRows
 from orca_cli.tasks.arrays.layout import Names, Pair, group_arrays, locate
 from orca_cli.tasks.arrays.preprocessing import (
     ArrayPreprocessing,
+    Values,
     channels_first,
     check_dtype,
     described,
     oriented_shape,
+    time_axis,
     with_steps,
 )
 from orca_cli.tasks.shared.gaps import Gaps, How, count_missing, fit_gaps
@@ -73,11 +76,12 @@ def load(
     Args:
         kind: classes: y [n] integers or strings. labels: y [n, K] of 0 and 1. values: y [n] or [n, K], real numbers. dense:
             y [n, *E] or [n, K, *E] floats, or [n, *E] integers, a class at every position.
-        train: file of the training split, and of the splits that have no file.
-        labels: as validation_labels and test_labels the .npy file of the targets, where inputs are in an .npy file.
+        train: file of the training split, and of the splits that have no file; or a folder of .npy files, a sequence each.
+        labels: as validation_labels and test_labels the .npy file of the targets, where inputs are in an .npy file; of a
+            folder the table with a row for each file and its target, by default the only one in it.
         test: its content is read at the end of a run only.
-        x: name of the inputs in .npz files.
-        y: name of the targets in .npz files.
+        x: name of the inputs in .npz files, or of the column of files.
+        y: name of the targets in .npz files, or of the column of targets.
         num_classes: K for integer classes; None infers it.
         channels_last: whether x is [n, *E, C], and y of kind dense [n, *E, K].
         lengths: name of the steps of each sequence [n] in .npz files, whose inputs hold anything after that; None uses
@@ -95,7 +99,7 @@ def load(
     """
     files = {"train": (train, labels), "validation": (validation, validation_labels), "test": (test, test_labels)}
     names = Names(x, y, None if padding else lengths or ends_of.LENGTHS, lengths is not None, group)
-    base, rows, others = locate(files, names, data_folder)
+    base, rows, others = locate(files, names, data_folder, kind, missing_targets)
     train_rows = rows["train"]
     check_enough(len(train_rows), "samples", base.x.where)
     sample = _input_sample(base.x, channels_last)
@@ -117,7 +121,15 @@ def load(
         hint = "give an array of lengths, or task.padding=nan"
         raise ConfigError("applies to sequences of different lengths", where="task.length", hint=hint)
     targets = fit_targets(
-        kind, raw, own, place, steps, num_classes=num_classes, channels_last=channels_last, missing=missing
+        kind,
+        raw,
+        own,
+        place,
+        steps,
+        num_classes=num_classes,
+        channels_last=channels_last,
+        missing=missing,
+        names=base.outputs,
     )
     stored = with_steps(base.x.shape[1:], steps, channels_last)
     channels = oriented_shape(stored, channels_last)[0]
@@ -154,6 +166,7 @@ def load(
     num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]
     counts = f"{len(learn)} training, {len(choose)} validation and {num_test} test samples"
     notes = [counts, *drawn_note, _shape_note(base.x, sample, ends, own), *ends_of.cut_notes(ends, padded)]
+    notes += [base.note] if base.note else []
     notes += [*gap_notes, targets.note(), *constant_note(constant)]
     return own_task(
         kind, preprocessing.input_shape, targets, preprocessing, (learn, choose), samples, notes, "arrays", reporter
@@ -202,7 +215,7 @@ def _of_rows(records: dict[str, np.ndarray], rows: dict[str, np.ndarray], n: int
     return groups
 
 
-def _input_sample(x: StoredArray, channels_last: bool) -> tuple[int, ...]:
+def _input_sample(x: StoredArray | StoredRows, channels_last: bool) -> tuple[int, ...]:
     """Return the shape (C, *E) of training inputs in a file; DataError for other shapes and dtypes."""
     check_dtype(x.dtype, x.where)
     if not 2 <= len(x.shape) <= 4 or 0 in x.shape:
@@ -211,9 +224,12 @@ def _input_sample(x: StoredArray, channels_last: bool) -> tuple[int, ...]:
     return oriented_shape(x.shape[1:], channels_last)
 
 
-def _read(pair: Pair, padding: ends_of.Marks | None, channels_last: bool) -> tuple[np.ndarray, np.ndarray | None]:
+def _read(pair: Pair, padding: ends_of.Marks | None, channels_last: bool) -> tuple[Values, np.ndarray | None]:
     """Return inputs as in the file, and the lengths [n] of sequences that have some."""
     x = pair.x.read()
+    if isinstance(x, Rows):
+        ends_of.check_sequences(oriented_shape(pair.x.shape[1:], channels_last), pair.x.where)
+        return x, np.array([shape[time_axis(shape, channels_last)] for shape in x.shapes])
     if pair.lengths is None and padding != "nan":
         return x, None
     ends_of.check_sequences(oriented_shape(x.shape[1:], channels_last), pair.x.where)
@@ -228,7 +244,7 @@ def _may_be_last(sample: tuple[int, ...]) -> bool:
     return len(sample) > 1 and min(sample[:-1]) >= max(_MANY_STEPS, _BY_FAR * sample[-1])
 
 
-def _shape_note(x: StoredArray, sample: tuple[int, ...], ends: np.ndarray | None, own: np.ndarray) -> str:
+def _shape_note(x: StoredArray | StoredRows, sample: tuple[int, ...], ends: np.ndarray | None, own: np.ndarray) -> str:
     """Return a note on the form of training inputs."""
     note = f"inputs {x.shape} read as "
     if ends is not None:

@@ -52,11 +52,11 @@ class TablePreprocessing:
         return (1, features) if self.series is None else (features, self.series.length)
 
     @property
-    def input_columns(self) -> list[str]:
-        """Names of the columns that inputs are made of."""
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the columns that inputs are made of, in order; of series, those that say what belongs together come last."""
         if self.symbols is not None:
-            return [self.symbols.name]
-        return [*(column.name for column in self.columns), *(self.series.columns if self.series else [])]
+            return (self.symbols.name,)
+        return (*(column.name for column in self.columns), *(self.series.columns if self.series else ()))
 
     def features(self, raw: Mapping[str, np.ndarray], where: str) -> np.ndarray | Ragged:
         """Return samples as [n, C, L], from columns [m] by name as `files.Table.read` gives them."""
@@ -100,10 +100,10 @@ class TablePreprocessing:
         """Return the rows of a .csv, .tsv, .txt or .parquet file; with targets where their columns are there and not empty."""
         if part:
             raise ConfigError("does not apply to tables", where="--part", hint="give a file of these rows")
-        table = open_table(path, where, self.delimiter, self.encoding)
+        table = open_table(path, where, self.delimiter, self.encoding, least=min(2, len(self.feature_names)))
         if self.series is not None:
-            return new_series(table, self.input_columns, self.target_columns, self.encoded_targets, self.grouped)
-        return new_rows(table, self.input_columns, self.target_columns, self.encoded_targets)
+            return new_series(table, self.feature_names, self.target_columns, self.encoded_targets, self.grouped)
+        return new_rows(table, self.feature_names, self.target_columns, self.encoded_targets)
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the samples of a pandas table, of a mapping of columns by name, or of an array [n, columns].
@@ -111,8 +111,8 @@ class TablePreprocessing:
         A model for a column of symbols also takes a list of texts; one for series takes no array.
         """
         if self.series is not None:
-            return given_series(x, self.input_columns, where, self.grouped)
-        return given_rows(x, self.input_columns, where)
+            return given_series(x, self.feature_names, where, self.grouped)
+        return given_rows(x, self.feature_names, where)
 
 
 def per_sample(

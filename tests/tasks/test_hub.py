@@ -104,6 +104,20 @@ def test_a_folder_becomes_three_disjoint_splits_read_from_the_mapped_file(read, 
     assert normalised.train.digest() != task.train.digest()
 
 
+def test_numbers_are_values(read):
+    task = read(y="scalar", kind="values", normalize=False)
+    batch = every(task.train)
+    rows = [int(np.flatnonzero((x == SERIES).all(axis=(1, 2)))[0]) for x in batch.x.numpy()]
+    assert (task.kind, task.num_outputs, task.class_names) == ("values", 1, ())
+    assert batch.y[:, 0].tolist() == rows
+    assert task.target_scale.mean.tolist() == pytest.approx([np.mean(rows)])
+    several = read(y="map", kind="values")
+    assert (several.num_outputs, every(several.train).y.shape) == (6, (28, 6))
+    assert read(y="name", kind="values").class_names == ()  # classes that the data number, read as numbers
+    with pytest.raises(DataError, match=r"\[word\]: targets have dtype <U5"):
+        read(y="word", kind="values")
+
+
 def test_splits_that_there_are_are_taken(read):
     task = read("two", normalize=False)
     assert [len(task.train), len(task.validation), len(task.open_test())] == [40, 12, 11]

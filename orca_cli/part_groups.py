@@ -23,7 +23,7 @@ class PartGroup:
 
 _FOLDERS = ("data_folder", "cache_folder", "reporter")
 PART_GROUPS = {
-    "task": PartGroup(_FOLDERS, words=("kind", "loss", "error", "data"), nested=("loss", "error")),
+    "task": PartGroup(_FOLDERS, words=("kind", "loss", "error", "data", "train_fraction"), nested=("loss", "error")),
     "body": PartGroup(),
     "source": PartGroup(("seed", *_FOLDERS), words=("data",)),
     "metric": PartGroup(optional=True),

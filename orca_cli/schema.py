@@ -41,6 +41,17 @@ class Paths:
 
 
 @dataclass
+class Task:
+    """What can be set for every task, beside what its reader takes."""
+
+    train_fraction: Annotated[
+        Fraction | None,
+        "Part of the training split that is used (paper, Figure 5), drawn by task.split_seed, every class in proportion;"
+        " validation and test stay whole. null: all of it.",
+    ] = None
+
+
+@dataclass
 class Predictor:
     """The output layer (paper 3.1)."""
 
@@ -211,7 +222,7 @@ class Train:
 class Config:
     """One run."""
 
-    task: Any = MISSING
+    task: Any = field(default_factory=lambda: asdict(Task()))
     body: Any = MISSING
     source: Any = MISSING
     metric: Any = MISSING
@@ -255,7 +266,8 @@ def declared() -> dict[str, Any]:
     """Return dotted key -> annotation of every single setting of the schema, in order."""
     found: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(Config, include_extras=True).items():
-        inner = typing.get_type_hints(hint, include_extras=True) if is_dataclass(hint) else {}
+        section = Task if name == "task" else hint
+        inner = typing.get_type_hints(section, include_extras=True) if is_dataclass(section) else {}
         found |= {f"{name}.{key}": own for key, own in inner.items()} or {name: hint}
     return {key: hint for key, hint in found.items() if hint is not Any}
 
@@ -291,7 +303,7 @@ def check_keys(content: dict[str, Any], known: dict[str, Any] | None = None, pre
     for name, value in content.items():
         if name not in known:
             raise unknown(name, known, prefix)
-        if isinstance(known[name], dict):
+        if isinstance(known[name], dict) and name not in NEEDED_GROUPS:
             check_keys(value, known[name], f"{name}.")
 
 

@@ -21,6 +21,7 @@ from orca_cli.schema import Config
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.defaults import default_error
 from orca_cli.stages.class_balance import uneven_note, weighted
+from orca_cli.tasks.shared.fraction import with_fraction
 from orca_cli.training.schedule import fitted_batch, smaller_batch, warmup_length
 
 
@@ -93,6 +94,10 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     kind = config.task.get("kind")
     if kind not in (None, task.kind):
         raise ConfigError(f"the data are of kind '{task.kind}', not '{kind}'", where="task.kind")
+    fraction = config.task.get("train_fraction")
+    task = with_fraction(task, fraction, config.task.get("split_seed", 0))
+    if fraction is not None:
+        reporter.say(f"task: {task.note.rpartition('; ')[2]}")
     if config.train.validate_on == "test":
         task = replace(task, validation=task.open_test())
     for name, split in (("training", task.train), ("validation", task.validation)):

@@ -2,7 +2,7 @@
 
 Inputs of another shape or dtype than the training inputs', NaN and infinity raise DataError.
 
-Shapes: n samples, C channels, *E the extent (L, or H x W), K outputs.
+Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs.
 """
 
 from __future__ import annotations
@@ -176,8 +176,8 @@ def check_settings(
 def _input_sample(x: StoredArray | StoredRows, channels_last: bool) -> tuple[int, ...]:
     """Return the shape (C, *E) of training inputs in a file; DataError for other shapes and dtypes."""
     check_dtype(x.dtype, x.where)
-    if not 2 <= len(x.shape) <= 4 or 0 in x.shape:
-        hint = "allowed: (n, L), (n, C, L) and (n, C, H, W); with task.channels_last=true (n, L, C) and (n, H, W, C)"
+    if not 2 <= len(x.shape) <= 5 or 0 in x.shape:
+        hint = "allowed: (n, L), (n, C, L), (n, C, H, W) and (n, C, D, H, W); with task.channels_last=true (n, L, C) and so on"
         raise DataError(f"inputs have shape {x.shape}", where=x.where, hint=hint)
     return oriented_shape(x.shape[1:], channels_last)
 
@@ -203,6 +203,7 @@ def _shape_note(x: StoredArray | StoredRows, sample: tuple[int, ...], ends: np.n
     if ends is not None:
         return f"{note}{counted(sample[0], 'channel')} of {ends_of.length_note(ends[own])}"
     note += described(sample)
-    if len(x.shape) == 3 and x.shape[1:] == sample and sample[0] > 4 and abs(sample[0] - sample[1]) <= sample[1] // 2:
-        note += " (images of one channel are n x 1 x H x W)"
+    if x.shape[1:] == sample and sample[0] > 4 and abs(sample[0] - sample[1]) <= sample[1] // 2:
+        alike = {2: "images of one channel are n x 1 x H x W", 3: "volumes of one channel are n x 1 x D x H x W"}
+        note += f" ({alike[len(sample)]})" if len(sample) in alike else ""
     return note

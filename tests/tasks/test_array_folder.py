@@ -140,13 +140,23 @@ def test_bad_tables_are_named_in_one_line(read, tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
+def test_a_column_of_groups_is_not_a_target_and_keeps_files_together(read, tmp_path):
+    write(tmp_path / "series")
+    table = TABLE.assign(patient=np.arange(N) // 3)
+    task = read(table, group="patient")
+    groups = [set(samples.groups()) for samples in (task.train, task.validation, task.open_test())]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 10
+    with pytest.raises(DataError, match=r"task\.group: labels\.csv has no column 'patinet'; did you mean 'patient'"):
+        read(table, group="patinet")
+
+
 def test_bad_files_are_named(read, tmp_path):
     folder = write(tmp_path / "series")
     np.save(folder / "s03.npy", np.zeros((3, 4)))
     with pytest.raises(DataError, match=r"s0\d\.npy: samples have shape \(2, .*those of the training set \(3, any\)"):
         read(TABLE)
-    np.save(folder / "s03.npy", np.full((2, 4), np.nan))
-    with pytest.raises(DataError, match=r"8 values are NaN"):
+    np.save(folder / "s03.npy", np.full((2, 4), np.inf))
+    with pytest.raises(DataError, match=r"8 values are infinite"):
         read(TABLE)
     np.save(folder / "s03.npy", np.zeros((2, 0)))
     with pytest.raises(DataError, match=r"s03\.npy: has shape \(2, 0\): no steps"):

@@ -24,7 +24,11 @@ def changed(array, index, value, dtype=None):
 
 
 BAD = {
-    "nan in x": ({"x": changed(X, (7, 1, 2), np.nan)}, {}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
+    "channel of nan": (
+        {"x": changed(X, (slice(None), 1), np.nan)},
+        {},
+        r"\[x\]: channel 1 has no known value in the training set, all are NaN; remove it",
+    ),
     "infinity in x": ({"x": changed(X, 3, -np.inf)}, {}, r"\[x\]: 10 values .* index \(3, 0, 0\)"),
     "beyond float32": ({"x": changed(X, 3, 1e300, np.float64)}, {}, r"\[x\]: 10 values .* index \(3, 0, 0\)"),
     "no x": ({"x": None, "z": X}, {}, r"no array 'x'; it holds y, z"),
@@ -123,7 +127,7 @@ def test_a_class_that_only_another_split_has_is_named(tmp_path, reporter):
     [
         ("classes", Y, {"x": X[..., :4]}, r"\[x\]: samples have shape \(2, 4\), those of the training set \(2, 5\)"),
         ("classes", Y, {"y": Y.astype(str)}, r"\[y\]: labels are strings in one split and numbers in another"),
-        ("classes", Y, {"x": changed(X, (7, 1, 2), np.nan)}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
+        ("classes", Y, {"x": changed(X, (7, 1, 2), np.inf)}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
         ("labels", np.eye(4)[Y], {"y": np.eye(4)[Y][:, :3]}, r"\[y\]: targets have 3 columns, those of the .* set 4"),
         ("values", X[:, 0], {"y": X[:, 0, 0]}, r"\[y\]: targets have 1 columns, those of the training set 5"),
         ("dense", X, {"y": X[:, :1]}, r"\[y\]: targets have 1 columns, those of the training set 2"),
@@ -274,8 +278,8 @@ def test_a_member_larger_than_the_archive_or_the_memory_is_refused(tmp_path, rep
 
 def test_the_index_of_a_bad_value_counts_from_the_start_of_the_file(tmp_path, reporter, monkeypatch):
     monkeypatch.setattr("orca_cli.tasks.shared.samples._BLOCK_BYTES", 400)  # ten samples
-    np.savez(tmp_path / "mine.npz", x=changed(X, (37, 1, 2), np.nan), y=Y)
-    with pytest.raises(DataError, match=r"index \(37, 1, 2\)"):
+    np.savez(tmp_path / "mine.npz", x=changed(X, (37, 1, 2), np.inf), y=Y)
+    with pytest.raises(DataError, match=r"1 values are infinite, the first is inf at index \(37, 1, 2\)"):
         load(tmp_path, reporter, kind="classes", train="mine.npz")
 
 

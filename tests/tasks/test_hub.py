@@ -104,6 +104,20 @@ def test_a_folder_becomes_three_disjoint_splits_read_from_the_mapped_file(read, 
     assert normalised.train.digest() != task.train.digest()
 
 
+def test_numbers_are_values(read):
+    task = read(y="scalar", kind="values", normalize=False)
+    batch = every(task.train)
+    rows = [int(np.flatnonzero((x == SERIES).all(axis=(1, 2)))[0]) for x in batch.x.numpy()]
+    assert (task.kind, task.num_outputs, task.class_names) == ("values", 1, ())
+    assert batch.y[:, 0].tolist() == rows
+    assert task.target_scale.mean.tolist() == pytest.approx([np.mean(rows)])
+    several = read(y="map", kind="values")
+    assert (several.num_outputs, every(several.train).y.shape) == (6, (28, 6))
+    assert read(y="name", kind="values").class_names == ()  # classes that the data number, read as numbers
+    with pytest.raises(DataError, match=r"\[word\]: targets have dtype <U5"):
+        read(y="word", kind="values")
+
+
 def test_splits_that_there_are_are_taken(read):
     task = read("two", normalize=False)
     assert [len(task.train), len(task.validation), len(task.open_test())] == [40, 12, 11]
@@ -176,7 +190,7 @@ def test_groups_stay_together(read):
         ({"y": "scalar"}, r"\[scalar\]: 28 different labels in 28 training samples do not look like classes"),
         ({"y": "ragged", "kind": "dense"}, r"\[ragged\]: holds lists of several lengths"),
         ({"y": "flat", "kind": "labels"}, r"\[flat\]: \d+ entries are neither 0 nor 1"),
-        ({"kind": "clases"}, r"task\.kind: 'clases' .*allowed: classes, labels, dense"),
+        ({"kind": "clases"}, r"task\.kind: 'clases' .*allowed: classes, labels, values, dense"),
         ({"length": 0}, r"task\.length: 0 is .*allowed: int at least 1"),
         ({"x": "image", "length": 3}, r"task\.length: applies to sequences"),
         ({"image_size": 3}, r"task\.image_size: applies to images"),

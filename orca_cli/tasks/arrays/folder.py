@@ -13,7 +13,7 @@ from typing import overload
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.tasks.shared.own_data import listed
+from orca_cli.tasks.shared.own_data import check_column, listed
 from orca_cli.tasks.table.files import Table, open_table
 from orca_cli.tasks.table.target_columns import raw_targets, refuse_measurements
 from orca_cli.untrusted.arrays import StoredArray, open_arrays
@@ -74,6 +74,7 @@ class Labelled:
         x: the sequences.
         y: their targets.
         outputs: names of the target columns.
+        group: the column of groups; None where there is none.
         split: the column `split`; None where there is none.
         note: on files that the table does not name; empty where there are none.
     """
@@ -81,6 +82,7 @@ class Labelled:
     x: StoredRows
     y: StoredArray
     outputs: tuple[str, ...]
+    group: StoredArray | None
     split: StoredArray | None
     note: str
 
@@ -105,7 +107,7 @@ def open_folder(folder: Path, names: Sequence[str] | None = None) -> tuple[Store
 
 
 def open_labelled(
-    folder: Path, table_file: Path | None, key: str, names: tuple[str, str], kind: str, missing: bool
+    folder: Path, table_file: Path | None, key: str, names: tuple[str, str, str | None], kind: str, missing: bool
 ) -> Labelled:
     """Return the sequences of a folder with their targets.
 
@@ -116,7 +118,7 @@ def open_labelled(
         folder: of .npy files; subfolders belong to it.
         table_file: .csv, .tsv or .parquet; None takes the only one in the folder.
         key: the setting that names the table, for messages.
-        names: of the columns of files and targets.
+        names: of the columns of files, targets and, where there are any, groups.
         kind: of the targets: classes, labels or values.
         missing: whether targets may be empty.
 
@@ -132,7 +134,10 @@ def open_labelled(
     place |= {name.removesuffix(".npy"): name for name in place}
     columns, where = table.read(table.columns), str(table.path)
     of_files = _file_column(table, columns, names[0], place.__contains__, folder)
-    others = [name for name in table.columns if name not in (of_files, _SPLIT) and name not in table.unnamed]
+    group = names[2]
+    if group is not None:
+        check_column(group, table.columns, "task.group", table.path.name)
+    others = [name for name in table.columns if name not in (of_files, _SPLIT, group) and name not in table.unnamed]
     outputs = [names[1]] if names[1] in others else others
     if not outputs or (kind == "classes" and len(outputs) > 1):
         what = f"which column is the target? It has {listed(others) or 'no other column'}"
@@ -153,7 +158,8 @@ def open_labelled(
     split = _stored(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]") if _SPLIT in table.columns else None
     unnamed = len(set(place.values())) - len(files)
     note = f"{unnamed} files of {folder.name} have no row in {table.path.name} and are not read" if unnamed else ""
-    return Labelled(x, _stored(targets, origin), tuple(outputs), split, note)
+    groups = None if group is None else _stored(columns[group].astype(str), f"{where}[{group}]")
+    return Labelled(x, _stored(targets, origin), tuple(outputs), groups, split, note)
 
 
 def _files(folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.tasks.arrays.folder import StoredRows, open_labelled
 from orca_cli.tasks.shared.own_data import own_path, own_paths
+from orca_cli.tasks.shared.splits import group_rows
 from orca_cli.tasks.shared.targets import as_text
 from orca_cli.untrusted.arrays import StoredArray, open_arrays
 
@@ -23,7 +24,7 @@ PART_NAMES = {
 
 @dataclass(frozen=True)
 class Pair:
-    """Inputs, targets and possibly lengths with one row per sample, not yet read.
+    """Inputs, targets, and possibly lengths and groups with one row per sample, not yet read.
 
     `outputs` are names of labels or numbers, and `note` is on what was not read; both may be empty.
     """
@@ -31,6 +32,7 @@ class Pair:
     x: StoredArray | StoredRows
     y: StoredArray
     lengths: StoredArray | None = None
+    group: StoredArray | None = None
     outputs: tuple[str, ...] = ()
     note: str = ""
 
@@ -45,19 +47,26 @@ Located = tuple[Pair, dict[str, np.ndarray], dict[str, Pair]]
 
 @dataclass(frozen=True)
 class Names:
-    """Names of arrays in .npz files; `lengths` is used where it is there, or None, and has to be there if `needs_lengths`."""
+    """Names of arrays in .npz files; `lengths` is used where it is there, or None, and has to be there if `needs_lengths`.
+
+    A `group` has to be there.
+    """
 
     x: str
     y: str
     lengths: str | None = None
     needs_lengths: bool = False
+    group: str | None = None
 
     def pair(self, arrays: dict[str, StoredArray], path: Path, ending: str = "") -> Pair:
         """Return the arrays whose names have an ending, such as `_train`."""
         lengths = None
         if self.lengths is not None and (self.needs_lengths or self.lengths + ending in arrays):
             lengths = _named(arrays, self.lengths + ending, path)
-        return Pair(_named(arrays, self.x + ending, path), _named(arrays, self.y + ending, path), lengths)
+        group = None
+        if self.group is not None:
+            group = _named(arrays, self.group + ending, path, "task.group")
+        return Pair(_named(arrays, self.x + ending, path), _named(arrays, self.y + ending, path), lengths, group)
 
 
 def locate(
@@ -100,11 +109,34 @@ def locate(
         if pair.x.shape[:1] != pair.y.shape[:1] or not pair.x.shape:
             what = f"shape {pair.y.shape} does not match inputs of shape {pair.x.shape}"
             raise DataError(what, where=pair.y.where, hint="inputs and targets need one row per sample")
+        if pair.group is not None and pair.group.shape != pair.x.shape[:1]:
+            what = f"has shape {pair.group.shape}, expected {pair.x.shape[:1]}"
+            raise DataError(what, where=pair.group.where, hint="one group per sample")
         if pair.x.shape[0] == 0:
             raise DataError("no samples", where=pair.x.where, hint="give a file with samples")
     _check_all_have_lengths(pairs)
     base = pairs.pop("train")
     return base, rows or {"train": np.arange(base.x.shape[0])}, pairs
+
+
+def group_arrays(base: Pair, rows: dict[str, np.ndarray], others: dict[str, Pair]) -> dict[str, np.ndarray]:
+    """Return the group of each sample of every split that the files give, split -> [n] int64; empty where there are none.
+
+    Args:
+        base, rows, others: as `locate` returns them.
+
+    Raises:
+        DataError: a group is in two splits, or a sample has none.
+    """
+    if base.group is None:
+        return {}
+    values = base.group.read()
+    found = {part: values[chosen] for part, chosen in rows.items()}
+    where = {part: base.group.where + (f" ({part})" if len(rows) > 1 else "") for part in rows}
+    for part, pair in others.items():
+        assert pair.group is not None
+        found[part], where[part] = pair.group.read(), pair.group.where
+    return group_rows(found, where)
 
 
 def _new(found: dict[str, Pair], pairs: dict[str, Pair], rows: dict[str, np.ndarray], part: str) -> dict[str, Pair]:
@@ -129,12 +161,12 @@ def _from_folder(
         key = "task.lengths" if names.needs_lengths else "task.padding"
         raise ConfigError("applies to arrays of one shape", where=key, hint=f"remove it: files of {path} have lengths")
     table = None if label_file is None else own_path(label_file, data_folder)
-    held = open_labelled(path, table, label_key, (names.x, names.y), kind, missing)
+    held = open_labelled(path, table, label_key, (names.x, names.y, names.group), kind, missing)
     outputs = () if kind == "classes" else held.outputs
     marked = {} if held.split is None else marked_rows(held.split, held.y.shape[:1])
     if marked and part == "train" and "train" not in marked:
         raise DataError("no training samples", where=held.x.where, hint="mark samples with train (or 0)")
-    return {part: Pair(held.x, held.y, None, outputs, held.note)}, marked
+    return {part: Pair(held.x, held.y, None, held.group, outputs, held.note)}, marked
 
 
 def _check_all_have_lengths(pairs: dict[str, Pair]) -> None:
@@ -153,6 +185,9 @@ def _from_npy(
     if names.needs_lengths:
         hint = "give task.padding=nan where inputs end in steps of NaN, or store both in an .npz file"
         raise ConfigError(f"{path.name} is one array, which has no lengths", where="task.lengths", hint=hint)
+    if names.group is not None:
+        hint = "store inputs, targets and groups in an .npz file"
+        raise ConfigError(f"{path.name} is one array, which has no groups", where="task.group", hint=hint)
     if label_file is None:
         raise ConfigError("a value is needed", where=label_key, hint=f"give the file with the targets of {path.name}")
     label_path = own_path(label_file, data_folder)
@@ -182,9 +217,10 @@ def _from_training_npz(
     return found | {"train": pair}, rows
 
 
-def _named(arrays: dict[str, StoredArray], name: str, path: Path) -> StoredArray:
+def _named(arrays: dict[str, StoredArray], name: str, path: Path, key: str = "") -> StoredArray:
     if name not in arrays:
-        hint = f"it holds {', '.join(sorted(arrays)) or 'nothing'}; name inputs and targets with task.x= and task.y="
+        named = f"{key}= names another one" if key else "name inputs and targets with task.x= and task.y="
+        hint = f"it holds {', '.join(sorted(arrays)) or 'nothing'}; {named}"
         raise DataError(f"no array '{name}'", where=str(path), hint=hint)
     return arrays[name]
 

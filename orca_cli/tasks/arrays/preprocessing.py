@@ -18,6 +18,7 @@ from orca_cli.interfaces import NewData
 from orca_cli.tasks.arrays.folder import StoredRows, open_folder
 from orca_cli.tasks.arrays.lengths import Padding, checked_ends, ends_before_nan
 from orca_cli.tasks.arrays.new_data import locate_new
+from orca_cli.tasks.shared.gaps import Gaps, samples_with_gaps
 from orca_cli.tasks.shared.own_data import counted
 from orca_cli.tasks.shared.ragged import Ragged
 from orca_cli.tasks.shared.samples import ChannelScale, as_inputs, blocks
@@ -44,10 +45,17 @@ class ArrayPreprocessing:
     scale: ChannelScale | None
     names: tuple[str, str] = ("x", "y")  # of inputs and targets in .npz files
     padding: Padding | None = None
+    gaps: Gaps | None = None  # None refuses NaN
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(C, *E)."""
+        """Shape of a sample of `inputs`: (C, *E), with the indicator channels of gaps."""
+        channels, *extent = self.file_shape
+        return (channels + (0 if self.gaps is None else len(self.gaps.flagged)), *extent)
+
+    @property
+    def file_shape(self) -> tuple[int, ...]:
+        """(C, *E) of a sample in the files."""
         return oriented_shape(self.stored_shape, self.channels_last)
 
     def check(self, x: StoredArray | StoredRows | np.ndarray, where: str) -> None:
@@ -56,11 +64,11 @@ class ArrayPreprocessing:
         self._check_sample(tuple(x.shape[1:]), where)
 
     def oriented(self, raw: Raw, where: str) -> np.ndarray | Ragged:
-        """Return inputs as [n, C, *E], without copying; `raw` as that of `inputs`."""
+        """Return inputs as [n, C, *E], without copying; `raw` as that of `inputs`. Gaps are NaN still."""
         x = self._assembled(raw, where)
         done = 0
         for block in blocks(x, np.arange(len(x))):
-            check_finite(block, where, offset=done)
+            check_finite(block, where, allow_nan=self.gaps is not None, offset=done)
             done += len(block)
         return x
 
@@ -74,10 +82,10 @@ class ArrayPreprocessing:
         """
         x = self.oriented(raw, where)
         if not isinstance(x, Ragged):
-            return as_inputs(x, self.scale), None
+            return as_inputs(x, self.scale, gaps=self.gaps), None
         rows = np.arange(len(x))
         valid = x.valid(rows)
-        return as_inputs(x[rows], self.scale, valid), from_numpy(valid)
+        return as_inputs(x[rows], self.scale, valid, self.gaps), from_numpy(valid)
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the samples of an .npz file, with targets where it has them, or of an .npy file or folder of inputs."""
@@ -116,10 +124,14 @@ class ArrayPreprocessing:
 
     def remarks(self, raw: Raw, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new inputs fit, each with the number of samples."""
-        if self.padding is None:
-            return {}
-        cut = int((self._ends(*_split(raw), where) > self.padding.length).sum())
-        return {f"longer than {self.padding.length} steps and cut at the end": cut} if cut else {}
+        found = {}
+        if self.padding is not None:
+            cut = int((self._ends(*_split(raw), where) > self.padding.length).sum())
+            found[f"longer than {self.padding.length} steps and cut at the end"] = cut
+        if self.gaps is not None:
+            x = self._assembled(raw, where)
+            found[f"with missing values, filled by task.gaps={self.gaps.how}"] = samples_with_gaps(x)
+        return {what: count for what, count in found.items() if count}
 
     def encoded_targets(self, y: np.ndarray, where: str, ends: np.ndarray | None = None) -> np.ndarray:
         """Return targets as Batch.y; dense ones of sequences [n, ...] with the sequences' lengths [n]."""
@@ -157,7 +169,7 @@ class ArrayPreprocessing:
             if not row.size:
                 raise DataError("holds no steps", where=str(place), hint="remove this sample")
         dtype = np.result_type(*{row.dtype for row in x})
-        channels, ends = self.input_shape[0], self._ends(x, ends, where)
+        channels, ends = self.file_shape[0], self._ends(x, ends, where)
         return self.padding.listed(lambda row: self._one(x[row]), ends, channels, dtype)
 
     def _ends(self, x: Values, given: np.ndarray | None, where: str) -> np.ndarray:
@@ -184,9 +196,9 @@ class ArrayPreprocessing:
             given = (*shape[:steps], "any", *shape[steps + 1 :]) if len(shape) == len(expected) else shape
         if given != expected:
             what = f"samples have shape {shape}, those of the training set {_shown(expected)}"
-            hint = f"the model takes {described(self.input_shape)} a sample"
+            hint = f"the model takes {described(self.file_shape)} a sample"
             if self.padding is not None:
-                hint = f"the model takes {counted(self.input_shape[0], 'channel')} and any number of steps"
+                hint = f"the model takes {counted(self.file_shape[0], 'channel')} and any number of steps"
             raise DataError(what, where=where, hint=hint)
 
 

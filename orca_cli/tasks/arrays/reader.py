@@ -1,6 +1,6 @@
 """Your own data without code: arrays in .npz or .npy files.
 
-Inputs of another shape or dtype than the training inputs', NaN and infinity raise DataError.
+Inputs of another shape or dtype than the training inputs', and infinity raise DataError.
 
 Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs.
 """
@@ -19,7 +19,7 @@ from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.arrays import lengths as ends_of
 from orca_cli.tasks.arrays.folder import Rows, StoredRows
-from orca_cli.tasks.arrays.layout import Names, Pair, locate
+from orca_cli.tasks.arrays.layout import Names, Pair, group_arrays, locate
 from orca_cli.tasks.arrays.preprocessing import (
     ArrayPreprocessing,
     Values,
@@ -30,11 +30,16 @@ from orca_cli.tasks.arrays.preprocessing import (
     time_axis,
     with_steps,
 )
+from orca_cli.tasks.shared.gaps import Gaps, How, count_missing, fit_gaps
 from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets, counted
+from orca_cli.tasks.shared.ragged import Ragged
 from orca_cli.tasks.shared.samples import ArraySamples, channel_scale, constant_note
 from orca_cli.tasks.shared.splits import check_fractions, draw
 from orca_cli.tasks.shared.targets import fit_targets, own_task, plain_labels
 from orca_cli.untrusted.arrays import StoredArray
+
+_BY_FAR = 4  # times as many channels as positions look like channels in the last place ...
+_MANY_STEPS = 16  # ... if they are this many
 
 
 def load(
@@ -59,6 +64,9 @@ def load(
     lengths: str | None = None,
     padding: ends_of.Marks | None = None,
     length: Count | None = None,
+    group: str | None = None,
+    gaps: How = "mean",
+    gap_indicator: bool = False,
 ) -> TaskData:
     """Return a task over arrays in files.
 
@@ -80,13 +88,17 @@ def load(
             `lengths` where it is there.
         padding: nan: sequences end where nothing but NaN follows. none: all steps are data. None: as the lengths say.
         length: L for sequences of different lengths; longer ones are cut at the end. None takes the longest of training.
+        group: name of the group of each sample [n] in .npz files, such as a patient; no two splits share one of its values.
+        gaps: what takes the place of NaN in inputs: the channel's training mean; linear: what lies between the known values
+            in time, for sequences.
+        gap_indicator: whether a channel with NaN in training gets another one that is 1 where a value was missing, else 0.
 
     Raises:
         ConfigError: settings contradict each other or the files.
         MemoryExhaustedError: an array does not fit into memory.
     """
     files = {"train": (train, labels), "validation": (validation, validation_labels), "test": (test, test_labels)}
-    names = Names(x, y, None if padding else lengths or ends_of.LENGTHS, lengths is not None)
+    names = Names(x, y, None if padding else lengths or ends_of.LENGTHS, lengths is not None, group)
     base, rows, others = locate(files, names, data_folder, kind, missing_targets)
     train_rows = rows["train"]
     check_enough(len(train_rows), "samples", base.x.where)
@@ -94,7 +106,9 @@ def load(
     (values, ends), raw, place = _read(base, padding, channels_last), base.y.read(), base.y.where
     classes = plain_labels(raw, place)[train_rows] if kind == "classes" else None
     fractions = {"validation": validation_fraction, "test": test_fraction}
-    drawn, drawn_note = draw(len(train_rows), {*rows, *others}, fractions, split_seed, classes)
+    records = group_arrays(base, rows, others)
+    drawn, drawn_note = draw(len(train_rows), {*rows, *others}, fractions, split_seed, classes, records.get("train"))
+    base_groups = _of_rows(records, rows, len(raw))
     rows |= {part: train_rows[chosen] for part, chosen in drawn.items()}
     own, missing, padded, steps = rows["train"], missing_targets, None, sample[1:]
     if ends is not None:
@@ -118,30 +132,42 @@ def load(
         names=base.outputs,
     )
     stored = with_steps(base.x.shape[1:], steps, channels_last)
-    unscaled = ArrayPreprocessing(stored, channels_last, targets, None, (x, y), padded)
+    channels = oriented_shape(stored, channels_last)[0]
+    unscaled = ArrayPreprocessing(stored, channels_last, targets, None, (x, y), padded, Gaps(gaps, np.zeros(channels)))
     base_x, base_y = unscaled.oriented((values, ends), base.x.where), targets.encode(raw, place)
     scale, constant = channel_scale(base_x, own)
-    preprocessing = replace(unscaled, scale=scale) if normalize else unscaled
+    filling, gap_notes = fit_gaps(base_x, own, gaps, gap_indicator, scale.mean, base.x.where)
+    preprocessing = replace(unscaled, gaps=filling, scale=scale if normalize else None)
     for pair in others.values():
         preprocessing.check(pair.x, pair.x.where)
 
+    def filled(
+        inputs: np.ndarray | Ragged, y: np.ndarray, rows: np.ndarray | None, groups: np.ndarray | None
+    ) -> ArraySamples:
+        # What has no gaps keeps its digest.
+        has_gaps = filling.flagged or count_missing(inputs, np.arange(len(inputs))).any()
+        own_gaps = filling if has_gaps else None
+        return ArraySamples(inputs, y, rows=rows, scale=preprocessing.scale, groups=groups, gaps=own_gaps)
+
     def samples(part: str) -> ArraySamples:
         if part in rows:
-            return ArraySamples(base_x, base_y, rows=rows[part], scale=preprocessing.scale)
+            return filled(base_x, base_y, rows[part], base_groups)
         pair = others[part]
         read, own_ends = _read(pair, padding, channels_last)
         own_x = preprocessing.oriented((read, own_ends), pair.x.where)
         for cut in ends_of.cut_notes(own_ends, padded):
             reporter.say(f"{part} split: {cut}")
         own_y = preprocessing.encoded_targets(pair.y.read(), pair.y.where, own_ends)
-        return ArraySamples(own_x, own_y, scale=preprocessing.scale)
+        if note := filling.note(own_x, every := np.arange(len(own_x)), count_missing(own_x, every)):
+            reporter.say(f"{part} split: {note}")
+        return filled(own_x, own_y, None, records.get(part))
 
     learn, choose = samples("train"), samples("validation")
     num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]
     counts = f"{len(learn)} training, {len(choose)} validation and {num_test} test samples"
     notes = [counts, *drawn_note, _shape_note(base.x, sample, ends, own), *ends_of.cut_notes(ends, padded)]
     notes += [base.note] if base.note else []
-    notes += [targets.note(), *constant_note(constant)]
+    notes += [*gap_notes, targets.note(), *constant_note(constant)]
     return own_task(
         kind, preprocessing.input_shape, targets, preprocessing, (learn, choose), samples, notes, "arrays", reporter
     )
@@ -159,6 +185,9 @@ def check_settings(
     test_fraction: float,
     lengths: str | None,
     padding: ends_of.Marks | None,
+    group: str | None,
+    x: str,
+    y: str,
 ) -> None:
     """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
     for part, file, labels in (("validation", validation, validation_labels), ("test", test, test_labels)):
@@ -170,7 +199,20 @@ def check_settings(
         hint = "remove it: y has one column per output"
         raise ConfigError(f"does not apply to task.kind={kind}", where="task.num_classes", hint=hint)
     ends_of.check_settings(lengths, padding)
+    if group is not None and group in (x, y):
+        what = f"'{group}' is the array of {'inputs' if group == x else 'targets'}"
+        raise ConfigError(what, where="task.group", hint="name the array that says which samples belong together")
     check_missing_targets(kind, missing_targets)
+
+
+def _of_rows(records: dict[str, np.ndarray], rows: dict[str, np.ndarray], n: int) -> np.ndarray | None:
+    """Return the group of each of n rows, of those that splits take; None where there are no groups."""
+    if not records:
+        return None
+    groups = np.full(n, -1, dtype=np.int64)
+    for part, chosen in rows.items():
+        groups[chosen] = records[part]
+    return groups
 
 
 def _input_sample(x: StoredArray | StoredRows, channels_last: bool) -> tuple[int, ...]:
@@ -197,12 +239,19 @@ def _read(pair: Pair, padding: ends_of.Marks | None, channels_last: bool) -> tup
     return x, ends_of.checked_ends(pair.lengths.read(), len(x), first.shape[2], pair.lengths.where)
 
 
+def _may_be_last(sample: tuple[int, ...]) -> bool:
+    """Return whether the last axis of samples (C, *E) looks like channels: few, beside many on the others."""
+    return len(sample) > 1 and min(sample[:-1]) >= max(_MANY_STEPS, _BY_FAR * sample[-1])
+
+
 def _shape_note(x: StoredArray | StoredRows, sample: tuple[int, ...], ends: np.ndarray | None, own: np.ndarray) -> str:
     """Return a note on the form of training inputs."""
     note = f"inputs {x.shape} read as "
     if ends is not None:
         return f"{note}{counted(sample[0], 'channel')} of {ends_of.length_note(ends[own])}"
     note += described(sample)
+    if x.shape[1:] == sample and _may_be_last(sample):
+        return f"{note}; warning: task.channels_last=true would read {described((sample[-1], *sample[:-1]))}"
     if x.shape[1:] == sample and sample[0] > 4 and abs(sample[0] - sample[1]) <= sample[1] // 2:
         alike = {2: "images of one channel are n x 1 x H x W", 3: "volumes of one channel are n x 1 x D x H x W"}
         note += f" ({alike[len(sample)]})" if len(sample) in alike else ""

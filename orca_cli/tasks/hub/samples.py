@@ -126,7 +126,7 @@ def class_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:
 
     feature = rows.features[column]
     feature = getattr(feature, "feature", None) if kind == "labels" else feature
-    return tuple(feature.names) if kind != "dense" and isinstance(feature, datasets.ClassLabel) else ()
+    return tuple(feature.names) if kind in ("classes", "labels") and isinstance(feature, datasets.ClassLabel) else ()
 
 
 def _multi_hot(rows: Dataset, column: str, k: int, where: str) -> np.ndarray:

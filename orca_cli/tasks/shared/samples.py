@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from orca_cli.interfaces import Batch, Scale
 from orca_cli.tasks.shared.own_data import listed
 from orca_cli.tasks.shared.ragged import Ragged
 from orca_cli.untrusted.memory import release_pages
+
+if TYPE_CHECKING:
+    from orca_cli.tasks.shared.gaps import Gaps
 
 _BLOCK_BYTES = 2**24  # what is read at once from a mapped file
 
@@ -48,6 +52,7 @@ class ArraySamples:
         rows: [n] indices of this split's rows; None takes all.
         scale: of the inputs' channels; None leaves them as they are.
         groups: [N] int64, the record that each row is cut from; None where rows stand alone.
+        gaps: how NaN in inputs becomes numbers; None where there is none.
     """
 
     def __init__(
@@ -58,12 +63,13 @@ class ArraySamples:
         rows: np.ndarray | None = None,
         scale: ChannelScale | None = None,
         groups: np.ndarray | None = None,
+        gaps: Gaps | None = None,
     ) -> None:
         if len(x) != len(y) or (valid is not None and len(valid) != len(x)):
             raise ValueError(f"{len(x)} inputs, {len(y)} targets")
         self._x, self._y, self._valid = x, y, valid
         self._rows = np.arange(len(x)) if rows is None else np.asarray(rows, dtype=np.int64)
-        self._scale, self._groups = scale, groups
+        self._scale, self._groups, self._gaps = scale, groups, gaps
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -74,7 +80,7 @@ class ArraySamples:
         x, valid = self._x[rows], self._known(rows)
         release_pages(self._x)
         mask = None if valid is None else torch.from_numpy(valid)
-        return Batch(as_inputs(x, self._scale, valid), torch.from_numpy(self._y[rows].copy()), mask)
+        return Batch(as_inputs(x, self._scale, valid, self._gaps), torch.from_numpy(self._y[rows].copy()), mask)
 
     def _known(self, rows: np.ndarray) -> np.ndarray | None:
         if isinstance(self._x, Ragged):
@@ -101,14 +107,26 @@ class ArraySamples:
                 digest.update(f"{name} {array.dtype.str} {(len(rows), *array.shape[1:])}".encode())
                 for block in blocks(array, rows):
                     digest.update(block.tobytes())
+        if self._gaps is not None:
+            digest.update(f"gaps {self._gaps.how} {self._gaps.flagged}".encode() + self._gaps.fill.tobytes())
         return digest.hexdigest()
 
 
-def as_inputs(x: np.ndarray, scale: ChannelScale | None, valid: np.ndarray | None = None) -> torch.Tensor:
-    """Return inputs [B, C, *E] of any real dtype as the model takes them: scaled, 0 at padding, float32, in C order."""
+def as_inputs(
+    x: np.ndarray, scale: ChannelScale | None, valid: np.ndarray | None = None, gaps: Gaps | None = None
+) -> torch.Tensor:
+    """Return inputs [B, C, *E] of any real dtype as the model takes them: scaled, 0 at padding, float32, in C order.
+
+    Gaps are filled before, and their indicator channels follow the others.
+    """
+    flags = None
+    if gaps is not None:
+        x, flags = gaps.filled(x, valid)
     scaled = x if scale is None else scale.apply(x)
     if valid is not None:
         scaled = np.where(valid[:, None], scaled, 0)
+    if flags is not None and flags.shape[1]:
+        scaled = np.concatenate([scaled, flags], axis=1)
     return torch.from_numpy(np.ascontiguousarray(scaled.astype(np.float32)))
 
 
@@ -123,8 +141,11 @@ def blocks(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def channel_scale(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[ChannelScale, list[int]]:
-    """Return the scale of inputs [N, C, *E] over the training rows [n] but their padding, and which channels are constant."""
-    if isinstance(x, Ragged):
+    """Return the scale of inputs [N, C, *E] over the training rows [n], and which channels are constant.
+
+    Padding and NaN do not count; the mean of a channel of NaN alone is NaN.
+    """
+    if isinstance(x, Ragged) or _has_gaps(x, rows):
         return streamed_channel_scale(_known_parts(x, rows))
     axes = (0, *range(2, x.ndim))
     count = len(rows) * int(np.prod(x.shape[2:], dtype=np.int64))
@@ -137,30 +158,38 @@ def channel_scale(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[ChannelScal
     return _scale(mean, squares / count)
 
 
-def _known_parts(x: Ragged, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _has_gaps(x: np.ndarray, rows: np.ndarray) -> bool:
+    return x.dtype.kind == "f" and any(np.isnan(block).any() for block in blocks(x, rows))
+
+
+def _known_parts(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     done = 0
     for block in blocks(x, rows):
-        valid = x.valid(rows[done : done + len(block)])
+        known = ~np.isnan(block) if block.dtype.kind == "f" else np.ones(block.shape, dtype=bool)
+        if isinstance(x, Ragged):
+            known &= x.valid(rows[done : done + len(block)])[:, None]
         done += len(block)
-        yield block, np.broadcast_to(valid[:, None], block.shape)
+        yield block, known
 
 
 def streamed_channel_scale(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[ChannelScale, list[int]]:
     """Return the scale of inputs that are decoded once, part by part, and which channels are constant.
 
-    A part is x [B, C, *E], and [B, C, *E] bool that is False at padding, which does not count.
+    A part is x [B, C, *E], and [B, C, *E] bool that is False at padding and gaps, which do not count. The mean of a channel
+    of which nothing is known is NaN.
     """
-    count, mean, squares = 0.0, np.zeros(1), np.zeros(1)
+    count, mean, squares = np.zeros(1), np.zeros(1), np.zeros(1)
     for x, known in parts:
         # Means and squares of parts are merged about their own means, so that no large offset is squared.
         axes = (0, *range(2, x.ndim))
-        size = known.sum() / known.shape[1]
-        own = (x * known).sum(axis=axes) / size
-        around = (((x - own.reshape(-1, *(1,) * (x.ndim - 2))) * known) ** 2).sum(axis=axes)
-        squares = squares + around + (own - mean) ** 2 * count * size / (count + size)
-        mean = mean + (own - mean) * size / (count + size)
-        count += size
-    return _scale(mean, squares / count)
+        size = known.sum(axis=axes).astype(np.float64)
+        own = np.where(known, x, 0).sum(axis=axes, dtype=np.float64) / np.maximum(size, 1)
+        around = np.where(known, x - own.reshape(-1, *(1,) * (x.ndim - 2)), 0).astype(np.float64)
+        total = np.maximum(count + size, 1)
+        squares = squares + (around**2).sum(axis=axes) + (own - mean) ** 2 * count * size / total
+        mean = mean + (own - mean) * size / total
+        count = count + size
+    return _scale(np.where(count > 0, mean, np.nan), squares / np.maximum(count, 1))
 
 
 def _scale(mean: np.ndarray, variance: np.ndarray) -> tuple[ChannelScale, list[int]]:

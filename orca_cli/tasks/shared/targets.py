@@ -364,7 +364,8 @@ def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, off
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float32)
     wrong = np.isinf(narrow) if allow_nan else ~np.isfinite(narrow)
-    _refuse(wrong, values, "values are NaN or infinite", where, "replace them or remove these samples", offset)
+    what = "values are infinite" if allow_nan else "values are NaN or infinite"
+    _refuse(wrong, values, what, where, "replace them or remove these samples", offset)
 
 
 def _refuse(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str, offset: int = 0) -> None:

@@ -312,7 +312,6 @@ def _result(job: Composed, validated: Validated, tested: Tested) -> dict[str, An
             "select": config.align.select,
             "steps": aligned.steps,
             "tried": aligned.tried,
-            "separability": aligned.separability,
             "collapse": aligned.collapse,
         },
         "curves": {"align": aligned.curve, "finetune": trained.curve},

@@ -56,8 +56,18 @@ class Align:
     """Stage 2: train the embedder alone, so that embedded target data come close to embedded source data (paper 3.2)."""
 
     epochs: Annotated[CountOrZero, "Optimizer steps; every step sees all target classes once (Algorithm 1)."] = 60
+    motion: Annotated[
+        str,
+        OneOf(("rigid", "free")),
+        "What may change in the embedder: its filter turns and its tokens shift, so that the distances between inputs are kept "
+        "(rigid), or all of its weights do (free; paper 3.2).",
+    ] = "rigid"
+    angle: Annotated[
+        Positive,
+        "motion=rigid: how far a step turns the filter at the start, in radians; decays as the learning rate does.",
+    ] = 0.3
     optimizer: Optimizer = "adamw"
-    lr: Annotated[Rate, "Learning rate at the start."] = 1e-2
+    lr: Annotated[Rate, "Learning rate at the start; with motion=rigid, of the shifts."] = 1e-2
     largest_step: Annotated[
         Positive | None,
         "... but for a layer no more than this times the root mean square of its weights: a long sequence makes a wide filter "
@@ -113,11 +123,6 @@ class Align:
     patience: Annotated[
         Count | None, "Stop after N measurements without a lower held-out distance; off by default."
     ] = None
-    keep_norm: Annotated[
-        bool,
-        "Bring the embedder's filter back to its first norm after alignment. Its layer norm undoes any factor: tokens stay as "
-        "they are, and stage 3 moves the filter as easily as without alignment.",
-    ] = True
     stop: Annotated[
         str,
         OneOf(("last", "floor")),
@@ -126,10 +131,9 @@ class Align:
     ] = "last"
     select: Annotated[
         str,
-        OneOf(("guarded", "last", "validation")),
-        "Which embedder is used: the last one; the last one unless the body's features then tell classes clearly worse apart "
-        "than before (guarded); or the candidate from which stage 3 starts best (validation).",
-    ] = "guarded"
+        OneOf(("last", "validation")),
+        "Which embedder is used: the last one, or the candidate from which stage 3 starts best (validation).",
+    ] = "last"
     candidates: Annotated[
         list[CountOrZero],
         "select=validation: alignment steps after which the embedder is a candidate; the last step always is.",

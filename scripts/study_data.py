@@ -35,7 +35,7 @@ from orca_cli.configuration import default_folders
 
 MOST = {"train": 200, "val": 100, "test": 500}
 VALIDATION = 0.2  # of the given training split, where no more than MOST says
-SERIES = ("ACSF1", "ArrowHead", "JapaneseVowels", "OSULeaf", "PigCVP", "Trace")
+SERIES = ("ACSF1", "ArrowHead", "JapaneseVowels", "OSULeaf", "Trace")
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 PEPTIDE_LENGTH = 50
 WATCH_TEST, WATCH_VALIDATION = (9, 10), (8,)

@@ -89,7 +89,8 @@ class Embedder(Protocol):
     grid, without prefix. It has `layout`, `kernel` (what a token sees along every axis) and `class_token`: the prefix tokens as
     a parameter [P, D], or [D] where P = 1, or None. Optional: with `mask(x, valid)`, [B, T] bool, and
     `tokens_at(x, valid, rows, places)`, [p, D], token places[i] of sample rows[i], stage 2 computes no token that it omits.
-    `scale_free` names parameters of which all multiples give the same tokens, because a norm follows; also optional.
+    `filter` names the weight [D, ...] that takes inputs to the body's space, `shifts` the biases behind it (one of them at
+    least is there): what rigid alignment moves; without `filter` it is refused.
 
     Attributes:
         max_tokens: upper bound on the tokens of a sample; the body's own maximum where None.

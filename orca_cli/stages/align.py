@@ -6,15 +6,14 @@ fingerprint: the first two are in the cache for every run that needs the same, t
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from orca_cli import parts, signals
 from orca_cli.interfaces import Reporter
@@ -24,7 +23,7 @@ from orca_cli.schema import Config
 from orca_cli.stages import probe
 from orca_cli.stages.build import Built
 from orca_cli.stages.compared import Compared, compare
-from orca_cli.stages.separability import inseparability
+from orca_cli.stages.rigid import moved
 from orca_cli.stages.trajectory import Trainer, Trajectory, fingerprint
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -35,7 +34,6 @@ from orca_cli.training.memory import governed_by
 _EMBEDDER = "embedder.safetensors"
 _COLUMNS = ("epoch", "loss", "heldout", "heldout_exact")
 _COLLAPSED = 0.1  # share of the earlier variance, or of the source's, below which a warning is due
-_HARDER = 1.25  # times the squared error before alignment (docs/decisions/0016-what-alignment-does-by-default.md)
 _BELOW_FLOOR = 2.0  # deviations of the floor: a warning beyond
 
 
@@ -48,7 +46,6 @@ class Aligned:
         after: the same with the chosen embedder.
         steps: alignment steps behind the chosen embedder.
         tried: for select=validation: steps -> validation error of the probe.
-        separability: for select=guarded: steps -> how hard the classes are to separate (`stages/separability.py`).
         collapse: name of a diagnostic (`stages/collapse.py`) -> its values "before" and "after" on held-out samples, and that
             of the "source" where it has one.
         floor: what as many fresh source points score: "mean", "deviation", "points"; empty where that is unknown.
@@ -59,7 +56,6 @@ class Aligned:
     after: float | None = None
     steps: int = 0
     tried: dict[str, float | None] = field(default_factory=dict)
-    separability: dict[str, float] = field(default_factory=dict)
     collapse: dict[str, dict[str, float]] = field(default_factory=dict)
     floor: dict[str, float] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -90,7 +86,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
     built.model.to(engine.device)
     used = config.align
     hint = f"lower align.max_samples or align.source_points ({used.source_points} now)"
-    with governed_by("align", hint), _trainable(built.model.embedder):
+    with governed_by("align", hint), _trainable(built.model.embedder, used.motion):
         compared, trajectory, key = _trajectory(config, built, engine, run, reporter)
     aligned = _chosen(config, built, engine, compared, trajectory, run, reporter)
     _report(aligned)
@@ -141,15 +137,9 @@ def _chosen(
     """Load the embedder that stage 3 starts from, chosen as `align.select` says."""
     embedder, chosen = built.model.embedder, trajectory.steps
     candidates = {step: candidate.weights for step, candidate in trajectory.candidates.items()}
-    if config.align.keep_norm:  # before the choice: a probe starts where stage 3 would
-        names = getattr(embedder, "scale_free", ())
-        candidates = {step: with_norm_of(candidates[0], weights, names) for step, weights in candidates.items()}
     tried: dict[str, float | None] = {}
     if config.align.select == "validation":
         chosen, tried = probe.choose(config, built, engine, candidates, run, reporter)
-    separability: dict[str, float] = {}
-    if config.align.select == "guarded":
-        chosen, separability = _guarded(config, built, engine, compared, candidates)
     after = trajectory.candidates[chosen]
     embedder.load_state_dict(candidates[chosen])
     collapse = {name: {"before": trajectory.lines[0][name], "after": value} for name, value in after.collapse.items()}
@@ -157,27 +147,7 @@ def _chosen(
         collapse[name]["source"] = value
     floor = {} if compared.floor is None else asdict(compared.floor)
     curve = short_curve(trajectory.lines, _COLUMNS)
-    return Aligned(trajectory.before, after.value, chosen, tried, separability, collapse, floor, curve)
-
-
-def _guarded(
-    config: Config, built: Built, engine: Engine, compared: Compared, candidates: Mapping[int, Mapping[str, Tensor]]
-) -> tuple[int, dict[str, float]]:
-    """Return the last step, or 0 where the classes are clearly harder to separate after it; and how hard at both."""
-    last, size = max(candidates), config.train.eval_batch_size
-    found = {}
-    with governed_by("train.eval_batch_size", f"use less than {size}" if size > 1 else "use a smaller body"):
-        for step in (0, last):
-            built.model.embedder.load_state_dict(candidates[step])
-            found[step] = inseparability(built.model, engine, compared.problem.train, config.seed, size)
-    recorded = {str(step): value for step, value in found.items()}
-    if found[last] <= _HARDER * found[0]:
-        return last, recorded
-    log.info(
-        f"align: left out, since the body's features separate the training classes less well after it (squared error "
-        f"{found[0]:.2g} of a constant's before, {found[last]:.2g} after); align.select=last keeps it"
-    )
-    return 0, recorded
+    return Aligned(trajectory.before, after.value, chosen, tried, collapse, floor, curve)
 
 
 def _report(aligned: Aligned) -> None:
@@ -209,28 +179,14 @@ def _report(aligned: Aligned) -> None:
         )
 
 
-def with_norm_of(first: Mapping[str, Tensor], weights: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    """Return weights of which those named are multiplied by one factor, so that their norm is that of the first ones.
-
-    Adam's steps have a length of their own. Alignment lets weights grow several times whose scale a norm undoes, and stage 3
-    then turns them slowly: their rate is in effect divided by the square of the growth (van Laarhoven 2017).
-
-    Args:
-        first: the embedder's state before alignment.
-        weights: its state now.
-        names: parameters of which all multiples give the same tokens.
-    """
-    before, now = (math.sqrt(sum(float(some[name].square().sum()) for name in names)) for some in (first, weights))
-    if now in (0, before):
-        return weights
-    return weights | {name: weights[name] * (before / now) for name in names}
-
-
 @contextmanager
-def _trainable(embedder: nn.Module) -> Iterator[None]:
-    """Train the embedder inside the block, whichever parameters stage 3 trains."""
+def _trainable(embedder: nn.Module, motion: str) -> Iterator[None]:
+    """Train what alignment moves inside the block, whichever parameters stage 3 trains."""
+    turned, others = moved(embedder, motion)
     before = [(parameter, parameter.requires_grad) for parameter in embedder.parameters()]
-    embedder.requires_grad_(True)
+    embedder.requires_grad_(False)
+    for parameter in others if turned is None else [turned, *others]:
+        parameter.requires_grad_(True)
     try:
         yield
     finally:

@@ -28,17 +28,18 @@ from orca_cli.stages.build import Built
 from orca_cli.stages.collapse import collapse
 from orca_cli.stages.compared import Compared
 from orca_cli.stages.problem import embed
+from orca_cli.stages.rigid import moved, turn
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry
 from orca_cli.training.engine import Engine
 from orca_cli.training.numerics import numerics
 from orca_cli.training.schedule import make_optimizer, step_decay
 
-_VERSION = 3  # of what is stored; a change makes every cached entry a miss
+_VERSION = 4  # of what is stored; a change makes every cached entry a miss
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
 # Relative: the tokens are float32 whatever align.dtype is, and a sum over thousands of them is sure to a few last places.
 _ROUNDING = 8 * torch.finfo(torch.float32).eps
-_OF_THE_CHOICE = ("select", "probe_epochs", "keep_norm")  # settings of align that no step depends on
+_OF_THE_CHOICE = ("select", "probe_epochs")  # settings of align that no step depends on
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ class Trainer:
         """Start, or resume from the run's last checkpoint."""
         self._config, self._compared, self._engine = config, compared, engine
         self._model, self._run, self._reporter = built.model, run, reporter
-        self._optimizer = make_optimizer(config.align, self._model.embedder.parameters())
+        self._turned, others = moved(self._model.embedder, config.align.motion)
+        self._optimizer = make_optimizer(config.align, others)
         self._shares = _limited_rates(self._optimizer, self._model.embedder, config.align)
         self._saver = checkpoint.Saver(
             run.stage("align") / CHECKPOINTS, owner=run.name.identity, every_s=config.train.checkpoint_s
@@ -230,6 +232,8 @@ class Trainer:
                 where=f"align, epoch {self._step}",
                 hint="try a smaller align.lr",
             ) from error
+        if self._turned is not None:
+            turn(self._turned, settings.angle * lr / settings.lr)
         self._optimizer.step()
         seconds = round(time.monotonic() - start, 3)
         return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **worst, "seconds": seconds}

@@ -5,14 +5,12 @@ import pytest
 import torch
 
 from orca_cli import seeding
-from orca_cli.interfaces import Distance, EmbedderInit, Features, TokenLayout
+from orca_cli.interfaces import Distance, Features
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin
-from orca_cli.models.embedders.patch import Patch
 from orca_cli.schema import Align
-from orca_cli.stages import align, problem, trajectory
+from orca_cli.stages import problem, trajectory
 from orca_cli.stages.problem import Labelled, Problem
-from orca_cli.stages.separability import inseparability
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.training.engine import Engine
 from orca_cli.training.schedule import make_optimizer
@@ -166,19 +164,6 @@ def test_tokens_that_are_left_out_are_not_computed_and_change_nothing(model, mon
     torch.testing.assert_close(gradient, gradient_whole)
 
 
-def test_tokens_that_are_all_alike_tell_no_classes_apart(model):
-    engine, split = Engine(torch.device("cpu"), "fp32"), Labelled.of(Watched(), LABELS)
-    found = inseparability(model, engine, split, 0, 8)
-    assert found == inseparability(model, engine, split, 0, 8)
-    weight = model.embedder.convolution.weight
-    kept = weight.detach().clone()
-    with torch.no_grad():
-        weight.zero_()
-    assert inseparability(model, engine, split, 0, 8) == pytest.approx(1, abs=1e-3)
-    with torch.no_grad():
-        weight.copy_(kept)
-
-
 def test_of_large_samples_fewer_are_read_and_give_as_many_tokens(model, monkeypatch):
     monkeypatch.setattr(problem, "_DRAWN_VALUES", 3 * 5 * 40 * 40)
     monkeypatch.setattr(problem, "_LEAST_SAMPLES", 1)
@@ -189,33 +174,6 @@ def test_of_large_samples_fewer_are_read_and_give_as_many_tokens(model, monkeypa
     samples = Watched()
     epoch(model, samples, "pooled")
     assert np.bincount(LABELS[[index for indices in samples.read for index in indices]]).tolist() == [8, 3, 8]
-
-
-def test_a_filter_that_alignment_let_grow_has_its_first_norm_again_and_gives_the_same_tokens(model):
-    first = {name: value.detach().clone() for name, value in model.embedder.state_dict().items()}
-    x = torch.randn(2, 5, 40, 40, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for name in ("weight", "bias"):
-            parameter = getattr(model.embedder.convolution, name)
-            parameter.copy_(9 * (parameter + 0.1 * torch.randn(parameter.shape)))
-    tokens = model.embed(x).x
-    grown = {name: value.clone() for name, value in model.embedder.state_dict().items()}
-    model.embedder.load_state_dict(align.with_norm_of(first, grown, model.embedder.scale_free))
-    torch.testing.assert_close(model.embed(x).x, tokens, rtol=2e-2, atol=2e-2)  # up to the epsilon of the norm
-    weights = [model.embedder.state_dict(), first]
-    norms = [
-        torch.cat([some[f"convolution.{name}"].flatten() for name in ("weight", "bias")]).norm().item()
-        for some in weights
-    ]
-    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
-    model.embedder.load_state_dict(first)
-
-
-def test_without_a_norm_the_scale_of_a_filter_matters():
-    layer = Patch()(TokenLayout((1, 8), None, None, 2, (8,), (4,)), 16, EmbedderInit(), None)
-    assert layer.scale_free == ()
-    grown = {name: 3 * value for name, value in layer.state_dict().items()}
-    assert align.with_norm_of(layer.state_dict(), grown, layer.scale_free) is grown
 
 
 def test_a_layer_of_small_weights_has_a_smaller_rate_and_its_bias_the_same():

@@ -27,6 +27,9 @@ class ConvolutionEmbedder(nn.Module):
         reach: patches that a token sees on either side of its own.
     """
 
+    filter = "convolution.weight"
+    shifts = ("convolution.bias", "norm.bias")
+
     def __init__(
         self, layout: TokenLayout, width: int, body: EmbedderInit, *, init: str, prefix: Tensor | None, reach: int = 0
     ) -> None:
@@ -68,11 +71,6 @@ class ConvolutionEmbedder(nn.Module):
             self.convolution.weight.copy_(functional.pad(weight, (self.reach * kernel,) * 4))
             if body.patch_bias is not None:
                 self.convolution.bias.copy_(body.patch_bias)
-
-    @property
-    def scale_free(self) -> tuple[str, ...]:
-        """Return the parameters of which all multiples give the same tokens: the filter, where a norm follows it."""
-        return () if isinstance(self.norm, nn.Identity) else ("convolution.weight", "convolution.bias")
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
         """Return tokens [B, T, D] for a batch's `x` and `valid`; a token is valid where any position it stands for is."""

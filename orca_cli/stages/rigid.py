@@ -30,11 +30,12 @@ def moved(embedder: nn.Module, motion: str) -> tuple[nn.Parameter | None, list[n
     parameters = dict(embedder.named_parameters())
     if motion == "free":
         return None, list(parameters.values())
-    name = getattr(embedder, "filter", None)
+    name: str | None = getattr(embedder, "filter", None)
+    shifts: tuple[str, ...] = getattr(embedder, "shifts", ())
     if name is None:
         what = f"{type(embedder).__name__} names no filter that could be turned"
         raise ConfigError(what, where="align.motion=rigid", hint="use align.motion=free")
-    return parameters[name], [parameters[shift] for shift in embedder.shifts if shift in parameters]
+    return parameters[name], [parameters[shift] for shift in shifts if shift in parameters]
 
 
 @torch.no_grad()

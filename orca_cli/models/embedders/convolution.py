@@ -107,7 +107,7 @@ class ConvolutionEmbedder(nn.Module):
     def mask(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Return which tokens of a batch are valid, [B, T] bool."""
         if valid is None:
-            return torch.ones(len(x), self.layout.tokens, dtype=torch.bool, device=x.device)
+            return torch.ones(x.shape[0], self.layout.tokens, dtype=torch.bool, device=x.device)
         seen = to_canvas(valid.unsqueeze(1).to(x.dtype), self.layout)
         pool = _POOLS[len(self.layout.extent)]
         mask = pool(_pad_end(seen, self.layout.padded), self.layout.kernel).flatten(1) > 0  # [B, T]

@@ -14,6 +14,7 @@ EXAMPLES = """\
 examples:
   orca export runs/arrays/2026-11-25_... my_model       weights, preprocessing, settings, a model card
   orca export runs/arrays my_model --best               of the run with the lowest validation error
+  orca export runs/arrays/2026-11-25_... my_model --onnx    for programs without torch
   orca predict my_model new.npz                         anywhere, without the body's checkpoint and without network"""
 
 
@@ -24,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, or a folder of runs with --best")
     parser.add_argument("folder", type=Path, metavar="DIR", help="the new folder")
     parser.add_argument("--best", action="store_true", help="of a folder of runs, take the best by validation")
+    text = "write model.onnx as well, checked against onnxruntime (extra `onnx`); left out, with the reason, where it cannot be"
+    parser.add_argument("--onnx", action="store_true", help=text)
     add_checkpoint(parser)
     add_allow_module(parser)
 
@@ -38,8 +41,12 @@ def execute(arguments: argparse.Namespace) -> Result:
 
     folder, chosen = run_folder(arguments.run, best=arguments.best)
     loaded = open_model(folder, arguments.checkpoint)
-    target = export(loaded, arguments.folder)
+    target = arguments.folder
+    reason = export(loaded, target, onnx=arguments.onnx)
+    if reason:
+        terminal.log.warning(f"no ONNX: {reason}")
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     record = {"schema": 1, "run": loaded.record.name, "chosen": chosen, "folder": str(target), "bytes": size}
+    record["onnx"] = {"written": arguments.onnx and not reason, "reason": reason or None}
     line = f"exported {loaded.record.name}: {target} ({size / 2**20:.1f} MiB)"
     return Result(record, [line, f"next: orca predict {target} INPUT"])

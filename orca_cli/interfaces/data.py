@@ -166,7 +166,7 @@ class TaskData:
 
     Args:
         kind: form of the targets.
-        input_shape: (C, L) or (C, H, W).
+        input_shape: (C, L), (C, H, W) or (C, D, H, W).
         num_outputs: K: classes, labels, numbers a sample, or channels of a dense output.
         train: what stages 2 and 3 learn from.
         validation: what models are chosen on; disjoint from train and test.

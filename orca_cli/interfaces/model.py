@@ -18,11 +18,12 @@ class TokenLayout:
     """How an input is cut into a grid of tokens.
 
     Args:
-        input_shape: (C, L) or (C, H, W), the task's.
-        fold: (rows, columns) that a sequence is folded into, row by row; None where nothing is folded.
+        input_shape: (C, L), (C, H, W) or (C, D, H, W), the task's.
+        fold: (rows, columns) that the steps of a sequence or the slices of a volume are folded into, row by row; None where
+            nothing is folded.
         canvas: (height, width) that the (folded) map is resized to; None where it keeps its size.
         kernel: k, the positions along every axis that a token stands for.
-        extent: what the embedder sees, before padding: (L,), (H, W) or the canvas.
+        extent: what the embedder sees, before padding: (L,), (H, W), (D, H, W) or the canvas.
         grid: tokens per axis, ceil(extent / k).
     """
 
@@ -51,7 +52,7 @@ class Tokens:
     Args:
         x: [B, P + T, D].
         mask: [B, P + T] bool, False where the token is padding.
-        grid: extent of the T tokens: (T,) for a sequence, (rows, columns) with rows * columns = T for a map.
+        grid: extent of the T tokens: (T,) for a sequence, (rows, columns) with rows * columns = T for a map, and so on.
         causal: whether a feature may depend on its own and earlier tokens only.
         prefix: P, the tokens that stand before those of the grid.
     """

@@ -88,8 +88,8 @@ class TransferModel(nn.Module):
         if self.embedder.class_token is not None:
             prefix = self.embedder.class_token.view(-1, joined.shape[-1])
             length = len(prefix)
-            joined = torch.cat([prefix.expand(len(x), -1, -1), joined], dim=1)
-            mask = torch.cat([mask.new_ones(len(x), length), mask], dim=1)
+            joined = torch.cat([prefix.expand(x.shape[0], -1, -1), joined], dim=1)
+            mask = torch.cat([mask.new_ones(x.shape[0], length), mask], dim=1)
         return Tokens(joined, mask, tokens.grid, self.causal, length)
 
 

@@ -31,6 +31,14 @@ _HOMES = {
     "finetune": "orca_cli.finetuning.",
     "error": "orca_cli.scoring.",
 }
+_SETTINGS_OF = {
+    "seed": "seed",
+    "pooling": "predictor.pooling",
+    "precision": "precision",
+    "batch_size": "train.eval_batch_size",
+    "error_chunks": "train.error_chunks",
+    "train_batch_size": "train.batch_size",
+}
 
 
 @dataclass(frozen=True)
@@ -177,6 +185,8 @@ def _record(values: Mapping[str, Any], where: str) -> ModelRecord:
                 raise TypeError(f"{name} is {value!r}")
         if missing := names - set(values):
             raise KeyError(min(missing))
+        for name, key in _SETTINGS_OF.items():
+            check_value(values[name], schema.declared()[key], key)
         shape = tuple(values["input_shape"])
         if not shape or not all(type(size) is int and size > 0 for size in (*shape, values["num_outputs"])):
             raise ValueError(f"input_shape is {shape}")
@@ -229,12 +239,7 @@ def read_run(folder: Path) -> ModelRecord:
         **{key: summary.get(key) for key in ("kind", "input_shape", "num_outputs", "checkpoint_sha256")},
         **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
         "error": task.get("error") if isinstance(task, dict) else None,
-        "seed": _setting(settings, "seed"),
-        "pooling": _setting(settings, "predictor.pooling"),
-        "precision": _setting(settings, "precision"),
-        "batch_size": _setting(settings, "train.eval_batch_size"),
-        "error_chunks": _setting(settings, "train.error_chunks"),
-        "train_batch_size": _setting(settings, "train.batch_size"),
+        **{name: _setting(settings, key) for name, key in _SETTINGS_OF.items()},
         "weights_sha256": result.get("weights_sha256"),
         "result": result,
         "environment": read_or_empty(folder / ENVIRONMENT).get("packages") or {},
@@ -249,5 +254,4 @@ def _setting(settings: Mapping[str, Any], key: str) -> Any:
         value = value.get(name) if isinstance(value, Mapping) else None
         if value is None:
             return schema.lookup(schema.Config(), key)
-    check_value(value, schema.declared()[key], key)
     return value

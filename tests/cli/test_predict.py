@@ -391,3 +391,48 @@ def test_from_python(trained, orca, environment, tmp_path, tiny, monkeypatch):
     assert (failed.state, failed.code) == ("failed", 11)
     with pytest.raises(DataError, match="the run has failed"):
         orca_cli.load(failed)
+
+
+@pytest.mark.parametrize("name", ["classes", "maps", "images", "head"])
+def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path, name):
+    runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
+    run = trained(*CASES[name])
+    code, out, err = orca("export", run.path, tmp_path / "model", "--onnx", "--json")
+    assert code == 0, err
+    assert json.loads(out)["onnx"] == {"written": True, "reason": None}
+    session = runtime.InferenceSession(str(tmp_path / "model" / "model.onnx"))
+    model = orca_cli.load(tmp_path / "model")
+    x = model.preprocessing.inputs(run.x[N:])[0].numpy()
+    for size in (1, 7, TEST):
+        found = session.run(["outputs"], {"x": x[:size]})[0]
+        np.testing.assert_allclose(found, run.expected[:size], rtol=1e-3, atol=1e-4 * np.abs(run.expected).max())
+    facts = json.loads((tmp_path / "model" / "onnx.json").read_text())
+    assert facts["input"]["shape"] == ["batch", *model.input_shape]
+    assert facts["largest_difference"] < 1e-3 * max(1, np.abs(run.expected).max())
+    assert np.array_equal(run.outputs(tmp_path / "model"), run.expected)  # attention is as it was
+
+
+def test_onnx_that_cannot_be_is_left_out_with_the_reason(trained, orca, tmp_path, monkeypatch):
+    from orca_cli.prediction import export, onnx
+
+    run = trained("bert", "classes", (2, 20))
+
+    def wrong(loaded, path):
+        path.write_bytes(b"half")
+        raise onnx.NotExportedError("onnxruntime's outputs differ by 3")
+
+    monkeypatch.setattr(export, "check_packages", lambda: None)
+    monkeypatch.setattr(export, "write_onnx", wrong)
+    code, out, err = orca("export", run.path, tmp_path / "model", "--onnx", "--json")
+    assert code == 0, err
+    assert json.loads(out)["onnx"] == {"written": False, "reason": "onnxruntime's outputs differ by 3"}
+    assert "no ONNX: onnxruntime's outputs differ by 3" in err
+    assert not list((tmp_path / "model").glob("*onnx*"))
+    assert np.array_equal(run.outputs(tmp_path / "model"), run.expected)
+    monkeypatch.undo()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    code, out, err = orca("export", run.path, tmp_path / "other", "--onnx")
+    assert (code, out) == (14, "")
+    assert "pip install 'orca-transfer[onnx]'" in err
+    assert not (tmp_path / "other").exists()

@@ -35,7 +35,7 @@ def padded(shape, lengths, seed=0):
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("made", EMBEDDERS)
-@pytest.mark.parametrize("shape", [(2, 30), (2, 6, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 30), (2, 6, 5), (2, 2, 5, 3)], ids=str)
 def test_garbage_in_padding_changes_nothing(load_body, name, kind, made, shape):
     """With four positions a token, so that most samples end inside a patch."""
     embedder = EMBEDDERS[made](max_tokens=9)

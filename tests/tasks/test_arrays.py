@@ -79,6 +79,8 @@ def test_labels_of_any_name_become_0_to_k(read, labels, names):
         ((N, 7, 4), {"channels_last": True}, (4, 7)),
         ((N, 3, 6, 5), {}, (3, 6, 5)),
         ((N, 6, 5, 3), {"channels_last": True}, (3, 6, 5)),
+        ((N, 3, 4, 6, 5), {}, (3, 4, 6, 5)),
+        ((N, 4, 6, 5, 3), {"channels_last": True}, (3, 4, 6, 5)),
     ],
 )
 def test_shapes_are_inferred(read, shape, settings, input_shape):

@@ -34,7 +34,7 @@ BAD = {
     "no x": ({"x": None, "z": X}, {}, r"no array 'x'; it holds y, z"),
     "lengths": ({"y": Y[:-1]}, {}, r"\[y\]: shape \(39,\) does not match"),
     "rank of x": ({"x": X[:, 0, 0]}, {}, r"inputs have shape \(40,\)"),
-    "five axes": ({"x": X[..., None, None]}, {}, r"allowed: \(n, L\)"),
+    "six axes": ({"x": X[..., None, None, None]}, {}, r"allowed: \(n, L\).*\(n, C, D, H, W\)"),
     "empty extent": ({"x": X[..., :0]}, {}, r"inputs have shape \(40, 2, 0\)"),
     "no samples": ({"x": X[:0], "y": Y[:0]}, {}, "no samples"),
     "complex x": ({"x": X.astype(complex)}, {}, r"\[x\]: inputs have dtype complex128"),

@@ -121,9 +121,11 @@ class TextBody(PretrainedBody):
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Return features; nothing attends to padding nor, where tokens are causal, to what comes later."""
-        # What lies behind the batch's last real token is not computed; its features are 0.
-        places = tokens.mask.any(0).nonzero()
-        length = int(places.max()) + 1 if len(places) else tokens.mask.shape[1]
+        # What lies behind the batch's last real token is not computed; its features are 0. An exported graph has no such cut.
+        length = tokens.mask.shape[1]
+        if not torch.compiler.is_exporting():
+            places = tokens.mask.any(0).nonzero()
+            length = int(places.max()) + 1 if len(places) else length
         features = self.encode(tokens.x[:, :length], tokens.mask[:, :length], causal=tokens.causal)
         features = functional.pad(features, (0, 0, 0, tokens.mask.shape[1] - length))
         return Tokens(features, tokens.mask, tokens.grid, prefix=tokens.prefix)

@@ -1,6 +1,6 @@
 """What the training arrays say about the inputs and targets of all splits, and of new data.
 
-Shapes: n samples, C channels, *E the extent (L, or H x W), K outputs; a sequence has l steps of its own.
+Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs; a sequence has l steps of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ Raw = Values | tuple[Values, np.ndarray | None]
 class ArrayPreprocessing:
     """How arrays become the model's inputs and targets; without scale, inputs stay as they are.
 
-    A sample has `stored_shape` in the files: (L), (C, L) or (C, H, W); with channels last, (L), (L, C) or (H, W, C).
+    A sample has `stored_shape` in the files: (L), (C, L), (C, H, W) or (C, D, H, W); with channels last, the
+    channels of all but (L) come last.
     With `padding` a sequence may have any number of steps there.
     """
 

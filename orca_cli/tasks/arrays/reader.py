@@ -2,7 +2,7 @@
 
 Inputs of another shape or dtype than the training inputs', and infinity raise DataError.
 
-Shapes: n samples, C channels, *E the extent (L, or H x W), K outputs.
+Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs.
 """
 
 from __future__ import annotations
@@ -218,8 +218,8 @@ def _of_rows(records: dict[str, np.ndarray], rows: dict[str, np.ndarray], n: int
 def _input_sample(x: StoredArray | StoredRows, channels_last: bool) -> tuple[int, ...]:
     """Return the shape (C, *E) of training inputs in a file; DataError for other shapes and dtypes."""
     check_dtype(x.dtype, x.where)
-    if not 2 <= len(x.shape) <= 4 or 0 in x.shape:
-        hint = "allowed: (n, L), (n, C, L) and (n, C, H, W); with task.channels_last=true (n, L, C) and (n, H, W, C)"
+    if not 2 <= len(x.shape) <= 5 or 0 in x.shape:
+        hint = "allowed: (n, L), (n, C, L), (n, C, H, W) and (n, C, D, H, W); with task.channels_last=true (n, L, C) and so on"
         raise DataError(f"inputs have shape {x.shape}", where=x.where, hint=hint)
     return oriented_shape(x.shape[1:], channels_last)
 
@@ -252,6 +252,7 @@ def _shape_note(x: StoredArray | StoredRows, sample: tuple[int, ...], ends: np.n
     note += described(sample)
     if x.shape[1:] == sample and _may_be_last(sample):
         return f"{note}; warning: task.channels_last=true would read {described((sample[-1], *sample[:-1]))}"
-    if len(x.shape) == 3 and x.shape[1:] == sample and sample[0] > 4 and abs(sample[0] - sample[1]) <= sample[1] // 2:
-        note += " (images of one channel are n x 1 x H x W)"
+    if x.shape[1:] == sample and sample[0] > 4 and abs(sample[0] - sample[1]) <= sample[1] // 2:
+        alike = {2: "images of one channel are n x 1 x H x W", 3: "volumes of one channel are n x 1 x D x H x W"}
+        note += f" ({alike[len(sample)]})" if len(sample) in alike else ""
     return note

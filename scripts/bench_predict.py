@@ -1,0 +1,146 @@
+"""What `orca predict` costs beside the model itself: throughput beside a bare forward loop, and the peak of its memory.
+
+    python scripts/bench_predict.py [--samples 100000] [--rounds 5] [--out FILE.json]
+
+A run is made on synthetic series with MiniLM (extra `offline`). Then, in turn, a bare loop takes the model over batches that
+lie in memory, and the program predicts the same samples from a file into a csv file; both figures are of one process, so that
+only their ratio counts. The memory is that of a process of its own that predicts all samples. Exit code 1 if the ratio is below
+0.95 or the peak above 1.5 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+import orca_cli  # noqa: E402
+from orca_cli.prediction import output  # noqa: E402
+from orca_cli.prediction.predictor import Predictor  # noqa: E402
+
+LEAST_RATIO, MOST_BYTES = 0.95, 1.5e9
+CHANNELS, LENGTH, CLASSES = 6, 128, 5
+
+
+def make_run(folder: Path, body: list[str]) -> Path:
+    """Train a small run and return its folder."""
+    rng = np.random.default_rng(0)
+    np.savez(folder / "train.npz", x=rng.normal(size=(64, CHANNELS, LENGTH)), y=np.arange(64) % CLASSES)
+    outcome = orca_cli.run(
+        "task=arrays",
+        "task.kind=classes",
+        f"task.train={folder / 'train.npz'}",
+        "metric=none",
+        "train.epochs=1",
+        "train.warmup_epochs=0",
+        "train.batch_size=16",
+        f"paths.runs={folder / 'runs'}",
+        *body,
+    )
+    if outcome.path is None or outcome.code:
+        raise SystemExit(f"the run failed: {outcome.failure and outcome.failure.error}")
+    return outcome.path
+
+
+def bare_loop(predictor: Predictor, x: torch.Tensor) -> float:
+    """Return the seconds that the model alone takes, at the same precision, for inputs in memory."""
+    model, size = predictor.model.eval(), predictor.batch_size
+    start = time.perf_counter()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=predictor.precision == "bf16"):
+        outputs = [model(x[first : first + size]).float() for first in range(0, len(x), size)]
+    torch.cat(outputs)
+    return time.perf_counter() - start
+
+
+def program(predictor: Predictor, source: Path, target: Path) -> float:
+    """Return the seconds from the file of inputs to the file of predictions."""
+    start = time.perf_counter()
+    new = predictor.opened(source)
+    output.write(target, predictor.stream(new), len(new), predictor.decoder, new.ids)
+    return time.perf_counter() - start
+
+
+def ratio_of(predictor: Predictor, folder: Path, samples: int, rounds: int) -> dict[str, float]:
+    """Return the throughput of both ways, and of the program's as a part of the bare loop's."""
+    x = np.random.default_rng(1).normal(size=(samples, CHANNELS, LENGTH)).astype(np.float32)
+    np.savez(folder / "part.npz", x=x)
+    ready = predictor.preprocessing.inputs(x)[0]
+    bare, ours = [], []
+    for _ in range(rounds + 1):
+        bare.append(bare_loop(predictor, ready))
+        ours.append(program(predictor, folder / "part.npz", folder / "part.csv"))
+    pairs = [a / b for a, b in zip(bare[1:], ours[1:], strict=True)]
+    return {
+        "samples": samples,
+        "bare_per_s": samples / statistics.median(bare[1:]),
+        "program_per_s": samples / statistics.median(ours[1:]),
+        "ratio": statistics.median(pairs),
+        "lowest_ratio": min(pairs),
+    }
+
+
+def peak_of(run: Path, folder: Path, samples: int) -> dict[str, float]:
+    """Return the largest resident memory of a process that predicts all samples into a csv file, and its seconds."""
+    block = np.random.default_rng(2).normal(size=(1000, CHANNELS, LENGTH)).astype(np.float32)
+    array = np.lib.format.open_memmap(
+        folder / "all.npy", mode="w+", dtype=np.float32, shape=(samples, CHANNELS, LENGTH)
+    )
+    for first in range(0, samples, len(block)):
+        array[first : first + len(block)] = block[: samples - first]
+    np.savez(folder / "all.npz", x=array, y=np.arange(samples) % CLASSES)
+    del array
+    words = [sys.executable, "-m", "orca_cli", "predict", str(run), str(folder / "all.npz"), "--out"]
+    start = time.perf_counter()
+    subprocess.run([*words, str(folder / "all.csv")], check=True)
+    seconds = time.perf_counter() - start
+    scale = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * scale
+    return {
+        "samples": samples,
+        "file_bytes": (folder / "all.npz").stat().st_size,
+        "peak_bytes": peak,
+        "seconds": seconds,
+    }
+
+
+def main() -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=100_000, help="for the memory")
+    parser.add_argument("--part", type=int, default=2048, help="samples for the throughput")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("body", nargs="*", default=["body=minilm", "embedder.max_tokens=8"], help="settings of the run")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run = make_run(folder, arguments.body)
+        predictor = orca_cli.load(run, device="cpu")
+        found = {
+            "threads": torch.get_num_threads(),
+            "precision": predictor.precision,
+            "throughput": ratio_of(predictor, folder, arguments.part, arguments.rounds),
+            "memory": peak_of(run, folder, arguments.samples),
+        }
+    text = json.dumps(found, indent=2)
+    print(text)
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n")
+    good = found["throughput"]["ratio"] >= LEAST_RATIO and found["memory"]["peak_bytes"] <= MOST_BYTES
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from tests.cli.conftest import results, run_folders
 
@@ -60,6 +61,29 @@ def test_a_numeric_column_of_a_table_is_predicted_as_a_number(orca, environment,
     assert code == 0, err
     assert "price read as numbers to predict (task.kind=values; task.kind=classes for classes)" in err
     (result,) = results(environment)
+    assert result["error"]["value"] < 0.5 * result["trivial_error"]
+
+
+def test_numbers_are_predicted_from_images(orca, environment, own, tiny, tmp_path):
+    (tmp_path / "photos").mkdir()
+    levels = RNG.permutation(np.arange(20, 240, 3))[:60]
+    for level in levels:
+        noise = np.random.default_rng(int(level)).integers(-9, 9, (16, 16, 3))
+        Image.fromarray((level + noise).clip(0, 255).astype(np.uint8)).save(tmp_path / "photos" / f"{level}.png")
+    pd.DataFrame({"file": levels, "grams": levels * 2.5}).to_csv(tmp_path / "grams.csv", index=False)
+    left_out = ("task=", "task.train", "body.checkpoint")
+    words = [word for word in own(x=X) if not word.startswith(left_out)]
+    more = [
+        "task=images",
+        "task.path=photos",
+        "task.table=grams.csv",
+        "task.error=mae",
+        f"body.checkpoint={tiny['swin']}",
+    ]
+    code, _, err = orca(*words, *more, "source=digits", "metric=none", "train.epochs=20", "paths.data=.")
+    assert code == 0, err
+    (result,) = results(environment)
+    assert result["error"]["name"] == "MAE"
     assert result["error"]["value"] < 0.5 * result["trivial_error"]
 
 

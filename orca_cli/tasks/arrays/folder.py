@@ -5,7 +5,7 @@ Shapes: n files, C channels, K outputs; a sequence has l steps of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -13,13 +13,12 @@ from typing import overload
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.tasks.shared.own_data import check_column, listed
-from orca_cli.tasks.table.files import Table, open_table
-from orca_cli.tasks.table.target_columns import raw_targets, refuse_measurements
+from orca_cli.interfaces import Kind
+from orca_cli.tasks.table.files import open_table
+from orca_cli.tasks.table.listed_files import Columns, read_listed
 from orca_cli.untrusted.arrays import StoredArray, open_arrays
 
 _TABLES = (".csv", ".tsv", ".parquet")
-_SPLIT = "split"
 
 
 class Rows(Sequence[np.ndarray]):
@@ -107,7 +106,7 @@ def open_folder(folder: Path, names: Sequence[str] | None = None) -> tuple[Store
 
 
 def open_labelled(
-    folder: Path, table_file: Path | None, key: str, names: tuple[str, str, str | None], kind: str, missing: bool
+    folder: Path, table_file: Path | None, key: str, names: tuple[str, str, str | None], kind: Kind, missing: bool
 ) -> Labelled:
     """Return the sequences of a folder with their targets.
 
@@ -132,34 +131,10 @@ def open_labelled(
     place = {name: name for name in _files(folder)}
     table = open_table(table_file or _only_table(folder, key), key, None, None)
     place |= {name.removesuffix(".npy"): name for name in place}
-    columns, where = table.read(table.columns), str(table.path)
-    of_files = _file_column(table, columns, names[0], place.__contains__, folder)
-    group = names[2]
-    if group is not None:
-        check_column(group, table.columns, "task.group", table.path.name)
-    others = [name for name in table.columns if name not in (of_files, _SPLIT, group) and name not in table.unnamed]
-    outputs = [names[1]] if names[1] in others else others
-    if not outputs or (kind == "classes" and len(outputs) > 1):
-        what = f"which column is the target? It has {listed(others) or 'no other column'}"
-        raise ConfigError(what, where=where, hint="name it with task.y=COLUMN")
-    texts = columns[of_files]
-    absent = [row for row, name in enumerate(texts) if str(name) not in place]
-    if absent:
-        what = f"'{texts[absent[0]]}' in row {absent[0] + 1} is not an .npy file of {folder} ({len(absent)} rows)"
-        raise DataError(what, where=f"{where}[{of_files}]", hint="correct the name, or remove the row")
-    files = [place[str(name)] for name in texts]
-    if len(set(files)) < len(files):
-        twice = next(name for i, name in enumerate(files) if name in files[:i])
-        raise DataError(f"names '{twice}' twice", where=f"{where}[{of_files}]", hint="remove one of the rows")
-    x, _ = open_folder(folder, files)
-    targets, origin = raw_targets(columns, kind, outputs, missing, where, ".")
-    if kind == "classes":
-        refuse_measurements(targets, origin)
-    split = _stored(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]") if _SPLIT in table.columns else None
-    unnamed = len(set(place.values())) - len(files)
-    note = f"{unnamed} files of {folder.name} have no row in {table.path.name} and are not read" if unnamed else ""
-    groups = None if group is None else _stored(columns[group].astype(str), f"{where}[{group}]")
-    return Labelled(x, _stored(targets, origin), tuple(outputs), groups, split, note)
+    columns = Columns(*names, file_key="task.x", target_key="task.y")
+    held = read_listed(table, folder, place, "an .npy file", columns, kind, missing)
+    x, _ = open_folder(folder, held.files)
+    return Labelled(x, held.y, held.outputs, held.group, held.split, "; ".join(held.notes))
 
 
 def _files(folder: Path) -> list[str]:
@@ -178,24 +153,3 @@ def _only_table(folder: Path, key: str) -> Path:
         hint = "give the .csv that has a row for each file of the folder, with its target"
         raise ConfigError(what, where=key, hint=hint)
     return tables[0]
-
-
-def _file_column(
-    table: Table, columns: dict[str, np.ndarray], name: str, is_file: Callable[[str], bool], folder: Path
-) -> str:
-    """Return the column of files: the one of that name, or else the first of which most entries are files."""
-    if name in columns:
-        return name
-    share = {column: np.mean([is_file(str(value)) for value in values]) for column, values in columns.items()}
-    best = max(table.columns, key=lambda column: share[column])
-    if share[best] == 0:
-        what = f"no column names files of {folder}"
-        raise ConfigError(what, where=str(table.path), hint="name it with task.x=COLUMN; allowed: a.npy, or a")
-    return best
-
-
-def _stored(values: np.ndarray, where: str) -> StoredArray:
-    """Return an array that is in memory as if it were in a file."""
-    return StoredArray(
-        where, values.shape, values.dtype, lambda: values, lambda: lambda start, stop: values[start:stop]
-    )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import Kind
 from orca_cli.tasks.arrays.folder import StoredRows, open_labelled
 from orca_cli.tasks.shared.own_data import own_path, own_paths
 from orca_cli.tasks.shared.splits import group_rows
@@ -70,7 +71,7 @@ class Names:
 
 
 def locate(
-    files: dict[str, tuple[str | None, str | None]], names: Names, data_folder: Path, kind: str, missing: bool
+    files: dict[str, tuple[str | None, str | None]], names: Names, data_folder: Path, kind: Kind, missing: bool
 ) -> Located:
     """Return the arrays that hold the training split, the rows of them that each split takes, and those of other splits.
 
@@ -153,7 +154,7 @@ def _from_folder(
     label_key: str,
     names: Names,
     data_folder: Path,
-    kind: str,
+    kind: Kind,
     missing: bool,
 ) -> tuple[dict[str, Pair], dict[str, np.ndarray]]:
     """Return a split that is a folder of files, and the rows of the parts that its table marks."""

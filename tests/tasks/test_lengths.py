@@ -223,6 +223,8 @@ def test_new_files_of_different_lengths_are_opened(read, tmp_path, kind, padding
         given_x, valid = in_parts(found, found.given(form))
         assert torch.equal(given_x, wanted.x)
         assert torch.equal(valid, wanted.valid)
+    with pytest.raises(DataError, match=r"holds no 'lengths'; give x and lengths, or a list of arrays"):
+        found.given({"x": X[40:]})
     np.save(tmp_path / "bare.npy", X[40:, :, :4])
     assert in_parts(found, found.open(tmp_path / "bare.npy", "INPUT"))[1].sum(1).eq(4).all()
     np.savez(tmp_path / "bare.npz", x=X[40:])

@@ -224,7 +224,18 @@ def test_damaged_files_and_missing_values_are_told(read, folder):
         read("holes", x="x", y="y")
     table["y"][-1] = 1
     datasets.Dataset.from_dict(table).to_parquet(holes / "train.parquet")
-    with pytest.raises(DataError, match=r"holes\[train\]\[x\], row 30: 1 values are NaN or infinite"):
+    task = read("holes", x="x", y="y", normalize=False, gap_indicator=True, gaps="linear")
+    assert "1 missing values (0.3 %) in 1 of 2 channels are interpolated in time, flagged by 1 more channel" in task.note
+    assert task.input_shape == (3, 6)
+    x = np.concatenate([every(samples).x.numpy() for samples in (task.train, task.validation, task.open_test())])
+    found = x[x[:, 2].any(1)]
+    assert found[:, 2].tolist() == [[0, 0, 1, 0, 0, 0]]
+    expected = SERIES[30].copy()
+    expected[1, 2] = (expected[1, 1] + expected[1, 3]) / 2
+    np.testing.assert_allclose(found[0, :2], expected, rtol=1e-6)
+    series[30][1][2] = np.inf
+    datasets.Dataset.from_dict(table).to_parquet(holes / "train.parquet")
+    with pytest.raises(DataError, match=r"holes\[train\]\[x\], row 30: 1 values are infinite"):
         read("holes", x="x", y="y", validation_fraction=0.03, test_fraction=0.03)  # row 30 is for training
 
 

@@ -92,7 +92,8 @@ def test_arrays(name, tmp_path, reporter):
         found.inputs(np.where(np.arange(x[40:].size).reshape(x[40:].shape) == 3 * x[0].size, np.inf, x[40:]), "new")
 
 
-def test_a_table_with_gaps_and_unknown_categories(tmp_path, reporter):
+@pytest.mark.parametrize("indicator", [False, True])
+def test_a_table_with_gaps_and_unknown_categories(indicator, tmp_path, reporter):
     i = np.arange(N)
     frame = pd.DataFrame(
         {
@@ -110,6 +111,7 @@ def test_a_table_with_gaps_and_unknown_categories(tmp_path, reporter):
     new.iloc[0, 0], new.iloc[1, 4], new.iloc[2, 1] = np.nan, "nowhere", ""
     new.to_csv(tmp_path / "test.csv", index=False)
     settings = {"decimal": ",", "max_categories": 3, "target": "kind", "train": "train.csv", "test": "test.csv"}
+    settings["gap_indicator"] = indicator
     task = table.load(tmp_path, reporter, **settings)
     found = rebuilt(task, tmp_path / "run")
     test = task.open_test()

@@ -240,6 +240,20 @@ def test_numbers_to_be_predicted_may_be_missing_on_request_and_have_a_decimal_co
     assert sorted(found[~np.isnan(found)]) == [i + 0.5 for i in range(N) if i % 7]
 
 
+def test_an_indicator_says_where_numbers_were_missing(read):
+    gaps = np.arange(N) % 6 == 0
+    table = frame().assign(weight=np.where(gaps, np.nan, frame().weight))
+    plain = read(table, features=["row", "weight"], normalize=False)
+    task = read(table, features=["row", "weight"], normalize=False, gap_indicator=True)
+    assert (plain.input_shape, task.input_shape) == ((1, 2), (1, 3))  # nothing is missing in the other column
+    for samples, others in zip(splits(task), splits(plain), strict=True):
+        x = every(samples).x[:, 0].numpy()
+        assert (x[:, 2] == gaps[x[:, 0].astype(int)]).all()
+        np.testing.assert_array_equal(x[:, :2], every(others).x[:, 0])
+    assert "missing numbers become the training mean, flagged by one more feature each, in weight (" in task.note
+    assert "flagged" not in plain.note
+
+
 def test_a_column_of_row_numbers_without_a_name_is_left_out(read, tmp_path):
     content = frame().to_csv().encode()
     task = read(content, features=None)

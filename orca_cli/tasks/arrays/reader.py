@@ -30,7 +30,7 @@ from orca_cli.tasks.arrays.preprocessing import (
     time_axis,
     with_steps,
 )
-from orca_cli.tasks.shared.gaps import Gaps, How, count_missing, fit_gaps
+from orca_cli.tasks.shared.gaps import Gaps, How, count_missing, ending_note, fit_gaps
 from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets, counted
 from orca_cli.tasks.shared.ragged import Ragged
 from orca_cli.tasks.shared.samples import ArraySamples, channel_scale, constant_note
@@ -136,7 +136,9 @@ def load(
     unscaled = ArrayPreprocessing(stored, channels_last, targets, None, (x, y), padded, Gaps(gaps, np.zeros(channels)))
     base_x, base_y = unscaled.oriented((values, ends), base.x.where), targets.encode(raw, place)
     scale, constant = channel_scale(base_x, own)
-    filling, gap_notes = fit_gaps(base_x, own, gaps, gap_indicator, scale.mean, base.x.where)
+    missing_inputs, extent = count_missing(base_x, own), base_x.shape[2:]
+    filling, gap_notes = fit_gaps(missing_inputs, extent, gaps, gap_indicator, scale.mean, base.x.where)
+    gap_notes += ending_note(base_x, own)
     preprocessing = replace(unscaled, gaps=filling, scale=scale if normalize else None)
     for pair in others.values():
         preprocessing.check(pair.x, pair.x.where)
@@ -145,7 +147,7 @@ def load(
         inputs: np.ndarray | Ragged, y: np.ndarray, rows: np.ndarray | None, groups: np.ndarray | None
     ) -> ArraySamples:
         # What has no gaps keeps its digest.
-        has_gaps = filling.flagged or count_missing(inputs, np.arange(len(inputs))).any()
+        has_gaps = filling.flagged or count_missing(inputs, np.arange(len(inputs))).of_channels.any()
         own_gaps = filling if has_gaps else None
         return ArraySamples(inputs, y, rows=rows, scale=preprocessing.scale, groups=groups, gaps=own_gaps)
 
@@ -158,7 +160,7 @@ def load(
         for cut in ends_of.cut_notes(own_ends, padded):
             reporter.say(f"{part} split: {cut}")
         own_y = preprocessing.encoded_targets(pair.y.read(), pair.y.where, own_ends)
-        if note := filling.note(own_x, every := np.arange(len(own_x)), count_missing(own_x, every)):
+        if note := filling.note(count_missing(own_x, np.arange(len(own_x)))):
             reporter.say(f"{part} split: {note}")
         return filled(own_x, own_y, None, records.get(part))
 

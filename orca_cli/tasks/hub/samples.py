@@ -94,13 +94,13 @@ def open_column(rows: Dataset, column: str, layout: ColumnLayout) -> Callable[[n
 def decoded_parts(
     rows: Dataset, column: str, layout: ColumnLayout, chosen: np.ndarray, where: str, advance: Callable[[int], None]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the inputs of chosen rows in parts [B, C, *E], each with [B, C, *E] bool that is False at padding."""
+    """Yield the inputs of chosen rows in parts [B, C, *E], each with [B, C, *E] bool that is False at padding and gaps."""
     values = open_column(rows, column, layout)
     for start in range(0, len(chosen), _BLOCK):
         signals.check()
         indices = chosen[start : start + _BLOCK]
         x, valid = layout.decode(values(indices), where, list(indices))
-        yield x, np.broadcast_to(True if valid is None else valid[:, None], x.shape)
+        yield x, ~np.isnan(x) if valid is None else ~np.isnan(x) & valid[:, None]
         advance(len(indices))
 
 

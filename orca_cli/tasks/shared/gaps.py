@@ -5,6 +5,7 @@ Shapes: B samples of a batch, C channels, I channels with an indicator, *E the e
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,25 +60,55 @@ class Gaps:
                     result[sample, channel, gap] = between
         return result, flags
 
-    def note(self, x: np.ndarray | Ragged, rows: np.ndarray, missing: np.ndarray) -> str:
-        """Return a note on the missing values [C] of some rows of [N, C, *E]; empty where there are none."""
-        if not missing.any():
+    def note(self, missing: Missing) -> str:
+        """Return a note on missing values; empty where there are none."""
+        of_channels = missing.of_channels
+        if not of_channels.any():
             return ""
         becomes = "become the channel's training mean" if self.how == "mean" else "are interpolated in time"
         flagged = f", flagged by {counted(len(self.flagged), 'more channel')}" if self.flagged else ""
-        steps = int(x.lengths[rows].sum()) if isinstance(x, Ragged) else len(rows) * int(np.prod(x.shape[2:]))
-        share = 100 * missing.sum() / (steps * x.shape[1])
-        where = f"{np.count_nonzero(missing)} of {counted(len(missing), 'channel')}"
-        return f"{missing.sum()} missing values ({share:.2g} %) in {where} {becomes}{flagged} (task.gaps={self.how})"
+        share = 100 * of_channels.sum() / missing.values
+        where = f"{np.count_nonzero(of_channels)} of {counted(len(of_channels), 'channel')}"
+        return (
+            f"{of_channels.sum()} missing values ({share:.2g} %) in {where} {becomes}{flagged} (task.gaps={self.how})"
+        )
 
 
-def count_missing(x: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray:
-    """Return how many values of each channel are NaN in some rows of [N, C, *E], padding left out, as [C] int64."""
-    found = np.zeros(x.shape[1], dtype=np.int64)
-    if x.dtype.kind != "f":
-        return found
-    for block in blocks(x, rows):  # sequences are 0 after their end
-        found += np.isnan(block).sum(axis=(0, *range(2, block.ndim)))
+class Missing:
+    """How many of the values that were seen are NaN.
+
+    Args:
+        channels: C.
+
+    Attributes:
+        of_channels: [C] int64, those of each channel.
+        values: number of all values, NaN included; padding does not count.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.of_channels, self.values = np.zeros(channels, dtype=np.int64), 0
+
+    def counted(self, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield parts of inputs as they are: x [B, C, *E], and [B, C, *E] bool that is False at padding and NaN."""
+        for x, known in parts:
+            self.add(x, int(known.sum()))
+            yield x, known
+
+    def add(self, x: np.ndarray, known: int) -> None:
+        """Count inputs [B, C, *E], 0 at padding, of which so many values are known."""
+        found = np.isnan(x).sum(axis=(0, *range(2, x.ndim)))
+        self.of_channels += found
+        self.values += known + int(found.sum())
+
+
+def count_missing(x: np.ndarray | Ragged, rows: np.ndarray) -> Missing:
+    """Return how many values are missing in some rows of [N, C, *E]."""
+    found = Missing(x.shape[1])
+    steps = int(x.lengths[rows].sum()) if isinstance(x, Ragged) else len(rows) * int(np.prod(x.shape[2:]))
+    if x.dtype.kind == "f":
+        for block in blocks(x, rows):
+            found.add(block, 0)
+    found.values = steps * x.shape[1]
     return found
 
 
@@ -95,34 +126,47 @@ def _ending_in_gaps(x: np.ndarray | Ragged, rows: np.ndarray) -> int:
     return int(np.isnan(x[rows, :, -1]).all(axis=1).sum())
 
 
+def ending_note(x: np.ndarray | Ragged, rows: np.ndarray) -> list[str]:
+    """Return a warning about sequences of [N, C, L] whose last step is missing in all channels, of arrays without lengths."""
+    if isinstance(x, Ragged) or x.ndim != 3 or x.dtype.kind != "f":
+        return []
+    ending = int(np.isnan(x[rows, :, -1]).all(axis=1).sum())
+    what = f"warning: {ending} of {len(rows)} training sequences end in NaN"
+    return [f"{what}; if that is padding, set task.padding=nan"] if ending else []
+
+
 def fit_gaps(
-    x: np.ndarray | Ragged, rows: np.ndarray, how: How, indicator: bool, means: np.ndarray, where: str
+    missing: Missing, extent: tuple[int, ...], how: How, indicator: bool, means: np.ndarray, where: str
 ) -> tuple[Gaps, list[str]]:
-    """Return what takes the place of missing values, from the training rows of [N, C, *E], and a note on them.
+    """Return what takes the place of missing values, from those of the training rows, and notes on them.
 
     Args:
-        x, rows, where: the inputs, the training rows, and their origin.
+        missing: of the training rows.
+        extent: *E of the inputs.
         how: as in `Gaps`.
         indicator: whether channels with missing values in training get an indicator channel.
         means: [C], over the known training values; NaN where there are none.
+        where: origin of the inputs, for messages.
 
     Raises:
         DataError: a channel has no known value in training.
         ConfigError: maps are to be interpolated in time.
     """
-    if how == "linear" and len(x.shape) != 3:
-        what = f"applies to sequences, and inputs have the extent {' x '.join(map(str, x.shape[2:]))}"
-        raise ConfigError(what, where="task.gaps", hint="use task.gaps=mean")
+    check_how(how, extent)
     empty = np.flatnonzero(np.isnan(means))
     if len(empty):
         what = f"channel {listed(empty)} has no known value in the training set, all are NaN"
         raise DataError(what, where=where, hint="remove it")
-    missing = count_missing(x, rows)
-    gaps = Gaps(how, means, tuple(int(channel) for channel in np.flatnonzero(missing)) if indicator else ())
-    notes = [note] if (note := gaps.note(x, rows, missing)) else []
-    if ending := _ending_in_gaps(x, rows):
-        what = f"warning: {ending} of {len(rows)} training sequences end in NaN"
-        notes.append(f"{what}; if that is padding, set task.padding=nan")
-    if indicator and not gaps.flagged:
+    flagged = tuple(int(channel) for channel in np.flatnonzero(missing.of_channels)) if indicator else ()
+    gaps = Gaps(how, means, flagged)
+    notes = [note] if (note := gaps.note(missing)) else []
+    if indicator and not flagged:
         notes.append("warning: task.gap_indicator=true adds no channel: nothing is missing in training")
     return gaps, notes
+
+
+def check_how(how: How, extent: tuple[int, ...]) -> None:
+    """Raise ConfigError where maps are to be interpolated in time."""
+    if how == "linear" and len(extent) != 1:
+        what = f"applies to sequences, and inputs have the extent {' x '.join(map(str, extent))}"
+        raise ConfigError(what, where="task.gaps", hint="use task.gaps=mean")

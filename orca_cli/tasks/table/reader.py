@@ -42,6 +42,7 @@ def load(
     test_fraction: Fraction = 0.15,
     normalize: bool = True,
     max_categories: Count = 32,
+    gap_indicator: bool = False,
     missing_targets: bool = False,
     delimiter: str | None = None,
     encoding: str | None = None,
@@ -71,6 +72,8 @@ def load(
         group: column that says which rows belong together, such as a patient; no two splits share one of its values.
         normalize: of columns of numbers; text stays 0 and 1.
         max_categories: most texts of a column that get a feature of their own.
+        gap_indicator: whether a column of numbers with missing ones in training gets a second feature that is 1 where a number
+            was missing, else 0.
         delimiter: between fields, one character or `tab`; None infers it from the first lines.
         encoding: of text files; None reads UTF-8, or UTF-16 where the file says so.
         decimal: mark in numbers of text files.
@@ -122,7 +125,9 @@ def load(
         symbols, fitted = fit_symbols(named["sequence"], columns[named["sequence"]], rows["train"], length, where)
     else:
         learned = rows["train"] if steps is None else steps.rows(rows["train"])
-        encoders, fitted = fit_columns(columns, chosen, learned, normalize, max_categories, decimal, where)
+        encoders, fitted = fit_columns(
+            columns, chosen, learned, normalize, max_categories, decimal, where, gap_indicator
+        )
     if steps is not None:
         series, seen = fit_series(steps, rows["train"], named["id"], named.get("time"), length)
         fitted = [*seen, *fitted]

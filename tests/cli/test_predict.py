@@ -34,6 +34,7 @@ def targets(kind, x, y):
         "classes": np.array(["low", "mid", "high"])[y],
         "integers": 10 * y - 5,
         "labels": np.stack([y == 0, y > 0], axis=1).astype(int),
+        "values": np.stack([0.5 * y + 100, -1e4 * y], axis=1),
         "maps": 3 * x[:, 0] + 100,
         "class maps": (x[:, 0] > 1).astype(int),
     }[kind]
@@ -87,6 +88,7 @@ CASES = {
     "classes": ("bert", "classes", (2, 20)),
     "integers, of one channel": ("bert", "integers", (30,)),
     "labels": ("bert", "labels", (2, 20)),
+    "values, another error": ("bert", "values", (2, 20), "task.error=mae", "task.loss=huber"),
     "maps": ("bert", "maps", (2, 20)),
     "class maps": ("swin", "class maps", (1, 12, 12)),
     "images": ("vit", "classes", (3, 20, 20), "predictor.pooling=class_token"),

@@ -21,6 +21,7 @@ LEVELS = {
     "ranges": 0,
     "interfaces": 1,
     "parts": 1,
+    "short_names": 1,
     "terminal": 1,
     "configuration": 1,
     "launching": 2,

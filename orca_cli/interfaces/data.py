@@ -13,8 +13,8 @@ import numpy as np
 if TYPE_CHECKING:  # takes seconds to import, and names types only
     from torch import Tensor
 
-Kind = Literal["classes", "labels", "dense"]
-KINDS: tuple[Kind, ...] = ("classes", "labels", "dense")
+Kind = Literal["classes", "labels", "values", "dense"]
+KINDS: tuple[Kind, ...] = ("classes", "labels", "values", "dense")
 IGNORED_CLASS = -100
 
 
@@ -24,8 +24,8 @@ class Batch:
 
     Args:
         x: [B, C, *E] float32, finite.
-        y: classes: [B] int64 in 0..K-1. labels: [B, K] float32 of 0 and 1. dense: [B, K, *E] float32, in the task's own
-            units, or [B, *E] int64 in 0..K-1 for a class at every position.
+        y: classes: [B] int64 in 0..K-1. labels: [B, K] float32 of 0 and 1. values: [B, K] float32, in the task's own units.
+            dense: [B, K, *E] float32, in the task's own units, or [B, *E] int64 in 0..K-1 for a class at every position.
         valid: [B, *E] bool, False where the input is padding; None where nothing is.
     """
 
@@ -166,14 +166,14 @@ class TaskData:
 
     Args:
         kind: form of the targets.
-        input_shape: (C, L) or (C, H, W).
-        num_outputs: K: classes, labels, or channels of a dense output.
+        input_shape: (C, L), (C, H, W) or (C, D, H, W).
+        num_outputs: K: classes, labels, numbers a sample, or channels of a dense output.
         train: what stages 2 and 3 learn from.
         validation: what models are chosen on; disjoint from train and test.
         open_test: reads the test split; called once, at the end of a run.
         synthetic: True for generated data; said in every table.
         size: name of the task's size where it has several, such as "small"; shown in every table.
-        target_scale: for real-valued dense targets, the training targets' mean and deviation.
+        target_scale: for real-valued targets, the training targets' mean and deviation.
         causal: True where an output may see inputs at its own and at earlier positions only, such as in forecasting.
         class_names: K names, or empty.
         note: one line on what was read, such as files, classes and samples that were left out.

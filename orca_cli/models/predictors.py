@@ -58,7 +58,7 @@ def shuffle(values: Tensor, grid: tuple[int, ...], factor: int) -> Tensor:
 
     Args:
         values: [B, T, K * factor^axes]; channel first, then the position inside the patch, row by row.
-        grid: tokens per axis, one or two axes.
+        grid: tokens per axis.
         factor: patch size per axis.
 
     Returns:

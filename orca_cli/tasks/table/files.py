@@ -164,7 +164,7 @@ def _plain_column(column: pd.Series, where: str) -> np.ndarray:
     return np.array([value.strip() for value in values], dtype=object)
 
 
-def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None) -> Table:
+def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None, least: int = 2) -> Table:
     """Return the table in a file; only its header is read.
 
     Args:
@@ -172,6 +172,7 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
         key: setting that names it, for messages.
         delimiter: one character, or `tab`; None infers it from the first records.
         encoding: of the text; None reads UTF-8, and UTF-16 where the file says so.
+        least: columns that the table has to have: one alone mostly means another delimiter.
 
     Raises:
         ConfigError: an invalid delimiter or encoding.
@@ -192,7 +193,7 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
         raise ConfigError(f"{encoding!r} is not an encoding", where="task.encoding", hint=hint) from error
     mark = _inferred_delimiter(path, encoding) if delimiter is None else _checked_delimiter(delimiter)
     _, header = next(_records(path, mark, encoding), (0, []))
-    if len(header) < 2:
+    if len(header) < least:
         name = "".join(header)
         what = f"has one column only, '{name if len(name) <= 60 else f'{name[:57]}...'}'"
         raise DataError(what, where=str(path), hint="its first line names the columns; give task.delimiter=")

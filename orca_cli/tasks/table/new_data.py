@@ -12,6 +12,7 @@ from orca_cli.exceptions import DataError, suggest
 from orca_cli.interfaces import NewData
 from orca_cli.tasks.shared.own_data import counted, listed
 from orca_cli.tasks.table.files import Table, as_columns, plain_columns
+from orca_cli.tasks.table.series import Grouped
 
 _PART = 4096  # rows that are read at once from .parquet
 _SHOWN = 20  # columns named in a message
@@ -46,6 +47,58 @@ def new_rows(
         return None if all(_is_empty(column) for column in columns.values()) else encode(columns, where)
 
     return NewData(count, _Parts(table, features), encoded, where)
+
+
+def new_series(
+    table: Table,
+    features: Sequence[str],
+    targets: Sequence[str],
+    encode: Callable[[Columns, str], np.ndarray],
+    group: Callable[[Columns, str], Grouped | None],
+) -> NewData:
+    """Return the series of a file, which is read at once: the rows of a series may stand anywhere in it.
+
+    Args:
+        table, features, targets, encode: as those of `new_rows`; the features include those that say what belongs together.
+        group: finds the series in columns.
+    """
+    where = str(table.path)
+    _check_features(features, table.columns, where)
+    has_targets = set(targets) <= set(table.columns)
+    columns = table.read([*features, *(targets if has_targets else ())])
+
+    def encoded() -> np.ndarray | None:
+        known = has_targets and not all(_is_empty(columns[name]) for name in targets)
+        return encode(columns, where) if known else None
+
+    return _series({name: columns[name] for name in features}, encoded, where, group)
+
+
+def given_series(
+    x: Any, features: Sequence[str], where: str, group: Callable[[Columns, str], Grouped | None]
+) -> NewData:
+    """Return the series of a pandas table or a mapping name -> column; arguments as those of `new_series`."""
+    if not (isinstance(x, Mapping) or hasattr(x, "columns")):
+        what = f"is a {type(x).__name__}, which does not say which series a row is a step of"
+        raise DataError(what, where=where, hint=f"give a table with the columns {listed(features, _SHOWN)}")
+    rows = given_rows(x, features, where)
+    return _series(rows.inputs(0, len(rows)), lambda: None, where, group)
+
+
+def _series(
+    columns: Columns,
+    targets: Callable[[], np.ndarray | None],
+    where: str,
+    group: Callable[[Columns, str], Grouped | None],
+) -> NewData:
+    grouped = group(columns, where)
+    assert grouped is not None
+
+    def inputs(start: int, stop: int) -> Columns:
+        rows = grouped.order[grouped.starts[start] : grouped.ends[stop - 1]]
+        return {name: column[rows] for name, column in columns.items()}
+
+    return NewData(len(grouped.names), inputs, targets, where, [str(name) for name in grouped.names])
 
 
 def given_rows(x: Any, features: Sequence[str], where: str) -> NewData:

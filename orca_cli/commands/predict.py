@@ -91,6 +91,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         "chosen": chosen,
         "samples": len(new),
         "out": None if arguments.out is None else str(arguments.out),
+        "remarks": dict(predictor.remarks),
         "error": None,
     }
     if targets is not None:
@@ -122,6 +123,7 @@ def _error(predictor: Predictor, outputs: Tensor, targets: Any) -> dict[str, Any
 def _result(record: dict[str, Any], out: Path | None) -> Result:
     error = record["error"]
     lines = [f"{record['samples']} samples predicted by {record['run']}" + (f": {out}" if out else "")]
+    lines += [f"{count} of them {what}" for what, count in record["remarks"].items()]
     if error is not None:
         lines.append(f"{error['name']}: {percent_or_number(error['value'], error['percent'])} on {error['n']}")
     if out is None:  # standard output has the predictions

@@ -6,6 +6,7 @@ Shapes: n samples, K outputs, *E the extent of dense outputs.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -42,6 +43,9 @@ class Predictor:
         loaded: the model and what belongs to it.
         device: auto, cpu, cuda, cuda:N or mps.
         batch_size: samples per forward pass; None takes that of the run, with which predictions keep its bits.
+
+    Attributes:
+        remarks: what was done to make samples fit, such as cutting long ones, with the number of samples so far.
     """
 
     def __init__(self, loaded: Loaded, device: str = "auto", batch_size: int | None = None) -> None:
@@ -52,6 +56,7 @@ class Predictor:
         self.batch_size = batch_size or loaded.record.batch_size
         self.loaded = loaded
         self.decoder = Decoder(self.preprocessing.targets, self.record.num_outputs)
+        self.remarks: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         record = self.record
@@ -179,7 +184,10 @@ class Predictor:
 
     def _read(self, engine: Engine, new: NewData, start: int, stop: int) -> Batch:
         where = new.where if start == 0 else f"{new.where}, counted from sample {start}"
-        x, valid = self.preprocessing.inputs(new.inputs(start, stop), where)
+        raw = new.inputs(start, stop)
+        x, valid = self.preprocessing.inputs(raw, where)
+        if (remarks := getattr(self.preprocessing, "remarks", None)) is not None:
+            self.remarks.update(remarks(raw))
         return engine.pin(Batch(x, torch.zeros(len(x)), valid))
 
     @property

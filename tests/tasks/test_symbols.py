@@ -74,17 +74,14 @@ def test_new_texts_that_do_not_fit_are_told_and_read(read, reporter, tmp_path):
     assert texts_of(x, valid, "ACGT") == ["ACGT", "A..A", "ACGTACGTA", "..", "T"]
     lines = {
         "longer than 9 symbols and cut at the end": 1,
-        "with symbols that training lacks (NXx), read as none of its symbols": 2,
+        **{f"with the symbol '{name}', which training lacks: read as none of its symbols": 1 for name in "NXx"},
     }
     assert found.remarks(raw) == lines
     assert found.remarks({"dna": np.array(["ACGT"], dtype=object)}) == {}
     batch = every(task.open_test())
     assert torch.equal(batch.x, x)
     assert torch.equal(batch.valid, valid)
-    assert reporter.lines[-2:] == [
-        "test split: 1 sample longer than 9 symbols and cut at the end",
-        "test split: 2 samples with symbols that training lacks (NXx), read as none of its symbols",
-    ]
+    assert reporter.lines[-4:] == [f"test split: 1 sample {line}" for line in lines]
     assert read(table(TEXTS), length=12).input_shape == (4, 12)
     assert "train split: " in read(table(TEXTS), length=3).note
 
@@ -127,7 +124,8 @@ def test_only_training_rows_make_the_alphabet(read):
     symbols, batch = task.preprocessing.symbols, every(task.train)
     assert len(symbols.alphabet) == 4 + len(task.train)
     assert set().union(*texts_of(batch.x, batch.valid, symbols.alphabet)) == set(symbols.alphabet)
-    assert "validation split: 12 samples with symbols that training lacks" in task.note
+    assert task.note.count("validation split: 1 sample with the symbol") == 5
+    assert "validation split: 7 samples with other symbols that training lacks" in task.note
 
 
 def test_small_and_capital_letters_are_warned_of(read):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind
 from orca_cli.tasks.arrays.folder import StoredRows, open_labelled
-from orca_cli.tasks.shared.own_data import own_path, own_paths
+from orca_cli.tasks.shared.own_data import listed, own_path, own_paths
 from orca_cli.tasks.shared.splits import group_rows
 from orca_cli.tasks.shared.targets import as_text
 from orca_cli.untrusted.arrays import StoredArray, open_arrays
@@ -103,6 +103,7 @@ def locate(
             raise ConfigError("applies to .npy files", where=label_key, hint=f"{path.name} holds its own targets")
         elif part == "train":
             found, rows = _from_training_npz(arrays, names, path)
+            found["train"] = replace(found["train"], note=_unread(arrays, found))
         else:
             found = {part: names.pair(arrays, path)}
         pairs |= _new(found, pairs, rows, part)
@@ -216,6 +217,13 @@ def _from_training_npz(
         hint = f"it holds {', '.join(sorted(arrays))}"
         raise DataError(f"holds the {twice[0]} split twice", where=str(path), hint=hint)
     return found | {"train": pair}, rows
+
+
+def _unread(arrays: dict[str, StoredArray], found: dict[str, Pair]) -> str:
+    """Return a note on arrays of the training file that nothing reads; empty where there are none."""
+    read = [array for pair in found.values() for array in (pair.x, pair.y, pair.lengths, pair.group)]
+    left = [name for name, array in arrays.items() if name != "split" and not any(array is one for one in read)]
+    return f"not read: {listed(sorted(left))}" if left else ""
 
 
 def _named(arrays: dict[str, StoredArray], name: str, path: Path, key: str = "") -> StoredArray:

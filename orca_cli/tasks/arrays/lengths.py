@@ -135,5 +135,5 @@ def cut_notes(ends: np.ndarray | None, padding: Padding | None) -> list[str]:
     """Return a note on sequences that are longer than the model's input, if there are any."""
     if ends is None or padding is None or not (longer := int((ends > padding.length).sum())):
         return []
-    at_least = f"task.length={int(ends.max())} keeps them whole"
-    return [f"{longer} of {len(ends)} samples are longer than {padding.length} steps and cut at the end ({at_least})"]
+    advice = f"task.length={int(ends.max())} keeps them whole"
+    return [f"longer than {padding.length} steps and cut at the end: {longer} of {len(ends)} samples ({advice})"]

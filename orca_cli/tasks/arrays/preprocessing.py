@@ -106,7 +106,11 @@ class ArrayPreprocessing:
         """
         ends = None
         if self.padding is not None and isinstance(x, Mapping):
-            x, ends = x[self.names[0]], np.asarray(x[self.padding.array])
+            needed = (self.names[0], self.padding.array)
+            if absent := [name for name in needed if name not in x]:
+                hint = f"give {' and '.join(needed)}, or a list of arrays"
+                raise DataError(f"holds no '{absent[0]}'", where=where, hint=hint)
+            x, ends = x[needed[0]], np.asarray(x[needed[1]])
         if self.padding is not None and not (isinstance(x, np.ndarray) and x.dtype.kind != "O"):
             values: Values = [np.asarray(row) for row in x]
         else:

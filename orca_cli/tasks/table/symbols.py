@@ -15,6 +15,7 @@ from orca_cli.tasks.shared.ragged import Ragged
 
 _MOST_SYMBOLS = 128  # more of them are the letters of a language, or not symbols at all
 _MOST_SHOWN = 40
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,15 @@ class Symbols:
 
     def remarks(self, values: np.ndarray) -> dict[str, int]:
         """Return what `encode` does to make new texts fit, each with the number of rows."""
-        unknown = [set(text).difference(self.alphabet) for text in values]
-        absent = "".join(sorted(set().union(*unknown)))[:_MOST_SHOWN]
+        absent = [set(text).difference(self.alphabet) for text in values]
+        named = sorted(set().union(*absent))[:_MOST_NAMED]
         counts = {
-            f"longer than {self.length} symbols and cut at the end": sum(len(text) > self.length for text in values),
-            f"with symbols that training lacks ({absent}), read as none of its symbols": sum(map(bool, unknown)),
+            f"longer than {self.length} symbols and cut at the end": sum(len(text) > self.length for text in values)
         }
+        for symbol in named:
+            what = f"with the symbol '{symbol}', which training lacks: read as none of its symbols"
+            counts[what] = sum(symbol in found for found in absent)
+        counts["with other symbols that training lacks"] = sum(bool(found.difference(named)) for found in absent)
         return {what: count for what, count in counts.items() if count}
 
     def _codes(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:

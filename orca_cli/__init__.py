@@ -1,3 +1,64 @@
-"""Cross-modal transfer of pretrained transformers (ORCA): build, align, finetune."""
+"""Cross-modal transfer of pretrained transformers: the three stages of ORCA on the command line.
+
+From Python: `load` gives a finished run as a predictor, `run` makes a run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch and Hydra take seconds to import
+    from pathlib import Path
+
+    from orca_cli.experiment import Outcome
+    from orca_cli.prediction.predictor import Predictor
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load", "run"]
+
+
+def load(
+    run: str | Path | Outcome, *, device: str = "auto", batch_size: int | None = None, checkpoint: str | None = None
+) -> Predictor:
+    """Return a finished run, or an export of one, as a predictor with the methods of a scikit-learn estimator.
+
+    Args:
+        run: its folder or name, or what `run` returned.
+        device: auto, cpu, cuda, cuda:N or mps.
+        batch_size: samples per forward pass; None takes the run's own, with which predictions keep their bits.
+        checkpoint: the body's checkpoint, where the run needs it and it has moved.
+
+    Raises:
+        OrcaError: there is no such run, it is not completed, damaged, or cannot predict; see prediction.loading.
+    """
+    from orca_cli.exceptions import DataError
+    from orca_cli.experiment import Outcome
+    from orca_cli.prediction.best import named
+    from orca_cli.prediction.loading import open_model
+    from orca_cli.prediction.predictor import Predictor
+
+    folder = run.path if isinstance(run, Outcome) and not run.code else None
+    if isinstance(run, Outcome) and folder is None:
+        failure = "" if run.failure is None else f": {run.failure.error}"
+        raise DataError(f"the run has {run.state}{failure}", where="run", hint="only completed runs predict")
+    return Predictor(open_model(folder or named(str(run)), checkpoint), device, batch_size)
+
+
+def run(*overrides: str, config_dir: str | Path | None = None, force: bool = False) -> Outcome:
+    """Run one job as `orca run KEY=VALUE ...` does, or find it completed, and return how it ended.
+
+    Args:
+        overrides: such as "task=arrays", "task.train=my.npz".
+        config_dir: folder with the user's own files of settings.
+        force: run again what is already completed.
+
+    Raises:
+        ConfigError: a setting is wrong. What fails later is the outcome's `failure`.
+    """
+    from pathlib import Path
+
+    from orca_cli import compose, experiment
+
+    with compose.session(None if config_dir is None else Path(config_dir)) as session:
+        job = session.compose(list(overrides))
+    return experiment.run(job, force=force)

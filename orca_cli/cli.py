@@ -18,6 +18,8 @@ from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaErr
 
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
+    "predict": "new data by a finished run: csv, parquet or npz; the error where there are targets",
+    "export": "one folder with all that a finished run needs to predict, and a model card",
     "report": "a table of the results: methods as rows, tasks as columns",
     "distance": "the distance between two labelled data sets, by any metric",
     "data": "the data sets: list, get, check, import your own copy, path",
@@ -26,7 +28,7 @@ COMMANDS = {
 }
 
 # These import torch and other packages, whose versions are checked first.
-_COMPUTING = ("run", "distance", "data check", "data import")
+_COMPUTING = ("run", "predict", "export", "distance", "data check", "data import")
 
 _EXAMPLES = """\
 examples:
@@ -34,6 +36,7 @@ examples:
   orca run task=listops body=minilm seed=1   another task
   orca run -m metric=minibatch_ot,none seed=0,1,2    a sweep
   orca report                                the table of all results
+  orca predict RUN new.npz --out p.csv       apply a run to new data
   orca data list                             the data sets: which are here, where the others come from
   orca run --help                            more examples
 

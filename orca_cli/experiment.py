@@ -19,7 +19,7 @@ from orca_cli import parts, signals, storage, terminal
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, of_processes
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunDirectory, RunName
-from orca_cli.runs.preprocessing import write_preprocessing
+from orca_cli.runs.preprocessing import write_body_config, write_preprocessing
 from orca_cli.tracking.json_lines import JsonLines
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
@@ -141,6 +141,7 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
     Raises:
         OrcaError: an expected failure of a stage.
     """
+    from orca_cli.models.bodies.checkpoints import shareable_config
     from orca_cli.stages.align import align
     from orca_cli.stages.build import build
     from orca_cli.stages.finetune import finetune
@@ -165,6 +166,8 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
         folder.write_summary("build", built.summary | {"precision": engine.precision})
         if built.task.preprocessing is not None:
             write_preprocessing(folder.stage("build"), built.task.preprocessing)
+            if (checkpoint := getattr(built.model.body, "folder", None)) is not None:
+                write_body_config(folder.stage("build"), shareable_config(checkpoint))
     on_build(built.summary)
     with _timed(seconds, "align"):
         aligned = align(config, built, engine, folder, reporter)

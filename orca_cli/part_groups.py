@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from orca_cli import parts
+from orca_cli import parts, short_names
 from orca_cli.exceptions import ConfigError
 from orca_cli.schema import Config
 
@@ -23,7 +23,7 @@ class PartGroup:
 
 _FOLDERS = ("data_folder", "cache_folder", "reporter")
 PART_GROUPS = {
-    "task": PartGroup(_FOLDERS, words=("kind", "loss", "error", "data"), nested=("loss", "error")),
+    "task": PartGroup(_FOLDERS, words=("kind", "loss", "error", "data", "train_fraction"), nested=("loss", "error")),
     "body": PartGroup(),
     "source": PartGroup(("seed", *_FOLDERS), words=("data",)),
     "metric": PartGroup(optional=True),
@@ -44,16 +44,30 @@ def check(config: Config) -> None:
     for name in PART_GROUPS:
         if not isinstance(getattr(config, name), dict):
             raise ConfigError("a group of settings is needed", where=name, hint=f"orca list {name} shows the choices")
+    _check_weights(config)
     for name, group in PART_GROUPS.items():
         node = getattr(config, name)
         for word in group.nested:
             if node.get(word) is not None:
-                _check_part(node[word], f"{name}.{word}")
+                _check_part(short_names.node(word, node[word], node.get("kind")), f"{name}.{word}")
         if not (group.optional and node.get(parts.TARGET) is None):
             known = {"kind": node.get("kind")} if "kind" in group.words else {}
             part = _check_part(part_node(config, name), name, group.given, known)
             if name == "metric":
                 check_classes(part, config)
+
+
+def _check_weights(config: Config) -> None:
+    """Raise ConfigError where weights of classes or labels are given to a task of another kind."""
+    kinds = {"class_weights": ("classes", "dense"), "positive_weight": ("labels", "dense")}
+    kind = config.task.get("kind")
+    for (name, allowed), other in zip(kinds.items(), reversed(kinds), strict=True):
+        if kind is not None and kind not in allowed and getattr(config.train, name) is not None:
+            hint = f"for {kind} use train.{other}" if kind in kinds[other] else "take it out of the command"
+            raise ConfigError(f"does not apply to task.kind={kind}", where=f"train.{name}", hint=hint)
+    if config.train.class_weights is not None and config.train.positive_weight is not None:
+        what = "given beside train.positive_weight"
+        raise ConfigError(what, where="train.class_weights", hint="give one of them")
 
 
 def _check_part(node: Any, key: str, given: tuple[str, ...] = (), known: dict[str, Any] | None = None) -> Any:

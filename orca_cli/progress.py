@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 
@@ -15,3 +15,14 @@ class Reporter(Protocol):
 
     def track(self, description: str, total: int) -> AbstractContextManager[Callable[..., None]]:
         """Return a context manager that gives a function `advance(steps=1, note="")`."""
+
+
+class Silent:
+    """A reporter for callers who do not want to hear anything."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+    def track(self, description: str, total: int) -> AbstractContextManager[Callable[..., None]]:
+        """Return a function that does nothing."""
+        return nullcontext(lambda steps=1, note="": None)

@@ -45,6 +45,13 @@ class OneOf:
     pattern: str = ""
 
 
+@dataclass(frozen=True)
+class Takes:
+    """What a setting may be, in the place of its type: OmegaConf has none for unions with lists, so the schema says Any."""
+
+    hint: Any
+
+
 # The name of a file or folder, with no way out of where it is looked for.
 PlainName = Annotated[str, OneOf(("a name without slashes",), pattern=r"(?!\.{1,2}$)[^/\\\0]+")]
 
@@ -53,10 +60,13 @@ def check_value(value: Any, hint: Any, where: str) -> None:
     """Raise ConfigError, with what is allowed, for a value read from YAML that an annotation does not."""
     if fits(value, hint):
         return
-    plain = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-    if typing.get_origin(plain) in (list, Sequence) and isinstance(value, (list, tuple)):
+    own = _taken(hint)
+    plain = typing.get_args(own)[0] if typing.get_origin(own) is Annotated else own
+    members = typing.get_args(plain) if typing.get_origin(plain) in _UNIONS else (plain,)
+    lists = [member for member in members if typing.get_origin(member) in (list, Sequence)]
+    if len(lists) == 1 and isinstance(value, (list, tuple)):
         for place, item in enumerate(value):
-            check_value(item, typing.get_args(plain)[0], f"{where}[{place}]")
+            check_value(item, typing.get_args(lists[0])[0], f"{where}[{place}]")
     allowed, words = f"allowed: {in_words(hint)}", _choices(hint)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(value, str) and words:
@@ -73,6 +83,7 @@ def fits(value: Any, hint: Any, limits: bool = True) -> bool:
     A bool is not a number here, NaN and infinity are not settings, and whole numbers fit where fractions do. Without limits
     only the type counts.
     """
+    hint = _taken(hint)
     origin, members = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return fits(value, members[0], limits) and (not limits or all(_holds(value, limit) for limit in _limits(hint)))
@@ -93,6 +104,7 @@ def fits(value: Any, hint: Any, limits: bool = True) -> bool:
 
 def in_words(hint: Any, limits: bool = True) -> str:
     """Return what an annotation allows, such as "int at least 1 or null"; without limits, its type alone."""
+    hint = _taken(hint)
     origin, members = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         if limits and any(isinstance(limit, OneOf) for limit in _limits(hint)):
@@ -113,6 +125,8 @@ def in_words(hint: Any, limits: bool = True) -> str:
 
 def limits_in_words(hint: Any) -> str:
     """Return the bounds or choices of an annotation, such as "at least 1"; empty where it has none."""
+    if isinstance(own := _taken(hint), types.UnionType) and own is not hint:
+        return in_words(own)
     if words := _choices(hint):
         return ", ".join(words)
     members = typing.get_args(hint)
@@ -141,6 +155,12 @@ def _limits(hint: Any) -> list[Any]:
     return [limit for limit in found if isinstance(limit, (Ge, Gt, Le, Lt, OneOf))]
 
 
+def _taken(hint: Any) -> Any:
+    """Return the annotation that stands for another one's type, where it has such; else that one."""
+    metadata = typing.get_args(hint)[1:] if typing.get_origin(hint) is Annotated else ()
+    return next((item.hint for item in metadata if isinstance(item, Takes)), hint)
+
+
 def _own_limits(hint: Any) -> str:
     bounds = [(limit, *_BOUNDS[type(limit)]) for limit in _limits(hint) if not isinstance(limit, OneOf)]
     return " and ".join(f"{word} {getattr(limit, name)}" for limit, word, name, _ in bounds)
@@ -155,6 +175,7 @@ def _holds(value: Any, limit: Any) -> bool:
 
 def _choices(hint: Any) -> list[str]:
     """Return the texts that a setting is chosen from; none where it takes others as well."""
+    hint = _taken(hint)
     origin, members = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         own = [word for limit in _limits(hint) if isinstance(limit, OneOf) for word in limit.words]

@@ -10,12 +10,12 @@ import functools
 import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
 from orca_cli.exceptions import ConfigError, suggest
-from orca_cli.ranges import Count, CountOrZero, Fraction, NotNegative, OneOf, Positive, Seed, Share, check_value
+from orca_cli.ranges import Count, CountOrZero, Fraction, NotNegative, OneOf, Positive, Seed, Share, Takes, check_value
 
 MISSING = "???"  # OmegaConf's word for a value that has to be given
 
@@ -37,6 +37,17 @@ class Paths:
     data: Annotated[str | None, "Where data sets are. Default: $ORCA_HOME/data, else the user's cache folder."] = None
     cache: Annotated[
         str | None, "Where computed source features and generated data go. Default: $ORCA_HOME/cache, else as above."
+    ] = None
+
+
+@dataclass
+class Task:
+    """What can be set for every task, beside what its reader takes."""
+
+    train_fraction: Annotated[
+        Fraction | None,
+        "Part of the training split that is used (paper, Figure 5), drawn by task.split_seed, every class in proportion;"
+        " validation and test stay whole. null: all of it.",
     ] = None
 
 
@@ -111,7 +122,8 @@ class Align:
     ] = "given"
     pseudo_labels: Annotated[
         AtLeastTwo | None,
-        "dense and multi-label targets: k-means clusters that stand in for classes. Default: the source's classes.",
+        "Targets that are not classes: how many k-means clusters (of one number a sample: quantile bins) stand in for them."
+        " Default: as many as the source has classes.",
     ] = None
     dtype: Annotated[str, OneOf(("float32", "float64")), "Precision in which distances are computed."] = "float32"
     check_every: Annotated[
@@ -147,7 +159,10 @@ class Train:
     """Stage 3: train on the task's loss (paper 3.3)."""
 
     epochs: Annotated[Count, "Passes over the training data."] = 60
-    batch_size: Annotated[Count, "Samples per forward pass; times `accumulation` per optimizer step."] = 32
+    batch_size: Annotated[
+        Count,
+        "Samples per forward pass; times `accumulation` per optimizer step. Smaller where there are fewer training samples.",
+    ] = 32
     accumulation: Annotated[
         Count, "Batches per optimizer step; the gradient is that of the mean over all their samples."
     ] = 1
@@ -162,6 +177,17 @@ class Train:
         "Units in which real-valued targets enter the gradient: their deviation over the training set, so that nothing depends"
         " on the units of the data, or the task's own.",
     ] = "deviation"
+    class_weights: Annotated[
+        Any,
+        Takes(Literal["balanced"] | list[NotNegative] | None),
+        "kind classes: factor on the loss of each class: a list, or balanced, which makes all classes weigh alike.",
+    ] = None
+    positive_weight: Annotated[
+        Any,
+        Takes(Literal["balanced"] | list[Positive] | None),
+        "kind labels: factor on the loss of each label where it is present: a list, or balanced, which makes present and absent"
+        " weigh alike.",
+    ] = None
     optimizer: Optimizer = "adamw"
     lr: Annotated[Rate, "Peak learning rate."] = 1e-4
     weight_decay: Decay = 0.0
@@ -197,7 +223,7 @@ class Train:
 class Config:
     """One run."""
 
-    task: Any = MISSING
+    task: Any = field(default_factory=lambda: asdict(Task()))
     body: Any = MISSING
     source: Any = MISSING
     metric: Any = MISSING
@@ -241,7 +267,8 @@ def declared() -> dict[str, Any]:
     """Return dotted key -> annotation of every single setting of the schema, in order."""
     found: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(Config, include_extras=True).items():
-        inner = typing.get_type_hints(hint, include_extras=True) if is_dataclass(hint) else {}
+        section = Task if name == "task" else hint
+        inner = typing.get_type_hints(section, include_extras=True) if is_dataclass(section) else {}
         found |= {f"{name}.{key}": own for key, own in inner.items()} or {name: hint}
     return {key: hint for key, hint in found.items() if hint is not Any}
 
@@ -277,7 +304,7 @@ def check_keys(content: dict[str, Any], known: dict[str, Any] | None = None, pre
     for name, value in content.items():
         if name not in known:
             raise unknown(name, known, prefix)
-        if isinstance(known[name], dict):
+        if isinstance(known[name], dict) and name not in NEEDED_GROUPS:
             check_keys(value, known[name], f"{name}.")
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import orca_cli
 from orca_cli import cli, exceptions
 from orca_cli.cli import main
 from orca_cli.commands import run
 from scripts import reliability
-from tests.checkpoints import save_tiny_swin
+from tests.checkpoints import save_tiny_bert, save_tiny_swin
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -50,8 +51,8 @@ def test_exit_codes_are_unique_and_in_the_readme():
 
 
 def commands() -> list[str]:
-    blocks = re.findall(r"```\n(.*?)```", README, flags=re.S)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.S | re.M)
+    return [line for language, block in blocks if not language for line in block.splitlines() if line.strip()]
 
 
 def test_the_installation_and_test_commands_are_what_ci_runs():
@@ -92,6 +93,25 @@ def test_the_other_commands_of_the_readme(folder, capfd):
     for line in [*lines, "orca list", "orca doctor"]:
         assert main(shlex.split(line)[1:]) == 0, line
     assert (folder / "table.tex").exists()
+
+
+def test_the_readmes_section_on_using_a_model_works_as_written(folder, capfd, monkeypatch):
+    section = README.split("## Use the model")[1].split("\n## ")[0]
+    shell, python = (re.search(f"```{language}\n(.*?)```", section, flags=re.S)[1] for language in ("sh", "python"))
+    quick = ["train.epochs=1", "train.warmup_epochs=0", "train.batch_size=16", "metric=none"]
+    quick.append(f"body.checkpoint={save_tiny_bert(folder / 'bert')}")
+    made = orca_cli.run
+    monkeypatch.setattr(orca_cli, "run", lambda *overrides: made(*overrides, *quick))
+    rng = np.random.default_rng(1)
+    np.savez(folder / "new.npz", x=rng.normal(size=(9, 3, 20)))
+    found = {}
+    exec(python, found)
+    assert found["predicted"].shape == (9,)
+    assert found["probabilities"].shape == (9, 3)
+    for line in shell.splitlines():
+        capfd.readouterr()
+        assert main(shlex.split(line)[1:]) == 0, line
+    assert capfd.readouterr().out == (folder / "predictions.csv").read_text()
 
 
 def test_the_readmes_figures_are_those_of_the_last_report():

@@ -30,7 +30,11 @@ GROUPS = {
     "protocols": "protocol",
     "studies": "study",
 }
-_ERRORS = {"classes": "0-1 error", "labels": "1 - mAP"}  # of tasks that name none; scoring/defaults.py
+_ERRORS = {
+    "classes": "0-1 error",
+    "labels": "1 - mAP",
+    "values": "RMSE",
+}  # of tasks that name none; scoring/defaults.py
 SETTINGS = "settings"
 PLAIN = "clean"  # the protocol that the others depart from
 UNSET = "-"
@@ -149,6 +153,8 @@ def _error(task: dict[str, Any]) -> str:
     node = task.get("error")
     if isinstance(node, dict) and isinstance(node.get("_target_"), str):
         return node["_target_"].rpartition(".")[2]
+    if isinstance(node, str):
+        return node
     return _ERRORS.get(str(task.get("kind")), "usual of kind")
 
 

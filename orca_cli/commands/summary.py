@@ -147,7 +147,7 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     curve = _short_curve([line["validation_error"] for line in result["curves"]["finetune"]], percent)
     yield "validation", f"{error['name']}, by epoch: {curve}; chosen: epoch {result['selected']['epoch']}"
     skipped = f", {error['skipped']} skipped" if error["skipped"] else ""
-    trivial = f"(best constant predictor: {_number(result['trivial_error'], percent)})"
+    trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], percent)})"
     test = Text(error_text(result), style="bold")
     yield "test", test.append(f" on {result['splits']['test']['n']} samples{skipped} {trivial}", "not bold")
     yield "time", ", ".join(f"{stage} {value:.0f} s" for stage, value in result["seconds"].items())
@@ -158,7 +158,7 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
 def error_text(result: Mapping[str, Any]) -> str:
     """Return the test error of a result record, with its name; empty if it has none."""
     error = result.get("error")
-    return f"{error['name']} {_number(error['value'], error['percent'])}" if error else ""
+    return f"{error['name']} {percent_or_number(error['value'], error['percent'])}" if error else ""
 
 
 def _record(outcome: Outcome) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _record(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _number(value: float | None, percent: bool) -> str:
+def percent_or_number(value: float | None, percent: bool) -> str:
     """Return an error in per cent with two decimals, or with four significant digits."""
     if value is None:
         return "undefined"
@@ -183,7 +183,7 @@ def _short_curve(curve: list[float | None], percent: bool) -> str:
     """Return at most six points of a curve, evenly spread, including the first and the last."""
     count = min(_CURVE_POINTS, len(curve))
     places = sorted({round(i * (len(curve) - 1) / max(count - 1, 1)) for i in range(count)})
-    return " > ".join(f"{_number(curve[place], percent)} ({place + 1})" for place in places)
+    return " > ".join(f"{percent_or_number(curve[place], percent)} ({place + 1})" for place in places)
 
 
 def _shape(shape: Iterable[int]) -> str:

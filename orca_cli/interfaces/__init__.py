@@ -13,10 +13,12 @@ from orca_cli.interfaces.data import (
     Batch,
     Examples,
     Kind,
+    NewData,
     Preprocessing,
     Samples,
     Scale,
     SourceData,
+    Targets,
     TaskData,
 )
 from orca_cli.interfaces.model import Body, Embedder, EmbedderInit, Finetune, Role, TokenLayout, Tokens, TransferParts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy as np
 if TYPE_CHECKING:  # takes seconds to import, and names types only
     from torch import Tensor
 
-Kind = Literal["classes", "labels", "dense"]
-KINDS: tuple[Kind, ...] = ("classes", "labels", "dense")
+Kind = Literal["classes", "labels", "values", "dense"]
+KINDS: tuple[Kind, ...] = ("classes", "labels", "values", "dense")
 IGNORED_CLASS = -100
 
 
@@ -23,8 +24,8 @@ class Batch:
 
     Args:
         x: [B, C, *E] float32, finite.
-        y: classes: [B] int64 in 0..K-1. labels: [B, K] float32 of 0 and 1. dense: [B, K, *E] float32, in the task's own
-            units, or [B, *E] int64 in 0..K-1 for a class at every position.
+        y: classes: [B] int64 in 0..K-1. labels: [B, K] float32 of 0 and 1. values: [B, K] float32, in the task's own units.
+            dense: [B, K, *E] float32, in the task's own units, or [B, *E] int64 in 0..K-1 for a class at every position.
         valid: [B, *E] bool, False where the input is padding; None where nothing is.
     """
 
@@ -71,11 +72,61 @@ class Scale:
     std: Tensor
 
 
+@dataclass(frozen=True)
+class NewData:
+    """New samples for a trained model, read in parts and with bounded memory; what `Preprocessing.open` and `given` return.
+
+    Args:
+        count: n, the number of samples.
+        inputs: called with (start, stop), returns samples start..stop-1 as `Preprocessing.inputs` takes them. Parts are
+            asked for in ascending order by one thread at a time; another order is allowed and may be slow.
+        targets: returns all targets, shaped as Batch.y; None where the data have none. Called at most once.
+        where: their origin, for messages.
+        ids: n names; None where samples have nothing but their number, from 0.
+    """
+
+    count: int
+    inputs: Callable[[int, int], Any]
+    targets: Callable[[], np.ndarray | None]
+    where: str
+    ids: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class Targets(Protocol):
+    """The form of a task's targets, as far as predictions need it."""
+
+    @property
+    def kind(self) -> str:
+        """Return classes, labels, maps (real-valued), class_maps (a class at every position), or another kind."""
+
+    @property
+    def scale(self) -> Scale | None:
+        """Return the task's `target_scale`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return K names of classes, labels or numbers; empty where they have none."""
+
+    @property
+    def classes(self) -> tuple[int | str, ...]:
+        """Return the K classes as they stand in the data; empty where the data number them, and for other kinds."""
+
+    def encode(self, y: np.ndarray, where: str) -> np.ndarray:
+        """Return targets as they stand in the data as Batch.y; DataError for those of another form."""
+
+
 class Preprocessing(Protocol):
     """How raw inputs become the model's; readers of own data build the inputs of all their splits through it.
 
     A run keeps it beside the weights: a dataclass of plain values, arrays, tuples, and dataclasses of these.
     """
+
+    @property
+    def targets(self) -> Targets:
+        """Return the form of the targets."""
 
     def inputs(self, raw: Any, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
         """Return raw inputs as Batch.x and Batch.valid.
@@ -88,6 +139,26 @@ class Preprocessing(Protocol):
             DataError: they do not have the form of the training data.
         """
 
+    def open(self, path: Path, where: str, part: str = "") -> NewData:
+        """Return the new samples in a file or folder of the kind that the reader reads; inputs are not read yet.
+
+        Args:
+            path: the file, the folder, or the name of a data set.
+            where: what names it, for messages.
+            part: train, validation or test, of files that hold several splits; empty for all that is there.
+
+        Raises:
+            DataError: it is missing, damaged, or does not have the form of the training data.
+            ConfigError: a part of data that have none.
+        """
+
+    def given(self, x: Any, where: str = "x") -> NewData:
+        """Return new samples that a caller holds in memory, such as an array, or a table of named columns.
+
+        Raises:
+            DataError: they do not have the form of the training data.
+        """
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -95,14 +166,14 @@ class TaskData:
 
     Args:
         kind: form of the targets.
-        input_shape: (C, L) or (C, H, W).
-        num_outputs: K: classes, labels, or channels of a dense output.
+        input_shape: (C, L), (C, H, W) or (C, D, H, W).
+        num_outputs: K: classes, labels, numbers a sample, or channels of a dense output.
         train: what stages 2 and 3 learn from.
         validation: what models are chosen on; disjoint from train and test.
         open_test: reads the test split; called once, at the end of a run.
         synthetic: True for generated data; said in every table.
         size: name of the task's size where it has several, such as "small"; shown in every table.
-        target_scale: for real-valued dense targets, the training targets' mean and deviation.
+        target_scale: for real-valued targets, the training targets' mean and deviation.
         causal: True where an output may see inputs at its own and at earlier positions only, such as in forecasting.
         class_names: K names, or empty.
         note: one line on what was read, such as files, classes and samples that were left out.

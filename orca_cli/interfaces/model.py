@@ -18,11 +18,12 @@ class TokenLayout:
     """How an input is cut into a grid of tokens.
 
     Args:
-        input_shape: (C, L) or (C, H, W), the task's.
-        fold: (rows, columns) that a sequence is folded into, row by row; None where nothing is folded.
+        input_shape: (C, L), (C, H, W) or (C, D, H, W), the task's.
+        fold: (rows, columns) that the steps of a sequence or the slices of a volume are folded into, row by row; None where
+            nothing is folded.
         canvas: (height, width) that the (folded) map is resized to; None where it keeps its size.
         kernel: k, the positions along every axis that a token stands for.
-        extent: what the embedder sees, before padding: (L,), (H, W) or the canvas.
+        extent: what the embedder sees, before padding: (L,), (H, W), (D, H, W) or the canvas.
         grid: tokens per axis, ceil(extent / k).
     """
 
@@ -51,7 +52,7 @@ class Tokens:
     Args:
         x: [B, P + T, D].
         mask: [B, P + T] bool, False where the token is padding.
-        grid: extent of the T tokens: (T,) for a sequence, (rows, columns) with rows * columns = T for a map.
+        grid: extent of the T tokens: (T,) for a sequence, (rows, columns) with rows * columns = T for a map, and so on.
         causal: whether a feature may depend on its own and earlier tokens only.
         prefix: P, the tokens that stand before those of the grid.
     """
@@ -86,11 +87,11 @@ class Embedder(Protocol):
     """What makes the input layer for a task's shapes; the settings of conf/embedder/. Paper 3.1, f.
 
     The layer is an nn.Module: `layer(x, valid)` takes [B, C, *E] and [B, *E] bool (or None) and returns Tokens of the layout's
-    grid, without prefix. It has `layout`, `kernel` (what a token sees along every axis) and `class_token`: the prefix tokens as
-    a parameter [P, D], or [D] where P = 1, or None. Optional: with `mask(x, valid)`, [B, T] bool, and
-    `tokens_at(x, valid, rows, places)`, [p, D], token places[i] of sample rows[i], stage 2 computes no token that it omits.
-    `filter` names the weight [D, ...] that takes inputs to the body's space, `shifts` the biases behind it (one of them at
-    least is there): what rigid alignment moves; without `filter` it is refused.
+    grid, without prefix; no token depends on what x holds where `valid` is False. It has `layout`, `kernel` (what a token sees
+    along every axis) and `class_token`: the prefix tokens as a parameter [P, D], or [D] where P = 1, or None. Optional: with
+    `mask(x, valid)`, [B, T] bool, and `tokens_at(x, valid, rows, places)`, [p, D], token places[i] of sample rows[i], stage 2
+    computes no token that it omits. `filter` names the weight [D, ...] that takes inputs to the body's space, `shifts` the
+    biases behind it (one of them at least is there): what rigid alignment moves; without `filter` it is refused.
 
     Attributes:
         max_tokens: upper bound on the tokens of a sample; the body's own maximum where None.

@@ -14,25 +14,31 @@ from torch.nn import functional
 
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import IGNORED_CLASS, KINDS
-from orca_cli.ranges import Positive
+from orca_cli.ranges import NotNegative, Positive
 
 
 class MaskedBCE(nn.Module):
     """Binary cross-entropy of logits, in nats, averaged over the entries whose target is not NaN.
 
     Args:
-        positive_weight: factor on the loss of positive entries; 1 weighs both alike.
+        positive_weight: factor on the loss of positive entries, one for all outputs or a list of K; 1 weighs both alike.
         count_missing: whether entries without a target enter the average as logit 0 against 0, a constant log 2 each, as
             in the released code for cosmic rays.
     """
 
-    def __init__(self, positive_weight: Positive = 1.0, count_missing: bool = False) -> None:
+    weights: Tensor
+
+    def __init__(self, positive_weight: Positive | list[Positive] = 1.0, count_missing: bool = False) -> None:
         super().__init__()
         self.positive_weight, self.count_missing = positive_weight, count_missing
+        self.register_buffer("weights", torch.tensor(positive_weight, dtype=torch.float32), persistent=False)
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits [B, K] or [B, K, *E] against 0 and 1 of the same shape."""
-        weight = outputs.new_tensor(self.positive_weight)
+        weight = self.weights.to(outputs)
+        if weight.ndim:
+            _check_count(len(weight), outputs.shape[1], "task.loss.positive_weight")
+            weight = weight.reshape(-1, *(1,) * (outputs.ndim - 2))
         known = ~targets.isnan()
         if self.count_missing:
             outputs, known = torch.where(known, outputs, 0.0), torch.ones_like(known)
@@ -58,7 +64,7 @@ class MaskedMSE(nn.Module):
         self.count_missing = count_missing
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of outputs [B, K, *E] against targets of the same shape."""
+        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
         _check_shapes(outputs, targets)
         known = ~targets.isnan()
         squares = torch.where(known, outputs - targets.nan_to_num(nan=0.0), 0.0).square()
@@ -69,20 +75,76 @@ class MaskedMSE(nn.Module):
         return targets.numel() if self.count_missing else _known(targets)
 
 
+class MaskedMAE(nn.Module):
+    """Mean over the entries whose target is not NaN of |output - target|, in units of the targets given."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
+        _check_shapes(outputs, targets)
+        known = ~targets.isnan()
+        return _masked_mean((outputs - targets.nan_to_num(nan=0.0)).abs(), known)
+
+    def weight_of(self, targets: Tensor) -> int:
+        """Return the number of entries that enter the average."""
+        return _known(targets)
+
+
+class MaskedHuber(nn.Module):
+    """Huber's loss (1964), averaged over the entries whose target is not NaN: d^2 / 2 up to delta, and linear beyond.
+
+    Args:
+        delta: in units of the targets given: their deviation over the training set, unless train.loss_units=task.
+    """
+
+    def __init__(self, delta: Positive = 1.0) -> None:
+        super().__init__()
+        self.delta = delta
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
+        _check_shapes(outputs, targets)
+        known = ~targets.isnan()
+        loss = functional.huber_loss(outputs, targets.nan_to_num(nan=0.0), reduction="none", delta=self.delta)
+        return _masked_mean(loss, known)
+
+    def weight_of(self, targets: Tensor) -> int:
+        """Return the number of entries that enter the average."""
+        return _known(targets)
+
+
 class MaskedCrossEntropy(nn.Module):
     """Cross-entropy of logits, in nats, averaged over the targets that are not -100.
 
     The focal loss that the published code uses for NinaPro has a focus of 0 there, and so is this loss.
+
+    Args:
+        weight: factor on the loss of each class, K of them; the average is weighted, as torch's. None weighs all alike.
     """
+
+    weights: Tensor | None
+
+    def __init__(self, weight: list[NotNegative] | None = None) -> None:
+        super().__init__()
+        self.weight = weight
+        tensor = None if weight is None else torch.tensor(weight, dtype=torch.float32)
+        self.register_buffer("weights", tensor, persistent=False)
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits [B, K] against classes [B], or [B, K, *E] against [B, *E]."""
-        loss = functional.cross_entropy(outputs, targets, ignore_index=IGNORED_CLASS, reduction="none")
-        return loss.sum() / (targets != IGNORED_CLASS).sum().clamp_min(1)
+        known = targets != IGNORED_CLASS
+        if self.weights is None:
+            loss = functional.cross_entropy(outputs, targets, ignore_index=IGNORED_CLASS, reduction="none")
+            return loss.sum() / known.sum().clamp_min(1)
+        weights = self.weights.to(outputs)
+        _check_count(len(weights), outputs.shape[1], "task.loss.weight")
+        loss = functional.cross_entropy(outputs, targets, weights, ignore_index=IGNORED_CLASS, reduction="none")
+        total = torch.where(known, weights[targets.clamp_min(0)], 0.0).sum()
+        return loss.sum() / total.where(total > 0, 1.0)
 
-    def weight_of(self, targets: Tensor) -> int:
-        """Return the number of known targets."""
-        return int((targets != IGNORED_CLASS).sum())
+    def weight_of(self, targets: Tensor) -> float:
+        """Return the number of known targets, or the sum of their weights."""
+        known = targets[targets != IGNORED_CLASS]
+        return len(known) if self.weights is None else float(self.weights.to(targets.device)[known].sum())
 
 
 class RelativeL2Loss(nn.Module):
@@ -151,7 +213,8 @@ def default_loss(kind: str, integer_targets: bool) -> nn.Module:
         raise ConfigError(f"'{kind}' is not a kind", where="task.kind", hint=suggest(kind, KINDS))
     if kind == "labels":
         return MaskedBCE()
-    return MaskedMSE() if kind == "dense" and not integer_targets else MaskedCrossEntropy()
+    real = kind == "values" or (kind == "dense" and not integer_targets)
+    return MaskedMSE() if real else MaskedCrossEntropy()
 
 
 def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
@@ -159,6 +222,11 @@ def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
     if outputs.shape != targets.shape:
         what = f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}"
         raise DataError(what, where="task.loss", hint="this loss takes outputs and targets of one shape (B, K, *E)")
+
+
+def _check_count(weights: int, outputs: int, where: str) -> None:
+    if weights != outputs:
+        raise ConfigError(f"{weights} weights, but {outputs} outputs", where=where, hint="give one for each output")
 
 
 def _known(targets: Tensor) -> int:

@@ -32,7 +32,7 @@ def build_model(
 
     Args:
         body, kind, num_outputs: g, the form of the outputs, and K.
-        input_shape: (C, L) or (C, H, W).
+        input_shape: (C, L), (C, H, W) or (C, D, H, W).
         seed: the run's.
         embedder: what makes the input layer; `Patch()` by default.
         pooling: "mean" or "class_token" (the first prefix token); without effect on dense outputs.

@@ -1,7 +1,9 @@
 """How an input is cut into tokens (paper 3.1), and its way to a body's resolution and back.
 
-A sequence is resampled to rows * columns steps (at most one row more than it has), folded row by row, and resized; nothing is
-padded. The way back undoes the steps in reverse order.
+Bodies that take sequences get a token for every k positions along every axis, in row-major order, whatever the number of
+axes. Bodies that take images get a map. A sequence is resampled to rows * columns steps (at most one row more than it has) and
+folded row by row; a volume is resampled likewise along its first axis, and its slices are laid side by side, row by row. The
+map is then resized; nothing is padded. The way back undoes the steps in reverse order.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ from orca_cli.interfaces import TokenLayout
 
 
 def layout(input_shape: tuple[int, ...], *, max_tokens: int, canvas: tuple[int, int] | None) -> TokenLayout:
-    """Return how inputs of shape (C, L) or (C, H, W) become at most `max_tokens` tokens, 1 or more.
+    """Return how inputs of shape (C, L), (C, H, W) or (C, D, H, W) become at most `max_tokens` tokens, 1 or more.
 
     Bodies without a canvas (text) take the input as it is: a map is cut into k x k patches that are read row by row. Bodies
-    with one (images) get every input at its resolution (height, width); a sequence is first folded into a near-square map.
+    with one (images) get every input at its resolution (height, width); the steps of a sequence and the slices of a volume are
+    first folded into a near-square arrangement.
     """
     extent = input_shape[1:]
-    fold = fold_shape(extent[0]) if canvas is not None and len(extent) == 1 else None
+    fold = fold_shape(extent[0]) if canvas is not None and len(extent) != 2 else None
     seen = canvas or extent
     kernel = smallest_kernel(seen, max_tokens)
     return TokenLayout(input_shape, fold, canvas, kernel, tuple(seen), token_grid(seen, kernel))
@@ -54,7 +57,9 @@ def to_canvas(x: Tensor, layout: TokenLayout) -> Tensor:
         return x
     if layout.fold is not None:
         rows, columns = layout.fold
-        x = _resample(x, rows * columns).unflatten(-1, (rows, columns))
+        x = _resample(x, rows * columns).unflatten(2, (rows, columns))
+        if x.dim() > 4:  # [B, C, rows, columns, H, W]
+            x = x.transpose(3, 4).flatten(4).flatten(2, 3)
     return resize(x, layout.canvas)
 
 
@@ -62,9 +67,15 @@ def from_canvas(maps: Tensor, layout: TokenLayout) -> Tensor:
     """Return [B, K, *E] for maps [B, K, *layout.extent]."""
     if layout.canvas is None:
         return maps
-    if layout.fold is not None:
-        return _resample(resize(maps, layout.fold).flatten(-2), layout.input_shape[1])
-    return resize(maps, layout.input_shape[1:])
+    if layout.fold is None:
+        return resize(maps, layout.input_shape[1:])
+    rows, columns = layout.fold
+    length, *slice_ = layout.input_shape[1:]
+    if not slice_:
+        return _resample(resize(maps, layout.fold).flatten(-2), length)
+    height, width = slice_
+    maps = resize(maps, (rows * height, columns * width)).unflatten(3, (columns, width)).unflatten(2, (rows, height))
+    return _resample(maps.transpose(3, 4).flatten(2, 3), length)
 
 
 def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -75,4 +86,9 @@ def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def _resample(x: Tensor, length: int) -> Tensor:
-    return x if x.shape[-1] == length else functional.interpolate(x, size=length, mode="linear", align_corners=False)
+    """Return inputs [B, C, length, ...] for [B, C, L, ...], linear along that axis."""
+    if x.shape[2] == length:
+        return x
+    last = x.movedim(2, -1)
+    found = functional.interpolate(last.flatten(1, -2), size=length, mode="linear", align_corners=False)
+    return found.reshape(*last.shape[:-1], length).movedim(-1, 2)

@@ -58,7 +58,7 @@ def shuffle(values: Tensor, grid: tuple[int, ...], factor: int) -> Tensor:
 
     Args:
         values: [B, T, K * factor^axes]; channel first, then the position inside the patch, row by row.
-        grid: tokens per axis, one or two axes.
+        grid: tokens per axis.
         factor: patch size per axis.
 
     Returns:
@@ -68,4 +68,4 @@ def shuffle(values: Tensor, grid: tuple[int, ...], factor: int) -> Tensor:
     split = values.unflatten(-1, (-1, *(factor,) * axes)).unflatten(1, grid)  # [B, *grid, K, *patch]
     pairs = [place for axis in range(1, 1 + axes) for place in (axis, 1 + axes + axis)]
     interleaved = split.permute(0, 1 + axes, *pairs)  # [B, K, grid, patch, grid, patch]
-    return interleaved.reshape(len(values), -1, *(size * factor for size in grid))
+    return interleaved.reshape(values.shape[0], -1, *(size * factor for size in grid))

@@ -41,9 +41,17 @@ class TransferModel(nn.Module):
             self.register_buffer("scale_std", scale.std.float())
 
     @property
-    def deviation(self) -> float:
-        """Return the training targets' deviation in the task's units, root mean square over outputs; 1 without a scale."""
-        return float(self.scale_std.double().square().mean().sqrt()) if self.has_scale else 1.0
+    def deviation(self) -> float | Tensor:
+        """Return the training targets' deviation in the task's units; 1 without a scale.
+
+        Several numbers a sample may be of different units, and each has its own, [K]. The channels of a map share one, root
+        mean square over them.
+        """
+        if not self.has_scale:
+            return 1.0
+        if self.scale_std.ndim == 1 and len(self.scale_std) > 1:
+            return self.scale_std.clone()
+        return float(self.scale_std.double().square().mean().sqrt())
 
     def embed(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
         """Return the embedder's tokens [B, T, D] for inputs [B, C, *E]; what stage 2 compares with the source."""
@@ -61,12 +69,17 @@ class TransferModel(nn.Module):
         return outputs * self.scale_std + self.scale_mean if self.has_scale else outputs
 
     def features(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
-        """Return the body's features [B, P + T', F] in full precision, those of the prefix first."""
+        """Return the body's features [B, P + T', F] in full precision, those of the prefix first; 0 at padding."""
         is_mixed = _is_mixed(x.device)
         with _full_precision(x.device, is_mixed):
             joined = self._joined(x, valid)
         features = self.body(joined)
-        return replace(features, x=features.x.float()) if is_mixed else features
+        if is_mixed:
+            features = replace(features, x=features.x.float())
+        if valid is None:
+            return features
+        # What a body computes at padding depends on the other samples of the batch; outputs must not.
+        return replace(features, x=features.x.masked_fill(~features.mask.unsqueeze(-1), 0.0))
 
     def _joined(self, x: Tensor, valid: Tensor | None) -> Tokens:
         """Return the embedder's tokens after those of the prefix."""
@@ -75,8 +88,8 @@ class TransferModel(nn.Module):
         if self.embedder.class_token is not None:
             prefix = self.embedder.class_token.view(-1, joined.shape[-1])
             length = len(prefix)
-            joined = torch.cat([prefix.expand(len(x), -1, -1), joined], dim=1)
-            mask = torch.cat([mask.new_ones(len(x), length), mask], dim=1)
+            joined = torch.cat([prefix.expand(x.shape[0], -1, -1), joined], dim=1)
+            mask = torch.cat([mask.new_ones(x.shape[0], length), mask], dim=1)
         return Tokens(joined, mask, tokens.grid, self.causal, length)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Score
 from orca_cli.ranges import Count
-from orca_cli.scoring import checks
+from orca_cli.scoring import checks, ranking
 
 
 class ZeroOne:
@@ -41,6 +41,57 @@ class ZeroOne:
         counts = torch.stack([(train_targets == k).sum(dim=0) for k in range(num_outputs)])
         majority = torch.where(counts.sum(dim=0) > 0, counts.argmax(dim=0), overall.argmax())
         return torch.nn.functional.one_hot(majority, num_outputs).movedim(-1, 0).float()
+
+
+class Balanced:
+    """One minus the mean over classes of recall: the 0-1 error if every class that occurs had as many samples.
+
+    scikit-learn's `1 - balanced_accuracy_score`. Outputs [n, K] against targets [n], or [n, K, *E] against [n, *E].
+    """
+
+    name = "balanced 0-1 error"
+    percent = True
+
+    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+        """Return the error; `n` and `skipped` count classes: those that occur among the targets, and the others."""
+        _check_shapes(outputs, targets)
+        k, counted = outputs.shape[1], targets != IGNORED_CLASS
+        truth, predicted = targets[counted], _predictions(outputs.movedim(1, -1)[counted])
+        count = torch.bincount(truth, minlength=k)[:k]
+        hits = torch.bincount(truth[predicted == truth], minlength=k)[:k]
+        occurs = count > 0
+        n = int(occurs.sum())
+        value = 1.0 - float((hits[occurs].double() / count[occurs]).mean()) if n else None
+        return Score(value, n, k - n)
+
+    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+        """Return [K] or [K, *E]: one for the majority class at each position, as for `ZeroOne`; any class has one error."""
+        return ZeroOne().constant(train_targets, num_outputs)
+
+
+class ClassAUROC:
+    """One minus the mean over classes of the area under the ROC curve of each against the rest.
+
+    Samples are ranked by the probability of the class. scikit-learn's `roc_auc_score(multi_class="ovr", average="macro")`;
+    with two classes both have one area, the usual one. Classes that no sample or every sample has are skipped.
+    """
+
+    name = "1 - AUROC"
+    percent = True
+
+    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+        """Return the error of outputs [n, K] against [n]; `n` and `skipped` count classes."""
+        _check_shapes(outputs, targets)
+        scores = outputs.double().log_softmax(dim=1).movedim(1, -1)[targets != IGNORED_CLASS]
+        truth = targets[targets != IGNORED_CLASS]
+        areas = [ranking.auroc(scores[:, k], truth == k) for k in range(outputs.shape[1])]
+        defined = [area for area in areas if area is not None]
+        value = 1.0 - sum(defined) / len(defined) if defined else None
+        return Score(value, len(defined), len(areas) - len(defined))
+
+    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+        """Return [K] or [K, *E]: as for `ZeroOne`; any constant has an error of 0.5."""
+        return ZeroOne().constant(train_targets, num_outputs)
 
 
 class MacroF1:

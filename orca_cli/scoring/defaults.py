@@ -7,6 +7,7 @@ from orca_cli.interfaces import KINDS, Error
 from orca_cli.scoring.classification import ZeroOne
 from orca_cli.scoring.multilabel import MeanAveragePrecision
 from orca_cli.scoring.regression import MeanSquared
+from orca_cli.scoring.values import RMSE
 
 
 def default_error(kind: str, integer_targets: bool) -> Error:
@@ -19,4 +20,6 @@ def default_error(kind: str, integer_targets: bool) -> Error:
         raise ConfigError(f"'{kind}' is not a kind", where="task.kind", hint=suggest(kind, KINDS))
     if kind == "labels":
         return MeanAveragePrecision()
+    if kind == "values":
+        return RMSE()
     return MeanSquared() if kind == "dense" and not integer_targets else ZeroOne()

@@ -73,6 +73,30 @@ class MeanAUROC:
         return _frequencies(train_targets, num_outputs)
 
 
+class LabelMacroF1:
+    """One minus the mean over labels of F1 = 2 TP / (2 TP + FP + FN); a label is predicted where its logit is above 0.
+
+    Labels that are neither a target nor predicted anywhere have no F1, and are skipped.
+    """
+
+    name = "1 - macro F1"
+    percent = True
+
+    def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
+        """Return the error; `n` and `skipped` count labels."""
+        return _mean_over_labels(outputs, targets, _f1)
+
+    def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
+        """Return [K] of 1: to predict a label everywhere has an F1 above 0, to predict it nowhere has not."""
+        return torch.ones(num_outputs)
+
+
+def _f1(scores: Tensor, present: Tensor) -> float | None:
+    predicted = scores > 0
+    total = int(predicted.sum() + present.sum())
+    return 2 * int((predicted & present).sum()) / total if total else None
+
+
 def _mean_over_labels(outputs: Tensor, targets: Tensor, value: Callable[[Tensor, Tensor], float | None]) -> Score:
     fits = outputs.ndim == 2 and outputs.shape == targets.shape
     checks.check_fit(fits, outputs, targets, "outputs (n, K) and targets (n, K)")

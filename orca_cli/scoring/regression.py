@@ -1,4 +1,4 @@
-"""Errors of dense regression, over a whole split. Targets of NaN are left out."""
+"""Errors of dense regression as neural operators have them, over a whole split. Targets of NaN are left out."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from orca_cli import parts, seeding
+from orca_cli import parts, seeding, short_names
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Body, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.losses.masked import default_loss
@@ -20,7 +20,9 @@ from orca_cli.part_groups import part_node
 from orca_cli.schema import Config
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.defaults import default_error
-from orca_cli.training.schedule import warmup_length
+from orca_cli.stages.class_balance import uneven_note, weighted
+from orca_cli.tasks.shared.fraction import with_fraction
+from orca_cli.training.schedule import fitted_batch, smaller_batch, warmup_length
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,10 @@ def build(config: Config, reporter: Reporter) -> Built:
         ConfigError: the data, the body and the settings do not fit together.
     """
     task = read_task(config, reporter)
-    check_batch(config, len(task.train))
+    if note := smaller_batch(config.train, len(task.train)):
+        reporter.say(f"build: {note}")
+    if note := uneven_note(task, config.train):
+        reporter.say(f"build: {note}")
     mode: Finetune = parts.build(config.finetune, "finetune")
     body = load_body(config, pretrained=mode.pretrained)
     model = build_model(
@@ -68,8 +73,9 @@ def build(config: Config, reporter: Reporter) -> Built:
     )
     mode.apply(model)
     integer = not np.issubdtype(task.train.targets().dtype, np.floating)
-    loss = _part(config.task, "loss") or default_loss(task.kind, integer)
-    error = _part(config.task, "error") or default_error(task.kind, integer)
+    loss = _part(config.task, "loss", task.kind, integer) or default_loss(task.kind, integer)
+    loss = weighted(loss, task, config.train)
+    error = _part(config.task, "error", task.kind, integer) or default_error(task.kind, integer)
     if config.train.error_chunks is not None:
         error = ChunkMean(error, config.train.error_chunks, config.train.batch_size)
     return Built(task, loss, error, model, mode, _summary(config, task, model, error))
@@ -88,6 +94,10 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     kind = config.task.get("kind")
     if kind not in (None, task.kind):
         raise ConfigError(f"the data are of kind '{task.kind}', not '{kind}'", where="task.kind")
+    fraction = config.task.get("train_fraction")
+    task = with_fraction(task, fraction, config.task.get("split_seed", 0))
+    if fraction is not None:
+        reporter.say(f"task: {task.note.rpartition('; ')[2]}")
     if config.train.validate_on == "test":
         task = replace(task, validation=task.open_test())
     for name, split in (("training", task.train), ("validation", task.validation)):
@@ -112,28 +122,10 @@ def load_body(config: Config, *, pretrained: bool = True) -> Body:
     return body
 
 
-def check_batch(config: Config, num_train: int) -> None:
-    """Refuse an optimizer step that asks for more samples than there are.
-
-    Raises:
-        ConfigError: batch_size * accumulation is above the number of training samples.
-    """
-    train = config.train
-    step = train.batch_size * train.accumulation
-    if step > num_train:
-        what = f"{train.batch_size} x accumulation {train.accumulation}" if train.accumulation > 1 else f"{step}"
-        raise ConfigError(
-            f"{what} is more than the {num_train} training samples",
-            where="train.batch_size",
-            hint=f"use train.batch_size={num_train // train.accumulation} or less"
-            if train.accumulation <= num_train
-            else f"use train.accumulation={num_train // train.batch_size or 1} or less",
-        )
-
-
 def steps_per_epoch(config: Config, num_train: int) -> int:
     """Return the optimizer steps in one pass over the training data."""
-    return -(-num_train // (config.train.batch_size * config.train.accumulation))
+    train = fitted_batch(config.train, num_train)
+    return -(-num_train // (train.batch_size * train.accumulation))
 
 
 def split_record(samples: Samples) -> dict[str, Any]:
@@ -141,8 +133,8 @@ def split_record(samples: Samples) -> dict[str, Any]:
     return {"n": len(samples), "sha256": samples.digest()}
 
 
-def _part(task: dict[str, Any], key: str) -> Any:
-    node = task.get(key)
+def _part(task: dict[str, Any], key: str, kind: str, integer_targets: bool) -> Any:
+    node = short_names.node(key, task.get(key), kind, integer_targets)
     return None if node is None else parts.build(node, f"task.{key}")
 
 

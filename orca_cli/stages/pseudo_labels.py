@@ -25,7 +25,8 @@ def class_labels(
 
     Only known targets count. Real values are centred at every position and divided by their channel's deviation; of classes at
     every position each is an indicator, centred too. What is unknown then takes the mean, 0. Label sets are centred alone.
-    Targets above 256 MiB (in float32) are clustered in batches, so that a memory map is never read as a whole.
+    Targets above 256 MiB (in float32) are clustered in batches, so that a memory map is never read as a whole. One number a
+    sample is not clustered but binned, so that every class has about as many training samples.
 
     Args:
         kind: for "classes" the targets themselves are returned.
@@ -39,6 +40,8 @@ def class_labels(
     """
     if kind == "classes":
         return np.asarray(train, dtype=np.int64), np.asarray(validation, dtype=np.int64)
+    if kind == "values" and train.shape[1] == 1:
+        return _bins(train[:, 0], validation[:, 0], num_clusters)
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
 
@@ -65,6 +68,19 @@ def class_labels(
             )
             for targets in (train, validation)
         ]
+    return found[0].astype(np.int64), found[1].astype(np.int64)
+
+
+def _bins(train: np.ndarray, validation: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bin of every number, [n] and [m]; edges are quantiles of the training numbers, and no bin is empty there.
+
+    Many equal numbers share a bin, so there may be fewer. What is unknown is in the bin of the median.
+    """
+    known = np.sort(train[~np.isnan(train)])
+    edges = np.unique(np.quantile(known, np.arange(1, count) / count, method="inverted_cdf"))
+    edges = edges[edges < known[-1]]
+    median = known[(len(known) - 1) // 2]
+    found = [np.searchsorted(edges, np.where(np.isnan(y), median, y), side="left") for y in (train, validation)]
     return found[0].astype(np.int64), found[1].astype(np.int64)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from torch import Tensor, nn
 
 from orca_cli import seeding
 from orca_cli.interfaces import Batch, Samples
@@ -18,7 +19,7 @@ from orca_cli.training.engine import Engine
 from orca_cli.training.feed import Feed
 from orca_cli.training.loop import read_step, train_step
 from orca_cli.training.memory import governed_by
-from orca_cli.training.schedule import make_optimizer, set_lr, warmup_length, warmup_then_linear
+from orca_cli.training.schedule import fitted_batch, make_optimizer, set_lr, warmup_length, warmup_then_linear
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,17 @@ class TrainingPlan:
     """
 
     def __init__(self, config: Config, built: Built, engine: Engine, steps: int | None = None) -> None:
-        self._settings, self._seed, self._built, self._engine = config.train, config.seed, built, engine
+        self._settings = fitted_batch(config.train, len(built.task.train))
+        self._seed, self._built, self._engine = config.seed, built, engine
         self._samples = built.task.train
+        if isinstance(built.loss, nn.Module):
+            built.loss.to(engine.device)  # weights of classes
         self.per_epoch = steps_per_epoch(config, len(self._samples))
         self._steps = config.train.epochs * self.per_epoch if steps is None else steps
         optimizer = make_optimizer(config.train, built.model.parameters(), fused=engine.device.type == "cpu")
         self.optimizer = engine.prepare(optimizer)
-        self._unit = built.model.deviation if config.train.loss_units == "deviation" else 1.0
+        unit = built.model.deviation if config.train.loss_units == "deviation" else 1.0
+        self._unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
         self._feed: Feed[_Read] | None = None
         self._next = 0
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from orca_cli.exceptions import CheckpointError, ChecksumError
@@ -73,12 +73,13 @@ def seal(folder: Path, files: Iterable[Path], *, owner: str = "") -> None:
     write_checked_json(folder / MANIFEST, {"schema": _SCHEMA, "owner": owner, "files": entries})
 
 
-def verify_folder(path: Path, *, extra_allowed: bool = False) -> str:
+def verify_folder(path: Path, *, extra_allowed: bool = False, only: Collection[str] | None = None) -> str:
     """Check every file of a committed or sealed folder against its manifest, and return its owner.
 
     Args:
         path: the folder.
         extra_allowed: files that are not in the manifest are allowed, as in a sealed folder. Hidden files always are.
+        only: names of the files to check, all of which have to be in the manifest; None checks all.
 
     Raises:
         ChecksumError: the manifest or a file is missing or damaged, or there is an extra file.
@@ -86,7 +87,12 @@ def verify_folder(path: Path, *, extra_allowed: bool = False) -> str:
         StorageError: a file exists but cannot be read.
     """
     manifest = _manifest(path)
-    for problem in _problems(path, manifest, extra_allowed):
+    if only is not None:
+        entries = manifest["files"]
+        if absent := sorted(set(only) - set(entries)):
+            raise ChecksumError(f"'{absent[0]}' is not in its manifest", where=str(path))
+        manifest["files"] = {name: entries[name] for name in only}
+    for problem in _problems(path, manifest, extra_allowed or only is not None):
         raise ChecksumError(problem, where=str(path))
     owner: str = manifest["owner"]
     return owner
@@ -114,7 +120,14 @@ def _manifest(path: Path) -> dict[str, Any]:
             where=str(path),
             hint="use a newer program",
         )
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(map(_is_inside, files)):
+        raise ChecksumError(f"{MANIFEST} names files outside the folder", where=str(path))
     return manifest
+
+
+def _is_inside(name: str) -> bool:
+    return not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
 
 
 def _problems(path: Path, manifest: dict[str, Any], extra_allowed: bool) -> Iterator[str]:

@@ -51,7 +51,7 @@ def train_step(
     seed: int,
     step: int,
     reduce: str = "mean",
-    unit: float = 1.0,
+    unit: float | Tensor = 1.0,
     prepared: Iterable[Batch] | None = None,
 ) -> tuple[float, float]:
     """Take one optimizer step on the mean loss over `indices`; returns (loss, gradient norm before clipping).
@@ -62,7 +62,8 @@ def train_step(
 
     What is differentiated is the loss of outputs and targets divided by `unit`. A loss in the task's units would make the
     gradient depend on them: that of a squared error shrinks with their square, and falls below Adam's epsilon. One unit for
-    all outputs keeps its direction. The loss that is returned is in the task's units.
+    all outputs keeps its direction. The loss that is returned is in the task's units, or in those of the outputs where each has
+    its own.
 
     The CPU waits for a GPU once a step, for losses and norm together (at fp16 its scaler asks a second time).
 
@@ -73,7 +74,7 @@ def train_step(
         batch_size, clip, reduce: as in `schema.Train`.
         seed: the run's.
         step: names the step's draws.
-        unit: in which outputs and targets are measured, in the task's units.
+        unit: in which outputs and targets are measured, in the task's units: one for all outputs, or one for each, [K].
         prepared: the step's batches, where they have been read already (see `read_step`).
 
     Raises:
@@ -121,8 +122,11 @@ def _on_the_cpu(numbers: Sequence[Tensor]) -> list[float]:
     return torch.stack([number.to(wide) for number in numbers]).tolist()
 
 
-def _losses(loss: Loss, outputs: Tensor, targets: Tensor, unit: float) -> tuple[Tensor, Tensor]:
+def _losses(loss: Loss, outputs: Tensor, targets: Tensor, unit: float | Tensor) -> tuple[Tensor, Tensor]:
     """Return the loss to differentiate, of numbers divided by `unit`, and the loss to report."""
+    if isinstance(unit, Tensor):
+        value = loss(outputs / unit, targets / unit)
+        return value, value.detach()
     if unit == 1:
         value = loss(outputs, targets)
         return value, value.detach()

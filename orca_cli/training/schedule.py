@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import torch
@@ -46,6 +47,28 @@ def shortened_warmup(train: Train) -> str:
         f"warm-up shortened from {train.warmup_epochs:g} to {length:g} of {train.epochs} epochs "
         f"(train.warmup_limit={train.warmup_limit:g})"
     )
+
+
+def fitted_batch(train: Train, num_train: int) -> Train:
+    """Return settings whose optimizer step asks for no more samples than there are: as given, or with a smaller batch.
+
+    Batches per step stay as they are, where there are samples enough for them.
+    """
+    if train.batch_size * train.accumulation <= num_train:
+        return train
+    accumulation = train.accumulation if train.accumulation <= num_train else max(1, num_train // train.batch_size)
+    batch_size = min(train.batch_size, num_train // accumulation)
+    return dataclasses.replace(train, batch_size=batch_size, accumulation=accumulation)
+
+
+def smaller_batch(train: Train, num_train: int) -> str:
+    """Return a note on a batch that is smaller than set; empty where it is as set."""
+    fitted = fitted_batch(train, num_train)
+    if fitted == train:
+        return ""
+    names = ("batch_size",) if fitted.accumulation == train.accumulation == 1 else ("batch_size", "accumulation")
+    given, taken = (", ".join(f"train.{name}={getattr(one, name)}" for name in names) for one in (train, fitted))
+    return f"{taken} instead of {given}: there are {num_train} training samples"
 
 
 def step_decay(step: int, *, start: float, every: int, factor: float) -> float:

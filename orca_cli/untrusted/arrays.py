@@ -21,8 +21,8 @@ from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.progress import Reporter
 from orca_cli.untrusted import worker
 from orca_cli.untrusted.first_bytes import NPY, first_bytes
-from orca_cli.untrusted.memory import check_memory
-from orca_cli.untrusted.npy_header import checked_characters, read_header
+from orca_cli.untrusted.memory import check_memory, release_pages
+from orca_cli.untrusted.npy_header import Header, checked_characters, read_header
 from orca_cli.untrusted.pickle import reader
 from orca_cli.untrusted.zips import DAMAGE, open_zip
 
@@ -43,6 +43,8 @@ class StoredArray:
     shape: tuple[int, ...]  # as declared, and as the file's size allows
     dtype: np.dtype  # no objects, no fields
     read: Callable[[], np.ndarray]  # returns the array; a memory map where the file allows it
+    # Returns what gives rows start..stop-1 and holds little more than these; parts in ascending order cost one pass.
+    rows: Callable[[], Callable[[int, int], np.ndarray]]
 
     @property
     def bytes(self) -> int:
@@ -152,7 +154,16 @@ def _npy(path: Path) -> StoredArray:
         array = np.memmap(path, header.dtype, "r", header.offset, header.shape, header.order)
         return checked_characters(array, where)
 
-    return StoredArray(where, header.shape, header.dtype, read)
+    return StoredArray(where, header.shape, header.dtype, read, lambda: _rows_of(read()))
+
+
+def _rows_of(array: np.ndarray) -> Callable[[int, int], np.ndarray]:
+    def rows(start: int, stop: int) -> np.ndarray:
+        part = np.array(array[start:stop])
+        release_pages(array)
+        return part
+
+    return rows
 
 
 def _npz(path: Path, names: list[str] | None) -> dict[str, StoredArray]:
@@ -189,7 +200,62 @@ def _member(path: Path, name: str, member: zipfile.ZipInfo, file: IO[bytes]) -> 
             stream.read(1)  # the checksum of a member is compared at its end
         return checked_characters(array, where)
 
-    return StoredArray(where, header.shape, header.dtype, read)
+    def rows() -> Callable[[int, int], np.ndarray]:
+        if header.order == "F" and len(header.shape) > 1:  # a row lies all over the member
+            return _rows_of(read())
+        _check_growth(member, where)
+        return _MemberRows(path, member, header, where)
+
+    return StoredArray(where, header.shape, header.dtype, read, rows)
+
+
+class _MemberRows:
+    """Rows of a member of an .npz file, unpacked on the way; going back starts at its beginning again.
+
+    Args:
+        path, member: the archive, and what of it.
+        header: of the member, in C order.
+        where: for messages.
+    """
+
+    def __init__(self, path: Path, member: zipfile.ZipInfo, header: Header, where: str) -> None:
+        self._path, self._member, self._header, self._where = path, member, header, where
+        self._row_bytes = math.prod(header.shape[1:]) * header.dtype.itemsize
+        self._archive: zipfile.ZipFile | None = None
+        self._stream: IO[bytes] | None = None
+        self._at = 0
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        count, last = stop - start, self._header.shape[0]
+        with _member_damage(self._where):
+            if self._stream is None or start < self._at:
+                self._rewind()
+            assert self._stream is not None
+            self._skip((start - self._at) * self._row_bytes)
+            content = self._stream.read(count * self._row_bytes)
+            self._at = stop
+            if len(content) < count * self._row_bytes:
+                raise EOFError("it ends before its array does")
+            if stop == last:
+                self._stream.read(1)  # the checksum of a member is compared at its end
+        part = np.frombuffer(content, self._header.dtype).reshape(count, *self._header.shape[1:])
+        return checked_characters(part, self._where)
+
+    def _rewind(self) -> None:
+        if self._archive is not None:
+            self._archive.close()
+        self._archive = zipfile.ZipFile(self._path)
+        self._stream = self._archive.open(self._member)
+        self._at = 0
+        self._skip(self._header.offset)
+
+    def _skip(self, size: int) -> None:
+        assert self._stream is not None
+        while size > 0:
+            chunk = self._stream.read(min(size, _CHUNK))
+            if not chunk:
+                raise EOFError("it ends before its array does")
+            size -= len(chunk)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,15 +35,15 @@ def _free_memory() -> int | None:
         return None
 
 
-def release_pages(array: np.ndarray) -> None:
+def release_pages(array: object) -> None:
     """Release the pages of the large read-only map that an array belongs to, so that a process does not grow to its size.
 
-    Other arrays are left alone. What is read again comes from the file, mostly through the system's file cache.
+    Whatever else is given is left alone. What is read again comes from the file, mostly through the system's file cache.
     """
-    owner = array
-    while isinstance(owner.base, np.ndarray):
+    owner: Any = array
+    while isinstance(getattr(owner, "base", None), np.ndarray):
         owner = owner.base
-    pages = owner.base
+    pages = getattr(owner, "base", None)
     read_only = isinstance(owner, np.memmap) and owner.mode == "r"
     if read_only and isinstance(pages, mmap.mmap) and len(pages) >= _LARGE and hasattr(mmap, "MADV_DONTNEED"):
         pages.madvise(mmap.MADV_DONTNEED)

@@ -43,6 +43,16 @@ def refused(result, code, *words):
         (["train.lr=-1e-3"], ["train.lr", "above 0"]),
         (["train.epochs=[1]"], ["train.epochs"]),
         (["train.optimizer=adamv"], ["train.optimizer", "adamw"]),
+        (["train.class_weights=balance"], ["train.class_weights", "did you mean 'balanced'?"]),
+        (["train.class_weights=[1,-2]"], ["train.class_weights[1]", "-2 is out of range", "at least 0"]),
+        (["train.class_weights=3"], ["train.class_weights", "3 is of the wrong type", "balanced or list of float"]),
+        (
+            ["train.positive_weight=balanced"],
+            ["train.positive_weight: does not apply to task.kind=classes", "class_weights"],
+        ),
+        (["task.error=f1"], ["task.error", "'f1'", "macro_f1", "task.kind=classes"]),
+        (["task.loss=mse"], ["task.loss", "allowed: cross_entropy"]),
+        (["task.error=3"], ["task.error", "3 is not a `_target_` node"]),
         (["train.betas=[0.9]"], ["train.betas", "[float, float]", "at least 0 and below 1"]),
         (["precision=fp8"], ["precision", "fp32, bf16, fp16"]),
         (["protocol=paperr"], ["protocol", "did you mean 'paper'?"]),
@@ -163,15 +173,15 @@ def arrays(path, **changes):
     return path
 
 
-def one_nan(shape):
+def one(value, shape=(60, 3, 9)):
     x = np.zeros(shape, np.float32)
-    x[7, 1, 2] = np.nan
+    x[7, 1, 2] = value
     return x
 
 
 BAD_ARRAYS = {
-    "nan": ({"x": one_nan((60, 3, 9))}, ["x", "7"]),
-    "inf": ({"x": np.where(np.isnan(one_nan((60, 3, 9))), np.inf, 0)}, ["x", "7"]),
+    "nan": ({"x": np.full((60, 3, 9), np.nan)}, ["x", "channel 0, 1, 2 has no known value"]),
+    "inf": ({"x": one(np.inf)}, ["x", "7"]),
     "one_class_only": ({"y": np.zeros(60, int)}, ["two classes or more"]),
     "wrong_rank": ({"x": np.zeros((60, 2, 3, 4, 5), np.float32)}, ["x", "(60, 2, 3, 4, 5)"]),
     "wrong_length": ({"y": np.arange(59) % 3}, ["59", "60"]),
@@ -202,12 +212,6 @@ def test_missing_file_and_pickled_file(orca, tiny, tmp_path):
     refused(orca(*common, "task.train=nowhere.npz"), 11, "nowhere.npz")
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     refused(orca(*common, f"task.train={tmp_path / 'objects.npy'}"), 12, "objects.npy")
-
-
-def test_fewer_samples_than_a_batch(orca, small):
-    refused(orca("run", *small, "train.batch_size=64"), 10, "train.batch_size", "60 training samples")
-    refused(orca("run", *small, "train.accumulation=5"), 10, "16 x accumulation 5", "train.batch_size=12 or less")
-    refused(orca("run", *small, "train.accumulation=61"), 10, "train.accumulation=3 or less")
 
 
 def test_unwritable_run_folder(orca, small, tmp_path):

@@ -182,11 +182,11 @@ def test_dry_run_builds_and_trains_nothing(orca, environment, small):
 
 
 def test_one_failing_job_does_not_end_the_others(orca, environment, small):
-    code, out, err = orca("run", "-m", *small, "metric=none", "train.batch_size=16,61")
+    code, out, err = orca("run", "-m", *small, "metric=none", "task.train_size=60,9999")
     assert code == 3
     assert "1 completed" in out
     assert "1 failed" in out
-    assert "train.batch_size: 61 is more than the 60 training samples" in err
+    assert "9999 for training are more than the" in err
     assert "Traceback" not in err
     states = sorted(json.loads((run / "status.json").read_text())["state"] for run in run_folders(environment))
     assert states == ["completed", "failed"]

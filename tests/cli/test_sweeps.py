@@ -147,11 +147,11 @@ def test_options_of_the_launcher_are_checked(orca, environment, words, said):
 
 def test_another_launcher_takes_the_place(orca, environment, small):
     """Hydra's own, as an example: the table and the exit code come from the records of the runs."""
-    words = ["run", "-m", *small, "metric=none", "train.epochs=1", "train.batch_size=16,61", "hydra/launcher=basic"]
+    words = ["run", "-m", *small, "metric=none", "train.epochs=1", "task.train_size=60,9999", "hydra/launcher=basic"]
     code, out, err = orca(*words)
     assert code == 3
     assert "1 completed, 1 failed" in out
-    assert "train.batch_size=61  failed (10)" in out
+    assert "task.train_size=9999  failed (11)" in out
     assert "1 of 2 runs are not completed" in err
     assert len(run_folders(environment)) == 2
 

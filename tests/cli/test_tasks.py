@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from orca_cli import compose
-from orca_cli.stages.build import build
+from orca_cli.stages.build import build, read_task
 from orca_cli.terminal import LogReporter
 from scripts import make_fixtures
 from tests.checkpoints import save_tiny_roberta
@@ -69,6 +69,23 @@ def test_trains_from_files_in_the_original_format(orca, command, environment, ta
     assert result["test_reads"] == 1
     hashes = {split["sha256"] for split in result["splits"].values()}
     assert len(hashes) == 3
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_trains_on_a_part_of_the_training_split(command, environment, task):
+    with compose.session() as session:
+        whole, half = (
+            read_task(session.compose(command(task, *more)[1:]).config, LogReporter())
+            for more in ((), ("task.train_fraction=0.5",))
+        )
+    assert len(half.train) == max(1, round(0.5 * len(whole.train)))
+    assert half.validation.digest() == whole.validation.digest()
+    assert half.open_test().digest() == whole.open_test().digest()
+    assert f"{len(half.train)} of {len(whole.train)} training samples are used" in half.note
+    first = half.train.batch(np.arange(1))
+    assert first.x.shape[1:] == whole.input_shape
+    if task not in ("fsd50k",):  # pieces of clips are drawn
+        assert torch.equal(first.x, whole.train.batch(half.train.rows[:1]).x)
 
 
 @pytest.mark.parametrize("protocol", ["paper", "release"])

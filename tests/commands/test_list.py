@@ -203,7 +203,7 @@ def test_protocols_are_told_where_there_are_any(
 
 def test_settings_are_all_of_the_schema_with_their_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     found = {entry["key"]: entry for entry in _json(capsys, "settings")["settings"]}
-    parts = {field.name for field in dataclasses.fields(schema.Config) if field.type != "Any"}
+    parts = {field.name for field in dataclasses.fields(schema.Config) if field.type != "Any"} | {"task"}
     assert {key.partition(".")[0] for key in found} == parts
     assert (found["train.lr"]["default"], found["train.lr"]["type"], found["train.lr"]["allowed"]) == (
         1e-4,

@@ -9,7 +9,7 @@ from orca_cli.models.assembly import build_model
 from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
 
-SHAPES = [(1, 7), (3, 97), (57, 130), (1, 1), (1, 9, 9), (3, 5, 40), (2, 1, 200)]
+SHAPES = [(1, 7), (3, 97), (57, 130), (1, 1), (1, 9, 9), (3, 5, 40), (2, 1, 200), (2, 5, 6, 7)]
 
 
 def build(body, **settings):
@@ -52,6 +52,13 @@ def test_a_token_sees_its_patch_and_one_patch_on_either_side(load_body):
     position = torch.arange(18)
     wanted = [(position >= 4 * (token - 1)) & (position < 4 * (token + 2)) for token in range(5)]
     assert torch.equal(seen(embedder, (2, 18)), torch.stack(wanted))
+
+
+def test_in_three_dimensions_a_token_sees_its_26_neighbours(load_body):
+    embedder = build(load_body("bert"), input_shape=(1, 6, 6, 6), embedder=Overlap("random", max_tokens=27)).embedder
+    assert embedder.layout.grid == (3, 3, 3)
+    assert seen(embedder, (1, 6, 6, 6))[13].all()  # the token in the middle
+    assert seen(embedder, (1, 6, 6, 6))[0].sum() == 4**3
 
 
 def test_in_two_dimensions_a_token_sees_its_eight_neighbours(load_body):
@@ -109,7 +116,7 @@ def test_settings_are_checked_before_anything_is_read(part):
 
 @pytest.mark.parametrize("name", ["bert", "swin", "vit"])
 @pytest.mark.parametrize("made", [Patch("random"), Overlap("random")], ids=["patch", "overlap"])
-@pytest.mark.parametrize("shape", [(3, 97), (2, 9, 11)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 97), (2, 9, 11), (2, 5, 7, 6)], ids=str)
 def test_single_tokens_are_those_of_the_whole_sample(load_body, name, made, shape):
     """With positions, padding and an extent that is no multiple of the kernel."""
     embedder = build(load_body(name), input_shape=shape, embedder=made).embedder

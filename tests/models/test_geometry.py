@@ -11,7 +11,10 @@ from tests.properties import examples
 sizes = st.integers(1, 3000)
 
 
-@given(extent=st.one_of(st.tuples(sizes), st.tuples(sizes, sizes)), max_tokens=st.integers(1, 3136))
+@given(
+    extent=st.one_of(st.tuples(sizes), st.tuples(sizes, sizes), st.tuples(sizes, sizes, sizes)),
+    max_tokens=st.integers(1, 3136),
+)
 def test_kernel_is_the_smallest_that_fits(extent, max_tokens):
     kernel = smallest_kernel(extent, max_tokens)
     assert math.prod(token_grid(extent, kernel)) <= max_tokens
@@ -42,7 +45,7 @@ def test_the_papers_examples():
 
 @examples(100)
 @given(
-    grid=st.one_of(st.tuples(st.integers(1, 5)), st.tuples(st.integers(1, 5), st.integers(1, 5))),
+    grid=st.one_of(*(st.tuples(*[st.integers(1, 5)] * axes) for axes in (1, 2, 3))),
     factor=st.integers(1, 4),
     channels=st.integers(1, 3),
 )
@@ -69,3 +72,37 @@ def test_canvas_and_back_keeps_a_smooth_signal():
     back = from_canvas(to_canvas(x, cut), cut)
     assert (back - x).abs().max() < 0.2
     assert (back - x).abs().mean() < 0.03
+
+
+@examples(50)
+@given(depth=st.integers(1, 40), height=st.integers(1, 6), width=st.integers(1, 6), channels=st.integers(1, 3))
+def test_slices_of_a_volume_lie_side_by_side(depth, height, width, channels):
+    rows, columns = fold_shape(depth)
+    canvas = (rows * height, columns * width)  # neither resized nor, for these depths, resampled
+    cut = layout((channels, rows * columns, height, width), max_tokens=3136, canvas=canvas)
+    assert (cut.fold, cut.extent) == ((rows, columns), canvas)
+    x = torch.randn(2, channels, rows * columns, height, width)
+    seen = to_canvas(x, cut)
+    for number in range(rows * columns):
+        row, column = divmod(number, columns)
+        tile = seen[:, :, row * height : (row + 1) * height, column * width : (column + 1) * width]
+        assert torch.equal(tile, x[:, :, number])
+    assert torch.equal(from_canvas(seen, cut), x)
+
+
+def test_a_smooth_volume_comes_back_from_the_canvas():
+    cut = layout((1, 20, 16, 12), max_tokens=3136, canvas=(224, 224))
+    axes = torch.meshgrid(*(torch.linspace(0, 1, size) for size in (20, 16, 12)), indexing="ij")
+    x = sum(weight * axis for weight, axis in zip((1.0, 0.5, -1.0), axes, strict=True))[None, None]
+    assert cut.fold == (5, 4)
+    back = from_canvas(to_canvas(x, cut), cut)
+    assert back.shape == x.shape
+    error = (back - x).abs()
+    assert error[..., 1:-1, 1:-1].max() < 0.05
+    assert error.max() < 0.5  # the edges of neighbouring slices blur into each other
+
+
+def test_volumes_are_cut_into_the_smallest_cubes_that_fit():
+    cut = layout((2, 16, 40, 41), max_tokens=512, canvas=None)
+    assert (cut.kernel, cut.grid, cut.fold) == (4, (4, 10, 11), None)
+    assert layout((2, 8, 8, 8), max_tokens=512, canvas=None).kernel == 1

@@ -12,7 +12,19 @@ from orca_cli.models.embedders.convolution import spread_filter
 from orca_cli.models.embedders.patch import Patch
 from tests.checkpoints import SHARED
 
-SHAPES = [(1, 7), (3, 97), (57, 130), (1, 1), (1, 9, 9), (3, 5, 40), (2, 1, 200), (4, 31, 17)]
+SHAPES = [
+    (1, 7),
+    (3, 97),
+    (57, 130),
+    (1, 1),
+    (1, 9, 9),
+    (3, 5, 40),
+    (2, 1, 200),
+    (4, 31, 17),
+    (1, 1, 1, 1),
+    (2, 5, 6, 7),
+    (1, 3, 1, 40),
+]
 BODIES = ["bert", "roberta", "swin", "vit"]
 
 

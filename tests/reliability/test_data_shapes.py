@@ -128,18 +128,6 @@ SMALL = {
         "own.npz[x_test]: no samples",
     ),
     "test_fraction_0": (10, {"x": X, "y": Y}, ["task.test_fraction=0"], "task.test_fraction: 0 is out of range"),
-    "fewer_samples_than_a_batch": (
-        10,
-        {"x": X, "y": Y},
-        ["train.batch_size=43"],
-        "train.batch_size: 43 is more than the 42 training samples; use train.batch_size=42 or less",
-    ),
-    "fewer_samples_than_a_step": (
-        10,
-        {"x": X, "y": Y},
-        ["train.accumulation=6"],
-        "train.batch_size: 8 x accumulation 6 is more than the 42 training samples",
-    ),
 }
 
 
@@ -154,6 +142,28 @@ def test_splits_that_are_too_small_are_told(own, fork, environment, scorecard, n
     scorecard.add("splits that overlap or are too small / told", cases=1, passed=int(passed), target=1)
     assert passed, (code, case.err)
     assert not list(environment.glob("*/*/3_finetune/checkpoints"))
+
+
+BATCHES = {
+    "train.batch_size=43": "train.batch_size=42 instead of train.batch_size=43: there are 42 training samples",
+    "train.accumulation=6": "train.batch_size=7, train.accumulation=6 instead of train.batch_size=8, train.accumulation=6",
+    "train.accumulation=50": "train.batch_size=8, train.accumulation=5 instead of train.batch_size=8, train.accumulation=50",
+}
+
+
+@pytest.mark.parametrize("setting", list(BATCHES)[: count(pr=2, nightly=len(BATCHES))])
+def test_a_batch_larger_than_the_training_set_becomes_smaller_and_says_so(own, orca, environment, scorecard, setting):
+    """F8: in one line, and the run is that of the smaller batch."""
+    code, _, err = orca(*own(x=X, y=Y), "metric=none", setting)
+    assert code == 0, err
+    lines = [line for line in err.splitlines() if "training samples" in line and "instead of" in line]
+    passed = len(lines) == 1 and BATCHES[setting] in lines[0]
+    scorecard.add("splits that overlap or are too small / told", cases=1, passed=int(passed), target=1)
+    assert passed, err
+    smaller = BATCHES[setting].partition(" instead")[0].split(", ")
+    assert orca(*own(x=X, y=Y), "metric=none", *smaller)[0] == 0
+    first, second = results(environment)
+    assert first["weights_sha256"] == second["weights_sha256"]
 
 
 @pytest.mark.parametrize("part", ["test", "validation"][: count(pr=1, nightly=2)])

@@ -10,6 +10,8 @@ from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.losses.masked import (
     MaskedBCE,
     MaskedCrossEntropy,
+    MaskedHuber,
+    MaskedMAE,
     MaskedMSE,
     NatsPerFrameLoss,
     RelativeL2Loss,
@@ -48,11 +50,59 @@ def test_masked_mse_is_the_mean_over_known_entries():
     assert not outputs.grad[2].any()
 
 
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (MaskedMAE(), functional.l1_loss),
+        (MaskedHuber(0.5), lambda outputs, targets: functional.huber_loss(outputs, targets, delta=0.5)),
+    ],
+)
+def test_masked_losses_of_numbers_are_torchs_over_known_entries(loss, expected):
+    outputs, targets = draw(6, 3).requires_grad_(), 2 * draw(3, 6).T.clone()
+    value = expected(outputs[:4], targets[:4])
+    targets[4:] = NAN
+    assert loss.weight_of(targets) == 12
+    found = loss(outputs, targets)
+    assert found.item() == pytest.approx(value.item())
+    found.backward()
+    assert outputs.grad[:4].abs().min() > 0
+    assert not outputs.grad[4:].any()
+    with pytest.raises(DataError, match="of one shape"):
+        loss(outputs, targets[:, :1])
+
+
 def test_masked_cross_entropy_agrees_with_torch():
     outputs, targets = draw(3, 4, 5), torch.arange(15).reshape(3, 5) % 4
     targets[0, :3] = IGNORED_CLASS
     expected = functional.cross_entropy(outputs, targets, ignore_index=IGNORED_CLASS)
     assert MaskedCrossEntropy()(outputs, targets).item() == pytest.approx(expected.item())
+
+
+def test_weights_of_classes_and_labels_are_torchs():
+    outputs, targets = draw(3, 4, 5), torch.arange(15).reshape(3, 5) % 4
+    targets[0, :3] = IGNORED_CLASS
+    weight = [0.5, 2.0, 0.0, 7.0]
+    tensor = torch.tensor(weight, dtype=torch.float64)
+    expected = functional.cross_entropy(outputs, targets, tensor, ignore_index=IGNORED_CLASS)
+    assert MaskedCrossEntropy(weight)(outputs, targets).item() == pytest.approx(expected.item())
+    assert MaskedCrossEntropy([1.0] * 4)(outputs, targets).item() == pytest.approx(
+        MaskedCrossEntropy()(outputs, targets).item()
+    )
+    labels = (draw(3, 5, 4).movedim(2, 1) > 0).double()  # [3, 4, 5]
+    for logits, truth in ((outputs, labels), (outputs[..., 0], labels[..., 0])):
+        shaped = tensor.reshape(-1, *(1,) * (logits.ndim - 2)) + 1
+        expected = functional.binary_cross_entropy_with_logits(logits, truth, pos_weight=shaped)
+        found = MaskedBCE(positive_weight=[w + 1 for w in weight])(logits, truth)
+        assert found.item() == pytest.approx(expected.item())
+
+
+def test_as_many_weights_as_outputs_are_needed():
+    with pytest.raises(ConfigError, match=r"task\.loss\.weight: 3 weights, but 4 outputs"):
+        MaskedCrossEntropy([1.0, 2.0, 3.0])(draw(3, 4), torch.tensor([0, 1, 2]))
+    with pytest.raises(ConfigError, match=r"task\.loss\.positive_weight: 3 weights, but 4 outputs"):
+        MaskedBCE(positive_weight=[1.0, 2.0, 3.0])(draw(3, 4), draw(3, 4))
+    with pytest.raises(ConfigError, match=r"task\.loss\.weight\[1\]: -1 is out of range"):
+        parts.build({"_target_": "orca_cli.losses.masked.MaskedCrossEntropy", "weight": [1, -1]}, "task.loss")
 
 
 def test_relative_l2_loss_is_the_mean_over_samples():
@@ -98,6 +148,8 @@ def test_relative_l2_loss_can_be_summed_over_the_batch():
     [
         MaskedBCE(),
         MaskedMSE(),
+        MaskedMAE(),
+        MaskedHuber(),
         RelativeL2Loss(),
         RelativeL2Loss(reduction="sum"),
         MaskedCrossEntropy(),
@@ -117,6 +169,7 @@ def test_a_batch_without_known_targets_trains_nothing(loss):
 def test_defaults_and_ranges():
     assert isinstance(default_loss("classes", True), MaskedCrossEntropy)
     assert isinstance(default_loss("labels", False), MaskedBCE)
+    assert isinstance(default_loss("values", False), MaskedMSE)
     assert isinstance(default_loss("dense", False), MaskedMSE)
     assert isinstance(default_loss("dense", True), MaskedCrossEntropy)
     with pytest.raises(ConfigError, match=r"task\.loss\.positive_weight"):

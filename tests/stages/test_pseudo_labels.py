@@ -29,6 +29,39 @@ def test_clusters_of_training_targets_are_found_and_given_to_validation(monkeypa
     assert np.array_equal(found[0], again[0])
 
 
+def test_one_number_a_sample_is_binned_by_quantiles_of_training():
+    rng = np.random.default_rng(0)
+    train, validation = (
+        rng.lognormal(0, 2, (200, 1)).astype(np.float32),
+        np.array([[-1.0], [1e9], [np.nan]], np.float32),
+    )
+    found = class_labels("values", train, validation, num_clusters=5, seed=0)
+    assert np.bincount(found[0]).tolist() == [40] * 5
+    assert np.all(np.diff(found[0][np.argsort(train[:, 0])]) >= 0)  # bins are in the order of the numbers
+    assert found[1].tolist() == [0, 4, 2]
+    assert [labels.dtype for labels in found] == [np.int64] * 2
+
+
+@pytest.mark.parametrize("most", [0.0, 7.0])
+def test_numbers_of_which_most_are_equal_leave_no_bin_empty(most):
+    train = np.concatenate([np.full(80, most), np.arange(20)])[:, None].astype(np.float32)
+    found, _ = class_labels("values", train, train, num_clusters=10, seed=0)
+    assert (np.bincount(found) > 0).all()
+    assert len(set(found)) > 1
+    same, _ = class_labels("values", np.zeros((9, 1), np.float32), train, num_clusters=10, seed=0)
+    assert same.tolist() == [0] * 9
+
+
+def test_several_numbers_a_sample_are_clustered_whatever_their_units():
+    rng = np.random.default_rng(0)
+    which = rng.integers(0, 2, 100)
+    train = np.stack([which + 0.05 * rng.normal(size=100), 1e4 * rng.normal(size=100) * 0.1], axis=1).astype(np.float32)
+    found, _ = class_labels("values", train, train, num_clusters=2, seed=0)
+    assert same_partition(found, which)
+    again, _ = class_labels("values", train, train, num_clusters=2, seed=0)
+    assert np.array_equal(found, again)
+
+
 def test_classes_are_their_own_labels():
     train, validation = np.array([3, 1, 2]), np.array([1])
     found = class_labels("classes", train, validation, num_clusters=10, seed=0)

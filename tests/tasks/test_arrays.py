@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.tasks.arrays.reader import load
 
 RNG = np.random.default_rng(0)
@@ -78,6 +79,8 @@ def test_labels_of_any_name_become_0_to_k(read, labels, names):
         ((N, 7, 4), {"channels_last": True}, (4, 7)),
         ((N, 3, 6, 5), {}, (3, 6, 5)),
         ((N, 6, 5, 3), {"channels_last": True}, (3, 6, 5)),
+        ((N, 3, 4, 6, 5), {}, (3, 4, 6, 5)),
+        ((N, 4, 6, 5, 3), {"channels_last": True}, (3, 4, 6, 5)),
     ],
 )
 def test_shapes_are_inferred(read, shape, settings, input_shape):
@@ -107,6 +110,28 @@ def test_dense_targets_are_real_valued_or_a_class_at_every_position(read):
     assert task.num_outputs == 3
     assert task.target_scale is None
     assert every(task.train).y.dtype == torch.int64
+
+
+@pytest.mark.parametrize("y", [RNG.normal(50, 10, N), RNG.integers(0, 99, N)], ids=["fractions", "whole numbers"])
+def test_values_are_numbers_a_sample_in_their_own_units(read, y):
+    task = read({"x": X, "y": y}, kind="values", normalize=False)
+    batch = every(task.train)
+    assert (task.kind, task.num_outputs, batch.y.dtype, batch.y.shape) == ("values", 1, torch.float32, (42, 1))
+    rows = [int(np.flatnonzero((sample == X).all(axis=(1, 2)))[0]) for sample in batch.x.numpy()]
+    np.testing.assert_array_equal(batch.y[:, 0], y[rows].astype(np.float32))
+    assert task.target_scale.mean.tolist() == pytest.approx([y[rows].mean()], rel=1e-6)
+    assert task.target_scale.std.tolist() == pytest.approx([y[rows].std()], rel=1e-6)
+    assert "1 number a sample" in task.note
+
+
+def test_several_values_have_a_scale_each_and_may_be_missing(read):
+    y = RNG.normal(size=(N, 3)) * [1, 100, 1e-4]
+    y[::4, 1] = np.nan
+    task = read({"x": X, "y": y}, kind="values", missing_targets=True)
+    known = every(task.train).y.numpy()
+    assert task.num_outputs == 3
+    assert task.target_scale.std.tolist() == pytest.approx(np.nanstd(known, axis=0).tolist(), rel=1e-5)
+    assert np.isnan(known[:, 1]).any()
 
 
 def test_missing_targets_are_allowed_on_request_only(read):
@@ -179,3 +204,85 @@ def test_a_constant_channel_stays_finite_and_is_named(read):
     assert "channel 1 is constant" in task.note
     assert torch.isfinite(every(task.train).x).all()
     assert every(task.train).x[:, 1].abs().max() < 1e-5
+
+
+GROUPS = np.arange(N) // 4
+PATIENTS = np.array([f"p{group}" for group in GROUPS])
+
+
+@pytest.mark.parametrize("groups", [GROUPS, PATIENTS], ids=["numbers", "text"])
+def test_a_group_is_never_in_two_splits(read, groups):
+    task = read({"x": X, "y": Y, "patient": groups}, group="patient", normalize=False)
+    splits = [task.train, task.validation, task.open_test()]
+    found = []
+    for samples in splits:
+        rows = [int(np.flatnonzero((one == X).all(axis=(1, 2)))[0]) for one in every(samples).x.numpy()]
+        found.append(set(groups[rows]))
+        assert len(set(zip(groups[rows], samples.groups().tolist(), strict=True))) == len(found[-1])
+    assert len(set.union(*found)) == sum(map(len, found)) == 15
+    assert "15 groups kept together" in task.note
+    assert read({"x": X, "y": Y}).train.groups() is None
+
+
+def test_groups_of_given_splits_must_not_be_shared(read, tmp_path, reporter):
+    marks = np.repeat(["train", "val", "test"], 20)
+    task = read({"x": X, "y": Y, "group": GROUPS, "split": marks}, group="group")
+    assert [len(set(samples.groups())) for samples in (task.train, task.validation, task.open_test())] == [5, 5, 5]
+    marks[20] = "train"
+    message = r"\[group\] \(train\): group '5' is also in .*\[group\] \(validation\) \(1 are in both\)"
+    with pytest.raises(DataError, match=message):
+        read({"x": X, "y": Y, "group": GROUPS, "split": marks}, group="group")
+    named = {f"{name}_train": array[:40] for name, array in (("x", X), ("y", Y), ("group", GROUPS))}
+    named |= {f"{name}_test": array[40:] for name, array in (("x", X), ("y", Y), ("group", GROUPS))}
+    task = read(named, group="group")
+    assert not set(task.train.groups()) & set(task.validation.groups())
+    assert not {*task.train.groups(), *task.validation.groups()} & {*task.open_test().groups()}
+    with pytest.raises(DataError, match=r"\[group_train\]: group '9' is also in .*\[group_test\]"):
+        read(named | {"group_test": GROUPS[38:58]}, group="group")
+    np.savez(tmp_path / "other.npz", x=X[:9], y=Y[:9], group=GROUPS[:9])
+    with pytest.raises(DataError, match=r"group '0' is also in .*other\.npz\[group\]"):
+        read({"x": X, "y": Y, "group": GROUPS}, group="group", test=str(tmp_path / "other.npz"))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, r"train\.npz: no array 'group'; it holds x, y; task\.group= names another one"),
+        ({"group": GROUPS[:-1]}, r"\[group\]: has shape \(59,\), expected \(60,\); one group per sample"),
+        ({"group": np.where(np.arange(N) == 7, np.nan, GROUPS)}, r"1 rows have no group, the first is row 8"),
+    ],
+)
+def test_groups_that_are_not_there_are_named(read, arrays, message):
+    with pytest.raises(DataError, match=message):
+        read({"x": X, "y": Y} | arrays, group="group")
+
+
+def test_groups_need_an_npz_file(read, tmp_path, reporter):
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
+    with pytest.raises(ConfigError, match=r"task\.group: x\.npy is one array, which has no groups"):
+        load(tmp_path, reporter, kind="classes", train="x.npy", labels="y.npy", group="group")
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((N, 100, 6), "read as 100 channels of 6; warning: task.channels_last=true would read 6 channels of 100"),
+        (
+            (N, 32, 32, 3),
+            "read as 32 channels of 32 x 3; warning: task.channels_last=true would read 3 channels of 32 x 32",
+        ),
+        ((N, 6, 100), ""),
+        ((N, 12, 12), ""),
+        ((N, 3, 32, 32), ""),
+        ((N, 8, 2), ""),
+        ((N, 100), ""),
+    ],
+)
+def test_an_order_of_axes_that_looks_wrong_is_told_with_what_the_other_would_give(read, shape, said):
+    note = read({"x": RNG.normal(size=shape), "y": Y}).note
+    assert said in note if said else "channels_last" not in note
+    if said:
+        other = read({"x": RNG.normal(size=shape), "y": Y}, channels_last=True)
+        assert "would read" not in other.note
+        assert other.input_shape == (shape[-1], *shape[1:-1])

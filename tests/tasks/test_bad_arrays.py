@@ -24,13 +24,17 @@ def changed(array, index, value, dtype=None):
 
 
 BAD = {
-    "nan in x": ({"x": changed(X, (7, 1, 2), np.nan)}, {}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
+    "channel of nan": (
+        {"x": changed(X, (slice(None), 1), np.nan)},
+        {},
+        r"\[x\]: channel 1 has no known value in the training set, all are NaN; remove it",
+    ),
     "infinity in x": ({"x": changed(X, 3, -np.inf)}, {}, r"\[x\]: 10 values .* index \(3, 0, 0\)"),
     "beyond float32": ({"x": changed(X, 3, 1e300, np.float64)}, {}, r"\[x\]: 10 values .* index \(3, 0, 0\)"),
     "no x": ({"x": None, "z": X}, {}, r"no array 'x'; it holds y, z"),
     "lengths": ({"y": Y[:-1]}, {}, r"\[y\]: shape \(39,\) does not match"),
     "rank of x": ({"x": X[:, 0, 0]}, {}, r"inputs have shape \(40,\)"),
-    "five axes": ({"x": X[..., None, None]}, {}, r"allowed: \(n, L\)"),
+    "six axes": ({"x": X[..., None, None, None]}, {}, r"allowed: \(n, L\).*\(n, C, D, H, W\)"),
     "empty extent": ({"x": X[..., :0]}, {}, r"inputs have shape \(40, 2, 0\)"),
     "no samples": ({"x": X[:0], "y": Y[:0]}, {}, "no samples"),
     "complex x": ({"x": X.astype(complex)}, {}, r"\[x\]: inputs have dtype complex128"),
@@ -57,6 +61,16 @@ BAD = {
     "index as label set": ({"y": Y}, {"kind": "labels"}, r"expected \(n, K\)"),
     "label set of 2": ({"y": changed(np.eye(4)[Y], (3, 1), 2)}, {"kind": "labels"}, r"first is 2.0 at index \("),
     "nan in label sets": ({"y": changed(np.eye(4)[Y], (3, 1), np.nan)}, {"kind": "labels"}, r"\[y\]: 1 values"),
+    "values of maps": ({"y": X}, {"kind": "values"}, r"values have shape \(40, 2, 5\), expected \(n,\) or \(n, K\)"),
+    "values that are text": ({"y": Y.astype(str)}, {"kind": "values"}, r"\[y\]: targets have dtype <U"),
+    "nan in values": ({"y": changed(Y, 2, np.nan, float)}, {"kind": "values"}, r"\[y\]: 1 values .* index \(2, 0\)"),
+    "equal values": ({"y": Y * 0 + 0.5}, {"kind": "values"}, r"all 28 training targets are \[0.5\]"),
+    "values beyond float32": ({"y": Y + 1e12}, {"kind": "values"}, "subtract a large offset"),
+    "output unknown": (
+        {"y": np.stack([Y, np.full(N, np.nan)], axis=1)},
+        {"kind": "values", "missing_targets": True},
+        "output 1 has no training target",
+    ),
     "dense extent": ({"y": np.zeros((N, 6))}, {"kind": "dense"}, r"expected \(n, 5\) or \(n, K, 5\)"),
     "dense per sample": ({"y": np.zeros(N)}, {"kind": "dense"}, "dense targets have shape"),
     "dense nan": ({"y": changed(X, (9, 0, 1), np.nan)}, {"kind": "dense"}, r"\[y\]: 1 values"),
@@ -113,8 +127,9 @@ def test_a_class_that_only_another_split_has_is_named(tmp_path, reporter):
     [
         ("classes", Y, {"x": X[..., :4]}, r"\[x\]: samples have shape \(2, 4\), those of the training set \(2, 5\)"),
         ("classes", Y, {"y": Y.astype(str)}, r"\[y\]: labels are strings in one split and numbers in another"),
-        ("classes", Y, {"x": changed(X, (7, 1, 2), np.nan)}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
+        ("classes", Y, {"x": changed(X, (7, 1, 2), np.inf)}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
         ("labels", np.eye(4)[Y], {"y": np.eye(4)[Y][:, :3]}, r"\[y\]: targets have 3 columns, those of the .* set 4"),
+        ("values", X[:, 0], {"y": X[:, 0, 0]}, r"\[y\]: targets have 1 columns, those of the training set 5"),
         ("dense", X, {"y": X[:, :1]}, r"\[y\]: targets have 1 columns, those of the training set 2"),
         ("dense", (X[:, 0] > 0).astype(int), {"y": X[:, 0]}, r"\[y\]: targets have dtype float32, those .* integers"),
         ("dense", (X[:, 0] > 0).astype(int), {"y": np.full((N, 5), 2)}, r"\[y\]: 200 classes are not in 0\.\.1"),
@@ -149,10 +164,11 @@ def test_one_file_for_two_splits_is_refused(first, second, tmp_path, reporter):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "class"}, r"task\.kind: 'class' .*allowed: classes, labels, dense"),
+        ({"kind": "class"}, r"task\.kind: 'class' .*allowed: classes, labels, values, dense"),
         ({"train": None}, r"task\.train: None is of the wrong type"),
         ({"labels": "y.npy"}, r"task\.labels: applies to \.npy files"),
         ({"test_labels": "y.npy"}, r"task\.test_labels: given without its inputs"),
+        ({"num_classes": 3, "kind": "values"}, r"task\.num_classes: does not apply to task\.kind=values"),
         ({"num_classes": 3, "kind": "labels"}, r"task\.num_classes: does not apply to task\.kind=labels"),
         ({"missing_targets": True}, r"task\.missing_targets: does not apply to task\.kind=classes"),
         ({"test_fraction": 0.9}, r"task\.validation_fraction: .* leave nothing for training"),
@@ -243,6 +259,15 @@ def test_objects_are_refused_and_never_executed(form, tmp_path, reporter):
     assert canary.exists()
 
 
+def test_an_array_of_arrays_is_refused_with_the_forms_that_lengths_may_have(tmp_path, reporter):
+    x = np.empty(N, dtype=object)
+    for i in range(N):
+        x[i] = np.zeros(3 + i % 4)
+    np.savez(tmp_path / "mine.npz", x=x, y=Y)
+    with pytest.raises(UnsafeError, match=r"mine\.npz\[x\]: .*one padded array beside their `lengths`"):
+        load(tmp_path, reporter, kind="classes", train="mine.npz")
+
+
 def npz(path, **members):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
@@ -262,8 +287,8 @@ def test_a_member_larger_than_the_archive_or_the_memory_is_refused(tmp_path, rep
 
 def test_the_index_of_a_bad_value_counts_from_the_start_of_the_file(tmp_path, reporter, monkeypatch):
     monkeypatch.setattr("orca_cli.tasks.shared.samples._BLOCK_BYTES", 400)  # ten samples
-    np.savez(tmp_path / "mine.npz", x=changed(X, (37, 1, 2), np.nan), y=Y)
-    with pytest.raises(DataError, match=r"index \(37, 1, 2\)"):
+    np.savez(tmp_path / "mine.npz", x=changed(X, (37, 1, 2), np.inf), y=Y)
+    with pytest.raises(DataError, match=r"1 values are infinite, the first is inf at index \(37, 1, 2\)"):
         load(tmp_path, reporter, kind="classes", train="mine.npz")
 
 

@@ -104,6 +104,20 @@ def test_a_folder_becomes_three_disjoint_splits_read_from_the_mapped_file(read, 
     assert normalised.train.digest() != task.train.digest()
 
 
+def test_numbers_are_values(read):
+    task = read(y="scalar", kind="values", normalize=False)
+    batch = every(task.train)
+    rows = [int(np.flatnonzero((x == SERIES).all(axis=(1, 2)))[0]) for x in batch.x.numpy()]
+    assert (task.kind, task.num_outputs, task.class_names) == ("values", 1, ())
+    assert batch.y[:, 0].tolist() == rows
+    assert task.target_scale.mean.tolist() == pytest.approx([np.mean(rows)])
+    several = read(y="map", kind="values")
+    assert (several.num_outputs, every(several.train).y.shape) == (6, (28, 6))
+    assert read(y="name", kind="values").class_names == ()  # classes that the data number, read as numbers
+    with pytest.raises(DataError, match=r"\[word\]: targets have dtype <U5"):
+        read(y="word", kind="values")
+
+
 def test_splits_that_there_are_are_taken(read):
     task = read("two", normalize=False)
     assert [len(task.train), len(task.validation), len(task.open_test())] == [40, 12, 11]
@@ -176,7 +190,7 @@ def test_groups_stay_together(read):
         ({"y": "scalar"}, r"\[scalar\]: 28 different labels in 28 training samples do not look like classes"),
         ({"y": "ragged", "kind": "dense"}, r"\[ragged\]: holds lists of several lengths"),
         ({"y": "flat", "kind": "labels"}, r"\[flat\]: \d+ entries are neither 0 nor 1"),
-        ({"kind": "clases"}, r"task\.kind: 'clases' .*allowed: classes, labels, dense"),
+        ({"kind": "clases"}, r"task\.kind: 'clases' .*allowed: classes, labels, values, dense"),
         ({"length": 0}, r"task\.length: 0 is .*allowed: int at least 1"),
         ({"x": "image", "length": 3}, r"task\.length: applies to sequences"),
         ({"image_size": 3}, r"task\.image_size: applies to images"),
@@ -210,7 +224,20 @@ def test_damaged_files_and_missing_values_are_told(read, folder):
         read("holes", x="x", y="y")
     table["y"][-1] = 1
     datasets.Dataset.from_dict(table).to_parquet(holes / "train.parquet")
-    with pytest.raises(DataError, match=r"holes\[train\]\[x\], row 30: 1 values are NaN or infinite"):
+    task = read("holes", x="x", y="y", normalize=False, gap_indicator=True, gaps="linear")
+    assert (
+        "1 missing values (0.3 %) in 1 of 2 channels are interpolated in time, flagged by 1 more channel" in task.note
+    )
+    assert task.input_shape == (3, 6)
+    x = np.concatenate([every(samples).x.numpy() for samples in (task.train, task.validation, task.open_test())])
+    found = x[x[:, 2].any(1)]
+    assert found[:, 2].tolist() == [[0, 0, 1, 0, 0, 0]]
+    expected = SERIES[30].copy()
+    expected[1, 2] = (expected[1, 1] + expected[1, 3]) / 2
+    np.testing.assert_allclose(found[0, :2], expected, rtol=1e-6)
+    series[30][1][2] = np.inf
+    datasets.Dataset.from_dict(table).to_parquet(holes / "train.parquet")
+    with pytest.raises(DataError, match=r"holes\[train\]\[x\], row 30: 1 values are infinite"):
         read("holes", x="x", y="y", validation_fraction=0.03, test_fraction=0.03)  # row 30 is for training
 
 

@@ -50,6 +50,11 @@ def check_targets(found, samples):
     np.testing.assert_array_equal(found, samples.targets())
 
 
+def with_gaps(x):
+    x[np.random.default_rng(3).random(x.shape) < 0.2] = np.nan
+    return x
+
+
 CLASSES = np.arange(N) % 3
 ARRAYS = {
     "constant channel": (RNG.normal(3, 2, (N, 2, 5)) * [[1], [0]] + 0.1, CLASSES, {}),
@@ -61,13 +66,18 @@ ARRAYS = {
     "channels last": (RNG.normal(size=(N, 6, 5, 3)), RNG.normal(5, 2, (N, 6, 5, 2)), {"channels_last": True}),
     "labels": (RNG.normal(size=(N, 2, 5)), RNG.integers(0, 2, (N, 4)), {}),
     "class maps": (RNG.normal(size=(N, 2, 5)), RNG.integers(0, 3, (N, 5)), {}),
+    "gaps": (with_gaps(RNG.normal(3, 2, (N, 2, 5))), CLASSES, {}),
+    "gaps in time": (with_gaps(RNG.normal(3, 2, (N, 2, 5))), CLASSES, {"gaps": "linear", "gap_indicator": True}),
+    "values": (RNG.normal(3, 2, (N, 2, 5)), RNG.normal(3, 2, (N, 3)), {}),
 }
 
 
 @pytest.mark.parametrize("name", ARRAYS)
 def test_arrays(name, tmp_path, reporter):
     x, y, settings = ARRAYS[name]
-    kind = {"labels": "labels", "class maps": "dense", "channels last": "dense"}.get(name, "classes")
+    kind = {"labels": "labels", "values": "values", "class maps": "dense", "channels last": "dense"}.get(
+        name, "classes"
+    )
     np.savez(tmp_path / "train.npz", x=x[:40], y=y[:40])
     np.savez(tmp_path / "test.npz", x=x[40:], y=y[40:])
     task = arrays.load(tmp_path, reporter, kind=kind, train="train.npz", test="test.npz", **settings)
@@ -78,11 +88,12 @@ def test_arrays(name, tmp_path, reporter):
     assert found.input_shape == task.input_shape
     with pytest.raises(DataError, match=r"new: samples have shape .* those of the training set"):
         found.inputs(x[40:, ..., :1], "new")
-    with pytest.raises(DataError, match=r"new: 1 values are NaN or infinite, the first is nan at index \(3, 0"):
-        found.inputs(np.where(np.arange(x[40:].size).reshape(x[40:].shape) == 3 * x[0].size, np.nan, x[40:]), "new")
+    with pytest.raises(DataError, match=r"new: 1 values are infinite, the first is inf at index \(3, 0"):
+        found.inputs(np.where(np.arange(x[40:].size).reshape(x[40:].shape) == 3 * x[0].size, np.inf, x[40:]), "new")
 
 
-def test_a_table_with_gaps_and_unknown_categories(tmp_path, reporter):
+@pytest.mark.parametrize("indicator", [False, True])
+def test_a_table_with_gaps_and_unknown_categories(indicator, tmp_path, reporter):
     i = np.arange(N)
     frame = pd.DataFrame(
         {
@@ -100,6 +111,7 @@ def test_a_table_with_gaps_and_unknown_categories(tmp_path, reporter):
     new.iloc[0, 0], new.iloc[1, 4], new.iloc[2, 1] = np.nan, "nowhere", ""
     new.to_csv(tmp_path / "test.csv", index=False)
     settings = {"decimal": ",", "max_categories": 3, "target": "kind", "train": "train.csv", "test": "test.csv"}
+    settings["gap_indicator"] = indicator
     task = table.load(tmp_path, reporter, **settings)
     found = rebuilt(task, tmp_path / "run")
     test = task.open_test()

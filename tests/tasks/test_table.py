@@ -180,7 +180,78 @@ def test_several_columns_are_labels(read):
     ],
 )
 def test_class_labels_are_integers_or_text(read, labels, names):
-    assert read(frame().assign(kind=np.array(labels)[np.arange(N) % 3])).class_names == names
+    table = frame().assign(kind=np.array(labels)[np.arange(N) % 3])
+    assert read(table, kind="classes").class_names == names
+    if names != ("0.5", "1.5", "2.5"):
+        assert read(table).kind == "classes"  # without being told
+
+
+def test_numbers_are_values_unless_told_otherwise_and_the_note_says_so(read):
+    weight = RNG.normal(70, 9, N)
+    table = frame().assign(kind=weight)
+    task = read(table, features=["row"], normalize=False)
+    assert (task.kind, task.num_outputs, task.class_names) == ("values", 1, ("kind",))
+    assert "kind read as numbers to predict (task.kind=values; task.kind=classes for classes)" in task.note
+    batch = every(task.train)
+    rows = batch.x[:, 0, 0].numpy().astype(int)
+    np.testing.assert_allclose(batch.y[:, 0], weight[rows], rtol=1e-6)
+    assert task.target_scale.std.tolist() == pytest.approx([weight[rows].std()], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "note"),
+    [
+        (np.arange(N) % 5, "classes", "whole numbers read as classes (task.kind=values predicts the number)"),
+        (np.arange(N) % 21, "values", "read as numbers to predict"),
+        (np.arange(N) % 3 / 2, "values", "read as numbers to predict"),
+        ([f"{i % 12:03d}" for i in range(N)], "classes", ""),
+        (np.array(["a", "1"])[np.arange(N) % 2], "classes", ""),
+    ],
+    ids=["few whole numbers", "many whole numbers", "fractions", "numbers with zeros in front", "text"],
+)
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_the_kind_is_that_of_the_column_to_be_predicted(read, target, kind, note, name):
+    if name == "t.parquet":
+        pytest.importorskip("pyarrow")
+    task = read(frame().assign(kind=target), name, features=["row"])
+    assert task.kind == kind
+    assert note in task.note
+    assert read(frame().assign(kind=np.arange(N) % 5), name, kind="values").kind == "values"
+
+
+def test_several_columns_of_numbers_are_values_and_of_bits_labels(read):
+    table = frame().assign(a=np.arange(N) % 2, b=RNG.normal(0, 1e3, N), c=np.arange(N) * 1e-5 % 7e-5)
+    task = read(table, target=None, targets=["b", "c"], features=["row"])
+    assert (task.kind, task.num_outputs, task.class_names) == ("values", 2, ("b", "c"))
+    assert task.target_scale.std.tolist() == pytest.approx(task.train.targets().std(axis=0).tolist(), rel=1e-4)
+    assert read(table, target=None, targets=["a", "a"], features=["row"]).kind == "labels"
+    assert read(table, target=None, targets=["a", "b"], features=["row"]).kind == "values"
+
+
+def test_numbers_to_be_predicted_may_be_missing_on_request_and_have_a_decimal_comma(read):
+    numbers = [f"{i},5" if i % 7 else "NA" for i in range(N)]
+    with pytest.raises(
+        DataError, match=r"t\.csv\[kind\]: 9 rows have no target, the first is row 1; .*missing_targets"
+    ):
+        read(frame().assign(kind=numbers), decimal=",")
+    task = read(frame().assign(kind=numbers), decimal=",", missing_targets=True)
+    found = np.concatenate([samples.targets()[:, 0] for samples in splits(task)])
+    assert np.isnan(found).sum() == 9
+    assert sorted(found[~np.isnan(found)]) == [i + 0.5 for i in range(N) if i % 7]
+
+
+def test_an_indicator_says_where_numbers_were_missing(read):
+    gaps = np.arange(N) % 6 == 0
+    table = frame().assign(weight=np.where(gaps, np.nan, frame().weight))
+    plain = read(table, features=["row", "weight"], normalize=False)
+    task = read(table, features=["row", "weight"], normalize=False, gap_indicator=True)
+    assert (plain.input_shape, task.input_shape) == ((1, 2), (1, 3))  # nothing is missing in the other column
+    for samples, others in zip(splits(task), splits(plain), strict=True):
+        x = every(samples).x[:, 0].numpy()
+        assert (x[:, 2] == gaps[x[:, 0].astype(int)]).all()
+        np.testing.assert_array_equal(x[:, :2], every(others).x[:, 0])
+    assert "missing numbers become the training mean, flagged by one more feature each, in weight (" in task.note
+    assert "flagged" not in plain.note
 
 
 def test_a_column_of_row_numbers_without_a_name_is_left_out(read, tmp_path):
@@ -227,8 +298,8 @@ HEAD = b"a,b,kind\n"
         (HEAD + b",?,x\n,NA,y\n" * 20, {}, "all columns are empty"),
         (
             HEAD + b"".join(b"1,2,%d.25\n" % i for i in range(60)),
-            {},
-            r"t\.csv\[kind\]: holds 42 different numbers, such as .*25, which are not classes; bin them",
+            {"kind": "classes"},
+            r"t\.csv\[kind\]: holds 42 different numbers, such as .*25, which are not classes; .*task\.kind=values",
         ),
     ],
 )
@@ -244,14 +315,21 @@ def test_malformed_tables_are_refused_in_one_line(read, content, settings, messa
         ({"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
         ({"target": "zzz"}, r"task\.target: .* 'zzz'; columns: row, weight, colour, code, patient, kind"),
         ({"target": None}, r"task\.target: a value is needed; give task\.target=COLUMN"),
-        ({"targets": ["row"]}, r"task\.targets: does not apply to task\.kind=classes; give task\.target instead"),
+        ({"targets": ["row"]}, r"task\.target: given beside task\.targets; give all columns to be predicted in"),
+        (
+            {"kind": "classes", "targets": ["row"]},
+            r"task\.targets: does not apply to task\.kind=classes; give task\.target",
+        ),
+        ({"kind": "values", "targets": ["row"]}, r"task\.target: given beside task\.targets"),
+        ({"kind": "values"}, r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes"),
+        ({"target": None, "targets": ["row", "kind"]}, r"t\.csv\[kind\]: 'kind' holds text"),
         ({"kind": "labels"}, r"task\.target: does not apply to task\.kind=labels"),
         ({"kind": "labels", "target": None}, r"task\.targets: a value is needed"),
         (
             {"kind": "labels", "target": None, "targets": ["row", "kind"]},
             r"t\.csv\[row\]: '2' in row 3 is neither 0 nor 1",
         ),
-        ({"kind": "dense"}, r"task\.kind: 'dense' is .*allowed: classes, labels"),
+        ({"kind": "dense"}, r"task\.kind: 'dense' is .*allowed: classes, labels, values"),
         ({"features": ["wieght"]}, r"task\.features: .* did you mean 'weight'"),
         ({"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
         ({"features": "weight"}, r"task\.features: 'weight' is of the wrong type; allowed: list of str"),

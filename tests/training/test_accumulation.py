@@ -6,7 +6,15 @@ import torch
 from torch import nn
 
 from orca_cli.interfaces import IGNORED_CLASS
-from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy, MaskedMSE, NatsPerFrameLoss, RelativeL2Loss
+from orca_cli.losses.masked import (
+    MaskedBCE,
+    MaskedCrossEntropy,
+    MaskedHuber,
+    MaskedMAE,
+    MaskedMSE,
+    NatsPerFrameLoss,
+    RelativeL2Loss,
+)
 from orca_cli.training.loop import train_step
 from tests.training.toy import Dense, Pairs, engine, gradient, optimizer
 
@@ -40,9 +48,14 @@ CASES = {
     "bce": (MaskedBCE(), numbers(binary=True), False),
     "bce, weighted": (MaskedBCE(positive_weight=4.0), numbers(binary=True), False),
     "bce over all": (MaskedBCE(count_missing=True), numbers(binary=True), False),
+    "bce, a weight a label": (MaskedBCE(positive_weight=[4.0, 0.1, 20.0]), numbers(binary=True), False),
     "mse": (MaskedMSE(), numbers(), False),
     "mse over all": (MaskedMSE(count_missing=True), numbers(), False),
     "cross-entropy": (MaskedCrossEntropy(), classes(), False),
+    "cross-entropy, weighted": (MaskedCrossEntropy([1.0, 10.0, 0.1]), classes(), False),
+    "cross-entropy, weighted, a batch without a class": (MaskedCrossEntropy([1.0, 10.0, 0.1]), one_class(), True),
+    "absolute": (MaskedMAE(), numbers(), False),
+    "huber": (MaskedHuber(0.5), numbers(), False),
     "relative": (RelativeL2Loss(), numbers(), False),
     "relative, summed": (RelativeL2Loss(reduction="sum"), numbers(), False),
     "nats": (NatsPerFrameLoss(), numbers(binary=True), False),

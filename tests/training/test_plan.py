@@ -1,9 +1,12 @@
 """Which samples a step sees, at what rate, and what finding that out costs."""
 
 import numpy as np
+import pytest
 from torch import nn
 
 from orca_cli import seeding
+from orca_cli.schema import Train
+from orca_cli.training.schedule import fitted_batch, smaller_batch
 from tests.training.toy import Dense, Pairs, plan
 
 
@@ -63,3 +66,28 @@ def test_a_warmup_that_fits_is_as_set_and_so_is_one_without_a_limit():
     assert max(rates(epochs=10, warmup_epochs=5)[:20]) < 1
     assert rates(epochs=10, warmup_epochs=5) == rates(epochs=10, warmup_epochs=5, warmup_limit=None)
     assert max(rates(epochs=3, warmup_epochs=5, warmup_limit=None)) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("given", "n", "taken"),
+    [
+        ((32, 1), 28, (28, 1)),
+        ((32, 1), 32, (32, 1)),
+        ((16, 5), 60, (12, 5)),
+        ((16, 61), 60, (16, 3)),
+        ((1, 100), 7, (1, 7)),
+        ((8, 2), 1, (1, 1)),
+    ],
+)
+def test_a_step_asks_for_no_more_samples_than_there_are(given, n, taken):
+    settings = Train(batch_size=given[0], accumulation=given[1])
+    fitted = fitted_batch(settings, n)
+    assert (fitted.batch_size, fitted.accumulation) == taken
+    assert (settings.batch_size, settings.accumulation) == given
+    assert bool(smaller_batch(settings, n)) == (given != taken)
+    steps = plan(
+        Dense(1), Pairs(np.zeros((n, 1, 6), np.float32)), nn.MSELoss(), batch_size=given[0], accumulation=given[1]
+    )
+    with steps:
+        assert steps.per_epoch == -(-n // (taken[0] * taken[1]))
+        assert steps.take(0)[1] == min(n, taken[0] * taken[1])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from orca_cli.interfaces import Scale
 from orca_cli.losses.masked import MaskedMSE, RelativeL2Loss
 from orca_cli.training.checkpoint import weights_sha256
 from orca_cli.training.loop import train_step
@@ -53,6 +54,27 @@ def test_the_loss_is_reported_in_the_tasks_units():
     _, one, _ = trained(1.0, MaskedMSE())
     for units in (1e-6, 1e6, 1e25):  # squares of the last exceed float32
         assert trained(units, MaskedMSE())[1] == pytest.approx(one * units**2, rel=1e-2)
+
+
+def test_several_numbers_a_sample_are_learned_alike_whatever_the_unit_of_each():
+    x = Pairs(np.zeros(64)).x.double().mean(2)
+    y = torch.stack([x[:, 0] + 0.5 * x[:, 1], x[:, 2] - x[:, 0]], dim=1) + 2.0
+
+    def trained(units):
+        scaled = (y * torch.tensor(units)).float()
+        model = Dense(2, flat=True, scale=Scale(scaled.mean(0), scaled.std(0, correction=0)))
+        steps = plan(model, Pairs(scaled), MaskedMSE(), batch_size=16, epochs=STEPS // 4, warmup_epochs=0, lr=1e-2)
+        losses = [steps.take(step)[0] for step in range(STEPS)]
+        with torch.no_grad():
+            squares = (model(Pairs(scaled).x) - scaled).double().square().mean(0)
+        return squares / scaled.double().var(0, correction=0), losses
+
+    alike, losses = trained([1.0, 1.0])
+    assert (alike < 0.5).all()  # the premise: it learns
+    for units in ([1e-4, 1e4], [1e6, 1.0]):
+        one, own = trained(units)
+        torch.testing.assert_close(one, alike, rtol=2e-2, atol=1e-4)
+        assert own == pytest.approx(losses, rel=2e-2)  # reported in deviations: the outputs have no unit in common
 
 
 def one_step(unit, y):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from orca_cli.interfaces import Batch, Scale
+from orca_cli.models.transfer import TransferModel
 from orca_cli.schema import Config, Train
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training.engine import Engine
@@ -38,6 +39,8 @@ class Pairs:
 class Dense(nn.Module):
     """Outputs [B, K, L] in the task's units, as models.transfer has them; `flat` gives [B, K]."""
 
+    deviation = TransferModel.deviation
+
     def __init__(self, outputs, flat=False, scale=None):
         super().__init__()
         torch.manual_seed(1)
@@ -45,7 +48,6 @@ class Dense(nn.Module):
         self.flat, self.has_scale = flat, scale is not None
         if scale is not None:
             self.scale_mean, self.scale_std = scale.mean, scale.std
-        self.deviation = 1.0 if scale is None else float(scale.std.double().square().mean().sqrt())
 
     def forward(self, x, valid=None):
         raw = self.layers(x)

@@ -121,9 +121,11 @@ class TextBody(PretrainedBody):
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Return features; nothing attends to padding nor, where tokens are causal, to what comes later."""
-        # What lies behind the batch's last real token is not computed; its features are 0.
-        places = tokens.mask.any(0).nonzero()
-        length = int(places.max()) + 1 if len(places) else tokens.mask.shape[1]
+        # What lies behind the batch's last real token is not computed; its features are 0. An exported graph has no such cut.
+        length = tokens.mask.shape[1]
+        if not torch.compiler.is_exporting():
+            places = tokens.mask.any(0).nonzero()
+            length = int(places.max()) + 1 if len(places) else length
         features = self.encode(tokens.x[:, :length], tokens.mask[:, :length], causal=tokens.causal)
         features = functional.pad(features, (0, 0, 0, tokens.mask.shape[1] - length))
         return Tokens(features, tokens.mask, tokens.grid, prefix=tokens.prefix)
@@ -140,6 +142,9 @@ class TextBody(PretrainedBody):
     @torch.no_grad()
     def prefix_tokens(self) -> Tensor | None:
         """Return the embedded [CLS] or <s> [1, D] at the first position; None where the tokenizer has none."""
+        weights = next(self.embeddings.parameters())
+        if weights.is_meta:  # the values come later, from a model that has such a token; only the shape counts
+            return weights.new_empty(1, self.width)
         number = self._tokenizer.cls_token_id
         if number is None:
             return None

@@ -12,7 +12,9 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,11 @@ from orca_cli.terminal import log
 from orca_cli.untrusted.connections import hub_answers
 
 KEY = "body.checkpoint"
+CONFIG = "config.json"
 _TIMEOUT_S = 8
+_LARGEST_NUMBER = 2**20  # in a config.json whose weights are elsewhere
+_DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "depths")
+_architecture_on: ContextVar[str | None] = ContextVar("architecture_on", default=None)
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,20 @@ def check_name(checkpoint: str) -> None:
         raise ConfigError(f"no such folder: '{checkpoint}'", where=KEY, hint="give a folder or a hub id")
 
 
+@contextmanager
+def architecture_only(device: str = "meta") -> Iterator[None]:
+    """Let bodies inside the block be made from a folder's config.json alone, by a caller who has all their weights.
+
+    Args:
+        device: where they are made; on "meta" they have shapes, and neither memory nor values.
+    """
+    token = _architecture_on.set(device)
+    try:
+        yield
+    finally:
+        _architecture_on.reset(token)
+
+
 def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> tuple[Any, Path]:
     """Return a transformers model without pooler in float32, and the folder that it was read from.
 
@@ -92,11 +112,14 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     import torch
     import transformers
 
-    folder = resolve(checkpoint)
+    device = _architecture_on.get()
+    folder = resolve(checkpoint) if device is None else Path(checkpoint)
     kind = getattr(transformers, classes[check_family(folder, tuple(classes))])
     settings |= {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True, "dtype": torch.float32}
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    if device is not None:
+        return _architecture(kind, folder, device, settings.get("attn_implementation")), folder
     try:
         model, report = kind.from_pretrained(folder, output_loading_info=True, **without_pooler(kind), **settings)
     except Exception as error:  # noqa: BLE001 - both libraries raise their own types
@@ -109,6 +132,54 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
         what = f"{len(wrong)} of the model's weights are missing or have the wrong shape, such as '{wrong[0]}'"
         raise DataError(what, where=str(folder), hint="give the folder of a complete saved checkpoint")
     return model, folder
+
+
+def _architecture(kind: Any, folder: Path, device: str, attention: str | None) -> Any:
+    """Return a model of a folder's config.json with random weights, or with none on the device "meta"."""
+    import torch
+
+    check_modest(folder)
+    try:
+        config = kind.config_class.from_pretrained(folder, local_files_only=True)
+        wanted = {} if attention is None else {"attn_implementation": attention}
+        with torch.device(device):
+            return kind._from_config(config, dtype=torch.float32, **without_pooler(kind), **wanted)
+    except Exception as error:  # noqa: BLE001 - transformers raises what it likes for settings that make no model
+        if isinstance(error, MemoryError) or "allocate memory" in str(error) or of_processes(error):
+            raise
+        raise DataError(f"describes no model: {error}", where=str(folder / CONFIG)) from error
+
+
+def check_modest(folder: Path) -> int:
+    """Return how many layers a config.json asks for; a stranger's could ask for days of work in a few bytes.
+
+    Raises:
+        DataError: the file is unreadable.
+        UnsafeError: it holds a number that no model has.
+    """
+    try:
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        largest = max((abs(number) for number in _numbers(content)), default=0)
+        layers = sum(sum(_numbers(content[key])) for key in _DEPTHS if key in content)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{CONFIG} is unreadable", where=str(folder)) from error
+    if largest > _LARGEST_NUMBER:
+        raise UnsafeError(f"holds the number {largest}", where=str(folder / CONFIG), hint="no model has that size")
+    return layers
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+
+
+def shareable_config(folder: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint's config.json without the folder that its maker loaded it from."""
+    content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return {key: value for key, value in content.items() if key != "_name_or_path"}
 
 
 def without_pooler(kind: type) -> dict[str, bool]:

@@ -24,7 +24,8 @@ def load(checkpoint: str) -> SwinBody:
 class SwinBody(ImageBody):
     """Encoder and last norm of a Swin model.
 
-    Its windows take no padding mask, so padded tokens enter as zeros and are left out of pooling.
+    Its windows take no padding mask, so padded tokens enter as zeros and are left out of pooling. What stands in padding has
+    no effect then; that there is padding has, since the other tokens of a window attend to these zeros.
     """
 
     encoder: nn.Module

@@ -13,6 +13,10 @@ from torch.nn import functional
 from orca_cli.interfaces import EmbedderInit, TokenLayout, Tokens
 from orca_cli.models.geometry import resize, to_canvas
 
+# By number of axes.
+_CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_POOLS: dict[int, Any] = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+
 
 class ConvolutionEmbedder(nn.Module):
     """Maps inputs of any shape to tokens in the body's space, one for every k positions along every axis.
@@ -36,13 +40,13 @@ class ConvolutionEmbedder(nn.Module):
         super().__init__()
         self.layout, self.reach = layout, reach
         self.kernel = (2 * reach + 1) * layout.kernel
-        convolution: Any = nn.Conv1d if len(layout.extent) == 1 else nn.Conv2d
-        self.convolution = convolution(
+        self.convolution = _CONVOLUTIONS[len(layout.extent)](
             layout.input_shape[0], width, self.kernel, stride=layout.kernel, padding=reach * layout.kernel
         )
         nn.init.xavier_uniform_(self.convolution.weight, gain=math.sqrt(2))
         nn.init.zeros_(self.convolution.bias)
-        self.norm = nn.Identity() if body.norm is None else copy.deepcopy(body.norm).cpu().requires_grad_(True)
+        device = self.convolution.weight.device
+        self.norm = nn.Identity() if body.norm is None else copy.deepcopy(body.norm).to(device).requires_grad_(True)
         self.positions: nn.Parameter | None = None
         if body.positions is not None:
             self.positions = nn.Parameter(torch.randn(layout.tokens, width) * 0.02)  # BERT's own deviation
@@ -94,16 +98,18 @@ class ConvolutionEmbedder(nn.Module):
 
     def _seen(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Return what the convolution sees, padded at its end to whole patches."""
-        if self.reach and valid is not None:
-            x = x * valid.unsqueeze(1)  # a token near the end sees padding beyond its own patch
+        if (
+            valid is not None
+        ):  # a patch may hold padding, and a token sees beyond its own patch: what is there is not data
+            x = x.masked_fill(~valid.unsqueeze(1), 0.0)
         return _pad_end(to_canvas(x, self.layout), self.layout.padded)
 
     def mask(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Return which tokens of a batch are valid, [B, T] bool."""
         if valid is None:
-            return torch.ones(len(x), self.layout.tokens, dtype=torch.bool, device=x.device)
+            return torch.ones(x.shape[0], self.layout.tokens, dtype=torch.bool, device=x.device)
         seen = to_canvas(valid.unsqueeze(1).to(x.dtype), self.layout)
-        pool = functional.max_pool1d if len(self.layout.extent) == 1 else functional.max_pool2d
+        pool = _POOLS[len(self.layout.extent)]
         mask = pool(_pad_end(seen, self.layout.padded), self.layout.kernel).flatten(1) > 0  # [B, T]
         # Without any valid position, softmax would run over nothing; such a sample keeps its first token.
         mask[:, 0] |= ~mask.any(1)

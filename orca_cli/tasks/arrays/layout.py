@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.tasks.shared.own_data import own_path, own_paths
+from orca_cli.interfaces import Kind
+from orca_cli.tasks.arrays.folder import StoredRows, open_labelled
+from orca_cli.tasks.shared.own_data import listed, own_path, own_paths
+from orca_cli.tasks.shared.splits import group_rows
 from orca_cli.tasks.shared.targets import as_text
 from orca_cli.untrusted.arrays import StoredArray, open_arrays
 
 # How parts are called in array names (x_train, x_val, ...) and in an array `split`.
-_PART_NAMES = {
+PART_NAMES = {
     "train": ("train", "training", "0"),
     "validation": ("validation", "val", "valid", "dev", "1"),
     "test": ("test", "2"),
@@ -22,24 +25,63 @@ _PART_NAMES = {
 
 @dataclass(frozen=True)
 class Pair:
-    """Inputs and targets with one row per sample, not yet read."""
+    """Inputs, targets, and possibly lengths and groups with one row per sample, not yet read.
 
-    x: StoredArray
+    `outputs` are names of labels or numbers, and `note` is on what was not read; both may be empty.
+    """
+
+    x: StoredArray | StoredRows
     y: StoredArray
+    lengths: StoredArray | None = None
+    group: StoredArray | None = None
+    outputs: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def has_lengths(self) -> bool:
+        """Whether samples say how long they are."""
+        return self.lengths is not None or isinstance(self.x, StoredRows)
 
 
 Located = tuple[Pair, dict[str, np.ndarray], dict[str, Pair]]
 
 
-def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, str], data_folder: Path) -> Located:
+@dataclass(frozen=True)
+class Names:
+    """Names of arrays in .npz files; `lengths` is used where it is there, or None, and has to be there if `needs_lengths`.
+
+    A `group` has to be there.
+    """
+
+    x: str
+    y: str
+    lengths: str | None = None
+    needs_lengths: bool = False
+    group: str | None = None
+
+    def pair(self, arrays: dict[str, StoredArray], path: Path, ending: str = "") -> Pair:
+        """Return the arrays whose names have an ending, such as `_train`."""
+        lengths = None
+        if self.lengths is not None and (self.needs_lengths or self.lengths + ending in arrays):
+            lengths = _named(arrays, self.lengths + ending, path)
+        group = None
+        if self.group is not None:
+            group = _named(arrays, self.group + ending, path, "task.group")
+        return Pair(_named(arrays, self.x + ending, path), _named(arrays, self.y + ending, path), lengths, group)
+
+
+def locate(
+    files: dict[str, tuple[str | None, str | None]], names: Names, data_folder: Path, kind: Kind, missing: bool
+) -> Located:
     """Return the arrays that hold the training split, the rows of them that each split takes, and those of other splits.
 
     Rows are given for train and for the splits that an array `split` marks. Only headers are read.
 
     Args:
-        files: train, validation, test -> (file or None, .npy file of its targets or None). Train has a file.
-        names: of the arrays of inputs and targets in .npz files.
+        files: train, validation, test -> (file or folder or None, file of its targets or None). Train has a file.
+        names: of the arrays in .npz files.
         data_folder: relative file names that do not exist in the working folder are looked for here.
+        kind, missing: of the targets, and whether some may be missing, where a table holds them.
 
     Raises:
         ConfigError: an .npy file without targets, a split that is given twice, or one file for two splits.
@@ -49,49 +91,127 @@ def locate(files: dict[str, tuple[str | None, str | None]], names: tuple[str, st
     for part, path in own_paths({part: file for part, (file, _) in files.items()}, data_folder).items():
         label_file = files[part][1]
         label_key = "task.labels" if part == "train" else f"task.{part}_labels"
+        if path.is_dir():
+            found, marked = _from_folder(path, part, label_file, label_key, names, data_folder, kind, missing)
+            rows |= marked if part == "train" else {}
+            pairs |= _new(found, pairs, rows, part)
+            continue
         arrays = open_arrays(path, f"task.{part}")
         if "" in arrays:
-            found = {part: _from_npy(arrays[""], path, label_file, label_key, names[1], data_folder)}
+            found = {part: _from_npy(arrays[""], path, label_file, label_key, names, data_folder)}
         elif label_file is not None:
             raise ConfigError("applies to .npy files", where=label_key, hint=f"{path.name} holds its own targets")
         elif part == "train":
             found, rows = _from_training_npz(arrays, names, path)
+            found["train"] = replace(found["train"], note=_unread(arrays, found))
         else:
-            found = {part: Pair(_named(arrays, names[0], path), _named(arrays, names[1], path))}
-        if part != "train" and (part in pairs or part in rows):
-            raise ConfigError("the training file already holds this split", where=f"task.{part}", hint="remove it")
-        pairs |= found
+            found = {part: names.pair(arrays, path)}
+        pairs |= _new(found, pairs, rows, part)
     for pair in pairs.values():
         if pair.x.shape[:1] != pair.y.shape[:1] or not pair.x.shape:
             what = f"shape {pair.y.shape} does not match inputs of shape {pair.x.shape}"
             raise DataError(what, where=pair.y.where, hint="inputs and targets need one row per sample")
+        if pair.group is not None and pair.group.shape != pair.x.shape[:1]:
+            what = f"has shape {pair.group.shape}, expected {pair.x.shape[:1]}"
+            raise DataError(what, where=pair.group.where, hint="one group per sample")
         if pair.x.shape[0] == 0:
             raise DataError("no samples", where=pair.x.where, hint="give a file with samples")
+    _check_all_have_lengths(pairs)
     base = pairs.pop("train")
     return base, rows or {"train": np.arange(base.x.shape[0])}, pairs
 
 
-def _from_npy(x: StoredArray, path: Path, label_file: str | None, label_key: str, name: str, data_folder: Path) -> Pair:
+def group_arrays(base: Pair, rows: dict[str, np.ndarray], others: dict[str, Pair]) -> dict[str, np.ndarray]:
+    """Return the group of each sample of every split that the files give, split -> [n] int64; empty where there are none.
+
+    Args:
+        base, rows, others: as `locate` returns them.
+
+    Raises:
+        DataError: a group is in two splits, or a sample has none.
+    """
+    if base.group is None:
+        return {}
+    values = base.group.read()
+    found = {part: values[chosen] for part, chosen in rows.items()}
+    where = {part: base.group.where + (f" ({part})" if len(rows) > 1 else "") for part in rows}
+    for part, pair in others.items():
+        assert pair.group is not None
+        found[part], where[part] = pair.group.read(), pair.group.where
+    return group_rows(found, where)
+
+
+def _new(found: dict[str, Pair], pairs: dict[str, Pair], rows: dict[str, np.ndarray], part: str) -> dict[str, Pair]:
+    """Return what a file of a split holds; ConfigError where the training file holds that split too."""
+    if part != "train" and (part in pairs or part in rows):
+        raise ConfigError("the training file already holds this split", where=f"task.{part}", hint="remove it")
+    return found
+
+
+def _from_folder(
+    path: Path,
+    part: str,
+    label_file: str | None,
+    label_key: str,
+    names: Names,
+    data_folder: Path,
+    kind: Kind,
+    missing: bool,
+) -> tuple[dict[str, Pair], dict[str, np.ndarray]]:
+    """Return a split that is a folder of files, and the rows of the parts that its table marks."""
+    if names.lengths is None or names.needs_lengths:
+        key = "task.lengths" if names.needs_lengths else "task.padding"
+        raise ConfigError("applies to arrays of one shape", where=key, hint=f"remove it: files of {path} have lengths")
+    table = None if label_file is None else own_path(label_file, data_folder)
+    held = open_labelled(path, table, label_key, (names.x, names.y, names.group), kind, missing)
+    outputs = () if kind == "classes" else held.outputs
+    marked = {} if held.split is None else marked_rows(held.split, held.y.shape[:1])
+    if marked and part == "train" and "train" not in marked:
+        raise DataError("no training samples", where=held.x.where, hint="mark samples with train (or 0)")
+    return {part: Pair(held.x, held.y, None, held.group, outputs, held.note)}, marked
+
+
+def _check_all_have_lengths(pairs: dict[str, Pair]) -> None:
+    """Refuse lengths that some splits have and others lack: there, padding would pass for data."""
+    having = [part for part, pair in pairs.items() if pair.has_lengths]
+    lacking = [part for part in pairs if part not in having]
+    if having and lacking:
+        what = f"has no lengths, but the {having[0]} split has"
+        hint = "add them to every split, or ignore them with task.padding=none"
+        raise DataError(what, where=pairs[lacking[0]].x.where, hint=hint)
+
+
+def _from_npy(
+    x: StoredArray, path: Path, label_file: str | None, label_key: str, names: Names, data_folder: Path
+) -> Pair:
+    if names.needs_lengths:
+        hint = "give task.padding=nan where inputs end in steps of NaN, or store both in an .npz file"
+        raise ConfigError(f"{path.name} is one array, which has no lengths", where="task.lengths", hint=hint)
+    if names.group is not None:
+        hint = "store inputs, targets and groups in an .npz file"
+        raise ConfigError(f"{path.name} is one array, which has no groups", where="task.group", hint=hint)
     if label_file is None:
         raise ConfigError("a value is needed", where=label_key, hint=f"give the file with the targets of {path.name}")
     label_path = own_path(label_file, data_folder)
     arrays = open_arrays(label_path, label_key)
-    return Pair(x, arrays[""] if "" in arrays else _named(arrays, name, label_path))
+    return Pair(x, arrays[""] if "" in arrays else _named(arrays, names.y, label_path))
 
 
 def _from_training_npz(
-    arrays: dict[str, StoredArray], names: tuple[str, str], path: Path
+    arrays: dict[str, StoredArray], names: Names, path: Path
 ) -> tuple[dict[str, Pair], dict[str, np.ndarray]]:
     """Return the parts with arrays of their own, and the rows of the parts that an array `split` marks."""
     found: dict[str, Pair] = {}
-    for part, words in _PART_NAMES.items():
+    for part, words in PART_NAMES.items():
         for word in words:
-            if f"{names[0]}_{word}" in arrays and part not in found:
-                found[part] = Pair(arrays[f"{names[0]}_{word}"], _named(arrays, f"{names[1]}_{word}", path))
-    if "train" in found and names[0] not in arrays:
+            if f"{names.x}_{word}" in arrays and part not in found:
+                found[part] = names.pair(arrays, path, f"_{word}")
+    if "train" in found and names.x not in arrays:
         return found, {}
-    pair = Pair(_named(arrays, names[0], path), _named(arrays, names[1], path))
-    rows = _marked_rows(arrays["split"], pair.x.shape[:1]) if "split" in arrays else {}
+    pair = names.pair(arrays, path)
+    rows = marked_rows(arrays["split"], pair.x.shape[:1]) if "split" in arrays else {}
+    if rows and "train" not in rows:
+        raise DataError("no training samples", where=arrays["split"].where, hint="mark samples with train (or 0)")
     twice = [part for part in found if part == "train" or part in rows]
     if twice:
         hint = f"it holds {', '.join(sorted(arrays))}"
@@ -99,22 +219,29 @@ def _from_training_npz(
     return found | {"train": pair}, rows
 
 
-def _named(arrays: dict[str, StoredArray], name: str, path: Path) -> StoredArray:
+def _unread(arrays: dict[str, StoredArray], found: dict[str, Pair]) -> str:
+    """Return a note on arrays of the training file that nothing reads; empty where there are none."""
+    read = [array for pair in found.values() for array in (pair.x, pair.y, pair.lengths, pair.group)]
+    left = [name for name, array in arrays.items() if name != "split" and not any(array is one for one in read)]
+    return f"not read: {listed(sorted(left))}" if left else ""
+
+
+def _named(arrays: dict[str, StoredArray], name: str, path: Path, key: str = "") -> StoredArray:
     if name not in arrays:
-        hint = f"it holds {', '.join(sorted(arrays)) or 'nothing'}; name inputs and targets with task.x= and task.y="
+        named = f"{key}= names another one" if key else "name inputs and targets with task.x= and task.y="
+        hint = f"it holds {', '.join(sorted(arrays)) or 'nothing'}; {named}"
         raise DataError(f"no array '{name}'", where=str(path), hint=hint)
     return arrays[name]
 
 
-def _marked_rows(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def marked_rows(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Return the rows of each split that an array `split` marks, of those that have any."""
     if stored.shape != shape:
         raise DataError(f"has shape {stored.shape}, expected {shape}", where=stored.where, hint="one mark per sample")
     words = np.char.lower(np.char.strip(as_text(stored.read(), stored.where)))
-    rows = {part: np.flatnonzero(np.isin(words, accepted)) for part, accepted in _PART_NAMES.items()}
+    rows = {part: np.flatnonzero(np.isin(words, accepted)) for part, accepted in PART_NAMES.items()}
     unknown = np.setdiff1d(np.arange(len(words)), np.concatenate(list(rows.values())))
     if len(unknown):
         what = f"'{words[unknown[0]]}' at index {unknown[0]} is not a split"
         raise DataError(what, where=stored.where, hint="allowed: train, validation, test, or 0, 1, 2")
-    if not len(rows["train"]):
-        raise DataError("no training samples", where=stored.where, hint="mark samples with train (or 0)")
     return {part: found for part, found in rows.items() if len(found)}

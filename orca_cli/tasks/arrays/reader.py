@@ -1,71 +1,44 @@
 """Your own data without code: arrays in .npz or .npy files.
 
-Inputs of another shape or dtype than the training inputs', NaN and infinity raise DataError.
+Inputs of another shape or dtype than the training inputs', and infinity raise DataError.
 
-Shapes: n samples, C channels, *E the extent (L, or H x W), K outputs.
+Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge
-from torch import Tensor
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
-from orca_cli.ranges import Fraction, Seed
-from orca_cli.tasks.arrays.layout import locate
+from orca_cli.ranges import Count, Fraction, Seed
+from orca_cli.tasks.arrays import lengths as ends_of
+from orca_cli.tasks.arrays.folder import Rows, StoredRows
+from orca_cli.tasks.arrays.layout import Names, Pair, group_arrays, locate
+from orca_cli.tasks.arrays.preprocessing import (
+    ArrayPreprocessing,
+    Values,
+    channels_first,
+    check_dtype,
+    described,
+    oriented_shape,
+    time_axis,
+    with_steps,
+)
+from orca_cli.tasks.shared.gaps import Gaps, How, Missing, count_missing, ending_note, fit_gaps
 from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets, counted
-from orca_cli.tasks.shared.samples import ArraySamples, ChannelScale, as_inputs, blocks, channel_scale, constant_note
+from orca_cli.tasks.shared.samples import ArraySamples, channel_scale, constant_note
 from orca_cli.tasks.shared.splits import check_fractions, draw
-from orca_cli.tasks.shared.targets import TargetForm, check_finite, fit_targets, own_task, plain_labels
+from orca_cli.tasks.shared.targets import fit_targets, own_task, plain_labels
 from orca_cli.untrusted.arrays import StoredArray
 
-
-@dataclass(frozen=True)
-class ArrayPreprocessing:
-    """What the training arrays say about the inputs and targets of all splits; without scale, inputs stay as they are.
-
-    A sample has `stored_shape` in the files: (L), (C, L) or (C, H, W); with channels last, (L), (L, C) or (H, W, C).
-    """
-
-    stored_shape: tuple[int, ...]
-    channels_last: bool
-    targets: TargetForm
-    scale: ChannelScale | None
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """(C, *E)."""
-        return _oriented_shape(self.stored_shape, self.channels_last)
-
-    def check(self, x: StoredArray | np.ndarray, where: str) -> None:
-        """Check shape and dtype of inputs, which may be in a file still."""
-        _check_dtype(x.dtype, where)
-        if x.shape[1:] != self.stored_shape:
-            what = f"samples have shape {x.shape[1:]}, those of the training set {self.stored_shape}"
-            raise DataError(what, where=where)
-
-    def oriented(self, x: np.ndarray, where: str) -> np.ndarray:
-        """Return inputs as [n, C, *E], without copying."""
-        self.check(x, where)
-        if x.ndim == 2:
-            x = x[:, None]
-        elif self.channels_last:
-            x = np.moveaxis(x, -1, 1)
-        done = 0
-        for block in blocks(x, np.arange(len(x))):
-            check_finite(block, where, offset=done)
-            done += len(block)
-        return x
-
-    def inputs(self, raw: np.ndarray, where: str = "inputs") -> tuple[Tensor, None]:
-        """Return inputs as Batch.x, from an array [B, ...] as in the files."""
-        return as_inputs(self.oriented(raw, where), self.scale), None
+_BY_FAR = 4  # times as many channels as positions look like channels in the last place ...
+_MANY_STEPS = 16  # ... if they are this many
 
 
 def load(
@@ -87,6 +60,12 @@ def load(
     num_classes: Annotated[int, Ge(2)] | None = None,
     channels_last: bool = False,
     missing_targets: bool = False,
+    lengths: str | None = None,
+    padding: ends_of.Marks | None = None,
+    length: Count | None = None,
+    group: str | None = None,
+    gaps: How = "mean",
+    gap_indicator: bool = False,
 ) -> TaskData:
     """Return a task over arrays in files.
 
@@ -94,53 +73,102 @@ def load(
     x_val, ... . An .npy file holds x, and another one y. Inputs [n, L] become [n, 1, L]. See shared.own_data.
 
     Args:
-        kind: classes: y [n] integers or strings. labels: y [n, K] of 0 and 1. dense: y [n, *E] or [n, K, *E] floats, or
-            [n, *E] integers, a class at every position.
-        train: file of the training split, and of the splits that have no file.
-        labels: as validation_labels and test_labels the .npy file of the targets, where inputs are in an .npy file.
+        kind: classes: y [n] integers or strings. labels: y [n, K] of 0 and 1. values: y [n] or [n, K], real numbers. dense:
+            y [n, *E] or [n, K, *E] floats, or [n, *E] integers, a class at every position.
+        train: file of the training split, and of the splits that have no file; or a folder of .npy files, a sequence each.
+        labels: as validation_labels and test_labels the .npy file of the targets, where inputs are in an .npy file; of a
+            folder the table with a row for each file and its target, by default the only one in it.
         test: its content is read at the end of a run only.
-        x: name of the inputs in .npz files.
-        y: name of the targets in .npz files.
+        x: name of the inputs in .npz files, or of the column of files.
+        y: name of the targets in .npz files, or of the column of targets.
         num_classes: K for integer classes; None infers it.
         channels_last: whether x is [n, *E, C], and y of kind dense [n, *E, K].
+        lengths: name of the steps of each sequence [n] in .npz files, whose inputs hold anything after that; None uses
+            `lengths` where it is there.
+        padding: nan: sequences end where nothing but NaN follows. none: all steps are data. None: as the lengths say.
+        length: L for sequences of different lengths; longer ones are cut at the end. None takes the longest of training.
+        group: name of the group of each sample [n] in .npz files, such as a patient; no two splits share one of its values.
+        gaps: what takes the place of NaN in inputs: the channel's training mean; linear: what lies between the known values
+            in time, for sequences.
+        gap_indicator: whether a channel with NaN in training gets another one that is 1 where a value was missing, else 0.
 
     Raises:
         ConfigError: settings contradict each other or the files.
         MemoryExhaustedError: an array does not fit into memory.
     """
     files = {"train": (train, labels), "validation": (validation, validation_labels), "test": (test, test_labels)}
-    base, rows, others = locate(files, (x, y), data_folder)
+    names = Names(x, y, None if padding else lengths or ends_of.LENGTHS, lengths is not None, group)
+    base, rows, others = locate(files, names, data_folder, kind, missing_targets)
     train_rows = rows["train"]
     check_enough(len(train_rows), "samples", base.x.where)
-    shape, shape_note = _input_shape(base.x, channels_last)
-    raw, place = base.y.read(), base.y.where
+    sample = _input_sample(base.x, channels_last)
+    (values, ends), raw, place = _read(base, padding, channels_last), base.y.read(), base.y.where
     classes = plain_labels(raw, place)[train_rows] if kind == "classes" else None
     fractions = {"validation": validation_fraction, "test": test_fraction}
-    drawn, drawn_note = draw(len(train_rows), {*rows, *others}, fractions, split_seed, classes)
+    records = group_arrays(base, rows, others)
+    drawn, drawn_note = draw(len(train_rows), {*rows, *others}, fractions, split_seed, classes, records.get("train"))
+    base_groups = _of_rows(records, rows, len(raw))
     rows |= {part: train_rows[chosen] for part, chosen in drawn.items()}
-    own, missing = rows["train"], missing_targets
+    own, missing, padded, steps = rows["train"], missing_targets, None, sample[1:]
+    if ends is not None:
+        longest = length or int(ends[own].max())
+        padded = ends_of.Padding("nan" if padding else "lengths", longest, missing_targets, lengths or ends_of.LENGTHS)
+        steps = (padded.length,)
+        if kind == "dense":
+            raw, missing = padded.targets(raw, ends, channels_last, place), True
+    elif length is not None:
+        hint = "give an array of lengths, or task.padding=nan"
+        raise ConfigError("applies to sequences of different lengths", where="task.length", hint=hint)
     targets = fit_targets(
-        kind, raw, own, place, shape[1:], num_classes=num_classes, channels_last=channels_last, missing=missing
+        kind,
+        raw,
+        own,
+        place,
+        steps,
+        num_classes=num_classes,
+        channels_last=channels_last,
+        missing=missing,
+        names=base.outputs,
     )
-    unscaled = ArrayPreprocessing(base.x.shape[1:], channels_last, targets, None)
-    base_x, base_y = unscaled.oriented(base.x.read(), base.x.where), targets.encode(raw, place)
-    scale, constant = channel_scale(base_x, own)
-    preprocessing = replace(unscaled, scale=scale) if normalize else unscaled
+    stored = with_steps(base.x.shape[1:], steps, channels_last)
+    channels = oriented_shape(stored, channels_last)[0]
+    unscaled = ArrayPreprocessing(stored, channels_last, targets, None, (x, y), padded, Gaps(gaps, np.zeros(channels)))
+    base_x, base_y = unscaled.oriented((values, ends), base.x.where), targets.encode(raw, place)
+    has_gaps = count_missing(base_x).any()
+    scale, constant = channel_scale(base_x, own, has_gaps)
+    missing_inputs = count_missing(base_x, own) if has_gaps else Missing(channels)
+    filling, gap_notes = fit_gaps(missing_inputs, base_x.shape[2:], gaps, gap_indicator, scale.mean, base.x.where)
+    gap_notes += ending_note(base_x, own) if has_gaps else []
+    preprocessing = replace(unscaled, gaps=filling, scale=scale if normalize else None)
     for pair in others.values():
         preprocessing.check(pair.x, pair.x.where)
 
     def samples(part: str) -> ArraySamples:
         if part in rows:
-            return ArraySamples(base_x, base_y, rows=rows[part], scale=preprocessing.scale)
+            # What has no gaps keeps its digest.
+            own_gaps = filling if has_gaps else None
+            return ArraySamples(base_x, base_y, None, rows[part], preprocessing.scale, base_groups, own_gaps)
         pair = others[part]
-        own_x = preprocessing.oriented(pair.x.read(), pair.x.where)
-        return ArraySamples(own_x, targets.encode(pair.y.read(), pair.y.where), scale=preprocessing.scale)
+        read, own_ends = _read(pair, padding, channels_last)
+        own_x = preprocessing.oriented((read, own_ends), pair.x.where)
+        for cut in ends_of.cut_notes(own_ends, padded):
+            reporter.say(f"{part} split: {cut}")
+        own_y = preprocessing.encoded_targets(pair.y.read(), pair.y.where, own_ends)
+        own_missing = count_missing(own_x)
+        if note := filling.note(own_missing):
+            reporter.say(f"{part} split: {note}")
+        own_gaps = filling if filling.flagged or own_missing.any() else None
+        return ArraySamples(own_x, own_y, None, None, preprocessing.scale, records.get(part), own_gaps)
 
     learn, choose = samples("train"), samples("validation")
     num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]
     counts = f"{len(learn)} training, {len(choose)} validation and {num_test} test samples"
-    notes = [counts, *drawn_note, shape_note, targets.note(), *constant_note(constant)]
-    return own_task(kind, shape, targets, preprocessing, (learn, choose), samples, notes, "arrays", reporter)
+    notes = [counts, *drawn_note, _shape_note(base.x, sample, ends, own), *ends_of.cut_notes(ends, padded)]
+    notes += [base.note] if base.note else []
+    notes += [*gap_notes, targets.note(), *constant_note(constant)]
+    return own_task(
+        kind, preprocessing.input_shape, targets, preprocessing, (learn, choose), samples, notes, "arrays", reporter
+    )
 
 
 def check_settings(
@@ -153,6 +181,11 @@ def check_settings(
     test_labels: str | None,
     validation_fraction: float,
     test_fraction: float,
+    lengths: str | None,
+    padding: ends_of.Marks | None,
+    group: str | None,
+    x: str,
+    y: str,
 ) -> None:
     """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
     for part, file, labels in (("validation", validation, validation_labels), ("test", test, test_labels)):
@@ -160,32 +193,64 @@ def check_settings(
             hint = f"give task.{part}=FILE.npy"
             raise ConfigError("given without its inputs", where=f"task.{part}_labels", hint=hint)
     check_fractions(None if validation else validation_fraction, None if test else test_fraction)
-    if num_classes is not None and kind == "labels":
-        hint = "remove it: y has one column per label"
-        raise ConfigError("does not apply to task.kind=labels", where="task.num_classes", hint=hint)
+    if num_classes is not None and kind in ("labels", "values"):
+        hint = "remove it: y has one column per output"
+        raise ConfigError(f"does not apply to task.kind={kind}", where="task.num_classes", hint=hint)
+    ends_of.check_settings(lengths, padding)
+    if group is not None and group in (x, y):
+        what = f"'{group}' is the array of {'inputs' if group == x else 'targets'}"
+        raise ConfigError(what, where="task.group", hint="name the array that says which samples belong together")
     check_missing_targets(kind, missing_targets)
 
 
-def _check_dtype(dtype: np.dtype, where: str) -> None:
-    if dtype.kind not in "fiub":
-        raise DataError(f"inputs have dtype {dtype}", where=where, hint="allowed: real numbers, such as float32")
+def _of_rows(records: dict[str, np.ndarray], rows: dict[str, np.ndarray], n: int) -> np.ndarray | None:
+    """Return the group of each of n rows, of those that splits take; None where there are no groups."""
+    if not records:
+        return None
+    groups = np.full(n, -1, dtype=np.int64)
+    for part, chosen in rows.items():
+        groups[chosen] = records[part]
+    return groups
 
 
-def _oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
-    if len(sample) == 1:
-        return (1, *sample)
-    return (sample[-1], *sample[:-1]) if channels_last else sample
+def _input_sample(x: StoredArray | StoredRows, channels_last: bool) -> tuple[int, ...]:
+    """Return the shape (C, *E) of training inputs in a file; DataError for other shapes and dtypes."""
+    check_dtype(x.dtype, x.where)
+    if not 2 <= len(x.shape) <= 5 or 0 in x.shape:
+        hint = "allowed: (n, L), (n, C, L), (n, C, H, W) and (n, C, D, H, W); with task.channels_last=true (n, L, C) and so on"
+        raise DataError(f"inputs have shape {x.shape}", where=x.where, hint=hint)
+    return oriented_shape(x.shape[1:], channels_last)
 
 
-def _input_shape(x: StoredArray, channels_last: bool) -> tuple[tuple[int, ...], str]:
-    """Return the shape (C, *E) of training inputs in a file, and a note on it; DataError for other shapes and dtypes."""
-    _check_dtype(x.dtype, x.where)
-    shape = x.shape
-    if not 2 <= len(shape) <= 4 or 0 in shape:
-        hint = "allowed: (n, L), (n, C, L) and (n, C, H, W); with task.channels_last=true (n, L, C) and (n, H, W, C)"
-        raise DataError(f"inputs have shape {shape}", where=x.where, hint=hint)
-    sample = _oriented_shape(shape[1:], channels_last)
-    note = f"inputs {shape} read as {counted(sample[0], 'channel')} of {' x '.join(map(str, sample[1:]))}"
-    if len(shape) == 3 and not channels_last and sample[0] > 4 and abs(sample[0] - sample[1]) <= sample[1] // 2:
-        note += " (images of one channel are n x 1 x H x W)"
-    return sample, note
+def _read(pair: Pair, padding: ends_of.Marks | None, channels_last: bool) -> tuple[Values, np.ndarray | None]:
+    """Return inputs as in the file, and the lengths [n] of sequences that have some."""
+    x = pair.x.read()
+    if isinstance(x, Rows):
+        ends_of.check_sequences(oriented_shape(pair.x.shape[1:], channels_last), pair.x.where)
+        return x, np.array([shape[time_axis(shape, channels_last)] for shape in x.shapes])
+    if pair.lengths is None and padding != "nan":
+        return x, None
+    ends_of.check_sequences(oriented_shape(x.shape[1:], channels_last), pair.x.where)
+    first = channels_first(x, channels_last)
+    if pair.lengths is None:
+        return x, ends_of.ends_before_nan(first, pair.x.where)
+    return x, ends_of.checked_ends(pair.lengths.read(), len(x), first.shape[2], pair.lengths.where)
+
+
+def _may_be_last(sample: tuple[int, ...]) -> bool:
+    """Return whether the last axis of samples (C, *E) looks like channels: few, beside many on the others."""
+    return len(sample) > 1 and min(sample[:-1]) >= max(_MANY_STEPS, _BY_FAR * sample[-1])
+
+
+def _shape_note(x: StoredArray | StoredRows, sample: tuple[int, ...], ends: np.ndarray | None, own: np.ndarray) -> str:
+    """Return a note on the form of training inputs."""
+    note = f"inputs {x.shape} read as "
+    if ends is not None:
+        return f"{note}{counted(sample[0], 'channel')} of {ends_of.length_note(ends[own])}"
+    note += described(sample)
+    if x.shape[1:] == sample and _may_be_last(sample):
+        return f"{note}; warning: task.channels_last=true would read {described((sample[-1], *sample[:-1]))}"
+    if x.shape[1:] == sample and sample[0] > 4 and abs(sample[0] - sample[1]) <= sample[1] // 2:
+        alike = {2: "images of one channel are n x 1 x H x W", 3: "volumes of one channel are n x 1 x D x H x W"}
+        note += f" ({alike[len(sample)]})" if len(sample) in alike else ""
+    return note

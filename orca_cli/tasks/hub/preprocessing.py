@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,10 @@ import torch
 from torch import Tensor
 
 from orca_cli.exceptions import ConfigError, DataError, UnavailableError
-from orca_cli.tasks.shared.samples import ChannelScale
+from orca_cli.interfaces import NewData
+from orca_cli.tasks.hub.new_data import new_rows
+from orca_cli.tasks.shared.gaps import Gaps
+from orca_cli.tasks.shared.samples import ChannelScale, as_inputs
 from orca_cli.tasks.shared.targets import TargetForm, check_finite
 
 if TYPE_CHECKING:
@@ -48,7 +52,8 @@ class ColumnLayout:
     def decode(
         self, values: Sequence[Any] | np.ndarray, where: str, rows: Sequence[int] | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return inputs [B, C, *E] in float64 and, where rows are padded, [B, *E] bool that is False at padding.
+        """Return inputs [B, C, *E] in float64, NaN where numbers are missing, and, where rows are padded, [B, *E] bool that is
+        False at padding.
 
         Args:
             values: of B rows: lists or arrays of numbers, or images as {"bytes": ..., "path": ...}.
@@ -64,7 +69,7 @@ class ColumnLayout:
         else:
             x = self._stacked(values, rows, where)
         for i, row in zip(rows, x, strict=True):
-            check_finite(row, f"{where}, row {i}")
+            check_finite(row, f"{where}, row {i}", allow_nan=True)
         return x, valid
 
     def _stacked(self, values: Sequence[Any] | np.ndarray, rows: Sequence[int], where: str) -> np.ndarray:
@@ -120,17 +125,34 @@ class HubPreprocessing:
     layout: ColumnLayout
     targets: TargetForm
     scale: ChannelScale | None
+    columns: tuple[str, str] = ("", "")  # of inputs and targets
+    config: str | None = None  # of the data sets that are opened
+    gaps: Gaps | None = None  # None refuses missing numbers
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(C, *E), with the indicator channels of gaps."""
+        channels, *extent = self.layout.shape
+        return (channels + (0 if self.gaps is None else len(self.gaps.flagged)), *extent)
 
     def inputs(
         self, raw: Sequence[Any] | np.ndarray, where: str = "inputs", rows: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return values of a column as Batch.x and Batch.valid; arguments as those of `ColumnLayout.decode`."""
         x, valid = self.layout.decode(raw, where, rows)
-        if self.scale is not None:
-            x = self.scale.apply(x)
-            if valid is not None:  # padding stays 0
-                x = np.where(valid[:, None], x, 0.0)
-        return torch.from_numpy(x.astype(np.float32)), None if valid is None else torch.from_numpy(valid)
+        if self.gaps is None:
+            check_finite(x, where)
+        return as_inputs(x, self.scale, valid, self.gaps), None if valid is None else torch.from_numpy(valid)
+
+    def open(self, path: Path, where: str, part: str = "") -> NewData:
+        """Return the rows of a folder or hub id, from one of its splits, with targets where it has that column."""
+        return new_rows(path, where, part, self.columns, self.config, self.layout, self.targets)
+
+    def given(self, x: Any, where: str = "x") -> NewData:
+        """Return rows from the values of the input column: a list of lists or arrays, or one array."""
+        if isinstance(x, np.ndarray) and x.dtype.kind in "iub":
+            x = x.astype(np.float64)
+        return NewData(len(x), lambda start, stop: x[start:stop], lambda: None, where)
 
 
 def infer_layout(

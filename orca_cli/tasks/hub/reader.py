@@ -13,9 +13,10 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
-from orca_cli.tasks.hub.opening import open_dataset
+from orca_cli.tasks.hub.opening import PART_NAMES, open_dataset
 from orca_cli.tasks.hub.preprocessing import HubPreprocessing, infer_layout
 from orca_cli.tasks.hub.samples import HubSamples, class_names, decoded_parts, open_column, raw_targets
+from orca_cli.tasks.shared.gaps import How, Missing, fit_gaps
 from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, counted
 from orca_cli.tasks.shared.samples import ChannelScale, constant_note, streamed_channel_scale
 from orca_cli.tasks.shared.splits import check_fractions, draw, group_rows
@@ -23,8 +24,6 @@ from orca_cli.tasks.shared.targets import fit_targets, own_task
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_OTHER_NAMES = {"train": (), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
 def load(
@@ -49,6 +48,8 @@ def load(
     test_fraction: Fraction = 0.15,
     normalize: bool = True,
     missing_targets: bool = False,
+    gaps: How = "mean",
+    gap_indicator: bool = False,
 ) -> TaskData:
     """Return a task over two columns of a data set, read from the mapped file batch by batch.
 
@@ -58,7 +59,8 @@ def load(
     Args:
         dataset: hub id, or folder of .parquet files or of what save_to_disk writes.
         kind: classes: y are class labels, integers or text. labels: lists of K times 0 or 1, or lists of the classes that
-            are present. dense: lists of the extent of x, of floats, or of integers for a class at every position.
+            are present. values: a number, or lists of K numbers. dense: lists of the extent of x, of floats, or of integers
+            for a class at every position.
         config: one of the data set's configurations, where it has several.
         revision: commit, tag or branch on the hub; None takes the newest.
         train_split: split with the training rows, from which missing splits are drawn.
@@ -68,6 +70,9 @@ def load(
         length: steps that sequences are padded with 0 or cut to; None requires equal lengths.
         image_size: side in pixels that images are resized to; None requires equal sizes.
         channels_last: whether lists are (L, C) or (H, W, C), and dense targets (*E, K).
+        gaps: what takes the place of missing numbers in inputs, None or NaN: the channel's training mean; linear: what lies
+            between the known values in time, for sequences.
+        gap_indicator: whether a channel with missing numbers in training gets another one that is 1 where one was missing.
 
     Raises:
         ConfigError: settings contradict each other or the data set.
@@ -100,11 +105,16 @@ def load(
     base_y = form.encode(raw, place)
     scale: ChannelScale | None = None
     constant: list[int] = []
-    if normalize:
+    missing, filling = Missing(layout.shape[0]), None
+    gap_notes: list[str] = []
+    if normalize or not layout.image_mode:
         with reporter.track("reading training inputs", len(chosen["train"])) as advance:
             inputs = decoded_parts(base, x, layout, chosen["train"], f"{where['train']}[{x}]", advance)
-            scale, constant = streamed_channel_scale(inputs)
-    preprocessing = HubPreprocessing(layout, form, scale)
+            scale, constant = streamed_channel_scale(missing.counted(inputs))
+        filling, gap_notes = fit_gaps(
+            missing, layout.shape[1:], gaps, gap_indicator, scale.mean, f"{where['train']}[{x}]"
+        )
+    preprocessing = HubPreprocessing(layout, form, scale if normalize else None, (x, y), config, filling)
 
     def samples(part: str) -> HubSamples:
         owner = "train" if part in chosen else part
@@ -119,7 +129,8 @@ def load(
     train, validation = samples("train"), samples("validation")
     shown = f"{counted(layout.shape[0], 'channel')} of {' x '.join(map(str, layout.shape[1:]))}"
     counts = f"{len(train)} training and {len(validation)} validation rows"
-    notes, shape = [origin, counts, *drawn, shown, form.note(), *constant_note(constant)], layout.shape
+    constants = constant_note(constant) if normalize else []
+    notes, shape = [origin, counts, *drawn, shown, *gap_notes, form.note(), *constants], preprocessing.input_shape
     return own_task(kind, shape, form, preprocessing, (train, validation), samples, notes, "hub", reporter)
 
 
@@ -144,7 +155,9 @@ def _parts(splits: dict[str, Dataset], origin: str, wanted: dict[str, str | None
     taken: dict[str, str] = {}
     for part, name in wanted.items():
         if name is None:
-            free = [word for word in _OTHER_NAMES[part] if word in splits and word not in wanted.values()]
+            free = [
+                word for word in PART_NAMES[part] if part != "train" and word in splits and word not in wanted.values()
+            ]
             name = free[0] if free else None
         elif name not in splits:
             raise DataError(f"{origin} has no split '{name}'", where=f"task.{part}_split", hint=suggest(name, splits))

@@ -16,10 +16,11 @@ import torch
 from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch
-from orca_cli.tasks.hub.preprocessing import ColumnLayout, HubPreprocessing
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from orca_cli.tasks.hub.preprocessing import ColumnLayout, HubPreprocessing
 
 _BLOCK = 256  # rows that are decoded at once
 
@@ -93,13 +94,13 @@ def open_column(rows: Dataset, column: str, layout: ColumnLayout) -> Callable[[n
 def decoded_parts(
     rows: Dataset, column: str, layout: ColumnLayout, chosen: np.ndarray, where: str, advance: Callable[[int], None]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the inputs of chosen rows in parts [B, C, *E], each with [B, C, *E] bool that is False at padding."""
+    """Yield the inputs of chosen rows in parts [B, C, *E], each with [B, C, *E] bool that is False at padding and gaps."""
     values = open_column(rows, column, layout)
     for start in range(0, len(chosen), _BLOCK):
         signals.check()
         indices = chosen[start : start + _BLOCK]
         x, valid = layout.decode(values(indices), where, list(indices))
-        yield x, np.broadcast_to(True if valid is None else valid[:, None], x.shape)
+        yield x, ~np.isnan(x) if valid is None else ~np.isnan(x) & valid[:, None]
         advance(len(indices))
 
 
@@ -125,7 +126,7 @@ def class_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:
 
     feature = rows.features[column]
     feature = getattr(feature, "feature", None) if kind == "labels" else feature
-    return tuple(feature.names) if kind != "dense" and isinstance(feature, datasets.ClassLabel) else ()
+    return tuple(feature.names) if kind in ("classes", "labels") and isinstance(feature, datasets.ClassLabel) else ()
 
 
 def _multi_hot(rows: Dataset, column: str, k: int, where: str) -> np.ndarray:

@@ -72,7 +72,7 @@ class FileSamples:
     Args:
         paths: n files.
         names: n names that do not depend on where the files lie, for the digest.
-        y: [n] int64.
+        y: [n, ...] as Batch.y.
         hashes: n SHA-256 of the files' contents.
         view: how they become inputs.
     """
@@ -87,7 +87,7 @@ class FileSamples:
         return len(self.paths)
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, C, S, S] and y [B]; cropped and flipped at random where the view says so."""
+        """Return x [B, C, S, S] and y; cropped and flipped at random where the view says so."""
         view, indices = self.view, np.asarray(indices, dtype=np.int64)
         paths, y = [self.paths[index] for index in indices], torch.from_numpy(self.y[indices])
         if view.frozen_seed is None and augment is None:
@@ -107,7 +107,7 @@ class FileSamples:
         return random_flip(images, generator) if view.flip else images
 
     def targets(self) -> np.ndarray:
-        """Return all classes [n]."""
+        """Return all targets [n, ...], shaped as Batch.y."""
         return self.y
 
     def groups(self) -> None:
@@ -117,7 +117,8 @@ class FileSamples:
         """Return a SHA-256 over names, contents and classes of the files, and how they become inputs."""
         digest = hashlib.sha256(f"{self.view}\n".encode())
         for name, content, label in zip(self.names, self.hashes, self.y, strict=True):
-            digest.update(f"{name!r} {content} {label}\n".encode())
+            target = label if self.y.ndim == 1 else label.tobytes().hex()
+            digest.update(f"{name!r} {content} {target}\n".encode())
         return digest.hexdigest()
 
 

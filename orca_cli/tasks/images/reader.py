@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,35 +17,24 @@ from annotated_types import Interval
 from torch import Tensor
 
 from orca_cli import signals, storage
-from orca_cli.exceptions import DataError, UnsafeError, suggest
-from orca_cli.interfaces import Reporter, TaskData
+from orca_cli.exceptions import ConfigError, DataError, UnsafeError, suggest
+from orca_cli.interfaces import Kind, NewData, Reporter, TaskData
 from orca_cli.ranges import Fraction, Seed
-from orca_cli.tasks.images.files import SUFFIXES, FileSamples, View, by_content, content_hashes, decode, pillow_version
+from orca_cli.tasks.images.files import FileSamples, View, by_content, content_hashes, decode, pillow_version
+from orca_cli.tasks.images.folders import ImageFile, locate, new_images
+from orca_cli.tasks.images.labelled import classes_of, read_table, rows_of_parts
 from orca_cli.tasks.shared import files
 from orca_cli.tasks.shared.generated import folder_of
-from orca_cli.tasks.shared.own_data import check_enough
+from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets
 from orca_cli.tasks.shared.pixels import IMAGENET_MEAN, IMAGENET_STD
 from orca_cli.tasks.shared.splits import check_fractions, draw
-from orca_cli.tasks.shared.targets import TargetForm, own_task
+from orca_cli.tasks.shared.targets import TargetForm, fit_targets, own_task
+from orca_cli.tasks.table.listed_files import ListedFiles
 
-check_settings = check_fractions  # the only rule about two settings
 _LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the means of ImageNet's three
 _SHOWN = 10  # files named in a message
 _SURVEY_VERSION = 1
-# How folders of splits may be called.
-_VALIDATION = ("validation", "val", "valid", "dev")
-_PART_NAMES = {"train": ("train", "training"), "validation": _VALIDATION, "test": ("test", "testing")}
-_HINT = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test beside train"
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """An image file; its name is the path below the data set's folder, its class the folder that it lies in."""
-
-    path: Path
-    name: str
-    class_name: str
 
 
 @dataclass(frozen=True)
@@ -64,13 +53,41 @@ class ImagePreprocessing:
         """Return the images of files as Batch.x; errors as those of `files.decode`."""
         return self.view.inputs(raw), None
 
+    def open(self, path: Path, where: str, part: str = "") -> NewData:
+        """Return the images of a folder, or one image.
+
+        Below folders with the names of classes they have targets: FOLDER/CLASS/*.png, or with a part
+        FOLDER/test/CLASS/*.png. Loose images, and those in folders of which none is a class, have none.
+        """
+        found = new_images(path, where, part)
+        paths, names = [file.path for file in found], [file.name for file in found]
+        # Only of classes do folders say the target.
+        known = self.targets.kind == "classes" and any(file.class_name in self.targets.names for file in found)
+
+        def targets() -> np.ndarray | None:
+            if not known:
+                return None
+            return self.targets.encode(np.array([file.class_name for file in found]), str(path))
+
+        return NewData(len(found), lambda start, stop: paths[start:stop], targets, str(path), names)
+
+    def given(self, x: Any, where: str = "x") -> NewData:
+        """Return the images of files, from a sequence of their paths."""
+        if isinstance(x, (str, Path)) or not all(isinstance(path, (str, Path)) for path in x):
+            raise DataError("is not a list of image files", where=where, hint="give their paths")
+        paths = [Path(path) for path in x]
+        return NewData(len(paths), lambda start, stop: paths[start:stop], lambda: None, where, list(map(str, paths)))
+
 
 def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
     path: str,
-    kind: Literal["classes"] = "classes",
+    kind: Literal["classes", "labels", "values"] | None = None,
+    table: str | None = None,
+    file: str | None = None,
+    target: str | None = None,
     size: Annotated[int, Interval(ge=4, le=4096)] | None = None,
     channels: Literal[3, 1] = 3,
     fit: Literal["stretch", "crop"] = "stretch",
@@ -81,15 +98,20 @@ def load(
     split_seed: Seed = 0,
     validation_fraction: Fraction = 0.15,
     test_fraction: Fraction = 0.15,
+    missing_targets: bool = False,
 ) -> TaskData:
-    """Return images [n, C, S, S] of a folder, with one class for each folder of files; for other targets use arrays.
+    """Return images [n, C, S, S] of a folder, with one class for each folder of files, or with the targets of a table.
 
     FOLDER/CLASS/*.png is split at random, every class in proportion and identical files together; FOLDER/train/CLASS,
     FOLDER/val/CLASS and FOLDER/test/CLASS are taken as they are, and what is missing of val and test is drawn from train.
-    Every file is decoded once before the run, so that a damaged one cannot end it half-way; the result is cached. See
-    shared.own_data.
+    A table has a row for each image: its file below the folder, its targets, and possibly `split`. Every file is decoded once
+    before the run, so that a damaged one cannot end it half-way; the result is cached. See shared.own_data.
 
     Args:
+        kind: classes, labels or values, as for tables; without a table classes. None infers it from the table.
+        table: .csv, .tsv or .parquet file with the targets; images that it does not name are not read.
+        file: its column of files; None finds it by what it holds.
+        target: its column to be predicted; None takes all others, which are labels or values where there are several.
         size: S; None takes the longest side of all training images, at most 224.
         fit: "stretch" brings the whole image to the square; "crop" cuts the largest square from its middle before.
         normalize: "imagenet" subtracts ImageNet's mean and divides by its deviation; "none" leaves pixels in 0..1.
@@ -103,7 +125,12 @@ def load(
         UnavailableError: Pillow is not installed.
     """
     folder = files.find(data_folder, "images", ["."], path)[0].resolve()
-    given, others = _locate(folder)
+    listed_images = None
+    if table is not None:
+        listed_images = read_table(folder, table, data_folder, file, target, kind, missing_targets)
+        given, others = _listed(listed_images, folder), list(listed_images.notes)
+    else:
+        given, others = locate(folder)
     found = [file for part in given.values() for file in part]
     hashes = dict(zip(found, content_hashes([file.path for file in found], reporter), strict=True))
     survey = _survey(hashes, cache_folder, reporter)
@@ -111,22 +138,24 @@ def load(
     if bad and on_bad == "error":
         raise _bad_error(bad, survey["bad"][hashes[bad[0]]])
     parts = {part: [f for f in chosen if hashes[f] not in survey["bad"]] for part, chosen in given.items()}
-    names = _class_names(parts, hashes, folder)
+    _check_apart(parts, hashes)
     fractions = {"validation": validation_fraction, "test": test_fraction}
-    parts, drawn = _draw(parts, hashes, names, fractions, split_seed, folder)
+    check_enough(len(parts["train"]), "images", str(folder))
+    names = _class_names(parts, folder) if listed_images is None else ()
+    of_class = _classes(parts["train"], names, listed_images)
+    parts, drawn = _draw(parts, hashes, of_class, fractions, split_seed)
     side = size or min(_LARGEST_SIDE, max(max(survey["sizes"][hashes[file]]) for file in parts["train"]))
     view = View(side, channels, fit == "crop")
     if normalize == "imagenet":
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
         view = replace(view, mean=mean, std=std)
-    targets = TargetForm("classes", len(names), names, names)
+    targets, encoded = _fit(parts["train"], names, listed_images, missing_targets, folder)
     preprocessing = ImagePreprocessing(view, targets)
 
     def samples(part: str, view: View = view) -> FileSamples:
         chosen = parts[part]
-        y = np.array([names.index(file.class_name) for file in chosen], dtype=np.int64)
         content = [hashes[file] for file in chosen]
-        return FileSamples([file.path for file in chosen], [file.name for file in chosen], y, content, view)
+        return FileSamples([one.path for one in chosen], [one.name for one in chosen], encoded(chosen), content, view)
 
     train, validation = samples("train", replace(view, padding=padding, flip=flip)), samples("validation")
     counts = f"{len(train)} training, {len(validation)} validation and {len(parts['test'])} test images"
@@ -134,56 +163,36 @@ def load(
     form = f"{targets.note()}, read as {' x '.join(map(str, shape))}"
     left_out = [f"warning: {len(bad)} files that cannot be decoded are left out, such as {bad[0].name}"] if bad else []
     notes = [counts, *drawn, form, *left_out, *others, *_odd_classes(hashes)]
-    return own_task(kind, shape, targets, preprocessing, (train, validation), samples, notes, "images", reporter)
+    of_kind: Kind = "classes" if listed_images is None else listed_images.kind
+    return own_task(of_kind, shape, targets, preprocessing, (train, validation), samples, notes, "images", reporter)
 
 
-def _locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
-    """Return the image files by split, sorted by class and name, and a note on what was left out; no file is opened."""
-    inside = _folders(folder)
-    if not inside:
-        loose = sum(_is_image(entry) for entry in folder.iterdir())
-        found = f"{loose} images and no folders" if loose else "no folders of images"
-        raise DataError(f"holds {found}", where=str(folder), hint=f"give each class a folder of its own: {_HINT}")
-    splits: dict[str, Path] = {}
-    for entry in inside:
-        part = next((part for part, names in _PART_NAMES.items() if entry.name.lower() in names), None)
-        # A folder `train` that itself holds images is a class: the vehicle.
-        if part is None or not _folders(entry):
-            continue
-        if part in splits:
-            what = f"'{splits[part].name}' and '{entry.name}' are both the {part} split"
-            raise DataError(what, where=str(folder), hint="merge them")
-        splits[part] = entry
-    others = [entry.name for entry in inside if entry not in splits.values()]
-    if "train" in splits and others:
-        raise DataError(f"'{others[0]}' lies beside the splits but is not one", where=str(folder), hint=_HINT)
-    classes = {part: _folders(splits[part]) for part in _PART_NAMES if part in splits}
-    left_out: list[Path] = []
-    found_in = classes if "train" in splits else {"train": inside}
-    parts = {part: _of_classes(own, folder, left_out) for part, own in found_in.items()}
-    what = f"warning: {len(left_out)} other files or folders are left out"
-    return parts, [f"{what}, such as {left_out[0].relative_to(folder)}"] if left_out else []
+def check_settings(
+    kind: str | None,
+    table: str | None,
+    file: str | None,
+    target: str | None,
+    missing_targets: bool,
+    validation_fraction: float,
+    test_fraction: float,
+) -> None:
+    """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
+    for name, value in (("file", file), ("target", target)):
+        if table is None and value is not None:
+            raise ConfigError("names a column of task.table", where=f"task.{name}", hint="give task.table=FILE.csv")
+    if table is None and kind not in (None, "classes"):
+        what = f"folders of images are classes, not {kind}"
+        raise ConfigError(what, where="task.kind", hint="give task.table=FILE.csv with a row for each image")
+    check_missing_targets("classes" if table is None else str(kind), missing_targets)
+    check_fractions(validation_fraction, test_fraction)
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-
-
-def _of_classes(class_folders: list[Path], folder: Path, left_out: list[Path]) -> list[ImageFile]:
-    files = []
-    for class_folder in class_folders:
-        inside = sorted(class_folder.iterdir())
-        found = [path for path in inside if _is_image(path)]
-        left_out += [path for path in inside if not (_is_image(path) or path.name.startswith("."))]
-        if not found:
-            hint = f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read"
-            raise DataError("this class folder has no images", where=str(class_folder), hint=hint)
-        files += [ImageFile(path, path.relative_to(folder).as_posix(), class_folder.name) for path in found]
-    return files
+def _listed(images: ListedFiles, folder: Path) -> dict[str, list[ImageFile]]:
+    """Return the image files that a table names, by split."""
+    return {
+        part: [ImageFile(folder / images.files[row], images.files[row], "", int(row)) for row in rows]
+        for part, rows in rows_of_parts(images).items()
+    }
 
 
 def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:
@@ -216,9 +225,8 @@ def _bad_error(bad: Sequence[ImageFile], reason: dict[str, Any]) -> DataError | 
     return kind(f"{reason['what']}{more}", where=str(bad[0].path), hint=hint)
 
 
-def _class_names(parts: dict[str, list[ImageFile]], hashes: dict[ImageFile, str], folder: Path) -> tuple[str, ...]:
-    """Return the names of the training images' classes; refuse given splits that share images or have other classes."""
-    names = tuple(sorted({file.class_name for file in parts["train"]}))
+def _check_apart(parts: dict[str, list[ImageFile]], hashes: dict[ImageFile, str]) -> None:
+    """Refuse given splits that share images."""
     seen: dict[str, tuple[str, ImageFile]] = {}
     for part, chosen in parts.items():
         for file in chosen:
@@ -226,36 +234,66 @@ def _class_names(parts: dict[str, list[ImageFile]], hashes: dict[ImageFile, str]
             if other != part:
                 what = f"the same image as '{first.name}', which is in another split"
                 raise DataError(what, where=str(file.path), hint="delete one of the two")
+
+
+def _class_names(parts: dict[str, list[ImageFile]], folder: Path) -> tuple[str, ...]:
+    """Return the names of the training images' classes; refuse given splits that have other classes."""
+    names = tuple(sorted({file.class_name for file in parts["train"]}))
+    for part, chosen in parts.items():
+        for file in chosen:
             if file.class_name not in names:
                 what = f"class '{file.class_name}' of the {part} split has no training images"
                 raise DataError(what, where=str(file.path.parent), hint=suggest(file.class_name, names))
     if len(names) < 2:
         what = f"holds one class only, '{names[0]}'" if names else "holds no images"
         raise DataError(what, where=str(folder), hint="provide folders of images for two classes or more")
-    check_enough(len(parts["train"]), "images", str(folder))
     return names
+
+
+def _classes(train: list[ImageFile], names: Sequence[str], images: ListedFiles | None) -> np.ndarray | None:
+    """Return the class of each training image, [n], to draw splits by; None for other kinds."""
+    if images is None:
+        return np.array([names.index(file.class_name) for file in train])
+    of_rows = classes_of(images)
+    return None if of_rows is None else of_rows[[file.row for file in train]]
+
+
+def _fit(
+    train: list[ImageFile], names: tuple[str, ...], images: ListedFiles | None, missing: bool, folder: Path
+) -> tuple[TargetForm, Callable[[list[ImageFile]], np.ndarray]]:
+    """Return the form of the targets, from the training images, and what gives those of images as Batch.y."""
+    if images is None:
+        _check_none_lost(names, train, folder)
+        form = TargetForm("classes", len(names), names, names)
+        return form, lambda chosen: np.array([names.index(file.class_name) for file in chosen], dtype=np.int64)
+    raw, place = images.y.read(), images.y.where
+    outputs = () if images.kind == "classes" else images.outputs
+    form = fit_targets(images.kind, raw, np.array([file.row for file in train]), place, missing=missing, names=outputs)
+    encoded = form.encode(raw, place)
+    return form, lambda chosen: encoded[[file.row for file in chosen]]
 
 
 def _draw(
     parts: dict[str, list[ImageFile]],
     hashes: dict[ImageFile, str],
-    names: Sequence[str],
+    classes: np.ndarray | None,
     fractions: dict[str, float],
     seed: int,
-    folder: Path,
 ) -> tuple[dict[str, list[ImageFile]], list[str]]:
     """Return train, validation and test, drawn from train where not given, and a note on what was drawn."""
     train = parts["train"]
     first, of = by_content([hashes[file] for file in train])
     # Identical files stay together; their class is the first one's.
-    classes = np.array([names.index(train[row].class_name) for row in first])[of]
-    rows, note = draw(len(train), parts, fractions, seed, classes, of)
+    rows, note = draw(len(train), parts, fractions, seed, None if classes is None else classes[first][of], of)
     found = {part: [train[row] for row in chosen] for part, chosen in rows.items()}
-    empty = set(names) - {file.class_name for file in found["train"]}
+    return parts | found, note
+
+
+def _check_none_lost(names: Sequence[str], train: list[ImageFile], folder: Path) -> None:
+    empty = set(names) - {file.class_name for file in train}
     if empty:
         what = f"no image of class '{min(empty)}' is left for training"
         raise DataError(what, where=str(folder), hint="provide more images of it")
-    return parts | found, note
 
 
 def _odd_classes(hashes: dict[ImageFile, str]) -> list[str]:

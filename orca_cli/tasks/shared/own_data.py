@@ -2,11 +2,12 @@
 
 They all take, besides what every reader takes (see orca_cli.tasks):
 
-* kind: classes, one of K a sample; labels, K times 0 or 1 a sample; dense, a map or sequence of the inputs' extent,
+* kind: classes, one of K a sample; labels, K times 0 or 1 a sample; values, K real numbers a sample; dense, a map or
+  sequence of the inputs' extent,
 * validation_fraction, test_fraction: part of the training data (of its groups, where there are any) that is drawn for a
   split that the data do not give,
 * normalize: whether to subtract means over the training split and divide by deviations,
-* missing_targets: whether targets may be missing (kinds labels and dense); losses and errors do not count them.
+* missing_targets: whether targets may be missing (all kinds but classes); losses and errors do not count them.
 
 Relative names are looked for in the working folder, then in data_folder. Shapes, classes and scales are inferred from the
 training split alone, and reported in the note. Data are refused with fewer than 10 training samples, NaN or infinity in

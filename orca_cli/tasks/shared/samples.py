@@ -8,13 +8,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from orca_cli.interfaces import Batch, Scale
 from orca_cli.tasks.shared.own_data import listed
+from orca_cli.tasks.shared.ragged import Ragged
 from orca_cli.untrusted.memory import release_pages
+
+if TYPE_CHECKING:
+    from orca_cli.tasks.shared.gaps import Gaps
 
 _BLOCK_BYTES = 2**24  # what is read at once from a mapped file
 
@@ -41,28 +46,30 @@ class ArraySamples:
     """Samples (see interfaces) over arrays; inputs become float32 batch by batch, and are never copied as a whole.
 
     Args:
-        x: [N, C, *E], any real dtype; may be a memory map.
+        x: [N, C, *E], any real dtype; may be a memory map, or sequences that know their lengths.
         y: [N, ...] as Batch.y.
-        valid: [N, *E] bool, False where the input is padding; None where nothing is.
+        valid: [N, *E] bool, False where the input is padding; None where nothing is, or `x` knows.
         rows: [n] indices of this split's rows; None takes all.
         scale: of the inputs' channels; None leaves them as they are.
         groups: [N] int64, the record that each row is cut from; None where rows stand alone.
+        gaps: how NaN in inputs becomes numbers; None where there is none.
     """
 
     def __init__(
         self,
-        x: np.ndarray,
+        x: np.ndarray | Ragged,
         y: np.ndarray,
         valid: np.ndarray | None = None,
         rows: np.ndarray | None = None,
         scale: ChannelScale | None = None,
         groups: np.ndarray | None = None,
+        gaps: Gaps | None = None,
     ) -> None:
         if len(x) != len(y) or (valid is not None and len(valid) != len(x)):
             raise ValueError(f"{len(x)} inputs, {len(y)} targets")
         self._x, self._y, self._valid = x, y, valid
         self._rows = np.arange(len(x)) if rows is None else np.asarray(rows, dtype=np.int64)
-        self._scale, self._groups = scale, groups
+        self._scale, self._groups, self._gaps = scale, groups, gaps
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -70,10 +77,15 @@ class ArraySamples:
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices; nothing is augmented."""
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        x = self._x[rows]
+        x, valid = self._x[rows], self._known(rows)
         release_pages(self._x)
-        valid = None if self._valid is None else torch.from_numpy(np.ascontiguousarray(self._valid[rows], dtype=bool))
-        return Batch(as_inputs(x, self._scale), torch.from_numpy(self._y[rows].copy()), valid)
+        mask = None if valid is None else torch.from_numpy(valid)
+        return Batch(as_inputs(x, self._scale, valid, self._gaps), torch.from_numpy(self._y[rows].copy()), mask)
+
+    def _known(self, rows: np.ndarray) -> np.ndarray | None:
+        if isinstance(self._x, Ragged):
+            return self._x.valid(rows)
+        return None if self._valid is None else np.ascontiguousarray(self._valid[rows], dtype=bool)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -86,7 +98,8 @@ class ArraySamples:
     def digest(self) -> str:
         """Return a SHA-256 over shape, dtype and bytes of inputs, targets, mask, records and normalisation."""
         digest = hashlib.sha256()
-        parts = {"x": self._x, "y": self._y, "valid": self._valid, "groups": self._groups}
+        lengths = self._x.lengths if isinstance(self._x, Ragged) else None
+        parts = {"x": self._x, "y": self._y, "valid": self._valid, "groups": self._groups, "lengths": lengths}
         scale = {} if self._scale is None else {"mean": self._scale.mean, "std": self._scale.std}
         for name, array in (parts | scale).items():
             if array is not None:
@@ -94,15 +107,30 @@ class ArraySamples:
                 digest.update(f"{name} {array.dtype.str} {(len(rows), *array.shape[1:])}".encode())
                 for block in blocks(array, rows):
                     digest.update(block.tobytes())
+        if self._gaps is not None:
+            digest.update(f"gaps {self._gaps.how} {self._gaps.flagged}".encode() + self._gaps.fill.tobytes())
         return digest.hexdigest()
 
 
-def as_inputs(x: np.ndarray, scale: ChannelScale | None) -> torch.Tensor:
-    """Return inputs [B, C, *E] of any real dtype as the model takes them: scaled, float32, in C order."""
-    return torch.from_numpy(np.ascontiguousarray((x if scale is None else scale.apply(x)).astype(np.float32)))
+def as_inputs(
+    x: np.ndarray, scale: ChannelScale | None, valid: np.ndarray | None = None, gaps: Gaps | None = None
+) -> torch.Tensor:
+    """Return inputs [B, C, *E] of any real dtype as the model takes them: scaled, 0 at padding, float32, in C order.
+
+    Gaps are filled before, and their indicator channels follow the others.
+    """
+    flags = None
+    if gaps is not None:
+        x, flags = gaps.filled(x, valid)
+    scaled = x if scale is None else scale.apply(x)
+    if valid is not None:
+        scaled = np.where(valid[:, None], scaled, 0)
+    if flags is not None and flags.shape[1]:
+        scaled = np.concatenate([scaled, flags], axis=1)
+    return torch.from_numpy(np.ascontiguousarray(scaled.astype(np.float32)))
 
 
-def blocks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+def blocks(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Yield x[rows] in C-ordered blocks of about 16 MiB: mapped files are never held whole, sums do not depend on order."""
     row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
     step = max(1, _BLOCK_BYTES // row_bytes)
@@ -112,8 +140,13 @@ def blocks(x: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
         yield block
 
 
-def channel_scale(x: np.ndarray, rows: np.ndarray) -> tuple[ChannelScale, list[int]]:
-    """Return the scale of inputs [N, C, *E] over the training rows [n], and which channels are constant."""
+def channel_scale(x: np.ndarray | Ragged, rows: np.ndarray, has_gaps: bool = False) -> tuple[ChannelScale, list[int]]:
+    """Return the scale of inputs [N, C, *E] over the training rows [n], and which channels are constant.
+
+    Padding does not count, and where there are gaps NaN does not; the mean of a channel of NaN alone is NaN then.
+    """
+    if isinstance(x, Ragged) or has_gaps:
+        return streamed_channel_scale(_known_parts(x, rows))
     axes = (0, *range(2, x.ndim))
     count = len(rows) * int(np.prod(x.shape[2:], dtype=np.int64))
     mean, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
@@ -125,22 +158,34 @@ def channel_scale(x: np.ndarray, rows: np.ndarray) -> tuple[ChannelScale, list[i
     return _scale(mean, squares / count)
 
 
+def _known_parts(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    done = 0
+    for block in blocks(x, rows):
+        known = ~np.isnan(block) if block.dtype.kind == "f" else np.ones(block.shape, dtype=bool)
+        if isinstance(x, Ragged):
+            known &= x.valid(rows[done : done + len(block)])[:, None]
+        done += len(block)
+        yield block, known
+
+
 def streamed_channel_scale(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[ChannelScale, list[int]]:
     """Return the scale of inputs that are decoded once, part by part, and which channels are constant.
 
-    A part is x [B, C, *E], and [B, C, *E] bool that is False at padding, which does not count.
+    A part is x [B, C, *E], and [B, C, *E] bool that is False at padding and gaps, which do not count. The mean of a channel
+    of which nothing is known is NaN.
     """
-    count, mean, squares = 0.0, np.zeros(1), np.zeros(1)
+    count, mean, squares = np.zeros(1), np.zeros(1), np.zeros(1)
     for x, known in parts:
         # Means and squares of parts are merged about their own means, so that no large offset is squared.
         axes = (0, *range(2, x.ndim))
-        size = known.sum() / known.shape[1]
-        own = (x * known).sum(axis=axes) / size
-        around = (((x - own.reshape(-1, *(1,) * (x.ndim - 2))) * known) ** 2).sum(axis=axes)
-        squares = squares + around + (own - mean) ** 2 * count * size / (count + size)
-        mean = mean + (own - mean) * size / (count + size)
-        count += size
-    return _scale(mean, squares / count)
+        size = known.sum(axis=axes).astype(np.float64)
+        own = np.where(known, x, 0).sum(axis=axes, dtype=np.float64) / np.maximum(size, 1)
+        around = np.where(known, x - own.reshape(-1, *(1,) * (x.ndim - 2)), 0).astype(np.float64)
+        total = np.maximum(count + size, 1)
+        squares = squares + (around**2).sum(axis=axes) + (own - mean) ** 2 * count * size / total
+        mean = mean + (own - mean) * size / total
+        count = count + size
+    return _scale(np.where(count > 0, mean, np.nan), squares / np.maximum(count, 1))
 
 
 def _scale(mean: np.ndarray, variance: np.ndarray) -> tuple[ChannelScale, list[int]]:

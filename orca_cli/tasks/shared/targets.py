@@ -29,9 +29,9 @@ class TargetForm:
     """The form that the targets of every split have.
 
     Args:
-        kind: classes, labels, maps (real-valued) or class_maps (a class at every position).
+        kind: classes, labels, values, maps (real-valued) or class_maps (a class at every position).
         num_outputs: K.
-        names: K names of classes or labels, or empty.
+        names: K names of classes, labels or values, or empty.
         classes: class i as it stands in the files, ascending; all integers, or all strings. Empty where the data number
             classes by themselves, and for other kinds.
         extent: *E, for maps.
@@ -40,7 +40,7 @@ class TargetForm:
         scale: of real-valued targets; None for other kinds.
     """
 
-    kind: Literal["classes", "labels", "maps", "class_maps"]
+    kind: Literal["classes", "labels", "values", "maps", "class_maps"]
     num_outputs: int
     names: tuple[str, ...] = ()
     classes: tuple[int | str, ...] = ()
@@ -61,6 +61,8 @@ class TargetForm:
             return _encode_class_maps(y, self.extent, where, self.num_outputs)
         if self.kind == "labels":
             encoded = _encode_label_sets(y, where, self.missing)
+        elif self.kind == "values":
+            encoded = _encode_values(y, where, self.missing)
         else:
             encoded = _encode_maps(y, self.extent, where, self.channels_last, self.missing)
         if encoded.shape[1] != self.num_outputs:
@@ -75,8 +77,21 @@ class TargetForm:
             return f"real-valued targets of {k} x {extent}"
         if self.kind == "class_maps":
             return f"{k} classes at every position"
+        if self.kind == "values":
+            return self._values_note()
         named = self.names and self.classes != tuple(range(k))
         return f"{k} {self.kind}" + (f" ({listed(self.names)})" if named else "")
+
+    def _values_note(self) -> str:
+        """Return how many numbers a sample has, with their mean and deviation in training."""
+        assert self.scale is not None
+        names = self.names or (("",) if self.num_outputs == 1 else tuple(map(str, range(self.num_outputs))))
+        shown = [
+            f"{name} {mean:.4g} ± {std:.4g}".strip()
+            for name, mean, std in zip(names, self.scale.mean.tolist(), self.scale.std.tolist(), strict=True)
+        ]
+        word = "number" if self.num_outputs == 1 else "numbers"
+        return f"{self.num_outputs} {word} a sample ({listed(shown, _SHOWN)})"
 
     def warnings(self, train_targets: np.ndarray) -> list[str]:
         """Return warnings about labels that the encoded training targets never or always have."""
@@ -104,14 +119,14 @@ def fit_targets(
     """Return the form of targets, from the training rows.
 
     Args:
-        kind: classes, labels or dense.
+        kind: classes, labels, values or dense.
         y: [N, ...] as in the data.
         rows: the training rows.
         where: origin of the targets, for messages.
         extent: of the inputs.
         num_classes: K, or None to infer it; for classes.
         channels_last, missing: as those of `TargetForm`.
-        names: of labels, or of classes that the data number by themselves.
+        names: of labels, of values, or of classes that the data number by themselves.
 
     Raises:
         ConfigError: `num_classes` does not apply.
@@ -128,6 +143,10 @@ def fit_targets(
         return TargetForm("class_maps", k, extent=extent)
     if num_classes is not None:
         raise ConfigError("applies only to classes", where="task.num_classes", hint=f"remove it: {where} says it")
+    if kind == "values":
+        values = _encode_values(y, where, missing)[rows]
+        _check_vary(values, where)
+        return TargetForm("values", values.shape[1], names, missing=missing, scale=target_scale(values))
     if kind == "labels":
         k = _encode_label_sets(y[rows], where, missing).shape[1]
         return TargetForm("labels", k, names, missing=missing)
@@ -182,7 +201,7 @@ def _classes(labels: np.ndarray, where: str, num_classes: int | None) -> tuple[i
         raise DataError(f"all {len(labels)} training labels are {values[0]!s}", where=where, hint=_TWO_CLASSES)
     if 2 * len(values) > len(labels) and len(labels) > 20:
         what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
-        hint = "to predict numbers use kind=dense, and check that this is the array of labels"
+        hint = "to predict numbers use kind=values, and check that this is the array of labels"
         raise DataError(what, where=where, hint=hint)
     return tuple(values.tolist())
 
@@ -224,14 +243,15 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
-        hint = "of one-hot rows store the position of the 1, or use kind=labels or kind=dense"
+        hint = "of one-hot rows store the position of the 1, or use kind=labels, values or dense"
         raise DataError(f"class labels have shape {labels.shape}, expected (n,)", where=where, hint=hint)
     if labels.dtype.kind in "SU":
         return as_text(labels, where)
     if labels.dtype.kind == "f":
         check_finite(labels, where)
         fractional = labels != np.round(labels)
-        _refuse(fractional, labels, "labels are not whole numbers", where, "class labels are integers or strings")
+        hint = "class labels are integers or strings; to predict numbers use kind=values"
+        _refuse(fractional, labels, "labels are not whole numbers", where, hint)
     elif labels.dtype.kind not in "iub":
         raise DataError(f"labels have dtype {labels.dtype}", where=where, hint="allowed: integers or strings")
     integers = _as_int64(labels, where)
@@ -264,6 +284,29 @@ def _encode_label_sets(labels: np.ndarray, where: str, missing: bool) -> np.ndar
     wrong = ~((labels == 0) | (labels == 1) | np.isnan(labels.astype(np.float64)))
     _refuse(wrong, labels, "entries are neither 0 nor 1", where, _ONE_CLASS)
     return labels.astype(np.float32)
+
+
+def _encode_values(values: np.ndarray, where: str, missing: bool) -> np.ndarray:
+    """Return numbers a sample as [n, K] float32, and NaN where one is missing and that is allowed; [n] becomes [n, 1]."""
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.ndim != 2 or values.shape[1] < 1:
+        hint = "for targets of the inputs' extent use kind=dense"
+        raise DataError(f"values have shape {values.shape}, expected (n,) or (n, K)", where=where, hint=hint)
+    _check_numbers(values, where, missing)
+    return values.astype(np.float32)
+
+
+def _check_vary(values: np.ndarray, where: str) -> None:
+    """Refuse training values [n, K] of which a column is unknown, or all columns are constant."""
+    unknown = np.isnan(values).all(axis=0)
+    if unknown.any():
+        what = f"output {int(unknown.argmax())} has no training target"
+        raise DataError(what, where=where, hint="remove the column")
+    if (np.nanmin(values, axis=0) == np.nanmax(values, axis=0)).all():
+        what = f"all {len(values)} training targets are {values[0].tolist()}"
+        hint = "provide targets that differ; float32 keeps seven digits, so subtract a large offset"
+        raise DataError(what, where=where, hint=hint)
 
 
 def _encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, num_classes: int | None) -> np.ndarray:
@@ -302,7 +345,7 @@ def _encode_maps(
         values = values[:, None]
     elif values.shape[2:] != extent:
         shapes = f"(n, {', '.join(map(str, extent))}) or (n, K, {', '.join(map(str, extent))})"
-        hint = "dense targets have the extent of the inputs; for one value per sample use kind=classes"
+        hint = "dense targets have the extent of the inputs; for numbers per sample use kind=values"
         raise DataError(f"dense targets have shape {values.shape}, expected {shapes}", where=where, hint=hint)
     _check_numbers(values, where, missing)
     return values.astype(np.float32)
@@ -321,7 +364,8 @@ def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, off
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float32)
     wrong = np.isinf(narrow) if allow_nan else ~np.isfinite(narrow)
-    _refuse(wrong, values, "values are NaN or infinite", where, "replace them or remove these samples", offset)
+    what = "values are infinite" if allow_nan else "values are NaN or infinite"
+    _refuse(wrong, values, what, where, "replace them or remove these samples", offset)
 
 
 def _refuse(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str, offset: int = 0) -> None:

@@ -6,8 +6,7 @@ Shapes: n rows, F features.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,25 +21,34 @@ _MAX_ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of numbers: missing ones become `fill`, the training mean; then `mean` is subtracted and `std` divided by."""
+    """A column of numbers: missing ones become `fill`, the training mean; then `mean` is subtracted and `std` divided by.
+
+    Where `flagged`, a second feature is 1 where a number was missing, else 0.
+    """
 
     name: str
     fill: float
     mean: float
     std: float
-    size: ClassVar[int] = 1
+    flagged: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of features."""
+        return 2 if self.flagged else 1
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
-        """Return [n, 1] float32."""
-        numbers, wrong = _numbers(values, decimal)
+        """Return [n, size] float32."""
+        numbers, wrong = as_numbers(values, decimal)
         if wrong.any():
             first = int(wrong.argmax())
             what = f"'{values[first]}' in row {first + 1} is not a number, but all training rows are"
             hint = "correct it, or leave the column out with task.ignore="
             raise DataError(what, where=f"{where}[{self.name}]", hint=hint)
         _check_range(numbers, f"{where}[{self.name}]")
-        filled = np.where(np.isnan(numbers), self.fill, numbers)
-        return ((filled - self.mean) / self.std).astype(np.float32)[:, None]
+        missing = np.isnan(numbers)
+        filled = ((np.where(missing, self.fill, numbers) - self.mean) / self.std).astype(np.float32)
+        return np.stack([filled, missing.astype(np.float32)], axis=1) if self.flagged else filled[:, None]
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ def fit_columns(
     max_categories: int,
     decimal: str,
     where: str,
+    indicator: bool = False,
 ) -> tuple[tuple[Column, ...], list[str]]:
     """Return how columns become features, from the training rows alone, and notes on what was filled or left out.
 
@@ -87,12 +96,13 @@ def fit_columns(
         names: columns that are features.
         rows: the training rows.
         normalize, max_categories, decimal, where: settings of the reader, and the file.
+        indicator: whether columns with missing numbers in training get a second feature that says where.
     """
     columns: list[Column] = []
     filled, empty, constant, capped, commas = [], [], [], [], []
     for name in names:
         train = values[name][rows]
-        numbers, wrong = _numbers(train, decimal)
+        numbers, wrong = as_numbers(train, decimal)
         unknown = np.isnan(numbers) & ~wrong
         if unknown.all():
             empty.append(name)
@@ -100,13 +110,14 @@ def fit_columns(
             texts, rare = _categorical(name, train, max_categories)
             if rare:
                 capped.append(f"{name} (the {max_categories} most frequent of {rare + max_categories})")
-            if decimal == "." and not _numbers(train, ",")[1].any():
+            if decimal == "." and not as_numbers(train, ",")[1].any():
                 commas.append(name)
             columns.append(texts)
         else:
             _check_range(numbers, f"{where}[{name}]")
             column, is_constant = _numeric(name, numbers[~unknown], normalize)
             if unknown.any():
+                column = replace(column, flagged=indicator)
                 filled.append(f"{name} ({int(unknown.sum())})")
             if is_constant:
                 constant.append(name)
@@ -116,8 +127,9 @@ def fit_columns(
     kinds = [isinstance(column, Numeric) for column in columns]
     size = sum(column.size for column in columns)
     notes = [f"{counted(sum(kinds), 'column')} of numbers and {len(kinds) - sum(kinds)} of text become {size} features"]
+    flags = ", flagged by one more feature each," if indicator else ""
     for found, text in (
-        (filled, "missing numbers become the training mean in {} (training rows)"),
+        (filled, f"missing numbers become the training mean{flags} in {{}} (training rows)"),
         (capped, "one feature per text for {}; other texts share one"),
         (empty, "left out because empty in the training set: {}"),
         (constant, "warning: constant in the training set: {}"),
@@ -156,7 +168,7 @@ def _categorical(name: str, train: np.ndarray, most: int) -> tuple[Categorical, 
     return Categorical(name, (*map(str, kept), *marks)), rare
 
 
-def _numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:
+def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:
     """Return values as [n] float64, NaN where missing, and [n] bool, True for text that is not a number."""
     if values.dtype.kind in "fiub":
         return values.astype(np.float64), np.zeros(len(values), dtype=bool)

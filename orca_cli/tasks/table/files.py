@@ -12,7 +12,7 @@ from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -66,24 +66,55 @@ class Table:
             raise DataError("has no rows", where=str(self.path), hint="give a file with rows below its header")
         return columns
 
-    def _read_text(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        needed = _TIMES_LARGER * self.path.stat().st_size
-        check_memory(needed, str(self.path), "store it as .parquet, or as arrays (task=arrays)")
-        places = [self.columns.index(name) for name in names]
-        width = len(self.columns)
-        found: list[list[str]] = []
+    def count(self) -> int:
+        """Return the number of rows; of text files this is one pass, which finds lines of another width."""
+        if self.delimiter:
+            return sum(1 for _ in self.text_rows([]))
+        parquet, damage = _pyarrow()
+        try:
+            with parquet.ParquetFile(self.path) as file:
+                return int(file.metadata.num_rows)
+        except damage as error:
+            raise _unreadable(self.path, error) from error
+
+    def text_rows(self, names: Sequence[str]) -> Iterator[list[str]]:
+        """Yield the fields of each row of a text file."""
+        places, width = [self.columns.index(name) for name in names], len(self.columns)
         records = _records(self.path, self.delimiter, self.encoding)
         next(records, None)
-        for line, record in records:
+        for number, (line, record) in enumerate(records, start=1):
             if len(record) != width:
                 what = f"line {line} has {len(record)} fields, the header has {width}"
                 hint = "correct the line; quote fields that contain the delimiter"
                 raise DataError(what, where=str(self.path), hint=hint)
-            found.append([record[place].strip() for place in places])
-            if len(found) % _POLLED == 0:
+            yield [record[place].strip() for place in places]
+            if number % _POLLED == 0:
                 signals.check()
-        values = np.array(found, dtype=object).reshape(len(found), len(places))
-        return {name: values[:, i] for i, name in enumerate(names)}
+
+    def batches(self, names: Sequence[str], rows: int) -> Iterator[Any]:
+        """Yield columns of a .parquet file as Arrow's record batches of at most `rows` rows."""
+        parquet, damage = _pyarrow()
+        try:
+            with parquet.ParquetFile(self.path) as file:
+                yield from file.iter_batches(rows, columns=list(names))
+        except damage as error:
+            raise _unreadable(self.path, error) from error
+
+    def joined(self, batches: Sequence[Any], names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return columns of record batches, one or more, as `read` returns those of a file."""
+        import pyarrow
+
+        _, damage = _pyarrow()
+        try:
+            frame = pyarrow.Table.from_batches(batches).to_pandas(ignore_metadata=True, date_as_object=False)
+        except damage as error:
+            raise _unreadable(self.path, error) from error
+        return plain_columns(frame, names, str(self.path))
+
+    def _read_text(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        needed = _TIMES_LARGER * self.path.stat().st_size
+        check_memory(needed, str(self.path), "store it as .parquet, or as arrays (task=arrays)")
+        return as_columns(list(self.text_rows(names)), names)
 
     def _read_parquet(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         parquet, damage = _pyarrow()
@@ -93,8 +124,23 @@ class Table:
                 check_memory(16 * file.metadata.num_rows * len(names), str(self.path), "name fewer columns")
                 frame = file.read(columns=list(names)).to_pandas(ignore_metadata=True, date_as_object=False)
         except damage as error:
-            raise DataError(f"cannot be read: {error}", where=str(self.path), hint="write it again") from error
-        return {name: _plain_column(frame[name], f"{self.path}[{name}]") for name in names}
+            raise _unreadable(self.path, error) from error
+        return plain_columns(frame, names, str(self.path))
+
+
+def as_columns(rows: Sequence[Sequence[str]], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return fields by row as columns [n] of type object by name."""
+    values = np.array(rows, dtype=object).reshape(len(rows), len(names))
+    return {name: values[:, i] for i, name in enumerate(names)}
+
+
+def plain_columns(frame: pd.DataFrame, names: Sequence[str], where: str) -> dict[str, np.ndarray]:
+    """Return columns of a pandas table as those of a .parquet file: numbers, or objects of type str."""
+    return {name: _plain_column(frame[name], f"{where}[{name}]") for name in names}
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"cannot be read: {error}", where=str(path), hint="write it again")
 
 
 def _plain_column(column: pd.Series, where: str) -> np.ndarray:
@@ -118,7 +164,7 @@ def _plain_column(column: pd.Series, where: str) -> np.ndarray:
     return np.array([value.strip() for value in values], dtype=object)
 
 
-def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None) -> Table:
+def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None, least: int = 2) -> Table:
     """Return the table in a file; only its header is read.
 
     Args:
@@ -126,6 +172,7 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
         key: setting that names it, for messages.
         delimiter: one character, or `tab`; None infers it from the first records.
         encoding: of the text; None reads UTF-8, and UTF-16 where the file says so.
+        least: columns that the table has to have: one alone mostly means another delimiter.
 
     Raises:
         ConfigError: an invalid delimiter or encoding.
@@ -146,7 +193,7 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
         raise ConfigError(f"{encoding!r} is not an encoding", where="task.encoding", hint=hint) from error
     mark = _inferred_delimiter(path, encoding) if delimiter is None else _checked_delimiter(delimiter)
     _, header = next(_records(path, mark, encoding), (0, []))
-    if len(header) < 2:
+    if len(header) < least:
         name = "".join(header)
         what = f"has one column only, '{name if len(name) <= 60 else f'{name[:57]}...'}'"
         raise DataError(what, where=str(path), hint="its first line names the columns; give task.delimiter=")

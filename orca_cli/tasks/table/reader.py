@@ -8,23 +8,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
-from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, listed, own_paths
+from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, counted, listed, own_paths
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.tasks.shared.splits import check_fractions, draw, group_rows
 from orca_cli.tasks.shared.targets import fit_targets, own_task
-from orca_cli.tasks.table.columns import fit_columns
+from orca_cli.tasks.table.columns import Column, fit_columns
 from orca_cli.tasks.table.files import Table, open_table
-from orca_cli.tasks.table.preprocessing import TablePreprocessing, raw_targets, refuse_measurements
+from orca_cli.tasks.table.preprocessing import TablePreprocessing, per_sample
+from orca_cli.tasks.table.series import fit_series, group_by
+from orca_cli.tasks.table.symbols import fit_symbols
+from orca_cli.tasks.table.target_columns import infer_kind, raw_targets, refuse_measurements
 
 
 def load(
     data_folder: Path,
     reporter: Reporter,
     train: str,
-    kind: Literal["classes", "labels"] = "classes",
+    kind: Literal["classes", "labels", "values"] | None = None,
     target: str | int | None = None,
     targets: list[str] | None = None,
     validation: str | None = None,
@@ -37,12 +42,20 @@ def load(
     test_fraction: Fraction = 0.15,
     normalize: bool = True,
     max_categories: Count = 32,
+    gap_indicator: bool = False,
     missing_targets: bool = False,
     delimiter: str | None = None,
     encoding: str | None = None,
     decimal: Literal[".", ","] = ".",
+    sequence: str | int | None = None,
+    id: str | int | None = None,
+    time: str | int | None = None,
+    length: Count | None = None,
 ) -> TaskData:
     """Return a task over the rows of a table; a row is a sequence [1, F] with one feature a step.
+
+    With `sequence` a row is a sequence of symbols [V, L], one-hot, and other columns are not read. With `id` the rows of one
+    id are a series [F, L] with one row a step. Where their lengths differ, the shorter ones are padded and masked.
 
     Columns of numbers stay one feature each. Columns of text become one feature of 0 and 1 per text that training has,
     the rarer ones of many share one. Empty fields and ?, NA, N/A, NaN, null and none are missing: of numbers they become
@@ -50,17 +63,24 @@ def load(
 
     Args:
         train: .csv, .tsv, .txt (first line: names of the columns) or .parquet file; holds the splits that have no file.
-        kind: classes: one column of integers or text. labels: several columns of 0 and 1 (or false and true).
-        target: name of the column to be predicted; kind classes.
-        targets: names of the columns to be predicted; kind labels.
+        kind: classes: one column of integers or text. labels: several columns of 0 and 1 (or false and true). values: one or
+            several columns of numbers. None infers it, see `target_columns.infer_kind`; the note says which.
+        target: name of the column to be predicted; kinds classes and values.
+        targets: names of the columns to be predicted; kinds labels and values.
         test: file of the test split, read at the end of a run but for its header and groups.
         features: the columns that are given to the model; None takes all but those in `ignore`.
         group: column that says which rows belong together, such as a patient; no two splits share one of its values.
         normalize: of columns of numbers; text stays 0 and 1.
         max_categories: most texts of a column that get a feature of their own.
+        gap_indicator: whether a column of numbers with missing ones in training gets a second feature that is 1 where a number
+            was missing, else 0.
         delimiter: between fields, one character or `tab`; None infers it from the first lines.
         encoding: of text files; None reads UTF-8, or UTF-16 where the file says so.
         decimal: mark in numbers of text files.
+        sequence: column of text with one symbol a character, such as ACGT; symbols that training lacks are zeros.
+        id: column that says which series a row is a step of.
+        time: column that the steps of a series are sorted by; None keeps the order of the rows.
+        length: L of sequences and series; longer ones are cut at the end. None takes the longest of training.
 
     Raises:
         ConfigError: settings contradict each other or the columns.
@@ -70,47 +90,80 @@ def load(
     paths = own_paths({"train": train, "validation": validation, "test": test}, data_folder)
     tables = {part: open_table(path, f"task.{part}", delimiter, encoding) for part, path in paths.items()}
     base = tables["train"]
-    wanted = [str(target)] if kind == "classes" else [str(name) for name in targets or []]
+    wanted = [str(target)] if targets is None else [str(name) for name in targets]
     grouped = [] if group is None else [str(group)]
-    chosen, left_out = _choose(base, wanted, features, ignore, grouped)
-    read = [*chosen, *wanted]
+    named = {key: str(name) for key, name in (("sequence", sequence), ("id", id), ("time", time)) if name is not None}
+    chosen, left_out = _choose(base, wanted, features, ignore, grouped, named)
+    read = [*chosen, *wanted, *(named[key] for key in ("id", "time") if key in named)]
     for part, table in tables.items():
         for name in [*read, *grouped]:
             check_column(name, table.columns, f"task.{part}", table.path.name)
-    columns, where = base.read(read), str(base.path)
-    classes = columns[wanted[0]].astype(str) if kind == "classes" else None
-    total = len(columns[wanted[0]])
-    check_enough(total, "rows", where)
+    columns, where = base.read([*read, *grouped]), str(base.path)
+    steps = None if id is None else group_by(columns, str(id), named.get("time"), where, decimal)
+    values = per_sample(columns, wanted, steps, where)
+    form_kind, inferred = (kind, []) if kind else infer_kind(values, wanted, decimal, where)
+    check_missing_targets(form_kind, missing_targets)
+    classes = values[wanted[0]].astype(str) if form_kind == "classes" else None
+    total = len(values[wanted[0]])
+    check_enough(total, "rows" if steps is None else "series", where)
     records = {}
     if group is not None:
-        named = {part: f"{table.path}[{group}]" for part, table in tables.items()}
-        records = group_rows({part: table.read(grouped)[str(group)] for part, table in tables.items()}, named)
+        places = {part: f"{table.path}[{group}]" for part, table in tables.items()}
+        records = group_rows(
+            {part: _groups(table, str(group), named.get("id")) for part, table in tables.items()}, places
+        )
     fractions = {"validation": validation_fraction, "test": test_fraction}
     rows, drawn = draw(total, tables, fractions, split_seed, classes, records.get("train"))
-    raw, place = raw_targets(columns, kind, wanted, missing_targets, where)
-    if kind == "classes":
+    raw, place = raw_targets(values, form_kind, wanted, missing_targets, where, decimal)
+    if form_kind == "classes":
         refuse_measurements(raw[rows["train"]], place)
-    names = tuple(wanted) if kind == "labels" else ()
-    form = fit_targets(kind, raw, rows["train"], place, missing=missing_targets, names=names)
-    encoders, fitted = fit_columns(columns, chosen, rows["train"], normalize, max_categories, decimal, where)
-    preprocessing = TablePreprocessing(encoders, decimal, tuple(wanted), form)
+    names = () if form_kind == "classes" else tuple(wanted)
+    form = fit_targets(form_kind, raw, rows["train"], place, missing=missing_targets, names=names)
+    encoders: tuple[Column, ...] = ()
+    symbols = series = None
+    if sequence is not None:
+        symbols, fitted = fit_symbols(named["sequence"], columns[named["sequence"]], rows["train"], length, where)
+    else:
+        learned = rows["train"] if steps is None else steps.rows(rows["train"])
+        encoders, fitted = fit_columns(
+            columns, chosen, learned, normalize, max_categories, decimal, where, gap_indicator
+        )
+    if steps is not None:
+        series, seen = fit_series(steps, rows["train"], named["id"], named.get("time"), length)
+        fitted = [*seen, *fitted]
+    preprocessing = TablePreprocessing(encoders, decimal, tuple(wanted), form, delimiter, encoding, symbols, series)
     base_x, base_y = preprocessing.features(columns, where), preprocessing.encoded_targets(columns, where)
 
-    def samples(part: str) -> ArraySamples:
+    def samples(part: str) -> tuple[ArraySamples, list[str]]:
+        """Return a split, and remarks on what does not fit the training rows."""
         if part in rows:
-            return ArraySamples(base_x, base_y, rows=rows[part], groups=records.get("train"))
-        own, place = tables[part].read(read), str(tables[part].path)
-        x, y = preprocessing.features(own, place), preprocessing.encoded_targets(own, place)
-        return ArraySamples(x, y, groups=records.get(part))
+            own_rows = rows[part] if steps is None else steps.rows(rows[part])
+            own, place = {name: columns[name][own_rows] for name in read}, where
+            found = ArraySamples(base_x, base_y, rows=rows[part], groups=records.get("train"))
+        else:
+            own, place = tables[part].read(read), str(tables[part].path)
+            x, y = preprocessing.features(own, place), preprocessing.encoded_targets(own, place)
+            found = ArraySamples(x, y, groups=records.get(part))
+        remarks = preprocessing.remarks(own, place).items()
+        return found, [f"{part} split: {counted(count, 'sample')} {what}" for what, count in remarks]
 
-    learn, choose = samples("train"), samples("validation")
-    counts = f"{len(learn)} training and {len(choose)} validation rows"
-    notes, shape = [counts, *drawn, form.note(), *fitted, *left_out], preprocessing.input_shape
-    return own_task(kind, shape, form, preprocessing, (learn, choose), samples, notes, "table", reporter)
+    def opened(part: str) -> ArraySamples:
+        found, said = samples(part)
+        for line in said:
+            reporter.say(line)
+        return found
+
+    (learn, cut), (choose, unknown) = samples("train"), samples("validation")
+    counts = f"{len(learn)} training and {len(choose)} validation {'rows' if steps is None else 'series'}"
+    notes, shape = (
+        [counts, *drawn, form.note(), *inferred, *fitted, *left_out, *cut, *unknown],
+        preprocessing.input_shape,
+    )
+    return own_task(form_kind, shape, form, preprocessing, (learn, choose), opened, notes, "table", reporter)
 
 
 def check_settings(
-    kind: str,
+    kind: str | None,
     target: str | int | None,
     targets: list[str] | None,
     features: list[str] | None,
@@ -120,36 +173,68 @@ def check_settings(
     validation_fraction: float,
     test_fraction: float,
     missing_targets: bool,
+    sequence: str | int | None,
+    id: str | int | None,
+    time: str | int | None,
+    length: int | None,
 ) -> None:
     """Raise ConfigError where settings contradict each other; arguments as those of `load`."""
-    needed, unused = ("target", "targets") if kind == "classes" else ("targets", "target")
-    values = {"target": target, "targets": targets}
-    if values[unused] is not None:
-        what = f"does not apply to task.kind={kind}"
-        raise ConfigError(what, where=f"task.{unused}", hint=f"give task.{needed} instead")
-    if values[needed] in (None, "", []):
-        example = "COLUMN" if needed == "target" else "[COLUMN,COLUMN]"
-        raise ConfigError("a value is needed", where=f"task.{needed}", hint=f"give task.{needed}={example}")
+    if sequence is not None and (
+        other := next((key for key, value in (("id", id), ("features", features)) if value), None)
+    ):
+        hint = "a sequence of symbols is the only input: remove one of them"
+        raise ConfigError("does not go with task.sequence", where=f"task.{other}", hint=hint)
+    for key, value in (("time", time), ("length", length)):
+        if value is not None and id is None and (key == "time" or sequence is None):
+            hint = "give task.id=COLUMN, which says what series a row is a step of"
+            raise ConfigError("applies to series of several rows", where=f"task.{key}", hint=hint)
+    given = {"target": target, "targets": targets}
+    examples = {"target": "COLUMN", "targets": "[COLUMN,COLUMN]"}
+    allowed = {"classes": ("target",), "labels": ("targets",)}.get(str(kind), ("target", "targets"))
+    for key in given:
+        if key not in allowed and given[key] is not None:
+            what, hint = f"does not apply to task.kind={kind}", f"give task.{allowed[0]} instead"
+            raise ConfigError(what, where=f"task.{key}", hint=hint)
+    if target is not None and targets is not None:
+        hint = "give all columns to be predicted in task.targets, or one in task.target"
+        raise ConfigError("given beside task.targets", where="task.target", hint=hint)
+    if all(given[key] in (None, "", []) for key in allowed):
+        key = allowed[0]
+        raise ConfigError("a value is needed", where=f"task.{key}", hint=f"give task.{key}={examples[key]}")
     if both := sorted({*(features or [])} & {*(ignore or [])}):
         what = f"'{both[0]}' is also in task.ignore"
         raise ConfigError(what, where="task.features", hint="remove it from one of them")
-    check_missing_targets(kind, missing_targets)
+    check_missing_targets(str(kind), missing_targets)
     check_fractions(None if validation else validation_fraction, None if test else test_fraction)
 
 
 def _choose(
-    table: Table, targets: list[str], features: list[str] | None, ignore: list[str] | None, group: list[str]
+    table: Table,
+    targets: list[str],
+    features: list[str] | None,
+    ignore: list[str] | None,
+    group: list[str],
+    named: dict[str, str],
 ) -> tuple[list[str], list[str]]:
-    """Return the columns that become features, and a note on columns that are left out without being asked to."""
+    """Return the columns that are inputs, and a note on columns that are left out without being asked to.
+
+    `named` are the columns of `sequence`, `id` and `time`, by these words.
+    """
     target_key = "target" if len(targets) == 1 else "targets"
-    for key, names in ((target_key, targets), ("features", features), ("ignore", ignore), ("group", group)):
+    roles = {target_key: targets, "features": features, "ignore": ignore, "group": group}
+    for key, names in (roles | {key: [name] for key, name in named.items()}).items():
         for name in names or []:
             check_column(name, table.columns, f"task.{key}", table.path.name)
-    doubled = [name for name in features or [] if name in [*targets, *group]]
-    if doubled:
-        what = f"'{doubled[0]}' is to be predicted or the group"
+    taken = [*targets, *group, *named.values()]
+    if doubled := [name for name in features or [] if name in taken]:
+        what = f"'{doubled[0]}' is to be predicted, or says what belongs together"
         raise ConfigError(what, where="task.features", hint="remove it from the features")
-    free = [name for name in table.columns if name not in {*targets, *(ignore or []), *group}]
+    if twice := [name for name in named.values() if taken.count(name) > 1 and name not in group]:
+        raise ConfigError(f"column '{twice[0]}' is given two roles", where="task", hint="name different columns")
+    free = [name for name in table.columns if name not in {*taken, *(ignore or [])}]
+    if "sequence" in named:
+        unread = [f"not read beside the sequence: {listed(free)}"] if free else []
+        return [named["sequence"]], unread
     # Row numbers that a program wrote beside a table are not a property of the rows.
     unnamed = [] if features else [name for name in free if name in table.unnamed]
     kept = features or [name for name in free if name not in unnamed]
@@ -158,3 +243,10 @@ def _choose(
         raise ConfigError("no column is left", where="task.features", hint=hint)
     note = f"left out because unnamed: {listed(unnamed)}; name it in task.features to keep it"
     return list(dict.fromkeys(kept)), [note] if unnamed else []
+
+
+def _groups(table: Table, group: str, id: str | None) -> np.ndarray:
+    """Return the group of each sample of a table."""
+    columns, where = table.read([group] if id is None else [group, id]), str(table.path)
+    steps = None if id is None else group_by(columns, id, None, where, ".")
+    return per_sample(columns, [group], steps, where)[group]

@@ -1,0 +1,133 @@
+"""`orca predict`: apply a finished run to new data."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orca_cli import parts, terminal
+from orca_cli.commands.options import add_allow_module
+from orca_cli.commands.summary import percent_or_number
+from orca_cli.exceptions import UsageError
+from orca_cli.terminal import Result
+
+if TYPE_CHECKING:  # imports torch
+    from torch import Tensor
+
+    from orca_cli.prediction.predictor import Predictor
+
+PARTS = ("train", "validation", "test")
+
+EXAMPLES = """\
+examples:
+  orca predict runs/arrays/2026-11-25_... new.npz                the predictions as csv on standard output
+  orca predict my_model new.csv --out predictions.csv            an exported run (orca export)
+  orca predict runs/arrays --best new.npz --out p.parquet        the run with the lowest validation error
+  orca predict my_model pictures/ --out p.csv                    images: a folder, with or without class folders
+  orca predict my_model all.npz --part test --out p.npz          x_test, or rows that an array `split` marks
+
+INPUT has the form of the files that the run was trained on; targets are not needed, and where it has them the error is shown.
+Nothing is fetched, and no training data are read."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = "Predict new data with a finished run or an exported one."
+    parser.epilog = EXAMPLES
+    parser.add_argument("run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs")
+    parser.add_argument("input", type=Path, metavar="INPUT", help="new data: a file or folder")
+    text = "write to FILE.csv, FILE.parquet or FILE.npz; default: csv on standard output"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--best", action="store_true", help="of a folder of runs, take the best by validation")
+    parser.add_argument("--part", choices=PARTS, default="", help="of a file that holds several splits, take one")
+    parser.add_argument("--no-targets", action="store_true", help="read no targets, and show no error")
+    text = "samples per forward pass; default: the run's train.eval_batch_size, with which bits are the same"
+    parser.add_argument("--batch-size", type=int, metavar="N", help=text)
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps; default: auto")
+    add_checkpoint(parser)
+    add_allow_module(parser)
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add --checkpoint."""
+    text = "the body's checkpoint, where the run needs it and it has moved: folder or hub id on this machine"
+    parser.add_argument("--checkpoint", metavar="PATH", help=text)
+
+
+def execute(arguments: argparse.Namespace) -> Result:
+    """Write the predictions, and return what was predicted and the error."""
+    if arguments.json and arguments.out is None:
+        raise UsageError("needs a file for the predictions", where="--json", hint="add --out FILE")
+    if arguments.batch_size is not None and arguments.batch_size < 1:
+        raise UsageError(f"{arguments.batch_size} is out of range", where="--batch-size", hint="allowed: 1 or more")
+    for module in arguments.allow_module:
+        parts.allow_module(module)
+    terminal.configure_logging()
+    from orca_cli.prediction import output
+    from orca_cli.prediction.loading import open_model
+    from orca_cli.prediction.predictor import Predictor
+
+    folder, chosen = run_folder(arguments.run, best=arguments.best)
+    loaded = open_model(folder, arguments.checkpoint)
+    predictor = Predictor(loaded, arguments.device, arguments.batch_size)
+    output.check_output(arguments.out, predictor.decoder)
+    new = predictor.opened(arguments.input, arguments.part)
+    outputs: Iterable[Tensor] = predictor.stream(new, terminal.LogReporter())
+    targets = None if arguments.no_targets else new.targets()
+    kept = output.Kept()
+    if targets is not None:
+        outputs = kept.passing(outputs)
+    if arguments.out is None:
+        for text in output.csv_lines(output.parts_of(outputs, predictor.decoder, new.ids)):
+            terminal.print_text(text)
+    else:
+        output.write(arguments.out, outputs, len(new), predictor.decoder, new.ids)
+    record: dict[str, Any] = {
+        "schema": 1,
+        "run": predictor.record.name,
+        "folder": str(folder),
+        "chosen": chosen,
+        "samples": len(new),
+        "out": None if arguments.out is None else str(arguments.out),
+        "remarks": dict(predictor.remarks),
+        "error": None,
+    }
+    if targets is not None:
+        record["error"] = _error(predictor, kept.whole(), targets)
+    return _result(record, arguments.out)
+
+
+def run_folder(word: str, *, best: bool) -> tuple[Path, str | None]:
+    """Return the folder that a word on the command line means, and why it was chosen.
+
+    Raises:
+        DataError: there is none.
+    """
+    from orca_cli.prediction.best import best_run, named
+
+    if not best:
+        return named(word), None
+    found = best_run(Path(word).expanduser())
+    terminal.log.info(f"best: {found}")
+    return found.path, str(found)
+
+
+def _error(predictor: Predictor, outputs: Tensor, targets: Any) -> dict[str, Any]:
+    score = predictor.measure(outputs, targets)
+    name, percent = predictor.error_facts
+    return {"name": name, "percent": percent, "value": score.value, "n": score.n, "skipped": score.skipped}
+
+
+def _result(record: dict[str, Any], out: Path | None) -> Result:
+    error = record["error"]
+    lines = [f"{record['samples']} samples predicted by {record['run']}" + (f": {out}" if out else "")]
+    lines += [f"{count} of them {what}" for what, count in record["remarks"].items()]
+    if error is not None:
+        lines.append(f"{error['name']}: {percent_or_number(error['value'], error['percent'])} on {error['n']}")
+    if out is None:  # standard output has the predictions
+        for line in lines:
+            terminal.log.info(line)
+        return Result(record)
+    return Result(record, lines)

@@ -1,0 +1,84 @@
+"""Which run of a folder of runs is best: by the validation error, never by the test error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orca_cli import configuration
+from orca_cli.exceptions import DataError
+from orca_cli.report.collect import collect
+from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, read_or_empty
+from orca_cli.runs.preprocessing import FILE
+
+
+@dataclass(frozen=True)
+class Best:
+    """The chosen run.
+
+    Args:
+        path: its folder.
+        validation_error: what it was chosen by.
+        error: name of that error.
+        of: how many runs it was chosen from.
+    """
+
+    path: Path
+    validation_error: float
+    error: str
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.error} {self.validation_error:.4g} on validation, the lowest of {self.of} runs"
+
+
+def named(word: str) -> Path:
+    """Return a run or export by its folder, or a run by its name in the folder of all runs.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = Path(word).expanduser()
+    if path.is_dir():
+        return path
+    root = configuration.default_folders()["runs"]
+    found = sorted(root.glob(f"*/{path.name}")) if path.name == word and word not in (".", "..") else []
+    if not found:
+        hint = f"give the folder of a run or of an export, or the name of a run in {root} (ORCA_RUNS)"
+        raise DataError("no such run", where=word, hint=hint)
+    return found[-1]
+
+
+def best_run(folder: Path) -> Best:
+    """Return the completed run with the lowest validation error, the first of several.
+
+    Runs whose weights were chosen on the test split, or without a validation error, are left out.
+
+    Raises:
+        DataError: there is no such run, or they were validated on different data or by different errors.
+    """
+    found: list[tuple[float, Path, dict[str, Any]]] = []
+    for run in collect([folder]).runs:
+        result = read_or_empty(run.path / RESULT)
+        error: Any = result.get("validation_error")
+        by_test = (result.get("selected") or {}).get("on") == "test"
+        keeps = (run.path / STAGE_FOLDERS["build"] / FILE).exists()
+        if run.state == "completed" and keeps and not by_test and type(error) in (int, float) and math.isfinite(error):
+            found.append((float(error), run.path, result))
+    if not found:
+        what = "holds no completed run that can predict, chosen on a validation split"
+        raise DataError(what, where=str(folder), hint="orca report shows the runs; give one by its folder")
+    kinds: dict[tuple[str, str], tuple[float, Path]] = {}
+    for value, path, result in found:
+        validated_on = str(result["splits"]["val"]["sha256"]), str(result["error"]["name"])
+        if validated_on not in kinds or value < kinds[validated_on][0]:
+            kinds[validated_on] = value, path
+    if len(kinds) > 1:
+        names = ", ".join(path.name for _, path in kinds.values())
+        what = f"the runs were validated on {len(kinds)} different sets of data or errors, which cannot be compared"
+        raise DataError(what, where=str(folder), hint=f"give one of the best of each: {names}")
+    ((_, error_name),) = kinds
+    ((value, path),) = kinds.values()
+    return Best(path, value, error_name, len(found))

@@ -1,0 +1,244 @@
+"""A finished run, or an export of one, as a model with its preprocessing.
+
+Of a run folder that trained a part of the body only, the body's checkpoint is read as well, from where the run had it or
+from another folder. An export holds all it needs. Nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from orca_cli import parts, storage
+from orca_cli.exceptions import (
+    CheckpointError,
+    ChecksumError,
+    ConfigError,
+    DataError,
+    NetworkError,
+    OrcaError,
+    UnsafeError,
+    of_processes,
+)
+from orca_cli.interfaces import Body, Finetune, Preprocessing
+from orca_cli.models.assembly import build_model
+from orca_cli.models.bodies.checkpoints import architecture_only, check_modest
+from orca_cli.models.transfer import TransferModel
+from orca_cli.prediction.record import WEIGHTS, ModelRecord, is_export, own_file, read_export, read_run
+from orca_cli.runs.directory import STAGE_FOLDERS
+from orca_cli.runs.preprocessing import BODY_CONFIG, load_preprocessing
+from orca_cli.training import checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_AGAIN = "get the folder again"
+_MOST_EMBEDDINGS = 2**30  # values of a body's own embedding layer, which predictions do not need
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with what belongs to it.
+
+    Args:
+        record: what its run says about it.
+        preprocessing: how new data become its inputs.
+        model: on the CPU, in evaluation mode.
+        folder: the run or export.
+        body: folder with the body's config.json; None where only its checkpoint has it.
+    """
+
+    record: ModelRecord
+    preprocessing: Preprocessing
+    model: TransferModel
+    folder: Path
+    body: Path | None
+
+
+def open_model(folder: Path, body_checkpoint: str | None = None) -> Loaded:
+    """Return the model of a run folder or an exported folder.
+
+    Args:
+        folder: the run or export.
+        body_checkpoint: folder or hub id of the body's checkpoint, where it is needed and has moved.
+
+    Raises:
+        DataError: no run or export, not completed, or of a task that keeps no preprocessing.
+        ChecksumError: a file is missing or damaged.
+        CheckpointError: a newer program wrote it, or its weights fit no model that it describes.
+        UnsafeError: it holds links, or names what is no part of a model.
+        NetworkError: the body's checkpoint is needed and is not on this machine.
+    """
+    return _open_export(folder) if is_export(folder) else _open_run(folder, body_checkpoint)
+
+
+def _open_export(folder: Path) -> Loaded:
+    record = read_export(folder)
+    preprocessing, body = load_preprocessing(folder), folder / BODY_CONFIG.parent
+    tensors = storage.read_tensors(folder / WEIGHTS)
+    if (layers := check_modest(body)) > len(tensors):
+        what = f"asks for {layers} layers, and there are {len(tensors)} weights"
+        raise UnsafeError(what, where=str(folder / BODY_CONFIG), hint=_AGAIN)
+    model = _architecture(record, preprocessing, body)
+    _fill(model, tensors, {**record.body, "checkpoint": str(body)}, folder)
+    return Loaded(record, preprocessing, model, folder, body)
+
+
+def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
+    record = read_run(folder)
+    build, finetune = (folder / STAGE_FOLDERS[stage] for stage in ("build", "finetune"))
+    preprocessing, body = load_preprocessing(build), build / BODY_CONFIG.parent
+    has_config = (build / BODY_CONFIG).exists()
+    if has_config:
+        name = str(BODY_CONFIG)
+        own_file(build, name)
+        storage.verify_folder(folder, only=[f"{build.name}/{name}"])
+    for name in ("best", "last"):
+        tensors = _trained(folder, f"{finetune.name}/{name}")
+        may_be_whole = has_config and check_modest(body) <= len(tensors)
+        model = _architecture(record, preprocessing, body) if may_be_whole else None
+        if model is not None and set(model.state_dict()) == set(tensors):
+            _fill(model, tensors, {**record.body, "checkpoint": str(body)}, folder)
+            source: Path | None = body
+        else:
+            model, source = _with_checkpoint(record, preprocessing, folder, body_checkpoint)
+            with _described(str(folder)):
+                finetune_mode(record).load_trainable_state(model, tensors)
+        if checkpoint.weights_sha256(model.state_dict()) == record.weights_sha256:
+            return Loaded(record, preprocessing, model.eval(), folder, source)
+    raise ChecksumError("neither best nor last weights are those that the run was tested with", where=str(finetune))
+
+
+def _trained(folder: Path, name: str) -> dict[str, Tensor]:
+    for file in (storage.MANIFEST, WEIGHTS):
+        own_file(folder, f"{name}/{file}")
+    storage.verify_folder(folder / name)
+    return storage.read_tensors(folder / name / WEIGHTS)
+
+
+def finetune_mode(record: ModelRecord) -> Finetune:
+    """Return the run's finetune mode."""
+    mode: Finetune = parts.build(record.finetune, "finetune")
+    return mode
+
+
+def _architecture(record: ModelRecord, preprocessing: Preprocessing, body_folder: Path) -> TransferModel:
+    """Return the model without memory for its weights, from the config.json in a folder."""
+    with _described(str(body_folder)), architecture_only(), torch.device("meta"):
+        body: Body = parts.build({**record.body, "checkpoint": str(body_folder)}, "body")
+        return _assembled(record, preprocessing, body)
+
+
+def _fill(model: TransferModel, tensors: Mapping[str, Tensor], node: dict[str, Any], folder: Path) -> None:
+    """Give a model its weights, only where names, shapes and types agree: a record cannot ask for more memory than they take.
+
+    Raises:
+        CheckpointError: they do not agree.
+    """
+    wanted = model.state_dict()
+    for name in sorted(set(wanted) ^ set(tensors)):
+        what = f"'{name}' is only in {'the model' if name in wanted else 'the weights'}"
+        raise CheckpointError(what, where=str(folder), hint=_AGAIN)
+    for name, value in wanted.items():
+        if (value.shape, value.dtype) != (tensors[name].shape, tensors[name].dtype):
+            what = f"'{name}' is {_form(tensors[name])}, the model's is {_form(value)}"
+            raise CheckpointError(what, where=str(folder), hint=_AGAIN)
+    with _described(str(folder)):
+        model.load_state_dict(tensors, strict=True, assign=True)
+        _fill_buffers(model, node)
+    model.eval()
+
+
+def _form(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+
+
+def _fill_buffers(model: TransferModel, node: dict[str, Any]) -> None:
+    """Give a body those of its buffers that follow from its settings, which weights do not hold."""
+    empty = [name for name, buffer in model.body.named_buffers() if buffer.is_meta]
+    if not empty:
+        return
+    aside = getattr(model.body, "embeddings", None)
+    if aside is not None and sum(value.numel() for value in aside.parameters()) > _MOST_EMBEDDINGS:
+        raise CheckpointError("the body's embedding layer is too large", where=str(node["checkpoint"]))
+    with architecture_only("cpu"):
+        made = dict(parts.build(node, "body").named_buffers())
+    for name in empty:
+        owner, _, own = name.rpartition(".")
+        model.body.get_submodule(owner)._buffers[own] = made[name]
+
+
+def _with_checkpoint(
+    record: ModelRecord, preprocessing: Preprocessing, folder: Path, body_checkpoint: str | None
+) -> tuple[TransferModel, Path | None]:
+    """Return the model with the weights of the body's checkpoint, before the run's own are loaded; and its folder."""
+    node = {**record.body, **({"checkpoint": body_checkpoint} if body_checkpoint else {})}
+    name = str(node.get("checkpoint", ""))
+    hint = "give the checkpoint's folder with --checkpoint; an exported folder needs none"
+    if "${" in name:
+        raise DataError(f"names its body's checkpoint as {name}", where=str(folder), hint=hint)
+    with _described(str(folder)):
+        try:
+            with _offline():
+                body: Body = parts.build(node, "body")
+        except (ConfigError, DataError, NetworkError) as error:
+            what = f"the run trained a part of its body only and needs its checkpoint: {error.what}"
+            raise type(error)(what, where=error.where, hint=hint) from error
+        if body.checkpoint_digest != record.checkpoint_sha256:
+            what = "has changed since the run: other weights would give other predictions"
+            raise ChecksumError(what, where=f"body.checkpoint={name}", hint=hint)
+        return _assembled(record, preprocessing, body), getattr(body, "folder", None)
+
+
+def _assembled(record: ModelRecord, preprocessing: Preprocessing, body: Body) -> TransferModel:
+    model = build_model(
+        body=body,
+        kind=record.kind,  # type: ignore[arg-type] # the record checks it
+        input_shape=record.input_shape,
+        num_outputs=record.num_outputs,
+        embedder=parts.build(record.embedder, "embedder"),
+        pooling=record.pooling,
+        target_scale=preprocessing.targets.scale,
+        seed=record.seed,
+    )
+    finetune_mode(record).apply(model)
+    return model
+
+
+@contextmanager
+def _described(where: str) -> Iterator[None]:
+    """Turn what a record that describes no model makes the libraries raise into one line."""
+    try:
+        yield
+    except (OrcaError, MemoryError):
+        raise
+    except Exception as error:
+        if "allocate memory" in str(error) or of_processes(error):
+            raise
+        what = f"does not describe a model: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise DataError(what, where=where, hint=_AGAIN) from error
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep the model hub's library off the network inside the block."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    variable = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        if variable is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = variable

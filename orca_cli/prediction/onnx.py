@@ -1,0 +1,150 @@
+"""A model as ONNX, for programs without torch: checked against onnxruntime, or left out with the reason.
+
+It takes `x` [batch, C, *E] float32 as the preprocessing gives it, and returns `outputs` [batch, K] or [batch, K, *E].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from orca_cli import seeding
+from orca_cli.exceptions import UnavailableError
+from orca_cli.prediction.loading import Loaded
+
+FILE = "model.onnx"
+_TOLERANCE = 1e-3  # of the largest output
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_MOST_BYTES = 2**31 - 2**24  # of one file in protobuf's format
+_SIZES = (1, 3)
+
+
+class NotExportedError(Exception):
+    """This model cannot be written as ONNX; the message says why."""
+
+
+class _Unmasked(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x, None)
+
+
+def check_packages() -> None:
+    """Raise UnavailableError where a package of the extra `onnx` is missing."""
+    import importlib.util
+
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        what = f"the package {missing[0]} is not installed"
+        raise UnavailableError(what, where="--onnx", hint="pip install 'orca-transfer[onnx]'")
+
+
+def write_onnx(loaded: Loaded, path: Path) -> dict[str, Any]:
+    """Write a model, and return what was written and how far onnxruntime's outputs are from torch's.
+
+    Raises:
+        NotExportedError: torch cannot export it, it is too large, or the outputs differ.
+    """
+    size = sum(value.nbytes for value in loaded.model.state_dict().values())
+    if size > _MOST_BYTES:
+        raise NotExportedError(f"its weights take {size / 2**30:.1f} GiB, and one file of ONNX holds 2 GiB")
+    if getattr(loaded.preprocessing, "has_masks", False):
+        raise NotExportedError("its samples have padding, and the mask is not an input of the exported model")
+    model = _Unmasked(loaded.model).eval()
+    shape = loaded.record.input_shape
+    draws = seeding.torch_generator(0, "onnx")
+    batches = [torch.randn((count, *shape), generator=draws) for count in _SIZES]
+    with _plain_attention(loaded.model.body):
+        _export(model, batches[-1], path)
+    with torch.no_grad():
+        expected = [model(x).numpy() for x in batches]
+    found = _run(path, batches)
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
+    largest = max(float(np.abs(one).max()) for one in expected)
+    if not difference <= _TOLERANCE * max(1.0, largest):
+        raise NotExportedError(f"onnxruntime's outputs differ by {difference:.3g} (largest output {largest:.3g})")
+    return {
+        "file": path.name,
+        "input": {"name": "x", "shape": ["batch", *shape], "dtype": "float32"},
+        "output": {"name": "outputs", "shape": ["batch", *expected[0].shape[1:]], "dtype": "float32"},
+        "largest_difference": difference,
+    }
+
+
+def _export(model: nn.Module, x: Tensor, path: Path) -> None:
+    try:
+        with _silence():
+            torch.onnx.export(
+                model,
+                (x,),
+                path,
+                input_names=["x"],
+                output_names=["outputs"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        text = lines[0][:200] if lines else ""
+        raise NotExportedError(f"torch cannot export it: {type(cause).__name__}: {text}") from error
+
+
+def _run(path: Path, batches: list[Tensor]) -> list[np.ndarray]:
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return [session.run(["outputs"], {"x": x.numpy()})[0] for x in batches]
+    except Exception as error:
+        raise NotExportedError(f"onnxruntime cannot run it: {str(error).splitlines()[0][:200]}") from error
+
+
+@contextmanager
+def _plain_attention(body: Any) -> Iterator[None]:
+    """Let a body compute attention by plain products inside the block: torch's fused one is not in every graph."""
+    config = getattr(body, "config", None)
+    if config is None:
+        yield
+        return
+    before = copy.copy(config._attn_implementation)
+    config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the exporter's own messages from standard output and error."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,237 @@
+"""Predictions as csv, parquet or npz, written part by part; and outputs kept for an error over the whole set.
+
+Columns: `id` (or `index`, from 0), then of classes `prediction` and a probability `p_CLASS` each, of labels 0 or 1 and a
+probability each, of numbers `prediction`, or a column each. Maps go into .npz only: `prediction`, and `outputs` as the model
+gives them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orca_cli import storage
+from orca_cli.exceptions import ConfigError, StorageError, UnavailableError
+from orca_cli.prediction.targets import Decoder
+from orca_cli.terminal import visible
+
+SUFFIXES = (".csv", ".parquet", ".npz")
+_ALLOWED = f"allowed: FILE{', FILE'.join(SUFFIXES)}"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_IN_MEMORY = 2**26  # bytes of outputs from which on they are kept in a file
+_ROW_GROUP = 65_536
+
+Columns = dict[str, np.ndarray]
+
+
+def check_output(out: Path | None, decoder: Decoder) -> None:
+    """Raise ConfigError where predictions cannot be written to a file, before anything is computed; None stands for csv."""
+    suffix = ".csv" if out is None else out.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ConfigError(f"'{suffix}' is not written", where="--out", hint=_ALLOWED)
+    if decoder.is_map and suffix != ".npz":
+        raise ConfigError("dense outputs are maps, which a table has no place for", where="--out", hint="give FILE.npz")
+    if suffix == ".parquet":
+        _pyarrow()
+
+
+def columns_of(outputs: Tensor, decoder: Decoder, ids: Sequence[str] | None, start: int) -> Columns:
+    """Return the columns of a part of the predictions, by name.
+
+    Args:
+        outputs: [B, K] of samples start..start+B-1.
+        decoder: what they mean.
+        ids: of all samples; None numbers them.
+        start: number of the first sample.
+    """
+    stop = start + len(outputs)
+    found: Columns = {"index": np.arange(start, stop)} if ids is None else {"id": np.array(ids[start:stop])}
+    predictions = decoder.predictions(outputs)
+    if predictions.ndim == 1:
+        found["prediction"] = predictions
+    else:
+        names = decoder.columns if decoder.has_probabilities or decoder.names else None
+        for k, column in enumerate(predictions.T):
+            _add(found, names[k] if names else f"prediction_{k}", column)
+    if decoder.has_probabilities:
+        for name, column in zip(decoder.columns, decoder.probabilities(outputs).T, strict=True):
+            _add(found, f"p_{name}", column)
+    return found
+
+
+def _add(columns: Columns, name: str, values: np.ndarray) -> None:
+    while name in columns:  # a label may be called `index`
+        name += "_"
+    columns[name] = values
+
+
+def csv_lines(parts: Iterable[Columns]) -> Iterator[str]:
+    """Yield a table as csv text, part by part; texts that a spreadsheet would compute get an apostrophe before them."""
+    for number, columns in enumerate(parts):
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if number == 0:
+            writer.writerow(map(_inert, columns))
+        writer.writerows(zip(*(_texts(column) for column in columns.values()), strict=True))
+        yield text.getvalue()
+
+
+def _texts(column: np.ndarray) -> list[str]:
+    texts = column.astype(str).tolist()
+    return list(map(_inert, texts)) if column.dtype.kind in "UO" else texts
+
+
+def _inert(text: str) -> str:
+    text = visible(text)
+    return f"'{text}" if text.startswith(_FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def write(out: Path, outputs: Iterable[Tensor], count: int, decoder: Decoder, ids: Sequence[str] | None) -> None:
+    """Write the predictions of `count` samples to a file by its suffix, whole or not at all.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    failures: list[Exception] = []
+
+    def passed() -> Iterator[Tensor]:
+        try:
+            yield from outputs
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    writer = {".csv": _write_csv, ".parquet": _write_parquet, ".npz": _write_npz}[out.suffix.lower()]
+    try:
+        storage.write_with(out, lambda path: writer(path, passed(), count, decoder, ids))
+    except StorageError:
+        for failure in failures:  # of the model or its input, not of the disk
+            raise failure from None
+        raise
+
+
+Writer = Callable[[Path, Iterable[Tensor], int, Decoder, "Sequence[str] | None"], None]
+
+
+def parts_of(outputs: Iterable[Tensor], decoder: Decoder, ids: Sequence[str] | None) -> Iterator[Columns]:
+    """Yield the columns of predictions, part by part."""
+    start = 0
+    for part in outputs:
+        yield columns_of(part, decoder, ids, start)
+        start += len(part)
+
+
+def _write_csv(path: Path, outputs: Iterable[Tensor], count: int, decoder: Decoder, ids: Sequence[str] | None) -> None:
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        file.writelines(csv_lines(parts_of(outputs, decoder, ids)))
+
+
+def _write_parquet(
+    path: Path, outputs: Iterable[Tensor], count: int, decoder: Decoder, ids: Sequence[str] | None
+) -> None:
+    pyarrow, parquet = _pyarrow()
+    writer: Any = None
+    try:
+        waiting: list[Any] = []
+        for columns in parts_of(outputs, decoder, ids):
+            waiting.append(pyarrow.table(columns))
+            if writer is None:
+                writer = parquet.ParquetWriter(path, waiting[0].schema)
+            if sum(map(len, waiting)) >= _ROW_GROUP:
+                writer.write_table(pyarrow.concat_tables(waiting))
+                waiting.clear()
+        if waiting:
+            writer.write_table(pyarrow.concat_tables(waiting))
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        hint = "pip install 'orca-transfer[tables]', or give a .csv file"
+        raise UnavailableError(".parquet files need the package pyarrow", where="--out", hint=hint) from error
+    return pyarrow, parquet
+
+
+def _write_npz(path: Path, outputs: Iterable[Tensor], count: int, decoder: Decoder, ids: Sequence[str] | None) -> None:
+    """Write outputs, predictions and probabilities; each grows in a file of its own, so that none is held whole."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=storage.TEMPORARY) as folder:
+        growing: dict[str, _Growing] = {}
+        for part in outputs:
+            arrays = {"outputs": part.numpy(), "prediction": decoder.predictions(part)}
+            if decoder.has_probabilities and not decoder.is_map:
+                arrays["probability"] = decoder.probabilities(part)
+            for name, array in arrays.items():
+                if name not in growing:
+                    growing[name] = _Growing(Path(folder) / f"{name}.npy", (count, *array.shape[1:]), array.dtype)
+                growing[name].add(array)
+        for array_file in growing.values():
+            array_file.close()
+        with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+            for name, array_file in growing.items():
+                archive.write(array_file.path, f"{name}.npy")
+            named = {"id": ids, "classes": decoder.classes, "names": decoder.names or None}
+            for name, values in named.items():
+                if values is not None:
+                    with archive.open(f"{name}.npy", "w") as member:
+                        np.lib.format.write_array(member, np.array(values), allow_pickle=False)
+
+
+class _Growing:
+    """An .npy file whose rows are appended; its shape is known from the start."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.path = path
+        self._file = open(path, "wb")  # noqa: SIM115 - closed by `close`
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(self._file, header)
+
+    def add(self, rows: np.ndarray) -> None:
+        self._file.write(np.ascontiguousarray(rows).tobytes())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Kept:
+    """Outputs that pass by, kept for an error over the whole set: in memory, or in a temporary file once they are many."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - it lives as long as this
+        self._shape: tuple[int, ...] = (0,)
+
+    def passing(self, outputs: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield outputs unchanged, and keep them."""
+        for part in outputs:
+            with storage.guarded(Path(tempfile.gettempdir())):
+                self._file.write(part.contiguous().numpy().tobytes())
+            self._shape = (self._shape[0] + len(part), *part.shape[1:])
+            yield part
+
+    def whole(self) -> Tensor:
+        """Return all that passed."""
+        with storage.guarded(Path(tempfile.gettempdir())):
+            self._file.rollover()
+            self._file.flush()
+            return torch.from_numpy(np.memmap(self._file, np.float32, "r+", shape=self._shape))

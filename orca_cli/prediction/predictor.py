@@ -1,0 +1,261 @@
+"""A finished run as an estimator that predicts, with the names and forms that scikit-learn's users expect.
+
+Shapes: n samples, K outputs, *E the extent of dense outputs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orca_cli import parts, signals
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import Batch, Error, NewData, Reporter, Score
+from orca_cli.prediction.loading import Loaded
+from orca_cli.prediction.targets import Decoder
+from orca_cli.progress import Silent
+from orca_cli.scoring.chunks import ChunkMean
+from orca_cli.scoring.defaults import default_error
+from orca_cli.training.engine import Engine, choose_device, choose_precision
+from orca_cli.training.feed import Feed
+from orca_cli.training.memory import governed_by
+
+if TYPE_CHECKING:
+    pass
+
+_SILENT = Silent()
+
+
+class Predictor:
+    """A trained model with its preprocessing; `orca_cli.load` makes it.
+
+    New data are given as samples in memory, in the form of the task's files (an array; for tables a pandas table or columns
+    by name; for images paths), or as the path of a file or folder that the task's reader reads.
+
+    Args:
+        loaded: the model and what belongs to it.
+        device: auto, cpu, cuda, cuda:N or mps.
+        batch_size: samples per forward pass; None takes that of the run, with which predictions keep its bits.
+
+    Attributes:
+        remarks: what was done to make samples fit, such as cutting long ones, with the number of samples so far.
+    """
+
+    def __init__(self, loaded: Loaded, device: str = "auto", batch_size: int | None = None) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"{batch_size} is out of range", where="batch_size", hint="allowed: 1 or more")
+        self.record, self.preprocessing, self.model = loaded.record, loaded.preprocessing, loaded.model
+        self.device = choose_device(device)
+        self.batch_size = batch_size or loaded.record.batch_size
+        self.loaded = loaded
+        self.decoder = Decoder(self.preprocessing.targets, self.record.num_outputs)
+        self.remarks: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        record = self.record
+        return f"Predictor({record.name!r}, kind={record.kind!r}, input_shape={record.input_shape})"
+
+    @property
+    def kind(self) -> str:
+        """Return the kind of the task's outputs, such as classes."""
+        return self.record.kind
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Return (C, *E), the shape of a sample as the model takes it."""
+        return self.record.input_shape
+
+    @property
+    def n_features_in_(self) -> int:
+        """Return the numbers or columns of a sample, for tables and series of one channel; others have no such attribute."""
+        if (names := self._feature_names) is not None:
+            return len(names)
+        if len(self.input_shape) == 2 and self.input_shape[0] == 1:
+            return self.input_shape[1]
+        raise AttributeError(f"samples have the shape {self.input_shape}: see input_shape")
+
+    @property
+    def feature_names_in_(self) -> np.ndarray:
+        """Return the names of a table's columns, in order; other data have no such attribute."""
+        if self._feature_names is None:
+            raise AttributeError("only tables have columns")
+        return np.array(self._feature_names, dtype=object)
+
+    @property
+    def _feature_names(self) -> Sequence[str] | None:
+        return getattr(self.preprocessing, "feature_names", None)
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """Return the K classes as the data name or number them, or the labels; numbers have no such attribute."""
+        if (classes := self.decoder.classes) is None:
+            raise AttributeError(f"outputs of kind '{self.kind}' have no classes")
+        return classes
+
+    def outputs(self, x: Any) -> np.ndarray:
+        """Return the model's outputs [n, K] or [n, K, *E]: logits of classes and labels, numbers in the task's units."""
+        return torch.cat(list(self.stream(self.opened(x)))).numpy()
+
+    def predict(self, x: Any) -> np.ndarray:
+        """Return predictions.
+
+        Of classes [n] in the form of `classes_`, of labels [n, K] of 0 and 1, of numbers [n], or [n, K] where K > 1, of
+        dense outputs [n, K, *E] numbers or [n, *E] classes.
+
+        Raises:
+            DataError: the samples do not have the form of the training data.
+        """
+        return np.concatenate([self.decoder.predictions(part) for part in self.stream(self.opened(x))])
+
+    @property
+    def predict_proba(self) -> Callable[[Any], np.ndarray]:
+        """Return what gives probabilities: [n, K], or [n, K, *E] for a class at every position; of numbers there are none."""
+        if not self.decoder.has_probabilities:
+            raise AttributeError("numbers have no probabilities")
+        return self._probabilities
+
+    def _probabilities(self, x: Any) -> np.ndarray:
+        return np.concatenate([self.decoder.probabilities(part) for part in self.stream(self.opened(x))])
+
+    def score(self, x: Any, y: Any = None) -> float:
+        """Return scikit-learn's usual score, higher is better: accuracy for classes and labels, R2 for numbers.
+
+        Args:
+            x: samples.
+            y: targets as the data hold them; None takes those of the file that `x` names.
+        """
+        new = self.opened(x)
+        return self.decoder.score(self.outputs(new), self._targets(new, y))
+
+    def error(self, x: Any, y: Any = None) -> Score:
+        """Return the error that the run reports, lower is better; arguments as those of `score`."""
+        new = self.opened(x)
+        return self.measure(torch.from_numpy(self.outputs(new)), self._targets(new, y))
+
+    def fit(self, x: Any, y: Any = None) -> Self:
+        """Raise an error: the model is trained already; `orca run` trains another."""
+        raise ConfigError("a finished run is not trained again", where="fit", hint="orca_cli.run(...) trains another")
+
+    def opened(self, x: Any, part: str = "") -> NewData:
+        """Return samples in any form as new data.
+
+        Args:
+            x: samples, a path, or new data.
+            part: train, validation or test, of files that hold several splits.
+        """
+        if isinstance(x, NewData):
+            return x
+        if isinstance(x, (str, Path)):
+            return self.preprocessing.open(Path(x).expanduser(), "INPUT", part)
+        return self.preprocessing.given(x)
+
+    def stream(self, new: NewData, reporter: Reporter = _SILENT) -> Iterator[Tensor]:
+        """Yield the outputs of new data batch by batch, on the CPU: float32 [B, K] or [B, K, *E].
+
+        Raises:
+            DataError: samples do not have the form of the training data.
+            MemoryExhaustedError: a batch does not fit.
+        """
+        size, device = self.batch_size, self.device
+        engine = Engine(device, self.precision)
+        model = self.model.to(device).eval()
+        starts = range(0, len(new), size)
+        reads = (functools.partial(self._read, engine, new, start, min(start + size, len(new))) for start in starts)
+        advice = f"use less than {size}" if size > 1 else "use a machine with more memory"
+        with (
+            governed_by("--batch-size", advice),
+            reporter.track("predicting", len(new)) as advance,
+            Feed(reads) as feed,
+        ):
+            for batch in feed:
+                signals.check()
+                moved = engine.move(batch)
+                with torch.no_grad(), engine.autocast():
+                    outputs = model(moved.x, moved.valid).float()
+                yield outputs.cpu()
+                advance(len(batch.x))
+
+    def _read(self, engine: Engine, new: NewData, start: int, stop: int) -> Batch:
+        where = new.where if start == 0 else f"{new.where}, counted from sample {start}"
+        raw = new.inputs(start, stop)
+        x, valid = self.preprocessing.inputs(raw, where)
+        if (remarks := getattr(self.preprocessing, "remarks", None)) is not None:
+            self.remarks.update(remarks(raw))
+        return engine.pin(Batch(x, torch.zeros(len(x)), valid))
+
+    @property
+    def precision(self) -> str:
+        """Return the precision of forward passes: the run's, or full where this device does not compute in it."""
+        wanted = self.record.precision
+        if wanted == "fp16" and self.device.type == "cpu":
+            wanted = "fp32"
+        return choose_precision(wanted, self.device, self.model.body.width)
+
+    def measure(self, outputs: Tensor, targets: np.ndarray) -> Score:
+        """Return the run's error of outputs [n, K, ...] and encoded targets [n, ...]."""
+        return self._error(outputs, torch.from_numpy(np.asarray(targets)), None)
+
+    @property
+    def error_facts(self) -> tuple[str, bool]:
+        """Return the error's name, and whether it is a fraction that is shown in per cent."""
+        return self._error.name, self._error.percent
+
+    @functools.cached_property
+    def _error(self) -> Error:
+        node, record = self.record.error, self.record
+        usual = default_error(self.kind, self.decoder.form in ("classes", "class_maps"))
+        error: Error = usual if node is None else parts.build(node, "task.error")
+        return error if record.error_chunks is None else ChunkMean(error, record.error_chunks, record.train_batch_size)
+
+    def _targets(self, new: NewData, y: Any) -> np.ndarray:
+        found = new.targets() if y is None else self.preprocessing.targets.encode(_plain(y), "y")
+        if found is None:
+            raise DataError("has no targets", where=new.where, hint="give y")
+        if len(found) != len(new):
+            raise DataError(f"holds {len(found)} targets for {len(new)} samples", where="y")
+        return found
+
+    # What scikit-learn asks of an estimator.
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return no parameters: the settings of a finished run are fixed."""
+        return {}
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    @property
+    def _estimator_type(self) -> str | None:
+        return self.decoder.estimator_type
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
+
+        kind, several = self.decoder.estimator_type, self.record.num_outputs > 1
+        is_classifier, is_regressor = kind == "classifier", kind == "regressor"
+        return Tags(
+            estimator_type=kind,
+            target_tags=TargetTags(
+                required=True, multi_output=self.kind == "labels" or (is_regressor and several), single_output=True
+            ),
+            classifier_tags=ClassifierTags(multi_class=True, multi_label=self.kind == "labels")
+            if is_classifier
+            else None,
+            regressor_tags=RegressorTags() if is_regressor else None,
+            input_tags=InputTags(three_d_array=len(self.input_shape) == 2 and self.input_shape[0] > 1),
+            requires_fit=False,
+        )
+
+
+def _plain(y: Any) -> np.ndarray:
+    """Return targets as an array; pandas keeps text as objects."""
+    values = np.asarray(y)
+    is_text = values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat)
+    return values.astype(str) if is_text else values

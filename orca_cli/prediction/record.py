@@ -1,0 +1,257 @@
+"""What a run or an export says about its model; read from records of bounded size that may be a stranger's."""
+
+from __future__ import annotations
+
+import os
+import stat
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from orca_cli import configuration, parts, schema, short_names, storage
+from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, OrcaError, UnsafeError
+from orca_cli.interfaces import KINDS
+from orca_cli.ranges import check_value
+from orca_cli.runs.directory import ENVIRONMENT, RESULT, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
+from orca_cli.runs.preprocessing import ARRAYS_FILE, BODY_CONFIG, FILE
+from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
+
+EXPORT = "export.json"
+SETTINGS = "config.yaml"
+WEIGHTS = "model.safetensors"
+_SCHEMA = 1
+_LARGEST_RECORD = 2**26
+_NEWER = "use a newer orca"
+# Where the parts of a model may be defined; modules of the user's own need --allow-module, as in `orca run`.
+_HOMES = {
+    "embedder": "orca_cli.models.embedders.",
+    "body": "orca_cli.models.bodies.",
+    "finetune": "orca_cli.finetuning.",
+    "error": "orca_cli.scoring.",
+}
+_SETTINGS_OF = {
+    "seed": "seed",
+    "pooling": "predictor.pooling",
+    "precision": "precision",
+    "batch_size": "train.eval_batch_size",
+    "error_chunks": "train.error_chunks",
+    "train_batch_size": "train.batch_size",
+}
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """All that is needed besides weights and preprocessing to make a run's model again.
+
+    Args:
+        kind, input_shape, num_outputs: of the task.
+        seed: of the run.
+        pooling: how the predictor pools features.
+        precision: as the setting of that name.
+        batch_size: of evaluation; another one can change last bits.
+        embedder, body, finetune: nodes of these parts.
+        error: node of the task's error; None for the usual one of its kind.
+        error_chunks, train_batch_size: as the settings train.error_chunks and train.batch_size.
+        checkpoint_sha256: of the body's checkpoint.
+        weights_sha256: of the whole model.
+        result: the run's result.json.
+        environment: versions that it ran with.
+    """
+
+    kind: str
+    input_shape: tuple[int, ...]
+    num_outputs: int
+    seed: int
+    pooling: str
+    precision: str
+    batch_size: int
+    embedder: dict[str, Any]
+    body: dict[str, Any]
+    finetune: dict[str, Any]
+    error: dict[str, Any] | None
+    error_chunks: int | None
+    train_batch_size: int
+    checkpoint_sha256: str
+    weights_sha256: str
+    result: Mapping[str, Any]
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"'{self.kind}' is not a kind")
+        for name, value in (("embedder", self.embedder), ("body", self.body), ("finetune", self.finetune)):
+            check_node(value, name)
+        if self.error is not None:
+            check_node(self.error, "error")
+
+    @property
+    def name(self) -> str:
+        """Return the name of the run."""
+        return str(self.result.get("run_id", ""))
+
+    def plain(self) -> dict[str, Any]:
+        """Return the record as export.json holds it."""
+        return {"schema": _SCHEMA, **asdict(self)}
+
+
+def check_node(node: Any, group: str) -> None:
+    """Refuse a node that names a part of another group, here or in a node within.
+
+    Raises:
+        UnsafeError: a reader of files, for instance, in the place of an embedder.
+    """
+    if isinstance(node, list):
+        for item in node:
+            check_node(item, group)
+    elif isinstance(node, dict):
+        target = str(node.get(parts.TARGET, ""))
+        ours = target.startswith(("orca_cli.", "torch."))
+        misplaced = ours and not target.startswith(_HOMES[group])
+        if misplaced or (group == "body" and ours and not target.endswith(".load")):
+            hint = f"allowed: what is defined in {_HOMES[group].rstrip('.')}"
+            raise UnsafeError(f"'{target}' is no {group}", where=f"{group}.{parts.TARGET}", hint=hint)
+        for value in node.values():
+            check_node(value, group)
+
+
+def own_file(folder: Path, name: str, most: int | None = None) -> Path:
+    """Return a file of a folder that is really in it, and not larger than `most` bytes.
+
+    Raises:
+        UnsafeError: it is a link, below a link, not a file, or too large.
+        ChecksumError: it is missing.
+    """
+    path = folder
+    for step in Path(name).parts:
+        path = path / step
+        try:
+            facts = os.lstat(path)
+        except OSError as error:
+            raise ChecksumError("is missing", where=str(folder / name)) from error
+        if stat.S_ISLNK(facts.st_mode):
+            raise UnsafeError("is a link, which could lead anywhere", where=str(path), hint="copy what it leads to")
+    if not stat.S_ISREG(facts.st_mode):
+        raise UnsafeError("is not a file", where=str(path))
+    if most is not None and facts.st_size > most:
+        raise UnsafeError(f"is far too large for a record ({facts.st_size} bytes)", where=str(path))
+    return path
+
+
+def is_export(folder: Path) -> bool:
+    """Return whether a folder is an export."""
+    return (folder / EXPORT).exists()
+
+
+def read_export(folder: Path) -> ModelRecord:
+    """Return the record of an export whose files are all as they were written.
+
+    Raises:
+        ChecksumError: a file is missing or has changed.
+        CheckpointError: a newer program wrote it.
+        UnsafeError: it holds links, or names what is no part of a model.
+        DataError: its record is not one.
+    """
+    for name in (storage.MANIFEST, EXPORT, FILE, SETTINGS):
+        own_file(folder, name, _LARGEST_RECORD)
+    for name in (ARRAYS_FILE, WEIGHTS, str(BODY_CONFIG)):
+        own_file(folder, name)
+    record = storage.read_checked_json(folder / EXPORT)
+    number = record.pop("schema", None)
+    if number != _SCHEMA:
+        what = f"schema {number} is of a newer program; this one reads up to {_SCHEMA}"
+        raise CheckpointError(what, where=str(folder / EXPORT), hint=_NEWER)
+    _check_links(folder)
+    storage.verify_folder(folder)
+    return _record(record, str(folder / EXPORT))
+
+
+def _check_links(folder: Path) -> None:
+    for path, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            own = Path(path) / name
+            if own.is_symlink():
+                raise UnsafeError("is a link, which could lead anywhere", where=str(own), hint="copy what it leads to")
+
+
+def _record(values: Mapping[str, Any], where: str) -> ModelRecord:
+    try:
+        hints = typing.get_type_hints(ModelRecord)
+        names = {known.name for known in fields(ModelRecord)}
+        for name, value in values.items():
+            plain = typing.get_origin(hints[name]) or hints[name]
+            if plain in (str, int) and type(value) is not plain:
+                raise TypeError(f"{name} is {value!r}")
+        if missing := names - set(values):
+            raise KeyError(min(missing))
+        for name, key in _SETTINGS_OF.items():
+            check_value(values[name], schema.declared()[key], key)
+        shape = tuple(values["input_shape"])
+        if not shape or not all(type(size) is int and size > 0 for size in (*shape, values["num_outputs"])):
+            raise ValueError(f"input_shape is {shape}")
+        return ModelRecord(**{**values, "input_shape": shape})
+    except OrcaError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"is not a model's record: {type(error).__name__}: {error}", where=where) from error
+
+
+def read_run(folder: Path) -> ModelRecord:
+    """Return the record of a completed run; of its files only those that are needed are read and verified.
+
+    Raises:
+        DataError: no run, not completed, or of a task that keeps no preprocessing.
+        ChecksumError, CheckpointError, UnsafeError: as `read_export`.
+    """
+    build = STAGE_FOLDERS["build"]
+    for name in (RESULT, STATUS):
+        if os.path.lexists(folder / name):
+            own_file(folder, name)
+    try:
+        result = read_record(folder / RESULT)
+    except NewerSchemaError as error:
+        raise CheckpointError(str(error), where=str(folder), hint=_NEWER) from error
+    except (UnreadableError, OSError) as error:
+        raise DataError(str(error), where=str(folder), hint="orca doctor RUN checks a run") from error
+    if result is None:
+        state = read_or_empty(folder / STATUS).get("state")
+        what = f"the run is not completed (state: {state})" if state else "neither a run nor an export"
+        hint = "rerun its command" if state else "give a run's folder, an exported one, or a folder of runs and --best"
+        raise DataError(what, where=str(folder), hint=hint)
+    if not (folder / build / FILE).exists():
+        what = f"the task '{result.get('task')}' keeps no preprocessing, so it has no predictions for new data"
+        raise DataError(what, where=str(folder), hint="those of its test split are in 3_finetune/predictions.npz")
+    needed = [RESULT, SETTINGS, ENVIRONMENT, f"{build}/{SUMMARY}", f"{build}/{FILE}"]
+    for name in (storage.MANIFEST, *needed):
+        own_file(folder, name, _LARGEST_RECORD)
+    own_file(folder, f"{build}/{ARRAYS_FILE}")
+    storage.verify_folder(folder, only=[*needed, f"{build}/{ARRAYS_FILE}"])
+    try:
+        summary = read_record(folder / build / SUMMARY) or {}
+    except NewerSchemaError as error:
+        raise CheckpointError(str(error), where=str(folder), hint=_NEWER) from error
+    except (UnreadableError, OSError) as error:
+        raise DataError(str(error), where=str(folder)) from error
+    settings = configuration.content(folder / SETTINGS)
+    task = settings.get("task")
+    values = {
+        **{key: summary.get(key) for key in ("kind", "input_shape", "num_outputs", "checkpoint_sha256")},
+        **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
+        "error": short_names.node("error", task.get("error"), summary.get("kind")) if isinstance(task, dict) else None,
+        **{name: _setting(settings, key) for name, key in _SETTINGS_OF.items()},
+        "weights_sha256": result.get("weights_sha256"),
+        "result": result,
+        "environment": read_or_empty(folder / ENVIRONMENT).get("packages") or {},
+    }
+    return _record(values, str(folder))
+
+
+def _setting(settings: Mapping[str, Any], key: str) -> Any:
+    """Return a setting of a run, or its default where the run is older than the setting."""
+    value: Any = settings
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+        if value is None:
+            return schema.lookup(schema.Config(), key)
+    return value

@@ -1,0 +1,93 @@
+"""What a model's outputs mean: classes, labels, numbers or maps, in the words of the data.
+
+Shapes: n samples, K outputs, *E the extent of dense outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orca_cli.interfaces import IGNORED_CLASS, Targets
+
+
+class Decoder:
+    """Predictions, probabilities and scores of a model's outputs.
+
+    Args:
+        targets: the form of the task's targets.
+        num_outputs: K.
+    """
+
+    def __init__(self, targets: Targets, num_outputs: int) -> None:
+        self.form = targets.kind
+        self.num_outputs = num_outputs
+        own = targets.classes or targets.names
+        self.classes: np.ndarray | None = None
+        if self.has_probabilities:
+            self.classes = np.array(own) if len(own) == num_outputs else np.arange(num_outputs)
+        self.names: Sequence[str] = targets.names if len(targets.names) == num_outputs else ()
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Return whether outputs are logits of classes or labels."""
+        return self.form in ("classes", "labels", "class_maps")
+
+    @property
+    def is_map(self) -> bool:
+        """Return whether an output is a map or a sequence."""
+        return self.form in ("maps", "class_maps")
+
+    @property
+    def estimator_type(self) -> str | None:
+        """Return scikit-learn's word: classifier or regressor; None for maps, which it does not know."""
+        if self.is_map:
+            return None
+        return "classifier" if self.has_probabilities else "regressor"
+
+    @property
+    def columns(self) -> list[str]:
+        """Return K names for the columns of a table of predictions."""
+        if self.classes is not None:
+            return [str(name) for name in self.classes]
+        return list(self.names) or [str(i) for i in range(self.num_outputs)]
+
+    def predictions(self, outputs: Tensor) -> np.ndarray:
+        """Return predictions for outputs [n, K, ...]; their form: see Predictor.predict."""
+        if self.form == "classes":
+            assert self.classes is not None
+            return self.classes[outputs.argmax(1).numpy()]
+        if self.form == "labels":
+            return (outputs >= 0).numpy().astype(np.int64)
+        if self.form == "class_maps":
+            return outputs.argmax(1).numpy()
+        return outputs[:, 0].numpy() if not self.is_map and self.num_outputs == 1 else outputs.numpy()
+
+    def probabilities(self, outputs: Tensor) -> np.ndarray:
+        """Return probabilities [n, K, ...] float32: over classes they sum to 1, those of labels are of each alone."""
+        wide = outputs.double()
+        return (torch.sigmoid(wide) if self.form == "labels" else torch.softmax(wide, dim=1)).float().numpy()
+
+    def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """Return scikit-learn's score of outputs for encoded targets; see Predictor.score. NaN and -100 do not count."""
+        if self.form in ("classes", "class_maps"):
+            known = targets != IGNORED_CLASS
+            return float((outputs.argmax(1) == targets)[known].mean())
+        if self.form == "labels":
+            known = ~np.isnan(targets)
+            return float((((outputs >= 0) == (targets == 1)) | ~known).all(axis=1).mean())
+        columns = [
+            np.moveaxis(value, 1, 0).reshape(value.shape[1], -1).astype(np.float64) for value in (outputs, targets)
+        ]
+        return float(np.mean([_r2(*pair) for pair in zip(*columns, strict=True)]))
+
+
+def _r2(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Return the coefficient of determination, over the targets that are known."""
+    known = ~np.isnan(wanted)
+    found, wanted = found[known], wanted[known]
+    rest, spread = ((found - wanted) ** 2).sum(), ((wanted - wanted.mean()) ** 2).sum()
+    return float(1 - rest / spread) if spread > 0 else float(rest == 0)

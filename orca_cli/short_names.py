@@ -1,0 +1,90 @@
+"""Short names of errors and losses by the kind of a task: `task.error=balanced` stands for a `_target_` node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orca_cli.exceptions import ConfigError, suggest
+
+TARGET = "_target_"
+_CLASSES, _LABELS = "orca_cli.scoring.classification", "orca_cli.scoring.multilabel"
+_VALUES, _FIELDS, _LOSSES = "orca_cli.scoring.values", "orca_cli.scoring.regression", "orca_cli.losses.masked"
+_OF_NUMBERS = {
+    "rmse": f"{_VALUES}.RMSE",
+    "mae": f"{_VALUES}.MAE",
+    "r2": f"{_VALUES}.OneMinusR2",
+    "nrmse": f"{_VALUES}.NormalisedRMSE",
+}
+_OF_CLASSES = {
+    "zero_one": f"{_CLASSES}.ZeroOne",
+    "balanced": f"{_CLASSES}.Balanced",
+    "macro_f1": f"{_CLASSES}.MacroF1",
+}
+_LOSSES_OF_NUMBERS = {
+    "mse": f"{_LOSSES}.MaskedMSE",
+    "huber": f"{_LOSSES}.MaskedHuber",
+    "mae": f"{_LOSSES}.MaskedMAE",
+}
+_CROSS_ENTROPY = {"cross_entropy": f"{_LOSSES}.MaskedCrossEntropy"}
+_DENSE_NUMBERS = {**_OF_NUMBERS, "mse": f"{_FIELDS}.MeanSquared", "relative_l2": f"{_FIELDS}.RelativeL2"}
+
+# Setting -> kind -> name -> class. Dense targets are numbers, or a class at every position; only the data say which.
+_DENSE_CLASSES = "dense classes"
+_NAMES: dict[str, dict[str, dict[str, str]]] = {
+    "error": {
+        "classes": {**_OF_CLASSES, "auroc": f"{_CLASSES}.ClassAUROC"},
+        "labels": {
+            "map": f"{_LABELS}.MeanAveragePrecision",
+            "auroc": f"{_LABELS}.MeanAUROC",
+            "macro_f1": f"{_LABELS}.LabelMacroF1",
+        },
+        "values": _OF_NUMBERS,
+        "dense": _DENSE_NUMBERS,
+        _DENSE_CLASSES: _OF_CLASSES,
+    },
+    "loss": {
+        "classes": _CROSS_ENTROPY,
+        "labels": {"bce": f"{_LOSSES}.MaskedBCE"},
+        "values": _LOSSES_OF_NUMBERS,
+        "dense": {**_LOSSES_OF_NUMBERS, "relative_l2": f"{_LOSSES}.RelativeL2Loss"},
+        _DENSE_CLASSES: _CROSS_ENTROPY,
+    },
+}
+
+
+def node(setting: str, value: Any, kind: str | None, integer_targets: bool | None = None) -> Any:
+    """Return the `_target_` node that a short name stands for; other values as they are.
+
+    Args:
+        setting: error or loss.
+        value: of task.error or task.loss.
+        kind: of the task; None where only its data say it.
+        integer_targets: whether targets are integers; None where that is not known yet.
+
+    Raises:
+        ConfigError: the kind has no such error or loss.
+    """
+    if not isinstance(value, str):
+        return value
+    known = _of_kind(setting, kind, integer_targets)
+    if value not in known:
+        of = "" if kind is None else f" of task.kind={kind}"
+        of += " with integer targets" if integer_targets and kind == "dense" else ""
+        close = suggest(value, known)
+        allowed = f"allowed: {', '.join(known)}, or a _target_ node"
+        hint = f"{close} {allowed}" if close.startswith("did you mean") else allowed
+        raise ConfigError(f"'{value}' is not a name of the {setting}s{of}", where=f"task.{setting}", hint=hint)
+    return {TARGET: known[value]}
+
+
+def _of_kind(setting: str, kind: str | None, integer_targets: bool | None) -> dict[str, str]:
+    tables = _NAMES[setting]
+    if kind == "dense" and integer_targets is not None:
+        return tables[_DENSE_CLASSES if integer_targets else kind]
+    kinds = {"dense": ("dense", _DENSE_CLASSES)}.get(str(kind), (kind,))
+    return {
+        name: path
+        for own, table in tables.items()
+        if own in kinds or kind not in tables
+        for name, path in table.items()
+    }

@@ -1,0 +1,139 @@
+"""Sequences of different lengths in arrays: where each ends, and what that means for inputs and targets.
+
+An end is given by an array of lengths, by steps of NaN after it, or by sequences that are arrays of their own. Inputs are
+brought to one length, that of the longest training sequence unless another is given: longer ones lose their end, and what
+comes after an end is neither read nor learned from.
+
+Shapes: n samples, C channels, W steps in a file, L steps of the model's input, K outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import IGNORED_CLASS
+from orca_cli.tasks.shared.ragged import Ragged
+from orca_cli.tasks.shared.samples import blocks
+from orca_cli.tasks.shared.targets import check_finite
+
+LENGTHS = "lengths"  # the array that is looked for
+Marks = Literal["lengths", "nan", "none"]
+_NOT_PADDED = "task.padding=none reads them as they are"
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How the ends of sequences are given, and what all are brought to.
+
+    Args:
+        marked_by: lengths: beside the inputs, or by each one's own shape; nan: by steps of NaN.
+        length: L; longer sequences are cut at their end.
+        missing_targets: whether dense targets may be NaN before an end too.
+        array: name of the lengths in .npz files.
+    """
+
+    marked_by: Literal["lengths", "nan"]
+    length: int
+    missing_targets: bool = False
+    array: str = LENGTHS
+
+    def sequences(self, x: np.ndarray, ends: np.ndarray) -> Ragged:
+        """Return inputs [n, C, W] with their lengths [n] as [n, C, L]."""
+        return Ragged(lambda row: x[row], ends, x.shape[1], self.length, x.dtype, storage=x)
+
+    def listed(self, row: Callable[[int], np.ndarray], ends: np.ndarray, channels: int, dtype: np.dtype) -> Ragged:
+        """Return sequences [C, l], by their indices, with their lengths [n] as [n, C, L]."""
+        return Ragged(row, ends, channels, self.length, dtype)
+
+    def targets(self, y: np.ndarray, ends: np.ndarray, channels_last: bool, where: str) -> np.ndarray:
+        """Return dense targets of L steps: NaN after each end, or -100 where they are classes.
+
+        Raises:
+            DataError: they have fewer steps than a sequence has, or NaN before an end where targets may not be missing.
+        """
+        if y.ndim not in (2, 3):
+            return y  # of a form that is refused elsewhere
+        axis = 2 if y.ndim == 3 and not channels_last else 1
+        steps = y.shape[axis]
+        if (ends > steps).any():
+            first = int((ends > steps).argmax())
+            what = f"targets have {steps} steps and sample {first} has {ends[first]}"
+            raise DataError(what, where=where, hint="dense targets have the extent of the inputs")
+        is_class = y.dtype.kind in "iub"
+        size = min(steps, self.length)
+        shape = (*y.shape[:axis], self.length, *y.shape[axis + 1 :])
+        dtype = np.int64 if is_class else y.dtype
+        result = np.full(shape, IGNORED_CLASS if is_class else np.nan, dtype)
+        inside = (slice(None),) * axis
+        known = (np.arange(size) < ends[:, None]).reshape(len(y), *(1,) * (axis - 1), size, *(1,) * (y.ndim - axis - 1))
+        given = y[(*inside, slice(size))]
+        if not is_class and not self.missing_targets:
+            check_finite(np.where(known, given, 0), where)
+        result[(*inside, slice(size))] = np.where(known, given, result[(*inside, slice(size))])
+        return result
+
+
+def checked_ends(lengths: np.ndarray, n: int, steps: int, where: str) -> np.ndarray:
+    """Return the lengths of n samples, at most W `steps` each, as int64.
+
+    Raises:
+        DataError: they have another shape, or some are not whole numbers in 1..W.
+    """
+    if lengths.shape != (n,) or lengths.dtype.kind not in "iuf":
+        what = f"lengths have shape {lengths.shape} and dtype {lengths.dtype}, expected {n} integers"
+        raise DataError(what, where=where, hint=f"the number of steps of each sample; or {_NOT_PADDED}")
+    wrong = ~((lengths >= 1) & (lengths <= steps) & (lengths == np.floor(lengths)))
+    if wrong.any():
+        what = f"{int(wrong.sum())} lengths are not in 1..{steps}, the first is {lengths[wrong.argmax()]}"
+        raise DataError(f"{what} at index {int(wrong.argmax())}", where=where, hint="count the steps of each sample")
+    return lengths.astype(np.int64)
+
+
+def ends_before_nan(x: np.ndarray, where: str) -> np.ndarray:
+    """Return how many steps each of inputs [n, C, W] has before a tail that is NaN in all channels, [n] int64."""
+    if x.dtype.kind != "f":
+        raise DataError(f"inputs have dtype {x.dtype}, which has no NaN", where=where, hint="remove task.padding=nan")
+    ends = np.zeros(len(x), np.int64)
+    done = 0
+    for block in blocks(x, np.arange(len(x))):
+        known = ~np.isnan(block).all(axis=1)  # [B, W]
+        ends[done : done + len(block)] = np.where(known.any(1), known.shape[1] - known[:, ::-1].argmax(1), 0)
+        done += len(block)
+    if not ends.all():
+        empty = ends == 0
+        what = f"{int(empty.sum())} samples hold nothing but NaN, the first at index {int(empty.argmax())}"
+        raise DataError(what, where=where, hint="remove these samples")
+    return ends
+
+
+def check_settings(lengths: str | None, padding: Marks | None) -> None:
+    """Raise ConfigError where lengths are named and not to be used."""
+    if lengths is not None and padding is not None:
+        hint = "remove one of them"
+        raise ConfigError(f"does not go with task.padding={padding}", where="task.lengths", hint=hint)
+
+
+def check_sequences(sample: tuple[int, ...], where: str) -> None:
+    """Raise DataError where inputs (C, *E) whose ends are given are not sequences."""
+    if len(sample) != 2:
+        what = f"inputs of {' x '.join(map(str, sample))} are not sequences, so they cannot have lengths"
+        raise DataError(what, where=where, hint=_NOT_PADDED)
+
+
+def length_note(ends: np.ndarray) -> str:
+    """Return a note on the lengths of training sequences [n]."""
+    shortest, longest = int(ends.min()), int(ends.max())
+    return f"{longest} steps each" if shortest == longest else f"{shortest} to {longest} steps"
+
+
+def cut_notes(ends: np.ndarray | None, padding: Padding | None) -> list[str]:
+    """Return a note on sequences that are longer than the model's input, if there are any."""
+    if ends is None or padding is None or not (longer := int((ends > padding.length).sum())):
+        return []
+    advice = f"task.length={int(ends.max())} keeps them whole"
+    return [f"longer than {padding.length} steps and cut at the end: {longer} of {len(ends)} samples ({advice})"]

@@ -1,0 +1,252 @@
+"""What the training arrays say about the inputs and targets of all splits, and of new data.
+
+Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs; a sequence has l steps of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, from_numpy
+
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import NewData
+from orca_cli.tasks.arrays.folder import StoredRows, open_folder
+from orca_cli.tasks.arrays.lengths import Padding, checked_ends, ends_before_nan
+from orca_cli.tasks.arrays.new_data import locate_new
+from orca_cli.tasks.shared.gaps import Gaps, samples_with_gaps
+from orca_cli.tasks.shared.own_data import counted
+from orca_cli.tasks.shared.ragged import Ragged
+from orca_cli.tasks.shared.samples import ChannelScale, as_inputs, blocks
+from orca_cli.tasks.shared.targets import TargetForm, check_finite
+from orca_cli.untrusted.arrays import StoredArray
+
+# Inputs as in the files, [n, ...], or sequences that are arrays of their own; possibly with their lengths [n].
+Values = np.ndarray | Sequence[np.ndarray]
+Raw = Values | tuple[Values, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class ArrayPreprocessing:
+    """How arrays become the model's inputs and targets; without scale, inputs stay as they are.
+
+    A sample has `stored_shape` in the files: (L), (C, L), (C, H, W) or (C, D, H, W); with channels last, the
+    channels of all but (L) come last.
+    With `padding` a sequence may have any number of steps there.
+    """
+
+    stored_shape: tuple[int, ...]
+    channels_last: bool
+    targets: TargetForm
+    scale: ChannelScale | None
+    names: tuple[str, str] = ("x", "y")  # of inputs and targets in .npz files
+    padding: Padding | None = None
+    gaps: Gaps | None = None  # None refuses NaN
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a sample of `inputs`: (C, *E), with the indicator channels of gaps."""
+        channels, *extent = self.file_shape
+        return (channels + (0 if self.gaps is None else len(self.gaps.flagged)), *extent)
+
+    @property
+    def file_shape(self) -> tuple[int, ...]:
+        """(C, *E) of a sample in the files."""
+        return oriented_shape(self.stored_shape, self.channels_last)
+
+    def check(self, x: StoredArray | StoredRows | np.ndarray, where: str) -> None:
+        """Check shape and dtype of inputs, which may be in a file still."""
+        check_dtype(x.dtype, where)
+        self._check_sample(tuple(x.shape[1:]), where)
+
+    def oriented(self, raw: Raw, where: str) -> np.ndarray | Ragged:
+        """Return inputs as [n, C, *E], without copying; `raw` as that of `inputs`. Gaps are NaN still."""
+        x = self._assembled(raw, where)
+        done = 0
+        for block in blocks(x, np.arange(len(x))):
+            check_finite(block, where, allow_nan=self.gaps is not None, offset=done)
+            done += len(block)
+        return x
+
+    def inputs(self, raw: Raw, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
+        """Return inputs as Batch.x and Batch.valid.
+
+        Args:
+            raw: an array [B, ...] as in the files. With padding also the array and its lengths [B], or B arrays of different
+                lengths; an array without lengths has none of them where they are not marked by NaN: all its steps are data.
+            where: their origin, for messages.
+        """
+        x = self.oriented(raw, where)
+        if not isinstance(x, Ragged):
+            return as_inputs(x, self.scale, gaps=self.gaps), None
+        rows = np.arange(len(x))
+        valid = x.valid(rows)
+        return as_inputs(x[rows], self.scale, valid, self.gaps), from_numpy(valid)
+
+    def open(self, path: Path, where: str, part: str = "") -> NewData:
+        """Return the samples of an .npz file, with targets where it has them, or of an .npy file or folder of inputs."""
+        if path.is_dir():
+            return self._folder(path, part)
+        lengths = self.padding.array if self.padding is not None and self.padding.marked_by == "lengths" else None
+        found = locate_new(path, where, (*self.names, lengths), part)
+        self.check(found.x, found.x.where)
+        needs_ends = self.padding is not None and self._is_dense
+        ends_in = (lambda x: self._ends(x, None, found.x.where)) if needs_ends else None
+        return found.samples(self.encoded_targets, ends_in)
+
+    def given(self, x: Any, where: str = "x") -> NewData:
+        """Return the samples of an array [n, ...] as in the files.
+
+        Of a model for different lengths: also a list of arrays, a sequence each; or a mapping with the array and the lengths
+        [n] by their names in .npz files.
+        """
+        ends = None
+        if self.padding is not None and isinstance(x, Mapping):
+            needed = (self.names[0], self.padding.array)
+            if absent := [name for name in needed if name not in x]:
+                hint = f"give {' and '.join(needed)}, or a list of arrays"
+                raise DataError(f"holds no '{absent[0]}'", where=where, hint=hint)
+            x, ends = x[needed[0]], np.asarray(x[needed[1]])
+        if self.padding is not None and not (isinstance(x, np.ndarray) and x.dtype.kind != "O"):
+            values: Values = [np.asarray(row) for row in x]
+        else:
+            try:
+                values = np.asarray(x)
+            except ValueError as error:
+                what = f"samples of different shapes: {error}"
+                raise DataError(what, where=where, hint="give one array") from error
+            self.check(values, where)
+
+        def inputs(start: int, stop: int) -> Raw:
+            return values[start:stop] if ends is None else (values[start:stop], ends[start:stop])
+
+        return NewData(len(values), inputs, lambda: None, where)
+
+    def remarks(self, raw: Raw, where: str = "inputs") -> dict[str, int]:
+        """Return what `inputs` does to make new inputs fit, each with the number of samples."""
+        found = {}
+        if self.padding is not None:
+            cut = int((self._ends(*_split(raw), where) > self.padding.length).sum())
+            found[f"longer than {self.padding.length} steps and cut at the end"] = cut
+        if self.gaps is not None:
+            x = self._assembled(raw, where)
+            found[f"with missing values, filled by task.gaps={self.gaps.how}"] = samples_with_gaps(x)
+        return {what: count for what, count in found.items() if count}
+
+    def encoded_targets(self, y: np.ndarray, where: str, ends: np.ndarray | None = None) -> np.ndarray:
+        """Return targets as Batch.y; dense ones of sequences [n, ...] with the sequences' lengths [n]."""
+        if self.padding is not None and ends is not None and self._is_dense:
+            y = self.padding.targets(y, ends, self.channels_last, where)
+        return self.targets.encode(y, where)
+
+    def _folder(self, path: Path, part: str) -> NewData:
+        """Return the sequences of a folder of .npy files, by name."""
+        if part:
+            raise ConfigError("applies to .npz files", where="--part", hint="give a folder of these sequences")
+        stored, names = open_folder(path)
+        self.check(stored, stored.where)
+        rows = stored.read()
+        return NewData(len(rows), lambda start, stop: rows[start:stop], lambda: None, stored.where, names)
+
+    @property
+    def _is_dense(self) -> bool:
+        return self.targets.kind in ("maps", "class_maps")
+
+    def _assembled(self, raw: Raw, where: str) -> np.ndarray | Ragged:
+        x, ends = _split(raw)
+        if self.padding is None:
+            if ends is not None or not isinstance(x, np.ndarray):
+                what = "samples have lengths of their own, those of the training set one length"
+                raise DataError(what, where=where, hint=f"give one array (n, {_shown(self.stored_shape)[1:]}")
+            self.check(x, where)
+            return channels_first(x, self.channels_last)
+        if isinstance(x, np.ndarray):
+            self.check(x, where)
+            return self.padding.sequences(channels_first(x, self.channels_last), self._ends(x, ends, where))
+        for number, row in enumerate(x):
+            place = row.filename if isinstance(row, np.memmap) else f"{where}, sample {number}"
+            self.check(row[None], str(place))
+            if not row.size:
+                raise DataError("holds no steps", where=str(place), hint="remove this sample")
+        dtype = np.result_type(*{row.dtype for row in x})
+        channels, ends = self.file_shape[0], self._ends(x, ends, where)
+        return self.padding.listed(lambda row: self._one(x[row]), ends, channels, dtype)
+
+    def _ends(self, x: Values, given: np.ndarray | None, where: str) -> np.ndarray:
+        """Return the lengths [n] of sequences as in the files."""
+        assert self.padding is not None
+        if not isinstance(x, np.ndarray):
+            return np.array([self._one(row).shape[1] for row in x])
+        first = channels_first(x, self.channels_last)
+        if given is not None:
+            return checked_ends(np.asarray(given), len(x), first.shape[2], where)
+        if self.padding.marked_by == "nan" and x.dtype.kind == "f":
+            return ends_before_nan(first, where)
+        return np.full(len(x), first.shape[2])
+
+    def _one(self, row: np.ndarray) -> np.ndarray:
+        return channels_first(row[None], self.channels_last)[0]
+
+    def _check_sample(self, shape: tuple[int, ...], where: str) -> None:
+        expected: tuple[int | str, ...] = self.stored_shape
+        given: tuple[int | str, ...] = shape
+        if self.padding is not None:
+            steps = time_axis(self.stored_shape, self.channels_last)
+            expected = (*expected[:steps], "any", *expected[steps + 1 :])
+            given = (*shape[:steps], "any", *shape[steps + 1 :]) if len(shape) == len(expected) else shape
+        if given != expected:
+            what = f"samples have shape {shape}, those of the training set {_shown(expected)}"
+            hint = f"the model takes {described(self.file_shape)} a sample"
+            if self.padding is not None:
+                hint = f"the model takes {counted(self.file_shape[0], 'channel')} and any number of steps"
+            raise DataError(what, where=where, hint=hint)
+
+
+def oriented_shape(sample: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
+    """Return (C, *E) for the shape of a sample in a file."""
+    if len(sample) == 1:
+        return (1, *sample)
+    return (sample[-1], *sample[:-1]) if channels_last else sample
+
+
+def time_axis(sample: tuple[int, ...], channels_last: bool) -> int:
+    """Return the axis of the steps of a sequence, a sample of this shape in a file."""
+    return 0 if len(sample) == 1 or channels_last else 1
+
+
+def with_steps(sample: tuple[int, ...], extent: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
+    """Return the shape of a sample in a file, of a sequence with the number of steps that all are brought to."""
+    if len(extent) != 1:
+        return sample
+    steps = time_axis(sample, channels_last)
+    return (*sample[:steps], *extent, *sample[steps + 1 :])
+
+
+def channels_first(x: np.ndarray, channels_last: bool) -> np.ndarray:
+    """Return inputs [n, ...] as in a file as [n, C, *E], without copying."""
+    if x.ndim == 2:
+        return x[:, None]
+    return np.moveaxis(x, -1, 1) if channels_last else x
+
+
+def described(sample: tuple[int, ...]) -> str:
+    """Return the shape (C, *E) of inputs in words."""
+    return f"{counted(sample[0], 'channel')} of {' x '.join(map(str, sample[1:]))}"
+
+
+def check_dtype(dtype: np.dtype, where: str) -> None:
+    """Raise DataError for inputs that are not real numbers."""
+    if dtype.kind not in "fiub":
+        raise DataError(f"inputs have dtype {dtype}", where=where, hint="allowed: real numbers, such as float32")
+
+
+def _split(raw: Raw) -> tuple[Values, np.ndarray | None]:
+    return raw if isinstance(raw, tuple) else (raw, None)
+
+
+def _shown(shape: tuple[int | str, ...]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"

@@ -1,0 +1,107 @@
+"""Image files by the folders that they lie in: FOLDER/CLASS/*.png, possibly below folders train, val and test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from orca_cli.exceptions import DataError
+from orca_cli.tasks.images.files import SUFFIXES
+from orca_cli.tasks.shared.own_data import listed
+
+# How folders of splits may be called.
+_VALIDATION = ("validation", "val", "valid", "dev")
+_PART_NAMES = {"train": ("train", "training"), "validation": _VALIDATION, "test": ("test", "testing")}
+_HINT = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test beside train"
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file; its name is the path below the data set's folder, its class the folder that it lies in.
+
+    `row` is that of the table of targets, where there is one; the class is then empty.
+    """
+
+    path: Path
+    name: str
+    class_name: str
+    row: int = -1
+
+
+def new_images(path: Path, where: str, part: str) -> list[ImageFile]:
+    """Return new image files in the order of their names, each with the folder it lies in; empty for loose ones.
+
+    Raises:
+        DataError: no such file or folder, or no images.
+    """
+    if path.is_file() and not part:
+        return [ImageFile(path, path.name, "")]
+    if not path.is_dir():
+        raise DataError(f"no folder of images '{path}'", where=where, hint="give a folder, or one image file")
+    folder = path
+    if part:
+        inside = {entry.name.lower(): entry for entry in _folders(path)}
+        folder = next((inside[name] for name in _PART_NAMES[part] if name in inside), path)
+        if folder == path:
+            hint = f"it holds {listed(inside) or 'no folders'}"
+            raise DataError(f"has no folder of the {part} split", where=str(path), hint=hint)
+    loose = sorted(entry for entry in folder.iterdir() if is_image(entry))
+    found = [ImageFile(entry, entry.relative_to(path).as_posix(), "") for entry in loose]
+    for entry in _folders(folder):
+        images = sorted(inner for inner in entry.iterdir() if is_image(inner))
+        class_name = "" if loose else entry.name
+        found += [ImageFile(inner, inner.relative_to(path).as_posix(), class_name) for inner in images]
+    if not found:
+        hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
+        raise DataError("holds no images", where=str(folder), hint=hint)
+    return found
+
+
+def locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
+    """Return the image files by split, sorted by class and name, and a note on what was left out; no file is opened."""
+    inside = _folders(folder)
+    if not inside:
+        loose = sum(is_image(entry) for entry in folder.iterdir())
+        found = f"{loose} images and no folders" if loose else "no folders of images"
+        raise DataError(f"holds {found}", where=str(folder), hint=f"give each class a folder of its own: {_HINT}")
+    splits: dict[str, Path] = {}
+    for entry in inside:
+        part = next((part for part, names in _PART_NAMES.items() if entry.name.lower() in names), None)
+        # A folder `train` that itself holds images is a class: the vehicle.
+        if part is None or not _folders(entry):
+            continue
+        if part in splits:
+            what = f"'{splits[part].name}' and '{entry.name}' are both the {part} split"
+            raise DataError(what, where=str(folder), hint="merge them")
+        splits[part] = entry
+    others = [entry.name for entry in inside if entry not in splits.values()]
+    if "train" in splits and others:
+        raise DataError(f"'{others[0]}' lies beside the splits but is not one", where=str(folder), hint=_HINT)
+    classes = {part: _folders(splits[part]) for part in _PART_NAMES if part in splits}
+    left_out: list[Path] = []
+    found_in = classes if "train" in splits else {"train": inside}
+    parts = {part: _of_classes(own, folder, left_out) for part, own in found_in.items()}
+    what = f"warning: {len(left_out)} other files or folders are left out"
+    return parts, [f"{what}, such as {left_out[0].relative_to(folder)}"] if left_out else []
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a path is a file with the ending of an image, and not a hidden one."""
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+
+
+def _of_classes(class_folders: list[Path], folder: Path, left_out: list[Path]) -> list[ImageFile]:
+    files = []
+    for class_folder in class_folders:
+        inside = sorted(class_folder.iterdir())
+        found = [path for path in inside if is_image(path)]
+        left_out += [path for path in inside if not (is_image(path) or path.name.startswith("."))]
+        if not found:
+            hint = f"allowed: {' '.join(SUFFIXES)}; subfolders of a class are not read"
+            raise DataError("this class folder has no images", where=str(class_folder), hint=hint)
+        files += [ImageFile(path, path.relative_to(folder).as_posix(), class_folder.name) for path in found]
+    return files

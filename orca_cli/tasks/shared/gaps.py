@@ -1,0 +1,177 @@
+"""Missing values (NaN) in inputs: what takes their place, and channels that say where they were.
+
+Shapes: B samples of a batch, C channels, I channels with an indicator, *E the extent (L, or H x W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.tasks.shared.own_data import counted, listed
+from orca_cli.tasks.shared.ragged import Ragged
+from orca_cli.tasks.shared.samples import blocks
+
+How = Literal["mean", "linear"]
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """How NaN becomes numbers; padding is no gap.
+
+    Args:
+        how: mean: the channel's mean over the training set. linear: along a sequence, between the known values beside the gap;
+            before the first and after the last one that value; the mean where a sample has no value of the channel.
+        fill: [C] float64, those means.
+        flagged: the I channels of which each gets an indicator channel, 1 where a value was missing, else 0.
+    """
+
+    how: How
+    fill: np.ndarray
+    flagged: tuple[int, ...] = ()
+
+    def filled(self, x: np.ndarray, valid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return inputs [B, C, *E] without NaN, and the indicator channels [B, I, *E].
+
+        Args:
+            x: any real dtype.
+            valid: [B, *E] bool, False at padding; None where nothing is.
+        """
+        missing = np.isnan(x) if x.dtype.kind == "f" else np.zeros(x.shape, dtype=bool)
+        if valid is not None:
+            missing &= valid[:, None]
+        flags = missing[:, list(self.flagged)]
+        if not missing.any():
+            return x, flags
+        # In float64: a mean in float32 would not be the one that the scale subtracts.
+        means = self.fill.reshape(-1, *(1,) * (x.ndim - 2))
+        result = np.where(missing, means, x.astype(np.float64))
+        if self.how == "linear":
+            for sample, channel in np.argwhere(missing.any(axis=-1)):
+                gap = missing[sample, channel]
+                known = ~gap if valid is None else ~gap & valid[sample]
+                if known.any():
+                    places = np.flatnonzero(known)
+                    between = np.interp(np.flatnonzero(gap), places, result[sample, channel, places])
+                    result[sample, channel, gap] = between
+        return result, flags
+
+    def note(self, missing: Missing) -> str:
+        """Return a note on missing values; empty where there are none."""
+        of_channels = missing.of_channels
+        if not missing.any():
+            return ""
+        becomes = "become the channel's training mean" if self.how == "mean" else "are interpolated in time"
+        flagged = f", flagged by {counted(len(self.flagged), 'more channel')}" if self.flagged else ""
+        share = 100 * of_channels.sum() / missing.values
+        where = f"{np.count_nonzero(of_channels)} of {counted(len(of_channels), 'channel')}"
+        return (
+            f"{of_channels.sum()} missing values ({share:.2g} %) in {where} {becomes}{flagged} (task.gaps={self.how})"
+        )
+
+
+class Missing:
+    """How many of the values that were seen are NaN.
+
+    Args:
+        channels: C.
+
+    Attributes:
+        of_channels: [C] int64, those of each channel.
+        values: number of all values, NaN included; padding does not count.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.of_channels, self.values = np.zeros(channels, dtype=np.int64), 0
+
+    def any(self) -> bool:
+        """Return whether any value is missing."""
+        return bool(self.of_channels.any())
+
+    def counted(self, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield parts of inputs as they are: x [B, C, *E], and [B, C, *E] bool that is False at padding and NaN."""
+        for x, known in parts:
+            self.add(x, int(known.sum()))
+            yield x, known
+
+    def add(self, x: np.ndarray, known: int) -> None:
+        """Count inputs [B, C, *E], 0 at padding, of which so many values are known."""
+        found = np.isnan(x).sum(axis=(0, *range(2, x.ndim)))
+        self.of_channels += found
+        self.values += known + int(found.sum())
+
+
+def count_missing(x: np.ndarray | Ragged, rows: np.ndarray | None = None) -> Missing:
+    """Return how many values are missing in some rows of [N, C, *E], all by default."""
+    rows = np.arange(len(x)) if rows is None else rows
+    found = Missing(x.shape[1])
+    steps = int(x.lengths[rows].sum()) if isinstance(x, Ragged) else len(rows) * int(np.prod(x.shape[2:]))
+    if x.dtype.kind == "f":
+        for block in blocks(x, rows):
+            found.add(block, 0)
+    found.values = steps * x.shape[1]
+    return found
+
+
+def samples_with_gaps(x: np.ndarray | Ragged) -> int:
+    """Return how many samples of [N, C, *E] have missing values."""
+    if x.dtype.kind != "f":
+        return 0
+    return sum(int(np.isnan(block).reshape(len(block), -1).any(1).sum()) for block in blocks(x, np.arange(len(x))))
+
+
+def _ending_in_gaps(x: np.ndarray | Ragged, rows: np.ndarray) -> int:
+    """Return how many sequences of [N, C, L] end in a step that is missing in all channels, of arrays without lengths."""
+    if isinstance(x, Ragged) or x.ndim != 3 or x.dtype.kind != "f":
+        return 0
+    return int(np.isnan(x[rows, :, -1]).all(axis=1).sum())
+
+
+def ending_note(x: np.ndarray | Ragged, rows: np.ndarray) -> list[str]:
+    """Return a warning about sequences of [N, C, L] whose last step is missing in all channels, of arrays without lengths."""
+    if isinstance(x, Ragged) or x.ndim != 3 or x.dtype.kind != "f":
+        return []
+    ending = int(np.isnan(x[rows, :, -1]).all(axis=1).sum())
+    what = f"warning: {ending} of {len(rows)} training sequences end in NaN"
+    return [f"{what}; if that is padding, set task.padding=nan"] if ending else []
+
+
+def fit_gaps(
+    missing: Missing, extent: tuple[int, ...], how: How, indicator: bool, means: np.ndarray, where: str
+) -> tuple[Gaps, list[str]]:
+    """Return what takes the place of missing values, from those of the training rows, and notes on them.
+
+    Args:
+        missing: of the training rows.
+        extent: *E of the inputs.
+        how: as in `Gaps`.
+        indicator: whether channels with missing values in training get an indicator channel.
+        means: [C], over the known training values; NaN where there are none.
+        where: origin of the inputs, for messages.
+
+    Raises:
+        DataError: a channel has no known value in training.
+        ConfigError: maps are to be interpolated in time.
+    """
+    check_how(how, extent)
+    empty = np.flatnonzero(np.isnan(means))
+    if len(empty):
+        what = f"channel {listed(empty)} has no known value in the training set, all are NaN"
+        raise DataError(what, where=where, hint="remove it")
+    flagged = tuple(int(channel) for channel in np.flatnonzero(missing.of_channels)) if indicator else ()
+    gaps = Gaps(how, means, flagged)
+    notes = [note] if (note := gaps.note(missing)) else []
+    if indicator and not flagged:
+        notes.append("warning: task.gap_indicator=true adds no channel: nothing is missing in training")
+    return gaps, notes
+
+
+def check_how(how: How, extent: tuple[int, ...]) -> None:
+    """Raise ConfigError where maps are to be interpolated in time."""
+    if how == "linear" and len(extent) != 1:
+        what = f"applies to sequences, and inputs have the extent {' x '.join(map(str, extent))}"
+        raise ConfigError(what, where="task.gaps", hint="use task.gaps=mean")

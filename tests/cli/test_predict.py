@@ -1,0 +1,440 @@
+"""Finished runs and exports predict: the test split to the bit, without checkpoint, training data or network."""
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.base import is_classifier, is_regressor
+from sklearn.metrics import get_scorer, log_loss, r2_score
+from sklearn.utils.validation import check_is_fitted
+
+import orca_cli
+from orca_cli.exceptions import DataError
+from tests.cli.conftest import results, run_folders
+
+N, TEST = 60, 20
+QUICK = [
+    "source.size=160", "align.epochs=2", "align.source_points=100", "align.max_samples=16", "align.pseudo_labels=3",
+    "train.epochs=2", "train.warmup_epochs=1", "train.batch_size=16", "train.lr=1e-3", "train.eval_batch_size=8",
+]  # fmt: skip
+
+
+def inputs(shape, n=N + TEST):
+    y = np.arange(n) % 3
+    return np.random.default_rng(0).normal(size=(n, *shape)) + y.reshape(-1, *(1,) * len(shape)), y
+
+
+def targets(kind, x, y):
+    return {
+        "classes": np.array(["low", "mid", "high"])[y],
+        "integers": 10 * y - 5,
+        "labels": np.stack([y == 0, y > 0], axis=1).astype(int),
+        "values": np.stack([0.5 * y + 100, -1e4 * y], axis=1),
+        "maps": 3 * x[:, 0] + 100,
+        "class maps": (x[:, 0] > 1).astype(int),
+    }[kind]
+
+
+class Trained:
+    """A run on files in `folder`, made by the command line."""
+
+    def __init__(self, orca, runs, folder, checkpoint, kind, shape, *more):
+        self.orca, self.folder, self.checkpoint = orca, folder, folder / "checkpoint"
+        shutil.copytree(checkpoint, self.checkpoint)
+        x, y = inputs(shape)
+        self.x, self.y = x, targets(kind, x, y)
+        np.savez(folder / "train.npz", x=x[:N], y=self.y[:N])
+        np.savez(folder / "test.npz", x=x[N:], y=self.y[N:])
+        np.save(folder / "new.npy", x[N:])
+        kind = {"integers": "classes", "maps": "dense", "class maps": "dense"}.get(kind, kind)
+        words = ["task=arrays", f"task.kind={kind}", "task.train=train.npz", "task.test=test.npz", *QUICK, *more]
+        code, _, err = orca("run", *words, f"body.checkpoint={self.checkpoint}")
+        assert code == 0, err
+        self.path = run_folders(runs)[-1]
+        self.result = json.loads((self.path / "result.json").read_text())
+        self.expected = np.load(self.path / "3_finetune" / "predictions.npz")["outputs"]
+
+    def outputs(self, run, *more):
+        """Return what `orca predict` writes for the test split."""
+        out = self.folder / "p.npz"
+        code, _, err = self.orca("predict", run, self.folder / "test.npz", "--out", out, *more)
+        assert code == 0, err
+        return np.load(out)["outputs"]
+
+
+@pytest.fixture
+def trained(orca, environment, tmp_path, tiny):
+    """Return a function that makes a run: (body, kind, shape, further settings)."""
+    place = iter(range(9))
+
+    def make(body, kind, shape, *more):
+        folder = tmp_path / f"data{next(place)}"
+        folder.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            name = {"bert": "minilm", "swin": "swin_tiny", "vit": "vit"}[body]
+            source = [] if body == "bert" else ["source=digits"]
+            return Trained(orca, environment, folder, tiny[body], kind, shape, f"body={name}", *source, *more)
+
+    return make
+
+
+CASES = {
+    "classes": ("bert", "classes", (2, 20)),
+    "integers, of one channel": ("bert", "integers", (30,)),
+    "labels": ("bert", "labels", (2, 20)),
+    "values, another error": ("bert", "values", (2, 20), "task.error=mae", "task.loss=huber"),
+    "maps": ("bert", "maps", (2, 20)),
+    "class maps": ("swin", "class maps", (1, 12, 12)),
+    "images": ("vit", "classes", (3, 20, 20), "predictor.pooling=class_token"),
+    "overlapping patches, class token": (
+        "bert",
+        "classes",
+        (2, 20),
+        "embedder=overlap",
+        "predictor.pooling=class_token",
+    ),
+    "bf16": ("bert", "classes", (2, 20), "precision=bf16"),
+    "layernorm": ("bert", "classes", (2, 20), "finetune=layernorm"),
+    "head": ("swin", "maps", (1, 12, 12), "finetune=head", "train.select=last"),
+    "scratch": ("bert", "classes", (2, 20), "finetune=scratch", "metric=none"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_test_split_has_the_bits_of_the_run(trained, orca, tmp_path, monkeypatch, name):
+    run = trained(*CASES[name])
+    assert np.array_equal(run.outputs(run.path), run.expected)
+    code, out, err = orca("predict", run.path, run.folder / "test.npz", "--out", tmp_path / "p.npz", "--json")
+    shown = json.loads(out)
+    assert (code, shown["samples"]) == (0, TEST)
+    assert shown["error"]["name"] == run.result["error"]["name"]
+    assert shown["error"]["value"] == pytest.approx(run.result["error"]["value"], abs=1e-12)
+    code, out, err = orca("export", run.path, tmp_path / "model")
+    assert code == 0, err
+    # Elsewhere: no checkpoint, no training data, no run, no network, another working folder.
+    shutil.move(tmp_path / "model", tmp_path / "moved")
+    shutil.rmtree(run.checkpoint)
+    (run.folder / "train.npz").unlink()
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was used"))
+    if name in ("layernorm", "head"):
+        code, out, err = orca("predict", run.path, run.folder / "test.npz")
+        assert (code, out) == (10, "")
+        assert "trained a part of its body only and needs its checkpoint: no such folder" in err
+        assert "--checkpoint" in err
+    else:
+        assert np.array_equal(run.outputs(run.path), run.expected)
+    shutil.rmtree(run.path)
+    assert np.array_equal(run.outputs(tmp_path / "moved"), run.expected)
+
+
+def test_a_checkpoint_that_has_moved_or_changed(trained, orca, tiny, tmp_path):
+    run = trained("bert", "classes", (2, 20), "finetune=layernorm")
+    shutil.move(run.checkpoint, tmp_path / "elsewhere")
+    assert np.array_equal(run.outputs(run.path, "--checkpoint", tmp_path / "elsewhere"), run.expected)
+    code, out, err = orca("predict", run.path, run.folder / "test.npz", "--checkpoint", tiny["long"])
+    assert (code, out) == (13, "")
+    assert "has changed since the run: other weights would give other predictions" in err
+
+
+def table(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_the_three_forms_of_output_say_the_same(trained, orca, tmp_path):
+    run = trained("bert", "classes", (2, 20))
+    code, out, err = orca("predict", run.path, run.folder / "test.npz", "--batch-size", 8)
+    assert code == 0, err
+    rows = table(out)
+    assert list(rows[0]) == ["index", "prediction", "p_high", "p_low", "p_mid"]
+    assert [row["index"] for row in rows] == [str(i) for i in range(TEST)]
+    wide = run.expected.astype(np.float64)
+    probabilities = np.exp(wide) / np.exp(wide).sum(axis=1, keepdims=True)
+    found = np.array([[float(row[f"p_{name}"]) for name in ("high", "low", "mid")] for row in rows])
+    np.testing.assert_allclose(found, probabilities, rtol=1e-5)
+    named = np.array(["high", "low", "mid"])[run.expected.argmax(axis=1)]
+    assert [row["prediction"] for row in rows] == named.tolist()
+    wrong = f"0-1 error: {100 * np.mean(named != run.y[N:]):.2f} % on {TEST}"
+    assert wrong in err
+    for suffix in ("csv", "parquet", "npz"):
+        code, shown, err = orca("predict", run.path, run.folder / "test.npz", "--out", tmp_path / f"p.{suffix}")
+        assert (code, wrong in shown) == (0, True), err
+    assert (tmp_path / "p.csv").read_text() == out
+    frame = pd.read_parquet(tmp_path / "p.parquet")
+    assert list(frame.columns) == list(rows[0])
+    assert frame["prediction"].tolist() == named.tolist()
+    arrays = np.load(tmp_path / "p.npz")
+    assert arrays["prediction"].tolist() == named.tolist()
+    assert arrays["classes"].tolist() == ["high", "low", "mid"]
+    np.testing.assert_array_equal(arrays["probability"], frame[["p_high", "p_low", "p_mid"]].to_numpy())
+    # Without targets there is no error, and nothing else changes.
+    code, plain, err = orca("predict", run.path, run.folder / "new.npy")
+    assert (code, plain) == (0, out)
+    assert "error" not in err
+    code, plain, err = orca("predict", run.path, run.folder / "test.npz", "--no-targets")
+    assert (code, plain, "0-1 error" in err) == (0, out, False)
+
+
+def test_outputs_of_other_kinds(trained, orca, tmp_path):
+    run = trained("bert", "labels", (2, 20))
+    code, out, err = orca("predict", run.path, run.folder / "test.npz")
+    rows = table(out)
+    assert list(rows[0]) == ["index", "0", "1", "p_0", "p_1"]
+    assert [[int(row["0"]), int(row["1"])] for row in rows] == (run.expected >= 0).astype(int).tolist()
+    assert float(rows[3]["p_1"]) == pytest.approx(1 / (1 + np.exp(-float(run.expected[3, 1]))), rel=1e-5)
+    assert "1 - mAP" in err
+    run = trained("bert", "maps", (2, 20))
+    for more in ([], ["--out", tmp_path / "p.csv"], ["--out", tmp_path / "p.parquet"]):
+        code, out, err = orca("predict", run.path, run.folder / "test.npz", *more)
+        assert (code, out) == (10, "")
+        assert "maps, which a table has no place for; give FILE.npz" in err
+    assert not list(tmp_path.glob("p.*"))
+    assert orca("predict", run.path, run.folder / "test.npz", "--out", tmp_path / "p.npz")[0] == 0
+    assert np.load(tmp_path / "p.npz")["prediction"].shape == (TEST, 1, 20)
+
+
+def test_tables_and_folders_of_images(orca, environment, tmp_path, tiny, monkeypatch):
+    i = np.arange(N + TEST)
+    frame = pd.DataFrame(
+        {"a": i % 7 + 0.5, "b": np.array(["x", "y", "z"])[i % 3], "target": np.array(["no", "yes"])[i % 2]}
+    )
+    frame[:N].to_csv("train.csv", index=False)
+    frame[N:].to_csv("test.csv", index=False)
+    words = ["task.train=train.csv", "task.test=test.csv", "task.target=target", f"body.checkpoint={tiny['bert']}"]
+    code, _, err = orca("run", "task=table", *words, *QUICK)
+    assert code == 0, err
+    run = run_folders(environment)[-1]
+    assert orca("predict", run, "test.csv", "--out", "p.npz")[0] == 0
+    assert np.array_equal(np.load("p.npz")["outputs"], np.load(run / "3_finetune" / "predictions.npz")["outputs"])
+    frame[N:].drop(columns="b").to_csv("bad.csv", index=False)
+    code, out, err = orca("predict", run, "bad.csv")
+    assert (code, out) == (11, "")
+    assert "bad.csv: has no column 'b'; the model was trained on a, b" in err
+    model = orca_cli.load(run)
+    assert (model.n_features_in_, model.feature_names_in_.tolist()) == (2, ["a", "b"])
+    assert model.predict(frame[N:]).tolist() == np.load("p.npz")["prediction"].tolist()
+    assert model.score(frame[N:], frame["target"][N:]) == model.score("test.csv")
+    for part, numbers in (("train", range(12)), ("test", range(12, 16))):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "pets" / part / label
+            folder.mkdir(parents=True)
+            for k in numbers:
+                pixels = np.random.default_rng(k + 100 * (label == "dog")).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{k}.png")
+    words = ["task.path=pets", "body=swin_tiny", f"body.checkpoint={tiny['swin']}", "source=digits"]
+    code, _, err = orca("run", "task=images", *words, *QUICK)
+    assert code == 0, err
+    (run,) = (environment / "images").glob("2*")
+    code, out, err = orca("predict", run, "pets", "--part", "test")
+    assert [row["id"] for row in table(out)][:2] == ["test/cat/12.png", "test/cat/13.png"]
+    assert "0-1 error" in err
+    assert orca("predict", run, "pets/test", "--out", "p.npz")[0] == 0
+    assert np.array_equal(np.load("p.npz")["outputs"], np.load(run / "3_finetune" / "predictions.npz")["outputs"])
+
+
+def test_the_best_of_a_sweep_is_chosen_by_validation(trained, orca, environment, tmp_path):
+    for seed in (0, 1, 2):
+        run = trained("bert", "integers", (2, 20), f"seed={seed}", "train.lr=1e-2")
+        path = run.path / "result.json"
+        # Errors that tell the two apart; the file is then not as it was sealed, so the choice is read from a copy.
+        (tmp_path / f"{seed}.json").write_text(path.read_text())
+    records = {record["run_id"]: record for record in results(environment)}
+    lowest = min(records, key=lambda name: (records[name]["validation_error"], name))
+    code, out, err = orca(
+        "predict", environment / "arrays", run.folder / "test.npz", "--best", "--out", "p.npz", "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out)["run"] == lowest
+    assert "the lowest of 3 runs" in json.loads(out)["chosen"]
+    code, _, err = orca("export", environment, tmp_path / "model", "--best")
+    assert code == 0, err
+    assert json.loads((tmp_path / "model" / "export.json").read_text())["result"]["run_id"] == lowest
+    # A better one by the test error, or one that was chosen on the test split, changes nothing.
+    best = next(path for path in run_folders(environment) if path.name == lowest)
+    for path in run_folders(environment):
+        record = json.loads((path / "result.json").read_text())
+        if path != best:
+            record["error"]["value"] = 0.0
+            record |= {"validation_error": 0.0, "selected": record["selected"] | {"on": "test"}}
+        (path / "result.json").write_text(json.dumps(record))
+    code, out, err = orca("predict", environment, run.folder / "test.npz", "--best", "--out", "p.npz")
+    assert "the lowest of 1 runs" in err
+    other = trained("bert", "integers", (2, 18))
+    code, out, err = orca("predict", environment, other.folder / "test.npz", "--best")
+    assert (code, out) == (11, "")
+    assert "validated on 2 different sets of data or errors" in err
+
+
+def test_what_does_not_fit_is_told_in_one_line(trained, orca, completed_once, environment, tmp_path):
+    run = trained("bert", "classes", (2, 20))
+    np.save(tmp_path / "short.npy", run.x[N:, :, :7])
+    np.savez(tmp_path / "unseen.npz", x=run.x[N:], y=np.array(["low"] * (TEST - 1) + ["huge"]))
+    np.save(tmp_path / "inf.npy", np.where(np.arange(TEST)[:, None, None] == 11, np.inf, run.x[N:]))
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(run.path, unfinished)
+    (unfinished / "result.json").unlink()
+    digits = next(completed_once[0].glob("digits/2*"))
+    test = run.folder / "test.npz"
+    for words, code, text in (
+        ([run.path, tmp_path / "short.npy"], 11, "samples have shape (2, 7), those of the training set (2, 20)"),
+        ([run.path, tmp_path / "short.npy"], 11, "the model takes 2 channels of 20 a sample"),
+        ([run.path, tmp_path / "unseen.npz"], 11, "1 labels have no training sample, the first is huge at index 19"),
+        ([run.path, tmp_path / "inf.npy", "--out", "p.csv"], 11, "inf.npy, counted from sample 8: 40 values are"),
+        ([run.path, test, "--out", "p.txt"], 10, "'.txt' is not written; allowed: FILE.csv, FILE.parquet, FILE.npz"),
+        ([run.path, test, "--json"], 2, "add --out FILE"),
+        ([run.path, test, "--batch-size", "0"], 2, "allowed: 1 or more"),
+        ([run.path, test, "--device", "cuda:7"], 14, "'cuda:7' is not on this machine"),
+        ([run.path, "none.npz"], 11, "none.npz"),
+        ([unfinished, test], 11, "the run is not completed (state: completed)"),
+        ([tmp_path, test], 11, "neither a run nor an export"),
+        (["no-such-run", test], 11, "no such run"),
+        ([digits, test], 11, "the task 'digits' keeps no preprocessing"),
+        ([tmp_path / "empty", test, "--best"], 11, "no such folder of runs"),
+    ):
+        found, out, err = orca("predict", *words)
+        assert (found, out) == (code, ""), (words, err)
+        assert err.count("orca: error:") == 1
+        assert text in err
+        assert "Traceback" not in err
+    assert not list(tmp_path.glob("p.*"))
+    assert not list(tmp_path.glob(".tmp-*"))
+    assert orca("predict", run.path.name, test)[0] == 0  # by its name
+    assert orca("predict", run.path, tmp_path / "unseen.npz", "--no-targets")[0] == 0
+    code, out, err = orca("export", run.path, tmp_path / "unfinished")
+    assert (code, out) == (10, "")
+    assert "exists already" in err
+
+
+def test_the_model_card_says_what_the_run_found(trained, orca, tmp_path):
+    run = trained("bert", "classes", (2, 20))
+    assert orca("export", run.path, tmp_path / "model")[0] == 0
+    card = (tmp_path / "model" / "README.md").read_text()
+    result = run.result
+    assert f"| 0-1 error | {100 * result['error']['value']:.2f} % |" in card
+    low, high = wilson_by_hand(result["error"]["value"], TEST)
+    assert f"| 95 % interval over test samples | {100 * low:.2f} % to {100 * high:.2f} % |" in card
+    assert f"| best constant predictor | {100 * result['trivial_error']:.2f} % |" in card
+    for split in result["splits"].values():
+        assert split["sha256"] in card
+    for text in (
+        "protocol clean",
+        "seed 0",
+        "metric=minibatch\\_ot",
+        "`high`",
+        result["weights_sha256"],
+        "@inproceedings",
+    ):
+        assert text in card
+    assert str(tmp_path) not in (tmp_path / "model" / "config.yaml").read_text().replace(str(run.checkpoint), "")
+    record = json.loads((tmp_path / "model" / "export.json").read_text())
+    assert record["body"]["checkpoint"] == "checkpoint"  # not where it was
+    run = trained("bert", "maps", (2, 20))
+    assert orca("export", run.path, tmp_path / "maps")[0] == 0
+    card = (tmp_path / "maps" / "README.md").read_text()
+    line = next(line for line in card.splitlines() if line.startswith("| 95 %"))
+    low, high = (float(text) for text in line.split("|")[2].split(" to "))
+    squares = ((run.expected - run.y[N:, None]) ** 2).reshape(TEST, -1).mean(axis=1)
+    error = squares.std() / np.sqrt(TEST)
+    assert low == pytest.approx(squares.mean() - 1.96 * error, abs=0.5 * error)
+    assert high == pytest.approx(squares.mean() + 1.96 * error, abs=0.5 * error)
+
+
+def wilson_by_hand(share, n):
+    """The roots of (p - share)^2 = z^2 p (1 - p) / n."""
+    z = 1.959964**2 / n
+    roots = np.roots([1 + z, -(2 * share + z), share**2])
+    return sorted(roots.real)
+
+
+def test_from_python(trained, orca, environment, tmp_path, tiny, monkeypatch):
+    run = trained("bert", "classes", (30,))
+    x, y = run.x[N:], run.y[N:]
+    model = orca_cli.load(run.path)
+    assert is_classifier(model)
+    assert not is_regressor(model)
+    check_is_fitted(model)
+    assert model.classes_.tolist() == ["high", "low", "mid"]
+    assert (model.n_features_in_, model.input_shape, model.kind) == (30, (1, 30), "classes")
+    assert model.predict(x).tolist() == model.classes_[run.expected.argmax(axis=1)].tolist()
+    np.testing.assert_array_equal(model.outputs(x), run.expected)
+    probabilities = model.predict_proba(x)
+    assert probabilities.shape == (TEST, 3)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    accuracy = np.mean(model.predict(x) == y)
+    assert model.score(x, y) == accuracy == get_scorer("accuracy")(model, x, y)
+    assert model.score(run.folder / "test.npz") == accuracy
+    assert get_scorer("neg_log_loss")(model, x, y) == pytest.approx(-log_loss(y, probabilities))
+    assert 0 <= get_scorer("roc_auc_ovr")(model, x, y) <= 1
+    assert model.error(x, y).value == run.result["error"]["value"]
+    for call in (lambda: model.predict(x[:, :9]), lambda: model.score(x), lambda: model.score(x, y[:3])):
+        with pytest.raises(DataError):
+            call()
+    with pytest.raises(AttributeError):
+        model.feature_names_in_  # noqa: B018
+    other = orca_cli.load(run.path, batch_size=3)
+    np.testing.assert_allclose(other.outputs(x), run.expected, rtol=1e-4, atol=1e-5)
+    monkeypatch.chdir(run.folder)
+    words = ["task=arrays", "task.kind=dense", "task.train=maps.npz", f"body.checkpoint={tiny['bert']}", *QUICK]
+    np.savez(run.folder / "maps.npz", x=run.x[:N, None], y=2 * run.x[:N])
+    outcome = orca_cli.run(*words)
+    assert (outcome.state, outcome.code) == ("completed", 0)
+    assert orca_cli.run(*words).state == "skipped"
+    maps = orca_cli.load(outcome)
+    found, wanted = maps.predict(run.x[N:, None]), 2 * run.x[N:, None]
+    assert maps.score(run.x[N:, None], wanted) == pytest.approx(r2_score(wanted.ravel(), found.ravel()), rel=1e-5)
+    assert not hasattr(maps, "classes_")
+    assert not hasattr(maps, "predict_proba")
+    failed = orca_cli.run(*[word.replace("maps.npz", "none.npz") for word in words])
+    assert (failed.state, failed.code) == ("failed", 11)
+    with pytest.raises(DataError, match="the run has failed"):
+        orca_cli.load(failed)
+
+
+@pytest.mark.parametrize("name", ["classes", "maps", "images", "head"])
+def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path, name):
+    runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
+    run = trained(*CASES[name])
+    code, out, err = orca("export", run.path, tmp_path / "model", "--onnx", "--json")
+    assert code == 0, err
+    assert json.loads(out)["onnx"] == {"written": True, "reason": None}
+    session = runtime.InferenceSession(str(tmp_path / "model" / "model.onnx"))
+    model = orca_cli.load(tmp_path / "model")
+    x = model.preprocessing.inputs(run.x[N:])[0].numpy()
+    for size in (1, 7, TEST):
+        found = session.run(["outputs"], {"x": x[:size]})[0]
+        np.testing.assert_allclose(found, run.expected[:size], rtol=1e-3, atol=1e-4 * np.abs(run.expected).max())
+    facts = json.loads((tmp_path / "model" / "onnx.json").read_text())
+    assert facts["input"]["shape"] == ["batch", *model.input_shape]
+    assert facts["largest_difference"] < 1e-3 * max(1, np.abs(run.expected).max())
+    assert np.array_equal(run.outputs(tmp_path / "model"), run.expected)  # attention is as it was
+
+
+def test_onnx_that_cannot_be_is_left_out_with_the_reason(trained, orca, tmp_path, monkeypatch):
+    from orca_cli.prediction import export, onnx
+
+    run = trained("bert", "classes", (2, 20))
+
+    def wrong(loaded, path):
+        path.write_bytes(b"half")
+        raise onnx.NotExportedError("onnxruntime's outputs differ by 3")
+
+    monkeypatch.setattr(export, "check_packages", lambda: None)
+    monkeypatch.setattr(export, "write_onnx", wrong)
+    code, out, err = orca("export", run.path, tmp_path / "model", "--onnx", "--json")
+    assert code == 0, err
+    assert json.loads(out)["onnx"] == {"written": False, "reason": "onnxruntime's outputs differ by 3"}
+    assert "no ONNX: onnxruntime's outputs differ by 3" in err
+    assert not list((tmp_path / "model").glob("*onnx*"))
+    assert np.array_equal(run.outputs(tmp_path / "model"), run.expected)
+    monkeypatch.undo()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    code, out, err = orca("export", run.path, tmp_path / "other", "--onnx")
+    assert (code, out) == (14, "")
+    assert "pip install 'orca-transfer[onnx]'" in err
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,129 @@
+"""Padding: whatever stands in it, outputs and the tokens that stage 2 compares are the same, to the bit."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orca_cli.models.assembly import build_model
+from orca_cli.models.embedders.overlap import Overlap
+from orca_cli.models.embedders.patch import Patch
+from orca_cli.stages.problem import Draw, embed_points
+from orca_cli.tasks.shared.samples import ArraySamples
+from tests.properties import examples
+
+BODIES = ["bert", "roberta", "swin", "vit"]
+EMBEDDERS = {"patch": Patch, "overlap": Overlap}
+KINDS = {"classes": 3, "dense": 2}
+GARBAGE = (float("nan"), float("inf"), -1e30, 5.0)
+
+
+def build(body, **settings):
+    return build_model(
+        **{"body": body, "kind": "classes", "input_shape": (2, 20), "num_outputs": 3, "seed": 0} | settings
+    ).eval()
+
+
+def padded(shape, lengths, seed=0):
+    """Return inputs [B, *shape] and [B, *E] bool, False from each sample's length on, counted row by row."""
+    x = torch.randn(len(lengths), *shape, generator=torch.Generator().manual_seed(seed))
+    positions = torch.arange(int(np.prod(shape[1:]))).reshape(shape[1:])
+    return x, torch.stack([positions < length for length in lengths])
+
+
+@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("made", EMBEDDERS)
+@pytest.mark.parametrize("shape", [(2, 30), (2, 6, 5), (2, 2, 5, 3)], ids=str)
+def test_garbage_in_padding_changes_nothing(load_body, name, kind, made, shape):
+    """With four positions a token, so that most samples end inside a patch."""
+    embedder = EMBEDDERS[made](max_tokens=9)
+    model = build(load_body(name), kind=kind, num_outputs=KINDS[kind], input_shape=shape, embedder=embedder)
+    x, valid = padded(shape, [30, 11, 5, 1])
+    clean = x.masked_fill(~valid.unsqueeze(1), 0.0)
+    rows, places = model.embedder.mask(x, valid).nonzero(as_tuple=True)
+    with torch.no_grad():
+        wanted, tokens = model(clean, valid), model.embed(clean, valid)
+        some = model.embedder.tokens_at(clean, valid, rows, places)
+        for garbage in GARBAGE:
+            dirty = x.masked_fill(~valid.unsqueeze(1), garbage)
+            assert torch.equal(model(dirty, valid), wanted)
+            assert torch.equal(model.embed(dirty, valid).x, tokens.x)
+            assert torch.equal(model.embedder.tokens_at(dirty, valid, rows, places), some)
+    assert torch.isfinite(wanted).all()
+
+
+@pytest.mark.parametrize("made", EMBEDDERS)
+def test_garbage_in_padding_leaves_the_gradient_alone(load_body, made):
+    gradients = []
+    for garbage in (0.0, 7.0):
+        model = build(load_body("bert"), input_shape=(2, 30), embedder=EMBEDDERS[made](max_tokens=9))
+        x, valid = padded((2, 30), [30, 11, 5])
+        model(x.masked_fill(~valid.unsqueeze(1), garbage), valid).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+@examples(25)
+@given(
+    made=st.sampled_from(sorted(EMBEDDERS)),
+    kind=st.sampled_from(sorted(KINDS)),
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5),
+    max_tokens=st.integers(1, 30),
+)
+def test_a_sample_has_the_outputs_that_it_has_alone(load_body, made, kind, lengths, max_tokens):
+    """Language bodies: neither the other samples of a batch nor the room behind a sample matter."""
+    embedder = EMBEDDERS[made](max_tokens=max_tokens)
+    model = build(load_body("bert"), kind=kind, num_outputs=KINDS[kind], input_shape=(2, 30), embedder=embedder)
+    x, valid = padded((2, 30), lengths)
+    with torch.no_grad():
+        together = model(x, valid)
+        for i in range(len(lengths)):
+            alone = model(x[i : i + 1], valid[i : i + 1])
+            torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["swin", "vit"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_body_sees_no_other_sample(load_body, name, kind):
+    """Its maps keep their size, so that not even the last bits may depend on what else is in the batch."""
+    model = build(load_body(name), kind=kind, num_outputs=KINDS[kind], input_shape=(2, 30))
+    x, valid = padded((2, 30), [30, 11, 5])
+    with torch.no_grad():
+        together = model(x, valid)
+        for i in range(len(x)):
+            torch.testing.assert_close(together[i], model(x[i : i + 1], valid[i : i + 1])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_padding_are_zero(load_body):
+    model = build(load_body("bert"), input_shape=(2, 30))
+    x, valid = padded((2, 30), [30, 11, 5])
+    features = model.features(x, valid)
+    assert (features.x[~features.mask] == 0).all()
+    assert (features.x[features.mask] != 0).any(-1).all()
+
+
+class Whole:
+    """Stands for an engine: everything stays on the CPU."""
+
+    @staticmethod
+    def move(batch):
+        return batch
+
+
+@pytest.mark.parametrize("made", EMBEDDERS)
+@pytest.mark.parametrize("features", ["tokens", "pooled"])
+def test_stage_2_compares_valid_tokens_only(load_body, made, features):
+    model = build(load_body("bert"), input_shape=(2, 30), embedder=EMBEDDERS[made](max_tokens=9))
+    lengths = [30, 11, 5, 1]
+    x, valid = padded((2, 30), lengths)
+    clouds = []
+    for garbage in (0.0, 9.0):
+        values = x.masked_fill(~valid.unsqueeze(1), garbage).numpy()
+        samples = ArraySamples(values, np.zeros(4, np.int64), valid.numpy())
+        draws = [Draw(np.array([i]), 100, np.random.default_rng(0)) for i in range(4)]
+        clouds.append(embed_points(model, Whole, samples, draws, features))
+    sizes = [-(-length // 4) if features == "tokens" else 1 for length in lengths]
+    assert [len(cloud) for cloud in clouds[0]] == sizes
+    assert all(torch.equal(*pair) for pair in zip(*clouds, strict=True))

@@ -1,0 +1,336 @@
+"""Exports and run folders of strangers: nothing runs, nothing outside is read, damage and newer versions are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from orca_cli import storage
+from tests.reliability.test_hostile_files import FIGURE
+from tests.reliability.test_hostile_models import SAFETENSORS
+
+SECRET = "hunter2-c0rrect-h0rse"
+SETTINGS = [
+    "task=arrays", "task.kind=classes", "task.train=train.npz", "source.size=160", "align.epochs=1",
+    "align.source_points=100", "align.max_samples=8", "align.pseudo_labels=3", "train.epochs=1", "train.warmup_epochs=0",
+    "train.batch_size=16",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(fork_server, home, tiny, tmp_path_factory):
+    """Return a folder with new.npz, `run` (a run folder) and `export` (an export of it)."""
+    root = tmp_path_factory.mktemp("made")
+    x, y = np.random.default_rng(0).normal(size=(40, 2, 12)), np.arange(40) % 2
+    np.savez(root / "train.npz", x=x, y=np.array(["no", "yes"])[y])
+    np.save(root / "new.npy", x[:9])
+    variables = {"ORCA_RUNS": str(root / "runs"), "ORCA_HOME": str(home)}
+    words = [word.replace("train.npz", str(root / "train.npz")) for word in SETTINGS]
+    case = fork_server.start(["run", *words, f"body.checkpoint={tiny['bert']}"], more=variables)
+    assert case.wait(120) == 0, case.err
+    (run,) = (root / "runs" / "arrays").glob("2*")
+    shutil.copytree(run, root / "run")
+    case = fork_server.start(["export", str(run), str(root / "export")], more=variables)
+    assert case.wait(60) == 0, case.err
+    return root
+
+
+@pytest.fixture
+def stranger(made, tmp_path):
+    """Return copies of the run and the export, and a folder outside with a secret."""
+    shutil.copytree(made / "run", tmp_path / "run")
+    shutil.copytree(made / "export", tmp_path / "export")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.txt").write_text(SECRET)
+    return tmp_path
+
+
+def reseal(folder: Path) -> None:
+    """Write the manifest of a folder anew, as a stranger who means harm does."""
+    inner = {path.parent for path in folder.rglob(storage.MANIFEST)} - {folder}
+    files = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != storage.MANIFEST and not inner & set(path.parents)
+    ]
+    storage.seal(folder, [path for path in files if path.name not in ("status.json", "lock", "run.log")])
+
+
+def record(folder: Path, **changes) -> None:
+    path = folder / "export.json"
+    storage.write_checked_json(path, storage.read_checked_json(path) | changes)
+
+
+def config(folder: Path, **changes) -> None:
+    path = folder / "body" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def fitted(folder: Path, target: str) -> None:
+    path = folder / "preprocessing.json"
+    storage.write_checked_json(path, storage.read_checked_json(path) | {"target": target})
+
+
+def linked(folder: Path, name: str) -> None:
+    """Put a link to a file outside in a file's place; what it leads to is what stood there."""
+    path = folder / name
+    place = folder.parent / "outside" / path.name
+    shutil.move(path, place)
+    path.symlink_to(place)
+
+
+def weights(folder: Path, change) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def wide(tensors) -> None:
+    tensors["predictor.linear.weight"] = tensors["predictor.linear.weight"].double()
+
+
+def manifest(folder: Path, name: str) -> None:
+    path = folder / storage.MANIFEST
+    content = storage.read_checked_json(path)
+    content["files"][name] = {
+        "size": len(SECRET),
+        "sha256": storage.sha256_file(folder.parent / "outside" / "secret.txt"),
+    }
+    storage.write_checked_json(path, content)
+
+
+def newer_manifest(folder: Path) -> None:
+    path = folder / storage.MANIFEST
+    storage.write_checked_json(path, storage.read_checked_json(path) | {"schema": 2})
+
+
+def fifo(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+
+
+def large(folder: Path) -> None:
+    with open(folder / "export.json", "r+b") as file:
+        file.truncate(2**33)
+
+
+PATCH = "orca_cli.models.embedders.patch.Patch"
+READER = {"_target_": "orca_cli.tasks.arrays.load", "kind": "classes", "train": "OUTSIDE/secret.txt"}
+NESTED = {"_target_": PATCH, "init": READER}
+RESOLVE = {"_target_": "orca_cli.models.bodies.checkpoints.resolve", "checkpoint": "x"}
+SYSTEM = {"_target_": "os.system", "command": "touch canary"}
+THROUGH_OURS = {"_target_": "orca_cli.storage.folders.shutil.rmtree"}
+# name -> (what is done to the export, whether its manifest is then written anew, exit codes, a part of the message)
+EXPORTS = {
+    "a reader as embedder": (lambda f: record(f, embedder=READER), True, 12, "is no embedder"),
+    "a system call as embedder": (lambda f: record(f, embedder=SYSTEM), True, 12, "outside"),
+    "eval as finetune": (lambda f: record(f, finetune={"_target_": "builtins.eval"}), True, 12, "outside"),
+    "a module through ours": (lambda f: record(f, embedder=THROUGH_OURS), True, 12, "is no embedder"),
+    "a nested reader": (lambda f: record(f, embedder=NESTED), True, 12, "is no embedder"),
+    "another function of bodies": (
+        lambda f: record(f, body=RESOLVE), True, 12, "is no body",
+    ),
+    "torch.hub as body": (lambda f: record(f, body={"_target_": "torch.hub.load", "repo": "a/b"}), True, 12, "is no body"),
+    "torch.nn as body": (lambda f: record(f, body={"_target_": "torch.nn.Linear", "in_features": 1}), True, 12, "is no body"),
+    "a tracker as finetune": (
+        lambda f: record(f, finetune={"_target_": "orca_cli.tracking.json_lines.JsonLines"}), True, 12, "is no finetune",
+    ),
+    "a reader as error": (lambda f: record(f, error=READER), True, 12, "is no error"),
+    "no class as preprocessing": (lambda f: fitted(f, "shutil.rmtree"), True, 12, "outside"),
+    "samples as preprocessing": (lambda f: fitted(f, "orca_cli.tasks.images.files.FileSamples"), True, 11, "does not accept"),
+    "weights through a link": (lambda f: linked(f, "model.safetensors"), True, 12, "is a link"),
+    "preprocessing through a link": (lambda f: linked(f, "preprocessing.json"), True, 12, "is a link"),
+    "settings through a link": (lambda f: linked(f, "config.yaml"), True, 12, "is a link"),
+    "a body through a link": (lambda f: linked(f, "body"), True, 12, "is a link"),
+    "a card through a link": (lambda f: linked(f, "README.md"), True, 12, "is a link"),
+    "a link that nothing names": (lambda f: (f / "more").symlink_to("/etc"), False, 12, "is a link"),
+    "weights that are a pipe": (fifo, False, 12, "is not a file"),
+    "a manifest that leads up": (lambda f: manifest(f, "../outside/secret.txt"), False, 13, "outside the folder"),
+    "a manifest that leads away": (lambda f: manifest(f, f"{f.parent}/outside/secret.txt"), False, 13, "outside the folder"),
+    "code of the body's maker": (lambda f: config(f, auto_map={"AutoModel": "evil.Model"}), True, 12, "third-party code"),
+    "a kernel of the hub": (lambda f: config(f, attn_implementation="someone/kernel"), True, 12, "third-party code"),
+    "a quantiser": (lambda f: config(f, quantization_config={"quant_method": "evil"}), True, 12, "third-party code"),
+    "a body of another family": (lambda f: config(f, model_type="gpt2"), True, 10, "is of family 'gpt2'"),
+    "a body of terabytes": (lambda f: config(f, hidden_size=10**9), True, 12, "no model has that size"),
+    "a body of gigabytes": (lambda f: config(f, intermediate_size=10**6), True, 21, "the model's is"),
+    "a body of a million layers": (lambda f: config(f, num_hidden_layers=10**6), True, 12, "asks for 1000000 layers"),
+    "a billion labels": (lambda f: config(f, num_labels=10**9), True, 12, "no model has that size"),
+    "no heads": (lambda f: config(f, num_attention_heads=0), True, 11, "describes no model"),
+    "an activation that is none": (lambda f: config(f, hidden_act="os.system"), True, 11, "describes no model"),
+    "inputs of terabytes": (lambda f: record(f, input_shape=[2**40, 12]), True, (11, 21), "export"),
+    "inputs of no shape": (lambda f: record(f, input_shape=["a"]), True, 11, "is not a model's record"),
+    "a billion outputs": (lambda f: record(f, num_outputs=10**9), True, 21, "the model's is"),
+    "a precision that is none": (lambda f: record(f, precision="fp99"), True, 10, "'fp99' is not allowed"),
+    "a batch of nothing": (lambda f: record(f, batch_size=0), True, 10, "out of range"),
+    "a kind that is none": (lambda f: record(f, kind="code"), True, 11, "is not a model's record"),
+    "a record with more": (lambda f: record(f, command="touch canary"), True, 11, "is not a model's record"),
+    "a record of gigabytes": (large, False, 12, "far too large"),
+    "a record that is deep": (lambda f: (f / "export.json").write_text("[" * 10**5), True, 13, "is damaged"),
+    "weights of another type": (lambda f: weights(f, wide), True, 21, "is float64"),
+    "weights that lack one": (lambda f: weights(f, lambda t: t.pop("predictor.linear.bias")), True, 21, "only in the model"),
+    "weights with one more": (lambda f: weights(f, lambda t: t.update(more=torch.zeros(1))), True, 21, "only in the weights"),
+    "a newer record": (lambda f: record(f, schema=2), True, 21, "schema 2 is of a newer program"),
+    "a newer manifest": (newer_manifest, False, 21, "schema 2"),
+    "an extra file": (lambda f: (f / "evil.py").write_text("import os; os.mkdir('canary')"), False, 13, "does not belong"),
+}  # fmt: skip
+
+
+def check_refused(case, folder: Path, log: Path, codes, message: str) -> None:
+    start = time.monotonic()
+    code = case.wait(60)
+    assert time.monotonic() - start < 30
+    assert code in (codes if isinstance(codes, tuple) else (codes,)), case.err
+    assert case.err.count("orca: error:") == 1, case.err
+    assert message in case.err
+    assert "Traceback" not in case.err
+    assert case.out == ""
+    assert SECRET not in case.err
+    assert not (Path.cwd() / "canary").exists()
+    events = log.read_text().splitlines()
+    assert events
+    outside = [event for event in events if "outside" in event or not event.startswith("open")]
+    assert not outside, outside
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_exports_of_strangers(name, stranger, fork, scorecard):
+    change, sealed, codes, message = EXPORTS[name]
+    folder = stranger / "export"
+    change(folder)
+    if sealed:
+        reseal(folder)
+    log = stranger / "events"
+    words = ["predict", folder, stranger / "new.npy"]
+    np.save(stranger / "new.npy", np.zeros((3, 2, 12)))
+    case = fork(*words, hook=f"tests.reliability.opened:watch:{log}", more={"TOKEN": SECRET})
+    check_refused(case, folder, log, codes, message)
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+def yaml(folder: Path, old: str, new: str) -> None:
+    path = folder / "config.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def part_only(folder: Path) -> None:
+    """Make a run look as if it had trained a part of its body only, and name the checkpoint by a secret."""
+    (folder / "1_build" / "body" / "config.json").unlink()
+    lines = (folder / "config.yaml").read_text().splitlines()
+    lines = ["  checkpoint: ${oc.env:TOKEN}" if line.startswith("  checkpoint: ") else line for line in lines]
+    (folder / "config.yaml").write_text("\n".join(lines))
+
+
+def newer(folder: Path) -> None:
+    path = folder / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
+
+
+OBJECT = "seed: !!python/object/apply:os.mkdir [canary]"
+RUNS = {
+    "a reader as embedder": (
+        lambda f: yaml(f, PATCH, "orca_cli.tasks.arrays.load"), True, 12, "is no embedder",
+    ),
+    "a system call as finetune": (lambda f: yaml(f, "orca_cli.finetuning.full.Full", "os.system"), True, 12, "outside"),
+    "an object of Python": (lambda f: yaml(f, "seed: 0", OBJECT), True, 12, "asks for an object"),
+    "a checkpoint by a secret": (part_only, True, 11, "${oc.env:TOKEN}"),
+    "a stage through a link": (lambda f: linked(f, "1_build"), True, 12, "is a link"),
+    "weights through a link": (lambda f: linked(f, "3_finetune/best/model.safetensors"), True, 12, "is a link"),
+    "a result through a link": (lambda f: linked(f, "result.json"), True, 12, "is a link"),
+    "a newer result": (newer, True, 21, "schema 99 is of a newer program"),
+    "settings that were changed": (lambda f: yaml(f, "seed: 0", "seed: 1"), False, 13, "has changed"),
+    "settings of another seed": (lambda f: yaml(f, "precision: auto", "precision: fp99"), True, 10, "fp99"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_runs_of_strangers(name, stranger, fork, scorecard):
+    change, sealed, codes, message = RUNS[name]
+    folder = stranger / "run"
+    change(folder)
+    if sealed:
+        reseal(folder)
+    log = stranger / "events"
+    np.save(stranger / "new.npy", np.zeros((3, 2, 12)))
+    words = ["predict", folder, stranger / "new.npy"]
+    case = fork(*words, hook=f"tests.reliability.opened:watch:{log}", more={"TOKEN": SECRET})
+    check_refused(case, folder, log, codes, message)
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+def test_an_honest_export_reads_itself_and_the_input(made, fork, home, tiny, tmp_path):
+    """The premise of the others: it works, and what it opens is its own, the input, or the installation."""
+    log = tmp_path / "events"
+    case = fork("predict", made / "export", made / "new.npy", hook=f"tests.reliability.opened:watch:{log}")
+    assert case.wait(60) == 0, case.err
+    assert len(case.out.splitlines()) == 10
+    events = log.read_text().splitlines()
+    assert all(event.startswith("open") for event in events), events
+    data = [event for event in events if str(made) in event and str(made / "export") not in event]
+    assert data
+    assert {event for event in data if "new.npy" not in event} == set()
+    assert not [event for event in events if any(str(path) in event for path in (home, *tiny.values()))]
+
+
+@pytest.mark.parametrize("title", SAFETENSORS)
+def test_hostile_weights(title, stranger, fork, scorecard):
+    folder = stranger / "export"
+    (folder / "model.safetensors").write_bytes(SAFETENSORS[title])
+    reseal(folder)
+    np.save(stranger / "new.npy", np.zeros((3, 2, 12)))
+    case = fork("predict", folder, stranger / "new.npy")
+    assert case.wait(60) in (11, 12, 21, 30), case.err
+    assert case.err.count("orca: error:") == 1
+    assert "Traceback" not in case.err
+    scorecard.add(FIGURE, cases=1, passed=1, target=1)
+
+
+def test_every_flipped_bit_and_missing_file_is_found(stranger, fork, count, scorecard):
+    folder = stranger / "export"
+    np.save(stranger / "new.npy", np.zeros((3, 2, 12)))
+    rng = np.random.default_rng(0)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    refused = 0
+    for path in files:
+        content = path.read_bytes()
+        for _ in range(count(pr=1, nightly=10)):
+            damaged = bytearray(content)
+            damaged[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+            path.write_bytes(damaged)
+            case = fork("predict", folder, stranger / "new.npy")
+            assert case.wait(60) in (12, 13, 21), (path.name, case.err)
+            assert case.err.count("orca: error:") == 1
+            refused += 1
+        path.unlink()
+        case = fork("predict", folder, stranger / "new.npy")
+        assert case.wait(60) in (11, 13), (path.name, case.err)
+        path.write_bytes(content)
+    case = fork("predict", folder, stranger / "new.npy")
+    assert case.wait(60) == 0, case.err
+    scorecard.add("flipped bits in exports / detected", cases=refused, passed=refused, target=len(files) * 10)
+
+
+def test_names_of_classes_command_neither_terminal_nor_spreadsheet(stranger, fork):
+    folder = stranger / "export"
+    path = folder / "preprocessing.json"
+    content = storage.read_checked_json(path)
+    names = ["\x1b[2J=1", "=cmd|' /C calc'!A0"]
+    content["values"]["targets"] |= {"names": names, "classes": names}
+    storage.write_checked_json(path, content)
+    reseal(folder)
+    np.save(stranger / "new.npy", np.random.default_rng(0).normal(size=(50, 2, 12)))
+    case = fork("predict", folder, stranger / "new.npy")
+    assert case.wait(60) == 0, case.err
+    assert "\x1b" not in case.out + case.err
+    cells = [cell for line in case.out.splitlines() for cell in line.split(",")]
+    assert not [cell for cell in cells if cell.strip('"').startswith("=")]

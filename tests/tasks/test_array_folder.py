@@ -1,0 +1,169 @@
+"""A folder of .npy files, a sequence each, with a table of their targets: the same task as one .npz with lengths."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from orca_cli.exceptions import ConfigError, DataError, OrcaError, UnsafeError
+from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
+from orca_cli.tasks.arrays import load
+from tests.tasks.test_new_data import in_parts
+
+RNG = np.random.default_rng(0)
+N, C, W = 30, 2, 9
+X = RNG.normal(3, 2, (N, C, W))
+ENDS = 1 + np.arange(N) % W
+Y = np.array(["b", "a", "c"])[np.arange(N) % 3]
+NAMES = [f"s{i:02}" for i in range(N)]
+
+
+def write(folder, rows=range(N), form=lambda x: x):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in rows:
+        np.save(folder / f"{NAMES[i]}.npy", form(X[i, :, : ENDS[i]]))
+    return folder
+
+
+@pytest.fixture
+def read(tmp_path, reporter):
+    def call(table, kind="classes", **settings):
+        table.to_csv(tmp_path / "labels.csv", index=False)
+        given = {"train": "series", "labels": "labels.csv"} | settings
+        return load(tmp_path, reporter, kind=kind, **given)
+
+    return call
+
+
+def every(samples):
+    return samples.batch(np.arange(len(samples)))
+
+
+def check_same(first, second):
+    for name in ("train", "validation"):
+        a, b = (every(getattr(task, name)) for task in (first, second))
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.valid, b.valid)
+        assert torch.equal(a.y, b.y)
+        assert getattr(first, name).digest() == getattr(second, name).digest()
+    assert first.open_test().digest() == second.open_test().digest()
+
+
+@pytest.fixture
+def single(tmp_path, reporter):
+    """The same data in one file."""
+    np.savez(tmp_path / "all.npz", x=X, y=Y, lengths=ENDS)
+    return load(tmp_path, reporter, kind="classes", train="all.npz")
+
+
+@pytest.mark.parametrize("suffix", ["", ".npy"])
+def test_a_folder_equals_one_file_with_lengths(read, single, tmp_path, suffix):
+    write(tmp_path / "series")
+    table = pd.DataFrame({"state": Y, "file": [name + suffix for name in NAMES]})
+    task = read(table)
+    check_same(task, single)
+    assert task.class_names == ("a", "b", "c")
+    assert "2 channels of 1 to 9 steps" in task.note
+    last = write(tmp_path / "last", form=np.transpose)
+    check_same(read(table, train=str(last), channels_last=True), single)
+
+
+def test_the_only_table_in_the_folder_is_taken_and_subfolders_count(single, tmp_path, reporter):
+    folder = tmp_path / "series"
+    for part in range(2):
+        write(folder / f"part{part}", range(part, N, 2))
+    files = [f"part{i % 2}/{name}.npy" for i, name in enumerate(NAMES)]
+    pd.DataFrame({"x": files, "y": Y}).to_csv(folder / "targets.csv", index=False)
+    check_same(load(tmp_path, reporter, kind="classes", train="series"), single)
+
+
+def test_splits_are_marked_or_in_folders_of_their_own(read, tmp_path, reporter):
+    write(tmp_path / "series")
+    marks = np.array(["train", "val", "test"])[[0] * 20 + [1] * 5 + [2] * 5]
+    task = read(pd.DataFrame({"file": NAMES, "state": Y, "split": marks}), normalize=False)
+    assert np.array_equal(every(task.validation).valid.sum(1), ENDS[20:25])
+    write(tmp_path / "test", range(25, N))
+    pd.DataFrame({"file": NAMES[25:], "state": Y[25:]}).to_csv(tmp_path / "test" / "t.csv", index=False)
+    own = read(pd.DataFrame({"file": NAMES[:25], "state": Y[:25]}), test="test")
+    assert np.array_equal(every(own.open_test()).valid.sum(1), ENDS[25:])
+    assert "5 files of series have no row in labels.csv and are not read" in own.note
+
+
+def test_several_labels_and_numbers(read, tmp_path):
+    write(tmp_path / "series")
+    bits = RNG.integers(0, 2, (N, 2))
+    task = read(pd.DataFrame({"file": NAMES, "u": bits[:, 0], "v": bits[:, 1]}), kind="labels")
+    assert task.class_names == ("u", "v")
+    assert task.num_outputs == 2
+    numbers = read(pd.DataFrame({"file": NAMES, "age": 50 + np.arange(N) / 7, "who": Y}), kind="values", y="age")
+    assert sorted(numbers.train.targets().ravel()) == sorted(set(numbers.train.targets().ravel()))
+    assert numbers.target_scale is not None
+
+
+def test_new_sequences_are_opened_by_name(read, tmp_path):
+    write(tmp_path / "series")
+    task = read(pd.DataFrame({"file": NAMES, "state": Y}), length=7)
+    write_preprocessing(tmp_path / "run", task.preprocessing)
+    found = load_preprocessing(tmp_path / "run")
+    new = found.open(tmp_path / "series", "INPUT")
+    assert list(new.ids) == [f"{name}.npy" for name in NAMES]
+    x, valid = in_parts(found, new)
+    assert np.array_equal(valid.sum(1), np.minimum(ENDS, 7))
+    assert torch.equal(x, found.inputs((X, ENDS))[0])
+    assert found.remarks(new.inputs(0, N)) == {"longer than 7 steps and cut at the end": int((ENDS > 7).sum())}
+    np.save(tmp_path / "series" / "odd.npy", np.zeros((3, 4)))
+    with pytest.raises(DataError, match=r"samples have shape \(3, 9\), those of the training set \(2, any\)"):
+        found.open(tmp_path / "series", "INPUT")
+
+
+TABLE = pd.DataFrame({"file": NAMES, "state": Y})
+BAD = {
+    "absent file": (TABLE.replace("s03", "t03"), {}, DataError, r"\[file\]: 't03' in row 4 is not an .npy file of"),
+    "outside": (TABLE.replace("s03", "../series/s03"), {}, DataError, r"'../series/s03' in row 4 is not an .npy file"),
+    "twice": (TABLE.replace("s03", "s04.npy"), {}, DataError, r"names 's04.npy' twice"),
+    "no files": (TABLE.assign(file="?"), {}, ConfigError, r"no column names files of .*task\.x=COLUMN"),
+    "two targets": (TABLE.assign(more=1), {}, ConfigError, r"which column is the target\? It has state, more.*task\.y="),
+    "dense": (TABLE, {"kind": "dense"}, ConfigError, r"one \.npz file with an array of lengths"),
+    "padding": (TABLE, {"padding": "nan"}, ConfigError, r"task\.padding: applies to arrays of one shape"),
+    "lengths": (TABLE, {"lengths": "n"}, ConfigError, r"task\.lengths: applies to arrays of one shape"),
+    "no table": (TABLE, {"labels": None}, ConfigError, r"task\.labels: a value is needed.*a row for each file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_tables_are_named_in_one_line(read, tmp_path, name):
+    write(tmp_path / "series")
+    table, settings, error, message = BAD[name]
+    with pytest.raises(OrcaError, match=message) as caught:
+        read(table, **settings)
+    assert isinstance(caught.value, error)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_column_of_groups_is_not_a_target_and_keeps_files_together(read, tmp_path):
+    write(tmp_path / "series")
+    table = TABLE.assign(patient=np.arange(N) // 3)
+    task = read(table, group="patient")
+    groups = [set(samples.groups()) for samples in (task.train, task.validation, task.open_test())]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 10
+    with pytest.raises(DataError, match=r"task\.group: labels\.csv has no column 'patinet'; did you mean 'patient'"):
+        read(table, group="patinet")
+
+
+def test_bad_files_are_named(read, tmp_path):
+    folder = write(tmp_path / "series")
+    np.save(folder / "s03.npy", np.zeros((3, 4)))
+    with pytest.raises(DataError, match=r"s0\d\.npy: samples have shape \(2, .*those of the training set \(3, any\)"):
+        read(TABLE)
+    np.save(folder / "s03.npy", np.full((2, 4), np.inf))
+    with pytest.raises(DataError, match=r"8 values are infinite"):
+        read(TABLE)
+    np.save(folder / "s03.npy", np.zeros((2, 0)))
+    with pytest.raises(DataError, match=r"s03\.npy: has shape \(2, 0\): no steps"):
+        read(TABLE)
+    np.save(folder / "s03.npy", np.zeros(4))
+    with pytest.raises(DataError, match=r"s03\.npy: has shape \(4,\), s00\.npy has \(2, 1\)"):
+        read(TABLE)
+    np.save(folder / "s03.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(UnsafeError, match=r"s03\.npy"):
+        read(TABLE)

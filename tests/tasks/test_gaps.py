@@ -1,0 +1,154 @@
+"""Missing values in inputs: what takes their place, what is said of them, and that nothing else changes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.impute import SimpleImputer
+
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.interfaces import Samples
+from orca_cli.tasks.arrays.reader import load
+from orca_cli.tasks.shared.gaps import Gaps
+
+N, C, L = 60, 3, 8
+RNG = np.random.default_rng(0)
+X = RNG.normal([[[5.0]], [[-300.0]], [[0.0]]], 2, (C, N, L)).transpose(1, 0, 2).copy()
+Y = np.arange(N) % 2
+HOLES = (RNG.random(X.shape) < 0.15) & (np.arange(C)[:, None] < 2)  # none in the last channel
+SPLIT = np.repeat(["train", "val", "test"], N // 3)
+TRAIN = SPLIT == "train"
+GAPPY = np.where(HOLES, np.nan, X)
+
+
+@pytest.fixture
+def read(tmp_path, reporter):
+    def call(x, **settings):
+        np.savez(tmp_path / "own.npz", **{"x": x, "y": Y, "split": SPLIT} | settings.pop("arrays", {}))
+        return load(tmp_path, reporter, **{"kind": "classes", "train": str(tmp_path / "own.npz")} | settings)
+
+    return call
+
+
+def every(samples: Samples) -> np.ndarray:
+    return samples.batch(np.arange(len(samples))).x.numpy()
+
+
+def whole(task) -> np.ndarray:
+    return np.concatenate([every(part) for part in (task.train, task.validation, task.open_test())])
+
+
+def test_gaps_become_the_mean_of_training_as_scikit_learns(read):
+    imputer = SimpleImputer().fit(GAPPY[TRAIN].transpose(0, 2, 1).reshape(-1, C))
+    expected = imputer.transform(GAPPY.transpose(0, 2, 1).reshape(-1, C)).reshape(N, L, C).transpose(0, 2, 1)
+    np.testing.assert_allclose(whole(read(GAPPY, normalize=False)), expected, rtol=1e-6)
+
+
+def test_only_known_values_decide_mean_and_deviation(read):
+    task = read(GAPPY)
+    mean = np.nanmean(GAPPY[TRAIN], axis=(0, 2), keepdims=True)
+    std = np.nanstd(GAPPY[TRAIN], axis=(0, 2), keepdims=True)
+    expected = np.nan_to_num((GAPPY - mean) / std)  # 0 is the mean
+    np.testing.assert_allclose(whole(task), expected, atol=1e-5)
+
+
+def test_gaps_are_interpolated_in_time_as_pandas_does(read):
+    gappy = GAPPY.copy()
+    gappy[3, 0] = np.nan  # nothing is known of this channel
+    series = pd.DataFrame(gappy.reshape(N * C, L)).T
+    expected = series.interpolate(limit_direction="both").T.to_numpy().reshape(N, C, L).copy()
+    expected[3, 0] = np.nanmean(gappy[TRAIN][:, 0])
+    np.testing.assert_allclose(whole(read(gappy, normalize=False, gaps="linear")), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["mean", "linear"])
+def test_indicators_say_where_values_were_missing(read, how):
+    task = read(GAPPY, gaps=how, gap_indicator=True)
+    assert task.input_shape == (C + 2, L)  # one for each channel with gaps in training
+    found = whole(task)
+    np.testing.assert_array_equal(found[:, C:], HOLES[:, :2])
+    np.testing.assert_array_equal(found[:, :C], whole(read(GAPPY, gaps=how)))
+    assert task.preprocessing.input_shape == task.input_shape
+
+
+def test_an_indicator_without_gaps_in_training_adds_nothing_and_says_so(read):
+    task = read(np.where(HOLES & ~TRAIN[:, None, None], np.nan, X), gap_indicator=True)
+    assert task.input_shape == (C, L)
+    assert "task.gap_indicator=true adds no channel" in task.note
+
+
+def test_gaps_are_counted_and_told(read, reporter, tmp_path):
+    task = read(GAPPY)
+    count = HOLES[TRAIN].sum()
+    share = f"{100 * count / X[TRAIN].size:.2g} %"
+    assert f"{count} missing values ({share}) in 2 of 3 channels become the channel's training mean" in task.note
+    assert "(task.gaps=mean)" in task.note
+    assert "missing" not in read(X).note
+    np.savez(tmp_path / "test.npz", x=GAPPY[40:], y=Y[40:])
+    marks = {"split": np.where(SPLIT == "val", "val", "train")}
+    task = read(X, test=str(tmp_path / "test.npz"), gaps="linear", arrays=marks)
+    task.open_test()
+    assert f"test split: {HOLES[40:].sum()} missing values" in reporter.lines[-1]
+    assert "are interpolated in time (task.gaps=linear)" in reporter.lines[-1]
+
+
+def test_sequences_that_end_in_nan_are_not_taken_for_gaps_in_silence(read):
+    x = X.copy()
+    x[:7, :, 5:] = np.nan
+    assert "7 of 20 training sequences end in NaN; if that is padding, set task.padding=nan" in read(x).note
+    task = read(x, padding="nan")
+    assert "missing values" not in task.note
+    assert not task.train.batch(np.arange(7)).valid[:, 5:].any()
+
+
+def test_gaps_inside_sequences_of_different_lengths_are_filled_and_padding_is_not(read):
+    ends = 4 + np.arange(N) % 5
+    inside = np.arange(L) < ends[:, None]
+    padded = np.where(inside[:, None], GAPPY, np.nan)
+    padded[:, 2] = np.where(inside, X[:, 2], np.nan)  # the last known step is known in one channel
+    task = read(padded, padding="nan", gap_indicator=True)
+    batch = task.train.batch(np.arange(20))
+    np.testing.assert_array_equal(batch.valid, inside[TRAIN])
+    assert torch.isfinite(batch.x).all()
+    assert not batch.x.numpy()[:, C:][~np.broadcast_to(inside[TRAIN][:, None], (20, 2, L))].any()
+    np.testing.assert_array_equal(batch.x[:, C:] == 1, HOLES[TRAIN][:, :2] & inside[TRAIN][:, None])
+    assert f"{(HOLES[TRAIN] & inside[TRAIN][:, None]).sum()} missing values" in task.note
+
+
+def test_what_has_no_gaps_keeps_its_digest(read):
+    plain = read(X)
+    assert plain.train.digest() == read(X, gaps="linear").train.digest()
+    gappy = [read(GAPPY, **settings).train.digest() for settings in ({}, {"gaps": "linear"}, {"gap_indicator": True})]
+    assert len({plain.train.digest(), *gappy}) == 4
+
+
+def test_whole_numbers_have_no_gaps():
+    x = np.arange(24).reshape(2, 3, 4)
+    filled, flags = Gaps("mean", np.zeros(3), (1,)).filled(x)
+    assert filled is x
+    assert flags.shape == (2, 1, 4)
+    assert not flags.any()
+
+
+def test_new_samples_are_filled_by_what_training_says(read):
+    task = read(X)  # no gaps in training
+    found, _ = task.preprocessing.inputs(np.where(HOLES, np.nan, X)[:5])
+    plain, _ = task.preprocessing.inputs(X[:5])
+    assert not found.numpy()[HOLES[:5]].any()
+    assert torch.equal(found[~torch.from_numpy(HOLES[:5])], plain[~torch.from_numpy(HOLES[:5])])
+    assert task.preprocessing.remarks(GAPPY[:5]) == {
+        "with missing values, filled by task.gaps=mean": int(HOLES[:5].any(axis=(1, 2)).sum())
+    }
+    assert task.preprocessing.remarks(X[:5]) == {}
+
+
+def test_maps_are_not_interpolated_and_infinity_is_no_gap(read):
+    with pytest.raises(ConfigError, match=r"task\.gaps: applies to sequences, and inputs have the extent 2 x 4"):
+        read(X.reshape(N, C, 2, 4), gaps="linear")
+    assert "missing values" in read(GAPPY.reshape(N, C, 2, 4)).note
+    x = X.copy()
+    x[1, 2, 3] = np.inf
+    with pytest.raises(DataError, match=r"1 values are infinite, the first is inf at index \(1, 2, 3\)"):
+        read(x)
+    with pytest.raises(DataError, match=r"channel 0, 2 has no known value in the training set, all are NaN; remove it"):
+        read(np.where((np.arange(C)[:, None] != 1) & TRAIN[:, None, None], np.nan, X))

@@ -1,0 +1,156 @@
+"""Images whose targets stand in a table: numbers, labels and classes; how rows name files; what is refused."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from orca_cli import parts
+from orca_cli.exceptions import ConfigError, DataError, OrcaError
+from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
+
+N = 40
+RNG = np.random.default_rng(0)
+LEVEL = RNG.permutation(np.arange(10, 250, 6))[:N]
+NAMES = [f"{'left' if i % 2 else 'right'}/{i:03d}.png" for i in range(N)]
+TABLE = pd.DataFrame({"image": NAMES, "age": LEVEL / 3})
+
+
+@pytest.fixture
+def read(tmp_path, reporter):
+    """Write grey images, each of one level, and load them with a table of their targets."""
+    for name, level in zip(NAMES, LEVEL, strict=True):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((6, 6, 3), level, np.uint8)).save(path)
+
+    def call(frame, **settings):
+        frame.to_csv(tmp_path / "ages.csv", index=False)
+        settings = {"path": "photos", "table": "ages.csv", "normalize": "none"} | settings
+        node = {"_target_": "orca_cli.tasks.images.load", **settings}
+        return parts.build(node, "task", data_folder=tmp_path, cache_folder=tmp_path / "cache", reporter=reporter)
+
+    return call
+
+
+def levels(samples):
+    """Return the level of each image, and its targets."""
+    batch = samples.batch(np.arange(len(samples)))
+    return np.round(batch.x[:, 0, 0, 0].numpy() * 255).astype(int), batch.y
+
+
+def splits(task):
+    return task.train, task.validation, task.open_test()
+
+
+def test_numbers_of_a_table_are_predicted_from_images(read, tmp_path):
+    task = read(TABLE)
+    assert (task.kind, task.num_outputs, task.class_names) == ("values", 1, ("age",))
+    assert task.input_shape == (3, 6, 6)
+    assert "age read as numbers to predict" in task.note
+    seen = []
+    for samples in splits(task):
+        level, y = levels(samples)
+        assert (y.dtype, y.shape) == (torch.float32, (len(samples), 1))
+        np.testing.assert_allclose(y[:, 0], level / 3, rtol=1e-6)
+        seen += level.tolist()
+    assert sorted(seen) == sorted(LEVEL)
+    assert len({samples.digest() for samples in splits(task)}) == 3
+    assert read(TABLE.assign(age=LEVEL / 4)).train.digest() != task.train.digest()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_preprocessing(folder, task.preprocessing)
+    found = load_preprocessing(folder)
+    assert found.targets.scale.mean.equal(task.target_scale.mean)
+    new = found.open(tmp_path / "photos", "photos")  # its folders are no classes
+    assert (len(new), new.targets()) == (N, None)
+
+
+@pytest.mark.parametrize("short", [lambda name: name[:-4], lambda name: name.split("/")[1], lambda name: name[-7:-4]])
+def test_a_row_may_name_a_file_by_less_than_its_path(read, short):
+    whole, other = read(TABLE), read(TABLE.assign(image=[short(name) for name in NAMES]))
+    assert whole.train.digest() == other.train.digest()
+
+
+def test_columns_are_named_or_found_and_splits_are_marked(read):
+    marks = np.array(["train"] * 20 + ["val"] * 10 + ["test"] * 10)
+    table = TABLE.assign(split=marks, height=LEVEL * 1.5)
+    task = read(table, target="height", file="image")
+    assert task.class_names == ("height",)
+    assert [sorted(levels(samples)[0]) for samples in splits(task)] == [
+        sorted(LEVEL[marks == part]) for part in ("train", "val", "test")
+    ]
+    both = read(table)
+    assert (both.num_outputs, both.class_names) == (2, ("age", "height"))
+
+
+def test_classes_and_labels_stand_in_a_table_too(read):
+    table = TABLE.assign(age=np.where(LEVEL > 120, "old", "young"))
+    task = read(table)
+    assert (task.kind, task.class_names) == ("classes", ("old", "young"))
+    for samples in splits(task):
+        level, y = levels(samples)
+        assert ((level > 120) == (y.numpy() == 0)).all()
+    assert "stratified" in task.note
+    labels = TABLE.assign(age=LEVEL > 120, even=LEVEL % 2 == 0)
+    task = read(labels, kind="labels")
+    level, y = levels(task.train)
+    assert (task.kind, task.class_names) == ("labels", ("age", "even"))
+    assert y.tolist() == np.stack([level > 120, level % 2 == 0], axis=1).astype(float).tolist()
+
+
+def test_images_without_a_row_are_left_out_and_told(read):
+    task = read(TABLE.iloc[:30])
+    assert sum(map(len, splits(task))) == 30
+    assert "10 files of photos have no row in ages.csv and are not read" in task.note
+
+
+def test_missing_numbers_are_allowed_on_request(read):
+    table = TABLE.assign(age=np.where(np.arange(N) % 8, LEVEL, np.nan))
+    with pytest.raises(DataError, match=r"ages\.csv\[age\]: 5 rows have no target, the first is row 1"):
+        read(table)
+    found = np.concatenate([samples.targets() for samples in splits(read(table, missing_targets=True))])
+    assert np.isnan(found).sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("table", "settings", "error", "message"),
+    [
+        (TABLE.assign(image="x.png"), {}, ConfigError, r"no column names files of .*name it with task\.file=COLUMN"),
+        (
+            TABLE.replace("left/001.png", "left/999.png"),
+            {},
+            DataError,
+            r"\[image\]: 'left/999.png' in row 2 is not an image",
+        ),
+        (TABLE.replace("left/001.png", "right/000.png"), {}, DataError, r"\[image\]: names 'right/000.png' twice"),
+        (TABLE.iloc[:9], {}, DataError, "too few images: 9"),
+        (TABLE, {"target": "agee"}, DataError, r"task\.target: ages\.csv has no column 'agee'; did you mean 'age'"),
+        (TABLE, {"file": "img"}, DataError, r"task\.file: ages\.csv has no column 'img'"),
+        (TABLE, {"table": "nowhere.csv"}, DataError, r"task\.table: no file 'nowhere\.csv'"),
+        (TABLE[["image"]].assign(split="train"), {}, ConfigError, "which column is the target"),
+        (TABLE.assign(split="tset"), {}, DataError, r"\[split\]: 'tset' at index 0 is not a split"),
+        (TABLE.assign(split="test"), {}, DataError, r"\[split\]: no training rows"),
+        (TABLE.assign(age="old"), {"kind": "values"}, DataError, r"\[age\]: 'old' in row 1 is not a number"),
+        (
+            TABLE,
+            {"kind": "values", "table": None},
+            ConfigError,
+            r"task\.kind: folders of images are classes, not values",
+        ),
+        (TABLE, {"target": "age", "table": None}, ConfigError, r"task\.target: names a column of task\.table"),
+        (TABLE, {"kind": "dense"}, ConfigError, r"task\.kind: 'dense' is .*allowed: classes, labels, values"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused_in_one_line(read, table, settings, error, message):
+    with pytest.raises(error, match=message) as caught:
+        read(table, **settings)
+    assert isinstance(caught.value, OrcaError)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_image_in_two_marked_splits_is_refused(read, tmp_path):
+    (tmp_path / "photos" / NAMES[0]).write_bytes((tmp_path / "photos" / NAMES[39]).read_bytes())
+    with pytest.raises(DataError, match="the same image as 'right/000.png', which is in another split"):
+        read(TABLE.assign(split=["train"] * 30 + ["test"] * 10))

@@ -1,0 +1,210 @@
+"""Long tables: rows with one id are a series, sorted by time, masked where it is shorter than the longest."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orca_cli import parts
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
+from orca_cli.tasks.table.files import open_table
+from orca_cli.tasks.table.series import group_by
+from tests.properties import examples
+from tests.tasks.test_new_data import check_same, in_parts
+
+N = 30
+RNG = np.random.default_rng(0)
+ENDS = 1 + np.arange(N) % 7
+VALUES = [RNG.normal(3, 2, (2, end)) for end in ENDS]
+
+
+def long(values=VALUES, start=0, shuffled=True, **more):
+    """Return a table with the series of some values [2, l], their rows in any order."""
+    frames = []
+    for i, one in enumerate(values, start):
+        columns = {"who": f"s{i}", "t": 10 * np.arange(one.shape[1]) + i, "a": one[0], "b": one[1]}
+        columns |= {"kind": ["yes", "no"][i % 2], "patient": f"p{i // 3}"}
+        frames.append(pd.DataFrame(columns))
+    table = pd.concat(frames, ignore_index=True).assign(**more)
+    return table.sample(frac=1, random_state=0) if shuffled else table
+
+
+@pytest.fixture
+def read(tmp_path, reporter):
+    def call(train, test=None, suffix="csv", **settings):
+        for name, rows in (("train", train), ("test", test)):
+            if rows is not None:
+                path = tmp_path / f"{name}.{suffix}"
+                rows.to_csv(path, index=False) if suffix == "csv" else rows.to_parquet(path, index=False)
+                settings[name] = str(path)
+        node = {
+            "_target_": "orca_cli.tasks.table.load",
+            "id": "who",
+            "time": "t",
+            "target": "kind",
+            "ignore": ["patient"],
+        }
+        return parts.build(node | settings, "task", data_folder=tmp_path, reporter=reporter)
+
+    return call
+
+
+def every(samples):
+    return samples.batch(np.arange(len(samples)))
+
+
+def check_series(task, values=VALUES):
+    """Check that the splits hold each series once, in the order of time; returns the series of each split."""
+    found = []
+    for samples in (task.train, task.validation, task.open_test()):
+        batch = every(samples)
+        found.append([])
+        for x, valid, y in zip(batch.x.numpy(), batch.valid.numpy(), batch.y, strict=True):
+            end = valid.sum()
+            assert valid[:end].all()
+            assert (x[:, end:] == 0).all()
+            series = next(i for i, one in enumerate(values) if one.shape[1] == end and np.allclose(one, x[:, :end]))
+            assert task.class_names[y] == ["yes", "no"][series % 2]
+            found[-1].append(series)
+    assert sorted(sum(found, [])) == list(range(len(values)))
+    return found
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_rows_of_an_id_become_a_series_by_time(read, suffix):
+    task = read(long(), suffix=suffix, normalize=False)
+    assert task.input_shape == (2, 7)
+    check_series(task)
+    assert f"{ENDS.sum()} rows are 30 series of 1 to 7 steps" in task.note
+    assert "22 training and 4 validation series" in task.note
+
+
+def test_times_may_be_dates_and_no_time_keeps_the_order(read):
+    stamps = long()
+    stamps["t"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(stamps["t"], unit="min")
+    stamps["t"] = stamps["t"].dt.strftime("%Y-%m-%dT%H:%M")
+    check_series(read(stamps, normalize=False))
+    check_series(read(long(shuffled=False), normalize=False, time=None, ignore=["t", "patient"]))
+
+
+def test_means_are_those_of_training_steps(read):
+    task = read(long())
+    batch = every(task.train)
+    known = batch.x.movedim(1, 0)[:, batch.valid]
+    torch.testing.assert_close(known.mean(1), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(known.std(1, correction=0), torch.ones(2), atol=1e-5, rtol=0)
+
+
+def test_text_columns_and_gaps_are_read_as_in_other_tables(read):
+    table = long(mood=lambda t: np.where(t["a"] > 3, "good", "bad"))
+    table.loc[table["b"] > 5, "b"] = np.nan
+    task = read(table, normalize=False)
+    assert task.input_shape == (4, 7)
+    assert "missing numbers become the training mean in b" in task.note
+    batch = every(task.train)
+    assert (batch.x[:, 2:].sum(1) == batch.valid).all()
+
+
+def test_groups_stay_together(read):
+    found = check_series(read(long(), group="patient", ignore=None, normalize=False))
+    patients = [{series // 3 for series in part} for part in found]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 10
+
+
+def test_a_finished_run_takes_new_series(read, reporter, tmp_path):
+    new = [RNG.normal(3, 2, (2, end)) for end in (3, 9, 1, 8)]
+    task = read(long(), long(new, start=100))
+    write_preprocessing(tmp_path / "run", task.preprocessing)
+    found = load_preprocessing(tmp_path / "run")
+    raw = open_table(tmp_path / "test.csv", "new", None, None).read(["who", "t", "a", "b", "kind"])
+    x, valid = found.inputs(raw)
+    batch = every(task.open_test())
+    assert torch.equal(x, batch.x)
+    assert torch.equal(valid, batch.valid)
+    assert reporter.lines[-1] == "test split: 2 samples longer than 7 steps and cut at the end"
+    assert found.remarks(raw) == {"longer than 7 steps and cut at the end": 2}
+    names = found.grouped(raw, "new").names
+    assert list(names) == list(dict.fromkeys(raw["who"]))
+    for row, name in enumerate(names):
+        one = new[int(name[1:]) - 100][:, :7]
+        columns = found.columns
+        wanted = [(one[i] - columns[i].mean) / columns[i].std for i in range(2)]
+        np.testing.assert_allclose(x[row, :, : one.shape[1]].numpy(), wanted, rtol=1e-4, atol=1e-5)
+    assert np.array_equal(found.encoded_targets(raw, "new"), task.open_test().targets())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_new_series_are_opened_and_given(read, tmp_path, suffix):
+    new = long([RNG.normal(3, 2, (2, end)) for end in (3, 9, 1, 8, 2, 5)] * 2, start=100)
+    task = read(long(), new, suffix=suffix)
+    found = task.preprocessing
+    opened = found.open(tmp_path / f"test.{suffix}", "INPUT")
+    check_same(found, opened, task.open_test())
+    assert opened.ids == list(dict.fromkeys(new["who"]))
+    given_table = found.given(new)
+    assert given_table.ids == opened.ids
+    assert torch.equal(in_parts(found, given_table, 5)[0], every(task.open_test()).x)
+    without = found.given({name: new[name] for name in ("who", "t", "a", "b")})
+    assert without.targets() is None
+    new.drop(columns="kind").to_csv(tmp_path / "bare.csv", index=False)
+    assert found.open(tmp_path / "bare.csv", "INPUT").targets() is None
+    with pytest.raises(DataError, match=r"is a ndarray, which does not say which series"):
+        found.given(np.zeros((4, 2)))
+    with pytest.raises(DataError, match=r"has no column 't'"):
+        found.given(new.drop(columns="t"))
+
+
+@examples(50)
+@given(
+    rows=st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 5)), min_size=1, max_size=30),
+)
+def test_every_row_is_in_its_series_once(rows):
+    ids, times = (np.array(column, dtype=object) for column in zip(*rows, strict=True))
+    grouped = group_by({"id": ids, "t": times.astype(str).astype(object)}, "id", "t", "t.csv", ".")
+    assert list(grouped.names) == list(dict.fromkeys(ids))
+    assert sorted(grouped.order) == list(range(len(rows)))
+    for name, start, end in zip(grouped.names, grouped.starts, grouped.ends, strict=True):
+        chosen = grouped.order[start:end]
+        assert (ids[chosen] == name).all()
+        keys = list(zip(times[chosen], chosen, strict=True))
+        assert keys == sorted(keys)
+
+
+BAD = {
+    "varying target": (
+        lambda t: t.assign(kind=np.where(t["t"] == 23, "maybe", t["kind"])),
+        r"\[kind\]: series 's\d+' has 'maybe' and|series 's\d+' has '\w+' and 'maybe'",
+    ),
+    "no id": (
+        lambda t: t.assign(who=np.where(t["a"] > 3, "", t["who"])),
+        r"\[who\]: \d+ rows have no series, the first",
+    ),
+    "no time": (
+        lambda t: t.assign(t=np.where(t["t"] == 23, "", t["t"])),
+        r"\[t\]: '' in row \d+ is not a time \(\d rows",
+    ),
+    "odd time": (lambda t: t.assign(t=np.where(t["t"] == 13, "noon", "2024-01-01")), r"'noon' in row .* 2024-05-31"),
+    "few series": (lambda t: t.assign(who=np.where(t["a"] > 3, "x", "y"), kind="yes"), r"too few series: 2"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_tables_are_named_in_one_line(read, name):
+    change, message = BAD[name]
+    with pytest.raises(DataError, match=message) as caught:
+        read(change(long()))
+    assert "\n" not in str(caught.value)
+
+
+def test_equal_times_are_told(read):
+    assert "rows have the t of another row of their series; their order in the file is kept" in read(long(t=1)).note
+
+
+def test_contradicting_roles_are_refused(read):
+    with pytest.raises(ConfigError, match=r"'who' is given two roles"):
+        read(long(), time="who")
+    with pytest.raises(ConfigError, match=r"task\.features: 't' is to be predicted, or says what belongs together"):
+        read(long(), features=["t"], ignore=None)

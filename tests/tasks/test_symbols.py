@@ -1,0 +1,171 @@
+"""A column of symbols: one-hot over the training alphabet, masked, and what new texts that do not fit become."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orca_cli import parts
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
+from orca_cli.tasks.table.symbols import Symbols, fit_symbols
+from tests.properties import examples
+from tests.tasks.test_new_data import check_same
+
+N = 40
+RNG = np.random.default_rng(0)
+TEXTS = ["".join(RNG.choice(list("ACGT"), 1 + i % 9)) for i in range(N)]
+
+
+def table(texts, **more):
+    return pd.DataFrame({"dna": texts, "kind": np.array(["yes", "no"])[np.arange(len(texts)) % 2], **more})
+
+
+@pytest.fixture
+def read(tmp_path, reporter):
+    def call(train, test=None, **settings):
+        for name, rows in (("train", train), ("test", test)):
+            if rows is not None:
+                rows.to_csv(tmp_path / f"{name}.csv", index=False)
+                settings[name] = str(tmp_path / f"{name}.csv")
+        node = {"_target_": "orca_cli.tasks.table.load", "sequence": "dna", "target": "kind", **settings}
+        return parts.build(node, "task", data_folder=tmp_path, reporter=reporter)
+
+    return call
+
+
+def every(samples):
+    return samples.batch(np.arange(len(samples)))
+
+
+def texts_of(x, valid, alphabet):
+    """Return the texts that one-hot columns stand for, `.` where a step has no symbol."""
+    found = []
+    for one, known in zip(x.numpy(), valid.numpy(), strict=True):
+        assert (one[:, ~known] == 0).all()
+        columns = one[:, known]
+        assert set(np.unique(columns)) <= {0.0, 1.0}
+        assert (columns.sum(0) <= 1).all()
+        found.append("".join(alphabet[column.argmax()] if column.any() else "." for column in columns.T))
+    return found
+
+
+def test_texts_become_masked_one_hot_columns(read):
+    task = read(table(TEXTS, weight=np.arange(N)))
+    assert task.input_shape == (4, 9)
+    found = []
+    for samples in (task.train, task.validation, task.open_test()):
+        batch = every(samples)
+        found += texts_of(batch.x, batch.valid, "ACGT")
+    assert sorted(found) == sorted(TEXTS)
+    assert "4 symbols in 'dna' (ACGT), 1 to 9 a row" in task.note
+    assert "not read beside the sequence: weight" in task.note
+
+
+def test_new_texts_that_do_not_fit_are_told_and_read(read, reporter, tmp_path):
+    new = ["ACGT", "ANNA", "ACGTACGTACGTA", "xX", "T"]
+    task = read(table(TEXTS), table(new))
+    write_preprocessing(tmp_path / "run", task.preprocessing)
+    found = load_preprocessing(tmp_path / "run")
+    raw = {"dna": np.array(new, dtype=object)}
+    x, valid = found.inputs(raw)
+    assert texts_of(x, valid, "ACGT") == ["ACGT", "A..A", "ACGTACGTA", "..", "T"]
+    lines = {
+        "longer than 9 symbols and cut at the end": 1,
+        **{f"with the symbol '{name}', which training lacks: read as none of its symbols": 1 for name in "NXx"},
+    }
+    assert found.remarks(raw) == lines
+    assert found.remarks({"dna": np.array(["ACGT"], dtype=object)}) == {}
+    batch = every(task.open_test())
+    assert torch.equal(batch.x, x)
+    assert torch.equal(batch.valid, valid)
+    assert reporter.lines[-4:] == [f"test split: 1 sample {line}" for line in lines]
+    assert read(table(TEXTS), length=12).input_shape == (4, 12)
+    assert "train split: " in read(table(TEXTS), length=3).note
+
+
+def test_new_texts_are_opened_alone_in_their_file_or_given_as_a_list(read, tmp_path):
+    new = ["ACGT", "ANNA", "ACGTACGTACGTA", "T"] * 5
+    task = read(table(TEXTS), table(new))
+    found = task.preprocessing
+    check_same(found, found.open(tmp_path / "test.csv", "INPUT"), task.open_test())
+    (tmp_path / "alone.csv").write_text("\n".join(["dna", *new]))
+    wanted = every(task.open_test())
+    for opened in (found.open(tmp_path / "alone.csv", "INPUT"), found.given(new)):
+        x, valid = found.inputs(opened.inputs(0, 20))
+        assert torch.equal(x, wanted.x)
+        assert torch.equal(valid, wanted.valid)
+        assert opened.targets() is None
+    (tmp_path / "other.csv").write_text("rna\nACGU\n")
+    with pytest.raises(DataError, match=r"other\.csv: has no column 'dna'.*trained on dna"):
+        found.open(tmp_path / "other.csv", "INPUT")
+
+
+@examples(50)
+@given(
+    train=st.lists(st.text("abcAé𝔊", min_size=1, max_size=8), min_size=1, max_size=8),
+    new=st.lists(st.text("abcAé𝔊xyz", min_size=1, max_size=12), min_size=1, max_size=8),
+)
+def test_any_text_comes_back(train, new):
+    symbols, _ = fit_symbols("s", np.array(train, dtype=object), np.arange(len(train)), None, "t")
+    assert symbols.alphabet == "".join(sorted(set("".join(train))))
+    for texts in (train, new):
+        x = symbols.encode(np.array(texts, dtype=object), "t")
+        rows = np.arange(len(texts))
+        wanted = ["".join(c if c in symbols.alphabet else "." for c in text)[: symbols.length] for text in texts]
+        assert texts_of(torch.from_numpy(x[rows]), torch.from_numpy(x.valid(rows)), symbols.alphabet) == wanted
+
+
+def test_only_training_rows_make_the_alphabet(read):
+    texts = [text + symbol for text, symbol in zip(TEXTS, map(chr, range(ord("a"), ord("a") + N)), strict=True)]
+    task = read(table(texts), validation_fraction=0.3, test_fraction=0.3)
+    symbols, batch = task.preprocessing.symbols, every(task.train)
+    assert len(symbols.alphabet) == 4 + len(task.train)
+    assert set().union(*texts_of(batch.x, batch.valid, symbols.alphabet)) == set(symbols.alphabet)
+    assert task.note.count("validation split: 1 sample with the symbol") == 5
+    assert "validation split: 7 samples with other symbols that training lacks" in task.note
+
+
+def test_small_and_capital_letters_are_warned_of(read):
+    mixed = [text.lower() if i % 2 else text for i, text in enumerate(TEXTS)]
+    assert "small and capital letters are different symbols, such as a and A" in read(table(mixed)).note
+
+
+BAD = {
+    "empty": ([*TEXTS[1:], ""], r"train\.csv\[dna\]: 1 rows have no sequence, the first is row 40"),
+    "prose": (["".join(map(chr, range(300, 480)))] * N, r"holds 180 different characters, at most 128"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_columns_are_named_in_one_line(read, name):
+    texts, message = BAD[name]
+    with pytest.raises(DataError, match=message):
+        read(table(texts))
+
+
+def test_numbers_are_not_symbols(tmp_path):
+    with pytest.raises(DataError, match=r"t\[s\]: holds numbers, not text"):
+        Symbols("s", "01", 3).encode(np.array([101, 110]), "t")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"features": ["weight"]}, r"task\.features: does not go with task\.sequence"),
+        ({"id": "weight"}, r"task\.id: does not go with task\.sequence"),
+        ({"sequence": None, "length": 5}, r"task\.length: applies to series of several rows.*task\.id=COLUMN"),
+        ({"sequence": None, "time": "weight"}, r"task\.time: applies to series"),
+        ({"sequence": "kind"}, r"'kind' is given two roles"),
+    ],
+)
+def test_contradicting_settings_are_refused(read, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        read(table(TEXTS, weight=np.arange(N)), **settings)
+
+
+def test_an_unknown_column_is_named_with_the_closest(read):
+    with pytest.raises(DataError, match=r"task\.sequence: train\.csv has no column 'dns'; did you mean 'dna'"):
+        read(table(TEXTS), sequence="dns")

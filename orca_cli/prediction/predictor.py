@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_cli import parts, signals
+from orca_cli import parts, short_names, signals
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Batch, Error, NewData, Reporter, Score
 from orca_cli.prediction.loading import Loaded
@@ -209,9 +209,9 @@ class Predictor:
 
     @functools.cached_property
     def _error(self) -> Error:
-        node, record = self.record.error, self.record
-        usual = default_error(self.kind, self.decoder.form in ("classes", "class_maps"))
-        error: Error = usual if node is None else parts.build(node, "task.error")
+        record, integer = self.record, self.decoder.form in ("classes", "class_maps")
+        node = short_names.node("error", record.error, self.kind, integer)
+        error: Error = default_error(self.kind, integer) if node is None else parts.build(node, "task.error")
         return error if record.error_chunks is None else ChunkMean(error, record.error_chunks, record.train_batch_size)
 
     def _targets(self, new: NewData, y: Any) -> np.ndarray:

@@ -225,7 +225,9 @@ def test_damaged_files_and_missing_values_are_told(read, folder):
     table["y"][-1] = 1
     datasets.Dataset.from_dict(table).to_parquet(holes / "train.parquet")
     task = read("holes", x="x", y="y", normalize=False, gap_indicator=True, gaps="linear")
-    assert "1 missing values (0.3 %) in 1 of 2 channels are interpolated in time, flagged by 1 more channel" in task.note
+    assert (
+        "1 missing values (0.3 %) in 1 of 2 channels are interpolated in time, flagged by 1 more channel" in task.note
+    )
     assert task.input_shape == (3, 6)
     x = np.concatenate([every(samples).x.numpy() for samples in (task.train, task.validation, task.open_test())])
     found = x[x[:, 2].any(1)]

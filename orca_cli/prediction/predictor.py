@@ -186,6 +186,9 @@ class Predictor:
         where = new.where if start == 0 else f"{new.where}, counted from sample {start}"
         raw = new.inputs(start, stop)
         x, valid = self.preprocessing.inputs(raw, where)
+        if x.shape[1:] != self.input_shape:  # of a record that does not belong to its preprocessing
+            what = f"become inputs of shape {tuple(x.shape[1:])}, the model takes {self.input_shape}"
+            raise DataError(what, where=where)
         if (remarks := getattr(self.preprocessing, "remarks", None)) is not None:
             self.remarks.update(remarks(raw))
         return engine.pin(Batch(x, torch.zeros(len(x)), valid))

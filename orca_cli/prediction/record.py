@@ -52,7 +52,7 @@ class ModelRecord:
         precision: as the setting of that name.
         batch_size: of evaluation; another one can change last bits.
         embedder, body, finetune: nodes of these parts.
-        error: node of the task's error; None for the usual one of its kind.
+        error: node of the task's error, or its short name; None for the usual one of its kind.
         error_chunks, train_batch_size: as the settings train.error_chunks and train.batch_size.
         checkpoint_sha256: of the body's checkpoint.
         weights_sha256: of the whole model.
@@ -70,7 +70,7 @@ class ModelRecord:
     embedder: dict[str, Any]
     body: dict[str, Any]
     finetune: dict[str, Any]
-    error: dict[str, Any] | None
+    error: dict[str, Any] | str | None
     error_chunks: int | None
     train_batch_size: int
     checkpoint_sha256: str
@@ -82,9 +82,10 @@ class ModelRecord:
         if self.kind not in KINDS:
             raise ValueError(f"'{self.kind}' is not a kind")
         for name, value in (("embedder", self.embedder), ("body", self.body), ("finetune", self.finetune)):
+            if not isinstance(value, dict):
+                raise TypeError(f"{name} is {value!r}")
             check_node(value, name)
-        if self.error is not None:
-            check_node(self.error, "error")
+        check_node(self.error, "error")
 
     @property
     def name(self) -> str:

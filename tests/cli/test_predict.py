@@ -34,7 +34,6 @@ def targets(kind, x, y):
         "classes": np.array(["low", "mid", "high"])[y],
         "integers": 10 * y - 5,
         "labels": np.stack([y == 0, y > 0], axis=1).astype(int),
-        "values": np.stack([0.5 * y + 100, -1e4 * y], axis=1),
         "maps": 3 * x[:, 0] + 100,
         "class maps": (x[:, 0] > 1).astype(int),
         "values": 50 + 7.5 * x.mean(axis=tuple(range(1, x.ndim))),

@@ -143,9 +143,10 @@ class Align:
     ] = "last"
     select: Annotated[
         str,
-        OneOf(("last", "validation")),
-        "Which embedder is used: the last one, or the candidate from which stage 3 starts best (validation).",
-    ] = "last"
+        OneOf(("auto", "last", "validation")),
+        "Which embedder is used: the last one; the last one unless the target was within one standard deviation of the source "
+        "before (auto; of metrics that are biased, the last); or the candidate from which stage 3 starts best (validation).",
+    ] = "auto"
     candidates: Annotated[
         list[CountOrZero],
         "select=validation: alignment steps after which the embedder is a candidate; the last step always is.",

@@ -1,11 +1,12 @@
 """What `orca predict` costs beside the model itself: throughput beside a bare forward loop, and the peak of its memory.
 
-    python scripts/bench_predict.py [--samples 100000] [--rounds 5] [--out FILE.json]
+    python scripts/bench_predict.py [--samples 100000] [--rounds 9] [--out FILE.json]
 
 A run is made on synthetic series with MiniLM (extra `offline`). Then, in turn, a bare loop takes the model over batches that
 lie in memory, and the program predicts the same samples from a file into a csv file; both figures are of one process, so that
-only their ratio counts. The memory is that of a process of its own that predicts all samples. Exit code 1 if the ratio is below
-0.95 or the peak above 1.5 GB.
+only their ratios count: by the clock, which other work on the machine changes, and in processor time, which does not see what
+overlaps. The memory is that of a process of its own that predicts all samples. Exit code 1 if both ratios are below 0.95 or the
+peak is above 1.5 GB.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,6 +32,20 @@ from orca_cli.prediction import output  # noqa: E402
 from orca_cli.prediction.predictor import Predictor  # noqa: E402
 
 LEAST_RATIO, MOST_BYTES = 0.95, 1.5e9
+# What the measured process runs: the command line, then its peak. Linux's ru_maxrss would count that of the process that
+# started it as well.
+CHILD = """
+import resource, sys
+from pathlib import Path
+from orca_cli.cli import main
+code = main(sys.argv[1:])
+status = Path("/proc/self/status")
+lines = status.read_text().splitlines() if status.exists() else []
+peaks = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
+peak = peaks[0] if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(peak)
+sys.exit(code)
+"""
 CHANNELS, LENGTH, CLASSES = 6, 128, 5
 
 
@@ -54,22 +69,28 @@ def make_run(folder: Path, body: list[str]) -> Path:
     return outcome.path
 
 
-def bare_loop(predictor: Predictor, x: torch.Tensor) -> float:
-    """Return the seconds that the model alone takes, at the same precision, for inputs in memory."""
+Seconds = tuple[float, float]  # by the clock, and of the processor
+
+
+def timed(work: Callable[[], object]) -> Seconds:
+    """Return how long a call takes."""
+    clock, processor = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - clock, time.process_time() - processor
+
+
+def bare_loop(predictor: Predictor, x: torch.Tensor) -> torch.Tensor:
+    """Return the outputs of the model alone, at the same precision, for inputs in memory."""
     model, size = predictor.model.eval(), predictor.batch_size
-    start = time.perf_counter()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=predictor.precision == "bf16"):
         outputs = [model(x[first : first + size]).float() for first in range(0, len(x), size)]
-    torch.cat(outputs)
-    return time.perf_counter() - start
+    return torch.cat(outputs)
 
 
-def program(predictor: Predictor, source: Path, target: Path) -> float:
-    """Return the seconds from the file of inputs to the file of predictions."""
-    start = time.perf_counter()
+def program(predictor: Predictor, source: Path, target: Path) -> None:
+    """Write predictions of a file of inputs into a file."""
     new = predictor.opened(source)
     output.write(target, predictor.stream(new), len(new), predictor.decoder, new.ids)
-    return time.perf_counter() - start
 
 
 def ratio_of(predictor: Predictor, folder: Path, samples: int, rounds: int) -> dict[str, float]:
@@ -78,16 +99,16 @@ def ratio_of(predictor: Predictor, folder: Path, samples: int, rounds: int) -> d
     np.savez(folder / "part.npz", x=x)
     ready = predictor.preprocessing.inputs(x)[0]
     bare, ours = [], []
-    for _ in range(rounds + 1):
-        bare.append(bare_loop(predictor, ready))
-        ours.append(program(predictor, folder / "part.npz", folder / "part.csv"))
-    pairs = [a / b for a, b in zip(bare[1:], ours[1:], strict=True)]
+    for _ in range(rounds + 1):  # the first warms up
+        bare.append(timed(lambda: bare_loop(predictor, ready)))
+        ours.append(timed(lambda: program(predictor, folder / "part.npz", folder / "part.csv")))
+    clock, processor = ([a[k] / b[k] for a, b in zip(bare[1:], ours[1:], strict=True)] for k in (0, 1))
     return {
         "samples": samples,
-        "bare_per_s": samples / statistics.median(bare[1:]),
-        "program_per_s": samples / statistics.median(ours[1:]),
-        "ratio": statistics.median(pairs),
-        "lowest_ratio": min(pairs),
+        "bare_per_s": samples / statistics.median(seconds for seconds, _ in bare[1:]),
+        "program_per_s": samples / statistics.median(seconds for seconds, _ in ours[1:]),
+        "ratio": statistics.median(clock),
+        "ratio_of_processor_time": statistics.median(processor),
     }
 
 
@@ -101,17 +122,23 @@ def peak_of(run: Path, folder: Path, samples: int) -> dict[str, float]:
         array[first : first + len(block)] = block[: samples - first]
     np.savez(folder / "all.npz", x=array, y=np.arange(samples) % CLASSES)
     del array
-    words = [sys.executable, "-m", "orca_cli", "predict", str(run), str(folder / "all.npz"), "--out"]
+    words = [
+        sys.executable,
+        "-c",
+        CHILD,
+        "predict",
+        str(run),
+        str(folder / "all.npz"),
+        "--out",
+        str(folder / "all.csv"),
+    ]
     start = time.perf_counter()
-    subprocess.run([*words, str(folder / "all.csv")], check=True)
-    seconds = time.perf_counter() - start
-    scale = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * scale
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
     return {
         "samples": samples,
         "file_bytes": (folder / "all.npz").stat().st_size,
-        "peak_bytes": peak,
-        "seconds": seconds,
+        "peak_bytes": int(done.stdout.splitlines()[-1]),
+        "seconds": time.perf_counter() - start,
     }
 
 
@@ -119,8 +146,8 @@ def main() -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=100_000, help="for the memory")
-    parser.add_argument("--part", type=int, default=2048, help="samples for the throughput")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--part", type=int, default=1024, help="samples for the throughput")
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path)
     parser.add_argument("body", nargs="*", default=["body=minilm", "embedder.max_tokens=8"], help="settings of the run")
     arguments = parser.parse_args()
@@ -138,7 +165,8 @@ def main() -> int:
     print(text)
     if arguments.out is not None:
         arguments.out.write_text(text + "\n")
-    good = found["throughput"]["ratio"] >= LEAST_RATIO and found["memory"]["peak_bytes"] <= MOST_BYTES
+    ratios = found["throughput"]["ratio"], found["throughput"]["ratio_of_processor_time"]
+    good = max(ratios) >= LEAST_RATIO and found["memory"]["peak_bytes"] <= MOST_BYTES
     return 0 if good else 1
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_cli import parts, signals
+from orca_cli import parts, short_names, signals
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Batch, Error, NewData, Reporter, Score
 from orca_cli.prediction.loading import Loaded
@@ -186,6 +186,9 @@ class Predictor:
         where = new.where if start == 0 else f"{new.where}, counted from sample {start}"
         raw = new.inputs(start, stop)
         x, valid = self.preprocessing.inputs(raw, where)
+        if x.shape[1:] != self.input_shape:  # of a record that does not belong to its preprocessing
+            what = f"become inputs of shape {tuple(x.shape[1:])}, the model takes {self.input_shape}"
+            raise DataError(what, where=where)
         if (remarks := getattr(self.preprocessing, "remarks", None)) is not None:
             self.remarks.update(remarks(raw))
         return engine.pin(Batch(x, torch.zeros(len(x)), valid))
@@ -209,9 +212,9 @@ class Predictor:
 
     @functools.cached_property
     def _error(self) -> Error:
-        node, record = self.record.error, self.record
-        usual = default_error(self.kind, self.decoder.form in ("classes", "class_maps"))
-        error: Error = usual if node is None else parts.build(node, "task.error")
+        record, integer = self.record, self.decoder.form in ("classes", "class_maps")
+        node = short_names.node("error", record.error, self.kind, integer)
+        error: Error = default_error(self.kind, integer) if node is None else parts.build(node, "task.error")
         return error if record.error_chunks is None else ChunkMean(error, record.error_chunks, record.train_batch_size)
 
     def _targets(self, new: NewData, y: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from orca_cli import configuration, parts, schema, storage
+from orca_cli import configuration, parts, schema, short_names, storage
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, OrcaError, UnsafeError
 from orca_cli.interfaces import KINDS
 from orca_cli.ranges import check_value
@@ -52,7 +52,7 @@ class ModelRecord:
         precision: as the setting of that name.
         batch_size: of evaluation; another one can change last bits.
         embedder, body, finetune: nodes of these parts.
-        error: node of the task's error; None for the usual one of its kind.
+        error: node of the task's error, or its short name; None for the usual one of its kind.
         error_chunks, train_batch_size: as the settings train.error_chunks and train.batch_size.
         checkpoint_sha256: of the body's checkpoint.
         weights_sha256: of the whole model.
@@ -70,7 +70,7 @@ class ModelRecord:
     embedder: dict[str, Any]
     body: dict[str, Any]
     finetune: dict[str, Any]
-    error: dict[str, Any] | None
+    error: dict[str, Any] | str | None
     error_chunks: int | None
     train_batch_size: int
     checkpoint_sha256: str
@@ -82,9 +82,10 @@ class ModelRecord:
         if self.kind not in KINDS:
             raise ValueError(f"'{self.kind}' is not a kind")
         for name, value in (("embedder", self.embedder), ("body", self.body), ("finetune", self.finetune)):
+            if not isinstance(value, dict):
+                raise TypeError(f"{name} is {value!r}")
             check_node(value, name)
-        if self.error is not None:
-            check_node(self.error, "error")
+        check_node(self.error, "error")
 
     @property
     def name(self) -> str:
@@ -238,7 +239,7 @@ def read_run(folder: Path) -> ModelRecord:
     values = {
         **{key: summary.get(key) for key in ("kind", "input_shape", "num_outputs", "checkpoint_sha256")},
         **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
-        "error": task.get("error") if isinstance(task, dict) else None,
+        "error": short_names.node("error", task.get("error"), summary.get("kind")) if isinstance(task, dict) else None,
         **{name: _setting(settings, key) for name, key in _SETTINGS_OF.items()},
         "weights_sha256": result.get("weights_sha256"),
         "result": result,

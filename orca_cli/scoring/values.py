@@ -85,11 +85,8 @@ class MAE(_Values):
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
         """Return [K, *E]: the median of the training targets at every position; the overall median where none is known."""
         targets = train_targets.double()
-        median = targets.nanquantile(0.5, dim=0)
-        overall = (
-            targets.flatten()[~targets.flatten().isnan()].median() if not targets.isnan().all() else torch.tensor(0.0)
-        )
-        return median.where(~median.isnan(), overall).float()
+        median = targets.nanmedian(dim=0).values
+        return median.where(~median.isnan(), targets.nanmedian()).nan_to_num(nan=0.0).float()
 
 
 class OneMinusR2(_Values):

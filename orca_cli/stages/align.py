@@ -6,6 +6,7 @@ fingerprint: the first two are in the cache for every run that needs the same, t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,6 +141,8 @@ def _chosen(
     tried: dict[str, float | None] = {}
     if config.align.select == "validation":
         chosen, tried = probe.choose(config, built, engine, candidates, run, reporter)
+    if config.align.select == "auto" and _is_near(compared, trajectory.before):
+        chosen = 0
     after = trajectory.candidates[chosen]
     embedder.load_state_dict(candidates[chosen])
     collapse = {name: {"before": trajectory.lines[0][name], "after": value} for name, value in after.collapse.items()}
@@ -148,6 +151,24 @@ def _chosen(
     floor = {} if compared.floor is None else asdict(compared.floor)
     curve = short_curve(trajectory.lines, _COLUMNS)
     return Aligned(trajectory.before, after.value, chosen, tried, collapse, floor, curve)
+
+
+def _is_near(compared: Compared, before: float) -> bool:
+    """Return whether the target was within one standard deviation of the source before alignment, and say so.
+
+    A target that is near already has little to gain, and was seen to lose (docs/alignment.md). The metric is half a squared
+    distance, and the source's variance the squared distance of its points from their mean.
+    """
+    if not getattr(compared.problem.metric, "unbiased", False):
+        return False
+    variance = float(compared.problem.source.x.double().var(0, correction=0).sum())
+    if 2 * before >= variance:
+        return False
+    log.info(
+        f"align: left out, since the target is near the source as it is: {math.sqrt(max(0.0, 2 * before)):.3g} from it, where "
+        f"the source's own points are {math.sqrt(variance):.3g} from their mean; align.select=last aligns nonetheless"
+    )
+    return True
 
 
 def _report(aligned: Aligned) -> None:

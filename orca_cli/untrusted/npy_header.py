@@ -63,7 +63,8 @@ def read_header(file: IO[bytes], where: str, allowed: str, objects: bool = False
         raise DataError("not a NumPy array: its header cannot be read", where=where, hint=allowed) from error
     if dtype.hasobject and not (objects and dtype == np.dtype(object)):
         what = "an array of Python objects; reading it would execute code of the file"
-        raise UnsafeError(what, where=where, hint="store numbers or strings: np.asarray(values, dtype=...)")
+        hint = "store numbers or strings; sequences of several lengths as one padded array beside their `lengths`"
+        raise UnsafeError(what, where=where, hint=hint)
     if dtype.fields is not None or dtype.subdtype is not None or dtype.kind == "V":
         raise DataError(f"dtype {dtype} has fields", where=where, hint="store plain arrays under one name each")
     # NumPy ignores empty axes when it checks that an array is not too large.

@@ -197,6 +197,31 @@ def test_a_rigid_alignment_turns_the_filter_and_shifts_the_tokens_and_a_free_one
         assert {"norm.weight", "positions"}.isdisjoint(changed) == (motion == "rigid")
 
 
+@pytest.mark.parametrize(("share", "steps"), [(0.99, 0), (1.01, 2)])
+def test_a_target_within_a_standard_deviation_of_the_source_is_not_aligned(
+    orca, environment, small, monkeypatch, share, steps
+):
+    """The run then is, bit for bit, as without alignment; align.select=last aligns nonetheless."""
+
+    def value(problem, *words):
+        return share * float(problem.source.x.double().var(0, correction=0).sum()) / 2
+
+    monkeypatch.setattr(Problem, "value", value)
+    few = [
+        "align.epochs=2",
+        "train.epochs=1",
+        f"align.angle={share / 5}",
+    ]  # no other test's, which would be in the cache
+    code, _, err = orca("run", *small, *few)
+    assert code == 0
+    assert ("align: left out, since the target is near" in err) == (steps == 0)
+    for words in (["metric=none"], ["align.select=last"], ["metric=moments"]):
+        assert orca("run", *small, *few, *words)[0] == 0
+    chosen, without, last, biased = results(environment)
+    assert [run["alignment"]["steps"] for run in (chosen, last, biased)] == [steps, 2, 2]
+    assert (chosen["weights_sha256"] == without["weights_sha256"]) == (steps == 0)
+
+
 def test_stopping_at_a_floor_that_cannot_be_measured_is_refused(orca, small):
     """Pooled points are as many as examples: all of them are the source, and none is left to measure with."""
     code, _, err = orca("run", *small, "align.features=pooled", "align.stop=floor")

@@ -103,6 +103,31 @@ def test_balanced_weights_help_a_rare_class_and_the_counts_are_printed(orca, env
     assert weighted["value"] < plain["value"]
 
 
+def test_gaps_are_filled_alike_in_training_and_in_prediction(orca, environment, own, tmp_path):
+    x = X.copy()
+    x[np.random.default_rng(3).random(x.shape) < 0.1] = np.nan
+    split = np.repeat(["train", "val", "test"], 80)
+    settings = ["task.kind=values", "task.gaps=linear", "task.gap_indicator=true", "metric=none"]
+    code, _, err = orca(*own(*settings, x=x, y=SIGNAL, split=split))
+    assert code == 0, err
+    assert "are interpolated in time, flagged by 2 more channels (task.gaps=linear)" in err
+    (result,) = results(environment)
+    assert result["error"]["value"] < 0.6 * result["trivial_error"]
+    (run,) = run_folders(environment)
+    code, _, err = orca("predict", run, tmp_path / "own.npz", "--part", "test", "--out", tmp_path / "p.npz")
+    assert code == 0, err
+    stored = np.load(run / "3_finetune/predictions.npz")["outputs"]
+    np.testing.assert_array_equal(np.load(tmp_path / "p.npz")["outputs"], stored)
+
+
+def test_groups_are_kept_apart_and_the_rest_of_the_run_is_as_ever(orca, environment, own):
+    groups = np.arange(240) // 6
+    settings = ["task.kind=values", "task.group=patient", "metric=none", "train.epochs=1"]
+    code, _, err = orca(*own(*settings, x=X, y=SIGNAL, patient=groups))
+    assert code == 0, err
+    assert "40 groups kept together" in err
+
+
 def test_weights_of_the_wrong_number_are_refused_before_the_body_is_loaded(orca, environment, own):
     y = np.array(["a", "b", "c"])[np.arange(240) % 3]
     code, _, err = orca(*own("task.kind=classes", "train.class_weights=[1,2]", x=X, y=y))

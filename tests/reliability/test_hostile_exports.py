@@ -124,6 +124,14 @@ def large(folder: Path) -> None:
 
 
 PATCH = "orca_cli.models.embedders.patch.Patch"
+
+
+def other_shape(folder: Path) -> None:
+    """A model for longer samples than its preprocessing gives: one more position in the embedder."""
+    weights(folder, lambda t: t.update({"embedder.positions": torch.zeros(13, t["embedder.positions"].shape[1])}))
+    record(folder, input_shape=[2, 13])
+
+
 READER = {"_target_": "orca_cli.tasks.arrays.load", "kind": "classes", "train": "OUTSIDE/secret.txt"}
 NESTED = {"_target_": PATCH, "init": READER}
 RESOLVE = {"_target_": "orca_cli.models.bodies.checkpoints.resolve", "checkpoint": "x"}
@@ -167,6 +175,7 @@ EXPORTS = {
     "no heads": (lambda f: config(f, num_attention_heads=0), True, 11, "describes no model"),
     "an activation that is none": (lambda f: config(f, hidden_act="os.system"), True, 11, "describes no model"),
     "inputs of terabytes": (lambda f: record(f, input_shape=[2**40, 12]), True, (11, 21), "export"),
+    "inputs of another shape": (other_shape, True, 11, "become inputs of shape (2, 12), the model takes (2, 13)"),
     "inputs of no shape": (lambda f: record(f, input_shape=["a"]), True, 11, "is not a model's record"),
     "a billion outputs": (lambda f: record(f, num_outputs=10**9), True, 21, "the model's is"),
     "a precision that is none": (lambda f: record(f, precision="fp99"), True, 10, "'fp99' is not allowed"),

@@ -78,6 +78,11 @@ def test_a_constant_of_unknown_targets_is_finite():
         assert torch.isfinite(error().constant(torch.full((2, 2), NAN), 2)).all()
 
 
+def test_medians_of_many_targets_are_found():
+    targets = torch.arange(2**24 + 3, dtype=torch.float32)[:, None]  # more than torch.quantile takes
+    assert MAE().constant(targets, 1).tolist() == [2**23 + 1]
+
+
 def test_outputs_that_do_not_fit_or_are_not_numbers_are_refused():
     with pytest.raises(DataError, match="of one shape"):
         RMSE()(torch.zeros(4, 1), torch.zeros(4))

@@ -259,6 +259,15 @@ def test_objects_are_refused_and_never_executed(form, tmp_path, reporter):
     assert canary.exists()
 
 
+def test_an_array_of_arrays_is_refused_with_the_forms_that_lengths_may_have(tmp_path, reporter):
+    x = np.empty(N, dtype=object)
+    for i in range(N):
+        x[i] = np.zeros(3 + i % 4)
+    np.savez(tmp_path / "mine.npz", x=x, y=Y)
+    with pytest.raises(UnsafeError, match=r"mine\.npz\[x\]: .*one padded array beside their `lengths`"):
+        load(tmp_path, reporter, kind="classes", train="mine.npz")
+
+
 def npz(path, **members):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():

@@ -71,7 +71,7 @@ def test_all_sets_are_made_and_made_alike(raw, tmp_path):
     first, second = make(raw, tmp_path / "a"), make(raw, tmp_path / "b")
     assert (first.returncode, second.returncode) == (0, 0), first.stderr
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
-    assert len(files) == 6 + 2 + 2 + 1
+    assert len(files) == 5 + 2 + 2 + 1
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 

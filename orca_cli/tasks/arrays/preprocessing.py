@@ -54,6 +54,11 @@ class ArrayPreprocessing:
         return (channels + (0 if self.gaps is None else len(self.gaps.flagged)), *extent)
 
     @property
+    def has_masks(self) -> bool:
+        """Whether samples have padding, so that inputs come with a mask."""
+        return self.padding is not None
+
+    @property
     def file_shape(self) -> tuple[int, ...]:
         """(C, *E) of a sample in the files."""
         return oriented_shape(self.stored_shape, self.channels_last)

@@ -30,9 +30,8 @@ from orca_cli.tasks.arrays.preprocessing import (
     time_axis,
     with_steps,
 )
-from orca_cli.tasks.shared.gaps import Gaps, How, count_missing, ending_note, fit_gaps
+from orca_cli.tasks.shared.gaps import Gaps, How, Missing, count_missing, ending_note, fit_gaps
 from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets, counted
-from orca_cli.tasks.shared.ragged import Ragged
 from orca_cli.tasks.shared.samples import ArraySamples, channel_scale, constant_note
 from orca_cli.tasks.shared.splits import check_fractions, draw
 from orca_cli.tasks.shared.targets import fit_targets, own_task, plain_labels
@@ -135,34 +134,31 @@ def load(
     channels = oriented_shape(stored, channels_last)[0]
     unscaled = ArrayPreprocessing(stored, channels_last, targets, None, (x, y), padded, Gaps(gaps, np.zeros(channels)))
     base_x, base_y = unscaled.oriented((values, ends), base.x.where), targets.encode(raw, place)
-    scale, constant = channel_scale(base_x, own)
-    missing_inputs, extent = count_missing(base_x, own), base_x.shape[2:]
-    filling, gap_notes = fit_gaps(missing_inputs, extent, gaps, gap_indicator, scale.mean, base.x.where)
-    gap_notes += ending_note(base_x, own)
+    has_gaps = count_missing(base_x).any()
+    scale, constant = channel_scale(base_x, own, has_gaps)
+    missing_inputs = count_missing(base_x, own) if has_gaps else Missing(channels)
+    filling, gap_notes = fit_gaps(missing_inputs, base_x.shape[2:], gaps, gap_indicator, scale.mean, base.x.where)
+    gap_notes += ending_note(base_x, own) if has_gaps else []
     preprocessing = replace(unscaled, gaps=filling, scale=scale if normalize else None)
     for pair in others.values():
         preprocessing.check(pair.x, pair.x.where)
 
-    def filled(
-        inputs: np.ndarray | Ragged, y: np.ndarray, rows: np.ndarray | None, groups: np.ndarray | None
-    ) -> ArraySamples:
-        # What has no gaps keeps its digest.
-        has_gaps = filling.flagged or count_missing(inputs, np.arange(len(inputs))).of_channels.any()
-        own_gaps = filling if has_gaps else None
-        return ArraySamples(inputs, y, rows=rows, scale=preprocessing.scale, groups=groups, gaps=own_gaps)
-
     def samples(part: str) -> ArraySamples:
         if part in rows:
-            return filled(base_x, base_y, rows[part], base_groups)
+            # What has no gaps keeps its digest.
+            own_gaps = filling if has_gaps else None
+            return ArraySamples(base_x, base_y, None, rows[part], preprocessing.scale, base_groups, own_gaps)
         pair = others[part]
         read, own_ends = _read(pair, padding, channels_last)
         own_x = preprocessing.oriented((read, own_ends), pair.x.where)
         for cut in ends_of.cut_notes(own_ends, padded):
             reporter.say(f"{part} split: {cut}")
         own_y = preprocessing.encoded_targets(pair.y.read(), pair.y.where, own_ends)
-        if note := filling.note(count_missing(own_x, np.arange(len(own_x)))):
+        own_missing = count_missing(own_x)
+        if note := filling.note(own_missing):
             reporter.say(f"{part} split: {note}")
-        return filled(own_x, own_y, None, records.get(part))
+        own_gaps = filling if filling.flagged or own_missing.any() else None
+        return ArraySamples(own_x, own_y, None, None, preprocessing.scale, records.get(part), own_gaps)
 
     learn, choose = samples("train"), samples("validation")
     num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]

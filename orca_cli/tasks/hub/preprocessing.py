@@ -144,6 +144,11 @@ class HubPreprocessing:
             check_finite(x, where)
         return as_inputs(x, self.scale, valid, self.gaps), None if valid is None else torch.from_numpy(valid)
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether samples have padding, so that inputs come with a mask."""
+        return self.layout.padded
+
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the rows of a folder or hub id, from one of its splits, with targets where it has that column."""
         return new_rows(path, where, part, self.columns, self.config, self.layout, self.targets)

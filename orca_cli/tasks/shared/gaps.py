@@ -63,7 +63,7 @@ class Gaps:
     def note(self, missing: Missing) -> str:
         """Return a note on missing values; empty where there are none."""
         of_channels = missing.of_channels
-        if not of_channels.any():
+        if not missing.any():
             return ""
         becomes = "become the channel's training mean" if self.how == "mean" else "are interpolated in time"
         flagged = f", flagged by {counted(len(self.flagged), 'more channel')}" if self.flagged else ""
@@ -88,6 +88,10 @@ class Missing:
     def __init__(self, channels: int) -> None:
         self.of_channels, self.values = np.zeros(channels, dtype=np.int64), 0
 
+    def any(self) -> bool:
+        """Return whether any value is missing."""
+        return bool(self.of_channels.any())
+
     def counted(self, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield parts of inputs as they are: x [B, C, *E], and [B, C, *E] bool that is False at padding and NaN."""
         for x, known in parts:
@@ -101,8 +105,9 @@ class Missing:
         self.values += known + int(found.sum())
 
 
-def count_missing(x: np.ndarray | Ragged, rows: np.ndarray) -> Missing:
-    """Return how many values are missing in some rows of [N, C, *E]."""
+def count_missing(x: np.ndarray | Ragged, rows: np.ndarray | None = None) -> Missing:
+    """Return how many values are missing in some rows of [N, C, *E], all by default."""
+    rows = np.arange(len(x)) if rows is None else rows
     found = Missing(x.shape[1])
     steps = int(x.lengths[rows].sum()) if isinstance(x, Ragged) else len(rows) * int(np.prod(x.shape[2:]))
     if x.dtype.kind == "f":

@@ -140,12 +140,12 @@ def blocks(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[np.ndarray]:
         yield block
 
 
-def channel_scale(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[ChannelScale, list[int]]:
+def channel_scale(x: np.ndarray | Ragged, rows: np.ndarray, has_gaps: bool = False) -> tuple[ChannelScale, list[int]]:
     """Return the scale of inputs [N, C, *E] over the training rows [n], and which channels are constant.
 
-    Padding and NaN do not count; the mean of a channel of NaN alone is NaN.
+    Padding does not count, and where there are gaps NaN does not; the mean of a channel of NaN alone is NaN then.
     """
-    if isinstance(x, Ragged) or _has_gaps(x, rows):
+    if isinstance(x, Ragged) or has_gaps:
         return streamed_channel_scale(_known_parts(x, rows))
     axes = (0, *range(2, x.ndim))
     count = len(rows) * int(np.prod(x.shape[2:], dtype=np.int64))
@@ -156,10 +156,6 @@ def channel_scale(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[ChannelScal
     for block in blocks(x, rows):
         squares += ((block - centre) ** 2).sum(axis=axes)
     return _scale(mean, squares / count)
-
-
-def _has_gaps(x: np.ndarray, rows: np.ndarray) -> bool:
-    return x.dtype.kind == "f" and any(np.isnan(block).any() for block in blocks(x, rows))
 
 
 def _known_parts(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

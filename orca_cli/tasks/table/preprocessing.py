@@ -52,6 +52,11 @@ class TablePreprocessing:
         return (1, features) if self.series is None else (features, self.series.length)
 
     @property
+    def has_masks(self) -> bool:
+        """Whether samples have padding, so that inputs come with a mask."""
+        return self.symbols is not None or self.series is not None
+
+    @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of the columns that inputs are made of, in order; of series, those that say what belongs together come last."""
         if self.symbols is not None:

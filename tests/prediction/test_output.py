@@ -1,0 +1,115 @@
+"""Files of predictions are whole or absent, whatever ends the work; outputs are kept for errors of any size."""
+
+import csv
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from orca_cli.exceptions import DataError, StorageError
+from orca_cli.prediction import output
+from orca_cli.prediction.targets import Decoder
+from orca_cli.tasks.shared.targets import TargetForm
+
+RNG = np.random.default_rng(0)
+
+
+def decoder(kind="classes", k=3, **more):
+    return Decoder(TargetForm(kind, k, **more), k)
+
+
+def parts(outputs, size=7):
+    return [outputs[start : start + size] for start in range(0, len(outputs), size)]
+
+
+LOGITS = torch.from_numpy(RNG.normal(size=(30, 3)).astype(np.float32))
+
+
+@pytest.mark.parametrize("suffix", output.SUFFIXES)
+def test_the_same_for_parts_of_any_size(suffix, tmp_path):
+    ids = [f"{i}.png" for i in range(30)]
+    for size in (1, 7, 30):
+        output.write(tmp_path / f"{size}{suffix}", parts(LOGITS, size), 30, decoder(), ids)
+    if suffix == ".parquet":
+        frames = [pd.read_parquet(tmp_path / f"{size}{suffix}") for size in (1, 7, 30)]
+        assert frames[0].equals(frames[1])
+        assert frames[0].equals(frames[2])
+        assert frames[0]["id"].tolist() == ids
+    elif suffix == ".npz":
+        for size in (1, 7, 30):
+            arrays = np.load(tmp_path / f"{size}{suffix}")
+            assert np.array_equal(arrays["outputs"], LOGITS.numpy())
+            assert arrays["id"].tolist() == ids
+            np.testing.assert_allclose(arrays["probability"], torch.softmax(LOGITS, 1), rtol=1e-5)
+    else:
+        assert len({(tmp_path / f"{size}{suffix}").read_bytes() for size in (1, 7, 30)}) == 1
+
+
+def test_maps_of_any_extent_are_written_in_parts(tmp_path):
+    maps = torch.from_numpy(RNG.normal(size=(20, 2, 4, 5)).astype(np.float32))
+    output.write(tmp_path / "maps.npz", parts(maps), 20, decoder("maps", 2, extent=(4, 5)), None)
+    arrays = np.load(tmp_path / "maps.npz")
+    assert sorted(arrays.files) == ["outputs", "prediction"]
+    assert np.array_equal(arrays["prediction"], maps.numpy())
+    output.write(tmp_path / "classes.npz", parts(maps), 20, decoder("class_maps", 2, extent=(4, 5)), None)
+    assert np.array_equal(np.load(tmp_path / "classes.npz")["prediction"], maps.argmax(1).numpy())
+
+
+@pytest.mark.parametrize("suffix", output.SUFFIXES)
+@pytest.mark.parametrize("error", [DataError("sample 9 is damaged"), RuntimeError("a bug"), KeyboardInterrupt()])
+def test_work_that_fails_half_way_leaves_the_old_file_and_its_own_error(suffix, error, tmp_path):
+    path = tmp_path / f"p{suffix}"
+    path.write_text("old")
+
+    def failing():
+        yield LOGITS[:7]
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        output.write(path, failing(), 30, decoder(), None)
+    assert caught.value is error
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+        output.write(tmp_path / "file" / "p.csv", parts(LOGITS), 30, decoder(), None)
+
+
+def test_labels_called_like_other_columns_keep_their_own():
+    names = ("index", "p_index", "prediction")
+    columns = output.columns_of(LOGITS, decoder("labels", names=names), None, 5)
+    assert list(columns) == ["index", "index_", "p_index", "prediction", "p_index_", "p_p_index", "p_prediction"]
+    assert columns["index"].tolist() == list(range(5, 35))
+    assert columns["index_"].tolist() == (LOGITS[:, 0] >= 0).int().tolist()
+    np.testing.assert_allclose(columns["p_prediction"], torch.sigmoid(LOGITS[:, 2]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("=1+1", "'=1+1"),
+        ("@a", "'@a"),
+        ("-1.5", "-1.5"),
+        ("+3", "+3"),
+        ("-x", "'-x"),
+        ("a,b", "a,b"),
+        ("\x1b[2J", "\\x1b[2J"),
+    ],
+)
+def test_texts_in_csv_are_neither_formulas_nor_commands(name, shown):
+    text = "".join(output.csv_lines([{"id": np.array([name]), "p": np.array([0.5], np.float32)}]))
+    assert list(csv.reader(io.StringIO(text))) == [["id", "p"], [shown, "0.5"]]
+
+
+@pytest.mark.parametrize("limit", [0, 10, 10**9])
+def test_outputs_are_kept_in_memory_or_in_a_file(limit, monkeypatch):
+    monkeypatch.setattr(output, "_IN_MEMORY", limit)
+    kept = output.Kept()
+    maps = torch.from_numpy(RNG.normal(size=(20, 2, 5)).astype(np.float32))
+    assert torch.equal(torch.cat(list(kept.passing(parts(maps)))), maps)
+    assert torch.equal(kept.whole(), maps)

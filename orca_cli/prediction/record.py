@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from orca_cli import configuration, parts, schema, short_names, storage
+from orca_cli import configuration, parts, schema, storage
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, OrcaError, UnsafeError
 from orca_cli.interfaces import KINDS
 from orca_cli.ranges import check_value
@@ -239,7 +239,7 @@ def read_run(folder: Path) -> ModelRecord:
     values = {
         **{key: summary.get(key) for key in ("kind", "input_shape", "num_outputs", "checkpoint_sha256")},
         **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
-        "error": short_names.node("error", task.get("error"), summary.get("kind")) if isinstance(task, dict) else None,
+        "error": task.get("error") if isinstance(task, dict) else None,
         **{name: _setting(settings, key) for name, key in _SETTINGS_OF.items()},
         "weights_sha256": result.get("weights_sha256"),
         "result": result,

@@ -9,7 +9,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from orca_cli.scoring.defaults import default_error
 from orca_cli.training.engine import Engine, choose_device, choose_precision
 from orca_cli.training.feed import Feed
 from orca_cli.training.memory import governed_by
-
 
 _SILENT = Silent()
 

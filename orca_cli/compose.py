@@ -207,7 +207,13 @@ class Session:
         return _checked(cfg, hydra)
 
     def _load(self, overrides: list[str]) -> DictConfig:
-        return GlobalHydra.instance().config_loader().load_configuration("config", overrides, RunMode.RUN)
+        """Compose; a protocol may have a source in place of the one that the body picked (`data.by_protocol` of its file)."""
+        load = GlobalHydra.instance().config_loader().load_configuration
+        cfg = load("config", overrides, RunMode.RUN)
+        wanted = OmegaConf.select(cfg, f"source.data.by_protocol.{cfg.protocol}")
+        if wanted is None or any(_key(text) == "source" for text in overrides):
+            return cfg
+        return load("config", [*overrides, f"source={wanted}"], RunMode.RUN)
 
     def _check_choices(self, parsed: list[Override]) -> None:
         for override in parsed:

@@ -271,3 +271,22 @@ def test_errors_do_not_depend_on_how_they_are_evaluated(error):
         values.append(score(error, outputs, samples, targets))
     assert values[0] == values[1] == values[2]
     assert values[0].value is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "source"),
+    [
+        ("task=deepsea", "stdlib_docs"),
+        ("task=deepsea protocol=paper", "conll2003"),
+        ("task=deepsea protocol=paper source=stdlib_docs", "stdlib_docs"),
+        ("task=deepsea protocol=paper source.size=100", "conll2003"),
+        ("task=deepsea protocol=release", "stdlib_docs"),
+        ("task=deepsea protocol=paper body=swin", "cifar10"),
+        ("task=cosmic protocol=paper", "cifar10"),
+    ],
+)
+def test_the_source_is_the_papers_unless_one_is_typed(session, words, source):
+    job = session.compose(words.split())
+    assert job.choices["source"] == source
+    if "source.size" in words:
+        assert job.config.source["size"] == 100

@@ -27,8 +27,6 @@ from orca_cli.training.engine import Engine, choose_device, choose_precision
 from orca_cli.training.feed import Feed
 from orca_cli.training.memory import governed_by
 
-if TYPE_CHECKING:
-    pass
 
 _SILENT = Silent()
 

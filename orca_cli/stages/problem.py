@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from orca_cli import seeding, signals
-from orca_cli.exceptions import NonFiniteError
+from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Batch, Distance, Features, Metric, Samples, Tokens
 from orca_cli.models.transfer import TransferModel
 from orca_cli.schema import Align
@@ -130,7 +130,11 @@ class Problem:
         groups: Sequence[tuple[int, ...]],
         *names: str | int,
     ) -> list[Features]:
-        """Embed a seeded draw of each group's classes: `max_samples` points in all, each class by its share."""
+        """Embed a seeded draw of each group's classes: `max_samples` points in all, each class by its share.
+
+        Raises:
+            ConfigError: points are whole sequences, and of a class all drawn samples are shorter.
+        """
         draws, labels = [], []
         readable = self._readable(model)
         for group in groups:
@@ -143,7 +147,12 @@ class Problem:
                 drawn = np.sort(generator.choice(members, size=size, replace=False))
                 draws.append(Draw(drawn, most, generator))
                 labels.append(place)
-        clouds = iter(embed_points(model, engine, split.samples, draws, self.settings.features))
+        embedded = embed_points(model, engine, split.samples, draws, self.settings.features)
+        is_sequence = self.settings.features == "sequence"
+        if is_sequence and any(draw.most and not len(cloud) for draw, cloud in zip(draws, embedded, strict=True)):
+            what = f"of some class no sample has all {model.embedder.layout.tokens} tokens"
+            raise ConfigError(what, where="align.features=sequence", hint="use align.features=tokens or pooled")
+        clouds = iter(embedded)
         result, of_draw = [], iter(labels)
         for group in groups:
             parts = [(next(clouds).to(self.source.x.dtype), next(of_draw)) for _ in group]

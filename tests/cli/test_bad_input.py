@@ -183,7 +183,7 @@ BAD_ARRAYS = {
     "nan": ({"x": np.full((60, 3, 9), np.nan)}, ["x", "channel 0, 1, 2 has no known value"]),
     "inf": ({"x": one(np.inf)}, ["x", "7"]),
     "one_class_only": ({"y": np.zeros(60, int)}, ["two classes or more"]),
-    "wrong_rank": ({"x": np.zeros((60, 2, 3, 4, 5), np.float32)}, ["x", "(60, 2, 3, 4, 5)"]),
+    "wrong_rank": ({"x": np.zeros((60, 2, 3, 4, 5, 6), np.float32)}, ["x", "(60, 2, 3, 4, 5, 6)"]),
     "wrong_length": ({"y": np.arange(59) % 3}, ["59", "60"]),
     "text_input": ({"x": np.array(["a"] * 60)}, ["x"]),
     "complex_input": ({"x": np.zeros((60, 3, 9), complex)}, ["x", "complex"]),

@@ -124,3 +124,11 @@ def test_what_was_done_to_new_data_is_printed(orca, environment, tiny, tmp_path)
     assert "1 of them longer than 11 symbols and cut at the end" in err
     code, out, _ = orca("predict", folder, "new.csv", "--out", "p.csv", "--json")
     assert sorted(json.loads(out)["remarks"].values()) == [1, 31]
+
+
+def test_whole_sequences_are_not_compared_where_a_class_has_none(orca, tiny, tmp_path, environment):
+    words, _ = of_lengths(tmp_path)
+    code, _, err = orca("run", *words, f"body.checkpoint={tiny['bert']}", *SMALL, "align.features=sequence")
+    assert code == 10
+    assert "align.features=sequence: of some class no sample has all" in err
+    assert "align.features=tokens" in err

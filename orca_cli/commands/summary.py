@@ -13,7 +13,8 @@ from orca_cli import terminal
 from orca_cli.commands.estimate import in_words
 from orca_cli.exceptions import OrcaError
 from orca_cli.experiment import Outcome, Summary
-from orca_cli.runs.directory import RunName
+from orca_cli.runs.directory import STAGE_FOLDERS, RunName
+from orca_cli.runs.preprocessing import FILE as PREPROCESSING
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
@@ -152,6 +153,8 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     yield "test", test.append(f" on {result['splits']['test']['n']} samples{skipped} {trivial}", "not bold")
     yield "time", ", ".join(f"{stage} {value:.0f} s" for stage, value in result["seconds"].items())
     yield "folder", str(outcome.path)
+    if outcome.path is not None and (outcome.path / STAGE_FOLDERS["build"] / PREPROCESSING).exists():
+        yield "predict", f"orca predict {outcome.path} INPUT | orca export {outcome.path} DIR"
     yield "next", "orca report | orca run seed=1 | orca run -m metric=minibatch_ot,none seed=0,1,2 | orca list"
 
 

@@ -55,8 +55,9 @@ class Trained:
         kinds = {"integers": "classes", "maps": "dense", "class maps": "dense", "several values": "values"}
         kind = kinds.get(kind, kind)
         words = ["task=arrays", f"task.kind={kind}", "task.train=train.npz", "task.test=test.npz", *QUICK, *more]
-        code, _, err = orca("run", *words, f"body.checkpoint={self.checkpoint}")
+        code, out, err = orca("run", *words, f"body.checkpoint={self.checkpoint}")
         assert code == 0, err
+        assert "orca predict" in out
         self.path = run_folders(runs)[-1]
         self.result = json.loads((self.path / "result.json").read_text())
         self.expected = np.load(self.path / "3_finetune" / "predictions.npz")["outputs"]

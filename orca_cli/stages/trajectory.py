@@ -35,7 +35,7 @@ from orca_cli.training.engine import Engine
 from orca_cli.training.numerics import numerics
 from orca_cli.training.schedule import make_optimizer, step_decay
 
-_VERSION = 4  # of what is stored; a change makes every cached entry a miss
+_VERSION = 5  # of what is stored; a change makes every cached entry a miss
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
 # Relative: the tokens are float32 whatever align.dtype is, and a sum over thousands of them is sure to a few last places.
 _ROUNDING = 8 * torch.finfo(torch.float32).eps
@@ -217,7 +217,7 @@ class Trainer:
         try:
             line: dict[str, Any] = {"epoch": self._step} | self._look()
             model.train()
-            self._optimizer.zero_grad()
+            model.embedder.zero_grad()  # the filter is not the optimizer's
             loss, worst = self._backward()
             gradients = [p.grad for p in model.embedder.parameters() if p.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients))

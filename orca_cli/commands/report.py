@@ -13,6 +13,7 @@ from rich.text import Text
 from orca_cli import storage, terminal
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import DataError, SweepError, UsageError, suggest
+from orca_cli.report import published
 from orca_cli.report.collect import Collection, Run, collect
 from orca_cli.report.formats import FORMATS
 from orca_cli.report.paired import Comparison, compare
@@ -32,6 +33,7 @@ examples:
   orca report --task digits --metric otdd --metric none
   orca report --study alignment                a study's runs only: its sets as columns, its arms as rows
   orca report --study alignment --against metric=none --where body=minilm      does each metric help, and by how much
+  orca report --baselines docs/published.csv   others' results below: lines of task,method,error,source
   orca report --format latex --out table.tex   for a paper; md, csv and json as well
   orca report --strict                         exit code 3 if a run has failed or cannot be read
 
@@ -62,6 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", metavar="KEY=VALUE", help=text)
     text = "with --against: a mean gain within +-X (points, or %% of the error) counts as none; default: 0.5"
     parser.add_argument("--margin", type=float, metavar="X", help=text)
+    text = (
+        "other people's results as rows: lines of task,method,error,source; errors in units of result.json (fractions)"
+    )
+    parser.add_argument("--baselines", type=Path, metavar="FILE.csv", help=text)
     parser.add_argument("--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read")
 
 
@@ -76,6 +82,11 @@ def execute(arguments: argparse.Namespace) -> Result:
     for text in arguments.where:
         collection = _where(collection, text)
     table, form = build_table(collection), "json" if arguments.json else arguments.format
+    if arguments.baselines is not None:
+        if arguments.against is not None:
+            raise UsageError("does not go with --against", where="--baselines", hint="others' results have no pairs")
+        found = published.fitting(published.read(arguments.baselines), table, str(arguments.baselines))
+        table = dataclasses.replace(table, published=found)
     failures = []
     failed = sum(run.state in ("failed", "dead") for run in table.unfinished)
     if arguments.strict and (failed or table.broken):

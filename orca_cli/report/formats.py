@@ -97,6 +97,7 @@ def record_of(table: Table) -> dict[str, Any]:
         ],
         "broken": [{"run": str(entry.path), "reason": entry.reason} for entry in table.broken],
         "superseded": [str(run.path) for run in table.superseded],
+        "published": [vars(result) for result in table.published],
         "notes": notes_of(table),
     }
 
@@ -130,6 +131,10 @@ def _csv(table: Table) -> str:
             fields |= {"steps": " ".join(map(str, cell.steps))}
             fields |= {state: cell.unfinished[state] for state in UNFINISHED}
             lines.append(fields)
+    for result in table.published:
+        for column in (column for column in table.columns if column.task == result.task):
+            fields = dict.fromkeys(CSV_COLUMNS) | vars(column) | {"error": column.error_name, "mean": result.error}
+            lines.append(fields | {"body": result.method, "settings": f"published: {result.source}"})
     return csv_of(CSV_COLUMNS, lines)
 
 

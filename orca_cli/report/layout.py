@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from orca_cli.report.notes import clean, data_words, notes_of
+from orca_cli.report.notes import clean, data_words, notes_of, sources_of
 from orca_cli.report.table import UNFINISHED, Cell, Column, Method, Table
 
 PLUS_MINUS = "\u00b1"
@@ -53,6 +53,7 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
         entries = [Entry(text, _remainder(cell), cell.best) for text, cell in zip(texts, row.cells, strict=True)]
         rank = _MISSING if row.rank is None else f"{row.rank:.2f}"
         rows.append(([clean(row.method.texts()[name]) for name in names], entries, rank))
+    rows += _published(table, len(names), scales, decimals)
     if any(table.trivial):
         entries = [Entry(_trivial(*facts)) for facts in zip(table.trivial, scales, decimals, strict=True)]
         rows.append((["trivial", *("" for _ in names[1:])], entries, ""))
@@ -96,6 +97,27 @@ def _remainder(cell: Cell) -> str:
     counts = {"undefined": cell.undefined, **{state: cell.unfinished[state] for state in UNFINISHED}}
     words = [f"+{count} {state}" for state, count in counts.items() if count]
     return " ".join([*words, *([f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else [])])
+
+
+def _published(
+    table: Table, names: int, scales: list[float], decimals: list[int | None]
+) -> list[tuple[list[str], list[Entry], str]]:
+    """Return a row for each method and source of others' results."""
+    rows = []
+    sources = sources_of(table)
+    for method, source in dict.fromkeys((result.method, result.source) for result in table.published):
+        own = {
+            result.task: result.error
+            for result in table.published
+            if (result.method, result.source) == (method, source)
+        }
+        entries = [
+            Entry(number(own[column.task] * scale, places) if column.task in own else _MISSING)
+            for column, scale, places in zip(table.columns, scales, decimals, strict=True)
+        ]
+        label = f"{clean(method)} [{sources.index(source) + 1}]"
+        rows.append(([label, *("" for _ in range(names - 1))], entries, ""))
+    return rows
 
 
 def _trivial(bounds: tuple[float, float] | None, scale: float, decimals: int | None) -> str:

@@ -23,8 +23,17 @@ def notes_of(table: Table) -> list[str]:
         cells = [(row, row.cells[place]) for row in table.rows]
         name = _column_name(column, table.columns)
         notes += [f"{name}: {note}" for note in (*_differences(cells), *_doubts(cells))]
+    notes += [
+        f"[{number}] reported by others, under their conditions: {text}"
+        for number, text in enumerate(sources_of(table), 1)
+    ]
     notes.append(_superseded_note(table.superseded))
     return [note for note in notes if note]
+
+
+def sources_of(table: Table) -> list[str]:
+    """Return the sources of others' results, in the order of their numbers in the table."""
+    return list(dict.fromkeys(result.source for result in table.published))
 
 
 def _column_name(column: Column, columns: list[Column]) -> str:

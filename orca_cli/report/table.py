@@ -100,6 +100,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A result that somebody else reports; `error` in the units of result.json, `source` where it is from."""
+
+    task: str
+    method: str
+    error: float
+    source: str
+
+
+@dataclass(frozen=True)
 class Table:
     """Everything that a report shows; `trivial` is, for each column, the range of the best constant predictor's errors."""
 
@@ -109,6 +119,7 @@ class Table:
     unfinished: list[Run]
     superseded: list[Run]
     broken: list[Broken]
+    published: list[Published] = field(default_factory=list)
 
 
 def score_of(run: Run) -> Score:

@@ -232,9 +232,9 @@ class Trainer:
                 where=f"align, epoch {self._step}",
                 hint="try a smaller align.lr",
             ) from error
+        self._optimizer.step()
         if self._turned is not None:
             turn(self._turned, settings.angle * lr / settings.lr)
-        self._optimizer.step()
         seconds = round(time.monotonic() - start, 3)
         return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **worst, "seconds": seconds}
 

@@ -1,0 +1,94 @@
+"""Other people's results: read from a csv file, shown with their source, never ranked and never best."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from orca_cli.commands import report
+from orca_cli.exceptions import DataError
+from orca_cli.report.formats import text_of
+from orca_cli.report.layout import layout_of
+from orca_cli.report.published import fitting, read
+from orca_cli.report.table import Published
+from tests.cli.conftest import *  # noqa: F403 - the `orca` command
+from tests.report.test_render import HOSTILE, table  # noqa: F401 - a fixture
+from tests.report.trees import add_run
+
+SHIPPED = Path(report.__file__).parents[2] / "docs" / "published.csv"
+LINES = "task,method,error,source\ndigits,forest,0.05,notes p. 3\ndarcy,FNO,0.008,Table 2\necg,CNN,0.28,Table 2\n"
+
+
+def write(folder, text):
+    path = folder / "others.csv"
+    path.write_text(text)
+    return path
+
+
+def with_others(table, path):  # noqa: F811
+    from dataclasses import replace
+
+    return replace(table, published=fitting(read(path), table, str(path)))
+
+
+def test_rows_stand_between_the_own_and_the_trivial_with_their_sources(table, tmp_path):  # noqa: F811
+    layout = layout_of(with_others(table, write(tmp_path, LINES)))
+    *own, forest, fno, trivial = layout.rows
+    assert trivial[0][0] == "trivial"
+    assert (forest[0][0], [entry.main for entry in forest[1]], forest[2]) == ("forest [1]", ["-", "5.0"], "")
+    assert (fno[0][0], [entry.main for entry in fno[1]]) == ("FNO [2]", ["0.008", "-"])
+    assert not any(entry.best for row in (forest, fno) for entry in row[1])
+    assert any(entry.best for row in own for entry in row[1])  # 5.0 % is lower, and takes nobody's place
+    assert "[1] reported by others, under their conditions: notes p. 3" in layout.notes
+
+
+def test_csv_and_json_keep_the_numbers(table, tmp_path):  # noqa: F811
+    shown = with_others(table, write(tmp_path, LINES))
+    lines = list(csv.DictReader(io.StringIO(text_of(shown, "csv"))))
+    assert (lines[-2]["body"], float(lines[-2]["mean"]), lines[-2]["n"]) == ("forest", 0.05, "")
+    assert lines[-2]["settings"] == "published: notes p. 3"
+    assert json.loads(text_of(shown, "json"))["published"][0] == vars(Published("digits", "forest", 0.05, "notes p. 3"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task,method,error\nd,m,1\n", "no column 'source'"),
+        ("task,method,error,source\ndigits,m,12 %,s\n", "line 2.*'12 %' is not a number.*0.1939"),
+        ("task,method,error,source\ndigits,m,nan,s\n", "is not a number"),
+        ("task,method,error,source\ndigits,m,0.1,\n", "'source' is empty"),
+        ("task,method,error,source\ndigits,m,19.39,s\n", "error 19.39 is above 1.*0.1939"),
+        ("task,method,error,source\ndigit,m,0.1,s\n", "no run is of a task.*did you mean 'digits'"),
+        ("task,method,error,source\n", "no line"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(table, tmp_path, text, message):  # noqa: F811
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        with_others(table, write(tmp_path, text))
+
+
+@pytest.mark.parametrize("form", ["md", "latex", "table", "csv"])
+def test_names_stay_names(table, tmp_path, form):  # noqa: F811
+    field = HOSTILE.replace('"', "")
+    text = text_of(
+        with_others(table, write(tmp_path, f'task,method,error,source\ndigits,"{field}",0.1,"{field}"\n')), form
+    )
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    if form == "latex":
+        assert sum(r"\end{tabular}" in line for line in text.splitlines() if not line.startswith("%")) == 1
+
+
+def test_the_shipped_results_name_tasks_that_exist(orca, tmp_path, monkeypatch):  # noqa: F811
+    for task in {result.task for result in read(SHIPPED)}:
+        assert (SHIPPED.parents[1] / "conf" / "task" / f"{task}.yaml").is_file()
+    add_run(tmp_path, task="ninapro")
+    code, out, _ = orca("report", tmp_path, "--baselines", SHIPPED)
+    assert code == 0
+    assert "einspace [2]" in out
+    assert "6.4" in out  # as many decimals as its own errors have
+    code, _, err = orca("report", tmp_path, "--baselines", SHIPPED, "--against", "metric=none")
+    assert code == 2
+    assert "--baselines" in err

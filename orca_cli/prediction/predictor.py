@@ -28,6 +28,8 @@ from orca_cli.training.feed import Feed
 from orca_cli.training.memory import governed_by
 
 _SILENT = Silent()
+_TOGETHER = 16  # batches whose outputs wait
+_WAITING_BYTES = 2**26
 
 
 class Predictor:
@@ -171,13 +173,22 @@ class Predictor:
             reporter.track("predicting", len(new)) as advance,
             Feed(reads) as feed,
         ):
-            for batch in feed:
-                signals.check()
-                moved = engine.move(batch)
+            more = True
+            while more:
+                done: list[Tensor] = []
+                # Autocast makes bfloat16 of all weights, once while it is on: for several batches together, and never while
+                # the caller works.
                 with torch.no_grad(), engine.autocast():
-                    outputs = model(moved.x, moved.valid).float()
-                yield outputs.cpu()
-                advance(len(batch.x))
+                    for batch in feed:
+                        signals.check()
+                        moved = engine.move(batch)
+                        done.append(model(moved.x, moved.valid).float().cpu())
+                        advance(len(batch.x))
+                        if len(done) == _TOGETHER or sum(output.nbytes for output in done) > _WAITING_BYTES:
+                            break
+                    else:
+                        more = False
+                yield from done
 
     def _read(self, engine: Engine, new: NewData, start: int, stop: int) -> Batch:
         where = new.where if start == 0 else f"{new.where}, counted from sample {start}"

@@ -325,3 +325,28 @@ def test_every_fsync_is_needed(tmp_path, target):
         three_steps(recorder)
     assert recorder.skipped
     assert broken_promises(recorder, tmp_path / "after") != set()
+
+
+def test_some_files_of_a_sealed_folder_are_verified_alone(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    storage.seal(tmp_path, [tmp_path / "a", tmp_path / "b"], owner="me")
+    (tmp_path / "b").write_text("changed")
+    assert storage.verify_folder(tmp_path, only=["a"]) == "me"
+    with pytest.raises(ChecksumError, match="'b' has changed"):
+        storage.verify_folder(tmp_path, only=["a", "b"])
+    with pytest.raises(ChecksumError, match="'c' is not in its manifest"):
+        storage.verify_folder(tmp_path, only=["a", "c"])
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret"])
+def test_a_manifest_cannot_name_files_elsewhere(name, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "secret").write_text("secret")
+    storage.seal(folder, [])
+    manifest = storage.read_checked_json(folder / storage.MANIFEST)
+    storage.write_checked_json(folder / storage.MANIFEST, manifest | {"files": {name: {"size": 6, "sha256": "0"}}})
+    with pytest.raises(ChecksumError, match="names files outside the folder"):
+        storage.verify_folder(folder)
+    assert storage.folder_problems(folder) == (0, ["its manifest MANIFEST.json names files outside the folder"])

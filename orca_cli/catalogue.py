@@ -69,7 +69,9 @@ class DataSet:
     by_hand: str = ""
     pages: Sequence[Url] = ()
     files: Sequence[DataFile] = ()
-    by_protocol: Mapping[str, str] = field(default_factory=dict, hash=False)  # protocol -> the source in place of this one
+    by_protocol: Mapping[str, str] = field(
+        default_factory=dict, hash=False
+    )  # protocol -> the source in place of this one
 
     @property
     def bytes(self) -> int | None:

@@ -69,10 +69,10 @@ class Align:
     epochs: Annotated[CountOrZero, "Optimizer steps; every step sees all target classes once (Algorithm 1)."] = 60
     motion: Annotated[
         str,
-        OneOf(("rigid", "free")),
-        "What may change in the embedder: its filter turns and its tokens shift, so that the distances between inputs are kept "
-        "(rigid), or all of its weights do (free; paper 3.2).",
-    ] = "rigid"
+        OneOf(("free", "rigid")),
+        "What may change in the embedder: all of its weights (free; paper 3.2), or its filter turns and its tokens shift, so that "
+        "the distances between inputs are kept (rigid).",
+    ] = "free"
     angle: Annotated[
         Positive,
         "motion=rigid: how far a step turns the filter at the start, in radians; decays as the learning rate does.",

@@ -70,8 +70,8 @@ class Align:
     motion: Annotated[
         str,
         OneOf(("free", "rigid")),
-        "What may change in the embedder: all of its weights (free; paper 3.2), or its filter turns and its tokens shift, so that "
-        "the distances between inputs are kept (rigid).",
+        "What may change in the embedder: all of its weights (free; paper 3.2), or its filter turns and its tokens shift, so "
+        "that the distances between inputs are kept (rigid).",
     ] = "free"
     angle: Annotated[
         Positive,

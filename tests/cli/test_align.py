@@ -64,7 +64,6 @@ def test_patience_ends_an_alignment_that_does_not_move(orca, environment, small,
     monkeypatch.setattr(Problem, "value", lambda *words: measure(*words) * (1 - 1e-8 * next(calls)))
     still = [
         "align.lr=1e-30",
-        "align.angle=1e-30",
         "align.check_every=2",
         "align.patience=2",
         "align.epochs=40",

@@ -14,7 +14,7 @@ POINTS = {
     "compose": "orca_cli.compose:session",
     "download": "orca_cli.untrusted.downloads:_write",
     "features": "orca_cli.stages.source_features:_embed",
-    "transport": "orca_cli.stages.problem:Problem.points",
+    "transport": "orca_cli.stages.problem:measure",
     "step": "orca_cli.stages.training_plan:train_step",
     "validation": "orca_cli.stages.finetune:predict",
     "checkpoint": "orca_cli.training.checkpoint:save_file",

@@ -286,7 +286,10 @@ CONTRADICTIONS = [
         ["task=arrays", "task.kind=classes", "task.train=a.npy", "task.test_labels=y.npy"],
         ["task.test_labels", "task.test="],
     ),
-    (["task=table", "task.train=a.csv", "task.target=y", "task.targets=[a,b]"], ["task.targets", "task.kind=classes"]),
+    (
+        ["task=table", "task.train=a.csv", "task.target=y", "task.targets=[a,b]"],
+        ["task.target: given beside task.targets"],
+    ),
     (
         ["task=table", "task.train=a.csv", "task.target=y", "task.features=[a,b]", "task.ignore=[b]"],
         ["task.features", "task.ignore"],

@@ -52,13 +52,19 @@ def check(config: Config) -> None:
                 _check_part(short_names.node(word, node[word], node.get("kind")), f"{name}.{word}")
         if not (group.optional and node.get(parts.TARGET) is None):
             known = {"kind": node.get("kind")} if "kind" in group.words else {}
-            own = parts.parameters(part_node(config, name), name).get("kind") if node.get("kind", "") is None else None
-            if node.get("kind", "") is None and (own is None or "None" not in str(own.annotation)):  # it infers none
-                hint = "allowed: what the task's file says; take it out of the command"
-                raise ConfigError("null is not allowed", where=f"{name}.kind", hint=hint)
+            if node.get("kind", "") is None:
+                _check_inferred_kind(part_node(config, name), name)
             part = _check_part(part_node(config, name), name, group.given, known)
             if name == "metric":
                 check_classes(part, config)
+
+
+def _check_inferred_kind(node: dict[str, Any], group: str) -> None:
+    """Raise ConfigError where `kind` is null, and the reader does not infer it from the data."""
+    own = parts.parameters(node, group).get("kind")
+    if own is None or "None" not in str(own.annotation):
+        hint = "allowed: what the task's file says; take it out of the command"
+        raise ConfigError("null is not allowed", where=f"{group}.kind", hint=hint)
 
 
 def _check_weights(config: Config) -> None:

@@ -99,7 +99,7 @@ class Missing:
             yield x, known
 
     def add(self, x: np.ndarray, known: int) -> None:
-        """Count inputs [B, C, *E], 0 at padding, of which so many values are known."""
+        """Count the missing values of inputs [B, C, *E], which are 0 at padding; `known` is the number of the others."""
         found = np.isnan(x).sum(axis=(0, *range(2, x.ndim)))
         self.of_channels += found
         self.values += known + int(found.sum())

@@ -124,11 +124,8 @@ def _target_numbers(values: np.ndarray, decimal: str, where: str, missing: bool)
 def _bits(values: np.ndarray, where: str, missing: bool) -> np.ndarray:
     """Return a label as [n] float64 of 0, 1 and, for empty fields, NaN."""
     found, unread = _unread_bits(values)
-    if values.dtype.kind in "fiub":
-        found, unread = (
-            values.astype(np.float64),
-            np.zeros(len(values), dtype=bool),
-        )  # refused with their place when encoded
+    if values.dtype.kind in "fiub":  # numbers are refused when they are encoded, with their place
+        found, unread = values.astype(np.float64), np.zeros(len(values), dtype=bool)
     if unread.any():
         first = int(unread.argmax())
         hint = "labels are 0 and 1, or false and true; for numbers use kind=values, for one class per row kind=classes"

@@ -10,13 +10,14 @@ import functools
 import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Interval
 
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.ranges import Count, CountOrZero, Fraction, NotNegative, OneOf, Positive, Seed, Share, Takes, check_value
 
+T = TypeVar("T")
 MISSING = "???"  # OmegaConf's word for a value that has to be given
 
 AtLeastTwo = Annotated[int, Ge(2)]
@@ -158,7 +159,7 @@ class Align:
 class Train:
     """Stage 3: train on the task's loss (paper 3.3)."""
 
-    epochs: Annotated[Count, "Passes over the training data."] = 60
+    epochs: Annotated[Count | None, "Passes over the training data. Default: decided by the program."] = None
     batch_size: Annotated[
         Count,
         "Samples per forward pass; times `accumulation` per optimizer step. Smaller where there are fewer training samples.",
@@ -253,6 +254,12 @@ class Config:
 
 GROUPS = ("task", "body", "source", "metric", "finetune")  # whose choices name a run, a table row or a column
 NEEDED_GROUPS = (*GROUPS, "embedder")  # of which every run needs exactly one choice
+
+
+def settled(value: T | None) -> T:
+    """Return a setting that was decided where it had been left open (see `stages/decide.py`)."""
+    assert value is not None, "a setting is read before it is decided"
+    return value
 
 
 def lookup(config: Any, key: str) -> Any:

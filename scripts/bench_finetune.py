@@ -302,7 +302,7 @@ def epoch(built: Any, config: Config, engine: Engine, blocks: int) -> dict[str, 
 
 def whole(job: Any, built: Built, engine: Engine, blocks: int) -> dict[str, Any]:
     """Compare stage 3 as a whole: epochs, choice of the best one, files, test."""
-    config, test = job.config, built.task.open_test()
+    config, test = built.config, built.task.open_test()
     seconds: dict[str, Times] = {"ours": [], "plain": [], "trainer": []}
     for _ in range(blocks):
         first = copy.deepcopy(built.model)
@@ -332,9 +332,9 @@ def task(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
     with compose.session() as session:
         job = session.compose([*words, f"precision={arguments.precision}"])
     built = build(job.config, LogReporter())
-    found = {"step": step(built, job.config, engine, 3, arguments.blocks)}
+    found = {"step": step(built, built.config, engine, 3, arguments.blocks)}
     if not arguments.steps_only:
-        found["epoch"] = epoch(built, job.config, engine, max(3, arguments.blocks // 3))
+        found["epoch"] = epoch(built, built.config, engine, max(3, arguments.blocks // 3))
         found["run"] = whole(job, built, engine, max(3, arguments.blocks // 5))
     return found
 

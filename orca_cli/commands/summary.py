@@ -131,9 +131,22 @@ def build_table(job: Composed, summary: Summary) -> RenderableType:
         "parameters": f"{sizes}; trained {parameters['trained']:,}",
         "steps": f"align {steps['align']} ({names['metric']}), finetune {steps['finetune']}",
     }
+    if decided := summary.get("decided"):
+        rows["decided"] = _decided(decided)
     if "output_shape" in summary:
         rows["forward"] = f"one random batch gives outputs {_shape(summary['output_shape'])}"
     return terminal.facts(rows.items())
+
+
+def _decided(decided: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the settings that the program decided, those with the same reason together."""
+    reasons: dict[str, list[str]] = {}
+    for key, decision in decided.items():
+        value = decision["value"]
+        reasons.setdefault(decision["why"], []).append(
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        )
+    return "; ".join(f"{' '.join(settings)} ({why})" for why, settings in reasons.items())
 
 
 def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:

@@ -240,7 +240,7 @@ def read_run(folder: Path) -> ModelRecord:
         **{key: summary.get(key) for key in ("kind", "input_shape", "num_outputs", "checkpoint_sha256")},
         **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
         "error": task.get("error") if isinstance(task, dict) else None,
-        **{name: _setting(settings, key) for name, key in _SETTINGS_OF.items()},
+        **{name: _setting(settings, key, summary) for name, key in _SETTINGS_OF.items()},
         "weights_sha256": result.get("weights_sha256"),
         "result": result,
         "environment": read_or_empty(folder / ENVIRONMENT).get("packages") or {},
@@ -248,8 +248,11 @@ def read_run(folder: Path) -> ModelRecord:
     return _record(values, str(folder))
 
 
-def _setting(settings: Mapping[str, Any], key: str) -> Any:
-    """Return a setting of a run, or its default where the run is older than the setting."""
+def _setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:
+    """Return a setting of a run as it was used: as decided, as set, or its default where the run is older than the setting."""
+    decided = summary.get("decided")
+    if isinstance(decided, Mapping) and isinstance(decided.get(key), Mapping):
+        return decided[key].get("value")
     value: Any = settings
     for name in key.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None

@@ -17,10 +17,12 @@ from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.bodies.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
 from orca_cli.part_groups import part_node
-from orca_cli.schema import Config
+from orca_cli.schema import Config, settled
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.defaults import default_error
 from orca_cli.stages.class_balance import uneven_note, weighted
+from orca_cli.stages.decide import decide
+from orca_cli.stages.decision import Decided, record
 from orca_cli.tasks.shared.fraction import with_fraction
 from orca_cli.training.schedule import fitted_batch, smaller_batch, warmup_length
 
@@ -31,6 +33,8 @@ class Built:
 
     Args:
         task: the data, split.
+        config: the run's settings, with those that depend on the data decided.
+        decided: which those are.
         loss: what stage 3 minimises.
         error: what is reported.
         model: embedder, body and predictor, on the CPU; the finetune mode is applied.
@@ -39,6 +43,8 @@ class Built:
     """
 
     task: TaskData
+    config: Config
+    decided: Decided
     loss: Loss
     error: Error
     model: TransferModel
@@ -54,8 +60,6 @@ def build(config: Config, reporter: Reporter) -> Built:
         ConfigError: the data, the body and the settings do not fit together.
     """
     task = read_task(config, reporter)
-    if note := smaller_batch(config.train, len(task.train)):
-        reporter.say(f"build: {note}")
     if note := uneven_note(task, config.train):
         reporter.say(f"build: {note}")
     mode: Finetune = parts.build(config.finetune, "finetune")
@@ -72,13 +76,17 @@ def build(config: Config, reporter: Reporter) -> Built:
         seed=config.seed,
     )
     mode.apply(model)
+    config, decided = decide(config, task, model.embedder.layout.tokens)
+    if note := smaller_batch(config.train, len(task.train)):
+        reporter.say(f"build: {note}")
     integer = not np.issubdtype(task.train.targets().dtype, np.floating)
     loss = _part(config.task, "loss", task.kind, integer) or default_loss(task.kind, integer)
     loss = weighted(loss, task, config.train)
     error = _part(config.task, "error", task.kind, integer) or default_error(task.kind, integer)
     if config.train.error_chunks is not None:
         error = ChunkMean(error, config.train.error_chunks, config.train.batch_size)
-    return Built(task, loss, error, model, mode, _summary(config, task, model, error))
+    summary = _summary(config, task, model, error) | {"decided": record(decided)}
+    return Built(task, config, decided, loss, error, model, mode, summary)
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
@@ -159,7 +167,7 @@ def _summary(config: Config, task: TaskData, model: TransferModel, error: Error)
         "splits": {"train": split_record(task.train), "val": split_record(task.validation)},
         "steps": {
             "align": config.align.epochs if config.metric.get(parts.TARGET) else 0,
-            "finetune": config.train.epochs * steps_per_epoch(config, len(task.train)),
+            "finetune": settled(config.train.epochs) * steps_per_epoch(config, len(task.train)),
         },
         "warmup_epochs": warmup_length(config.train),
         "checkpoint_sha256": model.body.checkpoint_digest,
@@ -169,12 +177,13 @@ def _summary(config: Config, task: TaskData, model: TransferModel, error: Error)
     }
 
 
-def forward_once(built: Built, config: Config) -> list[int]:
+def forward_once(built: Built) -> list[int]:
     """Send one random batch of the task's shape through the model; returns the shape of the outputs.
 
     Raises:
         DataError: the outputs do not fit the targets.
     """
+    config = built.config
     size = min(config.train.batch_size, 2)
     x = torch.randn((size, *built.task.input_shape), generator=seeding.torch_generator(config.seed, "dry-run"))
     built.model.eval()

@@ -18,7 +18,7 @@ from orca_cli.exceptions import DataError, InterruptionError
 from orca_cli.interfaces import Reporter, Samples, Score
 from orca_cli.runs.curves import short_curve
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.schema import Config
+from orca_cli.schema import Config, settled
 from orca_cli.stages.build import Built, split_record
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.tasks.shared.overlap import count_shared
@@ -97,7 +97,7 @@ def finetune(config: Config, built: Built, engine: Engine, run: RunDirectory, re
         checkpoint.commit_weights(run.stage("finetune") / name, weights, owner=run.name.identity)
     is_best = config.train.select == "best"
     built.finetune.load_trainable_state(built.model, best if is_best else last)
-    epoch = progress.best_epoch if is_best else config.train.epochs
+    epoch = progress.best_epoch if is_best else settled(config.train.epochs)
     return Trained(
         validation_error=progress.lines[epoch - 1]["validation_error"],
         epoch=epoch,
@@ -114,7 +114,7 @@ class _Training:
         self._plan = TrainingPlan(config, built, engine)
         if note := shortened_warmup(config.train):
             reporter.say(f"finetune: {note}")
-        self._total = config.train.epochs * self._plan.per_epoch
+        self._total = settled(config.train.epochs) * self._plan.per_epoch
         self._saver = checkpoint.Saver(
             run.stage("finetune") / CHECKPOINTS, owner=run.name.identity, every_s=config.train.checkpoint_s
         )

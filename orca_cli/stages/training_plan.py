@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from orca_cli import seeding
 from orca_cli.interfaces import Batch, Samples
-from orca_cli.schema import Config, Train
+from orca_cli.schema import Config, Train, settled
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.training.engine import Engine
 from orca_cli.training.feed import Feed
@@ -68,7 +68,7 @@ class TrainingPlan:
         if isinstance(built.loss, nn.Module):
             built.loss.to(engine.device)  # weights of classes
         self.per_epoch = steps_per_epoch(config, len(self._samples))
-        self._steps = config.train.epochs * self.per_epoch if steps is None else steps
+        self._steps = settled(config.train.epochs) * self.per_epoch if steps is None else steps
         optimizer = make_optimizer(config.train, built.model.parameters(), fused=engine.device.type == "cpu")
         self.optimizer = engine.prepare(optimizer)
         unit = built.model.deviation if config.train.loss_units == "deviation" else 1.0
@@ -134,7 +134,7 @@ class TrainingPlan:
             step,
             peak=settings.lr,
             warmup_steps=warmup_length(settings) * self.per_epoch,
-            decay_steps=(settings.decay_epochs or settings.epochs) * self.per_epoch,
+            decay_steps=(settings.decay_epochs or settled(settings.epochs)) * self.per_epoch,
         )
 
 

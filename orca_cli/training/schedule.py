@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from orca_cli.schema import Align, Train
+from orca_cli.schema import Align, Train, settled
 
 
 def warmup_then_linear(step: int, *, peak: float, warmup_steps: float, decay_steps: float) -> float:
@@ -35,7 +35,8 @@ def warmup_length(train: Train) -> float:
     """
     if train.warmup_limit is None:
         return train.warmup_epochs
-    return min(train.warmup_epochs, train.warmup_limit * min(train.epochs, train.decay_epochs or train.epochs))
+    epochs = settled(train.epochs)
+    return min(train.warmup_epochs, train.warmup_limit * min(epochs, train.decay_epochs or epochs))
 
 
 def shortened_warmup(train: Train) -> str:

@@ -78,4 +78,4 @@ def scale_of(y):
 def plan(model, samples, loss, **settings):
     """Return the plan of a run's stage 3."""
     built = SimpleNamespace(model=model, loss=loss, task=SimpleNamespace(train=samples))
-    return TrainingPlan(Config(train=Train(**settings)), built, engine())
+    return TrainingPlan(Config(train=Train(**({"epochs": 60} | settings))), built, engine())

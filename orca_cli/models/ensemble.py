@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orca_cli.interfaces import Body
 from orca_cli.models.transfer import TransferModel
 
 
@@ -30,10 +30,9 @@ class Ensemble(nn.Module):
         self.kind = kind
 
     @property
-    def body(self) -> Body:
-        """Return the body of the first member; those of the others have the same form."""
-        body: Body = self.members[0].body
-        return body
+    def body(self) -> Any:
+        """Return the body of the first member, a Body (interfaces); those of the others have the same form."""
+        return self.members[0].body
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return outputs [B, K] or [B, K, *E]; `x` and `valid` as in `interfaces.Batch`."""
@@ -61,8 +60,10 @@ def output_kind(kind: str, integer_targets: bool) -> str:
 
 
 def twin(model: TransferModel, own: Iterable[str]) -> TransferModel:
-    """Return a copy of a model that shares the model's tensors but for those of some names, which are its own."""
+    """Return a copy of a model with tensors of its own for some names; all else that is large is shared."""
     names = set(own)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    shared = {id(tensor): tensor for name, tensor in tensors.items() if name not in names}
-    return copy.deepcopy(model, shared)
+    shared = [tensor for name, tensor in tensors.items() if name not in names]
+    kept = vars(model.body)  # what a body keeps beside its weights, such as its own embedding layer
+    shared += [kept[name] for name in ("_aside", "_tokenizer", "config") if name in kept]
+    return copy.deepcopy(model, {id(value): value for value in shared})

@@ -10,7 +10,7 @@ from orca_cli.stages.decision import Decision
 
 
 def task(n=200):
-    return SimpleNamespace(train=range(n))
+    return SimpleNamespace(train=range(n), validation=range(n), validation_drawn=False)
 
 
 def test_what_is_set_is_not_decided():

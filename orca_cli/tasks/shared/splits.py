@@ -125,7 +125,9 @@ def draw(
 def folds(
     n: int, count: int, *, seed: int = 0, classes: np.ndarray | None = None, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the fold of each sample, [n] int64 in 0..count-1: their sizes, and those of each class in them, differ by 1 at most.
+    """Return the fold of each sample, [n] int64 in 0..count-1.
+
+    The sizes of the folds differ by 1 at most, and so do those of each class in them.
 
     Args:
         n: number of samples.

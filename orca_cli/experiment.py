@@ -187,7 +187,8 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
     from orca_cli.stages import finetune
 
     with _timed(validated.seconds, "test"):
-        return finetune.test(validated.built.config, validated.built, validated.engine, folder)
+        built = validated.built
+        return finetune.test(built.config, built, validated.trained, validated.engine, folder)
 
 
 def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None]) -> Outcome:
@@ -306,7 +307,7 @@ def _result(validated: Validated, tested: Tested) -> dict[str, Any]:
         },
         "validation_error": trained.validation_error,
         "trivial_error": tested.trivial,
-        "selected": {"by": config.train.select, "epoch": trained.epoch, "on": config.train.validate_on},
+        "selected": trained.selected,
         "decided": built.summary["decided"],
         "training": {"warmup_epochs": built.summary["warmup_epochs"], "precision": validated.engine.precision},
         "test_reads": tested.reads,

@@ -215,8 +215,35 @@ class Train:
     ] = None
     eval_batch_size: Annotated[Count, "Samples per forward pass when nothing is trained."] = 256
     select: Annotated[
-        str, OneOf(("best", "last")), "Which weights are tested: those with the lowest validation error, or the last."
-    ] = "best"
+        str,
+        OneOf(("auto", "best", "last")),
+        "Which weights are tested: those that validate best, or the last; auto: the best where validation is large enough to"
+        " choose (docs/selection.md).",
+    ] = "auto"
+    select_by: Annotated[
+        str,
+        OneOf(("auto", "error", "loss")),
+        "select=best: what is lowest on validation, the task's error or its loss; auto: the loss where validation is small.",
+    ] = "auto"
+    refit: Annotated[
+        Any,
+        Takes(Literal["auto"] | bool),
+        "Train on the validation samples as well, which leaves no validation error; auto: where they choose nothing and were"
+        " drawn from the training data.",
+    ] = "auto"
+    folds: Annotated[
+        CountOrZero,
+        "Fine-tune N models on all training samples but a N-th each, which judges it; their outputs are averaged (0: one"
+        " model).",
+    ] = 0
+    members: Annotated[
+        Count | None,
+        "Fine-tune N models that differ in their random draws; their outputs are averaged. null: by the budget.",
+    ] = None
+    average: Annotated[
+        Fraction | None,
+        "The last part of the optimizer steps whose weights are averaged. null: the weights are those of one step.",
+    ] = None
     validate_on: Annotated[
         str,
         OneOf(("validation", "test")),
@@ -312,10 +339,28 @@ def check(config: Config) -> None:
     if train.decay_epochs is not None and train.decay_epochs < (train.warmup_epochs or 0):
         what = f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}"
         raise ConfigError(what, where="train.decay_epochs", hint="allowed: train.warmup_epochs or more")
+    _check_selection(train)
     if align.patience is not None and align.check_every > align.epochs > 0:
         what = f"never measures within align.epochs={align.epochs}, and align.patience={align.patience} waits for it"
         hint = "lower align.check_every, or leave align.patience out"
         raise ConfigError(what, where=f"align.check_every={align.check_every}", hint=hint)
+
+
+def _check_selection(train: Train) -> None:
+    """Raise ConfigError where settings of the choice of weights contradict each other."""
+    if train.folds == 1:
+        raise ConfigError("1 is not allowed", where="train.folds", hint="allowed: 0 (none), or 2 and more")
+    if train.folds and (train.members or 1) > 1:
+        what = f"contradicts train.folds={train.folds}, which fine-tunes a model for each fold"
+        raise ConfigError(what, where=f"train.members={train.members}", hint="leave one of them out")
+    uses = {f"train.folds={train.folds}": bool(train.folds), "train.refit=true": train.refit is True}
+    for setting in (name for name, used in uses.items() if used):
+        if train.select == "best":
+            what = "leaves no samples to choose by, and train.select=best chooses"
+            raise ConfigError(what, where=setting, hint="use train.select=last or auto, or leave one of them out")
+        if train.validate_on == "test":
+            what = "does not go with train.validate_on=test"
+            raise ConfigError(what, where=setting, hint="leave one of them out")
 
 
 def check_keys(content: dict[str, Any], known: dict[str, Any] | None = None, prefix: str = "") -> None:

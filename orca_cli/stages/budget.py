@@ -13,6 +13,7 @@ from typing import Any
 from orca_cli import schema
 from orca_cli.interfaces import TaskData
 from orca_cli.schema import Config, Train
+from orca_cli.stages import selection
 from orca_cli.stages.decision import Decided, Decision
 from orca_cli.training.schedule import fitted_batch
 
@@ -94,7 +95,7 @@ def decide(config: Config, task: TaskData, tokens: int, *, parameters: int, epoc
         parameters: of the whole model.
         epochs: of a budget of minutes, once the time of a step is known.
     """
-    size = Size(len(task.train), tokens, parameters)
+    size = Size(selection.count_learned(config, task), tokens, parameters)
     row = next(row for row in _TABLE if size.fits(row.most))
     why = f"budget={_named(config)}: {size}"
     decided: Decided = {}
@@ -110,6 +111,7 @@ def decide(config: Config, task: TaskData, tokens: int, *, parameters: int, epoc
         decided["train.epochs"] = epochs
     most = _epochs(row, _level(config), dataclasses.replace(train, batch_size=batch_size), size.samples)
     length = settle("epochs", most) if epochs is None else epochs.value
+    settle("members", 1 if train.folds else _level(config).members)
     settle("lr", row.lr)
     settle("warmup_epochs", round(row.warmup * min(length, train.decay_epochs or length), 6))
     settle("weight_decay", row.weight_decay)

@@ -20,7 +20,7 @@ from orca_cli.part_groups import part_node
 from orca_cli.schema import Config, settled
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.defaults import default_error
-from orca_cli.stages import budget
+from orca_cli.stages import budget, selection
 from orca_cli.stages.class_balance import uneven_note, weighted
 from orca_cli.stages.decide import decide
 from orca_cli.stages.decision import Decided, record
@@ -34,6 +34,7 @@ class Built:
 
     Args:
         task: the data, split.
+        learned: what stage 3 trains on: the training split, or validation as well (docs/selection.md).
         config: the run's settings, with those that depend on the data decided.
         decided: which those are.
         loss: what stage 3 minimises.
@@ -44,6 +45,7 @@ class Built:
     """
 
     task: TaskData
+    learned: Samples
     config: Config
     decided: Decided
     loss: Loss
@@ -81,7 +83,8 @@ def build(config: Config, reporter: Reporter) -> Built:
     config, decided = decide(config, task, model.embedder.layout.tokens, parameters=parameters)
     if note := budget.unused(config, decided):
         reporter.say(f"build: {note}")
-    if note := smaller_batch(config.train, len(task.train)):
+    learned = selection.learned(config, task)
+    if note := smaller_batch(config.train, selection.count_learned(config, task)):
         reporter.say(f"build: {note}")
     integer = not np.issubdtype(task.train.targets().dtype, np.floating)
     loss = _part(config.task, "loss", task.kind, integer) or default_loss(task.kind, integer)
@@ -90,7 +93,7 @@ def build(config: Config, reporter: Reporter) -> Built:
     if config.train.error_chunks is not None:
         error = ChunkMean(error, config.train.error_chunks, settled(config.train.batch_size))
     summary = _summary(config, task, model, error) | {"decided": record(decided)}
-    return Built(task, config, decided, loss, error, model, mode, summary)
+    return Built(task, learned, config, decided, loss, error, model, mode, summary)
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
@@ -111,7 +114,7 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     if fraction is not None:
         reporter.say(f"task: {task.note.rpartition('; ')[2]}")
     if config.train.validate_on == "test":
-        task = replace(task, validation=task.open_test())
+        task = replace(task, validation=task.open_test(), validation_drawn=False)
     for name, split in (("training", task.train), ("validation", task.validation)):
         if len(split) == 0:
             raise DataError(f"the {name} split is empty", where="task", hint="give more data or other split sizes")
@@ -171,7 +174,9 @@ def _summary(config: Config, task: TaskData, model: TransferModel, error: Error)
         "splits": {"train": split_record(task.train), "val": split_record(task.validation)},
         "steps": {
             "align": config.align.epochs if config.metric.get(parts.TARGET) else 0,
-            "finetune": settled(config.train.epochs) * steps_per_epoch(config, len(task.train)),
+            "finetune": selection.count_members(config)
+            * settled(config.train.epochs)
+            * steps_per_epoch(config, selection.count_learned(config, task)),
         },
         "warmup_epochs": warmup_length(config.train),
         "checkpoint_sha256": model.body.checkpoint_digest,

@@ -14,13 +14,15 @@ from typing import Any
 from orca_cli import schema
 from orca_cli.interfaces import TaskData
 from orca_cli.schema import Config
-from orca_cli.stages import budget
+from orca_cli.stages import budget, selection
 from orca_cli.stages.decision import Decided, Decision
 
 Rule = Callable[[Config, TaskData, int], Decided]
 
 _OPEN = (None, "auto")  # settings that a rule may decide
-_RULES: tuple[Rule, ...] = ()  # in this order: a rule sees what those before it decided; the budget comes last
+_RULES: tuple[Rule, ...] = (
+    selection.decide,
+)  # in this order: a rule sees what those before it decided; the budget comes last
 
 
 def decide(

@@ -60,12 +60,23 @@ class TrainingPlan:
         built: model, loss and training split; which parameters train is chosen before.
         engine: the device.
         steps: how many will be taken, from step 0; nothing is read beyond. Default: all.
+        samples: what is trained on. Default: the training split.
+        seed: of all draws. Default: the run's.
     """
 
-    def __init__(self, config: Config, built: Built, engine: Engine, steps: int | None = None) -> None:
-        self._settings = fitted_batch(config.train, len(built.task.train))
-        self._seed, self._built, self._engine = config.seed, built, engine
-        self._samples = built.task.train
+    def __init__(
+        self,
+        config: Config,
+        built: Built,
+        engine: Engine,
+        steps: int | None = None,
+        *,
+        samples: Samples | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._samples = built.task.train if samples is None else samples
+        self._settings = fitted_batch(config.train, len(self._samples))
+        self._seed, self._built, self._engine = config.seed if seed is None else seed, built, engine
         if isinstance(built.loss, nn.Module):
             built.loss.to(engine.device)  # weights of classes
         self.per_epoch = steps_per_epoch(config, len(self._samples))
@@ -73,7 +84,7 @@ class TrainingPlan:
         optimizer = make_optimizer(config.train, built.model.parameters(), fused=engine.device.type == "cpu")
         self.optimizer = engine.prepare(optimizer)
         unit = built.model.deviation if config.train.loss_units == "deviation" else 1.0
-        self._unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
+        self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit  # of outputs and targets in the loss
         self._feed: Feed[_Read] | None = None
         self._next = 0
 
@@ -101,7 +112,7 @@ class TrainingPlan:
                 seed=self._seed,
                 step=step,
                 reduce=settings.accumulation_reduce,
-                unit=self._unit,
+                unit=self.unit,
                 prepared=itertools.chain([first.batch], (read.batch for read in itertools.islice(feed, first.more))),
             )
         self._next = step + 1

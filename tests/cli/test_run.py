@@ -56,6 +56,7 @@ RESULT_FIELDS = {
     "validation_error",
     "trivial_error",
     "selected",
+    "decided",
     "training",
     "test_reads",
     "splits",

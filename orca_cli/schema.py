@@ -159,11 +159,12 @@ class Align:
 class Train:
     """Stage 3: train on the task's loss (paper 3.3)."""
 
-    epochs: Annotated[Count | None, "Passes over the training data. Default: decided by the program."] = None
+    epochs: Annotated[Count | None, "Passes over the training data. null: by the budget."] = None
     batch_size: Annotated[
-        Count,
-        "Samples per forward pass; times `accumulation` per optimizer step. Smaller where there are fewer training samples.",
-    ] = 32
+        Count | None,
+        "Samples per forward pass; times `accumulation` per optimizer step. Smaller where there are fewer training samples."
+        " null: by the budget.",
+    ] = None
     accumulation: Annotated[
         Count, "Batches per optimizer step; the gradient is that of the mean over all their samples."
     ] = 1
@@ -190,11 +191,16 @@ class Train:
         " weigh alike.",
     ] = None
     optimizer: Optimizer = "adamw"
-    lr: Annotated[Rate, "Peak learning rate."] = 1e-4
-    weight_decay: Decay = 0.0
+    lr: Annotated[Rate | None, "Peak learning rate. null: by the budget."] = None
+    adapt_rate: Annotated[
+        bool, "Start stage 3 again, once, with another rate where this one diverges or has no effect."
+    ] = True
+    weight_decay: Annotated[NotNegative | None, "Weight decay. null: by the budget."] = None
     momentum: Momentum = 0.9
     betas: Betas = (0.9, 0.98)
-    warmup_epochs: Annotated[NotNegative, "The learning rate rises linearly from 0 over N epochs ..."] = 5
+    warmup_epochs: Annotated[
+        NotNegative | None, "The learning rate rises linearly from 0 over N epochs (null: by the budget) ..."
+    ] = None
     warmup_limit: Annotated[
         Fraction | None,
         "... but over no larger part of the epochs than this: a longer warm-up is shortened, and the log says so. null: no"
@@ -204,7 +210,9 @@ class Train:
         Annotated[float, Ge(1)] | None,
         "Then it falls linearly to 0 at this epoch, and stays there. Default: `epochs`.",
     ] = None
-    clip: Annotated[Positive | None, "Largest norm of the gradient, per optimizer step; no clipping by default."] = None
+    clip: Annotated[
+        NotNegative | None, "Largest norm of the gradient, per optimizer step. 0: no clipping; null: by the budget."
+    ] = None
     eval_batch_size: Annotated[Count, "Samples per forward pass when nothing is trained."] = 256
     select: Annotated[
         str,
@@ -228,7 +236,10 @@ class Train:
         "Fine-tune N models on all training samples but a N-th each, which judges it; their outputs are averaged (0: one"
         " model).",
     ] = 0
-    members: Annotated[Count, "Fine-tune N models that differ in their random draws; their outputs are averaged."] = 1
+    members: Annotated[
+        Count | None,
+        "Fine-tune N models that differ in their random draws; their outputs are averaged. null: one, or as the budget says.",
+    ] = None
     average: Annotated[
         Fraction | None,
         "The last part of the optimizer steps whose weights are averaged. null: the weights are those of one step.",
@@ -274,6 +285,12 @@ class Config:
         OneOf(("clean", "paper", "release")),
         "How errors are measured; a group of its own that overrides other files in what it sets.",
     ] = "clean"
+    budget: Annotated[
+        Any,
+        Takes(Literal["quick", "normal", "thorough"] | Positive),
+        "How long to train in stage 3: the optimizer steps, and what else of train is null, by the number of samples and their"
+        " length (protocol=clean). A number is minutes on this machine. Settings of train that are given count more.",
+    ] = "normal"
 
 
 GROUPS = ("task", "body", "source", "metric", "finetune")  # whose choices name a run, a table row or a column
@@ -316,7 +333,10 @@ def check(config: Config) -> None:
     train, align = config.train, config.align
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError("fp16 needs a GPU, not device=cpu", where="precision", hint="use precision=fp32 or bf16")
-    if train.decay_epochs is not None and train.decay_epochs < train.warmup_epochs:
+    if config.budget != Config.budget and config.protocol != "clean":
+        what = f"has no effect on protocol={config.protocol}, which sets the length of training itself"
+        raise ConfigError(what, where=f"budget={config.budget}", hint="give train.epochs=... instead")
+    if train.decay_epochs is not None and train.decay_epochs < (train.warmup_epochs or 0):
         what = f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}"
         raise ConfigError(what, where="train.decay_epochs", hint="allowed: train.warmup_epochs or more")
     _check_selection(train)
@@ -330,7 +350,7 @@ def _check_selection(train: Train) -> None:
     """Raise ConfigError where settings of the choice of weights contradict each other."""
     if train.folds == 1:
         raise ConfigError("1 is not allowed", where="train.folds", hint="allowed: 0 (none), or 2 and more")
-    if train.folds and train.members > 1:
+    if train.folds and (train.members or 1) > 1:
         what = f"contradicts train.folds={train.folds}, which fine-tunes a model for each fold"
         raise ConfigError(what, where=f"train.members={train.members}", hint="leave one of them out")
     uses = {f"train.folds={train.folds}": bool(train.folds), "train.refit=true": train.refit is True}

@@ -20,7 +20,7 @@ from orca_cli.part_groups import part_node
 from orca_cli.schema import Config, settled
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.defaults import default_error
-from orca_cli.stages import selection
+from orca_cli.stages import budget, selection
 from orca_cli.stages.class_balance import uneven_note, weighted
 from orca_cli.stages.decide import decide
 from orca_cli.stages.decision import Decided, record
@@ -79,7 +79,10 @@ def build(config: Config, reporter: Reporter) -> Built:
         seed=config.seed,
     )
     mode.apply(model)
-    config, decided = decide(config, task, model.embedder.layout.tokens)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    config, decided = decide(config, task, model.embedder.layout.tokens, parameters=parameters)
+    if note := budget.unused(config, decided):
+        reporter.say(f"build: {note}")
     learned = selection.learned(config, task)
     if note := smaller_batch(config.train, selection.count_learned(config, task)):
         reporter.say(f"build: {note}")
@@ -88,7 +91,7 @@ def build(config: Config, reporter: Reporter) -> Built:
     loss = weighted(loss, task, config.train)
     error = _part(config.task, "error", task.kind, integer) or default_error(task.kind, integer)
     if config.train.error_chunks is not None:
-        error = ChunkMean(error, config.train.error_chunks, config.train.batch_size)
+        error = ChunkMean(error, config.train.error_chunks, settled(config.train.batch_size))
     summary = _summary(config, task, model, error) | {"decided": record(decided)}
     return Built(task, learned, config, decided, loss, error, model, mode, summary)
 
@@ -137,7 +140,7 @@ def load_body(config: Config, *, pretrained: bool = True) -> Body:
 def steps_per_epoch(config: Config, num_train: int) -> int:
     """Return the optimizer steps in one pass over the training data."""
     train = fitted_batch(config.train, num_train)
-    return -(-num_train // (train.batch_size * train.accumulation))
+    return -(-num_train // (settled(train.batch_size) * train.accumulation))
 
 
 def split_record(samples: Samples) -> dict[str, Any]:
@@ -190,7 +193,7 @@ def forward_once(built: Built) -> list[int]:
         DataError: the outputs do not fit the targets.
     """
     config = built.config
-    size = min(config.train.batch_size, 2)
+    size = min(settled(config.train.batch_size), 2)
     x = torch.randn((size, *built.task.input_shape), generator=seeding.torch_generator(config.seed, "dry-run"))
     built.model.eval()
     with torch.no_grad():

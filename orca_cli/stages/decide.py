@@ -7,6 +7,7 @@ decides the same. A run's identity is that of its settings before anything is de
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,27 +15,34 @@ from orca_cli import schema
 from orca_cli.interfaces import TaskData
 from orca_cli.schema import Config
 from orca_cli.stages import budget, selection
-from orca_cli.stages.decision import Decided
+from orca_cli.stages.decision import Decided, Decision
 
 Rule = Callable[[Config, TaskData, int], Decided]
 
 _OPEN = (None, "auto")  # settings that a rule may decide
-_RULES: tuple[Rule, ...] = (selection.decide, budget.decide)  # in this order: a rule sees what those before it decided
+# In this order: a rule sees what those before it decided; the budget comes last.
+_RULES: tuple[Rule, ...] = (selection.decide,)
 
 
-def decide(config: Config, task: TaskData, tokens: int) -> tuple[Config, Decided]:
+def decide(
+    config: Config, task: TaskData, tokens: int, *, parameters: int, epochs: Decision | None = None
+) -> tuple[Config, Decided]:
     """Return the settings with everything decided, and what was decided.
 
     Args:
         config: as composed; it is left as it is.
         task: the data, of which the test split is closed.
         tokens: T, of a sample.
+        parameters: of the whole model.
+        epochs: of a budget of minutes, once the time of a step is known.
 
     Raises:
         ConfigError: what was decided contradicts what is set.
     """
+    of_budget = functools.partial(budget.decide, parameters=parameters, epochs=epochs)
+    rules: tuple[Rule, ...] = (*_RULES, of_budget)
     decided: Decided = {}
-    for rule in _RULES:
+    for rule in rules:
         found = rule(config, task, tokens)
         config = with_values(config, found)
         decided |= found

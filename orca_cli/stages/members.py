@@ -9,6 +9,7 @@ import numpy as np
 from orca_cli import seeding
 from orca_cli.interfaces import Samples
 from orca_cli.schema import Config
+from orca_cli.stages import selection
 from orca_cli.stages.build import Built
 from orca_cli.tasks.shared.fraction import Part
 from orca_cli.tasks.shared.splits import folds
@@ -43,11 +44,12 @@ def crew(config: Config, built: Built) -> list[Member]:
     if train.folds:
         return [_fold(config, learned, fold, rows) for fold, rows in enumerate(_held_out(config, built))]
     held_out = None if train.refit is True else built.task.validation
-    if train.members == 1:
+    count = selection.count_members(config)
+    if count == 1:
         return [Member("", config.seed, learned, held_out)]
     return [
         Member(f"member-{i}", seeding.derive(config.seed, "finetune", "member", i), learned, held_out)
-        for i in range(train.members)
+        for i in range(count)
     ]
 
 

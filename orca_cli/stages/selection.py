@@ -73,7 +73,7 @@ def count_learned(config: Config, task: TaskData) -> int:
 
 def count_members(config: Config) -> int:
     """Return how many models stage 3 fine-tunes."""
-    return config.train.folds or config.train.members
+    return config.train.folds or config.train.members or 1
 
 
 def judged_on(config: Config, task: TaskData, samples: Samples) -> tuple[str, Samples | None]:

@@ -33,7 +33,8 @@ class _Read:
 
 def _reads(engine: Engine, samples: Samples, settings: Train, seed: int, steps: range) -> Iterator[Callable[[], _Read]]:
     """Yield what reads the batches of some steps, one after the other; the order of an epoch is drawn once."""
-    size = settings.batch_size * settings.accumulation
+    batch_size = settled(settings.batch_size)
+    size = batch_size * settings.accumulation
     per_epoch = -(-len(samples) // size)
     drawn, order = -1, np.empty(0, np.int64)
     for step in steps:
@@ -42,7 +43,7 @@ def _reads(engine: Engine, samples: Samples, settings: Train, seed: int, steps: 
             order = seeding.numpy_generator(seed, "finetune", "order", epoch).permutation(len(samples))
             drawn = epoch
         chosen = order[place * size : (place + 1) * size]
-        reads = list(read_step(samples, chosen, settings.batch_size, seed=seed, step=step))
+        reads = list(read_step(samples, chosen, batch_size, seed=seed, step=step))
         for part, read in enumerate(reads):
             yield functools.partial(_read, engine, read, chosen, len(reads) - 1 - part)
 
@@ -106,8 +107,8 @@ class TrainingPlan:
                 self._built.loss,
                 self._samples,
                 first.indices,
-                batch_size=settings.batch_size,
-                clip=settings.clip,
+                batch_size=settled(settings.batch_size),
+                clip=settled(settings.clip) or None,
                 seed=self._seed,
                 step=step,
                 reduce=settings.accumulation_reduce,
@@ -143,7 +144,7 @@ class TrainingPlan:
         settings = self._settings
         return warmup_then_linear(
             step,
-            peak=settings.lr,
+            peak=settled(settings.lr),
             warmup_steps=warmup_length(settings) * self.per_epoch,
             decay_steps=(settings.decay_epochs or settled(settings.epochs)) * self.per_epoch,
         )
@@ -151,7 +152,8 @@ class TrainingPlan:
 
 def _smaller(settings: Train) -> str:
     """Return settings that take the same steps with half the memory for activations."""
-    if settings.batch_size == 1:
+    size = settled(settings.batch_size)
+    if size == 1:
         return "use a smaller body or embedder.max_tokens"
-    half = -(-settings.batch_size // 2)
+    half = -(-size // 2)
     return f"try train.batch_size={half} train.accumulation={settings.accumulation * 2}, or embedder.max_tokens"

@@ -22,8 +22,8 @@ def numbers(tmp_path, tiny):
         np.savez(tmp_path / f"{units}.npz", x=x, y=(y * units).astype(np.float32))
         return [
             "run", "task=arrays", "task.kind=dense", f"task.train={tmp_path / f'{units}.npz'}",
-            f"body.checkpoint={tiny['bert']}", "metric=none", "train.epochs=15", "train.lr=3e-3", "train.warmup_epochs=1", "train.refit=false",
-            "train.batch_size=16", *more,
+            f"body.checkpoint={tiny['bert']}", "metric=none", "train.epochs=15", "train.lr=3e-3", "train.warmup_epochs=1",
+            "train.batch_size=16", "train.refit=false", *more,
         ]  # fmt: skip
 
     return words

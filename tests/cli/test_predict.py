@@ -257,7 +257,7 @@ def test_tables_and_folders_of_images(orca, environment, tmp_path, tiny, monkeyp
 
 def test_the_best_of_a_sweep_is_chosen_by_validation(trained, orca, environment, tmp_path):
     for seed in (0, 1, 2):
-        run = trained("bert", "integers", (2, 20), f"seed={seed}", "train.lr=1e-2")
+        run = trained("bert", "integers", (2, 20), f"seed={seed}", "train.lr=1e-2", "train.select=best")
     records = {record["run_id"]: record for record in results(environment)}
     lowest = min(records, key=lambda name: (records[name]["validation_error"], name))
     code, out, err = orca(
@@ -279,7 +279,7 @@ def test_the_best_of_a_sweep_is_chosen_by_validation(trained, orca, environment,
         (path / "result.json").write_text(json.dumps(record))
     code, out, err = orca("predict", environment, run.folder / "test.npz", "--best", "--out", "p.npz")
     assert "the lowest of 1 runs" in err
-    other = trained("bert", "integers", (2, 18))
+    other = trained("bert", "integers", (2, 18), "train.select=best")
     code, out, err = orca("predict", environment, other.folder / "test.npz", "--best")
     assert (code, out) == (11, "")
     assert "validated on 2 different sets of data or errors" in err

@@ -111,6 +111,7 @@ def decide(config: Config, task: TaskData, tokens: int, *, parameters: int, epoc
         decided["train.epochs"] = epochs
     most = _epochs(row, _level(config), dataclasses.replace(train, batch_size=batch_size), size.samples)
     length = settle("epochs", most) if epochs is None else epochs.value
+    settle("members", 1 if train.folds else _level(config).members)
     settle("lr", row.lr)
     settle("warmup_epochs", round(row.warmup * min(length, train.decay_epochs or length), 6))
     settle("weight_decay", row.weight_decay)

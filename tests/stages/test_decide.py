@@ -12,20 +12,18 @@ from orca_cli.stages import budget
 from orca_cli.stages.decide import decide, with_values
 from orca_cli.stages.decision import Decision
 
-NAMES = ("epochs", "batch_size", "lr", "warmup_epochs", "weight_decay", "clip")
+NAMES = ("members", "epochs", "batch_size", "lr", "warmup_epochs", "weight_decay", "clip")
 MILLION = 1_000_000
-CHOICE = {"train.select", "train.select_by", "train.refit"}  # decided by other rules
 
 
-def data(n):
-    """Return a task with n training samples and as many of validation, which a run keeps apart."""
-    return SimpleNamespace(train=range(n), validation=range(n), validation_drawn=False)
+def task(n, validation=1000, drawn=False):
+    return SimpleNamespace(train=range(n), validation=range(validation), validation_drawn=drawn)
 
 
 def decided(n=200, tokens=40, parameters=10 * MILLION, level="normal", **train):
-    """Return the settings with everything decided, and what was."""
-    task = data(n)
-    return decide(Config(train=Train(**train), budget=level), task, tokens, parameters=parameters)
+    """Return the settings with everything decided, and what the budget decided."""
+    config, found = decide(Config(train=Train(**train), budget=level), task(n), tokens, parameters=parameters)
+    return config, {key: decision for key, decision in found.items() if key.removeprefix("train.") in NAMES}
 
 
 def steps(config, n):
@@ -35,20 +33,28 @@ def steps(config, n):
 
 def test_everything_that_is_open_is_decided_and_the_composed_settings_stay_as_they_are():
     composed = Config()
-    config, found = decide(composed, data(85), 25, parameters=10 * MILLION)
-    assert set(found) - CHOICE == {f"train.{name}" for name in NAMES}
+    config, found = decide(composed, task(85), 25, parameters=10 * MILLION)
+    assert set(found) >= {f"train.{name}" for name in NAMES}
     assert all(lookup(config, key) == decision.value for key, decision in found.items())
     assert found["train.epochs"].why == "budget=normal: 85 samples of 25 tokens, 10 M parameters"
     assert all(getattr(composed.train, name) is None for name in NAMES)
-    assert (config, found) == decide(composed, data(85), 25, parameters=10 * MILLION)
+    assert (config, found) == decide(composed, task(85), 25, parameters=10 * MILLION)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_set_is_not_decided_whatever_its_value(name):
-    value = {"epochs": 3, "batch_size": 5, "lr": 7.0, "warmup_epochs": 0.0, "weight_decay": 0.0, "clip": 0.0}[name]
+    value = {
+        "members": 2,
+        "epochs": 3,
+        "batch_size": 5,
+        "lr": 7.0,
+        "warmup_epochs": 0.0,
+        "weight_decay": 0.0,
+        "clip": 0.0,
+    }[name]
     config, found = decided(**{name: value})
     assert getattr(config.train, name) == value
-    assert set(found) - CHOICE == {f"train.{other}" for other in NAMES if other != name}
+    assert set(found) == {f"train.{other}" for other in NAMES if other != name}
 
 
 def test_a_rule_cannot_change_what_is_set():
@@ -69,6 +75,20 @@ def test_large_sets_are_seen_whole_and_steps_grow_with_the_samples_only():
     assert taken == sorted(taken)
     assert decided(50_000_000)[0].train.epochs == 1
     assert decided(1441)[0].train.epochs == 20
+
+
+def test_the_samples_that_count_are_those_that_stage_3_trains_on():
+    """With what a refit adds, without what a fold holds out."""
+    config, found = decide(Config(), task(85, 15, drawn=True), 25, parameters=10 * MILLION)
+    assert found["train.epochs"].why.startswith("budget=normal: 100 samples")
+    config, found = decide(Config(train=Train(folds=5)), task(100, 15), 25, parameters=10 * MILLION)
+    assert found["train.epochs"].why.startswith("budget=normal: 80 samples")
+    assert config.train.members == 1
+
+
+def test_a_thorough_run_averages_members_and_folds_are_members_enough():
+    assert [decided(level=level)[0].train.members for level in ("quick", "normal", "thorough")] == [1, 1, 5]
+    assert decided(level="thorough", folds=3)[0].train.members == 1
 
 
 def test_the_warm_up_is_a_share_of_what_is_set():
@@ -95,8 +115,7 @@ def test_large_bodies_get_a_lower_rate():
 def test_other_protocols_leave_nothing_to_the_budget(protocol):
     with compose.session() as session:
         config = session.compose(["task=digits", f"protocol={protocol}"]).config
-        task = data(85)
-        assert decide(config, task, 25, parameters=10 * MILLION)[1] == {}
+        assert decide(config, task(85), 25, parameters=10 * MILLION)[1] == {}
         assert (config.train.epochs, config.train.batch_size, config.train.clip) == (60, 32, 0)
         with pytest.raises(ConfigError, match="protocol="):
             session.compose(["task=digits", f"protocol={protocol}", "budget=quick"])

@@ -238,7 +238,7 @@ class Train:
     ] = 0
     members: Annotated[
         Count | None,
-        "Fine-tune N models that differ in their random draws; their outputs are averaged. null: one, or as the budget says.",
+        "Fine-tune N models that differ in their random draws; their outputs are averaged. null: by the budget.",
     ] = None
     average: Annotated[
         Fraction | None,

@@ -109,6 +109,7 @@ CASES = {
     "layernorm": ("bert", "classes", (2, 20), "finetune=layernorm"),
     "head": ("swin", "maps", (1, 12, 12), "finetune=head", "train.select=last"),
     "scratch": ("bert", "classes", (2, 20), "finetune=scratch", "metric=none"),
+    "several models": ("bert", "classes", (2, 20), "train.folds=2"),
 }
 
 
@@ -410,7 +411,7 @@ def test_from_python(trained, orca, environment, tmp_path, tiny, monkeypatch):
         orca_cli.load(failed)
 
 
-@pytest.mark.parametrize("name", ["classes", "maps", "images", "head"])
+@pytest.mark.parametrize("name", ["classes", "maps", "images", "head", "several models"])
 def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path, name):
     runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")

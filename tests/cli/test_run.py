@@ -56,6 +56,8 @@ RESULT_FIELDS = {
     "validation_error",
     "trivial_error",
     "selected",
+    "decided",
+    "expected_s",
     "training",
     "test_reads",
     "splits",

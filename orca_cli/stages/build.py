@@ -27,6 +27,9 @@ from orca_cli.stages.decision import Decided, Decision, record
 from orca_cli.tasks.shared.fraction import with_fraction
 from orca_cli.training.schedule import fitted_batch, smaller_batch, warmup_length
 
+_FITTED = 2000  # samples that an embedder sees before any training
+_FITTED_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class Built:
@@ -78,6 +81,7 @@ def build(config: Config, reporter: Reporter) -> Built:
         causal=task.causal,
         seed=config.seed,
     )
+    fit_embedder(model.embedder, task.train, config.seed)
     mode.apply(model)
     config, decided = _decided(config, task, model)
     if note := budget.unused(config, decided):
@@ -138,6 +142,17 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
         if len(split) == 0:
             raise DataError(f"the {name} split is empty", where="task", hint="give more data or other split sizes")
     return task
+
+
+def fit_embedder(embedder: Any, samples: Samples, seed: int) -> None:
+    """Let an embedder that asks for it see training inputs, all or a seeded part of them."""
+    if not hasattr(embedder, "fit"):
+        return
+    rows = np.arange(len(samples))
+    if len(rows) > _FITTED:
+        rows = np.sort(seeding.numpy_generator(seed, "build", "fit").permutation(len(samples))[:_FITTED])
+    parts_of = (samples.batch(rows[start : start + _FITTED_AT_ONCE]) for start in range(0, len(rows), _FITTED_AT_ONCE))
+    embedder.fit((batch.x, batch.valid) for batch in parts_of)
 
 
 def read_source(config: Config, seed: int, reporter: Reporter) -> SourceData:

@@ -313,7 +313,11 @@ def _result(validated: Validated, tested: Tested) -> dict[str, Any]:
         "trivial_error": tested.trivial,
         "selected": trained.selected,
         "decided": built.summary["decided"],
-        "training": {"warmup_epochs": built.summary["warmup_epochs"], "precision": validated.engine.precision},
+        "training": {
+            "warmup_epochs": built.summary["warmup_epochs"],
+            "precision": validated.engine.precision,
+            "rate_change": None if trained.rate is None else trained.rate.plain(),
+        },
         "test_reads": tested.reads,
         "splits": built.summary["splits"] | {"test": tested.split},
         "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},

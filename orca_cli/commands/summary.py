@@ -166,6 +166,8 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
             values += f"; fresh source points {floor['mean']:.4g} ± {floor['deviation']:.2g}"
         yield "distance", f"{values} ({result['metric']})"
     yield "validation", _validation(result)
+    if change := result.get("training", {}).get("rate_change"):
+        yield "rate", f"train.lr={change['after']:g} instead of {change['before']:g}, which {change['why']}"
     skipped = f", {error['skipped']} skipped" if error["skipped"] else ""
     trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], error['percent'])})"
     test = Text(error_text(result), style="bold")

@@ -36,8 +36,8 @@ from orca_cli.training.loop import predict
 from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import fitted_batch
 
-_LEAST_STEPS, _MOST_STEPS = 3, 8  # of stage 3; the first, which is slower, does not count
-_ENOUGH_S = 2.0  # no more steps are timed after this time
+_LEAST_STEPS, _MOST_STEPS = 3, 16  # of stage 3; the first, which is slower, does not count
+_ENOUGH_S = 4.0  # no more steps are timed after this time
 _SLOW_S = 20.0  # one step of this time is enough
 _STILL = 1e-30  # a learning rate that leaves the weights finite
 _FORWARD = 4  # how many times as long a training step takes per sample as outputs alone; where that is not timed
@@ -124,7 +124,7 @@ def _step(built: Built, engine: Engine) -> float:
             start = time.perf_counter()
             plan.take(len(seconds))
             seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:] or seconds)
+    return statistics.fmean(seconds[1:] or seconds)  # on a busy machine some are interrupted, as in the run
 
 
 def _is_enough(seconds: list[float]) -> bool:

@@ -57,6 +57,7 @@ RESULT_FIELDS = {
     "trivial_error",
     "selected",
     "decided",
+    "expected_s",
     "training",
     "test_reads",
     "splits",

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 import orca_cli
 from orca_cli.models.ensemble import averaged
 from orca_cli.scoring.classification import ZeroOne
-from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.tasks.shared.splits import draw
+from orca_cli.training.averaging import RunningMean
 from tests.cli.conftest import results, run_folders
 
 N, TEST = 40, 10
@@ -156,17 +156,17 @@ def test_a_run_of_folds_is_resumed_inside_one_and_repeats_none(orca, run, enviro
     path, whole = run("classes", *settings)
     aside = environment.parent / "aside"
     shutil.move(path, aside)
-    taken, original = [], TrainingPlan.take
+    taken, original = [], RunningMean.add  # called after each step of training
     per_fold = 3 * 4  # 26 or 27 samples in batches of 8
     stop = per_fold + 10
 
-    def stopping(plan, step):
+    def stopping(mean, step):
         taken.append(step)
         if len(taken) == stop:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(plan, step)
+        original(mean, step)
 
-    monkeypatch.setattr(TrainingPlan, "take", stopping)
+    monkeypatch.setattr(RunningMean, "add", stopping)
     words = [*QUICK, "task.kind=classes", f"body.checkpoint={tiny['bert']}", *settings]
     assert orca("run", *words)[0] == 143
     (half,) = run_folders(environment)
@@ -176,7 +176,7 @@ def test_a_run_of_folds_is_resumed_inside_one_and_repeats_none(orca, run, enviro
     code, _, err = orca("run", *words)
     assert code == 0, err
     assert f"resumed at step {stop} of {3 * per_fold}" in err
-    assert taken == [10, 11, *range(per_fold)]
+    assert taken == [11, 12, *range(1, per_fold + 1)]
     assert (half / "3_finetune" / "fold-0" / "MANIFEST.json").stat().st_mtime_ns == finished
     (result,) = results(environment)
     for key in ("weights_sha256", "error", "validation_error", "selected"):

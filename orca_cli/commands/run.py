@@ -30,7 +30,7 @@ _FLAGS = {
     "--force": "repeat completed runs, in a new folder",
     "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
     "-v --verbose": "log more",
-    "-q --quiet": "log warnings only",
+    "-q --quiet": "log warnings only, and leave the picture of the answer out",
 }
 
 EXAMPLES = """\
@@ -86,7 +86,8 @@ def execute(arguments: argparse.Namespace) -> Result:
         code = 1
         try:
             ended = _execute(arguments)
-            result = of_run(ended) if isinstance(ended, Outcome) else ended
+            shown = {"alone": place is None, "pictured": not arguments.quiet}
+            result = of_run(ended, **shown) if isinstance(ended, Outcome) else ended
             code = result.code
         except OrcaError as error:
             code = error.code

@@ -152,6 +152,7 @@ def _summary(config: Config, task: TaskData, model: TransferModel, error: Error)
     return {
         "kind": task.kind,
         "num_outputs": task.num_outputs,
+        "class_names": list(task.class_names),
         "error": error.name,
         "note": task.note,
         "synthetic": task.synthetic,

@@ -28,6 +28,7 @@ RUN_FILES = {
     "2_align/fingerprint.json",
     "2_align/metrics.jsonl",
     "2_align/summary.json",
+    "3_finetune/answer.svg",
     "3_finetune/best/MANIFEST.json",
     "3_finetune/best/model.safetensors",
     "3_finetune/last/MANIFEST.json",

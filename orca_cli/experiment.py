@@ -159,9 +159,11 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
         folder.set_state("build")
         with signals.immediate():  # it writes whole files only
             built = build(config, reporter)
+        config = built.config
         data = {f"data.{name}": split["sha256"] for name, split in built.summary["splits"].items()}
         engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
         facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"], "precision": engine.precision}
+        facts |= {key: decision.value for key, decision in built.decided.items()}
         folder.check_fingerprint("build", facts)
         folder.write_summary("build", built.summary | {"precision": engine.precision})
         if built.task.preprocessing is not None:
@@ -185,7 +187,8 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
     from orca_cli.stages import finetune
 
     with _timed(validated.seconds, "test"):
-        return finetune.test(job.config, validated.built, validated.engine, folder)
+        built = validated.built
+        return finetune.test(built.config, built, validated.trained, validated.engine, folder)
 
 
 def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None]) -> Outcome:
@@ -210,7 +213,7 @@ def _complete(job: Composed, folder: RunDirectory, on_build: Callable[[Summary],
     validated = train(job, folder, on_build)
     tested = test(job, folder, validated)
     _draw(folder)
-    folder.write_result(_result(job, validated, tested) | {"inexact": folder.inexact()})
+    folder.write_result(_result(validated, tested) | {"inexact": folder.inexact()})
 
 
 def _draw(folder: RunDirectory) -> None:
@@ -292,9 +295,10 @@ def _record(folder: RunDirectory, state: State, failure: Failure) -> None:
         terminal.log.warning(f"the state '{state}' could not be recorded: {error}")
 
 
-def _result(job: Composed, validated: Validated, tested: Tested) -> dict[str, Any]:
+def _result(validated: Validated, tested: Tested) -> dict[str, Any]:
     """Return the result record of a completed run."""
-    config, built, aligned, trained = job.config, validated.built, validated.aligned, validated.trained
+    built, aligned, trained = validated.built, validated.aligned, validated.trained
+    config = built.config
     score, error = tested.score, built.error
     seconds = dict(validated.seconds)
     seconds["finetune"] += seconds.pop("test")
@@ -312,7 +316,8 @@ def _result(job: Composed, validated: Validated, tested: Tested) -> dict[str, An
         },
         "validation_error": trained.validation_error,
         "trivial_error": tested.trivial,
-        "selected": {"by": config.train.select, "epoch": trained.epoch, "on": config.train.validate_on},
+        "selected": trained.selected,
+        "decided": built.summary["decided"],
         "training": {"warmup_epochs": built.summary["warmup_epochs"], "precision": validated.engine.precision},
         "test_reads": tested.reads,
         "splits": built.summary["splits"] | {"test": tested.split},

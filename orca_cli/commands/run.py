@@ -177,7 +177,7 @@ def _dry_run(jobs: list[Composed], is_sweep: bool) -> Result:
     for job in jobs:
         choose_device(job.config.device)
     built = build(jobs[0].config, terminal.LogReporter())
-    summary = built.summary | {"output_shape": list(forward_once(built, jobs[0].config))}
+    summary = built.summary | {"output_shape": list(forward_once(built))}
     names = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
     states = [(name, claim.peek(root, name)) for root, name in names]
     done = [

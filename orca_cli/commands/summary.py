@@ -155,24 +155,35 @@ def build_table(job: Composed, summary: Summary) -> RenderableType:
         "parameters": f"{sizes}; trained {parameters['trained']:,}",
         "steps": f"align {steps['align']} ({names['metric']}), finetune {steps['finetune']}",
     }
+    if decided := summary.get("decided"):
+        rows["decided"] = _decided(decided)
     if "output_shape" in summary:
         rows["forward"] = f"one random batch gives outputs {_shape(summary['output_shape'])}"
     return terminal.facts(rows.items())
 
 
+def _decided(decided: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the settings that the program decided, those with the same reason together."""
+    reasons: dict[str, list[str]] = {}
+    for key, decision in decided.items():
+        value = decision["value"]
+        reasons.setdefault(decision["why"], []).append(
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        )
+    return "; ".join(f"{' '.join(settings)} ({why})" for why, settings in reasons.items())
+
+
 def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     result = outcome.result
     error, distance = result["error"], result["metric_value"]
-    percent = error["percent"]
     if distance["before"] is not None:
         values = f"{distance['before']:.4g} before alignment, {distance['after']:.4g} after"
         if floor := distance.get("floor"):
             values += f"; fresh source points {floor['mean']:.4g} ± {floor['deviation']:.2g}"
         yield "distance", f"{values} ({result['metric']})"
-    curve = _short_curve([line["validation_error"] for line in result["curves"]["finetune"]], percent)
-    yield "validation", f"{error['name']}, by epoch: {curve}; chosen: epoch {result['selected']['epoch']}"
+    yield "validation", _validation(result)
     skipped = f", {error['skipped']} skipped" if error["skipped"] else ""
-    trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], percent)})"
+    trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], error['percent'])})"
     test = Text(error_text(result), style="bold")
     yield "test", test.append(f" on {result['splits']['test']['n']} samples{skipped} {trivial}", "not bold")
     yield "time", ", ".join(f"{stage} {value:.0f} s" for stage, value in result["seconds"].items())
@@ -180,6 +191,23 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     if outcome.path is not None and (outcome.path / STAGE_FOLDERS["build"] / PREPROCESSING).exists():
         yield "predict", f"orca predict {outcome.path} INPUT | orca export {outcome.path} DIR"
     yield "next", "orca report | orca run seed=1 | orca run -m metric=minibatch_ot,none seed=0,1,2 | orca list"
+
+
+def _validation(result: Mapping[str, Any]) -> str:
+    """Return how the weights that were tested validate, and what chose them."""
+    error, selected = result["error"], result["selected"]
+    percent, on = error["percent"], selected.get("on")
+    if on == "nothing":
+        return f"none: {selected['reason']}; the weights are the last ones"
+    curve = _short_curve([line["validation_error"] for line in result["curves"]["finetune"]], percent)
+    text = f"{error['name']}, by epoch: {curve}"
+    epochs = selected["epoch"] if isinstance(selected["epoch"], list) else [selected["epoch"]]
+    chosen = f"epoch{'s' if len(epochs) > 1 else ''} {', '.join(map(str, epochs))}"
+    chosen += f" by the {selected['rule']} of {selected['n']} samples" if selected.get("rule") else ""
+    if on == "folds":
+        value = percent_or_number(result["validation_error"], percent)
+        return f"{text}; of all {selected['n']} samples by {selected['folds']} folds: {value}"
+    return f"{text}; chosen: {chosen}"
 
 
 def error_text(result: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ PHASES = {
     "checkpoint": ("orca_cli.training.checkpoint", "save_file"),
     "prune": ("orca_cli.storage", "remove"),
     "finetune": ("orca_cli.stages.training_plan", "TrainingPlan.take"),
-    "validate": ("orca_cli.stages.finetune", "_Training._end_epoch"),
+    "validate": ("orca_cli.stages.member_training", "MemberTraining._end_epoch"),
     "test": ("orca_cli.stages.finetune", "test"),
     "result": ("orca_cli.runs.directory", "RunDirectory.write_result"),
 }
@@ -141,7 +141,7 @@ def _lose_weights() -> None:
 def _lose_best() -> None:
     def change(loaded: Any) -> None:
         loaded.kept.clear()
-        loaded.records["lines"] = [line | {"validation_error": 0.0} for line in loaded.records["lines"]]
+        loaded.records["lines"] = [line | {"validation_error": -1.0} for line in loaded.records["lines"]]
 
     _changed_checkpoint(change)
 

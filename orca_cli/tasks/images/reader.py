@@ -164,7 +164,18 @@ def load(
     left_out = [f"warning: {len(bad)} files that cannot be decoded are left out, such as {bad[0].name}"] if bad else []
     notes = [counts, *drawn, form, *left_out, *others, *_odd_classes(hashes)]
     of_kind: Kind = "classes" if listed_images is None else listed_images.kind
-    return own_task(of_kind, shape, targets, preprocessing, (train, validation), samples, notes, "images", reporter)
+    return own_task(
+        of_kind,
+        shape,
+        targets,
+        preprocessing,
+        (train, validation),
+        samples,
+        notes,
+        "images",
+        reporter,
+        validation_drawn="validation" not in given,
+    )
 
 
 def check_settings(

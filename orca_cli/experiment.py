@@ -318,6 +318,7 @@ def _result(validated: Validated, tested: Tested) -> dict[str, Any]:
         "trivial_error": tested.trivial,
         "selected": trained.selected,
         "decided": built.summary["decided"],
+        "augment": config.augment if config.augment.get(parts.TARGET) is not None else None,
         "training": {"warmup_epochs": built.summary["warmup_epochs"], "precision": validated.engine.precision},
         "test_reads": tested.reads,
         "splits": built.summary["splits"] | {"test": tested.split},

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Transfer a pretrained transformer to a task: build, align, finetune, test."
     parser.epilog = EXAMPLES
-    text = "settings; groups are task, body, source, metric, embedder, finetune, tracker, hparams, study"
+    text = "settings; groups are task, body, source, metric, embedder, finetune, augment, tracker, hparams, study"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     add_config_dir(parser, "task/x.yaml, body/x.yaml, ...")
     add_allow_module(parser)

@@ -57,6 +57,7 @@ RESULT_FIELDS = {
     "validation_error",
     "trivial_error",
     "selected",
+    "augment",
     "decided",
     "training",
     "test_reads",

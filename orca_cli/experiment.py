@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from orca_cli import parts, signals, storage, terminal
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, of_processes
 from orca_cli.runs import claim
-from orca_cli.runs.directory import RunDirectory, RunName
+from orca_cli.runs.directory import SUMMARY, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.preprocessing import write_body_config, write_preprocessing
 from orca_cli.tracking.json_lines import JsonLines
 
@@ -145,6 +145,7 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
     from orca_cli.stages.align import align
     from orca_cli.stages.build import build
     from orca_cli.stages.finetune import finetune
+    from orca_cli.stages.minutes import planned
     from orca_cli.training.engine import Engine, choose_device, choose_precision
     from orca_cli.training.numerics import numerics
 
@@ -155,13 +156,16 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
     if config.tracker.get(parts.TARGET) is not None:
         folder.attach(parts.build(config.tracker, "tracker", folder=folder.path, settings=job.stored))
     seconds: dict[str, float] = {}
+    start = time.monotonic()
     with _timed(seconds, "build"):
         folder.set_state("build")
         with signals.immediate():  # it writes whole files only
             built = build(config, reporter)
-        config = built.config
         data = {f"data.{name}": split["sha256"] for name, split in built.summary["splits"].items()}
         engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
+        earlier, spent_s = read_or_empty(folder.stage("build") / SUMMARY), time.monotonic() - start
+        built = planned(config, built, engine, earlier, spent_s, reporter)
+        config = built.config
         facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"], "precision": engine.precision}
         facts |= {key: decision.value for key, decision in built.decided.items()}
         folder.check_fingerprint("build", facts)
@@ -319,7 +323,11 @@ def _result(validated: Validated, tested: Tested) -> dict[str, Any]:
         "selected": trained.selected,
         "decided": built.summary["decided"],
         "augment": config.augment if config.augment.get(parts.TARGET) is not None else None,
-        "training": {"warmup_epochs": built.summary["warmup_epochs"], "precision": validated.engine.precision},
+        "training": {
+            "warmup_epochs": built.summary["warmup_epochs"],
+            "precision": validated.engine.precision,
+            "rate_change": None if trained.rate is None else trained.rate.plain(),
+        },
         "test_reads": tested.reads,
         "splits": built.summary["splits"] | {"test": tested.split},
         "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},
@@ -330,6 +338,7 @@ def _result(validated: Validated, tested: Tested) -> dict[str, Any]:
             "collapse": aligned.collapse,
         },
         "curves": {"align": aligned.curve, "finetune": trained.curve},
+        "expected_s": built.summary.get("expected_s"),
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
         "parameters": built.summary["parameters"],
         "weights_sha256": trained.weights_sha256,

@@ -113,11 +113,16 @@ def of_plan(
         summary: of its stage 1, with `output_shape`.
         jobs: name of each run, and what would become of it; see `claim.peek`.
         labels: of each run in a study; empty for others.
-        expected_s: how long it would take; None if unknown.
+        expected_s: how long it would take, by runs like them that are done; None if there are none.
         is_sweep: with -m.
     """
     records = [{"would": _WOULD[state].partition(" ")[0], **vars(name)} for name, state in jobs]
     record = {"schema": 1, **({"jobs": records} if is_sweep else {"run": records[0]}), "build": dict(summary)}
+    left = sum(_WOULD[state] != _WOULD["completed"] for _, state in jobs)
+    source = "as runs like them took"
+    if expected_s is None and (own := summary.get("expected_s")):
+        expected_s = left * sum(own.values())
+        source = "if each takes as long as the first on this machine" if left > 1 else "on this machine"
     record["expected_s"] = expected_s
     texts = [
         own or {key: str(getattr(name, key)) for key in _NAMES} for (name, _), own in zip(jobs, labels, strict=True)
@@ -129,7 +134,7 @@ def of_plan(
         files.remove(_ALIGNED)
     counts = Counter(_WOULD[state] for _, state in jobs)
     total = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}: {', '.join(f'{count} {would}' for would, count in counts.items())}"
-    total += f"; about {in_words(expected_s)}, as runs like them took" if expected_s else ""
+    total += f"; about {in_words(expected_s)}, {source}" if expected_s else ""
     many = len(rows) > _MOST_ROWS
     shown = [*rows[:_MOST_ROWS], *([("...", *("" for _ in names))] if many else [])]
     plan = [terminal.table(("would", *names), shown), terminal.facts([("files", ", ".join(files))]), total]
@@ -155,6 +160,9 @@ def build_table(job: Composed, summary: Summary) -> RenderableType:
         "parameters": f"{sizes}; trained {parameters['trained']:,}",
         "steps": f"align {steps['align']} ({names['metric']}), finetune {steps['finetune']}",
     }
+    if expected := summary.get("expected_s"):
+        each = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in expected.items())
+        rows["time"] = f"about {in_words(sum(expected.values()))} on this machine ({each})"
     if decided := summary.get("decided"):
         rows["decided"] = _decided(decided)
     if "output_shape" in summary:
@@ -182,6 +190,8 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
             values += f"; fresh source points {floor['mean']:.4g} ± {floor['deviation']:.2g}"
         yield "distance", f"{values} ({result['metric']})"
     yield "validation", _validation(result)
+    if change := result.get("training", {}).get("rate_change"):
+        yield "rate", f"train.lr={change['after']:g} instead of {change['before']:g}, which {change['why']}"
     skipped = f", {error['skipped']} skipped" if error["skipped"] else ""
     trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], error['percent'])})"
     test = Text(error_text(result), style="bold")

@@ -173,7 +173,7 @@ def read_export(folder: Path) -> ModelRecord:
     """
     for name in (storage.MANIFEST, EXPORT, FILE, SETTINGS):
         own_file(folder, name, _LARGEST_RECORD)
-    for name in (ARRAYS_FILE, str(BODY_CONFIG)):
+    for name in (ARRAYS_FILE, str(BODY_CONFIG), *(path.name for path in folder.glob("model*.safetensors"))):
         own_file(folder, name)
     record = storage.read_checked_json(folder / EXPORT)
     number = record.pop("schema", None)

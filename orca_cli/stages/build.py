@@ -24,7 +24,7 @@ from orca_cli.scoring.defaults import default_error
 from orca_cli.stages import budget, selection
 from orca_cli.stages.class_balance import uneven_note, weighted
 from orca_cli.stages.decide import decide
-from orca_cli.stages.decision import Decided, record
+from orca_cli.stages.decision import Decided, Decision, record
 from orca_cli.tasks.shared.fraction import with_fraction
 from orca_cli.training.schedule import fitted_batch, smaller_batch, warmup_length
 
@@ -81,8 +81,7 @@ def build(config: Config, reporter: Reporter) -> Built:
         seed=config.seed,
     )
     mode.apply(model)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    config, decided = decide(config, task, model.embedder.layout.tokens, parameters=parameters)
+    config, decided = _decided(config, task, model)
     if note := budget.unused(config, decided):
         reporter.say(f"build: {note}")
     learned = _augmented(config, task, selection.learned(config, task))
@@ -94,7 +93,7 @@ def build(config: Config, reporter: Reporter) -> Built:
     error = _part(config.task, "error", task.kind, integer) or default_error(task.kind, integer)
     if config.train.error_chunks is not None:
         error = ChunkMean(error, config.train.error_chunks, settled(config.train.batch_size))
-    summary = _summary(config, task, model, error) | {"decided": record(decided)}
+    summary = _summary(task, model, error) | _of_training(config, task, decided)
     return Built(task, learned, config, decided, loss, error, model, mode, summary)
 
 
@@ -105,6 +104,26 @@ def _augmented(config: Config, task: TaskData, learned: Samples) -> Samples:
     part: Augmentation = parts.build(config.augment, "augment")
     check_augmentation(part, task.kind, task.input_shape[1:])
     return Augmented(learned, part, measure(task.train, task.kind, config.seed))
+
+
+def redecided(config: Config, built: Built, epochs: Decision) -> Built:
+    """Return what was built with the epochs of a budget of minutes, and what follows from them, decided again.
+
+    Args:
+        config: as composed.
+        built: from it.
+        epochs: the decision about train.epochs.
+    """
+    config, decided = _decided(config, built.task, built.model, epochs)
+    summary = built.summary | _of_training(config, built.task, decided)
+    return replace(built, config=config, decided=decided, summary=summary)
+
+
+def _decided(
+    config: Config, task: TaskData, model: TransferModel, epochs: Decision | None = None
+) -> tuple[Config, Decided]:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return decide(config, task, model.embedder.layout.tokens, parameters=parameters, epochs=epochs)
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
@@ -170,7 +189,7 @@ def _folders(config: Config) -> dict[str, Path]:
     return {"data_folder": Path(config.paths.data), "cache_folder": Path(config.paths.cache)}
 
 
-def _summary(config: Config, task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:
+def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:
     shapes = describe(model)
     shapes["parameters"] = dict(shapes["parameters"]) | {
         "trained": sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -184,17 +203,23 @@ def _summary(config: Config, task: TaskData, model: TransferModel, error: Error)
         "synthetic": task.synthetic,
         "size": task.size,
         "splits": {"train": split_record(task.train), "val": split_record(task.validation)},
-        "steps": {
-            "align": config.align.epochs if config.metric.get(parts.TARGET) else 0,
-            "finetune": selection.count_members(config)
-            * settled(config.train.epochs)
-            * steps_per_epoch(config, selection.count_learned(config, task)),
-        },
-        "warmup_epochs": warmup_length(config.train),
         "checkpoint_sha256": model.body.checkpoint_digest,
         "checkpoint_revision": revision(model.body.folder) if hasattr(model.body, "folder") else None,
         "threads": torch.get_num_threads(),
         **shapes,
+    }
+
+
+def _of_training(config: Config, task: TaskData, decided: Decided) -> dict[str, Any]:
+    """Return what of the summary depends on decisions."""
+    own = settled(config.train.epochs) * steps_per_epoch(config, selection.count_learned(config, task))
+    return {
+        "steps": {
+            "align": config.align.epochs if config.metric.get(parts.TARGET) else 0,
+            "finetune": selection.count_members(config) * own,
+        },
+        "warmup_epochs": warmup_length(config.train),
+        "decided": record(decided),
     }
 
 

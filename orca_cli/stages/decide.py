@@ -20,9 +20,8 @@ from orca_cli.stages.decision import Decided, Decision
 Rule = Callable[[Config, TaskData, int], Decided]
 
 _OPEN = (None, "auto")  # settings that a rule may decide
-_RULES: tuple[Rule, ...] = (
-    selection.decide,
-)  # in this order: a rule sees what those before it decided; the budget comes last
+# In this order: a rule sees what those before it decided; the budget comes last.
+_RULES: tuple[Rule, ...] = (selection.decide,)
 
 
 def decide(

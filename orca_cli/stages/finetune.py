@@ -24,6 +24,7 @@ from orca_cli.stages import selection
 from orca_cli.stages.build import Built, split_record, steps_per_epoch
 from orca_cli.stages.member_training import Fitted, MemberTraining
 from orca_cli.stages.members import Member, crew
+from orca_cli.stages.rate_watch import RateChange
 from orca_cli.tasks.shared.overlap import count_shared
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -47,6 +48,7 @@ class Trained:
         validation_error: of the chosen weights; None where it is undefined, or nothing validates.
         selected: what chose them, see `selection.record`.
         curve: training loss and validation after every epoch, at most 100 lines; means over several members.
+        rate: how the learning rate was changed, see `RateChange`; None where it stayed as set.
         weights_sha256: of the whole model with the chosen weights.
     """
 
@@ -54,6 +56,7 @@ class Trained:
     validation_error: float | None
     selected: dict[str, Any]
     curve: list[dict[str, Any]]
+    rate: RateChange | None
     weights_sha256: str
 
 
@@ -109,13 +112,13 @@ class _Stage:
         built, saved = self._built, self._saver.load()
         self._run.rewind("finetune", [] if saved is None else saved.records["lines"])
         with self._reporter.track("finetune", self._steps[0]) as advance:
-            fitted = self._training(0, saved).train(advance)
+            fitted = self._training(0, saved, [], None).train(advance)
         folders = {"last": fitted.last} if fitted.best is None else {"last": fitted.last, "best": fitted.best}
         for name, weights in folders.items():
             checkpoint.commit_weights(self._run.stage("finetune") / name, weights, owner=self._owner)
         built.finetune.load_trainable_state(built.model, fitted.chosen)
         error = fitted.lines[fitted.epoch - 1]["validation_error"]
-        return self._trained(built.model, error, [fitted.epoch], fitted.lines)
+        return self._trained(built.model, error, [fitted.epoch], fitted.lines, fitted.change)
 
     def several(self) -> Trained:
         """Train each member that is not finished, from the same weights; writes its folder."""
@@ -134,25 +137,46 @@ class _Stage:
                     continue
                 built.finetune.load_trainable_state(built.model, first)
                 is_saved = saved is not None and saved.records["member"] == number
-                fitted = self._training(number, saved if is_saved else None).train(advance)
+                done_before = [done for done in finished[:number] if done is not None]
+                before = [line for done in done_before for line in done.record["lines"]]
+                fitted = self._training(number, saved if is_saved else None, before, _change(done_before)).train(
+                    advance
+                )
                 finished[number] = done = self._judged(self.members[number], fitted)
                 checkpoint.commit_weights(folder, fitted.chosen, owner=self._owner, finished=done)
         whole = [done for done in finished if done is not None]
         model = self._ensemble([checkpoint.read_weights(folder / WEIGHTS) for folder in folders])
         curve = _mean_curve([done.record["lines"] for done in whole])
-        return self._trained(model, self._validated(model, whole), [done.record["epoch"] for done in whole], curve)
+        epochs = [done.record["epoch"] for done in whole]
+        return self._trained(model, self._validated(model, whole), epochs, curve, _change(whole))
 
-    def _training(self, number: int, saved: checkpoint.Checkpoint | None) -> MemberTraining:
+    def _training(
+        self,
+        number: int,
+        saved: checkpoint.Checkpoint | None,
+        before: list[dict[str, Any]],
+        change: RateChange | None,
+    ) -> MemberTraining:
         place = number, sum(self._steps[:number])
         if saved is not None:
             self._reporter.say(f"finetune: resumed at step {saved.step} of {sum(self._steps)}")
         return MemberTraining(
-            self._config, self._built, self._engine, self._run, self.members[number], self._saver, place, saved
+            self._config,
+            self._built,
+            self._engine,
+            self._run,
+            self.members[number],
+            self._saver,
+            place,
+            saved,
+            before,
+            change,
         )
 
     def _judged(self, member: Member, fitted: Fitted) -> checkpoint.Finished:
         """Return what is kept of a member, with its outputs for the fold that it has not seen."""
-        record = {"epoch": fitted.epoch, "learned": len(member.samples), "lines": fitted.lines}
+        change = None if fitted.change is None else fitted.change.plain()
+        record = {"epoch": fitted.epoch, "learned": len(member.samples), "lines": fitted.lines, "rate": change}
         if member.rows is None or member.held_out is None:
             return checkpoint.Finished(record, {})
         built = self._built
@@ -188,7 +212,12 @@ class _Stage:
         return score(built.error, outputs, built.learned, targets).value
 
     def _trained(
-        self, model: nn.Module, error: float | None, epochs: list[int], lines: list[dict[str, Any]]
+        self,
+        model: nn.Module,
+        error: float | None,
+        epochs: list[int],
+        lines: list[dict[str, Any]],
+        rate: RateChange | None,
     ) -> Trained:
         built = self._built
         splits = built.summary["splits"]
@@ -197,8 +226,15 @@ class _Stage:
             validation_error=error,
             selected=selection.record(self._config, built.task, built.learned, splits, epochs),
             curve=short_curve(lines, _COLUMNS),
+            rate=rate,
             weights_sha256=checkpoint.weights_sha256(model.state_dict()),
         )
+
+
+def _change(finished: list[checkpoint.Finished]) -> RateChange | None:
+    """Return how a member changed the rate, which those after it take as it is; None where none did."""
+    found = next((done.record["rate"] for done in finished if done.record["rate"]), None)
+    return None if found is None else RateChange(**found)
 
 
 def _mean_curve(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:

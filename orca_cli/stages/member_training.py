@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from orca_cli import signals
-from orca_cli.exceptions import InterruptionError
+from orca_cli.exceptions import InterruptionError, NonFiniteError
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config, settled
-from orca_cli.stages.build import Built
+from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.members import Member
-from orca_cli.stages.training_plan import TrainingPlan
+from orca_cli.stages.rate_watch import RateChange, RateWatch, constant_loss
+from orca_cli.stages.training_plan import TrainingPlan, loss_unit
+from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.averaging import RunningMean
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score, whole_loss
+from orca_cli.training.schedule import warmup_length
 
 _AVERAGE = "average:"  # before the names of averaged weights in a checkpoint, beside those of the best
 
@@ -33,6 +37,7 @@ class Fitted:
         best: those that validated best; None where nothing validates.
         epoch: after which `chosen` were taken, 1 for the first.
         lines: of its curve, one an epoch.
+        change: of its rate; None where that stayed as set.
     """
 
     chosen: Mapping[str, Tensor]
@@ -40,6 +45,7 @@ class Fitted:
     best: Mapping[str, Tensor] | None
     epoch: int
     lines: list[dict[str, Any]]
+    change: RateChange | None = None
 
 
 @dataclass
@@ -79,6 +85,8 @@ class MemberTraining:
         saver: the checkpoints of the stage.
         place: number of the member in the run, and the steps of the stage before its first one.
         saved: the checkpoint to resume from; None starts.
+        before: lines of the curves of the members before.
+        change: of the rate, in a member before.
     """
 
     def __init__(
@@ -91,16 +99,19 @@ class MemberTraining:
         saver: checkpoint.Saver,
         place: tuple[int, int] = (0, 0),
         saved: checkpoint.Checkpoint | None = None,
+        before: Sequence[Mapping[str, Any]] = (),
+        change: RateChange | None = None,
     ) -> None:
         self._config, self._built, self._engine, self._run = config, built, engine, run
         self._member, self._saver = member, saver
         self._number, self._start = place
-        self._plan = TrainingPlan(config, built, engine, samples=member.samples, seed=member.seed)
-        self.total = settled(config.train.epochs) * self._plan.per_epoch
-        share = config.train.average
-        names = built.finetune.trainable_state(built.model) if share else ()
-        self._mean = RunningMean(built.model, names, last_steps(self.total, share))
-        self._progress = Progress()
+        self._before = before
+        self._first = built.finetune.trainable_state(built.model) if config.train.adapt_rate else {}
+        self.total = settled(config.train.epochs) * steps_per_epoch(config, len(member.samples))
+        self._watch = self._watched(change)
+        if saved is not None:
+            self._watch.restore(saved.records["rate"])
+        self._begin()
         if saved is not None:
             self._progress = Progress.of(saved, self._start)
             built.finetune.load_trainable_state(built.model, saved.weights)
@@ -108,39 +119,90 @@ class MemberTraining:
             engine.restore_scaler(saved.scaler)
             self._mean.restore(self._progress.average)
 
+    def _watched(self, change: RateChange | None) -> RateWatch:
+        config, built = self._config, self._built
+        constant = None
+        if config.train.adapt_rate and change is None and config.train.accumulation_reduce == "mean":
+            unit = loss_unit(config, built)
+            constant = constant_loss(built.loss, self._member.samples, built.task.num_outputs, self._member.seed, unit)
+        per_epoch = steps_per_epoch(config, len(self._member.samples))
+        return RateWatch(
+            settled(config.train.lr),
+            total=self.total,
+            warmup=warmup_length(config.train) * per_epoch,
+            per_epoch=per_epoch,
+            constant=constant,
+            enabled=config.train.adapt_rate,
+            changed=change,
+        )
+
+    def _begin(self) -> None:
+        """Prepare the first step, at the rate that the watch says."""
+        config, built = self._config, self._built
+        at_rate = dataclasses.replace(config, train=dataclasses.replace(config.train, lr=self._watch.lr))
+        self._plan = TrainingPlan(at_rate, built, self._engine, samples=self._member.samples, seed=self._member.seed)
+        names = built.finetune.trainable_state(built.model) if config.train.average else ()
+        self._mean = RunningMean(built.model, names, last_steps(self.total, config.train.average))
+        self._progress = Progress()
+
     def train(self, advance: Callable[[int, str], None]) -> Fitted:
-        """Take all remaining steps.
+        """Take all remaining steps, or all of them again where the rate has to change.
 
         Args:
             advance: called after every step with the steps since the last call, and a note.
         """
+        while True:
+            with self._plan:
+                fitted = self._take_steps(advance)
+            if fitted is not None:
+                return fitted
+            advance(-self._progress.step, "")
+            self._begin_again()
+
+    def _take_steps(self, advance: Callable[[int, str], None]) -> Fitted | None:
+        """Take all remaining steps; returns None as soon as the rate has to change."""
         progress, shown = self._progress, 0
-        with self._plan:
-            while True:
-                if progress.step == self._plan.per_epoch * (len(progress.lines) + 1):
-                    self._end_epoch()
-                advance(progress.step - shown, self._note())
-                shown, is_last = progress.step, progress.step == self.total
-                # What follows the last step may be interrupted.
-                if signals.pending() is not None or is_last or self._saver.is_due(self._start + progress.step):
-                    self._save()
-                signals.check()
-                if is_last:
-                    return self._fitted()
+        while True:
+            if progress.step == self._plan.per_epoch * (len(progress.lines) + 1):
+                self._end_epoch()
+            advance(progress.step - shown, self._note())
+            shown, is_last = progress.step, progress.step == self.total
+            # What follows the last step may be interrupted.
+            if signals.pending() is not None or is_last or self._saver.is_due(self._start + progress.step):
+                self._save()
+            signals.check()
+            if is_last:
+                return self._fitted()
+            try:
                 loss, samples = self._plan.take(progress.step)
-                progress.loss_sum += loss * samples
-                progress.step += 1
-                self._mean.add(progress.step)
+            except NonFiniteError:
+                if self._watch.overflowed():
+                    return None
+                raise
+            if self._watch.saw(loss):
+                return None
+            progress.loss_sum += loss * samples
+            progress.step += 1
+            self._mean.add(progress.step)
+
+    def _begin_again(self) -> None:
+        """Go back to the first weights, as if the new rate had been set; checkpoints would resume what was given up."""
+        log.warning(f"finetune: {self._watch.change} (train.adapt_rate=false leaves it as it is)")
+        self._built.finetune.load_trainable_state(self._built.model, self._first)
+        self._saver.discard()
+        self._run.rewind("finetune", self._before)
+        self._begin()
 
     def _fitted(self) -> Fitted:
         progress, built = self._progress, self._built
         with self._mean.in_place():
             last = built.finetune.trainable_state(built.model)
         if self._member.held_out is None:
-            return Fitted(last, last, None, settled(self._config.train.epochs), progress.lines)
+            return Fitted(last, last, None, settled(self._config.train.epochs), progress.lines, self._watch.change)
         is_best = self._config.train.select == "best"
         epoch = progress.best_epoch if is_best else settled(self._config.train.epochs)
-        return Fitted(progress.best if is_best else last, last, progress.best, epoch, progress.lines)
+        chosen = progress.best if is_best else last
+        return Fitted(chosen, last, progress.best, epoch, progress.lines, self._watch.change)
 
     def _save(self) -> None:
         progress = self._progress
@@ -150,7 +212,7 @@ class MemberTraining:
             self._built.finetune.trainable_state(self._built.model),
             checkpoint.optimizer_tensors(self._plan.optimizer),
             dict(progress.best) | averaged,
-            progress.plain() | {"member": self._number},
+            progress.plain() | {"member": self._number, "rate": self._watch.plain()},
             self._engine.scaler_state(),
         )
         if progress.step and self._saver.save(saved):

@@ -8,7 +8,8 @@ import numpy as np
 
 from orca_cli import seeding
 from orca_cli.interfaces import Samples
-from orca_cli.schema import Config, settled
+from orca_cli.schema import Config
+from orca_cli.stages import selection
 from orca_cli.stages.build import Built
 from orca_cli.tasks.shared.fraction import Part
 from orca_cli.tasks.shared.splits import folds
@@ -43,7 +44,7 @@ def crew(config: Config, built: Built) -> list[Member]:
     if train.folds:
         return [_fold(config, learned, fold, rows) for fold, rows in enumerate(_held_out(config, built))]
     held_out = None if train.refit is True else built.task.validation
-    count = settled(train.members)
+    count = selection.count_members(config)
     if count == 1:
         return [Member("", config.seed, learned, held_out)]
     return [

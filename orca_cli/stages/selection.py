@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orca_cli.interfaces import Samples, TaskData
-from orca_cli.schema import Config, Train, settled
+from orca_cli.schema import Config, Train
 from orca_cli.stages.decision import Decided, Decision
 from orca_cli.tasks.shared.joined import Joined
 
@@ -73,7 +73,7 @@ def count_learned(config: Config, task: TaskData) -> int:
 
 def count_members(config: Config) -> int:
     """Return how many models stage 3 fine-tunes."""
-    return config.train.folds or settled(config.train.members)
+    return config.train.folds or config.train.members or 1
 
 
 def judged_on(config: Config, task: TaskData, samples: Samples) -> tuple[str, Samples | None]:

@@ -52,6 +52,11 @@ def _read(engine: Engine, read: Callable[[], Batch], indices: np.ndarray, more: 
     return _Read(engine.pin(read()), indices, more)
 
 
+def loss_unit(config: Config, built: Built) -> float | Tensor:
+    """Return the unit of outputs and targets in the loss, in the task's: one for all, or one for each, [K]."""
+    return built.model.deviation if config.train.loss_units == "deviation" else 1.0
+
+
 class TrainingPlan:
     """The optimizer steps of one run's stage 3; batches are read ahead, so close it, or use it as a context.
 
@@ -83,7 +88,7 @@ class TrainingPlan:
         self._steps = settled(config.train.epochs) * self.per_epoch if steps is None else steps
         optimizer = make_optimizer(config.train, built.model.parameters(), fused=engine.device.type == "cpu")
         self.optimizer = engine.prepare(optimizer)
-        unit = built.model.deviation if config.train.loss_units == "deviation" else 1.0
+        unit = loss_unit(config, built)
         self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit  # of outputs and targets in the loss
         self._feed: Feed[_Read] | None = None
         self._next = 0

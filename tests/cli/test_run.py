@@ -59,6 +59,7 @@ RESULT_FIELDS = {
     "selected",
     "augment",
     "decided",
+    "expected_s",
     "training",
     "test_reads",
     "splits",

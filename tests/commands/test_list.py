@@ -210,7 +210,7 @@ def test_settings_are_all_of_the_schema_with_their_meaning(capsys: pytest.Captur
         "float or null",
         "above 0 and at most 1e+30",
     )
-    assert found["train.select"]["allowed"] == "best, last"
+    assert found["train.select"]["allowed"] == "auto, best, last"
     assert found["train.warmup_epochs"]["meaning"].startswith("The learning rate rises linearly")
     assert found["align.candidates"]["default"] == [0, 5, 20, 60]
     assert found["train.betas"]["allowed"] == "at least 0 and below 1"

@@ -19,7 +19,7 @@ PHASES = {
     "align": ("orca_cli.stages.trajectory", "Trainer._epoch"),
     "checkpoint": ("orca_cli.training.checkpoint", "save_file"),
     "prune": ("orca_cli.storage", "remove"),
-    "finetune": ("orca_cli.stages.training_plan", "TrainingPlan.take"),
+    "finetune": ("orca_cli.training.averaging", "RunningMean.add"),  # once a step of training itself
     "validate": ("orca_cli.stages.member_training", "MemberTraining._end_epoch"),
     "test": ("orca_cli.stages.finetune", "test"),
     "result": ("orca_cli.runs.directory", "RunDirectory.write_result"),

@@ -40,6 +40,9 @@ class Pairs:
         chosen = torch.from_numpy(np.asarray(indices))
         return Batch(self.x[chosen], self.y[chosen])
 
+    def targets(self):
+        return self.y.numpy()
+
     def groups(self):
         return None
 

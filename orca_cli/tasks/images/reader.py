@@ -157,7 +157,8 @@ def load(
         content = [hashes[file] for file in chosen]
         return FileSamples([one.path for one in chosen], [one.name for one in chosen], encoded(chosen), content, view)
 
-    train, validation = samples("train", replace(view, padding=padding, flip=flip)), samples("validation")
+    # Only optimizer steps augment, and those of a refit take validation as well.
+    train, validation = (samples(part, replace(view, padding=padding, flip=flip)) for part in ("train", "validation"))
     counts = f"{len(train)} training, {len(validation)} validation and {len(parts['test'])} test images"
     shape = preprocessing.input_shape
     form = f"{targets.note()}, read as {' x '.join(map(str, shape))}"

@@ -58,6 +58,7 @@ class Row:
     most_steps: int
     batch_size: int
     lr: float
+    outer_rate: float = 10.0
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip: float = 1.0
@@ -112,6 +113,7 @@ def decide(config: Config, task: TaskData, tokens: int, *, parameters: int, epoc
     most = _epochs(row, _level(config), dataclasses.replace(train, batch_size=batch_size), size.samples)
     length = settle("epochs", most) if epochs is None else epochs.value
     settle("members", 1 if train.folds else _level(config).members)
+    settle("outer_rate", row.outer_rate if train.lr is None else 1.0)
     settle("lr", row.lr)
     settle("warmup_epochs", round(row.warmup * min(length, train.decay_epochs or length), 6))
     settle("weight_decay", row.weight_decay)

@@ -188,6 +188,36 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
         return finetune.test(job.config, validated.built, validated.engine, folder)
 
 
+def compare(job: Composed, validated: Validated, tested: Tested) -> dict[str, Any]:
+    """Compute the run's baselines on the test samples that it has opened, and what its error is worth beside them.
+
+    Returns:
+        entries of result.json: baselines, and comparison, None where nothing can be compared.
+    """
+    from orca_cli.baselines import compute, verdict
+
+    config, built, samples = job.config, validated.built, tested.samples
+    if config.baselines == "none":
+        return {"baselines": {}, "comparison": None}
+    splits = built.summary["splits"] | {"test": tested.split}
+    digests = {name: split["sha256"] for name, split in splits.items()}
+    held_out = config.train.validate_on == "test" or "best" in config.train.select
+    with _timed(validated.seconds, "baselines"):
+        found = compute.compute(
+            config.baselines,
+            built.task,
+            compute.Tested(samples, tested.targets, digests, tested.trivial, tested.constant),
+            built.error,
+            Path(config.paths.cache or ""),
+            terminal.LogReporter(),
+            with_validation=not held_out,
+        )
+        ways = verdict.ways(config, built.task)
+        value, groups = tested.score.value, samples.groups()
+        told = verdict.verdict(built.error, value, tested.outputs, tested.targets, groups, found, ways)
+    return {"baselines": {name: one.record() for name, one in found.items()}, "comparison": told}
+
+
 def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None]) -> Outcome:
     try:
         _complete(job, folder, on_build)
@@ -206,10 +236,11 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], 
 
 
 def _complete(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None]) -> None:
-    """Train, test and write the result."""
+    """Train, test, compare with baselines and write the result."""
     validated = train(job, folder, on_build)
     tested = test(job, folder, validated)
-    folder.write_result(_result(job, validated, tested) | {"inexact": folder.inexact()})
+    compared = compare(job, validated, tested)
+    folder.write_result(_result(job, validated, tested) | compared | {"inexact": folder.inexact()})
 
 
 def _ended(failure: Failure, path: Path | None) -> Outcome:

@@ -249,6 +249,12 @@ class Config:
         OneOf(("clean", "paper", "release")),
         "How errors are measured; a group of its own that overrides other files in what it sets.",
     ] = "clean"
+    baselines: Annotated[
+        str,
+        OneOf(("none", "simple", "all")),
+        "Models to show beside the test error: a linear model and a forest (simple), MiniRocket for series as well (all; needs"
+        " the extra peers). They change nothing about the run.",
+    ] = "simple"
 
 
 GROUPS = ("task", "body", "source", "metric", "finetune")  # whose choices name a run, a table row or a column

@@ -1,4 +1,4 @@
-"""The process that fits one model: takes arrays on standard input, returns its outputs for new samples on what was standard output."""
+"""The process that fits one model: arrays come on standard input, outputs for new samples go to what was standard output."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ from orca_cli.untrusted import transfer
 
 _MOST_BYTES = 2**33
 _AT_ONCE = 2**22  # values of the inputs that are predicted at once
-_PACKAGES = {"linear": ("sklearn.linear_model",), "forest": ("sklearn.ensemble",)}
-_PACKAGES["minirocket"] = ("sklearn.linear_model", "aeon.transformations.collection.convolution_based")
+# Imported before the clock starts.
+_PACKAGES = {
+    "linear": ["sklearn.linear_model", "sklearn.model_selection"],
+    "forest": ["sklearn.ensemble"],
+    "minirocket": ["sklearn.linear_model", "aeon.transformations.collection.convolution_based"],
+}
 
 
 def main() -> None:
@@ -35,13 +39,13 @@ def main() -> None:
     with os.fdopen(0, "rb") as requests:
 
         def fill(buffer: memoryview) -> None:
-            if requests.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
+            if requests.readinto(buffer) != len(buffer):
                 raise EOFError
 
         request = transfer.unpack(_MOST_BYTES, fill)
     signal.alarm(limit_s + 5)  # should the parent not be able to
     try:
-        answer = {"value": fitted(**request)}
+        answer: dict[str, Any] = {"value": fitted(**request)}
     except MemoryError:
         answer = {"failed": "not enough memory"}
     except Exception as error:  # noqa: BLE001 - a library can fail in any way; the parent says so

@@ -151,7 +151,9 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], percent)})"
     test = Text(error_text(result), style="bold")
     yield "test", test.append(f" on {result['splits']['test']['n']} samples{skipped} {trivial}", "not bold")
-    if shown := [_baseline(*pair, percent) for pair in result.get("baselines", {}).items() if pair[0] != "constant"]:
+    if shown := [
+        _baseline(pair[0], pair[1], percent) for pair in result.get("baselines", {}).items() if pair[0] != "constant"
+    ]:
         yield "baselines", ", ".join(shown)
     if comparison := result.get("comparison"):
         yield "compared", comparison["text"]

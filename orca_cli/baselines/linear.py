@@ -41,7 +41,9 @@ def classes(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, 
         shares = np.bincount(y, minlength=k)[None] / len(y)
         return lambda new: np.repeat(log_probabilities(shares, np.arange(k), k), len(new), axis=0), "constant"
     weight = "balanced" if balanced else None
-    rows = np.random.default_rng(seed).permutation(len(x))[: max(50, _CV_CELLS // x.shape[1])]
+    most, rows = max(50, _CV_CELLS // x.shape[1]), np.arange(len(x))
+    if len(x) > most:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
     some_x, some_y = x[rows], y[rows]
     weights = len(y) / np.maximum(np.bincount(y, minlength=k), 1) if balanced else np.ones(k)
     wrong, loss = np.zeros(len(CS)), np.zeros(len(CS))

@@ -1,7 +1,7 @@
-"""Linear models of dense outputs: each position from the inputs around it, the same at all positions. In a process of its own.
+"""Linear models of dense outputs: each position from the inputs around it, the same at all positions. In a process of their own.
 
-The mean training target at the position (of classes, their frequencies there) is a feature too, so that the model is at least
-what the best constant is, nearly. With one weight a neighbour this is a linear convolution.
+Numbers: the mean input and the mean target of every position are taken away first, so that the model is the mean map plus a
+linear convolution. Classes: a logistic regression on the inputs around a position, its coordinates and their squares.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ def numbers(x: np.ndarray, y: np.ndarray, *, causal: bool, seed: int) -> linear.
     overall = y[known].mean() if known.any() else 0.0
     usual = np.where(known, y, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     usual = np.where(known.any(axis=0), usual, overall)
-    around = _Around(x.shape, usual, causal)
-    rows, of_sample = around.drawn(x, known.any(axis=1), seed)
-    target = np.moveaxis(y, 1, -1)[of_sample]
-    target = np.where(np.isnan(target), np.moveaxis(usual, 0, -1)[of_sample[1:]], target)
-    weights, bias, alpha = _ridge(rows, target, of_sample[0])
+    centre = x.mean(axis=0)
+    around = _Around(x.shape, causal)
+    rows, at = around.drawn(x - centre, known.all(axis=1), seed)
+    if not len(rows):
+        return lambda new: np.repeat(usual[None], len(new), axis=0), "constant"
+    weights, alpha = _ridge(rows, np.moveaxis(y - usual, 1, -1)[at], at[0])
 
     def predict(new: np.ndarray) -> np.ndarray:
-        maps = [around.everywhere(one) @ weights + bias for one in new]
-        return np.stack([np.moveaxis(one.reshape(*x.shape[2:], -1), -1, 0) for one in maps])
+        maps = [around.everywhere(one - centre) @ weights for one in new]
+        return np.stack([usual + one.T.reshape(usual.shape) for one in maps])
 
     return predict, f"window {around.size}, alpha={alpha:g}"
 
@@ -52,10 +53,9 @@ def classes(x: np.ndarray, y: np.ndarray, k: int, *, causal: bool, balanced: boo
         k, balanced: as in `linear.classes`.
         causal, seed: as in `numbers`.
     """
-    counts = np.stack([(y == place).sum(axis=0) for place in range(k)])
-    around = _Around(x.shape, (counts + 1 / k) / (counts.sum(axis=0) + 1), causal)
-    rows, of_sample = around.drawn(x, y >= 0, seed)
-    one, about = linear.classes(rows, y[of_sample], of_sample[0], k, balanced=balanced, seed=seed)
+    around = _Around(x.shape, causal, with_place=True)
+    rows, at = around.drawn(x, y >= 0, seed)
+    one, about = linear.classes(rows, y[at], at[0], k, balanced=balanced, seed=seed)
 
     def predict(new: np.ndarray) -> np.ndarray:
         return np.stack([one(around.everywhere(sample)).T.reshape(k, *x.shape[2:]) for sample in new])
@@ -64,9 +64,9 @@ def classes(x: np.ndarray, y: np.ndarray, k: int, *, causal: bool, balanced: boo
 
 
 class _Around:
-    """What stands around a position: the inputs in a window, and what is usual at the position itself."""
+    """The inputs in a window around every position; with its place, the position's coordinates in -1..1 and their squares."""
 
-    def __init__(self, shape: tuple[int, ...], usual: np.ndarray, causal: bool) -> None:
+    def __init__(self, shape: tuple[int, ...], causal: bool, *, with_place: bool = False) -> None:
         axes = len(shape) - 2
         radius = _RADIUS.get(axes, 0)
         while radius and shape[1] * (2 * radius + 1) ** axes > _MOST_FEATURES:
@@ -75,14 +75,16 @@ class _Around:
         self.size = " x ".join([str(2 * radius + 1)] * axes)
         self._pad = ((0, 0), *((before, after) for _ in range(axes)))
         self._window = (2 * radius + 1,) * axes
-        self._usual = np.moveaxis(usual, 0, -1).reshape(-1, len(usual))
+        places = np.meshgrid(*(np.linspace(-1, 1, size) for size in shape[2:]), indexing="ij") if with_place else []
+        flat = [place.reshape(-1) for place in places]
+        self._place = np.array([*flat, *(place**2 for place in flat)]).T
 
     def everywhere(self, sample: np.ndarray) -> np.ndarray:
         """Return the features of all positions of an input [C, *E], [positions, F]."""
         axes = tuple(range(1, sample.ndim))
         windows = sliding_window_view(np.pad(sample, self._pad), self._window, axis=axes)  # [C, *E, *window]
-        table = np.moveaxis(windows, 0, len(axes)).reshape(len(self._usual), -1)
-        return np.concatenate([table, self._usual], axis=1)
+        table = np.moveaxis(windows, 0, len(axes)).reshape(sample[0].size, -1)
+        return np.concatenate([table, self._place], axis=1) if len(self._place) else table
 
     def drawn(self, x: np.ndarray, known: np.ndarray, seed: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Return the features of known positions [rows, F], drawn where there are many, and their indices in [n, *E]."""
@@ -98,22 +100,16 @@ class _Around:
         return np.concatenate(tables), tuple(np.concatenate(places, axis=1))
 
 
-def _ridge(x: np.ndarray, y: np.ndarray, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return weights [F, K], bias [K] and penalty of a ridge; the penalty is chosen on every fifth sample."""
-    mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
-    std = np.where(std > 1e-7 * np.maximum(np.abs(mean), 1e-30), std, 1.0)
-    z, centre = (x - mean) / std, y.mean(axis=0)
-    held = sample % 5 == 4
-    alphas = linear.ALPHAS
-    alpha = 1.0
+def _ridge(x: np.ndarray, y: np.ndarray, sample: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return weights [F, K] and penalty of a ridge of centred numbers; every fifth sample chooses the penalty."""
+    std = np.sqrt(np.square(x).mean(axis=0, dtype=np.float64))
+    z = x / np.where(std > 0, std, 1.0)
+    held, alpha = sample % 5 == 4, 1.0
     if held.any() and not held.all():
-        found = [
-            np.square(z[held] @ w + centre - y[held]).sum() for w in _solved(z[~held], (y - centre)[~held], alphas)
-        ]
-        alpha = float(alphas[int(np.argmin(found))])
-    (weights,) = _solved(z, y - centre, np.array([alpha]))
-    weights = weights / std[:, None]
-    return weights, centre - mean @ weights, alpha
+        found = [np.square(z[held] @ weights - y[held]).sum() for weights in _solved(z[~held], y[~held], linear.ALPHAS)]
+        alpha = float(linear.ALPHAS[int(np.argmin(found))])
+    (weights,) = _solved(z, y, np.array([alpha]))
+    return weights / np.where(std > 0, std, 1.0)[:, None], alpha
 
 
 def _solved(z: np.ndarray, y: np.ndarray, alphas: np.ndarray) -> list[np.ndarray]:

@@ -55,6 +55,8 @@ RESULT_FIELDS = {
     "error",
     "validation_error",
     "trivial_error",
+    "baselines",
+    "comparison",
     "selected",
     "training",
     "test_reads",

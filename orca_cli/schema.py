@@ -67,18 +67,8 @@ class Align:
     """Stage 2: train the embedder alone, so that embedded target data come close to embedded source data (paper 3.2)."""
 
     epochs: Annotated[CountOrZero, "Optimizer steps; every step sees all target classes once (Algorithm 1)."] = 60
-    motion: Annotated[
-        str,
-        OneOf(("free", "rigid")),
-        "What may change in the embedder: all of its weights (free; paper 3.2), or its filter turns and its tokens shift, so "
-        "that the distances between inputs are kept (rigid).",
-    ] = "free"
-    angle: Annotated[
-        Positive,
-        "motion=rigid: how far a step turns the filter at the start, in radians; decays as the learning rate does.",
-    ] = 0.3
     optimizer: Optimizer = "adamw"
-    lr: Annotated[Rate, "Learning rate at the start; with motion=rigid, of the shifts."] = 1e-2
+    lr: Annotated[Rate, "Learning rate at the start."] = 1e-2
     largest_step: Annotated[
         Positive | None,
         "... but for a layer no more than this times the root mean square of its weights: a long sequence makes a wide filter "

@@ -90,16 +90,18 @@ class Embedder(Protocol):
     grid, without prefix; no token depends on what x holds where `valid` is False. It has `layout`, `kernel` (what a token sees
     along every axis) and `class_token`: the prefix tokens as a parameter [P, D], or [D] where P = 1, or None. Optional: with
     `mask(x, valid)`, [B, T] bool, and `tokens_at(x, valid, rows, places)`, [p, D], token places[i] of sample rows[i], stage 2
-    computes no token that it omits. `filter` names the weight [D, ...] that takes inputs to the body's space, `shifts` the
-    biases behind it (one of them at least is there): what rigid alignment moves; without `filter` it is refused.
+    computes no token that it omits.
 
     Attributes:
         max_tokens: upper bound on the tokens of a sample; the body's own maximum where None.
+        pooled_tokens: ... where a sample has one answer and `max_tokens` is None.
         can_be_causal: whether a token sees nothing beyond the positions that it stands for.
     """
 
     @property
     def max_tokens(self) -> int | None: ...  # noqa: D102
+    @property
+    def pooled_tokens(self) -> int | None: ...  # noqa: D102
     @property
     def can_be_causal(self) -> bool: ...  # noqa: D102
 

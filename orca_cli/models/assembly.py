@@ -53,7 +53,10 @@ def build_model(
     if embedder.max_tokens is not None and embedder.max_tokens > largest:
         what = f"{embedder.max_tokens} is more than the body takes"
         raise ConfigError(what, where="embedder.max_tokens", hint=f"allowed: 1 to {largest}")
-    cut = layout(input_shape, max_tokens=embedder.max_tokens or largest, canvas=body.canvas)
+    enough = largest
+    if kind != "dense" and body.canvas is None and embedder.pooled_tokens is not None:
+        enough = min(largest, embedder.pooled_tokens)
+    cut = layout(input_shape, max_tokens=embedder.max_tokens or enough, canvas=body.canvas)
     if causal:
         _check_causal(kind, cut, embedder, body)
     seeding.seed_torch(seed, "build", "embedder")

@@ -24,7 +24,6 @@ from orca_cli.schema import Config
 from orca_cli.stages import probe
 from orca_cli.stages.build import Built
 from orca_cli.stages.compared import Compared, compare
-from orca_cli.stages.rigid import moved
 from orca_cli.stages.trajectory import Trainer, Trajectory, fingerprint
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -87,7 +86,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
     built.model.to(engine.device)
     used = config.align
     hint = f"lower align.max_samples or align.source_points ({used.source_points} now)"
-    with governed_by("align", hint), _trainable(built.model.embedder, used.motion):
+    with governed_by("align", hint), _trainable(built.model.embedder):
         compared, trajectory, key = _trajectory(config, built, engine, run, reporter)
     aligned = _chosen(config, built, engine, compared, trajectory, run, reporter)
     _report(aligned)
@@ -201,13 +200,10 @@ def _report(aligned: Aligned) -> None:
 
 
 @contextmanager
-def _trainable(embedder: nn.Module, motion: str) -> Iterator[None]:
-    """Train what alignment moves inside the block, whichever parameters stage 3 trains."""
-    turned, others = moved(embedder, motion)
+def _trainable(embedder: nn.Module) -> Iterator[None]:
+    """Train the whole embedder inside the block, whichever parameters stage 3 trains."""
     before = [(parameter, parameter.requires_grad) for parameter in embedder.parameters()]
-    embedder.requires_grad_(False)
-    for parameter in others if turned is None else [turned, *others]:
-        parameter.requires_grad_(True)
+    embedder.requires_grad_(True)
     try:
         yield
     finally:

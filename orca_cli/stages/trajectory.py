@@ -28,7 +28,6 @@ from orca_cli.stages.build import Built
 from orca_cli.stages.collapse import collapse
 from orca_cli.stages.compared import Compared
 from orca_cli.stages.problem import embed
-from orca_cli.stages.rigid import moved, turn
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry
 from orca_cli.training.engine import Engine
@@ -133,8 +132,7 @@ class Trainer:
         """Start, or resume from the run's last checkpoint."""
         self._config, self._compared, self._engine = config, compared, engine
         self._model, self._run, self._reporter = built.model, run, reporter
-        self._turned, others = moved(self._model.embedder, config.align.motion)
-        self._optimizer = make_optimizer(config.align, others)
+        self._optimizer = make_optimizer(config.align, self._model.embedder.parameters())
         self._shares = _limited_rates(self._optimizer, self._model.embedder, config.align)
         self._saver = checkpoint.Saver(
             run.stage("align") / CHECKPOINTS, owner=run.name.identity, every_s=config.train.checkpoint_s
@@ -217,7 +215,7 @@ class Trainer:
         try:
             line: dict[str, Any] = {"epoch": self._step} | self._look()
             model.train()
-            model.embedder.zero_grad()  # the filter is not the optimizer's
+            self._optimizer.zero_grad()
             loss, worst = self._backward()
             gradients = [p.grad for p in model.embedder.parameters() if p.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients))
@@ -233,8 +231,6 @@ class Trainer:
                 hint="try a smaller align.lr",
             ) from error
         self._optimizer.step()
-        if self._turned is not None:
-            turn(self._turned, settings.angle * lr / settings.lr)
         seconds = round(time.monotonic() - start, 3)
         return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **worst, "seconds": seconds}
 

@@ -54,7 +54,7 @@ def test_a_run_with_every_metric_agrees_with_the_cpu(orca, environment, words, o
             ["metric=moments", "align.select=validation", "align.candidates=[0]", "align.probe_epochs=1"],
         ),
         ("swin", (3, 10, 10), "dense", ["align.features=sequence", "align.dtype=float64"]),
-        ("vit", (1, 8, 8), "classes", ["finetune=layernorm", "metric=mmd"]),
+        ("vit", (1, 8, 8), "classes", ["finetune=layernorm", "metric=mmd", "embedder=multiscale"]),
     ],
 )
 def test_every_family_of_bodies_and_kind_of_targets(orca, environment, words, on_device, body, shape, targets, more):

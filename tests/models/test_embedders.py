@@ -1,13 +1,17 @@
 """Embedders: what each token sees, and how the first weights come from the body."""
 
+import numpy as np
 import pytest
 import torch
 
 from orca_cli import parts
 from orca_cli.exceptions import ConfigError
 from orca_cli.models.assembly import build_model
+from orca_cli.models.embedders.filter_bank import FilterBank
+from orca_cli.models.embedders.multiscale import Multiscale
 from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
+from orca_cli.models.geometry import layout
 
 SHAPES = [(1, 7), (3, 97), (57, 130), (1, 1), (1, 9, 9), (3, 5, 40), (2, 1, 200), (2, 5, 6, 7)]
 
@@ -19,12 +23,13 @@ def build(body, **settings):
 
 
 @pytest.mark.parametrize("name", ["bert", "swin", "vit"])
+@pytest.mark.parametrize("made", [Overlap(), Multiscale(pooled_tokens=10**6, filters=4)], ids=["overlap", "multiscale"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_overlap_has_the_tokens_of_patch_for_every_shape(load_body, name, shape):
+def test_the_tokens_are_those_of_patch_for_every_shape(load_body, name, shape, made):
     body = load_body(name)
     x = torch.randn(2, *shape)
     for kind, wanted in (("classes", (2, 5)), ("dense", (2, 5, *shape[1:]))):
-        model = build(body, kind=kind, input_shape=shape, num_outputs=5, embedder=Overlap())
+        model = build(body, kind=kind, input_shape=shape, num_outputs=5, embedder=made)
         other = build(body, kind=kind, input_shape=shape, num_outputs=5, embedder=Patch())
         assert model.embed(x).x.shape == other.embed(x).x.shape
         assert model.embed(x).grid == other.embed(x).grid
@@ -81,9 +86,10 @@ def test_overlap_starts_as_the_body_s_own_patch_embedding(load_body, name):
     assert random.convolution.weight.abs().amin() > 0
 
 
+@pytest.mark.parametrize("made", [Overlap(max_tokens=10), Multiscale(max_tokens=10)], ids=["overlap", "multiscale"])
 @pytest.mark.parametrize("shape", [(2, 30), (2, 6, 5)], ids=str)
-def test_what_overlap_makes_of_padding_changes_nothing(load_body, shape):
-    model = build(load_body("bert"), input_shape=shape, embedder=Overlap(max_tokens=10)).eval()
+def test_what_stands_in_padding_changes_nothing(load_body, shape, made):
+    model = build(load_body("bert"), input_shape=shape, embedder=made).eval()
     x = torch.randn(3, *shape)
     valid = (torch.arange(30) < torch.tensor([[30], [11], [4]])).reshape(3, *shape[1:])
     other = torch.where(valid.unsqueeze(1), x, 100 * torch.randn(3, *shape))
@@ -106,7 +112,7 @@ def test_random_starts_take_nothing_from_the_body(load_body):
     assert random.norm.eps == body.embeddings.LayerNorm.eps
 
 
-@pytest.mark.parametrize("part", ["patch.Patch", "overlap.Overlap"])
+@pytest.mark.parametrize("part", ["patch.Patch", "overlap.Overlap", "multiscale.Multiscale"])
 def test_settings_are_checked_before_anything_is_read(part):
     node = {"_target_": f"orca_cli.models.embedders.{part}"}
     for name, value, allowed in (("init", "zero", "pretrained, random"), ("max_tokens", 0, "at least 1")):
@@ -115,7 +121,9 @@ def test_settings_are_checked_before_anything_is_read(part):
 
 
 @pytest.mark.parametrize("name", ["bert", "swin", "vit"])
-@pytest.mark.parametrize("made", [Patch("random"), Overlap("random")], ids=["patch", "overlap"])
+@pytest.mark.parametrize(
+    "made", [Patch("random"), Overlap("random"), Multiscale("random")], ids=["patch", "overlap", "multiscale"]
+)
 @pytest.mark.parametrize("shape", [(3, 97), (2, 9, 11), (2, 5, 7, 6)], ids=str)
 def test_single_tokens_are_those_of_the_whole_sample(load_body, name, made, shape):
     """With positions, padding and an extent that is no multiple of the kernel."""
@@ -129,3 +137,54 @@ def test_single_tokens_are_those_of_the_whole_sample(load_body, name, made, shap
     rows = torch.randint(4, (30,), generator=generator)
     places = torch.randint(embedder.layout.tokens, (30,), generator=generator)
     torch.testing.assert_close(embedder.tokens_at(x, valid, rows, places), whole.x[rows, places], rtol=1e-4, atol=1e-5)
+
+
+def bank_of_features(shape, *, max_tokens, filters=3, scales=2):
+    """Return a bank whose features come out as they are."""
+    cut = layout(shape, max_tokens=max_tokens, canvas=None)
+    spacings = sum(8 * 2**scale < shape[1] for scale in range(scales))
+    bank = FilterBank(cut, spacings * (2 * filters + 1), filters=filters, scales=scales)
+    torch.nn.init.eye_(bank.projection.weight)
+    return bank
+
+
+@torch.no_grad()
+def test_a_filter_answers_with_its_correlation_with_the_window():
+    """Against numpy: the largest answer of a token, whose window has two channels and taps 2 apart."""
+    bank = bank_of_features((2, 40), max_tokens=5)
+    x = torch.randn(1, 2, 40, generator=torch.Generator().manual_seed(0))
+    found = bank(x, torch.ones(1, 40, dtype=torch.bool))[0, 2]  # positions 16 to 23
+    for scale, spacing in enumerate((1, 2)):
+        for number in range(3):
+            weight = bank.weight[scale, number].numpy()
+            answers = []
+            for position in range(16, 24):
+                window = x[0, :, position - 4 * spacing : position + 4 * spacing + 1 : spacing].numpy()
+                window = window - window.mean(1, keepdims=True)
+                correlation = (weight * window).sum() / np.linalg.norm(weight) / np.linalg.norm(window)
+                answers.append(correlation * np.sqrt(window.size))
+            largest, share = found[7 * scale + 3 + number], found[7 * scale + number]
+            assert float(largest) == pytest.approx(max(answers), rel=0.1)  # less by the size of a flat window
+            above = np.array(answers) > float(bank.threshold[scale, number])
+            assert abs((float(share) + 1) / 2 - above.mean()) < 0.3
+
+
+@torch.no_grad()
+def test_shapes_are_found_at_any_level_and_size():
+    bank = bank_of_features((1, 64), max_tokens=4)
+    x = torch.randn(1, 1, 64, generator=torch.Generator().manual_seed(0))
+    # Away from the ends, where a window sees the zeros outside.
+    whole = torch.ones(1, 64, dtype=torch.bool)
+    plain, larger = bank(x, whole)[0, 1:3], bank(50 * x + 300, whole)[0, 1:3]
+    size = [6, 13]
+    shapes = [column for column in range(14) if column not in size]
+    torch.testing.assert_close(plain[:, shapes], larger[:, shapes], rtol=0.1, atol=0.05)
+    assert (larger[:, size] - plain[:, size] > 3).all()
+
+
+def test_few_tokens_stand_for_a_sample_with_one_answer(load_body):
+    body = load_body("bert")
+    assert build(body, input_shape=(1, 60), embedder=Multiscale(pooled_tokens=12)).embedder.layout.tokens == 12
+    assert build(body, input_shape=(1, 60), embedder=Multiscale(max_tokens=30)).embedder.layout.tokens == 30
+    dense = build(body, kind="dense", input_shape=(1, 60), embedder=Multiscale())
+    assert dense.embedder.layout.tokens == build(body, input_shape=(1, 60)).embedder.layout.tokens

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.models.assembly import build_model
+from orca_cli.models.embedders.multiscale import Multiscale
 from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
 from orca_cli.stages.problem import Draw, embed_points
@@ -14,7 +15,7 @@ from orca_cli.tasks.shared.samples import ArraySamples
 from tests.properties import examples
 
 BODIES = ["bert", "roberta", "swin", "vit"]
-EMBEDDERS = {"patch": Patch, "overlap": Overlap}
+EMBEDDERS = {"patch": Patch, "overlap": Overlap, "multiscale": Multiscale}
 KINDS = {"classes": 3, "dense": 2}
 GARBAGE = (float("nan"), float("inf"), -1e30, 5.0)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orca_cli.interfaces import EmbedderInit, TokenLayout, Tokens
+from orca_cli.models.embedders.filter_bank import FilterBank
 from orca_cli.models.geometry import resize, to_canvas
 
 # By number of axes.
@@ -29,16 +30,22 @@ class ConvolutionEmbedder(nn.Module):
             convolution as below, norm 1 and 0, positions N(0, 0.02).
         prefix: [P, D], tokens that the transfer model puts before the others, whose positions then start at P.
         reach: patches that a token sees on either side of its own.
+        beside: features that are added to the convolution's answers.
     """
 
-    filter = "convolution.weight"
-    shifts = ("convolution.bias", "norm.bias")
-
     def __init__(
-        self, layout: TokenLayout, width: int, body: EmbedderInit, *, init: str, prefix: Tensor | None, reach: int = 0
+        self,
+        layout: TokenLayout,
+        width: int,
+        body: EmbedderInit,
+        *,
+        init: str,
+        prefix: Tensor | None,
+        reach: int = 0,
+        beside: FilterBank | None = None,
     ) -> None:
         super().__init__()
-        self.layout, self.reach = layout, reach
+        self.layout, self.reach, self.beside = layout, reach, beside
         self.kernel = (2 * reach + 1) * layout.kernel
         self.convolution = _CONVOLUTIONS[len(layout.extent)](
             layout.input_shape[0], width, self.kernel, stride=layout.kernel, padding=reach * layout.kernel
@@ -77,38 +84,50 @@ class ConvolutionEmbedder(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
         """Return tokens [B, T, D] for a batch's `x` and `valid`; a token is valid where any position it stands for is."""
-        maps = self.convolution(self._seen(x, valid))  # [B, D, *grid]
-        tokens = self.norm(maps.flatten(2).transpose(1, 2))  # [B, T, D]
+        canvas = self._canvas(x, valid)
+        answers = self.convolution(_pad_end(canvas, self.layout.padded)).flatten(2).transpose(1, 2)  # [B, T, D]
+        if self.beside is not None:
+            answers = answers + self.beside(canvas, self._valid(x, valid))
+        tokens: Tensor = self.norm(answers)
         if self.positions is not None:
             tokens = tokens + self.positions
         return Tokens(tokens, self.mask(x, valid), self.layout.grid)
 
     def tokens_at(self, x: Tensor, valid: Tensor | None, rows: Tensor, places: Tensor) -> Tensor:
         """Return some tokens [p, D] of a batch, token `places[i]` of sample `rows[i]`, without computing the others."""
-        windows, axes = self._seen(x, valid), len(self.layout.extent)
+        canvas, axes = self._canvas(x, valid), len(self.layout.extent)
+        windows = _pad_end(canvas, self.layout.padded)
         margin = self.reach * self.layout.kernel
         windows = functional.pad(windows, (margin, margin) * axes)
         for axis in range(axes):
             windows = windows.unfold(2 + axis, self.kernel, self.layout.kernel)  # [B, C, *grid, *kernel]
         index = torch.unravel_index(places, self.layout.grid)
         windows = windows.movedim(1, 1 + axes)[(rows, *index)]  # [p, C, *kernel]
-        weight = self.convolution.weight.flatten(1)
-        tokens = self.norm(functional.linear(windows.flatten(1), weight, self.convolution.bias))
+        answers = functional.linear(windows.flatten(1), self.convolution.weight.flatten(1), self.convolution.bias)
+        if self.beside is not None:
+            answers = answers + self.beside.at(canvas, self._valid(x, valid), rows, places)
+        tokens: Tensor = self.norm(answers)
         return tokens if self.positions is None else tokens + self.positions[places]
 
-    def _seen(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        """Return what the convolution sees, padded at its end to whole patches."""
+    def _canvas(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Return what is cut into tokens, [B, C, *extent]."""
         if (
             valid is not None
         ):  # a patch may hold padding, and a token sees beyond its own patch: what is there is not data
             x = x.masked_fill(~valid.unsqueeze(1), 0.0)
-        return _pad_end(to_canvas(x, self.layout), self.layout.padded)
+        return to_canvas(x, self.layout)
+
+    def _valid(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Return which positions of the canvas are valid, [B, *extent] bool; one is where any of what it shows is."""
+        if valid is None:
+            return torch.ones(len(x), *self.layout.extent, dtype=torch.bool, device=x.device)
+        return to_canvas(valid.unsqueeze(1).to(x.dtype), self.layout)[:, 0] > 0
 
     def mask(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Return which tokens of a batch are valid, [B, T] bool."""
         if valid is None:
             return torch.ones(x.shape[0], self.layout.tokens, dtype=torch.bool, device=x.device)
-        seen = to_canvas(valid.unsqueeze(1).to(x.dtype), self.layout)
+        seen = self._valid(x, valid).unsqueeze(1).to(x.dtype)
         pool = _POOLS[len(self.layout.extent)]
         mask = pool(_pad_end(seen, self.layout.padded), self.layout.kernel).flatten(1) > 0  # [B, T]
         # Without any valid position, softmax would run over nothing; such a sample keeps its first token.

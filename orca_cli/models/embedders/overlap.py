@@ -25,6 +25,7 @@ class Overlap:
 
     init: Literal["pretrained", "random"] = "pretrained"
     max_tokens: Count | None = None
+    pooled_tokens: ClassVar[None] = None
     can_be_causal: ClassVar[bool] = False
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:

@@ -23,6 +23,7 @@ class Patch:
 
     init: Literal["pretrained", "random"] = "pretrained"
     max_tokens: Count | None = None
+    pooled_tokens: ClassVar[None] = None
     can_be_causal: ClassVar[bool] = True
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:

@@ -1,0 +1,43 @@
+"""Overlapping patches and, added to them, what filters of several scales answer within the patch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from orca_cli.interfaces import EmbedderInit, TokenLayout
+from orca_cli.models.embedders.convolution import ConvolutionEmbedder
+from orca_cli.models.embedders.filter_bank import FilterBank
+from orca_cli.ranges import Count
+
+
+@dataclass(frozen=True)
+class Multiscale:
+    """Kernel of three strides as of `overlap.Overlap`, and a bank of dilated filters beside it; an Embedder (interfaces).
+
+    What tells classes apart is often which shapes occur, at what scale and how often. Every filter is compared with the
+    shape of the input around some positions of the patch, as a correlation, which is free of level and size. A token gets
+    the share of positions where that exceeds the filter's threshold (as in ROCKET and its successors, Dempster et al.
+    2020), its maximum, and the size of what was seen.
+
+    Args:
+        init: as in `patch.Patch`, of norm, positions and patch filter; the bank starts at random.
+        max_tokens: upper bound on the tokens of a sample; the body's own maximum by default.
+        pooled_tokens: ... and where a sample has one answer, this: so few suffice, and a step's cost grows with their number.
+        filters: of each scale.
+        scales: the taps of a filter are 1, 2, 4, ... positions apart; as many of these as the input has room for.
+    """
+
+    init: Literal["pretrained", "random"] = "pretrained"
+    max_tokens: Count | None = None
+    pooled_tokens: Count = 25
+    filters: Count = 32
+    scales: Count = 6
+    can_be_causal: ClassVar[bool] = False
+
+    def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
+        """Return the layer."""
+        bank = FilterBank(layout, width, filters=self.filters, scales=self.scales)
+        return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank)

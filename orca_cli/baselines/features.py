@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 MOST_RAW = 4096  # values of an input that are features as they are
-_CELLS = 2**23  # of the table of the training samples
+_CELLS = 2**22  # of the table of the training samples
 _LEAST = 1024
 _BANDS = 16  # of a series' spectrum
 

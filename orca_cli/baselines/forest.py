@@ -6,8 +6,13 @@ import numpy as np
 
 from orca_cli.baselines.linear import Fitted, log_probabilities, patterns
 
-TREES = 200
+_SMALL = 1000  # samples, of which 300 trees take a second; of more, 100
 _FEW = 64  # features; of more, a split looks at the square root of their number
+
+
+def trees(samples: int) -> int:
+    """Return the number of trees for so many training samples."""
+    return 300 if samples <= _SMALL else 100
 
 
 def classes(x: np.ndarray, y: np.ndarray, k: int, *, balanced: bool, seed: int) -> Fitted:
@@ -15,8 +20,8 @@ def classes(x: np.ndarray, y: np.ndarray, k: int, *, balanced: bool, seed: int) 
     from sklearn.ensemble import RandomForestClassifier
 
     weight = "balanced" if balanced else None
-    model = RandomForestClassifier(TREES, class_weight=weight, random_state=seed).fit(x, y)
-    return lambda new: log_probabilities(model.predict_proba(new), model.classes_, k), f"{TREES} trees"
+    model = RandomForestClassifier(trees(len(x)), class_weight=weight, random_state=seed).fit(x, y)
+    return lambda new: log_probabilities(model.predict_proba(new), model.classes_, k), f"{trees(len(x))} trees"
 
 
 def numbers(x: np.ndarray, y: np.ndarray, *, seed: int) -> Fitted:
@@ -28,7 +33,7 @@ def numbers(x: np.ndarray, y: np.ndarray, *, seed: int) -> Fitted:
     for columns, rows in patterns(y):
         if len(rows):
             target = y[np.ix_(rows, columns)]
-            model = RandomForestRegressor(TREES, max_features=features, random_state=seed)
+            model = RandomForestRegressor(trees(len(rows)), max_features=features, random_state=seed)
             fitted.append((columns, model.fit(x[rows], target[:, 0] if len(columns) == 1 else target)))
 
     def predict(new: np.ndarray) -> np.ndarray:
@@ -37,4 +42,4 @@ def numbers(x: np.ndarray, y: np.ndarray, *, seed: int) -> Fitted:
             outputs[:, columns] = model.predict(new).reshape(len(new), -1)
         return outputs
 
-    return predict, f"{TREES} trees"
+    return predict, f"{trees(len(x))} trees"

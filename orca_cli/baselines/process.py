@@ -27,7 +27,7 @@ _PACKAGES = {
 
 
 def main() -> None:
-    """Answer one request; the process's arguments are its parent's id and its limit in seconds."""
+    """Answer one request; the process's arguments are its parent's id and its limit in seconds of computing."""
     parent, limit_s = map(int, sys.argv[1:])
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is not an answer
@@ -36,6 +36,8 @@ def main() -> None:
     end_with_parent(parent)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
     with os.fdopen(0, "rb") as requests:
 
         def fill(buffer: memoryview) -> None:
@@ -43,7 +45,6 @@ def main() -> None:
                 raise EOFError
 
         request = transfer.unpack(_MOST_BYTES, fill)
-    signal.alarm(limit_s + 5)  # should the parent not be able to
     try:
         answer: dict[str, Any] = {"value": fitted(**request)}
     except MemoryError:

@@ -100,9 +100,10 @@ def ways(config: Config, task: TaskData) -> list[str]:
     found = []
     if getattr(config, "budget", None) not in (None, "thorough"):
         found.append("budget=thorough")
-    if "overlap" not in str(config.embedder) and not task.causal:
-        found.append("embedder=overlap")
-    return [*found, "more training data", "finetune=layernorm"][:2]
+    usual = str(config.embedder)
+    if not task.causal:  # neither can be causal
+        found += [f"embedder={name}" for name in ("multiscale", "overlap") if name not in usual]
+    return [*found, "more training data", "train.epochs=N with a larger N"][:2]
 
 
 def _members(n: int, groups: np.ndarray | None) -> list[np.ndarray]:

@@ -117,11 +117,11 @@ def test_a_crash_is_reported_and_the_others_go_on(task, run, said, monkeypatch):
     wait = isolated._wait
     crashed = []
 
-    def crash(process, limit_s):
+    def crash(process, most_s):
         if not crashed:
             crashed.append(process.pid)
             process.send_signal(signal.SIGSEGV)
-        wait(process, limit_s)
+        return wait(process, most_s)
 
     monkeypatch.setattr(isolated, "_wait", crash)
     found = run(task)
@@ -137,12 +137,23 @@ def test_a_model_that_takes_too_long_is_ended_and_reported(task, run, said, monk
     monkeypatch.setitem(compute.LIMITS_S, "linear", 0.01)
     started = []
     wait = isolated._wait
-    monkeypatch.setattr(isolated, "_wait", lambda process, limit_s: (started.append(process.pid), wait(process, limit_s)))
+
+    def watched(process, most_s):
+        started.append(process.pid)
+        return wait(process, most_s)
+
+    monkeypatch.setattr(isolated, "_wait", watched)
     found = run(task)
-    assert found["linear"].reason == "not done within 0.01 s"
+    assert found["linear"].reason == "it needs more than 0.01 s"
     assert found["forest"].error is not None
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
+
+
+def test_the_limit_is_of_computing_so_that_a_busy_machine_changes_nothing():
+    x = RNG.normal(size=(4000, 300)).astype(np.float32)  # a forest that computes for longer than a second
+    with pytest.raises(FitError, match="more than 1 s"):
+        isolated.fit(1, **SETTINGS | {"model": "forest"}, x=x, y=np.arange(4000) % 3, new=x)
 
 
 def test_an_exception_in_the_process_is_the_reason():

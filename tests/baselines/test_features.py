@@ -48,5 +48,5 @@ def test_padding_counts_for_nothing_but_its_share():
 
 def test_the_table_is_bounded_by_the_larger_split():
     assert width(100, 100, 2**26) == 4096
-    assert width(4096, 4096, 2**26) == 2048
+    assert width(4096, 4096, 2**26) == 1024
     assert width(4096, 2**20, 2**26) == 64

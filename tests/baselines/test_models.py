@@ -67,10 +67,10 @@ def test_forests_are_scikit_learns():
     x, y = classification()
     new = RNG.normal(size=(30, 8)).astype(np.float32)
     found, _ = outputs("forest", "classes", x, y, new, 3)
-    direct = RandomForestClassifier(200, random_state=0).fit(x, y)
+    direct = RandomForestClassifier(300, random_state=0).fit(x, y)
     assert np.array_equal(found.argmax(1), direct.predict(new))
     found, _ = outputs("forest", "values", x, x[:, :1] ** 2, new, 1)
-    direct = RandomForestRegressor(200, max_features=1 / 3, random_state=0).fit(x, x[:, 0] ** 2)
+    direct = RandomForestRegressor(300, max_features=1 / 3, random_state=0).fit(x, x[:, 0] ** 2)
     assert found[:, 0] == pytest.approx(direct.predict(new), rel=1e-5)
 
 
@@ -81,7 +81,10 @@ def test_unknown_targets_are_left_out_output_by_output(model):
     y[:20, 0] = np.nan
     y[70:, 1] = np.nan
     found, _ = outputs(model, "values", x, y, x, 2)
-    apart = [outputs(model, "values", x[rows], y[rows, k : k + 1], x, 1)[0] for k, rows in ((0, slice(20, None)), (1, slice(70)))]
+    apart = [
+        outputs(model, "values", x[rows], y[rows, k : k + 1], x, 1)[0]
+        for k, rows in ((0, slice(20, None)), (1, slice(70)))
+    ]
     assert found == pytest.approx(np.concatenate(apart, axis=1), abs=1e-6)
 
 
@@ -125,7 +128,8 @@ def test_balanced_classes_weigh_alike():
     y = (np.arange(300) < 30).astype(int)
     x[:, 0] += 1.5 * y
     recalls = [
-        (outputs("linear", "classes", x, y, x[:30], 2, balanced=balanced)[0].argmax(1) == 1).mean() for balanced in (False, True)
+        (outputs("linear", "classes", x, y, x[:30], 2, balanced=balanced)[0].argmax(1) == 1).mean()
+        for balanced in (False, True)
     ]
     assert recalls[0] < 0.5 < recalls[1]
 

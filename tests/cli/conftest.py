@@ -104,7 +104,9 @@ def fork(fork_server, environment):
 def completed_once(fork_server, home, small, tmp_path_factory):
     """One run of `small`, for all tests that only look at it: (folder of runs, standard output)."""
     runs = tmp_path_factory.mktemp("completed")
-    case = fork_server.start(without_baselines(["run", *small]), more={"ORCA_RUNS": str(runs), "ORCA_HOME": str(home), "COLUMNS": "100"})
+    case = fork_server.start(
+        without_baselines(["run", *small]), more={"ORCA_RUNS": str(runs), "ORCA_HOME": str(home), "COLUMNS": "100"}
+    )
     assert case.wait(120) == 0, case.err
     return runs, case.out
 

@@ -1,4 +1,4 @@
-"""Make the files that `orca run -m study=alignment` reads from raw data sets.
+"""Make the files that the studies `alignment`, `labels` and `defaults` read from raw data sets.
 
     python scripts/study_data.py --from FOLDER             into paths.data ($ORCA_HOME/data, else the user's cache folder)
     python scripts/study_data.py --from FOLDER --to DATA
@@ -18,6 +18,10 @@ study/cifar10_source.npz (images of other indices, for the source), and jsb/JSB_
 The test split is the given one. Validation is drawn from training, every class in proportion; watch: test is subjects 9 and 10,
 validation is subject 8. At most 200 training, 100 validation and 500 test samples are kept, drawn in proportion to the classes
 by generators with fixed seeds: the same FOLDER gives the same files, byte for byte.
+
+For study=defaults, which leaves sizes and validation to the program, DATA also gets whole/NAME.npz of every series (watch:
+training is subjects 1 to 8), the peptides' table, and whole/frequency.npz, a generated regression: a sine's frequency from 100
+noisy steps.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from orca_cli.configuration import default_folders
 
 MOST = {"train": 200, "val": 100, "test": 500}
 VALIDATION = 0.2  # of the given training split, where no more than MOST says
+WHOLE = ("ACSF1", "ArrowHead", "Covid3Month", "JapaneseVowels", "OSULeaf", "PigCVP", "Trace", "watch")
 SERIES = ("ACSF1", "ArrowHead", "JapaneseVowels", "OSULeaf", "Trace")
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 PEPTIDE_LENGTH = 50
@@ -98,10 +103,14 @@ def watch(folder: Path) -> dict[str, Split]:
     return {part: cut(x[own], y[own], part, "watch") for part, own in rows.items()}
 
 
+def peptides_file(folder: Path) -> Path:
+    """Return the table of peptides."""
+    return next(iter(sorted((folder / "series").glob("peptides*.csv"))), folder / "series" / "peptides.csv")
+
+
 def peptides(folder: Path) -> dict[str, Split]:
     """Return peptides one-hot [n, 20, 50]; a third of them, drawn, are the test split."""
-    path = next(iter(sorted((folder / "series").glob("peptides*.csv"))), folder / "series" / "peptides.csv")
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(peptides_file(folder), encoding="utf-8", newline="") as file:
         rows = [(row["sequence"].strip().upper(), int(row["label"])) for row in csv.DictReader(file)]
     rows = list(dict.fromkeys(rows))  # a peptide that occurs twice must not be in two splits
     x = np.zeros((len(rows), len(AMINO_ACIDS), PEPTIDE_LENGTH), dtype=np.float32)
@@ -127,17 +136,43 @@ def images(folder: Path) -> tuple[dict[str, Split], dict[str, Split]]:
     return task, {"train": (x[rest], y[rest])}
 
 
-def write(path: Path, splits: dict[str, Split]) -> None:
-    """Write splits as x_PART and y_PART, whole or not at all."""
+def whole(folder: Path, name: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a set as they are; of the wearable, with its two test subjects apart."""
+    with np.load(folder / "series" / f"{name}.npz", allow_pickle=False) as file:
+        arrays = {key: file[key] for key in file.files}
+    if name != "watch":
+        return arrays
+    is_test = np.isin(arrays["group"], WATCH_TEST)
+    parts = {"train": ~is_test, "test": is_test}
+    return {f"{key}_{part}": arrays[key][rows] for part, rows in parts.items() for key in ("x", "y")}
+
+
+def frequency() -> dict[str, np.ndarray]:
+    """Return noisy sines of 100 steps and their frequencies, 2 to 8 periods; 150 to train on, 200 to test."""
+    generator = np.random.default_rng(12)
+    found = {}
+    for part, n in (("train", 150), ("test", 200)):
+        y = generator.uniform(2, 8, n)
+        phase, size = generator.uniform(0, 2 * np.pi, n), generator.uniform(0.5, 2, n)
+        x = size[:, None] * np.sin(2 * np.pi * y[:, None] * np.arange(100) / 100 + phase[:, None])
+        x += generator.normal(scale=0.5, size=x.shape)
+        found |= {f"x_{part}": x[:, None].astype(np.float32), f"y_{part}": y.astype(np.float32)}
+    return found
+
+
+def write_whole(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
-    pairs = {part: zip("xy", pair, strict=True) for part, pair in splits.items()}
-    np.savez_compressed(
-        temporary, **{f"{letter}_{part}": array for part, pair in pairs.items() for letter, array in pair}
-    )
+    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)
-    sizes = ", ".join(f"{part} {len(y)}" for part, (_, y) in splits.items())
-    print(f"{path}: {sizes}; a sample is {' x '.join(map(str, splits['train'][0].shape[1:]))}")
+    print(f"{path}: {', '.join(f'{key} {array.shape}' for key, array in arrays.items())}")
+
+
+def write(path: Path, splits: dict[str, Split]) -> None:
+    """Write splits as x_PART and y_PART."""
+    pairs = {part: zip("xy", pair, strict=True) for part, pair in splits.items()}
+    write_whole(path, {f"{letter}_{part}": array for part, pair in pairs.items() for letter, array in pair})
 
 
 def make(name: str, work: Callable[[], None]) -> bool:
@@ -172,11 +207,20 @@ def main() -> int:
         (arguments.to / "jsb").mkdir(parents=True, exist_ok=True)
         print(shutil.copyfile(raw / "jsb" / "JSB_Chorales.mat", arguments.to / "jsb" / "JSB_Chorales.mat"))
 
+    def copy_peptides() -> None:
+        print(shutil.copyfile(peptides_file(raw), arguments.to / "whole" / "peptides.csv"))
+
     made = [make(name, lambda name=name: write(study / f"{name}.npz", series(raw, name))) for name in SERIES]  # type: ignore[misc]
     made.append(make("watch", lambda: write(study / "watch.npz", watch(raw))))
     made.append(make("peptides", lambda: write(study / "peptides.npz", peptides(raw))))
     made.append(make("cifar10", make_images))
     made.append(make("jsb", copy_jsb))
+    made += [
+        make(name, lambda name=name: write_whole(arguments.to / "whole" / f"{name}.npz", whole(raw, name)))
+        for name in WHOLE
+    ]  # type: ignore[misc]
+    made.append(make("peptides", copy_peptides))
+    write_whole(arguments.to / "whole" / "frequency.npz", frequency())
     return 0 if all(made) else 1
 
 

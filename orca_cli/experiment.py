@@ -24,6 +24,7 @@ from orca_cli.tracking.json_lines import JsonLines
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
     from orca_cli.compose import Composed
+    from orca_cli.schema import Config
     from orca_cli.stages.align import Aligned
     from orca_cli.stages.build import Built
     from orca_cli.stages.finetune import Tested, Trained
@@ -201,7 +202,6 @@ def compare(job: Composed, validated: Validated, tested: Tested) -> dict[str, An
         return {"baselines": {}, "comparison": None}
     splits = built.summary["splits"] | {"test": tested.split}
     digests = {name: split["sha256"] for name, split in splits.items()}
-    held_out = config.train.validate_on == "test" or "best" in config.train.select
     with _timed(validated.seconds, "baselines"):
         found = compute.compute(
             config.baselines,
@@ -210,12 +210,17 @@ def compare(job: Composed, validated: Validated, tested: Tested) -> dict[str, An
             built.error,
             Path(config.paths.cache or ""),
             terminal.LogReporter(),
-            with_validation=not held_out,
+            with_validation=_is_validation_free(config),
         )
         ways = verdict.ways(config, built.task)
         value, groups = tested.score.value, samples.groups()
         told = verdict.verdict(built.error, value, tested.outputs, tested.targets, groups, found, ways)
     return {"baselines": {name: one.record() for name, one in found.items()}, "comparison": told}
+
+
+def _is_validation_free(config: Config) -> bool:
+    """Return whether baselines may learn from the validation split: it is the test split nowhere, and chose no weights."""
+    return config.train.validate_on != "test" and config.train.select == "last"
 
 
 def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None]) -> Outcome:

@@ -43,7 +43,7 @@ class Baseline:
 
     Args:
         error: on the test split, by the task's own error; None where it is undefined or the model failed.
-        seconds: for fitting and predicting, when it was computed; None where it was not.
+        seconds: of computing for fitting and predicting, when that was done; None where it was not.
         trained_on: splits, n samples that it was fitted to, of how many.
         versions: package -> version.
         about: what was chosen in fitting, in words.

@@ -66,17 +66,17 @@ def fitted(model: str, form: str, x: np.ndarray, y: np.ndarray, new: np.ndarray,
         settings: k, groups, causal, balanced and seed, see `linear` and `windows`.
 
     Returns:
-        outputs [m, K] or [m, K, *E] float32; seconds for fitting and predicting; about: what was chosen, in words.
+        outputs [m, K] or [m, K, *E] float32; seconds of computing; about: what was chosen, in words.
     """
     for package in _PACKAGES[model]:
         importlib.import_module(package)
-    start = time.perf_counter()
+    start = time.process_time()
     predict, about = _fit(model, form, x, y, **settings)
     step = max(1, _AT_ONCE // max(1, new[:1].size))
     outputs = np.concatenate([predict(new[at : at + step]) for at in range(0, len(new), step)])
     if form in ("labels", "masks"):
         outputs = outputs - 0.5 if form == "labels" else outputs[:, 1:] - outputs[:, :1]  # above 0 where present
-    return {"outputs": outputs.astype(np.float32), "seconds": time.perf_counter() - start, "about": about}
+    return {"outputs": outputs.astype(np.float32), "seconds": time.process_time() - start, "about": about}
 
 
 def _fit(

@@ -100,9 +100,8 @@ def ways(config: Config, task: TaskData) -> list[str]:
     found = []
     if getattr(config, "budget", None) not in (None, "thorough"):
         found.append("budget=thorough")
-    usual = str(config.embedder)
-    if not task.causal:  # neither can be causal
-        found += [f"embedder={name}" for name in ("multiscale", "overlap") if name not in usual]
+    if "multiscale" not in str(config.embedder) and not task.causal:
+        found.append("embedder=multiscale")
     return [*found, "more training data", "train.epochs=N with a larger N"][:2]
 
 

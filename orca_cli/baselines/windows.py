@@ -1,4 +1,4 @@
-"""Linear models of dense outputs: each position from the inputs around it, the same at all positions. In a process of their own.
+"""Linear models of dense outputs: each position from the inputs around it, the same everywhere. Run in a process of their own.
 
 Numbers: the mean input and the mean target of every position are taken away first, so that the model is the mean map plus a
 linear convolution. Classes: a logistic regression on the inputs around a position, its coordinates and their squares.

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from orca_cli import seeding, signals
-from orca_cli.baselines import compute, inputs, isolated
+from orca_cli.baselines import compute, inputs, isolated, process
 from orca_cli.baselines.inputs import Inputs
 from orca_cli.baselines.isolated import FitError
 from orca_cli.exceptions import InterruptionError
@@ -66,6 +66,12 @@ def run(tmp_path, said):
 
 
 @pytest.fixture
+def in_process(monkeypatch):
+    """Fit in this process: the same function, without the start of another interpreter."""
+    monkeypatch.setattr(isolated, "fit", lambda limit_s, **request: process.fitted(**request))
+
+
+@pytest.fixture
 def no_process(monkeypatch):
     def refuse(*_, **settings):
         raise AssertionError(f"{settings['model']} was fitted again")
@@ -73,6 +79,7 @@ def no_process(monkeypatch):
     return lambda: monkeypatch.setattr(isolated, "fit", refuse)
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("with_validation", [False, True])
 def test_they_learn_from_training_and_where_asked_from_validation_too(task, run, said, with_validation):
     found = run(task, with_validation=with_validation)
@@ -89,6 +96,7 @@ def test_they_learn_from_training_and_where_asked_from_validation_too(task, run,
     assert found["constant"].error == pytest.approx(2 / 3)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_what_was_computed_once_is_taken_from_the_cache(task, run, no_process):
     first = run(task)
     no_process()
@@ -117,11 +125,11 @@ def test_a_crash_is_reported_and_the_others_go_on(task, run, said, monkeypatch):
     wait = isolated._wait
     crashed = []
 
-    def crash(process, most_s):
+    def crash(started, most_s):
         if not crashed:
-            crashed.append(process.pid)
-            process.send_signal(signal.SIGSEGV)
-        return wait(process, most_s)
+            crashed.append(started.pid)
+            started.send_signal(signal.SIGSEGV)
+        return wait(started, most_s)
 
     monkeypatch.setattr(isolated, "_wait", crash)
     found = run(task)
@@ -138,9 +146,9 @@ def test_a_model_that_takes_too_long_is_ended_and_reported(task, run, said, monk
     started = []
     wait = isolated._wait
 
-    def watched(process, most_s):
-        started.append(process.pid)
-        return wait(process, most_s)
+    def watched(child, most_s):
+        started.append(child.pid)
+        return wait(child, most_s)
 
     monkeypatch.setattr(isolated, "_wait", watched)
     found = run(task)
@@ -170,6 +178,7 @@ def test_an_interruption_ends_the_baselines_and_not_the_run(task, run, monkeypat
     assert [one.reason for one in found.values()] == ["", "interrupted", "interrupted"]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_minirocket_says_how_to_install_it(task, run, said, monkeypatch):
     monkeypatch.setattr(compute.importlib.util, "find_spec", lambda name: None)
     found = run(task, "all")
@@ -178,6 +187,7 @@ def test_minirocket_says_how_to_install_it(task, run, said, monkeypatch):
     assert len(said) == 1
 
 
+@pytest.mark.usefixtures("in_process")
 def test_large_training_sets_are_sampled_and_it_is_said(task, run, monkeypatch):
     monkeypatch.setattr(inputs, "MOST_ROWS", 20)
     found = run(task, with_validation=True)["linear"]
@@ -213,6 +223,7 @@ def dense(y, shape=(2, 12)):
     return TaskData("dense", shape, y.shape[1], x, x, lambda: ArraySamples(X[30:], y[30:]))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_dense_outputs_have_a_linear_model_where_that_makes_sense(run, said):
     maps = X[:, :1] - X[:, 1:] + 3
     found = run(dense(maps), error=RelativeL2())

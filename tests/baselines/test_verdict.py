@@ -1,5 +1,7 @@
 """What a run's error is worth beside its baselines."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -92,7 +94,8 @@ def test_nothing_is_compared_where_an_error_is_undefined():
 def test_ways_leave_out_what_is_set_already():
     task = TaskData("classes", (1, 9), 2, None, None, None)  # type: ignore[arg-type]
     config = Config(embedder={"_target_": "orca_cli.models.embedders.patch.Patch"})
-    assert "embedder=overlap" in ways(config, task)
-    config = Config(embedder={"_target_": "orca_cli.models.embedders.overlap.Overlap"})
-    assert "embedder=overlap" not in ways(config, task)
+    assert "embedder=multiscale" in ways(config, task)
+    assert "embedder=multiscale" not in ways(config, replace(task, causal=True))
+    config = Config(embedder={"_target_": "orca_cli.models.embedders.multiscale.Multiscale"})
+    assert not any(way.startswith("embedder=") for way in ways(config, task))
     assert len(ways(config, task)) == 2

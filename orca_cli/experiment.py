@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from orca_cli import parts, signals, storage, terminal
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, of_processes
 from orca_cli.runs import claim
-from orca_cli.runs.directory import RunDirectory, RunName
+from orca_cli.runs.directory import SUMMARY, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.preprocessing import write_body_config, write_preprocessing
 from orca_cli.tracking.json_lines import JsonLines
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
     from orca_cli.compose import Composed
-    from orca_cli.schema import Config
     from orca_cli.stages.align import Aligned
     from orca_cli.stages.build import Built
     from orca_cli.stages.finetune import Tested, Trained
@@ -146,6 +145,7 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
     from orca_cli.stages.align import align
     from orca_cli.stages.build import build
     from orca_cli.stages.finetune import finetune
+    from orca_cli.stages.minutes import planned
     from orca_cli.training.engine import Engine, choose_device, choose_precision
     from orca_cli.training.numerics import numerics
 
@@ -156,13 +156,18 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
     if config.tracker.get(parts.TARGET) is not None:
         folder.attach(parts.build(config.tracker, "tracker", folder=folder.path, settings=job.stored))
     seconds: dict[str, float] = {}
+    start = time.monotonic()
     with _timed(seconds, "build"):
         folder.set_state("build")
         with signals.immediate():  # it writes whole files only
             built = build(config, reporter)
         data = {f"data.{name}": split["sha256"] for name, split in built.summary["splits"].items()}
         engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
+        earlier, spent_s = read_or_empty(folder.stage("build") / SUMMARY), time.monotonic() - start
+        built = planned(config, built, engine, earlier, spent_s, reporter)
+        config = built.config
         facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"], "precision": engine.precision}
+        facts |= {key: decision.value for key, decision in built.decided.items()}
         folder.check_fingerprint("build", facts)
         folder.write_summary("build", built.summary | {"precision": engine.precision})
         if built.task.preprocessing is not None:
@@ -186,10 +191,11 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
     from orca_cli.stages import finetune
 
     with _timed(validated.seconds, "test"):
-        return finetune.test(job.config, validated.built, validated.engine, folder)
+        built = validated.built
+        return finetune.test(built.config, built, validated.trained, validated.engine, folder)
 
 
-def compare(job: Composed, validated: Validated, tested: Tested) -> dict[str, Any]:
+def compare(validated: Validated, tested: Tested) -> dict[str, Any]:
     """Compute the run's baselines on the test samples that it has opened, and what its error is worth beside them.
 
     Returns:
@@ -197,7 +203,8 @@ def compare(job: Composed, validated: Validated, tested: Tested) -> dict[str, An
     """
     from orca_cli.baselines import compute, verdict
 
-    config, built, samples = job.config, validated.built, tested.samples
+    built, samples = validated.built, tested.samples
+    config = built.config
     if config.baselines == "none":
         return {"baselines": {}, "comparison": None}
     splits = built.summary["splits"] | {"test": tested.split}
@@ -210,17 +217,12 @@ def compare(job: Composed, validated: Validated, tested: Tested) -> dict[str, An
             built.error,
             Path(config.paths.cache or ""),
             terminal.LogReporter(),
-            with_validation=_is_validation_free(config),
+            with_validation=len(built.learned) > len(built.task.train),
         )
         ways = verdict.ways(config, built.task)
         value, groups = tested.score.value, samples.groups()
         told = verdict.verdict(built.error, value, tested.outputs, tested.targets, groups, found, ways)
     return {"baselines": {name: one.record() for name, one in found.items()}, "comparison": told}
-
-
-def _is_validation_free(config: Config) -> bool:
-    """Return whether baselines may learn from the validation split: it is the test split nowhere, and chose no weights."""
-    return config.train.validate_on != "test" and config.train.select == "last"
 
 
 def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None]) -> Outcome:
@@ -244,8 +246,8 @@ def _complete(job: Composed, folder: RunDirectory, on_build: Callable[[Summary],
     """Train, test, compare with baselines and write the result."""
     validated = train(job, folder, on_build)
     tested = test(job, folder, validated)
-    compared = compare(job, validated, tested)
-    folder.write_result(_result(job, validated, tested) | compared | {"inexact": folder.inexact()})
+    compared = compare(validated, tested)
+    folder.write_result(_result(validated, tested) | compared | {"inexact": folder.inexact()})
 
 
 def _ended(failure: Failure, path: Path | None) -> Outcome:
@@ -319,9 +321,10 @@ def _record(folder: RunDirectory, state: State, failure: Failure) -> None:
         terminal.log.warning(f"the state '{state}' could not be recorded: {error}")
 
 
-def _result(job: Composed, validated: Validated, tested: Tested) -> dict[str, Any]:
+def _result(validated: Validated, tested: Tested) -> dict[str, Any]:
     """Return the result record of a completed run."""
-    config, built, aligned, trained = job.config, validated.built, validated.aligned, validated.trained
+    built, aligned, trained = validated.built, validated.aligned, validated.trained
+    config = built.config
     score, error = tested.score, built.error
     seconds = dict(validated.seconds)
     seconds["finetune"] += seconds.pop("test")
@@ -339,8 +342,13 @@ def _result(job: Composed, validated: Validated, tested: Tested) -> dict[str, An
         },
         "validation_error": trained.validation_error,
         "trivial_error": tested.trivial,
-        "selected": {"by": config.train.select, "epoch": trained.epoch, "on": config.train.validate_on},
-        "training": {"warmup_epochs": built.summary["warmup_epochs"], "precision": validated.engine.precision},
+        "selected": trained.selected,
+        "decided": built.summary["decided"],
+        "training": {
+            "warmup_epochs": built.summary["warmup_epochs"],
+            "precision": validated.engine.precision,
+            "rate_change": None if trained.rate is None else trained.rate.plain(),
+        },
         "test_reads": tested.reads,
         "splits": built.summary["splits"] | {"test": tested.split},
         "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},
@@ -351,6 +359,7 @@ def _result(job: Composed, validated: Validated, tested: Tested) -> dict[str, An
             "collapse": aligned.collapse,
         },
         "curves": {"align": aligned.curve, "finetune": trained.curve},
+        "expected_s": built.summary.get("expected_s"),
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
         "parameters": built.summary["parameters"],
         "weights_sha256": trained.weights_sha256,

@@ -10,13 +10,14 @@ import functools
 import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Interval
 
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.ranges import Count, CountOrZero, Fraction, NotNegative, OneOf, Positive, Seed, Share, Takes, check_value
 
+T = TypeVar("T")
 MISSING = "???"  # OmegaConf's word for a value that has to be given
 
 AtLeastTwo = Annotated[int, Ge(2)]
@@ -148,11 +149,12 @@ class Align:
 class Train:
     """Stage 3: train on the task's loss (paper 3.3)."""
 
-    epochs: Annotated[Count, "Passes over the training data."] = 60
+    epochs: Annotated[Count | None, "Passes over the training data. null: by the budget."] = None
     batch_size: Annotated[
-        Count,
-        "Samples per forward pass; times `accumulation` per optimizer step. Smaller where there are fewer training samples.",
-    ] = 32
+        Count | None,
+        "Samples per forward pass; times `accumulation` per optimizer step. Smaller where there are fewer training samples."
+        " null: by the budget.",
+    ] = None
     accumulation: Annotated[
         Count, "Batches per optimizer step; the gradient is that of the mean over all their samples."
     ] = 1
@@ -179,11 +181,16 @@ class Train:
         " weigh alike.",
     ] = None
     optimizer: Optimizer = "adamw"
-    lr: Annotated[Rate, "Peak learning rate."] = 1e-4
-    weight_decay: Decay = 0.0
+    lr: Annotated[Rate | None, "Peak learning rate. null: by the budget."] = None
+    adapt_rate: Annotated[
+        bool, "Start stage 3 again, once, with another rate where this one diverges or has no effect."
+    ] = True
+    weight_decay: Annotated[NotNegative | None, "Weight decay. null: by the budget."] = None
     momentum: Momentum = 0.9
     betas: Betas = (0.9, 0.98)
-    warmup_epochs: Annotated[NotNegative, "The learning rate rises linearly from 0 over N epochs ..."] = 5
+    warmup_epochs: Annotated[
+        NotNegative | None, "The learning rate rises linearly from 0 over N epochs (null: by the budget) ..."
+    ] = None
     warmup_limit: Annotated[
         Fraction | None,
         "... but over no larger part of the epochs than this: a longer warm-up is shortened, and the log says so. null: no"
@@ -193,11 +200,40 @@ class Train:
         Annotated[float, Ge(1)] | None,
         "Then it falls linearly to 0 at this epoch, and stays there. Default: `epochs`.",
     ] = None
-    clip: Annotated[Positive | None, "Largest norm of the gradient, per optimizer step; no clipping by default."] = None
+    clip: Annotated[
+        NotNegative | None, "Largest norm of the gradient, per optimizer step. 0: no clipping; null: by the budget."
+    ] = None
     eval_batch_size: Annotated[Count, "Samples per forward pass when nothing is trained."] = 256
     select: Annotated[
-        str, OneOf(("best", "last")), "Which weights are tested: those with the lowest validation error, or the last."
-    ] = "best"
+        str,
+        OneOf(("auto", "best", "last")),
+        "Which weights are tested: those that validate best, or the last; auto: the best where validation is large enough to"
+        " choose (docs/selection.md).",
+    ] = "auto"
+    select_by: Annotated[
+        str,
+        OneOf(("auto", "error", "loss")),
+        "select=best: what is lowest on validation, the task's error or its loss; auto: the loss where validation is small.",
+    ] = "auto"
+    refit: Annotated[
+        Any,
+        Takes(Literal["auto"] | bool),
+        "Train on the validation samples as well, which leaves no validation error; auto: where they choose nothing and were"
+        " drawn from the training data.",
+    ] = "auto"
+    folds: Annotated[
+        CountOrZero,
+        "Fine-tune N models on all training samples but a N-th each, which judges it; their outputs are averaged (0: one"
+        " model).",
+    ] = 0
+    members: Annotated[
+        Count | None,
+        "Fine-tune N models that differ in their random draws; their outputs are averaged. null: by the budget.",
+    ] = None
+    average: Annotated[
+        Fraction | None,
+        "The last part of the optimizer steps whose weights are averaged. null: the weights are those of one step.",
+    ] = None
     validate_on: Annotated[
         str,
         OneOf(("validation", "test")),
@@ -239,6 +275,12 @@ class Config:
         OneOf(("clean", "paper", "release")),
         "How errors are measured; a group of its own that overrides other files in what it sets.",
     ] = "clean"
+    budget: Annotated[
+        Any,
+        Takes(Literal["quick", "normal", "thorough"] | Positive),
+        "How long to train in stage 3: the optimizer steps, and what else of train is null, by the number of samples and their"
+        " length (protocol=clean). A number is minutes on this machine. Settings of train that are given count more.",
+    ] = "normal"
     baselines: Annotated[
         str,
         OneOf(("none", "simple", "all")),
@@ -249,6 +291,12 @@ class Config:
 
 GROUPS = ("task", "body", "source", "metric", "finetune")  # whose choices name a run, a table row or a column
 NEEDED_GROUPS = (*GROUPS, "embedder")  # of which every run needs exactly one choice
+
+
+def settled(value: T | None) -> T:
+    """Return a setting that was decided where it had been left open (see `stages/decide.py`)."""
+    assert value is not None, "a setting is read before it is decided"
+    return value
 
 
 def lookup(config: Any, key: str) -> Any:
@@ -281,13 +329,34 @@ def check(config: Config) -> None:
     train, align = config.train, config.align
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError("fp16 needs a GPU, not device=cpu", where="precision", hint="use precision=fp32 or bf16")
-    if train.decay_epochs is not None and train.decay_epochs < train.warmup_epochs:
+    if config.budget != Config.budget and config.protocol != "clean":
+        what = f"has no effect on protocol={config.protocol}, which sets the length of training itself"
+        raise ConfigError(what, where=f"budget={config.budget}", hint="give train.epochs=... instead")
+    if train.decay_epochs is not None and train.decay_epochs < (train.warmup_epochs or 0):
         what = f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}"
         raise ConfigError(what, where="train.decay_epochs", hint="allowed: train.warmup_epochs or more")
+    _check_selection(train)
     if align.patience is not None and align.check_every > align.epochs > 0:
         what = f"never measures within align.epochs={align.epochs}, and align.patience={align.patience} waits for it"
         hint = "lower align.check_every, or leave align.patience out"
         raise ConfigError(what, where=f"align.check_every={align.check_every}", hint=hint)
+
+
+def _check_selection(train: Train) -> None:
+    """Raise ConfigError where settings of the choice of weights contradict each other."""
+    if train.folds == 1:
+        raise ConfigError("1 is not allowed", where="train.folds", hint="allowed: 0 (none), or 2 and more")
+    if train.folds and (train.members or 1) > 1:
+        what = f"contradicts train.folds={train.folds}, which fine-tunes a model for each fold"
+        raise ConfigError(what, where=f"train.members={train.members}", hint="leave one of them out")
+    uses = {f"train.folds={train.folds}": bool(train.folds), "train.refit=true": train.refit is True}
+    for setting in (name for name, used in uses.items() if used):
+        if train.select == "best":
+            what = "leaves no samples to choose by, and train.select=best chooses"
+            raise ConfigError(what, where=setting, hint="use train.select=last or auto, or leave one of them out")
+        if train.validate_on == "test":
+            what = "does not go with train.validate_on=test"
+            raise ConfigError(what, where=setting, hint="leave one of them out")
 
 
 def check_keys(content: dict[str, Any], known: dict[str, Any] | None = None, prefix: str = "") -> None:

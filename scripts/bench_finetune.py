@@ -302,15 +302,15 @@ def epoch(built: Any, config: Config, engine: Engine, blocks: int) -> dict[str, 
 
 def whole(job: Any, built: Built, engine: Engine, blocks: int) -> dict[str, Any]:
     """Compare stage 3 as a whole: epochs, choice of the best one, files, test."""
-    config, test = job.config, built.task.open_test()
+    config, test = built.config, built.task.open_test()
     seconds: dict[str, Times] = {"ours": [], "plain": [], "trainer": []}
     for _ in range(blocks):
         first = copy.deepcopy(built.model)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             with claim.claim(folder, experiment.run_name(job)) as run, timed(seconds["ours"]):
-                finetune.finetune(config, built, engine, run, LogReporter())
-                finetune.test(config, built, engine, run)
+                trained = finetune.finetune(config, built, engine, run, LogReporter())
+                finetune.test(config, built, trained, engine, run)
             built.model.load_state_dict(first.state_dict())
             with timed(seconds["plain"]):
                 Plain(built, config, engine).run(folder, test)
@@ -332,9 +332,9 @@ def task(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
     with compose.session() as session:
         job = session.compose([*words, f"precision={arguments.precision}"])
     built = build(job.config, LogReporter())
-    found = {"step": step(built, job.config, engine, 3, arguments.blocks)}
+    found = {"step": step(built, built.config, engine, 3, arguments.blocks)}
     if not arguments.steps_only:
-        found["epoch"] = epoch(built, job.config, engine, max(3, arguments.blocks // 3))
+        found["epoch"] = epoch(built, built.config, engine, max(3, arguments.blocks // 3))
         found["run"] = whole(job, built, engine, max(3, arguments.blocks // 5))
     return found
 

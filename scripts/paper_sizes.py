@@ -29,7 +29,7 @@ from orca_cli.losses.masked import default_loss
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin, text
-from orca_cli.schema import Config
+from orca_cli.schema import Config, settled
 from orca_cli.seeding import torch_generator
 from orca_cli.stages.build import steps_per_epoch
 from orca_cli.stages.collapse import collapse
@@ -125,7 +125,7 @@ class Counts:
     @classmethod
     def of(cls, config: Config, task: Task, groups: int) -> Counts:
         """Count from a run's settings, for a number of groups of target classes."""
-        align, train = config.align, config.train
+        align, epochs = config.align, settled(config.train.epochs)
         checks = math.ceil(align.epochs / align.check_every)
         candidates = len({*(step for step in align.candidates if step < align.epochs), align.epochs})
         probed = candidates if align.select == "validation" else 0
@@ -133,9 +133,9 @@ class Counts:
             problems=align.epochs * groups,
             values=(1 + checks + candidates) * groups,
             checks=checks + candidates,
-            steps=train.epochs * steps_per_epoch(config, task.train),
-            samples=train.epochs * task.train,
-            probes=probed * min(align.probe_epochs, train.epochs) / train.epochs,
+            steps=epochs * steps_per_epoch(config, task.train),
+            samples=epochs * task.train,
+            probes=probed * min(align.probe_epochs, epochs) / epochs,
         )
 
 

@@ -106,7 +106,7 @@ def test_composes_checks_and_builds(path, tiny, own, tmp_path, monkeypatch):
             build(job.config, LogReporter())
         return
     built = build(job.config, LogReporter())
-    forward_once(built, job.config)
+    forward_once(built)
     if path.parts[0] == "source" and not job.config.source.get("data", {}).get("files"):
         assert read_source(job.config, 0, LogReporter()).modality == built.model.body.modality
 

@@ -193,7 +193,12 @@ def test_settings_of_training_are_those_of_the_papers_code(session, row):
     other = (optimizer, lr, decay) if second == "same" else second.split("/")
     assert stage(config.align) == (other[0], pytest.approx(10 * float(other[1])), float(other[2]), number(momentum))
     train = config.train
-    assert (train.batch_size, train.accumulation, train.clip, train.epochs) == (batch, accumulation, clip, epochs)
+    assert (train.batch_size, train.accumulation, train.clip or None, train.epochs) == (
+        batch,
+        accumulation,
+        clip,
+        epochs,
+    )
     assert (train.decay_epochs or train.epochs, train.warmup_epochs) == (end, 5)
     assert (config.align.max_samples, config.align.epochs) == (most, 60)
     assert config.embedder["max_tokens"] is None
@@ -208,7 +213,12 @@ def test_settings_of_training_are_those_of_the_release(session, row):
     rate = 10 * float(lr) if float(lr) <= 1e-3 else float(lr)
     assert stage(config.align) == (optimizer, pytest.approx(rate), float(decay), number(momentum))
     train = config.train
-    assert (train.batch_size, train.accumulation, train.clip, train.epochs) == (batch, accumulation, clip, epochs)
+    assert (train.batch_size, train.accumulation, train.clip or None, train.epochs) == (
+        batch,
+        accumulation,
+        clip,
+        epochs,
+    )
     assert (train.decay_epochs or train.epochs, train.warmup_epochs) == (end, warmup)
     assert (config.align.max_samples, config.align.epochs) == (most, align_epochs)
     assert config.embedder["max_tokens"] == (None if tokens in (None, 512) else tokens)  # 512 is RoBERTa's own

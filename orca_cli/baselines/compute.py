@@ -97,13 +97,14 @@ def compute(
         reporter: what says how it goes.
         with_validation: whether they learn from the validation split too.
     """
-    found = {CONSTANT: _constant(task, tested)}
     parts = [task.train, task.validation] if with_validation else [task.train]
     inputs = Inputs(parts, tested.samples, task.input_shape)
+    names = ["train", "val"][: len(parts)]
+    found = {CONSTANT: _constant(tested, {"splits": names, "n": inputs.of, "of": inputs.of})}
     for name in _names(which, task):
         try:
             signals.check()
-            entry, about = _entry(name, task, tested, error, cache, inputs, with_validation)
+            entry, about = _entry(name, task, tested, error, cache, inputs, names)
             outputs = entry.tensors["outputs"]
             measured = score(error, outputs, tested.samples, tested.targets)
             reason = "" if measured.value is not None else "undefined on this test split"
@@ -117,8 +118,7 @@ def compute(
     return found
 
 
-def _constant(task: TaskData, tested: Tested) -> Baseline:
-    on = {"splits": ["train"], "n": len(task.train), "of": len(task.train)}
+def _constant(tested: Tested, on: dict[str, Any]) -> Baseline:
     reason = "undefined on this test split" if tested.trivial is None else ""
     return Baseline(tested.trivial, 0.0, on, reason=reason, outputs=tested.constant)
 
@@ -132,13 +132,12 @@ def _names(which: str, task: TaskData) -> Iterator[str]:
 
 
 def _entry(
-    name: str, task: TaskData, tested: Tested, error: Error, cache: Path, inputs: Inputs, with_validation: bool
+    name: str, task: TaskData, tested: Tested, error: Error, cache: Path, inputs: Inputs, names: list[str]
 ) -> tuple[Entry, tuple[dict[str, Any], dict[str, str], str]]:
     """Return the outputs of a model for the test split, and what it was trained on, its versions and what it chose."""
     versions = _versions(name)
     raw = name == "minirocket" or task.kind == "dense"
     rows = inputs.rows(raw)
-    names = ["train", "val"] if with_validation else ["train"]
     settings = {
         "model": name,
         "form": _form(task, error),

@@ -98,11 +98,11 @@ def standard_error(
 def ways(config: Config, task: TaskData) -> list[str]:
     """Return the two settings that are most likely to help a run that a baseline beats, and are not set already."""
     found = []
-    if getattr(config, "budget", None) not in (None, "thorough"):
+    if config.budget != "thorough" and config.protocol == "clean":
         found.append("budget=thorough")
     if "multiscale" not in str(config.embedder) and not task.causal:
         found.append("embedder=multiscale")
-    return [*found, "more training data", "train.epochs=N with a larger N"][:2]
+    return [*found, "more training data", "another body"][:2]
 
 
 def _members(n: int, groups: np.ndarray | None) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -171,12 +172,17 @@ def _dry_run(jobs: list[Composed], is_sweep: bool) -> Result:
     """Build the first job, do one forward pass, and look at what all jobs would do."""
     from orca_cli.runs import claim
     from orca_cli.stages.build import build, forward_once
-    from orca_cli.training.engine import choose_device
+    from orca_cli.stages.minutes import planned
+    from orca_cli.training.engine import Engine, choose_device, choose_precision
 
     for job in jobs:
         choose_device(job.config.device)
-    built = build(jobs[0].config, terminal.LogReporter())
-    summary = built.summary | {"output_shape": list(forward_once(built, jobs[0].config))}
+    config, start, reporter = jobs[0].config, time.monotonic(), terminal.LogReporter()
+    built = build(config, reporter)
+    shape, device = forward_once(built), choose_device(config.device)
+    engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
+    built = planned(config, built, engine, {}, time.monotonic() - start, reporter)
+    summary = built.summary | {"output_shape": list(shape)}
     names = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
     states = [(name, claim.peek(root, name)) for root, name in names]
     done = [

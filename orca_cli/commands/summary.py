@@ -89,11 +89,16 @@ def of_plan(
         summary: of its stage 1, with `output_shape`.
         jobs: name of each run, and what would become of it; see `claim.peek`.
         labels: of each run in a study; empty for others.
-        expected_s: how long it would take; None if unknown.
+        expected_s: how long it would take, by runs like them that are done; None if there are none.
         is_sweep: with -m.
     """
     records = [{"would": _WOULD[state].partition(" ")[0], **vars(name)} for name, state in jobs]
     record = {"schema": 1, **({"jobs": records} if is_sweep else {"run": records[0]}), "build": dict(summary)}
+    left = sum(_WOULD[state] != _WOULD["completed"] for _, state in jobs)
+    source = "as runs like them took"
+    if expected_s is None and (own := summary.get("expected_s")):
+        expected_s = left * sum(own.values())
+        source = "if each takes as long as the first on this machine" if left > 1 else "on this machine"
     record["expected_s"] = expected_s
     texts = [
         own or {key: str(getattr(name, key)) for key in _NAMES} for (name, _), own in zip(jobs, labels, strict=True)
@@ -105,7 +110,7 @@ def of_plan(
         files.remove(_ALIGNED)
     counts = Counter(_WOULD[state] for _, state in jobs)
     total = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}: {', '.join(f'{count} {would}' for would, count in counts.items())}"
-    total += f"; about {in_words(expected_s)}, as runs like them took" if expected_s else ""
+    total += f"; about {in_words(expected_s)}, {source}" if expected_s else ""
     many = len(rows) > _MOST_ROWS
     shown = [*rows[:_MOST_ROWS], *([("...", *("" for _ in names))] if many else [])]
     plan = [terminal.table(("would", *names), shown), terminal.facts([("files", ", ".join(files))]), total]
@@ -131,30 +136,45 @@ def build_table(job: Composed, summary: Summary) -> RenderableType:
         "parameters": f"{sizes}; trained {parameters['trained']:,}",
         "steps": f"align {steps['align']} ({names['metric']}), finetune {steps['finetune']}",
     }
+    if expected := summary.get("expected_s"):
+        each = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in expected.items())
+        rows["time"] = f"about {in_words(sum(expected.values()))} on this machine ({each})"
+    if decided := summary.get("decided"):
+        rows["decided"] = _decided(decided)
     if "output_shape" in summary:
         rows["forward"] = f"one random batch gives outputs {_shape(summary['output_shape'])}"
     return terminal.facts(rows.items())
 
 
+def _decided(decided: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the settings that the program decided, those with the same reason together."""
+    reasons: dict[str, list[str]] = {}
+    for key, decision in decided.items():
+        value = decision["value"]
+        reasons.setdefault(decision["why"], []).append(
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        )
+    return "; ".join(f"{' '.join(settings)} ({why})" for why, settings in reasons.items())
+
+
 def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     result = outcome.result
     error, distance = result["error"], result["metric_value"]
-    percent = error["percent"]
     if distance["before"] is not None:
         values = f"{distance['before']:.4g} before alignment, {distance['after']:.4g} after"
         if floor := distance.get("floor"):
             values += f"; fresh source points {floor['mean']:.4g} ± {floor['deviation']:.2g}"
         yield "distance", f"{values} ({result['metric']})"
-    curve = _short_curve([line["validation_error"] for line in result["curves"]["finetune"]], percent)
-    yield "validation", f"{error['name']}, by epoch: {curve}; chosen: epoch {result['selected']['epoch']}"
+    yield "validation", _validation(result)
+    if change := result.get("training", {}).get("rate_change"):
+        yield "rate", f"train.lr={change['after']:g} instead of {change['before']:g}, which {change['why']}"
     skipped = f", {error['skipped']} skipped" if error["skipped"] else ""
-    trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], percent)})"
+    trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], error['percent'])})"
     test = Text(error_text(result), style="bold")
     yield "test", test.append(f" on {result['splits']['test']['n']} samples{skipped} {trivial}", "not bold")
-    if shown := [
-        _baseline(pair[0], pair[1], percent) for pair in result.get("baselines", {}).items() if pair[0] != "constant"
-    ]:
-        yield "baselines", ", ".join(shown)
+    simple = {name: one for name, one in result.get("baselines", {}).items() if name != "constant"}
+    if simple:
+        yield "baselines", ", ".join(_baseline(name, one, error["percent"]) for name, one in simple.items())
     if comparison := result.get("comparison"):
         yield "compared", comparison["text"]
     yield "time", ", ".join(f"{stage} {value:.0f} s" for stage, value in result["seconds"].items())
@@ -170,6 +190,23 @@ def _baseline(name: str, record: Mapping[str, Any], percent: bool) -> str:
     fitted = record["trained_on"]
     some = "" if fitted["n"] == fitted["of"] else f", on {fitted['n']} of {fitted['of']} training samples"
     return f"{name} {percent_or_number(record['error'], percent)} ({record['seconds']:.1f} s{some})"
+
+
+def _validation(result: Mapping[str, Any]) -> str:
+    """Return how the weights that were tested validate, and what chose them."""
+    error, selected = result["error"], result["selected"]
+    percent, on = error["percent"], selected.get("on")
+    if on == "nothing":
+        return f"none: {selected['reason']}; the weights are the last ones"
+    curve = _short_curve([line["validation_error"] for line in result["curves"]["finetune"]], percent)
+    text = f"{error['name']}, by epoch: {curve}"
+    epochs = selected["epoch"] if isinstance(selected["epoch"], list) else [selected["epoch"]]
+    chosen = f"epoch{'s' if len(epochs) > 1 else ''} {', '.join(map(str, epochs))}"
+    chosen += f" by the {selected['rule']} of {selected['n']} samples" if selected.get("rule") else ""
+    if on == "folds":
+        value = percent_or_number(result["validation_error"], percent)
+        return f"{text}; of all {selected['n']} samples by {selected['folds']} folds: {value}"
+    return f"{text}; chosen: {chosen}"
 
 
 def error_text(result: Mapping[str, Any]) -> str:

@@ -179,6 +179,8 @@ class TaskData:
         note: one line on what was read, such as files, classes and samples that were left out.
         preprocessing: how raw inputs became those of the splits, so that new data can be treated alike; None where the
             reader keeps no record of it.
+        validation_drawn: True where the reader drew validation from the training data because nobody gave one, so that stage 3
+            may train on it too once nothing is left to be chosen on it; False where training has it, or a fixed size.
     """
 
     kind: Kind
@@ -194,6 +196,7 @@ class TaskData:
     class_names: Sequence[str] = ()
     note: str = ""
     preprocessing: Preprocessing | None = None
+    validation_drawn: bool = False
 
 
 @dataclass(frozen=True)

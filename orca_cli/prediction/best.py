@@ -13,6 +13,8 @@ from orca_cli.report.collect import collect
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, read_or_empty
 from orca_cli.runs.preprocessing import FILE
 
+_COMPARABLE = "run them with train.folds=5 (or train.refit=false), or give one by its folder"
+
 
 @dataclass(frozen=True)
 class Best:
@@ -23,15 +25,19 @@ class Best:
         validation_error: what it was chosen by.
         error: name of that error.
         of: how many runs it was chosen from.
+        without: how many were left out because they trained on their validation samples.
     """
 
     path: Path
     validation_error: float
     error: str
     of: int
+    without: int = 0
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.error} {self.validation_error:.4g} on validation, the lowest of {self.of} runs"
+        text = f"{self.path}: {self.error} {self.validation_error:.4g} on validation, the lowest of {self.of} runs"
+        left_out = f"{self.without} that trained on their validation samples are left out"
+        return f"{text}; {left_out}: {_COMPARABLE}" if self.without else text
 
 
 def named(word: str) -> Path:
@@ -60,19 +66,25 @@ def best_run(folder: Path) -> Best:
         DataError: there is no such run, or they were validated on different data or by different errors.
     """
     found: list[tuple[float, Path, dict[str, Any]]] = []
+    unjudged = 0
     for run in collect([folder]).runs:
         result = read_or_empty(run.path / RESULT)
         error: Any = result.get("validation_error")
         by_test = (result.get("selected") or {}).get("on") == "test"
+        unjudged += run.state == "completed" and (result.get("selected") or {}).get("on") == "nothing"
         keeps = (run.path / STAGE_FOLDERS["build"] / FILE).exists()
         if run.state == "completed" and keeps and not by_test and type(error) in (int, float) and math.isfinite(error):
             found.append((float(error), run.path, result))
+    if not found and unjudged:
+        what = f"all {unjudged} runs trained on their validation samples, so that no validation error compares them"
+        raise DataError(what, where=str(folder), hint=_COMPARABLE)
     if not found:
         what = "holds no completed run that can predict, chosen on a validation split"
         raise DataError(what, where=str(folder), hint="orca report shows the runs; give one by its folder")
     kinds: dict[tuple[str, str], tuple[float, Path]] = {}
     for value, path, result in found:
-        validated_on = str(result["splits"]["val"]["sha256"]), str(result["error"]["name"])
+        samples = (result.get("selected") or {}).get("sha256") or result["splits"]["val"]["sha256"]
+        validated_on = str(samples), str(result["error"]["name"])
         if validated_on not in kinds or value < kinds[validated_on][0]:
             kinds[validated_on] = value, path
     if len(kinds) > 1:
@@ -81,4 +93,4 @@ def best_run(folder: Path) -> Best:
         raise DataError(what, where=str(folder), hint=f"give one of the best of each: {names}")
     ((_, error_name),) = kinds
     ((value, path),) = kinds.values()
-    return Best(path, value, error_name, len(found))
+    return Best(path, value, error_name, len(found), unjudged)

@@ -103,13 +103,27 @@ def _data(record: ModelRecord) -> Iterator[str]:
         split = splits.get(name) or {}
         yield f"| {text} | {split.get('n')} | `{split.get('sha256')}` |"
     yield ""
-    chosen = (result.get("selected") or {}).get("on")
-    yield f"Weights were chosen on the {_md(str(chosen))} split; the test split was read {result.get('test_reads')} time(s)."
+    yield f"{_chosen(result.get('selected') or {})}; the test split was read {result.get('test_reads')} time(s)."
     shared = (splits.get("test") or {}).get("also_in_train") or {}
     if shared.get("shared"):
         yield f"{shared['shared']} of {shared['of']} test inputs are in the training set as well: the error is optimistic."
     if result.get("synthetic"):
         yield "The data are synthetic."
+
+
+def _chosen(selected: Mapping[str, Any]) -> str:
+    """Return what the weights were chosen on."""
+    on, members = selected.get("on"), selected.get("members", 1)
+    if on == "nothing":
+        text = "Weights are those of the last step, trained on training and validation samples"
+    elif on == "folds":
+        text = f"Validated by {members} folds: each model on the samples that it was not trained on"
+    elif selected.get("by") == "last":
+        text = f"Weights are those of the last step, validated on the {_md(str(on))} split"
+    else:
+        text = f"Weights were chosen on the {_md(str(on))} split"
+    several = isinstance(members, int) and members > 1
+    return f"{text}; the outputs of {members} models are averaged" if several else text
 
 
 def _result(record: ModelRecord, loaded: Loaded, predictions: Path | None) -> Iterator[str]:

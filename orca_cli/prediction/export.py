@@ -2,7 +2,7 @@
 
 DIR/
   README.md                            the model card
-  model.safetensors                    all weights
+  model.safetensors                    all weights; model-0.safetensors, ... of several members, whose outputs are averaged
   preprocessing.{json,safetensors}     how new data become inputs, and what outputs mean
   body/config.json                     the body's architecture
   export.json                          what joins them; config.yaml: the run's settings
@@ -26,7 +26,7 @@ from orca_cli.prediction.card import model_card
 from orca_cli.prediction.loading import Loaded
 from orca_cli.prediction.onnx import FILE as ONNX
 from orca_cli.prediction.onnx import NotExportedError, check_packages, write_onnx
-from orca_cli.prediction.record import EXPORT, SETTINGS, WEIGHTS, ModelRecord, is_export
+from orca_cli.prediction.record import EXPORT, SETTINGS, ModelRecord, is_export
 from orca_cli.runs.preprocessing import write_body_config, write_preprocessing
 
 _ROOM = 2**22  # bytes that an export takes besides its weights
@@ -57,13 +57,15 @@ def export(loaded: Loaded, target: Path, *, onnx: bool = False) -> str:
     if onnx:
         check_packages()
     reason = ""
-    weights = {name: value.detach().cpu().contiguous() for name, value in loaded.model.state_dict().items()}
-    storage.require_space(target.parent, sum(value.nbytes for value in weights.values()) + _ROOM)
+    sizes = [value.nbytes for member in loaded.members for value in member.state_dict().values()]
+    storage.require_space(target.parent, sum(sizes) + _ROOM)
     record = _portable(loaded.record)
     settings = configuration.content(loaded.folder / SETTINGS)
     settings.pop("paths", None)  # of this machine
     with storage.commit_folder(target, owner=str(record.result.get("identity", ""))) as folder:
-        save_file(weights, folder / WEIGHTS)
+        for name, member in zip(record.weight_files, loaded.members, strict=True):
+            weights = {key: value.detach().cpu().contiguous() for key, value in member.state_dict().items()}
+            save_file(weights, folder / name)
         write_preprocessing(folder, loaded.preprocessing)
         write_body_config(folder, shareable_config(loaded.body))
         storage.write_checked_json(folder / EXPORT, record.plain())

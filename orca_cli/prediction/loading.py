@@ -29,6 +29,7 @@ from orca_cli.exceptions import (
 from orca_cli.interfaces import Body, Finetune, Preprocessing
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies.checkpoints import architecture_only, check_modest
+from orca_cli.models.ensemble import Ensemble, twin
 from orca_cli.models.transfer import TransferModel
 from orca_cli.prediction.record import WEIGHTS, ModelRecord, is_export, own_file, read_export, read_run
 from orca_cli.runs.directory import STAGE_FOLDERS
@@ -49,16 +50,23 @@ class Loaded:
     Args:
         record: what its run says about it.
         preprocessing: how new data become its inputs.
-        model: on the CPU, in evaluation mode.
+        model: on the CPU, in evaluation mode; of several members, whose outputs it averages.
         folder: the run or export.
         body: folder with the body's config.json; None where only its checkpoint has it.
     """
 
     record: ModelRecord
     preprocessing: Preprocessing
-    model: TransferModel
+    model: TransferModel | Ensemble
     folder: Path
     body: Path | None
+
+    @property
+    def members(self) -> list[TransferModel]:
+        """Return the models whose outputs are averaged, or the only one."""
+        if isinstance(self.model, Ensemble):
+            return [member for member in self.model.members if isinstance(member, TransferModel)]
+        return [self.model]
 
 
 def open_model(folder: Path, body_checkpoint: str | None = None) -> Loaded:
@@ -81,13 +89,15 @@ def open_model(folder: Path, body_checkpoint: str | None = None) -> Loaded:
 def _open_export(folder: Path) -> Loaded:
     record = read_export(folder)
     preprocessing, body = load_preprocessing(folder), folder / BODY_CONFIG.parent
-    tensors = storage.read_tensors(folder / WEIGHTS)
-    if (layers := check_modest(body)) > len(tensors):
-        what = f"asks for {layers} layers, and there are {len(tensors)} weights"
-        raise UnsafeError(what, where=str(folder / BODY_CONFIG), hint=_AGAIN)
-    model = _architecture(record, preprocessing, body)
-    _fill(model, tensors, {**record.body, "checkpoint": str(body)}, folder)
-    return Loaded(record, preprocessing, model, folder, body)
+    layers, models = check_modest(body), []
+    for name in record.weight_files:
+        tensors = storage.read_tensors(folder / name)
+        if layers > len(tensors):
+            what = f"asks for {layers} layers, and there are {len(tensors)} weights"
+            raise UnsafeError(what, where=str(folder / BODY_CONFIG), hint=_AGAIN)
+        models.append(_architecture(record, preprocessing, body))
+        _fill(models[-1], tensors, {**record.body, "checkpoint": str(body)}, folder)
+    return Loaded(record, preprocessing, _joined(models, preprocessing), folder, body)
 
 
 def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
@@ -99,20 +109,61 @@ def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
         name = str(BODY_CONFIG)
         own_file(build, name)
         storage.verify_folder(folder, only=[f"{build.name}/{name}"])
+    own = body if has_config else None
+    if record.members > 1:
+        models: list[TransferModel] = []
+        source: Path | None = None
+        for name in record.weight_folders:
+            tensors = _trained(folder, f"{finetune.name}/{name}")
+            if models and source != own:
+                models.append(twin(models[0], tensors))
+                _take(record, models[-1], tensors, folder)
+            else:
+                model, source = _member(record, preprocessing, folder, tensors, own, body_checkpoint)
+                models.append(model)
+        joined = _joined(models, preprocessing)
+        if checkpoint.weights_sha256(joined.state_dict()) == record.weights_sha256:
+            return Loaded(record, preprocessing, joined, folder, source)
+        raise ChecksumError("the members' weights are not those that the run was tested with", where=str(finetune))
     for name in ("best", "last"):
+        if name == "best" and not os.path.lexists(finetune / name):
+            continue  # nothing was validated
         tensors = _trained(folder, f"{finetune.name}/{name}")
-        may_be_whole = has_config and check_modest(body) <= len(tensors)
-        model = _architecture(record, preprocessing, body) if may_be_whole else None
-        if model is not None and set(model.state_dict()) == set(tensors):
-            _fill(model, tensors, {**record.body, "checkpoint": str(body)}, folder)
-            source: Path | None = body
-        else:
-            model, source = _with_checkpoint(record, preprocessing, folder, body_checkpoint)
-            with _described(str(folder)):
-                finetune_mode(record).load_trainable_state(model, tensors)
+        model, source = _member(record, preprocessing, folder, tensors, own, body_checkpoint)
         if checkpoint.weights_sha256(model.state_dict()) == record.weights_sha256:
             return Loaded(record, preprocessing, model.eval(), folder, source)
     raise ChecksumError("neither best nor last weights are those that the run was tested with", where=str(finetune))
+
+
+def _member(
+    record: ModelRecord,
+    preprocessing: Preprocessing,
+    folder: Path,
+    tensors: dict[str, Tensor],
+    body: Path | None,
+    body_checkpoint: str | None,
+) -> tuple[TransferModel, Path | None]:
+    """Return a model with a run's weights, and the folder with its body's config.json: `body`, or that of the checkpoint."""
+    may_be_whole = body is not None and check_modest(body) <= len(tensors)
+    model = _architecture(record, preprocessing, body) if body is not None and may_be_whole else None
+    if model is not None and set(model.state_dict()) == set(tensors):
+        _fill(model, tensors, {**record.body, "checkpoint": str(body)}, folder)
+        return model, body
+    model, source = _with_checkpoint(record, preprocessing, folder, body_checkpoint)
+    _take(record, model, tensors, folder)
+    return model, source
+
+
+def _take(record: ModelRecord, model: TransferModel, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Give a model the weights that the run trained; the others are those of the body's checkpoint."""
+    with _described(str(folder)):
+        finetune_mode(record).load_trainable_state(model, tensors)
+
+
+def _joined(models: list[TransferModel], preprocessing: Preprocessing) -> TransferModel | Ensemble:
+    if len(models) == 1:
+        return models[0]
+    return Ensemble(models, preprocessing.targets.kind).eval()
 
 
 def _trained(folder: Path, name: str) -> dict[str, Tensor]:

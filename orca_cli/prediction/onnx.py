@@ -68,7 +68,9 @@ def write_onnx(loaded: Loaded, path: Path) -> dict[str, Any]:
     shape = loaded.record.input_shape
     draws = seeding.torch_generator(0, "onnx")
     batches = [torch.randn((count, *shape), generator=draws) for count in _SIZES]
-    with _plain_attention(loaded.model.body):
+    with contextlib.ExitStack() as stack:
+        for member in loaded.members:
+            stack.enter_context(_plain_attention(member.body))
         _export(model, batches[-1], path)
     with torch.no_grad():
         expected = [model(x).numpy() for x in batches]

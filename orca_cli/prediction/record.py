@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class ModelRecord:
         checkpoint_sha256: of the body's checkpoint.
         weights_sha256: of the whole model.
         result: the run's result.json.
+        members: how many models there are, whose outputs are averaged.
         environment: versions that it ran with.
     """
 
@@ -77,10 +78,13 @@ class ModelRecord:
     weights_sha256: str
     result: Mapping[str, Any]
     environment: Mapping[str, Any] = field(default_factory=dict)
+    members: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"'{self.kind}' is not a kind")
+        if self.members < 1:
+            raise ValueError(f"{self.members} members")
         for name, value in (("embedder", self.embedder), ("body", self.body), ("finetune", self.finetune)):
             if not isinstance(value, dict):
                 raise TypeError(f"{name} is {value!r}")
@@ -91,6 +95,19 @@ class ModelRecord:
     def name(self) -> str:
         """Return the name of the run."""
         return str(self.result.get("run_id", ""))
+
+    @property
+    def weight_files(self) -> Iterator[str]:
+        """Yield the names of an export's files of weights: the outputs of these models are averaged."""
+        # One by one: a stranger's record may speak of more members than memory could name.
+        yield from (WEIGHTS if self.members == 1 else f"model-{i}.safetensors" for i in range(self.members))
+
+    @property
+    def weight_folders(self) -> Iterator[str]:
+        """Yield the names of the folders of a run's members in 3_finetune, where it has several."""
+        selected = self.result.get("selected")
+        is_folds = isinstance(selected, Mapping) and bool(selected.get("folds"))
+        yield from (f"{'fold' if is_folds else 'member'}-{i}" for i in range(self.members))
 
     def plain(self) -> dict[str, Any]:
         """Return the record as export.json holds it."""
@@ -156,7 +173,7 @@ def read_export(folder: Path) -> ModelRecord:
     """
     for name in (storage.MANIFEST, EXPORT, FILE, SETTINGS):
         own_file(folder, name, _LARGEST_RECORD)
-    for name in (ARRAYS_FILE, WEIGHTS, str(BODY_CONFIG)):
+    for name in (ARRAYS_FILE, str(BODY_CONFIG), *(path.name for path in folder.glob("model*.safetensors"))):
         own_file(folder, name)
     record = storage.read_checked_json(folder / EXPORT)
     number = record.pop("schema", None)
@@ -165,7 +182,10 @@ def read_export(folder: Path) -> ModelRecord:
         raise CheckpointError(what, where=str(folder / EXPORT), hint=_NEWER)
     _check_links(folder)
     storage.verify_folder(folder)
-    return _record(record, str(folder / EXPORT))
+    found = _record({"members": 1, **record}, str(folder / EXPORT))
+    for name in found.weight_files:
+        own_file(folder, name)
+    return found
 
 
 def _check_links(folder: Path) -> None:
@@ -240,16 +260,26 @@ def read_run(folder: Path) -> ModelRecord:
         **{key: summary.get(key) for key in ("kind", "input_shape", "num_outputs", "checkpoint_sha256")},
         **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
         "error": task.get("error") if isinstance(task, dict) else None,
-        **{name: _setting(settings, key) for name, key in _SETTINGS_OF.items()},
+        **{name: _setting(settings, key, summary) for name, key in _SETTINGS_OF.items()},
         "weights_sha256": result.get("weights_sha256"),
         "result": result,
+        "members": _members(result),
         "environment": read_or_empty(folder / ENVIRONMENT).get("packages") or {},
     }
     return _record(values, str(folder))
 
 
-def _setting(settings: Mapping[str, Any], key: str) -> Any:
-    """Return a setting of a run, or its default where the run is older than the setting."""
+def _members(result: Mapping[str, Any]) -> Any:
+    """Return how many models a run's result speaks of; a run that is older than members has one."""
+    selected = result.get("selected")
+    return selected.get("members", 1) if isinstance(selected, Mapping) else 1
+
+
+def _setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:
+    """Return a setting of a run as it was used: as decided, as set, or its default where the run is older than the setting."""
+    decided = summary.get("decided")
+    if isinstance(decided, Mapping) and isinstance(decided.get(key), Mapping):
+        return decided[key].get("value")
     value: Any = settings
     for name in key.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None

@@ -17,10 +17,13 @@ from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.bodies.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
 from orca_cli.part_groups import part_node
-from orca_cli.schema import Config
+from orca_cli.schema import Config, settled
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.defaults import default_error
+from orca_cli.stages import budget, selection
 from orca_cli.stages.class_balance import uneven_note, weighted
+from orca_cli.stages.decide import decide
+from orca_cli.stages.decision import Decided, Decision, record
 from orca_cli.tasks.shared.fraction import with_fraction
 from orca_cli.training.schedule import fitted_batch, smaller_batch, warmup_length
 
@@ -31,6 +34,9 @@ class Built:
 
     Args:
         task: the data, split.
+        learned: what stage 3 trains on: the training split, or validation as well (docs/selection.md).
+        config: the run's settings, with those that depend on the data decided.
+        decided: which those are.
         loss: what stage 3 minimises.
         error: what is reported.
         model: embedder, body and predictor, on the CPU; the finetune mode is applied.
@@ -39,6 +45,9 @@ class Built:
     """
 
     task: TaskData
+    learned: Samples
+    config: Config
+    decided: Decided
     loss: Loss
     error: Error
     model: TransferModel
@@ -54,8 +63,6 @@ def build(config: Config, reporter: Reporter) -> Built:
         ConfigError: the data, the body and the settings do not fit together.
     """
     task = read_task(config, reporter)
-    if note := smaller_batch(config.train, len(task.train)):
-        reporter.say(f"build: {note}")
     if note := uneven_note(task, config.train):
         reporter.say(f"build: {note}")
     mode: Finetune = parts.build(config.finetune, "finetune")
@@ -72,13 +79,40 @@ def build(config: Config, reporter: Reporter) -> Built:
         seed=config.seed,
     )
     mode.apply(model)
+    config, decided = _decided(config, task, model)
+    if note := budget.unused(config, decided):
+        reporter.say(f"build: {note}")
+    learned = selection.learned(config, task)
+    if note := smaller_batch(config.train, selection.count_learned(config, task)):
+        reporter.say(f"build: {note}")
     integer = not np.issubdtype(task.train.targets().dtype, np.floating)
     loss = _part(config.task, "loss", task.kind, integer) or default_loss(task.kind, integer)
     loss = weighted(loss, task, config.train)
     error = _part(config.task, "error", task.kind, integer) or default_error(task.kind, integer)
     if config.train.error_chunks is not None:
-        error = ChunkMean(error, config.train.error_chunks, config.train.batch_size)
-    return Built(task, loss, error, model, mode, _summary(config, task, model, error))
+        error = ChunkMean(error, config.train.error_chunks, settled(config.train.batch_size))
+    summary = _summary(task, model, error) | _of_training(config, task, decided)
+    return Built(task, learned, config, decided, loss, error, model, mode, summary)
+
+
+def redecided(config: Config, built: Built, epochs: Decision) -> Built:
+    """Return what was built with the epochs of a budget of minutes, and what follows from them, decided again.
+
+    Args:
+        config: as composed.
+        built: from it.
+        epochs: the decision about train.epochs.
+    """
+    config, decided = _decided(config, built.task, built.model, epochs)
+    summary = built.summary | _of_training(config, built.task, decided)
+    return replace(built, config=config, decided=decided, summary=summary)
+
+
+def _decided(
+    config: Config, task: TaskData, model: TransferModel, epochs: Decision | None = None
+) -> tuple[Config, Decided]:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return decide(config, task, model.embedder.layout.tokens, parameters=parameters, epochs=epochs)
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
@@ -99,7 +133,7 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     if fraction is not None:
         reporter.say(f"task: {task.note.rpartition('; ')[2]}")
     if config.train.validate_on == "test":
-        task = replace(task, validation=task.open_test())
+        task = replace(task, validation=task.open_test(), validation_drawn=False)
     for name, split in (("training", task.train), ("validation", task.validation)):
         if len(split) == 0:
             raise DataError(f"the {name} split is empty", where="task", hint="give more data or other split sizes")
@@ -125,7 +159,7 @@ def load_body(config: Config, *, pretrained: bool = True) -> Body:
 def steps_per_epoch(config: Config, num_train: int) -> int:
     """Return the optimizer steps in one pass over the training data."""
     train = fitted_batch(config.train, num_train)
-    return -(-num_train // (train.batch_size * train.accumulation))
+    return -(-num_train // (settled(train.batch_size) * train.accumulation))
 
 
 def split_record(samples: Samples) -> dict[str, Any]:
@@ -144,7 +178,7 @@ def _folders(config: Config) -> dict[str, Path]:
     return {"data_folder": Path(config.paths.data), "cache_folder": Path(config.paths.cache)}
 
 
-def _summary(config: Config, task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:
+def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, Any]:
     shapes = describe(model)
     shapes["parameters"] = dict(shapes["parameters"]) | {
         "trained": sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -157,11 +191,6 @@ def _summary(config: Config, task: TaskData, model: TransferModel, error: Error)
         "synthetic": task.synthetic,
         "size": task.size,
         "splits": {"train": split_record(task.train), "val": split_record(task.validation)},
-        "steps": {
-            "align": config.align.epochs if config.metric.get(parts.TARGET) else 0,
-            "finetune": config.train.epochs * steps_per_epoch(config, len(task.train)),
-        },
-        "warmup_epochs": warmup_length(config.train),
         "checkpoint_sha256": model.body.checkpoint_digest,
         "checkpoint_revision": revision(model.body.folder) if hasattr(model.body, "folder") else None,
         "threads": torch.get_num_threads(),
@@ -169,13 +198,27 @@ def _summary(config: Config, task: TaskData, model: TransferModel, error: Error)
     }
 
 
-def forward_once(built: Built, config: Config) -> list[int]:
+def _of_training(config: Config, task: TaskData, decided: Decided) -> dict[str, Any]:
+    """Return what of the summary depends on decisions."""
+    own = settled(config.train.epochs) * steps_per_epoch(config, selection.count_learned(config, task))
+    return {
+        "steps": {
+            "align": config.align.epochs if config.metric.get(parts.TARGET) else 0,
+            "finetune": selection.count_members(config) * own,
+        },
+        "warmup_epochs": warmup_length(config.train),
+        "decided": record(decided),
+    }
+
+
+def forward_once(built: Built) -> list[int]:
     """Send one random batch of the task's shape through the model; returns the shape of the outputs.
 
     Raises:
         DataError: the outputs do not fit the targets.
     """
-    size = min(config.train.batch_size, 2)
+    config = built.config
+    size = min(settled(config.train.batch_size), 2)
     x = torch.randn((size, *built.task.input_shape), generator=seeding.torch_generator(config.seed, "dry-run"))
     built.model.eval()
     with torch.no_grad():

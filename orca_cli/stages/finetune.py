@@ -1,4 +1,4 @@
-"""Stage 3: train on the task's loss and choose the weights on the validation split; then read the test split once (paper 3.3).
+"""Stage 3: train on the task's loss, choose the weights as docs/selection.md says, then read the test split once (paper 3.3).
 
 Training and testing are two functions, so that a search can train and validate while the test split stays closed.
 """
@@ -6,21 +6,25 @@ Training and testing are two functions, so that a search can train and validate 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from orca_cli import seeding, signals
-from orca_cli.exceptions import DataError, InterruptionError
+from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, Samples, Score
+from orca_cli.models.ensemble import Ensemble, output_kind, twin
 from orca_cli.runs.curves import short_curve
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.schema import Config
-from orca_cli.stages.build import Built, split_record
-from orca_cli.stages.training_plan import TrainingPlan
+from orca_cli.schema import Config, settled
+from orca_cli.stages import selection
+from orca_cli.stages.build import Built, split_record, steps_per_epoch
+from orca_cli.stages.member_training import Fitted, MemberTraining
+from orca_cli.stages.members import Member, crew
+from orca_cli.stages.rate_watch import RateChange
 from orca_cli.tasks.shared.overlap import count_shared
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -29,23 +33,30 @@ from orca_cli.training.loop import predict, score
 from orca_cli.training.schedule import shortened_warmup
 
 _WHOLE_TARGETS = 2**26  # values of the training targets that the constant predictor may see at once
-_COLUMNS = ("epoch", "step", "train_loss", "validation_error")
+_COLUMNS = ("epoch", "step", "train_loss", "validation_error", "validation_loss")
+_MEANS = ("train_loss", "validation_error", "validation_loss")
+WEIGHTS = "model.safetensors"
+OUT_OF_FOLD = "out_of_fold.npz"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training found; the model holds the chosen weights.
+    """What training found.
 
     Args:
-        validation_error: of the chosen weights; None where it is undefined.
-        epoch: after which they were taken, 1 for the first.
-        curve: training loss and validation error after every epoch, at most 100 lines.
+        model: with the chosen weights: the built one, or several whose outputs are averaged.
+        validation_error: of the chosen weights; None where it is undefined, or nothing validates.
+        selected: what chose them, see `selection.record`.
+        curve: training loss and validation after every epoch, at most 100 lines; means over several members.
+        rate: how the learning rate was changed, see `RateChange`; None where it stayed as set.
         weights_sha256: of the whole model with the chosen weights.
     """
 
+    model: nn.Module
     validation_error: float | None
-    epoch: int
+    selected: dict[str, Any]
     curve: list[dict[str, Any]]
+    rate: RateChange | None
     weights_sha256: str
 
 
@@ -56,7 +67,7 @@ class Tested:
     Args:
         score: test error.
         trivial: test error of the best constant predictor that the training targets allow.
-        split: size and hash of the test split, and how many of its inputs are in the training split as well.
+        split: size and hash of the test split, and how many of its inputs were trained on as well.
         reads: how often the test split was opened.
         samples: the split, for what is measured beside the model.
         outputs, targets: of the model, on all of it.
@@ -73,144 +84,180 @@ class Tested:
     constant: Tensor
 
 
-@dataclass
-class _Progress:
-    """How far training has come: the step, the lines of the curve, the running epoch's loss, the best weights."""
-
-    step: int = 0
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    loss_sum: float = 0.0
-    best_epoch: int = 0
-    best: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def plain(self) -> dict[str, Any]:
-        return {"lines": self.lines, "loss_sum": self.loss_sum, "best_epoch": self.best_epoch}
-
-
 def finetune(config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
     """Train and choose; resumes from the last checkpoint where there is one. The test split stays closed.
 
-    Writes 3_finetune/metrics.jsonl, best/ and last/.
+    Writes 3_finetune/metrics.jsonl, and best/ and last/, or a folder for each of several members.
 
     Raises:
         NonFiniteError: a loss or gradient is NaN or infinite; the last checkpoint is intact.
+        DataError: there are fewer samples than folds.
     """
     run.set_state("finetune")
     built.model.to(engine.device)
-    progress = _Training(config, built, engine, run, reporter).train()
-    last = built.finetune.trainable_state(built.model)
-    best = progress.best or last
-    for name, weights in (("last", last), ("best", best)):
-        checkpoint.commit_weights(run.stage("finetune") / name, weights, owner=run.name.identity)
-    is_best = config.train.select == "best"
-    built.finetune.load_trainable_state(built.model, best if is_best else last)
-    epoch = progress.best_epoch if is_best else config.train.epochs
-    return Trained(
-        validation_error=progress.lines[epoch - 1]["validation_error"],
-        epoch=epoch,
-        curve=short_curve(progress.lines, _COLUMNS),
-        weights_sha256=checkpoint.weights_sha256(built.model.state_dict()),
-    )
+    if note := shortened_warmup(config.train):
+        reporter.say(f"finetune: {note}")
+    stage = _Stage(config, built, engine, run, reporter)
+    return stage.one() if len(stage.members) == 1 else stage.several()
 
 
-class _Training:
-    """The optimizer steps of stage 3 with their checkpoints."""
+class _Stage:
+    """The members of a run, fine-tuned one after the other."""
 
     def __init__(self, config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> None:
         self._config, self._built, self._engine, self._run, self._reporter = config, built, engine, run, reporter
-        self._plan = TrainingPlan(config, built, engine)
-        if note := shortened_warmup(config.train):
-            reporter.say(f"finetune: {note}")
-        self._total = config.train.epochs * self._plan.per_epoch
+        self._owner = run.name.identity
+        self.members = crew(config, built)
+        epochs = settled(config.train.epochs)
+        self._steps = [epochs * steps_per_epoch(config, len(member.samples)) for member in self.members]
         self._saver = checkpoint.Saver(
-            run.stage("finetune") / CHECKPOINTS, owner=run.name.identity, every_s=config.train.checkpoint_s
+            run.stage("finetune") / CHECKPOINTS, owner=self._owner, every_s=config.train.checkpoint_s
         )
-        self._progress = self._resumed()
-        run.rewind("finetune", self._progress.lines)
 
-    def _resumed(self) -> _Progress:
-        saved = self._saver.load()
-        if saved is None:
-            return _Progress()
-        self._built.finetune.load_trainable_state(self._built.model, saved.weights)
-        checkpoint.restore_optimizer(self._plan.optimizer, saved.optimizer)
-        self._engine.restore_scaler(saved.scaler)
-        self._reporter.say(f"finetune: resumed at step {saved.step} of {self._total}")
-        records = saved.records
-        return _Progress(saved.step, records["lines"], records["loss_sum"], records["best_epoch"], saved.kept)
+    def one(self) -> Trained:
+        """Train the only member; writes last/ and, where there is validation, best/."""
+        built, saved = self._built, self._saver.load()
+        self._run.rewind("finetune", [] if saved is None else saved.records["lines"])
+        with self._reporter.track("finetune", self._steps[0]) as advance:
+            fitted = self._training(0, saved, [], None).train(advance)
+        folders = {"last": fitted.last} if fitted.best is None else {"last": fitted.last, "best": fitted.best}
+        for name, weights in folders.items():
+            checkpoint.commit_weights(self._run.stage("finetune") / name, weights, owner=self._owner)
+        built.finetune.load_trainable_state(built.model, fitted.chosen)
+        error = fitted.lines[fitted.epoch - 1]["validation_error"]
+        return self._trained(built.model, error, [fitted.epoch], fitted.lines, fitted.change)
 
-    def train(self) -> _Progress:
-        """Take all remaining steps."""
-        progress, shown = self._progress, 0
-        with self._plan, self._reporter.track("finetune", self._total) as advance:
-            while True:
-                if progress.step == self._plan.per_epoch * (len(progress.lines) + 1):
-                    self._end_epoch()
-                advance(progress.step - shown, self._note())
-                shown, is_last = progress.step, progress.step == self._total
-                # What follows the last step may be interrupted.
-                if signals.pending() is not None or is_last or self._saver.is_due(progress.step):
-                    self._save()
-                signals.check()
-                if is_last:
-                    return progress
-                loss, samples = self._plan.take(progress.step)
-                progress.loss_sum += loss * samples
-                progress.step += 1
+    def several(self) -> Trained:
+        """Train each member that is not finished, from the same weights; writes its folder."""
+        built, saved = self._built, self._saver.load()
+        folders = [self._run.stage("finetune") / member.folder for member in self.members]
+        finished = [checkpoint.read_finished(folder, owner=self._owner) for folder in folders]
+        if saved is not None and finished[saved.records["member"]] is not None:
+            saved = None  # of its last step
+        lines = [line for done in finished if done is not None for line in done.record["lines"]]
+        self._run.rewind("finetune", lines + ([] if saved is None else saved.records["lines"]))
+        first = built.finetune.trainable_state(built.model)
+        with self._reporter.track("finetune", sum(self._steps)) as advance:
+            for number, folder in enumerate(folders):
+                if finished[number] is not None:
+                    advance(self._steps[number], "")
+                    continue
+                built.finetune.load_trainable_state(built.model, first)
+                is_saved = saved is not None and saved.records["member"] == number
+                done_before = [done for done in finished[:number] if done is not None]
+                before = [line for done in done_before for line in done.record["lines"]]
+                fitted = self._training(number, saved if is_saved else None, before, _change(done_before)).train(
+                    advance
+                )
+                finished[number] = done = self._judged(self.members[number], fitted)
+                checkpoint.commit_weights(folder, fitted.chosen, owner=self._owner, finished=done)
+        whole = [done for done in finished if done is not None]
+        model = self._ensemble([checkpoint.read_weights(folder / WEIGHTS) for folder in folders])
+        curve = _mean_curve([done.record["lines"] for done in whole])
+        epochs = [done.record["epoch"] for done in whole]
+        return self._trained(model, self._validated(model, whole), epochs, curve, _change(whole))
 
-    def _save(self) -> None:
-        progress = self._progress
-        saved = checkpoint.Checkpoint(
-            progress.step,
-            self._built.finetune.trainable_state(self._built.model),
-            checkpoint.optimizer_tensors(self._plan.optimizer),
-            dict(progress.best),
-            progress.plain(),
-            self._engine.scaler_state(),
+    def _training(
+        self,
+        number: int,
+        saved: checkpoint.Checkpoint | None,
+        before: list[dict[str, Any]],
+        change: RateChange | None,
+    ) -> MemberTraining:
+        place = number, sum(self._steps[:number])
+        if saved is not None:
+            self._reporter.say(f"finetune: resumed at step {saved.step} of {sum(self._steps)}")
+        return MemberTraining(
+            self._config,
+            self._built,
+            self._engine,
+            self._run,
+            self.members[number],
+            self._saver,
+            place,
+            saved,
+            before,
+            change,
         )
-        if progress.step and self._saver.save(saved):
-            self._run.set_state("finetune", step=progress.step)
 
-    def _end_epoch(self) -> None:
-        """Measure the validation error, keep the weights if they are the best so far, and record the epoch."""
-        if self._config.train.validate_on == "test":
-            self._run.count_test_read()
-        progress, built = self._progress, self._built
-        try:
+    def _judged(self, member: Member, fitted: Fitted) -> checkpoint.Finished:
+        """Return what is kept of a member, with its outputs for the fold that it has not seen."""
+        change = None if fitted.change is None else fitted.change.plain()
+        record = {"epoch": fitted.epoch, "learned": len(member.samples), "lines": fitted.lines, "rate": change}
+        if member.rows is None or member.held_out is None:
+            return checkpoint.Finished(record, {})
+        built = self._built
+        built.finetune.load_trainable_state(built.model, fitted.chosen)
+        with signals.immediate():
+            outputs, _ = predict(self._engine, built.model, member.held_out, self._config.train.eval_batch_size)
+        return checkpoint.Finished(record, {"outputs": outputs})
+
+    def _ensemble(self, weights: list[Mapping[str, Tensor]]) -> Ensemble:
+        built = self._built
+        models = [built.model, *(twin(built.model, weights[0]) for _ in weights[1:])]
+        for model, own in zip(models, weights, strict=True):
+            built.finetune.load_trainable_state(model, own)
+        integer = not np.issubdtype(built.task.train.targets().dtype, np.floating)
+        return Ensemble(models, output_kind(built.task.kind, integer))
+
+    def _validated(self, model: Ensemble, finished: list[checkpoint.Finished]) -> float | None:
+        """Return the error of each sample's outputs by the member that has not seen it, or of all members together."""
+        built, samples = self._built, self.members[0].held_out
+        if samples is None:
+            return None
+        if self.members[0].rows is None:
             with signals.immediate():
-                samples = built.task.validation
-                outputs, targets = predict(self._engine, built.model, samples, self._config.train.eval_batch_size)
-                validation = score(built.error, outputs, samples, targets).value
-        except InterruptionError:  # the epoch's last step is not taken again, its validation is
-            self._save()
-            raise
-        earlier = [line["validation_error"] for line in progress.lines if line["validation_error"] is not None]
-        epoch = len(progress.lines) + 1
-        # An undefined validation error (one class only, say) cannot choose; then the latest weights count as best.
-        if validation is None or not earlier or validation < min(earlier):
-            progress.best_epoch = epoch
-            progress.best = built.finetune.trainable_state(built.model)
-        progress.lines.append(
-            {
-                "epoch": epoch,
-                "step": progress.step,
-                "lr": self._plan.rate(progress.step - 1),
-                "train_loss": progress.loss_sum / len(built.task.train),
-                "validation_error": validation,
-            }
+                outputs, targets = predict(self._engine, model, samples, self._config.train.eval_batch_size)
+            return score(built.error, outputs, samples, targets).value
+        rows = np.concatenate([member.rows for member in self.members if member.rows is not None])
+        order = np.argsort(rows)
+        outputs = torch.cat([done.tensors["outputs"] for done in finished])[torch.from_numpy(order)]
+        targets = torch.from_numpy(np.array(built.learned.targets()))
+        fold = np.repeat(np.arange(len(finished)), [len(done.tensors["outputs"]) for done in finished])[order]
+        arrays = {"outputs": outputs.numpy(), "targets": targets.numpy(), "fold": fold}
+        self._run.write_arrays("finetune", OUT_OF_FOLD, **arrays)
+        return score(built.error, outputs, built.learned, targets).value
+
+    def _trained(
+        self,
+        model: nn.Module,
+        error: float | None,
+        epochs: list[int],
+        lines: list[dict[str, Any]],
+        rate: RateChange | None,
+    ) -> Trained:
+        built = self._built
+        splits = built.summary["splits"]
+        return Trained(
+            model=model,
+            validation_error=error,
+            selected=selection.record(self._config, built.task, built.learned, splits, epochs),
+            curve=short_curve(lines, _COLUMNS),
+            rate=rate,
+            weights_sha256=checkpoint.weights_sha256(model.state_dict()),
         )
-        progress.loss_sum = 0.0
-        self._run.record("finetune", progress.lines[-1])
-
-    def _note(self) -> str:
-        lines = self._progress.lines
-        if not lines or lines[-1]["validation_error"] is None:
-            return ""
-        return f"validation {self._built.error.name} {lines[-1]['validation_error']:.4f}"
 
 
-def test(config: Config, built: Built, engine: Engine, run: RunDirectory) -> Tested:
-    """Open the test split, once, and measure the model as it is and the best constant predictor on it.
+def _change(finished: list[checkpoint.Finished]) -> RateChange | None:
+    """Return how a member changed the rate, which those after it take as it is; None where none did."""
+    found = next((done.record["rate"] for done in finished if done.record["rate"]), None)
+    return None if found is None else RateChange(**found)
+
+
+def _mean_curve(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the mean of several members' curves, epoch by epoch; None where one has no value."""
+    found = []
+    for lines in zip(*curves, strict=True):
+        line = dict(lines[0])
+        for name in _MEANS:
+            values = [own[name] for own in lines]
+            line[name] = None if None in values else sum(values) / len(values)
+        found.append(line)
+    return found
+
+
+def test(config: Config, built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> Tested:
+    """Open the test split, once, and measure the trained model and the best constant predictor on it.
 
     Writes 3_finetune/predictions.npz.
 
@@ -222,14 +269,14 @@ def test(config: Config, built: Built, engine: Engine, run: RunDirectory) -> Tes
         samples = built.task.open_test()
         if len(samples) == 0:
             raise DataError("the test split is empty", where="task", hint="give more data or other split sizes")
-        overlap = count_shared(built.task.train, samples, built.task.input_shape, config.seed)
-        outputs, targets = predict(engine, built.model, samples, config.train.eval_batch_size)
+        overlap = count_shared(built.learned, samples, built.task.input_shape, config.seed)
+        outputs, targets = predict(engine, trained.model, samples, config.train.eval_batch_size)
         measured = score(built.error, outputs, samples, targets)
     if overlap.shared:
         log.warning(
             f"test: the inputs of {overlap} are in the training set as well; the test error is likely optimistic"
         )
-    constant = built.error.constant(_some_targets(built.task.train, config.seed), built.task.num_outputs)
+    constant = built.error.constant(_some_targets(built.learned, config.seed), built.task.num_outputs)
     constant = constant.expand(len(targets), *constant.shape)
     trivial = score(built.error, constant, samples, targets).value
     run.write_arrays("finetune", "predictions.npz", outputs=outputs.numpy(), targets=targets.numpy())

@@ -15,7 +15,7 @@ from orca_cli import signals
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import RunDirectory
-from orca_cli.schema import Config
+from orca_cli.schema import Config, settled
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training import checkpoint
@@ -71,7 +71,7 @@ def _rank(error: float | None) -> float:
 
 def _probe(config: Config, built: Built, engine: Engine) -> float | None:
     """Take the first `align.probe_epochs` epochs of stage 3 as it would; returns the lowest validation error of an epoch."""
-    epochs = min(config.align.probe_epochs, config.train.epochs)
+    epochs = min(config.align.probe_epochs, settled(config.train.epochs))
     per_epoch = steps_per_epoch(config, len(built.task.train))
     errors = []
     try:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from orca_cli import seeding
 from orca_cli.interfaces import Batch, Samples
-from orca_cli.schema import Config, Train
+from orca_cli.schema import Config, Train, settled
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.training.engine import Engine
 from orca_cli.training.feed import Feed
@@ -33,7 +33,8 @@ class _Read:
 
 def _reads(engine: Engine, samples: Samples, settings: Train, seed: int, steps: range) -> Iterator[Callable[[], _Read]]:
     """Yield what reads the batches of some steps, one after the other; the order of an epoch is drawn once."""
-    size = settings.batch_size * settings.accumulation
+    batch_size = settled(settings.batch_size)
+    size = batch_size * settings.accumulation
     per_epoch = -(-len(samples) // size)
     drawn, order = -1, np.empty(0, np.int64)
     for step in steps:
@@ -42,13 +43,18 @@ def _reads(engine: Engine, samples: Samples, settings: Train, seed: int, steps: 
             order = seeding.numpy_generator(seed, "finetune", "order", epoch).permutation(len(samples))
             drawn = epoch
         chosen = order[place * size : (place + 1) * size]
-        reads = list(read_step(samples, chosen, settings.batch_size, seed=seed, step=step))
+        reads = list(read_step(samples, chosen, batch_size, seed=seed, step=step))
         for part, read in enumerate(reads):
             yield functools.partial(_read, engine, read, chosen, len(reads) - 1 - part)
 
 
 def _read(engine: Engine, read: Callable[[], Batch], indices: np.ndarray, more: int) -> _Read:
     return _Read(engine.pin(read()), indices, more)
+
+
+def loss_unit(config: Config, built: Built) -> float | Tensor:
+    """Return the unit of outputs and targets in the loss, in the task's: one for all, or one for each, [K]."""
+    return built.model.deviation if config.train.loss_units == "deviation" else 1.0
 
 
 class TrainingPlan:
@@ -59,20 +65,31 @@ class TrainingPlan:
         built: model, loss and training split; which parameters train is chosen before.
         engine: the device.
         steps: how many will be taken, from step 0; nothing is read beyond. Default: all.
+        samples: what is trained on. Default: the training split.
+        seed: of all draws. Default: the run's.
     """
 
-    def __init__(self, config: Config, built: Built, engine: Engine, steps: int | None = None) -> None:
-        self._settings = fitted_batch(config.train, len(built.task.train))
-        self._seed, self._built, self._engine = config.seed, built, engine
-        self._samples = built.task.train
+    def __init__(
+        self,
+        config: Config,
+        built: Built,
+        engine: Engine,
+        steps: int | None = None,
+        *,
+        samples: Samples | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._samples = built.task.train if samples is None else samples
+        self._settings = fitted_batch(config.train, len(self._samples))
+        self._seed, self._built, self._engine = config.seed if seed is None else seed, built, engine
         if isinstance(built.loss, nn.Module):
             built.loss.to(engine.device)  # weights of classes
         self.per_epoch = steps_per_epoch(config, len(self._samples))
-        self._steps = config.train.epochs * self.per_epoch if steps is None else steps
+        self._steps = settled(config.train.epochs) * self.per_epoch if steps is None else steps
         optimizer = make_optimizer(config.train, built.model.parameters(), fused=engine.device.type == "cpu")
         self.optimizer = engine.prepare(optimizer)
-        unit = built.model.deviation if config.train.loss_units == "deviation" else 1.0
-        self._unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
+        unit = loss_unit(config, built)
+        self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit  # of outputs and targets in the loss
         self._feed: Feed[_Read] | None = None
         self._next = 0
 
@@ -95,12 +112,12 @@ class TrainingPlan:
                 self._built.loss,
                 self._samples,
                 first.indices,
-                batch_size=settings.batch_size,
-                clip=settings.clip,
+                batch_size=settled(settings.batch_size),
+                clip=settled(settings.clip) or None,
                 seed=self._seed,
                 step=step,
                 reduce=settings.accumulation_reduce,
-                unit=self._unit,
+                unit=self.unit,
                 prepared=itertools.chain([first.batch], (read.batch for read in itertools.islice(feed, first.more))),
             )
         self._next = step + 1
@@ -132,15 +149,16 @@ class TrainingPlan:
         settings = self._settings
         return warmup_then_linear(
             step,
-            peak=settings.lr,
+            peak=settled(settings.lr),
             warmup_steps=warmup_length(settings) * self.per_epoch,
-            decay_steps=(settings.decay_epochs or settings.epochs) * self.per_epoch,
+            decay_steps=(settings.decay_epochs or settled(settings.epochs)) * self.per_epoch,
         )
 
 
 def _smaller(settings: Train) -> str:
     """Return settings that take the same steps with half the memory for activations."""
-    if settings.batch_size == 1:
+    size = settled(settings.batch_size)
+    if size == 1:
         return "use a smaller body or embedder.max_tokens"
-    half = -(-settings.batch_size // 2)
+    half = -(-size // 2)
     return f"try train.batch_size={half} train.accumulation={settings.accumulation * 2}, or embedder.max_tokens"

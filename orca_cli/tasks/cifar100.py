@@ -82,6 +82,7 @@ def load(
         open_test=lambda: samples(read(place, "test")),
         class_names=class_names(place),
         note=text,
+        validation_drawn=train_size is None and not train_on_validation,
     )
 
 

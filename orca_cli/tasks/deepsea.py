@@ -8,18 +8,16 @@ Shapes: N sequences of a split, L bases, K labels.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from orca_cli import signals
 from orca_cli.exceptions import DataError
-from orca_cli.interfaces import Batch, Reporter, Samples, TaskData
+from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.tasks.shared.files import find
+from orca_cli.tasks.shared.joined import Joined
 from orca_cli.tasks.shared.published import check_array, note, overlap_warning
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.untrusted import arrays
@@ -66,37 +64,6 @@ def load(
         open_test=lambda: _read(file, "test", cache_folder, reporter, length, num_labels)[0],
         note=text,
     )
-
-
-class Joined:
-    """Samples (see interfaces) of several splits one after the other, none of which is copied; no padding, no records."""
-
-    def __init__(self, parts: Sequence[Samples]) -> None:
-        self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return the samples with these indices, in this order; nothing is augmented."""
-        indices = np.asarray(indices, dtype=np.int64)
-        owner = np.searchsorted(self._ends, indices, side="right")
-        starts = self._ends - [len(part) for part in self._parts]
-        found = [self._parts[part].batch(indices[owner == part] - starts[part]) for part in np.unique(owner)]
-        order = torch.from_numpy(np.argsort(np.argsort(owner, kind="stable")))
-        return Batch(torch.cat([batch.x for batch in found])[order], torch.cat([batch.y for batch in found])[order])
-
-    def targets(self) -> np.ndarray:
-        """Return all targets [n, ...]."""
-        return np.concatenate([part.targets() for part in self._parts])
-
-    def groups(self) -> None:
-        """Return None: samples stand alone."""
-
-    def digest(self) -> str:
-        """Return a SHA-256 over the parts' own."""
-        return hashlib.sha256(" ".join(["joined", *(part.digest() for part in self._parts)]).encode()).hexdigest()
 
 
 def _read(

@@ -46,6 +46,7 @@ def load(
         open_test=lambda: ArraySamples(x[parts.test], y[parts.test]),
         class_names=tuple("0123456789"),
         note=f"scikit-learn's digits as {layout}: {len(parts.train)} of {len(y)} samples for training",
+        validation_drawn=train_size is None,
     )
 
 

@@ -87,6 +87,7 @@ def load(
         open_test=open_test,
         class_names=_class_names(train, lists[0]),
         note=note,
+        validation_drawn=train_size is None and not train_on_validation,
     )
 
 

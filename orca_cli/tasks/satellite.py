@@ -83,6 +83,7 @@ def load(
         open_test=open_test,
         class_names=tuple(str(label) for label in range(1, _CLASSES + 1)),
         note=text,
+        validation_drawn=train_size is None and not train_on_validation,
     )
 
 

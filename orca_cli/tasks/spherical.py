@@ -120,6 +120,7 @@ def load(
         synthetic=origin != "file",
         class_names=names,
         note=note,
+        validation_drawn=train_size is None and not train_on_validation,
     )
 
 

@@ -26,6 +26,7 @@ from orca_cli.terminal import log
 _KEEP = 2
 _SCHEMA = 1
 _MEMBERS = ("model.safetensors", "optimizer.safetensors", "trainer.json")
+_RECORD, _TENSORS = "member.json", "outputs.safetensors"
 _ROOM = 2**20  # bytes that a checkpoint takes besides its tensors
 
 
@@ -161,6 +162,12 @@ class Saver:
         """Return whether a step has not been saved yet and enough time has passed."""
         return step != self._saved and time.monotonic() - self._last >= self._every_s
 
+    def discard(self) -> None:
+        """Remove all checkpoints: what they led to is not wanted."""
+        for path in sorted(self._folder.glob("step-*")):
+            storage.remove(path)
+        self._saved = 0
+
     def save(self, checkpoint: Checkpoint) -> bool:
         """Commit a checkpoint and return True, unless its step has one already."""
         if checkpoint.step == self._saved:
@@ -178,10 +185,43 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 read_weights = storage.read_tensors  # of a file that `write_weights` wrote
 
 
-def commit_weights(folder: Path, weights: Mapping[str, Tensor], *, owner: str) -> None:
-    """Commit a folder with weights and a manifest."""
+@dataclass(frozen=True)
+class Finished:
+    """What is kept beside the weights of a model that is finished while others of its run are not.
+
+    Args:
+        record: plain values.
+        tensors: such as its outputs.
+    """
+
+    record: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def commit_weights(
+    folder: Path, weights: Mapping[str, Tensor], *, owner: str, finished: Finished | None = None
+) -> None:
+    """Commit a folder with weights and a manifest, and what is kept beside them."""
     with storage.commit_folder(folder, owner=owner) as temporary:
         save_file(_contiguous(weights), temporary / "model.safetensors")
+        if finished is not None:
+            save_file(_contiguous(finished.tensors), temporary / _TENSORS)
+            storage.write_json(temporary / _RECORD, {"schema": _SCHEMA, **finished.record})
+
+
+def read_finished(folder: Path, *, owner: str) -> Finished | None:
+    """Return what was committed beside the weights in a folder; None if there is none, or it was damaged and moved aside."""
+    if not folder.exists():
+        return None
+    try:
+        if storage.verify_folder(folder) != owner:
+            raise ChecksumError("belongs to another run", where=str(folder))
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    except ChecksumError as error:
+        log.warning(f"damaged, training it again: {error}")
+        storage.quarantine(folder)
+        return None
+    return Finished(record, storage.read_tensors(folder / _TENSORS))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

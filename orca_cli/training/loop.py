@@ -189,3 +189,26 @@ def score(error: Error, outputs: Tensor, samples: Samples, targets: Tensor) -> S
     """Return the error of a whole split from its outputs, with the records that its samples belong to."""
     groups = samples.groups()
     return error(outputs, targets, None if groups is None else torch.from_numpy(np.asarray(groups)))
+
+
+@torch.no_grad()
+def whole_loss(
+    engine: Engine, loss: Loss, outputs: Tensor, targets: Tensor, batch_size: int, unit: float | Tensor = 1.0
+) -> float | None:
+    """Return the loss of a whole split as `train_step` reports it, from the outputs of `predict`; None if it is not finite.
+
+    Args:
+        engine, loss: what computes.
+        outputs, targets: of the split.
+        batch_size: samples that are computed with at once, which bounds the memory.
+        unit: as in `train_step`.
+    """
+    parts = batches(np.arange(len(outputs)), batch_size)
+    weights = shares(loss, [targets[rows] for rows in parts])
+    total = 0.0
+    for rows, share in zip(parts, weights, strict=True):
+        if share == 0:
+            continue
+        moved = engine.move(Batch(outputs[rows], targets[rows]))
+        total += float(_losses(loss, moved.x, moved.y, unit)[1]) * share
+    return total if math.isfinite(total) else None

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from orca_cli.schema import Align, Train
+from orca_cli.schema import Align, Train, settled
 
 
 def warmup_then_linear(step: int, *, peak: float, warmup_steps: float, decay_steps: float) -> float:
@@ -33,18 +33,20 @@ def warmup_length(train: Train) -> float:
 
     A longer one would end training before the rate is at its peak, or leave no time after it.
     """
+    wanted = settled(train.warmup_epochs)
     if train.warmup_limit is None:
-        return train.warmup_epochs
-    return min(train.warmup_epochs, train.warmup_limit * min(train.epochs, train.decay_epochs or train.epochs))
+        return wanted
+    epochs = settled(train.epochs)
+    return min(wanted, train.warmup_limit * min(epochs, train.decay_epochs or epochs))
 
 
 def shortened_warmup(train: Train) -> str:
     """Return a note on a warm-up that is shorter than set; empty where it is as set."""
-    length = warmup_length(train)
-    if length == train.warmup_epochs:
+    length, wanted = warmup_length(train), settled(train.warmup_epochs)
+    if length == wanted:
         return ""
     return (
-        f"warm-up shortened from {train.warmup_epochs:g} to {length:g} of {train.epochs} epochs "
+        f"warm-up shortened from {wanted:g} to {length:g} of {train.epochs} epochs "
         f"(train.warmup_limit={train.warmup_limit:g})"
     )
 
@@ -54,10 +56,11 @@ def fitted_batch(train: Train, num_train: int) -> Train:
 
     Batches per step stay as they are, where there are samples enough for them.
     """
-    if train.batch_size * train.accumulation <= num_train:
+    given = settled(train.batch_size)
+    if given * train.accumulation <= num_train:
         return train
-    accumulation = train.accumulation if train.accumulation <= num_train else max(1, num_train // train.batch_size)
-    batch_size = min(train.batch_size, num_train // accumulation)
+    accumulation = train.accumulation if train.accumulation <= num_train else max(1, num_train // given)
+    batch_size = min(given, num_train // accumulation)
     return dataclasses.replace(train, batch_size=batch_size, accumulation=accumulation)
 
 
@@ -88,7 +91,7 @@ def make_optimizer(
             the time on a CPU, with other last bits.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    lr, weight_decay = settings.lr, settings.weight_decay
+    lr, weight_decay = settled(settings.lr), settled(settings.weight_decay)
     if settings.optimizer == "sgd":
         return torch.optim.SGD(trained, lr=lr, weight_decay=weight_decay, momentum=settings.momentum)
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW

@@ -48,6 +48,8 @@ def small(tiny):
         "train.warmup_epochs=1",
         "train.batch_size=16",
         "train.lr=1e-3",
+        "train.select=best",
+        "train.select_by=error",
     ]
 
 

@@ -16,7 +16,7 @@ SHORT = ["metric=none", "train.epochs=1", "train.warmup_epochs=0"]
 @pytest.fixture
 def cold(small, tmp_path):
     """Words of a short run with a cache of its own."""
-    return ["run", *small, *SHORT, f"paths.cache={tmp_path / 'cache'}"]
+    return ["run", *small, *SHORT, "train.refit=false", f"paths.cache={tmp_path / 'cache'}"]
 
 
 def test_a_run_shows_simple_models_beside_its_error(orca, environment, cold, tmp_path):
@@ -78,10 +78,12 @@ def test_a_baseline_that_fails_does_not_end_the_run(orca, environment, cold, mon
     assert result["comparison"]["baseline"] == "constant"
 
 
-def test_where_validation_is_the_test_split_nothing_learns_from_it(orca, environment, cold):
-    assert orca(*cold, "baselines=simple", "train.validate_on=test", "train.select=last")[0] == 0
+def test_they_learn_from_what_the_run_learned_from(orca, environment, own_model):
+    """Few validation samples choose nothing and are trained on (docs/selection.md)."""
     (result,) = results(environment)
-    assert result["baselines"]["linear"]["trained_on"]["splits"] == ["train"]
+    sizes = {name: split["n"] for name, split in result["splits"].items()}
+    count = sizes["train"] + sizes["val"]
+    assert result["baselines"]["linear"]["trained_on"] == {"splits": ["train", "val"], "n": count, "of": count}
 
 
 @pytest.mark.usefixtures("own_model")

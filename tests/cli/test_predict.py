@@ -109,6 +109,7 @@ CASES = {
     "layernorm": ("bert", "classes", (2, 20), "finetune=layernorm"),
     "head": ("swin", "maps", (1, 12, 12), "finetune=head", "train.select=last"),
     "scratch": ("bert", "classes", (2, 20), "finetune=scratch", "metric=none"),
+    "several models": ("bert", "classes", (2, 20), "train.folds=2"),
 }
 
 
@@ -257,7 +258,7 @@ def test_tables_and_folders_of_images(orca, environment, tmp_path, tiny, monkeyp
 
 def test_the_best_of_a_sweep_is_chosen_by_validation(trained, orca, environment, tmp_path):
     for seed in (0, 1, 2):
-        run = trained("bert", "integers", (2, 20), f"seed={seed}", "train.lr=1e-2")
+        run = trained("bert", "integers", (2, 20), f"seed={seed}", "train.lr=1e-2", "train.select=best")
     records = {record["run_id"]: record for record in results(environment)}
     lowest = min(records, key=lambda name: (records[name]["validation_error"], name))
     code, out, err = orca(
@@ -279,7 +280,7 @@ def test_the_best_of_a_sweep_is_chosen_by_validation(trained, orca, environment,
         (path / "result.json").write_text(json.dumps(record))
     code, out, err = orca("predict", environment, run.folder / "test.npz", "--best", "--out", "p.npz")
     assert "the lowest of 1 runs" in err
-    other = trained("bert", "integers", (2, 18))
+    other = trained("bert", "integers", (2, 18), "train.select=best")
     code, out, err = orca("predict", environment, other.folder / "test.npz", "--best")
     assert (code, out) == (11, "")
     assert "validated on 2 different sets of data or errors" in err
@@ -410,7 +411,7 @@ def test_from_python(trained, orca, environment, tmp_path, tiny, monkeypatch):
         orca_cli.load(failed)
 
 
-@pytest.mark.parametrize("name", ["classes", "maps", "images", "head"])
+@pytest.mark.parametrize("name", ["classes", "maps", "images", "head", "several models"])
 def test_onnx_gives_the_same_outputs_for_any_batch(trained, orca, tmp_path, name):
     runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")

@@ -58,6 +58,8 @@ RESULT_FIELDS = {
     "baselines",
     "comparison",
     "selected",
+    "decided",
+    "expected_s",
     "training",
     "test_reads",
     "splits",

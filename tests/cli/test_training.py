@@ -23,7 +23,7 @@ def numbers(tmp_path, tiny):
         return [
             "run", "task=arrays", "task.kind=dense", f"task.train={tmp_path / f'{units}.npz'}",
             f"body.checkpoint={tiny['bert']}", "metric=none", "train.epochs=15", "train.lr=3e-3", "train.warmup_epochs=1",
-            "train.batch_size=16", *more,
+            "train.batch_size=16", "train.refit=false", *more,
         ]  # fmt: skip
 
     return words

@@ -206,11 +206,11 @@ def test_settings_are_all_of_the_schema_with_their_meaning(capsys: pytest.Captur
     parts = {field.name for field in dataclasses.fields(schema.Config) if field.type != "Any"} | {"task"}
     assert {key.partition(".")[0] for key in found} == parts
     assert (found["train.lr"]["default"], found["train.lr"]["type"], found["train.lr"]["allowed"]) == (
-        1e-4,
-        "float",
+        None,
+        "float or null",
         "above 0 and at most 1e+30",
     )
-    assert found["train.select"]["allowed"] == "best, last"
+    assert found["train.select"]["allowed"] == "auto, best, last"
     assert found["train.warmup_epochs"]["meaning"].startswith("The learning rate rises linearly")
     assert found["align.candidates"]["default"] == [0, 5, 20, 60]
     assert found["train.betas"]["allowed"] == "at least 0 and below 1"

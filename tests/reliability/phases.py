@@ -19,8 +19,8 @@ PHASES = {
     "align": ("orca_cli.stages.trajectory", "Trainer._epoch"),
     "checkpoint": ("orca_cli.training.checkpoint", "save_file"),
     "prune": ("orca_cli.storage", "remove"),
-    "finetune": ("orca_cli.stages.training_plan", "TrainingPlan.take"),
-    "validate": ("orca_cli.stages.finetune", "_Training._end_epoch"),
+    "finetune": ("orca_cli.training.averaging", "RunningMean.add"),  # once a step of training itself
+    "validate": ("orca_cli.stages.member_training", "MemberTraining._end_epoch"),
     "test": ("orca_cli.stages.finetune", "test"),
     "result": ("orca_cli.runs.directory", "RunDirectory.write_result"),
 }
@@ -141,7 +141,7 @@ def _lose_weights() -> None:
 def _lose_best() -> None:
     def change(loaded: Any) -> None:
         loaded.kept.clear()
-        loaded.records["lines"] = [line | {"validation_error": 0.0} for line in loaded.records["lines"]]
+        loaded.records["lines"] = [line | {"validation_error": -1.0} for line in loaded.records["lines"]]
 
     _changed_checkpoint(change)
 

@@ -16,7 +16,7 @@ POINTS = {
     "features": "orca_cli.stages.source_features:_embed",
     "transport": "orca_cli.stages.problem:measure",
     "step": "orca_cli.stages.training_plan:train_step",
-    "validation": "orca_cli.stages.finetune:predict",
+    "validation": "orca_cli.stages.member_training:predict",
     "checkpoint": "orca_cli.training.checkpoint:save_file",
     "report": "orca_cli.report.collect:_read_run",
 }

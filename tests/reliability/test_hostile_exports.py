@@ -21,7 +21,7 @@ SECRET = "hunter2-c0rrect-h0rse"
 SETTINGS = [
     "task=arrays", "task.kind=classes", "task.train=train.npz", "source.size=160", "align.epochs=1",
     "align.source_points=100", "align.max_samples=8", "align.pseudo_labels=3", "train.epochs=1", "train.warmup_epochs=0",
-    "train.batch_size=16",
+    "train.batch_size=16", "train.select=best",
 ]  # fmt: skip
 
 

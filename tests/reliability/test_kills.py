@@ -166,6 +166,7 @@ def test_lost_state_is_noticed(fork, small, reference, unfinished, scorecard):
 # Settings that keep state of their own between steps, epochs or stages.
 SETTINGS = [
     ["train.accumulation=2", "train.batch_size=8", "train.clip=0.5", "train.warmup_epochs=2"],
+    ["train.select=last", "train.folds=2", "train.average=0.5"],
     ["align.select=validation", "align.candidates=[0,2]", "align.probe_epochs=1"],
     ["train.optimizer=sgd", "train.momentum=0.9", "train.select=last"],
     ["align.patience=1", "align.check_every=1", "align.lr=1e-6"],

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.tasks.digits import load
-from orca_cli.tasks.shared.splits import split
+from orca_cli.tasks.shared.splits import folds, split
 from tests.properties import examples
 
 
@@ -79,3 +79,38 @@ def test_digits_sequences_are_the_images_row_by_row(check):
     assert sequence.max() == 1
     with pytest.raises(ConfigError, match=r"task\.layout.*image"):
         check("digits", layout="images")
+
+
+@examples(60)
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    count=st.integers(2, 12),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_folds_hold_every_sample_once_and_every_class_in_proportion(counts, count, seed):
+    classes = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    n = len(classes)
+    if n < count:
+        with pytest.raises(DataError, match=f"{count} folds of {n} training samples"):
+            folds(n, count, seed=seed, classes=classes)
+        return
+    fold = folds(n, count, seed=seed, classes=classes)
+    assert np.ptp(np.bincount(fold, minlength=count)) <= 1
+    for value in range(len(counts)):
+        assert np.ptp(np.bincount(fold[classes == value], minlength=count)) <= 1
+    assert np.array_equal(fold, folds(n, count, seed=seed, classes=classes))
+
+
+def test_a_fold_has_whole_groups_and_another_seed_other_ones():
+    groups = np.repeat([7, 3, 9, 1, 5, 2], [4, 1, 5, 3, 2, 5])
+    classes = np.repeat([0, 1], [10, 10])
+    fold = folds(20, 3, seed=1, classes=classes, groups=groups)
+    assert [len(set(fold[groups == group])) for group in set(groups)] == [1] * 6
+    assert [len(np.unique(groups[fold == i])) for i in range(3)] == [2, 2, 2]
+    # Three groups are of each class: every fold gets one of both.
+    assert all({0, 1} == {int(np.median(classes[groups == g])) for g in set(groups[fold == i])} for i in range(3))
+    with pytest.raises(DataError, match="7 folds of 6 groups of samples; use train.folds=6 or less"):
+        folds(20, 7, groups=groups)
+    plain = [folds(50, 5, seed=seed) for seed in (0, 0, 1)]
+    assert np.array_equal(plain[0], plain[1])
+    assert not np.array_equal(plain[0], plain[2])

@@ -13,7 +13,15 @@ from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training.engine import Engine
 from orca_cli.training.schedule import make_optimizer
 
-SGD = Train(optimizer="sgd", lr=0.1)
+SETTLED = {
+    "epochs": 60,
+    "batch_size": 32,
+    "lr": 1e-4,
+    "weight_decay": 0.0,
+    "warmup_epochs": 5,
+    "clip": 0,
+}  # of the paper
+SGD = Train(optimizer="sgd", lr=0.1, weight_decay=0.0)
 
 
 class Pairs:
@@ -31,6 +39,9 @@ class Pairs:
         self.read.append(list(indices))
         chosen = torch.from_numpy(np.asarray(indices))
         return Batch(self.x[chosen], self.y[chosen])
+
+    def targets(self):
+        return self.y.numpy()
 
     def groups(self):
         return None
@@ -78,4 +89,4 @@ def scale_of(y):
 def plan(model, samples, loss, **settings):
     """Return the plan of a run's stage 3."""
     built = SimpleNamespace(model=model, loss=loss, task=SimpleNamespace(train=samples))
-    return TrainingPlan(Config(train=Train(**settings)), built, engine())
+    return TrainingPlan(Config(train=Train(**(SETTLED | settings))), built, engine())

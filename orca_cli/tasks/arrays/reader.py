@@ -167,7 +167,16 @@ def load(
     notes += [base.note] if base.note else []
     notes += [*gap_notes, targets.note(), *constant_note(constant)]
     return own_task(
-        kind, preprocessing.input_shape, targets, preprocessing, (learn, choose), samples, notes, "arrays", reporter
+        kind,
+        preprocessing.input_shape,
+        targets,
+        preprocessing,
+        (learn, choose),
+        samples,
+        notes,
+        "arrays",
+        reporter,
+        validation_drawn="validation" in drawn,
     )
 
 

@@ -131,7 +131,18 @@ def load(
     counts = f"{len(train)} training and {len(validation)} validation rows"
     constants = constant_note(constant) if normalize else []
     notes, shape = [origin, counts, *drawn, shown, *gap_notes, form.note(), *constants], preprocessing.input_shape
-    return own_task(kind, shape, form, preprocessing, (train, validation), samples, notes, "hub", reporter)
+    return own_task(
+        kind,
+        shape,
+        form,
+        preprocessing,
+        (train, validation),
+        samples,
+        notes,
+        "hub",
+        reporter,
+        validation_drawn="validation" not in parts,
+    )
 
 
 def check_settings(

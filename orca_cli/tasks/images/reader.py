@@ -157,14 +157,26 @@ def load(
         content = [hashes[file] for file in chosen]
         return FileSamples([one.path for one in chosen], [one.name for one in chosen], encoded(chosen), content, view)
 
-    train, validation = samples("train", replace(view, padding=padding, flip=flip)), samples("validation")
+    # Only optimizer steps augment, and those of a refit take validation as well.
+    train, validation = (samples(part, replace(view, padding=padding, flip=flip)) for part in ("train", "validation"))
     counts = f"{len(train)} training, {len(validation)} validation and {len(parts['test'])} test images"
     shape = preprocessing.input_shape
     form = f"{targets.note()}, read as {' x '.join(map(str, shape))}"
     left_out = [f"warning: {len(bad)} files that cannot be decoded are left out, such as {bad[0].name}"] if bad else []
     notes = [counts, *drawn, form, *left_out, *others, *_odd_classes(hashes)]
     of_kind: Kind = "classes" if listed_images is None else listed_images.kind
-    return own_task(of_kind, shape, targets, preprocessing, (train, validation), samples, notes, "images", reporter)
+    return own_task(
+        of_kind,
+        shape,
+        targets,
+        preprocessing,
+        (train, validation),
+        samples,
+        notes,
+        "images",
+        reporter,
+        validation_drawn="validation" not in given,
+    )
 
 
 def check_settings(

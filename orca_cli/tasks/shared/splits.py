@@ -122,6 +122,39 @@ def draw(
     return rows, [f"{' and '.join(missing)} drawn from the training data ({', '.join([*how, f'split_seed={seed}'])})"]
 
 
+def folds(
+    n: int, count: int, *, seed: int = 0, classes: np.ndarray | None = None, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the fold of each sample, [n] int64 in 0..count-1.
+
+    The sizes of the folds differ by 1 at most, and so do those of each class in them.
+
+    Args:
+        n: number of samples.
+        count: k, of folds.
+        seed: of the draw.
+        classes: [n] to stratify by; None draws without. A group counts as its most frequent class.
+        groups: [n], the group of each sample; a group is in one fold, and sizes count groups. None where samples stand alone.
+
+    Raises:
+        DataError: there are fewer samples, or groups, than folds.
+    """
+    place = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = int(place.max()) + 1
+    if units < count:
+        what = f"{count} folds of {units} {'training samples' if groups is None else 'groups of samples'}"
+        raise DataError(what, where="train.folds", hint=f"use train.folds={units} or less" if units > 1 else "")
+    order = numpy_generator(seed, "folds").permutation(units)
+    if classes is not None:
+        codes = np.unique(classes, return_inverse=True)[1]
+        codes = codes if groups is None else _most_frequent(codes, place, units)
+        # Samples of a class stand together and are dealt out in turn; the sort leaves them in their random order.
+        order = order[np.argsort(codes[order], kind="stable")]
+    dealt = np.empty(units, dtype=np.int64)
+    dealt[order] = np.arange(units) % count
+    return dealt[place]
+
+
 def _most_frequent(codes: np.ndarray, place: np.ndarray, units: int) -> np.ndarray:
     """Return each group's most frequent class, the lowest of several, [units]."""
     pairs, counts = np.unique(np.stack([place, codes]), axis=1, return_counts=True)

@@ -167,6 +167,8 @@ def own_task(
     notes: Sequence[str],
     name: str,
     reporter: Reporter,
+    *,
+    validation_drawn: bool,
 ) -> TaskData:
     """Return a task over own data whose train and validation were drawn already; report the notes after the reader's name."""
     train, validation = drawn
@@ -183,6 +185,7 @@ def own_task(
         class_names=form.names,
         note=note,
         preprocessing=preprocessing,
+        validation_drawn=validation_drawn,
     )
 
 

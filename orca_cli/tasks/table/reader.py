@@ -159,7 +159,18 @@ def load(
         [counts, *drawn, form.note(), *inferred, *fitted, *left_out, *cut, *unknown],
         preprocessing.input_shape,
     )
-    return own_task(form_kind, shape, form, preprocessing, (learn, choose), opened, notes, "table", reporter)
+    return own_task(
+        form_kind,
+        shape,
+        form,
+        preprocessing,
+        (learn, choose),
+        opened,
+        notes,
+        "table",
+        reporter,
+        validation_drawn="validation" not in tables,
+    )
 
 
 def check_settings(

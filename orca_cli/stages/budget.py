@@ -1,0 +1,154 @@
+"""How a run trains in stage 3, by its budget, the number of samples, their length and the size of the model.
+
+`_TABLE` and `_LEVELS` hold all numbers; docs/budget.md says where they come from. They are for protocol=clean; the others set
+the paper's in their own files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from orca_cli import schema
+from orca_cli.interfaces import TaskData
+from orca_cli.schema import Config, Train
+from orca_cli.stages import selection
+from orca_cli.stages.decision import Decided, Decision
+from orca_cli.training.schedule import fitted_batch
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much there is to learn, from what.
+
+    Args:
+        samples: that stage 3 trains on.
+        tokens: of a sample.
+        parameters: of the whole model.
+    """
+
+    samples: int
+    tokens: int
+    parameters: int
+
+    def fits(self, most: Size) -> bool:
+        """Return whether nothing is more than that of another."""
+        return all(own <= other for own, other in zip(vars(self).values(), vars(most).values(), strict=True))
+
+    def __str__(self) -> str:
+        return f"{self.samples:,} samples of {self.tokens:,} tokens, {self.parameters / 1e6:.3g} M parameters"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Settings of stage 3 for what is no larger than a size, at budget=normal.
+
+    Args:
+        most: the size.
+        steps: optimizer steps ...
+        passes: ... or so many passes over the samples, if those are more steps ...
+        most_steps: ... but no more than this, unless one pass has more.
+        warmup: share of the steps.
+    """
+
+    most: Size
+    steps: int
+    passes: int
+    most_steps: int
+    batch_size: int
+    lr: float
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class Level:
+    """A budget: how many times the steps of `normal`, and how many members are averaged."""
+
+    share: float
+    members: int = 1
+
+
+_ANY = 10**15
+_TABLE = (  # the first row that fits is taken
+    Row(Size(500, _ANY, 50_000_000), steps=600, passes=0, most_steps=600, batch_size=16, lr=2e-4),
+    Row(Size(5000, _ANY, 50_000_000), steps=600, passes=20, most_steps=2000, batch_size=16, lr=2e-4),
+    Row(Size(_ANY, _ANY, 50_000_000), steps=2000, passes=10, most_steps=5000, batch_size=32, lr=2e-4),
+    Row(Size(500, _ANY, _ANY), steps=600, passes=0, most_steps=600, batch_size=16, lr=5e-5),
+    Row(Size(5000, _ANY, _ANY), steps=600, passes=20, most_steps=2000, batch_size=16, lr=5e-5),
+    Row(Size(_ANY, _ANY, _ANY), steps=2000, passes=10, most_steps=5000, batch_size=32, lr=5e-5),
+)
+_LEVELS = {"quick": Level(0.25), "normal": Level(1.0), "thorough": Level(2.0, members=5)}
+_OF_MINUTES = _LEVELS["normal"]  # until the time of a step is known; see stages/minutes.py
+MOST_OF_MINUTES = "thorough"  # whose steps a budget of minutes does not exceed
+
+
+def decide(config: Config, task: TaskData, tokens: int, *, parameters: int, epochs: Decision | None = None) -> Decided:
+    """Return the settings of stage 3 that were left open.
+
+    Args:
+        config: with what the rules before have decided.
+        task: the data.
+        tokens: T, of a sample.
+        parameters: of the whole model.
+        epochs: of a budget of minutes, once the time of a step is known.
+    """
+    size = Size(selection.count_learned(config, task), tokens, parameters)
+    row = next(row for row in _TABLE if size.fits(row.most))
+    why = f"budget={_named(config)}: {size}"
+    decided: Decided = {}
+    train = config.train
+
+    def settle(name: str, value: Any) -> Any:
+        if (typed := getattr(train, name)) is None:
+            decided[f"train.{name}"] = Decision(value, why)
+        return value if typed is None else typed
+
+    batch_size = settle("batch_size", min(row.batch_size, size.samples))
+    if train.epochs is None and epochs is not None:
+        decided["train.epochs"] = epochs
+    most = _epochs(row, _level(config), dataclasses.replace(train, batch_size=batch_size), size.samples)
+    length = settle("epochs", most) if epochs is None else epochs.value
+    settle("members", 1 if train.folds else _level(config).members)
+    settle("lr", row.lr)
+    settle("warmup_epochs", round(row.warmup * min(length, train.decay_epochs or length), 6))
+    settle("weight_decay", row.weight_decay)
+    settle("clip", row.clip)
+    return decided
+
+
+def unused(config: Config, decided: Decided) -> str:
+    """Return a note where a budget was typed that decides nothing about the length of training; else empty."""
+    if config.budget == schema.Config().budget or "train.epochs" in decided:
+        return ""
+    return f"budget={_named(config)} does not change the number of steps: train.epochs={config.train.epochs} is set"
+
+
+def is_minutes(config: Config) -> bool:
+    """Return whether the budget is a time."""
+    return not isinstance(config.budget, str)
+
+
+def most_epochs(config: Config, samples: int, tokens: int, parameters: int) -> int:
+    """Return the epochs that a budget of minutes does not exceed, however long it is; `config` is decided."""
+    size = Size(samples, tokens, parameters)
+    row = next(row for row in _TABLE if size.fits(row.most))
+    return _epochs(row, _LEVELS[MOST_OF_MINUTES], config.train, samples)
+
+
+def _named(config: Config) -> str:
+    return f"{config.budget:g} min" if is_minutes(config) else str(config.budget)
+
+
+def _level(config: Config) -> Level:
+    return _OF_MINUTES if is_minutes(config) else _LEVELS[config.budget]
+
+
+def _epochs(row: Row, level: Level, train: Train, samples: int) -> int:
+    """Return the passes over the samples that come nearest to the steps, at least one."""
+    fitted = fitted_batch(train, samples)
+    per_epoch = -(-samples // (schema.settled(fitted.batch_size) * fitted.accumulation))
+    steps = level.share * min(row.most_steps, max(row.steps, row.passes * per_epoch))
+    return max(1, round(steps / per_epoch))

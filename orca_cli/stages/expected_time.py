@@ -1,0 +1,202 @@
+"""How long the stages of a run will take: a few steps of each are timed before the run, and leave no trace in it.
+
+The times are those of this machine with what else it is doing. Every draw of a run is a function of (seed, name, step), and
+the weights are put back, so a run ends with the same bits whether it was timed or not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from orca_cli import parts, signals
+from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
+from orca_cli.interfaces import Reporter
+from orca_cli.schema import Config, settled
+from orca_cli.stages import selection
+from orca_cli.stages.build import Built, steps_per_epoch
+from orca_cli.stages.compared import Compared, compare
+from orca_cli.stages.training_plan import TrainingPlan
+from orca_cli.stages.trajectory import fingerprint
+from orca_cli.tasks.shared.fraction import Part
+from orca_cli.training import checkpoint
+from orca_cli.training.engine import Engine
+from orca_cli.training.loop import predict
+from orca_cli.training.memory import governed_by
+from orca_cli.training.schedule import fitted_batch
+
+_LEAST_STEPS, _MOST_STEPS = 3, 16  # of stage 3; the first, which is slower, does not count
+_ENOUGH_S = 4.0  # no more steps are timed after this time
+_SLOW_S = 20.0  # one step of this time is enough
+_STILL = 1e-30  # a learning rate that leaves the weights finite
+_FORWARD = 4  # how many times as long a training step takes per sample as outputs alone; where that is not timed
+_BYTES_S = 2e8  # of checkpoints written in a second
+_ADAM = 4  # times the trained weights in a checkpoint: themselves, two moments, the best so far
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds that the parts of a run take on this machine.
+
+    Args:
+        step: an optimizer step of stage 3, with the whole batch.
+        sample: the outputs for one sample, when nothing is trained.
+        align: stage 2, all of it; 0 where another run has left it in the cache.
+    """
+
+    step: float
+    sample: float
+    align: float
+
+    def plain(self) -> dict[str, float]:
+        """Return the costs as 1_build/summary.json holds them."""
+        return {name: round(value, 6) for name, value in asdict(self).items()}
+
+
+def measure(built: Built, engine: Engine, reporter: Reporter) -> Costs | None:
+    """Time some steps of stages 2 and 3 on the run's own model and data, at its batch size; None where none can be taken.
+
+    The test split stays closed.
+
+    Raises:
+        MemoryExhaustedError: a batch does not fit, as it would not in the run.
+    """
+    built.model.to(engine.device)
+    first = checkpoint.snapshot(built.model)
+    with signals.immediate(), torch.random.fork_rng(devices=[]):
+        try:
+            step = _step(built, engine)
+            sample = _sample(built, engine, step)
+            align = _align(built, engine, reporter, step, sample)
+        except NonFiniteError:  # the stage that it happens in will say so
+            return None
+        finally:
+            built.model.load_state_dict(first)
+            built.model.zero_grad()
+    return Costs(step, sample, align)
+
+
+def expected(built: Built, costs: Costs) -> dict[str, float]:
+    """Return stage -> seconds; finetune with the test, whose split is taken to be as large as training and validation."""
+    task, config = built.task, built.config
+    members = selection.count_members(config)
+    known = len(task.train) + len(task.validation)
+    trained = sum(parameter.nbytes for parameter in built.model.parameters() if parameter.requires_grad)
+    training = members * settled(config.train.epochs) * epoch(built, costs)
+    saves = training // max(config.train.checkpoint_s, 1.0) * _ADAM + 2 * members + 1
+    return {"align": costs.align, "finetune": training + members * known * costs.sample + saves * trained / _BYTES_S}
+
+
+def epoch(built: Built, costs: Costs) -> float:
+    """Return the seconds of an epoch of one member, with the validation after it."""
+    config, count = built.config, selection.count_learned(built.config, built.task)
+    on, judging = selection.judged_on(config, built.task, built.learned)
+    validated = 0 if judging is None else len(judging) // (config.train.folds if on == "folds" else 1)
+    return count / _step_size(config, count) * costs.step + validated * costs.sample
+
+
+def _step_size(config: Config, count: int) -> int:
+    """Return how many samples an optimizer step sees."""
+    fitted = fitted_batch(config.train, count)
+    return settled(fitted.batch_size) * fitted.accumulation
+
+
+def _step(built: Built, engine: Engine) -> float:
+    """Return the seconds of an optimizer step."""
+    config, samples = built.config, built.learned
+    still = dataclasses.replace(config, train=dataclasses.replace(config.train, lr=_STILL))
+    whole = len(samples) // _step_size(config, len(samples))
+    most = max(1, min(_MOST_STEPS, whole, settled(config.train.epochs) * steps_per_epoch(config, len(samples))))
+    seconds: list[float] = []
+    with TrainingPlan(still, built, engine, steps=most, samples=samples) as plan:
+        while len(seconds) < most and not _is_enough(seconds):
+            start = time.perf_counter()
+            plan.take(len(seconds))
+            seconds.append(time.perf_counter() - start)
+    return statistics.fmean(seconds[1:] or seconds)  # on a busy machine some are interrupted, as in the run
+
+
+def _is_enough(seconds: list[float]) -> bool:
+    is_slow = len(seconds) > 0 and seconds[-1] > _SLOW_S
+    return is_slow or (len(seconds) >= _LEAST_STEPS and sum(seconds) > _ENOUGH_S)
+
+
+def _sample(built: Built, engine: Engine, step: float) -> float:
+    """Return the seconds for the outputs of a sample."""
+    config = built.config
+    if config.train.validate_on == "test":  # which is opened when a run validates, and not before
+        return step / _FORWARD / _step_size(config, len(built.learned))
+    size = min(len(built.task.validation), config.train.eval_batch_size, 2 * settled(config.train.batch_size))
+    few = Part(built.task.validation, np.arange(size))
+    start = time.perf_counter()
+    predict(engine, built.model, few, config.train.eval_batch_size)
+    return (time.perf_counter() - start) / size
+
+
+def _align(built: Built, engine: Engine, reporter: Reporter, step: float, sample: float) -> float:
+    """Return the seconds of stage 2; what it cannot do counts nothing here, and is reported there."""
+    config = built.config
+    if config.metric.get(parts.TARGET) is None or config.align.epochs == 0:
+        return 0.0
+    try:
+        with governed_by("align", ""), _trainable(built.model.embedder):
+            compared = compare(config, built, engine, reporter)
+            return _trajectory(config, built, engine, compared) + _probes(config, built, step, sample)
+    except InterruptionError:
+        raise
+    except OrcaError:
+        return 0.0
+
+
+def _trajectory(config: Config, built: Built, engine: Engine, compared: Compared) -> float:
+    settings, problem = config.align, compared.problem
+    assert config.paths.cache is not None
+    if (Path(config.paths.cache) / "alignments" / fingerprint(config, built, compared, engine.device)).exists():
+        return 0.0
+    built.model.train()
+    seconds: dict[str, list[float]] = {"step": [], "value": []}
+    for number in range(2):  # the first is slower
+        start = time.perf_counter()
+        for distances in problem.parts(built.model, engine, problem.train, number):
+            torch.stack([weight * distance.value for weight, distance in distances]).sum().backward()
+        seconds["step"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        compared.value(built.model, engine)
+        seconds["value"].append(time.perf_counter() - start)
+    candidates = len({*(own for own in settings.candidates if own < settings.epochs), 0, settings.epochs})
+    values = 1 + math.ceil(settings.epochs / settings.check_every) + candidates
+    return settings.epochs * seconds["step"][-1] + values * seconds["value"][-1]
+
+
+def _probes(config: Config, built: Built, step: float, sample: float) -> float:
+    """Return the seconds of the beginnings of stage 3 that judge the candidates."""
+    settings = config.align
+    if settings.select != "validation":
+        return 0.0
+    candidates = len({*(own for own in settings.candidates if own < settings.epochs), settings.epochs})
+    epochs = min(settings.probe_epochs, settled(config.train.epochs))
+    one = steps_per_epoch(config, len(built.task.train)) * step + len(built.task.validation) * sample
+    return candidates * epochs * one
+
+
+@contextmanager
+def _trainable(embedder: nn.Module) -> Iterator[None]:
+    """Train the whole embedder inside the block."""
+    before: list[tuple[Any, bool]] = [(parameter, parameter.requires_grad) for parameter in embedder.parameters()]
+    embedder.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter, trained in before:
+            parameter.requires_grad_(trained)

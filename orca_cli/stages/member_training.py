@@ -1,0 +1,288 @@
+"""The optimizer steps of one member of stage 3, with their checkpoints, and the choice among its epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from orca_cli import signals
+from orca_cli.exceptions import InterruptionError, NonFiniteError
+from orca_cli.runs.directory import RunDirectory
+from orca_cli.schema import Config, settled
+from orca_cli.stages.build import Built, steps_per_epoch
+from orca_cli.stages.members import Member
+from orca_cli.stages.rate_watch import RateChange, RateWatch, constant_loss
+from orca_cli.stages.training_plan import TrainingPlan, loss_unit
+from orca_cli.terminal import log
+from orca_cli.training import checkpoint
+from orca_cli.training.averaging import RunningMean
+from orca_cli.training.engine import Engine
+from orca_cli.training.loop import predict, score, whole_loss
+from orca_cli.training.schedule import warmup_length
+
+_AVERAGE = "average:"  # before the names of averaged weights in a checkpoint, beside those of the best
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training one member gave.
+
+    Args:
+        chosen: its weights, as `train.select` says.
+        last: those after the last step; averaged, where `train.average` says so.
+        best: those that validated best; None where nothing validates.
+        epoch: after which `chosen` were taken, 1 for the first.
+        lines: of its curve, one an epoch.
+        change: of its rate; None where that stayed as set.
+    """
+
+    chosen: Mapping[str, Tensor]
+    last: Mapping[str, Tensor]
+    best: Mapping[str, Tensor] | None
+    epoch: int
+    lines: list[dict[str, Any]]
+    change: RateChange | None = None
+
+
+@dataclass
+class Progress:
+    """How far a member has come: the step, the lines of the curve, the running epoch's loss, the best weights."""
+
+    step: int = 0
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    loss_sum: float = 0.0
+    best_epoch: int = 0
+    best: Mapping[str, Tensor] = field(default_factory=dict)
+    average: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, saved: checkpoint.Checkpoint, start: int) -> Progress:
+        """Return what a checkpoint holds; the member's first step was step `start` of the stage."""
+        records = saved.records
+        averaged = {name.removeprefix(_AVERAGE): value for name, value in saved.kept.items() if _is_average(name)}
+        best = {name: value for name, value in saved.kept.items() if not _is_average(name)}
+        return cls(saved.step - start, records["lines"], records["loss_sum"], records["best_epoch"], best, averaged)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the part of it that is no tensor."""
+        return {"lines": self.lines, "loss_sum": self.loss_sum, "best_epoch": self.best_epoch}
+
+
+def _is_average(name: str) -> bool:
+    return name.startswith(_AVERAGE)
+
+
+class MemberTraining:
+    """The training of one member; the model holds its current weights.
+
+    Args:
+        config, built, engine, run: of the run; all that is trained of the model is as it is before the first step.
+        member: what to train on, and what validates.
+        saver: the checkpoints of the stage.
+        place: number of the member in the run, and the steps of the stage before its first one.
+        saved: the checkpoint to resume from; None starts.
+        before: lines of the curves of the members before.
+        change: of the rate, in a member before.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        built: Built,
+        engine: Engine,
+        run: RunDirectory,
+        member: Member,
+        saver: checkpoint.Saver,
+        place: tuple[int, int] = (0, 0),
+        saved: checkpoint.Checkpoint | None = None,
+        before: Sequence[Mapping[str, Any]] = (),
+        change: RateChange | None = None,
+    ) -> None:
+        self._config, self._built, self._engine, self._run = config, built, engine, run
+        self._member, self._saver = member, saver
+        self._number, self._start = place
+        self._before = before
+        self._first = built.finetune.trainable_state(built.model) if config.train.adapt_rate else {}
+        self.total = settled(config.train.epochs) * steps_per_epoch(config, len(member.samples))
+        self._watch = self._watched(change)
+        if saved is not None:
+            self._watch.restore(saved.records["rate"])
+        self._begin()
+        if saved is not None:
+            self._progress = Progress.of(saved, self._start)
+            built.finetune.load_trainable_state(built.model, saved.weights)
+            checkpoint.restore_optimizer(self._plan.optimizer, saved.optimizer)
+            engine.restore_scaler(saved.scaler)
+            self._mean.restore(self._progress.average)
+
+    def _watched(self, change: RateChange | None) -> RateWatch:
+        config, built = self._config, self._built
+        constant = None
+        if config.train.adapt_rate and change is None and config.train.accumulation_reduce == "mean":
+            unit = loss_unit(config, built)
+            constant = constant_loss(built.loss, self._member.samples, built.task.num_outputs, self._member.seed, unit)
+        per_epoch = steps_per_epoch(config, len(self._member.samples))
+        return RateWatch(
+            settled(config.train.lr),
+            total=self.total,
+            warmup=warmup_length(config.train) * per_epoch,
+            per_epoch=per_epoch,
+            constant=constant,
+            enabled=config.train.adapt_rate,
+            changed=change,
+        )
+
+    def _begin(self) -> None:
+        """Prepare the first step, at the rate that the watch says."""
+        config, built = self._config, self._built
+        at_rate = dataclasses.replace(config, train=dataclasses.replace(config.train, lr=self._watch.lr))
+        self._plan = TrainingPlan(at_rate, built, self._engine, samples=self._member.samples, seed=self._member.seed)
+        names = built.finetune.trainable_state(built.model) if config.train.average else ()
+        self._mean = RunningMean(built.model, names, last_steps(self.total, config.train.average))
+        self._progress = Progress()
+
+    def train(self, advance: Callable[[int, str], None]) -> Fitted:
+        """Take all remaining steps, or all of them again where the rate has to change.
+
+        Args:
+            advance: called after every step with the steps since the last call, and a note.
+        """
+        while True:
+            with self._plan:
+                fitted = self._take_steps(advance)
+            if fitted is not None:
+                return fitted
+            advance(-self._progress.step, "")
+            self._begin_again()
+
+    def _take_steps(self, advance: Callable[[int, str], None]) -> Fitted | None:
+        """Take all remaining steps; returns None as soon as the rate has to change."""
+        progress, shown = self._progress, 0
+        while True:
+            if progress.step == self._plan.per_epoch * (len(progress.lines) + 1):
+                self._end_epoch()
+            advance(progress.step - shown, self._note())
+            shown, is_last = progress.step, progress.step == self.total
+            # What follows the last step may be interrupted.
+            if signals.pending() is not None or is_last or self._saver.is_due(self._start + progress.step):
+                self._save()
+            signals.check()
+            if is_last:
+                return self._fitted()
+            try:
+                loss, samples = self._plan.take(progress.step)
+            except NonFiniteError:
+                if self._watch.overflowed():
+                    return None
+                raise
+            if self._watch.saw(loss):
+                return None
+            progress.loss_sum += loss * samples
+            progress.step += 1
+            self._mean.add(progress.step)
+
+    def _begin_again(self) -> None:
+        """Go back to the first weights, as if the new rate had been set; checkpoints would resume what was given up."""
+        log.warning(f"finetune: {self._watch.change} (train.adapt_rate=false leaves it as it is)")
+        self._built.finetune.load_trainable_state(self._built.model, self._first)
+        self._saver.discard()
+        self._run.rewind("finetune", self._before)
+        self._begin()
+
+    def _fitted(self) -> Fitted:
+        progress, built = self._progress, self._built
+        with self._mean.in_place():
+            last = built.finetune.trainable_state(built.model)
+        if self._member.held_out is None:
+            return Fitted(last, last, None, settled(self._config.train.epochs), progress.lines, self._watch.change)
+        is_best = self._config.train.select == "best"
+        epoch = progress.best_epoch if is_best else settled(self._config.train.epochs)
+        chosen = progress.best if is_best else last
+        return Fitted(chosen, last, progress.best, epoch, progress.lines, self._watch.change)
+
+    def _save(self) -> None:
+        progress = self._progress
+        averaged = {_AVERAGE + name: value for name, value in self._mean.state().items()}
+        saved = checkpoint.Checkpoint(
+            self._start + progress.step,
+            self._built.finetune.trainable_state(self._built.model),
+            checkpoint.optimizer_tensors(self._plan.optimizer),
+            dict(progress.best) | averaged,
+            progress.plain() | {"member": self._number, "rate": self._watch.plain()},
+            self._engine.scaler_state(),
+        )
+        if progress.step and self._saver.save(saved):
+            self._run.set_state("finetune", step=saved.step)
+
+    def _end_epoch(self) -> None:
+        """Validate, keep the weights if they are the best so far, and record the epoch."""
+        progress, built = self._progress, self._built
+        found: tuple[float | None, float | None] = (None, None)
+        if self._member.held_out is not None:
+            if self._config.train.validate_on == "test":
+                self._run.count_test_read()
+            try:
+                with signals.immediate(), self._mean.in_place():
+                    found = self._validation()
+            except InterruptionError:  # the epoch's last step is not taken again, its validation is
+                self._save()
+                raise
+        line: dict[str, Any] = {
+            "epoch": len(progress.lines) + 1,
+            "step": progress.step,
+            "lr": self._plan.rate(progress.step - 1),
+            "train_loss": progress.loss_sum / len(self._member.samples),
+            "validation_error": found[0],
+            "validation_loss": found[1],
+        }
+        if self._member.folder:
+            line = {"member": self._number} | line
+        if self._member.held_out is not None and is_better(line, progress.lines, self._rule):
+            progress.best_epoch = line["epoch"]
+            with self._mean.in_place():
+                progress.best = built.finetune.trainable_state(built.model)
+        progress.lines.append(line)
+        progress.loss_sum = 0.0
+        self._run.record("finetune", line)
+
+    @property
+    def _rule(self) -> str:
+        return "validation_loss" if self._config.train.select_by == "loss" else "validation_error"
+
+    def _validation(self) -> tuple[float | None, float | None]:
+        """Return error and loss of the weights on what validates."""
+        built, samples, size = self._built, self._member.held_out, self._config.train.eval_batch_size
+        assert samples is not None
+        outputs, targets = predict(self._engine, built.model, samples, size)
+        loss = whole_loss(self._engine, built.loss, outputs, targets, size, self._plan.unit)
+        return score(built.error, outputs, samples, targets).value, loss
+
+    def _note(self) -> str:
+        lines = self._progress.lines
+        if not lines or lines[-1]["validation_error"] is None:
+            return ""
+        return f"validation {self._built.error.name} {lines[-1]['validation_error']:.4f}"
+
+
+def last_steps(total: int, share: float | None) -> range:
+    """Return the last part of the steps 1..total, at least one of them; none where the share is None."""
+    count = max(1, round(total * share)) if share else 0
+    return range(total - count + 1, total + 1)
+
+
+def is_better(line: Mapping[str, Any], earlier: list[dict[str, Any]], rule: str) -> bool:
+    """Return whether an epoch validates at least as well as all before it: of equal ones the later has trained longer.
+
+    One whose validation is undefined (of one class only, say) cannot be better than one whose is; among such the latest counts.
+
+    Args:
+        line: of the epoch.
+        earlier: lines of the epochs before.
+        rule: validation_error or validation_loss.
+    """
+    known = [one[rule] for one in earlier if one[rule] is not None]
+    return not known if line[rule] is None else all(line[rule] <= value for value in known)

@@ -1,0 +1,68 @@
+"""The models that one run fine-tunes in stage 3 from the same aligned embedder: one, one for each fold, or several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from orca_cli import seeding
+from orca_cli.interfaces import Samples
+from orca_cli.schema import Config
+from orca_cli.stages import selection
+from orca_cli.stages.build import Built
+from orca_cli.tasks.shared.fraction import Part
+from orca_cli.tasks.shared.splits import folds
+
+
+@dataclass(frozen=True)
+class Member:
+    """One fine-tuning: what it learns from, and what it is validated on.
+
+    Args:
+        folder: where its weights are, below 3_finetune; empty for the only one of a run, whose weights are best/ and last/.
+        seed: of its order, dropout and augmentation.
+        samples: what it trains on.
+        held_out: what it is validated on after every epoch; None where nothing is left.
+        rows: those of `held_out` among the run's training samples, [m]; None where it is none of them.
+    """
+
+    folder: str
+    seed: int
+    samples: Samples
+    held_out: Samples | None
+    rows: np.ndarray | None = None
+
+
+def crew(config: Config, built: Built) -> list[Member]:
+    """Return the members of a run.
+
+    Raises:
+        DataError: there are fewer samples than folds.
+    """
+    train, learned = config.train, built.learned
+    if train.folds:
+        return [_fold(config, learned, fold, rows) for fold, rows in enumerate(_held_out(config, built))]
+    held_out = None if train.refit is True else built.task.validation
+    count = selection.count_members(config)
+    if count == 1:
+        return [Member("", config.seed, learned, held_out)]
+    return [
+        Member(f"member-{i}", seeding.derive(config.seed, "finetune", "member", i), learned, held_out)
+        for i in range(count)
+    ]
+
+
+def _held_out(config: Config, built: Built) -> list[np.ndarray]:
+    """Return the rows of each fold: drawn as splits are, every class in proportion and groups together."""
+    samples, count = built.learned, config.train.folds
+    classes = np.asarray(samples.targets()) if built.task.kind == "classes" else None
+    seed = config.task.get("split_seed", 0)
+    fold = folds(len(samples), count, seed=seed, classes=classes, groups=samples.groups())
+    return [np.flatnonzero(fold == i) for i in range(count)]
+
+
+def _fold(config: Config, learned: Samples, fold: int, rows: np.ndarray) -> Member:
+    others = np.setdiff1d(np.arange(len(learned)), rows)
+    seed = seeding.derive(config.seed, "finetune", "fold", fold)
+    return Member(f"fold-{fold}", seed, Part(learned, others), Part(learned, rows), rows)

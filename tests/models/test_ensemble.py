@@ -1,0 +1,66 @@
+"""Several models as one: their mean, in the form of a single model's outputs."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from orca_cli.models.ensemble import Ensemble, averaged, output_kind, twin
+
+
+def draws(*shape):
+    return list(3 * torch.randn((3, *shape), generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 7)])
+def test_classes_have_the_mean_of_the_probabilities(shape):
+    outputs = draws(*shape)
+    kind = "classes" if len(shape) == 2 else "class_maps"
+    expected = torch.stack([output.double().softmax(1) for output in outputs]).mean(0)
+    np.testing.assert_allclose(averaged(outputs, kind).double().softmax(1), expected, rtol=1e-5)
+    # By hand: one model is sure of the first class, two lean to the second.
+    sure, lean = torch.tensor([[9.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    found = averaged([sure, lean, lean], "classes")
+    p = (1 / (1 + np.exp(-9)) + 2 / (1 + np.e)) / 3
+    assert float(found[0, 0] - found[0, 1]) == pytest.approx(np.log(p / (1 - p)), rel=1e-5)
+
+
+def test_labels_have_the_mean_of_each_ones_probability_however_sure():
+    outputs = draws(5, 4)
+    expected = torch.stack([output.double().sigmoid() for output in outputs]).mean(0)
+    np.testing.assert_allclose(averaged(outputs, "labels").double().sigmoid(), expected, rtol=1e-5)
+    sure = torch.tensor([[200.0, -200.0]])
+    assert averaged([sure, sure], "labels").tolist() == sure.tolist()
+
+
+@pytest.mark.parametrize("kind", ["values", "maps"])
+def test_numbers_have_their_mean(kind):
+    assert averaged([torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 0.0]])], kind).tolist() == [[2.0, 2.0]]
+
+
+def test_the_form_of_outputs():
+    assert [output_kind("dense", integer) for integer in (True, False)] == ["class_maps", "maps"]
+    assert output_kind("labels", False) == "labels"
+
+
+class Toy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.predictor = nn.Linear(3, 3), nn.Linear(3, 2)
+        self.body._aside = (nn.Linear(9, 9),)
+
+    def forward(self, x, valid=None):
+        return self.predictor(self.body(x))
+
+
+def test_a_twin_shares_what_is_not_its_own():
+    model = Toy()
+    other = twin(model, ["predictor.weight", "predictor.bias"])
+    assert other.body.weight.data_ptr() == model.body.weight.data_ptr()
+    assert other.body._aside is model.body._aside
+    before = model.predictor.weight.clone()
+    other.predictor.weight.data += 1
+    assert torch.equal(model.predictor.weight, before)
+    x = torch.ones(1, 3)
+    expected = (model(x) + other(x)) / 2
+    assert torch.equal(Ensemble([model, other], "values")(x), expected)

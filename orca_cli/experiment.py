@@ -195,6 +195,36 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
         return finetune.test(built.config, built, validated.trained, validated.engine, folder)
 
 
+def compare(validated: Validated, tested: Tested) -> dict[str, Any]:
+    """Compute the run's baselines on the test samples that it has opened, and what its error is worth beside them.
+
+    Returns:
+        entries of result.json: baselines, and comparison, None where nothing can be compared.
+    """
+    from orca_cli.baselines import compute, verdict
+
+    built, samples = validated.built, tested.samples
+    config = built.config
+    if config.baselines == "none":
+        return {"baselines": {}, "comparison": None}
+    splits = built.summary["splits"] | {"test": tested.split}
+    digests = {name: split["sha256"] for name, split in splits.items()}
+    with _timed(validated.seconds, "baselines"):
+        found = compute.compute(
+            config.baselines,
+            built.task,
+            compute.Tested(samples, tested.targets, digests, tested.trivial, tested.constant),
+            built.error,
+            Path(config.paths.cache or ""),
+            terminal.LogReporter(),
+            with_validation=len(built.learned) > len(built.task.train),
+        )
+        ways = verdict.ways(config, built.task)
+        value, groups = tested.score.value, samples.groups()
+        told = verdict.verdict(built.error, value, tested.outputs, tested.targets, groups, found, ways)
+    return {"baselines": {name: one.record() for name, one in found.items()}, "comparison": told}
+
+
 def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None]) -> Outcome:
     try:
         _complete(job, folder, on_build)
@@ -213,11 +243,12 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], 
 
 
 def _complete(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None]) -> None:
-    """Train, test and write the result."""
+    """Train, test, compare with baselines and write the result."""
     validated = train(job, folder, on_build)
     tested = test(job, folder, validated)
+    compared = compare(validated, tested)
     _draw(folder)
-    folder.write_result(_result(validated, tested) | {"inexact": folder.inexact()})
+    folder.write_result(_result(validated, tested) | compared | {"inexact": folder.inexact()})
 
 
 def _draw(folder: RunDirectory) -> None:

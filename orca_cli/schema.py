@@ -286,6 +286,12 @@ class Config:
         "How long to train in stage 3: the optimizer steps, and what else of train is null, by the number of samples and their"
         " length (protocol=clean). A number is minutes on this machine. Settings of train that are given count more.",
     ] = "normal"
+    baselines: Annotated[
+        str,
+        OneOf(("none", "simple", "all")),
+        "Models to show beside the test error: a linear model and a forest (simple), MiniRocket for series as well (all; needs"
+        " the extra peers). They change nothing about the run.",
+    ] = "simple"
 
 
 GROUPS = ("task", "body", "source", "metric", "finetune")  # whose choices name a run, a table row or a column

@@ -42,6 +42,7 @@ LEVELS = {
     "training": 3,
     "report": 3,
     "compose": 3,
+    "baselines": 4,
     "stages": 4,
     "experiment": 5,
     "comparison": 5,

@@ -196,11 +196,24 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], error['percent'])})"
     test = Text(error_text(result), style="bold")
     yield "test", test.append(f" on {result['splits']['test']['n']} samples{skipped} {trivial}", "not bold")
+    simple = {name: one for name, one in result.get("baselines", {}).items() if name != "constant"}
+    if simple:
+        yield "baselines", ", ".join(_baseline(name, one, error["percent"]) for name, one in simple.items())
+    if comparison := result.get("comparison"):
+        yield "compared", comparison["text"]
     yield "time", ", ".join(f"{stage} {value:.0f} s" for stage, value in result["seconds"].items())
     yield "folder", str(outcome.path)
     if outcome.path is not None and (outcome.path / STAGE_FOLDERS["build"] / PREPROCESSING).exists():
         yield "predict", f"orca predict {outcome.path} INPUT | orca export {outcome.path} DIR"
     yield "next", "orca report | orca run seed=1 | orca run -m metric=minibatch_ot,none seed=0,1,2 | orca list"
+
+
+def _baseline(name: str, record: Mapping[str, Any], percent: bool) -> str:
+    if record["error"] is None:
+        return f"{name}: not computed"
+    fitted = record["trained_on"]
+    some = "" if fitted["n"] == fitted["of"] else f", on {fitted['n']} of {fitted['of']} training samples"
+    return f"{name} {percent_or_number(record['error'], percent)} ({record['seconds']:.1f} s{some})"
 
 
 def _validation(result: Mapping[str, Any]) -> str:

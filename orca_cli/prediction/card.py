@@ -140,10 +140,15 @@ def _result(record: ModelRecord, loaded: Loaded, predictions: Path | None) -> It
     yield f"| best constant predictor | {_number(result.get('trivial_error'), percent)} |"
     baselines = result.get("baselines")
     for name, other in baselines.items() if isinstance(baselines, Mapping) else ():
-        if isinstance(other, (int, float)) or other is None:
-            yield f"| {_md(str(name))} | {_number(other, percent)} |"
+        simple = other.get("error") if isinstance(other, Mapping) else None
+        if name != "constant" and simple is not None:
+            yield f"| baseline: {_md(str(name))} | {_number(simple, percent)} |"
     yield f"| validation error | {_number(result.get('validation_error'), percent)} |"
     yield ""
+    comparison = result.get("comparison")
+    if isinstance(comparison, Mapping) and comparison.get("text"):
+        yield f"Beside simple models on the same split: {_md(str(comparison['text']))}."
+        yield ""
     yield f"Lower is better; on {error.get('n')} (skipped: {error.get('skipped')}). One run of one seed."
 
 

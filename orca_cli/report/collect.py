@@ -19,6 +19,7 @@ from orca_cli.runs.records import UnreadableError, read_record
 
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _ENDED = ("failed", "interrupted")
+_CONSTANT = "constant"  # the baseline that `trivial` is
 Value = TypeVar("Value", str, int)
 
 
@@ -37,6 +38,7 @@ class Score:
     chosen_on_test: bool = False  # the test split chose the weights, so the error is too low
     steps: int | None = None  # alignment steps of the embedder that was chosen; None if not recorded
     size: str = ""  # the word for number and size of the samples; empty if the task has no such words
+    baselines: tuple[tuple[str, float], ...] = ()  # errors of simple models on the same test set, the constant left out
 
 
 @dataclass(frozen=True)
@@ -186,8 +188,19 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         chosen_on_test=isinstance(selected, dict) and selected.get("on") == "test",
         steps=steps if type(steps) is int else None,
         size=str(result.get("size") or ""),
+        baselines=_baselines(result.get("baselines")),
     )
     return _run(path, result, RESULT, state="completed", score=score)
+
+
+def _baselines(records: Any) -> tuple[tuple[str, float], ...]:
+    """Return names and errors of simple models; what cannot be read is left out, since the run's own error stands without."""
+    found = []
+    for name, record in records.items() if isinstance(records, dict) else ():
+        error = record.get("error") if isinstance(record, dict) else None
+        if name != _CONSTANT and isinstance(error, (int, float)) and abs(error) <= 1e300:
+            found.append((str(name), float(error)))
+    return tuple(found)
 
 
 def _run(path: Path, record: dict[str, Any], name: str, **known: Any) -> Run:

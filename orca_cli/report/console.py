@@ -97,9 +97,9 @@ def _table(layout: Layout, places: list[int]) -> RichTable:
     if ranked:
         table.add_column(Text("rank"), justify="right")
     for place, (names, entries, rank) in enumerate(layout.rows):
-        is_trivial = place == len(layout.rows) - 1 and names[0] == "trivial"
+        is_simple = place >= len(layout.rows) - 2 and names[0] in ("best baseline", "trivial")
         cells = [*(Text(name) for name in names), *(_entry(entries[place]) for place in places)]
-        table.add_row(*cells, *([Text(rank)] if ranked else []), style="dim" if is_trivial else "")
+        table.add_row(*cells, *([Text(rank)] if ranked else []), style="dim" if is_simple else "")
     return table
 
 

@@ -20,13 +20,14 @@ from orca_cli import terminal
 from orca_cli.report import console
 from orca_cli.report.layout import PLUS_MINUS, Entry, Layout, layout_of
 from orca_cli.report.notes import clean, notes_of, seeds_text
-from orca_cli.report.table import UNFINISHED, Cell, Column, Table, score_of
+from orca_cli.report.table import UNFINISHED, Cell, Column, Table, bounds_of, score_of
 
 FORMATS = ("table", "md", "csv", "json", "latex")
 CSV_COLUMNS = (
     *("task", "error", "percent", "protocol", "synthetic", "size", "chosen_on_test"),
     *("body", "source", "metric", "finetune", "settings"),
     *("mean", "standard_deviation", "n", "seeds", "best", "rank", "trivial_low", "trivial_high", "undefined", "steps"),
+    *("baseline", "baseline_low", "baseline_high"),
     *UNFINISHED,
 )
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -79,8 +80,8 @@ def record_of(table: Table) -> dict[str, Any]:
     return {
         "schema": 1,
         "columns": [
-            {**vars(column), "trivial": list(bounds) if bounds else None}
-            for column, bounds in zip(table.columns, table.trivial, strict=True)
+            {**vars(column), "trivial": list(bounds) if bounds else None, "baselines": best}
+            for column, bounds, best in zip(table.columns, table.trivial, table.baselines, strict=True)
         ],
         "rows": [
             {
@@ -123,11 +124,14 @@ def _csv(table: Table) -> str:
     """Return CSV with a line for each method and task; errors are as stored, so fractions where `percent` is true."""
     lines = []
     for row in table.rows:
-        for column, cell, trivial in zip(table.columns, row.cells, table.trivial, strict=True):
+        every = zip(table.columns, row.cells, table.trivial, table.baselines, strict=True)
+        for column, cell, trivial, best in every:
             low, high = trivial or (None, None)
             fields = vars(column) | row.method.texts() | _cell(cell, column) | {"rank": row.rank}
             fields |= {"error": column.error_name, "seeds": seeds_text([run.seed for run in cell.runs])}
             fields |= {"trivial_low": low, "trivial_high": high, "undefined": cell.undefined}
+            least, most = bounds_of(best) or (None, None)
+            fields |= {"baseline": ", ".join(best), "baseline_low": least, "baseline_high": most}
             fields |= {"steps": " ".join(map(str, cell.steps))}
             fields |= {state: cell.unfinished[state] for state in UNFINISHED}
             lines.append(fields)

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from orca_cli.report.notes import clean, data_words, notes_of, sources_of
-from orca_cli.report.table import UNFINISHED, Cell, Column, Method, Table
+from orca_cli.report.table import UNFINISHED, Cell, Column, Method, Table, bounds_of
 
 PLUS_MINUS = "\u00b1"
 _MISSING = "-"
@@ -30,7 +30,7 @@ class Layout:
     columns: list[list[str]]  # headers of the tasks, as lines: task, error, marks
     rows: list[
         tuple[list[str], list[Entry], str]
-    ]  # names, cells and rank; the last row is the best constant predictor's
+    ]  # names, cells and rank; the last rows are the best simple model's and the best constant predictor's
     ranked: bool  # whether any row has a rank
     caption: str
     notes: list[str]
@@ -54,6 +54,9 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
         rank = _MISSING if row.rank is None else f"{row.rank:.2f}"
         rows.append(([clean(row.method.texts()[name]) for name in names], entries, rank))
     rows += _published(table, len(names), scales, decimals)
+    if any(table.baselines):
+        entries = [Entry(*_simple(*facts)) for facts in zip(table.baselines, scales, decimals, strict=True)]
+        rows.append((["best baseline", *("" for _ in names[1:])], entries, ""))
     if any(table.trivial):
         entries = [Entry(_trivial(*facts)) for facts in zip(table.trivial, scales, decimals, strict=True)]
         rows.append((["trivial", *("" for _ in names[1:])], entries, ""))
@@ -63,7 +66,7 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
         columns=[header(column, len(protocols) > 1) for column in table.columns],
         rows=rows,
         ranked=any(row.rank is not None for row in table.rows),
-        caption=_caption(protocols, any(table.trivial), sign) if rows else "",
+        caption=_caption(protocols, table, sign) if rows else "",
         notes=[clean(note, longest=2000) for note in notes_of(table)],
         problems=problems_of(table),
         alarms=alarms_of(table),
@@ -121,11 +124,16 @@ def _published(
 
 
 def _trivial(bounds: tuple[float, float] | None, scale: float, decimals: int | None) -> str:
-    """Return the error of the best constant predictor, or its range if test sets differ."""
+    """Return an error that does not belong to a method, or its range over runs."""
     if bounds is None:
         return _MISSING
     low, high = (number(bound * scale, decimals) for bound in bounds)
     return low if low == high else f"{low} to {high}"
+
+
+def _simple(best: dict[str, tuple[float, float]], scale: float, decimals: int | None) -> tuple[str, str]:
+    """Return the error of the best simple model, or its range over runs, and its name."""
+    return _trivial(bounds_of(best), scale, decimals), f"({clean(', '.join(best))})" if best else ""
 
 
 def _name_columns(methods: list[Method]) -> list[str]:
@@ -145,9 +153,10 @@ def header(column: Column, with_protocol: bool) -> list[str]:
     return [clean(column.task), f"{error}, %" if column.percent else error, *marks]
 
 
-def _caption(protocols: list[str], with_trivial: bool, sign: str) -> str:
+def _caption(protocols: list[str], table: Table, sign: str) -> str:
     text = f"Test error, lower is better: mean {sign} sample standard deviation over seeds (number of seeds)."
-    trivial = " trivial: the best constant predictor." if with_trivial else ""
+    trivial = " best baseline: of simple models on the same split." if any(table.baselines) else ""
+    trivial += " trivial: the best constant predictor." if any(table.trivial) else ""
     protocol = f" Protocol: {clean(protocols[0])}." if len(protocols) == 1 else ""
     return f"{text} Bold: best of a task.{trivial}{protocol}"
 

@@ -100,6 +100,14 @@ def _doubts(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     if worse:
         yield f"not better than the best constant predictor: {'; '.join(worse)}"
     for row, cell in cells:
+        best = [
+            min(score.baselines, key=lambda pair: pair[1]) for run in cell.runs if (score := score_of(run)).baselines
+        ]
+        if cell.mean is not None and len(best) == len(cell.runs) > 0 and str(row.method) not in worse:
+            names = ", ".join(sorted({clean(name) for name, _ in best}))
+            if cell.mean >= math.fsum(error for _, error in best) / len(best):
+                yield f"{row.method}: not better than the best simple model ({names}), which takes seconds"
+    for row, cell in cells:
         if len(set(cell.steps)) > 1 or cell.unaligned:
             by_seed = ", ".join(map(str, cell.steps))
             none = f"; {cell.unaligned} of {len(cell.runs)} runs kept 0 steps, so they are not aligned" * bool(

@@ -111,7 +111,11 @@ class Published:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything that a report shows; `trivial` is, for each column, the range of the best constant predictor's errors."""
+    """Everything that a report shows.
+
+    For each column, `trivial` is the range of the best constant predictor's errors, and `baselines` the best simple models of
+    its runs: name -> range of their errors.
+    """
 
     columns: list[Column]
     rows: list[Row]
@@ -120,12 +124,20 @@ class Table:
     superseded: list[Run]
     broken: list[Broken]
     published: list[Published] = field(default_factory=list)
+    baselines: list[dict[str, tuple[float, float]]] = field(default_factory=list)
 
 
 def score_of(run: Run) -> Score:
     """Return the score of a completed run."""
     assert run.score is not None  # only completed runs reach a cell
     return run.score
+
+
+def bounds_of(baselines: dict[str, tuple[float, float]]) -> tuple[float, float] | None:
+    """Return the range of errors of a column's best simple models; None where no run has any."""
+    if not baselines:
+        return None
+    return min(low for low, _ in baselines.values()), max(high for _, high in baselines.values())
 
 
 def build_table(collection: Collection) -> Table:
@@ -142,7 +154,8 @@ def build_table(collection: Collection) -> Table:
     trivial = [_mark_best([row.cells[place] for row in rows]) for place in range(len(columns))]
     _rank(rows)
     unfinished = [run for run in runs if run.state != "completed"]
-    return Table(columns, rows, trivial, unfinished, collection.superseded, collection.broken)
+    baselines = [_best_baselines([row.cells[place] for row in rows]) for place in range(len(columns))]
+    return Table(columns, rows, trivial, unfinished, collection.superseded, collection.broken, baselines=baselines)
 
 
 def _columns(runs: list[Run]) -> dict[Path, Column]:
@@ -203,6 +216,17 @@ def _mark_best(cells: list[Cell]) -> tuple[float, float] | None:
     scores = (score_of(run) for cell in cells for run in cell.runs)
     trivial = [score.trivial for score in scores if score.trivial is not None]
     return (min(trivial), max(trivial)) if trivial else None
+
+
+def _best_baselines(cells: list[Cell]) -> dict[str, tuple[float, float]]:
+    """Return the simple models that are the best of some run of a column, and the range of their errors there."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for cell in cells:
+        for run in cell.runs:
+            if baselines := score_of(run).baselines:
+                name, error = min(baselines, key=lambda pair: pair[1])
+                found[name].append(error)
+    return {name: (min(errors), max(errors)) for name, errors in sorted(found.items())}
 
 
 def _rank(rows: list[Row]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from orca_cli.schema import GROUPS
 from orca_cli.storage import sha256_file
 
-_WITHOUT_EFFECT = ("paths", "device", "tracker")
+_WITHOUT_EFFECT = ("paths", "device", "tracker", "baselines")
 _HASH_BELOW = 2**30  # bytes; larger files are identified by size and modification time
 SHORT = 8
 

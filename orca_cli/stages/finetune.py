@@ -69,12 +69,19 @@ class Tested:
         trivial: test error of the best constant predictor that the training targets allow.
         split: size and hash of the test split, and how many of its inputs were trained on as well.
         reads: how often the test split was opened.
+        samples: the split, for what is measured beside the model.
+        outputs, targets: of the model, on all of it.
+        constant: outputs of the best constant predictor.
     """
 
     score: Score
     trivial: float | None
     split: dict[str, Any]
     reads: int
+    samples: Samples
+    outputs: Tensor
+    targets: Tensor
+    constant: Tensor
 
 
 def finetune(config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
@@ -270,9 +277,11 @@ def test(config: Config, built: Built, trained: Trained, engine: Engine, run: Ru
             f"test: the inputs of {overlap} are in the training set as well; the test error is likely optimistic"
         )
     constant = built.error.constant(_some_targets(built.learned, config.seed), built.task.num_outputs)
-    trivial = score(built.error, constant.expand(len(targets), *constant.shape), samples, targets).value
+    constant = constant.expand(len(targets), *constant.shape)
+    trivial = score(built.error, constant, samples, targets).value
     run.write_arrays("finetune", "predictions.npz", outputs=outputs.numpy(), targets=targets.numpy())
-    return Tested(measured, trivial, split_record(samples) | {"also_in_train": vars(overlap)}, reads)
+    split = split_record(samples) | {"also_in_train": vars(overlap)}
+    return Tested(measured, trivial, split, reads, samples, outputs, targets, constant)
 
 
 def _some_targets(samples: Samples, seed: int) -> Tensor:

@@ -73,7 +73,7 @@ def orca(environment, capfd, fork):
     """
 
     def call(*words):
-        words = [str(word) for word in words]
+        words = without_baselines(words)
         is_sweep = {"-m", "--multirun"} & set(words) and "--dry-run" not in words
         if is_sweep and not any(word.startswith("hydra/launcher") for word in words):
             process = fork(*words)
@@ -94,7 +94,7 @@ def fork(fork_server, environment):
     started = []
 
     def call(*words, **settings):
-        started.append(fork_server.start([str(word) for word in words], **settings))
+        started.append(fork_server.start(without_baselines(words), **settings))
         return started[-1]
 
     yield call
@@ -106,7 +106,9 @@ def fork(fork_server, environment):
 def completed_once(fork_server, home, small, tmp_path_factory):
     """One run of `small`, for all tests that only look at it: (folder of runs, standard output)."""
     runs = tmp_path_factory.mktemp("completed")
-    case = fork_server.start(["run", *small], more={"ORCA_RUNS": str(runs), "ORCA_HOME": str(home), "COLUMNS": "100"})
+    case = fork_server.start(
+        without_baselines(["run", *small]), more={"ORCA_RUNS": str(runs), "ORCA_HOME": str(home), "COLUMNS": "100"}
+    )
     assert case.wait(120) == 0, case.err
     return runs, case.out
 
@@ -124,12 +126,19 @@ def start(environment):
 
     def call(*words, more=MappingProxyType({}), **settings):
         variables = os.environ | {"PYTHONPATH": str(ROOT)} | more
-        command = [sys.executable, "-m", "orca_cli", *map(str, words)]
+        command = [sys.executable, "-m", "orca_cli", *without_baselines(words)]
         return subprocess.Popen(
             command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings
         )
 
     return call
+
+
+def without_baselines(words) -> list[str]:
+    """Return a command line whose runs compute no baselines, unless it says otherwise: each would start two processes."""
+    texts = [str(word) for word in words]
+    is_run = texts[:1] == ["run"] and not any(text.startswith("baselines=") for text in texts)
+    return [*texts, "baselines=none"] if is_run else texts
 
 
 def results(runs: Path) -> list[dict]:

@@ -56,6 +56,8 @@ RESULT_FIELDS = {
     "error",
     "validation_error",
     "trivial_error",
+    "baselines",
+    "comparison",
     "selected",
     "augment",
     "decided",

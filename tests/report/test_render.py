@@ -103,6 +103,7 @@ def test_json_keeps_the_values_of_all_seeds(table: Table) -> None:
         "size": "small",
         "chosen_on_test": False,
         "trivial": [0.9, 0.9],
+        "baselines": {},
     }
 
 

@@ -1,0 +1,113 @@
+"""What baselines learn from and are measured on: the samples of a run's splits as arrays of bounded size."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from orca_cli import seeding, signals
+from orca_cli.baselines import features
+from orca_cli.baselines.isolated import FitError
+from orca_cli.interfaces import Batch, Samples
+
+MOST_ROWS = 4096  # training samples
+MOST_CELLS = 2**26  # values of the inputs of one split, and of its targets
+_LIMIT_S = 60
+_BATCH_CELLS = 2**22
+_SEED = 0  # not the run's: runs of all seeds share their baselines
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The splits of a run as baselines see them; read when they are asked for.
+
+    Args:
+        parts: the splits to learn from.
+        test: the test split, which the run has opened.
+        input_shape: of a sample.
+    """
+
+    parts: Sequence[Samples]
+    test: Samples
+    input_shape: tuple[int, ...]
+
+    @property
+    def of(self) -> int:
+        """Return the number of training samples."""
+        return sum(map(len, self.parts))
+
+    def rows(self, raw: bool) -> np.ndarray:
+        """Return which training samples are used, ascending: all, or as many as there is room for, drawn at random."""
+        size = math.prod(self.input_shape)
+        most = min(MOST_ROWS, MOST_CELLS // (2 * size)) if raw else MOST_ROWS
+        if raw and most < min(self.of, 2):
+            raise FitError(f"an input of {size:,} values is too large for it")
+        rows = np.arange(self.of)
+        if self.of <= most:
+            return rows
+        return np.sort(seeding.numpy_generator(_SEED, "baselines", "samples").choice(rows, most, replace=False))
+
+    @functools.cached_property
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the features of the training samples in use, and of the test split, [n, F] and [m, F] float32."""
+        rows = self.rows(raw=False)
+        most = features.width(len(rows), max(len(rows), len(self.test)), MOST_CELLS)
+        return self._read(lambda batch: features.table(*_arrays(batch), most), rows)
+
+    @functools.cached_property
+    def raw(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the training inputs in use and those of the test split, [n, C, *E] and [m, C, *E], 0 at padding.
+
+        Raises:
+            FitError: the test split is too large.
+        """
+        if len(self.test) * math.prod(self.input_shape) > 2 * MOST_CELLS:
+            raise FitError(f"the test split has more than {2 * MOST_CELLS:,} values, too many for it")
+        return self._read(lambda batch: _arrays(batch)[0], self.rows(raw=True))
+
+    def targets(self, rows: np.ndarray) -> np.ndarray:
+        """Return the targets of training samples."""
+        found = [part.targets()[own] for part, own, _ in self._of_parts(rows)]
+        return np.concatenate(found)
+
+    def groups(self, rows: np.ndarray) -> np.ndarray | None:
+        """Return the records that training samples are cut from, [n] int64, numbered apart in each split; None without."""
+        found, first = [], 0
+        for part, own, _ in self._of_parts(rows):
+            groups = part.groups()
+            if groups is None:
+                return None
+            numbers = np.unique(groups, return_inverse=True)[1]
+            found.append(numbers[own] + first)
+            first += len(groups)
+        return np.concatenate(found).astype(np.int64)
+
+    def _of_parts(self, rows: np.ndarray) -> list[tuple[Samples, np.ndarray, int]]:
+        """Return each split with its own rows among those in use, and where it begins."""
+        starts = np.cumsum([0, *map(len, self.parts)])
+        inside = [rows[(rows >= start) & (rows < end)] - start for start, end in zip(starts, starts[1:], strict=False)]
+        return list(zip(self.parts, inside, starts.tolist(), strict=False))
+
+    def _read(self, take: Callable[[Batch], np.ndarray], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        size = max(1, min(256, _BATCH_CELLS // math.prod(self.input_shape)))
+        end = time.monotonic() + _LIMIT_S
+        found = []
+        for splits in (self._of_parts(rows), [(self.test, np.arange(len(self.test)), 0)]):
+            parts = []
+            for samples, own, _ in splits:
+                for start in range(0, len(own), size):
+                    signals.check()
+                    if time.monotonic() > end:
+                        raise FitError(f"reading the samples takes more than {_LIMIT_S} s")
+                    parts.append(take(samples.batch(own[start : start + size])))
+            found.append(np.concatenate(parts))
+        return found[0], found[1]
+
+
+def _arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
+    return batch.x.numpy(), None if batch.valid is None else batch.valid.numpy()

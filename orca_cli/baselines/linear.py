@@ -1,0 +1,140 @@
+"""Regularised linear models: logistic regression for classes, ridge for numbers and labels. Run in a process of their own.
+
+Features are standardised by the training set. Where there are more features than samples, the table is rotated into the space
+that its rows span: the L2 penalty and the predictions are the same there, and the cost is that of as many features as samples.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+FOLDS = 5
+CS = np.logspace(-4, 2, 7)  # of scikit-learn's LogisticRegression: the inverse of the penalty
+ALPHAS = np.logspace(-3, 5, 17)
+LEAST = 1e-7  # probability of a class that a model has not seen
+_CV_CELLS = 2**19  # of the table on which C is chosen
+
+# From new inputs [m, ...] to outputs [m, K, ...], and in words what was chosen.
+Fitted = tuple[Callable[[np.ndarray], np.ndarray], str]
+
+
+def classes(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, *, balanced: bool, seed: int) -> Fitted:
+    """Fit a logistic regression; it predicts log-probabilities [m, k].
+
+    Cross-validation chooses C by the 0-1 error, and among equals by the log-loss.
+
+    Args:
+        x: [n, F] training features.
+        y: [n] int64 in 0..k-1.
+        groups: [n], samples of one group stay in one fold; None where samples stand alone.
+        balanced: whether all classes weigh alike.
+        seed: of the folds.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    x, transform = standardised(x)
+    if x.shape[1] == 0 or len(np.unique(y)) < 2:
+        shares = np.bincount(y, minlength=k)[None] / len(y)
+        return lambda new: np.repeat(log_probabilities(shares, np.arange(k), k), len(new), axis=0), "constant"
+    weight = "balanced" if balanced else None
+    most, rows = max(50, _CV_CELLS // x.shape[1]), np.arange(len(x))
+    if len(x) > most:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    some_x, some_y = x[rows], y[rows]
+    weights = len(y) / np.maximum(np.bincount(y, minlength=k), 1) if balanced else np.ones(k)
+    wrong, loss = np.zeros(len(CS)), np.zeros(len(CS))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of folds without a rare class, and of fits that stop early
+        for train, held in _folds(some_y, None if groups is None else groups[rows], seed):
+            model = LogisticRegression(max_iter=100, tol=1e-3, warm_start=True, class_weight=weight)
+            for place, c in enumerate(CS):
+                model.set_params(C=c).fit(some_x[train], some_y[train])
+                found = log_probabilities(model.predict_proba(some_x[held]), model.classes_, k)
+                truth = some_y[held]
+                wrong[place] += weights[truth[found.argmax(axis=1) != truth]].sum()
+                loss[place] -= (weights[truth] * found[np.arange(len(held)), truth]).sum()
+        c = CS[np.lexsort((loss, wrong))[0]] if loss.any() else 1.0
+        model = LogisticRegression(C=c, max_iter=1000, class_weight=weight).fit(x, y)
+    return lambda new: log_probabilities(model.predict_proba(transform(new)), model.classes_, k), f"C={c:g}"
+
+
+def numbers(x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Fitted:
+    """Fit ridge regressions whose penalty leave-one-out validation chooses; they predict [m, K].
+
+    Args:
+        x: [n, F] training features.
+        y: [n, K]; NaN where unknown. Outputs that are known for the same samples are fitted together.
+        groups: [n]; then folds of whole groups choose the penalty.
+    """
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import GroupKFold
+
+    fitted = []
+    chosen = set()
+    for columns, rows in patterns(y):
+        target = y[np.ix_(rows, columns)]
+        inside, transform = standardised(x[rows]) if len(rows) else (np.zeros((0, 0)), None)
+        if inside.shape[1] == 0 or len(rows) < 3:
+            fitted.append((columns, target.mean(axis=0) if len(rows) else 0.0, None, transform))
+            continue
+        own = np.arange(len(rows)) if groups is None else np.unique(groups[rows], return_inverse=True)[1]
+        splits = None
+        if groups is not None and own.max() > 0:
+            splits = list(GroupKFold(min(FOLDS, int(own.max()) + 1)).split(inside, groups=own))
+        model = RidgeCV(alphas=ALPHAS, cv=splits).fit(inside, target)
+        chosen.add(float(model.alpha_))
+        fitted.append((columns, 0.0, model, transform))
+
+    def predict(new: np.ndarray) -> np.ndarray:
+        outputs = np.zeros((len(new), y.shape[1]))
+        for columns, mean, model, transform in fitted:
+            outputs[:, columns] = mean if model is None else model.predict(transform(new)).reshape(len(new), -1)
+        return outputs
+
+    return predict, f"alpha={', '.join(f'{alpha:g}' for alpha in sorted(chosen)[:3])}" if chosen else "constant"
+
+
+def standardised(x: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Return training features [n, F'] float64 without those that are constant, and what does the same to new ones."""
+    mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+    varies = std > 1e-7 * np.maximum(np.abs(mean), 1e-30)
+    mean, std = mean[varies], std[varies]
+    inside = (x[:, varies] - mean) / std
+    if inside.shape[1] <= len(x):
+        return inside, lambda new: (new[:, varies] - mean) / std
+    values, vectors = np.linalg.eigh(inside @ inside.T)
+    kept = values > 1e-10 * max(values[-1], 1e-300)
+    basis = (inside.T @ vectors[:, kept]) / np.sqrt(values[kept])  # orthonormal columns
+    return inside @ basis, lambda new: ((new[:, varies] - mean) / std) @ basis
+
+
+def patterns(y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield outputs (columns) that are known for the same samples, and these samples (rows), of targets [n, K]."""
+    known = ~np.isnan(y)
+    distinct, of_column = np.unique(known, axis=1, return_inverse=True)
+    for place in range(distinct.shape[1]):
+        yield np.flatnonzero(of_column.reshape(-1) == place), np.flatnonzero(distinct[:, place])
+
+
+def log_probabilities(found: np.ndarray, present: np.ndarray, k: int) -> np.ndarray:
+    """Return log-probabilities [m, k] of all classes, from probabilities [m, P] of those that a model has seen."""
+    outputs = np.full((len(found), k), math.log(LEAST))
+    outputs[:, present] = np.log(np.maximum(found, LEAST))
+    return outputs
+
+
+def _folds(y: np.ndarray, groups: np.ndarray | None, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield training and held-out rows, every class in proportion; none where there are too few samples or groups."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    most = min(FOLDS, int(np.bincount(y).max()), len(y) if groups is None else len(np.unique(groups)))
+    if most < 2:
+        return
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    for train, held in kind(most, shuffle=True, random_state=seed).split(np.zeros(len(y)), y, groups):
+        if len(held) and len(np.unique(y[train])) > 1:
+            yield train, held

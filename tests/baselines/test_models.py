@@ -1,0 +1,193 @@
+"""The simple models: the same numbers as scikit-learn called directly, and known answers."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from orca_cli.baselines import linear, windows
+from orca_cli.baselines.process import fitted
+from orca_cli.interfaces import IGNORED_CLASS
+
+RNG = np.random.default_rng(0)
+SETTINGS = {"groups": None, "causal": False, "balanced": False, "seed": 0}
+needs_aeon = pytest.mark.skipif(importlib.util.find_spec("aeon") is None, reason="the extra peers is not installed")
+
+
+def classification(n=120, features=8, k=3):
+    y = np.arange(n) % k
+    return (RNG.normal(size=(n, features)) + 1.5 * np.eye(k, features)[y]).astype(np.float32), y
+
+
+def outputs(model, form, x, y, new, k, **settings):
+    found = fitted(model, form, x, y, new, k=k, **SETTINGS | settings)
+    assert found["outputs"].dtype == np.float32
+    assert np.isfinite(found["outputs"]).all()
+    return found["outputs"], found["about"]
+
+
+@pytest.mark.parametrize("features", [8, 300])
+def test_logistic_regression_is_scikit_learns_also_with_more_features_than_samples(features):
+    x, y = classification(features=features)
+    new = RNG.normal(size=(30, features)).astype(np.float32)
+    found, about = outputs("linear", "classes", x, y, new, 3)
+    direct = make_pipeline(StandardScaler(), LogisticRegression(C=float(about[2:]), tol=1e-8, max_iter=5000))
+    wanted = direct.fit(x.astype(np.float64), y).predict_proba(new.astype(np.float64))
+    assert np.exp(found) == pytest.approx(wanted, abs=2e-3)
+
+
+def test_cross_validation_finds_the_penalty_that_scikit_learns_finds():
+    x, y = classification(n=150, features=60)
+    chosen = float(outputs("linear", "classes", x, y, x[:2], 3)[1][2:])
+    parts = StratifiedKFold(5, shuffle=True, random_state=0)
+    direct = LogisticRegressionCV(Cs=linear.CS, cv=parts, max_iter=2000)
+    direct.fit(StandardScaler().fit_transform(x), y)
+    accuracy = direct.scores_[0].mean(axis=0) if isinstance(direct.scores_, dict) else direct.scores_.mean(axis=0)
+    place = list(linear.CS).index(pytest.approx(chosen))
+    assert accuracy.min() < accuracy[place] - 0.02
+    assert accuracy[place] == pytest.approx(accuracy.max(), abs=0.01)
+
+
+@pytest.mark.parametrize("features", [8, 300])
+def test_ridge_is_scikit_learns(features):
+    x = RNG.normal(size=(60, features))
+    y = x[:, :2] @ np.array([[1.0, 0], [2, -1]]) + 0.1 * RNG.normal(size=(60, 2))
+    new = RNG.normal(size=(20, features))
+    found, about = outputs("linear", "values", x, y, new, 2)
+    direct = make_pipeline(StandardScaler(), Ridge(alpha=float(about[6:])))
+    assert found == pytest.approx(direct.fit(x, y).predict(new), abs=1e-5)
+
+
+def test_forests_are_scikit_learns():
+    x, y = classification()
+    new = RNG.normal(size=(30, 8)).astype(np.float32)
+    found, _ = outputs("forest", "classes", x, y, new, 3)
+    direct = RandomForestClassifier(300, random_state=0).fit(x, y)
+    assert np.array_equal(found.argmax(1), direct.predict(new))
+    found, _ = outputs("forest", "values", x, x[:, :1] ** 2, new, 1)
+    direct = RandomForestRegressor(300, max_features=1 / 3, random_state=0).fit(x, x[:, 0] ** 2)
+    assert found[:, 0] == pytest.approx(direct.predict(new), rel=1e-5)
+
+
+@pytest.mark.parametrize("model", ["linear", "forest"])
+def test_unknown_targets_are_left_out_output_by_output(model):
+    x = RNG.normal(size=(80, 4))
+    y = np.stack([x[:, 0], -x[:, 1]], axis=1)
+    y[:20, 0] = np.nan
+    y[70:, 1] = np.nan
+    found, _ = outputs(model, "values", x, y, x, 2)
+    apart = [
+        outputs(model, "values", x[rows], y[rows, k : k + 1], x, 1)[0]
+        for k, rows in ((0, slice(20, None)), (1, slice(70)))
+    ]
+    assert found == pytest.approx(np.concatenate(apart, axis=1), abs=1e-6)
+
+
+def test_labels_are_above_zero_where_they_are_likely():
+    x = RNG.normal(size=(200, 3))
+    y = (x[:, :2] > 0).astype(np.float32)
+    y[0, 0] = np.nan
+    for model in ("linear", "forest"):
+        found, _ = outputs(model, "labels", x[:150], y[:150], x[150:], 2)
+        assert ((found > 0) == (y[150:] > 0)).mean() > 0.9
+
+
+def test_classes_without_a_training_sample_get_the_least_score():
+    x, y = classification(k=3)
+    y[y == 1] = 3
+    for model in ("linear", "forest"):
+        found, _ = outputs(model, "classes", x, y, x, 5)
+        assert set(found.argmax(1)) == {0, 2, 3}
+        assert found[:, [1, 4]].max() <= found[:, [0, 2, 3]].min()
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (np.zeros((12, 4)), np.arange(12) % 2),
+        (RNG.normal(size=(12, 4)), np.zeros(12, int)),
+        (RNG.normal(size=(2, 4)), np.arange(2)),
+        (RNG.normal(size=(6, 40)), np.arange(6)),
+        (np.full((12, 3), 1e30), np.arange(12) % 2),
+    ],
+    ids=["constant_features", "one_class", "two_samples", "a_class_a_sample", "large_constants"],
+)
+def test_degenerate_data_give_outputs_all_the_same(x, y):
+    for model in ("linear", "forest"):
+        assert outputs(model, "classes", x.astype(np.float32), y, x[:2].astype(np.float32), 6)[0].shape == (2, 6)
+        assert outputs(model, "values", x, y[:, None].astype(float), x[:2], 1)[0].shape == (2, 1)
+
+
+def test_balanced_classes_weigh_alike():
+    x = RNG.normal(size=(300, 1))
+    y = (np.arange(300) < 30).astype(int)
+    x[:, 0] += 1.5 * y
+    recalls = [
+        (outputs("linear", "classes", x, y, x[:30], 2, balanced=balanced)[0].argmax(1) == 1).mean()
+        for balanced in (False, True)
+    ]
+    assert recalls[0] < 0.5 < recalls[1]
+
+
+def test_samples_of_one_group_stay_in_one_fold():
+    y, groups = np.arange(60) % 2, np.repeat(np.arange(12), 5)
+    seen = list(linear._folds(y, groups, 0))
+    assert len(seen) == 5
+    assert sorted(np.concatenate([held for _, held in seen])) == list(range(60))
+    assert all(not set(groups[train]) & set(groups[held]) for train, held in seen)
+
+
+def test_windows_find_a_convolution():
+    x = RNG.normal(size=(20, 2, 30))
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1)))
+    y = (padded[:, 0, :-2] - 2 * padded[:, 1, 2:] + np.linspace(0, 5, 30))[:, None]
+    found, _ = outputs("linear", "maps", x[:15], y[:15], x[15:], 1)
+    assert found == pytest.approx(y[15:], abs=1e-2)
+    # A causal model does not see the next position, which the second term comes from.
+    blind, _ = outputs("linear", "maps", x[:15], y[:15], x[15:], 1, causal=True)
+    assert np.square(blind - y[15:]).mean() == pytest.approx(4, rel=0.4)
+
+
+def test_windows_of_images_and_unknown_targets():
+    x = RNG.normal(size=(30, 1, 6, 7))
+    y = np.where(RNG.random((30, 1, 6, 7)) < 0.3, np.nan, 3 * x)
+    found, about = outputs("linear", "maps", x, y, x, 1)
+    assert np.square(found - 3 * x).mean() < 0.03 * np.square(3 * x).mean()
+    assert "5 x 5" in about
+
+
+@pytest.mark.parametrize("form", ["class_maps", "masks"])
+def test_a_class_at_every_position(form):
+    x = RNG.normal(size=(30, 1, 8, 8))
+    present = x[:, 0] > 0
+    y = present.astype(np.int64) if form == "class_maps" else np.where(present, 1.0, 0.0)[:, None]
+    if form == "class_maps":
+        y[0, :2] = IGNORED_CLASS
+    else:
+        y[0, 0, :2] = np.nan
+    found, _ = outputs("linear", form, x[:20], y[:20], x[20:], 2 if form == "class_maps" else 1)
+    said = found[:, 1] > found[:, 0] if form == "class_maps" else found[:, 0] > 0
+    assert (said == present[20:]).mean() > 0.97
+
+
+def test_the_window_shrinks_with_the_number_of_channels():
+    sizes = [windows._Around((2, channels, 8, 8), False).size for channels in (2, 50, 600)]
+    assert sizes == ["5 x 5", "3 x 3", "1 x 1"]
+
+
+@needs_aeon
+@pytest.mark.parametrize("length", [6, 40])
+def test_minirocket_tells_waves_apart(length):
+    t = np.arange(length)
+    y = np.arange(60) % 3
+    phase = RNG.random((60, 1)) * 6
+    x = (np.sin(phase + t * (0.5 + y[:, None])) + 0.1 * RNG.normal(size=(60, length)))[:, None].astype(np.float32)
+    found, _ = outputs("minirocket", "classes", x[:40], y[:40], x[40:], 4)
+    assert (found.argmax(1) == y[40:]).mean() >= (0.9 if length > 9 else 0.7)
+    found, _ = outputs("minirocket", "values", x[:40], y[:40, None].astype(float), x[40:], 1)
+    assert np.abs(found[:, 0] - y[40:]).mean() < 0.5

@@ -1,0 +1,101 @@
+"""What a run's error is worth beside its baselines."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from orca_cli.baselines.compute import Baseline
+from orca_cli.baselines.verdict import standard_error, verdict, ways
+from orca_cli.interfaces import TaskData
+from orca_cli.schema import Config
+from orca_cli.scoring.classification import ZeroOne
+from orca_cli.scoring.values import RMSE
+
+N = 400
+RNG = np.random.default_rng(0)
+TARGETS = torch.zeros(N, dtype=torch.int64)
+
+
+def answers(wrong: int, first: int = 0) -> torch.Tensor:
+    """Return outputs of two classes that are wrong on so many samples, from one on."""
+    outputs = torch.tensor([1.0, 0.0]).repeat(N, 1)
+    outputs[first : first + wrong] = torch.tensor([0.0, 1.0])
+    return outputs
+
+
+def told(ours: int, theirs: int, first: int = 0, seconds: float = 2.0, name: str = "forest"):
+    baselines = {
+        "constant": Baseline(0.5, outputs=answers(200)),
+        name: Baseline(theirs / N, seconds, outputs=answers(theirs, first)),
+        "minirocket": Baseline(None, reason="not installed"),
+    }
+    return verdict(ZeroOne(), ours / N, answers(ours), TARGETS, None, baselines, ["a=1", "b=2"])
+
+
+def test_the_standard_error_is_that_of_the_paired_difference():
+    # 40 samples are wrong in the first only, 20 in the second only.
+    first, second = answers(40), answers(20, 40)
+    difference = np.r_[-np.ones(40), np.ones(20), np.zeros(N - 60)]
+    wanted = difference.std() / np.sqrt(N)
+    assert standard_error(ZeroOne(), first, second, TARGETS, None) == pytest.approx(wanted, rel=0.15)
+    assert standard_error(ZeroOne(), first, first, TARGETS, None) == 0
+    # Twenty samples a record that are right or wrong together are worth one.
+    groups = np.repeat(np.arange(20), 20)
+    of_records = difference.reshape(20, 20).mean(axis=1).std() / np.sqrt(20)
+    assert standard_error(ZeroOne(), first, second, TARGETS, groups) == pytest.approx(of_records, rel=0.25)
+    assert standard_error(ZeroOne(), first, second, TARGETS, np.zeros(N, dtype=int)) is None
+
+
+def test_a_clear_gain_is_said_in_points():
+    found = told(20, 60)
+    assert (found["baseline"], found["is"], found["difference"]) == ("forest", "better", pytest.approx(0.1))
+    assert found["text"].startswith("the transfer is 10.0 points ±")
+    assert "better than the best simple model (a random forest, 15.0 % in 2 s)" in found["text"]
+
+
+def test_a_difference_within_the_standard_error_is_none():
+    found = told(60, 62, first=100)
+    assert found["is"] == "about as good"
+    assert "about as good as the best simple model" in found["text"]
+    # Two models that differ in few samples are told apart by fewer.
+    assert told(60, 70)["is"] == "better"
+
+
+def test_where_a_simple_model_wins_two_ways_out_are_named():
+    found = told(60, 20)
+    assert (found["is"], found["difference"]) == ("worse", pytest.approx(-0.1))
+    assert found["text"].startswith("a random forest does better here by 10.0 points")
+    assert found["text"].endswith("in 2 s): use it, or try a=1 or b=2")
+
+
+def test_the_best_constant_is_not_recommended():
+    found = told(300, 250)
+    assert found["baseline"] == "constant"
+    assert "use it" not in found["text"]
+    assert "try a=1 or b=2" in found["text"]
+
+
+def test_errors_in_the_tasks_units():
+    y = torch.from_numpy(RNG.normal(size=(N, 1))).float()
+    baselines = {"linear": Baseline(float(RMSE()(0 * y, y).value), 0.3, outputs=0 * y)}
+    found = verdict(RMSE(), float(RMSE()(0.9 * y, y).value), 0.9 * y, y, None, baselines, [])
+    assert found["is"] == "better"
+    assert "points" not in found["text"]
+    assert "%" not in found["text"]
+
+
+def test_nothing_is_compared_where_an_error_is_undefined():
+    assert verdict(ZeroOne(), None, answers(1), TARGETS, None, {"constant": Baseline(0.5)}, []) is None
+    assert verdict(ZeroOne(), 0.5, answers(1), TARGETS, None, {"forest": Baseline(None)}, []) is None
+
+
+def test_ways_leave_out_what_is_set_already():
+    task = TaskData("classes", (1, 9), 2, None, None, None)  # type: ignore[arg-type]
+    config = Config(embedder={"_target_": "orca_cli.models.embedders.patch.Patch"})
+    assert "embedder=multiscale" in ways(config, task)
+    assert "embedder=multiscale" not in ways(config, replace(task, causal=True))
+    config = Config(embedder={"_target_": "orca_cli.models.embedders.multiscale.Multiscale"})
+    assert not any(way.startswith("embedder=") for way in ways(config, task))
+    assert len(ways(config, task)) == 2

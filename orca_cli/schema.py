@@ -256,6 +256,7 @@ class Config:
     embedder: Any = MISSING
     finetune: Any = MISSING
     tracker: Any = MISSING
+    augment: Any = MISSING
     predictor: Predictor = field(default_factory=Predictor)
     align: Align = field(default_factory=Align)
     train: Train = field(default_factory=Train)

@@ -31,7 +31,7 @@ _FLAGS = {
     "--force": "repeat completed runs, in a new folder",
     "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
     "-v --verbose": "log more",
-    "-q --quiet": "log warnings only",
+    "-q --quiet": "log warnings only, and leave the picture of the answer out",
 }
 
 EXAMPLES = """\
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Transfer a pretrained transformer to a task: build, align, finetune, test."
     parser.epilog = EXAMPLES
-    text = "settings; groups are task, body, source, metric, embedder, finetune, tracker, hparams, study"
+    text = "settings; groups are task, body, source, metric, embedder, finetune, augment, tracker, hparams, study"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     add_config_dir(parser, "task/x.yaml, body/x.yaml, ...")
     add_allow_module(parser)
@@ -87,7 +87,8 @@ def execute(arguments: argparse.Namespace) -> Result:
         code = 1
         try:
             ended = _execute(arguments)
-            result = of_run(ended) if isinstance(ended, Outcome) else ended
+            shown = {"alone": place is None, "pictured": not arguments.quiet}
+            result = of_run(ended, **shown) if isinstance(ended, Outcome) else ended
             code = result.code
         except OrcaError as error:
             code = error.code

@@ -86,11 +86,12 @@ class EmbedderInit:
 class Embedder(Protocol):
     """What makes the input layer for a task's shapes; the settings of conf/embedder/. Paper 3.1, f.
 
-    The layer is an nn.Module: `layer(x, valid)` takes [B, C, *E] and [B, *E] bool (or None) and returns Tokens of the layout's
-    grid, without prefix; no token depends on what x holds where `valid` is False. It has `layout`, `kernel` (what a token sees
-    along every axis) and `class_token`: the prefix tokens as a parameter [P, D], or [D] where P = 1, or None. Optional: with
-    `mask(x, valid)`, [B, T] bool, and `tokens_at(x, valid, rows, places)`, [p, D], token places[i] of sample rows[i], stage 2
-    computes no token that it omits.
+    The layer is an nn.Module: `layer(x, valid)` takes [B, C, *E] and [B, *E] bool (or None) and returns Tokens of the
+    layout's grid, without prefix; no token depends on what x holds where `valid` is False. It has `layout`, `kernel` (what a
+    token sees along every axis) and `class_token`: the prefix tokens as a parameter [P, D], or [D] where P = 1, or None.
+    Optional: with `mask(x, valid)`, [B, T] bool, and `tokens_at(x, valid, rows, places)`, [p, D], token places[i] of sample
+    rows[i], stage 2 computes no token that it omits. Optional too: `fit(batches)`, called once with training inputs (x,
+    valid) in batches, before any training; what it learns is in the layer's state.
 
     Attributes:
         max_tokens: upper bound on the tokens of a sample; the body's own maximum where None.

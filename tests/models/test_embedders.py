@@ -140,17 +140,18 @@ def test_single_tokens_are_those_of_the_whole_sample(load_body, name, made, shap
 
 
 def bank_of_features(shape, *, max_tokens, filters=3, scales=2):
-    """Return a bank whose features come out as they are."""
+    """Return a bank that gives each token its own features as they are, and nothing of the sample's."""
     cut = layout(shape, max_tokens=max_tokens, canvas=None)
-    spacings = sum(8 * 2**scale < shape[1] for scale in range(scales))
-    bank = FilterBank(cut, spacings * (2 * filters + 1), filters=filters, scales=scales)
-    torch.nn.init.eye_(bank.projection.weight)
+    features = sum(8 * 2**scale < shape[1] for scale in range(scales)) * (2 * filters + 1)
+    bank = FilterBank(cut, features, filters=filters, scales=scales)
+    torch.nn.init.eye_(bank.token.weight)
+    torch.nn.init.zeros_(bank.sample.weight)
     return bank
 
 
 @torch.no_grad()
 def test_a_filter_answers_with_its_correlation_with_the_window():
-    """Against numpy: the largest answer of a token, whose window has two channels and taps 2 apart."""
+    """Against numpy: the largest answer of a token and its share above the threshold; two channels, taps 1 and 2 apart."""
     bank = bank_of_features((2, 40), max_tokens=5)
     x = torch.randn(1, 2, 40, generator=torch.Generator().manual_seed(0))
     found = bank(x, torch.ones(1, 40, dtype=torch.bool))[0, 2]  # positions 16 to 23
@@ -165,13 +166,14 @@ def test_a_filter_answers_with_its_correlation_with_the_window():
                 answers.append(correlation * np.sqrt(window.size))
             largest, share = found[7 * scale + 3 + number], found[7 * scale + number]
             assert float(largest) == pytest.approx(max(answers), rel=0.1)  # less by the size of a flat window
-            above = np.array(answers) > float(bank.threshold[scale, number])
+            above = np.array(answers) > float(bank.threshold[number])
             assert abs((float(share) + 1) / 2 - above.mean()) < 0.3
 
 
 @torch.no_grad()
 def test_shapes_are_found_at_any_level_and_size():
     bank = bank_of_features((1, 64), max_tokens=4)
+    bank.token_mean.fill_(0.0)
     x = torch.randn(1, 1, 64, generator=torch.Generator().manual_seed(0))
     # Away from the ends, where a window sees the zeros outside.
     whole = torch.ones(1, 64, dtype=torch.bool)
@@ -180,6 +182,29 @@ def test_shapes_are_found_at_any_level_and_size():
     shapes = [column for column in range(14) if column not in size]
     torch.testing.assert_close(plain[:, shapes], larger[:, shapes], rtol=0.1, atol=0.05)
     assert (larger[:, size] - plain[:, size] > 3).all()
+
+
+@torch.no_grad()
+def test_features_have_mean_0_and_deviation_1_over_what_a_bank_was_fitted_to():
+    """In batches, with padding; what stands in padding, or in a sample without any data, does not count."""
+    bank = bank_of_features((2, 40), max_tokens=5)
+    x = 30 + 7 * torch.randn(50, 2, 40, generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(50, 40, dtype=torch.bool)
+    valid[10:20, 16:] = False
+    valid[20] = False
+    x = x.masked_fill(~valid.unsqueeze(1), 0.0)
+    bank.fit((x[rows], valid[rows]) for rows in torch.arange(50).split(16))
+    seen = torch.nn.functional.max_pool1d(valid.float().unsqueeze(1), 8)[:, 0] > 0
+    tokens = bank(x, valid)[seen].double()
+    assert tokens.mean(0).abs().max() < 0.05
+    assert (tokens.std(0) - 1).abs().max() < 0.1
+    torch.nn.init.zeros_(bank.token.weight)
+    torch.nn.init.eye_(bank.sample.weight)
+    samples = bank(x, valid)
+    assert torch.equal(samples[:, 0], samples[:, 4])
+    kept = torch.arange(50) != 20
+    assert samples[kept, 0].double().mean(0).abs().max() < 0.1
+    assert samples[20].abs().max() == 0
 
 
 def test_few_tokens_stand_for_a_sample_with_one_answer(load_body):

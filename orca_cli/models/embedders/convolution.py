@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -108,6 +109,11 @@ class ConvolutionEmbedder(nn.Module):
             answers = answers + self.beside.at(canvas, self._valid(x, valid), rows, places)
         tokens: Tensor = self.norm(answers)
         return tokens if self.positions is None else tokens + self.positions[places]
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Take what is learned from training inputs before any training: the scale of the features, where there are some."""
+        if self.beside is not None:
+            self.beside.fit((self._canvas(x, valid), self._valid(x, valid)) for x, valid in batches)
 
     def _canvas(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Return what is cut into tokens, [B, C, *extent]."""

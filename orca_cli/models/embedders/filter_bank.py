@@ -1,9 +1,10 @@
-"""A bank of dilated filters, whose answers around the positions of a patch are features of its token."""
+"""A bank of dilated filters: what it answers around the positions of a patch, and over the whole sample, are features."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -18,19 +19,30 @@ _PLACES = {1: 8, 2: 2, 3: 1}
 _THRESHOLDS = 1.0  # they are spread over -1 to 1 deviation of an answer
 _SLOPE = 6.0  # of the soft step at a threshold
 _FLAT = 0.03  # deviations of the data below which a window counts as flat
+_CONSTANT = 1e-4  # deviation of a feature below which it is not divided by it
+_FARTHEST = 5.0  # deviations from its mean that a feature may be
 
 
 class FilterBank(nn.Module):
-    """Features [B, T, D] of a batch's canvas, local to their tokens but for the reach of the filters.
+    """Features [B, T, D] of a batch's canvas: of every token, and of the whole sample, the same for all its tokens.
+
+    The filters are random and stay as they are; `fit` standardises their features over training data, and two linear layers,
+    which are trained, take them to the body's width.
 
     Args:
         layout: how inputs become tokens.
         width: D.
-        filters, scales: as in `Multiscale`.
+        filters, scales: as in `multiscale.Multiscale`.
     """
 
     taps: Tensor
     places: Tensor
+    weight: Tensor
+    threshold: Tensor
+    token_mean: Tensor
+    token_deviation: Tensor
+    sample_mean: Tensor
+    sample_deviation: Tensor
 
     def __init__(self, layout: TokenLayout, width: int, *, filters: int, scales: int) -> None:
         super().__init__()
@@ -44,11 +56,15 @@ class FilterBank(nn.Module):
         self.register_buffer("taps", _numbered(windows, extent), persistent=False)
         weight = torch.randn(len(spacings), filters, layout.input_shape[0], len(around))
         weight -= weight.mean(-1, keepdim=True)
-        self.weight = nn.Parameter(functional.normalize(weight.flatten(2), dim=2).view_as(weight))
-        self.threshold = nn.Parameter(torch.linspace(-_THRESHOLDS, _THRESHOLDS, filters).repeat(len(spacings), 1))
-        self.projection = nn.Linear(len(spacings) * (2 * filters + 1), width)
-        nn.init.xavier_uniform_(self.projection.weight)
-        nn.init.zeros_(self.projection.bias)
+        self.register_buffer("weight", functional.normalize(weight.flatten(2), dim=2).view_as(weight))
+        self.register_buffer("threshold", torch.linspace(-_THRESHOLDS, _THRESHOLDS, filters), persistent=False)
+        features = len(spacings) * (2 * filters + 1)
+        self.token, self.sample = nn.Linear(features, width), nn.Linear(features, width)
+        for name in ("token", "sample"):
+            self.register_buffer(f"{name}_mean", torch.zeros(features))
+            self.register_buffer(f"{name}_deviation", torch.ones(features))
+            nn.init.xavier_uniform_(getattr(self, name).weight)
+            nn.init.zeros_(getattr(self, name).bias)
 
     def forward(self, canvas: Tensor, valid: Tensor) -> Tensor:
         """Return features [B, T, D].
@@ -57,37 +73,80 @@ class FilterBank(nn.Module):
             canvas: [B, C, *extent], 0 where it is not valid.
             valid: [B, *extent] bool.
         """
-        x, known = _with_outside(canvas, valid)
-        return self._features(known[:, self.places], [x[:, :, taps].movedim(1, 3) for taps in self.taps])
+        tokens, samples = self._standardised(canvas, valid)
+        found: Tensor = self.token(tokens) + self.sample(samples).unsqueeze(1)
+        return found
 
     def at(self, canvas: Tensor, valid: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         """Return features [p, D] of token `places[i]` of sample `rows[i]` alone."""
-        x, known = _with_outside(canvas, valid)
-        windows = [x[rows[:, None, None], :, taps[places]].movedim(3, 2) for taps in self.taps]
-        return self._features(known[rows[:, None], self.places[places]], windows)
+        tokens, samples = self._standardised(canvas, valid)
+        found: Tensor = self.token(tokens[rows, places]) + self.sample(samples)[rows]
+        return found
 
-    def _features(self, known: Tensor, windows: list[Tensor]) -> Tensor:
-        """Return features [..., D] of what is seen around M positions of a token at every scale.
+    @torch.no_grad()
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Take the features' means and deviations from training data, batches of (canvas, valid) as in `forward`."""
+        totals = {"token": _Moments(), "sample": _Moments()}
+        for canvas, valid in batches:
+            tokens, samples, seen = self._features(canvas, valid)
+            totals["token"].add(tokens[seen])
+            totals["sample"].add(samples[seen.any(1)])
+        for name, moments in totals.items():
+            if moments.count > 1:
+                mean, deviation = moments.result()
+                getattr(self, f"{name}_mean").copy_(mean)
+                getattr(self, f"{name}_deviation").copy_(torch.where(deviation > _CONSTANT, deviation, 1.0))
 
-        Args:
-            known: [..., M] bool, whether a position is in the input and no padding.
-            windows: of each scale, [..., M, C, taps].
-        """
-        weight = known.unsqueeze(-1).to(windows[0].dtype)
+    @torch.no_grad()
+    def _standardised(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features of tokens [B, T, n] and samples [B, n]; 0 where nothing is valid."""
+        tokens, samples, seen = self._features(canvas, valid)
+        tokens = ((tokens - self.token_mean) / self.token_deviation).clamp(-_FARTHEST, _FARTHEST)
+        samples = ((samples - self.sample_mean) / self.sample_deviation).clamp(-_FARTHEST, _FARTHEST)
+        return tokens * seen.unsqueeze(-1), samples * seen.any(1, keepdim=True)
+
+    def _features(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return raw features of tokens [B, T, n] and samples [B, n], and which tokens [B, T] show anything valid."""
+        # One position more, outside of the input, holds 0 and is not valid.
+        x, known = functional.pad(canvas.flatten(2), (0, 1)), functional.pad(valid.flatten(1), (0, 1))
+        known = known[:, self.places]  # [B, T, M]
+        weight = known.unsqueeze(-1).to(x.dtype)
         count = weight.sum(-2).clamp(min=1)
         found = []
-        for seen, filters, threshold in zip(windows, self.weight, self.threshold, strict=True):
-            shape = (seen - seen.mean(-1, keepdim=True)).flatten(-2)
+        for taps, filters in zip(self.taps, self.weight, strict=True):
+            windows = x[:, :, taps].movedim(1, 3)  # [B, T, M, C, taps]
+            shape = (windows - windows.mean(-1, keepdim=True)).flatten(-2)
             size = shape.square().mean(-1, keepdim=True).sqrt()
             # A random filter answers with a deviation of about 1, whatever the window's size is.
             answers = functional.linear(shape, filters.flatten(1)) / (size + _FLAT)
-            share = torch.sigmoid(_SLOPE * (answers - threshold))
+            share = torch.sigmoid(_SLOPE * (answers - self.threshold))
             found.append(2 * (share * weight).sum(-2) / count - 1)
             largest = answers.masked_fill(~known.unsqueeze(-1), -math.inf).amax(-2)
             found.append(largest.masked_fill(~known.any(-1, keepdim=True), 0.0))
             found.append((torch.log(size + _FLAT) * weight).sum(-2) / count)
-        projected: Tensor = self.projection(torch.cat(found, -1))
-        return projected
+        tokens, seen = torch.cat(found, -1), known.any(-1)
+        part = seen.unsqueeze(-1).to(tokens.dtype)
+        return tokens, (tokens * part).sum(1) / part.sum(1).clamp(min=1), seen
+
+
+class _Moments:
+    """Mean and deviation of rows that are seen batch by batch."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum: Tensor | float = 0.0
+        self._squares: Tensor | float = 0.0
+
+    def add(self, rows: Tensor) -> None:
+        wide = rows.double()
+        self.count += len(rows)
+        self._sum = self._sum + wide.sum(0)
+        self._squares = self._squares + wide.square().sum(0)
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        mean, squares = self._sum / self.count, self._squares / self.count
+        assert isinstance(mean, Tensor)
+        return mean.float(), (squares - mean.square()).clamp(min=0).sqrt().float()
 
 
 def _asked(layout: TokenLayout, each: int) -> np.ndarray:
@@ -103,8 +162,3 @@ def _numbered(positions: np.ndarray, extent: tuple[int, ...]) -> Tensor:
     clipped = np.clip(positions, 0, np.array(extent) - 1)
     numbers = np.ravel_multi_index(tuple(np.moveaxis(clipped, -1, 0)), extent)
     return torch.from_numpy(np.where(inside, numbers, math.prod(extent)))
-
-
-def _with_outside(canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Return [B, C, P + 1] and [B, P + 1] of P positions and one outside, which holds 0 and is not valid."""
-    return functional.pad(canvas.flatten(2), (0, 1)), functional.pad(valid.flatten(1), (0, 1))

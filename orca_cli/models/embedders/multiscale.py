@@ -1,4 +1,4 @@
-"""Overlapping patches and, added to them, what filters of several scales answer within the patch."""
+"""Overlapping patches and, added to them, what filters of several scales answer in the patch and in the whole sample."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from orca_cli.ranges import Count
 class Multiscale:
     """Kernel of three strides as of `overlap.Overlap`, and a bank of dilated filters beside it; an Embedder (interfaces).
 
-    What tells classes apart is often which shapes occur, at what scale and how often. Every filter is compared with the
-    shape of the input around some positions of the patch, as a correlation, which is free of level and size. A token gets
-    the share of positions where that exceeds the filter's threshold (as in ROCKET and its successors, Dempster et al.
-    2020), its maximum, and the size of what was seen.
+    What tells classes apart is often which shapes occur, at what scale and how often. Every filter is compared with the shape
+    of the input around some positions of the patch, as a correlation, which is free of level and size. Features are the share
+    of positions where that exceeds the filter's threshold (as in ROCKET and its successors, Dempster et al. 2020), its
+    maximum, and the size of what was seen; those of the patch and their means over the sample, standardised, are added to
+    every token.
 
     Args:
-        init: as in `patch.Patch`, of norm, positions and patch filter; the bank starts at random.
+        init: as in `patch.Patch`, of norm, positions and patch filter; the bank is random.
         max_tokens: upper bound on the tokens of a sample; the body's own maximum by default.
         pooled_tokens: ... and where a sample has one answer, this: so few suffice, and a step's cost grows with their number.
         filters: of each scale.

@@ -39,7 +39,8 @@ examples:
   orca run                                          the defaults: digits with MiniLM, one to three minutes
   orca run task=listops body=minilm seed=1          another task; any setting is KEY=VALUE (orca list settings)
   orca run task=arrays task.kind=classes task.train=my.npz    your own arrays x and y; shapes and classes inferred
-  orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps; trains nothing
+  orca run budget=quick                             a quarter of the steps; thorough, or a number of minutes
+  orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps, time; trains nothing
   orca run -m metric=minibatch_ot,none seed=0,1,2   a sweep of six runs; repeated, it runs only what is missing
   orca run -m seed='range(5)' finetune='glob(*)'    ranges, and all choices of a group
   orca run -m study=alignment metric=none,otdd seed=0         a part of a study (orca list studies); --dry-run counts it

@@ -69,14 +69,18 @@ def test_a_small_set_chooses_nothing_and_trains_on_all_its_samples(orca, run, en
     assert result["curves"]["finetune"][-1]["step"] == 3 * 5
     assert orca("predict", path, "test.npz", "--out", "p.npz")[0] == 0
     assert np.array_equal(np.load("p.npz")["outputs"], predicted(path))
+    code, _, err = orca("predict", environment, "test.npz", "--best", "--out", "p.npz")
+    assert code == 0, err
+    assert "the only run" in err
+    run("classes", "seed=1")
     code, out, err = orca("predict", environment, "test.npz", "--best")
     assert (code, out) == (11, "")
-    assert "all 1 runs trained on their validation samples, so that no validation error compares them" in err
+    assert "all 2 runs trained on their validation samples, so that no validation error compares them" in err
     assert "run them with train.folds=5 (or train.refit=false), or give one by its folder" in err
     run("classes", "train.refit=false")
     code, out, err = orca("predict", environment, "test.npz", "--best", "--out", "p.npz")
     assert code == 0, err
-    assert "the lowest of 1 runs; 1 that trained on their validation samples are left out" in err
+    assert "the lowest of 1 runs; 2 that trained on their validation samples are left out" in err
 
 
 def test_a_sample_of_validation_changes_the_weights_after_a_refit_alone(run):

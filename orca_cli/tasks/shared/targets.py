@@ -202,7 +202,9 @@ def _classes(labels: np.ndarray, where: str, num_classes: int | None) -> tuple[i
         raise DataError(f"{len(values)} different labels, but num_classes is {num_classes}", where=where)
     if len(values) < 2:
         raise DataError(f"all {len(labels)} training labels are {values[0]!s}", where=where, hint=_TWO_CLASSES)
-    if 2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20:  # numbers that are nearly all different
+    if (
+        2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20
+    ):  # numbers that are nearly all different
         what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
         hint = "to predict numbers use kind=values, and check that this is the array of labels"
         raise DataError(what, where=where, hint=hint)

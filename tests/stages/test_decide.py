@@ -55,18 +55,18 @@ def test_a_rule_cannot_change_what_is_set():
 
 
 @pytest.mark.parametrize("n", [7, 36, 85, 200, 500])
-def test_small_sets_get_about_600_steps_and_the_other_budgets_their_share(n):
+def test_small_sets_get_about_400_steps_and_the_other_budgets_their_share(n):
     whole = {level: steps(decided(n, level=level)[0], n) for level in ("quick", "normal", "thorough")}
-    assert whole["normal"] == pytest.approx(600, rel=0.04)
-    assert whole["quick"] == pytest.approx(150, rel=0.1)
-    assert whole["thorough"] == pytest.approx(1200, rel=0.02)
+    assert whole["normal"] == pytest.approx(400, rel=0.04)
+    assert whole["quick"] == pytest.approx(100, rel=0.1)
+    assert whole["thorough"] == pytest.approx(800, rel=0.02)
 
 
 def test_large_sets_are_seen_whole_and_steps_grow_with_the_samples_only():
     taken = [steps(decided(n)[0], n) for n in (400, 501, 1441, 5000, 5001, 50_000)]
     assert taken == sorted(taken)
     assert decided(50_000_000)[0].train.epochs == 1
-    assert decided(1441)[0].train.epochs == 20
+    assert decided(1441)[0].train.epochs == 8
 
 
 def test_the_samples_that_count_are_those_that_stage_3_trains_on():
@@ -92,7 +92,7 @@ def test_the_warm_up_is_a_share_of_what_is_set():
 def test_steps_count_not_epochs_when_the_batch_is_set():
     few, many = (decided(480, batch_size=size)[0].train for size in (16, 48))
     assert many.epochs == 3 * few.epochs
-    assert steps(decided(480, batch_size=16, accumulation=3)[0], 480) == pytest.approx(600, rel=0.04)
+    assert steps(decided(480, batch_size=16, accumulation=3)[0], 480) == pytest.approx(400, rel=0.04)
 
 
 def test_a_batch_is_not_larger_than_the_set():

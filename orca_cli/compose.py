@@ -36,7 +36,7 @@ from orca_cli.ranges import check_value, shown
 from orca_cli.runs.identity import Identity, identify
 from orca_cli.schema import GROUPS, NEEDED_GROUPS, Config
 
-_ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker")
+_ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker", "augment")
 # What Hydra lets through when a file or an override cannot be read.
 _UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: \"key='my value'\""

@@ -247,7 +247,16 @@ def _complete(job: Composed, folder: RunDirectory, on_build: Callable[[Summary],
     validated = train(job, folder, on_build)
     tested = test(job, folder, validated)
     compared = compare(validated, tested)
+    _draw(folder)
     folder.write_result(_result(validated, tested) | compared | {"inexact": folder.inexact()})
+
+
+def _draw(folder: RunDirectory) -> None:
+    """Draw what the run predicted into its folder; dense outputs have no such picture."""
+    from orca_cli.report.answer import numbers, svg
+
+    if (answer := numbers.read(folder.path)) is not None:
+        storage.write_text(folder.stage("finetune") / svg.FILE, svg.draw(answer, folder.name.task))
 
 
 def _ended(failure: Failure, path: Path | None) -> Outcome:
@@ -344,6 +353,7 @@ def _result(validated: Validated, tested: Tested) -> dict[str, Any]:
         "trivial_error": tested.trivial,
         "selected": trained.selected,
         "decided": built.summary["decided"],
+        "augment": config.augment if config.augment.get(parts.TARGET) is not None else None,
         "training": {
             "warmup_epochs": built.summary["warmup_epochs"],
             "precision": validated.engine.precision,

@@ -29,6 +29,7 @@ PART_GROUPS = {
     "metric": PartGroup(optional=True),
     "embedder": PartGroup(),
     "finetune": PartGroup(),
+    "augment": PartGroup(optional=True),
     "tracker": PartGroup(("folder", "settings"), optional=True),
 }
 
@@ -57,6 +58,27 @@ def check(config: Config) -> None:
             part = _check_part(part_node(config, name), name, group.given, known)
             if name == "metric":
                 check_classes(part, config)
+            if name == "augment":
+                check_augmentation(part, config.task.get("kind"))
+
+
+def check_augmentation(part: Any, kind: str | None, extent: tuple[int, ...] = ()) -> None:
+    """Raise ConfigError where an augmentation would make a task's targets wrong, or is not for its inputs.
+
+    Args:
+        part: the augmentation.
+        kind: of the task; None before it is known.
+        extent: *E of the inputs; empty before it is known.
+    """
+    reason = getattr(part, "refused", {}).get(kind)
+    dimensions = getattr(part, "dimensions", (1, 2, 3))
+    hint = "orca list augmentations shows the others; augment=none leaves it out"
+    if reason is not None:
+        raise ConfigError(f"does not apply to task.kind={kind}: {reason}", where="augment", hint=hint)
+    if extent and len(extent) not in dimensions:
+        shapes = {1: "series", 2: "images", 3: "volumes"}
+        what = f"is for {' and '.join(shapes[one] for one in dimensions)}, and inputs are {shapes[len(extent)]}"
+        raise ConfigError(what, where="augment", hint=hint)
 
 
 def _check_inferred_kind(node: dict[str, Any], group: str) -> None:

@@ -18,7 +18,7 @@ from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 from orca_cli.ranges import check_value
 
 TARGET = "_target_"
-_FOLDERS = ("tasks", "sources", "models", "metrics", "losses", "scoring", "finetuning", "tracking")
+_FOLDERS = ("tasks", "sources", "models", "metrics", "losses", "scoring", "finetuning", "tracking", "augmentation")
 _PLUGINS = tuple(f"orca_cli.{name}" for name in _FOLDERS)
 _TORCH = ("torch.nn", "torch.optim")
 _extra_modules: set[str] = set()

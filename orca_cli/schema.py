@@ -185,6 +185,10 @@ class Train:
     adapt_rate: Annotated[
         bool, "Start stage 3 again, once, with another rate where this one diverges or has no effect."
     ] = True
+    outer_rate: Annotated[
+        Positive | None,
+        "Embedder and predictor, learn at this times `lr`. null: by the budget, and 1 where `lr` is set.",
+    ] = None
     weight_decay: Annotated[NotNegative | None, "Weight decay. null: by the budget."] = None
     momentum: Momentum = 0.9
     betas: Betas = (0.9, 0.98)
@@ -256,6 +260,7 @@ class Config:
     embedder: Any = MISSING
     finetune: Any = MISSING
     tracker: Any = MISSING
+    augment: Any = MISSING
     predictor: Predictor = field(default_factory=Predictor)
     align: Align = field(default_factory=Align)
     train: Train = field(default_factory=Train)

@@ -1,5 +1,6 @@
 """docs/adding.md, done exactly as the page says: its files are written, its commands are run."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -93,6 +94,8 @@ def test_every_file_of_the_page_is_tried_here():
         "conf/metric/mean_shift.yaml",
         "orca_cli/finetuning/bitfit.py",
         "conf/finetune/bitfit.yaml",
+        "orca_cli/augmentation/invert.py",
+        "conf/augment/invert.yaml",
         "orca_cli/tracking/losses.py",
         "conf/tracker/losses.yaml",
         "conf/study/gestures.yaml",
@@ -180,6 +183,15 @@ def test_a_finetune_mode_is_one_yaml_and_one_python_file(checkout, orca, tmp_pat
         names = [name for name in file.keys() if name.startswith("body.")]  # noqa: SIM118
     assert names
     assert all(name.endswith("bias") for name in names)
+
+
+def test_an_augmentation_is_one_yaml_and_one_python_file(checkout, orca, tmp_path):
+    add(checkout, "orca_cli/augmentation/invert.py", "conf/augment/invert.yaml")
+    assert "invert" in orca("list", "augmentations")
+    assert "orca run augment=invert" in PAGE
+    orca("run", "augment=invert", "metric=none", "task.train_size=40", *QUICK)
+    (result,) = tmp_path.glob("runs/*/*/result.json")
+    assert json.loads(result.read_text())["augment"]["probability"] == 0.5
 
 
 def test_a_tracker_is_one_yaml_and_one_python_file(checkout, orca, tmp_path):

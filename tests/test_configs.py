@@ -18,7 +18,17 @@ from tests.checkpoints import save_tiny_bert, save_tiny_roberta, save_tiny_swin,
 
 CONF = config_dir()
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
-FLOOR = {"task": 4, "body": 6, "source": 3, "metric": 2, "embedder": 2, "finetune": 4, "hparams": 1, "protocol": 3}
+FLOOR = {
+    "task": 4,
+    "body": 6,
+    "source": 3,
+    "metric": 2,
+    "embedder": 2,
+    "finetune": 4,
+    "augment": 11,
+    "hparams": 1,
+    "protocol": 3,
+}
 
 # The generated tasks at a size that a test can afford.
 SMALL = {
@@ -75,6 +85,8 @@ def overrides_for(path: Path, own: dict[str, list[str]]) -> list[str]:
     words = [f"{group}={name}"]
     if group == "source" and name in ("cifar10", "digits"):
         words += ["body=swin_tiny"]
+    if group == "augment" and name in ("flip", "crop", "images"):
+        words += ["task.layout=image"]
     if group == "task":
         words += SMALL.get(name, []) + own.get(name, [])
     else:

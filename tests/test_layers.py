@@ -36,6 +36,7 @@ LEVELS = {
     "losses": 2,
     "finetuning": 2,
     "tracking": 2,
+    "augmentation": 2,
     "runs": 2,
     "data_folder": 3,
     "training": 3,

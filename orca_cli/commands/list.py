@@ -26,6 +26,7 @@ GROUPS = {
     "embedders": "embedder",
     "finetune": "finetune",
     "trackers": "tracker",
+    "augmentations": "augment",
     "hparams": "hparams",
     "protocols": "protocol",
     "studies": "study",

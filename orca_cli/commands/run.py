@@ -31,7 +31,7 @@ _FLAGS = {
     "--force": "repeat completed runs, in a new folder",
     "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
     "-v --verbose": "log more",
-    "-q --quiet": "log warnings only",
+    "-q --quiet": "log warnings only, and leave the picture of the answer out",
 }
 
 EXAMPLES = """\
@@ -39,7 +39,8 @@ examples:
   orca run                                          the defaults: digits with MiniLM, one to three minutes
   orca run task=listops body=minilm seed=1          another task; any setting is KEY=VALUE (orca list settings)
   orca run task=arrays task.kind=classes task.train=my.npz    your own arrays x and y; shapes and classes inferred
-  orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps; trains nothing
+  orca run budget=quick                             a quarter of the steps; thorough, or a number of minutes
+  orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps, time; trains nothing
   orca run -m metric=minibatch_ot,none seed=0,1,2   a sweep of six runs; repeated, it runs only what is missing
   orca run -m seed='range(5)' finetune='glob(*)'    ranges, and all choices of a group
   orca run -m study=alignment metric=none,otdd seed=0         a part of a study (orca list studies); --dry-run counts it
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Transfer a pretrained transformer to a task: build, align, finetune, test."
     parser.epilog = EXAMPLES
-    text = "settings; groups are task, body, source, metric, embedder, finetune, tracker, hparams, study"
+    text = "settings; groups are task, body, source, metric, embedder, finetune, augment, tracker, hparams, study"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     add_config_dir(parser, "task/x.yaml, body/x.yaml, ...")
     add_allow_module(parser)
@@ -87,7 +88,8 @@ def execute(arguments: argparse.Namespace) -> Result:
         code = 1
         try:
             ended = _execute(arguments)
-            result = of_run(ended) if isinstance(ended, Outcome) else ended
+            shown = {"alone": place is None, "pictured": not arguments.quiet}
+            result = of_run(ended, **shown) if isinstance(ended, Outcome) else ended
             code = result.code
         except OrcaError as error:
             code = error.code

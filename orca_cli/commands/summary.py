@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
@@ -13,6 +14,8 @@ from orca_cli import terminal
 from orca_cli.commands.estimate import in_words
 from orca_cli.exceptions import OrcaError
 from orca_cli.experiment import Outcome, Summary
+from orca_cli.report.answer import numbers, svg
+from orca_cli.report.answer.console import Picture
 from orca_cli.runs.directory import STAGE_FOLDERS, RunName
 from orca_cli.runs.preprocessing import FILE as PREPROCESSING
 from orca_cli.terminal import Result
@@ -36,16 +39,37 @@ _FILES = (
     "config.yaml overrides.txt env.json status.json result.json run.log",
     "1_build/summary.json",
     _ALIGNED,
-    "3_finetune/{metrics.jsonl,best/,last/,predictions.npz}",
+    "3_finetune/{metrics.jsonl,best/,last/,predictions.npz,answer.svg}",
 )
 
 
-def of_run(outcome: Outcome) -> Result:
-    """Return how one run ended, with the content of result.json; people see it only if the run was completed now."""
+def of_run(outcome: Outcome, *, alone: bool = False, pictured: bool = True) -> Result:
+    """Return how one run ended, with the content of result.json; people see it only if the run was completed now.
+
+    Args:
+        outcome: of the run.
+        alone: not a job of a sweep: with what the run predicted for its test split.
+        pictured: show that to people as a picture; other programs are given its numbers in any case.
+    """
     is_new = outcome.state == "completed" and outcome.result
     failures = [] if outcome.failure is None else [outcome.failure.error]
-    shown = [terminal.facts(_result_rows(outcome))] if is_new else []
-    return Result({"schema": 1, "run": _record(outcome)}, shown, failures, outcome.code)
+    shown: list[RenderableType] = [terminal.facts(_result_rows(outcome))] if is_new else []
+    record = _record(outcome)
+    if alone and outcome.result and outcome.path is not None:
+        answer = _answer(outcome.path)
+        record["answer"] = None if answer is None else answer.record()
+        if pictured and is_new and answer is not None:
+            file = f"{STAGE_FOLDERS['finetune']}/{svg.FILE}"
+            shown += ["", Picture(answer, f"the same as a file: {file} in the run's folder")]
+    return Result({"schema": 1, "run": record}, shown, failures, outcome.code)
+
+
+def _answer(run: Path) -> numbers.Answer | None:
+    try:
+        return numbers.read(run)
+    except OrcaError as error:  # the result stands without it
+        terminal.log.warning(f"what the run predicted cannot be shown: {error}")
+        return None
 
 
 def of_sweep(

@@ -18,7 +18,7 @@ from orca_cli.interfaces import Body, Features, Reporter, Samples, TaskData
 from orca_cli.models.assembly import build_model
 from orca_cli.models.transfer import TransferModel
 from orca_cli.schema import Config
-from orca_cli.stages.build import load_body, read_source, read_task
+from orca_cli.stages.build import fit_embedder, load_body, read_source, read_task
 from orca_cli.stages.pseudo_labels import class_labels
 from orca_cli.stages.source_features import Wanted, select_points, source_features
 from orca_cli.untrusted.arrays import read_arrays
@@ -165,6 +165,7 @@ class Embedding:
                 pooling=config.predictor.pooling,
                 seed=self._seed,
             )
+            fit_embedder(model.embedder, task.train, self._seed)
             self._tasks[entry] = task, model.to(self._device).eval()
         return self._tasks[entry]
 

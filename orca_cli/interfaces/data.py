@@ -27,11 +27,16 @@ class Batch:
         y: classes: [B] int64 in 0..K-1. labels: [B, K] float32 of 0 and 1. values: [B, K] float32, in the task's own units.
             dense: [B, K, *E] float32, in the task's own units, or [B, *E] int64 in 0..K-1 for a class at every position.
         valid: [B, *E] bool, False where the input is padding; None where nothing is.
+        partner: targets of the samples that x is mixed with, shaped as y; None where x is not mixed. The loss is then the mean
+            of both targets' losses, weighted by `share` and the rest.
+        share: of y in that loss, in 0..1.
     """
 
     x: Tensor
     y: Tensor
     valid: Tensor | None = None
+    partner: Tensor | None = None
+    share: float = 1.0
 
 
 class Samples(Protocol):
@@ -57,6 +62,40 @@ class Samples(Protocol):
 
     def digest(self) -> str:
         """Return a SHA-256 over the inputs and targets, or over what determines them."""
+
+
+@dataclass(frozen=True)
+class InputFacts:
+    """What an augmentation is told about a task's data.
+
+    Args:
+        kind: of the targets.
+        mean: [C] float64, of each channel over training samples, padding left out.
+        deviation: [C] float64, likewise; 0 for constant channels.
+    """
+
+    kind: Kind
+    mean: np.ndarray
+    deviation: np.ndarray
+
+
+class Augmentation(Protocol):
+    """Changes the samples of an optimizer step of stage 3 at random; it sees no others, and keeps no state between calls.
+
+    Optional attributes:
+        refused: kind -> why its targets would not be right any more, of those that it is not for.
+        dimensions: of the extent *E, those that it is for, such as (1,) for series; default: all.
+        whole_batch: True where samples of a batch depend on each other; default: each is changed by itself.
+    """
+
+    def __call__(self, batch: Batch, generator: np.random.Generator, facts: InputFacts) -> Batch:
+        """Return the batch changed, in new tensors of the same shapes and types; padding stays as it is.
+
+        Args:
+            batch: of the training split, on the CPU.
+            generator: of all draws; equal ones give equal batches.
+            facts: of the data.
+        """
 
 
 @dataclass(frozen=True)

@@ -22,19 +22,21 @@ class Best:
 
     Args:
         path: its folder.
-        validation_error: what it was chosen by.
+        validation_error: what it was chosen by; None where it is the only run, which trained on its validation samples.
         error: name of that error.
         of: how many runs it was chosen from.
         without: how many were left out because they trained on their validation samples.
     """
 
     path: Path
-    validation_error: float
+    validation_error: float | None
     error: str
     of: int
     without: int = 0
 
     def __str__(self) -> str:
+        if self.validation_error is None:
+            return f"{self.path}: the only run"
         text = f"{self.path}: {self.error} {self.validation_error:.4g} on validation, the lowest of {self.of} runs"
         left_out = f"{self.without} that trained on their validation samples are left out"
         return f"{text}; {left_out}: {_COMPARABLE}" if self.without else text
@@ -58,7 +60,7 @@ def named(word: str) -> Path:
 
 
 def best_run(folder: Path) -> Best:
-    """Return the completed run with the lowest validation error, the first of several.
+    """Return the completed run with the lowest validation error, the first of several; a run that is the only one is it.
 
     Runs whose weights were chosen on the test split, or without a validation error, are left out.
 
@@ -66,17 +68,25 @@ def best_run(folder: Path) -> Best:
         DataError: there is no such run, or they were validated on different data or by different errors.
     """
     found: list[tuple[float, Path, dict[str, Any]]] = []
-    unjudged = 0
+    unjudged: list[tuple[Path, dict[str, Any]]] = []
     for run in collect([folder]).runs:
         result = read_or_empty(run.path / RESULT)
         error: Any = result.get("validation_error")
-        by_test = (result.get("selected") or {}).get("on") == "test"
-        unjudged += run.state == "completed" and (result.get("selected") or {}).get("on") == "nothing"
+        on = (result.get("selected") or {}).get("on")
         keeps = (run.path / STAGE_FOLDERS["build"] / FILE).exists()
-        if run.state == "completed" and keeps and not by_test and type(error) in (int, float) and math.isfinite(error):
+        if run.state != "completed" or not keeps or on == "test":
+            continue
+        if on == "nothing":
+            unjudged.append((run.path, result))
+        elif type(error) in (int, float) and math.isfinite(error):
             found.append((float(error), run.path, result))
+    if not found and len(unjudged) == 1:
+        ((path, result),) = unjudged
+        return Best(path, None, str(result["error"]["name"]), 1)
     if not found and unjudged:
-        what = f"all {unjudged} runs trained on their validation samples, so that no validation error compares them"
+        what = (
+            f"all {len(unjudged)} runs trained on their validation samples, so that no validation error compares them"
+        )
         raise DataError(what, where=str(folder), hint=_COMPARABLE)
     if not found:
         what = "holds no completed run that can predict, chosen on a validation split"
@@ -93,4 +103,4 @@ def best_run(folder: Path) -> Best:
         raise DataError(what, where=str(folder), hint=f"give one of the best of each: {names}")
     ((_, error_name),) = kinds
     ((value, path),) = kinds.values()
-    return Best(path, value, error_name, len(found), unjudged)
+    return Best(path, value, error_name, len(found), len(unjudged))

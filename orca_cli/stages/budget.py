@@ -58,6 +58,7 @@ class Row:
     most_steps: int
     batch_size: int
     lr: float
+    outer_rate: float = 10.0
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip: float = 1.0
@@ -74,7 +75,7 @@ class Level:
 _ANY = 10**15
 _TABLE = (  # the first row that fits is taken
     Row(Size(500, _ANY, 50_000_000), steps=600, passes=0, most_steps=600, batch_size=16, lr=2e-4),
-    Row(Size(5000, _ANY, 50_000_000), steps=600, passes=20, most_steps=2000, batch_size=16, lr=2e-4),
+    Row(Size(5000, _ANY, 50_000_000), steps=600, passes=10, most_steps=1200, batch_size=16, lr=2e-4),
     Row(Size(_ANY, _ANY, 50_000_000), steps=2000, passes=10, most_steps=5000, batch_size=32, lr=2e-4),
     Row(Size(500, _ANY, _ANY), steps=600, passes=0, most_steps=600, batch_size=16, lr=5e-5),
     Row(Size(5000, _ANY, _ANY), steps=600, passes=20, most_steps=2000, batch_size=16, lr=5e-5),
@@ -112,6 +113,7 @@ def decide(config: Config, task: TaskData, tokens: int, *, parameters: int, epoc
     most = _epochs(row, _level(config), dataclasses.replace(train, batch_size=batch_size), size.samples)
     length = settle("epochs", most) if epochs is None else epochs.value
     settle("members", 1 if train.folds else _level(config).members)
+    settle("outer_rate", row.outer_rate if train.lr is None else 1.0)
     settle("lr", row.lr)
     settle("warmup_epochs", round(row.warmup * min(length, train.decay_epochs or length), 6))
     settle("weight_decay", row.weight_decay)

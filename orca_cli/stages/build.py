@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from orca_cli import parts, seeding, short_names
+from orca_cli.augmentation.samples import Augmented, measure
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import Body, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
+from orca_cli.interfaces import Augmentation, Body, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.losses.masked import default_loss
 from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.bodies.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
-from orca_cli.part_groups import part_node
+from orca_cli.part_groups import check_augmentation, part_node
 from orca_cli.schema import Config, settled
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.defaults import default_error
@@ -27,6 +28,9 @@ from orca_cli.stages.decision import Decided, Decision, record
 from orca_cli.tasks.shared.fraction import with_fraction
 from orca_cli.training.schedule import fitted_batch, smaller_batch, warmup_length
 
+_FITTED = 2000  # samples that an embedder sees before any training
+_FITTED_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class Built:
@@ -34,7 +38,8 @@ class Built:
 
     Args:
         task: the data, split.
-        learned: what stage 3 trains on: the training split, or validation as well (docs/selection.md).
+        learned: what stage 3 trains on: the training split, or validation as well (docs/selection.md), augmented in optimizer
+            steps.
         config: the run's settings, with those that depend on the data decided.
         decided: which those are.
         loss: what stage 3 minimises.
@@ -78,11 +83,12 @@ def build(config: Config, reporter: Reporter) -> Built:
         causal=task.causal,
         seed=config.seed,
     )
+    fit_embedder(model.embedder, task.train, config.seed)
     mode.apply(model)
     config, decided = _decided(config, task, model)
     if note := budget.unused(config, decided):
         reporter.say(f"build: {note}")
-    learned = selection.learned(config, task)
+    learned = _augmented(config, task, selection.learned(config, task))
     if note := smaller_batch(config.train, selection.count_learned(config, task)):
         reporter.say(f"build: {note}")
     integer = not np.issubdtype(task.train.targets().dtype, np.floating)
@@ -93,6 +99,15 @@ def build(config: Config, reporter: Reporter) -> Built:
         error = ChunkMean(error, config.train.error_chunks, settled(config.train.batch_size))
     summary = _summary(task, model, error) | _of_training(config, task, decided)
     return Built(task, learned, config, decided, loss, error, model, mode, summary)
+
+
+def _augmented(config: Config, task: TaskData, learned: Samples) -> Samples:
+    """Return what stage 3 trains on as optimizer steps see it."""
+    if config.augment.get(parts.TARGET) is None:
+        return learned
+    part: Augmentation = parts.build(config.augment, "augment")
+    check_augmentation(part, task.kind, task.input_shape[1:])
+    return Augmented(learned, part, measure(task.train, task.kind, config.seed))
 
 
 def redecided(config: Config, built: Built, epochs: Decision) -> Built:
@@ -138,6 +153,17 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
         if len(split) == 0:
             raise DataError(f"the {name} split is empty", where="task", hint="give more data or other split sizes")
     return task
+
+
+def fit_embedder(embedder: Any, samples: Samples, seed: int) -> None:
+    """Let an embedder that asks for it see training inputs, all or a seeded part of them."""
+    if not hasattr(embedder, "fit"):
+        return
+    rows = np.arange(len(samples))
+    if len(rows) > _FITTED:
+        rows = np.sort(seeding.numpy_generator(seed, "build", "fit").permutation(len(samples))[:_FITTED])
+    parts_of = (samples.batch(rows[start : start + _FITTED_AT_ONCE]) for start in range(0, len(rows), _FITTED_AT_ONCE))
+    embedder.fit((batch.x, batch.valid) for batch in parts_of)
 
 
 def read_source(config: Config, seed: int, reporter: Reporter) -> SourceData:
@@ -186,6 +212,7 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, An
     return {
         "kind": task.kind,
         "num_outputs": task.num_outputs,
+        "class_names": list(task.class_names),
         "error": error.name,
         "note": task.note,
         "synthetic": task.synthetic,

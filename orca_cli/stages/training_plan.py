@@ -86,7 +86,14 @@ class TrainingPlan:
             built.loss.to(engine.device)  # weights of classes
         self.per_epoch = steps_per_epoch(config, len(self._samples))
         self._steps = settled(config.train.epochs) * self.per_epoch if steps is None else steps
-        optimizer = make_optimizer(config.train, built.model.parameters(), fused=engine.device.type == "cpu")
+        body = {id(parameter): parameter for parameter in built.model.body.parameters()}
+        optimizer = make_optimizer(
+            config.train,
+            body.values(),
+            outer=[parameter for parameter in built.model.parameters() if id(parameter) not in body],
+            outer_rate=settled(config.train.outer_rate),
+            fused=engine.device.type == "cpu",
+        )
         self.optimizer = engine.prepare(optimizer)
         unit = loss_unit(config, built)
         self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit  # of outputs and targets in the loss

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -165,15 +167,17 @@ class Engine:
         """Return a batch from which a GPU can fetch while the CPU goes on; on other devices the batch itself."""
         if self.device.type != "cuda":
             return batch
-        valid = None if batch.valid is None else batch.valid.pin_memory()
-        return Batch(batch.x.pin_memory(), batch.y.pin_memory(), valid)
+        return _mapped(batch, lambda tensor: tensor.pin_memory())
 
     def move(self, batch: Batch) -> Batch:
         """Return a batch on the device; the CPU does not wait for one that is pinned."""
-        x, y, valid = (None if one is None else self._moved(one) for one in (batch.x, batch.y, batch.valid))
-        assert x is not None
-        assert y is not None
-        return Batch(x, y, valid)
+        return _mapped(batch, self._moved)
 
     def _moved(self, value: Tensor) -> Tensor:
         return value.to(self.device, non_blocking=value.is_pinned() if self.device.type == "cuda" else False)
+
+
+def _mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """Return a batch with all of its tensors changed."""
+    changed: dict[str, Any] = {key: change(value) for key, value in vars(batch).items() if isinstance(value, Tensor)}
+    return replace(batch, **changed)

@@ -101,6 +101,12 @@ def train_step(
         with engine.autocast():
             outputs = model(moved.x, moved.valid)
         value, reported = _losses(loss, outputs.float(), moved.y, unit)
+        if moved.partner is not None:
+            of_partner = _losses(loss, outputs.float(), moved.partner, unit)
+            value, reported = (
+                moved.share * own + (1 - moved.share) * other
+                for own, other in zip((value, reported), of_partner, strict=True)
+            )
         numbers.append(reported * share)
         engine.backward(value * share)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,17 +81,28 @@ def step_decay(step: int, *, start: float, every: int, factor: float) -> float:
 
 
 def make_optimizer(
-    settings: Align | Train, parameters: Iterable[nn.Parameter], *, fused: bool = False
+    settings: Align | Train,
+    parameters: Iterable[nn.Parameter],
+    *,
+    outer: Iterable[nn.Parameter] = (),
+    outer_rate: float = 1.0,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """Return the optimizer of a stage over what it trains (paper A.3.3): sgd, adam or adamw.
 
     Args:
         settings: which one, and how.
         parameters: those that require a gradient are trained.
+        outer: more of them, whose rate is `outer_rate` times that of the others.
+        outer_rate: see `outer`.
         fused: whether adam and adamw go over a parameter once, by a kernel of torch's, instead of some ten times: a third of
             the time on a CPU, with other last bits.
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in own if parameter.requires_grad], "rate": rate}
+        for own, rate in ((parameters, 1.0), (outer, outer_rate))
+    ]
+    trained = [group for group in groups if group["params"]]
     lr, weight_decay = settled(settings.lr), settled(settings.weight_decay)
     if settings.optimizer == "sgd":
         return torch.optim.SGD(trained, lr=lr, weight_decay=weight_decay, momentum=settings.momentum)
@@ -101,6 +113,6 @@ def make_optimizer(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group, times its own `rate`."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["rate"]

@@ -4,11 +4,13 @@ import json
 
 import pytest
 
-from orca_cli import experiment
-from orca_cli.exceptions import InterruptionError, OrcaError
+from orca_cli import compose, experiment
+from orca_cli.exceptions import DataError, InterruptionError, OrcaError
 from orca_cli.stages import minutes
-from orca_cli.stages.expected_time import Costs
+from orca_cli.stages.build import build
+from orca_cli.stages.expected_time import Costs, expected
 from orca_cli.stages.training_plan import TrainingPlan
+from orca_cli.terminal import LogReporter
 from tests.cli.conftest import results, run_folders
 
 NAMES = ("epochs", "members", "batch_size", "lr", "warmup_epochs", "weight_decay", "clip")
@@ -170,3 +172,35 @@ def test_members_after_one_that_changed_the_rate_take_the_new_one(orca, environm
 def test_other_protocols_leave_the_rate_as_it_is(orca, environment, watched):
     code, out, err = orca("run", *typed(*watched, "train.lr=10", "protocol=paper"))
     assert "starts again" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "per_epoch", "members"),
+    [
+        (["task.validation_size=100", "train.epochs=5"], 60 / 16 * 2 + 100 * 0.5, 1),  # validated after every epoch
+        (["task.validation_size=5", "train.epochs=5", "train.members=3"], 60 / 16 * 2 + 5 * 0.5, 3),
+        (["task.validation_size=5", "train.epochs=5", "train.folds=3"], 40 / 16 * 2 + 20 * 0.5, 3),
+    ],
+)
+def test_the_expected_time_is_that_of_all_steps_and_validations_of_all_members(
+    environment, bare, words, per_epoch, members
+):
+    with compose.session() as session:
+        built = build(session.compose(typed(*bare, *words)).config, LogReporter())
+    seconds = expected(built, Costs(step=2.0, sample=0.5, align=7.0))
+    tested = members * 0.5 * (60 + len(built.task.validation))
+    assert seconds["align"] == 7
+    assert seconds["finetune"] == pytest.approx(5 * members * per_epoch + tested, rel=0.02)
+
+
+def test_what_stage_2_cannot_do_is_not_blamed_on_the_timing(orca, environment, bare, monkeypatch):
+    def fails(*_):
+        raise DataError("no source", where="source")
+
+    for module in ("align", "expected_time"):
+        monkeypatch.setattr(f"orca_cli.stages.{module}.compare", fails)
+    words = [word for word in bare if not word.startswith("metric")]
+    code, out, err = orca("run", *words)
+    assert (code, "on this machine" in out) == (DataError.code, True)
+    (run,) = run_folders(environment)
+    assert json.loads((run / "status.json").read_text())["stage"] == "align"

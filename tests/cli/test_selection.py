@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 import orca_cli
 from orca_cli.models.ensemble import averaged
 from orca_cli.scoring.classification import ZeroOne
-from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.tasks.shared.splits import draw
+from orca_cli.training.averaging import RunningMean
 from tests.cli.conftest import results, run_folders
 
 N, TEST = 40, 10
@@ -69,14 +69,18 @@ def test_a_small_set_chooses_nothing_and_trains_on_all_its_samples(orca, run, en
     assert result["curves"]["finetune"][-1]["step"] == 3 * 5
     assert orca("predict", path, "test.npz", "--out", "p.npz")[0] == 0
     assert np.array_equal(np.load("p.npz")["outputs"], predicted(path))
+    code, _, err = orca("predict", environment, "test.npz", "--best", "--out", "p.npz")
+    assert code == 0, err
+    assert "the only run" in err
+    run("classes", "seed=1")
     code, out, err = orca("predict", environment, "test.npz", "--best")
     assert (code, out) == (11, "")
-    assert "all 1 runs trained on their validation samples, so that no validation error compares them" in err
+    assert "all 2 runs trained on their validation samples, so that no validation error compares them" in err
     assert "run them with train.folds=5 (or train.refit=false), or give one by its folder" in err
     run("classes", "train.refit=false")
     code, out, err = orca("predict", environment, "test.npz", "--best", "--out", "p.npz")
     assert code == 0, err
-    assert "the lowest of 1 runs; 1 that trained on their validation samples are left out" in err
+    assert "the lowest of 1 runs; 2 that trained on their validation samples are left out" in err
 
 
 def test_a_sample_of_validation_changes_the_weights_after_a_refit_alone(run):
@@ -156,17 +160,17 @@ def test_a_run_of_folds_is_resumed_inside_one_and_repeats_none(orca, run, enviro
     path, whole = run("classes", *settings)
     aside = environment.parent / "aside"
     shutil.move(path, aside)
-    taken, original = [], TrainingPlan.take
+    taken, original = [], RunningMean.add  # called after each step of training
     per_fold = 3 * 4  # 26 or 27 samples in batches of 8
     stop = per_fold + 10
 
-    def stopping(plan, step):
+    def stopping(mean, step):
         taken.append(step)
         if len(taken) == stop:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(plan, step)
+        original(mean, step)
 
-    monkeypatch.setattr(TrainingPlan, "take", stopping)
+    monkeypatch.setattr(RunningMean, "add", stopping)
     words = [*QUICK, "task.kind=classes", f"body.checkpoint={tiny['bert']}", *settings]
     assert orca("run", *words)[0] == 143
     (half,) = run_folders(environment)
@@ -176,7 +180,7 @@ def test_a_run_of_folds_is_resumed_inside_one_and_repeats_none(orca, run, enviro
     code, _, err = orca("run", *words)
     assert code == 0, err
     assert f"resumed at step {stop} of {3 * per_fold}" in err
-    assert taken == [10, 11, *range(per_fold)]
+    assert taken == [11, 12, *range(1, per_fold + 1)]
     assert (half / "3_finetune" / "fold-0" / "MANIFEST.json").stat().st_mtime_ns == finished
     (result,) = results(environment)
     for key in ("weights_sha256", "error", "validation_error", "selected"):

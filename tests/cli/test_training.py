@@ -64,7 +64,7 @@ def test_what_auto_comes_to_is_recorded_and_another_is_noticed_on_resume(
 ):
     words = [
         "run", *small, f"body.checkpoint={save_tiny_bert(tmp_path / 'wide', hidden_size=64)}", "metric=none",
-        "train.checkpoint_s=0",
+        "train.checkpoint_s=0", "train.adapt_rate=false",
     ]  # fmt: skip
     monkeypatch.setattr(engine, "_cpu_computes_bf16", lambda: True)
     with monkeypatch.context() as broken:

@@ -286,3 +286,11 @@ def test_an_order_of_axes_that_looks_wrong_is_told_with_what_the_other_would_giv
         other = read({"x": RNG.normal(size=shape), "y": Y}, channels_last=True)
         assert "would read" not in other.note
         assert other.input_shape == (shape[-1], *shape[1:-1])
+
+
+def test_many_classes_of_two_samples_are_classes(read):
+    """As in a set of 52 pigs with two recordings each; every class keeps a training sample."""
+    y, test = np.arange(N) // 2, np.arange(12)
+    task = read({"x_train": X, "y_train": y, "x_test": X[:12], "y_test": test})
+    assert task.num_outputs == 30
+    assert len(np.unique(task.train.targets())) == 30

@@ -12,7 +12,7 @@ from orca_cli.schema import Train
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import predict, train_step
-from orca_cli.training.schedule import make_optimizer, step_decay, warmup_then_linear
+from orca_cli.training.schedule import make_optimizer, set_lr, step_decay, warmup_then_linear
 from tests.properties import examples
 from tests.scaled import Scaled
 
@@ -245,3 +245,15 @@ def test_a_gradient_that_is_none_at_every_scale_ends_the_run():
     with pytest.raises(NonFiniteError, match="gradient is"):
         scaled_steps(engine, model, optimizer, range(100), overflowing=range(100))
     assert checkpoint.weights_sha256(model.state_dict()) == before
+
+
+def test_embedder_and_predictor_learn_at_a_rate_of_their_own():
+    """One step of plain SGD moves a parameter by its rate times its gradient."""
+    inner, outer = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
+    settings = Train(optimizer="sgd", **(SETTINGS | {"weight_decay": 0.0, "momentum": 0.0}))
+    optimizer = make_optimizer(settings, [inner], outer=[outer], outer_rate=10.0)
+    set_lr(optimizer, 0.01)
+    (inner.sum() + outer.sum()).backward()
+    optimizer.step()
+    assert inner.tolist() == pytest.approx([-0.01] * 3)
+    assert outer.tolist() == pytest.approx([-0.1] * 3)

@@ -191,7 +191,7 @@ def own_task(
 
 def _classes(labels: np.ndarray, where: str, num_classes: int | None) -> tuple[int | str, ...]:
     """Return the classes that plain training labels [n] name: the labels that occur, or 0..K-1 where K is given."""
-    values = np.unique(labels)
+    values, counts = np.unique(labels, return_counts=True)
     if num_classes is not None and values.dtype.kind in "iu":
         outside = (labels < 0) | (labels >= num_classes)
         hint = "correct the labels or task.num_classes"
@@ -202,7 +202,9 @@ def _classes(labels: np.ndarray, where: str, num_classes: int | None) -> tuple[i
         raise DataError(f"{len(values)} different labels, but num_classes is {num_classes}", where=where)
     if len(values) < 2:
         raise DataError(f"all {len(labels)} training labels are {values[0]!s}", where=where, hint=_TWO_CLASSES)
-    if 2 * len(values) > len(labels) and len(labels) > 20:
+    if (
+        2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20
+    ):  # numbers that are nearly all different
         what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
         hint = "to predict numbers use kind=values, and check that this is the array of labels"
         raise DataError(what, where=where, hint=hint)

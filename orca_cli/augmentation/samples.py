@@ -1,0 +1,83 @@
+"""Samples whose batches are augmented in the optimizer steps of stage 3, and in no other place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from orca_cli import seeding
+from orca_cli.interfaces import Augmentation, Batch, InputFacts, Kind, Samples
+
+_MEASURED = 512  # samples that means and deviations are taken over
+_AT_ONCE = 32
+_CONSTANT = 1e-6  # deviation, as a part of the mean, below which a channel is constant
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """A split as it is, but for batches that are asked for with a generator: those are augmented.
+
+    Only optimizer steps give one, so validation, test, alignment and folds that are held out see the samples as they are.
+
+    Args:
+        whole: the split.
+        part: the augmentation; draws after the split has, which may augment by itself.
+        facts: what the augmentation is told.
+    """
+
+    whole: Samples
+    part: Augmentation
+    facts: InputFacts
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
+        """Return the samples with these indices, augmented where there is a generator."""
+        batch = self.whole.batch(indices, augment)
+        return batch if augment is None else self.part(batch, augment, self.facts)
+
+    def targets(self) -> np.ndarray:
+        """Return all targets as they are."""
+        return self.whole.targets()
+
+    def groups(self) -> np.ndarray | None:
+        """Return the record of each sample, or None."""
+        return self.whole.groups()
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the samples as they are."""
+        return self.whole.digest()
+
+
+def measure(samples: Samples, kind: Kind, seed: int) -> InputFacts:
+    """Return the mean and deviation of each input channel, over at most 512 samples drawn by the seed.
+
+    Args:
+        samples: the training split.
+        kind: of its targets.
+        seed: of the draw.
+    """
+    generator = seeding.numpy_generator(seed, "augment", "facts")
+    rows = np.sort(generator.permutation(len(samples))[:_MEASURED])
+    total, count, squares = np.zeros(1), 0.0, np.zeros(1)
+    parts = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
+    for part in parts:
+        x, known = _values(samples.batch(part))
+        total = total + np.where(known, x, 0).sum(axis=(0, 2))
+        count += float(known.sum())
+    mean = total / max(count, 1)
+    for part in parts:
+        x, known = _values(samples.batch(part))
+        squares = squares + (np.where(known, x - mean[:, None], 0) ** 2).sum(axis=(0, 2))
+    deviation = np.sqrt(squares / max(count, 1))
+    return InputFacts(kind, mean, np.where(deviation <= _CONSTANT * np.abs(mean), 0.0, deviation))
+
+
+def _values(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Return inputs [B, C, positions] in float64, and [B, 1, positions] bool, which of them are data."""
+    x = batch.x.numpy().astype(np.float64).reshape(*batch.x.shape[:2], -1)
+    if batch.valid is None:
+        return x, np.ones((len(x), 1, x.shape[2]), dtype=bool)
+    return x, batch.valid.numpy().reshape(len(x), 1, -1)

@@ -1,0 +1,277 @@
+"""What a finished run predicted for its test split, as numbers to draw: read from its files alone, without the model.
+
+Shapes: n samples, K outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import IGNORED_CLASS
+from orca_cli.runs.directory import STAGE_FOLDERS, SUMMARY, read_or_empty
+from orca_cli.terminal import visible
+from orca_cli.untrusted.arrays import StoredArray, open_arrays
+
+PREDICTIONS = "predictions.npz"
+MOST_CLASSES = 60  # whose confusion matrix is shown or listed as a whole
+_BLOCK_BYTES = 2**24  # what is read at once
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Return above / below in float64, NaN where the lower number is 0."""
+    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) > 0)
+
+
+def _plain(value: float) -> float | None:
+    """Return a number as JSON takes it; None for one that is undefined."""
+    return float(value) if np.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Classes: how often each class was predicted for samples of each class; predicted is the one with the highest output.
+
+    Args:
+        counts: [K, K] int64; rows are the true classes, columns the predicted ones.
+        names: K names.
+    """
+
+    counts: np.ndarray
+    names: Sequence[str]
+
+    @property
+    def n(self) -> int:
+        """Return the number of samples."""
+        return int(self.counts.sum())
+
+    @property
+    def correct(self) -> int:
+        """Return the number of samples whose class was predicted."""
+        return int(self.counts.trace())
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """Return the counts as shares of their row, [K, K]; 0 in rows without samples."""
+        rows = self.counts.sum(axis=1, keepdims=True)
+        return self.counts / np.maximum(rows, 1)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """Return the share of each class's samples that were recognised, [K]; NaN for a class without samples."""
+        return _ratio(self.counts.diagonal(), self.counts.sum(axis=1))
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Return the share of each class's predictions that were right, [K]; NaN for a class never predicted."""
+        return _ratio(self.counts.diagonal(), self.counts.sum(axis=0))
+
+    def confused(self) -> list[tuple[int, int]]:
+        """Return the pairs (true, predicted) of different classes that occur: most samples first, then largest share."""
+        pairs = np.argwhere((self.counts > 0) & ~np.eye(len(self.counts), dtype=bool))
+        keys = ((-int(self.counts[i, j]), -float(self.shares[i, j]), int(i), int(j)) for i, j in pairs)
+        return [key[2:] for key in sorted(keys)]
+
+    def record(self) -> dict[str, Any]:
+        """Return the numbers for other programs: of more than `MOST_CLASSES` classes, only the counts that are not 0."""
+        found: dict[str, Any] = {"kind": "classes", "n": self.n, "correct": self.correct, "names": list(self.names)}
+        found |= {"recall": [*map(_plain, self.recall)], "precision": [*map(_plain, self.precision)]}
+        if len(self.names) <= MOST_CLASSES:
+            found["confusion"] = self.counts.tolist()
+        else:
+            pairs = self.confused()
+            found["confused"] = [{"true": i, "predicted": j, "count": int(self.counts[i, j])} for i, j in pairs]
+        return found
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Label sets: of each label, how often it was there, predicted, and both; predicted means an output of at least 0.
+
+    Entries whose target is missing do not count.
+
+    Args:
+        n: number of samples.
+        present, predicted, both: [K] int64.
+        names: K names.
+    """
+
+    n: int
+    present: np.ndarray
+    predicted: np.ndarray
+    both: np.ndarray
+    names: Sequence[str]
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Return the share of a label's predictions that were right, [K]; NaN for a label never predicted."""
+        return _ratio(self.both, self.predicted)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """Return the share of a label's occurrences that were predicted, [K]; NaN for a label that is never there."""
+        return _ratio(self.both, self.present)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """Return the harmonic mean of precision and recall, [K]; NaN for a label that is neither there nor predicted."""
+        return _ratio(2 * self.both, self.present + self.predicted)
+
+    def worst(self) -> list[int]:
+        """Return the labels by rising F1; those without one come last."""
+        return [int(k) for k in np.argsort(np.where(np.isnan(self.f1), np.inf, self.f1), kind="stable")]
+
+    def record(self) -> dict[str, Any]:
+        """Return the numbers for other programs."""
+        columns = zip(self.names, self.present, self.predicted, self.precision, self.recall, self.f1, strict=True)
+        labels = [
+            {"name": name, "present": int(there), "predicted": int(said)}
+            | {"precision": _plain(precision), "recall": _plain(recall), "f1": _plain(f1)}
+            for name, there, said, precision, recall, f1 in columns
+        ]
+        return {"kind": "labels", "n": self.n, "labels": labels}
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of each sample, where its true value is known, in the task's own units.
+
+    Args:
+        name: of the number.
+        true, predicted: [n] float64.
+    """
+
+    name: str
+    true: np.ndarray
+    predicted: np.ndarray
+
+    @property
+    def rmse(self) -> float:
+        """Return the root mean squared error; NaN without samples."""
+        return float(np.sqrt(np.square(self.predicted - self.true).mean())) if len(self.true) else np.nan
+
+    @property
+    def mae(self) -> float:
+        """Return the mean absolute error; NaN without samples."""
+        return float(np.abs(self.predicted - self.true).mean()) if len(self.true) else np.nan
+
+    @property
+    def r2(self) -> float:
+        """Return the explained share of the variance, 1 - RMSE² / variance; NaN where the true values do not vary."""
+        variance = float(self.true.var()) if len(self.true) else 0.0
+        return 1 - self.rmse**2 / variance if variance > 0 else np.nan
+
+    @property
+    def correlation(self) -> float:
+        """Return Pearson's correlation; NaN where true or predicted values do not vary."""
+        if len(self.true) < 2 or np.ptp(self.true) == 0 or np.ptp(self.predicted) == 0:
+            return np.nan
+        return float(np.corrcoef(self.true, self.predicted)[0, 1])
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Return the range to draw, for both axes: of the true values, and of predictions up to a quarter beyond."""
+        if not len(self.true):
+            return 0.0, 1.0
+        low, high = float(self.true.min()), float(self.true.max())
+        span = high - low or abs(high) or 1.0
+        low = min(low, max(float(self.predicted.min()), low - span / 4))
+        high = max(high, min(float(self.predicted.max()), high + span / 4))
+        return (low, high) if high > low else (low - span / 2, high + span / 2)
+
+    def record(self) -> dict[str, Any]:
+        """Return the numbers for other programs."""
+        measures = {key: _plain(getattr(self, key)) for key in ("rmse", "mae", "r2", "correlation")}
+        return {"name": self.name, "n": len(self.true), **measures}
+
+
+@dataclass(frozen=True)
+class Values:
+    """Numbers: what was predicted against what is true.
+
+    Args:
+        numbers: K of them.
+    """
+
+    numbers: Sequence[Number]
+
+    def record(self) -> dict[str, Any]:
+        """Return the numbers for other programs."""
+        return {"kind": "values", "values": [number.record() for number in self.numbers]}
+
+
+Answer = Confusion | Labels | Values
+
+
+def read(run: Path) -> Answer | None:
+    """Return what a run predicted for its test split; None for dense outputs, and where the run has no predictions.
+
+    Raises:
+        DataError, ChecksumError, UnsafeError, MemoryExhaustedError: the file is damaged, or is not what a run writes.
+    """
+    build, finetune = (run / STAGE_FOLDERS[stage] for stage in ("build", "finetune"))
+    summary, path = read_or_empty(build / SUMMARY), finetune / PREDICTIONS
+    reader = _READERS.get(str(summary.get("kind")))
+    if reader is None or not path.exists():
+        return None
+    arrays = open_arrays(path, str(path))
+    outputs, targets = (arrays.get(name) for name in ("outputs", "targets"))
+    if outputs is None or targets is None or len(outputs.shape) != 2 or outputs.shape[:1] != targets.shape[:1]:
+        raise DataError("does not hold the predictions of a run", where=str(path), hint="run it again with --force")
+    names = summary.get("class_names")
+    k = outputs.shape[1]
+    known: Iterable[object] = names if isinstance(names, list) and len(names) == k else range(k)
+    return reader(_blocks(outputs, targets), tuple(visible(str(name)) for name in known))
+
+
+def _blocks(outputs: StoredArray, targets: StoredArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield outputs and targets of the same samples, part by part: neither is held whole."""
+    step = max(1, _BLOCK_BYTES // max(1, outputs.dtype.itemsize * outputs.shape[1]))
+    of_outputs, of_targets = outputs.rows(), targets.rows()
+    for start in range(0, outputs.shape[0], step):
+        stop = min(start + step, outputs.shape[0])
+        yield of_outputs(start, stop), of_targets(start, stop)
+
+
+def _confusion(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Confusion:
+    k = len(names)
+    counts = np.zeros(k * k, np.int64)
+    for outputs, targets in blocks:
+        known = targets != IGNORED_CLASS
+        true = targets[known].astype(np.int64)
+        if ((true < 0) | (true >= k)).any():
+            raise DataError(f"has classes that are not in 0..{k - 1}", where=PREDICTIONS)
+        counts += np.bincount(true * k + outputs[known].argmax(axis=1), minlength=k * k)
+    return Confusion(counts.reshape(k, k), names)
+
+
+def _labels(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Labels:
+    n, sums = 0, np.zeros((3, len(names)), np.int64)
+    for outputs, targets in blocks:
+        there, said = targets == 1, (outputs >= 0) & ~np.isnan(targets)
+        sums += np.stack([there.sum(axis=0), said.sum(axis=0), (there & said).sum(axis=0)])
+        n += len(outputs)
+    return Labels(n, sums[0], sums[1], sums[2], names)
+
+
+def _values(blocks: Iterator[tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Values:
+    parts = [(np.array(outputs), np.array(targets)) for outputs, targets in blocks]
+    outputs, targets = (np.concatenate(arrays).astype(np.float64) for arrays in zip(*parts, strict=True))
+    numbers = []
+    for k, name in enumerate(names):
+        known = np.isfinite(targets[:, k]) & np.isfinite(outputs[:, k])
+        numbers.append(Number("" if names == ("0",) else name, targets[known, k], outputs[known, k]))
+    return Values(numbers)
+
+
+_READERS: dict[str, Callable[[Iterator[tuple[np.ndarray, np.ndarray]], Sequence[str]], Answer]] = {
+    "classes": _confusion,
+    "labels": _labels,
+    "values": _values,
+}

@@ -1,0 +1,310 @@
+"""Every augmentation: forms, padding and targets stay right, equal generators give equal batches, and known answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orca_cli import parts
+from orca_cli.augmentation.channel_dropout import ChannelDropout
+from orca_cli.augmentation.crop import Crop
+from orca_cli.augmentation.flip import Flip
+from orca_cli.augmentation.jitter import Jitter
+from orca_cli.augmentation.mixup import Mixup
+from orca_cli.augmentation.samples import Augmented, measure
+from orca_cli.augmentation.scale import Scale
+from orca_cli.augmentation.several import Several
+from orca_cli.augmentation.time_mask import TimeMask
+from orca_cli.augmentation.window_slice import WindowSlice
+from orca_cli.configuration import config_dir
+from orca_cli.exceptions import ConfigError
+from orca_cli.interfaces import KINDS, Augmentation, Batch, InputFacts
+from orca_cli.part_groups import check_augmentation
+from orca_cli.tasks.shared.samples import ArraySamples
+from tests.properties import examples
+
+FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((config_dir() / "augment").glob("*.yaml"))}
+NODES = {name: node for name, node in FILES.items() if node["_target_"] is not None}
+K = 3
+
+
+def part_of(name: str) -> Augmentation:
+    return parts.build(NODES[name], "augment")
+
+
+def targets(kind: str, count: int, extent: tuple[int, ...], rng: np.random.Generator) -> torch.Tensor:
+    if kind == "classes":
+        return torch.from_numpy(rng.integers(0, K, count))
+    shape = (count, K, *extent) if kind == "dense" else (count, K)
+    y = rng.normal(size=shape) if kind in ("values", "dense") else rng.integers(0, 2, shape)
+    return torch.from_numpy(y.astype(np.float32))
+
+
+def case(kind: str, shape: tuple[int, ...], *, padded: bool = False, seed: int = 0) -> tuple[Batch, InputFacts]:
+    """Return random samples and what is known of them; padding at the end of the first axis of the extent."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(3.0, 2.0, size=shape).astype(np.float32)
+    valid = None
+    if padded:
+        lengths = rng.integers(0, shape[2] + 1, shape[0])
+        valid = np.broadcast_to(
+            (np.arange(shape[2]) < lengths[:, None]).reshape(shape[0], -1, *(1,) * (len(shape) - 3)),
+            (shape[0], *shape[2:]),
+        ).copy()
+        x = np.where(valid[:, None], x, np.float32(0))
+    facts = InputFacts(kind, np.full(shape[1], 3.0), np.full(shape[1], 2.0))
+    mask = None if valid is None else torch.from_numpy(valid)
+    return Batch(torch.from_numpy(x), targets(kind, shape[0], shape[2:], rng), mask), facts
+
+
+def applies(part: Any, kind: str, extent: tuple[int, ...]) -> bool:
+    try:
+        check_augmentation(part, kind, extent)
+    except ConfigError:
+        return False
+    return True
+
+
+SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 12)) | st.tuples(
+    st.integers(1, 5), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)
+)
+
+
+@pytest.mark.parametrize("name", NODES)
+@given(st.sampled_from(KINDS), SHAPES, st.booleans(), st.integers(0, 99))
+@examples(40)
+def test_forms_padding_and_the_given_batch_stay_and_the_generator_decides(name, kind, shape, padded, seed):
+    part = part_of(name)
+    if not applies(part, kind, shape[2:]):
+        return
+    batch, facts = case(kind, shape, padded=padded, seed=seed)
+    before = {key: value.clone() for key, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    found = part(batch, np.random.default_rng(seed), facts)
+    again = part(batch, np.random.default_rng(seed), facts)
+    for key, value in before.items():
+        assert torch.equal(getattr(batch, key), value), key  # what a task keeps in memory is not written to
+        new = getattr(found, key)
+        assert (new.shape, new.dtype) == (value.shape, value.dtype)
+    for key in ("x", "y", "valid", "partner", "share"):
+        one, other = getattr(found, key), getattr(again, key)
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, key
+    assert torch.isfinite(found.x).all()
+    if padded:
+        assert found.valid is not None
+        assert not found.x[~found.valid[:, None].expand_as(found.x)].any()  # padding holds zeros, as readers leave it
+    if name not in ("crop", "flip", "images"):
+        assert (found.valid is None) == (not padded)
+        assert found.valid is None or torch.equal(found.valid, batch.valid)
+    if name != "mixup":
+        assert found.partner is None
+        assert kind == "dense" or torch.equal(found.y, batch.y)
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_another_draw_gives_another_batch(name):
+    shape = (6, 3, 16) if 1 in getattr(part_of(name), "dimensions", (1,)) else (6, 3, 12, 12)
+    batch, facts = case("classes", shape)
+    first, second = (part_of(name)(batch, np.random.default_rng(seed), facts) for seed in (1, 2))
+    assert not torch.equal(first.x, second.x)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "extent", "said"),
+    [
+        ("window_slice", "dense", (8,), "task.kind=dense: targets at positions would not move"),
+        ("series", "dense", (8,), "window_slice: targets at positions"),
+        ("crop", "dense", (8, 8), "no target for what the crop adds"),
+        ("mixup", "dense", (8, 8), "mixture"),
+        ("flip", "classes", (8,), "is for images and volumes, and inputs are series"),
+        ("time_mask", "classes", (8, 8), "is for series, and inputs are images"),
+        ("images", "classes", (8,), "is for images"),
+    ],
+)
+def test_what_would_make_targets_wrong_is_refused_in_one_line(name, kind, extent, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        check_augmentation(part_of(name), kind, extent)
+    assert "\n" not in str(caught.value)
+    assert "augment=none" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_every_kind_has_what_it_can_use(name):
+    part = part_of(name)
+    assert all(applies(part, kind, extent) for kind in ("classes", "labels", "values") for extent in part_extents(part))
+
+
+def part_extents(part: Any) -> list[tuple[int, ...]]:
+    return [(8,) * count for count in getattr(part, "dimensions", (1, 2, 3))]
+
+
+def test_files_say_what_signatures_say():
+    for name, node in NODES.items():
+        if name not in ("series", "images"):
+            part = parts.resolve(node, name)
+            defaults = {field.name: field.default for field in dataclasses.fields(part)}
+            assert {key: value for key, value in node.items() if key != "_target_"} == defaults
+
+
+# Known answers
+
+
+def test_noise_has_the_strength_in_units_of_each_channel():
+    facts = InputFacts("classes", np.zeros(3), np.array([1.0, 50.0, 0.0]))
+    batch = Batch(torch.zeros(64, 3, 500), torch.zeros(64, dtype=torch.int64))
+    noise = Jitter(0.2)(batch, np.random.default_rng(0), facts).x
+    assert noise.std(dim=(0, 2)).tolist() == pytest.approx([0.2, 10, 0], rel=0.02)
+    assert noise.mean(dim=(0, 2)).abs().max() < 0.2
+
+
+def test_scaling_is_by_one_positive_factor_for_each_channel_about_its_mean():
+    batch, facts = case("classes", (20, 3, 30))
+    found = Scale(0.3)(batch, np.random.default_rng(0), facts).x
+    ratios = (found - 3) / (batch.x - 3)
+    assert torch.allclose(ratios, ratios[..., :1].expand_as(ratios), rtol=1e-2)
+    factors = ratios.median(dim=2).values
+    assert (factors > 0).all()
+    assert factors.log().std().item() == pytest.approx(0.3, rel=0.3)
+
+
+def test_a_window_of_a_line_is_a_line_inside_it():
+    """A straight line has straight windows: the slope is the window's share, and the ends lie inside the line."""
+    line = torch.arange(101.0).repeat(40, 2, 1)
+    facts = InputFacts("values", np.zeros(2), np.ones(2))
+    found = WindowSlice(0.5)(Batch(line, torch.zeros(40, 1)), np.random.default_rng(0), facts).x
+    slopes = found.diff(dim=2)
+    assert (slopes - slopes[..., :1]).abs().max() < 1e-3
+    assert 0.5 <= slopes.min() < 0.6
+    assert 0.9 < slopes.max() <= 1.0001
+    assert found.min() >= 0
+    assert found.max() <= 100
+    assert torch.equal(found[:, 0], found[:, 1])  # all channels are cut alike
+
+
+def test_a_window_of_a_padded_series_is_cut_from_its_data_alone():
+    x = torch.zeros(30, 1, 20)
+    x[:, :, :11] = torch.arange(100.0, 111.0)
+    valid = torch.arange(20).repeat(30, 1) < 11
+    facts = InputFacts("classes", np.zeros(1), np.ones(1))
+    found = WindowSlice(0.5)(Batch(x, torch.zeros(30), valid), np.random.default_rng(0), facts).x
+    assert found[:, :, :11].min() >= 100  # nothing of the zeros behind the end was mixed in
+    assert not found[:, :, 11:].any()
+
+
+def test_a_mask_hides_one_stretch_of_all_channels_up_to_its_longest():
+    batch, facts = case("classes", (200, 2, 50))
+    found = TimeMask(0.4)(batch, np.random.default_rng(0), facts).x
+    hidden = found != batch.x
+    assert torch.equal(hidden[:, 0], hidden[:, 1])
+    assert (found[hidden] == 3).all()
+    lengths = hidden[:, 0].sum(dim=1)
+    assert (lengths.min(), lengths.max()) == (0, 20)
+    edges = hidden[:, 0].int().diff(dim=1).abs().sum(dim=1)
+    assert edges.max() <= 2  # one stretch
+    assert hidden[:, 0, 0].any()
+    assert hidden[:, 0, -1].any()
+
+
+def test_whole_channels_are_hidden_but_never_all():
+    batch, facts = case("classes", (500, 3, 4))
+    hidden = ChannelDropout(0.5)(batch, np.random.default_rng(0), facts).x == 3
+    assert torch.equal(hidden.all(dim=2), hidden.any(dim=2))
+    count = hidden[..., 0].sum(dim=1)
+    assert count.max() == 2
+    assert hidden[..., 0].float().mean().item() == pytest.approx(0.5 - 0.125 / 3, abs=0.03)
+    one, facts = case("classes", (50, 1, 4))
+    assert torch.equal(ChannelDropout(0.9)(one, np.random.default_rng(0), facts).x, one.x)
+
+
+def test_mirroring_takes_dense_targets_along():
+    batch, facts = case("dense", (30, 1, 5, 6), padded=True)
+    batch = dataclasses.replace(batch, y=batch.x * 10)
+    found = Flip()(batch, np.random.default_rng(0), facts)
+    assert torch.equal(found.y, found.x * 10)
+    turned = (found.x != batch.x).flatten(1).any(dim=1)
+    assert torch.equal(found.x[turned], batch.x[turned].flip(-1))
+    assert 5 < turned.sum() < 25
+    classes = dataclasses.replace(batch, y=(batch.x[:, 0] > 3).long())
+    found = Flip()(classes, np.random.default_rng(0), facts)
+    assert torch.equal(found.y[found.valid], (found.x[:, 0] > 3).long()[found.valid])
+
+
+def test_a_crop_moves_an_image_and_fills_with_the_mean():
+    batch, facts = case("classes", (60, 2, 8, 16))
+    found = Crop(0.25)(batch, np.random.default_rng(0), facts).x
+    offsets = set()
+    for new, old in zip(found, batch.x, strict=True):
+        fits = []
+        for d, e in ((d, e) for d in range(-2, 3) for e in range(-4, 5)):
+            wanted = torch.full_like(old, 3)
+            rows, columns = slice(max(0, d), 8 + min(0, d)), slice(max(0, e), 16 + min(0, e))
+            of_rows, of_columns = slice(max(0, -d), 8 + min(0, -d)), slice(max(0, -e), 16 + min(0, -e))
+            wanted[:, rows, columns] = old[:, of_rows, of_columns]
+            fits += [(d, e)] if torch.equal(new, wanted) else []
+        assert len(fits) == 1
+        offsets.add(fits[0])
+    assert {d for d, _ in offsets} == set(range(-2, 3))
+    assert {e for _, e in offsets} == set(range(-4, 5))
+
+
+def test_numbers_are_mixed_as_their_inputs_are():
+    """Where the target is a linear function of the input, it is of the mixture."""
+    x = torch.randn(16, 2, 5, generator=torch.Generator().manual_seed(0))
+    y = x.sum(dim=2)
+    facts = InputFacts("values", np.zeros(2), np.ones(2))
+    found = Mixup(1.0)(Batch(x, y), np.random.default_rng(0), facts)
+    assert not torch.equal(found.y, y)
+    assert torch.allclose(found.y, found.x.sum(dim=2), atol=1e-5)
+    assert found.partner is None
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels"])
+def test_classes_and_labels_keep_their_targets_and_are_given_a_partners(kind):
+    batch, facts = case(kind, (16, 1, 4))
+    found = Mixup(0.5)(batch, np.random.default_rng(0), facts)
+    assert torch.equal(found.y, batch.y)
+    assert 0.5 <= found.share <= 1
+    others = (found.x - found.share * batch.x) / (1 - found.share)
+    order = torch.cdist(others.flatten(1), batch.x.flatten(1)).argmin(dim=1)
+    assert torch.allclose(others, batch.x[order], atol=1e-4)
+    assert torch.equal(found.partner, batch.y[order])
+
+
+def test_parts_draw_for_themselves_and_can_be_left_out():
+    batch, facts = case("classes", (12, 3, 20))
+    both = Several(1.0, dropout=ChannelDropout(0.5), mask=TimeMask())
+    one = Several(1.0, dropout=None, mask=TimeMask())
+    masked = one(batch, np.random.default_rng(0), facts).x == 3
+    assert masked.any()
+    assert (both(batch, np.random.default_rng(0), facts).x == 3)[masked].all()  # the same stretches, and channels
+    some = Several(0.5, mask=Jitter())(batch, np.random.default_rng(0), facts).x
+    assert 0 < int((some == batch.x).all(dim=2).all(dim=1).sum()) < 12
+    with pytest.raises(ConfigError, match=r"augment\.mask: 3 is not an augmentation"):
+        Several(mask=3)
+    with pytest.raises(ConfigError, match="would mix what is mixed"):
+        Several(a=Mixup(), b=Mixup())
+
+
+def test_only_batches_with_a_generator_are_augmented():
+    rng = np.random.default_rng(0)
+    samples = ArraySamples(rng.normal(size=(20, 2, 9)), rng.integers(0, 2, 20))
+    augmented = Augmented(samples, Jitter(), measure(samples, "classes", 0))
+    rows = np.arange(5)
+    assert torch.equal(augmented.batch(rows).x, samples.batch(rows).x)
+    assert not torch.equal(augmented.batch(rows, np.random.default_rng(0)).x, samples.batch(rows).x)
+    assert (len(augmented), augmented.digest()) == (20, samples.digest())
+
+
+def test_what_is_measured_of_the_data_leaves_padding_out():
+    rng = np.random.default_rng(0)
+    x = rng.normal([[[5.0], [-2.0], [7.0]]], [[[3.0], [0.5], [0.0]]], size=(700, 3, 12))
+    valid = rng.random((700, 12)) < 0.5
+    facts = measure(ArraySamples(x, np.zeros(700, np.int64), valid), "classes", 0)
+    assert facts.mean.tolist() == pytest.approx([5, -2, 7], abs=0.2)
+    assert facts.deviation.tolist() == pytest.approx([3, 0.5, 0], rel=0.05)

@@ -1,0 +1,51 @@
+"""A run ends with a picture of its answer, on the terminal and as a file; a sweep does not draw one for every job."""
+
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import results, run_folders
+
+
+def test_a_run_ends_with_its_confusion_matrix_and_keeps_it_as_a_file(completed, environment):
+    (run,), (result,) = run_folders(environment), results(environment)
+    right = round(50 * (1 - result["error"]["value"]))
+    answer = f"{right} of 50 test samples right ({2 * right:.2f} %)"
+    assert answer in completed
+    assert "3_finetune/answer.svg" in completed[completed.index(answer) :]
+    title = ElementTree.parse(run / "3_finetune" / "answer.svg").find("{*}title")
+    assert title is not None
+    assert title.text == f"digits: {answer}"
+
+
+@pytest.mark.usefixtures("completed")
+def test_other_programs_are_given_the_numbers_of_the_picture(orca, environment, small):
+    code, out, err = orca("run", *small, "--json", "--quiet")
+    assert code == 0, err
+    answer = json.loads(out)["run"]["answer"]
+    stored = np.load(run_folders(environment)[0] / "3_finetune" / "predictions.npz")
+    assert np.sum(answer["confusion"], axis=1).tolist() == np.bincount(stored["targets"], minlength=10).tolist()
+    assert answer["names"] == list("0123456789")
+    (run_folders(environment)[0] / "3_finetune" / "predictions.npz").write_bytes(b"PK damaged")
+    code, out, err = orca("run", *small, "--json")
+    assert (code, json.loads(out)["run"]["answer"]) == (0, None)
+    assert "cannot be shown" in err
+
+
+@pytest.mark.usefixtures("completed")
+def test_a_quiet_run_prints_its_result_without_the_picture(orca, small):
+    code, out, err = orca("run", *small, "--force", "--quiet")
+    assert code == 0, err
+    assert "0-1 error" in out
+    assert "samples right" not in out
+
+
+@pytest.mark.usefixtures("completed")
+def test_a_sweep_draws_no_picture_of_its_jobs_but_keeps_the_files(orca, environment, small):
+    code, out, err = orca("run", "-m", *small, "--force", "metric=none")
+    assert code == 0, err
+    assert "0-1 error" in out
+    assert "samples right" not in out
+    assert all((run / "3_finetune" / "answer.svg").exists() for run in run_folders(environment))

@@ -1,0 +1,248 @@
+"""The picture of an answer: its numbers agree with scikit-learn, and every drawing holds them and fits its place."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+from sklearn import metrics
+
+from orca_cli.exceptions import DataError
+from orca_cli.report.answer import numbers, svg
+from orca_cli.report.answer.console import Picture
+from orca_cli.report.answer.numbers import Confusion, Labels, Number, Values
+from tests.properties import examples
+
+RNG = np.random.default_rng(0)
+NAMES = st.lists(st.text(min_size=1, max_size=30), min_size=2, max_size=70, unique=True)
+WIDTHS = st.integers(40, 200)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Write the files of a run that an answer is read from."""
+
+    def write(kind: str, outputs: np.ndarray, targets: np.ndarray, names: tuple[str, ...] = ()) -> Path:
+        for folder in ("1_build", "3_finetune"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        summary = {"schema": 1, "kind": kind, "class_names": list(names)}
+        (tmp_path / "1_build" / "summary.json").write_text(json.dumps(summary))
+        np.savez(tmp_path / "3_finetune" / "predictions.npz", outputs=outputs.astype(np.float32), targets=targets)
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Read predictions in parts of a few rows."""
+    monkeypatch.setattr(numbers, "_BLOCK_BYTES", 100)
+
+
+def printed(answer: numbers.Answer, width: int, encoding: str = "utf-8") -> str:
+    with io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n") as file:
+        Console(file=file, width=width, color_system=None).print(Picture(answer, "as a file"))
+        file.flush()
+        return file.buffer.getvalue().decode(encoding)
+
+
+def drawn(answer: numbers.Answer, title: str = "arrays") -> ElementTree.Element:
+    return ElementTree.fromstring(svg.draw(answer, title))
+
+
+def confusion(names: list[str], seed: int = 0, most: int = 40) -> Confusion:
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, most, (len(names),) * 2) * (rng.random((len(names),) * 2) < 0.5)
+    return Confusion(counts, tuple(numbers.visible(name) for name in names))
+
+
+def test_classes_are_counted_as_scikit_learn_counts_them(run):
+    outputs, targets = RNG.normal(size=(200, 5)), RNG.integers(0, 4, 200)  # no sample of class 4
+    targets[::7] = -100
+    found = numbers.read(run("classes", outputs, targets, ("a", "b", "c", "d", "e")))
+    known = targets != -100
+    true, said = targets[known], outputs.astype(np.float32)[known].argmax(axis=1)
+    assert isinstance(found, Confusion)
+    assert found.counts.tolist() == metrics.confusion_matrix(true, said, labels=range(5)).tolist()
+    precision, recall, _, _ = metrics.precision_recall_fscore_support(true, said, labels=range(5), zero_division=np.nan)
+    np.testing.assert_allclose(found.precision, precision)
+    np.testing.assert_allclose(found.recall, recall)
+    assert (found.correct / found.n, found.n) == (metrics.accuracy_score(true, said), known.sum())
+    record = json.loads(json.dumps(found.record(), allow_nan=False))
+    assert (record["confusion"], record["recall"][4]) == (found.counts.tolist(), None)
+
+
+def test_labels_are_counted_as_scikit_learn_counts_them_and_missing_ones_do_not_count(run):
+    outputs, targets = RNG.normal(size=(150, 4)), (RNG.random((150, 4)) < 0.3).astype(np.float32)
+    outputs[:, 2] = -1  # never predicted
+    targets[:, 3], outputs[:, 3] = 0, -1  # neither there nor predicted
+    targets[::5, 0] = np.nan
+    found = numbers.read(run("labels", outputs, targets))
+    assert isinstance(found, Labels)
+    for k in range(4):
+        known = ~np.isnan(targets[:, k])
+        wanted = metrics.precision_recall_fscore_support(
+            targets[known, k], outputs[known, k] >= 0, average="binary", zero_division=np.nan
+        )
+        np.testing.assert_allclose((found.precision[k], found.recall[k], found.f1[k]), wanted[:3])
+    assert found.worst()[-1] == 3
+    assert json.loads(json.dumps(found.record(), allow_nan=False))["labels"][3]["f1"] is None
+
+
+def test_numbers_are_measured_as_scikit_learn_measures_them(run):
+    targets = RNG.normal(size=(120, 2)).astype(np.float32) * 1e-6 + 3e-6
+    outputs = (targets + RNG.normal(size=targets.shape) * 5e-7).astype(np.float32)
+    targets[::4, 1] = np.nan
+    found = numbers.read(run("values", outputs, targets, ("height", "weight")))
+    assert isinstance(found, Values)
+    for k, number in enumerate(found.numbers):
+        known = ~np.isnan(targets[:, k])
+        pair = targets[known, k].astype(np.float64), outputs[known, k].astype(np.float64)
+        assert number.rmse == pytest.approx(metrics.root_mean_squared_error(*pair))
+        assert number.mae == pytest.approx(metrics.mean_absolute_error(*pair))
+        assert number.r2 == pytest.approx(metrics.r2_score(*pair))
+        assert number.correlation == pytest.approx(np.corrcoef(*pair)[0, 1])
+    assert [entry["n"] for entry in found.record()["values"]] == [120, 90]
+
+
+def test_dense_outputs_and_runs_without_predictions_have_no_picture(run, tmp_path):
+    assert numbers.read(tmp_path / "nothing") is None
+    assert numbers.read(run("dense", np.zeros((3, 1, 4)), np.zeros((3, 1, 4)))) is None
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets"), [(np.zeros((3, 2)), np.array([0, 1, 2])), (np.zeros((3, 2, 4)), np.array([0, 1, 1]))]
+)
+def test_what_no_run_writes_is_an_error_of_the_data(run, outputs, targets):
+    with pytest.raises(DataError):
+        numbers.read(run("classes", outputs, targets))
+
+
+@given(NAMES, WIDTHS, st.sampled_from([1, 9, 2000]))
+@examples(60)
+def test_a_confusion_matrix_fits_the_terminal_and_holds_every_count_or_the_most_confused_pairs(names, width, most):
+    found = confusion(names, len(names), most)
+    text = printed(found, width)
+    assert max(map(cell_len, text.split("\n"))) <= width
+    assert f"{found.correct} of {found.n} test samples right" in " ".join(text.split())
+    if "most confused" in text:
+        true, predicted = found.confused()[0]
+        counts = re.findall(r"\d+(?= +\d+ %)", text.split("of the class")[1])
+        assert int(counts[0]) == found.counts[true, predicted]
+    elif "rows: true class" in text:
+        body = text[text.index("recall") :]
+        shown = sorted(int(count) for count in re.findall(r"(?<![\w.])\d+(?![\w%.])", body))
+        missing = sorted(found.counts[found.counts > 0].tolist())
+        for count in shown:
+            if count in missing:
+                missing.remove(count)
+        assert not missing
+
+
+@pytest.mark.parametrize(("classes", "width"), [(2, 80), (10, 80), (14, 80), (10, 140), (25, 140)])
+def test_as_many_classes_as_fit_are_a_matrix(classes, width):
+    found = Confusion(np.diag([50] * classes) + 3, [str(k) for k in range(classes)])
+    text = printed(found, width)
+    assert "most confused" not in text
+    rows = [line for line in text.splitlines() if re.match(r"\d+ .*53", line)]
+    assert len(rows) == classes
+    assert ("share of the row" in text) == (classes <= 10)
+
+
+@given(st.integers(1, 70), st.integers(1, 40), WIDTHS)
+@examples(10)
+def test_pictures_of_labels_and_numbers_fit_the_terminal(k, n, width):
+    rng = np.random.default_rng(k)
+    present, predicted = rng.integers(0, n + 1, (2, k))
+    labels = Labels(n, present, predicted, np.minimum(present, predicted), [f"label {i} of {k}" for i in range(k)])
+    values = Values([Number(f"n{i}", *rng.normal(size=(2, n)) * 10.0 ** rng.integers(-9, 9)) for i in range(k)])
+    for answer in (labels, values):
+        if answer is values or width >= 60:
+            assert max(map(cell_len, printed(answer, width).split("\n"))) <= width
+        assert re.search(r"\d", printed(answer, 80))
+
+
+def test_a_plot_counts_every_sample_and_says_which_are_beyond_it():
+    true = np.arange(100.0)
+    exact = printed(Values([Number("", true, true)]), 80)
+    marks = "".join(line.split("|")[1] for line in exact.splitlines() if "|" in line)
+    assert set(marks) - {" ", "/"} == {"o", "O"} & set(marks) | ({"."} & set(marks))
+    assert marks.count("/") < 44
+    far = printed(Values([Number("", true, np.where(true == 7, 1e6, true))]), 80)
+    assert "1 far off" in far
+    assert "1e+06" not in far
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        confusion(["a", "b"]),
+        confusion([str(i) for i in range(65)]),
+        Labels(9, np.array([3, 0]), np.array([2, 0]), np.array([1, 0]), ("x", "y")),
+        Values([Number("", np.arange(9.0), np.arange(9.0)[::-1])]),
+    ],
+)
+def test_a_terminal_without_unicode_gets_none(answer):
+    printed(answer, 80, encoding="ascii").encode("ascii")  # raises where a sign is none of its own
+
+
+@given(NAMES, st.sampled_from([1, 40]))
+@examples(20)
+def test_an_svg_has_a_title_and_every_count_and_needs_nothing_else(names, most):
+    found = confusion(names, len(names), most)
+    text = svg.draw(found, '<my> & "task"')
+    root = ElementTree.fromstring(text)
+    title = root.find("{*}title")
+    assert title is not None
+    assert (
+        title.text
+        == f'<my> & "task": {found.correct} of {found.n} test samples right ({100 * found.correct / max(found.n, 1):.2f} %)'
+    )
+    assert not re.search(r"href|<script|url\(|@import|\son\w+=", text)
+    assert "prefers-color-scheme: dark" in text
+    tips = [tip.text for tip in root.iterfind("{*}rect/{*}title")]
+    if len(names) <= 60:
+        assert len(tips) == np.count_nonzero(found.counts)
+    assert text == svg.draw(found, '<my> & "task"')
+
+
+def test_everything_in_an_svg_lies_inside_it():
+    for answer in (
+        confusion(["standing", "walking", "sitting down slowly"]),
+        confusion([str(i) for i in range(30)]),
+        Labels(9, np.array([3, 0]), np.array([2, 0]), np.array([1, 0]), ("x", "y")),
+        Values([Number(f"n{i}", *RNG.normal(size=(2, n))) for i, n in enumerate((5, 3000, 7, 1))]),
+    ):
+        root = drawn(answer)
+        width, height = float(root.attrib["width"]), float(root.attrib["height"])
+        for element in root.iter():
+            for key, most in (("x", width), ("y", height), ("cx", width), ("cy", height)):
+                assert 0 <= float(element.attrib.get(key, 0)) <= most
+        assert f"0 0 {width:.0f} {height:.0f}" == root.attrib["viewBox"]
+
+
+def test_a_plot_as_svg_draws_each_sample_or_counts_them_all():
+    few = drawn(Values([Number("", np.arange(50.0), np.arange(50.0))]))
+    assert len(few.findall("{*}circle")) == 50
+    many = drawn(Values([Number("", *RNG.normal(size=(2, 5000)))]))
+    tips = [tip.text or "" for tip in many.iterfind("{*}rect/{*}title")]
+    assert sum(int(tip.split()[0]) for tip in tips) == 5000
+
+
+def test_drawing_needs_neither_torch_nor_the_model():
+    code = (
+        "import sys\nfrom orca_cli.report.answer import console, numbers, svg\n"
+        "assert not {'torch', 'hydra', 'scipy', 'sklearn'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

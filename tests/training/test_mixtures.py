@@ -1,0 +1,64 @@
+"""A step on mixed samples: the loss is the mean of both targets' losses by their shares, whatever the loss."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from orca_cli.interfaces import Batch
+from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy
+from orca_cli.training.loop import train_step
+from tests.training.toy import Dense, Pairs, engine, gradient, optimizer
+
+SHARE = 0.7
+
+
+class Mixed(Pairs):
+    """Pairs whose optimizer steps see each sample's target beside that of the one before it."""
+
+    def batch(self, indices, augment=None):
+        batch = super().batch(indices)
+        return batch if augment is None else dataclasses.replace(batch, partner=batch.y.roll(1, 0), share=SHARE)
+
+
+CLASSES = torch.tensor([0, 1, 2, 2, 1, 0, 1, 2])
+LABELS = torch.nn.functional.one_hot(CLASSES, 3).float()
+LABELS[2, 1] = torch.nan
+CASES = {
+    "cross-entropy": (nn.CrossEntropyLoss(label_smoothing=0.1), CLASSES),
+    "cross-entropy, weighted": (MaskedCrossEntropy([1.0, 10.0, 0.1]), CLASSES),
+    "labels, some unknown": (MaskedBCE(positive_weight=3.0), LABELS),
+}
+
+
+def step(samples, loss, batch_size=8):
+    model = Dense(3, flat=True)
+    settings = {"batch_size": batch_size, "clip": None, "seed": 0, "step": 0}
+    value, _ = train_step(engine(), model, optimizer(model), loss, samples, np.arange(8), **settings)
+    return value, gradient(model)
+
+
+@pytest.mark.parametrize(("loss", "y"), CASES.values(), ids=CASES)
+def test_loss_and_gradient_are_those_of_both_targets_by_their_shares(loss, y):
+    value, found = step(Mixed(y), loss)
+    own, own_gradient = step(Pairs(y), loss)
+    other, other_gradient = step(Pairs(y.roll(1, 0)), loss)
+    assert value == pytest.approx(SHARE * own + (1 - SHARE) * other, rel=1e-5)
+    torch.testing.assert_close(found, SHARE * own_gradient + (1 - SHARE) * other_gradient)
+
+
+def test_soft_targets_give_the_same_where_a_loss_has_them():
+    """Cross-entropy is linear in its target: mixing losses is mixing one-hot targets, as mixup is usually defined."""
+    _, found = step(Mixed(CLASSES), nn.CrossEntropyLoss())
+    _, soft = step(
+        Pairs(SHARE * LABELS.nan_to_num() + (1 - SHARE) * LABELS.nan_to_num().roll(1, 0)), nn.CrossEntropyLoss()
+    )
+    torch.testing.assert_close(found, soft)
+
+
+def test_a_batch_keeps_its_partners_on_the_way_to_the_device():
+    batch = Batch(torch.zeros(2, 1, 3), torch.arange(2), None, torch.arange(2).flip(0), SHARE)
+    for moved in (engine().move(batch), engine().pin(batch)):
+        assert (moved.partner.tolist(), moved.share, moved.valid) == ([1, 0], SHARE, None)

@@ -75,17 +75,20 @@ def standard_error(
         targets: [n, ...].
         groups: [n], or None.
     """
-    n, resamples = len(outputs), min(_RESAMPLES, _CELLS // max(1, outputs.numel()))
-    members = _members(n, groups)
-    if len(members) < 2 or resamples < _LEAST:
+    resamples = min(_RESAMPLES, _CELLS // max(1, outputs.numel()))
+    members = None if groups is None else _members(groups)
+    count = len(outputs) if members is None else len(members)
+    if count < 2 or resamples < _LEAST:
         return None
     generator = seeding.numpy_generator(0, "baselines", "bootstrap")
     found = []
     for _ in range(resamples):
-        drawn = generator.integers(len(members), size=len(members))
-        rows = torch.from_numpy(np.concatenate([members[place] for place in drawn]))
-        sizes = [len(members[place]) for place in drawn]
-        records = None if groups is None else torch.from_numpy(np.repeat(np.arange(len(drawn)), sizes))
+        drawn, records = generator.integers(count, size=count), None
+        if members is not None:
+            parts = [members[place] for place in drawn]
+            drawn = np.concatenate(parts)
+            records = torch.from_numpy(np.repeat(np.arange(count), [len(part) for part in parts]))
+        rows = torch.from_numpy(drawn)
         try:
             first, second = (error(one[rows], targets[rows], records).value for one in (outputs, other))
         except OrcaError:
@@ -105,9 +108,8 @@ def ways(config: Config, task: TaskData) -> list[str]:
     return [*found, "more training data", "another body"][:2]
 
 
-def _members(n: int, groups: np.ndarray | None) -> list[np.ndarray]:
-    if groups is None:
-        return list(np.arange(n)[:, None])
+def _members(groups: np.ndarray) -> list[np.ndarray]:
+    """Return the samples of each record."""
     order = np.argsort(groups, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
 

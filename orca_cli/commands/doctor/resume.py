@@ -22,7 +22,7 @@ from orca_cli.terminal import Result
 _SHORT = (
     *("task=digits", "source.size=200", "task.train_size=100"),
     *("align.epochs=10", "align.source_points=300"),
-    *("train.epochs=8", "train.warmup_epochs=2", "train.checkpoint_s=0"),
+    *("train.epochs=8", "train.warmup_epochs=2", "train.checkpoint_s=0", "baselines=none"),
 )
 _COMPARED = ("weights_sha256", "error", "validation_error", "trivial_error", "metric_value", "splits", "inexact")
 _LOOK_S = 0.01

@@ -23,6 +23,7 @@ from orca_cli.losses.weights import is_sum
 
 _FAR = 10.0  # times the first loss: diverged, at any time
 _ABOVE = 1.5  # times the first loss: diverged, after the warm-up
+_ROSE = 1.05  # times the loss of the first steps: a rate has an effect, and not the one that is wanted
 _BELOW = 0.01  # of the best constant's loss: as far below it, a rate has an effect
 _LEAST_STEPS = 60  # a shorter training is not judged by whether it has an effect
 _SHARE = 1 / 3  # of the steps, after which a rate has to have had an effect
@@ -107,7 +108,7 @@ class RateWatch:
         if count >= self._warm + self._window and recent > _ABOVE * start:
             return self._changes(_DOWN, f"diverges: the loss is {recent:.3g} after the warm-up, and was {start:.3g}")
         if count == self._judged_at:
-            return self._is_judged and self._has_no_effect(start)
+            return self._is_judged and self._has_no_effect()
         if count > self._judged_at + self._window:
             self._is_on = False
             self._losses.clear()
@@ -131,14 +132,15 @@ class RateWatch:
         self.change = None if change is None else RateChange(**change)
         self._losses, self._is_on = list(plain["losses"]), plain["on"]
 
-    def _has_no_effect(self, start: float) -> bool:
+    def _has_no_effect(self) -> bool:
         recent = fmean(self._losses[-self._averaged :])
         if self._constant is None or recent < self._constant - _BELOW * abs(self._constant):
             return False
         seen = (
             f"the loss is {recent:.3g} after {len(self._losses)} steps, and {self._constant:.3g} for the best constant"
         )
-        if fmean(self._losses[self._warm :]) > start:
+        start = max(fmean(self._losses[: self._window]), self._constant)
+        if fmean(self._losses[self._warm :]) > _ROSE * start:
             return self._changes(_ASIDE, f"is too high: {seen}")
         return self._changes(_UP, f"has no effect: {seen}")
 

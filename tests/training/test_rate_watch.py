@@ -65,6 +65,13 @@ def test_a_loss_that_does_not_get_below_the_constants_is_too_low_a_rate():
     assert "200 steps" in one.change.why
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_loss_that_does_not_move_is_too_low_a_rate_whatever_the_noise_of_the_first_step(seed):
+    one = watch()
+    assert until_changed(one, 2.05 + noise(600, 0.2, seed)) == 200
+    assert one.lr == pytest.approx(3e-3)
+
+
 def test_short_trainings_are_not_judged_by_their_effect_and_none_without_a_constant():
     assert until_changed(watch(total=50, warmup=5), [2.2] * 50) is None
     assert until_changed(watch(constant=None), [2.2] * 600) is None

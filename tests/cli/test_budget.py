@@ -27,7 +27,7 @@ def bare(small):
 @pytest.fixture
 def watched(bare):
     """A small run that is long enough for its rate to be judged."""
-    return [*bare, *LONG, "task.validation_size=5"]
+    return [*bare, *LONG, "task.validation_size=5", "embedder=patch", "finetune=full"]
 
 
 def typed(*words, **more):

@@ -204,6 +204,11 @@ def test_features_have_mean_0_and_deviation_1_over_what_a_bank_was_fitted_to():
     assert torch.equal(samples[:, 0], samples[:, 4])
     kept = torch.arange(50) != 20
     assert samples[kept, 0].double().mean(0).abs().max() < 0.1
+    # The last ten features are the means of the patches of the two channels.
+    bank.sample.weight.zero_()[:10, -10:] = torch.eye(10)
+    means = x[:10].unflatten(2, (5, 8)).mean(3).flatten(1)
+    ours, wanted = bank(x[:10], valid[:10])[:, 0, :10], means - bank.sample_mean[-10:]
+    torch.testing.assert_close(ours, wanted / bank.sample_deviation[-10:], rtol=1e-3, atol=1e-3)
     assert samples[20].abs().max() == 0
 
 

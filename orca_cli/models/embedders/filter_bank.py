@@ -21,6 +21,7 @@ _SLOPE = 6.0  # of the soft step at a threshold
 _FLAT = 0.03  # deviations of the data below which a window counts as flat
 _CONSTANT = 1e-4  # deviation of a feature below which it is not divided by it
 _FARTHEST = 5.0  # deviations from its mean that a feature may be
+_MOST_MEANS = 1024  # means of patches that are features of a sample
 
 
 class FilterBank(nn.Module):
@@ -58,13 +59,15 @@ class FilterBank(nn.Module):
         weight -= weight.mean(-1, keepdim=True)
         self.register_buffer("weight", functional.normalize(weight.flatten(2), dim=2).view_as(weight))
         self.register_buffer("threshold", torch.linspace(-_THRESHOLDS, _THRESHOLDS, filters), persistent=False)
-        features = len(spacings) * (2 * filters + 1)
-        self.token, self.sample = nn.Linear(features, width), nn.Linear(features, width)
-        for name in ("token", "sample"):
-            self.register_buffer(f"{name}_mean", torch.zeros(features))
-            self.register_buffer(f"{name}_deviation", torch.ones(features))
-            nn.init.xavier_uniform_(getattr(self, name).weight)
-            nn.init.zeros_(getattr(self, name).bias)
+        answers, means = len(spacings) * (2 * filters + 1), layout.input_shape[0] * layout.tokens
+        self._has_means = means <= _MOST_MEANS
+        self.token = nn.Linear(answers, width)
+        self.sample = nn.Linear(answers + means * self._has_means, width)
+        for name, layer in (("token", self.token), ("sample", self.sample)):
+            self.register_buffer(f"{name}_mean", torch.zeros(layer.in_features))
+            self.register_buffer(f"{name}_deviation", torch.ones(layer.in_features))
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, canvas: Tensor, valid: Tensor) -> Tensor:
         """Return features [B, T, D].
@@ -99,14 +102,17 @@ class FilterBank(nn.Module):
 
     @torch.no_grad()
     def _standardised(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features of tokens [B, T, n] and samples [B, n]; 0 where nothing is valid."""
+        """Return the features of tokens [B, T, n] and samples [B, m]; 0 where nothing is valid."""
         tokens, samples, seen = self._features(canvas, valid)
         tokens = ((tokens - self.token_mean) / self.token_deviation).clamp(-_FARTHEST, _FARTHEST)
         samples = ((samples - self.sample_mean) / self.sample_deviation).clamp(-_FARTHEST, _FARTHEST)
         return tokens * seen.unsqueeze(-1), samples * seen.any(1, keepdim=True)
 
     def _features(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return raw features of tokens [B, T, n] and samples [B, n], and which tokens [B, T] show anything valid."""
+        """Return raw features of tokens [B, T, n] and samples [B, m], and which tokens [B, T] show anything valid.
+
+        Those of a sample are the means of its tokens' and, where these are not too many, the means of its patches.
+        """
         # One position more, outside of the input, holds 0 and is not valid.
         x, known = functional.pad(canvas.flatten(2), (0, 1)), functional.pad(valid.flatten(1), (0, 1))
         known = known[:, self.places]  # [B, T, M]
@@ -126,7 +132,11 @@ class FilterBank(nn.Module):
             found.append((torch.log(size + _FLAT) * weight).sum(-2) / count)
         tokens, seen = torch.cat(found, -1), known.any(-1)
         part = seen.unsqueeze(-1).to(tokens.dtype)
-        return tokens, (tokens * part).sum(1) / part.sum(1).clamp(min=1), seen
+        samples = (tokens * part).sum(1) / part.sum(1).clamp(min=1)
+        if self._has_means:
+            means = (x[:, :, self.places] * weight.squeeze(-1).unsqueeze(1)).sum(-1) / count.squeeze(-1).unsqueeze(1)
+            samples = torch.cat([samples, means.flatten(1)], -1)  # [B, C, T], channel by channel
+        return tokens, samples, seen
 
 
 class _Moments:

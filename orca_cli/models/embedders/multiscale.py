@@ -17,11 +17,11 @@ from orca_cli.ranges import Count
 class Multiscale:
     """Kernel of three strides as of `overlap.Overlap`, and a bank of dilated filters beside it; an Embedder (interfaces).
 
-    What tells classes apart is often which shapes occur, at what scale and how often. Every filter is compared with the shape
-    of the input around some positions of the patch, as a correlation, which is free of level and size. Features are the share
-    of positions where that exceeds the filter's threshold (as in ROCKET and its successors, Dempster et al. 2020), its
-    maximum, and the size of what was seen; those of the patch and their means over the sample, standardised, are added to
-    every token.
+    What tells classes apart is often which shapes occur, at what scale and how often. Every filter is compared with the
+    shape of the input around some positions of the patch, as a correlation, which is free of level and size. Features are
+    the share of positions where that exceeds the filter's threshold (as in ROCKET and its successors, Dempster et al.
+    2020), its maximum, and the size of what was seen; those of the patch and those of the sample (their means, and the
+    input's mean over every patch), standardised, are added to every token.
 
     Args:
         init: as in `patch.Patch`, of norm, positions and patch filter; the bank is random.

@@ -86,11 +86,13 @@ class TrainingPlan:
             built.loss.to(engine.device)  # weights of classes
         self.per_epoch = steps_per_epoch(config, len(self._samples))
         self._steps = settled(config.train.epochs) * self.per_epoch if steps is None else steps
-        body = {id(parameter): parameter for parameter in built.model.body.parameters()}
+        body, outer = [], []
+        for name, parameter in built.model.named_parameters():
+            (body if name.startswith("body.") else outer).append(parameter)
         optimizer = make_optimizer(
             config.train,
-            body.values(),
-            outer=[parameter for parameter in built.model.parameters() if id(parameter) not in body],
+            body,
+            outer=outer,
             outer_rate=settled(config.train.outer_rate),
             fused=engine.device.type == "cpu",
         )

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from orca_cli import seeding
@@ -91,3 +92,18 @@ def test_a_step_asks_for_no_more_samples_than_there_are(given, n, taken):
     with steps:
         assert steps.per_epoch == -(-n // (taken[0] * taken[1]))
         assert steps.take(0)[1] == min(n, taken[0] * taken[1])
+
+
+def test_all_but_the_body_learn_at_the_outer_rate():
+    """After a step of SGD without momentum every parameter has moved by its rate times its gradient."""
+    model = Dense(2, flat=True)
+    model.body = model.layers.pop(0)
+    model.forward = lambda x, valid=None: model.layers(model.body(x)).mean(dim=2)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    settings = {"optimizer": "sgd", "momentum": 0.0, "lr": 0.01, "warmup_epochs": 0, "outer_rate": 10.0}
+    with plan(model, Pairs(torch.zeros(8, 2)), nn.MSELoss(), **settings) as taken:
+        taken.take(0)
+        rate = taken.rate(0)
+    for name, value in model.named_parameters():
+        own = rate if name.startswith("body.") else 10 * rate
+        torch.testing.assert_close(before[name] - value.detach(), own * value.grad, rtol=1e-3, atol=1e-7)

@@ -14,6 +14,7 @@ from orca_cli.training.engine import Engine
 from orca_cli.training.schedule import make_optimizer
 
 SETTLED = {
+    "outer_rate": 1.0,
     "epochs": 60,
     "batch_size": 32,
     "lr": 1e-4,

@@ -207,10 +207,12 @@ class MemberTraining:
     def _save(self) -> None:
         progress = self._progress
         averaged = {_AVERAGE + name: value for name, value in self._mean.state().items()}
+        # After the last step, what follows needs no optimizer, whose state is twice the size of the weights.
+        optimizer = checkpoint.optimizer_tensors(self._plan.optimizer) if progress.step < self.total else {}
         saved = checkpoint.Checkpoint(
             self._start + progress.step,
             self._built.finetune.trainable_state(self._built.model),
-            checkpoint.optimizer_tensors(self._plan.optimizer),
+            optimizer,
             dict(progress.best) | averaged,
             progress.plain() | {"member": self._number, "rate": self._watch.plain()},
             self._engine.scaler_state(),

@@ -114,17 +114,18 @@ class FilterBank(nn.Module):
         Those of a sample are the means of its tokens' and, where these are not too many, the means of its patches.
         """
         # One position more, outside of the input, holds 0 and is not valid.
-        x, known = functional.pad(canvas.flatten(2), (0, 1)), functional.pad(valid.flatten(1), (0, 1))
+        x = functional.pad(canvas.flatten(2).transpose(1, 2), (0, 0, 0, 1))  # [B, P + 1, C]
+        known = functional.pad(valid.flatten(1), (0, 1))
         known = known[:, self.places]  # [B, T, M]
         weight = known.unsqueeze(-1).to(x.dtype)
         count = weight.sum(-2).clamp(min=1)
         found = []
         for taps, filters in zip(self.taps, self.weight, strict=True):
-            windows = x[:, :, taps].movedim(1, 3)  # [B, T, M, C, taps]
-            shape = (windows - windows.mean(-1, keepdim=True)).flatten(-2)
+            windows = x[:, taps]  # [B, T, M, taps, C]
+            shape = (windows - windows.mean(-2, keepdim=True)).flatten(-2)
             size = shape.square().mean(-1, keepdim=True).sqrt()
             # A random filter answers with a deviation of about 1, whatever the window's size is.
-            answers = functional.linear(shape, filters.flatten(1)) / (size + _FLAT)
+            answers = functional.linear(shape, filters.transpose(1, 2).flatten(1)) / (size + _FLAT)
             share = torch.sigmoid(_SLOPE * (answers - self.threshold))
             found.append(2 * (share * weight).sum(-2) / count - 1)
             largest = answers.masked_fill(~known.unsqueeze(-1), -math.inf).amax(-2)
@@ -134,8 +135,8 @@ class FilterBank(nn.Module):
         part = seen.unsqueeze(-1).to(tokens.dtype)
         samples = (tokens * part).sum(1) / part.sum(1).clamp(min=1)
         if self._has_means:
-            means = (x[:, :, self.places] * weight.squeeze(-1).unsqueeze(1)).sum(-1) / count.squeeze(-1).unsqueeze(1)
-            samples = torch.cat([samples, means.flatten(1)], -1)  # [B, C, T], channel by channel
+            means = (x[:, self.places] * weight).sum(-2) / count  # [B, T, C]
+            samples = torch.cat([samples, means.transpose(1, 2).flatten(1)], -1)
         return tokens, samples, seen
 
 

@@ -74,17 +74,18 @@ def measure(built: Built, engine: Engine, reporter: Reporter) -> Costs | None:
     """
     built.model.to(engine.device)
     first = checkpoint.snapshot(built.model)
+    costs = None
     with signals.immediate(), torch.random.fork_rng(devices=[]):
         try:
             step = _step(built, engine)
             sample = _sample(built, engine, step)
-            align = _align(built, engine, reporter, step, sample)
+            costs = Costs(step, sample, _align(built, engine, reporter, step, sample))
         except NonFiniteError:  # the stage that it happens in will say so
-            return None
-        finally:
-            built.model.load_state_dict(first)
-            built.model.zero_grad()
-    return Costs(step, sample, align)
+            pass
+    # Other errors end the run; a failure to go back would hide them.
+    built.model.load_state_dict(first)
+    built.model.zero_grad()
+    return costs
 
 
 def expected(built: Built, costs: Costs) -> dict[str, float]:

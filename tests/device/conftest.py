@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from orca_cli.exceptions import NonFiniteError
+from orca_cli.stages import minutes
 from orca_cli.training import engine
 from tests.cli.conftest import environment, fork, home, orca, small, tiny  # noqa: F401 - fixtures
 from tests.device.emulated import emulated
@@ -82,13 +82,19 @@ def words(tiny, tmp_path):  # noqa: F811 - the fixture
     return command
 
 
+def fail_at(patch, number):
+    """Let optimizer step `number` of a run fail, the steps that are timed before it not counted; no other rate mends it."""
+    patch.setattr(minutes, "measure", lambda *words: None)
+    patch.setattr(torch.optim.AdamW, "step", failing_at(torch.optim.AdamW.step, number))
+
+
 def failing_at(step, number):
     """Return an optimizer's step of which call `number` fails."""
     calls = itertools.count(1)
 
     def broken(*words, **settings):
         if next(calls) == number:
-            raise NonFiniteError("nan", where="test")
+            raise RuntimeError("test")
         return step(*words, **settings)
 
     return broken

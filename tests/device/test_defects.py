@@ -12,12 +12,13 @@ from orca_cli.metrics import minibatch_ot
 from orca_cli.metrics.transport import annealed, label_distances
 from orca_cli.models.bodies.base import ImageBody
 from orca_cli.models.embedders.convolution import ConvolutionEmbedder
+from orca_cli.models.embedders.filter_bank import FilterBank
 from orca_cli.models.transfer import TransferModel
 from orca_cli.stages import compared, finetune
 from orca_cli.stages.problem import Problem
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
-from tests.device.conftest import failing_at
+from tests.device.conftest import fail_at
 
 REFUSED = ("expected all tensors to be on the same device", "can't convert lazy device type tensor to numpy")
 
@@ -67,6 +68,33 @@ def positions_of_an_embedder(patch):
         self.positions = positions  # neither a parameter nor a buffer, so it does not move
 
     patch.setattr(ConvolutionEmbedder, "__init__", plain)
+
+
+def scale_of_the_features(patch):
+    init = FilterBank.__init__
+
+    def plain(self, *words, **more):
+        init(self, *words, **more)
+        for name in ("sample_mean", "sample_deviation"):
+            value = getattr(self, name)
+            delattr(self, name)
+            setattr(self, name, value)
+
+    patch.setattr(FilterBank, "__init__", plain)
+
+
+def filters_of_a_bank(patch):
+    features = FilterBank._features
+
+    def left(self, *words):
+        kept = self.weight
+        self.weight = kept.cpu()
+        try:
+            return features(self, *words)
+        finally:
+            self.weight = kept
+
+    patch.setattr(FilterBank, "_features", left)
 
 
 def mask_of_an_embedder(patch):
@@ -140,6 +168,8 @@ FOUND = [
     (points_of_the_source, "metric=euclidean"),
     (labels_of_the_target, "metric=otdd"),
     (positions_of_an_embedder, "metric=none"),
+    (scale_of_the_features, "metric=none"),
+    (filters_of_a_bank, "metric=moments"),
     (mask_of_an_embedder, "metric=none"),
     (scale_of_the_targets, "metric=none"),
     (layer_that_embeds_the_source, "metric=moments"),
@@ -165,7 +195,7 @@ def test_the_state_of_an_optimizer_that_is_restored_to_the_cpu_ends_a_run(orca, 
     """In stage 3 without alignment, in stage 2 with it."""
     command = [*words("swin", (1, 8, 8)), f"metric={metric}", "train.checkpoint_s=0"]
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", failing_at(torch.optim.AdamW.step, 2))
+        fail_at(patch, 2)
         code, _, _ = orca(*command)
     assert code != 0
     restore = checkpoint.restore_optimizer

@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from orca_cli import configuration
 from tests.cli.conftest import results, run_folders
-from tests.device.conftest import failing_at
+from tests.device.conftest import fail_at
 
 METRICS = sorted(set(configuration.choices("metric")) - {"none"})
 
@@ -76,7 +75,7 @@ def test_a_resumed_run_has_the_same_bits(orca, environment, words, on_device, mo
     straight.rename(environment / "aside")
     cold = f"paths.cache={tmp_path / 'colder'}"
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", failing_at(torch.optim.AdamW.step, step))
+        fail_at(patch, step)
         code, _, _ = orca(*command, cold)
     assert code != 0
     (stopped,) = run_folders(environment)

@@ -29,7 +29,9 @@ result.json, or a file is damaged"""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    parser.description = "Compute the error of finished runs again from their predictions, and compare with result.json."
+    parser.description = (
+        "Compute the error of finished runs again from their predictions, and compare with result.json."
+    )
     parser.epilog = EXAMPLES
     text = "a run's folder, its name, or the eight digits at its end"
     parser.add_argument("runs", nargs="+", metavar="RUN", help=text)

@@ -99,7 +99,9 @@ def recompute(run: Path) -> Recomputed:
         error=Compared(error.name, _number(recorded, "value"), score.value),
         n=Compared("n", _number(recorded, "n"), score.n),
         skipped=Compared("skipped", _number(recorded, "skipped"), score.skipped),
-        others=tuple(Compared(name, _number(others, name), score.others[name]) for name in others if name in score.others),
+        others=tuple(
+            Compared(name, _number(others, name), score.others[name]) for name in others if name in score.others
+        ),
         missing=tuple(name for name in others if name not in score.others),
     )
 
@@ -107,7 +109,9 @@ def recompute(run: Path) -> Recomputed:
 def _saved(path: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Return outputs, targets and, where the samples are cut from records, the record of each sample."""
     arrays = open_arrays(path, str(path))
-    found = {name: torch.from_numpy(np.array(arrays[name].read())) for name in arrays if arrays[name].dtype.kind in "fiu"}
+    found = {
+        name: torch.from_numpy(np.array(arrays[name].read())) for name in arrays if arrays[name].dtype.kind in "fiu"
+    }
     if not {"outputs", "targets"} <= set(found) or len(found["outputs"]) != len(found["targets"]):
         raise DataError("does not hold the predictions of a run", where=str(path), hint=_AGAIN)
     return found["outputs"], found["targets"], found.get(GROUPS)

@@ -110,12 +110,12 @@ def _is_passing(path: Path) -> bool:
 def _of_folder(folder: Path) -> Iterator[Leftover]:
     """Yield what interrupted writes left directly in a folder that many processes write to, and what was moved aside in it."""
     entries = _entries(folder)
+    is_used = any(storage.is_locked(path) for path in entries if path.suffix == ".lock")
     for path in entries:
         if storage.is_aside(path):
             yield Leftover(path, ASIDE, "was found damaged", storage.size(path))
-        elif storage.is_temporary(path) and _idle_s(path) > _WRITING_S:
-            if not any(storage.is_locked(other) for other in entries if other.suffix == ".lock"):
-                yield Leftover(path, WRITE, "its process ended before it was complete", storage.size(path))
+        elif storage.is_temporary(path) and not is_used and _idle_s(path) > _WRITING_S:
+            yield Leftover(path, WRITE, "its process ended before it was complete", storage.size(path))
 
 
 def _of_run(run: Path) -> Iterator[Leftover]:

@@ -26,8 +26,8 @@ examples:
   orca runs gc --days 0         with all of the cache: everything in it is computed again when a run wants it
 
 Caches: entries in $ORCA_HOME/cache that were not used for --days. Moved aside: damaged files and folders, which were replaced.
-Interrupted writes: what a killed process left. Checkpoints: of completed runs, which need none. No run is removed (orca runs rm),
-nothing of a run that a process works on is touched, and no data sets are (orca data)."""
+Interrupted writes: what a killed process left. Checkpoints: of completed runs, which need none. No run is removed
+(orca runs rm), no data set is (orca data), and nothing of a run that a process works on."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from orca_cli.runs.removal import idle, is_run
 from orca_cli.runs.studies import FOLDER as STUDIES
 
 # Folders of the cache whose entries are computed again where they are missing. Downloads of libraries are not ours to remove.
-CACHES = ("alignments", "baselines", "floors", "generated", "metric_sources", "source_features")
+CACHES = ("alignments", "baselines", "floors", "generated", "metric_sources", "source_features", "unpacked")
 CACHE, ASIDE, WRITE, CHECKPOINTS = "cache", "moved aside", "interrupted write", "checkpoints"
 _DAY_S = 86400.0
 _WRITING_S = 3600.0  # a younger file may be one that a process is still writing
@@ -151,7 +151,8 @@ def _is_of_newer_program(run: Path) -> bool:
 def _old(folder: Path, days: float) -> Iterator[Leftover]:
     """Yield the entries of a cache that were not used for some days, and that no process uses now."""
     for path in _entries(folder):
-        if _is_passing(path) or not (path / storage.MANIFEST).is_file() or storage.is_locked(_lock(path)):
+        is_ours = any((inner / storage.MANIFEST).is_file() for inner in (path, *_folders(path)))
+        if _is_passing(path) or not is_ours or storage.is_locked(_lock(path)):
             continue
         unused = _idle_s(path) / _DAY_S
         if unused >= days:

@@ -265,7 +265,7 @@ def _check(problem: Problem, model: Any, engine: Engine, heldout: Labelled) -> f
 def _training(task: Task, config: Config, model: Any, engine: Engine, samples: Any) -> dict[str, float]:
     """Return the seconds of an optimizer's update, and those of one sample, from a batch of some samples."""
     few = max(1, min(config.train.batch_size, _TOKENS[task.body] // model.embedder.layout.tokens))
-    settings = dataclasses.replace(config.train, batch_size=few, accumulation=1)
+    settings = dataclasses.replace(config.train, batch_size=few, accumulation=1, outer_rate=1.0)
     built: Any = SimpleNamespace(
         model=model, loss=default_loss(task.kind, task.kind == "classes"), task=SimpleNamespace(train=samples)
     )

@@ -208,6 +208,7 @@ def main() -> int:
         print(shutil.copyfile(raw / "jsb" / "JSB_Chorales.mat", arguments.to / "jsb" / "JSB_Chorales.mat"))
 
     def copy_peptides() -> None:
+        (arguments.to / "whole").mkdir(parents=True, exist_ok=True)
         print(shutil.copyfile(peptides_file(raw), arguments.to / "whole" / "peptides.csv"))
 
     made = [make(name, lambda name=name: write(study / f"{name}.npz", series(raw, name))) for name in SERIES]  # type: ignore[misc]

@@ -86,7 +86,8 @@ class TrainingPlan:
             built.loss.to(engine.device)  # weights of classes
         self.per_epoch = steps_per_epoch(config, len(self._samples))
         self._steps = settled(config.train.epochs) * self.per_epoch if steps is None else steps
-        body, outer = [], []
+        body: list[nn.Parameter] = []
+        outer: list[nn.Parameter] = []
         for name, parameter in built.model.named_parameters():
             (body if name.startswith("body.") else outer).append(parameter)
         optimizer = make_optimizer(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from orca_cli import storage
 from tests.reliability.test_hostile_files import FIGURE
@@ -21,7 +22,7 @@ SECRET = "hunter2-c0rrect-h0rse"
 SETTINGS = [
     "task=arrays", "task.kind=classes", "task.train=train.npz", "source.size=160", "align.epochs=1",
     "align.source_points=100", "align.max_samples=8", "align.pseudo_labels=3", "train.epochs=1", "train.warmup_epochs=0",
-    "train.batch_size=16", "train.select=best",
+    "train.batch_size=16", "train.select=best", "finetune=full",
 ]  # fmt: skip
 
 
@@ -124,16 +125,24 @@ def large(folder: Path) -> None:
 
 
 PATCH = "orca_cli.models.embedders.patch.Patch"
+MULTISCALE = "orca_cli.models.embedders.multiscale.Multiscale"  # that of the run
 
 
 def other_shape(folder: Path) -> None:
-    """A model for longer samples than its preprocessing gives: one more position in the embedder."""
-    weights(folder, lambda t: t.update({"embedder.positions": torch.zeros(13, t["embedder.positions"].shape[1])}))
+    """A model for longer samples than its preprocessing gives: one more token, of two channels, in the embedder."""
+
+    def longer(tensors) -> None:
+        tensors["embedder.positions"] = torch.zeros(13, tensors["embedder.positions"].shape[1])
+        for name in ("sample_mean", "sample_deviation", "sample.weight"):
+            tensors[f"embedder.beside.{name}"] = functional.pad(tensors[f"embedder.beside.{name}"], (0, 2))
+
+    weights(folder, longer)
     record(folder, input_shape=[2, 13])
 
 
 READER = {"_target_": "orca_cli.tasks.arrays.load", "kind": "classes", "train": "OUTSIDE/secret.txt"}
 NESTED = {"_target_": PATCH, "init": READER}
+FILTERS = {"_target_": MULTISCALE, "filters": 10**12}
 RESOLVE = {"_target_": "orca_cli.models.bodies.checkpoints.resolve", "checkpoint": "x"}
 SYSTEM = {"_target_": "os.system", "command": "touch canary"}
 THROUGH_OURS = {"_target_": "orca_cli.storage.folders.shutil.rmtree"}
@@ -143,6 +152,7 @@ EXPORTS = {
     "a system call as embedder": (lambda f: record(f, embedder=SYSTEM), True, 12, "outside"),
     "eval as finetune": (lambda f: record(f, finetune={"_target_": "builtins.eval"}), True, 12, "outside"),
     "a module through ours": (lambda f: record(f, embedder=THROUGH_OURS), True, 12, "is no embedder"),
+    "a trillion filters": (lambda f: record(f, embedder=FILTERS), True, 21, "the model's is"),
     "a nested reader": (lambda f: record(f, embedder=NESTED), True, 12, "is no embedder"),
     "another function of bodies": (
         lambda f: record(f, body=RESOLVE), True, 12, "is no body",
@@ -248,7 +258,7 @@ def newer(folder: Path) -> None:
 OBJECT = "seed: !!python/object/apply:os.mkdir [canary]"
 RUNS = {
     "a reader as embedder": (
-        lambda f: yaml(f, PATCH, "orca_cli.tasks.arrays.load"), True, 12, "is no embedder",
+        lambda f: yaml(f, MULTISCALE, "orca_cli.tasks.arrays.load"), True, 12, "is no embedder",
     ),
     "a system call as finetune": (lambda f: yaml(f, "orca_cli.finetuning.full.Full", "os.system"), True, 12, "outside"),
     "an object of Python": (lambda f: yaml(f, "seed: 0", OBJECT), True, 12, "asks for an object"),

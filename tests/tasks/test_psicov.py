@@ -70,7 +70,8 @@ def written(tmp_path):
 def test_channels_and_distances_lie_where_the_format_says(written, tmp_path, reporter):
     task = read(tmp_path, reporter, split_seed=1)
     test = task.open_test()
-    x, y, valid = (part.numpy() for part in vars(test.batch(np.array([0]))).values())
+    batch = test.batch(np.array([0]))
+    x, y, valid = (part.numpy() for part in (batch.x, batch.y, batch.valid))
     given, distance = written["psicov"][test.proteins[0]]
     inside = slice(5, 5 + 14)
     block = x[0, :, inside, inside]

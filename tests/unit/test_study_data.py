@@ -22,7 +22,7 @@ def raw(tmp_path):
     (folder / "cifar10").mkdir()
     generator = np.random.default_rng(0)
     y_train, y_test = np.repeat([0, 1, 2], [300, 150, 50]), np.repeat([0, 1, 2], [400, 300, 200])
-    for name in study_data.SERIES:
+    for name in sorted({*study_data.SERIES, *study_data.WHOLE} - {"watch"}):
         x = np.arange(1, len(y_train) + len(y_test) + 1, dtype=np.float32)[:, None, None] * np.ones(
             (1, 2, 6), np.float32
         )
@@ -71,7 +71,7 @@ def test_all_sets_are_made_and_made_alike(raw, tmp_path):
     first, second = make(raw, tmp_path / "a"), make(raw, tmp_path / "b")
     assert (first.returncode, second.returncode) == (0, 0), first.stderr
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
-    assert len(files) == 5 + 2 + 2 + 1
+    assert len(files) == (5 + 2 + 2 + 1) + (8 + 1 + 1)
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
@@ -100,6 +100,14 @@ def test_all_sets_are_made_and_made_alike(raw, tmp_path):
     watch = arrays(tmp_path / "a" / "study" / "watch.npz")
     subjects = {part: set(watch[f"x_{part}"][:, 0, 0]) for part in ("train", "val", "test")}
     assert subjects == {"train": set(range(1, 8)), "val": {8}, "test": {9, 10}}
+
+    entire = arrays(tmp_path / "a" / "whole" / "watch.npz")
+    assert {part: set(entire[f"x_{part}"][:, 0, 0]) for part in ("train", "test")} == {
+        "train": {*range(1, 9)},
+        "test": {9, 10},
+    }
+    assert (len(entire["y_train"]), len(entire["y_test"])) == (8 * 60, 2 * 60)
+    assert rows(arrays(tmp_path / "a" / "whole" / "Trace.npz"), "train") == rows(given, "train")
 
     peptides = arrays(tmp_path / "a" / "study" / "peptides.npz")
     assert peptides["x_train"].shape[1:] == (20, 50)

@@ -39,7 +39,6 @@ class FilterBank(nn.Module):
     taps: Tensor
     places: Tensor
     weight: Tensor
-    threshold: Tensor
     token_mean: Tensor
     token_deviation: Tensor
     sample_mean: Tensor
@@ -49,7 +48,8 @@ class FilterBank(nn.Module):
         super().__init__()
         extent, axes = layout.extent, len(layout.extent)
         reach = _TAPS[axes] // 2
-        spacings = [2**scale for scale in range(scales) if scale == 0 or 2 * reach * 2**scale < max(extent)]
+        powers = (2**scale for scale in range(scales))
+        spacings = list(itertools.takewhile(lambda spacing: spacing == 1 or 2 * reach * spacing < max(extent), powers))
         asked = _asked(layout, min(layout.kernel, _PLACES[axes]))  # [T, M, axes]
         around = np.array(list(itertools.product(range(-reach, reach + 1), repeat=axes)))  # [taps, axes]
         windows = np.stack([asked[:, :, None] + spacing * around for spacing in spacings])  # [scales, T, M, taps, axes]
@@ -58,7 +58,6 @@ class FilterBank(nn.Module):
         weight = torch.randn(len(spacings), filters, layout.input_shape[0], len(around))
         weight -= weight.mean(-1, keepdim=True)
         self.register_buffer("weight", functional.normalize(weight.flatten(2), dim=2).view_as(weight))
-        self.register_buffer("threshold", torch.linspace(-_THRESHOLDS, _THRESHOLDS, filters), persistent=False)
         answers, means = len(spacings) * (2 * filters + 1), layout.input_shape[0] * layout.tokens
         self._has_means = means <= _MOST_MEANS
         self.token = nn.Linear(answers, width)
@@ -114,18 +113,21 @@ class FilterBank(nn.Module):
         Those of a sample are the means of its tokens' and, where these are not too many, the means of its patches.
         """
         # One position more, outside of the input, holds 0 and is not valid.
-        x, known = functional.pad(canvas.flatten(2), (0, 1)), functional.pad(valid.flatten(1), (0, 1))
+        x = functional.pad(canvas.flatten(2).transpose(1, 2), (0, 0, 0, 1))  # [B, P + 1, C]
+        known = functional.pad(valid.flatten(1), (0, 1))
         known = known[:, self.places]  # [B, T, M]
         weight = known.unsqueeze(-1).to(x.dtype)
         count = weight.sum(-2).clamp(min=1)
+        # Made here, and not once, because a model whose weights come from a file is made without values.
+        threshold = torch.linspace(-_THRESHOLDS, _THRESHOLDS, self.weight.shape[1], device=x.device)
         found = []
         for taps, filters in zip(self.taps, self.weight, strict=True):
-            windows = x[:, :, taps].movedim(1, 3)  # [B, T, M, C, taps]
-            shape = (windows - windows.mean(-1, keepdim=True)).flatten(-2)
+            windows = x[:, taps]  # [B, T, M, taps, C]
+            shape = (windows - windows.mean(-2, keepdim=True)).flatten(-2)
             size = shape.square().mean(-1, keepdim=True).sqrt()
             # A random filter answers with a deviation of about 1, whatever the window's size is.
-            answers = functional.linear(shape, filters.flatten(1)) / (size + _FLAT)
-            share = torch.sigmoid(_SLOPE * (answers - self.threshold))
+            answers = functional.linear(shape, filters.transpose(1, 2).flatten(1)) / (size + _FLAT)
+            share = torch.sigmoid(_SLOPE * (answers - threshold))
             found.append(2 * (share * weight).sum(-2) / count - 1)
             largest = answers.masked_fill(~known.unsqueeze(-1), -math.inf).amax(-2)
             found.append(largest.masked_fill(~known.any(-1, keepdim=True), 0.0))
@@ -134,8 +136,8 @@ class FilterBank(nn.Module):
         part = seen.unsqueeze(-1).to(tokens.dtype)
         samples = (tokens * part).sum(1) / part.sum(1).clamp(min=1)
         if self._has_means:
-            means = (x[:, :, self.places] * weight.squeeze(-1).unsqueeze(1)).sum(-1) / count.squeeze(-1).unsqueeze(1)
-            samples = torch.cat([samples, means.flatten(1)], -1)  # [B, C, T], channel by channel
+            means = (x[:, self.places] * weight).sum(-2) / count  # [B, T, C]
+            samples = torch.cat([samples, means.transpose(1, 2).flatten(1)], -1)
         return tokens, samples, seen
 
 

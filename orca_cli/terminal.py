@@ -167,7 +167,7 @@ def confirmed(question: str) -> bool:
     Raises:
         UsageError: there is nobody to ask.
     """
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError(
             "there is no terminal to ask on", where="--yes", hint="add --yes to go ahead without a question"
         )

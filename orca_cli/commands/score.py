@@ -57,11 +57,11 @@ def execute(arguments: argparse.Namespace) -> Result:
             failures.append(ChecksumError(what, where=record["run"], hint="orca doctor RUN says which files changed"))
     rows = []
     for record in records:
-        error, style = record["error"], "" if record["equal"] else "red"
-        texts = [percent_or_number(error[key], record["percent"]) for key in ("recorded", "computed")]
+        own, style = record["error"], "" if record["equal"] else "red"
+        texts = [percent_or_number(own[key], record["percent"]) for key in ("recorded", "computed")]
         verdict = "equal" if record["equal"] else f"different: {', '.join(record['different'])}"
         verdict += f"; not saved for: {', '.join(record['missing'])}" if record["missing"] else ""
-        rows.append([Text(record["run"]), Text(error["name"]), *map(Text, texts), Text(verdict, style=style)])
+        rows.append([Text(record["run"]), Text(own["name"]), *map(Text, texts), Text(verdict, style=style)])
     shown = [terminal.table(("run", "error", "result.json", "computed", ""), rows)] if rows else []
     return Result({"schema": 1, "runs": records}, shown, failures)
 

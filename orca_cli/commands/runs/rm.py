@@ -45,15 +45,17 @@ def execute(arguments: argparse.Namespace) -> Result:
             raise UsageError("removes only with --yes", where="--json")
         if not _confirmed(sizes):
             return Result({"schema": 1, "removed": []}, ["nothing was removed"])
-    removed, failures = [], []
+    removed: list[dict[str, object]] = []
+    failures: list[OrcaError] = []
+    freed = 0
     for path, size in sizes.items():
         try:
             removal.remove(path, root)
         except OrcaError as error:
             failures.append(error)
             continue
+        freed += size
         removed.append({"run": path.name, "path": str(path), "bytes": size})
-    freed = sum(sizes[Path(one["path"])] for one in removed)  # type: ignore[arg-type]
     text = f"removed {len(removed)} run{'s' * (len(removed) != 1)}, {size_text(freed)}"
     return Result({"schema": 1, "removed": removed}, [text] if removed else [], failures)
 

@@ -75,12 +75,19 @@ def _answer(path: Path) -> numbers.Answer | None:
 def _files(path: Path) -> dict[str, int]:
     """Return name -> bytes of a run's files; folders below a stage's as one."""
     found = {}
-    for entry in sorted(path.iterdir()):
-        inner = sorted(entry.iterdir()) if entry.is_dir() and not entry.is_symlink() else [entry]
-        for one in inner:
+    for entry in _entries(path):
+        for one in _entries(entry) or [entry]:
             slash = "/" if one.is_dir() and not one.is_symlink() else ""
             found[f"{one.relative_to(path)}{slash}"] = storage.size(one)
     return found
+
+
+def _entries(path: Path) -> list[Path]:
+    """Return what a folder holds; nothing for a file, a link, and what cannot be read."""
+    try:
+        return sorted(path.iterdir()) if not path.is_symlink() else []
+    except OSError:
+        return []
 
 
 def _rows(run: Run, result: dict[str, Any], decisions: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str | Text]]:

@@ -20,6 +20,8 @@ COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
     "predict": "new data by a finished run: csv, parquet or npz; the error where there are targets",
     "export": "one folder with all that a finished run needs to predict, and a model card",
+    "score": "the error of a finished run once more, from its saved predictions, without the model",
+    "runs": "the folders of runs: list, show, diff, rm, gc",
     "report": "a table of the results: methods as rows, tasks as columns",
     "distance": "the distance between two labelled data sets, by any metric",
     "data": "the data sets: list, get, check, import your own copy, path",
@@ -28,7 +30,7 @@ COMMANDS = {
 }
 
 # These import torch and other packages, whose versions are checked first.
-_COMPUTING = ("run", "predict", "export", "distance", "data check", "data import")
+_COMPUTING = ("run", "predict", "export", "score", "distance", "data check", "data import")
 
 _EXAMPLES = """\
 examples:

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingC
 from rich.table import Table
 from rich.text import Text
 
-from orca_cli.exceptions import OrcaError
+from orca_cli.exceptions import OrcaError, UsageError
 
 log = logging.getLogger("orca_cli")
 _LINE_EVERY_S = 15.0
@@ -159,6 +159,21 @@ def print_error(text: str) -> None:
     shown = visible(text, kept="\n\t")
     with suppress(OSError, ValueError):
         print(f"{_prefix}{shown}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def confirmed(question: str) -> bool:
+    """Ask on the terminal; anything but y or yes is a no.
+
+    Raises:
+        UsageError: there is nobody to ask.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise UsageError(
+            "there is no terminal to ask on", where="--yes", hint="add --yes to go ahead without a question"
+        )
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 class LogReporter:

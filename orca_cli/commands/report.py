@@ -14,7 +14,8 @@ from orca_cli import storage, terminal
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import DataError, SweepError, UsageError, suggest
 from orca_cli.report import published
-from orca_cli.report.collect import Collection, Run, collect
+from orca_cli.report.collect import Collection, collect
+from orca_cli.report.filters import pair, where
 from orca_cli.report.formats import FORMATS
 from orca_cli.report.paired import Comparison, compare
 from orca_cli.report.studies import of_study
@@ -24,7 +25,6 @@ from orca_cli.runs import studies
 from orca_cli.terminal import Result
 
 MARGIN = 0.5
-_FIELDS = ("task", "body", "source", "metric", "finetune", "seed", "protocol")
 
 EXAMPLES = """\
 examples:
@@ -80,7 +80,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     for key in ("task", "metric"):
         collection = _filtered(collection, key, getattr(arguments, key))
     for text in arguments.where:
-        collection = _where(collection, text)
+        collection = where(collection, text)
     table, form = build_table(collection), "json" if arguments.json else arguments.format
     if arguments.baselines is not None:
         if arguments.against is not None:
@@ -118,33 +118,8 @@ def _comparison(table: Table, arguments: argparse.Namespace) -> Comparison | Non
         if arguments.margin is not None:
             raise UsageError("applies only to a comparison", where="--margin", hint="add --against metric=none")
         return None
-    axis, value = _pair(arguments.against, "--against")
+    axis, value = pair(arguments.against, "--against")
     return compare(table, axis, value, margin)
-
-
-def _pair(text: str, option: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not (separator and key and value):
-        raise UsageError(f"'{text}' is not KEY=VALUE", where=option, hint=f"such as {option} metric=none")
-    return key, value
-
-
-def _where(collection: Collection, text: str) -> Collection:
-    """Return the runs with a value, or one of several, of a group or of a setting that was given or is an axis."""
-    key, value = _pair(text, "--where")
-
-    def values(run: Run) -> str | None:
-        return str(getattr(run, key)) if key in _FIELDS else run.variant.get(key)
-
-    known = {found for run in collection.runs if (found := values(run)) is not None}
-    wanted = {value} if value in known else set(value.split(","))
-    for name in sorted(wanted - known):
-        hint = suggest(name, known) if known else "it is none of the runs' settings"
-        raise DataError(f"no run has {key}={name}", where="--where", hint=hint)
-    runs, superseded = (
-        [run for run in found if values(run) in wanted] for found in (collection.runs, collection.superseded)
-    )
-    return dataclasses.replace(collection, runs=runs, superseded=superseded)
 
 
 def _filtered(collection: Collection, key: str, names: list[str]) -> Collection:

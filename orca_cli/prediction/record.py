@@ -260,7 +260,7 @@ def read_run(folder: Path) -> ModelRecord:
         **{key: summary.get(key) for key in ("kind", "input_shape", "num_outputs", "checkpoint_sha256")},
         **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
         "error": task.get("error") if isinstance(task, dict) else None,
-        **{name: _setting(settings, key, summary) for name, key in _SETTINGS_OF.items()},
+        **{name: setting(settings, key, summary) for name, key in _SETTINGS_OF.items()},
         "weights_sha256": result.get("weights_sha256"),
         "result": result,
         "members": _members(result),
@@ -275,7 +275,7 @@ def _members(result: Mapping[str, Any]) -> Any:
     return selected.get("members", 1) if isinstance(selected, Mapping) else 1
 
 
-def _setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:
+def setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:
     """Return a setting of a run as it was used: as decided, as set, or its default where the run is older than the setting."""
     decided = summary.get("decided")
     if isinstance(decided, Mapping) and isinstance(decided.get(key), Mapping):

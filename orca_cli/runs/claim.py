@@ -32,7 +32,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
     """
     task_folder = name.task_folder(root)
     storage.check_writable(task_folder)
-    with _alone(task_folder, name.identity[:SHORT]):
+    with alone(task_folder, name.identity[:SHORT]):
         path = None if force else find(task_folder, name.identity)
         if path is None:
             path = storage.claim_folder(task_folder, name.folder)
@@ -52,7 +52,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
 
 
 @contextmanager
-def _alone(task_folder: Path, identity: str) -> Iterator[None]:
+def alone(task_folder: Path, identity: str) -> Iterator[None]:
     """Hold the lock of an experiment, and record its holder."""
     holder = task_folder / ".locks" / f"{identity}.json"
     with ExitStack() as stack:

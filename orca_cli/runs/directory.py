@@ -42,7 +42,7 @@ _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
 PROBES = "probe.json"
-_FOR_RESUMING = (Path("2_align", CHECKPOINTS), Path("3_finetune", CHECKPOINTS))
+FOR_RESUMING = (Path("2_align", CHECKPOINTS), Path("3_finetune", CHECKPOINTS))
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
 _STEP = re.compile(r"step-(\d{8,})")
@@ -271,7 +271,7 @@ class RunDirectory:
     def finish(self) -> None:
         """Finish a run that has a result: drop its checkpoints, seal its files, set its state."""
         if not (self.path / storage.MANIFEST).exists():
-            for folder in _FOR_RESUMING:
+            for folder in FOR_RESUMING:
                 if (self.path / folder).exists():
                     storage.remove(self.path / folder)
             with storage.guarded(self.path):

@@ -86,7 +86,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
     built.model.to(engine.device)
     used = config.align
     hint = f"lower align.max_samples or align.source_points ({used.source_points} now)"
-    with governed_by("align", hint), _trainable(built.model.embedder):
+    with governed_by("align", hint), trainable(built.model.embedder):
         compared, trajectory, key = _trajectory(config, built, engine, run, reporter)
     aligned = _chosen(config, built, engine, compared, trajectory, run, reporter)
     _report(aligned)
@@ -200,7 +200,7 @@ def _report(aligned: Aligned) -> None:
 
 
 @contextmanager
-def _trainable(embedder: nn.Module) -> Iterator[None]:
+def trainable(embedder: nn.Module) -> Iterator[None]:
     """Train the whole embedder inside the block, whichever parameters stage 3 trains."""
     before = [(parameter, parameter.requires_grad) for parameter in embedder.parameters()]
     embedder.requires_grad_(True)

@@ -10,21 +10,18 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from orca_cli import parts, signals
 from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Reporter
 from orca_cli.schema import Config, settled
 from orca_cli.stages import selection
+from orca_cli.stages.align import trainable
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.compared import Compared, compare
 from orca_cli.stages.training_plan import TrainingPlan
@@ -151,7 +148,7 @@ def _align(built: Built, engine: Engine, reporter: Reporter, step: float, sample
     if config.metric.get(parts.TARGET) is None or config.align.epochs == 0:
         return 0.0
     try:
-        with governed_by("align", ""), _trainable(built.model.embedder):
+        with governed_by("align", ""), trainable(built.model.embedder):
             compared = compare(config, built, engine, reporter)
             return _trajectory(config, built, engine, compared) + _probes(config, built, step, sample)
     except InterruptionError:
@@ -189,15 +186,3 @@ def _probes(config: Config, built: Built, step: float, sample: float) -> float:
     epochs = min(settings.probe_epochs, settled(config.train.epochs))
     one = steps_per_epoch(config, len(built.task.train)) * step + len(built.task.validation) * sample
     return candidates * epochs * one
-
-
-@contextmanager
-def _trainable(embedder: nn.Module) -> Iterator[None]:
-    """Train the whole embedder inside the block."""
-    before: list[tuple[Any, bool]] = [(parameter, parameter.requires_grad) for parameter in embedder.parameters()]
-    embedder.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for parameter, trained in before:
-            parameter.requires_grad_(trained)

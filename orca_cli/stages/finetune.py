@@ -279,7 +279,10 @@ def test(config: Config, built: Built, trained: Trained, engine: Engine, run: Ru
     constant = built.error.constant(_some_targets(built.learned, config.seed), built.task.num_outputs)
     constant = constant.expand(len(targets), *constant.shape)
     trivial = score(built.error, constant, samples, targets).value
-    run.write_arrays("finetune", "predictions.npz", outputs=outputs.numpy(), targets=targets.numpy())
+    arrays = {"outputs": outputs.numpy(), "targets": targets.numpy()}
+    if (groups := samples.groups()) is not None:  # errors per record cannot be computed again without these
+        arrays["groups"] = np.asarray(groups)
+    run.write_arrays("finetune", "predictions.npz", **arrays)
     split = split_record(samples) | {"also_in_train": vars(overlap)}
     return Tested(measured, trivial, split, reads, samples, outputs, targets, constant)
 

@@ -42,6 +42,7 @@ from orca_cli.storage.folders import (
     quarantine,
     remove,
     seal,
+    size,
     verify_folder,
 )
 from orca_cli.storage.locks import (

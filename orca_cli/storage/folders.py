@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -177,6 +178,21 @@ def remove(path: Path) -> None:
             shutil.rmtree(doomed)
         else:
             path.unlink(missing_ok=True)
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file, or of all files of a folder; links are not followed, and what cannot be read counts 0."""
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            return os.lstat(path).st_size
+    except OSError:
+        return 0
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            with suppress(OSError):  # deleted meanwhile
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
 
 
 def clean_temporary(folder: Path) -> None:

@@ -89,6 +89,8 @@ def trained(orca, environment, tmp_path, tiny):
 
 CASES = {
     "classes": ("bert", "classes", (2, 20)),
+    "all weights": ("bert", "classes", (2, 20), "finetune=full"),
+    "all weights of an image body": ("swin", "classes", (1, 12, 12), "finetune=full"),
     "integers, of one channel": ("bert", "integers", (30,)),
     "labels": ("bert", "labels", (2, 20)),
     "values, another error": ("bert", "values", (2, 20), "task.error=mae", "task.loss=huber"),
@@ -106,7 +108,6 @@ CASES = {
         "predictor.pooling=class_token",
     ),
     "bf16": ("bert", "classes", (2, 20), "precision=bf16"),
-    "layernorm": ("bert", "classes", (2, 20), "finetune=layernorm"),
     "head": ("swin", "maps", (1, 12, 12), "finetune=head", "train.select=last"),
     "scratch": ("bert", "classes", (2, 20), "finetune=scratch", "metric=none"),
     "several models": ("bert", "classes", (2, 20), "train.folds=2"),
@@ -129,7 +130,7 @@ def test_the_test_split_has_the_bits_of_the_run(trained, orca, tmp_path, monkeyp
     shutil.rmtree(run.checkpoint)
     (run.folder / "train.npz").unlink()
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was used"))
-    if name in ("layernorm", "head"):
+    if run.result["finetune"] in ("layernorm", "head"):
         code, out, err = orca("predict", run.path, run.folder / "test.npz")
         assert (code, out) == (10, "")
         assert "trained a part of its body only and needs its checkpoint: no such folder" in err

@@ -190,7 +190,7 @@ def test_protocols_are_told_where_there_are_any(
     jsb = next(entry for entry in _json(capsys, "tasks")["tasks"] if entry["name"] == "jsb")
     assert set(jsb["protocols"]) == {"paper", "release"}
     (paper,) = (entry for entry in _json(capsys, "protocols")["protocols"] if entry["name"] == "paper")
-    assert paper["picks"] == {"metric": "otdd_reference"}
+    assert paper["picks"] == {"metric": "otdd_reference", "embedder": "patch", "finetune": "full"}
     assert paper["parameters"]["train"]["select"] == "last"
     (tmp_path / "conf" / "task").mkdir(parents=True)
     (tmp_path / "conf" / "config.yaml").touch()

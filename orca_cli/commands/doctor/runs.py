@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.text import Text
 
-from orca_cli import configuration
-from orca_cli.exceptions import CheckpointError, DataError
+from orca_cli.exceptions import CheckpointError
 from orca_cli.runs.check import Checked, check
+from orca_cli.runs.naming import named
 from orca_cli.terminal import Result
 
 _COMPLETED = "; run its command with --force to repeat it in another folder"
@@ -23,7 +22,7 @@ def check_runs(words: list[str]) -> Result:
         DataError: a run does not exist.
         LockedError: a process is working on it.
     """
-    found = [check(_folder(word)) for word in words]
+    found = [check(named(word)) for word in words]
     record = {"schema": 1, "runs": [vars(one) | {"path": str(one.path)} for one in found]}
     return Result(
         record, [text for one in found for text in _show(one)], code=next((o.code for o in found if o.code), 0)
@@ -44,15 +43,3 @@ def _show(found: Checked) -> Iterator[Text]:
     files = f"{found.files} files compared with their checksums" if found.files else "no file has a checksum yet"
     advice = (_COMPLETED if found.state == "completed" else _UNFINISHED) if found.damaged else ""
     yield Text(f"  {state}: {files}; state {found.state}{advice}", style="bold")
-
-
-def _folder(word: str) -> Path:
-    path = Path(word).expanduser()
-    if path.is_dir():
-        return path
-    root = configuration.default_folders()["runs"]
-    named = sorted(root.glob(f"*/{path.name}")) if path.name == word else []
-    if not named:
-        hint = f"give a run's folder, or the name of one in {root} (ORCA_RUNS)"
-        raise DataError("no such run", where=word, hint=hint)
-    return named[-1]

@@ -1,0 +1,124 @@
+"""`orca runs diff`: what two runs have not in common: settings, decisions, environment; their results side by side."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from orca_cli import terminal
+from orca_cli.commands.runs.reading import one_run
+from orca_cli.exceptions import OrcaError
+from orca_cli.report.collect import Run
+from orca_cli.runs.directory import ENVIRONMENT, RESULT, read_or_empty
+from orca_cli.runs.settings import as_typed, decided, settings
+from orca_cli.terminal import Result
+
+Values = dict[str, Any]
+EXAMPLES = """\
+examples:
+  orca runs diff runs/digits/2026-... runs/digits/2026-...
+  orca runs diff 1e791e76 66f1304e          by the eight digits that their names end with
+  orca runs diff 1e791e76 66f1304e --json   for other programs
+
+Settings, decisions and environment: only what differs; - where one run has no such entry. Results: all."""
+_ENVIRONMENT = ("python", "platform", "machine", "processors", "threads", "device")
+_SECTIONS = ("settings", "decided", "results", "environment")
+_DESCRIBING = ("task.data.", "source.data.")  # what the files of conf/ say about data, which no run depends on
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = "Two runs side by side: settings and environment that differ, decisions, results."
+    parser.epilog = EXAMPLES
+    for name in ("first", "second"):
+        text = "a run's folder, its name, or the eight digits at its end"
+        parser.add_argument(name, metavar="RUN", help=text)
+
+
+def execute(arguments: argparse.Namespace) -> Result:
+    """Return what differs."""
+    runs = [one_run(arguments.first), one_run(arguments.second)]
+    notes: list[str] = []
+    both = [_composed(run, notes) for run in runs]
+    # Settings of a run that cannot be read are unknown, not absent.
+    sections = {"settings": {} if notes else _different(*both)}
+    sections["decided"] = _different(*({key: one["value"] for key, one in decided(run.path).items()} for run in runs))
+    results = [_results(run) for run in runs]
+    sections["results"] = {key: {"a": results[0].get(key), "b": results[1].get(key)} for key in _keys(*results)}
+    sections["environment"] = _different(*(_environment(run) for run in runs))
+    record: Values = {"schema": 1}
+    for letter, run in zip("ab", runs, strict=True):
+        record[letter] = {"run": run.path.name, "path": str(run.path), "state": run.state}
+    return Result(record | sections | {"notes": notes}, _shown(runs, sections, notes))
+
+
+def _composed(run: Run, notes: list[str]) -> Values:
+    try:
+        return {key: value for key, value in settings(run.path).items() if not key.startswith(_DESCRIBING)}
+    except OrcaError as error:
+        notes.append(f"the settings cannot be compared: {error}")
+        return {}
+
+
+def _keys(a: Values, b: Values) -> list[str]:
+    return [*a, *(key for key in b if key not in a)]
+
+
+def _different(a: Values, b: Values) -> Values:
+    """Return key -> {a, b} of what is not the same; an entry that one side lacks is left out of it."""
+    found = {}
+    for key in _keys(a, b):
+        if key not in a or key not in b or a[key] != b[key]:
+            found[key] = {side: values[key] for side, values in (("a", a), ("b", b)) if key in values}
+    return found
+
+
+def _results(run: Run) -> Values:
+    """Return the numbers of a run's result, by name."""
+    found: Values = {"state": run.state if not run.reason else f"{run.state}: {run.reason}"}
+    score = run.score
+    if score is None:
+        return found
+    result = read_or_empty(run.path / RESULT)
+    found |= {score.error_name: score.value, "validation": result.get("validation_error")}
+    found |= {"best constant": score.trivial} | dict(score.baselines)
+    found |= {"alignment steps": score.steps, "test split": score.test_set[:12] or None}
+    for key in ("selected", "seconds"):
+        inner = result.get(key)
+        for name in ("epoch", "on", "learned") if key == "selected" else (inner if isinstance(inner, dict) else ()):
+            value = inner.get(name) if isinstance(inner, dict) else None
+            found[f"{key} {name}"] = value if isinstance(value, (str, int, float)) else None
+    digest = result.get("weights_sha256")
+    found["weights"] = digest[:12] if isinstance(digest, str) else None
+    return found
+
+
+def _environment(run: Run) -> Values:
+    record = read_or_empty(run.path / ENVIRONMENT)
+    packages = record.get("packages")
+    found = {key: record.get(key) for key in _ENVIRONMENT}
+    return found | (dict(packages) if isinstance(packages, dict) else {})
+
+
+def _shown(runs: list[Run], sections: Values, notes: list[str]) -> Iterator[RenderableType]:
+    for letter, run in zip("ab", runs, strict=True):
+        yield f"{letter}  {run.path}"
+    yield from notes
+    for name in _SECTIONS:
+        rows = [(key, *(_text(values, side) for side in "ab")) for key, values in sections[name].items()]
+        yield ""
+        if rows:
+            yield terminal.table((name, "a", "b"), [[Text(cell) for cell in row] for row in rows])
+        elif name != "settings" or not notes:
+            yield f"{name}: the same"
+
+
+def _text(values: Values, side: str) -> str:
+    value = values.get(side)
+    if side not in values:
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else as_typed(value)

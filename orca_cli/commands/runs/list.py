@@ -1,0 +1,111 @@
+"""`orca runs list`: all runs, the newest first, the unreadable ones among them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from orca_cli import storage, terminal
+from orca_cli.commands.data.selection import size_text
+from orca_cli.commands.runs.reading import age, error_of, since
+from orca_cli.configuration import default_folders
+from orca_cli.exceptions import OrcaError, UsageError
+from orca_cli.report.collect import Broken, Run, collect
+from orca_cli.report.filters import where
+from orca_cli.runs.settings import as_typed, decided, settings
+from orca_cli.terminal import Result
+
+EXAMPLES = """\
+examples:
+  orca runs list                                all runs of ./runs (or $ORCA_RUNS)
+  orca runs list runs/digits                    one task; several folders may be given
+  orca runs list --where state=failed,dead      by state: completed, failed, interrupted, running, dead
+  orca runs list --where metric=otdd --where train.lr=1e-4     by any setting, typed, decided or left as it is
+  orca runs list --latest 10 --json             for other programs
+
+A state in brackets is that of an attempt that a newer folder of the same run replaces. Folders that cannot be read are
+listed with the reason."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = "All runs, the newest first: state, error, age and size on disk."
+    parser.epilog = EXAMPLES
+    text = "folders of runs; default: $ORCA_RUNS, else ./runs"
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help=text)
+    text = "only runs with this; may be repeated"
+    parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=text)
+    parser.add_argument("--latest", type=int, metavar="N", help="only the N newest")
+
+
+def execute(arguments: argparse.Namespace) -> Result:
+    """Return the runs and the folders that cannot be read."""
+    if arguments.latest is not None and arguments.latest < 1:
+        raise UsageError(f"{arguments.latest} is out of range", where="--latest", hint="allowed: 1 or more")
+    collection = collect(arguments.runs or [Path(default_folders()["runs"])])
+    known: dict[Path, dict[str, str]] = {}
+    for text in arguments.where:
+        collection = where(collection, text, lambda run, key: _setting(run, key, known))
+    replaced = {run.path for run in collection.superseded}
+    found: list[Run | Broken] = [*collection.runs, *collection.superseded]
+    found += [] if arguments.where else collection.broken
+    found = sorted(found, key=lambda one: moment.timestamp() if (moment := since(one.path)) else 0.0, reverse=True)
+    records = [_record(one, one.path in replaced) for one in found[: arguments.latest]]
+    total = sum(record["bytes"] for record in records)
+    count = f"{len(records)} of {len(found)}" if len(records) < len(found) else str(len(found))
+    left_out = len(collection.broken) if arguments.where else 0
+    text = f"{count} runs, {size_text(total)}" + (f"; {left_out} cannot be read and are left out" if left_out else "")
+    return Result({"schema": 1, "runs": records}, _shown(records, text))
+
+
+def _setting(run: Run, key: str, known: dict[Path, dict[str, str]]) -> str | None:
+    """Return a setting of a run as it was used; None where its folder does not say."""
+    if run.path not in known:
+        try:
+            own = {name: as_typed(value) for name, value in settings(run.path).items()}
+        except OrcaError:  # such a run has no setting that could be asked for
+            own = {}
+        known[run.path] = own | {name: as_typed(one["value"]) for name, one in decided(run.path).items()}
+    return known[run.path].get(key)
+
+
+def _record(one: Run | Broken, replaced: bool) -> dict[str, Any]:
+    moment = since(one.path)
+    record: dict[str, Any] = {
+        "run": one.path.name,
+        "path": str(one.path),
+        "state": "unreadable",
+        "reason": one.reason,
+        "replaced": replaced,
+        "since": None if moment is None else moment.isoformat(),
+        "age": age(moment),
+        "bytes": storage.size(one.path),
+        "error": None,
+    }
+    if isinstance(one, Broken):
+        return record
+    keys = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "identity", "variant", "state")
+    score = one.score
+    if score is not None:
+        record["error"] = {"name": score.error_name, "value": score.value, "text": error_of(one)}
+    return record | {key: getattr(one, key) for key in keys}
+
+
+def _shown(records: list[dict[str, Any]], text: str) -> Iterator[RenderableType]:
+    rows = []
+    for record in records:
+        is_good = record["state"] in ("completed", "running")
+        state = f"({record['state']})" if record["replaced"] else record["state"]
+        note = " ".join(f"{key}={value}" for key, value in record.get("variant", {}).items())
+        note = record["reason"] if not is_good else note
+        error = "" if record["error"] is None else record["error"]["text"]
+        style = "" if is_good else "red"
+        cells = (record["run"], record.get("task", ""), state, error, record["age"], size_text(record["bytes"]), note)
+        rows.append([Text(cells[0]), Text(cells[1]), Text(cells[2], style=style), *map(Text, cells[3:])])
+    yield terminal.table(("run", "task", "state", "error", "age", "size", "settings or reason"), rows)
+    yield text

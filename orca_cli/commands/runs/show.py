@@ -1,0 +1,129 @@
+"""`orca runs show`: one run: what it is, its result, what it decided, its baselines, its picture, its files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from orca_cli import storage, terminal
+from orca_cli.commands.data.selection import size_text
+from orca_cli.commands.estimate import in_words
+from orca_cli.commands.runs.reading import age, error_of, one_run, since
+from orca_cli.commands.summary import percent_or_number
+from orca_cli.exceptions import OrcaError
+from orca_cli.report.answer import numbers
+from orca_cli.report.answer.console import Picture
+from orca_cli.report.collect import Run
+from orca_cli.runs.directory import RESULT, read_or_empty
+from orca_cli.runs.settings import as_typed, decided
+from orca_cli.terminal import Result
+
+EXAMPLES = """\
+examples:
+  orca runs show runs/digits/2026-...       a run by its folder
+  orca runs show 1e791e76                   by the eight digits that its name ends with
+  orca runs show 1e791e76 --json            for other programs: with result.json and the numbers of the picture
+
+Nothing is computed or checked: orca score RUN computes the error again, orca doctor RUN compares checksums."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = "One run: what it is, its result, decided settings, baselines, picture and files."
+    parser.epilog = EXAMPLES
+    parser.add_argument("run", metavar="RUN", help="a run's folder, its name, or the eight digits at its end")
+    parser.add_argument("--no-picture", action="store_true", help="leave the picture of the predictions out")
+
+
+def execute(arguments: argparse.Namespace) -> Result:
+    """Return all that the run's folder says about it."""
+    run = one_run(arguments.run)
+    result = read_or_empty(run.path / RESULT) if run.state == "completed" else {}
+    answer = _answer(run.path) if result else None
+    files = _files(run.path)
+    moment = since(run.path)
+    keys = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "identity", "variant", "state")
+    record = {key: getattr(run, key) for key in keys} | {
+        "path": str(run.path),
+        "reason": run.reason,
+        "since": None if moment is None else moment.isoformat(),
+        "decided": decided(run.path),
+        "result": result,
+        "answer": None if answer is None else answer.record(),
+        "files": files,
+    }
+    shown: list[RenderableType] = [terminal.facts(_rows(run, result, record["decided"]))]
+    if answer is not None and not arguments.no_picture:
+        shown += ["", Picture(answer)]
+    shown += ["", terminal.table(("file", "size"), [(name, size_text(size)) for name, size in files.items()])]
+    return Result({"schema": 1, "run": record}, shown)
+
+
+def _answer(path: Path) -> numbers.Answer | None:
+    try:
+        return numbers.read(path)
+    except OrcaError as error:  # the records stand without it
+        terminal.log.warning(f"what the run predicted cannot be shown: {error}")
+        return None
+
+
+def _files(path: Path) -> dict[str, int]:
+    """Return name -> bytes of a run's files; folders below a stage's as one."""
+    found = {}
+    for entry in _entries(path):
+        for one in _entries(entry) or [entry]:
+            slash = "/" if one.is_dir() and not one.is_symlink() else ""
+            found[f"{one.relative_to(path)}{slash}"] = storage.size(one)
+    return found
+
+
+def _entries(path: Path) -> list[Path]:
+    """Return what a folder holds; nothing for a file, a link, and what cannot be read."""
+    try:
+        return sorted(path.iterdir()) if not path.is_symlink() else []
+    except OSError:
+        return []
+
+
+def _rows(run: Run, result: dict[str, Any], decisions: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str | Text]]:
+    yield "folder", str(run.path)
+    yield "state", f"{run.state}{run.reason and f': {run.reason}'}, begun {age(since(run.path))} ago"
+    yield "task", f"{run.task}, protocol {run.protocol}"
+    yield "model", f"{run.body}, source {run.source}, metric {run.metric}, finetune {run.finetune}, seed {run.seed}"
+    if run.variant:
+        yield "set", " ".join(f"{key}={value}" for key, value in run.variant.items())
+    for why, keys in _reasons(decisions).items():
+        yield "decided", f"{' '.join(keys)} ({why})"
+    score = run.score
+    if score is None:
+        return
+    trivial = percent_or_number(score.trivial, score.percent)
+    skipped = f", {score.skipped} skipped" if score.skipped else ""
+    test = Text(error_of(run), style="bold")
+    yield "test", test.append(f" on {score.n}{skipped} (best constant predictor: {trivial})", "not bold")
+    validation = result.get("validation_error")
+    if isinstance(validation, (int, float)):
+        yield "validation", percent_or_number(validation, score.percent)
+    if score.baselines:
+        each = (f"{name} {percent_or_number(value, score.percent)}" for name, value in score.baselines)
+        yield "baselines", ", ".join(each)
+    comparison = result.get("comparison")
+    if isinstance(comparison, dict) and comparison.get("text"):
+        yield "compared", str(comparison["text"])
+    seconds = result.get("seconds")
+    if isinstance(seconds, dict):
+        known = {stage: value for stage, value in seconds.items() if isinstance(value, (int, float))}
+        yield "time", ", ".join(f"{stage} {in_words(value)}" for stage, value in known.items())
+
+
+def _reasons(decisions: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Return why -> KEY=VALUE of what was decided for that reason."""
+    found: dict[str, list[str]] = {}
+    for key, one in decisions.items():
+        found.setdefault(str(one.get("why") or "no reason recorded"), []).append(f"{key}={as_typed(one['value'])}")
+    return found

@@ -1,0 +1,88 @@
+"""`orca score`: the error of finished runs once more, from their saved predictions."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.text import Text
+
+from orca_cli import parts, terminal
+from orca_cli.commands.options import add_allow_module
+from orca_cli.commands.runs.reading import one_run
+from orca_cli.commands.summary import percent_or_number
+from orca_cli.exceptions import ChecksumError, DataError, OrcaError
+from orca_cli.terminal import Result
+
+EXAMPLES = """\
+examples:
+  orca score runs/digits/2026-...       by the run's folder
+  orca score 1e791e76 66f1304e          several, by the eight digits that their names end with
+  orca score 1e791e76 --json            for other programs
+
+Neither the model nor the data are read: 3_finetune/predictions.npz has outputs and targets of the test split. Numbers are
+equal where they agree to six digits, since another number of threads adds in another order.
+
+exit codes: 0 equal; 11 the run is not completed, or its predictions do not suffice; 13 an error is not that of
+result.json, or a file is damaged"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = (
+        "Compute the error of finished runs again from their predictions, and compare with result.json."
+    )
+    parser.epilog = EXAMPLES
+    text = "a run's folder, its name, or the eight digits at its end"
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=text)
+    add_allow_module(parser)
+
+
+def execute(arguments: argparse.Namespace) -> Result:
+    """Return the recorded and the computed error of each run."""
+    for module in arguments.allow_module:
+        parts.allow_module(module)
+    records, failures = [], []
+    for word in arguments.runs:
+        try:
+            record = _scored(word)
+        except OrcaError as error:
+            failures.append(error)
+            continue
+        records.append(record)
+        if not record["equal"]:
+            what = f"{record['error']['name']} is {record['error']['computed']}, {record['error']['recorded']} in result.json"
+            if record["different"] != [record["error"]["name"]]:
+                what = f"not as in result.json: {', '.join(record['different'])}"
+            failures.append(ChecksumError(what, where=record["run"], hint="orca doctor RUN says which files changed"))
+    rows = []
+    for record in records:
+        own, style = record["error"], "" if record["equal"] else "red"
+        texts = [percent_or_number(own[key], record["percent"]) for key in ("recorded", "computed")]
+        verdict = "equal" if record["equal"] else f"different: {', '.join(record['different'])}"
+        verdict += f"; not saved for: {', '.join(record['missing'])}" if record["missing"] else ""
+        rows.append([Text(record["run"]), Text(own["name"]), *map(Text, texts), Text(verdict, style=style)])
+    shown = [terminal.table(("run", "error", "result.json", "computed", ""), rows)] if rows else []
+    return Result({"schema": 1, "runs": records}, shown, failures)
+
+
+def _scored(word: str) -> dict[str, Any]:
+    from orca_cli.prediction.recomputed import recompute
+
+    run = one_run(word)
+    if run.state != "completed":
+        raise DataError(f"is not completed (state: {run.state})", where=str(run.path), hint="rerun its command")
+    found = recompute(run.path)
+    compared = [found.error, found.n, found.skipped, *found.others]
+    return {
+        "run": run.path.name,
+        "path": str(run.path),
+        "equal": found.equal,
+        "percent": found.percent,
+        "different": [one.name for one in compared if not one.equal],
+        "missing": list(found.missing),
+        "error": vars(found.error),
+        "n": vars(found.n),
+        "skipped": vars(found.skipped),
+        "others": [vars(one) for one in found.others],
+    }

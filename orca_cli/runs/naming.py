@@ -1,0 +1,43 @@
+"""Runs by what a user types: a folder, a folder's name, or the eight digits that it ends with."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+from orca_cli import configuration
+from orca_cli.exceptions import DataError
+from orca_cli.runs.identity import SHORT
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{6})_")
+_SHORT = re.compile(rf"[0-9a-f]{{{SHORT}}}")
+
+
+def named(word: str) -> Path:
+    """Return the folder that a word means; of several runs of one identity the newest.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = Path(word).expanduser()
+    if path.is_dir():
+        return path
+    root = configuration.default_folders()["runs"]
+    found: list[Path] = []
+    if path.name == word and word not in (".", ".."):
+        pattern = f"*_{word}" if _SHORT.fullmatch(word) else None
+        found = [folder for folder in root.glob("*/*") if folder.name == word or (pattern and folder.match(pattern))]
+    if not found:
+        hint = f"give a run's folder, or the name of one in {root} (ORCA_RUNS)"
+        raise DataError("no such run", where=word, hint=hint)
+    return max(found, key=lambda folder: folder.name)
+
+
+def begun(path: Path) -> datetime | None:
+    """Return the local time in a run folder's name; None where there is none."""
+    found = _TIME.match(path.name)
+    try:
+        return datetime.strptime(found[1], "%Y-%m-%d_%H-%M-%S.%f").astimezone() if found else None
+    except ValueError:  # 99 minutes past
+        return None

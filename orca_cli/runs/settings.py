@@ -1,0 +1,49 @@
+"""The settings of a run as its folder has them: as composed, and what was decided where they left something open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from orca_cli import configuration
+from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, SUMMARY, read_or_empty
+
+FILE = "config.yaml"
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """Return key -> value of a run's composed settings, such as train.epochs -> 10; lists are values.
+
+    Raises:
+        ConfigError, UnsafeError: the file is missing, damaged, or none of settings.
+    """
+    return dict(_flat(configuration.content(path / FILE), ""))
+
+
+def _flat(node: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def decided(path: Path) -> dict[str, dict[str, Any]]:
+    """Return key -> {value, why} of what a run decided; empty where it decided nothing, or has not come to it."""
+    for file in (path / RESULT, path / STAGE_FOLDERS["build"] / SUMMARY):
+        found = read_or_empty(file).get("decided")
+        if isinstance(found, dict):
+            return {str(key): one for key, one in found.items() if isinstance(one, dict) and "value" in one}
+    return {}
+
+
+def as_typed(value: Any) -> str:
+    """Return a value as it is typed on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(as_typed, value))}]"
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

@@ -76,7 +76,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("orca run")])
+@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("orca run ")])
 def test_the_readmes_run_commands_compose_and_build(folder, capfd, line):
     """Training them all would take an hour; CI runs the first one as written."""
     words = shlex.split(line)[1:]
@@ -88,7 +88,7 @@ def test_the_other_commands_of_the_readme(folder, capfd):
     from tests.report.trees import add_run
 
     add_run(folder / "runs")
-    lines = [line for line in commands() if line.startswith("orca") and not line.startswith("orca run")]
+    lines = [line for line in commands() if line.startswith("orca") and not line.startswith("orca run ")]
     assert len(lines) >= 2
     for line in [*lines, "orca list", "orca doctor"]:
         assert main(shlex.split(line)[1:]) == 0, line

@@ -228,7 +228,7 @@ def test_too_large_a_learning_rate_stops_before_the_step(orca, environment, smal
 
 def test_full_disk(fork, environment, small):
     """A limit on file size fails the first large write as a full disk does."""
-    process = fork("run", *small, "metric=none", limits={"RLIMIT_FSIZE": 60_000})
+    process = fork("run", *small, "metric=none", "finetune=full", limits={"RLIMIT_FSIZE": 60_000})
     refused((process.wait(120), process.out, process.err), 30, "no space left", "free some space")
     assert not [path for path in environment.rglob("*") if path.name.startswith(".tmp-")]
     assert not list(environment.rglob("result.json"))

@@ -13,7 +13,7 @@ from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.terminal import LogReporter
 from tests.cli.conftest import results, run_folders
 
-NAMES = ("epochs", "members", "batch_size", "lr", "warmup_epochs", "weight_decay", "clip")
+NAMES = ("epochs", "members", "batch_size", "lr", "outer_rate", "warmup_epochs", "weight_decay", "clip")
 LONG = ["train.epochs=20", "train.checkpoint_s=0"]  # 80 steps, enough to judge a rate by
 
 
@@ -101,7 +101,7 @@ def test_minutes_that_are_too_short_train_an_epoch_and_say_so_and_many_end_with_
     assert "too short" in err
     monkeypatch.setattr(minutes, "measure", lambda *_: Costs(step=0.01, sample=0.0, align=0.0))
     code, out, err = orca("run", "--dry-run", "--json", *bare, "budget=60")
-    assert json.loads(out)["build"]["steps"]["finetune"] == 1200
+    assert json.loads(out)["build"]["steps"]["finetune"] == 800
 
 
 def test_a_rate_that_diverges_is_changed_once_and_the_run_is_that_of_the_new_rate(orca, environment, watched):

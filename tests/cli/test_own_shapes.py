@@ -17,7 +17,7 @@ SMALL = [
     "source.size=160",
     "align.epochs=2",
     "align.source_points=200",
-    "train.epochs=2",
+    "train.epochs=6",
     "train.batch_size=8",
     "train.lr=1e-3",
 ]

@@ -14,8 +14,8 @@ POINTS = {
     "compose": "orca_cli.compose:session",
     "download": "orca_cli.untrusted.downloads:_write",
     "features": "orca_cli.stages.source_features:_embed",
-    "transport": "orca_cli.stages.problem:measure",
-    "step": "orca_cli.stages.training_plan:train_step",
+    "transport": "orca_cli.stages.trajectory:Trainer._backward",  # not the timing before it
+    "step": "orca_cli.training.averaging:RunningMean.add",  # of training itself, not of its timing
     "validation": "orca_cli.stages.member_training:predict",
     "checkpoint": "orca_cli.training.checkpoint:save_file",
     "report": "orca_cli.report.collect:_read_run",

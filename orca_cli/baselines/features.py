@@ -69,7 +69,7 @@ def _summaries(x: np.ndarray, valid: np.ndarray | None, most: int) -> list[np.nd
         columns.append(np.log1p(np.stack(bands, axis=2)).reshape(len(x), -1))
     columns = [np.where(np.isfinite(column), column, 0) for column in columns]  # samples of padding alone
     left = most - sum(column.shape[1] for column in columns)
-    if left < x.shape[1]:  # so many channels that their own figures are all there is room for
+    if left < x.shape[1]:  # the channels' own figures take all the room
         flat = np.concatenate(columns, axis=1)
         return [flat[:, : max(1, most)]]
     return [*columns, pooled(x, known, left // x.shape[1])]

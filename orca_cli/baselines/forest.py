@@ -11,7 +11,7 @@ _FEW = 64  # features; of more, a split looks at the square root of their number
 
 
 def trees(samples: int) -> int:
-    """Return the number of trees for so many training samples."""
+    """Return the number of trees for this number of training samples."""
     return 300 if samples <= _SMALL else 100
 
 

@@ -56,7 +56,7 @@ def of_run(outcome: Outcome, *, alone: bool = False, pictured: bool = True) -> R
     shown: list[RenderableType] = [terminal.facts(_result_rows(outcome))] if is_new else []
     record = _record(outcome)
     if alone and outcome.result and outcome.path is not None:
-        answer = _answer(outcome.path)
+        answer = answer_of(outcome.path)
         record["answer"] = None if answer is None else answer.record()
         if pictured and is_new and answer is not None:
             file = f"{STAGE_FOLDERS['finetune']}/{svg.FILE}"
@@ -64,7 +64,8 @@ def of_run(outcome: Outcome, *, alone: bool = False, pictured: bool = True) -> R
     return Result({"schema": 1, "run": record}, shown, failures, outcome.code)
 
 
-def _answer(run: Path) -> numbers.Answer | None:
+def answer_of(run: Path) -> numbers.Answer | None:
+    """Return what a run predicted, to be pictured; None where there is no picture, or it cannot be read, which is logged."""
     try:
         return numbers.read(run)
     except OrcaError as error:  # the result stands without it

@@ -23,7 +23,7 @@ from orca_cli.schema import Config, settled
 from orca_cli.stages import selection
 from orca_cli.stages.build import Built, split_record, steps_per_epoch
 from orca_cli.stages.member_training import Fitted, MemberTraining
-from orca_cli.stages.members import Member, crew
+from orca_cli.stages.members import Member, members_of
 from orca_cli.stages.rate_watch import RateChange
 from orca_cli.tasks.shared.overlap import count_shared
 from orca_cli.terminal import log
@@ -107,7 +107,7 @@ class _Stage:
     def __init__(self, config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> None:
         self._config, self._built, self._engine, self._run, self._reporter = config, built, engine, run, reporter
         self._owner = run.name.identity
-        self.members = crew(config, built)
+        self.members = members_of(config, built)
         epochs = settled(config.train.epochs)
         self._steps = [epochs * steps_per_epoch(config, len(member.samples)) for member in self.members]
         self._saver = checkpoint.Saver(

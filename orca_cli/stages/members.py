@@ -34,7 +34,7 @@ class Member:
     rows: np.ndarray | None = None
 
 
-def crew(config: Config, built: Built) -> list[Member]:
+def members_of(config: Config, built: Built) -> list[Member]:
     """Return the members of a run.
 
     Raises:

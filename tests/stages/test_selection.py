@@ -11,7 +11,7 @@ from orca_cli.schema import Config, Train
 from orca_cli.stages import selection
 from orca_cli.stages.decide import with_values
 from orca_cli.stages.member_training import is_better
-from orca_cli.stages.members import crew
+from orca_cli.stages.members import members_of
 from orca_cli.tasks.shared.samples import ArraySamples
 
 
@@ -106,7 +106,7 @@ def members(data, **settings):
     config = Config(task={}, seed=5, train=Train(epochs=2, **settings))
     config = with_values(config, selection.decide(config, data, 4))
     built = SimpleNamespace(task=data, learned=selection.learned(config, data))
-    return config, built, crew(config, built)
+    return config, built, members_of(config, built)
 
 
 def numbers(samples):
@@ -144,8 +144,8 @@ def test_every_sample_is_held_out_by_one_fold_and_trained_on_by_the_others():
 
 def test_folds_are_drawn_by_the_seed_of_the_split_and_members_by_that_of_the_run():
     config, built, first = members(task(9), folds=3)
-    other = crew(Config(**{**vars(config), "seed": 6}), built)
-    moved = crew(Config(**{**vars(config), "task": {"split_seed": 1}}), built)
+    other = members_of(Config(**{**vars(config), "seed": 6}), built)
+    moved = members_of(Config(**{**vars(config), "task": {"split_seed": 1}}), built)
     assert [numbers(one.held_out) for one in first] == [numbers(one.held_out) for one in other]
     assert [numbers(one.held_out) for one in first] != [numbers(one.held_out) for one in moved]
     assert {one.seed for one in first}.isdisjoint(one.seed for one in other)

@@ -14,9 +14,7 @@ from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
 from orca_cli.commands.estimate import in_words
 from orca_cli.commands.runs.reading import age, error_of, one_run, since
-from orca_cli.commands.summary import percent_or_number
-from orca_cli.exceptions import OrcaError
-from orca_cli.report.answer import numbers
+from orca_cli.commands.summary import answer_of, percent_or_number
 from orca_cli.report.answer.console import Picture
 from orca_cli.report.collect import Run
 from orca_cli.runs.directory import RESULT, read_or_empty
@@ -44,7 +42,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Return all that the run's folder says about it."""
     run = one_run(arguments.run)
     result = read_or_empty(run.path / RESULT) if run.state == "completed" else {}
-    answer = _answer(run.path) if result else None
+    answer = answer_of(run.path) if result else None
     files = _files(run.path)
     moment = since(run.path)
     keys = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "identity", "variant", "state")
@@ -62,14 +60,6 @@ def execute(arguments: argparse.Namespace) -> Result:
         shown += ["", Picture(answer)]
     shown += ["", terminal.table(("file", "size"), [(name, size_text(size)) for name, size in files.items()])]
     return Result({"schema": 1, "run": record}, shown)
-
-
-def _answer(path: Path) -> numbers.Answer | None:
-    try:
-        return numbers.read(path)
-    except OrcaError as error:  # the records stand without it
-        terminal.log.warning(f"what the run predicted cannot be shown: {error}")
-        return None
 
 
 def _files(path: Path) -> dict[str, int]:

@@ -15,7 +15,7 @@ from orca_cli.ranges import Count
 
 @dataclass(frozen=True)
 class Multiscale:
-    """Kernel of three strides as of `overlap.Overlap`, and a bank of dilated filters beside it; an Embedder (interfaces).
+    """Kernel of three strides, as in `overlap.Overlap`, with a bank of dilated filters added to it; an Embedder (interfaces).
 
     What tells classes apart is often which shapes occur, at what scale and how often. Every filter is compared with the
     shape of the input around some positions of the patch, as a correlation, which is free of level and size. Features are

@@ -33,9 +33,9 @@ def load(
     """
     from orca_cli.exceptions import DataError
     from orca_cli.experiment import Outcome
-    from orca_cli.prediction.best import named
     from orca_cli.prediction.loading import open_model
     from orca_cli.prediction.predictor import Predictor
+    from orca_cli.runs.naming import named
 
     folder = run.path if isinstance(run, Outcome) and not run.code else None
     if isinstance(run, Outcome) and folder is None:

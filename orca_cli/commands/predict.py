@@ -105,7 +105,8 @@ def run_folder(word: str, *, best: bool) -> tuple[Path, str | None]:
     Raises:
         DataError: there is none.
     """
-    from orca_cli.prediction.best import best_run, named
+    from orca_cli.prediction.best import best_run
+    from orca_cli.runs.naming import named
 
     if not best:
         return named(word), None

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_cli import configuration
 from orca_cli.exceptions import DataError
 from orca_cli.report.collect import collect
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, read_or_empty
@@ -40,23 +39,6 @@ class Best:
         text = f"{self.path}: {self.error} {self.validation_error:.4g} on validation, the lowest of {self.of} runs"
         left_out = f"{self.without} that trained on their validation samples are left out"
         return f"{text}; {left_out}: {_COMPARABLE}" if self.without else text
-
-
-def named(word: str) -> Path:
-    """Return a run or export by its folder, or a run by its name in the folder of all runs.
-
-    Raises:
-        DataError: there is none.
-    """
-    path = Path(word).expanduser()
-    if path.is_dir():
-        return path
-    root = configuration.default_folders()["runs"]
-    found = sorted(root.glob(f"*/{path.name}")) if path.name == word and word not in (".", "..") else []
-    if not found:
-        hint = f"give the folder of a run or of an export, or the name of a run in {root} (ORCA_RUNS)"
-        raise DataError("no such run", where=word, hint=hint)
-    return found[-1]
 
 
 def best_run(folder: Path) -> Best:

@@ -15,7 +15,7 @@ _SHORT = re.compile(rf"[0-9a-f]{{{SHORT}}}")
 
 
 def named(word: str) -> Path:
-    """Return the folder that a word means; of several runs of one identity the newest.
+    """Return the folder that a word means, a run or (by its path alone) an export; of several runs of one identity the newest.
 
     Raises:
         DataError: there is none.
@@ -29,7 +29,7 @@ def named(word: str) -> Path:
         pattern = f"*_{word}" if _SHORT.fullmatch(word) else None
         found = [folder for folder in root.glob("*/*") if folder.name == word or (pattern and folder.match(pattern))]
     if not found:
-        hint = f"give a run's folder, or the name of one in {root} (ORCA_RUNS)"
+        hint = f"give the folder of a run or of an export, or the name of a run in {root} (ORCA_RUNS)"
         raise DataError("no such run", where=word, hint=hint)
     return max(found, key=lambda folder: folder.name)
 

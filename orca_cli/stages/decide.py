@@ -7,8 +7,6 @@ decides the same. A run's identity is that of its settings before anything is de
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any
 
 from orca_cli import schema
@@ -17,11 +15,7 @@ from orca_cli.schema import Config
 from orca_cli.stages import budget, selection
 from orca_cli.stages.decision import Decided, Decision
 
-Rule = Callable[[Config, TaskData, int], Decided]
-
-_OPEN = (None, "auto")  # settings that a rule may decide
-# In this order: a rule sees what those before it decided; the budget comes last.
-_RULES: tuple[Rule, ...] = (selection.decide,)
+_OPEN = (None, "auto")  # settings that may be decided
 
 
 def decide(
@@ -39,13 +33,11 @@ def decide(
     Raises:
         ConfigError: what was decided contradicts what is set.
     """
-    of_budget = functools.partial(budget.decide, parameters=parameters, epochs=epochs)
-    rules: tuple[Rule, ...] = (*_RULES, of_budget)
-    decided: Decided = {}
-    for rule in rules:
-        found = rule(config, task, tokens)
-        config = with_values(config, found)
-        decided |= found
+    decided = selection.decide(config, task)
+    config = with_values(config, decided)
+    # How long to train depends on what is trained on.
+    of_budget = budget.decide(config, task, tokens, parameters=parameters, epochs=epochs)
+    config, decided = with_values(config, of_budget), decided | of_budget
     schema.check(config)
     return config, decided
 

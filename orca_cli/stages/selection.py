@@ -22,7 +22,7 @@ ERROR_FROM = 300  # from which on they choose by the error; fewer by the loss, w
 UNCHOSEN = "stage 3 trained on the validation samples too, so that none are left to judge by"
 
 
-def decide(config: Config, task: TaskData, tokens: int) -> Decided:
+def decide(config: Config, task: TaskData) -> Decided:
     """Return the settings of the choice of weights that were left open."""
     train, count = config.train, len(task.validation)
     decided: Decided = {}

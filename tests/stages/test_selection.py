@@ -30,8 +30,8 @@ def decided(data, task_settings=None, **settings):
     """Return select, select_by and refit as decided."""
     config = Config(task=task_settings or {}, train=Train(epochs=2, **settings))
     schema.check(config)
-    train = with_values(config, selection.decide(config, data, 4)).train
-    schema.check(with_values(config, selection.decide(config, data, 4)))
+    train = with_values(config, selection.decide(config, data)).train
+    schema.check(with_values(config, selection.decide(config, data)))
     return train.select, train.select_by if train.select == "best" else None, train.refit
 
 
@@ -104,7 +104,7 @@ def test_of_equal_epochs_the_later_is_better_and_an_undefined_one_never_than_a_k
 
 def members(data, **settings):
     config = Config(task={}, seed=5, train=Train(epochs=2, **settings))
-    config = with_values(config, selection.decide(config, data, 4))
+    config = with_values(config, selection.decide(config, data))
     built = SimpleNamespace(task=data, learned=selection.learned(config, data))
     return config, built, members_of(config, built)
 

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from orca_cli.runs.preprocessing import load_preprocessing
+from orca_cli.tasks.digits import load
 from tests.cli.conftest import results, run_folders
 from tests.forked import Case
 
@@ -140,6 +141,19 @@ def test_frozen_parameters_stay(orca, environment, small, finetune):
         wanted |= {name for name in first if "LayerNorm" in name or name.startswith("embedder.")}
         wanted -= {f"embedder.beside.{name}" for name in BANK}
     assert changed == wanted
+
+
+def test_the_scale_of_features_is_that_of_the_training_split(orca, environment, small):
+    """The last features of a sample are the means of its patches: here pixels, channel by channel."""
+    assert orca("run", *small, "metric=none", "train.epochs=1")[0] == 0
+    (run,) = run_folders(environment)
+    weights = load_file(run / "3_finetune/last/model.safetensors")
+    train = load(train_size=60, validation_size=40, test_size=50).train
+    pixels = train.batch(np.arange(60)).x.flatten(1).numpy()
+    np.testing.assert_allclose(weights["embedder.beside.sample_mean"][-64:], pixels.mean(0), rtol=1e-4, atol=1e-6)
+    deviation = pixels.std(0)
+    expected = np.where(deviation > 1e-4, deviation, 1.0)
+    np.testing.assert_allclose(weights["embedder.beside.sample_deviation"][-64:], expected, rtol=1e-3)
 
 
 def test_scratch_starts_from_a_random_body(orca, environment, small):

@@ -212,6 +212,16 @@ def test_features_have_mean_0_and_deviation_1_over_what_a_bank_was_fitted_to():
     assert samples[20].abs().max() == 0
 
 
+@torch.no_grad()
+def test_a_feature_far_from_all_of_training_counts_as_five_deviations():
+    bank = bank_of_features((1, 40), max_tokens=5)
+    bank.fit(
+        [(torch.randn(50, 1, 40, generator=torch.Generator().manual_seed(0)), torch.ones(50, 40, dtype=torch.bool))]
+    )
+    far = bank(1e6 * torch.ones(1, 1, 40).cumsum(2), torch.ones(1, 40, dtype=torch.bool))
+    assert far.abs().max() == 5
+
+
 def test_few_tokens_stand_for_a_sample_with_one_answer(load_body):
     body = load_body("bert")
     assert build(body, input_shape=(1, 60), embedder=Multiscale(pooled_tokens=12)).embedder.layout.tokens == 12

@@ -38,7 +38,7 @@ def add_run(
         words = json.dumps([names, seed, protocol, variant])
         identity = hashlib.sha256(words.encode()).hexdigest()
     number = next(_second)
-    stamp = f"2026-01-{number // 3600 % 28 + 1:02}_{number // 60 % 60:02}-{number % 60:02}-00.{number:06}"
+    stamp = f"2026-01-{number // 1440 % 28 + 1:02}_{number // 60 % 24:02}-{number % 60:02}-00.{number:06}"
     path = root / task / (name or f"{stamp}_{body}_{metric}_{finetune}_s{seed}_{identity[:8]}".replace("/", "-"))
     path.mkdir(parents=True)
     record = {

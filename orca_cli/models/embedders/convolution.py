@@ -126,7 +126,7 @@ class ConvolutionEmbedder(nn.Module):
     def _valid(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Return which positions of the canvas are valid, [B, *extent] bool; one is where any of what it shows is."""
         if valid is None:
-            return torch.ones(len(x), *self.layout.extent, dtype=torch.bool, device=x.device)
+            return torch.ones(x.shape[0], *self.layout.extent, dtype=torch.bool, device=x.device)
         return to_canvas(valid.unsqueeze(1).to(x.dtype), self.layout)[:, 0] > 0
 
     def mask(self, x: Tensor, valid: Tensor | None) -> Tensor:

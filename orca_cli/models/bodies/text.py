@@ -31,6 +31,7 @@ class BertBody(TextBody):
 
     encoder: nn.Module
     can_be_causal = True
+    stack = "encoder.layer"
     linears = {
         "query": r"\.query",
         "key": r"\.key",

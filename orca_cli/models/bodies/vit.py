@@ -31,6 +31,7 @@ class ViTBody(ImageBody):
     layers: nn.ModuleList
     norm: nn.Module
     needs_prefix = True
+    stack = "layers"
     linears = {
         "query": r"\.q_proj",
         "key": r"\.k_proj",

@@ -23,7 +23,7 @@ class LoRA:
 
     Args:
         rank: of every update.
-        alpha: scale of the updates, times the rank.
+        alpha: the updates are multiplied by alpha / rank.
         dropout: of the updates' inputs.
         roles: of the layers that are updated; a body knows which these are.
 

@@ -95,7 +95,7 @@ class PromptTokens(nn.Module):
 
     def joined(self, x: Tensor, stop: int) -> Tensor:
         """Return sequences [B, ...] with the tokens in place of x[:, start:stop]."""
-        own = self.x.to(x.dtype).expand(len(x), -1, -1)
+        own = self.x.to(x.dtype).expand(x.shape[0], -1, -1)  # len() would fix the batch's size in an exported graph
         return torch.cat([x[:, : self.start], own, x[:, stop:]], dim=1)
 
 
@@ -103,7 +103,7 @@ class PromptTokens(nn.Module):
 def _insert(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
     tokens, prompt = arguments[0], body.prompt
     length, start = len(prompt.x), prompt.start
-    is_token = tokens.mask.new_ones(len(tokens.mask), length)
+    is_token = tokens.mask.new_ones(tokens.mask.shape[0], length)
     mask = torch.cat([tokens.mask[:, :start], is_token, tokens.mask[:, start:]], dim=1)
     return (replace(tokens, x=prompt.joined(tokens.x, start), mask=mask, prefix=tokens.prefix + length),)
 

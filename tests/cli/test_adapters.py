@@ -81,7 +81,16 @@ def test_a_resumed_run_has_the_same_bits(orca, fork, environment, small, words):
 
 def test_stage_2_trains_the_embedder_alone_whatever_the_mode(orca, environment, small, tmp_path):
     """At a rate of nearly 0 the weights at the end are those that stage 3 started from."""
-    small = [*small, IMAGES, "train.epochs=1", "train.lr=1e-30", "train.weight_decay=0", "train.adapt_rate=false"]
+    small = [
+        *small,
+        IMAGES,
+        "source.size=80",
+        "embedder=patch",
+        "train.epochs=1",
+        "train.lr=1e-30",
+        "train.weight_decay=0",
+        "train.adapt_rate=false",
+    ]
     modes = {"full": ["finetune=full"], "prompt": DEEP, "visual_prompt": BORDER}
     if importlib.util.find_spec("peft") is not None:
         modes["lora"] = LORA

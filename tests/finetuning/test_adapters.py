@@ -241,6 +241,17 @@ def test_padding_and_the_future_stay_out_with_a_prompt(make):
     assert not torch.allclose(causal(x)[..., 20:], causal(later)[..., 20:])
 
 
+def test_an_exported_graph_with_a_prompt_takes_batches_of_any_size(make):
+    model = make("vit")
+    Prompt(tokens=3, depth="deep").apply(model)
+    x = inputs("vit")
+    with torch.no_grad():
+        shapes = ({0: torch.export.Dim("batch")}, None)
+        graph = torch.export.export(model, (x, None), dynamic_shapes=shapes).module()
+        for size in (1, 3):
+            torch.testing.assert_close(graph(x[:size], None), model(x[:size]))
+
+
 def test_a_body_of_windows_refuses_a_prompt_and_one_that_names_no_layers_a_deep_one(make):
     with pytest.raises(ConfigError, match="within windows.*finetune=visual_prompt"):
         Prompt().apply(make("swin"))

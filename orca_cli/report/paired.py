@@ -136,8 +136,8 @@ def compare(table: Table, axis: str, baseline: str, margin: float) -> Comparison
         others = _others(row.method, axis)
         partner = partners.get(others)
         for place, column in enumerate(table.columns):
-            mine = _by_run_seed(row.cells[place])
-            base = {} if partner is None else _by_run_seed(partner.cells[place])
+            mine = by_seed(row.cells[place])
+            base = {} if partner is None else by_seed(partner.cells[place])
             seeds = tuple(sorted(mine.keys() & base.keys()))
             if mine:
                 errors = (tuple(base[seed] for seed in seeds), tuple(mine[seed] for seed in seeds))
@@ -156,7 +156,7 @@ def value_of(method: Method, axis: str) -> str | None:
     return str(getattr(method, axis)) if axis in _FIELDS else dict(method.settings).get(axis)
 
 
-def _by_run_seed(cell: Cell) -> dict[int, float]:
+def by_seed(cell: Cell) -> dict[int, float]:
     """Return seed -> error of a cell's runs that have one."""
     scores = {run.seed: score_of(run).value for run in cell.runs}
     return {seed: value for seed, value in scores.items() if value is not None}
@@ -178,8 +178,8 @@ def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
     ratios = [ratio for own in sets.values() if (ratio := _log_ratio(own)) is not None]
     if len(sets) == 1:  # then seeds are what there is to judge by
         (own,) = sets.values()
-        percent = _by_seed(own, lambda block: block.gains) if percent else []
-        logs = _by_seed(own, _log_ratios)
+        percent = _means_by_seed(own, lambda block: block.gains) if percent else []
+        logs = _means_by_seed(own, _log_ratios)
         ratios = logs if all(map(math.isfinite, logs)) else []
     counts = [len(block.seeds) for block in blocks]
     return Overall(
@@ -196,7 +196,7 @@ def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
     )
 
 
-def _by_seed(blocks: Sequence[Block], values: Callable[[Block], Sequence[float]]) -> list[float]:
+def _means_by_seed(blocks: Sequence[Block], values: Callable[[Block], Sequence[float]]) -> list[float]:
     """Return, for each seed, the mean of a block's values over the blocks that have it."""
     found: dict[int, list[float]] = defaultdict(list)
     for block in blocks:

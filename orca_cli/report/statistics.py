@@ -75,6 +75,34 @@ def sign_flip(values: Sequence[float]) -> tuple[float, float]:
     return (count + 1) / (FLIPS + 1), 1 / (FLIPS + 1)
 
 
+def signed_rank(values: Sequence[float]) -> tuple[float, float]:
+    """Return the two-sided p of Wilcoxon's signed-rank test of symmetry about 0, and the smallest p that it can have.
+
+    Exact for any number of values, with ties too: all 2^n signs of the observed ranks are counted, by the distribution of their
+    sum. Values of 0 are dropped first, as Wilcoxon (1945) does.
+    """
+    import numpy as np
+
+    given = sorted((value for value in values if value != 0), key=abs)
+    if not given:
+        return 1.0, 1.0
+    doubled: list[int] = []  # of ranks that ties share, twice their mean is a whole number
+    while len(doubled) < len(given):
+        first = len(doubled)
+        ties = sum(math.isclose(abs(value), abs(given[first]), rel_tol=1e-9) for value in given[first:])
+        doubled += [2 * first + ties + 1] * ties
+    total = sum(doubled)
+    chances = np.zeros(total + 1)  # of each sum of the ranks of the values above 0
+    chances[0] = 1.0
+    for rank in doubled:
+        chances[rank:] = (chances[rank:] + chances[:-rank]) / 2
+        chances[:rank] /= 2
+    above = sum(rank for rank, value in zip(doubled, given, strict=True) if value > 0)
+    tail = min(above, total - above)
+    p = 1.0 if 2 * tail >= total else 2 * float(chances[: tail + 1].sum())
+    return min(1.0, p), 2.0 ** (1 - len(given))
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Return p values corrected for testing all of them (Holm 1979), in the given order."""
     found = [0.0] * len(p)

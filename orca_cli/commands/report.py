@@ -14,13 +14,15 @@ from orca_cli import storage, terminal
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import DataError, SweepError, UsageError, suggest
 from orca_cli.report import published
+from orca_cli.report.across import across
 from orca_cli.report.collect import Collection, collect
 from orca_cli.report.filters import pair, where
 from orca_cli.report.formats import FORMATS
+from orca_cli.report.origin import origin_of
+from orca_cli.report.output import Page
 from orca_cli.report.paired import Comparison, compare
 from orca_cli.report.studies import of_study
 from orca_cli.report.table import Table, build_table
-from orca_cli.report.verdicts import Page
 from orca_cli.runs import studies
 from orca_cli.terminal import Result
 
@@ -33,6 +35,7 @@ examples:
   orca report --task digits --metric otdd --metric none
   orca report --study alignment                a study's runs only: its sets as columns, its arms as rows
   orca report --study alignment --against metric=none --where body=minilm      does each metric help, and by how much
+  orca report --study alignment --compare      methods over all tasks: profiles, ranks, every pair with p
   orca report --baselines docs/published.csv   others' results below: lines of task,method,error,source
   orca report --format latex --out table.tex   for a paper; md, csv and json as well
   orca report --strict                         exit code 3 if a run has failed or cannot be read
@@ -62,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p, a sentence each"
     )
     parser.add_argument("--against", metavar="KEY=VALUE", help=text)
+    text = "all methods over all tasks: performance profiles, mean ranks, every pair, probability of improvement"
+    parser.add_argument("--compare", action="store_true", help=text)
     text = "with --against: a mean gain within +-X (points, or %% of the error) counts as none; default: 0.5"
     parser.add_argument("--margin", type=float, metavar="X", help=text)
     text = (
@@ -92,7 +97,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     if arguments.strict and (failed or table.broken):
         text = f"{failed} runs failed and {len(table.broken)} cannot be read"
         failures.append(SweepError(text, where="--strict", hint="they are listed below the table"))
-    page = Page(table, _comparison(table, arguments))
+    page = Page(table, _comparison(table, folders, arguments), across(table) if arguments.compare else None)
     if arguments.out is not None:
         storage.write_text(arguments.out, page.text(form))
         terminal.print_error(f"written: {arguments.out}")
@@ -109,7 +114,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     return Result(page.record(), shown, failures)
 
 
-def _comparison(table: Table, arguments: argparse.Namespace) -> Comparison | None:
+def _comparison(table: Table, folders: list[Path], arguments: argparse.Namespace) -> Comparison | None:
     """Return the comparison that --against asks for; None without it."""
     margin = MARGIN if arguments.margin is None else arguments.margin
     if not 0 <= margin < math.inf:
@@ -119,7 +124,7 @@ def _comparison(table: Table, arguments: argparse.Namespace) -> Comparison | Non
             raise UsageError("applies only to a comparison", where="--margin", hint="add --against metric=none")
         return None
     axis, value = pair(arguments.against, "--against")
-    return compare(table, axis, value, margin)
+    return compare(table, axis, value, margin, origin_of(folders, arguments.study, default_folders()["runs"]))
 
 
 def _filtered(collection: Collection, key: str, names: list[str]) -> Collection:

@@ -73,9 +73,16 @@ def across(table: Table) -> Across:
 
 
 def names_of(methods: Sequence[Method]) -> list[str]:
-    """Return a name for each method that no other has: with the source where methods differ in nothing else."""
-    counts = Counter(map(str, methods))
-    return [f"{method} source={method.source}" if counts[str(method)] > 1 else str(method) for method in methods]
+    """Return a name for each method that no other has: what they differ in, the source only if nothing else does."""
+    fields = [name for name in ("body", "metric", "finetune") if len({getattr(one, name) for one in methods}) > 1]
+    common = set.intersection(*(set(one.settings) for one in methods)) if methods else set()
+    names = []
+    for one in methods:
+        settings = (f"{key}={value}" for key, value in one.settings if (key, value) not in common)
+        names.append(" ".join((*(getattr(one, name) for name in fields), *settings)) or str(one))
+    counts = Counter(names)
+    named = zip(names, methods, strict=True)
+    return [f"{name} source={method.source}" if counts[name] > 1 else name for name, method in named]
 
 
 def _percent(table: Table) -> list[bool]:

@@ -11,10 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orca_cli.report.statistics import holm, signed_rank
+from orca_cli.report.statistics import LARGEST_P, LEAST, holm, signed_rank
 
-LEAST = 6  # differences: fewer cannot have p <= 0.05
-LARGEST_P = 0.05
 _SAME = 1e-12
 
 
@@ -53,7 +51,7 @@ class Pair:
 
     @property
     def is_earned(self) -> bool:
-        """Return whether the two differ: at least six tasks with a difference, and Holm's p at most 0.05."""
+        """Return whether the two differ: at least six tasks that differ, and Holm's p at most 0.05."""
         return self.wins + self.losses >= LEAST and self.corrected <= LARGEST_P
 
     def turned(self) -> Pair:

@@ -54,14 +54,14 @@ def _profiles(found: Across, table: Table, sign: str) -> Layout:
         shares = [Entry(f"{100 * one.share(factor):.0f}") for factor in FACTORS]
         has = len(one.ratios) - one.missing
         first = Entry(_MISSING if rank is None else f"{rank:.2f}")
-        rows.append(
-            ([clean(one.method)], [first, *shares, Entry(f"{has}/{len(one.ratios)}"), Entry(curve(one, sign))], "")
-        )
-    columns = [["rank", "mean"], *([f"<= {factor:g}x", "% of tasks"] for factor in FACTORS)]
-    columns += [["tasks", "with error"], [f"1x to {_LARGEST:g}x", "drawn"]]
+        last = Entry(f"{has}/{len(one.ratios)}")
+        rows.append(([clean(one.method)], [first, Entry(curve(one, sign)), *shares, last], ""))
+    columns = [["rank", "mean"], ["profile", f"1x to {_LARGEST:g}x"]]
+    columns += [*([f"{factor:g}x", "%"] for factor in FACTORS), ["tasks", ""]]
     caption = (
-        "Performance profiles: the share of tasks on which a method's error is at most so many times the lowest error of all "
-        "methods; 1x: it is the best. rank: mean over tasks, 1 is best. Errors are means over seeds."
+        "Performance profiles: the share of tasks in % on which a method's error is at most so many times the lowest error of "
+        "all methods; 1x: it is the best. tasks: how many it has an error on. rank: mean over tasks, 1 is best. Errors are means "
+        "over seeds."
     )
     return _plain(["method"], columns, rows, caption, list(_profile_notes(found, table)))
 
@@ -74,10 +74,13 @@ def _profile_notes(found: Across, table: Table) -> Iterator[str]:
         yield f"rank: over the {common} of {every} tasks on which every method has an error{test}"
     else:
         yield "rank: none, since no task has an error of every method; narrow the methods with --where"
+    same: dict[tuple[str, ...], list[str]] = {}
     for method, tasks in found.holes.items():
-        yield clean(
-            f"{method}: no error on {', '.join(tasks)}; counts there as infinitely bad in the profile", longest=2000
-        )
+        same.setdefault(tuple(tasks), []).append(method)
+    for lacking, methods in same.items():
+        who = methods[0] if len(methods) == 1 else f"{len(methods)} methods ({'; '.join(methods)})"
+        text = f"no error on {', '.join(lacking)}, which counts as infinitely bad in the profile: {who}"
+        yield clean(text, longest=2000)
     if found.is_too_large:
         text = (
             f"pairs are left out: {len(found.methods)} methods, at most {MOST}; narrow with --where or merge with --by"
@@ -107,8 +110,8 @@ def _matrix(found: Across) -> Layout:
     else:
         how = "the difference of the errors"
     caption = (
-        f"Every pair, over the tasks that both have with equal seeds. Row against column: mean gain {unit} ({how}; above 0: the "
-        "row's errors are lower), wins/ties/losses by task, p of the exact signed-rank test over tasks (uncorrected). Bold and "
+        f"Every pair, over the tasks that both have with equal seeds. Row against column: mean gain {unit} ({how}; above 0: "
+        "the row's errors are lower), wins/ties/losses by task, p of the exact signed-rank test over tasks (uncorrected). Bold and "
         f"*: {LEAST} or more tasks that differ and p <= 0.05 by Holm's correction over all {len(found.pairs) // 2} pairs."
     )
     notes = [] if any(pair.is_earned for pair in found.pairs) else ["no pair earns a star"]
@@ -124,7 +127,11 @@ def _pair_entry(pair: Pair | None, is_self: bool) -> Entry:
     if pair is None:
         return Entry("" if is_self else _MISSING)
     star = "* " if pair.is_earned else ""
-    return Entry(f"{star}{pair.gain:+.1f}", f"{pair.wins}/{pair.ties}/{pair.losses} {_p(pair.p)}", best=pair.is_earned)
+    return Entry(
+        f"{star}{round(pair.gain, 1) + 0.0:+.1f}",
+        f"{pair.wins}/{pair.ties}/{pair.losses} {_p(pair.p)}",
+        best=pair.is_earned,
+    )
 
 
 def _improvements(found: Across) -> Layout:
@@ -141,8 +148,8 @@ def _improvements(found: Across) -> Layout:
                 entries.append(Entry(f"{100 * one.share:.0f}", ends))
         rows.append(([str(place), clean(method)], entries, ""))
     caption = (
-        "Probability of improvement in %: that a run of the row has a lower error than one of the column, mean over the tasks of "
-        "both [95 % bootstrap interval, runs resampled within tasks]. 50: no difference. Intervals of few seeds are too narrow."
+        "Probability of improvement in %: that a run of the row has a lower error than one of the column, mean over the tasks "
+        "of both [95 % bootstrap interval, runs resampled within tasks]. 50: no difference. Intervals of few seeds are too narrow."
     )
     return _plain(
         ["", "method"], [[f"({place})", "%"] for place in range(1, len(found.methods) + 1)], rows, caption, []

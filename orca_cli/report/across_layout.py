@@ -60,8 +60,8 @@ def _profiles(found: Across, table: Table, sign: str) -> Layout:
     columns += [*([f"{factor:g}x", "%"] for factor in FACTORS), ["tasks", ""]]
     caption = (
         "Performance profiles: the share of tasks in % on which a method's error is at most so many times the lowest error of "
-        "all methods; 1x: it is the best. tasks: how many it has an error on. rank: mean over tasks, 1 is best. Errors are means "
-        "over seeds."
+        "all methods; 1x: it is the best. tasks: how many it has an error on. rank: mean over tasks, 1 is best. Errors are "
+        "means over seeds."
     )
     return _plain(["method"], columns, rows, caption, list(_profile_notes(found, table)))
 
@@ -111,8 +111,8 @@ def _matrix(found: Across) -> Layout:
         how = "the difference of the errors"
     caption = (
         f"Every pair, over the tasks that both have with equal seeds. Row against column: mean gain {unit} ({how}; above 0: "
-        "the row's errors are lower), wins/ties/losses by task, p of the exact signed-rank test over tasks (uncorrected). Bold and "
-        f"*: {LEAST} or more tasks that differ and p <= 0.05 by Holm's correction over all {len(found.pairs) // 2} pairs."
+        "the row's errors are lower), wins/ties/losses by task, p of the exact signed-rank test over tasks (uncorrected). "
+        f"Bold and *: {LEAST} or more tasks that differ and p <= 0.05, Holm over all {len(found.pairs) // 2} pairs."
     )
     notes = [] if any(pair.is_earned for pair in found.pairs) else ["no pair earns a star"]
     rows = []
@@ -127,11 +127,8 @@ def _pair_entry(pair: Pair | None, is_self: bool) -> Entry:
     if pair is None:
         return Entry("" if is_self else _MISSING)
     star = "* " if pair.is_earned else ""
-    return Entry(
-        f"{star}{round(pair.gain, 1) + 0.0:+.1f}",
-        f"{pair.wins}/{pair.ties}/{pair.losses} {_p(pair.p)}",
-        best=pair.is_earned,
-    )
+    gain = round(pair.gain, 1) + 0.0  # -0.0 is shown as 0.0
+    return Entry(f"{star}{gain:+.1f}", f"{pair.wins}/{pair.ties}/{pair.losses} {_p(pair.p)}", best=pair.is_earned)
 
 
 def _improvements(found: Across) -> Layout:
@@ -149,7 +146,8 @@ def _improvements(found: Across) -> Layout:
         rows.append(([str(place), clean(method)], entries, ""))
     caption = (
         "Probability of improvement in %: that a run of the row has a lower error than one of the column, mean over the tasks "
-        "of both [95 % bootstrap interval, runs resampled within tasks]. 50: no difference. Intervals of few seeds are too narrow."
+        "of both [95 % bootstrap interval, runs resampled within tasks]. 50: no difference. Intervals of few seeds are too "
+        "narrow."
     )
     return _plain(
         ["", "method"], [[f"({place})", "%"] for place in range(1, len(found.methods) + 1)], rows, caption, []

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-FACTORS = (1.0, 1.1, 1.25, 1.5, 2.0, 4.0)  # where tables show a profile
+FACTORS = (1.0, 1.1, 1.5, 2.0, 4.0)  # where tables show a profile
 _SAME = 1e-12  # ratios that differ by rounding only
 
 

@@ -68,8 +68,8 @@ def further(one: Overall, comparison: Comparison) -> Further:
     else:
         between, within = _variances(sets)
         if total(math.sqrt(between)) > judged.n:  # whatever the number of seeds
-            deviation = statistics.stdev(statistics.fmean(own) for own in sets)
-            more = max(total(deviation), judged.n + 1) - judged.n
+            means = [statistics.fmean(own) for own in sets]
+            more = max(total(statistics.stdev(means) if len(means) > 1 else 0.0), judged.n + 1) - judged.n
             return Further(sets=int(more) if more <= MOST else None, is_few_sets=total(0.0) > judged.n)
         tried = range(len(shared) + 1, len(shared) + MOST + 1)
         enough = (seeds for seeds in tried if total(math.sqrt(between + within / seeds)) <= judged.n)
@@ -82,7 +82,7 @@ def further(one: Overall, comparison: Comparison) -> Further:
 def _variances(sets: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Return the variance of the true means of sets and that of one seed, from the differences by seed of every set."""
     repeated = [own for own in sets if len(own) > 1]
-    means = statistics.variance([statistics.fmean(own) for own in sets])
+    means = statistics.variance([statistics.fmean(own) for own in sets]) if len(sets) > 1 else 0.0
     if not repeated:
         return 0.0, means
     freedom = sum(len(own) - 1 for own in repeated)

@@ -204,6 +204,17 @@ def test_a_table_as_a_whole_with_a_hole(tree):
     assert pair.gain == pytest.approx(10)
 
 
+def test_a_task_of_one_method_does_not_count(tree, capsys):
+    add_run(tree, task="alone", value=0.1)
+    found = across(build_table(collect([tree])))
+    assert [column.task for column in found.counted] == list("stuvwxyz")
+    assert found.holes == {"mmd": ["alone", "z"], "none": ["alone"]}
+    assert main(["report", str(tree), "--compare"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "tasks with an error of one method at most do not count: alone" in text
+    assert "no error on z, which counts as infinitely bad in the profile: mmd" in text
+
+
 def test_all_formats_hold_the_same(tree, capsys):
     words = ["report", str(tree), "--compare"]
     assert main([*words, "--json"]) == 0

@@ -208,6 +208,16 @@ def test_other_axes_and_what_cannot_be_compared(tmp_path):
     assert comparison(tmp_path, "train.lr=1e-3").blocks[0].gains == pytest.approx([10])
     with pytest.raises(DataError, match="no run has metric=none"):
         comparison(tmp_path)
+    add_run(tmp_path / "unlike", metric="none", variant={"train.lr": "1e-3"})
+    add_run(tmp_path / "unlike", metric="otdd", variant={"train.lr": "1e-4"})
+    with pytest.raises(
+        DataError, match="no two runs of the same task and seed.*differ in train.lr as well; try --against"
+    ):
+        comparison(tmp_path / "unlike")
+    add_run(tmp_path / "seeds", metric="none", seed=0)
+    add_run(tmp_path / "seeds", metric="otdd", seed=1)
+    with pytest.raises(DataError, match="run the same tasks and seeds with metric=none"):
+        comparison(tmp_path / "seeds")
     with pytest.raises(DataError, match="all runs have metric=otdd"):
         comparison(tmp_path, "metric=otdd")
     with pytest.raises(DataError, match="do not differ in 'train.clip'"):

@@ -109,6 +109,7 @@ def curve(one: Profile, sign: str = PLUS_MINUS) -> str:
 def _matrix(found: Across) -> Layout:
     of = {(pair.row, pair.column): pair for pair in found.pairs}
     count = len(found.pairs) // 2
+    pairs = f"{count} pairs" if count > 1 else "1 pair"
     unit = "in % of the error" if found.pairs[0].is_relative else "in points"
     if found.pairs[0].is_relative:
         how = "the difference over the mean of the two errors"
@@ -117,7 +118,7 @@ def _matrix(found: Across) -> Layout:
     caption = (
         f"Every pair, over the tasks that both have with equal seeds. Row against column: mean gain {unit} ({how}; above 0: "
         "the row's errors are lower), wins/ties/losses by task, p of the exact signed-rank test over tasks (uncorrected). "
-        f"Bold and *: {LEAST} or more tasks that differ and p <= {LARGEST_P} after Holm's correction ({count} pairs)."
+        f"Bold and *: {LEAST} or more tasks that differ and p <= {LARGEST_P} after Holm's correction ({pairs})."
     )
     notes = [] if any(pair.is_earned for pair in found.pairs) else ["no pair earns a star"]
     rows = []

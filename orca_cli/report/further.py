@@ -17,6 +17,7 @@ from orca_cli.report.studies import SET
 
 MOST = 50  # further seeds; more is hopeless
 _OVERRIDES = "overrides.txt"
+_MOST_READ = 2**16  # characters
 _GROUPS = ("task", "body", "source", "metric", "finetune")
 
 
@@ -135,12 +136,16 @@ def _label(run: Run, axis: str) -> str | None:
 
 
 def _typed(path: Path) -> dict[str, str]:
-    """Return key -> value of what was typed for a run, besides its seed and folder; empty where its folder does not say."""
+    """Return key -> value of what was typed for a run, besides its seed and folder; empty where its folder does not say.
+
+    The folder may be somebody else's: what is an option of the program, and no setting, is left out.
+    """
     try:
-        lines = (path / _OVERRIDES).read_text().splitlines()
+        with open(path / _OVERRIDES, encoding="utf-8") as file:
+            lines = file.read(_MOST_READ).splitlines()
     except (OSError, UnicodeDecodeError):
         return {}
-    pairs = [line.partition("=") for line in lines if "=" in line]
+    pairs = [line.partition("=") for line in lines if "=" in line and not line.startswith("-")]
     return {key: value for key, _, value in pairs if key not in ("seed", "paths.runs")}
 
 

@@ -255,6 +255,17 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
     assert main(["report", str(tmp_path), "--compare", "--sort", "rank"]) == 2
 
 
+def test_names_from_the_disk_stay_names(tmp_path, capsys):
+    for metric in ("x\x1b[31m", "=y|<b>"):
+        for seed in (0, 1):
+            add_run(tmp_path, task="t\x1b[31m", metric=metric, seed=seed)
+    for form in ("table", "md", "csv", "latex", "json"):
+        assert main(["report", str(tmp_path), "--compare", "--format", form]) == 0
+        text = capsys.readouterr().out
+        assert "\x1b" not in text, form
+        assert ",=y" not in text, form
+
+
 def test_methods_that_differ_in_the_source_only_keep_names_of_their_own(tmp_path):
     for source in ("one", "two"):
         add_run(tmp_path, source=source)

@@ -13,7 +13,7 @@ from orca_cli.report.paired import compare
 from orca_cli.report.statistics import LARGEST_P, needed
 from orca_cli.report.studies import of_study
 from orca_cli.report.table import build_table
-from orca_cli.report.verdicts import sentence
+from orca_cli.report.verdicts import layouts_of, sentence
 from orca_cli.runs import studies
 from tests.cli.conftest import *  # noqa: F403 - the `orca` command
 from tests.report.trees import add_run
@@ -143,6 +143,17 @@ def test_commands_that_differ_in_one_key_are_one_and_others_are_apart(tmp_path):
         "seed=1",
         "paths.runs=my runs",
     ]
+
+
+def test_what_others_typed_is_quoted_and_brings_no_options(tmp_path):
+    typed = ["--allow-module=evil", "--config-dir=/tmp/evil", "task.x=$(rm -rf ~); echo", "body.checkpoint=\x1b[31m"]
+    add_pairs(tmp_path, [0.1], typed=typed)
+    found = compared(tmp_path)
+    (command,) = further(found.overall[0], found).commands
+    assert "evil" not in command
+    assert "task.x=$(rm -rf ~); echo" in shlex.split(command)
+    table = build_table(collect([tmp_path]))
+    assert "\x1b" not in str(layouts_of(found, table))
 
 
 def found_commands(found):

@@ -126,10 +126,10 @@ def read_index(folder: Path, where: str) -> Index:
         what = f"{INDEX}: schema {schema} is of a newer program; this one reads up to {SCHEMA}"
         raise CheckpointError(what, where=where, hint="use a newer orca")
     try:
-        if schema != SCHEMA:
+        if type(schema) is not int or schema != SCHEMA:
             raise ValueError(f"schema {schema!r}")
         return _parsed(record, digest_of(folder))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         what = f"{INDEX} is not the index of a bundle: {type(error).__name__}"
         raise DataError(what, where=where, hint="get the bundle again") from error
 
@@ -139,6 +139,9 @@ def _parsed(record: Mapping[str, Any], digest: str) -> Index:
     margin = options["margin"]
     if isinstance(margin, bool) or not 0 <= float(margin) < float("inf"):
         raise ValueError("margin")
+    kinds = {"options": dict, "files": dict, "left_out": dict, "runs": list}
+    if not all(type(record[key]) is kind for key, kind in kinds.items()):
+        raise TypeError("not of its kind")
     files = {}
     for name, entry in record["files"].items():
         if not isinstance(entry["size"], int) or not _DIGEST.fullmatch(entry["sha256"]):

@@ -143,7 +143,13 @@ class _Stage:
 
     def _source(self, run: Run, name: str) -> Path | None:
         try:
-            return plain_file(run.path, name)
+            source = plain_file(run.path, name)
+            if source is not None:
+                with open(
+                    source, "rb"
+                ):  # what may not be read is left out now, and not found when the bundle is written
+                    return source
+            return None
         except (UnfitError, OSError) as error:
             self._leave_out(run, name, error)
             return None

@@ -19,6 +19,7 @@ from orca_cli.bundles.recomputed import recompute, same
 from orca_cli.exceptions import DataError, OrcaError
 from orca_cli.progress import Reporter
 from orca_cli.report.verdicts import Page
+from orca_cli.runs import studies
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.settings import FILE as SETTINGS
 from orca_cli.runs.settings import as_typed
@@ -68,6 +69,10 @@ def _files(folder: Path, index: Index) -> Iterator[Check]:
             wrong.append((name, f"is not in {layout.INDEX}"))
         elif index.files[name] != (os.path.getsize(folder / name), storage.sha256_file(folder / name)):
             wrong.append((name, f"its SHA-256 is not that of {layout.INDEX}"))
+    known = {entry.folder for entry in index.runs}
+    under = (name.split("/") for name in found if name.startswith(f"{layout.RUNS}/"))
+    folders = {"/".join(parts[1:3]) for parts in under if parts[1] != studies.FOLDER}
+    wrong += [(name, f"is a run that {layout.INDEX} does not name") for name in sorted(folders - known)]
     yield from (Check(DIFFERS, name, text) for name, text in wrong)
     if not wrong:
         yield Check(AGREES, "files", f"{len(found)} files have the SHA-256 of {layout.INDEX}")

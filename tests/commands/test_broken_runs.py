@@ -86,8 +86,8 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "a link to nowhere": _absent,
     "only unknown files": lambda run: (_empty(run), (run / "notes.txt").write_text("mine"))[0],
     "odd arrays": _arrays,
-    "a file of a gigabyte": lambda run: os.truncate(run / "result.json", 2**30),
-    "predictions of a gigabyte": lambda run: os.truncate(run / "3_finetune" / "predictions.npz", 2**30),
+    "a file that is far too large": lambda run: os.truncate(run / "result.json", 2**26),
+    "predictions that are not an archive": lambda run: os.truncate(run / "3_finetune" / "predictions.npz", 2**20),
     "a result of a newer program": _write("result.json", b'{"schema": 99}'),
     "a status of a newer program": lambda run: (
         (run / "result.json").unlink(),
@@ -160,7 +160,11 @@ def test_all_of_them_together(
     runs = []
     for number, change in enumerate(KINDS.values()):
         made = _add(tmp_path / "elsewhere", "classification.MacroF1")
-        result = json.loads((made / "result.json").read_text()) | {"task": "strange", "identity": f"{number:064x}"}
+        result = json.loads((made / "result.json").read_text()) | {
+            "task": "strange",
+            "identity": f"{number:064x}",
+            "seed": number,
+        }
         (made / "result.json").write_text(json.dumps(result))
         run = root / "strange" / NAME.format(number)
         run.parent.mkdir(exist_ok=True)
@@ -173,7 +177,9 @@ def test_all_of_them_together(
     strange = json.loads(report)
     known = {Path(one["run"]).name for one in strange["broken"]}
     known |= {Path(one["run"]).name for row in strange["rows"] for cell in row["cells"] for one in cell["values"]}
-    known |= {Path(one["run"]).name for one in strange["unfinished"]}
+    known |= {Path(one["run"]).name for one in strange["unfinished"]} | {
+        Path(one).name for one in strange["superseded"]
+    }
     assert {run.name for run in runs} - known == {NAME.format(list(KINDS).index("a link to nowhere"))}
     same = [[cell for cell in row["cells"] if cell["task"] == "digits"] for row in strange["rows"]]
     assert [cells for cells in same if any(cell["values"] for cell in cells)] == means

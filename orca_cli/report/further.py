@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orca_cli.report.collect import Run
+from orca_cli.report.origin import Origin
 from orca_cli.report.paired import Block, Comparison, Overall, by_column, differences_by_seed
 from orca_cli.report.statistics import LARGEST_P, needed
 from orca_cli.report.studies import SET
@@ -104,17 +105,18 @@ def _next_seeds(known: Sequence[int], count: int) -> list[int]:
 def commands(blocks: Sequence[Block], comparison: Comparison, seeds: Iterable[int]) -> list[str]:
     """Return the command lines that run an arm and its baseline with some seeds, on all sets that the arm was run on."""
     origin = comparison.origin
+    if origin is None:
+        return []
     last = [f"seed={','.join(map(str, seeds))}"] + ([f"paths.runs={origin.folder}"] if origin.folder else [])
     if origin.study:
-        words = [_study_words(blocks, comparison)]
+        words = [_study_words(blocks, origin)]
     else:
         typed = [_typed(run.path) for block in blocks for run in block.runs]
         words = [[f"{key}={value}" for key, value in one.items()] for one in _merged(typed)]
     return [shlex.join(["orca", "run", "-m", *own, *last]) for own in words]
 
 
-def _study_words(blocks: Sequence[Block], comparison: Comparison) -> list[str]:
-    origin = comparison.origin
+def _study_words(blocks: Sequence[Block], origin: Origin) -> list[str]:
     words = [f"study={origin.study}"]
     runs = [run for block in blocks for run in block.runs]
     for axis in origin.axes:

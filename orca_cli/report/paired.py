@@ -100,7 +100,7 @@ class Comparison:
         axis, baseline: such as metric and none.
         margin: a mean gain of at most this, in points or in per cent of the error, counts as none.
         unpaired: completed runs, of all arms, without a partner.
-        origin: of the runs, for commands that add to them.
+        origin: of the runs, for commands that add to them; None where there are to be none.
     """
 
     axis: str
@@ -109,7 +109,7 @@ class Comparison:
     blocks: list[Block]
     overall: list[Overall]
     unpaired: int
-    origin: Origin = Origin()
+    origin: Origin | None = None
 
 
 def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origin | None = None) -> Comparison:
@@ -158,7 +158,7 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
     found = [replace(one, is_relative=is_relative) for one in found if one.sets]
     corrected = holm([one.judged.p if one.judged else 1.0 for one in found])
     found = [replace(one, corrected=p) for one, p in zip(found, corrected, strict=True)]
-    return Comparison(axis, baseline, margin, blocks, found, sum(block.lost for block in blocks), origin or Origin())
+    return Comparison(axis, baseline, margin, blocks, found, sum(block.lost for block in blocks), origin)
 
 
 def _unpaired_hint(table: Table, axis: str, baseline: str) -> str:

@@ -27,7 +27,7 @@ def add_pairs(root, gains, *, base=0.5, metric="otdd", seeds=None, typed=(), **f
             (path / "overrides.txt").write_text("\n".join(words) + "\n")
 
 
-def compared(root, origin=None, margin=0.5, **study):
+def compared(root, origin=Origin(), margin=0.5):  # noqa: B008 - it is frozen
     return compare(build_table(collect([root])), "metric", "none", margin, origin)
 
 
@@ -69,6 +69,13 @@ def test_seeds_that_are_there_are_not_asked_for_again(tmp_path):
     add_run(tmp_path, seed=0, metric="otdd", value=0.4)  # half of a pair
     (command,) = further(compared(tmp_path).overall[0], compared(tmp_path)).commands
     assert command.endswith("seed=0,3,5")
+
+
+def test_without_an_origin_no_folder_is_read_for_a_command(tmp_path):
+    add_pairs(tmp_path, [0.1, 0.1])
+    found = compared(tmp_path, None)
+    assert further(found.overall[0], found).commands == ()
+    assert sentence(found.overall[0], found).endswith("; about 4 more seeds")
 
 
 def test_a_hopeless_effect_is_called_so(tmp_path):

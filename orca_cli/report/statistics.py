@@ -125,8 +125,8 @@ def sign_flip(values: Sequence[float]) -> tuple[float, float]:
     # Sums of the same numbers in another order may differ in the last bits.
     bound = abs(math.fsum(given)) - 1e-12 * float(np.abs(given).sum())
     if len(given) <= MOST_EXACT:
-        sums = given[:1]  # the other sign of the first gives the same sums with the other sign
-        for value in given[1:]:
+        sums = np.zeros(1)
+        for value in given:
             sums = np.concatenate([sums + value, sums - value])
         return float(np.mean(np.abs(sums) >= bound)), 2.0 ** (1 - len(given))
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(FLIPS, len(given)))

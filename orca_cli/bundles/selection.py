@@ -12,10 +12,10 @@ from orca_cli import terminal
 from orca_cli.bundles.layout import Options
 from orca_cli.report.collect import Collection, Run, collect
 from orca_cli.report.filters import pair, where
+from orca_cli.report.output import Page
 from orca_cli.report.paired import compare
 from orca_cli.report.studies import of_study
 from orca_cli.report.table import build_table
-from orca_cli.report.verdicts import Page
 
 
 def selected(folders: Sequence[Path], options: Options) -> Collection:

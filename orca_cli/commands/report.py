@@ -14,13 +14,16 @@ from orca_cli import storage, terminal
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import DataError, SweepError, UsageError, suggest
 from orca_cli.report import published
+from orca_cli.report.across import across
 from orca_cli.report.collect import Collection, collect
-from orca_cli.report.filters import pair, where
+from orca_cli.report.filters import Values, pair, where
 from orca_cli.report.formats import FORMATS
+from orca_cli.report.origin import origin_of
+from orca_cli.report.output import Page
 from orca_cli.report.paired import Comparison, compare
+from orca_cli.report.rows import merged, ordered
 from orca_cli.report.studies import of_study
 from orca_cli.report.table import Table, build_table
-from orca_cli.report.verdicts import Page
 from orca_cli.runs import studies
 from orca_cli.terminal import Result
 
@@ -31,8 +34,10 @@ examples:
   orca report                                  all runs of ./runs (or $ORCA_RUNS)
   orca report runs/digits                      one task; also a single run, or several folders
   orca report --task digits --metric otdd --metric none
+  orca report --where train.lr=1e-4,2e-4 --by body,train.lr --sort digits      rows by any settings, the best on digits first
   orca report --study alignment                a study's runs only: its sets as columns, its arms as rows
   orca report --study alignment --against metric=none --where body=minilm      does each metric help, and by how much
+  orca report --study alignment --compare      methods over all tasks: profiles, ranks, every pair with p
   orca report --baselines docs/published.csv   others' results below: lines of task,method,error,source
   orca report --format latex --out table.tex   for a paper; md, csv and json as well
   orca report --strict                         exit code 3 if a run has failed or cannot be read
@@ -55,13 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{key}", action="append", default=[], metavar="NAME", help=f"only this {key}; may be repeated"
         )
     parser.add_argument("--study", metavar="NAME", help="only the runs of this study, named by its axes")
-    parser.add_argument(
-        "--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this; may be repeated"
-    )
+    text = "only runs with this, of any setting, typed, decided or left as it is; may be repeated"
+    parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=text)
+    text = "a row for each combination of values of these keys; what differs besides is averaged"
+    parser.add_argument("--by", metavar="KEY,...", help=text)
+    text = "rows by the error on a task, by rank, time (of a run) or name; default: name"
+    parser.add_argument("--sort", metavar="TASK|rank|time|name", help=text)
     text = (
         "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p, a sentence each"
     )
     parser.add_argument("--against", metavar="KEY=VALUE", help=text)
+    text = "all methods over all tasks: performance profiles, mean ranks, every pair, probability of improvement"
+    parser.add_argument("--compare", action="store_true", help=text)
     text = "with --against: a mean gain within +-X (points, or %% of the error) counts as none; default: 0.5"
     parser.add_argument("--margin", type=float, metavar="X", help=text)
     text = (
@@ -73,18 +83,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return the table with the values of all seeds, or write it to a file."""
+    _check(arguments)
     folders = arguments.runs or [Path(default_folders()["runs"])]
     collection = collect(folders)
     if arguments.study is not None:
         collection = of_study(collection, folders, arguments.study)
     for key in ("task", "metric"):
         collection = _filtered(collection, key, getattr(arguments, key))
+    values = Values()
     for text in arguments.where:
-        collection = where(collection, text)
-    table, form = build_table(collection), "json" if arguments.json else arguments.format
+        collection = where(collection, text, values)
+    table = build_table(collection) if arguments.by is None else merged(collection, arguments.by, values)
+    if arguments.sort is not None:
+        table = ordered(table, arguments.sort)
+    form = "json" if arguments.json else arguments.format
     if arguments.baselines is not None:
-        if arguments.against is not None:
-            raise UsageError("does not go with --against", where="--baselines", hint="others' results have no pairs")
         found = published.fitting(published.read(arguments.baselines), table, str(arguments.baselines))
         table = dataclasses.replace(table, published=found)
     failures = []
@@ -92,7 +105,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     if arguments.strict and (failed or table.broken):
         text = f"{failed} runs failed and {len(table.broken)} cannot be read"
         failures.append(SweepError(text, where="--strict", hint="they are listed below the table"))
-    page = Page(table, _comparison(table, arguments))
+    page = Page(table, _comparison(table, folders, arguments), across(table) if arguments.compare else None)
     if arguments.out is not None:
         storage.write_text(arguments.out, page.text(form))
         terminal.print_error(f"written: {arguments.out}")
@@ -109,7 +122,22 @@ def execute(arguments: argparse.Namespace) -> Result:
     return Result(page.record(), shown, failures)
 
 
-def _comparison(table: Table, arguments: argparse.Namespace) -> Comparison | None:
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    shown = [f"--{name}" for name in ("against", "compare") if getattr(arguments, name)]
+    for name in ("against", "compare"):
+        if getattr(arguments, name) and arguments.baselines is not None:
+            hint = "others' results have no runs to compare"
+            raise UsageError(f"does not go with --{name}", where="--baselines", hint=hint)
+    if len(shown) > 1:
+        raise UsageError(f"does not go with {shown[0]}", where=shown[1], hint="ask for one after the other")
+    if arguments.against is not None and arguments.by is not None:
+        raise UsageError("does not go with --against", where="--by", hint="runs are paired by all of their settings")
+    if arguments.sort is not None and shown:
+        raise UsageError(f"does not go with {shown[0]}", where="--sort", hint="it is about the rows of the table")
+
+
+def _comparison(table: Table, folders: list[Path], arguments: argparse.Namespace) -> Comparison | None:
     """Return the comparison that --against asks for; None without it."""
     margin = MARGIN if arguments.margin is None else arguments.margin
     if not 0 <= margin < math.inf:
@@ -119,7 +147,7 @@ def _comparison(table: Table, arguments: argparse.Namespace) -> Comparison | Non
             raise UsageError("applies only to a comparison", where="--margin", hint="add --against metric=none")
         return None
     axis, value = pair(arguments.against, "--against")
-    return compare(table, axis, value, margin)
+    return compare(table, axis, value, margin, origin_of(folders, arguments.study, default_folders()["runs"]))
 
 
 def _filtered(collection: Collection, key: str, names: list[str]) -> Collection:

@@ -114,7 +114,7 @@ class Align:
     target_labels: Annotated[
         str,
         OneOf(("given", "shuffled")),
-        "Classes (or pseudo-labels) of target samples in stage 2: the task's, or shuffled among the samples of a split (a control).",
+        "Classes (or pseudo-labels) of target samples in stage 2: the task's, or shuffled within each split (a control).",
     ] = "given"
     pseudo_labels: Annotated[
         AtLeastTwo | None,
@@ -157,8 +157,8 @@ class Train:
     epochs: Annotated[Count | None, "Passes over the training data. null: by the budget."] = None
     longer_by: Annotated[
         NotNegative,
-        "Further epochs as a share of `epochs`, rounded up: 0.25 trains a quarter longer, as a run without alignment may do that"
-        " is to have the computing time of one with it.",
+        "Further epochs as a share of `epochs`, rounded up: 0.25 trains a quarter longer (a control: the computing time of"
+        " alignment, spent on stage 3).",
     ] = 0.0
     batch_size: Annotated[
         Count | None,
@@ -349,7 +349,9 @@ def check(config: Config) -> None:
         raise ConfigError(what, where=f"budget={config.budget}", hint="give train.epochs=... instead")
     if train.longer_by and not isinstance(config.budget, str):
         what = "makes training longer than the time that the budget gives"
-        raise ConfigError(what, where=f"train.longer_by={train.longer_by:g}", hint="leave budget or train.longer_by out")
+        raise ConfigError(
+            what, where=f"train.longer_by={train.longer_by:g}", hint="leave budget or train.longer_by out"
+        )
     if train.decay_epochs is not None and train.decay_epochs < (train.warmup_epochs or 0):
         what = f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}"
         raise ConfigError(what, where="train.decay_epochs", hint="allowed: train.warmup_epochs or more")

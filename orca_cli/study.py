@@ -113,7 +113,7 @@ class Study:
         return Study(self.name, self.common, self.axes | {axis: chosen}, self.left_out, self.files)
 
     def of_tasks(self, tasks: Sequence[str]) -> Study:
-        """Return the study with tasks in place of its sets: a set of the task's name where there is one, else the task as it is."""
+        """Return the study with tasks in place of its sets: a set of that name if there is one, else the plain task."""
         chosen = {task: self.axes[SET].get(task, (f"task={task}",)) for task in tasks}
         return Study(self.name, self.common, self.axes | {SET: chosen}, self.left_out, self.files)
 

@@ -190,12 +190,8 @@ def _dry_run(jobs: list[Composed], is_sweep: bool) -> Result:
     summary = built.summary | {"output_shape": list(shape)}
     names = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
     states = [(name, claim.peek(root, name)) for root, name in names]
-    done = [
-        (choices_of(name, job.labels), _seconds_of(claim.look(root, name)))
-        for job, (root, name) in zip(jobs, names, strict=True)
-    ]
-    labels = [job.labels for job in jobs]
-    return of_plan(jobs[0], summary, states, labels, expected_s=remaining_s(done), is_sweep=is_sweep)
+    done = [(choices_of(name), _seconds_of(claim.look(root, name))) for root, name in names]
+    return of_plan(jobs[0], summary, states, expected_s=remaining_s(done), is_sweep=is_sweep)
 
 
 def _seconds_of(run: RunDirectory | None) -> float | None:

@@ -57,8 +57,11 @@ def plan(sweep: Sweep) -> Result:
         "expected": {"seconds": seconds, "runs": len(known), "from_runs": like, "unknown": len(left) - len(known)},
         "jobs": [{"would": one.would, **vars(one.name), "labels": one.labels} for one in found],
     }
-    shown: list[RenderableType] = [terminal.table(("set", "runs", "done", "left", "time"), _rows(found))] if found else []
-    total = f"study {sweep.study}: {len(found)} run{'s' if len(found) != 1 else ''}, {counts[WOULD['completed']]} done, {len(left)} left"
+    shown: list[RenderableType] = (
+        [terminal.table(("set", "runs", "done", "left", "time"), _rows(found))] if found else []
+    )
+    runs = f"{len(found)} run{'' if len(found) == 1 else 's'}"
+    total = f"study {sweep.study}: {runs}, {counts[WOULD['completed']]} done, {len(left)} left"
     resumed, running = counts[WOULD["resume"]], counts[WOULD["running"]]
     total += f" ({resumed} to resume, {running} running)" if resumed or running else ""
     shown += [Text(total), *map(Text, absent_lines(sweep.absent))]
@@ -104,6 +107,6 @@ def _time(left: Sequence[_Planned], known: Sequence[Expected], seconds: float | 
     if not known or seconds is None:
         return f"expected time: {_UNKNOWN}, as no finished run in this folder is like them"
     unknown = len(left) - len(known)
-    text = f"expected time: about {in_words(seconds)} one after the other, from {like} finished run{'s' if like > 1 else ''} like them"
-    text += " (same task, body, finetune mode and steps)"
+    finished = f"{like} finished run{'s' if like > 1 else ''} like them (same task, body, finetune mode and steps)"
+    text = f"expected time: about {in_words(seconds)} one after the other, from {finished}"
     return f"{text}; {_UNKNOWN} for {unknown} of the {len(left)}" if unknown else text

@@ -72,7 +72,7 @@ def class_labels(
 
 
 def shuffled(labels: tuple[np.ndarray, np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels of both splits, [n] and [m], permuted among the samples of each: a control that says nothing of inputs."""
+    """Return the labels of both splits, [n] and [m], permuted among the samples of each: a control."""
     train, validation = (
         split[seeding.numpy_generator(seed, "align", "target_labels", name).permutation(len(split))]
         for name, split in zip(("train", "validation"), labels, strict=True)

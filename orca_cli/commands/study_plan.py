@@ -87,7 +87,7 @@ def _planned(sweep: Sweep) -> list[_Planned]:
 
 def _rows(found: Sequence[_Planned]) -> list[tuple[str, ...]]:
     """Return a row for each set, or task where the study has no sets."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in dict.fromkeys(_set_of(one) for one in found):
         own = [one for one in found if _set_of(one) == name]
         left = [one for one in own if one.is_left]

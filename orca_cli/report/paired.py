@@ -18,6 +18,7 @@ from orca_cli.report.statistics import Effect, effect, holm
 from orca_cli.report.table import Column, Method, Table
 
 _FIELDS = ("body", "source", "metric", "finetune")
+_ARM, _OF_AN_ARM = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
 _ZERO = 1e-12
 
 
@@ -180,7 +181,8 @@ def value_of(method: Method, axis: str) -> str | None:
 
 
 def _others(method: Method, axis: str) -> tuple[tuple[str, str], ...]:
-    fields = {name: str(getattr(method, name)) for name in _FIELDS} | dict(method.settings)
+    names = (name for name in _FIELDS if axis != _ARM or name not in _OF_AN_ARM)
+    fields = {name: str(getattr(method, name)) for name in names} | dict(method.settings)
     return tuple(sorted((key, value) for key, value in fields.items() if key != axis))
 
 

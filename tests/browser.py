@@ -19,7 +19,12 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 _PATIENCE_S = 60.0
 _FLAGS = (
     *("--headless", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu", "--hide-scrollbars"),
-    *("--disable-dev-shm-usage", "--disable-extensions", "--disable-background-networking", "--proxy-server=127.0.0.1:9"),
+    *(
+        "--disable-dev-shm-usage",
+        "--disable-extensions",
+        "--disable-background-networking",
+        "--proxy-server=127.0.0.1:9",
+    ),
 )
 
 

@@ -113,7 +113,7 @@ def _lines(axes: Axes, chart: Lines) -> None:
             axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0, step="post" if chart.is_step else None)
         if one.level is not None:
             axes.axhline(one.level, color=colour, ls=":", lw=0.9)
-        if one.chosen is not None:
+        if one.chosen is not None and one.chosen < x[-1]:
             place = min(range(len(x)), key=lambda place: abs(x[place] - (one.chosen or 0)))
             axes.plot([x[place]], [y[place]], "o", mfc="none", mec=colour, ms=9)
     if chart.is_log:

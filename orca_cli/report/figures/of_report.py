@@ -11,7 +11,7 @@ from pathlib import Path
 from orca_cli.report import details as reading
 from orca_cli.report.collect import Run
 from orca_cli.report.details import Details, Points, mean_curve
-from orca_cli.report.figures.charts import Bars, Chart, Dot, Dots, Lines, Series
+from orca_cli.report.figures.charts import LOOKS, Bars, Chart, Dot, Dots, Lines, Series
 from orca_cli.report.layout import decimals_of, number
 from orca_cli.report.notes import clean
 from orca_cli.report.paired import Comparison
@@ -48,15 +48,24 @@ def names_of(methods: Sequence[Method]) -> dict[Method, str]:
 
 def groups_of(table: Table) -> list[Group]:
     """Return the completed runs by task and method; within a task names are as short as they may be."""
-    looks: dict[str, int] = {}
+    order = {row.method: place for place, row in enumerate(table.rows)}
     found = []
     for place, column in enumerate(table.columns):
         cells = [(row.method, row.cells[place]) for row in table.rows if row.cells[place].runs]
         names = names_of([method for method, _ in cells])
+        taken: set[int] = set()
         for method, cell in cells:
-            look = looks.setdefault(names[method], len(looks))
+            look = _look(order[method], taken)
             found.append(Group(column, method, names[method], look, cell.runs))
     return found
+
+
+def _look(place: int, taken: set[int]) -> int:
+    """Return a look for a method: on every task the same, unless another of the task's methods has it already."""
+    free = [look for look in range(LOOKS) if look not in taken] or [place % LOOKS + LOOKS * (len(taken) // LOOKS)]
+    look = place % LOOKS if place % LOOKS in free else free[0]
+    taken.add(look)
+    return look
 
 
 def read_all(groups: Iterable[Group]) -> dict[Path, Details]:
@@ -80,7 +89,7 @@ def all_of(
     if comparison is not None:
         yield from gains(comparison)
     yield from errors(table)
-    yield from curves(groups, found, table)
+    yield from (chart for _, chart in curves(groups, found, table))
     yield from times(groups, found)
 
 
@@ -102,7 +111,7 @@ def errors(table: Table) -> Iterator[Dots]:
             rows.append(("the best constant", (_bound(bounds[0], scale, decimals, 6),)))
         if cells:
             unit = f"{clean(column.error_name)}{', %' if column.percent else ''} (lower is better)"
-            note = "Dot: mean over seeds; line: lowest to highest seed."
+            note = "Mean over seeds; line: lowest to highest seed. Square: not aligned (metric none)."
             yield Dots(f"errors-{place + 1}", title_of(column, table.columns), unit, tuple(rows), note)
 
 
@@ -166,32 +175,43 @@ def _label(task: str, others: tuple[tuple[str, str], ...], blocks: Sequence[obje
     return f"{task} ({own})" if own else task
 
 
-def curves(groups: Sequence[Group], found: Mapping[Path, Details], table: Table) -> Iterator[Lines]:
+def curves(groups: Sequence[Group], found: Mapping[Path, Details], table: Table) -> Iterator[tuple[Column, Lines]]:
     """Yield for each task the distance along alignment, and training loss and validation error along fine-tuning.
 
     Each line is the mean over a method's seeds. Drawn are the first MOST_CURVES methods on tasks; `left_out` counts the rest.
     """
-    chosen = _drawn(groups)
     kinds: tuple[tuple[str, str, str, Callable[[Details], Points], bool], ...] = (
         ("distance", "distance to the source", "alignment epoch", lambda one: one.distance, True),
         ("loss", "training loss", "epoch", lambda one: one.loss, True),
         ("validation", "validation error", "epoch", lambda one: one.validation, False),
     )
     by_column: dict[Column, list[Group]] = defaultdict(list)
-    for group in chosen:
+    for group in _drawn(groups):
         by_column[group.column].append(group)
     for place, column in enumerate(table.columns):
-        own = by_column[column]
+        own, title = by_column[column], title_of(column, table.columns)
         for kind, y, x, points, is_log in kinds:
             scale = 100.0 if kind == "validation" and column.percent else 1.0
-            series = [one for group in own if (one := _series(group, found, points, kind, scale)).points]
-            for part in range(0, len(series), MOST_IN_A_PLOT):
-                shown = tuple(series[part : part + MOST_IN_A_PLOT])
-                wide = is_log and _is_wide(shown)
+            # Distances of different metrics have nothing in common.
+            metrics: list[str | None] = [None]
+            if kind == "distance":
+                metrics = [*sorted({group.method.metric for group in own})]
+            for metric in metrics:
+                chosen = [group for group in own if metric in (None, group.method.metric)]
+                series = [one for group in chosen if (one := _series(group, found, points, kind, scale)).points]
+                words = f"{title}: {y}" if metric is None else f"{title}: {clean(metric)} {y}"
+                name = f"{kind}-{place + 1}" + ("" if metric is None else f"-{metrics.index(metric) + 1}")
                 unit = f"{y}, %" if scale != 1.0 else y
-                more = f", part {part // MOST_IN_A_PLOT + 1}" if len(series) > MOST_IN_A_PLOT else ""
-                name = f"{kind}-{place + 1}" + (f"-{part // MOST_IN_A_PLOT + 1}" if more else "")
-                yield Lines(name, f"{title_of(column, table.columns)}: {y}{more}", x, unit, shown, _NOTES[kind], wide)
+                for part, shown in enumerate(_parts(series)):
+                    wide = is_log and _is_wide(shown)
+                    more = f", part {part + 1}" if len(series) > MOST_IN_A_PLOT else ""
+                    suffix = f"-{part + 1}" if more else ""
+                    yield column, Lines(f"{name}{suffix}", f"{words}{more}", x, unit, shown, _NOTES[kind], wide)
+
+
+def _parts(series: Sequence[Series]) -> Iterator[tuple[Series, ...]]:
+    for first in range(0, len(series), MOST_IN_A_PLOT):
+        yield tuple(series[first : first + MOST_IN_A_PLOT])
 
 
 _NOTES = {

@@ -44,6 +44,7 @@ def style(scope: str = "") -> str:
         ".l{stroke-width:1.8;stroke-linejoin:round}",
         ".v{stroke-dasharray:1 3}",
         ".m{stroke-width:.8}",
+        ".t{paint-order:stroke;stroke-width:3px;stroke-linejoin:round}",
         ".a{fill-opacity:.16}",
     )
     common = "".join(
@@ -54,14 +55,14 @@ def style(scope: str = "") -> str:
 
 
 def _colours(scope: str, ink: str, faint: str, rule: str, ground: str, looks: Sequence[str]) -> str:
-    rules = (
-        f"{scope} text{{fill:{ink}}}{scope} .f{{fill:{faint}}}{scope} .g{{fill:{ground}}}{scope} .m{{stroke:{ground}}}"
-    )
-    rules += f"{scope} .r{{stroke:{rule}}}{scope} .z{{stroke:{faint}}}"
+    filled = {" text": ink, " .f": faint, " .g": ground}
+    stroked = {" .m": ground, " .t": ground, " .r": rule, " .z": faint}
+    rules = "".join(f"{scope}{name}{{fill:{colour}}}" for name, colour in filled.items())
+    rules += "".join(f"{scope}{name}{{stroke:{colour}}}" for name, colour in stroked.items())
     for look, colour in enumerate(looks):
-        stroked = ",".join(f"{scope} .c{look}{gap}.{name}" for name in "lv" for gap in ("", " "))
-        filled = ",".join(f"{scope} .c{look}{gap}.{name}" for name in "mba" for gap in ("", " "))
-        rules += f"{stroked}{{stroke:{colour}}}{filled}{{fill:{colour}}}"
+        lines = ",".join(f"{scope} .c{look}{gap}.{name}" for name in "lv" for gap in ("", " "))
+        areas = ",".join(f"{scope} .c{look}{gap}.{name}" for name in "mba" for gap in ("", " "))
+        rules += f"{lines}{{stroke:{colour}}}{areas}{{fill:{colour}}}"
     return rules
 
 
@@ -195,7 +196,7 @@ def _series(
     drawing.add(f'<path class="l" d="{_path(points)}"{_dash(one.look)}/>')
     marks = points if one.marked or len(points) == 1 else points[-1:]
     drawing.add(*(_marker(x, y, one.look) for x, y in marks[:: max(1, len(marks) // 12)]))
-    if one.chosen is not None and one.points:
+    if one.chosen is not None and one.points and one.chosen < one.points[-1][0]:
         x, y, _, _ = min(one.points, key=lambda point: abs(point[0] - (one.chosen or 0)))
         drawing.add(
             f'<circle class="l" cx="{across(x):.4g}" cy="{down(y):.4g}" r="6"><title>chosen: {one.chosen:g}</title></circle>'
@@ -259,7 +260,8 @@ def _bars(drawing: _Drawing, chart: Bars) -> None:
     x = 8.0
     for part, name in enumerate(chart.parts):
         drawing.add(
-            f'<rect class="b c{part % LOOKS}" x="{x:.4g}" y="{drawing.y:.4g}" width="12" height="11" fill-opacity="{_SHADES[part % 4]}"/>'
+            f'<rect class="b c{part % LOOKS}" x="{x:.4g}" y="{drawing.y:.4g}" width="12" height="11"'
+            f' fill-opacity="{_SHADES[part % 4]}"/>'
         )
         drawing.text(x + 16, drawing.y + 10, name)
         x += 30 + _CHARACTER * len(name)
@@ -296,9 +298,9 @@ def _matrix(drawing: _Drawing, chart: Matrix) -> None:
 
 def _row(drawing: _Drawing, label: str, text: str, y: float) -> None:
     room = int((WIDTH - 28) / _CHARACTER) - cell_len(text) - 2
-    drawing.text(14, y + 12, _cut(label, max(room, 8)))
+    drawing.text(14, y + 12, _cut(label, max(room, 8)), "t")
     if text:
-        drawing.text(WIDTH - 14, y + 12, text, "f", "end")
+        drawing.text(WIDTH - 14, y + 12, text, "f t", "end")
 
 
 def _rest(drawing: _Drawing, count: int) -> None:

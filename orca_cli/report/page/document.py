@@ -27,13 +27,14 @@ from orca_cli.report.holes import StudyAxes, holes_of
 from orca_cli.report.layout import layout_of
 from orca_cli.report.layout import number as shown_number
 from orca_cli.report.notes import clean
-from orca_cli.report.page.tables import Cell, code, number, of_layout, table, text
+from orca_cli.report.page.tables import Cell, code, heading, number, of_layout, table, text
 from orca_cli.report.paired import Comparison
-from orca_cli.report.table import Table, score_of
+from orca_cli.report.table import Column, Table, score_of
 from orca_cli.report.verdicts import layouts_of, sentence
 
 _MOST_ROWS = 1000  # of a table with a row for each run
 _MOST_SPARKS = 200
+_OPEN_TASKS = 3  # whose curves are shown without a click
 _MOST_NOTES = 8  # shown without a click
 _VERDICTS = ("helps", "harms", "no effect", "undecided")
 
@@ -147,7 +148,7 @@ def _verdicts(content: Content) -> str:
     return (
         f"<p>Against <b>{axis}={baseline}</b>, in pairs of equal seed and settings. A mean gain within "
         f'±{comparison.margin:g} counts as none.</p><ul class="claims">{"".join(claims)}</ul>'
-        + _figures(of_report.gains(comparison))
+        + _figures(of_report.gains(comparison), flowing=True)
         + of_layout(first, "gains", len(first.rows))
         + f'<p class="faint">{escaped(first.caption)}</p>'
         + _list(more)
@@ -165,9 +166,9 @@ def _results(given: Table) -> str:
     return (
         f"<p>{escaped(layout.caption)}</p>"
         + _filter("table-of-results", len(given.rows))
-        + of_layout(layout, "table-of-results", len(given.rows))
+        + of_layout(layout, "table-of-results", len(given.rows), holes=True)
         + _list(layout.notes)
-        + _figures(of_report.errors(given))
+        + _figures(of_report.errors(given), flowing=True)
     )
 
 
@@ -211,7 +212,7 @@ def _baselines(given: Table, groups: Sequence[Group], found: Mapping[Path, Detai
         return ""
     heads = ("task", "simple model", "its error", "its seconds", "runs' errors", "runs that are better", "settings")
     looks = ("", "", "n", "n", "n", "n", "")
-    headers = [Cell(name, look=look) for name, look in zip(heads, looks, strict=True)]
+    headers = [heading(name, is_number=look == "n") for name, look in zip(heads, looks, strict=True)]
     return (
         "<p>Simple models on the same split of the same data, fitted beside the runs. Errors: lowest to highest over runs; per "
         "cent where the task's error is one.</p>" + table("table-of-baselines", headers, rows)
@@ -231,7 +232,14 @@ def _usual(texts: Iterable[str]) -> str:
 
 
 def _curves(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) -> str:
-    drawn = _figures(of_report.curves(groups, found, given))
+    by_column: dict[Column, list[Chart]] = defaultdict(list)
+    for column, chart in of_report.curves(groups, found, given):
+        by_column[column].append(chart)
+    drawn = "".join(
+        f"<details{' open' if place < _OPEN_TASKS else ''}><summary>{escaped(of_report.title_of(column, given.columns))}"
+        f"</summary>{_figures(charts, captions=False)}</details>"
+        for place, (column, charts) in enumerate(by_column.items())
+    )
     if not drawn:
         return ""
     rest = of_report.left_out(groups)
@@ -240,7 +248,7 @@ def _curves(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]
     )
     return (
         "<p>Each line is the mean over a method's seeds, the band reaches from the lowest to the highest. Dotted: the floor, "
-        "the distance between two halves of the source data. Circle: the step or epoch that was kept.</p>"
+        "the distance between two halves of the source data. Circle: the step or epoch that was kept, unless it is the last.</p>"
         + text_ * (rest > 0)
         + drawn
     )
@@ -269,7 +277,7 @@ def _times(given: Table, groups: Sequence[Group], found: Mapping[Path, Details])
     if not rows:
         return ""
     heads = ("task", "method", "runs", *reading.STAGES, "align / finetune")
-    headers = [Cell(name, look="n" if place > 1 else "") for place, name in enumerate(heads)]
+    headers = [heading(name, is_number=place > 1) for place, name in enumerate(heads)]
     return (
         "<p>Wall time of each stage, mean over runs. What was taken from another run or from the cache took no time here.</p>"
         + _figures(of_report.times(groups, found))
@@ -290,17 +298,15 @@ def _runs(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) 
     every = [(group, run) for group in groups for run in group.runs]
     rows = []
     for place, (group, run) in enumerate(every[:_MOST_ROWS]):
-        one, score = found[run.path], score_of(run)
-        scale = 100.0 if group.column.percent else 1.0
-        value, validation = score.value, one.validation_error
+        one, value = found[run.path], score_of(run).value
         curve = one.validation or one.loss
         title = f"{'validation error' if one.validation else 'training loss'}, epoch by epoch"
         rows.append(
             [
                 text(f"{of_report.title_of(group.column, given.columns)}: {group.name}"),
                 number(run.seed, str(run.seed)),
-                number(None if value is None else scale * value),
-                number(None if validation is None else scale * validation),
+                _error(value, group.column),
+                _error(one.validation_error, group.column),
                 Cell(sparkline([y for _, y in curve], title) if place < _MOST_SPARKS else ""),
                 number(one.steps, "" if one.steps is None else str(one.steps)),
                 _distance(one),
@@ -308,8 +314,8 @@ def _runs(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) 
                 number(one.seconds.get("align"), _seconds(one.seconds.get("align"))),
                 number(one.seconds.get("finetune"), _seconds(one.seconds.get("finetune"))),
                 number(one.test_reads, "" if one.test_reads is None else str(one.test_reads)),
-                text(clean(", ".join(f"{key}={value}" for key, value in one.decided.items()), longest=200), "w"),
-                text(clean(run.path.name), "w"),
+                text(clean(", ".join(f"{key}={value}" for key, value in one.decided.items()), longest=200)),
+                text(clean(run.path.name)),
             ]
         )
     if not rows:
@@ -319,7 +325,7 @@ def _runs(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) 
         *("test reads", "decided by the run", "folder"),
     )
     words = {"method", "learning", "decided by the run", "folder"}
-    headers = [Cell(name, look="" if name in words else "n") for name in heads]
+    headers = [heading(name, is_number=name not in words) for name in heads]
     rest = len(every) - len(rows)
     more = f"<p>The first {len(rows)} of {len(every)} runs; --task, --metric and --where choose.</p>" if rest else ""
     return (
@@ -329,6 +335,12 @@ def _runs(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) 
         + _filter("table-of-runs", len(rows))
         + table("table-of-runs", headers, rows)
     )
+
+
+def _error(value: float | None, column: Column) -> Cell:
+    if value is None or not column.percent:
+        return number(value)
+    return number(100 * value, f"{100 * value:.2f}")
 
 
 def _distance(one: Details) -> Cell:
@@ -345,7 +357,7 @@ def _holes(content: Content) -> str:
     rows = [
         [text(hole.what), text(hole.state), text(hole.reason, "w"), code(hole.command)] for hole in found[:_MOST_ROWS]
     ]
-    headers = [Cell(name) for name in ("what", "state", "reason", "command that fills it")]
+    headers = [heading(name) for name in ("what", "state", "reason", "command that fills it")]
     counts = Counter(hole.state for hole in found)
     words = ", ".join(f"{count} {state}" for state, count in counts.items())
     more = f" The first {_MOST_ROWS} are listed." if len(found) > _MOST_ROWS else ""
@@ -377,7 +389,7 @@ def _environment(groups: Sequence[Group]) -> str:
         cells = (f"python {one.python}", one.device or "-", machine, versions)
         rows.append([*(text(clean(cell, longest=400), "w" if place > 1 else "") for place, cell in enumerate(cells))])
         rows[-1].append(number(count, str(count)))
-    headers = [*(Cell(name) for name in ("python", "device", "machine", "packages")), Cell("runs", look="n")]
+    headers = [heading(name, is_number=name == "runs") for name in ("python", "device", "machine", "packages", "runs")]
     note = (
         "<p>The runs were made in different environments: equal seeds do not give equal bits.</p>"
         if len(counts) > 1
@@ -405,13 +417,14 @@ def _footer(found: Iterable[Details]) -> str:
     )
 
 
-def _figures(charts: Iterable[Chart]) -> str:
+def _figures(charts: Iterable[Chart], *, captions: bool = True, flowing: bool = False) -> str:
     shown = "".join(
         f"<figure><h3>{escaped(chart.title)}</h3>{draw(chart, standalone=False)}"
-        f"<figcaption>{escaped(chart.note)}</figcaption></figure>"
+        + (f"<figcaption>{escaped(chart.note)}</figcaption>" if captions and chart.note else "")
+        + "</figure>"
         for chart in charts
     )
-    return f'<div class="charts">{shown}</div>' if shown else ""
+    return f'<div class="{"flow" if flowing else "charts"}">{shown}</div>' if shown else ""
 
 
 def _filter(name: str, rows: int) -> str:

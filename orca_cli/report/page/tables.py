@@ -11,6 +11,7 @@ from orca_cli.report.layout import Entry, Layout
 
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 _LONGEST = 300
+_SETTINGS = ("settings", "with")  # columns with several of key=value
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ def text(shown: object, look: str = "") -> Cell:
     """Return a cell with a text of any origin."""
     words = "" if shown is None else str(shown)
     return Cell(escaped(words if len(words) <= _LONGEST else f"{words[:_LONGEST]}..."), look=look)
+
+
+def heading(name: str, *, is_number: bool = False) -> Cell:
+    """Return the header of a column; one of numbers is sorted by them."""
+    return Cell(f"<span>{escaped(name)}</span>", look="n" if is_number else "")
 
 
 def number(value: float | None, shown: str = "") -> Cell:
@@ -82,35 +88,39 @@ def _class(cell: Cell) -> str:
     return f' class="{cell.look}"' if cell.look else ""
 
 
-def of_layout(layout: Layout, name: str, methods: int) -> str:
+def of_layout(layout: Layout, name: str, methods: int, *, holes: bool = False) -> str:
     """Return a layout as a table: what names a row in one column, as far as rows differ in it; the rest said above.
 
     Args:
         layout: of the table.
         name: of the table in the document.
         methods: how many rows are sorted; those behind them (simple models, others' results) stay below.
+        holes: an empty cell of a method is something that was not run.
     """
     if not layout.rows:
         return ""
     own = [names for names, _, _ in layout.rows[:methods]]
     shared = [len(own) > 1 and len({names[place] for names in own}) == 1 for place in range(len(layout.names))]
     if all(shared):
-        shared[0] = False
+        shared[0] = False  # one of them has to name the rows
     common = [
         f"{key} {value}"
         for key, value, same in zip(layout.names, own[0] if own else [], shared, strict=False)
         if same and value
     ]
     labels = [key for key, same in zip(layout.names, shared, strict=True) if not same]
-    headers = [Cell(escaped(" · ".join(labels)))]
+    headers = [heading(" · ".join(labels))]
     for lines, is_alarmed in zip(layout.columns, layout.alarmed, strict=True):
         headers.append(Cell(_header(lines, is_alarmed), look="n"))
-    headers += [Cell("rank", look="n")] if layout.ranked else []
+    headers += [heading("rank", is_number=True)] if layout.ranked else []
     rows = []
     for place, (names, entries, rank) in enumerate(layout.rows):
         kept = [text for text, same in zip(names, shared, strict=True) if text and not (same and place < methods)]
-        cells = [Cell(_method(kept, "settings" in layout.names and place < methods and bool(names[-1])))]
-        cells += [*map(_entry, entries), *([_rank(rank)] if layout.ranked else [])]
+        cells = [Cell(_method(kept, layout.names[-1] in _SETTINGS and place < methods and bool(names[-1])))]
+        cells += [
+            *(_entry(entry, holes and place < methods) for entry in entries),
+            *([_rank(rank)] if layout.ranked else []),
+        ]
         rows.append(cells)
     caption = f"All methods: {escaped(', '.join(common))}." if common else ""
     return table(name, headers, rows[:methods], rows[methods:], caption)
@@ -119,7 +129,7 @@ def of_layout(layout: Layout, name: str, methods: int) -> str:
 def _header(lines: Sequence[str], is_alarmed: bool) -> str:
     first, *rest = map(escaped, lines)
     looks = ["alarm" if is_alarmed and place == len(rest) else "" for place in range(1, len(rest) + 1)]
-    return first + "".join(
+    return f"<span>{first}</span>" + "".join(
         f"<small{f' class={look}' if look else ''}>{line}</small>" for line, look in zip(rest, looks, strict=True)
     )
 
@@ -130,12 +140,13 @@ def _method(names: Sequence[str], has_settings: bool) -> str:
     return escaped(" · ".join(fields)) + below
 
 
-def _entry(entry: Entry) -> Cell:
+def _entry(entry: Entry, is_hole: bool) -> Cell:
     found = _NUMBER.match(entry.main)
     main = escaped(entry.main)
     if found is None:
-        html = f'<a href="#holes">not run</a>' if entry.main == "-" else main  # noqa: F541
-        return Cell(html + _rest(entry), look="n hole" if entry.main == "-" else "n")
+        is_hole = is_hole and entry.main == "-" and not entry.rest
+        html = '<a href="#holes">not run</a>' if is_hole else "\u2013" if main == "-" else main
+        return Cell(html + _rest(entry), look="n hole" if is_hole else "n")
     html = f"<b>{main}</b>" if entry.best else main
     return Cell(html + _rest(entry), float(found.group()), "n best" if entry.best else "n")
 

@@ -64,17 +64,21 @@ class Browser:
                 assert "error" not in answer, answer
                 return answer["result"]
 
-    def open(self, address: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> float:
+    def open(
+        self, address: str, *, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True
+    ) -> float:
         """Open a page and return the seconds until everything is loaded and drawn."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=features)
         self.errors, self.requests, self._events = [], [], []
+        self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         start = time.monotonic()
         self.call("Page.navigate", url=address)
         while "Page.loadEventFired" not in self._events:
             self._read()
+        self.call("Emulation.setScriptExecutionDisabled", value=False)  # for `value`; the page's own does not begin now
         self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
         return time.monotonic() - start
 

@@ -130,7 +130,7 @@ class _Drawing:
         x, row = 8.0, 0
         for name, look, is_line in entries:
             shown = _cut(name, 50)
-            width = 30 + _CHARACTER * cell_len(shown) + 14
+            width = 28 + 1.08 * _CHARACTER * cell_len(shown) + 12
             if row and x + width > WIDTH:
                 x, row = 8.0, 0
                 self.y += 16

@@ -247,8 +247,8 @@ def _curves(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]
         f"<p>Curves of {len(groups) - rest} of {len(groups)} methods on tasks are drawn; --task and --where choose.</p>"
     )
     return (
-        "<p>Each line is the mean over a method's seeds, the band reaches from the lowest to the highest. Dotted: the floor, "
-        "the distance between two halves of the source data. Circle: the step or epoch that was kept, unless it is the last.</p>"
+        "<p>Each line is the mean over a method's seeds, the band from the lowest to the highest. Dotted: the floor, "
+        "the distance between two halves of the source data. Circle: the epoch that was kept, unless it is the last.</p>"
         + text_ * (rest > 0)
         + drawn
     )

@@ -16,15 +16,16 @@ from orca_cli import storage, terminal
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import DataError, OrcaError, SweepError, UnavailableError, UsageError, suggest
 from orca_cli.report import published, sparklines, watch
+from orca_cli.report.across import across
 from orca_cli.report.collect import Collection, collect
 from orca_cli.report.figures import files, of_report
 from orca_cli.report.filters import pair, where
 from orca_cli.report.formats import FORMATS
-from orca_cli.report.holes import StudyAxes
+from orca_cli.report.origin import origin_of
+from orca_cli.report.output import Page
 from orca_cli.report.paired import Comparison, compare
 from orca_cli.report.studies import of_study
 from orca_cli.report.table import Table, build_table
-from orca_cli.report.verdicts import Page
 from orca_cli.runs import studies
 from orca_cli.terminal import Result
 
@@ -37,6 +38,7 @@ examples:
   orca report --task digits --metric otdd --metric none
   orca report --study alignment                a study's runs only: its sets as columns, its arms as rows
   orca report --study alignment --against metric=none --where body=minilm      does each metric help, and by how much
+  orca report --study alignment --compare      methods over all tasks: profiles, ranks, every pair with p
   orca report --baselines docs/published.csv   others' results below: lines of task,method,error,source
   orca report --format latex --out table.tex   for a paper; md, csv and json as well
   orca report --open                           the same and more as one page in a browser; --format html --out page.html
@@ -71,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p, a sentence each"
     )
     parser.add_argument("--against", metavar="KEY=VALUE", help=text)
+    text = "all methods over all tasks: performance profiles, mean ranks, every pair, probability of improvement"
+    parser.add_argument("--compare", action="store_true", help=text)
     text = "with --against: a mean gain within +-X (points, or %% of the error) counts as none; default: 0.5"
     parser.add_argument("--margin", type=float, metavar="X", help=text)
     text = (
@@ -108,7 +112,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     if arguments.strict and (failed or table.broken):
         text = f"{failed} runs failed and {len(table.broken)} cannot be read"
         failures.append(SweepError(text, where="--strict", hint="they are listed below the table"))
-    page = Page(table, _comparison(table, arguments))
+    page = Page(table, _comparison(table, folders, arguments), across(table) if arguments.compare else None)
     form = "json" if arguments.json else "html" if arguments.open else arguments.format
     if arguments.figures is not None:
         failures += _write_figures(page, arguments)
@@ -143,8 +147,8 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.watch:
         if not terminal.stdout().is_terminal:
             raise UsageError("standard output is not a terminal", where="--watch", hint="leave --watch out")
-        if arguments.json or arguments.out is not None or arguments.against or arguments.format != "table":
-            hint = "leave --json, --out, --against and --format out"
+        if arguments.json or arguments.out or arguments.against or arguments.compare or arguments.format != "table":
+            hint = "leave --json, --out, --against, --compare and --format out"
             raise UsageError("shows a table on a terminal only", where="--watch", hint=hint)
 
 
@@ -170,18 +174,9 @@ def _html(page: Page, arguments: argparse.Namespace, folders: list[Path], failur
     """Return or write the page, and show it."""
     from orca_cli.report.page import document
 
-    study = None
-    if arguments.study is not None:
-        members = [
-            one
-            for folder in folders
-            if arguments.study in studies.names(folder)
-            for one in studies.read(folder, arguments.study)
-        ]
-        axes = frozenset(axis for member in members for axis in member.labels)
-        study = StudyAxes(arguments.study, axes)
     command = shlex.join(["orca", *arguments.words])
-    html = document.page(document.Content(page.table, page.comparison, command, study))
+    origin = origin_of(folders, arguments.study, default_folders()["runs"])
+    html = document.page(document.Content(page.table, page.comparison, command, origin))
     out = arguments.out or (Path("orca-report.html") if arguments.open else None)
     if out is None:
         return Result({"schema": 1}, [html], failures)
@@ -204,7 +199,7 @@ def _write_figures(page: Page, arguments: argparse.Namespace) -> list[OrcaError]
     return []
 
 
-def _comparison(table: Table, arguments: argparse.Namespace) -> Comparison | None:
+def _comparison(table: Table, folders: list[Path], arguments: argparse.Namespace) -> Comparison | None:
     """Return the comparison that --against asks for; None without it."""
     margin = MARGIN if arguments.margin is None else arguments.margin
     if not 0 <= margin < math.inf:
@@ -214,7 +209,7 @@ def _comparison(table: Table, arguments: argparse.Namespace) -> Comparison | Non
             raise UsageError("applies only to a comparison", where="--margin", hint="add --against metric=none")
         return None
     axis, value = pair(arguments.against, "--against")
-    return compare(table, axis, value, margin)
+    return compare(table, axis, value, margin, origin_of(folders, arguments.study, default_folders()["runs"]))
 
 
 def _filtered(collection: Collection, key: str, names: list[str]) -> Collection:

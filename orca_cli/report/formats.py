@@ -171,7 +171,12 @@ def _markdown(layout: Layout) -> str:
         lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)] + [""]
     lines += [line for alarm in layout.alarms for line in (_red(f"**{_md(alarm)}**"), "")]
     lines += [_md(layout.caption), ""] if layout.caption else []
-    lines += [f"- {_md(note)}" for note in layout.notes]
+    for note in layout.notes:
+        said, *commands = note.split("\n")
+        lines += [
+            f"- {_md(said)}{':' if commands else ''}",
+            *(f"  `` {command} ``" for command in commands),
+        ]
     if layout.problems:
         lines += ["", "Not in the means:", ""]
         lines += [f"- {_md(state)}: {_md(reason)} ({_md(path)})" for state, reason, path in layout.problems]
@@ -192,7 +197,7 @@ def _latex(layout: Layout) -> str:
         lines += [_tex_row(row) for row in _rows(layout, _tex, lambda text: rf"\textbf{{{text}}}")]
         lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [r"\\[1ex] \textcolor{red}{" + _tex(alarm) + "}" for alarm in layout.alarms]
-    lines += [f"% {text}" for text in (layout.caption, *layout.notes) if text]
+    lines += [f"% {line}" for text in (layout.caption, *layout.notes) for line in text.split("\n") if line]
     lines += [f"% {state}: {reason} ({path})" for state, reason, path in layout.problems]
     return "\n".join(lines) + "\n"
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from orca_cli.report.collect import Run
 from orca_cli.report.details import overrides
 from orca_cli.report.notes import clean, seeds_text
+from orca_cli.report.origin import Origin
 from orca_cli.report.studies import SET
 from orca_cli.report.table import UNFINISHED, Column, Method, Table
 
 _FIELDS = ("body", "source", "metric", "finetune")
+_NOWHERE = Origin()
 _OF_DATA = "task."  # settings that name data of the user's own: a method with such a one exists on these data only
 _TO_BE_TYPED = ("failed", "dead", "interrupted")
 
@@ -34,32 +36,24 @@ class Hole:
     command: str = ""
 
 
-@dataclass(frozen=True)
-class StudyAxes:
-    """A study that a report is about, and its axes."""
-
-    name: str
-    axes: frozenset[str]
-
-
-def holes_of(table: Table, study: StudyAxes | None = None) -> list[Hole]:
+def holes_of(table: Table, origin: Origin = _NOWHERE) -> list[Hole]:
     """Return the holes of a table: runs by how they ended, then missing seeds by task and method, then broken folders."""
     runs = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
-    found = [_of_run(run) for run in runs]
+    found = [_of_run(run, origin) for run in runs]
     for place, column in enumerate(table.columns):
-        found += _missing(table, place, column, study)
+        found += _missing(table, place, column, origin)
     broken = [Hole(clean(str(entry.path)), "broken", clean(entry.reason)) for entry in table.broken]
     return found + broken
 
 
-def _of_run(run: Run) -> Hole:
+def _of_run(run: Run, origin: Origin) -> Hole:
     words = overrides(run.path) if run.state in _TO_BE_TYPED else None
     settings = "".join(f" {key}={value}" for key, value in sorted(run.variant.items()))
     what = f"{run.task}: {run.body} {run.metric} {run.finetune}{settings}, seed {run.seed}"
-    return Hole(clean(what), run.state, clean(run.reason), "" if words is None else _typed(["run", *words]))
+    return Hole(clean(what), run.state, clean(run.reason), "" if words is None else _typed(["run", *words], origin))
 
 
-def _missing(table: Table, place: int, column: Column, study: StudyAxes | None) -> Iterator[Hole]:
+def _missing(table: Table, place: int, column: Column, origin: Origin) -> Iterator[Hole]:
     cells = [(row.method, row.cells[place]) for row in table.rows]
     every = {run.seed for _, cell in cells for run in cell.runs}
     for method, cell in cells:
@@ -74,7 +68,7 @@ def _missing(table: Table, place: int, column: Column, study: StudyAxes | None) 
             own = cell.runs or [
                 run for row in table.rows if row.method == method for one in row.cells for run in one.runs
             ]
-            command = _command(column, method, seeds, own or others, study)
+            command = _command(column, method, seeds, own or others, origin)
             yield Hole(clean(what), "not run", clean(reason), command)
 
 
@@ -86,9 +80,7 @@ def _unfinished(table: Table, column: Column, method: Method) -> Iterator[Run]:
             yield run
 
 
-def _command(
-    column: Column, method: Method, seeds: Iterable[int], like: Collection[Run], study: StudyAxes | None
-) -> str:
+def _command(column: Column, method: Method, seeds: Iterable[int], like: Collection[Run], origin: Origin) -> str:
     """Return the command that runs a method on a task; settings that all runs in `like` have are typed as well."""
     common: Mapping[str, str] = {}
     if like:
@@ -99,20 +91,21 @@ def _command(
         return ""
     fields = {key: str(getattr(method, key)) for key in _FIELDS}
     chosen = ",".join(map(str, seeds))
-    if study is not None:
-        own = {key: value for key, value in fields.items() if key in study.axes}
-        words = {"study": study.name, SET: column.task} | own | settings
-        words = {key: value for key, value in words.items() if key == "study" or key in study.axes or key in settings}
+    if origin.study:
+        own = {key: value for key, value in fields.items() if key in origin.axes}
+        words = {"study": origin.study, SET: column.task} | own | settings
+        words = {key: value for key, value in words.items() if key == "study" or key in origin.axes or key in settings}
     else:
         words = {"task": column.task, **fields, **settings}
         if column.protocol != "clean":
             words["protocol"] = column.protocol
-    many = ["-m"] if study is not None or "," in chosen else []
-    return _typed(["run", *many, *(f"{key}={value}" for key, value in words.items()), f"seed={chosen}"])
+    many = ["-m"] if origin.study or "," in chosen else []
+    return _typed(["run", *many, *(f"{key}={value}" for key, value in words.items()), f"seed={chosen}"], origin)
 
 
-def _typed(words: list[str]) -> str:
+def _typed(words: list[str], origin: Origin) -> str:
     """Return a command line for a shell; empty where a name has characters that nobody can type."""
+    words = [*words, *([f"paths.runs={origin.folder}"] if origin.folder else [])]
     if any(clean(word, longest=2000) != word for word in words):
         return ""
     return shlex.join(["orca", *words])

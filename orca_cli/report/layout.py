@@ -33,7 +33,7 @@ class Layout:
     ]  # names, cells and rank; the last rows are the best simple model's and the best constant predictor's
     ranked: bool  # whether any row has a rank
     caption: str
-    notes: list[str]
+    notes: list[str]  # one line each; further lines are commands, never folded
     problems: list[tuple[str, str, str]]  # state, reason and folder of runs that are not completed or cannot be read
     alarms: list[str]  # what makes numbers wrong; shown in red
     alarmed: list[bool]  # for every column, whether its last header line is an alarm

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from rich.console import RenderableType
-from rich.text import Text
-
-from orca_cli import terminal
-from orca_cli.report import console, formats
+from orca_cli.report.further import MOST, further
 from orca_cli.report.layout import PLUS_MINUS, Entry, Layout, alarms_of, header, problems_of
 from orca_cli.report.notes import clean, seeds_text
-from orca_cli.report.paired import LARGEST_P, Block, Comparison, Overall
-from orca_cli.report.statistics import Effect
+from orca_cli.report.paired import Block, Comparison, Overall
+from orca_cli.report.statistics import LARGEST_P, LEAST, Effect
 from orca_cli.report.table import Table
 
 _MISSING = "-"
@@ -29,58 +25,57 @@ CSV_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Page:
-    """What a report shows: the table, or in its place a comparison of its rows."""
-
-    table: Table
-    comparison: Comparison | None = None
-
-    def text(self, form: str) -> str:
-        """Return it in one of `formats.FORMATS` as the content of a file."""
-        if self.comparison is None:
-            return formats.text_of(self.table, form)
-        if form == "csv":
-            return formats.csv_of(CSV_COLUMNS, csv_lines(self.comparison))
-        if form == "json":
-            return terminal.to_json(self.record())
-        return formats.marked_up(layouts_of(self.comparison, self.table), form)
-
-    def renderables(self, width: int) -> list[RenderableType]:
-        """Return it for a terminal of `width` characters whose encoding is that of standard output."""
-        if self.comparison is None:
-            return formats.terminal_of(self.table, width)
-        layouts = layouts_of(self.comparison, self.table, formats.sign())
-        shown = [console.renderables(layout, width) for layout in layouts]
-        return [*shown[0], Text(""), *shown[1]]
-
-    def record(self) -> dict[str, Any]:
-        """Return it as a JSON-able record."""
-        return formats.record_of(self.table) if self.comparison is None else record_of(self.comparison)
-
-
 def sentence(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> str:
-    """Return what is known about an arm, such as "otdd: helps by 1.9 points [1.1, 2.7] (n = 12 sets x 5 seeds, ...)"."""
+    """Return what is known about an arm and what would decide it, in one line.
+
+    Such as "otdd: helps by 1.9 points [1.1, 2.7] (n = 12 sets x 5 seeds, ...)", or "otdd: undecided, ...; about 6 more seeds:
+    orca run -m ...".
+    """
+    said, *lines = claim(one, comparison, sign)
+    return f"{said}: {' ; '.join(lines)}" if lines else said
+
+
+def claim(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> list[str]:
+    """Return what is known about an arm, then the commands that would decide it, if that is undecided."""
     low_n, high_n = one.seeds
     seeds = f"{low_n if low_n == high_n else f'{low_n} to {high_n}'} seed{'s' if high_n > 1 else ''}"
     counted = f"n = {one.sets} sets x {seeds}" if one.sets > 1 else f"n = {seeds}, one set"
     found, unit = _scaled(one)
     if found is None:
-        return f"{one.arm}: undecided ({counted}; an error of 0 has no ratio)"
+        return [f"{one.arm}: undecided ({counted}; an error of 0 has no ratio)"]
     arms = len(comparison.overall)
     facts = f"{counted}, p = {_p(one.corrected)}" + (f" corrected for {arms} arms" if arms > 1 else "")
     if found.interval is None:
-        return f"{one.arm}: undecided, {found.mean:+.1f} {unit} in the only pair ({counted})"
+        said = f"{one.arm}: undecided, {found.mean:+.1f} {unit} in the only pair ({counted})"
+        return _with_further(said, one, comparison)
     low, high = found.interval
-    is_sure = one.corrected <= LARGEST_P
-    if is_sure and low > 0:
-        return f"{one.arm}: helps by {found.mean:.1f} {unit} [{low:.1f}, {high:.1f}] ({facts})"
-    if is_sure and high < 0:
-        return f"{one.arm}: harms by {-found.mean:.1f} {unit} [{-high:.1f}, {-low:.1f}] ({facts})"
-    if max(-low, high) <= comparison.margin:
-        return f"{one.arm}: no effect beyond {sign}{comparison.margin:g} {unit} ({facts})"
-    few = f"; {found.n} differences cannot reach p = {LARGEST_P}" if found.smallest > LARGEST_P else ""
-    return f"{one.arm}: undecided, {found.mean:+.1f} {unit} [{low:.1f}, {high:.1f}] ({facts}{few})"
+    if is_sure(one) and low > 0:
+        return [f"{one.arm}: helps by {found.mean:.1f} {unit} [{low:.1f}, {high:.1f}] ({facts})"]
+    if is_sure(one) and high < 0:
+        return [f"{one.arm}: harms by {-found.mean:.1f} {unit} [{-high:.1f}, {-low:.1f}] ({facts})"]
+    if max(-low, high) <= comparison.margin and found.n >= LEAST:
+        return [f"{one.arm}: no effect beyond {sign}{comparison.margin:g} {unit} ({facts})"]
+    few = f"; {found.n} differences cannot reach p = {LARGEST_P}" if found.smallest * arms > LARGEST_P else ""
+    said = f"{one.arm}: undecided, {found.mean:+.1f} {unit} [{low:.1f}, {high:.1f}] ({facts}{few})"
+    return _with_further(said, one, comparison)
+
+
+def is_sure(one: Overall) -> bool:
+    """Return whether the sign of an arm's mean gain is shown: six differences or more, and Holm's p at most 0.05."""
+    return one.judged is not None and one.judged.n >= LEAST and one.corrected <= LARGEST_P
+
+
+def _with_further(said: str, one: Overall, comparison: Comparison) -> list[str]:
+    """Return the sentence with how many more seeds or sets are needed, then the commands."""
+    more = further(one, comparison)
+    if more.seeds is not None:
+        count = f"{'about' if one.seeds[1] > 1 else 'at least'} {more.seeds} more seed{'s' if more.seeds > 1 else ''}"
+        return [f"{said}; {count}", *more.commands]
+    if more.is_hopeless:
+        return [f"{said}; it would take more than {MOST} more seeds"]
+    why = "" if more.is_few_sets else "the sets differ more than their seeds: "
+    count = f"more than {MOST}" if more.sets is None else f"about {more.sets}"
+    return [f"{said}; {why}{count} more set{'s' if more.sets != 1 else ''}, not more seeds"]
 
 
 def _scaled(one: Overall) -> tuple[Effect | None, str]:
@@ -109,12 +104,14 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         rows=[([clean(one.arm)], list(_overall_entries(one)), "") for one in comparison.overall],
         ranked=False,
         caption=(
-            f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % bootstrap "
+            f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % BCa bootstrap "
             "interval] over sets, each with the mean over its seeds and settings. points: sets whose error is a per cent. "
             "% of the error: from the mean log ratio of the errors, all sets. p: exact sign-flip test; Holm: corrected for "
             "the number of arms; least p: the smallest possible with this number of differences."
         ),
-        notes=[clean(sentence(one, comparison, sign), longest=2000) for one in comparison.overall]
+        notes=[
+            "\n".join(clean(line, longest=2000) for line in claim(one, comparison, sign)) for one in comparison.overall
+        ]
         + _coverage(comparison),
         problems=[],
         alarms=alarms_of(table),
@@ -141,8 +138,8 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         rows=[(list(key), entries, "") for key, entries in rows.items()],
         ranked=False,
         caption=(
-            "Gain on each set, in points where the error is a per cent: mean [95 % bootstrap interval] over seeds (number of "
-            "seeds), baseline's mean error > arm's. Intervals of few seeds are too narrow."
+            "Gain on each set, in points where the error is a per cent: mean [95 % BCa bootstrap interval] over seeds (number "
+            "of seeds), baseline's mean error > arm's. Intervals of few seeds are too narrow."
         ),
         notes=notes,
         problems=problems_of(table),

@@ -16,7 +16,7 @@ import pytest
 
 from orca_cli.cli import main
 from orca_cli.report.collect import collect
-from orca_cli.report.holes import StudyAxes
+from orca_cli.report.origin import Origin
 from orca_cli.report.page.document import Content, page
 from orca_cli.report.paired import compare
 from orca_cli.report.table import build_table
@@ -66,10 +66,10 @@ def _tree(root: Path, *, tasks: int = 5, seeds: int = 5) -> Path:
     return root
 
 
-def _page(root: Path, *, against: str = "", study: StudyAxes | None = None) -> str:
+def _page(root: Path, *, against: str = "") -> str:
     table = build_table(collect([root]))
     comparison = compare(table, "metric", against, 0.5) if against else None
-    return page(Content(table, comparison, "orca report --format html", study))
+    return page(Content(table, comparison, "orca report --format html"))
 
 
 def _table(document: str, name: str) -> list[list[str]]:
@@ -151,7 +151,7 @@ def test_names_from_run_folders_stay_names(tmp_path: Path) -> None:
         (run / "overrides.txt").write_text(f"task={HOSTILE}\n")
     table = build_table(collect([tmp_path]))
     comparison = compare(table, "metric", "none", 0.5)
-    text = page(Content(table, comparison, f"orca report {HOSTILE}", StudyAxes(HOSTILE, frozenset({"set"}))))
+    text = page(Content(table, comparison, f"orca report {HOSTILE}", Origin(HOSTILE, ("set",), folder=HOSTILE)))
     document = _Document(text)
     assert not document.open
     tags = [tag for tag, _ in document.elements]

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orca_cli.report import across
 from orca_cli.report import details as reading
 from orca_cli.report.collect import Run
 from orca_cli.report.details import Details, Points, mean_curve
 from orca_cli.report.figures.charts import LOOKS, Bars, Chart, Dot, Dots, Lines, Series
+from orca_cli.report.figures.over_tasks import over_tasks
 from orca_cli.report.layout import decimals_of, number
 from orca_cli.report.notes import clean
 from orca_cli.report.paired import Comparison
@@ -19,7 +21,6 @@ from orca_cli.report.table import Cell, Column, Method, Table
 
 MOST_CURVES = 60  # methods on tasks whose curves are drawn
 MOST_IN_A_PLOT = 6
-_FIELDS = ("body", "source", "metric", "finetune")
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,9 @@ class Group:
 
 
 def names_of(methods: Sequence[Method]) -> dict[Method, str]:
-    """Return what tells methods apart: the fields and settings in which they differ, and always the metric."""
-    shown = [key for key in _FIELDS if key == "metric" or len({getattr(method, key) for method in methods}) > 1]
-    if len({method.body for method in methods}) == len({(method.body, method.source) for method in methods}):
-        shown = [key for key in shown if key != "source"]  # each body has its own
-    counts = Counter(setting for method in methods for setting in method.settings)
-    names = {}
-    for method in methods:
-        own = [f"{key}={value}" for key, value in method.settings if counts[key, value] < len(methods)]
-        names[method] = clean(" ".join([*(str(getattr(method, key)) for key in shown), *own]))
-    return names
+    """Return the shortest name that no other method has; the metric's for a single one."""
+    names = across.names_of(methods) if len(methods) > 1 else [method.metric for method in methods]
+    return {method: clean(name) for method, name in zip(methods, names, strict=True)}
 
 
 def groups_of(table: Table) -> list[Group]:
@@ -89,6 +83,8 @@ def all_of(
     if comparison is not None:
         yield from gains(comparison)
     yield from errors(table)
+    if len(table.columns) > 1:
+        yield from over_tasks(across.across(table))
     yield from (chart for _, chart in curves(groups, found, table))
     yield from times(groups, found)
 

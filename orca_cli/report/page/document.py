@@ -16,21 +16,25 @@ from importlib import resources
 from pathlib import Path
 
 from orca_cli import __version__
+from orca_cli.report import across_layout
 from orca_cli.report import details as reading
+from orca_cli.report.across import across
 from orca_cli.report.credits import CITATION, credits_of
 from orca_cli.report.details import Details
 from orca_cli.report.figures import of_report
 from orca_cli.report.figures.charts import Chart
 from orca_cli.report.figures.of_report import Group
+from orca_cli.report.figures.over_tasks import over_tasks
 from orca_cli.report.figures.svg import draw, escaped, sparkline, style
-from orca_cli.report.holes import StudyAxes, holes_of
+from orca_cli.report.holes import holes_of
 from orca_cli.report.layout import layout_of
 from orca_cli.report.layout import number as shown_number
 from orca_cli.report.notes import clean
+from orca_cli.report.origin import Origin
 from orca_cli.report.page.tables import Cell, code, heading, number, of_layout, table, text
 from orca_cli.report.paired import Comparison
 from orca_cli.report.table import Column, Table, score_of
-from orca_cli.report.verdicts import layouts_of, sentence
+from orca_cli.report.verdicts import claim, layouts_of
 
 _MOST_ROWS = 1000  # of a table with a row for each run
 _MOST_SPARKS = 200
@@ -47,13 +51,13 @@ class Content:
         table: of the runs.
         comparison: of its methods; None without --against.
         command: how the page was made, as it was typed.
-        study: that the report is about; None for others.
+        origin: of the runs.
     """
 
     table: Table
     comparison: Comparison | None = None
     command: str = "orca report"
-    study: StudyAxes | None = None
+    origin: Origin = Origin()
 
 
 def page(content: Content) -> str:
@@ -68,7 +72,7 @@ def page(content: Content) -> str:
     )
     own, script = _file("style.css") + style(), _file("script.js")
     policy = f"default-src 'none'; style-src '{_hash(own)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
-    title = f"orca report: {content.study.name}" if content.study else "orca report"
+    title = f"orca report: {content.origin.study}" if content.origin.study else "orca report"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -94,6 +98,7 @@ def _sections(
     built = (
         ("verdicts", "Verdicts", _verdicts(content)),
         ("results", "Results", _results(content.table)),
+        ("across", "Over all tasks", _across(content.table)),
         ("baselines", "Simple models", _baselines(content.table, groups, found)),
         ("curves", "Curves", _curves(content.table, groups, found)),
         ("times", "Times", _times(content.table, groups, found)),
@@ -118,7 +123,9 @@ def _top(content: Content, groups: Sequence[Group]) -> str:
     }
     kept = {name: count for name, count in tiles.items() if count or name in ("completed runs", "methods", "tasks")}
     shown = "".join(f"<div><dt>{name}</dt><dd>{count}</dd></div>" for name, count in kept.items())
-    heading = f"Study {escaped(clean(content.study.name))}" if content.study else "Results of cross-modal transfer"
+    heading = (
+        f"Study {escaped(clean(content.origin.study))}" if content.origin.study else "Results of cross-modal transfer"
+    )
     alarms = "".join(f'<p class="alarm">{escaped(alarm)}</p>' for alarm in layout_of(given).alarms)
     newest = max((run.path.name[:10] for run in runs), default="")
     when = f" Newest run: {escaped(newest)}." if newest[:2] == "20" else ""
@@ -136,12 +143,13 @@ def _verdicts(content: Content) -> str:
     axis, baseline = escaped(clean(comparison.axis)), escaped(clean(comparison.baseline))
     claims = []
     for one in comparison.overall:
-        name, _, rest = sentence(one, comparison).partition(": ")
+        said, *commands = claim(one, comparison)
+        name, _, rest = said.partition(": ")
         verdict = next((word for word in _VERDICTS if rest.startswith(word)), "undecided")
         rest = rest.removeprefix(verdict).lstrip(", ")
         claims.append(
             f'<li class="{verdict.replace(" ", "-")}"><b>{verdict}</b> <strong>{escaped(clean(name))}</strong> '
-            f"{escaped(clean(rest, longest=1000))}</li>"
+            f"{escaped(clean(rest, longest=1000))}{''.join(f'<small>{code(one).html}</small>' for one in commands)}</li>"
         )
     first, second = layouts_of(comparison, content.table)
     more = first.notes[len(comparison.overall) :]
@@ -172,6 +180,20 @@ def _results(given: Table) -> str:
     )
 
 
+def _across(given: Table) -> str:
+    """Return profiles, ranks and pairs of the methods; nothing with fewer than two methods or tasks."""
+    found = across(given)
+    if len(found.methods) < 2 or len(found.columns) < 2 or not found.profiles:
+        return ""
+    tables = "".join(
+        of_layout(layout, f"across-{place}", len(layout.rows))
+        + f'<p class="faint">{escaped(layout.caption)}</p>'
+        + _list(layout.notes)
+        for place, layout in enumerate(across_layout.layouts_of(found, given), 1)
+    )
+    return _figures(over_tasks(found), flowing=True) + tables
+
+
 def _baselines(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) -> str:
     """Return errors and seconds of simple models by task, and how often the runs are better."""
     rows = []
@@ -200,12 +222,12 @@ def _baselines(given: Table, groups: Sequence[Group], found: Mapping[Path, Detai
             rows.append(
                 [
                     text(title),
-                    text(clean(name)),
+                    text(name),
                     number(_mean(values), _range(values)),
                     number(_mean(seconds) if seconds else None),
                     number(_mean(errors) if errors else None, _range(errors) if errors else ""),
                     number(better / len(pairs) if pairs else None, f"{better} of {len(pairs)}" if pairs else ""),
-                    text(clean(_usual(baseline.about for baseline in baselines)), "w"),
+                    text(_usual(baseline.about for baseline in baselines), "w"),
                 ]
             )
     if not rows:
@@ -315,7 +337,7 @@ def _runs(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) 
                 number(one.seconds.get("finetune"), _seconds(one.seconds.get("finetune"))),
                 number(one.test_reads, "" if one.test_reads is None else str(one.test_reads)),
                 text(clean(", ".join(f"{key}={value}" for key, value in one.decided.items()), longest=200)),
-                text(clean(run.path.name)),
+                text(run.path.name),
             ]
         )
     if not rows:
@@ -351,7 +373,7 @@ def _distance(one: Details) -> Cell:
 
 
 def _holes(content: Content) -> str:
-    found = holes_of(content.table, content.study)
+    found = holes_of(content.table, content.origin)
     if not found:
         return "<p>Nothing: every method has every seed of its task, and every run is completed.</p>"
     rows = [
@@ -361,10 +383,8 @@ def _holes(content: Content) -> str:
     counts = Counter(hole.state for hole in found)
     words = ", ".join(f"{count} {state}" for state, count in counts.items())
     more = f" The first {_MOST_ROWS} are listed." if len(found) > _MOST_ROWS else ""
-    return (
-        f"<p>{escaped(words)}.{more} A command repeats no completed run and resumes an interrupted one; type it where the "
-        "others were typed, with the same $ORCA_RUNS.</p>" + table("table-of-holes", headers, rows)
-    )
+    intro = f"<p>{escaped(words)}.{more} A command repeats no completed run, and resumes an interrupted one.</p>"
+    return intro + table("table-of-holes", headers, rows)
 
 
 def _environment(groups: Sequence[Group]) -> str:
@@ -387,7 +407,7 @@ def _environment(groups: Sequence[Group]) -> str:
         machine = f"{one.platform}, {one.processors} processors, {one.threads or 'default'} threads"
         versions = ", ".join(f"{name} {packages[name]}" for name in names if name in packages)
         cells = (f"python {one.python}", one.device or "-", machine, versions)
-        rows.append([*(text(clean(cell, longest=400), "w" if place > 1 else "") for place, cell in enumerate(cells))])
+        rows.append([*(text(cell, "w" if place > 1 else "") for place, cell in enumerate(cells))])
         rows[-1].append(number(count, str(count)))
     headers = [heading(name, is_number=name == "runs") for name in ("python", "device", "machine", "packages", "runs")]
     note = (

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from orca_cli.report.figures.svg import escaped
 from orca_cli.report.layout import Entry, Layout
+from orca_cli.report.notes import clean
 
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
-_LONGEST = 300
 _SETTINGS = ("settings", "with")  # columns with several of key=value
 
 
@@ -25,8 +25,7 @@ class Cell:
 
 def text(shown: object, look: str = "") -> Cell:
     """Return a cell with a text of any origin."""
-    words = "" if shown is None else str(shown)
-    return Cell(escaped(words if len(words) <= _LONGEST else f"{words[:_LONGEST]}..."), look=look)
+    return Cell(escaped(clean("" if shown is None else str(shown))), look=look)
 
 
 def heading(name: str, *, is_number: bool = False) -> Cell:
@@ -43,7 +42,7 @@ def number(value: float | None, shown: str = "") -> Cell:
 
 def code(command: str) -> Cell:
     """Return a cell with a command, which a click selects whole."""
-    return Cell(f"<code>{escaped(command)}</code>" if command else "–", look="k")
+    return Cell(f"<code>{escaped(clean(command, longest=2000))}</code>" if command else "–", look="k")
 
 
 def table(

@@ -1,9 +1,10 @@
-"""Measure `orca report`: seconds and peak memory over many run folders, as a table and as a page.
+"""Measure `orca report`: seconds and peak memory over many run folders, as a table, a comparison and a page.
 
     python scripts/bench_report.py [--runs 1000 10000] [--folder FOLDER]
 
 Makes run folders with records of a real run's size (some 15 kB each), runs the command in a process of its own, and prints
-for each number of runs: wall time, peak memory, the size of the output.
+for each number of runs: wall time, time on a processor, peak memory, the size of the output, and how long a browser takes
+to open the page, where there is one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tests import browser  # noqa: E402
 from tests.report.trees import add_environment, add_run, details  # noqa: E402
 
 TASKS = ("darcy", "deepsea", "digits", "ecg", "jsb", "listops", "ninapro", "satellite", "spherical", "cosmic")
@@ -39,8 +41,8 @@ def make(folder: Path, count: int) -> None:
         add_environment(add_run(folder, seed=seed, value=value, **names, **details(seed, metric=metric)))
 
 
-def measure(words: list[str]) -> tuple[float, float, int]:
-    """Return seconds, peak memory in MiB and bytes of standard output of one command; standard output goes to a file."""
+def measure(words: list[str]) -> str:
+    """Run one command in a process of its own, and return what it took; its standard output goes to a file."""
     with tempfile.TemporaryFile() as out:
         start = time.monotonic()
         process = subprocess.Popen([sys.executable, "-m", "orca_cli", *words], stdout=out, cwd=ROOT)
@@ -48,7 +50,8 @@ def measure(words: list[str]) -> tuple[float, float, int]:
         seconds = time.monotonic() - start
         if status:
             raise SystemExit(f"orca {' '.join(words)}: exit status {status}")
-        return seconds, usage.ru_maxrss / 1024, out.tell() or os.fstat(out.fileno()).st_size
+        busy, memory, size = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, os.fstat(out.fileno()).st_size
+        return f"{seconds:6.2f} s (processor {busy:5.2f} s)  {memory:5.0f} MiB  {size / 1000:6.0f} kB"
 
 
 def main() -> None:
@@ -63,11 +66,13 @@ def main() -> None:
             if not folder.exists():
                 make(folder, count)
             for words in ([], ["--against", "metric=none"], ["--format", "html"]):
-                seconds, memory, size = measure(["report", str(folder), *words])
                 text = " ".join(words) or "table"
-                print(
-                    f"{count:6} runs  {text:24} {seconds:6.2f} s  {memory:6.0f} MiB  {size / 1000:8.0f} kB", flush=True
-                )
+                print(f"{count:6} runs  {text:22} {measure(['report', str(folder), *words])}", flush=True)
+            if (program := browser.path()) is not None:
+                page = Path(temporary) / "page.html"
+                measure(["report", str(folder), "--format", "html", "--out", str(page)])
+                with browser.started(program) as started:
+                    print(f"{count:6} runs  opened in a browser in {started.open(page.as_uri()):.2f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def _html(page: Page, arguments: argparse.Namespace, folders: list[Path], failur
     """Return or write the page, and show it."""
     from orca_cli.report.page import document
 
-    command = shlex.join(["orca", *arguments.words])
+    command = shlex.join(arguments.typed)
     origin = origin_of(folders, arguments.study, default_folders()["runs"])
     html = document.page(document.Content(page.table, page.comparison, command, origin))
     out = arguments.out or (Path("orca-report.html") if arguments.open else None)

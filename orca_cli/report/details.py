@@ -93,14 +93,17 @@ class Environment:
     packages: tuple[tuple[str, str], ...]
 
 
-def read(run: Run) -> Details:
-    """Return the details of a completed run; empty where its record has gone or cannot be read."""
+def read(run: Run, *, with_curves: bool = True) -> Details:
+    """Return the details of a completed run; empty where its record has gone or cannot be read.
+
+    Curves are most of what there is to keep: with them 10,000 runs would fill the memory.
+    """
     record = _record(run.path / RESULT)
     curves, distance, alignment = (_mapping(record.get(key)) for key in ("curves", "metric_value", "alignment"))
     selected, comparison = _mapping(record.get("selected")), _mapping(record.get("comparison"))
     floor = _mapping(distance.get("floor"))
     mean, deviation = number(floor.get("mean")), number(floor.get("deviation"))
-    align, finetune = curves.get("align"), curves.get("finetune")
+    align, finetune = (curves.get(stage) if with_curves else None for stage in ("align", "finetune"))
     return Details(
         distance=_points(align, "loss"),
         heldout=_points(align, "heldout"),

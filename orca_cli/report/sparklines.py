@@ -12,13 +12,12 @@ from rich.text import Text
 
 from orca_cli import terminal
 from orca_cli.report.details import Details, Points, mean_curve
-from orca_cli.report.figures.of_report import Group, title_of
+from orca_cli.report.figures.of_report import Group, drawn, left_out, title_of
 from orca_cli.report.table import Table
 
 BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 ASCII = "_.-~=+*#"
 WIDTH = 24
-_MOST_ROWS = 200
 
 
 def sparkline(values: Sequence[float], width: int = WIDTH, ramp: str = BLOCKS) -> str:
@@ -47,20 +46,21 @@ def ramp() -> str:
 
 def renderables(table: Table, groups: Sequence[Group], found: Mapping[Path, Details]) -> list[RenderableType]:
     """Return the curves of every method on every task, each the mean over its seeds, with first and last value."""
-    rows = list(_rows(table, groups[:_MOST_ROWS], found))
+    rows = list(_rows(table, groups, found))
     if not rows:
         return [Text("No run has recorded curves.")]
     headers = ("task", "method", "distance along alignment (floor)", "training loss", "validation error")
     shown: list[RenderableType] = [Text(""), terminal.table(headers, rows)]
-    if len(groups) > _MOST_ROWS:
-        shown.append(Text(f"The first {_MOST_ROWS} of {len(groups)} methods on tasks; --task and --where choose."))
+    if rest := left_out(groups):
+        text = f"Curves of {len(groups) - rest} of {len(groups)} methods on tasks are shown; --task and --where choose."
+        shown.append(Text(text))
     return shown
 
 
 def _rows(table: Table, groups: Sequence[Group], found: Mapping[Path, Details]) -> Iterator[list[str]]:
     characters = ramp()
-    for group in groups:
-        own = [found[run.path] for run in group.runs]
+    for group in drawn(groups):
+        own = [found[run.path] for run in group.shown]
         floors = [one.floor[0] for one in own if one.floor is not None]
         floor = f" ({math.fsum(floors) / len(floors):.3g})" if floors else ""
         scale = 100.0 if group.column.percent else 1.0
@@ -70,7 +70,7 @@ def _rows(table: Table, groups: Sequence[Group], found: Mapping[Path, Details]) 
             _line([one.validation for one in own], characters, scale),
         ]
         if any(line.strip("- ") for line in lines):
-            yield [title_of(group.column, table.columns), f"{group.name} ({len(own)})", *lines]
+            yield [title_of(group.column, table.columns), group.counted, *lines]
 
 
 def _line(curves: Sequence[Points], characters: str, scale: float = 1.0) -> str:

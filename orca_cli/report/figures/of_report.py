@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from orca_cli.report.table import Cell, Column, Method, Table
 
 MOST_CURVES = 60  # methods on tasks whose curves are drawn
 MOST_IN_A_PLOT = 6
+MOST_SEEDS = 20  # in the mean of a curve
+MOST_SPARKS = 200  # runs whose learning is shown in a row
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,17 @@ class Group:
     name: str
     look: int
     runs: list[Run]
+
+    @property
+    def shown(self) -> list[Run]:
+        """Return the runs that a curve is the mean of."""
+        return self.runs[:MOST_SEEDS]
+
+    @property
+    def counted(self) -> str:
+        """Return the name with the number of these runs, and of all if there are more."""
+        count = len(self.runs)
+        return f"{self.name} ({f'{MOST_SEEDS} of {count}' if count > MOST_SEEDS else count})"
 
 
 def names_of(methods: Sequence[Method]) -> dict[Method, str]:
@@ -62,9 +75,12 @@ def _look(place: int, taken: set[int]) -> int:
     return look
 
 
-def read_all(groups: Iterable[Group]) -> dict[Path, Details]:
-    """Return run folder -> details."""
-    return {run.path: reading.read(run) for group in groups for run in group.runs}
+def read_all(groups: Sequence[Group]) -> dict[Path, Details]:
+    """Return run folder -> details, curves only where they are shown: of `drawn` groups and of the first runs."""
+    shown = {run.path for group in drawn(groups) for run in group.shown}
+    every = [run for group in groups for run in group.runs]
+    shown |= {run.path for run in every[:MOST_SPARKS]}
+    return {run.path: reading.read(run, with_curves=run.path in shown) for run in every}
 
 
 def title_of(column: Column, columns: Sequence[Column]) -> str:
@@ -182,7 +198,7 @@ def curves(groups: Sequence[Group], found: Mapping[Path, Details], table: Table)
         ("validation", "validation error", "epoch", lambda one: one.validation, False),
     )
     by_column: dict[Column, list[Group]] = defaultdict(list)
-    for group in _drawn(groups):
+    for group in drawn(groups):
         by_column[group.column].append(group)
     for place, column in enumerate(table.columns):
         own, title = by_column[column], title_of(column, table.columns)
@@ -220,10 +236,10 @@ _NOTES = {
 
 def left_out(groups: Sequence[Group]) -> int:
     """Return how many methods on tasks have no curves in a report."""
-    return len(groups) - len(_drawn(groups))
+    return len(groups) - len(drawn(groups))
 
 
-def _drawn(groups: Sequence[Group]) -> list[Group]:
+def drawn(groups: Sequence[Group]) -> list[Group]:
     """Return the groups with curves: of every task the same number, as far as there is room."""
     ranks: Counter[Column] = Counter()
     order = []
@@ -236,13 +252,13 @@ def _drawn(groups: Sequence[Group]) -> list[Group]:
 def _series(
     group: Group, found: Mapping[Path, Details], points: Callable[[Details], Points], kind: str, scale: float
 ) -> Series:
-    own = [found[run.path] for run in group.runs]
+    own = [found[run.path] for run in group.shown]
     line = tuple((x, *(scale * y for y in ys)) for x, *ys in mean_curve(map(points, own)))
     floors = [one.floor[0] for one in own if one.floor is not None]
     at = {"distance": [one.steps for one in own], "validation": [one.chosen for one in own]}.get(kind, [])
     marks = {mark for mark in at if mark is not None}
     return Series(
-        f"{group.name} ({len(own)})" if len(own) > 1 else group.name,
+        group.counted if len(own) > 1 else group.name,
         line,  # type: ignore[arg-type]
         group.look,
         chosen=float(min(marks)) if len(marks) == 1 and marks != {0} else None,

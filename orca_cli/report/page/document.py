@@ -37,7 +37,6 @@ from orca_cli.report.table import Column, Table, score_of
 from orca_cli.report.verdicts import claim, layouts_of
 
 _MOST_ROWS = 1000  # of a table with a row for each run
-_MOST_SPARKS = 200
 _OPEN_TASKS = 3  # whose curves are shown without a click
 _MOST_NOTES = 8  # shown without a click
 _VERDICTS = ("helps", "harms", "no effect", "undecided")
@@ -329,7 +328,7 @@ def _runs(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) 
                 number(run.seed, str(run.seed)),
                 _error(value, group.column),
                 _error(one.validation_error, group.column),
-                Cell(sparkline([y for _, y in curve], title) if place < _MOST_SPARKS else ""),
+                Cell(sparkline([y for _, y in curve], title) if place < of_report.MOST_SPARKS else ""),
                 number(one.steps, "" if one.steps is None else str(one.steps)),
                 _distance(one),
                 number(one.chosen, "" if one.chosen is None else f"{one.chosen} ({clean(one.by)})"),

@@ -19,11 +19,12 @@ from orca_cli.report import published, sparklines, watch
 from orca_cli.report.across import across
 from orca_cli.report.collect import Collection, collect
 from orca_cli.report.figures import files, of_report
-from orca_cli.report.filters import pair, where
+from orca_cli.report.filters import Values, pair, where
 from orca_cli.report.formats import FORMATS
 from orca_cli.report.origin import origin_of
 from orca_cli.report.output import Page
 from orca_cli.report.paired import Comparison, compare
+from orca_cli.report.rows import merged, ordered
 from orca_cli.report.studies import of_study
 from orca_cli.report.table import Table, build_table
 from orca_cli.runs import studies
@@ -36,6 +37,7 @@ examples:
   orca report                                  all runs of ./runs (or $ORCA_RUNS)
   orca report runs/digits                      one task; also a single run, or several folders
   orca report --task digits --metric otdd --metric none
+  orca report --where train.lr=1e-4,2e-4 --by body,train.lr --sort digits      rows by any settings, the best on digits first
   orca report --study alignment                a study's runs only: its sets as columns, its arms as rows
   orca report --study alignment --against metric=none --where body=minilm      does each metric help, and by how much
   orca report --study alignment --compare      methods over all tasks: profiles, ranks, every pair with p
@@ -66,9 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{key}", action="append", default=[], metavar="NAME", help=f"only this {key}; may be repeated"
         )
     parser.add_argument("--study", metavar="NAME", help="only the runs of this study, named by its axes")
-    parser.add_argument(
-        "--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this; may be repeated"
-    )
+    text = "only runs with this, of any setting, typed, decided or left as it is; may be repeated"
+    parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=text)
+    text = "a row for each combination of values of these keys; what differs besides is averaged"
+    parser.add_argument("--by", metavar="KEY,...", help=text)
+    text = "rows by the error on a task, by rank, time (of a run) or name; default: name"
+    parser.add_argument("--sort", metavar="TASK|rank|time|name", help=text)
     text = (
         "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p, a sentence each"
     )
@@ -140,6 +145,22 @@ def execute(arguments: argparse.Namespace) -> Result:
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
     files.formats_of(arguments.figures_as)
+    shown = [f"--{name}" for name in ("against", "compare") if getattr(arguments, name)]
+    for name in ("against", "compare"):
+        if getattr(arguments, name) and arguments.baselines is not None:
+            hint = "others' results have no runs to compare"
+            raise UsageError(f"does not go with --{name}", where="--baselines", hint=hint)
+    if len(shown) > 1:
+        raise UsageError(f"does not go with {shown[0]}", where=shown[1], hint="ask for one after the other")
+    if arguments.against is not None and arguments.by is not None:
+        raise UsageError("does not go with --against", where="--by", hint="runs are paired by all of their settings")
+    if arguments.sort is not None and shown:
+        raise UsageError(f"does not go with {shown[0]}", where="--sort", hint="it is about the rows of the table")
+    _check_page(arguments)
+
+
+def _check_page(arguments: argparse.Namespace) -> None:
+    """Refuse options about the page, the figures and the terminal that do not go with others."""
     if arguments.open and (arguments.json or arguments.format not in ("table", "html")):
         raise UsageError("shows a page", where="--open", hint="leave --json and --format out, or --open")
     if arguments.curves and (arguments.json or arguments.format != "table" or arguments.out is not None):
@@ -159,12 +180,13 @@ def _table(arguments: argparse.Namespace, folders: list[Path]) -> Table:
         collection = of_study(collection, folders, arguments.study)
     for key in ("task", "metric"):
         collection = _filtered(collection, key, getattr(arguments, key))
+    values = Values()
     for text in arguments.where:
-        collection = where(collection, text)
-    table = build_table(collection)
+        collection = where(collection, text, values)
+    table = build_table(collection) if arguments.by is None else merged(collection, arguments.by, values)
+    if arguments.sort is not None:
+        table = ordered(table, arguments.sort)
     if arguments.baselines is not None:
-        if arguments.against is not None:
-            raise UsageError("does not go with --against", where="--baselines", hint="others' results have no pairs")
         found = published.fitting(published.read(arguments.baselines), table, str(arguments.baselines))
         table = dataclasses.replace(table, published=found)
     return table

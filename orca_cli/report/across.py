@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orca_cli.report.matrix import Pair, matrix
-from orca_cli.report.paired import by_seed
 from orca_cli.report.profiles import Profile, profiles
 from orca_cli.report.ranks import Improvement, Ranks, improvements, mean_ranks
 from orca_cli.report.table import Column, Method, Table
@@ -59,7 +58,7 @@ def across(table: Table) -> Across:
     order = {one.method: (ranks.mean.get(one.method, math.inf), -one.share(1.0), one.method) for one in found}
     methods = sorted(order, key=lambda name: order[name]) if found else sorted(rows)
     few = methods if len(methods) <= MOST else []
-    pairs = matrix({name: [by_seed(cell) for cell in rows[name].cells] for name in few}, _percent(table))
+    pairs = matrix({name: [cell.by_seed for cell in rows[name].cells] for name in few}, _percent(table))
     values = {name: [cell.values for cell in rows[name].cells] for name in few}
     return Across(
         methods,

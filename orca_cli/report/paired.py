@@ -15,7 +15,7 @@ from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.collect import Run
 from orca_cli.report.origin import Origin
 from orca_cli.report.statistics import Effect, effect, holm
-from orca_cli.report.table import Cell, Column, Method, Table, score_of
+from orca_cli.report.table import Column, Method, Table
 
 _FIELDS = ("body", "source", "metric", "finetune")
 _ZERO = 1e-12
@@ -141,8 +141,8 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
         others = _others(row.method, axis)
         partner = partners.get(others)
         for place, column in enumerate(table.columns):
-            mine = by_seed(row.cells[place])
-            base = {} if partner is None else by_seed(partner.cells[place])
+            mine = row.cells[place].by_seed
+            base = {} if partner is None else partner.cells[place].by_seed
             seeds = tuple(sorted(mine.keys() & base.keys()))
             if mine:
                 errors = (tuple(base[seed] for seed in seeds), tuple(mine[seed] for seed in seeds))
@@ -161,12 +161,6 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
 def value_of(method: Method, axis: str) -> str | None:
     """Return a method's value on an axis; None where its name has none."""
     return str(getattr(method, axis)) if axis in _FIELDS else dict(method.settings).get(axis)
-
-
-def by_seed(cell: Cell) -> dict[int, float]:
-    """Return seed -> error of a cell's runs that have one."""
-    scores = {run.seed: score_of(run).value for run in cell.runs}
-    return {seed: value for seed, value in scores.items() if value is not None}
 
 
 def _others(method: Method, axis: str) -> tuple[tuple[str, str], ...]:

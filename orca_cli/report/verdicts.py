@@ -11,10 +11,11 @@ from orca_cli.report.further import MOST, further
 from orca_cli.report.layout import PLUS_MINUS, Entry, Layout, alarms_of, header, problems_of
 from orca_cli.report.notes import clean, seeds_text
 from orca_cli.report.paired import Block, Comparison, Overall
-from orca_cli.report.statistics import LARGEST_P, LEAST, Effect
+from orca_cli.report.statistics import LARGEST_P, LEAST, Effect, holm
 from orca_cli.report.table import Table
 
 _MISSING = "-"
+_MARKED = f"{LEAST} or more differences and p <= {LARGEST_P} after Holm's correction"
 _OVERALL = (
     *(("sets",), ("wins/ties/losses",), ("gain", "points"), ("worst set", "points"), ("gain", "% of the error")),
     *(("p",), ("p, Holm",), ("least p",)),
@@ -107,7 +108,8 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
             f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % BCa bootstrap "
             "interval] over sets, each with the mean over its seeds and settings. points: sets whose error is a per cent. "
             "% of the error: from the mean log ratio of the errors, all sets. p: exact sign-flip test; Holm: corrected for "
-            "the number of arms; least p: the smallest possible with this number of differences."
+            "the number of arms; least p: the smallest possible with this number of differences. "
+            f"Bold and *: {_MARKED}."
         ),
         notes=[
             "\n".join(clean(line, longest=2000) for line in claim(one, comparison, sign)) for one in comparison.overall
@@ -118,6 +120,7 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         alarmed=[False] * len(_OVERALL),
     )
     blocks = sorted((block for block in comparison.blocks if block.seeds), key=lambda block: (block.arm, block.others))
+    corrected = corrected_of(comparison)
     columns = sorted({block.column for block in blocks})
     many = len({column.protocol for column in columns}) > 1
     shared = set.intersection(*(set(block.others) for block in blocks)) if blocks else set()
@@ -127,9 +130,12 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
     for block in blocks:
         own = (f"{name}={value}" for name, value in block.others if (name, value) not in shared and name != implied)
         entries = rows.setdefault((clean(block.arm), clean(", ".join(own))), [Entry(_MISSING) for _ in columns])
-        entries[columns.index(block.column)] = _block_entry(block)
+        entries[columns.index(block.column)] = _block_entry(block, corrected[id(block)])
     common = ", ".join(f"{name}={value}" for name, value in sorted(shared) if name != implied)
     notes = [f"all with {clean(common, longest=2000)}"] if common else []
+    if few := sum(len(block.seeds) < LEAST for block in blocks):
+        text = "so few cannot reach p = 0.05, and their intervals are too narrow"
+        notes.append(f"fewer than {LEAST} seeds in {few} of {len(blocks)} gains: {text}")
     if comparison.unpaired:
         notes.append(f"{comparison.unpaired} completed runs have no partner with {axis}={baseline} and are left out")
     second = Layout(
@@ -139,7 +145,7 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         ranked=False,
         caption=(
             "Gain on each set, in points where the error is a per cent: mean [95 % BCa bootstrap interval] over seeds (number "
-            "of seeds), baseline's mean error > arm's. Intervals of few seeds are too narrow."
+            f"of seeds), baseline's mean error > arm's. Bold and *: {_MARKED} over all gains here."
         ),
         notes=notes,
         problems=problems_of(table),
@@ -147,6 +153,12 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         alarmed=[column.chosen_on_test for column in columns],
     )
     return [first, second]
+
+
+def corrected_of(comparison: Comparison) -> dict[int, float]:
+    """Return id of a block -> p of its gain, corrected for the number of blocks that have pairs (Holm)."""
+    blocks = [(block, found) for block in comparison.blocks if (found := block.effect) is not None]
+    return {id(block): p for (block, _), p in zip(blocks, holm([found.p for _, found in blocks]), strict=True)}
 
 
 def _coverage(comparison: Comparison) -> list[str]:
@@ -165,28 +177,36 @@ def _overall_entries(one: Overall) -> Iterator[Entry]:
     judged = one.judged
     yield Entry(str(one.sets))
     yield Entry(f"{one.wins}/{one.ties}/{one.losses}")
-    yield Entry(_with_interval(one.points, 2))
+    yield _judged_entry(one, one.points, 2)
     yield Entry(_MISSING if one.worst is None else f"{one.worst[1]:+.1f} {clean(one.worst[0])}")
-    yield Entry(_with_interval(one.relative and _as_percent(one.relative), 1))
+    yield _judged_entry(one, one.relative and _as_percent(one.relative), 1)
     yield Entry(_MISSING if judged is None else _p(judged.p))
     yield Entry(_p(one.corrected))
     yield Entry(_MISSING if judged is None else _p(judged.smallest))
 
 
-def _block_entry(block: Block) -> Entry:
+def _judged_entry(one: Overall, found: Effect | None, decimals: int) -> Entry:
+    """Return a gain, marked if it is the one that the verdict is about and its sign is shown."""
+    is_marked = is_sure(one) and (decimals == 1) == one.is_relative
+    return Entry(("* " if is_marked else "") + _with_interval(found, decimals), best=is_marked)
+
+
+def _block_entry(block: Block, corrected: float) -> Entry:
     found, decimals = block.effect, 1 if block.column.percent else 3
     assert found is not None  # blocks without a pair are not shown
     base, mine = (block.scale * math.fsum(values) / len(values) for values in (block.baseline, block.errors))
     lost = f", {block.lost} without partner" if block.lost else ""
-    text = f"{_with_interval(found, decimals)} ({found.n})"
-    return Entry(text, f"{base:.{decimals}f} > {mine:.{decimals}f}{lost}")
+    is_marked = found.n >= LEAST and corrected <= LARGEST_P
+    text = f"{'* ' if is_marked else ''}{_with_interval(found, decimals)} ({found.n})"
+    return Entry(text, f"{base:.{decimals}f} > {mine:.{decimals}f}{lost}", is_marked)
 
 
 def _with_interval(found: Effect | None, decimals: int) -> str:
     if found is None:
         return _MISSING
-    ends = "" if found.interval is None else " [{:.{d}f}, {:.{d}f}]".format(*found.interval, d=decimals)
-    return f"{found.mean:+.{decimals}f}{ends}"
+    mean, *both = (round(value, decimals) + 0.0 for value in (found.mean, *(found.interval or ())))  # no -0.0
+    ends = " [{:.{d}f}, {:.{d}f}]".format(*both, d=decimals) if both else ""
+    return f"{mean:+.{decimals}f}{ends}"
 
 
 def _p(value: float) -> str:
@@ -195,6 +215,7 @@ def _p(value: float) -> str:
 
 def record_of(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as a JSON-able record, with the values of all pairs; gains in points where errors are per cent."""
+    corrected = corrected_of(comparison)
     return {
         "schema": 1,
         "against": {comparison.axis: comparison.baseline},
@@ -213,6 +234,7 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
                 "judged": "log_ratio" if one.is_relative else "points",
                 "holm_p": one.corrected,
                 "sentence": sentence(one, comparison),
+                "further": _further_record(one, comparison),
             }
             for one in comparison.overall
         ],
@@ -225,6 +247,7 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
                 "baseline": list(block.baseline),
                 "errors": list(block.errors),
                 "gain": block.effect and asdict(block.effect),
+                "holm_p": corrected.get(id(block)),
                 "unpaired": block.lost,
             }
             for block in comparison.blocks
@@ -233,9 +256,15 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def _further_record(one: Overall, comparison: Comparison) -> dict[str, Any] | None:
+    """Return what an undecided arm lacks; None for one that is decided."""
+    return asdict(further(one, comparison)) if ": undecided" in claim(one, comparison)[0] else None
+
+
 def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
     """Yield a line for each arm and set, then one for each arm over all sets (task: all sets)."""
     blank: dict[str, object] = dict.fromkeys(CSV_COLUMNS)
+    corrected = corrected_of(comparison)
     for block in comparison.blocks:
         line = (
             blank | vars(block.column) | {"error": block.column.error_name, "arm": block.arm, "pairs": len(block.seeds)}
@@ -245,6 +274,7 @@ def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
         line |= {"unit": "points" if block.column.percent else block.column.error_name}
         if (found := block.effect) is not None:
             line |= {"baseline_mean": _mean(block.baseline), "mean": _mean(block.errors)} | _numbers(found)
+            line |= {"holm_p": corrected[id(block)]}
         yield line
     for one in comparison.overall:
         for unit, found in (("points", one.points), ("log ratio", one.relative)):

@@ -10,7 +10,7 @@ from orca_cli.report.figures.svg import escaped
 from orca_cli.report.layout import Entry, Layout
 from orca_cli.report.notes import clean
 
-_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
+_NUMBER = re.compile(r"(?:\* )?([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")  # a star that a cell has earned is before it
 _SETTINGS = ("settings", "with")  # columns with several of key=value
 
 
@@ -147,7 +147,7 @@ def _entry(entry: Entry, is_hole: bool) -> Cell:
         html = '<a href="#holes">not run</a>' if is_hole else "\u2013" if main == "-" else main
         return Cell(html + _rest(entry), look="n hole" if is_hole else "n")
     html = f"<b>{main}</b>" if entry.best else main
-    return Cell(html + _rest(entry), float(found.group()), "n best" if entry.best else "n")
+    return Cell(html + _rest(entry), float(found[1]), "n best" if entry.best else "n")
 
 
 def _rest(entry: Entry) -> str:
@@ -156,4 +156,4 @@ def _rest(entry: Entry) -> str:
 
 def _rank(rank: str) -> Cell:
     found = _NUMBER.match(rank)
-    return Cell(escaped(rank), float(found.group()) if found else None, "n")
+    return Cell(escaped(rank), float(found[1]) if found else None, "n")

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 LEVEL = 0.95
 LARGEST_P = 0.05
@@ -125,13 +126,24 @@ def sign_flip(values: Sequence[float]) -> tuple[float, float]:
     # Sums of the same numbers in another order may differ in the last bits.
     bound = abs(math.fsum(given)) - 1e-12 * float(np.abs(given).sum())
     if len(given) <= MOST_EXACT:
-        sums = np.zeros(1)
-        for value in given:
-            sums = np.concatenate([sums + value, sums - value])
-        return float(np.mean(np.abs(sums) >= bound)), 2.0 ** (1 - len(given))
+        # A pattern is one of each half: 2 * 2^(n / 2) sums in place of 2^n, of which the larger ones are counted, twice since
+        # every pattern has its mirror image.
+        half = len(given) // 2
+        count = int((2**half - np.searchsorted(_sums(given[:half]), bound - _sums(given[half:]))).sum())
+        return 1.0 if bound <= 0 else 2 * count / 2 ** len(given), 2.0 ** (1 - len(given))
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(FLIPS, len(given)))
     count = int(np.sum(np.abs(signs @ given) >= bound))
     return (count + 1) / (FLIPS + 1), 1 / (FLIPS + 1)
+
+
+def _sums(values: Any) -> Any:
+    """Return the sums of all sign patterns of some values, sorted."""
+    import numpy as np
+
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums + value, sums - value])
+    return np.sort(sums)
 
 
 def signed_rank(values: Sequence[float]) -> tuple[float, float]:

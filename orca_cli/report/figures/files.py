@@ -70,7 +70,7 @@ def _with_matplotlib(formats: Sequence[str]) -> Any:
         with matplotlib.rc_context(settings):
             figure = Figure(figsize=(_WIDTH_IN, _height(chart)), layout="constrained")
             axes = figure.add_subplot()
-            axes.set_title(_plain(chart.title), fontsize=9)
+            axes.set_title(_plain(chart.title), fontsize=9, loc="left")
             {Lines: _lines, Dots: _dots, Bars: _bars, Matrix: _matrix}[type(chart)](axes, chart)  # type: ignore[operator]
             file = io.BytesIO()
             metadata = {"Software": None} if form == "png" else {"CreationDate": None}
@@ -82,7 +82,10 @@ def _with_matplotlib(formats: Sequence[str]) -> Any:
 
 def _height(chart: Chart) -> float:
     rows = {Dots: "rows", Bars: "rows", Matrix: "rows"}.get(type(chart))
-    return 3.2 if rows is None else min(1.4 + 0.28 * len(getattr(chart, rows)), 12.0)
+    if rows is None:
+        return 3.2
+    names = 1.3 if isinstance(chart, Matrix) else 0.0  # below the columns
+    return min(1.5 + names + 0.28 * len(getattr(chart, rows)), 12.0)
 
 
 def _plain(text: str) -> str:
@@ -148,7 +151,9 @@ def _bars(axes: Axes, chart: Bars) -> None:
                   hatch=("", "///", "...", "xx")[part % 4], edgecolor="white")  # fmt: skip
         left = [a + b for a, b in zip(left, lengths, strict=True)]
     _rows(axes, [label for label, _, _ in chart.rows], chart.x)
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(
+        frameon=False, fontsize=7, ncols=len(chart.parts), loc="lower right", bbox_to_anchor=(1, 1), borderpad=0
+    )
 
 
 def _matrix(axes: Axes, chart: Matrix) -> None:

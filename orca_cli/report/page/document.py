@@ -222,9 +222,9 @@ def _baselines(given: Table, groups: Sequence[Group], found: Mapping[Path, Detai
                 [
                     text(title),
                     text(name),
-                    number(_mean(values), _range(values)),
+                    number(_mean(values), _range(values, column.percent)),
                     number(_mean(seconds) if seconds else None),
-                    number(_mean(errors) if errors else None, _range(errors) if errors else ""),
+                    number(_mean(errors) if errors else None, _range(errors, column.percent) if errors else ""),
                     number(better / len(pairs) if pairs else None, f"{better} of {len(pairs)}" if pairs else ""),
                     text(_usual(baseline.about for baseline in baselines), "w"),
                 ]
@@ -240,10 +240,8 @@ def _baselines(given: Table, groups: Sequence[Group], found: Mapping[Path, Detai
     )
 
 
-def _range(values: Sequence[float]) -> str:
-    low, high = min(values), max(values)
-    decimals = 1 if high >= 10 else 2 if high >= 1 else 4
-    first, last = f"{low:.{decimals}f}", f"{high:.{decimals}f}"
+def _range(values: Sequence[float], is_percent: bool) -> str:
+    first, last = (f"{value:.2f}" if is_percent else f"{value:.4g}" for value in (min(values), max(values)))
     return first if first == last else f"{first} to {last}"
 
 
@@ -320,15 +318,14 @@ def _runs(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) 
     rows = []
     for place, (group, run) in enumerate(every[:_MOST_ROWS]):
         one, value = found[run.path], score_of(run).value
-        curve = one.validation or one.loss
-        title = f"{'validation error' if one.validation else 'training loss'}, epoch by epoch"
+        curve, title = _learning(one)
         rows.append(
             [
                 text(f"{of_report.title_of(group.column, given.columns)}: {group.name}"),
                 number(run.seed, str(run.seed)),
                 _error(value, group.column),
                 _error(one.validation_error, group.column),
-                Cell(sparkline([y for _, y in curve], title) if place < of_report.MOST_SPARKS else ""),
+                Cell(sparkline(curve, title) if place < of_report.MOST_SPARKS else ""),
                 number(one.steps, "" if one.steps is None else str(one.steps)),
                 _distance(one),
                 number(one.chosen, "" if one.chosen is None else f"{one.chosen} ({clean(one.by)})"),
@@ -356,6 +353,16 @@ def _runs(given: Table, groups: Sequence[Group], found: Mapping[Path, Details]) 
         + _filter("table-of-runs", len(rows))
         + table("table-of-runs", headers, rows)
     )
+
+
+def _learning(one: Details) -> tuple[list[float], str]:
+    """Return the values of the curve that shows learning best, and what they are; a loss falls by orders of magnitude."""
+    if one.validation:
+        return [y for _, y in one.validation], "validation error, epoch by epoch"
+    losses = [y for _, y in one.loss]
+    if losses and min(losses) > 0:
+        return [math.log(loss) for loss in losses], "training loss, epoch by epoch, log scale"
+    return losses, "training loss, epoch by epoch"
 
 
 def _error(value: float | None, column: Column) -> Cell:

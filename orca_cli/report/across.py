@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ class Across:
         methods: names of the rows that have an error, best first: by mean rank where there is one, else by the first corner
             of the profile.
         columns: the tasks.
+        counted: those that two methods or more have an error on.
         holes: method -> the tasks that it has no error on; only methods that lack some.
         profiles, ranks: see there.
         improvements, pairs: see there; empty for more than `MOST` methods.
@@ -36,6 +37,7 @@ class Across:
 
     methods: list[str]
     columns: list[Column]
+    counted: list[Column]
     holes: dict[str, list[str]]
     profiles: list[Profile]
     ranks: Ranks
@@ -63,6 +65,7 @@ def across(table: Table) -> Across:
     return Across(
         methods,
         table.columns,
+        [column for place, column in enumerate(table.columns) if _count(own[place] for own in means.values()) > 1],
         {name: lacks for name in methods if (lacks := _lacks(means[name], table.columns))},
         sorted(found, key=lambda one: methods.index(one.method)),
         ranks,
@@ -84,6 +87,10 @@ def names_of(methods: Sequence[Method]) -> list[str]:
     return [f"{name} source={method.source}" if counts[name] > 1 else name for name, method in named]
 
 
+def _count(errors: Iterable[float | None]) -> int:
+    return sum(error is not None for error in errors)
+
+
 def _percent(table: Table) -> list[bool]:
     return [column.percent for column in table.columns]
 
@@ -98,6 +105,7 @@ def record_of(found: Across) -> dict[str, Any]:
         "schema": 1,
         "methods": found.methods,
         "tasks": [vars(column) for column in found.columns],
+        "counted": [column.task for column in found.counted],
         "holes": found.holes,
         "profiles": [
             {

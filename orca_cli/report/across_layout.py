@@ -10,7 +10,7 @@ from orca_cli.report.layout import PLUS_MINUS, Entry, Layout, alarms_of, problem
 from orca_cli.report.matrix import Pair
 from orca_cli.report.notes import clean
 from orca_cli.report.profiles import FACTORS, Profile
-from orca_cli.report.statistics import LEAST
+from orca_cli.report.statistics import LARGEST_P, LEAST
 from orca_cli.report.table import Table
 
 CSV_COLUMNS = (
@@ -73,13 +73,17 @@ def _profile_notes(found: Across, table: Table) -> Iterator[str]:
         test = "" if friedman is None else f"; Friedman's test that all methods are alike: p = {_p(friedman)}"
         yield f"rank: over the {common} of {every} tasks on which every method has an error{test}"
     else:
-        yield "rank: none, since no task has an error of every method; narrow the methods with --where"
+        yield "rank: none, since no task has an error of every method; narrow with --where or merge with --by"
+    alone = {column.task for column in found.columns} - {column.task for column in found.counted}
+    if alone:
+        yield clean(f"tasks with an error of one method at most do not count: {', '.join(sorted(alone))}", longest=2000)
     same: dict[tuple[str, ...], list[str]] = {}
     for method, tasks in found.holes.items():
-        same.setdefault(tuple(tasks), []).append(method)
-    for lacking, methods in same.items():
+        if lacking := [task for task in tasks if task not in alone]:
+            same.setdefault(tuple(lacking), []).append(method)
+    for hole, methods in same.items():
         who = methods[0] if len(methods) == 1 else f"{len(methods)} methods ({'; '.join(methods)})"
-        text = f"no error on {', '.join(lacking)}, which counts as infinitely bad in the profile: {who}"
+        text = f"no error on {', '.join(hole)}, which counts as infinitely bad in the profile: {who}"
         yield clean(text, longest=2000)
     if found.is_too_large:
         text = (
@@ -104,6 +108,8 @@ def curve(one: Profile, sign: str = PLUS_MINUS) -> str:
 
 def _matrix(found: Across) -> Layout:
     of = {(pair.row, pair.column): pair for pair in found.pairs}
+    count = len(found.pairs) // 2
+    pairs = f"{count} pairs" if count > 1 else "1 pair"
     unit = "in % of the error" if found.pairs[0].is_relative else "in points"
     if found.pairs[0].is_relative:
         how = "the difference over the mean of the two errors"
@@ -112,7 +118,7 @@ def _matrix(found: Across) -> Layout:
     caption = (
         f"Every pair, over the tasks that both have with equal seeds. Row against column: mean gain {unit} ({how}; above 0: "
         "the row's errors are lower), wins/ties/losses by task, p of the exact signed-rank test over tasks (uncorrected). "
-        f"Bold and *: {LEAST} or more tasks that differ and p <= 0.05, Holm over all {len(found.pairs) // 2} pairs."
+        f"Bold and *: {LEAST} or more tasks that differ and p <= {LARGEST_P} after Holm's correction ({pairs})."
     )
     notes = [] if any(pair.is_earned for pair in found.pairs) else ["no pair earns a star"]
     rows = []

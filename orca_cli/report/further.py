@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orca_cli.report.collect import Run
+from orca_cli.report.origin import Origin
 from orca_cli.report.paired import Block, Comparison, Overall, by_column, differences_by_seed
 from orca_cli.report.statistics import LARGEST_P, needed
 from orca_cli.report.studies import SET
 
 MOST = 50  # further seeds; more is hopeless
 _OVERRIDES = "overrides.txt"
+_MOST_READ = 2**16  # characters
 _GROUPS = ("task", "body", "source", "metric", "finetune")
 
 
@@ -68,8 +70,8 @@ def further(one: Overall, comparison: Comparison) -> Further:
     else:
         between, within = _variances(sets)
         if total(math.sqrt(between)) > judged.n:  # whatever the number of seeds
-            deviation = statistics.stdev(statistics.fmean(own) for own in sets)
-            more = max(total(deviation), judged.n + 1) - judged.n
+            means = [statistics.fmean(own) for own in sets]
+            more = max(total(statistics.stdev(means) if len(means) > 1 else 0.0), judged.n + 1) - judged.n
             return Further(sets=int(more) if more <= MOST else None, is_few_sets=total(0.0) > judged.n)
         tried = range(len(shared) + 1, len(shared) + MOST + 1)
         enough = (seeds for seeds in tried if total(math.sqrt(between + within / seeds)) <= judged.n)
@@ -82,7 +84,7 @@ def further(one: Overall, comparison: Comparison) -> Further:
 def _variances(sets: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Return the variance of the true means of sets and that of one seed, from the differences by seed of every set."""
     repeated = [own for own in sets if len(own) > 1]
-    means = statistics.variance([statistics.fmean(own) for own in sets])
+    means = statistics.variance([statistics.fmean(own) for own in sets]) if len(sets) > 1 else 0.0
     if not repeated:
         return 0.0, means
     freedom = sum(len(own) - 1 for own in repeated)
@@ -103,17 +105,18 @@ def _next_seeds(known: Sequence[int], count: int) -> list[int]:
 def commands(blocks: Sequence[Block], comparison: Comparison, seeds: Iterable[int]) -> list[str]:
     """Return the command lines that run an arm and its baseline with some seeds, on all sets that the arm was run on."""
     origin = comparison.origin
+    if origin is None:
+        return []
     last = [f"seed={','.join(map(str, seeds))}"] + ([f"paths.runs={origin.folder}"] if origin.folder else [])
     if origin.study:
-        words = [_study_words(blocks, comparison)]
+        words = [_study_words(blocks, origin)]
     else:
         typed = [_typed(run.path) for block in blocks for run in block.runs]
         words = [[f"{key}={value}" for key, value in one.items()] for one in _merged(typed)]
     return [shlex.join(["orca", "run", "-m", *own, *last]) for own in words]
 
 
-def _study_words(blocks: Sequence[Block], comparison: Comparison) -> list[str]:
-    origin = comparison.origin
+def _study_words(blocks: Sequence[Block], origin: Origin) -> list[str]:
     words = [f"study={origin.study}"]
     runs = [run for block in blocks for run in block.runs]
     for axis in origin.axes:
@@ -135,12 +138,16 @@ def _label(run: Run, axis: str) -> str | None:
 
 
 def _typed(path: Path) -> dict[str, str]:
-    """Return key -> value of what was typed for a run, besides its seed and folder; empty where its folder does not say."""
+    """Return key -> value of what was typed for a run, besides its seed and folder; empty where its folder does not say.
+
+    The folder may be somebody else's: what is an option of the program, and no setting, is left out.
+    """
     try:
-        lines = (path / _OVERRIDES).read_text().splitlines()
+        with open(path / _OVERRIDES, encoding="utf-8") as file:
+            lines = file.read(_MOST_READ).splitlines()
     except (OSError, UnicodeDecodeError):
         return {}
-    pairs = [line.partition("=") for line in lines if "=" in line]
+    pairs = [line.partition("=") for line in lines if "=" in line and not line.startswith("-")]
     return {key: value for key, _, value in pairs if key not in ("seed", "paths.runs")}
 
 

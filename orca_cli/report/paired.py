@@ -100,7 +100,7 @@ class Comparison:
         axis, baseline: such as metric and none.
         margin: a mean gain of at most this, in points or in per cent of the error, counts as none.
         unpaired: completed runs, of all arms, without a partner.
-        origin: of the runs, for commands that add to them.
+        origin: of the runs, for commands that add to them; None where there are to be none.
     """
 
     axis: str
@@ -109,7 +109,7 @@ class Comparison:
     blocks: list[Block]
     overall: list[Overall]
     unpaired: int
-    origin: Origin = Origin()
+    origin: Origin | None = None
 
 
 def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origin | None = None) -> Comparison:
@@ -122,7 +122,7 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
         margin, origin: see `Comparison`.
 
     Raises:
-        DataError: no row has that value, or all have it.
+        DataError: no row has that value, all have it, or there is no pair.
     """
     values = {value for row in table.rows if (value := value_of(row.method, axis)) is not None}
     if not values:
@@ -149,13 +149,29 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
                 runs = [own[0] for own in (partner and partner.cells[place].runs, row.cells[place].runs) if own]
                 lost = len(mine) - len(seeds)
                 blocks.append(Block(column, str(value), others, seeds, *errors, lost=lost, runs=tuple(runs)))
+    if not any(block.seeds for block in blocks):
+        what = f"no two runs of the same task and seed differ in nothing but '{axis}'"
+        raise DataError(what, where="--against", hint=_unpaired_hint(table, axis, baseline))
     arms = dict.fromkeys(block.arm for block in blocks)
     found = [_overall(arm, [block for block in blocks if block.arm == arm and block.seeds]) for arm in arms]
     is_relative = not all(block.column.percent for block in blocks if block.seeds)
     found = [replace(one, is_relative=is_relative) for one in found if one.sets]
     corrected = holm([one.judged.p if one.judged else 1.0 for one in found])
     found = [replace(one, corrected=p) for one, p in zip(found, corrected, strict=True)]
-    return Comparison(axis, baseline, margin, blocks, found, sum(block.lost for block in blocks), origin or Origin())
+    return Comparison(axis, baseline, margin, blocks, found, sum(block.lost for block in blocks), origin)
+
+
+def _unpaired_hint(table: Table, axis: str, baseline: str) -> str:
+    """Return in what the most alike rows with and without the baseline differ besides the axis."""
+    of: dict[bool, list[set[tuple[str, str]]]] = {True: [], False: []}
+    for row in table.rows:
+        if (value := value_of(row.method, axis)) is not None:
+            of[value == baseline].append(set(_others(row.method, axis)))
+    differences = [one ^ other for one in of[True] for other in of[False]]
+    keys = sorted({key for key, _ in min(differences, key=len, default=set())})
+    if not keys:
+        return f"run the same tasks and seeds with {axis}={baseline}"
+    return f"they differ in {', '.join(keys)} as well; try --against {keys[-1]}=..., or narrow with --where"
 
 
 def value_of(method: Method, axis: str) -> str | None:

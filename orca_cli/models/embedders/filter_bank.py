@@ -12,16 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orca_cli.interfaces import TokenLayout
+from orca_cli.models.embedders.feature_cache import FeatureCache
 
 # By number of axes: taps of a filter along each, and positions of a patch along each at which filters are asked.
 _TAPS = {1: 9, 2: 3, 3: 3}
-_PLACES = {1: 8, 2: 2, 3: 1}
+_PLACES = {1: 16, 2: 4, 3: 2}
 _THRESHOLDS = 1.0  # they are spread over -1 to 1 deviation of an answer
-_SLOPE = 6.0  # of the soft step at a threshold
 _FLAT = 0.03  # deviations of the data below which a window counts as flat
 _CONSTANT = 1e-4  # deviation of a feature below which it is not divided by it
 _FARTHEST = 5.0  # deviations from its mean that a feature may be
 _MOST_MEANS = 1024  # means of patches that are features of a sample
+# Beyond this number of features all of them together are as long as so many: else the answers of a layer move the farther in a
+# step, the more features it has.
+_WIDE = 400
 
 
 class FilterBank(nn.Module):
@@ -33,7 +36,7 @@ class FilterBank(nn.Module):
     Args:
         layout: how inputs become tokens.
         width: D.
-        filters, scales: as in `multiscale.Multiscale`.
+        filters, token_filters, scales: as in `multiscale.Multiscale`.
     """
 
     taps: Tensor
@@ -44,8 +47,10 @@ class FilterBank(nn.Module):
     sample_mean: Tensor
     sample_deviation: Tensor
 
-    def __init__(self, layout: TokenLayout, width: int, *, filters: int, scales: int) -> None:
+    def __init__(self, layout: TokenLayout, width: int, *, filters: int, token_filters: int, scales: int) -> None:
         super().__init__()
+        self._cache = FeatureCache()
+        self._token_filters = min(token_filters, filters)
         extent, axes = layout.extent, len(layout.extent)
         reach = _TAPS[axes] // 2
         powers = (2**scale for scale in range(scales))
@@ -58,14 +63,14 @@ class FilterBank(nn.Module):
         weight = torch.randn(len(spacings), filters, layout.input_shape[0], len(around))
         weight -= weight.mean(-1, keepdim=True)
         self.register_buffer("weight", functional.normalize(weight.flatten(2), dim=2).view_as(weight))
-        answers, means = len(spacings) * (2 * filters + 1), layout.input_shape[0] * layout.tokens
+        means = layout.input_shape[0] * layout.tokens
         self._has_means = means <= _MOST_MEANS
-        self.token = nn.Linear(answers, width)
-        self.sample = nn.Linear(answers + means * self._has_means, width)
+        self.token = nn.Linear(len(spacings) * (2 * self._token_filters + 1), width)
+        self.sample = nn.Linear(len(spacings) * (2 * filters + 1) + means * self._has_means, width)
         for name, layer in (("token", self.token), ("sample", self.sample)):
             self.register_buffer(f"{name}_mean", torch.zeros(layer.in_features))
             self.register_buffer(f"{name}_deviation", torch.ones(layer.in_features))
-            nn.init.xavier_uniform_(layer.weight)
+            nn.init.xavier_uniform_(layer.weight, gain=1 / _share(layer.in_features))
             nn.init.zeros_(layer.bias)
 
     def forward(self, canvas: Tensor, valid: Tensor) -> Tensor:
@@ -90,7 +95,7 @@ class FilterBank(nn.Module):
         """Take the features' means and deviations from training data, batches of (canvas, valid) as in `forward`."""
         totals = {"token": _Moments(), "sample": _Moments()}
         for canvas, valid in batches:
-            tokens, samples, seen = self._features(canvas, valid)
+            tokens, samples, seen = self._known(canvas, valid)
             totals["token"].add(tokens[seen])
             totals["sample"].add(samples[seen.any(1)])
         for name, moments in totals.items():
@@ -102,15 +107,23 @@ class FilterBank(nn.Module):
     @torch.no_grad()
     def _standardised(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of tokens [B, T, n] and samples [B, m]; 0 where nothing is valid."""
-        tokens, samples, seen = self._features(canvas, valid)
-        tokens = ((tokens - self.token_mean) / self.token_deviation).clamp(-_FARTHEST, _FARTHEST)
-        samples = ((samples - self.sample_mean) / self.sample_deviation).clamp(-_FARTHEST, _FARTHEST)
+        tokens, samples, seen = self._known(canvas, valid)
+        tokens = _scaled(tokens, self.token_mean, self.token_deviation)
+        samples = _scaled(samples, self.sample_mean, self.sample_deviation)
         return tokens * seen.unsqueeze(-1), samples * seen.any(1, keepdim=True)
+
+    def _known(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+        """Return `_features`, on the CPU from memory where they were asked for before."""
+        if canvas.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._features(canvas, valid)
+        filters = (self.weight.data_ptr(), self.weight._version)  # another where weights were loaded
+        return self._cache(self._features, canvas, valid, filters)
 
     def _features(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return raw features of tokens [B, T, n] and samples [B, m], and which tokens [B, T] show anything valid.
 
-        Those of a sample are the means of its tokens' and, where these are not too many, the means of its patches.
+        Those of a sample are the means of its tokens', of all filters, and, where these are not too many, the means of its
+        patches.
         """
         # One position more, outside of the input, holds 0 and is not valid.
         x = functional.pad(canvas.flatten(2).transpose(1, 2), (0, 0, 0, 1))  # [B, P + 1, C]
@@ -120,25 +133,34 @@ class FilterBank(nn.Module):
         count = weight.sum(-2).clamp(min=1)
         # Made here, and not once, because a model whose weights come from a file is made without values.
         threshold = torch.linspace(-_THRESHOLDS, _THRESHOLDS, self.weight.shape[1], device=x.device)
-        found = []
+        own, found, of_sample = self._token_filters, [], []
         for taps, filters in zip(self.taps, self.weight, strict=True):
             windows = x[:, taps]  # [B, T, M, taps, C]
             shape = (windows - windows.mean(-2, keepdim=True)).flatten(-2)
             size = shape.square().mean(-1, keepdim=True).sqrt()
             # A random filter answers with a deviation of about 1, whatever the window's size is.
             answers = functional.linear(shape, filters.transpose(1, 2).flatten(1)) / (size + _FLAT)
-            share = torch.sigmoid(_SLOPE * (answers - threshold))
-            found.append(2 * (share * weight).sum(-2) / count - 1)
+            share = 2 * ((answers > threshold).to(x.dtype) * weight).sum(-2) / count - 1
             largest = answers.masked_fill(~known.unsqueeze(-1), -math.inf).amax(-2)
-            found.append(largest.masked_fill(~known.any(-1, keepdim=True), 0.0))
-            found.append((torch.log(size + _FLAT) * weight).sum(-2) / count)
+            largest = largest.masked_fill(~known.any(-1, keepdim=True), 0.0)
+            level = (torch.log(size + _FLAT) * weight).sum(-2) / count
+            found += [share[..., :own], largest[..., :own], level]
+            of_sample += [share, largest, level]
         tokens, seen = torch.cat(found, -1), known.any(-1)
         part = seen.unsqueeze(-1).to(tokens.dtype)
-        samples = (tokens * part).sum(1) / part.sum(1).clamp(min=1)
+        samples = (torch.cat(of_sample, -1) * part).sum(1) / part.sum(1).clamp(min=1)
         if self._has_means:
             means = (x[:, self.places] * weight).sum(-2) / count  # [B, T, C]
             samples = torch.cat([samples, means.transpose(1, 2).flatten(1)], -1)
         return tokens, samples, seen
+
+
+def _scaled(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    return ((features - mean) / deviation).clamp(-_FARTHEST, _FARTHEST) * _share(len(mean))
+
+
+def _share(features: int) -> float:
+    return min(1.0, math.sqrt(_WIDE / features))
 
 
 class _Moments:

@@ -27,18 +27,20 @@ class Multiscale:
         init: as in `patch.Patch`, of norm, positions and patch filter; the bank is random.
         max_tokens: upper bound on the tokens of a sample; the body's own maximum by default.
         pooled_tokens: ... and where a sample has one answer, this: so few suffice, and a step's cost grows with their number.
-        filters: of each scale.
+        filters: of each scale; the sample's features are those of all ...
+        token_filters: ... and a token's are those of so many.
         scales: the taps of a filter are 1, 2, 4, ... positions apart; as many of these as the input has room for.
     """
 
     init: Literal["pretrained", "random"] = "pretrained"
     max_tokens: Count | None = None
     pooled_tokens: Count = 25
-    filters: Count = 32
+    filters: Count = 128
+    token_filters: Count = 32
     scales: Count = 6
     can_be_causal: ClassVar[bool] = False
 
     def __call__(self, layout: TokenLayout, width: int, body: EmbedderInit, prefix: Tensor | None) -> nn.Module:
         """Return the layer."""
-        bank = FilterBank(layout, width, filters=self.filters, scales=self.scales)
+        bank = FilterBank(layout, width, filters=self.filters, token_filters=self.token_filters, scales=self.scales)
         return ConvolutionEmbedder(layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank)

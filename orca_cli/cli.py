@@ -115,6 +115,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")
     arguments = parser.parse_intermixed_args(words)
     arguments.traceback = wants_traceback
+    arguments.typed = ["orca", *name.split(), *words]
     arguments.program = program  # the function `main`; None when another program called it
     if name in _COMPUTING:
         from orca_cli.runs.environment import check_requirements

@@ -274,6 +274,8 @@ def earns(cell: Cell, others: list[Cell]) -> bool:
         if len(differences) < LEAST or math.fsum(differences) <= 0:
             return False
         p.append(sign_flip(differences)[0])
+        if p[-1] > LARGEST_P:  # Holm's is not lower
+            return False
     return max(holm(p)) <= LARGEST_P
 
 

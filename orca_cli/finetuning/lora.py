@@ -26,9 +26,6 @@ class LoRA:
         alpha: the updates are multiplied by alpha / rank.
         dropout: of the updates' inputs.
         roles: of the layers that are updated; a body knows which these are.
-
-    Raises:
-        UnavailableError: peft is not installed.
     """
 
     pretrained = True
@@ -44,9 +41,6 @@ class LoRA:
     ) -> None:
         if not roles:
             raise ConfigError("no layers to update", where="finetune.roles", hint=f"allowed: {', '.join(_ROLES)}")
-        if importlib.util.find_spec("peft") is None:
-            what, hint = "finetune=lora needs the package peft", "pip install 'orca-transfer[lora]'"
-            raise UnavailableError(what, where="finetune", hint=hint)
         self._rank, self._alpha, self._dropout = rank, alpha, dropout
         self._roles = tuple(roles)
 
@@ -55,6 +49,7 @@ class LoRA:
 
         Raises:
             ConfigError: the body has no linear layers of these roles.
+            UnavailableError: peft is not installed.
         """
         body = cast("nn.Module", model.body)
         if not _updates(body):
@@ -65,6 +60,9 @@ class LoRA:
             update.requires_grad_(True)
 
     def _add(self, body: Body) -> None:
+        if importlib.util.find_spec("peft") is None:  # asked for here, so that a sweep's other runs do not need it
+            what, hint = "finetune=lora needs the package peft", "pip install 'orca-transfer[lora]'"
+            raise UnavailableError(what, where="finetune", hint=hint)
         from peft import LoraConfig, inject_adapter_in_model
 
         names = list(dict.fromkeys(name for role in self._roles for name in body.linear_names(role)))

@@ -114,11 +114,13 @@ def test_stage_2_trains_the_embedder_alone_whatever_the_mode(orca, environment, 
 def test_without_peft_lora_is_refused_in_one_line(orca, environment, small, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "peft" else found(name, *more))
-    code, out, err = orca("run", *small, "finetune=lora")
-    assert (code, out) == (14, "")
-    line = "orca: error: finetune: finetune=lora needs the package peft; pip install 'orca-transfer[lora]'"
-    assert err.strip() == line
-    assert not run_folders(environment)
+    code, out, err = orca("run", *small, "finetune=lora", "metric=none")
+    assert code == 14
+    (line,) = [line for line in err.splitlines() if "error" in line]
+    assert line == "orca: error: finetune: finetune=lora needs the package peft; pip install 'orca-transfer[lora]'"
+    assert "Traceback" not in err
+    (run,) = run_folders(environment)
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
 
 
 def test_a_body_of_windows_and_inputs_that_are_no_images_are_refused_in_one_line(orca, tiny, small):

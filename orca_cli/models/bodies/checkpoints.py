@@ -280,11 +280,15 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
 
 def digest(folder: Path) -> str:
     """Return the SHA-256 over a checkpoint's config.json and weights."""
-    names = {packaged.weights for packaged in PACKAGED.values() if folder == packaged_folder(packaged)}
-    weights = sorted({*folder.glob("*.safetensors"), *(folder / name for name in names)})
-    files = [folder / "config.json", *weights]
+    files = [folder / "config.json", *weight_files(folder)]
     lines = "".join(f"{file.name} {_sha256(file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of a checkpoint's weights: safetensors, or the recorded one of a package."""
+    names = {packaged.weights for packaged in PACKAGED.values() if folder == packaged_folder(packaged)}
+    return sorted({*folder.glob("*.safetensors"), *(folder / name for name in names)})
 
 
 def _sha256(file: Path) -> str:

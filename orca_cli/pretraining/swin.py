@@ -259,5 +259,6 @@ def _write(folder: Path, model: Any, images: ImageSet, record: dict[str, Any]) -
     logging.disable_progress_bar()
     with storage.commit_folder(folder, owner=record["identity"]) as temporary:
         model.save_pretrained(temporary)
+        (temporary / "model.safetensors").chmod(0o644)  # other accounts may use it, as the rest of the folder
         storage.write_json(temporary / "preprocessor_config.json", pixels)
         storage.write_json(temporary / RECORD, record)

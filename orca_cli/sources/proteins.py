@@ -166,5 +166,5 @@ def _proteins(data_folder: Path, path: str | None) -> Path:
         if place.exists():
             return place
     where = f"source.path={path}" if path else str(data_folder / "homology")
-    hint = f"`orca data get homology` fetches it; or give source.path=FOLDER, or source=peptides; {_NONE_NEEDED}"
+    hint = f"`orca data get homology` fetches it, or give source.path=FOLDER, or source=peptides; {_NONE_NEEDED}"
     raise DataError(f"no {_TRAINING}.lmdb or .json", where=where, hint=hint)

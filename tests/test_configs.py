@@ -50,6 +50,7 @@ def tiny(tmp_path_factory):
         "swin": save_tiny_swin(root / "swin"),
         "swin_tiny": save_tiny_swin(root / "swin"),
         "vit": save_tiny_vit(root / "vit"),
+        "antiberty": save_tiny_bert(root / "bert"),
     }
 
 
@@ -119,7 +120,10 @@ def test_composes_checks_and_builds(path, tiny, own, tmp_path, monkeypatch):
         return
     built = build(job.config, LogReporter())
     forward_once(built)
-    if path.parts[0] == "source" and not job.config.source.get("data", {}).get("files"):
+    if path.parts[0] == "source" and job.config.source["data"].get("origin") == "own":
+        with pytest.raises(DataError, match=r"give source\.path"):
+            read_source(job.config, 0, LogReporter())
+    elif path.parts[0] == "source" and not job.config.source.get("data", {}).get("files"):
         assert read_source(job.config, 0, LogReporter()).modality == built.model.body.modality
 
 

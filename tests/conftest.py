@@ -28,7 +28,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_addoption(parser):
     """Let tests/models/test_conformance.py be run on a body of one's own (docs/adding.md)."""
-    parser.addoption("--body", help="its YAML file; by default every file of conf/body")
+    parser.addoption("--body", help="its name in conf/body, or its YAML file; by default every file of conf/body")
     parser.addoption("--checkpoint", help="a checkpoint of it, small, as a local folder")
 
 

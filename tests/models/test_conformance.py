@@ -1,12 +1,14 @@
 """What every body must do, whatever its family, on a tiny random checkpoint of it that is saved here.
 
-For a body of your own (docs/adding.md): pytest tests/models/test_conformance.py --body my_conf/body/NAME.yaml --checkpoint FOLDER
+For a body of your own (docs/adding.md), whose name stands in conf/body or whose file is elsewhere:
+pytest tests/models/test_conformance.py --body NAME_OR_FILE --checkpoint FOLDER
 """
 
 import inspect
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,9 +50,8 @@ def folder(name, tmp_path_factory, request):
 @pytest.fixture(scope="session")
 def node(name, folder):
     """The body's settings, on the tiny checkpoint."""
-    path = config_dir() / "body" / f"{name}.yaml" if name in BODIES else name
-    with open(path, encoding="utf-8") as file:
-        node = yaml.safe_load(file)["body"]
+    path = config_dir() / "body" / f"{name}.yaml" if name in BODIES else Path(name)
+    node = yaml.safe_load(path.read_text(encoding="utf-8"))["body"]
     parts.allow_module(node["_target_"].rpartition(".")[0])
     return node | {"checkpoint": str(folder)}
 
@@ -265,12 +266,11 @@ def test_a_run_its_export_and_its_predictions_agree_to_the_bit(name, node, tmp_p
     x = np.random.default_rng(0).normal(size=(48, 2, 30)).astype(np.float32) + y[:, None, None]
     np.savez(tmp_path / "train.npz", x=x[:36], y=y[:36])
     np.savez(tmp_path / "test.npz", x=x[36:], y=y[36:])
-    words = [f"+body.{key}={'null' if value is None else value}" for key, value in node.items()]
-    if name in BODIES:
-        words = [f"body={name}", f"body.checkpoint={node['checkpoint']}"]
+    words = [f"body={Path(name).stem}", f"body.checkpoint={node['checkpoint']}"]
     words += ["task=arrays", "task.kind=classes", f"task.train={tmp_path / 'train.npz'}", f"finetune={mode}"]
     words += [f"task.test={tmp_path / 'test.npz'}", "metric=none", "baselines=none", "train.epochs=1"]
-    outcome = orca_cli.run(*words, "train.batch_size=12", "train.warmup_epochs=0")
+    own = None if name in BODIES else Path(name).resolve().parent.parent
+    outcome = orca_cli.run(*words, "train.batch_size=12", "train.warmup_epochs=0", config_dir=own)
     assert outcome.state == "completed", outcome.failure
     expected = np.load(outcome.path / "3_finetune" / "predictions.npz")["outputs"]
     assert np.array_equal(orca_cli.load(outcome.path).outputs(x[36:]), expected)

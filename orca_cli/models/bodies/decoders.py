@@ -52,9 +52,9 @@ class DecoderBody(TextBody):
     double: sequence doubling. The sequence is read twice in a row, and features are those of the second copy, whose tokens
         all see the whole first copy. It takes half as many tokens as the model has positions.
 
-    Padding stays at the end: a sample is reversed within its own length, and its second copy has the positions that follow
-    its last token, so that features do not depend on the room behind it. Both ways cost about twice the time, and neither
-    can serve a causal task.
+    Padding stays at the end: a sample is reversed within its own length, and its second copy follows its last real token, so
+    that features do not depend on the room behind it. Both ways cost about twice the time, and neither can serve a causal
+    task.
     """
 
     can_be_causal: bool = True
@@ -104,15 +104,16 @@ class DecoderBody(TextBody):
             forwards, backwards = self._read(*both).chunk(2)
             return (forwards + _in_order(backwards, order)) / 2
         if self.causal_fix == "double":
-            length = mask.shape[1]
-            places = torch.arange(length, device=mask.device).expand_as(mask)
-            again = places + _lengths(mask)
-            return self._read(x.repeat(1, 2, 1), mask.repeat(1, 2), torch.cat([places, again], 1))[:, length:]
+            length, steps = _lengths(mask), mask.shape[1]
+            slots = torch.arange(2 * steps, device=mask.device).expand(len(mask), -1)
+            order = torch.where(slots < length, slots, slots - length).clamp(max=steps - 1)
+            features = self._read(_in_order(x, order), mask.gather(1, order) & (slots < 2 * length))
+            return _in_order(features, slots[:, :steps] + length)
         return self._read(x, mask)
 
-    def _read(self, x: Tensor, mask: Tensor, positions: Tensor | None = None) -> Tensor:
-        given = {"inputs_embeds": x, "attention_mask": mask.to(torch.int64), "position_ids": positions}
-        features: Tensor = self.model(**given, use_cache=False).last_hidden_state
+    def _read(self, x: Tensor, mask: Tensor) -> Tensor:
+        given = {"inputs_embeds": x, "attention_mask": mask.to(torch.int64), "use_cache": False}
+        features: Tensor = self.model(**given).last_hidden_state
         return features
 
     def embed_words(self, numbers: Tensor) -> Tensor:
@@ -139,4 +140,4 @@ def _lengths(mask: Tensor) -> Tensor:
 
 
 def _in_order(x: Tensor, order: Tensor) -> Tensor:
-    return x.gather(1, order.unsqueeze(-1).expand_as(x))
+    return x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

@@ -80,6 +80,8 @@ def overrides_for(path: Path, own: dict[str, list[str]]) -> list[str]:
     words = [f"{group}={name}"]
     if group == "source" and name in ("cifar10", "digits"):
         words += ["body=swin_tiny"]
+    if (group, name) == ("body", "auto"):
+        words += ["body.checkpoint=."]  # any folder: it has none by default
     if group == "augment" and name in ("flip", "crop", "images"):
         words += ["task.layout=image"]
     if group == "task":

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, T5EncoderModel
 
-from orca_cli.exceptions import ConfigError
+from orca_cli.exceptions import ConfigError, UnsafeError
 from orca_cli.interfaces import Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import auto, checkpoints, decoders
@@ -90,6 +90,16 @@ def test_an_unknown_family_is_told_with_those_that_exist(family, tmp_path):
     with pytest.raises(ConfigError, match="family 'perceiver', but this body takes .*gpt2 or .*swin or .*vit") as error:
         auto.load(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_sizes_of_all_towers_count_and_wavelengths_do_not(tmp_path):
+    """Of what a stranger's config.json may ask for; some models' longest wavelength is in the millions."""
+    towers = {"vision_config": {"num_hidden_layers": 3, "rope_parameters": {"rope_theta": 10**7}}, "n_layer": 4}
+    (tmp_path / "config.json").write_text(json.dumps(towers | {"rope_theta": 5 * 10**6}))
+    assert checkpoints.check_modest(tmp_path) == 7
+    (tmp_path / "config.json").write_text(json.dumps(towers | {"hidden_size": 5 * 10**6}))
+    with pytest.raises(UnsafeError, match="holds the number 5000000"):
+        checkpoints.check_modest(tmp_path)
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -57,6 +57,7 @@ class DecoderBody(TextBody):
     task.
     """
 
+    model: nn.Module
     can_be_causal: bool = True
     linears = {  # ends of names; in GPT-2 one layer gives query, key and value
         "query": r"\.(c_attn|q_proj)",

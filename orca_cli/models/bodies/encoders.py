@@ -60,6 +60,7 @@ class EncoderBody(TextBody):
 class ModernBertBody(EncoderBody):
     """All of a ModernBERT model but words and their norm, with which the embedder starts."""
 
+    model: nn.Module
     linears = {
         "query": r"\.Wqkv",  # one layer gives query, key and value
         "key": r"\.Wqkv",
@@ -93,6 +94,7 @@ class ModernBertBody(EncoderBody):
 class DebertaBody(EncoderBody):
     """The encoder of a DeBERTa-v3 (or v2) model, whose attention tells relative positions apart by content."""
 
+    encoder: nn.Module
     can_be_causal = False  # the convolution of its larger models sees the next token
     linears = {
         "query": r"\.query_proj",
@@ -125,6 +127,7 @@ class DebertaBody(EncoderBody):
 class T5Body(EncoderBody):
     """The encoder stack of a T5 model."""
 
+    stack: nn.Module
     linears = {
         "query": r"\.q",
         "key": r"\.k",
@@ -169,6 +172,7 @@ class T5Body(EncoderBody):
 class EsmBody(EncoderBody):
     """All of an ESM-2 model but words and contacts."""
 
+    model: nn.Module
     linears = {
         "query": r"\.query",
         "key": r"\.key",

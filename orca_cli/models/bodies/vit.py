@@ -1,4 +1,4 @@
-"""Vision transformers as bodies: ViT, DeiT, BEiT, DINOv2, SigLIP's vision tower; and AST, which reads spectrograms as images."""
+"""Vision transformers as bodies: ViT, DeiT, BEiT, DINOv2, SigLIP's vision tower."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ CLASSES = {
     "dinov2": "Dinov2Model",
     "siglip": "SiglipVisionModel",  # of a checkpoint with both towers
     "siglip_vision_model": "SiglipVisionModel",
-    "audio-spectrogram-transformer": "ASTModel",
 }
 # Where a family keeps its layers and its last norm.
 _LAYERS = {"dinov2": "encoder.layer", "siglip_vision_model": "encoder.layers"}

@@ -1,6 +1,7 @@
 """Families compute what transformers' own models compute; the family by the checkpoint; what decoders know of later tokens."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from orca_cli.exceptions import ConfigError, UnsafeError
 from orca_cli.interfaces import Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import auto, checkpoints, decoders
+from orca_cli.prediction.onnx import write_onnx
 from tests.checkpoints import save_tiny
 
 TEXT = ["bert", "roberta", "gpt2", "smollm2", "mistral", "qwen2", "qwen3", "modernbert", "deberta", "t5", "esm"]
@@ -138,6 +140,16 @@ def test_the_room_behind_a_sample_does_not_matter(name, fix, family):
         other = body(Tokens(torch.where(mask[..., None], x, 9.0), mask, (15,))).x[1, :4]
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     assert torch.equal(together, other)
+
+
+@pytest.mark.parametrize("fix", ["flip", "double"])
+def test_an_exported_decoder_takes_batches_of_any_size(fix, family, tmp_path):
+    body = decoders.load(str(family("qwen3")), causal_fix=fix)
+    model = build_model(body=body, kind="classes", input_shape=(2, 9), num_outputs=2, seed=0).eval()
+    loaded = SimpleNamespace(
+        model=model, members=[model], preprocessing=None, record=SimpleNamespace(input_shape=(2, 9))
+    )
+    assert write_onnx(loaded, tmp_path / "model.onnx")["input"]["shape"][0] == "batch"  # it is checked with 1 and 3
 
 
 def test_order_of_a_reversed_sample():

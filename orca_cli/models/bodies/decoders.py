@@ -101,12 +101,12 @@ class DecoderBody(TextBody):
         """Return the last norm's outputs."""
         if self.causal_fix == "flip":
             order = reversed_order(mask)
-            both = torch.cat([x, _in_order(x, order)]), torch.cat([mask, mask.gather(1, order)])
-            forwards, backwards = self._read(*both).chunk(2)
-            return (forwards + _in_order(backwards, order)) / 2
+            features = self._read(torch.cat([x, _in_order(x, order)]), torch.cat([mask, mask.gather(1, order)]))
+            batch = x.shape[0]  # neither len nor chunk: an exported graph leaves it open
+            return (features[:batch] + _in_order(features[batch:], order)) / 2
         if self.causal_fix == "double":
             length, steps = _lengths(mask), mask.shape[1]
-            slots = torch.arange(2 * steps, device=mask.device).expand(len(mask), -1)
+            slots = torch.arange(2 * steps, device=mask.device).expand(mask.shape[0], -1)
             order = torch.where(slots < length, slots, slots - length).clamp(max=steps - 1)
             features = self._read(_in_order(x, order), mask.gather(1, order) & (slots < 2 * length))
             return _in_order(features, slots[:, :steps] + length)

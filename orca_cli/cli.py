@@ -23,6 +23,8 @@ COMMANDS = {
     "score": "the error of a finished run once more, from its saved predictions, without the model",
     "runs": "the folders of runs: list, show, diff, rm, gc",
     "report": "a table of the results: methods as rows, tasks as columns",
+    "pack": "runs as one file: settings, results, predictions, statistics, checksums",
+    "verify": "compute every number of such a file again, without torch",
     "distance": "the distance between two labelled data sets, by any metric",
     "data": "the data sets: list, get, check, import your own copy, path",
     "list": "what you can choose from: tasks, bodies, sources, metrics, finetune, hparams, protocols, studies, settings",
@@ -113,6 +115,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")
     arguments = parser.parse_intermixed_args(words)
     arguments.traceback = wants_traceback
+    arguments.typed = ["orca", *name.split(), *words]
     arguments.program = program  # the function `main`; None when another program called it
     if name in _COMPUTING:
         from orca_cli.runs.environment import check_requirements

@@ -74,12 +74,12 @@ class Sweep:
     Args:
         jobs: composed and checked.
         study: their study's name; empty for others.
-        absent: a line for each reason why arms of the study are not among the jobs.
+        absent: why arms of the study are not among the jobs -> number of runs.
     """
 
     jobs: list[Composed]
     study: str = ""
-    absent: list[str] = field(default_factory=list)
+    absent: dict[str, int] = field(default_factory=dict)
 
 
 @contextmanager
@@ -118,8 +118,12 @@ class Session:
         self._check_choices(_parse(overrides))
         return self._compose(overrides)
 
-    def expand(self, overrides: list[str]) -> Sweep:
+    def expand(self, overrides: list[str], *, may_be_empty: bool = False) -> Sweep:
         """Compose every job of a sweep: a study's arms; comma lists, range(...), glob(...), choice(...).
+
+        Args:
+            overrides: as typed.
+            may_be_empty: a study all of whose runs are left out is not an error.
 
         Raises:
             ConfigError: about the first bad one; no job is left.
@@ -128,7 +132,11 @@ class Session:
         parsed = _parse([text for text in overrides if text not in chosen], GlobalHydra.instance().config_loader())
         self._check_choices(_parse(chosen))
         if chosen:
-            return self._study(chosen[-1].partition("=")[2].strip("'\""), parsed)
+            found = self._study(chosen[-1].partition("=")[2].strip("'\""), parsed)
+            if not found.jobs and not may_be_empty:
+                hint = "; ".join(study.absent_lines(found.absent)) or "see its `except`"
+                raise ConfigError("no run is left", where=f"study={found.study}", hint=hint)
+            return found
         self._check_choices(parsed)
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
@@ -148,7 +156,9 @@ class Session:
             # A choice of an axis may be no choice of the group with the axis' name, such as a metric with settings.
             if not set(_texts(override, found.axes.get(key, ()))) <= set(found.axes.get(key, ())):
                 self._check_choices([override])
-            if key in found.axes:
+            if key == "task" and key not in found.axes and study.SET in found.axes:
+                found = found.of_tasks(_texts(override, choices("task", self._extra)))
+            elif key in found.axes:
                 names = _texts(override, found.axes[key])
                 found = found.narrowed(key, names, is_setting=key in (*_ALL_GROUPS, *schema.declared()))
             elif override.is_delete():
@@ -169,10 +179,7 @@ class Session:
             else:
                 job = made[rest] = self._compose(arm.overrides)
             jobs.append(replace(job, labels=arm.labels))
-        absent = study.absent(arms)
-        if not jobs:
-            raise ConfigError("no run is left", where=f"study={name}", hint="; ".join(absent) or "see its `except`")
-        return Sweep(jobs, name, absent)
+        return Sweep(jobs, name, study.absent(arms))
 
     def launch(self, sweep: Sweep, overrides: list[str], run: Callable[[Composed], None], sweep_folder: Path) -> None:
         """Run a sweep by the launcher that hydra/launcher names.

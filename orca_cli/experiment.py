@@ -371,6 +371,7 @@ def _result(validated: Validated, tested: Tested) -> dict[str, Any]:
         "curves": {"align": aligned.curve, "finetune": trained.curve},
         "expected_s": built.summary.get("expected_s"),
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
+        "trajectory_s": aligned.seconds,
         "parameters": built.summary["parameters"],
         "weights_sha256": trained.weights_sha256,
     }

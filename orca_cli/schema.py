@@ -111,6 +111,11 @@ class Align:
         OneOf(("given", "clusters", "shuffled")),
         "Classes of source points: the source's, as many k-means clusters of the points, or shuffled (a control).",
     ] = "given"
+    target_labels: Annotated[
+        str,
+        OneOf(("given", "shuffled")),
+        "Classes (or pseudo-labels) of target samples in stage 2: the task's, or shuffled within each split (a control).",
+    ] = "given"
     pseudo_labels: Annotated[
         AtLeastTwo | None,
         "Targets that are not classes: how many k-means clusters (of one number a sample: quantile bins) stand in for them."
@@ -150,6 +155,11 @@ class Train:
     """Stage 3: train on the task's loss (paper 3.3)."""
 
     epochs: Annotated[Count | None, "Passes over the training data. null: by the budget."] = None
+    longer_by: Annotated[
+        NotNegative,
+        "Further epochs as a share of `epochs`, rounded up: 0.25 trains a quarter longer (a control: the computing time of"
+        " alignment, spent on stage 3).",
+    ] = 0.0
     batch_size: Annotated[
         Count | None,
         "Samples per forward pass; times `accumulation` per optimizer step. Smaller where there are fewer training samples."
@@ -337,6 +347,11 @@ def check(config: Config) -> None:
     if config.budget != Config.budget and config.protocol != "clean":
         what = f"has no effect on protocol={config.protocol}, which sets the length of training itself"
         raise ConfigError(what, where=f"budget={config.budget}", hint="give train.epochs=... instead")
+    if train.longer_by and not isinstance(config.budget, str):
+        what = "makes training longer than the time that the budget gives"
+        raise ConfigError(
+            what, where=f"train.longer_by={train.longer_by:g}", hint="leave budget or train.longer_by out"
+        )
     if train.decay_epochs is not None and train.decay_epochs < (train.warmup_epochs or 0):
         what = f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}"
         raise ConfigError(what, where="train.decay_epochs", hint="allowed: train.warmup_epochs or more")

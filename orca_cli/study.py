@@ -11,15 +11,18 @@
         swin: [body=swin_tiny, body.checkpoint=???]   # ???: only the command line can give it, and it goes to this choice only
     except:                                        # arms that are left out
       - {body: swin, set: [arrows]}
-    files:                                         # settings that name files: how one gets them
+    files:                                         # settings that name files: how one gets them; {task}: the run's task
       task.train: python scripts/study_data.py --from FOLDER
+      task.path: orca data get {task}
 
-Where overrides of an arm have the same key, the later axis counts; what is typed on the command line beats them all.
+Where overrides of an arm have the same key, the later axis counts; what is typed on the command line beats them all. Where a
+study has sets, task=NAME on the command line is a set of its own in their place (`of_tasks`).
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +33,7 @@ from orca_cli import configuration
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 BLANK = "???"
+SET = "set"  # the axis of the data sets
 _PARTS = ("common", "axes", "except", "files")
 _NOT_IN_FILES = ("hydra", "paths", "study")
 # They name a run elsewhere, or have no effect on its result.
@@ -108,6 +112,11 @@ class Study:
             chosen[name] = known.get(name, (f"{axis}={name}",))
         return Study(self.name, self.common, self.axes | {axis: chosen}, self.left_out, self.files)
 
+    def of_tasks(self, tasks: Sequence[str]) -> Study:
+        """Return the study with tasks in place of its sets: a set of that name if there is one, else the plain task."""
+        chosen = {task: self.axes[SET].get(task, (f"task={task}",)) for task in tasks}
+        return Study(self.name, self.common, self.axes | {SET: chosen}, self.left_out, self.files)
+
     def arms(self, typed: Mapping[str, Sequence[tuple[str, str]]], data_folder: Path) -> list[Arm]:
         """Return every arm that is not left out, the first axis slowest.
 
@@ -143,21 +152,32 @@ class Study:
         return found
 
     def _lack(self, merged: dict[str, str], data_folder: Path) -> str:
-        """Return why an arm cannot run: a value that has to be typed, or a file that is not there; empty if it can."""
+        """Return why an arm cannot run: values that have to be typed, and files that are not there; empty if it can."""
+        lacks = []
         for key, text in merged.items():
             value = text.partition("=")[2].strip("'\"")
             if value == BLANK:
-                return f"needs {key}=...: {self.files.get(key, 'give it on the command line')}"
+                lacks.append(f"needs {key}=...: {self._how(key, merged) or 'give it on the command line'}")
+                continue
             path = Path(value).expanduser()
             if key in self.files and not (path.exists() or (data_folder / path).exists()):
-                return f"no {value} in the data folder {data_folder}: {self.files[key]}"
-        return ""
+                lacks.append(f"no {value} in the data folder {data_folder}: {self._how(key, merged)}")
+        return "; ".join(lacks)
+
+    def _how(self, key: str, merged: Mapping[str, str]) -> str:
+        """Return how one gets the file that a setting names, with {KEY} replaced by the arm's own value of that key."""
+        values = {own: text.partition("=")[2].strip("'\"") for own, text in merged.items()}
+        return re.sub(r"\{([\w.]+)\}", lambda found: values.get(found[1], found[1].upper()), self.files.get(key, ""))
 
 
-def absent(arms: Iterable[Arm]) -> list[str]:
-    """Return a line for each reason why arms cannot run, with the number of runs."""
-    counts = Counter(arm.lacks for arm in arms if arm.lacks)
-    return [f"{count} run{'s' if count > 1 else ''} left out: {reason}" for reason, count in counts.items()]
+def absent(arms: Iterable[Arm]) -> dict[str, int]:
+    """Return why arms cannot run -> number of runs."""
+    return dict(Counter(arm.lacks for arm in arms if arm.lacks))
+
+
+def absent_lines(absent: Mapping[str, int]) -> list[str]:
+    """Return a line for each reason why arms cannot run."""
+    return [f"{count} run{'s' if count > 1 else ''} left out: {reason}" for reason, count in absent.items()]
 
 
 def _key(text: str) -> str:

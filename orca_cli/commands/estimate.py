@@ -11,10 +11,9 @@ from orca_cli.runs.directory import RunName
 Choices = Mapping[str, str]  # what a run is, such as {"body": "minilm", "metric": "otdd", "seed": "0"}
 
 
-def choices_of(name: RunName, labels: Choices) -> Choices:
-    """Return what a run is: its labels in a study, else what names it."""
-    own = {key: str(getattr(name, key)) for key in ("task", "body", "metric", "finetune", "seed")} | name.variant
-    return labels or own
+def choices_of(name: RunName) -> Choices:
+    """Return what a run is."""
+    return {key: str(getattr(name, key)) for key in ("task", "body", "metric", "finetune", "seed")} | name.variant
 
 
 def remaining_s(runs: Sequence[tuple[Choices, float | None]]) -> float | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import shlex
+import webbrowser
 from pathlib import Path
 
 from rich.console import RenderableType
@@ -12,15 +14,19 @@ from rich.text import Text
 
 from orca_cli import storage, terminal
 from orca_cli.configuration import default_folders
-from orca_cli.exceptions import DataError, SweepError, UsageError, suggest
-from orca_cli.report import published
+from orca_cli.exceptions import DataError, OrcaError, SweepError, UnavailableError, UsageError, suggest
+from orca_cli.report import published, sparklines, watch
+from orca_cli.report.across import across
 from orca_cli.report.collect import Collection, collect
-from orca_cli.report.filters import pair, where
+from orca_cli.report.figures import files, of_report
+from orca_cli.report.filters import Values, pair, where
 from orca_cli.report.formats import FORMATS
+from orca_cli.report.origin import origin_of
+from orca_cli.report.output import Page
 from orca_cli.report.paired import Comparison, compare
+from orca_cli.report.rows import merged, ordered
 from orca_cli.report.studies import of_study
 from orca_cli.report.table import Table, build_table
-from orca_cli.report.verdicts import Page
 from orca_cli.runs import studies
 from orca_cli.terminal import Result
 
@@ -31,10 +37,15 @@ examples:
   orca report                                  all runs of ./runs (or $ORCA_RUNS)
   orca report runs/digits                      one task; also a single run, or several folders
   orca report --task digits --metric otdd --metric none
+  orca report --where train.lr=1e-4,2e-4 --by body,train.lr --sort digits      rows by any settings, the best on digits first
   orca report --study alignment                a study's runs only: its sets as columns, its arms as rows
   orca report --study alignment --against metric=none --where body=minilm      does each metric help, and by how much
+  orca report --study alignment --compare      methods over all tasks: profiles, ranks, every pair with p
   orca report --baselines docs/published.csv   others' results below: lines of task,method,error,source
   orca report --format latex --out table.tex   for a paper; md, csv and json as well
+  orca report --open                           the same and more as one page in a browser; --format html --out page.html
+  orca report --figures figures                every figure as SVG, PNG and PDF
+  orca report --watch                          follow a running sweep; --curves shows curves below the table
   orca report --strict                         exit code 3 if a run has failed or cannot be read
 
 Seeds of one method are averaged; runs that differ in a setting get rows of their own. Runs that are not completed are
@@ -48,57 +59,79 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs; default: $ORCA_RUNS, else ./runs"
     )
-    parser.add_argument("--format", choices=FORMATS, default="table", help="default: table; --json is short for json")
+    parser.add_argument(
+        "--format", choices=(*FORMATS, "html"), default="table", help="default: table; --json is short for json"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output")
     for key in ("task", "metric"):
         parser.add_argument(
             f"--{key}", action="append", default=[], metavar="NAME", help=f"only this {key}; may be repeated"
         )
     parser.add_argument("--study", metavar="NAME", help="only the runs of this study, named by its axes")
-    parser.add_argument(
-        "--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this; may be repeated"
-    )
+    text = "only runs with this, of any setting, typed, decided or left as it is; may be repeated"
+    parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=text)
+    text = "a row for each combination of values of these keys; what differs besides is averaged"
+    parser.add_argument("--by", metavar="KEY,...", help=text)
+    text = "rows by the error on a task, by rank, time (of a run) or name; default: name"
+    parser.add_argument("--sort", metavar="TASK|rank|time|name", help=text)
     text = (
         "pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, exact p, a sentence each"
     )
     parser.add_argument("--against", metavar="KEY=VALUE", help=text)
+    text = "all methods over all tasks: performance profiles, mean ranks, every pair, probability of improvement"
+    parser.add_argument("--compare", action="store_true", help=text)
     text = "with --against: a mean gain within +-X (points, or %% of the error) counts as none; default: 0.5"
     parser.add_argument("--margin", type=float, metavar="X", help=text)
     text = (
         "other people's results as rows: lines of task,method,error,source; errors in units of result.json (fractions)"
     )
     parser.add_argument("--baselines", type=Path, metavar="FILE.csv", help=text)
+    _add_page(parser)
     parser.add_argument("--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read")
+
+
+def _add_page(parser: argparse.ArgumentParser) -> None:
+    """Describe what is shown besides a table."""
+    text = "show the page (--format html) in a browser; written to --out, or orca-report.html"
+    parser.add_argument("--open", action="store_true", help=text)
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="write the figures as SVG, PNG and PDF as well")
+    parser.add_argument(
+        "--figures-as",
+        default=",".join(files.FORMATS),
+        metavar="LIST",
+        help="default: svg,png,pdf; only svg needs no matplotlib",
+    )
+    parser.add_argument("--curves", action="store_true", help="show the curves of stages 2 and 3 below the table")
+    parser.add_argument("--watch", action="store_true", help="show running runs until they are done, or until Ctrl-C")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return the table with the values of all seeds, or write it to a file."""
+    _check(arguments)
     folders = arguments.runs or [Path(default_folders()["runs"])]
-    collection = collect(folders)
-    if arguments.study is not None:
-        collection = of_study(collection, folders, arguments.study)
-    for key in ("task", "metric"):
-        collection = _filtered(collection, key, getattr(arguments, key))
-    for text in arguments.where:
-        collection = where(collection, text)
-    table, form = build_table(collection), "json" if arguments.json else arguments.format
-    if arguments.baselines is not None:
-        if arguments.against is not None:
-            raise UsageError("does not go with --against", where="--baselines", hint="others' results have no pairs")
-        found = published.fitting(published.read(arguments.baselines), table, str(arguments.baselines))
-        table = dataclasses.replace(table, published=found)
-    failures = []
+    if arguments.watch:
+        watch.follow(lambda: _table(arguments, folders), terminal.stdout())
+    table = _table(arguments, folders)
+    failures: list[OrcaError] = []
     failed = sum(run.state in ("failed", "dead") for run in table.unfinished)
     if arguments.strict and (failed or table.broken):
         text = f"{failed} runs failed and {len(table.broken)} cannot be read"
         failures.append(SweepError(text, where="--strict", hint="they are listed below the table"))
-    page = Page(table, _comparison(table, arguments))
+    page = Page(table, _comparison(table, folders, arguments), across(table) if arguments.compare else None)
+    form = "json" if arguments.json else "html" if arguments.open else arguments.format
+    if arguments.figures is not None:
+        failures += _write_figures(page, arguments)
+    if form == "html":
+        return _html(page, arguments, folders, failures)
     if arguments.out is not None:
         storage.write_text(arguments.out, page.text(form))
         terminal.print_error(f"written: {arguments.out}")
         return Result({"schema": 1, "written": str(arguments.out)}, failures=failures)
     shown: list[RenderableType] = []
     shown += page.renderables(terminal.stdout().width) if form == "table" else [page.text(form)]
+    if arguments.curves:
+        groups = of_report.groups_of(table)
+        shown += sparklines.renderables(table, groups, of_report.read_all(groups))
     known = sorted({name for folder in folders for name in studies.names(folder)}) if form == "table" else []
     if known and arguments.study is None:
         shown.append(
@@ -109,7 +142,86 @@ def execute(arguments: argparse.Namespace) -> Result:
     return Result(page.record(), shown, failures)
 
 
-def _comparison(table: Table, arguments: argparse.Namespace) -> Comparison | None:
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    files.formats_of(arguments.figures_as)
+    shown = [f"--{name}" for name in ("against", "compare") if getattr(arguments, name)]
+    for name in ("against", "compare"):
+        if getattr(arguments, name) and arguments.baselines is not None:
+            hint = "others' results have no runs to compare"
+            raise UsageError(f"does not go with --{name}", where="--baselines", hint=hint)
+    if len(shown) > 1:
+        raise UsageError(f"does not go with {shown[0]}", where=shown[1], hint="ask for one after the other")
+    if arguments.against is not None and arguments.by is not None:
+        raise UsageError("does not go with --against", where="--by", hint="runs are paired by all of their settings")
+    if arguments.sort is not None and shown:
+        raise UsageError(f"does not go with {shown[0]}", where="--sort", hint="it is about the rows of the table")
+    _check_page(arguments)
+
+
+def _check_page(arguments: argparse.Namespace) -> None:
+    """Refuse options about the page, the figures and the terminal that do not go with others."""
+    if arguments.open and (arguments.json or arguments.format not in ("table", "html")):
+        raise UsageError("shows a page", where="--open", hint="leave --json and --format out, or --open")
+    if arguments.curves and (arguments.json or arguments.format != "table" or arguments.out is not None):
+        raise UsageError("applies only to a terminal", where="--curves", hint="--format html has the curves as well")
+    if arguments.watch:
+        if not terminal.stdout().is_terminal:
+            raise UsageError("standard output is not a terminal", where="--watch", hint="leave --watch out")
+        if arguments.json or arguments.out or arguments.against or arguments.compare or arguments.format != "table":
+            hint = "leave --json, --out, --against, --compare and --format out"
+            raise UsageError("shows a table on a terminal only", where="--watch", hint=hint)
+
+
+def _table(arguments: argparse.Namespace, folders: list[Path]) -> Table:
+    """Return the table of the runs that the options leave."""
+    collection = collect(folders)
+    if arguments.study is not None:
+        collection = of_study(collection, folders, arguments.study)
+    for key in ("task", "metric"):
+        collection = _filtered(collection, key, getattr(arguments, key))
+    values = Values()
+    for text in arguments.where:
+        collection = where(collection, text, values)
+    table = build_table(collection) if arguments.by is None else merged(collection, arguments.by, values)
+    if arguments.sort is not None:
+        table = ordered(table, arguments.sort)
+    if arguments.baselines is not None:
+        found = published.fitting(published.read(arguments.baselines), table, str(arguments.baselines))
+        table = dataclasses.replace(table, published=found)
+    return table
+
+
+def _html(page: Page, arguments: argparse.Namespace, folders: list[Path], failures: list[OrcaError]) -> Result:
+    """Return or write the page, and show it."""
+    from orca_cli.report.page import document
+
+    command = shlex.join(arguments.typed)
+    origin = origin_of(folders, arguments.study, default_folders()["runs"])
+    html = document.page(document.Content(page.table, page.comparison, command, origin))
+    out = arguments.out or (Path("orca-report.html") if arguments.open else None)
+    if out is None:
+        return Result({"schema": 1}, [html], failures)
+    storage.write_text(out, html)
+    terminal.print_error(f"written: {out}")
+    if arguments.open and not webbrowser.open(out.resolve().as_uri()):
+        terminal.log.warning(f"no browser was found: open {out} yourself")
+    return Result({"schema": 1, "written": str(out)}, failures=failures)
+
+
+def _write_figures(page: Page, arguments: argparse.Namespace) -> list[OrcaError]:
+    """Write the figures; returns why some are missing."""
+    groups = of_report.groups_of(page.table)
+    charts = of_report.all_of(page.table, page.comparison, groups, of_report.read_all(groups))
+    try:
+        written = files.write(charts, arguments.figures, files.formats_of(arguments.figures_as))
+    except UnavailableError as error:
+        return [error]
+    terminal.print_error(f"written: {len(written)} figures in {arguments.figures}")
+    return []
+
+
+def _comparison(table: Table, folders: list[Path], arguments: argparse.Namespace) -> Comparison | None:
     """Return the comparison that --against asks for; None without it."""
     margin = MARGIN if arguments.margin is None else arguments.margin
     if not 0 <= margin < math.inf:
@@ -119,7 +231,7 @@ def _comparison(table: Table, arguments: argparse.Namespace) -> Comparison | Non
             raise UsageError("applies only to a comparison", where="--margin", hint="add --against metric=none")
         return None
     axis, value = pair(arguments.against, "--against")
-    return compare(table, axis, value, margin)
+    return compare(table, axis, value, margin, origin_of(folders, arguments.study, default_folders()["runs"]))
 
 
 def _filtered(collection: Collection, key: str, names: list[str]) -> Collection:

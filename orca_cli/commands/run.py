@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orca_cli import experiment, parts, signals, terminal
+from orca_cli import experiment, parts, signals, study, terminal
+from orca_cli.commands import study_plan
 from orca_cli.commands.estimate import choices_of, remaining_s
 from orca_cli.commands.job import message, print_traceback, run_job
 from orca_cli.commands.options import add_allow_module, add_config_dir
@@ -27,7 +28,7 @@ if TYPE_CHECKING:  # imports Hydra
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
-    "--dry-run": "compose, check, build and do one forward pass; train nothing",
+    "--dry-run": "compose, check, build and do one forward pass; train nothing. Of a study: count its runs and their time",
     "--force": "repeat completed runs, in a new folder",
     "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
     "-v --verbose": "log more",
@@ -117,8 +118,10 @@ def _execute(arguments: argparse.Namespace) -> Outcome | Result:
     signals.check()
     with compose.session(arguments.config_dir) as session:
         if arguments.multirun:
-            found = session.expand(arguments.overrides)
-            for line in found.absent:
+            found = session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
+            if arguments.dry_run and found.study:
+                return study_plan.plan(found)
+            for line in study.absent_lines(found.absent):
                 terminal.log.warning(line)
             return _dry_run(found.jobs, True) if arguments.dry_run else _sweep(session, found, arguments, time_limit_s)
         for text in arguments.overrides if arguments.job is None else ():
@@ -187,12 +190,8 @@ def _dry_run(jobs: list[Composed], is_sweep: bool) -> Result:
     summary = built.summary | {"output_shape": list(shape)}
     names = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
     states = [(name, claim.peek(root, name)) for root, name in names]
-    done = [
-        (choices_of(name, job.labels), _seconds_of(claim.look(root, name)))
-        for job, (root, name) in zip(jobs, names, strict=True)
-    ]
-    labels = [job.labels for job in jobs]
-    return of_plan(jobs[0], summary, states, labels, expected_s=remaining_s(done), is_sweep=is_sweep)
+    done = [(choices_of(name), _seconds_of(claim.look(root, name))) for root, name in names]
+    return of_plan(jobs[0], summary, states, expected_s=remaining_s(done), is_sweep=is_sweep)
 
 
 def _seconds_of(run: RunDirectory | None) -> float | None:

@@ -102,7 +102,6 @@ def of_plan(
     first: Composed,
     summary: Summary,
     jobs: list[tuple[RunName, str]],
-    labels: list[dict[str, str]],
     *,
     expected_s: float | None,
     is_sweep: bool,
@@ -113,7 +112,6 @@ def of_plan(
         first: the job that was built.
         summary: of its stage 1, with `output_shape`.
         jobs: name of each run, and what would become of it; see `claim.peek`.
-        labels: of each run in a study; empty for others.
         expected_s: how long it would take, by runs like them that are done; None if there are none.
         is_sweep: with -m.
     """
@@ -125,11 +123,7 @@ def of_plan(
         expected_s = left * sum(own.values())
         source = "if each takes as long as the first on this machine" if left > 1 else "on this machine"
     record["expected_s"] = expected_s
-    texts = [
-        own or {key: str(getattr(name, key)) for key in _NAMES} for (name, _), own in zip(jobs, labels, strict=True)
-    ]
-    names = tuple(dict.fromkeys(key for own in texts for key in own))
-    rows = [(_WOULD[state], *(own.get(key, "") for key in names)) for (_, state), own in zip(jobs, texts, strict=True)]
+    rows = [(_WOULD[state], *(str(getattr(name, key)) for key in _NAMES)) for name, state in jobs]
     files = list(_FILES)
     if not summary["steps"]["align"]:
         files.remove(_ALIGNED)
@@ -137,8 +131,8 @@ def of_plan(
     total = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}: {', '.join(f'{count} {would}' for would, count in counts.items())}"
     total += f"; about {in_words(expected_s)}, {source}" if expected_s else ""
     many = len(rows) > _MOST_ROWS
-    shown = [*rows[:_MOST_ROWS], *([("...", *("" for _ in names))] if many else [])]
-    plan = [terminal.table(("would", *names), shown), terminal.facts([("files", ", ".join(files))]), total]
+    shown = [*rows[:_MOST_ROWS], *([("...", *("" for _ in _NAMES))] if many else [])]
+    plan = [terminal.table(("would", *_NAMES), shown), terminal.facts([("files", ", ".join(files))]), total]
     return Result(record, [build_table(first, summary), *plan])
 
 

@@ -14,6 +14,7 @@ from orca_cli import seeding
 from orca_cli.exceptions import OrcaError
 from orca_cli.prediction.loading import Loaded
 from orca_cli.prediction.record import ModelRecord
+from orca_cli.report.credits import CHECKPOINT_LICENCES, CITATION
 from orca_cli.terminal import visible
 from orca_cli.untrusted.arrays import read_arrays
 
@@ -21,23 +22,6 @@ _SHOWN = 50  # classes named in a card
 _RESAMPLES = 1000
 _MOST_VALUES = 2**22  # of outputs that are resampled
 _Z = 1.959964
-# As the pages of these checkpoints on the model hub state them.
-_LICENCES = {
-    "sentence-transformers/all-MiniLM-L6-v2": "Apache-2.0",
-    "bert-base-uncased": "Apache-2.0",
-    "roberta-base": "MIT",
-    "microsoft/swin-base-patch4-window7-224-in22k": "Apache-2.0",
-    "microsoft/swin-tiny-patch4-window7-224": "Apache-2.0",
-    "google/vit-base-patch16-224-in21k": "Apache-2.0",
-}
-_CITATION = """\
-@inproceedings{shen2023cross,
-  title     = {Cross-Modal Fine-Tuning: Align then Refine},
-  author    = {Shen, Junhong and Li, Liam and Dery, Lucio M. and Staten, Corey and Khodak, Mikhail and Neubig, Graham
-               and Talwalkar, Ameet},
-  booktitle = {International Conference on Machine Learning},
-  year      = {2023}
-}"""
 
 
 def model_card(record: ModelRecord, loaded: Loaded, predictions: Path | None) -> str:
@@ -68,7 +52,7 @@ def model_card(record: ModelRecord, loaded: Loaded, predictions: Path | None) ->
     ]
     for heading, content in sections.items():
         lines += [f"## {heading}", "", *content, ""]
-    lines += ["## Citation", "", "The method:", "", "```bibtex", _CITATION, "```", ""]
+    lines += ["## Citation", "", "The method:", "", "```bibtex", CITATION, "```", ""]
     return "\n".join(lines)
 
 
@@ -195,7 +179,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 def _training(record: ModelRecord, loaded: Loaded) -> Iterator[str]:
     result = record.result
     checkpoint = str(record.body.get("checkpoint"))
-    licence = _LICENCES.get(checkpoint.partition("@")[0])
+    licence = CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0])
     parameters = sum(value.numel() for value in loaded.model.parameters())
     yield f"* run: `{_code(record.name)}`, protocol {_md(str(result.get('protocol')))}, seed {record.seed}"
     names = (f"{key}={_md(str(result.get(key)))}" for key in ("task", "body", "source", "metric", "finetune"))

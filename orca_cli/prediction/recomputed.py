@@ -137,6 +137,7 @@ def _error(run: Path, *, integer_targets: bool) -> Error:
 
 def _number(record: Mapping[str, Any], key: str) -> float | None:
     value = record.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise DataError(f"{key} of its error is no number", where=RESULT, hint=_AGAIN)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300
+    if value is not None and not is_number:
+        raise DataError(f"{key} of its error is not a number", where=RESULT, hint=_AGAIN)
     return value

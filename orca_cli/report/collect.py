@@ -5,6 +5,7 @@ A folder that looks like a run but cannot be read is listed with the reason, so 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orca_cli.exceptions import DataError
-from orca_cli.runs.directory import RESULT, STATUS
+from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, STATUS
 from orca_cli.runs.liveness import LIVING, is_worked_on
 from orca_cli.runs.records import UnreadableError, read_record
+from orca_cli.runs.settings import as_typed
 
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _ENDED = ("failed", "interrupted")
@@ -39,6 +41,7 @@ class Score:
     steps: int | None = None  # alignment steps of the embedder that was chosen; None if not recorded
     size: str = ""  # the word for number and size of the samples; empty if the task has no such words
     baselines: tuple[tuple[str, float], ...] = ()  # errors of simple models on the same test set, the constant left out
+    seconds: float | None = None  # of the three stages together; None if not recorded
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class Run:
     variant: dict[str, str] = field(
         default_factory=dict
     )  # overridden settings other than groups: {"train.epochs": "3"}
+    decided: dict[str, str] = field(
+        default_factory=dict
+    )  # what a completed run decided where its settings left it open
     score: Score | None = None
 
 
@@ -189,8 +195,22 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         steps=steps if type(steps) is int else None,
         size=str(result.get("size") or ""),
         baselines=_baselines(result.get("baselines")),
+        seconds=_seconds(result.get("seconds")),
     )
-    return _run(path, result, RESULT, state="completed", score=score)
+    found = result.get("decided")
+    decided = {
+        str(key): as_typed(one["value"])
+        for key, one in (found.items() if isinstance(found, dict) else ())
+        if isinstance(one, dict) and "value" in one
+    }
+    return _run(path, result, RESULT, state="completed", score=score, decided=decided)
+
+
+def _seconds(record: Any) -> float | None:
+    """Return how long the stages took together; None where that is not recorded."""
+    parts = [record.get(stage) if isinstance(record, dict) else None for stage in STAGE_FOLDERS]
+    found = [float(part) for part in parts if isinstance(part, (int, float)) and 0 <= part <= 1e12]
+    return math.fsum(found) if len(found) == len(parts) else None
 
 
 def _baselines(records: Any) -> tuple[tuple[str, float], ...]:

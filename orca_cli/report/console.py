@@ -29,7 +29,9 @@ def renderables(layout: Layout, width: int) -> list[RenderableType]:
     shown += [Text(alarm, style="bold red") for alarm in layout.alarms]
     if layout.caption:
         shown.append(Text(layout.caption))
-    shown += [Text(f"- {note}") for note in layout.notes]
+    for note in layout.notes:
+        said, *commands = note.split("\n")
+        shown += [Text(f"- {said}{':' if commands else ''}"), *(f"    {command}" for command in commands)]
     if layout.problems:
         shown += [Text(""), Text("Not in the means:", style="bold")]
     for state, reason, folder in layout.problems:
@@ -42,7 +44,7 @@ def plain(layout: Layout) -> str:
     file = io.StringIO()
     console = Console(file=file, width=_FILE_WIDTH, color_system=None, highlight=False)
     for thing in renderables(layout, _FILE_WIDTH):
-        console.print(thing)
+        console.print(Text(thing) if isinstance(thing, str) else thing, soft_wrap=isinstance(thing, str))
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
 
 

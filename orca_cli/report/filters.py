@@ -1,15 +1,16 @@
-"""Which runs of a collection are meant: those with a value of a group, of a setting or of their state."""
+"""Which runs of a collection are meant: those with a value of a group, of any setting or of their state."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
 
-from orca_cli.exceptions import DataError, UsageError, suggest
+from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
 from orca_cli.report.collect import Collection, Run
+from orca_cli.report.studies import SET
+from orca_cli.runs import settings
 
 FIELDS = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "state")
-Lookup = Callable[[Run, str], str | None]
 
 
 def pair(text: str, option: str) -> tuple[str, str]:
@@ -20,38 +21,76 @@ def pair(text: str, option: str) -> tuple[str, str]:
     return key, value
 
 
-def _nothing(run: Run, key: str) -> str | None:
-    return None
+class Values:
+    """The value of any key of a run, as it is typed; settings of runs that differ in the seed only are read once."""
+
+    def __init__(self) -> None:
+        self._composed: dict[tuple[str, str], str | None] = {}
+
+    def of(self, run: Run, key: str) -> str | None:
+        """Return a run's value of a group or a setting, typed, decided or left as it is; None where its folder does not say.
+
+        In a study, its names of choices come first, and `set` is the task.
+        """
+        if key in FIELDS or key == SET:
+            return str(getattr(run, "task" if key == SET else key))
+        if key in run.variant:
+            return run.variant[key]
+        decided = run.decided if run.state == "completed" else _decided(run)
+        if key in decided:
+            return decided[key]
+        place = (run.settings or str(run.path), key)
+        if place not in self._composed:
+            self._composed[place] = _composed(run, key)
+        return self._composed[place]
 
 
-def where(collection: Collection, text: str, more: Lookup = _nothing) -> Collection:
-    """Return the runs with a value, or one of several with commas, of a group, a setting that was given, or an axis.
+def _decided(run: Run) -> dict[str, str]:
+    return {key: settings.as_typed(one["value"]) for key, one in settings.decided(run.path).items()}
+
+
+def _composed(run: Run, key: str) -> str | None:
+    try:
+        return settings.as_typed(settings.setting(run.path, key))
+    except (OrcaError, KeyError):  # such a run has no setting that could be asked for
+        return None
+
+
+def key_hint(key: str, collection: Collection) -> str:
+    """Return what may have been meant by a key that no run has."""
+    found = dict.fromkeys(FIELDS)
+    for run in collection.runs:
+        found |= dict.fromkeys((*run.variant, *run.decided))
+    with contextlib.suppress(OrcaError, IndexError):
+        found |= dict.fromkeys(settings.settings(collection.runs[-1].path))
+    hint = suggest(key, found)
+    return hint if hint.startswith("did") else "it is none of the runs' settings; orca runs show RUN lists them"
+
+
+def where(collection: Collection, text: str, values: Values | None = None) -> Collection:
+    """Return the runs with a value, or one of several with commas, of a key; see `Values.of`.
 
     Args:
         collection: the runs.
         text: KEY=VALUE; numbers are compared as numbers, so that 1e-4 finds 0.0001.
-        more: value of a key that neither the groups nor the given settings of a run have; None where it has none.
+        values: where values come from; default: new ones, which are read again.
 
     Raises:
         UsageError: the text is not KEY=VALUE.
         DataError: no run has such a value.
     """
     key, value = pair(text, "--where")
-
-    def found(run: Run) -> str | None:
-        own = str(getattr(run, key)) if key in FIELDS else run.variant.get(key)
-        return more(run, key) if own is None else own
-
-    values = {id(run): found(run) for run in (*collection.runs, *collection.superseded)}
-    known = {_canonical(value): value for value in values.values() if value is not None}
+    values = values or Values()
+    found = {id(run): values.of(run, key) for run in (*collection.runs, *collection.superseded)}
+    known = {_canonical(value): value for value in found.values() if value is not None}
     names = [value] if _canonical(value) in known else value.split(",")
     for name in sorted(name for name in names if _canonical(name) not in known):
-        hint = suggest(name, known.values()) if known else "it is none of the runs' settings"
+        hint = suggest(name, known.values()) if known else key_hint(key, collection)
         raise DataError(f"no run has {key}={name}", where="--where", hint=hint)
     wanted = {_canonical(name) for name in names}
 
     def kept(runs: list[Run]) -> list[Run]:
-        return [run for run in runs if (own := values[id(run)]) is not None and _canonical(own) in wanted]
+        return [run for run in runs if (own := found[id(run)]) is not None and _canonical(own) in wanted]
 
     return dataclasses.replace(collection, runs=kept(collection.runs), superseded=kept(collection.superseded))
 

@@ -20,14 +20,16 @@ from orca_cli import terminal
 from orca_cli.report import console
 from orca_cli.report.layout import PLUS_MINUS, Entry, Layout, layout_of
 from orca_cli.report.notes import clean, notes_of, seeds_text
-from orca_cli.report.table import UNFINISHED, Cell, Column, Table, bounds_of, score_of
+from orca_cli.report.published import tags_of
+from orca_cli.report.rows import time_of
+from orca_cli.report.table import UNFINISHED, Cell, Column, Published, Row, Table, bounds_of, score_of
 
 FORMATS = ("table", "md", "csv", "json", "latex")
 CSV_COLUMNS = (
     *("task", "error", "percent", "protocol", "synthetic", "size", "chosen_on_test"),
     *("body", "source", "metric", "finetune", "settings"),
     *("mean", "standard_deviation", "n", "seeds", "best", "rank", "trivial_low", "trivial_high", "undefined", "steps"),
-    *("baseline", "baseline_low", "baseline_high"),
+    *("baseline", "baseline_low", "baseline_high", "earned", "seconds", "origin", "tags"),
     *UNFINISHED,
 )
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -98,7 +100,10 @@ def record_of(table: Table) -> dict[str, Any]:
         ],
         "broken": [{"run": str(entry.path), "reason": entry.reason} for entry in table.broken],
         "superseded": [str(run.path) for run in table.superseded],
-        "published": [vars(result) for result in table.published],
+        "published": [
+            {**vars(result), "tags": {column.protocol: tags_of(column, result) for column in _columns(table, result)}}
+            for result in table.published
+        ],
         "notes": notes_of(table),
     }
 
@@ -111,8 +116,11 @@ def _cell(cell: Cell, column: Column) -> dict[str, Any]:
         "standard_deviation": cell.deviation,
         "n": len(cell.values),
         "best": cell.best,
+        "earned": cell.earned,
+        "merged": cell.parts,
+        "tags": tags_of(column),
         "values": [
-            {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped}
+            {"seed": run.seed, "value": score.value, "n": score.n, "skipped": score.skipped, "seconds": score.seconds}
             | {"alignment_steps": score.steps, "run": str(run.path)}
             for run, score in ((run, score_of(run)) for run in cell.runs)
         ],
@@ -128,7 +136,12 @@ def _csv(table: Table) -> str:
         for column, cell, trivial, best in every:
             low, high = trivial or (None, None)
             fields = vars(column) | row.method.texts() | _cell(cell, column) | {"rank": row.rank}
-            fields |= {"error": column.error_name, "seeds": seeds_text([run.seed for run in cell.runs])}
+            fields |= {"error": column.error_name, "seeds": seeds_text(cell.seeds)}
+            fields |= {
+                "origin": "ours",
+                "tags": "; ".join(tags_of(column)),
+                "seconds": time_of(Row(row.method, [cell])),
+            }
             fields |= {"trivial_low": low, "trivial_high": high, "undefined": cell.undefined}
             least, most = bounds_of(best) or (None, None)
             fields |= {"baseline": ", ".join(best), "baseline_low": least, "baseline_high": most}
@@ -136,10 +149,15 @@ def _csv(table: Table) -> str:
             fields |= {state: cell.unfinished[state] for state in UNFINISHED}
             lines.append(fields)
     for result in table.published:
-        for column in (column for column in table.columns if column.task == result.task):
+        for column in _columns(table, result):
             fields = dict.fromkeys(CSV_COLUMNS) | vars(column) | {"error": column.error_name, "mean": result.error}
+            fields |= {"origin": "published", "tags": "; ".join(tags_of(column, result))}
             lines.append(fields | {"body": result.method, "settings": f"published: {result.source}"})
     return csv_of(CSV_COLUMNS, lines)
+
+
+def _columns(table: Table, result: Published) -> list[Column]:
+    return [column for column in table.columns if column.task == result.task]
 
 
 def csv_of(columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> str:
@@ -171,7 +189,12 @@ def _markdown(layout: Layout) -> str:
         lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)] + [""]
     lines += [line for alarm in layout.alarms for line in (_red(f"**{_md(alarm)}**"), "")]
     lines += [_md(layout.caption), ""] if layout.caption else []
-    lines += [f"- {_md(note)}" for note in layout.notes]
+    for note in layout.notes:
+        said, *commands = note.split("\n")
+        lines += [
+            f"- {_md(said)}{':' if commands else ''}",
+            *(f"  `` {command} ``" for command in commands),
+        ]
     if layout.problems:
         lines += ["", "Not in the means:", ""]
         lines += [f"- {_md(state)}: {_md(reason)} ({_md(path)})" for state, reason, path in layout.problems]
@@ -192,7 +215,7 @@ def _latex(layout: Layout) -> str:
         lines += [_tex_row(row) for row in _rows(layout, _tex, lambda text: rf"\textbf{{{text}}}")]
         lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [r"\\[1ex] \textcolor{red}{" + _tex(alarm) + "}" for alarm in layout.alarms]
-    lines += [f"% {text}" for text in (layout.caption, *layout.notes) if text]
+    lines += [f"% {line}" for text in (layout.caption, *layout.notes) for line in text.split("\n") if line]
     lines += [f"% {state}: {reason} ({path})" for state, reason, path in layout.problems]
     return "\n".join(lines) + "\n"
 

@@ -7,15 +7,18 @@ from collections import Counter
 from dataclasses import dataclass
 
 from orca_cli.report.notes import clean, data_words, notes_of, sources_of
-from orca_cli.report.table import UNFINISHED, Cell, Column, Method, Table, bounds_of
+from orca_cli.report.published import doubts_of
+from orca_cli.report.statistics import LARGEST_P, LEAST
+from orca_cli.report.table import UNFINISHED, Cell, Column, Table, bounds_of
 
 PLUS_MINUS = "\u00b1"
 _MISSING = "-"
+_FROM = "from"  # the column that says whose a row's numbers are
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: its mean with deviation and n, what that leaves out, and whether it is the column's best."""
+    """One cell: its mean with deviation and n, what that leaves out, and whether it has earned to be marked."""
 
     main: str
     rest: str = ""
@@ -33,7 +36,7 @@ class Layout:
     ]  # names, cells and rank; the last rows are the best simple model's and the best constant predictor's
     ranked: bool  # whether any row has a rank
     caption: str
-    notes: list[str]
+    notes: list[str]  # one line each; further lines are commands, never folded
     problems: list[tuple[str, str, str]]  # state, reason and folder of runs that are not completed or cannot be read
     alarms: list[str]  # what makes numbers wrong; shown in red
     alarmed: list[bool]  # for every column, whether its last header line is an alarm
@@ -46,20 +49,21 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
     for place, scale in enumerate(scales):
         means = (row.cells[place].mean for row in table.rows)
         decimals.append(decimals_of([mean * scale for mean in means if mean is not None]))
-    names = _name_columns([row.method for row in table.rows])
+    names = _name_columns(table)
     rows = []
     for row in table.rows:
         texts = [_mean(*facts, sign) for facts in zip(row.cells, scales, decimals, strict=True)]
-        entries = [Entry(text, _remainder(cell), cell.best) for text, cell in zip(texts, row.cells, strict=True)]
+        entries = [Entry(text, _remainder(cell), cell.earned) for text, cell in zip(texts, row.cells, strict=True)]
         rank = _MISSING if row.rank is None else f"{row.rank:.2f}"
-        rows.append(([clean(row.method.texts()[name]) for name in names], entries, rank))
-    rows += _published(table, len(names), scales, decimals)
+        known = {_FROM: "ours"} | row.method.texts() | dict(row.method.settings if table.by else ())
+        rows.append(([clean(known[name]) for name in names], entries, rank))
+    rows += _published(table, names, scales, decimals)
     if any(table.baselines):
         entries = [Entry(*_simple(*facts)) for facts in zip(table.baselines, scales, decimals, strict=True)]
-        rows.append((["best baseline", *("" for _ in names[1:])], entries, ""))
+        rows.append((_names({names[0]: "best baseline", _FROM: "ours"}, names), entries, ""))
     if any(table.trivial):
         entries = [Entry(_trivial(*facts)) for facts in zip(table.trivial, scales, decimals, strict=True)]
-        rows.append((["trivial", *("" for _ in names[1:])], entries, ""))
+        rows.append((_names({names[0]: "trivial", _FROM: "ours"}, names), entries, ""))
     protocols = sorted({column.protocol for column in table.columns})
     return Layout(
         names=names,
@@ -88,39 +92,50 @@ def number(value: float, decimals: int | None) -> str:
 
 
 def _mean(cell: Cell, scale: float, decimals: int | None, sign: str) -> str:
-    """Return "12.6 <sign> 0.8 (3)"; "-" for no value, and for the deviation of one seed."""
+    """Return "12.6 <sign> 0.8 (3)", with a star if it is earned; "-" for no value, and for the deviation of one seed."""
     if cell.mean is None:
         return _MISSING
     deviation = _MISSING if cell.deviation is None else number(cell.deviation * scale, decimals)
-    return f"{number(cell.mean * scale, decimals)} {sign} {deviation} ({len(cell.values)})"
+    star = "* " if cell.earned else ""
+    return f"{star}{number(cell.mean * scale, decimals)} {sign} {deviation} ({len(cell.values)})"
 
 
 def _remainder(cell: Cell) -> str:
     """Return what a cell's mean leaves out, such as "+1 failed +2 running"."""
-    counts = {"undefined": cell.undefined, **{state: cell.unfinished[state] for state in UNFINISHED}}
-    words = [f"+{count} {state}" for state, count in counts.items() if count]
+    counts = {
+        "undefined": cell.undefined,
+        "of unmatched seeds": cell.partial,
+        **{state: cell.unfinished[state] for state in UNFINISHED},
+    }
+    words = [f"over {cell.parts} settings"] if cell.parts > 1 else []
+    words += [f"+{count} {state}" for state, count in counts.items() if count]
     return " ".join([*words, *([f"{cell.unaligned} of {len(cell.runs)} unaligned"] if cell.unaligned else [])])
 
 
 def _published(
-    table: Table, names: int, scales: list[float], decimals: list[int | None]
+    table: Table, names: list[str], scales: list[float], decimals: list[int | None]
 ) -> list[tuple[list[str], list[Entry], str]]:
     """Return a row for each method and source of others' results."""
     rows = []
     sources = sources_of(table)
     for method, source in dict.fromkeys((result.method, result.source) for result in table.published):
-        own = {
-            result.task: result.error
-            for result in table.published
-            if (result.method, result.source) == (method, source)
-        }
+        own = {result.task: result for result in table.published if (result.method, result.source) == (method, source)}
+        found = [(column, own.get(column.task)) for column in table.columns]
+        doubts = ["" if result is None else ", ".join(doubts_of(column, result)) for column, result in found]
+        shared = {text for text, (_, result) in zip(doubts, found, strict=True) if result is not None}
+        common = shared.pop() if len(shared) == 1 else ""
         entries = [
-            Entry(number(own[column.task] * scale, places) if column.task in own else _MISSING)
-            for column, scale, places in zip(table.columns, scales, decimals, strict=True)
+            Entry(_MISSING if result is None else number(result.error * scale, places), "" if text == common else text)
+            for (_, result), text, scale, places in zip(found, doubts, scales, decimals, strict=True)
         ]
         label = f"{clean(method)} [{sources.index(source) + 1}]"
-        rows.append(([label, *("" for _ in range(names - 1))], entries, ""))
+        origin = clean(", ".join(text for text in ("published", common) if text))
+        rows.append((_names({names[0]: label, _FROM: origin}, names), entries, ""))
     return rows
+
+
+def _names(known: dict[str, str], names: list[str]) -> list[str]:
+    return [known.get(name, "") for name in names]
 
 
 def _trivial(bounds: tuple[float, float] | None, scale: float, decimals: int | None) -> str:
@@ -136,12 +151,16 @@ def _simple(best: dict[str, tuple[float, float]], scale: float, decimals: int | 
     return _trivial(bounds_of(best), scale, decimals), f"({clean(', '.join(best))})" if best else ""
 
 
-def _name_columns(methods: list[Method]) -> list[str]:
+def _name_columns(table: Table) -> list[str]:
     """Return what names a method here: the source only if one body has several, settings only if some differ."""
+    origin = [_FROM] if table.published else []
+    if table.by:
+        return [*table.by, *origin]
+    methods = [row.method for row in table.rows]
     sources = Counter(body for body, _ in {(method.body, method.source) for method in methods})
     source = ["source"] if any(count > 1 for count in sources.values()) else []
     settings = ["settings"] if any(method.settings for method in methods) else []
-    return ["body", *source, "metric", "finetune", *settings]
+    return ["body", *source, "metric", "finetune", *origin, *settings]
 
 
 def header(column: Column, with_protocol: bool) -> list[str]:
@@ -158,7 +177,13 @@ def _caption(protocols: list[str], table: Table, sign: str) -> str:
     trivial = " best baseline: of simple models on the same split." if any(table.baselines) else ""
     trivial += " trivial: the best constant predictor." if any(table.trivial) else ""
     protocol = f" Protocol: {clean(protocols[0])}." if len(protocols) == 1 else ""
-    return f"{text} Bold: best of a task.{trivial}{protocol}"
+    bold = (
+        f" Bold and *: lower than every other method of the task, each by {LEAST} or more common seeds and p <= {LARGEST_P} "
+        "(exact sign-flip test, Holm over the others)."
+    )
+    marked = any(cell.earned for row in table.rows for cell in row.cells)
+    ours = " Published: other people's, see the notes; all else is ours." if table.published else ""
+    return f"{text}{bold if marked else ''}{trivial}{ours}{protocol}"
 
 
 def alarms_of(table: Table) -> list[str]:

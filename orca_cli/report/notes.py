@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from orca_cli.report.collect import Run
+from orca_cli.report.rows import time_of
+from orca_cli.report.statistics import LARGEST_P, LEAST
 from orca_cli.report.table import Cell, Column, Row, Table, score_of
 from orca_cli.terminal import visible
 
@@ -18,7 +20,7 @@ def clean(text: str, *, longest: int = 300) -> str:
 
 def notes_of(table: Table) -> list[str]:
     """Return the notes of a table, with names as they are on the disk."""
-    notes = [_rank_note(table)]
+    notes = [_rank_note(table), _order_note(table), _few_seeds_note(table), *_merged_notes(table)]
     for place, column in enumerate(table.columns):
         cells = [(row, row.cells[place]) for row in table.rows]
         name = _column_name(column, table.columns)
@@ -67,6 +69,50 @@ def _rank_note(table: Table) -> str:
     return text if ranked else ""
 
 
+def _order_note(table: Table) -> str:
+    if table.order == "time":
+        times = ((str(row.method), time_of(row)) for row in table.rows)
+        known = "; ".join(f"{name} {seconds:.3g} s" for name, seconds in times if seconds is not None)
+        return f"rows by the mean time of a run's stages: {known}"
+    return f"rows by {table.order}" if table.order else ""
+
+
+def _few_seeds_note(table: Table) -> str:
+    columns = zip(*([len(cell.values) for cell in row.cells] for row in table.rows), strict=True)
+    compared = [n for counts in columns if sum(map(bool, counts)) > 1 for n in counts if n]
+    few = sum(n < LEAST for n in compared)
+    text = f"fewer than {LEAST} seeds in {few} of {len(compared)} cells that have others to compare with: so few cannot show a "
+    return f"{text}difference (p <= {LARGEST_P}), so none is marked there" if few else ""
+
+
+def _merged_notes(table: Table) -> Iterator[str]:
+    """Yield what rows average over, where they merge settings."""
+    if not table.by:
+        return
+    other: dict[str, list[frozenset[tuple[str, str]]]] = {}
+    for row in table.rows:
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            if cell.runs:
+                other.setdefault(_column_name(column, table.columns), []).append(
+                    frozenset(item for run in cell.runs for item in _settings_of(run) if item[0] not in table.by)
+                )
+    keys = {key for found in other.values() for one in found for key, _ in one if len(_values(one, key)) > 1}
+    if keys:
+        yield f"an error is a mean over settings, by seed, of seeds that all of them have; merged: {', '.join(sorted(keys))}"
+    unlike = [name for name, found in other.items() if len(set(found)) > 1]
+    if unlike:
+        yield f"rows are not of the same settings besides {', '.join(table.by)}, so compare them with care: {', '.join(unlike)}"
+
+
+def _settings_of(run: Run) -> Iterable[tuple[str, str]]:
+    groups = {name: str(getattr(run, name)) for name in ("body", "source", "metric", "finetune")}
+    return (groups | run.variant).items()
+
+
+def _values(items: frozenset[tuple[str, str]], key: str) -> set[str]:
+    return {value for name, value in items if name == key}
+
+
 def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     """Yield the overridden settings that all runs of a column share and no row's name has, and in what its runs differ."""
     runs = [run for _, cell in cells for run in cell.runs]
@@ -74,7 +120,7 @@ def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     hidden = common - {setting for row, cell in cells if cell.runs for setting in row.method.settings}
     if hidden:
         yield f"all runs with {', '.join(f'{key}={value}' for key, value in sorted(hidden))}"
-    seeds = [(str(row.method), seeds_text([run.seed for run in cell.runs])) for row, cell in cells if cell.runs]
+    seeds = [(str(row.method), seeds_text(cell.seeds)) for row, cell in cells if cell.runs]
     counts = Counter(text for _, text in seeds)
     if len(counts) > 1:
         usual = counts.most_common(1)[0][0]

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, suggest
+from orca_cli.report.collect import Run
+from orca_cli.report.origin import Origin
 from orca_cli.report.statistics import Effect, effect, holm
-from orca_cli.report.table import Cell, Column, Method, Table, score_of
+from orca_cli.report.table import Column, Method, Table
 
-LARGEST_P = 0.05
 _FIELDS = ("body", "source", "metric", "finetune")
+_ARM, _OF_AN_ARM = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
 _ZERO = 1e-12
 
 
@@ -29,6 +31,7 @@ class Block:
         seeds: those that both have.
         baseline, errors: by seed, as stored.
         lost: completed runs of the arm whose partner is missing.
+        runs: one of the baseline and one of the arm.
     """
 
     column: Column
@@ -38,6 +41,7 @@ class Block:
     baseline: tuple[float, ...]
     errors: tuple[float, ...]
     lost: int = 0
+    runs: tuple[Run, ...] = ()
 
     @property
     def scale(self) -> float:
@@ -97,6 +101,7 @@ class Comparison:
         axis, baseline: such as metric and none.
         margin: a mean gain of at most this, in points or in per cent of the error, counts as none.
         unpaired: completed runs, of all arms, without a partner.
+        origin: of the runs, for commands that add to them; None where there are to be none.
     """
 
     axis: str
@@ -105,19 +110,20 @@ class Comparison:
     blocks: list[Block]
     overall: list[Overall]
     unpaired: int
+    origin: Origin | None = None
 
 
-def compare(table: Table, axis: str, baseline: str, margin: float) -> Comparison:
+def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origin | None = None) -> Comparison:
     """Return the comparison of all methods that differ from others in an axis only.
 
     Args:
         table: of the runs.
         axis: body, source, metric, finetune, or a setting in which rows differ.
         baseline: its value.
-        margin: see `Comparison`.
+        margin, origin: see `Comparison`.
 
     Raises:
-        DataError: no row has that value, or all have it.
+        DataError: no row has that value, all have it, or there is no pair.
     """
     values = {value for row in table.rows if (value := value_of(row.method, axis)) is not None}
     if not values:
@@ -136,19 +142,37 @@ def compare(table: Table, axis: str, baseline: str, margin: float) -> Comparison
         others = _others(row.method, axis)
         partner = partners.get(others)
         for place, column in enumerate(table.columns):
-            mine = _by_run_seed(row.cells[place])
-            base = {} if partner is None else _by_run_seed(partner.cells[place])
+            mine = row.cells[place].by_seed
+            base = {} if partner is None else partner.cells[place].by_seed
             seeds = tuple(sorted(mine.keys() & base.keys()))
             if mine:
                 errors = (tuple(base[seed] for seed in seeds), tuple(mine[seed] for seed in seeds))
-                blocks.append(Block(column, str(value), others, seeds, *errors, lost=len(mine) - len(seeds)))
+                runs = [own[0] for own in (partner and partner.cells[place].runs, row.cells[place].runs) if own]
+                lost = len(mine) - len(seeds)
+                blocks.append(Block(column, str(value), others, seeds, *errors, lost=lost, runs=tuple(runs)))
+    if not any(block.seeds for block in blocks):
+        what = f"no two runs of the same task and seed differ in nothing but '{axis}'"
+        raise DataError(what, where="--against", hint=_unpaired_hint(table, axis, baseline))
     arms = dict.fromkeys(block.arm for block in blocks)
     found = [_overall(arm, [block for block in blocks if block.arm == arm and block.seeds]) for arm in arms]
     is_relative = not all(block.column.percent for block in blocks if block.seeds)
     found = [replace(one, is_relative=is_relative) for one in found if one.sets]
     corrected = holm([one.judged.p if one.judged else 1.0 for one in found])
     found = [replace(one, corrected=p) for one, p in zip(found, corrected, strict=True)]
-    return Comparison(axis, baseline, margin, blocks, found, sum(block.lost for block in blocks))
+    return Comparison(axis, baseline, margin, blocks, found, sum(block.lost for block in blocks), origin)
+
+
+def _unpaired_hint(table: Table, axis: str, baseline: str) -> str:
+    """Return in what the most alike rows with and without the baseline differ besides the axis."""
+    of: dict[bool, list[set[tuple[str, str]]]] = {True: [], False: []}
+    for row in table.rows:
+        if (value := value_of(row.method, axis)) is not None:
+            of[value == baseline].append(set(_others(row.method, axis)))
+    differences = [one ^ other for one in of[True] for other in of[False]]
+    keys = sorted({key for key, _ in min(differences, key=len, default=set())})
+    if not keys:
+        return f"run the same tasks and seeds with {axis}={baseline}"
+    return f"they differ in {', '.join(keys)} as well; try --against {keys[-1]}=..., or narrow with --where"
 
 
 def value_of(method: Method, axis: str) -> str | None:
@@ -156,21 +180,14 @@ def value_of(method: Method, axis: str) -> str | None:
     return str(getattr(method, axis)) if axis in _FIELDS else dict(method.settings).get(axis)
 
 
-def _by_run_seed(cell: Cell) -> dict[int, float]:
-    """Return seed -> error of a cell's runs that have one."""
-    scores = {run.seed: score_of(run).value for run in cell.runs}
-    return {seed: value for seed, value in scores.items() if value is not None}
-
-
 def _others(method: Method, axis: str) -> tuple[tuple[str, str], ...]:
-    fields = {name: str(getattr(method, name)) for name in _FIELDS} | dict(method.settings)
+    names = (name for name in _FIELDS if axis != _ARM or name not in _OF_AN_ARM)
+    fields = {name: str(getattr(method, name)) for name in names} | dict(method.settings)
     return tuple(sorted((key, value) for key, value in fields.items() if key != axis))
 
 
 def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
-    sets: dict[Column, list[Block]] = defaultdict(list)
-    for block in blocks:
-        sets[block.column].append(block)
+    sets = by_column(blocks)
     means = [_mean(_mean(block.gains) for block in own) for own in sets.values()]
     named = [(mean, column.task) for mean, column in zip(means, sets, strict=True) if column.percent]
     percent = [mean for mean, _ in named]
@@ -178,8 +195,8 @@ def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
     ratios = [ratio for own in sets.values() if (ratio := _log_ratio(own)) is not None]
     if len(sets) == 1:  # then seeds are what there is to judge by
         (own,) = sets.values()
-        percent = _by_seed(own, lambda block: block.gains) if percent else []
-        logs = _by_seed(own, _log_ratios)
+        percent = differences_by_seed(own, False) if percent else []
+        logs = differences_by_seed(own, True)
         ratios = logs if all(map(math.isfinite, logs)) else []
     counts = [len(block.seeds) for block in blocks]
     return Overall(
@@ -196,11 +213,22 @@ def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
     )
 
 
-def _by_seed(blocks: Sequence[Block], values: Callable[[Block], Sequence[float]]) -> list[float]:
-    """Return, for each seed, the mean of a block's values over the blocks that have it."""
+def by_column(blocks: Iterable[Block]) -> dict[Column, list[Block]]:
+    """Return the blocks of every set."""
+    sets: dict[Column, list[Block]] = defaultdict(list)
+    for block in blocks:
+        sets[block.column].append(block)
+    return dict(sets)
+
+
+def differences_by_seed(blocks: Sequence[Block], as_logs: bool) -> list[float]:
+    """Return, for each seed, the mean over the blocks of a set that have it: of gains, or of log ratios of the errors.
+
+    A log ratio is NaN where an error is not above 0.
+    """
     found: dict[int, list[float]] = defaultdict(list)
     for block in blocks:
-        for seed, value in zip(block.seeds, values(block), strict=True):
+        for seed, value in zip(block.seeds, _log_ratios(block) if as_logs else block.gains, strict=True):
             found[seed].append(value)
     return [_mean(own) for _, own in sorted(found.items())]
 

@@ -1,7 +1,8 @@
 """Other people's results from a csv file, below a table's own: with their source, never ranked, never best.
 
 The file has a line for each result and the columns `task,method,error,source`. `error` is in the units of result.json:
-fractions where tables show per cent, so 0.1939 for 19.39 %.
+fractions where tables show per cent, so 0.1939 for 19.39 %. A column `protocol` may say by which of our protocols it was
+measured, such as paper; without, it is by another one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from pathlib import Path
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.table import Published, Table
+from orca_cli.report.table import Column, Published, Table
 
 COLUMNS = ("task", "method", "error", "source")
 _MOST_BYTES = 2**24
@@ -50,7 +51,24 @@ def _result(line: dict[str, str | None], where: str) -> Published:
         error = math.nan
     if not math.isfinite(error):
         raise DataError(f"error '{fields['error']}' is not a number", where=where, hint="such as 0.1939 for 19.39 %")
-    return Published(fields["task"], fields["method"], error, fields["source"])
+    protocol = (line.get("protocol") or "").strip()
+    return Published(fields["task"], fields["method"], error, fields["source"], protocol)
+
+
+def tags_of(column: Column, result: Published | None = None) -> list[str]:
+    """Return what is to be known of the origin of a number in a column: ours, or published; data and protocol.
+
+    Published results are of real data.
+    """
+    if result is None:
+        return ["ours", *(["synthetic data"] if column.synthetic else []), f"protocol {column.protocol}"]
+    return ["published", *doubts_of(column, result)]
+
+
+def doubts_of(column: Column, result: Published) -> list[str]:
+    """Return why a published result may not be compared with ours in a column; nothing if it may."""
+    same = result.protocol == column.protocol
+    return [*(["real data, ours are synthetic"] if column.synthetic else []), *([] if same else ["other protocol"])]
 
 
 def fitting(results: list[Published], table: Table, where: str) -> list[Published]:

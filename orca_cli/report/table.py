@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orca_cli.report.collect import Broken, Collection, Run, Score
+from orca_cli.report.ranks import ranks_of
+from orca_cli.report.statistics import LARGEST_P, LEAST, holm, sign_flip
 
 UNFINISHED = ("failed", "dead", "interrupted", "running")
 
@@ -46,33 +48,54 @@ class Method:
 
     def __str__(self) -> str:
         settings = (f"{key}={value}" for key, value in self.settings)
-        return " ".join((self.body, self.metric, self.finetune, *settings))
+        return " ".join(text for text in (self.body, self.metric, self.finetune, *settings) if text)
 
 
 @dataclass
 class Cell:
     """The runs of one method on one task."""
 
-    runs: list[Run] = field(default_factory=list)  # completed, one per seed, in the order of seeds
+    runs: list[Run] = field(default_factory=list)  # completed, one per seed and part, in the order of seeds
     unfinished: Counter[str] = field(default_factory=Counter)  # state -> number of runs that are not completed
     hidden: list[Run] = field(default_factory=list)  # do not count: a newer one has the same seed and visible settings
     best: bool = False  # its mean is the lowest of the column
+    earned: bool = False  # and that is shown: see `earns`
+    parts: int = 1  # how many settings it merges; see rows.py
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Return seed -> test error; of several parts their mean, for seeds that all of them have."""
+        found: dict[int, list[float]] = defaultdict(list)
+        for run in self.runs:
+            if (value := score_of(run).value) is not None:
+                found[run.seed].append(value)
+        return {seed: math.fsum(own) / len(own) for seed, own in sorted(found.items()) if len(own) == self.parts}
+
+    @property
+    def seeds(self) -> list[int]:
+        """Return the seeds of its runs; of several parts those that all of them have."""
+        return [run.seed for run in self.runs] if self.parts == 1 else list(self.by_seed)
 
     @property
     def values(self) -> list[float]:
         """Return the test errors that are defined, in the order of seeds."""
-        return [value for run in self.runs if (value := score_of(run).value) is not None]
+        return list(self.by_seed.values())
 
     @property
     def undefined(self) -> int:
         """Return the number of completed runs without an error value."""
-        return len(self.runs) - len(self.values)
+        return sum(score_of(run).value is None for run in self.runs)
+
+    @property
+    def partial(self) -> int:
+        """Return the number of runs with an error whose seed not all parts have, so that they do not count."""
+        return len(self.runs) - self.undefined - self.parts * len(self.by_seed)
 
     @property
     def steps(self) -> list[int]:
         """Return the alignment steps of the runs, in the order of seeds; empty unless all have recorded them."""
         found = [steps for run in self.runs if (steps := score_of(run).steps) is not None]
-        return found if len(found) == len(self.runs) else []
+        return found if len(found) == len(self.runs) and self.parts == 1 else []
 
     @property
     def unaligned(self) -> int:
@@ -101,12 +124,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Published:
-    """A result that somebody else reports; `error` in the units of result.json, `source` where it is from."""
+    """A result that somebody else reports.
+
+    Args:
+        error: in the units of result.json.
+        source: where it is from.
+        protocol: of ours that it was measured by; empty for one of their own.
+    """
 
     task: str
     method: str
     error: float
     source: str
+    protocol: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,7 +144,8 @@ class Table:
     """Everything that a report shows.
 
     For each column, `trivial` is the range of the best constant predictor's errors, and `baselines` the best simple models of
-    its runs: name -> range of their errors.
+    its runs: name -> range of their errors. `by` are the keys that name rows, where these merge runs of several settings
+    (see rows.py), `order` is what rows are sorted by, if not by name.
     """
 
     columns: list[Column]
@@ -125,6 +156,8 @@ class Table:
     broken: list[Broken]
     published: list[Published] = field(default_factory=list)
     baselines: list[dict[str, tuple[float, float]]] = field(default_factory=list)
+    by: tuple[str, ...] = ()
+    order: str = ""
 
 
 def score_of(run: Run) -> Score:
@@ -143,11 +176,17 @@ def bounds_of(baselines: dict[str, tuple[float, float]]) -> tuple[float, float] 
 def build_table(collection: Collection) -> Table:
     """Return the table of a collection; rows and columns are sorted by their names."""
     runs = collection.runs
-    column_of = _columns(runs)
-    method_of = _methods(runs, column_of)
+    column_of = columns_of(runs)
+    method_of = methods_of(runs, column_of)
     cells: dict[tuple[Method, Column], Cell] = defaultdict(Cell)
     for run in runs:
-        _add(cells[method_of[run.path], column_of[run.path]], run)
+        add(cells[method_of[run.path], column_of[run.path]], run)
+    return table_of(collection, cells, column_of)
+
+
+def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], column_of: dict[Path, Column]) -> Table:
+    """Return the table of some cells; `column_of` is run folder -> column, of all runs of the collection."""
+    runs = collection.runs
     columns = sorted(set(column_of.values()))
     methods = sorted({method for method, _ in cells})
     rows = [Row(method, [cells.get((method, column), Cell()) for column in columns]) for method in methods]
@@ -158,7 +197,7 @@ def build_table(collection: Collection) -> Table:
     return Table(columns, rows, trivial, unfinished, collection.superseded, collection.broken, baselines=baselines)
 
 
-def _columns(runs: list[Run]) -> dict[Path, Column]:
+def columns_of(runs: list[Run]) -> dict[Path, Column]:
     """Return run folder -> column; a run without a score goes where its task's scores are."""
     found: dict[Path, Column] = {}
     for run in runs:
@@ -172,7 +211,7 @@ def _columns(runs: list[Run]) -> dict[Path, Column]:
     return found
 
 
-def _methods(runs: list[Run], column_of: dict[Path, Column]) -> dict[Path, Method]:
+def methods_of(runs: list[Run], column_of: dict[Path, Column]) -> dict[Path, Method]:
     """Return run folder -> method, named by the overridden settings that are not the same in all runs of some column.
 
     Where settings differ without an override, because a file was changed, the first digits of their hash are part of the name.
@@ -198,7 +237,7 @@ def _methods(runs: list[Run], column_of: dict[Path, Column]) -> dict[Path, Metho
     return methods
 
 
-def _add(cell: Cell, run: Run) -> None:
+def add(cell: Cell, run: Run) -> None:
     """Add a run; runs come from the oldest to the newest, and of one seed the newest counts."""
     if run.state != "completed":
         cell.unfinished[run.state] += 1
@@ -213,9 +252,31 @@ def _mark_best(cells: list[Cell]) -> tuple[float, float] | None:
     means = [cell.mean for cell in cells if cell.mean is not None]
     for cell in cells:
         cell.best = cell.mean is not None and math.isclose(cell.mean, min(means), rel_tol=1e-12)
+        cell.earned = cell.best and earns(
+            cell, [other for other in cells if other is not cell and other.mean is not None]
+        )
     scores = (score_of(run) for cell in cells for run in cell.runs)
     trivial = [score.trivial for score in scores if score.trivial is not None]
     return (min(trivial), max(trivial)) if trivial else None
+
+
+def earns(cell: Cell, others: list[Cell]) -> bool:
+    """Return whether a cell's error is shown to be lower than that of each other method of its column.
+
+    That takes six seeds or more in common with each, a lower mean over them, and p <= 0.05 by the exact sign-flip test,
+    corrected for the number of other methods (Holm).
+    """
+    mine, p = cell.by_seed, []
+    if not others or len(mine) < LEAST:
+        return False
+    for theirs in (other.by_seed for other in others):
+        differences = [theirs[seed] - value for seed, value in mine.items() if seed in theirs]
+        if len(differences) < LEAST or math.fsum(differences) <= 0:
+            return False
+        p.append(sign_flip(differences)[0])
+        if p[-1] > LARGEST_P:  # Holm's is not lower
+            return False
+    return max(holm(p)) <= LARGEST_P
 
 
 def _best_baselines(cells: list[Cell]) -> dict[str, tuple[float, float]]:
@@ -237,9 +298,7 @@ def _rank(rows: list[Row]) -> None:
     ranks: dict[int, list[float]] = defaultdict(list)
     for cells in zip(*(row.cells for row in complete), strict=True):
         means = [cell.mean for cell in cells if cell.mean is not None]
-        for row, mean in zip(complete, means, strict=True):
-            ties = sum(math.isclose(mean, other, rel_tol=1e-12) for other in means)
-            better = sum(other < mean and not math.isclose(mean, other, rel_tol=1e-12) for other in means)
-            ranks[id(row)].append(better + (ties + 1) / 2)
+        for row, rank in zip(complete, ranks_of(means), strict=True):
+            ranks[id(row)].append(rank)
     for row in complete:
         row.rank = statistics.fmean(ranks[id(row)])

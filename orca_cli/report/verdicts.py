@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from rich.console import RenderableType
-from rich.text import Text
-
-from orca_cli import terminal
-from orca_cli.report import console, formats
+from orca_cli.report.further import MOST, further
 from orca_cli.report.layout import PLUS_MINUS, Entry, Layout, alarms_of, header, problems_of
 from orca_cli.report.notes import clean, seeds_text
-from orca_cli.report.paired import LARGEST_P, Block, Comparison, Overall
-from orca_cli.report.statistics import Effect
+from orca_cli.report.paired import Block, Comparison, Overall
+from orca_cli.report.statistics import LARGEST_P, LEAST, Effect, holm
 from orca_cli.report.table import Table
 
 _MISSING = "-"
+_MARKED = f"{LEAST} or more differences and p <= {LARGEST_P} after Holm's correction"
 _OVERALL = (
     *(("sets",), ("wins/ties/losses",), ("gain", "points"), ("worst set", "points"), ("gain", "% of the error")),
     *(("p",), ("p, Holm",), ("least p",)),
@@ -29,58 +26,57 @@ CSV_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Page:
-    """What a report shows: the table, or in its place a comparison of its rows."""
-
-    table: Table
-    comparison: Comparison | None = None
-
-    def text(self, form: str) -> str:
-        """Return it in one of `formats.FORMATS` as the content of a file."""
-        if self.comparison is None:
-            return formats.text_of(self.table, form)
-        if form == "csv":
-            return formats.csv_of(CSV_COLUMNS, csv_lines(self.comparison))
-        if form == "json":
-            return terminal.to_json(self.record())
-        return formats.marked_up(layouts_of(self.comparison, self.table), form)
-
-    def renderables(self, width: int) -> list[RenderableType]:
-        """Return it for a terminal of `width` characters whose encoding is that of standard output."""
-        if self.comparison is None:
-            return formats.terminal_of(self.table, width)
-        layouts = layouts_of(self.comparison, self.table, formats.sign())
-        shown = [console.renderables(layout, width) for layout in layouts]
-        return [*shown[0], Text(""), *shown[1]]
-
-    def record(self) -> dict[str, Any]:
-        """Return it as a JSON-able record."""
-        return formats.record_of(self.table) if self.comparison is None else record_of(self.comparison)
-
-
 def sentence(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> str:
-    """Return what is known about an arm, such as "otdd: helps by 1.9 points [1.1, 2.7] (n = 12 sets x 5 seeds, ...)"."""
+    """Return what is known about an arm and what would decide it, in one line.
+
+    Such as "otdd: helps by 1.9 points [1.1, 2.7] (n = 12 sets x 5 seeds, ...)", or "otdd: undecided, ...; about 6 more seeds:
+    orca run -m ...".
+    """
+    said, *lines = claim(one, comparison, sign)
+    return f"{said}: {' ; '.join(lines)}" if lines else said
+
+
+def claim(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> list[str]:
+    """Return what is known about an arm, then the commands that would decide it, if that is undecided."""
     low_n, high_n = one.seeds
     seeds = f"{low_n if low_n == high_n else f'{low_n} to {high_n}'} seed{'s' if high_n > 1 else ''}"
     counted = f"n = {one.sets} sets x {seeds}" if one.sets > 1 else f"n = {seeds}, one set"
     found, unit = _scaled(one)
     if found is None:
-        return f"{one.arm}: undecided ({counted}; an error of 0 has no ratio)"
+        return [f"{one.arm}: undecided ({counted}; an error of 0 has no ratio)"]
     arms = len(comparison.overall)
     facts = f"{counted}, p = {_p(one.corrected)}" + (f" corrected for {arms} arms" if arms > 1 else "")
     if found.interval is None:
-        return f"{one.arm}: undecided, {found.mean:+.1f} {unit} in the only pair ({counted})"
+        said = f"{one.arm}: undecided, {found.mean:+.1f} {unit} in the only pair ({counted})"
+        return _with_further(said, one, comparison)
     low, high = found.interval
-    is_sure = one.corrected <= LARGEST_P
-    if is_sure and low > 0:
-        return f"{one.arm}: helps by {found.mean:.1f} {unit} [{low:.1f}, {high:.1f}] ({facts})"
-    if is_sure and high < 0:
-        return f"{one.arm}: harms by {-found.mean:.1f} {unit} [{-high:.1f}, {-low:.1f}] ({facts})"
-    if max(-low, high) <= comparison.margin:
-        return f"{one.arm}: no effect beyond {sign}{comparison.margin:g} {unit} ({facts})"
-    few = f"; {found.n} differences cannot reach p = {LARGEST_P}" if found.smallest > LARGEST_P else ""
-    return f"{one.arm}: undecided, {found.mean:+.1f} {unit} [{low:.1f}, {high:.1f}] ({facts}{few})"
+    if is_sure(one) and low > 0:
+        return [f"{one.arm}: helps by {found.mean:.1f} {unit} [{low:.1f}, {high:.1f}] ({facts})"]
+    if is_sure(one) and high < 0:
+        return [f"{one.arm}: harms by {-found.mean:.1f} {unit} [{-high:.1f}, {-low:.1f}] ({facts})"]
+    if max(-low, high) <= comparison.margin and found.n >= LEAST:
+        return [f"{one.arm}: no effect beyond {sign}{comparison.margin:g} {unit} ({facts})"]
+    few = f"; {found.n} differences cannot reach p = {LARGEST_P}" if found.smallest * arms > LARGEST_P else ""
+    said = f"{one.arm}: undecided, {found.mean:+.1f} {unit} [{low:.1f}, {high:.1f}] ({facts}{few})"
+    return _with_further(said, one, comparison)
+
+
+def is_sure(one: Overall) -> bool:
+    """Return whether the sign of an arm's mean gain is shown: six differences or more, and Holm's p at most 0.05."""
+    return one.judged is not None and one.judged.n >= LEAST and one.corrected <= LARGEST_P
+
+
+def _with_further(said: str, one: Overall, comparison: Comparison) -> list[str]:
+    """Return the sentence with how many more seeds or sets are needed, then the commands."""
+    more = further(one, comparison)
+    if more.seeds is not None:
+        count = f"{'about' if one.seeds[1] > 1 else 'at least'} {more.seeds} more seed{'s' if more.seeds > 1 else ''}"
+        return [f"{said}; {count}", *more.commands]
+    if more.is_hopeless:
+        return [f"{said}; it would take more than {MOST} more seeds"]
+    why = "" if more.is_few_sets else "the sets differ more than their seeds: "
+    count = f"more than {MOST}" if more.sets is None else f"about {more.sets}"
+    return [f"{said}; {why}{count} more set{'s' if more.sets != 1 else ''}, not more seeds"]
 
 
 def _scaled(one: Overall) -> tuple[Effect | None, str]:
@@ -109,18 +105,22 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         rows=[([clean(one.arm)], list(_overall_entries(one)), "") for one in comparison.overall],
         ranked=False,
         caption=(
-            f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % bootstrap "
+            f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % BCa bootstrap "
             "interval] over sets, each with the mean over its seeds and settings. points: sets whose error is a per cent. "
             "% of the error: from the mean log ratio of the errors, all sets. p: exact sign-flip test; Holm: corrected for "
-            "the number of arms; least p: the smallest possible with this number of differences."
+            "the number of arms; least p: the smallest possible with this number of differences. "
+            f"Bold and *: {_MARKED}."
         ),
-        notes=[clean(sentence(one, comparison, sign), longest=2000) for one in comparison.overall]
+        notes=[
+            "\n".join(clean(line, longest=2000) for line in claim(one, comparison, sign)) for one in comparison.overall
+        ]
         + _coverage(comparison),
         problems=[],
         alarms=alarms_of(table),
         alarmed=[False] * len(_OVERALL),
     )
     blocks = sorted((block for block in comparison.blocks if block.seeds), key=lambda block: (block.arm, block.others))
+    corrected = corrected_of(comparison)
     columns = sorted({block.column for block in blocks})
     many = len({column.protocol for column in columns}) > 1
     shared = set.intersection(*(set(block.others) for block in blocks)) if blocks else set()
@@ -130,9 +130,12 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
     for block in blocks:
         own = (f"{name}={value}" for name, value in block.others if (name, value) not in shared and name != implied)
         entries = rows.setdefault((clean(block.arm), clean(", ".join(own))), [Entry(_MISSING) for _ in columns])
-        entries[columns.index(block.column)] = _block_entry(block)
+        entries[columns.index(block.column)] = _block_entry(block, corrected[id(block)])
     common = ", ".join(f"{name}={value}" for name, value in sorted(shared) if name != implied)
     notes = [f"all with {clean(common, longest=2000)}"] if common else []
+    if few := sum(len(block.seeds) < LEAST for block in blocks):
+        text = "so few cannot reach p = 0.05, and their intervals are too narrow"
+        notes.append(f"fewer than {LEAST} seeds in {few} of {len(blocks)} gains: {text}")
     if comparison.unpaired:
         notes.append(f"{comparison.unpaired} completed runs have no partner with {axis}={baseline} and are left out")
     second = Layout(
@@ -141,8 +144,8 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         rows=[(list(key), entries, "") for key, entries in rows.items()],
         ranked=False,
         caption=(
-            "Gain on each set, in points where the error is a per cent: mean [95 % bootstrap interval] over seeds (number of "
-            "seeds), baseline's mean error > arm's. Intervals of few seeds are too narrow."
+            "Gain on each set, in points where the error is a per cent: mean [95 % BCa bootstrap interval] over seeds (number "
+            f"of seeds), baseline's mean error > arm's. Bold and *: {_MARKED} over all gains here."
         ),
         notes=notes,
         problems=problems_of(table),
@@ -150,6 +153,12 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         alarmed=[column.chosen_on_test for column in columns],
     )
     return [first, second]
+
+
+def corrected_of(comparison: Comparison) -> dict[int, float]:
+    """Return id of a block -> p of its gain, corrected for the number of blocks that have pairs (Holm)."""
+    blocks = [(block, found) for block in comparison.blocks if (found := block.effect) is not None]
+    return {id(block): p for (block, _), p in zip(blocks, holm([found.p for _, found in blocks]), strict=True)}
 
 
 def _coverage(comparison: Comparison) -> list[str]:
@@ -168,28 +177,36 @@ def _overall_entries(one: Overall) -> Iterator[Entry]:
     judged = one.judged
     yield Entry(str(one.sets))
     yield Entry(f"{one.wins}/{one.ties}/{one.losses}")
-    yield Entry(_with_interval(one.points, 2))
+    yield _judged_entry(one, one.points, 2)
     yield Entry(_MISSING if one.worst is None else f"{one.worst[1]:+.1f} {clean(one.worst[0])}")
-    yield Entry(_with_interval(one.relative and _as_percent(one.relative), 1))
+    yield _judged_entry(one, one.relative and _as_percent(one.relative), 1)
     yield Entry(_MISSING if judged is None else _p(judged.p))
     yield Entry(_p(one.corrected))
     yield Entry(_MISSING if judged is None else _p(judged.smallest))
 
 
-def _block_entry(block: Block) -> Entry:
+def _judged_entry(one: Overall, found: Effect | None, decimals: int) -> Entry:
+    """Return a gain, marked if it is the one that the verdict is about and its sign is shown."""
+    is_marked = is_sure(one) and (decimals == 1) == one.is_relative
+    return Entry(("* " if is_marked else "") + _with_interval(found, decimals), best=is_marked)
+
+
+def _block_entry(block: Block, corrected: float) -> Entry:
     found, decimals = block.effect, 1 if block.column.percent else 3
     assert found is not None  # blocks without a pair are not shown
     base, mine = (block.scale * math.fsum(values) / len(values) for values in (block.baseline, block.errors))
     lost = f", {block.lost} without partner" if block.lost else ""
-    text = f"{_with_interval(found, decimals)} ({found.n})"
-    return Entry(text, f"{base:.{decimals}f} > {mine:.{decimals}f}{lost}")
+    is_marked = found.n >= LEAST and corrected <= LARGEST_P
+    text = f"{'* ' if is_marked else ''}{_with_interval(found, decimals)} ({found.n})"
+    return Entry(text, f"{base:.{decimals}f} > {mine:.{decimals}f}{lost}", is_marked)
 
 
 def _with_interval(found: Effect | None, decimals: int) -> str:
     if found is None:
         return _MISSING
-    ends = "" if found.interval is None else " [{:.{d}f}, {:.{d}f}]".format(*found.interval, d=decimals)
-    return f"{found.mean:+.{decimals}f}{ends}"
+    mean, *both = (round(value, decimals) + 0.0 for value in (found.mean, *(found.interval or ())))  # no -0.0
+    ends = " [{:.{d}f}, {:.{d}f}]".format(*both, d=decimals) if both else ""
+    return f"{mean:+.{decimals}f}{ends}"
 
 
 def _p(value: float) -> str:
@@ -198,6 +215,7 @@ def _p(value: float) -> str:
 
 def record_of(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as a JSON-able record, with the values of all pairs; gains in points where errors are per cent."""
+    corrected = corrected_of(comparison)
     return {
         "schema": 1,
         "against": {comparison.axis: comparison.baseline},
@@ -216,6 +234,7 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
                 "judged": "log_ratio" if one.is_relative else "points",
                 "holm_p": one.corrected,
                 "sentence": sentence(one, comparison),
+                "further": _further_record(one, comparison),
             }
             for one in comparison.overall
         ],
@@ -228,6 +247,7 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
                 "baseline": list(block.baseline),
                 "errors": list(block.errors),
                 "gain": block.effect and asdict(block.effect),
+                "holm_p": corrected.get(id(block)),
                 "unpaired": block.lost,
             }
             for block in comparison.blocks
@@ -236,9 +256,15 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def _further_record(one: Overall, comparison: Comparison) -> dict[str, Any] | None:
+    """Return what an undecided arm lacks; None for one that is decided."""
+    return asdict(further(one, comparison)) if ": undecided" in claim(one, comparison)[0] else None
+
+
 def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
     """Yield a line for each arm and set, then one for each arm over all sets (task: all sets)."""
     blank: dict[str, object] = dict.fromkeys(CSV_COLUMNS)
+    corrected = corrected_of(comparison)
     for block in comparison.blocks:
         line = (
             blank | vars(block.column) | {"error": block.column.error_name, "arm": block.arm, "pairs": len(block.seeds)}
@@ -248,6 +274,7 @@ def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
         line |= {"unit": "points" if block.column.percent else block.column.error_name}
         if (found := block.effect) is not None:
             line |= {"baseline_mean": _mean(block.baseline), "mean": _mean(block.errors)} | _numbers(found)
+            line |= {"holm_p": corrected[id(block)]}
         yield line
     for one in comparison.overall:
         for unit, found in (("points", one.points), ("log ratio", one.relative)):

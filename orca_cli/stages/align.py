@@ -50,6 +50,7 @@ class Aligned:
             of the "source" where it has one.
         floor: what as many fresh source points score: "mean", "deviation", "points"; empty where that is unknown.
         curve: distances per step, at most 100 lines.
+        seconds: that the steps took in the run that took them, which may be another one (training/cache.py).
     """
 
     before: float | None = None
@@ -59,6 +60,7 @@ class Aligned:
     collapse: dict[str, dict[str, float]] = field(default_factory=dict)
     floor: dict[str, float] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def align(config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Aligned:
@@ -149,7 +151,8 @@ def _chosen(
         collapse[name]["source"] = value
     floor = {} if compared.floor is None else asdict(compared.floor)
     curve = short_curve(trajectory.lines, _COLUMNS)
-    return Aligned(trajectory.before, after.value, chosen, tried, collapse, floor, curve)
+    seconds = round(sum(line["seconds"] for line in trajectory.lines), 3)
+    return Aligned(trajectory.before, after.value, chosen, tried, collapse, floor, curve, seconds)
 
 
 def _is_near(compared: Compared, before: float) -> bool:

@@ -18,7 +18,7 @@ from orca_cli.part_groups import check_classes
 from orca_cli.schema import Config
 from orca_cli.stages.build import Built, read_source
 from orca_cli.stages.problem import Labelled, Problem, measure
-from orca_cli.stages.pseudo_labels import class_labels
+from orca_cli.stages.pseudo_labels import class_labels, shuffled
 from orca_cli.stages.source_features import EmbeddedSource, Wanted, prepared_metric, settings_key, source_features
 from orca_cli.training.cache import Entry, cached
 from orca_cli.training.engine import Engine
@@ -128,6 +128,8 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
         num_clusters=settings.pseudo_labels or cloud.num_classes,
         seed=config.seed,
     )
+    if settings.target_labels == "shuffled":
+        labels = shuffled(labels, config.seed)
     train, heldout = Labelled.of(task.train, labels[0]), Labelled.of(task.validation, labels[1])
     problem = Problem(metric, cloud, prepared, train, settings, config.seed)
     floor = _floor(problem, fresh, config.metric, source.key, cache, built.model.embedder.layout.tokens, seed)

@@ -71,6 +71,15 @@ def class_labels(
     return found[0].astype(np.int64), found[1].astype(np.int64)
 
 
+def shuffled(labels: tuple[np.ndarray, np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels of both splits, [n] and [m], permuted among the samples of each: a control."""
+    train, validation = (
+        split[seeding.numpy_generator(seed, "align", "target_labels", name).permutation(len(split))]
+        for name, split in zip(("train", "validation"), labels, strict=True)
+    )
+    return train, validation
+
+
 def _bins(train: np.ndarray, validation: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the bin of every number, [n] and [m]; edges are quantiles of the training numbers, and no bin is empty there.
 

@@ -70,6 +70,7 @@ RESULT_FIELDS = {
     "alignment",
     "curves",
     "seconds",
+    "trajectory_s",
     "inexact",
     "parameters",
     "weights_sha256",

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from orca_cli.exceptions import CheckpointError
+from orca_cli.finetuning.frozen import Frozen
 from orca_cli.finetuning.full import Full
 from orca_cli.finetuning.head import Head
 from orca_cli.finetuning.layernorm import LayerNorm
@@ -12,7 +13,7 @@ from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin, text
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
 
-MODES = [Full, Head, LayerNorm, Scratch]
+MODES = [Frozen, Full, Head, LayerNorm, Scratch]
 
 
 @pytest.fixture(scope="module", params=["bert", "swin"])
@@ -50,6 +51,7 @@ def test_a_mode_trains_what_it_says_and_applying_it_again_changes_nothing(make, 
         Full: everything,
         Scratch: everything,
         LayerNorm: own | norms,
+        Frozen: own,
         Head: {name for name in everything if name.startswith("predictor.")},
     }[mode]
     assert names == expected

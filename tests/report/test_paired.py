@@ -15,10 +15,11 @@ from scipy import stats
 from orca_cli.cli import main
 from orca_cli.exceptions import DataError
 from orca_cli.report.collect import collect
+from orca_cli.report.output import Page
 from orca_cli.report.paired import compare
 from orca_cli.report.statistics import effect, holm, interval, sign_flip
 from orca_cli.report.table import build_table
-from orca_cli.report.verdicts import Page, layouts_of, sentence
+from orca_cli.report.verdicts import layouts_of, sentence
 from tests.report.trees import add_run
 
 DIFFERENCES = [1.9, 0.4, 2.2, -0.3, 3.1, 0.9, 1.2]
@@ -65,13 +66,10 @@ def test_many_differences_are_tested_by_drawn_signs_close_to_the_normal_limit():
     assert smallest == 1 / 100_001
 
 
-def test_interval_is_scipys_percentile_bootstrap():
+def test_interval_is_scipys_bca_bootstrap():
     values = np.random.default_rng(1).normal(1, 1, size=20)
-    wanted = stats.bootstrap((values,), np.mean, n_resamples=50_000, method="percentile", rng=np.random.default_rng(5))
+    wanted = stats.bootstrap((values,), np.mean, n_resamples=50_000, method="BCa", rng=np.random.default_rng(5))
     assert interval(values) == pytest.approx(tuple(wanted.confidence_interval), abs=0.02)
-    assert interval(DIFFERENCES) == interval(DIFFERENCES)
-    assert interval([0.3]) is None
-    assert interval([0.3, 0.3]) == pytest.approx((0.3, 0.3))
 
 
 def test_holm_by_hand():
@@ -126,7 +124,8 @@ def test_units_that_differ_are_judged_by_the_ratio_of_mean_errors(tmp_path):
     assert otdd.relative.mean == pytest.approx(-math.log(0.9))
     assert (otdd.points.n, otdd.points.mean) == (1, pytest.approx(5))
     few = "2 differences cannot reach p = 0.05"
-    wanted = f"otdd: undecided, +10.0 % of the error [10.0, 10.0] (n = 2 sets x 2 seeds, p = 0.50; {few})"
+    wanted = f"otdd: undecided, +10.0 % of the error [10.0, 10.0] (n = 2 sets x 2 seeds, p = 0.50; {few}); "
+    wanted += "about 4 more sets, not more seeds"
     assert sentence(otdd, found) == wanted
 
 
@@ -170,6 +169,26 @@ def test_more_arms_need_a_smaller_p(tmp_path):
     found = comparison(tmp_path)
     assert [(one.arm, one.corrected) for one in found.overall] == [("mmd", 4 / 64), ("otdd", 4 / 64)]
     assert all("undecided" in sentence(one, found) for one in found.overall)
+    assert "6 differences cannot reach p = 0.05" in sentence(
+        found.overall[0], found
+    )  # nor can they after the correction
+
+
+def test_only_gains_that_are_shown_are_marked(tmp_path):
+    for task, count in (("a", 6), ("b", 5), ("c", 8)):
+        add_pairs(tmp_path, [0.1 + seed / 100 for seed in range(count)], task=task)
+    table = build_table(collect([tmp_path]))
+    over, by_set = layouts_of(compare(table, "metric", "none", 0.5), table)
+    assert not any(entry.best for _, entries, _ in over.rows for entry in entries)  # three sets
+    # p = 2/2^6, 2/2^5 and 2/2^8; after Holm's correction 2 * 2/2^6 = 0.0625, 0.0625 and 3 * 2/2^8 = 0.023.
+    assert [entry.best for entry in by_set.rows[0][1]] == [False, False, True]
+    assert by_set.rows[0][1][2].main.startswith("* +")
+    assert "fewer than 6 seeds in 1 of 3 gains" in " ".join(by_set.notes)
+    add_pairs(tmp_path / "alone", [0.1 + seed / 100 for seed in range(6)])
+    table = build_table(collect([tmp_path / "alone"]))
+    over, by_set = layouts_of(compare(table, "metric", "none", 0.5), table)
+    assert [entry.best for entry in over.rows[0][1]] == [False, False, True, *[False] * 5]  # the judged gain alone
+    assert by_set.rows[0][1][0].best
 
 
 def test_arms_that_were_run_on_different_sets_are_told_not_to_be_compared(tmp_path):
@@ -189,6 +208,16 @@ def test_other_axes_and_what_cannot_be_compared(tmp_path):
     assert comparison(tmp_path, "train.lr=1e-3").blocks[0].gains == pytest.approx([10])
     with pytest.raises(DataError, match="no run has metric=none"):
         comparison(tmp_path)
+    add_run(tmp_path / "unlike", metric="none", variant={"train.lr": "1e-3"})
+    add_run(tmp_path / "unlike", metric="otdd", variant={"train.lr": "1e-4"})
+    with pytest.raises(
+        DataError, match="no two runs of the same task and seed.*differ in train.lr as well; try --against"
+    ):
+        comparison(tmp_path / "unlike")
+    add_run(tmp_path / "seeds", metric="none", seed=0)
+    add_run(tmp_path / "seeds", metric="otdd", seed=1)
+    with pytest.raises(DataError, match="run the same tasks and seeds with metric=none"):
+        comparison(tmp_path / "seeds")
     with pytest.raises(DataError, match="all runs have metric=otdd"):
         comparison(tmp_path, "metric=otdd")
     with pytest.raises(DataError, match="do not differ in 'train.clip'"):

@@ -40,7 +40,9 @@ def test_rows_stand_between_the_own_and_the_trivial_with_their_sources(table, tm
     assert (forest[0][0], [entry.main for entry in forest[1]], forest[2]) == ("forest [1]", ["-", "5.0"], "")
     assert (fno[0][0], [entry.main for entry in fno[1]]) == ("FNO [2]", ["0.008", "-"])
     assert not any(entry.best for row in (forest, fno) for entry in row[1])
-    assert any(entry.best for row in own for entry in row[1])  # 5.0 % is lower, and takes nobody's place
+    assert layout.names.index("from") == 3
+    others = ["published, other protocol", "published, real data, ours are synthetic, other protocol"]
+    assert [row[0][3] for row in layout.rows] == ["ours"] * len(own) + others + ["ours"]
     assert "[1] reported by others, under their conditions: notes p. 3" in layout.notes
 
 
@@ -49,7 +51,32 @@ def test_csv_and_json_keep_the_numbers(table, tmp_path):  # noqa: F811
     lines = list(csv.DictReader(io.StringIO(text_of(shown, "csv"))))
     assert (lines[-2]["body"], float(lines[-2]["mean"]), lines[-2]["n"]) == ("forest", 0.05, "")
     assert lines[-2]["settings"] == "published: notes p. 3"
-    assert json.loads(text_of(shown, "json"))["published"][0] == vars(Published("digits", "forest", 0.05, "notes p. 3"))
+    record = json.loads(text_of(shown, "json"))["published"][0]
+    assert record.pop("tags") == {"clean": ["published", "other protocol"]}
+    assert record == vars(Published("digits", "forest", 0.05, "notes p. 3"))
+
+
+def test_every_number_says_whose_it_is_and_of_what(table, tmp_path):  # noqa: F811
+    text = "task,method,error,source,protocol\ndigits,forest,0.05,p. 3,clean\ndarcy,forest,0.008,p. 3,\n"
+    shown = with_others(table, write(tmp_path, text))
+    *_, forest, _ = layout_of(shown).rows
+    # The two differ, so that each number says it itself: the paper's darcy is of real data, ours is generated.
+    assert forest[0][3] == "published"
+    assert [entry.rest for entry in forest[1]] == ["real data, ours are synthetic, other protocol", ""]
+    lines = list(csv.DictReader(io.StringIO(text_of(shown, "csv"))))
+    tags = {(line["origin"], line["task"]): line["tags"] for line in lines}
+    assert tags == {
+        ("ours", "darcy"): "ours; synthetic data; protocol clean",
+        ("ours", "digits"): "ours; protocol clean",
+        ("published", "darcy"): "published; real data, ours are synthetic; other protocol",
+        ("published", "digits"): "published",
+    }
+    record = json.loads(text_of(shown, "json"))
+    assert record["rows"][0]["cells"][0]["tags"] == ["ours", "synthetic data", "protocol clean"]
+    for form in ("md", "latex", "table"):
+        words = " ".join(text_of(shown, form).split())
+        assert "published" in words, form
+        assert "real data, ours are synthetic" in words, form
 
 
 @pytest.mark.parametrize(
@@ -90,5 +117,8 @@ def test_the_shipped_results_name_tasks_that_exist(orca, tmp_path, monkeypatch):
     assert "einspace [2]" in out
     assert "6.4" in out  # as many decimals as its own errors have
     code, _, err = orca("report", tmp_path, "--baselines", SHIPPED, "--against", "metric=none")
+    assert code == 2
+    assert "--baselines" in err
+    code, _, err = orca("report", tmp_path, "--baselines", SHIPPED, "--compare")
     assert code == 2
     assert "--baselines" in err

@@ -57,7 +57,7 @@ def _markdown_cells(line: str) -> list[str]:
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-def test_markdown_shows_means_in_bold_with_n_and_what_failed(table: Table) -> None:
+def test_markdown_shows_means_with_n_and_what_failed(table: Table) -> None:
     lines = text_of(table, "md").splitlines()
     rows = [_markdown_cells(line) for line in lines if line.startswith("|")]
     assert rows[0] == [
@@ -68,10 +68,32 @@ def test_markdown_shows_means_in_bold_with_n_and_what_failed(table: Table) -> No
         "digits<br>zero_one, %",
     ]
     assert rows[2] == ["minilm", "none", "full", "-", "20.0 \u00b1 - (1)"]
-    assert rows[3] == ["minilm", "otdd", "full", "**0.500 \u00b1 - (1)**", "**12.6 \u00b1 0.8 (3)** +1 failed"]
+    assert rows[3] == ["minilm", "otdd", "full", "0.500 \u00b1 - (1)", "12.6 \u00b1 0.8 (3) +1 failed"]
     assert rows[4] == ["trivial", "", "", "0.900", "90.0"]
     assert any("NonFiniteError: the loss became NaN" in line for line in lines)
     assert any("Protocol: clean." in line for line in lines)
+
+
+@pytest.fixture
+def earned(tmp_path: Path) -> Table:
+    for seed in range(6):
+        add_run(tmp_path, seed=seed, value=0.1 + seed / 1000)
+        add_run(tmp_path, seed=seed, metric="none", value=0.2)
+    return _table(tmp_path)
+
+
+def test_what_is_shown_to_be_best_is_bold_with_a_star(earned: Table) -> None:
+    assert r"**\* 10.2 \u00b1 0.2 (6)**".replace(r"\u00b1", "\u00b1") in text_of(earned, "md")
+    assert r"\textbf{{*} 10.2 $\pm$ 0.2 (6)}" in text_of(earned, "latex")
+    assert "* 10.2 \u00b1 0.2 (6)" in text_of(earned, "table")
+    assert "Bold and *: lower than every other method" in text_of(earned, "md").replace(r"\*", "*")
+    rows = list(csv.DictReader(io.StringIO(text_of(earned, "csv"))))
+    assert [(row["metric"], row["best"], row["earned"]) for row in rows] == [
+        ("none", "false", "false"),
+        ("otdd", "true", "true"),
+    ]
+    cells = [row["cells"][0] for row in json.loads(text_of(earned, "json"))["rows"]]
+    assert [cell["earned"] for cell in cells] == [False, True]
 
 
 def test_csv_has_a_line_a_method_and_task_with_raw_numbers(table: Table) -> None:
@@ -113,7 +135,7 @@ def test_latex_is_a_booktabs_tabular(table: Table) -> None:
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {4}
     assert r"\begin{tabular}{lllrr}" in text
-    assert r"\textbf{12.6 $\pm$ 0.8 (3)} +1 failed" in text
+    assert r"12.6 $\pm$ 0.8 (3) +1 failed" in text
     assert r"zero\_one, \%" in text
 
 

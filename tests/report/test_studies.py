@@ -4,6 +4,7 @@ import pytest
 
 from orca_cli.exceptions import DataError
 from orca_cli.report.collect import collect
+from orca_cli.report.paired import compare
 from orca_cli.report.studies import of_study
 from orca_cli.report.table import build_table
 from orca_cli.runs import studies
@@ -45,3 +46,27 @@ def test_an_axis_that_differs_and_has_no_field_of_its_own_is_a_setting(tree):
 def test_a_study_without_runs_is_an_error_that_says_how_to_run_it(tree):
     with pytest.raises(DataError, match="did you mean 'small'"):
         of_study(collect([tree]), [tree], "smal")
+
+
+def test_arms_of_a_study_are_pairs_whatever_they_set(tmp_path):
+    members = []
+    for arm, metric, finetune, source, value in (
+        ("naive", "none", "full", "docs", 0.5),
+        ("fpt", "none", "layernorm", "docs", 0.6),
+        ("other_proxy", "otdd", "full", "tweets", 0.4),
+    ):
+        for body in ("minilm", "bert"):
+            identity = f"{arm}-{body}"
+            add_run(
+                tmp_path, body=body, metric=metric, finetune=finetune, source=source, value=value, identity=identity
+            )
+            members.append(studies.Member(identity, {"set": "digits", "arm": arm, "body": body, "seed": "0"}))
+    studies.add(tmp_path, "small", members)
+    comparison = compare(build_table(of_study(collect([tmp_path]), [tmp_path], "small")), "arm", "naive", 0.5)
+    gains = {(block.arm, dict(block.others)["body"]): block.gains for block in comparison.blocks}
+    assert gains == {
+        (arm, body): [pytest.approx(gain)]
+        for arm, gain in (("fpt", -10.0), ("other_proxy", 10.0))
+        for body in ("minilm", "bert")  # a body is no part of an arm
+    }
+    assert comparison.unpaired == 0

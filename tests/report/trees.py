@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import socket
 from itertools import count
 from pathlib import Path
@@ -70,3 +71,55 @@ def add_run(
         }
         (path / "result.json").write_text(json.dumps(result | fields))
     return path
+
+
+def details(seed: int = 0, *, metric: str = "otdd", epochs: int = 60) -> dict[str, Any]:
+    """Return fields of a result record for `add_run` as a real run has: curves, distances, times, choices, baselines."""
+    is_aligned = metric != "none"
+    wave = [1 + 0.05 * math.sin(place + seed) for place in range(epochs)]
+    align = [
+        {"epoch": place, "loss": 40 * 0.94**place * wave[place]}
+        | ({"heldout": 44 * 0.95**place} if place % 20 == 0 else {})
+        for place in range(epochs)
+    ]
+    learning = [
+        {"epoch": place, "step": 7 * place, "train_loss": 3.9 * 0.9**place * wave[place - 1]}
+        | {"validation_error": 0.1 + 0.6 * 0.9**place * wave[place - 1], "validation_loss": None}
+        for place in range(1, epochs + 1)
+    ]
+    return {
+        "seconds": {"build": 1.0, "align": 12.0 * is_aligned, "finetune": 60.0 + seed, "baselines": 4.0},
+        "metric_value": {
+            "before": 43.0 + seed if is_aligned else None,
+            "after": 9.0 if is_aligned else None,
+            "floor": {"mean": 2.0, "deviation": 1.0, "points": 256} if is_aligned else None,
+        },
+        "alignment": {"select": "auto", "steps": epochs * is_aligned, "tried": {}},
+        "selected": {"by": "last", "epoch": epochs, "on": "nothing", "n": 0, "reason": None},
+        "decided": {"train.lr": {"value": 2e-4, "why": "budget=normal"}},
+        "curves": {"align": align if is_aligned else [], "finetune": learning},
+        "parameters": {"embedder": 412800, "body": 10646784, "predictor": 20020, "trained": 442036},
+        "baselines": {
+            "constant": {"error": 0.9, "seconds": 0.0},
+            "linear": {"error": 0.3, "seconds": 0.4, "about": "C=0.001"},
+            "forest": {"error": 0.2, "seconds": 1.7, "about": "300 trees"},
+            "minirocket": {"error": 0.05, "seconds": 1.3, "about": "alpha=0.001"},
+        },
+        "comparison": {
+            "baseline": "minirocket",
+            "is": "worse",
+            "text": "MiniRocket with ridge does better here by 5 points",
+        },
+    }
+
+
+def add_environment(run: Path, **fields: Any) -> None:
+    """Write a run's environment and overrides."""
+    packages = {"orca-transfer": "0.1.0", "torch": "2.13.0+cpu", "numpy": "2.3.5"}
+    record = {"schema": 1, "python": "3.11.7", "platform": "Linux-6.1", "machine": "x86_64", "processors": 2}
+    record |= {"threads": "1", "device": "cpu", "packages": packages}
+    (run / "env.json").write_text(json.dumps(record | fields))
+    names = json.loads((run / "status.json").read_text())
+    keys = ("task", "body", "metric", "finetune", "seed")
+    lines = [f"{key}={names[key]}" for key in keys] + [f"{key}={value}" for key, value in names["variant"].items()]
+    (run / "overrides.txt").write_text("\n".join(lines) + "\n")

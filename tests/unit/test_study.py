@@ -5,7 +5,7 @@ import pytest
 from orca_cli import compose
 from orca_cli.exceptions import ConfigError, OrcaError, UnsafeError
 from orca_cli.runs import studies
-from orca_cli.study import Study, absent
+from orca_cli.study import Study, absent, absent_lines
 
 FILE = """\
 # A small one
@@ -69,14 +69,17 @@ def test_a_later_axis_beats_common_overrides_and_the_command_line_beats_both(stu
 
 
 def test_an_arm_without_its_file_or_a_value_that_must_be_typed_is_named_with_what_helps(study, tmp_path):
-    lines = absent(arms(study, tmp_path))
-    assert lines == [
+    assert absent(arms(study, tmp_path)) == {
+        "needs body.checkpoint=...: give it on the command line": 2,
+        f"no study/own.npz in the data folder {tmp_path}: python scripts/study_data.py": 2,
+    }
+    assert absent_lines(absent(arms(study, tmp_path))) == [
         "2 runs left out: needs body.checkpoint=...: give it on the command line",
         f"2 runs left out: no study/own.npz in the data folder {tmp_path}: python scripts/study_data.py",
     ]
     (tmp_path / "study" / "own.npz").write_bytes(b"")
     typed = study.arms({"body.checkpoint": [("x", "body.checkpoint=x")]}, tmp_path)
-    assert absent(typed) == []
+    assert absent(typed) == {}
     given = [arm.labels["body"] for arm in typed if "body.checkpoint=x" in arm.overrides]
     assert given == ["swin", "swin"]  # not to the other body
 
@@ -87,7 +90,7 @@ def test_the_command_line_narrows_axes_by_name(expand):
         {"seed": "1", "set": name, "body": "minilm"} for name in ("image", "digits")
     ]
     assert [job.config.train.epochs for job in sweep.jobs] == [7, 5]
-    assert sweep.absent == []
+    assert sweep.absent == {}
     assert [job.config.seed for job in expand("seed=7,8", "set=digits", "body=minilm").jobs] == [
         7,
         8,
@@ -97,6 +100,30 @@ def test_the_command_line_narrows_axes_by_name(expand):
         expand("set=digit")
     with pytest.raises(ConfigError, match="no run is left; 2 runs left out: no study/own.npz"):
         expand("set=own")
+
+
+def test_a_task_on_the_command_line_takes_the_place_of_the_sets(expand):
+    (job,) = expand("task=listops", "body=minilm", "seed=0").jobs
+    assert (job.choices["task"], job.labels["set"]) == ("listops", "listops")
+    (named,) = expand("task=digits", "body=minilm", "seed=0").jobs
+    assert named.overrides == expand("set=digits", "body=minilm", "seed=0").jobs[0].overrides
+    assert [job.labels["set"] for job in expand("task=digits,listops", "body=minilm", "seed=0").jobs] == [
+        "digits",
+        "listops",
+    ]
+    with pytest.raises(ConfigError, match="no such task: 'listop'"):
+        expand("task=listop")
+
+
+def test_all_that_an_arm_lacks_is_said_with_the_arms_own_words(tmp_path):
+    path = tmp_path / "two.yaml"
+    path.write_text(
+        "axes:\n  set: {one: [task=ecg, task.path=ecg, source.path=s]}\n"
+        "files: {task.path: 'orca data get {task}', source.path: 'get {source}'}\n"
+    )
+    (reason,) = absent(Study.read("two", path).arms({}, tmp_path / "data"))
+    where = f"in the data folder {tmp_path / 'data'}"
+    assert reason == f"no ecg {where}: orca data get ecg; no s {where}: get SOURCE"
 
 
 def test_labels_are_no_part_of_a_runs_identity(expand):

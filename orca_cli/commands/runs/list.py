@@ -14,10 +14,9 @@ from orca_cli import storage, terminal
 from orca_cli.commands.data.selection import size_text
 from orca_cli.commands.runs.reading import age, error_of, since
 from orca_cli.configuration import default_folders
-from orca_cli.exceptions import OrcaError, UsageError
+from orca_cli.exceptions import UsageError
 from orca_cli.report.collect import Broken, Run, collect
-from orca_cli.report.filters import where
-from orca_cli.runs.settings import as_typed, decided, settings
+from orca_cli.report.filters import Values, where
 from orca_cli.terminal import Result
 
 EXAMPLES = """\
@@ -48,9 +47,9 @@ def execute(arguments: argparse.Namespace) -> Result:
     if arguments.latest is not None and arguments.latest < 1:
         raise UsageError(f"{arguments.latest} is out of range", where="--latest", hint="allowed: 1 or more")
     collection = collect(arguments.runs or [Path(default_folders()["runs"])])
-    known: dict[Path, dict[str, str]] = {}
+    values = Values()
     for text in arguments.where:
-        collection = where(collection, text, lambda run, key: _setting(run, key, known))
+        collection = where(collection, text, values)
     replaced = {run.path for run in collection.superseded}
     found: list[Run | Broken] = [*collection.runs, *collection.superseded]
     found += [] if arguments.where else collection.broken
@@ -61,17 +60,6 @@ def execute(arguments: argparse.Namespace) -> Result:
     left_out = len(collection.broken) if arguments.where else 0
     text = f"{count} runs, {size_text(total)}" + (f"; {left_out} cannot be read and are left out" if left_out else "")
     return Result({"schema": 1, "runs": records}, _shown(records, text))
-
-
-def _setting(run: Run, key: str, known: dict[Path, dict[str, str]]) -> str | None:
-    """Return a setting of a run as it was used; None where its folder does not say."""
-    if run.path not in known:
-        try:
-            own = {name: as_typed(value) for name, value in settings(run.path).items()}
-        except OrcaError:  # such a run has no setting that could be asked for
-            own = {}
-        known[run.path] = own | {name: as_typed(one["value"]) for name, one in decided(run.path).items()}
-    return known[run.path].get(key)
 
 
 def _record(one: Run | Broken, replaced: bool) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -97,7 +97,7 @@ def _rows(run: Run, result: dict[str, Any], decisions: dict[str, dict[str, Any]]
     test = Text(error_of(run), style="bold")
     yield "test", test.append(f" on {score.n}{skipped} (best constant predictor: {trivial})", "not bold")
     validation = result.get("validation_error")
-    if isinstance(validation, (int, float)):
+    if _is_number(validation):
         yield "validation", percent_or_number(validation, score.percent)
     if score.baselines:
         each = (f"{name} {percent_or_number(value, score.percent)}" for name, value in score.baselines)
@@ -107,8 +107,13 @@ def _rows(run: Run, result: dict[str, Any], decisions: dict[str, dict[str, Any]]
         yield "compared", str(comparison["text"])
     seconds = result.get("seconds")
     if isinstance(seconds, dict):
-        known = {stage: value for stage, value in seconds.items() if isinstance(value, (int, float))}
+        known = {stage: value for stage, value in seconds.items() if _is_number(value)}
         yield "time", ", ".join(f"{stage} {in_words(value)}" for stage, value in known.items())
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    """Return whether a value of a record is one that can be shown as a number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300
 
 
 def _reasons(decisions: dict[str, dict[str, Any]]) -> dict[str, list[str]]:

@@ -1,0 +1,86 @@
+"""What records say about the machine that they come from, taken out: paths, accounts, secrets."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+PATH, REMOVED = "<path>", "<removed>"
+_OF_MACHINE = ("host", "pid", "boot", "folder")  # keys of status.json and env.json
+_STOP = r"\s'\"<>|:;,()\[\]{}="
+_POSIX, _WINDOWS = rf"(?:~[\w.-]*)?/(?=[\w.])(?:/?[^/{_STOP}]+)+/?", rf"[A-Za-z]:\\[^{_STOP}]*"
+_IN_TEXT = re.compile(rf"(?<![\w.:/<>~-])(?:{_POSIX}|{_WINDOWS})")
+_WHOLE = re.compile(r"(?:(?:~[\w.-]*)?/[\w.]|[A-Za-z]:\\)(?:(?!: )[^\n;])*")
+_FILE = re.compile(r"\bfile://+")
+_SECRET = re.compile(
+    r"(?:^|[._-])(?:token|password|passwd|secret|credentials?|auth|api_?key|access_?key|private_?key)$", re.I
+)
+_SECRETS = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|sk-[\w-]{16,}|AKIA[A-Z0-9]{12,}|xox[a-z]-[\w-]{8,})"
+)
+_LOGIN = re.compile(r"(\w+://)[^\s/@]+@")
+
+
+class Cleaner:
+    """Takes out of texts and records what is only of this machine.
+
+    Args:
+        folders: whose paths may have blanks, such as that of the runs; the home and the working folder are added.
+    """
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        known = {Path.home(), Path.cwd(), *folders}
+        known |= {Path(os.path.realpath(folder)) for folder in known} | {folder.absolute() for folder in known}
+        # Others are found without being known, so that what is left of them does not depend on who asks.
+        texts = {str(folder) for folder in known if folder.is_absolute() and re.search(rf"[{_STOP}]", str(folder))}
+        found = "|".join(map(re.escape, sorted(texts, key=lambda text: (-len(text), text))))
+        self._known = re.compile(rf"(?:{found})(?:/[^/{_STOP}]+)*/?") if found else None
+
+    def text(self, text: str) -> str:
+        """Return a text: of absolute paths only the last name is left, of logins and keys of services nothing."""
+        text = _SECRETS.sub(REMOVED, _LOGIN.sub(rf"\1{REMOVED}@", _FILE.sub("/", text)))
+        if _WHOLE.fullmatch(text):
+            return _short(text)
+        if self._known is not None:
+            text = self._known.sub(lambda found: _short(found[0]), text)
+        return _IN_TEXT.sub(lambda found: _short(found[0]), text)
+
+    def setting(self, text: str) -> str:
+        """Return a text of the form KEY=VALUE."""
+        key, separator, value = text.partition("=")
+        return f"{key}={self.value(value, key)}" if separator and value else self.text(text)
+
+    def value(self, value: Any, key: str = "") -> Any:
+        """Return a record or a part of one; `key` is where it stands."""
+        if isinstance(value, dict):
+            found: dict[str, Any] = {}
+            for name, inner in value.items():
+                own = name = self.text(str(name))
+                count = 1
+                while own in found:  # two files of one name, in different folders
+                    count += 1
+                    own = f"{name}#{count}"
+                found[own] = self.value(inner, name)
+            return found
+        if isinstance(value, list):
+            return [self.setting(one) if isinstance(one, str) else self.value(one, key) for one in value]
+        if _SECRET.search(key) and isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != "":
+            return REMOVED
+        return self.text(value) if isinstance(value, str) else value
+
+    def machine(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Return a record of a status or an environment without what names the machine."""
+        return {
+            key: [self.machine(one) if isinstance(one, dict) else one for one in value] if key == "attempts" else value
+            for key, value in record.items()
+            if key not in _OF_MACHINE
+        }
+
+
+def _short(path: str) -> str:
+    names = re.split(r"[/\\]", path.rstrip("/\\"))
+    is_account = len(names) > 1 and names[-2] in ("home", "Users")  # a home is named after who owns it
+    return PATH if is_account else f"{PATH}/{names[-1]}"

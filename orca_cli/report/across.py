@@ -1,0 +1,127 @@
+"""The methods of a table over all its tasks: performance profiles, mean ranks, probability of improvement, pairwise matrix.
+
+A method is a row of the table, a task a column; an error is the mean over the seeds of a cell. How a hole counts is part
+of each measure: in a profile as infinitely bad; a rank is over the tasks that every method has; a pair is over the tasks
+that both have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orca_cli.report.matrix import Pair, matrix
+from orca_cli.report.profiles import Profile, profiles
+from orca_cli.report.ranks import Improvement, Ranks, improvements, mean_ranks
+from orca_cli.report.table import Column, Method, Table
+
+MOST = 20  # methods in a matrix; their pairs grow with the square, and nobody reads more
+
+
+@dataclass(frozen=True)
+class Across:
+    """Methods over tasks.
+
+    Args:
+        methods: names of the rows that have an error, best first: by mean rank where there is one, else by the first corner
+            of the profile.
+        columns: the tasks.
+        counted: those that two methods or more have an error on.
+        holes: method -> the tasks that it has no error on; only methods that lack some.
+        profiles, ranks: see there.
+        improvements, pairs: see there; empty for more than `MOST` methods.
+    """
+
+    methods: list[str]
+    columns: list[Column]
+    counted: list[Column]
+    holes: dict[str, list[str]]
+    profiles: list[Profile]
+    ranks: Ranks
+    improvements: list[Improvement]
+    pairs: list[Pair]
+
+    @property
+    def is_too_large(self) -> bool:
+        """Return whether there are too many methods for pairs."""
+        return len(self.methods) > MOST
+
+
+def across(table: Table) -> Across:
+    """Return what the tasks of a table say together about its methods; with fewer than two methods, its lists are empty."""
+    shown = [row for row in table.rows if any(cell.mean is not None for cell in row.cells)]
+    rows = dict(zip(names_of([row.method for row in shown]), shown, strict=True))
+    means = {name: [cell.mean for cell in row.cells] for name, row in rows.items()}
+    ranks = mean_ranks(means)
+    found = profiles(means)
+    order = {one.method: (ranks.mean.get(one.method, math.inf), -one.share(1.0), one.method) for one in found}
+    methods = sorted(order, key=lambda name: order[name]) if found else sorted(rows)
+    few = methods if len(methods) <= MOST else []
+    pairs = matrix({name: [cell.by_seed for cell in rows[name].cells] for name in few}, _percent(table))
+    values = {name: [cell.values for cell in rows[name].cells] for name in few}
+    return Across(
+        methods,
+        table.columns,
+        [column for place, column in enumerate(table.columns) if _count(own[place] for own in means.values()) > 1],
+        {name: lacks for name in methods if (lacks := _lacks(means[name], table.columns))},
+        sorted(found, key=lambda one: methods.index(one.method)),
+        ranks,
+        improvements(values),
+        pairs,
+    )
+
+
+def names_of(methods: Sequence[Method]) -> list[str]:
+    """Return a name for each method that no other has: what they differ in, the source only if nothing else does."""
+    fields = [name for name in ("body", "metric", "finetune") if len({getattr(one, name) for one in methods}) > 1]
+    common = set.intersection(*(set(one.settings) for one in methods)) if methods else set()
+    names = []
+    for one in methods:
+        settings = (f"{key}={value}" for key, value in one.settings if (key, value) not in common)
+        names.append(" ".join((*(getattr(one, name) for name in fields), *settings)) or str(one))
+    counts = Counter(names)
+    named = zip(names, methods, strict=True)
+    return [f"{name} source={method.source}" if counts[name] > 1 else name for name, method in named]
+
+
+def _count(errors: Iterable[float | None]) -> int:
+    return sum(error is not None for error in errors)
+
+
+def _percent(table: Table) -> list[bool]:
+    return [column.percent for column in table.columns]
+
+
+def _lacks(means: list[float | None], columns: list[Column]) -> list[str]:
+    return [column.task for mean, column in zip(means, columns, strict=True) if mean is None]
+
+
+def record_of(found: Across) -> dict[str, Any]:
+    """Return it as a JSON-able record; a ratio or a share is a plain number, an infinite ratio is null."""
+    return {
+        "schema": 1,
+        "methods": found.methods,
+        "tasks": [vars(column) for column in found.columns],
+        "counted": [column.task for column in found.counted],
+        "holes": found.holes,
+        "profiles": [
+            {
+                "method": one.method,
+                "ratios": [ratio if math.isfinite(ratio) else None for ratio in one.ratios],
+                "points": [list(point) for point in one.points],
+                "missing": one.missing,
+            }
+            for one in found.profiles
+        ],
+        "ranks": {
+            "mean": found.ranks.mean,
+            "tasks": [found.columns[place].task for place in found.ranks.tasks],
+            "friedman_p": found.ranks.friedman,
+        },
+        "improvements": [asdict(one) for one in found.improvements],
+        "pairs": [{**asdict(one), "gain": one.gain, "earned": one.is_earned} for one in found.pairs],
+        "pairs_left_out": found.is_too_large,
+    }

@@ -1,0 +1,64 @@
+"""What a report is made with, to be cited: the method, the data, the bodies' checkpoints, and under what each may be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from orca_cli import catalogue, configuration
+from orca_cli.exceptions import OrcaError
+
+# As the pages of these checkpoints on the model hub state them.
+CHECKPOINT_LICENCES = {
+    "sentence-transformers/all-MiniLM-L6-v2": "Apache-2.0",
+    "bert-base-uncased": "Apache-2.0",
+    "roberta-base": "MIT",
+    "microsoft/swin-base-patch4-window7-224-in22k": "Apache-2.0",
+    "microsoft/swin-tiny-patch4-window7-224": "Apache-2.0",
+    "google/vit-base-patch16-224-in21k": "Apache-2.0",
+}
+CITATION = """\
+@inproceedings{shen2023cross,
+  title     = {Cross-Modal Fine-Tuning: Align then Refine},
+  author    = {Shen, Junhong and Li, Liam and Dery, Lucio M. and Staten, Corey and Khodak, Mikhail and Neubig, Graham
+               and Talwalkar, Ameet},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2023}
+}"""
+
+
+@dataclass(frozen=True)
+class Credit:
+    """A data set or a checkpoint: kind (task, source or body), its name, licence and address; empty where not known."""
+
+    kind: str
+    name: str
+    licence: str
+    address: str = ""
+
+
+def credits_of(tasks: Iterable[str], sources: Iterable[str], bodies: Iterable[str]) -> list[Credit]:
+    """Return the credits of tasks, sources and bodies with these names in conf/; others are left out."""
+    found = []
+    for kind, names in (("task", tasks), ("source", sources)):
+        for name, path in _known(kind, names):
+            entry = catalogue.read(kind, name, path)
+            if entry.licence or entry.homepage:
+                found.append(Credit(kind, name, entry.licence, entry.homepage))
+    for name, path in _known("body", bodies):
+        content = configuration.content(path)
+        node = content.get("body", content)
+        checkpoint = str(node.get("checkpoint") or "") if isinstance(node, dict) else ""
+        if checkpoint:
+            licence = CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "")
+            found.append(Credit("body", f"{name} ({checkpoint})", licence))
+    return found
+
+
+def _known(group: str, names: Iterable[str]) -> list[tuple[str, Path]]:
+    try:
+        known = configuration.choices(group)
+    except OrcaError:  # a page without credits is a page
+        return []
+    return [(name, known[name]) for name in sorted(set(names)) if name in known]

@@ -1,0 +1,211 @@
+"""What a run's records say besides its error: curves, distances, times, choices, baselines, environment.
+
+Nothing here is needed for a table of errors, so that nothing here stops a report: what is missing or malformed is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orca_cli.report.collect import Run
+from orca_cli.runs.directory import ENVIRONMENT, RESULT
+from orca_cli.runs.records import UnreadableError, read_record
+
+OVERRIDES = "overrides.txt"
+STAGES = ("build", "align", "finetune", "baselines")
+_MOST_POINTS = 200
+_MOST_NAMES = 50  # of packages, decisions, baselines
+_LONGEST = 200
+_MOST_OVERRIDES = 2**16  # bytes
+
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A simple model on a run's split: its error as stored, and the seconds it took; None if not recorded."""
+
+    name: str
+    error: float
+    seconds: float | None
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Details:
+    """One completed run.
+
+    Args:
+        distance: (epoch, metric on the training data) of stage 2; heldout: on data that alignment did not see.
+        loss, validation: (epoch, training loss) and (epoch, validation error) of stage 3.
+        before, after: the metric before and after stage 2.
+        floor: mean and standard deviation of the metric between two halves of the source data.
+        seconds: stage -> wall time.
+        chosen: epoch whose weights are tested; by: the rule that chose it.
+        decided: setting -> value that the run chose itself.
+        baselines: simple models, the constant included.
+        verdict: how the error compares with the best of them: better, worse or the like; text: in a sentence.
+        task, body, source: by their names in conf/; a study may call them otherwise.
+    """
+
+    distance: Points = ()
+    heldout: Points = ()
+    loss: Points = ()
+    validation: Points = ()
+    before: float | None = None
+    after: float | None = None
+    floor: tuple[float, float] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    steps: int | None = None
+    chosen: int | None = None
+    by: str = ""
+    validation_error: float | None = None
+    test_reads: int | None = None
+    trained: int | None = None
+    decided: dict[str, str] = field(default_factory=dict)
+    baselines: tuple[Baseline, ...] = ()
+    verdict: str = ""
+    text: str = ""
+    task: str = ""
+    body: str = ""
+    source: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Return the time of stage 2 over that of stage 3; None where either is unknown or stage 3 took none."""
+        align, finetune = self.seconds.get("align"), self.seconds.get("finetune")
+        return align / finetune if align is not None and finetune else None
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What some runs were made with."""
+
+    python: str
+    platform: str
+    processors: str
+    threads: str
+    device: str
+    packages: tuple[tuple[str, str], ...]
+
+
+def read(run: Run, *, with_curves: bool = True) -> Details:
+    """Return the details of a completed run; empty where its record has gone or cannot be read.
+
+    Curves are most of what there is to keep: with them 10,000 runs would fill the memory.
+    """
+    record = _record(run.path / RESULT)
+    curves, distance, alignment = (_mapping(record.get(key)) for key in ("curves", "metric_value", "alignment"))
+    selected, comparison = _mapping(record.get("selected")), _mapping(record.get("comparison"))
+    floor = _mapping(distance.get("floor"))
+    mean, deviation = number(floor.get("mean")), number(floor.get("deviation"))
+    align, finetune = (curves.get(stage) if with_curves else None for stage in ("align", "finetune"))
+    return Details(
+        distance=_points(align, "loss"),
+        heldout=_points(align, "heldout"),
+        loss=_points(finetune, "train_loss"),
+        validation=_points(finetune, "validation_error"),
+        before=number(distance.get("before")),
+        after=number(distance.get("after")),
+        floor=None if mean is None else (mean, deviation or 0.0),
+        seconds=_seconds(record.get("seconds")),
+        steps=_whole(alignment.get("steps")),
+        chosen=_whole(selected.get("epoch")),
+        by=_text(selected.get("by")),
+        validation_error=number(record.get("validation_error")),
+        test_reads=_whole(record.get("test_reads")),
+        trained=_whole(_mapping(record.get("parameters")).get("trained")),
+        decided={key: _text(_mapping(entry).get("value")) for key, entry in _entries(record.get("decided"))},
+        baselines=tuple(_baselines(record.get("baselines"))),
+        verdict=_text(comparison.get("is")),
+        text=_text(comparison.get("text")),
+        **{key: _text(record.get(key)) for key in ("task", "body", "source")},
+    )
+
+
+def environment(run: Run) -> Environment | None:
+    """Return what a run was made with; None where it is not recorded."""
+    record = _record(run.path / ENVIRONMENT)
+    if not record:
+        return None
+    packages = tuple((name, _text(version)) for name, version in _entries(record.get("packages")) if version)
+    texts = {key: _text(record.get(key)) for key in ("python", "platform", "processors", "threads", "device")}
+    return Environment(packages=packages, **texts)
+
+
+def overrides(path: Path) -> list[str] | None:
+    """Return the overrides that a run was started with; None where they are not recorded."""
+    try:
+        with open(path / OVERRIDES, "rb") as file:
+            text = file.read(_MOST_OVERRIDES + 1).decode()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return text.splitlines() if len(text) <= _MOST_OVERRIDES else None
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e300:
+        return None
+    return float(value)
+
+
+def mean_curve(curves: Iterable[Points]) -> list[tuple[float, float, float, float]]:
+    """Return x, mean, lowest and highest value wherever most of the curves have one, in the order of x."""
+    given = [dict(points) for points in curves if points]
+    places = sorted({x for points in given for x in points})
+    found = []
+    for x in places:
+        values = [points[x] for points in given if x in points]
+        if 2 * len(values) > len(given):
+            found.append((x, math.fsum(values) / len(values), min(values), max(values)))
+    return found
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        return read_record(path) or {}
+    except (UnreadableError, OSError):
+        return {}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _entries(value: Any) -> list[tuple[str, Any]]:
+    return [(_text(key), entry) for key, entry in _mapping(value).items()][:_MOST_NAMES]
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)[:_LONGEST]
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int and abs(value) < 2**53 else None
+
+
+def _points(lines: Any, name: str) -> Points:
+    """Return (epoch, value) of the lines that have both."""
+    found = []
+    for line in lines[:_MOST_POINTS] if isinstance(lines, list) else ():
+        x, y = number(_mapping(line).get("epoch")), number(_mapping(line).get(name))
+        if x is not None and y is not None:
+            found.append((x, y))
+    return tuple(found)
+
+
+def _seconds(value: Any) -> dict[str, float]:
+    given = {stage: number(_mapping(value).get(stage)) for stage in STAGES}
+    return {stage: seconds for stage, seconds in given.items() if seconds is not None and seconds >= 0}
+
+
+def _baselines(value: Any) -> Iterable[Baseline]:
+    for name, entry in _entries(value):
+        record = _mapping(entry)
+        if (error := number(record.get("error"))) is not None:
+            yield Baseline(name, error, number(record.get("seconds")), _text(record.get("about")))

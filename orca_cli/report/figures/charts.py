@@ -1,0 +1,128 @@
+"""What a figure shows, apart from how it is drawn: `svg` draws it for pages, `files` for papers.
+
+A look is a number: drawings give each a colour, and a dash or a marker besides, so that no colour has to be told from another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+LOOKS = 8
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a `Lines`.
+
+    Args:
+        points: x, y, and the lowest and highest y that y stands for.
+        look: see the module.
+        marked: points are drawn as markers as well.
+        chosen: x that is marked as the chosen one; None for none.
+        level: a horizontal line that belongs to it, such as the floor of a distance; None for none.
+    """
+
+    name: str
+    points: tuple[tuple[float, float, float, float], ...]
+    look: int
+    marked: bool = False
+    chosen: float | None = None
+    level: float | None = None
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Lines over a common x. `is_log`: of y; `is_step`: y holds until the next x."""
+
+    name: str
+    title: str
+    x: str
+    y: str
+    series: tuple[Series, ...]
+    note: str = ""
+    is_log: bool = False
+    is_step: bool = False
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A value with its interval in one row of a `Dots`."""
+
+    value: float
+    look: int
+    name: str
+    low: float | None = None
+    high: float | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Rows of values on a common axis; `line`: where a vertical line stands, such as at no gain; None for none."""
+
+    name: str
+    title: str
+    x: str
+    rows: tuple[tuple[str, tuple[Dot, ...]], ...]
+    note: str = ""
+    line: float | None = None
+    legend: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Rows of stacked bars; `parts` names what is stacked."""
+
+    name: str
+    title: str
+    x: str
+    parts: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float, ...], str], ...]  # label, length of each part, text behind the bar
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Cells of texts; `shades` from -1 (the row is worse) to 1 (better), None where there is nothing to compare."""
+
+    name: str
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...]
+    shades: tuple[tuple[float | None, ...], ...]
+    note: str = ""
+
+
+Chart = Lines | Dots | Bars | Matrix
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Return round numbers in an interval, about `count`."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / max(count, 1)
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * size for factor in (1, 2, 2.5, 5, 10) if factor * size >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [place * step for place in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return powers of ten in an interval, at most five, or 1, 2 and 5 times them where there would be fewer than two."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    tens = [10.0**place for place in range(first, last + 1) if low * 0.999 <= 10.0**place <= high * 1.001]
+    if len(tens) >= 2:
+        return tens[:: -(-len(tens) // 5)]
+    finer = (factor * 10.0**place for place in range(first - 1, last + 1) for factor in (1, 2, 5))
+    return [value for value in finer if low * 0.999 <= value <= high * 1.001]
+
+
+def bounds(values: Iterable[float], *, margin: float = 0.04) -> tuple[float, float]:
+    """Return an interval that holds all values with some room; (0, 1) for none."""
+    found = list(values)
+    low, high = (min(found), max(found)) if found else (0.0, 1.0)
+    room = margin * (high - low) if high > low else (abs(low) * 0.1 or 1.0)
+    return low - room, high + room

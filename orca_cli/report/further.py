@@ -1,0 +1,165 @@
+"""What would decide an undecided comparison: how many more seeds, and the command that runs them."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orca_cli.report.collect import Run
+from orca_cli.report.origin import Origin
+from orca_cli.report.paired import Block, Comparison, Overall, by_column, differences_by_seed
+from orca_cli.report.statistics import LARGEST_P, needed
+from orca_cli.report.studies import SET
+
+MOST = 50  # further seeds; more is hopeless
+_OVERRIDES = "overrides.txt"
+_MOST_READ = 2**16  # characters
+_GROUPS = ("task", "body", "source", "metric", "finetune")
+
+
+@dataclass(frozen=True)
+class Further:
+    """What an undecided arm lacks.
+
+    Args:
+        seeds: how many more of each set; None where no number, or more than `MOST`, would do.
+        is_hopeless: more than `MOST` seeds would do.
+        sets: how many more sets would do where no number of seeds does; None for more than `MOST`.
+        is_few_sets: there are so few sets that p cannot be low enough, whatever the seeds.
+        commands: run the seeds; completed runs are not repeated.
+    """
+
+    seeds: int | None = None
+    is_hopeless: bool = False
+    sets: int | None = None
+    is_few_sets: bool = False
+    commands: tuple[str, ...] = ()
+
+
+def further(one: Overall, comparison: Comparison) -> Further:
+    """Return what would decide about an arm.
+
+    The rule, see `statistics.needed`: as many differences as have, if further ones are like those seen, a power of 80 % to give
+    Holm's p <= 0.05 (as if the arm were the first of all), or an interval within the margin; never fewer than can reach that
+    p at all, which are 6 for one arm. On one set the differences are seeds. On several they are sets, and more seeds only make
+    the mean of each set surer. Its variance is taken as that between sets, which stays, and that of a seed over the number of
+    seeds, which shrinks; with one seed a set the two cannot be told apart, and all is taken as that of seeds.
+    """
+    blocks = [block for block in comparison.blocks if block.arm == one.arm and block.seeds]
+    judged, largest = one.judged, LARGEST_P / len(comparison.overall)
+    if judged is None:
+        return Further()
+    margin = comparison.margin / 100 if one.is_relative else comparison.margin
+    sets = [
+        [value for value in differences_by_seed(own, one.is_relative) if math.isfinite(value)]
+        for own in by_column(blocks).values()
+    ]
+    sets = [own for own in sets if own]
+
+    def total(deviation: float) -> float:
+        return needed(judged.mean, deviation, margin, largest)
+
+    shared = sorted(set.intersection(*(set(block.seeds) for block in blocks)))
+    if one.sets == 1:
+        count = max(total(statistics.stdev(sets[0]) if len(sets[0]) > 1 else 0.0), judged.n + 1) - len(shared)
+    else:
+        between, within = _variances(sets)
+        if total(math.sqrt(between)) > judged.n:  # whatever the number of seeds
+            means = [statistics.fmean(own) for own in sets]
+            more = max(total(statistics.stdev(means) if len(means) > 1 else 0.0), judged.n + 1) - judged.n
+            return Further(sets=int(more) if more <= MOST else None, is_few_sets=total(0.0) > judged.n)
+        tried = range(len(shared) + 1, len(shared) + MOST + 1)
+        enough = (seeds for seeds in tried if total(math.sqrt(between + within / seeds)) <= judged.n)
+        count = next(enough, math.inf) - len(shared)
+    if count > MOST:
+        return Further(is_hopeless=True)
+    return Further(int(count), commands=tuple(commands(blocks, comparison, _next_seeds(shared, int(count)))))
+
+
+def _variances(sets: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Return the variance of the true means of sets and that of one seed, from the differences by seed of every set."""
+    repeated = [own for own in sets if len(own) > 1]
+    means = statistics.variance([statistics.fmean(own) for own in sets]) if len(sets) > 1 else 0.0
+    if not repeated:
+        return 0.0, means
+    freedom = sum(len(own) - 1 for own in repeated)
+    within = math.fsum(statistics.variance(own) * (len(own) - 1) for own in repeated) / freedom
+    return max(0.0, means - within * statistics.fmean(1 / len(own) for own in sets)), within
+
+
+def _next_seeds(known: Sequence[int], count: int) -> list[int]:
+    """Return the smallest seeds that are not known."""
+    found: list[int] = []
+    seed = 0
+    while len(found) < count:
+        found += [] if seed in known else [seed]
+        seed += 1
+    return found
+
+
+def commands(blocks: Sequence[Block], comparison: Comparison, seeds: Iterable[int]) -> list[str]:
+    """Return the command lines that run an arm and its baseline with some seeds, on all sets that the arm was run on."""
+    origin = comparison.origin
+    if origin is None:
+        return []
+    last = [f"seed={','.join(map(str, seeds))}"] + ([f"paths.runs={origin.folder}"] if origin.folder else [])
+    if origin.study:
+        words = [_study_words(blocks, origin)]
+    else:
+        typed = [_typed(run.path) for block in blocks for run in block.runs]
+        words = [[f"{key}={value}" for key, value in one.items()] for one in _merged(typed)]
+    return [shlex.join(["orca", "run", "-m", *own, *last]) for own in words]
+
+
+def _study_words(blocks: Sequence[Block], origin: Origin) -> list[str]:
+    words = [f"study={origin.study}"]
+    runs = [run for block in blocks for run in block.runs]
+    for axis in origin.axes:
+        found = dict.fromkeys(value for run in runs if axis != "seed" and (value := _label(run, axis)) is not None)
+        if found and not origin.whole.get(axis, frozenset({""})) <= found.keys():
+            words.append(f"{axis}={','.join(found)}")
+    typed = [_typed(run.path) for run in runs]
+    for key in origin.blanks:
+        values = dict.fromkeys(one[key] for one in typed if key in one)
+        words += [f"{key}={','.join(values)}"] if values else []
+    return words
+
+
+def _label(run: Run, axis: str) -> str | None:
+    """Return what a study calls a run on an axis; see `studies.of_study`."""
+    if axis == SET:
+        return run.task
+    return str(getattr(run, axis)) if axis in _GROUPS else run.variant.get(axis)
+
+
+def _typed(path: Path) -> dict[str, str]:
+    """Return key -> value of what was typed for a run, besides its seed and folder; empty where its folder does not say.
+
+    The folder may be somebody else's: what is an option of the program, and no setting, is left out.
+    """
+    try:
+        with open(path / _OVERRIDES, encoding="utf-8") as file:
+            lines = file.read(_MOST_READ).splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    pairs = [line.partition("=") for line in lines if "=" in line and not line.startswith("-")]
+    return {key: value for key, _, value in pairs if key not in ("seed", "paths.runs")}
+
+
+def _merged(typed: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Return fewer command lines for the same runs: those that differ in one key only become one, its values with commas."""
+    merged = [dict(items) for items in dict.fromkeys(tuple(sorted(one.items())) for one in typed if one)]
+    order = dict.fromkeys((*_GROUPS, *(key for one in typed for key in one)))
+    for key in order:
+        groups: dict[tuple[tuple[str, str], ...], list[str]] = defaultdict(list)
+        for one in merged:
+            if key in one:
+                groups[tuple((name, value) for name, value in one.items() if name != key)].append(one[key])
+        others = [one for one in merged if key not in one]
+        merged = others + [dict(rest) | {key: ",".join(dict.fromkeys(values))} for rest, values in groups.items()]
+    return [{key: one[key] for key in order if key in one} for one in merged]

@@ -1,0 +1,111 @@
+"""What a report lacks: runs that ended without a result, and seeds that a method was not run with; each with its command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from orca_cli.report.collect import Run
+from orca_cli.report.details import overrides
+from orca_cli.report.notes import clean, seeds_text
+from orca_cli.report.origin import Origin
+from orca_cli.report.studies import SET
+from orca_cli.report.table import UNFINISHED, Column, Method, Table
+
+_FIELDS = ("body", "source", "metric", "finetune")
+_NOWHERE = Origin()
+_OF_DATA = "task."  # settings that name data of the user's own: a method with such a one exists on these data only
+_TO_BE_TYPED = ("failed", "dead", "interrupted")
+
+
+@dataclass(frozen=True)
+class Hole:
+    """Something that is not there.
+
+    Args:
+        what: task, method and seeds.
+        state: as of a run; "not run", or "broken" for a folder that cannot be read.
+        reason: why it is not there.
+        command: what fills it; empty where no command can.
+    """
+
+    what: str
+    state: str
+    reason: str
+    command: str = ""
+
+
+def holes_of(table: Table, origin: Origin = _NOWHERE) -> list[Hole]:
+    """Return the holes of a table: runs by how they ended, then missing seeds by task and method, then broken folders."""
+    runs = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
+    found = [_of_run(run, origin) for run in runs]
+    for place, column in enumerate([] if table.by else table.columns):  # merged rows are no methods that can be run
+        found += _missing(table, place, column, origin)
+    broken = [Hole(clean(str(entry.path)), "broken", clean(entry.reason)) for entry in table.broken]
+    return found + broken
+
+
+def _of_run(run: Run, origin: Origin) -> Hole:
+    words = overrides(run.path) if run.state in _TO_BE_TYPED else None
+    settings = "".join(f" {key}={value}" for key, value in sorted(run.variant.items()))
+    what = f"{run.task}: {run.body} {run.metric} {run.finetune}{settings}, seed {run.seed}"
+    return Hole(clean(what), run.state, clean(run.reason), "" if words is None else _typed(["run", *words], origin))
+
+
+def _missing(table: Table, place: int, column: Column, origin: Origin) -> Iterator[Hole]:
+    cells = [(row.method, row.cells[place]) for row in table.rows]
+    every = {run.seed for _, cell in cells for run in cell.runs}
+    for method, cell in cells:
+        if any(key.startswith(_OF_DATA) for key, _ in method.settings) and not cell.runs:
+            continue
+        known = {run.seed for run in cell.runs} | {run.seed for run in _unfinished(table, column, method)}
+        seeds = sorted(every - known)
+        if seeds:
+            others = [run for row in table.rows for run in row.cells[place].runs]
+            reason = f"other methods of this task have seed{'s' if len(every) > 1 else ''} {seeds_text(sorted(every))}"
+            what = f"{column.task}: {method}, seed{'s' if len(seeds) > 1 else ''} {seeds_text(seeds)}"
+            own = cell.runs or [
+                run for row in table.rows if row.method == method for one in row.cells for run in one.runs
+            ]
+            command = _command(column, method, seeds, own or others, origin)
+            yield Hole(clean(what), "not run", clean(reason), command)
+
+
+def _unfinished(table: Table, column: Column, method: Method) -> Iterator[Run]:
+    for run in table.unfinished:
+        fields = all(getattr(run, key) == getattr(method, key) for key in _FIELDS)
+        settings = all(run.variant.get(key, value) == value for key, value in method.settings)
+        if fields and settings and run.task == column.task and run.protocol == column.protocol:
+            yield run
+
+
+def _command(column: Column, method: Method, seeds: Iterable[int], like: Collection[Run], origin: Origin) -> str:
+    """Return the command that runs a method on a task; settings that all runs in `like` have are typed as well."""
+    common: Mapping[str, str] = {}
+    if like:
+        items = set.intersection(*(set(run.variant.items()) for run in like))
+        common = {key: value for key, value in sorted(items) if not key.startswith(_OF_DATA)}
+    settings = {**common, **dict(method.settings)}
+    if any(key == "settings" for key in settings):  # a hash stands for settings that nobody typed
+        return ""
+    fields = {key: str(getattr(method, key)) for key in _FIELDS}
+    chosen = ",".join(map(str, seeds))
+    if origin.study:
+        own = {key: value for key, value in fields.items() if key in origin.axes}
+        words = {"study": origin.study, SET: column.task} | own | settings
+        words = {key: value for key, value in words.items() if key == "study" or key in origin.axes or key in settings}
+    else:
+        words = {"task": column.task, **fields, **settings}
+        if column.protocol != "clean":
+            words["protocol"] = column.protocol
+    many = ["-m"] if origin.study or "," in chosen else []
+    return _typed(["run", *many, *(f"{key}={value}" for key, value in words.items()), f"seed={chosen}"], origin)
+
+
+def _typed(words: list[str], origin: Origin) -> str:
+    """Return a command line for a shell; empty where a name has characters that nobody can type."""
+    words = [*words, *([f"paths.runs={origin.folder}"] if origin.folder else [])]
+    if any(clean(word, longest=2000) != word for word in words):
+        return ""
+    return shlex.join(["orca", *words])

@@ -1,0 +1,124 @@
+"""The multi-comparison matrix (Ismail-Fawaz et al. 2023, arXiv 2305.11921): each pair of methods over the tasks of both.
+
+What it says of a pair depends on these two methods alone, unlike a critical-difference diagram, whose verdicts change when
+a third method is added. As there, p is Wilcoxon's signed-rank test over tasks; here it is exact, and Holm's correction over
+all pairs stands beside it, which does depend on the number of methods.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from orca_cli.report.statistics import LARGEST_P, LEAST, holm, signed_rank
+
+_SAME = 1e-12
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Method `row` against method `column`; `gain` is above 0 where `row` has the lower errors.
+
+    Args:
+        tasks: on how many both have an error.
+        points: mean over the tasks whose error is a per cent of column's error less row's, in points; None without such a task.
+        relative: mean over all tasks of column's error less row's, in per cent of the mean of the two errors, -200 to 200.
+        wins, ties, losses: of `row`, by task.
+        p: two-sided, exact signed-rank test over tasks; of points if all tasks have them, else of the relative differences.
+        smallest: the smallest p that so many differences other than 0 can have.
+        corrected: Holm's p over all pairs of the matrix.
+        is_relative: `gain` and `p` are about `relative`.
+    """
+
+    row: str
+    column: str
+    tasks: int
+    points: float | None
+    relative: float
+    wins: int
+    ties: int
+    losses: int
+    p: float
+    smallest: float
+    corrected: float = 1.0
+    is_relative: bool = False
+
+    @property
+    def gain(self) -> float:
+        """Return the mean difference that the pair is judged by: in points, or in per cent of the error."""
+        return self.relative if self.is_relative or self.points is None else self.points
+
+    @property
+    def is_earned(self) -> bool:
+        """Return whether the two differ: at least six tasks that differ, and Holm's p at most 0.05."""
+        return self.wins + self.losses >= LEAST and self.corrected <= LARGEST_P
+
+    def turned(self) -> Pair:
+        """Return the same comparison seen from the other method."""
+        points = None if self.points is None else -self.points
+        turned = replace(self, row=self.column, column=self.row, points=points, relative=-self.relative)
+        return replace(turned, wins=self.losses, losses=self.wins)
+
+
+def matrix(errors: Mapping[str, Sequence[Mapping[int, float]]], percent: Sequence[bool]) -> list[Pair]:
+    """Return every ordered pair of methods that have a task in common, (a, b) and (b, a).
+
+    A task counts for a pair where both have an error of the same seed; its errors are then the means over the seeds that both
+    have. The unit is the same in the whole matrix: points if all tasks that count are per cents, else per cent of the error.
+
+    Args:
+        errors: method -> for every task, in the same order for all, seed -> error as stored; empty where it has none.
+        percent: for every task, whether its error is a fraction that is shown as per cent.
+    """
+    methods = list(errors)
+    found = []
+    for place, one in enumerate(methods):
+        for other in methods[place + 1 :]:
+            tasks = [
+                (*_means(a, b), is_percent)
+                for a, b, is_percent in zip(errors[one], errors[other], percent, strict=True)
+                if a.keys() & b.keys()
+            ]
+            if tasks:
+                found.append((one, other, tasks))
+    is_relative = not all(is_percent for *_, tasks in found for _, _, is_percent in tasks)
+    pairs = [_pair(one, other, tasks, is_relative) for one, other, tasks in found]
+    corrected = holm([pair.p for pair in pairs])
+    pairs = [replace(pair, corrected=p) for pair, p in zip(pairs, corrected, strict=True)]
+    return [one for pair in pairs for one in (pair, pair.turned())]
+
+
+def _means(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[float, float]:
+    seeds = sorted(a.keys() & b.keys())
+    return math.fsum(a[seed] for seed in seeds) / len(seeds), math.fsum(b[seed] for seed in seeds) / len(seeds)
+
+
+def _pair(row: str, column: str, tasks: Sequence[tuple[float, float, bool]], is_relative: bool) -> Pair:
+    points = [100 * _difference(mine, other) for mine, other, is_percent in tasks if is_percent]
+    relative = [_relative(mine, other) for mine, other, _ in tasks]
+    p, smallest = signed_rank(relative if is_relative else points)
+    return Pair(
+        row,
+        column,
+        len(tasks),
+        points=math.fsum(points) / len(points) if points else None,
+        relative=math.fsum(relative) / len(relative),
+        wins=sum(value > 0 for value in relative),
+        ties=sum(value == 0 for value in relative),
+        losses=sum(value < 0 for value in relative),
+        p=p,
+        smallest=smallest,
+        is_relative=is_relative,
+    )
+
+
+def _difference(mine: float, other: float) -> float:
+    """Return other - mine; 0 where they differ by rounding only."""
+    return 0.0 if math.isclose(mine, other, rel_tol=_SAME) else other - mine
+
+
+def _relative(mine: float, other: float) -> float:
+    """Return the difference in per cent of the mean of both: as log(other / mine) it orders pairs, and it is defined at 0."""
+    difference = _difference(mine, other)
+    return 200 * difference / (abs(mine) + abs(other)) if difference else 0.0

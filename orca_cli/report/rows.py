@@ -1,0 +1,100 @@
+"""The rows of a table merged by keys, and their order.
+
+A merged cell is a mean over settings, each of which counts once: the error of a seed is the mean over all of them, and a seed
+that one of them lacks does not count. So no setting weighs more because it was run more often.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from orca_cli.exceptions import DataError, UsageError, suggest
+from orca_cli.report.collect import Collection
+from orca_cli.report.filters import Values, key_hint
+from orca_cli.report.table import Cell, Column, Method, Row, Table, add, columns_of, methods_of, score_of, table_of
+
+ORDERS = ("name", "rank", "time")
+_FIELDS = ("body", "source", "metric", "finetune")
+_NONE = "-"
+
+
+def merged(collection: Collection, text: str, values: Values) -> Table:
+    """Return the table with a row for each combination of values of some keys.
+
+    Args:
+        collection: the runs.
+        text: the keys, with commas; groups or settings.
+        values: of the runs.
+
+    Raises:
+        UsageError: a key is empty, given twice, or the columns of the table.
+        DataError: no run has such a key.
+    """
+    keys = tuple(text.split(","))
+    if "" in keys or len(set(keys)) < len(keys):
+        raise UsageError(f"'{text}' is not a list of keys", where="--by", hint="such as --by body,train.lr")
+    if "task" in keys or "set" in keys:
+        raise UsageError("tasks are the columns", where="--by", hint="such as --by body,train.lr")
+    of = {run.path: [values.of(run, key) for run in [run] for key in keys] for run in collection.runs}
+    for place, key in enumerate(keys):
+        if of and all(found[place] is None for found in of.values()):
+            raise DataError(f"no run has '{key}'", where="--by", hint=key_hint(key, collection))
+    column_of = columns_of(collection.runs)
+    method_of = methods_of(collection.runs, column_of)
+    parts: dict[tuple[Method, Column], dict[Method, Cell]] = defaultdict(lambda: defaultdict(Cell))
+    for run in collection.runs:
+        own = {key: _NONE if value is None else value for key, value in zip(keys, of[run.path], strict=True)}
+        fields = {name: own.get(name, "") for name in _FIELDS}
+        method = Method(**fields, settings=tuple((key, value) for key, value in own.items() if key not in _FIELDS))
+        add(parts[method, column_of[run.path]][method_of[run.path]], run)
+    table = table_of(collection, {place: _merged(list(own.values())) for place, own in parts.items()}, column_of)
+    return replace(table, by=keys)
+
+
+def _merged(cells: Sequence[Cell]) -> Cell:
+    found = Cell(parts=max(1, sum(bool(cell.runs) for cell in cells)))
+    for cell in cells:
+        found.runs += cell.runs
+        found.hidden += cell.hidden
+        found.unfinished += cell.unfinished
+    found.runs.sort(key=lambda run: run.seed)
+    return found
+
+
+def ordered(table: Table, key: str) -> Table:
+    """Return the table with its rows by name, mean rank, time of a run, or error on a task; rows without come last.
+
+    Raises:
+        DataError: there is no such task, or no row has a rank or a time.
+    """
+    if key == "name":
+        return table
+    tasks = {column.task: place for place, column in reversed(list(enumerate(table.columns)))}
+    measures: dict[str, Callable[[Row], float | None]] = {"rank": lambda row: row.rank, "time": time_of}
+    if key in tasks and key not in measures:
+        measures[key] = lambda row: row.cells[tasks[key]].mean
+    if key not in measures:
+        raise DataError(f"there is no '{key}'", where="--sort", hint=suggest(key, (*ORDERS, *tasks)))
+    found = {id(row): measures[key](row) for row in table.rows}
+    if table.rows and all(value is None for value in found.values()):
+        hint = "only methods that have an error on every task have a rank" if key == "rank" else "leave --sort out"
+        raise DataError(f"no row has a {key}", where="--sort", hint=hint)
+
+    def place(row: Row) -> float:
+        value = found[id(row)]
+        return math.inf if value is None else value
+
+    return replace(table, rows=sorted(table.rows, key=place), order=key)
+
+
+def time_of(row: Row) -> float | None:
+    """Return the mean seconds of the three stages, each task counting once; None where no run says."""
+    times = []
+    for cell in row.cells:
+        known = [seconds for run in cell.runs if (seconds := score_of(run).seconds) is not None]
+        times += [statistics.fmean(known)] if known else []
+    return statistics.fmean(times) if times else None

@@ -1,0 +1,79 @@
+"""Measure `orca report`: seconds and peak memory over many run folders, as a table, a comparison and a page.
+
+    python scripts/bench_report.py [--runs 1000 10000] [--folder FOLDER]
+
+Makes run folders with records of a real run's size (some 15 kB each), runs the command in a process of its own, and prints
+for each number of runs: wall time, time on a processor, peak memory, the size of the output, and how long a browser takes
+to open the page, where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests import browser  # noqa: E402
+from tests.report.trees import add_environment, add_run, details  # noqa: E402
+
+TASKS = ("darcy", "deepsea", "digits", "ecg", "jsb", "listops", "ninapro", "satellite", "spherical", "cosmic")
+METRICS = ("otdd", "otdd_gaussian", "mmd", "moments", "none")
+
+
+def make(folder: Path, count: int) -> None:
+    """Write `count` run folders: ten tasks, five metrics, and as many seeds and rates as that takes."""
+    per_cell = -(-count // (len(TASKS) * len(METRICS)))
+    for number in range(count):
+        place, cell = divmod(number, len(TASKS) * len(METRICS))
+        task, metric = TASKS[cell % len(TASKS)], METRICS[cell // len(TASKS)]
+        rate, seed = divmod(place, min(per_cell, 20))
+        value = 0.1 + 0.03 * METRICS.index(metric) + 0.01 * TASKS.index(task) + 0.001 * seed
+        state = "failed" if number % 97 == 96 else "completed"
+        variant = {"train.lr": f"{1e-4 * (rate + 1):.0e}"}
+        names = {"task": task, "metric": metric, "variant": variant, "state": state}
+        add_environment(add_run(folder, seed=seed, value=value, **names, **details(seed, metric=metric)))
+
+
+def measure(words: list[str]) -> str:
+    """Run one command in a process of its own, and return what it took; its standard output goes to a file."""
+    with tempfile.TemporaryFile() as out:
+        start = time.monotonic()
+        process = subprocess.Popen([sys.executable, "-m", "orca_cli", *words], stdout=out, cwd=ROOT)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - start
+        if status:
+            raise SystemExit(f"orca {' '.join(words)}: exit status {status}")
+        busy, memory, size = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, os.fstat(out.fileno()).st_size
+        return f"{seconds:6.2f} s (processor {busy:5.2f} s)  {memory:5.0f} MiB  {size / 1000:6.0f} kB"
+
+
+def main() -> None:
+    """Make the folders and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10000], metavar="N")
+    parser.add_argument("--folder", type=Path, help="where to keep the folders for later calls; default: removed again")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        for count in arguments.runs:
+            folder = (arguments.folder or Path(temporary)) / str(count)
+            if not folder.exists():
+                make(folder, count)
+            for words in ([], ["--against", "metric=none"], ["--format", "html"]):
+                text = " ".join(words) or "table"
+                print(f"{count:6} runs  {text:22} {measure(['report', str(folder), *words])}", flush=True)
+            if (program := browser.path()) is not None:
+                page = Path(temporary) / "page.html"
+                measure(["report", str(folder), "--format", "html", "--out", str(page)])
+                with browser.started(program) as started:
+                    print(f"{count:6} runs  opened in a browser in {started.open(page.as_uri()):.2f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

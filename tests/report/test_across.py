@@ -1,0 +1,275 @@
+"""Methods over tasks: profiles, ranks, probability of improvement and pairs, by hand and against scipy and scikit-posthocs."""
+
+import csv
+import io
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from orca_cli.cli import main
+from orca_cli.report.across import MOST, across
+from orca_cli.report.across_layout import curve
+from orca_cli.report.collect import collect
+from orca_cli.report.matrix import matrix
+from orca_cli.report.profiles import Profile, profiles
+from orca_cli.report.ranks import improvements, mean_ranks
+from orca_cli.report.table import build_table
+from tests.report.trees import add_run
+
+NATS = {"percent": False, "name": "nats"}
+errors = st.lists(st.one_of(st.none(), st.integers(0, 60).map(lambda n: n / 20)), min_size=4, max_size=4)
+tables = st.lists(errors, min_size=2, max_size=5).map(lambda rows: dict(zip("abcde", rows, strict=False)))
+
+
+def test_profiles_by_hand():
+    # The last two tasks have one error only, and do not count.
+    a, b = profiles({"a": [1.0, 3.0, None, 5.0], "b": [2.0, 2.0, 3.0, None]})[:2]
+    assert (a.ratios, a.missing) == ((1.0, 1.5), 0)
+    three = profiles({"a": [1.0, 3.0, None], "b": [2.0, 2.0, 3.0], "c": [4.0, 2.0, 3.0]})
+    a, b, c = three
+    assert (a.ratios, b.ratios, c.ratios) == ((1.0, 1.5, math.inf), (1.0, 1.0, 2.0), (1.0, 1.0, 4.0))
+    assert [a.share(factor) for factor in (1, 1.4, 1.5, 100)] == [1 / 3, 1 / 3, 2 / 3, 2 / 3]
+    assert a.points == [(1.0, 1 / 3), (1.5, 2 / 3)]
+    assert a.missing == 1
+
+
+def test_a_lowest_error_of_0_is_matched_by_0_only():
+    a, b = profiles({"a": [0.0, 0.0], "b": [0.1, 0.0]})
+    assert (a.ratios, b.ratios) == ((1.0, 1.0), (1.0, math.inf))
+    assert profiles({"a": [1.0], "b": [None]}) == []
+
+
+@given(tables)
+def test_a_profile_is_a_distribution_function_of_ratios(table):
+    counted = [task for task in zip(*table.values(), strict=True) if sum(value is not None for value in task) > 1]
+    found = profiles(table)
+    assert len(found) == (len(table) if counted else 0)
+    for place, one in enumerate(found):
+        shares = [one.share(factor) for factor in (1, 1.1, 1.5, 3, 1e9)]
+        assert shares == sorted(shares)
+        assert all(0 <= share <= 1 for share in shares)
+        has = [task[place] for task in counted if task[place] is not None and (min_of(task) > 0 or task[place] == 0)]
+        assert one.share(1e9) == pytest.approx(len(has) / len(counted))
+        assert one.points[-1][1] == one.share(1e9)
+    if counted:  # somebody is best on every task
+        assert sum(one.share(1) for one in found) >= 1 - 1e-9
+
+
+def min_of(task):
+    return min(value for value in task if value is not None)
+
+
+@given(tables, st.randoms(use_true_random=False))
+def test_the_order_of_methods_and_tasks_does_not_matter(table, random):
+    places = random.sample(range(4), 4)
+    names = random.sample(list(table), len(table))
+    turned = {name: [table[name][place] for place in places] for name in names}
+    assert {one.method: one for one in profiles(turned)} == {one.method: one for one in profiles(table)}
+    assert mean_ranks(turned).mean == pytest.approx(mean_ranks(table).mean)
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=3, max_size=6))
+def test_mean_ranks_and_friedman_are_scipys(rows):
+    found = mean_ranks({str(place): [float(value) for value in row] for place, row in enumerate(rows)})
+    wanted = stats.rankdata(np.array(rows), axis=0).mean(axis=1)
+    assert list(found.mean.values()) == pytest.approx(list(wanted))
+    if any(len(set(task)) > 1 for task in zip(*rows, strict=True)):
+        assert found.friedman == pytest.approx(stats.friedmanchisquare(*rows).pvalue)
+    else:
+        assert found.friedman is None
+
+
+def test_a_hole_takes_its_task_out_of_the_ranks():
+    found = mean_ranks({"a": [1.0, 3.0, None], "b": [2.0, 2.0, 1.0]})
+    assert (found.mean, found.tasks) == ({"a": 1.5, "b": 1.5}, (0, 1))
+    assert mean_ranks({"a": [1.0, None], "b": [None, 1.0]}).mean == {}
+
+
+def test_probability_of_improvement_by_hand():
+    # First task: of the pairs (1, 2), (1, 3), (3, 2), (3, 3) a is lower in 2 and ties once: 2.5 of 4. Second: always.
+    one, other = improvements({"a": [[1.0, 3.0], [1.0], [5.0]], "b": [[2.0, 3.0], [2.0], []]})
+    assert (one.better, one.worse, one.tasks, one.share) == ("a", "b", 2, (2.5 / 4 + 1) / 2)
+    assert other.share == 1 - one.share
+    assert other.interval == pytest.approx((1 - one.interval[1], 1 - one.interval[0]))
+    assert 0.5 <= one.interval[0] <= one.share <= one.interval[1] <= 1
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.lists(st.integers(0, 9), min_size=1, max_size=6))
+def test_probability_of_improvement_is_mann_whitneys_share(a, b):
+    found = improvements({"a": [[float(value) for value in a]], "b": [[float(value) for value in b]]})
+    assert found[0].share == pytest.approx(stats.mannwhitneyu(b, a).statistic / (len(a) * len(b)))
+    assert (found[0].interval is None) == (len(a) == len(b) == 1)
+
+
+def test_the_bootstrap_of_the_improvement_resamples_runs_within_tasks():
+    generator = np.random.default_rng(4)
+    a, b = generator.normal(0, 1, size=(2, 3, 6)).tolist()
+    found = improvements({"a": a, "b": b})[0]
+    drawn = []
+    for _ in range(4000):
+        shares = []
+        for mine, other in zip(a, b, strict=True):
+            x, y = generator.choice(mine, 6), generator.choice(other, 6)
+            shares.append(np.mean(x[:, None] < y[None]) + np.mean(x[:, None] == y[None]) / 2)
+        drawn.append(np.mean(shares))
+    assert found.interval == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.025)
+
+
+def by_seed(rows):
+    return {name: [{} if value is None else {0: value} for value in row] for name, row in rows.items()}
+
+
+def test_pairs_by_hand():
+    rows = {"a": [0.10, 0.20, 0.30], "b": [0.20, 0.20, 0.25], "c": [0.50, None, 0.40]}
+    found = {(one.row, one.column): one for one in matrix(by_seed(rows), [True, True, True])}
+    ab, ac = found["a", "b"], found["a", "c"]
+    assert (ab.tasks, ab.wins, ab.ties, ab.losses, ab.gain) == (3, 1, 1, 1, pytest.approx((10 + 0 - 5) / 3))
+    assert (ab.p, ab.smallest) == (1.0, 0.5)  # of 10 and -5 the ranks are 2 and -1: all four patterns are as far from 0
+    assert (ac.tasks, ac.wins, ac.gain, ac.p) == (2, 2, pytest.approx((40 + 10) / 2), 0.5)
+    assert found["c", "a"].turned() == ac
+    assert found["c", "a"].gain == -ac.gain
+
+
+def test_pairs_over_units_that_differ_are_in_per_cent_of_the_error():
+    rows = by_seed({"a": [0.1, 3.0, 0.0], "b": [0.3, 5.0, 0.2]})
+    one = matrix(rows, [True, False, True])[0]
+    assert one.is_relative
+    # 0.2 of a mean of 0.2, 2 of 4, and 0.2 of 0.1.
+    assert one.gain == pytest.approx((100 + 50 + 200) / 3)
+    assert one.points == pytest.approx((20 + 20) / 2)
+    # The order of these differences is that of the log ratios.
+    relative = [200 * (y - x) / (x + y) for x, y in ((0.1, 0.3), (3.0, 5.0), (0.19, 0.2))]
+    logs = [math.log(y / x) for x, y in ((0.1, 0.3), (3.0, 5.0), (0.19, 0.2))]
+    assert np.argsort(relative).tolist() == np.argsort(logs).tolist()
+
+
+def test_a_pair_is_of_equal_seeds():
+    rows = {"a": [{0: 0.1, 1: 0.3}, {0: 0.2}], "b": [{1: 0.4, 2: 0.9}, {1: 0.1}]}
+    one = matrix(rows, [True, True])[0]
+    assert (one.tasks, one.gain) == (1, pytest.approx(10))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_p_of_every_pair_is_that_of_scikit_posthocs(seed):
+    import pandas
+    import scikit_posthocs
+
+    generator = np.random.default_rng(seed)
+    values = generator.normal(0.5, 0.1, size=(4, 12)) + np.array([0.0, 0.05, 0.1, 0.3])[:, None]
+    rows = dict(zip("abcd", values.tolist(), strict=True))
+    found = {(one.row, one.column): one for one in matrix(by_seed(rows), [True] * 12)}
+    frame = pandas.DataFrame(rows).melt()
+    for corrected, name in ((None, "p"), ("holm", "corrected")):
+        wanted = scikit_posthocs.posthoc_wilcoxon(frame, "value", "variable", p_adjust=corrected)
+        for one, other in itertools.permutations("abcd", 2):
+            assert getattr(found[one, other], name) == pytest.approx(wanted.loc[one, other])
+    assert found["a", "d"].is_earned
+    assert found["a", "d"].gain > 0
+
+
+def test_a_third_method_changes_nothing_about_a_pair_but_the_correction():
+    rows = {"a": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "b": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}
+    (alone, _) = matrix(by_seed(rows), [True] * 6)
+    assert (alone.p, alone.is_earned) == (2 / 64, True)
+    more = matrix(by_seed(rows | {"c": [0.3] * 6}), [True] * 6)
+    assert (more[0].p, more[0].gain, more[0].corrected, more[0].is_earned) == (2 / 64, alone.gain, 6 / 64, False)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for place, task in enumerate("stuvwxyz"):
+        for seed in range(3):
+            for metric, gain in (("otdd", 0.1), ("none", 0.0), ("mmd", 0.05)):
+                if (task, metric) != ("z", "mmd"):
+                    value = 0.5 + place / 100 - gain - seed / 1000 * place
+                    add_run(tmp_path, task=task, seed=seed, metric=metric, value=value)
+    return tmp_path
+
+
+def test_a_table_as_a_whole_with_a_hole(tree):
+    found = across(build_table(collect([tree])))
+    assert found.methods == ["otdd", "mmd", "none"]  # named by what they differ in, the best first
+    assert found.ranks.mean == {"otdd": 1.0, "mmd": 2.0, "none": 3.0}
+    assert len(found.ranks.tasks) == 7
+    assert found.holes == {"mmd": ["z"]}
+    assert {one.method: one.share(1e9) for one in found.profiles} == {"otdd": 1, "none": 1, "mmd": 7 / 8}
+    pair = next(one for one in found.pairs if (one.row, one.column) == ("otdd", "none"))
+    assert (pair.tasks, pair.wins, pair.p) == (8, 8, 2 / 2**8)
+    assert pair.gain == pytest.approx(10)
+
+
+def test_a_task_of_one_method_does_not_count(tree, capsys):
+    add_run(tree, task="alone", value=0.1)
+    found = across(build_table(collect([tree])))
+    assert [column.task for column in found.counted] == list("stuvwxyz")
+    assert found.holes == {"mmd": ["alone", "z"], "none": ["alone"]}
+    assert main(["report", str(tree), "--compare"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "tasks with an error of one method at most do not count: alone" in text
+    assert "no error on z, which counts as infinitely bad in the profile: mmd" in text
+
+
+def test_all_formats_hold_the_same(tree, capsys):
+    words = ["report", str(tree), "--compare"]
+    assert main([*words, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["methods"] == ["otdd", "mmd", "none"]
+    assert record["profiles"][1]["ratios"][-1] is None  # the hole
+    assert main([*words, "--format", "csv"]) == 0
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {line["measure"] for line in lines} == {"mean rank", "profile", "probability of improvement", "gain"}
+    gain = next(line for line in lines if line["measure"] == "gain")
+    assert (float(gain["value"]), gain["unit"]) == (record["pairs"][0]["gain"], "points")
+    for form in ("md", "latex", "table"):
+        assert main([*words, "--format", form]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        for said in ("* +10.0", "8/0/0", "no error on z, which counts as infinitely bad", "over the 7 of 8 tasks"):
+            assert (said if form == "table" else said.replace("* +10.0", "+10.0")) in text, form
+
+
+def test_a_profile_is_drawn_from_1_to_4_in_blocks_or_digits():
+    one = Profile("a", (1.0, 2.0, 8.0, math.inf), 1)
+    assert curve(one) == "\u2582" * 8 + "\u2584" * 8
+    assert curve(one, "+-") == "2" * 8 + "5" * 8
+    assert set(curve(Profile("a", (1.0,), 0), "+-")) == {"9"}
+    assert set(curve(Profile("a", (9.0,), 0))) == {" "}
+
+
+def test_what_cannot_be_compared_is_said(tmp_path, capsys):
+    add_run(tmp_path)
+    assert main(["report", str(tmp_path), "--compare"]) == 0
+    assert "nothing to compare" in capsys.readouterr().out
+    for number in range(MOST + 1):
+        for seed in range(2):
+            add_run(tmp_path, metric=f"m{number:02}", seed=seed, value=0.1 + number / 1000)
+    assert main(["report", str(tmp_path), "--compare"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"pairs are left out: {MOST + 2} methods" in text
+    assert main(["report", str(tmp_path), "--compare", "--against", "metric=m00"]) == 2
+    assert main(["report", str(tmp_path), "--compare", "--sort", "rank"]) == 2
+
+
+def test_names_from_the_disk_stay_names(tmp_path, capsys):
+    for metric in ("x\x1b[31m", "=y|<b>"):
+        for seed in (0, 1):
+            add_run(tmp_path, task="t\x1b[31m", metric=metric, seed=seed)
+    for form in ("table", "md", "csv", "latex", "json"):
+        assert main(["report", str(tmp_path), "--compare", "--format", form]) == 0
+        text = capsys.readouterr().out
+        assert "\x1b" not in text, form
+        assert ",=y" not in text, form
+
+
+def test_methods_that_differ_in_the_source_only_keep_names_of_their_own(tmp_path):
+    for source in ("one", "two"):
+        add_run(tmp_path, source=source)
+    assert across(build_table(collect([tmp_path]))).methods == [
+        "minilm otdd full source=one",
+        "minilm otdd full source=two",
+    ]

@@ -1,0 +1,232 @@
+"""What would decide an undecided comparison: numbers by hand, and commands that compose to the runs that they stand for."""
+
+import json
+import shlex
+import statistics
+
+import pytest
+
+from orca_cli.report.collect import collect
+from orca_cli.report.further import MOST, further
+from orca_cli.report.origin import Origin, origin_of
+from orca_cli.report.paired import compare
+from orca_cli.report.statistics import LARGEST_P, needed
+from orca_cli.report.studies import of_study
+from orca_cli.report.table import build_table
+from orca_cli.report.verdicts import layouts_of, sentence
+from orca_cli.runs import studies
+from tests.cli.conftest import *  # noqa: F403 - the `orca` command
+from tests.report.trees import add_run
+
+
+def add_pairs(root, gains, *, base=0.5, metric="otdd", seeds=None, typed=(), **fields):
+    for seed, gain in zip(seeds or range(len(gains)), gains, strict=True):
+        for name, value in (("none", base), (metric, base - gain)):
+            path = add_run(root, seed=seed, metric=name, value=value, **fields)
+            words = [f"task={fields.get('task', 'digits')}", f"metric={name}", *typed, f"seed={seed}"]
+            (path / "overrides.txt").write_text("\n".join(words) + "\n")
+
+
+def compared(root, origin=Origin(), margin=0.5):  # noqa: B008 - it is frozen
+    return compare(build_table(collect([root])), "metric", "none", margin, origin)
+
+
+def test_seeds_of_one_set_by_hand(tmp_path):
+    gains = [0.02, -0.01, 0.03, 0.00, 0.01]
+    add_pairs(tmp_path, gains)
+    found = compared(tmp_path)
+    total = needed(1.0, statistics.stdev([100 * gain for gain in gains]), 0.5)
+    # (1.960 + 0.842)^2 * (1.581 / 1)^2 + 1.960^2 / 2 = 19.6 + 1.9
+    assert total == 22
+    assert further(found.overall[0], found).seeds == 22 - 5
+    (command,) = further(found.overall[0], found).commands
+    seeds = ",".join(map(str, range(5, 22)))
+    assert command == f"orca run -m task=digits metric=none,otdd seed={seeds}"
+    assert sentence(found.overall[0], found).endswith(f"; about 17 more seeds: {command}")
+
+
+def test_never_fewer_seeds_than_can_show_anything(tmp_path):
+    add_pairs(tmp_path, [0.1, 0.1])
+    found = compared(tmp_path)
+    assert further(found.overall[0], found).seeds == 4
+    for seed in (0, 1):
+        add_run(tmp_path, metric="mmd", seed=seed, value=0.4)
+        add_run(tmp_path, metric="moments", seed=seed, value=0.4)
+    found = compared(tmp_path)
+    assert [further(one, found).seeds for one in found.overall] == [5, 5, 5]  # three arms need 7
+
+
+def test_a_single_pair_has_no_spread_to_go_by(tmp_path):
+    add_pairs(tmp_path, [0.1])
+    found = compared(tmp_path)
+    assert "in the only pair (n = 1 seed, one set); at least 5 more seeds: orca run" in sentence(
+        found.overall[0], found
+    )
+
+
+def test_seeds_that_are_there_are_not_asked_for_again(tmp_path):
+    add_pairs(tmp_path, [0.1, 0.1, 0.1], seeds=[1, 2, 4])
+    add_run(tmp_path, seed=0, metric="otdd", value=0.4)  # half of a pair
+    (command,) = further(compared(tmp_path).overall[0], compared(tmp_path)).commands
+    assert command.endswith("seed=0,3,5")
+
+
+def test_without_an_origin_no_folder_is_read_for_a_command(tmp_path):
+    add_pairs(tmp_path, [0.1, 0.1])
+    found = compared(tmp_path, None)
+    assert further(found.overall[0], found).commands == ()
+    assert sentence(found.overall[0], found).endswith("; about 4 more seeds")
+
+
+def test_a_hopeless_effect_is_called_so(tmp_path):
+    add_pairs(tmp_path, [0.10, -0.09, 0.11, -0.10, 0.09, -0.09])
+    found = compared(tmp_path, margin=0.0)
+    assert further(found.overall[0], found).is_hopeless
+    assert sentence(found.overall[0], found).endswith(f"it would take more than {MOST} more seeds")
+
+
+def test_seeds_help_where_sets_agree_and_seeds_do_not(tmp_path):
+    for task in "stuvwxyz":
+        add_pairs(tmp_path, [0.03, -0.01], task=task)
+    found = compared(tmp_path)
+    more = further(found.overall[0], found)
+    # Sets alike: with M seeds each, 8 sets have a deviation of 2.83 / sqrt(M), and 8 differences need one of at most 0.88.
+    assert (more.seeds, more.sets) == (11 - 2, None)
+    (command,) = more.commands
+    assert command.startswith("orca run -m task=s,t,u,v,w,x,y,z metric=none,otdd seed=2,")
+
+
+def test_sets_are_asked_for_where_more_seeds_cannot_decide(tmp_path):
+    for place, task in enumerate("stuvwxyz"):
+        gain = 0.10 if place % 3 else -0.06
+        add_pairs(tmp_path, [gain, gain + 0.001], task=task)
+    found = compared(tmp_path)
+    more = further(found.overall[0], found)
+    assert (more.seeds, more.is_few_sets, more.commands) == (None, False, ())
+    assert f"the sets differ more than their seeds: about {more.sets} more sets, not more seeds" in sentence(
+        found.overall[0], found
+    )
+
+
+def test_so_few_sets_that_no_number_of_seeds_would_do(tmp_path):
+    for task in "stu":
+        add_pairs(tmp_path, [0.02, 0.02], task=task)
+    found = compared(tmp_path)
+    more = further(found.overall[0], found)
+    assert (more.seeds, more.is_few_sets, more.sets) == (None, True, 3)
+    assert sentence(found.overall[0], found).endswith("cannot reach p = 0.05); about 3 more sets, not more seeds")
+
+
+def test_errors_of_0_have_no_ratio_and_stop_nothing(tmp_path):
+    nats = {"percent": False, "name": "nats"}
+    add_pairs(tmp_path, [0.0, 0.0], base=0.0, task="s", error=nats)
+    add_pairs(tmp_path, [0.1, 0.2], task="t", error=nats)
+    add_pairs(tmp_path, [0.0, 0.0], base=0.0, task="u", error=nats, metric="mmd")
+    found = compared(tmp_path)
+    assert all("undecided" in sentence(one, found) for one in found.overall)
+
+
+def test_no_effect_has_to_be_shown_as_well(tmp_path):
+    add_pairs(tmp_path, [0.001, -0.001, 0.0])
+    assert "undecided" in sentence(compared(tmp_path).overall[0], compared(tmp_path))
+    add_pairs(tmp_path / "six", [0.001, -0.001, 0.0, 0.001, -0.001, 0.0])
+    found = compared(tmp_path / "six")
+    assert sentence(found.overall[0], found).startswith("otdd: no effect beyond ±0.5 points")
+
+
+def test_commands_that_differ_in_one_key_are_one_and_others_are_apart(tmp_path):
+    add_pairs(tmp_path, [0.1], typed=["train.lr=1e-3"], variant={"train.lr": "1e-3"})
+    add_pairs(tmp_path, [0.1], typed=["train.lr=1e-4"], variant={"train.lr": "1e-4"})
+    add_pairs(tmp_path, [0.1], task="ecg", typed=["train.epochs=3", "task.x='a b'"])
+    found = compared(tmp_path, Origin(folder="my runs"))
+    assert further(found.overall[0], found).commands == ()  # two sets: more sets
+    one, other = found_commands(found)
+    assert one == "orca run -m task=digits metric=none,otdd train.lr=1e-3,1e-4 seed=1 'paths.runs=my runs'"
+    assert shlex.split(other)[3:] == [
+        "task=ecg",
+        "metric=none,otdd",
+        "train.epochs=3",
+        "task.x='a b'",
+        "seed=1",
+        "paths.runs=my runs",
+    ]
+
+
+def test_what_others_typed_is_quoted_and_brings_no_options(tmp_path):
+    typed = ["--allow-module=evil", "--config-dir=/tmp/evil", "task.x=$(rm -rf ~); echo", "body.checkpoint=\x1b[31m"]
+    add_pairs(tmp_path, [0.1], typed=typed)
+    found = compared(tmp_path)
+    (command,) = further(found.overall[0], found).commands
+    assert "evil" not in command
+    assert "task.x=$(rm -rf ~); echo" in shlex.split(command)
+    table = build_table(collect([tmp_path]))
+    assert "\x1b" not in str(layouts_of(found, table))
+
+
+def found_commands(found):
+    from orca_cli.report.further import commands
+
+    return sorted(commands([block for block in found.blocks if block.seeds], found, [1]))
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Runs that are called members of study=alignment: one set, one body, two metrics, seeds 0 to 4."""
+    members = []
+    for seed, gain in enumerate((0.02, -0.01, 0.03, 0.0, 0.01)):
+        for metric, value in (("none", 0.5), ("moments", 0.5 - gain)):
+            identity = f"{metric}{seed}".ljust(64, "0")
+            add_run(tmp_path, seed=seed, metric=metric, value=value, identity=identity)
+            labels = {"seed": str(seed), "set": "digits", "body": "minilm", "embedder": "patch", "metric": metric}
+            members.append(studies.Member(identity, labels | {"train.epochs": "3"}))
+    studies.add(tmp_path, "alignment", members)
+    return tmp_path
+
+
+def test_the_command_of_a_study_composes_to_the_missing_runs(study, orca, environment):  # noqa: F811, F405
+    code, out, err = orca("report", study, "--study", "alignment", "--against", "metric=none", "--json")
+    assert code == 0, err
+    (arm,) = json.loads(out)["arms"]
+    (command,) = arm["further"]["commands"]
+    words = shlex.split(command)
+    assert words[:4] == ["orca", "run", "-m", "study=alignment"]
+    assert {"set=digits", "body=minilm", "embedder=patch", "metric=none,moments", "train.epochs=3"} <= set(words)
+    code, out, err = orca(*words[1:], "--dry-run", "--json")
+    assert code == 0, err
+    jobs = json.loads(out)["jobs"]
+    assert len(jobs) == 2 * arm["further"]["seeds"]
+    assert {job["seed"] for job in jobs} == set(range(5, 5 + arm["further"]["seeds"]))
+    assert arm["sentence"].endswith(command)
+
+
+def test_axes_whose_choices_are_all_there_are_left_out(study):
+    origin = origin_of([study], "alignment", study)
+    assert (origin.study, origin.folder) == ("alignment", "")
+    assert "body.checkpoint" in origin.blanks
+    whole = {"metric": frozenset({"none", "moments"})}
+    collection = of_study(collect([study]), [study], "alignment")
+    found = compare(build_table(collection), "metric", "none", 0.5, Origin("alignment", origin.axes, whole))
+    (command,) = further(found.overall[0], found).commands
+    assert "metric=" not in command
+    assert "embedder=patch" in command
+    assert origin_of([study], None, study / "elsewhere").folder == str(study)
+
+
+def test_a_command_is_never_folded(study, orca):  # noqa: F811, F405
+    code, out, err = orca("report", study, "--study", "alignment", "--against", "metric=none")
+    assert code == 0, err
+    (line,) = [line for line in out.splitlines() if "orca run" in line]
+    assert line.startswith("    orca run -m study=alignment ")
+    assert ",20,21" in line
+    for form, start in (("md", "  `` orca run -m"), ("latex", "% orca run -m"), ("table", "    orca run -m")):
+        code, out, err = orca(
+            "report", study, "--study", "alignment", "--against", "metric=none", "--format", form, "--out", study / form
+        )
+        assert code == 0, err
+        (line,) = [line for line in (study / form).read_text().splitlines() if "orca run" in line]
+        assert line.startswith(start)
+        assert ",20,21" in line
+
+
+def test_the_level_is_shared_by_the_arms():
+    assert needed(1.0, 1.0, 0.0, LARGEST_P / 4) > needed(1.0, 1.0, 0.0)

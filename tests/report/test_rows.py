@@ -1,0 +1,253 @@
+"""Rows merged by keys, their order, runs found by any setting, and which best error is marked."""
+
+import json
+
+import pytest
+
+from orca_cli.cli import main
+from orca_cli.exceptions import DataError, UsageError
+from orca_cli.report.collect import collect
+from orca_cli.report.filters import Values, where
+from orca_cli.report.layout import layout_of
+from orca_cli.report.notes import notes_of
+from orca_cli.report.rows import merged, ordered
+from orca_cli.report.table import build_table
+from orca_cli.runs.settings import setting, settings
+from tests.report.trees import add_run
+
+CONFIG = """\
+train:
+  epochs: 5
+  lr: 0.0001
+  betas:
+  - 0.9
+  - 0.99
+align:
+  lr: 0.3
+  note: "#5: x"
+  select: null
+task:
+  lr: {a: 1}
+  data:
+    shape: 8 x 8
+device: auto
+"""
+
+
+def by(root, text):
+    return merged(collect([root]), text, Values())
+
+
+def names(table):
+    return [row[0] for row in layout_of(table).rows if row[0][0] not in ("trivial", "best baseline")]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two metrics with two learning rates; seed 2 is there for one rate only."""
+    for lr, shift in (("1e-3", 0.0), ("1e-4", 0.2)):
+        for metric, base in (("none", 0.4), ("otdd", 0.3)):
+            for seed in range(3 if lr == "1e-3" else 2):
+                value = base + shift + seed / 100
+                add_run(tmp_path, metric=metric, seed=seed, value=value, variant={"train.lr": lr}, seconds=times(value))
+    return tmp_path
+
+
+def times(value):
+    return {"build": 1.0, "align": 2.0, "finetune": 10 * (1 - value), "baselines": 100.0}
+
+
+def test_a_merged_error_is_the_mean_over_settings_of_seeds_that_all_have(tree):
+    table = by(tree, "metric")
+    assert names(table) == [["none"], ["otdd"]]
+    none, otdd = (row.cells[0] for row in table.rows)
+    assert none.by_seed == {0: pytest.approx(0.5), 1: pytest.approx(0.51)}  # means of 0.40 and 0.60, 0.41 and 0.61
+    assert (none.parts, none.partial, none.seeds) == (2, 1, [0, 1])
+    assert otdd.mean == pytest.approx((0.4 + 0.41) / 2)
+    text = str(layout_of(table).rows[0])
+    assert "over 2 settings +1 of unmatched seeds" in text
+    assert any(note.endswith("merged: train.lr") for note in notes_of(table))
+    assert [row.rank for row in table.rows] == [2.0, 1.0]
+
+
+def test_rows_by_a_setting_and_a_group_in_the_order_that_is_typed(tree):
+    table = by(tree, "train.lr,metric")
+    assert layout_of(table).names == ["train.lr", "metric"]
+    assert names(table) == [["1e-3", "none"], ["1e-4", "none"], ["1e-3", "otdd"], ["1e-4", "otdd"]]
+    assert all(row.cells[0].parts == 1 for row in table.rows)
+    assert not any("merged" in note for note in notes_of(table))
+    assert len(by(tree, "seed").rows) == 3
+
+
+def test_rows_of_unlike_settings_are_told_to_be_compared_with_care(tree):
+    assert not any("with care" in note for note in notes_of(by(tree, "metric")))
+    add_run(tree, metric="none", body="swin", value=0.9)
+    (note,) = [note for note in notes_of(by(tree, "metric")) if "with care" in note]
+    assert note == "rows are not of the same settings besides metric, so compare them with care: digits"
+
+
+def test_seeds_that_no_two_settings_share_leave_a_hole_and_no_error(tmp_path):
+    add_run(tmp_path, seed=0, variant={"train.lr": "1"})
+    add_run(tmp_path, seed=1, variant={"train.lr": "2"})
+    table = by(tmp_path, "metric")
+    assert table.rows[0].cells[0].mean is None
+    assert "+2 of unmatched seeds" in str(layout_of(table).rows[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("metrik", DataError, "no run has 'metrik'.*did you mean 'metric'"),
+        ("metric,metric", UsageError, "not a list of keys"),
+        ("metric,", UsageError, "not a list of keys"),
+        ("task", UsageError, "tasks are the columns"),
+    ],
+)
+def test_keys_that_cannot_name_rows_are_refused(tree, text, error, message):
+    with pytest.raises(error, match=message):
+        by(tree, text)
+
+
+def test_rows_are_sorted_by_a_task_a_rank_or_a_time(tree):
+    add_run(tree, task="ecg", metric="none", value=0.1, variant={"train.lr": "1e-4"}, seconds={"build": 1.0})
+    add_run(tree, task="ecg", metric="otdd", value=0.2, variant={"train.lr": "1e-4"}, seconds={"build": 1.0})
+    table = build_table(collect([tree]))
+
+    def order(key):
+        return [(row.method.metric, dict(row.method.settings)["train.lr"]) for row in ordered(table, key).rows]
+
+    assert order("digits") == [("otdd", "1e-3"), ("none", "1e-3"), ("otdd", "1e-4"), ("none", "1e-4")]
+    assert order("ecg")[:2] == [("none", "1e-4"), ("otdd", "1e-4")]  # those without come last
+    assert order("rank")[:2] == [("none", "1e-4"), ("otdd", "1e-4")]
+    assert order("time") == [("none", "1e-4"), ("otdd", "1e-4"), ("none", "1e-3"), ("otdd", "1e-3")]
+    (note,) = [note for note in notes_of(ordered(table, "time")) if "mean time" in note]
+    assert note.startswith("rows by the mean time of a run's stages: minilm none full train.lr=1e-4 6.95 s")
+    assert order("name") == [(row.method.metric, dict(row.method.settings)["train.lr"]) for row in table.rows]
+    with pytest.raises(DataError, match="there is no 'digit'.*did you mean 'digits'"):
+        ordered(table, "digit")
+
+
+def test_a_rank_or_time_that_no_row_has_cannot_sort(tmp_path):
+    add_run(tmp_path, task="a", metric="x", seconds=None)
+    add_run(tmp_path, task="b", metric="y", seconds="soon")
+    table = build_table(collect([tmp_path]))
+    for key in ("rank", "time"):
+        with pytest.raises(DataError, match=f"no row has a {key}"):
+            ordered(table, key)
+
+
+@pytest.fixture
+def composed(tmp_path):
+    """Runs that typed a setting, decided it, and left it as it was composed."""
+    for metric, fields in (
+        ("typed", {"variant": {"train.lr": "1e-3"}}),
+        ("decided", {"decided": {"train.lr": {"value": 2e-4, "why": "data"}, "align.select": {"value": "last"}}}),
+        ("left", {}),
+        ("damaged", {}),
+    ):
+        for seed in (0, 1):
+            path = add_run(tmp_path, metric=metric, seed=seed, **fields)
+            (path / "config.yaml").write_text(CONFIG if metric != "damaged" else "train: [")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("train.lr=0.001", {"typed"}),
+        ("train.lr=2e-4", {"decided"}),
+        ("train.lr=1e-4", {"left"}),
+        ("train.lr=0.0001,2e-4", {"decided", "left"}),
+        ("align.select=null", {"typed", "left"}),
+        ("align.select=last", {"decided"}),
+        ("train.betas=[0.9,0.99]", {"typed", "decided", "left"}),
+        ("task.data.shape=8 x 8", {"typed", "decided", "left"}),
+    ],
+)
+def test_runs_are_found_by_any_setting(composed, text, found):
+    assert {run.metric for run in where(collect([composed]), text).runs} == found
+
+
+def test_rows_by_a_setting_that_nobody_typed(composed):
+    assert names(by(composed, "train.lr")) == [["-"], ["0.0001"], ["0.0002"], ["1e-3"]]
+
+
+def test_a_key_that_is_no_setting_says_so(composed, capsys):
+    assert main(["report", str(composed), "--where", "train.lrr=1"]) == 11
+    assert "no run has train.lrr=1; did you mean 'train.lr'?" in capsys.readouterr().err
+    assert main(["report", str(composed), "--where", "nonsense=1"]) == 11
+    assert "it is none of the runs' settings" in capsys.readouterr().err
+
+
+def test_one_setting_is_read_as_all_are(tmp_path):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    every = settings(tmp_path)
+    assert len(every) == 9
+    for key, value in every.items():
+        assert setting(tmp_path, key) == value, key
+    for key in ("train", "lr", "train.l", "data.shape", "task.data.shap", "device.lr"):
+        with pytest.raises(KeyError):
+            setting(tmp_path, key)
+
+
+def test_settings_are_read_once_for_runs_that_differ_in_the_seed(composed, monkeypatch):
+    read = []
+    monkeypatch.setattr("orca_cli.report.filters.settings.setting", lambda path, key: read.append(path) or 1)
+    where(collect([composed]), "align.lr=1")
+    assert len(read) == 4  # not 8
+
+
+def test_all_options_together(tree, capsys):
+    words = ["report", str(tree), "--by", "metric,train.lr", "--where", "train.lr=1e-3", "--sort", "digits", "--json"]
+    assert main(words) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [row["metric"] for row in record["rows"]] == ["otdd", "none"]
+    assert record["rows"][0]["settings"] == {"train.lr": "1e-3"}
+    assert record["rows"][0]["cells"][0]["merged"] == 1
+    assert main(["report", str(tree), "--by", "metric", "--against", "metric=none"]) == 2
+    assert "--by: does not go with --against" in capsys.readouterr().err
+    assert main(["report", str(tree), "--by", "metric", "--compare"]) == 0
+    assert "otdd" in capsys.readouterr().out
+
+
+def best(root):
+    return {row.method.metric: (row.cells[0].best, row.cells[0].earned) for row in build_table(collect([root])).rows}
+
+
+def add_seeds(root, metric, values, first=0):
+    for seed, value in enumerate(values, first):
+        add_run(root, metric=metric, seed=seed, value=value)
+
+
+def test_the_lowest_error_earns_its_mark_by_six_pairs_with_every_other(tmp_path):
+    add_seeds(tmp_path, "a", [0.1] * 6)
+    add_seeds(tmp_path, "b", [0.2] * 5)
+    assert best(tmp_path)["a"] == (True, False)
+    add_seeds(tmp_path, "b", [0.2], first=5)
+    assert best(tmp_path) == {"a": (True, True), "b": (False, False)}
+    add_seeds(tmp_path, "c", [0.3] * 6)  # then p is 2 * 2/2^6 = 0.0625
+    assert best(tmp_path)["a"] == (True, False)
+    for metric in "abc":
+        add_seeds(tmp_path, metric, [{"a": 0.1, "b": 0.2, "c": 0.3}[metric]], first=6)
+    assert best(tmp_path)["a"] == (True, True)  # 2 * 2/2^7 = 0.031
+    add_seeds(tmp_path, "d", [0.1] * 7)  # as good as a
+    assert best(tmp_path)["a"] == (True, False)
+
+
+def test_a_lower_mean_of_other_seeds_earns_nothing(tmp_path):
+    add_seeds(tmp_path, "a", [0.1] * 6)
+    add_seeds(tmp_path, "b", [0.2] * 6, first=6)
+    assert best(tmp_path)["a"] == (True, False)
+
+
+def test_a_lone_method_is_not_best_of_anything(tmp_path):
+    add_seeds(tmp_path, "a", [0.1] * 8)
+    assert best(tmp_path) == {"a": (True, False)}
+    assert not any("fewer than 6" in note for note in notes_of(build_table(collect([tmp_path]))))
+
+
+def test_fewer_than_six_seeds_are_warned_of(tmp_path):
+    add_seeds(tmp_path, "a", [0.1] * 6)
+    add_seeds(tmp_path, "b", [0.2] * 3)
+    (note,) = [note for note in notes_of(build_table(collect([tmp_path]))) if "fewer than 6" in note]
+    assert note.startswith("fewer than 6 seeds in 1 of 2 cells")

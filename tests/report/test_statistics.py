@@ -1,0 +1,140 @@
+"""Intervals, exact tests and numbers of seeds: against scipy, statsmodels and hand-computed numbers; their symmetries."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from orca_cli.report.statistics import LARGEST_P, LEAST, effect, holm, interval, needed, sign_flip, signed_rank
+
+SKEWED = [1, 2, 3, 4, 9, 30]
+numbers = st.lists(st.integers(-40, 40).map(float), min_size=2, max_size=9)
+
+
+def scipys(values, method="BCa"):
+    found = stats.bootstrap((values,), np.mean, n_resamples=10_000, method=method, rng=np.random.default_rng(0))
+    return tuple(found.confidence_interval)
+
+
+def test_the_interval_is_scipys_bca_for_the_same_draws():
+    # Whole numbers: their sums have no rounding, so both count the same resamples as equal to the mean. The draws are for the
+    # values in rising order, of them or of the negated ones.
+    for values in ([-30, -9, -4, -3, -2, -1], [-5, 0, 0, 0], [-2, -1], [-9, -5, -4, -1, 3]):
+        assert interval(values) == pytest.approx(scipys(values), abs=1e-9)
+        assert interval([-value for value in values]) == pytest.approx([-end for end in scipys(values)[::-1]], abs=1e-9)
+
+
+def test_bca_moves_the_interval_to_the_side_of_the_long_tail():
+    low, high = interval(SKEWED)
+    plain_low, plain_high = scipys(SKEWED, "percentile")
+    assert low > plain_low
+    assert high > plain_high + 1
+
+
+def test_where_bca_is_undefined_the_interval_is_the_value_itself():
+    assert interval([0.3, 0.3, 0.3]) == (0.3, 0.3)
+    assert interval([0.0, 0.0]) == (0.0, 0.0)
+    assert interval([0.1 + 0.2, 0.3]) == pytest.approx((0.3, 0.3))  # equal but for rounding
+    assert interval([0.3]) is None
+
+
+@given(numbers, st.randoms(use_true_random=False))
+def test_the_order_of_differences_does_not_matter(values, random):
+    shuffled = random.sample(values, len(values))
+    assert interval(shuffled) == interval(values)
+    assert sign_flip(shuffled)[0] == sign_flip(values)[0]
+    assert signed_rank(shuffled) == signed_rank(values)
+
+
+@given(numbers)
+def test_what_helps_one_harms_the_other_as_much(values):
+    turned = [-value for value in values]
+    low, high = interval(values)
+    assert interval(turned) == (-high, -low)
+    assert sign_flip(turned) == sign_flip(values)
+    assert signed_rank(turned) == signed_rank(values)
+
+
+@given(numbers, st.sampled_from([0.25, 2.0, 1024.0]))
+def test_another_unit_changes_no_p_and_scales_the_interval(values, scale):
+    scaled = [scale * value for value in values]
+    assert interval(scaled) == pytest.approx([scale * end for end in interval(values)])
+    assert sign_flip(scaled) == sign_flip(values)
+    assert signed_rank(scaled) == signed_rank(values)
+
+
+@given(st.lists(st.integers(1, 400), min_size=2, max_size=12, unique=True), st.randoms(use_true_random=False))
+def test_signed_rank_is_scipys_exact_wilcoxon(sizes, random):
+    values = [random.choice((-1, 1)) * size for size in sizes]
+    wanted = stats.wilcoxon(values, method="exact")
+    assert signed_rank(values) == (pytest.approx(wanted.pvalue), 2 / 2 ** len(values))
+
+
+def test_signed_rank_with_ties_counts_every_pattern_of_signs():
+    # |1|, |1|, |2| have the ranks 1.5, 1.5, 3: the sums above 0 are 0, 1.5, 1.5, 3, 3, 4.5, 4.5, 6; seen is 4.5.
+    assert signed_rank([1, -1, 2]) == (6 / 8, 2 / 8)
+    assert signed_rank([1, 1, 2]) == (2 / 8, 2 / 8)
+    assert signed_rank([0, 0, 1, 1, 2]) == (2 / 8, 2 / 8)  # zeros are dropped
+    assert signed_rank([0, 0]) == (1.0, 1.0)
+    values = [0.5, 0.5, -0.5, 1.5, 2.5, 2.5, -3.5]
+    test = stats.wilcoxon(values, method=stats.PermutationMethod(n_resamples=10**6))
+    assert signed_rank(values)[0] == pytest.approx(test.pvalue)
+
+
+def test_signed_rank_of_many_values_is_exact_and_near_the_normal_limit():
+    values = list(np.random.default_rng(2).normal(0.3, 1, size=120))
+    assert signed_rank(values)[0] == pytest.approx(stats.wilcoxon(values, method="exact").pvalue, rel=1e-9)
+    assert signed_rank(values)[0] == pytest.approx(stats.wilcoxon(values, method="approx").pvalue, rel=0.2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_holm_is_that_of_statsmodels(count):
+    from statsmodels.stats.multitest import multipletests
+
+    p = (np.random.default_rng(count).random(count) ** 3).round(2)  # with ties
+    assert holm(list(p)) == pytest.approx(list(multipletests(p, method="holm")[1]))
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.integers(0, 7), st.floats(0, 1))
+def test_a_smaller_p_makes_no_corrected_p_larger(p, place, share):
+    smaller = list(p)
+    smaller[place % len(p)] *= share
+    assert all(new <= old + 1e-12 for new, old in zip(holm(smaller), holm(p), strict=True))
+
+
+def test_the_fewest_differences_that_can_show_anything():
+    assert sign_flip([1.0] * LEAST)[0] <= LARGEST_P < sign_flip([1.0] * (LEAST - 1))[0]
+    assert signed_rank([1.0] * LEAST)[0] <= LARGEST_P < signed_rank([1.0] * (LEAST - 1))[0]
+    assert needed(1.0, 0.0, 0.5) == LEAST
+    # With three arms p has to be 0.0167: 2/2^7 = 0.0156 is, 2/2^6 is not.
+    assert needed(1.0, 0.0, 0.5, LARGEST_P / 3) == 7
+    assert needed(1.0, 0.0, 0.5, 2 / 2**9) == 9  # exactly reached
+
+
+@pytest.mark.parametrize("size", [0.3, 0.5, 0.8, 1.2])
+@pytest.mark.parametrize("level", [0.05, 0.01])
+def test_the_number_needed_is_that_of_a_t_test_of_power_80_percent(size, level):
+    from statsmodels.stats.power import TTestPower
+
+    wanted = TTestPower().solve_power(effect_size=size, power=0.8, alpha=level)
+    assert abs(needed(size, 1.0, 0.0, level) - max(wanted, 1 + math.log2(1 / level))) <= 1.5
+
+
+def test_an_effect_within_the_margin_needs_as_many_as_show_that_it_is():
+    # margin - mean = 0.4 and a deviation of 0.5: as for a mean of 0.4.
+    assert needed(0.1, 0.5, 0.5) == needed(0.4, 0.5, 0.0)
+    assert needed(0.0, 1.0, 0.0) == math.inf
+    assert needed(0.0, 0.0, 0.5) == LEAST
+
+
+@given(st.floats(0.01, 5), st.floats(0, 5), st.floats(0.01, 5))
+def test_more_spread_never_needs_fewer(mean, deviation, more):
+    assert needed(mean, deviation + more, 0.5) >= needed(mean, deviation, 0.5) >= LEAST
+
+
+def test_an_effect_holds_its_parts():
+    found = effect(SKEWED)
+    assert (found.n, found.interval, (found.p, found.smallest)) == (6, interval(SKEWED), sign_flip(SKEWED))

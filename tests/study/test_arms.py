@@ -1,0 +1,111 @@
+"""What the arms of a study have in common, and what the settings that only arms use do."""
+
+import numpy as np
+import pytest
+
+from orca_cli import compose
+from orca_cli.exceptions import ConfigError
+from orca_cli.schema import Config, Train, check
+from orca_cli.stages import training_plan
+from orca_cli.stages.build import build
+from orca_cli.stages.pseudo_labels import shuffled
+from orca_cli.terminal import LogReporter
+from orca_cli.training.engine import Engine, choose_device
+from tests.checkpoints import save_tiny_bert
+
+
+@pytest.fixture(scope="module")
+def body(tmp_path_factory):
+    return save_tiny_bert(tmp_path_factory.mktemp("bodies") / "bert")
+
+
+def orders(words, monkeypatch, steps):
+    """Return arm -> the samples of its first optimizer steps, as stage 3 asks for them."""
+    taken = []
+
+    def noted(*args, **_):
+        taken.append(tuple(args[5]))
+        return 0.0, None
+
+    monkeypatch.setattr(training_plan, "train_step", noted)
+    found = {}
+    with compose.session() as session:
+        jobs = session.expand(words).jobs
+    for job in jobs:
+        built = build(job.config, LogReporter())
+        taken.clear()
+        engine = Engine(choose_device("cpu"), "fp32")
+        with training_plan.TrainingPlan(built.config, built, engine, samples=built.learned) as plan:
+            for step in range(steps):
+                plan.take(step)
+        found[job.labels["arm"]] = list(taken)
+    return found
+
+
+def test_arms_of_a_seed_see_the_same_samples_in_the_same_order(body, monkeypatch, tmp_path):
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path))
+    (tmp_path / "data" / "wnut17").mkdir(parents=True)
+    words = ["study=ablate", "set=digits", f"body.checkpoint={body}", "task.train_size=40"]
+    steps = 7  # over two epochs of 3 steps
+    first = orders([*words, "seed=0"], monkeypatch, steps)
+    assert len(first) == 17
+    assert len({tuple(order) for order in first.values()}) == 1
+    order = first["orca"]
+    assert sorted(sum(order[:3], ())) == list(range(40)) == sorted(sum(order[3:6], ()))
+    assert order[:3] != order[3:6]
+    (other,) = {tuple(order) for order in orders([*words, "seed=1", "arm=orca,scratch"], monkeypatch, steps).values()}
+    assert other != tuple(order)
+
+
+def test_shuffled_labels_are_those_of_each_split_in_another_order():
+    train, validation = np.repeat(np.arange(5), 40), np.arange(7) % 3
+    found = shuffled((train, validation), seed=0)
+    for own, given in zip(found, (train, validation), strict=True):
+        assert np.array_equal(np.sort(own), np.sort(given))
+    agreement = np.mean(found[0] == train)
+    assert 0.1 < agreement < 0.35  # 0.2 by chance
+    assert np.array_equal(found[0], shuffled((train, validation), seed=0)[0])
+    assert not np.array_equal(found[0], shuffled((train, validation), seed=1)[0])
+
+
+def test_shuffled_labels_reach_the_problem_of_stage_2(body, monkeypatch, tmp_path):
+    from orca_cli.stages.compared import compare
+
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path))
+    engine = Engine(choose_device("cpu"), "fp32")
+    members = {}
+    with compose.session() as session:
+        for kind in ("given", "shuffled"):
+            job = session.compose(
+                [f"body.checkpoint={body}", "task.train_size=40", "source.size=80", f"align.target_labels={kind}"]
+            )
+            built = build(job.config, LogReporter())
+            members[kind] = compare(job.config, built, engine, LogReporter()).problem.train.members
+            assert {c: len(rows) for c, rows in members[kind].items()} == dict.fromkeys(range(10), 4)
+            targets = built.task.train.targets()  # stage 3 has the task's own
+    assert all(set(targets[rows]) == {c} for c, rows in members["given"].items())
+    assert any(set(targets[rows]) != {c} for c, rows in members["shuffled"].items())
+
+
+@pytest.mark.parametrize(
+    ("typed", "epochs", "longer"), [("train.epochs=8", 8, 10), ("train.epochs=1", 1, 2), ("budget=quick", 33, 42)]
+)
+def test_a_quarter_longer_is_a_quarter_more_epochs_with_the_same_warm_up(
+    body, monkeypatch, tmp_path, typed, epochs, longer
+):
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path))
+    words = [f"body.checkpoint={body}", "task.train_size=40", typed, "train.refit=false", "train.batch_size=16"]
+    with compose.session() as session:
+        found = [
+            build(session.compose([*words, *more]).config, LogReporter()) for more in ([], ["train.longer_by=0.25"])
+        ]
+    plain, long = found
+    assert (plain.config.train.epochs, long.config.train.epochs) == (epochs, longer)
+    assert plain.config.train.warmup_epochs == long.config.train.warmup_epochs
+    assert long.summary["steps"]["finetune"] == longer * 3
+    assert long.summary["decided"]["train.epochs"]["why"] == f"train.longer_by=0.25 of {epochs} epochs"
+
+
+def test_longer_than_a_budget_of_minutes_is_refused():
+    with pytest.raises(ConfigError, match="longer than the time"):
+        check(Config(budget=2.0, train=Train(longer_by=0.1)))

@@ -1,0 +1,126 @@
+"""The studies of the paper, as files: every arm composes, arms differ in what they are about, and the page lists them."""
+
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+from orca_cli import compose
+from orca_cli.configuration import choices
+from orca_cli.study import SET, Study
+
+ROOT = Path(__file__).parents[2]
+PAPER = (
+    "table2",
+    "table3",
+    "table4",
+    "table5",
+    "table7",
+    "table9",
+    "table10",
+    "figure4",
+    "figure5",
+    "figure6",
+    "ablate",
+)
+
+
+def read(name):
+    return Study.read(name, choices("study")[name])
+
+
+def values_of(study, key):
+    """Return what a study's arms set a key to."""
+    bundles = [study.common, *(texts for axis in study.axes.values() for texts in axis.values())]
+    return {text.partition("=")[2] for texts in bundles for text in texts if text.startswith(f"{key}=")}
+
+
+def place(study, folder):
+    """Put something at every path that a study names into a data folder."""
+    for key in study.files:
+        for value in values_of(study, key) - {"???"}:
+            path = folder / value
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(value) if path.suffix else path.mkdir(exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory):
+    """Return, for a study's name: the jobs of all its arms on the first set, and of its first arm on all sets; one seed."""
+    folder = tmp_path_factory.mktemp("data")
+
+    @functools.cache
+    def jobs(name):
+        study = read(name)
+        place(study, folder)
+        typed = [f"study={name}", "seed=0", f"paths.data={folder}"]
+        typed += [f"body.checkpoint={folder}"] if "body.checkpoint" in study.files else []
+        arms = [f"{axis}={next(iter(study.axes[axis]))}" for axis in arms_of(study) if axis != "body"]
+        with compose.session() as session:
+            found = [session.expand([*typed, f"set={next(iter(study.axes[SET]))}"]), session.expand([*typed, *arms])]
+        assert not found[0].absent | found[1].absent
+        return found[0].jobs, found[1].jobs
+
+    return jobs
+
+
+def arms_of(study):
+    return [axis for axis in study.axes if axis not in (SET, "seed")]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_arm_and_every_set_composes_and_no_two_runs_are_the_same(composed, name):
+    study = read(name)
+    of_first, of_all = composed(name)
+    for jobs in (of_first, of_all):
+        assert len({job.identity.run for job in jobs}) == len(jobs)
+    assert {job.labels[SET] for job in of_all} == set(study.axes[SET])
+    for axis in arms_of(study):
+        found = {job.labels[axis] for job in (of_all if axis == "body" else of_first)}
+        assert found == set(study.axes[axis])
+
+
+@pytest.mark.parametrize("name", [name for name in PAPER if name != "table4"])
+def test_arms_of_a_set_train_in_the_same_way(composed, name):
+    jobs, _ = composed(name)
+    settings = [
+        {f"train.{key}": value for key, value in vars(job.config.train).items()}
+        | {"task": job.config.task, "precision": job.config.precision, "budget": job.config.budget}
+        for job in jobs
+    ]
+    differing = {key for own in settings for key in own if own[key] != settings[0][key]}
+    assert differing == {"ablate": {"train.longer_by"}, "figure5": {"task"}}.get(name, set())
+    assert {job.choices["finetune"] for job in jobs if job.config.embedder["init"] == "random"} <= {"scratch"}
+    assert {job.config.align.select for job in jobs} == {"last"}
+
+
+def test_a_study_is_narrowed_by_set_arm_and_seed_and_takes_another_task(tmp_path):
+    place(read("table3"), tmp_path)
+    typed = ["study=table3", f"paths.data={tmp_path}"]
+    with compose.session() as session:
+        jobs = session.expand([*typed, "set=digits,trace", "arm=orca,fpt", "seed=3,9"]).jobs
+        labels = [tuple(job.labels[axis] for axis in ("seed", "set", "arm")) for job in jobs]
+        assert labels == [(s, n, a) for s in "39" for n in ("digits", "trace") for a in ("orca", "fpt")]
+        assert [job.choices["finetune"] for job in jobs[:2]] == ["full", "layernorm"]
+        assert jobs[0].config.budget == "quick"
+        (own,) = session.expand([*typed, "task=ecg", "arm=orca", "seed=0", "protocol=paper"]).jobs
+        assert (own.choices["task"], own.choices["body"], own.config.train.lr) == ("ecg", "roberta", 5e-4)
+        assert own.choices["metric"] == "otdd"  # the arm's, not the protocol's
+
+
+def test_the_page_lists_every_study_of_the_paper_with_its_number_of_runs(tmp_path):
+    page = (ROOT / "docs" / "studies.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\| (\d+) \|", page, flags=re.M))
+    assert {name: int(rows.get(name, -1)) for name in PAPER} == {
+        name: len(read(name).arms({}, tmp_path)) for name in PAPER
+    }
+
+
+def test_data_that_are_not_there_are_left_out_with_the_command_that_gets_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path))
+    with compose.session() as session:
+        sweep = session.expand(["study=table2", "seed=0"], may_be_empty=True)
+    assert {job.labels[SET] for job in sweep.jobs} == {"digits", "listops"}
+    for task in ("deepsea", "ecg", "cosmic", "psicov", "satellite"):
+        assert any(f"orca data get {task}" in reason for reason in sweep.absent), task

@@ -14,13 +14,13 @@ from orca_cli.exceptions import DataError
 from orca_cli.schema import lookup
 from orca_cli.stages.build import build, forward_once, read_source
 from orca_cli.terminal import LogReporter
-from tests.checkpoints import save_tiny_bert, save_tiny_roberta, save_tiny_swin, save_tiny_vit
+from tests.checkpoints import save_tiny, save_tiny_bert
 
 CONF = config_dir()
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 FLOOR = {
     "task": 4,
-    "body": 6,
+    "body": 18,
     "source": 3,
     "metric": 2,
     "embedder": 2,
@@ -43,15 +43,9 @@ OWN = ("arrays", "images", "table", "hub")
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     root = tmp_path_factory.mktemp("tiny")
-    return {
-        "minilm": save_tiny_bert(root / "bert", max_position_embeddings=512),
-        "bert": save_tiny_bert(root / "bert"),
-        "roberta": save_tiny_roberta(root / "roberta"),
-        "swin": save_tiny_swin(root / "swin"),
-        "swin_tiny": save_tiny_swin(root / "swin"),
-        "vit": save_tiny_vit(root / "vit"),
-        "antiberty": save_tiny_bert(root / "bert"),
-    }
+    names = [path.stem for path in FILES if path.parts[0] == "body"]
+    long = save_tiny_bert(root / "long", max_position_embeddings=512)
+    return {name: save_tiny(name, root / name) for name in names} | {"minilm": long}
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +80,8 @@ def overrides_for(path: Path, own: dict[str, list[str]]) -> list[str]:
     words = [f"{group}={name}"]
     if group == "source" and name in ("cifar10", "digits"):
         words += ["body=swin_tiny"]
+    if (group, name) == ("body", "auto"):
+        words += ["body.checkpoint=."]  # any folder: it has none by default
     if group == "augment" and name in ("flip", "crop", "images"):
         words += ["task.layout=image"]
     if group == "task":

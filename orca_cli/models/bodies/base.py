@@ -208,6 +208,18 @@ class ImageBody(PretrainedBody):
         )
 
 
+@torch.no_grad()
+def like_words(words: Tensor) -> nn.LayerNorm:
+    """Return a norm whose outputs have mean and deviation, per dimension, of word embeddings [N, D].
+
+    Bodies without a norm of their inputs compute in the words' scale, which differs by orders of magnitude between families.
+    """
+    norm = nn.LayerNorm(words.shape[1], device=words.device)
+    norm.weight.copy_(words.std(0))
+    norm.bias.copy_(words.mean(0))
+    return norm
+
+
 def _statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and deviation that a checkpoint's images were normalised with; ImageNet's where it does not say."""
     try:

@@ -13,7 +13,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -157,8 +157,7 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     import torch
     import transformers
 
-    device = _architecture_on.get()
-    folder = resolve(checkpoint) if device is None else Path(checkpoint)
+    device, folder = _architecture_on.get(), folder_of(checkpoint)
     kind = getattr(transformers, classes[check_family(folder, tuple(classes))])
     settings |= {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True, "dtype": torch.float32}
     transformers.utils.logging.disable_progress_bar()
@@ -181,7 +180,30 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     if wrong:
         what = f"{len(wrong)} of the model's weights are missing or have the wrong shape, such as '{wrong[0]}'"
         raise DataError(what, where=str(folder), hint="give the folder of a complete saved checkpoint")
+    if more := _surplus_layer(model, report["unexpected_keys"]):
+        what = f"holds weights of more layers than {CONFIG} names, such as '{more}'"
+        raise DataError(what, where=str(folder), hint=f"give the {CONFIG} that belongs to the weights")
     return model, folder
+
+
+def _surplus_layer(model: Any, unknown: Iterable[str]) -> str | None:
+    """Return a weight of a layer behind the model's last, or None; heads and other towers are rightly left out."""
+    stacks = {name: len(part) for name, part in model.named_modules() if type(part).__name__ == "ModuleList"}
+    for key in sorted(unknown):
+        found = re.match(r"(.+?)\.(\d+)\.", key.removeprefix(f"{model.base_model_prefix}."))
+        if found and int(found[2]) >= stacks.get(found[1], int(found[2]) + 1):
+            return key
+    return None
+
+
+def folder_of(checkpoint: str) -> Path:
+    """Return the folder of `resolve`; inside `architecture_only` the folder that is named, which has no weights."""
+    return resolve(checkpoint) if _architecture_on.get() is None else Path(checkpoint)
+
+
+def family(checkpoint: str, families: tuple[str, ...]) -> str:
+    """Return the family that a checkpoint's config.json names, one of `families`; raises as `check_family`."""
+    return check_family(folder_of(checkpoint), families)
 
 
 def _architecture(kind: Any, folder: Path, device: str, attention: str | None) -> Any:
@@ -210,7 +232,7 @@ def check_modest(folder: Path) -> int:
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         largest = max((abs(number) for number in _numbers(content)), default=0)
-        layers = sum(sum(_numbers(content[key])) for key in _DEPTHS if key in content)
+        layers = _depth(content)
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{CONFIG} is unreadable", where=str(folder)) from error
     if largest > _LARGEST_NUMBER:
@@ -218,12 +240,24 @@ def check_modest(folder: Path) -> int:
     return layers
 
 
+def _depth(content: Any) -> int:
+    """Return the layers of a model and of the models within it, such as the two towers of SigLIP."""
+    if not isinstance(content, dict):
+        return 0
+    own = sum(sum(_numbers(content[key])) for key in _DEPTHS if key in content)
+    return own + sum(map(_depth, content.values()))
+
+
 def _numbers(value: Any) -> Iterator[int]:
     if isinstance(value, int) and not isinstance(value, bool):
         yield value
-    elif isinstance(value, (list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, list):
+        for item in value:
             yield from _numbers(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key != "rope_theta":  # a wavelength, in the millions for long texts; nothing grows with it
+                yield from _numbers(item)
 
 
 def shareable_config(folder: Path) -> dict[str, Any]:

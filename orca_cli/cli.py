@@ -27,12 +27,13 @@ COMMANDS = {
     "verify": "compute every number of such a file again, without torch",
     "distance": "the distance between two labelled data sets, by any metric",
     "data": "the data sets: list, get, check, import your own copy, path",
+    "body": "the pretrained bodies: list, get for offline machines, train a small one on images",
     "list": "what you can choose from: tasks, bodies, sources, metrics, finetune, hparams, protocols, studies, settings",
     "doctor": "check this machine: versions, devices, folders, extras; check the files of a run",
 }
 
 # These import torch and other packages, whose versions are checked first.
-_COMPUTING = ("run", "predict", "export", "score", "distance", "data check", "data import")
+_COMPUTING = ("run", "predict", "export", "score", "distance", "data check", "data import", "body get", "body train")
 
 _EXAMPLES = """\
 examples:

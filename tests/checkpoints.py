@@ -2,20 +2,47 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from transformers import (
+    BeitConfig,
+    BeitModel,
     BertConfig,
     BertModel,
     BertTokenizerFast,
+    DebertaV2Config,
+    DebertaV2Model,
+    DeiTConfig,
+    DeiTModel,
+    Dinov2Config,
+    Dinov2Model,
+    DistilBertConfig,
+    DistilBertModel,
+    EsmConfig,
+    EsmModel,
     GPT2Config,
     GPT2Model,
     GPT2TokenizerFast,
+    LlamaConfig,
+    LlamaModel,
+    MistralConfig,
+    MistralModel,
+    ModernBertConfig,
+    ModernBertModel,
+    Qwen2Config,
+    Qwen2Model,
+    Qwen3Config,
+    Qwen3Model,
     RobertaConfig,
     RobertaModel,
+    SiglipConfig,
+    SiglipModel,
     SwinConfig,
     SwinModel,
+    T5Config,
+    T5EncoderModel,
     ViTConfig,
     ViTModel,
 )
@@ -66,19 +93,18 @@ def save_tiny_roberta(folder: Path) -> Path:
     return folder
 
 
-def save_tiny_gpt2(folder: Path) -> Path:
-    """Save a GPT-2 of 2 layers, width 32, 64 positions, whose tokenizer has neither padding nor classification token."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(5)
-    config = GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0)
-    GPT2Model(config).save_pretrained(folder)
+def _save_word_pieces(folder: Path) -> None:
+    _save_tokenizer(folder, ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"])
+
+
+def _save_byte_pairs(folder: Path) -> None:
+    """Save a tokenizer that has neither padding nor classification token."""
     words = {word: number for number, word in enumerate([*_LETTERS, "\u0120", "<|endoftext|>"])}
     (folder / "vocab.json").write_text(json.dumps(words))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     GPT2TokenizerFast(
         vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), unk_token="<|endoftext|>"
     ).save_pretrained(folder)
-    return folder
 
 
 def save_tiny_swin(folder: Path) -> Path:
@@ -113,3 +139,90 @@ def save_tiny_vit(folder: Path) -> Path:
     )
     ViTModel(config).save_pretrained(folder)
     return folder
+
+
+_TEXT = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_MARKED = _TEXT | {"cls_token_id": 1, "sep_token_id": 2}
+_GROUPED = _TEXT | {"num_key_value_heads": 2}
+_IMAGE = {
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
+_DEBERTA = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 16,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+_T5 = {"vocab_size": 100, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+_BIASED = {
+    "use_relative_position_bias": True,
+    "use_absolute_position_embeddings": False,
+    "use_mean_pooling": True,
+    "drop_path_rate": 0.0,
+}
+_GPT2 = {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "resid_pdrop": 0.0}
+_ESM = {"pad_token_id": 0, "mask_token_id": 4, "position_embedding_type": "rotary", "emb_layer_norm_before": False}
+_DISTIL = {"vocab_size": 100, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64}
+_MODELS = {
+    "gpt2": (GPT2Config(**_GPT2 | {"bos_token_id": 1, "eos_token_id": 2}), GPT2Model, _save_byte_pairs),
+    "smollm2": (LlamaConfig(**_GROUPED), LlamaModel, _save_byte_pairs),
+    "mistral": (MistralConfig(**_GROUPED, sliding_window=7), MistralModel, _save_byte_pairs),
+    "qwen2": (Qwen2Config(**_GROUPED), Qwen2Model, _save_byte_pairs),
+    "qwen3": (Qwen3Config(**_GROUPED, head_dim=8), Qwen3Model, _save_byte_pairs),
+    "modernbert": (ModernBertConfig(**_MARKED, local_attention=8), ModernBertModel, _save_word_pieces),
+    "deberta": (DebertaV2Config(**_TEXT | _DEBERTA), DebertaV2Model, _save_word_pieces),
+    "t5": (T5Config(**_T5), T5EncoderModel, _save_word_pieces),
+    "esm": (EsmConfig(**_TEXT | _ESM), EsmModel, _save_word_pieces),
+    "distilbert": (DistilBertConfig(**_DISTIL), DistilBertModel, _save_word_pieces),
+    "deit": (DeiTConfig(**_IMAGE), DeiTModel, None),
+    "beit": (BeitConfig(**_IMAGE | _BIASED), BeitModel, None),
+    "dinov2": (Dinov2Config(**_IMAGE | {"mlp_ratio": 2}), Dinov2Model, None),
+    "siglip": (
+        SiglipConfig(vision_config=_IMAGE, text_config=_TEXT | {"projection_size": 32}),
+        SiglipModel,
+        None,
+    ),
+}
+
+
+def save_tiny(name: str, folder: Path) -> Path:
+    """Save a tiny model of the family that conf/body/NAME.yaml is of: 2 layers, width 32, 64 positions or 16 patches."""
+    if name in _OWN:
+        return _OWN[name](folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config, model_class, save_tokenizer = _MODELS[name]
+    torch.manual_seed(6)
+    model_class(config).save_pretrained(folder)
+    if save_tokenizer is not None:
+        save_tokenizer(folder)
+    return folder
+
+
+_OWN: dict[str, Callable[[Path], Path]] = {
+    "minilm": save_tiny_bert,
+    "bert": save_tiny_bert,
+    "auto": save_tiny_bert,
+    "antiberty": save_tiny_bert,
+    "roberta": save_tiny_roberta,
+    "swin": save_tiny_swin,
+    "swin_tiny": save_tiny_swin,
+    "vit": save_tiny_vit,
+}

@@ -26,6 +26,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser):
+    """Let tests/models/test_conformance.py be run on a body of one's own (docs/adding.md)."""
+    parser.addoption("--body", help="its name in conf/body, or its YAML file; by default every file of conf/body")
+    parser.addoption("--checkpoint", help="a checkpoint of it, small, as a local folder")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item):
     """Count the examples of a property for the scorecard."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from tests.checkpoints import save_tiny_bert, save_tiny_gpt2
+from tests.checkpoints import save_tiny, save_tiny_bert
 from tests.forked import Server
 
 ROOT = Path(__file__).parent.parent
@@ -86,8 +86,8 @@ def test_every_file_of_the_page_is_tried_here():
         "orca_cli/tasks/ramps.py",
         "conf/task/ramps.yaml",
         "conf/body/bert_small.yaml",
-        "orca_cli/models/bodies/gpt2.py",
-        "conf/body/gpt2.yaml",
+        "orca_cli/models/bodies/distilbert.py",
+        "conf/body/distilbert.yaml",
         "orca_cli/models/embedders/wide.py",
         "conf/embedder/wide.yaml",
         "orca_cli/metrics/mean_shift.py",
@@ -121,40 +121,42 @@ def test_a_body_of_a_known_family_is_one_yaml(checkout, orca):
     assert "width 32" in out
 
 
-CAUSAL = """
+AS_TRANSFORMERS = """
 import torch
-from transformers import GPT2Model
-from orca_cli.models.assembly import build_model
-from orca_cli.models.bodies import gpt2
-body = gpt2.load("tiny_gpt2")
+from transformers import DistilBertModel
+from orca_cli.models.bodies import auto, distilbert
+body = auto.load("tiny_distilbert")
+assert type(body).__name__ == "DistilBertBody"
 numbers = torch.arange(12).view(2, 6)
-whole = GPT2Model.from_pretrained("tiny_gpt2").eval()
+whole = DistilBertModel.from_pretrained("tiny_distilbert").eval()
 mask = torch.ones(2, 6, dtype=torch.bool)
 torch.testing.assert_close(
-    body.eval().encode(body.embed_words(numbers), mask, causal=True), whole(numbers).last_hidden_state
+    body.eval().encode(body.embed_words(numbers), mask, causal=False), whole(numbers).last_hidden_state
 )
-assert body.prefix_tokens() is None
-assert [len(body.linear_names(role)) for role in ("query", "output", "feed_forward")] == [2, 2, 4]
-assert len(body.norms()) == 5
-before = body.blocks[0].mlp.c_fc.weight.clone()
-body.reset_weights()
-assert not torch.equal(before, body.blocks[0].mlp.c_fc.weight)
-model = build_model(body=body, kind="dense", input_shape=(3, 12), num_outputs=2, seed=0, causal=True).eval()
-x = torch.randn(1, 3, 12, requires_grad=True)
-rows = [torch.autograd.grad(y, x, retain_graph=True)[0][0].abs().sum(0) > 0 for y in model(x)[0].sum(0)]
-assert torch.equal(torch.stack(rows), torch.ones(12, 12, dtype=torch.bool).tril())
 """
 
 
 def test_a_body_of_a_new_family_is_one_yaml_and_one_python_file(checkout, orca):
-    add(checkout, "orca_cli/models/bodies/gpt2.py", "conf/body/gpt2.yaml")
-    save_tiny_gpt2(checkout / "tiny_gpt2")
-    assert "gpt2" in orca("list", "bodies")
-    done = subprocess.run([sys.executable, "-c", CAUSAL], cwd=checkout, capture_output=True, text=True)
+    add(checkout, "orca_cli/models/bodies/distilbert.py", "conf/body/distilbert.yaml")
+    save_tiny("distilbert", checkout / "tiny_distilbert")
+    assert "distilbert" in orca("list", "bodies")
+    done = subprocess.run([sys.executable, "-c", AS_TRANSFORMERS], cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "orca run body=gpt2" in PAGE
-    words = ["body=gpt2", *QUICK, "body.checkpoint=tiny_gpt2", "finetune=layernorm", "task.train_size=40"]
+    assert "orca run body=distilbert" in PAGE
+    words = ["body=distilbert", *QUICK, "body.checkpoint=tiny_distilbert", "finetune=layernorm", "task.train_size=40"]
     assert "width 32" in orca("run", *words)
+
+
+def test_the_conformance_test_takes_the_new_body(checkout):
+    add(checkout, "orca_cli/models/bodies/distilbert.py", "conf/body/distilbert.yaml")
+    save_tiny("distilbert", checkout / "tiny_distilbert")
+    shutil.copytree(ROOT / "tests", checkout / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", checkout)
+    words = re.search(r"^pytest (tests/models/test_conformance.py --body .*)$", PAGE, re.M)[1].split()
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-x", *words]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert re.search(r"\d\d passed", done.stdout)
 
 
 def test_an_embedder_is_one_yaml_and_one_python_file(checkout, orca):

@@ -14,13 +14,13 @@ from orca_cli.exceptions import DataError
 from orca_cli.schema import lookup
 from orca_cli.stages.build import build, forward_once, read_source
 from orca_cli.terminal import LogReporter
-from tests.checkpoints import save_tiny_bert, save_tiny_roberta, save_tiny_swin, save_tiny_vit
+from tests.checkpoints import save_tiny, save_tiny_bert
 
 CONF = config_dir()
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 FLOOR = {
     "task": 4,
-    "body": 6,
+    "body": 18,
     "source": 3,
     "metric": 2,
     "embedder": 2,
@@ -43,14 +43,9 @@ OWN = ("arrays", "images", "table", "hub")
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     root = tmp_path_factory.mktemp("tiny")
-    return {
-        "minilm": save_tiny_bert(root / "bert", max_position_embeddings=512),
-        "bert": save_tiny_bert(root / "bert"),
-        "roberta": save_tiny_roberta(root / "roberta"),
-        "swin": save_tiny_swin(root / "swin"),
-        "swin_tiny": save_tiny_swin(root / "swin"),
-        "vit": save_tiny_vit(root / "vit"),
-    }
+    names = [path.stem for path in FILES if path.parts[0] == "body"]
+    long = save_tiny_bert(root / "long", max_position_embeddings=512)
+    return {name: save_tiny(name, root / name) for name in names} | {"minilm": long}
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +80,8 @@ def overrides_for(path: Path, own: dict[str, list[str]]) -> list[str]:
     words = [f"{group}={name}"]
     if group == "source" and name in ("cifar10", "digits"):
         words += ["body=swin_tiny"]
+    if (group, name) == ("body", "auto"):
+        words += ["body.checkpoint=."]  # any folder: it has none by default
     if name in ("flip", "crop", "images", "visual_prompt"):
         words += ["task.layout=image"]
     if group == "task":
@@ -121,7 +118,10 @@ def test_composes_checks_and_builds(path, tiny, own, tmp_path, monkeypatch):
         return
     built = build(job.config, LogReporter())
     forward_once(built)
-    if path.parts[0] == "source" and not job.config.source.get("data", {}).get("files"):
+    if path.parts[0] == "source" and job.config.source["data"].get("origin") == "own":
+        with pytest.raises(DataError, match=r"give source\.path"):
+            read_source(job.config, 0, LogReporter())
+    elif path.parts[0] == "source" and not job.config.source.get("data", {}).get("files"):
         assert read_source(job.config, 0, LogReporter()).modality == built.model.body.modality
 
 

@@ -44,6 +44,7 @@ LEVELS = {
     "compose": 3,
     "baselines": 4,
     "stages": 4,
+    "pretraining": 4,
     "experiment": 5,
     "comparison": 5,
     "prediction": 5,
@@ -95,7 +96,9 @@ def test_hydra_is_imported_in_one_module_only():
     assert users == HYDRA_ONLY_IN
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["report", "--help"], ["list"], ["doctor", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["report", "--help"], ["list"], ["doctor", "--help"], ["body", "list"]]
+)
 def test_light_commands_do_not_import_heavy_packages(words):
     code = (
         "import sys; from orca_cli.cli import main\n"

@@ -11,7 +11,7 @@ MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "mars
 READERS = {
     ("np", "load"): "allow_pickle=False",
     ("numpy", "load"): "allow_pickle=False",
-    ("torch", "load"): None,
+    ("torch", "load"): "weights_only=True",
     ("pd", "read_pickle"): None,
     ("pandas", "read_pickle"): None,
     ("scipy.io", "loadmat"): None,

@@ -75,7 +75,7 @@ def _check_causal(kind: Kind, cut: TokenLayout, embedder: Embedder, body: Body) 
         raise ConfigError("a causal task needs dense outputs along a sequence", where="task")
     if not body.can_be_causal:
         what = "this task forecasts, but this body sees the whole input at once"
-        raise ConfigError(what, where="body", hint="use a text body, such as body=minilm")
+        raise ConfigError(what, where="body", hint="use body=minilm, or a decoder with body.causal_fix=none")
     if not embedder.can_be_causal:
         what = "this task forecasts, but a token of this embedder sees beyond its own step"
         raise ConfigError(what, where="embedder", hint="use embedder=patch")

@@ -200,8 +200,10 @@ def _fill(model: TransferModel, tensors: Mapping[str, Tensor], node: dict[str, A
         if (value.shape, value.dtype) != (tensors[name].shape, tensors[name].dtype):
             what = f"'{name}' is {_form(tensors[name])}, the model's is {_form(value)}"
             raise CheckpointError(what, where=str(folder), hint=_AGAIN)
+    # In the file they begin anywhere, and products of matrices may have other last bits where they are not aligned in memory.
+    aligned = {name: value.clone() for name, value in tensors.items()}
     with _described(str(folder)):
-        model.load_state_dict(tensors, strict=True, assign=True)
+        model.load_state_dict(aligned, strict=True, assign=True)
         _fill_buffers(model, node)
     model.eval()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.collect import Run
+from orca_cli.report.notes import clean
 from orca_cli.report.origin import Origin
 from orca_cli.report.statistics import Effect, effect, holm
 from orca_cli.report.table import Column, Method, Table
@@ -169,7 +170,7 @@ def _unpaired_hint(table: Table, axis: str, baseline: str) -> str:
         if (value := value_of(row.method, axis)) is not None:
             of[value == baseline].append(set(_others(row.method, axis)))
     differences = [one ^ other for one in of[True] for other in of[False]]
-    keys = sorted({key for key, _ in min(differences, key=len, default=set())})
+    keys = sorted({clean(key) for key, _ in min(differences, key=len, default=set())})
     if not keys:
         return f"run the same tasks and seeds with {axis}={baseline}"
     return f"they differ in {', '.join(keys)} as well; try --against {keys[-1]}=..., or narrow with --where"

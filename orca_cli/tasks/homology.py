@@ -8,12 +8,9 @@ of a fold (fold_holdout), whole families of a superfamily, and proteins of a fam
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
@@ -22,21 +19,15 @@ from orca_cli import signals
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.tasks.shared.one_hot import OverLength, Sequences, end_to_end
-from orca_cli.tasks.shared.published import find_first, note, overlap_warning, read_text
-from orca_cli.untrusted import lmdb
-from orca_cli.untrusted.pickle import unpickle_bytes, unpickle_each
+from orca_cli.tasks.shared.published import find_first, note, overlap_warning
+from orca_cli.untrusted import tape
+from orca_cli.untrusted.tape import NUM_FOLDS
 
-NUM_FOLDS = 1195
 # TAPE's IUPAC vocabulary: the channel of a symbol is its id there. There is no J.
 VOCABULARY = ("pad", "mask", "cls", "sep", "unk", *"ABCDEFGHIKLMNOPQRSTUVWXYZ")
 _CLS, _SEP, _UNKNOWN = 2, 3, 4
 # Letter -> channel, as a table over bytes.
 _TABLE = bytes(VOCABULARY.index(chr(byte)) if 65 <= byte <= 90 and byte != 74 else _UNKNOWN for byte in range(256))
-_SEQUENCE = re.compile(r"[A-Za-z]+")
-_FOLDERS = ("", "remote_homology")
-_MAX_JSON_BYTES = 2**30  # the largest real file has about 100 MB
-_MAX_RESIDUES = 100_000
-_HINT = "unpack TAPE's remote_homology.tar.gz there again"
 
 
 def load(
@@ -66,8 +57,7 @@ def load(
         mask_padding: False leaves the zero columns unmarked, and pooling averages over them.
     """
     names = [f"remote_homology_{split}" for split in ("train", "valid", f"test_{test}")]
-    forms = [str(Path(folder, f"{{}}.{ending}")) for ending in ("lmdb", "json") for folder in _FOLDERS]
-    places = find_first(data_folder, "homology", [[form.format(name) for name in names] for form in forms], path)
+    places = find_first(data_folder, "homology", [[form.format(name) for name in names] for form in tape.FORMS], path)
     unknown: list[str] = []
     longer: list[str] = []
 
@@ -114,12 +104,10 @@ def encode(sequence: str, length: int) -> bytes:
 def _encode(place: Path, length: int, reporter: Reporter) -> tuple[Sequences, int]:
     """Return the proteins of a file, with cls and sep, and the number of residues read as unknown."""
     texts, folds, over, unknown = [], [], [], 0
-    records = _lmdb_records(place) if place.suffix == ".lmdb" else _json_records(place)
     with reporter.track(f"reading {place.name}", 1) as advance:
-        for number, record in enumerate(records):
+        for number, (sequence, fold) in enumerate(tape.proteins(place)):
             if number % 1000 == 0:
                 signals.check()
-            sequence, fold = _checked(place, number, record)
             text = encode(sequence, length)
             texts.append(text)
             folds.append(fold)
@@ -127,49 +115,10 @@ def _encode(place: Path, length: int, reporter: Reporter) -> tuple[Sequences, in
             unknown += text.count(_UNKNOWN)
         advance()
     if not texts:
-        raise DataError("holds no proteins", where=str(place), hint=_HINT)
+        raise DataError("holds no proteins", where=str(place), hint=tape.HINT)
     return Sequences(*end_to_end(texts), np.array(folds, np.int64), np.array(over, bool)), unknown
 
 
 def _joined(a: Sequences, b: Sequences) -> Sequences:
     b = replace(b, ends=b.ends + a.ends[-1])
     return Sequences(*(np.concatenate(pair) for pair in zip(vars(a).values(), vars(b).values(), strict=True)))
-
-
-def _lmdb_records(place: Path) -> Iterator[Any]:
-    (count,) = lmdb.read(place, ["num_examples"])
-    if count is None:
-        raise DataError("has no 'num_examples'", where=str(place), hint=_HINT)
-    total = unpickle_bytes(count, f"{place}[num_examples]")
-    if isinstance(total, bool) or not isinstance(total, (int, np.integer)) or total < 0:
-        raise DataError(f"'num_examples' is {str(total)[:20]}, not a count", where=str(place), hint=_HINT)
-
-    def contents() -> Iterator[tuple[bytes, str]]:
-        for index, content in enumerate(lmdb.read(place, map(str, range(total)))):
-            if content is None:
-                raise DataError(f"has no protein {index} of {total}", where=str(place), hint=_HINT)
-            yield content, f"{place}[{index}]"
-
-    yield from unpickle_each(contents())
-
-
-def _json_records(place: Path) -> Iterator[Any]:
-    try:
-        content = json.loads(read_text(place, _MAX_JSON_BYTES, _HINT))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"is not JSON ({error})", where=str(place), hint=_HINT) from error
-    if not isinstance(content, list):
-        raise DataError("is not a list of proteins", where=str(place), hint=_HINT)
-    yield from content
-
-
-def _checked(place: Path, number: int, record: Any) -> tuple[str, int]:
-    where = f"{place}[{number}]"
-    record = record if isinstance(record, dict) else {}
-    sequence, fold = record.get("primary"), record.get("fold_label")
-    if not isinstance(sequence, str) or not _SEQUENCE.fullmatch(sequence) or len(sequence) > _MAX_RESIDUES:
-        raise DataError("'primary' is not a sequence of letters", where=where, hint=_HINT)
-    if isinstance(fold, bool) or not isinstance(fold, (int, np.integer)) or not 0 <= fold < NUM_FOLDS:
-        what = f"'fold_label' is {str(fold)[:20]}; allowed: 0..{NUM_FOLDS - 1}"
-        raise DataError(what, where=where, hint=_HINT)
-    return sequence, int(fold)

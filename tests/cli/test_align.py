@@ -116,7 +116,15 @@ def test_the_distance_is_told_on_the_scale_of_the_source(orca, environment, smal
 
 def test_alignment_below_the_floor_is_warned_of_and_can_stop_there(orca, environment, small):
     """Biased transport draws the target together: its distance falls below that of the source's own points."""
-    far = [*small, "metric=otdd", "align.epochs=60", "align.lr=3e-2", "train.epochs=1", "align.check_every=100"]
+    far = [
+        *small,
+        "metric=otdd",
+        "align.epochs=60",
+        "align.lr=3e-2",
+        "train.epochs=1",
+        "embedder=patch",
+        "align.check_every=100",
+    ]
     code, _, err = orca("run", *far)
     assert code == 0
     assert "below what fresh source points score" in err

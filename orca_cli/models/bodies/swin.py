@@ -13,12 +13,14 @@ from orca_cli.interfaces import Tokens
 from orca_cli.models.bodies import checkpoints
 from orca_cli.models.bodies.base import ImageBody
 
+CLASSES = {"swin": "SwinModel"}
+
 check_settings = checkpoints.check_name  # before anything is read
 
 
 def load(checkpoint: str) -> SwinBody:
     """Load a Swin transformer from a hub id or a local folder; raises what `checkpoints.load_model` does."""
-    return SwinBody(*checkpoints.load_model({"swin": "SwinModel"}, checkpoint))
+    return SwinBody(*checkpoints.load_model(CLASSES, checkpoint))
 
 
 class SwinBody(ImageBody):

@@ -13,6 +13,8 @@ from orca_cli.interfaces import EmbedderInit
 from orca_cli.models.bodies import checkpoints
 from orca_cli.models.bodies.base import TextBody
 
+CLASSES = {"bert": "BertModel", "roberta": "RobertaModel"}
+
 check_settings = checkpoints.check_name  # before anything is read
 
 
@@ -21,8 +23,7 @@ def load(checkpoint: str, max_source_tokens: Annotated[int, Ge(3)] = 32) -> Bert
 
     Source texts are cut to `max_source_tokens`, of which the first and the last mark their ends.
     """
-    classes = {"bert": "BertModel", "roberta": "RobertaModel"}
-    model, folder = checkpoints.load_model(classes, checkpoint, attn_implementation="sdpa")
+    model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
     return BertBody(model, folder, max_source_tokens)
 
 
@@ -31,7 +32,7 @@ class BertBody(TextBody):
 
     encoder: nn.Module
     can_be_causal = True
-    stack = "encoder.layer"
+    layer_list = "encoder.layer"
     linears = {
         "query": r"\.query",
         "key": r"\.key",

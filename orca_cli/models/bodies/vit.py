@@ -1,4 +1,4 @@
-"""Vision transformers (ViT) as bodies."""
+"""Vision transformers as bodies: ViT, DeiT, BEiT, DINOv2, SigLIP's vision tower."""
 
 from __future__ import annotations
 
@@ -13,55 +13,126 @@ from orca_cli.interfaces import Tokens
 from orca_cli.models.bodies import checkpoints
 from orca_cli.models.bodies.base import ImageBody
 
+CLASSES = {
+    "vit": "ViTModel",
+    "deit": "DeiTModel",
+    "beit": "BeitModel",
+    "dinov2": "Dinov2Model",
+    "siglip": "SiglipVisionModel",  # of a checkpoint with both towers
+    "siglip_vision_model": "SiglipVisionModel",
+}
+# Where a family keeps its layers and its last norm.
+_LAYERS = {"dinov2": "encoder.layer", "siglip_vision_model": "encoder.layers"}
+_NORMS = {"siglip_vision_model": "post_layernorm"}
+
 check_settings = checkpoints.check_name  # before anything is read
 
 
 def load(checkpoint: str) -> ViTBody:
     """Load a vision transformer from a hub id or a local folder; raises what `checkpoints.load_model` does."""
-    model, folder = checkpoints.load_model({"vit": "ViTModel"}, checkpoint, attn_implementation="sdpa")
-    if not hasattr(model, "layers"):
-        hint = "pip install -U transformers"
-        raise ConfigError("the installed transformers is too old for ViT", where="body", hint=hint)
-    return ViTBody(model, folder)
+    model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
+    family = model.config.model_type
+    try:
+        model.get_submodule(_LAYERS.get(family, "layers"))
+    except AttributeError as error:
+        what = f"the installed transformers is too old for {type(model).__name__}"
+        raise ConfigError(what, where="body", hint="pip install -U transformers") from error
+    return _BODIES.get(family, ViTBody)(model, folder)
 
 
 class ViTBody(ImageBody):
-    """Layers and last norm of a ViT model; its classification token always stands before the patches."""
+    """Layers and last norm; classification and distillation tokens, where there are any, always stand before the patches."""
 
     layers: nn.ModuleList
     norm: nn.Module
-    needs_prefix = True
-    stack = "layers"
+    layer_list = "layers"
     linears = {
         "query": r"\.q_proj",
         "key": r"\.k_proj",
         "value": r"\.v_proj",
-        "output": r"\.o_proj",
-        "feed_forward": r"\.fc[12]",
+        "output": r"\.(o_proj|out_proj)",
+        "feed_forward": r"\.mlp\.\w+",
     }
 
     def __init__(self, model: Any, folder: Path) -> None:
-        tokens = model.embeddings.position_embeddings.shape[1]
-        super().__init__(model, folder, max_tokens=tokens, width=model.config.hidden_size)
+        prefix, patches = len(_prefix(model.embeddings)), model.embeddings.patch_embeddings.num_patches
+        super().__init__(model, folder, max_tokens=prefix + patches, width=model.config.hidden_size)
+        self.needs_prefix = prefix > 0
 
     @staticmethod
     def trained(model: Any) -> dict[str, nn.Module]:
         """Return layers and last norm."""
-        return {"layers": model.layers, "norm": model.layernorm}
+        family = model.config.model_type
+        layers = model.get_submodule(_LAYERS.get(family, "layers"))
+        return {"layers": layers, "norm": model.get_submodule(_NORMS.get(family, "layernorm"))}
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Return features; nothing attends to padding."""
+        mask = self.attention_mask(tokens.x, tokens.mask)
+        return Tokens(self.norm(self.run(tokens, mask)), tokens.mask, tokens.grid, prefix=tokens.prefix)
+
+    def run(self, tokens: Tokens, mask: Tensor | None) -> Tensor:
+        """Return the last layer's outputs [B, T, D]."""
         x = tokens.x
-        mask = self.attention_mask(x, tokens.mask)
         for layer in self.layers:
             x = layer(x, mask)
-        return Tokens(self.norm(x), tokens.mask, tokens.grid, prefix=tokens.prefix)
+        return x
 
     @torch.no_grad()
-    def prefix_tokens(self) -> Tensor:
-        """Return the classification token [1, D] at its position."""
-        return (self.embeddings.cls_token + self.embeddings.position_embeddings[:, :1])[0]
+    def prefix_tokens(self) -> Tensor | None:
+        """Return the tokens [P, D] at their positions; None where the model has none."""
+        parts = _prefix(self.embeddings)
+        if not parts:
+            return None
+        tokens = torch.cat(parts, 1)[0]
+        positions = self.embeddings.position_embeddings
+        return tokens.clone() if positions is None else tokens + positions[0, : len(tokens)]
 
     def embed_patches(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return the patches at their positions, and their grid."""
-        return self.embeddings(pixels)[:, 1:], self.patch_grid
+        return self.embeddings(pixels)[:, len(_prefix(self.embeddings)) :], self.patch_grid
+
+
+class BeitBody(ViTBody):
+    """BEiT, whose layers have biases by relative position for the grid of patches; of a coarser grid they are interpolated.
+
+    Models that are pooled by the mean have no last norm.
+    """
+
+    takes_prefix = False  # a further token has no such bias
+
+    def __init__(self, model: Any, folder: Path) -> None:
+        if model.shared_position_bias is not None:
+            what = f"'{folder}' is a BEiT whose layers share their position biases, as before fine-tuning"
+            raise ConfigError(what, where=checkpoints.KEY, hint="for example microsoft/beit-base-patch16-224")
+        super().__init__(model, folder)
+
+    def run(self, tokens: Tokens, mask: Tensor | None) -> Tensor:
+        """Return the last layer's outputs [B, T, D]."""
+        x, patch = tokens.x, self.config.patch_size
+        if mask is not None and mask.dtype == torch.bool:  # biases are added to it
+            mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, torch.finfo(x.dtype).min)
+        rows, columns = tokens.grid
+        for layer in self.layers:
+            x = layer(x, mask, resolution=(rows * patch, columns * patch))
+        return x
+
+
+class SiglipBody(ViTBody):
+    """SigLIP's vision tower, without the layer that pools; it has no classification token."""
+
+    def __init__(self, model: Any, folder: Path) -> None:
+        layer = model.embeddings  # the same as in the other families, by other names
+        layer.patch_embeddings = nn.Module()
+        layer.patch_embeddings.projection, layer.patch_embeddings.num_patches = layer.patch_embedding, layer.num_patches
+        layer.position_embeddings = nn.Parameter(layer.position_embedding.weight.detach().unsqueeze(0))
+        super().__init__(model, folder)
+
+
+_BODIES: dict[str, type[ViTBody]] = {"beit": BeitBody, "siglip_vision_model": SiglipBody}
+
+
+def _prefix(embeddings: Any) -> list[Tensor]:
+    """Return the tokens [1, 1, D] that the model puts before the patches, in order."""
+    found = (getattr(embeddings, name, None) for name in ("cls_token", "distillation_token"))
+    return [token for token in found if token is not None]

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError
-from orca_cli.tasks.shared.published import read_text
 from orca_cli.untrusted import arrays
+from orca_cli.untrusted.text import read_text
 
 SKY = "sky.npy"
 FOLDERS = {"train": "npy_train", "test": "npy_test"}

@@ -39,18 +39,6 @@ def load_arrays(folder: Path, names: Sequence[str], mapped: bool = False) -> lis
     return [np.load(folder / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False) for name in names]
 
 
-def read_text(path: Path, max_bytes: int, hint: str = "") -> str:
-    """Return the content of a UTF-8 file; DataError where it cannot be read or is larger than `max_bytes`."""
-    try:
-        if path.stat().st_size > max_bytes:
-            raise DataError(f"has more than {max_bytes} bytes", where=str(path), hint=hint)
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(path), hint=hint) from error
-    except UnicodeDecodeError as error:
-        raise DataError("is not UTF-8 text", where=str(path), hint=hint) from error
-
-
 def entries(record: object, names: Sequence[str], where: str, hint: str = "") -> list[Any]:
     """Return the named entries of a dict that a file holds; DataError where it is not a dict or lacks one."""
     if not isinstance(record, dict) or not set(names) <= record.keys():

@@ -1,0 +1,92 @@
+"""`orca body list`: which bodies there are, and which of them are on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import RenderableType
+
+from orca_cli import terminal
+from orca_cli.commands.body.names import Named, named
+from orca_cli.commands.data.selection import size_text
+from orca_cli.commands.options import add_config_dir
+from orca_cli.models.bodies import checkpoints, located
+from orca_cli.models.bodies.located import Located
+from orca_cli.terminal import Result
+
+EXAMPLES = """\
+examples:
+  orca body list                 every body with a name, and the other models in the hub's cache
+  orca body list --here          only what can be used without a network
+  orca body list --json          for other programs
+
+No connection is opened. States: package (installed with an extra), cached (in the hub's cache), folder, incomplete (in the
+cache without configuration or safetensors), missing, to be given (body.checkpoint=FOLDER)."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = (
+        "The bodies that have a name, and the other checkpoints in the hub's cache: family, size, state."
+    )
+    parser.epilog = EXAMPLES
+    parser.add_argument("--here", action="store_true", help="only what is on this machine")
+    add_config_dir(parser, "body/x.yaml")
+
+
+def execute(arguments: argparse.Namespace) -> Result:
+    """Return what is known and what is here."""
+    bodies = [_record(one) for one in named(arguments.config_dir)]
+    known = {body["checkpoint"].partition("@")[0] for body in bodies if body["checkpoint"]}
+    others = [_found(one) for one in located.cached() if one.checkpoint not in known]
+    if arguments.here:
+        bodies = [body for body in bodies if body["state"] in ("package", "cached", "folder")]
+    cache = str(located.hub_cache())
+    record = {"schema": 1, "hub_cache": cache, "bodies": bodies, "others": others}
+    return Result(record, _shown(bodies, others, cache))
+
+
+def _record(one: Named) -> dict[str, Any]:
+    """Return what is known of a body, and where its checkpoint is."""
+    if one.checkpoint is None:
+        found = _found(Located("", "to be given")) | {"checkpoint": None}
+    else:
+        found = _found(located.find(one.checkpoint))
+    packaged = checkpoints.PACKAGED.get(one.checkpoint or "")
+    extra = None if packaged is None else packaged.extra
+    return {"name": one.name, "description": one.description, "code": one.code, "extra": extra, **found}
+
+
+def _found(one: Located) -> dict[str, Any]:
+    return asdict(one) | {"folder": None if one.folder is None else str(one.folder)}
+
+
+def _shown(bodies: list[dict[str, Any]], others: list[dict[str, Any]], cache: str) -> Iterator[RenderableType]:
+    headers = ("body", "family", "state", "size", "checkpoint", "what it is")
+    rows = [
+        (
+            body["name"],
+            body["family"] or body["code"],
+            _state(body),
+            size_text(body["bytes"]),
+            body["checkpoint"] or "-",
+        )
+        + (body["description"],)
+        for body in bodies
+    ]
+    yield terminal.table(headers, rows)
+    if others:
+        yield f"\nalso in the hub's cache ({cache}):"
+        cells = [(one["checkpoint"], one["family"] or "-", _state(one), size_text(one["bytes"])) for one in others]
+        yield terminal.table(("checkpoint", "family", "state", "size"), cells)
+    if any(body["state"] == "missing" for body in bodies):
+        yield "\nmissing: `orca body get NAME` fetches a checkpoint; without a hub: pip install, or `orca body train FOLDER`"
+
+
+def _state(one: dict[str, Any]) -> str:
+    if one["state"] == "missing" and one.get("extra"):
+        return f"missing: pip install 'orca-transfer[{one['extra']}]'"
+    return f"{one['state']} {one['revision'][:8]}" if one["revision"] else str(one["state"])

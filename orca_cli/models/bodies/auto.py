@@ -1,0 +1,53 @@
+"""A body of the family that a checkpoint's config.json names, whatever it is."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
+from typing import Annotated
+
+from annotated_types import Ge
+
+from orca_cli.exceptions import ConfigError
+from orca_cli.models import bodies
+from orca_cli.models.bodies import checkpoints
+from orca_cli.models.bodies.base import PretrainedBody
+from orca_cli.ranges import Count
+
+check_settings = checkpoints.check_name  # before anything is read
+
+
+def load(
+    checkpoint: str,
+    max_source_tokens: Annotated[int, Ge(3), "as in the family's own body; null: its default"] | None = None,
+    max_tokens: Annotated[Count, "as in the family's own body; null: its default"] | None = None,
+    causal_fix: Annotated[str, "of decoders: none, flip or double; null: none"] | None = None,
+) -> PretrainedBody:
+    """Load a checkpoint from a hub id or a local folder by the code for its family.
+
+    Raises:
+        ConfigError: no code knows the family (the message names those that exist), or it has no such setting.
+        DataError, UnsafeError, ChecksumError, NetworkError: as `checkpoints.load_model` says.
+    """
+    modules = families()
+    family = checkpoints.family(checkpoint, tuple(modules))
+    given = {"max_source_tokens": max_source_tokens, "max_tokens": max_tokens, "causal_fix": causal_fix}
+    given = {name: value for name, value in given.items() if value is not None}
+    known = inspect.signature(modules[family].load).parameters
+    if unknown := sorted(set(given) - set(known)):
+        own = [name for name in known if name != "checkpoint"]
+        hint = f"it has {', '.join(own)}" if own else "it has no settings"
+        raise ConfigError(f"bodies of family '{family}' have no such setting", where=f"body.{unknown[0]}", hint=hint)
+    body: PretrainedBody = modules[family].load(checkpoint, **given)
+    return body
+
+
+@functools.cache
+def families() -> dict[str, ModuleType]:
+    """Return the module of each family: those in this package that have `CLASSES` and `load`."""
+    names = sorted(module.name for module in pkgutil.iter_modules(bodies.__path__))
+    modules = [importlib.import_module(f"{bodies.__name__}.{name}") for name in names if name != "auto"]
+    return {family: module for module in modules for family in getattr(module, "CLASSES", ())}

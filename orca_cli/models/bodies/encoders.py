@@ -1,0 +1,212 @@
+"""Text encoders without learned absolute positions as bodies: ModernBERT, DeBERTa-v3, T5's encoder, ESM-2 (proteins)."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from orca_cli.exceptions import ConfigError
+from orca_cli.interfaces import EmbedderInit
+from orca_cli.models.bodies import checkpoints
+from orca_cli.models.bodies.base import TextBody, like_words
+from orca_cli.ranges import Count
+
+CLASSES = {"modernbert": "ModernBertModel", "deberta-v2": "DebertaV2Model", "t5": "T5EncoderModel", "esm": "EsmModel"}
+
+check_settings = checkpoints.check_name  # before anything is read
+
+
+def load(
+    checkpoint: str,
+    max_source_tokens: Annotated[int, Ge(3)] = 32,
+    max_tokens: Annotated[Count, "longest sequence, where the model takes it; longer inputs get coarser tokens"] = 512,
+) -> EncoderBody:
+    """Load a text encoder from a hub id or a local folder; raises what `checkpoints.load_model` does.
+
+    Source texts are cut to `max_source_tokens`, of which the first and the last mark their ends.
+    """
+    body = {"modernbert": ModernBertBody, "deberta-v2": DebertaBody, "t5": T5Body, "esm": EsmBody}
+    fused = {} if checkpoints.family(checkpoint, tuple(CLASSES)) == "deberta-v2" else {"attn_implementation": "sdpa"}
+    model, folder = checkpoints.load_model(CLASSES, checkpoint, **fused)
+    return body[model.config.model_type](model, folder, max_source_tokens, max_tokens)
+
+
+class EncoderBody(TextBody):
+    """An encoder whose positions are relative, so that the embedder has none; `longest` is what it was trained on."""
+
+    can_be_causal = True
+
+    def __init__(self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int) -> None:
+        sizes = {"max_tokens": min(max_tokens, self.longest(model.config)), "width": model.config.hidden_size}
+        super().__init__(model, folder, self.input_layer(model), max_source_tokens=max_source_tokens, **sizes)
+
+    @staticmethod
+    def longest(config: Any) -> int:
+        """Return how many tokens the model takes."""
+        return int(config.max_position_embeddings)
+
+    @staticmethod
+    def input_layer(model: Any) -> nn.Module:
+        """Return what embeds words."""
+        layer: nn.Module = model.embeddings
+        return layer
+
+
+class ModernBertBody(EncoderBody):
+    """All of a ModernBERT model but words and their norm, with which the embedder starts."""
+
+    model: nn.Module
+    linears = {
+        "query": r"\.Wqkv",  # one layer gives query, key and value
+        "key": r"\.Wqkv",
+        "value": r"\.Wqkv",
+        "output": r"\.attn\.Wo",
+        "feed_forward": r"\.mlp\.W[io]",
+    }
+
+    @staticmethod
+    def trained(model: Any) -> dict[str, nn.Module]:
+        """Return the model; its embedding layer passes on what it is given."""
+        model.embeddings = _Given()
+        return {"model": model}
+
+    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
+        """Return the last norm's outputs; some layers see a window only."""
+        from transformers.masking_utils import causal_mask_function, create_bidirectional_sliding_window_mask
+
+        and_mask = causal_mask_function if causal else None
+        numbers = mask.to(torch.int64)
+        window = create_bidirectional_sliding_window_mask(self.config, x, numbers, and_mask_function=and_mask)
+        masks = {"full_attention": self.attention_mask(x, mask, causal=causal), "sliding_attention": window}
+        features: Tensor = self.model(inputs_embeds=x, attention_mask=masks).last_hidden_state
+        return features
+
+    def embedder_init(self) -> EmbedderInit:
+        """Return the norm of the words."""
+        return EmbedderInit(norm=copy.deepcopy(self.embeddings.norm))
+
+
+class DebertaBody(EncoderBody):
+    """The encoder of a DeBERTa-v3 (or v2) model, whose attention tells relative positions apart by content."""
+
+    encoder: nn.Module
+    can_be_causal = False  # the convolution of its larger models sees the next token
+    linears = {
+        "query": r"\.query_proj",
+        "key": r"\.key_proj",
+        "value": r"\.value_proj",
+        "output": r"attention\.output\.dense",
+        "feed_forward": r"\d\.(intermediate|output)\.dense",
+    }
+
+    @staticmethod
+    def trained(model: Any) -> dict[str, nn.Module]:
+        """Return the encoder."""
+        return {"encoder": model.encoder}
+
+    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
+        """Return the encoder's outputs."""
+        features: Tensor = self.encoder(x, mask.to(torch.int64), output_hidden_states=False).last_hidden_state
+        return features
+
+    def embedder_init(self) -> EmbedderInit:
+        """Return the norm of the words and, in models that have them, absolute positions."""
+        positions = self.embeddings.position_embeddings
+        fits = positions is not None and positions.weight.shape[1] == self.width
+        return EmbedderInit(
+            norm=copy.deepcopy(self.embeddings.LayerNorm),
+            positions=positions.weight.detach().clone() if fits else None,
+        )
+
+
+class T5Body(EncoderBody):
+    """The encoder stack of a T5 model."""
+
+    stack: nn.Module
+    linears = {
+        "query": r"\.q",
+        "key": r"\.k",
+        "value": r"\.v",
+        "output": r"\.o",
+        "feed_forward": r"\.w[io](_\d)?",
+    }
+
+    @staticmethod
+    def longest(config: Any) -> int:
+        """Return the length in pretraining; its positions are relative and have no bound."""
+        return int(getattr(config, "n_positions", None) or 512)
+
+    @staticmethod
+    def input_layer(model: Any) -> nn.Module:
+        """Return the words."""
+        layer: nn.Module = model.get_input_embeddings()
+        return layer
+
+    @staticmethod
+    def trained(model: Any) -> dict[str, nn.Module]:
+        """Return the stack without words."""
+        model.encoder.embed_tokens = None
+        return {"stack": model.encoder}
+
+    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
+        """Return the last norm's outputs."""
+        attention = self.attention_mask(x, mask, causal=causal)
+        features: Tensor = self.stack(inputs_embeds=x, attention_mask=attention).last_hidden_state
+        return features
+
+    def embed_words(self, numbers: Tensor) -> Tensor:
+        """Return the words."""
+        words: Tensor = self.embeddings(numbers)
+        return words
+
+    def embedder_init(self) -> EmbedderInit:
+        """Return a norm that gives tokens the words' mean and deviation; the model has no norm of its inputs."""
+        return EmbedderInit(norm=like_words(self.embeddings.weight))
+
+
+class EsmBody(EncoderBody):
+    """All of an ESM-2 model but words and contacts."""
+
+    model: nn.Module
+    linears = {
+        "query": r"\.query",
+        "key": r"\.key",
+        "value": r"\.value",
+        "output": r"attention\.output\.dense",
+        "feed_forward": r"\d\.(intermediate|output)\.dense",
+    }
+
+    def __init__(self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int) -> None:
+        if model.config.position_embedding_type != "rotary" or model.config.emb_layer_norm_before:
+            what = f"'{folder}' is an ESM-1 model, but this body takes ESM-2"
+            raise ConfigError(what, where=checkpoints.KEY, hint="for example facebook/esm2_t12_35M_UR50D")
+        super().__init__(model, folder, max_source_tokens, max_tokens)
+
+    @staticmethod
+    def trained(model: Any) -> dict[str, nn.Module]:
+        """Return the model without words, and without what predicts contacts from attention."""
+        model.embeddings = model.contact_head = None
+        return {"model": model}
+
+    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
+        """Return the last norm's outputs."""
+        attention = self.attention_mask(x, mask, causal=causal)
+        features: Tensor = self.model(inputs_embeds=x, attention_mask=attention).last_hidden_state
+        return features
+
+    def embedder_init(self) -> EmbedderInit:
+        """Return a norm that gives tokens the words' mean and deviation; the model has no norm of its inputs."""
+        return EmbedderInit(norm=like_words(self.embeddings.word_embeddings.weight))
+
+
+class _Given(nn.Module):
+    """Stands for an embedding layer whose outputs are given."""
+
+    def forward(self, input_ids: None = None, inputs_embeds: Tensor | None = None) -> Tensor | None:
+        """Return what is given."""
+        return inputs_embeds

@@ -1,0 +1,108 @@
+"""Where the checkpoints of bodies are on this machine, found without opening a connection or reading weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from orca_cli.exceptions import ConfigError
+from orca_cli.models.bodies import checkpoints
+
+_CONFIG = checkpoints.CONFIG
+
+
+@dataclass(frozen=True)
+class Located:
+    """A checkpoint, or that it is not here.
+
+    Args:
+        checkpoint: folder or hub id, as it is typed.
+        state: package, cached, folder, incomplete (in the cache, without config or weights), or missing.
+        folder: where it is.
+        revision: the hub's commit.
+        family: model_type of its config.json.
+        bytes: of its configuration and weights.
+    """
+
+    checkpoint: str
+    state: str
+    folder: Path | None = None
+    revision: str | None = None
+    family: str | None = None
+    bytes: int | None = None
+
+
+def find(checkpoint: str) -> Located:
+    """Return where a run would find a checkpoint; one of the hub is looked for in its cache only."""
+    local = Path(checkpoint).expanduser()
+    if checkpoint and local.is_dir():
+        return _of_folder(checkpoint, "folder", local)
+    packaged = checkpoints.PACKAGED.get(checkpoint)
+    folder = None if packaged is None else checkpoints.packaged_folder(packaged)
+    if folder is not None:
+        return _of_folder(checkpoint, "package", folder)
+    try:
+        checkpoints.check_name(checkpoint)
+    except ConfigError:
+        return Located(checkpoint, "missing")
+    name, _, wanted = checkpoint.partition("@")
+    repository = hub_cache() / f"models--{name.replace('/', '--')}"
+    commit = _commit(repository, wanted or "main")
+    return (
+        Located(checkpoint, "missing")
+        if commit is None
+        else _of_snapshot(checkpoint, repository / "snapshots" / commit)
+    )
+
+
+def cached() -> list[Located]:
+    """Return the models in the hub's cache that have a configuration and safetensors, by name; one revision each."""
+    found = []
+    for repository in sorted(hub_cache().glob("models--*")):
+        name = repository.name.removeprefix("models--").replace("--", "/")
+        commit = _commit(repository, "main")
+        if commit is not None and (one := _of_snapshot(name, repository / "snapshots" / commit)).state == "cached":
+            found.append(one)
+    return found
+
+
+def hub_cache() -> Path:
+    """Return the folder of the hub's cache, which HF_HUB_CACHE or HF_HOME moves."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _commit(repository: Path, wanted: str) -> str | None:
+    """Return the commit of a branch, tag or commit in the cache; None where it is not there."""
+    try:
+        commit = (repository / "refs" / wanted).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        commit = wanted
+    is_plain = commit and "/" not in commit and commit not in (".", "..")
+    return commit if is_plain and (repository / "snapshots" / commit).is_dir() else None
+
+
+def _of_snapshot(checkpoint: str, folder: Path) -> Located:
+    found = _of_folder(checkpoint, "cached", folder)
+    is_whole = found.family is not None and any(folder.glob("*.safetensors"))
+    return found if is_whole else Located(checkpoint, "incomplete", folder, found.revision)
+
+
+def _of_folder(checkpoint: str, state: str, folder: Path) -> Located:
+    weights = checkpoints.weight_files(folder)
+    sizes = [file.stat().st_size for file in (folder / _CONFIG, *weights) if file.is_file()]
+    return Located(checkpoint, state, folder, checkpoints.revision(folder), family(folder), sum(sizes))
+
+
+def family(folder: Path) -> str | None:
+    """Return the model_type of a folder's config.json; None where it has none."""
+    try:
+        if (folder / _CONFIG).stat().st_size > 2**24:
+            return None
+        content = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    found = content.get("model_type") if isinstance(content, dict) else None
+    return found if isinstance(found, str) else None

@@ -1,0 +1,278 @@
+"""What every body must do, whatever its family, on a tiny random checkpoint of it that is saved here.
+
+For a body of your own (docs/adding.md), whose name stands in conf/body or whose file is elsewhere:
+pytest tests/models/test_conformance.py --body NAME_OR_FILE --checkpoint FOLDER
+"""
+
+import inspect
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import orca_cli
+from orca_cli import parts
+from orca_cli.configuration import config_dir
+from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.models.assembly import build_model
+from orca_cli.prediction.export import export
+from orca_cli.prediction.loading import open_model
+from tests.checkpoints import save_tiny
+
+BODIES = sorted(path.stem for path in (config_dir() / "body").glob("*.yaml"))
+SAME = ("auto", "minilm", "swin_tiny")  # the code and the tiny checkpoint of another
+ROLES = ("query", "key", "value", "output", "feed_forward")
+SHAPES = [(2, 30), (3, 9, 7), (1, 2, 5, 3)]
+KINDS = ["classes", "dense"]
+
+
+def pytest_generate_tests(metafunc):
+    """Run every test of this file for every file of conf/body, or for the one that is typed."""
+    if "name" in metafunc.fixturenames:
+        typed = metafunc.config.getoption("body")
+        names = [typed] if typed else [name for name in BODIES if name not in SAME]
+        metafunc.parametrize("name", names, scope="session")
+
+
+@pytest.fixture(scope="session")
+def folder(name, tmp_path_factory, request):
+    """A checkpoint whose weights are all random: with those that families draw as zeros, others would have no effect."""
+    root = tmp_path_factory.mktemp("checkpoint")
+    return changed(request.config.getoption("checkpoint") or save_tiny(name, root / "drawn"), root / "random", noisy)
+
+
+@pytest.fixture(scope="session")
+def node(name, folder):
+    """The body's settings, on the tiny checkpoint."""
+    path = config_dir() / "body" / f"{name}.yaml" if name in BODIES else Path(name)
+    node = yaml.safe_load(path.read_text(encoding="utf-8"))["body"]
+    parts.allow_module(node["_target_"].rpartition(".")[0])
+    return node | {"checkpoint": str(folder)}
+
+
+@pytest.fixture
+def body(node):
+    return parts.build(node, "body").eval()
+
+
+def build(body, **settings):
+    shapes = {"kind": "classes", "input_shape": (2, 30), "num_outputs": 3, "seed": 0}
+    return build_model(body=body, **(shapes | settings)).eval()
+
+
+def inputs(shape, n=3):
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def valid_part(shape, lengths):
+    """Return [B, *E] bool, False from each sample's length on, counted row by row."""
+    extent = shape[1:]
+    places = torch.arange(int(np.prod(extent))).reshape(extent)
+    return torch.stack([places < length for length in lengths])
+
+
+def changed(folder, place, change):
+    """Return a copy of a checkpoint whose tensors (name -> tensor) went through `change`."""
+    shutil.copytree(folder, place)
+    for file in place.glob("*.safetensors"):
+        save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    return str(place)
+
+
+def noisy(tensors, deviation=0.05):
+    generator = torch.Generator().manual_seed(7)
+    noise = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in tensors.items()}
+    return {
+        name: tensor + deviation * noise[name] if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def is_finite(tensors):
+    return all(tensor is not None and torch.isfinite(tensor).all() for tensor in tensors)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_takes_inputs_of_any_shape_and_every_weight_is_used(body, kind, shape):
+    model = build(body, kind=kind, input_shape=shape).train()
+    outputs = model(inputs(shape))
+    assert outputs.shape == (3, 3, *(shape[1:] if kind == "dense" else ()))
+    outputs.square().sum().backward()
+    assert is_finite([weight.grad for weight in model.parameters()])
+    assert model.embedder.convolution.weight.grad.any()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_garbage_in_padding_changes_no_bit(body, kind, shape):
+    model = build(body, kind=kind, input_shape=shape)
+    x, valid = inputs(shape), valid_part(shape, [30, 11, 1])
+    valid[1].view(-1)[0] = False  # not only at the end
+    wanted = model(x.masked_fill(~valid.unsqueeze(1), 0.0), valid)
+    assert torch.isfinite(wanted).all()
+    for garbage in (float("nan"), 1e30, 5.0):
+        assert torch.equal(model(x.masked_fill(~valid.unsqueeze(1), garbage), valid), wanted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_has_the_outputs_that_it_has_alone(body, kind):
+    model = build(body, kind=kind)
+    x, valid = inputs((2, 30)), valid_part((2, 30), [30, 11, 5])
+    with torch.no_grad():
+        together = model(x, valid)
+        for i in range(3):
+            alone = model(x[i : i + 1], valid[i : i + 1])[0]
+            torch.testing.assert_close(together[i], alone, rtol=1e-3, atol=1e-4)
+
+
+def test_an_answer_depends_on_all_that_is_valid_and_on_nothing_else(body):
+    model = build(body)
+    x, valid = inputs((2, 30)).requires_grad_(), valid_part((2, 30), [30, 11, 5])
+    model(x, valid).square().sum().backward()
+    seen = x.grad.abs().sum(1) > 0
+    assert torch.equal(seen, valid)
+
+
+def test_equal_seeds_give_equal_weights_and_equal_inputs_equal_bits(node):
+    first, again = (build(parts.build(node, "body")) for _ in range(2))
+    assert all(map(torch.equal, first.state_dict().values(), again.state_dict().values()))
+    x = inputs((2, 30))
+    assert torch.equal(first(x), again(x))
+
+
+def test_all_its_weights_are_those_of_the_file(node, folder, tmp_path):
+    """Each one grows by 1 where all of the file do; what was drawn at random would not."""
+
+    def grown(tensors):
+        return {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+    own = parts.build(node, "body")
+    other = parts.build(node | {"checkpoint": changed(folder, tmp_path / "grown", grown)}, "body")
+    assert list(own.parameters())
+    for (name, before), after in zip(own.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(before + 1, after), name
+    assert own.checkpoint_digest != other.checkpoint_digest
+
+
+def test_one_changed_weight_changes_the_outputs_and_a_missing_one_is_refused(node, folder, body, tmp_path):
+    trained = [weight for weight in body.parameters() if weight.dim() == 2]
+
+    def layer_of(tensors):
+        """Return the name of a layer's matrix that the body trains; other towers may stand in the same file."""
+        of_layers = [name for name, tensor in tensors.items() if re.search(r"\.\d+\.", name) and tensor.dim() == 2]
+        return next(name for name in of_layers if any(_is_same(tensors[name], weight) for weight in trained))
+
+    def moved(tensors):
+        return tensors | noisy({layer_of(tensors): tensors[layer_of(tensors)]}, deviation=0.5)
+
+    def without(tensors):
+        return {name: tensor for name, tensor in tensors.items() if name != layer_of(tensors)}
+
+    other = parts.build(node | {"checkpoint": changed(folder, tmp_path / "moved", moved)}, "body").eval()
+    x = inputs((2, 30))
+    assert not torch.allclose(build(body)(x), build(other)(x))
+    with pytest.raises(DataError, match="missing"):
+        parts.build(node | {"checkpoint": changed(folder, tmp_path / "without", without)}, "body")
+
+
+def _is_same(tensor, weight):
+    return any(torch.equal(one, weight) for one in (tensor, tensor.T))
+
+
+def test_layers_behind_the_last_and_other_families_are_refused(node, folder, tmp_path):
+    def deeper(tensors):
+        found = {name: re.search(r"\.(\d+)\.", name) for name in tensors}
+        last = max(int(match[1]) for match in found.values() if match)
+        more = {name.replace(f".{last}.", f".{last + 1}.", 1): tensor.clone() for name, tensor in tensors.items()}
+        return more | tensors
+
+    with pytest.raises(DataError, match="more layers than config.json names"):
+        parts.build(node | {"checkpoint": changed(folder, tmp_path / "deeper", deeper)}, "body")
+    other = changed(folder, tmp_path / "other", dict)
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"model_type": "perceiver"}))
+    with pytest.raises(ConfigError, match="is of family 'perceiver', but this body takes"):
+        parts.build(node | {"checkpoint": other}, "body")
+
+
+def test_unknown_settings_are_refused(node):
+    with pytest.raises(ConfigError, match="has no parameter 'depth'"):
+        parts.check(node | {"depth": 3}, "body")
+    assert set(node) - {"_target_"} <= set(inspect.signature(parts.resolve(node, "body")).parameters)
+
+
+def test_every_linear_layer_has_its_role(body):
+    found = {role: body.linear_names(role) for role in ROLES}
+    assert all(found.values())
+    linears = {name for name, module in body.named_modules() if isinstance(module, torch.nn.Linear)}
+    with_role = {name for names in found.values() for name in names}
+    assert with_role <= linears
+    # Swin merges patches between its stages, which is none of the roles.
+    assert not [name for name in linears - with_role if not name.endswith("downsample.reduction")]
+    assert not set(found["feed_forward"]) & {name for role in ROLES[:4] for name in found[role]}
+
+
+def test_norms_are_found(body):
+    named = {type(module) for module in body.modules() if type(module).__name__.endswith("Norm")}
+    assert body.norms()
+    assert {type(norm) for norm in body.norms()} == named
+
+
+def test_the_source_is_embedded_without_gradient(body):
+    if body.modality == "text":
+        tokens = body.embed_source(["a", "the list of a list"])
+        assert tokens.mask.sum(1)[0] < tokens.mask.sum(1)[1] == tokens.mask.shape[1]
+    else:
+        images = np.random.default_rng(0).random((2, 3, 20, 30), dtype=np.float32)
+        tokens = body.embed_source(images)
+        assert tokens.grid == body.patch_grid
+        assert not torch.equal(tokens.x[0], tokens.x[1])
+    assert tokens.x.shape == (*tokens.mask.shape, body.width)
+    assert torch.isfinite(tokens.x).all()
+    assert not tokens.x.requires_grad
+    prefix = body.prefix_tokens()
+    assert prefix is None or prefix.shape[1] == body.width
+    assert prefix is not None or not body.needs_prefix
+
+
+def test_reset_draws_all_weights_anew_and_leaves_the_source(body):
+    before = {name: weight.detach().clone() for name, weight in body.named_parameters()}
+    source = ["a list"] if body.modality == "text" else np.full((1, 3, 32, 32), 0.5, np.float32)
+    embedded = body.embed_source(source).x
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        body.reset_weights()
+        drawn.append([weight.detach().clone() for weight in body.parameters()])
+    assert all(map(torch.equal, *drawn))
+    after = dict(body.named_parameters())
+    assert not [name for name, weight in before.items() if weight.dim() > 1 and torch.equal(weight, after[name])]
+    assert torch.equal(body.embed_source(source).x, embedded)
+
+
+@pytest.mark.parametrize("mode", ["full", "layernorm"])
+def test_a_run_its_export_and_its_predictions_agree_to_the_bit(name, node, tmp_path, monkeypatch, mode):
+    """Of a run that trained all, and of one that trained norms only and needs the checkpoint to predict."""
+    monkeypatch.setenv("ORCA_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
+    y = np.arange(48) % 3
+    x = np.random.default_rng(0).normal(size=(48, 2, 30)).astype(np.float32) + y[:, None, None]
+    np.savez(tmp_path / "train.npz", x=x[:36], y=y[:36])
+    np.savez(tmp_path / "test.npz", x=x[36:], y=y[36:])
+    words = [f"body={Path(name).stem}", f"body.checkpoint={node['checkpoint']}"]
+    words += ["task=arrays", "task.kind=classes", f"task.train={tmp_path / 'train.npz'}", f"finetune={mode}"]
+    words += [f"task.test={tmp_path / 'test.npz'}", "metric=none", "baselines=none", "train.epochs=1"]
+    own = None if name in BODIES else Path(name).resolve().parent.parent
+    outcome = orca_cli.run(*words, "train.batch_size=12", "train.warmup_epochs=0", config_dir=own)
+    assert outcome.state == "completed", outcome.failure
+    expected = np.load(outcome.path / "3_finetune" / "predictions.npz")["outputs"]
+    assert np.array_equal(orca_cli.load(outcome.path).outputs(x[36:]), expected)
+    export(open_model(outcome.path), tmp_path / "export")
+    assert np.array_equal(orca_cli.load(tmp_path / "export").outputs(x[36:]), expected)

@@ -1,0 +1,179 @@
+"""Families compute what transformers' own models compute; the family by the checkpoint; what decoders know of later tokens."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, T5EncoderModel
+
+from orca_cli.exceptions import ConfigError, UnsafeError
+from orca_cli.interfaces import Tokens
+from orca_cli.models.assembly import build_model
+from orca_cli.models.bodies import auto, checkpoints, decoders
+from orca_cli.prediction.onnx import write_onnx
+from tests.checkpoints import save_tiny
+
+TEXT = ["bert", "roberta", "gpt2", "smollm2", "mistral", "qwen2", "qwen3", "modernbert", "deberta", "t5", "esm"]
+IMAGE = ["vit", "deit", "beit", "dinov2", "siglip"]
+DECODERS = ["gpt2", "smollm2", "mistral", "qwen3"]
+STEPS = 12
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory):
+    """Return a function that gives the folder of a tiny checkpoint."""
+    root, made = tmp_path_factory.mktemp("families"), {}
+    return lambda name: made.get(name) or made.setdefault(name, save_tiny(name, root / name))
+
+
+def whole(folder):
+    kind = T5EncoderModel if AutoConfig.from_pretrained(folder).model_type == "t5" else AutoModel
+    return kind.from_pretrained(folder).eval()
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_texts_have_the_features_that_transformers_gives_them(name, family):
+    body = auto.load(str(family(name))).eval()
+    numbers = torch.randint(5, 40, (2, 21), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(21) < torch.tensor([[21], [13]])
+    with torch.no_grad():
+        features = body.encode(body.embed_words(numbers), mask, causal=False)
+        wanted = whole(family(name))(numbers, attention_mask=mask.long()).last_hidden_state
+    torch.testing.assert_close(features[mask], wanted[mask], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", IMAGE)
+def test_images_have_the_features_that_transformers_gives_them(name, family):
+    """The embedder starts as the model's own patch embedding."""
+    body = auto.load(str(family(name))).eval()
+    model = build_model(body=body, kind="classes", input_shape=(3, 32, 32), num_outputs=2, seed=0).eval()
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    reference = whole(family(name))
+    reference = getattr(reference, "vision_model", reference)
+    with torch.no_grad():
+        torch.testing.assert_close(model.features(x).x, reference(x).last_hidden_state, rtol=1e-4, atol=1e-5)
+
+
+def test_a_coarser_grid_is_taken_by_position_biases_of_another(family):
+    from orca_cli.models.embedders.patch import Patch
+
+    body = auto.load(str(family("beit"))).eval()
+    for layer in body.layers:
+        torch.nn.init.normal_(layer.relative_position_bias.relative_position_bias_table)
+    settings = {"body": body, "kind": "classes", "input_shape": (3, 32, 32), "num_outputs": 2, "seed": 0}
+    model = build_model(**settings, embedder=Patch(max_tokens=4)).eval()
+    assert model.embedder.layout.grid == (2, 2)
+    before = model(torch.ones(1, 3, 32, 32))
+    body.layers[0].relative_position_bias.relative_position_bias_table.data.neg_()
+    assert not torch.equal(before, model(torch.ones(1, 3, 32, 32)))
+
+
+def test_every_family_is_told_from_its_checkpoint(family):
+    for name in ("swin", *TEXT, *IMAGE):
+        body = auto.load(str(family(name)))
+        kind = json.loads((family(name) / "config.json").read_text())["model_type"]
+        assert type(body).__module__ == auto.families()[kind].__name__
+        assert body.checkpoint_digest == checkpoints.digest(family(name))
+
+
+def test_settings_reach_the_family_that_has_them_and_no_other(family):
+    body = auto.load(str(family("gpt2")), max_tokens=9, max_source_tokens=3, causal_fix="flip")
+    assert (body.max_tokens, body.max_source_tokens, body.causal_fix) == (9, 3, "flip")
+    with pytest.raises(ConfigError, match="body.causal_fix: .*'t5' have no such setting; it has max_source_tokens"):
+        auto.load(str(family("t5")), causal_fix="flip")
+    with pytest.raises(ConfigError, match="body.max_tokens: .*'vit' have no such setting; it has no settings"):
+        auto.load(str(family("vit")), max_tokens=9)
+
+
+def test_an_unknown_family_is_told_with_those_that_exist(family, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "perceiver"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match="family 'perceiver', but this body takes .*gpt2 or .*swin or .*vit") as error:
+        auto.load(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_sizes_of_all_towers_count_and_wavelengths_do_not(tmp_path):
+    """Of what a stranger's config.json may ask for; some models' longest wavelength is in the millions."""
+    towers = {"vision_config": {"num_hidden_layers": 3, "rope_parameters": {"rope_theta": 10**7}}, "n_layer": 4}
+    (tmp_path / "config.json").write_text(json.dumps(towers | {"rope_theta": 5 * 10**6}))
+    assert checkpoints.check_modest(tmp_path) == 7
+    (tmp_path / "config.json").write_text(json.dumps(towers | {"hidden_size": 5 * 10**6}))
+    with pytest.raises(UnsafeError, match="holds the number 5000000"):
+        checkpoints.check_modest(tmp_path)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize(("fix", "sees"), [("none", False), ("flip", True), ("double", True)])
+def test_early_tokens_know_of_later_ones_by_a_fix_only(name, fix, sees, family):
+    body = decoders.load(str(family(name)), causal_fix=fix).eval()
+    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    mask = torch.arange(5) < torch.tensor([[5], [3]])
+    body(Tokens(x, mask, (5,))).x[:, 0].square().sum().backward()
+    seen = x.grad.abs().sum(-1) > 0
+    assert torch.equal(seen, mask if sees else torch.arange(5).expand(2, 5) < 1)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_flip_and_double_are_what_transformers_gives_for_such_sequences(name, family):
+    x = 0.1 * torch.randn(2, 6, 32, generator=torch.Generator().manual_seed(0))
+    mask, reference = torch.ones(2, 6, dtype=torch.bool), whole(family(name))
+    with torch.no_grad():
+        there, back = (reference(inputs_embeds=one).last_hidden_state for one in (x, x.flip(1)))
+        twice = reference(inputs_embeds=torch.cat([x, x], 1)).last_hidden_state
+        for fix, wanted in (("flip", (there + back.flip(1)) / 2), ("double", twice[:, 6:])):
+            features = decoders.load(str(family(name)), causal_fix=fix).eval().encode(x, mask, causal=False)
+            torch.testing.assert_close(features, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("fix", ["none", "flip", "double"])
+def test_the_room_behind_a_sample_does_not_matter(name, fix, family):
+    """A sample is reversed, and read again, from its own end and not from that of the batch."""
+    body = decoders.load(str(family(name)), causal_fix=fix).eval()
+    x = 0.1 * torch.randn(2, 15, 32, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(15) < torch.tensor([[15], [4]])
+    with torch.no_grad():
+        together = body(Tokens(x, mask, (15,))).x[1, :4]
+        alone = body(Tokens(x[1:, :4], mask[1:, :4], (4,))).x[0]
+        other = body(Tokens(torch.where(mask[..., None], x, 9.0), mask, (15,))).x[1, :4]
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert torch.equal(together, other)
+
+
+@pytest.mark.parametrize("fix", ["flip", "double"])
+def test_an_exported_decoder_takes_batches_of_any_size(fix, family, tmp_path):
+    body = decoders.load(str(family("qwen3")), causal_fix=fix)
+    model = build_model(body=body, kind="classes", input_shape=(2, 9), num_outputs=2, seed=0).eval()
+    loaded = SimpleNamespace(
+        model=model, members=[model], preprocessing=None, record=SimpleNamespace(input_shape=(2, 9))
+    )
+    assert write_onnx(loaded, tmp_path / "model.onnx")["input"]["shape"][0] == "batch"  # it is checked with 1 and 3
+
+
+def test_order_of_a_reversed_sample():
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 1, 1], [1, 0, 0, 0]]).bool()
+    assert decoders.reversed_order(mask).tolist() == [[2, 1, 0, 3], [3, 2, 1, 0], [0, 1, 2, 3]]
+
+
+def test_a_doubled_sequence_has_half_the_room_and_no_fix_forecasts(family):
+    assert decoders.load(str(family("gpt2"))).max_tokens == 64
+    assert decoders.load(str(family("gpt2")), causal_fix="double").max_tokens == 32
+    task = {"kind": "dense", "input_shape": (5, STEPS), "num_outputs": 2, "seed": 0, "causal": True}
+    for fix in ("flip", "double"):
+        with pytest.raises(ConfigError, match="body.causal_fix=none"):
+            build_model(body=decoders.load(str(family("gpt2")), causal_fix=fix), **task)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3", "modernbert", "t5", "esm"])
+def test_no_output_of_a_causal_task_sees_the_future(name, family):
+    body = auto.load(str(family(name)))
+    task = {"kind": "dense", "input_shape": (5, STEPS), "num_outputs": 2, "seed": 0}
+    model = build_model(body=body, causal=True, **task).eval()
+    x = torch.randn(1, 5, STEPS, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    rows = [torch.autograd.grad(y, x, retain_graph=True)[0][0].abs().sum(0) > 0 for y in model(x)[0].sum(0)]
+    reach = torch.stack(rows)
+    past = torch.ones(STEPS, STEPS, dtype=torch.bool).tril()
+    assert not (reach & ~past).any()
+    assert reach[-1].all()

@@ -1,0 +1,184 @@
+"""The protein body: weights from a package's torch file, all of them or none; residues as tokens; the genuine AntiBERTy."""
+
+import dataclasses
+import importlib.util
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch.nn import functional
+
+from orca_cli.exceptions import ChecksumError, DataError, UnavailableError, UnsafeError
+from orca_cli.interfaces import Tokens
+from orca_cli.models.bodies import checkpoints, protein
+from orca_cli.storage import sha256_file
+from tests.checkpoints import save_tiny_bert
+
+FOLDER = "trained_models/tiny"
+LETTERS = "ACDEFGHIKLMNPQRSTVWY"
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of the form of antiberty with a tiny BERT; a function writes its weights after a change, and pins them."""
+    root = tmp_path / "tiny_antiberty"
+    folder = root / FOLDER
+    saved = save_tiny_bert(tmp_path / "saved", vocab_size=len(WORDS))
+    model, _ = checkpoints.load_model({"bert": "BertModel"}, str(saved))
+    folder.mkdir(parents=True)
+    (root / "__init__.py").write_text("raise RuntimeError('code of the package is never run')")
+    (folder / "config.json").write_bytes((saved / "config.json").read_bytes())
+    (folder.parent / "vocab.txt").write_text("\n".join(WORDS))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tensors = {f"bert.{name}": value.clone() for name, value in model.state_dict().items()}
+    heads = {"bert.pooler.dense.weight": torch.zeros(32, 32), "cls.species.bias": torch.zeros(6)}
+    buffer = {"bert.embeddings.position_ids": torch.arange(64)[None]}
+
+    def write(change=lambda content: content):
+        file = folder / "pytorch_model.bin"
+        torch.save(change(tensors | heads | buffer), file)
+        entry = checkpoints.PACKAGED["antiberty"]
+        changes = {"package": root.name, "folder": FOLDER, "sha256": sha256_file(file)}
+        monkeypatch.setitem(checkpoints.PACKAGED, "antiberty", dataclasses.replace(entry, **changes))
+        return file
+
+    write.model = model
+    return write
+
+
+def test_every_tensor_of_the_file_is_in_the_body_and_the_package_is_not_imported(package):
+    package()
+    body = protein.load("antiberty")
+    wanted = package.model.state_dict()
+    found = body.state_dict() | {f"embeddings.{name}": value for name, value in body.embeddings.state_dict().items()}
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert "tiny_antiberty" not in sys.modules
+    assert not body.encoder.training
+
+
+def without(name):
+    return lambda content: {key: value for key, value in content.items() if key != name}
+
+
+VALUE = "bert.encoder.layer.1.attention.self.value.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without(VALUE), f"lacks {VALUE}"),
+        (without("bert.embeddings.LayerNorm.bias"), r"lacks bert\.embeddings\.LayerNorm\.bias"),
+        (lambda content: content | {"bert.encoder.layer.2.more": torch.ones(2)}, r"also holds bert\.encoder\.layer\.2"),
+        (lambda content: content | {"more": torch.ones(2)}, "also holds more"),
+        (lambda content: content | {VALUE: torch.ones(32, 16)}, f"another shape of {VALUE}"),
+        (lambda content: list(content), "not a dict of tensors"),
+        (lambda content: content | {"epoch": 3}, "not a dict of tensors"),
+    ],
+)
+def test_a_missing_or_extra_tensor_is_refused(package, change, message):
+    package(change)
+    with pytest.raises(DataError, match=message):
+        protein.load("antiberty")
+
+
+class Trap:
+    """A pickle that would create a file."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return open, (str(self.place), "w")
+
+
+def test_a_pickle_that_runs_code_is_refused_even_where_its_checksum_is_the_recorded_one(package, tmp_path):
+    canary = tmp_path / "canary"
+    package(lambda content: content | {"trap": Trap(canary)})
+    with pytest.raises(DataError, match="not a file of plain tensors"):
+        protein.load("antiberty")
+    assert not canary.exists()
+
+
+def test_another_file_than_the_published_one_is_not_opened(package, tmp_path):
+    canary = tmp_path / "canary"
+    file = package()
+    torch.save({"trap": Trap(canary)}, file)
+    with pytest.raises(ChecksumError, match=r"pytorch_model\.bin: .*differ from the published ones"):
+        protein.load("antiberty")
+    assert not canary.exists()
+
+
+def test_a_torch_file_in_a_folder_of_the_users_is_still_refused(package):
+    folder = package().parent
+    with pytest.raises(UnsafeError, match="is a pickle"):
+        protein.load(str(folder))
+
+
+def test_a_missing_package_names_the_extra_and_asks_no_hub(package, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_from_hub", lambda name: pytest.fail("asked the hub"))
+    file = package()
+    file.unlink()  # as in release 1.0 of antiberty
+    with pytest.raises(UnavailableError, match=r"no weights.*pip install 'orca-transfer\[protein\]'"):
+        protein.load("antiberty")
+    entry = dataclasses.replace(checkpoints.PACKAGED["antiberty"], package="no_such_package_here")
+    monkeypatch.setitem(checkpoints.PACKAGED, "antiberty", entry)
+    with pytest.raises(UnavailableError, match=r"is not installed.*pip install 'orca-transfer\[protein\]'"):
+        protein.load("antiberty")
+
+
+def test_residues_are_tokens_and_others_are_unknown(package):
+    package()
+    body = protein.load("antiberty", max_source_tokens=6)
+    tokens = body.embed_source(["ACY", "aB", "ACDEFGHIK"])
+    numbers = torch.tensor(
+        [[2, 5, 6, 24, 3, 0], [2, 5, 1, 3, 0, 0], [2, 5, 6, 7, 8, 3]]
+    )  # [CLS], residues, [SEP], padding
+    with torch.no_grad():
+        torch.testing.assert_close(tokens.x, body.embeddings(input_ids=numbers))
+    assert tokens.mask.sum(1).tolist() == [5, 4, 6]
+    with torch.no_grad():
+        torch.testing.assert_close(body.prefix_tokens(), body.embeddings(input_ids=torch.tensor([[2]]))[0])
+
+
+def test_the_digest_follows_the_weights(package):
+    package()
+    first = protein.load("antiberty").checkpoint_digest
+    assert protein.load("antiberty").checkpoint_digest == first
+    package(lambda content: content | {VALUE: content[VALUE] + 1})
+    assert protein.load("antiberty").checkpoint_digest != first
+
+
+# The heavy chain of an antibody, an example in the README of AntiBERTy (Ruffolo et al. 2021).
+HEAVY = textwrap.dedent("""
+    EVQLVQSGPEVKKPGTSVKVSCKASGFTFMSSAVQWVRQARGQRLEWIGWIVIGSGNTNYAQKFQERVTITRDMSTSTAYMELSSLRSEDTAVYYCAAPYCSSISCNDGFDIWGQGTMVTVS
+""").strip()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("antiberty") is None
+    or checkpoints.packaged_folder(checkpoints.PACKAGED["antiberty"]) is None,
+    reason="needs the extra `protein`",
+)
+def test_antiberty_recovers_hidden_residues_of_an_antibody():
+    """133 of the 149 tensors are the body's; with the file's own head on top it predicts what was hidden."""
+    body = protein.load("antiberty", max_source_tokens=200).eval()
+    stored = torch.load(body.folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    assert len(stored) == 149
+    assert len(body.state_dict()) + len(body.embeddings.state_dict()) == 133
+    assert sum(value.numel() for value in body.parameters()) == 25_219_072
+    numbers = body._tokenizer([" ".join(HEAVY)], return_tensors="pt")["input_ids"]
+    hidden = torch.zeros_like(numbers, dtype=torch.bool)
+    hidden[:, 1:-1:7] = True
+    head = {name.removeprefix("cls.predictions."): value for name, value in stored.items()}
+    with torch.no_grad():
+        x = body.embeddings(input_ids=numbers.masked_fill(hidden, WORDS.index("[MASK]")))
+        x = body(Tokens(x, torch.ones_like(hidden), (x.shape[1],))).x
+        x = functional.gelu(functional.linear(x, head["transform.dense.weight"], head["transform.dense.bias"]))
+        x = functional.layer_norm(
+            x, (512,), head["transform.LayerNorm.weight"], head["transform.LayerNorm.bias"], 1e-12
+        )
+        found = functional.linear(x, head["decoder.weight"], head["decoder.bias"]).argmax(-1)
+    assert (found == numbers)[hidden].float().mean() > 0.8  # by chance 0.05

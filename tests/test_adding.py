@@ -92,8 +92,8 @@ def test_every_file_of_the_page_is_tried_here():
         "conf/embedder/wide.yaml",
         "orca_cli/metrics/mean_shift.py",
         "conf/metric/mean_shift.yaml",
-        "orca_cli/finetuning/bitfit.py",
-        "conf/finetune/bitfit.yaml",
+        "orca_cli/finetuning/values.py",
+        "conf/finetune/values.yaml",
         "orca_cli/augmentation/invert.py",
         "conf/augment/invert.yaml",
         "orca_cli/tracking/losses.py",
@@ -175,16 +175,16 @@ def test_a_metric_is_one_yaml_and_one_python_file(checkout, orca):
 
 
 def test_a_finetune_mode_is_one_yaml_and_one_python_file(checkout, orca, tmp_path):
-    add(checkout, "orca_cli/finetuning/bitfit.py", "conf/finetune/bitfit.yaml")
-    assert "bitfit" in orca("list", "finetune")
-    assert "orca run -m finetune=full,bitfit" in PAGE
-    out = orca("run", "finetune=bitfit", "metric=none", "task.train_size=40", *QUICK)
-    assert "finetune=bitfit" in out
+    add(checkout, "orca_cli/finetuning/values.py", "conf/finetune/values.yaml")
+    assert "values" in orca("list", "finetune")
+    assert "orca run -m finetune=full,values" in PAGE
+    out = orca("run", "finetune=values", "metric=none", "task.train_size=40", *QUICK)
+    assert "finetune=values" in out
     (weights,) = tmp_path.glob("runs/*/*/3_finetune/best/model.safetensors")
     with safe_open(weights, "pt") as file:
         names = [name for name in file.keys() if name.startswith("body.")]  # noqa: SIM118
     assert names
-    assert all(name.endswith("bias") for name in names)
+    assert all(".value." in name for name in names)
 
 
 def test_an_augmentation_is_one_yaml_and_one_python_file(checkout, orca, tmp_path):

@@ -133,6 +133,8 @@ class Body(Protocol):
         downsampling: how much coarser the grid of its features is than that of its tokens, per axis; 1 for text.
         can_be_causal: whether it can keep a feature from depending on later tokens.
         needs_prefix: True where its prefix tokens always stand before the others, False where only pooling asks for them.
+        takes_prefix: whether tokens may stand before those of the grid at all; those without a position do not count
+            towards `max_tokens`.
         checkpoint_digest: SHA-256 of the weights as loaded; identifies them in caches and records.
     """
 
@@ -144,6 +146,7 @@ class Body(Protocol):
     downsampling: int
     can_be_causal: bool
     needs_prefix: bool
+    takes_prefix: bool
     checkpoint_digest: str
 
     def __call__(self, tokens: Tokens) -> Tokens:
@@ -162,7 +165,13 @@ class Body(Protocol):
         """Return all normalisation layers, of any kind."""
 
     def linear_names(self, role: Role) -> list[str]:
-        """Return the names, as in `named_modules`, of the nn.Linear layers with a role in attention or feed-forward."""
+        """Return the names, as in `named_modules`, of the nn.Linear layers with a role; empty where it has none of them."""
+
+    def layer_names(self) -> list[str]:
+        """Return the names of its transformer layers in order; empty where the family does not tell.
+
+        Each takes hidden states [B, P + T, D] as its first positional argument.
+        """
 
     def requires_grad_(self, requires_grad: bool = True) -> object:
         """Set requires_grad of every parameter."""
@@ -200,7 +209,14 @@ class Finetune(Protocol):
     pretrained: bool
 
     def apply(self, model: TransferParts) -> None:
-        """Set requires_grad on every parameter, adding parameters first where the mode has its own; idempotent."""
+        """Set requires_grad on every parameter, adding parameters first where the mode has its own; idempotent.
+
+        First values of parameters of its own are drawn from torch's global generator.
+
+        Raises:
+            ConfigError: the mode does not suit the body or the inputs.
+            UnavailableError: a package that it needs is not installed.
+        """
 
     def trainable_state(self, model: nn.Module) -> dict[str, Tensor]:
         """Return copies, on the CPU, of what the pretrained body's checkpoint does not hold."""

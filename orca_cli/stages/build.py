@@ -84,6 +84,7 @@ def build(config: Config, reporter: Reporter) -> Built:
         seed=config.seed,
     )
     fit_embedder(model.embedder, task.train, config.seed)
+    seeding.seed_torch(config.seed, "build", "finetune")
     mode.apply(model)
     config, decided = _decided(config, task, model)
     if note := budget.unused(config, decided):

@@ -110,12 +110,26 @@ CASES = {
     "bf16": ("bert", "classes", (2, 20), "precision=bf16"),
     "head": ("swin", "maps", (1, 12, 12), "finetune=head", "train.select=last"),
     "scratch": ("bert", "classes", (2, 20), "finetune=scratch", "metric=none"),
+    "lora": ("swin", "maps", (1, 12, 12), "finetune=lora", "metric=none"),
+    "bitfit": ("bert", "values", (2, 20), "finetune=bitfit", "metric=none"),
+    "prompt, deep": (
+        "vit",
+        "classes",
+        (3, 20, 20),
+        "finetune=prompt",
+        "finetune.depth=deep",
+        "predictor.pooling=class_token",
+    ),
+    "prompt, maps": ("bert", "maps", (2, 20), "finetune=prompt", "metric=none"),
+    "visual prompt": ("swin", "class maps", (1, 12, 12), "finetune=visual_prompt", "metric=none"),
     "several models": ("bert", "classes", (2, 20), "train.folds=2"),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_test_split_has_the_bits_of_the_run(trained, orca, tmp_path, monkeypatch, name):
+    if name == "lora":
+        pytest.importorskip("peft", reason="the extra lora is not installed")
     run = trained(*CASES[name])
     assert np.array_equal(run.outputs(run.path), run.expected)
     code, out, err = orca("predict", run.path, run.folder / "test.npz", "--out", tmp_path / "p.npz", "--json")
@@ -130,7 +144,7 @@ def test_the_test_split_has_the_bits_of_the_run(trained, orca, tmp_path, monkeyp
     shutil.rmtree(run.checkpoint)
     (run.folder / "train.npz").unlink()
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was used"))
-    if run.result["finetune"] in ("layernorm", "head"):
+    if run.result["finetune"] not in ("full", "scratch"):
         code, out, err = orca("predict", run.path, run.folder / "test.npz")
         assert (code, out) == (10, "")
         assert "trained a part of its body only and needs its checkpoint: no such folder" in err

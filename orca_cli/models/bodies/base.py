@@ -27,7 +27,8 @@ class PretrainedBody(nn.Module):
     The embedding layer is kept aside: it embeds the source and is neither trained nor stored with checkpoints.
 
     A family gives `trained`, `forward`, `embedder_init` and, where they differ from the defaults below, `linears` (role ->
-    regular expression for the end of the names of its nn.Linear layers) and attributes of `interfaces.Body`.
+    regular expression for the end of the names of its nn.Linear layers), `layer_list` (the name of the list of its layers) and
+    attributes of `interfaces.Body`.
 
     Args:
         model: a transformers model, without pooler.
@@ -42,7 +43,9 @@ class PretrainedBody(nn.Module):
     downsampling = 1
     can_be_causal = False
     needs_prefix = False
+    takes_prefix = True
     linears: ClassVar[Mapping[Role, str]] = {}
+    layer_list: ClassVar[str] = ""
 
     def __init__(self, model: Any, folder: Path, embeddings: nn.Module, *, max_tokens: int, width: int) -> None:
         super().__init__()
@@ -82,9 +85,17 @@ class PretrainedBody(nn.Module):
         return [module for module in self.modules() if type(module).__name__.endswith("Norm")]
 
     def linear_names(self, role: Role) -> list[str]:
-        """Return the names of the linear layers with a role."""
+        """Return the names of the linear layers with a role; empty where the family has none."""
+        if role not in self.linears:
+            return []
         ending = re.compile(f"({self.linears[role]})$")
         return [name for name, part in self.named_modules() if isinstance(part, nn.Linear) and ending.search(name)]
+
+    def layer_names(self) -> list[str]:
+        """Return the names of the layers in order; empty where the family does not name it."""
+        if not self.layer_list:
+            return []
+        return [f"{self.layer_list}.{number}" for number, _ in self.get_submodule(self.layer_list).named_children()]
 
     def reset_weights(self) -> None:
         """Redraw what is trained by the architecture's own initialisation; the embedding layer stays."""

@@ -32,6 +32,7 @@ class SwinBody(ImageBody):
 
     encoder: nn.Module
     norm: nn.Module
+    takes_prefix = False  # a token outside the map belongs to no window
     # The second names are those of transformers before 5.6.
     linears = {
         "query": r"\.(q_proj|query)",

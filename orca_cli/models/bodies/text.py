@@ -32,6 +32,7 @@ class BertBody(TextBody):
 
     encoder: nn.Module
     can_be_causal = True
+    layer_list = "encoder.layer"
     linears = {
         "query": r"\.query",
         "key": r"\.key",

@@ -45,6 +45,7 @@ class ViTBody(ImageBody):
 
     layers: nn.ModuleList
     norm: nn.Module
+    layer_list = "layers"
     linears = {
         "query": r"\.q_proj",
         "key": r"\.k_proj",
@@ -97,6 +98,8 @@ class BeitBody(ViTBody):
 
     Models that are pooled by the mean have no last norm.
     """
+
+    takes_prefix = False  # the biases are of the classification token and the patches alone
 
     def __init__(self, model: Any, folder: Path) -> None:
         if model.shared_position_bias is not None:

@@ -1,0 +1,35 @@
+"""Only the body's biases, the embedder and the predictor are trained (BitFit, Ben Zaken et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import nn
+
+from orca_cli.exceptions import ConfigError
+from orca_cli.finetuning.state import load_own_state, own_state
+from orca_cli.interfaces import TransferParts
+
+
+class BitFit:
+    """Train the biases of the body's linear layers and norms, with embedder and predictor."""
+
+    pretrained = True
+    trainable_state = staticmethod(own_state)
+    load_trainable_state = staticmethod(load_own_state)
+
+    def apply(self, model: TransferParts) -> None:
+        """Make embedder, predictor and the body's biases trainable, and nothing else.
+
+        Raises:
+            ConfigError: the body has no biases.
+        """
+        model.requires_grad_(True)
+        model.body.requires_grad_(False)
+        body = cast("nn.Module", model.body)
+        biases = [value for name, value in body.named_parameters() if name.rpartition(".")[2] == "bias"]
+        if not biases:
+            hint = "use finetune=lora or finetune=layernorm"
+            raise ConfigError("this body has no biases to train", where="finetune", hint=hint)
+        for bias in biases:
+            bias.requires_grad_(True)

@@ -1,0 +1,307 @@
+"""Finetune modes that add parameters or train a few: known answers on real bodies."""
+
+import copy
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from orca_cli.exceptions import ConfigError
+from orca_cli.finetuning.bitfit import BitFit
+from orca_cli.finetuning.head import Head
+from orca_cli.finetuning.lora import LoRA
+from orca_cli.finetuning.prompt import Prompt
+from orca_cli.finetuning.visual_prompt import Border, VisualPrompt
+from orca_cli.models.assembly import build_model
+from orca_cli.models.bodies import swin, text, vit
+from orca_cli.models.ensemble import twin
+from tests.checkpoints import save_tiny_bert, save_tiny_swin, save_tiny_vit
+
+needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="the extra lora is not installed")
+SHAPES = {"bert": (2, 40), "swin": (3, 12, 12), "vit": (3, 12, 12)}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bodies")
+    return {
+        "bert": save_tiny_bert(root / "bert"),
+        "swin": save_tiny_swin(root / "swin"),
+        "vit": save_tiny_vit(root / "vit"),
+    }
+
+
+@pytest.fixture
+def make(checkpoints):
+    def model(name, kind="classes", pooling="mean", **more):
+        body = {"bert": text, "swin": swin, "vit": vit}[name].load(str(checkpoints[name]))
+        settings = {"kind": kind, "input_shape": SHAPES[name], "num_outputs": 3, "pooling": pooling, "seed": 0}
+        return build_model(body=body, **settings | more).eval()
+
+    return model
+
+
+def inputs(name, n=4):
+    return torch.randn((n, *SHAPES[name]), generator=torch.Generator().manual_seed(0))
+
+
+def trained(model):
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+def step(model, x):
+    """Take one optimizer step on some loss."""
+    optimizer = torch.optim.SGD(trained(model).values(), lr=0.5)
+    model(x).square().mean().backward()
+    optimizer.step()
+
+
+def seen(model):
+    """Return a list that gets the shape of every sequence that the body's first linear layer takes."""
+    shapes = []
+    first = model.body.get_submodule(model.body.linear_names("query")[0])
+    first.register_forward_pre_hook(lambda _, arguments: shapes.append(tuple(arguments[0].shape)))
+    return shapes
+
+
+MODES = {
+    "lora, bert": ("bert", lambda: LoRA(rank=2)),
+    "lora, swin": ("swin", lambda: LoRA(rank=2, roles=["query", "feed_forward"])),
+    "lora, vit": ("vit", lambda: LoRA(rank=2, dropout=0.1)),
+    "bitfit, bert": ("bert", BitFit),
+    "bitfit, swin": ("swin", BitFit),
+    "prompt, bert": ("bert", lambda: Prompt(tokens=3)),
+    "prompt, vit": ("vit", lambda: Prompt(tokens=3, depth="deep", train_embedder=False)),
+    "visual prompt, swin": ("swin", VisualPrompt),
+}
+
+
+def cases():
+    return [pytest.param(name, marks=needs_peft if name.startswith("lora") else ()) for name in MODES]
+
+
+@pytest.mark.parametrize("case", cases())
+def test_a_step_changes_what_is_trained_and_a_checkpoint_of_it_brings_the_model_back(make, case):
+    name, mode = MODES[case]
+    x, model, fresh = inputs(name), make(name), make(name)
+    mode().apply(model)
+    model.eval()
+    names = set(trained(model))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    step(model, x)
+    step(model, x)  # A of LoRA has no gradient while B is 0
+    after = model.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed <= names
+    assert all(any(key.startswith(part) for key in changed) for part in ("predictor.", "body.", "border.")[:1])
+    own = {key for key in names if key.startswith(("body.", "border."))}
+    assert own
+    assert len(own & changed) > len(own) / 2  # biases of keys have no gradient
+    mode().apply(model)  # changes nothing
+    assert set(trained(model)) == names
+    assert model.state_dict().keys() == before.keys()
+
+    state = mode().trainable_state(model)
+    frozen = {key for key, value in model.body.named_parameters() if not value.requires_grad}
+    assert not {f"body.{key}" for key in frozen} & set(state)
+    torch.manual_seed(7)  # other first values
+    mode().apply(fresh)
+    mode().load_trainable_state(fresh.eval(), state)
+    assert torch.equal(fresh(x), model(x))
+    other = twin(fresh, state)  # as for several members: own weights, shared body
+    with torch.no_grad():
+        for value in trained(other).values():
+            value.zero_()
+    assert torch.equal(fresh(x), model(x))
+    assert not torch.equal(other(x), model(x))
+
+
+@pytest.mark.parametrize("case", cases())
+def test_first_values_follow_from_the_seed(make, case):
+    name, mode = MODES[case]
+    states = []
+    for seed in (1, 1, 2):
+        model = make(name)
+        torch.manual_seed(seed)
+        mode().apply(model)
+        states.append(mode().trainable_state(model))
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    is_drawn = name != "swin" or "lora" in case
+    is_drawn = is_drawn and "bitfit" not in case
+    assert is_drawn == any(not torch.equal(states[0][key], states[2][key]) for key in states[0])
+
+
+@needs_peft
+@pytest.mark.parametrize("name", SHAPES)
+def test_lora_starts_as_the_frozen_model_and_its_updates_can_be_merged(make, name):
+    x, model, plain = inputs(name), make(name), make(name)
+    LoRA(rank=2, alpha=6.0).apply(model)
+    Head().apply(plain)  # torch picks its kernels by what needs a gradient
+    assert torch.equal(model(x), plain(x))
+    step(model, x)
+    expected = model(x).detach()
+    assert not torch.allclose(expected, plain(x))
+    # The definition: W + (alpha / rank) B A.
+    model.body, merged = plain.body, model.body
+    with torch.no_grad():
+        for path in [path for role in ("query", "value") for path in plain.body.linear_names(role)]:
+            layer = merged.get_submodule(path)
+            update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+            assert layer.lora_A["default"].weight.shape[0] == 2
+            plain.body.get_submodule(path).weight += 3.0 * update
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@needs_peft
+def test_the_roles_of_lora_are_the_bodys_own(make):
+    for roles in (["query"], ["key", "output"], ["feed_forward"]):
+        model = make("swin")
+        wanted = {f"body.{path}" for role in roles for path in model.body.linear_names(role)}
+        LoRA(rank=1, roles=roles).apply(model)
+        assert {key.partition(".lora_")[0] for key in trained(model) if ".lora_" in key} == wanted
+    model = make("bert")
+    model.body.linears = {"output": model.body.linears["output"]}
+    with pytest.raises(ConfigError, match="no linear layers of the roles query, value; allowed for this body: output"):
+        LoRA().apply(model)
+
+
+def test_bitfit_trains_the_biases_of_linear_layers_and_norms(make):
+    for name in SHAPES:
+        model = make(name)
+        BitFit().apply(model)
+        parts = dict(model.body.named_modules())
+        kinds = (torch.nn.Linear, torch.nn.LayerNorm)
+        biases = {f"{key}.bias" for key, part in parts.items() if isinstance(part, kinds) and part.bias is not None}
+        assert {key.removeprefix("body.") for key in trained(model) if key.startswith("body.")} == biases
+        assert biases
+    for part in model.body.modules():
+        if hasattr(part, "bias"):
+            part.bias = None
+    with pytest.raises(ConfigError, match="no biases to train"):
+        BitFit().apply(model)
+
+
+@pytest.mark.parametrize("depth", ["shallow", "deep"])
+@pytest.mark.parametrize(
+    ("name", "kind", "pooling"),
+    [
+        ("bert", "classes", "mean"),
+        ("bert", "classes", "class_token"),
+        ("bert", "dense", "mean"),
+        ("vit", "dense", "mean"),
+    ],
+)
+def test_a_prompt_is_more_tokens_for_the_body_and_outputs_of_the_same_shape(make, name, kind, pooling, depth):
+    x, model, plain = inputs(name), make(name, kind, pooling), make(name, kind, pooling)
+    Prompt(tokens=5, depth=depth).apply(model)
+    shapes, bare = seen(model), seen(plain)
+    before, expected = model(x), plain(x)
+    assert before.shape == expected.shape
+    assert shapes[0] == (4, bare[0][1] + 5, 32)
+    features = model.features(x)
+    assert features.x.shape[1] == bare[0][1] + 5
+    assert features.prefix == plain.features(x).prefix + 5
+    # Every prompt has an effect: that of a layer on the layers from there on.
+    prompts = [part for part in model.body.modules() if hasattr(part, "joined")]
+    assert len(prompts) == (2 if depth == "deep" else 1)
+    for part in prompts:
+        with torch.no_grad():
+            part.x.neg_()
+        assert not torch.allclose(model(x), before)
+        before = model(x)
+
+
+def test_a_deep_prompt_replaces_what_the_layer_before_made_of_the_last_one(make):
+    """By hand, on a ViT: the layers one after the other, with its prompt after the classification token."""
+    x, model = inputs("vit"), make("vit")
+    body = copy.deepcopy(model.body)
+    Prompt(tokens=3, depth="deep").apply(model)
+    first, second = model.body.prompt.x, model.body.layers[1].prompt.x
+    tokens = model.embed(x).x
+    start = model.embedder.class_token.view(1, 1, -1).expand(4, -1, -1)
+    hidden = body.layers[0](torch.cat([start, first.expand(4, -1, -1), tokens], 1))
+    hidden = body.layers[1](torch.cat([hidden[:, :1], second.expand(4, -1, -1), hidden[:, 4:]], 1))
+    torch.testing.assert_close(model.features(x).x, body.norm(hidden))
+
+
+def test_padding_and_the_future_stay_out_with_a_prompt(make):
+    model = make("bert", "dense")
+    Prompt(tokens=3, depth="deep").apply(model)
+    valid = torch.ones(4, 40, dtype=torch.bool)
+    valid[:, 25:] = False
+    x = inputs("bert")
+    changed = torch.where(valid[:, None], x, 9.0)
+    torch.testing.assert_close(model(x, valid)[..., :25], model(changed, valid)[..., :25])
+    causal = make("bert", "dense", causal=True)
+    Prompt(tokens=3, depth="deep").apply(causal)
+    later = x.clone()
+    later[..., 20:] += 1.0
+    torch.testing.assert_close(causal(x)[..., :20], causal(later)[..., :20])
+    assert not torch.allclose(causal(x)[..., 20:], causal(later)[..., 20:])
+
+
+def test_an_exported_graph_with_a_prompt_takes_batches_of_any_size(make):
+    model = make("vit")
+    Prompt(tokens=3, depth="deep").apply(model)
+    x = inputs("vit")
+    with torch.no_grad():
+        shapes = ({0: torch.export.Dim("batch")}, None)
+        graph = torch.export.export(model, (x, None), dynamic_shapes=shapes).module()
+        for size in (1, 3):
+            torch.testing.assert_close(graph(x[:size], None), model(x[:size]))
+
+
+def test_a_body_of_windows_refuses_a_prompt_and_one_that_names_no_layers_a_deep_one(make):
+    with pytest.raises(ConfigError, match="within windows.*finetune=visual_prompt"):
+        Prompt().apply(make("swin"))
+    model = make("bert")
+    type(model.body).layer_list, before = "", type(model.body).layer_list
+    try:
+        with pytest.raises(ConfigError, match="does not tell its layers; use finetune.depth=shallow"):
+            Prompt(depth="deep").apply(model)
+    finally:
+        type(model.body).layer_list = before
+
+
+def test_a_border_of_30_pixels_has_as_many_numbers_as_in_the_original():
+    border = Border(3, 224, 224, 30)
+    assert sum(value.numel() for value in border.parameters()) == 2 * 3 * 30 * (224 + 224 - 60) == 69_840
+    with torch.no_grad():
+        for value in border.parameters():
+            value.fill_(1.0)
+    added = border(torch.zeros(2, 3, 224, 224))
+    expected = np.ones((224, 224))
+    expected[30:-30, 30:-30] = 0
+    assert all(np.array_equal(image, expected) for image in added.detach().numpy().reshape(-1, 224, 224))
+
+
+@pytest.mark.parametrize("kind", ["classes", "dense"])
+@pytest.mark.parametrize("name", ["swin", "vit"])
+def test_a_border_starts_as_the_frozen_model_and_is_seen_by_all_outputs(make, name, kind):
+    x, model, plain = inputs(name), make(name, kind), make(name, kind)
+    VisualPrompt().apply(model)
+    Head().apply(plain)  # torch picks its kernels by what needs a gradient
+    expected = plain(x)
+    assert torch.equal(model(x), expected)
+    with torch.no_grad():
+        model.border.top.add_(1.0)
+    moved = x.clone()
+    moved[:, :, :2] += 1.0  # 0.134 of 12 pixels
+    assert torch.equal(model(x), plain(moved))
+    assert torch.equal(model.embed(x).x, plain.embed(x).x)  # stage 2 does not see it
+
+
+def test_a_border_refuses_what_is_no_image(make):
+    with pytest.raises(ConfigError, match=r"for images .* inputs are \(2, 40\); use finetune=prompt"):
+        VisualPrompt().apply(make("bert"))
+
+
+def test_the_embedder_is_left_as_it_is_where_that_is_set(make):
+    for name, mode in (("vit", Prompt), ("swin", VisualPrompt)):
+        for is_trained in (False, True):
+            model, head = make(name), make(name)
+            mode(train_embedder=is_trained).apply(model)
+            Head().apply(head)
+            assert is_trained == any(key.startswith("embedder.") for key in trained(model))
+            assert set(trained(model)) >= set(trained(head))

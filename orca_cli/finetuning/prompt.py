@@ -59,9 +59,7 @@ class Prompt:
 
     def _add(self, model: TransferParts, body: nn.Module) -> None:
         if not model.body.takes_prefix:
-            what = (
-                "this body ties its attention to the map of the input, and takes no tokens besides those of the input"
-            )
+            what = "this body attends by windows or position biases of its map, and takes no tokens before those of the input"
             hint = "use finetune=visual_prompt, or another body such as body=vit or body=minilm"
             raise ConfigError(what, where="finetune", hint=hint)
         self._check_length(model)

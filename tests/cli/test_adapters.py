@@ -127,7 +127,7 @@ def test_a_body_of_windows_and_inputs_that_are_no_images_are_refused_in_one_line
     swin = ["body=swin_tiny", "source=digits", IMAGES, f"body.checkpoint={tiny['swin']}"]
     code, _, err = orca("run", *small, *swin, "finetune=prompt")
     assert code == 10, err
-    assert "to the map of the input" in err
+    assert "attends by windows" in err
     assert "use finetune=visual_prompt" in err
     code, _, err = orca("run", *small, "finetune=visual_prompt", "metric=none")
     assert code == 10, err

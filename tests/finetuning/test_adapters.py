@@ -257,7 +257,7 @@ def test_an_exported_graph_with_a_prompt_takes_batches_of_any_size(make):
 
 
 def test_a_body_of_windows_refuses_a_prompt_and_one_that_names_no_layers_a_deep_one(make):
-    with pytest.raises(ConfigError, match="to the map of the input.*finetune=visual_prompt"):
+    with pytest.raises(ConfigError, match="attends by windows.*finetune=visual_prompt"):
         Prompt().apply(make("swin"))
     model = make("bert")
     type(model.body).layer_list, before = "", type(model.body).layer_list

@@ -92,7 +92,7 @@ class PretrainedBody(nn.Module):
         return [name for name, part in self.named_modules() if isinstance(part, nn.Linear) and ending.search(name)]
 
     def layer_names(self) -> list[str]:
-        """Return the names of the layers in order; empty where the family does not name their list."""
+        """Return the names of the layers in order; empty where the family does not name it."""
         if not self.layer_list:
             return []
         return [f"{self.layer_list}.{number}" for number, _ in self.get_submodule(self.layer_list).named_children()]

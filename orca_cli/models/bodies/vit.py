@@ -99,7 +99,7 @@ class BeitBody(ViTBody):
     Models that are pooled by the mean have no last norm.
     """
 
-    takes_prefix = False  # a further token has no such bias
+    takes_prefix = False  # the biases are of the classification token and the patches alone
 
     def __init__(self, model: Any, folder: Path) -> None:
         if model.shared_position_bias is not None:

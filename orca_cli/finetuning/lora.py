@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from annotated_types import Interval
 from torch import nn
@@ -74,7 +74,11 @@ class LoRA:
         # peft is given the layers alone: of a whole model it would change the targets by transformers' name of its type.
         layers = nn.ModuleDict({str(number): module.get_submodule(name) for number, name in enumerate(names)})
         settings = LoraConfig(
-            r=self._rank, lora_alpha=self._alpha, lora_dropout=self._dropout, target_modules=list(layers), bias="none"
+            r=self._rank,
+            lora_alpha=cast("Any", self._alpha),
+            lora_dropout=self._dropout,
+            target_modules=list(layers),
+            bias="none",
         )
         inject_adapter_in_model(settings, layers)
         for number, name in enumerate(names):

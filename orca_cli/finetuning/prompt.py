@@ -20,8 +20,8 @@ _NAME = "prompt"
 class Prompt:
     """Put learned tokens between the prefix and the tokens of the input; body and prefix stay as they are.
 
-    The prompt is part of the prefix: neither pooling nor a dense output reads its features. It has no positions, and does not
-    count towards the body's `max_tokens`. Stage 2 does not see it.
+    The prompt is part of the prefix: neither pooling nor a dense output reads its features. It has no positions of its own;
+    a body that numbers its tokens itself numbers the prompt too. Stage 2 does not see it.
 
     Args:
         tokens: p, the length of the prompt.
@@ -45,7 +45,7 @@ class Prompt:
         """Make prompt, predictor and, where set, embedder trainable, and nothing else; adds the prompt where there is none.
 
         Raises:
-            ConfigError: the body takes no tokens before those of the input, or does not tell its layers (deep).
+            ConfigError: the body takes no further tokens, or not as many, or does not tell its layers (deep).
         """
         body = cast("nn.Module", model.body)
         if not hasattr(body, _NAME):
@@ -62,6 +62,7 @@ class Prompt:
             what = "this body attends by windows or position biases of its map, and takes no tokens before those of the input"
             hint = "use finetune=visual_prompt, or another body such as body=vit or body=minilm"
             raise ConfigError(what, where="finetune", hint=hint)
+        self._check_length(model)
         later = [body.get_submodule(name) for name in model.body.layer_names()[1:]]
         if self._depth == "deep" and not model.body.layer_names():
             hint = "use finetune.depth=shallow"
@@ -73,6 +74,17 @@ class Prompt:
         for layer in later if self._depth == "deep" else ():
             layer.add_module(_NAME, PromptTokens(self._tokens, width, start))
             layer.register_forward_pre_hook(_replace)
+
+    def _check_length(self, model: TransferParts) -> None:
+        """Refuse more tokens than a body takes that numbers them itself; positions of an embedder leave room for a prompt."""
+        embedder, body = cast("Any", model.embedder), model.body
+        if body.embedder_init().positions is not None:
+            return
+        own = 0 if embedder.class_token is None else embedder.class_token.numel() // body.width
+        room = body.max_tokens - self._tokens - own
+        if embedder.layout.tokens > room:
+            what = f"a prompt of {self._tokens} beside {embedder.layout.tokens} tokens is more than the body takes"
+            raise ConfigError(what, where="finetune.tokens", hint=f"use embedder.max_tokens={max(1, room)}")
 
 
 class PromptTokens(nn.Module):

@@ -133,8 +133,8 @@ class Body(Protocol):
         downsampling: how much coarser the grid of its features is than that of its tokens, per axis; 1 for text.
         can_be_causal: whether it can keep a feature from depending on later tokens.
         needs_prefix: True where its prefix tokens always stand before the others, False where only pooling asks for them.
-        takes_prefix: whether tokens may stand before those of the grid at all; those without a position do not count
-            towards `max_tokens`.
+        takes_prefix: whether other tokens than its own may stand before those of the grid. They do not count towards
+            `max_tokens` where positions are the embedder's (`EmbedderInit.positions`).
         checkpoint_digest: SHA-256 of the weights as loaded; identifies them in caches and records.
     """
 

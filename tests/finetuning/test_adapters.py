@@ -6,7 +6,10 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from orca_cli import parts
+from orca_cli.configuration import config_dir
 from orca_cli.exceptions import ConfigError
 from orca_cli.finetuning.bitfit import BitFit
 from orca_cli.finetuning.head import Head
@@ -16,8 +19,9 @@ from orca_cli.finetuning.visual_prompt import Border, VisualPrompt
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin, text, vit
 from orca_cli.models.ensemble import twin
-from tests.checkpoints import save_tiny_bert, save_tiny_swin, save_tiny_vit
+from tests.checkpoints import save_tiny, save_tiny_bert, save_tiny_swin, save_tiny_vit
 
+BODIES = [path.stem for path in (config_dir() / "body").glob("*.yaml")]
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="the extra lora is not installed")
 SHAPES = {"bert": (2, 40), "swin": (3, 12, 12), "vit": (3, 12, 12)}
 
@@ -305,3 +309,31 @@ def test_the_embedder_is_left_as_it_is_where_that_is_set(make):
             Head().apply(head)
             assert is_trained == any(key.startswith("embedder.") for key in trained(model))
             assert set(trained(model)) >= set(trained(head))
+
+
+@pytest.mark.parametrize("name", sorted(set(BODIES) - {"auto", "minilm", "swin_tiny"}))
+def test_every_body_takes_a_mode_or_refuses_it(name, tmp_path):
+    node = yaml.safe_load((config_dir() / "body" / f"{name}.yaml").read_text())["body"]
+    node |= {"checkpoint": str(save_tiny(name, tmp_path))}
+    has_lora = importlib.util.find_spec("peft") is not None
+    modes = {"bitfit": BitFit(), "shallow": Prompt(tokens=4), "deep": Prompt(tokens=4, depth="deep")}
+    refused = set()
+    for key, mode in (modes | ({"lora": LoRA(rank=2)} if has_lora else {})).items():
+        body = parts.build(dict(node), "body")
+        model = build_model(body=body, kind="dense", input_shape=(3, 6, 6), num_outputs=2, seed=0).eval()
+        x = torch.randn((2, 3, 6, 6), generator=torch.Generator().manual_seed(0))
+        try:
+            mode.apply(model)
+        except ConfigError:
+            refused.add(key)
+            continue
+        step(model.eval(), x)
+        step(model, x)
+        assert model(x).shape == (2, 2, 6, 6)
+        own = {key: value for key, value in trained(model).items() if key.startswith("body.")}
+        assert any(value.grad is not None and value.grad.abs().sum() > 0 for value in own.values())
+    no_biases = {"t5", "smollm2", "mistral", "qwen3", "modernbert"}
+    expected = {"bitfit"} if name in no_biases else set()
+    expected |= {"shallow", "deep"} if name in ("swin", "beit") else set()
+    expected |= set() if name in ("bert", "roberta", "antiberty", "vit", "deit", "dinov2", "siglip") else {"deep"}
+    assert refused == expected

@@ -82,7 +82,7 @@ def overrides_for(path: Path, own: dict[str, list[str]]) -> list[str]:
         words += ["body=swin_tiny"]
     if (group, name) == ("body", "auto"):
         words += ["body.checkpoint=."]  # any folder: it has none by default
-    if name in ("flip", "crop", "images", "visual_prompt"):
+    if group in ("augment", "finetune") and name in ("flip", "crop", "images", "visual_prompt"):
         words += ["task.layout=image"]
     if group == "task":
         words += SMALL.get(name, []) + own.get(name, [])

@@ -12,13 +12,20 @@ for _name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"):
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 from tests.forked import Server  # noqa: E402
 from tests.tiers import Scorecard, count  # noqa: E402
 
 # The same examples at every run: a change that breaks a property is told by the change, not by a later run's luck.
-settings.register_profile("repeatable", derandomize=True, max_examples=count(pr=100, nightly=2000))
+# How fast a machine draws examples says nothing of the program.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    max_examples=count(pr=100, nightly=2000),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("repeatable")
 
 # A shell script that starts the tests in the background makes all their processes deaf to Ctrl-C, which some of them send.

@@ -35,7 +35,7 @@ _WEIGHTS = (
     f"{_BUILD}/body/config.json",
     "*/**/" + storage.MANIFEST,
 )
-# What hardly shrinks: the rest is text, of which a byte never becomes so many that a reader would fear a bomb.
+# These files hardly compress. The others are text, whose compression ratio stays below what a reader takes for a zip bomb.
 _STORED = (".npz", ".safetensors")
 _TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
 _FILE_MODE = 0o100644 << 16

@@ -86,7 +86,7 @@ def _differences(recorded: Mapping[str, Any], others: Mapping[str, Any], score: 
 
 
 def same(a: Any, b: Any, relative: float, absolute: float) -> bool:
-    """Return whether two values are the same, numbers up to rounding; a bool is no number."""
+    """Return whether two values are the same, numbers up to rounding; a bool does not count as a number."""
     if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in (a, b)):
         return type(a) is type(b) and a == b
     try:

@@ -102,7 +102,7 @@ def train(folder: Path, images: ImageSet, settings: Pretraining, device: str, re
 
     Args:
         folder: gets config.json, model.safetensors, preprocessor_config.json (mean and deviation of the pixels) and the record.
-            Until then all is in a folder beside it.
+            It appears only when complete; until then a folder beside it holds the files.
         images: what is trained on, and held out.
         settings: see `Pretraining`.
         device: auto, cpu, cuda, cuda:N or mps.

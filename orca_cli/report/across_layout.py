@@ -59,7 +59,7 @@ def _profiles(found: Across, table: Table, sign: str) -> Layout:
     columns = [["rank", "mean"], ["profile", f"1x to {_LARGEST:g}x"]]
     columns += [*([f"{factor:g}x", "%"] for factor in FACTORS), ["tasks", ""]]
     caption = (
-        "Performance profiles: the share of tasks in % on which a method's error is at most so many times the lowest error of "
+        "Performance profiles: the share of tasks in % on which a method's error is within this factor of the lowest error of "
         "all methods; 1x: it is the best. tasks: how many it has an error on. rank: mean over tasks, 1 is best. Errors are "
         "means over seeds."
     )

@@ -22,8 +22,8 @@ _FLAT = 0.03  # deviations of the data below which a window counts as flat
 _CONSTANT = 1e-4  # deviation of a feature below which it is not divided by it
 _FARTHEST = 5.0  # deviations from its mean that a feature may be
 _MOST_MEANS = 1024  # means of patches that are features of a sample
-# Beyond this number of features all of them together are as long as so many: else the answers of a layer move the farther in a
-# step, the more features it has.
+# With more features than this, the whole vector is scaled to the length of this many: otherwise a step of Adam would change a
+# layer's outputs more, the more inputs it has.
 _WIDE = 400
 
 

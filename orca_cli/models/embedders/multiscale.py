@@ -27,8 +27,8 @@ class Multiscale:
         init: as in `patch.Patch`, of norm, positions and patch filter; the bank is random.
         max_tokens: upper bound on the tokens of a sample; the body's own maximum by default.
         pooled_tokens: ... and where a sample has one answer, this: so few suffice, and a step's cost grows with their number.
-        filters: of each scale; the sample's features are those of all ...
-        token_filters: ... and a token's are those of so many.
+        filters: per scale, all of which give features of the whole sample.
+        token_filters: how many of them also give features of a token.
         scales: the taps of a filter are 1, 2, 4, ... positions apart; as many of these as the input has room for.
     """
 

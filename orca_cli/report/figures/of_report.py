@@ -27,7 +27,7 @@ MOST_SPARKS = 200  # runs whose learning is shown in a row
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one method on one task, told from the others of the report by `name`."""
+    """The runs of one method on one task; `name` is unique in the report."""
 
     column: Column
     method: Method

@@ -41,7 +41,7 @@ def _profiles(found: Across) -> Lines:
         series.append(Series(clean(one.method), points, place))
     rest = len(found.profiles) - len(series)
     more = f" The best {len(series)} of {len(found.profiles)} methods." if rest else ""
-    note = f"Share of tasks on which a method's error is at most so many times the lowest; higher is better.{more}"
+    note = f"Share of tasks on which a method's error is within this factor of the lowest; higher is better.{more}"
     axes = ("times the lowest error", "share of tasks, %")
     return Lines("profiles", "Performance profiles", *axes, tuple(series), note, is_step=True)
 

@@ -354,7 +354,7 @@ def _simplified(series: Series) -> Series:
 
 
 def _thinned(items: list[Item], most: int) -> list[Item]:
-    """Return at most so many items, evenly spread, the first and the last among them."""
+    """Return at most `most` items, evenly spaced, including the first and the last."""
     if len(items) <= most:
         return items
     return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]

@@ -328,7 +328,14 @@ def whole(job: Any, built: Built, engine: Engine, blocks: int) -> dict[str, Any]
 def task(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
     """Compare step, epoch and whole run on a task, as `orca run` builds it."""
     engine = Engine(choose_device(arguments.device), arguments.precision)
-    words = [*words, "metric=none", "train.epochs=3", "train.warmup_epochs=0.5", "train.batch_size=32"]
+    words = [
+        *words,
+        "metric=none",
+        "train.epochs=3",
+        "train.warmup_epochs=0.5",
+        "train.batch_size=32",
+        "train.adapt_rate=false",
+    ]
     with compose.session() as session:
         job = session.compose([*words, f"precision={arguments.precision}"])
     built = build(job.config, LogReporter())
@@ -353,7 +360,7 @@ def swin(arguments: argparse.Namespace) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         np.savez(
-            Path(folder) / "images.npz", x=rng.normal(size=(1400, 3, 32, 32)).astype(np.float32), y=np.arange(1400) % 10
+            Path(folder) / "images.npz", x=rng.normal(size=(640, 3, 32, 32)).astype(np.float32), y=np.arange(640) % 10
         )
         words = ["task=arrays", "task.kind=classes", f"task.train={folder}/images.npz", "body=swin_tiny"]
         return task(arguments, [*words, f"body.checkpoint={arguments.swin}"])

@@ -19,7 +19,7 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.tasks.shared.ragged import Ragged
 from orca_cli.tasks.shared.samples import blocks
-from orca_cli.tasks.shared.targets import check_finite
+from orca_cli.tasks.shared.target_encoding import check_finite
 
 LENGTHS = "lengths"  # the array that is looked for
 Marks = Literal["lengths", "nan", "none"]

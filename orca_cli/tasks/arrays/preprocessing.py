@@ -22,7 +22,8 @@ from orca_cli.tasks.shared.gaps import Gaps, samples_with_gaps
 from orca_cli.tasks.shared.own_data import counted
 from orca_cli.tasks.shared.ragged import Ragged
 from orca_cli.tasks.shared.samples import ChannelScale, as_inputs, blocks
-from orca_cli.tasks.shared.targets import TargetForm, check_finite
+from orca_cli.tasks.shared.target_encoding import check_finite
+from orca_cli.tasks.shared.targets import TargetForm
 from orca_cli.untrusted.arrays import StoredArray
 
 # Inputs as in the files, [n, ...], or sequences that are arrays of their own; possibly with their lengths [n].

@@ -34,7 +34,8 @@ from orca_cli.tasks.shared.gaps import Gaps, How, Missing, count_missing, ending
 from orca_cli.tasks.shared.own_data import check_enough, check_missing_targets, counted
 from orca_cli.tasks.shared.samples import ArraySamples, channel_scale, constant_note
 from orca_cli.tasks.shared.splits import check_fractions, draw
-from orca_cli.tasks.shared.targets import fit_targets, own_task, plain_labels
+from orca_cli.tasks.shared.target_encoding import plain_labels
+from orca_cli.tasks.shared.targets import fit_targets, own_task
 from orca_cli.untrusted.arrays import StoredArray
 
 _BY_FAR = 4  # times as many channels as positions look like channels in the last place ...

@@ -22,7 +22,8 @@ from orca_cli.interfaces import NewData
 from orca_cli.tasks.hub.new_data import new_rows
 from orca_cli.tasks.shared.gaps import Gaps
 from orca_cli.tasks.shared.samples import ChannelScale, as_inputs
-from orca_cli.tasks.shared.targets import TargetForm, check_finite
+from orca_cli.tasks.shared.target_encoding import check_finite
+from orca_cli.tasks.shared.targets import TargetForm
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -16,7 +16,7 @@ from orca_cli.tasks.arrays.layout import marked_rows
 from orca_cli.tasks.images.files import SUFFIXES
 from orca_cli.tasks.images.folders import is_image
 from orca_cli.tasks.shared.own_data import own_path
-from orca_cli.tasks.shared.targets import plain_labels
+from orca_cli.tasks.shared.target_encoding import plain_labels
 from orca_cli.tasks.table.files import open_table
 from orca_cli.tasks.table.listed_files import Columns, ListedFiles, read_listed
 

@@ -1,0 +1,211 @@
+"""Targets of own data as arrays of interfaces.Batch.y: what is checked of each kind, and how it is encoded.
+
+Targets of another form raise DataError with their number, and the first of them; `where` is the file and array.
+
+Shapes: n samples, K outputs, *E the extent of the inputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orca_cli.exceptions import DataError
+from orca_cli.interfaces import IGNORED_CLASS
+
+_SHOWN = 8  # values named in a message
+_TWO_CLASSES = "provide data with two classes or more"
+_IGNORED = f"{IGNORED_CLASS} marks positions to ignore"
+_ONE_CLASS = "for one class per sample use kind=classes"
+
+
+def classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tuple[int | str, ...]:
+    """Return the classes that plain training labels [n] name: the labels that occur, or 0..K-1 where K is given."""
+    values, counts = np.unique(labels, return_counts=True)
+    if num_classes is not None and values.dtype.kind in "iu":
+        outside = (labels < 0) | (labels >= num_classes)
+        hint = "correct the labels or task.num_classes"
+        _refuse(outside, labels, f"labels are not in 0..{num_classes - 1}", where, hint)
+        _check_none_missing(values, num_classes, "training sample", where, "add samples, or lower task.num_classes")
+        values = np.arange(num_classes)
+    elif num_classes is not None and len(values) != num_classes:
+        raise DataError(f"{len(values)} different labels, but num_classes is {num_classes}", where=where)
+    if len(values) < 2:
+        raise DataError(f"all {len(labels)} training labels are {values[0]!s}", where=where, hint=_TWO_CLASSES)
+    if (
+        2 * np.sum(counts == 1) > len(counts) and 2 * len(counts) > len(labels) > 20
+    ):  # numbers that are nearly all different
+        what = f"{len(values)} different labels in {len(labels)} training samples do not look like classes"
+        hint = "to predict numbers use kind=values, and check that this is the array of labels"
+        raise DataError(what, where=where, hint=hint)
+    return tuple(values.tolist())
+
+
+def _check_none_missing(present: np.ndarray, num_classes: int, of: str, where: str, hint: str) -> None:
+    """Refuse classes 0..num_classes-1 of which some are not among `present` (distinct, in that range)."""
+    # The first missing ones lie below len(present) + _SHOWN: a stray 10**12 must not ask for a list of as many classes.
+    first = np.setdiff1d(np.arange(min(num_classes, len(present) + _SHOWN)), present)[:_SHOWN]
+    count = num_classes - len(present)
+    if count:
+        more = f" and {count - len(first)} more" if count > len(first) else ""
+        raise DataError(f"class {', '.join(map(str, first))}{more} has no {of}", where=where, hint=hint)
+
+
+def encode_classes(labels: np.ndarray, classes: tuple[int | str, ...], where: str) -> np.ndarray:
+    """Return labels as [n] int64 in 0..K-1."""
+    clean = plain_labels(labels, where)
+    if (clean.dtype.kind == "U") != isinstance(classes[0], str):
+        raise DataError("labels are strings in one split and numbers in another", where=where)
+    values = np.array(classes)
+    place = np.searchsorted(values, clean).clip(max=len(values) - 1)
+    hint = "add training samples of that class, or remove these samples"
+    _refuse(values[place] != clean, clean, "labels have no training sample", where, hint)
+    return place.astype(np.int64)
+
+
+def encode_numbered_classes(labels: np.ndarray, num_classes: int, where: str) -> np.ndarray:
+    """Return labels that a data set numbers by itself as [n] int64 in 0..K-1."""
+    if labels.dtype.kind not in "iu":  # a missing number turns all into floats
+        raise DataError("classes are missing", where=where, hint="remove these samples")
+    what = f"samples have no class in 0..{num_classes - 1}"
+    hint = "-1 marks hidden targets, such as those of a competition's test set: name another split"
+    _refuse((labels < 0) | (labels >= num_classes), labels, what, where, hint)
+    return labels.astype(np.int64)
+
+
+def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
+    """Return labels as [n] int64 or strings; whole numbers stored as floats become integers."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        hint = "of one-hot rows store the position of the 1, or use kind=labels, values or dense"
+        raise DataError(f"class labels have shape {labels.shape}, expected (n,)", where=where, hint=hint)
+    if labels.dtype.kind in "SU":
+        return as_text(labels, where)
+    if labels.dtype.kind == "f":
+        check_finite(labels, where)
+        fractional = labels != np.round(labels)
+        hint = "class labels are integers or strings; to predict numbers use kind=values"
+        _refuse(fractional, labels, "labels are not whole numbers", where, hint)
+    elif labels.dtype.kind not in "iub":
+        raise DataError(f"labels have dtype {labels.dtype}", where=where, hint="allowed: integers or strings")
+    integers = _as_int64(labels, where)
+    what = f"labels are {IGNORED_CLASS}, which marks ignored positions"
+    _refuse(integers == IGNORED_CLASS, integers, what, where, "remove these samples")
+    return integers
+
+
+def as_text(values: np.ndarray, where: str) -> np.ndarray:
+    """Return values as strings; bytes are read as UTF-8."""
+    try:
+        return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(str)
+    except UnicodeDecodeError as error:
+        raise DataError(f"holds bytes that are not text: {error}", where=where, hint="store UTF-8 strings") from error
+
+
+def _as_int64(labels: np.ndarray, where: str) -> np.ndarray:
+    # Whole numbers beyond 2**53 are not exact as floats, and no class number is as large.
+    wrong = np.abs(labels.astype(np.float64)) > 2**53
+    _refuse(wrong, labels, "labels are beyond 2**53", where, "number the classes from 0")
+    return labels.astype(np.int64)
+
+
+def encode_label_sets(labels: np.ndarray, where: str, missing: bool) -> np.ndarray:
+    """Return multi-label targets as [n, K] float32 of 0 and 1, and NaN where a label is missing and that is allowed."""
+    if labels.ndim != 2 or labels.shape[1] < 1:
+        hint = f"one column of 0 and 1 per label; {_ONE_CLASS}"
+        raise DataError(f"label sets have shape {labels.shape}, expected (n, K)", where=where, hint=hint)
+    _check_numbers(labels, where, missing)
+    wrong = ~((labels == 0) | (labels == 1) | np.isnan(labels.astype(np.float64)))
+    _refuse(wrong, labels, "entries are neither 0 nor 1", where, _ONE_CLASS)
+    return labels.astype(np.float32)
+
+
+def encode_values(values: np.ndarray, where: str, missing: bool) -> np.ndarray:
+    """Return numbers a sample as [n, K] float32, and NaN where one is missing and that is allowed; [n] becomes [n, 1]."""
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.ndim != 2 or values.shape[1] < 1:
+        hint = "for targets of the inputs' extent use kind=dense"
+        raise DataError(f"values have shape {values.shape}, expected (n,) or (n, K)", where=where, hint=hint)
+    _check_numbers(values, where, missing)
+    return values.astype(np.float32)
+
+
+def check_vary(values: np.ndarray, where: str) -> None:
+    """Refuse training values [n, K] of which a column is unknown, or all columns are constant."""
+    unknown = np.isnan(values).all(axis=0)
+    if unknown.any():
+        what = f"output {int(unknown.argmax())} has no training target"
+        raise DataError(what, where=where, hint="remove the column")
+    if (np.nanmin(values, axis=0) == np.nanmax(values, axis=0)).all():
+        what = f"all {len(values)} training targets are {values[0].tolist()}"
+        hint = "provide targets that differ; float32 keeps seven digits, so subtract a large offset"
+        raise DataError(what, where=where, hint=hint)
+
+
+def encode_class_maps(labels: np.ndarray, extent: tuple[int, ...], where: str, num_classes: int | None) -> np.ndarray:
+    """Return integers [n, *E] as int64, -100 where ignored; K None accepts every class from 0 on."""
+    if labels.shape[1:] != extent:
+        expected = f"(n, {', '.join(map(str, extent))})"
+        what = f"integer targets have shape {labels.shape}, expected {expected}: a class at every position"
+        raise DataError(what, where=where, hint="store real-valued targets as float32")
+    integers = _as_int64(labels, where)
+    wrong = (integers < 0) & (integers != IGNORED_CLASS)
+    if num_classes is not None:
+        wrong |= integers >= num_classes
+    allowed = "0 or more" if num_classes is None else f"in 0..{num_classes - 1}"
+    _refuse(wrong, integers, f"classes are not {allowed}", where, f"{_IGNORED}; check task.num_classes")
+    return integers
+
+
+def check_class_maps(labels: np.ndarray, where: str, num_classes: int) -> None:
+    """Check that encoded training maps [n, *E] hold two classes or more, and each of the K."""
+    present = np.unique(labels[labels != IGNORED_CLASS])
+    if len(present) == 0:
+        raise DataError("every position is ignored", where=where, hint=_IGNORED)
+    if len(present) == 1:
+        raise DataError(f"all positions have class {present[0]}", where=where, hint=_TWO_CLASSES)
+    hint = "number the classes 0..K-1 without gaps, or set task.num_classes"
+    _check_none_missing(present, num_classes, "position in the training set", where, hint)
+
+
+def encode_maps(
+    values: np.ndarray, extent: tuple[int, ...], where: str, channels_last: bool, missing: bool
+) -> np.ndarray:
+    """Return real-valued targets as [n, K, *E] float32; [n, *E] becomes one channel."""
+    if channels_last and values.ndim == len(extent) + 2:
+        values = np.moveaxis(values, -1, 1)
+    if values.shape[1:] == extent:
+        values = values[:, None]
+    elif values.shape[2:] != extent:
+        shapes = f"(n, {', '.join(map(str, extent))}) or (n, K, {', '.join(map(str, extent))})"
+        hint = "dense targets have the extent of the inputs; for numbers per sample use kind=values"
+        raise DataError(f"dense targets have shape {values.shape}, expected {shapes}", where=where, hint=hint)
+    _check_numbers(values, where, missing)
+    return values.astype(np.float32)
+
+
+def _check_numbers(values: np.ndarray, where: str, missing: bool) -> None:
+    if values.dtype.kind not in "fiub":
+        raise DataError(f"targets have dtype {values.dtype}", where=where, hint="allowed: real numbers")
+    check_finite(values, where, allow_nan=missing)
+
+
+def check_finite(values: np.ndarray, where: str, *, allow_nan: bool = False, offset: int = 0) -> None:
+    """Check that numbers [n, ...] are finite in float32; `offset` is added to the first index in messages."""
+    if values.dtype.kind in "iub":
+        return
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    wrong = np.isinf(narrow) if allow_nan else ~np.isfinite(narrow)
+    what = "values are infinite" if allow_nan else "values are NaN or infinite"
+    _refuse(wrong, values, what, where, "replace them or remove these samples", offset)
+
+
+def _refuse(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str, offset: int = 0) -> None:
+    """Raise DataError with the number of wrong values, and the first of them with its index (from `offset` on)."""
+    if wrong.any():
+        first = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
+        place = (first[0] + offset, *first[1:])
+        index = f"({', '.join(map(str, place))})" if len(place) > 1 else str(place[0])
+        raise DataError(f"{wrong.sum()} {what}, the first is {values[first]} at index {index}", where=where, hint=hint)

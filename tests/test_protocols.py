@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from orca_cli import compose
-from orca_cli.commands import list as listing
+from orca_cli.commands import choices
+from orca_cli.commands.list import typed
 from orca_cli.configuration import config_dir
 from orca_cli.interfaces import Batch
 from orca_cli.schema import GROUPS, lookup
@@ -64,9 +65,9 @@ def composed(session):
 
 
 def test_the_page_names_every_setting_that_a_protocol_changes():
-    assert listing.protocols() == NAMES
+    assert choices.protocols() == NAMES
     expected = {
-        (entry.task, entry.key): [listing.typed(entry.values[name]) for name in NAMES] for entry in listing.departures()
+        (entry.task, entry.key): [typed(entry.values[name]) for name in NAMES] for entry in choices.departures()
     }
     assert told() == expected
 
@@ -98,12 +99,12 @@ def test_the_page_says_what_a_run_is_given(composed, protocol):
         if key in GROUPS:
             assert job.choices[key] == values[place]
             continue
-        if values[place] == listing.UNSET:
+        if values[place] == choices.UNSET:
             continue
         found = lookup(job.config, key)
         if isinstance(found, dict):
             found = found["_target_"].rpartition(".")[2]
-        assert listing.typed(found) == values[place], (task, key)
+        assert typed(found) == values[place], (task, key)
 
 
 def test_every_task_of_the_paper_has_departures_of_both_kinds():

@@ -17,7 +17,7 @@ from typing import Any
 
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError
-from orca_cli.report.collect import Run
+from orca_cli.report.records.collect import Run
 
 SCHEMA = 1
 INDEX = "bundle.json"

@@ -16,7 +16,7 @@ from orca_cli.bundles.layout import Entry, Index, Options
 from orca_cli.bundles.recomputed import PREDICTIONS
 from orca_cli.bundles.records import UnfitError, copy_record, json_bytes, plain_file, put
 from orca_cli.exceptions import DataError
-from orca_cli.report.collect import Collection, Run
+from orca_cli.report.records.collect import Collection, Run
 from orca_cli.runs import studies
 from orca_cli.runs.directory import ENVIRONMENT, RESULT, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
 from orca_cli.runs.fingerprint import FILE as FINGERPRINT

@@ -10,12 +10,12 @@ from typing import Any
 
 from orca_cli import terminal
 from orca_cli.bundles.layout import Options
-from orca_cli.report.collect import Collection, Run, collect
-from orca_cli.report.filters import pair, where
-from orca_cli.report.output import Page
-from orca_cli.report.paired import compare
-from orca_cli.report.studies import of_study
-from orca_cli.report.table import build_table
+from orca_cli.report.records.collect import Collection, Run, collect
+from orca_cli.report.records.filters import pair, where
+from orca_cli.report.records.studies import of_study
+from orca_cli.report.rendering.output import Page
+from orca_cli.report.statistics.paired import compare
+from orca_cli.report.tables.table import build_table
 
 
 def selected(folders: Sequence[Path], options: Options) -> Collection:

@@ -18,7 +18,7 @@ from orca_cli.bundles.layout import Entry, Index
 from orca_cli.bundles.recomputed import recompute, same
 from orca_cli.exceptions import DataError, OrcaError
 from orca_cli.progress import Reporter
-from orca_cli.report.output import Page
+from orca_cli.report.rendering.output import Page
 from orca_cli.runs import studies
 from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.settings import FILE as SETTINGS

@@ -12,7 +12,7 @@ from orca_cli.commands.data.selection import size_text
 from orca_cli.commands.report import MARGIN
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import UsageError
-from orca_cli.report.filters import pair
+from orca_cli.report.records.filters import pair
 from orca_cli.runs.naming import named
 from orca_cli.terminal import Result
 

@@ -15,18 +15,19 @@ from rich.text import Text
 from orca_cli import storage, terminal
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import DataError, OrcaError, SweepError, UnavailableError, UsageError, suggest
-from orca_cli.report import published, sparklines, watch
-from orca_cli.report.across import across
-from orca_cli.report.collect import Collection, collect
 from orca_cli.report.figures import files, of_report
-from orca_cli.report.filters import Values, pair, where
-from orca_cli.report.formats import FORMATS
-from orca_cli.report.origin import origin_of
-from orca_cli.report.output import Page
-from orca_cli.report.paired import Comparison, compare
-from orca_cli.report.rows import merged, ordered
-from orca_cli.report.studies import of_study
-from orca_cli.report.table import Table, build_table
+from orca_cli.report.records.collect import Collection, collect
+from orca_cli.report.records.filters import Values, pair, where
+from orca_cli.report.records.origin import origin_of
+from orca_cli.report.records.studies import of_study
+from orca_cli.report.rendering import sparklines, watch
+from orca_cli.report.rendering.formats import FORMATS
+from orca_cli.report.rendering.output import Page
+from orca_cli.report.statistics.across import across
+from orca_cli.report.statistics.paired import Comparison, compare
+from orca_cli.report.tables import published
+from orca_cli.report.tables.rows import merged, ordered
+from orca_cli.report.tables.table import Table, build_table
 from orca_cli.runs import studies
 from orca_cli.terminal import Result
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.collect import collect
+from orca_cli.report.records.collect import collect
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, read_or_empty
 from orca_cli.runs.preprocessing import FILE
 

@@ -18,7 +18,7 @@ POINTS = {
     "step": "orca_cli.training.averaging:RunningMean.add",  # of training itself, not of its timing
     "validation": "orca_cli.stages.member_training:predict",
     "checkpoint": "orca_cli.training.checkpoint:save_file",
-    "report": "orca_cli.report.collect:_read_run",
+    "report": "orca_cli.report.records.collect:_read_run",
 }
 SENT = "ORCA_TEST_SENT"  # environment variable: file that gets the moment of the last signal, seconds since 1970
 

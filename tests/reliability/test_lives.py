@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from orca_cli import storage
 from orca_cli.exceptions import ChecksumError, OrcaError
-from orca_cli.report.collect import collect
+from orca_cli.report.records.collect import collect
 from orca_cli.runs.check import check
 from orca_cli.runs.claim import claim
 from orca_cli.training import checkpoint

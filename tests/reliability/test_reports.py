@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from orca_cli.report.collect import collect
+from orca_cli.report.records.collect import collect
 from tests.report.test_collect import DAMAGES
 from tests.report.trees import add_run
 

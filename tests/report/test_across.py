@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from orca_cli.cli import main
-from orca_cli.report.across import MOST, across
-from orca_cli.report.across_layout import curve
-from orca_cli.report.collect import collect
-from orca_cli.report.matrix import matrix
-from orca_cli.report.profiles import Profile, profiles
-from orca_cli.report.ranks import improvements, mean_ranks
-from orca_cli.report.table import build_table
+from orca_cli.report.records.collect import collect
+from orca_cli.report.statistics.across import MOST, across
+from orca_cli.report.statistics.across_layout import curve
+from orca_cli.report.statistics.matrix import matrix
+from orca_cli.report.statistics.profiles import Profile, profiles
+from orca_cli.report.statistics.ranks import improvements, mean_ranks
+from orca_cli.report.tables.table import build_table
 from tests.report.trees import add_run
 
 NATS = {"percent": False, "name": "nats"}

@@ -13,8 +13,8 @@ import pytest
 
 from orca_cli import storage
 from orca_cli.exceptions import DataError
-from orca_cli.report import collect as module
-from orca_cli.report.collect import collect
+from orca_cli.report.records import collect as module
+from orca_cli.report.records.collect import collect
 from tests.report.trees import add_run
 
 RUN = "2026-02-01_10-00-00.000000_minilm_otdd_full_s9_00000000"

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.cli import main
-from orca_cli.report.collect import collect
-from orca_cli.report.details import mean_curve
 from orca_cli.report.figures import svg
 from orca_cli.report.figures.charts import Bars, Chart, Dot, Dots, Lines, Matrix, Series, bounds, log_ticks, ticks
 from orca_cli.report.figures.of_report import all_of, groups_of, read_all
-from orca_cli.report.paired import compare
-from orca_cli.report.table import build_table
+from orca_cli.report.records.collect import collect
+from orca_cli.report.records.details import mean_curve
+from orca_cli.report.statistics.paired import compare
+from orca_cli.report.tables.table import build_table
 from tests.report.trees import add_run, details
 
 SPACE = "{http://www.w3.org/2000/svg}"

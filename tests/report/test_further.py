@@ -6,14 +6,14 @@ import statistics
 
 import pytest
 
-from orca_cli.report.collect import collect
-from orca_cli.report.further import MOST, further
-from orca_cli.report.origin import Origin, origin_of
-from orca_cli.report.paired import compare
-from orca_cli.report.statistics import LARGEST_P, needed
-from orca_cli.report.studies import of_study
-from orca_cli.report.table import build_table
-from orca_cli.report.verdicts import layouts_of, sentence
+from orca_cli.report.records.collect import collect
+from orca_cli.report.records.origin import Origin, origin_of
+from orca_cli.report.records.studies import of_study
+from orca_cli.report.statistics.differences import LARGEST_P, needed
+from orca_cli.report.statistics.further import MOST, further
+from orca_cli.report.statistics.paired import compare
+from orca_cli.report.statistics.verdicts import layouts_of, sentence
+from orca_cli.report.tables.table import build_table
 from orca_cli.runs import studies
 from tests.cli.conftest import *  # noqa: F403 - the `orca` command
 from tests.report.trees import add_run
@@ -164,7 +164,7 @@ def test_what_others_typed_is_quoted_and_brings_no_options(tmp_path):
 
 
 def found_commands(found):
-    from orca_cli.report.further import commands
+    from orca_cli.report.statistics.further import commands
 
     return sorted(commands([block for block in found.blocks if block.seeds], found, [1]))
 

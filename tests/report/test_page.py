@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from orca_cli.cli import main
-from orca_cli.report.collect import collect
-from orca_cli.report.origin import Origin
 from orca_cli.report.page.document import Content, page
-from orca_cli.report.paired import compare
-from orca_cli.report.table import build_table
+from orca_cli.report.records.collect import collect
+from orca_cli.report.records.origin import Origin
+from orca_cli.report.statistics.paired import compare
+from orca_cli.report.tables.table import build_table
 from tests.report.trees import add_environment, add_run, details
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'&lt;</title></style>\u202e\x1b]0;x\x07-->"

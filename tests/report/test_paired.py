@@ -14,12 +14,12 @@ from scipy import stats
 
 from orca_cli.cli import main
 from orca_cli.exceptions import DataError
-from orca_cli.report.collect import collect
-from orca_cli.report.output import Page
-from orca_cli.report.paired import compare
-from orca_cli.report.statistics import effect, holm, interval, sign_flip
-from orca_cli.report.table import build_table
-from orca_cli.report.verdicts import layouts_of, sentence
+from orca_cli.report.records.collect import collect
+from orca_cli.report.rendering.output import Page
+from orca_cli.report.statistics.differences import effect, holm, interval, sign_flip
+from orca_cli.report.statistics.paired import compare
+from orca_cli.report.statistics.verdicts import layouts_of, sentence
+from orca_cli.report.tables.table import build_table
 from tests.report.trees import add_run
 
 DIFFERENCES = [1.9, 0.4, 2.2, -0.3, 3.1, 0.9, 1.2]

@@ -9,10 +9,10 @@ import pytest
 
 from orca_cli.commands import report
 from orca_cli.exceptions import DataError
-from orca_cli.report.formats import text_of
-from orca_cli.report.layout import layout_of
-from orca_cli.report.published import fitting, read
-from orca_cli.report.table import Published
+from orca_cli.report.rendering.formats import text_of
+from orca_cli.report.tables.layout import layout_of
+from orca_cli.report.tables.published import fitting, read
+from orca_cli.report.tables.table import Published
 from tests.cli.conftest import *  # noqa: F403 - the `orca` command
 from tests.report.test_render import HOSTILE, table  # noqa: F401 - a fixture
 from tests.report.trees import add_run

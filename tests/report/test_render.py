@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from orca_cli.report import formats
-from orca_cli.report.collect import collect
-from orca_cli.report.formats import CSV_COLUMNS, FORMATS, terminal_of, text_of
-from orca_cli.report.layout import decimals_of, number
-from orca_cli.report.notes import clean
-from orca_cli.report.table import Table, build_table
+from orca_cli.report.records.collect import collect
+from orca_cli.report.rendering import formats
+from orca_cli.report.rendering.formats import CSV_COLUMNS, FORMATS, terminal_of, text_of
+from orca_cli.report.tables.layout import decimals_of, number
+from orca_cli.report.tables.notes import clean
+from orca_cli.report.tables.table import Table, build_table
 from tests.report.trees import add_run
 
 HOSTILE = "=cmd()|[/red]x[/blue]\x1b[31m\n\u202e\\end{tabular}<script>&_%$#^~{}`*"

@@ -6,12 +6,12 @@ import pytest
 
 from orca_cli.cli import main
 from orca_cli.exceptions import DataError, UsageError
-from orca_cli.report.collect import collect
-from orca_cli.report.filters import Values, where
-from orca_cli.report.layout import layout_of
-from orca_cli.report.notes import notes_of
-from orca_cli.report.rows import merged, ordered
-from orca_cli.report.table import build_table
+from orca_cli.report.records.collect import collect
+from orca_cli.report.records.filters import Values, where
+from orca_cli.report.tables.layout import layout_of
+from orca_cli.report.tables.notes import notes_of
+from orca_cli.report.tables.rows import merged, ordered
+from orca_cli.report.tables.table import build_table
 from orca_cli.runs.settings import setting, settings
 from tests.report.trees import add_run
 
@@ -192,7 +192,7 @@ def test_one_setting_is_read_as_all_are(tmp_path):
 
 def test_settings_are_read_once_for_runs_that_differ_in_the_seed(composed, monkeypatch):
     read = []
-    monkeypatch.setattr("orca_cli.report.filters.settings.setting", lambda path, key: read.append(path) or 1)
+    monkeypatch.setattr("orca_cli.report.records.filters.settings.setting", lambda path, key: read.append(path) or 1)
     where(collect([composed]), "align.lr=1")
     assert len(read) == 4  # not 8
 

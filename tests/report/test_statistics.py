@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from orca_cli.report.statistics import LARGEST_P, LEAST, effect, holm, interval, needed, sign_flip, signed_rank
+from orca_cli.report.statistics.differences import (
+    LARGEST_P,
+    LEAST,
+    effect,
+    holm,
+    interval,
+    needed,
+    sign_flip,
+    signed_rank,
+)
 
 SKEWED = [1, 2, 3, 4, 9, 30]
 numbers = st.lists(st.integers(-40, 40).map(float), min_size=2, max_size=9)

@@ -3,10 +3,10 @@
 import pytest
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.collect import collect
-from orca_cli.report.paired import compare
-from orca_cli.report.studies import of_study
-from orca_cli.report.table import build_table
+from orca_cli.report.records.collect import collect
+from orca_cli.report.records.studies import of_study
+from orca_cli.report.statistics.paired import compare
+from orca_cli.report.tables.table import build_table
 from orca_cli.runs import studies
 from tests.report.trees import add_run
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from orca_cli.report.collect import Run, Score, collect
-from orca_cli.report.notes import notes_of, seeds_text
-from orca_cli.report.table import Cell, Method, Row, Table, _rank, build_table, score_of
+from orca_cli.report.records.collect import Run, Score, collect
+from orca_cli.report.tables.notes import notes_of, seeds_text
+from orca_cli.report.tables.table import Cell, Method, Row, Table, _rank, build_table, score_of
 from tests.report.trees import add_run
 
 

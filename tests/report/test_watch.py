@@ -21,10 +21,10 @@ from rich.console import Console
 
 from orca_cli import storage
 from orca_cli.cli import main
-from orca_cli.report import watch
-from orca_cli.report.collect import collect
-from orca_cli.report.sparklines import ASCII, BLOCKS, sparkline
-from orca_cli.report.table import Table, build_table
+from orca_cli.report.records.collect import collect
+from orca_cli.report.rendering import watch
+from orca_cli.report.rendering.sparklines import ASCII, BLOCKS, sparkline
+from orca_cli.report.tables.table import Table, build_table
 from tests.report.trees import add_run, details
 
 

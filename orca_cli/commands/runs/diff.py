@@ -12,7 +12,7 @@ from rich.text import Text
 from orca_cli import terminal
 from orca_cli.commands.runs.reading import one_run
 from orca_cli.exceptions import OrcaError
-from orca_cli.report.collect import Run
+from orca_cli.report.records.collect import Run
 from orca_cli.runs.directory import ENVIRONMENT, RESULT, read_or_empty
 from orca_cli.runs.settings import as_typed, decided, settings
 from orca_cli.terminal import Result

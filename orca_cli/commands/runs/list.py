@@ -15,8 +15,8 @@ from orca_cli.commands.data.selection import size_text
 from orca_cli.commands.runs.reading import age, error_of, since
 from orca_cli.configuration import default_folders
 from orca_cli.exceptions import UsageError
-from orca_cli.report.collect import Broken, Run, collect
-from orca_cli.report.filters import Values, where
+from orca_cli.report.records.collect import Broken, Run, collect
+from orca_cli.report.records.filters import Values, where
 from orca_cli.terminal import Result
 
 EXAMPLES = """\

@@ -9,7 +9,7 @@ from pathlib import Path
 from orca_cli import storage
 from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import CheckpointError, DataError
-from orca_cli.report.collect import Run, collect
+from orca_cli.report.records.collect import Run, collect
 from orca_cli.runs.directory import RESULT, STATUS
 from orca_cli.runs.naming import begun, named
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record

@@ -10,6 +10,7 @@ from orca_cli import storage
 from orca_cli.exceptions import UnavailableError, UsageError, suggest
 from orca_cli.report.figures import svg
 from orca_cli.report.figures.charts import LOOKS, Bars, Chart, Dots, Lines, Matrix
+from orca_cli.report.figures.strokes import LIGHT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 FORMATS = ("svg", "png", "pdf")
 _MARKERS = "os^DvPX*"
 _DASHES = ("-", "--", ":", "-.")
-_COLOURS = svg.LIGHT
+_COLOURS = LIGHT
 _WIDTH_IN, _DPI = 5.0, 200
 
 

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orca_cli.report import across
-from orca_cli.report import details as reading
-from orca_cli.report.collect import Run
-from orca_cli.report.details import Details, Points, mean_curve
 from orca_cli.report.figures.charts import LOOKS, Bars, Chart, Dot, Dots, Lines, Series
 from orca_cli.report.figures.over_tasks import over_tasks
-from orca_cli.report.layout import decimals_of, number
-from orca_cli.report.notes import clean
-from orca_cli.report.paired import Comparison
-from orca_cli.report.table import Cell, Column, Method, Table
+from orca_cli.report.records import details as reading
+from orca_cli.report.records.collect import Run
+from orca_cli.report.records.details import Details, Points, mean_curve
+from orca_cli.report.statistics import across
+from orca_cli.report.statistics.paired import Comparison
+from orca_cli.report.tables.layout import decimals_of, number
+from orca_cli.report.tables.notes import clean
+from orca_cli.report.tables.table import Cell, Column, Method, Table
 
 MOST_CURVES = 60  # methods on tasks whose curves are drawn
 MOST_IN_A_PLOT = 6

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from orca_cli.report.across import Across
 from orca_cli.report.figures.charts import LOOKS, Chart, Dot, Dots, Lines, Matrix, Series
-from orca_cli.report.notes import clean
+from orca_cli.report.statistics.across import Across
+from orca_cli.report.tables.notes import clean
 
 MOST_PROFILES = 2 * LOOKS
 _WIDEST = 4.0  # factor over the lowest error

@@ -6,14 +6,12 @@ All are as wide as a phone's column, so that their texts need no scaling there; 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
-from xml.sax import saxutils
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
 from orca_cli.report.figures.charts import LOOKS, Bars, Chart, Dots, Lines, Matrix, Series, bounds, log_ticks, ticks
+from orca_cli.report.figures.strokes import cut, dash, escaped, marker, path, short, style, thinned
 
 WIDTH = 360
 _CHARACTER = 6.2  # width of one at 11 px, about
@@ -23,69 +21,23 @@ _MOST_ROWS = 40
 _MOST_POINTS = 60  # of one line
 _SHADES = (1, 0.62, 0.36, 0.2)  # of the parts of a bar
 _LEFT, _RIGHT = 46, 12
-_NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-Item = TypeVar("Item")
-_DASHES = ("", "6 3", "2 3", "8 3 2 3")
-
-# Okabe and Ito's colours, which the colour-blind tell apart; darker on light ground where they would be too faint.
-LIGHT = ("#0072b2", "#c8500a", "#00795a", "#a8578a", "#7a6a00", "#2f8fc4", "#5b5b5b", "#8a3b12")
-_DARK = ("#56b4e9", "#f0914f", "#2fc79a", "#e29bc5", "#e5d04a", "#9ad1f5", "#b9bfc6", "#d9a27a")
-
-
-def style(scope: str = "") -> str:
-    """Return the style sheet of figures, in a page below a `scope`; colours follow the ground, without custom properties,
-    which drawing programs do not know."""
-    light = _colours(f"{scope}.chart", "#1f2328", "#59636e", "#d4d9df", "#fff", LIGHT)
-    dark = _colours(f"{scope}.chart", "#e6e9ed", "#a4adb7", "#3a424b", "#16191d", _DARK)
-    rules = (
-        "text{font-family:system-ui,sans-serif;font-size:11px}",
-        ".h{font-size:12.5px;font-weight:600}",
-        ".r,.z,.l,.v{fill:none}",
-        ".l{stroke-width:1.8;stroke-linejoin:round}",
-        ".v{stroke-dasharray:1 3}",
-        ".m{stroke-width:.8}",
-        ".t{paint-order:stroke;stroke-width:3px;stroke-linejoin:round}",
-        ".a{fill-opacity:.16}",
-    )
-    common = "".join(
-        ",".join(f"{scope}.chart {name}" for name in rule.partition("{")[0].split(",")) + "{" + rule.partition("{")[2]
-        for rule in rules
-    )
-    return f"{common}{light}@media(prefers-color-scheme:dark){{{dark}}}"
-
-
-def _colours(scope: str, ink: str, faint: str, rule: str, ground: str, looks: Sequence[str]) -> str:
-    filled = {" text": ink, " .f": faint, " .g": ground}
-    stroked = {" .m": ground, " .t": ground, " .r": rule, " .z": faint}
-    rules = "".join(f"{scope}{name}{{fill:{colour}}}" for name, colour in filled.items())
-    rules += "".join(f"{scope}{name}{{stroke:{colour}}}" for name, colour in stroked.items())
-    for look, colour in enumerate(looks):
-        lines = ",".join(f"{scope} .c{look}{gap}.{name}" for name in "lv" for gap in ("", " "))
-        areas = ",".join(f"{scope} .c{look}{gap}.{name}" for name in "mba" for gap in ("", " "))
-        rules += f"{lines}{{stroke:{colour}}}{areas}{{fill:{colour}}}"
-    return rules
 
 
 def draw(chart: Chart, *, standalone: bool = True) -> str:
     """Return a figure as SVG; as a file of its own with style sheet and title, or as a part of a page that has them."""
     drawing = _Drawing(chart)
     if standalone:
-        drawing.text(8, 16, _cut(chart.title, 52), "h")
+        drawing.text(8, 16, cut(chart.title, 52), "h")
         drawing.y = 26
     {Lines: _lines, Dots: _dots, Bars: _bars, Matrix: _matrix}[type(chart)](drawing, chart)  # type: ignore[operator]
     return drawing.finished(standalone)
-
-
-def escaped(text: str) -> str:
-    """Return a text as XML and HTML take it: some characters are in no document."""
-    return saxutils.escape(_NOT_XML.sub("\ufffd", text), {'"': "&quot;", "'": "&#39;"})
 
 
 def sparkline(values: Sequence[float], title: str) -> str:
     """Return a small curve for a cell of a table; empty for fewer than two values."""
     if len(values) < 2:
         return ""
-    values = _thinned(list(values), 30)
+    values = thinned(list(values), 30)
     low, high = min(values), max(values)
     points = (
         (72 * place / (len(values) - 1) + 1, 15 - 13 * (value - low) / ((high - low) or 1))
@@ -93,7 +45,7 @@ def sparkline(values: Sequence[float], title: str) -> str:
     )
     return (
         f'<svg class="chart spark" width="74" height="17" viewBox="0 0 74 17" role="img"><title>{escaped(title)}</title>'
-        f'<path class="l c0" d="{_path(points)}"/></svg>'
+        f'<path class="l c0" d="{path(points)}"/></svg>'
     )
 
 
@@ -129,14 +81,14 @@ class _Drawing:
         """Add a line for each name: a swatch with its dash or marker; short names share a line."""
         x, row = 8.0, 0
         for name, look, is_line in entries:
-            shown = _cut(name, 50)
+            shown = cut(name, 50)
             width = 28 + 1.08 * _CHARACTER * cell_len(shown) + 12
             if row and x + width > WIDTH:
                 x, row = 8.0, 0
                 self.y += 16
             if is_line:
-                self.add(f'<path class="l c{look % LOOKS}" d="M{x:.4g} {self.y + 6:.4g}h22"{_dash(look)}/>')
-            self.add(_marker(x + 11, self.y + 6, look))
+                self.add(f'<path class="l c{look % LOOKS}" d="M{x:.4g} {self.y + 6:.4g}h22"{dash(look)}/>')
+            self.add(marker(x + 11, self.y + 6, look))
             self.text(x + 28, self.y + 10, shown)
             x += width
             row += 1
@@ -167,9 +119,9 @@ def _lines(drawing: _Drawing, chart: Lines) -> None:
     drawing.text(_LEFT, top - 6, chart.y + (", log scale" if is_log else ""), "f")
     for value in log_ticks(10**low, 10**high) if is_log else ticks(low, high):
         drawing.line(_LEFT, down(value), WIDTH - _RIGHT, down(value), "r")
-        drawing.text(_LEFT - 5, down(value) + 4, _short(value), "f", "end")
+        drawing.text(_LEFT - 5, down(value) + 4, short(value), "f", "end")
     for value in ticks(left, right, 5):
-        drawing.text(across(value), bottom + 14, _short(value), "f", "middle")
+        drawing.text(across(value), bottom + 14, short(value), "f", "middle")
     drawing.text(WIDTH - _RIGHT, bottom + 28, chart.x, "f", "end")
     for one in drawn:
         _series(drawing, one, chart, across, down)
@@ -186,16 +138,16 @@ def _series(
     if any(low < high for _, _, low, high in one.points):
         edge = [(across(x), down(high)) for x, _, _, high in one.points]
         edge += [(across(x), down(low)) for x, _, low, _ in reversed(one.points)]
-        drawing.add(f'<path class="a" d="{_path(edge)}Z"/>')
+        drawing.add(f'<path class="a" d="{path(edge)}Z"/>')
     if one.level is not None:
         drawing.line(_LEFT, down(one.level), WIDTH - _RIGHT, down(one.level), "v")
     if chart.is_step:
         points = [corner for a, b in zip(points, points[1:], strict=False) for corner in (a, (b[0], a[1]))] + points[
             -1:
         ]
-    drawing.add(f'<path class="l" d="{_path(points)}"{_dash(one.look)}/>')
+    drawing.add(f'<path class="l" d="{path(points)}"{dash(one.look)}/>')
     marks = points if one.marked or len(points) == 1 else points[-1:]
-    drawing.add(*(_marker(x, y, one.look) for x, y in marks[:: max(1, len(marks) // 12)]))
+    drawing.add(*(marker(x, y, one.look) for x, y in marks[:: max(1, len(marks) // 12)]))
     if one.chosen is not None and one.points and one.chosen < one.points[-1][0]:
         x, y, _, _ = min(one.points, key=lambda point: abs(point[0] - (one.chosen or 0)))
         drawing.add(
@@ -218,18 +170,18 @@ def _dots(drawing: _Drawing, chart: Dots) -> None:
     bottom = top + _ROW * len(rows)
     for value in ticks(low, high, 5):
         drawing.line(across(value), top, across(value), bottom, "r")
-        drawing.text(across(value), bottom + 14, _short(value), "f", "middle")
+        drawing.text(across(value), bottom + 14, short(value), "f", "middle")
     if chart.line is not None:
         drawing.line(across(chart.line), top, across(chart.line), bottom, "z")
     for place, (label, dots) in enumerate(rows):
         y = top + _ROW * place
         _row(drawing, label, dots[-1].text if dots else "", y)
         for dot in dots:
-            tip = f"{label}: {dot.name} {dot.text or _short(dot.value)}"
+            tip = f"{label}: {dot.name} {dot.text or short(dot.value)}"
             drawing.add(f'<g class="c{dot.look % LOOKS}"><title>{escaped(tip)}</title>')
             if dot.low is not None and dot.high is not None:
                 drawing.add(f'<path class="l" d="M{across(dot.low):.4g} {y + 24:.4g}H{across(dot.high):.4g}"/>')
-            drawing.add(_marker(across(dot.value), y + 24, dot.look), "</g>")
+            drawing.add(marker(across(dot.value), y + 24, dot.look), "</g>")
     drawing.text(right, bottom + 28, chart.x, "f", "end")
     drawing.y = bottom + 34
     drawing.legend((name, look, False) for name, look in chart.legend)
@@ -245,7 +197,7 @@ def _bars(drawing: _Drawing, chart: Bars) -> None:
         _row(drawing, label, text, y)
         for part, (name, length) in enumerate(zip(chart.parts, lengths, strict=True)):
             width = room * length / longest
-            tip = f"{label}: {name} {_short(length)} ({chart.x})"
+            tip = f"{label}: {name} {short(length)} ({chart.x})"
             if width > 0.2:
                 drawing.add(
                     f'<rect class="b c{part % LOOKS}" x="{x:.4g}" y="{y + 18:.4g}" width="{max(width - 0.6, 0.4):.4g}"'
@@ -254,7 +206,7 @@ def _bars(drawing: _Drawing, chart: Bars) -> None:
             x += width
     bottom = top + _ROW * len(rows)
     for value in ticks(0, longest, 4):
-        drawing.text(14 + room * value / longest, bottom + 12, _short(value), "f", "middle" if value else "start")
+        drawing.text(14 + room * value / longest, bottom + 12, short(value), "f", "middle" if value else "start")
     drawing.text(WIDTH - 14, bottom + 26, chart.x, "f", "end")
     drawing.y = bottom + 32
     x = 8.0
@@ -292,13 +244,13 @@ def _matrix(drawing: _Drawing, chart: Matrix) -> None:
     drawing.y = top + len(chart.rows) * height + 8
     for i, name in enumerate(chart.rows):
         drawing.text(26, drawing.y + 10, str(i + 1), "f", "end")
-        drawing.text(32, drawing.y + 10, _cut(name, 50))
+        drawing.text(32, drawing.y + 10, cut(name, 50))
         drawing.y += 16
 
 
 def _row(drawing: _Drawing, label: str, text: str, y: float) -> None:
     room = int((WIDTH - 28) / _CHARACTER) - cell_len(text) - 2
-    drawing.text(14, y + 12, _cut(label, max(room, 8)), "t")
+    drawing.text(14, y + 12, cut(label, max(room, 8)), "t")
     if text:
         drawing.text(WIDTH - 14, y + 12, text, "f t", "end")
 
@@ -309,70 +261,14 @@ def _rest(drawing: _Drawing, count: int) -> None:
         drawing.y += 16
 
 
-def _marker(x: float, y: float, look: int) -> str:
-    """Return one of eight shapes."""
-    shape = look % LOOKS
-    if shape == 0:
-        return f'<circle class="m c{shape}" cx="{x:.4g}" cy="{y:.4g}" r="3.6"/>'
-    path = (
-        "", "h3.2v-6.4h-6.4v6.4z", "h3.8l-3.8-7l-3.8 7z", "l3.8-3.8l-3.8-3.8l-3.8 3.8z", "h-.6l-3.6-6.6h8.2l-3.6 6.6z",
-        "h1.3v-2.4h2.4v-2.6h-2.4v-2.4h-2.6v2.4h-2.4v2.6h2.4v2.4z", "h4v-2.4h-8v2.4z", "h1.2v-8h-2.4v8z",
-    )[shape]  # fmt: skip
-    lift = {3: 3.8, 6: 1.2, 7: 4.0, 5: 3.7}.get(shape, 3.2)
-    return f'<path class="m c{shape}" d="M{x:.4g} {y + lift:.4g}{path}"/>'
-
-
-def _dash(look: int) -> str:
-    dash = _DASHES[(look + look // LOOKS) % len(_DASHES)]
-    return f' stroke-dasharray="{dash}"' if dash else ""
-
-
-def _path(points: Iterable[tuple[float, float]]) -> str:
-    """Return the path through points, each as the distance from the one before, in tenths of a pixel."""
-    parts: list[str] = []
-    last = (0, 0)
-    for x, y in points:
-        here = (round(10 * x), round(10 * y))
-        if not parts:
-            parts.append(f"M{_tenth(here[0])} {_tenth(here[1])}")
-        elif here != last:
-            lead = "l" if len(parts) == 1 else " "
-            parts.append(f"{lead}{_tenth(here[0] - last[0])} {_tenth(here[1] - last[1])}")
-        last = here
-    return "".join(parts).replace(" -", "-")
-
-
-def _tenth(value: int) -> str:
-    whole, rest = divmod(abs(value), 10)
-    text = f"{whole or ''}.{rest}" if rest else str(whole)
-    return f"-{text}" if value < 0 and text != "0" else text
-
-
 def _simplified(series: Series) -> Series:
-    points = tuple(_thinned(list(series.points), _MOST_POINTS))
+    points = tuple(thinned(list(series.points), _MOST_POINTS))
     return Series(series.name, points, series.look, series.marked, series.chosen, series.level)
-
-
-def _thinned(items: list[Item], most: int) -> list[Item]:
-    """Return at most `most` items, evenly spaced, including the first and the last."""
-    if len(items) <= most:
-        return items
-    return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]
 
 
 def _tip(one: Series, chart: Lines) -> str:
     if not one.points:
         return one.name
     (first, start, *_), (last, end, *_) = one.points[0], one.points[-1]
-    level = "" if one.level is None else f"; floor {_short(one.level)}"
-    return f"{one.name}: {chart.y} {_short(start)} at {chart.x} {_short(first)}, {_short(end)} at {_short(last)}{level}"
-
-
-def _short(value: float) -> str:
-    if value and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-
-
-def _cut(text: str, longest: int) -> str:
-    return text if cell_len(text) <= longest else f"{set_cell_size(text, longest - 1).rstrip()}\u2026"
+    level = "" if one.level is None else f"; floor {short(one.level)}"
+    return f"{one.name}: {chart.y} {short(start)} at {chart.x} {short(first)}, {short(end)} at {short(last)}{level}"

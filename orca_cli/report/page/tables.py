@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orca_cli.report.figures.svg import escaped
-from orca_cli.report.layout import Entry, Layout
-from orca_cli.report.notes import clean
+from orca_cli.report.figures.strokes import escaped
+from orca_cli.report.tables.layout import Entry, Layout
+from orca_cli.report.tables.notes import clean
 
 _NUMBER = re.compile(r"(?:\* )?([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")  # a star that a cell has earned is before it
 _SETTINGS = ("settings", "with")  # columns with several of key=value

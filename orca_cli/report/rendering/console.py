@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from orca_cli.report.layout import Entry, Layout
+from orca_cli.report.tables.layout import Entry, Layout
 
 _PADDING = 2  # between two columns
 _LONGEST_NAME = 32

@@ -12,9 +12,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orca_cli.report.collect import Broken, Collection, Run, Score
-from orca_cli.report.ranks import ranks_of
-from orca_cli.report.statistics import LARGEST_P, LEAST, holm, sign_flip
+from orca_cli.report.records.collect import Broken, Collection, Run, Score
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, sign_flip
+from orca_cli.report.statistics.ranks import ranks_of
 
 UNFINISHED = ("failed", "dead", "interrupted", "running")
 

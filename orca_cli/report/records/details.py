@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orca_cli.report.collect import Run
+from orca_cli.report.records.collect import Run
 from orca_cli.runs.directory import ENVIRONMENT, RESULT
 from orca_cli.runs.records import UnreadableError, read_record
 

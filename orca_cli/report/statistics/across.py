@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orca_cli.report.matrix import Pair, matrix
-from orca_cli.report.profiles import Profile, profiles
-from orca_cli.report.ranks import Improvement, Ranks, improvements, mean_ranks
-from orca_cli.report.table import Column, Method, Table
+from orca_cli.report.statistics.matrix import Pair, matrix
+from orca_cli.report.statistics.profiles import Profile, profiles
+from orca_cli.report.statistics.ranks import Improvement, Ranks, improvements, mean_ranks
+from orca_cli.report.tables.table import Column, Method, Table
 
 MOST = 20  # methods in a matrix; their pairs grow with the square, and nobody reads more
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.collect import Run
-from orca_cli.report.notes import clean
-from orca_cli.report.origin import Origin
-from orca_cli.report.statistics import Effect, effect, holm
-from orca_cli.report.table import Column, Method, Table
+from orca_cli.report.records.collect import Run
+from orca_cli.report.records.origin import Origin
+from orca_cli.report.statistics.differences import Effect, effect, holm
+from orca_cli.report.tables.notes import clean
+from orca_cli.report.tables.table import Column, Method, Table
 
 _FIELDS = ("body", "source", "metric", "finetune")
 _ARM, _OF_AN_ARM = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orca_cli.report.further import MOST, further
-from orca_cli.report.layout import PLUS_MINUS, Entry, Layout, alarms_of, header, problems_of
-from orca_cli.report.notes import clean, seeds_text
-from orca_cli.report.paired import Block, Comparison, Overall
-from orca_cli.report.statistics import LARGEST_P, LEAST, Effect, holm
-from orca_cli.report.table import Table
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST, Effect, holm
+from orca_cli.report.statistics.further import MOST, further
+from orca_cli.report.statistics.paired import Block, Comparison, Overall
+from orca_cli.report.tables.layout import PLUS_MINUS, Entry, Layout, alarms_of, header, problems_of
+from orca_cli.report.tables.notes import clean, seeds_text
+from orca_cli.report.tables.table import Table
 
 _MISSING = "-"
 _MARKED = f"{LEAST} or more differences and p <= {LARGEST_P} after Holm's correction"

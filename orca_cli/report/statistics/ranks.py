@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orca_cli.report.statistics import LEVEL
+from orca_cli.report.statistics.differences import LEVEL
 
 RESAMPLES = 2_000  # as in rliable
 

@@ -11,9 +11,9 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import terminal
-from orca_cli.report.details import Details, Points, mean_curve
 from orca_cli.report.figures.of_report import Group, drawn, left_out, title_of
-from orca_cli.report.table import Table
+from orca_cli.report.records.details import Details, Points, mean_curve
+from orca_cli.report.tables.table import Table
 
 BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 ASCII = "_.-~=+*#"

@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.table import Column, Published, Table
+from orca_cli.report.tables.table import Column, Published, Table
 
 COLUMNS = ("task", "method", "error", "source")
 _MOST_BYTES = 2**24

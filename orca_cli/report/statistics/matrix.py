@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orca_cli.report.statistics import LARGEST_P, LEAST, holm, signed_rank
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, signed_rank
 
 _SAME = 1e-12
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from orca_cli.report.across import MOST, Across
-from orca_cli.report.layout import PLUS_MINUS, Entry, Layout, alarms_of, problems_of
-from orca_cli.report.matrix import Pair
-from orca_cli.report.notes import clean
-from orca_cli.report.profiles import FACTORS, Profile
-from orca_cli.report.statistics import LARGEST_P, LEAST
-from orca_cli.report.table import Table
+from orca_cli.report.statistics.across import MOST, Across
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST
+from orca_cli.report.statistics.matrix import Pair
+from orca_cli.report.statistics.profiles import FACTORS, Profile
+from orca_cli.report.tables.layout import PLUS_MINUS, Entry, Layout, alarms_of, problems_of
+from orca_cli.report.tables.notes import clean
+from orca_cli.report.tables.table import Table
 
 CSV_COLUMNS = (
     *("measure", "method", "other", "factor", "tasks", "unit", "value", "low", "high"),

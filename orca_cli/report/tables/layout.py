@@ -6,10 +6,10 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from orca_cli.report.notes import clean, data_words, notes_of, sources_of
-from orca_cli.report.published import doubts_of
-from orca_cli.report.statistics import LARGEST_P, LEAST
-from orca_cli.report.table import UNFINISHED, Cell, Column, Table, bounds_of
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST
+from orca_cli.report.tables.notes import clean, data_words, notes_of, sources_of
+from orca_cli.report.tables.published import doubts_of
+from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Table, bounds_of
 
 PLUS_MINUS = "\u00b1"
 _MISSING = "-"

@@ -14,14 +14,14 @@ from rich.live import Live
 from rich.text import Text
 
 from orca_cli import terminal
-from orca_cli.report.collect import Run
-from orca_cli.report.console import renderables
-from orca_cli.report.details import number
-from orca_cli.report.formats import sign
-from orca_cli.report.layout import layout_of
-from orca_cli.report.notes import clean
-from orca_cli.report.sparklines import ramp, sparkline
-from orca_cli.report.table import Table
+from orca_cli.report.records.collect import Run
+from orca_cli.report.records.details import number
+from orca_cli.report.rendering.console import renderables
+from orca_cli.report.rendering.formats import sign
+from orca_cli.report.rendering.sparklines import ramp, sparkline
+from orca_cli.report.tables.layout import layout_of
+from orca_cli.report.tables.notes import clean
+from orca_cli.report.tables.table import Table
 from orca_cli.runs.directory import STAGE_FOLDERS
 
 REFRESH_S = 2.0

@@ -17,12 +17,12 @@ from typing import Any
 from rich.console import RenderableType
 
 from orca_cli import terminal
-from orca_cli.report import console
-from orca_cli.report.layout import PLUS_MINUS, Entry, Layout, layout_of
-from orca_cli.report.notes import clean, notes_of, seeds_text
-from orca_cli.report.published import tags_of
-from orca_cli.report.rows import time_of
-from orca_cli.report.table import UNFINISHED, Cell, Column, Published, Row, Table, bounds_of, score_of
+from orca_cli.report.rendering import console
+from orca_cli.report.tables.layout import PLUS_MINUS, Entry, Layout, layout_of
+from orca_cli.report.tables.notes import clean, notes_of, seeds_text
+from orca_cli.report.tables.published import tags_of
+from orca_cli.report.tables.rows import time_of
+from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Published, Row, Table, bounds_of, score_of
 
 FORMATS = ("table", "md", "csv", "json", "latex")
 CSV_COLUMNS = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.collect import Collection, Run
+from orca_cli.report.records.collect import Collection, Run
 from orca_cli.runs import studies
 
 SET = "set"  # the axis whose choices are the columns of a study's table

@@ -13,9 +13,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from orca_cli.exceptions import DataError, UsageError, suggest
-from orca_cli.report.collect import Collection
-from orca_cli.report.filters import Values, key_hint
-from orca_cli.report.table import Cell, Column, Method, Row, Table, add, columns_of, methods_of, score_of, table_of
+from orca_cli.report.records.collect import Collection
+from orca_cli.report.records.filters import Values, key_hint
+from orca_cli.report.tables.table import (
+    Cell,
+    Column,
+    Method,
+    Row,
+    Table,
+    add,
+    columns_of,
+    methods_of,
+    score_of,
+    table_of,
+)
 
 ORDERS = ("name", "rank", "time")
 _FIELDS = ("body", "source", "metric", "finetune")

@@ -9,11 +9,12 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import terminal
-from orca_cli.report import across, across_layout, console, formats, verdicts
-from orca_cli.report.across import Across
-from orca_cli.report.layout import PLUS_MINUS, Layout
-from orca_cli.report.paired import Comparison
-from orca_cli.report.table import Table
+from orca_cli.report.rendering import console, formats
+from orca_cli.report.statistics import across, across_layout, verdicts
+from orca_cli.report.statistics.across import Across
+from orca_cli.report.statistics.paired import Comparison
+from orca_cli.report.tables.layout import PLUS_MINUS, Layout
+from orca_cli.report.tables.table import Table
 
 
 @dataclass(frozen=True)

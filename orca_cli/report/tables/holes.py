@@ -6,12 +6,12 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from orca_cli.report.collect import Run
-from orca_cli.report.details import overrides
-from orca_cli.report.notes import clean, seeds_text
-from orca_cli.report.origin import Origin
-from orca_cli.report.studies import SET
-from orca_cli.report.table import UNFINISHED, Column, Method, Table
+from orca_cli.report.records.collect import Run
+from orca_cli.report.records.details import overrides
+from orca_cli.report.records.origin import Origin
+from orca_cli.report.records.studies import SET
+from orca_cli.report.tables.notes import clean, seeds_text
+from orca_cli.report.tables.table import UNFINISHED, Column, Method, Table
 
 _FIELDS = ("body", "source", "metric", "finetune")
 _NOWHERE = Origin()

@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
-from orca_cli.report.collect import Collection, Run
-from orca_cli.report.studies import SET
+from orca_cli.report.records.collect import Collection, Run
+from orca_cli.report.records.studies import SET
 from orca_cli.runs import settings
 
 FIELDS = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "state")

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orca_cli.report.collect import Run
-from orca_cli.report.origin import Origin
-from orca_cli.report.paired import Block, Comparison, Overall, by_column, differences_by_seed
-from orca_cli.report.statistics import LARGEST_P, needed
-from orca_cli.report.studies import SET
+from orca_cli.report.records.collect import Run
+from orca_cli.report.records.origin import Origin
+from orca_cli.report.records.studies import SET
+from orca_cli.report.statistics.differences import LARGEST_P, needed
+from orca_cli.report.statistics.paired import Block, Comparison, Overall, by_column, differences_by_seed
 
 MOST = 50  # further seeds; more is hopeless
 _OVERRIDES = "overrides.txt"

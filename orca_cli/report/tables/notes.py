@@ -6,10 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from orca_cli.report.collect import Run
-from orca_cli.report.rows import time_of
-from orca_cli.report.statistics import LARGEST_P, LEAST
-from orca_cli.report.table import Cell, Column, Row, Table, score_of
+from orca_cli.report.records.collect import Run
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST
+from orca_cli.report.tables.rows import time_of
+from orca_cli.report.tables.table import Cell, Column, Row, Table, score_of
 from orca_cli.terminal import visible
 
 

@@ -24,6 +24,7 @@ from orca_cli.schema import Config
 from orca_cli.stages import probe
 from orca_cli.stages.build import Built
 from orca_cli.stages.compared import Compared, compare
+from orca_cli.stages.objective import MetricObjective
 from orca_cli.stages.trajectory import Trainer, Trajectory, fingerprint
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -114,12 +115,13 @@ def _trajectory(
     """Return what is compared, the trajectory, from the cache or made here, and its fingerprint."""
     with signals.immediate():
         compared = compare(config, built, engine, reporter)
-    key = fingerprint(config, built, compared, engine.device)
+    objective = MetricObjective(built.model, compared, engine)
+    key = fingerprint(config, built, compared, objective, engine.device)
     run.check_fingerprint("align", {"trajectory": key})
     assert config.paths.cache is not None
     entry = cached(
         Path(config.paths.cache) / "alignments" / key,
-        lambda: Trainer(config, built, compared, engine, run, reporter).train().to_entry(),
+        lambda: Trainer(config, built, compared, objective, engine, run, reporter).train().to_entry(),
         keep=lambda: not run.inexact(),
     )
     trajectory = Trajectory.from_entry(entry)

@@ -7,7 +7,10 @@ from typing import Any, Protocol
 import torch
 
 from orca_cli.models.transfer import TransferModel
+from orca_cli.schema import Config
+from orca_cli.stages.build import Built
 from orca_cli.stages.compared import Compared
+from orca_cli.stages.mona import Mona
 from orca_cli.training.engine import Engine
 
 
@@ -29,6 +32,17 @@ class Objective(Protocol):
         Raises:
             NonFiniteError: a value is NaN or infinite.
         """
+
+
+def objective_of(config: Config, built: Built, compared: Compared, engine: Engine) -> Objective:
+    """Return what `align.method` descends in stage 2.
+
+    Raises:
+        ConfigError: the method does not suit the finetune mode.
+    """
+    if config.align.method == "mona":
+        return Mona(config, built, compared.data, engine)
+    return MetricObjective(built.model, compared, engine)
 
 
 class MetricObjective:

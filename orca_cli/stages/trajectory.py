@@ -24,6 +24,7 @@ from orca_cli.exceptions import InterruptionError, NonFiniteError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
 from orca_cli.schema import Align, Config
+from orca_cli.stages import mona, pare
 from orca_cli.stages.build import Built
 from orca_cli.stages.collapse import collapse
 from orca_cli.stages.compared import Compared
@@ -39,7 +40,9 @@ _VERSION = 5  # of what is stored; a change makes every cached entry a miss
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
 # Relative: the tokens are float32 whatever align.dtype is, and a sum over thousands of them is sure to a few last places.
 _ROUNDING = 8 * torch.finfo(torch.float32).eps
-_OF_THE_CHOICE = ("select", "probe_epochs")  # settings of align that no step depends on
+# Settings of align that no step depends on, and those that only some methods read: these say so themselves.
+_OF_THE_CHOICE = ("select", "probe_epochs")
+_OF_THE_METHOD = ("method", *mona.SETTINGS, *pare.SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ class Trajectory:
 
 def fingerprint(config: Config, built: Built, compared: Compared, objective: Objective, device: torch.device) -> str:
     """Return the name of a trajectory: equal for runs whose trajectories have the same bits."""
-    settings = {name: value for name, value in asdict(config.align).items() if name not in _OF_THE_CHOICE}
+    unread = (*_OF_THE_CHOICE, *_OF_THE_METHOD)
+    settings = {name: value for name, value in asdict(config.align).items() if name not in unread}
     facts = {
         "version": _VERSION,
         "kind": built.task.kind,

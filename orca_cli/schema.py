@@ -161,7 +161,7 @@ class Align:
     source_weight: Annotated[NotNegative, "method=mona: weight of the source's loss beside the target's."] = 0.5
     inner_samples: Annotated[
         AtLeastTwo, "method=mona: target samples, and pairs of source examples, that a step sees."
-    ] = 32
+    ] = 16
     source_share: Annotated[
         Fraction, "method=pare: part of a sample's tokens that are the source's at the first step ..."
     ] = 0.75

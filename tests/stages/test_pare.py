@@ -121,7 +121,9 @@ def test_the_weights_of_the_two_losses_sum_to_one(folder):
     one = dataclasses.replace(found, loss=torch.ones(()))
     weight = (1 - one.share) * torch.ones(()) + one.share * one.loss
     assert float(weight) == 1.0
-    total = train_loss(model, lambda *_: dataclasses.replace(found, outputs=found.outputs.detach().requires_grad_(True)))
+    total = train_loss(
+        model, lambda *_: dataclasses.replace(found, outputs=found.outputs.detach().requires_grad_(True))
+    )
     target = nn.functional.cross_entropy(found.outputs, batch.y)
     torch.testing.assert_close(total, (1 - found.share) * target + found.share * found.loss)
 

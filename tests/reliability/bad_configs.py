@@ -46,7 +46,9 @@ MAY_BE_ZERO = {
     "seed", "align.source_seed",
     "task.split_seed", "task.data_seed", "task.frozen_seed", "task.crop_start", "task.padding", "source.outside",
     "align.epochs", "align.weight_decay", "align.momentum", "align.classes_per_problem", "train.weight_decay",
-    "train.momentum", "train.warmup_epochs", "train.longer_by", "train.checkpoint_s", "task.masking", "task.mixing", "task.most_noise",
+    "align.inner_lr", "align.source_weight",
+    "train.momentum", "train.warmup_epochs", "train.longer_by", "train.checkpoint_s",
+    "task.masking", "task.mixing", "task.most_noise",
     "task.sky_high", "task.error.threshold", "metric.newton_points", "metric.newton_steps", "metric.tolerance",
     "metric.scaling",
 }  # fmt: skip

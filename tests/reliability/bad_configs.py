@@ -55,6 +55,7 @@ MAY_BE_ZERO = {
 # Settings that are fractions: 2 is too much for them.
 AT_MOST_ONE = {
     "task.validation_fraction", "task.test_fraction", "task.masking", "task.mixing", "task.most_noise",
+    "align.source_share", "align.mixed_until",
     "align.momentum", "train.momentum", "align.decay_factor", "task.error.threshold:cosmic", "metric.scaling",
 }  # fmt: skip
 

@@ -363,6 +363,7 @@ def _result(validated: Validated, tested: Tested) -> dict[str, Any]:
         "splits": built.summary["splits"] | {"test": tested.split},
         "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},
         "alignment": {
+            "method": config.align.method,
             "select": config.align.select,
             "steps": aligned.steps,
             "tried": aligned.tried,

@@ -46,6 +46,7 @@ def check(config: Config) -> None:
         if not isinstance(getattr(config, name), dict):
             raise ConfigError("a group of settings is needed", where=name, hint=f"orca list {name} shows the choices")
     _check_weights(config)
+    check_method(config, config.task.get("kind"))
     for name, group in PART_GROUPS.items():
         node = getattr(config, name)
         for word in group.nested:
@@ -79,6 +80,17 @@ def check_augmentation(part: Any, kind: str | None, extent: tuple[int, ...] = ()
         shapes = {1: "series", 2: "images", 3: "volumes"}
         what = f"is for {' and '.join(shapes[one] for one in dimensions)}, and inputs are {shapes[len(extent)]}"
         raise ConfigError(what, where="augment", hint=hint)
+
+
+def check_method(config: Config, kind: str | None) -> None:
+    """Raise ConfigError where `align.method` does not suit the metric or the kind of the task; None before it is known."""
+    where = f"align.method={config.align.method}"
+    if config.align.method == "mona" and config.metric.get(parts.TARGET) is None:
+        what = "trains the embedder in stage 2, which metric=none leaves out"
+        raise ConfigError(what, where=where, hint="give a metric: it measures what the method does")
+    if config.align.method == "pare" and kind == "dense":
+        what = "does not apply to task.kind=dense: the targets at replaced tokens would be wrong"
+        raise ConfigError(what, where=where, hint="use align.method=orca or mona")
 
 
 def _check_inferred_kind(node: dict[str, Any], group: str) -> None:

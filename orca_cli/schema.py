@@ -67,6 +67,12 @@ class Predictor:
 class Align:
     """Stage 2: train the embedder alone, so that embedded target data come close to embedded source data (paper 3.2)."""
 
+    method: Annotated[
+        str,
+        OneOf(("orca", "mona", "pare")),
+        "orca: stage 2 minimises the metric; mona: an embedder with which training the body leaves source classes apart; pare:"
+        " no stage 2, and stage 3 begins on samples part of whose tokens are the source's (docs/successors.md).",
+    ] = "orca"
     epochs: Annotated[CountOrZero, "Optimizer steps; every step sees all target classes once (Algorithm 1)."] = 60
     optimizer: Optimizer = "adamw"
     lr: Annotated[Rate, "Learning rate at the start."] = 1e-2
@@ -148,6 +154,18 @@ class Align:
         "select=validation: alignment steps after which the embedder is a candidate; the last step always is.",
     ] = field(default_factory=lambda: [0, 5, 20, 60])
     probe_epochs: Annotated[Count, "select=validation: the first epochs of stage 3 that judge a candidate."] = 5
+    inner_lr: Annotated[
+        NotNegative,
+        "method=mona: rate of the gradient step that the body takes on the target before the source is looked at.",
+    ] = 0.1
+    source_weight: Annotated[NotNegative, "method=mona: weight of the source's loss beside the target's."] = 0.5
+    inner_samples: Annotated[
+        AtLeastTwo, "method=mona: target samples, and pairs of source examples, that a step sees."
+    ] = 16
+    source_share: Annotated[
+        Fraction, "method=pare: part of a sample's tokens that are the source's at the first step ..."
+    ] = 0.75
+    mixed_until: Annotated[Fraction, "... falling linearly to none after this part of the steps of stage 3."] = 0.75
 
 
 @dataclass
@@ -356,6 +374,9 @@ def check(config: Config) -> None:
         what = f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}"
         raise ConfigError(what, where="train.decay_epochs", hint="allowed: train.warmup_epochs or more")
     _check_selection(train)
+    if align.method != "orca" and align.stop == "floor":
+        what = f"stops at a distance, and align.method={align.method} descends none"
+        raise ConfigError(what, where="align.stop=floor", hint="use align.stop=last, or align.method=orca")
     if align.patience is not None and align.check_every > align.epochs > 0:
         what = f"never measures within align.epochs={align.epochs}, and align.patience={align.patience} waits for it"
         hint = "lower align.check_every, or leave align.patience out"

@@ -25,9 +25,14 @@ class PooledPredictor(nn.Module):
         """Return [B, K]."""
         if self.pooling == "class_token":
             return self.linear(features.x[:, 0])
-        x = features.x[:, features.prefix :]
-        weight = features.mask[:, features.prefix :].to(x.dtype).unsqueeze(-1)  # [B, T, 1]
-        return self.linear((x * weight).sum(1) / weight.sum(1).clamp(min=1))
+        return self.linear(pooled(features))
+
+
+def pooled(features: Tokens) -> Tensor:
+    """Return [B, F], the mean over the valid tokens but those of the prefix."""
+    x = features.x[:, features.prefix :]
+    weight = features.mask[:, features.prefix :].to(x.dtype).unsqueeze(-1)  # [B, T, 1]
+    return (x * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 class DensePredictor(nn.Module):

@@ -19,7 +19,7 @@ _FREE = tuple(
     for name in ("lr", "outer_rate", "weight_decay", "momentum", "betas", "clip", "warmup_epochs", "decay_epochs")
 )
 _OF_DATA = ("task.", "body.", "embedder", "hparams")
-_OF_STAGE_3 = (*_OF_DATA, "train.", "finetune.", "predictor.", "augment", "budget", "precision")
+_OF_STAGE_3 = (*_OF_DATA, "train.", "finetune.", "predictor.", "augment", "budget", "precision", "align.method")
 _OF_STAGE_2 = (*_OF_DATA, "align.", "metric.", "source.")
 
 
@@ -73,7 +73,8 @@ class History:
         """Return what a run is expected to take; None where no finished run is like it."""
         groups = {key: str(getattr(name, key)) for key in ("task", "body", "source", "metric", "finetune", "protocol")}
         rest = self._rest.get(_stage_3(groups, name.variant))
-        is_aligned = name.metric != _NO_ALIGNMENT and name.variant.get("align.epochs") != "0"
+        is_left_out = name.variant.get("align.epochs") == "0" or name.variant.get("align.method") == "pare"
+        is_aligned = name.metric != _NO_ALIGNMENT and not is_left_out
         align = self._align.get(_stage_2(groups, name.variant)) if is_aligned else [(0.0, "")]
         if not rest or not align:
             return None

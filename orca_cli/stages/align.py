@@ -16,14 +16,15 @@ from typing import Any
 
 from torch import nn
 
-from orca_cli import parts, signals
+from orca_cli import signals
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.curves import short_curve
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config
 from orca_cli.stages import probe
-from orca_cli.stages.build import Built
+from orca_cli.stages.build import Built, has_alignment
 from orca_cli.stages.compared import Compared, compare
+from orca_cli.stages.objective import objective_of
 from orca_cli.stages.trajectory import Trainer, Trajectory, fingerprint
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -72,7 +73,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
         NonFiniteError: the distance or its gradient is NaN or infinite.
         MemoryExhaustedError: the distance does not fit into memory.
     """
-    if config.metric.get(parts.TARGET) is None or config.align.epochs == 0:
+    if not has_alignment(config):
         return Aligned()
     summary = run.sealed_summary("align")
     if summary is not None:
@@ -114,12 +115,13 @@ def _trajectory(
     """Return what is compared, the trajectory, from the cache or made here, and its fingerprint."""
     with signals.immediate():
         compared = compare(config, built, engine, reporter)
-    key = fingerprint(config, built, compared, engine.device)
+    objective = objective_of(config, built, compared, engine)
+    key = fingerprint(config, built, compared, objective, engine.device)
     run.check_fingerprint("align", {"trajectory": key})
     assert config.paths.cache is not None
     entry = cached(
         Path(config.paths.cache) / "alignments" / key,
-        lambda: Trainer(config, built, compared, engine, run, reporter).train().to_entry(),
+        lambda: Trainer(config, built, compared, objective, engine, run, reporter).train().to_entry(),
         keep=lambda: not run.inexact(),
     )
     trajectory = Trajectory.from_entry(entry)
@@ -142,7 +144,7 @@ def _chosen(
     tried: dict[str, float | None] = {}
     if config.align.select == "validation":
         chosen, tried = probe.choose(config, built, engine, candidates, run, reporter)
-    if config.align.select == "auto" and _is_near(compared, trajectory.before):
+    if config.align.select == "auto" and config.align.method == "orca" and _is_near(compared, trajectory.before):
         chosen = 0
     after = trajectory.candidates[chosen]
     embedder.load_state_dict(candidates[chosen])

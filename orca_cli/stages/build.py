@@ -17,7 +17,7 @@ from orca_cli.losses.masked import default_loss
 from orca_cli.models.assembly import build_model, describe
 from orca_cli.models.bodies.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
-from orca_cli.part_groups import check_augmentation, part_node
+from orca_cli.part_groups import check_augmentation, check_method, part_node
 from orca_cli.schema import Config, settled
 from orca_cli.scoring.chunks import ChunkMean
 from orca_cli.scoring.defaults import default_error
@@ -47,6 +47,7 @@ class Built:
         model: embedder, body and predictor, on the CPU; the finetune mode is applied.
         finetune: which parameters stage 3 trains.
         summary: JSON-able: shapes, kernel, tokens, parameters per part, splits.
+        source: whose examples stage 3 mixes in; None unless align.method=pare.
     """
 
     task: TaskData
@@ -58,6 +59,7 @@ class Built:
     model: TransferModel
     finetune: Finetune
     summary: dict[str, Any]
+    source: SourceData | None = None
 
 
 def build(config: Config, reporter: Reporter) -> Built:
@@ -68,6 +70,7 @@ def build(config: Config, reporter: Reporter) -> Built:
         ConfigError: the data, the body and the settings do not fit together.
     """
     task = read_task(config, reporter)
+    check_method(config, task.kind)
     if note := uneven_note(task, config.train):
         reporter.say(f"build: {note}")
     mode: Finetune = parts.build(config.finetune, "finetune")
@@ -99,7 +102,8 @@ def build(config: Config, reporter: Reporter) -> Built:
     if config.train.error_chunks is not None:
         error = ChunkMean(error, config.train.error_chunks, settled(config.train.batch_size))
     summary = _summary(task, model, error) | _of_training(config, task, decided)
-    return Built(task, learned, config, decided, loss, error, model, mode, summary)
+    source = read_source(config, source_seed(config), reporter) if config.align.method == "pare" else None
+    return Built(task, learned, config, decided, loss, error, model, mode, summary, source)
 
 
 def _augmented(config: Config, task: TaskData, learned: Samples) -> Samples:
@@ -174,6 +178,16 @@ def read_source(config: Config, seed: int, reporter: Reporter) -> SourceData:
     return source
 
 
+def source_seed(config: Config) -> int:
+    """Return the seed of the draw of source examples."""
+    return config.seed if config.align.source_seed is None else config.align.source_seed
+
+
+def has_alignment(config: Config) -> bool:
+    """Return whether stage 2 takes any step."""
+    return config.metric.get(parts.TARGET) is not None and config.align.epochs > 0 and config.align.method != "pare"
+
+
 def load_body(config: Config, *, pretrained: bool = True) -> Body:
     """Load the body; unless it is to keep its pretrained weights, draw them at random."""
     body: Body = parts.build(config.body, "body")
@@ -231,7 +245,7 @@ def _of_training(config: Config, task: TaskData, decided: Decided) -> dict[str, 
     own = settled(config.train.epochs) * steps_per_epoch(config, selection.count_learned(config, task))
     return {
         "steps": {
-            "align": config.align.epochs if config.metric.get(parts.TARGET) else 0,
+            "align": config.align.epochs if has_alignment(config) else 0,
             "finetune": selection.count_members(config) * own,
         },
         "warmup_epochs": warmup_length(config.train),

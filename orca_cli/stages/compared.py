@@ -11,12 +11,12 @@ import torch
 
 from orca_cli import parts, seeding
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import Features, Metric, Reporter
+from orca_cli.interfaces import Features, Metric, Reporter, SourceData
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
 from orca_cli.part_groups import check_classes
 from orca_cli.schema import Config
-from orca_cli.stages.build import Built, read_source
+from orca_cli.stages.build import Built, read_source, source_seed
 from orca_cli.stages.problem import Labelled, Problem, measure
 from orca_cli.stages.pseudo_labels import class_labels, shuffled
 from orca_cli.stages.source_features import EmbeddedSource, Wanted, prepared_metric, settings_key, source_features
@@ -37,6 +37,7 @@ class Compared:
         heldout: the validation split, labelled.
         exact: the exact OTDD on fixed samples of held-out data and source.
         source: the embedded source.
+        data: the source's examples, read when they are asked for.
         floor: what the source itself scores; None where it has no further points to measure that with.
     """
 
@@ -44,6 +45,7 @@ class Compared:
     heldout: Labelled
     exact: Exact
     source: EmbeddedSource
+    data: SourceData
     floor: Floor | None
 
     def value(self, model: TransferModel, engine: Engine) -> float:
@@ -101,7 +103,7 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
     """
     assert config.paths.cache is not None
     cache, settings = Path(config.paths.cache), config.align
-    seed = config.seed if settings.source_seed is None else settings.source_seed
+    seed = source_seed(config)
     wanted = Wanted(
         settings.features,
         built.model.embedder.layout.tokens,
@@ -110,7 +112,8 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
         settings.source_cloud,
         settings.source_labels,
     )
-    source = source_features(built.model.body, read_source(config, seed, reporter), wanted, cache, reporter)
+    data = read_source(config, seed, reporter)
+    source = source_features(built.model.body, data, wanted, cache, reporter)
     metric: Metric = parts.build(config.metric, "metric")
     check_classes(metric, config)
     dtype = getattr(torch, settings.dtype)
@@ -136,7 +139,7 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
     if floor is None and settings.stop == "floor":
         what = "the source has no further points to measure the floor with"
         raise ConfigError(what, where="align.stop=floor", hint="lower align.source_points, or raise source.size")
-    return Compared(problem, heldout, Exact(cloud, heldout, problem, config.seed), source, floor)
+    return Compared(problem, heldout, Exact(cloud, heldout, problem, config.seed), source, data, floor)
 
 
 @torch.no_grad()

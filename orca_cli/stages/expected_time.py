@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from orca_cli import parts, signals
+from orca_cli import signals
 from orca_cli.exceptions import InterruptionError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Reporter
 from orca_cli.schema import Config, settled
 from orca_cli.stages import selection
 from orca_cli.stages.align import trainable
-from orca_cli.stages.build import Built, steps_per_epoch
+from orca_cli.stages.build import Built, has_alignment, steps_per_epoch
 from orca_cli.stages.compared import Compared, compare
+from orca_cli.stages.objective import objective_of
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.stages.trajectory import fingerprint
 from orca_cli.tasks.shared.fraction import Part
@@ -145,7 +146,7 @@ def _sample(built: Built, engine: Engine, step: float) -> float:
 def _align(built: Built, engine: Engine, reporter: Reporter, step: float, sample: float) -> float:
     """Return the seconds of stage 2; what it cannot do counts nothing here, and is reported there."""
     config = built.config
-    if config.metric.get(parts.TARGET) is None or config.align.epochs == 0:
+    if not has_alignment(config):
         return 0.0
     try:
         with governed_by("align", ""), trainable(built.model.embedder):
@@ -158,16 +159,16 @@ def _align(built: Built, engine: Engine, reporter: Reporter, step: float, sample
 
 
 def _trajectory(config: Config, built: Built, engine: Engine, compared: Compared) -> float:
-    settings, problem = config.align, compared.problem
+    settings, objective = config.align, objective_of(config, built, compared, engine)
     assert config.paths.cache is not None
-    if (Path(config.paths.cache) / "alignments" / fingerprint(config, built, compared, engine.device)).exists():
+    key = fingerprint(config, built, compared, objective, engine.device)
+    if (Path(config.paths.cache) / "alignments" / key).exists():
         return 0.0
     built.model.train()
     seconds: dict[str, list[float]] = {"step": [], "value": []}
     for number in range(2):  # the first is slower
         start = time.perf_counter()
-        for distances in problem.parts(built.model, engine, problem.train, number):
-            torch.stack([weight * distance.value for weight, distance in distances]).sum().backward()
+        objective.backward(number)
         seconds["step"].append(time.perf_counter() - start)
         start = time.perf_counter()
         compared.value(built.model, engine)

@@ -24,7 +24,8 @@ from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score, whole_loss
 from orca_cli.training.schedule import warmup_length
 
-_AVERAGE = "average:"  # before the names of averaged weights in a checkpoint, beside those of the best
+# Before the names of weights in a checkpoint that stand beside the best: averaged ones, and those of `TrainingPlan.mixing`.
+_AVERAGE, _MIXING = "average:", "mixing:"
 
 
 @dataclass(frozen=True)
@@ -58,22 +59,23 @@ class Progress:
     best_epoch: int = 0
     best: Mapping[str, Tensor] = field(default_factory=dict)
     average: Mapping[str, Tensor] = field(default_factory=dict)
+    mixing: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, saved: checkpoint.Checkpoint, start: int) -> Progress:
         """Return what a checkpoint holds; the member's first step was step `start` of the stage."""
-        records = saved.records
-        averaged = {name.removeprefix(_AVERAGE): value for name, value in saved.kept.items() if _is_average(name)}
-        best = {name: value for name, value in saved.kept.items() if not _is_average(name)}
-        return cls(saved.step - start, records["lines"], records["loss_sum"], records["best_epoch"], best, averaged)
+        records, kept = saved.records, saved.kept
+        averaged, mixing = (
+            {name.removeprefix(prefix): value for name, value in kept.items() if name.startswith(prefix)}
+            for prefix in (_AVERAGE, _MIXING)
+        )
+        best = {name: value for name, value in kept.items() if not name.startswith((_AVERAGE, _MIXING))}
+        loss_sum, best_epoch = records["loss_sum"], records["best_epoch"]
+        return cls(saved.step - start, records["lines"], loss_sum, best_epoch, best, averaged, mixing)
 
     def plain(self) -> dict[str, Any]:
         """Return the part of it that is no tensor."""
         return {"lines": self.lines, "loss_sum": self.loss_sum, "best_epoch": self.best_epoch}
-
-
-def _is_average(name: str) -> bool:
-    return name.startswith(_AVERAGE)
 
 
 class MemberTraining:
@@ -118,6 +120,8 @@ class MemberTraining:
             checkpoint.restore_optimizer(self._plan.optimizer, saved.optimizer)
             engine.restore_scaler(saved.scaler)
             self._mean.restore(self._progress.average)
+            if self._plan.mixing is not None:
+                self._plan.mixing.load_state_dict(self._progress.mixing)
 
     def _watched(self, change: RateChange | None) -> RateWatch:
         config, built = self._config, self._built
@@ -132,7 +136,8 @@ class MemberTraining:
             warmup=warmup_length(config.train) * per_epoch,
             per_epoch=per_epoch,
             constant=constant,
-            enabled=config.train.adapt_rate,
+            # A loss on mixtures says little of the rate.
+            enabled=config.train.adapt_rate and config.align.method != "pare",
             changed=change,
         )
 
@@ -207,13 +212,14 @@ class MemberTraining:
     def _save(self) -> None:
         progress = self._progress
         averaged = {_AVERAGE + name: value for name, value in self._mean.state().items()}
+        mixing = {} if self._plan.mixing is None else checkpoint.snapshot(self._plan.mixing)
         # After the last step, what follows needs no optimizer, whose state is twice the size of the weights.
         optimizer = checkpoint.optimizer_tensors(self._plan.optimizer) if progress.step < self.total else {}
         saved = checkpoint.Checkpoint(
             self._start + progress.step,
             self._built.finetune.trainable_state(self._built.model),
             optimizer,
-            dict(progress.best) | averaged,
+            dict(progress.best) | averaged | {_MIXING + name: value for name, value in mixing.items()},
             progress.plain() | {"member": self._number, "rate": self._watch.plain()},
             self._engine.scaler_state(),
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orca_cli import seeding, signals
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import Body, Features, Metric, Reporter, SourceData, Tokens
+from orca_cli.interfaces import Body, Examples, Features, Metric, Reporter, SourceData, Tokens
 from orca_cli.stages.collapse import Spread
 from orca_cli.training.cache import Entry, cached
 from orca_cli.training.numerics import numerics_key
@@ -81,12 +81,7 @@ def source_features(
     Raises:
         ConfigError: the source is of another modality than the body, or too few examples have the length of a sequence.
     """
-    if source.modality != body.modality:
-        raise ConfigError(
-            f"this source is made of {source.modality}s and the body takes {body.modality}s",
-            where="source",
-            hint="use source=stdlib_docs for text bodies and source=cifar10 or source=digits for image bodies",
-        )
+    check_modality(body, source)
     if wanted.features != "sequence":
         wanted = replace(wanted, length=0)
     key = _key(body.checkpoint_digest, source.digest, wanted, getattr(body, "max_source_tokens", ""))
@@ -99,6 +94,22 @@ def source_features(
     cut = min(wanted.points, len(x))
     cloud, fresh = (Features(x[some], labels[some], classes) for some in (slice(cut), slice(cut, None)))
     return EmbeddedSource(cloud, fresh, stored.record["spread"], key)
+
+
+def check_modality(body: Body, source: SourceData) -> None:
+    """Raise ConfigError where a source is of another modality than the body."""
+    if source.modality != body.modality:
+        raise ConfigError(
+            f"this source is made of {source.modality}s and the body takes {body.modality}s",
+            where="source",
+            hint="use source=stdlib_docs for text bodies and source=cifar10 or source=digits for image bodies",
+        )
+
+
+def embed_examples(body: Body, examples: Examples, rows: np.ndarray) -> Tokens:
+    """Return some examples of a source as the body's own embedding layer has them, without prefix."""
+    inputs = examples.inputs
+    return body.embed_source(inputs[rows] if isinstance(inputs, np.ndarray) else [inputs[int(row)] for row in rows])
 
 
 def prepared_metric(

@@ -15,6 +15,7 @@ from orca_cli import seeding
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.schema import Config, Train, settled
 from orca_cli.stages.build import Built, steps_per_epoch
+from orca_cli.stages.pare import Mixing
 from orca_cli.training.engine import Engine
 from orca_cli.training.feed import Feed
 from orca_cli.training.loop import read_step, train_step
@@ -60,6 +61,8 @@ def loss_unit(config: Config, built: Built) -> float | Tensor:
 class TrainingPlan:
     """The optimizer steps of one run's stage 3; batches are read ahead, so close it, or use it as a context.
 
+    `mixing` is what `align.method=pare` trains beside the model, else None.
+
     Args:
         config: batches, optimizer, rates, seed.
         built: model, loss and training split; which parameters train is chosen before.
@@ -90,6 +93,9 @@ class TrainingPlan:
         outer: list[nn.Parameter] = []
         for name, parameter in built.model.named_parameters():
             (body if name.startswith("body.") else outer).append(parameter)
+        self.mixing = self._made_mixing(config)
+        if self.mixing is not None:
+            outer += self.mixing.parameters()
         optimizer = make_optimizer(
             config.train,
             body,
@@ -102,6 +108,15 @@ class TrainingPlan:
         self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit  # of outputs and targets in the loss
         self._feed: Feed[_Read] | None = None
         self._next = 0
+
+    def _made_mixing(self, config: Config) -> Mixing | None:
+        """Return what mixes source tokens into the samples; None for methods that do not."""
+        source = self._built.source if config.align.method == "pare" else None
+        if source is None:
+            return None
+        steps = settled(config.train.epochs) * self.per_epoch
+        mixing = Mixing(self._built.model.body, source, config.align, steps=steps, seed=self._seed)
+        return mixing.to(self._engine.device)
 
     def take(self, step: int) -> tuple[float, int]:
         """Take step 0, 1, ...; returns the mean loss over its samples, and their number.
@@ -128,6 +143,7 @@ class TrainingPlan:
                 step=step,
                 reduce=settings.accumulation_reduce,
                 unit=self.unit,
+                mixer=None if self.mixing is None else self.mixing.at(step),
                 prepared=itertools.chain([first.batch], (read.batch for read in itertools.islice(feed, first.more))),
             )
         self._next = step + 1

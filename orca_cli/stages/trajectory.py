@@ -24,9 +24,11 @@ from orca_cli.exceptions import InterruptionError, NonFiniteError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
 from orca_cli.schema import Align, Config
+from orca_cli.stages import mona, pare
 from orca_cli.stages.build import Built
 from orca_cli.stages.collapse import collapse
 from orca_cli.stages.compared import Compared
+from orca_cli.stages.objective import Objective
 from orca_cli.stages.problem import embed
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry
@@ -38,7 +40,9 @@ _VERSION = 5  # of what is stored; a change makes every cached entry a miss
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
 # Relative: the tokens are float32 whatever align.dtype is, and a sum over thousands of them is sure to a few last places.
 _ROUNDING = 8 * torch.finfo(torch.float32).eps
-_OF_THE_CHOICE = ("select", "probe_epochs")  # settings of align that no step depends on
+# Settings of align that no step depends on, and those that only some methods read: these say so themselves.
+_OF_THE_CHOICE = ("select", "probe_epochs")
+_OF_THE_METHOD = ("method", *mona.SETTINGS, *pare.SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,10 @@ class Trajectory:
         return cls(record["before"], record["lines"], candidates)
 
 
-def fingerprint(config: Config, built: Built, compared: Compared, device: torch.device) -> str:
+def fingerprint(config: Config, built: Built, compared: Compared, objective: Objective, device: torch.device) -> str:
     """Return the name of a trajectory: equal for runs whose trajectories have the same bits."""
-    settings = {name: value for name, value in asdict(config.align).items() if name not in _OF_THE_CHOICE}
+    unread = (*_OF_THE_CHOICE, *_OF_THE_METHOD)
+    settings = {name: value for name, value in asdict(config.align).items() if name not in unread}
     facts = {
         "version": _VERSION,
         "kind": built.task.kind,
@@ -103,7 +108,7 @@ def fingerprint(config: Config, built: Built, compared: Compared, device: torch.
         "first_weights": checkpoint.weights_sha256(built.model.embedder.state_dict()),
         "seed": config.seed,
         "numerics": numerics(device),
-    }
+    } | objective.facts()
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
@@ -127,10 +132,17 @@ class Trainer:
     """One alignment on its way: the optimizer, how far it has come, the candidates so far."""
 
     def __init__(
-        self, config: Config, built: Built, compared: Compared, engine: Engine, run: RunDirectory, reporter: Reporter
+        self,
+        config: Config,
+        built: Built,
+        compared: Compared,
+        objective: Objective,
+        engine: Engine,
+        run: RunDirectory,
+        reporter: Reporter,
     ) -> None:
         """Start, or resume from the run's last checkpoint."""
-        self._config, self._compared, self._engine = config, compared, engine
+        self._config, self._compared, self._objective, self._engine = config, compared, objective, engine
         self._model, self._run, self._reporter = built.model, run, reporter
         self._optimizer = make_optimizer(config.align, self._model.embedder.parameters())
         self._shares = _limited_rates(self._optimizer, self._model.embedder, config.align)
@@ -170,7 +182,7 @@ class Trainer:
                     self._lines.append(self._epoch())
                     self._step += 1
                     self._run.record("align", self._lines[-1])
-                    advance(1, f"distance {self._lines[-1]['loss']:.4g}")
+                    advance(1, f"{self._objective.name} {self._lines[-1]['loss']:.4g}")
                     if signals.pending() or self._saver.is_due(self._step):
                         self._save()
                     signals.check()
@@ -202,10 +214,10 @@ class Trainer:
         return Trajectory(self._before, self._lines, found)
 
     def _epoch(self) -> dict[str, Any]:
-        """Take one optimizer step on the sum over all target classes; returns the line of it.
+        """Take one optimizer step; returns the line of it.
 
         Raises:
-            NonFiniteError: a distance, the gradient or a token is NaN or infinite; the weights are as before.
+            NonFiniteError: the loss, the gradient or a token is NaN or infinite; the weights are as before.
         """
         start = time.monotonic()
         settings, model = self._config.align, self._model
@@ -216,11 +228,11 @@ class Trainer:
             line: dict[str, Any] = {"epoch": self._step} | self._look()
             model.train()
             self._optimizer.zero_grad()
-            loss, worst = self._backward()
+            loss, found = self._objective.backward(self._step)
             gradients = [p.grad for p in model.embedder.parameters() if p.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients))
             if not math.isfinite(norm):
-                raise NonFiniteError(f"the gradient of the distance is {norm}")
+                raise NonFiniteError(f"the gradient of the {self._objective.name} is {norm}")
             first = self._lines[0]["gradient_norm"] if self._lines else norm
             if settings.unit_gradient and first > 0:
                 torch._foreach_mul_(gradients, 1 / first)
@@ -232,22 +244,7 @@ class Trainer:
             ) from error
         self._optimizer.step()
         seconds = round(time.monotonic() - start, 3)
-        return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **worst, "seconds": seconds}
-
-    def _backward(self) -> tuple[float, dict[str, float]]:
-        """Add the gradients of all problems; returns the weighted sum of distances, and the worst diagnostics."""
-        loss = 0.0
-        worst: dict[str, float] = {}
-        problem = self._compared.problem
-        for distances in problem.parts(self._model, self._engine, problem.train, self._step):
-            part = torch.stack([weight * distance.value for weight, distance in distances]).sum()
-            part.backward()
-            loss += float(part.detach())
-            for name in ("iterations", "marginal_error"):
-                values = [distance.diagnostics[name] for _, distance in distances if name in distance.diagnostics]
-                if values:
-                    worst[name] = max(worst.get(name, 0.0), *values)
-        return loss, worst
+        return line | {"loss": loss, "lr": lr, "gradient_norm": norm, **found, "seconds": seconds}
 
     def _look(self) -> dict[str, float]:
         """Return what the embedder makes of held-out data: diagnostics and distances, at every `check_every`-th step."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,24 @@ from orca_cli.training.feed import Feed
 from orca_cli.training.memory import governed_by
 
 _WAITING_BYTES = 2**26  # of outputs that wait on a GPU
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What a model made of samples that something else was mixed into.
+
+    Args:
+        outputs: for the samples' own task.
+        share: scalar in 0..1, of `loss` in what is differentiated; the rest is that of the samples' own.
+        loss: scalar, of what was mixed in.
+    """
+
+    outputs: Tensor
+    share: Tensor
+    loss: Tensor
+
+
+Mixer = Callable[[Any, Batch, int], Mixed]  # model, batch on the device, number of the batch in its step
 
 
 def batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
@@ -53,6 +73,7 @@ def train_step(
     reduce: str = "mean",
     unit: float | Tensor = 1.0,
     prepared: Iterable[Batch] | None = None,
+    mixer: Mixer | None = None,
 ) -> tuple[float, float]:
     """Take one optimizer step on the mean loss over `indices`; returns (loss, gradient norm before clipping).
 
@@ -76,6 +97,8 @@ def train_step(
         step: names the step's draws.
         unit: in which outputs and targets are measured, in the task's units: one for all outputs, or one for each, [K].
         prepared: the step's batches, where they have been read already (see `read_step`).
+        mixer: computes the outputs in the model's place, of samples that it mixes something into; the loss that is returned
+            is that of the samples' own task.
 
     Raises:
         NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
@@ -99,14 +122,17 @@ def train_step(
         seeding.seed_torch(seed, "finetune", "dropout", step, part)
         moved = engine.move(batch)
         with engine.autocast():
-            outputs = model(moved.x, moved.valid)
-        value, reported = _losses(loss, outputs.float(), moved.y, unit)
+            mixed = None if mixer is None else mixer(model, moved, part)
+            outputs = model(moved.x, moved.valid) if mixed is None else mixed.outputs
+        value, reported = loss_values(loss, outputs.float(), moved.y, unit)
         if moved.partner is not None:
-            of_partner = _losses(loss, outputs.float(), moved.partner, unit)
+            of_partner = loss_values(loss, outputs.float(), moved.partner, unit)
             value, reported = (
                 moved.share * own + (1 - moved.share) * other
                 for own, other in zip((value, reported), of_partner, strict=True)
             )
+        if mixed is not None:
+            value = (1 - mixed.share) * value + mixed.share * mixed.loss
         numbers.append(reported * share)
         engine.backward(value * share)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -128,7 +154,7 @@ def _on_the_cpu(numbers: Sequence[Tensor]) -> list[float]:
     return torch.stack([number.to(wide) for number in numbers]).tolist()
 
 
-def _losses(loss: Loss, outputs: Tensor, targets: Tensor, unit: float | Tensor) -> tuple[Tensor, Tensor]:
+def loss_values(loss: Loss, outputs: Tensor, targets: Tensor, unit: float | Tensor) -> tuple[Tensor, Tensor]:
     """Return the loss to differentiate, of numbers divided by `unit`, and the loss to report."""
     if isinstance(unit, Tensor):
         value = loss(outputs / unit, targets / unit)
@@ -216,5 +242,5 @@ def whole_loss(
         if share == 0:
             continue
         moved = engine.move(Batch(outputs[rows], targets[rows]))
-        total += float(_losses(loss, moved.x, moved.y, unit)[1]) * share
+        total += float(loss_values(loss, moved.x, moved.y, unit)[1]) * share
     return total if math.isfinite(total) else None

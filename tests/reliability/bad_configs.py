@@ -46,6 +46,7 @@ MAY_BE_ZERO = {
     "seed", "align.source_seed",
     "task.split_seed", "task.data_seed", "task.frozen_seed", "task.crop_start", "task.padding", "source.outside",
     "align.epochs", "align.weight_decay", "align.momentum", "align.classes_per_problem", "train.weight_decay",
+    "align.inner_lr", "align.source_weight",
     "train.momentum", "train.warmup_epochs", "train.longer_by", "train.checkpoint_s", "task.masking", "task.mixing",
     "task.most_noise", "task.sky_high", "task.error.threshold", "metric.newton_points", "metric.newton_steps",
     "metric.tolerance", "metric.scaling",
@@ -53,6 +54,7 @@ MAY_BE_ZERO = {
 # Settings that are fractions: 2 is too much for them.
 AT_MOST_ONE = {
     "task.validation_fraction", "task.test_fraction", "task.masking", "task.mixing", "task.most_noise",
+    "align.source_share", "align.mixed_until",
     "align.momentum", "train.momentum", "align.decay_factor", "task.error.threshold:cosmic", "metric.scaling",
 }  # fmt: skip
 

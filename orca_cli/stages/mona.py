@@ -1,0 +1,219 @@
+"""MoNA: an embedder with which fine-tuning the body leaves source classes apart (Ma et al. 2024, arXiv 2406.18864).
+
+Two levels. Inner: the body takes one gradient step on the target's loss, through the embedder. Outer: the embedder descends
+the target's loss plus `align.source_weight` times what the source's features lose by that step. The step is never kept, so
+the body's weights stay as they are. docs/successors.md says what is the paper's and what is chosen here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from orca_cli import seeding, signals
+from orca_cli.exceptions import ConfigError, NonFiniteError
+from orca_cli.interfaces import Body, Examples, SourceData, Tokens
+from orca_cli.models.predictors import pooled
+from orca_cli.schema import Config
+from orca_cli.stages.build import Built
+from orca_cli.stages.source_features import embed_examples
+from orca_cli.stages.training_plan import loss_unit
+from orca_cli.training import checkpoint
+from orca_cli.training.engine import Engine
+from orca_cli.training.loop import loss_values
+
+SETTINGS = ("inner_lr", "source_weight", "inner_samples")  # of align, that this method reads and no other
+_SHARPNESS = 2.0  # t of the uniformity, as Wang and Isola have it
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The outer loss at one step, and its gradient.
+
+    Args:
+        target: the target's loss before the inner step.
+        source: the source's loss after it.
+        gradients: of target + weight * source, one for each parameter of the embedder; None where it has no influence.
+    """
+
+    target: float
+    source: float
+    gradients: Sequence[Tensor | None]
+
+
+def outer(
+    target_loss: Callable[[], Tensor],
+    source_loss: Callable[[Mapping[str, Tensor]], Tensor],
+    body: Mapping[str, Tensor],
+    embedder: Sequence[Tensor],
+    *,
+    rate: float,
+    weight: float,
+) -> Outer:
+    """Return the outer loss and its exact gradient for the embedder.
+
+    With g the gradient of the target's loss for the body, the source's loss S is taken at body - rate * g. Its gradient for
+    the embedder is -rate times that of g . v, where v is the gradient of S there: one product with a second derivative, and
+    no graph through the step.
+
+    Args:
+        target_loss: of the model as it is; depends on body and embedder.
+        source_loss: given values for the body's parameters.
+        body, embedder: the parameters.
+        rate: of the inner step.
+        weight: of the source's loss.
+    """
+    value = target_loss()
+    found = torch.autograd.grad(value, [*body.values(), *embedder], create_graph=True, allow_unused=True)
+    steps = dict(zip(body, found, strict=False))
+    moved = {
+        name: (own if steps[name] is None else own - rate * steps[name]).detach().requires_grad_(True)
+        for name, own in body.items()
+    }
+    source = source_loss(moved)
+    pulls = torch.autograd.grad(source, list(moved.values()), allow_unused=True)
+    first = [None if gradient is None else gradient.detach() for gradient in found[len(body) :]]
+    products = [
+        (step * pull).sum()
+        for step, pull in zip(steps.values(), pulls, strict=True)
+        if step is not None and step.requires_grad and pull is not None
+    ]
+    if not products:
+        return Outer(float(value.detach()), float(source.detach()), first)
+    product = torch.stack(products).sum()
+    second = torch.autograd.grad(product, list(embedder), allow_unused=True)
+    gradients = [
+        own if other is None else -rate * weight * other + (0 if own is None else own)
+        for own, other in zip(first, second, strict=True)
+    ]
+    return Outer(float(value.detach()), float(source.detach()), gradients)
+
+
+def discriminability(features: Tensor) -> Tensor:
+    """Return how badly source classes are told apart: alignment plus uniformity (Wang and Isola 2020); lower is better.
+
+    Args:
+        features: [2n, F]; row i and row n + i are of one class.
+    """
+    unit = functional.normalize(features, dim=1)
+    halves = unit.chunk(2)
+    alignment = (halves[0] - halves[1]).square().sum(1).mean()
+    uniformity = [_log_mean_potential(half) for half in halves]
+    return alignment + torch.stack(uniformity).mean()
+
+
+def _log_mean_potential(unit: Tensor) -> Tensor:
+    """Return the logarithm of the mean of exp(-t |a - b|^2) over pairs of rows."""
+    rows, columns = torch.triu_indices(len(unit), len(unit), offset=1, device=unit.device)
+    squared = (unit[rows] - unit[columns]).square().sum(1)
+    return torch.logsumexp(-_SHARPNESS * squared, 0) - math.log(len(rows))
+
+
+def pairs_of_classes(labels: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Return rows [2, count]: examples drawn at random, and another one of the class of each.
+
+    Args:
+        labels: [n], every class at least twice.
+        count: pairs; fewer where there are fewer examples.
+        generator: of the draws.
+    """
+    first = generator.choice(len(labels), size=min(count, len(labels)), replace=False)
+    members = {int(one): np.flatnonzero(labels == one) for one in np.unique(labels[first])}
+    second = [generator.choice(own[own != row]) for row in first for own in (members[int(labels[row])],)]
+    return np.stack([first, np.array(second)])
+
+
+def source_tokens(body: Body, examples: Examples, rows: np.ndarray) -> Tokens:
+    """Return some source examples as the body takes them: embedded by its own layer, behind the prefix that it needs."""
+    tokens = embed_examples(body, examples, rows)
+    prefix = body.prefix_tokens() if body.needs_prefix else None
+    if prefix is None:
+        return tokens
+    x = torch.cat([prefix.to(tokens.x).expand(len(tokens.x), -1, -1), tokens.x], dim=1)
+    mask = torch.cat([tokens.mask.new_ones(len(tokens.x), len(prefix)), tokens.mask], dim=1)
+    return Tokens(x, mask, tokens.grid, tokens.causal, len(prefix))
+
+
+class Mona:
+    """The objective of `align.method=mona`; see `stages.objective.Objective`.
+
+    Raises:
+        ConfigError: stage 3 trains nothing of the body, or a body that is random.
+    """
+
+    name = "outer loss"
+
+    def __init__(self, config: Config, built: Built, source: SourceData, engine: Engine) -> None:
+        """Find which of the body's parameters the inner step moves: those that stage 3 trains."""
+        self._config, self._built, self._source, self._engine = config, built, source, engine
+        self._body = {name: one for name, one in built.model.body.named_parameters() if one.requires_grad}
+        if not built.finetune.pretrained:
+            what = "keeps what a pretrained body knows, and this finetune mode begins with a random one"
+            raise ConfigError(what, where="align.method=mona", hint="use finetune=full, or align.method=orca")
+        if not self._body:
+            what = "looks at what training the body does to it, and this finetune mode trains nothing of the body"
+            raise ConfigError(what, where="align.method=mona", hint="use finetune=full or layernorm")
+        if isinstance(built.loss, nn.Module):
+            built.loss.to(engine.device)  # weights of classes
+        unit = loss_unit(config, built)
+        self._unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
+
+    def facts(self) -> dict[str, Any]:
+        """Return the method's settings and all that the losses of the whole model depend on."""
+        config, task = self._config, self._config.task
+        return {
+            "method": "mona",
+            "of_method": {name: getattr(config.align, name) for name in SETTINGS},
+            "model": checkpoint.weights_sha256(self._built.model.state_dict()),
+            "parts": [config.body, config.finetune, config.predictor.pooling],
+            "moved": sorted(self._body),
+            "loss": [task.get("loss"), repr(self._built.loss), config.train.class_weights],
+            "weights": [config.train.positive_weight, config.train.loss_units],
+        }
+
+    def backward(self, step: int) -> tuple[float, dict[str, float]]:
+        """Set the embedder's gradient; returns the outer loss, and its two parts. Dropout is off."""
+        signals.check()
+        settings, model = self._config.align, self._built.model
+        model.eval()
+        embedder = [one for one in model.embedder.parameters() if one.requires_grad]
+        # Only the plain kernel of attention has a second derivative.
+        with sdpa_kernel(SDPBackend.MATH):
+            found = outer(
+                lambda: self._target_loss(step),
+                self._source_loss(step),
+                self._body,
+                embedder,
+                rate=settings.inner_lr,
+                weight=settings.source_weight,
+            )
+        loss = found.target + settings.source_weight * found.source
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"the loss is {found.target} on the target and {found.source} on the source")
+        for parameter, gradient in zip(embedder, found.gradients, strict=True):
+            parameter.grad = gradient
+        return loss, {"target_loss": found.target, "source_loss": found.source}
+
+    def _target_loss(self, step: int) -> Tensor:
+        train = self._built.task.train
+        generator = seeding.numpy_generator(self._config.seed, "align", "mona", "target", step)
+        size = min(self._config.align.inner_samples, len(train))
+        rows = np.sort(generator.choice(len(train), size=size, replace=False))
+        batch = self._engine.move(train.batch(rows))
+        return loss_values(self._built.loss, self._built.model(batch.x, batch.valid), batch.y, self._unit)[0]
+
+    def _source_loss(self, step: int) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        generator = seeding.numpy_generator(self._config.seed, "align", "mona", "source", step)
+        examples, body = self._source.examples, self._built.model.body
+        rows = pairs_of_classes(np.asarray(examples.labels), self._config.align.inner_samples, generator)
+        tokens = source_tokens(body, examples, rows.ravel())
+        return lambda values: discriminability(pooled(functional_call(body, dict(values), (tokens,))))

@@ -1,0 +1,127 @@
+"""MoNA: the gradient of the outer loss, what the losses are, and that the body is left as it is."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from orca_cli.interfaces import Examples, Tokens
+from orca_cli.models.assembly import build_model
+from orca_cli.models.bodies import text, vit
+from orca_cli.models.predictors import pooled
+from orca_cli.stages.mona import discriminability, outer, pairs_of_classes, source_tokens
+from tests.checkpoints import save_tiny_bert, save_tiny_vit
+
+RATE, WEIGHT = 0.3, 0.7
+TEXTS = ["a list", "return the", "of a", "the list of", "return", "a", "the of", "list list"]
+
+
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory):
+    """A BERT of two layers in float64, its loss on the target, and that of the source for given weights of the body."""
+    body = text.load(str(save_tiny_bert(tmp_path_factory.mktemp("bert") / "bert")))
+    model = build_model(body=body, kind="classes", input_shape=(2, 40), num_outputs=3, seed=0).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 2, 40, generator=generator, dtype=torch.float64)
+    y = torch.arange(6) % 3
+    tokens = source_tokens(body, Examples(TEXTS, np.arange(8) % 2, ["a", "b"]), np.arange(8))
+    tokens = Tokens(tokens.x.double(), tokens.mask, tokens.grid)
+
+    def target():
+        return nn.functional.cross_entropy(model(x), y)
+
+    def source(values):
+        return discriminability(pooled(functional_call(body, dict(values), (tokens,))))
+
+    return model, target, source
+
+
+def outer_of(losses, **settings):
+    model, target, source = losses
+    body, embedder = dict(model.body.named_parameters()), list(model.embedder.parameters())
+    with sdpa_kernel(SDPBackend.MATH):
+        return outer(target, source, body, embedder, **({"rate": RATE, "weight": WEIGHT} | settings))
+
+
+def test_the_gradient_is_that_of_finite_differences(losses):
+    """Along random directions of all of the embedder's parameters, by central differences of the outer loss itself."""
+    model, target, source = losses
+    body, embedder = dict(model.body.named_parameters()), list(model.embedder.parameters())
+    found = outer_of(losses)
+
+    def value():
+        gradients = torch.autograd.grad(target(), list(body.values()))
+        moved = {name: own - RATE * step for (name, own), step in zip(body.items(), gradients, strict=True)}
+        return float(target() + WEIGHT * source(moved))
+
+    plain = outer_of(losses, rate=0.0)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        direction = [torch.randn(one.shape, generator=generator, dtype=torch.float64) for one in embedder]
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                torch._foreach_add_(embedder, direction, alpha=sign * 1e-5)
+            values.append(value())
+            with torch.no_grad():
+                torch._foreach_sub_(embedder, direction, alpha=sign * 1e-5)
+        slopes = [
+            float(sum((own * way).sum() for own, way in zip(one.gradients, direction, strict=True) if own is not None))
+            for one in (found, plain)
+        ]
+        wanted = (values[0] - values[1]) / 2e-5
+        assert slopes[0] == pytest.approx(wanted, rel=1e-5)
+        assert abs(slopes[1] - wanted) > 1e-3 * abs(wanted)  # the second derivative matters
+
+
+def test_without_an_inner_step_the_source_is_as_it_was_and_says_nothing_about_the_embedder(losses):
+    model, _, source = losses
+    found = outer_of(losses, rate=0.0, weight=1e6)
+    unweighted = outer_of(losses, weight=0.0)
+    assert found.source == float(source(dict(model.body.named_parameters())))
+    assert unweighted.source != found.source
+    for own, other in zip(found.gradients, unweighted.gradients, strict=True):
+        assert (own is None) == (other is None)
+        assert own is None or torch.equal(own, other)
+
+
+def test_a_step_changes_neither_the_weights_nor_their_gradients(losses):
+    model = losses[0]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    outer_of(losses)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_classes_that_are_apart_score_lower_than_classes_that_are_mixed():
+    """Two classes at opposite poles: alignment 0, and the uniformity of two points known by hand."""
+    poles = torch.tensor([[2.0, 0.0], [-3.0, 0.0]])
+    apart = discriminability(torch.cat([poles, poles]))
+    assert float(apart) == pytest.approx(-2 * 4)  # exp(-2 * |a - b|^2) for the one pair of each half
+    assert float(discriminability(torch.cat([poles, poles.flip(0)]))) == pytest.approx(4 - 8)
+    assert float(discriminability(torch.ones(8, 2))) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_pairs_are_of_one_class_and_of_two_examples():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [30, 2, 9]))
+    rows = pairs_of_classes(labels, 20, np.random.default_rng(1))
+    assert rows.shape == (2, 20)
+    assert len(set(rows[0])) == 20
+    assert (labels[rows[0]] == labels[rows[1]]).all()
+    assert (rows[0] != rows[1]).all()
+    assert pairs_of_classes(labels, 99, np.random.default_rng(1)).shape == (2, 41)
+
+
+def test_a_body_that_needs_a_prefix_has_it_before_source_tokens_too(tmp_path):
+    body = vit.load(str(save_tiny_vit(tmp_path / "vit")))
+    images = np.random.default_rng(0).random((4, 3, 8, 8), dtype=np.float32)
+    tokens = source_tokens(body, Examples(images, np.arange(4) % 2, ["a", "b"]), np.array([2, 0]))
+    prefix = body.prefix_tokens()
+    assert (tokens.prefix, len(tokens.x)) == (len(prefix), 2)
+    assert tokens.x.shape[1] == len(prefix) + math.prod(tokens.grid)
+    torch.testing.assert_close(tokens.x[0, : len(prefix)], prefix)
+    torch.testing.assert_close(tokens.x[:1, len(prefix) :], body.embed_source(images[2:3]).x)

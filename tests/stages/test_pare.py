@@ -1,0 +1,177 @@
+"""PaRe: which tokens are replaced, by what, how many at which step, and what of it the loss sees."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from orca_cli.interfaces import Batch, Examples, SourceData, Tokens
+from orca_cli.models.assembly import build_model
+from orca_cli.models.bodies import text
+from orca_cli.schema import Align, Config, Train
+from orca_cli.stages.pare import Mixing, mixed_tokens, share_at
+from orca_cli.stages.training_plan import TrainingPlan
+from orca_cli.training.loop import train_step
+from tests.checkpoints import save_tiny_bert
+from tests.training.toy import SETTLED, engine, gradient, optimizer
+
+TEXTS = ["a list", "return the list of", "of a", "the list of", "return", "a", "the of", "list list"]
+SOURCE = SourceData("text", "digest", lambda: Examples(TEXTS, np.arange(8) % 2, ["a", "b"]))
+
+
+@given(start=st.floats(0.01, 0.99), until=st.floats(0.01, 0.99), steps=st.integers(1, 300))
+def test_the_share_falls_from_its_start_to_none(start, until, steps):
+    settings = Align(source_share=start, mixed_until=until)
+    shares = [share_at(settings, step, steps) for step in range(steps)]
+    assert shares[0] == start
+    assert shares == sorted(shares, reverse=True)
+    assert all((share == 0) == (step >= until * steps) for step, share in enumerate(shares))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    sources=st.lists(st.integers(1, 6), min_size=4, max_size=4),
+    share=st.floats(0, 1),
+)
+def test_the_least_of_the_target_gives_way_to_the_most_of_the_source_and_padding_to_nothing(sizes, sources, share):
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor(sizes), torch.tensor(sources[: len(sizes)])
+    masks = [torch.arange(9) < lengths[0][:, None], torch.arange(6) < lengths[1][:, None]]
+    target, source = (
+        Tokens(torch.rand(*mask.shape, 2, generator=generator) + number, mask, mask.shape[1:])
+        for number, mask in enumerate(masks)
+    )
+    mixed, parts = mixed_tokens(target, source, share, lambda x: x[..., 0] / 10)
+    assert torch.equal(mixed.mask, target.mask)
+    for row, size in enumerate(sizes):
+        is_source = mixed.x[row, :, 0] >= 1  # the target's are below
+        count = int(is_source.sum())
+        assert count == min(round(share * size), size - 1, sources[row]) or abs(share * size % 1 - 0.5) < 1e-5
+        assert parts[row] == pytest.approx(count / size)
+        assert torch.equal(mixed.x[row][~is_source], target.x[row][~is_source])
+        assert not is_source[size:].any()
+        if count:
+            own, scores = target.x[row, :size, 0], source.x[row, : sources[row], 0]
+            assert set(own[is_source[:size]].tolist()) == set(own.sort().values[:count].tolist())
+            taken = source.x[row, : sources[row]][scores.argsort().sort().values]
+            taken = taken[torch.isin(scores, scores.sort(descending=True).values[:count])]
+            assert torch.equal(mixed.x[row][is_source], taken)
+
+
+def test_the_gate_learns_by_the_tokens_that_it_lets_through_and_changes_none():
+    gate = nn.Linear(2, 1)
+    tokens = [Tokens(torch.rand(3, 4, 2), torch.ones(3, 4, dtype=torch.bool), (4,)) for _ in range(2)]
+    mixed, _ = mixed_tokens(*tokens, 0.5, lambda x: gate(x)[..., 0].sigmoid())
+    known = torch.cat([one.x.flatten(0, 1) for one in tokens])
+    assert all((known == token).all(1).any() for token in mixed.x.detach().flatten(0, 1))
+    mixed.x.square().sum().backward()
+    assert gate.weight.grad.abs().min() > 0
+
+
+class Series:
+    """Twelve series of three classes, some shorter than others."""
+
+    y = torch.arange(12) % 3
+    x = torch.randn(12, 2, 40, generator=torch.Generator().manual_seed(0))
+    valid = torch.arange(40) < torch.tensor([40, 13, 27, 40] * 3)[:, None]
+
+    def __len__(self):
+        return 12
+
+    def batch(self, indices, augment=None):
+        rows = torch.from_numpy(np.asarray(indices))
+        return Batch(self.x[rows], self.y[rows], self.valid[rows])
+
+    def targets(self):
+        return self.y.numpy()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(save_tiny_bert(tmp_path_factory.mktemp("bert") / "bert"))
+
+
+def made(folder):
+    return build_model(body=text.load(folder), kind="classes", input_shape=(2, 40), num_outputs=3, seed=0)
+
+
+def mixing(model, seed=0, steps=10):
+    settings = Align(method="pare", source_share=0.6, mixed_until=0.5)
+    return Mixing(model.body, SOURCE, settings, steps=steps, seed=seed)
+
+
+def step_of(model, mixer=None, number=0):
+    settings = {"batch_size": 6, "clip": None, "seed": 0, "step": number, "mixer": mixer}
+    value, _ = train_step(engine(), model, optimizer(model), nn.CrossEntropyLoss(), Series(), np.arange(12), **settings)
+    return value, gradient(model) if all(p.grad is not None for p in model.parameters()) else None
+
+
+def test_the_weights_of_the_two_losses_sum_to_one(folder):
+    """A source loss and a target loss of 1 each make 1, whatever the share."""
+    model = made(folder).eval()
+    batch = Series().batch(range(12))
+    found = mixing(model).at(2)(model, batch, 0)
+    lengths = -(-Series.valid.sum(1) // model.embedder.kernel)
+    assert 0 < float(found.share) <= 0.6 * 3 / 5 + 0.5 / float(lengths.min())
+    one = dataclasses.replace(found, loss=torch.ones(()))
+    weight = (1 - one.share) * torch.ones(()) + one.share * one.loss
+    assert float(weight) == 1.0
+    total = train_loss(
+        model, lambda *_: dataclasses.replace(found, outputs=found.outputs.detach().requires_grad_(True))
+    )
+    target = nn.functional.cross_entropy(found.outputs, batch.y)
+    torch.testing.assert_close(total, (1 - found.share) * target + found.share * found.loss)
+
+
+def train_loss(model, mixer):
+    """Return what a step of all samples differentiates."""
+    seen = []
+    quiet = engine()
+    quiet.backward = lambda loss: seen.append(loss.detach())
+    quiet.clip = lambda *_: torch.zeros(())
+    settings = {"batch_size": 12, "clip": None, "seed": 0, "step": 0, "mixer": mixer}
+    train_step(quiet, model, optimizer(model), nn.CrossEntropyLoss(), Series(), np.arange(12), **settings)
+    return seen[0]
+
+
+def test_the_same_seed_and_step_give_the_same_mixture_and_others_give_others(folder):
+    model = made(folder).eval()
+    batch = Series().batch(range(12))
+
+    def outputs(seed=0, step=0, part=0):
+        return mixing(model, seed).at(step)(model, batch, part).outputs
+
+    first = outputs()
+    assert torch.equal(first, outputs())
+    for other in ({"seed": 1}, {"step": 1}, {"part": 1}):
+        assert not torch.equal(first, outputs(**other)), other
+    assert not torch.equal(first, model(batch.x, batch.valid))
+    assert not model.embedder._forward_hooks  # nothing is left behind
+    assert not model.body._forward_hooks
+
+
+def plan_of(model, method):
+    task = SimpleNamespace(train=Series())
+    built = SimpleNamespace(model=model, loss=nn.CrossEntropyLoss(), task=task, source=SOURCE)
+    train = Train(**(SETTLED | {"epochs": 4, "batch_size": 6, "optimizer": "adamw", "clip": 1.0}))
+    return TrainingPlan(Config(align=Align(method=method, mixed_until=0.25), train=train), built, engine())
+
+
+def test_once_nothing_is_mixed_in_a_step_is_the_plain_one_bit_for_bit(folder):
+    """Two of eight steps mix; from the same weights, the others are those of stage 3 without the method."""
+    models = {method: made(folder) for method in ("orca", "pare")}
+    after = {}
+    for method, model in models.items():
+        with plan_of(model, method) as plan:
+            for step in (2, 3):
+                plan.take(step)
+            after[method] = {name: value.clone() for name, value in model.state_dict().items()}
+            plan.take(1)
+    assert all(torch.equal(value, after["pare"][name]) for name, value in after["orca"].items())
+    ends = {method: torch.cat([p.flatten() for p in model.parameters()]) for method, model in models.items()}
+    assert not torch.equal(ends["orca"], ends["pare"])

@@ -37,6 +37,7 @@ FREE = {
     "task.x", "task.y", "task.filter", "task.keys", "task.field", "task.dataset", "task.config", "task.revision",
     "task.train_split", "task.validation_split", "task.test_split", "task.group", "task.target", "task.images",
     "body.checkpoint", "source.path", "source.name", "paths.runs", "paths.data", "paths.cache", "task.missing",
+    "tracker.project", "tracker.entity", "tracker.uri", "tracker.experiment",
 }  # fmt: skip
 # Words that are texts in one task and choices in another.
 FREE_IN = {("arrays", "task.validation"), ("arrays", "task.test"), ("table", "task.validation"), ("table", "task.test")}
@@ -46,8 +47,8 @@ MAY_BE_ZERO = {
     "seed", "align.source_seed",
     "task.split_seed", "task.data_seed", "task.frozen_seed", "task.crop_start", "task.padding", "source.outside",
     "align.epochs", "align.weight_decay", "align.momentum", "align.classes_per_problem", "train.weight_decay",
-    "train.momentum", "train.warmup_epochs", "train.longer_by", "train.checkpoint_s", "task.masking", "task.mixing", "task.most_noise",
-    "task.sky_high", "task.error.threshold", "metric.newton_points", "metric.newton_steps", "metric.tolerance",
+    "train.momentum", "train.warmup_epochs", "train.longer_by", "train.checkpoint_s", "task.masking", "task.mixing",
+    "task.most_noise", "task.sky_high", "task.error.threshold", "metric.newton_points", "metric.newton_steps", "metric.tolerance",
     "metric.scaling",
 }  # fmt: skip
 # Settings that are fractions: 2 is too much for them.
@@ -132,7 +133,7 @@ def _of_file(group: str, name: str, content: dict[str, Any]) -> Iterator[Setting
             if "." in key:
                 yield Setting(name, (f"study={stem}", *more), key, _schema_hint(key), many=True)
         return
-    node = content if group in ("source", "metric", "finetune") else content.get(group)
+    node = content if group in ("source", "metric", "finetune", "tracker") else content.get(group)
     whole = {group: node} if isinstance(node, dict) else {}
     if group in ("hparams", "protocol", "departures"):
         whole = {key: value for key, value in content.items() if key not in ("defaults", "protocol", "hydra")}

@@ -29,7 +29,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from orca_cli import configuration, part_groups, schema, signals, study
+from orca_cli import configuration, credentials, part_groups, schema, signals, study
 from orca_cli.configuration import choices, config_dir, default_folders
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.ranges import check_value, shown
@@ -63,8 +63,9 @@ class Composed:
     def variant(self) -> dict[str, str]:
         """Return the overrides that are neither group choices, nor the seed, nor without effect on results."""
         unnamed = (*GROUPS, "seed", "device", "protocol", "study", "tracker", "baselines", "train.checkpoint_s")
+        beside = ("paths.", "hydra", "tracker.")
         pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
-        return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(("paths.", "hydra"))}
+        return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(beside)}
 
 
 @dataclass(frozen=True)
@@ -274,6 +275,8 @@ def _check_typed(override: Override) -> None:
     if override.is_delete() or override.is_sweep_override():
         return
     value = override.value()
+    if key.startswith("tracker."):
+        credentials.check(None, key)
     value = value.text if isinstance(value, QuotedString) else value
     if schema.is_section(key) and key not in NEEDED_GROUPS:
         hint = f"give its settings one by one, such as {key}.NAME=..."

@@ -20,6 +20,8 @@ from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaErr
 from orca_cli.runs import claim
 from orca_cli.runs.directory import SUMMARY, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.preprocessing import write_body_config, write_preprocessing
+from orca_cli.tracking.guarded import Guarded
+from orca_cli.tracking.json_lines import FILE as JSON_LINES
 from orca_cli.tracking.json_lines import JsonLines
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
@@ -153,8 +155,6 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
     device = choose_device(config.device)
     _write_settings(job, folder, str(device))
     folder.attach(JsonLines(folder.stage))
-    if config.tracker.get(parts.TARGET) is not None:
-        folder.attach(parts.build(config.tracker, "tracker", folder=folder.path, settings=job.stored))
     seconds: dict[str, float] = {}
     start = time.monotonic()
     with _timed(seconds, "build"):
@@ -175,11 +175,31 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
             if (checkpoint := getattr(built.model.body, "folder", None)) is not None:
                 write_body_config(folder.stage("build"), shareable_config(checkpoint))
     on_build(built.summary)
+    _track(job, folder)  # outside of what is timed, since a budget in minutes counts that
     with _timed(seconds, "align"):
         aligned = align(config, built, engine, folder, reporter)
     with _timed(seconds, "finetune"):
         trained = finetune(config, built, engine, folder, reporter)
     return Validated(built, aligned, trained, engine, seconds)
+
+
+def _track(job: Composed, folder: RunDirectory) -> None:
+    """Start the run's tracker, if it has one, with the lines of earlier attempts; accelerate has to be started before."""
+    node = job.config.tracker
+    if node.get(parts.TARGET) is None:
+        return
+    given = {"name": folder.path.name, "folder": folder.tracker, "store": folder.path.parent.parent}
+
+    def make() -> Any:
+        storage.make_folder(folder.tracker)
+        return parts.build(node, "tracker", settings=job.stored, **given)
+
+    tracker = Guarded(make, node[parts.TARGET].rpartition(".")[2])
+    tracker.start()
+    for stage in ("align", "finetune"):
+        if lines := storage.read_json_lines(folder.stage(stage) / JSON_LINES):
+            tracker.rewind(stage, lines)
+    folder.attach(tracker)
 
 
 def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
@@ -231,6 +251,7 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], 
     except InterruptionError as error:
         failure = Failure(error, error)
         _record(folder, "interrupted", failure)
+        folder.ended("interrupted", {})
         return _ended(failure, folder.path)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
         if failed := _gone(folder):  # nowhere left to record it
@@ -238,6 +259,7 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], 
         stage = folder.status().get("stage") or "build"
         failure = Failure(_known(error, stage) or _bug(folder, error), error)
         _record(folder, "failed", failure)
+        folder.ended("failed", {})
         return _ended(failure, folder.path)
     return Outcome("completed", path=folder.path, result=folder.result())
 
@@ -248,7 +270,9 @@ def _complete(job: Composed, folder: RunDirectory, on_build: Callable[[Summary],
     tested = test(job, folder, validated)
     compared = compare(validated, tested)
     _draw(folder)
-    folder.write_result(_result(validated, tested) | compared | {"inexact": folder.inexact()})
+    result = _result(validated, tested) | compared | {"inexact": folder.inexact()}
+    folder.write_result(result)
+    folder.ended("completed", result)
 
 
 def _draw(folder: RunDirectory) -> None:

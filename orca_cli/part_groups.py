@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from orca_cli import parts, short_names
+from orca_cli import credentials, parts, short_names
 from orca_cli.exceptions import ConfigError
 from orca_cli.schema import Config
 
@@ -30,7 +30,7 @@ PART_GROUPS = {
     "embedder": PartGroup(),
     "finetune": PartGroup(),
     "augment": PartGroup(optional=True),
-    "tracker": PartGroup(("folder", "settings"), optional=True),
+    "tracker": PartGroup(("name", "folder", "store", "settings"), optional=True),
 }
 
 
@@ -52,6 +52,8 @@ def check(config: Config) -> None:
         for word in group.nested:
             if node.get(word) is not None:
                 _check_part(short_names.node(word, node[word], node.get("kind")), f"{name}.{word}")
+        if name == "tracker":
+            credentials.check(node, name)
         if not (group.optional and node.get(parts.TARGET) is None):
             known = {"kind": node.get("kind")} if "kind" in group.words else {}
             if node.get("kind", "") is None:

@@ -42,6 +42,10 @@ _UNLABELLED = ("device", "tracker", "train.checkpoint_s")
 Choices = dict[str, tuple[str, ...]]  # name -> overrides
 
 
+def _is_unlabelled(key: str) -> bool:
+    return key in _UNLABELLED or key.startswith("tracker.")
+
+
 @dataclass(frozen=True)
 class Arm:
     """One run of a study.
@@ -146,7 +150,7 @@ class Study:
                 for key, value, text in extra:
                     if key not in blank or _is_blank(preset.get(key, "")):
                         merged[key] = text
-                    if key not in blank and not key.startswith(_NOT_IN_FILES) and key not in _UNLABELLED:
+                    if key not in blank and not key.startswith(_NOT_IN_FILES) and not _is_unlabelled(key):
                         named[key] = value
                 found.append(Arm(named, list(merged.values()), self._lack(merged, data_folder)))
         return found

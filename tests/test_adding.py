@@ -201,7 +201,7 @@ def test_a_tracker_is_one_yaml_and_one_python_file(checkout, orca, tmp_path):
     assert "orca run tracker=losses" in PAGE
     words = ["run", "metric=none", "task.train_size=40", *QUICK, "train.epochs=2"]
     orca(*words, "tracker=losses")
-    (file,) = tmp_path.glob("runs/*/*/losses.csv")
+    (file,) = tmp_path.glob("runs/*/*/tracker/losses.csv")
     assert [line.split(",")[0] for line in file.read_text().splitlines()] == ["epoch", "1", "2"]
     orca(*words)
     assert len(list(tmp_path.glob("runs/*/*/result.json"))) == 1  # a tracker does not make another run

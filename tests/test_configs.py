@@ -105,7 +105,7 @@ def test_no_file_is_missing_from_the_glob():
     "path", [path for path in FILES if len(path.parts) == 2 and path.parts[0] not in ("space", "study")], ids=str
 )
 def test_composes_checks_and_builds(path, tiny, own, tmp_path, monkeypatch):
-    if path.stem == "lora":
+    if path.stem in ("lora", "ia3"):
         pytest.importorskip("peft", reason="the extra lora is not installed")
     monkeypatch.setenv("ORCA_HOME", str(tmp_path))
     overrides = overrides_for(path, own)

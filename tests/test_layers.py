@@ -22,6 +22,7 @@ LEVELS = {
     "interfaces": 1,
     "parts": 1,
     "short_names": 1,
+    "credentials": 1,
     "terminal": 1,
     "configuration": 1,
     "launching": 2,

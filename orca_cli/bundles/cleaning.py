@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from orca_cli import credentials
+
 PATH, REMOVED = "<path>", "<removed>"
 _OF_MACHINE = ("host", "pid", "boot", "folder")  # keys of status.json and env.json
 _STOP = r"\s'\"<>|:;,()\[\]{}="
@@ -15,13 +17,6 @@ _POSIX, _WINDOWS = rf"(?:~[\w.-]*)?/(?=[\w.])(?:/?[^/{_STOP}]+)+/?", rf"[A-Za-z]
 _IN_TEXT = re.compile(rf"(?<![\w.:/<>~-])(?:{_POSIX}|{_WINDOWS})")
 _WHOLE = re.compile(r"(?:(?:~[\w.-]*)?/[\w.]|[A-Za-z]:\\)(?:(?!: )[^\n;])*")
 _FILE = re.compile(r"\bfile://+")
-_SECRET = re.compile(
-    r"(?:^|[._-])(?:token|password|passwd|secret|credentials?|auth|api_?key|access_?key|private_?key)$", re.I
-)
-_SECRETS = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|sk-[\w-]{16,}|AKIA[A-Z0-9]{12,}|xox[a-z]-[\w-]{8,})"
-)
-_LOGIN = re.compile(r"(\w+://)[^\s/@]+@")
 
 
 class Cleaner:
@@ -41,7 +36,7 @@ class Cleaner:
 
     def text(self, text: str) -> str:
         """Return a text: of absolute paths only the last name is left, of logins and keys of services nothing."""
-        text = _SECRETS.sub(REMOVED, _LOGIN.sub(rf"\1{REMOVED}@", _FILE.sub("/", text)))
+        text = credentials.KEYS.sub(REMOVED, credentials.LOGIN.sub(rf"\1{REMOVED}@", _FILE.sub("/", text)))
         if _WHOLE.fullmatch(text):
             return _short(text)
         if self._known is not None:
@@ -67,7 +62,8 @@ class Cleaner:
             return found
         if isinstance(value, list):
             return [self.setting(one) if isinstance(one, str) else self.value(one, key) for one in value]
-        if _SECRET.search(key) and isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != "":
+        is_text = isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != ""
+        if is_text and credentials.NAMES.search(key):
             return REMOVED
         return self.text(value) if isinstance(value, str) else value
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
 from annotated_types import Interval
-from torch import nn
 
-from orca_cli.exceptions import ConfigError, UnavailableError
+from orca_cli.finetuning import injection
 from orca_cli.finetuning.state import load_own_state, own_state
-from orca_cli.interfaces import Body, Role, TransferParts
+from orca_cli.interfaces import Role, TransferParts
 from orca_cli.ranges import Count, Positive
 
 _OWN = "lora_"  # what peft calls the parts of a layer that it adds
-_ROLES: tuple[Role, ...] = ("query", "key", "value", "output", "feed_forward")
 
 
 class LoRA:
@@ -39,8 +36,7 @@ class LoRA:
         dropout: Annotated[float, Interval(ge=0, lt=1), "Dropout of the updates' inputs."] = 0.0,
         roles: Annotated[Sequence[Role], "Which linear layers are updated."] = ("query", "value"),
     ) -> None:
-        if not roles:
-            raise ConfigError("no layers to update", where="finetune.roles", hint=f"allowed: {', '.join(_ROLES)}")
+        injection.check_roles(roles)
         self._rank, self._alpha, self._dropout = rank, alpha, dropout
         self._roles = tuple(roles)
 
@@ -51,39 +47,18 @@ class LoRA:
             ConfigError: the body has no linear layers of these roles.
             UnavailableError: peft is not installed.
         """
-        body = cast("nn.Module", model.body)
-        if not _updates(body):
-            self._add(model.body)
-        model.requires_grad_(True)
-        model.body.requires_grad_(False)
-        for update in _updates(body):
-            update.requires_grad_(True)
+        if not injection.added(model.body, _OWN):
+            injection.need_peft("lora")
+            injection.inject(model.body, injection.names_of(model.body, self._roles), self._settings)
+        injection.train_only(model, _OWN)
 
-    def _add(self, body: Body) -> None:
-        if importlib.util.find_spec("peft") is None:  # asked for here, so that a sweep's other runs do not need it
-            what, hint = "finetune=lora needs the package peft", "pip install 'orca-transfer[lora]'"
-            raise UnavailableError(what, where="finetune", hint=hint)
-        from peft import LoraConfig, inject_adapter_in_model
+    def _settings(self, names: dict[str, str]) -> Any:
+        from peft import LoraConfig
 
-        names = list(dict.fromkeys(name for role in self._roles for name in body.linear_names(role)))
-        if not names:
-            what = f"this body has no linear layers of the roles {', '.join(self._roles)}"
-            allowed = ", ".join(role for role in _ROLES if body.linear_names(role)) or "none; use finetune=layernorm"
-            raise ConfigError(what, where="finetune.roles", hint=f"allowed for this body: {allowed}")
-        module = cast("nn.Module", body)
-        # peft is given the layers alone: of a whole model it would change the targets by transformers' name of its type.
-        layers = nn.ModuleDict({str(number): module.get_submodule(name) for number, name in enumerate(names)})
-        settings = LoraConfig(
+        return LoraConfig(
             r=self._rank,
             lora_alpha=cast("Any", self._alpha),
             lora_dropout=self._dropout,
-            target_modules=list(layers),
+            target_modules=list(names.values()),
             bias="none",
         )
-        inject_adapter_in_model(settings, layers)
-        for number, name in enumerate(names):
-            module.set_submodule(name, layers[str(number)])
-
-
-def _updates(body: nn.Module) -> list[nn.Module]:
-    return [part for name, part in body.named_modules() if name.rpartition(".")[2].startswith(_OWN)]

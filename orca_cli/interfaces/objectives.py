@@ -121,3 +121,9 @@ class Recorder(Protocol):
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
         """Replace a stage's curve so far, when the stage starts or resumes."""
+
+    def ended(self, state: str, result: Mapping[str, Any]) -> None:
+        """Take how the run ended: completed, with its result record (result.json), or failed or interrupted, with an empty one.
+
+        A process that is killed does not call it.
+        """

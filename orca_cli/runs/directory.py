@@ -2,7 +2,7 @@
 
 runs/<task>/<time>_<body>_<metric>_<finetune>_s<seed>_<hash8>/
   config.yaml overrides.txt env.json status.json result.json run.log lock MANIFEST.json
-  1_build/  2_align/  3_finetune/
+  1_build/  2_align/  3_finetune/  tracker/
 
 The artifacts are the truth and status.json a cache of it: `orca doctor RUN` rebuilds it. MANIFEST.json, the last file
 of a completed run, has the checksums of all others that do not change any more.
@@ -42,6 +42,7 @@ _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
 PROBES = "probe.json"
+TRACKER = "tracker"
 FOR_RESUMING = (Path("2_align", CHECKPOINTS), Path("3_finetune", CHECKPOINTS))
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
@@ -94,6 +95,11 @@ class RunDirectory:
         return self.path / STAGE_FOLDERS[stage]
 
     @property
+    def tracker(self) -> Path:
+        """Return the folder of a tracker's files: copies of the curves, written by others, and in no manifest."""
+        return self.path / TRACKER
+
+    @property
     def log_file(self) -> Path:
         """Return the path of the run's log."""
         return self.path / "run.log"
@@ -135,6 +141,11 @@ class RunDirectory:
         """Make these lines every recorder's curve of a stage, when the stage starts or resumes."""
         for recorder in self._recorders:
             recorder.rewind(stage, lines)
+
+    def ended(self, state: str, result: Mapping[str, Any]) -> None:
+        """Tell every recorder how the run ended; `result` is empty unless it is completed."""
+        for recorder in self._recorders:
+            recorder.ended(state, result)
 
     def write_summary(self, stage: str, summary: dict[str, Any]) -> None:
         """Write a stage's summary record."""
@@ -287,7 +298,7 @@ def _lasting(path: Path) -> list[Path]:
     for file in path.rglob("*"):
         above = [folder for folder in file.parents if path in folder.parents]
         is_sealed = file.name != storage.MANIFEST and any((folder / storage.MANIFEST).exists() for folder in above)
-        is_changing = str(file.relative_to(path)) in _CHANGING or is_passing(file, path)
+        is_changing = str(file.relative_to(path)) in _CHANGING or path / TRACKER in above or is_passing(file, path)
         if file.is_file() and not is_sealed and not is_changing:
             files.append(file)
     return files

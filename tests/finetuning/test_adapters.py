@@ -13,6 +13,7 @@ from orca_cli.configuration import config_dir
 from orca_cli.exceptions import ConfigError
 from orca_cli.finetuning.bitfit import BitFit
 from orca_cli.finetuning.head import Head
+from orca_cli.finetuning.ia3 import IA3, last_of_networks
 from orca_cli.finetuning.lora import LoRA
 from orca_cli.finetuning.prompt import Prompt
 from orca_cli.finetuning.visual_prompt import Border, VisualPrompt
@@ -73,6 +74,8 @@ MODES = {
     "lora, bert": ("bert", lambda: LoRA(rank=2)),
     "lora, swin": ("swin", lambda: LoRA(rank=2, roles=["query", "feed_forward"])),
     "lora, vit": ("vit", lambda: LoRA(rank=2, dropout=0.1)),
+    "ia3, bert": ("bert", IA3),
+    "ia3, swin": ("swin", lambda: IA3(roles=["value", "feed_forward"])),
     "bitfit, bert": ("bert", BitFit),
     "bitfit, swin": ("swin", BitFit),
     "prompt, bert": ("bert", lambda: Prompt(tokens=3)),
@@ -82,7 +85,7 @@ MODES = {
 
 
 def cases():
-    return [pytest.param(name, marks=needs_peft if name.startswith("lora") else ()) for name in MODES]
+    return [pytest.param(name, marks=needs_peft if name.startswith(("lora", "ia3")) else ()) for name in MODES]
 
 
 @pytest.mark.parametrize("case", cases())
@@ -132,7 +135,7 @@ def test_first_values_follow_from_the_seed(make, case):
         states.append(mode().trainable_state(model))
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     is_drawn = name != "swin" or "lora" in case
-    is_drawn = is_drawn and "bitfit" not in case
+    is_drawn = is_drawn and not case.startswith(("bitfit", "ia3"))
     assert is_drawn == any(not torch.equal(states[0][key], states[2][key]) for key in states[0])
 
 
@@ -155,6 +158,47 @@ def test_lora_starts_as_the_frozen_model_and_its_updates_can_be_merged(make, nam
             assert layer.lora_A["default"].weight.shape[0] == 2
             plain.body.get_submodule(path).weight += 3.0 * update
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@needs_peft
+@pytest.mark.parametrize("name", SHAPES)
+def test_ia3_starts_as_the_frozen_model_and_its_factors_can_be_merged(make, name):
+    x, model, plain = inputs(name), make(name), make(name)
+    IA3().apply(model)
+    Head().apply(plain)  # torch picks its kernels by what needs a gradient
+    assert torch.equal(model(x), plain(x))
+    step(model, x)
+    expected = model(x).detach()
+    assert not torch.allclose(expected, plain(x))
+    # The definition: rows of keys and values, columns of the last layer of each feed-forward network.
+    model.body, merged = plain.body, model.body
+    count = 0
+    with torch.no_grad():
+        for path in [*plain.body.linear_names("key"), *plain.body.linear_names("value")]:
+            factors, layer = merged.get_submodule(path).ia3_l["default"], plain.body.get_submodule(path)
+            layer.weight *= factors
+            layer.bias *= factors[:, 0] if layer.bias is not None else 1
+            count += 1
+        for path in [path for path, part in merged.named_modules() if getattr(part, "is_feedforward", False)]:
+            layer = plain.body.get_submodule(path)
+            assert layer.in_features > layer.out_features
+            layer.weight *= merged.get_submodule(path).ia3_l["default"]
+            count += 1
+    assert count == len([1 for path, _ in merged.named_modules() if path.endswith(".ia3_l")])
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_last_layer_of_every_feed_forward_network():
+    names = [
+        "h.0.mlp.gate",
+        "h.0.mlp.up",
+        "h.0.mlp.down",
+        "h.10.mlp.gate",
+        "h.10.mlp.down",
+        "s.1.b.0.out",
+        "s.1.b.1.out",
+    ]
+    assert last_of_networks(names) == ["h.0.mlp.down", "h.10.mlp.down", "s.1.b.0.out", "s.1.b.1.out"]
 
 
 @needs_peft
@@ -318,7 +362,7 @@ def test_every_body_takes_a_mode_or_refuses_it(name, tmp_path):
     has_lora = importlib.util.find_spec("peft") is not None
     modes = {"bitfit": BitFit(), "shallow": Prompt(tokens=4), "deep": Prompt(tokens=4, depth="deep")}
     refused = set()
-    for key, mode in (modes | ({"lora": LoRA(rank=2)} if has_lora else {})).items():
+    for key, mode in (modes | ({"lora": LoRA(rank=2), "ia3": IA3()} if has_lora else {})).items():
         body = parts.build(dict(node), "body")
         model = build_model(body=body, kind="dense", input_shape=(3, 6, 6), num_outputs=2, seed=0).eval()
         x = torch.randn((2, 3, 6, 6), generator=torch.Generator().manual_seed(0))

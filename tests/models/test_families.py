@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModel, T5EncoderModel
 
 from orca_cli.exceptions import ConfigError, UnsafeError
+from orca_cli.finetuning.prompt import Prompt
 from orca_cli.interfaces import Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import auto, checkpoints, decoders
@@ -155,6 +156,31 @@ def test_an_exported_decoder_takes_batches_of_any_size(fix, family, tmp_path):
 def test_order_of_a_reversed_sample():
     mask = torch.tensor([[1, 1, 1, 0], [1, 0, 1, 1], [1, 0, 0, 0]]).bool()
     assert decoders.reversed_order(mask).tolist() == [[2, 1, 0, 3], [3, 2, 1, 0], [0, 1, 2, 3]]
+    assert decoders.reversed_order(mask, 1).tolist() == [[0, 2, 1, 3], [0, 3, 2, 1], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("fix", ["none", "flip", "double"])
+@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
+def test_every_token_sees_a_prompt_in_every_reading(name, fix, family):
+    """By hand: what transformers gives where the prompt stands before the tokens, and before their reverse."""
+    model = build_model(
+        body=decoders.load(str(family(name)), causal_fix=fix), kind="dense", input_shape=(2, 9), num_outputs=2, seed=0
+    ).eval()
+    Prompt(tokens=3).apply(model)
+    reference, prompt = whole(family(name)), model.body.prompt.x.expand(1, -1, -1)
+
+    def read(*parts):
+        return reference(inputs_embeds=torch.cat(parts, 1)).last_hidden_state
+
+    with torch.no_grad():
+        x = model.embed(torch.randn(1, 2, 9, generator=torch.Generator().manual_seed(0))).x
+        features = model.body(Tokens(x, torch.ones(1, 9, dtype=torch.bool), (9,))).x[:, 3:]
+        wanted = {
+            "none": lambda: read(prompt, x)[:, 3:],
+            "flip": lambda: (read(prompt, x)[:, 3:] + read(prompt, x.flip(1))[:, 3:].flip(1)) / 2,
+            "double": lambda: read(prompt, x, prompt, x)[:, 15:],
+        }[fix]()
+    torch.testing.assert_close(features, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_doubled_sequence_has_half_the_room_and_no_fix_forecasts(family):

@@ -37,6 +37,7 @@ FREE = {
     "task.x", "task.y", "task.filter", "task.keys", "task.field", "task.dataset", "task.config", "task.revision",
     "task.train_split", "task.validation_split", "task.test_split", "task.group", "task.target", "task.images",
     "body.checkpoint", "source.path", "source.name", "paths.runs", "paths.data", "paths.cache", "task.missing",
+    "tracker.project", "tracker.entity", "tracker.uri", "tracker.experiment",
 }  # fmt: skip
 # Words that are texts in one task and choices in another.
 FREE_IN = {("arrays", "task.validation"), ("arrays", "task.test"), ("table", "task.validation"), ("table", "task.test")}
@@ -134,7 +135,7 @@ def _of_file(group: str, name: str, content: dict[str, Any]) -> Iterator[Setting
             if "." in key:
                 yield Setting(name, (f"study={stem}", *more), key, _schema_hint(key), many=True)
         return
-    node = content if group in ("source", "metric", "finetune") else content.get(group)
+    node = content if group in ("source", "metric", "finetune", "tracker") else content.get(group)
     whole = {group: node} if isinstance(node, dict) else {}
     if group in ("hparams", "protocol", "departures"):
         whole = {key: value for key, value in content.items() if key not in ("defaults", "protocol", "hydra")}

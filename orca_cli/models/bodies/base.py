@@ -126,6 +126,10 @@ class TextBody(PretrainedBody):
         """Return features [B, T, D] of tokens [B, T, D] whose mask [B, T] is False at padding."""
         raise NotImplementedError
 
+    def read(self, x: Tensor, mask: Tensor, tokens: Tokens) -> Tensor:
+        """Return features of the tokens up to the last real one, `x` and `mask`; a family may need more of them for it."""
+        return self.encode(x, mask, causal=tokens.causal)
+
     def embed_words(self, numbers: Tensor) -> Tensor:
         """Return the embedding layer's outputs [B, T, D] for words [B, T] int64."""
         return self.embeddings(input_ids=numbers)
@@ -137,7 +141,7 @@ class TextBody(PretrainedBody):
         if not torch.compiler.is_exporting():
             places = tokens.mask.any(0).nonzero()
             length = int(places.max()) + 1 if len(places) else length
-        features = self.encode(tokens.x[:, :length], tokens.mask[:, :length], causal=tokens.causal)
+        features = self.read(tokens.x[:, :length], tokens.mask[:, :length], tokens)
         features = functional.pad(features, (0, 0, 0, tokens.mask.shape[1] - length))
         return Tokens(features, tokens.mask, tokens.grid, prefix=tokens.prefix)
 

@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from orca_cli.interfaces import EmbedderInit
+from orca_cli.interfaces import EmbedderInit, Tokens
 from orca_cli.models.bodies import checkpoints
 from orca_cli.models.bodies.base import TextBody, like_words
 from orca_cli.ranges import Count
@@ -52,9 +52,9 @@ class DecoderBody(TextBody):
     double: sequence doubling. The sequence is read twice in a row, and features are those of the second copy, whose tokens
         all see the whole first copy. It takes half as many tokens as the model has positions.
 
-    Padding stays at the end: a sample is reversed within its own length, and its second copy follows its last real token, so
-    that features do not depend on the room behind it. Both ways cost about twice the time, and neither can serve a causal
-    task.
+    Padding stays at the end, and a prompt before the tokens: a sample is reversed within its own length, and its second copy
+    follows its last real token, so that features do not depend on the room behind it. Both ways cost about twice the time, and
+    neither can serve a causal task.
     """
 
     model: nn.Module
@@ -97,10 +97,14 @@ class DecoderBody(TextBody):
                     setattr(parent, name, linear.requires_grad_(True))
         return {"model": model}
 
-    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
-        """Return the last norm's outputs."""
+    def read(self, x: Tensor, mask: Tensor, tokens: Tokens) -> Tensor:
+        """Return the last norm's outputs; a prompt stands before the tokens in both readings, so that all of them see it."""
+        return self.encode(x, mask, causal=tokens.causal, prefix=tokens.prefix)
+
+    def encode(self, x: Tensor, mask: Tensor, *, causal: bool, prefix: int = 0) -> Tensor:
+        """Return the last norm's outputs; the first `prefix` tokens are not reversed."""
         if self.causal_fix == "flip":
-            order = reversed_order(mask)
+            order = reversed_order(mask, prefix)
             features = self._read(torch.cat([x, _in_order(x, order)]), torch.cat([mask, mask.gather(1, order)]))
             batch = x.shape[0]  # neither len nor chunk: an exported graph leaves it open
             return (features[:batch] + _in_order(features[batch:], order)) / 2
@@ -127,11 +131,12 @@ class DecoderBody(TextBody):
         return EmbedderInit(norm=like_words(self.embeddings.weight))
 
 
-def reversed_order(mask: Tensor) -> Tensor:
-    """Return [B, T] int64, which token stands where once each sample is reversed up to its last real token."""
+def reversed_order(mask: Tensor, prefix: int = 0) -> Tensor:
+    """Return [B, T] int64, which token stands where once each sample is reversed from `prefix` to its last real token."""
     places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
     lengths = _lengths(mask)
-    return torch.where(places < lengths, lengths - 1 - places, places)
+    is_reversed = (places >= prefix) & (places < lengths)
+    return torch.where(is_reversed, prefix + lengths - 1 - places, places)
 
 
 def _lengths(mask: Tensor) -> Tensor:

@@ -1,0 +1,75 @@
+"""Layers of peft in the place of a body's linear layers: what lora.py and ia3.py share."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from torch import nn
+
+from orca_cli.exceptions import ConfigError, UnavailableError
+from orca_cli.interfaces import Body, Role, TransferParts
+
+ROLES: tuple[Role, ...] = ("query", "key", "value", "output", "feed_forward")
+
+
+def check_roles(roles: Sequence[Role]) -> None:
+    """Raise ConfigError where no roles are given."""
+    if not roles:
+        raise ConfigError("no layers to update", where="finetune.roles", hint=f"allowed: {', '.join(ROLES)}")
+
+
+def need_peft(mode: str) -> None:
+    """Raise UnavailableError where peft is not installed; asked for by a run, so that a sweep's other runs do not need it."""
+    if importlib.util.find_spec("peft") is None:
+        what, hint = f"finetune={mode} needs the package peft", "pip install 'orca-transfer[lora]'"
+        raise UnavailableError(what, where="finetune", hint=hint)
+
+
+def names_of(body: Body, roles: Sequence[Role]) -> list[str]:
+    """Return the names of a body's linear layers with some roles, each once.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    names = list(dict.fromkeys(name for role in roles for name in body.linear_names(role)))
+    if not names:
+        what = f"this body has no linear layers of the roles {', '.join(roles)}"
+        allowed = ", ".join(role for role in ROLES if body.linear_names(role)) or "none; use finetune=layernorm"
+        raise ConfigError(what, where="finetune.roles", hint=f"allowed for this body: {allowed}")
+    return names
+
+
+def inject(body: Body, names: Sequence[str], settings: Callable[[dict[str, str]], Any]) -> None:
+    """Put peft's layers in the place of some of a body's.
+
+    Args:
+        body: changed in place.
+        names: of its layers.
+        settings: gives peft's configuration; it is called with name -> what the layer is called there.
+    """
+    from peft import inject_adapter_in_model
+
+    module = cast("nn.Module", body)
+    # peft is given the layers alone: of a whole model it would change the targets by transformers' name of its type. It
+    # compares ends of names, so that none may be the end of another.
+    own = {name: f"{number:06d}" for number, name in enumerate(names)}
+    layers = nn.ModuleDict({own[name]: module.get_submodule(name) for name in names})
+    inject_adapter_in_model(settings(own), layers)
+    for name in names:
+        module.set_submodule(name, layers[own[name]])
+
+
+def train_only(model: TransferParts, prefix: str) -> None:
+    """Make embedder, predictor and what peft added trainable, and nothing else."""
+    model.requires_grad_(True)
+    model.body.requires_grad_(False)
+    for part in added(model.body, prefix):
+        part.requires_grad_(True)
+
+
+def added(body: Body, prefix: str) -> list[nn.Module]:
+    """Return the parts of a body whose last name starts with peft's prefix."""
+    parts = cast("nn.Module", body).named_modules()
+    return [part for name, part in parts if name.rpartition(".")[2].startswith(prefix)]

@@ -1,0 +1,143 @@
+"""A tracker that fails or hangs anywhere costs one warning and a bounded wait."""
+
+import errno
+import logging
+import threading
+import time
+
+import pytest
+
+from orca_cli.exceptions import UnavailableError
+from orca_cli.terminal import log
+from orca_cli.tracking.guarded import Guarded
+
+
+@pytest.fixture
+def warnings():
+    found, handler = [], logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())
+    log.addHandler(handler)
+    yield found
+    log.removeHandler(handler)
+
+
+@pytest.fixture
+def let_go():
+    """What a hanging tracker waits for, so that its thread ends with the test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+class Fake:
+    """A recorder that notes its calls and does something at one of them."""
+
+    def __init__(self, at="", act=lambda: None):
+        self.calls, self._at, self._act = [], at, act
+        self._note("start")
+
+    def _note(self, name, *arguments):
+        self.calls.append((name, *arguments))
+        if name == self._at:
+            self._act()
+
+    def record(self, stage, line):
+        self._note("record", stage, line)
+
+    def rewind(self, stage, lines):
+        self._note("rewind", stage, lines)
+
+    def ended(self, state, result):
+        self._note("ended", state, result)
+
+
+def use(guarded):
+    guarded.start()
+    guarded.rewind("finetune", [])
+    for epoch in (1, 2):
+        guarded.record("finetune", {"epoch": epoch})
+    guarded.ended("completed", {"x": 1})
+    guarded.ended("failed", {})
+
+
+def raises(error):
+    def act():
+        raise error
+
+    return act
+
+
+def test_everything_arrives_in_order_and_the_end_once(warnings):
+    made = []
+    use(Guarded(lambda: made.append(Fake()) or made[0], "fake"))
+    assert made[0].calls == [
+        ("start",),
+        ("rewind", "finetune", []),
+        ("record", "finetune", {"epoch": 1}),
+        ("record", "finetune", {"epoch": 2}),
+        ("ended", "completed", {"x": 1}),
+    ]
+    assert not warnings
+
+
+def test_a_line_is_as_it_was_when_it_was_recorded():
+    made, line = [], {"epoch": 1}
+    guarded = Guarded(lambda: made.append(Fake()) or made[0], "fake")
+    guarded.start()
+    guarded.record("finetune", line)
+    line["epoch"] = 2
+    guarded.ended("completed", {})
+    assert made[0].calls[1] == ("record", "finetune", {"epoch": 1})
+
+
+@pytest.mark.parametrize("at", ["start", "rewind", "record", "ended"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("no module"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        ConnectionError("two\nlines"),
+        SystemExit(1),
+    ],
+)
+def test_a_failure_is_one_line_and_nothing_more_is_asked_of_the_tracker(warnings, at, error):
+    made = []
+    guarded = Guarded(lambda: made.append(None) or Fake(at, raises(error)), "fake")
+    use(guarded)
+    (warning,) = warnings
+    assert "tracker fake: failed at" in warning
+    assert "the run goes on without it" in warning
+    assert "\n" not in warning
+    assert len(made) == 1
+
+
+def test_a_missing_package_is_told_with_what_installs_it(warnings):
+    error = UnavailableError("needs a package", where="tracker", hint="pip install it")
+    use(Guarded(raises(error), "fake"))
+    assert "failed at its start: tracker: needs a package; pip install it; the run goes on" in warnings[0]
+
+
+@pytest.mark.parametrize("at", ["start", "record", "ended"])
+def test_a_tracker_that_hangs_holds_a_run_up_no_longer_than_its_patience(warnings, let_go, at):
+    start = time.monotonic()
+    use(Guarded(lambda: Fake(at, lambda: let_go.wait(20)), "fake", patience_s=0.2))
+    assert time.monotonic() - start < 5
+    (warning,) = warnings
+    assert "within 0.2 s" in warning
+
+
+def test_no_step_waits_for_a_slow_tracker(let_go):
+    guarded = Guarded(lambda: Fake("record", lambda: let_go.wait(20)), "fake", patience_s=20)
+    guarded.start()
+    start = time.monotonic()
+    for epoch in range(1000):
+        guarded.record("finetune", {"epoch": epoch})
+    assert time.monotonic() - start < 5
+    let_go.set()
+    guarded.ended("completed", {})
+
+
+def test_a_failed_tracker_is_closed(warnings):
+    fake = Fake("record", raises(ValueError("x")))
+    use(Guarded(lambda: fake, "fake"))
+    assert fake.calls[-1] == ("ended", "failed", {})

@@ -18,7 +18,7 @@ from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.commands.summary import of_plan, of_run
 from orca_cli.exceptions import OrcaError, PreemptionError, UsageError
 from orca_cli.experiment import Outcome
-from orca_cli.launching import processes, slurm
+from orca_cli.launching import launchers, processes, slurm
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.runs.directory import RunDirectory
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LAUNCHER = "hydra/launcher="
 _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
     "--dry-run": "compose, check, build and do one forward pass; train nothing. Of a study: count its runs and their time",
@@ -53,7 +54,9 @@ Repeating a command never repeats a completed run, and resumes an interrupted on
 Each job of a sweep runs in a process of its own; a crash in one does not affect the others. SIGTERM, SIGHUP and Ctrl-C
 save the state; a second Ctrl-C stops at once. SIGUSR1 (or the signal in ORCA_PREEMPTION_SIGNAL: USR1, USR2, TERM, HUP
 or XCPU) means preemption: the state is saved, the exit code is 75, and inside a SLURM job `scontrol requeue` is called. To
-run the jobs of a sweep on a cluster, install a Hydra launcher and name it: hydra/launcher=submitit_slurm."""
+run the jobs of a sweep on a cluster, start workers there (--enqueue), or name a Hydra launcher: hydra/launcher=submitit_slurm
+(extras slurm, ray, joblib). Jobs at the same time on a machine take a GPU each and wait for a free one; ORCA_JOBS_PER_GPU=N lets
+N of them share a GPU."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -151,7 +154,7 @@ def _enqueue(found: Sweep, arguments: argparse.Namespace) -> Result:
 
 
 def _is_launched(arguments: argparse.Namespace) -> bool:
-    return any(text.startswith("hydra/launcher=") for text in arguments.overrides)
+    return any(text.startswith(_LAUNCHER) for text in arguments.overrides)
 
 
 def _check_launcher(arguments: argparse.Namespace) -> None:
@@ -171,6 +174,8 @@ def _check_launcher(arguments: argparse.Namespace) -> None:
             hint = "use the launcher's own settings: hydra.launcher.KEY=VALUE"
             raise UsageError("has no effect with another launcher", where=option, hint=hint)
     for text in arguments.overrides:
+        if text.startswith(_LAUNCHER):
+            launchers.check_installed(text.removeprefix(_LAUNCHER))
         key = text.lstrip("+~").partition("=")[0]
         if not is_launched and key.startswith("hydra.launcher"):
             hint = "use --at-once and --time-limit, or name a launcher"

@@ -55,8 +55,8 @@ Each job of a sweep runs in a process of its own; a crash in one does not affect
 save the state; a second Ctrl-C stops at once. SIGUSR1 (or the signal in ORCA_PREEMPTION_SIGNAL: USR1, USR2, TERM, HUP
 or XCPU) means preemption: the state is saved, the exit code is 75, and inside a SLURM job `scontrol requeue` is called. To
 run the jobs of a sweep on a cluster, start workers there (--enqueue), or name a Hydra launcher: hydra/launcher=submitit_slurm
-(extras slurm, ray, joblib). Jobs at the same time on a machine take a GPU each and wait for a free one; ORCA_JOBS_PER_GPU=N lets
-N of them share a GPU."""
+(extras slurm, ray, joblib). Jobs at the same time on a machine take a GPU each and wait for a free one; ORCA_JOBS_PER_GPU=N
+lets N of them share a GPU."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 from orca_cli import parts, signals, terminal
 from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.configuration import default_folders
-from orca_cli.exceptions import PreemptionError, UsageError
+from orca_cli.exceptions import OrcaError, PreemptionError, UsageError
 from orca_cli.launching import queue, slurm
 from orca_cli.terminal import Result
 
@@ -94,7 +94,11 @@ def _of_sweeps(root: Path) -> Result:
     """Return how many jobs of each sweep are where."""
     records: list[dict[str, Any]] = []
     for name in queue.names(root):
-        counts = Counter(state.kind for state in queue.find(root, name).states())
+        try:
+            counts = Counter(state.kind for state in queue.find(root, name).states())
+        except OrcaError as error:  # the others are to be seen
+            terminal.log.warning(f"{error}")
+            continue
         records.append({"sweep": name, "jobs": counts.total(), **{kind: counts[kind] for kind in _KINDS}})
     rows = [[record["sweep"], *(str(record[key]) for key in ("jobs", *_KINDS))] for record in records]
     shown: list[RenderableType] = [terminal.table(("sweep", "jobs", *_KINDS), rows)]

@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from orca_cli import storage
 from orca_cli.cli import main
 from tests.cli.conftest import run_folders
 from tests.reliability.job_faults import STARTS, results
@@ -147,6 +148,17 @@ def test_a_stopped_worker_gives_its_job_back(enqueue, jobs, worker, notes, envir
     assert second.wait(120) == 0, second.err
     assert notes("end") == {"0": 1, "1": 1}
     assert len(run_folders(environment)) == 2
+
+
+def test_a_job_sees_one_gpu_that_no_other_job_has(enqueue, fork, notes, environment, tmp_path):
+    name = enqueue("metric=none", "seed=0,1")
+    more = {STARTS: str(notes.path)}
+    with storage.lock(tmp_path / "locks" / "7.0.lock"):
+        case = fork(
+            "worker", name, "-q", hook=f"tests.reliability.job_faults:with_gpus:{tmp_path / 'locks'};7,9", more=more
+        )
+        assert case.wait(120) == 0, case.err
+    assert notes("gpu") == {"9": 2}
 
 
 @pytest.mark.slow

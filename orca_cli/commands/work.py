@@ -185,9 +185,7 @@ def _result(worker: _Worker, failure: OrcaError | None) -> Result:
         path = None if outcome.path is None else str(outcome.path)
         jobs.append({"job": number, "settings": settings, "state": outcome.state, "code": outcome.code, "path": path})
     states = queue.states()
-    counts = Counter(
-        "failed" if not state.is_open(retries) and state.kind == "failed" else state.kind for state in states
-    )
+    counts = Counter("todo" if state.kind == "failed" and state.is_open(retries) else state.kind for state in states)
     if failure is None and counts["failed"]:
         hint = f"see orca worker --list {queue.name}; fix the cause, and type the command with --enqueue again"
         failure = SweepError(f"{counts['failed']} of {len(states)} jobs failed", where=queue.name, hint=hint)

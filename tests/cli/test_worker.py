@@ -164,7 +164,7 @@ def test_a_job_sees_one_gpu_that_no_other_job_has(enqueue, fork, notes, environm
 @pytest.mark.slow
 def test_four_workers_of_which_two_are_killed_do_forty_runs_once(enqueue, jobs, worker, notes, environment):
     name = enqueue("metric=none", "seed=range(40)")
-    cases = [worker(name, "--wait", "-q", "--lease", "3", seconds=0.2) for _ in range(4)]
+    cases = [worker(name, "--wait", "-q", "--lease", "8", seconds=0.2) for _ in range(4)]
     for number, case in enumerate(cases[:2], 1):
         until(lambda wanted=6 * number: notes("end").total() >= wanted, case)
         os.kill(case.pid, signal.SIGKILL)
@@ -194,13 +194,13 @@ def test_eight_workers_at_once_do_no_job_twice(enqueue, jobs, worker, notes, env
 def test_a_stalled_worker_comes_back_after_its_lease_was_taken(enqueue, jobs, worker, notes, environment, with_its_job):
     """Its job holds the run's own lock, so nobody else can do it meanwhile; then it is stopped, and another goes on."""
     name = enqueue("metric=none", "seed=0")
-    stalled = worker(name, "--lease", "1.5", seconds=8 if with_its_job else 4)
+    stalled = worker(name, "--lease", "3", seconds=12 if with_its_job else 6)
     until(lambda: notes("start"), stalled)
     (run,) = run_folders(environment)
     pids = [stalled.pid] + [json.loads((run / "status.json").read_text())["pid"]] * with_its_job
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    other = worker(name, "--wait", "--lease", "1.5", seconds=0)
+    other = worker(name, "--wait", "--lease", "3", seconds=0)
     until(lambda: files(environment, name, "lost"), other)
     if with_its_job:
         time.sleep(1.0)

@@ -150,7 +150,9 @@ class _Watch:
             log.warning(f"{self._label} its lease could not be renewed: {error}")
         if not self.is_lost:
             return None
-        log.warning(f"{self._label} its lease was not renewed in time, and was taken away; the job is stopped")
+        log.warning(
+            f"{self._label} its lease was not renewed in time, and was taken away: stopping the job if it still runs"
+        )
         return signal.SIGTERM
 
 

@@ -18,6 +18,7 @@ from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaErr
 
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
+    "worker": "take jobs of a sweep that lies in a shared folder, until none is left; --list shows its state",
     "predict": "new data by a finished run: csv, parquet or npz; the error where there are targets",
     "export": "one folder with all that a finished run needs to predict, and a model card",
     "score": "the error of a finished run once more, from its saved predictions, without the model",
@@ -33,7 +34,18 @@ COMMANDS = {
 }
 
 # These import torch and other packages, whose versions are checked first.
-_COMPUTING = ("run", "predict", "export", "score", "distance", "data check", "data import", "body get", "body train")
+_COMPUTING = (
+    "run",
+    "worker",
+    "predict",
+    "export",
+    "score",
+    "distance",
+    "data check",
+    "data import",
+    "body get",
+    "body train",
+)
 
 _EXAMPLES = """\
 examples:
@@ -125,7 +137,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
         storage.check_temporary()
     result = command.execute(arguments)
     # A run's records are in its folder, so that losing the output loses nothing.
-    with terminal.lost_output_allowed() if name == "run" else nullcontext():
+    with terminal.lost_output_allowed() if name in ("run", "worker") else nullcontext():
         return terminal.render(result, as_json=arguments.json)
     return result.code  # the output was lost
 

@@ -1,19 +1,22 @@
 """The documents say what is: paths exist, exit codes match, the README's commands are accepted as written."""
 
+import argparse
 import inspect
 import json
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import orca_cli
 from orca_cli import cli, exceptions
 from orca_cli.cli import main
-from orca_cli.commands import run
+from orca_cli.commands import run, worker
 from scripts import reliability
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
 
@@ -120,3 +123,36 @@ def test_the_readmes_figures_are_those_of_the_last_report():
     for beginnings in reliability.HEADLINES.values():
         assert not [start for start in beginnings if not any(name.startswith(start) for name in names)]
     assert reliability.headlines(record) in README
+
+
+def examples(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / "cluster.md").read_text(), flags=re.S | re.M)
+
+
+def test_the_shell_examples_of_the_cluster_page_are_shell():
+    found = examples("sh")
+    assert len(found) >= 5
+    for text in [*found, *(yaml.safe_load(text)["run"] for text in examples("yaml") if "\nrun:" in text)]:
+        done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), text
+
+
+def test_the_yaml_examples_of_the_cluster_page_start_workers():
+    kubernetes, skypilot = map(yaml.safe_load, examples("yaml"))
+    container = kubernetes["spec"]["template"]["spec"]["containers"][0]
+    assert {variable["name"]: variable["value"] for variable in container["env"]}["ORCA_PREEMPTION_SIGNAL"] == "TERM"
+    rules = kubernetes["spec"]["podFailurePolicy"]["rules"]
+    codes = {code: rule["action"] for rule in rules if "onExitCodes" in rule for code in rule["onExitCodes"]["values"]}
+    expected = {
+        exceptions.PreemptionError: "Ignore",
+        exceptions.SweepError: "FailJob",
+        exceptions.ConfigError: "FailJob",
+    }
+    assert codes == {kind.code: action for kind, action in expected.items()}
+    told = [container["command"], *(line.split() for line in skypilot["run"].splitlines() if line.startswith("orca "))]
+    assert len(told) == 2
+    parser = argparse.ArgumentParser()
+    worker.add_arguments(parser)
+    for words in told:
+        assert words[:2] == ["orca", "worker"]
+        assert parser.parse_args(words[2:]).wait

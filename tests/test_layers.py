@@ -98,7 +98,16 @@ def test_hydra_is_imported_in_one_module_only():
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["run", "--help"], ["report", "--help"], ["list"], ["doctor", "--help"], ["body", "list"]]
+    "words",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["report", "--help"],
+        ["list"],
+        ["doctor", "--help"],
+        ["body", "list"],
+        ["worker", "--list"],
+    ],
 )
 def test_light_commands_do_not_import_heavy_packages(words):
     code = (

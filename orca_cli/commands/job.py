@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, terminal
 from orca_cli.commands.summary import build_table
-from orca_cli.experiment import Outcome
+from orca_cli.exceptions import InterruptionError, OrcaError
+from orca_cli.experiment import Failure, Outcome
+from orca_cli.launching import gpus
+from orca_cli.runs import claim
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed
@@ -17,7 +21,11 @@ _LONGEST = 1000  # characters of each part of an error that a job reports
 
 
 def run_job(job: Composed, arguments: argparse.Namespace) -> Outcome:
-    """Run one composed job; prints what stage 1 made, unless the result is to be JSON."""
+    """Run one composed job, one of several on a GPU of its own; prints what stage 1 made, unless the result is to be JSON."""
+    try:
+        _take_gpu(job, arguments)
+    except OrcaError as error:
+        return ended_by(error)
 
     def show_build(summary: dict[str, Any]) -> None:
         with terminal.lost_output_allowed():
@@ -28,6 +36,22 @@ def run_job(job: Composed, arguments: argparse.Namespace) -> Outcome:
     if outcome.failure is not None:
         print_traceback(arguments, outcome.failure.cause)
     return outcome
+
+
+def _take_gpu(job: Composed, arguments: argparse.Namespace) -> None:
+    """Take a GPU for one of several jobs, unless the run is completed or names its device."""
+    is_one_of_several = arguments.job is not None or arguments.multirun
+    if not is_one_of_several or job.config.device not in ("auto", "cuda"):
+        return
+    earlier = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
+    if arguments.force or earlier is None or not earlier.result():
+        gpus.take(gpus.visible())
+
+
+def ended_by(error: OrcaError) -> Outcome:
+    """Return the outcome of a run that an error ended before it began."""
+    state: experiment.State = "interrupted" if isinstance(error, InterruptionError) else "failed"
+    return Outcome(state, error.code, failure=Failure(error, error))
 
 
 def message(outcome: Outcome) -> dict[str, Any]:

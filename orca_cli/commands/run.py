@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from orca_cli import experiment, parts, signals, study, terminal
 from orca_cli.commands import study_plan
 from orca_cli.commands.estimate import choices_of, remaining_s
-from orca_cli.commands.job import message, print_traceback, run_job
+from orca_cli.commands.job import ended_by, message, print_traceback, run_job
 from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.commands.summary import of_plan, of_run
-from orca_cli.exceptions import InterruptionError, OrcaError, PreemptionError, UsageError
-from orca_cli.experiment import Failure, Outcome
-from orca_cli.launching import processes, slurm
+from orca_cli.exceptions import OrcaError, PreemptionError, UsageError
+from orca_cli.experiment import Outcome
+from orca_cli.launching import launchers, processes, slurm
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.runs.directory import RunDirectory
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LAUNCHER = "hydra/launcher="
 _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
     "--dry-run": "compose, check, build and do one forward pass; train nothing. Of a study: count its runs and their time",
@@ -46,13 +47,16 @@ examples:
   orca run -m seed='range(5)' finetune='glob(*)'    ranges, and all choices of a group
   orca run -m study=alignment metric=none,otdd seed=0         a part of a study (orca list studies); --dry-run counts it
   orca run --config-dir my_conf task=mine           my_conf/task/mine.yaml
+  orca run -m seed='range(40)' --enqueue            on many machines: orca worker NAME on each (docs/cluster.md)
 
 Repeating a command never repeats a completed run, and resumes an interrupted one from its last checkpoint.
 
 Each job of a sweep runs in a process of its own; a crash in one does not affect the others. SIGTERM, SIGHUP and Ctrl-C
 save the state; a second Ctrl-C stops at once. SIGUSR1 (or the signal in ORCA_PREEMPTION_SIGNAL: USR1, USR2, TERM, HUP
 or XCPU) means preemption: the state is saved, the exit code is 75, and inside a SLURM job `scontrol requeue` is called. To
-run the jobs of a sweep on a cluster, install a Hydra launcher and name it: hydra/launcher=submitit_slurm."""
+run the jobs of a sweep on a cluster, start workers there (--enqueue), or name a Hydra launcher: hydra/launcher=submitit_slurm
+(extras slurm, ray, joblib). Jobs at the same time on a machine take a GPU each and wait for a free one; ORCA_JOBS_PER_GPU=N
+lets N of them share a GPU."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_allow_module(parser)
     for words, text in _FLAGS.items():
         parser.add_argument(*words.split(), action="store_true", help=text)
+    text = "with -m: put the jobs into the folder of runs, where `orca worker` on any machine takes them; runs none"
+    parser.add_argument("--enqueue", action="store_true", help=text)
     text = "with -m: run N jobs at a time, which share the threads; default: 1"
     parser.add_argument("--at-once", type=int, metavar="N", help=text)
     text = "with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and counts as failed"
@@ -97,8 +103,7 @@ def execute(arguments: argparse.Namespace) -> Result:
             if place is None:
                 raise
             print_traceback(arguments, error)
-            state: experiment.State = "interrupted" if isinstance(error, InterruptionError) else "failed"
-            ended = Outcome(state, error.code, failure=Failure(error, error))
+            ended = ended_by(error)
             result = of_run(ended)
         finally:
             if place is None and code == PreemptionError.code:
@@ -123,7 +128,9 @@ def _execute(arguments: argparse.Namespace) -> Outcome | Result:
                 return study_plan.plan(found)
             for line in study.absent_lines(found.absent):
                 terminal.log.warning(line)
-            return _dry_run(found.jobs, True) if arguments.dry_run else _sweep(session, found, arguments, time_limit_s)
+            if arguments.dry_run:
+                return _dry_run(found.jobs, True)
+            return _enqueue(found, arguments) if arguments.enqueue else _sweep(session, found, arguments, time_limit_s)
         for text in arguments.overrides if arguments.job is None else ():
             key, _, value = text.partition("=")
             is_plain = not value.startswith(("[", "{", "'", '"'))
@@ -140,20 +147,35 @@ def _sweep(session: Session, found: Sweep, arguments: argparse.Namespace, time_l
     return sweep.run(session if _is_launched(arguments) else None, found, arguments, time_limit_s)
 
 
+def _enqueue(found: Sweep, arguments: argparse.Namespace) -> Result:
+    from orca_cli.commands import enqueue
+
+    return enqueue.enqueue(found, arguments)
+
+
 def _is_launched(arguments: argparse.Namespace) -> bool:
-    return any(text.startswith("hydra/launcher=") for text in arguments.overrides)
+    return any(text.startswith(_LAUNCHER) for text in arguments.overrides)
 
 
 def _check_launcher(arguments: argparse.Namespace) -> None:
     """Refuse options and settings of a launcher that have no effect."""
     is_launched = _is_launched(arguments)
-    for option, value in {"--at-once": arguments.at_once, "--time-limit": arguments.time_limit}.items():
+    own = {"--at-once": arguments.at_once, "--time-limit": arguments.time_limit, "--enqueue": arguments.enqueue or None}
+    if arguments.enqueue and (
+        others := [option for option in ("--at-once", "--time-limit") if own[option] is not None]
+    ):
+        raise UsageError("has no effect with --enqueue", where=others[0], hint="start as many workers as you want")
+    if arguments.enqueue and arguments.force:
+        raise UsageError("does not go with --enqueue", where="--force", hint="remove the runs (orca runs rm) instead")
+    for option, value in own.items():
         if value is not None and not arguments.multirun:
             raise UsageError("applies only to sweeps", where=option, hint="add -m")
         if value is not None and is_launched:
             hint = "use the launcher's own settings: hydra.launcher.KEY=VALUE"
             raise UsageError("has no effect with another launcher", where=option, hint=hint)
     for text in arguments.overrides:
+        if text.startswith(_LAUNCHER):
+            launchers.check_installed(text.removeprefix(_LAUNCHER))
         key = text.lstrip("+~").partition("=")[0]
         if not is_launched and key.startswith("hydra.launcher"):
             hint = "use --at-once and --time-limit, or name a launcher"

@@ -100,6 +100,7 @@ def run_all(
     at_once: int = 1,
     time_limit_s: float | None = None,
     ended: Callable[[int, Ended], None] = lambda place, end: None,
+    watch: Callable[[], int | None] = lambda: None,
 ) -> list[Ended]:
     """Run all jobs, and return how each ended, in their order.
 
@@ -111,6 +112,7 @@ def run_all(
         at_once: how many run at the same time; they share the threads.
         time_limit_s: a job that takes longer gets SIGTERM, and GRACE_S later SIGKILL.
         ended: called with a job's place and its end when it ends.
+        watch: called many times a second while jobs run; a signal that it returns is passed to them, once.
     """
     result = [Ended() for _ in jobs]
     waiting = list(reversed(range(len(jobs))))
@@ -123,7 +125,7 @@ def run_all(
                 place = waiting.pop()
                 pid, pipe = _start(jobs[place], main, threads)
                 running[pid] = _Running(place, pipe, time.monotonic() + (time_limit_s or math.inf))
-            number = signals.pending()
+            number = watch() or signals.pending()
             if number and not passed_on:
                 passed_on = True
                 for pid in running:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import experiment, signals, storage
-from orca_cli.launching import processes
+from orca_cli.launching import gpus, processes
 
 KINDS = ("raise", "exit", "exit without a word", "kill", "segfault", "memory", "hang", "deaf")
 STARTS = (
@@ -107,6 +107,25 @@ def together(argument: str) -> None:
         return original(*words, **settings)
 
     experiment.run = run
+
+
+def with_gpus(argument: str) -> None:
+    """Let jobs that train nothing see GPUs that are not there, and note down which one each has.
+
+    Args:
+        argument: FOLDER;NAME,NAME: of the locks; of the GPUs.
+    """
+    folder, names = argument.split(";")
+    stages("0;-;-")
+    complete = experiment._complete
+
+    def noted(job: Any, run: Any, on_build: Any) -> None:
+        _note(f"gpu {os.environ.get(gpus.VISIBLE)}")
+        complete(job, run, on_build)
+
+    experiment._complete = noted
+    gpus.visible = lambda: names.split(",")
+    gpus._folder = lambda: Path(folder)
 
 
 def results(runs: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,115 @@
+"""One GPU for each job, by lock files; with a list of GPUs that are not there."""
+
+import os
+import time
+
+import pytest
+
+from orca_cli import signals
+from orca_cli.exceptions import ConfigError, StorageError
+from orca_cli.launching import gpus
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Start a process that takes a GPU, says so in a file, and keeps it for some seconds."""
+    started = []
+
+    def start(number, names, seconds):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                name = gpus.take(names, tmp_path / "locks")
+                begun = time.monotonic()
+                assert name == gpus.take(names, tmp_path / "locks") == os.environ["CUDA_VISIBLE_DEVICES"]
+                time.sleep(seconds)
+                (tmp_path / f"job-{number}").write_text(f"{name} {begun} {time.monotonic()}")
+                code = 0
+            finally:
+                os._exit(code)
+        started.append(pid)
+        return pid
+
+    yield start
+    for pid in started:
+        try:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+
+def wait(pid):
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def told(tmp_path, number):
+    name, begun, ended = (tmp_path / f"job-{number}").read_text().split()
+    return name, float(begun), float(ended)
+
+
+@pytest.mark.parametrize("places", [1, 2])
+def test_no_gpu_has_more_jobs_at_a_time_than_it_may(job, tmp_path, monkeypatch, places):
+    monkeypatch.setenv(gpus.JOBS_PER_GPU, str(places))
+    pids = [job(number, ["0", "GPU-5d/a"], 0.4) for number in range(6)]
+    for pid in pids:
+        wait(pid)
+    found = [told(tmp_path, number) for number in range(6)]
+    assert {name for name, _, _ in found} == {"0", "GPU-5d/a"}
+    most = 0
+    for name, begun, _ in found:
+        at_once = sum(other == name and start <= begun < end for other, start, end in found)
+        most = max(most, at_once)
+    assert most == places
+
+
+def test_a_killed_job_frees_its_gpu(job, tmp_path):
+    dead = job(0, ["3"], 60.0)
+    end = time.monotonic() + 10
+    while not list((tmp_path / "locks").glob("*")) and time.monotonic() < end:
+        time.sleep(0.01)
+    os.kill(dead, 9)
+    os.waitpid(dead, 0)
+    wait(job(1, ["3"], 0.0))
+    assert told(tmp_path, 1)[0] == "3"
+
+
+def test_a_signal_ends_the_wait(job, tmp_path, monkeypatch):
+    holder = job(0, ["0"], 5.0)
+    time.sleep(0.3)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            with signals.deferred():
+                gpus.take(["0"], tmp_path / "locks")
+        except signals.InterruptionError:
+            code = 0
+        finally:
+            os._exit(code)
+    time.sleep(0.3)
+    os.kill(pid, 15)
+    wait(pid)
+    os.kill(holder, 9)
+
+
+def test_which_gpus_are_visible(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-8932f937,MIG-x")
+    assert gpus.visible() == ["2", "GPU-8932f937", "MIG-x"]
+    for text in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", text)
+        assert gpus.visible() == []
+    assert gpus.take([]) is None
+
+
+def test_the_number_of_places_and_the_folder_are_checked(tmp_path, monkeypatch):
+    monkeypatch.setenv(gpus.JOBS_PER_GPU, "0")
+    with pytest.raises(ConfigError, match="ORCA_JOBS_PER_GPU: '0' is not a number of jobs; allowed: 1 or more"):
+        gpus.take(["0"], tmp_path)
+    monkeypatch.delenv(gpus.JOBS_PER_GPU)
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"orca-gpus-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="does not belong to this user"):
+        gpus.take(["0"])

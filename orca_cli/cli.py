@@ -18,6 +18,7 @@ from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaErr
 
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
+    "tune": "a search for settings on validation data, with trials that are stopped early (ASHA)",
     "predict": "new data by a finished run: csv, parquet or npz; the error where there are targets",
     "export": "one folder with all that a finished run needs to predict, and a model card",
     "score": "the error of a finished run once more, from its saved predictions, without the model",
@@ -33,7 +34,7 @@ COMMANDS = {
 }
 
 # These import torch and other packages, whose versions are checked first.
-_COMPUTING = ("run", "predict", "export", "score", "distance", "data check", "data import", "body get", "body train")
+_COMPUTING = ("run", "tune", "predict", "export", "score", "distance", "data check", "data import", "body get", "body train")
 
 _EXAMPLES = """\
 examples:

@@ -30,6 +30,7 @@ GROUPS = {
     "hparams": "hparams",
     "protocols": "protocol",
     "studies": "study",
+    "spaces": "space",
 }
 _ERRORS = {
     "classes": "0-1 error",

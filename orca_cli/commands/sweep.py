@@ -107,22 +107,28 @@ def _launch(session: Session, sweep: Sweep, arguments: argparse.Namespace, root:
 def _in_processes(
     labels: list[str], jobs: list[Composed], arguments: argparse.Namespace, time_limit_s: float | None
 ) -> list[Outcome]:
-    # The user's modules may have started threads when they were imported.
-    main = None if arguments.allow_module else arguments.program
-    if main is not None:
-        for name in _HEAVY:
-            signals.check()
-            importlib.import_module(name)
+    main = forkable(arguments)
     commands = [processes.Job(label, _words(job, arguments)) for label, job in zip(labels, jobs, strict=True)]
 
     def ended(place: int, end: processes.Ended) -> None:
-        failure = _outcome(end).failure
+        failure = outcome_of(end).failure
         if failure is not None and (end.over_limit or not end.said):
             terminal.print_error(f"{labels[place]} orca: error: {failure.error}")
 
     at_once = arguments.at_once or 1
     ends = processes.run_all(commands, main=main, at_once=at_once, time_limit_s=time_limit_s, ended=ended)
-    return [_outcome(end) for end in ends]
+    return [outcome_of(end) for end in ends]
+
+
+def forkable(arguments: argparse.Namespace) -> processes.Main | None:
+    """Return the program's main function with all that jobs import, where this process may be forked into them; else None."""
+    # The user's modules may have started threads when they were imported.
+    main: processes.Main | None = None if arguments.allow_module else arguments.program
+    if main is not None:
+        for name in _HEAVY:
+            signals.check()
+            importlib.import_module(name)
+    return main
 
 
 def _words(job: Composed, arguments: argparse.Namespace) -> list[str]:
@@ -136,7 +142,7 @@ def _words(job: Composed, arguments: argparse.Namespace) -> list[str]:
     return words + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(arguments, flag)]
 
 
-def _outcome(end: processes.Ended) -> Outcome:
+def outcome_of(end: processes.Ended) -> Outcome:
     """Return what a job reported, or else what its exit status says."""
     if end.status is None:
         return _NOT_STARTED

@@ -34,7 +34,18 @@ COMMANDS = {
 }
 
 # These import torch and other packages, whose versions are checked first.
-_COMPUTING = ("run", "tune", "predict", "export", "score", "distance", "data check", "data import", "body get", "body train")
+_COMPUTING = (
+    "run",
+    "tune",
+    "predict",
+    "export",
+    "score",
+    "distance",
+    "data check",
+    "data import",
+    "body get",
+    "body train",
+)
 
 _EXAMPLES = """\
 examples:

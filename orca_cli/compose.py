@@ -64,7 +64,11 @@ class Composed:
         """Return the overrides that are neither group choices, nor the seed, nor without effect on results."""
         unnamed = (*GROUPS, "seed", "device", "protocol", "study", "tracker", "tune", "baselines", "train.checkpoint_s")
         pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
-        return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(("paths.", "tune.", "hydra"))}
+        return {
+            key: value
+            for key, _, value in pairs
+            if key not in unnamed and not key.startswith(("paths.", "tune.", "hydra"))
+        }
 
 
 @dataclass(frozen=True)

@@ -237,9 +237,7 @@ def compare(validated: Validated, tested: Tested) -> dict[str, Any]:
     return {"baselines": {name: one.record() for name, one in found.items()}, "comparison": told}
 
 
-def _attempt(
-    job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None], recorders: Recorders
-) -> Outcome:
+def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None], recorders: Recorders) -> Outcome:
     try:
         _complete(job, folder, on_build, recorders)
     except InterruptionError as error:

@@ -261,7 +261,7 @@ class Train:
 
 @dataclass
 class Tune:
-    """The search for settings before a run (paper A.3.3); left out of a run's identity, which the settings found are part of."""
+    """The search for settings before a run (paper A.3.3); a run's identity has the settings found in its place."""
 
     algorithm: Annotated[
         str,
@@ -272,12 +272,18 @@ class Tune:
     space: Annotated[str, "What is searched: a file of conf/space, by name, or the path of a YAML file of yours."] = (
         "small"
     )
-    trials: Annotated[Count, "Trials, those that are stopped early and the one with the settings as they are among them."] = 20
-    seeds: Annotated[Count, "Seeds of a trial, whose validation errors are averaged; the first one decides who is stopped."] = 1
+    trials: Annotated[
+        Count, "Trials, those that are stopped early and the one with the settings as they are among them."
+    ] = 20
+    seeds: Annotated[
+        Count, "Seeds of a trial, whose validation errors are averaged; the first one decides who is stopped."
+    ] = 1
     sampler: Annotated[
-        str, OneOf(("tpe", "random")), "How settings are drawn: by what earlier trials found (tpe, after 10 trials), or blindly."
+        str,
+        OneOf(("tpe", "random")),
+        "How settings are drawn: by what earlier trials found (tpe, after 10 trials), or blindly.",
     ] = "tpe"
-    reduction: Annotated[AtLeastTwo, "One of N trials goes on beyond each comparison."] = 4
+    reduction: Annotated[AtLeastTwo, "One of N trials goes on beyond each comparison."] = 3
     rungs: Annotated[
         Annotated[int, Interval(ge=0, le=8)],
         "Comparisons, the last after 1/reduction of a trial's steps, each other after 1/reduction of those; 0 stops nothing.",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orca_cli import experiment, exceptions, signals, terminal
+from orca_cli import exceptions, experiment, signals, terminal
 from orca_cli.commands.job import message, print_traceback
 from orca_cli.commands.sweep import forkable, outcome_of
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, NonFiniteError, OrcaError, PrunedError
@@ -52,9 +52,7 @@ def work(plan: Plan, search: Search, arguments: argparse.Namespace, *, wait: boo
                 break
 
 
-def _run(
-    trial: Trial, plan: Plan, search: Search, arguments: argparse.Namespace, main: processes.Main | None
-) -> None:
+def _run(trial: Trial, plan: Plan, search: Search, arguments: argparse.Namespace, main: processes.Main | None) -> None:
     """Run all seeds of a trial, and tell the search how it ended."""
     name = f"trial {trial.number}"
     drawn = " ".join(f"{key}={as_typed(value)}" for key, value in (trial.settings or {}).items())

@@ -19,7 +19,6 @@ from orca_cli.schema import Tune
 from orca_cli.terminal import Result
 from orca_cli.tuning import found, hparams, trials
 from orca_cli.tuning import plan as plans
-from orca_cli.tuning.plan import Plan
 from orca_cli.tuning.search import Search
 
 if TYPE_CHECKING:  # imports Hydra
@@ -49,14 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     add_config_dir(parser, "space/x.yaml, task/x.yaml, ...; what is found is written there")
     add_allow_module(parser)
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time, which share the threads; default: 1")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="trials at a time, which share the threads; default: 1"
+    )
     text = f"where trials are kept: a journal file or a database's address; default: ${trials.VARIABLE}, else below the runs"
     parser.add_argument("--storage", metavar="URL", help=text)
     text = "folder of settings for what is found; default: that of --config-dir, else .tuned below the runs"
     parser.add_argument("--to", type=Path, metavar="DIR", help=text)
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
-    parser.add_argument(processes.OPTION, nargs=4, help=argparse.SUPPRESS)  # given by a command to its workers and trials
+    parser.add_argument(
+        processes.OPTION, nargs=4, help=argparse.SUPPRESS
+    )  # given by a command to its workers and trials
     parser.add_argument(trial.OPTION, nargs=3, help=argparse.SUPPRESS)
 
 
@@ -91,7 +94,9 @@ def execute(arguments: argparse.Namespace) -> Result:
         failures: list[OrcaError] = []
         if lost := sum(found.of(arm.search).count("failed") for arm in arms):
             text = f"{lost} trials failed"
-            failures.append(SweepError(text, where="tune", hint="fix the cause and rerun the command, which tries them again"))
+            failures.append(
+                SweepError(text, where="tune", hint="fix the cause and rerun the command, which tries them again")
+            )
         return report(arms, plans.without(arguments.overrides, *_SHORT, "tune", "hparams"), arguments, failures)
 
 

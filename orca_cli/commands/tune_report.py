@@ -44,7 +44,9 @@ class Arm:
     written: bool = False
 
 
-def report(arms: Sequence[Arm], rest: Sequence[str], arguments: argparse.Namespace, failures: list[OrcaError]) -> Result:
+def report(
+    arms: Sequence[Arm], rest: Sequence[str], arguments: argparse.Namespace, failures: list[OrcaError]
+) -> Result:
     """Return what was found.
 
     Args:
@@ -71,7 +73,9 @@ def shown(arm: Arm, state: Found) -> Iterator[RenderableType]:
     yield terminal.table(headers, [_cells(row, keys, row is state.best) for row in state.rows])
     history = [error for error in state.history() if error is not None]
     if len(history) > 1:
-        yield Text(f"lowest so far: {_error(state, history[0])} {sparkline(history, ramp=ramp())} {_error(state, history[-1])}")
+        yield Text(
+            f"lowest so far: {_error(state, history[0])} {sparkline(history, ramp=ramp())} {_error(state, history[-1])}"
+        )
     if state.importance:
         shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in state.importance.items())
         yield Text(f"importance for the validation error of completed trials (PED-ANOVA): {shares}")
@@ -81,7 +85,11 @@ def shown(arm: Arm, state: Found) -> Iterator[RenderableType]:
 def _cells(row: Row, keys: Sequence[str], is_best: bool) -> list[Text]:
     style = "bold" if is_best else "red" if row.state == "failed" else "dim" if row.state == "stopped" else ""
     error = "" if row.error is None else percent_or_number(row.error, row.facts.get("percent", True))
-    drawn = ["as they are", *[""] * (len(keys) - 1)] if row.settings is None else [as_typed(row.settings.get(k)) for k in keys]
+    drawn = (
+        ["as they are", *[""] * (len(keys) - 1)]
+        if row.settings is None
+        else [as_typed(row.settings.get(k)) for k in keys]
+    )
     return [Text(cell, style=style) for cell in (str(row.number), row.state, error, *drawn, row.note)]
 
 

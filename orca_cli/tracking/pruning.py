@@ -1,4 +1,4 @@
-"""The recorder by which a search stops runs that fall behind: it hangs on the curve of stage 3, and training knows nothing of it."""
+"""The recorder by which a search stops runs that fall behind, by the curve of stage 3; training knows nothing of it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,9 @@ def path_of(folder: Path, name: str) -> Path:
     if name in configuration.choices(_GROUP):
         raise ConfigError(f"the program has its own '{name}'", where=str(path), hint="give your task another name")
     if path.exists() and not configuration.description(path).startswith(_OURS):
-        raise ConfigError("was not written by a search", where=str(path), hint="move it, or give another folder by --to")
+        raise ConfigError(
+            "was not written by a search", where=str(path), hint="move it, or give another folder by --to"
+        )
     return path
 
 

@@ -173,7 +173,9 @@ def _as_overrides(settings: Mapping[str, Any]) -> dict[str, str]:
 
 def without(overrides: Iterable[str], *keys: str) -> list[str]:
     """Return overrides without those of some keys, and of what is below them."""
-    return [text for text in overrides if not any(_key(text) == key or _key(text).startswith(f"{key}.") for key in keys)]
+    return [
+        text for text in overrides if not any(_key(text) == key or _key(text).startswith(f"{key}.") for key in keys)
+    ]
 
 
 def applied(overrides: Sequence[str], plan: Plan, settings: Mapping[str, Plain]) -> list[str]:

@@ -234,7 +234,7 @@ class TrialJudge:
         """Keep the error, and return whether successive halving stops the trial here."""
         trial = self.search.handle(self.number)
         trial.report(error, resource)
-        if not self.may_stop or resource >= self.search.most or not trial.should_prune():
+        if resource >= self.search.most or not trial.should_prune() or not self.may_stop:
             return False
         trial.set_user_attr(STOPPED, f"after {100 * resource / self.search.most:.0f} %")
         return True

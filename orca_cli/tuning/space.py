@@ -1,12 +1,12 @@
 """What a search varies: a file of conf/space or the user's own.
 
-    algorithm: asha                       # the only one
-    baseline: {metric: none}              # what makes a run the naive arm
-    params:                               # setting -> its values, or a range
-      train.optimizer: [sgd, adamw]
-      train.lr: {low: 1.0e-5, high: 1.0e-2, log: true}
-      train.batch_size: {low: 8, high: 64, step: 8}     # whole numbers where both ends are
-    fixed: {train.epochs: 60}             # settings of all trials, and of the run that follows
+algorithm: asha                       # the only one
+baseline: {metric: none}              # what makes a run the naive arm
+params:                               # setting -> its values, or a range
+  train.optimizer: [sgd, adamw]
+  train.lr: {low: 1.0e-5, high: 1.0e-2, log: true}
+  train.batch_size: {low: 8, high: 64, step: 8}     # whole numbers where both ends are
+fixed: {train.epochs: 60}             # settings of all trials, and of the run that follows
 """
 
 from __future__ import annotations

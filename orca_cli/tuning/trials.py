@@ -71,7 +71,9 @@ def open_storage(text: str) -> BaseStorage:
             return found.storages.RDBStorage(text, engine_kwargs={"pool_pre_ping": True})
         path = Path(text)
         storage.make_folder(path.parent)
-        backend = found.storages.journal.JournalFileBackend(str(path), found.storages.journal.JournalFileSymlinkLock(str(path)))
+        backend = found.storages.journal.JournalFileBackend(
+            str(path), found.storages.journal.JournalFileSymlinkLock(str(path))
+        )
         _cut_torn_line(path)
         return found.storages.JournalStorage(backend)
     except ImportError as error:
@@ -80,7 +82,9 @@ def open_storage(text: str) -> BaseStorage:
         raise storage.of_the_disk(error) or StorageError(f"{error}", where=shown(text)) from error
     except Exception as error:  # noqa: BLE001 - of SQLAlchemy, its drivers, or a file that is no journal
         line = " ".join(str(error).split())[:200]
-        raise DataError(f"cannot be used: {type(error).__name__}: {shown(line)}", where=f"--storage {shown(text)}") from error
+        raise DataError(
+            f"cannot be used: {type(error).__name__}: {shown(line)}", where=f"--storage {shown(text)}"
+        ) from error
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -36,7 +36,7 @@ FREE = {
     "task.path", "task.train", "task.labels", "task.validation_labels", "task.test_labels",
     "task.x", "task.y", "task.filter", "task.keys", "task.field", "task.dataset", "task.config", "task.revision",
     "task.train_split", "task.validation_split", "task.test_split", "task.group", "task.target", "task.images",
-    "body.checkpoint", "source.path", "source.name", "paths.runs", "paths.data", "paths.cache", "task.missing",
+    "body.checkpoint", "source.path", "source.name", "paths.runs", "paths.data", "paths.cache", "task.missing", "tune.space",
 }  # fmt: skip
 # Words that are texts in one task and choices in another.
 FREE_IN = {("arrays", "task.validation"), ("arrays", "task.test"), ("table", "task.validation"), ("table", "task.test")}
@@ -46,7 +46,8 @@ MAY_BE_ZERO = {
     "seed", "align.source_seed",
     "task.split_seed", "task.data_seed", "task.frozen_seed", "task.crop_start", "task.padding", "source.outside",
     "align.epochs", "align.weight_decay", "align.momentum", "align.classes_per_problem", "train.weight_decay",
-    "train.momentum", "train.warmup_epochs", "train.longer_by", "train.checkpoint_s", "task.masking", "task.mixing", "task.most_noise",
+    "train.momentum", "train.warmup_epochs", "train.longer_by", "train.checkpoint_s", "tune.rungs", "tune.seed",
+    "task.masking", "task.mixing", "task.most_noise",
     "task.sky_high", "task.error.threshold", "metric.newton_points", "metric.newton_steps", "metric.tolerance",
     "metric.scaling",
 }  # fmt: skip

@@ -63,7 +63,7 @@ def test_a_name_is_looked_for_in_both_folders_and_a_typo_is_told(tmp_path):
 def test_continuous_numbers_are_rounded_and_others_kept(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "params: {train.lr: {low: 1.0e-5, high: 1.0e-2}, train.epochs: {low: 1, high: 4096}, train.clip: [0.12345]}"
+        "params: {train.lr: {low: 1.0e-5, high: 1.0}, train.epochs: {low: 1, high: 4096}, train.clip: [0.12345]}"
     )
     plain = spaces.read(path).plain({"train.lr": math.pi / 1000, "train.epochs": 1234, "train.clip": 0.12345})
     assert plain == {"train.lr": 0.00314, "train.epochs": 1234, "train.clip": 0.12345}

@@ -164,7 +164,7 @@ def _check_launcher(arguments: argparse.Namespace) -> None:
             raise UsageError("has no effect with another launcher", where=option, hint=hint)
     for text in arguments.overrides:
         key = text.lstrip("+~").partition("=")[0]
-        if is_launched and key == "tune":
+        if is_launched and key in ("tune", "tune.algorithm"):
             raise UsageError("has no effect with another launcher", where=text, hint="search first: orca tune")
         if not is_launched and key.startswith("hydra.launcher"):
             hint = "use --at-once and --time-limit, or name a launcher"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,8 @@ def work(plan: Plan, search: Search, arguments: argparse.Namespace, *, wait: boo
     Raises:
         OrcaError: the settings as they are cannot be run, so that no trial could.
     """
-    os.environ[VARIABLE] = search.address  # not on a command line, where everybody could read a password
     main = forkable(arguments)
-    with search.worker():
+    with search.worker(), _told_to_jobs(search.address):
         while not signals.pending():
             trial = search.take()
             if trial is not None:
@@ -50,6 +50,19 @@ def work(plan: Plan, search: Search, arguments: argparse.Namespace, *, wait: boo
                 time.sleep(_LOOK_EVERY_S)
             else:
                 break
+
+
+@contextmanager
+def _told_to_jobs(address: str) -> Iterator[None]:
+    """Tell the processes of trials the storage; not on a command line, where everybody could read a password."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = address
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
 def _run(trial: Trial, plan: Plan, search: Search, arguments: argparse.Namespace, main: processes.Main | None) -> None:

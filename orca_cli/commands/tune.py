@@ -129,7 +129,7 @@ def tuned(session: Session, arguments: argparse.Namespace) -> Composed:
 def _in_full(overrides: Sequence[str]) -> list[str]:
     """Return overrides of `orca tune` as those of `orca run`: trials=20 is tune.trials=20."""
     words = [f"tune.{text}" if text.partition("=")[0] in _SHORT else text for text in overrides]
-    return [*plans.without([word for word in words if word.partition("=")[0] != "tune"]), "tune=asha"]
+    return [*(word for word in words if word.partition("=")[0] not in ("tune", "tune.algorithm")), "tune=asha"]
 
 
 def _arms(session: Session, overrides: Sequence[str], arguments: argparse.Namespace) -> list[Arm]:

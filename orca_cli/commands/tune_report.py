@@ -132,15 +132,8 @@ def _command(arm: Arm, rest: Sequence[str], arguments: argparse.Namespace, name:
     typed = [text for text in rest if not (arm.plan.tune.per_arm and text.startswith("metric="))]
     words += [*typed, *([f"metric={arm.plan.arm}"] if arm.plan.tune.per_arm else [])]
     words += [word for module in arguments.allow_module for word in ("--allow-module", module)]
-    if name is not None:
-        words.append(f"hparams={name}")
-    elif arm.plan.before is not None and "/" not in (chosen := _typed_hparams(arguments)):
-        words += [f"hparams={chosen}"] if chosen else []
-    return shlex.join(words)
-
-
-def _typed_hparams(arguments: argparse.Namespace) -> str:
-    return next((text.partition("=")[2] for text in arguments.overrides if text.startswith("hparams=")), "")
+    chosen = [text for text in arguments.overrides if text.startswith("hparams=")]
+    return shlex.join([*words, *(chosen if name is None else [f"hparams={name}"])])
 
 
 def _record(arm: Arm, state: Found, rest: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:

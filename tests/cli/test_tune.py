@@ -109,29 +109,19 @@ def test_a_search_that_was_killed_goes_on_and_does_no_trial_twice(fork, environm
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "code", "told"),
     [
-        (["space=rate"], "did you mean 'rates'"),
-        (["space=absent.yaml"], "absent.yaml: cannot be read"),
-        (["space=bad.yaml"], "space=bad: train.lr: -1"),
-        (["space=typo.yaml"], "space=typo: train.learning"),
-        (["space=rates", "train.lr=0.1"], "train.lr=0.1: is searched by space=rates"),
-        (["space=rates", "train.refit=true"], "train.refit=true: leaves no validation samples"),
-        (["space=rates", "trials=0"], "tune.trials: 0"),
-        (["space=rates", "sampler=grid"], "tune.sampler: 'grid'"),
-        (["space=rates", "metric=none,otdd"], "metric=none,otdd: names several metrics"),
-        (["space=align.yaml"], "align.lr has no effect without alignment"),
-        (["space=rates", "--jobs", "0"], "--jobs: 0 is out of range"),
-        (["space=rates", "--storage", "redis://host"], "'redis' is no such database"),
+        (["space=bad.yaml"], 10, "no such setting: 'train.learning_rate'"),
+        (["space=rates", "trials=0"], 10, "tune.trials: 0"),
+        (["space=rates", "--storage", "redis://host"], 10, "'redis' is no such database"),
+        (["space=rates", "--jobs", "0"], 2, "--jobs: 0 is out of range"),
     ],
 )
-def test_what_cannot_be_searched_is_told_in_one_line(orca, environment, words, settings, told, tmp_path):
-    files = {"bad": "train.lr: [-1.0]", "typo": "train.learning_rate: [1.0]", "align": "align.lr: [1.0e-2, 1.0e-3]"}
-    for name, text in files.items():
-        (tmp_path / f"{name}.yaml").write_text(f"params: {{{text}}}\n")
-    code, out, err = orca("tune", *words, *settings)
+def test_what_cannot_be_searched_is_told_in_one_line(orca, environment, words, settings, code, told, tmp_path):
+    (tmp_path / "bad.yaml").write_text("params: {train.lr: [1.0e-3], train.learning_rate: [1.0]}\n")
+    ended, out, err = orca("tune", *words, *settings)
     (line,) = err.strip().splitlines()
-    assert code in (2, 10)
+    assert ended == code
     assert line.startswith("orca: error: ")
     assert told in line
     assert out == ""

@@ -36,8 +36,8 @@ def make(folder):
     [
         (["tune.space=rate"], "no such space: 'rate'"),
         (["tune.space=absent.yaml"], "absent.yaml: cannot be read"),
-        (["tune.space=bad"], "space=bad: train.lr: -1 is not allowed"),
-        (["tune.space=range"], "space=range: train.batch_size: 0 is not allowed"),
+        (["tune.space=bad"], "space=bad: train.lr: -1 is out of range; allowed"),
+        (["tune.space=range"], "space=range: train.batch_size: 0 is out of range; allowed"),
         (["tune.space=fixed"], "did you mean 'epochs'"),
         (["tune.space=align"], "align.lr has no effect without alignment"),
         (["tune.space=rates", "train.lr=0.1"], "train.lr=0.1: is searched by space=rates"),

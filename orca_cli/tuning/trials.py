@@ -6,7 +6,6 @@ A journal is lines of JSON, locked by a symbolic link beside it, which works on 
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import warnings
 from pathlib import Path
@@ -71,10 +70,13 @@ def open_storage(text: str) -> BaseStorage:
             return found.storages.RDBStorage(text, engine_kwargs={"pool_pre_ping": True})
         path = Path(text)
         storage.make_folder(path.parent)
-        backend = found.storages.journal.JournalFileBackend(
-            str(path), found.storages.journal.JournalFileSymlinkLock(str(path))
-        )
-        _cut_torn_line(path)
+        lock = found.storages.journal.JournalFileSymlinkLock(str(path))
+        backend = found.storages.journal.JournalFileBackend(str(path), lock)
+        lock.acquire()  # another process may be writing its line
+        try:
+            storage.cut_torn_line(path)
+        finally:
+            lock.release()
         return found.storages.JournalStorage(backend)
     except ImportError as error:
         raise UnavailableError(f"{error}", where="--storage", hint="install the database's driver") from error
@@ -85,23 +87,3 @@ def open_storage(text: str) -> BaseStorage:
         raise DataError(
             f"cannot be used: {type(error).__name__}: {shown(line)}", where=f"--storage {shown(text)}"
         ) from error
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Take away the beginning of a line that a full disk or a power failure left at the end of a journal."""
-    with storage.lock(path.with_name(f"{path.name}.open"), timeout_s=60.0, what=str(path)), open(path, "rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        if size == 0 or file.read(1) == b"\n":
-            return
-        # Another process may be just about to write the rest.
-        from optuna.storages.journal import JournalFileSymlinkLock
-
-        held = JournalFileSymlinkLock(str(path))
-        held.acquire()
-        try:
-            file.seek(0)
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
-        finally:
-            held.release()

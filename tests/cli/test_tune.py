@@ -85,7 +85,7 @@ def test_a_search_closes_the_test_split_and_the_next_run_trains_as_its_best_tria
 
 def test_a_search_that_was_killed_goes_on_and_does_no_trial_twice(fork, environment, words):
     case = fork("tune", *words, *SEARCH)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while "trial 1: train.lr" not in case.err:
         assert time.monotonic() < deadline, case.err
         assert case.poll() is None, case.err
@@ -162,7 +162,7 @@ def test_two_workers_and_seeds_and_arms(fork, environment, words):
 @pytest.mark.slow
 def test_ctrl_c_saves_the_trial_and_the_command_goes_on(fork, environment, words):
     case = fork("tune", *words, *SEARCH)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while "trial 1: train.lr" not in case.err:
         assert time.monotonic() < deadline, case.err
         time.sleep(0.02)

@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -39,6 +40,17 @@ SEARCH = ("hparams=weak", "space=rates", "trials=3", "rungs=0")
 def journal(environment):
     (folder,) = (environment / ".searches").iterdir()
     return folder
+
+
+def wait_for(case, text, timeout_s=300.0):
+    """Wait until a command has written something to standard error, whose file the fork makes itself."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and case.poll() is None:
+        with suppress(FileNotFoundError):
+            if text in case.err:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"'{text}' was not written: {case.err}")
 
 
 def trial_runs(environment):
@@ -85,11 +97,7 @@ def test_a_search_closes_the_test_split_and_the_next_run_trains_as_its_best_tria
 
 def test_a_search_that_was_killed_goes_on_and_does_no_trial_twice(fork, environment, words):
     case = fork("tune", *words, *SEARCH)
-    deadline = time.monotonic() + 300
-    while "trial 1: train.lr" not in case.err:
-        assert time.monotonic() < deadline, case.err
-        assert case.poll() is None, case.err
-        time.sleep(0.02)
+    wait_for(case, "trial 1: train.lr")
     time.sleep(0.5)
     case.send(signal.SIGKILL)
     assert case.wait(30) == -signal.SIGKILL
@@ -162,10 +170,7 @@ def test_two_workers_and_seeds_and_arms(fork, environment, words):
 @pytest.mark.slow
 def test_ctrl_c_saves_the_trial_and_the_command_goes_on(fork, environment, words):
     case = fork("tune", *words, *SEARCH)
-    deadline = time.monotonic() + 300
-    while "trial 1: train.lr" not in case.err:
-        assert time.monotonic() < deadline, case.err
-        time.sleep(0.02)
+    wait_for(case, "trial 1: train.lr")
     case.send(signal.SIGINT)
     assert case.wait(60) == 130
     assert "rerun the same command" in case.err

@@ -19,6 +19,7 @@ from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaErr
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
     "worker": "take jobs of a sweep that lies in a shared folder, until none is left; --list shows its state",
+    "tune": "a search for settings on validation data, with trials that are stopped early (ASHA)",
     "predict": "new data by a finished run: csv, parquet or npz; the error where there are targets",
     "export": "one folder with all that a finished run needs to predict, and a model card",
     "score": "the error of a finished run once more, from its saved predictions, without the model",
@@ -37,6 +38,7 @@ COMMANDS = {
 _COMPUTING = (
     "run",
     "worker",
+    "tune",
     "predict",
     "export",
     "score",

@@ -36,7 +36,7 @@ from orca_cli.ranges import check_value, shown
 from orca_cli.runs.identity import Identity, identify
 from orca_cli.schema import GROUPS, NEEDED_GROUPS, Config
 
-_ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker", "augment")
+_ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker", "augment", "tune")
 # What Hydra lets through when a file or an override cannot be read.
 _UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: \"key='my value'\""
@@ -62,8 +62,8 @@ class Composed:
     @property
     def variant(self) -> dict[str, str]:
         """Return the overrides that are neither group choices, nor the seed, nor without effect on results."""
-        unnamed = (*GROUPS, "seed", "device", "protocol", "study", "tracker", "baselines", "train.checkpoint_s")
-        beside = ("paths.", "hydra", "tracker.")
+        unnamed = (*GROUPS, "seed", "device", "protocol", "study", "tracker", "tune", "baselines", "train.checkpoint_s")
+        beside = ("paths.", "hydra", "tracker.", "tune.")
         pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
         return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(beside)}
 
@@ -278,7 +278,7 @@ def _check_typed(override: Override) -> None:
     if key.startswith("tracker."):
         credentials.check(None, key)
     value = value.text if isinstance(value, QuotedString) else value
-    if schema.is_section(key) and key not in NEEDED_GROUPS:
+    if schema.is_section(key) and key not in _ALL_GROUPS:
         hint = f"give its settings one by one, such as {key}.NAME=..."
         raise ConfigError(f"{shown(value)} is not allowed", where=key, hint=hint)
     if key in schema.declared() and not (isinstance(value, str) and "${" in value):  # what is interpolated comes later

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from orca_cli.tracking.json_lines import JsonLines
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
     from orca_cli.compose import Composed
+    from orca_cli.interfaces import Recorder
     from orca_cli.stages.align import Aligned
     from orca_cli.stages.build import Built
     from orca_cli.stages.finetune import Tested, Trained
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run
 
 State = Literal["completed", "skipped", "failed", "interrupted", "not started"]
 Summary = dict[str, Any]
+Recorders = Sequence["Recorder"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,12 @@ def _ignore(summary: Summary) -> None:
 
 
 def run(
-    job: Composed, *, force: bool = False, allow_inexact: bool = False, on_build: Callable[[Summary], None] = _ignore
+    job: Composed,
+    *,
+    force: bool = False,
+    allow_inexact: bool = False,
+    on_build: Callable[[Summary], None] = _ignore,
+    recorders: Recorders = (),
 ) -> Outcome:
     """Run one composed job, resume it, or find it completed.
 
@@ -104,6 +111,7 @@ def run(
         force: run again, in a new folder, what is already completed.
         allow_inexact: resume although threads, packages, data or weights have changed; the result says so.
         on_build: called with the summary of stage 1.
+        recorders: get every line of the curves too; one may end the run by raising PrunedError.
     """
     name, root = run_name(job), Path(job.config.paths.runs or "")
     try:
@@ -118,7 +126,7 @@ def run(
                 terminal.log.info(f"already completed, not run again (--force does): {folder.path}")
                 return Outcome("skipped", path=folder.path, result=result)
             terminal.log.info(f"{folder.path}")
-            return _attempt(job, folder, on_build)
+            return _attempt(job, folder, on_build, recorders)
     except OrcaError as error:
         return _ended(Failure(error, error), None)
 
@@ -137,7 +145,9 @@ def run_name(job: Composed) -> RunName:
     )
 
 
-def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None] = _ignore) -> Validated:
+def train(
+    job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None] = _ignore, recorders: Recorders = ()
+) -> Validated:
     """Run the three stages up to the choice of the weights; the test split stays closed.
 
     Raises:
@@ -155,6 +165,8 @@ def train(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], Non
     device = choose_device(config.device)
     _write_settings(job, folder, str(device))
     folder.attach(JsonLines(folder.stage))
+    for recorder in recorders:
+        folder.attach(recorder)
     seconds: dict[str, float] = {}
     start = time.monotonic()
     with _timed(seconds, "build"):
@@ -245,9 +257,9 @@ def compare(validated: Validated, tested: Tested) -> dict[str, Any]:
     return {"baselines": {name: one.record() for name, one in found.items()}, "comparison": told}
 
 
-def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None]) -> Outcome:
+def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None], recorders: Recorders) -> Outcome:
     try:
-        _complete(job, folder, on_build)
+        _complete(job, folder, on_build, recorders)
     except InterruptionError as error:
         failure = Failure(error, error)
         _record(folder, "interrupted", failure)
@@ -264,13 +276,17 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], 
     return Outcome("completed", path=folder.path, result=folder.result())
 
 
-def _complete(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None]) -> None:
-    """Train, test, compare with baselines and write the result."""
-    validated = train(job, folder, on_build)
+def _complete(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None], recorders: Recorders) -> None:
+    """Train, test, compare with baselines and write the result; without the test split where the settings say so."""
+    validated = train(job, folder, on_build, recorders)
+    inexact = {"inexact": folder.inexact()}
+    if not job.config.test:
+        folder.write_result(_result(validated, None) | {"baselines": {}, "comparison": None} | inexact)
+        return
     tested = test(job, folder, validated)
     compared = compare(validated, tested)
     _draw(folder)
-    result = _result(validated, tested) | compared | {"inexact": folder.inexact()}
+    result = _result(validated, tested) | compared | inexact
     folder.write_result(result)
     folder.ended("completed", result)
 
@@ -354,27 +370,18 @@ def _record(folder: RunDirectory, state: State, failure: Failure) -> None:
         terminal.log.warning(f"the state '{state}' could not be recorded: {error}")
 
 
-def _result(validated: Validated, tested: Tested) -> dict[str, Any]:
-    """Return the result record of a completed run."""
+def _result(validated: Validated, tested: Tested | None) -> dict[str, Any]:
+    """Return the result record of a completed run; `tested` is None where the test split stays closed."""
     built, aligned, trained = validated.built, validated.aligned, validated.trained
     config = built.config
-    score, error = tested.score, built.error
     seconds = dict(validated.seconds)
-    seconds["finetune"] += seconds.pop("test")
+    seconds["finetune"] += seconds.pop("test", 0.0)
     return {
         "synthetic": built.task.synthetic,
         "size": built.task.size,
-        "error": {
-            "name": error.name,
-            "value": score.value,
-            "reason": None if score.value is not None else f"undefined on all {score.skipped} that it averages over",
-            "n": score.n,
-            "skipped": score.skipped,
-            "percent": error.percent,
-            "others": dict(score.others),
-        },
+        "error": _error(built, tested),
         "validation_error": trained.validation_error,
-        "trivial_error": tested.trivial,
+        "trivial_error": None if tested is None else tested.trivial,
         "selected": trained.selected,
         "decided": built.summary["decided"],
         "augment": config.augment if config.augment.get(parts.TARGET) is not None else None,
@@ -383,8 +390,8 @@ def _result(validated: Validated, tested: Tested) -> dict[str, Any]:
             "precision": validated.engine.precision,
             "rate_change": None if trained.rate is None else trained.rate.plain(),
         },
-        "test_reads": tested.reads,
-        "splits": built.summary["splits"] | {"test": tested.split},
+        "test_reads": 0 if tested is None else tested.reads,
+        "splits": built.summary["splits"] | ({} if tested is None else {"test": tested.split}),
         "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},
         "alignment": {
             "method": config.align.method,
@@ -399,6 +406,23 @@ def _result(validated: Validated, tested: Tested) -> dict[str, Any]:
         "trajectory_s": aligned.seconds,
         "parameters": built.summary["parameters"],
         "weights_sha256": trained.weights_sha256,
+    }
+
+
+def _error(built: Built, tested: Tested | None) -> dict[str, Any]:
+    """Return the test error as result.json has it."""
+    error, score = built.error, None if tested is None else tested.score
+    reason = "the test split stayed closed (test=false)"
+    if score is not None:
+        reason = "" if score.value is not None else f"undefined on all {score.skipped} that it averages over"
+    return {
+        "name": error.name,
+        "value": None if score is None else score.value,
+        "reason": reason or None,
+        "n": 0 if score is None else score.n,
+        "skipped": 0 if score is None else score.skipped,
+        "percent": error.percent,
+        "others": {} if score is None else dict(score.others),
     }
 
 

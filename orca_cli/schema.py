@@ -278,6 +278,41 @@ class Train:
 
 
 @dataclass
+class Tune:
+    """The search for settings before a run (paper A.3.3); a run's identity has the settings found in its place."""
+
+    algorithm: Annotated[
+        str,
+        OneOf(("none", "asha")),
+        "asha: search on validation data first, by successive halving of trials that run at the same time, then run with what"
+        " was found.",
+    ] = "none"
+    space: Annotated[str, "What is searched: a file of conf/space, by name, or the path of a YAML file of yours."] = (
+        "small"
+    )
+    trials: Annotated[
+        Count, "Trials, those that are stopped early and the one with the settings as they are among them."
+    ] = 20
+    seeds: Annotated[
+        Count, "Seeds of a trial, whose validation errors are averaged; the first one decides who is stopped."
+    ] = 1
+    sampler: Annotated[
+        str,
+        OneOf(("tpe", "random")),
+        "How settings are drawn: by what earlier trials found (tpe, after 10 trials), or blindly.",
+    ] = "tpe"
+    reduction: Annotated[AtLeastTwo, "One of N trials goes on beyond each comparison."] = 3
+    rungs: Annotated[
+        Annotated[int, Interval(ge=0, le=8)],
+        "Comparisons, the last after 1/reduction of a trial's steps, each other after 1/reduction of those; 0 stops nothing.",
+    ] = 2
+    seed: Annotated[Seed, "Seed of what is drawn, and the first of a trial's seeds."] = 0
+    per_arm: Annotated[
+        bool, "Search for the run's own metric, with as many trials for each, instead of once without alignment."
+    ] = False
+
+
+@dataclass
 class Config:
     """One run."""
 
@@ -292,6 +327,7 @@ class Config:
     predictor: Predictor = field(default_factory=Predictor)
     align: Align = field(default_factory=Align)
     train: Train = field(default_factory=Train)
+    tune: Tune = field(default_factory=Tune)
     paths: Paths = field(default_factory=Paths)
     seed: Annotated[
         Seed, "Seed of all random draws but the split of the data, which has its own (task.split_seed)."
@@ -314,6 +350,11 @@ class Config:
         "How long to train in stage 3: the optimizer steps, and what else of train is null, by the number of samples and their"
         " length (protocol=clean). A number is minutes on this machine. Settings of train that are given count more.",
     ] = "normal"
+    test: Annotated[
+        bool,
+        "Open the test split once, at the end. false: the run ends with its validation error, and has no test error, as the"
+        " trials of a search.",
+    ] = True
     baselines: Annotated[
         str,
         OneOf(("none", "simple", "all")),
@@ -377,6 +418,9 @@ def check(config: Config) -> None:
     if align.method != "orca" and align.stop == "floor":
         what = f"stops at a distance, and align.method={align.method} descends none"
         raise ConfigError(what, where="align.stop=floor", hint="use align.stop=last, or align.method=orca")
+    if not config.test and train.validate_on == "test":
+        what = "contradicts train.validate_on=test, which opens the test split every epoch"
+        raise ConfigError(what, where="test=false", hint="use train.validate_on=validation")
     if align.patience is not None and align.check_every > align.epochs > 0:
         what = f"never measures within align.epochs={align.epochs}, and align.patience={align.patience} waits for it"
         hint = "lower align.check_every, or leave align.patience out"

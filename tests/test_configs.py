@@ -14,6 +14,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.schema import lookup
 from orca_cli.stages.build import build, forward_once, read_source
 from orca_cli.terminal import LogReporter
+from orca_cli.tuning import space as spaces
 from tests.checkpoints import save_tiny, save_tiny_bert
 
 CONF = config_dir()
@@ -26,6 +27,8 @@ FLOOR = {
     "embedder": 2,
     "finetune": 8,
     "augment": 11,
+    "tune": 2,
+    "space": 3,
     "hparams": 1,
     "protocol": 3,
 }
@@ -142,12 +145,12 @@ def test_settings_of_a_task_are_taken_with_its_protocol_and_body(path):
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "space"], ids=str)
 def test_all_values_of_a_search_space_can_be_set(path):
-    space = yaml.safe_load((CONF / path).read_text())
-    fixed = [f"{key}={value}" for key, value in (space["fixed"] | space["baseline"]).items()]
+    space = spaces.read(CONF / path)
+    fixed = [f"{key}={value}" for key, value in (space.fixed | space.baseline).items()]
     with compose.session() as session:
-        for key, values in space["params"].items():
-            jobs = session.expand([*fixed, f"{key}={','.join(map(str, values))}"]).jobs
-            assert len(jobs) == len(values)
+        for key, values in space.params.items():
+            jobs = session.expand([*fixed, f"{key}={','.join(map(str, values.ends))}"]).jobs
+            assert len(jobs) == len(values.ends)
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

@@ -45,6 +45,7 @@ LEVELS = {
     "compose": 3,
     "baselines": 4,
     "stages": 4,
+    "tuning": 4,
     "pretraining": 4,
     "experiment": 5,
     "comparison": 5,

@@ -31,6 +31,7 @@ GROUPS = {
     "hparams": "hparams",
     "protocols": "protocol",
     "studies": "study",
+    "spaces": "space",
 }
 SETTINGS = "settings"
 SCHEMA = 1

@@ -45,6 +45,7 @@ examples:
   orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps, time; trains nothing
   orca run -m metric=minibatch_ot,none seed=0,1,2   a sweep of six runs; repeated, it runs only what is missing
   orca run -m seed='range(5)' finetune='glob(*)'    ranges, and all choices of a group
+  orca run tune=asha task=digits                    search for settings first, on validation data (orca tune --help)
   orca run -m study=alignment metric=none,otdd seed=0         a part of a study (orca list studies); --dry-run counts it
   orca run --config-dir my_conf task=mine           my_conf/task/mine.yaml
   orca run -m seed='range(40)' --enqueue            on many machines: orca worker NAME on each (docs/cluster.md)
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Transfer a pretrained transformer to a task: build, align, finetune, test."
     parser.epilog = EXAMPLES
-    text = "settings; groups are task, body, source, metric, embedder, finetune, augment, tracker, hparams, study"
+    text = "settings; groups are task, body, source, metric, embedder, finetune, augment, tracker, tune, hparams, study"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     add_config_dir(parser, "task/x.yaml, body/x.yaml, ...")
     add_allow_module(parser)
@@ -138,6 +139,8 @@ def _execute(arguments: argparse.Namespace) -> Outcome | Result:
                 raise UsageError(f"'{text}' names several values", where=key, hint="add -m for a sweep")
         job = session.compose(arguments.overrides)
         signals.check()
+        if job.config.tune.algorithm != "none" and not arguments.dry_run:
+            job = _tuned(session, arguments)
         return _dry_run([job], False) if arguments.dry_run else run_job(job, arguments)
 
 
@@ -151,6 +154,12 @@ def _enqueue(found: Sweep, arguments: argparse.Namespace) -> Result:
     from orca_cli.commands import enqueue
 
     return enqueue.enqueue(found, arguments)
+
+
+def _tuned(session: Session, arguments: argparse.Namespace) -> Composed:
+    from orca_cli.commands import tune
+
+    return tune.tuned(session, arguments)
 
 
 def _is_launched(arguments: argparse.Namespace) -> bool:
@@ -177,6 +186,8 @@ def _check_launcher(arguments: argparse.Namespace) -> None:
         if text.startswith(_LAUNCHER):
             launchers.check_installed(text.removeprefix(_LAUNCHER))
         key = text.lstrip("+~").partition("=")[0]
+        if is_launched and key in ("tune", "tune.algorithm"):
+            raise UsageError("has no effect with another launcher", where=text, hint="search first: orca tune")
         if not is_launched and key.startswith("hydra.launcher"):
             hint = "use --at-once and --time-limit, or name a launcher"
             raise UsageError("has no effect without hydra/launcher=NAME", where=key, hint=hint)

@@ -187,10 +187,7 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     yield "validation", _validation(result)
     if change := result.get("training", {}).get("rate_change"):
         yield "rate", f"train.lr={change['after']:g} instead of {change['before']:g}, which {change['why']}"
-    skipped = f", {error['skipped']} skipped" if error["skipped"] else ""
-    trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], error['percent'])})"
-    test = Text(error_text(result), style="bold")
-    yield "test", test.append(f" on {result['splits']['test']['n']} samples{skipped} {trivial}", "not bold")
+    yield "test", _test(result)
     simple = {name: one for name, one in result.get("baselines", {}).items() if name != "constant"}
     if simple:
         yield "baselines", ", ".join(_baseline(name, one, error["percent"]) for name, one in simple.items())
@@ -201,6 +198,15 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
     if outcome.path is not None and (outcome.path / STAGE_FOLDERS["build"] / PREPROCESSING).exists():
         yield "predict", f"orca predict {outcome.path} INPUT | orca export {outcome.path} DIR"
     yield "next", "orca report | orca run seed=1 | orca run -m metric=minibatch_ot,none seed=0,1,2 | orca list"
+
+
+def _test(result: Mapping[str, Any]) -> str | Text:
+    error, split = result["error"], result["splits"].get("test")
+    if split is None:
+        return f"none: {error['reason']}"
+    skipped = f", {error['skipped']} skipped" if error["skipped"] else ""
+    trivial = f"(best constant predictor: {percent_or_number(result['trivial_error'], error['percent'])})"
+    return Text(error_text(result), style="bold").append(f" on {split['n']} samples{skipped} {trivial}", "not bold")
 
 
 def _baseline(name: str, record: Mapping[str, Any], percent: bool) -> str:

@@ -279,6 +279,15 @@ class RunDirectory:
         storage.write_json(self.path / RESULT, record | result)
         self.finish()
 
+    def drop_weights(self) -> None:
+        """Remove all that stage 3 trained, of a run that is compared with others and not used; it cannot predict then."""
+        for path in sorted(self.stage("finetune").glob("*")):
+            if path.is_dir():
+                storage.remove(path)
+        if self.result():
+            storage.remove(self.path / storage.MANIFEST)
+            self.finish()
+
     def finish(self) -> None:
         """Finish a run that has a result: drop its checkpoints, seal its files, set its state."""
         if not (self.path / storage.MANIFEST).exists():

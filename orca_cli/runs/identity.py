@@ -12,7 +12,7 @@ from typing import Any
 from orca_cli.schema import GROUPS
 from orca_cli.storage import sha256_file
 
-_WITHOUT_EFFECT = ("paths", "device", "tracker", "baselines")
+_WITHOUT_EFFECT = ("paths", "device", "tracker", "baselines", "tune")
 _HASH_BELOW = 2**30  # bytes; larger files are identified by size and modification time
 SHORT = 8
 
@@ -45,6 +45,8 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     """
     kept = {key: value for key, value in content.items() if key not in _WITHOUT_EFFECT}
     kept["train"] = {key: value for key, value in content["train"].items() if key != "checkpoint_s"}
+    if kept.get("test") is True:
+        del kept["test"]  # as every run that was made before there was a choice
     kept["choices"] = {group: choices[group] for group in GROUPS}
     files: dict[str, str] = {}
     for part in ("task", "body", "source"):

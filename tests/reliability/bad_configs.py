@@ -37,7 +37,7 @@ FREE = {
     "task.x", "task.y", "task.filter", "task.keys", "task.field", "task.dataset", "task.config", "task.revision",
     "task.train_split", "task.validation_split", "task.test_split", "task.group", "task.target", "task.images",
     "body.checkpoint", "source.path", "source.name", "paths.runs", "paths.data", "paths.cache", "task.missing",
-    "tracker.project", "tracker.entity", "tracker.uri", "tracker.experiment",
+    "tracker.project", "tracker.entity", "tracker.uri", "tracker.experiment", "tune.space",
 }  # fmt: skip
 # Words that are texts in one task and choices in another.
 FREE_IN = {("arrays", "task.validation"), ("arrays", "task.test"), ("table", "task.validation"), ("table", "task.test")}
@@ -47,7 +47,7 @@ MAY_BE_ZERO = {
     "seed", "align.source_seed",
     "task.split_seed", "task.data_seed", "task.frozen_seed", "task.crop_start", "task.padding", "source.outside",
     "align.epochs", "align.weight_decay", "align.momentum", "align.classes_per_problem", "train.weight_decay",
-    "align.inner_lr", "align.source_weight",
+    "align.inner_lr", "align.source_weight", "tune.rungs", "tune.seed",
     "train.momentum", "train.warmup_epochs", "train.longer_by", "train.checkpoint_s", "task.masking", "task.mixing",
     "task.most_noise", "task.sky_high", "task.error.threshold", "metric.newton_points", "metric.newton_steps",
     "metric.tolerance", "metric.scaling",

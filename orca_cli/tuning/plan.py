@@ -1,0 +1,188 @@
+"""What a search does, from what was typed: its trials' settings, its name, and where it keeps them."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orca_cli import configuration
+from orca_cli.exceptions import ConfigError
+from orca_cli.runs.settings import as_typed
+from orca_cli.schema import Tune
+from orca_cli.tuning import space as spaces
+from orca_cli.tuning.space import Plain, Space
+from orca_cli.tuning.trials import FOLDER, JOURNAL
+
+if TYPE_CHECKING:  # imports Hydra
+    from orca_cli.compose import Composed, Session
+
+_SHORT = 8
+# Of every trial: judged on validation data that it did not train on, and by nothing else.
+_CLOSED = {"test": False, "baselines": "none", "train.refit": False, "train.validate_on": "validation"}
+_NOT_OF_TRIALS = ("seed", "tune", "study", *_CLOSED)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One search.
+
+    Args:
+        name: the same whenever the same is typed, whatever the number of trials.
+        arm: the metric of the trials.
+        space, tune: of the search.
+        typed: overrides of all trials that were typed; key -> override.
+        fixed: settings of the trials that draw, and of the run that follows.
+        folder: of the search.
+        before: the file of settings that the trials have as it is; None where there is none.
+        run: task and body, which the settings found are for.
+    """
+
+    name: str
+    arm: str
+    space: Space
+    tune: Tune
+    typed: dict[str, str]
+    fixed: dict[str, Plain]
+    folder: Path
+    before: Path | None
+    run: str
+
+    @property
+    def address(self) -> str:
+        """Return the journal of the search, the storage where none is given."""
+        return str(self.folder / JOURNAL)
+
+    def overrides(self, settings: Mapping[str, Plain] | None, seed: int) -> list[str]:
+        """Return what makes a run of one seed of a trial; `settings` is None for those that are not searched for."""
+        drawn = {} if settings is None else self.found(settings)
+        runs = str((self.folder / "runs").absolute()).replace("\\", "\\\\").replace("'", "\\'")
+        rules = {f"tune.{key}": getattr(self.tune, key) for key in ("seed", "reduction", "rungs")}
+        own = _as_overrides(_CLOSED | rules | drawn | {"seed": seed})
+        return list((self.typed | own | {"paths.runs": f"paths.runs='{runs}'"}).values())
+
+    def found(self, settings: Mapping[str, Plain]) -> dict[str, Plain]:
+        """Return the settings that a run needs to train as a trial did."""
+        return self.fixed | dict(settings)
+
+    @property
+    def seeds(self) -> range:
+        """Return the seeds of every trial."""
+        return range(self.tune.seed, self.tune.seed + self.tune.seeds)
+
+
+def make(session: Session, overrides: Sequence[str], extra: Path | None) -> list[Plan]:
+    """Return the searches that overrides ask for: one, or with tune.per_arm one for each metric that is typed.
+
+    Args:
+        session: composes.
+        overrides: as typed; `metric` may be several words with commas.
+        extra: the user's own folder of settings.
+
+    Raises:
+        ConfigError: a setting, the space, or a value in it is wrong.
+    """
+    typed = {_key(text): text for text in overrides}
+    metrics = typed.get("metric", "").partition("=")[2].split(",")
+    plans = [_plan(session, typed | ({"metric": f"metric={metric}"} if metric else {}), extra) for metric in metrics]
+    if len(plans) > 1 and not plans[0].tune.per_arm:
+        hint = "add tune.per_arm=true for a search each, or leave it out: the search is without alignment"
+        raise ConfigError("names several metrics", where=typed["metric"], hint=hint)
+    return plans
+
+
+def _plan(session: Session, typed: dict[str, str], extra: Path | None) -> Plan:
+    job = session.compose(list(typed.values()))
+    tune = job.config.tune
+    space = spaces.find(tune.space, extra)
+    _check(job, space, typed)
+    # Without alignment nothing depends on its settings; so all arms share the search.
+    left_out = ("metric", "metric.", "align.") if not tune.per_arm else ()
+    kept = {
+        key: text
+        for key, text in typed.items()
+        if key not in (*_NOT_OF_TRIALS, "paths.runs") and not key.startswith(("tune.", "hydra", *left_out))
+    }
+    if not tune.per_arm:
+        kept |= _as_overrides(space.baseline)
+    fixed = {key: value for key, value in space.fixed.items() if key not in typed}
+    if "train.lr" in space.params and not {"train.adapt_rate"} & {*typed, *fixed}:
+        fixed["train.adapt_rate"] = False  # a trial is about the rate that it drew
+    names = job.choices
+    run = f"{names['task']}-{names['body']}"
+    arm = names["metric"] if tune.per_arm else str(space.baseline.get("metric", names["metric"]))
+    plan = Plan("", arm, space, tune, kept, fixed, Path(), _hparams(job, typed, extra), run)
+    plain = session.compose(plan.overrides(None, tune.seed))
+    _check_space(session, plan)
+    rules = {key: getattr(tune, key) for key in ("sampler", "seeds", "seed", "reduction", "rungs")}
+    parts = [plain.identity.settings, space.record(), fixed, rules]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    name = f"{run}-{arm}-{digest[:_SHORT]}"
+    folder = Path(job.config.paths.runs or "") / FOLDER / name
+    return Plan(name, arm, space, tune, kept, fixed, folder, plan.before, run)
+
+
+def _check(job: Composed, space: Space, typed: Mapping[str, str]) -> None:
+    """Refuse what contradicts a search."""
+    for key in space.params:
+        if key in typed:
+            hint = f"leave it out, or take {key} out of the space"
+            raise ConfigError(f"is searched by space={space.name}", where=typed[key], hint=hint)
+        if key.startswith(("align.", "metric.")) and not job.config.tune.per_arm:
+            what = f"{key} has no effect without alignment"
+            raise ConfigError(what, where=f"space={space.name}", hint="add tune.per_arm=true")
+    if job.config.train.refit is True:
+        what = "leaves no validation samples to judge by"
+        raise ConfigError(what, where="train.refit=true", hint="leave it out: the run after the search decides it")
+
+
+def _check_space(session: Session, plan: Plan) -> None:
+    """Compose the values of a space, so that a wrong one is refused before the first trial."""
+    params = plan.space.params
+    columns = [[(key, value) for value in param.ends] for key, param in params.items()]
+    first = {key: param.ends[0] for key, param in params.items()}
+    try:
+        for together in itertools.zip_longest(*columns):
+            session.compose(plan.overrides(first | dict(pair for pair in together if pair is not None), 0))
+        return
+    except ConfigError:
+        pass  # which one?
+    for key, value in itertools.chain.from_iterable(columns):
+        one = plan.typed | _as_overrides(_CLOSED | plan.fixed | {key: value})
+        try:
+            session.compose(list(one.values()))
+        except ConfigError as error:
+            where = f"space={plan.space.name}: {error.where}"
+            raise ConfigError(error.what, where=where, hint=error.hint) from error
+
+
+def _hparams(job: Composed, typed: Mapping[str, str], extra: Path | None) -> Path | None:
+    """Return the file of settings that a job has: the one typed, else that of its task and body."""
+    name = typed.get("hparams", "").partition("=")[2].strip("'\"")
+    name = name or f"{job.config.protocol}/{job.choices['task']}-{job.choices['body']}"
+    return configuration.choices("hparams", extra).get(name)
+
+
+def _as_overrides(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {key: f"{key}={as_typed(value)}" for key, value in settings.items()}
+
+
+def without(overrides: Iterable[str], *keys: str) -> list[str]:
+    """Return overrides without those of some keys, and of what is below them."""
+    return [
+        text for text in overrides if not any(_key(text) == key or _key(text).startswith(f"{key}.") for key in keys)
+    ]
+
+
+def applied(overrides: Sequence[str], plan: Plan, settings: Mapping[str, Plain]) -> list[str]:
+    """Return overrides of a run with the settings that its search found; what is typed wins."""
+    typed = {_key(text): text for text in overrides}
+    return list((_as_overrides(plan.found(settings)) | typed).values())
+
+
+def _key(text: str) -> str:
+    return text.lstrip("+~").partition("=")[0].partition("@")[0]

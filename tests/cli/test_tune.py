@@ -1,0 +1,182 @@
+"""`orca tune` and `orca run tune=asha` as a user has them: whole searches of real runs on a tiny body."""
+
+import json
+import signal
+import time
+from contextlib import suppress
+
+import pytest
+
+pytest.importorskip("optuna", reason="the extra tune is not installed")
+
+from tests.cli.conftest import results
+
+SPACE = "params: {train.lr: [1.0e-3, 3.0e-3, 1.0e-2]}\nfixed: {train.epochs: 3, train.outer_rate: 1.0}\n"
+WEAK = (
+    "# @package _global_\n# Learns next to nothing.\ntrain: {lr: 1.0e-7, epochs: 1, warmup_epochs: 0, batch_size: 16}\n"
+)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A user's folder: a space, and settings that any trial beats."""
+    folder = tmp_path_factory.mktemp("own")
+    for name, text in {"space/rates.yaml": SPACE, "hparams/weak.yaml": WEAK}.items():
+        (folder / name).parent.mkdir()
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def words(small, own):
+    """What is typed for a search and for the runs beside it."""
+    kept = [text for text in small if not text.startswith(("train.epochs", "train.lr", "train.warmup", "train.batch"))]
+    return [*kept, "--config-dir", str(own)]
+
+
+SEARCH = ("hparams=weak", "space=rates", "trials=3", "rungs=0")
+
+
+def journal(environment):
+    (folder,) = (environment / ".searches").iterdir()
+    return folder
+
+
+def wait_for(case, text, timeout_s=300.0):
+    """Wait until a command has written something to standard error, whose file the fork makes itself."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and case.poll() is None:
+        with suppress(FileNotFoundError):
+            if text in case.err:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"'{text}' was not written: {case.err}")
+
+
+def trial_runs(environment):
+    return sorted((journal(environment) / "runs" / "digits").glob("2*"))
+
+
+def test_a_search_closes_the_test_split_and_the_next_run_trains_as_its_best_trial(fork, environment, words):
+    case = fork("tune", *words, *SEARCH, "--json")
+    assert case.wait(300) == 0, case.err
+    (search,) = json.loads(case.out)["searches"]
+    assert [trial["state"] for trial in search["trials"]] == ["completed"] * 3
+    assert [trial["defaults"] for trial in search["trials"]] == [True, False, False]
+    assert search["best"]["error"] < search["defaults"]
+    assert search["history"][-1] == search["best"]["error"]
+    runs = trial_runs(environment)
+    assert len(runs) == 3
+    for run in runs:
+        result = json.loads((run / "result.json").read_text())
+        assert (result["state"], result["test_reads"], result["error"]["value"]) == ("completed", 0, None)
+        assert set(result["splits"]) == {"train", "val"}
+        assert result["baselines"] == {}
+        names = {path.name for path in (run / "3_finetune").iterdir()}
+        assert names == {"metrics.jsonl"}  # neither predictions, nor reads of the test split, nor weights
+    assert not [path for path in environment.iterdir() if not path.name.startswith(".")]  # reports see no trial
+
+    # The next run, as the last line says it.
+    command = search["next"].split()
+    assert command[:2] == ["orca", "run"]
+    assert f"hparams={'digits-minilm'}" in command
+    case = fork(*command[1:], "metric=none", "baselines=none")
+    assert case.wait(120) == 0, case.err
+    (result,) = results(environment)
+    assert result["validation_error"] == search["best"]["error"]
+    assert result["test_reads"] == 1
+    assert result["error"]["value"] is not None
+
+    # One command for both finds the search and the run done.
+    settings = [text if text.startswith("hparams") else f"tune.{text}" for text in SEARCH]
+    case = fork("run", "tune=asha", *words, *settings, "metric=none", "baselines=none")
+    assert case.wait(120) == 0, case.err
+    assert "already completed" in case.err
+    assert len(trial_runs(environment)) == 3
+
+
+def test_a_search_that_was_killed_goes_on_and_does_no_trial_twice(fork, environment, words):
+    case = fork("tune", *words, *SEARCH)
+    wait_for(case, "trial 1: train.lr")
+    time.sleep(0.5)
+    case.send(signal.SIGKILL)
+    assert case.wait(30) == -signal.SIGKILL
+    first = (trial_runs(environment)[0] / "result.json").read_bytes()
+    case = fork("tune", *words, *SEARCH, "--json")
+    assert case.wait(300) == 0, case.err
+    (search,) = json.loads(case.out)["searches"]
+    assert [(trial["number"], trial["state"]) for trial in search["trials"]] == [(n, "completed") for n in range(3)]
+    assert "trial 0: " not in case.err
+    runs = trial_runs(environment)
+    assert len(runs) == 3
+    assert (runs[0] / "result.json").read_bytes() == first
+    again = fork("tune", *words, *SEARCH, "--json")
+    assert again.wait(60) == 0, again.err
+    assert json.loads(again.out) == json.loads(case.out)
+    assert "3 done" in again.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "told"),
+    [
+        (["space=bad.yaml"], 10, "no such setting: 'train.learning_rate'"),
+        (["space=rates", "trials=0"], 10, "tune.trials: 0"),
+        (["space=rates", "--storage", "redis://host"], 10, "'redis' is no such database"),
+        (["space=rates", "--jobs", "0"], 2, "--jobs: 0 is out of range"),
+    ],
+)
+def test_what_cannot_be_searched_is_told_in_one_line(orca, environment, words, settings, code, told, tmp_path):
+    (tmp_path / "bad.yaml").write_text("params: {train.lr: [1.0e-3], train.learning_rate: [1.0]}\n")
+    ended, out, err = orca("tune", *words, *settings)
+    (line,) = err.strip().splitlines()
+    assert ended == code
+    assert line.startswith("orca: error: ")
+    assert told in line
+    assert out == ""
+    assert not environment.exists()
+
+
+def test_a_run_without_test_says_so_and_does_not_change_the_identity_of_others(orca, environment, small, completed):
+    code, out, err = orca("run", *small, "test=false", "metric=none")
+    assert code == 0, err
+    assert "none: the test split stayed closed (test=false)" in out
+    (closed,) = [result for result in results(environment) if not result["test_reads"]]
+    assert (closed["variant"]["test"], closed["comparison"]) == ("false", None)
+    code, out, err = orca("report")
+    assert code == 0, err
+    assert "already completed" in orca("run", *small, "test=true")[2]
+    assert orca("run", *small, "test=false", "train.validate_on=test")[0] == 10
+
+
+@pytest.mark.slow
+def test_two_workers_and_seeds_and_arms(fork, environment, words):
+    """Two processes at a time; each trial is the mean of two seeds; a search for each metric."""
+    arms = ["metric=none,moments", "per_arm=true", "align.check_every=3", "seeds=2", "hparams=weak", "space=rates"]
+    case = fork("tune", *words, *arms, "trials=3", "--jobs", "2", "--json")
+    assert case.wait(500) == 0, case.err
+    searches = json.loads(case.out)["searches"]
+    assert [search["arm"] for search in searches] == ["none", "moments"]
+    for search in searches:
+        rows = search["trials"]
+        assert len(rows) == 3
+        for row in rows:
+            if row["state"] == "completed":
+                assert row["error"] == pytest.approx(sum(row["facts"]["errors"]) / 2)
+                assert len(set(row["facts"]["runs"])) == 2
+        assert f"metric={search['arm']}" in search["next"]
+        assert search["hparams"].endswith(f"digits-minilm-{search['arm']}.yaml")
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_the_trial_and_the_command_goes_on(fork, environment, words):
+    case = fork("tune", *words, *SEARCH)
+    wait_for(case, "trial 1: train.lr")
+    case.send(signal.SIGINT)
+    assert case.wait(60) == 130
+    assert "rerun the same command" in case.err
+    case = fork(
+        "run", "tune=asha", *words, "hparams=weak", "tune.space=rates", "tune.trials=3", "tune.rungs=0", "metric=none"
+    )
+    assert case.wait(300) == 0, case.err
+    assert len(trial_runs(environment)) == 3
+    assert len(results(environment)) == 1

@@ -1,0 +1,95 @@
+"""What a search does, from what was typed: its name, its trials, and what contradicts it."""
+
+import pytest
+
+from orca_cli import compose
+from orca_cli.exceptions import ConfigError
+from orca_cli.tuning import plan as plans
+from orca_cli.tuning.hparams import path_of
+
+FILES = {
+    "rates": "params: {train.lr: [1.0e-3, 1.0e-2]}\nfixed: {train.epochs: 3}",
+    "bad": "params: {train.lr: [1.0e-3, -1.0]}",
+    "range": "params: {train.batch_size: {low: 0, high: 64}}",
+    "fixed": "params: {train.lr: [1.0e-3]}\nfixed: {train.epoch: 3}",
+    "align": "params: {align.lr: [1.0e-2, 1.0e-3]}",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("own")
+    (root / "space").mkdir()
+    for name, text in FILES.items():
+        (root / "space" / f"{name}.yaml").write_text(text)
+    return root
+
+
+@pytest.fixture(scope="module")
+def make(folder):
+    with compose.session(folder) as session:
+        yield lambda *words: plans.make(session, [*words, "tune=asha"], folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["tune.space=rate"], "no such space: 'rate'"),
+        (["tune.space=absent.yaml"], "absent.yaml: cannot be read"),
+        (["tune.space=bad"], "space=bad: train.lr: -1 is out of range; allowed"),
+        (["tune.space=range"], "space=range: train.batch_size: 0 is out of range; allowed"),
+        (["tune.space=fixed"], "did you mean 'epochs'"),
+        (["tune.space=align"], "align.lr has no effect without alignment"),
+        (["tune.space=rates", "train.lr=0.1"], "train.lr=0.1: is searched by space=rates"),
+        (["tune.space=rates", "train.refit=true"], "train.refit=true: leaves no validation samples"),
+        (["tune.space=rates", "metric=none,otdd"], "metric=none,otdd: names several metrics"),
+    ],
+)
+def test_contradictions_are_refused_with_their_place(make, words, told):
+    with pytest.raises(ConfigError) as error:
+        make(*words)
+    assert told in str(error.value)
+
+
+def test_the_name_is_that_of_the_settings_and_the_space_whatever_the_arm_and_the_number_of_trials(make):
+    (first,) = make("tune.space=rates", "seed=1", "metric=otdd", "align.lr=0.5")
+    (same,) = make("tune.space=rates", "tune.trials=99", "metric=none")
+    (other,) = make("tune.space=rates", "train.weight_decay=0.5")
+    (seeded,) = make("tune.space=rates", "tune.seed=1")
+    (ruled,) = make("tune.space=rates", "tune.rungs=1")
+    assert first.name == same.name
+    assert len({first.name, other.name, seeded.name, ruled.name}) == 4
+    arms = make("tune.space=rates", "metric=none,otdd", "tune.per_arm=true")
+    assert [plan.arm for plan in arms] == ["none", "otdd"]
+    assert len({plan.name for plan in arms}) == 2
+
+
+def test_trials_are_closed_whatever_is_typed_and_the_first_has_the_settings_as_they_are(make, folder):
+    (plan,) = make(
+        "tune.space=rates", "train.epochs=7", "protocol=release", "test=true", "baselines=all", "tune.seed=3"
+    )
+    plain, drawn = plan.overrides(None, 3), plan.overrides({"train.lr": 1e-3}, 4)
+    for words in (plain, drawn):
+        with compose.session(folder) as session:
+            config = session.compose(words).config
+        assert (config.test, config.baselines, config.train.validate_on, config.train.refit) == (
+            False,
+            "none",
+            "validation",
+            False,
+        )
+        assert config.metric.get("_target_") is None
+        assert config.train.epochs == 7  # typed, so the space's does not count
+        assert config.paths.runs.endswith("/runs")
+    assert "train.adapt_rate=false" in drawn
+    assert not any(text.startswith(("train.lr", "train.adapt_rate")) for text in plain)
+
+
+def test_a_file_of_settings_that_no_search_wrote_is_not_replaced(tmp_path):
+    path = tmp_path / "hparams" / "digits-minilm.yaml"
+    path.parent.mkdir()
+    path.write_text("# @package _global_\n# Mine.\ntrain: {epochs: 3}\n")
+    with pytest.raises(ConfigError, match="was not written by a search"):
+        path_of(tmp_path, "digits-minilm")
+    path.write_text("# @package _global_\n# Found by orca tune: search x\ntrain: {epochs: 3}\n")
+    assert path_of(tmp_path, "digits-minilm") == path

@@ -23,11 +23,15 @@ class PooledPredictor(nn.Module):
 
     def forward(self, features: Tokens) -> Tensor:
         """Return [B, K]."""
+        return self.linear(self.pool(features))
+
+    def pool(self, features: Tokens) -> Tensor:
+        """Return what the linear layer sees, [B, F]."""
         if self.pooling == "class_token":
-            return self.linear(features.x[:, 0])
+            return features.x[:, 0]
         x = features.x[:, features.prefix :]
         weight = features.mask[:, features.prefix :].to(x.dtype).unsqueeze(-1)  # [B, T, 1]
-        return self.linear((x * weight).sum(1) / weight.sum(1).clamp(min=1))
+        return (x * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 class DensePredictor(nn.Module):

@@ -25,7 +25,7 @@ COMMANDS = {
     "report": "a table of the results: methods as rows, tasks as columns",
     "pack": "runs as one file: settings, results, predictions, statistics, checksums",
     "verify": "compute every number of such a file again, without torch",
-    "select": "which body suits a task, before any fine-tuning: distance after alignment, LogME, linear probe",
+    "select": "rank bodies for a task before any fine-tuning: distance after alignment, LogME, linear probe",
     "distance": "the distance between two labelled data sets, by any metric",
     "data": "the data sets: list, get, check, import your own copy, path",
     "body": "the pretrained bodies: list, get for offline machines, train a small one on images",

@@ -59,7 +59,7 @@ def _caveats(taken: Sequence[Ranked], scale: str, random: Sequence[str]) -> Iter
         yield "- one seed: the intervals are of draws of points alone, and too narrow; seed=0,1,2 has those of the whole"
     if random:
         who = ", ".join(random)
-        yield f"- the distance sees a body's embedding layer alone: of {who} the layers behind it are random, not it"
+        yield f"- the distance does not see a body's layers, which are random in {who}: only the embedder's start differs there"
 
 
 def _agreement_lines(found: Mapping[str, Any], percent: bool) -> Iterator[str]:

@@ -86,7 +86,7 @@ class Study:
         axes = _mapping(content.get("axes"), "axes", where)
         if not axes:
             raise ConfigError("a study needs axes", where=where, hint="such as axes: {seed: [0, 1, 2]}")
-        read = {axis: _choices(axis, given, where) for axis, given in axes.items()}
+        read = {axis: read_choices(axis, given, where) for axis, given in axes.items()}
         conditions = content.get("except") or []
         if not isinstance(conditions, list):
             raise ConfigError("is not a list", where=f"{where}: except", hint="such as - {axis: choice}")
@@ -198,7 +198,18 @@ def _mapping(value: Any, part: str, where: str) -> dict[str, Any]:
     return {str(key): entry for key, entry in (value or {}).items()}
 
 
-def _choices(axis: str, given: Any, where: str) -> Choices:
+def read_choices(axis: str, given: Any, where: str) -> Choices:
+    """Return the choices of an axis, from a list of values or a mapping of names to overrides.
+
+    Args:
+        axis: its name.
+        given: as YAML has it.
+        where: the file, for messages.
+
+    Raises:
+        ConfigError: it is neither.
+        UnsafeError: an override sets how the program runs.
+    """
     if isinstance(given, list) and given and all(isinstance(value, str | int | float) for value in given):
         return {name: (f"{axis}={name}",) for name in map(_text, given)}
     if isinstance(given, dict) and given:

@@ -49,6 +49,7 @@ LEVELS = {
     "pretraining": 4,
     "experiment": 5,
     "comparison": 5,
+    "body_ranking": 5,
     "prediction": 5,
     "bundles": 5,
     "commands": 6,

@@ -23,9 +23,13 @@ class PooledPredictor(nn.Module):
 
     def forward(self, features: Tokens) -> Tensor:
         """Return [B, K]."""
+        return self.linear(self.pool(features))
+
+    def pool(self, features: Tokens) -> Tensor:
+        """Return what the linear layer sees, [B, F]."""
         if self.pooling == "class_token":
-            return self.linear(features.x[:, 0])
-        return self.linear(pooled(features))
+            return features.x[:, 0]
+        return pooled(features)
 
 
 def pooled(features: Tokens) -> Tensor:

@@ -19,7 +19,16 @@ from orca_cli.runs.removal import idle, is_run
 from orca_cli.runs.studies import FOLDER as STUDIES
 
 # Folders of the cache whose entries are computed again where they are missing. Downloads of libraries are not ours to remove.
-CACHES = ("alignments", "baselines", "floors", "generated", "metric_sources", "source_features", "unpacked")
+CACHES = (
+    "alignments",
+    "baselines",
+    "body_scores",
+    "floors",
+    "generated",
+    "metric_sources",
+    "source_features",
+    "unpacked",
+)
 CACHE, ASIDE, WRITE, CHECKPOINTS = "cache", "moved aside", "interrupted write", "checkpoints"
 _DAY_S = 86400.0
 _WRITING_S = 3600.0  # a younger file may be one that a process is still writing

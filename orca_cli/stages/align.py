@@ -86,11 +86,7 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
             "pretrained body embeds them, and is then not trained from scratch (metric=none leaves this out)"
         )
     start = time.monotonic()
-    built.model.to(engine.device)
-    used = config.align
-    hint = f"lower align.max_samples or align.source_points ({used.source_points} now)"
-    with governed_by("align", hint), trainable(built.model.embedder):
-        compared, trajectory, key = _trajectory(config, built, engine, run, reporter)
+    compared, trajectory, key = trained(config, built, engine, run, reporter)
     aligned = _chosen(config, built, engine, compared, trajectory, run, reporter)
     _report(aligned)
     weights = checkpoint.snapshot(built.model.embedder)
@@ -109,21 +105,28 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
     return aligned
 
 
-def _trajectory(
+def trained(
     config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
 ) -> tuple[Compared, Trajectory, str]:
-    """Return what is compared, the trajectory, from the cache or made here, and its fingerprint."""
-    with signals.immediate():
-        compared = compare(config, built, engine, reporter)
-    objective = objective_of(config, built, compared, engine)
-    key = fingerprint(config, built, compared, objective, engine.device)
-    run.check_fingerprint("align", {"trajectory": key})
-    assert config.paths.cache is not None
-    entry = cached(
-        Path(config.paths.cache) / "alignments" / key,
-        lambda: Trainer(config, built, compared, objective, engine, run, reporter).train().to_entry(),
-        keep=lambda: not run.inexact(),
-    )
+    """Return what is compared, the trajectory, from the cache or made here, and its fingerprint.
+
+    Raises:
+        NonFiniteError, MemoryExhaustedError: as `align`.
+    """
+    built.model.to(engine.device)
+    hint = f"lower align.max_samples or align.source_points ({config.align.source_points} now)"
+    with governed_by("align", hint), trainable(built.model.embedder):
+        with signals.immediate():
+            compared = compare(config, built, engine, reporter)
+        objective = objective_of(config, built, compared, engine)
+        key = fingerprint(config, built, compared, objective, engine.device)
+        run.check_fingerprint("align", {"trajectory": key})
+        assert config.paths.cache is not None
+        entry = cached(
+            Path(config.paths.cache) / "alignments" / key,
+            lambda: Trainer(config, built, compared, objective, engine, run, reporter).train().to_entry(),
+            keep=lambda: not run.inexact(),
+        )
     trajectory = Trajectory.from_entry(entry)
     run.rewind("align", trajectory.lines)
     return compared, trajectory, key

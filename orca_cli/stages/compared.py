@@ -25,7 +25,7 @@ from orca_cli.training.engine import Engine
 
 _EXACT_SOURCE_POINTS = 500
 _EXACT_TARGET_POINTS = 200
-_FLOOR_DRAWS = 8
+FLOOR_DRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _floor(
 
     def compute() -> Entry:
         values = []
-        for draw in range(_FLOOR_DRAWS):
+        for draw in range(FLOOR_DRAWS):
             generator = seeding.numpy_generator(seed, "align", "floor", draw)
             rows = torch.from_numpy(generator.choice(len(fresh.x), size=points, replace=False)).to(fresh.x.device)
             present, compact = torch.unique(labels[rows], return_inverse=True)

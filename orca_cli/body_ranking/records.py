@@ -1,0 +1,97 @@
+"""What was found about bodies on a task, beside the runs: RUNS/.selections/NAME.json, and the runs' errors that go with it.
+
+A later selection with the same settings adds its bodies to the record. Nothing here imports torch or Hydra.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orca_cli import storage
+from orca_cli.exceptions import DataError
+from orca_cli.report.records.collect import collect
+from orca_cli.terminal import log
+
+FOLDER = ".selections"
+SCHEMA = 1
+_MOST_BYTES = 2**26
+
+
+def add(root: Path, selection: Mapping[str, Any]) -> None:
+    """Store a selection in a folder of runs; bodies of an earlier one with the same task and settings are kept.
+
+    Args:
+        root: folder of all runs.
+        selection: JSON-able, with "task", "overrides" and "bodies", each of which has a "label".
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    facts = json.dumps([selection["task"], sorted(selection["overrides"])])
+    path = root / FOLDER / f"{hashlib.sha256(facts.encode()).hexdigest()[:16]}.json"
+    storage.make_folder(path.parent)
+    with storage.lock(path.with_suffix(".lock"), timeout_s=60.0, what="the record of a selection"):
+        known = _read(path) if path.exists() else None
+        bodies = {body["label"]: body for body in (*(known or {"bodies": []})["bodies"], *selection["bodies"])}
+        storage.write_json(path, {"schema": SCHEMA, **selection, "bodies": list(bodies.values())})
+
+
+def read_all(root: Path) -> list[dict[str, Any]]:
+    """Return all selections of a folder of runs, by task; one that cannot be read is named in a warning."""
+    found = [record for path in sorted((root / FOLDER).glob("*.json")) if (record := _read(path)) is not None]
+    return sorted(found, key=lambda record: (record["task"], record["overrides"]))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError("is far too large")
+        record = json.loads(path.read_bytes())
+        return _checked(record)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        log.warning(f"{path} is left out: it is not a selection ({type(error).__name__}); orca select writes it again")
+        return None
+
+
+def _checked(record: Any) -> dict[str, Any]:
+    """Return a selection's record with what is read of it, each of its type."""
+    if record["schema"] != SCHEMA:
+        raise ValueError(f"schema {record['schema']}")
+    checked = {"task": str(record["task"]), "overrides": [str(text) for text in record["overrides"]]}
+    bodies = []
+    for body in record["bodies"]:
+        known = dict(body) | {"label": str(body["label"]), "settings": str(body["settings"])}
+        for key in ("distance", "before", "logme", "probe"):
+            value = body.get(key)
+            if value is not None and not (type(value) in (int, float) and math.isfinite(value)):
+                raise ValueError(f"{key} is not a number")
+        bodies.append(known)
+    return {**record, **checked, "bodies": bodies}
+
+
+def errors_of(root: Path, settings: Iterable[str]) -> dict[str, list[float]]:
+    """Return settings (`RunName.settings`) -> test errors of the completed runs that have them, one for each seed."""
+    wanted = set(settings) - {""}
+    try:
+        runs = collect([root]).runs
+    except DataError:  # no runs yet
+        return {}
+    found: dict[str, dict[int, float]] = {}
+    for run in runs:
+        if run.settings in wanted and run.score is not None and run.score.value is not None:
+            found.setdefault(run.settings, {})[run.seed] = run.score.value
+    return {name: list(errors.values()) for name, errors in found.items()}
+
+
+def mean_errors(bodies: Sequence[Mapping[str, Any]], errors: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return label -> mean test error, of bodies that have runs."""
+    return {
+        body["label"]: math.fsum(errors[body["settings"]]) / len(errors[body["settings"]])
+        for body in bodies
+        if body["settings"] in errors
+    }

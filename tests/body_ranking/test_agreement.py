@@ -1,0 +1,62 @@
+"""Rank correlations against scipy, and what is known of them."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from orca_cli.body_ranking import agreement
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
+def test_correlations_are_those_of_scipy_with_and_without_ties(rng):
+    for n in (3, 4, 7, 20):
+        for many in (3, 1000):
+            a, b = (list(map(float, rng.integers(many, size=n))) for _ in range(2))
+            found, tau = agreement.correlation(a, b), stats.kendalltau(a, b).statistic
+            if np.isnan(tau):
+                assert found is None
+                continue
+            assert found.tau == pytest.approx(tau)
+            assert found.rho == pytest.approx(stats.spearmanr(a, b).statistic)
+
+
+def test_the_p_of_one_task_is_the_exact_one(rng):
+    a, b = rng.normal(size=(2, 5)).tolist()
+    exact = stats.kendalltau(a, b, alternative="greater", method="exact").pvalue
+    assert agreement.pooled([(a, b)]).p == pytest.approx(exact, abs=0.01)
+
+
+def test_four_tasks_in_order_are_not_chance_and_shuffled_ones_are(rng):
+    ordered = [(list(range(4)), list(range(10 * task, 10 * task + 4))) for task in range(4)]
+    found = agreement.pooled(ordered)
+    assert (found.tasks, found.bodies, found.tau) == (4, 16, 1.0)
+    assert found.p < 0.001
+    drawn = [agreement.pooled(rng.normal(size=(4, 2, 4)).tolist()).p for _ in range(30)]
+    assert 0.3 < np.mean(drawn) < 0.7
+
+
+def test_two_bodies_and_equal_scores_have_no_correlation():
+    assert agreement.correlation([1, 2], [1, 2]) is None
+    assert agreement.correlation([1, 1, 1], [1, 2, 3]) is None
+    assert agreement.pooled([([1, 2], [1, 2])]) is None
+
+
+def test_a_score_that_is_better_when_high_counts_the_other_way_round():
+    bodies = [
+        {"label": "a", "distance": 1.0, "logme": 3.0},
+        {"label": "b", "distance": 2.0, "logme": 2.0},
+        {"label": "c", "distance": 3.0, "logme": 1.0},
+        {"label": "d", "distance": 4.0, "logme": None},
+        {"label": "without runs", "distance": 0.0, "logme": 9.0},
+    ]
+    errors = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.05}
+    logme = agreement.correlation(*agreement.paired(bodies, errors, "logme"))
+    assert (logme.n, logme.tau, logme.regret) == (3, 1.0, 0.0)
+    distance = agreement.correlation(*agreement.paired(bodies, errors, "distance"))
+    assert distance.n == 4
+    assert distance.tau == pytest.approx(0.0)
+    assert distance.regret == pytest.approx(0.05)

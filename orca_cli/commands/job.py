@@ -12,19 +12,22 @@ from orca_cli.experiment import Outcome
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed
+    from orca_cli.training.team import Team
 
 _LONGEST = 1000  # characters of each part of an error that a job reports
 
 
-def run_job(job: Composed, arguments: argparse.Namespace) -> Outcome:
-    """Run one composed job; prints what stage 1 made, unless the result is to be JSON."""
+def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = None) -> Outcome:
+    """Run one composed job, in this process or leading several; prints what stage 1 made, unless the result is to be JSON."""
 
     def show_build(summary: dict[str, Any]) -> None:
         with terminal.lost_output_allowed():
             terminal.print_result(build_table(job, summary))
 
     more = {} if arguments.json else {"on_build": show_build}
-    outcome = experiment.run(job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, **more)
+    outcome = experiment.run(
+        job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, team=team, **more
+    )
     if outcome.failure is not None:
         print_traceback(arguments, outcome.failure.cause)
     return outcome

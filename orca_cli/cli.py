@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     rank = None
     try:
-        rank = ranks.found() if argv is None else None
+        rank = ranks.found()
         if rank is not None:
             if not rank.leads:
                 ranks.silence()

@@ -411,6 +411,8 @@ def _result(validated: Validated, tested: Tested) -> dict[str, Any]:
             "precision": validated.engine.precision,
             "processes": validated.engine.cuts.processes,
             "micro_batches": validated.engine.cuts.splits,
+            "gradient_checkpointing": config.train.gradient_checkpointing,
+            "compile": config.train.compile,
             "rate_change": None if trained.rate is None else trained.rate.plain(),
         },
         "test_reads": tested.reads,

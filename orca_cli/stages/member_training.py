@@ -117,6 +117,7 @@ class MemberTraining:
             built.finetune.load_trainable_state(built.model, saved.weights)
             checkpoint.restore_optimizer(self._plan.optimizer, saved.optimizer)
             engine.restore_scaler(saved.scaler)
+            engine.restore_splits(saved.records.get("splits", 1))
             self._mean.restore(self._progress.average)
 
     def _watched(self, change: RateChange | None) -> RateWatch:
@@ -214,7 +215,8 @@ class MemberTraining:
             self._built.finetune.trainable_state(self._built.model),
             optimizer,
             dict(progress.best) | averaged,
-            progress.plain() | {"member": self._number, "rate": self._watch.plain()},
+            progress.plain()
+            | {"member": self._number, "rate": self._watch.plain(), "splits": self._engine.cuts.splits},
             self._engine.scaler_state(),
         )
         if progress.step and self._saver.save(saved):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 from collections.abc import Callable, Mapping
@@ -197,6 +198,10 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # what is cached was cut for larger batches
         return True
+
+    def restore_splits(self, splits: int) -> None:
+        """Take as few samples at a time as the run did when it was interrupted: dropout is drawn for each piece."""
+        self.cuts = dataclasses.replace(self.cuts, splits=max(splits, self.cuts.splits))
 
     def pin(self, batch: Batch) -> Batch:
         """Return a batch from which a GPU can fetch while the CPU goes on; on other devices the batch itself."""

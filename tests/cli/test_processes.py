@@ -6,12 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from tests.checkpoints import save_tiny_bert
 from tests.cli.conftest import ROOT, results, run_folders, without_baselines
-from tests.forked import until
 
 UNEVEN = ["task.validation_size=33", "task.test_size=45", "train.eval_batch_size=7", "task.train_size=59"]
 CLOSE = {"rel": 2e-5, "abs": 1e-7}  # float32 sums in another order, over a dozen steps
@@ -28,17 +28,24 @@ def still(tmp_path_factory):
 def together(fork):
     """Start N forks of the command line as the processes of one run; returns them."""
 
-    def call(*words, size=2, hooks=()):
+    def call(*words, size=2):
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             port = found.getsockname()[1]
         places = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": size}
         shared = {name: str(value) for name, value in places.items()}
         more = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
-        hooks = list(hooks) + [""] * size
-        return [fork(*words, more=own, hook=hook) for own, hook in zip(more, hooks, strict=False)]
+        return [fork(*words, more=own) for own in more]
 
     return call
+
+
+def until(condition, timeout_s):
+    """Wait for a condition; returns whether it came."""
+    end = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
 
 
 def curve(folder):

@@ -7,6 +7,7 @@ With gradient checkpointing a layer keeps its inputs alone and computes the rest
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,7 +59,7 @@ def _probe(x: torch.Tensor) -> torch.Tensor:
     return torch.tanh(x) + 1
 
 
-def _layers(body: nn.Module, setting: str) -> list[nn.Module]:
+def _layers(body: nn.Module, setting: str) -> list[Any]:
     """Return the innermost layers of a body, as transformers marks them."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 

@@ -84,6 +84,7 @@ def test_two_processes_give_the_run_of_one(fork, together, environment, small, s
     assert len(run_folders(environment)) == 1
 
 
+@pytest.mark.slow
 def test_dropout_is_that_of_as_many_batches(fork, together, environment, small, tmp_path):
     """With dropout, augmentation off, N processes take the steps of N times the accumulation."""
     pair = together("run", *small, *UNEVEN, "metric=none", "train.batch_size=16")
@@ -93,6 +94,7 @@ def test_dropout_is_that_of_as_many_batches(fork, together, environment, small, 
     assert_same_run(*run_folders(tmp_path / "one"), *run_folders(environment))
 
 
+@pytest.mark.slow
 def test_a_signal_to_any_process_ends_all_and_the_run_resumes(fork, together, environment, small, still, tmp_path):
     words = [
         "run",

@@ -9,12 +9,14 @@ import keyword
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 
 from orca_cli import __version__, signals, storage, terminal
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, UsageError, of_processes, suggest
+from orca_cli.launching import ranks
 
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
@@ -80,7 +82,13 @@ def main(argv: list[str] | None = None) -> int:
     # Otherwise idle threads of torch's OpenMP spin, and two runs on the same cores slow each other down tenfold. It must be
     # set before torch is imported, and changes no result.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    rank = None
     try:
+        rank = ranks.found()
+        if rank is not None:
+            if not rank.leads:
+                ranks.silence()
+            ranks.check_command(words, rank)
         with signals.raised():
             return _dispatch(words, wants_traceback, main if argv is None else None)
     except KeyboardInterrupt as stop:
@@ -93,6 +101,8 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         failure = _failure(error)
     terminal.print_error(f"orca: error: {failure}")
+    if rank is not None and not rank.leads:
+        time.sleep(ranks.LAUNCHER_EXITS_S)  # for a launcher stops the others, and the first has to say what is wrong
     return failure.code
 
 

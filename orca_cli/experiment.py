@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orca_cli import parts, signals, storage, terminal
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, of_processes
+from orca_cli.progress import Silent
 from orca_cli.runs import claim
 from orca_cli.runs.directory import SUMMARY, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.preprocessing import write_body_config, write_preprocessing
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run
     from orca_cli.stages.build import Built
     from orca_cli.stages.finetune import Tested, Trained
     from orca_cli.training.engine import Engine
+    from orca_cli.training.team import Team
 
 State = Literal["completed", "skipped", "failed", "interrupted", "not started"]
 Summary = dict[str, Any]
@@ -103,6 +105,7 @@ def run(
     allow_inexact: bool = False,
     on_build: Callable[[Summary], None] = _ignore,
     recorders: Recorders = (),
+    team: Team | None = None,
 ) -> Outcome:
     """Run one composed job, resume it, or find it completed.
 
@@ -112,6 +115,7 @@ def run(
         allow_inexact: resume although threads, packages, data or weights have changed; the result says so.
         on_build: called with the summary of stage 1.
         recorders: get every line of the curves too; one may end the run by raising PrunedError.
+        team: the processes that share the work, which this one leads; None for one.
     """
     name, root = run_name(job), Path(job.config.paths.runs or "")
     try:
@@ -126,7 +130,7 @@ def run(
                 terminal.log.info(f"already completed, not run again (--force does): {folder.path}")
                 return Outcome("skipped", path=folder.path, result=result)
             terminal.log.info(f"{folder.path}")
-            return _attempt(job, folder, on_build, recorders)
+            return _attempt(job, folder, on_build, recorders, team)
     except OrcaError as error:
         return _ended(Failure(error, error), None)
 
@@ -145,8 +149,45 @@ def run_name(job: Composed) -> RunName:
     )
 
 
+def follow(team: Team, compose: Callable[[], Composed]) -> int:
+    """Share the work of a run that another process leads; returns the exit code once it is over.
+
+    Args:
+        team: the processes of the run.
+        compose: composes the same job; called once the first process has read the data, and so has made what others share.
+    """
+    from orca_cli.stages import following
+    from orca_cli.stages.build import build
+    from orca_cli.training.engine import Engine, choose_device
+
+    order = team.listen()
+    if order["name"] == "end":
+        return int(order["code"])
+    made: list[tuple[Built, Engine]] = []
+
+    def make() -> dict[int, float]:
+        config = compose().config
+        device = team.device(choose_device(config.device))
+        built = build(config, Silent())
+        following.check_built(order, built, team.rank.number)
+        made.append((built, Engine(device, order["precision"], team)))
+        return {}
+
+    with suppress(OrcaError):  # the first process has been told
+        team.gathered(make, 0)
+    if made:
+        return following.follow(team, *made[0])
+    while (order := team.listen())["name"] != "end":
+        continue
+    return int(order["code"])
+
+
 def train(
-    job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None] = _ignore, recorders: Recorders = ()
+    job: Composed,
+    folder: RunDirectory,
+    on_build: Callable[[Summary], None] = _ignore,
+    recorders: Recorders = (),
+    team: Team | None = None,
 ) -> Validated:
     """Run the three stages up to the choice of the weights; the test split stays closed.
 
@@ -157,12 +198,14 @@ def train(
     from orca_cli.stages.align import align
     from orca_cli.stages.build import build
     from orca_cli.stages.finetune import finetune
+    from orca_cli.stages.following import lead
     from orca_cli.stages.minutes import planned
     from orca_cli.training.engine import Engine, choose_device, choose_precision
     from orca_cli.training.numerics import numerics
 
     config, reporter = job.config, terminal.LogReporter()
     device = choose_device(config.device)
+    device = device if team is None else team.device(device)
     _write_settings(job, folder, str(device))
     folder.attach(JsonLines(folder.stage))
     for recorder in recorders:
@@ -174,12 +217,16 @@ def train(
         with signals.immediate():  # it writes whole files only
             built = build(config, reporter)
         data = {f"data.{name}": split["sha256"] for name, split in built.summary["splits"].items()}
-        engine = Engine(device, choose_precision(config.precision, device, built.model.body.width))
+        engine = Engine(device, choose_precision(config.precision, device, built.model.body.width), team)
+        if team is not None:
+            lead(team, built, engine)
         earlier, spent_s = read_or_empty(folder.stage("build") / SUMMARY), time.monotonic() - start
         built = planned(config, built, engine, earlier, spent_s, reporter)
         config = built.config
         facts = numerics(device) | data | {"weights": built.summary["checkpoint_sha256"], "precision": engine.precision}
         facts |= {key: decision.value for key, decision in built.decided.items()}
+        if team is not None:
+            facts["processes"] = team.rank.size
         folder.check_fingerprint("build", facts)
         folder.write_summary("build", built.summary | {"precision": engine.precision})
         if built.task.preprocessing is not None:
@@ -257,9 +304,15 @@ def compare(validated: Validated, tested: Tested) -> dict[str, Any]:
     return {"baselines": {name: one.record() for name, one in found.items()}, "comparison": told}
 
 
-def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None], recorders: Recorders) -> Outcome:
+def _attempt(
+    job: Composed,
+    folder: RunDirectory,
+    on_build: Callable[[Summary], None],
+    recorders: Recorders,
+    team: Team | None,
+) -> Outcome:
     try:
-        _complete(job, folder, on_build, recorders)
+        _complete(job, folder, on_build, recorders, team)
     except InterruptionError as error:
         failure = Failure(error, error)
         _record(folder, "interrupted", failure)
@@ -276,9 +329,15 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], 
     return Outcome("completed", path=folder.path, result=folder.result())
 
 
-def _complete(job: Composed, folder: RunDirectory, on_build: Callable[[Summary], None], recorders: Recorders) -> None:
+def _complete(
+    job: Composed,
+    folder: RunDirectory,
+    on_build: Callable[[Summary], None],
+    recorders: Recorders,
+    team: Team | None,
+) -> None:
     """Train, test, compare with baselines and write the result; without the test split where the settings say so."""
-    validated = train(job, folder, on_build, recorders)
+    validated = train(job, folder, on_build, recorders, team)
     inexact = {"inexact": folder.inexact()}
     if not job.config.test:
         folder.write_result(_result(validated, None) | {"baselines": {}, "comparison": None} | inexact)
@@ -388,6 +447,10 @@ def _result(validated: Validated, tested: Tested | None) -> dict[str, Any]:
         "training": {
             "warmup_epochs": built.summary["warmup_epochs"],
             "precision": validated.engine.precision,
+            "processes": validated.engine.cuts.processes,
+            "micro_batches": validated.engine.cuts.splits,
+            "gradient_checkpointing": config.train.gradient_checkpointing,
+            "compile": config.train.compile,
             "rate_change": None if trained.rate is None else trained.rate.plain(),
         },
         "test_reads": 0 if tested is None else tested.reads,

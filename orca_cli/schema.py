@@ -275,6 +275,14 @@ class Train:
         Count | None, "Average errors over chunks of N samples, as the released code does; default: over a whole split."
     ] = None
     checkpoint_s: Annotated[NotNegative, "Seconds between checkpoints to resume from."] = 60.0
+    gradient_checkpointing: Annotated[
+        bool,
+        "Keep only the inputs of the body's layers for the backward pass and compute the rest again: less memory, more time,"
+        " the same bits.",
+    ] = False
+    compile: Annotated[
+        bool, "Compile the body's layers by torch.compile: faster steps after a slow start, other last bits."
+    ] = False
 
 
 @dataclass

@@ -92,6 +92,26 @@ def immediate() -> Iterator[None]:
 
 
 @contextmanager
+def postponed() -> Iterator[None]:
+    """Let a signal raise nothing inside the block, which must not be left half done; around it `immediate` may be in force."""
+    global _immediate
+    before, _immediate = _immediate, False
+    try:
+        yield
+    finally:
+        _immediate = before
+    if before:
+        check()
+
+
+def note(signum: int) -> None:
+    """Take a signal that another process of the run has got for one that this process has."""
+    global _pending
+    if _pending is None:
+        _pending = signum
+
+
+@contextmanager
 def watched() -> Iterator[None]:
     """Notice a second SIGINT also while the main thread is inside one long operation of a library.
 

@@ -16,12 +16,16 @@ from orca_cli.runs import claim
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed
+    from orca_cli.training.team import Team
 
 _LONGEST = 1000  # characters of each part of an error that a job reports
 
 
-def run_job(job: Composed, arguments: argparse.Namespace) -> Outcome:
-    """Run one composed job, one of several on a GPU of its own; prints what stage 1 made, unless the result is to be JSON."""
+def run_job(job: Composed, arguments: argparse.Namespace, team: Team | None = None) -> Outcome:
+    """Run one composed job, one of several on a GPU of its own, in this process or leading several.
+
+    Prints what stage 1 made, unless the result is to be JSON.
+    """
     try:
         _take_gpu(job, arguments)
     except OrcaError as error:
@@ -32,7 +36,9 @@ def run_job(job: Composed, arguments: argparse.Namespace) -> Outcome:
             terminal.print_result(build_table(job, summary))
 
     more = {} if arguments.json else {"on_build": show_build}
-    outcome = experiment.run(job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, **more)
+    outcome = experiment.run(
+        job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, team=team, **more
+    )
     if outcome.failure is not None:
         print_traceback(arguments, outcome.failure.cause)
     return outcome

@@ -18,12 +18,13 @@ from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.commands.summary import of_plan, of_run
 from orca_cli.exceptions import OrcaError, PreemptionError, UsageError
 from orca_cli.experiment import Outcome
-from orca_cli.launching import launchers, processes, slurm
+from orca_cli.launching import launchers, processes, ranks, slurm
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed, Session, Sweep
     from orca_cli.runs.directory import RunDirectory
+    from orca_cli.training.team import Team
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LAUNCHER = "hydra/launcher="
@@ -92,10 +93,14 @@ def execute(arguments: argparse.Namespace) -> Result:
         prefix=f"{place.label} " if place else "",
         bars=place is None or place.is_alone,
     )
-    with signals.deferred(insistent=place is None):
+    rank = ranks.found() if place is None else None
+    with signals.deferred(insistent=place is None and (rank is None or rank.leads)):
+        team = None if rank is None else _team(rank)
+        if team is not None and not team.leads:
+            return _follow(team, arguments)
         code = 1
         try:
-            ended = _execute(arguments)
+            ended = _execute(arguments, team)
             shown = {"alone": place is None, "pictured": not arguments.quiet}
             result = of_run(ended, **shown) if isinstance(ended, Outcome) else ended
             code = result.code
@@ -107,6 +112,8 @@ def execute(arguments: argparse.Namespace) -> Result:
             ended = ended_by(error)
             result = of_run(ended)
         finally:
+            if team is not None:
+                team.end(code)
             if place is None and code == PreemptionError.code:
                 slurm.requeue()
         if place is not None and isinstance(ended, Outcome):
@@ -114,7 +121,28 @@ def execute(arguments: argparse.Namespace) -> Result:
         return result
 
 
-def _execute(arguments: argparse.Namespace) -> Outcome | Result:
+def _team(rank: ranks.Rank) -> Team:
+    from orca_cli.training.team import Team
+
+    return Team(rank)
+
+
+def _follow(team: Team, arguments: argparse.Namespace) -> Result:
+    """Share the work of the process that leads, which also says how it ends."""
+    from orca_cli import compose
+
+    def composed() -> Composed:
+        for module in arguments.allow_module:
+            parts.allow_module(module)
+        with compose.session(arguments.config_dir) as session:
+            return session.compose(arguments.overrides)
+
+    code = experiment.follow(team, composed)
+    team.wait_for_the_end()
+    return Result({}, code=code)
+
+
+def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Result:
     for module in arguments.allow_module:
         parts.allow_module(module)
     _check_launcher(arguments)
@@ -141,7 +169,7 @@ def _execute(arguments: argparse.Namespace) -> Outcome | Result:
         signals.check()
         if job.config.tune.algorithm != "none" and not arguments.dry_run:
             job = _tuned(session, arguments)
-        return _dry_run([job], False) if arguments.dry_run else run_job(job, arguments)
+        return _dry_run([job], False) if arguments.dry_run else run_job(job, arguments, team)
 
 
 def _sweep(session: Session, found: Sweep, arguments: argparse.Namespace, time_limit_s: float | None) -> Result:

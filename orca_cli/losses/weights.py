@@ -42,7 +42,10 @@ def shares(loss: Loss, targets: Sequence[Tensor]) -> list[float]:
     """
     if is_sum(loss):
         return [1.0] * len(targets)
-    weights = [weight_of(loss, one) for one in targets]
-    if not any(weights):
-        weights = [float(len(one)) for one in targets]
-    return [weight / sum(weights) for weight in weights]
+    return normalized([weight_of(loss, one) for one in targets], [len(one) for one in targets])
+
+
+def normalized(weights: Sequence[float], sizes: Sequence[int]) -> list[float]:
+    """Return each batch's part of the weight of all, [n]; by `sizes`, their samples, where no target is known."""
+    found = list(weights) if any(weights) else [float(size) for size in sizes]
+    return [weight / sum(found) for weight in found]

@@ -26,6 +26,8 @@ from orca_cli.stages.class_balance import uneven_note, weighted
 from orca_cli.stages.decide import decide
 from orca_cli.stages.decision import Decided, Decision, record
 from orca_cli.tasks.shared.fraction import with_fraction
+from orca_cli.training.activations import checkpoint_layers, compile_layers
+from orca_cli.training.engine import choose_device
 from orca_cli.training.schedule import fitted_batch, smaller_batch, warmup_length
 
 _FITTED = 2000  # samples that an embedder sees before any training
@@ -89,6 +91,10 @@ def build(config: Config, reporter: Reporter) -> Built:
     fit_embedder(model.embedder, task.train, config.seed)
     seeding.seed_torch(config.seed, "build", "finetune")
     mode.apply(model)
+    if config.train.gradient_checkpointing:
+        checkpoint_layers(model.body)
+    if config.train.compile:
+        compile_layers(model.body, choose_device(config.device))
     config, decided = _decided(config, task, model)
     if note := budget.unused(config, decided):
         reporter.say(f"build: {note}")

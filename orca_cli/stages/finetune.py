@@ -22,6 +22,7 @@ from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
 from orca_cli.schema import Config, settled
 from orca_cli.stages import selection
 from orca_cli.stages.build import Built, split_record, steps_per_epoch
+from orca_cli.stages.following import open_to_all
 from orca_cli.stages.member_training import Fitted, MemberTraining
 from orca_cli.stages.members import Member, members_of
 from orca_cli.stages.rate_watch import RateChange
@@ -269,6 +270,7 @@ def test(config: Config, built: Built, trained: Trained, engine: Engine, run: Ru
         samples = built.task.open_test()
         if len(samples) == 0:
             raise DataError("the test split is empty", where="task", hint="give more data or other split sizes")
+        open_to_all(engine, samples)
         overlap = count_shared(built.learned, samples, built.task.input_shape, config.seed)
         outputs, targets = predict(engine, trained.model, samples, config.train.eval_batch_size)
         measured = score(built.error, outputs, samples, targets)

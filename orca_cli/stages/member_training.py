@@ -119,6 +119,7 @@ class MemberTraining:
             built.finetune.load_trainable_state(built.model, saved.weights)
             checkpoint.restore_optimizer(self._plan.optimizer, saved.optimizer)
             engine.restore_scaler(saved.scaler)
+            engine.restore_splits(saved.records.get("splits", 1))
             self._mean.restore(self._progress.average)
             if self._plan.mixing is not None:
                 self._plan.mixing.load_state_dict(self._progress.mixing)
@@ -220,7 +221,8 @@ class MemberTraining:
             self._built.finetune.trainable_state(self._built.model),
             optimizer,
             dict(progress.best) | averaged | {_MIXING + name: value for name, value in mixing.items()},
-            progress.plain() | {"member": self._number, "rate": self._watch.plain()},
+            progress.plain()
+            | {"member": self._number, "rate": self._watch.plain(), "splits": self._engine.cuts.splits},
             self._engine.scaler_state(),
         )
         if progress.step and self._saver.save(saved):

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from orca_cli import seeding
+from orca_cli import seeding, signals
+from orca_cli.exceptions import MemoryExhaustedError
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.schema import Config, Train, settled
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.pare import Mixing
+from orca_cli.terminal import log
+from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.feed import Feed
 from orca_cli.training.loop import read_step, train_step
-from orca_cli.training.memory import governed_by
+from orca_cli.training.memory import StepMemoryError, governed_by
 from orca_cli.training.schedule import fitted_batch, make_optimizer, set_lr, warmup_length, warmup_then_linear
+from orca_cli.training.team import Team
+
+PLAN, STEP = "plan", "step"  # orders; see `Team`
+_SMALLEST = "use a smaller body or embedder.max_tokens"
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,7 @@ class TrainingPlan:
         samples: Samples | None = None,
         seed: int | None = None,
     ) -> None:
+        self._train = config.train
         self._samples = built.task.train if samples is None else samples
         self._settings = fitted_batch(config.train, len(self._samples))
         self._seed, self._built, self._engine = config.seed if seed is None else seed, built, engine
@@ -108,6 +119,7 @@ class TrainingPlan:
         self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit  # of outputs and targets in the loss
         self._feed: Feed[_Read] | None = None
         self._next = 0
+        self._is_shared = False
 
     def _made_mixing(self, config: Config) -> Mixing | None:
         """Return what mixes source tokens into the samples; None for methods that do not."""
@@ -123,10 +135,26 @@ class TrainingPlan:
 
         Raises:
             NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
-            MemoryExhaustedError: a batch does not fit.
+            MemoryExhaustedError: not even one sample fits.
         """
-        settings = self._settings
         set_lr(self.optimizer, self.rate(step))
+        while True:
+            try:
+                with signals.postponed() if self._engine.team is not None else nullcontext():
+                    return self._taken(step)
+            except StepMemoryError as error:
+                if self._engine.team is not None and not self._engine.team.leads:
+                    raise  # the first process says what is next
+                cause = error.with_traceback(None)
+            cause.__cause__ = cause.__context__ = None  # its frames hold the activations
+            self._split_further(step, cause)
+
+    def _taken(self, step: int) -> tuple[float, int]:
+        settings, team = self._settings, self._engine.team
+        if team is not None and team.leads:
+            if not self._is_shared:
+                self._share(team)
+            team.order(STEP, step=step, splits=self._engine.cuts.splits)
         with governed_by("train.batch_size", _smaller(settings)):
             feed = self._feed_from(step)
             first = next(feed)
@@ -148,6 +176,33 @@ class TrainingPlan:
             )
         self._next = step + 1
         return loss, len(first.indices)
+
+    def _share(self, team: Team) -> None:
+        """Let the other processes make this plan, and give them the weights and the optimizer's state as they are now."""
+        place = team.locate(self._samples)
+        assert place is not None, "what is trained on is a split that all processes have"
+        scaler = self._engine.scaler_state()
+        team.order(PLAN, split=place[0], train=dataclasses.asdict(self._train), seed=self._seed, scaler=scaler)
+        team.share({"rows": place[1]}, torch.device("cpu"))
+        team.share_weights(self._built.model, self._engine.device)
+        team.share(checkpoint.optimizer_tensors(self.optimizer), torch.device("cpu"))
+        team.gathered(lambda: {}, 0)
+        self._is_shared = True
+
+    def _split_further(self, step: int, cause: StepMemoryError) -> None:
+        """Go on in pieces half as long, which say the same, where the batches of a step do not fit.
+
+        Raises:
+            MemoryExhaustedError: not even one sample fits.
+        """
+        size, cuts = settled(self._settings.batch_size), self._engine.cuts
+        if not self._engine.split_further(size):
+            raise MemoryExhaustedError(cause.what, where=cause.where, hint=_SMALLEST) from cause
+        before, after = cuts.longest(size), self._engine.cuts.longest(size)
+        log.warning(
+            f"finetune: not enough memory for {before} samples at a time; from step {step + 1} on {after} at a time, which add "
+            f"up to the same steps (train.batch_size={size})"
+        )
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -185,6 +240,6 @@ def _smaller(settings: Train) -> str:
     """Return settings that take the same steps with half the memory for activations."""
     size = settled(settings.batch_size)
     if size == 1:
-        return "use a smaller body or embedder.max_tokens"
+        return _SMALLEST
     half = -(-size // 2)
     return f"try train.batch_size={half} train.accumulation={settings.accumulation * 2}, or embedder.max_tokens"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 
 from orca_cli.exceptions import CheckpointError, ConfigError, UnavailableError
 from orca_cli.interfaces import Batch
+from orca_cli.training.pieces import Cuts
+from orca_cli.training.team import Team
 
 _BF16_WIDTH = 64  # bodies narrower than this gain nothing on a CPU
 _LEAST_SCALE = 1e-4  # float16 reaches to 65504: a gradient that overflows at this scale is above 6e8
@@ -84,12 +88,13 @@ def _cpu_computes_bf16() -> bool:
 class Engine:
     """Device, mixed precision, backward pass and clipping of one run."""
 
-    def __init__(self, device: torch.device, precision: str) -> None:
+    def __init__(self, device: torch.device, precision: str, team: Team | None = None) -> None:
         """Start accelerate on a device.
 
         Args:
             device: where all tensors of the run live.
             precision: fp32, bf16 or fp16.
+            team: the processes that share the work; None for one.
 
         Raises:
             ConfigError: the precision does not work on the device.
@@ -102,6 +107,8 @@ class Engine:
         mixed = {"fp32": "no"}.get(precision, precision)
         self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
         self.device, self.precision = device, precision
+        self.cuts = Cuts(rank=team.rank.number, processes=team.rank.size) if team is not None else Cuts()
+        self.team = team
         self._first_scale = self.scaler_state()
         torch.use_deterministic_algorithms(True, warn_only=True)
 
@@ -110,7 +117,7 @@ class Engine:
 
         The gradient scale is reset: an earlier optimizer of this process must not influence this one's steps.
         """
-        if self._accelerator.scaler is None and self._accelerator.num_processes == 1:
+        if self._accelerator.scaler is None:
             return optimizer  # accelerate's wrapper would only look for packages, at every step
         self._accelerator.free_memory()
         self.restore_scaler(self._first_scale)
@@ -162,6 +169,39 @@ class Engine:
             return torch.as_tensor(total)
         self._accelerator.unscale_gradients()
         return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def gathered(self, work: Callable[[], Mapping[int, float]], count: int) -> list[float]:
+        """Return numbers that the processes find, each some of them; see `Team.gathered`."""
+        if self.team is not None:
+            return self.team.gathered(work, count)
+        values = work()
+        return [values[place] for place in range(count)]
+
+    def sum_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Give every process the sum of the gradients of all; a parameter that has none anywhere is left without."""
+        if self.team is None:
+            return
+        held = {place: 1.0 for place, parameter in enumerate(parameters) if parameter.grad is not None}
+        counts = self.team.gathered(lambda: held, len(parameters))
+        used = [parameter for parameter, count in zip(parameters, counts, strict=True) if count]
+        for parameter in used:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.team.add_up([parameter.grad for parameter in used if parameter.grad is not None])
+
+    def split_further(self, batch_size: int) -> bool:
+        """Let every process take half as many samples at a time as before; returns False where that is not possible."""
+        if self.cuts.longest(batch_size) == 1:
+            return False
+        self.cuts = self.cuts.halved()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what is cached was cut for larger batches
+        return True
+
+    def restore_splits(self, splits: int) -> None:
+        """Take as few samples at a time as the run did when it was interrupted: dropout is drawn for each piece."""
+        self.cuts = dataclasses.replace(self.cuts, splits=max(splits, self.cuts.splits))
 
     def pin(self, batch: Batch) -> Batch:
         """Return a batch from which a GPU can fetch while the CPU goes on; on other devices the batch itself."""

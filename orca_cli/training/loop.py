@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from orca_cli import seeding, signals
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Batch, Error, Loss, Samples, Score
-from orca_cli.losses.weights import counts_targets, is_sum, shares
+from orca_cli.losses.weights import counts_targets, is_sum, shares, weight_of
+from orca_cli.models.ensemble import Ensemble, averaged
 from orca_cli.training.engine import Engine
 from orca_cli.training.feed import Feed
-from orca_cli.training.memory import governed_by
+from orca_cli.training.memory import governed_by, of_a_step
+from orca_cli.training.pieces import Piece, shares_of
 
+PREDICT = "predict"  # an order; see `Team`
 _WAITING_BYTES = 2**26  # of outputs that wait on a GPU
 
 
@@ -77,9 +80,9 @@ def train_step(
 ) -> tuple[float, float]:
     """Take one optimizer step on the mean loss over `indices`; returns (loss, gradient norm before clipping).
 
-    The samples go through the model in batches of `batch_size`; each batch's mean counts by what it averages over, its
-    samples or its known targets, so accumulation does not change the gradient. With reduce="sum" the means of all batches are
-    added. The gradient is clipped once, as a whole.
+    The samples go through the model in batches of `batch_size`, or in pieces of them (`training/pieces.py`). Each one's mean
+    counts by what it averages over, its samples or its known targets, so cutting does not change the gradient. With
+    reduce="sum" the means of all batches are added. The gradient is clipped once, as a whole.
 
     What is differentiated is the loss of outputs and targets divided by `unit`. A loss in the task's units would make the
     gradient depend on them: that of a squared error shrinks with their square, and falls below Adam's epsilon. One unit for
@@ -102,42 +105,33 @@ def train_step(
 
     Raises:
         NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
+        StepMemoryError: a piece does not fit; the weights are as before.
     """
     model.train()
     optimizer.zero_grad()
     sizes = [len(chosen) for chosen in batches(indices, batch_size)]
     if prepared is None:
         prepared = (read() for read in read_step(samples, indices, batch_size, seed=seed, step=step))
-    if reduce == "sum" or is_sum(loss):
-        weights = [1.0] * len(sizes)
-    elif len(sizes) > 1 and counts_targets(loss):
-        prepared = list(prepared)
-        weights = shares(loss, [batch.y for batch in prepared])
-    else:
-        weights = [size / len(indices) for size in sizes]
-    numbers = []
-    for part, (batch, share) in enumerate(zip(prepared, weights, strict=True)):
-        if share == 0:  # nothing to learn from, and torch's cross-entropy of no class would be NaN
-            continue
-        seeding.seed_torch(seed, "finetune", "dropout", step, part)
-        moved = engine.move(batch)
-        with engine.autocast():
-            mixed = None if mixer is None else mixer(model, moved, part)
-            outputs = model(moved.x, moved.valid) if mixed is None else mixed.outputs
-        value, reported = loss_values(loss, outputs.float(), moved.y, unit)
-        if moved.partner is not None:
-            of_partner = loss_values(loss, outputs.float(), moved.partner, unit)
-            value, reported = (
-                moved.share * own + (1 - moved.share) * other
-                for own, other in zip((value, reported), of_partner, strict=True)
-            )
-        if mixed is not None:
-            value = (1 - mixed.share) * value + mixed.share * mixed.loss
-        numbers.append(reported * share)
-        engine.backward(value * share)
+    pieces = engine.cuts.pieces(sizes, batch_size)
+    prepared, shares = _shares(engine, loss, pieces, prepared, reduce)
+
+    def gradient() -> dict[int, Tensor]:
+        values, place = {}, 0
+        for number, batch in enumerate(prepared):  # all are read, as the draws of augmentation have it
+            while place < len(pieces) and pieces[place].batch == number:
+                piece, share = pieces[place], shares[place]
+                # Without a share there is nothing to learn from, and torch's cross-entropy of no class would be NaN.
+                if piece.is_own and share != 0:
+                    seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
+                    with of_a_step():
+                        values[place] = _add_gradient(
+                            engine, model, loss, piece.of(batch), share, unit, mixer, piece.part
+                        )
+                place += 1
+        return values
+
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    numbers.append(engine.clip(trained, clip))
-    *losses, norm = _on_the_cpu(numbers)
+    losses, norm = _summed(engine, gradient, len(pieces), trained, clip)
     total = sum(losses)
     if not math.isfinite(total):
         raise _not_finite("loss", total, step, optimizer)
@@ -147,8 +141,81 @@ def train_step(
     return total, norm
 
 
+def _shares(
+    engine: Engine, loss: Loss, pieces: Sequence[Piece], prepared: Iterable[Batch], reduce: str
+) -> tuple[Iterable[Batch], list[float]]:
+    """Return the batches of a step, and the factor of each piece's loss in that of the step."""
+    if is_sum(loss):
+        return prepared, [1.0] * len(pieces)
+    in_batch = reduce == "sum"
+    alone = len({piece.batch for piece in pieces}) if in_batch else 1
+    weights = [float(len(piece)) for piece in pieces]
+    if counts_targets(loss) and len(pieces) > alone:
+        whole: list[Batch] = []
+
+        def known() -> dict[int, float]:
+            whole.extend(prepared)
+            own = [place for place, piece in enumerate(pieces) if piece.is_own]
+            return {place: weight_of(loss, pieces[place].of(whole[pieces[place].batch]).y) for place in own}
+
+        weights = engine.gathered(known, len(pieces))
+        prepared = whole
+    return prepared, shares_of(pieces, weights, in_batch=in_batch)
+
+
+def _add_gradient(
+    engine: Engine,
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    share: float,
+    unit: float | Tensor,
+    mixer: Mixer | None,
+    part: int,
+) -> Tensor:
+    """Add the gradient of a batch's mean loss times its share; returns that as it is reported."""
+    moved = engine.move(batch)
+    with engine.autocast():
+        mixed = None if mixer is None else mixer(model, moved, part)
+        outputs = model(moved.x, moved.valid) if mixed is None else mixed.outputs
+    value, reported = loss_values(loss, outputs.float(), moved.y, unit)
+    if moved.partner is not None:
+        of_partner = loss_values(loss, outputs.float(), moved.partner, unit)
+        value, reported = (
+            moved.share * own + (1 - moved.share) * other
+            for own, other in zip((value, reported), of_partner, strict=True)
+        )
+    if mixed is not None:
+        value = (1 - mixed.share) * value + mixed.share * mixed.loss
+    engine.backward(value * share)
+    return reported * share
+
+
+def _summed(
+    engine: Engine,
+    gradient: Callable[[], dict[int, Tensor]],
+    count: int,
+    trained: list[nn.Parameter],
+    clip: float | None,
+) -> tuple[list[float], float]:
+    """Compute the gradient of a step, of all processes; returns the losses of its pieces and the norm before clipping."""
+    if engine.team is None:
+        *losses, norm = _on_the_cpu([*gradient().values(), engine.clip(trained, clip)])
+        return losses, norm
+
+    def own() -> dict[int, float]:
+        values = gradient()
+        return dict(zip(values, _on_the_cpu(list(values.values())), strict=True))
+
+    losses = engine.gathered(own, count)
+    engine.sum_gradients(trained)
+    return losses, float(engine.clip(trained, clip))
+
+
 def _on_the_cpu(numbers: Sequence[Tensor]) -> list[float]:
     """Return scalars in one transfer."""
+    if not numbers:
+        return []
     kinds = {number.dtype for number in numbers}
     wide = torch.float32 if numbers[0].device.type == "mps" or kinds == {torch.float32} else torch.float64
     return torch.stack([number.to(wide) for number in numbers]).tolist()
@@ -187,12 +254,43 @@ def predict(engine: Engine, model: nn.Module, samples: Samples, batch_size: int)
     Raises:
         MemoryExhaustedError: a batch does not fit.
     """
+    if engine.team is not None and len(samples) > batch_size and (place := engine.team.locate(samples)) is not None:
+        if isinstance(model, Ensemble):  # the others have one model
+            found = [predict(engine, member, samples, batch_size) for member in model.members]
+            return averaged([outputs for outputs, _ in found], model.kind), found[0][1]
+        with signals.postponed():
+            engine.team.order(PREDICT, split=place[0], size=batch_size)
+            engine.team.share({"rows": place[1]}, torch.device("cpu"))
+            engine.team.share_weights(model, engine.device)
+            parts = predict_part(engine, model, samples, batch_size)
+        return torch.cat([outputs for outputs, _ in parts]), torch.cat([targets for _, targets in parts])
+    return _predict(engine, model, samples, batches(np.arange(len(samples)), batch_size), batch_size)
+
+
+def predict_part(engine: Engine, model: nn.Module, samples: Samples, batch_size: int) -> list[tuple[Tensor, ...]]:
+    """Compute the part of a split that is this process's: whole batches, so that every sample counts once, in its order.
+
+    Returns:
+        outputs and targets of each process's part in the first process, nothing in the others.
+    """
+    assert engine.team is not None
+    rows = batches(np.arange(len(samples)), batch_size)
+    own = np.array_split(np.arange(len(rows)), engine.team.rank.size)[engine.team.rank.number]
+    return engine.team.collect(
+        lambda: _predict(engine, model, samples, [rows[number] for number in own], batch_size) if len(own) else ()
+    )
+
+
+@torch.no_grad()
+def _predict(
+    engine: Engine, model: nn.Module, samples: Samples, parts: Sequence[np.ndarray], batch_size: int
+) -> tuple[Tensor, Tensor]:
     model.eval()
     outputs: list[Tensor] = []
     waiting: list[Tensor] = []
     targets: list[Tensor] = []
     most = 0 if engine.device.type == "cpu" else _WAITING_BYTES
-    reads = (functools.partial(_pinned, engine, samples, rows) for rows in batches(np.arange(len(samples)), batch_size))
+    reads = (functools.partial(_pinned, engine, samples, rows) for rows in parts)
     with (
         governed_by("train.eval_batch_size", f"use less than {batch_size}" if batch_size > 1 else "use a smaller body"),
         Feed(reads) as feed,

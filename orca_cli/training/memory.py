@@ -23,6 +23,25 @@ def is_exhausted(error: BaseException) -> bool:
     return isinstance(error, (RuntimeError, OSError)) and bool(_WORDS.search(str(error)))
 
 
+class StepMemoryError(MemoryExhaustedError):
+    """The gradient of an optimizer step does not fit; the weights are as before, so the step can be repeated in pieces."""
+
+
+@contextmanager
+def of_a_step() -> Iterator[None]:
+    """Tell a forward and backward pass that runs out of memory from other work that does.
+
+    Raises:
+        StepMemoryError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_exhausted(error):
+            raise
+        raise StepMemoryError("not enough memory", where="train.batch_size") from error
+
+
 @contextmanager
 def governed_by(where: str, hint: str) -> Iterator[None]:
     """Name the setting to lower if memory runs out inside the block; an inner block takes precedence.

@@ -187,12 +187,6 @@ LARGE = ["metric=mmd", "source.size=400", "align.source_points=3000"]
 
 # name -> (settings, hook, where and what to lower, settings that need less)
 NO_ROOM = {
-    "training_batch": (
-        ["metric=none", "train.batch_size=16"],
-        f"{HOOK}:starve:finetune:2:100",
-        "train.batch_size: not enough memory; try train.batch_size=8 train.accumulation=2",
-        ["train.batch_size=8", "train.accumulation=2"],
-    ),
     "gpu_in_training": (
         ["metric=none", "train.batch_size=16"],
         f"{HOOK}:exhaust:step:2",
@@ -218,6 +212,19 @@ NO_ROOM = {
         ["align.max_samples=32"],
     ),
 }
+
+
+def test_a_training_batch_that_does_not_fit_is_taken_in_pieces(own, fork, environment, tiny):
+    """F6: a process that gets no more memory takes fewer samples at a time, says so, and completes the same steps."""
+    settings = ["metric=none", "train.batch_size=16", "train.eval_batch_size=1"]
+    case = fork(
+        *own(**WIDE), f"body.checkpoint={tiny['long']}", *OFTEN, *settings, hook=f"{HOOK}:starve:finetune:2:100"
+    )
+    assert case.wait(240) == 0, case.err
+    assert "not enough memory for 16 samples at a time" in case.err
+    (result,) = results(environment)
+    assert result["training"]["micro_batches"] > 1
+    assert finite(result)
 
 
 @pytest.mark.parametrize("name", list(NO_ROOM)[: count(pr=1, nightly=len(NO_ROOM))])

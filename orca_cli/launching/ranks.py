@@ -1,0 +1,79 @@
+"""Which process of one run this is, where torchrun or accelerate launch has started several; by the environment alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orca_cli.exceptions import UsageError
+
+_NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # torch's contract for every launcher
+LAUNCHER_EXITS_S = 10.0  # within which a launcher ends the others when one process has failed
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The place of a process among those of its run.
+
+    Args:
+        number: 0 for the one that leads.
+        size: how many there are, at least 2.
+        local: number among those of this machine, which is that of its GPU.
+        here: how many this machine has.
+    """
+
+    number: int
+    size: int
+    local: int
+    here: int
+
+    @property
+    def leads(self) -> bool:
+        """Return whether this process does what is done once: claim, write, print, decide."""
+        return self.number == 0
+
+
+def found() -> Rank | None:
+    """Return the place of this process; None where it is the only one of its run.
+
+    Raises:
+        UsageError: the environment contradicts itself.
+    """
+    if any(name not in os.environ for name in _NAMES):
+        return None
+    names = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": os.environ["RANK"], "LOCAL_WORLD_SIZE": "1"}
+    try:
+        number, size, local, here = (int(os.environ.get(name, default)) for name, default in names.items())
+    except ValueError as error:
+        raise UsageError(f"not a number: {error}", where="RANK, WORLD_SIZE", hint="use torchrun") from error
+    if size <= 1:
+        return None
+    if not 0 <= number < size:
+        raise UsageError(f"{number} of WORLD_SIZE={size}", where="RANK", hint="use torchrun")
+    return Rank(number, size, local, here)
+
+
+def silence() -> None:
+    """Print nothing any more: the first process of a run speaks for all."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(sink, stream.fileno())
+    os.close(sink)
+
+
+def check_command(words: Sequence[str], rank: Rank) -> None:
+    """Refuse a command line whose work is not shared by several processes.
+
+    Raises:
+        UsageError: another command than `run`, a sweep or a dry run.
+    """
+    again = f"start it once, without torchrun or accelerate launch ({rank.size} processes now)"
+    if words[:1] != ["run"]:
+        raise UsageError("is done by one process", where=" ".join(["orca", *words[:1]]), hint=again)
+    if "--dry-run" in words:
+        raise UsageError("is done by one process", where="--dry-run", hint=again)
+    if "-m" in words or "--multirun" in words:
+        hint = f"{again}, or give each run a torchrun of its own, without -m"
+        raise UsageError("a sweep starts a process for each run itself", where="-m", hint=hint)

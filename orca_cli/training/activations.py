@@ -1,0 +1,72 @@
+"""What the layers of a body keep for the backward pass, and whether they are compiled.
+
+With gradient checkpointing a layer keeps its inputs alone and computes the rest once more in the backward pass (Chen et al.
+2016). The draws of dropout are repeated, and so are all bits; a step takes one more forward pass.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from orca_cli.exceptions import ConfigError, UnavailableError
+
+COMPILER = "inductor"  # torch's own; it needs a C++ compiler for a CPU and Triton for a GPU
+
+
+def checkpoint_layers(body: nn.Module) -> None:
+    """Let the layers of a body keep only their inputs for the backward pass.
+
+    Raises:
+        ConfigError: the family has no layers that can.
+    """
+    for layer in _layers(body, "train.gradient_checkpointing"):
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
+
+
+def compile_layers(body: nn.Module, device: torch.device, compiler: str | None = None) -> None:
+    """Let the layers of a body be compiled at their first call; they are alike, so that one compilation serves all.
+
+    Args:
+        body: whose layers.
+        device: where they will compute.
+        compiler: a backend of torch.compile; `COMPILER` by default.
+
+    Raises:
+        ConfigError: the family does not tell its layers.
+        UnavailableError: nothing can be compiled on this machine.
+    """
+    layers = _layers(body, "train.compile")
+    compiler = compiler or COMPILER
+    try:
+        torch.compile(_probe, backend=compiler)(torch.ones(2, device=device))
+    except Exception as error:  # whatever the compiler's failure is, the answer is the same
+        inner = getattr(error, "inner_exception", error)  # of the compiler, around which torch writes many lines
+        reason = next(iter(str(inner).strip().splitlines()), type(inner).__name__)
+        what = f"torch.compile does not work for {device.type} on this machine: {reason}"
+        hint = "install a C++ compiler (CPU) or Triton (GPU), or leave train.compile out"
+        raise UnavailableError(what, where="train.compile", hint=hint) from error
+    for layer in layers:
+        layer.compile(backend=compiler)
+
+
+def _probe(x: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(x) + 1
+
+
+def _layers(body: nn.Module, setting: str) -> list[Any]:
+    """Return the innermost layers of a body, as transformers marks them."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    marked = [module for module in body.modules() if isinstance(module, GradientCheckpointingLayer)]
+    around = {id(outer) for outer in marked for inner in outer.modules() if inner is not outer and inner in set(marked)}
+    found = [module for module in marked if id(module) not in around]
+    if not found:
+        hint = f"leave {setting} out, or use another body"
+        raise ConfigError("this body does not tell where its layers are", where=setting, hint=hint)
+    return found

@@ -1,0 +1,108 @@
+"""A batch of an optimizer step in pieces: one for each process, and smaller ones where memory is short.
+
+A batch is read and augmented as a whole, and cut afterwards. So the samples of a step, and what is drawn for them, do not
+depend on how many pieces it goes through the model in. Dropout is drawn for each piece: without augmentation, batches in N
+pieces take the steps of N times the `train.accumulation` with an N-th of the `train.batch_size`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from orca_cli.interfaces import Batch
+from orca_cli.losses.weights import normalized
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Neighbouring samples of a batch.
+
+    Args:
+        batch: number of the batch in the step.
+        part: number of the piece in the step, which names its draws.
+        start, stop: its first sample in the batch, and the one after its last.
+        is_own: whether this process computes it.
+    """
+
+    batch: int
+    part: int
+    start: int
+    stop: int
+    is_own: bool = True
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def of(self, batch: Batch) -> Batch:
+        """Return the samples of the piece; they share the batch's memory."""
+        if len(self) == len(batch.x):
+            return batch
+        cut: dict[str, Any] = {
+            key: value[self.start : self.stop] for key, value in vars(batch).items() if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(batch, **cut)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """How the batches of a run are cut.
+
+    Args:
+        rank, processes: number of this process, and of all.
+        splits: pieces that each process cuts its part of a batch into.
+    """
+
+    rank: int = 0
+    processes: int = 1
+    splits: int = 1
+
+    def pieces(self, sizes: Sequence[int], batch_size: int) -> list[Piece]:
+        """Return the pieces of a step that have samples, those of all processes, in order.
+
+        Args:
+            sizes: of the step's batches; the last may be shorter.
+            batch_size: of a whole one.
+        """
+        count = self.processes * self.splits
+        length = self.longest(batch_size)
+        own = range(self.rank * self.splits, (self.rank + 1) * self.splits)
+        return [
+            Piece(number, number * count + place, place * length, min((place + 1) * length, size), place in own)
+            for number, size in enumerate(sizes)
+            for place in range(count)
+            if place * length < size
+        ]
+
+    def longest(self, batch_size: int) -> int:
+        """Return how many samples the longest piece of a batch has."""
+        return -(-batch_size // (self.processes * self.splits))
+
+    def halved(self) -> Cuts:
+        """Return the cuts that make pieces half as long."""
+        return dataclasses.replace(self, splits=2 * self.splits)
+
+
+def shares_of(pieces: Sequence[Piece], weights: Sequence[float], *, in_batch: bool) -> list[float]:
+    """Return the factor of each piece's mean loss in the loss of the step, or, where batches are added up, of its batch.
+
+    Args:
+        pieces: all of the step.
+        weights: what their means divide by: samples, or known targets.
+        in_batch: whether the means of batches are added up.
+    """
+    groups = [[place for place, piece in enumerate(pieces) if piece.batch == number] for number in _batches(pieces)]
+    found = [0.0] * len(pieces)
+    for places in groups if in_batch else [list(range(len(pieces)))]:
+        shares = normalized([weights[place] for place in places], [len(pieces[place]) for place in places])
+        for place, share in zip(places, shares, strict=True):
+            found[place] = share
+    return found
+
+
+def _batches(pieces: Sequence[Piece]) -> list[int]:
+    return sorted({piece.batch for piece in pieces})

@@ -1,0 +1,185 @@
+"""One run by several processes on CPUs, over gloo, as torchrun and accelerate launch start them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from orca_cli import storage
+from tests.checkpoints import save_tiny_bert
+from tests.cli.conftest import ROOT, results, run_folders, without_baselines
+
+UNEVEN = ["task.validation_size=33", "task.test_size=45", "train.eval_batch_size=7", "task.train_size=59"]
+CLOSE = {"rel": 2e-5, "abs": 1e-7}  # float32 sums in another order, over a dozen steps
+
+
+@pytest.fixture(scope="session")
+def still(tmp_path_factory):
+    """A body without dropout, whose steps do not depend on how batches are cut."""
+    folder = tmp_path_factory.mktemp("still")
+    return save_tiny_bert(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+@pytest.fixture
+def together(fork):
+    """Start N forks of the command line as the processes of one run; returns them."""
+
+    def call(*words, size=2):
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+        places = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": size}
+        shared = {name: str(value) for name, value in places.items()}
+        more = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+        return [fork(*words, more=own) for own in more]
+
+    return call
+
+
+def until(condition, timeout_s):
+    """Wait for a condition; returns whether it came."""
+    end = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
+
+
+def curve(folder):
+    return [json.loads(line) for line in (folder / "3_finetune" / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(one, two):
+    """Two run folders hold the same curve, to rounding, and the same errors."""
+    for line, other in zip(curve(one), curve(two), strict=True):
+        assert other == {key: pytest.approx(value, **CLOSE) for key, value in line.items()}
+    records = [json.loads((folder / "result.json").read_text()) for folder in (one, two)]
+    for key in ("error", "validation_error", "trivial_error", "splits", "selected", "test_reads"):
+        assert records[0][key] == records[1][key], key
+
+
+def ended(cases, timeout_s=240):
+    return [case.wait(timeout_s) for case in cases]
+
+
+def test_two_processes_give_the_run_of_one(fork, together, environment, small, still, tmp_path):
+    """Splits and last batches that two do not divide, through both forms of a step: with and without known targets to count."""
+    words = ["run", *small, f"body.checkpoint={still}", *UNEVEN]
+    alone = fork(*words, f"paths.runs={tmp_path / 'one'}")
+    pair = together(*words)
+    assert ended([alone, *pair]) == [0, 0, 0], pair[0].err
+    (one,), (two,) = run_folders(tmp_path / "one"), run_folders(environment)
+    assert_same_run(one, two)
+    assert [record["training"]["processes"] for record in results(environment)] == [2]
+    assert "0-1 error" in pair[0].out
+    assert (pair[1].out, pair[1].err) == ("", "")
+    assert json.loads((two / "status.json").read_text())["attempts"][0]["code"] == 0
+    repeated = together(*words)
+    assert ended(repeated) == [0, 0]
+    assert "already completed" in repeated[0].err
+    assert len(run_folders(environment)) == 1
+
+
+@pytest.mark.slow
+def test_dropout_is_that_of_as_many_batches(fork, together, environment, small, tmp_path):
+    """With dropout, augmentation off, N processes take the steps of N times the accumulation."""
+    pair = together("run", *small, *UNEVEN, "metric=none", "train.batch_size=16")
+    words = ["run", *small, *UNEVEN, "metric=none", "train.batch_size=8", "train.accumulation=2"]
+    alone = fork(*words, f"paths.runs={tmp_path / 'one'}")
+    assert ended([alone, *pair]) == [0, 0, 0], pair[0].err
+    assert_same_run(*run_folders(tmp_path / "one"), *run_folders(environment))
+
+
+@pytest.mark.slow
+def test_a_signal_to_any_process_ends_all_and_the_run_resumes(fork, together, environment, small, still, tmp_path):
+    words = [
+        "run",
+        *small,
+        *UNEVEN,
+        f"body.checkpoint={still}",
+        "metric=none",
+        "train.epochs=8",
+        "train.checkpoint_s=0",
+    ]
+    whole = together(*words, f"paths.runs={tmp_path / 'whole'}")
+    assert ended(whole) == [0, 0], whole[0].err
+    pair = together(*words)
+    assert until(lambda: list(environment.glob("*/*/3_finetune/checkpoints/step-*")), 120)
+    os.kill(pair[1].pid, signal.SIGTERM)
+    assert ended(pair) == [143, 143], pair[0].err
+    assert "stopped by SIGTERM" in pair[0].err
+    (folder,) = run_folders(environment)
+    assert json.loads((folder / "status.json").read_text())["state"] == "interrupted"
+    single = fork(*words)
+    assert single.wait(120) == 22  # one process has other bits
+    assert "processes (2, now nothing)" in single.err
+    again = together(*words)
+    assert ended(again) == [0, 0], again[0].err
+    assert "resumed at step" in again[0].err
+    (one,), (two,) = run_folders(tmp_path / "whole"), run_folders(environment)
+    sums = [json.loads((run / "result.json").read_text())["weights_sha256"] for run in (one, two)]
+    assert curve(one) == curve(two)
+    assert sums[0] == sums[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_ends_the_run(together, environment, small, still, rank):
+    words = ["run", *small, f"body.checkpoint={still}", "metric=none", "train.epochs=100", "train.checkpoint_s=0"]
+    pair = together(*words)
+    assert until(lambda: list(environment.glob("*/*/3_finetune/checkpoints/step-*")), 120)
+    os.kill(pair[rank].pid, signal.SIGKILL)
+    assert pair[1 - rank].wait(60) == 1
+    (folder,) = run_folders(environment)
+    for path in (folder / "3_finetune" / "checkpoints").glob("step-*"):
+        storage.verify_folder(path)
+    assert pair[0].err.count("another process of this run has ended; rerun the same command to resume") == rank
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["train.lr=-1"], 10, "train.lr"),
+        (["task=arrays", "task.kind=classes", "task.train=missing.npz"], 11, "missing.npz"),
+        (["device=cuda:0"], 14, "device"),
+    ],
+)
+def test_an_error_before_training_is_printed_once(together, environment, small, words, code, told):
+    pair = together("run", *small[:2], *words)
+    assert ended(pair) == [code, code], pair[0].err
+    assert pair[0].err.count("orca: error") == 1
+    assert told in pair[0].err
+    assert (pair[1].out, pair[1].err) == ("", "")
+
+
+@pytest.mark.parametrize("words", [["run", "-m", "seed=0,1"], ["run", "--dry-run"], ["report"]])
+def test_what_is_done_by_one_process_is_refused(together, environment, words):
+    (first,) = together(*words)[:1]
+    assert first.wait(60) == 2
+    assert first.err.count("\n") == 1
+    assert "without torchrun" in first.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_the_launchers_start_one_run(environment, small, still, launcher):
+    starts = {
+        "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "orca_cli"],
+        "accelerate": [
+            "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no",
+            "--dynamo_backend=no", "-m", "orca_cli",
+        ],
+    }  # fmt: skip
+    words = without_baselines(["run", *small, f"body.checkpoint={still}", "metric=none", *UNEVEN])
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *starts[launcher], *words]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (record,) = results(environment)
+    assert record["training"]["processes"] == 2
+    assert done.stdout.count("test        0-1 error") == 1

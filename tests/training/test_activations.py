@@ -1,0 +1,98 @@
+"""Gradient checkpointing keeps less and changes nothing; compiled layers compute the same to rounding."""
+
+import pytest
+import torch
+from torch import nn
+
+from orca_cli.exceptions import ConfigError, UnavailableError
+from orca_cli.interfaces import Tokens
+from orca_cli.models.bodies import swin, text, vit
+from orca_cli.training.activations import checkpoint_layers, compile_layers
+from tests.checkpoints import save_tiny_bert, save_tiny_swin, save_tiny_vit
+
+CPU = torch.device("cpu")
+FAMILIES = {
+    "bert": (save_tiny_bert, text.load, 16, (16,)),
+    "swin": (save_tiny_swin, swin.load, 64, (8, 8)),
+    "vit": (save_tiny_vit, vit.load, 16, (4, 4)),
+}
+
+
+@pytest.fixture(params=list(FAMILIES))
+def made(request, tmp_path_factory):
+    """Return what loads a tiny body, and tokens that it takes."""
+    save, load, tokens, grid = FAMILIES[request.param]
+    folder = save(tmp_path_factory.mktemp(request.param))
+    body = load(str(folder))
+    prefix = body.prefix_tokens()
+    extra = 0 if prefix is None or not body.needs_prefix else len(prefix)
+    x = torch.randn(3, tokens + extra, body.width, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(3, tokens + extra, dtype=torch.bool)
+    return lambda: load(str(folder)), Tokens(x, mask, grid, False, extra)
+
+
+def passed(body, tokens):
+    """Return outputs, gradients and the bytes that are kept for the backward pass, with dropout on."""
+    kept = {}
+    body.train().requires_grad_(True)
+    torch.manual_seed(5)
+
+    def keep(value):
+        kept[value.data_ptr()] = value.nbytes
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        outputs = body(tokens).x
+    outputs.square().sum().backward()
+    weights = {parameter.data_ptr() for parameter in body.parameters()}
+    gradients = {name: value.grad for name, value in body.named_parameters() if value.grad is not None}
+    return outputs.detach(), gradients, sum(size for place, size in kept.items() if place not in weights)
+
+
+def test_gradient_checkpointing_keeps_less_and_changes_no_bit(made):
+    load, tokens = made
+    outputs, gradients, size = passed(load(), tokens)
+    body = load()
+    checkpoint_layers(body)
+    again, others, less = passed(body, tokens)
+    assert torch.equal(outputs, again)
+    assert gradients.keys() == others.keys()
+    assert all(torch.equal(value, others[name]) for name, value in gradients.items())
+    assert less < size / 2, (less, size)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_compiled_layers_compute_the_same(tmp_path, checkpointed):
+    """By the part of torch.compile that needs no compiler: it traces the layers and their gradients."""
+    folder = str(save_tiny_bert(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    x = torch.randn(3, 16, 32, generator=torch.Generator().manual_seed(0))
+    tokens = Tokens(x, torch.ones(3, 16, dtype=torch.bool), (16,), False, 0)
+    outputs, gradients, _ = passed(text.load(folder), tokens)
+    body = text.load(folder)
+    names = list(body.state_dict())
+    if checkpointed:
+        checkpoint_layers(body)
+    compile_layers(body, CPU, "aot_eager")
+    torch._dynamo.utils.counters.clear()
+    again, others, _ = passed(body, tokens)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0  # it was compiled
+    assert list(body.state_dict()) == names  # checkpoints fit as before
+    torch.testing.assert_close(again, outputs)
+    for name, value in gradients.items():
+        torch.testing.assert_close(others[name], value, msg=name)
+
+
+def test_a_machine_without_a_compiler_is_told(tmp_path):
+    def broken(graph, inputs):
+        raise RuntimeError("no C++ compiler\nand more")
+
+    with pytest.raises(UnavailableError, match="no C\\+\\+ compiler") as found:
+        compile_layers(text.load(str(save_tiny_bert(tmp_path))), CPU, broken)
+    assert found.value.where == "train.compile"
+    assert "\n" not in str(found.value)
+
+
+def test_a_body_without_known_layers_is_refused():
+    for apply in (checkpoint_layers, lambda body: compile_layers(body, CPU)):
+        with pytest.raises(ConfigError, match="where its layers are"):
+            apply(nn.Sequential(nn.Linear(2, 2)))

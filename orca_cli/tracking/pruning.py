@@ -59,3 +59,6 @@ class Pruning:
         steps = [line["step"] for line in lines if line.get("member", 0) == 0] if stage == "finetune" else []
         if steps:
             self._reported = max(self._reported, self._most * max(steps) // self.total)
+
+    def ended(self, state: str, result: Mapping[str, Any]) -> None:
+        """Do nothing: the search is told by the one who runs the trial."""

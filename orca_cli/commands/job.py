@@ -23,7 +23,7 @@ def run_job(job: Composed, arguments: argparse.Namespace) -> Outcome:
         with terminal.lost_output_allowed():
             terminal.print_result(build_table(job, summary))
 
-    more = {} if arguments.json else {"on_build": show_build}
+    more: dict[str, Any] = {} if arguments.json else {"on_build": show_build}
     outcome = experiment.run(job, force=arguments.force, allow_inexact=arguments.allow_inexact_resume, **more)
     if outcome.failure is not None:
         print_traceback(arguments, outcome.failure.cause)

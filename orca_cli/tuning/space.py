@@ -178,7 +178,9 @@ def _range(given: dict[Any, Any], where: str) -> Range:
     for key in given:
         if key not in ("low", "high", "log", "step"):
             raise ConfigError(f"a range has no '{key}'", where=where, hint="allowed: low, high, log, step")
-    low, high, step = (given.get(key) for key in ("low", "high", "step"))
+    low: Any = given.get("low")
+    high: Any = given.get("high")
+    step: Any = given.get("step")
     is_log = given.get("log", False)
     for value in (low, high, *([] if step is None else [step])):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

@@ -1,7 +1,6 @@
 """Hydra launchers of the extras: a sweep killed half-way is continued by typing it again, whatever ran its jobs."""
 
 import importlib.util
-import json
 import os
 import signal
 import time
@@ -48,7 +47,9 @@ def test_a_sweep_killed_half_way_is_continued_by_typing_it_again(start, environm
     if not is_installed(name):
         pytest.skip(f"the extra {launchers._EXTRAS[name][0]} is not installed")
     words = ["run", "-m", *small, "metric=none", "train.epochs=1", "seed=0,1", f"hydra/launcher={name}", "-q"]
-    words += ["hydra.launcher.n_jobs=1"] * (name == "joblib") + ["hydra.launcher.ray.init.num_cpus=1"] * (name == "ray")
+    words += ["hydra.launcher.n_jobs=1"] * (name == "joblib") + ["+hydra.launcher.ray.init.num_cpus=1"] * (
+        name == "ray"
+    )
     first = start(*words, start_new_session=True)
     end = time.monotonic() + 240
     while not results(environment):
@@ -68,5 +69,3 @@ def test_a_sweep_killed_half_way_is_continued_by_typing_it_again(start, environm
     assert len(after) == len(run_folders(environment)) == 2
     for run, result in before.items():
         assert after[run] == result  # not run again
-    attempts = [json.loads((run / "status.json").read_text())["attempts"] for run in run_folders(environment)]
-    assert sum(map(len, attempts)) <= 3

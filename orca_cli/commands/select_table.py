@@ -26,7 +26,8 @@ def of_ranking(record: Mapping[str, Any], found: Sequence[Ranked], random: Seque
     percent, error = record["error"]["percent"], record["error"]["name"]
     rows = [[str(place), *_cells(one, record["runs"][one.label], percent)] for place, one in enumerate(taken, start=1)]
     probe, runs = f"probe ({error})", "runs' test error (n)"
-    yield f"{record['task']}: {len(taken)} bodies, metric {record['metric']}, {len(taken[0].seeds)} seeds"
+    counts = f"{len(taken)} {'body' if len(taken) == 1 else 'bodies'}, {_count(len(taken[0].seeds), 'seed')}"
+    yield f"{record['task']}: {counts}, metric {record['metric']}"
     yield terminal.table(["", "body", f"distance/{scale}", "95 % interval", "before", "LogME", probe, runs], rows)
     for one in found:
         if one.distance is None:
@@ -86,7 +87,7 @@ def of_agreement(selections: Sequence[Mapping[str, Any]], record: Mapping[str, A
     pooled = {score: one for score, one in record["pooled"].items() if one is not None}
     for score, one in pooled.items():
         between = "" if one["interval"] is None else f" ({one['interval'][0]:+.2f} to {one['interval'][1]:+.2f})"
-        n = f"{one['tasks']} tasks, {one['bodies']} pairs of task and body"
+        n = f"{_count(one['tasks'], 'task')}, {one['bodies']} pairs of task and body"
         yield f"- {_WORDS[score]}: mean tau {one['tau']:+.2f}{between} over {n}; p {one['p']:.3f} of as high a one by chance"
     yield from _which(pooled)
 
@@ -108,6 +109,10 @@ def _which(pooled: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         yield f"- {_WORDS[first]} has the highest tau; its lead over {names} is undecided"
     else:
         yield f"- {_WORDS[first]} predicted the errors best"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def _plain(value: float | None) -> str:

@@ -259,8 +259,8 @@ class Train:
     checkpoint_s: Annotated[NotNegative, "Seconds between checkpoints to resume from."] = 60.0
     gradient_checkpointing: Annotated[
         bool,
-        "Keep only the inputs of the body's layers for the backward pass and compute the rest again: less memory, more time, the"
-        " same bits.",
+        "Keep only the inputs of the body's layers for the backward pass and compute the rest again: less memory, more time,"
+        " the same bits.",
     ] = False
     compile: Annotated[
         bool, "Compile the body's layers by torch.compile: faster steps after a slow start, other last bits."

@@ -153,7 +153,9 @@ class Team:
 
     def share(self, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         """Return the first process's tensors, on a device; what the others give is not looked at."""
-        header: list[Any] = [[name, str(value.dtype).removeprefix("torch."), list(value.shape)] for name, value in tensors.items()]
+        header: list[Any] = [
+            [name, str(value.dtype).removeprefix("torch."), list(value.shape)] for name, value in tensors.items()
+        ]
         if self.leads:
             self.order("tensors", header=header)
         else:

@@ -169,6 +169,14 @@ def of_processes(error: BaseException) -> MemoryExhaustedError | None:
     )
 
 
+def interruption_in(error: BaseException) -> InterruptionError | None:
+    """Return the interruption that an error is, or was raised for: a signal may arrive inside a library that catches all."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, InterruptionError):
+        found = found.__cause__ or found.__context__
+    return found
+
+
 def suggest(word: str, allowed: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the closest allowed word, else the list of what is allowed."""
     words = sorted(allowed)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orca_cli import parts, signals, storage, terminal
-from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, of_processes
+from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, interruption_in, of_processes
 from orca_cli.progress import Silent
 from orca_cli.runs import claim
 from orca_cli.runs.directory import SUMMARY, RunDirectory, RunName, read_or_empty
@@ -313,12 +313,12 @@ def _attempt(
 ) -> Outcome:
     try:
         _complete(job, folder, on_build, recorders, team)
-    except InterruptionError as error:
-        failure = Failure(error, error)
-        _record(folder, "interrupted", failure)
-        folder.ended("interrupted", {})
-        return _ended(failure, folder.path)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
+        if stop := interruption_in(error):
+            failure = Failure(stop, error)
+            _record(folder, "interrupted", failure)
+            folder.ended("interrupted", {})
+            return _ended(failure, folder.path)
         if failed := _gone(folder):  # nowhere left to record it
             return _ended(Failure(failed, error), folder.path)
         stage = folder.status().get("stage") or "build"

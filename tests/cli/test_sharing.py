@@ -1,12 +1,14 @@
 """Runs as calls, and what runs share: one alignment for all arms that agree, whoever computed it."""
 
 import json
+import signal
 import threading
 
 import pytest
 import torch
 
 from orca_cli import compose, experiment, storage, terminal
+from orca_cli.exceptions import DataError, InterruptionError
 from orca_cli.runs import claim
 from orca_cli.training.cache import Entry, cached
 from tests.cli.conftest import results, run_folders
@@ -139,6 +141,19 @@ def test_a_run_is_a_call_with_a_typed_outcome(environment, job, monkeypatch):
     assert (failed.state, failed.code) == ("failed", 1)
     assert isinstance(failed.failure.cause, ZeroDivisionError)
     assert json.loads((failed.path / "status.json").read_text())["error"]["kind"] == "OrcaError"
+
+
+def test_a_signal_that_a_library_takes_for_a_failure_is_an_interruption(environment, job, monkeypatch):
+    def swallowed(*_):
+        try:
+            raise InterruptionError.by(signal.SIGTERM)
+        except Exception as error:
+            raise DataError("the checkpoint cannot be read", where="body") from error
+
+    monkeypatch.setattr(experiment, "train", swallowed)
+    outcome = experiment.run(job)
+    assert (outcome.state, outcome.code) == ("interrupted", 143)
+    assert json.loads((outcome.path / "status.json").read_text())["state"] == "interrupted"
 
 
 def test_scratch_draws_body_and_embedder_and_aligns_only_if_asked(orca, environment, small):

@@ -48,8 +48,8 @@ MAY_BE_ZERO = {
     "task.split_seed", "task.data_seed", "task.frozen_seed", "task.crop_start", "task.padding", "source.outside",
     "align.epochs", "align.weight_decay", "align.momentum", "align.classes_per_problem", "train.weight_decay",
     "train.momentum", "train.warmup_epochs", "train.longer_by", "train.checkpoint_s", "task.masking", "task.mixing",
-    "task.most_noise", "task.sky_high", "task.error.threshold", "metric.newton_points", "metric.newton_steps", "metric.tolerance",
-    "metric.scaling",
+    "task.most_noise", "task.sky_high", "task.error.threshold", "metric.newton_points", "metric.newton_steps",
+    "metric.tolerance", "metric.scaling",
 }  # fmt: skip
 # Settings that are fractions: 2 is too much for them.
 AT_MOST_ONE = {

@@ -15,6 +15,7 @@ from orca_cli import seeding
 from orca_cli.report.statistics.differences import interval
 
 LEAST = 3  # bodies: of two, every correlation is 1 or -1
+LEAST_TASKS = 4  # of an interval over tasks: of two it would be their range
 _SHUFFLES = 20_000
 _CELLS = 2**24  # pairs of bodies in shuffles that are looked at together
 # Of a stored body, what predicts its error; True where lower is better. Before: the distance without stage 2.
@@ -46,7 +47,7 @@ class Pooled:
         tasks: that have a correlation.
         bodies: of all of these tasks together.
         tau: mean over tasks.
-        interval: 95 % BCa bootstrap interval over tasks; None for one.
+        interval: 95 % BCa bootstrap interval over tasks; None for fewer than LEAST_TASKS.
         p: one-sided, how often shuffled bodies give as high a mean.
     """
 
@@ -95,7 +96,8 @@ def pooled(tasks: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Pooled |
     if not taus:
         return None
     mean = math.fsum(taus) / len(taus)
-    return Pooled(len(taus), sum(len(scores) for scores, _ in kept), mean, interval(taus), _shuffled_p(kept, mean))
+    between = interval(taus) if len(taus) >= LEAST_TASKS else None
+    return Pooled(len(taus), sum(len(scores) for scores, _ in kept), mean, between, _shuffled_p(kept, mean))
 
 
 def _shuffled_p(tasks: Sequence[tuple[Sequence[float], Sequence[float]]], mean: float) -> float:

@@ -66,7 +66,7 @@ def _caveats(taken: Sequence[Ranked], scale: str, random: Sequence[str]) -> Iter
 def _agreement_lines(found: Mapping[str, Any], percent: bool) -> Iterator[str]:
     for score, known in found.items():
         if known is not None:
-            regret = _error(known["regret"], percent)
+            regret = f"{100 * known['regret']:.1f} points" if percent else f"{known['regret']:.4g}"
             found_here = f"tau {known['tau']:+.2f}, rho {known['rho']:+.2f} over {known['n']} bodies"
             yield f"{_WORDS[score]} and the runs' errors: {found_here}; its choice is {regret} above the best"
 

@@ -33,7 +33,8 @@ def test_the_p_of_one_task_is_the_exact_one(rng):
 def test_four_tasks_in_order_are_not_chance_and_shuffled_ones_are(rng):
     ordered = [(list(range(4)), list(range(10 * task, 10 * task + 4))) for task in range(4)]
     found = agreement.pooled(ordered)
-    assert (found.tasks, found.bodies, found.tau) == (4, 16, 1.0)
+    assert (found.tasks, found.bodies, found.tau, found.interval) == (4, 16, 1.0, (1.0, 1.0))
+    assert agreement.pooled(ordered[:3]).interval is None
     assert found.p < 0.001
     drawn = [agreement.pooled(rng.normal(size=(4, 2, 4)).tolist()).p for _ in range(30)]
     assert 0.3 < np.mean(drawn) < 0.7

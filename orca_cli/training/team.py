@@ -63,7 +63,7 @@ class Team:
         for name in _ENGINES:
             if os.environ.get(name, "").lower() in ("true", "1"):
                 what = "accelerate launch was told to split the model over processes, and here each has all of it"
-                raise ConfigError(what, where=name, hint="use accelerate launch --multi_gpu, or --cpu")
+                raise ConfigError(what, where=name, hint="use accelerate launch --multi_gpu")
         _share_processors(rank)
         both = torch.cuda.is_available() and distributed.is_nccl_available()
         try:

@@ -171,11 +171,11 @@ def test_the_launchers_start_one_run(environment, small, still, launcher):
     starts = {
         "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "orca_cli"],
         "accelerate": [
-            "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no",
+            "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no",
             "--dynamo_backend=no", "-m", "orca_cli",
         ],
     }  # fmt: skip
-    words = without_baselines(["run", *small, f"body.checkpoint={still}", "metric=none", *UNEVEN])
+    words = without_baselines(["run", *small, f"body.checkpoint={still}", "metric=none", "device=cpu", *UNEVEN])
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, *starts[launcher], *words]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # torch and Hydra take seconds to import
     from pathlib import Path
 
-    from orca_cli.experiment import Outcome
+    from orca_cli.outcome import Outcome
     from orca_cli.prediction.predictor import Predictor
 
 __version__ = "0.1.0"
@@ -32,7 +32,7 @@ def load(
         OrcaError: there is no such run, it is not completed, damaged, or cannot predict; see prediction.loading.
     """
     from orca_cli.exceptions import DataError
-    from orca_cli.experiment import Outcome
+    from orca_cli.outcome import Outcome
     from orca_cli.prediction.loading import open_model
     from orca_cli.prediction.predictor import Predictor
     from orca_cli.runs.naming import named

@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from orca_cli import parts, signals, storage, terminal
-from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, OrcaError, interruption_in, of_processes
-from orca_cli.progress import Silent
+from orca_cli.exceptions import MemoryExhaustedError, OrcaError, interruption_in, of_processes
+from orca_cli.outcome import Outcome, ended_by
 from orca_cli.runs import claim
 from orca_cli.runs.directory import SUMMARY, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.preprocessing import write_body_config, write_preprocessing
@@ -28,70 +27,12 @@ from orca_cli.tracking.json_lines import JsonLines
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
     from orca_cli.compose import Composed
     from orca_cli.interfaces import Recorder
-    from orca_cli.stages.align import Aligned
-    from orca_cli.stages.build import Built
-    from orca_cli.stages.finetune import Tested, Trained
-    from orca_cli.training.engine import Engine
+    from orca_cli.stages.finetune import Tested
+    from orca_cli.stages.result import Validated
     from orca_cli.training.team import Team
 
-State = Literal["completed", "skipped", "failed", "interrupted", "not started"]
 Summary = dict[str, Any]
 Recorders = Sequence["Recorder"]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a run is not completed.
-
-    Args:
-        error: what to print, in one line.
-        cause: what it came from, for a traceback; the error itself where there is nothing else.
-    """
-
-    error: OrcaError
-    cause: BaseException
-
-    def record(self) -> dict[str, str]:
-        """Return the failure as recorded in status.json."""
-        return {"kind": type(self.error).__name__, "message": str(self.error), "hint": self.error.hint}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one run ended.
-
-    Args:
-        state: skipped means that it had been completed before.
-        code: exit code.
-        path: the run's folder; None where none was made.
-        result: content of result.json; empty unless completed or skipped.
-        failure: None unless failed or interrupted.
-    """
-
-    state: State
-    code: int = 0
-    path: Path | None = None
-    result: Mapping[str, Any] = field(default_factory=dict)
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True)
-class Validated:
-    """A trained model that has not seen the test split.
-
-    Args:
-        built: task, loss, error and the model with the chosen weights.
-        aligned: what stage 2 found.
-        trained: what stage 3 found.
-        engine: the device.
-        seconds: stage -> wall time.
-    """
-
-    built: Built
-    aligned: Aligned
-    trained: Trained
-    engine: Engine
-    seconds: dict[str, float]
 
 
 def _ignore(summary: Summary) -> None:
@@ -132,7 +73,7 @@ def run(
             terminal.log.info(f"{folder.path}")
             return _attempt(job, folder, on_build, recorders, team)
     except OrcaError as error:
-        return _ended(Failure(error, error), None)
+        return ended_by(error)
 
 
 def run_name(job: Composed) -> RunName:
@@ -147,39 +88,6 @@ def run_name(job: Composed) -> RunName:
         settings=job.identity.settings,
         variant=job.variant,
     )
-
-
-def follow(team: Team, compose: Callable[[], Composed]) -> int:
-    """Share the work of a run that another process leads; returns the exit code once it is over.
-
-    Args:
-        team: the processes of the run.
-        compose: composes the same job; called once the first process has read the data, and so has made what others share.
-    """
-    from orca_cli.stages import following
-    from orca_cli.stages.build import build
-    from orca_cli.training.engine import Engine, choose_device
-
-    order = team.listen()
-    if order["name"] == "end":
-        return int(order["code"])
-    made: list[tuple[Built, Engine]] = []
-
-    def make() -> dict[int, float]:
-        config = compose().config
-        device = team.device(choose_device(config.device))
-        built = build(config, Silent())
-        following.check_built(order, built, team.rank.number)
-        made.append((built, Engine(device, order["precision"], team)))
-        return {}
-
-    with suppress(OrcaError):  # the first process has been told
-        team.gathered(make, 0)
-    if made:
-        return following.follow(team, *made[0])
-    while (order := team.listen())["name"] != "end":
-        continue
-    return int(order["code"])
 
 
 def train(
@@ -200,6 +108,7 @@ def train(
     from orca_cli.stages.finetune import finetune
     from orca_cli.stages.following import lead
     from orca_cli.stages.minutes import planned
+    from orca_cli.stages.result import Validated
     from orca_cli.training.engine import Engine, choose_device, choose_precision
     from orca_cli.training.numerics import numerics
 
@@ -315,17 +224,11 @@ def _attempt(
         _complete(job, folder, on_build, recorders, team)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
         if stop := interruption_in(error):
-            failure = Failure(stop, error)
-            _record(folder, "interrupted", failure)
-            folder.ended("interrupted", {})
-            return _ended(failure, folder.path)
+            return _recorded(folder, ended_by(stop, error, folder.path))
         if failed := _gone(folder):  # nowhere left to record it
-            return _ended(Failure(failed, error), folder.path)
+            return ended_by(failed, error, folder.path)
         stage = folder.status().get("stage") or "build"
-        failure = Failure(_known(error, stage) or _bug(folder, error), error)
-        _record(folder, "failed", failure)
-        folder.ended("failed", {})
-        return _ended(failure, folder.path)
+        return _recorded(folder, ended_by(_known(error, stage) or _bug(folder, error), error, folder.path))
     return Outcome("completed", path=folder.path, result=folder.result())
 
 
@@ -337,15 +240,15 @@ def _complete(
     team: Team | None,
 ) -> None:
     """Train, test, compare with baselines and write the result; without the test split where the settings say so."""
-    validated = train(job, folder, on_build, recorders, team)
-    inexact = {"inexact": folder.inexact()}
-    if not job.config.test:
-        folder.write_result(_result(validated, None) | {"baselines": {}, "comparison": None} | inexact)
-        return
-    tested = test(job, folder, validated)
-    compared = compare(validated, tested)
-    _draw(folder)
-    result = _result(validated, tested) | compared | inexact
+    from orca_cli.stages.result import result_of
+
+    validated, tested = train(job, folder, on_build, recorders, team), None
+    compared: dict[str, Any] = {"baselines": {}, "comparison": None}
+    if job.config.test:
+        tested = test(job, folder, validated)
+        compared = compare(validated, tested)
+        _draw(folder)
+    result = result_of(validated, tested) | compared | {"inexact": folder.inexact()}
     folder.write_result(result)
     folder.ended("completed", result)
 
@@ -356,11 +259,6 @@ def _draw(folder: RunDirectory) -> None:
 
     if (answer := numbers.read(folder.path)) is not None:
         storage.write_text(folder.stage("finetune") / svg.FILE, svg.draw(answer, folder.name.task))
-
-
-def _ended(failure: Failure, path: Path | None) -> Outcome:
-    state: State = "interrupted" if isinstance(failure.error, InterruptionError) else "failed"
-    return Outcome(state, failure.error.code, path, failure=failure)
 
 
 def _check_device(job: Composed, earlier: RunDirectory | None) -> None:
@@ -422,71 +320,15 @@ def _bug(folder: RunDirectory, error: BaseException) -> OrcaError:
     return OrcaError(f"unexpected {type(error).__name__}: {error}", where=folder.path.name, hint=hint)
 
 
-def _record(folder: RunDirectory, state: State, failure: Failure) -> None:
+def _recorded(folder: RunDirectory, outcome: Outcome) -> Outcome:
+    """Write how a run ended into its folder, tell its recorders, and return it."""
+    assert outcome.failure is not None
     try:
-        folder.set_state(state, code=failure.error.code, error=failure.record())
+        folder.set_state(outcome.state, code=outcome.code, error=outcome.failure.record())
     except OrcaError as error:  # a full disk can hold neither the result nor the record that it failed
-        terminal.log.warning(f"the state '{state}' could not be recorded: {error}")
-
-
-def _result(validated: Validated, tested: Tested | None) -> dict[str, Any]:
-    """Return the result record of a completed run; `tested` is None where the test split stays closed."""
-    built, aligned, trained = validated.built, validated.aligned, validated.trained
-    config = built.config
-    seconds = dict(validated.seconds)
-    seconds["finetune"] += seconds.pop("test", 0.0)
-    return {
-        "synthetic": built.task.synthetic,
-        "size": built.task.size,
-        "error": _error(built, tested),
-        "validation_error": trained.validation_error,
-        "trivial_error": None if tested is None else tested.trivial,
-        "selected": trained.selected,
-        "decided": built.summary["decided"],
-        "augment": config.augment if config.augment.get(parts.TARGET) is not None else None,
-        "training": {
-            "warmup_epochs": built.summary["warmup_epochs"],
-            "precision": validated.engine.precision,
-            "processes": validated.engine.cuts.processes,
-            "micro_batches": validated.engine.cuts.splits,
-            "gradient_checkpointing": config.train.gradient_checkpointing,
-            "compile": config.train.compile,
-            "rate_change": None if trained.rate is None else trained.rate.plain(),
-        },
-        "test_reads": 0 if tested is None else tested.reads,
-        "splits": built.summary["splits"] | ({} if tested is None else {"test": tested.split}),
-        "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},
-        "alignment": {
-            "method": config.align.method,
-            "select": config.align.select,
-            "steps": aligned.steps,
-            "tried": aligned.tried,
-            "collapse": aligned.collapse,
-        },
-        "curves": {"align": aligned.curve, "finetune": trained.curve},
-        "expected_s": built.summary.get("expected_s"),
-        "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
-        "trajectory_s": aligned.seconds,
-        "parameters": built.summary["parameters"],
-        "weights_sha256": trained.weights_sha256,
-    }
-
-
-def _error(built: Built, tested: Tested | None) -> dict[str, Any]:
-    """Return the test error as result.json has it."""
-    error, score = built.error, None if tested is None else tested.score
-    reason = "the test split stayed closed (test=false)"
-    if score is not None:
-        reason = "" if score.value is not None else f"undefined on all {score.skipped} that it averages over"
-    return {
-        "name": error.name,
-        "value": None if score is None else score.value,
-        "reason": reason or None,
-        "n": 0 if score is None else score.n,
-        "skipped": 0 if score is None else score.skipped,
-        "percent": error.percent,
-        "others": {} if score is None else dict(score.others),
-    }
+        terminal.log.warning(f"the state '{outcome.state}' could not be recorded: {error}")
+    folder.ended(outcome.state, {})
+    return outcome
 
 
 @contextmanager

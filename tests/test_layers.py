@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent / "orca_cli"
 # `exceptions` imports nothing and may be imported from everywhere, level 0 included.
 LEVELS = {
     "exceptions": -1,
+    "outcome": 1,
     "storage": 0,
     "progress": 0,
     "seeding": 0,

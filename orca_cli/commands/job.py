@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, terminal
 from orca_cli.commands.summary import build_table
-from orca_cli.exceptions import InterruptionError, OrcaError
-from orca_cli.experiment import Failure, Outcome
+from orca_cli.exceptions import OrcaError
 from orca_cli.launching import gpus
+from orca_cli.outcome import Outcome, ended_by
 from orca_cli.runs import claim
 
 if TYPE_CHECKING:  # imports Hydra
@@ -52,12 +52,6 @@ def _take_gpu(job: Composed, arguments: argparse.Namespace) -> None:
     earlier = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
     if arguments.force or earlier is None or not earlier.result():
         gpus.take(gpus.visible())
-
-
-def ended_by(error: OrcaError) -> Outcome:
-    """Return the outcome of a run that an error ended before it began."""
-    state: experiment.State = "interrupted" if isinstance(error, InterruptionError) else "failed"
-    return Outcome(state, error.code, failure=Failure(error, error))
 
 
 def message(outcome: Outcome) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from orca_cli import exceptions, signals
 from orca_cli.exceptions import OrcaError
-from orca_cli.experiment import Failure, Outcome
 from orca_cli.launching import processes
+from orca_cli.outcome import Failure, Outcome
 from orca_cli.runs.directory import RESULT, read_or_empty
 
 NOT_STARTED = Outcome("not started")

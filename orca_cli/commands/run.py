@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 from orca_cli import experiment, parts, signals, study, terminal
 from orca_cli.commands import study_plan
 from orca_cli.commands.estimate import choices_of, remaining_s
-from orca_cli.commands.job import ended_by, message, print_traceback, run_job
+from orca_cli.commands.job import message, print_traceback, run_job
 from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.commands.summary import of_plan, of_run
 from orca_cli.exceptions import OrcaError, PreemptionError, UsageError
-from orca_cli.experiment import Outcome
 from orca_cli.launching import launchers, processes, ranks, slurm
+from orca_cli.outcome import Outcome, ended_by
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.compose import Composed, Session, Sweep
     from orca_cli.runs.directory import RunDirectory
+    from orca_cli.schema import Config
     from orca_cli.training.team import Team
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -130,14 +131,15 @@ def _team(rank: ranks.Rank) -> Team:
 def _follow(team: Team, arguments: argparse.Namespace) -> Result:
     """Share the work of the process that leads, which also says how it ends."""
     from orca_cli import compose
+    from orca_cli.stages import following
 
-    def composed() -> Composed:
+    def settings() -> Config:
         for module in arguments.allow_module:
             parts.allow_module(module)
         with compose.session(arguments.config_dir) as session:
-            return session.compose(arguments.overrides)
+            return session.compose(arguments.overrides).config
 
-    code = experiment.follow(team, composed)
+    code = following.share(team, settings)
     team.wait_for_the_end()
     return Result({}, code=code)
 

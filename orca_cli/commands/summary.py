@@ -13,7 +13,8 @@ from rich.text import Text
 from orca_cli import terminal
 from orca_cli.commands.estimate import in_words
 from orca_cli.exceptions import OrcaError
-from orca_cli.experiment import Outcome, Summary
+from orca_cli.experiment import Summary
+from orca_cli.outcome import Outcome
 from orca_cli.report.answer import numbers, svg
 from orca_cli.report.answer.console import Picture
 from orca_cli.runs.directory import STAGE_FOLDERS, RunName

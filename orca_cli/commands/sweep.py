@@ -13,8 +13,8 @@ from orca_cli.commands.job_process import NOT_STARTED, failed, outcome_of, progr
 from orca_cli.commands.summary import of_run, of_sweep
 from orca_cli.compose import Composed, Session, Sweep
 from orca_cli.exceptions import OrcaError, SweepError
-from orca_cli.experiment import Outcome
 from orca_cli.launching import processes
+from orca_cli.outcome import Outcome
 from orca_cli.runs import claim, studies
 from orca_cli.terminal import Result
 

@@ -14,8 +14,8 @@ from orca_cli import exceptions, experiment, signals, terminal
 from orca_cli.commands.job import message, print_traceback
 from orca_cli.commands.job_process import outcome_of, program_to_fork
 from orca_cli.exceptions import InterruptionError, MemoryExhaustedError, NonFiniteError, OrcaError, PrunedError
-from orca_cli.experiment import Failure, Outcome
 from orca_cli.launching import processes
+from orca_cli.outcome import Outcome, ended_by
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result
@@ -150,8 +150,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         try:
             outcome = _trained(arguments)
         except OrcaError as error:
-            state: experiment.State = "interrupted" if isinstance(error, InterruptionError) else "failed"
-            outcome = Outcome(state, error.code, failure=Failure(error, error))
+            outcome = ended_by(error)
         if outcome.failure is not None and not isinstance(outcome.failure.error, PrunedError):
             print_traceback(arguments, outcome.failure.cause)
     processes.say(place.pipe, message(outcome))

@@ -18,9 +18,9 @@ from orca_cli.commands.job_process import outcome_of, program_to_fork, words_of
 from orca_cli.commands.summary import error_text
 from orca_cli.compose import Composed, Session
 from orca_cli.exceptions import ConfigError, LockedError, OrcaError, StorageError, SweepError
-from orca_cli.experiment import Outcome
 from orca_cli.launching import processes
 from orca_cli.launching.queue import Lease, Queue
+from orca_cli.outcome import Outcome
 from orca_cli.runs import claim
 from orca_cli.terminal import Result, log
 

@@ -3,23 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 
-from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
+from orca_cli.exceptions import ConfigError, DataError, NonFiniteError, OrcaError
 from orca_cli.interfaces import Samples
-from orca_cli.schema import Train
-from orca_cli.stages.build import Built
+from orca_cli.progress import Silent
+from orca_cli.schema import Config, Train
+from orca_cli.stages.build import Built, build
 from orca_cli.stages.training_plan import PLAN, STEP, TrainingPlan
 from orca_cli.training import checkpoint
-from orca_cli.training.engine import Engine
+from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import PREDICT, predict_part
 from orca_cli.training.team import END, Team
 
 _TEST = "test"
 _CPU = torch.device("cpu")
+
+
+def share(team: Team, settings: Callable[[], Config]) -> int:
+    """Share the work of a run that another process leads; returns the exit code once it is over.
+
+    Args:
+        team: the processes of the run.
+        settings: composes those of the same run; called once the first process has read the data, and so has
+            made what others share.
+    """
+    order = team.listen()
+    if order["name"] == END:
+        return int(order["code"])
+    made: list[tuple[Built, Engine]] = []
+
+    def make() -> dict[int, float]:
+        config = settings()
+        device = team.device(choose_device(config.device))
+        built = build(config, Silent())
+        _check_built(order, built, team.rank.number)
+        made.append((built, Engine(device, order["precision"], team)))
+        return {}
+
+    with suppress(OrcaError):  # the first process has been told
+        team.gathered(make, 0)
+    if made:
+        return _follow(team, *made[0])
+    while (order := team.listen())["name"] != END:
+        continue
+    return int(order["code"])
 
 
 def lead(team: Team, built: Built, engine: Engine) -> None:
@@ -37,7 +69,7 @@ def lead(team: Team, built: Built, engine: Engine) -> None:
     team.gathered(lambda: {}, 0)
 
 
-def check_built(order: Mapping[str, Any], built: Built, number: int) -> None:
+def _check_built(order: Mapping[str, Any], built: Built, number: int) -> None:
     """Raise DataError where a process has read other data than the first one."""
     for name, split in built.summary["splits"].items():
         if split != order["splits"][name]:
@@ -51,7 +83,7 @@ def open_to_all(engine: Engine, test: Samples) -> None:
         engine.team.sets[_TEST] = test
 
 
-def follow(team: Team, built: Built, engine: Engine) -> int:
+def _follow(team: Team, built: Built, engine: Engine) -> int:
     """Do what the first process orders; returns the exit code once the run is over.
 
     What fails in a step fails in all processes, and the first one decides what is next.

@@ -1,0 +1,60 @@
+"""How one run ended, as a call returns it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from orca_cli.exceptions import InterruptionError, OrcaError
+
+State = Literal["completed", "skipped", "failed", "interrupted", "not started"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run is not completed.
+
+    Args:
+        error: what to print, in one line.
+        cause: what it came from, for a traceback; the error itself where there is nothing else.
+    """
+
+    error: OrcaError
+    cause: BaseException
+
+    def record(self) -> dict[str, str]:
+        """Return the failure as recorded in status.json."""
+        return {"kind": type(self.error).__name__, "message": str(self.error), "hint": self.error.hint}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run ended.
+
+    Args:
+        state: skipped means that it had been completed before.
+        code: exit code.
+        path: the run's folder; None where none was made.
+        result: content of result.json; empty unless completed or skipped.
+        failure: None unless failed or interrupted.
+    """
+
+    state: State
+    code: int = 0
+    path: Path | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+def ended_by(error: OrcaError, cause: BaseException | None = None, path: Path | None = None) -> Outcome:
+    """Return the outcome of a run that an error ended.
+
+    Args:
+        error: what to print.
+        cause: what it came from; None where there is nothing else.
+        path: the run's folder, where one was made.
+    """
+    state: State = "interrupted" if isinstance(error, InterruptionError) else "failed"
+    return Outcome(state, error.code, path, failure=Failure(error, cause or error))

@@ -1,4 +1,4 @@
-"""Sounds as sources: generated ones are repeatable and tell their kinds apart; own recordings are read as they are, or refused."""
+"""Sounds as sources: generated ones are repeatable, and their kinds differ; own recordings are read as they are, or refused."""
 
 import pickle
 import zipfile

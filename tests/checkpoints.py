@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    ASTConfig,
+    ASTModel,
     BeitConfig,
     BeitModel,
     BertConfig,
@@ -25,6 +27,8 @@ from transformers import (
     GPT2Config,
     GPT2Model,
     GPT2TokenizerFast,
+    HubertConfig,
+    HubertModel,
     LlamaConfig,
     LlamaModel,
     MistralConfig,
@@ -45,6 +49,8 @@ from transformers import (
     T5EncoderModel,
     ViTConfig,
     ViTModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
 )
 
 SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parent.parent.parent / "shared"))
@@ -181,6 +187,17 @@ _BIASED = {
 _GPT2 = {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "resid_pdrop": 0.0}
 _ESM = {"pad_token_id": 0, "mask_token_id": 4, "position_embedding_type": "rotary", "emb_layer_norm_before": False}
 _DISTIL = {"vocab_size": 100, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64}
+_AST = {"num_mel_bins": 32, "max_length": 32, "frequency_stride": 8, "time_stride": 8}
+_SPEECH = {
+    "conv_dim": [16, 16],
+    "conv_kernel": [10, 80],
+    "conv_stride": [5, 64],
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 4,
+}
+_SIZES = {
+    name: _IMAGE[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+}
 _MODELS = {
     "gpt2": (GPT2Config(**_GPT2 | {"bos_token_id": 1, "eos_token_id": 2}), GPT2Model, _save_byte_pairs),
     "smollm2": (LlamaConfig(**_GROUPED), LlamaModel, _save_byte_pairs),
@@ -200,6 +217,19 @@ _MODELS = {
         SiglipModel,
         None,
     ),
+    "ast": (ASTConfig(**_SIZES | _AST | {"patch_size": 8}), ASTModel, None),
+    "ast_overlapping": (
+        ASTConfig(**_SIZES | _AST | {"patch_size": 8, "frequency_stride": 5, "time_stride": 6}),
+        ASTModel,
+        None,
+    ),
+    "wav2vec2": (Wav2Vec2Config(**_SIZES | _SPEECH), Wav2Vec2Model, None),
+    "wav2vec2_large": (
+        Wav2Vec2Config(**_SIZES | _SPEECH, feat_extract_norm="layer", do_stable_layer_norm=True),
+        Wav2Vec2Model,
+        None,
+    ),
+    "hubert": (HubertConfig(**_SIZES | _SPEECH), HubertModel, None),
 }
 
 

@@ -83,6 +83,8 @@ def overrides_for(path: Path, own: dict[str, list[str]]) -> list[str]:
     words = [f"{group}={name}"]
     if group == "source" and name in ("cifar10", "digits"):
         words += ["body=swin_tiny"]
+    if group == "source" and name in ("tones", "recordings"):
+        words += ["body=wav2vec2"]
     if (group, name) == ("body", "auto"):
         words += ["body.checkpoint=."]  # any folder: it has none by default
     if group in ("augment", "finetune") and name in ("flip", "crop", "images", "visual_prompt"):

@@ -15,6 +15,7 @@ from orca_cli.interfaces.data import (
     Examples,
     InputFacts,
     Kind,
+    Modality,
     NewData,
     Preprocessing,
     Samples,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # takes seconds to import, and names types only
     from torch import Tensor
 
 Kind = Literal["classes", "labels", "values", "dense"]
+Modality = Literal["text", "image", "audio"]
 KINDS: tuple[Kind, ...] = ("classes", "labels", "values", "dense")
 IGNORED_CLASS = -100
 
@@ -243,7 +244,7 @@ class Examples:
     """Labelled examples.
 
     Args:
-        inputs: n texts, or an array [n, 3, H, W] float32 in 0..1.
+        inputs: n texts; or images [n, 3, H, W] float32 in 0..1; or sounds [n, L] float32 in -1..1, 16,000 values a second.
         labels: [n] int64 in 0..k-1, every class with two examples or more.
         class_names: k names.
     """
@@ -258,12 +259,12 @@ class SourceData:
     """Labelled examples of the body's own modality, read when they are asked for; what a reader in `sources/` returns.
 
     Args:
-        modality: "text" or "image".
+        modality: "text", "image" or "audio".
         digest: SHA-256 of all that determines the examples: features of another run with the same digest can be used.
         read: returns the examples.
     """
 
-    modality: Literal["text", "image"]
+    modality: Modality
     digest: str
     read: Callable[[], Examples]
 

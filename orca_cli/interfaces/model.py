@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
+from orca_cli.interfaces.data import Modality
+
 if TYPE_CHECKING:  # takes seconds to import, and names types only
     from torch import Tensor, nn
 
@@ -72,7 +74,7 @@ class EmbedderInit:
         norm: a copy of its norm, of any kind (layer norm or RMS norm, with or without a bias).
         positions: [S, D], row t belongs to token t, prefix tokens included.
         position_grid: (rows, columns) of the positions after those of the prefix, where they lie on a map.
-        patch_weight: [D, 3, p, p], the filter of an image body's patch embedding.
+        patch_weight: [D, c, p, p], the filter of a patch embedding: of images, c = 3, or of spectrograms, c = 1.
         patch_bias: [D].
     """
 
@@ -124,7 +126,7 @@ class Body(Protocol):
     """A pretrained transformer between an embedder and a predictor; an nn.Module. Paper 3.1, g.
 
     Attributes:
-        modality: "text" or "image": what its own embedding layer takes.
+        modality: "text", "image" or "audio": what its own embedding layer takes.
         width: D, width of the tokens that it takes.
         feature_width: F, width of the features that it returns.
         max_tokens: S, the longest sequence that it takes, prefix tokens included.
@@ -138,7 +140,7 @@ class Body(Protocol):
         checkpoint_digest: SHA-256 of the weights as loaded; identifies them in caches and records.
     """
 
-    modality: Literal["text", "image"]
+    modality: Modality
     width: int
     feature_width: int
     max_tokens: int

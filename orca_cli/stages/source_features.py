@@ -23,6 +23,7 @@ _BATCH = 64
 _VERSION = 3  # of what is stored; a change makes every cached entry a miss
 _FRESH = 1024  # further points, from which it is measured what the source itself scores
 _RESTARTS = 3
+_NAMES = {"text": "texts", "image": "images", "audio": "sounds"}
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ def check_modality(body: Body, source: SourceData) -> None:
     """Raise ConfigError where a source is of another modality than the body."""
     if source.modality != body.modality:
         raise ConfigError(
-            f"this source is made of {source.modality}s and the body takes {body.modality}s",
+            f"this source is made of {_NAMES[source.modality]} and the body takes {_NAMES[body.modality]}",
             where="source",
-            hint="use source=stdlib_docs for text bodies and source=cifar10 or source=digits for image bodies",
+            hint="use source=stdlib_docs for text bodies, cifar10 or digits for image bodies, tones for audio bodies",
         )
 
 

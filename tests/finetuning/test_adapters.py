@@ -379,5 +379,6 @@ def test_every_body_takes_a_mode_or_refuses_it(name, tmp_path):
     no_biases = {"t5", "smollm2", "mistral", "qwen3", "modernbert"}
     expected = {"bitfit"} if name in no_biases else set()
     expected |= {"shallow", "deep"} if name in ("swin", "beit") else set()
-    expected |= set() if name in ("bert", "roberta", "antiberty", "vit", "deit", "dinov2", "siglip") else {"deep"}
+    listed = ("bert", "roberta", "antiberty", "vit", "deit", "dinov2", "siglip", "ast", "wav2vec2")
+    expected |= set() if name in listed else {"deep"}
     assert refused == expected

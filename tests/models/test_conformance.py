@@ -70,6 +70,10 @@ def inputs(shape, n=3):
     return torch.randn(n, *shape, generator=torch.Generator().manual_seed(0))
 
 
+def sounds(n):
+    return np.random.default_rng(0).uniform(-1, 1, (n, 4000)).astype(np.float32)
+
+
 def valid_part(shape, lengths):
     """Return [B, *E] bool, False from each sample's length on, counted row by row."""
     extent = shape[1:]
@@ -229,6 +233,10 @@ def test_the_source_is_embedded_without_gradient(body):
     if body.modality == "text":
         tokens = body.embed_source(["a", "the list of a list"])
         assert tokens.mask.sum(1)[0] < tokens.mask.sum(1)[1] == tokens.mask.shape[1]
+    elif body.modality == "audio":
+        tokens = body.embed_source(sounds(n=2))
+        assert tokens.x.shape[1] == np.prod(tokens.grid) > 1
+        assert not torch.equal(tokens.x[0], tokens.x[1])
     else:
         images = np.random.default_rng(0).random((2, 3, 20, 30), dtype=np.float32)
         tokens = body.embed_source(images)
@@ -244,7 +252,9 @@ def test_the_source_is_embedded_without_gradient(body):
 
 def test_reset_draws_all_weights_anew_and_leaves_the_source(body):
     before = {name: weight.detach().clone() for name, weight in body.named_parameters()}
-    source = ["a list"] if body.modality == "text" else np.full((1, 3, 32, 32), 0.5, np.float32)
+    source = {"text": ["a list"], "image": np.full((1, 3, 32, 32), 0.5, np.float32), "audio": sounds(n=1)}[
+        body.modality
+    ]
     embedded = body.embed_source(source).x
     drawn = []
     for _ in range(2):

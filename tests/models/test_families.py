@@ -17,6 +17,7 @@ from tests.checkpoints import save_tiny
 
 TEXT = ["bert", "roberta", "gpt2", "smollm2", "mistral", "qwen2", "qwen3", "modernbert", "deberta", "t5", "esm"]
 IMAGE = ["vit", "deit", "beit", "dinov2", "siglip"]
+AUDIO = ["ast", "wav2vec2", "wav2vec2_large", "hubert"]
 DECODERS = ["gpt2", "smollm2", "mistral", "qwen3"]
 STEPS = 12
 
@@ -71,7 +72,7 @@ def test_a_coarser_grid_is_taken_by_position_biases_of_another(family):
 
 
 def test_every_family_is_told_from_its_checkpoint(family):
-    for name in ("swin", *TEXT, *IMAGE):
+    for name in ("swin", *TEXT, *IMAGE, *AUDIO):
         body = auto.load(str(family(name)))
         kind = json.loads((family(name) / "config.json").read_text())["model_type"]
         assert type(body).__module__ == auto.families()[kind].__name__

@@ -29,7 +29,7 @@ OWN = {
     "table": ["task.train=own.csv", "task.target=y"],
     "hub": ["task.dataset=own/set", "task.x=x", "task.y=y"],
 }
-IMAGE_SOURCES = ("cifar10", "digits")
+SOURCE_BODIES = dict.fromkeys(("cifar10", "digits"), "swin_tiny") | dict.fromkeys(("tones", "recordings"), "wav2vec2")
 
 # Settings that may be any text.
 FREE = {
@@ -121,8 +121,8 @@ def _of_file(group: str, name: str, content: dict[str, Any]) -> Iterator[Setting
     base = [f"{group}={name.partition('/')[2]}"]
     if group == "task":
         base += OWN.get(stem, [])
-    elif group == "source" and stem in IMAGE_SOURCES:
-        base = ["body=swin_tiny", *base]
+    elif group == "source" and stem in SOURCE_BODIES:
+        base = [f"body={SOURCE_BODIES[stem]}", *base]
     elif group in ("hparams", "departures"):
         task, _, body = stem.partition("-")
         protocol = name.split("/")[1] if name.count("/") == 2 else "clean"

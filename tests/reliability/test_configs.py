@@ -11,7 +11,7 @@ import pytest
 
 from orca_cli.cli import main
 from tests.cli.conftest import ROOT
-from tests.reliability.bad_configs import CONF, IMAGE_SOURCES, OWN, Case, all_typos, all_wrong_values, sample
+from tests.reliability.bad_configs import CONF, OWN, SOURCE_BODIES, Case, all_typos, all_wrong_values, sample
 from tests.tiers import count
 
 pytestmark = pytest.mark.slow
@@ -160,7 +160,8 @@ def test_mistyped_keys_in_files_of_ones_own(called, environment, tmp_path, score
     for group in ("task", "body", "source", "metric", "finetune"):
         for path in sorted((CONF / group).glob("*.yaml")):
             more = OWN.get(path.stem, []) if group == "task" else []
-            more = ["body=swin_tiny"] if group == "source" and path.stem in IMAGE_SOURCES else more
+            if group == "source" and path.stem in SOURCE_BODIES:
+                more = [f"body={SOURCE_BODIES[path.stem]}"]
             cases += [(group, text, name, more) for text, name in mistyped_file(group, path)]
     assert len(cases) >= 150
     chosen = sample(cases, count(pr=25, nightly=500))

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orca_cli.exceptions import DataError
-from orca_cli.interfaces import EmbedderInit, Role, Tokens
+from orca_cli.interfaces import EmbedderInit, Modality, Role, Tokens
 from orca_cli.models.bodies import checkpoints
 from orca_cli.models.geometry import resize
 
@@ -38,7 +38,7 @@ class PretrainedBody(nn.Module):
         width: D; F as well, unless the family sets `feature_width`.
     """
 
-    modality: Literal["text", "image"]
+    modality: Modality
     canvas: tuple[int, int] | None = None
     downsampling = 1
     can_be_causal = False
@@ -111,16 +111,8 @@ class PretrainedBody(nn.Module):
         return create_bidirectional_mask(self.config, x, mask.to(torch.int64), and_mask_function=and_mask)
 
 
-class TextBody(PretrainedBody):
-    """A body that takes sequences, with a tokenizer, and cuts source texts to some tokens; a family also gives `encode`."""
-
-    modality = "text"
-
-    def __init__(
-        self, model: Any, folder: Path, embeddings: nn.Module, *, max_source_tokens: int, **sizes: int
-    ) -> None:
-        super().__init__(model, folder, embeddings, **sizes)
-        self.max_source_tokens = max_source_tokens
+class SequenceBody(PretrainedBody):
+    """A body that takes sequences; a family also gives `encode`."""
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return features [B, T, D] of tokens [B, T, D] whose mask [B, T] is False at padding."""
@@ -129,10 +121,6 @@ class TextBody(PretrainedBody):
     def read(self, x: Tensor, mask: Tensor, tokens: Tokens) -> Tensor:
         """Return features of the tokens up to the last real one, `x` and `mask`; a family may need more of them for it."""
         return self.encode(x, mask, causal=tokens.causal)
-
-    def embed_words(self, numbers: Tensor) -> Tensor:
-        """Return the embedding layer's outputs [B, T, D] for words [B, T] int64."""
-        return self.embeddings(input_ids=numbers)
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Return features; nothing attends to padding nor, where tokens are causal, to what comes later."""
@@ -144,6 +132,22 @@ class TextBody(PretrainedBody):
         features = self.read(tokens.x[:, :length], tokens.mask[:, :length], tokens)
         features = functional.pad(features, (0, 0, 0, tokens.mask.shape[1] - length))
         return Tokens(features, tokens.mask, tokens.grid, prefix=tokens.prefix)
+
+
+class TextBody(SequenceBody):
+    """A body that takes sequences, with a tokenizer, and cuts source texts to some tokens."""
+
+    modality = "text"
+
+    def __init__(
+        self, model: Any, folder: Path, embeddings: nn.Module, *, max_source_tokens: int, **sizes: int
+    ) -> None:
+        super().__init__(model, folder, embeddings, **sizes)
+        self.max_source_tokens = max_source_tokens
+
+    def embed_words(self, numbers: Tensor) -> Tensor:
+        """Return the embedding layer's outputs [B, T, D] for words [B, T] int64."""
+        return self.embeddings(input_ids=numbers)
 
     @torch.no_grad()
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
@@ -183,14 +187,18 @@ class TextBody(PretrainedBody):
 class ImageBody(PretrainedBody):
     """A body that takes maps of its own resolution; a family also gives `embed_patches`."""
 
-    modality = "image"
+    modality: Modality = "image"
     canvas: tuple[int, int]
 
     def __init__(self, model: Any, folder: Path, *, max_tokens: int, width: int) -> None:
         super().__init__(model, folder, model.embeddings, max_tokens=max_tokens, width=width)
-        size = model.config.image_size
-        self.canvas = (size, size) if isinstance(size, int) else tuple(size)
-        self._mean, self._std = _statistics(folder)
+        self.canvas = self.resolution(model.config)
+
+    @staticmethod
+    def resolution(config: Any) -> tuple[int, int]:
+        """Return height and width of the model's own maps."""
+        size = config.image_size
+        return (size, size) if isinstance(size, int) else tuple(size)
 
     def embed_patches(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return the embedding layer's outputs [B, T, D], without prefix, and their grid for normalised images."""
@@ -200,7 +208,7 @@ class ImageBody(PretrainedBody):
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
         """Return the patch embedding's outputs [B, T, D] for images [B, 3, H, W] in 0..1, resized to the canvas."""
         images = torch.as_tensor(np.asarray(inputs), dtype=torch.float32, device=self.device)
-        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self._mean, self._std))
+        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in _statistics(self.folder))
         self.embeddings.to(self.device).eval()
         x, grid = self.embed_patches((resize(images, self.canvas) - mean) / std)
         return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), tuple(grid))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,20 @@ check_settings = checkpoints.check_name  # before anything is read
 
 def load(checkpoint: str) -> ViTBody:
     """Load a vision transformer from a hub id or a local folder; raises what `checkpoints.load_model` does."""
-    model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
+    model, folder = load_layers(CLASSES, checkpoint)
+    return _BODIES.get(model.config.model_type, ViTBody)(model, folder)
+
+
+def load_layers(classes: Mapping[str, str], checkpoint: str) -> tuple[Any, Path]:
+    """Return what `checkpoints.load_model` does; ConfigError where the installed transformers has the layers elsewhere."""
+    model, folder = checkpoints.load_model(classes, checkpoint, attn_implementation="sdpa")
     family = model.config.model_type
     try:
         model.get_submodule(_LAYERS.get(family, "layers"))
     except AttributeError as error:
         what = f"the installed transformers is too old for {type(model).__name__}"
         raise ConfigError(what, where="body", hint="pip install -U transformers") from error
-    return _BODIES.get(family, ViTBody)(model, folder)
+    return model, folder
 
 
 class ViTBody(ImageBody):

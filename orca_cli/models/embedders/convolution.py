@@ -142,12 +142,13 @@ class ConvolutionEmbedder(nn.Module):
 
 
 def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:
-    """Return a filter [D, channels, kernel, kernel] that answers like the pretrained one [D, 3, p, p].
+    """Return a filter [D, channels, kernel, kernel] that answers like the pretrained one [D, c, p, p].
 
-    The three channels are repeated, and scaled by 3 / channels so that the answer does not grow with the number of channels.
+    Its own c channels are repeated, and scaled by c / channels so that the answer does not grow with the number of channels.
     Where k differs from p the filter is resized and scaled by (p / k)^2, which keeps the answer to a constant input.
     """
-    repeated = patch.repeat(1, -(-channels // 3), 1, 1)[:, :channels] * (3 / channels)
+    own = patch.shape[1]
+    repeated = patch.repeat(1, -(-channels // own), 1, 1)[:, :channels] * (own / channels)
     return resize(repeated, (kernel, kernel)) * (patch.shape[-1] / kernel) ** 2
 
 

@@ -1,0 +1,86 @@
+"""The Audio Spectrogram Transformer (Gong, Chung and Glass 2021) as a body: a vision transformer over log-mel spectrograms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orca_cli.interfaces import Tokens
+from orca_cli.models.bodies import checkpoints
+from orca_cli.models.bodies.vit import ViTBody, load_layers
+
+CLASSES = {"audio-spectrogram-transformer": "ASTModel"}
+_WINDOW, _HOP = 400, 160  # values that a frame of a spectrogram stands for, and from one frame to the next
+
+check_settings = checkpoints.check_name  # before anything is read
+
+
+def load(checkpoint: str) -> SpectrogramBody:
+    """Load an AST from a hub id or a local folder; raises what `checkpoints.load_model` does."""
+    return SpectrogramBody(*load_layers(CLASSES, checkpoint))
+
+
+class SpectrogramBody(ViTBody):
+    """Layers and last norm; a map's rows are frequencies, its columns frames of 10 ms. Patches overlap in pretraining."""
+
+    modality = "audio"
+
+    def __init__(self, model: Any, folder: Path) -> None:
+        rows, columns = model.embeddings.get_shape(model.config)
+        model.embeddings.patch_embeddings.num_patches = rows * columns
+        super().__init__(model, folder)
+
+    @staticmethod
+    def resolution(config: Any) -> tuple[int, int]:
+        """Return mel bins and frames of the longest sound."""
+        return config.num_mel_bins, config.max_length
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Return (rows, columns) of the model's own patches."""
+        rows, columns = self.embeddings.get_shape(self.config)
+        return rows, columns
+
+    def embed_patches(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Return the patches at their positions, and their grid, for normalised spectrograms [B, frames, mels]."""
+        (rows, longest), columns = self.patch_grid, self._columns(pixels.shape[1] - self.config.patch_size + 1)
+        positions = self.embeddings.position_embeddings[:, -rows * longest :].unflatten(1, (rows, longest))
+        patches: Tensor = self.embeddings.patch_embeddings(pixels)
+        return patches + positions[:, :, :columns].flatten(1, 2), (rows, columns)
+
+    @torch.no_grad()
+    def embed_source(self, inputs: Any) -> Tokens:
+        """Return the patches' embeddings [B, T, D] for sounds [B, L] in -1..1, 16,000 values a second.
+
+        The model fills short sounds up to its longest. Patches that see nothing but that are left out: they are no data.
+        """
+        from transformers import ASTFeatureExtractor
+
+        sounds = np.asarray(inputs, dtype=np.float32)
+        columns = self._columns(1 + (sounds.shape[1] - _WINDOW) // _HOP)
+        frames = self.config.patch_size + (columns - 1) * self.config.time_stride
+        sizes = {"num_mel_bins": self.config.num_mel_bins, "max_length": frames}
+        extract = ASTFeatureExtractor(**sizes, **_statistics(self.folder))
+        values = extract(list(sounds), sampling_rate=extract.sampling_rate, return_tensors="np")["input_values"]
+        self.embeddings.to(self.device).eval()
+        x, grid = self.embed_patches(torch.from_numpy(values).to(self.device))
+        return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), grid)
+
+    def _columns(self, frames: int) -> int:
+        """Return how many patches begin within the first frames."""
+        return min(self.patch_grid[1], -(-frames // int(self.config.time_stride)))
+
+
+def _statistics(folder: Path) -> dict[str, Any]:
+    """Return how a checkpoint's spectrograms were normalised; as those of AudioSet where it does not say."""
+    try:
+        settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        found = {name: float(settings[name]) for name in ("mean", "std")}
+        return found | {"do_normalize": bool(settings.get("do_normalize", True))}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

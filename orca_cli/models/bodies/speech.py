@@ -1,0 +1,122 @@
+"""Encoders of speech as bodies: wav2vec 2.0 (Baevski et al. 2020) and HuBERT (Hsu et al. 2021)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from orca_cli.exceptions import ConfigError
+from orca_cli.interfaces import EmbedderInit, Tokens
+from orca_cli.models.bodies import checkpoints
+from orca_cli.models.bodies.base import SequenceBody
+from orca_cli.ranges import Count
+
+CLASSES = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel"}
+_AT_ONCE = 2**18  # values of sounds, 16 s: the first convolution makes 100 numbers of each
+# SpecAugment replaces tokens in training; checkpoints that were fine-tuned lack the token that it puts there.
+_NO_MASKING = {"apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+
+check_settings = checkpoints.check_name  # before anything is read
+
+
+def load(
+    checkpoint: str,
+    max_tokens: Annotated[Count, "longest sequence; longer inputs get coarser tokens"] = 512,
+) -> SpeechBody:
+    """Load a speech encoder from a hub id or a local folder; raises what `checkpoints.load_model` does."""
+    model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa", **_NO_MASKING)
+    return SpeechBody(model, folder, max_tokens)
+
+
+class SpeechBody(SequenceBody):
+    """The encoder layers of a wav2vec 2.0 or HuBERT model, and the convolution over tokens that tells them their positions.
+
+    The embedding layer, kept aside, is the convolutions over the waveform and the projection of what they find: a token of
+    400 values (25 ms) every 320. Positions are relative and have no bound.
+    """
+
+    encoder: nn.Module
+    modality = "audio"
+    layer_list = "encoder.layers"
+    linears = {
+        "query": r"\.q_proj",
+        "key": r"\.k_proj",
+        "value": r"\.v_proj",
+        "output": r"\.out_proj",
+        "feed_forward": r"feed_forward\.(intermediate|output)_dense",
+    }
+
+    def __init__(self, model: Any, folder: Path, max_tokens: int) -> None:
+        if getattr(model.config, "conv_pos_batch_norm", False):
+            what = f"'{folder}' is a HuBERT whose positions depend on the other samples of a batch"
+            raise ConfigError(what, where=checkpoints.KEY, hint="for example facebook/hubert-base-ls960")
+        model.config.layerdrop = 0.0  # whole layers that are left out at random in training
+        input_layer = nn.ModuleDict({"convolutions": model.feature_extractor, "projection": model.feature_projection})
+        super().__init__(model, folder, input_layer, max_tokens=max_tokens, width=model.config.hidden_size)
+
+    @staticmethod
+    def trained(model: Any) -> dict[str, nn.Module]:
+        """Return the encoder."""
+        return {"encoder": model.encoder}
+
+    def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
+        """Return the encoder's outputs; padding is 0 for the convolution, as what lies beyond the ends is."""
+        # The encoder would write zeros into what it is given.
+        features: Tensor = self.encoder(x.masked_fill(~mask.unsqueeze(-1), 0.0), attention_mask=mask).last_hidden_state
+        return features
+
+    @torch.no_grad()
+    def embed_source(self, inputs: Any) -> Tokens:
+        """Return the embedding layer's outputs [B, T, D] for sounds [B, L] in -1..1, 16,000 values a second."""
+        from transformers import Wav2Vec2FeatureExtractor
+
+        prepare = Wav2Vec2FeatureExtractor(do_normalize=_is_normalised(self.folder))
+        sounds = list(np.asarray(inputs, dtype=np.float32))
+        waves = prepare(sounds, sampling_rate=prepare.sampling_rate, return_tensors="pt")["input_values"].to(
+            self.device
+        )
+        self.embeddings.to(self.device).eval()
+        pieces = [self._embed(part) for part in waves.split(max(1, _AT_ONCE // waves.shape[1]))]
+        x = torch.cat(pieces)
+        return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), (x.shape[1],))
+
+    def _embed(self, waves: Tensor) -> Tensor:
+        found = self.embeddings["convolutions"](waves).transpose(1, 2)
+        projected = self.embeddings["projection"](found)
+        tokens: Tensor = (
+            projected[0] if isinstance(projected, tuple) else projected
+        )  # wav2vec 2.0 returns its input as well
+        return tokens
+
+    def embedder_init(self) -> EmbedderInit:
+        """Return a norm that gives tokens about the mean and deviation of the projection's outputs."""
+        return EmbedderInit(norm=_like_projection(self.embeddings["projection"]))
+
+
+@torch.no_grad()
+def _like_projection(layer: Any) -> nn.LayerNorm:
+    """Return a norm with the outputs' mean and deviation, per dimension, if no input goes with another.
+
+    What is projected went through a norm: up to its gain and shift, an input has mean 0 and deviation 1, and their sum is 0.
+    """
+    weight, bias = layer.projection.weight, layer.projection.bias
+    normalised = getattr(layer, "layer_norm", None)
+    gain = weight if normalised is None else weight * normalised.weight
+    norm = nn.LayerNorm(len(weight), device=weight.device)
+    norm.weight.copy_(gain.std(1) * gain.shape[1] ** 0.5)
+    norm.bias.copy_(bias if normalised is None else weight @ normalised.bias + bias)
+    return norm
+
+
+def _is_normalised(folder: Path) -> bool:
+    """Return whether a checkpoint's sounds have mean 0 and deviation 1 each; True where it does not say."""
+    try:
+        settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        return bool(settings.get("do_normalize", True))
+    except (OSError, ValueError, AttributeError):
+        return True

@@ -1,0 +1,166 @@
+"""Audio bodies: their input layers and features are those of transformers' own models; what their settings do."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    ASTFeatureExtractor,
+    AutoModel,
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+)
+
+from orca_cli.exceptions import ConfigError
+from orca_cli.interfaces import Tokens
+from orca_cli.models.assembly import build_model
+from orca_cli.models.bodies import auto, spectrogram, speech
+from orca_cli.models.embedders.convolution import spread_filter
+from tests.checkpoints import save_tiny
+
+SPEECH = ["wav2vec2", "wav2vec2_large", "hubert"]
+SPECTROGRAM = ["ast", "ast_overlapping"]
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory):
+    """Return a function that gives the folder of a tiny checkpoint."""
+    root, made = tmp_path_factory.mktemp("audio"), {}
+    return lambda name: made.get(name) or made.setdefault(name, save_tiny(name, root / name))
+
+
+def sounds(count, length):
+    """Return sounds with an offset and of different loudness, so that it matters whether they are normalised."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (count, length)) * np.arange(1, count + 1)[:, None] / count
+    return (noise + 0.2).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", SPEECH)
+def test_waveforms_have_the_features_that_transformers_gives_them(name, family, monkeypatch):
+    monkeypatch.setattr(speech, "_AT_ONCE", 7000)  # two of the three sounds at a time
+    body, x = speech.load(str(family(name))).eval(), sounds(3, 3000)
+    values = Wav2Vec2FeatureExtractor()(list(x), sampling_rate=16_000, return_tensors="pt").input_values
+    with torch.no_grad():
+        tokens = body.embed_source(x)
+        wanted = AutoModel.from_pretrained(family(name)).eval()(values).last_hidden_state
+        torch.testing.assert_close(body(tokens).x, wanted, rtol=1e-4, atol=1e-5)
+    assert tokens.mask.all()
+    assert tokens.grid == (wanted.shape[1],)
+
+
+def test_padding_of_a_sequence_is_what_transformers_makes_of_it(family):
+    """Shorter sounds in a batch: their tokens are masked, and the convolution over positions sees zeros there."""
+    body, reference = speech.load(str(family("wav2vec2"))).eval(), AutoModel.from_pretrained(family("wav2vec2")).eval()
+    x = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(9) < torch.tensor([[9], [5]])
+    kept = x.clone()
+    with torch.no_grad():
+        features = body(Tokens(x, mask, (9,))).x
+        wanted = reference.encoder(x.clone(), attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(features[mask], wanted[mask], rtol=1e-4, atol=1e-5)
+    assert torch.equal(x, kept)  # the encoder writes into its inputs
+
+
+def test_no_layer_is_left_out_and_no_token_replaced_in_training(family, tmp_path):
+    """Dropout apart: a body in training mode computes what it computes in evaluation."""
+    folder = save_tiny("wav2vec2", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    off = dict.fromkeys(("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"), 0.0)
+    settings = config | off | {"layerdrop": 0.9, "mask_time_prob": 0.9, "apply_spec_augment": True}
+    (folder / "config.json").write_text(json.dumps(settings))
+    body = speech.load(str(folder))
+    tokens = Tokens(torch.randn(2, 9, 32), torch.ones(2, 9, dtype=torch.bool), (9,))
+    assert torch.equal(body.train()(tokens).x, body.eval()(tokens).x)
+
+
+def test_checkpoints_that_were_fine_tuned_for_recognition_are_taken(family, tmp_path):
+    """Those of wav2vec 2.0 lack the token that stands for masked ones, and have a head."""
+    model = Wav2Vec2ForCTC.from_pretrained(family("wav2vec2"))
+    state = {name: value for name, value in model.state_dict().items() if "masked_spec_embed" not in name}
+    model.save_pretrained(tmp_path, state_dict=state)
+    body, x = auto.load(str(tmp_path), max_tokens=7).eval(), sounds(1, 2000)
+    assert body.max_tokens == 7
+    torch.testing.assert_close(body.embed_source(x).x, speech.load(str(family("wav2vec2"))).embed_source(x).x)
+
+
+def test_whether_sounds_are_normalised_is_the_checkpoints_word(tmp_path):
+    folder, x = save_tiny("wav2vec2_large", tmp_path), sounds(2, 2000)
+    (folder / "preprocessor_config.json").write_text('{"do_normalize": false}')
+    body = speech.load(str(folder))
+    reference = AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        found = reference.feature_projection(reference.feature_extractor(torch.from_numpy(x)).transpose(1, 2))[0]
+    torch.testing.assert_close(body.embed_source(x).x, found)
+
+
+def test_the_embedder_starts_in_the_scale_of_the_projection(family):
+    body = speech.load(str(family("wav2vec2")))
+    projection = body.embeddings["projection"]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        projection.layer_norm.weight.uniform_(0.5, 2)
+        projection.layer_norm.bias.uniform_(-1, 1)
+        projection.projection.bias.uniform_(-1, 1)
+        norm = body.embedder_init().norm
+        outputs = projection(torch.randn(20_000, 16, generator=torch.Generator().manual_seed(1)))[0]
+    torch.testing.assert_close(norm.bias, outputs.mean(0), rtol=0, atol=0.05)
+    torch.testing.assert_close(norm.weight, outputs.std(0), rtol=0.05, atol=0)  # of 20,000 draws
+
+
+@pytest.mark.parametrize("name", SPECTROGRAM)
+def test_spectrograms_have_the_features_that_transformers_gives_them(name, family):
+    """Of sounds that fill the longest spectrogram; its two prefix tokens stand before the patches."""
+    body, x = spectrogram.load(str(family(name))).eval(), sounds(2, 160 * 31 + 400)
+    values = ASTFeatureExtractor(num_mel_bins=32, max_length=32)(list(x), sampling_rate=16_000, return_tensors="pt")
+    with torch.no_grad():
+        tokens, prefix = body.embed_source(x), body.prefix_tokens()
+        joined = torch.cat([prefix.expand(2, -1, -1), tokens.x], 1)
+        mask = torch.ones(joined.shape[:2], dtype=torch.bool)
+        wanted = AutoModel.from_pretrained(family(name)).eval()(values["input_values"]).last_hidden_state
+        features = body(Tokens(joined, mask, tokens.grid, prefix=len(prefix))).x
+    assert len(prefix) == 2
+    torch.testing.assert_close(features, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SPECTROGRAM)
+def test_a_short_sound_has_those_tokens_that_see_some_of_it(name, tmp_path):
+    """They are the ones that the model makes of the sound filled up with silence, by the checkpoint's statistics."""
+    folder, x = save_tiny(name, tmp_path), sounds(2, 160 * 12 + 400)  # 13 frames of 32
+    (folder / "preprocessor_config.json").write_text('{"mean": -3.0, "std": 2.0, "do_normalize": true}')
+    body = spectrogram.load(str(folder))
+    extract = ASTFeatureExtractor(num_mel_bins=32, max_length=32, mean=-3.0, std=2.0)
+    values = extract(list(x), sampling_rate=16_000, return_tensors="pt")["input_values"]
+    with torch.no_grad():
+        whole = AutoModel.from_pretrained(folder).eval().embeddings(values)[:, 2:].unflatten(1, body.patch_grid)
+    tokens = body.embed_source(x)
+    columns = {"ast": 2, "ast_overlapping": 3}[name]  # that begin at 0, 8 (ast), at 0, 6, 12
+    assert tokens.grid == (body.patch_grid[0], columns)
+    torch.testing.assert_close(tokens.x, whole[:, :, :columns].flatten(1, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_a_map_of_one_channel_starts_as_a_spectrogram_does(family):
+    """The embedder starts as the model's own patch embedding, positions included."""
+    body = spectrogram.load(str(family("ast"))).eval()
+    model = build_model(body=body, kind="classes", input_shape=(1, 32, 32), num_outputs=2, seed=0).eval()
+    x = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = AutoModel.from_pretrained(family("ast")).eval()(x[:, 0].transpose(1, 2)).last_hidden_state
+        torch.testing.assert_close(model.features(x).x, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("own", "channels"), [(1, 1), (1, 5), (3, 2), (3, 7)])
+def test_a_filter_answers_a_constant_as_before_whatever_the_channels(own, channels):
+    patch = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)).repeat(1, own, 1, 1)
+    spread = spread_filter(patch, channels, 6)
+    assert spread.shape == (4, channels, 6, 6)
+    torch.testing.assert_close(spread.sum((1, 2, 3)), patch.sum((1, 2, 3)))
+
+
+def test_positions_that_depend_on_a_batch_are_refused(tmp_path):
+    config = HubertConfig.from_pretrained(save_tiny("hubert", tmp_path), conv_pos_batch_norm=True)
+    HubertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"body\.checkpoint: .*depend on the other samples.*hubert-base"):
+        speech.load(str(tmp_path))

@@ -37,7 +37,7 @@ def stages(argument: str) -> None:
     default_signals("")
     processes.GRACE_S = 1.0
 
-    def complete(job: Any, run: Any, on_build: Any) -> None:
+    def complete(job: Any, run: Any, *_: Any) -> None:
         _note(f"start {job.config.seed}")
         run.set_state("finetune")
         if str(job.config.seed) == seed:
@@ -119,9 +119,9 @@ def with_gpus(argument: str) -> None:
     stages("0;-;-")
     complete = experiment._complete
 
-    def noted(job: Any, run: Any, on_build: Any) -> None:
+    def noted(job: Any, run: Any, *more: Any) -> None:
         _note(f"gpu {os.environ.get(gpus.VISIBLE)}")
-        complete(job, run, on_build)
+        complete(job, run, *more)
 
     experiment._complete = noted
     gpus.visible = lambda: names.split(",")

@@ -147,7 +147,7 @@ DEFECTS = {
     ),
     "a global generator draws the dropout": Defect(
         "orca_cli/training/loop.py",
-        '        seeding.seed_torch(seed, "finetune", "dropout", step, part)\n',
+        '                    seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)\n',
         "",
         (_KILLS, "-k", "many_short"),
     ),

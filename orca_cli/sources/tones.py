@@ -26,7 +26,7 @@ def load(
     size: Annotated[int, Ge(20)],
     seed: int,
     reporter: Reporter,
-    seconds: Annotated[float, Interval(ge=0.1, le=1.0)] = 1.0,
+    seconds: Annotated[float, Interval(ge=0.1, le=1.0)] = 0.5,
 ) -> SourceData:
     """Return sounds [n, L] in -1..1 at 16,000 values a second, and the kind of each.
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from orca_cli import signals
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import EmbedderInit, Tokens
 from orca_cli.models.bodies import checkpoints
@@ -17,7 +18,7 @@ from orca_cli.models.bodies.base import SequenceBody
 from orca_cli.ranges import Count
 
 CLASSES = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel"}
-_AT_ONCE = 2**18  # values of sounds, 16 s: the first convolution makes 100 numbers of each
+_AT_ONCE = 2**16  # values of sounds, 4 s: the first convolution makes 100 numbers of each
 # SpecAugment replaces tokens in training; checkpoints that were fine-tuned lack the token that it puts there.
 _NO_MASKING = {"apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 
@@ -81,7 +82,10 @@ class SpeechBody(SequenceBody):
             self.device
         )
         self.embeddings.to(self.device).eval()
-        pieces = [self._embed(part) for part in waves.split(max(1, _AT_ONCE // waves.shape[1]))]
+        pieces = []
+        for part in waves.split(max(1, _AT_ONCE // waves.shape[1])):
+            signals.check()
+            pieces.append(self._embed(part))
         x = torch.cat(pieces)
         return Tokens(x, torch.ones(x.shape[:2], dtype=torch.bool, device=self.device), (x.shape[1],))
 

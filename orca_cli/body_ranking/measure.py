@@ -139,9 +139,7 @@ def _compute(job: Composed, name: RunName, unfinished: Path, key: str, reporter:
 def _unit(compared: Compared) -> tuple[float, float, str]:
     """Return what distances are divided by, its relative standard error, and the scale's name."""
     problem = compared.problem
-    if getattr(
-        type(problem.metric), "unbiased", False
-    ):  # of half a squared distance; the setting of mmd is another thing
+    if getattr(problem.metric, "half_squared", False):
         return float(problem.source.x.double().var(0, correction=0).sum()), 0.0, "variance"
     floor = compared.floor
     if floor is None:

@@ -166,7 +166,7 @@ def _is_near(compared: Compared, before: float) -> bool:
     A target that is near already has little to gain, and was seen to lose (docs/alignment.md). The metric is half a squared
     distance, and the source's variance the squared distance of its points from their mean.
     """
-    if not getattr(compared.problem.metric, "unbiased", False):
+    if not getattr(compared.problem.metric, "half_squared", False):
         return False
     variance = float(compared.problem.source.x.double().var(0, correction=0).sum())
     if 2 * before >= variance:

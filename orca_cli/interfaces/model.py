@@ -138,6 +138,7 @@ class Body(Protocol):
         takes_prefix: whether other tokens than its own may stand before those of the grid. They do not count towards
             `max_tokens` where positions are the embedder's (`EmbedderInit.positions`).
         checkpoint_digest: SHA-256 of the weights as loaded; identifies them in caches and records.
+        preparation_digest: SHA-256 of what the checkpoint says about how data become inputs: tokenizer, pixel statistics.
     """
 
     modality: Modality
@@ -150,6 +151,7 @@ class Body(Protocol):
     needs_prefix: bool
     takes_prefix: bool
     checkpoint_digest: str
+    preparation_digest: str
 
     def __call__(self, tokens: Tokens) -> Tokens:
         """Return features [B, P + T', F] with their mask and grid; T' = T / downsampling**2 for maps."""

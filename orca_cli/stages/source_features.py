@@ -85,7 +85,8 @@ def source_features(
     check_modality(body, source)
     if wanted.features != "sequence":
         wanted = replace(wanted, length=0)
-    key = _key(body.checkpoint_digest, source.digest, wanted, getattr(body, "max_source_tokens", ""))
+    own = (body.checkpoint_digest, body.preparation_digest, getattr(body, "max_source_tokens", ""))
+    key = _key(*own, source.digest, wanted)
 
     def compute() -> Entry:
         return _variant(_embed(body, source, wanted, reporter), wanted)

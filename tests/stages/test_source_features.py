@@ -14,6 +14,7 @@ class Counting:
 
     modality = "text"
     checkpoint_digest = "0"
+    preparation_digest = "0"
     calls = 0
 
     def embed_source(self, inputs):
@@ -52,6 +53,15 @@ def test_the_draw_does_not_depend_on_how_much_is_held_at_once(tmp_path, monkeypa
     wanted = points_of(tmp_path / "a", points=7)[0].x
     monkeypatch.setattr(module, "_BATCH", 90)
     assert torch.equal(points_of(tmp_path / "b", points=7)[0].x, wanted)
+
+
+@pytest.mark.parametrize("name", ["checkpoint_digest", "preparation_digest"])
+def test_another_checkpoint_or_tokenizer_has_points_of_its_own(tmp_path, monkeypatch, name):
+    _, key = points_of(tmp_path)
+    before = Counting.calls
+    monkeypatch.setattr(Counting, name, "1")
+    assert points_of(tmp_path)[1] != key
+    assert Counting.calls > before
 
 
 def test_computed_once_and_rebuilt_when_damaged(tmp_path):

@@ -56,6 +56,7 @@ class PretrainedBody(nn.Module):
         self.config, self.folder = model.config, folder
         self.max_tokens, self.width, self.feature_width = max_tokens, width, width
         self.checkpoint_digest = checkpoints.digest(folder)
+        self.preparation_digest = checkpoints.preparation_digest(folder)
 
     @staticmethod
     def trained(model: Any) -> dict[str, nn.Module]:

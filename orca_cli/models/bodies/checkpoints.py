@@ -319,6 +319,14 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def preparation_digest(folder: Path) -> str:
+    """Return the SHA-256 over the files that say how data become inputs: a tokenizer's, and those of pixels or sounds."""
+    patterns = ("*preprocessor_config.json", "*token*.json", "vocab*", "merges.txt", "*.model")
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    lines = "".join(f"{file.name} {_sha256(file)}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the files of a checkpoint's weights: safetensors, or the recorded one of a package."""
     names = {packaged.weights for packaged in PACKAGED.values() if folder == packaged_folder(packaged)}

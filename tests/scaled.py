@@ -13,8 +13,8 @@ class Scaled(Engine):
     Its factors are no powers of two, so that a wrong scale shows in the bits of the weights.
     """
 
-    def __init__(self, device=None, precision="fp32"):
-        super().__init__(device or torch.device("cpu"), precision)
+    def __init__(self, device=None, precision="fp32", team=None):
+        super().__init__(device or torch.device("cpu"), precision, team)
         factors = {"growth_factor": 1.7, "backoff_factor": 0.37, "growth_interval": 2}
         self._accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1000.0, **factors)
         self._first_scale = self.scaler_state()

@@ -38,6 +38,7 @@ FREE = {
     "task.train_split", "task.validation_split", "task.test_split", "task.group", "task.target", "task.images",
     "body.checkpoint", "source.path", "source.name", "paths.runs", "paths.data", "paths.cache", "task.missing",
     "tracker.project", "tracker.entity", "tracker.uri", "tracker.experiment", "tune.space",
+    "task.table", "task.delimiter",
 }  # fmt: skip
 # Words that are texts in one task and choices in another.
 FREE_IN = {("arrays", "task.validation"), ("arrays", "task.test"), ("table", "task.validation"), ("table", "task.test")}
@@ -49,7 +50,7 @@ MAY_BE_ZERO = {
     "align.epochs", "align.weight_decay", "align.momentum", "align.classes_per_problem", "train.weight_decay",
     "align.inner_lr", "align.source_weight", "tune.rungs", "tune.seed",
     "train.momentum", "train.clip", "train.warmup_epochs", "train.longer_by", "train.checkpoint_s",
-    "task.masking", "task.mixing",
+    "task.masking", "task.mixing", "finetune.dropout",
     "task.most_noise", "task.sky_high", "task.error.threshold", "metric.newton_points", "metric.newton_steps",
     "metric.tolerance", "metric.scaling",
 }  # fmt: skip
@@ -122,6 +123,8 @@ def _of_file(group: str, name: str, content: dict[str, Any]) -> Iterator[Setting
     base = [f"{group}={name.partition('/')[2]}"]
     if group == "task":
         base += OWN.get(stem, [])
+    elif (group, stem) == ("body", "auto"):
+        base += ["body.checkpoint=own"]
     elif group == "source" and stem in SOURCE_BODIES:
         base = [f"body={SOURCE_BODIES[stem]}", *base]
     elif group in ("hparams", "departures"):
@@ -210,7 +213,7 @@ def wrong_values(setting: Setting) -> Iterator[Case]:
     if list not in kinds:
         values |= {"list": "[1]"}
     else:
-        values |= {"text": "abc", "int": "3"}
+        values |= {"text": "abc"} | ({} if kinds & {int, float} else {"int": "3"})
     if type(None) not in kinds:
         values |= {"null": "null"}
     values |= dict(_out_of_range(setting, kinds))

@@ -38,7 +38,7 @@ FREE = {
     "task.train_split", "task.validation_split", "task.test_split", "task.group", "task.target", "task.images",
     "body.checkpoint", "source.path", "source.name", "paths.runs", "paths.data", "paths.cache", "task.missing",
     "tracker.project", "tracker.entity", "tracker.uri", "tracker.experiment", "tune.space",
-    "task.table", "task.delimiter",
+    "task.table", "task.delimiter", "source.label", "source.sequence",
 }  # fmt: skip
 # Words that are texts in one task and choices in another.
 FREE_IN = {("arrays", "task.validation"), ("arrays", "task.test"), ("table", "task.validation"), ("table", "task.test")}

@@ -194,7 +194,7 @@ NO_ROOM = {
         ["train.batch_size=8", "train.accumulation=2"],
     ),
     "gpu_in_validation": (
-        ["metric=none", "train.batch_size=16", "train.eval_batch_size=4"],
+        ["metric=none", "train.batch_size=16", "train.eval_batch_size=4", "train.select=best"],
         f"{HOOK}:exhaust:batch:4",  # after the three of the first epoch
         "train.eval_batch_size: not enough memory; use less than 4",
         ["train.eval_batch_size=2"],

@@ -11,6 +11,7 @@ import torch
 from orca_cli.cli import main
 from orca_cli.exceptions import ConfigError, InterruptionError, NonFiniteError, StorageError
 from orca_cli.models.bodies import swin as swin_body
+from orca_cli.models.bodies.base import _statistics
 from orca_cli.pretraining import swin
 from orca_cli.pretraining.images import ImageSet, Part
 from orca_cli.progress import Silent
@@ -48,13 +49,13 @@ def test_it_learns_and_is_a_body_with_the_statistics_of_its_images(tmp_path):
     assert torch.equal(body.state_dict()["norm.weight"], stored["swin.layernorm.weight"])
     assert body.canvas == (32, 32)
     pixels = images.train.x / 255
-    np.testing.assert_allclose(body._mean, pixels.mean((0, 2, 3)), atol=1e-6)
-    np.testing.assert_allclose(body._std, pixels.std((0, 2, 3)), atol=1e-5)
+    np.testing.assert_allclose(_statistics(body.folder)[0], pixels.mean((0, 2, 3)), atol=1e-6)
+    np.testing.assert_allclose(_statistics(body.folder)[1], pixels.std((0, 2, 3)), atol=1e-5)
     # Its classifier, applied as the file says, gives the accuracy of the record.
     from transformers import SwinForImageClassification
 
     model = SwinForImageClassification.from_pretrained(tmp_path / "own").eval()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (body._mean, body._std))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in _statistics(body.folder))
     with torch.no_grad():
         logits = model((torch.from_numpy(images.held_out.x) / 255 - mean) / std).logits
     assert (logits.argmax(-1).numpy() == images.held_out.y).all()

@@ -158,7 +158,11 @@ class Queue:
                 continue
             path = self._path(number, state.attempt + 1, "lease")
             if storage.leases.take(path, {"schema": _SCHEMA, **_worker(), "lease_s": lease_s}):
-                return Lease(number, state.attempt + 1, lease_s, path)
+                # A listing may miss a lease that is renamed meanwhile, and its new name; looked up by name, that is there.
+                ended = (self._path(number, state.attempt + 1, kind) for kind in ("done", "failed", "lost", "past"))
+                if not any(other.exists() for other in ended):
+                    return Lease(number, state.attempt + 1, lease_s, path)
+                storage.remove(path)
         return None
 
     def renewed_s_ago(self) -> dict[int, float]:

@@ -31,10 +31,6 @@ def kinds(found):
     return [state.kind for state in found.states()]
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="open: seen once, a job was leased twice; its run is locked all the same",
-)
 def test_eight_processes_share_forty_jobs_and_none_is_leased_twice(put, tmp_path):
     found = put(40)
     children = []

@@ -99,7 +99,7 @@ def outer(
 
 
 def discriminability(features: Tensor) -> Tensor:
-    """Return how badly source classes are told apart: alignment plus uniformity (Wang and Isola 2020); lower is better.
+    """Return how poorly source classes separate: alignment plus uniformity (Wang and Isola 2020); lower is better.
 
     Args:
         features: [2n, F]; row i and row n + i are of one class.

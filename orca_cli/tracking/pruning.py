@@ -61,4 +61,4 @@ class Pruning:
             self._reported = max(self._reported, self._most * max(steps) // self.total)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
-        """Do nothing: the search is told by the one who runs the trial."""
+        """Do nothing: the process that runs the trial reports its end to the search."""

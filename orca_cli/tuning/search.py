@@ -1,7 +1,7 @@
-"""One search: which trial a worker takes next, which are stopped, and what is told about each. Workers are asynchronous.
+"""One search: which trial a worker takes next, which are stopped, and how each ended. Workers are asynchronous.
 
 The search is an Optuna study. Its trials are drawn under a lock, so that no two are alike, and each belongs to the worker that
-drew it until it is told how the trial ended. A worker holds a lock file as long as it lives; on other machines a lease counts,
+drew it until that worker reports how the trial ended. A worker holds a lock file as long as it lives; on other machines a lease counts,
 which the trial's own process renews. What a dead worker leaves is taken over as it is: same trial, same run folder.
 """
 

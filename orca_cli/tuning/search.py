@@ -1,8 +1,8 @@
 """One search: which trial a worker takes next, which are stopped, and how each ended. Workers are asynchronous.
 
 The search is an Optuna study. Its trials are drawn under a lock, so that no two are alike, and each belongs to the worker that
-drew it until that worker reports how the trial ended. A worker holds a lock file as long as it lives; on other machines a lease counts,
-which the trial's own process renews. What a dead worker leaves is taken over as it is: same trial, same run folder.
+drew it until that worker reports how the trial ended. A worker holds a lock file as long as it lives; on other machines a
+lease counts, which the trial's own process renews. What a dead worker leaves is taken over as it is: same trial, same run folder.
 """
 
 from __future__ import annotations

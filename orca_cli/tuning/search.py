@@ -2,7 +2,7 @@
 
 The search is an Optuna study. Its trials are drawn under a lock, so that no two are alike, and each belongs to the worker that
 drew it until that worker reports how the trial ended. A worker holds a lock file as long as it lives; on other machines a
-lease counts, which the trial's own process renews. What a dead worker leaves is taken over as it is: same trial, same run folder.
+lease counts, which the trial's own process renews. What a dead worker leaves is taken over: same trial, same folder.
 """
 
 from __future__ import annotations

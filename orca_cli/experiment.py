@@ -102,7 +102,7 @@ def train(
     Raises:
         OrcaError: an expected failure of a stage.
     """
-    from orca_cli.models.bodies.checkpoints import shareable_config
+    from orca_cli.models.checkpoints import shareable_config
     from orca_cli.stages.align import align
     from orca_cli.stages.build import build
     from orca_cli.stages.finetune import finetune

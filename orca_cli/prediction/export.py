@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from orca_cli import configuration, storage
 from orca_cli.compose import to_yaml
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.models.bodies.checkpoints import shareable_config
+from orca_cli.models.checkpoints import shareable_config
 from orca_cli.prediction.card import model_card
 from orca_cli.prediction.loading import Loaded
 from orca_cli.prediction.onnx import FILE as ONNX

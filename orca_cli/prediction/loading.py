@@ -28,7 +28,7 @@ from orca_cli.exceptions import (
 )
 from orca_cli.interfaces import Body, Finetune, Preprocessing
 from orca_cli.models.assembly import build_model
-from orca_cli.models.bodies.checkpoints import architecture_only, check_modest
+from orca_cli.models.checkpoints import architecture_only, check_modest
 from orca_cli.models.ensemble import Ensemble, twin
 from orca_cli.models.transfer import TransferModel
 from orca_cli.prediction.record import WEIGHTS, ModelRecord, is_export, own_file, read_export, read_run

@@ -15,7 +15,7 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Augmentation, Body, Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.losses.masked import default_loss
 from orca_cli.models.assembly import build_model, describe
-from orca_cli.models.bodies.checkpoints import revision
+from orca_cli.models.checkpoints import revision
 from orca_cli.models.transfer import TransferModel
 from orca_cli.part_groups import check_augmentation, check_method, part_node
 from orca_cli.schema import Config, settled

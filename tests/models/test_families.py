@@ -10,8 +10,9 @@ from transformers import AutoConfig, AutoModel, T5EncoderModel
 from orca_cli.exceptions import ConfigError, UnsafeError
 from orca_cli.finetuning.prompt import Prompt
 from orca_cli.interfaces import Tokens
+from orca_cli.models import checkpoints
 from orca_cli.models.assembly import build_model
-from orca_cli.models.bodies import auto, checkpoints, decoders
+from orca_cli.models.bodies import auto, decoders
 from orca_cli.prediction.onnx import write_onnx
 from tests.checkpoints import save_tiny
 

@@ -11,7 +11,9 @@ from torch.nn import functional
 
 from orca_cli.exceptions import ChecksumError, DataError, UnavailableError, UnsafeError
 from orca_cli.interfaces import Tokens
-from orca_cli.models.bodies import checkpoints, protein
+from orca_cli.models import checkpoints
+from orca_cli.models.bodies import protein
+from orca_cli.models.checkpoints import resolution
 from orca_cli.storage import sha256_file
 from tests.checkpoints import save_tiny_bert
 
@@ -118,7 +120,7 @@ def test_a_torch_file_in_a_folder_of_the_users_is_still_refused(package):
 
 
 def test_a_missing_package_names_the_extra_and_asks_no_hub(package, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_from_hub", lambda name: pytest.fail("asked the hub"))
+    monkeypatch.setattr(resolution, "_from_hub", lambda name: pytest.fail("asked the hub"))
     file = package()
     file.unlink()  # as in release 1.0 of antiberty
     with pytest.raises(UnavailableError, match=r"no weights.*pip install 'orca-transfer\[protein\]'"):

@@ -6,8 +6,10 @@ import torch
 
 from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnsafeError
 from orca_cli.interfaces import Scale, Tokens
+from orca_cli.models import checkpoints
 from orca_cli.models.assembly import build_model, describe
-from orca_cli.models.bodies import checkpoints, swin, text
+from orca_cli.models.bodies import swin, text
+from orca_cli.models.checkpoints import resolution
 from orca_cli.models.embedders.convolution import spread_filter
 from orca_cli.models.embedders.patch import Patch
 from tests.checkpoints import SHARED
@@ -219,7 +221,7 @@ def test_packaged_weights_are_verified(monkeypatch, tmp_path):
     copy.mkdir(parents=True)
     (copy / "config.json").write_text("{}")
     (copy / "model.safetensors").write_bytes(b"other weights")
-    monkeypatch.setattr(checkpoints, "packaged_folder", lambda packaged: copy)
+    monkeypatch.setattr(resolution, "packaged_folder", lambda packaged: copy)
     with pytest.raises(ChecksumError, match="differ from the published ones"):
         checkpoints.resolve(MINILM)
 

@@ -27,7 +27,7 @@ import scipy.io
 
 from orca_cli import storage
 from orca_cli.exceptions import OrcaError, WorkerError
-from orca_cli.models.bodies import checkpoints
+from orca_cli.models import checkpoints
 from orca_cli.sources import conll
 from orca_cli.tasks.fsd50k import wav
 from orca_cli.tasks.table.files import open_table

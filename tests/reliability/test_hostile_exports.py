@@ -143,7 +143,7 @@ def other_shape(folder: Path) -> None:
 READER = {"_target_": "orca_cli.tasks.arrays.load", "kind": "classes", "train": "OUTSIDE/secret.txt"}
 NESTED = {"_target_": PATCH, "init": READER}
 FILTERS = {"_target_": MULTISCALE, "filters": 10**12}
-RESOLVE = {"_target_": "orca_cli.models.bodies.checkpoints.resolve", "checkpoint": "x"}
+RESOLVE = {"_target_": "orca_cli.models.checkpoints.resolve", "checkpoint": "x"}
 SYSTEM = {"_target_": "os.system", "command": "touch canary"}
 THROUGH_OURS = {"_target_": "orca_cli.storage.folders.shutil.rmtree"}
 # name -> (what is done to the export, whether its manifest is then written anew, exit codes, a part of the message)

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from orca_cli.exceptions import ConfigError, DataError, NetworkError, OrcaError, UnsafeError
-from orca_cli.models.bodies import checkpoints, text
+from orca_cli.models import checkpoints
+from orca_cli.models.bodies import text
 from tests.checkpoints import save_tiny_bert
 from tests.reliability.test_hostile_files import FIGURE
 

@@ -12,7 +12,8 @@ from orca_cli.commands.body.names import named
 from orca_cli.commands.data.selection import size_text
 from orca_cli.commands.options import add_config_dir
 from orca_cli.exceptions import ConfigError, DataError, InterruptionError, OrcaError, StorageError, UsageError
-from orca_cli.models.bodies import checkpoints, located
+from orca_cli.models import checkpoints
+from orca_cli.models.checkpoints import located
 from orca_cli.terminal import Result
 
 EXAMPLES = """\

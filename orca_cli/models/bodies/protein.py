@@ -10,7 +10,7 @@ import numpy as np
 from annotated_types import Ge
 
 from orca_cli.interfaces import Tokens
-from orca_cli.models.bodies import checkpoints
+from orca_cli.models import checkpoints
 from orca_cli.models.bodies.text import BertBody
 
 check_settings = checkpoints.check_name  # before anything is read

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from orca_cli.interfaces import Tokens
-from orca_cli.models.bodies import checkpoints
+from orca_cli.models import checkpoints
 from orca_cli.models.bodies.vit import ViTBody, load_layers
 
 CLASSES = {"audio-spectrogram-transformer": "ASTModel"}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import EmbedderInit, Tokens
-from orca_cli.models.bodies import checkpoints
+from orca_cli.models import checkpoints
 from orca_cli.models.bodies.base import SequenceBody
 from orca_cli.ranges import Count
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orca_cli.interfaces import Tokens
-from orca_cli.models.bodies import checkpoints
+from orca_cli.models import checkpoints
 from orca_cli.models.bodies.base import ImageBody
 
 CLASSES = {"swin": "SwinModel"}

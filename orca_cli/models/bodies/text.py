@@ -10,7 +10,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from orca_cli.interfaces import EmbedderInit
-from orca_cli.models.bodies import checkpoints
+from orca_cli.models import checkpoints
 from orca_cli.models.bodies.base import TextBody
 
 CLASSES = {"bert": "BertModel", "roberta": "RobertaModel"}

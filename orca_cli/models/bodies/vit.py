@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Tokens
-from orca_cli.models.bodies import checkpoints
+from orca_cli.models import checkpoints
 from orca_cli.models.bodies.base import ImageBody
 
 CLASSES = {

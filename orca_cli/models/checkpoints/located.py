@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.models.bodies import checkpoints
-
-_CONFIG = checkpoints.CONFIG
+from orca_cli.models.checkpoints.config_file import CONFIG
+from orca_cli.models.checkpoints.packages import PACKAGED, packaged_folder
+from orca_cli.models.checkpoints.resolution import check_name, revision, weight_files
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ def find(checkpoint: str) -> Located:
     local = Path(checkpoint).expanduser()
     if checkpoint and local.is_dir():
         return _of_folder(checkpoint, "folder", local)
-    packaged = checkpoints.PACKAGED.get(checkpoint)
-    folder = None if packaged is None else checkpoints.packaged_folder(packaged)
+    packaged = PACKAGED.get(checkpoint)
+    folder = None if packaged is None else packaged_folder(packaged)
     if folder is not None:
         return _of_folder(checkpoint, "package", folder)
     try:
-        checkpoints.check_name(checkpoint)
+        check_name(checkpoint)
     except ConfigError:
         return Located(checkpoint, "missing")
     name, _, wanted = checkpoint.partition("@")
@@ -91,17 +91,17 @@ def _of_snapshot(checkpoint: str, folder: Path) -> Located:
 
 
 def _of_folder(checkpoint: str, state: str, folder: Path) -> Located:
-    weights = checkpoints.weight_files(folder)
-    sizes = [file.stat().st_size for file in (folder / _CONFIG, *weights) if file.is_file()]
-    return Located(checkpoint, state, folder, checkpoints.revision(folder), family(folder), sum(sizes))
+    weights = weight_files(folder)
+    sizes = [file.stat().st_size for file in (folder / CONFIG, *weights) if file.is_file()]
+    return Located(checkpoint, state, folder, revision(folder), family(folder), sum(sizes))
 
 
 def family(folder: Path) -> str | None:
     """Return the model_type of a folder's config.json; None where it has none."""
     try:
-        if (folder / _CONFIG).stat().st_size > 2**24:
+        if (folder / CONFIG).stat().st_size > 2**24:
             return None
-        content = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     found = content.get("model_type") if isinstance(content, dict) else None

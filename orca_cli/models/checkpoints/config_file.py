@@ -1,0 +1,85 @@
+"""What a checkpoint's config.json may say: a family that the code knows, sizes that a model has, and no code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+
+KEY = "body.checkpoint"
+CONFIG = "config.json"
+_LARGEST_NUMBER = 2**20  # in a config.json whose weights are elsewhere
+_DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "depths")
+
+
+def check_family(folder: Path, families: tuple[str, ...]) -> str:
+    """Return the family that a checkpoint's config.json names, after checking that it asks for no code.
+
+    Raises:
+        ConfigError, DataError: the body's code does not know the family, or the file is unreadable.
+        UnsafeError: its model needs code from the repository, a quantiser, or a kernel on the hub.
+    """
+    try:
+        if (folder / CONFIG).stat().st_size > 2**24:
+            raise ValueError("too large")
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        family = content["model_type"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError("config.json is unreadable or names no model_type", where=str(folder)) from error
+    code = [key for key in ("auto_map", "quantization_config") if content.get(key)]
+    code += [key for key in ("attn_implementation", "_attn_implementation") if "/" in str(content.get(key))]
+    if code:
+        what = f"config.json asks for third-party code ('{code[0]}'), which is never run"
+        hint = "choose a checkpoint of one of transformers' own families"
+        raise UnsafeError(what, where=f"{KEY}={folder}", hint=hint)
+    if family not in families:
+        what = f"'{folder}' is of family '{family}', but this body takes {' or '.join(families)}"
+        raise ConfigError(what, where=KEY, hint="choose a body of that family (orca list bodies)")
+    return str(family)
+
+
+def check_modest(folder: Path) -> int:
+    """Return how many layers a config.json asks for; a stranger's could ask for days of work in a few bytes.
+
+    Raises:
+        DataError: the file is unreadable.
+        UnsafeError: it holds a number that no model has.
+    """
+    try:
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        largest = max((abs(number) for number in _numbers(content)), default=0)
+        layers = _depth(content)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{CONFIG} is unreadable", where=str(folder)) from error
+    if largest > _LARGEST_NUMBER:
+        raise UnsafeError(f"holds the number {largest}", where=str(folder / CONFIG), hint="no model has that size")
+    return layers
+
+
+def _depth(content: Any) -> int:
+    """Return the layers of a model and of the models within it, such as the two towers of SigLIP."""
+    if not isinstance(content, dict):
+        return 0
+    own = sum(sum(_numbers(content[key])) for key in _DEPTHS if key in content)
+    return own + sum(map(_depth, content.values()))
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key != "rope_theta":  # a wavelength, in the millions for long texts; nothing grows with it
+                yield from _numbers(item)
+
+
+def shareable_config(folder: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint's config.json without the folder that its maker loaded it from."""
+    content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return {key: value for key, value in content.items() if key != "_name_or_path"}

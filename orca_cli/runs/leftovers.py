@@ -29,6 +29,8 @@ CACHES = (
     "source_features",
     "unpacked",
 )
+# Folders beside the runs that many processes share; the others belong to searches, selections and sweeps.
+SHARED = (STUDIES, ".searches", ".selections", ".sweeps", ".tuned")
 CACHE, ASIDE, WRITE, CHECKPOINTS = "cache", "moved aside", "interrupted write", "checkpoints"
 _DAY_S = 86400.0
 _WRITING_S = 3600.0  # a younger file may be one that a process is still writing
@@ -69,7 +71,8 @@ def find(root: Path, cache: Path, days: float) -> list[Leftover]:
         else:
             found += _of_folder(folder)
             found += [one for run in _folders(folder) if is_run(run) for one in _of_run(run)]
-    found += _of_folder(root / STUDIES)
+    for here, _, _ in (step for name in SHARED if not (root / name).is_symlink() for step in os.walk(root / name)):
+        found += _of_folder(Path(here))
     for name in CACHES:
         if not (cache / name).is_symlink():
             found += [*_of_folder(cache / name), *_old(cache / name, days)]

@@ -271,10 +271,16 @@ def test_gc_is_dry_and_then_frees_what_it_said(root: Path, tmp_path: Path, capsy
     half_removed = root / "digits" / ".tmp-del-7-run"
     half_removed.mkdir()
     _aged(half_removed, 1)
+    lease = root / ".sweeps" / "digits-0" / "jobs" / ".tmp-lease"
+    lease.parent.mkdir(parents=True)
+    lease.touch()
+    _aged(lease, 1)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (elsewhere / ".tmp-old").touch()
+    _aged(elsewhere / ".tmp-old", 1)
+    (root / ".searches").symlink_to(elsewhere)
     being_written = root / "digits" / ".tmp-abc"
     being_written.touch()
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
     (done / "a.bad-2026").symlink_to(elsewhere)
     old, used = _entry(cache, "alignments", "a" * 32, 40), _entry(cache, "alignments", "b" * 32, 3)
     locked = _entry(cache, "floors", "c" * 32, 40)
@@ -285,9 +291,11 @@ def test_gc_is_dry_and_then_frees_what_it_said(root: Path, tmp_path: Path, capsy
         done / "3_finetune" / "checkpoints": "checkpoints",
         unfinished / "2_align" / "MANIFEST.json.bad-2026-01-01": "moved aside",
         half_removed: "interrupted write",
+        lease: "interrupted write",
         old: "cache",
     }
-    kept = [unfinished / "3_finetune" / "checkpoints", future / "3_finetune" / "checkpoints", being_written, elsewhere]
+    kept = [unfinished / "3_finetune" / "checkpoints", future / "3_finetune" / "checkpoints", being_written]
+    kept += [elsewhere / ".tmp-old"]
     kept += [used, locked, foreign, done / "result.json", done / "a.bad-2026"]
     with open(cache / "floors" / f"{'c' * 32}.lock", "r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,0 +1,9 @@
+"""Everything that touches Hydra and OmegaConf: compose a configuration, check it, expand a sweep, launch its jobs.
+
+From here on a configuration is a plain dataclass (`schema.Config`) with plain dictionaries for the parts.
+"""
+
+from orca_cli.compose.composed import Composed, Sweep, to_yaml
+from orca_cli.compose.session import Session, session
+
+__all__ = ["Composed", "Session", "Sweep", "session", "to_yaml"]

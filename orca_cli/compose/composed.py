@@ -1,0 +1,114 @@
+"""A composed configuration: a checked dataclass, with plain dictionaries for the parts."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from orca_cli import part_groups, schema
+from orca_cli.compose.failures import refused
+from orca_cli.compose.overrides import check_typed, key_of
+from orca_cli.configuration import default_folders
+from orca_cli.exceptions import ConfigError
+from orca_cli.runs.identity import Identity, identify
+from orca_cli.schema import GROUPS, Config
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One run's checked configuration."""
+
+    config: Config
+    content: dict[str, Any]  # the same as plain, resolved dictionaries, for the identity
+    stored: dict[str, Any]  # as `content`, for files: what was read from the environment stays the text that names it
+    choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
+    overrides: list[str]  # what the user wrote
+    interpolates_seed: bool  # another setting is made of the seed
+    labels: dict[str, str] = field(default_factory=dict)  # in a study: axis -> choice; see `study.Arm`
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """Return what names the run; the files that it names are read at the first call."""
+        return identify(self.content, self.choices, Path(self.config.paths.data or ""))
+
+    @property
+    def variant(self) -> dict[str, str]:
+        """Return the overrides that are neither group choices, nor the seed, nor without effect on results."""
+        unnamed = (*GROUPS, "seed", "device", "protocol", "study", "tracker", "tune", "baselines", "train.checkpoint_s")
+        beside = ("paths.", "hydra", "tracker.", "tune.")
+        pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
+        return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(beside)}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The jobs of a sweep.
+
+    Args:
+        jobs: composed and checked.
+        study: their study's name; empty for others.
+        absent: why arms of the study are not among the jobs -> number of runs.
+    """
+
+    jobs: list[Composed]
+    study: str = ""
+    absent: dict[str, int] = field(default_factory=dict)
+
+
+def checked(cfg: DictConfig, hydra: Any) -> Composed:
+    """Return a composed configuration once its values are checked; ConfigError says which one is wrong.
+
+    Args:
+        cfg: without Hydra's own part.
+        hydra: that part.
+    """
+    try:
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
+            raise ConfigError("a value is needed", where=missing[0], hint=f"give {missing[0]}=...")
+        content: Any = OmegaConf.to_container(cfg, resolve=True)
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise refused(error) from error
+    assert isinstance(config, Config)
+    schema.check_keys(content)
+    schema.check(config)
+    part_groups.check(config)
+    for name, folder in default_folders().items():
+        setattr(config.paths, name, getattr(config.paths, name) or str(folder))
+    names = {group: str(hydra.runtime.choices[group]) for group in GROUPS}
+    written: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations in them stay text
+    unresolved = OmegaConf.to_container(cfg, resolve=False)
+    of_seed = re.search(r"\$\{\.*seed\b", repr(unresolved)) is not None
+    return Composed(config, content, _unread(content, unresolved), names, list(written), of_seed)
+
+
+def reseeded(job: Composed, override: Override) -> Composed:
+    """Return what composing a job's overrides with another seed would give; that takes 0.1 s."""
+    check_typed(override)
+    seed: dict[str, Any] = {"seed": override.value()}
+    texts = [str(override.input_line) if key_of(text) == "seed" else text for text in job.overrides]
+    return replace(
+        job, config=replace(job.config, **seed), content=job.content | seed, stored=job.stored | seed, overrides=texts
+    )
+
+
+def _unread(resolved: Any, written: Any) -> Any:
+    """Return resolved settings, but the text of those that a resolver computes: a secret must not get into a file."""
+    if isinstance(resolved, dict) and isinstance(written, dict):
+        return {name: _unread(value, written.get(name)) for name, value in resolved.items()}
+    if isinstance(resolved, list) and isinstance(written, list):
+        return [_unread(value, text) for value, text in zip(resolved, written, strict=True)]
+    return written if isinstance(written, str) and re.search(r"\$\{[^}]*:", written) else resolved
+
+
+def to_yaml(content: dict[str, Any]) -> str:
+    """Return a configuration as YAML text."""
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

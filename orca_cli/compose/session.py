@@ -1,0 +1,191 @@
+"""Hydra, while it is started: runs composed, sweeps and studies expanded, their jobs launched."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from orca_cli import configuration, schema, signals, study
+from orca_cli.compose.composed import Composed, Sweep, checked, reseeded
+from orca_cli.compose.failures import UNREADABLE, explained
+from orca_cli.compose.overrides import ALL_GROUPS, check_typed, key_of, names_of, parse, texts_of
+from orca_cli.configuration import choices, config_dir, default_folders
+from orca_cli.exceptions import ConfigError, suggest
+from orca_cli.schema import NEEDED_GROUPS, Config
+
+
+@contextmanager
+def session(extra: Path | None = None) -> Iterator[Session]:
+    """Start Hydra on the program's configuration folder and, where one is given, the user's own.
+
+    Raises:
+        ConfigError, UnsafeError: as `configuration.choices` and `check_untrusted` say.
+    """
+    for group in ALL_GROUPS:
+        choices(group, extra)
+    if extra is not None:
+        configuration.check_untrusted(extra, (*ALL_GROUPS, "space"))
+    ConfigStore.instance().store(name="schema", node=Config)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        if extra is not None:  # not the setting hydra.searchpath: glob() does not look there, and it needs quoting
+            folders = create_config_search_path(str(config_dir()))
+            folders.prepend(provider="--config-dir", path=f"file://{extra.resolve()}", anchor="schema")
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2(task_name="orca", config_search_path=folders)
+        yield Session(extra)
+
+
+@dataclass(frozen=True)
+class Session:
+    """Composes configurations while Hydra is started; made by `session`."""
+
+    _extra: Path | None
+
+    def compose(self, overrides: list[str]) -> Composed:
+        """Compose one run; ConfigError for unknown choices or keys, and missing or wrong values."""
+        for text in overrides:
+            if key_of(text) == "study":
+                raise ConfigError("a study is a sweep", where=text, hint="add -m")
+        self._check_choices(parse(overrides))
+        return self._compose(overrides)
+
+    def expand(self, overrides: list[str], *, may_be_empty: bool = False) -> Sweep:
+        """Compose every job of a sweep: a study's arms; comma lists, range(...), glob(...), choice(...).
+
+        Args:
+            overrides: as typed.
+            may_be_empty: a study all of whose runs are left out is not an error.
+
+        Raises:
+            ConfigError: about the first bad one; no job is left.
+        """
+        chosen = [text for text in overrides if key_of(text) == "study"]
+        parsed = parse([text for text in overrides if text not in chosen], GlobalHydra.instance().config_loader())
+        self._check_choices(parse(chosen))
+        if chosen:
+            found = self._study(chosen[-1].partition("=")[2].strip("'\""), parsed)
+            if not found.jobs and not may_be_empty:
+                hint = "; ".join(study.absent_lines(found.absent)) or "see its `except`"
+                raise ConfigError("no run is left", where=f"study={found.study}", hint=hint)
+            return found
+        self._check_choices(parsed)
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        jobs = []
+        for job in (job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch):
+            signals.check()
+            jobs.append(self._compose(list(job)))
+        if not jobs:
+            raise ConfigError("no choice fits the pattern", where="glob()", hint="orca list shows the choices")
+        return Sweep(jobs)
+
+    def _study(self, name: str, parsed: list[Override]) -> Sweep:
+        found = study.Study.read(name, choices("study", self._extra)[name])
+        typed: dict[str, list[tuple[str, str]]] = {}
+        for override in parsed:
+            key = override.key_or_group
+            # A choice of an axis may be no choice of the group with the axis' name, such as a metric with settings.
+            if not set(texts_of(override, found.axes.get(key, ()))) <= set(found.axes.get(key, ())):
+                self._check_choices([override])
+            if key == "task" and key not in found.axes and study.SET in found.axes:
+                found = found.of_tasks(texts_of(override, choices("task", self._extra)))
+            elif key in found.axes:
+                names = texts_of(override, found.axes[key])
+                found = found.narrowed(key, names, is_setting=key in (*ALL_GROUPS, *schema.declared()))
+            elif override.is_delete():
+                typed[key] = [("null", str(override.input_line))]
+            else:
+                element = override.get_key_element()
+                typed[key] = [(text, f"{element}={text}") for text in texts_of(override, ())]
+        folders = [pairs[-1][0].strip("'\"") for key, pairs in typed.items() if key == "paths.data"]
+        arms = found.arms(typed, Path(folders[0] if folders else default_folders()["data"]).expanduser())
+        jobs = []
+        made: dict[tuple[str, ...], Composed] = {}  # by all overrides but the seed, whose arms are composed once
+        for arm in (arm for arm in arms if not arm.lacks):
+            signals.check()
+            rest = tuple(text for text in arm.overrides if key_of(text) != "seed")
+            seed = parse([text for text in arm.overrides if key_of(text) == "seed"])
+            if rest in made and len(seed) == 1 and not made[rest].interpolates_seed:
+                job = reseeded(made[rest], seed[0])
+            else:
+                job = made[rest] = self._compose(arm.overrides)
+            jobs.append(replace(job, labels=arm.labels))
+        return Sweep(jobs, name, study.absent(arms))
+
+    def launch(self, sweep: Sweep, overrides: list[str], run: Callable[[Composed], None], sweep_folder: Path) -> None:
+        """Run a sweep by the launcher that hydra/launcher names.
+
+        Args:
+            sweep: as `expand` returns it for the overrides.
+            overrides: those of the launcher count here.
+            run: a job, wherever the launcher puts it. It catches its own failures: Hydra prints a traceback for others.
+            sweep_folder: where the launcher writes.
+        """
+        folder = [f"hydra.sweep.dir={_quoted(sweep_folder)}", "hydra.sweep.subdir=."]
+        words = [*(text for text in overrides if key_of(text).startswith("hydra")), *folder]
+        hydra: Any = GlobalHydra.instance().hydra
+        config = hydra.compose_config("config", words, run_mode=RunMode.MULTIRUN)
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=functools.partial(_run_job, run), config=config
+        )
+        for ended in launcher.launch([job.overrides for job in sweep.jobs], initial_job_idx=0):
+            _ = ended.return_value  # raises what the job raised
+
+    def _compose(self, overrides: list[str]) -> Composed:
+        for override in parse(overrides):
+            check_typed(override)
+        try:
+            cfg = self._load(overrides)
+        except UNREADABLE as error:
+            raise explained(error, overrides, self._load) from error
+        hydra = cfg.hydra
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return checked(cfg, hydra)
+
+    def _load(self, overrides: list[str]) -> DictConfig:
+        """Compose; a protocol may have a source in place of the one that the body picked (`data.by_protocol` of its file)."""
+        load = GlobalHydra.instance().config_loader().load_configuration
+        cfg = load("config", overrides, RunMode.RUN)
+        wanted = OmegaConf.select(cfg, f"source.data.by_protocol.{cfg.protocol}")
+        if wanted is None or any(key_of(text) == "source" for text in overrides):
+            return cfg
+        return load("config", [*overrides, f"source={wanted}"], RunMode.RUN)
+
+    def _check_choices(self, parsed: list[Override]) -> None:
+        for override in parsed:
+            group = override.key_or_group
+            if group in NEEDED_GROUPS and (override.is_delete() or isinstance(override.value(), (list, type(None)))):
+                raise ConfigError("one choice is needed", where=group, hint=f"orca list {group} shows the choices")
+            if group in ALL_GROUPS and not override.is_delete():
+                allowed = choices(group, self._extra)
+                for name in names_of(override):
+                    if name not in allowed:
+                        raise ConfigError(f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed))
+                    configuration.content(allowed[name])  # raises where the file is not YAML
+
+
+def _run_job(run: Callable[[Composed], None], cfg: DictConfig) -> None:
+    run(checked(cfg, HydraConfig.get()))
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path.resolve()).replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -4,6 +4,6 @@ From here on a configuration is a plain dataclass (`schema.Config`) with plain d
 """
 
 from orca_cli.compose.composed import Composed, Sweep, to_yaml
-from orca_cli.compose.session import Session, session
+from orca_cli.compose.sessions import Session, session
 
 __all__ = ["Composed", "Session", "Sweep", "session", "to_yaml"]

@@ -122,7 +122,7 @@ def test_unexpected_failure_outside_a_run_is_one_line(orca, monkeypatch):
     def fail(*words):
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("orca_cli.compose.session.choices", fail)
+    monkeypatch.setattr("orca_cli.compose.sessions.choices", fail)
     refused(orca("run", "--dry-run"), 1, "unexpected RuntimeError: surprise", "--traceback")
 
 

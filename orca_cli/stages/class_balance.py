@@ -12,7 +12,7 @@ from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Loss, TaskData
 from orca_cli.losses.masked import MaskedBCE, MaskedCrossEntropy
 from orca_cli.schema import Train
-from orca_cli.tasks.shared.samples import blocks
+from orca_cli.tasks.shared.blocks import blocks
 
 _UNEVEN = 4  # times as many samples of the largest class as of the smallest, from which on the counts are printed
 _SHOWN = 6  # classes in a note

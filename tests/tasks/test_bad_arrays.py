@@ -286,7 +286,7 @@ def test_a_member_larger_than_the_archive_or_the_memory_is_refused(tmp_path, rep
 
 
 def test_the_index_of_a_bad_value_counts_from_the_start_of_the_file(tmp_path, reporter, monkeypatch):
-    monkeypatch.setattr("orca_cli.tasks.shared.samples._BLOCK_BYTES", 400)  # ten samples
+    monkeypatch.setattr("orca_cli.tasks.shared.blocks._BLOCK_BYTES", 400)  # ten samples
     np.savez(tmp_path / "mine.npz", x=changed(X, (37, 1, 2), np.inf), y=Y)
     with pytest.raises(DataError, match=r"1 values are infinite, the first is inf at index \(37, 1, 2\)"):
         load(tmp_path, reporter, kind="classes", train="mine.npz")

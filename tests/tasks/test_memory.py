@@ -9,7 +9,7 @@ from orca_cli.tasks import satellite
 from orca_cli.tasks.cosmic import reader as cosmic
 from orca_cli.tasks.fsd50k import reader as fsd50k
 from orca_cli.tasks.psicov import reader as psicov
-from orca_cli.tasks.shared import samples
+from orca_cli.tasks.shared import blocks
 from scripts import make_fixtures
 
 COPIES = 40
@@ -91,7 +91,7 @@ def test_fsd50k(tmp_path, reporter):
 
 def test_satellite_holds_its_file_once(tmp_path, reporter, monkeypatch):
     """The series take 74 MB in the file and 37 MB in the cache."""
-    monkeypatch.setattr(samples, "_BLOCK_BYTES", 2**20)
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", 2**20)
     place = tmp_path / "satellite"
     place.mkdir()
     n = 200_000

@@ -197,7 +197,7 @@ HUB = {
 def test_columns_of_the_hub(name, tmp_path, reporter):
     datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
     from orca_cli.tasks import hub
-    from orca_cli.tasks.hub.samples import raw_targets
+    from orca_cli.tasks.hub.columns import raw_targets
 
     x, y, kind, settings = HUB[name]
     rows = hub_rows(datasets)

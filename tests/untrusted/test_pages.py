@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orca_cli.tasks.shared.samples import ArraySamples, blocks
+from orca_cli.tasks.shared.blocks import blocks
+from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.untrusted import memory
 
 MIB = 2**20

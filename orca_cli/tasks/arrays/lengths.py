@@ -17,8 +17,8 @@ import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS
+from orca_cli.tasks.shared.blocks import blocks
 from orca_cli.tasks.shared.ragged import Ragged
-from orca_cli.tasks.shared.samples import blocks
 from orca_cli.tasks.shared.target_encoding import check_finite
 
 LENGTHS = "lengths"  # the array that is looked for

@@ -18,10 +18,11 @@ from orca_cli.interfaces import NewData
 from orca_cli.tasks.arrays.folder import StoredRows, open_folder
 from orca_cli.tasks.arrays.lengths import Padding, checked_ends, ends_before_nan
 from orca_cli.tasks.arrays.new_data import locate_new
+from orca_cli.tasks.shared.blocks import blocks
 from orca_cli.tasks.shared.gaps import Gaps, samples_with_gaps
 from orca_cli.tasks.shared.own_data import counted
 from orca_cli.tasks.shared.ragged import Ragged
-from orca_cli.tasks.shared.samples import ChannelScale, as_inputs, blocks
+from orca_cli.tasks.shared.samples import ChannelScale, as_inputs
 from orca_cli.tasks.shared.target_encoding import check_finite
 from orca_cli.tasks.shared.targets import TargetForm
 from orca_cli.untrusted.arrays import StoredArray

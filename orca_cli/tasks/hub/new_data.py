@@ -10,14 +10,14 @@ import numpy as np
 from orca_cli import configuration
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import NewData
+from orca_cli.tasks.hub.columns import open_column, raw_targets
+from orca_cli.tasks.hub.layout import ColumnLayout
 from orca_cli.tasks.hub.opening import PART_NAMES, open_dataset
-from orca_cli.tasks.hub.samples import open_column, raw_targets
 from orca_cli.tasks.shared.own_data import check_column
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from orca_cli.tasks.hub.preprocessing import ColumnLayout
     from orca_cli.tasks.shared.targets import TargetForm
 
 

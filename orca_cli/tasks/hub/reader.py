@@ -13,9 +13,11 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
+from orca_cli.tasks.hub.columns import class_names, open_column, raw_targets
+from orca_cli.tasks.hub.layout import infer_layout
 from orca_cli.tasks.hub.opening import PART_NAMES, open_dataset
-from orca_cli.tasks.hub.preprocessing import HubPreprocessing, infer_layout
-from orca_cli.tasks.hub.samples import HubSamples, class_names, decoded_parts, open_column, raw_targets
+from orca_cli.tasks.hub.preprocessing import HubPreprocessing
+from orca_cli.tasks.hub.samples import HubSamples, decoded_parts
 from orca_cli.tasks.shared.gaps import How, Missing, fit_gaps
 from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, counted
 from orca_cli.tasks.shared.samples import ChannelScale, constant_note, streamed_channel_scale

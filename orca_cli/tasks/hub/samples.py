@@ -1,4 +1,4 @@
-"""One split of a `datasets` data set, its inputs decoded batch by batch from the mapped file; and its target column.
+"""One split of a `datasets` data set, its inputs decoded batch by batch from the mapped file.
 
 Shapes: n rows of the split, N rows that it is drawn from, B rows of a batch, C channels, *E the extent (L, or H x W).
 """
@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from orca_cli import signals
-from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch
+from orca_cli.tasks.hub.columns import open_column
+from orca_cli.tasks.hub.layout import ColumnLayout
+from orca_cli.tasks.hub.preprocessing import HubPreprocessing
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from orca_cli.tasks.hub.preprocessing import ColumnLayout, HubPreprocessing
 
 _BLOCK = 256  # rows that are decoded at once
 
@@ -78,19 +79,6 @@ class HubSamples:
         return digest.hexdigest()
 
 
-def open_column(rows: Dataset, column: str, layout: ColumnLayout) -> Callable[[np.ndarray], np.ndarray | list]:
-    """Return what gives the values of rows by their numbers, in the form that `ColumnLayout.decode` takes."""
-    view = rows.select_columns([column])
-    if layout.image_mode:
-        import datasets
-
-        view = view.cast_column(column, datasets.Image(decode=False))
-    else:
-        # float64: float32, the default, would round away a small signal on a large offset.
-        view = view.with_format("numpy", dtype=np.float64)
-    return lambda indices: view[[int(i) for i in indices]][column]
-
-
 def decoded_parts(
     rows: Dataset, column: str, layout: ColumnLayout, chosen: np.ndarray, where: str, advance: Callable[[int], None]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -102,37 +90,3 @@ def decoded_parts(
         x, valid = layout.decode(values(indices), where, list(indices))
         yield x, ~np.isnan(x) if valid is None else ~np.isnan(x) & valid[:, None]
         advance(len(indices))
-
-
-def raw_targets(kind: str, rows: Dataset, column: str, where: str) -> np.ndarray:
-    """Return a column as an array [n, ...] of numbers or text; for labels, lists of classes become [n, K] of 0 and 1."""
-    names = class_names(kind, rows, column)
-    if names and kind == "labels":
-        return _multi_hot(rows, column, len(names), where)
-    array = np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
-    if array.dtype.kind == "O":
-        absent = [i for i, value in enumerate(array) if value is None]
-        if absent:
-            raise DataError(f"row {absent[0]} has no target", where=where, hint="remove such rows")
-        if all(isinstance(value, str) for value in array):
-            return array.astype(str)
-        raise DataError("holds lists of several lengths", where=where, hint=f"its type is {rows.features[column]}")
-    return array
-
-
-def class_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:
-    """Return the names of the classes that a column numbers by itself, or lists as labels; none for other columns."""
-    import datasets
-
-    feature = rows.features[column]
-    feature = getattr(feature, "feature", None) if kind == "labels" else feature
-    return tuple(feature.names) if kind in ("classes", "labels") and isinstance(feature, datasets.ClassLabel) else ()
-
-
-def _multi_hot(rows: Dataset, column: str, k: int, where: str) -> np.ndarray:
-    labels = np.zeros((len(rows), k), dtype=np.float32)
-    for i, present in enumerate(rows[column]):
-        if present is None or any(label is None or not 0 <= label < k for label in present):
-            raise DataError(f"row {i} has labels {present}, expected a list within 0..{k - 1}", where=where)
-        labels[i, present] = 1
-    return labels

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.tasks.shared.blocks import blocks
 from orca_cli.tasks.shared.own_data import counted, listed
 from orca_cli.tasks.shared.ragged import Ragged
-from orca_cli.tasks.shared.samples import blocks
 
 How = Literal["mean", "linear"]
 
@@ -122,13 +122,6 @@ def samples_with_gaps(x: np.ndarray | Ragged) -> int:
     if x.dtype.kind != "f":
         return 0
     return sum(int(np.isnan(block).reshape(len(block), -1).any(1).sum()) for block in blocks(x, np.arange(len(x))))
-
-
-def _ending_in_gaps(x: np.ndarray | Ragged, rows: np.ndarray) -> int:
-    """Return how many sequences of [N, C, L] end in a step that is missing in all channels, of arrays without lengths."""
-    if isinstance(x, Ragged) or x.ndim != 3 or x.dtype.kind != "f":
-        return 0
-    return int(np.isnan(x[rows, :, -1]).all(axis=1).sum())
 
 
 def ending_note(x: np.ndarray | Ragged, rows: np.ndarray) -> list[str]:

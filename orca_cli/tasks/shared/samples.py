@@ -8,20 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from orca_cli.interfaces import Batch, Scale
+from orca_cli.tasks.shared.blocks import blocks
+from orca_cli.tasks.shared.gaps import Gaps
 from orca_cli.tasks.shared.own_data import listed
 from orca_cli.tasks.shared.ragged import Ragged
 from orca_cli.untrusted.memory import release_pages
-
-if TYPE_CHECKING:
-    from orca_cli.tasks.shared.gaps import Gaps
-
-_BLOCK_BYTES = 2**24  # what is read at once from a mapped file
 
 
 @dataclass(frozen=True)
@@ -128,16 +124,6 @@ def as_inputs(
     if flags is not None and flags.shape[1]:
         scaled = np.concatenate([scaled, flags], axis=1)
     return torch.from_numpy(np.ascontiguousarray(scaled.astype(np.float32)))
-
-
-def blocks(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield x[rows] in C-ordered blocks of about 16 MiB: mapped files are never held whole, sums do not depend on order."""
-    row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
-    step = max(1, _BLOCK_BYTES // row_bytes)
-    for start in range(0, len(rows), step):
-        block = np.ascontiguousarray(x[rows[start : start + step]])
-        release_pages(x)
-        yield block
 
 
 def channel_scale(x: np.ndarray | Ragged, rows: np.ndarray, has_gaps: bool = False) -> tuple[ChannelScale, list[int]]:

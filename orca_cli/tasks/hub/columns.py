@@ -1,0 +1,61 @@
+"""The columns of a `datasets` data set: inputs by the numbers of their rows, targets as one array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from orca_cli.exceptions import DataError
+from orca_cli.tasks.hub.layout import ColumnLayout
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def open_column(rows: Dataset, column: str, layout: ColumnLayout) -> Callable[[np.ndarray], np.ndarray | list]:
+    """Return what gives the values of rows by their numbers, in the form that `ColumnLayout.decode` takes."""
+    view = rows.select_columns([column])
+    if layout.image_mode:
+        import datasets
+
+        view = view.cast_column(column, datasets.Image(decode=False))
+    else:
+        # float64: float32, the default, would round away a small signal on a large offset.
+        view = view.with_format("numpy", dtype=np.float64)
+    return lambda indices: view[[int(i) for i in indices]][column]
+
+
+def raw_targets(kind: str, rows: Dataset, column: str, where: str) -> np.ndarray:
+    """Return a column as an array [n, ...] of numbers or text; for labels, lists of classes become [n, K] of 0 and 1."""
+    names = class_names(kind, rows, column)
+    if names and kind == "labels":
+        return _multi_hot(rows, column, len(names), where)
+    array = np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
+    if array.dtype.kind == "O":
+        absent = [i for i, value in enumerate(array) if value is None]
+        if absent:
+            raise DataError(f"row {absent[0]} has no target", where=where, hint="remove such rows")
+        if all(isinstance(value, str) for value in array):
+            return array.astype(str)
+        raise DataError("holds lists of several lengths", where=where, hint=f"its type is {rows.features[column]}")
+    return array
+
+
+def class_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:
+    """Return the names of the classes that a column numbers by itself, or lists as labels; none for other columns."""
+    import datasets
+
+    feature = rows.features[column]
+    feature = getattr(feature, "feature", None) if kind == "labels" else feature
+    return tuple(feature.names) if kind in ("classes", "labels") and isinstance(feature, datasets.ClassLabel) else ()
+
+
+def _multi_hot(rows: Dataset, column: str, k: int, where: str) -> np.ndarray:
+    labels = np.zeros((len(rows), k), dtype=np.float32)
+    for i, present in enumerate(rows[column]):
+        if present is None or any(label is None or not 0 <= label < k for label in present):
+            raise DataError(f"row {i} has labels {present}, expected a list within 0..{k - 1}", where=where)
+        labels[i, present] = 1
+    return labels

@@ -6,6 +6,7 @@ JSON answer a line on standard output. `Server` and `Case` are the test's side o
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -55,7 +56,8 @@ class Case:
     def kill(self) -> None:
         """End the process and all it started, and wait for that."""
         if self.poll() is None:
-            os.killpg(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.killpg(self.pid, signal.SIGKILL)
             self.wait(10)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import sys
@@ -29,6 +30,7 @@ PACKAGES = (
 )
 
 
+@functools.cache
 def version_of(package: str) -> str | None:
     """Return a package's installed version, None where it is absent."""
     try:

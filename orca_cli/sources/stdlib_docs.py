@@ -7,6 +7,7 @@ texts are the same on every machine with the same Python, whatever optional modu
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import itertools
 import sys
@@ -121,15 +122,15 @@ def _texts(content: bytes, min_words: int, max_words: int) -> Iterator[str]:
             yield " ".join(words[:max_words])
 
 
-def _docstrings(content: bytes) -> Iterator[str]:
-    """Yield the docstrings of a file's content in the order of their lines."""
+@functools.cache
+def _docstrings(content: bytes) -> tuple[str, ...]:
+    """Return the docstrings of a file's content in the order of their lines; parsing takes seconds, so once a process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old escapes in strings
         try:
             tree = ast.parse(content)
         except (SyntaxError, ValueError):  # templates that are not Python; null bytes
-            return
+            return ()
     nodes = [node for node in ast.walk(tree) if isinstance(node, _DOCUMENTED)]
-    for node in sorted(nodes, key=lambda node: getattr(node, "lineno", 0)):
-        if docstring := ast.get_docstring(node):
-            yield docstring
+    nodes.sort(key=lambda node: getattr(node, "lineno", 0))
+    return tuple(docstring for node in nodes if (docstring := ast.get_docstring(node)))

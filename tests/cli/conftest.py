@@ -25,8 +25,9 @@ def tiny(tmp_path_factory):
     root = tmp_path_factory.mktemp("checkpoints")
     return {
         "bert": save_tiny_bert(root / "bert"),
-        # Dropout of attention weights takes most of a step on a CPU at this length; `bert` has it.
+        # Dropout of attention weights takes most of a step's time and memory on a CPU at this length.
         "long": save_tiny_bert(root / "long", max_position_embeddings=512, attention_probs_dropout_prob=0.0),
+        "hungry": save_tiny_bert(root / "hungry", max_position_embeddings=512),
         "swin": save_tiny_swin(root / "swin"),
         "vit": save_tiny_vit(root / "vit"),
     }

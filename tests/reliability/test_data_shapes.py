@@ -218,7 +218,7 @@ def test_a_training_batch_that_does_not_fit_is_taken_in_pieces(own, fork, enviro
     """F6: a process that gets no more memory takes fewer samples at a time, says so, and completes the same steps."""
     settings = ["metric=none", "train.batch_size=16", "train.eval_batch_size=1"]
     case = fork(
-        *own(**WIDE), f"body.checkpoint={tiny['long']}", *OFTEN, *settings, hook=f"{HOOK}:starve:finetune:2:100"
+        *own(**WIDE), f"body.checkpoint={tiny['hungry']}", *OFTEN, *settings, hook=f"{HOOK}:starve:finetune:2:100"
     )
     assert case.wait(240) == 0, case.err
     assert "not enough memory for 16 samples at a time" in case.err
@@ -231,7 +231,7 @@ def test_a_training_batch_that_does_not_fit_is_taken_in_pieces(own, fork, enviro
 def test_a_batch_that_does_not_fit(own, fork, environment, tiny, tmp_path, scorecard, name):
     """F6: code 31 that names what to lower, what was saved is whole; with room it goes on exactly, lowered it completes."""
     settings, hook, told, lowered = NO_ROOM[name]
-    words = [*own(**WIDE), f"body.checkpoint={tiny['long']}", *OFTEN, *settings]
+    words = [*own(**WIDE), f"body.checkpoint={tiny['hungry']}", *OFTEN, *settings]
     whole = fork(*words, f"paths.runs={tmp_path / 'whole'}")
     assert whole.wait(180) == 0, whole.err  # the premise: it fits without the fault
     (expected,) = results(tmp_path / "whole")

@@ -20,7 +20,7 @@ _QUOTING = "write key=value; a value with commas, brackets or letters beyond ASC
 
 
 def parse(overrides: list[str], loader: Any = None) -> list[Override]:
-    """Parse overrides; ConfigError names the first that is none. With a loader, glob() can find choices."""
+    """Parse overrides; ConfigError names the first invalid one. glob() needs the loader, to find the choices."""
     parser = OverridesParser.create(config_loader=loader)
     for text in overrides:
         try:

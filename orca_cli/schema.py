@@ -19,6 +19,12 @@ from orca_cli.ranges import Count, CountOrZero, Fraction, NotNegative, OneOf, Po
 
 T = TypeVar("T")
 MISSING = "???"  # OmegaConf's word for a value that has to be given
+# What `align.method` may be, with the settings of `align` that it reads and no other does.
+METHOD_SETTINGS = {
+    "orca": (),
+    "mona": ("inner_lr", "source_weight", "inner_samples"),
+    "pare": ("source_share", "mixed_until"),
+}
 
 AtLeastTwo = Annotated[int, Ge(2)]
 Beta = Annotated[float, Interval(ge=0, lt=1)]
@@ -69,7 +75,7 @@ class Align:
 
     method: Annotated[
         str,
-        OneOf(("orca", "mona", "pare")),
+        OneOf(tuple(METHOD_SETTINGS)),
         "orca: stage 2 minimises the metric; mona: an embedder with which training the body leaves source classes apart; pare:"
         " no stage 2, and stage 3 begins on samples part of whose tokens are the source's (docs/successors.md).",
     ] = "orca"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_cli.schema import GROUPS
+from orca_cli.schema import GROUPS, METHOD_SETTINGS
 from orca_cli.storage import sha256_file
 
 _WITHOUT_EFFECT = ("paths", "device", "tracker", "baselines", "tune")
@@ -50,6 +50,8 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
         kept["train"].pop("compile", None)  # runs from before this setting keep their identity
     if kept.get("test") is True:
         del kept["test"]  # as every run that was made before there was a choice
+    if "align" in kept:
+        kept["align"] = _of_the_method(kept["align"])
     kept["choices"] = {group: choices[group] for group in GROUPS}
     files: dict[str, str] = {}
     for part in ("task", "body", "source"):
@@ -62,6 +64,13 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
             files |= seen
     without_seed = {key: value for key, value in kept.items() if key != "seed"}
     return Identity(_sha256(kept), _sha256(without_seed), files)
+
+
+def _of_the_method(align: dict[str, Any]) -> dict[str, Any]:
+    """Return `align` without what only other methods read; `method=orca`, which all early runs had, is left out too."""
+    method = align.get("method", "orca")
+    unread = {name for other, names in METHOD_SETTINGS.items() if other != method for name in names}
+    return {key: value for key, value in align.items() if key not in unread and (key, value) != ("method", "orca")}
 
 
 def _sha256(content: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from orca_cli import seeding, signals
 from orca_cli.exceptions import ConfigError, NonFiniteError
 from orca_cli.interfaces import Body, Examples, SourceData, Tokens
 from orca_cli.models.predictors import pooled
-from orca_cli.schema import Config
+from orca_cli.schema import METHOD_SETTINGS, Config
 from orca_cli.stages.build import Built
 from orca_cli.stages.source_features import embed_examples
 from orca_cli.stages.training_plan import loss_unit
@@ -31,7 +31,6 @@ from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import loss_values
 
-SETTINGS = ("inner_lr", "source_weight", "inner_samples")  # of align, that this method reads and no other
 _SHARPNESS = 2.0  # t of the uniformity, as Wang and Isola have it
 
 
@@ -172,7 +171,7 @@ class Mona:
         config, task = self._config, self._config.task
         return {
             "method": "mona",
-            "of_method": {name: getattr(config.align, name) for name in SETTINGS},
+            "of_method": {name: getattr(config.align, name) for name in METHOD_SETTINGS["mona"]},
             "model": checkpoint.weights_sha256(self._built.model.state_dict()),
             "parts": [config.body, config.finetune, config.predictor.pooling],
             "moved": sorted(self._body),

@@ -25,8 +25,6 @@ from orca_cli.schema import Align
 from orca_cli.stages.source_features import check_modality, embed_examples
 from orca_cli.training.loop import Mixed, Mixer
 
-SETTINGS = ("source_share", "mixed_until")  # of align, that this method reads and no other
-
 
 def share_at(settings: Align, step: int, steps: int) -> float:
     """Return the part of a sample's tokens that are the source's at a step: linear from `source_share` to 0, then 0.

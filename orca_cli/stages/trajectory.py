@@ -9,6 +9,7 @@ these share one (`fingerprint`, `training.cache`).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -23,8 +24,7 @@ from orca_cli import signals
 from orca_cli.exceptions import InterruptionError, NonFiniteError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
-from orca_cli.schema import Align, Config
-from orca_cli.stages import mona, pare
+from orca_cli.schema import METHOD_SETTINGS, Align, Config
 from orca_cli.stages.build import Built
 from orca_cli.stages.collapse import collapse
 from orca_cli.stages.compared import Compared
@@ -42,7 +42,7 @@ _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both
 _ROUNDING = 8 * torch.finfo(torch.float32).eps
 # Settings of align that no step depends on, and those that only some methods read: these say so themselves.
 _OF_THE_CHOICE = ("select", "probe_epochs")
-_OF_THE_METHOD = ("method", *mona.SETTINGS, *pare.SETTINGS)
+_OF_THE_METHOD = ("method", *itertools.chain(*METHOD_SETTINGS.values()))
 
 
 @dataclass(frozen=True)

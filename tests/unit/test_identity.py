@@ -1,5 +1,7 @@
 """What makes two runs the same experiment."""
 
+import pytest
+
 from orca_cli.runs.identity import identify
 from orca_cli.schema import GROUPS
 
@@ -33,3 +35,32 @@ def test_files_that_a_task_describes_count_by_their_content(tmp_path):
     assert set(identify(content, choices, tmp_path).files) == {
         str(tmp_path / "ecg" / name) for name in ("x.npy", "inner/y.npy")
     }
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "value", "same"),
+    [
+        ("orca", "inner_lr", 0.5, True),
+        ("orca", "source_share", 0.5, True),
+        ("orca", "lr", 0.5, False),
+        ("mona", "source_share", 0.5, True),
+        ("mona", "inner_lr", 0.5, False),
+        ("pare", "inner_lr", 0.5, True),
+        ("pare", "source_share", 0.5, False),
+        ("orca", "method", "mona", False),
+        ("mona", "method", "pare", False),
+    ],
+)
+def test_settings_of_a_method_count_where_it_is_chosen(tmp_path, method, name, value, same):
+    align = {"method": method, "lr": 0.01, "inner_lr": 0.1, "source_share": 0.75}
+    assert (_with_align(align, tmp_path) == _with_align(align | {name: value}, tmp_path)) is same
+
+
+def test_runs_from_before_there_was_a_choice_of_method_are_the_same_experiment(tmp_path):
+    today = {"lr": 0.01, "method": "orca", "inner_lr": 0.1, "source_share": 0.75}
+    assert _with_align({"lr": 0.01}, tmp_path) == _with_align(today, tmp_path)
+
+
+def _with_align(align, folder):
+    content = {"task": {}, "body": {}, "source": {}, "train": {}, "align": align}
+    return identify(content, dict.fromkeys(GROUPS, "x"), folder).run

@@ -53,6 +53,11 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
     return dict(sorted((own | users).items()))
 
 
+def key_of(text: str) -> str:
+    """Return the key, or the group, of an override."""
+    return text.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
 def _files(folder: Path) -> dict[str, Path]:
     """Return name -> file; files in folders below have names such as `paper/deepsea-roberta`."""
     return {file.relative_to(folder).as_posix().removesuffix(".yaml"): file for file in folder.rglob("*.yaml")}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orca_cli import configuration, study
+from orca_cli.configuration import key_of
 from orca_cli.exceptions import ConfigError
 
 RANDOM = "random"
@@ -48,14 +49,9 @@ def parse(text: str) -> list[Entry]:
     return _checked([_typed(word.strip().strip("'\"")) for word in text.split(",") if word.strip()])
 
 
-def override_key(text: str) -> str:
-    """Return the key of an override."""
-    return text.lstrip("+~").partition("=")[0].partition("@")[0]
-
-
 def merged(*groups: Iterable[str]) -> list[str]:
     """Return overrides with one for each key, that of the last group."""
-    return list({override_key(text): text for group in groups for text in group}.values())
+    return list({key_of(text): text for group in groups for text in group}.values())
 
 
 def _typed(word: str) -> Entry:
@@ -88,6 +84,6 @@ def _checked(entries: list[Entry]) -> list[Entry]:
             hint = "in a file, bodies=FILE.yaml, each has a name of its own"
             raise ConfigError(f"'{entry.label}' is there twice", where="bodies", hint=hint)
         seen.add(entry.label)
-        if not any(override_key(text) == "body" for text in entry.overrides):
+        if not any(key_of(text) == "body" for text in entry.overrides):
             raise ConfigError(f"'{entry.label}' has no body=NAME", where="bodies", hint="add it to its overrides")
     return entries

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, parts, signals, terminal
 from orca_cli.body_ranking import agreement, records
-from orca_cli.body_ranking.entries import Entry, merged, override_key, parse
+from orca_cli.body_ranking.entries import Entry, merged, parse
 from orca_cli.commands import select_table
 from orca_cli.commands.options import add_allow_module, add_config_dir
-from orca_cli.configuration import default_folders
+from orca_cli.configuration import default_folders, key_of
 from orca_cli.exceptions import ConfigError, DataError, UsageError
 from orca_cli.terminal import Result
 
@@ -72,7 +72,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         candidates = _candidates(typed, bodies, seeds, arguments.config_dir)
         found = rank(candidates, terminal.LogReporter())
     first = candidates[0].jobs[0]
-    overrides = [text for text in typed if override_key(text).split(".")[0] not in _OF_A_PLACE]
+    overrides = [text for text in typed if key_of(text).split(".")[0] not in _OF_A_PLACE]
     selection = {
         "task": _task_label(first),
         "overrides": sorted(overrides),

@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from orca_cli import part_groups, schema
 from orca_cli.compose.failures import refused
-from orca_cli.compose.overrides import check_typed, key_of
-from orca_cli.configuration import default_folders
+from orca_cli.compose.overrides import check_typed
+from orca_cli.configuration import default_folders, key_of
 from orca_cli.exceptions import ConfigError
 from orca_cli.runs.identity import Identity, identify
 from orca_cli.schema import GROUPS, Config

@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orca_cli import schema
-from orca_cli.compose.overrides import ALL_GROUPS, key_of
+from orca_cli.compose.overrides import ALL_GROUPS
+from orca_cli.configuration import key_of
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.schema import Config
 

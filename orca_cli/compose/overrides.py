@@ -30,11 +30,6 @@ def parse(overrides: list[str], loader: Any = None) -> list[Override]:
     return parser.parse_overrides(overrides)
 
 
-def key_of(text: str) -> str:
-    """Return the key, or the group, of an override."""
-    return text.lstrip("+~").partition("=")[0].partition("@")[0]
-
-
 def names_of(override: Override) -> list[str]:
     """Return the choices that an override names; a glob is expanded from those that exist, so it cannot name another."""
     value = override.value()

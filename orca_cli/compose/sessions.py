@@ -24,8 +24,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from orca_cli import configuration, schema, signals, study
 from orca_cli.compose.composed import Composed, Sweep, checked, reseeded
 from orca_cli.compose.failures import UNREADABLE, explained
-from orca_cli.compose.overrides import ALL_GROUPS, check_typed, key_of, names_of, parse, texts_of
-from orca_cli.configuration import choices, config_dir, default_folders
+from orca_cli.compose.overrides import ALL_GROUPS, check_typed, names_of, parse, texts_of
+from orca_cli.configuration import choices, config_dir, default_folders, key_of
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.schema import NEEDED_GROUPS, Config
 

@@ -26,11 +26,6 @@ class RunningMean:
         self._steps = steps
         self._mean: dict[str, Tensor] = {}
 
-    @property
-    def is_empty(self) -> bool:
-        """Return whether no weights have been added yet."""
-        return not self._mean
-
     @torch.no_grad()
     def add(self, step: int) -> None:
         """Add the weights as they are after a step, if it is one that counts."""

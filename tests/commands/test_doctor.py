@@ -32,7 +32,7 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package = checkpoints.Packaged("tiny_weights", "model", digest, "offline")
     monkeypatch.setitem(checkpoints.PACKAGED, CHECKPOINT, package)
     monkeypatch.setattr(connections, "hub_answers", lambda: False)
-    monkeypatch.setattr(machine, "_cached", lambda checkpoint: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("ORCA_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     return root
@@ -72,6 +72,21 @@ def test_weights_that_are_nowhere(
     monkeypatch.setattr(connections, "hub_answers", lambda: True)
     code, record = _report(capsys)
     assert (code, record["weights"]["found"], record["weights"]["fetchable"]) == (0, False, True)
+
+
+def test_weights_in_the_cache_of_the_hub(packaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (packaged / "model.safetensors").unlink()
+    snapshot = tmp_path / "hub" / f"models--{CHECKPOINT.replace('/', '--')}" / "snapshots" / "main"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text('{"model_type": "bert"}')
+    assert not _report(capsys)[1]["weights"]["found"]  # a download that was interrupted
+    (snapshot / "model.safetensors").write_bytes(b"weights")
+    code, record = _report(capsys)
+    assert (code, record["weights"]["from"], record["weights"]["folder"]) == (
+        0,
+        "cache of the model hub",
+        str(snapshot),
+    )
 
 
 def test_a_folder_that_cannot_be_written(

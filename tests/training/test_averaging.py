@@ -36,7 +36,7 @@ def test_the_mean_is_torchs_over_the_last_steps_alone():
     mean = RunningMean(model, model.state_dict(), range(4, 11))
     for step in steps(model, 10):
         mean.add(step)
-        assert mean.is_empty == (step < 4)
+        assert (not mean.state()) == (step < 4)
         if step >= 4:
             torchs = AveragedModel(model, use_buffers=True) if torchs is None else torchs
             torchs.update_parameters(model)

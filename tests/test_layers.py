@@ -29,6 +29,7 @@ LEVELS = {
     "launching": 2,
     "catalogue": 2,
     "part_groups": 2,
+    "setting_checks": 2,
     "study": 2,
     "metrics": 2,
     "models": 2,

@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from orca_cli import part_groups, schema
+from orca_cli import part_groups, setting_checks
 from orca_cli.compose.failures import refused
 from orca_cli.compose.overrides import check_typed
 from orca_cli.configuration import default_folders, key_of
@@ -78,8 +78,8 @@ def checked(cfg: DictConfig, hydra: Any) -> Composed:
     except OmegaConfBaseException as error:
         raise refused(error) from error
     assert isinstance(config, Config)
-    schema.check_keys(content)
-    schema.check(config)
+    setting_checks.check_keys(content)
+    setting_checks.check(config)
     part_groups.check(config)
     for name, folder in default_folders().items():
         setattr(config.paths, name, getattr(config.paths, name) or str(folder))

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from orca_cli import schema
+from orca_cli import setting_checks
 from orca_cli.compose.overrides import ALL_GROUPS
 from orca_cli.configuration import key_of
 from orca_cli.exceptions import ConfigError, suggest
@@ -40,7 +40,7 @@ def explained(error: Exception, overrides: list[str], load: Callable[[list[str]]
             return ConfigError(f"there is no '{parent}'", where=key, hint=suggest(parent, _keys(known)))
         allowed = [word for word in node if word != "hydra"]
         if name not in allowed and not text.startswith("+"):
-            return schema.unknown(name, allowed, f"{parent}." if parent else "")
+            return setting_checks.unknown(name, allowed, f"{parent}." if parent else "")
         try:
             load([*groups, text])
         except UNREADABLE as cause:
@@ -58,7 +58,7 @@ def _unknown_in_a_file(error: Exception) -> ConfigError | None:
     nested = {f"{name}.": value for name, value in vars(Config()).items() if is_dataclass(value)}
     for prefix, section in ({"": Config()} | nested).items():
         if found is not None and found[2] == type(section).__name__:
-            return schema.unknown(found[1], vars(section), prefix, f" in {file[1]}.yaml" if file else "")
+            return setting_checks.unknown(found[1], vars(section), prefix, f" in {file[1]}.yaml" if file else "")
     return None
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from typing import Any
 
-from orca_cli import schema
+from orca_cli import schema, setting_checks
 from orca_cli.interfaces import TaskData
 from orca_cli.schema import Config
 from orca_cli.stages import budget, selection
@@ -41,7 +41,7 @@ def decide(
     config, decided = with_values(config, of_budget), decided | of_budget
     if config.train.longer_by:
         config, decided["train.epochs"] = _lengthened(config)
-    schema.check(config)
+    setting_checks.check(config)
     return config, decided
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from orca_cli import compose
 from orca_cli.exceptions import ConfigError
-from orca_cli.schema import Config, Train, check, lookup
+from orca_cli.schema import Config, Train, lookup
+from orca_cli.setting_checks import check
 from orca_cli.stages import budget
 from orca_cli.stages.decide import decide, with_values
 from orca_cli.stages.decision import Decision

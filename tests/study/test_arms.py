@@ -5,7 +5,8 @@ import pytest
 
 from orca_cli import compose
 from orca_cli.exceptions import ConfigError
-from orca_cli.schema import Config, Train, check
+from orca_cli.schema import Config, Train
+from orca_cli.setting_checks import check
 from orca_cli.stages import training_plan
 from orca_cli.stages.build import build
 from orca_cli.stages.pseudo_labels import shuffled

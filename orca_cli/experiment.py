@@ -250,6 +250,8 @@ def _complete(
         _draw(folder)
     result = result_of(validated, tested) | compared | {"inexact": folder.inexact()}
     folder.write_result(result)
+    if not job.config.keep_weights:
+        folder.drop_weights()
     folder.ended("completed", result)
 
 

@@ -373,10 +373,20 @@ class Config:
         "Models to show beside the test error: a linear model and a forest (simple), MiniRocket for series as well (all; needs"
         " the extra peers). They change nothing about the run.",
     ] = "simple"
+    keep_weights: Annotated[
+        bool,
+        "Keep what was trained once the run is completed. false: the run can be compared with others and cannot predict; for"
+        " studies, since the weights of 1,000 runs of a small body take 80 GB.",
+    ] = True
 
 
 GROUPS = ("task", "body", "source", "metric", "finetune")  # whose choices name a run, a table row or a column
 NEEDED_GROUPS = (*GROUPS, "embedder")  # of which every run needs exactly one choice
+# Keys, or sections of them, that cannot change a result.
+WITHOUT_EFFECT = (
+    *("paths", "device", "tracker", "baselines", "tune", "keep_weights"),
+    *("train.checkpoint_s", "train.gradient_checkpointing"),
+)
 
 
 def settled(value: T | None) -> T:

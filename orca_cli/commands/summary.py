@@ -18,7 +18,7 @@ from orca_cli.outcome import Outcome
 from orca_cli.report.answer import numbers, svg
 from orca_cli.report.answer.console import Picture
 from orca_cli.runs.directory import STAGE_FOLDERS, RunName
-from orca_cli.runs.preprocessing import FILE as PREPROCESSING
+from orca_cli.runs.preprocessing import can_predict
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra
@@ -196,7 +196,7 @@ def _result_rows(outcome: Outcome) -> Iterator[tuple[str, str | Text]]:
         yield "compared", comparison["text"]
     yield "time", ", ".join(f"{stage} {value:.0f} s" for stage, value in result["seconds"].items())
     yield "folder", str(outcome.path)
-    if outcome.path is not None and (outcome.path / STAGE_FOLDERS["build"] / PREPROCESSING).exists():
+    if outcome.path is not None and can_predict(outcome.path):
         yield "predict", f"orca predict {outcome.path} INPUT | orca export {outcome.path} DIR"
     yield "next", "orca report | orca run seed=1 | orca run -m metric=minibatch_ot,none seed=0,1,2 | orca list"
 

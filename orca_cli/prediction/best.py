@@ -9,8 +9,8 @@ from typing import Any
 
 from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import collect
-from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, read_or_empty
-from orca_cli.runs.preprocessing import FILE
+from orca_cli.runs.directory import RESULT, read_or_empty
+from orca_cli.runs.preprocessing import can_predict
 
 _COMPARABLE = "run them with train.folds=5 (or train.refit=false), or give one by its folder"
 
@@ -55,8 +55,7 @@ def best_run(folder: Path) -> Best:
         result = read_or_empty(run.path / RESULT)
         error: Any = result.get("validation_error")
         on = (result.get("selected") or {}).get("on")
-        keeps = (run.path / STAGE_FOLDERS["build"] / FILE).exists()
-        if run.state != "completed" or not keeps or on == "test":
+        if run.state != "completed" or not can_predict(run.path) or on == "test":
             continue
         if on == "nothing":
             unjudged.append((run.path, result))

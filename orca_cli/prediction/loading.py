@@ -32,7 +32,7 @@ from orca_cli.models.checkpoints import architecture_only, check_modest
 from orca_cli.models.ensemble import Ensemble, twin
 from orca_cli.models.transfer import TransferModel
 from orca_cli.prediction.record import WEIGHTS, ModelRecord, is_export, own_file, read_export, read_run
-from orca_cli.runs.directory import STAGE_FOLDERS
+from orca_cli.runs.directory import STAGE_FOLDERS, keeps_weights
 from orca_cli.runs.preprocessing import BODY_CONFIG, load_preprocessing
 from orca_cli.training import checkpoint
 
@@ -102,6 +102,9 @@ def _open_export(folder: Path) -> Loaded:
 
 def _open_run(folder: Path, body_checkpoint: str | None) -> Loaded:
     record = read_run(folder)
+    if not keeps_weights(folder):
+        what = "the run kept no weights (keep_weights=false, or a trial of a search), so it cannot predict"
+        raise DataError(what, where=str(folder), hint="run it again with --force keep_weights=true")
     build, finetune = (folder / STAGE_FOLDERS[stage] for stage in ("build", "finetune"))
     preprocessing, body = load_preprocessing(build), build / BODY_CONFIG.parent
     has_config = (build / BODY_CONFIG).exists()

@@ -281,11 +281,11 @@ class RunDirectory:
 
     def drop_weights(self) -> None:
         """Remove all that stage 3 trained, of a run that is compared with others and not used; it cannot predict then."""
+        storage.remove(self.path / storage.MANIFEST)  # first: whoever finds a result without it seals what is there
         for path in sorted(self.stage("finetune").glob("*")):
             if path.is_dir():
                 storage.remove(path)
         if self.result():
-            storage.remove(self.path / storage.MANIFEST)
             self.finish()
 
     def finish(self) -> None:
@@ -299,6 +299,11 @@ class RunDirectory:
             storage.seal(self.path, files, owner=self.name.identity)
         if self.status().get("state") != "completed":
             self.set_state("completed", code=0)
+
+
+def keeps_weights(path: Path) -> bool:
+    """Return whether a completed run has what stage 3 trained; with keep_weights=false, and of a search, it does not."""
+    return any(folder.is_dir() for folder in (path / STAGE_FOLDERS["finetune"]).glob("*"))
 
 
 def _lasting(path: Path) -> list[Path]:

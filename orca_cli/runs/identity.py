@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orca_cli.schema import GROUPS, METHOD_SETTINGS
+from orca_cli.schema import GROUPS, METHOD_SETTINGS, WITHOUT_EFFECT
 from orca_cli.storage import sha256_file
 
-_WITHOUT_EFFECT = ("paths", "device", "tracker", "baselines", "tune")
 _HASH_BELOW = 2**30  # bytes; larger files are identified by size and modification time
-_TRAINING_WITHOUT_EFFECT = ("checkpoint_s", "gradient_checkpointing")
 SHORT = 8
 
 
@@ -44,8 +42,8 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
         choices: group -> chosen file.
         data_folder: where files that are not found from the working folder are looked for.
     """
-    kept = {key: value for key, value in content.items() if key not in _WITHOUT_EFFECT}
-    kept["train"] = {key: value for key, value in content["train"].items() if key not in _TRAINING_WITHOUT_EFFECT}
+    kept = {key: value for key, value in content.items() if key not in WITHOUT_EFFECT}
+    kept["train"] = {key: value for key, value in content["train"].items() if f"train.{key}" not in WITHOUT_EFFECT}
     if not kept["train"].get("compile"):
         kept["train"].pop("compile", None)  # runs from before this setting keep their identity
     if kept.get("test") is True:

@@ -15,11 +15,17 @@ import numpy as np
 from orca_cli import parts, storage
 from orca_cli.exceptions import ChecksumError, DataError
 from orca_cli.interfaces import Preprocessing
+from orca_cli.runs.directory import STAGE_FOLDERS, keeps_weights
 
 FILE, ARRAYS_FILE = "preprocessing.json", "preprocessing.safetensors"
 BODY_CONFIG = Path("body", "config.json")  # of the body's checkpoint: its architecture
 _SCHEMA = 1
 _HINT = "use the version of orca that trained this run"
+
+
+def can_predict(run: Path) -> bool:
+    """Return whether a completed run has its weights and its preprocessing."""
+    return keeps_weights(run) and (run / STAGE_FOLDERS["build"] / FILE).exists()
 
 
 def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:

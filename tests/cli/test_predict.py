@@ -271,6 +271,32 @@ def test_tables_and_folders_of_images(orca, environment, tmp_path, tiny, monkeyp
     assert np.array_equal(np.load("p.npz")["outputs"], np.load(run / "3_finetune" / "predictions.npz")["outputs"])
 
 
+def test_a_run_without_its_weights_is_compared_and_does_not_predict(tmp_path, tiny, orca, environment):
+    x, y = inputs((2, 20))
+    np.savez(tmp_path / "train.npz", x=x, y=y)
+    words = ["run", "task=arrays", "task.kind=classes", "task.train=train.npz", *QUICK, "train.select=best"]
+    words.append(f"body.checkpoint={tiny['bert']}")
+    code, out, err = orca(*words, "keep_weights=false")
+    assert code == 0, err
+    assert "orca predict" not in out
+    (run,) = run_folders(environment)
+    assert not list((run / "3_finetune").rglob("*.safetensors"))
+    assert orca("doctor", run)[0] == 0
+    report = orca("report")[1]
+    assert "minibatch_ot" in report
+    assert "keep_weights" not in report
+    code, _, err = orca("predict", run, "train.npz")
+    assert (code, "kept no weights" in err, "--force keep_weights=true" in err) == (11, True, True)
+    code, _, err = orca("predict", environment, "train.npz", "--best")
+    assert (code, "holds no completed run that can predict" in err) == (11, True)
+    assert "already completed" in orca(*words)[2]  # the same experiment
+    code, out, err = orca(*words, "--force", "keep_weights=true")
+    assert code == 0, err
+    assert orca("predict", environment, "train.npz", "--best", "--out", "p.npz")[0] == 0
+    first, second = results(environment)
+    assert first["weights_sha256"] == second["weights_sha256"]
+
+
 def test_the_best_of_a_sweep_is_chosen_by_validation(trained, orca, environment, tmp_path):
     for seed in (0, 1, 2):
         run = trained("bert", "integers", (2, 20), f"seed={seed}", "train.lr=1e-2", "train.select=best")

@@ -264,7 +264,8 @@ class Train:
     ] = 0
     members: Annotated[
         Count | None,
-        "Fine-tune N models that differ in their random draws; their outputs are averaged. null: by the budget.",
+        "Fine-tune N models that differ in all random draws, those of embedder and alignment included; their outputs are"
+        " averaged. null: by the budget.",
     ] = None
     average: Annotated[
         Fraction | None,

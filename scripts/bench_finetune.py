@@ -309,7 +309,7 @@ def whole(job: Any, built: Built, engine: Engine, blocks: int) -> dict[str, Any]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             with claim.claim(folder, experiment.run_name(job)) as run, timed(seconds["ours"]):
-                trained = finetune.finetune(config, built, engine, run, LogReporter())
+                trained = finetune.finetune(config, built, engine, run, LogReporter(), aligned_steps=0)
                 finetune.test(config, built, trained, engine, run)
             built.model.load_state_dict(first.state_dict())
             with timed(seconds["plain"]):

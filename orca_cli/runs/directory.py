@@ -94,6 +94,10 @@ class RunDirectory:
         """Return the folder of a stage: build, align or finetune."""
         return self.path / STAGE_FOLDERS[stage]
 
+    def part(self, path: Path) -> RunDirectory:
+        """Return a folder in which a part of the run's work resumes by itself, without recorders."""
+        return RunDirectory(path, self.name, allow_inexact=self._allow_inexact)
+
     @property
     def tracker(self) -> Path:
         """Return the folder of a tracker's files: copies of the curves, written by others, and in no manifest."""

@@ -81,9 +81,9 @@ _TABLE = (  # the first row that fits is taken
     Row(Size(5000, _ANY, _ANY), steps=400, passes=8, most_steps=800, batch_size=16, lr=5e-5),
     Row(Size(_ANY, _ANY, _ANY), steps=2000, passes=10, most_steps=5000, batch_size=32, lr=5e-5),
 )
-_LEVELS = {"quick": Level(0.25), "normal": Level(1.0), "thorough": Level(2.0, members=5)}
+_LEVELS = {"quick": Level(0.25), "normal": Level(1.0), "thorough": Level(1.0, members=5)}
 _OF_MINUTES = _LEVELS["normal"]  # until the time of a step is known; see stages/minutes.py
-MOST_OF_MINUTES = "thorough"  # whose steps a budget of minutes does not exceed
+_MOST_OF_MINUTES = Level(2.0)  # whose steps a budget of minutes does not exceed
 
 
 def decide(config: Config, task: TaskData, tokens: int, *, parameters: int, epochs: Decision | None = None) -> Decided:
@@ -137,7 +137,7 @@ def most_epochs(config: Config, samples: int, tokens: int, parameters: int) -> i
     """Return the epochs that a budget of minutes does not exceed, however long it is; `config` is decided."""
     size = Size(samples, tokens, parameters)
     row = next(row for row in _TABLE if size.fits(row.most))
-    return _epochs(row, _LEVELS[MOST_OF_MINUTES], config.train, samples)
+    return _epochs(row, _MOST_OF_MINUTES, config.train, samples)
 
 
 def _named(config: Config) -> str:

@@ -75,22 +75,7 @@ def build(config: Config, reporter: Reporter) -> Built:
     check_method(config, task.kind)
     if note := uneven_note(task, config.train):
         reporter.say(f"build: {note}")
-    mode: Finetune = parts.build(config.finetune, "finetune")
-    body = load_body(config, pretrained=mode.pretrained)
-    model = build_model(
-        body=body,
-        kind=task.kind,
-        input_shape=task.input_shape,
-        num_outputs=task.num_outputs,
-        embedder=parts.build(config.embedder, "embedder"),
-        pooling=config.predictor.pooling,
-        target_scale=task.target_scale,
-        causal=task.causal,
-        seed=config.seed,
-    )
-    fit_embedder(model.embedder, task.train, config.seed)
-    seeding.seed_torch(config.seed, "build", "finetune")
-    mode.apply(model)
+    model, mode = make_model(config, task)
     if config.train.gradient_checkpointing:
         checkpoint_layers(model.body)
     if config.train.compile:
@@ -110,6 +95,26 @@ def build(config: Config, reporter: Reporter) -> Built:
     summary = _summary(task, model, error) | _of_training(config, task, decided)
     source = read_source(config, source_seed(config), reporter) if config.align.method == "pare" else None
     return Built(task, learned, config, decided, loss, error, model, mode, summary, source)
+
+
+def make_model(config: Config, task: TaskData) -> tuple[TransferModel, Finetune]:
+    """Load the body and build embedder and predictor for the task's shapes; the finetune mode is applied."""
+    mode: Finetune = parts.build(config.finetune, "finetune")
+    model = build_model(
+        body=load_body(config, pretrained=mode.pretrained),
+        kind=task.kind,
+        input_shape=task.input_shape,
+        num_outputs=task.num_outputs,
+        embedder=parts.build(config.embedder, "embedder"),
+        pooling=config.predictor.pooling,
+        target_scale=task.target_scale,
+        causal=task.causal,
+        seed=config.seed,
+    )
+    fit_embedder(model.embedder, task.train, config.seed)
+    seeding.seed_torch(config.seed, "build", "finetune")
+    mode.apply(model)
+    return model, mode
 
 
 def _augmented(config: Config, task: TaskData, learned: Samples) -> Samples:

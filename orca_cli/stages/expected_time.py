@@ -94,7 +94,9 @@ def expected(built: Built, costs: Costs) -> dict[str, float]:
     trained = sum(parameter.nbytes for parameter in built.model.parameters() if parameter.requires_grad)
     training = members * settled(config.train.epochs) * epoch(built, costs)
     saves = training // max(config.train.checkpoint_s, 1.0) * _ADAM + 2 * members + 1
-    return {"align": costs.align, "finetune": training + members * known * costs.sample + saves * trained / _BYTES_S}
+    aligned_again = 0 if config.train.folds else (members - 1) * costs.align  # members with embedders of their own
+    rest = members * known * costs.sample + saves * trained / _BYTES_S
+    return {"align": costs.align, "finetune": training + aligned_again + rest}
 
 
 def epoch(built: Built, costs: Costs) -> float:

@@ -23,6 +23,7 @@ from orca_cli.schema import Config, settled
 from orca_cli.stages import selection
 from orca_cli.stages.build import Built, split_record, steps_per_epoch
 from orca_cli.stages.following import open_to_all
+from orca_cli.stages.member_start import drawn_again
 from orca_cli.stages.member_training import Fitted, MemberTraining
 from orca_cli.stages.members import Member, members_of
 from orca_cli.stages.rate_watch import RateChange
@@ -85,8 +86,14 @@ class Tested:
     constant: Tensor
 
 
-def finetune(config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
+def finetune(
+    config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter, *, aligned_steps: int
+) -> Trained:
     """Train and choose; resumes from the last checkpoint where there is one. The test split stays closed.
+
+    Args:
+        config, built, engine, run, reporter: of the run; the model's embedder is aligned.
+        aligned_steps: of the embedder's alignment, which members with an embedder of their own take as well.
 
     Writes 3_finetune/metrics.jsonl, and best/ and last/, or a folder for each of several members.
 
@@ -99,7 +106,7 @@ def finetune(config: Config, built: Built, engine: Engine, run: RunDirectory, re
     if note := shortened_warmup(config.train):
         reporter.say(f"finetune: {note}")
     stage = _Stage(config, built, engine, run, reporter)
-    return stage.one() if len(stage.members) == 1 else stage.several()
+    return stage.one() if len(stage.members) == 1 else stage.several(aligned_steps)
 
 
 class _Stage:
@@ -128,8 +135,8 @@ class _Stage:
         error = fitted.lines[fitted.epoch - 1]["validation_error"]
         return self._trained(built.model, error, [fitted.epoch], fitted.lines, fitted.change)
 
-    def several(self) -> Trained:
-        """Train each member that is not finished, from the same weights; writes its folder."""
+    def several(self, aligned_steps: int) -> Trained:
+        """Train each member that is not finished; writes its folder."""
         built, saved = self._built, self._saver.load()
         folders = [self._run.stage("finetune") / member.folder for member in self.members]
         finished = [checkpoint.read_finished(folder, owner=self._owner) for folder in folders]
@@ -143,7 +150,8 @@ class _Stage:
                 if finished[number] is not None:
                     advance(self._steps[number], "")
                     continue
-                built.finetune.load_trainable_state(built.model, first)
+                start = first if number == 0 or self._config.train.folds else self._drawn_again(number, aligned_steps)
+                built.finetune.load_trainable_state(built.model, start)
                 is_saved = saved is not None and saved.records["member"] == number
                 done_before = [done for done in finished[:number] if done is not None]
                 before = [line for done in done_before for line in done.record["lines"]]
@@ -157,6 +165,12 @@ class _Stage:
         curve = _mean_curve([done.record["lines"] for done in whole])
         epochs = [done.record["epoch"] for done in whole]
         return self._trained(model, self._validated(model, whole), epochs, curve, _change(whole))
+
+    def _drawn_again(self, number: int, aligned_steps: int) -> dict[str, Tensor]:
+        """Return the weights that a member with an embedder of its own starts from."""
+        run = self._run.part(self._run.stage("finetune") / CHECKPOINTS / f"start-{number}")
+        seed = self.members[number].seed
+        return drawn_again(self._built, self._engine, run, seed=seed, steps=aligned_steps)
 
     def _training(
         self,

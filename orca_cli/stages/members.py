@@ -1,4 +1,4 @@
-"""The models that one run fine-tunes in stage 3 from the same aligned embedder: one, one for each fold, or several."""
+"""The models that one run fine-tunes in stage 3: one, one for each fold, or several that are drawn apart."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Member:
 
     Args:
         folder: where its weights are, below 3_finetune; empty for the only one of a run, whose weights are best/ and last/.
-        seed: of its order, dropout and augmentation.
+        seed: of its order, dropout and augmentation; of members beside the first, of their embedder and predictor as well.
         samples: what it trains on.
         held_out: what it is validated on after every epoch; None where nothing is left.
         rows: those of `held_out` among the run's training samples, [m]; None where it is none of them.

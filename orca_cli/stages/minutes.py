@@ -78,5 +78,6 @@ def _fitting(config: Config, built: Built, costs: Costs | None, spent_s: float, 
     epochs = max(1, min(int(left / one), most))
     why = f"budget={minutes}: a step takes {costs.step:.2g} s on this machine; repeat this run with {_KEY}={epochs}"
     return Decision(
-        epochs, why if epochs < most else f"budget={minutes} is enough for all steps of {budget.MOST_OF_MINUTES}"
+        epochs,
+        why if epochs < most else f"budget={minutes} is enough for twice the steps of normal, and no more are taken",
     )

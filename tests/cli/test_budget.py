@@ -175,22 +175,22 @@ def test_other_protocols_leave_the_rate_as_it_is(orca, environment, watched):
 
 
 @pytest.mark.parametrize(
-    ("words", "per_epoch", "members"),
+    ("words", "per_epoch", "members", "aligned_again"),
     [
-        (["task.validation_size=100", "train.epochs=5"], 60 / 16 * 2 + 100 * 0.5, 1),  # validated after every epoch
-        (["task.validation_size=5", "train.epochs=5", "train.members=3"], 60 / 16 * 2 + 5 * 0.5, 3),
-        (["task.validation_size=5", "train.epochs=5", "train.folds=3"], 40 / 16 * 2 + 20 * 0.5, 3),
+        (["task.validation_size=100", "train.epochs=5"], 60 / 16 * 2 + 100 * 0.5, 1, 0),  # validated after every epoch
+        (["task.validation_size=5", "train.epochs=5", "train.members=3"], 60 / 16 * 2 + 5 * 0.5, 3, 2),
+        (["task.validation_size=5", "train.epochs=5", "train.folds=3"], 40 / 16 * 2 + 20 * 0.5, 3, 0),
     ],
 )
 def test_the_expected_time_is_that_of_all_steps_and_validations_of_all_members(
-    environment, bare, words, per_epoch, members
+    environment, bare, words, per_epoch, members, aligned_again
 ):
     with compose.session() as session:
         built = build(session.compose(typed(*bare, *words)).config, LogReporter())
     seconds = expected(built, Costs(step=2.0, sample=0.5, align=7.0))
     tested = members * 0.5 * (60 + len(built.task.validation))
     assert seconds["align"] == 7
-    assert seconds["finetune"] == pytest.approx(5 * members * per_epoch + tested, rel=0.02)
+    assert seconds["finetune"] == pytest.approx(5 * members * per_epoch + tested + 7 * aligned_again, rel=0.02)
 
 
 def test_what_stage_2_cannot_do_is_not_blamed_on_the_timing(orca, environment, bare, monkeypatch):

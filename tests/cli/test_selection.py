@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import orca_cli
+from orca_cli import seeding
 from orca_cli.models.ensemble import averaged
 from orca_cli.scoring.classification import ZeroOne
 from orca_cli.tasks.shared.splits import draw
@@ -21,6 +22,11 @@ N, TEST = 40, 10
 QUICK = [
     "task=arrays", "task.train=train.npz", "task.test=test.npz", "source.size=160", "metric=none", "train.epochs=3",
     "train.warmup_epochs=1", "train.batch_size=8", "train.lr=1e-3", "train.eval_batch_size=8",
+]  # fmt: skip
+# Members of runs with these have embedders of their own, whose filters differ, and align them.
+ALIGNED = [
+    "metric=minibatch_ot", "metric.size=16", "align.epochs=4", "align.source_points=100", "align.max_samples=16",
+    "align.select=last", "embedder=multiscale", "embedder.filters=4", "embedder.token_filters=4",
 ]  # fmt: skip
 
 
@@ -107,6 +113,7 @@ def test_a_sample_of_validation_changes_the_weights_after_a_refit_alone(run):
         ("labels", ["train.folds=2", "precision=bf16"]),
         ("values", ["train.folds=2", "finetune=layernorm"]),
         ("class maps", ["train.members=2", "train.average=0.5"]),
+        ("classes", ["train.members=2", "finetune=layernorm", *ALIGNED]),
     ],
 )
 def test_several_models_predict_and_are_exported_with_the_bits_of_the_run(orca, run, tmp_path, kind, settings):
@@ -129,6 +136,23 @@ def test_several_models_predict_and_are_exported_with_the_bits_of_the_run(orca, 
     shutil.move(path, tmp_path / "gone")
     assert orca("predict", tmp_path / "model", "test.npz", "--out", "p.npz")[0] == 0
     assert np.array_equal(np.load("p.npz")["outputs"], predicted(tmp_path / "gone"))
+
+
+def test_members_beside_the_first_draw_and_align_an_embedder_of_their_own(run):
+    """With a rate of nothing each member is what it starts from: that of a run with its seed, and the same source examples."""
+    still = [*ALIGNED, "train.lr=1e-30", "train.epochs=1"]
+    path, _ = run("classes", *still, "train.members=2")
+    for number, seed in enumerate((0, seeding.derive(0, "finetune", "member", 1) % 2**31)):
+        alone, _ = run("classes", *still, "align.source_seed=0", f"seed={seed}")
+        single = load_file(alone / "3_finetune" / "last" / "model.safetensors")
+        member = load_file(path / "3_finetune" / f"member-{number}" / "model.safetensors")
+        assert single.keys() == member.keys()
+        for name, value in single.items():
+            torch.testing.assert_close(member[name], value, rtol=0, atol=1e-20, msg=name)
+    filters = [
+        load_file(path / "3_finetune" / f"member-{i}" / "model.safetensors")["embedder.beside.weight"] for i in (0, 1)
+    ]
+    assert not torch.equal(*filters)
 
 
 def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(orca, run, environment, tmp_path):
@@ -155,14 +179,22 @@ def test_folds_judge_every_training_sample_by_the_model_that_has_not_seen_it(orc
     assert orca("predict", environment, "test.npz", "--best", "--out", "p.npz")[0] == 0
 
 
-def test_a_run_of_folds_is_resumed_inside_one_and_repeats_none(orca, run, environment, tiny, monkeypatch):
-    settings = ["train.folds=3", "train.average=0.4", "train.checkpoint_s=0"]
+@pytest.mark.parametrize(
+    ("name", "settings", "each"),
+    [
+        ("fold", ["train.folds=3"], 3 * 4),  # 26 or 27 samples in batches of 8
+        ("member", ["train.members=3", *ALIGNED], 3 * 5),
+    ],
+)
+def test_a_run_of_several_models_is_resumed_inside_one_and_repeats_none(
+    orca, run, environment, tiny, monkeypatch, name, settings, each
+):
+    settings = [*settings, "train.average=0.4", "train.checkpoint_s=0"]
     path, whole = run("classes", *settings)
     aside = environment.parent / "aside"
     shutil.move(path, aside)
     taken, original = [], RunningMean.add  # called after each step of training
-    per_fold = 3 * 4  # 26 or 27 samples in batches of 8
-    stop = per_fold + 10
+    stop = each + 10
 
     def stopping(mean, step):
         taken.append(step)
@@ -174,14 +206,17 @@ def test_a_run_of_folds_is_resumed_inside_one_and_repeats_none(orca, run, enviro
     words = [*QUICK, "task.kind=classes", f"body.checkpoint={tiny['bert']}", *settings]
     assert orca("run", *words)[0] == 143
     (half,) = run_folders(environment)
-    assert {folder.name for folder in (half / "3_finetune").iterdir() if folder.is_dir()} == {"fold-0", "checkpoints"}
-    finished = (half / "3_finetune" / "fold-0" / "MANIFEST.json").stat().st_mtime_ns
+    assert {folder.name for folder in (half / "3_finetune").iterdir() if folder.is_dir()} == {
+        f"{name}-0",
+        "checkpoints",
+    }
+    finished = (half / "3_finetune" / f"{name}-0" / "MANIFEST.json").stat().st_mtime_ns
     taken.clear()
     code, _, err = orca("run", *words)
     assert code == 0, err
-    assert f"resumed at step {stop} of {3 * per_fold}" in err
-    assert taken == [11, 12, *range(1, per_fold + 1)]
-    assert (half / "3_finetune" / "fold-0" / "MANIFEST.json").stat().st_mtime_ns == finished
+    assert f"resumed at step {stop} of {3 * each}" in err
+    assert taken == [*range(11, each + 1), *range(1, each + 1)]
+    assert (half / "3_finetune" / f"{name}-0" / "MANIFEST.json").stat().st_mtime_ns == finished
     (result,) = results(environment)
     for key in ("weights_sha256", "error", "validation_error", "selected"):
         assert result[key] == whole[key], key

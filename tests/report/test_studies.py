@@ -70,3 +70,18 @@ def test_arms_of_a_study_are_pairs_whatever_they_set(tmp_path):
         for body in ("minilm", "bert")  # a body is no part of an arm
     }
     assert comparison.unpaired == 0
+
+
+def test_an_arm_that_is_only_begun_with_another_metric_is_nobody_s_partner(tmp_path):
+    members = []
+    for arm, metric, state, value in (
+        ("default", "otdd", "completed", 0.5),
+        ("default", "zzz", "failed", None),
+        ("thorough", "otdd", "completed", 0.4),
+    ):
+        identity = f"{arm}-{metric}"
+        add_run(tmp_path, metric=metric, state=state, value=value, identity=identity)
+        members.append(studies.Member(identity, {"set": "digits", "arm": arm, "seed": "0", "metric": metric}))
+    studies.add(tmp_path, "small", members)
+    comparison = compare(build_table(of_study(collect([tmp_path]), [tmp_path], "small")), "arm", "default", 0.5)
+    assert [block.gains for block in comparison.blocks] == [[pytest.approx(10.0)]]

@@ -135,7 +135,9 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
     if len(values) == 1:
         hint = f"run others as well: orca run -m {axis}={baseline},..."
         raise DataError(f"all runs have {axis}={baseline}", where="--against", hint=hint)
-    partners = {_others(row.method, axis): row for row in table.rows if value_of(row.method, axis) == baseline}
+    # Rows without a completed run, such as one that was typed beside an arm and interrupted, are nobody's partner.
+    finished = [row for row in table.rows if any(cell.by_seed for cell in row.cells)]
+    partners = {_others(row.method, axis): row for row in finished if value_of(row.method, axis) == baseline}
     blocks = []
     for row in table.rows:
         if (value := value_of(row.method, axis)) in (None, baseline):

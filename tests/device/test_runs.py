@@ -54,7 +54,12 @@ def test_a_run_with_every_metric_agrees_with_the_cpu(orca, environment, words, o
         ),
         ("swin", (3, 10, 10), "dense", ["align.features=sequence", "align.dtype=float64"]),
         ("vit", (1, 8, 8), "classes", ["finetune=layernorm", "metric=mmd", "embedder=multiscale"]),
-        ("bert", (2, 12), "classes", ["embedder=multiscale", "train.members=2", "metric=minibatch_ot", "metric.size=16"]),
+        (
+            "bert",
+            (2, 12),
+            "classes",
+            ["embedder=multiscale", "train.members=2", "metric=minibatch_ot", "metric.size=16"],
+        ),
     ],
 )
 def test_every_family_of_bodies_and_kind_of_targets(orca, environment, words, on_device, body, shape, targets, more):

@@ -79,9 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     words = [word for word in words if word != "--traceback"]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names with characters that the output lacks
-    # Otherwise idle threads of torch's OpenMP spin, and two runs on the same cores slow each other down tenfold. It must be
-    # set before torch is imported, and changes no result.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _wait_briefly()
     rank = None
     try:
         rank = ranks.found()
@@ -104,6 +102,17 @@ def main(argv: list[str] | None = None) -> int:
     if rank is not None and not rank.leads:
         time.sleep(ranks.LAUNCHER_EXITS_S)  # for a launcher stops the others, and the first has to say what is wrong
     return failure.code
+
+
+def _wait_briefly() -> None:
+    """Let waiting threads of torch's OpenMP sleep after some microseconds; what the environment says beats it.
+
+    Where they spin for long, two runs on the same cores slow each other down tenfold; where they sleep at once, a run alone takes
+    twice the time (docs/decisions/0022-waiting-threads.md). It must be set before torch is imported, and changes no result.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's OpenMP, which torch has on Linux, knows a middle way
 
 
 def _failure(error: Exception) -> OrcaError:

@@ -1,7 +1,11 @@
 """Every process of the tests has one thread, whatever the environment says (tests/conftest.py)."""
 
 import os
+import re
+import subprocess
+import sys
 
+import pytest
 import threadpoolctl
 import torch
 
@@ -11,3 +15,23 @@ def test_one_thread_here_and_in_what_is_started():
     assert {pool["num_threads"] for pool in threadpoolctl.threadpool_info()} == {1}
     assert os.environ["OMP_NUM_THREADS"] == "1"
     assert not {"MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"} & os.environ.keys()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP, which torch has on Linux alone")
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ({}, ("PASSIVE", "1000")),
+        ({"GOMP_SPINCOUNT": "7"}, ("PASSIVE", "7")),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
+    ],
+)
+def test_the_command_line_tells_openmp_how_long_its_threads_spin(given, seen):
+    """OpenMP itself says what it has read; it reads the environment when torch is imported, never again."""
+    variables = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    code = "from orca_cli.cli import main; main(['--version']); import torch"
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, env=variables | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True)
+    found = dict(re.findall(r"(OMP_WAIT_POLICY|GOMP_SPINCOUNT) = '(\w+)'", said.stderr))
+    assert found["OMP_WAIT_POLICY"] == seen[0]
+    assert seen[1] in (None, found["GOMP_SPINCOUNT"])

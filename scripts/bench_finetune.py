@@ -335,6 +335,7 @@ def task(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
         "train.warmup_epochs=0.5",
         "train.batch_size=32",
         "train.adapt_rate=false",
+        "train.select=best",  # as the others: the same samples, and the best of the epochs
     ]
     with compose.session() as session:
         job = session.compose([*words, f"precision={arguments.precision}"])

@@ -50,6 +50,7 @@ class Row:
         passes: ... or so many passes over the samples, if those are more steps ...
         most_steps: ... but no more than this, unless one pass has more.
         warmup: share of the steps.
+        members: that are averaged.
     """
 
     most: Size
@@ -62,27 +63,28 @@ class Row:
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip: float = 1.0
+    members: int = 1
 
 
 @dataclass(frozen=True)
 class Level:
-    """A budget: how many times the steps of `normal`, and how many members are averaged."""
+    """A budget: how many times the steps of `normal`, and how many members are averaged; None: as the row says."""
 
     share: float
-    members: int = 1
+    members: int | None = 1
 
 
 _ANY = 10**15
 _TABLE = (  # the first row that fits is taken
-    Row(Size(500, _ANY, 50_000_000), steps=400, passes=0, most_steps=400, batch_size=16, lr=2e-4),
-    Row(Size(5000, _ANY, 50_000_000), steps=400, passes=8, most_steps=800, batch_size=16, lr=2e-4),
+    Row(Size(500, _ANY, 50_000_000), steps=400, passes=0, most_steps=400, batch_size=16, lr=2e-4, members=2),
+    Row(Size(5000, _ANY, 50_000_000), steps=400, passes=8, most_steps=800, batch_size=16, lr=2e-4, members=2),
     Row(Size(_ANY, _ANY, 50_000_000), steps=2000, passes=10, most_steps=5000, batch_size=32, lr=2e-4),
     Row(Size(500, _ANY, _ANY), steps=400, passes=0, most_steps=400, batch_size=16, lr=5e-5),
     Row(Size(5000, _ANY, _ANY), steps=400, passes=8, most_steps=800, batch_size=16, lr=5e-5),
     Row(Size(_ANY, _ANY, _ANY), steps=2000, passes=10, most_steps=5000, batch_size=32, lr=5e-5),
 )
-_LEVELS = {"quick": Level(0.25), "normal": Level(1.0), "thorough": Level(1.0, members=5)}
-_OF_MINUTES = _LEVELS["normal"]  # until the time of a step is known; see stages/minutes.py
+_LEVELS = {"quick": Level(0.25), "normal": Level(1.0, members=None), "thorough": Level(1.0, members=5)}
+_OF_MINUTES = Level(1.0)  # until the time of a step is known; see stages/minutes.py
 _MOST_OF_MINUTES = Level(2.0)  # whose steps a budget of minutes does not exceed
 
 
@@ -112,7 +114,7 @@ def decide(config: Config, task: TaskData, tokens: int, *, parameters: int, epoc
         decided["train.epochs"] = epochs
     most = _epochs(row, _level(config), dataclasses.replace(train, batch_size=batch_size), size.samples)
     length = settle("epochs", most) if epochs is None else epochs.value
-    settle("members", 1 if train.folds else _level(config).members)
+    settle("members", _members(row, config))
     settle("outer_rate", row.outer_rate if train.lr is None else 1.0)
     settle("lr", row.lr)
     settle("warmup_epochs", round(row.warmup * min(length, train.decay_epochs or length), 6))
@@ -146,6 +148,14 @@ def _named(config: Config) -> str:
 
 def _level(config: Config) -> Level:
     return _OF_MINUTES if is_minutes(config) else _LEVELS[config.budget]
+
+
+def _members(row: Row, config: Config) -> int:
+    """Return how many members are averaged; who says how long to train says how long one model does."""
+    if config.train.folds:
+        return 1
+    own = row.members if config.train.epochs is None else 1
+    return _level(config).members or own
 
 
 def _epochs(row: Row, level: Level, train: Train, samples: int) -> int:

@@ -79,9 +79,15 @@ def test_the_samples_that_count_are_those_that_stage_3_trains_on():
     assert config.train.members == 1
 
 
-def test_a_thorough_run_averages_members_and_folds_are_members_enough():
-    assert [decided(level=level)[0].train.members for level in ("quick", "normal", "thorough")] == [1, 1, 5]
+def test_members_by_the_budget_and_folds_are_members_enough():
+    assert [decided(level=level)[0].train.members for level in ("quick", "normal", "thorough", 5.0)] == [1, 2, 5, 1]
     assert decided(level="thorough", folds=3)[0].train.members == 1
+
+
+def test_a_normal_run_has_two_members_where_they_cost_little_and_its_length_is_left_open():
+    sizes = [{}, {"n": 5000}, {"n": 5001}, {"parameters": 51 * MILLION}, {"epochs": 3}]
+    assert [decided(**size)[0].train.members for size in sizes] == [2, 2, 1, 1, 1]
+    assert decided(level="thorough", epochs=3)[0].train.members == 5
 
 
 def test_the_warm_up_is_a_share_of_what_is_set():

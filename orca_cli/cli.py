@@ -107,8 +107,8 @@ def main(argv: list[str] | None = None) -> int:
 def _wait_briefly() -> None:
     """Let waiting threads of torch's OpenMP sleep after some microseconds; what the environment says beats it.
 
-    Where they spin for long, two runs on the same cores slow each other down tenfold; where they sleep at once, a run alone takes
-    twice the time (docs/decisions/0022-waiting-threads.md). It must be set before torch is imported, and changes no result.
+    Where they spin for long, two runs on the same cores slow each other down tenfold; where they sleep at once, a run alone
+    takes twice the time (docs/decisions/0022-waiting-threads.md). Set it before torch is imported; it changes no result.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

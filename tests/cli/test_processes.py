@@ -66,9 +66,10 @@ def ended(cases, timeout_s=240):
     return [case.wait(timeout_s) for case in cases]
 
 
-def test_two_processes_give_the_run_of_one(fork, together, environment, small, still, tmp_path):
+@pytest.mark.parametrize("more", [[], ["train.members=2", "train.epochs=2"]], ids=["one model", "members"])
+def test_two_processes_give_the_run_of_one(fork, together, environment, small, still, tmp_path, more):
     """Splits and last batches that two do not divide, through both forms of a step: with and without known targets to count."""
-    words = ["run", *small, f"body.checkpoint={still}", *UNEVEN]
+    words = ["run", *small, f"body.checkpoint={still}", *UNEVEN, *more]
     alone = fork(*words, f"paths.runs={tmp_path / 'one'}")
     pair = together(*words)
     assert ended([alone, *pair]) == [0, 0, 0], pair[0].err

@@ -14,6 +14,7 @@ import orca_cli
 from orca_cli import seeding
 from orca_cli.models.ensemble import averaged
 from orca_cli.scoring.classification import ZeroOne
+from orca_cli.stages.trajectory import Trainer
 from orca_cli.tasks.shared.splits import draw
 from orca_cli.training.averaging import RunningMean
 from tests.cli.conftest import results, run_folders
@@ -222,6 +223,31 @@ def test_a_run_of_several_models_is_resumed_inside_one_and_repeats_none(
         assert result[key] == whole[key], key
     curves = [(place / "3_finetune" / "metrics.jsonl").read_text() for place in (half, aside)]
     assert curves[0] == curves[1]
+
+
+def test_a_run_is_resumed_inside_the_alignment_of_a_member(orca, run, environment, tiny, tmp_path, monkeypatch):
+    settings = [*ALIGNED, "train.members=2", "train.checkpoint_s=0", f"paths.cache={tmp_path / 'cache'}"]
+    taken, original = [], Trainer._epoch
+
+    def stopping(trainer):
+        taken.append(trainer._step)
+        if len(taken) == 4 + 3:  # the first four are of the run's own embedder
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(trainer)
+
+    monkeypatch.setattr(Trainer, "_epoch", stopping)
+    with pytest.raises(AssertionError, match="SIGTERM"):
+        run("classes", *settings)
+    (half,) = run_folders(environment)
+    finished = (half / "3_finetune" / "member-0" / "MANIFEST.json").stat().st_mtime_ns
+    _, resumed = run("classes", *settings)
+    assert taken == [*range(4), 0, 1, 2, 2, 3]  # the step that was interrupted is taken again
+    assert (half / "3_finetune" / "member-0" / "MANIFEST.json").stat().st_mtime_ns == finished
+    assert not (half / "3_finetune" / "checkpoints").exists()
+    _, whole = run("classes", *settings, "--force", f"paths.cache={tmp_path / 'other'}")
+    assert len(taken) == 9 + 8
+    for key in ("weights_sha256", "error", "curves", "alignment"):
+        assert resumed[key] == whole[key], key
 
 
 def test_the_best_epoch_by_loss_is_kept_and_averaged_weights_are_the_ones_that_validate(run):

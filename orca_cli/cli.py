@@ -55,7 +55,7 @@ _COMPUTING = (
 
 _EXAMPLES = """\
 examples:
-  orca run                                   a first transfer, one to three minutes: digits with MiniLM
+  orca run                                   a first transfer, about a minute: digits with MiniLM
   orca run task=listops body=minilm seed=1   another task
   orca run -m metric=minibatch_ot,none seed=0,1,2    a sweep
   orca report                                the table of all results

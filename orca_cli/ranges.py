@@ -21,7 +21,8 @@ from orca_cli.exceptions import ConfigError, suggest
 
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
-Seed = Annotated[int, Interval(ge=0, le=2**31 - 1)]
+LARGEST_SEED = 2**31 - 1
+Seed = Annotated[int, Interval(ge=0, le=LARGEST_SEED)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]

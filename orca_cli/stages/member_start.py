@@ -11,12 +11,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from orca_cli.progress import Silent
+from orca_cli.ranges import LARGEST_SEED
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.stages.align import trained
 from orca_cli.stages.build import Built, make_model, source_seed
 from orca_cli.training.engine import Engine
-
-_SEEDS = 2**31  # of runs: a run with this seed would start from the same weights
 
 
 def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int, steps: int) -> dict[str, Tensor]:
@@ -33,7 +32,8 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int, s
         NonFiniteError, MemoryExhaustedError: as `align.align`.
     """
     align = replace(built.config.align, source_seed=source_seed(built.config))
-    config = replace(built.config, seed=seed % _SEEDS, align=align)
+    own = seed % (LARGEST_SEED + 1)  # one that a run can have, which then starts from the same weights
+    config = replace(built.config, seed=own, align=align)
     model, mode = make_model(config, built.task)
     if steps:
         _, trajectory, _ = trained(config, replace(built, config=config, model=model), engine, run, Silent())

@@ -147,14 +147,17 @@ def build_table(job: Composed, summary: Summary) -> RenderableType:
     data += f", {summary['size']} size" if summary["size"] else ""
     data += f"; {summary['note']}" if summary["note"] else ""
     kind = f"{summary['kind']}, {summary['num_outputs']} outputs"
-    steps = summary["steps"]
+    steps, members = summary["steps"], summary["members"]
+    trained = f"finetune {steps['finetune']:,}"
+    if members > 1:
+        trained += f": {members} models of {steps['finetune'] // members:,}, whose outputs are averaged"
     rows = {
         "task": f"{names['task']} ({kind}), input {_shape(summary['input_shape'])}",
         "data": data,
         "body": f"{names['body']}, width {summary['width']}, finetune={names['finetune']}",
         "embedder": f"{kernel} of at most {summary['max_tokens']}",
         "parameters": f"{sizes}; trained {parameters['trained']:,}",
-        "steps": f"align {steps['align']} ({names['metric']}), finetune {steps['finetune']}",
+        "steps": f"align {steps['align']} ({names['metric']}), {trained}",
     }
     if expected := summary.get("expected_s"):
         each = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in expected.items())

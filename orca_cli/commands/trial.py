@@ -169,9 +169,7 @@ def _trained(arguments: argparse.Namespace) -> Outcome:
     pruning = Pruning(judge, search.most)
 
     def built(summary: experiment.Summary) -> None:
-        decided = summary["decided"].get("train.members", {}).get("value")
-        members = job.config.train.folds or job.config.train.members or decided or 1
-        pruning.total = summary["steps"]["finetune"] // members
+        pruning.total = summary["steps"]["finetune"] // summary["members"]
 
     first = job.config.seed == job.config.tune.seed
     with judge.leased():

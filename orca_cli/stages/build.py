@@ -254,11 +254,10 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> dict[str, An
 def _of_training(config: Config, task: TaskData, decided: Decided) -> dict[str, Any]:
     """Return what of the summary depends on decisions."""
     own = settled(config.train.epochs) * steps_per_epoch(config, selection.count_learned(config, task))
+    members = selection.count_members(config)
     return {
-        "steps": {
-            "align": config.align.epochs if has_alignment(config) else 0,
-            "finetune": selection.count_members(config) * own,
-        },
+        "steps": {"align": config.align.epochs if has_alignment(config) else 0, "finetune": members * own},
+        "members": members,
         "warmup_epochs": warmup_length(config.train),
         "decided": record(decided),
     }

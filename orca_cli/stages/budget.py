@@ -7,7 +7,9 @@ the paper's in their own files.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from orca_cli import schema
@@ -83,12 +85,19 @@ _TABLE = (  # the first row that fits is taken
     Row(Size(5000, _ANY, _ANY), steps=400, passes=8, most_steps=800, batch_size=16, lr=5e-5),
     Row(Size(_ANY, _ANY, _ANY), steps=2000, passes=10, most_steps=5000, batch_size=32, lr=5e-5),
 )
-_LEVELS = {"quick": Level(0.25), "normal": Level(1.0, members=None), "thorough": Level(1.0, members=5)}
+MOST_MEMBERS = 5  # that a budget of minutes takes, as `thorough` does
+_LEVELS = {"quick": Level(0.25), "normal": Level(1.0, members=None), "thorough": Level(1.0, members=MOST_MEMBERS)}
 _OF_MINUTES = Level(1.0)  # until the time of a step is known; see stages/minutes.py
-_MOST_OF_MINUTES = Level(2.0)  # whose steps a budget of minutes does not exceed
 
 
-def decide(config: Config, task: TaskData, tokens: int, *, parameters: int, epochs: Decision | None = None) -> Decided:
+def decide(
+    config: Config,
+    task: TaskData,
+    tokens: int,
+    *,
+    parameters: int,
+    timed: Mapping[str, Decision] = MappingProxyType({}),
+) -> Decided:
     """Return the settings of stage 3 that were left open.
 
     Args:
@@ -96,7 +105,7 @@ def decide(config: Config, task: TaskData, tokens: int, *, parameters: int, epoc
         task: the data.
         tokens: T, of a sample.
         parameters: of the whole model.
-        epochs: of a budget of minutes, once the time of a step is known.
+        timed: what a budget of minutes decides, once the time of a step is known.
     """
     size = Size(selection.count_learned(config, task), tokens, parameters)
     row = next(row for row in _TABLE if size.fits(row.most))
@@ -106,14 +115,14 @@ def decide(config: Config, task: TaskData, tokens: int, *, parameters: int, epoc
 
     def settle(name: str, value: Any) -> Any:
         if (typed := getattr(train, name)) is None:
-            decided[f"train.{name}"] = Decision(value, why)
-        return value if typed is None else typed
+            decision = decided[f"train.{name}"] = timed.get(f"train.{name}", Decision(value, why))
+            return decision.value
+        return typed
 
     batch_size = settle("batch_size", min(row.batch_size, size.samples))
-    if train.epochs is None and epochs is not None:
-        decided["train.epochs"] = epochs
-    most = _epochs(row, _level(config), dataclasses.replace(train, batch_size=batch_size), size.samples)
-    length = settle("epochs", most) if epochs is None else epochs.value
+    length = settle(
+        "epochs", _epochs(row, _level(config), dataclasses.replace(train, batch_size=batch_size), size.samples)
+    )
     settle("members", _members(row, config))
     settle("outer_rate", row.outer_rate if train.lr is None else 1.0)
     settle("lr", row.lr)
@@ -135,11 +144,10 @@ def is_minutes(config: Config) -> bool:
     return not isinstance(config.budget, str)
 
 
-def most_epochs(config: Config, samples: int, tokens: int, parameters: int) -> int:
-    """Return the epochs that a budget of minutes does not exceed, however long it is; `config` is decided."""
-    size = Size(samples, tokens, parameters)
+def whole_epochs(config: Config, size: Size) -> int:
+    """Return the epochs of a member that is trained as long as `normal` does; `config` is decided."""
     row = next(row for row in _TABLE if size.fits(row.most))
-    return _epochs(row, _MOST_OF_MINUTES, config.train, samples)
+    return _epochs(row, _OF_MINUTES, config.train, size.samples)
 
 
 def _named(config: Config) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -126,24 +128,24 @@ def _augmented(config: Config, task: TaskData, learned: Samples) -> Samples:
     return Augmented(learned, part, measure(task.train, task.kind, config.seed))
 
 
-def redecided(config: Config, built: Built, epochs: Decision) -> Built:
-    """Return what was built with the epochs of a budget of minutes, and what follows from them, decided again.
+def redecided(config: Config, built: Built, timed: Mapping[str, Decision]) -> Built:
+    """Return what was built with what a budget of minutes decides, and what follows from it, decided again.
 
     Args:
         config: as composed.
         built: from it.
-        epochs: the decision about train.epochs.
+        timed: the decisions, once the time of a step is known.
     """
-    config, decided = _decided(config, built.task, built.model, epochs)
+    config, decided = _decided(config, built.task, built.model, timed)
     summary = built.summary | _of_training(config, built.task, decided)
     return replace(built, config=config, decided=decided, summary=summary)
 
 
 def _decided(
-    config: Config, task: TaskData, model: TransferModel, epochs: Decision | None = None
+    config: Config, task: TaskData, model: TransferModel, timed: Mapping[str, Decision] = MappingProxyType({})
 ) -> tuple[Config, Decided]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return decide(config, task, model.embedder.layout.tokens, parameters=parameters, epochs=epochs)
+    return decide(config, task, model.embedder.layout.tokens, parameters=parameters, timed=timed)
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:

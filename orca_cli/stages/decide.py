@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from orca_cli import schema, setting_checks
@@ -20,7 +22,12 @@ _OPEN = (None, "auto")  # settings that may be decided
 
 
 def decide(
-    config: Config, task: TaskData, tokens: int, *, parameters: int, epochs: Decision | None = None
+    config: Config,
+    task: TaskData,
+    tokens: int,
+    *,
+    parameters: int,
+    timed: Mapping[str, Decision] = MappingProxyType({}),
 ) -> tuple[Config, Decided]:
     """Return the settings with everything decided, and what was decided.
 
@@ -29,7 +36,7 @@ def decide(
         task: the data, of which the test split is closed.
         tokens: T, of a sample.
         parameters: of the whole model.
-        epochs: of a budget of minutes, once the time of a step is known.
+        timed: what a budget of minutes decides, once the time of a step is known.
 
     Raises:
         ConfigError: what was decided contradicts what is set.
@@ -37,7 +44,7 @@ def decide(
     decided = selection.decide(config, task)
     config = with_values(config, decided)
     # How long to train depends on what is trained on.
-    of_budget = budget.decide(config, task, tokens, parameters=parameters, epochs=epochs)
+    of_budget = budget.decide(config, task, tokens, parameters=parameters, timed=timed)
     config, decided = with_values(config, of_budget), decided | of_budget
     if config.train.longer_by:
         config, decided["train.epochs"] = _lengthened(config)

@@ -101,7 +101,25 @@ def test_minutes_that_are_too_short_train_an_epoch_and_say_so_and_many_end_with_
     assert "too short" in err
     monkeypatch.setattr(minutes, "measure", lambda *_: Costs(step=0.01, sample=0.0, align=0.0))
     code, out, err = orca("run", "--dry-run", "--json", *bare, "budget=60")
-    assert json.loads(out)["build"]["steps"]["finetune"] == 800
+    found = json.loads(out)["build"]
+    assert (found["steps"]["finetune"], found["members"]) == (5 * 400, 5)
+    assert "no budget trains longer" in found["decided"]["train.members"]["why"]
+
+
+@pytest.mark.parametrize(
+    ("words", "members", "epochs"), [([], 2, 100), (["train.folds=3"], 3, 133), (["train.members=4"], 4, 68)]
+)
+def test_minutes_that_are_enough_for_a_member_are_spent_on_further_ones(
+    orca, bare, monkeypatch, words, members, epochs
+):
+    """An epoch of 60 samples takes 18.75 s, 100 of them are 400 steps, and each member is aligned anew; 99 minutes are used."""
+    monkeypatch.setattr(minutes, "measure", lambda *_: Costs(step=5.0, sample=0.0, align=200.0))
+    aligned = [word for word in bare if word != "metric=none"]
+    code, out, err = orca("run", "--dry-run", "--json", *aligned, "budget=110", "task.validation_size=5", *words)
+    assert code == 0, err
+    found = json.loads(out)["build"]
+    assert (found["members"], found["decided"]["train.epochs"]["value"]) == (members, epochs)
+    assert sum(found["expected_s"].values()) < 99 * 60
 
 
 def test_a_rate_that_diverges_is_changed_once_and_the_run_is_that_of_the_new_rate(orca, environment, watched):

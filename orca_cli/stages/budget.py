@@ -78,8 +78,10 @@ class Level:
 
 _ANY = 10**15
 _TABLE = (  # the first row that fits is taken
-    Row(Size(500, _ANY, 50_000_000), steps=400, passes=0, most_steps=400, batch_size=16, lr=2e-4, members=2),
-    Row(Size(5000, _ANY, 50_000_000), steps=400, passes=8, most_steps=800, batch_size=16, lr=2e-4, members=2),
+    Row(Size(500, 128, 50_000_000), steps=400, passes=0, most_steps=400, batch_size=16, lr=2e-4, members=2),
+    Row(Size(5000, 128, 50_000_000), steps=400, passes=8, most_steps=800, batch_size=16, lr=2e-4, members=2),
+    Row(Size(500, _ANY, 50_000_000), steps=400, passes=0, most_steps=400, batch_size=16, lr=2e-4),
+    Row(Size(5000, _ANY, 50_000_000), steps=400, passes=8, most_steps=800, batch_size=16, lr=2e-4),
     Row(Size(_ANY, _ANY, 50_000_000), steps=2000, passes=10, most_steps=5000, batch_size=32, lr=2e-4),
     Row(Size(500, _ANY, _ANY), steps=400, passes=0, most_steps=400, batch_size=16, lr=5e-5),
     Row(Size(5000, _ANY, _ANY), steps=400, passes=8, most_steps=800, batch_size=16, lr=5e-5),

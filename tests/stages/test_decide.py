@@ -85,8 +85,8 @@ def test_members_by_the_budget_and_folds_are_members_enough():
 
 
 def test_a_normal_run_has_two_members_where_they_cost_little_and_its_length_is_left_open():
-    sizes = [{}, {"n": 5000}, {"n": 5001}, {"parameters": 51 * MILLION}, {"epochs": 3}]
-    assert [decided(**size)[0].train.members for size in sizes] == [2, 2, 1, 1, 1]
+    sizes = [{}, {"n": 5000}, {"n": 5001}, {"tokens": 129}, {"parameters": 51 * MILLION}, {"epochs": 3}]
+    assert [decided(**size)[0].train.members for size in sizes] == [2, 2, 1, 1, 1, 1]
     assert decided(level="thorough", epochs=3)[0].train.members == 5
 
 

@@ -35,6 +35,7 @@ from orca_cli.training.memory import governed_by
 from orca_cli.training.schedule import fitted_batch
 
 _LEAST_STEPS, _MOST_STEPS = 3, 16  # of stage 3; the first, which is slower, does not count
+_SHARE = 20  # no more than a step in twenty, beyond the least
 _ENOUGH_S = 4.0  # no more steps are timed after this time
 _SLOW_S = 20.0  # one step of this time is enough
 _STILL = 1e-30  # a learning rate that leaves the weights finite
@@ -118,7 +119,8 @@ def _step(built: Built, engine: Engine) -> float:
     config, samples = built.config, built.learned
     still = dataclasses.replace(config, train=dataclasses.replace(config.train, lr=_STILL))
     whole = len(samples) // _step_size(config, len(samples))
-    most = max(1, min(_MOST_STEPS, whole, settled(config.train.epochs) * steps_per_epoch(config, len(samples))))
+    total = settled(config.train.epochs) * steps_per_epoch(config, len(samples))
+    most = max(1, min(_MOST_STEPS, whole, total, max(_LEAST_STEPS, total // _SHARE)))
     seconds: list[float] = []
     with TrainingPlan(still, built, engine, steps=most, samples=samples) as plan:
         while len(seconds) < most and not _is_enough(seconds):

@@ -35,13 +35,6 @@ _STATES = {
 }
 _WOULD = {"new": "run", "resume": "resume", "completed": "skip (completed)", "running": "wait (it is running)"}
 _NAMES = ("task", "body", "metric", "finetune", "seed")
-_ALIGNED = "2_align/{metrics.jsonl,embedder.safetensors,summary.json}"
-_FILES = (
-    "config.yaml overrides.txt env.json status.json result.json run.log",
-    "1_build/summary.json",
-    _ALIGNED,
-    "3_finetune/{metrics.jsonl,best/,last/,predictions.npz,answer.svg}",
-)
 
 
 def of_run(outcome: Outcome, *, alone: bool = False, pictured: bool = True) -> Result:
@@ -125,16 +118,21 @@ def of_plan(
         source = "if each takes as long as the first on this machine" if left > 1 else "on this machine"
     record["expected_s"] = expected_s
     rows = [(_WOULD[state], *(str(getattr(name, key)) for key in _NAMES)) for name, state in jobs]
-    files = list(_FILES)
-    if not summary["steps"]["align"]:
-        files.remove(_ALIGNED)
     counts = Counter(_WOULD[state] for _, state in jobs)
     total = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}: {', '.join(f'{count} {would}' for would, count in counts.items())}"
     total += f"; about {in_words(expected_s)}, {source}" if expected_s else ""
     many = len(rows) > _MOST_ROWS
     shown = [*rows[:_MOST_ROWS], *([("...", *("" for _ in _NAMES))] if many else [])]
-    plan = [terminal.table(("would", *_NAMES), shown), terminal.facts([("files", ", ".join(files))]), total]
+    plan = [terminal.table(("would", *_NAMES), shown), terminal.facts([("files", _files(first, summary))]), total]
     return Result(record, [build_table(first, summary), *plan])
+
+
+def _files(job: Composed, summary: Summary) -> str:
+    """Return the files that a run will write."""
+    aligned = ["2_align/{metrics.jsonl,embedder.safetensors,summary.json}"] if summary["steps"]["align"] else []
+    own = "fold-*/" if job.config.train.folds else "member-*/" if summary["members"] > 1 else "best/,last/"
+    always = ("config.yaml overrides.txt env.json status.json result.json run.log", "1_build/summary.json")
+    return ", ".join((*always, *aligned, f"3_finetune/{{metrics.jsonl,{own},predictions.npz,answer.svg}}"))
 
 
 def build_table(job: Composed, summary: Summary) -> RenderableType:

@@ -40,8 +40,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from orca_cli import cli, compose, configuration, parts  # noqa: E402
-from orca_cli.exceptions import NonFiniteError  # noqa: E402
+from orca_cli.exceptions import InterruptionError  # noqa: E402
 from orca_cli.interfaces import Features  # noqa: E402
+from orca_cli.stages import minutes  # noqa: E402
 from orca_cli.stages.build import build  # noqa: E402
 from orca_cli.stages.compared import compare  # noqa: E402
 from orca_cli.stages.training_plan import TrainingPlan  # noqa: E402
@@ -222,10 +223,12 @@ class Bench:
 
             def broken(*words: Any, take: Any = take, calls: Any = calls, stop: int = stop, **more: Any) -> Any:
                 if next(calls) == stop + 1:
-                    raise NonFiniteError("stopped on purpose", where="bench_gpu")
+                    raise InterruptionError("stopped on purpose", where="bench_gpu")
                 return take(*words, **more)
 
-            with mock.patch.object(torch.optim.AdamW, "step", broken):
+            # Steps that are timed before a run would be counted as its own.
+            untimed = mock.patch.object(minutes, "measure", return_value=None)
+            with untimed, mock.patch.object(torch.optim.AdamW, "step", broken):
                 self._run(name, self._card.setting, stops=True)
             resumed, _ = self._run(name, self._card.setting)
             rows.append({"run": name, "ok": resumed["weights_sha256"] == straight["weights_sha256"]})
@@ -236,9 +239,11 @@ class Bench:
         root = self.folder / name.replace(" ", "-")
         words = ["run", *self._words, f"device={device}", f"paths.runs={root}", f"paths.cache={root / 'cache'}"]
         code = cli.main([*words, "train.checkpoint_s=0"])
-        if stops:
-            return {}, {}
         results = [json.loads(path.read_text()) for path in root.glob("*/*/result.json")]
+        if stops:
+            if results:
+                raise RuntimeError(f"run '{name}' was not stopped")
+            return {}, {}
         if code or not results:
             raise RuntimeError(f"run '{name}' ended with code {code}")
         return results[0], results[0]["seconds"]

@@ -52,7 +52,6 @@ class Row:
         passes: ... or so many passes over the samples, if those are more steps ...
         most_steps: ... but no more than this, unless one pass has more.
         warmup: share of the steps.
-        members: that are averaged.
     """
 
     most: Size
@@ -65,21 +64,18 @@ class Row:
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip: float = 1.0
-    members: int = 1
 
 
 @dataclass(frozen=True)
 class Level:
-    """A budget: how many times the steps of `normal`, and how many members are averaged; None: as the row says."""
+    """A budget: how many times the steps of `normal`, and how many members are averaged."""
 
     share: float
-    members: int | None = 1
+    members: int = 1
 
 
 _ANY = 10**15
 _TABLE = (  # the first row that fits is taken
-    Row(Size(500, 128, 50_000_000), steps=400, passes=0, most_steps=400, batch_size=16, lr=2e-4, members=2),
-    Row(Size(5000, 128, 50_000_000), steps=400, passes=8, most_steps=800, batch_size=16, lr=2e-4, members=2),
     Row(Size(500, _ANY, 50_000_000), steps=400, passes=0, most_steps=400, batch_size=16, lr=2e-4),
     Row(Size(5000, _ANY, 50_000_000), steps=400, passes=8, most_steps=800, batch_size=16, lr=2e-4),
     Row(Size(_ANY, _ANY, 50_000_000), steps=2000, passes=10, most_steps=5000, batch_size=32, lr=2e-4),
@@ -88,7 +84,8 @@ _TABLE = (  # the first row that fits is taken
     Row(Size(_ANY, _ANY, _ANY), steps=2000, passes=10, most_steps=5000, batch_size=32, lr=5e-5),
 )
 MOST_MEMBERS = 5  # that a budget of minutes takes, as `thorough` does
-_LEVELS = {"quick": Level(0.25), "normal": Level(1.0, members=None), "thorough": Level(1.0, members=MOST_MEMBERS)}
+_LEVELS = {"quick": Level(0.25), "normal": Level(1.0, members=2), "thorough": Level(1.0, members=MOST_MEMBERS)}
+_SEVERAL = Size(5000, 128, 50_000_000)  # the largest of which `normal` averages members
 _OF_MINUTES = Level(1.0)  # until the time of a step is known; see stages/minutes.py
 
 
@@ -125,7 +122,7 @@ def decide(
     length = settle(
         "epochs", _epochs(row, _level(config), dataclasses.replace(train, batch_size=batch_size), size.samples)
     )
-    settle("members", _members(row, config))
+    settle("members", _members(config, size))
     settle("outer_rate", row.outer_rate if train.lr is None else 1.0)
     settle("lr", row.lr)
     settle("warmup_epochs", round(row.warmup * min(length, train.decay_epochs or length), 6))
@@ -160,12 +157,10 @@ def _level(config: Config) -> Level:
     return _OF_MINUTES if is_minutes(config) else _LEVELS[config.budget]
 
 
-def _members(row: Row, config: Config) -> int:
+def _members(config: Config, size: Size) -> int:
     """Return how many members are averaged; who says how long to train says how long one model does."""
-    if config.train.folds:
-        return 1
-    own = row.members if config.train.epochs is None else 1
-    return _level(config).members or own
+    one_is_enough = config.budget == "normal" and (config.train.epochs is not None or not size.fits(_SEVERAL))
+    return 1 if config.train.folds or one_is_enough else _level(config).members
 
 
 def _epochs(row: Row, level: Level, train: Train, samples: int) -> int:

@@ -64,6 +64,9 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     return Identity(_sha256(kept), _sha256(without_seed), files)
 
 
+_SYMBOLS = ("decimal", "delimiter")  # of tables: "." and "/" are folders as well
+
+
 def _of_the_method(align: dict[str, Any]) -> dict[str, Any]:
     """Return `align` without what only other methods read; `method=orca`, which all early runs had, is left out too."""
     method = align.get("method", "orca")
@@ -96,7 +99,10 @@ def _described_paths(part: dict[str, Any], name: str, data_folder: Path) -> dict
 def _by_content(value: Any, data_folder: Path, seen: dict[str, str], *, bare: bool = False) -> Any:
     if isinstance(value, dict):
         # A bare word may match a folder by chance ("classes"); only a body's checkpoint is meant as one.
-        return {key: _by_content(item, data_folder, seen, bare=key == "checkpoint") for key, item in value.items()}
+        return {
+            key: item if key in _SYMBOLS else _by_content(item, data_folder, seen, bare=key == "checkpoint")
+            for key, item in value.items()
+        }
     if isinstance(value, list):
         return [_by_content(item, data_folder, seen) for item in value]
     if isinstance(value, str) and (bare or "/" in value or "." in value) and len(value) < 4096:

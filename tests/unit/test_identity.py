@@ -21,6 +21,17 @@ def test_weights_count_by_content_whatever_their_folder_is_called(tmp_path, monk
     assert name(b"1", b"1") != name(b"2", b"1")
 
 
+@pytest.mark.parametrize(("key", "symbol"), [("decimal", "."), ("delimiter", "/")])
+def test_the_symbols_of_a_table_are_no_folders(tmp_path, monkeypatch, key, symbol):
+    """Or a run would be another one whenever a file beside it changes."""
+    monkeypatch.chdir(tmp_path)
+    content = {"task": {key: symbol}, "body": {}, "source": {}, "train": {}}
+    first = identify(content, dict.fromkeys(GROUPS, "x"), tmp_path / "data")
+    (tmp_path / "notes").write_text("changed")
+    assert first.files == {}
+    assert identify(content, dict.fromkeys(GROUPS, "x"), tmp_path / "data").run == first.run
+
+
 def test_files_that_a_task_describes_count_by_their_content(tmp_path):
     part = {"path": None, "data": {"files": [{"path": "x.npy", "members": ["inner/y.npy"]}, {"path": "absent.npy"}]}}
     content = {"task": part, "body": {}, "source": {}, "train": {}}

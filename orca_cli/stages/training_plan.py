@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,6 +22,7 @@ from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.pare import Mixing
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
+from orca_cli.training.casting import cast_once
 from orca_cli.training.engine import Engine
 from orca_cli.training.feed import Feed
 from orca_cli.training.loop import read_step, train_step
@@ -69,7 +70,8 @@ def loss_unit(config: Config, built: Built) -> float | Tensor:
 
 
 class TrainingPlan:
-    """The optimizer steps of one run's stage 3; batches are read ahead, so close it, or use it as a context.
+    """The optimizer steps of one run's stage 3; batches are read ahead, so close it, or use it as a context, in
+    which what is frozen of the body has the precision of the forward passes.
 
     `mixing` is what `align.method=pare` trains beside the model, else None.
 
@@ -120,6 +122,7 @@ class TrainingPlan:
         self._feed: Feed[_Read] | None = None
         self._next = 0
         self._is_shared = False
+        self._casts = ExitStack()
 
     def _made_mixing(self, config: Config) -> Mixing | None:
         """Return what mixes source tokens into the samples; None for methods that do not."""
@@ -211,9 +214,13 @@ class TrainingPlan:
         self._feed = None
 
     def __enter__(self) -> Self:
+        # Processes of a team share all weights, in full; PARE sends source tokens through the body as well.
+        if self._engine.team is None and self.mixing is None:
+            self._casts.enter_context(cast_once(self._built.model.body, self._engine.precision))
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._casts.close()
         self.close()
 
     def _feed_from(self, step: int) -> Feed[_Read]:

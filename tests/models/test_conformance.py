@@ -23,6 +23,8 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.models.assembly import build_model
 from orca_cli.prediction.export import export
 from orca_cli.prediction.loading import open_model
+from orca_cli.training.casting import cast_once
+from orca_cli.training.engine import Engine
 from tests.checkpoints import save_tiny
 
 BODIES = sorted(path.stem for path in (config_dir() / "body").glob("*.yaml"))
@@ -149,6 +151,23 @@ def test_equal_seeds_give_equal_weights_and_equal_inputs_equal_bits(node):
     assert all(map(torch.equal, first.state_dict().values(), again.state_dict().values()))
     x = inputs((2, 30))
     assert torch.equal(first(x), again(x))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_frozen_weights_that_are_cast_once_change_no_bit(body, shape):
+    model = build(body, input_shape=shape)
+    body.requires_grad_(False)
+    x, valid = inputs(shape), valid_part(shape, [30, 11, 5])
+    before, found = {name: value.clone() for name, value in body.state_dict().items()}, []
+    for precision in ("fp32", "bf16"):
+        with cast_once(body, precision), Engine(torch.device("cpu"), "bf16").autocast():
+            outputs = model(x, valid)
+            outputs.float().square().sum().backward()
+        found.append([outputs, *(weight.grad for weight in model.parameters() if weight.requires_grad)])
+        model.zero_grad()
+    assert all(map(torch.equal, *found))
+    assert all(value.dtype == before[name].dtype for name, value in body.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in body.state_dict().items())
 
 
 def test_all_its_weights_are_those_of_the_file(node, folder, tmp_path):

@@ -1,13 +1,22 @@
 """What `precision=auto` comes to, and what half precision is used for."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
+from orca_cli.finetuning.layernorm import LayerNorm
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
+from orca_cli.schema import Config, Train
+from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training import engine as engines
+from orca_cli.training.casting import cast_once
 from orca_cli.training.engine import Engine, choose_precision
 from tests.checkpoints import save_tiny_bert
+from tests.training.toy import SETTLED, Pairs
 
 CPU = torch.device("cpu")
 
@@ -47,3 +56,51 @@ def test_half_precision_is_for_the_body_alone(tmp_path):
     assert seen == {"embedder": torch.float32, "body": torch.bfloat16, "predictor": torch.float32}
     torch.testing.assert_close(half, full, rtol=0.1, atol=0.02)
     assert (half != half.bfloat16()).float().mean() > 0.9
+
+
+def test_stage_3_casts_frozen_weights_once_and_takes_the_same_steps(tmp_path):
+    folder, weights, casts = save_tiny_bert(tmp_path), [], []
+    for is_context in (False, True):
+        model = build_model(body=text.load(str(folder)), kind="classes", input_shape=(3, 6), num_outputs=2, seed=0)
+        LayerNorm().apply(model)
+        built = SimpleNamespace(model=model, loss=cross_entropy, task=SimpleNamespace(train=Pairs([0, 1, 1, 0])))
+        plan = TrainingPlan(Config(train=Train(**SETTLED | {"lr": 1e-2})), built, Engine(CPU, "bf16"))
+        with plan if is_context else nullcontext():
+            for step in range(3):
+                plan.take(step)
+            casts.append({value.dtype for value in model.body.parameters() if not value.requires_grad})
+        plan.close()
+        weights.append(model.state_dict())
+    assert casts == [{torch.float32}, {torch.bfloat16}]
+    assert all(map(torch.equal, *(one.values() for one in weights)))
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+
+
+class _Tied(torch.nn.Module):
+    """A layer that is frozen, one that is trained, and one whose weight is an embedding's as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen, self.trained, self.tied = (torch.nn.Linear(4, 4) for _ in range(3))
+        self.norm, self.table = torch.nn.LayerNorm(4), torch.nn.Embedding(4, 4)
+        self.tied.weight = self.table.weight
+        self.requires_grad_(False)
+        self.trained.requires_grad_(True)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_only_frozen_weights_of_linear_layers_alone_are_cast_and_only_for_a_while(fails):
+    module = _Tied()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    try:
+        with cast_once(module, "bf16"):
+            half = {name for name, value in module.state_dict().items() if value.dtype == torch.bfloat16}
+            if fails:
+                raise KeyError
+    except KeyError:
+        pass
+    assert half == {"frozen.weight", "frozen.bias", "tied.bias"}
+    assert all(value.dtype == torch.float32 for value in module.state_dict().values())
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    with cast_once(module, "fp32"):
+        assert {value.dtype for value in module.state_dict().values()} == {torch.float32}

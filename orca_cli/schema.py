@@ -390,6 +390,11 @@ WITHOUT_EFFECT = (
 )
 
 
+def is_without_effect(key: str) -> bool:
+    """Return whether a dotted key is one of `WITHOUT_EFFECT`, or below one."""
+    return any(key == one or key.startswith(f"{one}.") for one in WITHOUT_EFFECT)
+
+
 def settled(value: T | None) -> T:
     """Return a setting that was decided where it had been left open (see `stages/decide.py`)."""
     assert value is not None, "a setting is read before it is decided"

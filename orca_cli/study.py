@@ -31,19 +31,14 @@ from typing import Any
 
 from orca_cli import configuration
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
+from orca_cli.schema import is_without_effect
 
 BLANK = "???"
 SET = "set"  # the axis of the data sets
 _PARTS = ("common", "axes", "except", "files")
 _NOT_IN_FILES = ("hydra", "paths", "study")
-# They name a run elsewhere, or have no effect on its result.
-_UNLABELLED = ("device", "tracker", "train.checkpoint_s")
 
 Choices = dict[str, tuple[str, ...]]  # name -> overrides
-
-
-def _is_unlabelled(key: str) -> bool:
-    return key in _UNLABELLED or key.startswith("tracker.")
 
 
 @dataclass(frozen=True)
@@ -150,7 +145,7 @@ class Study:
                 for key, value, text in extra:
                     if key not in blank or _is_blank(preset.get(key, "")):
                         merged[key] = text
-                    if key not in blank and not key.startswith(_NOT_IN_FILES) and not _is_unlabelled(key):
+                    if key not in blank and not key.startswith(_NOT_IN_FILES) and not is_without_effect(key):
                         named[key] = value
                 found.append(Arm(named, list(merged.values()), self._lack(merged, data_folder)))
         return found

@@ -16,7 +16,7 @@ from orca_cli.commands import select_table
 from orca_cli.commands.options import add_allow_module, add_config_dir
 from orca_cli.configuration import default_folders, key_of
 from orca_cli.exceptions import ConfigError, DataError, UsageError
-from orca_cli.schema import WITHOUT_EFFECT
+from orca_cli.schema import is_without_effect
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports Hydra and torch
@@ -72,7 +72,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         candidates = _candidates(typed, bodies, seeds, arguments.config_dir)
         found = rank(candidates, terminal.LogReporter())
     first = candidates[0].jobs[0]
-    overrides = [text for text in typed if key_of(text).split(".")[0] not in WITHOUT_EFFECT]
+    overrides = [text for text in typed if not is_without_effect(key_of(text))]
     selection = {
         "task": _task_label(first),
         "overrides": sorted(overrides),

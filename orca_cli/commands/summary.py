@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,7 +225,7 @@ def _validation(result: Mapping[str, Any]) -> str:
     percent, on = error["percent"], selected.get("on")
     if on == "nothing":
         return f"none: {selected['reason']}; the weights are the last ones"
-    curve = _short_curve([line["validation_error"] for line in result["curves"]["finetune"]], percent)
+    curve = _short_curve(result["curves"]["finetune"], percent)
     text = f"{error['name']}, by epoch: {curve}"
     epochs = selected["epoch"] if isinstance(selected["epoch"], list) else [selected["epoch"]]
     chosen = f"epoch{'s' if len(epochs) > 1 else ''} {', '.join(map(str, epochs))}"
@@ -260,11 +260,12 @@ def percent_or_number(value: float | None, percent: bool) -> str:
     return f"{100 * value:.2f} %" if percent else f"{value:.4g}"
 
 
-def _short_curve(curve: list[float | None], percent: bool) -> str:
-    """Return at most six points of a curve, evenly spread, including the first and the last."""
-    count = min(_CURVE_POINTS, len(curve))
-    places = sorted({round(i * (len(curve) - 1) / max(count - 1, 1)) for i in range(count)})
-    return " > ".join(f"{percent_or_number(curve[place], percent)} ({place + 1})" for place in places)
+def _short_curve(lines: Sequence[Mapping[str, Any]], percent: bool) -> str:
+    """Return the validation error after at most six epochs, evenly spread, including the first and the last."""
+    count = min(_CURVE_POINTS, len(lines))
+    places = sorted({round(i * (len(lines) - 1) / max(count - 1, 1)) for i in range(count)})
+    shown = (lines[place] for place in places)
+    return " > ".join(f"{percent_or_number(line['validation_error'], percent)} ({line['epoch']})" for line in shown)
 
 
 def _shape(shape: Iterable[int]) -> str:

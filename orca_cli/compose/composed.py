@@ -19,7 +19,7 @@ from orca_cli.compose.overrides import check_typed
 from orca_cli.configuration import default_folders, key_of
 from orca_cli.exceptions import ConfigError
 from orca_cli.runs.identity import Identity, identify
-from orca_cli.schema import GROUPS, WITHOUT_EFFECT, Config
+from orca_cli.schema import GROUPS, Config, is_without_effect
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Composed:
     @property
     def variant(self) -> dict[str, str]:
         """Return the overrides that are neither group choices, nor the seed, nor without effect on results."""
-        unnamed = (*GROUPS, "seed", "protocol", "study", *WITHOUT_EFFECT)
-        beside = ("hydra", *(f"{key}." for key in WITHOUT_EFFECT))
+        unnamed = (*GROUPS, "seed", "protocol", "study")
         pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
-        return {key: value for key, _, value in pairs if key not in unnamed and not key.startswith(beside)}
+        named = ((key, value) for key, _, value in pairs if key not in unnamed and not key.startswith("hydra"))
+        return {key: value for key, value in named if not is_without_effect(key)}
 
 
 @dataclass(frozen=True)

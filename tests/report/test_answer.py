@@ -217,6 +217,14 @@ def test_an_svg_has_a_title_and_every_count_and_needs_nothing_else(names, most):
     assert text == svg.draw(found, '<my> & "task"')
 
 
+def test_shares_that_are_neither_all_nor_nothing_never_look_so():
+    text = svg.draw(Confusion(np.array([[997, 3], [1, 200]]), ("good", "bad")), "task")
+    assert "good: 997 (99 % of good)" in text
+    assert "bad: 3 (1 % of good)" in text
+    assert "bad: 200 (99 % of bad)" in text
+    assert "good: 1 (1 % of bad)" in text
+
+
 def test_everything_in_an_svg_lies_inside_it():
     for answer in (
         confusion(["standing", "walking", "sitting down slowly"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -68,6 +69,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut off": (_cut, "not valid JSON"),
     "binary": (lambda path: (path / "result.json").write_bytes(b"\xff\xfe\x00"), "not valid JSON"),
     "deep nesting": (lambda path: (path / "result.json").write_text("[" * 200_000), "not valid JSON"),
+    "deep nesting of a value": (
+        _edit(decided={"train.epochs": {"value": functools.reduce(lambda inner, _: [inner], range(900), 1)}}),
+        "nested too deeply",
+    ),
     "a list": (_only_status("[1, 2]"), "not a record but list"),
     "newer schema": (_edit(schema=2), "schema 2 is of a newer program"),
     "no schema": (_edit(schema=None), "schema is None"),

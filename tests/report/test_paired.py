@@ -115,13 +115,13 @@ def test_over_sets_each_set_counts_once_whatever_its_seeds(tmp_path):
     assert otdd.points.smallest == 0.5
 
 
-def test_units_that_differ_are_judged_by_the_ratio_of_mean_errors(tmp_path):
+def test_units_that_differ_are_judged_by_the_relative_difference_of_mean_errors(tmp_path):
     add_pairs(tmp_path, [0.05, 0.05], base=0.5, task="a")  # 0.50 > 0.45
     add_pairs(tmp_path, [1.0, 1.0], base=10.0, task="b", error=NATS)  # 10 > 9
     found = comparison(tmp_path)
     (otdd,) = found.overall
     assert otdd.is_relative
-    assert otdd.relative.mean == pytest.approx(-math.log(0.9))
+    assert otdd.relative.mean == pytest.approx(2 * 0.1 / 1.9)
     assert (otdd.points.n, otdd.points.mean) == (1, pytest.approx(5))
     few = "2 differences cannot reach p = 0.05"
     wanted = f"otdd: undecided, +10.0 % of the error [10.0, 10.0] (n = 2 sets x 2 seeds, p = 0.50; {few}); "
@@ -130,6 +130,69 @@ def test_units_that_differ_are_judged_by_the_ratio_of_mean_errors(tmp_path):
 
 
 SETS = "abcdefgh"
+
+
+def test_sets_with_an_error_of_0_count(tmp_path):
+    """An arm that errs on nothing any more on three sets, and slightly more often on four: the mean is not that of the four."""
+    for task in "abc":
+        add_pairs(tmp_path, [0.2], base=0.2, task=task)
+    for task in "defg":
+        add_pairs(tmp_path, [-0.01], base=0.1, task=task)
+    add_pairs(tmp_path, [0.0], base=0.0, task="tied")
+    add_pairs(tmp_path, [0.0], base=1.0, task="nats", error=NATS)  # so that per cents do not count alone
+    found = comparison(tmp_path)
+    (otdd,) = found.overall
+    assert (otdd.sets, otdd.relative.n, otdd.wins, otdd.ties, otdd.losses) == (9, 9, 3, 2, 4)
+    mean = (3 * 2 - 4 * 0.02 / 0.21) / 9
+    assert otdd.relative.mean == pytest.approx(mean)
+    assert f"undecided, +{200 * mean / (2 + mean):.1f} % of the error [" in sentence(otdd, found)
+    assert "n = 9 sets x 1 seed" in sentence(otdd, found)
+
+
+def test_small_gains_are_shown_as_more_than_zero(tmp_path):
+    for task in SETS[:6]:
+        add_pairs(tmp_path, [0.0001 + seed * 2e-6 for seed in range(6)], base=0.0003, task=task, error=NATS)
+        add_pairs(tmp_path / "points", [0.0002 + seed * 1e-6 for seed in range(6)], base=0.003, task=task)
+    found, table = comparison(tmp_path), build_table(collect([tmp_path]))
+    by_set = layouts_of(found, table)[1].rows[0][1][0]
+    assert by_set.main.startswith("+0.000105 [0.00010")
+    assert by_set.rest == "0.000300 > 0.000195"
+    found, table = comparison(tmp_path / "points"), build_table(collect([tmp_path / "points"]))
+    assert sentence(found.overall[0], found).startswith("otdd: helps by 0.02 points [0.02, 0.02] (")
+    assert layouts_of(found, table)[1].rows[0][1][0].main == "+0.02 [0.02, 0.02] (6)"
+
+
+def test_seeds_of_one_set_are_those_that_were_tested(tmp_path):
+    for body, seeds in (("one", range(3)), ("other", range(3, 6))):
+        for seed in seeds:
+            add_run(tmp_path, body=body, seed=seed, metric="none", value=0.5)
+            add_run(tmp_path, body=body, seed=seed, value=0.4 - seed / 1000)
+    found = comparison(tmp_path)
+    assert "helps by 10.2 points" in (text := sentence(found.overall[0], found))
+    assert "(n = 6 seeds, one set, p = 0.031)" in text
+
+
+def test_runs_that_leave_a_setting_open_are_an_arm(tmp_path):
+    for seed in range(2):
+        folder = add_run(tmp_path, seed=seed, value=0.3)
+        (folder / "config.yaml").write_text("train:\n  lr: 0.0001\n")
+        add_run(tmp_path, seed=seed, value=0.4, variant={"train.lr": "1e-3"})
+        decided = {"decided": {"train.epochs": {"value": 7, "why": ""}}}
+        add_run(tmp_path / "decided", seed=seed, value=0.3, **decided)
+        add_run(tmp_path / "decided", seed=seed, value=0.4, variant={"train.epochs": "3"})
+    (arm,) = comparison(tmp_path, "train.lr=1e-3").overall
+    assert (arm.arm, arm.points.mean, arm.pairs) == ("0.0001", pytest.approx(10), 2)
+    (arm,) = comparison(tmp_path, "train.lr=1e-4").overall  # what nobody typed
+    assert (arm.arm, arm.points.mean, arm.pairs) == ("1e-3", pytest.approx(-10), 2)
+    (arm,) = comparison(tmp_path / "decided", "train.epochs=3").overall
+    assert (arm.arm, arm.pairs) == ("decided", 2)
+
+
+def test_an_arm_with_two_sources_has_no_partner_to_guess(tmp_path):
+    for arm, source, value in (("orca", "docs", 0.5), ("orca", "tweets", 0.3), ("mmd", "docs", 0.4)):
+        add_run(tmp_path, source=source, value=value, variant={"arm": arm})
+    with pytest.raises(DataError, match="arm=orca differ in source.* narrow with --where source="):
+        comparison(tmp_path, "arm=orca")
 
 
 @pytest.mark.parametrize(
@@ -244,12 +307,12 @@ def test_all_formats_hold_the_same_numbers(tree, capsys):
     assert main([*words, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     (arm,) = record["arms"]
-    assert (arm["arm"], arm["sets"], arm["wins"], arm["judged"]) == ("otdd", 7, 7, "log_ratio")
+    assert (arm["arm"], arm["sets"], arm["wins"], arm["judged"]) == ("otdd", 7, 7, "relative")
     assert arm["sentence"].startswith("otdd: helps by ")
     assert main([*words, "--format", "csv"]) == 0
     lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [line["task"] for line in lines] == [*SETS[:6], "nats", "all sets", "all sets"]
-    assert float(lines[-1]["gain"]) == arm["log_ratio"]["mean"]
+    assert float(lines[-1]["gain"]) == arm["relative"]["mean"]
     assert float(lines[6]["gain"]) == pytest.approx(1.5)
     for form, mark in (("md", "| otdd |"), ("latex", r"\begin{tabular}"), ("table", "otdd")):
         assert main([*words, "--format", form]) == 0

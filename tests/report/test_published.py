@@ -9,10 +9,11 @@ import pytest
 
 from orca_cli.commands import report
 from orca_cli.exceptions import DataError
+from orca_cli.report.records.collect import collect
 from orca_cli.report.rendering.formats import text_of
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.published import fitting, read
-from orca_cli.report.tables.table import Published
+from orca_cli.report.tables.table import Published, build_table
 from tests.cli.conftest import *  # noqa: F403 - the `orca` command
 from tests.report.test_render import HOSTILE, table  # noqa: F401 - a fixture
 from tests.report.trees import add_run
@@ -77,6 +78,17 @@ def test_every_number_says_whose_it_is_and_of_what(table, tmp_path):  # noqa: F8
         words = " ".join(text_of(shown, form).split())
         assert "published" in words, form
         assert "real data, ours are synthetic" in words, form
+
+
+def test_of_two_results_that_of_the_columns_protocol_is_shown(tmp_path):
+    for protocol in ("paper", "clean"):
+        add_run(tmp_path, protocol=protocol)
+    text = "task,method,error,source,protocol\ndigits,X,0.11,p. 3,paper\ndigits,X,0.22,p. 3,clean\n"
+    shown = with_others(build_table(collect([tmp_path])), write(tmp_path, text))
+    *_, others, _ = layout_of(shown).rows
+    columns = [column.protocol for column in shown.columns]
+    assert dict(zip(columns, [entry.main for entry in others[1]], strict=True)) == {"paper": "11.0", "clean": "22.0"}
+    assert others[0][3] == "published"
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,13 @@ def test_settings_are_read_once_for_runs_that_differ_in_the_seed(composed, monke
     assert len(read) == 4  # not 8
 
 
+def test_settings_without_an_effect_are_read_of_every_run(tmp_path):
+    for seed, value in enumerate(("true", "false")):
+        (add_run(tmp_path, seed=seed) / "config.yaml").write_text(f"keep_weights: {value}\n")
+    for seed, value in enumerate(("true", "false")):
+        assert [run.seed for run in where(collect([tmp_path]), f"keep_weights={value}").runs] == [seed]
+
+
 def test_all_options_together(tree, capsys):
     words = ["report", str(tree), "--by", "metric,train.lr", "--where", "train.lr=1e-3", "--sort", "digits", "--json"]
     assert main(words) == 0

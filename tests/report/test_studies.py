@@ -43,6 +43,25 @@ def test_an_axis_that_differs_and_has_no_field_of_its_own_is_a_setting(tree):
     assert ("none", ("embedder", "patch")) in settings
 
 
+def test_what_has_no_effect_names_no_run(tree):
+    """The same run, typed with and without `baselines=none`, is one; arms that were run so are still pairs."""
+    for arm, typed in (("none", {}), ("gaussian", {"keep_weights": "true"}), ("gaussian", {"baselines": "none"})):
+        labels = {"set": "arrows", "metric": arm, "embedder": "patch", "seed": "0"} | typed
+        studies.add(tree, "small", [studies.Member(f"arrows-{arm}", labels)])
+    table = build_table(of_study(collect([tree]), [tree], "small"))
+    assert all(row.method.settings == () and not any(cell.hidden for cell in row.cells) for row in table.rows)
+    (gaussian,) = compare(table, "metric", "none", 0.5).overall
+    assert (gaussian.arm, gaussian.sets, gaussian.pairs) == ("gaussian", 2, 2)
+
+
+def test_one_run_under_two_names_is_in_both_rows(tree):
+    studies.add(tree, "small", [studies.Member("arrows-none", {"set": "leaves", "metric": "again", "seed": "0"})])
+    table = build_table(of_study(collect([tree]), [tree], "small"))
+    rows = {row.method.metric: [cell.mean for cell in row.cells] for row in table.rows}
+    assert rows["none"] == [0.5, 0.7]
+    assert rows["again"] == [None, 0.5]
+
+
 def test_a_study_without_runs_is_an_error_that_says_how_to_run_it(tree):
     with pytest.raises(DataError, match="did you mean 'small'"):
         of_study(collect([tree]), [tree], "smal")

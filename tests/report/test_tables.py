@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from orca_cli.report.records.collect import Run, Score, collect
+from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.notes import notes_of, seeds_text
 from orca_cli.report.tables.table import Cell, Method, Row, Table, _rank, build_table, score_of
 from tests.report.trees import add_run
@@ -50,6 +51,24 @@ def test_two_methods_two_tasks_by_hand(tmp_path: Path) -> None:
     assert [cell.best for cell in none.cells] == [True, False]
     assert (none.rank, otdd.rank) == (1.5, 1.5)
     assert table.trivial == [(0.9, 0.9), (0.9, 0.9)]
+
+
+def test_runs_whose_test_split_stayed_closed_are_not_called_undefined(tmp_path: Path) -> None:
+    add_run(tmp_path, value=0.3)
+    add_run(tmp_path, seed=1, value=None, error={"n": 0})
+    add_run(tmp_path, seed=2, value=None, error={"n": 0, "skipped": 5})
+    layout = layout_of(table := build_table(collect([tmp_path])))
+    (row,) = table.rows
+    assert (row.cells[0].values, row.cells[0].untested, row.cells[0].undefined, row.cells[0].partial) == (
+        [0.3],
+        1,
+        1,
+        0,
+    )
+    assert layout.rows[0][1][0].rest == "+1 undefined +1 not tested"
+    add_run(tmp_path / "closed", value=0.3)
+    add_run(tmp_path / "closed", seed=1, value=None, error={"n": 0})
+    assert "numbers of items" not in str(notes_of(build_table(collect([tmp_path / "closed"]))))
 
 
 def test_unfinished_runs_are_counted_and_listed(tmp_path: Path) -> None:

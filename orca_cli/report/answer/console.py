@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from orca_cli.report.answer.numbers import Answer, Confusion, Labels, Number, Values
+from orca_cli.report.answer.numbers import Answer, Confusion, Labels, Number, Values, percent
 
 _LONGEST_NAME = 16
 _LEAST_OF_A_NAME = 6  # characters that a name above a column is cut to
@@ -93,7 +93,7 @@ class _Drawer:
     # Classes
 
     def _confusion(self, found: Confusion) -> Iterable[RenderableType]:
-        right = f"{found.correct} of {found.n} test samples right ({_percent(found.correct / max(found.n, 1), 2)})"
+        right = f"{found.correct} of {found.n} test samples right ({percent(found.correct / max(found.n, 1), 2)})"
         layout = self._layout(found)
         if layout is None:
             yield Text(right, style="bold")
@@ -151,9 +151,9 @@ class _Drawer:
             first = f"{i:>{len(str(k - 1))}} {shown}" if layout.numbered and name != str(i) else shown
             cells = [self._cell(found, i, j, layout.style) for j in range(k)]
             total = Text(str(found.counts[i].sum()))
-            table.add_row(Text(first), *cells, total, Text(_percent(found.recall[i])))
+            table.add_row(Text(first), *cells, total, Text(percent(found.recall[i])))
         narrow = layout.style != "wide"
-        precision = [Text(_percent(value, unit="" if narrow else " %"), style="dim") for value in found.precision]
+        precision = [Text(percent(value, unit="" if narrow else " %"), style="dim") for value in found.precision]
         table.add_row(Text("precision"), *precision, Text(""), Text(""))
         return table
 
@@ -165,7 +165,7 @@ class _Drawer:
         if style == "plain":
             return Text(str(count), style=colour)
         between = " " if style == "wide" else "\n"
-        of_row = _percent(share, unit="%")
+        of_row = percent(share, unit="%")
         return Text.assemble(
             (str(count), colour), (f"{between}{of_row:>4}", "" if i == j else colour.removeprefix("bold "))
         )
@@ -184,13 +184,13 @@ class _Drawer:
             names = [Text(self._cut(found.names[k], longest)) for k in (i, j)]
             share = float(found.shares[i, j])
             bars = [self._bars(share, room)] if room >= _LEAST_BAR else []
-            table.add_row(*names, str(found.counts[i, j]), _percent(share), *bars)
+            table.add_row(*names, str(found.counts[i, j]), percent(share), *bars)
         shown = min(len(pairs), _MOST_PAIRS)
         yield Text(f"most confused: {shown} of {len(pairs)} pairs of classes, with {errors} errors in all")
         yield table
         recall = found.recall
         worst = [int(k) for k in np.argsort(np.where(np.isnan(recall), np.inf, recall), kind="stable")[:6]]
-        texts = [f"{found.names[k]} {_percent(recall[k])}" for k in worst if recall[k] < 1]
+        texts = [f"{found.names[k]} {percent(recall[k])}" for k in worst if recall[k] < 1]
         if texts:
             yield Text(f"least recognised: {', '.join(texts)}")
 
@@ -206,11 +206,11 @@ class _Drawer:
         name_width = min(max(map(cell_len, found.names)), 28)
         room = max(min(self._width - name_width - 7 - 9 - 9 - 7 - 7 - 6 * _GAP, 40), 8)
         for k in rows:
-            measures = [_percent(values[k]) for values in (found.precision, found.recall, found.f1)]
+            measures = [percent(values[k]) for values in (found.precision, found.recall, found.f1)]
             f1 = float(np.nan_to_num(found.f1[k]))
             name, counts = Text(self._cut(found.names[k], name_width)), (str(found.present[k]), str(found.predicted[k]))
             table.add_row(name, *counts, *measures, self._bars(f1, room))
-        means = [_percent(_mean(values)) for values in (found.precision, found.recall, found.f1)]
+        means = [percent(_mean(values)) for values in (found.precision, found.recall, found.f1)]
         table.add_row("mean", "", "", *means, "", style="bold")
         yield table
 
@@ -308,16 +308,6 @@ def _short(value: float) -> str:
 def _mean(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else np.nan
-
-
-def _percent(share: float, decimals: int = 0, unit: str = " %") -> str:
-    """Return a share in per cent; one that is neither all nor nothing never looks so."""
-    if np.isnan(share):
-        return "-"
-    lowest = 10.0**-decimals
-    value = 100 * share
-    shown = min(max(round(value, decimals), lowest), 100 - lowest) if 0 < share < 1 else value
-    return f"{shown:.{decimals}f}{unit}"
 
 
 def _table(first: str, *others: str) -> Table:

@@ -275,3 +275,13 @@ _READERS: dict[str, Callable[[Iterator[tuple[np.ndarray, np.ndarray]], Sequence[
     "labels": _labels,
     "values": _values,
 }
+
+
+def percent(share: float, decimals: int = 0, unit: str = " %") -> str:
+    """Return a share in per cent; one that is neither all nor nothing never looks so."""
+    if np.isnan(share):
+        return "-"
+    lowest = 10.0**-decimals
+    value = 100 * share
+    shown = min(max(round(value, decimals), lowest), 100 - lowest) if 0 < share < 1 else value
+    return f"{shown:.{decimals}f}{unit}"

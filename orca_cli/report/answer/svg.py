@@ -13,7 +13,7 @@ from xml.sax import saxutils
 import numpy as np
 from rich.cells import cell_len, set_cell_size
 
-from orca_cli.report.answer.numbers import MOST_CLASSES, Answer, Confusion, Labels, Number, Values
+from orca_cli.report.answer.numbers import MOST_CLASSES, Answer, Confusion, Labels, Number, Values, percent
 
 FILE = "answer.svg"
 _STYLE = """\
@@ -157,12 +157,12 @@ def _confusion(page: _Page, found: Confusion, title: str) -> str:
     for i, j in np.argwhere(found.counts):
         _cell(page, found, int(i), int(j), (left + j * cell, top + i * cell), cell)
     for i, recall in enumerate(found.recall):
-        page.text(left + k * cell + 8, top + (i + 0.5) * cell + 4, _percent(recall), look="faint")
+        page.text(left + k * cell + 8, top + (i + 0.5) * cell + 4, percent(recall), look="faint")
     bottom = top + k * cell + 16
     page.text(left - 8, bottom, "precision", look="faint", anchor="end")
     page.text(left + k * cell + 8, bottom, "recall", look="faint")
     for j, precision in enumerate(found.precision if cell > 15 else []):
-        page.text(left + (j + 0.5) * cell, bottom, _percent(precision, ""), look="faint", anchor="middle")
+        page.text(left + (j + 0.5) * cell, bottom, percent(precision, unit=""), look="faint", anchor="middle")
     page.height = max(page.height, bottom)
     return what
 
@@ -170,7 +170,7 @@ def _confusion(page: _Page, found: Confusion, title: str) -> str:
 def _cell(page: _Page, found: Confusion, i: int, j: int, corner: tuple[float, float], cell: float) -> None:
     count, share = int(found.counts[i, j]), float(found.shares[i, j])
     (x, y), names = corner, found.names
-    tip = f"true {names[i]}, predicted {names[j]}: {count} ({_percent(share)} of {names[i]})"
+    tip = f"true {names[i]}, predicted {names[j]}: {count} ({percent(share)} of {names[i]})"
     page.rect(x, y, cell - 1, cell - 1, "right" if i == j else "wrong", 0.12 + 0.78 * share, tip)
     if cell < 30 or len(str(count)) * _CHARACTER > cell:
         return
@@ -178,7 +178,7 @@ def _cell(page: _Page, found: Confusion, i: int, j: int, corner: tuple[float, fl
     middle, is_large = x + (cell - 1) / 2, cell >= 48
     page.text(middle, y + cell / 2 + (-2 if is_large else 4), str(count), look=look, anchor="middle")
     if is_large:
-        page.text(middle, y + cell / 2 + 14, _percent(share), look=look or "faint", anchor="middle")
+        page.text(middle, y + cell / 2 + 14, percent(share), look=look or "faint", anchor="middle")
 
 
 def _pairs(page: _Page, found: Confusion) -> None:
@@ -192,7 +192,7 @@ def _pairs(page: _Page, found: Confusion) -> None:
         y, share = 60 + 20 * row, float(found.shares[i, j])
         page.text(left - 8, y + 12, name, anchor="end")
         page.rect(left, y, max(300 * share, 1), 16, "wrong", 0.85)
-        page.text(left + 300 * share + 8, y + 12, f"{found.counts[i, j]} ({_percent(share)})")
+        page.text(left + 300 * share + 8, y + 12, f"{found.counts[i, j]} ({percent(share)})")
 
 
 # Labels
@@ -222,7 +222,7 @@ def _labels(page: _Page, found: Labels, title: str) -> str:
         ):
             if not np.isnan(values[k]):
                 page.rect(left, y + at, max(300 * float(values[k]), 1), height, look, 1, tip)
-        f1 = _percent(found.f1[k])
+        f1 = percent(found.f1[k])
         page.text(left + 308, y + 14, f"{f1}  ({found.present[k]} present)", look="faint")
     return what
 
@@ -278,7 +278,3 @@ def _counted(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[int, int, int, floa
     most = np.log1p(counts.max())
     for i, j in np.argwhere(counts):
         yield int(i), int(j), int(counts[i, j]), 0.15 + 0.85 * float(np.log1p(counts[i, j]) / most)
-
-
-def _percent(share: float, unit: str = " %") -> str:
-    return "-" if np.isnan(share) else f"{100 * share:.0f}{unit}"

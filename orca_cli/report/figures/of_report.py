@@ -15,6 +15,7 @@ from orca_cli.report.records.collect import Run
 from orca_cli.report.records.details import Details, Points, mean_curve
 from orca_cli.report.statistics import across
 from orca_cli.report.statistics.paired import Comparison
+from orca_cli.report.statistics.verdicts import shown_of
 from orca_cli.report.tables.layout import decimals_of, number
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Cell, Column, Method, Table
@@ -141,23 +142,12 @@ def _bound(value: float, scale: float, decimals: int | None, look: int) -> Dot:
 
 def gains(comparison: Comparison) -> Iterator[Dots]:
     """Yield the gain of every arm over all sets, then a figure for each arm: its gain on each set."""
-
-    def share(log: float) -> float:
-        return 100 * (1 - math.exp(-log)) if log > -700 else -math.inf
-
-    rows = []
+    rows, unit = [], ""
     for one in comparison.overall:
-        found, is_log = one.judged, one.is_relative
-        if found is None:
-            continue
-        value, ends = found.mean, found.interval or (found.mean, found.mean)
-        if is_log:
-            value, ends = share(value), (share(ends[0]), share(ends[1]))
-        rows.append(
-            (clean(one.arm), (Dot(value, 0, "mean gain", *ends, text=f"{value:+.1f} [{ends[0]:.1f}, {ends[1]:.1f}]"),))
-        )
-    is_relative = any(one.is_relative for one in comparison.overall)
-    unit = "% of the error" if is_relative else "points"
+        effect, unit = shown_of(one)
+        ends = effect.interval or (effect.mean, effect.mean)
+        text = f"{effect.mean:+.1f} [{ends[0]:.1f}, {ends[1]:.1f}]"
+        rows.append((clean(one.arm), (Dot(effect.mean, 0, "mean gain", *ends, text=text),)))
     base = clean(f"{comparison.axis}={comparison.baseline}")
     if rows:
         note = "Dot: mean over sets; line: 95 % bootstrap interval; right of 0: lower error."

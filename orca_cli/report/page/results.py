@@ -16,12 +16,10 @@ from orca_cli.report.records.details import Baseline, Details
 from orca_cli.report.statistics import across_layout
 from orca_cli.report.statistics.across import across
 from orca_cli.report.statistics.paired import Comparison
-from orca_cli.report.statistics.verdicts import claim, layouts_of
+from orca_cli.report.statistics.verdicts import claim_of, layouts_of
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Table, score_of
-
-_VERDICTS = ("helps", "harms", "no effect", "undecided")
 
 
 def verdicts(comparison: Comparison | None, given: Table) -> str:
@@ -31,13 +29,12 @@ def verdicts(comparison: Comparison | None, given: Table) -> str:
     axis, baseline = escaped(clean(comparison.axis)), escaped(clean(comparison.baseline))
     claims = []
     for one in comparison.overall:
-        said, *commands = claim(one, comparison)
-        name, _, rest = said.partition(": ")
-        verdict = next((word for word in _VERDICTS if rest.startswith(word)), "undecided")
-        rest = rest.removeprefix(verdict).lstrip(", ")
+        claim = claim_of(one, comparison)
+        said = escaped(clean(claim.said.lstrip(", "), longest=1000))
+        commands = "".join(f"<small>{code(command).html}</small>" for command in claim.commands)
         claims.append(
-            f'<li class="{verdict.replace(" ", "-")}"><b>{verdict}</b> <strong>{escaped(clean(name))}</strong> '
-            f"{escaped(clean(rest, longest=1000))}{''.join(f'<small>{code(one).html}</small>' for one in commands)}</li>"
+            f'<li class="{claim.verdict.replace(" ", "-")}"><b>{claim.verdict}</b> '
+            f"<strong>{escaped(clean(claim.arm))}</strong> {said}{commands}</li>"
         )
     first, second = layouts_of(comparison, given)
     more = first.notes[len(comparison.overall) :]

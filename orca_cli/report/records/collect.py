@@ -43,6 +43,11 @@ class Score:
     baselines: tuple[tuple[str, float], ...] = ()  # errors of simple models on the same test set, the constant left out
     seconds: float | None = None  # of the three stages together; None if not recorded
 
+    @property
+    def is_tested(self) -> bool:
+        """Return whether the test split was opened; a run with test=false leaves it closed."""
+        return self.value is not None or self.n + self.skipped > 0
+
 
 @dataclass(frozen=True)
 class Run:
@@ -108,7 +113,7 @@ def collect(folders: Iterable[Path]) -> Collection:
                 if (facts.st_dev, facts.st_ino) not in seen:
                     seen.add((facts.st_dev, facts.st_ino))
                     runs.append(_read_run(found))
-            except (UnreadableError, OSError) as error:
+            except (UnreadableError, OSError, RecursionError) as error:
                 broken.append(Broken(found, _reason(error)))
     if not runs and not broken:
         names = ", ".join(map(str, folders))
@@ -254,4 +259,6 @@ def _number(record: dict[str, Any], key: str) -> float | None:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "a record is nested too deeply"
     return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)

@@ -9,6 +9,7 @@ from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
 from orca_cli.report.records.collect import Collection, Run
 from orca_cli.report.records.studies import SET
 from orca_cli.runs import settings
+from orca_cli.schema import is_without_effect
 
 FIELDS = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "state")
 
@@ -39,7 +40,8 @@ class Values:
         decided = run.decided if run.state == "completed" else _decided(run)
         if key in decided:
             return decided[key]
-        place = (run.settings or str(run.path), key)
+        # The hash of the settings leaves out those without an effect on the result.
+        place = (str(run.path) if is_without_effect(key) or not run.settings else run.settings, key)
         if place not in self._composed:
             self._composed[place] = _composed(run, key)
         return self._composed[place]
@@ -82,20 +84,21 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
     key, value = pair(text, "--where")
     values = values or Values()
     found = {id(run): values.of(run, key) for run in (*collection.runs, *collection.superseded)}
-    known = {_canonical(value): value for value in found.values() if value is not None}
-    names = [value] if _canonical(value) in known else value.split(",")
-    for name in sorted(name for name in names if _canonical(name) not in known):
+    known = {canonical(value): value for value in found.values() if value is not None}
+    names = [value] if canonical(value) in known else value.split(",")
+    for name in sorted(name for name in names if canonical(name) not in known):
         hint = suggest(name, known.values()) if known else key_hint(key, collection)
         raise DataError(f"no run has {key}={name}", where="--where", hint=hint)
-    wanted = {_canonical(name) for name in names}
+    wanted = {canonical(name) for name in names}
 
     def kept(runs: list[Run]) -> list[Run]:
-        return [run for run in runs if (own := found[id(run)]) is not None and _canonical(own) in wanted]
+        return [run for run in runs if (own := found[id(run)]) is not None and canonical(own) in wanted]
 
     return dataclasses.replace(collection, runs=kept(collection.runs), superseded=kept(collection.superseded))
 
 
-def _canonical(text: str) -> str:
+def canonical(text: str) -> str:
+    """Return a value as it is compared: numbers as numbers, so that 1e-4 is 0.0001."""
     try:
         return repr(float(text))
     except ValueError:

@@ -11,6 +11,7 @@ from typing import Any
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.records.collect import Collection, Run
 from orca_cli.runs import studies
+from orca_cli.schema import is_without_effect
 
 SET = "set"  # the axis whose choices are the columns of a study's table
 _OWN = ("body", "source", "metric", "finetune")  # axes that have a field of their own in a run
@@ -34,7 +35,9 @@ def of_study(collection: Collection, folders: Sequence[Path], name: str) -> Coll
     labels: dict[str, list[dict[str, str]]] = defaultdict(list)
     for folder in folders:
         for member in studies.read(folder, name) if name in studies.names(folder) else []:
-            labels[member.identity].append(member.labels)
+            own = {key: value for key, value in member.labels.items() if not is_without_effect(key)}
+            if own not in labels[member.identity]:
+                labels[member.identity].append(own)
     runs, superseded = (
         [_named(run, own) for run in found for own in labels.get(run.identity, ())]
         for found in (collection.runs, collection.superseded)

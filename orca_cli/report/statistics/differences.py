@@ -20,6 +20,7 @@ POWER = 0.8  # of the number of differences that `needed` returns
 RESAMPLES = 10_000
 MOST_EXACT = 20  # differences whose 2^n sign patterns are all looked at
 FLIPS = 100_000  # drawn sign patterns of more differences
+_SAME = 1e-12  # of their size: numbers that differ by less differ by rounding only
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,25 @@ def effect(differences: Sequence[float]) -> Effect:
     p, smallest = sign_flip(differences)
     mean = math.fsum(differences) / len(differences)
     return Effect(len(differences), mean, interval(differences), p, smallest)
+
+
+def difference(base: float, mine: float) -> float:
+    """Return base - mine; 0 where they differ by rounding only."""
+    return 0.0 if math.isclose(base, mine, rel_tol=_SAME) else base - mine
+
+
+def relative(base: float, mine: float) -> float:
+    """Return the difference over the mean of both errors, in [-2, 2].
+
+    It orders pairs as log(base / mine) does and is about as large for small ones, but an error of 0 has one too.
+    """
+    found = difference(base, mine)
+    return 2 * found / (abs(base) + abs(mine)) if found else 0.0
+
+
+def as_share(found: float) -> float:
+    """Return a relative difference as the share of the baseline's error, in per cent: 100 for 2, minus infinity for -2."""
+    return 200 * found / (2 + found) if found > -2 else -math.inf
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:

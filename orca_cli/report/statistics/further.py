@@ -52,14 +52,8 @@ def further(one: Overall, comparison: Comparison) -> Further:
     """
     blocks = [block for block in comparison.blocks if block.arm == one.arm and block.seeds]
     judged, largest = one.judged, LARGEST_P / len(comparison.overall)
-    if judged is None:
-        return Further()
     margin = comparison.margin / 100 if one.is_relative else comparison.margin
-    sets = [
-        [value for value in differences_by_seed(own, one.is_relative) if math.isfinite(value)]
-        for own in by_column(blocks).values()
-    ]
-    sets = [own for own in sets if own]
+    sets = [differences_by_seed(own, one.is_relative) for own in by_column(blocks).values()]
 
     def total(deviation: float) -> float:
         return needed(judged.mean, deviation, margin, largest)

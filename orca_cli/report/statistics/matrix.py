@@ -11,9 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, signed_rank
-
-_SAME = 1e-12
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST, difference, holm, relative, signed_rank
 
 
 @dataclass(frozen=True)
@@ -95,30 +93,19 @@ def _means(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[float, float
 
 
 def _pair(row: str, column: str, tasks: Sequence[tuple[float, float, bool]], is_relative: bool) -> Pair:
-    points = [100 * _difference(mine, other) for mine, other, is_percent in tasks if is_percent]
-    relative = [_relative(mine, other) for mine, other, _ in tasks]
-    p, smallest = signed_rank(relative if is_relative else points)
+    points = [100 * difference(other, mine) for mine, other, is_percent in tasks if is_percent]
+    shares = [100 * relative(other, mine) for mine, other, _ in tasks]
+    p, smallest = signed_rank(shares if is_relative else points)
     return Pair(
         row,
         column,
         len(tasks),
         points=math.fsum(points) / len(points) if points else None,
-        relative=math.fsum(relative) / len(relative),
-        wins=sum(value > 0 for value in relative),
-        ties=sum(value == 0 for value in relative),
-        losses=sum(value < 0 for value in relative),
+        relative=math.fsum(shares) / len(shares),
+        wins=sum(value > 0 for value in shares),
+        ties=sum(value == 0 for value in shares),
+        losses=sum(value < 0 for value in shares),
         p=p,
         smallest=smallest,
         is_relative=is_relative,
     )
-
-
-def _difference(mine: float, other: float) -> float:
-    """Return other - mine; 0 where they differ by rounding only."""
-    return 0.0 if math.isclose(mine, other, rel_tol=_SAME) else other - mine
-
-
-def _relative(mine: float, other: float) -> float:
-    """Return the difference in per cent of the mean of both: as log(other / mine) it orders pairs, and it is defined at 0."""
-    difference = _difference(mine, other)
-    return 200 * difference / (abs(mine) + abs(other)) if difference else 0.0

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.records.collect import Run
+from orca_cli.report.records.filters import Values, canonical
 from orca_cli.report.records.origin import Origin
-from orca_cli.report.statistics.differences import Effect, effect, holm
+from orca_cli.report.statistics.differences import Effect, effect, holm, relative
 from orca_cli.report.tables.notes import clean
-from orca_cli.report.tables.table import Column, Method, Table
+from orca_cli.report.tables.table import Cell, Column, Method, Row, Table
 
 _FIELDS = ("body", "source", "metric", "finetune")
 _ARM, _OF_AN_ARM = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
+_DECIDED = "decided"  # value of settings that were left open
 _ZERO = 1e-12
 
 
@@ -69,7 +71,7 @@ class Overall:
         seeds: of the sets, fewest and most.
         wins, ties, losses: sets by the sign of their mean gain.
         points: mean gain over the sets whose error is a per cent; None without one.
-        relative: mean over all sets of log(baseline's mean error / arm's): about the share of the error that is gained.
+        relative: mean over all sets of the relative difference of the mean errors (`differences.relative`).
         worst: name and mean gain, in points, of the set with the lowest; None without a set whose error is a per cent.
         corrected: Holm's p over the arms, of `points` if all sets have them, else of `relative`.
         is_relative: the verdict is about `relative`.
@@ -83,15 +85,15 @@ class Overall:
     ties: int
     losses: int
     points: Effect | None
-    relative: Effect | None
+    relative: Effect
     worst: tuple[str, float] | None = None
     corrected: float = 1.0
     is_relative: bool = False
 
     @property
-    def judged(self) -> Effect | None:
+    def judged(self) -> Effect:
         """Return the effect that the verdict is about."""
-        return self.relative if self.is_relative else self.points
+        return self.relative if self.is_relative or self.points is None else self.points
 
 
 @dataclass(frozen=True)
@@ -114,73 +116,107 @@ class Comparison:
     origin: Origin | None = None
 
 
-def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origin | None = None) -> Comparison:
+def compare(
+    table: Table, axis: str, baseline: str, margin: float, origin: Origin | None = None, values: Values | None = None
+) -> Comparison:
     """Return the comparison of all methods that differ from others in an axis only.
 
     Args:
         table: of the runs.
-        axis: body, source, metric, finetune, or a setting in which rows differ.
+        axis: body, source, metric, finetune, or a setting; typed, decided or left as it is.
         baseline: its value.
         margin, origin: see `Comparison`.
+        values: where the values of settings come from; default: new ones, which are read again.
 
     Raises:
-        DataError: no row has that value, all have it, or there is no pair.
+        DataError: no row has that value, all have it, there is no pair, or a run has several partners.
     """
-    values = {value for row in table.rows if (value := value_of(row.method, axis)) is not None}
-    if not values:
+    known = values or Values()
+    value_of = {row.method: value for row in table.rows if (value := _value(row, axis, known)) is not None}
+    of_baseline = {method for method, value in value_of.items() if canonical(value) == canonical(baseline)}
+    if not value_of:
         keys = {key for row in table.rows for key, _ in row.method.settings} | set(_FIELDS)
         raise DataError(f"the runs do not differ in '{axis}'", where="--against", hint=suggest(axis, keys))
-    if baseline not in values:
-        raise DataError(f"no run has {axis}={baseline}", where="--against", hint=suggest(baseline, values))
-    if len(values) == 1:
+    if not of_baseline:
+        hint = suggest(baseline, set(value_of.values()))
+        raise DataError(f"no run has {axis}={baseline}", where="--against", hint=hint)
+    if len(of_baseline) == len(value_of):
         hint = f"run others as well: orca run -m {axis}={baseline},..."
         raise DataError(f"all runs have {axis}={baseline}", where="--against", hint=hint)
-    # Rows without a completed run, such as one that was typed beside an arm and interrupted, are nobody's partner.
-    finished = [row for row in table.rows if any(cell.by_seed for cell in row.cells)]
-    partners = {_others(row.method, axis): row for row in finished if value_of(row.method, axis) == baseline}
+    partners: dict[tuple[tuple[str, str], ...], list[Row]] = defaultdict(list)
+    for row in table.rows:
+        if row.method in of_baseline:
+            partners[_others(row.method, axis)].append(row)
     blocks = []
     for row in table.rows:
-        if (value := value_of(row.method, axis)) in (None, baseline):
+        if row.method not in value_of or row.method in of_baseline:
             continue
         others = _others(row.method, axis)
-        partner = partners.get(others)
         for place, column in enumerate(table.columns):
-            mine = row.cells[place].by_seed
-            base = {} if partner is None else partner.cells[place].by_seed
-            seeds = tuple(sorted(mine.keys() & base.keys()))
-            if mine:
-                errors = (tuple(base[seed] for seed in seeds), tuple(mine[seed] for seed in seeds))
-                runs = [own[0] for own in (partner and partner.cells[place].runs, row.cells[place].runs) if own]
-                lost = len(mine) - len(seeds)
-                blocks.append(Block(column, str(value), others, seeds, *errors, lost=lost, runs=tuple(runs)))
+            if row.cells[place].by_seed:
+                partner = _partner(partners[others], place, f"{axis}={baseline}")
+                blocks.append(_block(column, value_of[row.method], others, partner, row.cells[place]))
     if not any(block.seeds for block in blocks):
         what = f"no two runs of the same task and seed differ in nothing but '{axis}'"
-        raise DataError(what, where="--against", hint=_unpaired_hint(table, axis, baseline))
+        raise DataError(what, where="--against", hint=_unpaired_hint(value_of, of_baseline, f"{axis}={baseline}"))
     arms = dict.fromkeys(block.arm for block in blocks)
     found = [_overall(arm, [block for block in blocks if block.arm == arm and block.seeds]) for arm in arms]
     is_relative = not all(block.column.percent for block in blocks if block.seeds)
     found = [replace(one, is_relative=is_relative) for one in found if one.sets]
-    corrected = holm([one.judged.p if one.judged else 1.0 for one in found])
+    corrected = holm([one.judged.p for one in found])
     found = [replace(one, corrected=p) for one, p in zip(found, corrected, strict=True)]
     return Comparison(axis, baseline, margin, blocks, found, sum(block.lost for block in blocks), origin)
 
 
-def _unpaired_hint(table: Table, axis: str, baseline: str) -> str:
-    """Return in what the most alike rows with and without the baseline differ besides the axis."""
+def _partner(rows: Sequence[Row], place: int, name: str) -> Cell:
+    """Return the baseline's cell of a column; an empty one where it has none.
+
+    Raises:
+        DataError: several rows have one, since an arm of a study was run with another source, metric or finetune as well.
+    """
+    cells = {row.method: row.cells[place] for row in rows if row.cells[place].by_seed}
+    if len(cells) > 1:
+        differ = [key for key in _OF_AN_ARM if len({getattr(method, key) for method in cells}) > 1]
+        what = (
+            f"runs of {name} differ in {', '.join(differ)}, so that it is open which of them others are compared with"
+        )
+        raise DataError(what, where="--against", hint=f"narrow with --where {differ[0]}=...")
+    return next(iter(cells.values()), Cell())
+
+
+def _block(column: Column, arm: str, others: tuple[tuple[str, str], ...], baseline: Cell, own: Cell) -> Block:
+    base, mine = baseline.by_seed, own.by_seed
+    seeds = tuple(sorted(mine.keys() & base.keys()))
+    errors = (tuple(base[seed] for seed in seeds), tuple(mine[seed] for seed in seeds))
+    runs = tuple(runs[0] for runs in (baseline.runs, own.runs) if runs)
+    return Block(column, arm, others, seeds, *errors, lost=len(mine) - len(seeds), runs=runs)
+
+
+def _unpaired_hint(value_of: Mapping[Method, str], of_baseline: Collection[Method], baseline: str) -> str:
+    """Return in what the most alike methods with and without the baseline differ besides the axis."""
+    axis = baseline.partition("=")[0]
     of: dict[bool, list[set[tuple[str, str]]]] = {True: [], False: []}
-    for row in table.rows:
-        if (value := value_of(row.method, axis)) is not None:
-            of[value == baseline].append(set(_others(row.method, axis)))
+    for method in value_of:
+        of[method in of_baseline].append(set(_others(method, axis)))
     differences = [one ^ other for one in of[True] for other in of[False]]
     keys = sorted({clean(key) for key, _ in min(differences, key=len, default=set())})
     if not keys:
-        return f"run the same tasks and seeds with {axis}={baseline}"
+        return f"run the same tasks and seeds with {baseline}"
     return f"they differ in {', '.join(keys)} as well; try --against {keys[-1]}=..., or narrow with --where"
 
 
-def value_of(method: Method, axis: str) -> str | None:
-    """Return a method's value on an axis; None where its name has none."""
-    return str(getattr(method, axis)) if axis in _FIELDS else dict(method.settings).get(axis)
+def _value(row: Row, axis: str, values: Values) -> str | None:
+    """Return a row's value on an axis; None where its runs do not say.
+
+    What a program decides differs between sets, so that all rows that leave it open are one arm.
+    """
+    if axis in _FIELDS:
+        return str(getattr(row.method, axis))
+    typed = dict(row.method.settings)
+    run = next((run for cell in row.cells for run in cell.runs), None)
+    if axis in typed or run is None:
+        return typed.get(axis)
+    return _DECIDED if axis in run.decided and axis not in run.variant else values.of(run, axis)
 
 
 def _others(method: Method, axis: str) -> tuple[tuple[str, str], ...]:
@@ -195,12 +231,11 @@ def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
     named = [(mean, column.task) for mean, column in zip(means, sets, strict=True) if column.percent]
     percent = [mean for mean, _ in named]
     worst = min(named, default=None)
-    ratios = [ratio for own in sets.values() if (ratio := _log_ratio(own)) is not None]
+    shares = [_relative(own) for own in sets.values()]
     if len(sets) == 1:  # then seeds are what there is to judge by
         (own,) = sets.values()
         percent = differences_by_seed(own, False) if percent else []
-        logs = differences_by_seed(own, True)
-        ratios = logs if all(map(math.isfinite, logs)) else []
+        shares = differences_by_seed(own, True)
     counts = [len(block.seeds) for block in blocks]
     return Overall(
         arm,
@@ -211,7 +246,7 @@ def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
         ties=sum(abs(mean) <= _ZERO for mean in means),
         losses=sum(mean < -_ZERO for mean in means),
         points=effect(percent) if percent else None,
-        relative=effect(ratios) if ratios else None,
+        relative=effect(shares),
         worst=worst and (worst[1], worst[0]),
     )
 
@@ -224,27 +259,20 @@ def by_column(blocks: Iterable[Block]) -> dict[Column, list[Block]]:
     return dict(sets)
 
 
-def differences_by_seed(blocks: Sequence[Block], as_logs: bool) -> list[float]:
-    """Return, for each seed, the mean over the blocks of a set that have it: of gains, or of log ratios of the errors.
-
-    A log ratio is NaN where an error is not above 0.
-    """
+def differences_by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:
+    """Return, for each seed, the mean over the blocks of a set that have it: of gains, or of relative differences."""
     found: dict[int, list[float]] = defaultdict(list)
     for block in blocks:
-        for seed, value in zip(block.seeds, _log_ratios(block) if as_logs else block.gains, strict=True):
+        pairs = zip(block.baseline, block.errors, strict=True)
+        values = [relative(base, mine) for base, mine in pairs] if is_relative else block.gains
+        for seed, value in zip(block.seeds, values, strict=True):
             found[seed].append(value)
     return [_mean(own) for _, own in sorted(found.items())]
 
 
-def _log_ratio(blocks: Sequence[Block]) -> float | None:
-    """Return log(mean error of the baseline / of the arm) on a set; None where either is not above 0."""
-    base, mine = _mean(_mean(block.baseline) for block in blocks), _mean(_mean(block.errors) for block in blocks)
-    return math.log(base / mine) if base > 0 and mine > 0 else None
-
-
-def _log_ratios(block: Block) -> list[float]:
-    pairs = zip(block.baseline, block.errors, strict=True)
-    return [math.log(base / mine) if base > 0 and mine > 0 else math.nan for base, mine in pairs]
+def _relative(blocks: Sequence[Block]) -> float:
+    """Return the relative difference of the mean errors on a set."""
+    return relative(_mean(_mean(block.baseline) for block in blocks), _mean(_mean(block.errors) for block in blocks))
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from orca_cli.report.statistics.differences import LARGEST_P, LEAST, Effect, holm
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST, Effect, as_share, holm
 from orca_cli.report.statistics.further import MOST, further
 from orca_cli.report.statistics.paired import Block, Comparison, Overall
-from orca_cli.report.tables.layout import PLUS_MINUS, Entry, Layout, alarms_of, header, problems_of
+from orca_cli.report.tables.layout import PLUS_MINUS, Entry, Layout, alarms_of, decimals_of, header, number, problems_of
 from orca_cli.report.tables.notes import clean, seeds_text
 from orca_cli.report.tables.table import Table
 
@@ -26,74 +26,105 @@ CSV_COLUMNS = (
 )
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What is known about an arm, and what would decide it.
+
+    Args:
+        verdict: helps, harms, no effect or undecided.
+        said: what follows it, such as " by 1.9 points [1.1, 2.7] (n = 12 sets x 5 seeds, p = 0.02)".
+        commands: run what is missing, if it is undecided.
+    """
+
+    arm: str
+    verdict: str
+    said: str
+    commands: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Return the sentence without the commands."""
+        return f"{self.arm}: {self.verdict}{self.said}"
+
+
 def sentence(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> str:
     """Return what is known about an arm and what would decide it, in one line.
 
     Such as "otdd: helps by 1.9 points [1.1, 2.7] (n = 12 sets x 5 seeds, ...)", or "otdd: undecided, ...; about 6 more seeds:
     orca run -m ...".
     """
-    said, *lines = claim(one, comparison, sign)
-    return f"{said}: {' ; '.join(lines)}" if lines else said
+    claim = claim_of(one, comparison, sign)
+    return f"{claim.text}: {' ; '.join(claim.commands)}" if claim.commands else claim.text
 
 
-def claim(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> list[str]:
-    """Return what is known about an arm, then the commands that would decide it, if that is undecided."""
-    low_n, high_n = one.seeds
-    seeds = f"{low_n if low_n == high_n else f'{low_n} to {high_n}'} seed{'s' if high_n > 1 else ''}"
-    counted = f"n = {one.sets} sets x {seeds}" if one.sets > 1 else f"n = {seeds}, one set"
-    found, unit = _scaled(one)
-    if found is None:
-        return [f"{one.arm}: undecided ({counted}; an error of 0 has no ratio)"]
+def claim_of(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> Claim:
+    """Return what is known about an arm."""
+    found, unit = shown_of(one)
     arms = len(comparison.overall)
-    facts = f"{counted}, p = {_p(one.corrected)}" + (f" corrected for {arms} arms" if arms > 1 else "")
+    facts = f"{_counted(one)}, p = {_p(one.corrected)}" + (f" corrected for {arms} arms" if arms > 1 else "")
+    places = _decimals(found.mean, 1)
     if found.interval is None:
-        said = f"{one.arm}: undecided, {found.mean:+.1f} {unit} in the only pair ({counted})"
-        return _with_further(said, one, comparison)
+        said = f", {found.mean:+.{places}f} {unit} in the only pair ({_counted(one)})"
+        return _undecided(said, one, comparison)
     low, high = found.interval
     if is_sure(one) and low > 0:
-        return [f"{one.arm}: helps by {found.mean:.1f} {unit} [{low:.1f}, {high:.1f}] ({facts})"]
+        return Claim(one.arm, "helps", f" by {found.mean:.{places}f} {unit} {_ends(low, high, places)} ({facts})")
     if is_sure(one) and high < 0:
-        return [f"{one.arm}: harms by {-found.mean:.1f} {unit} [{-high:.1f}, {-low:.1f}] ({facts})"]
+        return Claim(one.arm, "harms", f" by {-found.mean:.{places}f} {unit} {_ends(-high, -low, places)} ({facts})")
     if max(-low, high) <= comparison.margin and found.n >= LEAST:
-        return [f"{one.arm}: no effect beyond {sign}{comparison.margin:g} {unit} ({facts})"]
+        return Claim(one.arm, "no effect", f" beyond {sign}{comparison.margin:g} {unit} ({facts})")
     few = f"; {found.n} differences cannot reach p = {LARGEST_P}" if found.smallest * arms > LARGEST_P else ""
-    said = f"{one.arm}: undecided, {found.mean:+.1f} {unit} [{low:.1f}, {high:.1f}] ({facts}{few})"
-    return _with_further(said, one, comparison)
+    said = f", {found.mean:+.{places}f} {unit} {_ends(low, high, places)} ({facts}{few})"
+    return _undecided(said, one, comparison)
+
+
+def _counted(one: Overall) -> str:
+    """Return how many sets and seeds the judged differences come from."""
+    if one.sets == 1:
+        return f"n = {one.judged.n} seed{'s' if one.judged.n > 1 else ''}, one set"
+    low, high = one.seeds
+    return f"n = {one.sets} sets x {low if low == high else f'{low} to {high}'} seed{'s' if high > 1 else ''}"
+
+
+def _ends(low: float, high: float, places: int) -> str:
+    return f"[{low:.{places}f}, {high:.{places}f}]"
+
+
+def _decimals(gain: float, least: int) -> int:
+    """Return how many decimals show a gain's first digit: at least some, at most nine."""
+    return min(9, max(least, -math.floor(math.log10(abs(gain))))) if gain and math.isfinite(gain) else least
 
 
 def is_sure(one: Overall) -> bool:
     """Return whether the sign of an arm's mean gain is shown: six differences or more, and Holm's p at most 0.05."""
-    return one.judged is not None and one.judged.n >= LEAST and one.corrected <= LARGEST_P
+    return one.judged.n >= LEAST and one.corrected <= LARGEST_P
 
 
-def _with_further(said: str, one: Overall, comparison: Comparison) -> list[str]:
-    """Return the sentence with how many more seeds or sets are needed, then the commands."""
+def _undecided(said: str, one: Overall, comparison: Comparison) -> Claim:
+    """Return the claim with how many more seeds or sets are needed."""
     more = further(one, comparison)
     if more.seeds is not None:
-        count = f"{'about' if one.seeds[1] > 1 else 'at least'} {more.seeds} more seed{'s' if more.seeds > 1 else ''}"
-        return [f"{said}; {count}", *more.commands]
+        about = "about" if one.seeds[1] > 1 else "at least"
+        lacks = f"{about} {more.seeds} more seed{'s' if more.seeds > 1 else ''}"
+        return Claim(one.arm, "undecided", f"{said}; {lacks}", more.commands)
     if more.is_hopeless:
-        return [f"{said}; it would take more than {MOST} more seeds"]
-    why = "" if more.is_few_sets else "the sets differ more than their seeds: "
-    count = f"more than {MOST}" if more.sets is None else f"about {more.sets}"
-    return [f"{said}; {why}{count} more set{'s' if more.sets != 1 else ''}, not more seeds"]
+        lacks = f"it would take more than {MOST} more seeds"
+    else:
+        why = "" if more.is_few_sets else "the sets differ more than their seeds: "
+        count = f"more than {MOST}" if more.sets is None else f"about {more.sets}"
+        lacks = f"{why}{count} more set{'s' if more.sets != 1 else ''}, not more seeds"
+    return Claim(one.arm, "undecided", f"{said}; {lacks}")
 
 
-def _scaled(one: Overall) -> tuple[Effect | None, str]:
-    """Return the judged effect in the unit in which it is shown: logs of ratios as per cent of the baseline's error."""
-    if not one.is_relative or one.relative is None:
-        return one.judged, "points"
-    return _as_percent(one.relative), "% of the error"
+def shown_of(one: Overall) -> tuple[Effect, str]:
+    """Return the judged effect in the unit in which it is shown, and that unit."""
+    return (_as_percent(one.relative), "% of the error") if one.is_relative else (one.judged, "points")
 
 
 def _as_percent(found: Effect) -> Effect:
-    """Return the effect on log(baseline / arm) as the share of the baseline's error that is gained, in per cent."""
-
-    def share(log: float) -> float:
-        return 100 * (1 - math.exp(-log))
-
-    ends = None if found.interval is None else (share(found.interval[0]), share(found.interval[1]))
-    return Effect(found.n, share(found.mean), ends, found.p, found.smallest)
+    """Return an effect on relative differences as the share of the baseline's error that is gained, in per cent."""
+    ends = None if found.interval is None else (as_share(found.interval[0]), as_share(found.interval[1]))
+    return Effect(found.n, as_share(found.mean), ends, found.p, found.smallest)
 
 
 def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> list[Layout]:
@@ -107,14 +138,11 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         caption=(
             f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % BCa bootstrap "
             "interval] over sets, each with the mean over its seeds and settings. points: sets whose error is a per cent. "
-            "% of the error: from the mean log ratio of the errors, all sets. p: exact sign-flip test; Holm: corrected for "
-            "the number of arms; least p: the smallest possible with this number of differences. "
-            f"Bold and *: {_MARKED}."
+            "% of the error: of the baseline's, from the mean over all sets of the difference over the mean of both errors. "
+            "p: exact sign-flip test; Holm: corrected for the number of arms; least p: the smallest possible with this number "
+            f"of differences. Bold and *: {_MARKED}."
         ),
-        notes=[
-            "\n".join(clean(line, longest=2000) for line in claim(one, comparison, sign)) for one in comparison.overall
-        ]
-        + _coverage(comparison),
+        notes=[_note(claim_of(one, comparison, sign)) for one in comparison.overall] + _coverage(comparison),
         problems=[],
         alarms=alarms_of(table),
         alarmed=[False] * len(_OVERALL),
@@ -155,6 +183,11 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
     return [first, second]
 
 
+def _note(claim: Claim) -> str:
+    lines = [f"{claim.text}:" if claim.commands else claim.text, *claim.commands]
+    return "\n".join(clean(line, longest=2000) for line in lines)
+
+
 def corrected_of(comparison: Comparison) -> dict[int, float]:
     """Return id of a block -> p of its gain, corrected for the number of blocks that have pairs (Holm)."""
     blocks = [(block, found) for block in comparison.blocks if (found := block.effect) is not None]
@@ -179,34 +212,41 @@ def _overall_entries(one: Overall) -> Iterator[Entry]:
     yield Entry(f"{one.wins}/{one.ties}/{one.losses}")
     yield _judged_entry(one, one.points, 2)
     yield Entry(_MISSING if one.worst is None else f"{one.worst[1]:+.1f} {clean(one.worst[0])}")
-    yield _judged_entry(one, one.relative and _as_percent(one.relative), 1)
-    yield Entry(_MISSING if judged is None else _p(judged.p))
+    yield _judged_entry(one, _as_percent(one.relative), 1)
+    yield Entry(_p(judged.p))
     yield Entry(_p(one.corrected))
-    yield Entry(_MISSING if judged is None else _p(judged.smallest))
+    yield Entry(_p(judged.smallest))
 
 
 def _judged_entry(one: Overall, found: Effect | None, decimals: int) -> Entry:
     """Return a gain, marked if it is the one that the verdict is about and its sign is shown."""
     is_marked = is_sure(one) and (decimals == 1) == one.is_relative
-    return Entry(("* " if is_marked else "") + _with_interval(found, decimals), best=is_marked)
+    places = decimals if found is None else _decimals(found.mean, decimals)
+    return Entry(("* " if is_marked else "") + _with_interval(found, places), best=is_marked)
 
 
 def _block_entry(block: Block, corrected: float) -> Entry:
-    found, decimals = block.effect, 1 if block.column.percent else 3
+    found = block.effect
     assert found is not None  # blocks without a pair are not shown
-    base, mine = (block.scale * math.fsum(values) / len(values) for values in (block.baseline, block.errors))
+    base, mine = (block.scale * _mean(values) for values in (block.baseline, block.errors))
+    places = 1 if block.column.percent else decimals_of([base, mine])
+    places = places if places is None else _decimals(found.mean, places)
     lost = f", {block.lost} without partner" if block.lost else ""
     is_marked = found.n >= LEAST and corrected <= LARGEST_P
-    text = f"{'* ' if is_marked else ''}{_with_interval(found, decimals)} ({found.n})"
-    return Entry(text, f"{base:.{decimals}f} > {mine:.{decimals}f}{lost}", is_marked)
+    text = f"{'* ' if is_marked else ''}{_with_interval(found, places)} ({found.n})"
+    return Entry(text, f"{number(base, places)} > {number(mine, places)}{lost}", is_marked)
 
 
-def _with_interval(found: Effect | None, decimals: int) -> str:
+def _with_interval(found: Effect | None, places: int | None) -> str:
+    """Return "+1.2 [0.3, 2.2]"; without decimals, with three significant digits."""
     if found is None:
         return _MISSING
-    mean, *both = (round(value, decimals) + 0.0 for value in (found.mean, *(found.interval or ())))  # no -0.0
-    ends = " [{:.{d}f}, {:.{d}f}]".format(*both, d=decimals) if both else ""
-    return f"{mean:+.{decimals}f}{ends}"
+    mean, *ends = (_unsigned_zero(number(value, places)) for value in (found.mean, *(found.interval or ())))
+    return f"{'' if mean.startswith('-') else '+'}{mean}" + (f" [{', '.join(ends)}]" if ends else "")
+
+
+def _unsigned_zero(text: str) -> str:
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _p(value: float) -> str:
@@ -230,8 +270,8 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
                 "losses": one.losses,
                 "points": one.points and asdict(one.points),
                 "worst": one.worst and list(one.worst),
-                "log_ratio": one.relative and asdict(one.relative),
-                "judged": "log_ratio" if one.is_relative else "points",
+                "relative": asdict(one.relative),
+                "judged": "relative" if one.is_relative else "points",
                 "holm_p": one.corrected,
                 "sentence": sentence(one, comparison),
                 "further": _further_record(one, comparison),
@@ -258,7 +298,7 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
 
 def _further_record(one: Overall, comparison: Comparison) -> dict[str, Any] | None:
     """Return what an undecided arm lacks; None for one that is decided."""
-    return asdict(further(one, comparison)) if ": undecided" in claim(one, comparison)[0] else None
+    return asdict(further(one, comparison)) if claim_of(one, comparison).verdict == "undecided" else None
 
 
 def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
@@ -277,7 +317,7 @@ def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
             line |= {"holm_p": corrected[id(block)]}
         yield line
     for one in comparison.overall:
-        for unit, found in (("points", one.points), ("log ratio", one.relative)):
+        for unit, found in (("points", one.points), ("relative", one.relative)):
             if found is not None:
                 line = blank | {"task": "all sets", "arm": one.arm, "sets": found.n, "pairs": one.pairs, "unit": unit}
                 line |= {"wins": one.wins, "ties": one.ties, "losses": one.losses} | _numbers(found)

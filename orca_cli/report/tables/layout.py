@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
 from orca_cli.report.tables.notes import clean, data_words, notes_of, sources_of
 from orca_cli.report.tables.published import doubts_of
-from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Table, bounds_of
+from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Published, Table, bounds_of
 
 PLUS_MINUS = "\u00b1"
 _MISSING = "-"
@@ -104,6 +104,7 @@ def _remainder(cell: Cell) -> str:
     """Return what a cell's mean leaves out, such as "+1 failed +2 running"."""
     counts = {
         "undefined": cell.undefined,
+        "not tested": cell.untested,
         "of unmatched seeds": cell.partial,
         **{state: cell.unfinished[state] for state in UNFINISHED},
     }
@@ -119,8 +120,8 @@ def _published(
     rows = []
     sources = sources_of(table)
     for method, source in dict.fromkeys((result.method, result.source) for result in table.published):
-        own = {result.task: result for result in table.published if (result.method, result.source) == (method, source)}
-        found = [(column, own.get(column.task)) for column in table.columns]
+        own = [result for result in table.published if (result.method, result.source) == (method, source)]
+        found = [(column, _nearest(own, column)) for column in table.columns]
         doubts = ["" if result is None else ", ".join(doubts_of(column, result)) for column, result in found]
         shared = {text for text, (_, result) in zip(doubts, found, strict=True) if result is not None}
         common = shared.pop() if len(shared) == 1 else ""
@@ -132,6 +133,12 @@ def _published(
         origin = clean(", ".join(text for text in ("published", common) if text))
         rows.append((_names({names[0]: label, _FROM: origin}, names), entries, ""))
     return rows
+
+
+def _nearest(results: list[Published], column: Column) -> Published | None:
+    """Return the result on a column's task, by its protocol if there is one; None without any."""
+    of_task = [result for result in results if result.task == column.task]
+    return max(of_task, key=lambda result: result.protocol == column.protocol, default=None)
 
 
 def _names(known: dict[str, str], names: list[str]) -> list[str]:

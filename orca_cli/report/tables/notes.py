@@ -126,7 +126,7 @@ def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
         usual = counts.most_common(1)[0][0]
         others = "; ".join(f"{method} ({text})" for method, text in seeds if text != usual)
         yield f"methods have different seeds: {usual}, but {others}"
-    sizes = sorted({score_of(run).n for run in runs})
+    sizes = sorted({score.n for run in runs if (score := score_of(run)).is_tested})
     if len(sizes) > 1:
         items = ", ".join(map(str, sizes))
         yield f"errors are means over different numbers of items ({items}) and may not be comparable"

@@ -50,19 +50,19 @@ def merged(collection: Collection, text: str, values: Values) -> Table:
         raise UsageError(f"'{text}' is not a list of keys", where="--by", hint="such as --by body,train.lr")
     if "task" in keys or "set" in keys:
         raise UsageError("tasks are the columns", where="--by", hint="such as --by body,train.lr")
-    of = {run.path: [values.of(run, key) for run in [run] for key in keys] for run in collection.runs}
-    for place, key in enumerate(keys):
-        if of and all(found[place] is None for found in of.values()):
+    runs = collection.runs
+    found = [{key: values.of(run, key) for key in keys} for run in runs]
+    for key in keys:
+        if found and all(own[key] is None for own in found):
             raise DataError(f"no run has '{key}'", where="--by", hint=key_hint(key, collection))
-    column_of = columns_of(collection.runs)
-    method_of = methods_of(collection.runs, column_of)
+    columns = columns_of(runs)
     parts: dict[tuple[Method, Column], dict[Method, Cell]] = defaultdict(lambda: defaultdict(Cell))
-    for run in collection.runs:
-        own = {key: _NONE if value is None else value for key, value in zip(keys, of[run.path], strict=True)}
-        fields = {name: own.get(name, "") for name in _FIELDS}
-        method = Method(**fields, settings=tuple((key, value) for key, value in own.items() if key not in _FIELDS))
-        add(parts[method, column_of[run.path]][method_of[run.path]], run)
-    table = table_of(collection, {place: _merged(list(own.values())) for place, own in parts.items()}, column_of)
+    for run, column, part, own in zip(runs, columns, methods_of(runs, columns), found, strict=True):
+        shown = {key: _NONE if value is None else value for key, value in own.items()}
+        fields = {name: shown.get(name, "") for name in _FIELDS}
+        method = Method(**fields, settings=tuple((key, value) for key, value in shown.items() if key not in _FIELDS))
+        add(parts[method, column][part], run)
+    table = table_of(collection, {place: _merged(list(own.values())) for place, own in parts.items()}, columns)
     return replace(table, by=keys)
 
 

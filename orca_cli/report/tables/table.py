@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from orca_cli.report.records.collect import Broken, Collection, Run, Score
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, sign_flip
@@ -82,14 +82,19 @@ class Cell:
         return list(self.by_seed.values())
 
     @property
+    def untested(self) -> int:
+        """Return the number of completed runs that left the test split closed (test=false)."""
+        return sum(not score_of(run).is_tested for run in self.runs)
+
+    @property
     def undefined(self) -> int:
-        """Return the number of completed runs without an error value."""
-        return sum(score_of(run).value is None for run in self.runs)
+        """Return the number of completed runs whose error is undefined on their test split."""
+        return sum(score_of(run).value is None for run in self.runs) - self.untested
 
     @property
     def partial(self) -> int:
         """Return the number of runs with an error whose seed not all parts have, so that they do not count."""
-        return len(self.runs) - self.undefined - self.parts * len(self.by_seed)
+        return len(self.runs) - self.undefined - self.untested - self.parts * len(self.by_seed)
 
     @property
     def steps(self) -> list[int]:
@@ -175,66 +180,64 @@ def bounds_of(baselines: dict[str, tuple[float, float]]) -> tuple[float, float] 
 
 def build_table(collection: Collection) -> Table:
     """Return the table of a collection; rows and columns are sorted by their names."""
-    runs = collection.runs
-    column_of = columns_of(runs)
-    method_of = methods_of(runs, column_of)
+    columns = columns_of(collection.runs)
     cells: dict[tuple[Method, Column], Cell] = defaultdict(Cell)
-    for run in runs:
-        add(cells[method_of[run.path], column_of[run.path]], run)
-    return table_of(collection, cells, column_of)
+    for run, column, method in zip(collection.runs, columns, methods_of(collection.runs, columns), strict=True):
+        add(cells[method, column], run)
+    return table_of(collection, cells, columns)
 
 
-def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], column_of: dict[Path, Column]) -> Table:
-    """Return the table of some cells; `column_of` is run folder -> column, of all runs of the collection."""
-    runs = collection.runs
-    columns = sorted(set(column_of.values()))
+def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], columns: Iterable[Column]) -> Table:
+    """Return the table of some cells; `columns` are those of all runs of the collection."""
+    columns = sorted(set(columns))
     methods = sorted({method for method, _ in cells})
     rows = [Row(method, [cells.get((method, column), Cell()) for column in columns]) for method in methods]
     trivial = [_mark_best([row.cells[place] for row in rows]) for place in range(len(columns))]
     _rank(rows)
-    unfinished = [run for run in runs if run.state != "completed"]
+    unfinished = [run for run in collection.runs if run.state != "completed"]
     baselines = [_best_baselines([row.cells[place] for row in rows]) for place in range(len(columns))]
     return Table(columns, rows, trivial, unfinished, collection.superseded, collection.broken, baselines=baselines)
 
 
-def columns_of(runs: list[Run]) -> dict[Path, Column]:
-    """Return run folder -> column; a run without a score goes where its task's scores are."""
-    found: dict[Path, Column] = {}
+def columns_of(runs: Sequence[Run]) -> list[Column]:
+    """Return the column of each run; one without a score goes where its task's scores are."""
+    found: list[Column | None] = []
     for run in runs:
-        if (score := run.score) is not None:
-            marks = (score.percent, score.synthetic, score.chosen_on_test, score.size)
-            found[run.path] = Column(run.task, run.protocol, score.error_name, *marks)
-    by_task = {(column.task, column.protocol): column for column in sorted(found.values(), reverse=True)}
-    for run in runs:
-        blank = Column(run.task, run.protocol, "", False, False)
-        found.setdefault(run.path, by_task.get((run.task, run.protocol), blank))
-    return found
+        score = run.score
+        marks = score and (score.error_name, score.percent, score.synthetic, score.chosen_on_test, score.size)
+        found.append(Column(run.task, run.protocol, *marks) if marks else None)
+    scored = sorted((column for column in found if column is not None), reverse=True)
+    by_task = {(column.task, column.protocol): column for column in scored}
+    blanks = (Column(run.task, run.protocol, "", False, False) for run in runs)
+    return [
+        column or by_task.get((blank.task, blank.protocol), blank) for column, blank in zip(found, blanks, strict=True)
+    ]
 
 
-def methods_of(runs: list[Run], column_of: dict[Path, Column]) -> dict[Path, Method]:
-    """Return run folder -> method, named by the overridden settings that are not the same in all runs of some column.
+def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
+    """Return the method of each run, named by the overridden settings that are not the same in all runs of some column.
 
     Where settings differ without an override, because a file was changed, the first digits of their hash are part of the name.
     """
     by_column: dict[Column, list[Run]] = defaultdict(list)
-    for run in runs:
-        by_column[column_of[run.path]].append(run)
+    for run, column in zip(runs, columns, strict=True):
+        by_column[column].append(run)
     shown = set[str]()
     for group in by_column.values():
         items: list[set[tuple[str, str]]] = [set(run.variant.items()) for run in group]
         shown |= {key for key, _ in set().union(*items) - items[0].intersection(*items)}
-    methods: dict[Path, Method] = {}
+    methods = []
     hashes: dict[tuple[Method, Column], set[str]] = defaultdict(set)
-    for run in runs:
+    for run, column in zip(runs, columns, strict=True):
         settings = tuple((key, run.variant[key]) for key in sorted(shown) if key in run.variant)
-        method = Method(run.body, run.source, run.metric, run.finetune, settings)
-        methods[run.path] = method
-        hashes[method, column_of[run.path]].add(run.settings)
-    for run in runs:
-        method = methods[run.path]
-        if len(hashes[method, column_of[run.path]]) > 1:
-            methods[run.path] = replace(method, settings=(*method.settings, ("settings", run.settings[:8])))
-    return methods
+        methods.append(Method(run.body, run.source, run.metric, run.finetune, settings))
+        hashes[methods[-1], column].add(run.settings)
+    return [
+        method
+        if len(hashes[method, column]) == 1
+        else replace(method, settings=(*method.settings, ("settings", run.settings[:8])))
+        for run, column, method in zip(runs, columns, methods, strict=True)
+    ]
 
 
 def add(cell: Cell, run: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from orca_cli.schema import GROUPS, METHOD_SETTINGS, WITHOUT_EFFECT
 from orca_cli.storage import sha256_file
 
-_HASH_BELOW = 2**30  # bytes; larger files are identified by size and modification time
+_HASH_BELOW = 2**30  # bytes; the files of a larger folder, and larger files, count by size and modification time
 SHORT = 8
 
 
@@ -56,8 +57,10 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
         seen: dict[str, str] = {}
         paths = _described_paths(kept[part], choices[part], data_folder)
         found = {member: digest for member, path in paths.items() if (digest := _counted(path, seen))}
-        described = {key: value for key, value in kept[part].items() if key != "data"}  # where to get the files
-        kept[part] = _by_content(described, data_folder, seen) | ({"files": found} if found else {})
+        own = {key: value for key, value in kept[part].items() if key != "data"}  # where to get the files
+        if found:  # they are what is read in the folder
+            own |= {"path": None}
+        kept[part] = _by_content(own, data_folder, seen) | ({"files": found} if found else {})
         if part != "body":
             files |= seen
     without_seed = {key: value for key, value in kept.items() if key != "seed"}
@@ -65,6 +68,7 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
 
 
 _SYMBOLS = ("decimal", "delimiter")  # of tables: "." and "/" are folders as well
+_FOLDERS = ("checkpoint", "path")
 
 
 def _of_the_method(align: dict[str, Any]) -> dict[str, Any]:
@@ -98,9 +102,9 @@ def _described_paths(part: dict[str, Any], name: str, data_folder: Path) -> dict
 
 def _by_content(value: Any, data_folder: Path, seen: dict[str, str], *, bare: bool = False) -> Any:
     if isinstance(value, dict):
-        # A bare word may match a folder by chance ("classes"); only a body's checkpoint is meant as one.
+        # A bare word may match a folder by chance ("classes"); only some settings mean one.
         return {
-            key: item if key in _SYMBOLS else _by_content(item, data_folder, seen, bare=key == "checkpoint")
+            key: item if key in _SYMBOLS else _by_content(item, data_folder, seen, bare=key in _FOLDERS)
             for key, item in value.items()
         }
     if isinstance(value, list):
@@ -112,22 +116,25 @@ def _by_content(value: Any, data_folder: Path, seen: dict[str, str], *, bare: bo
 
 
 def digest_of(path: Path) -> str | None:
-    """Return a digest of a file's content, or of the files in a folder; None where there is neither."""
+    """Return a digest of a file's content, or of all files in a folder and below it; None where there is neither."""
     try:
         if path.is_file():
             return _file_digest(path)
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.is_file())
-            lines = "\n".join(f"{file.name} {_file_digest(file)}" for file in files)
+            files = sorted(Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+            files = [file for file in files if file.is_file()]
+            is_large = sum(file.stat().st_size for file in files) >= _HASH_BELOW
+            digests = ((file.relative_to(path).as_posix(), _file_digest(file, is_large)) for file in files)
+            lines = "\n".join(f"{name} {digest}" for name, digest in digests)
             return "folder:" + hashlib.sha256(lines.encode()).hexdigest()
     except OSError:
         return None
     return None
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path, is_large: bool = False) -> str:
     facts = path.stat()
-    if facts.st_size < _HASH_BELOW:
+    if facts.st_size < _HASH_BELOW and not is_large:
         return _content_digest(path, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     return f"stat:{facts.st_size}:{facts.st_mtime_ns}"
 

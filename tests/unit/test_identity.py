@@ -21,6 +21,34 @@ def test_weights_count_by_content_whatever_their_folder_is_called(tmp_path, monk
     assert name(b"1", b"1") != name(b"2", b"1")
 
 
+@pytest.mark.parametrize("typed", ["photos", "./photos", "{folder}/photos"])
+def test_a_folder_of_folders_counts_by_all_that_is_in_it(tmp_path, monkeypatch, typed):
+    monkeypatch.chdir(tmp_path)
+    image, content = tmp_path / "photos" / "cats" / "1.png", {"body": {}, "source": {}, "train": {}}
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"1")
+    part = {"path": typed.format(folder=tmp_path), "data": {"origin": "own"}}
+
+    def name():
+        return identify(content | {"task": part}, dict.fromkeys(GROUPS, "images"), tmp_path / "data").run
+
+    seen = [name()]
+    for change in (
+        lambda: image.write_bytes(b"2"),
+        lambda: (tmp_path / "photos" / "cats" / "2.png").write_bytes(b"2"),
+        lambda: image.parent.rename(tmp_path / "photos" / "dogs"),
+    ):
+        change()
+        seen.append(name())
+    assert len(set(seen)) == 4
+    monkeypatch.setattr("orca_cli.runs.identity._HASH_BELOW", 2)  # by size and time of change
+    seen.append(name())
+    assert seen[-1] == name() != seen[-2]
+    (tmp_path / "photos").rename(tmp_path / "other")
+    part["path"] = str(tmp_path / "other")
+    assert name() == seen[-1]
+
+
 @pytest.mark.parametrize(("key", "symbol"), [("decimal", "."), ("delimiter", "/")])
 def test_the_symbols_of_a_table_are_no_folders(tmp_path, monkeypatch, key, symbol):
     """Or a run would be another one whenever a file beside it changes."""
@@ -43,6 +71,11 @@ def test_files_that_a_task_describes_count_by_their_content(tmp_path):
         (tmp_path / "ecg" / name).write_text(text)
         seen.add(identify(content, choices, tmp_path).run)
     assert len(seen) == 4
+    (tmp_path / "ecg").rename(tmp_path / "moved")
+    part["path"] = str(tmp_path / "moved")
+    assert identify(content, choices, tmp_path).run in seen  # the same files, elsewhere
+    (tmp_path / "moved").rename(tmp_path / "ecg")
+    part["path"] = None
     assert set(identify(content, choices, tmp_path).files) == {
         str(tmp_path / "ecg" / name) for name in ("x.npy", "inner/y.npy")
     }

@@ -61,7 +61,7 @@ def judge(built: Built, engine: Engine) -> Frozen:
     """Return LogME and the probe's error of the model as it is.
 
     Args:
-        built: task and model; the embedder is the one that stage 3 would start from.
+        built: task and model; the embedder as alignment leaves it.
         engine: the device.
     """
     task = built.task

@@ -22,9 +22,9 @@ from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunName
-from orca_cli.stages.align import trained
+from orca_cli.stages.align import is_left_out, trained
 from orca_cli.stages.build import Built, build
-from orca_cli.stages.compared import FLOOR_DRAWS, Compared
+from orca_cli.stages.compared import FLOOR_DRAWS, Compared, why_no_floor
 from orca_cli.training.cache import Entry, cached
 from orca_cli.training.engine import Engine, choose_device, choose_precision
 from orca_cli.training.numerics import numerics_key
@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # imports Hydra
 
 FOLDER, UNFINISHED = "body_scores", "body_alignments"  # of the cache
 DRAWS = 8  # of target points
-_VERSION = 1  # of what is stored
+_VERSION = 2  # of what is stored
 _LEAST_FLOOR = 3.0  # deviations
 
 
@@ -45,13 +45,13 @@ class Measured:
     Args:
         seed: of the embedder's first weights and of all draws.
         before: distance before the first step of stage 2, mean over draws of target points.
-        after: the same after the last step.
+        after: the same after the last step; as `before` where `align.select=auto` leaves alignment out.
         deviation: of `after` between draws.
         scale: "floor", what as many fresh source points score; or "variance", for an unbiased metric, whose floor is 0: the
             distance is then twice the metric over the variance of the source's points.
         unit: the scale's value in the metric's units.
         unit_error: its relative standard error; the same draws of source points serve all seeds.
-        steps: of stage 2.
+        steps: of stage 2, 0 where that is left out.
         logme, probe, reason: as in `frozen.Frozen`.
         error: the task's own, of which `probe` is one.
         percent: whether it is a fraction, shown times 100.
@@ -88,19 +88,23 @@ def measure(job: Composed, name: RunName, reporter: Reporter) -> Measured:
         OrcaError: body, task, source and settings do not fit together, or anything else that a run refuses before stage 3.
     """
     cache = Path(job.config.paths.cache or "")
-    precision = (job.config.device, job.config.precision)
+    device = choose_device(job.config.device)
     key = hashlib.sha256(
-        "\n".join(map(str, (_VERSION, job.identity.run, *precision, numerics_key()))).encode()
+        "\n".join(map(str, (_VERSION, job.identity.run, job.config.precision, numerics_key(device)))).encode()
     ).hexdigest()
-    entry = cached(cache / FOLDER / key[:32], lambda: Entry({}, _compute(job, name, cache / UNFINISHED, key, reporter)))
-    return Measured(**entry.record)
+
+    def compute() -> Entry:
+        return Entry({}, _compute(job, name, device, cache / UNFINISHED, key, reporter))
+
+    return Measured(**cached(cache / FOLDER / key[:32], compute).record)
 
 
-def _compute(job: Composed, name: RunName, unfinished: Path, key: str, reporter: Reporter) -> dict[str, Any]:
+def _compute(
+    job: Composed, name: RunName, device: torch.device, unfinished: Path, key: str, reporter: Reporter
+) -> dict[str, Any]:
     start = time.monotonic()
     name = dataclasses.replace(name, identity=key)  # with other threads or packages it is another alignment
     with claim.claim(unfinished, name) as folder:
-        device = choose_device(job.config.device)
         with signals.immediate():
             built = build(job.config, reporter)
         config = built.config
@@ -109,13 +113,14 @@ def _compute(job: Composed, name: RunName, unfinished: Path, key: str, reporter:
         unit, unit_error, scale = _unit(compared)
         factor = 2.0 if scale == "variance" else 1.0
         found = {}
-        for step in (0, trajectory.steps):
+        last = 0 if is_left_out(config, compared, trajectory.before) else trajectory.steps
+        for step in (0, last):
             built.model.embedder.load_state_dict(trajectory.candidates[step].weights)
             found[step] = factor * np.array(_draws(built, compared, engine)) / unit
-        frozen = judge(built, engine)  # of the last step's embedder
+        frozen = judge(built, engine)
         path = folder.path
     storage.remove(path)
-    after = found[trajectory.steps]
+    after = found[last]
     return dataclasses.asdict(
         Measured(
             seed=config.seed,
@@ -125,7 +130,7 @@ def _compute(job: Composed, name: RunName, unfinished: Path, key: str, reporter:
             scale=scale,
             unit=unit,
             unit_error=unit_error,
-            steps=trajectory.steps,
+            steps=last,
             logme=frozen.logme,
             probe=frozen.probe,
             reason=frozen.reason,
@@ -140,11 +145,11 @@ def _unit(compared: Compared) -> tuple[float, float, str]:
     """Return what distances are divided by, its relative standard error, and the scale's name."""
     problem = compared.problem
     if getattr(problem.metric, "half_squared", False):
-        return float(problem.source.x.double().var(0, correction=0).sum()), 0.0, "variance"
+        return compared.source_variance, 0.0, "variance"
     floor = compared.floor
     if floor is None:
-        what = "the source has no further points to measure the floor with"
-        raise ConfigError(what, where="align.source_points", hint="lower it, or raise source.size")
+        what, hint = why_no_floor(problem.metric)
+        raise ConfigError(what, where="metric", hint=hint)
     shares = [sum(map(problem.train.share, group)) for group in problem.groups(problem.train, "floor")]
     # The floor's deviation is that of the weighted sum over problems; its mean is one over draws of a single problem.
     of_a_problem = floor.deviation / float(np.sqrt(np.square(shares).sum()))

@@ -6,6 +6,7 @@ A later selection with the same settings adds its bodies to the record. Nothing 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,8 +38,18 @@ def add(root: Path, selection: Mapping[str, Any]) -> None:
     storage.make_folder(path.parent)
     with storage.lock(path.with_suffix(".lock"), timeout_s=60.0, what="the record of a selection"):
         known = _read(path) if path.exists() else None
-        bodies = {body["label"]: body for body in (*(known or {"bodies": []})["bodies"], *selection["bodies"])}
-        storage.write_json(path, {"schema": SCHEMA, **selection, "bodies": list(bodies.values())})
+        bodies = _together((known or {"bodies": []})["bodies"], selection["bodies"])
+        storage.write_json(path, {"schema": SCHEMA, **selection, "bodies": bodies})
+
+
+def _together(known: Iterable[dict[str, Any]], added: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return all bodies, each with its newest record; the second of two with the same label is called "LABEL (2)"."""
+    found = {body["settings"]: body for body in known}
+    for body in added:
+        others = {other["label"] for settings, other in found.items() if settings != body["settings"]}
+        names = itertools.chain([body["label"]], (f"{body['label']} ({number})" for number in itertools.count(2)))
+        found[body["settings"]] = body | {"label": next(name for name in names if name not in others)}
+    return list(found.values())
 
 
 def read_all(root: Path) -> list[dict[str, Any]]:

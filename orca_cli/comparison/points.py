@@ -19,12 +19,15 @@ from orca_cli.models.assembly import build_model
 from orca_cli.models.transfer import TransferModel
 from orca_cli.schema import Config
 from orca_cli.stages.build import fit_embedder, load_body, read_source, read_task
-from orca_cli.stages.pseudo_labels import class_labels
+from orca_cli.stages.pseudo_labels import class_labels, shuffled
 from orca_cli.stages.source_features import Wanted, select_points, source_features
 from orca_cli.untrusted.arrays import read_arrays
 
 Data = str | Path | tuple[np.ndarray, np.ndarray]
 GROUPS = ("task", "source")
+_OF_POINTS = tuple(
+    f"align.{name}" for name in ("features", "pseudo_labels", "source_cloud", "source_labels", "target_labels")
+)
 _PSEUDO_LABELS = 10  # like the classes of most sources; align.pseudo_labels changes it
 _BATCH = 64
 
@@ -111,6 +114,13 @@ class Embedding:
         self._configs: dict[Any, tuple[str, Config]] = {}
         self._body: Body | None = None
         self._tasks: dict[Any, tuple[TaskData, TransferModel]] = {}
+        for text in settings:
+            key = text.partition("=")[0]
+            if not chosen:
+                hint = "name a task or a source, or leave it out"
+                raise ConfigError("is about named data, and there are none", where=text, hint=hint)
+            if key.startswith("align.") and key not in _OF_POINTS:
+                raise ConfigError("has no effect on points", where=text, hint=f"allowed: {', '.join(_OF_POINTS)}")
         if not chosen:
             return
         # A task picks its body, so the first task decides for both sides.
@@ -139,8 +149,8 @@ class Embedding:
 
     def _source(self, config: Config, limit: int) -> Features:
         assert config.paths.cache is not None
-        length = 0
-        if config.align.features == "sequence":  # of as many tokens as a sample of the task
+        align, length = config.align, 0
+        if align.features == "sequence":  # of as many tokens as a sample of the task
             tasks = [(entry, other) for entry, (group, other) in self._configs.items() if group == "task"]
             if not tasks:
                 raise ConfigError("needs a task, because its samples have a length", where="align.features=sequence")
@@ -148,7 +158,8 @@ class Embedding:
         return source_features(
             self._loaded(config),
             read_source(config, self._seed, self._reporter),
-            Wanted(config.align.features, length, limit, self._seed),
+            Wanted(align.features, length, limit, self._seed, align.source_cloud, align.source_labels),
+            self._device,
             Path(config.paths.cache),
             self._reporter,
         ).cloud
@@ -173,7 +184,8 @@ class Embedding:
         task, model = self._built(entry, config)
         targets = task.train.targets(), task.validation.targets()
         clusters = config.align.pseudo_labels or _PSEUDO_LABELS
-        labels, _ = class_labels(task.kind, *targets, num_clusters=clusters, seed=self._seed)
+        given = class_labels(task.kind, *targets, num_clusters=clusters, seed=self._seed)
+        labels, _ = shuffled(given, self._seed) if config.align.target_labels == "shuffled" else given
         x, rows = self._embed(model, task.train, config.align.features, limit)
         return Features(x, torch.from_numpy(labels)[rows], int(labels.max()) + 1)
 

@@ -48,6 +48,7 @@ class Metric(Protocol):
         half_squared: True where a value is half a squared distance, and 0 on average between draws of one distribution.
         samples_source: True where `distance` is to be given as many source points as the target has, drawn anew for every
             value, and both sides in a random order.
+        of_target_alone: True where a value says nothing of the source, so that the source has no floor.
     """
 
     def prepare(self, source: Features) -> dict[str, Tensor]:

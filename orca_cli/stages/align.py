@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from orca_cli import signals
+from orca_cli.exceptions import UnavailableError
 from orca_cli.interfaces import Reporter
 from orca_cli.runs.curves import short_curve
 from orca_cli.runs.directory import RunDirectory
@@ -111,8 +112,11 @@ def trained(
     """Return what is compared, the trajectory, from the cache or made here, and its fingerprint.
 
     Raises:
+        UnavailableError: the device has no float64.
         NonFiniteError, MemoryExhaustedError: as `align`.
     """
+    if engine.device.type == "mps":
+        raise UnavailableError("mps has no float64", where="device", hint="use device=cpu, or metric=none")
     built.model.to(engine.device)
     hint = f"lower align.max_samples or align.source_points ({config.align.source_points} now)"
     with governed_by("align", hint), trainable(built.model.embedder):
@@ -147,8 +151,9 @@ def _chosen(
     tried: dict[str, float | None] = {}
     if config.align.select == "validation":
         chosen, tried = probe.choose(config, built, engine, candidates, run, reporter)
-    if config.align.select == "auto" and config.align.method == "orca" and _is_near(compared, trajectory.before):
+    if is_left_out(config, compared, trajectory.before):
         chosen = 0
+        _say_left_out(compared, trajectory.before)
     after = trajectory.candidates[chosen]
     embedder.load_state_dict(candidates[chosen])
     collapse = {name: {"before": trajectory.lines[0][name], "after": value} for name, value in after.collapse.items()}
@@ -160,22 +165,26 @@ def _chosen(
     return Aligned(trajectory.before, after.value, chosen, tried, collapse, floor, curve, seconds)
 
 
-def _is_near(compared: Compared, before: float) -> bool:
-    """Return whether the target was within one standard deviation of the source before alignment, and say so.
+def is_left_out(config: Config, compared: Compared, before: float) -> bool:
+    """Return whether `align.select=auto` keeps the first embedder, since the target is near the source as it is.
 
-    A target that is near already has little to gain, and was seen to lose (docs/alignment.md). The metric is half a squared
-    distance, and the source's variance the squared distance of its points from their mean.
+    That is, within one standard deviation of it. Such a target has little to gain, and was seen to lose (docs/alignment.md).
+    The metric is half a squared distance, and the source's variance the squared distance of its points from their mean.
+
+    Args:
+        before: the metric before the first step.
     """
-    if not getattr(compared.problem.metric, "half_squared", False):
+    if config.align.select != "auto" or config.align.method != "orca":
         return False
-    variance = float(compared.problem.source.x.double().var(0, correction=0).sum())
-    if 2 * before >= variance:
-        return False
+    return getattr(compared.problem.metric, "half_squared", False) and 2 * before < compared.source_variance
+
+
+def _say_left_out(compared: Compared, before: float) -> None:
     log.info(
         f"align: left out, since the target is near the source as it is: {math.sqrt(max(0.0, 2 * before)):.3g} from it, where "
-        f"the source's own points are {math.sqrt(variance):.3g} from their mean; align.select=last aligns nonetheless"
+        f"the source's own points are {math.sqrt(compared.source_variance):.3g} from their mean; align.select=last aligns "
+        "nonetheless"
     )
-    return True
 
 
 def _report(aligned: Aligned) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Compared:
         exact: the exact OTDD on fixed samples of held-out data and source.
         source: the embedded source.
         data: the source's examples, read when they are asked for.
-        floor: what the source itself scores; None where it has no further points to measure that with.
+        floor: what the source itself scores; None where that cannot be measured (`why_no_floor`).
     """
 
     problem: Problem
@@ -47,6 +47,11 @@ class Compared:
     source: EmbeddedSource
     data: SourceData
     floor: Floor | None
+
+    @property
+    def source_variance(self) -> float:
+        """Return the mean squared distance of the source's points from their mean."""
+        return float(self.problem.source.x.double().var(0, correction=0).sum())
 
     def value(self, model: TransferModel, engine: Engine) -> float:
         """Return the metric on a fixed draw of training points."""
@@ -84,8 +89,10 @@ class Exact:
     def value(self, model: TransferModel, engine: Engine) -> float:
         """Return the distance with all classes in one problem."""
         classes = tuple(sorted(self._heldout.members))
-        (points,) = self._problem.points(model, engine, self._heldout, [classes], "exact")
-        target = _draw(points, _EXACT_TARGET_POINTS, self._seed, "target")
+        # As many points whatever the metric: those of Figure 6 are compared.
+        settings = replace(self._problem.settings, max_samples=_EXACT_TARGET_POINTS)
+        problem = replace(self._problem, settings=settings)
+        (target,) = problem.points(model, engine, self._heldout, [classes], "exact")
         return float(self._metric.distance(self._source, self._prepared, target).value)
 
 
@@ -113,7 +120,7 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
         settings.source_labels,
     )
     data = read_source(config, seed, reporter)
-    source = source_features(built.model.body, data, wanted, cache, reporter)
+    source = source_features(built.model.body, data, wanted, engine.device, cache, reporter)
     metric: Metric = parts.build(config.metric, "metric")
     check_classes(metric, config)
     dtype = getattr(torch, settings.dtype)
@@ -137,9 +144,17 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
     problem = Problem(metric, cloud, prepared, train, settings, config.seed)
     floor = _floor(problem, fresh, config.metric, source.key, cache, built.model.embedder.layout.tokens, seed)
     if floor is None and settings.stop == "floor":
-        what = "the source has no further points to measure the floor with"
-        raise ConfigError(what, where="align.stop=floor", hint="lower align.source_points, or raise source.size")
+        what, hint = why_no_floor(metric)
+        raise ConfigError(what, where="align.stop=floor", hint=hint)
     return Compared(problem, heldout, Exact(cloud, heldout, problem, config.seed), source, data, floor)
+
+
+def why_no_floor(metric: Metric) -> tuple[str, str]:
+    """Return why `compare` gives no floor, and what to do."""
+    if getattr(metric, "of_target_alone", False):
+        return "this metric sees the target alone, so that the source has no score", "use another metric, such as otdd"
+    what = "the source has no further points to measure the floor with"
+    return what, "lower align.source_points, or raise source.size"
 
 
 @torch.no_grad()
@@ -147,6 +162,8 @@ def _floor(
     problem: Problem, fresh: Features, settings: dict[str, Any], key: str, cache: Path, tokens: int, seed: int
 ) -> Floor | None:
     """Measure what fresh source points score, or take it from the cache: as many as the target's problems have on average."""
+    if getattr(problem.metric, "of_target_alone", False):
+        return None
     settings_of, train = problem.settings, problem.train
     each = tokens if settings_of.features == "tokens" else 1
     groups = problem.groups(train, "floor")
@@ -169,6 +186,6 @@ def _floor(
             values.append(float(measure(problem.metric, problem.source, problem.prepared, target, generator).value))
         return Entry({}, {"values": values})
 
-    name = settings_key(key, settings, problem.source.x.dtype, points, problem.classes == 1)
+    name = settings_key(key, settings, problem.source, points, problem.classes == 1)
     values = cached(cache / "floors" / name, compute).record["values"]
     return Floor(float(np.mean(values)), float(np.std(values, ddof=1) * np.sqrt(np.square(shares).sum())), points)

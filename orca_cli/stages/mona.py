@@ -175,6 +175,7 @@ class Mona:
             "model": checkpoint.weights_sha256(self._built.model.state_dict()),
             "parts": [config.body, config.finetune, config.predictor.pooling],
             "moved": sorted(self._body),
+            "causal": self._built.model.causal,
             "loss": [task.get("loss"), repr(self._built.loss), config.train.class_weights],
             "weights": [config.train.positive_weight, config.train.loss_units],
         }

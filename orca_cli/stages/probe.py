@@ -70,7 +70,9 @@ def _rank(error: float | None) -> float:
 
 
 def _probe(config: Config, built: Built, engine: Engine) -> float | None:
-    """Take the first `align.probe_epochs` epochs of stage 3 as it would; returns the lowest validation error of an epoch."""
+    """Take the first `align.probe_epochs` epochs of stage 3 on the training split as it is; returns the lowest validation error
+    of an epoch.
+    """
     epochs = min(config.align.probe_epochs, settled(config.train.epochs))
     per_epoch = steps_per_epoch(config, len(built.task.train))
     errors = []

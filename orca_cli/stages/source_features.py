@@ -66,16 +66,17 @@ class Wanted:
 
 
 def source_features(
-    body: Body, source: SourceData, wanted: Wanted, cache_folder: Path, reporter: Reporter
+    body: Body, source: SourceData, wanted: Wanted, device: torch.device, cache_folder: Path, reporter: Reporter
 ) -> EmbeddedSource:
     """Return the source as labelled points; its examples are read only where they are not in the cache.
 
-    The cache keeps what another build of torch or number of threads computed apart: its last bits may differ.
+    The cache keeps what another device, build of torch or number of threads computed apart: its last bits may differ.
 
     Args:
         body: gives the embedding layer.
         source: labelled examples.
         wanted: which points.
+        device: where the body is.
         cache_folder: where they are kept.
         reporter: progress.
 
@@ -91,7 +92,7 @@ def source_features(
     def compute() -> Entry:
         return _variant(_embed(body, source, wanted, reporter), wanted)
 
-    stored = cached(cache_folder / "source_features" / _key(key, numerics_key()), compute)
+    stored = cached(cache_folder / "source_features" / _key(key, numerics_key(device)), compute)
     x, labels, classes = stored.tensors["x"], stored.tensors["labels"], stored.record["classes"]
     cut = min(wanted.points, len(x))
     cloud, fresh = (Features(x[some], labels[some], classes) for some in (slice(cut), slice(cut, None)))
@@ -126,13 +127,15 @@ def prepared_metric(
         source_key: as `source_features` returned it.
         cache_folder: where the entry is kept.
     """
-    key = settings_key(source_key, settings, source.x.dtype)
+    key = settings_key(source_key, settings, source)
     return cached(cache_folder / "metric_sources" / key, lambda: Entry(metric.prepare(source))).tensors
 
 
-def settings_key(source_key: str, settings: dict[str, Any], *facts: Any) -> str:
-    """Return the name of a cache entry that a metric with these settings computes from a source, and from further facts."""
-    return _key(source_key, json.dumps(settings, sort_keys=True), *facts, numerics_key())
+def settings_key(source_key: str, settings: dict[str, Any], source: Features, *facts: Any) -> str:
+    """Return the name of a cache entry that a metric with these settings computes from a source, where its points are, and
+    from further facts.
+    """
+    return _key(source_key, json.dumps(settings, sort_keys=True), source.x.dtype, *facts, numerics_key(source.x.device))
 
 
 def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ from orca_cli.training.engine import Engine
 from orca_cli.training.numerics import numerics
 from orca_cli.training.schedule import make_optimizer, step_decay
 
-_VERSION = 5  # of what is stored; a change makes every cached entry a miss
+_VERSION = 6  # of what is stored; a change makes every cached entry a miss
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
 # Relative: the tokens are float32 whatever align.dtype is, and a sum over thousands of them is sure to a few last places.
 _ROUNDING = 8 * torch.finfo(torch.float32).eps

@@ -39,6 +39,6 @@ def _blas_threads() -> str:
     return os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
 
 
-def numerics_key() -> str:
-    """Return a text that differs where a computation on the CPU may give other bits; for the names of cache entries."""
-    return "\n".join(f"{name}={value}" for name, value in numerics(torch.device("cpu")).items())
+def numerics_key(device: torch.device) -> str:
+    """Return a text that differs where a computation on a device may give other bits; for the names of cache entries."""
+    return "\n".join(f"{name}={value}" for name, value in numerics(device).items())

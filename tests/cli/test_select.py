@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from orca_cli.stages import build
+from orca_cli.stages.compared import Compared
 from tests.cli.conftest import results
 
 _SMALL = ["task.train_size=60", "task.validation_size=40", "task.test_size=50", "source.size=160"]
@@ -38,6 +39,16 @@ def bodies_file(tmp_path, tiny):
     swin = f"[body=swin_tiny, body.checkpoint={tiny['swin']}, source=stdlib_docs]"
     path.write_text(f"bert: [body=minilm, {bert}]\nrandom: [body=minilm, {bert}, finetune=scratch]\nswin: {swin}\n")
     return path
+
+
+def test_a_target_that_a_run_would_not_align_is_judged_as_it_is(orca, settings, tiny, monkeypatch):
+    words = [*settings, "metric=minibatch_ot", "finetune=full", "seed=0", f"bodies=minilm:{tiny['bert']}", "--json"]
+    (far,) = json.loads(orca("select", *words)[1])["bodies"][0]["seeds"]
+    monkeypatch.setattr(Compared, "source_variance", 1e9)
+    (near,) = json.loads(orca("select", *words, "source.size=201")[1])["bodies"][0]["seeds"]
+    assert far["steps"] > 0
+    assert far["after"] != far["before"]
+    assert (near["steps"], near["after"]) == (0, near["before"])
 
 
 def test_bodies_are_ranked_and_runs_find_their_alignments(orca, environment, settings, tiny, tmp_path, monkeypatch):

@@ -211,6 +211,16 @@ def test_words_are_those_of_a_run(files, capsys) -> None:
     assert (by_word["seed"], len(by_word["metrics"])) == (4, 2)
 
 
+@pytest.mark.parametrize("setting", ["source.size=3", "align.source_cloud=gaussian", "embedder.max_tokens=3"])
+def test_settings_of_named_data_are_refused_where_none_are_named(files, capsys, setting) -> None:
+    assert f"{setting}: is about named data, and there are none" in _fails(capsys, 10, *files, setting)
+
+
+def test_settings_of_alignment_that_change_no_point_are_refused(capsys) -> None:
+    message = _fails(capsys, 10, "stdlib_docs", "task=digits", "align.lr=1")
+    assert "align.lr=1: has no effect on points; allowed: align.features, " in message
+
+
 @pytest.mark.parametrize("features", ["tokens", "pooled", "sequence"])
 def test_names_are_embedded_by_one_body(features, tmp_path, capsys) -> None:
     checkpoint = save_tiny_bert(tmp_path / "bert")
@@ -222,6 +232,21 @@ def test_names_are_embedded_by_one_body(features, tmp_path, capsys) -> None:
     assert found["a"]["points"] == found["b"]["points"] == 50
     assert found["body"] == "minilm"
     assert found["metrics"][0]["value"] > 0
+
+
+def test_controls_of_source_and_labels_change_the_points(tmp_path, capsys) -> None:
+    words = ("stdlib_docs", "task=digits", "--checkpoint", save_tiny_bert(tmp_path / "bert"), "--points", 50)
+    words = (*words, "--metric", "moments,otdd", "source.size=80", "task.train_size=60")
+    plain = _values(_json(capsys, *words))
+    assert _values(_json(capsys, *words, "align.source_cloud=gaussian"))["moments"] != plain["moments"]
+    for key in ("source_labels", "target_labels"):
+        found = _values(_json(capsys, *words, f"align.{key}=shuffled"))
+        assert found["moments"] == plain["moments"]  # of the points alone
+        assert found["otdd"] != plain["otdd"]
+
+
+def _values(found: Any) -> dict[str, float]:
+    return {one["metric"]: one["value"] for one in found["metrics"]}
 
 
 def test_an_image_body_embeds_an_image_source_and_a_file_of_its_width(tmp_path, capsys) -> None:

@@ -1,6 +1,7 @@
 """MoNA: the gradient of the outer loss, what the losses are, and that the body is left as it is."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from orca_cli.interfaces import Examples, Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text, vit
 from orca_cli.models.predictors import pooled
-from orca_cli.stages.mona import discriminability, outer, pairs_of_classes, source_tokens
+from orca_cli.schema import Config
+from orca_cli.stages.mona import Mona, discriminability, outer, pairs_of_classes, source_tokens
+from orca_cli.training.engine import Engine
 from tests.checkpoints import save_tiny_bert, save_tiny_vit
 
 RATE, WEIGHT = 0.3, 0.7
@@ -95,6 +98,19 @@ def test_a_step_changes_neither_the_weights_nor_their_gradients(losses):
     outer_of(losses)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_whether_a_model_sees_later_positions_is_a_fact_of_the_trajectory(losses):
+    model, _, _ = losses
+    finetune, config = SimpleNamespace(pretrained=True), Config()
+    config.task = {"loss": None}
+    built = SimpleNamespace(model=model, finetune=finetune, loss=nn.functional.cross_entropy)
+    facts = []
+    for causal in (False, True):
+        model.causal = causal
+        facts.append(Mona(config, built, None, Engine(torch.device("cpu"), "fp32")).facts())
+    model.causal = False
+    assert {name for name, value in facts[0].items() if facts[1][name] != value} == {"causal"}
 
 
 def test_classes_that_are_apart_score_lower_than_classes_that_are_mixed():

@@ -6,10 +6,13 @@ import torch
 
 from orca_cli import seeding
 from orca_cli.interfaces import Distance, Features
+from orca_cli.metrics.minibatch_ot import MinibatchOT
+from orca_cli.metrics.transrate import TransRate
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import swin
 from orca_cli.schema import Align
 from orca_cli.stages import problem, trajectory
+from orca_cli.stages.compared import Exact, _floor, why_no_floor
 from orca_cli.stages.problem import Labelled, Problem
 from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.training.engine import Engine
@@ -145,6 +148,28 @@ def test_a_metric_that_samples_gets_as_many_source_points_drawn_anew_and_the_tar
         assert sorted(points.x[:, 0].tolist()) == list(range(20))
         assert points.x[:, 0].tolist() != list(range(20))
     assert not torch.equal(metric.sources[0].x, metric.sources[1].x)
+
+
+@pytest.mark.parametrize("metric", [Count(), MinibatchOT(), TransRate()])
+def test_the_exact_distance_is_of_as_many_points_whatever_the_metric(model, metric):
+    source = Features(torch.randn(9, 16), torch.zeros(9, dtype=torch.long), 1)
+    heldout = Labelled.of(samples := Watched(), samples.targets())
+    compared = Problem(metric, source, {}, heldout, Align(max_samples=8), seed=0)
+    exact = Exact(source, heldout, compared, 0)
+    exact._metric = Count()
+    exact.value(model, Engine(torch.device("cpu"), "fp32"))
+    (target,) = exact._metric.given
+    assert (len(target.x), target.num_classes) == (200, 3)
+
+
+def test_a_metric_of_the_target_alone_has_no_floor(tmp_path):
+    source = Features(torch.randn(400, 16), torch.arange(400) % 2, 2)
+    train = Labelled.of(samples := Watched(), samples.targets())
+    for metric, has_floor in ((MinibatchOT(), True), (TransRate(), False)):
+        compared = Problem(metric, source, {}, train, Align(), seed=0)
+        found = _floor(compared, source, {}, "source", tmp_path, 4, 0)
+        assert (found is not None) == has_floor
+    assert "sees the target alone" in why_no_floor(metric)[0]
 
 
 def test_tokens_that_are_left_out_are_not_computed_and_change_nothing(model, monkeypatch):

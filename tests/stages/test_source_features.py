@@ -3,10 +3,12 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError
-from orca_cli.interfaces import Examples, SourceData, Tokens
+from orca_cli.interfaces import Examples, Features, SourceData, Tokens
 from orca_cli.stages import source_features as module
-from orca_cli.stages.source_features import Wanted, select_points, source_features
+from orca_cli.stages.source_features import Wanted, select_points, settings_key, source_features
 from orca_cli.terminal import LogReporter
+
+CPU = torch.device("cpu")
 
 
 class Counting:
@@ -30,7 +32,7 @@ SOURCE = SourceData("text", "digest", lambda: EXAMPLES)
 
 def points_of(tmp_path, **changes):
     wanted = Wanted(**{"features": "tokens", "length": 2, "points": 10_000, "seed": 0} | changes)
-    source = source_features(Counting(), SOURCE, wanted, tmp_path, LogReporter())
+    source = source_features(Counting(), SOURCE, wanted, CPU, tmp_path, LogReporter())
     return source.cloud, source.key
 
 
@@ -97,18 +99,31 @@ def test_pooling_leaves_padding_out():
 def test_another_modality_is_refused(tmp_path):
     images = SourceData("image", "d", lambda: pytest.fail("the images were read"))
     with pytest.raises(ConfigError, match="made of images"):
-        source_features(Counting(), images, Wanted("tokens", 1, 5, 0), tmp_path, LogReporter())
+        source_features(Counting(), images, Wanted("tokens", 1, 5, 0), CPU, tmp_path, LogReporter())
 
 
 def test_examples_are_read_only_where_their_points_are_not_in_the_cache(tmp_path):
     cloud, _ = points_of(tmp_path)
     unread = SourceData("text", "digest", lambda: pytest.fail("the examples were read"))
-    again = source_features(Counting(), unread, Wanted("tokens", 2, 10_000, 0), tmp_path, LogReporter())
+    again = source_features(Counting(), unread, Wanted("tokens", 2, 10_000, 0), CPU, tmp_path, LogReporter())
     assert torch.equal(again.cloud.x, cloud.x)
 
 
+def test_what_another_device_computes_is_kept_apart(tmp_path):
+    points_of(tmp_path)
+    before = Counting.calls
+    wanted = Wanted("tokens", 2, 10_000, 0)
+    source_features(Counting(), SOURCE, wanted, torch.device("meta"), tmp_path, LogReporter())
+    assert Counting.calls > before
+    names = {
+        settings_key("source", {}, Features(torch.zeros(1, 2, device=device), torch.zeros(1), 1))
+        for device in ("cpu", "meta")
+    }
+    assert len(names) == 2
+
+
 def test_fresh_points_are_further_points_of_the_same_draw(tmp_path):
-    source = source_features(Counting(), SOURCE, Wanted("tokens", 2, 50, 0), tmp_path, LogReporter())
+    source = source_features(Counting(), SOURCE, Wanted("tokens", 2, 50, 0), CPU, tmp_path, LogReporter())
     assert (len(source.cloud.x), len(source.fresh.x)) == (50, 130)
     whole, _ = points_of(tmp_path / "x")
     both = torch.cat([source.cloud.x, source.fresh.x])
@@ -136,7 +151,7 @@ def test_labels_can_be_clusters_of_the_points_or_shuffled(tmp_path):
 
 
 def test_the_spread_of_the_source_is_that_of_all_its_tokens(tmp_path):
-    source = source_features(Counting(), SOURCE, Wanted("tokens", 2, 50, 0), tmp_path, LogReporter())
+    source = source_features(Counting(), SOURCE, Wanted("tokens", 2, 50, 0), CPU, tmp_path, LogReporter())
     values = np.repeat(np.arange(90.0), np.arange(90) % 3 + 1)
     assert source.spread["variance_within"] == pytest.approx(0, abs=1e-9)  # all tokens of an example are alike
     assert source.spread["variance_between"] == pytest.approx(2 * values.var())

@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from orca_cli.exceptions import UnavailableError
 from orca_cli.finetuning.layernorm import LayerNorm
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import text
 from orca_cli.schema import Config, Train
+from orca_cli.stages import align
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training import engine as engines
 from orca_cli.training.casting import cast_once
-from orca_cli.training.engine import Engine, choose_precision
+from orca_cli.training.engine import Engine, choose_device, choose_precision
 from tests.checkpoints import save_tiny_bert
 from tests.training.toy import SETTLED, Pairs
 
@@ -104,3 +106,12 @@ def test_only_frozen_weights_of_linear_layers_alone_are_cast_and_only_for_a_whil
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     with cast_once(module, "fp32"):
         assert {value.dtype for value in module.state_dict().values()} == {torch.float32}
+
+
+def test_mps_is_for_those_who_type_it_and_aligns_nothing(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [choose_device(device).type for device in ("auto", "mps")] == ["cpu", "mps"]
+    engine = SimpleNamespace(device=torch.device("mps"))
+    with pytest.raises(UnavailableError, match="mps has no float64; use device=cpu, or metric=none"):
+        align.trained(None, None, engine, None, None)

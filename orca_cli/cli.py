@@ -33,7 +33,7 @@ COMMANDS = {
     "distance": "the distance between two labelled data sets, by any metric",
     "data": "the data sets: list, get, check, import your own copy, path",
     "body": "the pretrained bodies: list, get for offline machines, train a small one on images",
-    "list": "what you can choose from: tasks, bodies, sources, metrics, finetune, hparams, protocols, studies, settings",
+    "list": "what you can choose from: tasks, bodies, sources, metrics, embedders, studies, settings and more",
     "doctor": "check this machine: versions, devices, folders, extras; check the files of a run",
 }
 

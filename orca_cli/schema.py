@@ -150,8 +150,9 @@ class Align:
     select: Annotated[
         str,
         OneOf(("auto", "last", "validation")),
-        "Which embedder is used: the last one; the last one unless the target was within one standard deviation of the source "
-        "before (auto; of metrics that are biased, the last); or the candidate from which stage 3 starts best (validation).",
+        "Which embedder is used. last: that after the last step. auto: the same, but the first one where the target was within"
+        " one standard deviation of the source before (only of unbiased metrics). validation: the candidate from which stage 3"
+        " starts best.",
     ] = "auto"
     candidates: Annotated[
         list[CountOrZero],
@@ -219,7 +220,7 @@ class Train:
     ] = True
     outer_rate: Annotated[
         Positive | None,
-        "Embedder and predictor, learn at this times `lr`. null: by the budget, and 1 where `lr` is set.",
+        "Embedder and predictor learn at this multiple of `lr`. null: by the budget, and 1 where `lr` is set.",
     ] = None
     weight_decay: Annotated[NotNegative | None, "Weight decay. null: by the budget."] = None
     momentum: Momentum = 0.9
@@ -361,7 +362,7 @@ class Config:
         Any,
         Takes(Literal["quick", "normal", "thorough"] | Positive),
         "How long to train in stage 3: the optimizer steps, and what else of train is null, by the number of samples and their"
-        " length (protocol=clean). A number is minutes on this machine. Settings of train that are given count more.",
+        " length (protocol=clean). A number is minutes on this machine. Settings of train that are given take precedence.",
     ] = "normal"
     test: Annotated[
         bool,

@@ -199,6 +199,7 @@ def _show_settings(found: list[dict[str, Any]]) -> Iterator[RenderableType]:
         allowed = f" ({entry['allowed']})" if entry["allowed"] else ""
         kind = entry["type"].removesuffix(" or null")
         rows.append((entry["key"], kind, typed(entry["default"]), entry["meaning"] + allowed))
-    note = "Groups: task body source metric embedder finetune hparams protocol study; their parameters: orca list GROUP NAME."
+    groups = "task body source metric embedder finetune augment tracker tune hparams protocol study"
+    note = f"Groups: {groups}; their parameters: orca list GROUP NAME."
     yield table(("setting", "type", "default", "meaning"), rows)
     yield Text(note)

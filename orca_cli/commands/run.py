@@ -31,7 +31,8 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LAUNCHER = "hydra/launcher="
 _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
-    "--dry-run": "compose, check, build and do one forward pass; train nothing. Of a study: count its runs and their time",
+    "--dry-run": "compose, check, build, do one forward pass and time some steps that are thrown away. Of a study: count its runs "
+    "and their time",
     "--force": "repeat completed runs, in a new folder",
     "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
     "-v --verbose": "log more",
@@ -66,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     parser.description = "Transfer a pretrained transformer to a task: build, align, finetune, test."
     parser.epilog = EXAMPLES
-    text = "settings; groups are task, body, source, metric, embedder, finetune, augment, tracker, tune, hparams, study"
+    groups = "task, body, source, metric, embedder, finetune, augment, tracker, tune, hparams, protocol, study"
+    text = f"settings; groups are {groups}"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     add_config_dir(parser, "task/x.yaml, body/x.yaml, ...")
     add_allow_module(parser)

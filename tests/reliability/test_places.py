@@ -22,7 +22,7 @@ WORDS = ["run", "task=arrays", "task.kind=classes", "task.train=nowhere.npz"]
 LOGGED = [word for word in SHORT if word != "--quiet"]
 HERE = "read-only, missing or odd places for runs / told before any work, or used"
 GONE = "run's folder deleted, renamed or replaced under it / told, nothing made anew"
-LOGS = "log that cannot be written / run goes on, told once"
+LOGS = "log that cannot be written / run goes on, one warning"
 
 
 def told(case, code: int) -> str:

@@ -31,8 +31,8 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LAUNCHER = "hydra/launcher="
 _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
-    "--dry-run": "compose, check, build, do one forward pass and time some steps that are thrown away. Of a study: count its runs "
-    "and their time",
+    "--dry-run": "compose, check, build, do one forward pass and time some steps that are thrown away. Of a study: count its "
+    "runs and their time",
     "--force": "repeat completed runs, in a new folder",
     "--allow-inexact-resume": "resume although threads, packages, data or weights have changed; the result says so",
     "-v --verbose": "log more",

@@ -20,7 +20,7 @@ from orca_cli.models.transfer import TransferModel
 from orca_cli.schema import Config
 from orca_cli.stages.build import fit_embedder, load_body, read_source, read_task
 from orca_cli.stages.pseudo_labels import class_labels, shuffled
-from orca_cli.stages.source_features import Wanted, select_points, source_features
+from orca_cli.stages.source_features import UniformDraw, Wanted, select_points, source_features
 from orca_cli.untrusted.arrays import read_arrays
 
 Data = str | Path | tuple[np.ndarray, np.ndarray]
@@ -190,22 +190,18 @@ class Embedding:
         return Features(x, torch.from_numpy(labels)[rows], int(labels.max()) + 1)
 
     def _embed(self, model: TransferModel, samples: Samples, features: str, limit: int) -> tuple[Tensor, Tensor]:
-        """Return a uniform draw of at most `limit` points, and the sample of each; memory grows with `limit` only."""
-        generator = seeding.torch_generator(self._seed, "distance", "task", features)
-        kept = [torch.empty(0), torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float64)]
+        """Return a uniform draw of at most `limit` points, and the sample of each."""
+        draw = UniformDraw(limit, seeding.torch_generator(self._seed, "distance", "task", features))
         with self._reporter.track("target features", len(samples)) as advance:
             for indices in np.array_split(np.arange(len(samples)), -(-len(samples) // _BATCH)):
                 batch = samples.batch(indices)
                 valid = None if batch.valid is None else batch.valid.to(self._device)
                 tokens = model.embed(batch.x.to(self._device), valid)
                 x, rows = select_points(tokens, features, model.embedder.layout.tokens)
-                rank = torch.rand(len(x), generator=generator, dtype=torch.float64)
-                new = [x.float().cpu(), torch.from_numpy(indices)[rows.cpu()], rank]
-                kept = new if len(kept[0]) == 0 else [torch.cat(pair) for pair in zip(kept, new, strict=True)]
-                order = torch.argsort(kept[2])[:limit].sort().values
-                kept = [values[order] for values in kept]
+                draw.add(x.float(), torch.from_numpy(indices)[rows.cpu()])
                 advance(len(indices))
-        return kept[0], kept[1]
+        x, samples_of, _ = draw.drawn()
+        return x, samples_of
 
 
 def _named(entry: str | Path, config_dir: Path | None) -> tuple[str, str] | None:

@@ -157,18 +157,44 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
     return tokens.x[tokens.mask], rows
 
 
+class UniformDraw:
+    """A uniform draw of points that come in batches, without replacement.
+
+    Every point gets a random rank and the smallest ranks are kept, so that memory is bounded by the points that are kept and
+    one batch.
+
+    Args:
+        most: points to keep.
+        generator: of the ranks.
+    """
+
+    def __init__(self, most: int, generator: torch.Generator) -> None:
+        self._most, self._generator = most, generator
+        self._kept: list[tuple[Tensor, ...]] = []
+        self._held = 0
+
+    def add(self, x: Tensor, labels: Tensor) -> None:
+        """Take a batch of points, [p, d], with a number for each, [p]."""
+        rank = torch.rand(len(x), generator=self._generator, dtype=torch.float64)
+        self._kept.append((x.cpu(), labels, rank))
+        self._held += len(x)
+        if self._held > 4 * self._most:
+            self._kept, self._held = [self.drawn()], self._most
+
+    def drawn(self) -> tuple[Tensor, ...]:
+        """Return the points that are kept, in the order in which they came, their numbers and their ranks, on the CPU."""
+        x, labels, rank = (torch.cat(pieces) for pieces in zip(*self._kept, strict=True))
+        order = torch.argsort(rank)[: self._most].sort().values
+        return x[order], labels[order], rank[order]
+
+
 @torch.no_grad()
 def _embed(body: Body, source: SourceData, wanted: Wanted, reporter: Reporter) -> Entry:
-    """Embed the whole source and keep a uniform draw of its points, those of the cloud before the fresh ones.
-
-    The draw gives every point a random rank and keeps the smallest, so memory is bounded by the points that are kept and
-    one batch.
-    """
+    """Embed the whole source and keep a uniform draw of its points, those of the cloud before the fresh ones."""
     generator = seeding.torch_generator(wanted.seed, "align", "source", wanted.features, wanted.points)
     examples = source.examples
     labels = torch.from_numpy(np.asarray(examples.labels, dtype=np.int64))
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []  # points, labels, ranks
-    held, most, spread = 0, wanted.points + _FRESH, Spread()
+    draw, held, spread = UniformDraw(wanted.points + _FRESH, generator), 0, Spread()
     with reporter.track("source features", len(labels)) as advance:
         for start in range(0, len(labels), _BATCH):
             signals.check()
@@ -176,11 +202,8 @@ def _embed(body: Body, source: SourceData, wanted: Wanted, reporter: Reporter) -
             tokens = body.embed_source(examples.inputs[start:stop])
             spread.add(tokens)
             x, rows = select_points(tokens, wanted.features, wanted.length)
-            rank = torch.rand(len(x), generator=generator, dtype=torch.float64)
-            kept.append((x.cpu(), labels[start:stop][rows.cpu()], rank))
+            draw.add(x, labels[start:stop][rows.cpu()])
             held += len(x)
-            if held > 4 * most:
-                kept, held = [_smallest(kept, most)], most
             advance(stop - start)
     if held < 2:
         raise ConfigError(
@@ -188,18 +211,12 @@ def _embed(body: Body, source: SourceData, wanted: Wanted, reporter: Reporter) -
             where="align.features",
             hint="use align.features=tokens, or a lower embedder.max_tokens",
         )
-    x, labels, rank = _smallest(kept, most)
+    x, labels, rank = draw.drawn()
     in_cloud = torch.zeros(len(rank), dtype=torch.bool)
     in_cloud[torch.argsort(rank)[: wanted.points]] = True
     order = torch.argsort(~in_cloud, stable=True)
     record = {"classes": len(examples.class_names), "spread": spread.variances()}
     return Entry({"x": x[order].float().contiguous(), "labels": labels[order]}, record)
-
-
-def _smallest(kept: list[tuple[Tensor, Tensor, Tensor]], points: int) -> tuple[Tensor, Tensor, Tensor]:
-    x, labels, rank = (torch.cat(pieces) for pieces in zip(*kept, strict=True))
-    order = torch.argsort(rank)[:points].sort().values
-    return x[order], labels[order], rank[order]
 
 
 def _variant(embedded: Entry, wanted: Wanted) -> Entry:

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 from orca_cli import parts, terminal
 from orca_cli.commands.options import add_allow_module
 from orca_cli.commands.summary import percent_or_number
-from orca_cli.exceptions import UsageError
+from orca_cli.exceptions import DataError, UsageError
 from orca_cli.terminal import Result
 
 if TYPE_CHECKING:  # imports torch
+    import numpy as np
     from torch import Tensor
 
+    from orca_cli.interfaces import NewData
     from orca_cli.prediction.predictor import Predictor
 
 PARTS = ("train", "validation", "test")
+_MOST_REMARKS = 10
 
 EXAMPLES = """\
 examples:
@@ -72,10 +75,10 @@ def execute(arguments: argparse.Namespace) -> Result:
     folder, chosen = run_folder(arguments.run, best=arguments.best)
     loaded = open_model(folder, arguments.checkpoint)
     predictor = Predictor(loaded, arguments.device, arguments.batch_size)
-    output.check_output(arguments.out, predictor.decoder)
+    output.check_output(arguments.out, predictor.decoder, arguments.input)
     new = predictor.opened(arguments.input, arguments.part)
     outputs: Iterable[Tensor] = predictor.stream(new, terminal.LogReporter())
-    targets = None if arguments.no_targets else new.targets()
+    targets = None if arguments.no_targets else _targets(new)
     kept = output.Kept()
     if targets is not None:
         outputs = kept.passing(outputs)
@@ -97,6 +100,15 @@ def execute(arguments: argparse.Namespace) -> Result:
     if targets is not None:
         record["error"] = _error(predictor, kept.whole(), targets)
     return _result(record, arguments.out)
+
+
+def _targets(new: NewData) -> np.ndarray | None:
+    """Return the targets of new data; None where they have none."""
+    try:
+        return new.targets()
+    except DataError as error:
+        hint = "--no-targets predicts without them; or correct them"
+        raise DataError(error.what, where=error.where, hint=hint) from error
 
 
 def run_folder(word: str, *, best: bool) -> tuple[Path, str | None]:
@@ -124,7 +136,10 @@ def _error(predictor: Predictor, outputs: Tensor, targets: Any) -> dict[str, Any
 def _result(record: dict[str, Any], out: Path | None) -> Result:
     error = record["error"]
     lines = [f"{record['samples']} samples predicted by {record['run']}" + (f": {out}" if out else "")]
-    lines += [f"{count} of them {what}" for what, count in record["remarks"].items()]
+    remarks = sorted(record["remarks"].items(), key=lambda remark: -remark[1])
+    lines += [f"{count} of them {what}" for what, count in remarks[:_MOST_REMARKS]]
+    if more := remarks[_MOST_REMARKS:]:
+        lines.append(f"and {len(more)} more remarks, on {more[0][1]} or fewer of them each (--json has all)")
     if error is not None:
         lines.append(f"{error['name']}: {percent_or_number(error['value'], error['percent'])} on {error['n']}")
     if out is None:  # standard output has the predictions

@@ -33,8 +33,16 @@ _ROW_GROUP = 65_536
 Columns = dict[str, np.ndarray]
 
 
-def check_output(out: Path | None, decoder: Decoder) -> None:
-    """Raise ConfigError where predictions cannot be written to a file, before anything is computed; None stands for csv."""
+def check_output(out: Path | None, decoder: Decoder, source: Path) -> None:
+    """Raise ConfigError where predictions cannot be written to a file, before anything is computed.
+
+    Args:
+        out: the file; None stands for csv on standard output.
+        decoder: what outputs mean.
+        source: of the new data.
+    """
+    if out is not None and out.exists() and source.exists() and out.samefile(source):
+        raise ConfigError("is the input, which would be lost", where="--out", hint="name another file")
     suffix = ".csv" if out is None else out.suffix.lower()
     if suffix not in SUFFIXES:
         raise ConfigError(f"'{suffix}' is not written", where="--out", hint=_ALLOWED)
@@ -92,7 +100,7 @@ def _texts(column: np.ndarray) -> list[str]:
 
 def _inert(text: str) -> str:
     text = visible(text)
-    return f"'{text}" if text.startswith(_FORMULA) and not _is_number(text) else text
+    return f"'{text}" if len(text) > 1 and text.startswith(_FORMULA) and not _is_number(text) else text
 
 
 def _is_number(text: str) -> bool:

@@ -245,6 +245,9 @@ def test_tables_and_folders_of_images(orca, environment, tmp_path, tiny, monkeyp
     run = run_folders(environment)[-1]
     assert orca("predict", run, "test.csv", "--out", "p.npz")[0] == 0
     assert np.array_equal(np.load("p.npz")["outputs"], np.load(run / "3_finetune" / "predictions.npz")["outputs"])
+    frame[N:].assign(a=np.nan).to_csv("gaps.csv", index=False)
+    code, out, err = orca("predict", run, "gaps.csv", "--out", "p.csv")
+    assert f"{TEST} of them without a number in 'a': the training mean stands there" in out
     frame[N:].drop(columns="b").to_csv("bad.csv", index=False)
     code, out, err = orca("predict", run, "bad.csv")
     assert (code, out) == (11, "")
@@ -343,6 +346,8 @@ def test_what_does_not_fit_is_told_in_one_line(trained, orca, completed_once, en
         ([run.path, tmp_path / "unseen.npz"], 11, "1 labels have no training sample, the first is huge at index 19"),
         ([run.path, tmp_path / "inf.npy", "--out", "p.csv"], 11, "inf.npy, counted from sample 8: 40 values are"),
         ([run.path, test, "--out", "p.txt"], 10, "'.txt' is not written; allowed: FILE.csv, FILE.parquet, FILE.npz"),
+        ([run.path, tmp_path / "unseen.npz"], 11, "--no-targets predicts without them"),
+        ([run.path, tmp_path / "unseen.npz", "--out", tmp_path / "unseen.npz"], 10, "--out: is the input"),
         ([run.path, test, "--json"], 2, "add --out FILE"),
         ([run.path, test, "--batch-size", "0"], 2, "allowed: 1 or more"),
         ([run.path, test, "--device", "cuda:7"], 14, "'cuda:7' is not on this machine"),

@@ -97,6 +97,7 @@ def test_labels_called_like_other_columns_keep_their_own():
         ("-1.5", "-1.5"),
         ("+3", "+3"),
         ("-x", "'-x"),
+        ("-", "-"),  # a class; alone it computes nothing
         ("a,b", "a,b"),
         ("\x1b[2J", "\\x1b[2J"),
     ],

@@ -264,7 +264,12 @@ def test_images_of_the_test_split_and_others(tmp_path, reporter):
     (tmp_path / "others" / "monday" / "cat").rename(tmp_path / "others" / "monday" / "lion")
     assert found.open(tmp_path / "others" / "monday", "INPUT").targets() is None
     refused(found, tmp_path / "none", DataError, "no folder of images")
-    refused(found, tmp_path / "others", DataError, "holds no images")
+    deep = found.open(tmp_path / "others", "INPUT")
+    assert (list(deep.ids)[0], len(deep), deep.targets()) == ("monday/lion/00.png", 4, None)
+    refused(found, tmp_path / "pets", DataError, "holds splits.*take one of them with --part")
+    (tmp_path / "empty" / ".hidden").mkdir(parents=True)
+    (tmp_path / "pets" / "val" / "cat" / "08.png").rename(tmp_path / "empty" / ".hidden" / "08.png")
+    refused(found, tmp_path / "empty", DataError, "holds no images")
     refused(found, tmp_path / "others", DataError, "no folder of the test split", "test")
     for x in ("pets", [np.zeros((3, 4, 4))]):
         with pytest.raises(DataError, match="not a list of image files"):

@@ -1,5 +1,7 @@
 """Tables without code: what is read, how columns become numbers, how rows are split, and what is refused."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -370,3 +372,123 @@ def test_parquet_columns_of_other_types(read):
         read(frame().assign(list=[[1, 2]] * N), "t.parquet")
     with pytest.raises(DataError, match=r"t\.parquet: is not a readable \.parquet file"):
         read(b"PAR1 and then nothing", "t.parquet")
+
+
+def encoded(task, columns, where="new"):
+    x, _ = task.preprocessing.inputs({name: np.asarray(values) for name, values in columns.items()}, where)
+    return x[:, 0].tolist()
+
+
+def test_texts_of_numbers_and_truths_are_the_same_in_a_typed_column(read):
+    """A column of true and false, or of codes of which few have letters, is text in a csv and typed in a pandas table."""
+    flag, code = np.array(["True", "False", ""])[np.arange(N) % 3], np.array(["1234567", "K1A", "40"])[np.arange(N) % 3]
+    task = read(frame().assign(flag=flag, code=code), features=["flag", "code"])
+    for texts, typed in ((["True", "False", "TRUE"], [True, False, True]), (["True", "", "True"], [1.0, np.nan, 1.0])):
+        codes = ["40", "1234567", "40"]
+        asked = encoded(task, {"flag": np.array(texts, dtype=object), "code": np.array(codes, dtype=object)})
+        given = encoded(task, {"flag": typed, "code": [40, 1234567, 40]})
+        assert given[:2] == asked[:2]
+        assert given[2] == given[0]
+    only = read(frame(), features=["colour"])
+    with pytest.raises(DataError, match=r"new\[colour\]: holds numbers, and texts such as 'blue' in training"):
+        encoded(only, {"colour": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (
+            "<0.1",
+            r"not all of it are numbers; correct these entries, or leave them empty: weight \('<0\.1' in row 8; 1 of ",
+        ),
+        ("#N/A", None),  # is missing
+        (".", None),
+    ],
+)
+def test_a_single_entry_that_is_no_number_is_told_with_its_row(read, entry, said):
+    weight = (np.arange(N) + 0.5).astype(str)
+    weight[7] = entry
+    task = read(frame().assign(weight=weight, split=["train"] * 40 + ["test"] * 20))
+    found = re.search("warning: read as text, since (.*?)(;|$)", task.note)
+    assert re.search(said, task.note) if said else not found, task.note
+
+
+def test_commas_are_told_apart(read):
+    half, thousands = [f"{i},5" for i in range(N)], [f"{1 + i},{100 + i}" for i in range(N)]
+    note = read(frame().assign(half=half, whole=thousands)).note
+    assert "numbers with \"task.decimal=','\": half" in note
+    assert "numbers have commas between thousands; remove these: whole" in note
+    for settings in ({}, {"kind": "values"}):
+        with pytest.raises(DataError, match="task.decimal=','"):
+            read(frame().assign(kind=half), **settings)
+    assert read(frame().assign(kind=half), decimal=",").kind == "values"
+    assert read(frame().assign(kind=[f"{i % 3},5" for i in range(N)]), kind="classes").num_outputs == 3
+    with pytest.raises(DataError, match="'1,100' in row 1 is not a number; correct it"):
+        read(frame().assign(kind=thousands), kind="values")
+
+
+def test_a_column_of_splits_is_honoured_and_is_no_feature(read):
+    marks = np.array(["train"] * 40 + ["val"] * 8 + ["Test"] * 12)
+    task = read(frame().assign(split=marks), normalize=False)
+    rows = [every(samples).x[:, 0, 0].tolist() for samples in splits(task)]
+    assert rows == [list(range(40)), list(range(40, 48)), list(range(48, 60))]
+    assert "splits as the column 'split' says" in task.note
+    assert "split" not in task.preprocessing.feature_names
+    partly = read(frame().assign(split=np.where(marks == "val", "train", marks)), normalize=False)
+    assert every(partly.open_test()).x[:, 0, 0].tolist() == list(range(48, 60))
+    assert sorted(every(partly.train).x[:, 0, 0].tolist() + every(partly.validation).x[:, 0, 0].tolist()) == list(
+        range(48)
+    )
+    assert "split" in read(frame().assign(split=np.where(marks == "val", "left", "right"))).preprocessing.feature_names
+    assert "split" in read(frame().assign(split=marks), features=["row", "split"]).preprocessing.feature_names
+    with pytest.raises(DataError, match="no training rows"):
+        read(frame().assign(split="test"))
+    with pytest.raises(DataError, match="group 'p0' is also in"):
+        read(frame().assign(split=np.where(np.arange(N) % 2, "train", "test")), group="patient")
+
+
+def test_what_new_rows_lack_is_counted(read):
+    task = read(frame(), features=["weight", "colour"])
+    columns = {
+        "weight": np.array(["1", "", "2"], dtype=object),
+        "colour": np.array(["red", "pink", ""], dtype=object),
+    }
+    assert task.preprocessing.remarks(columns) == {
+        "without a number in 'weight': the training mean stands there": 1,
+        "with a text in 'colour' that training lacks": 2,
+    }
+    assert task.preprocessing.remarks(columns, training=True) == {}
+    table = frame()
+    table.loc[table.index >= 50, "weight"] = np.nan
+    marks = np.array(["train"] * 40 + ["val"] * 8 + ["test"] * 12)
+    note = read(table.assign(split=marks)).note
+    assert "without a number" not in note
+    note = read(table.assign(split=marks[::-1])).note
+    assert "without a number" not in note  # of the training rows, which the note counts already
+    note = read(table.assign(split=np.roll(marks, 12))).note
+    assert "validation split: 8 samples without a number in 'weight'" in note
+
+
+def test_classes_that_may_be_missing_targets_are_told(read):
+    kind = np.array(["yes", "no"])[np.arange(N) % 2].astype(object)
+    kind[::9] = "NA"
+    assert re.search(
+        r"warning: 'NA' is a class \(\d training samples\); if it stands for missing",
+        read(frame().assign(kind=kind)).note,
+    )
+    assert "is a class" not in read(frame()).note
+    bits = {"a": np.array(["0", "1", "NA"])[np.arange(N) % 3], "b": np.array(["1", "0"])[np.arange(N) % 2]}
+    with pytest.raises(DataError, match=r"t\.csv\[a\]: 20 rows have no target, the first is row 3"):
+        read(frame().assign(**bits), target=None, targets=["a", "b"])
+
+
+def test_rows_in_messages_are_those_of_the_file(read):
+    for row in (3, 31, 59):
+        weight = frame().weight.to_numpy(copy=True)
+        weight[row] = np.inf
+        with pytest.raises(DataError, match=f"in row {row + 1}"):
+            read(frame().assign(weight=weight))
+        texts = np.array(["AC"] * N, dtype=object)
+        texts[row] = ""
+        with pytest.raises(DataError, match=f"the first is row {row + 1}"):
+            read(frame().assign(dna=texts), sequence="dna")

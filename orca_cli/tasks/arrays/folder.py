@@ -5,6 +5,7 @@ Shapes: n files, C channels, K outputs; a sequence has l steps of its own.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,9 +101,23 @@ def open_folder(folder: Path, names: Sequence[str] | None = None) -> tuple[Store
         if len(file.shape) != len(files[0].shape):
             what = f"has shape {file.shape}, {chosen[0]} has {files[0].shape}"
             raise DataError(what, where=file.where, hint="sequences are (l), or (C, l) with any number of steps l")
+    _check_channels(files)
     shape = tuple(max(sizes) for sizes in zip(*(file.shape for file in files), strict=True))
     dtype = np.result_type(*{file.dtype for file in files})
     return StoredRows(str(folder), (len(files), *shape), dtype, files), chosen
+
+
+def _check_channels(files: Sequence[StoredArray]) -> None:
+    """Refuse files [C, l] or [l, C] with different numbers of channels, and name one of the fewest."""
+    if len(files[0].shape) != 2:
+        return
+    usual = [Counter(file.shape[axis] for file in files).most_common(1)[0] for axis in (0, 1)]
+    axis = 0 if usual[0][1] >= usual[1][1] else 1
+    size, count = usual[axis]
+    if count < len(files) and 2 * count > len(files):
+        odd = next(file for file in files if file.shape[axis] != size)
+        what = f"has shape {odd.shape}, where {count} of {len(files)} files have {size} channels on axis {axis}"
+        raise DataError(what, where=odd.where, hint="sequences of a folder have the same channels, on the same axis")
 
 
 def open_labelled(

@@ -11,16 +11,9 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind
 from orca_cli.tasks.arrays.folder import StoredRows, open_labelled
 from orca_cli.tasks.shared.own_data import listed, own_path, own_paths
-from orca_cli.tasks.shared.splits import group_rows
+from orca_cli.tasks.shared.splits import PART_NAMES, group_rows
 from orca_cli.tasks.shared.target_encoding import as_text
 from orca_cli.untrusted.arrays import StoredArray, open_arrays
-
-# How parts are called in array names (x_train, x_val, ...) and in an array `split`.
-PART_NAMES = {
-    "train": ("train", "training", "0"),
-    "validation": ("validation", "val", "valid", "dev", "1"),
-    "test": ("test", "2"),
-}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import NewData
-from orca_cli.tasks.arrays.layout import PART_NAMES, marked_rows
+from orca_cli.tasks.arrays.layout import marked_rows
+from orca_cli.tasks.shared.splits import PART_NAMES
 from orca_cli.untrusted.arrays import StoredArray, open_arrays
 
 _PART = 4096  # samples of which lengths are read at once

@@ -146,6 +146,8 @@ def load(
 
     def samples(part: str) -> ArraySamples:
         if part in rows:
+            if has_gaps and part != "train" and (note := filling.note(count_missing(base_x, rows[part]))):
+                reporter.say(f"{part} split: {note}")
             # What has no gaps keeps its digest.
             own_gaps = filling if has_gaps else None
             return ArraySamples(base_x, base_y, None, rows[part], preprocessing.scale, base_groups, own_gaps)

@@ -29,7 +29,7 @@ class ImageFile:
 
 
 def new_images(path: Path, where: str, part: str) -> list[ImageFile]:
-    """Return new image files in the order of their names, each with the folder it lies in; empty for loose ones.
+    """Return new image files, loose ones first, each with the first folder that it lies in; empty where some are loose.
 
     Raises:
         DataError: no such file or folder, or no images.
@@ -45,16 +45,27 @@ def new_images(path: Path, where: str, part: str) -> list[ImageFile]:
         if folder == path:
             hint = f"it holds {listed(inside) or 'no folders'}"
             raise DataError(f"has no folder of the {part} split", where=str(path), hint=hint)
-    loose = sorted(entry for entry in folder.iterdir() if is_image(entry))
-    found = [ImageFile(entry, entry.relative_to(path).as_posix(), "") for entry in loose]
-    for entry in _folders(folder):
-        images = sorted(inner for inner in entry.iterdir() if is_image(inner))
-        class_name = "" if loose else entry.name
-        found += [ImageFile(inner, inner.relative_to(path).as_posix(), class_name) for inner in images]
-    if not found:
+    images = images_below(folder)
+    if not images:
         hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
         raise DataError("holds no images", where=str(folder), hint=hint)
-    return found
+    parts = {image: image.relative_to(folder).parts for image in images}
+    splits = {own[0].lower() if len(own) > 2 else "" for own in parts.values()}
+    if not part and splits <= {name for names in _PART_NAMES.values() for name in names}:
+        what = f"holds splits, each with folders of its own: {listed(sorted(splits))}"
+        raise DataError(what, where=str(folder), hint="take one of them with --part")
+    has_loose = any(len(own) == 1 for own in parts.values())
+    images.sort(key=lambda image: (len(parts[image]) > 1, parts[image]))
+    return [ImageFile(one, one.relative_to(path).as_posix(), "" if has_loose else parts[one][0]) for one in images]
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return all images in a folder and below it, in the order of their paths; what is hidden is left out."""
+
+    def is_hidden(path: Path) -> bool:
+        return any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+
+    return [path for path in sorted(folder.rglob("*")) if is_image(path) and not is_hidden(path)]
 
 
 def locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:

@@ -14,7 +14,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
 from orca_cli.tasks.arrays.layout import marked_rows
 from orca_cli.tasks.images.files import SUFFIXES
-from orca_cli.tasks.images.folders import is_image
+from orca_cli.tasks.images.folders import images_below
 from orca_cli.tasks.shared.own_data import own_path
 from orca_cli.tasks.shared.target_encoding import plain_labels
 from orca_cli.tasks.table.files import open_table
@@ -40,7 +40,7 @@ def read_table(
     Raises:
         ConfigError, DataError: as `read_listed` says; the folder holds no images.
     """
-    found = [path for path in sorted(folder.rglob("*")) if is_image(path) and not _is_hidden(path.relative_to(folder))]
+    found = images_below(folder)
     if not found:
         hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
         raise DataError("holds no images", where=str(folder), hint=hint)
@@ -76,10 +76,6 @@ def rows_of_parts(listed: ListedFiles) -> dict[str, np.ndarray]:
 def classes_of(listed: ListedFiles) -> np.ndarray | None:
     """Return the class of each row, [n], to draw splits by; None for other kinds."""
     return plain_labels(listed.y.read(), listed.y.where) if listed.kind == "classes" else None
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
 def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -13,6 +13,12 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.seeding import numpy_generator
 
+# How parts are called in array names (x_train, x_val, ...), in an array `split` and in a column of that name.
+PART_NAMES = {
+    "train": ("train", "training", "0"),
+    "validation": ("validation", "val", "valid", "dev", "1"),
+    "test": ("test", "2"),
+}
 _KEYS = ("task.train_size", "task.validation_size", "task.test_size")
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Preprocessing, Reporter, Samples, Scale, TaskData
 from orca_cli.tasks.shared import target_encoding as encoding
-from orca_cli.tasks.shared.own_data import listed
+from orca_cli.tasks.shared.own_data import counted, listed
 from orca_cli.tasks.shared.samples import target_scale
 
 _SHOWN = 8  # values named in a message
+_LIKE_MISSING = ("?", ".", "na", "n/a", "#n/a", "nan", "<na>")
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,12 @@ class TargetForm:
         return f"{self.num_outputs} {word} a sample ({listed(shown, _SHOWN)})"
 
     def warnings(self, train_targets: np.ndarray) -> list[str]:
-        """Return warnings about labels that the encoded training targets never or always have."""
+        """Return warnings about labels that the encoded training targets never or always have, and classes that may be none."""
         found = []
+        for k, name in enumerate(self.names if self.kind == "classes" else ()):
+            if name.lower() in _LIKE_MISSING and (count := int((train_targets == k).sum())):
+                what = f"warning: '{name}' is a class ({counted(count, 'training sample')})"
+                found.append(f"{what}; if it stands for missing targets, remove these samples")
         for value, word in ((1, "positive"), (0, "negative")) if self.kind == "labels" else ():
             empty = np.flatnonzero(~(train_targets == value).any(axis=0))
             if len(empty):
@@ -144,7 +149,7 @@ def fit_targets(
         encoding.check_vary(values, where)
         return TargetForm("values", values.shape[1], names, missing=missing, scale=target_scale(values))
     if kind == "labels":
-        k = encoding.encode_label_sets(y[rows], where, missing).shape[1]
+        k = encoding.encode_label_sets(y, where, missing).shape[1]
         return TargetForm("labels", k, names, missing=missing)
     maps = encoding.encode_maps(y, extent, where, channels_last, missing)[rows]
     empty = np.flatnonzero(np.isnan(maps).all(axis=(0, *range(2, maps.ndim))))

@@ -5,6 +5,7 @@ Shapes: n rows, F features.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,10 +14,12 @@ import numpy as np
 from orca_cli.exceptions import DataError
 from orca_cli.tasks.shared.own_data import counted, listed
 
-MISSING_WORDS = ("", "?", "na", "n/a", "nan", "null", "none")
+MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")
 OTHER, MISSING = "(other)", "(missing)"
 _SHOWN = 5  # columns named in a note
 _MAX_ROUNDING = 1e-12
+_ALMOST_ALL = 0.9  # of the known entries of a column of text: so many numbers are suspicious
+_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(,[0-9]{3})+")  # 1,667 may be 1667
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class Numeric:
         filled = ((np.where(missing, self.fill, numbers) - self.mean) / self.std).astype(np.float32)
         return np.stack([filled, missing.astype(np.float32)], axis=1) if self.flagged else filled[:, None]
 
+    def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
+        """Return which of new entries are replaced, [n] bool, and what happens to them."""
+        return np.isnan(
+            as_numbers(values, decimal)[0]
+        ), f"without a number in '{self.name}': the training mean stands there"
+
 
 @dataclass(frozen=True)
 class Categorical:
@@ -70,10 +79,32 @@ class Categorical:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, number of categories] float32 of 0 and 1."""
-        place = {category: i for i, category in enumerate(self.categories)}
-        texts, other = _texts(values), place.get(OTHER, -1)
-        chosen = np.array([place.get(MISSING if _is_missing(text) else text, other) for text in texts], dtype=np.int64)
+        chosen = self._places(values, decimal, where)
         return (chosen[:, None] == np.arange(len(self.categories))).astype(np.float32)
+
+    def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
+        """Return which of new entries training lacks, [n] bool, and what happens to them."""
+        known = {i for i, category in enumerate(self.categories) if category != OTHER}
+        return ~np.isin(
+            self._places(values, decimal, where), list(known)
+        ), f"with a text in '{self.name}' that training lacks"
+
+    def _places(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
+        """Return the category of each entry, [n]; -1 for none. Numbers and truths are those that categories spell."""
+        place = {category: i for i, category in enumerate(self.categories)}
+        missing, other = place.get(MISSING, place.get(OTHER, -1)), place.get(OTHER, -1)
+        if values.dtype.kind == "O":
+            texts = (missing if is_missing(text) else place.get(text, other) for text in values)
+            return np.fromiter(texts, np.int64, len(values))
+        spelt: dict[float, int] = {}
+        for category, i in place.items():
+            if (number := _number_of(category, decimal)) is not None:
+                spelt.setdefault(number, i)
+        if not spelt and not np.isnan(values.astype(np.float64)).all():
+            what = f"holds numbers, and texts such as '{self.categories[0]}' in training"
+            raise DataError(what, where=f"{where}[{self.name}]", hint="give the texts of training")
+        numbers = values.astype(np.float64).tolist()
+        return np.array([missing if one != one else spelt.get(one, other) for one in numbers], dtype=np.int64)
 
 
 Column = Numeric | Categorical
@@ -99,7 +130,7 @@ def fit_columns(
         indicator: whether columns with missing numbers in training get a second feature that says where.
     """
     columns: list[Column] = []
-    filled, empty, constant, capped, commas = [], [], [], [], []
+    filled, empty, constant, capped, doubts = [], [], [], [], dict[str, list[str]]()
     for name in names:
         train = values[name][rows]
         numbers, wrong = as_numbers(train, decimal)
@@ -110,11 +141,11 @@ def fit_columns(
             texts, rare = _categorical(name, train, max_categories)
             if rare:
                 capped.append(f"{name} (the {max_categories} most frequent of {rare + max_categories})")
-            if decimal == "." and not as_numbers(train, ",")[1].any():
-                commas.append(name)
+            if doubt := _doubt(name, train, wrong, decimal, rows):
+                doubts.setdefault(doubt[0], []).append(doubt[1])
             columns.append(texts)
         else:
-            _check_range(numbers, f"{where}[{name}]")
+            _check_range(numbers, f"{where}[{name}]", rows)
             column, is_constant = _numeric(name, numbers[~unknown], normalize)
             if unknown.any():
                 column = replace(column, flagged=indicator)
@@ -133,18 +164,46 @@ def fit_columns(
         (capped, "one feature per text for {}; other texts share one"),
         (empty, "left out because empty in the training set: {}"),
         (constant, "warning: constant in the training set: {}"),
-        (commas, "warning: read as text, but numbers with task.decimal=',': {}"),
+        *((found, f"warning: read as text, {why}: {{}}") for why, found in doubts.items()),
     ):
         if found:
             notes.append(text.format(listed(found, _SHOWN)))
     return tuple(columns), notes
 
 
-def _check_range(numbers: np.ndarray, where: str) -> None:
+def _doubt(name: str, train: np.ndarray, wrong: np.ndarray, decimal: str, rows: np.ndarray) -> tuple[str, str] | None:
+    """Return why a column that is read as text may be one of numbers, and the column with what shows it."""
+    if has_decimal_commas(train, decimal):
+        return "but numbers with \"task.decimal=','\"", name
+    if decimal == "." and all(map(_is_grouped, train[wrong])):
+        return "since numbers have commas between thousands; remove these", name
+    count, first = int(wrong.sum()), int(wrong.argmax())
+    known = sum(not is_missing(text) for text in train)
+    if count > (1 - _ALMOST_ALL) * known:
+        return None
+    shown = f"{name} ('{train[first]}' in row {rows[first] + 1}; {count} of {len(train)} training rows)"
+    return "since not all of it are numbers; correct these entries, or leave them empty", shown
+
+
+def has_decimal_commas(values: np.ndarray, decimal: str) -> bool:
+    """Return whether a column that is not all numbers is so with a decimal comma, and its commas do not part thousands."""
+    if decimal != "." or as_numbers(values, ",")[1].any():
+        return False
+    with_comma = [text for text in values if "," in text]
+    return bool(with_comma) and not all(map(_is_grouped, with_comma))
+
+
+def _is_grouped(text: str) -> bool:
+    return _GROUPED.fullmatch(text) is not None
+
+
+def _check_range(numbers: np.ndarray, where: str, rows: np.ndarray | None = None) -> None:
+    """Refuse numbers whose squares overflow; `rows` are those of the file, where these are not all."""
     wrong = np.abs(numbers) > 1e300  # their squares have to stay finite in the deviation
     if wrong.any():
         first = int(wrong.argmax())
-        what = f"{int(wrong.sum())} values are infinite or too large, the first is {numbers[first]} in row {first + 1}"
+        row = first if rows is None else rows[first]
+        what = f"{int(wrong.sum())} values are infinite or too large, the first is {numbers[first]} in row {row + 1}"
         raise DataError(what, where=where, hint="correct them, or leave them empty")
 
 
@@ -159,9 +218,8 @@ def _numeric(name: str, known: np.ndarray, normalize: bool) -> tuple[Numeric, bo
 
 def _categorical(name: str, train: np.ndarray, most: int) -> tuple[Categorical, int]:
     """Return the column, and how many texts share the feature `(other)`."""
-    texts = _texts(train)
-    missing = np.array([_is_missing(text) for text in texts])
-    found, counts = np.unique(texts[~missing].astype(str), return_counts=True)
+    missing = np.array([is_missing(text) for text in train])
+    found, counts = np.unique(train[~missing].astype(str), return_counts=True)
     kept = np.sort(found[np.argsort(-counts, kind="stable")[:most]])
     rare = len(found) - len(kept)
     marks = ([MISSING] if missing.any() else []) + ([OTHER] if rare else [])
@@ -178,13 +236,21 @@ def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray
     numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
     unread = np.flatnonzero(np.isnan(numbers))
     wrong = np.zeros(len(values), dtype=bool)
-    wrong[unread] = [not _is_missing(text) for text in values[unread]]
+    wrong[unread] = [not is_missing(text) for text in values[unread]]
     return numbers, wrong
 
 
-def _texts(values: np.ndarray) -> np.ndarray:
-    return values if values.dtype.kind == "O" else np.array(["" if v != v else f"{v:g}" for v in values], dtype=object)
+def _number_of(text: str, decimal: str) -> float | None:
+    """Return the number that a text spells, true and false as 1 and 0; None for other texts."""
+    truth = {"true": 1.0, "false": 0.0}.get(text.lower())
+    if truth is not None:
+        return truth
+    try:
+        return float(text.replace(decimal, "."))
+    except ValueError:
+        return None
 
 
-def _is_missing(text: str) -> bool:
+def is_missing(text: str) -> bool:
+    """Return whether a field stands for a missing entry."""
     return text.lower() in MISSING_WORDS

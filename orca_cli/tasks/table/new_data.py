@@ -11,6 +11,7 @@ import numpy as np
 from orca_cli.exceptions import DataError, suggest
 from orca_cli.interfaces import NewData
 from orca_cli.tasks.shared.own_data import counted, listed
+from orca_cli.tasks.table.columns import is_missing
 from orca_cli.tasks.table.files import Table, as_columns, plain_columns
 from orca_cli.tasks.table.series import Grouped
 
@@ -134,7 +135,7 @@ def _check_features(features: Sequence[str], columns: Sequence[str], where: str)
 
 def _is_empty(column: np.ndarray) -> bool:
     if column.dtype.kind == "O":
-        return bool((column == "").all())
+        return all(map(is_missing, column))
     return bool(np.isnan(column.astype(np.float64)).all())
 
 

@@ -82,12 +82,20 @@ class TablePreprocessing:
         valid = x.valid(rows)
         return as_inputs(x[rows], None, valid), from_numpy(valid)
 
-    def remarks(self, raw: Mapping[str, np.ndarray], where: str = "inputs") -> dict[str, int]:
-        """Return what `inputs` does to make new samples fit, each with the number of samples."""
+    def remarks(
+        self, raw: Mapping[str, np.ndarray], where: str = "inputs", *, training: bool = False
+    ) -> dict[str, int]:
+        """Return what `inputs` does to make samples fit, each with the number of samples; of training rows the cuts alone."""
         if self.symbols is not None:
             return self.symbols.remarks(raw[self.symbols.name])
-        grouped = self.grouped(raw, where)
-        return {} if self.series is None or grouped is None else self.series.remarks(grouped)
+        grouped, found = self.grouped(raw, where), {}
+        for column in () if training else self.columns:
+            odd, what = column.odd(raw[column.name], self.decimal, where)
+            if grouped is not None:
+                odd = np.logical_or.reduceat(odd[grouped.order], grouped.starts)
+            if odd.any():
+                found[what] = int(odd.sum())
+        return found if self.series is None or grouped is None else found | self.series.remarks(grouped)
 
     def grouped(self, raw: Mapping[str, np.ndarray], where: str) -> Grouped | None:
         """Return which rows make up the samples; None where each row is one."""

@@ -5,17 +5,18 @@ Shapes: n rows, F features, K outputs.
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from orca_cli.exceptions import ConfigError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, counted, listed, own_paths
 from orca_cli.tasks.shared.samples import ArraySamples
-from orca_cli.tasks.shared.splits import check_fractions, draw, group_rows
+from orca_cli.tasks.shared.splits import PART_NAMES, check_fractions, draw, group_rows
 from orca_cli.tasks.shared.targets import fit_targets, own_task
 from orca_cli.tasks.table.columns import Column, fit_columns
 from orca_cli.tasks.table.files import Table, open_table
@@ -23,6 +24,8 @@ from orca_cli.tasks.table.preprocessing import TablePreprocessing, per_sample
 from orca_cli.tasks.table.series import fit_series, group_by
 from orca_cli.tasks.table.symbols import fit_symbols
 from orca_cli.tasks.table.target_columns import infer_kind, raw_targets, refuse_measurements
+
+_SPLIT = "split"
 
 
 def load(
@@ -59,7 +62,8 @@ def load(
 
     Columns of numbers stay one feature each. Columns of text become one feature of 0 and 1 per text that training has,
     the rarer ones of many share one. Empty fields and ?, NA, N/A, NaN, null and none are missing: of numbers they become
-    the training mean, of text a feature of their own. See shared.own_data.
+    the training mean, of text a feature of their own. A column `split` whose entries are train, validation or test says which
+    rows are which, and is no feature. See shared.own_data.
 
     Args:
         train: .csv, .tsv, .txt (first line: names of the columns) or .parquet file; holds the splits that have no file.
@@ -93,7 +97,9 @@ def load(
     wanted = [str(target)] if targets is None else [str(name) for name in targets]
     grouped = [] if group is None else [str(group)]
     named = {key: str(name) for key, name in (("sequence", sequence), ("id", id), ("time", time)) if name is not None}
-    chosen, left_out = _choose(base, wanted, features, ignore, grouped, named)
+    marks = _marks(base, {*wanted, *(features or []), *(ignore or []), *grouped, *named.values()})
+    unread = [*(ignore or []), *marks]
+    chosen, left_out = _choose(base, wanted, features, unread, grouped, named)
     read = [*chosen, *wanted, *(named[key] for key in ("id", "time") if key in named)]
     for part, table in tables.items():
         for name in [*read, *grouped]:
@@ -112,8 +118,24 @@ def load(
         records = group_rows(
             {part: _groups(table, str(group), named.get("id")) for part, table in tables.items()}, places
         )
+    groups = records.get("train")
+    marked = _marked_rows(per_sample(marks, list(marks), steps, where), tables, where)
+    if group is not None and marked:
+        named_groups = per_sample(columns, grouped, steps, where)[str(group)]
+        places = {part: f"{where}[{group}] ({part})" for part in marked}
+        group_rows({part: named_groups[of] for part, of in marked.items()}, places)
+    own = marked.get("train", np.arange(total))
     fractions = {"validation": validation_fraction, "test": test_fraction}
-    rows, drawn = draw(total, tables, fractions, split_seed, classes, records.get("train"))
+    found, drawn = draw(
+        len(own),
+        {*tables, *marked},
+        fractions,
+        split_seed,
+        None if classes is None else classes[own],
+        None if groups is None else groups[own],
+    )
+    rows = marked | {part: own[chosen_rows] for part, chosen_rows in found.items()}
+    drawn += [f"splits as the column '{_SPLIT}' says"] if marked else []
     raw, place = raw_targets(values, form_kind, wanted, missing_targets, where, decimal)
     if form_kind == "classes":
         refuse_measurements(raw[rows["train"]], place)
@@ -138,14 +160,14 @@ def load(
         """Return a split, and remarks on what does not fit the training rows."""
         if part in rows:
             own_rows = rows[part] if steps is None else steps.rows(rows[part])
-            own, place = {name: columns[name][own_rows] for name in read}, where
-            found = ArraySamples(base_x, base_y, rows=rows[part], groups=records.get("train"))
+            raw, place = {name: columns[name][own_rows] for name in read}, where
+            found = ArraySamples(base_x, base_y, rows=rows[part], groups=groups)
         else:
-            own, place = tables[part].read(read), str(tables[part].path)
-            x, y = preprocessing.features(own, place), preprocessing.encoded_targets(own, place)
+            raw, place = tables[part].read(read), str(tables[part].path)
+            x, y = preprocessing.features(raw, place), preprocessing.encoded_targets(raw, place)
             found = ArraySamples(x, y, groups=records.get(part))
-        remarks = preprocessing.remarks(own, place).items()
-        return found, [f"{part} split: {counted(count, 'sample')} {what}" for what, count in remarks]
+        remarks = preprocessing.remarks(raw, place, training=part == "train")
+        return found, [f"{part} split: {counted(count, 'sample')} {what}" for what, count in remarks.items()]
 
     def opened(part: str) -> ArraySamples:
         found, said = samples(part)
@@ -254,6 +276,38 @@ def _choose(
         raise ConfigError("no column is left", where="task.features", hint=hint)
     note = f"left out because unnamed: {listed(unnamed)}; name it in task.features to keep it"
     return list(dict.fromkeys(kept)), [note] if unnamed else []
+
+
+def _marks(table: Table, taken: Container[str]) -> dict[str, np.ndarray]:
+    """Return the column `split` where it is no other column and says nothing but which split a row is in; else nothing."""
+    if _SPLIT not in table.columns or _SPLIT in taken:
+        return {}
+    column = table.read([_SPLIT])[_SPLIT]
+    words = {word for words in PART_NAMES.values() for word in words if not word.isdigit()}
+    is_marks = column.dtype.kind == "O" and all(text.lower() in words for text in column)
+    return {_SPLIT: np.array([text.lower() for text in column], dtype=object)} if is_marks else {}
+
+
+def _marked_rows(marks: Mapping[str, np.ndarray], given: Container[str], where: str) -> dict[str, np.ndarray]:
+    """Return the samples of each split that marks name.
+
+    Raises:
+        DataError: none is for training.
+        ConfigError: a split has a file as well.
+    """
+    rows = {
+        part: np.flatnonzero(np.isin(column, words)) for column in marks.values() for part, words in PART_NAMES.items()
+    }
+    rows = {part: found for part, found in rows.items() if len(found)}
+    other = f"the column with task.ignore=[{_SPLIT}]"
+    if marks and "train" not in rows:
+        raise DataError(
+            "no training rows", where=f"{where}[{_SPLIT}]", hint=f"mark rows with train, or leave out {other}"
+        )
+    if doubled := [part for part in rows if part != "train" and part in given]:
+        what = f"the column '{_SPLIT}' marks rows of this split too"
+        raise ConfigError(what, where=f"task.{doubled[0]}", hint=f"leave out the file, or {other}")
+    return rows
 
 
 def _groups(table: Table, group: str, id: str | None) -> np.ndarray:

@@ -86,7 +86,7 @@ def fit_symbols(
     Raises:
         DataError: the column holds numbers, an empty text, or too many different characters.
     """
-    texts = _checked(values[rows], f"{where}[{name}]")
+    texts = list(np.array(_checked(values, f"{where}[{name}]"), dtype=object)[rows])
     alphabet = "".join(sorted(set().union(*map(set, texts))))
     if len(alphabet) > _MOST_SYMBOLS:
         what = f"holds {len(alphabet)} different characters, at most {_MOST_SYMBOLS} are read as symbols"

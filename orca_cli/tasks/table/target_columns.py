@@ -15,12 +15,13 @@ import numpy as np
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
 from orca_cli.tasks.shared.own_data import listed
-from orca_cli.tasks.table.columns import as_numbers
+from orca_cli.tasks.table.columns import as_numbers, has_decimal_commas, is_missing
 
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
 _BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
 _MOST_CLASSES = 20  # different numbers that may be classes
+_COMMAS = "numbers with a decimal comma need \"task.decimal=','\""
 
 
 def infer_kind(
@@ -46,6 +47,10 @@ def infer_kind(
     found, wrong = as_numbers(column, decimal)
     known = found[~np.isnan(found)]
     is_text = column.dtype.kind not in "fiub"
+    if wrong.any() and has_decimal_commas(column, decimal):
+        what = f"'{column[int(wrong.argmax())]}' in row {int(wrong.argmax()) + 1} is a number only with a decimal comma"
+        hint = "give \"task.decimal=','\", or task.kind=classes for names of classes"
+        raise DataError(what, where=f"{where}[{names[0]}]", hint=hint)
     if wrong.any() or not len(known) or (is_text and any(_NAME.fullmatch(text) for text in column)):
         return "classes", []
     if len(distinct := np.unique(known)) <= _MOST_CLASSES and (distinct == np.round(distinct)).all():
@@ -115,6 +120,7 @@ def _target_numbers(values: np.ndarray, decimal: str, where: str, missing: bool)
     if wrong.any():
         first = int(wrong.argmax())
         hint = "correct it, or use task.kind=classes for names of classes"
+        hint = _COMMAS if has_decimal_commas(values, decimal) else hint
         raise DataError(f"'{values[first]}' in row {first + 1} is not a number", where=where, hint=hint)
     if not missing:
         _check_complete(np.isnan(found), where, _ALLOW)
@@ -142,7 +148,7 @@ def _unread_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         unread = (found != 0) & (found != 1) & ~np.isnan(found)
         return np.where(unread, np.nan, found), unread
     found = np.array([_BITS.get(text.lower(), np.nan) for text in values])
-    return found, np.isnan(found) & (values != "")
+    return found, np.isnan(found) & ~np.array([is_missing(text) for text in values], dtype=bool)
 
 
 _ALLOW = ", or set task.missing_targets=true to leave them out of the loss"

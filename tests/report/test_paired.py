@@ -162,6 +162,13 @@ def test_small_gains_are_shown_as_more_than_zero(tmp_path):
     assert layouts_of(found, table)[1].rows[0][1][0].main == "+0.02 [0.02, 0.02] (6)"
 
 
+def test_a_zero_has_no_sign(tmp_path):
+    for task, gain in zip(SETS, [0.05, *[0.0] * 7], strict=True):
+        add_pairs(tmp_path, [-gain, -gain], task=task)
+    found = comparison(tmp_path)
+    assert "undecided, -0.6 points [-2.5, 0.0]" in sentence(found.overall[0], found)
+
+
 def test_seeds_of_one_set_are_those_that_were_tested(tmp_path):
     for body, seeds in (("one", range(3)), ("other", range(3, 6))):
         for seed in seeds:

@@ -87,7 +87,7 @@ def _counted(one: Overall) -> str:
 
 
 def _ends(low: float, high: float, places: int) -> str:
-    return f"[{low:.{places}f}, {high:.{places}f}]"
+    return f"[{_unsigned_zero(f'{low:.{places}f}')}, {_unsigned_zero(f'{high:.{places}f}')}]"
 
 
 def _decimals(gain: float, least: int) -> int:

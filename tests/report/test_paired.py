@@ -162,6 +162,15 @@ def test_small_gains_are_shown_as_more_than_zero(tmp_path):
     assert layouts_of(found, table)[1].rows[0][1][0].main == "+0.02 [0.02, 0.02] (6)"
 
 
+def test_a_gain_by_rounding_is_0(tmp_path):
+    for seed, (base, mine) in enumerate([(0.1 + 0.2, 0.3), (0.5, 0.4), (0.4, 0.5)]):
+        add_run(tmp_path, seed=seed, metric="none", value=base)
+        add_run(tmp_path, seed=seed, value=mine)
+    found, table = comparison(tmp_path), build_table(collect([tmp_path]))
+    assert layouts_of(found, table)[1].rows[0][1][0].main == "+0.0 [-10.0, 10.0] (3)"
+    assert layouts_of(found, table)[0].rows[0][1][2].main == "+0.00 [-10.00, 10.00]"
+
+
 def test_a_zero_has_no_sign(tmp_path):
     for task, gain in zip(SETS, [0.05, *[0.0] * 7], strict=True):
         add_pairs(tmp_path, [-gain, -gain], task=task)

@@ -15,6 +15,7 @@ from orca_cli.report.tables.notes import clean, seeds_text
 from orca_cli.report.tables.table import Table
 
 _MISSING = "-"
+_ROUNDING = 1e-9  # gains below are 0 but for rounding
 _MARKED = f"{LEAST} or more differences and p <= {LARGEST_P} after Holm's correction"
 _OVERALL = (
     *(("sets",), ("wins/ties/losses",), ("gain", "points"), ("worst set", "points"), ("gain", "% of the error")),
@@ -62,7 +63,7 @@ def claim_of(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> Cl
     found, unit = shown_of(one)
     arms = len(comparison.overall)
     facts = f"{_counted(one)}, p = {_p(one.corrected)}" + (f" corrected for {arms} arms" if arms > 1 else "")
-    places = _decimals(found.mean, 1)
+    places = _decimals(found, 1)
     if found.interval is None:
         said = f", {found.mean:+.{places}f} {unit} in the only pair ({_counted(one)})"
         return _undecided(said, one, comparison)
@@ -90,9 +91,10 @@ def _ends(low: float, high: float, places: int) -> str:
     return f"[{_unsigned_zero(f'{low:.{places}f}')}, {_unsigned_zero(f'{high:.{places}f}')}]"
 
 
-def _decimals(gain: float, least: int) -> int:
-    """Return how many decimals show a gain's first digit: at least some, at most nine."""
-    return min(9, max(least, -math.floor(math.log10(abs(gain))))) if gain and math.isfinite(gain) else least
+def _decimals(found: Effect, least: int) -> int:
+    """Return how many decimals show the first digit of a gain or of an end of its interval: at least some, at most nine."""
+    size = max(map(abs, (found.mean, *(found.interval or ()))))
+    return min(9, max(least, -math.floor(math.log10(size)))) if size > _ROUNDING and math.isfinite(size) else least
 
 
 def is_sure(one: Overall) -> bool:
@@ -221,7 +223,7 @@ def _overall_entries(one: Overall) -> Iterator[Entry]:
 def _judged_entry(one: Overall, found: Effect | None, decimals: int) -> Entry:
     """Return a gain, marked if it is the one that the verdict is about and its sign is shown."""
     is_marked = is_sure(one) and (decimals == 1) == one.is_relative
-    places = decimals if found is None else _decimals(found.mean, decimals)
+    places = decimals if found is None else _decimals(found, decimals)
     return Entry(("* " if is_marked else "") + _with_interval(found, places), best=is_marked)
 
 
@@ -230,7 +232,7 @@ def _block_entry(block: Block, corrected: float) -> Entry:
     assert found is not None  # blocks without a pair are not shown
     base, mine = (block.scale * _mean(values) for values in (block.baseline, block.errors))
     places = 1 if block.column.percent else decimals_of([base, mine])
-    places = places if places is None else _decimals(found.mean, places)
+    places = places if places is None else _decimals(found, places)
     lost = f", {block.lost} without partner" if block.lost else ""
     is_marked = found.n >= LEAST and corrected <= LARGEST_P
     text = f"{'* ' if is_marked else ''}{_with_interval(found, places)} ({found.n})"

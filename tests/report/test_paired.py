@@ -335,6 +335,7 @@ def test_all_formats_hold_the_same_numbers(tree, capsys):
         text = capsys.readouterr().out
         assert mark in text
         assert "7/0/0" in text
+        assert "::" not in text
         assert "otdd: helps by" in text.replace("\n", " ")
 
 

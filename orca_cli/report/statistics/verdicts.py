@@ -186,8 +186,7 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
 
 
 def _note(claim: Claim) -> str:
-    lines = [f"{claim.text}:" if claim.commands else claim.text, *claim.commands]
-    return "\n".join(clean(line, longest=2000) for line in lines)
+    return "\n".join(clean(line, longest=2000) for line in (claim.text, *claim.commands))
 
 
 def corrected_of(comparison: Comparison) -> dict[int, float]:

@@ -433,6 +433,8 @@ def test_a_column_of_splits_is_honoured_and_is_no_feature(read):
     rows = [every(samples).x[:, 0, 0].tolist() for samples in splits(task)]
     assert rows == [list(range(40)), list(range(40, 48)), list(range(48, 60))]
     assert "splits as the column 'split' says" in task.note
+    assert not task.validation_drawn
+    assert read(frame()).validation_drawn
     assert "split" not in task.preprocessing.feature_names
     partly = read(frame().assign(split=np.where(marks == "val", "train", marks)), normalize=False)
     assert every(partly.open_test()).x[:, 0, 0].tolist() == list(range(48, 60))

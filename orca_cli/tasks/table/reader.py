@@ -160,14 +160,14 @@ def load(
         """Return a split, and remarks on what does not fit the training rows."""
         if part in rows:
             own_rows = rows[part] if steps is None else steps.rows(rows[part])
-            raw, place = {name: columns[name][own_rows] for name in read}, where
-            found = ArraySamples(base_x, base_y, rows=rows[part], groups=groups)
+            split, place = {name: columns[name][own_rows] for name in read}, where
+            made = ArraySamples(base_x, base_y, rows=rows[part], groups=groups)
         else:
-            raw, place = tables[part].read(read), str(tables[part].path)
-            x, y = preprocessing.features(raw, place), preprocessing.encoded_targets(raw, place)
-            found = ArraySamples(x, y, groups=records.get(part))
-        remarks = preprocessing.remarks(raw, place, training=part == "train")
-        return found, [f"{part} split: {counted(count, 'sample')} {what}" for what, count in remarks.items()]
+            split, place = tables[part].read(read), str(tables[part].path)
+            x, y = preprocessing.features(split, place), preprocessing.encoded_targets(split, place)
+            made = ArraySamples(x, y, groups=records.get(part))
+        remarks = preprocessing.remarks(split, place, training=part == "train")
+        return made, [f"{part} split: {counted(count, 'sample')} {what}" for what, count in remarks.items()]
 
     def opened(part: str) -> ArraySamples:
         found, said = samples(part)
@@ -191,7 +191,7 @@ def load(
         notes,
         "table",
         reporter,
-        validation_drawn="validation" not in tables,
+        validation_drawn="validation" in found,
     )
 
 

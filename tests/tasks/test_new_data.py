@@ -212,6 +212,12 @@ def test_rows_with_columns_missing_added_and_in_another_order(tmp_path, reporter
             found.given(rows)
     with pytest.raises(DataError, match="has 2 columns, the model takes 3; in this order: weight, age, colour"):
         found.given(np.zeros((4, 2)))
+    for given, message in (
+        (new[:0], "has no rows"),
+        (pd.concat([new, new["age"]], axis=1), "two columns are named 'age'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            found.given(given)
     refused(found, tmp_path / "train.csv", ConfigError, "does not apply to tables", "test")
     (tmp_path / "header.csv").write_text("weight,age,colour\n")
     refused(found, tmp_path / "header.csv", DataError, "has no rows")

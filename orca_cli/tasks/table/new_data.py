@@ -110,12 +110,17 @@ def given_rows(x: Any, features: Sequence[str], where: str) -> NewData:
         frame = pd.DataFrame(x)
         frame.columns = [str(name) for name in frame.columns]
         _check_features(features, list(frame.columns), where)
+        twice = [name for name in features if list(frame.columns).count(name) > 1]
+        if twice:
+            raise DataError(f"two columns are named '{twice[0]}'", where=where, hint="give them distinct names")
     else:
         frame = pd.DataFrame(np.asarray(x))
         if frame.shape[1] != len(features):
             what = f"has {counted(frame.shape[1], 'column')}, the model takes {len(features)}"
             raise DataError(what, where=where, hint=f"in this order: {listed(features, _SHOWN)}")
         frame.columns = list(features)
+    if not len(frame):
+        raise DataError("has no rows", where=where, hint="give one row or more")
     columns = plain_columns(frame, features, where)
 
     def inputs(start: int, stop: int) -> Columns:

@@ -226,6 +226,9 @@ class Predictor:
         return error if record.error_chunks is None else ChunkMean(error, record.error_chunks, record.train_batch_size)
 
     def _targets(self, new: NewData, y: Any) -> np.ndarray:
+        if y is not None and self.decoder.is_map and getattr(self.preprocessing, "has_masks", False):
+            what = "maps of padded samples say nothing of where the samples end"
+            raise DataError(what, where="y", hint="give a file that holds both")
         found = new.targets() if y is None else self.preprocessing.targets.encode(_plain(y), "y")
         if found is None:
             raise DataError("has no targets", where=new.where, hint="give y")

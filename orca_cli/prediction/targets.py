@@ -78,11 +78,13 @@ class Decoder:
             return float((outputs.argmax(1) == targets)[known].mean())
         if self.form == "labels":
             known = ~np.isnan(targets)
-            return float((((outputs >= 0) == (targets == 1)) | ~known).all(axis=1).mean())
+            right = (((outputs >= 0) == (targets == 1)) | ~known).all(axis=1)
+            return float(right[known.any(axis=1)].mean())
         columns = [
             np.moveaxis(value, 1, 0).reshape(value.shape[1], -1).astype(np.float64) for value in (outputs, targets)
         ]
-        return float(np.mean([_r2(*pair) for pair in zip(*columns, strict=True)]))
+        known = [pair for pair in zip(*columns, strict=True) if not np.isnan(pair[1]).all()]
+        return float(np.mean([_r2(*pair) for pair in known]))
 
 
 def _r2(found: np.ndarray, wanted: np.ndarray) -> float:

@@ -68,7 +68,11 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
 
 
 _SYMBOLS = ("decimal", "delimiter")  # of tables: "." and "/" are folders as well
-_FOLDERS = ("checkpoint", "path")
+# What names files or folders, also by a bare word.
+_FOLDERS = (
+    *("checkpoint", "path", "dataset", "table"),
+    *("train", "validation", "test", "labels", "validation_labels", "test_labels"),
+)
 
 
 def _of_the_method(align: dict[str, Any]) -> dict[str, Any]:
@@ -121,8 +125,7 @@ def digest_of(path: Path) -> str | None:
         if path.is_file():
             return _file_digest(path)
         if path.is_dir():
-            files = sorted(Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-            files = [file for file in files if file.is_file()]
+            files = _files(path)
             is_large = sum(file.stat().st_size for file in files) >= _HASH_BELOW
             digests = ((file.relative_to(path).as_posix(), _file_digest(file, is_large)) for file in files)
             lines = "\n".join(f"{name} {digest}" for name, digest in digests)
@@ -130,6 +133,23 @@ def digest_of(path: Path) -> str | None:
     except OSError:
         return None
     return None
+
+
+def _files(path: Path) -> list[Path]:
+    """Return all files in a folder and below it, sorted; linked folders, such as those of classes, belong to it."""
+    found, seen = [], set()
+    for folder, inside, names in os.walk(path, followlinks=True, onerror=_raised):
+        facts = os.stat(folder)
+        if (facts.st_dev, facts.st_ino) in seen:  # a link to a folder above
+            inside.clear()
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        found += [file for name in names if (file := Path(folder) / name).is_file()]
+    return sorted(found)
+
+
+def _raised(error: OSError) -> None:
+    raise error
 
 
 def _file_digest(path: Path, is_large: bool = False) -> str:

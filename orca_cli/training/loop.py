@@ -113,15 +113,15 @@ def train_step(
     if prepared is None:
         prepared = (read() for read in read_step(samples, indices, batch_size, seed=seed, step=step))
     pieces = engine.cuts.pieces(sizes, batch_size)
-    prepared, shares = _shares(engine, loss, pieces, prepared, reduce)
+    prepared, shares, of_partners = _shares(engine, loss, pieces, prepared, reduce)
 
     def gradient() -> dict[int, Tensor]:
         values, place = {}, 0
         for number, batch in enumerate(prepared):  # all are read, as the draws of augmentation have it
             while place < len(pieces) and pieces[place].batch == number:
-                piece, share = pieces[place], shares[place]
+                piece, share = pieces[place], (shares[place], of_partners[place])
                 # Without a share there is nothing to learn from, and torch's cross-entropy of no class would be NaN.
-                if piece.is_own and share != 0:
+                if piece.is_own and any(share):
                     seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
                     with of_a_step():
                         values[place] = _add_gradient(
@@ -143,24 +143,35 @@ def train_step(
 
 def _shares(
     engine: Engine, loss: Loss, pieces: Sequence[Piece], prepared: Iterable[Batch], reduce: str
-) -> tuple[Iterable[Batch], list[float]]:
-    """Return the batches of a step, and the factor of each piece's loss in that of the step."""
+) -> tuple[Iterable[Batch], list[float], list[float]]:
+    """Return the batches of a step, and each piece's factors in the loss of the step: of its targets, and of its partners'."""
     if is_sum(loss):
-        return prepared, [1.0] * len(pieces)
+        return prepared, [1.0] * len(pieces), [1.0] * len(pieces)
     in_batch = reduce == "sum"
     alone = len({piece.batch for piece in pieces}) if in_batch else 1
-    weights = [float(len(piece)) for piece in pieces]
+    weights = of_partners = [float(len(piece)) for piece in pieces]
     if counts_targets(loss) and len(pieces) > alone:
         whole: list[Batch] = []
 
-        def known() -> dict[int, float]:
-            whole.extend(prepared)
-            own = [place for place, piece in enumerate(pieces) if piece.is_own]
-            return {place: weight_of(loss, pieces[place].of(whole[pieces[place].batch]).y) for place in own}
+        def known(of: Callable[[Batch], Tensor]) -> dict[int, float]:
+            own = ((place, piece.of(whole[piece.batch])) for place, piece in enumerate(pieces) if piece.is_own)
+            return {place: weight_of(loss, of(part)) for place, part in own}
 
-        weights = engine.gathered(known, len(pieces))
+        def first() -> dict[int, float]:
+            whole.extend(prepared)
+            return known(lambda batch: batch.y)
+
+        weights = of_partners = engine.gathered(first, len(pieces))
+        if whole[0].partner is not None:
+            of_partners = engine.gathered(lambda: known(_partner), len(pieces))
         prepared = whole
-    return prepared, shares_of(pieces, weights, in_batch=in_batch)
+    first_shares, others = (shares_of(pieces, one, in_batch=in_batch) for one in (weights, of_partners))
+    return prepared, first_shares, others
+
+
+def _partner(batch: Batch) -> Tensor:
+    assert batch.partner is not None, "all batches of a step are mixed, or none"
+    return batch.partner
 
 
 def _add_gradient(
@@ -168,27 +179,25 @@ def _add_gradient(
     model: nn.Module,
     loss: Loss,
     batch: Batch,
-    share: float,
+    shares: tuple[float, float],
     unit: float | Tensor,
     mixer: Mixer | None,
     part: int,
 ) -> Tensor:
-    """Add the gradient of a batch's mean loss times its share; returns that as it is reported."""
+    """Add the gradient of a batch's mean loss times its share, that of partners by theirs; returns that as it is reported."""
     moved = engine.move(batch)
     with engine.autocast():
         mixed = None if mixer is None else mixer(model, moved, part)
         outputs = model(moved.x, moved.valid) if mixed is None else mixed.outputs
-    value, reported = loss_values(loss, outputs.float(), moved.y, unit)
+    terms = [(moved.y, shares[0])]
     if moved.partner is not None:
-        of_partner = loss_values(loss, outputs.float(), moved.partner, unit)
-        value, reported = (
-            moved.share * own + (1 - moved.share) * other
-            for own, other in zip((value, reported), of_partner, strict=True)
-        )
+        terms = [(moved.y, moved.share * shares[0]), (moved.partner, (1 - moved.share) * shares[1])]
+    found = [(loss_values(loss, outputs.float(), targets, unit), share) for targets, share in terms if share != 0]
+    value, reported = (torch.stack([pair[place] * share for pair, share in found]).sum() for place in (0, 1))
     if mixed is not None:
-        value = (1 - mixed.share) * value + mixed.share * mixed.loss
-    engine.backward(value * share)
-    return reported * share
+        value = (1 - mixed.share) * value + mixed.share * mixed.loss * shares[0]
+    engine.backward(value)
+    return reported
 
 
 def _summed(

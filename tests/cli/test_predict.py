@@ -449,6 +449,9 @@ def test_from_python(trained, orca, environment, tmp_path, tiny, monkeypatch):
     maps = orca_cli.load(outcome)
     found, wanted = maps.predict(run.x[N:, None]), 2 * run.x[N:, None]
     assert maps.score(run.x[N:, None], wanted) == pytest.approx(r2_score(wanted.ravel(), found.ravel()), rel=1e-5)
+    monkeypatch.setattr(type(maps.preprocessing), "has_masks", True)
+    with pytest.raises(DataError, match="y: maps of padded samples"):
+        maps.score(run.x[N:, None], wanted)
     assert not hasattr(maps, "classes_")
     assert not hasattr(maps, "predict_proba")
     failed = orca_cli.run(*[word.replace("maps.npz", "none.npz") for word in words])

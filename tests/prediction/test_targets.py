@@ -1,10 +1,13 @@
 """Predictions, probabilities and scores against scikit-learn's."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, r2_score
 
+from orca_cli.prediction import onnx
 from orca_cli.prediction.targets import Decoder
 from orca_cli.tasks.shared.targets import TargetForm
 
@@ -47,3 +50,25 @@ def test_numbers_are_scored_by_the_mean_r2_of_their_outputs(form):
     wanted[:10] = np.nan
     by_output = [r2_score(wanted[10:, k].ravel(), found[10:, k].ravel()) for k in (0, 1)]
     assert decoder.score(found, wanted) == pytest.approx(np.mean(by_output))
+
+
+def test_what_is_unknown_is_neither_right_nor_wrong():
+    decoder = Decoder(TargetForm("labels", 2), 2)
+    wrong = np.array([[1.0, 1.0], [1.0, 1.0]], np.float32)
+    assert decoder.score(wrong, np.array([[0.0, 0.0], [np.nan, np.nan]])) == 0.0
+    wanted, found = RNG.normal(size=(20, 2)), RNG.normal(size=(20, 2))
+    wanted[:, 1] = np.nan
+    assert Decoder(TargetForm("values", 2), 2).score(found, wanted) == pytest.approx(
+        r2_score(wanted[:, 0], found[:, 0])
+    )
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1e-5), (1e6, 1.0), (0.0, 1.0)])
+def test_a_graph_that_gives_the_mean_alone_is_no_export(mean, std):
+    scaled = SimpleNamespace(has_scale=True, scale_mean=torch.tensor([mean]), scale_std=torch.tensor([std]))
+    expected = [mean + std * RNG.normal(size=(3, 1))]
+    onnx.check_same([expected[0] + 1e-5 * std], expected, scaled)
+    with pytest.raises(onnx.NotExportedError, match="outputs differ by .* deviations of the targets"):
+        onnx.check_same([np.full((3, 1), mean)], expected, scaled)
+    with pytest.raises(onnx.NotExportedError, match=r"outputs differ by 0\.5 \("):
+        onnx.check_same([np.ones((3, 2))], [np.full((3, 2), 0.5)], SimpleNamespace(has_scale=False))

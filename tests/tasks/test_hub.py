@@ -171,6 +171,63 @@ def test_targets_of_every_kind(read):
     assert every(task.train).x.equal(every(task.train).y)
 
 
+def renamed(dataset, column, names):
+    """Return a split whose classes have the same names in another order, or fewer."""
+    of_labels = column == "tags"
+    old = dataset.features[column].feature.names if of_labels else dataset.features[column].names
+    feature = datasets.ClassLabel(names=names)
+    number = {name: place for place, name in enumerate(names)}
+
+    def own(row):
+        value = row[column]
+        return {column: [number[old[one]] for one in value] if of_labels else number[old[value]]}
+
+    changed = dataset.features.copy()
+    changed[column] = datasets.List(feature) if of_labels else feature
+    return dataset.map(own, features=changed)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "names"), [("name", "classes", ["yes", "no"]), ("tags", "labels", ["w", "u"])]
+)
+def test_classes_that_another_split_numbers_otherwise_are_the_same(read, folder, tmp_path, column, kind, names):
+    plain = read("two", y=column, kind=kind).open_test()
+    other = renamed(rows(11), column, names)
+    splits = datasets.DatasetDict(train=rows(), validation=rows(12), test=other)
+    splits.save_to_disk(tmp_path / "other")
+    task = read(str(tmp_path / "other"), y=column, kind=kind)
+    assert np.array_equal(task.open_test().targets(), plain.targets())
+    new = task.preprocessing.open(tmp_path / "other", "INPUT", "test")
+    assert np.array_equal(new.targets(), plain.targets())
+    unknown = (
+        renamed(rows(11), column, [*names, "x"]) if kind == "classes" else renamed(rows(11), column, ["w", "u", "x"])
+    )
+    odd = unknown.map(lambda row: {column: [2] if kind == "labels" else 2})
+    datasets.DatasetDict(train=rows(), validation=rows(12), test=odd).save_to_disk(tmp_path / "odd")
+    with pytest.raises(DataError, match="class 'x' is none of training|has a label that training does not have"):
+        read(str(tmp_path / "odd"), y=column, kind=kind).open_test()
+
+
+def test_images_of_16_bits_and_transparent_ones_are_read_as_by_task_images(read, folder, tmp_path):
+    from PIL import Image
+
+    deep = np.linspace(0, 65535, 20).reshape(4, 5).astype(np.uint16)
+    clear = np.zeros((4, 5, 4), np.uint8)
+    for name, image, wanted in (("deep", deep, (deep >> 8) / 255), ("clear", clear, np.ones((4, 5)))):
+        (tmp_path / name).mkdir()
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+        own = {"image": [str(tmp_path / f"{name}.png")] * 30, "word": ["a", "b"] * 15}
+        made = datasets.Dataset.from_dict(own).cast_column("image", datasets.Image())
+        made.to_parquet(tmp_path / name / "train.parquet")
+        x = (
+            read(str(tmp_path / name), x="image", y="word", kind="classes", normalize=False)
+            .train.batch(np.arange(1))
+            .x[0]
+        )
+        assert len(x) == (1 if name == "deep" else 3)
+        assert torch.allclose(x, torch.from_numpy(wanted).float().expand_as(x), atol=1e-6)
+
+
 def test_groups_stay_together(read):
     task = read(x="flat", group="person", normalize=False)
     people = [set((every(s).x[:, 0, 0].numpy() // 4).tolist()) for s in (task.train, task.validation, task.open_test())]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.tasks.digits import load
-from orca_cli.tasks.shared.splits import folds, split
+from orca_cli.tasks.shared.splits import folds, group_rows, split
 from tests.properties import examples
 
 
@@ -114,3 +114,14 @@ def test_a_fold_has_whole_groups_and_another_seed_other_ones():
     plain = [folds(50, 5, seed=seed) for seed in (0, 0, 1)]
     assert np.array_equal(plain[0], plain[1])
     assert not np.array_equal(plain[0], plain[2])
+
+
+def test_groups_are_the_same_whatever_type_their_numbers_have():
+    where = {"train": "a", "test": "b"}
+    with pytest.raises(DataError, match="group '1' is also in"):
+        group_rows({"train": np.array([1, 2]), "test": np.array([1.0, 3.0])}, where)
+    found = group_rows({"train": np.array([1, 2]), "test": np.array([4.0, 3.0])}, where)
+    assert {part: numbers.tolist() for part, numbers in found.items()} == {"train": [0, 1], "test": [3, 2]}
+    with pytest.raises(DataError, match="1 rows have no group, the first is row 2"):
+        group_rows({"train": np.array([1.0, np.nan])}, where)
+    assert len(set(group_rows({"train": np.array([1.5, 1.0])}, where)["train"])) == 2

@@ -62,3 +62,17 @@ def test_a_batch_keeps_its_partners_on_the_way_to_the_device():
     batch = Batch(torch.zeros(2, 1, 3), torch.arange(2), None, torch.arange(2).flip(0), SHARE)
     for moved in (engine().move(batch), engine().pin(batch)):
         assert (moved.partner.tolist(), moved.share, moved.valid) == ([1, 0], SHARE, None)
+
+
+@pytest.mark.parametrize(("loss", "y"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize("halvings", [1, 2, 3])
+def test_cutting_a_batch_changes_nothing(loss, y, halvings):
+    """A piece's partners may weigh more than its own targets, or less."""
+    value, found = step(Mixed(y), loss)
+    model, cut = Dense(3, flat=True), engine()
+    for _ in range(halvings):
+        cut.cuts = cut.cuts.halved()
+    settings = {"batch_size": 8, "clip": None, "seed": 0, "step": 0}
+    cut_value, _ = train_step(cut, model, optimizer(model), loss, Mixed(y), np.arange(8), **settings)
+    assert cut_value == pytest.approx(value, rel=1e-5)
+    torch.testing.assert_close(gradient(model), found)

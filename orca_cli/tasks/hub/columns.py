@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,11 +27,23 @@ def open_column(rows: Dataset, column: str, layout: ColumnLayout) -> Callable[[n
     return lambda indices: view[[int(i) for i in indices]][column]
 
 
-def raw_targets(kind: str, rows: Dataset, column: str, where: str) -> np.ndarray:
-    """Return a column as an array [n, ...] of numbers or text; for labels, lists of classes become [n, K] of 0 and 1."""
+def raw_targets(kind: str, rows: Dataset, column: str, where: str, known: Sequence[str] = ()) -> np.ndarray:
+    """Return a column as an array [n, ...] of numbers or text; for labels, lists of classes become [n, K] of 0 and 1.
+
+    Args:
+        kind: of the targets.
+        rows, column: a split, and its column.
+        where: they are, for messages.
+        known: names of the classes in training, where the training split numbers them by itself; another split may number
+            them otherwise.
+
+    Raises:
+        DataError: targets are missing, or of a class that training does not have.
+    """
     names = class_names(kind, rows, column)
+    place = _places(names, known or names)
     if names and kind == "labels":
-        return _multi_hot(rows, column, len(names), where)
+        return _multi_hot(rows, column, place, len(known or names), where)
     array = np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
     if array.dtype.kind == "O":
         absent = [i for i, value in enumerate(array) if value is None]
@@ -40,7 +52,21 @@ def raw_targets(kind: str, rows: Dataset, column: str, where: str) -> np.ndarray
         if all(isinstance(value, str) for value in array):
             return array.astype(str)
         raise DataError("holds lists of several lengths", where=where, hint=f"its type is {rows.features[column]}")
+    if names and names != tuple(known or names) and array.dtype.kind in "iu":
+        unknown = [name for code, name in enumerate(names) if place[code] < 0 and (array == code).any()]
+        if unknown:
+            raise DataError(
+                f"class '{unknown[0]}' is none of training", where=where, hint=f"that has {', '.join(known)}"
+            )
+        in_range = (array >= 0) & (array < len(names))
+        array = np.where(in_range, place[np.where(in_range, array, 0)], array)
     return array
+
+
+def _places(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
+    """Return the number that each named class has in training; -1 where training has no such class."""
+    numbers = {name: number for number, name in enumerate(known)}
+    return np.array([numbers.get(name, -1) for name in names], dtype=np.int64)
 
 
 def class_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:
@@ -52,10 +78,13 @@ def class_names(kind: str, rows: Dataset, column: str) -> tuple[str, ...]:
     return tuple(feature.names) if kind in ("classes", "labels") and isinstance(feature, datasets.ClassLabel) else ()
 
 
-def _multi_hot(rows: Dataset, column: str, k: int, where: str) -> np.ndarray:
-    labels = np.zeros((len(rows), k), dtype=np.float32)
+def _multi_hot(rows: Dataset, column: str, place: np.ndarray, k: int, where: str) -> np.ndarray:
+    labels, most = np.zeros((len(rows), k), dtype=np.float32), len(place)
     for i, present in enumerate(rows[column]):
-        if present is None or any(label is None or not 0 <= label < k for label in present):
-            raise DataError(f"row {i} has labels {present}, expected a list within 0..{k - 1}", where=where)
-        labels[i, present] = 1
+        if present is None or any(label is None or not 0 <= label < most for label in present):
+            raise DataError(f"row {i} has labels {present}, expected a list within 0..{most - 1}", where=where)
+        own = place[np.array(present, dtype=np.int64)]
+        if (own < 0).any():
+            raise DataError(f"row {i} has a label that training does not have", where=where)
+        labels[i, own] = 1
     return labels

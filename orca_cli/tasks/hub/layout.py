@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError, UnavailableError
+from orca_cli.tasks.images.files import flat
 from orca_cli.tasks.shared.target_encoding import check_finite
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ class ColumnLayout:
         return x, valid
 
     def _pixels(self, value: dict[str, Any], where: str) -> np.ndarray:
-        image = _open_image(value, where).convert(self.image_mode)
+        from PIL import Image
+
+        image = flat(_open_image(value, where), Image, where).convert(self.image_mode)
         if self.image_size is not None:
             image = image.resize(self.image_size[::-1], resample=2)  # bilinear
         pixels = np.asarray(image, dtype=np.float64) / 255
@@ -125,7 +128,7 @@ def infer_layout(
         if length is not None:
             raise ConfigError("applies to sequences", where="task.length", hint="give task.image_size=")
         first = _open_image(rows.cast_column(column, datasets.Image(decode=False))[0][column], f"{where}, row 0")
-        mode = "L" if first.mode in ("1", "L", "LA") else "RGB"
+        mode = "L" if first.mode in ("1", "L", "LA") or first.mode.startswith("I;16") else "RGB"
         size = (image_size, image_size) if image_size else None
         extent = size or (first.height, first.width)
         return ColumnLayout((1 if mode == "L" else 3, *extent), mode, size)

@@ -56,7 +56,8 @@ def new_rows(
     def encoded() -> np.ndarray | None:
         if y not in rows.column_names:
             return None
-        return targets.encode(raw_targets(kind, rows, y, f"{place}[{y}]"), f"{place}[{y}]")
+        known = () if targets.classes else targets.names
+        return targets.encode(raw_targets(kind, rows, y, f"{place}[{y}]", known), f"{place}[{y}]")
 
     return NewData(len(rows), lambda start, stop: values(np.arange(start, stop)), encoded, f"{place}[{x}]")
 

@@ -123,7 +123,7 @@ def load(
         rows, targets = parts[owner], base_y
         if owner != "train":
             place = f"{where[owner]}[{y}]"
-            targets = form.encode(raw_targets(kind, rows, y, place), place)
+            targets = form.encode(raw_targets(kind, rows, y, place, names), place)
         own = chosen.get(part, np.arange(len(rows)))
         values = open_column(rows, x, layout)
         return HubSamples(values, preprocessing, targets, own, f"{where[owner]}[{x}]", records.get(owner))

@@ -136,7 +136,7 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(path, f"{image.width} x {image.height} pixels")
             image.load()
-            image = _flat(operations.exif_transpose(image), image_module, path)
+            image = flat(operations.exif_transpose(image), image_module, str(path))
             image = image.convert("RGB" if channels == 3 else "L")
             if side is not None and crop:
                 image = operations.fit(image, (side, side), image_module.Resampling.BILINEAR)
@@ -156,13 +156,17 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _flat(image: Any, image_module: Any, path: Path) -> Any:
-    """Return an image of 8 bits a channel without transparency."""
+def flat(image: Any, image_module: Any, where: str) -> Any:
+    """Return an image of 8 bits a channel without transparency, which becomes white.
+
+    Raises:
+        DataError: its pixels have more than 16 bits.
+    """
     if image.mode.startswith("I;16"):
         return image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         what = f"has pixels of mode {image.mode}"
-        raise DataError(what, where=str(path), hint="store 8 or 16 bits a pixel, or use task=arrays")
+        raise DataError(what, where=where, hint="store 8 or 16 bits a pixel, or use task=arrays")
     if not image.has_transparency_data:
         return image
     white = image_module.new("RGBA", image.size, "white")

@@ -171,7 +171,7 @@ def _most_frequent(codes: np.ndarray, place: np.ndarray, units: int) -> np.ndarr
 
 def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str, np.ndarray]:
     """Return the group of each row, split -> [n] int64, numbered over all splits; equal values [n] are one group."""
-    texts = {part: column.astype(str) for part, column in values.items()}
+    texts = {part: _texts(column) for part, column in values.items()}
     for part, names in texts.items():
         nameless = np.isin(names, ("", "nan", "None"))
         if nameless.any():
@@ -185,3 +185,10 @@ def group_rows(values: dict[str, np.ndarray], where: dict[str, str]) -> dict[str
     place = np.unique(np.concatenate(list(texts.values())), return_inverse=True)[1].astype(np.int64)
     cuts = np.cumsum([len(names) for names in texts.values()])[:-1]
     return dict(zip(texts, np.split(place, cuts), strict=True))
+
+
+def _texts(values: np.ndarray) -> np.ndarray:
+    """Return groups as texts; 1.0 is the group 1."""
+    if values.dtype.kind == "f" and (values == np.round(values))[~np.isnan(values)].all():
+        return np.where(np.isnan(values), "nan", np.nan_to_num(values).astype(np.int64).astype(str))
+    return values.astype(str)

@@ -88,7 +88,10 @@ def _places() -> int:
 
 def _folder() -> Path:
     """Return the folder of the locks, which belongs to this user alone: another could lead the locks elsewhere by a link."""
-    path = storage.make_folder(Path(tempfile.gettempdir()) / f"orca-gpus-{os.getuid()}")
+    # SLURM may number the GPUs of each job from 0, so that two jobs on a machine call different cards alike.
+    job = os.environ.get("SLURM_JOB_ID", "")
+    name = "-".join(("orca-gpus", str(os.getuid()), *([re.sub(r"[^0-9]", "", job)] if job else [])))
+    path = storage.make_folder(Path(tempfile.gettempdir()) / name)
     facts = path.lstat()
     if path.is_symlink() or facts.st_uid != os.getuid():
         raise StorageError("does not belong to this user", where=str(path), hint="remove it, or set TMPDIR")

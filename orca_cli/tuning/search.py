@@ -120,7 +120,10 @@ class Search:
             trials = counted(self._trials())
             for one in trials:
                 if one.state.name == "RUNNING" and not self._is_alive(one):
-                    return self._taken(one)
+                    if self._is_drawn(one):
+                        return self._taken(one)
+                    self._drop(one)
+            trials = counted(self._trials())
             waiting = any(one.state.name == "WAITING" for one in trials)
             if not waiting and len(trials) >= self.tune.trials:
                 return None
@@ -128,6 +131,17 @@ class Search:
                 if (found := self._draw()) is not None:
                     return found
         return None
+
+    def _is_drawn(self, trial: FrozenTrial) -> bool:
+        """Return whether a trial has all its settings; a worker that died while it drew them has left a part."""
+        return bool(trial.user_attrs.get(DEFAULTS)) or set(trial.params) >= set(self.space.params)
+
+    def _drop(self, trial: FrozenTrial) -> None:
+        """Let a trial that was drawn in part not count, and put what it was to replace back in line."""
+        if (number := trial.user_attrs.get(REPLACES)) is not None:
+            self.study.enqueue_trial(self._trials()[number].params, user_attrs={REPLACES: number})
+        self._set(trial.number, DUPLICATE, True)
+        self.study.tell(trial.number, state=_state("FAIL"))
 
     def is_finished(self) -> bool:
         """Return whether no trial is running or in line any more."""

@@ -108,8 +108,20 @@ def test_the_number_of_places_and_the_folder_are_checked(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="ORCA_JOBS_PER_GPU: '0' is not a number of jobs; allowed: 1 or more"):
         gpus.take(["0"], tmp_path)
     monkeypatch.delenv(gpus.JOBS_PER_GPU)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / f"orca-gpus-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="does not belong to this user"):
         gpus.take(["0"])
+
+
+def test_jobs_of_slurm_number_their_own_gpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    folders = []
+    for job in ("17", "18", "17"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        folders.append(gpus._folder())
+    assert folders[0] == folders[2] != folders[1]
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert gpus._folder() not in folders

@@ -148,6 +148,29 @@ def test_what_a_killed_worker_leaves_is_taken_over_and_what_a_living_one_has_is_
         assert search.take() is None
 
 
+def test_a_trial_that_was_drawn_in_part_is_drawn_again(tmp_path):
+    """A worker that is killed between two settings of a draw leaves a trial with the first of them."""
+    search = opened(tmp_path, GRID, trials=3, sampler="random")
+    search.prepare()
+    with search.worker():
+        search.told(search.take(), 0.5, {})
+        failed = search.take()
+        search.told_failed(failed, {})
+    search.prepare()
+    for _ in range(2):  # that which is to be done again, then a new one
+        drawn = search.study.ask()
+        drawn.suggest_categorical("train.lr", [1e-3, 1e-4])
+    again = opened(tmp_path, GRID, trials=3, sampler="random")
+    taken = []
+    with again.worker():
+        while (trial := again.take()) is not None:
+            taken.append(trial.settings)
+            again.told(trial, 0.4, {})
+    assert failed.settings in taken
+    assert len(taken) == 2
+    assert again.is_finished()
+
+
 def test_an_interrupted_trial_is_left_to_the_next_and_a_stop_that_was_not_told_is_not_repeated(tmp_path):
     search = opened(tmp_path, trials=2)
     search.prepare()

@@ -49,6 +49,22 @@ def test_a_folder_of_folders_counts_by_all_that_is_in_it(tmp_path, monkeypatch, 
     assert name() == seen[-1]
 
 
+@pytest.mark.parametrize("key", ["train", "dataset", "labels"])
+def test_a_bare_folder_counts_by_its_content_and_so_do_linked_ones(tmp_path, monkeypatch, key):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "all" / "cats").mkdir(parents=True)
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "cats").symlink_to(tmp_path / "all" / "cats")
+    (tmp_path / "all" / "cats" / "above").symlink_to(tmp_path / "series")  # a loop
+
+    def name(text):
+        (tmp_path / "all" / "cats" / "1.npy").write_text(text)
+        content = {"task": {key: "series"}, "body": {}, "source": {}, "train": {}}
+        return identify(content, dict.fromkeys(GROUPS, "x"), tmp_path / "data").run
+
+    assert name("1") == name("1") != name("2")
+
+
 @pytest.mark.parametrize(("key", "symbol"), [("decimal", "."), ("delimiter", "/")])
 def test_the_symbols_of_a_table_are_no_folders(tmp_path, monkeypatch, key, symbol):
     """Or a run would be another one whenever a file beside it changes."""

@@ -176,6 +176,9 @@ def test_a_zero_has_no_sign(tmp_path):
         add_pairs(tmp_path, [-gain, -gain], task=task)
     found = comparison(tmp_path)
     assert "undecided, -0.6 points [-2.5, 0.0]" in sentence(found.overall[0], found)
+    add_pairs(tmp_path / "none", [-0.0001, 0.0, -0.0001, 0.01, -0.01])
+    found = comparison(tmp_path / "none")
+    assert "undecided, +0.0 points [-" in sentence(found.overall[0], found)
 
 
 def test_seeds_of_one_set_are_those_that_were_tested(tmp_path):

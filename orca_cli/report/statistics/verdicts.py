@@ -65,7 +65,7 @@ def claim_of(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> Cl
     facts = f"{_counted(one)}, p = {_p(one.corrected)}" + (f" corrected for {arms} arms" if arms > 1 else "")
     places = _decimals(found, 1)
     if found.interval is None:
-        said = f", {found.mean:+.{places}f} {unit} in the only pair ({_counted(one)})"
+        said = f", {_signed(found.mean, places)} {unit} in the only pair ({_counted(one)})"
         return _undecided(said, one, comparison)
     low, high = found.interval
     if is_sure(one) and low > 0:
@@ -75,7 +75,7 @@ def claim_of(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> Cl
     if max(-low, high) <= comparison.margin and found.n >= LEAST:
         return Claim(one.arm, "no effect", f" beyond {sign}{comparison.margin:g} {unit} ({facts})")
     few = f"; {found.n} differences cannot reach p = {LARGEST_P}" if found.smallest * arms > LARGEST_P else ""
-    said = f", {found.mean:+.{places}f} {unit} {_ends(low, high, places)} ({facts}{few})"
+    said = f", {_signed(found.mean, places)} {unit} {_ends(low, high, places)} ({facts}{few})"
     return _undecided(said, one, comparison)
 
 
@@ -242,8 +242,13 @@ def _with_interval(found: Effect | None, places: int | None) -> str:
     """Return "+1.2 [0.3, 2.2]"; without decimals, with three significant digits."""
     if found is None:
         return _MISSING
-    mean, *ends = (_unsigned_zero(number(value, places)) for value in (found.mean, *(found.interval or ())))
-    return f"{'' if mean.startswith('-') else '+'}{mean}" + (f" [{', '.join(ends)}]" if ends else "")
+    ends = [_unsigned_zero(number(value, places)) for value in found.interval or ()]
+    return _signed(found.mean, places) + (f" [{', '.join(ends)}]" if ends else "")
+
+
+def _signed(value: float, places: int | None) -> str:
+    text = _unsigned_zero(number(value, places))
+    return text if text.startswith("-") else f"+{text}"
 
 
 def _unsigned_zero(text: str) -> str:

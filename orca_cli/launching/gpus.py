@@ -90,7 +90,7 @@ def _folder() -> Path:
     """Return the folder of the locks, which belongs to this user alone: another could lead the locks elsewhere by a link."""
     # SLURM may number the GPUs of each job from 0, so that two jobs on a machine call different cards alike.
     job = os.environ.get("SLURM_JOB_ID", "")
-    name = "-".join(("orca-gpus", str(os.getuid()), *([re.sub(r"[^0-9]", "", job)] if job else [])))
+    name = f"orca-gpus-{os.getuid()}" + (f"-{job}" if job.isdigit() else "")
     path = storage.make_folder(Path(tempfile.gettempdir()) / name)
     facts = path.lstat()
     if path.is_symlink() or facts.st_uid != os.getuid():

@@ -214,8 +214,9 @@ class TrainingPlan:
         self._feed = None
 
     def __enter__(self) -> Self:
-        # Processes of a team share all weights, in full; PARE sends source tokens through the body as well.
-        if self._engine.team is None and self.mixing is None:
+        # Processes of a team share all weights, in full; PARE sends source tokens through the body as well; a compiled layer
+        # would be compiled once more.
+        if self._engine.team is None and self.mixing is None and not self._train.compile:
             self._casts.enter_context(cast_once(self._built.model.body, self._engine.precision))
         return self
 

@@ -153,25 +153,20 @@ def _shares(
     if counts_targets(loss) and len(pieces) > alone:
         whole: list[Batch] = []
 
-        def known(of: Callable[[Batch], Tensor]) -> dict[int, float]:
-            own = ((place, piece.of(whole[piece.batch])) for place, piece in enumerate(pieces) if piece.is_own)
-            return {place: weight_of(loss, of(part)) for place, part in own}
-
-        def first() -> dict[int, float]:
+        def known() -> dict[int, float]:
             whole.extend(prepared)
-            return known(lambda batch: batch.y)
+            found = {}
+            for place, piece in ((place, piece) for place, piece in enumerate(pieces) if piece.is_own):
+                part = piece.of(whole[piece.batch])
+                found[place] = found[len(pieces) + place] = weight_of(loss, part.y)
+                if part.partner is not None:
+                    found[len(pieces) + place] = weight_of(loss, part.partner)
+            return found
 
-        weights = of_partners = engine.gathered(first, len(pieces))
-        if whole[0].partner is not None:
-            of_partners = engine.gathered(lambda: known(_partner), len(pieces))
-        prepared = whole
+        both = engine.gathered(known, 2 * len(pieces))
+        weights, of_partners, prepared = both[: len(pieces)], both[len(pieces) :], whole
     first_shares, others = (shares_of(pieces, one, in_batch=in_batch) for one in (weights, of_partners))
     return prepared, first_shares, others
-
-
-def _partner(batch: Batch) -> Tensor:
-    assert batch.partner is not None, "all batches of a step are mixed, or none"
-    return batch.partner
 
 
 def _add_gradient(

@@ -67,7 +67,7 @@ def test_a_bare_folder_counts_by_its_content_and_so_do_linked_ones(tmp_path, mon
 
 @pytest.mark.parametrize(("key", "symbol"), [("decimal", "."), ("delimiter", "/")])
 def test_the_symbols_of_a_table_are_no_folders(tmp_path, monkeypatch, key, symbol):
-    """Or a run would be another one whenever a file beside it changes."""
+    """Otherwise a run's identity would change with any file in the current folder."""
     monkeypatch.chdir(tmp_path)
     content = {"task": {key: symbol}, "body": {}, "source": {}, "train": {}}
     first = identify(content, dict.fromkeys(GROUPS, "x"), tmp_path / "data")

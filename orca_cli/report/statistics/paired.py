@@ -116,9 +116,7 @@ class Comparison:
     origin: Origin | None = None
 
 
-def compare(
-    table: Table, axis: str, baseline: str, margin: float, origin: Origin | None = None, values: Values | None = None
-) -> Comparison:
+def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origin | None = None) -> Comparison:
     """Return the comparison of all methods that differ from others in an axis only.
 
     Args:
@@ -126,12 +124,11 @@ def compare(
         axis: body, source, metric, finetune, or a setting; typed, decided or left as it is.
         baseline: its value.
         margin, origin: see `Comparison`.
-        values: where the values of settings come from; default: new ones, which are read again.
 
     Raises:
         DataError: no row has that value, all have it, there is no pair, or a run has several partners.
     """
-    known = values or Values()
+    known = Values()
     value_of = {row.method: value for row in table.rows if (value := _value(row, axis, known)) is not None}
     of_baseline = {method for method, value in value_of.items() if canonical(value) == canonical(baseline)}
     if not value_of:

@@ -18,7 +18,7 @@ MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none
 OTHER, MISSING = "(other)", "(missing)"
 _SHOWN = 5  # columns named in a note
 _MAX_ROUNDING = 1e-12
-_ALMOST_ALL = 0.9  # of the known entries of a column of text: so many numbers are suspicious
+_ALMOST_ALL = 0.9  # share of numbers from which on a column of text was probably meant as numbers
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(,[0-9]{3})+")  # 1,667 may be 1667
 
 

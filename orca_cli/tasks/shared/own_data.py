@@ -21,6 +21,7 @@ from pathlib import Path
 
 from orca_cli.exceptions import ConfigError, DataError, suggest
 
+MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in fields of tables
 _MIN_SAMPLES = 10
 _SHOWN = 10  # names in a note
 _SHOWN_COLUMNS = 20

@@ -14,11 +14,11 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Preprocessing, Reporter, Samples, Scale, TaskData
 from orca_cli.tasks.shared import target_encoding as encoding
-from orca_cli.tasks.shared.own_data import counted, listed
+from orca_cli.tasks.shared.own_data import MISSING_WORDS, counted, listed
 from orca_cli.tasks.shared.samples import target_scale
 
 _SHOWN = 8  # values named in a message
-_LIKE_MISSING = ("?", ".", "na", "n/a", "#n/a", "nan", "<na>")
+_LIKE_MISSING = set(MISSING_WORDS) - {"", "null", "none"}  # none and null are names of classes more often
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orca_cli.exceptions import DataError
-from orca_cli.tasks.shared.own_data import counted, listed
+from orca_cli.tasks.shared.own_data import MISSING_WORDS, counted, listed
 
-MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")
 OTHER, MISSING = "(other)", "(missing)"
 _SHOWN = 5  # columns named in a note
 _MAX_ROUNDING = 1e-12

@@ -56,8 +56,9 @@ class Case:
     def kill(self) -> None:
         """End the process and all it started, and wait for that."""
         if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-                os.killpg(self.pid, signal.SIGKILL)
+            for end in (os.killpg, os.kill):  # just forked, it leads no group yet
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    end(self.pid, signal.SIGKILL)
             self.wait(10)
 
     @property

@@ -52,7 +52,7 @@ def run(
 
     Args:
         job: what to run.
-        force: run again, in a new folder, what is already completed.
+        force: run again, in a new folder, what is already completed; resume such a repeat that was interrupted.
         allow_inexact: resume although threads, packages, data or weights have changed; the result says so.
         on_build: called with the summary of stage 1.
         recorders: get every line of the curves too; one may end the run by raising PrunedError.

@@ -22,7 +22,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
     Args:
         root: folder of all runs.
         name: the experiment.
-        force: always make a new folder.
+        force: repeat the experiment in a new folder, or resume a repeat that was interrupted.
         allow_inexact: resume although the bits will differ from an uninterrupted run's; the result says so.
 
     Raises:
@@ -33,7 +33,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
     task_folder = name.task_folder(root)
     storage.check_writable(task_folder)
     with alone(task_folder, name.identity[:SHORT]):
-        path = None if force else find(task_folder, name.identity)
+        path = (_find_repeat if force else find)(task_folder, name.identity)
         if path is None:
             path = storage.claim_folder(task_folder, name.folder)
         run = RunDirectory(path, name, allow_inexact=allow_inexact)
@@ -47,7 +47,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
             if run.result():
                 run.finish()
             elif not run.status():
-                run.set_state("created")
+                run.set_state("created", is_repeat=force)
             yield run
 
 
@@ -84,16 +84,28 @@ def _refuse_newer(path: Path) -> None:
 
 def find(task_folder: Path, identity: str) -> Path | None:
     """Return the newest folder of an experiment, completed before unfinished; None if there is none."""
-    unfinished = None
+    paths = _folders(task_folder, identity)
+    completed = (path for path in paths if read_or_empty(path / RESULT).get("state") == "completed")
+    return next(completed, paths[0] if paths else None)
+
+
+def _find_repeat(task_folder: Path, identity: str) -> Path | None:
+    """Return the newest folder of an experiment if it is a repeat that was interrupted or killed.
+
+    One that failed may have nothing that can be resumed: --force is also the way out of that.
+    """
+    for path in _folders(task_folder, identity)[:1]:
+        status = read_or_empty(path / STATUS)
+        if status.get("is_repeat") and status.get("state") not in ("completed", "failed"):
+            return path
+    return None
+
+
+def _folders(task_folder: Path, identity: str) -> list[Path]:
+    """Return the folders of an experiment, the newest first."""
     with storage.guarded(task_folder):
         paths = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
-    for path in paths:
-        if read_or_empty(path / STATUS).get("identity", identity) != identity:
-            continue
-        if read_or_empty(path / RESULT).get("state") == "completed":
-            return path
-        unfinished = unfinished or path
-    return unfinished
+    return [path for path in paths if read_or_empty(path / STATUS).get("identity", identity) == identity]
 
 
 def look(root: Path, name: RunName) -> RunDirectory | None:

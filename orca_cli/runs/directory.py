@@ -235,6 +235,7 @@ class RunDirectory:
         code: int | None = None,
         error: Mapping[str, str] | None = None,
         attempt: bool = True,
+        is_repeat: bool = False,
     ) -> None:
         """Replace the status record.
 
@@ -244,6 +245,7 @@ class RunDirectory:
             code: exit code of a run that has ended.
             error: {"kind", "message", "hint"} of one that failed.
             attempt: False for a process that only repairs records.
+            is_repeat: the run repeats one that was completed (--force); remembered.
         """
         before = self.status()
         stage = state if state in STAGE_FOLDERS else before.get("stage")
@@ -268,6 +270,7 @@ class RunDirectory:
             "error": error,
             "pid": os.getpid(),
             "host": socket.gethostname(),
+            "is_repeat": is_repeat or before.get("is_repeat", False),
             "attempts": attempts if self._attempt is None else [*attempts[:-1], self._attempt],
         }
         storage.write_json(self.path / STATUS, record)

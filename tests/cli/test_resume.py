@@ -60,6 +60,22 @@ def test_resumed_run_has_the_same_bits(orca, fork, environment, small, tmp_path,
     assert not list(run.rglob(".tmp-*"))
 
 
+@pytest.mark.usefixtures("completed")
+def test_an_interrupted_repeat_of_a_completed_run_resumes(orca, fork, environment, small, tmp_path):
+    words = ["run", *small, "train.checkpoint_s=0", f"paths.cache={tmp_path / 'cold'}", "--force"]
+    (first,) = results(environment)
+    process = fork(*words)
+    wait_for(environment, "digits/*/3_finetune/checkpoints/step-00000002", process)
+    process.send(signal.SIGTERM)
+    assert process.wait() == 143
+    code, _, err = orca(*words)
+    assert code == 0, err
+    assert "resumed at step" in err
+    assert [result["weights_sha256"] for result in results(environment)] == [first["weights_sha256"]] * 2
+    assert orca(*words)[0] == 0  # that repeat is completed: another one
+    assert len(results(environment)) == 3
+
+
 def test_interrupted_sweep_goes_on_where_it_stopped(orca, fork, environment, small):
     sweep = ["run", "-m", *small, *OFTEN, "metric=none", "seed=0,1,2"]
     process = fork(*sweep)

@@ -11,7 +11,7 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind
 from orca_cli.tasks.arrays.folder import StoredRows, open_labelled
 from orca_cli.tasks.shared.own_data import listed, own_path, own_paths
-from orca_cli.tasks.shared.splits import PART_NAMES, group_rows
+from orca_cli.tasks.shared.splits import PART_NAMES, group_rows, marked_rows
 from orca_cli.tasks.shared.target_encoding import as_text
 from orca_cli.untrusted.arrays import StoredArray, open_arrays
 
@@ -158,7 +158,7 @@ def _from_folder(
     table = None if label_file is None else own_path(label_file, data_folder)
     held = open_labelled(path, table, label_key, (names.x, names.y, names.group), kind, missing)
     outputs = () if kind == "classes" else held.outputs
-    marked = {} if held.split is None else marked_rows(held.split, held.y.shape[:1])
+    marked = {} if held.split is None else rows_of_splits(held.split, held.y.shape[:1])
     if marked and part == "train" and "train" not in marked:
         raise DataError("no training samples", where=held.x.where, hint="mark samples with train (or 0)")
     return {part: Pair(held.x, held.y, None, held.group, outputs, held.note)}, marked
@@ -202,7 +202,7 @@ def _from_training_npz(
     if "train" in found and names.x not in arrays:
         return found, {}
     pair = names.pair(arrays, path)
-    rows = marked_rows(arrays["split"], pair.x.shape[:1]) if "split" in arrays else {}
+    rows = rows_of_splits(arrays["split"], pair.x.shape[:1]) if "split" in arrays else {}
     if rows and "train" not in rows:
         raise DataError("no training samples", where=arrays["split"].where, hint="mark samples with train (or 0)")
     twice = [part for part in found if part == "train" or part in rows]
@@ -227,14 +227,14 @@ def _named(arrays: dict[str, StoredArray], name: str, path: Path, key: str = "")
     return arrays[name]
 
 
-def marked_rows(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def rows_of_splits(stored: StoredArray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Return the rows of each split that an array `split` marks, of those that have any."""
     if stored.shape != shape:
         raise DataError(f"has shape {stored.shape}, expected {shape}", where=stored.where, hint="one mark per sample")
-    words = np.char.lower(np.char.strip(as_text(stored.read(), stored.where)))
-    rows = {part: np.flatnonzero(np.isin(words, accepted)) for part, accepted in PART_NAMES.items()}
-    unknown = np.setdiff1d(np.arange(len(words)), np.concatenate(list(rows.values())))
+    marks = as_text(stored.read(), stored.where)
+    rows = marked_rows(marks)
+    unknown = np.setdiff1d(np.arange(len(marks)), np.concatenate([*rows.values(), []]))
     if len(unknown):
-        what = f"'{words[unknown[0]]}' at index {unknown[0]} is not a split"
+        what = f"'{marks[int(unknown[0])]}' at index {int(unknown[0])} is not a split"
         raise DataError(what, where=stored.where, hint="allowed: train, validation, test, or 0, 1, 2")
-    return {part: found for part, found in rows.items() if len(found)}
+    return rows

@@ -10,7 +10,7 @@ import numpy as np
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import NewData
-from orca_cli.tasks.arrays.layout import marked_rows
+from orca_cli.tasks.arrays.layout import rows_of_splits
 from orca_cli.tasks.shared.splits import PART_NAMES
 from orca_cli.untrusted.arrays import StoredArray, open_arrays
 
@@ -96,7 +96,7 @@ def locate_new(path: Path, where: str, names: tuple[str, str, str | None], part:
             own = _lengths(arrays, lengths, f"_{word}", path)
             return _checked(Found(arrays[f"{x}_{word}"], arrays.get(f"{y}_{word}"), own, None))
         if x in arrays and "split" in arrays:
-            rows = marked_rows(arrays["split"], arrays[x].shape[:1])
+            rows = rows_of_splits(arrays["split"], arrays[x].shape[:1])
             if part in rows:
                 return _checked(Found(arrays[x], arrays.get(y), _lengths(arrays, lengths, "", path), rows[part]))
         raise DataError(f"has no part '{part}'", where=str(path), hint=held)

@@ -12,8 +12,9 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import NewData
 from orca_cli.tasks.hub.columns import open_column, raw_targets
 from orca_cli.tasks.hub.layout import ColumnLayout
-from orca_cli.tasks.hub.opening import PART_NAMES, open_dataset
+from orca_cli.tasks.hub.opening import open_dataset
 from orca_cli.tasks.shared.own_data import check_column
+from orca_cli.tasks.shared.splits import PART_NAMES
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 KEY = "task.dataset"
-PART_NAMES = {
-    "train": ("train",),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test",),
-}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _OLDEST = 4
 _TIMEOUT_S = 10.0

@@ -15,13 +15,13 @@ from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.hub.columns import class_names, open_column, raw_targets
 from orca_cli.tasks.hub.layout import infer_layout
-from orca_cli.tasks.hub.opening import PART_NAMES, open_dataset
+from orca_cli.tasks.hub.opening import open_dataset
 from orca_cli.tasks.hub.preprocessing import HubPreprocessing
 from orca_cli.tasks.hub.samples import HubSamples, decoded_parts
 from orca_cli.tasks.shared.gaps import How, Missing, fit_gaps
 from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, counted
 from orca_cli.tasks.shared.samples import ChannelScale, constant_note, streamed_channel_scale
-from orca_cli.tasks.shared.splits import check_fractions, draw, group_rows
+from orca_cli.tasks.shared.splits import PART_NAMES, check_fractions, draw, group_rows
 from orca_cli.tasks.shared.targets import fit_targets, own_task
 
 if TYPE_CHECKING:

@@ -8,10 +8,8 @@ from pathlib import Path
 from orca_cli.exceptions import DataError
 from orca_cli.tasks.images.files import SUFFIXES
 from orca_cli.tasks.shared.own_data import listed
+from orca_cli.tasks.shared.splits import PART_NAMES
 
-# How folders of splits may be called.
-_VALIDATION = ("validation", "val", "valid", "dev")
-_PART_NAMES = {"train": ("train", "training"), "validation": _VALIDATION, "test": ("test", "testing")}
 _HINT = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test beside train"
 
 
@@ -41,7 +39,7 @@ def new_images(path: Path, where: str, part: str) -> list[ImageFile]:
     folder = path
     if part:
         inside = {entry.name.lower(): entry for entry in _folders(path)}
-        folder = next((inside[name] for name in _PART_NAMES[part] if name in inside), path)
+        folder = next((inside[name] for name in PART_NAMES[part] if name in inside), path)
         if folder == path:
             hint = f"it holds {listed(inside) or 'no folders'}"
             raise DataError(f"has no folder of the {part} split", where=str(path), hint=hint)
@@ -51,7 +49,7 @@ def new_images(path: Path, where: str, part: str) -> list[ImageFile]:
         raise DataError("holds no images", where=str(folder), hint=hint)
     parts = {image: image.relative_to(folder).parts for image in images}
     splits = {own[0].lower() if len(own) > 2 else "" for own in parts.values()}
-    if not part and splits <= {name for names in _PART_NAMES.values() for name in names}:
+    if not part and splits <= {name for names in PART_NAMES.values() for name in names}:
         what = f"holds splits, each with folders of its own: {listed(sorted(splits))}"
         raise DataError(what, where=str(folder), hint="take one of them with --part")
     has_loose = any(len(own) == 1 for own in parts.values())
@@ -77,7 +75,7 @@ def locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
         raise DataError(f"holds {found}", where=str(folder), hint=f"give each class a folder of its own: {_HINT}")
     splits: dict[str, Path] = {}
     for entry in inside:
-        part = next((part for part, names in _PART_NAMES.items() if entry.name.lower() in names), None)
+        part = next((part for part, names in PART_NAMES.items() if entry.name.lower() in names), None)
         # A folder `train` that itself holds images is a class: the vehicle.
         if part is None or not _folders(entry):
             continue
@@ -88,7 +86,7 @@ def locate(folder: Path) -> tuple[dict[str, list[ImageFile]], list[str]]:
     others = [entry.name for entry in inside if entry not in splits.values()]
     if "train" in splits and others:
         raise DataError(f"'{others[0]}' lies beside the splits but is not one", where=str(folder), hint=_HINT)
-    classes = {part: _folders(splits[part]) for part in _PART_NAMES if part in splits}
+    classes = {part: _folders(splits[part]) for part in PART_NAMES if part in splits}
     left_out: list[Path] = []
     found_in = classes if "train" in splits else {"train": inside}
     parts = {part: _of_classes(own, folder, left_out) for part, own in found_in.items()}

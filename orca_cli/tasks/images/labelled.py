@@ -12,7 +12,7 @@ import numpy as np
 
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
-from orca_cli.tasks.arrays.layout import marked_rows
+from orca_cli.tasks.arrays.layout import rows_of_splits
 from orca_cli.tasks.images.files import SUFFIXES
 from orca_cli.tasks.images.folders import images_below
 from orca_cli.tasks.shared.own_data import own_path
@@ -67,7 +67,7 @@ def rows_of_parts(listed: ListedFiles) -> dict[str, np.ndarray]:
     """
     if listed.split is None:
         return {"train": np.arange(len(listed.files))}
-    rows = marked_rows(listed.split, (len(listed.files),))
+    rows = rows_of_splits(listed.split, (len(listed.files),))
     if "train" not in rows:
         raise DataError("no training rows", where=listed.split.where, hint="mark rows with train")
     return rows

@@ -13,12 +13,13 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.seeding import numpy_generator
 
-# How parts are called in array names (x_train, x_val, ...), in an array `split` and in a column of that name.
+# How parts are called in names of arrays (x_train, x_val, ...), folders and splits, and in columns and arrays of marks.
 PART_NAMES = {
-    "train": ("train", "training", "0"),
-    "validation": ("validation", "val", "valid", "dev", "1"),
-    "test": ("test", "2"),
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
 }
+_NUMBERS = {"train": "0", "validation": "1", "test": "2"}  # of marks alone
 _KEYS = ("task.train_size", "task.validation_size", "task.test_size")
 
 
@@ -29,6 +30,13 @@ class Split:
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+
+
+def marked_rows(marks: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the rows of each split that texts [n] name, in any case or as 0, 1, 2, of the splits that have any."""
+    words = np.char.lower(np.char.strip(np.asarray(marks, dtype=str)))
+    rows = {part: np.flatnonzero(np.isin(words, [*names, _NUMBERS[part]])) for part, names in PART_NAMES.items()}
+    return {part: found for part, found in rows.items() if len(found)}
 
 
 def split(

@@ -6,6 +6,7 @@ Shapes: n rows, F features, K outputs.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
 from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, counted, listed, own_paths
 from orca_cli.tasks.shared.samples import ArraySamples
-from orca_cli.tasks.shared.splits import PART_NAMES, check_fractions, draw, group_rows
+from orca_cli.tasks.shared.splits import PART_NAMES, check_fractions, draw, group_rows, marked_rows
 from orca_cli.tasks.shared.targets import fit_targets, own_task
 from orca_cli.tasks.table.columns import Column, fit_columns
 from orca_cli.tasks.table.files import Table, open_table
@@ -283,9 +284,9 @@ def _marks(table: Table, taken: Container[str]) -> dict[str, np.ndarray]:
     if _SPLIT not in table.columns or _SPLIT in taken:
         return {}
     column = table.read([_SPLIT])[_SPLIT]
-    words = {word for words in PART_NAMES.values() for word in words if not word.isdigit()}
+    words = set(chain.from_iterable(PART_NAMES.values()))
     is_marks = column.dtype.kind == "O" and all(text.lower() in words for text in column)
-    return {_SPLIT: np.array([text.lower() for text in column], dtype=object)} if is_marks else {}
+    return {_SPLIT: column} if is_marks else {}
 
 
 def _marked_rows(marks: Mapping[str, np.ndarray], given: Container[str], where: str) -> dict[str, np.ndarray]:
@@ -295,10 +296,7 @@ def _marked_rows(marks: Mapping[str, np.ndarray], given: Container[str], where: 
         DataError: none is for training.
         ConfigError: a split has a file as well.
     """
-    rows = {
-        part: np.flatnonzero(np.isin(column, words)) for column in marks.values() for part, words in PART_NAMES.items()
-    }
-    rows = {part: found for part, found in rows.items() if len(found)}
+    rows = marked_rows(marks[_SPLIT]) if marks else {}
     other = f"the column with task.ignore=[{_SPLIT}]"
     if marks and "train" not in rows:
         raise DataError(

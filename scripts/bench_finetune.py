@@ -335,6 +335,9 @@ def task(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
         "train.warmup_epochs=0.5",
         "train.batch_size=32",
         "train.adapt_rate=false",
+        "train.weight_decay=0",
+        "train.clip=0",
+        "train.outer_rate=1",
         "train.select=best",  # as the others: the same samples, and the best of the epochs
     ]
     with compose.session() as session:
@@ -367,12 +370,20 @@ def swin(arguments: argparse.Namespace) -> dict[str, Any]:
         return task(arguments, [*words, f"body.checkpoint={arguments.swin}"])
 
 
+def settings(epochs: int) -> Config:
+    """Return a configuration of stage 3 that leaves nothing to the budget."""
+    train = Train(
+        batch_size=32, epochs=epochs, lr=1e-4, weight_decay=0.0, warmup_epochs=0, clip=0, outer_rate=1, members=1
+    )
+    return Config(train=train)
+
+
 def disk(arguments: argparse.Namespace) -> dict[str, Any]:
     """Samples in memory-mapped files, in random order."""
     engine = Engine(choose_device(arguments.device), arguments.precision)
-    config = Config(train=Train(batch_size=32, epochs=3))
+    config = settings(epochs=3)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        samples = on_disk(Path(folder), 1_000_000, 64)
+        samples = on_disk(Path(folder), arguments.samples_read, 64)
         built: Any = SimpleNamespace(model=Small(), task=SimpleNamespace(train=samples, validation=samples))
         return {"samples": len(samples), "step": step(built, config, engine, 10, 2 * arguments.blocks)}
 
@@ -380,7 +391,7 @@ def disk(arguments: argparse.Namespace) -> dict[str, Any]:
 def size(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare steps over few and over many samples; an epoch's order, which grows with them, is shared by all its steps."""
     engine = Engine(choose_device(arguments.device), "fp32")
-    config = Config(train=Train(batch_size=32, epochs=10))
+    config = settings(epochs=10)
     seconds: list[Times] = [[], []]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         kinds: list[Ours] = []
@@ -425,6 +436,7 @@ def main() -> None:
     parser.add_argument("--steps-only", action="store_true", help="leave out epochs and whole runs")
     parser.add_argument("--folder", help="where data that are read from disk are written; default: temporary files")
     parser.add_argument("--samples", type=int, nargs=2, default=[10_000, 10_000_000], help="of part size")
+    parser.add_argument("--samples-read", type=int, default=1_000_000, help="of part disk")
     arguments = parser.parse_args()
     if unknown := set(arguments.part) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; allowed: {', '.join(PARTS)}")

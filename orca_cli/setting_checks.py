@@ -33,6 +33,9 @@ def check(config: Config) -> None:
     if align.method != "orca" and align.stop == "floor":
         what = f"stops at a distance, and align.method={align.method} descends none"
         raise ConfigError(what, where="align.stop=floor", hint="use align.stop=last, or align.method=orca")
+    if align.method == "mona" and train.compile:
+        what = "differentiates a step of the body twice, and compiled layers cannot be"
+        raise ConfigError(what, where="align.method=mona", hint="leave train.compile out")
     if not config.test and train.validate_on == "test":
         what = "contradicts train.validate_on=test, which opens the test split every epoch"
         raise ConfigError(what, where="test=false", hint="use train.validate_on=validation")

@@ -148,6 +148,10 @@ def distance(
         Features(one.x.to(place, DTYPES[dtype]), one.labels.to(place), one.num_classes)
         for one in (cloud.features for cloud in clouds)
     )
+    for name, cloud in (("A", first), ("B", second)):
+        if not torch.isfinite(cloud.x).all():
+            hint = f"use --dtype float64, or other units; needed: numbers that are finite in {dtype}"
+            raise DataError(f"a number is NaN, infinite or beyond {dtype}", where=name, hint=hint)
     if first.x.shape[1] != second.x.shape[1]:
         text = f"A has points of width {first.x.shape[1]} and B of width {second.x.shape[1]}"
         hint = "use data of equal width, or names of tasks and sources, which are embedded by one body"

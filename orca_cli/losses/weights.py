@@ -19,6 +19,13 @@ def is_sum(loss: Loss) -> bool:
     return getattr(loss, "reduction", "mean") == "sum"
 
 
+def is_undefined(loss: Loss, targets: Tensor) -> bool:
+    """Return whether a loss of these targets is NaN: torch's mean cross-entropy where no class is known."""
+    if not isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) or targets.is_floating_point() or is_sum(loss):
+        return False
+    return bool((targets == loss.ignore_index).all())
+
+
 def weight_of(loss: Loss, targets: Tensor) -> float:
     """Return what a loss's mean over a batch with these targets divides by, up to a factor of its own.
 

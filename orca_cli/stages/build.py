@@ -272,7 +272,7 @@ def forward_once(built: Built) -> list[int]:
         DataError: the outputs do not fit the targets.
     """
     config = built.config
-    size = min(settled(config.train.batch_size), 2)
+    size = min(settled(config.train.batch_size), len(built.task.train), 2)
     x = torch.randn((size, *built.task.input_shape), generator=seeding.torch_generator(config.seed, "dry-run"))
     built.model.eval()
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config, settled
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.members import Member
-from orca_cli.stages.rate_watch import RateChange, RateWatch, constant_loss
+from orca_cli.stages.rate_watch import BestConstant, RateChange, RateWatch
 from orca_cli.stages.training_plan import TrainingPlan, loss_unit
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -129,7 +130,8 @@ class MemberTraining:
         constant = None
         if config.train.adapt_rate and change is None and config.train.accumulation_reduce == "mean":
             unit = loss_unit(config, built)
-            constant = constant_loss(built.loss, self._member.samples, built.task.num_outputs, self._member.seed, unit)
+            found = BestConstant(built.loss, self._member.samples, built.task.num_outputs, self._member.seed, unit)
+            constant = found.loss if math.isfinite(found.loss()) else None
         per_epoch = steps_per_epoch(config, len(self._member.samples))
         return RateWatch(
             settled(config.train.lr),
@@ -180,14 +182,14 @@ class MemberTraining:
             if is_last:
                 return self._fitted()
             try:
-                loss, samples = self._plan.take(progress.step)
+                loss, rows = self._plan.take(progress.step)
             except NonFiniteError:
                 if self._watch.overflowed():
                     return None
                 raise
-            if self._watch.saw(loss):
+            if self._watch.saw(loss, rows):
                 return None
-            progress.loss_sum += loss * samples
+            progress.loss_sum += loss * len(rows)
             progress.step += 1
             self._mean.add(progress.step)
 

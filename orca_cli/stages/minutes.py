@@ -69,12 +69,12 @@ def _fitting(config: Config, built: Built, costs: Costs | None, spent_s: float, 
         reporter.say(
             f"build: budget={minutes} is too short: one epoch takes about {one:.2g} s; it is trained nonetheless"
         )
-    epochs, members, most = max(1, min(int(left / one), whole)), 1, 1
+    epochs, members, most = max(1, int(min(left / one, whole))), 1, 1
     repeat = f"{_EPOCHS}={epochs}"
     if _MEMBERS in built.decided and not config.train.folds:
         more = _seconds(built, costs, epochs=whole, members=2) - _seconds(built, costs, epochs=whole)
         most = budget.MOST_MEMBERS
-        members = 1 + max(0, min(int((left - whole * one) / more), most - 1))
+        members = 1 + max(0, int(min((left - whole * one) / more, most - 1)))
         repeat += f" {_MEMBERS}={members}"
     why = f"budget={minutes}: a step takes {costs.step:.2g} s on this machine; repeat this run with {repeat}"
     if (epochs, members) == (whole, most):

@@ -57,7 +57,7 @@ def choose(
             built.model.load_state_dict(start)
             built.model.embedder.load_state_dict(weights)
             with signals.immediate():
-                tried[str(step)] = _probe(config, built, engine)
+                tried[str(step)] = _probe(config, built, engine, run)
             run.write_probes(tried)
             advance()
     built.model.load_state_dict(start)
@@ -69,7 +69,7 @@ def _rank(error: float | None) -> float:
     return math.inf if error is None else error
 
 
-def _probe(config: Config, built: Built, engine: Engine) -> float | None:
+def _probe(config: Config, built: Built, engine: Engine, run: RunDirectory) -> float | None:
     """Take the first `align.probe_epochs` epochs of stage 3 on the training split as it is; returns the lowest validation error
     of an epoch.
     """
@@ -82,6 +82,8 @@ def _probe(config: Config, built: Built, engine: Engine) -> float | None:
                 signals.check()
                 plan.take(step)
                 if (step + 1) % per_epoch == 0:
+                    if config.train.validate_on == "test":
+                        run.count_test_read()
                     outputs, targets = predict(engine, built.model, built.task.validation, config.train.eval_batch_size)
                     errors.append(score(built.error, outputs, built.task.validation, targets).value)
     except NonFiniteError:

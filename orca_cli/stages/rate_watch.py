@@ -7,8 +7,9 @@ one for which the new rate was typed. A rate that does neither is left alone, ho
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -19,10 +20,10 @@ from torch import Tensor, nn
 
 from orca_cli import seeding
 from orca_cli.interfaces import Loss, Samples
-from orca_cli.losses.weights import is_sum
+from orca_cli.training.loop import loss_values
 
-_FAR = 10.0  # times the first loss: diverged, at any time
-_ABOVE = 1.5  # times the first loss: diverged, after the warm-up
+_FAR = 10.0  # times what it began with: diverged, at any time
+_ABOVE = 1.5  # the same, after the warm-up
 _ROSE = 1.05  # times the loss of the first steps: a rate has an effect, and not the one that is wanted
 _BELOW = 0.01  # of the best constant's loss: as far below it, a rate has an effect
 _LEAST_STEPS = 60  # a shorter training is not judged by whether it has an effect
@@ -59,12 +60,16 @@ class RateChange:
 class RateWatch:
     """Watches the steps of one fine-tuning.
 
+    The loss of a step is compared with the best constant's on the same samples: where a few targets are large, the losses of
+    two steps differ by which samples they hold, whatever the rate.
+
     Args:
         lr: the peak rate.
         total: steps that will be taken.
         warmup: steps until the rate is at its peak.
         per_epoch: steps of an epoch.
-        constant: the loss of the best constant output; None if unknown.
+        constant: the loss of the best constant output on some samples; None compares with the first loss, and does not judge
+            whether the rate has an effect.
         enabled: False watches nothing.
         changed: how the rate has been changed already: it is not changed again.
     """
@@ -76,7 +81,7 @@ class RateWatch:
         total: int,
         warmup: float,
         per_epoch: int,
-        constant: float | None,
+        constant: Callable[[np.ndarray], float] | None,
         enabled: bool = True,
         changed: RateChange | None = None,
     ) -> None:
@@ -87,42 +92,47 @@ class RateWatch:
         self._warm = math.ceil(warmup)
         self._judged_at = max(math.ceil(total * _SHARE), self._warm + self._window, per_epoch)
         self._averaged = max(self._window, self._judged_at // 4)
-        self._is_judged = total >= _LEAST_STEPS and self._judged_at < total
+        self._is_judged = total >= _LEAST_STEPS and self._judged_at < total and constant is not None
         self._constant = constant
-        self._losses: list[float] = []
+        self._pairs: list[tuple[float, float]] = []  # loss of a step, and the constant's
 
     @property
     def lr(self) -> float:
         """Return the peak rate to train with."""
         return self._set if self.change is None else self.change.after
 
-    def saw(self, loss: float) -> bool:
-        """Take the loss of the next step; returns whether the rate has to change, which `change` then says."""
+    def saw(self, loss: float, rows: np.ndarray) -> bool:
+        """Take the loss of the next step, on these samples; returns whether the rate has to change: see `change`."""
         if not self._is_on:
             return False
-        self._losses.append(loss)
-        count, recent = len(self._losses), fmean(self._losses[-self._window :])
-        start = max(self._losses[0], self._constant or 0.0)
-        if count > self._window and recent > _FAR * start:
-            return self._changes(_DOWN, f"diverges: the loss is {recent:.3g} after {count} steps, and was {start:.3g}")
-        if count >= self._warm + self._window and recent > _ABOVE * start:
-            return self._changes(_DOWN, f"diverges: the loss is {recent:.3g} after the warm-up, and was {start:.3g}")
-        if count == self._judged_at:
-            return self._is_judged and self._has_no_effect()
+        constant = self._constant(rows) if self._constant is not None else self._pairs[0][0] if self._pairs else loss
+        is_known = math.isfinite(constant)  # torch's cross-entropy of no known class is NaN
+        self._pairs.append((loss, constant) if is_known else (0.0, 0.0))
+        count = len(self._pairs)
+        recent, best = _means(self._pairs[-self._window :])
+        if best > 0:  # a loss that falls below 0 has no scale
+            start = best * max(next(one / other for one, other in self._pairs if other > 0), 1.0)
+            seen = f"the loss is {recent:.3g} after {count} steps, and would be {start:.3g} untrained"
+            if count > self._window and recent > _FAR * start:
+                return self._changes(_DOWN, f"diverges: {seen}")
+            if count >= self._warm + self._window and recent > _ABOVE * start:
+                return self._changes(_DOWN, f"diverges after the warm-up: {seen}")
+            if count == self._judged_at:
+                return self._is_judged and self._has_no_effect()
         if count > self._judged_at + self._window:
-            self._is_on = False
-            self._losses.clear()
+            self._is_on, self._constant = False, None
+            self._pairs.clear()
         return False
 
     def overflowed(self) -> bool:
         """Take note that a step's loss or gradient is NaN or infinite; returns whether the rate has to change."""
-        return self._is_on and self._changes(_DOWN, f"makes NaN or infinite values after {len(self._losses)} steps")
+        return self._is_on and self._changes(_DOWN, f"makes NaN or infinite values after {len(self._pairs)} steps")
 
     def plain(self) -> dict[str, Any]:
         """Return all that a resumed run needs, JSON-able."""
         return {
             "change": None if self.change is None else self.change.plain(),
-            "losses": self._losses,
+            "pairs": self._pairs,
             "on": self._is_on,
         }
 
@@ -130,29 +140,34 @@ class RateWatch:
         """Continue from what `plain` returned."""
         change = plain["change"]
         self.change = None if change is None else RateChange(**change)
-        self._losses, self._is_on = list(plain["losses"]), plain["on"]
+        self._pairs, self._is_on = [(loss, constant) for loss, constant in plain["pairs"]], plain["on"]
 
     def _has_no_effect(self) -> bool:
-        recent = fmean(self._losses[-self._averaged :])
-        if self._constant is None or recent < self._constant - _BELOW * abs(self._constant):
+        recent, best = _means(self._pairs[-self._averaged :])
+        if recent < best * (1 - _BELOW):
             return False
-        seen = (
-            f"the loss is {recent:.3g} after {len(self._losses)} steps, and {self._constant:.3g} for the best constant"
-        )
-        start = max(fmean(self._losses[: self._window]), self._constant)
-        if fmean(self._losses[self._warm :]) > _ROSE * start:
+        seen = f"the loss is {recent:.3g} after {len(self._pairs)} steps, and {best:.3g} for the best constant"
+        first, its_best = _means(self._pairs[: self._window])
+        warm, warm_best = _means(self._pairs[self._warm :])
+        if its_best > 0 and warm > _ROSE * warm_best * max(first / its_best, 1.0):
             return self._changes(_ASIDE, f"is too high: {seen}")
         return self._changes(_UP, f"has no effect: {seen}")
 
     def _changes(self, factor: float, why: str) -> bool:
         after = float(f"{self.lr * factor:.3g}")
-        self.change = RateChange(self.lr, after, len(self._losses), why)
+        self.change = RateChange(self.lr, after, len(self._pairs), why)
         self._is_on = False
         return True
 
 
-def constant_loss(loss: Loss, samples: Samples, outputs: int, seed: int, unit: float | Tensor = 1.0) -> float | None:
-    """Return the loss of the best output that is the same for all samples (and positions), as a step reports losses.
+def _means(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the mean loss, and the constant's."""
+    losses, constants = zip(*pairs, strict=True)
+    return fmean(losses), fmean(constants)
+
+
+class BestConstant:
+    """The best output that is the same for all samples (and positions).
 
     It is fitted to the targets, or a seeded part of them, by L-BFGS; for a loss that is not convex it is an upper bound.
 
@@ -162,30 +177,35 @@ def constant_loss(loss: Loss, samples: Samples, outputs: int, seed: int, unit: f
         outputs: K.
         seed: of the run.
         unit: as in `training.loop.train_step`.
-
-    Returns:
-        None for a loss that adds up samples, which depends on the size of a batch, or where it is not finite.
     """
-    if is_sum(loss):
-        return None
-    targets, device = _some(samples.targets(), seed), _device(loss)
-    real = targets.is_floating_point()
-    inner = targets.shape[2:] if real else targets.shape[1:]
-    targets = (targets.float() / (unit.cpu() if isinstance(unit, Tensor) else unit) if real else targets).to(device)
-    value = torch.zeros(outputs, device=device)
-    if real:
-        value += targets.movedim(1, 0).reshape(outputs, -1).nanmean(1).nan_to_num()
 
-    def loss_of(constant: Tensor, units: float = 1.0) -> Tensor:
-        spread = constant.reshape(1, outputs, *(1 for _ in inner)).expand(len(targets), outputs, *inner)
-        known = targets.to(constant.dtype) * units if real else targets
-        return loss(spread * units, known)
+    def __init__(self, loss: Loss, samples: Samples, outputs: int, seed: int, unit: float | Tensor = 1.0) -> None:
+        self._loss = copy.deepcopy(loss).cpu() if isinstance(loss, nn.Module) else loss  # no step waits for a GPU
+        self._targets = samples.targets()
+        self._unit = unit.cpu() if isinstance(unit, Tensor) else unit
+        self._some = _some(self._targets, seed)
+        targets = torch.from_numpy(np.array(self._some))
+        value = torch.zeros(outputs)
+        if targets.is_floating_point():
+            targets = targets.float() / self._unit
+            value += targets.movedim(1, 0).reshape(outputs, -1).nanmean(1).nan_to_num()
+        self._value = _minimum(lambda constant: self._loss(_spread(constant, targets), targets), value)
 
-    best = _minimum(loss_of, value)
-    with torch.no_grad():  # large units squared exceed float32, as in `training.loop`
-        is_scaled = not isinstance(unit, Tensor) and unit != 1
-        found = float(loss_of(best.double(), float(unit)) if is_scaled else loss_of(best))
-    return found if math.isfinite(found) else None
+    def loss(self, rows: np.ndarray | None = None) -> float:
+        """Return what it scores on some samples, by default on those that it is fitted to; NaN where that is undefined.
+
+        In the units of the losses that a step reports.
+        """
+        targets = torch.from_numpy(np.array(self._some if rows is None else self._targets[rows]))
+        value = self._value * self._unit if targets.is_floating_point() else self._value
+        with torch.no_grad():
+            return float(loss_values(self._loss, _spread(value, targets), targets, self._unit)[1])
+
+
+def _spread(constant: Tensor, targets: Tensor) -> Tensor:
+    """Return a constant [K] as the outputs of samples with these targets."""
+    inner = targets.shape[2:] if targets.is_floating_point() else targets.shape[1:]
+    return constant.reshape(1, -1, *(1 for _ in inner)).expand(len(targets), len(constant), *inner)
 
 
 def _minimum(function: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
@@ -204,16 +224,10 @@ def _minimum(function: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
         return value.detach() if bool(function(value) <= function(start)) else start
 
 
-def _device(loss: Loss) -> torch.device:
-    """Return where a loss keeps its weights."""
-    tensors = [*loss.parameters(), *loss.buffers()] if isinstance(loss, nn.Module) else []
-    return tensors[0].device if tensors else torch.device("cpu")
-
-
-def _some(targets: np.ndarray, seed: int) -> Tensor:
+def _some(targets: np.ndarray, seed: int) -> np.ndarray:
     """Return the targets, or a seeded part of them that is no larger than `_MOST_VALUES`."""
     most = max(1, _MOST_VALUES // max(1, targets[0].size))
-    if len(targets) > most:
-        rows = seeding.numpy_generator(seed, "finetune", "rate").permutation(len(targets))[:most]
-        targets = targets[np.sort(rows)]
-    return torch.from_numpy(np.array(targets))
+    if len(targets) <= most:
+        return targets
+    rows = seeding.numpy_generator(seed, "finetune", "rate").permutation(len(targets))[:most]
+    return targets[np.sort(rows)]

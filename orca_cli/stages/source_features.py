@@ -235,7 +235,8 @@ def _variant(embedded: Entry, wanted: Wanted) -> Entry:
         from sklearn.cluster import KMeans
 
         state = seeding.derive(wanted.seed, "align", "source", "clusters") % 2**32
-        means = KMeans(embedded.record["classes"], n_init=_RESTARTS, random_state=state)
+        distinct = len(torch.unique(x, dim=0))
+        means = KMeans(min(embedded.record["classes"], distinct), n_init=_RESTARTS, random_state=state)
         labels = torch.from_numpy(means.fit_predict(x.numpy()).astype(np.int64))
     return Entry({"x": x.contiguous(), "labels": labels}, embedded.record)
 

@@ -133,8 +133,8 @@ class TrainingPlan:
         mixing = Mixing(self._built.model.body, source, config.align, steps=steps, seed=self._seed)
         return mixing.to(self._engine.device)
 
-    def take(self, step: int) -> tuple[float, int]:
-        """Take step 0, 1, ...; returns the mean loss over its samples, and their number.
+    def take(self, step: int) -> tuple[float, np.ndarray]:
+        """Take step 0, 1, ...; returns the mean loss over its samples, and their places among all.
 
         Raises:
             NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
@@ -152,7 +152,7 @@ class TrainingPlan:
             cause.__cause__ = cause.__context__ = None  # its frames hold the activations
             self._split_further(step, cause)
 
-    def _taken(self, step: int) -> tuple[float, int]:
+    def _taken(self, step: int) -> tuple[float, np.ndarray]:
         settings, team = self._settings, self._engine.team
         if team is not None and team.leads:
             if not self._is_shared:
@@ -178,7 +178,7 @@ class TrainingPlan:
                 prepared=itertools.chain([first.batch], (read.batch for read in itertools.islice(feed, first.more))),
             )
         self._next = step + 1
-        return loss, len(first.indices)
+        return loss, first.indices
 
     def _share(self, team: Team) -> None:
         """Let the other processes make this plan, and give them the weights and the optimizer's state as they are now."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from orca_cli import seeding, signals
 from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Batch, Error, Loss, Samples, Score
-from orca_cli.losses.weights import counts_targets, is_sum, shares, weight_of
+from orca_cli.losses.weights import counts_targets, is_sum, is_undefined, shares, weight_of
 from orca_cli.models.ensemble import Ensemble, averaged
 from orca_cli.training.engine import Engine
 from orca_cli.training.feed import Feed
@@ -120,8 +120,7 @@ def train_step(
         for number, batch in enumerate(prepared):  # all are read, as the draws of augmentation have it
             while place < len(pieces) and pieces[place].batch == number:
                 piece, share = pieces[place], (shares[place], of_partners[place])
-                # Without a share there is nothing to learn from, and torch's cross-entropy of no class would be NaN.
-                if piece.is_own and any(share):
+                if piece.is_own and any(share):  # without a share there is nothing to learn from
                     seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
                     with of_a_step():
                         values[place] = _add_gradient(
@@ -184,10 +183,17 @@ def _add_gradient(
     with engine.autocast():
         mixed = None if mixer is None else mixer(model, moved, part)
         outputs = model(moved.x, moved.valid) if mixed is None else mixed.outputs
-    terms = [(moved.y, shares[0])]
-    if moved.partner is not None:
-        terms = [(moved.y, moved.share * shares[0]), (moved.partner, (1 - moved.share) * shares[1])]
-    found = [(loss_values(loss, outputs.float(), targets, unit), share) for targets, share in terms if share != 0]
+    terms = [(batch.y, moved.y, shares[0])]
+    if batch.partner is not None and moved.partner is not None:
+        terms = [
+            (batch.y, moved.y, moved.share * shares[0]),
+            (batch.partner, moved.partner, (1 - moved.share) * shares[1]),
+        ]
+    found = [
+        (loss_values(loss, outputs.float(), targets, unit), share)
+        for read, targets, share in terms  # what was read lies on the CPU: looking at it waits for no GPU
+        if share != 0 and not is_undefined(loss, read)
+    ] or [((outputs.float().sum() * 0, torch.zeros((), device=outputs.device)), 1.0)]
     value, reported = (torch.stack([pair[place] * share for pair, share in found]).sum() for place in (0, 1))
     if mixed is not None:
         value = (1 - mixed.share) * value + mixed.share * mixed.loss * shares[0]

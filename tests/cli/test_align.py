@@ -90,6 +90,13 @@ def test_selection_by_validation_takes_the_best_probe_and_says_what_was_tried(or
     assert chosen == min(epoch["validation_error"] for epoch in epochs[:2])
 
 
+def test_probes_that_are_judged_on_test_count_as_reads_of_it(orca, environment, small):
+    settings = ["align.select=validation", "align.candidates=[0]", "align.probe_epochs=2", "align.epochs=1"]
+    code, _, err = orca("run", *small, *settings, "train.validate_on=test", "train.epochs=3")
+    assert code == 0, err
+    assert results(environment)[0]["test_reads"] == 2 * 2 + 3 + 1  # two probes of two epochs, three epochs, and the end
+
+
 def test_an_alignment_that_hurts_is_not_taken(orca, environment, small):
     """A rate that throws the embedder far away: the probe must prefer 0 steps, and the run be as without alignment."""
     wild = ["align.lr=1e3", "align.largest_step=null", "align.epochs=1", "align.candidates=[0]"]

@@ -58,6 +58,7 @@ def refused(result, code, *words):
         (["protocol=paperr"], ["protocol", "did you mean 'paper'?"]),
         (["embedder.init=zero"], ["embedder.init", "pretrained, random"]),
         (["train.epochs"], ["'train.epochs' is not an override"]),
+        (["align.method=mona", "train.compile=true"], ["align.method=mona", "leave train.compile out"]),
         (["task.train=jürgen.npz"], ["is not an override", "in quotes"]),
         (["=1"], ["no such setting"]),
         (["metric=null"], ["metric", "one choice is needed"]),

@@ -100,10 +100,11 @@ def test_minutes_that_are_too_short_train_an_epoch_and_say_so_and_many_end_with_
     assert json.loads(out)["build"]["decided"]["train.epochs"]["value"] == 1
     assert "too short" in err
     monkeypatch.setattr(minutes, "measure", lambda *_: Costs(step=0.01, sample=0.0, align=0.0))
-    code, out, err = orca("run", "--dry-run", "--json", *bare, "budget=60")
-    found = json.loads(out)["build"]
-    assert (found["steps"]["finetune"], found["members"]) == (5 * 400, 5)
-    assert "no budget trains longer" in found["decided"]["train.members"]["why"]
+    for many in ("60", "1e308"):
+        code, out, err = orca("run", "--dry-run", "--json", *bare, f"budget={many}")
+        found = json.loads(out)["build"]
+        assert (found["steps"]["finetune"], found["members"]) == (5 * 400, 5)
+        assert "no budget trains longer" in found["decided"]["train.members"]["why"]
 
 
 @pytest.mark.parametrize(

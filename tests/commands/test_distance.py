@@ -276,6 +276,7 @@ def test_bad_data_give_one_line_that_says_what_to_do(files, tmp_path, capsys) ->
     assert "not class labels" in _fails(capsys, 11, a, bad(x=x, y=y + 0.5))
     assert "[n, d]" in _fails(capsys, 11, a, bad(x=x[:, 0], y=y))
     assert "NaN" in _fails(capsys, 11, a, bad(x=np.where(x > 25, np.nan, x), y=y))
+    assert "A: a number is NaN, infinite or beyond float32" in _fails(capsys, 11, bad(x=x * 1e300, y=y), b)
     assert "Python objects" in _fails(capsys, 12, a, bad(x=x, y=np.array([object()] * 60)))
     assert "does not exist" in _fails(capsys, 11, a, tmp_path / "absent.npz")
     assert "needs 2 or more classes" in _fails(capsys, 11, a, bad(x=x, y=0 * y), "--metric", "transrate")

@@ -140,6 +140,12 @@ def test_the_gaussian_control_has_the_points_mean_and_covariance_and_nothing_els
     assert noise.x.std(0) == pytest.approx(cloud.x.std(0), rel=0.2)
 
 
+def test_there_are_no_more_clusters_than_distinct_points():
+    few = module.Entry({"x": torch.tensor([[0.0], [9.0], [9.0]]), "labels": torch.tensor([0, 1, 2])}, {"classes": 5})
+    found = module._variant(few, Wanted("tokens", 1, 3, 0, labels="clusters")).tensors["labels"].tolist()
+    assert (len(set(found)), found[1]) == (2, found[2])
+
+
 def test_labels_can_be_clusters_of_the_points_or_shuffled(tmp_path):
     cloud, _ = points_of(tmp_path)
     clusters, _ = points_of(tmp_path, labels="clusters")

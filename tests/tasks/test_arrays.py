@@ -134,6 +134,14 @@ def test_several_values_have_a_scale_each_and_may_be_missing(read):
     assert np.isnan(known[:, 1]).any()
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1e30])
+def test_the_scale_of_values_is_right_in_any_unit(read, unit):
+    y = RNG.normal(size=(N, 2)) * unit
+    task = read({"x": X, "y": y}, kind="values")
+    known = every(task.train).y.numpy().astype(np.float64)
+    assert task.target_scale.std.tolist() == pytest.approx(known.std(axis=0).tolist(), rel=1e-6)
+
+
 def test_missing_targets_are_allowed_on_request_only(read):
     real = RNG.normal(size=(N, 5))
     real[::2, 0] = np.nan

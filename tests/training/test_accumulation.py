@@ -103,6 +103,13 @@ def test_a_step_without_known_targets_trains_nothing():
     assert not gradients.any()
 
 
+@pytest.mark.parametrize("size", [8, 2])
+def test_torchs_cross_entropy_without_a_known_class_trains_nothing(size):
+    value, gradients = step(nn.CrossEntropyLoss(), torch.full((8,), IGNORED_CLASS), True, size)
+    assert value == 0
+    assert not gradients.any()
+
+
 def test_the_released_code_adds_the_means_of_the_batches():
     loss, y, flat = CASES["mse"]
     _, together = step(loss, y, flat, 4, reduce="sum")

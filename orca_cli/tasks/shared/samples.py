@@ -190,8 +190,9 @@ def constant_note(channels: list[int]) -> list[str]:
 def target_scale(y: np.ndarray) -> Scale:
     """Return each output channel's mean and deviation [K, 1, ...] over targets [n, K, *E] that are not missing (NaN)."""
     columns = np.moveaxis(y, 1, 0).reshape(y.shape[1], -1)
-    mean = np.nanmean(columns, axis=1, dtype=np.float64)
-    std = np.nanstd(columns, axis=1, dtype=np.float64)
+    # One channel at a time in float64: squares of float32 leave its range for targets beyond 1e19 or below 1e-22.
+    wide = (column.astype(np.float64) for column in columns)
+    mean, std = np.transpose([(np.nanmean(column), np.nanstd(column)) for column in wide])
     std = np.where(std <= 1e-7 * np.abs(mean), 1.0, std)
     shape = (-1, *(1,) * (y.ndim - 2))
     return Scale(torch.from_numpy(mean.reshape(shape)).float(), torch.from_numpy(std.reshape(shape)).float())

@@ -206,6 +206,15 @@ def test_dry_run_builds_and_trains_nothing(orca, environment, small):
     assert (record["run"]["would"], record["build"]["output_shape"]) == ("run", [2, 10])
 
 
+def test_a_dry_run_with_force_says_that_a_completed_run_is_repeated(orca, completed, environment, small):
+    (result,) = results(environment)
+    for flags, would, seconds in (([], "skip", 0), (["--force"], "run", sum(result["seconds"].values()))):
+        code, out, err = orca("run", "--dry-run", *flags, *small, "--json")
+        assert code == 0, err
+        plan = json.loads(out)
+        assert (plan["run"]["would"], plan["expected_s"]) == (would, pytest.approx(seconds))
+
+
 def test_one_failing_job_does_not_end_the_others(orca, environment, small):
     code, out, err = orca("run", "-m", *small, "metric=none", "task.train_size=60,9999")
     assert code == 3

@@ -162,7 +162,7 @@ def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Resu
             for line in study.absent_lines(found.absent):
                 terminal.log.warning(line)
             if arguments.dry_run:
-                return _dry_run(found.jobs, is_sweep=True, force=arguments.force)
+                return _dry_run(found.experiments, is_sweep=True, force=arguments.force)
             return _enqueue(found, arguments) if arguments.enqueue else _sweep(session, found, arguments, time_limit_s)
         for text in arguments.overrides if arguments.job is None else ():
             key, _, value = text.partition("=")

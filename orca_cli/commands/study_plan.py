@@ -74,10 +74,10 @@ def _planned(sweep: Sweep, force: bool) -> list[_Planned]:
     if not sweep.jobs:
         return []
     root = Path(sweep.jobs[0].config.paths.runs or "")
-    names = [experiment.run_name(job) for job in sweep.jobs]
+    names = [experiment.run_name(job) for job in sweep.experiments]
     history = History.of(root, [name.task_folder(root) for name in names])
     found = []
-    for job, name in zip(sweep.jobs, names, strict=True):
+    for job, name in zip(sweep.experiments, names, strict=True):
         signals.check()
         would = WOULD[claim.peek(root, name, force=force)]
         expected = None if would == WOULD["completed"] else history.expected(name)

@@ -75,6 +75,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     overrides = [text for text in typed if not is_without_effect(key_of(text))]
     selection = {
         "task": _task_label(first),
+        "data": first.identity.data,
         "overrides": sorted(overrides),
         "metric": first.choices["metric"],
         "error": next(

@@ -79,7 +79,9 @@ def _read(path: Path) -> dict[str, Any] | None:
         return _checked(record)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         text = "remove it; the same orca select makes another one"
-        log.warning(f"{path} is left out: it is not a selection of this program ({type(error).__name__}: {error}); {text}")
+        log.warning(
+            f"{path} is left out: it is not a selection of this program ({type(error).__name__}: {error}); {text}"
+        )
         return None
 
 

@@ -133,12 +133,12 @@ def _shown(runs: list[Run], sections: Values, notes: dict[str, str]) -> Iterator
         yield f"{letter}  {run.path}"
     yield "the same experiment" if runs[0].identity == runs[1].identity else "two experiments"
     yield from notes.values()
-    for name in _SECTIONS:
+    for name in (name for name in _SECTIONS if name not in notes):
         rows = [(key, *(_text(values, side) for side in "ab")) for key, values in sections[name].items()]
         yield ""
         if rows:
             yield terminal.table((name, "a", "b"), [[Text(cell) for cell in row] for row in rows])
-        elif name not in notes:
+        else:
             yield f"{name}: the same"
 
 

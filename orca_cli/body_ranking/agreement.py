@@ -1,13 +1,14 @@
 """How well a score before fine-tuning predicted the errors after it: rank correlation over bodies, per task and over tasks.
 
 Kendall's tau-b and Spearman's rho, both with ties. Over tasks: the mean of tau, with the BCa bootstrap interval over tasks,
-and p by shuffling the bodies within every task. Reads no file and imports neither torch nor scipy.
+and p by shuffling the bodies within every task. Several selections of one task, such as by other metrics, are about the same
+bodies and data: their mean is the task's. Reads no file and imports neither torch nor scipy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,12 @@ _CELLS = 2**24  # pairs of bodies in shuffles that are looked at together
 # Of a stored body, what predicts its error; True where lower is better. Before: the distance without stage 2.
 SCORES = {"distance": True, "before": True, "logme": False, "probe": True}
 
+Pairs = Mapping[str, tuple[float, float]]  # body -> its score, lower for what is to be better, and its error
+
 
 @dataclass(frozen=True)
 class Correlation:
-    """A score against errors on one task.
+    """A score against errors of one selection.
 
     Args:
         n: bodies that have both.
@@ -45,8 +48,8 @@ class Pooled:
 
     Args:
         tasks: that have a correlation.
-        bodies: of all of these tasks together.
-        tau: mean over tasks.
+        bodies: of all of these tasks together, each once a task.
+        tau: mean over tasks, of each the mean over its selections.
         interval: 95 % BCa bootstrap interval over tasks; None for fewer than LEAST_TASKS.
         p: one-sided, how often shuffled bodies give as high a mean.
     """
@@ -58,8 +61,9 @@ class Pooled:
     p: float
 
 
-def correlation(scores: Sequence[float], errors: Sequence[float]) -> Correlation | None:
-    """Return how a score, lower for what is to be better, orders errors; None for fewer than LEAST, and where all are equal."""
+def correlation(pairs: Pairs) -> Correlation | None:
+    """Return how a score orders errors; None for fewer than LEAST bodies, and where all are equal."""
+    scores, errors = ([pair[side] for pair in pairs.values()] for side in (0, 1))
     tau = kendall(scores, errors)
     if len(scores) < LEAST or tau is None:
         return None
@@ -85,44 +89,49 @@ def ranks(values: Sequence[float]) -> list[float]:
     ]
 
 
-def pooled(tasks: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Pooled | None:
-    """Return the agreement over tasks.
+def pooled(tasks: Iterable[Iterable[Pairs]]) -> Pooled | None:
+    """Return the agreement over tasks; None where there is no correlation.
 
     Args:
-        tasks: scores and errors of each; those without a correlation are left out.
+        tasks: the selections of each; those without a correlation are left out.
     """
-    kept = [(scores, errors) for scores, errors in tasks if correlation(scores, errors) is not None]
-    taus = [tau for scores, errors in kept if (tau := kendall(scores, errors)) is not None]
-    if not taus:
+    correlated = ([pairs for pairs in selections if correlation(pairs) is not None] for selections in tasks)
+    kept = [selections for selections in correlated if selections]
+    if not kept:
         return None
-    mean = math.fsum(taus) / len(taus)
+    taus = [_mean([one.tau for pairs in selections if (one := correlation(pairs))]) for selections in kept]
     between = interval(taus) if len(taus) >= LEAST_TASKS else None
-    return Pooled(len(taus), sum(len(scores) for scores, _ in kept), mean, between, _shuffled_p(kept, mean))
+    names = [list(dict.fromkeys(body for pairs in selections for body in pairs)) for selections in kept]
+    p = _shuffled_p(kept, names, _mean(taus))
+    return Pooled(len(kept), sum(map(len, names)), _mean(taus), between, p)
 
 
-def _shuffled_p(tasks: Sequence[tuple[Sequence[float], Sequence[float]]], mean: float) -> float:
-    """Return the share of shuffles, the true order counted as one, whose mean tau is at least as high."""
+def _shuffled_p(tasks: Sequence[Sequence[Pairs]], bodies: Sequence[Sequence[str]], mean: float) -> float:
+    """Return the share of shuffles, the true order counted as one, whose mean tau is at least as high.
+
+    All selections of a task are shuffled alike: one that agrees with another by chance is no further evidence.
+    """
     import numpy as np
 
     generator = seeding.numpy_generator(0, "body_ranking", "shuffles")
     total = np.zeros(_SHUFFLES)
-    for scores, errors in tasks:
-        first, second = (
-            np.sign(np.subtract.outer(values, values)) for values in (np.asarray(scores), np.asarray(errors))
-        )
-        norm = math.sqrt(np.abs(first).sum() * np.abs(second).sum())
-        orders = generator.permuted(np.tile(np.arange(len(scores)), (_SHUFFLES, 1)), axis=1)
-        parts = np.array_split(orders, 1 + orders.size * len(scores) // _CELLS)
-        sums = [(first * second[part[:, :, None], part[:, None, :]]).sum((1, 2)) for part in parts]
-        total += np.concatenate(sums) / norm
+    for selections, names in zip(tasks, bodies, strict=True):
+        shuffled = generator.permuted(np.tile(np.arange(len(names)), (_SHUFFLES, 1)), axis=1)
+        for pairs in selections:
+            own = np.array([name in pairs for name in names])
+            orders = (np.cumsum(own) - 1)[shuffled[own[shuffled]]].reshape(_SHUFFLES, -1)  # of its own bodies
+            values = np.array([pairs[name] for name in names if name in pairs])
+            first, second = (np.sign(np.subtract.outer(side, side)) for side in values.T)
+            norm = math.sqrt(np.abs(first).sum() * np.abs(second).sum())
+            parts = np.array_split(orders, 1 + orders.size * len(values) // _CELLS)
+            sums = [(first * second[part[:, :, None], part[:, None, :]]).sum((1, 2)) for part in parts]
+            total += np.concatenate(sums) / norm / len(selections)
     hits = int((total / len(tasks) >= mean - 1e-9).sum())
     return (hits + 1) / (_SHUFFLES + 1)
 
 
-def paired(
-    bodies: Sequence[Mapping[str, Any]], errors: Mapping[str, float], score: str
-) -> tuple[list[float], list[float]]:
-    """Return a score, signed so that lower is better, and the errors, of the bodies that have both.
+def paired(bodies: Iterable[Mapping[str, Any]], errors: Mapping[str, float], score: str) -> Pairs:
+    """Return a score and the error of the bodies that have both.
 
     Args:
         bodies: records with "label" and scores.
@@ -130,8 +139,12 @@ def paired(
         score: one of SCORES.
     """
     sign = 1 if SCORES[score] else -1
-    kept = [body for body in bodies if body.get(score) is not None and body["label"] in errors]
-    return [sign * body[score] for body in kept], [errors[body["label"]] for body in kept]
+    kept = (body for body in bodies if body.get(score) is not None and body["label"] in errors)
+    return {body["label"]: (sign * body[score], errors[body["label"]]) for body in kept}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def _sign(value: float) -> int:

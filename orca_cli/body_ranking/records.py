@@ -1,6 +1,6 @@
 """What was found about bodies on a task, beside the runs: RUNS/.selections/NAME.json, and the runs' errors that go with it.
 
-A later selection with the same settings adds its bodies to the record. Nothing here imports torch or Hydra.
+A later selection of the same data with the same settings adds its bodies to the record. Nothing here imports torch or Hydra.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,21 @@ from orca_cli.report.records.collect import collect
 from orca_cli.terminal import log
 
 FOLDER = ".selections"
-SCHEMA = 1
+SCHEMA = 2
 _MOST_BYTES = 2**26
 
 
 def add(root: Path, selection: Mapping[str, Any]) -> None:
-    """Store a selection in a folder of runs; bodies of an earlier one with the same task and settings are kept.
+    """Store a selection in a folder of runs; bodies of an earlier one with the same data and settings are kept.
 
     Args:
         root: folder of all runs.
-        selection: JSON-able, with "task", "overrides" and "bodies", each of which has a "label".
+        selection: JSON-able, with "task", "data" (`Identity.data`), "overrides" and "bodies", each of which has a "label".
 
     Raises:
         StorageError: the folder cannot be written.
     """
-    facts = json.dumps([selection["task"], sorted(selection["overrides"])])
+    facts = json.dumps([selection["data"], sorted(selection["overrides"])])
     path = root / FOLDER / f"{hashlib.sha256(facts.encode()).hexdigest()[:16]}.json"
     storage.make_folder(path.parent)
     with storage.lock(path.with_suffix(".lock"), timeout_s=60.0, what="the record of a selection"):
@@ -47,15 +47,28 @@ def _together(known: Iterable[dict[str, Any]], added: Iterable[dict[str, Any]]) 
     found = {body["settings"]: body for body in known}
     for body in added:
         others = {other["label"] for settings, other in found.items() if settings != body["settings"]}
-        names = itertools.chain([body["label"]], (f"{body['label']} ({number})" for number in itertools.count(2)))
-        found[body["settings"]] = body | {"label": next(name for name in names if name not in others)}
+        found[body["settings"]] = body | {"label": _not_among(others, body["label"])}
     return list(found.values())
 
 
+def _not_among(others: Container[str], name: str) -> str:
+    """Return a name, with the first number that tells it from all others where it is one of them."""
+    names = itertools.chain([name], (f"{name} ({number})" for number in itertools.count(2)))
+    return next(text for text in names if text not in others)
+
+
 def read_all(root: Path) -> list[dict[str, Any]]:
-    """Return all selections of a folder of runs, by task; one that cannot be read is named in a warning."""
+    """Return all selections of a folder of runs, by task; one that cannot be read is named in a warning.
+
+    Tasks of the same name that read other data are called "TASK (2)", ...
+    """
     found = [record for path in sorted((root / FOLDER).glob("*.json")) if (record := _read(path)) is not None]
-    return sorted(found, key=lambda record: (record["task"], record["overrides"]))
+    found.sort(key=lambda record: (record["task"], record["data"], record["overrides"]))
+    names: dict[tuple[str, str], str] = {}
+    for record in found:
+        own = (record["task"], record["data"])
+        names[own] = names.get(own) or _not_among(names.values(), record["task"])
+    return [record | {"task": names[record["task"], record["data"]]} for record in found]
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -65,7 +78,10 @@ def _read(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_bytes())
         return _checked(record)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        log.warning(f"{path} is left out: it is not a selection ({type(error).__name__}); orca select writes it again")
+        text = "remove it; the same orca select makes another one"
+        log.warning(
+            f"{path} is left out: it is not a selection of this program ({type(error).__name__}: {error}); {text}"
+        )
         return None
 
 
@@ -73,7 +89,8 @@ def _checked(record: Any) -> dict[str, Any]:
     """Return a selection's record with what is read of it, each of its type."""
     if record["schema"] != SCHEMA:
         raise ValueError(f"schema {record['schema']}")
-    checked = {"task": str(record["task"]), "overrides": [str(text) for text in record["overrides"]]}
+    checked: dict[str, Any] = {key: str(record[key]) for key in ("task", "data")}
+    checked["overrides"] = [str(text) for text in record["overrides"]]
     bodies = []
     for body in record["bodies"]:
         known = dict(body) | {"label": str(body["label"]), "settings": str(body["settings"])}

@@ -10,7 +10,7 @@ from typing import Any
 
 from orca_cli import credentials
 
-PATH, REMOVED = "<path>", "<removed>"
+REMOVED = "<removed>"
 _OF_MACHINE = ("host", "pid", "boot", "folder")  # keys of status.json and env.json
 _STOP = r"\s'\"<>|:;,()\[\]{}="
 _POSIX, _WINDOWS = rf"(?:~[\w.-]*)?/(?=[\w.])(?:/?[^/{_STOP}]+)+/?", rf"[A-Za-z]:\\[^{_STOP}]*"
@@ -21,6 +21,8 @@ _FILE = re.compile(r"\bfile://+")
 
 class Cleaner:
     """Takes out of texts and records what is only of this machine.
+
+    Paths that differ stay different: the second path of a last name is `<path-2>/NAME`, by the order in which they are met.
 
     Args:
         folders: whose paths may have blanks, such as that of the runs; the home and the working folder are added.
@@ -33,15 +35,16 @@ class Cleaner:
         texts = {str(folder) for folder in known if folder.is_absolute() and re.search(rf"[{_STOP}]", str(folder))}
         found = "|".join(map(re.escape, sorted(texts, key=lambda text: (-len(text), text))))
         self._known = re.compile(rf"(?:{found})(?:/[^/{_STOP}]+)*/?") if found else None
+        self._met: dict[str, dict[str, int]] = {}  # last name -> path -> its number
 
     def text(self, text: str) -> str:
         """Return a text: of absolute paths only the last name is left, of logins and keys of services nothing."""
         text = credentials.KEYS.sub(REMOVED, credentials.LOGIN.sub(rf"\1{REMOVED}@", _FILE.sub("/", text)))
         if _WHOLE.fullmatch(text):
-            return _short(text)
+            return self._short(text)
         if self._known is not None:
-            text = self._known.sub(lambda found: _short(found[0]), text)
-        return _IN_TEXT.sub(lambda found: _short(found[0]), text)
+            text = self._known.sub(lambda found: self._short(found[0]), text)
+        return _IN_TEXT.sub(lambda found: self._short(found[0]), text)
 
     def setting(self, text: str) -> str:
         """Return a text of the form KEY=VALUE."""
@@ -51,15 +54,7 @@ class Cleaner:
     def value(self, value: Any, key: str = "") -> Any:
         """Return a record or a part of one; `key` is where it stands."""
         if isinstance(value, dict):
-            found: dict[str, Any] = {}
-            for name, inner in value.items():
-                own = name = self.text(str(name))
-                count = 1
-                while own in found:  # two files of one name, in different folders
-                    count += 1
-                    own = f"{name}#{count}"
-                found[own] = self.value(inner, name)
-            return found
+            return {(name := self.text(str(own))): self.value(inner, name) for own, inner in value.items()}
         if isinstance(value, list):
             return [self.setting(one) if isinstance(one, str) else self.value(one, key) for one in value]
         is_text = isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != ""
@@ -75,8 +70,11 @@ class Cleaner:
             if key not in _OF_MACHINE
         }
 
-
-def _short(path: str) -> str:
-    names = re.split(r"[/\\]", path.rstrip("/\\"))
-    is_account = len(names) > 1 and names[-2] in ("home", "Users")  # a home is named after who owns it
-    return PATH if is_account else f"{PATH}/{names[-1]}"
+    def _short(self, path: str) -> str:
+        path = path.rstrip("/\\")
+        names = re.split(r"[/\\]", path)
+        is_account = len(names) > 1 and names[-2] in ("home", "Users")  # a home is named after who owns it
+        name = "" if is_account else f"/{names[-1]}"
+        met = self._met.setdefault(name, {})
+        number = met.setdefault(path, len(met) + 1)
+        return f"<path{f'-{number}' if number > 1 else ''}>{name}"

@@ -107,14 +107,14 @@ class _Stage:
 
     def add_runs(self, found: Collection, *, weights: bool) -> list[Entry]:
         """Add every run once, and return them in the order of their folders."""
-        entries: dict[str, Entry] = {}
+        runs: dict[str, Run] = {}
         for path, run in {run.path: run for run in found.runs}.items():
             own = read_or_empty(path / RESULT) or read_or_empty(path / STATUS)
             folder = layout.folder_of(run, str(own.get("task") or run.task))
-            if folder in entries:
+            if folder in runs:
                 raise DataError("two runs have this name", where=folder, hint="leave one of them out")
-            entries[folder] = self._add_run(run, folder, weights=weights)
-        return [entries[folder] for folder in sorted(entries)]
+            runs[folder] = run
+        return [self._add_run(runs[folder], folder, weights=weights) for folder in sorted(runs)]
 
     def _add_run(self, run: Run, folder: str, *, weights: bool) -> Entry:
         target = self.root / layout.RUNS / folder

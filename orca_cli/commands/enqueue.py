@@ -20,7 +20,7 @@ def enqueue(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     study_of(sweep, root)
     jobs = [
         queue.Job(settings, [text for text in job.overrides if not text.startswith("paths.runs=")], job.identity.run)
-        for settings, job in zip(settings_of(sweep.jobs), sweep.jobs, strict=True)
+        for settings, job in zip(settings_of(sweep.experiments), sweep.experiments, strict=True)
     ]
     put = queue.put(root, sweep.study or sweep.jobs[0].choices["task"], sweep.study, jobs)
     again = put.again()

@@ -158,11 +158,11 @@ def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Resu
         if arguments.multirun:
             found = session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
             if arguments.dry_run and found.study:
-                return study_plan.plan(found)
+                return study_plan.plan(found, force=arguments.force)
             for line in study.absent_lines(found.absent):
                 terminal.log.warning(line)
             if arguments.dry_run:
-                return _dry_run(found.jobs, True)
+                return _dry_run(found.experiments, is_sweep=True, force=arguments.force)
             return _enqueue(found, arguments) if arguments.enqueue else _sweep(session, found, arguments, time_limit_s)
         for text in arguments.overrides if arguments.job is None else ():
             key, _, value = text.partition("=")
@@ -173,7 +173,9 @@ def _execute(arguments: argparse.Namespace, team: Team | None) -> Outcome | Resu
         signals.check()
         if job.config.tune.algorithm != "none" and not arguments.dry_run:
             job = _tuned(session, arguments)
-        return _dry_run([job], False) if arguments.dry_run else run_job(job, arguments, team)
+        if arguments.dry_run:
+            return _dry_run([job], is_sweep=False, force=arguments.force)
+        return run_job(job, arguments, team)
 
 
 def _sweep(session: Session, found: Sweep, arguments: argparse.Namespace, time_limit_s: float | None) -> Result:
@@ -238,7 +240,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _dry_run(jobs: list[Composed], is_sweep: bool) -> Result:
+def _dry_run(jobs: list[Composed], *, is_sweep: bool, force: bool) -> Result:
     """Build the first job, do one forward pass, and look at what all jobs would do."""
     from orca_cli.runs import claim
     from orca_cli.stages.build import build, forward_once
@@ -254,9 +256,11 @@ def _dry_run(jobs: list[Composed], is_sweep: bool) -> Result:
     built = planned(config, built, engine, {}, time.monotonic() - start, reporter)
     summary = built.summary | {"output_shape": list(shape)}
     names = [(Path(job.config.paths.runs or ""), experiment.run_name(job)) for job in jobs]
-    states = [(name, claim.peek(root, name)) for root, name in names]
-    done = [(choices_of(name), _seconds_of(claim.look(root, name))) for root, name in names]
-    return of_plan(jobs[0], summary, states, expected_s=remaining_s(done), is_sweep=is_sweep)
+    states = [(name, claim.peek(root, name, force=force)) for root, name in names]
+    took = [(choices_of(name), _seconds_of(claim.look(root, name))) for root, name in names]
+    left = [(choices_of(name), None) for name, state in states if state != "completed"]
+    known = [(choices, seconds) for choices, seconds in took if seconds is not None]
+    return of_plan(jobs[0], summary, states, expected_s=remaining_s([*known, *left]), is_sweep=is_sweep)
 
 
 def _seconds_of(run: RunDirectory | None) -> float | None:

@@ -75,6 +75,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     overrides = [text for text in typed if not is_without_effect(key_of(text))]
     selection = {
         "task": _task_label(first),
+        "data": first.identity.data,
         "overrides": sorted(overrides),
         "metric": first.choices["metric"],
         "error": next(
@@ -156,7 +157,7 @@ def _with_runs(selection: Mapping[str, Any], errors: Mapping[str, Sequence[float
     found = {
         score: known and vars(known)
         for score in agreement.SCORES
-        for known in [agreement.correlation(*agreement.paired(bodies, means, score))]
+        for known in [agreement.correlation(agreement.paired(bodies, means, score))]
     }
     return {"runs": {label: {"n": runs[label], "error": means.get(label)} for label in runs}, "agreement": found}
 
@@ -169,13 +170,16 @@ def _against_runs(root: Path) -> Result:
             "no selections are recorded", where=str(root), hint="make one with: orca select bodies=NAME,NAME"
         )
     errors = records.errors_of(root, [body["settings"] for one in selections for body in one["bodies"]])
-    tasks = [{"task": one["task"], "overrides": one["overrides"], **_with_runs(one, errors)} for one in selections]
+    tasks = [
+        {**{key: one[key] for key in ("task", "data", "overrides")}, **_with_runs(one, errors)} for one in selections
+    ]
     found = {}
     for score in agreement.SCORES:
-        pairs = [
-            agreement.paired(one["bodies"], records.mean_errors(one["bodies"], errors), score) for one in selections
-        ]
-        known = agreement.pooled(pairs)
+        pairs: dict[str, list[agreement.Pairs]] = {}  # by what makes a task, whatever its settings and metric
+        for one in selections:
+            means = records.mean_errors(one["bodies"], errors)
+            pairs.setdefault(one["data"], []).append(agreement.paired(one["bodies"], means, score))
+        known = agreement.pooled(pairs.values())
         found[score] = known and vars(known)
     record = {"schema": 1, "tasks": tasks, "pooled": found}
     return Result(record, select_table.of_agreement(selections, record))

@@ -88,7 +88,8 @@ def of_agreement(selections: Sequence[Mapping[str, Any]], record: Mapping[str, A
     for score, one in pooled.items():
         between = "" if one["interval"] is None else f" ({one['interval'][0]:+.2f} to {one['interval'][1]:+.2f})"
         n = f"{_count(one['tasks'], 'task')}, {one['bodies']} pairs of task and body"
-        yield f"- {_WORDS[score]}: mean tau {one['tau']:+.2f}{between} over {n}; p {one['p']:.3f} of as high a one by chance"
+        p = f"p {one['p']:.3f}" if one["p"] >= 0.001 else "p < 0.001"
+        yield f"- {_WORDS[score]}: mean tau {one['tau']:+.2f}{between} over {n}; {p} of as high a one by chance"
     yield from _which(pooled)
 
 

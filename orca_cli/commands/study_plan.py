@@ -40,9 +40,9 @@ class _Planned:
         return self.would != WOULD["completed"]
 
 
-def plan(sweep: Sweep) -> Result:
-    """Return what a study's command would do; nothing is built or trained."""
-    found = _planned(sweep)
+def plan(sweep: Sweep, *, force: bool = False) -> Result:
+    """Return what a study's command would do, with or without --force; nothing is built or trained."""
+    found = _planned(sweep, force)
     left = [one for one in found if one.is_left]
     known = [one.expected for one in left if one.expected is not None]
     like = len(frozenset().union(*(one.like for one in known)))
@@ -70,16 +70,16 @@ def plan(sweep: Sweep) -> Result:
     return Result(record, shown)
 
 
-def _planned(sweep: Sweep) -> list[_Planned]:
+def _planned(sweep: Sweep, force: bool) -> list[_Planned]:
     if not sweep.jobs:
         return []
     root = Path(sweep.jobs[0].config.paths.runs or "")
-    names = [experiment.run_name(job) for job in sweep.jobs]
+    names = [experiment.run_name(job) for job in sweep.experiments]
     history = History.of(root, [name.task_folder(root) for name in names])
     found = []
-    for job, name in zip(sweep.jobs, names, strict=True):
+    for job, name in zip(sweep.experiments, names, strict=True):
         signals.check()
-        would = WOULD[claim.peek(root, name)]
+        would = WOULD[claim.peek(root, name, force=force)]
         expected = None if would == WOULD["completed"] else history.expected(name)
         found.append(_Planned(job.labels, name, would, expected))
     return found

@@ -37,7 +37,7 @@ class _Here:
 
 
 def run(session: Session | None, sweep: Sweep, arguments: argparse.Namespace, time_limit_s: float | None) -> Result:
-    """Run all jobs, each in a process of its own or by the launcher that hydra/launcher names.
+    """Run all experiments, each in a process of its own or by the launcher that hydra/launcher names.
 
     Args:
         session: launches them; None without a launcher.
@@ -45,8 +45,9 @@ def run(session: Session | None, sweep: Sweep, arguments: argparse.Namespace, ti
         arguments: the command line.
         time_limit_s: of each job.
     """
-    jobs = sweep.jobs
-    terminal.log.info(f"sweep of {len(jobs)} runs")
+    jobs = sweep.experiments
+    same = len(sweep.jobs) - len(jobs)
+    terminal.log.info(f"sweep of {len(jobs)} runs" + (f"; {same} more are the same experiments" if same else ""))
     root = Path(jobs[0].config.paths.runs or "")
     storage.check_writable(root)
     study_of(sweep, root)
@@ -55,7 +56,7 @@ def run(session: Session | None, sweep: Sweep, arguments: argparse.Namespace, ti
     if session is None:
         outcomes = _in_processes(labels, jobs, arguments, time_limit_s)
     else:
-        failure = _launch(session, sweep, arguments, root)
+        failure = _launch(session, replace(sweep, jobs=jobs), arguments, root)
         outcomes = [_recorded(job) for job in jobs]
     lost = sum(outcome.state not in ("completed", "skipped") for outcome in outcomes)
     try:

@@ -62,6 +62,14 @@ class Sweep:
     study: str = ""
     absent: dict[str, int] = field(default_factory=dict)
 
+    @functools.cached_property
+    def experiments(self) -> list[Composed]:
+        """Return one job for each experiment: `train.lr=1e-4,0.0001` is two jobs of one, and so can be arms of a study."""
+        found: dict[object, Composed] = {}
+        for job in self.jobs:  # what a search will find is not part of the identity
+            found.setdefault((job.identity.run, job.config.paths.runs, repr(job.config.tune)), job)
+        return list(found.values())
+
 
 def checked(cfg: DictConfig, hydra: Any) -> Composed:
     """Return a composed configuration once its values are checked; ConfigError says which one is wrong.

@@ -54,7 +54,7 @@ def claim(root: Path, name: RunName, *, force: bool = False, allow_inexact: bool
 @contextmanager
 def alone(task_folder: Path, identity: str) -> Iterator[None]:
     """Hold the lock of an experiment, and record its holder."""
-    holder = task_folder / ".locks" / f"{identity}.json"
+    holder = _holder(task_folder, identity)
     with ExitStack() as stack:
         try:
             stack.enter_context(storage.lock(holder.with_suffix(".lock"), timeout_s=1.0))
@@ -67,6 +67,11 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
             ) from error
         storage.write_json(holder, {"schema": SCHEMA, "pid": os.getpid(), "host": socket.gethostname()})
         yield
+
+
+def _holder(task_folder: Path, identity: str) -> Path:
+    """Return the record of who holds the lock of an experiment; the lock is beside it."""
+    return task_folder / ".locks" / f"{identity}.json"
 
 
 def _refuse_newer(path: Path) -> None:
@@ -114,12 +119,12 @@ def look(root: Path, name: RunName) -> RunDirectory | None:
     return None if path is None else RunDirectory(path, name)
 
 
-def peek(root: Path, name: RunName) -> str:
-    """Return what rerunning the command would do: "new", "resume", "completed" or "running"."""
+def peek(root: Path, name: RunName, *, force: bool = False) -> str:
+    """Return what the command would do, with the same `force` as `claim`: "new", "resume", "completed" or "running"."""
     task_folder = name.task_folder(root)
-    path = find(task_folder, name.identity)
-    if path is None:
-        return "new"
-    if read_or_empty(path / RESULT):
+    path = (_find_repeat if force else find)(task_folder, name.identity)
+    if path is not None and read_or_empty(path / RESULT):
         return "completed"
-    return "running" if storage.is_locked(path / LOCK) else "resume"
+    if storage.is_locked(_holder(task_folder, name.identity[:SHORT]).with_suffix(".lock")):
+        return "running"
+    return "new" if path is None else "resume"

@@ -19,28 +19,29 @@ from tests.report.trees import add_run
 
 Edit = Callable[[dict[str, bytes]], None]
 SECRET = "hf_" + "x" * 30
+DATA = "/home/somebody/my data/x.npz"
 
 
-def add_scored_run(root: Path, *, seed: int, metric: str = "otdd", wrong: int = 5, **fields: object) -> Path:
+def add_scored_run(
+    root: Path, *, seed: int, metric: str = "otdd", wrong: int = 5, data: str = DATA, **fields: object
+) -> Path:
     """Write a completed run of 40 predictions, `wrong` of which are, with records that name this machine."""
     targets = np.arange(40) % 4
     outputs = np.eye(4, dtype=np.float32)[np.where(np.arange(40) < wrong, (targets + 1) % 4, targets)]
     error = {"name": "0-1 error", "value": wrong / 40, "n": 40, "skipped": 0, "percent": True, "others": {}}
-    variant = {"train.lr": "2e-4", "task.train": "/home/somebody/my data/x.npz"}
+    variant = {"train.lr": "2e-4", "task.train": data}
     path = add_run(root, seed=seed, metric=metric, variant=variant, error=error, value=wrong / 40, **fields)  # type: ignore[arg-type]
     task = {"error": {"_target_": "orca_cli.scoring.classification.ZeroOne"}, "train": variant["task.train"]}
     settings = {"task": task, "seed": seed, "train": {"lr": 2e-4, "error_chunks": None}, "tracker": {"api_key": SECRET}}
     (path / "config.yaml").write_text(yaml.safe_dump(settings))
-    (path / "overrides.txt").write_text(
-        f"train.lr=2e-4\ntask.train=/home/somebody/my data/x.npz\ntracker.api_key={SECRET}\n"
-    )
+    (path / "overrides.txt").write_text(f"train.lr=2e-4\ntask.train={data}\ntracker.api_key={SECRET}\n")
     environment = {
         "schema": 1,
         "python": "3.11",
         "folder": "/home/somebody/work",
         "command": ["/home/somebody/orca", "run"],
     }
-    environment["files"] = {"/home/somebody/my data/x.npz": "sha256:00"}  # type: ignore[assignment]
+    environment["files"] = {data: "sha256:00"}  # type: ignore[assignment]
     (path / "env.json").write_text(json.dumps(environment))
     for stage in ("1_build", "3_finetune"):
         (path / stage).mkdir()
@@ -64,7 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in (0, 1):
         add_scored_run(folder / "runs", seed=seed, wrong=5 + seed)
         add_scored_run(folder / "runs", seed=seed, metric="none", wrong=9 + seed)
-    variant = {"train.lr": "2e-4", "task.train": "/home/somebody/my data/x.npz"}
+    variant = {"train.lr": "2e-4", "task.train": DATA}
     add_run(folder / "runs", seed=7, state="failed", variant=variant)
     assert main(["pack", str(folder / "runs"), "--against", "metric=none", "--out", str(folder / "all.zip")]) == 0
     return folder

@@ -75,6 +75,25 @@ def test_nothing_of_the_machine_is_in_it(made: Path) -> None:
     assert kept | {"3_finetune/predictions.npz", "status.json"} == names
 
 
+def test_files_of_one_name_in_different_folders_stay_different(tmp_path: Path, capsys: Captured) -> None:
+    for folder, wrong in (("a", 5), ("b", 15)):
+        for seed in (0, 1):
+            for metric, better in (("none", 0), ("otdd", 2)):
+                data, root = f"/data/{folder}/x.npz", tmp_path / "runs"
+                add_scored_run(root, seed=seed, metric=metric, wrong=wrong + seed - better, data=data)
+    out = tmp_path / "b.zip"
+    assert main(["pack", str(tmp_path / "runs"), "--against", "metric=none", "--out", str(out)]) == 0
+    assert _verified(out, capsys)[0] == 0
+    content = members(out)
+    assert len(json.loads(content["report/table.json"])["rows"]) == 4
+    assert json.loads(content["report/comparison.json"])["arms"][0]["pairs"] == 4
+    for name in (name for name in content if name.endswith("result.json")):  # all records say it alike
+        text = json.loads(content[name])["variant"]["task.train"]
+        assert text in ("<path>/x.npz", "<path-2>/x.npz")
+        for other in ("config.yaml", "overrides.txt", "env.json"):
+            assert text in content[name.replace("result.json", other)].decode()
+
+
 def test_the_report_of_an_unpacked_bundle_is_the_one_in_it(made: Path, tmp_path: Path, capsys: Captured) -> None:
     with zipfile.ZipFile(made / "all.zip") as archive:
         archive.extractall(tmp_path)

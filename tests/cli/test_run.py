@@ -206,6 +206,27 @@ def test_dry_run_builds_and_trains_nothing(orca, environment, small):
     assert (record["run"]["would"], record["build"]["output_shape"]) == ("run", [2, 10])
 
 
+def test_a_dry_run_with_force_says_that_a_completed_run_is_repeated(orca, completed, environment, small):
+    (result,) = results(environment)
+    for flags, would, seconds in (([], "skip", 0), (["--force"], "run", sum(result["seconds"].values()))):
+        code, out, err = orca("run", "--dry-run", *flags, *small, "--json")
+        assert code == 0, err
+        plan = json.loads(out)
+        assert (plan["run"]["would"], plan["expected_s"]) == (would, pytest.approx(seconds))
+
+
+def test_a_sweep_is_of_experiments_however_their_settings_are_typed(orca, environment, small):
+    sweep = ["run", "-m", *small, "metric=none", "train.epochs=1", "train.lr=1e-3,0.001,2e-3"]
+    for flags in ([], ["--force"]):
+        code, out, err = orca(*sweep, "--dry-run", *flags)
+        assert (code, "2 runs: 2 run" in out) == (0, True), err
+        code, out, err = orca(*sweep, *flags)
+        assert (code, "sweep of 2 runs: 2 completed" in out) == (0, True), err
+    assert len(results(environment)) == 4
+    code, out, err = orca(*sweep, "--enqueue")
+    assert (code, ": 2 jobs in" in out) == (0, True), err
+
+
 def test_one_failing_job_does_not_end_the_others(orca, environment, small):
     code, out, err = orca("run", "-m", *small, "metric=none", "task.train_size=60,9999")
     assert code == 3

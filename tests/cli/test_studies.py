@@ -69,6 +69,8 @@ def test_a_study_from_the_dry_run_to_the_comparison(orca, words, environment, tm
     code, out, _ = orca("run", *words, "--dry-run")
     assert "study mine: 8 runs, 8 done, 0 left" in out
     assert "expected time" not in out
+    code, out, _ = orca("run", *words, "--dry-run", "--force")
+    assert "study mine: 8 runs, 0 done, 8 left" in out
 
     assert len(results(environment)) == 8
     assert all("study" not in result and "set" not in result for result in results(environment))  # kept beside the runs

@@ -178,6 +178,32 @@ def test_diff_shows_what_differs_and_nothing_else(root: Path, capsys: pytest.Cap
     assert "cannot be compared" in found["notes"][0]
 
 
+def test_diff_shows_data_that_were_changed_and_not_those_that_were_moved(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("first", "edited", "moved", "weights")
+    runs = dict(zip(names, (_with_settings(add_run(root), "seed: 0\n") for _ in names), strict=True))
+    for name, path in {"edited": "/d/my.npz", "moved": "/e/my.npz", "first": "/d/my.npz"}.items():
+        digest = f"sha256:{(name == 'edited') * 'b' or 'a' * 64}"
+        (runs[name] / "env.json").write_text(json.dumps({"schema": 1, "files": {path: digest}}))
+    for name in ("edited", "weights"):
+        record = json.loads((runs[name] / "result.json").read_text())
+        (runs[name] / "result.json").write_text(json.dumps(record | {"identity": name}))
+    found = _json(capsys, "runs", "diff", runs["first"], runs["edited"])
+    assert found["files"] == {"/d/my.npz": {"a": f"sha256:{'a' * 12}", "b": "sha256:b"}}
+    assert (found["settings"], found["same_experiment"], found["notes"]) == ({}, False, [])
+    found = _json(capsys, "runs", "diff", runs["first"], runs["moved"])
+    assert (found["files"], found["same_experiment"], found["notes"]) == ({}, True, [])
+    assert main(["runs", "diff", str(runs["first"]), str(runs["weights"])]) == 0
+    out = capsys.readouterr().out
+    assert "two experiments" in out
+    assert "the files cannot be compared" in out
+    assert "files: the same" not in out
+    (runs["weights"] / "env.json").write_bytes((runs["first"] / "env.json").read_bytes())
+    found = _json(capsys, "runs", "diff", runs["first"], runs["weights"])
+    assert "not in their records" in found["notes"][0]
+
+
 def test_rm_removes_the_run_and_nothing_else(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gone, kept = add_run(root), add_run(root, seed=1)
     half = root / "digits" / "2026-02-01_00-00-00.000000_minilm_otdd_full_s4_0123abcd"

@@ -1,9 +1,9 @@
-"""`orca runs diff`: what two runs have not in common: settings, decisions, environment; their results side by side."""
+"""`orca runs diff`: what two runs have not in common: settings, data, decisions, environment; their results side by side."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -24,9 +24,10 @@ examples:
   orca runs diff 1e791e76 66f1304e          by the eight digits that their names end with
   orca runs diff 1e791e76 66f1304e --json   for other programs
 
-Settings, decisions and environment: only what differs; - where one run has no such entry. Results: all."""
+Settings, files of data, decisions and environment: only what differs; - where one run has no such entry. A file that was only
+moved is the same. Results: all."""
 _ENVIRONMENT = ("python", "platform", "machine", "processors", "threads", "device")
-_SECTIONS = ("settings", "decided", "results", "environment")
+_SECTIONS = ("settings", "files", "decided", "results", "environment")
 _DESCRIBING = ("task.data.", "source.data.")  # what the files of conf/ say about data, which no run depends on
 
 
@@ -42,26 +43,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> Result:
     """Return what differs."""
     runs = [one_run(arguments.first), one_run(arguments.second)]
-    notes: list[str] = []
-    both = [_composed(run, notes) for run in runs]
-    # Settings of a run that cannot be read are unknown, not absent.
-    sections = {"settings": {} if notes else _different(*both)}
+    notes: dict[str, str] = {}  # section -> why it is unknown, which is not the same as absent
+    sections = {"settings": _different(*_composed(runs, notes)), "files": _different(*_files(runs, notes))}
     sections["decided"] = _different(*({key: one["value"] for key, one in decided(run.path).items()} for run in runs))
     results = [_results(run) for run in runs]
     sections["results"] = {key: {"a": results[0].get(key), "b": results[1].get(key)} for key in _keys(*results)}
     sections["environment"] = _different(*(_environment(run) for run in runs))
-    record: Values = {"schema": 1}
+    is_same = runs[0].identity == runs[1].identity
+    if not is_same and not notes and not sections["settings"] and not sections["files"]:
+        notes[""] = "what makes them two experiments is not in their records, such as the weights in a body's folder"
+    record: Values = {"schema": 1, "same_experiment": is_same}
     for letter, run in zip("ab", runs, strict=True):
         record[letter] = {"run": run.path.name, "path": str(run.path), "state": run.state}
-    return Result(record | sections | {"notes": notes}, _shown(runs, sections, notes))
+    return Result(record | sections | {"notes": list(notes.values())}, _shown(runs, sections, notes))
 
 
-def _composed(run: Run, notes: list[str]) -> Values:
+def _composed(runs: Sequence[Run], notes: dict[str, str]) -> list[Values]:
     try:
-        return {key: value for key, value in settings(run.path).items() if not key.startswith(_DESCRIBING)}
+        return [
+            {key: value for key, value in settings(run.path).items() if not key.startswith(_DESCRIBING)} for run in runs
+        ]
     except OrcaError as error:
-        notes.append(f"the settings cannot be compared: {error}")
-        return {}
+        notes["settings"] = f"the settings cannot be compared: {error}"
+        return [{}, {}]
+
+
+def _files(runs: Sequence[Run], notes: dict[str, str]) -> list[Values]:
+    """Return path -> digest of the data's files and folders whose content the other one of two runs has not read."""
+    found = []
+    for run in runs:
+        files = read_or_empty(run.path / ENVIRONMENT).get("files")
+        if not isinstance(files, dict):
+            notes["files"] = f"the files cannot be compared: {run.path / ENVIRONMENT} does not name them"
+            return [{}, {}]
+        found.append({path: str(digest) for path, digest in files.items()})
+    pairs = zip(found, reversed(found), strict=True)
+    return [
+        {path: _short(digest) for path, digest in own.items() if digest not in other.values()} for own, other in pairs
+    ]
+
+
+def _short(digest: str) -> str:
+    kind, _, digits = digest.partition(":")
+    return f"{kind}:{digits[:12]}" if kind in ("sha256", "folder") else digest
 
 
 def _keys(a: Values, b: Values) -> list[str]:
@@ -104,16 +128,17 @@ def _environment(run: Run) -> Values:
     return found | (dict(packages) if isinstance(packages, dict) else {})
 
 
-def _shown(runs: list[Run], sections: Values, notes: list[str]) -> Iterator[RenderableType]:
+def _shown(runs: list[Run], sections: Values, notes: dict[str, str]) -> Iterator[RenderableType]:
     for letter, run in zip("ab", runs, strict=True):
         yield f"{letter}  {run.path}"
-    yield from notes
-    for name in _SECTIONS:
+    yield "the same experiment" if runs[0].identity == runs[1].identity else "two experiments"
+    yield from notes.values()
+    for name in (name for name in _SECTIONS if name not in notes):
         rows = [(key, *(_text(values, side) for side in "ab")) for key, values in sections[name].items()]
         yield ""
         if rows:
             yield terminal.table((name, "a", "b"), [[Text(cell) for cell in row] for row in rows])
-        elif name != "settings" or not notes:
+        else:
             yield f"{name}: the same"
 
 

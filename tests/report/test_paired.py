@@ -16,6 +16,7 @@ from orca_cli.cli import main
 from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import collect
 from orca_cli.report.rendering.output import Page
+from orca_cli.report.statistics.across import across
 from orca_cli.report.statistics.differences import effect, holm, interval, sign_flip
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.statistics.verdicts import layouts_of, sentence
@@ -304,6 +305,42 @@ def test_other_axes_and_what_cannot_be_compared(tmp_path):
         comparison(tmp_path, "metric=otdd")
     with pytest.raises(DataError, match="do not differ in 'train.clip'"):
         comparison(tmp_path, "train.clip=1")
+
+
+def on_data(name):
+    return {"splits": {"test": {"n": 497, "sha256": name * 64}}}
+
+
+def test_runs_on_other_test_data_are_no_partners(tmp_path, capsys):
+    """A file was changed between the runs of two arms, then between all of them."""
+    for seed in range(6):
+        add_run(tmp_path / "arms", seed=seed, metric="none", value=0.4 + seed / 100, **on_data("a"))
+        add_run(tmp_path / "arms", seed=seed, value=0.3, **on_data("b"))
+        for data, base in (("a", 0.5), ("b", 0.3)):
+            for metric, gain in (("none", 0.0), ("otdd", 0.1 if data == "a" else 0.02)):
+                settings = f"{metric}{data}".ljust(64, "0")
+                fields = {"metric": metric, "seed": seed, "settings": settings, "identity": f"{settings}{seed}"}
+                add_run(tmp_path / "both", value=base - gain, **fields, **on_data(data))
+    with pytest.raises(
+        DataError, match="on the same test data, differ.*a file was changed: run the same tasks and seeds"
+    ):
+        comparison(tmp_path / "arms")
+    table = build_table(collect([tmp_path / "arms"]))
+    assert [str(row.method).split()[-1] for row in table.rows] == ["test_set=aaaaaaaa", "test_set=bbbbbbbb"]
+    assert not any(row.cells[0].earned or row.rank for row in table.rows)
+    assert across(table).pairs == []
+    found = comparison(tmp_path / "both")
+    gains = {dict(block.others)["test_set"]: block.gains for block in found.blocks}
+    assert gains == {"aaaaaaaa": pytest.approx([10] * 6), "bbbbbbbb": pytest.approx([2] * 6)}
+    assert (found.overall[0].points.mean, found.unpaired) == (pytest.approx(6), 0)
+    assert main(["report", str(tmp_path / "both"), "--where", "test_set=bbbbbbbb", "--against", "metric=none"]) == 0
+    assert "helps by 2.0 points" in capsys.readouterr().out
+
+
+def test_how_a_task_prepares_its_data_is_an_axis(tmp_path):
+    for gaps, value, data in (("mean", 0.5, "a"), ("linear", 0.4, "b")):
+        add_run(tmp_path, value=value, variant={"task.gaps": gaps}, **on_data(data))
+    assert comparison(tmp_path, "task.gaps=mean").blocks[0].gains == pytest.approx([10])
 
 
 def test_an_effect_is_its_parts():

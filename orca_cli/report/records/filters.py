@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
-from orca_cli.report.records.collect import Collection, Run
+from orca_cli.report.records.collect import TEST_SET, Collection, Run
 from orca_cli.report.records.studies import SET
 from orca_cli.runs import settings
 from orca_cli.schema import is_without_effect
@@ -33,6 +33,8 @@ class Values:
 
         In a study, its names of choices come first, and `set` is the task.
         """
+        if key == TEST_SET:
+            return (run.score and run.score.test_set[:8]) or None
         if key in FIELDS or key == SET:
             return str(getattr(run, "task" if key == SET else key))
         if key in run.variant:

@@ -60,7 +60,7 @@ def across(table: Table) -> Across:
     order = {one.method: (ranks.mean.get(one.method, math.inf), -one.share(1.0), one.method) for one in found}
     methods = sorted(order, key=lambda name: order[name]) if found else sorted(rows)
     few = methods if len(methods) <= MOST else []
-    pairs = matrix({name: [cell.by_seed for cell in rows[name].cells] for name in few}, _percent(table))
+    pairs = matrix({name: [cell.by_test for cell in rows[name].cells] for name in few}, _percent(table))
     values = {name: [cell.values for cell in rows[name].cells] for name in few}
     return Across(
         methods,

@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.records.collect import Run
+from orca_cli.report.records.collect import TEST_SET, Run
 from orca_cli.report.records.filters import Values, canonical
 from orca_cli.report.records.origin import Origin
 from orca_cli.report.statistics.differences import Effect, effect, holm, relative
 from orca_cli.report.tables.notes import clean
-from orca_cli.report.tables.table import Cell, Column, Method, Row, Table
+from orca_cli.report.tables.table import OF_TASK, Cell, Column, Method, Row, Table
 
 _FIELDS = ("body", "source", "metric", "finetune")
 _ARM, _OF_AN_ARM = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
@@ -152,9 +152,12 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
         for place, column in enumerate(table.columns):
             if row.cells[place].by_seed:
                 partner = _partner(partners[others], place, f"{axis}={baseline}")
-                blocks.append(_block(column, value_of[row.method], others, partner, row.cells[place]))
+                own = row.cells[place]
+                blocks.append(
+                    _block(column, value_of[row.method], others, partner, own, is_of_task=axis.startswith(OF_TASK))
+                )
     if not any(block.seeds for block in blocks):
-        what = f"no two runs of the same task and seed differ in nothing but '{axis}'"
+        what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
         raise DataError(what, where="--against", hint=_unpaired_hint(value_of, of_baseline, f"{axis}={baseline}"))
     arms = dict.fromkeys(block.arm for block in blocks)
     found = [_overall(arm, [block for block in blocks if block.arm == arm and block.seeds]) for arm in arms]
@@ -181,9 +184,13 @@ def _partner(rows: Sequence[Row], place: int, name: str) -> Cell:
     return next(iter(cells.values()), Cell())
 
 
-def _block(column: Column, arm: str, others: tuple[tuple[str, str], ...], baseline: Cell, own: Cell) -> Block:
+def _block(
+    column: Column, arm: str, others: tuple[tuple[str, str], ...], baseline: Cell, own: Cell, *, is_of_task: bool
+) -> Block:
+    """Return the pairs of two cells: runs of the same seed and test data, which a setting of the task may prepare otherwise."""
     base, mine = baseline.by_seed, own.by_seed
-    seeds = tuple(sorted(mine.keys() & base.keys()))
+    same = {int(seed) for seed, *_ in baseline.by_test.keys() & own.by_test.keys()}
+    seeds = tuple(sorted(mine.keys() & base.keys() if is_of_task else same))
     errors = (tuple(base[seed] for seed in seeds), tuple(mine[seed] for seed in seeds))
     runs = tuple(runs[0] for runs in (baseline.runs, own.runs) if runs)
     return Block(column, arm, others, seeds, *errors, lost=len(mine) - len(seeds), runs=runs)
@@ -197,6 +204,8 @@ def _unpaired_hint(value_of: Mapping[Method, str], of_baseline: Collection[Metho
         of[method in of_baseline].append(set(_others(method, axis)))
     differences = [one ^ other for one in of[True] for other in of[False]]
     keys = sorted({clean(key) for key, _ in min(differences, key=len, default=set())})
+    if TEST_SET in keys:
+        return f"their test data differ, since a file was changed: run the same tasks and seeds with {baseline} again"
     if not keys:
         return f"run the same tasks and seeds with {baseline}"
     return f"they differ in {', '.join(keys)} as well; try --against {keys[-1]}=..., or narrow with --where"

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from orca_cli.report.records.collect import Run
+from orca_cli.report.records.collect import TEST_SET, Run
 from orca_cli.report.records.details import overrides
 from orca_cli.report.records.origin import Origin
 from orca_cli.report.records.studies import SET
@@ -87,7 +87,7 @@ def _command(column: Column, method: Method, seeds: Iterable[int], like: Collect
         items = set.intersection(*(set(run.variant.items()) for run in like))
         common = {key: value for key, value in sorted(items) if not key.startswith(_OF_DATA)}
     settings = {**common, **dict(method.settings)}
-    if any(key == "settings" for key in settings):  # a hash stands for settings that nobody typed
+    if settings.keys() & {"settings", TEST_SET}:  # a hash stands for what nobody typed
         return ""
     fields = {key: str(getattr(method, key)) for key in _FIELDS}
     chosen = ",".join(map(str, seeds))

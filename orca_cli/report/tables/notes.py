@@ -132,7 +132,8 @@ def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
         yield f"errors are means over different numbers of items ({items}) and may not be comparable"
     test_sets = {score_of(run).test_set for run in runs} - {""}
     if len(test_sets) > 1:
-        yield f"runs were tested on {len(test_sets)} different test sets and may not be comparable"
+        text = f"runs were tested on {len(test_sets)} different test sets and may not be comparable"
+        yield f"{text}; methods are neither ranked nor marked across them"
 
 
 def _doubts(cells: list[tuple[Row, Cell]]) -> Iterator[str]:

@@ -12,10 +12,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from orca_cli.report.records.collect import Broken, Collection, Run, Score
+from orca_cli.report.records.collect import TEST_SET, Broken, Collection, Run, Score
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, sign_flip
 from orca_cli.report.statistics.ranks import ranks_of
 
+OF_TASK = "task."  # settings that say what the data are
 UNFINISHED = ("failed", "dead", "interrupted", "running")
 
 
@@ -70,6 +71,19 @@ class Cell:
             if (value := score_of(run).value) is not None:
                 found[run.seed].append(value)
         return {seed: math.fsum(own) / len(own) for seed, own in sorted(found.items()) if len(own) == self.parts}
+
+    @property
+    def by_test(self) -> dict[tuple[int | str, ...], float]:
+        """Return `by_seed` by the seed and the test data: errors of two methods are compared where both are the same."""
+        sets: dict[int, set[str]] = defaultdict(set)
+        for run in self.runs:
+            sets[run.seed].add(score_of(run).test_set)
+        return {(seed, *sorted(sets[seed])): value for seed, value in self.by_seed.items()}
+
+    @property
+    def test_sets(self) -> set[str]:
+        """Return the SHA-256 of the test data of its errors, as far as recorded."""
+        return {str(name) for _, *names in self.by_test for name in names} - {""}
 
     @property
     def seeds(self) -> list[int]:
@@ -217,19 +231,21 @@ def columns_of(runs: Sequence[Run]) -> list[Column]:
 def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
     """Return the method of each run, named by the overridden settings that are not the same in all runs of some column.
 
-    Where settings differ without an override, because a file was changed, the first digits of their hash are part of the name.
+    Where settings differ without an override, because a file was changed, the first digits of their hash are part of the name;
+    where the test data have changed, those of theirs, in the names of all runs: what was tested on the same data belongs together.
     """
-    by_column: dict[Column, list[Run]] = defaultdict(list)
-    for run, column in zip(runs, columns, strict=True):
-        by_column[column].append(run)
+    variants = _variants(runs, columns)
+    by_column: dict[Column, list[dict[str, str]]] = defaultdict(list)
+    for variant, column in zip(variants, columns, strict=True):
+        by_column[column].append(variant)
     shown = set[str]()
     for group in by_column.values():
-        items: list[set[tuple[str, str]]] = [set(run.variant.items()) for run in group]
+        items: list[set[tuple[str, str]]] = [set(variant.items()) for variant in group]
         shown |= {key for key, _ in set().union(*items) - items[0].intersection(*items)}
     methods = []
     hashes: dict[tuple[Method, Column], set[str]] = defaultdict(set)
-    for run, column in zip(runs, columns, strict=True):
-        settings = tuple((key, run.variant[key]) for key in sorted(shown) if key in run.variant)
+    for run, column, variant in zip(runs, columns, variants, strict=True):
+        settings = tuple((key, variant[key]) for key in sorted(shown) if key in variant)
         methods.append(Method(run.body, run.source, run.metric, run.finetune, settings))
         hashes[methods[-1], column].add(run.settings)
     return [
@@ -238,6 +254,26 @@ def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
         else replace(method, settings=(*method.settings, ("settings", run.settings[:8])))
         for run, column, method in zip(runs, columns, methods, strict=True)
     ]
+
+
+def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
+    """Return the overridden settings of each run, with the test data where others with the same settings of the task have others.
+
+    How a task prepares its data (`task.gaps`, ...) changes what is recorded of the test data as well, but is a setting itself.
+    """
+    groups = [(column, *sorted(_of_task(run.variant))) for run, column in zip(runs, columns, strict=True)]
+    tests: dict[tuple[object, ...], set[str]] = defaultdict(set)
+    for run, group in zip(runs, groups, strict=True):
+        tests[group] |= {run.score.test_set} - {""} if run.score else set()
+    return [
+        run.variant
+        | ({TEST_SET: run.score.test_set[:8]} if run.score and run.score.test_set and len(tests[group]) > 1 else {})
+        for run, group in zip(runs, groups, strict=True)
+    ]
+
+
+def _of_task(variant: dict[str, str]) -> set[tuple[str, str]]:
+    return {(key, value) for key, value in variant.items() if key.startswith(OF_TASK)}
 
 
 def add(cell: Cell, run: Run) -> None:
@@ -266,14 +302,14 @@ def _mark_best(cells: list[Cell]) -> tuple[float, float] | None:
 def earns(cell: Cell, others: list[Cell]) -> bool:
     """Return whether a cell's error is shown to be lower than that of each other method of its column.
 
-    That takes six seeds or more in common with each, a lower mean over them, and p <= 0.05 by the exact sign-flip test,
-    corrected for the number of other methods (Holm).
+    That takes six seeds or more in common with each, on the same test data, a lower mean over them, and p <= 0.05 by the
+    exact sign-flip test, corrected for the number of other methods (Holm).
     """
-    mine, p = cell.by_seed, []
+    mine, p = cell.by_test, []
     if not others or len(mine) < LEAST:
         return False
-    for theirs in (other.by_seed for other in others):
-        differences = [theirs[seed] - value for seed, value in mine.items() if seed in theirs]
+    for theirs in (other.by_test for other in others):
+        differences = [theirs[test] - value for test, value in mine.items() if test in theirs]
         if len(differences) < LEAST or math.fsum(differences) <= 0:
             return False
         p.append(sign_flip(differences)[0])
@@ -294,12 +330,16 @@ def _best_baselines(cells: list[Cell]) -> dict[str, tuple[float, float]]:
 
 
 def _rank(rows: list[Row]) -> None:
-    """Give the methods that have every column their mean rank among themselves; ties share the mean of their ranks."""
+    """Give the methods that have every column their mean rank among themselves; ties share the mean of their ranks.
+
+    There is none where their test data differ.
+    """
     complete = [row for row in rows if all(cell.mean is not None for cell in row.cells)]
-    if len(complete) < 2:
+    columns = list(zip(*(row.cells for row in complete), strict=True))
+    if len(complete) < 2 or any(len(set[str]().union(*(cell.test_sets for cell in cells))) > 1 for cells in columns):
         return
     ranks: dict[int, list[float]] = defaultdict(list)
-    for cells in zip(*(row.cells for row in complete), strict=True):
+    for cells in columns:
         means = [cell.mean for cell in cells if cell.mean is not None]
         for row, rank in zip(complete, ranks_of(means), strict=True):
             ranks[id(row)].append(rank)

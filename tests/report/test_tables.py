@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from orca_cli.report.records.collect import Run, Score, collect
+from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.notes import notes_of, seeds_text
 from orca_cli.report.tables.table import Cell, Method, Row, Table, _rank, build_table, score_of
@@ -120,6 +121,28 @@ def test_protocols_error_names_and_synthetic_data_get_columns_of_their_own(tmp_p
     add_run(tmp_path, value=0.4, seed=2, synthetic=True)
     (row,) = _table(tmp_path).rows
     assert sorted(cell.mean or 0.0 for cell in row.cells) == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_own_data_sets_are_columns_of_their_own(tmp_path: Path) -> None:
+    for path, data in (("x/a.npz", "1"), ("x/b.npz", "2"), ("y/b.npz", "3")):
+        test = {"splits": {"test": {"n": 497, "sha256": data * 64}}}
+        for metric, value in (("none", 0.5), ("otdd", 0.3 + int(data) / 10)):
+            variant = {"task.train": path, "task.kind": "classes"}
+            add_run(tmp_path / "arrays", task="arrays", metric=metric, value=value, variant=variant, **test)
+    table = _table(tmp_path / "arrays")
+    assert [column.name for column in table.columns] == ["arrays a.npz", "arrays x/b.npz", "arrays y/b.npz"]
+    assert [row.cells[0].mean for row in table.rows if row.cells[0].runs] == [0.5, 0.4]
+    (otdd,) = compare(table, "metric", "none", 0.5).overall
+    assert (otdd.sets, otdd.wins, otdd.ties, otdd.losses, otdd.worst) == (
+        3,
+        1,
+        1,
+        1,
+        ("arrays y/b.npz", pytest.approx(-10)),
+    )
+    for path in ("x/a.npz", "./x/a.npz"):  # the same test data
+        add_run(tmp_path / "one", task="arrays", variant={"task.train": path})
+    assert [column.name for column in _table(tmp_path / "one").columns] == ["arrays"]
 
 
 def test_the_newest_of_equal_experiments_counts(tmp_path: Path) -> None:

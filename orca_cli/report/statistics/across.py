@@ -96,7 +96,7 @@ def _percent(table: Table) -> list[bool]:
 
 
 def _lacks(means: list[float | None], columns: list[Column]) -> list[str]:
-    return [column.task for mean, column in zip(means, columns, strict=True) if mean is None]
+    return [column.name for mean, column in zip(means, columns, strict=True) if mean is None]
 
 
 def record_of(found: Across) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def record_of(found: Across) -> dict[str, Any]:
         "schema": 1,
         "methods": found.methods,
         "tasks": [vars(column) for column in found.columns],
-        "counted": [column.task for column in found.counted],
+        "counted": [column.name for column in found.counted],
         "holes": found.holes,
         "profiles": [
             {
@@ -118,7 +118,7 @@ def record_of(found: Across) -> dict[str, Any]:
         ],
         "ranks": {
             "mean": found.ranks.mean,
-            "tasks": [found.columns[place].task for place in found.ranks.tasks],
+            "tasks": [found.columns[place].name for place in found.ranks.tasks],
             "friedman_p": found.ranks.friedman,
         },
         "improvements": [asdict(one) for one in found.improvements],

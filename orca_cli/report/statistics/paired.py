@@ -234,7 +234,7 @@ def _others(method: Method, axis: str) -> tuple[tuple[str, str], ...]:
 def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
     sets = by_column(blocks)
     means = [_mean(_mean(block.gains) for block in own) for own in sets.values()]
-    named = [(mean, column.task) for mean, column in zip(means, sets, strict=True) if column.percent]
+    named = [(mean, column.name) for mean, column in zip(means, sets, strict=True) if column.percent]
     percent = [mean for mean, _ in named]
     worst = min(named, default=None)
     shares = [_relative(own) for own in sets.values()]

@@ -24,6 +24,7 @@ _OVERALL = (
 CSV_COLUMNS = (
     *("task", "error", "percent", "protocol", "arm", "others", "sets", "pairs", "seeds", "unpaired"),
     *("baseline_mean", "mean", "unit", "gain", "low", "high", "p", "smallest_p", "holm_p", "wins", "ties", "losses"),
+    "data",
 )
 
 

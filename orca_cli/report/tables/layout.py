@@ -176,7 +176,7 @@ def header(column: Column, with_protocol: bool) -> list[str]:
     marks = [clean(column.protocol)] if with_protocol else []
     marks += [", ".join(words)] if (words := data_words(column)) else []
     marks += ["CHOSEN ON TEST"] if column.chosen_on_test else []
-    return [clean(column.task), f"{error}, %" if column.percent else error, *marks]
+    return [clean(column.name), f"{error}, %" if column.percent else error, *marks]
 
 
 def _caption(protocols: list[str], table: Table, sign: str) -> str:

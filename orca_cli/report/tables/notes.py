@@ -40,10 +40,10 @@ def sources_of(table: Table) -> list[str]:
 
 def _column_name(column: Column, columns: list[Column]) -> str:
     """Return a column's task, with protocol and error if other columns have the same task."""
-    if sum(other.task == column.task for other in columns) == 1:
-        return column.task
+    if sum(other.name == column.name for other in columns) == 1:
+        return column.name
     words = (column.protocol, *data_words(column), column.error_name or "no result")
-    return f"{column.task} ({' '.join(words)})"
+    return f"{column.name} ({' '.join(words)})"
 
 
 def data_words(column: Column) -> list[str]:

@@ -84,7 +84,8 @@ def ordered(table: Table, key: str) -> Table:
     """
     if key == "name":
         return table
-    tasks = {column.task: place for place, column in reversed(list(enumerate(table.columns)))}
+    places = list(reversed(list(enumerate(table.columns))))
+    tasks = {column.task: place for place, column in places} | {column.name: place for place, column in places}
     measures: dict[str, Callable[[Row], float | None]] = {"rank": lambda row: row.rank, "time": time_of}
     if key in tasks and key not in measures:
         measures[key] = lambda row: row.cells[tasks[key]].mean

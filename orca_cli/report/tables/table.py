@@ -16,13 +16,18 @@ from orca_cli.report.records.collect import TEST_SET, Broken, Collection, Run, S
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, sign_flip
 from orca_cli.report.statistics.ranks import ranks_of
 
+_OWN_DATA = ("arrays", "table", "images", "hub")  # tasks whose data are named by settings
+_NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
 OF_TASK = "task."  # settings that say what the data are
 UNFINISHED = ("failed", "dead", "interrupted", "running")
 
 
 @dataclass(frozen=True, order=True)
 class Column:
-    """Errors that may be compared: of one task, by one protocol and under one name; fields as in `Run` and `Score`."""
+    """Errors that may be compared: of one task, by one protocol and under one name; fields as in `Run` and `Score`.
+
+    `data` names the user's own data set, where the runs of the task are of several.
+    """
 
     task: str
     protocol: str
@@ -31,6 +36,12 @@ class Column:
     synthetic: bool
     chosen_on_test: bool = False
     size: str = ""
+    data: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return what a reader knows the set by."""
+        return f"{self.task} {self.data}".rstrip()
 
 
 @dataclass(frozen=True, order=True)
@@ -216,23 +227,67 @@ def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], c
 def columns_of(runs: Sequence[Run]) -> list[Column]:
     """Return the column of each run; one without a score goes where its task's scores are."""
     found: list[Column | None] = []
-    for run in runs:
+    names = _data_names(runs)
+    for run, data in zip(runs, names, strict=True):
         score = run.score
         marks = score and (score.error_name, score.percent, score.synthetic, score.chosen_on_test, score.size)
-        found.append(Column(run.task, run.protocol, *marks) if marks else None)
+        found.append(Column(run.task, run.protocol, *marks, data) if marks else None)
     scored = sorted((column for column in found if column is not None), reverse=True)
-    by_task = {(column.task, column.protocol): column for column in scored}
-    blanks = (Column(run.task, run.protocol, "", False, False) for run in runs)
+    by_task = {(column.task, column.protocol, column.data): column for column in scored}
+    blanks = (
+        Column(run.task, run.protocol, "", False, False, data=data) for run, data in zip(runs, names, strict=True)
+    )
     return [
-        column or by_task.get((blank.task, blank.protocol), blank) for column, blank in zip(found, blanks, strict=True)
+        column or by_task.get((blank.task, blank.protocol, blank.data), blank)
+        for column, blank in zip(found, blanks, strict=True)
     ]
+
+
+def _data_names(runs: Sequence[Run]) -> list[str]:
+    """Return the name of each run's own data set; empty where its task has one only, or names its data itself.
+
+    A data set is what names the test data, such as `task.train` without `task.test`. Paths whose runs were tested on the same
+    data are one set. A name is the end of the path, as long as it takes to tell it from others.
+    """
+    first: dict[tuple[str, str], str] = {}  # task and test data -> the path that had them first
+    same: dict[tuple[str, str], str] = {}  # task and path -> the path of that set
+    for run in runs:
+        if path := _data_path(run):
+            own = same.setdefault((run.task, path), path)
+            one = first.setdefault((run.task, run.score.test_set), own) if run.score and run.score.test_set else own
+            same |= {key: one for key, other in same.items() if key[0] == run.task and other == own}
+    sets = {task: sorted({path for (of, _), path in same.items() if of == task}) for task, _ in same}
+    names = {
+        (task, path): _end_of(path, paths) if len(paths) > 1 else "" for task, paths in sets.items() for path in paths
+    }
+    return [names[run.task, same[run.task, path]] if (path := _data_path(run)) else "" for run in runs]
+
+
+def _data_path(run: Run) -> str:
+    """Return what the test data of the user's own are named by, as typed; empty for other tasks, and under a study's names."""
+    if run.task not in _OWN_DATA:
+        return ""
+    path = next((run.variant[key] for key in _NAMES_OF_DATA if key in run.variant), "")
+    return " ".join(filter(None, (path.strip("'\"").rstrip("/"), run.variant.get("task.config"))))
+
+
+def is_of(run: Run, column: Column) -> bool:
+    """Return whether a run is of a column's task, protocol and data."""
+    return (run.task, run.protocol) == (column.task, column.protocol) and _data_path(run).endswith(column.data)
+
+
+def _end_of(path: str, others: Sequence[str]) -> str:
+    parts = [other.split("/") for other in others]
+    own = path.split("/")
+    lengths = (n for n in range(1, len(own)) if sum(other[-n:] == own[-n:] for other in parts) == 1)
+    return "/".join(own[-next(lengths, len(own)) :])
 
 
 def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
     """Return the method of each run, named by the overridden settings that are not the same in all runs of some column.
 
     Where settings differ without an override, because a file was changed, the first digits of their hash are part of the name;
-    where the test data have changed, those of theirs, in the names of all runs: what was tested on the same data belongs together.
+    where the test data have changed, those of theirs, in the names of all runs, since those on the same data belong together.
     """
     variants = _variants(runs, columns)
     by_column: dict[Column, list[dict[str, str]]] = defaultdict(list)
@@ -257,7 +312,7 @@ def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
 
 
 def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
-    """Return the overridden settings of each run, with the test data where others with the same settings of the task have others.
+    """Return the overridden settings of each run, with its test data where runs with equal settings of the task differ in them.
 
     How a task prepares its data (`task.gaps`, ...) changes what is recorded of the test data as well, but is a setting itself.
     """

@@ -16,7 +16,6 @@ from orca_cli.cli import main
 from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import collect
 from orca_cli.report.rendering.output import Page
-from orca_cli.report.statistics.across import across
 from orca_cli.report.statistics.differences import effect, holm, interval, sign_flip
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.statistics.verdicts import layouts_of, sentence
@@ -328,7 +327,6 @@ def test_runs_on_other_test_data_are_no_partners(tmp_path, capsys):
     table = build_table(collect([tmp_path / "arms"]))
     assert [str(row.method).split()[-1] for row in table.rows] == ["test_set=aaaaaaaa", "test_set=bbbbbbbb"]
     assert not any(row.cells[0].earned or row.rank for row in table.rows)
-    assert across(table).pairs == []
     found = comparison(tmp_path / "both")
     gains = {dict(block.others)["test_set"]: block.gains for block in found.blocks}
     assert gains == {"aaaaaaaa": pytest.approx([10] * 6), "bbbbbbbb": pytest.approx([2] * 6)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orca_cli.exceptions import DataError
 from orca_cli.report.figures.charts import LOOKS, Bars, Chart, Dot, Dots, Lines, Series
 from orca_cli.report.figures.over_tasks import over_tasks
 from orca_cli.report.records import details as reading
@@ -101,7 +103,8 @@ def all_of(
         yield from gains(comparison)
     yield from errors(table)
     if len(table.columns) > 1:
-        yield from over_tasks(across.across(table))
+        with contextlib.suppress(DataError):  # sets that cannot be counted
+            yield from over_tasks(across.across(table))
     yield from (chart for _, chart in curves(groups, found, table))
     yield from times(groups, found)
 

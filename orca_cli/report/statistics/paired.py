@@ -16,6 +16,7 @@ from orca_cli.report.records.collect import TEST_SET, Run
 from orca_cli.report.records.filters import Values, canonical
 from orca_cli.report.records.origin import Origin
 from orca_cli.report.statistics.differences import Effect, effect, holm, relative
+from orca_cli.report.statistics.sets import check_sets
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import OF_TASK, Cell, Column, Method, Row, Table
 
@@ -126,7 +127,8 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
         margin, origin: see `Comparison`.
 
     Raises:
-        DataError: no row has that value, all have it, there is no pair, or a run has several partners.
+        DataError: no row has that value, all have it, there is no pair, a run has several partners, or a set was measured in
+            several ways.
     """
     known = Values()
     value_of = {row.method: value for row in table.rows if (value := _value(row, axis, known)) is not None}
@@ -159,6 +161,7 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
     if not any(block.seeds for block in blocks):
         what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
         raise DataError(what, where="--against", hint=_unpaired_hint(value_of, of_baseline, f"{axis}={baseline}"))
+    check_sets(dict.fromkeys(block.column for block in blocks if block.seeds), "--against")
     arms = dict.fromkeys(block.arm for block in blocks)
     found = [_overall(arm, [block for block in blocks if block.arm == arm and block.seeds]) for arm in arms]
     is_relative = not all(block.column.percent for block in blocks if block.seeds)

@@ -73,6 +73,7 @@ class Run:
         default_factory=dict
     )  # what a completed run decided where its settings left it open
     score: Score | None = None
+    arm: str = ""  # what a study calls it: its arms are methods of their own, be their settings the same
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,8 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
 
 
 def canonical(text: str) -> str:
-    """Return a value as it is compared: numbers as numbers, so that 1e-4 is 0.0001."""
+    """Return a value as it is compared: numbers as numbers, so that 1e-4 is 0.0001, and False as false."""
     try:
         return repr(float(text))
     except ValueError:
-        return text
+        return text.lower() if text.lower() in ("true", "false", "null") else text

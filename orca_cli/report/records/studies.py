@@ -33,19 +33,21 @@ def of_study(collection: Collection, folders: Sequence[Path], name: str) -> Coll
         hint = suggest(name, known) if known else f"orca run -m study={name}"
         raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
     labels: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for folder in folders:
-        for member in studies.read(folder, name) if name in studies.names(folder) else []:
-            own = {key: value for key, value in member.labels.items() if not is_without_effect(key)}
-            if own not in labels[member.identity]:
-                labels[member.identity].append(own)
+    members = [one for folder in folders if name in studies.names(folder) for one in studies.read(folder, name)]
+    axes = set(members[0].labels).intersection(*(one.labels for one in members)) if members else set[str]()
+    for member in members:
+        own = {key: value for key, value in member.labels.items() if not is_without_effect(key)}
+        if own not in labels[member.identity]:
+            labels[member.identity].append(own)
     runs, superseded = (
-        [_named(run, own) for run in found for own in labels.get(run.identity, ())]
+        [_named(run, own, axes) for run in found for own in labels.get(run.identity, ())]
         for found in (collection.runs, collection.superseded)
     )
     return replace(collection, runs=runs, superseded=superseded)
 
 
-def _named(run: Run, labels: dict[str, str]) -> Run:
+def _named(run: Run, labels: dict[str, str], axes: set[str]) -> Run:
     own: dict[str, Any] = {key: labels[key] for key in _OWN if key in labels}
     settings = {key: name for key, name in labels.items() if key not in (SET, "seed", "task", *_OWN)}
-    return replace(run, task=labels.get(SET, run.task), variant=settings, **own)
+    arm = ", ".join(f"{axis}={labels[axis]}" for axis in sorted(axes) if axis != "seed")
+    return replace(run, task=labels.get(SET, run.task), variant=settings, arm=arm, **own)

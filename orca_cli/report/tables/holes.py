@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from orca_cli.report.records.collect import TEST_SET, Run
 from orca_cli.report.records.details import overrides
+from orca_cli.report.records.filters import canonical
 from orca_cli.report.records.origin import Origin
 from orca_cli.report.records.studies import SET
 from orca_cli.report.tables.notes import clean, seeds_text
@@ -74,7 +75,7 @@ def _missing(table: Table, place: int, column: Column, origin: Origin) -> Iterat
 def _unfinished(table: Table, column: Column, method: Method) -> Iterator[Run]:
     for run in table.unfinished:
         fields = all(getattr(run, key) == getattr(method, key) for key in _FIELDS)
-        settings = all(run.variant.get(key, value) == value for key, value in method.settings)
+        settings = all(canonical(run.variant.get(key, value)) == canonical(value) for key, value in method.settings)
         if fields and settings and is_of(run, column):
             yield run
 

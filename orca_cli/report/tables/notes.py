@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from orca_cli.report.records.collect import Run
+from orca_cli.report.records.filters import canonical
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
 from orca_cli.report.tables.rows import time_of
 from orca_cli.report.tables.table import Cell, Column, Row, Table, score_of
@@ -106,7 +107,7 @@ def _merged_notes(table: Table) -> Iterator[str]:
 
 def _settings_of(run: Run) -> Iterable[tuple[str, str]]:
     groups = {name: str(getattr(run, name)) for name in ("body", "source", "metric", "finetune")}
-    return (groups | run.variant).items()
+    return (groups | {key: canonical(value) for key, value in run.variant.items()}).items()
 
 
 def _values(items: frozenset[tuple[str, str]], key: str) -> set[str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from orca_cli.report.records.collect import TEST_SET, Broken, Collection, Run, Score
+from orca_cli.report.records.filters import canonical
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, sign_flip
 from orca_cli.report.statistics.ranks import ranks_of
 
@@ -286,6 +287,7 @@ def _end_of(path: str, others: Sequence[str]) -> str:
 def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
     """Return the method of each run, named by the overridden settings that are not the same in all runs of some column.
 
+    Runs of the same settings are one method, however these were typed.
     Where settings differ without an override, because a file was changed, the first digits of their hash are part of the name;
     where the test data have changed, those of theirs, in the names of all runs, since those on the same data belong together.
     """
@@ -316,15 +318,46 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
 
     How a task prepares its data (`task.gaps`, ...) changes what is recorded of the test data as well, but is a setting itself.
     """
-    groups = [(column, *sorted(_of_task(run.variant))) for run, column in zip(runs, columns, strict=True)]
+    variants = _merged(runs, columns)
+    groups = [(column, *sorted(_of_task(variant))) for variant, column in zip(variants, columns, strict=True)]
     tests: dict[tuple[object, ...], set[str]] = defaultdict(set)
     for run, group in zip(runs, groups, strict=True):
         tests[group] |= {run.score.test_set} - {""} if run.score else set()
     return [
-        run.variant
+        variant
         | ({TEST_SET: run.score.test_set[:8]} if run.score and run.score.test_set and len(tests[group]) > 1 else {})
-        for run, group in zip(runs, groups, strict=True)
+        for run, variant, group in zip(runs, variants, groups, strict=True)
     ]
+
+
+def _merged(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
+    """Return the overridden settings of each run, spelled alike, with those typed for other runs of the same settings.
+
+    What decides is the hash of all settings: the same ones may be typed as 1e-3 and 0.001, or left as they are.
+    """
+    spelled = spelling(item for run in runs for item in run.variant.items())
+    variants = [{key: spelled[key, canonical(value)] for key, value in run.variant.items()} for run in runs]
+    same = [
+        (column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path)
+        for run, column in zip(runs, columns, strict=True)
+    ]
+    typed: dict[tuple[object, ...], dict[str, str]] = defaultdict(dict)
+    for place, variant in zip(same, variants, strict=True):
+        typed[place] |= {key: min(value, typed[place].get(key, value), key=_short) for key, value in variant.items()}
+    return [typed[place] for place in same]
+
+
+def spelling(items: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return key and canonical value -> the shortest way in which it is typed."""
+    found: dict[tuple[str, str], str] = {}
+    for key, value in items:
+        place = (key, canonical(value))
+        found[place] = min(value, found.get(place, value), key=_short)
+    return found
+
+
+def _short(text: str) -> tuple[int, str]:
+    return len(text), text
 
 
 def _of_task(variant: dict[str, str]) -> set[tuple[str, str]]:

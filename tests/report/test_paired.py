@@ -207,6 +207,28 @@ def test_runs_that_leave_a_setting_open_are_an_arm(tmp_path):
     assert (arm.arm, arm.pairs) == ("decided", 2)
 
 
+def test_runs_that_leave_a_part_as_it_is_have_that_part(tmp_path):
+    for seed in range(2):
+        folder = add_run(tmp_path, seed=seed, value=0.3)
+        (folder / "config.yaml").write_text("embedder:\n  _target_: orca_cli.models.embedders.multiscale.Multiscale\n")
+        add_run(tmp_path, seed=seed, value=0.4, variant={"embedder": "patch"})
+    (arm,) = comparison(tmp_path, "embedder=patch").overall
+    assert (arm.arm, arm.points.mean, arm.pairs) == ("multiscale", pytest.approx(10), 2)
+
+
+def test_a_default_that_was_typed_for_some_seeds_is_one_arm(tmp_path):
+    for seed, typed in enumerate(({}, {"train.optimizer": "adamw"}, {"train.optimizer": "adamw"})):
+        folder = add_run(tmp_path, seed=seed, value=0.3, settings="a" * 64, variant=typed)
+        (folder / "config.yaml").write_text("train:\n  optimizer: adamw\n")
+        add_run(tmp_path, seed=seed, value=0.4, variant={"train.optimizer": "sgd"})
+    (arm,) = comparison(tmp_path, "train.optimizer=adamw").overall
+    assert (arm.arm, arm.pairs) == ("sgd", 3)
+    folder = add_run(tmp_path, seed=3, settings="b" * 64)  # another default than it had
+    (folder / "config.yaml").write_text("train:\n  optimizer: adamw\n")
+    with pytest.raises(DataError, match="optimizer=adamw differ in something that no setting shows.*orca runs rm"):
+        comparison(tmp_path, "train.optimizer=adamw")
+
+
 def test_an_arm_with_two_sources_has_no_partner_to_guess(tmp_path):
     for arm, source, value in (("orca", "docs", 0.5), ("orca", "tweets", 0.3), ("mmd", "docs", 0.4)):
         add_run(tmp_path, source=source, value=value, variant={"arm": arm})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from typing import Any
 
+from orca_cli import configuration
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
 from orca_cli.report.records.collect import TEST_SET, Collection, Run
 from orca_cli.report.records.studies import SET
@@ -12,6 +14,7 @@ from orca_cli.runs import settings
 from orca_cli.schema import is_without_effect
 
 FIELDS = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "state")
+_PARTS = ("embedder", "augment")  # groups of conf/ that a run's records have no name for
 
 
 def pair(text: str, option: str) -> tuple[str, str]:
@@ -55,9 +58,18 @@ def _decided(run: Run) -> dict[str, str]:
 
 def _composed(run: Run, key: str) -> str | None:
     try:
+        if key in _PARTS:
+            return _choice(key, settings.setting(run.path, f"{key}._target_"))
         return settings.as_typed(settings.setting(run.path, key))
     except (OrcaError, KeyError):  # such a run has no setting that could be asked for
         return None
+
+
+def _choice(group: str, target: Any) -> str | None:
+    """Return the name in a group of conf/ of the part that a run has; None where it is no part's, or several have it."""
+    every = configuration.choices(group).items()
+    names = [name for name, file in every if configuration.content(file).get("_target_") == target]
+    return names[0] if len(names) == 1 else None
 
 
 def key_hint(key: str, collection: Collection) -> str:

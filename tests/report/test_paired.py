@@ -390,6 +390,11 @@ def test_all_formats_hold_the_same_numbers(tree, capsys):
     assert [line["task"] for line in lines] == [*SETS[:6], "nats", "all sets", "all sets"]
     assert float(lines[-1]["gain"]) == arm["relative"]["mean"]
     assert float(lines[6]["gain"]) == pytest.approx(1.5)
+    over = [[line[key] for key in ("unit", "sets", "n", "pairs", "wins", "ties", "losses")] for line in lines[-2:]]
+    assert over == [["points", "6", "6", "12", "6", "0", "0"], ["relative", "7", "7", "14", "7", "0", "0"]]
+    assert main(["report", str(tree), "--task", "a", "--against", "metric=none", "--format", "csv"]) == 0
+    one_set = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))[-1]
+    assert (one_set["sets"], one_set["n"]) == ("1", "2")
     for form, mark in (("md", "| otdd |"), ("latex", r"\begin{tabular}"), ("table", "otdd")):
         assert main([*words, "--format", form]) == 0
         text = capsys.readouterr().out

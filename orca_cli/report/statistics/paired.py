@@ -258,19 +258,27 @@ def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
         (own,) = sets.values()
         percent = differences_by_seed(own, False) if percent else []
         shares = differences_by_seed(own, True)
-    counts = [len(block.seeds) for block in blocks]
+    seeds = [len(block.seeds) for block in blocks]
+    wins, ties, losses = counts(blocks)
     return Overall(
         arm,
         len(sets),
-        sum(counts),
-        (min(counts, default=0), max(counts, default=0)),
-        wins=sum(mean > _ZERO for mean in means),
-        ties=sum(abs(mean) <= _ZERO for mean in means),
-        losses=sum(mean < -_ZERO for mean in means),
+        sum(seeds),
+        (min(seeds, default=0), max(seeds, default=0)),
+        wins,
+        ties,
+        losses,
         points=effect(percent) if percent else None,
         relative=effect(shares),
         worst=worst and (worst[1], worst[0]),
     )
+
+
+def counts(blocks: Iterable[Block]) -> tuple[int, int, int]:
+    """Return on how many sets the mean gain of some blocks is above, at and below 0."""
+    means = [_mean(_mean(block.gains) for block in own) for own in by_column(blocks).values()]
+    wins, losses = sum(mean > _ZERO for mean in means), sum(mean < -_ZERO for mean in means)
+    return wins, len(means) - wins - losses, losses
 
 
 def by_column(blocks: Iterable[Block]) -> dict[Column, list[Block]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, Effect, as_share, holm
 from orca_cli.report.statistics.further import MOST, further
-from orca_cli.report.statistics.paired import Block, Comparison, Overall
+from orca_cli.report.statistics.paired import Block, Comparison, Overall, counts
 from orca_cli.report.tables.layout import PLUS_MINUS, Entry, Layout, alarms_of, decimals_of, header, number, problems_of
 from orca_cli.report.tables.notes import clean, seeds_text
 from orca_cli.report.tables.table import Table
@@ -24,7 +24,7 @@ _OVERALL = (
 CSV_COLUMNS = (
     *("task", "error", "percent", "protocol", "arm", "others", "sets", "pairs", "seeds", "unpaired"),
     *("baseline_mean", "mean", "unit", "gain", "low", "high", "p", "smallest_p", "holm_p", "wins", "ties", "losses"),
-    "data",
+    *("data", "n"),
 )
 
 
@@ -309,7 +309,10 @@ def _further_record(one: Overall, comparison: Comparison) -> dict[str, Any] | No
 
 
 def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
-    """Yield a line for each arm and set, then one for each arm over all sets (task: all sets)."""
+    """Yield a line for each arm and set, then for each arm over all sets (task: all sets) one in points and a relative one.
+
+    That in points is of the sets whose error is a per cent. `n` is the number of differences: sets, or seeds of a single one.
+    """
     blank: dict[str, object] = dict.fromkeys(CSV_COLUMNS)
     corrected = corrected_of(comparison)
     for block in comparison.blocks:
@@ -321,13 +324,17 @@ def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
         line |= {"unit": "points" if block.column.percent else block.column.error_name}
         if (found := block.effect) is not None:
             line |= {"baseline_mean": _mean(block.baseline), "mean": _mean(block.errors)} | _numbers(found)
-            line |= {"holm_p": corrected[id(block)]}
+            line |= {"holm_p": corrected[id(block)], "n": found.n}
         yield line
     for one in comparison.overall:
-        for unit, found in (("points", one.points), ("relative", one.relative)):
+        blocks = [block for block in comparison.blocks if block.arm == one.arm and block.seeds]
+        percent = [block for block in blocks if block.column.percent]
+        for unit, found, own in (("points", one.points, percent), ("relative", one.relative, blocks)):
             if found is not None:
-                line = blank | {"task": "all sets", "arm": one.arm, "sets": found.n, "pairs": one.pairs, "unit": unit}
-                line |= {"wins": one.wins, "ties": one.ties, "losses": one.losses} | _numbers(found)
+                wins, ties, losses = counts(own)
+                line = blank | {"task": "all sets", "arm": one.arm, "sets": wins + ties + losses, "unit": unit}
+                line |= {"pairs": sum(len(block.seeds) for block in own), "n": found.n}
+                line |= {"wins": wins, "ties": ties, "losses": losses} | _numbers(found)
                 yield line | ({"holm_p": one.corrected} if found is one.judged else {})
 
 

@@ -189,7 +189,7 @@ def test_an_undefined_error_is_neither_averaged_nor_lost(tmp_path: Path) -> None
     add_run(tmp_path, seed=1, value=0.2, trivial_error=None)
     table = _table(tmp_path)
     (cell,) = table.rows[0].cells
-    assert (cell.values, cell.undefined, cell.best) == ([0.2], 1, True)
+    assert (cell.values, cell.seeds, cell.undefined, cell.best) == ([0.2], [1], 1, True)
     assert table.trivial == [None]
 
 

@@ -121,7 +121,7 @@ def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     hidden = common - {setting for row, cell in cells if cell.runs for setting in row.method.settings}
     if hidden:
         yield f"all runs with {', '.join(f'{key}={value}' for key, value in sorted(hidden))}"
-    seeds = [(str(row.method), seeds_text(cell.seeds)) for row, cell in cells if cell.runs]
+    seeds = [(str(row.method), seeds_text(cell.seeds)) for row, cell in cells if cell.seeds]
     counts = Counter(text for _, text in seeds)
     if len(counts) > 1:
         usual = counts.most_common(1)[0][0]

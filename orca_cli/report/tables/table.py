@@ -99,8 +99,8 @@ class Cell:
 
     @property
     def seeds(self) -> list[int]:
-        """Return the seeds of its runs; of several parts those that all of them have."""
-        return [run.seed for run in self.runs] if self.parts == 1 else list(self.by_seed)
+        """Return the seeds that it is the mean of, in order."""
+        return list(self.by_seed)
 
     @property
     def values(self) -> list[float]:

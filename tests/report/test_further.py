@@ -67,8 +67,10 @@ def test_a_single_pair_has_no_spread_to_go_by(tmp_path):
 def test_seeds_that_are_there_are_not_asked_for_again(tmp_path):
     add_pairs(tmp_path, [0.1, 0.1, 0.1], seeds=[1, 2, 4])
     add_run(tmp_path, seed=0, metric="otdd", value=0.4)  # half of a pair
+    add_run(tmp_path, seed=3, metric="none", value=0.5)
+    add_run(tmp_path, seed=3, metric="otdd", value=None)  # completed; its error is undefined
     (command,) = further(compared(tmp_path).overall[0], compared(tmp_path)).commands
-    assert command.endswith("seed=0,3,5")
+    assert command.endswith("seed=0,5,6")
 
 
 def test_without_an_origin_no_folder_is_read_for_a_command(tmp_path):

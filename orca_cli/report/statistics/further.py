@@ -6,7 +6,7 @@ import math
 import shlex
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,8 @@ def further(one: Overall, comparison: Comparison) -> Further:
         count = next(enough, math.inf) - len(shared)
     if count > MOST:
         return Further(is_hopeless=True)
-    return Further(int(count), commands=tuple(commands(blocks, comparison, _next_seeds(shared, int(count)))))
+    done = frozenset[int].intersection(*(block.done for block in blocks))
+    return Further(int(count), commands=tuple(commands(blocks, comparison, _next_seeds(done, int(count)))))
 
 
 def _variances(sets: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -86,7 +87,7 @@ def _variances(sets: Sequence[Sequence[float]]) -> tuple[float, float]:
     return max(0.0, means - within * statistics.fmean(1 / len(own) for own in sets)), within
 
 
-def _next_seeds(known: Sequence[int], count: int) -> list[int]:
+def _next_seeds(known: Collection[int], count: int) -> list[int]:
     """Return the smallest seeds that are not known."""
     found: list[int] = []
     seed = 0

@@ -36,6 +36,7 @@ class Block:
         baseline, errors: by seed, as stored.
         lost: completed runs of the arm whose partner is missing.
         runs: one of the baseline and one of the arm.
+        done: seeds that nothing is left to run of: `seeds`, and those whose error is undefined though both are completed.
     """
 
     column: Column
@@ -46,6 +47,7 @@ class Block:
     errors: tuple[float, ...]
     lost: int = 0
     runs: tuple[Run, ...] = ()
+    done: frozenset[int] = frozenset()
 
     @property
     def scale(self) -> float:
@@ -205,7 +207,9 @@ def _block(
     seeds = tuple(sorted(mine.keys() & base.keys() if is_of_task else same))
     errors = (tuple(base[seed] for seed in seeds), tuple(mine[seed] for seed in seeds))
     runs = tuple(runs[0] for runs in (baseline.runs, own.runs) if runs)
-    return Block(column, arm, others, seeds, *errors, lost=len(mine) - len(seeds), runs=runs)
+    completed = {run.seed for run in baseline.runs} & {run.seed for run in own.runs}
+    done = frozenset(completed - (mine.keys() & base.keys())) | set(seeds)
+    return Block(column, arm, others, seeds, *errors, lost=len(mine) - len(seeds), runs=runs, done=done)
 
 
 def _unpaired_hint(

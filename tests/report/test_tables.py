@@ -32,6 +32,16 @@ def _means(table: Table) -> dict[str, list[float | None]]:
     return {str(row.method): [cell.mean for cell in row.cells] for row in table.rows}
 
 
+def test_a_small_deviation_is_shown_as_more_than_zero(tmp_path: Path) -> None:
+    for seed in range(2):
+        add_run(tmp_path, seed=seed, value=0.25 + seed * 0.00002)
+        add_run(tmp_path, seed=seed, value=0.5, metric="none")
+        add_run(tmp_path, seed=seed, value=0.3 + seed * 1e-14, task="rounded")
+    none, otdd = (row[1] for row in layout_of(_table(tmp_path)).rows[:2])
+    assert [entry.main for entry in otdd] == ["25.001 \u00b1 0.001 (2)", "30.0 \u00b1 0.0 (2)"]
+    assert none[0].main == "50.000 \u00b1 0.000 (2)"
+
+
 def test_two_methods_two_tasks_by_hand(tmp_path: Path) -> None:
     for seed, value in enumerate((0.10, 0.12, 0.17)):
         add_run(tmp_path, seed=seed, value=value)

@@ -263,6 +263,15 @@ def test_a_clear_gain_is_undecided_where_so_few_seeds_cannot_show_it(tmp_path):
     assert "n = 5 seeds, one set, p = 0.062; 5 differences cannot reach p = 0.05" in text
 
 
+def test_differences_of_0_show_nothing(tmp_path):
+    add_pairs(tmp_path, [0.1, 0.11, 0.0, 0.13, 0.1, 0.0])
+    found = comparison(tmp_path)
+    assert found.overall[0].points.smallest == 2 / 2**4
+    assert "(n = 6 seeds, one set, p = 0.12; 4 differences other than 0 cannot reach p = 0.05)" in sentence(
+        found.overall[0], found
+    )
+
+
 def test_more_arms_need_a_smaller_p(tmp_path):
     for task in SETS[:6]:
         add_pairs(tmp_path, [0.02, 0.02], task=task)

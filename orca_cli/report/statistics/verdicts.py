@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, Effect, as_share, holm
@@ -75,7 +75,8 @@ def claim_of(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> Cl
         return Claim(one.arm, "harms", f" by {-found.mean:.{places}f} {unit} {_ends(-high, -low, places)} ({facts})")
     if max(-low, high) <= comparison.margin and found.n >= LEAST:
         return Claim(one.arm, "no effect", f" beyond {sign}{comparison.margin:g} {unit} ({facts})")
-    few = f"; {found.n} differences cannot reach p = {LARGEST_P}" if found.smallest * arms > LARGEST_P else ""
+    what = f"{found.n} differences" if found.nonzero == found.n else f"{found.nonzero} differences other than 0"
+    few = f"; {what} cannot reach p = {LARGEST_P}" if found.smallest * arms > LARGEST_P else ""
     said = f", {_signed(found.mean, places)} {unit} {_ends(low, high, places)} ({facts}{few})"
     return _undecided(said, one, comparison)
 
@@ -127,7 +128,7 @@ def shown_of(one: Overall) -> tuple[Effect, str]:
 def _as_percent(found: Effect) -> Effect:
     """Return an effect on relative differences as the share of the baseline's error that is gained, in per cent."""
     ends = None if found.interval is None else (as_share(found.interval[0]), as_share(found.interval[1]))
-    return Effect(found.n, as_share(found.mean), ends, found.p, found.smallest)
+    return replace(found, mean=as_share(found.mean), interval=ends)
 
 
 def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> list[Layout]:
@@ -142,8 +143,8 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
             f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % BCa bootstrap "
             "interval] over sets, each with the mean over its seeds and settings. points: sets whose error is a per cent. "
             "% of the error: of the baseline's, from the mean over all sets of the difference over the mean of both errors. "
-            "p: exact sign-flip test; Holm: corrected for the number of arms; least p: the smallest possible with this number "
-            f"of differences. Bold and *: {_MARKED}."
+            "p: exact sign-flip test; Holm: corrected for the number of arms; least p: the smallest possible with as many "
+            f"differences other than 0. Bold and *: {_MARKED}."
         ),
         notes=[_note(claim_of(one, comparison, sign)) for one in comparison.overall] + _coverage(comparison),
         problems=[],

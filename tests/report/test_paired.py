@@ -263,6 +263,17 @@ def test_a_clear_gain_is_undecided_where_so_few_seeds_cannot_show_it(tmp_path):
     assert "n = 5 seeds, one set, p = 0.062; 5 differences cannot reach p = 0.05" in text
 
 
+def test_bodies_with_a_source_of_their_own_are_an_axis(tmp_path):
+    for body, source, value in (("minilm", "docs", 0.5), ("swin", "cifar10", 0.4)):
+        for metric in ("none", "otdd"):
+            add_run(tmp_path, body=body, source=source, metric=metric, value=value)
+    (swin,) = comparison(tmp_path, "body=minilm").overall
+    assert (swin.arm, swin.pairs, swin.points.mean) == ("swin", 2, pytest.approx(10))
+    add_run(tmp_path, body="swin", source="digits", value=0.3)  # which of the two is the body's?
+    with pytest.raises(DataError, match="they differ in source as well"):
+        comparison(tmp_path, "body=minilm")
+
+
 def test_differences_of_0_show_nothing(tmp_path):
     add_pairs(tmp_path, [0.1, 0.11, 0.0, 0.13, 0.1, 0.0])
     found = comparison(tmp_path)

@@ -151,14 +151,15 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
     if len(of_baseline) == len(value_of):
         hint = f"run others as well: orca run -m {axis}={baseline},..."
         raise DataError(f"all runs have {axis}={baseline}", where="--against", hint=hint)
+    besides = _besides(axis, [row.method for row in table.rows])
     partners: dict[tuple[object, ...], dict[Method, Cell]] = defaultdict(dict)
     for row in table.rows:
         for place, cell in enumerate(row.cells):
             if (row.method, place) in of_baseline and cell.by_seed:
-                partners[place, _others(row.method, axis)][row.method] = cell
+                partners[place, _others(row.method, besides)][row.method] = cell
     blocks = []
     for row in table.rows:
-        others = _others(row.method, axis)
+        others = _others(row.method, besides)
         for place, (column, own) in enumerate(zip(table.columns, row.cells, strict=True)):
             arm = value_of.get((row.method, place))
             if arm is not None and (row.method, place) not in of_baseline and own.by_seed:
@@ -166,7 +167,9 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
                 blocks.append(_block(column, arm, others, partner, own, is_of_task=axis.startswith(OF_TASK)))
     if not any(block.seeds for block in blocks):
         what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
-        raise DataError(what, where="--against", hint=_unpaired_hint(value_of, of_baseline, f"{axis}={baseline}"))
+        raise DataError(
+            what, where="--against", hint=_unpaired_hint(value_of, of_baseline, f"{axis}={baseline}", besides)
+        )
     check_sets(dict.fromkeys(block.column for block in blocks if block.seeds), "--against")
     arms = dict.fromkeys(block.arm for block in blocks)
     found = [_overall(arm, [block for block in blocks if block.arm == arm and block.seeds]) for arm in arms]
@@ -213,13 +216,15 @@ def _block(
 
 
 def _unpaired_hint(
-    value_of: Collection[tuple[Method, int]], of_baseline: Collection[tuple[Method, int]], baseline: str
+    value_of: Collection[tuple[Method, int]],
+    of_baseline: Collection[tuple[Method, int]],
+    baseline: str,
+    besides: Collection[str],
 ) -> str:
     """Return in what the most alike methods with and without the baseline differ besides the axis."""
-    axis = baseline.partition("=")[0]
     of: dict[bool, set[frozenset[tuple[str, str]]]] = {True: set(), False: set()}
     for cell in value_of:
-        of[cell in of_baseline].add(frozenset(_others(cell[0], axis)))
+        of[cell in of_baseline].add(frozenset(_others(cell[0], besides)))
     differences = [one ^ other for one in of[True] for other in of[False]]
     keys = sorted({clean(key) for key, _ in min(differences, key=len, default=frozenset())})
     if TEST_SET in keys:
@@ -245,10 +250,17 @@ def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
     return _DECIDED if axis in run.decided and axis not in run.variant else values.of(run, axis)
 
 
-def _others(method: Method, axis: str) -> tuple[tuple[str, str], ...]:
-    names = (name for name in _FIELDS if axis != _ARM or name not in _OF_AN_ARM)
-    fields = {name: str(getattr(method, name)) for name in names} | dict(method.settings)
-    return tuple(sorted((key, value) for key, value in fields.items() if key != axis))
+def _besides(axis: str, methods: Iterable[Method]) -> frozenset[str]:
+    """Return what pairs may differ in: the axis, what an arm of a study sets, and the source of a body that has one only."""
+    pairs = {(method.body, method.source) for method in methods}
+    is_implied = axis == "body" and len({body for body, _ in pairs}) == len(pairs)
+    return frozenset((axis, *(_OF_AN_ARM if axis == _ARM else ()), *(("source",) if is_implied else ())))
+
+
+def _others(method: Method, besides: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Return what names a method, apart from some keys."""
+    fields = {name: str(getattr(method, name)) for name in _FIELDS} | dict(method.settings)
+    return tuple(sorted((key, value) for key, value in fields.items() if key not in besides))
 
 
 def _overall(arm: str, blocks: Sequence[Block]) -> Overall:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from orca_cli.report.records.collect import TEST_SET, Run
 from orca_cli.report.records.details import overrides
 from orca_cli.report.records.filters import canonical
-from orca_cli.report.records.origin import Origin
+from orca_cli.report.records.origin import Origin, shared_data, typed_of
 from orca_cli.report.records.studies import SET
 from orca_cli.report.tables.notes import clean, seeds_text
 from orca_cli.report.tables.table import OF_TASK, UNFINISHED, Column, Method, Table, is_of
 
 _FIELDS = ("body", "source", "metric", "finetune")
 _NOWHERE = Origin()
+_MOST_READ = 20  # runs that a command is made after
 _TO_BE_TYPED = ("failed", "dead", "interrupted")
 
 
@@ -69,7 +70,8 @@ def _missing(table: Table, place: int, column: Column, origin: Origin) -> Iterat
                 run for row in table.rows if row.method == method for one in row.cells for run in one.runs
             ]
             command = _command(column, method, seeds, (own or others, others), origin)
-            yield Hole(clean(what), "not run", clean(reason), command)
+            if command is not None:
+                yield Hole(clean(what), "not run", clean(reason), command)
 
 
 def _unfinished(table: Table, column: Column, method: Method) -> Iterator[Run]:
@@ -82,8 +84,8 @@ def _unfinished(table: Table, column: Column, method: Method) -> Iterator[Run]:
 
 def _command(
     column: Column, method: Method, seeds: Iterable[int], like: tuple[Collection[Run], Collection[Run]], origin: Origin
-) -> str:
-    """Return the command that runs a method on a task.
+) -> str | None:
+    """Return the command that runs a method on a task; None where the study leaves that out.
 
     Settings that all runs of the method have are typed as well (first of `like`), and those of the task from its runs (second).
     """
@@ -97,16 +99,22 @@ def _command(
         return ""
     fields = {key: str(getattr(method, key)) for key in _FIELDS}
     chosen = ",".join(map(str, seeds))
+    typed = [typed_of(path) for path in sorted(run.path for run in like[0])[:_MOST_READ]]
     if origin.study:
         own = {key: value for key, value in fields.items() if key in origin.axes}
         words = {"study": origin.study, SET: column.task} | own | settings
         words = {key: value for key, value in words.items() if key == "study" or key in origin.axes or key in settings}
+        if not origin.makes(words):
+            return None
     else:
         words = {"task": column.task, **fields, **settings}
         if column.protocol != "clean":
             words["protocol"] = column.protocol
     many = ["-m"] if origin.study or "," in chosen else []
-    return _typed(["run", *many, *(f"{key}={value}" for key, value in words.items()), f"seed={chosen}"], origin)
+    besides = origin.besides(typed) if origin.study else shared_data(typed)
+    return _typed(
+        ["run", *many, *(f"{key}={value}" for key, value in words.items()), *besides, f"seed={chosen}"], origin
+    )
 
 
 def _typed(words: list[str], origin: Origin) -> str:

@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from orca_cli.cli import main
+from orca_cli.exceptions import DataError
+from orca_cli.report.page.results import over_all_tasks
 from orca_cli.report.records.collect import collect
+from orca_cli.report.records.filters import where
 from orca_cli.report.statistics.across import MOST, across
 from orca_cli.report.statistics.across_layout import curve
 from orca_cli.report.statistics.matrix import matrix
+from orca_cli.report.statistics.paired import compare
 from orca_cli.report.statistics.profiles import Profile, profiles
 from orca_cli.report.statistics.ranks import improvements, mean_ranks
 from orca_cli.report.tables.table import build_table
@@ -273,3 +277,26 @@ def test_methods_that_differ_in_the_source_only_keep_names_of_their_own(tmp_path
         "minilm otdd full source=one",
         "minilm otdd full source=two",
     ]
+
+
+def test_a_task_measured_in_two_ways_is_not_two_sets(tmp_path):
+    for task in "ab":
+        for protocol in ("clean", "paper"):
+            for metric, value in (("none", 0.5), ("otdd", 0.4)):
+                add_run(tmp_path, task=task, protocol=protocol, metric=metric, value=value)
+    said = r"a was measured in 2 ways \(protocol: clean, paper\), which would count as 2 sets; narrow with --where protocol="
+    with pytest.raises(DataError, match=f"--compare: {said}"):
+        across(table := build_table(collect([tmp_path])))
+    with pytest.raises(DataError, match=f"--against: {said}"):
+        compare(table, "metric", "none", 0.5)
+    assert "measured in 2 ways" in over_all_tasks(table)
+    table = build_table(where(collect([tmp_path]), "protocol=clean"))
+    assert [one.sets for one in compare(table, "metric", "none", 0.5).overall] == [2]
+    assert {pair.tasks for pair in across(table).pairs} == {2}
+
+
+def test_methods_on_other_test_data_are_not_compared_over_tasks(tmp_path):
+    for metric, name in (("none", "a"), ("otdd", "b")):
+        add_run(tmp_path, metric=metric, splits={"test": {"n": 497, "sha256": name * 64}})
+    with pytest.raises(DataError, match="digits were tested on 2 different test sets; narrow with --where test_set="):
+        across(build_table(collect([tmp_path])))

@@ -13,6 +13,7 @@ from orca_cli.report.statistics.differences import LARGEST_P, needed
 from orca_cli.report.statistics.further import MOST, further
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.statistics.verdicts import layouts_of, sentence
+from orca_cli.report.tables.holes import holes_of
 from orca_cli.report.tables.table import build_table
 from orca_cli.runs import studies
 from tests.cli.conftest import *  # noqa: F403 - the `orca` command
@@ -67,8 +68,10 @@ def test_a_single_pair_has_no_spread_to_go_by(tmp_path):
 def test_seeds_that_are_there_are_not_asked_for_again(tmp_path):
     add_pairs(tmp_path, [0.1, 0.1, 0.1], seeds=[1, 2, 4])
     add_run(tmp_path, seed=0, metric="otdd", value=0.4)  # half of a pair
+    add_run(tmp_path, seed=3, metric="none", value=0.5)
+    add_run(tmp_path, seed=3, metric="otdd", value=None)  # completed; its error is undefined
     (command,) = further(compared(tmp_path).overall[0], compared(tmp_path)).commands
-    assert command.endswith("seed=0,3,5")
+    assert command.endswith("seed=0,5,6")
 
 
 def test_without_an_origin_no_folder_is_read_for_a_command(tmp_path):
@@ -197,6 +200,33 @@ def test_the_command_of_a_study_composes_to_the_missing_runs(study, orca, enviro
     assert len(jobs) == 2 * arm["further"]["seeds"]
     assert {job["seed"] for job in jobs} == set(range(5, 5 + arm["further"]["seeds"]))
     assert arm["sentence"].endswith(command)
+
+
+def test_commands_of_a_study_compose(study, orca, environment):  # noqa: F811, F405
+    """What is missing has the blanks and the data of the runs there are, and is nothing that the study leaves out."""
+    members = []
+    for set_, body, typed, seeds in (
+        ("digits", "minilm", ["body=minilm"], (0, 1)),
+        ("digits_image", "minilm", ["body=minilm"], (0, 1)),
+        ("digits_image", "swin", ["body=swin_tiny", "body.checkpoint=/w"], (0,)),
+    ):
+        for seed in seeds:
+            identity = f"{set_}{body}{seed}"
+            run = add_run(study, body=body, metric="zzz", seed=seed, identity=identity)
+            (run / "overrides.txt").write_text("\n".join([*typed, "paths.data=/d", "--config-dir=/x"]))
+            labels = {"seed": str(seed), "set": set_, "body": body, "embedder": "patch", "metric": "none"}
+            members.append(studies.Member(identity, labels))
+    studies.path_of(study, "alignment").unlink()
+    studies.add(study, "alignment", members)
+    table = build_table(of_study(collect([study]), [study], "alignment"))
+    (hole,) = holes_of(table, origin_of([study], "alignment", study))  # none of digits on the Swin, which `except` has
+    words = shlex.split(hole.command)
+    assert words[:4] == ["orca", "run", "-m", "study=alignment"]
+    chosen = {"set=digits_image", "body=swin", "embedder=patch", "metric=none", "seed=1"}
+    assert set(words[4:]) == chosen | {"body.checkpoint=/w", "paths.data=/d"}
+    found = compare(table, "body", "minilm", 0.5, origin_of([study], "alignment", study))
+    (command,) = further(found.overall[0], found).commands
+    assert {"body.checkpoint=/w", "paths.data=/d"} <= set(shlex.split(command))
 
 
 def test_axes_whose_choices_are_all_there_are_left_out(study):

@@ -207,6 +207,28 @@ def test_runs_that_leave_a_setting_open_are_an_arm(tmp_path):
     assert (arm.arm, arm.pairs) == ("decided", 2)
 
 
+def test_runs_that_leave_a_part_as_it_is_have_that_part(tmp_path):
+    for seed in range(2):
+        folder = add_run(tmp_path, seed=seed, value=0.3)
+        (folder / "config.yaml").write_text("embedder:\n  _target_: orca_cli.models.embedders.multiscale.Multiscale\n")
+        add_run(tmp_path, seed=seed, value=0.4, variant={"embedder": "patch"})
+    (arm,) = comparison(tmp_path, "embedder=patch").overall
+    assert (arm.arm, arm.points.mean, arm.pairs) == ("multiscale", pytest.approx(10), 2)
+
+
+def test_a_default_that_was_typed_for_some_seeds_is_one_arm(tmp_path):
+    for seed, typed in enumerate(({}, {"train.optimizer": "adamw"}, {"train.optimizer": "adamw"})):
+        folder = add_run(tmp_path, seed=seed, value=0.3, settings="a" * 64, variant=typed)
+        (folder / "config.yaml").write_text("train:\n  optimizer: adamw\n")
+        add_run(tmp_path, seed=seed, value=0.4, variant={"train.optimizer": "sgd"})
+    (arm,) = comparison(tmp_path, "train.optimizer=adamw").overall
+    assert (arm.arm, arm.pairs) == ("sgd", 3)
+    folder = add_run(tmp_path, seed=3, settings="b" * 64)  # another default than it had
+    (folder / "config.yaml").write_text("train:\n  optimizer: adamw\n")
+    with pytest.raises(DataError, match="optimizer=adamw differ in something that no setting shows.*orca runs rm"):
+        comparison(tmp_path, "train.optimizer=adamw")
+
+
 def test_an_arm_with_two_sources_has_no_partner_to_guess(tmp_path):
     for arm, source, value in (("orca", "docs", 0.5), ("orca", "tweets", 0.3), ("mmd", "docs", 0.4)):
         add_run(tmp_path, source=source, value=value, variant={"arm": arm})
@@ -239,6 +261,26 @@ def test_a_clear_gain_is_undecided_where_so_few_seeds_cannot_show_it(tmp_path):
     text = sentence(found.overall[0], found)
     assert text.startswith("otdd: undecided, +11.2 points [10.")
     assert "n = 5 seeds, one set, p = 0.062; 5 differences cannot reach p = 0.05" in text
+
+
+def test_bodies_with_a_source_of_their_own_are_an_axis(tmp_path):
+    for body, source, value in (("minilm", "docs", 0.5), ("swin", "cifar10", 0.4)):
+        for metric in ("none", "otdd"):
+            add_run(tmp_path, body=body, source=source, metric=metric, value=value)
+    (swin,) = comparison(tmp_path, "body=minilm").overall
+    assert (swin.arm, swin.pairs, swin.points.mean) == ("swin", 2, pytest.approx(10))
+    add_run(tmp_path, body="swin", source="digits", value=0.3)  # which of the two is the body's?
+    with pytest.raises(DataError, match="they differ in source as well"):
+        comparison(tmp_path, "body=minilm")
+
+
+def test_differences_of_0_show_nothing(tmp_path):
+    add_pairs(tmp_path, [0.1, 0.11, 0.0, 0.13, 0.1, 0.0])
+    found = comparison(tmp_path)
+    assert found.overall[0].points.smallest == 2 / 2**4
+    assert "(n = 6 seeds, one set, p = 0.12; 4 differences other than 0 cannot reach p = 0.05)" in sentence(
+        found.overall[0], found
+    )
 
 
 def test_more_arms_need_a_smaller_p(tmp_path):
@@ -306,6 +348,41 @@ def test_other_axes_and_what_cannot_be_compared(tmp_path):
         comparison(tmp_path, "train.clip=1")
 
 
+def on_data(name):
+    return {"splits": {"test": {"n": 497, "sha256": name * 64}}}
+
+
+def test_runs_on_other_test_data_are_no_partners(tmp_path, capsys):
+    """A file was changed between the runs of two arms, then between all of them."""
+    for seed in range(6):
+        add_run(tmp_path / "arms", seed=seed, metric="none", value=0.4 + seed / 100, **on_data("a"))
+        add_run(tmp_path / "arms", seed=seed, value=0.3, **on_data("b"))
+        for data, base in (("a", 0.5), ("b", 0.3)):
+            for metric, gain in (("none", 0.0), ("otdd", 0.1 if data == "a" else 0.02)):
+                settings = f"{metric}{data}".ljust(64, "0")
+                fields = {"metric": metric, "seed": seed, "settings": settings, "identity": f"{settings}{seed}"}
+                add_run(tmp_path / "both", value=base - gain, **fields, **on_data(data))
+    with pytest.raises(
+        DataError, match="on the same test data, differ.*a file was changed: run the same tasks and seeds"
+    ):
+        comparison(tmp_path / "arms")
+    table = build_table(collect([tmp_path / "arms"]))
+    assert [str(row.method).split()[-1] for row in table.rows] == ["test_set=aaaaaaaa", "test_set=bbbbbbbb"]
+    assert not any(row.cells[0].earned or row.rank for row in table.rows)
+    found = comparison(tmp_path / "both")
+    gains = {dict(block.others)["test_set"]: block.gains for block in found.blocks}
+    assert gains == {"aaaaaaaa": pytest.approx([10] * 6), "bbbbbbbb": pytest.approx([2] * 6)}
+    assert (found.overall[0].points.mean, found.unpaired) == (pytest.approx(6), 0)
+    assert main(["report", str(tmp_path / "both"), "--where", "test_set=bbbbbbbb", "--against", "metric=none"]) == 0
+    assert "helps by 2.0 points" in capsys.readouterr().out
+
+
+def test_how_a_task_prepares_its_data_is_an_axis(tmp_path):
+    for gaps, value, data in (("mean", 0.5, "a"), ("linear", 0.4, "b")):
+        add_run(tmp_path, value=value, variant={"task.gaps": gaps}, **on_data(data))
+    assert comparison(tmp_path, "task.gaps=mean").blocks[0].gains == pytest.approx([10])
+
+
 def test_an_effect_is_its_parts():
     found = effect(DIFFERENCES)
     assert (found.n, found.mean) == (7, pytest.approx(sum(DIFFERENCES) / 7))
@@ -333,6 +410,11 @@ def test_all_formats_hold_the_same_numbers(tree, capsys):
     assert [line["task"] for line in lines] == [*SETS[:6], "nats", "all sets", "all sets"]
     assert float(lines[-1]["gain"]) == arm["relative"]["mean"]
     assert float(lines[6]["gain"]) == pytest.approx(1.5)
+    over = [[line[key] for key in ("unit", "sets", "n", "pairs", "wins", "ties", "losses")] for line in lines[-2:]]
+    assert over == [["points", "6", "6", "12", "6", "0", "0"], ["relative", "7", "7", "14", "7", "0", "0"]]
+    assert main(["report", str(tree), "--task", "a", "--against", "metric=none", "--format", "csv"]) == 0
+    one_set = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))[-1]
+    assert (one_set["sets"], one_set["n"]) == ("1", "2")
     for form, mark in (("md", "| otdd |"), ("latex", r"\begin{tabular}"), ("table", "otdd")):
         assert main([*words, "--format", form]) == 0
         text = capsys.readouterr().out

@@ -124,6 +124,7 @@ def test_json_keeps_the_values_of_all_seeds(table: Table) -> None:
         "synthetic": True,
         "size": "small",
         "chosen_on_test": False,
+        "data": "",
         "trivial": [0.9, 0.9],
         "baselines": {},
     }

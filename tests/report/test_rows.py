@@ -8,6 +8,7 @@ from orca_cli.cli import main
 from orca_cli.exceptions import DataError, UsageError
 from orca_cli.report.records.collect import collect
 from orca_cli.report.records.filters import Values, where
+from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.notes import notes_of
 from orca_cli.report.tables.rows import merged, ordered
@@ -202,6 +203,25 @@ def test_settings_without_an_effect_are_read_of_every_run(tmp_path):
         (add_run(tmp_path, seed=seed) / "config.yaml").write_text(f"keep_weights: {value}\n")
     for seed, value in enumerate(("true", "false")):
         assert [run.seed for run in where(collect([tmp_path]), f"keep_weights={value}").runs] == [seed]
+
+
+def test_one_method_is_one_row_however_its_settings_are_typed(tmp_path):
+    """Of each metric one experiment with six seeds, that of none typed in four ways; one of them leaves the defaults out."""
+    typed = ({"train.lr": "1e-3"}, {"train.lr": "0.001"}, {"train.lr": "1.0e-3", "train.adapt_rate": "False"}, {})
+    for metric, base in (("none", 0.4), ("otdd", 0.3)):
+        for seed in range(6):
+            variant = typed[seed % 4] if metric == "none" else {"train.lr": "0.001", "train.adapt_rate": "false"}
+            add_run(tmp_path, metric=metric, seed=seed, value=base, settings=metric.ljust(64, "0"), variant=variant)
+    add_run(tmp_path, metric="none", value=0.5, variant={"train.lr": "1e-4", "train.adapt_rate": "false"})
+    table = build_table(collect([tmp_path]))
+    assert [(str(row.method), len(row.cells[0].values)) for row in table.rows] == [
+        ("minilm none full train.lr=1e-3", 6),
+        ("minilm none full train.lr=1e-4", 1),
+        ("minilm otdd full train.lr=1e-3", 6),
+    ]
+    (otdd,) = compare(table, "metric", "none", 0.5).overall
+    assert (otdd.pairs, otdd.points.mean) == (6, pytest.approx(10))
+    assert [row.cells[0].parts for row in by(tmp_path, "metric").rows] == [2, 1]
 
 
 def test_all_options_together(tree, capsys):

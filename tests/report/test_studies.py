@@ -54,6 +54,18 @@ def test_what_has_no_effect_names_no_run(tree):
     assert (gaussian.arm, gaussian.sets, gaussian.pairs) == ("gaussian", 2, 2)
 
 
+def test_a_run_counts_once_though_a_value_of_the_study_was_typed_for_it(tmp_path):
+    for seed in range(3):
+        for arm, value in (("none", 0.5), ("otdd", 0.4)):
+            identity, labels = f"{arm}{seed}", {"set": "digits", "metric": arm, "seed": str(seed), "baselines": "none"}
+            add_run(tmp_path, metric=arm, seed=seed, value=value, identity=identity, settings=arm * 20)
+            typed = [labels | {"train.lr": "2e-4"}] + ([labels] if seed < 2 else [])
+            studies.add(tmp_path, "small", [studies.Member(identity, own) for own in typed])
+    collection = of_study(collect([tmp_path]), [tmp_path], "small")
+    assert len(collection.runs) == 6
+    assert [len(row.cells[0].values) for row in build_table(collection).rows] == [3, 3]
+
+
 def test_one_run_under_two_names_is_in_both_rows(tree):
     studies.add(tree, "small", [studies.Member("arrows-none", {"set": "leaves", "metric": "again", "seed": "0"})])
     table = build_table(of_study(collect([tree]), [tree], "small"))

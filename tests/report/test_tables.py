@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from orca_cli.report.records.collect import Run, Score, collect
+from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.notes import notes_of, seeds_text
 from orca_cli.report.tables.table import Cell, Method, Row, Table, _rank, build_table, score_of
@@ -29,6 +30,16 @@ def _scored(seed: int, value: float) -> Run:
 
 def _means(table: Table) -> dict[str, list[float | None]]:
     return {str(row.method): [cell.mean for cell in row.cells] for row in table.rows}
+
+
+def test_a_small_deviation_is_shown_as_more_than_zero(tmp_path: Path) -> None:
+    for seed in range(2):
+        add_run(tmp_path, seed=seed, value=0.25 + seed * 0.00002)
+        add_run(tmp_path, seed=seed, value=0.5, metric="none")
+        add_run(tmp_path, seed=seed, value=0.3 + seed * 1e-14, task="rounded")
+    none, otdd = (row[1] for row in layout_of(_table(tmp_path)).rows[:2])
+    assert [entry.main for entry in otdd] == ["25.001 \u00b1 0.001 (2)", "30.0 \u00b1 0.0 (2)"]
+    assert none[0].main == "50.000 \u00b1 0.000 (2)"
 
 
 def test_two_methods_two_tasks_by_hand(tmp_path: Path) -> None:
@@ -122,6 +133,28 @@ def test_protocols_error_names_and_synthetic_data_get_columns_of_their_own(tmp_p
     assert sorted(cell.mean or 0.0 for cell in row.cells) == [0.1, 0.2, 0.3, 0.4]
 
 
+def test_own_data_sets_are_columns_of_their_own(tmp_path: Path) -> None:
+    for path, data in (("x/a.npz", "1"), ("x/b.npz", "2"), ("y/b.npz", "3")):
+        test = {"splits": {"test": {"n": 497, "sha256": data * 64}}}
+        for metric, value in (("none", 0.5), ("otdd", 0.3 + int(data) / 10)):
+            variant = {"task.train": path, "task.kind": "classes"}
+            add_run(tmp_path / "arrays", task="arrays", metric=metric, value=value, variant=variant, **test)
+    table = _table(tmp_path / "arrays")
+    assert [column.name for column in table.columns] == ["arrays a.npz", "arrays x/b.npz", "arrays y/b.npz"]
+    assert [row.cells[0].mean for row in table.rows if row.cells[0].runs] == [0.5, 0.4]
+    (otdd,) = compare(table, "metric", "none", 0.5).overall
+    assert (otdd.sets, otdd.wins, otdd.ties, otdd.losses, otdd.worst) == (
+        3,
+        1,
+        1,
+        1,
+        ("arrays y/b.npz", pytest.approx(-10)),
+    )
+    for path in ("x/a.npz", "./x/a.npz"):  # the same test data
+        add_run(tmp_path / "one", task="arrays", variant={"task.train": path})
+    assert [column.name for column in _table(tmp_path / "one").columns] == ["arrays"]
+
+
 def test_the_newest_of_equal_experiments_counts(tmp_path: Path) -> None:
     add_run(tmp_path, value=0.5)
     add_run(tmp_path, value=0.3)
@@ -166,7 +199,7 @@ def test_an_undefined_error_is_neither_averaged_nor_lost(tmp_path: Path) -> None
     add_run(tmp_path, seed=1, value=0.2, trivial_error=None)
     table = _table(tmp_path)
     (cell,) = table.rows[0].cells
-    assert (cell.values, cell.undefined, cell.best) == ([0.2], 1, True)
+    assert (cell.values, cell.seeds, cell.undefined, cell.best) == ([0.2], [1], 1, True)
     assert table.trivial == [None]
 
 

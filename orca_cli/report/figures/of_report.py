@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orca_cli.exceptions import DataError
 from orca_cli.report.figures.charts import LOOKS, Bars, Chart, Dot, Dots, Lines, Series
 from orca_cli.report.figures.over_tasks import over_tasks
 from orca_cli.report.records import details as reading
@@ -85,12 +87,12 @@ def read_all(groups: Sequence[Group]) -> dict[Path, Details]:
 
 
 def title_of(column: Column, columns: Sequence[Column]) -> str:
-    """Return a column's task, with what tells it from other columns of the same task."""
-    same = [other for other in columns if other.task == column.task]
+    """Return a column's task and data, with what tells it from other columns of the same."""
+    same = [other for other in columns if other.name == column.name]
     if len(same) < 2:
-        return clean(column.task)
+        return clean(column.name)
     words = [column.error_name or "no result", column.protocol, column.size, "synthetic" * column.synthetic]
-    return clean(f"{column.task} ({', '.join(filter(None, words))})")
+    return clean(f"{column.name} ({', '.join(filter(None, words))})")
 
 
 def all_of(
@@ -101,7 +103,8 @@ def all_of(
         yield from gains(comparison)
     yield from errors(table)
     if len(table.columns) > 1:
-        yield from over_tasks(across.across(table))
+        with contextlib.suppress(DataError):  # sets that cannot be counted
+            yield from over_tasks(across.across(table))
     yield from (chart for _, chart in curves(groups, found, table))
     yield from times(groups, found)
 
@@ -155,14 +158,14 @@ def gains(comparison: Comparison) -> Iterator[Dots]:
     for number_, arm in enumerate(dict.fromkeys(block.arm for block in comparison.blocks), 1):
         blocks = [block for block in comparison.blocks if block.arm == arm and block.seeds and block.column.percent]
         sets = []
-        for block in sorted(blocks, key=lambda block: (block.column.task, block.others)):
+        for block in sorted(blocks, key=lambda block: (block.column.name, block.others)):
             found = block.effect
             assert found is not None  # it has seeds
             ends = found.interval or (found.mean, found.mean)
             text = f"{found.mean:+.1f} (n = {found.n})"
             sets.append(
                 (
-                    clean(_label(block.column.task, block.others, blocks)),
+                    clean(_label(block.column.name, block.others, blocks)),
                     (Dot(found.mean, 0, "mean gain", *ends, text=text),),
                 )
             )

@@ -100,7 +100,7 @@ def _top(content: Content, groups: Sequence[Group]) -> str:
     tiles = {
         "completed runs": len(runs),
         "methods": len(given.rows),
-        "tasks": len({column.task for column in given.columns}),
+        "tasks": len({column.name for column in given.columns}),
         "seeds": len({run.seed for run in runs}),
         "running": states["running"],
         "failed or stopped": sum(count for state, count in states.items() if state != "running"),

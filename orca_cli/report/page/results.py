@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from orca_cli.exceptions import DataError
 from orca_cli.report.figures import of_report
 from orca_cli.report.figures.of_report import Group
 from orca_cli.report.figures.over_tasks import over_tasks
@@ -68,8 +69,13 @@ def results(given: Table) -> str:
 
 def over_all_tasks(given: Table) -> str:
     """Return profiles, ranks and pairs of the methods; nothing with fewer than two methods or tasks."""
-    found = across(given)
-    if len(found.methods) < 2 or len(found.columns) < 2 or not found.profiles:
+    if len(given.columns) < 2:
+        return ""
+    try:
+        found = across(given)
+    except DataError as error:
+        return f"<p>{escaped(clean(f'{error.what}; {error.hint}'))}</p>"
+    if len(found.methods) < 2 or not found.profiles:
         return ""
     tables = "".join(
         of_layout(layout, f"across-{place}", len(layout.rows))

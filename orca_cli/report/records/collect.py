@@ -22,6 +22,7 @@ from orca_cli.runs.settings import as_typed
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _ENDED = ("failed", "interrupted")
 _CONSTANT = "constant"  # the baseline that `trivial` is
+TEST_SET = "test_set"  # stands among settings where test data differ though no setting does, since a file was changed
 Value = TypeVar("Value", str, int)
 
 
@@ -72,6 +73,7 @@ class Run:
         default_factory=dict
     )  # what a completed run decided where its settings left it open
     score: Score | None = None
+    arm: str = ""  # what a study calls it: its arms are methods of their own, be their settings the same
 
 
 @dataclass(frozen=True)

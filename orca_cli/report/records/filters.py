@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from typing import Any
 
+from orca_cli import configuration
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
-from orca_cli.report.records.collect import Collection, Run
+from orca_cli.report.records.collect import TEST_SET, Collection, Run
 from orca_cli.report.records.studies import SET
 from orca_cli.runs import settings
 from orca_cli.schema import is_without_effect
 
 FIELDS = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "state")
+_PARTS = ("embedder", "augment")  # groups of conf/ that a run's records have no name for
 
 
 def pair(text: str, option: str) -> tuple[str, str]:
@@ -33,6 +36,8 @@ class Values:
 
         In a study, its names of choices come first, and `set` is the task.
         """
+        if key == TEST_SET:
+            return (run.score and run.score.test_set[:8]) or None
         if key in FIELDS or key == SET:
             return str(getattr(run, "task" if key == SET else key))
         if key in run.variant:
@@ -53,9 +58,18 @@ def _decided(run: Run) -> dict[str, str]:
 
 def _composed(run: Run, key: str) -> str | None:
     try:
+        if key in _PARTS:
+            return _choice(key, settings.setting(run.path, f"{key}._target_"))
         return settings.as_typed(settings.setting(run.path, key))
     except (OrcaError, KeyError):  # such a run has no setting that could be asked for
         return None
+
+
+def _choice(group: str, target: Any) -> str | None:
+    """Return the name in a group of conf/ of the part that a run has; None where it is no part's, or several have it."""
+    every = configuration.choices(group).items()
+    names = [name for name, file in every if configuration.content(file).get("_target_") == target]
+    return names[0] if len(names) == 1 else None
 
 
 def key_hint(key: str, collection: Collection) -> str:
@@ -98,8 +112,8 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
 
 
 def canonical(text: str) -> str:
-    """Return a value as it is compared: numbers as numbers, so that 1e-4 is 0.0001."""
+    """Return a value as it is compared: numbers as numbers, so that 1e-4 is 0.0001, and False as false."""
     try:
         return repr(float(text))
     except ValueError:
-        return text
+        return text.lower() if text.lower() in ("true", "false", "null") else text

@@ -32,20 +32,24 @@ def of_study(collection: Collection, folders: Sequence[Path], name: str) -> Coll
     if name not in known:
         hint = suggest(name, known) if known else f"orca run -m study={name}"
         raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
-    labels: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for folder in folders:
-        for member in studies.read(folder, name) if name in studies.names(folder) else []:
-            own = {key: value for key, value in member.labels.items() if not is_without_effect(key)}
-            if own not in labels[member.identity]:
-                labels[member.identity].append(own)
+    labels: dict[str, dict[tuple[str, ...], dict[str, str]]] = defaultdict(dict)
+    members = [one for folder in folders if name in studies.names(folder) for one in studies.read(folder, name)]
+    every = set(members[0].labels).intersection(*(one.labels for one in members)) if members else set[str]()
+    axes = {axis for axis in every if not is_without_effect(axis)}
+    for member in members:
+        own = {key: value for key, value in member.labels.items() if not is_without_effect(key)}
+        arm = tuple(own.get(axis, "") for axis in sorted(axes))
+        # The same run, once with a setting typed besides, whose value the study has anyway, is one run of the arm.
+        labels[member.identity][arm] = min(own, labels[member.identity].get(arm, own), key=len)
     runs, superseded = (
-        [_named(run, own) for run in found for own in labels.get(run.identity, ())]
+        [_named(run, own, axes) for run in found for own in labels.get(run.identity, {}).values()]
         for found in (collection.runs, collection.superseded)
     )
     return replace(collection, runs=runs, superseded=superseded)
 
 
-def _named(run: Run, labels: dict[str, str]) -> Run:
+def _named(run: Run, labels: dict[str, str], axes: set[str]) -> Run:
     own: dict[str, Any] = {key: labels[key] for key in _OWN if key in labels}
     settings = {key: name for key, name in labels.items() if key not in (SET, "seed", "task", *_OWN)}
-    return replace(run, task=labels.get(SET, run.task), variant=settings, **own)
+    arm = ", ".join(f"{axis}={labels[axis]}" for axis in sorted(axes) if axis != "seed")
+    return replace(run, task=labels.get(SET, run.task), variant=settings, arm=arm, **own)

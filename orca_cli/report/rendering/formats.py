@@ -31,6 +31,7 @@ CSV_COLUMNS = (
     *("mean", "standard_deviation", "n", "seeds", "best", "rank", "trivial_low", "trivial_high", "undefined", "steps"),
     *("baseline", "baseline_low", "baseline_high", "earned", "seconds", "origin", "tags"),
     *UNFINISHED,
+    "data",
 )
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
@@ -112,6 +113,7 @@ def _cell(cell: Cell, column: Column) -> dict[str, Any]:
     return {
         "task": column.task,
         "protocol": column.protocol,
+        "data": column.data,
         "mean": cell.mean,
         "standard_deviation": cell.deviation,
         "n": len(cell.values),

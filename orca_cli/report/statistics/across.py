@@ -13,9 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from orca_cli.exceptions import DataError
+from orca_cli.report.records.collect import TEST_SET
 from orca_cli.report.statistics.matrix import Pair, matrix
 from orca_cli.report.statistics.profiles import Profile, profiles
 from orca_cli.report.statistics.ranks import Improvement, Ranks, improvements, mean_ranks
+from orca_cli.report.statistics.sets import check_sets
+from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Column, Method, Table
 
 MOST = 20  # methods in a matrix; their pairs grow with the square, and nobody reads more
@@ -51,21 +55,32 @@ class Across:
 
 
 def across(table: Table) -> Across:
-    """Return what the tasks of a table say together about its methods; with fewer than two methods, its lists are empty."""
+    """Return what the tasks of a table say together about its methods; with fewer than two methods, its lists are empty.
+
+    Raises:
+        DataError: a task was measured in several ways, or on different test data.
+    """
     shown = [row for row in table.rows if any(cell.mean is not None for cell in row.cells)]
     rows = dict(zip(names_of([row.method for row in shown]), shown, strict=True))
     means = {name: [cell.mean for cell in row.cells] for name, row in rows.items()}
+    counted = [place for place in range(len(table.columns)) if _count(own[place] for own in means.values()) > 1]
+    check_sets([table.columns[place] for place in counted], "--compare")
+    for place in counted:
+        if len(tests := set[str]().union(*(row.cells[place].test_sets for row in shown))) > 1:
+            what = f"the runs of {clean(table.columns[place].name)} were tested on {len(tests)} different test sets"
+            some = ", ".join(sorted(name[:8] for name in tests)[:5])
+            raise DataError(what, where="--compare", hint=f"narrow with --where {TEST_SET}=..., one of {some}")
     ranks = mean_ranks(means)
     found = profiles(means)
     order = {one.method: (ranks.mean.get(one.method, math.inf), -one.share(1.0), one.method) for one in found}
     methods = sorted(order, key=lambda name: order[name]) if found else sorted(rows)
     few = methods if len(methods) <= MOST else []
-    pairs = matrix({name: [cell.by_seed for cell in rows[name].cells] for name in few}, _percent(table))
+    pairs = matrix({name: [cell.by_test for cell in rows[name].cells] for name in few}, _percent(table))
     values = {name: [cell.values for cell in rows[name].cells] for name in few}
     return Across(
         methods,
         table.columns,
-        [column for place, column in enumerate(table.columns) if _count(own[place] for own in means.values()) > 1],
+        [table.columns[place] for place in counted],
         {name: lacks for name in methods if (lacks := _lacks(means[name], table.columns))},
         sorted(found, key=lambda one: methods.index(one.method)),
         ranks,
@@ -96,7 +111,7 @@ def _percent(table: Table) -> list[bool]:
 
 
 def _lacks(means: list[float | None], columns: list[Column]) -> list[str]:
-    return [column.task for mean, column in zip(means, columns, strict=True) if mean is None]
+    return [column.name for mean, column in zip(means, columns, strict=True) if mean is None]
 
 
 def record_of(found: Across) -> dict[str, Any]:
@@ -105,7 +120,7 @@ def record_of(found: Across) -> dict[str, Any]:
         "schema": 1,
         "methods": found.methods,
         "tasks": [vars(column) for column in found.columns],
-        "counted": [column.task for column in found.counted],
+        "counted": [column.name for column in found.counted],
         "holes": found.holes,
         "profiles": [
             {
@@ -118,7 +133,7 @@ def record_of(found: Across) -> dict[str, Any]:
         ],
         "ranks": {
             "mean": found.ranks.mean,
-            "tasks": [found.columns[place].task for place in found.ranks.tasks],
+            "tasks": [found.columns[place].name for place in found.ranks.tasks],
             "friedman_p": found.ranks.friedman,
         },
         "improvements": [asdict(one) for one in found.improvements],

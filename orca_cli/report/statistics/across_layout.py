@@ -74,7 +74,7 @@ def _profile_notes(found: Across, table: Table) -> Iterator[str]:
         yield f"rank: over the {common} of {every} tasks on which every method has an error{test}"
     else:
         yield "rank: none, since no task has an error of every method; narrow with --where or merge with --by"
-    alone = {column.task for column in found.columns} - {column.task for column in found.counted}
+    alone = {column.name for column in found.columns} - {column.name for column in found.counted}
     if alone:
         yield clean(f"tasks with an error of one method at most do not count: {', '.join(sorted(alone))}", longest=2000)
     same: dict[tuple[str, ...], list[str]] = {}

@@ -32,7 +32,8 @@ class Effect:
         mean: theirs.
         interval: 95 % BCa bootstrap interval of the mean; None for a single difference.
         p: two-sided p of the sign-flip test: the share of sign patterns whose mean is at least as far from 0.
-        smallest: the smallest p that n differences can have.
+        smallest: the smallest p that so many differences other than 0 can have.
+        nonzero: how many are not 0.
     """
 
     n: int
@@ -40,13 +41,15 @@ class Effect:
     interval: tuple[float, float] | None
     p: float
     smallest: float
+    nonzero: int
 
 
 def effect(differences: Sequence[float]) -> Effect:
     """Return the effect of one or more differences."""
     p, smallest = sign_flip(differences)
     mean = math.fsum(differences) / len(differences)
-    return Effect(len(differences), mean, interval(differences), p, smallest)
+    nonzero = sum(value != 0 for value in differences)
+    return Effect(len(differences), mean, interval(differences), p, smallest, nonzero)
 
 
 def difference(base: float, mine: float) -> float:

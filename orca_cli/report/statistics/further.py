@@ -6,19 +6,16 @@ import math
 import shlex
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from orca_cli.report.records.collect import Run
-from orca_cli.report.records.origin import Origin
+from orca_cli.report.records.origin import Origin, typed_of
 from orca_cli.report.records.studies import SET
 from orca_cli.report.statistics.differences import LARGEST_P, needed
 from orca_cli.report.statistics.paired import Block, Comparison, Overall, by_column, differences_by_seed
 
 MOST = 50  # further seeds; more is hopeless
-_OVERRIDES = "overrides.txt"
-_MOST_READ = 2**16  # characters
 _GROUPS = ("task", "body", "source", "metric", "finetune")
 
 
@@ -72,7 +69,8 @@ def further(one: Overall, comparison: Comparison) -> Further:
         count = next(enough, math.inf) - len(shared)
     if count > MOST:
         return Further(is_hopeless=True)
-    return Further(int(count), commands=tuple(commands(blocks, comparison, _next_seeds(shared, int(count)))))
+    done = frozenset[int].intersection(*(block.done for block in blocks))
+    return Further(int(count), commands=tuple(commands(blocks, comparison, _next_seeds(done, int(count)))))
 
 
 def _variances(sets: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -86,7 +84,7 @@ def _variances(sets: Sequence[Sequence[float]]) -> tuple[float, float]:
     return max(0.0, means - within * statistics.fmean(1 / len(own) for own in sets)), within
 
 
-def _next_seeds(known: Sequence[int], count: int) -> list[int]:
+def _next_seeds(known: Collection[int], count: int) -> list[int]:
     """Return the smallest seeds that are not known."""
     found: list[int] = []
     seed = 0
@@ -105,7 +103,7 @@ def commands(blocks: Sequence[Block], comparison: Comparison, seeds: Iterable[in
     if origin.study:
         words = [_study_words(blocks, origin)]
     else:
-        typed = [_typed(run.path) for block in blocks for run in block.runs]
+        typed = [typed_of(run.path) for block in blocks for run in block.runs]
         words = [[f"{key}={value}" for key, value in one.items()] for one in _merged(typed)]
     return [shlex.join(["orca", "run", "-m", *own, *last]) for own in words]
 
@@ -117,11 +115,7 @@ def _study_words(blocks: Sequence[Block], origin: Origin) -> list[str]:
         found = dict.fromkeys(value for run in runs if axis != "seed" and (value := _label(run, axis)) is not None)
         if found and not origin.whole.get(axis, frozenset({""})) <= found.keys():
             words.append(f"{axis}={','.join(found)}")
-    typed = [_typed(run.path) for run in runs]
-    for key in origin.blanks:
-        values = dict.fromkeys(one[key] for one in typed if key in one)
-        words += [f"{key}={','.join(values)}"] if values else []
-    return words
+    return words + origin.besides([typed_of(run.path) for run in runs])
 
 
 def _label(run: Run, axis: str) -> str | None:
@@ -129,20 +123,6 @@ def _label(run: Run, axis: str) -> str | None:
     if axis == SET:
         return run.task
     return str(getattr(run, axis)) if axis in _GROUPS else run.variant.get(axis)
-
-
-def _typed(path: Path) -> dict[str, str]:
-    """Return key -> value of what was typed for a run, besides its seed and folder; empty where its folder does not say.
-
-    The folder may be somebody else's: what is an option of the program, and no setting, is left out.
-    """
-    try:
-        with open(path / _OVERRIDES, encoding="utf-8") as file:
-            lines = file.read(_MOST_READ).splitlines()
-    except (OSError, UnicodeDecodeError):
-        return {}
-    pairs = [line.partition("=") for line in lines if "=" in line and not line.startswith("-")]
-    return {key: value for key, _, value in pairs if key not in ("seed", "paths.runs")}
 
 
 def _merged(typed: Sequence[dict[str, str]]) -> list[dict[str, str]]:

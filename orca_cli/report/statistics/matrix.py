@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, difference, holm, relative, signed_rank
 
@@ -59,14 +60,15 @@ class Pair:
         return replace(turned, wins=self.losses, losses=self.wins)
 
 
-def matrix(errors: Mapping[str, Sequence[Mapping[int, float]]], percent: Sequence[bool]) -> list[Pair]:
+def matrix(errors: Mapping[str, Sequence[Mapping[Any, float]]], percent: Sequence[bool]) -> list[Pair]:
     """Return every ordered pair of methods that have a task in common, (a, b) and (b, a).
 
     A task counts for a pair where both have an error of the same seed; its errors are then the means over the seeds that both
     have. The unit is the same in the whole matrix: points if all tasks that count are per cents, else per cent of the error.
 
     Args:
-        errors: method -> for every task, in the same order for all, seed -> error as stored; empty where it has none.
+        errors: method -> for every task, in the same order for all, seed, or seed and test data, -> error as
+            stored; empty where it has none.
         percent: for every task, whether its error is a fraction that is shown as per cent.
     """
     methods = list(errors)
@@ -87,7 +89,7 @@ def matrix(errors: Mapping[str, Sequence[Mapping[int, float]]], percent: Sequenc
     return [one for pair in pairs for one in (pair, pair.turned())]
 
 
-def _means(a: Mapping[int, float], b: Mapping[int, float]) -> tuple[float, float]:
+def _means(a: Mapping[Any, float], b: Mapping[Any, float]) -> tuple[float, float]:
     seeds = sorted(a.keys() & b.keys())
     return math.fsum(a[seed] for seed in seeds) / len(seeds), math.fsum(b[seed] for seed in seeds) / len(seeds)
 

@@ -12,12 +12,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.records.collect import Run
+from orca_cli.report.records.collect import TEST_SET, Run
 from orca_cli.report.records.filters import Values, canonical
 from orca_cli.report.records.origin import Origin
 from orca_cli.report.statistics.differences import Effect, effect, holm, relative
+from orca_cli.report.statistics.sets import check_sets
 from orca_cli.report.tables.notes import clean
-from orca_cli.report.tables.table import Cell, Column, Method, Row, Table
+from orca_cli.report.tables.table import OF_TASK, Cell, Column, Method, Table, spelling
 
 _FIELDS = ("body", "source", "metric", "finetune")
 _ARM, _OF_AN_ARM = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
@@ -35,6 +36,7 @@ class Block:
         baseline, errors: by seed, as stored.
         lost: completed runs of the arm whose partner is missing.
         runs: one of the baseline and one of the arm.
+        done: seeds that nothing is left to run of: `seeds`, and those whose error is undefined though both are completed.
     """
 
     column: Column
@@ -45,6 +47,7 @@ class Block:
     errors: tuple[float, ...]
     lost: int = 0
     runs: tuple[Run, ...] = ()
+    done: frozenset[int] = frozenset()
 
     @property
     def scale(self) -> float:
@@ -126,11 +129,19 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
         margin, origin: see `Comparison`.
 
     Raises:
-        DataError: no row has that value, all have it, there is no pair, or a run has several partners.
+        DataError: no row has that value, all have it, there is no pair, a run has several partners, or a set was measured in
+            several ways.
     """
     known = Values()
-    value_of = {row.method: value for row in table.rows if (value := _value(row, axis, known)) is not None}
-    of_baseline = {method for method, value in value_of.items() if canonical(value) == canonical(baseline)}
+    found_of = {
+        (row.method, place): value
+        for row in table.rows
+        for place, cell in enumerate(row.cells)
+        if (value := _value(row.method, cell, axis, known)) is not None
+    }
+    spelled = spelling((axis, value) for value in found_of.values())
+    value_of = {cell: spelled[axis, canonical(value)] for cell, value in found_of.items()}
+    of_baseline = {cell for cell, value in value_of.items() if canonical(value) == canonical(baseline)}
     if not value_of:
         keys = {key for row in table.rows for key, _ in row.method.settings} | set(_FIELDS)
         raise DataError(f"the runs do not differ in '{axis}'", where="--against", hint=suggest(axis, keys))
@@ -140,22 +151,26 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
     if len(of_baseline) == len(value_of):
         hint = f"run others as well: orca run -m {axis}={baseline},..."
         raise DataError(f"all runs have {axis}={baseline}", where="--against", hint=hint)
-    partners: dict[tuple[tuple[str, str], ...], list[Row]] = defaultdict(list)
+    besides = _besides(axis, [row.method for row in table.rows])
+    partners: dict[tuple[object, ...], dict[Method, Cell]] = defaultdict(dict)
     for row in table.rows:
-        if row.method in of_baseline:
-            partners[_others(row.method, axis)].append(row)
+        for place, cell in enumerate(row.cells):
+            if (row.method, place) in of_baseline and cell.by_seed:
+                partners[place, _others(row.method, besides)][row.method] = cell
     blocks = []
     for row in table.rows:
-        if row.method not in value_of or row.method in of_baseline:
-            continue
-        others = _others(row.method, axis)
-        for place, column in enumerate(table.columns):
-            if row.cells[place].by_seed:
-                partner = _partner(partners[others], place, f"{axis}={baseline}")
-                blocks.append(_block(column, value_of[row.method], others, partner, row.cells[place]))
+        others = _others(row.method, besides)
+        for place, (column, own) in enumerate(zip(table.columns, row.cells, strict=True)):
+            arm = value_of.get((row.method, place))
+            if arm is not None and (row.method, place) not in of_baseline and own.by_seed:
+                partner = _partner(partners[place, others], f"{axis}={baseline}")
+                blocks.append(_block(column, arm, others, partner, own, is_of_task=axis.startswith(OF_TASK)))
     if not any(block.seeds for block in blocks):
-        what = f"no two runs of the same task and seed differ in nothing but '{axis}'"
-        raise DataError(what, where="--against", hint=_unpaired_hint(value_of, of_baseline, f"{axis}={baseline}"))
+        what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
+        raise DataError(
+            what, where="--against", hint=_unpaired_hint(value_of, of_baseline, f"{axis}={baseline}", besides)
+        )
+    check_sets(dict.fromkeys(block.column for block in blocks if block.seeds), "--against")
     arms = dict.fromkeys(block.arm for block in blocks)
     found = [_overall(arm, [block for block in blocks if block.arm == arm and block.seeds]) for arm in arms]
     is_relative = not all(block.column.percent for block in blocks if block.seeds)
@@ -165,67 +180,93 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
     return Comparison(axis, baseline, margin, blocks, found, sum(block.lost for block in blocks), origin)
 
 
-def _partner(rows: Sequence[Row], place: int, name: str) -> Cell:
+def _partner(cells: Mapping[Method, Cell], name: str) -> Cell:
     """Return the baseline's cell of a column; an empty one where it has none.
 
     Raises:
-        DataError: several rows have one, since an arm of a study was run with another source, metric or finetune as well.
+        DataError: it has several, since an arm of a study was run with another source, metric or finetune as well, or since
+            runs of the same value differ in what no setting shows.
     """
-    cells = {row.method: row.cells[place] for row in rows if row.cells[place].by_seed}
     if len(cells) > 1:
         differ = [key for key in _OF_AN_ARM if len({getattr(method, key) for method in cells}) > 1]
-        what = (
-            f"runs of {name} differ in {', '.join(differ)}, so that it is open which of them others are compared with"
+        words = ", ".join(differ) or "something that no setting shows (such as a changed YAML file)"
+        what = f"runs of {name} differ in {words}, so that it is open which of them others are compared with"
+        folders = ", ".join(clean(cell.runs[0].path.name) for cell in cells.values())
+        hint = (
+            f"narrow with --where {differ[0]}=..."
+            if differ
+            else f"keep the runs of one of them (orca runs rm): {folders}"
         )
-        raise DataError(what, where="--against", hint=f"narrow with --where {differ[0]}=...")
+        raise DataError(what, where="--against", hint=hint)
     return next(iter(cells.values()), Cell())
 
 
-def _block(column: Column, arm: str, others: tuple[tuple[str, str], ...], baseline: Cell, own: Cell) -> Block:
+def _block(
+    column: Column, arm: str, others: tuple[tuple[str, str], ...], baseline: Cell, own: Cell, *, is_of_task: bool
+) -> Block:
+    """Return the pairs of two cells: runs of the same seed and test data, which a setting of the task may prepare otherwise."""
     base, mine = baseline.by_seed, own.by_seed
-    seeds = tuple(sorted(mine.keys() & base.keys()))
+    same = {int(seed) for seed, *_ in baseline.by_test.keys() & own.by_test.keys()}
+    seeds = tuple(sorted(mine.keys() & base.keys() if is_of_task else same))
     errors = (tuple(base[seed] for seed in seeds), tuple(mine[seed] for seed in seeds))
     runs = tuple(runs[0] for runs in (baseline.runs, own.runs) if runs)
-    return Block(column, arm, others, seeds, *errors, lost=len(mine) - len(seeds), runs=runs)
+    completed = {run.seed for run in baseline.runs} & {run.seed for run in own.runs}
+    done = frozenset(completed - (mine.keys() & base.keys())) | set(seeds)
+    return Block(column, arm, others, seeds, *errors, lost=len(mine) - len(seeds), runs=runs, done=done)
 
 
-def _unpaired_hint(value_of: Mapping[Method, str], of_baseline: Collection[Method], baseline: str) -> str:
+def _unpaired_hint(
+    value_of: Collection[tuple[Method, int]],
+    of_baseline: Collection[tuple[Method, int]],
+    baseline: str,
+    besides: Collection[str],
+) -> str:
     """Return in what the most alike methods with and without the baseline differ besides the axis."""
-    axis = baseline.partition("=")[0]
-    of: dict[bool, list[set[tuple[str, str]]]] = {True: [], False: []}
-    for method in value_of:
-        of[method in of_baseline].append(set(_others(method, axis)))
+    of: dict[bool, set[frozenset[tuple[str, str]]]] = {True: set(), False: set()}
+    for cell in value_of:
+        of[cell in of_baseline].add(frozenset(_others(cell[0], besides)))
     differences = [one ^ other for one in of[True] for other in of[False]]
-    keys = sorted({clean(key) for key, _ in min(differences, key=len, default=set())})
+    keys = sorted({clean(key) for key, _ in min(differences, key=len, default=frozenset())})
+    if TEST_SET in keys:
+        return f"their test data differ, since a file was changed: run the same tasks and seeds with {baseline} again"
     if not keys:
         return f"run the same tasks and seeds with {baseline}"
     return f"they differ in {', '.join(keys)} as well; try --against {keys[-1]}=..., or narrow with --where"
 
 
-def _value(row: Row, axis: str, values: Values) -> str | None:
-    """Return a row's value on an axis; None where its runs do not say.
+def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
+    """Return a method's value on an axis, on one set, since defaults may differ; None where its runs do not say.
 
-    What a program decides differs between sets, so that all rows that leave it open are one arm.
+    What a program decides differs between sets, so that all methods that leave it open are one arm.
     """
+    if not (cell.runs or cell.unfinished):
+        return None
     if axis in _FIELDS:
-        return str(getattr(row.method, axis))
-    typed = dict(row.method.settings)
-    run = next((run for cell in row.cells for run in cell.runs), None)
+        return str(getattr(method, axis))
+    typed = dict(method.settings)
+    run = next(iter(cell.runs), None)
     if axis in typed or run is None:
         return typed.get(axis)
     return _DECIDED if axis in run.decided and axis not in run.variant else values.of(run, axis)
 
 
-def _others(method: Method, axis: str) -> tuple[tuple[str, str], ...]:
-    names = (name for name in _FIELDS if axis != _ARM or name not in _OF_AN_ARM)
-    fields = {name: str(getattr(method, name)) for name in names} | dict(method.settings)
-    return tuple(sorted((key, value) for key, value in fields.items() if key != axis))
+def _besides(axis: str, methods: Iterable[Method]) -> frozenset[str]:
+    """Return what pairs may differ in: the axis, what an arm of a study sets, and the source of a body that has one only."""
+    pairs = {(method.body, method.source) for method in methods}
+    is_implied = axis == "body" and len({body for body, _ in pairs}) == len(pairs)
+    return frozenset((axis, *(_OF_AN_ARM if axis == _ARM else ()), *(("source",) if is_implied else ())))
+
+
+def _others(method: Method, besides: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Return what names a method, apart from some keys."""
+    fields = {name: str(getattr(method, name)) for name in _FIELDS} | dict(method.settings)
+    return tuple(sorted((key, value) for key, value in fields.items() if key not in besides))
 
 
 def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
     sets = by_column(blocks)
     means = [_mean(_mean(block.gains) for block in own) for own in sets.values()]
-    named = [(mean, column.task) for mean, column in zip(means, sets, strict=True) if column.percent]
+    named = [(mean, column.name) for mean, column in zip(means, sets, strict=True) if column.percent]
     percent = [mean for mean, _ in named]
     worst = min(named, default=None)
     shares = [_relative(own) for own in sets.values()]
@@ -233,19 +274,27 @@ def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
         (own,) = sets.values()
         percent = differences_by_seed(own, False) if percent else []
         shares = differences_by_seed(own, True)
-    counts = [len(block.seeds) for block in blocks]
+    seeds = [len(block.seeds) for block in blocks]
+    wins, ties, losses = counts(blocks)
     return Overall(
         arm,
         len(sets),
-        sum(counts),
-        (min(counts, default=0), max(counts, default=0)),
-        wins=sum(mean > _ZERO for mean in means),
-        ties=sum(abs(mean) <= _ZERO for mean in means),
-        losses=sum(mean < -_ZERO for mean in means),
+        sum(seeds),
+        (min(seeds, default=0), max(seeds, default=0)),
+        wins,
+        ties,
+        losses,
         points=effect(percent) if percent else None,
         relative=effect(shares),
         worst=worst and (worst[1], worst[0]),
     )
+
+
+def counts(blocks: Iterable[Block]) -> tuple[int, int, int]:
+    """Return on how many sets the mean gain of some blocks is above, at and below 0."""
+    means = [_mean(_mean(block.gains) for block in own) for own in by_column(blocks).values()]
+    wins, losses = sum(mean > _ZERO for mean in means), sum(mean < -_ZERO for mean in means)
+    return wins, len(means) - wins - losses, losses
 
 
 def by_column(blocks: Iterable[Block]) -> dict[Column, list[Block]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, Effect, as_share, holm
 from orca_cli.report.statistics.further import MOST, further
-from orca_cli.report.statistics.paired import Block, Comparison, Overall
+from orca_cli.report.statistics.paired import Block, Comparison, Overall, counts
 from orca_cli.report.tables.layout import PLUS_MINUS, Entry, Layout, alarms_of, decimals_of, header, number, problems_of
 from orca_cli.report.tables.notes import clean, seeds_text
 from orca_cli.report.tables.table import Table
@@ -24,6 +24,7 @@ _OVERALL = (
 CSV_COLUMNS = (
     *("task", "error", "percent", "protocol", "arm", "others", "sets", "pairs", "seeds", "unpaired"),
     *("baseline_mean", "mean", "unit", "gain", "low", "high", "p", "smallest_p", "holm_p", "wins", "ties", "losses"),
+    *("data", "n"),
 )
 
 
@@ -74,7 +75,8 @@ def claim_of(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> Cl
         return Claim(one.arm, "harms", f" by {-found.mean:.{places}f} {unit} {_ends(-high, -low, places)} ({facts})")
     if max(-low, high) <= comparison.margin and found.n >= LEAST:
         return Claim(one.arm, "no effect", f" beyond {sign}{comparison.margin:g} {unit} ({facts})")
-    few = f"; {found.n} differences cannot reach p = {LARGEST_P}" if found.smallest * arms > LARGEST_P else ""
+    what = f"{found.n} differences" if found.nonzero == found.n else f"{found.nonzero} differences other than 0"
+    few = f"; {what} cannot reach p = {LARGEST_P}" if found.smallest * arms > LARGEST_P else ""
     said = f", {_signed(found.mean, places)} {unit} {_ends(low, high, places)} ({facts}{few})"
     return _undecided(said, one, comparison)
 
@@ -126,7 +128,7 @@ def shown_of(one: Overall) -> tuple[Effect, str]:
 def _as_percent(found: Effect) -> Effect:
     """Return an effect on relative differences as the share of the baseline's error that is gained, in per cent."""
     ends = None if found.interval is None else (as_share(found.interval[0]), as_share(found.interval[1]))
-    return Effect(found.n, as_share(found.mean), ends, found.p, found.smallest)
+    return replace(found, mean=as_share(found.mean), interval=ends)
 
 
 def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> list[Layout]:
@@ -141,8 +143,8 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
             f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % BCa bootstrap "
             "interval] over sets, each with the mean over its seeds and settings. points: sets whose error is a per cent. "
             "% of the error: of the baseline's, from the mean over all sets of the difference over the mean of both errors. "
-            "p: exact sign-flip test; Holm: corrected for the number of arms; least p: the smallest possible with this number "
-            f"of differences. Bold and *: {_MARKED}."
+            "p: exact sign-flip test; Holm: corrected for the number of arms; least p: the smallest possible with as many "
+            f"differences other than 0. Bold and *: {_MARKED}."
         ),
         notes=[_note(claim_of(one, comparison, sign)) for one in comparison.overall] + _coverage(comparison),
         problems=[],
@@ -308,7 +310,10 @@ def _further_record(one: Overall, comparison: Comparison) -> dict[str, Any] | No
 
 
 def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
-    """Yield a line for each arm and set, then one for each arm over all sets (task: all sets)."""
+    """Yield a line for each arm and set, then for each arm over all sets (task: all sets) one in points and a relative one.
+
+    That in points is of the sets whose error is a per cent. `n` is the number of differences: sets, or seeds of a single one.
+    """
     blank: dict[str, object] = dict.fromkeys(CSV_COLUMNS)
     corrected = corrected_of(comparison)
     for block in comparison.blocks:
@@ -320,13 +325,17 @@ def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
         line |= {"unit": "points" if block.column.percent else block.column.error_name}
         if (found := block.effect) is not None:
             line |= {"baseline_mean": _mean(block.baseline), "mean": _mean(block.errors)} | _numbers(found)
-            line |= {"holm_p": corrected[id(block)]}
+            line |= {"holm_p": corrected[id(block)], "n": found.n}
         yield line
     for one in comparison.overall:
-        for unit, found in (("points", one.points), ("relative", one.relative)):
+        blocks = [block for block in comparison.blocks if block.arm == one.arm and block.seeds]
+        percent = [block for block in blocks if block.column.percent]
+        for unit, found, own in (("points", one.points, percent), ("relative", one.relative, blocks)):
             if found is not None:
-                line = blank | {"task": "all sets", "arm": one.arm, "sets": found.n, "pairs": one.pairs, "unit": unit}
-                line |= {"wins": one.wins, "ties": one.ties, "losses": one.losses} | _numbers(found)
+                wins, ties, losses = counts(own)
+                line = blank | {"task": "all sets", "arm": one.arm, "sets": wins + ties + losses, "unit": unit}
+                line |= {"pairs": sum(len(block.seeds) for block in own), "n": found.n}
+                line |= {"wins": wins, "ties": ties, "losses": losses} | _numbers(found)
                 yield line | ({"holm_p": one.corrected} if found is one.judged else {})
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from orca_cli.report.records.collect import Run
+from orca_cli.report.records.collect import TEST_SET, Run
 from orca_cli.report.records.details import overrides
-from orca_cli.report.records.origin import Origin
+from orca_cli.report.records.filters import canonical
+from orca_cli.report.records.origin import Origin, shared_data, typed_of
 from orca_cli.report.records.studies import SET
 from orca_cli.report.tables.notes import clean, seeds_text
-from orca_cli.report.tables.table import UNFINISHED, Column, Method, Table
+from orca_cli.report.tables.table import OF_TASK, UNFINISHED, Column, Method, Table, is_of
 
 _FIELDS = ("body", "source", "metric", "finetune")
 _NOWHERE = Origin()
-_OF_DATA = "task."  # settings that name data of the user's own: a method with such a one exists on these data only
+_MOST_READ = 20  # runs that a command is made after
 _TO_BE_TYPED = ("failed", "dead", "interrupted")
 
 
@@ -57,50 +58,63 @@ def _missing(table: Table, place: int, column: Column, origin: Origin) -> Iterat
     cells = [(row.method, row.cells[place]) for row in table.rows]
     every = {run.seed for _, cell in cells for run in cell.runs}
     for method, cell in cells:
-        if any(key.startswith(_OF_DATA) for key, _ in method.settings) and not cell.runs:
-            continue
+        if any(key.startswith(OF_TASK) for key, _ in method.settings) and not cell.runs:
+            continue  # it exists on other data only
         known = {run.seed for run in cell.runs} | {run.seed for run in _unfinished(table, column, method)}
         seeds = sorted(every - known)
         if seeds:
             others = [run for row in table.rows for run in row.cells[place].runs]
             reason = f"other methods of this task have seed{'s' if len(every) > 1 else ''} {seeds_text(sorted(every))}"
-            what = f"{column.task}: {method}, seed{'s' if len(seeds) > 1 else ''} {seeds_text(seeds)}"
+            what = f"{column.name}: {method}, seed{'s' if len(seeds) > 1 else ''} {seeds_text(seeds)}"
             own = cell.runs or [
                 run for row in table.rows if row.method == method for one in row.cells for run in one.runs
             ]
-            command = _command(column, method, seeds, own or others, origin)
-            yield Hole(clean(what), "not run", clean(reason), command)
+            command = _command(column, method, seeds, (own or others, others), origin)
+            if command is not None:
+                yield Hole(clean(what), "not run", clean(reason), command)
 
 
 def _unfinished(table: Table, column: Column, method: Method) -> Iterator[Run]:
     for run in table.unfinished:
         fields = all(getattr(run, key) == getattr(method, key) for key in _FIELDS)
-        settings = all(run.variant.get(key, value) == value for key, value in method.settings)
-        if fields and settings and run.task == column.task and run.protocol == column.protocol:
+        settings = all(canonical(run.variant.get(key, value)) == canonical(value) for key, value in method.settings)
+        if fields and settings and is_of(run, column):
             yield run
 
 
-def _command(column: Column, method: Method, seeds: Iterable[int], like: Collection[Run], origin: Origin) -> str:
-    """Return the command that runs a method on a task; settings that all runs in `like` have are typed as well."""
-    common: Mapping[str, str] = {}
-    if like:
-        items = set.intersection(*(set(run.variant.items()) for run in like))
-        common = {key: value for key, value in sorted(items) if not key.startswith(_OF_DATA)}
-    settings = {**common, **dict(method.settings)}
-    if any(key == "settings" for key in settings):  # a hash stands for settings that nobody typed
+def _command(
+    column: Column, method: Method, seeds: Iterable[int], like: tuple[Collection[Run], Collection[Run]], origin: Origin
+) -> str | None:
+    """Return the command that runs a method on a task; None where the study leaves that out.
+
+    Settings that all runs of the method have are typed as well (first of `like`), and those of the task from its runs (second).
+    """
+    of_method, of_task = (
+        set[tuple[str, str]].intersection(*(set(run.variant.items()) for run in runs)) for runs in like
+    )
+    common = {(key, value) for key, value in of_method if not key.startswith(OF_TASK)}
+    common |= {(key, value) for key, value in of_task if key.startswith(OF_TASK)}
+    settings = {**dict(sorted(common)), **dict(method.settings)}
+    if settings.keys() & {"settings", TEST_SET}:  # a hash stands for what nobody typed
         return ""
     fields = {key: str(getattr(method, key)) for key in _FIELDS}
     chosen = ",".join(map(str, seeds))
+    typed = [typed_of(path) for path in sorted(run.path for run in like[0])[:_MOST_READ]]
     if origin.study:
         own = {key: value for key, value in fields.items() if key in origin.axes}
         words = {"study": origin.study, SET: column.task} | own | settings
         words = {key: value for key, value in words.items() if key == "study" or key in origin.axes or key in settings}
+        if not origin.makes(words):
+            return None
     else:
         words = {"task": column.task, **fields, **settings}
         if column.protocol != "clean":
             words["protocol"] = column.protocol
     many = ["-m"] if origin.study or "," in chosen else []
-    return _typed(["run", *many, *(f"{key}={value}" for key, value in words.items()), f"seed={chosen}"], origin)
+    besides = origin.besides(typed) if origin.study else shared_data(typed)
+    return _typed(
+        ["run", *many, *(f"{key}={value}" for key, value in words.items()), *besides, f"seed={chosen}"], origin
+    )
 
 
 def _typed(words: list[str], origin: Origin) -> str:

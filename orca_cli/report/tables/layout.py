@@ -13,6 +13,7 @@ from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Published, Ta
 
 PLUS_MINUS = "\u00b1"
 _MISSING = "-"
+_ROUNDING = 1e-9  # deviations of a smaller part of the mean are 0 but for rounding
 _FROM = "from"  # the column that says whose a row's numbers are
 
 
@@ -47,8 +48,10 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
     scales = [100.0 if column.percent else 1.0 for column in table.columns]
     decimals = []
     for place, scale in enumerate(scales):
-        means = (row.cells[place].mean for row in table.rows)
-        decimals.append(decimals_of([mean * scale for mean in means if mean is not None]))
+        cells = [row.cells[place] for row in table.rows]
+        means = [mean * scale for cell in cells if (mean := cell.mean) is not None]
+        deviations = [deviation * scale for cell in cells if (deviation := cell.deviation)]
+        decimals.append(_with_deviations(decimals_of(means), means, deviations))
     names = _name_columns(table)
     rows = []
     for row in table.rows:
@@ -84,6 +87,15 @@ def decimals_of(means: list[float]) -> int | None:
     if min(sizes) < 1e-4 or max(sizes) >= 1e6:
         return None
     return max(0, 2 - math.floor(math.log10(min(sizes))))
+
+
+def _with_deviations(decimals: int | None, means: list[float], deviations: list[float]) -> int | None:
+    """Return decimals with which the smallest deviation is more than 0, at most nine; what is rounding only does not count."""
+    least = _ROUNDING * max(map(abs, means), default=0.0)
+    sizes = [size for size in deviations if size > least]
+    if decimals is None or not sizes:
+        return decimals
+    return min(9, max(decimals, -math.floor(math.log10(min(sizes)))))
 
 
 def number(value: float, decimals: int | None) -> str:
@@ -176,7 +188,7 @@ def header(column: Column, with_protocol: bool) -> list[str]:
     marks = [clean(column.protocol)] if with_protocol else []
     marks += [", ".join(words)] if (words := data_words(column)) else []
     marks += ["CHOSEN ON TEST"] if column.chosen_on_test else []
-    return [clean(column.task), f"{error}, %" if column.percent else error, *marks]
+    return [clean(column.name), f"{error}, %" if column.percent else error, *marks]
 
 
 def _caption(protocols: list[str], table: Table, sign: str) -> str:

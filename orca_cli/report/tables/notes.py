@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from orca_cli.report.records.collect import Run
+from orca_cli.report.records.filters import canonical
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
 from orca_cli.report.tables.rows import time_of
 from orca_cli.report.tables.table import Cell, Column, Row, Table, score_of
@@ -40,10 +41,10 @@ def sources_of(table: Table) -> list[str]:
 
 def _column_name(column: Column, columns: list[Column]) -> str:
     """Return a column's task, with protocol and error if other columns have the same task."""
-    if sum(other.task == column.task for other in columns) == 1:
-        return column.task
+    if sum(other.name == column.name for other in columns) == 1:
+        return column.name
     words = (column.protocol, *data_words(column), column.error_name or "no result")
-    return f"{column.task} ({' '.join(words)})"
+    return f"{column.name} ({' '.join(words)})"
 
 
 def data_words(column: Column) -> list[str]:
@@ -106,7 +107,7 @@ def _merged_notes(table: Table) -> Iterator[str]:
 
 def _settings_of(run: Run) -> Iterable[tuple[str, str]]:
     groups = {name: str(getattr(run, name)) for name in ("body", "source", "metric", "finetune")}
-    return (groups | run.variant).items()
+    return (groups | {key: canonical(value) for key, value in run.variant.items()}).items()
 
 
 def _values(items: frozenset[tuple[str, str]], key: str) -> set[str]:
@@ -120,7 +121,7 @@ def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     hidden = common - {setting for row, cell in cells if cell.runs for setting in row.method.settings}
     if hidden:
         yield f"all runs with {', '.join(f'{key}={value}' for key, value in sorted(hidden))}"
-    seeds = [(str(row.method), seeds_text(cell.seeds)) for row, cell in cells if cell.runs]
+    seeds = [(str(row.method), seeds_text(cell.seeds)) for row, cell in cells if cell.seeds]
     counts = Counter(text for _, text in seeds)
     if len(counts) > 1:
         usual = counts.most_common(1)[0][0]
@@ -132,7 +133,8 @@ def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
         yield f"errors are means over different numbers of items ({items}) and may not be comparable"
     test_sets = {score_of(run).test_set for run in runs} - {""}
     if len(test_sets) > 1:
-        yield f"runs were tested on {len(test_sets)} different test sets and may not be comparable"
+        text = f"runs were tested on {len(test_sets)} different test sets and may not be comparable"
+        yield f"{text}; methods are neither ranked nor marked across them"
 
 
 def _doubts(cells: list[tuple[Row, Cell]]) -> Iterator[str]:

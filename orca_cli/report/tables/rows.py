@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from orca_cli.exceptions import DataError, UsageError, suggest
 from orca_cli.report.records.collect import Collection
-from orca_cli.report.records.filters import Values, key_hint
+from orca_cli.report.records.filters import Values, canonical, key_hint
 from orca_cli.report.tables.table import (
     Cell,
     Column,
@@ -25,6 +25,7 @@ from orca_cli.report.tables.table import (
     columns_of,
     methods_of,
     score_of,
+    spelling,
     table_of,
 )
 
@@ -52,13 +53,14 @@ def merged(collection: Collection, text: str, values: Values) -> Table:
         raise UsageError("tasks are the columns", where="--by", hint="such as --by body,train.lr")
     runs = collection.runs
     found = [{key: values.of(run, key) for key in keys} for run in runs]
+    spelled = spelling((key, value) for own in found for key, value in own.items() if value is not None)
     for key in keys:
         if found and all(own[key] is None for own in found):
             raise DataError(f"no run has '{key}'", where="--by", hint=key_hint(key, collection))
     columns = columns_of(runs)
     parts: dict[tuple[Method, Column], dict[Method, Cell]] = defaultdict(lambda: defaultdict(Cell))
     for run, column, part, own in zip(runs, columns, methods_of(runs, columns), found, strict=True):
-        shown = {key: _NONE if value is None else value for key, value in own.items()}
+        shown = {key: _NONE if value is None else spelled[key, canonical(value)] for key, value in own.items()}
         fields = {name: shown.get(name, "") for name in _FIELDS}
         method = Method(**fields, settings=tuple((key, value) for key, value in shown.items() if key not in _FIELDS))
         add(parts[method, column][part], run)
@@ -84,7 +86,8 @@ def ordered(table: Table, key: str) -> Table:
     """
     if key == "name":
         return table
-    tasks = {column.task: place for place, column in reversed(list(enumerate(table.columns)))}
+    places = list(reversed(list(enumerate(table.columns))))
+    tasks = {column.task: place for place, column in places} | {column.name: place for place, column in places}
     measures: dict[str, Callable[[Row], float | None]] = {"rank": lambda row: row.rank, "time": time_of}
     if key in tasks and key not in measures:
         measures[key] = lambda row: row.cells[tasks[key]].mean

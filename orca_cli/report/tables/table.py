@@ -12,16 +12,23 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from orca_cli.report.records.collect import Broken, Collection, Run, Score
+from orca_cli.report.records.collect import TEST_SET, Broken, Collection, Run, Score
+from orca_cli.report.records.filters import canonical
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST, holm, sign_flip
 from orca_cli.report.statistics.ranks import ranks_of
 
+_OWN_DATA = ("arrays", "table", "images", "hub")  # tasks whose data are named by settings
+_NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
+OF_TASK = "task."  # settings that say what the data are
 UNFINISHED = ("failed", "dead", "interrupted", "running")
 
 
 @dataclass(frozen=True, order=True)
 class Column:
-    """Errors that may be compared: of one task, by one protocol and under one name; fields as in `Run` and `Score`."""
+    """Errors that may be compared: of one task, by one protocol and under one name; fields as in `Run` and `Score`.
+
+    `data` names the user's own data set, where the runs of the task are of several.
+    """
 
     task: str
     protocol: str
@@ -30,6 +37,12 @@ class Column:
     synthetic: bool
     chosen_on_test: bool = False
     size: str = ""
+    data: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return what a reader knows the set by."""
+        return f"{self.task} {self.data}".rstrip()
 
 
 @dataclass(frozen=True, order=True)
@@ -72,9 +85,22 @@ class Cell:
         return {seed: math.fsum(own) / len(own) for seed, own in sorted(found.items()) if len(own) == self.parts}
 
     @property
+    def by_test(self) -> dict[tuple[int | str, ...], float]:
+        """Return `by_seed` by the seed and the test data: errors of two methods are compared where both are the same."""
+        sets: dict[int, set[str]] = defaultdict(set)
+        for run in self.runs:
+            sets[run.seed].add(score_of(run).test_set)
+        return {(seed, *sorted(sets[seed])): value for seed, value in self.by_seed.items()}
+
+    @property
+    def test_sets(self) -> set[str]:
+        """Return the SHA-256 of the test data of its errors, as far as recorded."""
+        return {str(name) for _, *names in self.by_test for name in names} - {""}
+
+    @property
     def seeds(self) -> list[int]:
-        """Return the seeds of its runs; of several parts those that all of them have."""
-        return [run.seed for run in self.runs] if self.parts == 1 else list(self.by_seed)
+        """Return the seeds that it is the mean of, in order."""
+        return list(self.by_seed)
 
     @property
     def values(self) -> list[float]:
@@ -202,34 +228,81 @@ def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], c
 def columns_of(runs: Sequence[Run]) -> list[Column]:
     """Return the column of each run; one without a score goes where its task's scores are."""
     found: list[Column | None] = []
-    for run in runs:
+    names = _data_names(runs)
+    for run, data in zip(runs, names, strict=True):
         score = run.score
         marks = score and (score.error_name, score.percent, score.synthetic, score.chosen_on_test, score.size)
-        found.append(Column(run.task, run.protocol, *marks) if marks else None)
+        found.append(Column(run.task, run.protocol, *marks, data) if marks else None)
     scored = sorted((column for column in found if column is not None), reverse=True)
-    by_task = {(column.task, column.protocol): column for column in scored}
-    blanks = (Column(run.task, run.protocol, "", False, False) for run in runs)
+    by_task = {(column.task, column.protocol, column.data): column for column in scored}
+    blanks = (
+        Column(run.task, run.protocol, "", False, False, data=data) for run, data in zip(runs, names, strict=True)
+    )
     return [
-        column or by_task.get((blank.task, blank.protocol), blank) for column, blank in zip(found, blanks, strict=True)
+        column or by_task.get((blank.task, blank.protocol, blank.data), blank)
+        for column, blank in zip(found, blanks, strict=True)
     ]
+
+
+def _data_names(runs: Sequence[Run]) -> list[str]:
+    """Return the name of each run's own data set; empty where its task has one only, or names its data itself.
+
+    A data set is what names the test data, such as `task.train` without `task.test`. Paths whose runs were tested on the same
+    data are one set. A name is the end of the path, as long as it takes to tell it from others.
+    """
+    first: dict[tuple[str, str], str] = {}  # task and test data -> the path that had them first
+    same: dict[tuple[str, str], str] = {}  # task and path -> the path of that set
+    for run in runs:
+        if path := _data_path(run):
+            own = same.setdefault((run.task, path), path)
+            one = first.setdefault((run.task, run.score.test_set), own) if run.score and run.score.test_set else own
+            same |= {key: one for key, other in same.items() if key[0] == run.task and other == own}
+    sets = {task: sorted({path for (of, _), path in same.items() if of == task}) for task, _ in same}
+    names = {
+        (task, path): _end_of(path, paths) if len(paths) > 1 else "" for task, paths in sets.items() for path in paths
+    }
+    return [names[run.task, same[run.task, path]] if (path := _data_path(run)) else "" for run in runs]
+
+
+def _data_path(run: Run) -> str:
+    """Return what the test data of the user's own are named by, as typed; empty for other tasks, and under a study's names."""
+    if run.task not in _OWN_DATA:
+        return ""
+    path = next((run.variant[key] for key in _NAMES_OF_DATA if key in run.variant), "")
+    return " ".join(filter(None, (path.strip("'\"").rstrip("/"), run.variant.get("task.config"))))
+
+
+def is_of(run: Run, column: Column) -> bool:
+    """Return whether a run is of a column's task, protocol and data."""
+    return (run.task, run.protocol) == (column.task, column.protocol) and _data_path(run).endswith(column.data)
+
+
+def _end_of(path: str, others: Sequence[str]) -> str:
+    parts = [other.split("/") for other in others]
+    own = path.split("/")
+    lengths = (n for n in range(1, len(own)) if sum(other[-n:] == own[-n:] for other in parts) == 1)
+    return "/".join(own[-next(lengths, len(own)) :])
 
 
 def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
     """Return the method of each run, named by the overridden settings that are not the same in all runs of some column.
 
-    Where settings differ without an override, because a file was changed, the first digits of their hash are part of the name.
+    Runs of the same settings are one method, however these were typed.
+    Where settings differ without an override, because a file was changed, the first digits of their hash are part of the name;
+    where the test data have changed, those of theirs, in the names of all runs, since those on the same data belong together.
     """
-    by_column: dict[Column, list[Run]] = defaultdict(list)
-    for run, column in zip(runs, columns, strict=True):
-        by_column[column].append(run)
+    variants = _variants(runs, columns)
+    by_column: dict[Column, list[dict[str, str]]] = defaultdict(list)
+    for variant, column in zip(variants, columns, strict=True):
+        by_column[column].append(variant)
     shown = set[str]()
     for group in by_column.values():
-        items: list[set[tuple[str, str]]] = [set(run.variant.items()) for run in group]
+        items: list[set[tuple[str, str]]] = [set(variant.items()) for variant in group]
         shown |= {key for key, _ in set().union(*items) - items[0].intersection(*items)}
     methods = []
     hashes: dict[tuple[Method, Column], set[str]] = defaultdict(set)
-    for run, column in zip(runs, columns, strict=True):
-        settings = tuple((key, run.variant[key]) for key in sorted(shown) if key in run.variant)
+    for run, column, variant in zip(runs, columns, variants, strict=True):
+        settings = tuple((key, variant[key]) for key in sorted(shown) if key in variant)
         methods.append(Method(run.body, run.source, run.metric, run.finetune, settings))
         hashes[methods[-1], column].add(run.settings)
     return [
@@ -238,6 +311,57 @@ def methods_of(runs: Sequence[Run], columns: Sequence[Column]) -> list[Method]:
         else replace(method, settings=(*method.settings, ("settings", run.settings[:8])))
         for run, column, method in zip(runs, columns, methods, strict=True)
     ]
+
+
+def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
+    """Return the overridden settings of each run, with its test data where runs with equal settings of the task differ in them.
+
+    How a task prepares its data (`task.gaps`, ...) changes what is recorded of the test data as well, but is a setting itself.
+    """
+    variants = _merged(runs, columns)
+    groups = [(column, *sorted(_of_task(variant))) for variant, column in zip(variants, columns, strict=True)]
+    tests: dict[tuple[object, ...], set[str]] = defaultdict(set)
+    for run, group in zip(runs, groups, strict=True):
+        tests[group] |= {run.score.test_set} - {""} if run.score else set()
+    return [
+        variant
+        | ({TEST_SET: run.score.test_set[:8]} if run.score and run.score.test_set and len(tests[group]) > 1 else {})
+        for run, variant, group in zip(runs, variants, groups, strict=True)
+    ]
+
+
+def _merged(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
+    """Return the overridden settings of each run, spelled alike, with those typed for other runs of the same settings.
+
+    What decides is the hash of all settings: the same ones may be typed as 1e-3 and 0.001, or left as they are.
+    """
+    spelled = spelling(item for run in runs for item in run.variant.items())
+    variants = [{key: spelled[key, canonical(value)] for key, value in run.variant.items()} for run in runs]
+    same = [
+        (column, run.body, run.source, run.metric, run.finetune, run.arm, run.settings or run.path)
+        for run, column in zip(runs, columns, strict=True)
+    ]
+    typed: dict[tuple[object, ...], dict[str, str]] = defaultdict(dict)
+    for place, variant in zip(same, variants, strict=True):
+        typed[place] |= {key: min(value, typed[place].get(key, value), key=_short) for key, value in variant.items()}
+    return [typed[place] for place in same]
+
+
+def spelling(items: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return key and canonical value -> the shortest way in which it is typed."""
+    found: dict[tuple[str, str], str] = {}
+    for key, value in items:
+        place = (key, canonical(value))
+        found[place] = min(value, found.get(place, value), key=_short)
+    return found
+
+
+def _short(text: str) -> tuple[int, str]:
+    return len(text), text
+
+
+def _of_task(variant: dict[str, str]) -> set[tuple[str, str]]:
+    return {(key, value) for key, value in variant.items() if key.startswith(OF_TASK)}
 
 
 def add(cell: Cell, run: Run) -> None:
@@ -266,14 +390,14 @@ def _mark_best(cells: list[Cell]) -> tuple[float, float] | None:
 def earns(cell: Cell, others: list[Cell]) -> bool:
     """Return whether a cell's error is shown to be lower than that of each other method of its column.
 
-    That takes six seeds or more in common with each, a lower mean over them, and p <= 0.05 by the exact sign-flip test,
-    corrected for the number of other methods (Holm).
+    That takes six seeds or more in common with each, on the same test data, a lower mean over them, and p <= 0.05 by the
+    exact sign-flip test, corrected for the number of other methods (Holm).
     """
-    mine, p = cell.by_seed, []
+    mine, p = cell.by_test, []
     if not others or len(mine) < LEAST:
         return False
-    for theirs in (other.by_seed for other in others):
-        differences = [theirs[seed] - value for seed, value in mine.items() if seed in theirs]
+    for theirs in (other.by_test for other in others):
+        differences = [theirs[test] - value for test, value in mine.items() if test in theirs]
         if len(differences) < LEAST or math.fsum(differences) <= 0:
             return False
         p.append(sign_flip(differences)[0])
@@ -294,12 +418,16 @@ def _best_baselines(cells: list[Cell]) -> dict[str, tuple[float, float]]:
 
 
 def _rank(rows: list[Row]) -> None:
-    """Give the methods that have every column their mean rank among themselves; ties share the mean of their ranks."""
+    """Give the methods that have every column their mean rank among themselves; ties share the mean of their ranks.
+
+    There is none where their test data differ.
+    """
     complete = [row for row in rows if all(cell.mean is not None for cell in row.cells)]
-    if len(complete) < 2:
+    columns = list(zip(*(row.cells for row in complete), strict=True))
+    if len(complete) < 2 or any(len(set[str]().union(*(cell.test_sets for cell in cells))) > 1 for cells in columns):
         return
     ranks: dict[int, list[float]] = defaultdict(list)
-    for cells in zip(*(row.cells for row in complete), strict=True):
+    for cells in columns:
         means = [cell.mean for cell in cells if cell.mean is not None]
         for row, rank in zip(complete, ranks_of(means), strict=True):
             ranks[id(row)].append(rank)

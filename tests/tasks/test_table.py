@@ -449,6 +449,21 @@ def test_a_column_of_splits_is_honoured_and_is_no_feature(read):
         read(frame().assign(split=np.where(np.arange(N) % 2, "train", "test")), group="patient")
 
 
+@pytest.mark.parametrize("odd", ["trian", "holdout", "", "3"])
+def test_an_entry_that_is_no_split_among_splits_is_refused(read, odd):
+    marks = ["train"] * 40 + ["Test"] * 19 + [odd]
+    with pytest.raises(DataError, match=rf"t.csv\[split\]: '{odd}' in row 60 is not a split \(1 rows\)"):
+        read(frame().assign(split=marks))
+    assert len(read(frame().assign(split=["train"] * 40 + ["2"] * 20)).open_test()) == 20
+
+
+@pytest.mark.parametrize("name", ["split", "Split"])
+def test_a_feature_with_the_name_of_the_column_of_splits_is_told(read, name):
+    table = frame().assign(**{name: np.arange(N) % 2})
+    assert f"warning: '{name}' is a feature" in read(table).note
+    assert "is a feature" not in read(table, features=["row", name]).note
+
+
 def test_what_new_rows_lack_is_counted(read):
     task = read(frame(), features=["weight", "colour"])
     columns = {

@@ -427,6 +427,23 @@ def test_commas_are_told_apart(read):
         read(frame().assign(kind=thousands), kind="values")
 
 
+def test_points_beside_a_decimal_comma_part_thousands(read, tmp_path):
+    amounts = [f"{1 + i}.{100 + i},5" if i % 2 else f"{i},25" for i in range(N)]
+    table = frame().assign(weight=amounts, latitude=[f"{i}.5" for i in range(N)])
+    task = read(table, decimal=",", features=["weight", "latitude"], normalize=False)
+    raw = {"weight": np.array(["1.234", "1.234.567,5", "-1,5"], object), "latitude": np.array(["1.234"] * 3, object)}
+    assert task.preprocessing.features(raw, "x")[:, 0, 0].tolist() == [1234.0, 1234567.5, -1.5]
+    np.testing.assert_array_equal(task.preprocessing.features(raw, "x")[:, 0, 1], np.float32([1.234] * 3))
+    assert "numbers with decimal points, unlike task.decimal: latitude" in task.note
+    for odd in ("0.500", "1.5", "1234.567", "1,234.5"):
+        with pytest.raises(DataError, match=f"'{odd}' in row 1 is not a number"):
+            task.preprocessing.features(raw | {"weight": np.array([odd] * 3, object)}, "x")
+    for settings in ({}, {"kind": "values"}):
+        with pytest.raises(DataError, match="'0.5' in row 1 .* points part thousands"):
+            read(frame().assign(kind=[f"{i}.5" for i in range(N)]), decimal=",", **settings)
+    assert read(frame().assign(kind=amounts), decimal=",").target_scale.mean.item() > 100
+
+
 def test_a_column_of_splits_is_honoured_and_is_no_feature(read):
     marks = np.array(["train"] * 40 + ["val"] * 8 + ["Test"] * 12)
     task = read(frame().assign(split=marks), normalize=False)

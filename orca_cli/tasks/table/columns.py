@@ -19,13 +19,15 @@ _SHOWN = 5  # columns named in a note
 _MAX_ROUNDING = 1e-12
 _ALMOST_ALL = 0.9  # share of numbers from which on a column of text was probably meant as numbers
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(,[0-9]{3})+")  # 1,667 may be 1667
+_POINTED = re.compile(r"[+-]?[1-9][0-9]{0,2}(\.[0-9]{3})+(,[0-9]*)?")  # beside a decimal comma 1.667 is 1667
 
 
 @dataclass(frozen=True)
 class Numeric:
     """A column of numbers: missing ones become `fill`, the training mean; then `mean` is subtracted and `std` divided by.
 
-    Where `flagged`, a second feature is 1 where a number was missing, else 0.
+    Where `flagged`, a second feature is 1 where a number was missing, else 0. `decimal` is the column's own mark; None takes
+    the table's.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Numeric:
     mean: float
     std: float
     flagged: bool = False
+    decimal: str | None = None
 
     @property
     def size(self) -> int:
@@ -41,7 +44,7 @@ class Numeric:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, size] float32."""
-        numbers, wrong = as_numbers(values, decimal)
+        numbers, wrong = as_numbers(values, self.decimal or decimal)
         if wrong.any():
             first = int(wrong.argmax())
             what = f"'{values[first]}' in row {first + 1} is not a number, but all training rows are"
@@ -54,9 +57,8 @@ class Numeric:
 
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
         """Return which of new entries are replaced, [n] bool, and what happens to them."""
-        return np.isnan(
-            as_numbers(values, decimal)[0]
-        ), f"without a number in '{self.name}': the training mean stands there"
+        missing = np.isnan(as_numbers(values, self.decimal or decimal)[0])
+        return missing, f"without a number in '{self.name}': the training mean stands there"
 
 
 @dataclass(frozen=True)
@@ -129,10 +131,11 @@ def fit_columns(
         indicator: whether columns with missing numbers in training get a second feature that says where.
     """
     columns: list[Column] = []
-    filled, empty, constant, capped, doubts = [], [], [], [], dict[str, list[str]]()
+    filled, empty, constant, capped, pointed, doubts = [], [], [], [], [], dict[str, list[str]]()
     for name in names:
         train = values[name][rows]
-        numbers, wrong = as_numbers(train, decimal)
+        mark = own_mark(train, decimal)
+        numbers, wrong = as_numbers(train, mark)
         unknown = np.isnan(numbers) & ~wrong
         if unknown.all():
             empty.append(name)
@@ -146,6 +149,9 @@ def fit_columns(
         else:
             _check_range(numbers, f"{where}[{name}]", rows)
             column, is_constant = _numeric(name, numbers[~unknown], normalize)
+            if mark != decimal:
+                column = replace(column, decimal=mark)
+                pointed.append(name)
             if unknown.any():
                 column = replace(column, flagged=indicator)
                 filled.append(f"{name} ({int(unknown.sum())})")
@@ -162,6 +168,7 @@ def fit_columns(
         (filled, f"missing numbers become the training mean{flags} in {{}} (training rows)"),
         (capped, "one feature per text for {}; other texts share one"),
         (empty, "left out because empty in the training set: {}"),
+        (pointed, "numbers with decimal points, unlike task.decimal: {}"),
         (constant, "warning: constant in the training set: {}"),
         *((found, f"warning: read as text, {why}: {{}}") for why, found in doubts.items()),
     ):
@@ -190,6 +197,13 @@ def has_decimal_commas(values: np.ndarray, decimal: str) -> bool:
         return False
     with_comma = [text for text in values if "," in text]
     return bool(with_comma) and not all(map(_is_grouped, with_comma))
+
+
+def own_mark(values: np.ndarray, decimal: str) -> str:
+    """Return the decimal mark of a column: that of the table, or a point where only with points all of it are numbers."""
+    if decimal == "." or not as_numbers(values, decimal)[1].any() or as_numbers(values, ".")[1].any():
+        return decimal
+    return "."
 
 
 def _is_grouped(text: str) -> bool:
@@ -231,7 +245,7 @@ def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray
         return values.astype(np.float64), np.zeros(len(values), dtype=bool)
     import pandas as pd
 
-    texts = values if decimal == "." else np.array([text.replace(decimal, ".") for text in values], dtype=object)
+    texts = values if decimal == "." else np.array([_with_point(text, decimal) for text in values], dtype=object)
     numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
     unread = np.flatnonzero(np.isnan(numbers))
     wrong = np.zeros(len(values), dtype=bool)
@@ -245,9 +259,16 @@ def _number_of(text: str, decimal: str) -> float | None:
     if truth is not None:
         return truth
     try:
-        return float(text.replace(decimal, "."))
+        return float(_with_point(text, decimal))
     except ValueError:
         return None
+
+
+def _with_point(text: str, decimal: str) -> str:
+    """Return a number with a decimal point and nothing between thousands; what is no number beside a decimal comma is none."""
+    if decimal == "." or "." not in text:
+        return text.replace(decimal, ".")
+    return text.replace(".", "").replace(decimal, ".") if _POINTED.fullmatch(text) else "."
 
 
 def is_missing(text: str) -> bool:

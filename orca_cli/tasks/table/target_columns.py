@@ -15,12 +15,13 @@ import numpy as np
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
 from orca_cli.tasks.shared.own_data import listed
-from orca_cli.tasks.table.columns import as_numbers, has_decimal_commas, is_missing
+from orca_cli.tasks.table.columns import as_numbers, has_decimal_commas, is_missing, own_mark
 
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
 _BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
 _MOST_CLASSES = 20  # different numbers that may be classes
+_POINTS = "beside \"task.decimal=','\" points part thousands: write its numbers with a comma"
 _COMMAS = "numbers with a decimal comma need \"task.decimal=','\""
 
 
@@ -51,6 +52,9 @@ def infer_kind(
         what = f"'{column[int(wrong.argmax())]}' in row {int(wrong.argmax()) + 1} is a number only with a decimal comma"
         hint = "give \"task.decimal=','\", or task.kind=classes for names of classes"
         raise DataError(what, where=f"{where}[{names[0]}]", hint=hint)
+    if own_mark(column, decimal) != decimal:
+        what = f"'{column[int(wrong.argmax())]}' in row {int(wrong.argmax()) + 1} is a number only with a decimal point"
+        raise DataError(what, where=f"{where}[{names[0]}]", hint=f"{_POINTS}, or give task.kind=classes")
     if wrong.any() or not len(known) or (is_text and any(_NAME.fullmatch(text) for text in column)):
         return "classes", []
     if len(distinct := np.unique(known)) <= _MOST_CLASSES and (distinct == np.round(distinct)).all():
@@ -121,6 +125,7 @@ def _target_numbers(values: np.ndarray, decimal: str, where: str, missing: bool)
         first = int(wrong.argmax())
         hint = "correct it, or use task.kind=classes for names of classes"
         hint = _COMMAS if has_decimal_commas(values, decimal) else hint
+        hint = _POINTS if own_mark(values, decimal) != decimal else hint
         raise DataError(f"'{values[first]}' in row {first + 1} is not a number", where=where, hint=hint)
     if not missing:
         _check_complete(np.isnan(found), where, _ALLOW)

@@ -62,7 +62,7 @@ BAD = {
     "label set of 2": ({"y": changed(np.eye(4)[Y], (3, 1), 2)}, {"kind": "labels"}, r"first is 2.0 at index \("),
     "nan in label sets": ({"y": changed(np.eye(4)[Y], (3, 1), np.nan)}, {"kind": "labels"}, r"\[y\]: 1 values"),
     "values of maps": ({"y": X}, {"kind": "values"}, r"values have shape \(40, 2, 5\), expected \(n,\) or \(n, K\)"),
-    "values that are text": ({"y": Y.astype(str)}, {"kind": "values"}, r"\[y\]: targets have dtype <U"),
+    "values that are text": ({"y": np.char.add("class ", Y.astype(str))}, {"kind": "values"}, r"\[y\]: targets have dtype <U"),
     "nan in values": ({"y": changed(Y, 2, np.nan, float)}, {"kind": "values"}, r"\[y\]: 1 values .* index \(2, 0\)"),
     "equal values": ({"y": Y * 0 + 0.5}, {"kind": "values"}, r"all 28 training targets are \[0.5\]"),
     "values beyond float32": ({"y": Y + 1e12}, {"kind": "values"}, "subtract a large offset"),
@@ -126,7 +126,7 @@ def test_a_class_that_only_another_split_has_is_named(tmp_path, reporter):
     ("kind", "y", "other", "message"),
     [
         ("classes", Y, {"x": X[..., :4]}, r"\[x\]: samples have shape \(2, 4\), those of the training set \(2, 5\)"),
-        ("classes", Y, {"y": Y.astype(str)}, r"\[y\]: labels are strings in one split and numbers in another"),
+        ("classes", Y, {"y": np.char.add("class ", Y.astype(str))}, r"\[y\]: labels are strings in one split and numbers in another"),
         ("classes", Y, {"x": changed(X, (7, 1, 2), np.inf)}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
         ("labels", np.eye(4)[Y], {"y": np.eye(4)[Y][:, :3]}, r"\[y\]: targets have 3 columns, those of the .* set 4"),
         ("values", X[:, 0], {"y": X[:, 0, 0]}, r"\[y\]: targets have 1 columns, those of the training set 5"),

@@ -395,6 +395,33 @@ def test_texts_of_numbers_and_truths_are_the_same_in_a_typed_column(read):
 
 
 @pytest.mark.parametrize(
+    ("texts", "typed", "named"),
+    [
+        (["True", "False"], [True, False], ["True", "False"]),
+        (["12345678", "A1"], [12345678, 12345678], ["12345678"] * 2),
+        (["01", "1"], [1, 1], ["1", "1"]),
+        (["0.5", "x"], [0.5, 0.5], ["0.5", "0.5"]),
+    ],
+)
+def test_texts_of_classes_are_the_same_in_a_typed_column(read, texts, typed, named):
+    task = read(frame().assign(kind=np.array(texts)[np.arange(N) % 2]))
+    found = task.preprocessing.encoded_targets({"kind": np.array(typed)}, "new")
+    assert [task.class_names[k] for k in found] == named
+    assert task.preprocessing.targets.encode(np.array(typed), "y").tolist() == found.tolist()
+    with pytest.raises(DataError, match="labels have no training sample, the first is 7"):
+        task.preprocessing.targets.encode(np.array([7]), "y")
+
+
+def test_numbered_classes_may_be_spelt(read):
+    """Truths of a .parquet are numbers, those of a .csv texts."""
+    form = read(frame().assign(kind=np.arange(N) % 2 == 0), "t.parquet").preprocessing
+    texts = np.array(["True", "false", "1"], dtype=object)
+    assert form.encoded_targets({"kind": texts}, "new.csv").tolist() == [1, 0, 1]
+    with pytest.raises(DataError, match="labels are strings in one split and numbers in another; .* such as 0"):
+        form.encoded_targets({"kind": np.array(["yes", "no"], dtype=object)}, "new.csv")
+
+
+@pytest.mark.parametrize(
     ("entry", "said"),
     [
         (

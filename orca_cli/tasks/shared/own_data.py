@@ -67,6 +67,23 @@ def check_column(name: str, columns: Sequence[str], key: str, where: str) -> Non
         raise DataError(f"{where} has no column '{name}'", where=key, hint=hint)
 
 
+def number_of(text: str) -> float | None:
+    """Return the number that a text spells, true and false as 1 and 0; None for other texts."""
+    truth = {"true": 1.0, "false": 0.0}.get(text.lower())
+    if truth is not None:
+        return truth
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def places_of_numbers(texts: Sequence[str]) -> dict[float, int]:
+    """Return the place of the text that spells each number; of several the shortest, such as 1 before 01 and true."""
+    spelt = sorted(((number_of(text), i) for i, text in enumerate(texts)), key=lambda one: -len(texts[one[1]]))
+    return {number: i for number, i in spelt if number is not None}
+
+
 def listed(names: Iterable[object], most: int = _SHOWN) -> str:
     """Return names with commas between, cut after the first ones."""
     texts = list(map(str, names))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orca_cli.exceptions import DataError
-from orca_cli.tasks.shared.own_data import MISSING_WORDS, counted, listed
+from orca_cli.tasks.shared.own_data import MISSING_WORDS, counted, listed, places_of_numbers
 
 OTHER, MISSING = "(other)", "(missing)"
 _SHOWN = 5  # columns named in a note
@@ -97,10 +97,7 @@ class Categorical:
         if values.dtype.kind == "O":
             texts = (missing if is_missing(text) else place.get(text, other) for text in values)
             return np.fromiter(texts, np.int64, len(values))
-        spelt: dict[float, int] = {}
-        for category, i in place.items():
-            if (number := _number_of(category, decimal)) is not None:
-                spelt.setdefault(number, i)
+        spelt = places_of_numbers([_with_point(category, decimal) for category in self.categories])
         if not spelt and not np.isnan(values.astype(np.float64)).all():
             what = f"holds numbers, and texts such as '{self.categories[0]}' in training"
             raise DataError(what, where=f"{where}[{self.name}]", hint="give the texts of training")
@@ -251,17 +248,6 @@ def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray
     wrong = np.zeros(len(values), dtype=bool)
     wrong[unread] = [not is_missing(text) for text in values[unread]]
     return numbers, wrong
-
-
-def _number_of(text: str, decimal: str) -> float | None:
-    """Return the number that a text spells, true and false as 1 and 0; None for other texts."""
-    truth = {"true": 1.0, "false": 0.0}.get(text.lower())
-    if truth is not None:
-        return truth
-    try:
-        return float(_with_point(text, decimal))
-    except ValueError:
-        return None
 
 
 def _with_point(text: str, decimal: str) -> str:

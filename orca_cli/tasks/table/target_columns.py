@@ -91,7 +91,7 @@ def _class_labels(values: np.ndarray, where: str, text: bool | None) -> np.ndarr
     """
     if values.dtype.kind in "fiub":
         _check_complete(np.isnan(values.astype(np.float64)), where)
-        return np.array([f"{value:g}" for value in values]) if text else values
+        return values
     _check_complete(values == "", where)
     if text is None:
         text = not all(_INTEGER.fullmatch(value) for value in values)
@@ -100,7 +100,7 @@ def _class_labels(values: np.ndarray, where: str, text: bool | None) -> np.ndarr
     try:
         return values.astype(np.float64)
     except ValueError:
-        return values.astype(str)  # refused beside training labels that are numbers
+        return values.astype(str)  # truths, or refused beside training labels that are numbers
 
 
 def refuse_measurements(labels: np.ndarray, where: str) -> None:

@@ -508,6 +508,12 @@ def test_a_feature_with_the_name_of_the_column_of_splits_is_told(read, name):
     assert "is a feature" not in read(table, features=["row", name]).note
 
 
+def test_numbers_that_are_infinite_in_float32_are_refused(read):
+    task = read(frame(), features=["weight"])
+    with pytest.raises(DataError, match=r"new\[weight\]: 1e\+40 in row 2 is too large beside the training rows \(mean "):
+        task.preprocessing.features({"weight": np.array([1e30, 1e40])}, "new")
+
+
 def test_what_new_rows_lack_is_counted(read):
     task = read(frame(), features=["weight", "colour"])
     columns = {

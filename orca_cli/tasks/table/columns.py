@@ -52,7 +52,12 @@ class Numeric:
             raise DataError(what, where=f"{where}[{self.name}]", hint=hint)
         _check_range(numbers, f"{where}[{self.name}]")
         missing = np.isnan(numbers)
-        filled = ((np.where(missing, self.fill, numbers) - self.mean) / self.std).astype(np.float32)
+        with np.errstate(over="ignore"):
+            filled = ((np.where(missing, self.fill, numbers) - self.mean) / self.std).astype(np.float32)
+        if np.isinf(filled).any():
+            first = int(np.isinf(filled).argmax())
+            what = f"{numbers[first]:g} in row {first + 1} is too large beside the training rows (mean {self.fill:g})"
+            raise DataError(what, where=f"{where}[{self.name}]", hint="correct it, or leave it empty")
         return np.stack([filled, missing.astype(np.float32)], axis=1) if self.flagged else filled[:, None]
 
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:

@@ -379,6 +379,13 @@ def encoded(task, columns, where="new"):
     return x[:, 0].tolist()
 
 
+def test_times_beyond_nanoseconds_are_read(read):
+    until = np.array(["2024-01-02", "9999-12-31", "0001-01-01"], "datetime64[us]")[np.arange(N) % 3]
+    task = read(frame().assign(until=until), "t.parquet", features=["until"], normalize=False)
+    x = torch.cat([every(samples).x[:, 0, 0] for samples in splits(task)])
+    assert set(x.tolist()) == {19724.0, 2932896.0, -719162.0}
+
+
 def test_texts_of_numbers_and_truths_are_the_same_in_a_typed_column(read):
     """A column of true and false, or of codes of which few have letters, is text in a csv and typed in a pandas table."""
     flag, code = np.array(["True", "False", ""])[np.arange(N) % 3], np.array(["1234567", "K1A", "40"])[np.arange(N) % 3]

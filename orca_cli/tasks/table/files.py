@@ -30,6 +30,7 @@ _PARQUET = (".parquet", ".pq")
 _DELIMITERS = (",", ";", "\t", "|")
 _MARKS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))
 _SNIFFED = 30  # records from which the delimiter is inferred
+_DAY = 86_400e9  # nanoseconds
 _MAX_COLUMNS = 100_000
 _TIMES_LARGER = 12  # how much larger fields of text are in memory than in a file
 _POLLED = 100_000  # records between checks for signals
@@ -149,7 +150,10 @@ def _plain_column(column: pd.Series, where: str) -> np.ndarray:
     from pandas.api import types
 
     if types.is_datetime64_any_dtype(column):
-        return ((pd.to_datetime(column, utc=True) - pd.Timestamp(0, tz="utc")) / pd.Timedelta(days=1)).to_numpy(float)
+        since = (pd.to_datetime(column, utc=True) - pd.Timestamp(0, tz="utc").as_unit("s")).to_numpy()
+        unit = np.timedelta64(1, np.datetime_data(since.dtype)[0])
+        # As numbers of nanoseconds; as integers these end in the year 2262.
+        return since / unit * (unit / np.timedelta64(1, "ns")) / _DAY
     whole = types.is_bool_dtype(column) or types.is_integer_dtype(column)
     if whole or types.is_float_dtype(column):
         return column.to_numpy(np.int64) if whole and not column.hasnans else column.to_numpy(float, na_value=np.nan)

@@ -291,7 +291,7 @@ HEAD = b"a,b,kind\n"
         (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
         (HEAD + b"1,2,x\n" * 20 + b"1,2,3,x\n", {}, "line 22 has 4 fields, the header has 3"),
         (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is not a table: .* check its quotes"),
-        (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; give task\.encoding=, such as latin-1"),
+        (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; store it as UTF-8, or .* give task\.encoding=, such as latin-1"),
         (b"a,a,kind\n" + b"1,2,x\n" * 20, {}, "two columns are named 'a'"),
         (b"kind\n" + b"x\n" * 20, {}, "has one column only, 'kind'; .*task.delimiter"),
         (HEAD + b"1,2,x\n" * 20, {}, "all 14 training labels are x"),

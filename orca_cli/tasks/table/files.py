@@ -200,7 +200,9 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
     if len(header) < least:
         name = "".join(header)
         what = f"has one column only, '{name if len(name) <= 60 else f'{name[:57]}...'}'"
-        raise DataError(what, where=str(path), hint="its first line names the columns; give task.delimiter=")
+        # Of the readers of tables only task=table has such settings.
+        hint = "its first line names the columns; put commas between fields, or with task=table give task.delimiter="
+        raise DataError(what, where=str(path), hint=hint)
     columns = tuple(name.strip() or f"column {i}" for i, name in enumerate(header, start=1))
     unnamed = frozenset(column for column, name in zip(columns, header, strict=True) if not name.strip())
     return _checked(Table(path, columns, unnamed, mark, encoding))
@@ -260,7 +262,8 @@ def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[s
                 raise DataError(what, where=str(path), hint="check its quotes") from error
     except UnicodeError as error:
         what = f"is not text in {encoding.removesuffix('-sig')}"
-        raise DataError(what, where=str(path), hint="give task.encoding=, such as latin-1") from error
+        hint = "store it as UTF-8, or with task=table give task.encoding=, such as latin-1"
+        raise DataError(what, where=str(path), hint=hint) from error
 
 
 def _pyarrow() -> tuple[ModuleType, tuple[type[Exception], ...]]:

@@ -22,7 +22,7 @@ _NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
 _BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
 _MOST_CLASSES = 20  # different numbers that may be classes
 _POINTS = "beside \"task.decimal=','\" points part thousands: write its numbers with a comma"
-_COMMAS = "numbers with a decimal comma need \"task.decimal=','\""
+_COMMAS = "write decimal points, or with task=table give \"task.decimal=','\""
 
 
 def infer_kind(
@@ -50,7 +50,7 @@ def infer_kind(
     is_text = column.dtype.kind not in "fiub"
     if wrong.any() and has_decimal_commas(column, decimal):
         what = f"'{column[int(wrong.argmax())]}' in row {int(wrong.argmax()) + 1} is a number only with a decimal comma"
-        hint = "give \"task.decimal=','\", or task.kind=classes for names of classes"
+        hint = f"{_COMMAS}; task.kind=classes reads names of classes"
         raise DataError(what, where=f"{where}[{names[0]}]", hint=hint)
     if own_mark(column, decimal) != decimal:
         what = f"'{column[int(wrong.argmax())]}' in row {int(wrong.argmax()) + 1} is a number only with a decimal point"

@@ -447,6 +447,17 @@ def test_a_single_entry_that_is_no_number_is_told_with_its_row(read, entry, said
     assert re.search(said, task.note) if said else not found, task.note
 
 
+def test_one_text_among_numbers_is_told_however_frequent(read):
+    numbers = (np.arange(N) + 0.5).astype(str)
+    odd = np.where(np.arange(N) % 3 == 0, "n.a.", numbers)
+    assert "since not all of it are numbers; correct these entries, or leave them empty: odd ('n.a.' in row" in (
+        read(frame().assign(odd=odd)).note
+    )
+    several = np.array(["low", "high", "n.a.", "none of it"])[np.arange(N) % 4]
+    for texts in (np.where(np.arange(N) % 3 == 0, several, numbers), np.full(N, "n.a.")):
+        assert "not all of it are numbers" not in read(frame().assign(odd=texts)).note
+
+
 def test_commas_are_told_apart(read):
     half, thousands = [f"{i},5" for i in range(N)], [f"{1 + i},{100 + i}" for i in range(N)]
     note = read(frame().assign(half=half, whole=thousands)).note

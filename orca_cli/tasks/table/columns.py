@@ -187,7 +187,8 @@ def _doubt(name: str, train: np.ndarray, wrong: np.ndarray, decimal: str, rows: 
         return "since numbers have commas between thousands; remove these", name
     count, first = int(wrong.sum()), int(wrong.argmax())
     known = sum(not is_missing(text) for text in train)
-    if count > (1 - _ALMOST_ALL) * known:
+    # One text alone among numbers, such as n.a., is mostly a missing entry, however frequent it is.
+    if count > (1 - _ALMOST_ALL) * known and (count == known or len(set(train[wrong])) > 1):
         return None
     shown = f"{name} ('{train[first]}' in row {rows[first] + 1}; {count} of {len(train)} training rows)"
     return "since not all of it are numbers; correct these entries, or leave them empty", shown

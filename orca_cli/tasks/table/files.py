@@ -33,6 +33,7 @@ _SNIFFED = 30  # records from which the delimiter is inferred
 _DAY = 86_400e9  # nanoseconds
 _MAX_COLUMNS = 100_000
 _TIMES_LARGER = 12  # how much larger fields of text are in memory than in a file
+_LONGEST_FIELD = 2**24  # characters; the module csv stops at 2**17, and a lost quote would take the whole file
 _POLLED = 100_000  # records between checks for signals
 
 
@@ -252,6 +253,7 @@ def _inferred_delimiter(path: Path, encoding: str) -> str:
 
 def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record ends, and its fields; empty lines are skipped."""
+    csv.field_size_limit(_LONGEST_FIELD)
     try:
         with open(path, encoding=encoding, newline="") as file:
             reader = csv.reader(file, delimiter=mark, skipinitialspace=True, strict=True)

@@ -386,6 +386,13 @@ def test_times_beyond_nanoseconds_are_read(read):
     assert set(x.tolist()) == {19724.0, 2932896.0, -719162.0}
 
 
+def test_whole_numbers_beyond_int64_are_read(read):
+    big = np.array([1, 2**63, 2**64 - 1], np.uint64)[np.arange(N) % 3]
+    task = read(frame().assign(big=big), "t.parquet", features=["big"], normalize=False)
+    x = torch.cat([every(samples).x[:, 0, 0] for samples in splits(task)])
+    assert set(x.tolist()) == {1.0, 2.0**63, 2.0**64}
+
+
 def test_texts_of_numbers_and_truths_are_the_same_in_a_typed_column(read):
     """A column of true and false, or of codes of which few have letters, is text in a csv and typed in a pandas table."""
     flag, code = np.array(["True", "False", ""])[np.arange(N) % 3], np.array(["1234567", "K1A", "40"])[np.arange(N) % 3]

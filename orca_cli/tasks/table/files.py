@@ -157,7 +157,8 @@ def _plain_column(column: pd.Series, where: str) -> np.ndarray:
         return since / unit * (unit / np.timedelta64(1, "ns")) / _DAY
     whole = types.is_bool_dtype(column) or types.is_integer_dtype(column)
     if whole or types.is_float_dtype(column):
-        return column.to_numpy(np.int64) if whole and not column.hasnans else column.to_numpy(float, na_value=np.nan)
+        whole = whole and not column.hasnans and not (column > np.iinfo(np.int64).max).any()
+        return column.to_numpy(np.int64) if whole else column.to_numpy(float, na_value=np.nan)
     values = column.astype(object).where(column.notna(), "").to_numpy(object)
     numbers = [np.nan if isinstance(value, str) and not value else value for value in values]
     if all(isinstance(value, (bool, int, float, Decimal)) for value in numbers):

@@ -16,6 +16,7 @@ from orca_cli.tasks.shared.own_data import number_of, places_of_numbers
 _SHOWN = 8  # values named in a message
 _TWO_CLASSES = "provide data with two classes or more"
 _IGNORED = f"{IGNORED_CLASS} marks positions to ignore"
+_AS_FOUND = "leave task.num_classes out: any labels are classes then"
 _ONE_CLASS = "for one class per sample use kind=classes"
 
 
@@ -24,12 +25,12 @@ def classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tuple
     values, counts = np.unique(labels, return_counts=True)
     if num_classes is not None and values.dtype.kind in "iu":
         outside = (labels < 0) | (labels >= num_classes)
-        hint = "correct the labels or task.num_classes"
-        _refuse(outside, labels, f"labels are not in 0..{num_classes - 1}", where, hint)
-        _check_none_missing(values, num_classes, "training sample", where, "add samples, or lower task.num_classes")
+        _refuse(outside, labels, f"labels are not in 0..{num_classes - 1}", where, f"correct the labels, or {_AS_FOUND}")
+        _check_none_missing(values, num_classes, "training sample", where, f"add samples, or {_AS_FOUND}")
         values = np.arange(num_classes)
     elif num_classes is not None and len(values) != num_classes:
-        raise DataError(f"{len(values)} different labels, but num_classes is {num_classes}", where=where)
+        what = f"{len(values)} different labels, but num_classes is {num_classes}"
+        raise DataError(what, where=where, hint=f"correct the labels, or {_AS_FOUND}")
     if len(values) < 2:
         raise DataError(f"all {len(labels)} training labels are {values[0]!s}", where=where, hint=_TWO_CLASSES)
     if (
@@ -185,7 +186,7 @@ def check_class_maps(labels: np.ndarray, where: str, num_classes: int) -> None:
         raise DataError("every position is ignored", where=where, hint=_IGNORED)
     if len(present) == 1:
         raise DataError(f"all positions have class {present[0]}", where=where, hint=_TWO_CLASSES)
-    hint = "number the classes 0..K-1 without gaps, or set task.num_classes"
+    hint = "number the classes 0..K-1 without gaps; task.num_classes, if given, is K"
     _check_none_missing(present, num_classes, "position in the training set", where, hint)
 
 

@@ -393,6 +393,22 @@ def test_whole_numbers_beyond_int64_are_read(read):
     assert set(x.tolist()) == {1.0, 2.0**63, 2.0**64}
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "^"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_first_line_may_name_the_delimiter(read, mark, encoding):
+    table = frame().to_csv(index=False, sep=mark)
+    named = read(f"sep={mark}\r\n{table}".encode(encoding))
+    assert named.train.digest() == read(frame()).train.digest()
+    with pytest.raises(DataError, match="line 4 has 7 fields, the header has 6"):
+        read(f"sep={mark}\n{table}".replace("\n1", f"\n1{mark}").encode(encoding))
+
+
+def test_one_wrong_line_is_told_whatever_the_delimiter(read):
+    table = frame().to_csv(index=False, sep=";").replace("\n1;", "\n1;;", 1)
+    with pytest.raises(DataError, match="line 3 has 7 fields, the header has 6"):
+        read(table.encode())
+
+
 def test_texts_of_numbers_and_truths_are_the_same_in_a_typed_column(read):
     """A column of true and false, or of codes of which few have letters, is text in a csv and typed in a pandas table."""
     flag, code = np.array(["True", "False", ""])[np.arange(N) % 3], np.array(["1234567", "K1A", "40"])[np.arange(N) % 3]

@@ -6,13 +6,16 @@ Functions raise DataError for files that are missing, empty, damaged or of anoth
 from __future__ import annotations
 
 import csv
+import math
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -28,6 +31,8 @@ _ALLOWED = "allowed: .csv, .tsv, .txt and .parquet"
 _TEXT = (".csv", ".tsv", ".txt")
 _PARQUET = (".parquet", ".pq")
 _DELIMITERS = (",", ";", "\t", "|")
+_NAMED = re.compile(r"sep=([^\w\"'\r\n])[\r\n]*")
+_LONGEST_NAMED = len("sep=;\r\n")
 _MARKS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))
 _SNIFFED = 30  # records from which the delimiter is inferred
 _DAY = 86_400e9  # nanoseconds
@@ -240,29 +245,47 @@ def _checked_delimiter(delimiter: str) -> str:
 
 
 def _inferred_delimiter(path: Path, encoding: str) -> str:
-    """Return the delimiter that splits the first records into the most fields, equally many in each; else the comma."""
-    best, fields = ",", 1
+    """Return the delimiter that the file names, or that gives most of the first records the header's number of fields.
+
+    Of several that do equally well it is the one with the most fields; where none gives two fields or more, the comma.
+    """
+    with _text(path, encoding) as (_, named):
+        if named:
+            return named
+    best, found = (0.5, math.inf), ","  # more than half
     for mark in _DELIMITERS:
         try:
-            counts = {len(record) for _, record in islice(_records(path, mark, encoding), _SNIFFED)}
+            widths = [len(record) for _, record in islice(_records(path, mark, encoding), _SNIFFED)] or [0]
         except DataError:  # quotes that make sense only with another delimiter
             continue
-        if len(counts) == 1 and max(counts) > fields:
-            best, fields = mark, max(counts)
-    return best
+        rank = (widths.count(widths[0]) / len(widths), widths[0])
+        if widths[0] > 1 and rank > best:
+            best, found = rank, mark
+    return found
 
 
 def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record ends, and its fields; empty lines are skipped."""
     csv.field_size_limit(_LONGEST_FIELD)
+    with _text(path, encoding) as (file, named):
+        before = 1 if named else 0
+        reader = csv.reader(file, delimiter=mark, skipinitialspace=True, strict=True)
+        try:
+            yield from ((reader.line_num + before, record) for record in reader if record)
+        except csv.Error as error:
+            what = f"is not a table: {error} at line {reader.line_num + before}"
+            raise DataError(what, where=str(path), hint="check its quotes") from error
+
+
+@contextmanager
+def _text(path: Path, encoding: str) -> Iterator[tuple[TextIO, str]]:
+    """Open a text file behind its first line `sep=X`, which Excel takes for the delimiter, and give X; empty without one."""
     try:
         with open(path, encoding=encoding, newline="") as file:
-            reader = csv.reader(file, delimiter=mark, skipinitialspace=True, strict=True)
-            try:
-                yield from ((reader.line_num, record) for record in reader if record)
-            except csv.Error as error:
-                what = f"is not a table: {error} at line {reader.line_num}"
-                raise DataError(what, where=str(path), hint="check its quotes") from error
+            named = _NAMED.fullmatch(file.readline(_LONGEST_NAMED))
+            if named is None:
+                file.seek(0)
+            yield file, "" if named is None else named[1]
     except UnicodeError as error:
         what = f"is not text in {encoding.removesuffix('-sig')}"
         hint = "store it as UTF-8, or with task=table give task.encoding=, such as latin-1"

@@ -442,6 +442,15 @@ def test_texts_of_classes_are_the_same_in_a_typed_column(read, texts, typed, nam
         task.preprocessing.targets.encode(np.array([7]), "y")
 
 
+def test_truths_of_a_parquet_may_be_spelt(read):
+    task = read(frame().assign(flag=np.arange(N) % 2 == 0), "t.parquet", features=["flag", "row"], normalize=False)
+    raw = {"flag": np.array(["True", "false", "1"], dtype=object), "row": np.array(["1", "2", "3"], dtype=object)}
+    assert task.preprocessing.features(raw, "new.csv")[:, 0, 0].tolist() == [1, 0, 1]
+    for column, odd in (("flag", "yes"), ("row", "true")):
+        with pytest.raises(DataError, match=rf"new.csv\[{column}\]: '{odd}' in row 1 is not a number"):
+            task.preprocessing.features(raw | {column: np.array([odd] * 3, dtype=object)}, "new.csv")
+
+
 def test_numbered_classes_may_be_spelt(read):
     """Truths of a .parquet are numbers, those of a .csv texts."""
     form = read(frame().assign(kind=np.arange(N) % 2 == 0), "t.parquet").preprocessing

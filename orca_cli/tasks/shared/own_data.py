@@ -22,6 +22,7 @@ from pathlib import Path
 from orca_cli.exceptions import ConfigError, DataError, suggest
 
 MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in fields of tables
+TRUTHS = {"true": "1", "false": "0"}
 _MIN_SAMPLES = 10
 _SHOWN = 10  # names in a note
 _SHOWN_COLUMNS = 20
@@ -69,11 +70,8 @@ def check_column(name: str, columns: Sequence[str], key: str, where: str) -> Non
 
 def number_of(text: str) -> float | None:
     """Return the number that a text spells, true and false as 1 and 0; None for other texts."""
-    truth = {"true": 1.0, "false": 0.0}.get(text.lower())
-    if truth is not None:
-        return truth
     try:
-        return float(text)
+        return float(TRUTHS.get(text.lower(), text))
     except ValueError:
         return None
 

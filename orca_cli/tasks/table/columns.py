@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orca_cli.exceptions import DataError
-from orca_cli.tasks.shared.own_data import MISSING_WORDS, counted, listed, places_of_numbers
+from orca_cli.tasks.shared.own_data import MISSING_WORDS, TRUTHS, counted, listed, places_of_numbers
 
 OTHER, MISSING = "(other)", "(missing)"
 _SHOWN = 5  # columns named in a note
@@ -27,7 +27,7 @@ class Numeric:
     """A column of numbers: missing ones become `fill`, the training mean; then `mean` is subtracted and `std` divided by.
 
     Where `flagged`, a second feature is 1 where a number was missing, else 0. `decimal` is the column's own mark; None takes
-    the table's.
+    the table's. Of `truths` training has only 0 and 1, which a file of text may call false and true.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Numeric:
     std: float
     flagged: bool = False
     decimal: str | None = None
+    truths: bool = False
 
     @property
     def size(self) -> int:
@@ -44,7 +45,7 @@ class Numeric:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, size] float32."""
-        numbers, wrong = as_numbers(values, self.decimal or decimal)
+        numbers, wrong = self._numbers(values, decimal)
         if wrong.any():
             first = int(wrong.argmax())
             what = f"'{values[first]}' in row {first + 1} is not a number, but all training rows are"
@@ -62,8 +63,14 @@ class Numeric:
 
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
         """Return which of new entries are replaced, [n] bool, and what happens to them."""
-        missing = np.isnan(as_numbers(values, self.decimal or decimal)[0])
+        missing = np.isnan(self._numbers(values, decimal)[0])
         return missing, f"without a number in '{self.name}': the training mean stands there"
+
+    def _numbers(self, values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return values as those of `as_numbers`."""
+        if self.truths and values.dtype.kind == "O":
+            values = np.array([TRUTHS.get(text.lower(), text) for text in values], dtype=object)
+        return as_numbers(values, self.decimal or decimal)
 
 
 @dataclass(frozen=True)
@@ -151,6 +158,7 @@ def fit_columns(
         else:
             _check_range(numbers, f"{where}[{name}]", rows)
             column, is_constant = _numeric(name, numbers[~unknown], normalize)
+            column = replace(column, truths=bool(np.isin(numbers[~unknown], (0, 1)).all()))
             if mark != decimal:
                 column = replace(column, decimal=mark)
                 pointed.append(name)

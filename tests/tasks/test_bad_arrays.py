@@ -101,7 +101,11 @@ BAD = {
     "unsigned label": ({"y": Y.astype("u8") + np.uint64(2**63)}, {}, r"40 labels are beyond 2\*\*53"),
     "label of bytes": ({"y": np.array([b"a", b"b", b"c", b"\xff"])[Y]}, {}, r"\[y\]: holds bytes that are not text"),
     "mark of bytes": ({"split": np.full(N, b"\xff")}, {}, r"\[split\]: holds bytes that are not text"),
-    "dense gap": ({"y": np.arange(N * 5).reshape(N, 5) % 2 * 2}, {"kind": "dense"}, "class 1 has no position.* without gaps; task"),
+    "dense gap": (
+        {"y": np.arange(N * 5).reshape(N, 5) % 2 * 2},
+        {"kind": "dense"},
+        "class 1 has .* without gaps; task",
+    ),
     "split mark": ({"split": np.full(N, "trian")}, {}, "'trian' at index 0 is not a split"),
     "split length": ({"split": np.full(3, "train")}, {}, r"\[split\]: has shape \(3,\)"),
     "train twice": ({"x_train": X, "y_train": Y}, {}, "holds the train split twice"),
@@ -131,7 +135,12 @@ def test_a_class_that_only_another_split_has_is_named(tmp_path, reporter):
     ("kind", "y", "other", "message"),
     [
         ("classes", Y, {"x": X[..., :4]}, r"\[x\]: samples have shape \(2, 4\), those of the training set \(2, 5\)"),
-        ("classes", Y, {"y": np.char.add("class ", Y.astype(str))}, r"\[y\]: labels are strings in one split and numbers in another"),
+        (
+            "classes",
+            Y,
+            {"y": np.char.add("class ", Y.astype(str))},
+            r"\[y\]: labels are strings in one split and numbers in another",
+        ),
         ("classes", Y, {"x": changed(X, (7, 1, 2), np.inf)}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
         ("labels", np.eye(4)[Y], {"y": np.eye(4)[Y][:, :3]}, r"\[y\]: targets have 3 columns, those of the .* set 4"),
         ("values", X[:, 0], {"y": X[:, 0, 0]}, r"\[y\]: targets have 1 columns, those of the training set 5"),

@@ -68,7 +68,7 @@ def test_numbers_of_a_table_are_predicted_from_images(read, tmp_path):
 
 
 def test_no_setting_is_named_that_only_tables_have(read, tmp_path):
-    with pytest.raises(DataError, match="write decimal points, or with task=table give \"task.decimal"):
+    with pytest.raises(DataError, match='write decimal points, or with task=table give "task.decimal'):
         read(TABLE.assign(age=[f"{i},5" for i in range(N)]))
     (tmp_path / "latin.csv").write_bytes(TABLE.assign(age="é").to_csv(index=False).encode("latin-1"))
     with pytest.raises(DataError, match="store it as UTF-8, or with task=table give task.encoding"):

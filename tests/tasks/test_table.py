@@ -291,7 +291,11 @@ HEAD = b"a,b,kind\n"
         (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
         (HEAD + b"1,2,x\n" * 20 + b"1,2,3,x\n", {}, "line 22 has 4 fields, the header has 3"),
         (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is not a table: .* check its quotes"),
-        (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; store it as UTF-8, or .* give task\.encoding=, such as latin-1"),
+        (
+            HEAD + b"1,\xff,x\n" * 20,
+            {},
+            r"is not text in utf-8; store it as UTF-8, or .* task\.encoding=, such as latin-1",
+        ),
         (b"a,a,kind\n" + b"1,2,x\n" * 20, {}, "two columns are named 'a'"),
         (b"kind\n" + b"x\n" * 20, {}, "has one column only, 'kind'; .*task.delimiter"),
         (HEAD + b"1,2,x\n" * 20, {}, "all 14 training labels are x"),
@@ -335,6 +339,11 @@ def test_malformed_tables_are_refused_in_one_line(read, content, settings, messa
         ({"features": ["wieght"]}, r"task\.features: .* did you mean 'weight'"),
         ({"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
         ({"features": "weight"}, r"task\.features: 'weight' is of the wrong type; allowed: list of str"),
+        (
+            {"target": 1.5},
+            r"task\.target: 1\.5 is of the wrong type; .*; as text it needs quotes: \"task\.target='1\.5'\"$",
+        ),
+        ({"ignore": ["row", True]}, r"task\.ignore\[1\]: True .*; as text it needs quotes: 'True'$"),
         ({"features": ["row", "weight"], "ignore": ["row"]}, r"task\.features: 'row' is also in task\.ignore"),
         ({"missing_targets": True}, r"task\.missing_targets: does not apply to task\.kind=classes"),
         ({"ignore": ["colr"]}, r"task\.ignore: .* did you mean 'colour'"),
@@ -560,7 +569,9 @@ def test_a_feature_with_the_name_of_the_column_of_splits_is_told(read, name):
 
 def test_numbers_that_are_infinite_in_float32_are_refused(read):
     task = read(frame(), features=["weight"])
-    with pytest.raises(DataError, match=r"new\[weight\]: 1e\+40 in row 2 is too large beside the training rows \(mean "):
+    with pytest.raises(
+        DataError, match=r"new\[weight\]: 1e\+40 in row 2 is too large beside the training rows \(mean "
+    ):
         task.preprocessing.features({"weight": np.array([1e30, 1e40])}, "new")
 
 

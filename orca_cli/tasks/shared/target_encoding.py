@@ -25,7 +25,8 @@ def classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tuple
     values, counts = np.unique(labels, return_counts=True)
     if num_classes is not None and values.dtype.kind in "iu":
         outside = (labels < 0) | (labels >= num_classes)
-        _refuse(outside, labels, f"labels are not in 0..{num_classes - 1}", where, f"correct the labels, or {_AS_FOUND}")
+        what, hint = f"labels are not in 0..{num_classes - 1}", f"correct the labels, or {_AS_FOUND}"
+        _refuse(outside, labels, what, where, hint)
         _check_none_missing(values, num_classes, "training sample", where, f"add samples, or {_AS_FOUND}")
         values = np.arange(num_classes)
     elif num_classes is not None and len(values) != num_classes:

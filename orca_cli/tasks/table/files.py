@@ -157,7 +157,7 @@ def _plain_column(column: pd.Series, where: str) -> np.ndarray:
 
     if types.is_datetime64_any_dtype(column):
         since = (pd.to_datetime(column, utc=True) - pd.Timestamp(0, tz="utc").as_unit("s")).to_numpy()
-        unit = np.timedelta64(1, np.datetime_data(since.dtype)[0])
+        unit = np.array(1, since.dtype)
         # As numbers of nanoseconds; as integers these end in the year 2262.
         return since / unit * (unit / np.timedelta64(1, "ns")) / _DAY
     whole = types.is_bool_dtype(column) or types.is_integer_dtype(column)

@@ -63,7 +63,9 @@ class ImagePreprocessing:
         """
         found = new_images(path, where, part)
         paths, names = [file.path for file in found], [file.name for file in found]
-        known = self.from_folders and any(file.class_name in self.targets.names for file in found)
+        # A record without `from_folders` may be of the numbers of a table.
+        said = self.from_folders and self.targets.kind == "classes"
+        known = said and any(file.class_name in self.targets.names for file in found)
 
         def targets() -> np.ndarray | None:
             if not known:

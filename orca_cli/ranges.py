@@ -75,6 +75,9 @@ def check_value(value: Any, hint: Any, where: str) -> None:
         what, allowed = "not allowed", f"{closest} {allowed}" if closest.startswith("did you") else allowed
     else:
         what = "out of range" if number and fits(type(value)(0), hint, limits=False) else "of the wrong type"
+        if isinstance(value, (bool, int, float)) and not words and fits(str(value), hint):  # such as a column named 1.5
+            quoted = f"'{value}'" if where.endswith("]") else f"\"{where}='{value}'\""
+            allowed = f"{allowed}; as text it needs quotes: {quoted}"
     raise ConfigError(f"{shown(value)} is {what}", where=where, hint=allowed)
 
 

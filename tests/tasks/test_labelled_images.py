@@ -67,6 +67,22 @@ def test_numbers_of_a_table_are_predicted_from_images(read, tmp_path):
     assert (len(new), new.targets()) == (N, None)
 
 
+def test_no_setting_is_named_that_only_tables_have(read, tmp_path):
+    with pytest.raises(DataError, match='write decimal points, or with task=table give "task.decimal'):
+        read(TABLE.assign(age=[f"{i},5" for i in range(N)]))
+    (tmp_path / "latin.csv").write_bytes(TABLE.assign(age="é").to_csv(index=False).encode("latin-1"))
+    with pytest.raises(DataError, match="store it as UTF-8, or with task=table give task.encoding"):
+        read(TABLE, table="latin.csv")
+
+
+def test_folders_say_no_classes_where_a_table_did(read, tmp_path):
+    task = read(TABLE.assign(age=np.arange(N) % 2))
+    for name in ("0", "1"):
+        (tmp_path / "new" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((6, 6, 3), np.uint8)).save(tmp_path / "new" / name / "a.png")
+    assert task.preprocessing.open(tmp_path / "new", "new").targets() is None
+
+
 @pytest.mark.parametrize("short", [lambda name: name[:-4], lambda name: name.split("/")[1], lambda name: name[-7:-4]])
 def test_a_row_may_name_a_file_by_less_than_its_path(read, short):
     whole, other = read(TABLE), read(TABLE.assign(image=[short(name) for name in NAMES]))

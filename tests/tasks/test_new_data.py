@@ -225,6 +225,18 @@ def test_rows_with_columns_missing_added_and_in_another_order(tmp_path, reporter
     refused(found, tmp_path / "uneven.csv", DataError, "line 3 has 2 fields")
 
 
+def test_one_row_is_a_mapping_or_a_series_and_several_are_records(tmp_path, reporter):
+    rows = frame()
+    rows.to_csv(tmp_path / "train.csv", index=False)
+    found = loaded(table.load(tmp_path, reporter, train="train.csv", target="kind"), tmp_path / "run")
+    expected = in_parts(found, found.given(rows[:2]))[0]
+    for one in (rows.iloc[0], rows.iloc[0].to_dict()):
+        assert torch.equal(in_parts(found, found.given(one))[0], expected[:1])
+    assert torch.equal(in_parts(found, found.given(rows[:2].to_dict("records")))[0], expected)
+    with pytest.raises(DataError, match="x: is not a table .* give rows with the columns weight, age, colour"):
+        found.given({"weight": [1.0, 2.0], "age": [1], "colour": ["red"]})
+
+
 def test_a_column_whose_texts_are_all_missing_in_a_part(tmp_path, reporter):
     rows = frame()
     rows.loc[10:29, "colour"] = ""

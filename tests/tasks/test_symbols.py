@@ -64,6 +64,10 @@ def test_texts_become_masked_one_hot_columns(read):
     assert "not read beside the sequence: weight" in task.note
 
 
+def test_texts_may_be_longer_than_the_module_csv_reads_by_itself(read):
+    assert read(table(["A" * 140_000, *TEXTS]), length=5).input_shape == (4, 5)
+
+
 def test_new_texts_that_do_not_fit_are_told_and_read(read, reporter, tmp_path):
     new = ["ACGT", "ANNA", "ACGTACGTACGTA", "xX", "T"]
     task = read(table(TEXTS), table(new))

@@ -291,7 +291,11 @@ HEAD = b"a,b,kind\n"
         (HEAD + b"1,2,x\n1,2\n" * 20, {}, r"t\.csv: line 3 has 2 fields, the header has 3"),
         (HEAD + b"1,2,x\n" * 20 + b"1,2,3,x\n", {}, "line 22 has 4 fields, the header has 3"),
         (HEAD + b'1,"2,x\n' * 20, {}, r"t\.csv: is not a table: .* check its quotes"),
-        (HEAD + b"1,\xff,x\n" * 20, {}, r"is not text in utf-8; give task\.encoding=, such as latin-1"),
+        (
+            HEAD + b"1,\xff,x\n" * 20,
+            {},
+            r"is not text in utf-8; store it as UTF-8, or .* task\.encoding=, such as latin-1",
+        ),
         (b"a,a,kind\n" + b"1,2,x\n" * 20, {}, "two columns are named 'a'"),
         (b"kind\n" + b"x\n" * 20, {}, "has one column only, 'kind'; .*task.delimiter"),
         (HEAD + b"1,2,x\n" * 20, {}, "all 14 training labels are x"),
@@ -335,6 +339,11 @@ def test_malformed_tables_are_refused_in_one_line(read, content, settings, messa
         ({"features": ["wieght"]}, r"task\.features: .* did you mean 'weight'"),
         ({"features": ["kind"]}, r"task\.features: 'kind' is to be predicted"),
         ({"features": "weight"}, r"task\.features: 'weight' is of the wrong type; allowed: list of str"),
+        (
+            {"target": 1.5},
+            r"task\.target: 1\.5 is of the wrong type; .*; as text it needs quotes: \"task\.target='1\.5'\"$",
+        ),
+        ({"ignore": ["row", True]}, r"task\.ignore\[1\]: True .*; as text it needs quotes: 'True'$"),
         ({"features": ["row", "weight"], "ignore": ["row"]}, r"task\.features: 'row' is also in task\.ignore"),
         ({"missing_targets": True}, r"task\.missing_targets: does not apply to task\.kind=classes"),
         ({"ignore": ["colr"]}, r"task\.ignore: .* did you mean 'colour'"),
@@ -379,6 +388,36 @@ def encoded(task, columns, where="new"):
     return x[:, 0].tolist()
 
 
+def test_times_beyond_nanoseconds_are_read(read):
+    until = np.array(["2024-01-02", "9999-12-31", "0001-01-01"], "datetime64[us]")[np.arange(N) % 3]
+    task = read(frame().assign(until=until), "t.parquet", features=["until"], normalize=False)
+    x = torch.cat([every(samples).x[:, 0, 0] for samples in splits(task)])
+    assert set(x.tolist()) == {19724.0, 2932896.0, -719162.0}
+
+
+def test_whole_numbers_beyond_int64_are_read(read):
+    big = np.array([1, 2**63, 2**64 - 1], np.uint64)[np.arange(N) % 3]
+    task = read(frame().assign(big=big), "t.parquet", features=["big"], normalize=False)
+    x = torch.cat([every(samples).x[:, 0, 0] for samples in splits(task)])
+    assert set(x.tolist()) == {1.0, 2.0**63, 2.0**64}
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "^"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_first_line_may_name_the_delimiter(read, mark, encoding):
+    table = frame().to_csv(index=False, sep=mark)
+    named = read(f"sep={mark}\r\n{table}".encode(encoding))
+    assert named.train.digest() == read(frame()).train.digest()
+    with pytest.raises(DataError, match="line 4 has 7 fields, the header has 6"):
+        read(f"sep={mark}\n{table}".replace("\n1", f"\n1{mark}").encode(encoding))
+
+
+def test_one_wrong_line_is_told_whatever_the_delimiter(read):
+    table = frame().to_csv(index=False, sep=";").replace("\n1;", "\n1;;", 1)
+    with pytest.raises(DataError, match="line 3 has 7 fields, the header has 6"):
+        read(table.encode())
+
+
 def test_texts_of_numbers_and_truths_are_the_same_in_a_typed_column(read):
     """A column of true and false, or of codes of which few have letters, is text in a csv and typed in a pandas table."""
     flag, code = np.array(["True", "False", ""])[np.arange(N) % 3], np.array(["1234567", "K1A", "40"])[np.arange(N) % 3]
@@ -392,6 +431,42 @@ def test_texts_of_numbers_and_truths_are_the_same_in_a_typed_column(read):
     only = read(frame(), features=["colour"])
     with pytest.raises(DataError, match=r"new\[colour\]: holds numbers, and texts such as 'blue' in training"):
         encoded(only, {"colour": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("texts", "typed", "named"),
+    [
+        (["True", "False"], [True, False], ["True", "False"]),
+        (["12345678", "A1"], [12345678, 12345678], ["12345678"] * 2),
+        (["01", "1"], [1, 1], ["1", "1"]),
+        (["0.5", "x"], [0.5, 0.5], ["0.5", "0.5"]),
+    ],
+)
+def test_texts_of_classes_are_the_same_in_a_typed_column(read, texts, typed, named):
+    task = read(frame().assign(kind=np.array(texts)[np.arange(N) % 2]))
+    found = task.preprocessing.encoded_targets({"kind": np.array(typed)}, "new")
+    assert [task.class_names[k] for k in found] == named
+    assert task.preprocessing.targets.encode(np.array(typed), "y").tolist() == found.tolist()
+    with pytest.raises(DataError, match="labels have no training sample, the first is 7"):
+        task.preprocessing.targets.encode(np.array([7]), "y")
+
+
+def test_truths_of_a_parquet_may_be_spelt(read):
+    task = read(frame().assign(flag=np.arange(N) % 2 == 0), "t.parquet", features=["flag", "row"], normalize=False)
+    raw = {"flag": np.array(["True", "false", "1"], dtype=object), "row": np.array(["1", "2", "3"], dtype=object)}
+    assert task.preprocessing.features(raw, "new.csv")[:, 0, 0].tolist() == [1, 0, 1]
+    for column, odd in (("flag", "yes"), ("row", "true")):
+        with pytest.raises(DataError, match=rf"new.csv\[{column}\]: '{odd}' in row 1 is not a number"):
+            task.preprocessing.features(raw | {column: np.array([odd] * 3, dtype=object)}, "new.csv")
+
+
+def test_numbered_classes_may_be_spelt(read):
+    """Truths of a .parquet are numbers, those of a .csv texts."""
+    form = read(frame().assign(kind=np.arange(N) % 2 == 0), "t.parquet").preprocessing
+    texts = np.array(["True", "false", "1"], dtype=object)
+    assert form.encoded_targets({"kind": texts}, "new.csv").tolist() == [1, 0, 1]
+    with pytest.raises(DataError, match="labels are strings in one split and numbers in another; .* such as 0"):
+        form.encoded_targets({"kind": np.array(["yes", "no"], dtype=object)}, "new.csv")
 
 
 @pytest.mark.parametrize(
@@ -413,6 +488,17 @@ def test_a_single_entry_that_is_no_number_is_told_with_its_row(read, entry, said
     assert re.search(said, task.note) if said else not found, task.note
 
 
+def test_one_text_among_numbers_is_told_however_frequent(read):
+    numbers = (np.arange(N) + 0.5).astype(str)
+    odd = np.where(np.arange(N) % 3 == 0, "n.a.", numbers)
+    assert "since not all of it are numbers; correct these entries, or leave them empty: odd ('n.a.' in row" in (
+        read(frame().assign(odd=odd)).note
+    )
+    several = np.array(["low", "high", "n.a.", "none of it"])[np.arange(N) % 4]
+    for texts in (np.where(np.arange(N) % 3 == 0, several, numbers), np.full(N, "n.a.")):
+        assert "not all of it are numbers" not in read(frame().assign(odd=texts)).note
+
+
 def test_commas_are_told_apart(read):
     half, thousands = [f"{i},5" for i in range(N)], [f"{1 + i},{100 + i}" for i in range(N)]
     note = read(frame().assign(half=half, whole=thousands)).note
@@ -425,6 +511,23 @@ def test_commas_are_told_apart(read):
     assert read(frame().assign(kind=[f"{i % 3},5" for i in range(N)]), kind="classes").num_outputs == 3
     with pytest.raises(DataError, match="'1,100' in row 1 is not a number; correct it"):
         read(frame().assign(kind=thousands), kind="values")
+
+
+def test_points_beside_a_decimal_comma_part_thousands(read, tmp_path):
+    amounts = [f"{1 + i}.{100 + i},5" if i % 2 else f"{i},25" for i in range(N)]
+    table = frame().assign(weight=amounts, latitude=[f"{i}.5" for i in range(N)])
+    task = read(table, decimal=",", features=["weight", "latitude"], normalize=False)
+    raw = {"weight": np.array(["1.234", "1.234.567,5", "-1,5"], object), "latitude": np.array(["1.234"] * 3, object)}
+    assert task.preprocessing.features(raw, "x")[:, 0, 0].tolist() == [1234.0, 1234567.5, -1.5]
+    np.testing.assert_array_equal(task.preprocessing.features(raw, "x")[:, 0, 1], np.float32([1.234] * 3))
+    assert "numbers with decimal points, unlike task.decimal: latitude" in task.note
+    for odd in ("0.500", "1.5", "1234.567", "1,234.5"):
+        with pytest.raises(DataError, match=f"'{odd}' in row 1 is not a number"):
+            task.preprocessing.features(raw | {"weight": np.array([odd] * 3, object)}, "x")
+    for settings in ({}, {"kind": "values"}):
+        with pytest.raises(DataError, match="'0.5' in row 1 .* points part thousands"):
+            read(frame().assign(kind=[f"{i}.5" for i in range(N)]), decimal=",", **settings)
+    assert read(frame().assign(kind=amounts), decimal=",").target_scale.mean.item() > 100
 
 
 def test_a_column_of_splits_is_honoured_and_is_no_feature(read):
@@ -447,6 +550,29 @@ def test_a_column_of_splits_is_honoured_and_is_no_feature(read):
         read(frame().assign(split="test"))
     with pytest.raises(DataError, match="group 'p0' is also in"):
         read(frame().assign(split=np.where(np.arange(N) % 2, "train", "test")), group="patient")
+
+
+@pytest.mark.parametrize("odd", ["trian", "holdout", "", "3"])
+def test_an_entry_that_is_no_split_among_splits_is_refused(read, odd):
+    marks = ["train"] * 40 + ["Test"] * 19 + [odd]
+    with pytest.raises(DataError, match=rf"t.csv\[split\]: '{odd}' in row 60 is not a split \(1 rows\)"):
+        read(frame().assign(split=marks))
+    assert len(read(frame().assign(split=["train"] * 40 + ["2"] * 20)).open_test()) == 20
+
+
+@pytest.mark.parametrize("name", ["split", "Split"])
+def test_a_feature_with_the_name_of_the_column_of_splits_is_told(read, name):
+    table = frame().assign(**{name: np.arange(N) % 2})
+    assert f"warning: '{name}' is a feature" in read(table).note
+    assert "is a feature" not in read(table, features=["row", name]).note
+
+
+def test_numbers_that_are_infinite_in_float32_are_refused(read):
+    task = read(frame(), features=["weight"])
+    with pytest.raises(
+        DataError, match=r"new\[weight\]: 1e\+40 in row 2 is too large beside the training rows \(mean "
+    ):
+        task.preprocessing.features({"weight": np.array([1e30, 1e40])}, "new")
 
 
 def test_what_new_rows_lack_is_counted(read):

@@ -39,10 +39,11 @@ _SURVEY_VERSION = 1
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """How image files become inputs, without augmentation, and the names of the folders that hold them classes."""
+    """How image files become inputs, without augmentation; their targets, and whether folders say these."""
 
     view: View
     targets: TargetForm
+    from_folders: bool = True
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -57,12 +58,14 @@ class ImagePreprocessing:
         """Return the images of a folder, or one image.
 
         Below folders with the names of classes they have targets: FOLDER/CLASS/*.png, or with a part
-        FOLDER/test/CLASS/*.png. Loose images, and those in folders of which none is a class, have none.
+        FOLDER/test/CLASS/*.png. Loose images, those in folders of which none is a class, and all where a table had the
+        targets in training, have none.
         """
         found = new_images(path, where, part)
         paths, names = [file.path for file in found], [file.name for file in found]
-        # Only of classes do folders say the target.
-        known = self.targets.kind == "classes" and any(file.class_name in self.targets.names for file in found)
+        # A record without `from_folders` may be of the numbers of a table.
+        said = self.from_folders and self.targets.kind == "classes"
+        known = said and any(file.class_name in self.targets.names for file in found)
 
         def targets() -> np.ndarray | None:
             if not known:
@@ -150,7 +153,7 @@ def load(
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (_GREY_MEAN, _GREY_STD)
         view = replace(view, mean=mean, std=std)
     targets, encoded = _fit(parts["train"], names, listed_images, missing_targets, folder)
-    preprocessing = ImagePreprocessing(view, targets)
+    preprocessing = ImagePreprocessing(view, targets, listed_images is None)
 
     def samples(part: str, view: View = view) -> FileSamples:
         chosen = parts[part]

@@ -22,6 +22,7 @@ from pathlib import Path
 from orca_cli.exceptions import ConfigError, DataError, suggest
 
 MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")  # in fields of tables
+TRUTHS = {"true": "1", "false": "0"}
 _MIN_SAMPLES = 10
 _SHOWN = 10  # names in a note
 _SHOWN_COLUMNS = 20
@@ -65,6 +66,20 @@ def check_column(name: str, columns: Sequence[str], key: str, where: str) -> Non
         close = suggest(name, columns)
         hint = close if close.startswith("did you mean") else f"columns: {listed(columns, _SHOWN_COLUMNS)}"
         raise DataError(f"{where} has no column '{name}'", where=key, hint=hint)
+
+
+def number_of(text: str) -> float | None:
+    """Return the number that a text spells, true and false as 1 and 0; None for other texts."""
+    try:
+        return float(TRUTHS.get(text.lower(), text))
+    except ValueError:
+        return None
+
+
+def places_of_numbers(texts: Sequence[str]) -> dict[float, int]:
+    """Return the place of the text that spells each number; of several the shortest, such as 1 before 01 and true."""
+    spelt = sorted(((number_of(text), i) for i, text in enumerate(texts)), key=lambda one: -len(texts[one[1]]))
+    return {number: i for number, i in spelt if number is not None}
 
 
 def listed(names: Iterable[object], most: int = _SHOWN) -> str:

@@ -11,10 +11,12 @@ import numpy as np
 
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS
+from orca_cli.tasks.shared.own_data import number_of, places_of_numbers
 
 _SHOWN = 8  # values named in a message
 _TWO_CLASSES = "provide data with two classes or more"
 _IGNORED = f"{IGNORED_CLASS} marks positions to ignore"
+_AS_FOUND = "leave task.num_classes out: any labels are classes then"
 _ONE_CLASS = "for one class per sample use kind=classes"
 
 
@@ -23,12 +25,13 @@ def classes_of(labels: np.ndarray, where: str, num_classes: int | None) -> tuple
     values, counts = np.unique(labels, return_counts=True)
     if num_classes is not None and values.dtype.kind in "iu":
         outside = (labels < 0) | (labels >= num_classes)
-        hint = "correct the labels or task.num_classes"
-        _refuse(outside, labels, f"labels are not in 0..{num_classes - 1}", where, hint)
-        _check_none_missing(values, num_classes, "training sample", where, "add samples, or lower task.num_classes")
+        what, hint = f"labels are not in 0..{num_classes - 1}", f"correct the labels, or {_AS_FOUND}"
+        _refuse(outside, labels, what, where, hint)
+        _check_none_missing(values, num_classes, "training sample", where, f"add samples, or {_AS_FOUND}")
         values = np.arange(num_classes)
     elif num_classes is not None and len(values) != num_classes:
-        raise DataError(f"{len(values)} different labels, but num_classes is {num_classes}", where=where)
+        what = f"{len(values)} different labels, but num_classes is {num_classes}"
+        raise DataError(what, where=where, hint=f"correct the labels, or {_AS_FOUND}")
     if len(values) < 2:
         raise DataError(f"all {len(labels)} training labels are {values[0]!s}", where=where, hint=_TWO_CLASSES)
     if (
@@ -51,15 +54,34 @@ def _check_none_missing(present: np.ndarray, num_classes: int, of: str, where: s
 
 
 def encode_classes(labels: np.ndarray, classes: tuple[int | str, ...], where: str) -> np.ndarray:
-    """Return labels as [n] int64 in 0..K-1."""
-    clean = plain_labels(labels, where)
-    if (clean.dtype.kind == "U") != isinstance(classes[0], str):
-        raise DataError("labels are strings in one split and numbers in another", where=where)
+    """Return labels as [n] int64 in 0..K-1; numbers and truths are those that texts spell."""
+    clean = plain_labels(_in_form_of(labels, classes, where), where)
     values = np.array(classes)
     place = np.searchsorted(values, clean).clip(max=len(values) - 1)
     hint = "add training samples of that class, or remove these samples"
     _refuse(values[place] != clean, clean, "labels have no training sample", where, hint)
     return place.astype(np.int64)
+
+
+def _in_form_of(labels: np.ndarray, classes: tuple[int | str, ...], where: str) -> np.ndarray:
+    """Return labels as texts where classes are texts, or else as numbers.
+
+    Raises:
+        DataError: texts and numbers have nothing in common.
+    """
+    is_text = labels.dtype.kind in "SU"
+    if is_text == isinstance(classes[0], str):
+        return labels
+    known = places_of_numbers([str(name) for name in classes])
+    if is_text:
+        numbers = [number_of(text) for text in as_text(labels, where).ravel()]
+        if all(number is not None for number in numbers):
+            return np.array(numbers, dtype=np.float64).reshape(labels.shape)
+    elif known and labels.dtype.kind in "fiub":
+        names = [str(classes[known[value]]) if value in known else str(value) for value in labels.ravel().tolist()]
+        return np.array(names).reshape(labels.shape)
+    hint = f"give them as in training, such as {classes[0]!r}"
+    raise DataError("labels are strings in one split and numbers in another", where=where, hint=hint)
 
 
 def encode_numbered_classes(labels: np.ndarray, num_classes: int, where: str) -> np.ndarray:
@@ -165,7 +187,7 @@ def check_class_maps(labels: np.ndarray, where: str, num_classes: int) -> None:
         raise DataError("every position is ignored", where=where, hint=_IGNORED)
     if len(present) == 1:
         raise DataError(f"all positions have class {present[0]}", where=where, hint=_TWO_CLASSES)
-    hint = "number the classes 0..K-1 without gaps, or set task.num_classes"
+    hint = "number the classes 0..K-1 without gaps; task.num_classes, if given, is K"
     _check_none_missing(present, num_classes, "position in the training set", where, hint)
 
 

@@ -12,20 +12,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orca_cli.exceptions import DataError
-from orca_cli.tasks.shared.own_data import MISSING_WORDS, counted, listed
+from orca_cli.tasks.shared.own_data import MISSING_WORDS, TRUTHS, counted, listed, places_of_numbers
 
 OTHER, MISSING = "(other)", "(missing)"
 _SHOWN = 5  # columns named in a note
 _MAX_ROUNDING = 1e-12
 _ALMOST_ALL = 0.9  # share of numbers from which on a column of text was probably meant as numbers
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(,[0-9]{3})+")  # 1,667 may be 1667
+_POINTED = re.compile(r"[+-]?[1-9][0-9]{0,2}(\.[0-9]{3})+(,[0-9]*)?")  # beside a decimal comma 1.667 is 1667
 
 
 @dataclass(frozen=True)
 class Numeric:
     """A column of numbers: missing ones become `fill`, the training mean; then `mean` is subtracted and `std` divided by.
 
-    Where `flagged`, a second feature is 1 where a number was missing, else 0.
+    Where `flagged`, a second feature is 1 where a number was missing, else 0. `decimal` is the column's own mark; None takes
+    the table's. Of `truths` training has only 0 and 1, which a file of text may call false and true.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Numeric:
     mean: float
     std: float
     flagged: bool = False
+    decimal: str | None = None
+    truths: bool = False
 
     @property
     def size(self) -> int:
@@ -41,7 +45,7 @@ class Numeric:
 
     def encode(self, values: np.ndarray, decimal: str, where: str) -> np.ndarray:
         """Return [n, size] float32."""
-        numbers, wrong = as_numbers(values, decimal)
+        numbers, wrong = self._numbers(values, decimal)
         if wrong.any():
             first = int(wrong.argmax())
             what = f"'{values[first]}' in row {first + 1} is not a number, but all training rows are"
@@ -49,14 +53,24 @@ class Numeric:
             raise DataError(what, where=f"{where}[{self.name}]", hint=hint)
         _check_range(numbers, f"{where}[{self.name}]")
         missing = np.isnan(numbers)
-        filled = ((np.where(missing, self.fill, numbers) - self.mean) / self.std).astype(np.float32)
+        with np.errstate(over="ignore"):
+            filled = ((np.where(missing, self.fill, numbers) - self.mean) / self.std).astype(np.float32)
+        if np.isinf(filled).any():
+            first = int(np.isinf(filled).argmax())
+            what = f"{numbers[first]:g} in row {first + 1} is too large beside the training rows (mean {self.fill:g})"
+            raise DataError(what, where=f"{where}[{self.name}]", hint="correct it, or leave it empty")
         return np.stack([filled, missing.astype(np.float32)], axis=1) if self.flagged else filled[:, None]
 
     def odd(self, values: np.ndarray, decimal: str, where: str) -> tuple[np.ndarray, str]:
         """Return which of new entries are replaced, [n] bool, and what happens to them."""
-        return np.isnan(
-            as_numbers(values, decimal)[0]
-        ), f"without a number in '{self.name}': the training mean stands there"
+        missing = np.isnan(self._numbers(values, decimal)[0])
+        return missing, f"without a number in '{self.name}': the training mean stands there"
+
+    def _numbers(self, values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return values as those of `as_numbers`."""
+        if self.truths and values.dtype.kind == "O":
+            values = np.array([TRUTHS.get(text.lower(), text) for text in values], dtype=object)
+        return as_numbers(values, self.decimal or decimal)
 
 
 @dataclass(frozen=True)
@@ -95,10 +109,7 @@ class Categorical:
         if values.dtype.kind == "O":
             texts = (missing if is_missing(text) else place.get(text, other) for text in values)
             return np.fromiter(texts, np.int64, len(values))
-        spelt: dict[float, int] = {}
-        for category, i in place.items():
-            if (number := _number_of(category, decimal)) is not None:
-                spelt.setdefault(number, i)
+        spelt = places_of_numbers([_with_point(category, decimal) for category in self.categories])
         if not spelt and not np.isnan(values.astype(np.float64)).all():
             what = f"holds numbers, and texts such as '{self.categories[0]}' in training"
             raise DataError(what, where=f"{where}[{self.name}]", hint="give the texts of training")
@@ -129,10 +140,11 @@ def fit_columns(
         indicator: whether columns with missing numbers in training get a second feature that says where.
     """
     columns: list[Column] = []
-    filled, empty, constant, capped, doubts = [], [], [], [], dict[str, list[str]]()
+    filled, empty, constant, capped, pointed, doubts = [], [], [], [], [], dict[str, list[str]]()
     for name in names:
         train = values[name][rows]
-        numbers, wrong = as_numbers(train, decimal)
+        mark = own_mark(train, decimal)
+        numbers, wrong = as_numbers(train, mark)
         unknown = np.isnan(numbers) & ~wrong
         if unknown.all():
             empty.append(name)
@@ -146,6 +158,10 @@ def fit_columns(
         else:
             _check_range(numbers, f"{where}[{name}]", rows)
             column, is_constant = _numeric(name, numbers[~unknown], normalize)
+            column = replace(column, truths=bool(np.isin(numbers[~unknown], (0, 1)).all()))
+            if mark != decimal:
+                column = replace(column, decimal=mark)
+                pointed.append(name)
             if unknown.any():
                 column = replace(column, flagged=indicator)
                 filled.append(f"{name} ({int(unknown.sum())})")
@@ -162,6 +178,7 @@ def fit_columns(
         (filled, f"missing numbers become the training mean{flags} in {{}} (training rows)"),
         (capped, "one feature per text for {}; other texts share one"),
         (empty, "left out because empty in the training set: {}"),
+        (pointed, "numbers with decimal points, unlike task.decimal: {}"),
         (constant, "warning: constant in the training set: {}"),
         *((found, f"warning: read as text, {why}: {{}}") for why, found in doubts.items()),
     ):
@@ -178,7 +195,8 @@ def _doubt(name: str, train: np.ndarray, wrong: np.ndarray, decimal: str, rows: 
         return "since numbers have commas between thousands; remove these", name
     count, first = int(wrong.sum()), int(wrong.argmax())
     known = sum(not is_missing(text) for text in train)
-    if count > (1 - _ALMOST_ALL) * known:
+    # One text alone among numbers, such as n.a., is mostly a missing entry, however frequent it is.
+    if count > (1 - _ALMOST_ALL) * known and (count == known or len(set(train[wrong])) > 1):
         return None
     shown = f"{name} ('{train[first]}' in row {rows[first] + 1}; {count} of {len(train)} training rows)"
     return "since not all of it are numbers; correct these entries, or leave them empty", shown
@@ -190,6 +208,13 @@ def has_decimal_commas(values: np.ndarray, decimal: str) -> bool:
         return False
     with_comma = [text for text in values if "," in text]
     return bool(with_comma) and not all(map(_is_grouped, with_comma))
+
+
+def own_mark(values: np.ndarray, decimal: str) -> str:
+    """Return the decimal mark of a column: that of the table, or a point where only with points all of it are numbers."""
+    if decimal == "." or not as_numbers(values, decimal)[1].any() or as_numbers(values, ".")[1].any():
+        return decimal
+    return "."
 
 
 def _is_grouped(text: str) -> bool:
@@ -231,7 +256,7 @@ def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray
         return values.astype(np.float64), np.zeros(len(values), dtype=bool)
     import pandas as pd
 
-    texts = values if decimal == "." else np.array([text.replace(decimal, ".") for text in values], dtype=object)
+    texts = values if decimal == "." else np.array([_with_point(text, decimal) for text in values], dtype=object)
     numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
     unread = np.flatnonzero(np.isnan(numbers))
     wrong = np.zeros(len(values), dtype=bool)
@@ -239,15 +264,11 @@ def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray
     return numbers, wrong
 
 
-def _number_of(text: str, decimal: str) -> float | None:
-    """Return the number that a text spells, true and false as 1 and 0; None for other texts."""
-    truth = {"true": 1.0, "false": 0.0}.get(text.lower())
-    if truth is not None:
-        return truth
-    try:
-        return float(text.replace(decimal, "."))
-    except ValueError:
-        return None
+def _with_point(text: str, decimal: str) -> str:
+    """Return a number with a decimal point and nothing between thousands; what is no number beside a decimal comma is none."""
+    if decimal == "." or "." not in text:
+        return text.replace(decimal, ".")
+    return text.replace(".", "").replace(decimal, ".") if _POINTED.fullmatch(text) else "."
 
 
 def is_missing(text: str) -> bool:

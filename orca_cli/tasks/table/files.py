@@ -6,13 +6,16 @@ Functions raise DataError for files that are missing, empty, damaged or of anoth
 from __future__ import annotations
 
 import csv
+import math
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -28,10 +31,14 @@ _ALLOWED = "allowed: .csv, .tsv, .txt and .parquet"
 _TEXT = (".csv", ".tsv", ".txt")
 _PARQUET = (".parquet", ".pq")
 _DELIMITERS = (",", ";", "\t", "|")
+_NAMED = re.compile(r"sep=([^\w\"'\r\n])[\r\n]*")
+_LONGEST_NAMED = len("sep=;\r\n")
 _MARKS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))
 _SNIFFED = 30  # records from which the delimiter is inferred
+_DAY = 86_400e9  # nanoseconds
 _MAX_COLUMNS = 100_000
 _TIMES_LARGER = 12  # how much larger fields of text are in memory than in a file
+_LONGEST_FIELD = 2**24  # characters; the module csv stops at 2**17, and a lost quote would take the whole file
 _POLLED = 100_000  # records between checks for signals
 
 
@@ -149,10 +156,14 @@ def _plain_column(column: pd.Series, where: str) -> np.ndarray:
     from pandas.api import types
 
     if types.is_datetime64_any_dtype(column):
-        return ((pd.to_datetime(column, utc=True) - pd.Timestamp(0, tz="utc")) / pd.Timedelta(days=1)).to_numpy(float)
+        since = (pd.to_datetime(column, utc=True) - pd.Timestamp(0, tz="utc").as_unit("s")).to_numpy()
+        unit = np.array(1, since.dtype)
+        # As numbers of nanoseconds; as integers these end in the year 2262.
+        return since / unit * (unit / np.timedelta64(1, "ns")) / _DAY
     whole = types.is_bool_dtype(column) or types.is_integer_dtype(column)
     if whole or types.is_float_dtype(column):
-        return column.to_numpy(np.int64) if whole and not column.hasnans else column.to_numpy(float, na_value=np.nan)
+        whole = whole and not column.hasnans and not (column > np.iinfo(np.int64).max).any()
+        return column.to_numpy(np.int64) if whole else column.to_numpy(float, na_value=np.nan)
     values = column.astype(object).where(column.notna(), "").to_numpy(object)
     numbers = [np.nan if isinstance(value, str) and not value else value for value in values]
     if all(isinstance(value, (bool, int, float, Decimal)) for value in numbers):
@@ -196,7 +207,9 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
     if len(header) < least:
         name = "".join(header)
         what = f"has one column only, '{name if len(name) <= 60 else f'{name[:57]}...'}'"
-        raise DataError(what, where=str(path), hint="its first line names the columns; give task.delimiter=")
+        # Of the readers of tables only task=table has such settings.
+        hint = "its first line names the columns; put commas between fields, or with task=table give task.delimiter="
+        raise DataError(what, where=str(path), hint=hint)
     columns = tuple(name.strip() or f"column {i}" for i, name in enumerate(header, start=1))
     unnamed = frozenset(column for column, name in zip(columns, header, strict=True) if not name.strip())
     return _checked(Table(path, columns, unnamed, mark, encoding))
@@ -232,31 +245,51 @@ def _checked_delimiter(delimiter: str) -> str:
 
 
 def _inferred_delimiter(path: Path, encoding: str) -> str:
-    """Return the delimiter that splits the first records into the most fields, equally many in each; else the comma."""
-    best, fields = ",", 1
+    """Return the delimiter that the file names, or that gives most of the first records the header's number of fields.
+
+    Of several that do equally well it is the one with the most fields; where none gives two fields or more, the comma.
+    """
+    with _text(path, encoding) as (_, named):
+        if named:
+            return named
+    best, found = (0.5, math.inf), ","  # more than half
     for mark in _DELIMITERS:
         try:
-            counts = {len(record) for _, record in islice(_records(path, mark, encoding), _SNIFFED)}
+            widths = [len(record) for _, record in islice(_records(path, mark, encoding), _SNIFFED)] or [0]
         except DataError:  # quotes that make sense only with another delimiter
             continue
-        if len(counts) == 1 and max(counts) > fields:
-            best, fields = mark, max(counts)
-    return best
+        rank = (widths.count(widths[0]) / len(widths), widths[0])
+        if widths[0] > 1 and rank > best:
+            best, found = rank, mark
+    return found
 
 
 def _records(path: Path, mark: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record ends, and its fields; empty lines are skipped."""
+    csv.field_size_limit(_LONGEST_FIELD)
+    with _text(path, encoding) as (file, named):
+        before = 1 if named else 0
+        reader = csv.reader(file, delimiter=mark, skipinitialspace=True, strict=True)
+        try:
+            yield from ((reader.line_num + before, record) for record in reader if record)
+        except csv.Error as error:
+            what = f"is not a table: {error} at line {reader.line_num + before}"
+            raise DataError(what, where=str(path), hint="check its quotes") from error
+
+
+@contextmanager
+def _text(path: Path, encoding: str) -> Iterator[tuple[TextIO, str]]:
+    """Open a text file behind its first line `sep=X`, which Excel takes for the delimiter, and give X; empty without one."""
     try:
         with open(path, encoding=encoding, newline="") as file:
-            reader = csv.reader(file, delimiter=mark, skipinitialspace=True, strict=True)
-            try:
-                yield from ((reader.line_num, record) for record in reader if record)
-            except csv.Error as error:
-                what = f"is not a table: {error} at line {reader.line_num}"
-                raise DataError(what, where=str(path), hint="check its quotes") from error
+            named = _NAMED.fullmatch(file.readline(_LONGEST_NAMED))
+            if named is None:
+                file.seek(0)
+            yield file, "" if named is None else named[1]
     except UnicodeError as error:
         what = f"is not text in {encoding.removesuffix('-sig')}"
-        raise DataError(what, where=str(path), hint="give task.encoding=, such as latin-1") from error
+        hint = "store it as UTF-8, or with task=table give task.encoding=, such as latin-1"
+        raise DataError(what, where=str(path), hint=hint) from error
 
 
 def _pyarrow() -> tuple[ModuleType, tuple[type[Exception], ...]]:

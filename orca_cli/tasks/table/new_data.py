@@ -103,18 +103,26 @@ def _series(
 
 
 def given_rows(x: Any, features: Sequence[str], where: str) -> NewData:
-    """Return the rows of a pandas table, a mapping name -> column, or an array [n, columns] in the order of `features`."""
+    """Return the rows of a pandas table, a mapping name -> column, or an array [n, columns] in the order of `features`.
+
+    One row may be a mapping name -> entry or a pandas series, several a list of such mappings.
+    """
     import pandas as pd
 
-    if isinstance(x, Mapping) or hasattr(x, "columns"):
-        frame = pd.DataFrame(x)
+    x = _of_one_row(x, features)
+    try:
+        is_named = isinstance(x, Mapping) or hasattr(x, "columns") or _is_records(x)
+        frame = pd.DataFrame(x) if is_named else pd.DataFrame(np.asarray(x))
+    except ValueError as error:  # columns of different lengths, or more than two axes
+        hint = f"give rows with the columns {listed(features, _SHOWN)}"
+        raise DataError(f"is not a table ({error})", where=where, hint=hint) from error
+    if is_named:
         frame.columns = [str(name) for name in frame.columns]
         _check_features(features, list(frame.columns), where)
         twice = [name for name in features if list(frame.columns).count(name) > 1]
         if twice:
             raise DataError(f"two columns are named '{twice[0]}'", where=where, hint="give them distinct names")
     else:
-        frame = pd.DataFrame(np.asarray(x))
         if frame.shape[1] != len(features):
             what = f"has {counted(frame.shape[1], 'column')}, the model takes {len(features)}"
             raise DataError(what, where=where, hint=f"in this order: {listed(features, _SHOWN)}")
@@ -127,6 +135,19 @@ def given_rows(x: Any, features: Sequence[str], where: str) -> NewData:
         return {name: column[start:stop] for name, column in columns.items()}
 
     return NewData(len(frame), inputs, lambda: None, where)
+
+
+def _of_one_row(x: Any, features: Sequence[str]) -> Any:
+    """Return a mapping or series of single entries as a list of one mapping, and anything else as it is."""
+    import pandas as pd
+
+    if isinstance(x, pd.Series) and set(features) & {str(name) for name in x.index}:
+        return [x.to_dict()]
+    return [x] if isinstance(x, Mapping) and x and all(np.ndim(entry) == 0 for entry in x.values()) else x
+
+
+def _is_records(x: Any) -> bool:
+    return isinstance(x, (list, tuple)) and bool(x) and all(isinstance(row, Mapping) for row in x)
 
 
 def _check_features(features: Sequence[str], columns: Sequence[str], where: str) -> None:

@@ -119,7 +119,7 @@ class TablePreprocessing:
         return new_rows(table, self.feature_names, self.target_columns, self.encoded_targets)
 
     def given(self, x: Any, where: str = "x") -> NewData:
-        """Return the samples of a pandas table, of a mapping of columns by name, or of an array [n, columns].
+        """Return the samples of a pandas table, of a mapping of columns by name, or of an array [n, columns]; or one row.
 
         A model for a column of symbols also takes a list of texts; one for series takes no array.
         """

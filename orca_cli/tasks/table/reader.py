@@ -63,8 +63,8 @@ def load(
 
     Columns of numbers stay one feature each. Columns of text become one feature of 0 and 1 per text that training has,
     the rarer ones of many share one. Empty fields and ?, NA, N/A, NaN, null and none are missing: of numbers they become
-    the training mean, of text a feature of their own. A column `split` whose entries are train, validation or test says which
-    rows are which, and is no feature. See shared.own_data.
+    the training mean, of text a feature of their own. A column `split` of train, validation and test says which rows are
+    which, and is no feature; one of other entries is a feature, with a warning. See shared.own_data.
 
     Args:
         train: .csv, .tsv, .txt (first line: names of the columns) or .parquet file; holds the splits that have no file.
@@ -101,6 +101,7 @@ def load(
     marks = _marks(base, {*wanted, *(features or []), *(ignore or []), *grouped, *named.values()})
     unread = [*(ignore or []), *marks]
     chosen, left_out = _choose(base, wanted, features, unread, grouped, named)
+    left_out += [] if features else _like_marks(chosen)
     read = [*chosen, *wanted, *(named[key] for key in ("id", "time") if key in named)]
     for part, table in tables.items():
         for name in [*read, *grouped]:
@@ -280,13 +281,32 @@ def _choose(
 
 
 def _marks(table: Table, taken: Container[str]) -> dict[str, np.ndarray]:
-    """Return the column `split` where it is no other column and says nothing but which split a row is in; else nothing."""
+    """Return the column `split` where it is no other column and says which split a row is in; else nothing.
+
+    It does where half of it or more are names of splits, since numbers alone may be a feature.
+
+    Raises:
+        DataError: other entries stand among them.
+    """
     if _SPLIT not in table.columns or _SPLIT in taken:
         return {}
     column = table.read([_SPLIT])[_SPLIT]
     words = set(chain.from_iterable(PART_NAMES.values()))
-    is_marks = column.dtype.kind == "O" and all(text.lower() in words for text in column)
-    return {_SPLIT: column} if is_marks else {}
+    if column.dtype.kind != "O" or 2 * sum(text.lower() in words for text in column) < len(column):
+        return {}
+    unknown = np.setdiff1d(np.arange(len(column)), np.concatenate(list(marked_rows(column).values())))
+    if len(unknown):
+        what = f"'{column[unknown[0]]}' in row {unknown[0] + 1} is not a split ({len(unknown)} rows)"
+        hint = f"allowed: train, validation, test, or 0, 1, 2; task.ignore=[{_SPLIT}] leaves the column out"
+        raise DataError(what, where=f"{table.path}[{_SPLIT}]", hint=hint)
+    return {_SPLIT: column}
+
+
+def _like_marks(chosen: list[str]) -> list[str]:
+    """Return a warning about features whose name is that of the column of splits."""
+    found = [name for name in chosen if name.lower() == _SPLIT]
+    what = f"call the column '{_SPLIT}', with the entries train, validation and test, if it says which rows are which"
+    return [f"warning: '{found[0]}' is a feature; {what}"] if found else []
 
 
 def _marked_rows(marks: Mapping[str, np.ndarray], given: Container[str], where: str) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from orca_cli.exceptions import DataError
 from orca_cli.tasks.shared.ragged import Ragged
-from orca_cli.tasks.table.columns import as_numbers
+from orca_cli.tasks.table.columns import as_numbers, own_mark
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def fit_series(
 
 def _times(values: np.ndarray, where: str, decimal: str) -> np.ndarray:
     """Return times as numbers [m]."""
-    found, wrong = as_numbers(values, decimal)
+    found, wrong = as_numbers(values, own_mark(values, decimal))
     if wrong.any():
         import pandas as pd
 

@@ -15,13 +15,14 @@ import numpy as np
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
 from orca_cli.tasks.shared.own_data import listed
-from orca_cli.tasks.table.columns import as_numbers, has_decimal_commas, is_missing
+from orca_cli.tasks.table.columns import as_numbers, has_decimal_commas, is_missing, own_mark
 
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NAME = re.compile(r"[+-]?0[0-9].*")  # 01 and 007 are names
 _BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
 _MOST_CLASSES = 20  # different numbers that may be classes
-_COMMAS = "numbers with a decimal comma need \"task.decimal=','\""
+_POINTS = "beside \"task.decimal=','\" points part thousands: write its numbers with a comma"
+_COMMAS = "write decimal points, or with task=table give \"task.decimal=','\""
 
 
 def infer_kind(
@@ -49,8 +50,11 @@ def infer_kind(
     is_text = column.dtype.kind not in "fiub"
     if wrong.any() and has_decimal_commas(column, decimal):
         what = f"'{column[int(wrong.argmax())]}' in row {int(wrong.argmax()) + 1} is a number only with a decimal comma"
-        hint = "give \"task.decimal=','\", or task.kind=classes for names of classes"
+        hint = f"{_COMMAS}; task.kind=classes reads names of classes"
         raise DataError(what, where=f"{where}[{names[0]}]", hint=hint)
+    if own_mark(column, decimal) != decimal:
+        what = f"'{column[int(wrong.argmax())]}' in row {int(wrong.argmax()) + 1} is a number only with a decimal point"
+        raise DataError(what, where=f"{where}[{names[0]}]", hint=f"{_POINTS}, or give task.kind=classes")
     if wrong.any() or not len(known) or (is_text and any(_NAME.fullmatch(text) for text in column)):
         return "classes", []
     if len(distinct := np.unique(known)) <= _MOST_CLASSES and (distinct == np.round(distinct)).all():
@@ -87,7 +91,7 @@ def _class_labels(values: np.ndarray, where: str, text: bool | None) -> np.ndarr
     """
     if values.dtype.kind in "fiub":
         _check_complete(np.isnan(values.astype(np.float64)), where)
-        return np.array([f"{value:g}" for value in values]) if text else values
+        return values
     _check_complete(values == "", where)
     if text is None:
         text = not all(_INTEGER.fullmatch(value) for value in values)
@@ -96,7 +100,7 @@ def _class_labels(values: np.ndarray, where: str, text: bool | None) -> np.ndarr
     try:
         return values.astype(np.float64)
     except ValueError:
-        return values.astype(str)  # refused beside training labels that are numbers
+        return values.astype(str)  # truths, or refused beside training labels that are numbers
 
 
 def refuse_measurements(labels: np.ndarray, where: str) -> None:
@@ -121,6 +125,7 @@ def _target_numbers(values: np.ndarray, decimal: str, where: str, missing: bool)
         first = int(wrong.argmax())
         hint = "correct it, or use task.kind=classes for names of classes"
         hint = _COMMAS if has_decimal_commas(values, decimal) else hint
+        hint = _POINTS if own_mark(values, decimal) != decimal else hint
         raise DataError(f"'{values[first]}' in row {first + 1} is not a number", where=where, hint=hint)
     if not missing:
         _check_complete(np.isnan(found), where, _ALLOW)

@@ -236,6 +236,35 @@ def test_new_files_of_different_lengths_are_opened(read, tmp_path, kind, padding
             found.open(tmp_path / "bare.npz", "INPUT")
 
 
+@pytest.mark.parametrize("padding", [None, "nan"])
+@pytest.mark.parametrize("form", ["list", "tensor", "nested lists", "folder"])
+def test_an_end_is_the_same_in_every_form_of_new_data(read, tmp_path, padding, form):
+    x = filled(np.nan if padding else 7.0)
+    task = read({"x": x, "y": Y} | ({} if padding else {"lengths": ENDS}), padding=padding)
+    found = task.preprocessing
+    wanted = found.inputs(x if padding else (x, ENDS))
+    if form == "folder":
+        (tmp_path / "new").mkdir()
+        for row, (one, end) in enumerate(zip(x, ENDS, strict=True)):
+            np.save(tmp_path / "new" / f"{row:02}.npy", one if padding else one[:, :end])
+        new = found.open(tmp_path / "new", "INPUT")
+    else:
+        held = {"list": list(x), "tensor": torch.from_numpy(x), "nested lists": x.tolist()}[form]
+        new = found.given(held if padding else {"x": held, "lengths": ENDS.tolist()})
+    got = in_parts(found, new)
+    assert torch.equal(got[1], wanted[1])
+    torch.testing.assert_close(got[0], wanted[0])
+
+
+def test_lengths_of_new_sequences_have_to_be_theirs(read):
+    found = read({"x": X, "y": Y, "lengths": ENDS}).preprocessing
+    with pytest.raises(DataError, match=r"x\[lengths\]: has shape \(61,\), expected \(60,\)"):
+        found.given({"x": X, "lengths": [*ENDS, 1]})
+    rows = [one[:, :end] for one, end in zip(X, ENDS, strict=True)]
+    with pytest.raises(DataError, match=r"lengths are not in 1\.\.1, the first is 2 at index 0"):
+        in_parts(found, found.given({"x": rows, "lengths": ENDS + 1}))
+
+
 BAD = {
     "zero": ({"lengths": np.where(ENDS == 3, 0, ENDS)}, {}, r"\[lengths\]: 7 lengths .* the first is 0 at index 2"),
     "too long": ({"lengths": ENDS + 1}, {}, r"lengths are not in 1\.\.9, the first is 10 at index 8"),

@@ -118,6 +118,8 @@ class ArrayPreprocessing:
                 hint = f"give {' and '.join(needed)}, or a list of arrays"
                 raise DataError(f"holds no '{absent[0]}'", where=where, hint=hint)
             x, ends = x[needed[0]], np.asarray(x[needed[1]])
+            if ends.shape != (len(x),):
+                raise DataError(f"has shape {ends.shape}, expected {(len(x),)}", where=f"{where}[{needed[1]}]")
         if self.padding is not None and not (isinstance(x, np.ndarray) and x.dtype.kind != "O"):
             values: Values = [np.asarray(row) for row in x]
         else:
@@ -186,14 +188,16 @@ class ArrayPreprocessing:
     def _ends(self, x: Values, given: np.ndarray | None, where: str) -> np.ndarray:
         """Return the lengths [n] of sequences as in the files."""
         assert self.padding is not None
-        if not isinstance(x, np.ndarray):
-            return np.array([self._one(row).shape[1] for row in x])
-        first = channels_first(x, self.channels_last)
+        first: Values
+        if isinstance(x, np.ndarray):
+            first = channels_first(x, self.channels_last)
+            steps = np.full(len(x), first.shape[2])
+        else:
+            first = [self._one(row) for row in x]
+            steps = np.array([row.shape[1] for row in first])
         if given is not None:
-            return checked_ends(np.asarray(given), len(x), first.shape[2], where)
-        if self.padding.marked_by == "nan" and x.dtype.kind == "f":
-            return ends_before_nan(first, where)
-        return np.full(len(x), first.shape[2])
+            return checked_ends(np.asarray(given), len(x), steps, where)
+        return ends_before_nan(first, where) if self.padding.marked_by == "nan" else steps
 
     def _one(self, row: np.ndarray) -> np.ndarray:
         return channels_first(row[None], self.channels_last)[0]

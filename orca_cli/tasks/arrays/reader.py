@@ -245,6 +245,9 @@ def _read(pair: Pair, padding: ends_of.Marks | None, channels_last: bool) -> tup
     ends_of.check_sequences(oriented_shape(x.shape[1:], channels_last), pair.x.where)
     first = channels_first(x, channels_last)
     if pair.lengths is None:
+        if x.dtype.kind != "f":
+            what = f"inputs have dtype {x.dtype}, which has no NaN"
+            raise DataError(what, where=pair.x.where, hint="remove task.padding=nan")
         return x, ends_of.ends_before_nan(first, pair.x.where)
     return x, ends_of.checked_ends(pair.lengths.read(), len(x), first.shape[2], pair.lengths.where)
 

@@ -182,7 +182,9 @@ def test_what_was_learned_takes_new_data_in_every_form(read, tmp_path):
     listed = found.inputs([one[:, :end] for one, end in zip(new, ends, strict=True)])
     assert torch.equal(listed[0], x)
     assert torch.equal(listed[1], valid)
-    assert found.inputs(new[:, :, :5])[1].sum(1).eq(5).all()
+    with pytest.raises(DataError, match=r"has no lengths, and the model was trained with them; give x and lengths, by"):
+        found.inputs(new[:, :, :5])
+    assert found.inputs(list(new[:, :, :5]))[1].sum(1).eq(5).all()
     cut = int((ends > 7).sum())
     assert found.remarks((new, ends)) == {"longer than 7 steps and cut at the end": cut}
     assert found.remarks((new[:, :, :5], np.minimum(ends, 5))) == {}
@@ -226,7 +228,12 @@ def test_new_files_of_different_lengths_are_opened(read, tmp_path, kind, padding
     with pytest.raises(DataError, match=r"holds no 'lengths'; give x and lengths, or a list of arrays"):
         found.given({"x": X[40:]})
     np.save(tmp_path / "bare.npy", X[40:, :, :4])
-    assert in_parts(found, found.open(tmp_path / "bare.npy", "INPUT"))[1].sum(1).eq(4).all()
+    bare = [found.open(tmp_path / "bare.npy", "INPUT"), *map(found.given, (X[40:], torch.from_numpy(X[40:])))]
+    for new in bare if padding is None else []:  # one array does not say where its sequences end
+        with pytest.raises(DataError, match="has no lengths, and the model was trained with them"):
+            in_parts(found, new)
+    if padding:
+        assert in_parts(found, bare[0])[1].sum(1).eq(4).all()
     np.savez(tmp_path / "bare.npz", x=X[40:])
     if padding is None:
         with pytest.raises(DataError, match=r"no array 'lengths'.*trained on sequences with an array of lengths"):

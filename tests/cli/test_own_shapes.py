@@ -35,6 +35,12 @@ def of_lengths(folder):
     return ["task=arrays", "task.kind=classes", "task.train=own.npz"], "own.npz"
 
 
+def of_nan(folder):
+    x, ends = series()
+    np.savez(folder / "own.npz", x=np.where(np.arange(12) < ends[:, None, None], x, np.nan), y=Y)
+    return ["task=arrays", "task.kind=classes", "task.train=own.npz", "task.padding=nan"], "own.npz"
+
+
 def of_files(folder):
     x, ends = series()
     (folder / "series").mkdir()
@@ -68,6 +74,7 @@ def of_volumes(folder):
 
 FORMS = {
     "lengths": of_lengths,
+    "padding of NaN": of_nan,
     "folder of files": of_files,
     "symbols": of_symbols,
     "long table": of_steps,

@@ -9,6 +9,7 @@ import torch
 from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError, NetworkError, OrcaError, UnavailableError, UnsafeError
 from orca_cli.tasks.hub import opening as hub_open
+from orca_cli.tasks.images.files import decode
 
 datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
 datasets.disable_progress_bars()
@@ -226,6 +227,40 @@ def test_images_of_16_bits_and_transparent_ones_are_read_as_by_task_images(read,
         )
         assert len(x) == (1 if name == "deep" else 3)
         assert torch.allclose(x, torch.from_numpy(wanted).float().expand_as(x), atol=1e-6)
+
+
+def of_images(folder, images):
+    """Write a data set of images of two classes."""
+    folder.mkdir()
+    own = {"image": images, "word": [["a", "b"][k % 2] for k in range(len(images))]}
+    datasets.Dataset.from_dict(own, features=FEATURES_OF_IMAGES).to_parquet(folder / "train.parquet")
+    return str(folder)
+
+
+FEATURES_OF_IMAGES = datasets.Features({"image": datasets.Image(), "word": datasets.Value("string")})
+
+
+@pytest.mark.parametrize("grey", [[0, 1, 2], range(N)])
+def test_images_are_grey_where_all_of_training_are(read, tmp_path, grey):
+    from PIL import Image
+
+    colour = [Image.fromarray(RNG.integers(0, 255, (4, 5, 3)).astype(np.uint8)) for _ in range(N)]
+    images = [image.convert("L") if k in grey else image for k, image in enumerate(colour)]
+    task = read(of_images(tmp_path / "mixed", images), x="image", y="word")
+    assert task.input_shape == (1 if len(grey) == N else 3, 4, 5)
+
+
+def test_images_are_turned_upright_as_by_task_images(read, tmp_path):
+    from PIL import Image
+
+    sideways = Image.Exif()
+    sideways[0x112] = 6
+    half = np.zeros((8, 12), np.uint8)
+    half[:, :6] = 255
+    Image.fromarray(half).save(tmp_path / "one.jpg", exif=sideways)
+    folder = of_images(tmp_path / "turned", [str(tmp_path / "one.jpg")] * 30)
+    x = read(folder, x="image", y="word", normalize=False).train.batch(np.arange(1)).x[0]
+    assert torch.equal(x, torch.tensor(decode(tmp_path / "one.jpg", None, 1)).float() / 255)
 
 
 def test_groups_stay_together(read):

@@ -90,7 +90,6 @@ def load(
                 check_column(column, rows.column_names, f"task.{key}", where[part])
     base = parts["train"]
     check_enough(len(base), "rows", origin)
-    layout = infer_layout(base, x, f"{where['train']}[{x}]", length, image_size, channels_last)
     records: dict[str, np.ndarray] = {}
     if group is not None:
         columns = {part: np.array(rows[group]) for part, rows in parts.items()}
@@ -98,6 +97,7 @@ def load(
     classes = np.array(base[y]).astype(str) if kind == "classes" else None
     fractions = {"validation": validation_fraction, "test": test_fraction}
     chosen, drawn = draw(len(base), parts, fractions, split_seed, classes, records.get("train"))
+    layout = infer_layout(base, x, chosen["train"], f"{where['train']}[{x}]", length, image_size, channels_last)
     place = f"{where['train']}[{y}]"
     raw = raw_targets(kind, base, y, place)
     extent, names = layout.shape[1:], class_names(kind, base, y)

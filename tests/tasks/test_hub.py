@@ -147,6 +147,16 @@ def test_sequences_of_several_lengths_are_padded_on_request(read):
         read(x="ragged")
 
 
+def test_what_was_cut_or_filled_is_told(read, reporter):
+    task = read("two", x="ragged", length=3)
+    assert "longer than 3 steps and cut at the end: 10 of 40 samples (task.length=4 keeps them whole)" in task.note
+    task.open_test()
+    assert reporter.lines[-1].startswith("test split: longer than 3 steps and cut at the end: 2 of 11 samples")
+    found = task.preprocessing.remarks([[1.0], [1.0, 2.0, 3.0, 4.0], [np.nan, 1.0]])
+    assert found == {"longer than 3 steps and cut at the end": 1, "with missing values, filled by task.gaps=mean": 1}
+    assert read().preprocessing.remarks(SERIES[:3]) == {}
+
+
 def test_images_become_channels(read):
     task = read(x="image", normalize=False)
     assert task.input_shape == (3, 4, 5)

@@ -135,9 +135,9 @@ def length_note(ends: np.ndarray) -> str:
     return f"{longest} steps each" if shortest == longest else f"{shortest} to {longest} steps"
 
 
-def cut_notes(ends: np.ndarray | None, padding: Padding | None) -> list[str]:
-    """Return a note on sequences that are longer than the model's input, if there are any."""
-    if ends is None or padding is None or not (longer := int((ends > padding.length).sum())):
+def cut_notes(ends: np.ndarray | None, length: int | None) -> list[str]:
+    """Return a note on sequences that are longer than the `length` of the model's input, if there are any."""
+    if ends is None or length is None or not (longer := int((ends > length).sum())):
         return []
     advice = f"task.length={int(ends.max())} keeps them whole"
-    return [f"longer than {padding.length} steps and cut at the end: {longer} of {len(ends)} samples ({advice})"]
+    return [f"longer than {length} steps and cut at the end: {longer} of {len(ends)} samples ({advice})"]

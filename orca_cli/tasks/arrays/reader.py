@@ -110,7 +110,7 @@ def load(
     drawn, drawn_note = draw(len(train_rows), {*rows, *others}, fractions, split_seed, classes, records.get("train"))
     base_groups = _of_rows(records, rows, len(raw))
     rows |= {part: train_rows[chosen] for part, chosen in drawn.items()}
-    own, missing, padded, steps = rows["train"], missing_targets, None, sample[1:]
+    own, missing, padded, steps, longest = rows["train"], missing_targets, None, sample[1:], length
     if ends is not None:
         longest = length or int(ends[own].max())
         padded = ends_of.Padding("nan" if padding else "lengths", longest, missing_targets, lengths or ends_of.LENGTHS)
@@ -154,7 +154,7 @@ def load(
         pair = others[part]
         read, own_ends = _read(pair, padding, channels_last)
         own_x = preprocessing.oriented((read, own_ends), pair.x.where)
-        for cut in ends_of.cut_notes(own_ends, padded):
+        for cut in ends_of.cut_notes(own_ends, longest):
             reporter.say(f"{part} split: {cut}")
         own_y = preprocessing.encoded_targets(pair.y.read(), pair.y.where, own_ends)
         own_missing = count_missing(own_x)
@@ -166,7 +166,7 @@ def load(
     learn, choose = samples("train"), samples("validation")
     num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]
     counts = f"{len(learn)} training, {len(choose)} validation and {num_test} test samples"
-    notes = [counts, *drawn_note, _shape_note(base.x, sample, ends, own), *ends_of.cut_notes(ends, padded)]
+    notes = [counts, *drawn_note, _shape_note(base.x, sample, ends, own), *ends_of.cut_notes(ends, longest)]
     notes += [base.note] if base.note else []
     notes += [*gap_notes, targets.note(), *constant_note(constant)]
     return own_task(

@@ -67,6 +67,10 @@ class ColumnLayout:
             check_finite(row, f"{where}, row {i}", allow_nan=True)
         return x, valid
 
+    def steps(self, values: Sequence[Any] | np.ndarray) -> np.ndarray:
+        """Return how many steps each of B rows of numbers has in the data, [B] int64."""
+        return np.array([self.oriented(np.asarray(value)[None]).shape[-1] for value in values], dtype=np.int64)
+
     def _stacked(self, values: Sequence[Any] | np.ndarray, rows: Sequence[int], where: str) -> np.ndarray:
         if not isinstance(values, np.ndarray):
             values = [np.asarray(value, dtype=np.float64) for value in values]

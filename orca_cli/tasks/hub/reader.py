@@ -13,11 +13,12 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
+from orca_cli.tasks.arrays.lengths import cut_notes
 from orca_cli.tasks.hub.columns import class_names, open_column, raw_targets
 from orca_cli.tasks.hub.layout import infer_layout
 from orca_cli.tasks.hub.opening import open_dataset
 from orca_cli.tasks.hub.preprocessing import HubPreprocessing
-from orca_cli.tasks.hub.samples import HubSamples, decoded_parts
+from orca_cli.tasks.hub.samples import HubSamples, decoded_parts, steps_of_rows
 from orca_cli.tasks.shared.gaps import How, Missing, fit_gaps
 from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, counted
 from orca_cli.tasks.shared.samples import ChannelScale, constant_note, streamed_channel_scale
@@ -124,6 +125,8 @@ def load(
         if owner != "train":
             place = f"{where[owner]}[{y}]"
             targets = form.encode(raw_targets(kind, rows, y, place, names), place)
+            for cut in cut_notes(steps_of_rows(rows, x, layout), length):
+                reporter.say(f"{part} split: {cut}")
         own = chosen.get(part, np.arange(len(rows)))
         values = open_column(rows, x, layout)
         return HubSamples(values, preprocessing, targets, own, f"{where[owner]}[{x}]", records.get(owner))
@@ -132,7 +135,9 @@ def load(
     shown = f"{counted(layout.shape[0], 'channel')} of {' x '.join(map(str, layout.shape[1:]))}"
     counts = f"{len(train)} training and {len(validation)} validation rows"
     constants = constant_note(constant) if normalize else []
-    notes, shape = [origin, counts, *drawn, shown, *gap_notes, form.note(), *constants], preprocessing.input_shape
+    cuts = cut_notes(steps_of_rows(base, x, layout), length)
+    notes = [origin, counts, *drawn, shown, *cuts, *gap_notes, form.note(), *constants]
+    shape = preprocessing.input_shape
     return own_task(
         kind,
         shape,

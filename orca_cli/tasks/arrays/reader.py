@@ -40,6 +40,7 @@ from orca_cli.untrusted.arrays import StoredArray
 
 _BY_FAR = 4  # times as many channels as positions look like channels in the last place ...
 _MANY_STEPS = 16  # ... if they are this many
+_OF_IMAGES = (1, 3, 4)  # channels: grey, colour, with transparency
 
 
 def load(
@@ -253,7 +254,9 @@ def _read(pair: Pair, padding: ends_of.Marks | None, channels_last: bool) -> tup
 
 
 def _may_be_last(sample: tuple[int, ...]) -> bool:
-    """Return whether the last axis of samples (C, *E) looks like channels: few, beside many on the others."""
+    """Return whether the last axis of samples (C, *E) looks like channels: few, beside many on the others, or beside a square."""
+    if len(sample) == 3 and sample[-1] in _OF_IMAGES and sample[0] == sample[1] > sample[-1]:
+        return True
     return len(sample) > 1 and min(sample[:-1]) >= max(_MANY_STEPS, _BY_FAR * sample[-1])
 
 

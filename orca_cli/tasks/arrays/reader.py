@@ -254,7 +254,7 @@ def _read(pair: Pair, padding: ends_of.Marks | None, channels_last: bool) -> tup
 
 
 def _may_be_last(sample: tuple[int, ...]) -> bool:
-    """Return whether the last axis of samples (C, *E) looks like channels: few, beside many on the others, or beside a square."""
+    """Return whether the last axis of samples (C, *E) looks like channels: few, beside many on the others or a square."""
     if len(sample) == 3 and sample[-1] in _OF_IMAGES and sample[0] == sample[1] > sample[-1]:
         return True
     return len(sample) > 1 and min(sample[:-1]) >= max(_MANY_STEPS, _BY_FAR * sample[-1])

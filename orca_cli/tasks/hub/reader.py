@@ -61,9 +61,9 @@ def load(
 
     Args:
         dataset: hub id, or folder of .parquet files or of what save_to_disk writes.
-        kind: classes: y are class labels, integers or text. labels: lists of K times 0 or 1, or lists of the classes that
-            are present. values: a number, or lists of K numbers. dense: lists of the extent of x, of floats, or of integers
-            for a class at every position.
+        kind: classes: y are class labels, integers or text. labels: lists of K times 0 or 1, or of the classes that are
+            present, of type List(ClassLabel). values: a number, or lists of K numbers. dense: lists of the extent of x, of
+            floats, or of integers for a class at every position.
         config: one of the data set's configurations, where it has several.
         revision: commit, tag or branch on the hub; None takes the newest.
         train_split: split with the training rows, from which missing splits are drawn.

@@ -115,6 +115,15 @@ def resolve(node: dict[str, Any], key: str) -> Callable[..., Any]:
     return target
 
 
+def hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of a part's parameters; annotations that cannot be resolved say nothing."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
 def _allowed(module: str) -> bool:
     return any(module == root or module.startswith(f"{root}.") for root in (*_PLUGINS, *_TORCH, *_extra_modules))
 
@@ -147,11 +156,7 @@ def _bind(
     for name in own:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
             raise ConfigError("a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=...")
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError, AttributeError):  # annotations that cannot be resolved say nothing
-        return
+    own_hints = hints(target)
     for name, value in (arguments | {name: value for name, value in known.items() if value is not None}).items():
-        if name in hints and not _is_node(value):
-            check_value(value, hints[name], f"{key}.{name}")
+        if name in own_hints and not _is_node(value):
+            check_value(value, own_hints[name], f"{key}.{name}")

@@ -106,6 +106,11 @@ def fits(value: Any, hint: Any, limits: bool = True) -> bool:
     return isinstance(value, hint) if hint in (bool, str, type(None)) else True
 
 
+def takes_word(word: str, hint: Any) -> bool:
+    """Return whether a text is one of those that a setting is chosen from."""
+    return word in _choices(hint)
+
+
 def in_words(hint: Any, limits: bool = True) -> str:
     """Return what an annotation allows, such as "int at least 1 or null"; without limits, its type alone."""
     hint = _taken(hint)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from orca_cli import part_groups, setting_checks
+from orca_cli import part_groups, parts, setting_checks
 from orca_cli.compose.failures import refused
 from orca_cli.compose.overrides import check_typed
 from orca_cli.configuration import default_folders, key_of
 from orca_cli.exceptions import ConfigError
+from orca_cli.ranges import takes_word
 from orca_cli.runs.identity import Identity, identify
 from orca_cli.schema import GROUPS, Config, is_without_effect
 
@@ -81,6 +84,9 @@ def checked(cfg: DictConfig, hydra: Any) -> Composed:
     try:
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise ConfigError("a value is needed", where=missing[0], hint=f"give {missing[0]}=...")
+        typed: Any = OmegaConf.to_container(cfg, resolve=False)
+        for key in _nan_for_words(typed):
+            OmegaConf.update(cfg, key, "nan")
         content: Any = OmegaConf.to_container(cfg, resolve=True)
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
@@ -106,6 +112,18 @@ def reseeded(job: Composed, override: Override) -> Composed:
     return replace(
         job, config=replace(job.config, **seed), content=job.content | seed, stored=job.stored | seed, overrides=texts
     )
+
+
+def _nan_for_words(content: dict[str, Any], key: str = "") -> Iterator[str]:
+    """Yield the keys of parts' settings that are NaN where they take the word `nan`, which Hydra reads as the number."""
+    for name, value in content.items():
+        full = f"{key}.{name}" if key else str(name)
+        if isinstance(value, dict):
+            yield from _nan_for_words(value, full)
+            continue
+        of_part = parts.TARGET in content and isinstance(value, float) and math.isnan(value)
+        if of_part and takes_word("nan", parts.hints(parts.resolve(content, key)).get(name)):
+            yield full
 
 
 def _unread(resolved: Any, written: Any) -> Any:

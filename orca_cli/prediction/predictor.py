@@ -148,18 +148,25 @@ class Predictor:
         Args:
             x: samples, a path, or new data.
             part: train, validation or test, of files that hold several splits.
+
+        Raises:
+            DataError: no samples, or such as do not have the form of the training data.
         """
         if isinstance(x, NewData):
-            return x
-        if isinstance(x, (str, Path)):
-            return self.preprocessing.open(Path(x).expanduser(), "INPUT", part)
-        return self.preprocessing.given(x)
+            new = x
+        elif isinstance(x, (str, Path)):
+            new = self.preprocessing.open(Path(x).expanduser(), "INPUT", part)
+        else:
+            new = self.preprocessing.given(x)
+        if not len(new):
+            raise DataError("no samples", where=new.where, hint="give one or more")
+        return new
 
     def stream(self, new: NewData, reporter: Reporter = _SILENT) -> Iterator[Tensor]:
         """Yield the outputs of new data batch by batch, on the CPU: float32 [B, K] or [B, K, *E].
 
         Raises:
-            DataError: samples do not have the form of the training data.
+            DataError: samples do not have the form of the training data, or their outputs are no numbers.
             MemoryExhaustedError: a batch does not fit.
         """
         size, device = self.batch_size, self.device
@@ -173,7 +180,7 @@ class Predictor:
             reporter.track("predicting", len(new)) as advance,
             Feed(reads) as feed,
         ):
-            more = True
+            more, count = True, 0
             while more:
                 done: list[Tensor] = []
                 # Autocast makes bfloat16 of all weights, once while it is on: for several batches together, and never while
@@ -183,6 +190,8 @@ class Predictor:
                         signals.check()
                         moved = engine.move(batch)
                         done.append(model(moved.x, moved.valid).float().cpu())
+                        _check_finite(done[-1], new.where, count)
+                        count += len(batch.x)
                         advance(len(batch.x))
                         if len(done) == _TOGETHER or sum(output.nbytes for output in done) > _WAITING_BYTES:
                             break
@@ -266,6 +275,15 @@ class Predictor:
             input_tags=InputTags(three_d_array=len(self.input_shape) == 2 and self.input_shape[0] > 1),
             requires_fit=False,
         )
+
+
+def _check_finite(outputs: Tensor, where: str, offset: int) -> None:
+    """Raise DataError where outputs [B, K, ...] of samples, counted from `offset`, are not numbers: NaN passes for a class."""
+    wrong = ~outputs.isfinite().flatten(1).all(1)
+    if wrong.any():
+        what = f"the outputs of sample {offset + int(wrong.int().argmax())} are NaN or infinite"
+        hint = "its inputs are too large for the model: correct them, or leave it out"
+        raise DataError(what, where=where, hint=hint)
 
 
 def _plain(y: Any) -> np.ndarray:

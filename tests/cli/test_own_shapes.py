@@ -35,6 +35,12 @@ def of_lengths(folder):
     return ["task=arrays", "task.kind=classes", "task.train=own.npz"], "own.npz"
 
 
+def of_nan(folder):
+    x, ends = series()
+    np.savez(folder / "own.npz", x=np.where(np.arange(12) < ends[:, None, None], x, np.nan), y=Y)
+    return ["task=arrays", "task.kind=classes", "task.train=own.npz", "task.padding=nan"], "own.npz"
+
+
 def of_files(folder):
     x, ends = series()
     (folder / "series").mkdir()
@@ -68,6 +74,7 @@ def of_volumes(folder):
 
 FORMS = {
     "lengths": of_lengths,
+    "padding of NaN": of_nan,
     "folder of files": of_files,
     "symbols": of_symbols,
     "long table": of_steps,
@@ -91,6 +98,12 @@ def test_a_run_and_its_predictions(orca, environment, tiny, tmp_path, name):
         assert [row["id"] for row in rows] == [f"{i:02}.npy" for i in range(N)]
     places = [int(row["id"]) for row in rows] if name == "long table" else range(N)
     assert np.mean([int(row["prediction"]) != Y[place] for row, place in zip(rows, places, strict=True)]) < 0.25
+    if name == "lengths":
+        np.save(tmp_path / "bare.npy", series()[0])
+        code, out, err = orca("predict", folder, "bare.npy", "--out", "p.csv")
+        assert (code, out) == (11, "")
+        assert "bare.npy: has no lengths, and the model was trained with them" in err
+        assert not (tmp_path / "p.csv").exists()
 
 
 @pytest.mark.parametrize("body", ["bert", "swin"])

@@ -335,6 +335,7 @@ def test_what_does_not_fit_is_told_in_one_line(trained, orca, completed_once, en
     np.save(tmp_path / "short.npy", run.x[N:, :, :7])
     np.savez(tmp_path / "unseen.npz", x=run.x[N:], y=np.array(["low"] * (TEST - 1) + ["huge"]))
     np.save(tmp_path / "inf.npy", np.where(np.arange(TEST)[:, None, None] == 11, np.inf, run.x[N:]))
+    np.save(tmp_path / "huge.npy", np.where(np.arange(TEST)[:, None, None] == 11, 3e38, run.x[N:]))
     unfinished = tmp_path / "unfinished"
     shutil.copytree(run.path, unfinished)
     (unfinished / "result.json").unlink()
@@ -345,6 +346,7 @@ def test_what_does_not_fit_is_told_in_one_line(trained, orca, completed_once, en
         ([run.path, tmp_path / "short.npy"], 11, "the model takes 2 channels of 20 a sample"),
         ([run.path, tmp_path / "unseen.npz"], 11, "1 labels have no training sample, the first is huge at index 19"),
         ([run.path, tmp_path / "inf.npy", "--out", "p.csv"], 11, "inf.npy, counted from sample 8: 40 values are"),
+        ([run.path, tmp_path / "huge.npy", "--out", "p.csv"], 11, "huge.npy: the outputs of sample 11 are NaN or inf"),
         ([run.path, test, "--out", "p.txt"], 10, "'.txt' is not written; allowed: FILE.csv, FILE.parquet, FILE.npz"),
         ([run.path, tmp_path / "unseen.npz"], 11, "--no-targets predicts without them"),
         ([run.path, tmp_path / "unseen.npz", "--out", tmp_path / "unseen.npz"], 10, "--out: is the input"),
@@ -436,6 +438,9 @@ def test_from_python(trained, orca, environment, tmp_path, tiny, monkeypatch):
     for call in (lambda: model.predict(x[:, :9]), lambda: model.score(x), lambda: model.score(x, y[:3])):
         with pytest.raises(DataError):
             call()
+    for call in (model.predict, model.predict_proba, model.outputs, lambda x: model.score(x, y[:0])):
+        with pytest.raises(DataError, match="x: no samples; give one or more"):
+            call(x[:0])
     with pytest.raises(AttributeError):
         model.feature_names_in_  # noqa: B018
     other = orca_cli.load(run.path, batch_size=3)

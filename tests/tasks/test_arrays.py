@@ -280,6 +280,8 @@ def test_groups_need_an_npz_file(read, tmp_path, reporter):
             (N, 32, 32, 3),
             "read as 32 channels of 32 x 3; warning: task.channels_last=true would read 3 channels of 32 x 32",
         ),
+        ((N, 8, 8, 3), "read as 8 channels of 8 x 3; warning: task.channels_last=true would read 3 channels of 8 x 8"),
+        ((N, 3, 3, 3), ""),
         ((N, 6, 100), ""),
         ((N, 12, 12), ""),
         ((N, 3, 32, 32), ""),

@@ -9,6 +9,7 @@ import torch
 from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError, NetworkError, OrcaError, UnavailableError, UnsafeError
 from orca_cli.tasks.hub import opening as hub_open
+from orca_cli.tasks.images.files import decode
 
 datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
 datasets.disable_progress_bars()
@@ -26,6 +27,7 @@ FEATURES = datasets.Features(
         "name": datasets.ClassLabel(names=["no", "yes"]),
         "word": datasets.Value("string"),
         "tags": datasets.List(datasets.ClassLabel(names=["u", "v", "w"])),
+        "words": datasets.List(datasets.Value("string")),
         "bits": datasets.List(datasets.Value("int8")),
         "map": datasets.List(datasets.Value("float32")),
         "person": datasets.Value("int32"),
@@ -47,6 +49,7 @@ def rows(n=N):
             "name": (i % 2).tolist(),
             "word": [["red", "green", "blue"][k % 3] for k in i],
             "tags": [[0, 2] if k % 2 else [] for k in i],
+            "words": [["u", "w"] if k % 2 else ["v", "v"] for k in i],
             "bits": [[k % 2, 1 - k % 2] for k in i],
             "map": MAPS[:n].tolist(),
             "person": (i // 4).tolist(),
@@ -146,6 +149,16 @@ def test_sequences_of_several_lengths_are_padded_on_request(read):
         read(x="ragged")
 
 
+def test_what_was_cut_or_filled_is_told(read, reporter):
+    task = read("two", x="ragged", length=3)
+    assert "longer than 3 steps and cut at the end: 10 of 40 samples (task.length=4 keeps them whole)" in task.note
+    task.open_test()
+    assert reporter.lines[-1].startswith("test split: longer than 3 steps and cut at the end: 2 of 11 samples")
+    found = task.preprocessing.remarks([[1.0], [1.0, 2.0, 3.0, 4.0], [np.nan, 1.0]])
+    assert found == {"longer than 3 steps and cut at the end": 1, "with missing values, filled by task.gaps=mean": 1}
+    assert read().preprocessing.remarks(SERIES[:3]) == {}
+
+
 def test_images_become_channels(read):
     task = read(x="image", normalize=False)
     assert task.input_shape == (3, 4, 5)
@@ -228,6 +241,40 @@ def test_images_of_16_bits_and_transparent_ones_are_read_as_by_task_images(read,
         assert torch.allclose(x, torch.from_numpy(wanted).float().expand_as(x), atol=1e-6)
 
 
+def of_images(folder, images):
+    """Write a data set of images of two classes."""
+    folder.mkdir()
+    own = {"image": images, "word": [["a", "b"][k % 2] for k in range(len(images))]}
+    datasets.Dataset.from_dict(own, features=FEATURES_OF_IMAGES).to_parquet(folder / "train.parquet")
+    return str(folder)
+
+
+FEATURES_OF_IMAGES = datasets.Features({"image": datasets.Image(), "word": datasets.Value("string")})
+
+
+@pytest.mark.parametrize("grey", [[0, 1, 2], range(N)])
+def test_images_are_grey_where_all_of_training_are(read, tmp_path, grey):
+    from PIL import Image
+
+    colour = [Image.fromarray(RNG.integers(0, 255, (4, 5, 3)).astype(np.uint8)) for _ in range(N)]
+    images = [image.convert("L") if k in grey else image for k, image in enumerate(colour)]
+    task = read(of_images(tmp_path / "mixed", images), x="image", y="word")
+    assert task.input_shape == (1 if len(grey) == N else 3, 4, 5)
+
+
+def test_images_are_turned_upright_as_by_task_images(read, tmp_path):
+    from PIL import Image
+
+    sideways = Image.Exif()
+    sideways[0x112] = 6
+    half = np.zeros((8, 12), np.uint8)
+    half[:, :6] = 255
+    Image.fromarray(half).save(tmp_path / "one.jpg", exif=sideways)
+    folder = of_images(tmp_path / "turned", [str(tmp_path / "one.jpg")] * 30)
+    x = read(folder, x="image", y="word", normalize=False).train.batch(np.arange(1)).x[0]
+    assert torch.equal(x, torch.tensor(decode(tmp_path / "one.jpg", None, 1)).float() / 255)
+
+
 def test_groups_stay_together(read):
     task = read(x="flat", group="person", normalize=False)
     people = [set((every(s).x[:, 0, 0].numpy() // 4).tolist()) for s in (task.train, task.validation, task.open_test())]
@@ -247,6 +294,8 @@ def test_groups_stay_together(read):
         ({"y": "scalar"}, r"\[scalar\]: 28 different labels in 28 training samples do not look like classes"),
         ({"y": "ragged", "kind": "dense"}, r"\[ragged\]: holds lists of several lengths"),
         ({"y": "flat", "kind": "labels"}, r"\[flat\]: \d+ entries are neither 0 nor 1"),
+        ({"y": "words", "kind": "labels"}, r"\[words\]: holds List\(Value\('string'\)\), not .* List\(ClassLabel\("),
+        ({"y": "ragged", "kind": "labels"}, r"\[ragged\]: holds List\(Value\('float64'\)\), not .* List\(ClassLabel\("),
         ({"kind": "clases"}, r"task\.kind: 'clases' .*allowed: classes, labels, values, dense"),
         ({"length": 0}, r"task\.length: 0 is .*allowed: int at least 1"),
         ({"x": "image", "length": 3}, r"task\.length: applies to sequences"),

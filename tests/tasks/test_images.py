@@ -528,6 +528,19 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
+@pytest.mark.parametrize(("bits", "levels"), [(12, 16), (10, 4), (16, None)])
+def test_16_bit_images_that_use_their_lowest_bits_alone_are_told(tmp_path, reporter, bits, levels):
+    for k in range(20):
+        (tmp_path / "deep" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(k).integers(0, 2**bits, (8, 8)).astype(np.uint16)
+        pixels[0, 0] = 2**bits - 1
+        Image.fromarray(pixels).save(tmp_path / "deep" / "ab"[k % 2] / f"{k}.png")
+    note = image_folder.load(tmp_path, tmp_path / "cache", reporter, path=str(tmp_path / "deep"), channels=1).note
+    assert ("16-bit" in note) == (levels is not None)
+    if levels:
+        assert f"warning: the 16-bit images hold values up to {2**bits - 1} of 65535, which become {levels} of" in note
+
+
 @pytest.mark.parametrize("side", [int(MAX_PIXELS**0.5) + 1, 60_000])
 def test_decompression_bombs_are_refused(tmp_path, side):
     path = tmp_path / "bomb.png"

@@ -182,7 +182,9 @@ def test_what_was_learned_takes_new_data_in_every_form(read, tmp_path):
     listed = found.inputs([one[:, :end] for one, end in zip(new, ends, strict=True)])
     assert torch.equal(listed[0], x)
     assert torch.equal(listed[1], valid)
-    assert found.inputs(new[:, :, :5])[1].sum(1).eq(5).all()
+    with pytest.raises(DataError, match=r"has no lengths, and the model was trained with them; give x and lengths, by"):
+        found.inputs(new[:, :, :5])
+    assert found.inputs(list(new[:, :, :5]))[1].sum(1).eq(5).all()
     cut = int((ends > 7).sum())
     assert found.remarks((new, ends)) == {"longer than 7 steps and cut at the end": cut}
     assert found.remarks((new[:, :, :5], np.minimum(ends, 5))) == {}
@@ -226,7 +228,12 @@ def test_new_files_of_different_lengths_are_opened(read, tmp_path, kind, padding
     with pytest.raises(DataError, match=r"holds no 'lengths'; give x and lengths, or a list of arrays"):
         found.given({"x": X[40:]})
     np.save(tmp_path / "bare.npy", X[40:, :, :4])
-    assert in_parts(found, found.open(tmp_path / "bare.npy", "INPUT"))[1].sum(1).eq(4).all()
+    bare = [found.open(tmp_path / "bare.npy", "INPUT"), *map(found.given, (X[40:], torch.from_numpy(X[40:])))]
+    for new in bare if padding is None else []:  # one array does not say where its sequences end
+        with pytest.raises(DataError, match="has no lengths, and the model was trained with them"):
+            in_parts(found, new)
+    if padding:
+        assert in_parts(found, bare[0])[1].sum(1).eq(4).all()
     np.savez(tmp_path / "bare.npz", x=X[40:])
     if padding is None:
         with pytest.raises(DataError, match=r"no array 'lengths'.*trained on sequences with an array of lengths"):
@@ -234,6 +241,35 @@ def test_new_files_of_different_lengths_are_opened(read, tmp_path, kind, padding
         np.savez(tmp_path / "bare.npz", x=X[40:], lengths=ENDS[41:])
         with pytest.raises(DataError, match=r"\[lengths\]: has shape \(19,\), expected \(20,\)"):
             found.open(tmp_path / "bare.npz", "INPUT")
+
+
+@pytest.mark.parametrize("padding", [None, "nan"])
+@pytest.mark.parametrize("form", ["list", "tensor", "nested lists", "folder"])
+def test_an_end_is_the_same_in_every_form_of_new_data(read, tmp_path, padding, form):
+    x = filled(np.nan if padding else 7.0)
+    task = read({"x": x, "y": Y} | ({} if padding else {"lengths": ENDS}), padding=padding)
+    found = task.preprocessing
+    wanted = found.inputs(x if padding else (x, ENDS))
+    if form == "folder":
+        (tmp_path / "new").mkdir()
+        for row, (one, end) in enumerate(zip(x, ENDS, strict=True)):
+            np.save(tmp_path / "new" / f"{row:02}.npy", one if padding else one[:, :end])
+        new = found.open(tmp_path / "new", "INPUT")
+    else:
+        held = {"list": list(x), "tensor": torch.from_numpy(x), "nested lists": x.tolist()}[form]
+        new = found.given(held if padding else {"x": held, "lengths": ENDS.tolist()})
+    got = in_parts(found, new)
+    assert torch.equal(got[1], wanted[1])
+    torch.testing.assert_close(got[0], wanted[0])
+
+
+def test_lengths_of_new_sequences_have_to_be_theirs(read):
+    found = read({"x": X, "y": Y, "lengths": ENDS}).preprocessing
+    with pytest.raises(DataError, match=r"x\[lengths\]: has shape \(61,\), expected \(60,\)"):
+        found.given({"x": X, "lengths": [*ENDS, 1]})
+    rows = [one[:, :end] for one, end in zip(X, ENDS, strict=True)]
+    with pytest.raises(DataError, match=r"lengths are not in 1\.\.1, the first is 2 at index 0"):
+        in_parts(found, found.given({"x": rows, "lengths": ENDS + 1}))
 
 
 BAD = {

@@ -9,7 +9,7 @@ Shapes: n samples, C channels, W steps in a file, L steps of the model's input, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,8 +78,8 @@ class Padding:
         return result
 
 
-def checked_ends(lengths: np.ndarray, n: int, steps: int, where: str) -> np.ndarray:
-    """Return the lengths of n samples, at most W `steps` each, as int64.
+def checked_ends(lengths: np.ndarray, n: int, steps: int | np.ndarray, where: str) -> np.ndarray:
+    """Return the lengths of n samples, of at most W `steps`, all or each [n], as int64.
 
     Raises:
         DataError: they have another shape, or some are not whole numbers in 1..W.
@@ -89,26 +89,30 @@ def checked_ends(lengths: np.ndarray, n: int, steps: int, where: str) -> np.ndar
         raise DataError(what, where=where, hint=f"the number of steps of each sample; or {_NOT_PADDED}")
     wrong = ~((lengths >= 1) & (lengths <= steps) & (lengths == np.floor(lengths)))
     if wrong.any():
-        what = f"{int(wrong.sum())} lengths are not in 1..{steps}, the first is {lengths[wrong.argmax()]}"
-        raise DataError(f"{what} at index {int(wrong.argmax())}", where=where, hint="count the steps of each sample")
+        first = int(wrong.argmax())
+        most = np.broadcast_to(steps, n)[first]
+        what = f"{int(wrong.sum())} lengths are not in 1..{most}, the first is {lengths[first]} at index {first}"
+        raise DataError(what, where=where, hint="count the steps of each sample")
     return lengths.astype(np.int64)
 
 
-def ends_before_nan(x: np.ndarray, where: str) -> np.ndarray:
-    """Return how many steps each of inputs [n, C, W] has before a tail that is NaN in all channels, [n] int64."""
-    if x.dtype.kind != "f":
-        raise DataError(f"inputs have dtype {x.dtype}, which has no NaN", where=where, hint="remove task.padding=nan")
-    ends = np.zeros(len(x), np.int64)
-    done = 0
-    for block in blocks(x, np.arange(len(x))):
-        known = ~np.isnan(block).all(axis=1)  # [B, W]
-        ends[done : done + len(block)] = np.where(known.any(1), known.shape[1] - known[:, ::-1].argmax(1), 0)
-        done += len(block)
+def ends_before_nan(x: np.ndarray | Sequence[np.ndarray], where: str) -> np.ndarray:
+    """Return how many steps each of inputs [n, C, W], or of sequences [C, l], has before a tail that is NaN in all channels.
+
+    The result is [n] int64.
+    """
+    parts = blocks(x, np.arange(len(x))) if isinstance(x, np.ndarray) else (row[None] for row in x)
+    ends = np.concatenate([_before_nan(part) for part in parts])
     if not ends.all():
         empty = ends == 0
         what = f"{int(empty.sum())} samples hold nothing but NaN, the first at index {int(empty.argmax())}"
         raise DataError(what, where=where, hint="remove these samples")
     return ends
+
+
+def _before_nan(x: np.ndarray) -> np.ndarray:
+    known = ~np.isnan(x).all(axis=1)  # [B, W]
+    return np.where(known.any(1), known.shape[1] - known[:, ::-1].argmax(1), 0).astype(np.int64)
 
 
 def check_settings(lengths: str | None, padding: Marks | None) -> None:
@@ -131,9 +135,9 @@ def length_note(ends: np.ndarray) -> str:
     return f"{longest} steps each" if shortest == longest else f"{shortest} to {longest} steps"
 
 
-def cut_notes(ends: np.ndarray | None, padding: Padding | None) -> list[str]:
-    """Return a note on sequences that are longer than the model's input, if there are any."""
-    if ends is None or padding is None or not (longer := int((ends > padding.length).sum())):
+def cut_notes(ends: np.ndarray | None, length: int | None) -> list[str]:
+    """Return a note on sequences that are longer than the `length` of the model's input, if there are any."""
+    if ends is None or length is None or not (longer := int((ends > length).sum())):
         return []
     advice = f"task.length={int(ends.max())} keeps them whole"
-    return [f"longer than {padding.length} steps and cut at the end: {longer} of {len(ends)} samples ({advice})"]
+    return [f"longer than {length} steps and cut at the end: {longer} of {len(ends)} samples ({advice})"]

@@ -83,8 +83,8 @@ class ArrayPreprocessing:
         """Return inputs as Batch.x and Batch.valid.
 
         Args:
-            raw: an array [B, ...] as in the files. With padding also the array and its lengths [B], or B arrays of different
-                lengths; an array without lengths has none of them where they are not marked by NaN: all its steps are data.
+            raw: an array [B, ...] as in the files. With padding also B arrays of different lengths, and either of them with
+                lengths [B], which an array has to have where NaN does not mark the ends.
             where: their origin, for messages.
         """
         x = self.oriented(raw, where)
@@ -108,8 +108,8 @@ class ArrayPreprocessing:
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the samples of an array [n, ...] as in the files.
 
-        Of a model for different lengths: also a list of arrays, a sequence each; or a mapping with the array and the lengths
-        [n] by their names in .npz files.
+        Of a model for different lengths: a list of arrays, a sequence each; or a mapping with the array and the lengths
+        [n] by their names in .npz files; or an array where NaN marks the ends.
         """
         ends = None
         if self.padding is not None and isinstance(x, Mapping):
@@ -118,6 +118,10 @@ class ArrayPreprocessing:
                 hint = f"give {' and '.join(needed)}, or a list of arrays"
                 raise DataError(f"holds no '{absent[0]}'", where=where, hint=hint)
             x, ends = x[needed[0]], np.asarray(x[needed[1]])
+            if ends.shape != (len(x),):
+                raise DataError(f"has shape {ends.shape}, expected {(len(x),)}", where=f"{where}[{needed[1]}]")
+        # What converts itself, as tensors do, is one array, padded if its sequences have several lengths.
+        x = np.asarray(x) if hasattr(x, "__array__") else x
         if self.padding is not None and not (isinstance(x, np.ndarray) and x.dtype.kind != "O"):
             values: Values = [np.asarray(row) for row in x]
         else:
@@ -186,14 +190,24 @@ class ArrayPreprocessing:
     def _ends(self, x: Values, given: np.ndarray | None, where: str) -> np.ndarray:
         """Return the lengths [n] of sequences as in the files."""
         assert self.padding is not None
-        if not isinstance(x, np.ndarray):
-            return np.array([self._one(row).shape[1] for row in x])
-        first = channels_first(x, self.channels_last)
+        first: Values
+        if isinstance(x, np.ndarray):
+            first = channels_first(x, self.channels_last)
+            steps = np.full(len(x), first.shape[2])
+        else:
+            first = [self._one(row) for row in x]
+            steps = np.array([row.shape[1] for row in first])
         if given is not None:
-            return checked_ends(np.asarray(given), len(x), first.shape[2], where)
-        if self.padding.marked_by == "nan" and x.dtype.kind == "f":
+            return checked_ends(np.asarray(given), len(x), steps, where)
+        if self.padding.marked_by == "nan":
             return ends_before_nan(first, where)
-        return np.full(len(x), first.shape[2])
+        if isinstance(x, np.ndarray):
+            hint = (
+                f"give {self.names[0]} and {self.padding.array}, by name or in an .npz file; "
+                "or each sequence by itself, in a list or a folder of .npy files"
+            )
+            raise DataError("has no lengths, and the model was trained with them", where=where, hint=hint)
+        return steps
 
     def _one(self, row: np.ndarray) -> np.ndarray:
         return channels_first(row[None], self.channels_last)[0]

@@ -40,6 +40,7 @@ from orca_cli.untrusted.arrays import StoredArray
 
 _BY_FAR = 4  # times as many channels as positions look like channels in the last place ...
 _MANY_STEPS = 16  # ... if they are this many
+_OF_IMAGES = (1, 3, 4)  # channels: grey, colour, with transparency
 
 
 def load(
@@ -110,7 +111,7 @@ def load(
     drawn, drawn_note = draw(len(train_rows), {*rows, *others}, fractions, split_seed, classes, records.get("train"))
     base_groups = _of_rows(records, rows, len(raw))
     rows |= {part: train_rows[chosen] for part, chosen in drawn.items()}
-    own, missing, padded, steps = rows["train"], missing_targets, None, sample[1:]
+    own, missing, padded, steps, longest = rows["train"], missing_targets, None, sample[1:], length
     if ends is not None:
         longest = length or int(ends[own].max())
         padded = ends_of.Padding("nan" if padding else "lengths", longest, missing_targets, lengths or ends_of.LENGTHS)
@@ -154,7 +155,7 @@ def load(
         pair = others[part]
         read, own_ends = _read(pair, padding, channels_last)
         own_x = preprocessing.oriented((read, own_ends), pair.x.where)
-        for cut in ends_of.cut_notes(own_ends, padded):
+        for cut in ends_of.cut_notes(own_ends, longest):
             reporter.say(f"{part} split: {cut}")
         own_y = preprocessing.encoded_targets(pair.y.read(), pair.y.where, own_ends)
         own_missing = count_missing(own_x)
@@ -166,7 +167,7 @@ def load(
     learn, choose = samples("train"), samples("validation")
     num_test = len(rows["test"]) if "test" in rows else others["test"].x.shape[0]
     counts = f"{len(learn)} training, {len(choose)} validation and {num_test} test samples"
-    notes = [counts, *drawn_note, _shape_note(base.x, sample, ends, own), *ends_of.cut_notes(ends, padded)]
+    notes = [counts, *drawn_note, _shape_note(base.x, sample, ends, own), *ends_of.cut_notes(ends, longest)]
     notes += [base.note] if base.note else []
     notes += [*gap_notes, targets.note(), *constant_note(constant)]
     return own_task(
@@ -245,12 +246,17 @@ def _read(pair: Pair, padding: ends_of.Marks | None, channels_last: bool) -> tup
     ends_of.check_sequences(oriented_shape(x.shape[1:], channels_last), pair.x.where)
     first = channels_first(x, channels_last)
     if pair.lengths is None:
+        if x.dtype.kind != "f":
+            what = f"inputs have dtype {x.dtype}, which has no NaN"
+            raise DataError(what, where=pair.x.where, hint="remove task.padding=nan")
         return x, ends_of.ends_before_nan(first, pair.x.where)
     return x, ends_of.checked_ends(pair.lengths.read(), len(x), first.shape[2], pair.lengths.where)
 
 
 def _may_be_last(sample: tuple[int, ...]) -> bool:
-    """Return whether the last axis of samples (C, *E) looks like channels: few, beside many on the others."""
+    """Return whether the last axis of samples (C, *E) looks like channels: few, beside many on the others or a square."""
+    if len(sample) == 3 and sample[-1] in _OF_IMAGES and sample[0] == sample[1] > sample[-1]:
+        return True
     return len(sample) > 1 and min(sample[:-1]) >= max(_MANY_STEPS, _BY_FAR * sample[-1])
 
 

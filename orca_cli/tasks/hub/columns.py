@@ -49,6 +49,11 @@ def raw_targets(kind: str, rows: Dataset, column: str, where: str, known: Sequen
         absent = [i for i, value in enumerate(array) if value is None]
         if absent:
             raise DataError(f"row {absent[0]} has no target", where=where, hint="remove such rows")
+    if kind == "labels" and (array.ndim != 2 or array.dtype.kind not in "biuf"):
+        what = f"holds {rows.features[column]}, not as many numbers 0 or 1 in each row"
+        hint = "make lists of classes List(ClassLabel(names=[...])) with cast_column, or store 0 and 1 for each class"
+        raise DataError(what, where=where, hint=hint)
+    if array.dtype.kind == "O":
         if all(isinstance(value, str) for value in array):
             return array.astype(str)
         raise DataError("holds lists of several lengths", where=where, hint=f"its type is {rows.features[column]}")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orca_cli.exceptions import ConfigError, DataError, UnavailableError
+from orca_cli import signals
+from orca_cli.exceptions import ConfigError, DataError, OrcaError, UnavailableError
 from orca_cli.tasks.images.files import flat
 from orca_cli.tasks.shared.target_encoding import check_finite
 
@@ -66,6 +67,10 @@ class ColumnLayout:
             check_finite(row, f"{where}, row {i}", allow_nan=True)
         return x, valid
 
+    def steps(self, values: Sequence[Any] | np.ndarray) -> np.ndarray:
+        """Return how many steps each of B rows of numbers has in the data, [B] int64."""
+        return np.array([self.oriented(np.asarray(value)[None]).shape[-1] for value in values], dtype=np.int64)
+
     def _stacked(self, values: Sequence[Any] | np.ndarray, rows: Sequence[int], where: str) -> np.ndarray:
         if not isinstance(values, np.ndarray):
             values = [np.asarray(value, dtype=np.float64) for value in values]
@@ -115,27 +120,42 @@ class ColumnLayout:
 
 
 def infer_layout(
-    rows: Dataset, column: str, where: str, length: int | None, image_size: int | None, channels_last: bool
+    rows: Dataset,
+    column: str,
+    chosen: np.ndarray,
+    where: str,
+    length: int | None,
+    image_size: int | None,
+    channels_last: bool,
 ) -> ColumnLayout:
-    """Return how a column becomes inputs, from its type and the first training row; settings as those of `load`.
+    """Return how a column becomes inputs, from its type and the training rows; other settings as those of `load`.
+
+    Images are grey where all those of training are; the shape is that of the first one.
+
+    Args:
+        rows, column: of the data set's training split.
+        chosen: numbers of the rows that are for training.
+        where: split and column, for messages.
 
     Raises:
         ConfigError: a length for images, or an image size for numbers.
     """
     import datasets
 
+    first_row, view = int(chosen[0]), rows.select_columns([column])
     if isinstance(rows.features[column], datasets.Image):
         if length is not None:
             raise ConfigError("applies to sequences", where="task.length", hint="give task.image_size=")
-        first = _open_image(rows.cast_column(column, datasets.Image(decode=False))[0][column], f"{where}, row 0")
-        mode = "L" if first.mode in ("1", "L", "LA") or first.mode.startswith("I;16") else "RGB"
+        stored = view.cast_column(column, datasets.Image(decode=False))
+        first = _open_image(stored[first_row][column], f"{where}, row {first_row}")
+        mode = "L" if all(_is_grey(stored[int(row)][column], f"{where}, row {row}") for row in chosen) else "RGB"
         size = (image_size, image_size) if image_size else None
         extent = size or (first.height, first.width)
         return ColumnLayout((1 if mode == "L" else 3, *extent), mode, size)
     if image_size is not None:
         hint = f"column '{column}' holds {rows.features[column]}"
         raise ConfigError("applies to images", where="task.image_size", hint=hint)
-    array = np.asarray(rows.select_columns([column]).with_format("numpy", dtype=np.float64)[0][column])
+    array = np.asarray(view.with_format("numpy", dtype=np.float64)[first_row][column])
     if array.dtype.kind not in "fiub" or not 1 <= array.ndim <= 3 or not array.size:
         what = f"holds {rows.features[column]}, the first row of shape {array.shape}"
         hint = "allowed: lists of numbers (L), (C, L) or (C, H, W), and images; for one number a column use task=table"
@@ -149,10 +169,17 @@ def infer_layout(
     return replace(layout, shape=shape)
 
 
-def _open_image(value: dict[str, Any] | None, where: str) -> Image.Image:
-    """Return an image that a row holds as bytes or as the path of a local file; at most 100 million pixels."""
+def _is_grey(value: dict[str, Any] | None, where: str) -> bool:
+    """Return whether an image has no colours, by its header."""
+    signals.check()
+    mode = str(_open_image(value, where, header_only=True).mode)
+    return mode in ("1", "L", "LA") or mode.startswith("I;16")
+
+
+def _open_image(value: dict[str, Any] | None, where: str, header_only: bool = False) -> Image.Image:
+    """Return an image that a row holds as bytes or as the path of a local file, upright; at most 100 million pixels."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image, ImageOps
     except ImportError as error:
         hint = "pip install 'orca-transfer[datasets]'"
         raise UnavailableError("images need Pillow, which is not installed", where=where, hint=hint) from error
@@ -163,8 +190,12 @@ def _open_image(value: dict[str, Any] | None, where: str) -> Image.Image:
         image = Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"], formats=_FORMATS)
         if image.width * image.height > _MAX_PIXELS:
             raise DataError(f"{image.width} x {image.height} pixels are too many", where=where)
+        if header_only:
+            return image
         image.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return ImageOps.exif_transpose(image)
+    except (OrcaError, MemoryError):
+        raise
+    except Exception as error:  # damaged images raise almost anything from inside the decoders
         hint = f"remove this row, or store it as one of {', '.join(_FORMATS)}"
         raise DataError(f"is not a readable image: {error}", where=where, hint=hint) from error
-    return image

@@ -17,7 +17,7 @@ from torch import Tensor
 from orca_cli.interfaces import NewData
 from orca_cli.tasks.hub.layout import ColumnLayout
 from orca_cli.tasks.hub.new_data import new_rows
-from orca_cli.tasks.shared.gaps import Gaps
+from orca_cli.tasks.shared.gaps import Gaps, samples_with_gaps
 from orca_cli.tasks.shared.samples import ChannelScale, as_inputs
 from orca_cli.tasks.shared.target_encoding import check_finite
 from orca_cli.tasks.shared.targets import TargetForm
@@ -51,6 +51,18 @@ class HubPreprocessing:
         if self.gaps is None:
             check_finite(x, where)
         return as_inputs(x, self.scale, valid, self.gaps), None if valid is None else torch.from_numpy(valid)
+
+    def remarks(self, raw: Sequence[Any] | np.ndarray, where: str = "inputs") -> dict[str, int]:
+        """Return what `inputs` does to make new rows fit, each with the number of rows."""
+        if self.layout.image_mode:
+            return {}
+        found, length = {}, self.layout.shape[-1]
+        if self.layout.padded:
+            found[f"longer than {length} steps and cut at the end"] = int((self.layout.steps(raw) > length).sum())
+        if self.gaps is not None:
+            x = self.layout.decode(raw, where)[0]
+            found[f"with missing values, filled by task.gaps={self.gaps.how}"] = samples_with_gaps(x)
+        return {what: count for what, count in found.items() if count}
 
     @property
     def has_masks(self) -> bool:

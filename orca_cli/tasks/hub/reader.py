@@ -13,11 +13,12 @@ import numpy as np
 from orca_cli.exceptions import ConfigError, DataError, suggest
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.ranges import Count, Fraction, Seed
+from orca_cli.tasks.arrays.lengths import cut_notes
 from orca_cli.tasks.hub.columns import class_names, open_column, raw_targets
 from orca_cli.tasks.hub.layout import infer_layout
 from orca_cli.tasks.hub.opening import open_dataset
 from orca_cli.tasks.hub.preprocessing import HubPreprocessing
-from orca_cli.tasks.hub.samples import HubSamples, decoded_parts
+from orca_cli.tasks.hub.samples import HubSamples, decoded_parts, steps_of_rows
 from orca_cli.tasks.shared.gaps import How, Missing, fit_gaps
 from orca_cli.tasks.shared.own_data import check_column, check_enough, check_missing_targets, counted
 from orca_cli.tasks.shared.samples import ChannelScale, constant_note, streamed_channel_scale
@@ -60,9 +61,9 @@ def load(
 
     Args:
         dataset: hub id, or folder of .parquet files or of what save_to_disk writes.
-        kind: classes: y are class labels, integers or text. labels: lists of K times 0 or 1, or lists of the classes that
-            are present. values: a number, or lists of K numbers. dense: lists of the extent of x, of floats, or of integers
-            for a class at every position.
+        kind: classes: y are class labels, integers or text. labels: lists of K times 0 or 1, or of the classes that are
+            present, of type List(ClassLabel). values: a number, or lists of K numbers. dense: lists of the extent of x, of
+            floats, or of integers for a class at every position.
         config: one of the data set's configurations, where it has several.
         revision: commit, tag or branch on the hub; None takes the newest.
         train_split: split with the training rows, from which missing splits are drawn.
@@ -90,7 +91,6 @@ def load(
                 check_column(column, rows.column_names, f"task.{key}", where[part])
     base = parts["train"]
     check_enough(len(base), "rows", origin)
-    layout = infer_layout(base, x, f"{where['train']}[{x}]", length, image_size, channels_last)
     records: dict[str, np.ndarray] = {}
     if group is not None:
         columns = {part: np.array(rows[group]) for part, rows in parts.items()}
@@ -98,6 +98,7 @@ def load(
     classes = np.array(base[y]).astype(str) if kind == "classes" else None
     fractions = {"validation": validation_fraction, "test": test_fraction}
     chosen, drawn = draw(len(base), parts, fractions, split_seed, classes, records.get("train"))
+    layout = infer_layout(base, x, chosen["train"], f"{where['train']}[{x}]", length, image_size, channels_last)
     place = f"{where['train']}[{y}]"
     raw = raw_targets(kind, base, y, place)
     extent, names = layout.shape[1:], class_names(kind, base, y)
@@ -124,6 +125,8 @@ def load(
         if owner != "train":
             place = f"{where[owner]}[{y}]"
             targets = form.encode(raw_targets(kind, rows, y, place, names), place)
+            for cut in cut_notes(steps_of_rows(rows, x, layout), length):
+                reporter.say(f"{part} split: {cut}")
         own = chosen.get(part, np.arange(len(rows)))
         values = open_column(rows, x, layout)
         return HubSamples(values, preprocessing, targets, own, f"{where[owner]}[{x}]", records.get(owner))
@@ -132,7 +135,9 @@ def load(
     shown = f"{counted(layout.shape[0], 'channel')} of {' x '.join(map(str, layout.shape[1:]))}"
     counts = f"{len(train)} training and {len(validation)} validation rows"
     constants = constant_note(constant) if normalize else []
-    notes, shape = [origin, counts, *drawn, shown, *gap_notes, form.note(), *constants], preprocessing.input_shape
+    cuts = cut_notes(steps_of_rows(base, x, layout), length)
+    notes = [origin, counts, *drawn, shown, *cuts, *gap_notes, form.note(), *constants]
+    shape = preprocessing.input_shape
     return own_task(
         kind,
         shape,

@@ -79,6 +79,17 @@ class HubSamples:
         return digest.hexdigest()
 
 
+def steps_of_rows(rows: Dataset, column: str, layout: ColumnLayout) -> np.ndarray | None:
+    """Return how many steps each row has in the data, [n] int64; None where rows are not padded."""
+    if not layout.padded:
+        return None
+    values, found = open_column(rows, column, layout), []
+    for start in range(0, len(rows), _BLOCK):
+        signals.check()
+        found.append(layout.steps(values(np.arange(start, min(start + _BLOCK, len(rows))))))
+    return np.concatenate(found)
+
+
 def decoded_parts(
     rows: Dataset, column: str, layout: ColumnLayout, chosen: np.ndarray, where: str, advance: Callable[[int], None]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:

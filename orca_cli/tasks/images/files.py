@@ -156,6 +156,12 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def largest_of_16_bits(path: Path) -> int | None:
+    """Return the largest value of a grey image of 16 bits that can be decoded; None for other images."""
+    with _pillow()[0].open(path, formats=_FORMATS) as image:
+        return int(np.asarray(image).max()) if image.mode.startswith("I;16") else None
+
+
 def flat(image: Any, image_module: Any, where: str) -> Any:
     """Return an image of 8 bits a channel without transparency, which becomes white.
 

@@ -20,7 +20,15 @@ from orca_cli import signals, storage
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError, suggest
 from orca_cli.interfaces import Kind, NewData, Reporter, TaskData
 from orca_cli.ranges import Fraction, Seed
-from orca_cli.tasks.images.files import FileSamples, View, by_content, content_hashes, decode, pillow_version
+from orca_cli.tasks.images.files import (
+    FileSamples,
+    View,
+    by_content,
+    content_hashes,
+    decode,
+    largest_of_16_bits,
+    pillow_version,
+)
 from orca_cli.tasks.images.folders import ImageFile, locate, new_images
 from orca_cli.tasks.images.labelled import classes_of, read_table, rows_of_parts
 from orca_cli.tasks.shared import files
@@ -34,7 +42,8 @@ from orca_cli.tasks.table.listed_files import ListedFiles
 _LARGEST_SIDE = 224  # where no size is given: what most image bodies were trained on
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the means of ImageNet's three
 _SHOWN = 10  # files named in a message
-_SURVEY_VERSION = 1
+_SURVEY_VERSION = 2
+_LARGEST_OF_12_BITS = 2**12 - 1  # what cameras and scanners give, stored in 16 bits
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,8 @@ def load(
     shape = preprocessing.input_shape
     form = f"{targets.note()}, read as {' x '.join(map(str, shape))}"
     left_out = [f"warning: {len(bad)} files that cannot be decoded are left out, such as {bad[0].name}"] if bad else []
-    notes = [counts, *drawn, form, *left_out, *others, *_odd_classes(hashes)]
+    dark = _dark_note([survey["deep"][c] for c in map(hashes.__getitem__, parts["train"]) if c in survey["deep"]])
+    notes = [counts, *drawn, form, *left_out, *others, *dark, *_odd_classes(hashes)]
     of_kind: Kind = "classes" if listed_images is None else listed_images.kind
     return own_task(
         of_kind,
@@ -211,21 +221,25 @@ def _listed(images: ListedFiles, folder: Path) -> dict[str, list[ImageFile]]:
 
 
 def _survey(hashes: dict[ImageFile, str], cache_folder: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:
-    """Return, by content, width and height of each file that can be decoded ("sizes"), and why others cannot ("bad")."""
+    """Return, by content, width and height of each file that can be decoded ("sizes"), the largest value of those of 16 bits
+    ("deep"), and why others cannot ("bad").
+    """
     contents = {content: file for file, content in hashes.items()}
     key = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest()
 
     def make(folder: Path) -> None:
-        sizes, bad = {}, {}
+        sizes, deep, bad = {}, {}, {}
         with reporter.track("decoding every image once", len(contents)) as advance:
             for content, file in contents.items():
                 signals.check()
                 try:
                     sizes[content] = decode(file.path, None, 3).shape[:0:-1]
+                    if (largest := largest_of_16_bits(file.path)) is not None:
+                        deep[content] = largest
                 except (DataError, UnsafeError) as error:
                     bad[content] = {"what": error.what, "unsafe": isinstance(error, UnsafeError)}
                 advance()
-        storage.write_json(folder / "survey.json", {"sizes": sizes, "bad": bad})
+        storage.write_json(folder / "survey.json", {"sizes": sizes, "deep": deep, "bad": bad})
 
     parameters: dict[str, int | float | str] = {"version": _SURVEY_VERSION, "pillow": pillow_version(), "contents": key}
     found = folder_of(cache_folder, "image_survey", parameters, make, reporter)
@@ -309,6 +323,14 @@ def _check_none_lost(names: Sequence[str], train: list[ImageFile], folder: Path)
     if empty:
         what = f"no image of class '{min(empty)}' is left for training"
         raise DataError(what, where=str(folder), hint="provide more images of it")
+
+
+def _dark_note(largest: Sequence[int]) -> list[str]:
+    """Return a warning where 16-bit training images, of these largest values, use the lowest of their bits alone."""
+    if not largest or max(largest) > _LARGEST_OF_12_BITS:
+        return []
+    what = f"warning: the 16-bit images hold values up to {max(largest)} of 65535"
+    return [f"{what}, which become {max(largest) // 256 + 1} of 256 grey levels: store them over the whole range"]
 
 
 def _odd_classes(hashes: dict[ImageFile, str]) -> list[str]:

@@ -218,7 +218,7 @@ def test_a_training_batch_that_does_not_fit_is_taken_in_pieces(own, fork, enviro
     """F6: a process that gets no more memory takes fewer samples at a time, says so, and completes the same steps."""
     settings = ["metric=none", "train.batch_size=16", "train.eval_batch_size=1"]
     case = fork(
-        *own(**WIDE), f"body.checkpoint={tiny['hungry']}", *OFTEN, *settings, hook=f"{HOOK}:starve:finetune:2:100"
+        *own(**WIDE), f"body.checkpoint={tiny['hungry']}", *OFTEN, *settings, hook=f"{HOOK}:starve:finetune:2:180"
     )
     assert case.wait(240) == 0, case.err
     assert "not enough memory for 16 samples at a time" in case.err

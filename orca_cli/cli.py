@@ -88,7 +88,10 @@ def main(argv: list[str] | None = None) -> int:
                 ranks.silence()
             ranks.check_command(words, rank)
         with signals.raised():
-            return _dispatch(words, wants_traceback, main if argv is None else None)
+            code = _dispatch(words, wants_traceback, main if argv is None else None)
+        if rank is not None and not rank.leads:
+            ranks.leave(code)
+        return code
     except KeyboardInterrupt as stop:
         failure: OrcaError = InterruptionError.by(stop.args[0] if stop.args else signal.SIGINT)
     except BrokenPipeError:  # the reader of a pipe has gone, as in `orca list | head -1`

@@ -171,7 +171,9 @@ def test_four_workers_of_which_two_are_killed_do_forty_runs_once(enqueue, jobs, 
         assert case.wait(20) == -signal.SIGKILL
     for case in cases[2:]:
         assert case.wait(300) == 0, case.err
-    assert notes("end") == {str(seed): 1 for seed in range(40)}
+    ended = notes("end")
+    assert set(ended.values()) == {1}
+    assert len(ended) >= 38  # a worker may be killed between a result and its note
     assert len(results(environment)) == len(run_folders(environment)) == 40
     records = jobs(name)
     assert {record["state"] for record in records} == {"done"}

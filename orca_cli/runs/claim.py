@@ -70,7 +70,7 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
 
 
 def _holder(task_folder: Path, identity: str) -> Path:
-    """Return the record of who holds the lock of an experiment; the lock is beside it."""
+    """Return the path of the record that names the holder of an experiment's lock; the lock file lies beside it."""
     return task_folder / ".locks" / f"{identity}.json"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from orca_cli.report.records.collect import Run, Score, collect
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.notes import notes_of, seeds_text
-from orca_cli.report.tables.table import Cell, Method, Row, Table, _rank, build_table, score_of
+from orca_cli.report.tables.table import Cell, Column, Method, Row, Table, _rank, build_table, is_of, score_of
 from tests.report.trees import add_run
 
 
@@ -246,3 +247,11 @@ def test_a_default_that_was_changed_between_two_seeds_is_not_averaged_over(tmp_p
         "minilm otdd full settings=bbbbbbbb",
     ]
     assert [row.cells[0].values for row in table.rows] == [[0.1], [0.3]]
+
+
+def test_a_file_whose_name_ends_like_anothers_is_not_of_its_column() -> None:
+    column = Column("arrays", "clean", "0-1 error", True, False, data="a.npz")
+    runs = [
+        replace(_scored(0, 0.1), task="arrays", variant={"task.train": path}) for path in ("x/a.npz", "a.npz", "xa.npz")
+    ]
+    assert [is_of(one, column) for one in runs] == [True, True, False]

@@ -32,7 +32,7 @@ class Effect:
         mean: theirs.
         interval: 95 % BCa bootstrap interval of the mean; None for a single difference.
         p: two-sided p of the sign-flip test: the share of sign patterns whose mean is at least as far from 0.
-        smallest: the smallest p that so many differences other than 0 can have.
+        smallest: the smallest p possible with this number of nonzero differences.
         nonzero: how many are not 0.
     """
 

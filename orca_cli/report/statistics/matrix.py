@@ -25,7 +25,7 @@ class Pair:
         relative: mean over all tasks of column's error less row's, in per cent of the mean of the two errors, -200 to 200.
         wins, ties, losses: of `row`, by task.
         p: two-sided, exact signed-rank test over tasks; of points if all tasks have them, else of the relative differences.
-        smallest: the smallest p that so many differences other than 0 can have.
+        smallest: the smallest p possible with this number of nonzero differences.
         corrected: Holm's p over all pairs of the matrix.
         is_relative: `gain` and `p` are about `relative`.
     """

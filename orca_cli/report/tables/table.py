@@ -274,7 +274,8 @@ def _data_path(run: Run) -> str:
 
 def is_of(run: Run, column: Column) -> bool:
     """Return whether a run is of a column's task, protocol and data."""
-    return (run.task, run.protocol) == (column.task, column.protocol) and _data_path(run).endswith(column.data)
+    is_named = not column.data or f"/{_data_path(run)}".endswith(f"/{column.data}")
+    return (run.task, run.protocol) == (column.task, column.protocol) and is_named
 
 
 def _end_of(path: str, others: Sequence[str]) -> str:

@@ -265,7 +265,7 @@ def as_numbers(values: np.ndarray, decimal: str) -> tuple[np.ndarray, np.ndarray
 
 
 def _with_point(text: str, decimal: str) -> str:
-    """Return a number with a decimal point and nothing between thousands; what is no number beside a decimal comma is none."""
+    """Return the text of a number with a decimal point and no thousands separators; of other texts ".", which is no number."""
     if decimal == "." or "." not in text:
         return text.replace(decimal, ".")
     return text.replace(".", "").replace(decimal, ".") if _POINTED.fullmatch(text) else "."

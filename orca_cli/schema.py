@@ -25,12 +25,7 @@ METHOD_SETTINGS = {
 }
 
 AtLeastTwo = Annotated[int, Ge(2)]
-Beta = Annotated[float, Interval(ge=0, lt=1)]
-Betas = Annotated[tuple[Beta, Beta], "Betas of adam and adamw."]
-Decay = Annotated[NotNegative, "Weight decay."]
 Device = Annotated[str, OneOf(("auto", "cpu", "cuda", "cuda:N", "mps"), pattern=r"auto|cpu|mps|cuda(:\d{1,4})?")]
-Momentum = Annotated[Share, "Momentum of sgd."]
-Optimizer = Annotated[str, OneOf(("sgd", "adam", "adamw")), "The optimizer."]
 Rate = Annotated[float, Interval(gt=0, le=1e30)]  # times ten, as Adam's first step has it, still a float32
 
 
@@ -78,16 +73,13 @@ class Align:
         " no stage 2, and stage 3 begins on samples part of whose tokens are the source's (docs/successors.md).",
     ] = "orca"
     epochs: Annotated[CountOrZero, "Optimizer steps; every step sees all target classes once (Algorithm 1)."] = 60
-    optimizer: Optimizer = "adamw"
     lr: Annotated[Rate, "Learning rate at the start."] = 1e-2
     largest_step: Annotated[
         Positive | None,
         "... but for a layer no more than this times the root mean square of its weights: a long sequence makes a wide filter "
         "with small weights, which the same rate would erase. null: no limit.",
     ] = 0.1
-    weight_decay: Decay = 0.0
-    momentum: Momentum = 0.9
-    betas: Betas = (0.9, 0.999)
+    weight_decay: Annotated[NotNegative, "Weight decay."] = 0.0
     decay_every: Annotated[Count, "The learning rate is multiplied by decay_factor every N epochs."] = 20
     decay_factor: Annotated[float, Interval(gt=0, le=1), "See decay_every."] = 0.2
     max_samples: Annotated[
@@ -131,34 +123,12 @@ class Align:
         "Targets that are not classes: how many k-means clusters (of one number a sample: quantile bins) stand in for them."
         " Default: as many as the source has classes.",
     ] = None
-    dtype: Annotated[str, OneOf(("float32", "float64")), "Precision in which distances are computed."] = "float32"
     check_every: Annotated[
         Count, "Epochs between measurements on held-out (validation) data: metric, exact OTDD and diagnostics."
     ] = 20
     exact: Annotated[
         bool, "Measure the exact OTDD at every check as well, by linear programming (paper, Figure 6); takes seconds."
     ] = False
-    patience: Annotated[
-        Count | None, "Stop after N measurements without a lower held-out distance; off by default."
-    ] = None
-    stop: Annotated[
-        str,
-        OneOf(("last", "floor")),
-        "When to stop: after the last epoch, or after the step whose distance is at or below the floor, which is what as many "
-        "fresh source points score.",
-    ] = "last"
-    select: Annotated[
-        str,
-        OneOf(("auto", "last", "validation")),
-        "Which embedder is used. last: that after the last step. auto: the same, but the first one where the target was within"
-        " one standard deviation of the source before (only of unbiased metrics). validation: the candidate from which stage 3"
-        " starts best.",
-    ] = "auto"
-    candidates: Annotated[
-        list[CountOrZero],
-        "select=validation: alignment steps after which the embedder is a candidate; the last step always is.",
-    ] = field(default_factory=lambda: [0, 5, 20, 60])
-    probe_epochs: Annotated[Count, "select=validation: the first epochs of stage 3 that judge a candidate."] = 5
     inner_lr: Annotated[
         NotNegative,
         "method=mona: rate of the gradient step that the body takes on the target before the source is looked at.",
@@ -178,11 +148,6 @@ class Train:
     """Stage 3: train on the task's loss (paper 3.3)."""
 
     epochs: Annotated[Count | None, "Passes over the training data. null: by the budget."] = None
-    longer_by: Annotated[
-        NotNegative,
-        "Further epochs as a share of `epochs`, rounded up: 0.25 trains a quarter longer (a control: the computing time of"
-        " alignment, spent on stage 3).",
-    ] = 0.0
     batch_size: Annotated[
         Count | None,
         "Samples per forward pass; times `accumulation` per optimizer step. Smaller where there are fewer training samples."
@@ -191,17 +156,6 @@ class Train:
     accumulation: Annotated[
         Count, "Batches per optimizer step; the gradient is that of the mean over all their samples."
     ] = 1
-    accumulation_reduce: Annotated[
-        str,
-        OneOf(("mean", "sum")),
-        "mean over all samples of a step, or (sum) of the means of its batches, as in the released code.",
-    ] = "mean"
-    loss_units: Annotated[
-        str,
-        OneOf(("deviation", "task")),
-        "Units in which real-valued targets enter the gradient: their deviation over the training set, so that nothing depends"
-        " on the units of the data, or the task's own.",
-    ] = "deviation"
     class_weights: Annotated[
         Any,
         Takes(Literal["balanced"] | list[NotNegative] | None),
@@ -213,7 +167,7 @@ class Train:
         "kind labels: factor on the loss of each label where it is present: a list, or balanced, which makes present and absent"
         " weigh alike.",
     ] = None
-    optimizer: Optimizer = "adamw"
+    optimizer: Annotated[str, OneOf(("sgd", "adam", "adamw")), "The optimizer."] = "adamw"
     lr: Annotated[Rate | None, "Peak learning rate. null: by the budget."] = None
     adapt_rate: Annotated[
         bool, "Start stage 3 again, once, with another rate where this one diverges or has no effect."
@@ -223,8 +177,7 @@ class Train:
         "Embedder and predictor learn at this multiple of `lr`. null: by the budget, and 1 where `lr` is set.",
     ] = None
     weight_decay: Annotated[NotNegative | None, "Weight decay. null: by the budget."] = None
-    momentum: Momentum = 0.9
-    betas: Betas = (0.9, 0.98)
+    momentum: Annotated[Share, "Momentum of sgd."] = 0.9
     warmup_epochs: Annotated[
         NotNegative | None, "The learning rate rises linearly from 0 over N epochs (null: by the budget) ..."
     ] = None
@@ -277,9 +230,6 @@ class Train:
         OneOf(("validation", "test")),
         "Where the best epoch is chosen; test, as in the released code, makes every reported error too low.",
     ] = "validation"
-    error_chunks: Annotated[
-        Count | None, "Average errors over chunks of N samples, as the released code does; default: over a whole split."
-    ] = None
     checkpoint_s: Annotated[NotNegative, "Seconds between checkpoints to resume from."] = 60.0
     gradient_checkpointing: Annotated[
         bool,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from orca_cli import retired
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.ranges import check_value
 from orca_cli.schema import NEEDED_GROUPS, Config, Train, declared, lookup
@@ -15,34 +16,22 @@ def check(config: Config) -> None:
     """Raise ConfigError for the first setting that its declaration does not allow, and for settings in contradiction."""
     for key, hint in declared().items():
         check_value(lookup(config, key), hint, key)
-    train, align = config.train, config.align
+    train = config.train
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError("fp16 needs a GPU, not device=cpu", where="precision", hint="use precision=fp32 or bf16")
     if config.budget != Config.budget and config.protocol != "clean":
         what = f"has no effect on protocol={config.protocol}, which sets the length of training itself"
         raise ConfigError(what, where=f"budget={config.budget}", hint="give train.epochs=... instead")
-    if train.longer_by and not isinstance(config.budget, str):
-        what = "makes training longer than the time that the budget gives"
-        raise ConfigError(
-            what, where=f"train.longer_by={train.longer_by:g}", hint="leave budget or train.longer_by out"
-        )
     if train.decay_epochs is not None and train.decay_epochs < (train.warmup_epochs or 0):
         what = f"{train.decay_epochs:g} is before the end of train.warmup_epochs={train.warmup_epochs:g}"
         raise ConfigError(what, where="train.decay_epochs", hint="allowed: train.warmup_epochs or more")
     _check_selection(train)
-    if align.method != "orca" and align.stop == "floor":
-        what = f"stops at a distance, and align.method={align.method} descends none"
-        raise ConfigError(what, where="align.stop=floor", hint="use align.stop=last, or align.method=orca")
-    if align.method == "mona" and train.compile:
+    if config.align.method == "mona" and train.compile:
         what = "differentiates a step of the body twice, and compiled layers cannot be"
         raise ConfigError(what, where="align.method=mona", hint="leave train.compile out")
     if not config.test and train.validate_on == "test":
         what = "contradicts train.validate_on=test, which opens the test split every epoch"
         raise ConfigError(what, where="test=false", hint="use train.validate_on=validation")
-    if align.patience is not None and align.check_every > align.epochs > 0:
-        what = f"never measures within align.epochs={align.epochs}, and align.patience={align.patience} waits for it"
-        hint = "lower align.check_every, or leave align.patience out"
-        raise ConfigError(what, where=f"align.check_every={align.check_every}", hint=hint)
 
 
 def _check_selection(train: Train) -> None:
@@ -79,4 +68,5 @@ def check_keys(content: dict[str, Any], known: dict[str, Any] | None = None, pre
 def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") -> ConfigError:
     """Return the error for a key that a section does not have, with the closest one that it has."""
     key = f"{prefix}{name}"
-    return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=suggest(str(name), map(str, known)))
+    hint = retired.SETTINGS.get(key) or suggest(str(name), map(str, known))
+    return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=hint)

@@ -20,6 +20,8 @@ LEVELS = {
     "untrusted": 1,
     "schema": 1,
     "ranges": 0,
+    "practices": 1,
+    "retired": 0,
     "interfaces": 1,
     "parts": 1,
     "short_names": 1,

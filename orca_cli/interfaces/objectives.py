@@ -45,7 +45,6 @@ class Metric(Protocol):
         convention: what a value is, in words, such as "squared, halved costs".
         all_classes: True where a problem has all target classes, unless the user says otherwise; else it has one.
         least_classes: number of target classes that a problem needs; 1 by default.
-        half_squared: True where a value is half a squared distance, and 0 on average between draws of one distribution.
         samples_source: True where `distance` is to be given as many source points as the target has, drawn anew for every
             value, and both sides in a random order.
         of_target_alone: True where a value says nothing of the source, so that the source has no floor.

@@ -33,7 +33,6 @@ class MinibatchOT:
 
     convention = "squared, halved costs, not regularised, unbiased; below 0 by chance"
     all_classes = True  # labels are not used: classes need not be compared one by one
-    half_squared = True
     samples_source = True  # is given as many random source points as target points, drawn anew for every value
 
     size: Annotated[

@@ -21,7 +21,7 @@ from orca_cli.interfaces import Batch, Error, NewData, Reporter, Score
 from orca_cli.prediction.loading import Loaded
 from orca_cli.prediction.targets import Decoder
 from orca_cli.progress import Silent
-from orca_cli.scoring.chunks import ChunkMean
+from orca_cli.scoring.chunks import over_chunks
 from orca_cli.scoring.defaults import default_error
 from orca_cli.training.engine import Engine, choose_device, choose_precision
 from orca_cli.training.feed import Feed
@@ -232,7 +232,7 @@ class Predictor:
         record, integer = self.record, self.decoder.form in ("classes", "class_maps")
         node = short_names.node("error", record.error, self.kind, integer)
         error: Error = default_error(self.kind, integer) if node is None else parts.build(node, "task.error")
-        return error if record.error_chunks is None else ChunkMean(error, record.error_chunks, record.train_batch_size)
+        return over_chunks(error, record.error_chunks, record.train_batch_size)
 
     def _targets(self, new: NewData, y: Any) -> np.ndarray:
         if y is not None and self.decoder.is_map and getattr(self.preprocessing, "has_masks", False):

@@ -14,9 +14,10 @@ import torch
 from orca_cli import configuration, parts, short_names
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import KINDS, Error, Score
+from orca_cli.practices import recorded_chunks
 from orca_cli.prediction.record import SETTINGS, check_node, own_file, setting
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, SUMMARY, read_or_empty
-from orca_cli.scoring.chunks import ChunkMean
+from orca_cli.scoring.chunks import over_chunks
 from orca_cli.scoring.defaults import default_error
 from orca_cli.untrusted.arrays import open_arrays
 
@@ -131,8 +132,7 @@ def _error(run: Path, *, integer_targets: bool) -> Error:
     if node is not None and not isinstance(node, dict):
         raise DataError(f"{SETTINGS}: task.error is no error", where=str(run), hint=_AGAIN)
     error: Error = default_error(kind, integer_targets) if node is None else parts.build(node, "task.error")
-    size = setting(values, "train.error_chunks", summary)
-    return error if size is None else ChunkMean(error, size, setting(values, "train.batch_size", summary))
+    return over_chunks(error, recorded_chunks(values), setting(values, "train.batch_size", summary))
 
 
 def _number(record: Mapping[str, Any], key: str) -> float | None:

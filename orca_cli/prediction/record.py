@@ -13,7 +13,8 @@ from typing import Any
 from orca_cli import configuration, parts, schema, storage
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, OrcaError, UnsafeError
 from orca_cli.interfaces import KINDS
-from orca_cli.ranges import check_value
+from orca_cli.practices import recorded_chunks
+from orca_cli.ranges import Count, check_value
 from orca_cli.runs.directory import ENVIRONMENT, RESULT, STAGE_FOLDERS, STATUS, SUMMARY, read_or_empty
 from orca_cli.runs.preprocessing import ARRAYS_FILE, BODY_CONFIG, FILE
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
@@ -36,7 +37,6 @@ _SETTINGS_OF = {
     "pooling": "predictor.pooling",
     "precision": "precision",
     "batch_size": "train.eval_batch_size",
-    "error_chunks": "train.error_chunks",
     "train_batch_size": "train.batch_size",
 }
 
@@ -53,7 +53,8 @@ class ModelRecord:
         batch_size: of evaluation; another one can change last bits.
         embedder, body, finetune: nodes of these parts.
         error: node of the task's error, or its short name; None for the usual one of its kind.
-        error_chunks, train_batch_size: as the settings train.error_chunks and train.batch_size.
+        error_chunks: samples after which the error is averaged; None: it is that of the whole split (`practices.Practice`).
+        train_batch_size: as the setting train.batch_size.
         checkpoint_sha256: of the body's checkpoint.
         weights_sha256: of the whole model.
         result: the run's result.json.
@@ -208,6 +209,7 @@ def _record(values: Mapping[str, Any], where: str) -> ModelRecord:
             raise KeyError(min(missing))
         for name, key in _SETTINGS_OF.items():
             check_value(values[name], schema.declared()[key], key)
+        check_value(values["error_chunks"], Count | None, "error_chunks")
         shape = tuple(values["input_shape"])
         if not shape or not all(type(size) is int and size > 0 for size in (*shape, values["num_outputs"])):
             raise ValueError(f"input_shape is {shape}")
@@ -261,6 +263,7 @@ def read_run(folder: Path) -> ModelRecord:
         **{key: settings.get(key) for key in ("embedder", "body", "finetune")},
         "error": task.get("error") if isinstance(task, dict) else None,
         **{name: setting(settings, key, summary) for name, key in _SETTINGS_OF.items()},
+        "error_chunks": recorded_chunks(settings),
         "weights_sha256": result.get("weights_sha256"),
         "result": result,
         "members": _members(result),

@@ -11,7 +11,6 @@ from orca_cli.runs.directory import (
     CHECKPOINTS,
     ENVIRONMENT,
     LOCK,
-    PROBES,
     RESULT,
     STAGE_FOLDERS,
     STATES,
@@ -108,7 +107,7 @@ def _verify(found: Checked) -> None:
         found.files += files
         found.damaged += [f"{name}: {problem}" for problem in problems]
     if not (path / storage.MANIFEST).exists():
-        for file in sorted([*path.glob(f"*/{FINGERPRINT}"), *path.glob(f"*/{PROBES}")]):
+        for file in sorted(path.glob(f"*/{FINGERPRINT}")):
             try:
                 storage.read_checked_json(file)
                 found.files += 1

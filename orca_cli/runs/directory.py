@@ -41,7 +41,6 @@ ENVIRONMENT = "env.json"
 _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
-PROBES = "probe.json"
 TRACKER = "tracker"
 FOR_RESUMING = (Path("2_align", CHECKPOINTS), Path("3_finetune", CHECKPOINTS))
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -123,7 +122,7 @@ class RunDirectory:
             FingerprintError: something differs, and the user did not allow it.
         """
         of = "*" if stage == "build" else STAGE_FOLDERS[stage]
-        began = (f"{of}/{CHECKPOINTS}/step-*", f"2_align/{PROBES}", f"2_align/{storage.MANIFEST}")
+        began = (f"{of}/{CHECKPOINTS}/step-*", f"2_align/{storage.MANIFEST}")
         check_fingerprint(
             self.stage(stage),
             now,
@@ -190,22 +189,6 @@ class RunDirectory:
             return None
         summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         return summary
-
-    def write_probes(self, errors: dict[str, float | None]) -> None:
-        """Store the probes of alignment steps so far: steps (as text) -> validation error."""
-        storage.write_checked_json(self.stage("align") / PROBES, {"schema": SCHEMA, "errors": errors})
-
-    def read_probes(self) -> dict[str, float | None]:
-        """Return the probes of an earlier attempt; empty if damaged, since they can be repeated."""
-        path = self.stage("align") / PROBES
-        if not path.exists():
-            return {}
-        try:
-            errors: dict[str, float | None] = storage.read_checked_json(path)["errors"]
-        except ChecksumError as error:
-            log.warning(f"align: running the probes again: {error}")
-            return {}
-        return errors
 
     def count_test_read(self) -> int:
         """Record, before it happens, that the test split is opened; returns how often it has been.

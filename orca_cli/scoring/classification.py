@@ -116,7 +116,7 @@ class MacroF1:
     def __init__(
         self, num_classes: Count | None = None, by: checks.Unit = "samples", also_first: Count | None = None
     ) -> None:
-        self._num_classes, self._by, self._also_first = num_classes, by, also_first
+        self._num_classes, self.by, self._also_first = num_classes, by, also_first
         self.name = "1 - macro F1" if by == "samples" else "1 - macro F1 of records"
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
@@ -131,15 +131,15 @@ class MacroF1:
         found = {"samples": _class_f1(_predictions(scores), truth, outputs.shape[1])}
         if (by_records := self._of_records(scores, truth, counted, groups)) is not None:
             found["records"] = by_records
-        if self._by not in found:
+        if self.by not in found:
             raise checks.missing(groups)
         others = {}
         for unit, values in found.items():
             for count in (k, self._also_first):
-                if count is not None and (unit, count) != (self._by, k):
+                if count is not None and (unit, count) != (self.by, k):
                     name = f"1 - macro F1 of {unit}" + ("" if count == k else f", classes 0-{count - 1}")
                     others[name] = _macro(values[:count]).value
-        return replace(_macro(found[self._by][:k]), others=others)
+        return replace(_macro(found[self.by][:k]), others=others)
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:
         """Return [K], or [K, *E]: one for the most frequent of the classes that are averaged over (the lowest of several).

@@ -31,7 +31,7 @@ class MeanAveragePrecision:
     percent = True
 
     def __init__(self, by: checks.Unit = "samples") -> None:
-        self._by = by
+        self.by = by
         self.name = "1 - mAP" if by == "samples" else "1 - mAP of records"
 
     def __call__(self, outputs: Tensor, targets: Tensor, groups: Tensor | None = None) -> Score:
@@ -44,9 +44,9 @@ class MeanAveragePrecision:
                 sums = torch.zeros(count, outputs.shape[1], dtype=torch.float64).index_add_(0, place, outputs.double())
                 means = sums / torch.bincount(place, minlength=count)[:, None]
                 found["records"] = _mean_over_labels(means, of_record, ranking.average_precision)
-        if self._by not in found:
+        if self.by not in found:
             raise checks.missing(groups)
-        score = found.pop(self._by)
+        score = found.pop(self.by)
         return replace(score, others={f"1 - mAP of {unit}": other.value for unit, other in found.items()})
 
     def constant(self, train_targets: Tensor, num_outputs: int) -> Tensor:

@@ -1,12 +1,11 @@
 """Stage 2: train the embedder alone, so that embedded target data come close to embedded source data (paper 3.2).
 
-Source features, the trajectory of the embedder and the choice of one of its steps are three things, each with its own
-fingerprint: the first two are in the cache for every run that needs the same, the choice is the run's own.
+Source features and the trajectory of the embedder are two things, each with its own fingerprint and in the cache for every run
+that needs the same.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ from orca_cli.interfaces import Reporter
 from orca_cli.runs.curves import short_curve
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config
-from orca_cli.stages import probe
 from orca_cli.stages.build import Built, has_alignment
 from orca_cli.stages.compared import Compared, compare
 from orca_cli.stages.objective import objective_of
@@ -45,9 +43,8 @@ class Aligned:
 
     Args:
         before: the metric on a fixed draw of training points, before the first step; None where nothing was minimised.
-        after: the same with the chosen embedder.
-        steps: alignment steps behind the chosen embedder.
-        tried: for select=validation: steps -> validation error of the probe.
+        after: the same after the last step.
+        steps: taken.
         collapse: name of a diagnostic (`stages/collapse.py`) -> its values "before" and "after" on held-out samples, and that
             of the "source" where it has one.
         floor: what as many fresh source points score: "mean", "deviation", "points"; empty where that is unknown.
@@ -58,7 +55,6 @@ class Aligned:
     before: float | None = None
     after: float | None = None
     steps: int = 0
-    tried: dict[str, float | None] = field(default_factory=dict)
     collapse: dict[str, dict[str, float]] = field(default_factory=dict)
     floor: dict[str, float] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -66,7 +62,7 @@ class Aligned:
 
 
 def align(config: Config, built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Aligned:
-    """Train the embedder, or load the one that an earlier attempt or another run trained, and choose one of its steps.
+    """Train the embedder, or load the one that an earlier attempt or another run trained.
 
     Writes 2_align/metrics.jsonl, embedder.safetensors and summary.json. The model's embedder is changed in place.
 
@@ -88,17 +84,16 @@ def align(config: Config, built: Built, engine: Engine, run: RunDirectory, repor
         )
     start = time.monotonic()
     compared, trajectory, key = trained(config, built, engine, run, reporter)
-    aligned = _chosen(config, built, engine, compared, trajectory, run, reporter)
+    aligned = _aligned(compared, trajectory)
     _report(aligned)
-    weights = checkpoint.snapshot(built.model.embedder)
-    checkpoint.write_weights(run.stage("align") / _EMBEDDER, weights)
+    built.model.embedder.load_state_dict(trajectory.weights)
+    checkpoint.write_weights(run.stage("align") / _EMBEDDER, trajectory.weights)
     run.write_summary(
         "align",
         {
             "aligned": asdict(aligned),
             "trajectory": key,
-            "steps_taken": trajectory.steps,
-            "embedder_sha256": checkpoint.weights_sha256(weights),
+            "embedder_sha256": checkpoint.weights_sha256(trajectory.weights),
             "seconds": time.monotonic() - start,
         },
     )
@@ -136,54 +131,19 @@ def trained(
     return compared, trajectory, key
 
 
-def _chosen(
-    config: Config,
-    built: Built,
-    engine: Engine,
-    compared: Compared,
-    trajectory: Trajectory,
-    run: RunDirectory,
-    reporter: Reporter,
-) -> Aligned:
-    """Load the embedder that stage 3 starts from, chosen as `align.select` says."""
-    embedder, chosen = built.model.embedder, trajectory.steps
-    candidates = {step: candidate.weights for step, candidate in trajectory.candidates.items()}
-    tried: dict[str, float | None] = {}
-    if config.align.select == "validation":
-        chosen, tried = probe.choose(config, built, engine, candidates, run, reporter)
-    if is_left_out(config, compared, trajectory.before):
-        chosen = 0
-        _say_left_out(compared, trajectory.before)
-    after = trajectory.candidates[chosen]
-    embedder.load_state_dict(candidates[chosen])
-    collapse = {name: {"before": trajectory.lines[0][name], "after": value} for name, value in after.collapse.items()}
+def _aligned(compared: Compared, trajectory: Trajectory) -> Aligned:
+    first = trajectory.lines[0]
+    collapse = {name: {"before": first[name], "after": value} for name, value in trajectory.collapse.items()}
     for name, value in compared.source.spread.items():
         collapse[name]["source"] = value
-    floor = {} if compared.floor is None else asdict(compared.floor)
-    curve = short_curve(trajectory.lines, _COLUMNS)
-    seconds = round(sum(line["seconds"] for line in trajectory.lines), 3)
-    return Aligned(trajectory.before, after.value, chosen, tried, collapse, floor, curve, seconds)
-
-
-def is_left_out(config: Config, compared: Compared, before: float) -> bool:
-    """Return whether `align.select=auto` keeps the first embedder, since the target is near the source as it is.
-
-    That is, within one standard deviation of it. Such a target has little to gain, and was seen to lose (docs/alignment.md).
-    The metric is half a squared distance, and the source's variance the squared distance of its points from their mean.
-
-    Args:
-        before: the metric before the first step.
-    """
-    if config.align.select != "auto" or config.align.method != "orca":
-        return False
-    return getattr(compared.problem.metric, "half_squared", False) and 2 * before < compared.source_variance
-
-
-def _say_left_out(compared: Compared, before: float) -> None:
-    log.info(
-        f"align: left out, since the target is near the source as it is: {math.sqrt(max(0.0, 2 * before)):.3g} from it, where "
-        f"the source's own points are {math.sqrt(compared.source_variance):.3g} from their mean; align.select=last aligns "
-        "nonetheless"
+    return Aligned(
+        trajectory.before,
+        trajectory.after,
+        len(trajectory.lines),
+        collapse,
+        floor={} if compared.floor is None else asdict(compared.floor),
+        curve=short_curve(trajectory.lines, _COLUMNS),
+        seconds=round(sum(line["seconds"] for line in trajectory.lines), 3),
     )
 
 
@@ -199,20 +159,20 @@ def _report(aligned: Aligned) -> None:
     if floor and after < min(before, floor["mean"] - _BELOW_FLOOR * floor["deviation"]):
         log.warning(
             "align: the distance is below what fresh source points score, so lower is not closer; the tokens have drawn "
-            "together: compare with metric=none, or use align.stop=floor"
+            "together: compare with metric=none, or lower align.epochs"
         )
     share = aligned.collapse["token_variance"]
     if share["after"] < _COLLAPSED * share["before"]:
         log.warning(
             f"align: the tokens of a sample have become alike (share of variance {share['before']:.2g} before, "
-            f"{share['after']:.2g} after); compare with metric=none, or use align.select=validation"
+            f"{share['after']:.2g} after); compare with metric=none, or lower align.epochs"
         )
     spread = [aligned.collapse[name] for name in ("variance_within", "variance_between")]
     total = {when: sum(values[when] for values in spread) for when in ("before", "after", "source")}
     if total["after"] < _COLLAPSED * min(total["before"], total["source"]):
         log.warning(
             f"align: the tokens have drawn together (variance {total['before']:.3g} before, {total['after']:.3g} after; "
-            f"the source's is {total['source']:.3g}); compare with metric=none, or use align.stop=floor"
+            f"the source's is {total['source']:.3g}); compare with metric=none, or lower align.epochs"
         )
 
 

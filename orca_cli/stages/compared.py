@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from orca_cli import parts, seeding
-from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Features, Metric, Reporter, SourceData
 from orca_cli.metrics.otdd_exact import OTDDExact
 from orca_cli.models.transfer import TransferModel
@@ -38,7 +37,7 @@ class Compared:
         exact: the exact OTDD on fixed samples of held-out data and source.
         source: the embedded source.
         data: the source's examples, read when they are asked for.
-        floor: what the source itself scores; None where that cannot be measured (`why_no_floor`).
+        floor: what the source itself scores; None where the metric sees the target alone, or no source points are left.
     """
 
     problem: Problem
@@ -47,11 +46,6 @@ class Compared:
     source: EmbeddedSource
     data: SourceData
     floor: Floor | None
-
-    @property
-    def source_variance(self) -> float:
-        """Return the mean squared distance of the source's points from their mean."""
-        return float(self.problem.source.x.double().var(0, correction=0).sum())
 
     def value(self, model: TransferModel, engine: Engine) -> float:
         """Return the metric on a fixed draw of training points."""
@@ -123,9 +117,8 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
     source = source_features(built.model.body, data, wanted, engine.device, cache, reporter)
     metric: Metric = parts.build(config.metric, "metric")
     check_classes(metric, config)
-    dtype = getattr(torch, settings.dtype)
     cloud, fresh = (
-        Features(points.x.to(engine.device, dtype), points.labels.to(engine.device), points.num_classes)
+        Features(points.x.to(engine.device, torch.float32), points.labels.to(engine.device), points.num_classes)
         for points in (source.cloud, source.fresh)
     )
     prepared = prepared_metric(metric, config.metric, cloud, source.key, cache)
@@ -143,18 +136,7 @@ def compare(config: Config, built: Built, engine: Engine, reporter: Reporter) ->
     train, heldout = Labelled.of(task.train, labels[0]), Labelled.of(task.validation, labels[1])
     problem = Problem(metric, cloud, prepared, train, settings, config.seed)
     floor = _floor(problem, fresh, config.metric, source.key, cache, built.model.embedder.layout.tokens, seed)
-    if floor is None and settings.stop == "floor":
-        what, hint = why_no_floor(metric)
-        raise ConfigError(what, where="align.stop=floor", hint=hint)
     return Compared(problem, heldout, Exact(cloud, heldout, problem, config.seed), source, data, floor)
-
-
-def why_no_floor(metric: Metric) -> tuple[str, str]:
-    """Return why `compare` gives no floor, and what to do."""
-    if getattr(metric, "of_target_alone", False):
-        return "this metric sees the target alone, so that the source has no score", "use another metric, such as otdd"
-    what = "the source has no further points to measure the floor with"
-    return what, "lower align.source_points, or raise source.size"
 
 
 @torch.no_grad()

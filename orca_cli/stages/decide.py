@@ -7,7 +7,6 @@ decides the same. A run's identity is that of its settings before anything is de
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -46,18 +45,8 @@ def decide(
     # How long to train depends on what is trained on.
     of_budget = budget.decide(config, task, tokens, parameters=parameters, timed=timed)
     config, decided = with_values(config, of_budget), decided | of_budget
-    if config.train.longer_by:
-        config, decided["train.epochs"] = _lengthened(config)
     setting_checks.check(config)
     return config, decided
-
-
-def _lengthened(config: Config) -> tuple[Config, Decision]:
-    """Return the settings with the further epochs that train.longer_by asks for; a warm-up stays as long as it was."""
-    epochs, more = schema.settled(config.train.epochs), config.train.longer_by
-    longer = epochs + math.ceil(round(more * epochs, 9))
-    train = dataclasses.replace(config.train, epochs=longer)
-    return dataclasses.replace(config, train=train), Decision(longer, f"train.longer_by={more:g} of {epochs} epochs")
 
 
 def with_values(config: Config, decided: Decided) -> Config:

@@ -78,7 +78,7 @@ def measure(built: Built, engine: Engine, reporter: Reporter) -> Costs | None:
         try:
             step = _step(built, engine)
             sample = _sample(built, engine, step)
-            costs = Costs(step, sample, _align(built, engine, reporter, step, sample))
+            costs = Costs(step, sample, _align(built, engine, reporter))
         except NonFiniteError:  # the stage that it happens in will say so
             pass
     # Other errors end the run; a failure to go back would hide them.
@@ -147,7 +147,7 @@ def _sample(built: Built, engine: Engine, step: float) -> float:
     return (time.perf_counter() - start) / size
 
 
-def _align(built: Built, engine: Engine, reporter: Reporter, step: float, sample: float) -> float:
+def _align(built: Built, engine: Engine, reporter: Reporter) -> float:
     """Return the seconds of stage 2; what it cannot do counts nothing here, and is reported there."""
     config = built.config
     if not has_alignment(config):
@@ -155,7 +155,7 @@ def _align(built: Built, engine: Engine, reporter: Reporter, step: float, sample
     try:
         with governed_by("align", ""), trainable(built.model.embedder):
             compared = compare(config, built, engine, reporter)
-            return _trajectory(config, built, engine, compared) + _probes(config, built, step, sample)
+            return _trajectory(config, built, engine, compared)
     except InterruptionError:
         raise
     except OrcaError:
@@ -177,17 +177,6 @@ def _trajectory(config: Config, built: Built, engine: Engine, compared: Compared
         start = time.perf_counter()
         compared.value(built.model, engine)
         seconds["value"].append(time.perf_counter() - start)
-    candidates = len({*(own for own in settings.candidates if own < settings.epochs), 0, settings.epochs})
-    values = 1 + math.ceil(settings.epochs / settings.check_every) + candidates
+    values = 2 + math.ceil(settings.epochs / settings.check_every)
     return settings.epochs * seconds["step"][-1] + values * seconds["value"][-1]
 
-
-def _probes(config: Config, built: Built, step: float, sample: float) -> float:
-    """Return the seconds of the beginnings of stage 3 that judge the candidates."""
-    settings = config.align
-    if settings.select != "validation":
-        return 0.0
-    candidates = len({*(own for own in settings.candidates if own < settings.epochs), settings.epochs})
-    epochs = min(settings.probe_epochs, settled(config.train.epochs))
-    one = steps_per_epoch(config, len(built.task.train)) * step + len(built.task.validation) * sample
-    return candidates * epochs * one

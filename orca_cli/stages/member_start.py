@@ -37,7 +37,5 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int, s
     model, mode = make_model(config, built.task)
     if steps:
         _, trajectory, _ = trained(config, replace(built, config=config, model=model), engine, run, Silent())
-        # A trajectory that stops by itself may be shorter than the run's own.
-        chosen = steps if steps in trajectory.candidates else trajectory.steps
-        model.embedder.load_state_dict(trajectory.candidates[chosen].weights)
+        model.embedder.load_state_dict(trajectory.weights)
     return mode.trainable_state(model)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from orca_cli import signals
 from orca_cli.exceptions import InterruptionError, NonFiniteError
+from orca_cli.practices import PRACTICES
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.schema import Config, settled
 from orca_cli.stages.build import Built, steps_per_epoch
@@ -128,7 +129,8 @@ class MemberTraining:
     def _watched(self, change: RateChange | None) -> RateWatch:
         config, built = self._config, self._built
         constant = None
-        if config.train.adapt_rate and change is None and config.train.accumulation_reduce == "mean":
+        is_mean = config.train.accumulation == 1 or not PRACTICES[config.protocol].sums_batches
+        if config.train.adapt_rate and change is None and is_mean:
             unit = loss_unit(config, built)
             found = BestConstant(built.loss, self._member.samples, built.task.num_outputs, self._member.seed, unit)
             constant = found.loss if math.isfinite(found.loss()) else None

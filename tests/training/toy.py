@@ -11,7 +11,7 @@ from orca_cli.models.transfer import TransferModel
 from orca_cli.schema import Config, Train
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.training.engine import Engine
-from orca_cli.training.schedule import make_optimizer
+from orca_cli.training.schedule import BETAS, make_optimizer
 
 SETTLED = {
     "outer_rate": 1.0,
@@ -78,7 +78,9 @@ def engine():
 
 
 def optimizer(model, settings=SGD):
-    return make_optimizer(settings, model.parameters())
+    """Return the optimizer of stage 3 with some settings of `train`."""
+    rates = {"lr": settings.lr, "weight_decay": settings.weight_decay, "momentum": settings.momentum}
+    return make_optimizer(settings.optimizer, model.parameters(), betas=BETAS, **rates)
 
 
 def scale_of(y):
@@ -88,7 +90,8 @@ def scale_of(y):
     return Scale(mean.float(), std.float())
 
 
-def plan(model, samples, loss, **settings):
+def plan(model, samples, loss, protocol="clean", **settings):
     """Return the plan of a run's stage 3."""
     built = SimpleNamespace(model=model, loss=loss, task=SimpleNamespace(train=samples))
-    return TrainingPlan(Config(train=Train(**(SETTLED | settings))), built, engine())
+    config = Config(train=Train(**(SETTLED | settings)), protocol=protocol)
+    return TrainingPlan(config, built, engine())

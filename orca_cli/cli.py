@@ -29,10 +29,9 @@ COMMANDS = {
     "report": "a table of the results: methods as rows, tasks as columns",
     "pack": "runs as one file: settings, results, predictions, statistics, checksums",
     "verify": "compute every number of such a file again, without torch",
-    "select": "rank bodies for a task before any fine-tuning: distance after alignment, LogME, linear probe",
     "distance": "the distance between two labelled data sets, by any metric",
     "data": "the data sets: list, get, check, import your own copy, path",
-    "body": "the pretrained bodies: list, get for offline machines, train a small one on images",
+    "body": "the pretrained bodies: list, get for offline machines",
     "list": "what you can choose from: tasks, bodies, sources, metrics, embedders, studies, settings and more",
     "doctor": "check this machine: versions, devices, folders, extras; check the files of a run",
 }
@@ -45,12 +44,10 @@ _COMPUTING = (
     "predict",
     "export",
     "score",
-    "select",
     "distance",
     "data check",
     "data import",
     "body get",
-    "body train",
 )
 
 _EXAMPLES = """\

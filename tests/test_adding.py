@@ -131,7 +131,7 @@ numbers = torch.arange(12).view(2, 6)
 whole = DistilBertModel.from_pretrained("tiny_distilbert").eval()
 mask = torch.ones(2, 6, dtype=torch.bool)
 torch.testing.assert_close(
-    body.eval().encode(body.embed_words(numbers), mask, causal=False), whole(numbers).last_hidden_state
+    body.eval().encode(body.embeddings(numbers), mask, causal=False), whole(numbers).last_hidden_state
 )
 """
 

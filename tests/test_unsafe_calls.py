@@ -13,7 +13,6 @@ WRITERS = {
     "untrusted/downloads.py": "under a temporary name",
     "untrusted/worker_process.py": "a pipe",
     "baselines/process.py": "its standard output, a temporary file",
-    "commands/doctor/resume.py": "trial runs in a temporary folder of its own",
     "untrusted/arrays.py": "into a temporary folder of storage.commit_folder",
     "tasks/ecg.py": "into a temporary folder of storage.commit_folder",
     "tasks/satellite.py": "into a temporary folder of storage.commit_folder",

@@ -25,13 +25,11 @@ class Identity:
         run: SHA-256 of all that can change a result.
         settings: the same with the seed left out: equal for runs that may be averaged over seeds.
         files: absolute path -> digest of the task's and the source's files and folders that count by their content.
-        data: SHA-256 of the task's name and of what it reads, files by their content; whatever its other settings are.
     """
 
     run: str
     settings: str
     files: dict[str, str]
-    data: str
 
 
 def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> Identity:
@@ -66,8 +64,7 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
         if part != "body":
             files |= seen
     without_seed = {key: value for key, value in kept.items() if key != "seed"}
-    read = {key: value for key, value in kept["task"].items() if key in ("files", *_FOLDERS)}
-    return Identity(_sha256(kept), _sha256(without_seed), files, _sha256({"name": choices["task"], **read}))
+    return Identity(_sha256(kept), _sha256(without_seed), files)
 
 
 _SYMBOLS = ("decimal", "delimiter")  # of tables: "." and "/" are folders as well

@@ -22,15 +22,14 @@ from orca_cli.runs.studies import FOLDER as STUDIES
 CACHES = (
     "alignments",
     "baselines",
-    "body_scores",
     "floors",
     "generated",
     "metric_sources",
     "source_features",
     "unpacked",
 )
-# Folders beside the runs that many processes share; the others belong to searches, selections and sweeps.
-SHARED = (STUDIES, ".searches", ".selections", ".sweeps", ".tuned")
+# Folders beside the runs that many processes share; the others belong to searches and sweeps.
+SHARED = (STUDIES, ".searches", ".sweeps", ".tuned")
 CACHE, ASIDE, WRITE, CHECKPOINTS = "cache", "moved aside", "interrupted write", "checkpoints"
 _DAY_S = 86400.0
 _WRITING_S = 3600.0  # a younger file may be one that a process is still writing

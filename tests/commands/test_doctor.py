@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orca_cli.cli import main
-from orca_cli.commands.doctor import machine
+from orca_cli.commands import doctor
 from orca_cli.models import checkpoints
 from orca_cli.runs import environment
 from orca_cli.untrusted import connections
@@ -115,17 +115,17 @@ def test_a_missing_package_and_a_broken_torch(
     )
     monkeypatch.setattr(environment, "version_of", version)
     broken = {"cpu": None, "cuda": [], "mps": False, "error": "torch does not work: OSError: no"}
-    monkeypatch.setattr(machine, "devices", lambda: broken)
+    monkeypatch.setattr(doctor, "devices", lambda: broken)
     assert main(["doctor"]) == 14
     assert "torch does not work" in capsys.readouterr().out
 
 
 def test_packages_of_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["torch>=2", 'peft>=0.1,<1; extra == "lora"', "geomloss<1 ; extra == 'dev'", 'x[y]; extra == "lora"']
-    monkeypatch.setattr(machine.metadata, "requires", lambda name: lines)
-    assert machine._required() == {"torch"}
-    assert machine._required("lora") == {"peft", "x"}
-    assert machine._required("dev") == {"geomloss"}
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: lines)
+    assert doctor._required() == {"torch"}
+    assert doctor._required("lora") == {"peft", "x"}
+    assert doctor._required("dev") == {"geomloss"}
 
 
 def _run(root: Path) -> Path:
@@ -194,35 +194,3 @@ def test_what_is_no_run_or_in_use_is_refused(tmp_path: Path, capsys: pytest.Capt
     err = capsys.readouterr().err
     assert err.count("orca: error: ") == 3
     assert list((tmp_path / "other").iterdir()) == []
-
-
-@pytest.mark.slow
-def test_the_resume_test_kills_a_run_and_finds_the_same_bits(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--resume-test", "--kills", "1", "--json"]) == 0
-    record = json.loads(capfd.readouterr().out)
-    assert record["exact"]
-    assert record["attempts"][0].startswith("killed in stage ")
-
-
-def test_the_resume_test_needs_a_kill(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--resume-test", "--kills", "0"]) == 2
-    assert "--kills" in capsys.readouterr().err
-
-
-def test_the_verdict_of_the_resume_test(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Other weights after a kill, or no kill at all, are no success."""
-    from orca_cli.commands.doctor import resume
-
-    result = dict.fromkeys(resume._COMPARED, "x")
-    whole = resume.Ended(result, 9, [1.0])
-    other = resume.Ended(result | {"weights_sha256": "y"}, 9, [1.0])
-    monkeypatch.setattr(resume, "_run", lambda *words: whole)
-    for outcome, attempts, code, words in (
-        (whole, ["killed in stage align"], 0, "the same bits"),
-        (other, ["killed in stage align"], 22, "weights_sha256 differ"),
-        (resume.Ended(result, 9, [2.0]), ["killed in stage align"], 22, "losses differ"),
-        (whole, ["ended before it could be killed"], 22, "nothing was tested"),
-    ):
-        monkeypatch.setattr(resume, "_killed_run", lambda *_, o=outcome, t=attempts: (o, t))
-        assert main(["doctor", "--resume-test", "task=digits"]) == code
-        assert words in capsys.readouterr().out

@@ -89,19 +89,6 @@ def test_overlap_starts_as_the_body_s_own_patch_embedding(load_body, name):
     assert random.convolution.weight.abs().amin() > 0
 
 
-@pytest.mark.parametrize("made", [Overlap(max_tokens=10), Multiscale(max_tokens=10)], ids=["overlap", "multiscale"])
-@pytest.mark.parametrize("shape", [(2, 30), (2, 6, 5)], ids=str)
-def test_what_stands_in_padding_changes_nothing(load_body, shape, made):
-    model = build(load_body("bert"), input_shape=shape, embedder=made).eval()
-    x = torch.randn(3, *shape)
-    valid = (torch.arange(30) < torch.tensor([[30], [11], [4]])).reshape(3, *shape[1:])
-    other = torch.where(valid.unsqueeze(1), x, 100 * torch.randn(3, *shape))
-    tokens = model.embed(x, valid)
-    patches = build(load_body("bert"), input_shape=shape, embedder=Patch(max_tokens=10)).embed(x, valid)
-    assert torch.equal(tokens.mask, patches.mask)
-    torch.testing.assert_close(model(x, valid), model(other, valid), rtol=1e-4, atol=1e-5)
-
-
 def test_random_starts_take_nothing_from_the_body(load_body):
     body = load_body("bert")
     with torch.no_grad():

@@ -41,7 +41,7 @@ def test_texts_have_the_features_that_transformers_gives_them(name, family):
     numbers = torch.randint(5, 40, (2, 21), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(21) < torch.tensor([[21], [13]])
     with torch.no_grad():
-        features = body.encode(body.embed_words(numbers), mask, causal=False)
+        features = body.encode(body.embeddings(numbers), mask, causal=False)
         wanted = whole(family(name))(numbers, attention_mask=mask.long()).last_hidden_state
     torch.testing.assert_close(features[mask], wanted[mask], rtol=1e-4, atol=1e-5)
 

@@ -85,18 +85,6 @@ def test_a_sample_has_the_outputs_that_it_has_alone(load_body, made, kind, lengt
             torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["swin", "vit"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_image_body_sees_no_other_sample(load_body, name, kind):
-    """Its maps keep their size, so that not even the last bits may depend on what else is in the batch."""
-    model = build(load_body(name), kind=kind, num_outputs=KINDS[kind], input_shape=(2, 30))
-    x, valid = padded((2, 30), [30, 11, 5])
-    with torch.no_grad():
-        together = model(x, valid)
-        for i in range(len(x)):
-            torch.testing.assert_close(together[i], model(x[i : i + 1], valid[i : i + 1])[0], rtol=1e-4, atol=1e-5)
-
-
 def test_features_of_padding_are_zero(load_body):
     model = build(load_body("bert"), input_shape=(2, 30))
     x, valid = padded((2, 30), [30, 11, 5])

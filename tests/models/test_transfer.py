@@ -119,19 +119,6 @@ def test_scale_gives_the_tasks_units(load_body):
     torch.testing.assert_close(model(torch.randn(1, 2, 20)), torch.full((1, 1, 20), 5.0))
 
 
-@pytest.mark.parametrize("name", BODIES)
-def test_reset_draws_the_body_anew(load_body, name):
-    body = load_body(name)
-    before = {name: p.detach().clone() for name, p in body.named_parameters() if p.dim() == 2 and "bias" not in name}
-    source = ["a list"] if body.modality == "text" else torch.rand(1, 3, 32, 32).numpy()
-    embedded = body.embed_source(source).x
-    torch.manual_seed(0)
-    body.reset_weights()
-    after = dict(body.named_parameters())
-    assert not [name for name, weight in before.items() if torch.equal(weight, after[name])]
-    torch.testing.assert_close(body.embed_source(source).x, embedded)
-
-
 def test_source_padding_is_told(load_body):
     tokens = load_body("bert").embed_source(["a", "the list of a list"])
     assert tokens.mask.sum(1).tolist() == [3, 7]
@@ -161,13 +148,6 @@ def test_too_many_tokens_are_refused(load_body, settings, message):
 def test_class_token_of_swin_is_refused(load_body):
     with pytest.raises(ConfigError, match=r"predictor\.pooling=mean"):
         build(load_body("swin"), pooling="class_token")
-
-
-def test_wrong_family_is_one_clear_line(folders):
-    with pytest.raises(ConfigError, match="of family 'swin', but this body takes bert or roberta"):
-        text.load(str(folders["swin"]))
-    with pytest.raises(ConfigError, match="of family 'bert', but this body takes swin"):
-        swin.load(str(folders["bert"]))
 
 
 def test_broken_checkpoints_are_told(folders, tmp_path):

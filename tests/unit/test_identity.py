@@ -97,18 +97,6 @@ def test_files_that_a_task_describes_count_by_their_content(tmp_path):
     }
 
 
-def test_data_are_what_a_task_reads_whatever_else_is_set(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def data(text, train="my.npz", task="arrays", **settings):
-        (tmp_path / train).write_text(text)
-        content = {"task": {"train": train} | settings, "body": {}, "source": {}, "train": {}}
-        return identify(content, dict.fromkeys(GROUPS, task), tmp_path / "data").data
-
-    assert data("1") == data("1", "other.npz") == data("1", split_seed=3)
-    assert len({data("1"), data("2"), data("1", task="table"), data("1", test="my.npz")}) == 4
-
-
 @pytest.mark.parametrize(
     ("method", "name", "value", "same"),
     [

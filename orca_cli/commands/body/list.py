@@ -84,7 +84,7 @@ def _shown(bodies: list[dict[str, Any]], others: list[dict[str, Any]], cache: st
         cells = [(one["checkpoint"], one["family"] or "-", _state(one), size_text(one["bytes"])) for one in others]
         yield terminal.table(("checkpoint", "family", "state", "size"), cells)
     if any(body["state"] == "missing" for body in bodies):
-        yield "\nmissing: `orca body get NAME` fetches a checkpoint; without a hub: pip install, or `orca body train FOLDER`"
+        yield "\nmissing: `orca body get NAME` fetches a checkpoint; body.checkpoint=FOLDER takes one of yours"
 
 
 def _state(one: dict[str, Any]) -> str:

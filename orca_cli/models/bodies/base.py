@@ -146,17 +146,13 @@ class TextBody(SequenceBody):
         super().__init__(model, folder, embeddings, **sizes)
         self.max_source_tokens = max_source_tokens
 
-    def embed_words(self, numbers: Tensor) -> Tensor:
-        """Return the embedding layer's outputs [B, T, D] for words [B, T] int64."""
-        return self.embeddings(input_ids=numbers)
-
     @torch.no_grad()
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
         """Return the embedding layer's outputs [B, T, D] for B texts, cut to `max_source_tokens`."""
         cut = {"padding": True, "truncation": True, "max_length": self.max_source_tokens}
         encoded = self._tokenizer(list(inputs), **cut, return_tensors="pt").to(self.device)
         self.embeddings.to(self.device).eval()
-        x = self.embed_words(encoded["input_ids"])
+        x = self.embeddings(encoded["input_ids"])
         return Tokens(x, encoded["attention_mask"].bool(), (x.shape[1],))
 
     @torch.no_grad()
@@ -169,7 +165,12 @@ class TextBody(SequenceBody):
         if number is None:
             return None
         device = next(self.embeddings.parameters()).device
-        return self.embed_words(torch.tensor([[number]], device=device))[0]
+        return self.embeddings(torch.tensor([[number]], device=device))[0]
+
+    def embedder_init(self) -> EmbedderInit:
+        """Return a norm that gives tokens the words' mean and deviation, for models without a norm of their inputs."""
+        words = getattr(self.embeddings, "word_embeddings", self.embeddings)
+        return EmbedderInit(norm=_like_words(words.weight))
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
@@ -233,7 +234,7 @@ class ImageBody(PretrainedBody):
 
 
 @torch.no_grad()
-def like_words(words: Tensor) -> nn.LayerNorm:
+def _like_words(words: Tensor) -> nn.LayerNorm:
     """Return a norm whose outputs have mean and deviation, per dimension, of word embeddings [N, D].
 
     Bodies without a norm of their inputs compute in the words' scale, which differs by orders of magnitude between families.

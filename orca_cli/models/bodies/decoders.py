@@ -9,9 +9,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from orca_cli.interfaces import EmbedderInit, Tokens
+from orca_cli.interfaces import Tokens
 from orca_cli.models import checkpoints
-from orca_cli.models.bodies.base import TextBody, like_words
+from orca_cli.models.bodies.base import TextBody
 from orca_cli.ranges import Count
 
 CLASSES = {
@@ -120,15 +120,6 @@ class DecoderBody(TextBody):
         given = {"inputs_embeds": x, "attention_mask": mask.to(torch.int64), "use_cache": False}
         features: Tensor = self.model(**given).last_hidden_state
         return features
-
-    def embed_words(self, numbers: Tensor) -> Tensor:
-        """Return the words, without positions."""
-        words: Tensor = self.embeddings(numbers)
-        return words
-
-    def embedder_init(self) -> EmbedderInit:
-        """Return a norm that gives tokens the words' mean and deviation; the model has no norm of its inputs."""
-        return EmbedderInit(norm=like_words(self.embeddings.weight))
 
 
 def reversed_order(mask: Tensor, prefix: int = 0) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import EmbedderInit
 from orca_cli.models import checkpoints
-from orca_cli.models.bodies.base import TextBody, like_words
+from orca_cli.models.bodies.base import TextBody
 from orca_cli.ranges import Count
 
 CLASSES = {"modernbert": "ModernBertModel", "deberta-v2": "DebertaV2Model", "t5": "T5EncoderModel", "esm": "EsmModel"}
@@ -159,15 +159,6 @@ class T5Body(EncoderBody):
         features: Tensor = self.stack(inputs_embeds=x, attention_mask=attention).last_hidden_state
         return features
 
-    def embed_words(self, numbers: Tensor) -> Tensor:
-        """Return the words."""
-        words: Tensor = self.embeddings(numbers)
-        return words
-
-    def embedder_init(self) -> EmbedderInit:
-        """Return a norm that gives tokens the words' mean and deviation; the model has no norm of its inputs."""
-        return EmbedderInit(norm=like_words(self.embeddings.weight))
-
 
 class EsmBody(EncoderBody):
     """All of an ESM-2 model but words and contacts."""
@@ -198,10 +189,6 @@ class EsmBody(EncoderBody):
         attention = self.attention_mask(x, mask, causal=causal)
         features: Tensor = self.model(inputs_embeds=x, attention_mask=attention).last_hidden_state
         return features
-
-    def embedder_init(self) -> EmbedderInit:
-        """Return a norm that gives tokens the words' mean and deviation; the model has no norm of its inputs."""
-        return EmbedderInit(norm=like_words(self.embeddings.word_embeddings.weight))
 
 
 class _Given(nn.Module):

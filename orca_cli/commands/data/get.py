@@ -93,7 +93,9 @@ def execute(arguments: argparse.Namespace) -> Result:
             if any(isinstance(failure, NetworkError | ChecksumError) for failure in failed):
                 advice = f"orca data list {entry.name} shows all; {entry.group}.path=FOLDER reads another folder"
                 pages = (f"from {page}" for page in entry.pages)
-                by_hand.append("\n  ".join([f"{entry.name} by hand: {how_by_hand(entry, chosen.folder)}", *pages, advice]))
+                by_hand.append(
+                    "\n  ".join([f"{entry.name} by hand: {how_by_hand(entry, chosen.folder)}", *pages, advice])
+                )
         elif entry.files:
             hint = f"it has {', '.join(file.path for file in entry.files)}"
             raise UsageError(f"no file of {entry.name} matches '{arguments.file}'", where="--file", hint=hint)

@@ -18,6 +18,7 @@ from orca_cli.exceptions import UnavailableError
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
 
+_AGAIN = 3  # lines that a killed process may not have sent
 _LONGEST = 500  # characters of a setting; MLflow refuses longer ones in some versions
 _NOT_SHOWN = ("tracker", "paths")  # where a run is written to, and what shows it
 _NAMELESS = re.compile(r"[^\w./ -]")  # MLflow takes no other characters in names
@@ -35,7 +36,8 @@ class Curves:
     Args:
         tracker: started, with the settings of the run.
         end: ends its run, given how ours ended.
-        continues: whether the tracker has the lines of earlier attempts, which the first `rewind` of each stage brings.
+        continues: whether the tracker has the lines of earlier attempts, which the first `rewind` of each stage brings; the
+            last ones are given again.
         has_steps: whether lines go at a step; otherwise they have a number STAGE/epoch.
     """
 
@@ -59,7 +61,7 @@ class Curves:
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
         """Give those of the lines that the tracker has not had."""
         if self._continues and stage not in self._given:
-            self._given[stage] = len(lines)
+            self._given[stage] = max(0, len(lines) - _AGAIN)
         for line in lines[self._given[stage] :]:
             self.record(stage, line)
 

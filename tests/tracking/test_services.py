@@ -10,7 +10,7 @@ from orca_cli.tracking import services
 
 SECRET = "k" * 40
 LINES = [{"epoch": epoch, "train_loss": 1 / epoch, "validation_error": None} for epoch in range(1, 5)]
-POINTS = [(1, 1.0), (2, 1 / 2), (3, 1 / 3), (3, 1 / 3), (4, 1 / 4)]  # the third line is sent by both attempts
+POINTS = [(epoch, 1 / epoch) for epoch in (1, 2, 3, 1, 2, 3, 3, 4)]  # a killed process may not have sent its last
 SETTINGS = {"train.lr": 0.5, "train.clip": None, "seed": 3, "task.text": "x" * 600, "paths.runs": "/home/me"}
 RESULT = {
     "error": {"value": 0.25, "others": {"F1 (macro)": 0.5, "undefined": None}},
@@ -90,7 +90,7 @@ def test_event_files_have_every_point_and_the_settings_in_one_run(folder):
     events.Reload()
     curve = [(event.step, pytest.approx(event.value)) for event in events.Scalars("finetune/train_loss")]
     assert curve == POINTS
-    assert [(event.step, event.value) for event in events.Scalars("align/loss")] == [(0, 2.0)]
+    assert {(event.step, event.value) for event in events.Scalars("align/loss")} == {(0, 2.0)}
     assert events.Scalars("final/test_error")[0].value == 0.25
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"train.lr" in content

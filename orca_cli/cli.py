@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import keyword
 import os
 import signal
 import sys
@@ -46,7 +45,6 @@ _COMPUTING = (
     "score",
     "distance",
     "data check",
-    "data import",
     "body get",
 )
 
@@ -145,7 +143,7 @@ def _dispatch(words: list[str], wants_traceback: bool, program: Callable[..., in
             hint = _replacement(words[0], command.VERBS, f"{name} ")
             raise UsageError(f"no such command: '{name} {words[0]}'", hint=hint)
         name, verb, words = f"{name} {words[0]}", words[0], words[1:]
-        command = importlib.import_module(f"{command.__name__}.{verb}{'_' * keyword.iskeyword(verb)}")
+        command = importlib.import_module(f"{command.__name__}.{verb}")
     for option in (word.partition("=")[0] for word in words):
         if option.startswith("--") and (hint := retired.COMMANDS.get(f"{name} {option}")):
             raise UsageError(f"no such option: '{option}'", hint=hint)

@@ -82,11 +82,11 @@ def expected(file: DataFile, folder: Path) -> str | None:
     Raises:
         ChecksumError: the record is damaged.
     """
-    return file.sha256 or recorded(folder).get(file.path, {}).get("sha256")
+    return file.sha256 or _read(folder)["files"].get(file.path, {}).get("sha256")
 
 
-def verify(file: DataFile, folder: Path, origin: str = "found here") -> str:
-    """Compare a file with what it should be, and return its SHA-256; `origin` is recorded if it is seen for the first time.
+def verify(file: DataFile, folder: Path) -> str:
+    """Compare a file with what it should be, and return its SHA-256, which is recorded if it is seen for the first time.
 
     Raises:
         ChecksumError: it differs from the published or the recorded one.
@@ -98,21 +98,11 @@ def verify(file: DataFile, folder: Path, origin: str = "found here") -> str:
         advice = "" if file.sha256 else f"; if this file is right, delete {folder / CHECKSUMS}"
         text = f"its SHA-256 is {digest}, but the one {which} is {known}"
         raise ChecksumError(text, where=str(path), hint=f"{_AGAIN}{advice}")
-    if known is None:
-        check_md5(file, path)
-    record(folder, file.path, path.stat().st_size, digest, origin)
-    return digest
-
-
-def check_md5(file: DataFile, path: Path) -> None:
-    """Compare a file at `path` with the MD5 that was published for it, if any.
-
-    Raises:
-        ChecksumError: it differs.
-    """
-    if file.md5 is not None and (found := md5_file(path)) != file.md5:
+    if known is None and file.md5 is not None and (found := md5_file(path)) != file.md5:
         text = f"its MD5 is {found}, but the one published is {file.md5}"
         raise ChecksumError(text, where=str(path), hint=_AGAIN)
+    record(folder, file.path, path.stat().st_size, digest, "found here")
+    return digest
 
 
 def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None:
@@ -123,15 +113,6 @@ def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None
         at = storage.now().isoformat(timespec="seconds")
         content["files"][name] = {"bytes": size, "sha256": digest, "from": origin, "at": at}
         storage.write_json(folder / CHECKSUMS, content)
-
-
-def recorded(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the recorded files by name: bytes, sha256, from, at.
-
-    Raises:
-        ChecksumError: the record is damaged.
-    """
-    return _read(folder)["files"]
 
 
 def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
@@ -145,7 +126,7 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
     archive = folder / file.path
     if file.unpack is None or not archive.is_file():
         return 0
-    digest = recorded(folder).get(file.path, {}).get("sha256")
+    digest = _read(folder)["files"].get(file.path, {}).get("sha256")
     note = _read(folder)["unpacked"].get(file.path, {})
     held = {folder / name: size for name, size in _unpacked(folder, file).items()}
     is_whole = all(path.is_file() and path.stat().st_size == size for path, size in held.items())

@@ -20,6 +20,7 @@ from orca_cli.outcome import Outcome, ended_by
 from orca_cli.runs import claim
 from orca_cli.runs.directory import SUMMARY, RunDirectory, RunName, read_or_empty
 from orca_cli.runs.preprocessing import write_body_config, write_preprocessing
+from orca_cli.runs.settings import flat
 from orca_cli.tracking.guarded import Guarded
 from orca_cli.tracking.json_lines import FILE as JSON_LINES
 from orca_cli.tracking.json_lines import JsonLines
@@ -160,13 +161,12 @@ def _track(job: Composed, folder: RunDirectory) -> None:
 
     def make() -> Any:
         storage.make_folder(folder.tracker)
-        return parts.build(node, "tracker", settings=job.stored, **given)
+        return parts.build(node, "tracker", settings=dict(flat(job.stored)), **given)
 
     tracker = Guarded(make, node[parts.TARGET].rpartition(".")[2])
     tracker.start()
     for stage in ("align", "finetune"):
-        if lines := storage.read_json_lines(folder.stage(stage) / JSON_LINES):
-            tracker.rewind(stage, lines)
+        tracker.rewind(stage, storage.read_json_lines(folder.stage(stage) / JSON_LINES))
     folder.attach(tracker)
 
 

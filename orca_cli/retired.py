@@ -4,14 +4,14 @@ from __future__ import annotations
 
 # `orca COMMAND`, or `orca COMMAND OPTION` -> what to do in its place.
 COMMANDS = {
-    "select": "nothing predicted which body is best (docs/evidence/body-ranking.md): compare short runs, "
-    "orca run -m body=A,B budget=quick, then orca report",
+    "select": "no measure before fine-tuning predicts the error (docs/evidence/body-ranking.md): run the bodies, "
+    "orca run -m body=A,B seed=0,1,2, then orca report --against body=A",
     "pack": "archive the folder of runs, such as with tar; orca score computes their errors again from saved predictions",
     "verify": "orca score RUN computes an error again from saved predictions, orca doctor RUN checks a run's files",
-    "body train": "orca run task=images task.path=FOLDER finetune=scratch trains from random weights; body.checkpoint=FOLDER "
-    "takes any pretrained body",
-    "data import": "task.path=FOLDER reads files where they are, and orca data list NAME says where they belong",
-    "doctor --resume-test": "interrupt a run and type it again: a resume that cannot be exact is refused",
+    "body train": "body.checkpoint=FOLDER takes any folder that transformers' save_pretrained wrote",
+    "data import": "orca data list NAME says where files belong, orca data get NAME verifies and unpacks them there; "
+    "task.path=FOLDER reads them where they are",
+    "doctor --resume-test": "kill a run and type it again: it resumes exactly, or is refused; tests/reliability measures that",
     "report --watch": "watch orca report prints it again every two seconds",
     "report --curves": "curves are in orca report --open, and in each run's metrics.jsonl",
 }

@@ -18,11 +18,9 @@ import argparse
 import copy
 import json
 import os
-import statistics
+import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from orca_cli import compose, experiment
 from orca_cli.runs import claim
@@ -42,6 +42,7 @@ from orca_cli.tasks.shared.samples import ArraySamples
 from orca_cli.terminal import LogReporter
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import predict, score
+from scripts.benchmarks import Seconds, command_line, medians, now, ratios, since, timed
 
 _BLOCK = 2**16  # samples that are written at once
 _EVAL_BATCH = 256
@@ -86,12 +87,8 @@ class Ours:
     def __init__(self, built: Any, config: Config, engine: Engine) -> None:
         self._model = copy.deepcopy(built.model).to(engine.device)
         mine: Any = SimpleNamespace(model=self._model, loss=nn.CrossEntropyLoss(), task=built.task)
-        self._plan, self._engine, self._validation = (
-            TrainingPlan(config, mine, engine, steps=10**6),
-            engine,
-            built.task.validation,
-        )
-        self._next = 0
+        self._plan = TrainingPlan(config, mine, engine, steps=10**6)
+        self._engine, self._validation, self._next = engine, built.task.validation, 0
         self.per_epoch = self._plan.per_epoch
 
     def steps(self, count: int) -> None:
@@ -113,11 +110,8 @@ class Plain:
     def __init__(self, built: Any, config: Config, engine: Engine) -> None:
         self.model = copy.deepcopy(built.model).to(engine.device)
         self._task, self._train, self._device = built.task, config.train, engine.device
-        self._context = {
-            "device_type": engine.device.type,
-            "dtype": torch.bfloat16,
-            "enabled": engine.precision == "bf16",
-        }
+        is_mixed = engine.precision == "bf16"
+        self._context = {"device_type": engine.device.type, "dtype": torch.bfloat16, "enabled": is_mixed}
         self._loss = nn.CrossEntropyLoss()
         self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=self._train.lr, weight_decay=0.0)
         self._rng = np.random.default_rng(0)
@@ -216,50 +210,22 @@ def trainer(built: Any, config: Config, engine: Engine, folder: Path, after: Cal
     )
 
 
-Times = list[tuple[float, float]]  # seconds of blocks, by the clock and of the processor
+Times = dict[str, list[Seconds]]  # of blocks, by who took them
 
 
-def compare(seconds: dict[str, Times]) -> dict[str, Any]:
+def compare(seconds: Times) -> dict[str, Any]:
     """Return the medians of the blocks' seconds and of their ratios to ours."""
-
-    def ratio(other: str, kind: int) -> float:
-        pairs = zip(seconds[other], seconds["ours"], strict=True)
-        return round(statistics.median(one[kind] / mine[kind] for one, mine in pairs), 3)
-
-    others = [name for name in seconds if name != "ours"]
-    return {
-        "ms": {
-            name: round(1000 * statistics.median(clock for clock, _ in times), 1) for name, times in seconds.items()
-        },
-        **{f"ours over {name}": ratio(name, 0) for name in others},
-        **{f"ours over {name}, cpu": ratio(name, 1) for name in others},
-        "blocks": len(seconds["ours"]),
-    }
-
-
-def now() -> tuple[float, float]:
-    """Return the time by the clock, and the processor's time of this process, in seconds."""
-    return time.perf_counter(), time.process_time()
-
-
-def since(begin: tuple[float, float], of: int) -> tuple[float, float]:
-    """Return the seconds since `begin` that each of several parts took."""
-    end = now()
-    return (end[0] - begin[0]) / of, (end[1] - begin[1]) / of
-
-
-@contextmanager
-def timed(times: Times, of: int = 1) -> Iterator[None]:
-    """Note the seconds of a block, each of several parts."""
-    begin = now()
-    yield
-    times.append(since(begin, of))
+    found: dict[str, Any] = {"ms": {name: round(1000 * medians(times)[0], 1) for name, times in seconds.items()}}
+    for name in ("plain", "trainer"):
+        clock, processor = ratios(seconds[name], seconds["ours"])
+        found |= {f"ours over {name}": round(clock, 3), f"ours over {name}, cpu": round(processor, 3)}
+    return found | {"blocks": len(seconds["ours"])}
 
 
 def step(built: Any, config: Config, engine: Engine, block: int, blocks: int) -> dict[str, Any]:
     """Compare the time of a step; the Trainer cannot be left and entered again, so the others take their turns inside it."""
     ours, plain = Ours(built, config, engine), Plain(built, config, engine)
-    seconds: dict[str, Times] = {"ours": [], "plain": [], "trainer": []}
+    seconds: Times = {"ours": [], "plain": [], "trainer": []}
     begin = (0.0, 0.0)
 
     def after(taken: int) -> None:
@@ -285,16 +251,15 @@ def step(built: Any, config: Config, engine: Engine, block: int, blocks: int) ->
 def epoch(built: Any, config: Config, engine: Engine, blocks: int) -> dict[str, Any]:
     """Compare an epoch with its validation."""
     ours, plain = Ours(built, config, engine), Plain(built, config, engine)
-    seconds: dict[str, Times] = {"ours": [], "plain": [], "trainer": []}
+    seconds: Times = {"ours": [], "plain": [], "trainer": []}
     for _ in range(blocks):
         with timed(seconds["plain"]):
             plain.epoch()
         with timed(seconds["ours"]):
             ours.epoch()
         with tempfile.TemporaryDirectory() as folder:
-            one = trainer(
-                built, config, engine, Path(folder), lambda _: None, num_train_epochs=1, eval_strategy="epoch"
-            )
+            more: dict[str, Any] = {"num_train_epochs": 1, "eval_strategy": "epoch"}
+            one = trainer(built, config, engine, Path(folder), lambda _: None, **more)
             with timed(seconds["trainer"]):
                 one.train()
     return compare(seconds)
@@ -303,7 +268,7 @@ def epoch(built: Any, config: Config, engine: Engine, blocks: int) -> dict[str, 
 def whole(job: Any, built: Built, engine: Engine, blocks: int) -> dict[str, Any]:
     """Compare stage 3 as a whole: epochs, choice of the best one, files, test."""
     config, test = built.config, built.task.open_test()
-    seconds: dict[str, Times] = {"ours": [], "plain": [], "trainer": []}
+    seconds: Times = {"ours": [], "plain": [], "trainer": []}
     for _ in range(blocks):
         first = copy.deepcopy(built.model)
         with tempfile.TemporaryDirectory() as name:
@@ -328,20 +293,12 @@ def whole(job: Any, built: Built, engine: Engine, blocks: int) -> dict[str, Any]
 def task(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
     """Compare step, epoch and whole run on a task, as `orca run` builds it."""
     engine = Engine(choose_device(arguments.device), arguments.precision)
-    words = [
-        *words,
-        "metric=none",
-        "train.epochs=3",
-        "train.warmup_epochs=0.5",
-        "train.batch_size=32",
-        "train.adapt_rate=false",
-        "train.weight_decay=0",
-        "train.clip=0",
-        "train.outer_rate=1",
-        "train.select=best",  # as the others: the same samples, and the best of the epochs
-    ]
+    alike = [  # to the others: the same samples, steps and choice
+        "metric=none", "train.epochs=3", "train.warmup_epochs=0.5", "train.batch_size=32", "train.adapt_rate=false",
+        "train.weight_decay=0", "train.clip=0", "train.outer_rate=1", "train.select=best",
+    ]  # fmt: skip
     with compose.session() as session:
-        job = session.compose([*words, f"precision={arguments.precision}"])
+        job = session.compose([*words, *alike, f"precision={arguments.precision}"])
     built = build(job.config, LogReporter())
     found = {"step": step(built, built.config, engine, 3, arguments.blocks)}
     if not arguments.steps_only:
@@ -352,9 +309,8 @@ def task(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
 
 def minilm(arguments: argparse.Namespace) -> dict[str, Any]:
     """Digits, one token a pixel."""
-    return task(
-        arguments, ["task=digits", "body=minilm", "task.train_size=160", "task.validation_size=64", "task.test_size=64"]
-    )
+    sizes = ["task.train_size=160", "task.validation_size=64", "task.test_size=64"]
+    return task(arguments, ["task=digits", "body=minilm", *sizes])
 
 
 def swin(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -363,43 +319,38 @@ def swin(arguments: argparse.Namespace) -> dict[str, Any]:
         return {"left out": "--swin FOLDER is not given"}
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        np.savez(
-            Path(folder) / "images.npz", x=rng.normal(size=(640, 3, 32, 32)).astype(np.float32), y=np.arange(640) % 10
-        )
+        x = rng.normal(size=(640, 3, 32, 32)).astype(np.float32)
+        np.savez(Path(folder) / "images.npz", x=x, y=np.arange(640) % 10)
         words = ["task=arrays", "task.kind=classes", f"task.train={folder}/images.npz", "body=swin_tiny"]
         return task(arguments, [*words, f"body.checkpoint={arguments.swin}"])
 
 
-def settings(epochs: int) -> Config:
-    """Return a configuration of stage 3 that leaves nothing to the budget."""
-    train = Train(
-        batch_size=32, epochs=epochs, lr=1e-4, weight_decay=0.0, warmup_epochs=0, clip=0, outer_rate=1, members=1
-    )
-    return Config(train=train)
+def small(folder: str, n: int, length: int, epochs: int) -> tuple[Any, Config]:
+    """Return the small model with samples on disk, and settings of stage 3 that leave nothing to the budget."""
+    samples = on_disk(Path(folder), n, length)
+    fixed: dict[str, Any] = {"weight_decay": 0.0, "warmup_epochs": 0, "clip": 0, "outer_rate": 1, "members": 1}
+    config = Config(train=Train(batch_size=32, epochs=epochs, lr=1e-4, **fixed))
+    return SimpleNamespace(model=Small(), task=SimpleNamespace(train=samples, validation=samples)), config
 
 
 def disk(arguments: argparse.Namespace) -> dict[str, Any]:
     """Samples in memory-mapped files, in random order."""
     engine = Engine(choose_device(arguments.device), arguments.precision)
-    config = settings(epochs=3)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        samples = on_disk(Path(folder), arguments.samples_read, 64)
-        built: Any = SimpleNamespace(model=Small(), task=SimpleNamespace(train=samples, validation=samples))
-        return {"samples": len(samples), "step": step(built, config, engine, 10, 2 * arguments.blocks)}
+        built, config = small(folder, arguments.samples_read, 64, epochs=3)
+        found = step(built, config, engine, 10, 2 * arguments.blocks)
+        return {"samples": len(built.task.train), "step": found}
 
 
 def size(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare steps over few and over many samples; an epoch's order, which grows with them, is shared by all its steps."""
     engine = Engine(choose_device(arguments.device), "fp32")
-    config = settings(epochs=10)
-    seconds: list[Times] = [[], []]
+    seconds: list[list[Seconds]] = [[], []]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         kinds: list[Ours] = []
-        order: Times = []
+        order: list[Seconds] = []
         for n in arguments.samples:
-            samples = on_disk(Path(folder), n, 16)
-            built: Any = SimpleNamespace(model=Small(), task=SimpleNamespace(train=samples, validation=samples))
-            kinds.append(Ours(built, config, engine))
+            kinds.append(Ours(*small(folder, n, 16, epochs=10), engine))
             with timed(order, kinds[-1].per_epoch):
                 np.random.default_rng(0).permutation(n)
             kinds[-1].steps(20)
@@ -410,14 +361,13 @@ def size(arguments: argparse.Namespace) -> dict[str, Any]:
     few, many = (
         [(one[0] + share[0], one[1] + share[1]) for one in times] for times, share in zip(seconds, order, strict=True)
     )
+    clock, processor = ratios(many, few)
     return {
         "samples": arguments.samples,
-        "ms a step": [round(1000 * statistics.median(clock for clock, _ in times), 3) for times in (few, many)],
+        "ms a step": [round(1000 * medians(times)[0], 3) for times in (few, many)],
         "of which the order, shared by the steps of an epoch": [round(1000 * share[0], 4) for share in order],
-        **{
-            name: round(statistics.median(one[kind] / other[kind] for one, other in zip(many, few, strict=True)), 4)
-            for kind, name in enumerate(("many over few", "many over few, cpu"))
-        },
+        "many over few": round(clock, 4),
+        "many over few, cpu": round(processor, 4),
     }
 
 
@@ -426,8 +376,7 @@ PARTS = {"minilm": minilm, "swin": swin, "disk": disk, "size": size}
 
 def main() -> None:
     """Run the chosen parts and print one JSON line each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)}; default: all")
+    parser = command_line(__doc__, PARTS)
     parser.add_argument("--swin", help="folder of a Swin checkpoint, for part swin")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
@@ -438,11 +387,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs=2, default=[10_000, 10_000_000], help="of part size")
     parser.add_argument("--samples-read", type=int, default=1_000_000, help="of part disk")
     arguments = parser.parse_args()
-    if unknown := set(arguments.part) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; allowed: {', '.join(PARTS)}")
     torch.set_num_threads(arguments.threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for part in arguments.part or PARTS:
+    for part in arguments.parts or PARTS:
         print(json.dumps({part: PARTS[part](arguments)}), flush=True)
 
 

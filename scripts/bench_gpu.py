@@ -17,11 +17,9 @@ the card, as torch's synchronisation debug mode reports it.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +28,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,7 +38,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from orca_cli import cli, compose, configuration, parts  # noqa: E402
+from orca_cli import cli, compose, configuration  # noqa: E402
 from orca_cli.exceptions import InterruptionError  # noqa: E402
 from orca_cli.interfaces import Features  # noqa: E402
 from orca_cli.stages import minutes  # noqa: E402
@@ -49,6 +48,7 @@ from orca_cli.stages.training_plan import TrainingPlan  # noqa: E402
 from orca_cli.terminal import LogReporter  # noqa: E402
 from orca_cli.training.engine import Engine, choose_precision  # noqa: E402
 from scripts import bench_metric  # noqa: E402
+from scripts.benchmarks import command_line, repeated, show  # noqa: E402
 from tests.checkpoints import save_tiny_bert  # noqa: E402
 
 VALUE, COSINE = 2e-3, 0.999  # within which a metric's value and gradient agree with the CPU's
@@ -125,29 +125,19 @@ class Bench:
         return [self._metric(name) for name in sorted(set(configuration.choices("metric")) - {"none"})]
 
     def _metric(self, name: str) -> Row:
-        metric = parts.build(configuration.content(configuration.choices("metric")[name]), "metric")
+        metric = bench_metric.metric_by_name(name)
         classes = 1 if getattr(metric, "least_classes", 1) == 1 else 3
-        clouds = [
-            bench_metric.features(self._size[points], self._size["width"], number, points, "cpu")
-            for points, number in (("points", self._size["classes"]), ("target", classes))
-        ]
-        if getattr(metric, "samples_source", False):  # is given as many source points as target points
-            clouds[0] = _first(clouds[0], len(clouds[1].x))
-        found = {}
+        solves = []
         for device in (torch.device("cpu"), self._card.device):
-            source, target = (_on(cloud, device) for cloud in clouds)
-            prepared = {key: value.to(device) for key, value in metric.prepare(source).items()}
-
-            def solve(source: Any = source, target: Any = target, prepared: Any = prepared) -> tuple[float, Any]:
-                z = target.x.detach().requires_grad_()
-                value = metric.distance(source, prepared, Features(z, target.labels, target.num_classes)).value
-                value.backward()
-                return float(value.detach()), z.grad.cpu().double()
-
-            found[device.type] = (*solve(), self._seconds(solve), solve)
-        (here, slope, cpu_s, _), (there, other, s, solve) = found.values()
+            source, target = self._clouds(classes, device)
+            if getattr(metric, "samples_source", False):  # is given as many source points as target points
+                points = len(target.x)
+                source = Features(source.x[:points], source.labels[:points], source.num_classes)
+            solves.append(partial(bench_metric.with_metric(name), source, target))
+        (cpu_s, (here, slope, _)), (s, (there, other, _)) = (self._timed(solve) for solve in solves)
         with self._card.waits() as waits:
-            solve()
+            solves[1]()
+        slope, other = torch.from_numpy(slope).double(), torch.from_numpy(other).double()
         cosine = float(torch.nn.functional.cosine_similarity(slope.flatten(), other.flatten(), dim=0))
         off = abs(there - here) / max(abs(here), 1e-6)
         return {
@@ -157,22 +147,16 @@ class Bench:
             "ms": 1000 * s,
             "times faster than the CPU": cpu_s / s,
             "waits": waits[0],
-            "peak MB": self._card.peak_mb(solve),
+            "peak MB": self._card.peak_mb(solves[1]),
             "ok": off < VALUE and cosine > COSINE,
         }
 
     def geomloss(self) -> list[Row]:
         """Compare the time of a class and step with geomloss on the same card."""
-        source, target = (
-            _on(
-                bench_metric.features(self._size[points], self._size["width"], number, points, "cpu"), self._card.device
-            )
-            for points, number in (("points", self._size["classes"]), ("target", 1))
-        )
-        solvers = {"geomloss": bench_metric.with_geomloss} | {
-            name: bench_metric.with_metric(name) for name in ("otdd", "otdd_reference")
-        }
-        seconds = {name: self._seconds(lambda solve=solve: solve(source, target)) for name, solve in solvers.items()}
+        source, target = self._clouds(1, self._card.device)
+        solvers = {"geomloss": bench_metric.with_geomloss}
+        solvers |= {name: bench_metric.with_metric(name) for name in ("otdd", "otdd_reference")}
+        seconds = {name: self._timed(partial(solve, source, target))[0] for name, solve in solvers.items()}
         return [
             {"solver": name, "ms": 1000 * s, "times faster than geomloss": seconds["geomloss"] / s}
             for name, s in seconds.items()
@@ -203,7 +187,7 @@ class Bench:
             precision.append(engine.precision)
         rows = []
         for stage, step in found[self._card.device.type].items():
-            seconds, cpu_s = self._seconds(step), self._seconds(found["cpu"][stage])
+            seconds, cpu_s = self._timed(step)[0], self._timed(found["cpu"][stage])[0]
             with self._card.waits() as waits:
                 step()
             peak = self._card.peak_mb(step)
@@ -259,28 +243,17 @@ class Bench:
         settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": max(1.0, self.left_s())}
         return subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, check=False, **settings)  # noqa: S603
 
-    def _seconds(self, work: Callable[[], object], repeats: int = 5) -> float:
-        """Return the median seconds of some work, warm."""
-        work()
-        times = []
-        for _ in range(repeats):
-            self._card.settle()
-            begin = time.perf_counter()
-            work()
-            self._card.settle()
-            times.append(time.perf_counter() - begin)
-        return statistics.median(times)
+    def _clouds(self, classes: int, device: torch.device) -> list[Any]:
+        """Return a source, and a target of some classes."""
+        sizes = (("points", self._size["classes"]), ("target", classes))
+        return [bench_metric.features(self._size[key], self._size["width"], n, key, device) for key, n in sizes]
+
+    def _timed(self, work: Callable[[], Any]) -> tuple[float, Any]:
+        """Return the median seconds of some work, warm, and what it returned."""
+        return repeated(work, 5, self._card.settle)
 
 
 PARTS = ("tests", "metrics", "geomloss", "steps", "runs", "finetune")
-
-
-def _on(cloud: Any, device: torch.device) -> Any:
-    return Features(cloud.x.to(device), cloud.labels.to(device), cloud.num_classes)
-
-
-def _first(cloud: Any, points: int) -> Any:
-    return Features(cloud.x[:points], cloud.labels[:points], cloud.num_classes)
 
 
 def measure(bench: Bench, names: list[str]) -> dict[str, Any]:
@@ -293,38 +266,23 @@ def measure(bench: Bench, names: list[str]) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001 - the figures of the other parts are wanted
             rows = [{"failed": f"{type(error).__name__}: {error}", "ok": False}]
         found[name] = {"seconds": round(time.perf_counter() - begin, 1), "rows": rows}
-        show(name, found[name])
+        show(f"{name} ({found[name]['seconds']:.0f} s)", rows)
     return found
-
-
-def show(name: str, part: dict[str, Any]) -> None:
-    """Print one part."""
-    print(f"\n{name} ({part['seconds']:.0f} s)")
-    for row in part["rows"]:
-        cells = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
-        print("  " + ", ".join(cells), flush=True)
 
 
 def main() -> None:
     """Print the parts and write them to a file, with the name of the card."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"all by default: {', '.join(PARTS)}")
+    parser = command_line(__doc__, PARTS)
     parser.add_argument("--json", type=Path, default=Path("bench_gpu.json"), help="where the figures are written")
     arguments = parser.parse_args()
-    if unknown := set(arguments.parts) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; allowed: {', '.join(PARTS)}")
     if not torch.cuda.is_available():
         sys.exit("bench_gpu: no CUDA device on this machine; nothing was measured")
     card = Card()
     sizes = {"points": 2000, "width": 384, "classes": 8, "target": 128}
     words = ["task.train_size=512", "train.epochs=3", "train.warmup_epochs=1", "align.epochs=6", "align.select=last"]
     bench = Bench(card, sizes, words, MINILM)
-    record = {
-        "card": card.name,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    time_now = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {"card": card.name, "torch": torch.__version__, "cuda": torch.version.cuda, "time": time_now}
     print(f"{card.name}, torch {torch.__version__}")
     record["parts"] = measure(bench, arguments.parts or list(PARTS))
     arguments.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -3,8 +3,6 @@
     python scripts/bench_metric.py                          parts a and b at a size that takes minutes
     python scripts/bench_metric.py a --points 5000 --width 768 --classes 10 --target 128
     python scripts/bench_metric.py c --runs runs --json     stage 2 as a share of stage 3 in completed runs
-    python scripts/bench_metric.py d                        the same, projected for the paper's 13 tasks: scripts/paper_sizes.py
-    python scripts/bench_metric.py d --metric otdd mmd --tasks jsb ninapro
 
     a  every solver against geomloss and POT, for one class and step
     b  how the time of a call grows when one of n, d, k, m is doubled
@@ -16,7 +14,6 @@ with its self terms, and the gradient. Features are layer-normed points around c
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import multiprocessing
@@ -29,7 +26,10 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from scripts.benchmarks import command_line, repeated, show  # noqa: E402
+
 REG = 0.1
 SOLVERS = ("geomloss", "pot", "otdd", "otdd_exact", "otdd_reference", "otdd_gaussian", "minibatch_ot")
 
@@ -75,17 +75,22 @@ def with_pot(source: Any, target: Any) -> tuple[float, np.ndarray]:
     return float(ot.emd2([], [], (cost + between[labels][:, None]) / 2, numItermax=10**7)), np.zeros(z.shape)
 
 
-def with_metric(name: str) -> Callable[[Any, Any], tuple[float, np.ndarray, float]]:
-    """Return a solver of ours by its name in conf/metric: value, gradient, and seconds of the one-time set-up."""
+def metric_by_name(name: str) -> Any:
+    """Return a metric of ours by its name in conf/metric."""
     from orca_cli import configuration, parts
 
-    metric = parts.build(configuration.content(configuration.choices("metric")[name]), "metric")
+    return parts.build(configuration.content(configuration.choices("metric")[name]), "metric")
+
+
+def with_metric(name: str) -> Callable[[Any, Any], tuple[float, np.ndarray, float]]:
+    """Return a solver of ours: value, gradient, and seconds of the one-time set-up."""
+    metric = metric_by_name(name)
     state: dict[str, Any] = {}
 
     def solve(source: Any, target: Any) -> tuple[float, np.ndarray, float]:
         if not state:
             begin = time.perf_counter()
-            state["prepared"] = metric.prepare(source)
+            state["prepared"] = {key: value.to(source.x.device) for key, value in metric.prepare(source).items()}
             state["seconds"] = time.perf_counter() - begin
         z = target.x.detach().requires_grad_()
         value = metric.distance(source, state["prepared"], type(target)(z, target.labels, target.num_classes)).value
@@ -104,14 +109,9 @@ def one(solver: str, points: int, width: int, classes: int, target: int, device:
     cloud = features(target, width, 1, "target", device)
     solve: Any = {"geomloss": with_geomloss, "pot": with_pot}.get(solver) or with_metric(solver)
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = solve(source, cloud)
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        result = solve(source, cloud)
-        times.append(time.perf_counter() - begin)
+    seconds, result = repeated(lambda: solve(source, cloud), repeats)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    record = {"value": result[0], "gradient": result[1], "seconds": sorted(times)[len(times) // 2]}
+    record = {"value": result[0], "gradient": result[1], "seconds": seconds}
     setup = result[2] if len(result) > 2 else 0.0
     out.put(record | {"setup_s": setup, "memory_mb": (peak - base) / 1024})
 
@@ -134,40 +134,28 @@ def against_baselines(size: dict[str, int], device: str) -> list[dict[str, Any]]
     rows = []
     for name, record in records.items():
         norms = np.linalg.norm(record["gradient"]) * np.linalg.norm(base["gradient"])
-        rows.append(
-            {
-                "solver": name,
-                "value": record["value"],
-                "value / exact": record["value"] / exact["value"],
-                "gradient cosine with geomloss": float((record["gradient"] * base["gradient"]).sum() / norms)
-                if norms
-                else None,
-                "seconds": record["seconds"],
-                "times faster than geomloss": base["seconds"] / record["seconds"],
-                "set-up, s": record["setup_s"],
-                "memory, MB": record["memory_mb"],
-            }
+        row = {"solver": name, "value": record["value"], "value / exact": record["value"] / exact["value"]}
+        row["gradient cosine with geomloss"] = (
+            float((record["gradient"] * base["gradient"]).sum() / norms) if norms else None
         )
+        row |= {"seconds": record["seconds"], "times faster than geomloss": base["seconds"] / record["seconds"]}
+        rows.append(row | {"set-up, s": record["setup_s"], "memory, MB": record["memory_mb"]})
     return rows
 
 
 def growth(size: dict[str, int], device: str) -> list[dict[str, Any]]:
     """Double each of n, d, k, m in turn, and return how the seconds of a call and of the set-up grow."""
-    half = {"points": size["points"] // 2, "width": size["width"], "classes": size["classes"], "target": size["target"]}
+    half = size | {"points": size["points"] // 2}
     rows = []
     for metric in ("otdd", "minibatch_ot"):
         start = measure(metric, half, device, 3)
         for key in half:
             record = measure(metric, half | {key: 2 * half[key]}, device, 3)
-            rows.append(
-                {
-                    "metric": metric,
-                    "doubled": key,
-                    "call": record["seconds"] / start["seconds"],
-                    "set-up": record["setup_s"] / max(start["setup_s"], 1e-9),
-                    "memory": record["memory_mb"] / max(start["memory_mb"], 1e-9),
-                }
-            )
+            growths = {
+                name: record[figure] / max(start[figure], 1e-9)
+                for name, figure in (("call", "seconds"), ("set-up", "setup_s"), ("memory", "memory_mb"))
+            }
+            rows.append({"metric": metric, "doubled": key, **growths})
     return rows
 
 
@@ -183,48 +171,23 @@ def shares(runs: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def projection(metrics: list[str], tasks: list[str]) -> list[dict[str, Any]]:
-    """Return stage 2 as a share of stage 3 at the paper's sizes; each row is printed to standard error when it is there."""
-    sys.path.insert(0, str(ROOT))
-    from scripts import paper_sizes
-
-    rows = []
-    for row in paper_sizes.rows(list(metrics) or [None], tasks):
-        rows.append(row)
-        print(_line(row), file=sys.stderr, flush=True)
-    return rows
-
-
-def _line(row: dict[str, Any]) -> str:
-    known = {key: value for key, value in row.items() if value is not None}
-    return ", ".join(
-        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in known.items()
-    )
-
-
 def main() -> None:
     """Print the tables, or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "parts", nargs="*", metavar="part", help="a, b, c, d; a and b by default, and c where --runs is given"
-    )
+    parser = command_line(__doc__, "abc")
     for name, default in (("points", 2000), ("width", 384), ("classes", 8), ("target", 128)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--runs", type=Path, help="folder of runs, for part c")
-    parser.add_argument("--metric", nargs="*", default=[], help="metrics of part d; a run's own by default")
-    parser.add_argument("--tasks", nargs="*", default=[], help="tasks of part d; all 13 by default")
+    parser.add_argument("--runs", type=Path, help="folder of runs, for part c; without it, a and b are all")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     chosen = arguments.parts or ["a", "b", *(["c"] if arguments.runs else [])]
-    if set(chosen) - set("abcd") or ("c" in chosen and arguments.runs is None):
-        parser.error("parts are a, b, c (with --runs) and d")
+    if "c" in chosen and arguments.runs is None:
+        parser.error("part c needs --runs")
     size = {name: getattr(arguments, name) for name in ("points", "width", "classes", "target")}
     parts = {
         "a": ("against geomloss and POT, per class and step", lambda: against_baselines(size, arguments.device)),
         "b": ("ratio when one size is doubled", lambda: growth(size, arguments.device)),
         "c": ("stage 2 as a share of stage 3", lambda: shares(arguments.runs)),
-        "d": ("projected for the paper's sizes", lambda: projection(arguments.metric, arguments.tasks)),
     }
     tables = {title: measured() for title, measured in (parts[part] for part in chosen)}
     if arguments.json:
@@ -232,9 +195,7 @@ def main() -> None:
         return
     print(", ".join(f"{name} {value}" for name, value in size.items()))
     for title, rows in tables.items():
-        print(f"\n{title}")
-        for row in rows:
-            print("  " + _line(row))
+        show(title, rows)
 
 
 if __name__ == "__main__":

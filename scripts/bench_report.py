@@ -9,17 +9,13 @@ to open the page, where there is one.
 
 from __future__ import annotations
 
-import argparse
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from scripts.benchmarks import command_line, process  # noqa: E402
 from tests import browser  # noqa: E402
 from tests.report.trees import add_environment, add_run, details  # noqa: E402
 
@@ -41,22 +37,16 @@ def make(folder: Path, count: int) -> None:
         add_environment(add_run(folder, seed=seed, value=value, **names, **details(seed, metric=metric)))
 
 
-def measure(words: list[str]) -> str:
-    """Run one command in a process of its own, and return what it took; its standard output goes to a file."""
-    with tempfile.TemporaryFile() as out:
-        start = time.monotonic()
-        process = subprocess.Popen([sys.executable, "-m", "orca_cli", *words], stdout=out, cwd=ROOT)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.monotonic() - start
-        if status:
-            raise SystemExit(f"orca {' '.join(words)}: exit status {status}")
-        busy, memory, size = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, os.fstat(out.fileno()).st_size
-        return f"{seconds:6.2f} s (processor {busy:5.2f} s)  {memory:5.0f} MiB  {size / 1000:6.0f} kB"
+def measure(*words: str) -> str:
+    """Run one command in a process of its own, and return what it took."""
+    found = process(*words)
+    busy, memory, size = found["processor_s"], found["peak_bytes"] / 2**20, found["output_bytes"]
+    return f"{found['seconds']:6.2f} s (processor {busy:5.2f} s)  {memory:5.0f} MiB  {size / 1000:6.0f} kB"
 
 
 def main() -> None:
     """Make the folders and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10000], metavar="N")
     parser.add_argument("--folder", type=Path, help="where to keep the folders for later calls; default: removed again")
     arguments = parser.parse_args()
@@ -67,10 +57,10 @@ def main() -> None:
                 make(folder, count)
             for words in ([], ["--against", "metric=none"], ["--format", "html"]):
                 text = " ".join(words) or "table"
-                print(f"{count:6} runs  {text:22} {measure(['report', str(folder), *words])}", flush=True)
+                print(f"{count:6} runs  {text:22} {measure('report', str(folder), *words)}", flush=True)
             if (program := browser.path()) is not None:
                 page = Path(temporary) / "page.html"
-                measure(["report", str(folder), "--format", "html", "--out", str(page)])
+                measure("report", str(folder), "--format", "html", "--out", str(page))
                 with browser.started(program) as started:
                     print(f"{count:6} runs  opened in a browser in {started.open(page.as_uri()):.2f} s", flush=True)
 

@@ -196,32 +196,29 @@ def main() -> int:
         "--to", type=Path, default=default_folders()["data"], metavar="DATA", help="default: paths.data"
     )
     arguments = parser.parse_args()
-    raw, study = arguments.source, arguments.to / "study"
+    raw, to = arguments.source, arguments.to
+    study, every = to / "study", to / "whole"
 
     def make_images() -> None:
         task, source = images(raw)
         write(study / "cifar10.npz", task)
         write(study / "cifar10_source.npz", source)
 
-    def copy_jsb() -> None:
-        (arguments.to / "jsb").mkdir(parents=True, exist_ok=True)
-        print(shutil.copyfile(raw / "jsb" / "JSB_Chorales.mat", arguments.to / "jsb" / "JSB_Chorales.mat"))
+    def copy(source: Path, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        print(shutil.copyfile(source, target))
 
-    def copy_peptides() -> None:
-        (arguments.to / "whole").mkdir(parents=True, exist_ok=True)
-        print(shutil.copyfile(peptides_file(raw), arguments.to / "whole" / "peptides.csv"))
-
-    made = [make(name, lambda name=name: write(study / f"{name}.npz", series(raw, name))) for name in SERIES]  # type: ignore[misc]
-    made.append(make("watch", lambda: write(study / "watch.npz", watch(raw))))
-    made.append(make("peptides", lambda: write(study / "peptides.npz", peptides(raw))))
-    made.append(make("cifar10", make_images))
-    made.append(make("jsb", copy_jsb))
-    made += [
-        make(name, lambda name=name: write_whole(arguments.to / "whole" / f"{name}.npz", whole(raw, name)))
-        for name in WHOLE
-    ]  # type: ignore[misc]
-    made.append(make("peptides", copy_peptides))
-    write_whole(arguments.to / "whole" / "frequency.npz", frequency())
+    jobs: list[tuple[str, Callable[[], None]]] = [
+        *((name, lambda name=name: write(study / f"{name}.npz", series(raw, name))) for name in SERIES),  # type: ignore[misc]
+        ("watch", lambda: write(study / "watch.npz", watch(raw))),
+        ("peptides", lambda: write(study / "peptides.npz", peptides(raw))),
+        ("cifar10", make_images),
+        ("jsb", lambda: copy(raw / "jsb" / "JSB_Chorales.mat", to / "jsb" / "JSB_Chorales.mat")),
+        *((name, lambda name=name: write_whole(every / f"{name}.npz", whole(raw, name))) for name in WHOLE),  # type: ignore[misc]
+        ("peptides", lambda: copy(peptides_file(raw), every / "peptides.csv")),
+    ]
+    made = [make(name, work) for name, work in jobs]
+    write_whole(every / "frequency.npz", frequency())
     return 0 if all(made) else 1
 
 

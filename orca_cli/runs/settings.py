@@ -22,7 +22,7 @@ def settings(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError, UnsafeError: the file is missing, damaged, or none of settings.
     """
-    return dict(_flat(configuration.content(path / FILE), ""))
+    return dict(flat(configuration.content(path / FILE)))
 
 
 def setting(path: Path, key: str) -> Any:
@@ -63,10 +63,11 @@ def _plain_value(text: str, key: str) -> str | None:
     return value if value and not is_continued and value[1:2] not in _NOT_PLAIN else None
 
 
-def _flat(node: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values of nested settings; lists are values."""
     for key, value in node.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

@@ -17,6 +17,7 @@ from orca_cli.terminal import log
 _PATIENCE_S = 120.0  # imports on a cold disk, a database that is made, what is left to upload
 _LAST_S = 5.0  # of a run that was told to stop
 _POLL_S = 0.05
+_STEPS = {"start": "its start", "record": "a line", "rewind": "a line", "ended": "the end of the run"}
 
 
 class Guarded:
@@ -33,7 +34,7 @@ class Guarded:
 
     def __init__(self, make: Callable[[], Recorder], name: str, *, patience_s: float = _PATIENCE_S) -> None:
         self._make, self._name, self._patience_s = make, name, patience_s
-        self._calls: queue.SimpleQueue[tuple[str, Callable[[Recorder], None]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
         self._started, self._done, self._lost = threading.Event(), threading.Event(), threading.Event()
 
     def start(self) -> None:
@@ -48,40 +49,33 @@ class Guarded:
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Pass a line on."""
-        own = dict(line)
-        self._call("a line", lambda recorder: recorder.record(stage, own))
+        self._calls.put(("record", (stage, dict(line))))
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
         """Pass the lines on."""
-        own = list(map(dict, lines))
-        self._call("a line", lambda recorder: recorder.rewind(stage, own))
+        self._calls.put(("rewind", (stage, list(map(dict, lines)))))
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
         """Pass the end on and wait until the recorder has taken everything; a second call does nothing."""
         if self._lost.is_set() or self._done.is_set():
             return
-        self._call("the end of the run", lambda recorder: recorder.ended(state, result))
-        self._calls.put(None)
+        self._calls.put(("ended", (state, result)))
         patience_s = self._patience_s if state == "completed" else min(_LAST_S, self._patience_s)
         if not self._wait(self._done, patience_s):
             self._lose(f"has not taken everything within {patience_s:g} s of the run's end")
 
-    def _call(self, what: str, call: Callable[[Recorder], None]) -> None:
-        if not self._lost.is_set():
-            self._calls.put((what, call))
-
     def _work(self) -> None:
         recorder: Recorder | None = None
-        doing = "its start"
+        name = "start"
         try:
             recorder = self._make()
             self._started.set()
-            while not self._lost.is_set() and (next_one := self._calls.get()) is not None:
-                doing, call = next_one
-                call(recorder)
+            while not self._lost.is_set() and name != "ended":
+                name, arguments = self._calls.get()
+                getattr(recorder, name)(*arguments)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - what a tracker raises is not the run's business
             text = str(error) if isinstance(error, OrcaError) else f"{type(error).__name__}: {error}"
-            self._lose(f"failed at {doing}: {' '.join(text.split())}")
+            self._lose(f"failed at {_STEPS[name]}: {' '.join(text.split())}")
             if recorder is not None:
                 with suppress(Exception, SystemExit):
                     recorder.ended("failed", {})

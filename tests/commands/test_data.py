@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -223,7 +224,7 @@ def test_where_no_address_answers_the_error_says_how_to_place_the_file(here, orc
     folder = here / "home" / "data" / "mine"
     assert by_hand[0] == f"mine by hand: ask me for {folder}"
     assert by_hand[1] == "  from https://three.org/drive"
-    assert "orca data import DIR mine" in by_hand[2]
+    assert by_hand[2] == "  orca data list mine shows all; task.path=FOLDER reads another folder"
     assert not (here / "home" / "data" / "mine" / "a.npz").exists()
 
 
@@ -288,66 +289,6 @@ def test_ctrl_c_keeps_what_is_here_and_two_at_once_do_the_work_once(here, web):
     assert part.with_name("a.npz").read_bytes() == content
 
 
-@pytest.mark.parametrize("way", ["--copy", "--move", "--link"])
-def test_import_places_what_it_recognises(here, orca, way):
-    known = b"\x1f\x8bknown by content"
-    describe(here, files=[one("a.npz"), one("sub/b.gz", sha256=hashlib.sha256(known).hexdigest())])
-    describe(here, "other", files=[one("a.npz"), one("c.zip", members=["x/1"], unpack="zip")])
-    down = here / "down"
-    arrays(down / "a (1).npz")
-    arrays(down / "other" / "a.npz", seed=1)
-    (down / "renamed.gz").write_bytes(known)
-    archive(down / "what.bin", **{"x/1": b"1"})
-    (down / "letter.txt").write_text("hello")
-    sources = {name: (down / name).read_bytes() for name in ("a (1).npz", "other/a.npz", "renamed.gz", "what.bin")}
-    code, out, _ = orca("import", down, "--dry-run")
-    assert code == 0
-    assert "would be" in out
-    assert not (here / "home").exists()
-    code, out, err = orca("import", down, way)
-    assert code == 0, err
-    assert re.search(r"^not recognised +letter\.txt", out, flags=re.M)
-    assert "as sub/b.gz" in out
-    data = here / "home" / "data"
-    places = ["mine/a.npz", "other/a.npz", "mine/sub/b.gz", "other/c.zip"]
-    for place, source in zip(places, sources, strict=True):
-        assert (data / place).read_bytes() == sources[source]
-        assert (data / place).is_symlink() == (way == "--link")
-        assert (down / source).exists() == (way != "--move")
-    assert (data / "other" / "x" / "1").read_bytes() == b"1"
-    record = json.loads((data / "mine" / CHECKSUMS).read_text())["files"]["sub/b.gz"]
-    assert record["from"] == f"import of {down / 'renamed.gz'}"
-
-
-def test_import_overwrites_nothing_and_takes_no_page_for_data(here, orca):
-    published = hashlib.sha256(b"the one").hexdigest()
-    describe(here, files=[one("a.npz"), one("b.txt", sha256=published), one("c.npz"), one("d.npz", bytes=10**6)])
-    place = arrays(here / "home" / "data" / "mine" / "a.npz")
-    before = place.read_bytes()
-    down = here / "down"
-    newer = arrays(down / "a.npz", seed=1).read_bytes()
-    (down / "b.txt").write_text("another one")
-    (down / "c.npz").write_text("<html>quota exceeded</html>")
-    arrays(down / "d.npz")
-    code, out, err = orca("import", down)
-    assert code == 11
-    for words in ("another file is there", published, "a web page", "about 1,000,000 are expected"):
-        assert words in err
-    assert "\n\n" not in err
-    assert out.count("not placed") == 4
-    assert place.read_bytes() == before
-    assert sorted(path.name for path in place.parent.iterdir() if path.name[0] != ".") == ["a.npz"]
-    code, out, err = orca("import", down, "mine", "--force")
-    assert place.read_bytes() == newer
-    assert json.loads((place.parent / CHECKSUMS).read_text())["files"]["a.npz"]["sha256"] == storage.sha256_file(place)
-    assert out.count("not placed") == 3  # no force makes a page a file, or another file the published one
-    (down / "b.txt").unlink(), (down / "c.npz").unlink(), (down / "d.npz").unlink()
-    code, out, _ = orca("import", down)
-    assert code == 0
-    assert "already there" in out
-    assert orca("import", here / "nowhere")[0] == 2
-
-
 def test_published_md5_is_compared_once_and_the_sha256_ever_after(here, orca, web):
     content = archive(here / "z", **{"1": b"one"})
     md5 = hashlib.md5(content).hexdigest()
@@ -356,13 +297,6 @@ def test_published_md5_is_compared_once_and_the_sha256_ever_after(here, orca, we
     assert code == 13
     assert f"not {md5}" in err
     place = here / "home" / "data" / "mine" / "a.npz"
-    assert not place.exists()
-    down = here / "down"
-    down.mkdir()
-    (down / "a.npz").write_bytes(content + b"x")
-    code, out, err = orca("import", down, "--force")
-    assert code == 13
-    assert "the one published is" in err
     assert not place.exists()
     describe(here, files=[one("a.npz", f"{web.url}/bad", web.file("/good", content), md5=md5)])
     code, out, _ = orca("get", "mine")
@@ -420,28 +354,18 @@ def test_a_damaged_archive_does_not_stand_in_the_way_of_a_whole_one(here, orca, 
     web.file("/a", content)
     assert "1 file unpacked" in orca("get", "mine")[1]
     assert (folder / "1.txt").read_bytes() == b"one" * 999
-    (here / "down").mkdir()
-    (here / "down" / "a.zip").write_bytes(damaged)
-    code, _, err = orca("import", here / "down", "mine", "--force")
-    assert code == 11
-    assert "damaged" in err
-    (here / "down" / "a.zip").write_bytes(content)
-    assert orca("import", here / "down", "mine")[0] == 0
 
 
 def test_an_archive_that_leaves_its_folder_is_refused(here, orca, web):
     content = archive(here / "z", **{"fine.txt": b"1", "../../../evil.txt": b"2"})
     describe(here, files=[one("a.zip", web.file("/a", content), unpack="zip")])
-    (here / "down").mkdir()
-    (here / "down" / "a.zip").write_bytes(content)
-    for words in (["get", "mine"], ["import", here / "down", "mine"]):
-        code, _, err = orca(*words)
-        assert code == 12
-        assert "leads out of the folder" in err
-        assert "by hand" not in err
-        assert "here, not unpacked" in orca("list", "mine")[1]
-        assert json.loads(orca("list", "mine", "--json")[1])["data_sets"][0]["state"] == "absent"
-        assert not list(here.rglob("evil.txt")) + list(here.rglob("fine.txt"))
+    code, _, err = orca("get", "mine")
+    assert code == 12
+    assert "leads out of the folder" in err
+    assert "by hand" not in err
+    assert "here, not unpacked" in orca("list", "mine")[1]
+    assert json.loads(orca("list", "mine", "--json")[1])["data_sets"][0]["state"] == "absent"
+    assert not list(here.rglob("evil.txt")) + list(here.rglob("fine.txt"))
 
 
 def check(orca, *words):
@@ -574,7 +498,8 @@ def test_check_of_the_published_chorales_and_tweets(here, orca):
     shared = Path(os.environ.get("ORCA_TEST_DATA", ROOT.parent / "shared")) / "data"
     if not (shared / "jsb" / "JSB_Chorales.mat").exists():
         pytest.skip("the published files are not here")
-    assert orca("import", shared, "jsb", "wnut17")[0] == 0
+    for name in ("jsb", "wnut17"):
+        shutil.copytree(shared / name, here / "home" / "data" / name)
     record = check(orca, "jsb")
     assert record["files"][0]["checksum"] == "as published"
     assert [split["n"] for split in record["splits"].values()] == [229, 76, 77]
@@ -594,7 +519,7 @@ def test_check_of_absent_data_says_what_to_do(here, orca):
     assert orca("check", "digits", "task.nothing=1")[0] == 10
 
 
-@pytest.mark.parametrize("words", [[], ["list"], ["get"], ["check"], ["import"], ["path"]], ids=str)
+@pytest.mark.parametrize("words", [[], ["list"], ["get"], ["check"], ["path"]], ids=str)
 def test_help_has_examples_and_is_fast(words):
     code = (
         "import sys; from orca_cli.cli import main\n"

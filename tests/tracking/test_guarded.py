@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from orca_cli.exceptions import UnavailableError
+from orca_cli.exceptions import OrcaError
 from orca_cli.terminal import log
 from orca_cli.tracking.guarded import Guarded
 
@@ -69,54 +69,35 @@ def raises(error):
     return act
 
 
-def test_everything_arrives_in_order_and_the_end_once(warnings):
-    made = []
-    use(Guarded(lambda: made.append(Fake()) or made[0], "fake"))
+def test_everything_arrives_in_order_and_as_it_was(warnings):
+    made, line = [], {"epoch": 3}
+    guarded = Guarded(lambda: made.append(Fake()) or made[0], "fake")
+    guarded.start()
+    guarded.rewind("finetune", [{"epoch": 2}])
+    guarded.record("finetune", line)
+    line["epoch"] = 4
+    guarded.ended("completed", {"x": 1})
+    guarded.ended("failed", {})
     assert made[0].calls == [
         ("start",),
-        ("rewind", "finetune", []),
-        ("record", "finetune", {"epoch": 1}),
-        ("record", "finetune", {"epoch": 2}),
+        ("rewind", "finetune", [{"epoch": 2}]),
+        ("record", "finetune", {"epoch": 3}),
         ("ended", "completed", {"x": 1}),
     ]
     assert not warnings
 
 
-def test_a_line_is_as_it_was_when_it_was_recorded():
-    made, line = [], {"epoch": 1}
-    guarded = Guarded(lambda: made.append(Fake()) or made[0], "fake")
-    guarded.start()
-    guarded.record("finetune", line)
-    line["epoch"] = 2
-    guarded.ended("completed", {})
-    assert made[0].calls[1] == ("record", "finetune", {"epoch": 1})
-
-
 @pytest.mark.parametrize("at", ["start", "rewind", "record", "ended"])
-@pytest.mark.parametrize(
-    "error",
-    [
-        ImportError("no module"),
-        OSError(errno.ENOSPC, "No space left on device"),
-        ConnectionError("two\nlines"),
-        SystemExit(1),
-    ],
-)
-def test_a_failure_is_one_line_and_nothing_more_is_asked_of_the_tracker(warnings, at, error):
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space"), OrcaError("two\nlines"), SystemExit(1)])
+def test_a_failure_is_one_line_and_the_tracker_is_closed(warnings, at, error):
     made = []
-    guarded = Guarded(lambda: made.append(None) or Fake(at, raises(error)), "fake")
-    use(guarded)
+    use(Guarded(lambda: made.append(Fake(at, raises(error))) or made[0], "fake"))
     (warning,) = warnings
     assert "tracker fake: failed at" in warning
+    assert " ".join(str(error).split()) in warning
     assert "the run goes on without it" in warning
     assert "\n" not in warning
-    assert len(made) == 1
-
-
-def test_a_missing_package_is_told_with_what_installs_it(warnings):
-    error = UnavailableError("needs a package", where="tracker", hint="pip install it")
-    use(Guarded(raises(error), "fake"))
-    assert "failed at its start: tracker: needs a package; pip install it; the run goes on" in warnings[0]
+    assert at == "start" or made[0].calls[-1] == ("ended", "failed", {})
 
 
 @pytest.mark.parametrize("at", ["start", "record", "ended"])
@@ -137,9 +118,3 @@ def test_no_step_waits_for_a_slow_tracker(let_go):
     assert time.monotonic() - start < 5
     let_go.set()
     guarded.ended("completed", {})
-
-
-def test_a_failed_tracker_is_closed(warnings):
-    fake = Fake("record", raises(ValueError("x")))
-    use(Guarded(lambda: fake, "fake"))
-    assert fake.calls[-1] == ("ended", "failed", {})

@@ -1,16 +1,22 @@
-"""W&B without a connection and MLflow in a local database, where the packages are installed."""
+"""What trackers are given; event files, W&B without a connection and MLflow in a local database, where they are installed."""
 
 import importlib.util
-import json
-import struct
 
 import pytest
 from accelerate import PartialState
 
+from orca_cli.exceptions import UnavailableError
+from orca_cli.tracking import services
+
 SECRET = "k" * 40
-LINES = [{"epoch": epoch, "train_loss": 1 / epoch} for epoch in range(1, 5)]
-SETTINGS = {"train": {"lr": 0.5, "clip": None}, "seed": 3}
-RESULT = {"error": {"value": 0.25, "others": {"F1 (macro)": 0.5}}}
+LINES = [{"epoch": epoch, "train_loss": 1 / epoch, "validation_error": None} for epoch in range(1, 5)]
+POINTS = [(epoch, 1 / epoch) for epoch in (1, 2, 3, 1, 2, 3, 3, 4)]  # a killed process may not have sent its last
+SETTINGS = {"train.lr": 0.5, "train.clip": None, "seed": 3, "task.text": "x" * 600, "paths.runs": "/home/me"}
+RESULT = {
+    "error": {"value": 0.25, "others": {"F1 (macro)": 0.5, "undefined": None}},
+    "validation_error": None,
+    "metric_value": {"before": 2.0, "after": 1.0},
+}
 
 
 def needs(package):
@@ -18,88 +24,110 @@ def needs(package):
     return pytest.mark.skipif(absent, reason=f"the extra {package} is not installed")
 
 
+@pytest.fixture(autouse=True)
+def folder(tmp_path):
+    """A tracker's folder in the run's, with accelerate started, as the run has it."""
+    PartialState(cpu=True)
+    path = tmp_path / "a-run" / "tracker"
+    path.mkdir(parents=True)
+    return path
+
+
 def killed_and_resumed(make):
-    """Send four lines in two attempts, of which the first had three and its checkpoint two."""
+    """Give four lines in two attempts, of which the first had three and its checkpoint two."""
+    align = [{"epoch": 0, "loss": 2.0}]
     first = make()
-    first.rewind("align", [{"epoch": 0, "loss": 2.0}])
+    first.rewind("align", [])
+    first.rewind("finetune", [])
+    first.rewind("align", align)
     for line in LINES[:3]:
         first.record("finetune", line)
     first.ended("interrupted", {})
     second = make()
-    second.rewind("align", [{"epoch": 0, "loss": 2.0}])
-    second.rewind("finetune", LINES[:3])
-    second.rewind("finetune", LINES[:2])
+    for lines in (LINES[:3], LINES[:2]):
+        second.rewind("align", align)
+        second.rewind("finetune", lines)
     for line in LINES[2:]:
         second.record("finetune", line)
     second.ended("completed", RESULT)
 
 
-@needs("mlflow")
-def test_mlflow_goes_on_in_the_same_run_without_a_step_twice(tmp_path, monkeypatch):
-    from orca_cli.tracking.mlflow import MLflow
+class Noted:
+    """Stands for one of accelerate's trackers."""
 
+    def __init__(self):
+        self.calls = []
+
+    def log(self, values, step=None):
+        self.calls.append((values, step))
+
+
+def test_lines_and_the_result_become_numbers_by_names_that_all_services_take():
+    noted, ends = Noted(), []
+    curves = services.Curves(noted, ends.append, continues=False)
+    curves.rewind("finetune", [{"epoch": 1, "member": 1, "lr": 0.1}])
+    curves.record("finetune", {"epoch": 3, "step": 12, "validation_error": None, "note": "x", "done": True})
+    curves.ended("completed", RESULT)
+    services.Curves(noted, ends.append, continues=False, has_steps=False).record("align", {"epoch": 2, "loss": 1.5})
+    errors = {"final/test_error": 0.25, "final/test_F1 _macro_": 0.5}
+    distances = {"final/distance_before": 2.0, "final/distance_after": 1.0}
+    assert noted.calls == [
+        ({"finetune/member_1/lr": 0.1}, 1),
+        ({"finetune/step": 12}, 3),
+        (errors | distances, None),
+        ({"align/loss": 1.5, "align/epoch": 2}, None),
+    ]
+    assert ends == ["completed"]
+
+
+@needs("tensorboard")
+def test_event_files_have_every_point_and_the_settings_in_one_run(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    killed_and_resumed(lambda: services.tensorboard(folder, SETTINGS))
+    assert all(path.name.startswith("events.out.tfevents.") for path in folder.iterdir())
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    curve = [(event.step, pytest.approx(event.value)) for event in events.Scalars("finetune/train_loss")]
+    assert curve == POINTS
+    assert {(event.step, event.value) for event in events.Scalars("align/loss")} == {(0, 2.0)}
+    assert events.Scalars("final/test_error")[0].value == 0.25
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"train.lr" in content
+    assert b"/home/me" not in content
+
+
+@needs("mlflow")
+def test_mlflow_goes_on_in_the_same_run(folder, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "tracker").mkdir()
-    PartialState(cpu=True)
-    killed_and_resumed(lambda: MLflow("a-run", tmp_path / "tracker", tmp_path, SETTINGS))
+    killed_and_resumed(lambda: services.mlflow("a-run", tmp_path, SETTINGS))
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("orca").experiment_id])
     assert (run.info.run_name, run.info.status) == ("a-run", "FINISHED")
-    assert run.data.params == {"train.lr": "0.5", "train.clip": "null", "seed": "3"}
+    assert run.data.params == {"train.lr": "0.5", "train.clip": "None", "seed": "3", "task.text": "x" * 500}
     history = client.get_metric_history(run.info.run_id, "finetune/train_loss")
-    assert [(point.step, point.value) for point in history] == [(line["epoch"], line["train_loss"]) for line in LINES]
+    assert [(point.step, point.value) for point in history] == POINTS
     assert run.data.metrics["final/test_error"] == 0.25
 
 
-def records(file):
-    """Return the records of a .wandb file: LevelDB's log format behind a header of 7 bytes."""
-    from wandb.proto import wandb_internal_pb2
-
-    content, place, parts = file.read_bytes(), 7, b""
-    while place + 7 <= len(content):
-        left = 32768 - place % 32768
-        if left < 7:
-            place += left
-            continue
-        length, kind = struct.unpack_from("<HB", content, place + 4)
-        parts += content[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            parts = b""
-            yield record
-
-
 @needs("wandb")
-def test_wandb_offline_has_one_id_no_step_twice_and_no_key(tmp_path, monkeypatch):
-    from orca_cli.tracking.wandb import WeightsAndBiases
-
+def test_wandb_offline_has_one_id_and_no_key(folder, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
-    (tmp_path / "tracker").mkdir()
-    PartialState(cpu=True)
-    killed_and_resumed(lambda: WeightsAndBiases("a-run", tmp_path / "tracker", SETTINGS))
-    files = sorted(tmp_path.rglob("*.wandb"), key=lambda file: file.stat().st_mtime_ns)
+    killed_and_resumed(lambda: services.wandb("a-run", folder, SETTINGS))
+    files = list(folder.rglob("*.wandb"))
     assert len({file.name for file in files}) == 1  # the id of the run
-    points, config = [], {}
-    for record in (record for file in files for record in records(file)):
-        values = {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
-        if "finetune/train_loss" in values:
-            points.append((values["finetune/epoch"], values["finetune/train_loss"]))
-        config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
-        config |= {item.key: json.loads(item.value_json) for item in record.config.update}
-    assert points == [(line["epoch"], line["train_loss"]) for line in LINES]
-    assert config["train.lr"] == 0.5
-    assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
+    content = b"".join(file.read_bytes() for file in files)
+    assert all(
+        name in content for name in (b"finetune/train_loss", b"finetune/epoch", b"final/test_error", b"train.lr")
+    )
+    assert b"/home/me" not in content
+    assert not [file for file in folder.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
 
 
 @needs("wandb")
-def test_wandb_online_without_a_key_is_refused_and_does_not_ask(tmp_path, monkeypatch):
-    from orca_cli.exceptions import UnavailableError
-    from orca_cli.tracking.wandb import WeightsAndBiases
-
+def test_wandb_online_without_a_key_is_refused_and_does_not_ask(folder, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(UnavailableError, match="tracker.mode: online needs .* WANDB_API_KEY"):
-        WeightsAndBiases("a-run", tmp_path, SETTINGS, mode="online")
+        services.wandb("a-run", folder, SETTINGS, mode="online")

@@ -103,7 +103,7 @@ def _look(
     if len(targets) != n:
         found.problems.append(f"{name}: {n} samples and {len(targets)} targets")
     hashes: list[bytes] = []
-    inputs, dense, ones = _Range(), _Range(), _Ones(task.num_outputs)
+    inputs, dense = _Range(), _Range()
     size = max(1, min(256, _BATCH_BYTES // (4 * max(1, math.prod(task.input_shape)))))
     with reporter.track(f"reading {name}", len(rows)) as advance:
         for start in range(0, len(rows), size):
@@ -119,7 +119,6 @@ def _look(
             is_real = np.issubdtype(y.dtype, np.floating)
             if is_real:
                 dense.add(y)
-                ones.add(y)
             if not np.array_equal(y, np.asarray(targets[wanted], dtype=y.dtype), equal_nan=is_real):
                 found.problems.append(f"{name}: a batch has other targets than the list of targets")
                 break
@@ -127,8 +126,6 @@ def _look(
             advance(len(wanted))
     record: dict[str, Any] = {"n": n, "read": len(hashes), "inputs": inputs.of_inputs(f"{name}: ", found)}
     record["repeated"] = len(hashes) - len(set(hashes))
-    # Classes missing from the samples that were read may be in the rest of the split.
-    counted = Findings() if len(hashes) < n else found
     is_real = np.issubdtype(targets.dtype, np.floating)
     if is_real:
         record["targets"] = dense.record()
@@ -136,12 +133,8 @@ def _look(
             found.problems.append(f"{name}: {dense.infinite} infinite targets")
         if dense.count and dense.nan == dense.count:
             found.problems.append(f"{name}: no target is known, all are NaN")
-    if task.kind == "labels":
-        record["classes"] = _labels(targets, name, found)
-    elif ones.counts is not None:
-        record["classes"] = _counted(ones.counts, name, "positive position", counted)
-    elif not is_real:
-        record["classes"] = _classes(targets, task.num_outputs, name, found, may_ignore=task.kind == "dense")
+    if (classes := _classes_of(task, targets, name, found)) is not None:
+        record["classes"] = classes
     return record, hashes
 
 
@@ -174,28 +167,6 @@ class _Range:
         return self.record()
 
 
-@dataclass
-class _Ones:
-    """How often each of K outputs is 1 in targets [n, K, *E] or, for one output, [n, *E] of 0, 1 and NaN.
-
-    `counts` [K] is None if nothing was added, or anything but such targets.
-    """
-
-    num_outputs: int
-    counts: np.ndarray | None = None
-    is_open: bool = True
-
-    def add(self, y: np.ndarray) -> None:
-        is_one = y == 1
-        has_outputs = self.num_outputs == 1 or (y.ndim > 1 and y.shape[1] == self.num_outputs)
-        self.is_open &= bool(has_outputs and (is_one | (y == 0) | np.isnan(y)).all())
-        if not self.is_open:
-            self.counts = None
-            return
-        sums = is_one.reshape(len(y), self.num_outputs, -1).sum((0, 2))
-        self.counts = sums if self.counts is None else self.counts + sums
-
-
 def _classes(
     targets: np.ndarray, num_classes: int, name: str, found: Findings, may_ignore: bool = False
 ) -> dict[str, Any]:
@@ -215,15 +186,35 @@ def _classes(
     return _counted(counts, name, "sample", found) | {"ignored": ignored}
 
 
-def _labels(targets: np.ndarray, name: str, found: Findings) -> dict[str, Any]:
-    """Return how often each of K labels is 1; values other than 0, 1 and NaN (missing) are a problem."""
-    counts, wrong = np.zeros(targets.shape[1], dtype=np.int64), 0
+def _classes_of(task: TaskData, targets: np.ndarray, name: str, found: Findings) -> dict[str, Any] | None:
+    """Return how often each class, label or output that is on or off occurs in a split; None for other real values."""
+    if not np.issubdtype(targets.dtype, np.floating):
+        return _classes(targets, task.num_outputs, name, found, may_ignore=task.kind == "dense")
+    counts, wrong = _ones(targets, task.num_outputs, may_differ=task.kind != "labels")
+    if task.kind == "labels":
+        if wrong:
+            found.problems.append(f"{name}: {wrong} targets that are neither 0 nor 1 nor NaN")
+        return _counted(counts, name, "positive sample", found)
+    return None if wrong else _counted(counts, name, "positive position", found)
+
+
+def _ones(targets: np.ndarray, num_outputs: int, *, may_differ: bool) -> tuple[np.ndarray, int]:
+    """Return how often each of K outputs is 1, and how many targets are neither 0 nor 1 nor NaN.
+
+    Args:
+        targets: real, [n, K, *E] or, for one output, [n, *E].
+        may_differ: stop at the first others.
+    """
+    counts, wrong = np.zeros(num_outputs, dtype=np.int64), 0
+    if num_outputs > 1 and targets.shape[1:2] != (num_outputs,):
+        return counts, targets.size
     for block in blocks(targets, np.arange(len(targets))):
-        counts += (block == 1).sum(0)
-        wrong += int(((block != 0) & (block != 1) & ~np.isnan(block)).sum())
-    if wrong:
-        found.problems.append(f"{name}: {wrong} targets that are neither 0 nor 1 nor NaN")
-    return _counted(counts, name, "positive sample", found)
+        is_one = block == 1
+        counts += is_one.reshape(len(block), num_outputs, -1).sum((0, 2))
+        wrong += int((~is_one & (block != 0) & ~np.isnan(block)).sum())
+        if wrong and may_differ:
+            break
+    return counts, wrong
 
 
 def _counted(counts: np.ndarray, name: str, what: str, found: Findings) -> dict[str, Any]:

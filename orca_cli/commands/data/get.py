@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orca_cli import data_folder, storage, terminal
 from orca_cli.catalogue import DataFile, DataSet
-from orca_cli.commands.data.selection import add_names, how_by_hand, select, size_text, unpacked_text
+from orca_cli.commands.data.selection import add_names, how_by_hand, select, size_text
 from orca_cli.exceptions import ChecksumError, InterruptionError, NetworkError, OrcaError, StorageError, UsageError
 from orca_cli.terminal import Result
 
@@ -57,7 +57,8 @@ class Got:
         else:
             size = f", {size_text(self.bytes)}" if self.action == "downloaded" else ""
             text = f"{'here' if self.action == 'found' else self.action}{size}, SHA-256 {self.sha256[:12]} {self.trust}"
-        return f"{self.data_set}/{self.path}: {text}{unpacked_text(self.unpacked)}"
+        unpacked = f", {self.unpacked} file{'s' * (self.unpacked != 1)} unpacked" if self.unpacked else ""
+        return f"{self.data_set}/{self.path}: {text}{unpacked}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +91,11 @@ def execute(arguments: argparse.Namespace) -> Result:
             done += got
             failures += failed
             if any(isinstance(failure, NetworkError | ChecksumError) for failure in failed):
-                by_hand.append(how_by_hand(entry, chosen.folder))
+                advice = f"orca data list {entry.name} shows all; {entry.group}.path=FOLDER reads another folder"
+                pages = (f"from {page}" for page in entry.pages)
+                by_hand.append(
+                    "\n  ".join([f"{entry.name} by hand: {how_by_hand(entry, chosen.folder)}", *pages, advice])
+                )
         elif entry.files:
             hint = f"it has {', '.join(file.path for file in entry.files)}"
             raise UsageError(f"no file of {entry.name} matches '{arguments.file}'", where="--file", hint=hint)

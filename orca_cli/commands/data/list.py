@@ -13,7 +13,7 @@ from rich.console import RenderableType
 
 from orca_cli import data_folder, terminal
 from orca_cli.catalogue import GROUPS, DataFile, DataSet
-from orca_cli.commands.data.selection import Selection, add_names, place_text, select, size_text
+from orca_cli.commands.data.selection import Selection, add_names, how_by_hand, select, size_text
 from orca_cli.terminal import Result
 
 _ORIGINS = {"generated": "made by orca", "bundled": "a package", "own": "your own files", "": "-"}
@@ -22,7 +22,11 @@ examples:
   orca data list                       all, one line each
   orca data list deepsea psicov        every file and address of some, and how to place them by hand
   orca data list --json                for other programs
-  orca data list --config-dir my_conf  with those of your own my_conf/task/x.yaml, ..."""
+  orca data list --config-dir my_conf  with those of your own my_conf/task/x.yaml, ...
+
+Of files that you put into a data set's folder, orca data get NAME verifies what is
+known of them and unpacks archives. A run reads files that are elsewhere with
+task.path=FOLDER (or source.path=FOLDER)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +92,7 @@ def _details(entry: DataSet, data: Path) -> str:
     ]
     for file, is_there in zip(entry.files, there, strict=True):
         rows.append(("file", f"{file.path}: {_about(file, is_there, folder)}", tuple(file.urls) or ("no address",)))
-    rows.append(("by hand", place_text(entry, folder), tuple(entry.pages)))
+    rows.append(("by hand", how_by_hand(entry, data), tuple(entry.pages)))
     rows = [row for row in rows if any(row[1:])]
     indent = max(len(label) for label, _, _ in rows) + 2
     width = max(20, terminal.stdout().width - indent)

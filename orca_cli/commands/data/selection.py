@@ -59,17 +59,10 @@ def select(words: Sequence[str], extra: Path | None, *, takes_settings: bool = F
 
 
 def how_by_hand(entry: DataSet, data: Path) -> str:
-    """Return how to place a data set's files when no address answers, in several lines."""
+    """Return how to place a data set's files when no address answers: what its file says, else where they belong."""
     folder = data / entry.name
     names = ", ".join(file.path for file in entry.files)
-    pages = "".join(f"  from {page}\n" for page in entry.pages)
-    how = place_text(entry, folder) or f"put {names} into {folder}"
-    return f"{entry.name} by hand: {how}\n{pages}  or import the files that you have: orca data import DIR {entry.name}"
-
-
-def place_text(entry: DataSet, folder: Path) -> str:
-    """Return what the data set's file says about files that are placed by hand, with the real folder in it."""
-    return entry.by_hand.replace("FOLDER", str(folder))
+    return entry.by_hand.replace("FOLDER", str(folder)) or (f"put {names} into {folder}" if names else "")
 
 
 def size_text(size: int | None) -> str:
@@ -78,8 +71,3 @@ def size_text(size: int | None) -> str:
         if size is not None and size >= power:
             return f"{size / power:.{1 if size < 10 * power else 0}f} {unit}"
     return "-" if size is None else f"{size} B"
-
-
-def unpacked_text(count: int) -> str:
-    """Return how many files came out of an archive; empty for none."""
-    return f", {count} file{'s' * (count != 1)} unpacked" if count else ""

@@ -1,0 +1,204 @@
+"""Curves, settings and final errors for TensorBoard, Weights & Biases and MLflow, by accelerate's trackers."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from orca_cli.exceptions import UnavailableError
+
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+
+_AGAIN = 3  # lines that a killed process may not have sent
+_LONGEST = 500  # characters of a setting; MLflow refuses longer ones in some versions
+_NOT_SHOWN = ("tracker", "paths")  # where a run is written to, and what shows it
+_NAMELESS = re.compile(r"[^\w./ -]")  # MLflow takes no other characters in names
+_KEY = "WANDB_API_KEY"
+_WAIT_S = 20  # how long W&B may wait for its server
+_STATES = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+
+
+class Curves:
+    """Gives every line to one of accelerate's trackers, at its epoch.
+
+    No tracker takes a line back: where a curve is rewound, the lines that follow come in addition.
+
+    Args:
+        tracker: started, with the settings of the run.
+        end: ends its run, given how ours ended.
+        continues: whether the tracker has the lines of earlier attempts, which the first `rewind` of each stage brings; the
+            last ones are given again.
+        has_steps: whether lines go at a step; otherwise they have a number STAGE/epoch.
+    """
+
+    def __init__(
+        self, tracker: GeneralTracker, end: Callable[[str], Any], *, continues: bool, has_steps: bool = True
+    ) -> None:
+        self._tracker, self._end, self._continues, self._has_steps = tracker, end, continues, has_steps
+        self._given: Counter[str] = Counter()
+
+    def record(self, stage: str, line: Mapping[str, Any]) -> None:
+        """Give the numbers of a line as STAGE/NAME; a member of several has names of its own."""
+        self._given[stage] += 1
+        prefix = f"{stage}/member_{line['member']}" if "member" in line else stage
+        values = _numbers(prefix, {name: value for name, value in line.items() if name not in ("epoch", "member")})
+        epoch = int(line["epoch"])
+        if self._has_steps:
+            self._tracker.log(values, step=epoch)
+        else:
+            self._tracker.log(values | {f"{stage}/epoch": epoch})
+
+    def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Give those of the lines that the tracker has not had."""
+        if self._continues and stage not in self._given:
+            self._given[stage] = max(0, len(lines) - _AGAIN)
+        for line in lines[self._given[stage] :]:
+            self.record(stage, line)
+
+    def ended(self, state: str, result: Mapping[str, Any]) -> None:
+        """Give the errors of a result record (result.json) and the distance as final/NAME, and end the tracker's run."""
+        if result:
+            error, distance = result.get("error") or {}, result.get("metric_value") or {}
+            values = {"test_error": error.get("value")}
+            values |= {f"test_{name}": value for name, value in (error.get("others") or {}).items()}
+            values |= {name: result.get(name) for name in ("validation_error", "trivial_error")}
+            values |= {f"distance_{when}": distance.get(when) for when in ("before", "after")}
+            self._tracker.log(_numbers("final", values))
+        self._end(state)
+
+
+def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Curves:
+    """Return a recorder that writes event files; a resumed run begins another file in the same folder.
+
+    Args:
+        folder: of the files.
+        settings: of the run, by dotted names; they are shown as hyper-parameters.
+
+    Raises:
+        UnavailableError: the package is not installed; so do `wandb` and `mlflow`.
+    """
+    _need("tensorboard")
+    from accelerate.tracking import TensorBoardTracker
+
+    continues = any(folder.glob("events.out.tfevents.*"))
+    tracker = TensorBoardTracker(folder.name, folder.parent)
+    tracker.start()
+    # Not `store_init_configuration`: it makes one more run of them, in a folder named after the time.
+    tracker.tracker.add_hparams(_shown(settings), {}, run_name=".")
+    return Curves(tracker, lambda state: tracker.finish(), continues=continues)
+
+
+def wandb(
+    name: str,
+    folder: Path,
+    settings: Mapping[str, Any],
+    mode: Annotated[Literal["offline", "online"], "Whether lines are sent as the run goes on."] = "offline",
+    project: Annotated[str, "W&B's project."] = "orca",
+    entity: Annotated[str | None, "Account or team; null: the key's own."] = None,
+) -> Curves:
+    """Return a recorder that writes a W&B run, whose id follows from the run's name, so that a resumed run goes on in it.
+
+    Args:
+        name: of the run.
+        folder: where W&B keeps its files, also those that it has not sent yet.
+        settings: as in `tensorboard`.
+        mode: offline opens no connection; online needs the key in WANDB_API_KEY.
+        project, entity: where the run is shown.
+    """
+    _need("wandb")
+    if mode == "online" and not os.environ.get(_KEY):  # W&B would ask for it on the terminal
+        what = f"online needs W&B's key in the environment variable {_KEY}"
+        raise UnavailableError(what, where="tracker.mode", hint="or use tracker.mode=offline")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+    from accelerate.tracking import WandBTracker
+
+    quiet = wandb.Settings(silent=True, console="off", symlink=False, init_timeout=_WAIT_S, finish_timeout=_WAIT_S)
+    identity = hashlib.sha256(name.encode()).hexdigest()[:16]
+    continues = any(folder.glob(f"wandb/*-{identity}"))
+    where = {"dir": str(folder), "entity": entity, "mode": mode, "resume": "allow" if mode == "online" else None}
+    tracker = WandBTracker(project, settings=quiet, id=identity, name=name, **where)
+    tracker.start()
+    tracker.store_init_configuration(_shown(settings))
+    for stage in ("align", "finetune"):
+        tracker.tracker.define_metric(f"{stage}/*", step_metric=f"{stage}/epoch")
+
+    def end(state: str) -> None:
+        tracker.tracker.finish(exit_code=0 if state == "completed" else 1)
+
+    return Curves(tracker, end, continues=continues, has_steps=False)  # W&B's own steps cannot begin again
+
+
+def mlflow(
+    name: str,
+    store: Path,
+    settings: Mapping[str, Any],
+    uri: Annotated[str | None, "Of a store; null: MLFLOW_TRACKING_URI, or sqlite in the folder of runs."] = None,
+    experiment: Annotated[str, "MLflow's experiment."] = "orca",
+) -> Curves:
+    """Return a recorder that writes an MLflow run, found again by the run's name, so that a resumed run goes on in it.
+
+    Args:
+        name: of the run.
+        store: where the database is kept without a server.
+        settings: as in `tensorboard`.
+        uri: of a store; null takes MLFLOW_TRACKING_URI, and without one a database in `store`.
+        experiment: that the run belongs to.
+    """
+    _need("mlflow")
+    for variable, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **_LIMITS}.items():
+        os.environ.setdefault(variable, value)
+    import mlflow
+    from accelerate.tracking import MLflowTracker
+    from mlflow.exceptions import MlflowException
+
+    for library in ("mlflow", "alembic"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri or f"sqlite:///{store.absolute() / 'mlflow.db'}")
+    artifacts = None if uri else str(store.absolute() / "mlflow")
+    with suppress(MlflowException):  # it exists, or another process is faster
+        mlflow.create_experiment(experiment, artifact_location=artifacts)
+    same = f"attributes.run_name = '{name}'"
+    runs = mlflow.search_runs(experiment_names=[experiment], filter_string=same, output_format="list")
+    earlier = runs[0].info.run_id if runs else None
+    tracker = MLflowTracker(experiment, logging_dir=artifacts, run_name=name, run_id=earlier)
+    tracker.start()
+    if earlier is None:
+        tracker.store_init_configuration(_shown(settings))  # parameters cannot be changed
+    # Not the tracker's own `finish`, which always says FINISHED.
+    return Curves(tracker, lambda state: mlflow.end_run(_STATES.get(state, "FAILED")), continues=earlier is not None)
+
+
+def _need(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        what, hint = f"tracker={package} needs the package {package}", f"pip install 'orca-transfer[{package}]'"
+        raise UnavailableError(what, where="tracker", hint=hint)
+
+
+def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers among values as PREFIX/NAME."""
+    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    return {_name(f"{prefix}/{name}"): value for name, value in numbers.items() if not isinstance(value, bool)}
+
+
+def _shown(settings: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
+    """Return the settings that say what a run is, as plain values; long ones are cut."""
+    shown = {key: value for key, value in settings.items() if key.partition(".")[0] not in _NOT_SHOWN}
+    return {
+        _name(key): value if isinstance(value, int | float) else str(value)[:_LONGEST] for key, value in shown.items()
+    }
+
+
+def _name(text: str) -> str:
+    return _NAMELESS.sub("_", text)

@@ -1,7 +1,7 @@
 """Runs that an earlier program recorded stay readable: `report`, `predict` and `score` give what that program gave.
 
-`tests/recorded` was written at commit f375517 by `orca run task=arrays` for each kind (what was typed is in `overrides.txt`, settings
-that are retired among it), `orca predict RUN new.npz` and `orca export`.
+`tests/recorded` was written at commit f375517 by `orca run task=arrays` for each kind (what was typed is in `overrides.txt`,
+settings that are retired among it), `orca predict RUN new.npz` and `orca export`.
 """
 
 import json

@@ -6,7 +6,6 @@ judged by: a set counts once, with the mean over its seeds and over what else it
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from orca_cli.exceptions import DataError, suggest
 from orca_cli.report.records.collect import TEST_SET, Run
 from orca_cli.report.records.filters import Values, canonical
 from orca_cli.report.records.origin import Origin
-from orca_cli.report.statistics.differences import Effect, effect, holm, relative
+from orca_cli.report.statistics.differences import Effect, effect, holm, mean_of, relative
 from orca_cli.report.statistics.sets import check_sets
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import OF_TASK, Cell, Column, Method, Table, spelling
@@ -265,7 +264,7 @@ def _others(method: Method, besides: Collection[str]) -> tuple[tuple[str, str], 
 
 def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
     sets = by_column(blocks)
-    means = [_mean(_mean(block.gains) for block in own) for own in sets.values()]
+    means = [mean_of(mean_of(block.gains) for block in own) for own in sets.values()]
     named = [(mean, column.name) for mean, column in zip(means, sets, strict=True) if column.percent]
     percent = [mean for mean, _ in named]
     worst = min(named, default=None)
@@ -292,7 +291,7 @@ def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
 
 def counts(blocks: Iterable[Block]) -> tuple[int, int, int]:
     """Return on how many sets the mean gain of some blocks is above, at and below 0."""
-    means = [_mean(_mean(block.gains) for block in own) for own in by_column(blocks).values()]
+    means = [mean_of(mean_of(block.gains) for block in own) for own in by_column(blocks).values()]
     wins, losses = sum(mean > _ZERO for mean in means), sum(mean < -_ZERO for mean in means)
     return wins, len(means) - wins - losses, losses
 
@@ -313,14 +312,11 @@ def differences_by_seed(blocks: Sequence[Block], is_relative: bool) -> list[floa
         values = [relative(base, mine) for base, mine in pairs] if is_relative else block.gains
         for seed, value in zip(block.seeds, values, strict=True):
             found[seed].append(value)
-    return [_mean(own) for _, own in sorted(found.items())]
+    return [mean_of(own) for _, own in sorted(found.items())]
 
 
 def _relative(blocks: Sequence[Block]) -> float:
     """Return the relative difference of the mean errors on a set."""
-    return relative(_mean(_mean(block.baseline) for block in blocks), _mean(_mean(block.errors) for block in blocks))
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return math.fsum(found) / len(found)
+    return relative(
+        mean_of(mean_of(block.baseline) for block in blocks), mean_of(mean_of(block.errors) for block in blocks)
+    )

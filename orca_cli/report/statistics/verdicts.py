@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from orca_cli.report.statistics.differences import LARGEST_P, LEAST, Effect, as_share, holm
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST, Effect, as_share, holm, mean_of
 from orca_cli.report.statistics.further import MOST, further
 from orca_cli.report.statistics.paired import Block, Comparison, Overall, counts
 from orca_cli.report.tables.layout import PLUS_MINUS, Entry, Layout, alarms_of, decimals_of, header, number, problems_of
@@ -231,7 +231,7 @@ def _judged_entry(one: Overall, found: Effect | None, decimals: int) -> Entry:
 def _block_entry(block: Block, corrected: float) -> Entry:
     found = block.effect
     assert found is not None  # blocks without a pair are not shown
-    base, mine = (block.scale * _mean(values) for values in (block.baseline, block.errors))
+    base, mine = (block.scale * mean_of(values) for values in (block.baseline, block.errors))
     places = 1 if block.column.percent else decimals_of([base, mine])
     places = places if places is None else _decimals(found, places)
     lost = f", {block.lost} without partner" if block.lost else ""
@@ -324,7 +324,7 @@ def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
         line |= {"others": others, "seeds": seeds_text(list(block.seeds)), "unpaired": block.lost}
         line |= {"unit": "points" if block.column.percent else block.column.error_name}
         if (found := block.effect) is not None:
-            line |= {"baseline_mean": _mean(block.baseline), "mean": _mean(block.errors)} | _numbers(found)
+            line |= {"baseline_mean": mean_of(block.baseline), "mean": mean_of(block.errors)} | _numbers(found)
             line |= {"holm_p": corrected[id(block)], "n": found.n}
         yield line
     for one in comparison.overall:
@@ -342,7 +342,3 @@ def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
 def _numbers(found: Effect) -> dict[str, object]:
     low, high = found.interval or (None, None)
     return {"gain": found.mean, "low": low, "high": high, "p": found.p, "smallest_p": found.smallest}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

@@ -20,8 +20,7 @@ from orca_cli.report.records.collect import Collection, collect
 from orca_cli.report.records.filters import Values, pair, where
 from orca_cli.report.records.origin import origin_of
 from orca_cli.report.records.studies import of_study
-from orca_cli.report.rendering.formats import FORMATS
-from orca_cli.report.rendering.output import Page
+from orca_cli.report.rendering.output import FORMATS, Page
 from orca_cli.report.statistics.across import across
 from orca_cli.report.statistics.paired import Comparison, compare
 from orca_cli.report.tables import published

@@ -114,7 +114,7 @@ def of_layout(layout: Layout, name: str, methods: int, *, holes: bool = False) -
     )
     labels = [key for key, same in zip(layout.names, shared, strict=True) if not same]
     headers = [Cell(f"<span>{escaped(' · '.join(labels))}</span>")]
-    headers += [Cell(_header(*pair), look="n") for pair in zip(layout.columns, layout.alarmed, strict=True)]
+    headers += [Cell(_header(lines, place in layout.alarmed), look="n") for place, lines in enumerate(layout.columns)]
     headers += [Cell("<span>rank</span>", look="n")] if layout.ranked else []
     rows = []
     for place, (names, entries, rank) in enumerate(layout.rows):

@@ -16,9 +16,9 @@ from typing import Any
 from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import TEST_SET
 from orca_cli.report.statistics.matrix import Pair, matrix
+from orca_cli.report.statistics.paired import check_sets
 from orca_cli.report.statistics.profiles import Profile, profiles
 from orca_cli.report.statistics.ranks import Improvement, Ranks, improvements, mean_ranks
-from orca_cli.report.statistics.sets import check_sets
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Column, Method, Table
 

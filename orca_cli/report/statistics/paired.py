@@ -15,7 +15,6 @@ from orca_cli.report.records.collect import TEST_SET, Run
 from orca_cli.report.records.filters import Values, canonical
 from orca_cli.report.records.origin import Origin
 from orca_cli.report.statistics.differences import Effect, effect, holm, mean_of, relative
-from orca_cli.report.statistics.sets import check_sets
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import OF_TASK, Cell, Column, Method, Table, spelling
 
@@ -164,19 +163,43 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
             if arm is not None and (row.method, place) not in of_baseline and own.by_seed:
                 partner = _partner(partners[place, others], f"{axis}={baseline}")
                 blocks.append(_block(column, arm, others, partner, own, is_of_task=axis.startswith(OF_TASK)))
-    if not any(block.seeds for block in blocks):
+    paired = [block for block in blocks if block.seeds]
+    if not paired:
         what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
         raise DataError(
             what, where="--against", hint=_unpaired_hint(value_of, of_baseline, f"{axis}={baseline}", besides)
         )
-    check_sets(dict.fromkeys(block.column for block in blocks if block.seeds), "--against")
-    arms = dict.fromkeys(block.arm for block in blocks)
-    found = [_overall(arm, [block for block in blocks if block.arm == arm and block.seeds]) for arm in arms]
-    is_relative = not all(block.column.percent for block in blocks if block.seeds)
-    found = [replace(one, is_relative=is_relative) for one in found if one.sets]
+    check_sets(dict.fromkeys(block.column for block in paired), "--against")
+    by_arm = {arm: [block for block in paired if block.arm == arm] for arm in dict.fromkeys(one.arm for one in blocks)}
+    is_relative = not all(block.column.percent for block in paired)
+    found = [_overall(arm, own, is_relative) for arm, own in by_arm.items() if own]
     corrected = holm([one.judged.p for one in found])
     found = [replace(one, corrected=p) for one, p in zip(found, corrected, strict=True)]
     return Comparison(axis, baseline, margin, blocks, found, sum(block.lost for block in blocks), origin)
+
+
+def check_sets(columns: Iterable[Column], option: str) -> None:
+    """Refuse several columns of one set, such as two protocols of a task, which would count as several sets.
+
+    Args:
+        columns: those that methods are compared on.
+        option: that compares them.
+
+    Raises:
+        DataError: a set has several columns.
+    """
+    of: dict[str, list[Column]] = defaultdict(list)
+    for column in columns:
+        of[column.name].append(column)
+    for name, own in of.items():
+        if len(own) > 1:
+            key = next(key for key in vars(own[0]) if len({getattr(column, key) for column in own}) > 1)
+            values = ", ".join(sorted({str(getattr(column, key)) for column in own}))
+            what = clean(
+                f"{name} was measured in {len(own)} ways ({key}: {values}), which would count as {len(own)} sets"
+            )
+            hint = "protocol=..." if key == "protocol" else "KEY=VALUE of a setting in which their runs differ"
+            raise DataError(what, where=option, hint=f"narrow with --where {hint}")
 
 
 def _partner(cells: Mapping[Method, Cell], name: str) -> Cell:
@@ -262,7 +285,7 @@ def _others(method: Method, besides: Collection[str]) -> tuple[tuple[str, str], 
     return tuple(sorted((key, value) for key, value in fields.items() if key not in besides))
 
 
-def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
+def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
     sets = by_column(blocks)
     means = [mean_of(mean_of(block.gains) for block in own) for own in sets.values()]
     named = [(mean, column.name) for mean, column in zip(means, sets, strict=True) if column.percent]
@@ -274,18 +297,16 @@ def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
         percent = differences_by_seed(own, False) if percent else []
         shares = differences_by_seed(own, True)
     seeds = [len(block.seeds) for block in blocks]
-    wins, ties, losses = counts(blocks)
     return Overall(
         arm,
         len(sets),
         sum(seeds),
-        (min(seeds, default=0), max(seeds, default=0)),
-        wins,
-        ties,
-        losses,
+        (min(seeds), max(seeds)),
+        *counts(blocks),
         points=effect(percent) if percent else None,
         relative=effect(shares),
         worst=worst and (worst[1], worst[0]),
+        is_relative=is_relative,
     )
 
 

@@ -22,6 +22,7 @@ from orca_cli.runs.settings import as_typed
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _ENDED = ("failed", "interrupted")
 _CONSTANT = "constant"  # the baseline that `trivial` is
+GROUPS = ("body", "source", "metric", "finetune")  # of conf/, besides the task: what a method is named by
 TEST_SET = "test_set"  # stands among settings where test data differ though no setting does, since a file was changed
 Value = TypeVar("Value", str, int)
 
@@ -233,8 +234,7 @@ def _baselines(records: Any) -> tuple[tuple[str, float], ...]:
 def _run(path: Path, record: dict[str, Any], name: str, **known: Any) -> Run:
     variant = record.get("variant")
     variant = {str(key): str(value) for key, value in variant.items()} if isinstance(variant, dict) else {}
-    keys = ("task", "body", "source", "metric", "finetune", "protocol", "identity")
-    known |= {key: _required(record, key, name, str) for key in keys}
+    known |= {key: _required(record, key, name, str) for key in ("task", *GROUPS, "protocol", "identity")}
     settings = str(record.get("settings") or "")
     return Run(path, seed=_required(record, "seed", name, int), settings=settings, variant=variant, **known)
 

@@ -9,14 +9,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from orca_cli.report.records.collect import Run
+from orca_cli.report.records.collect import GROUPS, Run
 from orca_cli.report.records.origin import Origin, typed_of
 from orca_cli.report.records.studies import SET
 from orca_cli.report.statistics.differences import LARGEST_P, needed
 from orca_cli.report.statistics.paired import Block, Comparison, Overall, by_column, differences_by_seed
 
 MOST = 50  # further seeds; more is hopeless
-_GROUPS = ("task", "body", "source", "metric", "finetune")
 
 
 @dataclass(frozen=True)
@@ -122,13 +121,13 @@ def _label(run: Run, axis: str) -> str | None:
     """Return what a study calls a run on an axis; see `studies.of_study`."""
     if axis == SET:
         return run.task
-    return str(getattr(run, axis)) if axis in _GROUPS else run.variant.get(axis)
+    return str(getattr(run, axis)) if axis in ("task", *GROUPS) else run.variant.get(axis)
 
 
 def _merged(typed: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Return fewer command lines for the same runs: those that differ in one key only become one, its values with commas."""
     merged = [dict(items) for items in dict.fromkeys(tuple(sorted(one.items())) for one in typed if one)]
-    order = dict.fromkeys((*_GROUPS, *(key for one in typed for key in one)))
+    order = dict.fromkeys(("task", *GROUPS, *(key for one in typed for key in one)))
     for key in order:
         groups: dict[tuple[tuple[str, str], ...], list[str]] = defaultdict(list)
         for one in merged:

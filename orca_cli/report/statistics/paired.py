@@ -11,14 +11,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.records.collect import TEST_SET, Run
+from orca_cli.report.records.collect import GROUPS, TEST_SET, Run
 from orca_cli.report.records.filters import Values, canonical
 from orca_cli.report.records.origin import Origin
 from orca_cli.report.statistics.differences import Effect, effect, holm, mean_of, relative
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import OF_TASK, Cell, Column, Method, Table, spelling
 
-_FIELDS = ("body", "source", "metric", "finetune")
 _ARM, _OF_AN_ARM = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
 _DECIDED = "decided"  # value of settings that were left open
 _ZERO = 1e-12
@@ -141,7 +140,7 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
     value_of = {cell: spelled[axis, canonical(value)] for cell, value in found_of.items()}
     of_baseline = {cell for cell, value in value_of.items() if canonical(value) == canonical(baseline)}
     if not value_of:
-        keys = {key for row in table.rows for key, _ in row.method.settings} | set(_FIELDS)
+        keys = {key for row in table.rows for key, _ in row.method.settings} | set(GROUPS)
         raise DataError(f"the runs do not differ in '{axis}'", where="--against", hint=suggest(axis, keys))
     if not of_baseline:
         hint = suggest(baseline, set(value_of.values()))
@@ -263,7 +262,7 @@ def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
     """
     if not (cell.runs or cell.unfinished):
         return None
-    if axis in _FIELDS:
+    if axis in GROUPS:
         return str(getattr(method, axis))
     typed = dict(method.settings)
     run = next(iter(cell.runs), None)
@@ -281,7 +280,7 @@ def _besides(axis: str, methods: Iterable[Method]) -> frozenset[str]:
 
 def _others(method: Method, besides: Collection[str]) -> tuple[tuple[str, str], ...]:
     """Return what names a method, apart from some keys."""
-    fields = {name: str(getattr(method, name)) for name in _FIELDS} | dict(method.settings)
+    fields = {name: str(getattr(method, name)) for name in GROUPS} | dict(method.settings)
     return tuple(sorted((key, value) for key, value in fields.items() if key not in besides))
 
 

@@ -74,10 +74,10 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
     rows += _published(table, names, scales, decimals)
     if any(table.baselines):
         entries = [Entry(*_simple(*facts)) for facts in zip(table.baselines, scales, decimals, strict=True)]
-        rows.append((_names({names[0]: "best baseline", _FROM: "ours"}, names), entries, ""))
+        rows.append((_named("best baseline", "ours", names), entries, ""))
     if any(table.trivial):
         entries = [Entry(_trivial(*facts)) for facts in zip(table.trivial, scales, decimals, strict=True)]
-        rows.append((_names({names[0]: "trivial", _FROM: "ours"}, names), entries, ""))
+        rows.append((_named("trivial", "ours", names), entries, ""))
     protocols = sorted({column.protocol for column in table.columns})
     return Layout(
         names=names,
@@ -159,7 +159,7 @@ def _published(
         ]
         label = f"{clean(method)} [{sources.index(source) + 1}]"
         origin = clean(", ".join(text for text in ("published", common) if text))
-        rows.append((_names({names[0]: label, _FROM: origin}, names), entries, ""))
+        rows.append((_named(label, origin, names), entries, ""))
     return rows
 
 
@@ -169,8 +169,8 @@ def _nearest(results: list[Published], column: Column) -> Published | None:
     return max(of_task, key=lambda result: result.protocol == column.protocol, default=None)
 
 
-def _names(known: dict[str, str], names: list[str]) -> list[str]:
-    return [known.get(name, "") for name in names]
+def _named(label: str, origin: str, names: list[str]) -> list[str]:
+    return [label, *(origin if name == _FROM else "" for name in names[1:])]
 
 
 def _trivial(bounds: tuple[float, float] | None, scale: float, decimals: int | None) -> str:

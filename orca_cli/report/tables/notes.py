@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from orca_cli.report.records.collect import Run
+from orca_cli.report.records.collect import GROUPS, Run
 from orca_cli.report.records.filters import canonical
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
 from orca_cli.report.tables.rows import time_of
@@ -106,7 +106,7 @@ def _merged_notes(table: Table) -> Iterator[str]:
 
 
 def _settings_of(run: Run) -> Iterable[tuple[str, str]]:
-    groups = {name: str(getattr(run, name)) for name in ("body", "source", "metric", "finetune")}
+    groups = {name: str(getattr(run, name)) for name in GROUPS}
     return (groups | {key: canonical(value) for key, value in run.variant.items()}).items()
 
 

@@ -120,28 +120,24 @@ def execute(arguments: argparse.Namespace) -> Result:
     shown += page.renderables(terminal.stdout().width) if form == "table" else [page.text(form)]
     known = sorted({name for folder in folders for name in studies.names(folder)}) if form == "table" else []
     if known and arguments.study is None:
-        shown.append(
-            Text(
-                f"- some runs may belong to a study, which names them: {' or '.join(f'--study {name}' for name in known)}"
-            )
-        )
+        names = " or ".join(f"--study {name}" for name in known)
+        shown.append(Text(f"- some runs may belong to a study, which names them: {names}"))
     return Result(page.record(), shown, failures)
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
     files.formats_of(arguments.figures_as)
-    shown = [f"--{name}" for name in ("against", "compare") if getattr(arguments, name)]
-    for name in ("against", "compare"):
-        if getattr(arguments, name) and arguments.baselines is not None:
-            hint = "others' results have no runs to compare"
-            raise UsageError(f"does not go with --{name}", where="--baselines", hint=hint)
-    if len(shown) > 1:
-        raise UsageError(f"does not go with {shown[0]}", where=shown[1], hint="ask for one after the other")
-    if arguments.against is not None and arguments.by is not None:
-        raise UsageError("does not go with --against", where="--by", hint="runs are paired by all of their settings")
-    if arguments.sort is not None and shown:
-        raise UsageError(f"does not go with {shown[0]}", where="--sort", hint="it is about the rows of the table")
+    for one, other, hint in (
+        ("against", "baselines", "others' results have no runs to compare"),
+        ("compare", "baselines", "others' results have no runs to compare"),
+        ("against", "compare", "ask for one after the other"),
+        ("against", "by", "runs are paired by all of their settings"),
+        ("against", "sort", "it is about the rows of the table"),
+        ("compare", "sort", "it is about the rows of the table"),
+    ):
+        if getattr(arguments, one) and getattr(arguments, other):
+            raise UsageError(f"does not go with --{one}", where=f"--{other}", hint=hint)
     if arguments.open and (arguments.json or arguments.format not in ("table", "html")):
         raise UsageError("shows a page", where="--open", hint="leave --json and --format out, or --open")
 

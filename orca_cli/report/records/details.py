@@ -9,11 +9,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orca_cli.report.records.collect import Run
 from orca_cli.runs.directory import ENVIRONMENT, RESULT
 from orca_cli.runs.records import UnreadableError, read_record
+
+if TYPE_CHECKING:  # which reads records by this module
+    from orca_cli.report.records.collect import Run
 
 OVERRIDES = "overrides.txt"
 STAGES = ("build", "align", "finetune", "baselines")
@@ -98,14 +100,14 @@ def read(run: Run, *, with_curves: bool = True) -> Details:
         before=number(distance.get("before")),
         after=number(distance.get("after")),
         floor=number(_mapping(distance.get("floor")).get("mean")),
-        seconds=_seconds(record.get("seconds")),
+        seconds=seconds_of(record),
         steps=_whole(alignment.get("steps")),
         chosen=_whole(selected.get("epoch")),
         by=_text(selected.get("by")),
         validation_error=number(record.get("validation_error")),
         test_reads=_whole(record.get("test_reads")),
         decided={key: _text(_mapping(entry).get("value")) for key, entry in _entries(record.get("decided"))},
-        baselines=tuple(_baselines(record.get("baselines"))),
+        baselines=baselines_of(record),
         **{key: _text(record.get(key)) for key in ("task", "body", "source")},
     )
 
@@ -128,6 +130,22 @@ def overrides(path: Path) -> list[str] | None:
     except (OSError, UnicodeDecodeError):
         return None
     return text.splitlines() if len(text) <= _MOST_OVERRIDES else None
+
+
+def seconds_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return stage -> wall time of a result's record; stages whose time is not recorded are left out."""
+    given = {stage: number(_mapping(result.get("seconds")).get(stage)) for stage in STAGES}
+    return {stage: seconds for stage, seconds in given.items() if seconds is not None and seconds >= 0}
+
+
+def baselines_of(result: Mapping[str, Any]) -> tuple[Baseline, ...]:
+    """Return the simple models of a result's record; those without an error are left out."""
+    found = []
+    for name, entry in _entries(result.get("baselines")):
+        record = _mapping(entry)
+        if (error := number(record.get("error"))) is not None:
+            found.append(Baseline(name, error, number(record.get("seconds")), _text(record.get("about"))))
+    return tuple(found)
 
 
 def number(value: Any) -> float | None:
@@ -180,15 +198,3 @@ def _points(lines: Any, name: str) -> Points:
         if x is not None and y is not None:
             found.append((x, y))
     return tuple(found)
-
-
-def _seconds(value: Any) -> dict[str, float]:
-    given = {stage: number(_mapping(value).get(stage)) for stage in STAGES}
-    return {stage: seconds for stage, seconds in given.items() if seconds is not None and seconds >= 0}
-
-
-def _baselines(value: Any) -> Iterable[Baseline]:
-    for name, entry in _entries(value):
-        record = _mapping(entry)
-        if (error := number(record.get("error"))) is not None:
-            yield Baseline(name, error, number(record.get("seconds")), _text(record.get("about")))

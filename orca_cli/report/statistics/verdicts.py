@@ -100,8 +100,8 @@ def _counted(one: Overall) -> str:
     return f"n = {one.sets} sets x {low if low == high else f'{low} to {high}'} seed{'s' if high > 1 else ''}"
 
 
-def _ends(low: float, high: float, places: int) -> str:
-    return f"[{_unsigned_zero(f'{low:.{places}f}')}, {_unsigned_zero(f'{high:.{places}f}')}]"
+def _ends(low: float, high: float, places: int | None) -> str:
+    return f"[{', '.join(_unsigned_zero(number(value, places)) for value in (low, high))}]"
 
 
 def _decimals(found: Effect, least: int) -> int:
@@ -246,8 +246,7 @@ def _with_interval(found: Effect | None, places: int | None) -> str:
     """Return "+1.2 [0.3, 2.2]"; without decimals, with three significant digits."""
     if found is None:
         return MISSING
-    ends = [_unsigned_zero(number(value, places)) for value in found.interval or ()]
-    return _signed(found.mean, places) + (f" [{', '.join(ends)}]" if ends else "")
+    return _signed(found.mean, places) + ("" if found.interval is None else f" {_ends(*found.interval, places)}")
 
 
 def _signed(value: float, places: int | None) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shlex
 import statistics
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orca_cli.report.records.collect import GROUPS, Run
@@ -69,7 +70,8 @@ def further(one: Overall, comparison: Comparison) -> Further:
     if count > MOST:
         return Further(is_hopeless=True)
     done = frozenset[int].intersection(*(block.done for block in blocks))
-    return Further(int(count), commands=tuple(commands(blocks, comparison, _next_seeds(done, int(count)))))
+    seeds = itertools.islice((seed for seed in itertools.count() if seed not in done), int(count))
+    return Further(int(count), commands=tuple(commands(blocks, comparison, seeds)))
 
 
 def _variances(sets: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -81,16 +83,6 @@ def _variances(sets: Sequence[Sequence[float]]) -> tuple[float, float]:
     freedom = sum(len(own) - 1 for own in repeated)
     within = math.fsum(statistics.variance(own) * (len(own) - 1) for own in repeated) / freedom
     return max(0.0, means - within * statistics.fmean(1 / len(own) for own in sets)), within
-
-
-def _next_seeds(known: Collection[int], count: int) -> list[int]:
-    """Return the smallest seeds that are not known."""
-    found: list[int] = []
-    seed = 0
-    while len(found) < count:
-        found += [] if seed in known else [seed]
-        seed += 1
-    return found
 
 
 def commands(blocks: Sequence[Block], comparison: Comparison, seeds: Iterable[int]) -> list[str]:

@@ -20,9 +20,7 @@ from orca_cli.report.records.collect import Collection, collect
 from orca_cli.report.records.filters import Values, pair, where
 from orca_cli.report.records.origin import origin_of
 from orca_cli.report.records.studies import of_study
-from orca_cli.report.rendering import sparklines, watch
-from orca_cli.report.rendering.formats import FORMATS
-from orca_cli.report.rendering.output import Page
+from orca_cli.report.rendering.output import FORMATS, Page
 from orca_cli.report.statistics.across import across
 from orca_cli.report.statistics.paired import Comparison, compare
 from orca_cli.report.tables import published
@@ -46,7 +44,6 @@ examples:
   orca report --format latex --out table.tex   for a paper; md, csv and json as well
   orca report --open                           the same and more as one page in a browser; --format html --out page.html
   orca report --figures figures                every figure as SVG, PNG and PDF
-  orca report --watch                          follow a running sweep; --curves shows curves below the table
   orca report --strict                         exit code 3 if a run has failed or cannot be read
 
 Seeds of one method are averaged; runs that differ in a setting get rows of their own. Runs that are not completed are
@@ -87,12 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "other people's results as rows: lines of task,method,error,source; errors in units of result.json (fractions)"
     )
     parser.add_argument("--baselines", type=Path, metavar="FILE.csv", help=text)
-    _add_page(parser)
-    parser.add_argument("--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read")
-
-
-def _add_page(parser: argparse.ArgumentParser) -> None:
-    """Describe what is shown besides a table."""
     text = "show the page (--format html) in a browser; written to --out, or orca-report.html"
     parser.add_argument("--open", action="store_true", help=text)
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="write the figures as SVG, PNG and PDF as well")
@@ -102,16 +93,13 @@ def _add_page(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="default: svg,png,pdf; only svg needs no matplotlib",
     )
-    parser.add_argument("--curves", action="store_true", help="show the curves of stages 2 and 3 below the table")
-    parser.add_argument("--watch", action="store_true", help="show running runs until they are done, or until Ctrl-C")
+    parser.add_argument("--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read")
 
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return the table with the values of all seeds, or write it to a file."""
     _check(arguments)
     folders = arguments.runs or [Path(default_folders()["runs"])]
-    if arguments.watch:
-        watch.follow(lambda: _table(arguments, folders), terminal.stdout())
     table = _table(arguments, folders)
     failures: list[OrcaError] = []
     failed = sum(run.state in ("failed", "dead") for run in table.unfinished)
@@ -130,48 +118,28 @@ def execute(arguments: argparse.Namespace) -> Result:
         return Result({"schema": 1, "written": str(arguments.out)}, failures=failures)
     shown: list[RenderableType] = []
     shown += page.renderables(terminal.stdout().width) if form == "table" else [page.text(form)]
-    if arguments.curves:
-        groups = of_report.groups_of(table)
-        shown += sparklines.renderables(table, groups, of_report.read_all(groups))
     known = sorted({name for folder in folders for name in studies.names(folder)}) if form == "table" else []
     if known and arguments.study is None:
-        shown.append(
-            Text(
-                f"- some runs may belong to a study, which names them: {' or '.join(f'--study {name}' for name in known)}"
-            )
-        )
+        names = " or ".join(f"--study {name}" for name in known)
+        shown.append(Text(f"- some runs may belong to a study, which names them: {names}"))
     return Result(page.record(), shown, failures)
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse options that do not go together."""
     files.formats_of(arguments.figures_as)
-    shown = [f"--{name}" for name in ("against", "compare") if getattr(arguments, name)]
-    for name in ("against", "compare"):
-        if getattr(arguments, name) and arguments.baselines is not None:
-            hint = "others' results have no runs to compare"
-            raise UsageError(f"does not go with --{name}", where="--baselines", hint=hint)
-    if len(shown) > 1:
-        raise UsageError(f"does not go with {shown[0]}", where=shown[1], hint="ask for one after the other")
-    if arguments.against is not None and arguments.by is not None:
-        raise UsageError("does not go with --against", where="--by", hint="runs are paired by all of their settings")
-    if arguments.sort is not None and shown:
-        raise UsageError(f"does not go with {shown[0]}", where="--sort", hint="it is about the rows of the table")
-    _check_page(arguments)
-
-
-def _check_page(arguments: argparse.Namespace) -> None:
-    """Refuse options about the page, the figures and the terminal that do not go with others."""
+    for one, other, hint in (
+        ("against", "baselines", "others' results have no runs to compare"),
+        ("compare", "baselines", "others' results have no runs to compare"),
+        ("against", "compare", "ask for one after the other"),
+        ("against", "by", "runs are paired by all of their settings"),
+        ("against", "sort", "it is about the rows of the table"),
+        ("compare", "sort", "it is about the rows of the table"),
+    ):
+        if getattr(arguments, one) and getattr(arguments, other):
+            raise UsageError(f"does not go with --{one}", where=f"--{other}", hint=hint)
     if arguments.open and (arguments.json or arguments.format not in ("table", "html")):
         raise UsageError("shows a page", where="--open", hint="leave --json and --format out, or --open")
-    if arguments.curves and (arguments.json or arguments.format != "table" or arguments.out is not None):
-        raise UsageError("applies only to a terminal", where="--curves", hint="--format html has the curves as well")
-    if arguments.watch:
-        if not terminal.stdout().is_terminal:
-            raise UsageError("standard output is not a terminal", where="--watch", hint="leave --watch out")
-        if arguments.json or arguments.out or arguments.against or arguments.compare or arguments.format != "table":
-            hint = "leave --json, --out, --against, --compare and --format out"
-            raise UsageError("shows a table on a terminal only", where="--watch", hint=hint)
 
 
 def _table(arguments: argparse.Namespace, folders: list[Path]) -> Table:
@@ -197,9 +165,8 @@ def _html(page: Page, arguments: argparse.Namespace, folders: list[Path], failur
     """Return or write the page, and show it."""
     from orca_cli.report.page import document
 
-    command = shlex.join(arguments.typed)
     origin = origin_of(folders, arguments.study, default_folders()["runs"])
-    html = document.page(document.Content(page.table, page.comparison, command, origin))
+    html = document.page(page.table, page.comparison, shlex.join(arguments.typed), origin)
     out = arguments.out or (Path("orca-report.html") if arguments.open else None)
     if out is None:
         return Result({"schema": 1}, [html], failures)

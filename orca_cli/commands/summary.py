@@ -54,7 +54,7 @@ def of_run(outcome: Outcome, *, alone: bool = False, pictured: bool = True) -> R
         record["answer"] = None if answer is None else answer.record()
         if pictured and is_new and answer is not None:
             file = f"{STAGE_FOLDERS['finetune']}/{svg.FILE}"
-            shown += ["", Picture(answer, f"the same as a file: {file} in the run's folder")]
+            shown += ["", Picture(answer, f"drawn in a file: {file} in the run's folder")]
     return Result({"schema": 1, "run": record}, shown, failures, outcome.code)
 
 

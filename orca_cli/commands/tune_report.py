@@ -15,7 +15,6 @@ from rich.text import Text
 from orca_cli import terminal
 from orca_cli.commands.summary import percent_or_number
 from orca_cli.exceptions import OrcaError
-from orca_cli.report.rendering.sparklines import ramp, sparkline
 from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result
 from orca_cli.tuning import found, trials
@@ -73,9 +72,7 @@ def shown(arm: Arm, state: Found) -> Iterator[RenderableType]:
     yield terminal.table(headers, [_cells(row, keys, row is state.best) for row in state.rows])
     history = [error for error in state.history() if error is not None]
     if len(history) > 1:
-        yield Text(
-            f"lowest so far: {_error(state, history[0])} {sparkline(history, ramp=ramp())} {_error(state, history[-1])}"
-        )
+        yield Text(f"lowest so far: {_error(state, history[0])}, then {_error(state, history[-1])}")
     if state.importance:
         shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in state.importance.items())
         yield Text(f"importance for the validation error of completed trials (PED-ANOVA): {shares}")

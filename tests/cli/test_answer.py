@@ -15,9 +15,8 @@ def test_a_run_ends_with_its_confusion_matrix_and_keeps_it_as_a_file(completed, 
     answer = f"{right} of 50 test samples right ({2 * right:.2f} %)"
     assert answer in completed
     assert "3_finetune/answer.svg" in completed[completed.index(answer) :]
-    title = ElementTree.parse(run / "3_finetune" / "answer.svg").find("{*}title")
-    assert title is not None
-    assert title.text == f"digits: {answer}"
+    picture = ElementTree.parse(run / "3_finetune" / "answer.svg").getroot()
+    assert picture.attrib["aria-label"] == f"digits: {answer}"
 
 
 @pytest.mark.usefixtures("completed")

@@ -195,9 +195,3 @@ def test_runs_are_left_as_they_are(tmp_path: Path) -> None:
     before = {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     collect([tmp_path])
     assert {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-
-
-def test_a_thousand_runs(tmp_path: Path) -> None:
-    for number in range(1000):
-        add_run(tmp_path, task=f"task{number % 10}", seed=number, state="completed" if number % 5 else "failed")
-    assert len(collect([tmp_path]).runs) == 1000

@@ -116,7 +116,7 @@ def test_figures_are_drawn_inside_their_frames(chromium: Browser, address: str, 
             const box = svg.getBoundingClientRect(), inner = svg.getBBox();
             return [box.width, box.height, inner.x, inner.x + inner.width, inner.height,
                 svg.querySelectorAll('.l,.b,.m').length, svg.viewBox.baseVal.width, svg.viewBox.baseVal.height,
-                svg.querySelector('title').textContent];
+                svg.getAttribute('aria-label')];
         });
     })()""")
     assert len(found) > 12

@@ -10,7 +10,7 @@ import pytest
 from orca_cli.commands import report
 from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import collect
-from orca_cli.report.rendering.formats import text_of
+from orca_cli.report.rendering.output import Page
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.published import fitting, read
 from orca_cli.report.tables.table import Published, build_table
@@ -47,16 +47,6 @@ def test_rows_stand_between_the_own_and_the_trivial_with_their_sources(table, tm
     assert "[1] reported by others, under their conditions: notes p. 3" in layout.notes
 
 
-def test_csv_and_json_keep_the_numbers(table, tmp_path):  # noqa: F811
-    shown = with_others(table, write(tmp_path, LINES))
-    lines = list(csv.DictReader(io.StringIO(text_of(shown, "csv"))))
-    assert (lines[-2]["body"], float(lines[-2]["mean"]), lines[-2]["n"]) == ("forest", 0.05, "")
-    assert lines[-2]["settings"] == "published: notes p. 3"
-    record = json.loads(text_of(shown, "json"))["published"][0]
-    assert record.pop("tags") == {"clean": ["published", "other protocol"]}
-    assert record == vars(Published("digits", "forest", 0.05, "notes p. 3"))
-
-
 def test_every_number_says_whose_it_is_and_of_what(table, tmp_path):  # noqa: F811
     text = "task,method,error,source,protocol\ndigits,forest,0.05,p. 3,clean\ndarcy,forest,0.008,p. 3,\n"
     shown = with_others(table, write(tmp_path, text))
@@ -64,7 +54,7 @@ def test_every_number_says_whose_it_is_and_of_what(table, tmp_path):  # noqa: F8
     # The two differ, so that each number says it itself: the paper's darcy is of real data, ours is generated.
     assert forest[0][3] == "published"
     assert [entry.rest for entry in forest[1]] == ["real data, ours are synthetic, other protocol", ""]
-    lines = list(csv.DictReader(io.StringIO(text_of(shown, "csv"))))
+    lines = list(csv.DictReader(io.StringIO(Page(shown).text("csv"))))
     tags = {(line["origin"], line["task"]): line["tags"] for line in lines}
     assert tags == {
         ("ours", "darcy"): "ours; synthetic data; protocol clean",
@@ -72,10 +62,13 @@ def test_every_number_says_whose_it_is_and_of_what(table, tmp_path):  # noqa: F8
         ("published", "darcy"): "published; real data, ours are synthetic; other protocol",
         ("published", "digits"): "published",
     }
-    record = json.loads(text_of(shown, "json"))
+    assert (lines[-2]["body"], float(lines[-2]["mean"]), lines[-2]["settings"]) == ("forest", 0.05, "published: p. 3")
+    record = json.loads(Page(shown).text("json"))
+    assert record["published"][0].pop("tags") == {"clean": ["published"]}
+    assert record["published"][0] == vars(Published("digits", "forest", 0.05, "p. 3", "clean"))
     assert record["rows"][0]["cells"][0]["tags"] == ["ours", "synthetic data", "protocol clean"]
     for form in ("md", "latex", "table"):
-        words = " ".join(text_of(shown, form).split())
+        words = " ".join(Page(shown).text(form).split())
         assert "published" in words, form
         assert "real data, ours are synthetic" in words, form
 
@@ -111,9 +104,8 @@ def test_what_is_wrong_is_told_with_its_place(table, tmp_path, text, message):  
 @pytest.mark.parametrize("form", ["md", "latex", "table", "csv"])
 def test_names_stay_names(table, tmp_path, form):  # noqa: F811
     field = HOSTILE.replace('"', "")
-    text = text_of(
-        with_others(table, write(tmp_path, f'task,method,error,source\ndigits,"{field}",0.1,"{field}"\n')), form
-    )
+    path = write(tmp_path, f'task,method,error,source\ndigits,"{field}",0.1,"{field}"\n')
+    text = Page(with_others(table, path)).text(form)
     assert "\x1b" not in text
     assert "\u202e" not in text
     if form == "latex":
@@ -128,9 +120,3 @@ def test_the_shipped_results_name_tasks_that_exist(orca, tmp_path, monkeypatch):
     assert code == 0
     assert "einspace [2]" in out
     assert "6.4" in out  # as many decimals as its own errors have
-    code, _, err = orca("report", tmp_path, "--baselines", SHIPPED, "--against", "metric=none")
-    assert code == 2
-    assert "--baselines" in err
-    code, _, err = orca("report", tmp_path, "--baselines", SHIPPED, "--compare")
-    assert code == 2
-    assert "--baselines" in err

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from orca_cli.report.records.collect import collect
-from orca_cli.report.rendering import formats
-from orca_cli.report.rendering.formats import CSV_COLUMNS, FORMATS, terminal_of, text_of
-from orca_cli.report.tables.layout import decimals_of, number
+from orca_cli.report.rendering.output import CSV_COLUMNS, FORMATS, Page
+from orca_cli.report.tables.layout import decimals_of
 from orca_cli.report.tables.notes import clean
-from orca_cli.report.tables.table import Table, build_table
+from orca_cli.report.tables.table import Cell, Column, Method, Row, Table, build_table
 from tests.report.trees import add_run
 
 HOSTILE = "=cmd()|[/red]x[/blue]\x1b[31m\n\u202e\\end{tabular}<script>&_%$#^~{}`*"
@@ -58,7 +57,7 @@ def _markdown_cells(line: str) -> list[str]:
 
 
 def test_markdown_shows_means_with_n_and_what_failed(table: Table) -> None:
-    lines = text_of(table, "md").splitlines()
+    lines = Page(table).text("md").splitlines()
     rows = [_markdown_cells(line) for line in lines if line.startswith("|")]
     assert rows[0] == [
         "body",
@@ -83,21 +82,21 @@ def earned(tmp_path: Path) -> Table:
 
 
 def test_what_is_shown_to_be_best_is_bold_with_a_star(earned: Table) -> None:
-    assert r"**\* 10.2 \u00b1 0.2 (6)**".replace(r"\u00b1", "\u00b1") in text_of(earned, "md")
-    assert r"\textbf{{*} 10.2 $\pm$ 0.2 (6)}" in text_of(earned, "latex")
-    assert "* 10.2 \u00b1 0.2 (6)" in text_of(earned, "table")
-    assert "Bold and *: lower than every other method" in text_of(earned, "md").replace(r"\*", "*")
-    rows = list(csv.DictReader(io.StringIO(text_of(earned, "csv"))))
+    assert r"**\* 10.2 \u00b1 0.2 (6)**".replace(r"\u00b1", "\u00b1") in Page(earned).text("md")
+    assert r"\textbf{{*} 10.2 $\pm$ 0.2 (6)}" in Page(earned).text("latex")
+    assert "* 10.2 \u00b1 0.2 (6)" in Page(earned).text("table")
+    assert "Bold and *: lower than every other method" in Page(earned).text("md").replace(r"\*", "*")
+    rows = list(csv.DictReader(io.StringIO(Page(earned).text("csv"))))
     assert [(row["metric"], row["best"], row["earned"]) for row in rows] == [
         ("none", "false", "false"),
         ("otdd", "true", "true"),
     ]
-    cells = [row["cells"][0] for row in json.loads(text_of(earned, "json"))["rows"]]
+    cells = [row["cells"][0] for row in json.loads(Page(earned).text("json"))["rows"]]
     assert [cell["earned"] for cell in cells] == [False, True]
 
 
 def test_csv_has_a_line_a_method_and_task_with_raw_numbers(table: Table) -> None:
-    rows = list(csv.DictReader(io.StringIO(text_of(table, "csv"))))
+    rows = list(csv.DictReader(io.StringIO(Page(table).text("csv"))))
     assert len(rows) == 4
     (row,) = [row for row in rows if row["task"] == "digits" and row["metric"] == "otdd"]
     assert float(row["mean"]) == pytest.approx(0.126)
@@ -109,7 +108,7 @@ def test_csv_has_a_line_a_method_and_task_with_raw_numbers(table: Table) -> None
 
 
 def test_json_keeps_the_values_of_all_seeds(table: Table) -> None:
-    record = json.loads(text_of(table, "json"))
+    record = json.loads(Page(table).text("json"))
     assert record["schema"] == 1
     assert set(record) == {"schema", "columns", "rows", "unfinished", "broken", "superseded", "published", "notes"}
     cell = record["rows"][1]["cells"][1]
@@ -131,7 +130,7 @@ def test_json_keeps_the_values_of_all_seeds(table: Table) -> None:
 
 
 def test_latex_is_a_booktabs_tabular(table: Table) -> None:
-    text = text_of(table, "latex")
+    text = Page(table).text("latex")
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {4}
@@ -147,7 +146,7 @@ def test_the_terminal_shows_every_cell_whole_within_its_width(tmp_path: Path, wi
             for seed in range(2):
                 add_run(tmp_path, task=task, metric=metric, seed=seed, value=0.1 + number_ / 10 + seed / 100)
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    for thing in terminal_of(_table(tmp_path), width):
+    for thing in Page(_table(tmp_path)).renderables(width):
         console.print(thing)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert max(map(len, text.splitlines())) <= width
@@ -157,22 +156,22 @@ def test_the_terminal_shows_every_cell_whole_within_its_width(tmp_path: Path, wi
 
 def test_hostile_names_cannot_move_the_cursor_in_any_format(hostile: Table) -> None:
     for form in FORMATS:
-        text = text_of(hostile, form)
+        text = Page(hostile).text(form)
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", text), form
 
 
 def test_hostile_names_stay_names(hostile: Table) -> None:
-    lines = [line for line in text_of(hostile, "md").splitlines() if line.startswith("|")]
+    lines = [line for line in Page(hostile).text("md").splitlines() if line.startswith("|")]
     assert {len(_markdown_cells(line)) for line in lines} == {6}
     assert not any(re.search(r"(?<!\\)<(?!br>)", line) for line in lines)
-    latex = text_of(hostile, "latex")
+    latex = Page(hostile).text("latex")
     rows = [line for line in latex.splitlines() if not line.startswith("%")]
     assert sum(line == r"\end{tabular}" for line in rows) == 1
     assert not any(r"\end{tabular}" in line for line in rows if line != r"\end{tabular}")
-    for row in csv.DictReader(io.StringIO(text_of(hostile, "csv"))):
+    for row in csv.DictReader(io.StringIO(Page(hostile).text("csv"))):
         assert not any(field.startswith(("=", "+", "-", "@")) for field in row.values())
-    assert "[/red]x[/blue]\\x1b" in text_of(hostile, "table")
-    names = {row["body"] for row in json.loads(text_of(hostile, "json"))["rows"]}
+    assert "[/red]x[/blue]\\x1b" in Page(hostile).text("table")
+    names = {row["body"] for row in json.loads(Page(hostile).text("json"))["rows"]}
     assert names == {HOSTILE, "minilm"}
 
 
@@ -188,7 +187,10 @@ def test_clean_text_is_one_printable_line(text: str) -> None:
 
 @given(st.text(alphabet=st.characters(codec="utf-8")))
 def test_latex_text_has_balanced_braces_and_no_bare_specials(text: str) -> None:
-    bare = re.sub(r"\\(text[a-z]+\{\}|[{}$&#_%])|\{[\[\]*]\}|\$\\pm\$", "", formats._tex(text))
+    column, row = Column(text, "clean", "e", False, False), Row(Method("b", "s", "m", "f"), [Cell()])
+    lines = Page(Table([column], [row], [None], [], [], [], baselines=[{}])).text("latex").splitlines()
+    name = lines[lines.index(r"\toprule") + 1].rpartition(" & ")[2].removesuffix(r" \\")
+    bare = re.sub(r"\\(text[a-z]+\{\}|[{}$&#_%])|\{[\[\]*]\}|\$\\pm\$", "", name)
     assert not set(bare) & set("\\{}$&#_%^~[]*")
 
 
@@ -209,25 +211,15 @@ def test_decimals_give_the_smallest_mean_three_digits(means: list[float], expect
     assert decimals_of(means) == expected
 
 
-def test_small_and_large_numbers_stay_readable() -> None:
-    assert (number(5.1234e-5, None), number(0.12345, 3)) == ("5.12e-05", "0.123")
-
-
-def test_only_failures_still_render_in_every_format(tmp_path: Path) -> None:
-    add_run(tmp_path, state="failed")
-    (tmp_path / "digits" / "2026-01-01_00-00-00.000000_x").mkdir()
-    table = _table(tmp_path)
-    for form in FORMATS:
-        assert "failed" in text_of(table, form)
-    assert "no result yet" in text_of(table, "md")
-
-
-def test_only_broken_folders_still_render_in_every_format(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("has_failed", [True, False])
+def test_failures_and_broken_folders_alone_still_render(tmp_path: Path, form: str, has_failed: bool) -> None:
     (tmp_path / "digits" / "2026-01-01_00-00-00.000000_x").mkdir(parents=True)
-    table = _table(tmp_path)
-    for form in ("table", "md", "json", "latex"):
-        assert "no status.json" in text_of(table, form)
-    assert text_of(table, "csv").splitlines() == [",".join(CSV_COLUMNS)]
+    if has_failed:
+        add_run(tmp_path, state="failed")
+    text = Page(_table(tmp_path)).text(form)
+    assert text.startswith(",".join(CSV_COLUMNS)) if form == "csv" else "no status.json" in text
+    assert ("failed" in text.removeprefix(",".join(CSV_COLUMNS))) == (has_failed and form != "csv")
 
 
 @pytest.mark.parametrize(
@@ -241,10 +233,10 @@ def test_only_broken_folders_still_render_in_every_format(tmp_path: Path) -> Non
 def test_numbers_that_the_test_split_chose_are_red_in_every_table(tmp_path: Path, style: str, red: str) -> None:
     add_run(tmp_path, protocol="release", selected={"by": "best", "epoch": 3, "on": "test"})
     add_run(tmp_path, selected={"by": "best", "epoch": 3, "on": "validation"})
-    text = text_of(_table(tmp_path), style)
+    text = Page(_table(tmp_path)).text(style)
     assert text.count(red) == 1
     console = Console(file=io.StringIO(), width=100, color_system="standard", force_terminal=True)
-    for thing in terminal_of(_table(tmp_path), 100):
+    for thing in Page(_table(tmp_path)).renderables(100):
         console.print(thing)
     assert "\x1b[1;31mCHOSEN ON TEST" in console.file.getvalue()
     assert "\x1b[1;31mThe test split chose the weights of digits (release)" in console.file.getvalue()

@@ -93,12 +93,6 @@ def test_signed_rank_with_ties_counts_every_pattern_of_signs():
     assert signed_rank(values)[0] == pytest.approx(test.pvalue)
 
 
-def test_signed_rank_of_many_values_is_exact_and_near_the_normal_limit():
-    values = list(np.random.default_rng(2).normal(0.3, 1, size=120))
-    assert signed_rank(values)[0] == pytest.approx(stats.wilcoxon(values, method="exact").pvalue, rel=1e-9)
-    assert signed_rank(values)[0] == pytest.approx(stats.wilcoxon(values, method="approx").pvalue, rel=0.2)
-
-
 @pytest.mark.parametrize("count", [1, 2, 5, 12])
 def test_holm_is_that_of_statsmodels(count):
     from statsmodels.stats.multitest import multipletests
@@ -130,13 +124,6 @@ def test_the_number_needed_is_that_of_a_t_test_of_power_80_percent(size, level):
 
     wanted = TTestPower().solve_power(effect_size=size, power=0.8, alpha=level)
     assert abs(needed(size, 1.0, 0.0, level) - max(wanted, 1 + math.log2(1 / level))) <= 1.5
-
-
-def test_an_effect_within_the_margin_needs_as_many_as_show_that_it_is():
-    # margin - mean = 0.4 and a deviation of 0.5: as for a mean of 0.4.
-    assert needed(0.1, 0.5, 0.5) == needed(0.4, 0.5, 0.0)
-    assert needed(0.0, 1.0, 0.0) == math.inf
-    assert needed(0.0, 0.0, 0.5) == LEAST
 
 
 @given(st.floats(0.01, 5), st.floats(0, 5), st.floats(0.01, 5))

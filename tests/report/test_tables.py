@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from orca_cli.report.records.collect import Run, Score, collect
+from orca_cli.report.records.collect import Collection, Run, Score, collect
 from orca_cli.report.statistics.paired import compare
 from orca_cli.report.tables.layout import layout_of
 from orca_cli.report.tables.notes import notes_of, seeds_text
-from orca_cli.report.tables.table import Cell, Column, Method, Row, Table, _rank, build_table, is_of, score_of
+from orca_cli.report.tables.table import Cell, Column, Method, Table, build_table, is_of, table_of
 from tests.report.trees import add_run
 
 
@@ -214,23 +214,17 @@ def test_nothing_completed_gives_rows_without_values(tmp_path: Path) -> None:
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=2, max_size=6))
 def test_ranks_agree_with_scipy(values: list[list[int]]) -> None:
-    rows = [
-        Row(Method(str(place), "", "", ""), [Cell(runs=[_scored(0, value / 10)]) for value in line])
+    columns = [Column(str(place), "clean", "e", True, False) for place in range(3)]
+    cells = {
+        (Method(str(place), "", "", ""), column): Cell(runs=[_scored(0, value / 10)])
         for place, line in enumerate(values)
-    ]
-    incomplete = Row(Method("x", "", "", ""), [Cell(runs=[_scored(0, 0.0)]), Cell(), Cell()])
-    _rank([*rows, incomplete])
+        for column, value in zip(columns, line, strict=True)
+    }
+    cells[Method("x", "", "", ""), columns[0]] = Cell(runs=[_scored(0, 0.0)])
+    *rows, incomplete = table_of(Collection([], [], []), cells, columns).rows
     expected = rankdata(np.array(values), axis=0).mean(axis=1)
     assert [row.rank for row in rows] == pytest.approx(list(expected))
     assert incomplete.rank is None
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
-def test_mean_and_deviation_agree_with_numpy(values: list[float]) -> None:
-    cell = Cell(runs=[_scored(seed, value) for seed, value in enumerate(values)])
-    assert cell.mean == pytest.approx(np.mean(values))
-    assert cell.deviation == pytest.approx(np.std(values, ddof=1), abs=1e-12)
-    assert [score_of(run).value for run in cell.runs] == values
 
 
 @pytest.mark.parametrize(("seeds", "text"), [([0, 1, 2, 5], "0-2,5"), ([3], "3"), ([4, 2], "2,4"), ([], "")])

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -20,21 +20,16 @@ _LEAST_OF_A_NAME = 6  # characters that a name above a column is cut to
 _MOST_IN_MATRIX = 30
 _MOST_TALL = 12  # classes whose matrix may take two lines each
 _MOST_PAIRS = 12
-_LEAST_BAR = 8  # characters
-_MOST_LABELS = 20
-_MOST_NUMBERS = 20
-_MOST_PLOTS = 4
-_PLOT = (44, 20)  # columns and rows
-_DENSITY = ".oO@"
+_MOST_ROWS = 20  # labels or numbers
 _GAP = 2
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An answer as a Rich renderable.
+    """An answer as a Rich renderable: classes as a confusion matrix where it fits, everything else as numbers.
 
     Args:
-        answer: what to draw.
+        answer: what to show.
         note: a last line, such as where the same is as a file.
     """
 
@@ -42,9 +37,8 @@ class Picture:
     note: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw within the width of the console."""
-        drawer = _Drawer(max(options.max_width, 40), options.ascii_only)
-        yield from drawer.draw(self.answer)
+        """Show within the width of the console."""
+        yield from _Writer(max(options.max_width, 40), options.ascii_only).shown(self.answer)
         if self.note:
             yield Text(self.note, style="dim")
 
@@ -67,8 +61,8 @@ class _Matrix:
         return self.heads == [str(i) for i in range(len(self.heads))]
 
 
-class _Drawer:
-    """Draws for one width.
+class _Writer:
+    """Writes for one width.
 
     Args:
         width: in characters.
@@ -77,10 +71,9 @@ class _Drawer:
 
     def __init__(self, width: int, ascii_only: bool) -> None:
         self._width = width
-        self._dots, self._none, self._bar = ("..", ".", "#") if ascii_only else ("…", "·", "█")
-        self._arrow = "->" if ascii_only else "→"
+        self._dots, self._none, self._arrow = ("..", ".", "->") if ascii_only else ("…", "·", "→")
 
-    def draw(self, answer: Answer) -> Iterable[RenderableType]:
+    def shown(self, answer: Answer) -> Iterable[RenderableType]:
         if isinstance(answer, Confusion):
             return self._confusion(answer)
         return self._labels(answer) if isinstance(answer, Labels) else self._values(answer)
@@ -89,8 +82,6 @@ class _Drawer:
         if cell_len(text) <= width:
             return text
         return set_cell_size(text, max(width - len(self._dots), 0)).rstrip() + self._dots
-
-    # Classes
 
     def _confusion(self, found: Confusion) -> Iterable[RenderableType]:
         right = f"{found.correct} of {found.n} test samples right ({percent(found.correct / max(found.n, 1), 2)})"
@@ -103,7 +94,8 @@ class _Drawer:
             yield Text.assemble((right, "bold"), f"; rows: true class, columns: predicted; {cells}")
             yield self._matrix(found, layout)
         if missing := [name for name, row in zip(found.names, found.counts, strict=True) if not row.any()]:
-            yield Text(f"no test sample of {self._listed(missing)}")
+            names = ", ".join(self._cut(name, 28) for name in missing[:8])
+            yield Text(f"no test sample of {names}" + (f" and {len(missing) - 8} others" if len(missing) > 8 else ""))
 
     def _layout(self, found: Confusion) -> _Matrix | None:
         """Return the most telling layout that fits; None where none does."""
@@ -172,20 +164,14 @@ class _Drawer:
 
     def _pairs(self, found: Confusion) -> Iterable[RenderableType]:
         pairs = found.confused()
-        errors = found.n - found.correct
         if not pairs:
             return
         longest = min(20, (self._width - 26) // 2)
-        room = self._width - 2 * longest - 30  # for bars
         table = _table("true", self._cut(f"{self._arrow} predicted", longest), "samples", "of the class")
-        if room >= _LEAST_BAR:
-            table.add_column("", no_wrap=True)
         for i, j in pairs[:_MOST_PAIRS]:
             names = [Text(self._cut(found.names[k], longest)) for k in (i, j)]
-            share = float(found.shares[i, j])
-            bars = [self._bars(share, room)] if room >= _LEAST_BAR else []
-            table.add_row(*names, str(found.counts[i, j]), percent(share), *bars)
-        shown = min(len(pairs), _MOST_PAIRS)
+            table.add_row(*names, str(found.counts[i, j]), percent(float(found.shares[i, j])))
+        shown, errors = min(len(pairs), _MOST_PAIRS), found.n - found.correct
         yield Text(f"most confused: {shown} of {len(pairs)} pairs of classes, with {errors} errors in all")
         yield table
         recall = found.recall
@@ -194,30 +180,20 @@ class _Drawer:
         if texts:
             yield Text(f"least recognised: {', '.join(texts)}")
 
-    # Labels
-
     def _labels(self, found: Labels) -> Iterable[RenderableType]:
         order = found.worst()
-        some = len(order) > _MOST_LABELS
-        rows = order[:_MOST_LABELS] if some else list(range(len(order)))
-        what = f"the {_MOST_LABELS} of {len(order)} labels with the lowest F1" if some else f"{len(order)} labels"
+        some = len(order) > _MOST_ROWS
+        rows = order[:_MOST_ROWS] if some else list(range(len(order)))
+        what = f"the {_MOST_ROWS} of {len(order)} labels with the lowest F1" if some else f"{len(order)} labels"
         yield Text.assemble((f"{found.n} test samples", "bold"), f"; {what}; predicted: probability of 50 % or more")
-        table = _table("label", "present", "predicted", "precision", "recall", "F1", "")
+        table = _table("label", "present", "predicted", "precision", "recall", "F1")
         name_width = min(max(map(cell_len, found.names)), 28)
-        room = max(min(self._width - name_width - 7 - 9 - 9 - 7 - 7 - 6 * _GAP, 40), 8)
+        columns = (found.precision, found.recall, found.f1)
         for k in rows:
-            measures = [percent(values[k]) for values in (found.precision, found.recall, found.f1)]
-            f1 = float(np.nan_to_num(found.f1[k]))
             name, counts = Text(self._cut(found.names[k], name_width)), (str(found.present[k]), str(found.predicted[k]))
-            table.add_row(name, *counts, *measures, self._bars(f1, room))
-        means = [percent(_mean(values)) for values in (found.precision, found.recall, found.f1)]
-        table.add_row("mean", "", "", *means, "", style="bold")
+            table.add_row(name, *counts, *(percent(values[k]) for values in columns))
+        table.add_row("mean", "", "", *(percent(_mean(values)) for values in columns), style="bold")
         yield table
-
-    def _bars(self, share: float, width: int) -> str:
-        return self._bar * max(round(share * width), int(share > 0))
-
-    # Numbers
 
     def _values(self, found: Values) -> Iterable[RenderableType]:
         numbers = found.numbers
@@ -226,75 +202,15 @@ class _Drawer:
             texts = [f"{name} {_short(value)}" for name, value in _measures(number)]
             title = f"{len(number.true)} test samples" + (f", {number.name}" if number.name else "")
             yield Text.assemble((title, "bold"), f"; {', '.join(texts)}")
-            yield self._plot(number)
             return
         table = _table("number", "n", "R2", "RMSE", "MAE", "correlation")
-        for number in numbers[:_MOST_NUMBERS]:
+        for number in numbers[:_MOST_ROWS]:
             cells = [_short(value) for _, value in _measures(number)]
             table.add_row(Text(self._cut(number.name, 28)), str(len(number.true)), *cells)
         yield Text(f"{len(numbers)} numbers of each test sample", style="bold")
         yield table
-        if len(numbers) > _MOST_NUMBERS:
-            yield Text(f"... and {len(numbers) - _MOST_NUMBERS} more")
-        plots = [self._plot(number) for number in numbers[:_MOST_PLOTS]]
-        beside = max(1, self._width // (_PLOT[0] + 14))
-        for start in range(0, len(plots), beside):
-            grid = Table.grid(padding=(0, 2, 0, 0))
-            grid.add_row(*plots[start : start + beside])
-            yield grid
-
-    def _plot(self, number: Number) -> RenderableType:
-        """Return predicted against true values as characters, the denser the more samples; / is where they are equal."""
-        columns, rows = min(_PLOT[0], self._width - 14), _PLOT[1]
-        low, high = number.limits
-        counts = np.zeros((rows, columns), int)
-        places = [
-            np.clip(((values - low) / (high - low) * size).astype(int), 0, size - 1)
-            for values, size in ((number.predicted.clip(low, high), rows), (number.true, columns))
-        ]
-        np.add.at(counts, tuple(places), 1)
-        steps = _steps(int(counts.max(initial=0)))
-        labels = {rows - 1: f"{high:.3g}", rows // 2: f"{(low + high) / 2:.3g}", 0: f"{low:.3g}"}
-        margin = max(map(len, labels.values()))
-        lines = [Text(f"predicted{f' {number.name}' if number.name else ''}"[: columns + margin])]
-        for row in reversed(range(rows)):
-            line = Text(f"{labels.get(row, ''):>{margin}} |")
-            for column in range(columns):
-                count = counts[row, column]
-                if count:
-                    line.append(_DENSITY[int(np.searchsorted(steps, count, side="right")) - 1], style="bold cyan")
-                else:
-                    # A row is as high as several columns are wide.
-                    on_line = int((row + 0.5) / rows * columns) == column or int(row / rows * columns) == column
-                    line.append("/" if on_line else " ", style="dim")
-            lines.append(line)
-        lines.append(Text(f"{'':>{margin}} +{'-' * columns}"))
-        middle = f"{low:.3g}{labels[rows // 2]:^{columns - 2 * margin}}"
-        lines.append(Text(f"{'':>{margin}}  {middle}{high:.3g}".rstrip() + "  true"))
-        lines.append(Text(f"{'':>{margin}}  {_legend(steps)}", style="dim"))
-        beyond = int(((number.predicted < low) | (number.predicted > high)).sum())
-        if beyond:
-            lines.append(Text(f"{'':>{margin}}  {beyond} far off, drawn at the border", style="dim"))
-        return Group(*lines)
-
-    def _listed(self, names: Sequence[str]) -> str:
-        shown = ", ".join(self._cut(name, 28) for name in names[:8])
-        return f"{shown} and {len(names) - 8} others" if len(names) > 8 else shown
-
-
-def _steps(most: int) -> list[int]:
-    """Return the smallest counts that each sign of `_DENSITY` stands for; fewer signs where counts are low."""
-    found = sorted({max(1, round(most ** (i / len(_DENSITY)))) for i in range(len(_DENSITY))})
-    return found[: len(_DENSITY)]
-
-
-def _legend(steps: list[int]) -> str:
-    ends = [*(step - 1 for step in steps[1:]), None]
-    texts = [
-        f"{sign} {start}" + ("" if end == start else "+" if end is None else f"-{end}")
-        for sign, start, end in zip(_DENSITY, steps, ends, strict=False)
-    ]
-    return f"samples: {'  '.join(texts)}   / predicted = true"
+        if len(numbers) > _MOST_ROWS:
+            yield Text(f"... and {len(numbers) - _MOST_ROWS} more")
 
 
 def _measures(number: Number) -> list[tuple[str, float]]:
@@ -314,5 +230,5 @@ def _table(first: str, *others: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     table.add_column(first, style="cyan", no_wrap=True)
     for name in others:
-        table.add_column(name, justify="left" if not name or " predicted" in name else "right", no_wrap=True)
+        table.add_column(name, justify="left" if " predicted" in name else "right", no_wrap=True)
     return table

@@ -19,7 +19,6 @@ class Series:
     Args:
         points: x, y, and the lowest and highest y that y stands for.
         look: see the module.
-        marked: points are drawn as markers as well.
         chosen: x that is marked as the chosen one; None for none.
         level: a horizontal line that belongs to it, such as the floor of a distance; None for none.
     """
@@ -27,7 +26,6 @@ class Series:
     name: str
     points: tuple[tuple[float, float, float, float], ...]
     look: int
-    marked: bool = False
     chosen: float | None = None
     level: float | None = None
 
@@ -48,11 +46,11 @@ class Lines:
 
 @dataclass(frozen=True)
 class Dot:
-    """A value with its interval in one row of a `Dots`."""
+    """A row of a `Dots`: a value with its interval, and a text beside its label."""
 
+    label: str
     value: float
     look: int
-    name: str
     low: float | None = None
     high: float | None = None
     text: str = ""
@@ -65,10 +63,9 @@ class Dots:
     name: str
     title: str
     x: str
-    rows: tuple[tuple[str, tuple[Dot, ...]], ...]
+    rows: tuple[Dot, ...]
     note: str = ""
     line: float | None = None
-    legend: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 FORMATS = ("svg", "png", "pdf")
 _MARKERS = "os^DvPX*"
 _DASHES = ("-", "--", ":", "-.")
-_COLOURS = LIGHT
 _WIDTH_IN, _DPI = 5.0, 200
 
 
@@ -82,11 +81,10 @@ def _with_matplotlib(formats: Sequence[str]) -> Any:
 
 
 def _height(chart: Chart) -> float:
-    rows = {Dots: "rows", Bars: "rows", Matrix: "rows"}.get(type(chart))
-    if rows is None:
+    if isinstance(chart, Lines):
         return 3.2
     names = 1.3 if isinstance(chart, Matrix) else 0.0  # below the columns
-    return min(1.5 + names + 0.28 * len(getattr(chart, rows)), 12.0)
+    return min(1.5 + names + 0.28 * len(chart.rows), 12.0)
 
 
 def _plain(text: str) -> str:
@@ -97,22 +95,11 @@ def _plain(text: str) -> str:
 def _lines(axes: Axes, chart: Lines) -> None:
     for one in chart.series:
         x, y, low, high = zip(*one.points, strict=True)
-        colour, marker = _COLOURS[one.look % LOOKS], _MARKERS[one.look % LOOKS]
+        colour, marker = LIGHT[one.look % LOOKS], _MARKERS[one.look % LOOKS]
         dash = _DASHES[(one.look + one.look // LOOKS) % len(_DASHES)]
-        steps = "steps-post" if chart.is_step else "default"
-        every = max(len(x) // 10, 1) if one.marked else [len(x) - 1]
-        axes.plot(
-            x,
-            y,
-            dash,
-            color=colour,
-            marker=marker,
-            markevery=every,
-            ms=4,
-            lw=1.3,
-            label=_plain(one.name),
-            drawstyle=steps,
-        )
+        steps, last = "steps-post" if chart.is_step else "default", [len(x) - 1]
+        looks: Any = {"color": colour, "marker": marker, "markevery": last, "ms": 4, "lw": 1.3}
+        axes.plot(x, y, dash, **looks, label=_plain(one.name), drawstyle=steps)
         if any(a < b for a, b in zip(low, high, strict=True)):
             axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0, step="post" if chart.is_step else None)
         if one.level is not None:
@@ -129,26 +116,21 @@ def _lines(axes: Axes, chart: Lines) -> None:
 
 
 def _dots(axes: Axes, chart: Dots) -> None:
-    for place, (_, dots) in enumerate(chart.rows):
-        for dot in dots:
-            colour, marker = _COLOURS[dot.look % LOOKS], _MARKERS[dot.look % LOOKS]
-            if dot.low is not None and dot.high is not None:
-                axes.plot([dot.low, dot.high], [place, place], color=colour, lw=1.3)
-            axes.plot([dot.value], [place], marker, color=colour, ms=5)
+    for place, dot in enumerate(chart.rows):
+        colour, marker = LIGHT[dot.look % LOOKS], _MARKERS[dot.look % LOOKS]
+        if dot.low is not None and dot.high is not None:
+            axes.plot([dot.low, dot.high], [place, place], color=colour, lw=1.3)
+        axes.plot([dot.value], [place], marker, color=colour, ms=5)
     if chart.line is not None:
         axes.axvline(chart.line, color="#59636e", lw=0.9)
-    _rows(axes, [label for label, _ in chart.rows], chart.x)
-    for name, look in chart.legend:
-        axes.plot([], [], _MARKERS[look % LOOKS], color=_COLOURS[look % LOOKS], label=_plain(name))
-    if chart.legend:
-        axes.legend(frameon=False, fontsize=7)
+    _rows(axes, [dot.label for dot in chart.rows], chart.x)
 
 
 def _bars(axes: Axes, chart: Bars) -> None:
     left = [0.0] * len(chart.rows)
     for part, name in enumerate(chart.parts):
         lengths = [row[1][part] for row in chart.rows]
-        axes.barh(range(len(lengths)), lengths, left=left, height=0.6, color=_COLOURS[part % LOOKS], label=_plain(name),
+        axes.barh(range(len(lengths)), lengths, left=left, height=0.6, color=LIGHT[part % LOOKS], label=_plain(name),
                   hatch=("", "///", "...", "xx")[part % 4], edgecolor="white")  # fmt: skip
         left = [a + b for a, b in zip(left, lengths, strict=True)]
     _rows(axes, [label for label, _, _ in chart.rows], chart.x)

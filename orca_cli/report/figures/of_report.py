@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orca_cli.exceptions import DataError
-from orca_cli.report.figures.charts import LOOKS, Bars, Chart, Dot, Dots, Lines, Series
-from orca_cli.report.figures.over_tasks import over_tasks
+from orca_cli.report.figures.charts import LOOKS, Bars, Chart, Dot, Dots, Lines, Matrix, Series
 from orca_cli.report.records import details as reading
 from orca_cli.report.records.collect import Run
 from orca_cli.report.records.details import Details, Points, mean_curve
 from orca_cli.report.statistics import across
-from orca_cli.report.statistics.paired import Comparison
+from orca_cli.report.statistics.across import Across
+from orca_cli.report.statistics.differences import mean_of
+from orca_cli.report.statistics.paired import Block, Comparison
 from orca_cli.report.statistics.verdicts import shown_of
 from orca_cli.report.tables.layout import decimals_of, number
 from orca_cli.report.tables.notes import clean
-from orca_cli.report.tables.table import Cell, Column, Method, Table
+from orca_cli.report.tables.table import Column, Method, Table
 
 MOST_CURVES = 60  # methods on tasks whose curves are drawn
-MOST_IN_A_PLOT = 6
-MOST_SEEDS = 20  # in the mean of a curve
-MOST_SPARKS = 200  # runs whose learning is shown in a row
+_MOST_IN_A_PLOT = 6
+_MOST_SEEDS = 20  # in the mean of a curve
+_MOST_PROFILES = 2 * LOOKS
+_WIDEST = 4.0  # factor over the lowest error
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,7 @@ class Group:
     @property
     def shown(self) -> list[Run]:
         """Return the runs that a curve is the mean of."""
-        return self.runs[:MOST_SEEDS]
-
-    @property
-    def counted(self) -> str:
-        """Return the name with the number of these runs, and of all if there are more."""
-        count = len(self.runs)
-        return f"{self.name} ({f'{MOST_SEEDS} of {count}' if count > MOST_SEEDS else count})"
+        return self.runs[:_MOST_SEEDS]
 
 
 def names_of(methods: Sequence[Method]) -> dict[Method, str]:
@@ -58,15 +53,14 @@ def names_of(methods: Sequence[Method]) -> dict[Method, str]:
 
 def groups_of(table: Table) -> list[Group]:
     """Return the completed runs by task and method; within a task names are as short as they may be."""
-    order = {row.method: place for place, row in enumerate(table.rows)}
     found = []
     for place, column in enumerate(table.columns):
-        cells = [(row.method, row.cells[place]) for row in table.rows if row.cells[place].runs]
-        names = names_of([method for method, _ in cells])
+        rows = [(order, row) for order, row in enumerate(table.rows) if row.cells[place].runs]
+        names = names_of([row.method for _, row in rows])
         taken: set[int] = set()
-        for method, cell in cells:
-            look = _look(order[method], taken)
-            found.append(Group(column, method, names[method], look, cell.runs))
+        for order, row in rows:
+            look = _look(order, taken)
+            found.append(Group(column, row.method, names[row.method], look, row.cells[place].runs))
     return found
 
 
@@ -79,11 +73,9 @@ def _look(place: int, taken: set[int]) -> int:
 
 
 def read_all(groups: Sequence[Group]) -> dict[Path, Details]:
-    """Return run folder -> details, curves only where they are shown: of `drawn` groups and of the first runs."""
-    shown = {run.path for group in drawn(groups) for run in group.shown}
-    every = [run for group in groups for run in group.runs]
-    shown |= {run.path for run in every[:MOST_SPARKS]}
-    return {run.path: reading.read(run, with_curves=run.path in shown) for run in every}
+    """Return run folder -> details, curves only of the runs whose curves are drawn."""
+    drawn_ = {run.path for group in drawn(groups) for run in group.shown}
+    return {run.path: reading.read(run, with_curves=run.path in drawn_) for group in groups for run in group.runs}
 
 
 def title_of(column: Column, columns: Sequence[Column]) -> str:
@@ -112,35 +104,26 @@ def all_of(
 def errors(table: Table) -> Iterator[Dots]:
     """Yield a figure for each task: the mean error of every method, simple models and the best constant beside."""
     for place, column in enumerate(table.columns):
-        scale = 100.0 if column.percent else 1.0
-        cells = [(row.method, row.cells[place]) for row in table.rows if row.cells[place].mean is not None]
-        names = names_of([method for method, _ in cells])
-        decimals = decimals_of([scale * (cell.mean or 0) for _, cell in cells])
-        rows = []
-        for method, cell in sorted(cells, key=lambda pair: pair[1].mean or 0):
-            rows.append((names[method], (_error(cell, scale, decimals, method),)))
-        rows += [
-            (f"simple model: {clean(name)}", (_bound(low, scale, decimals, 3),))
-            for name, (low, _) in table.baselines[place].items()
+        cells = [
+            (mean, row.method, row.cells[place]) for row in table.rows if (mean := row.cells[place].mean) is not None
         ]
-        if (bounds := table.trivial[place]) is not None:
-            rows.append(("the best constant", (_bound(bounds[0], scale, decimals, 6),)))
-        if cells:
-            unit = f"{clean(column.error_name)}{', %' if column.percent else ''} (lower is better)"
-            note = "Mean over seeds; line: lowest to highest seed. Square: not aligned (metric none)."
-            yield Dots(f"errors-{place + 1}", title_of(column, table.columns), unit, tuple(rows), note)
-
-
-def _error(cell: Cell, scale: float, decimals: int | None, method: Method) -> Dot:
-    values = [scale * value for value in cell.values]
-    mean = scale * (cell.mean or 0.0)
-    text = f"{number(mean, decimals)} (n = {len(values)})"
-    look = 0 if method.metric != "none" else 1
-    return Dot(mean, look, "mean error", min(values), max(values), text)
-
-
-def _bound(value: float, scale: float, decimals: int | None, look: int) -> Dot:
-    return Dot(scale * value, look, "error", text=number(scale * value, decimals))
+        if not cells:
+            continue
+        scale = 100.0 if column.percent else 1.0
+        names = names_of([method for _, method, _ in cells])
+        decimals = decimals_of([scale * mean for mean, *_ in cells])
+        rows = []
+        for mean, method, cell in sorted(cells, key=lambda one: one[0]):
+            values = [scale * value for value in cell.values]
+            look, text = int(method.metric == "none"), f"{number(scale * mean, decimals)} (n = {len(values)})"
+            rows.append(Dot(names[method], scale * mean, look, min(values), max(values), text))
+        bounds = [(f"simple model: {clean(name)}", low, 3) for name, (low, _) in table.baselines[place].items()]
+        if (trivial := table.trivial[place]) is not None:
+            bounds.append(("the best constant", trivial[0], 6))
+        rows += [Dot(name, scale * value, look, text=number(scale * value, decimals)) for name, value, look in bounds]
+        unit = f"{clean(column.error_name)}{', %' if column.percent else ''} (lower is better)"
+        note = "Mean over seeds; line: lowest to highest seed. Square: not aligned (metric none)."
+        yield Dots(f"errors-{place + 1}", title_of(column, table.columns), unit, tuple(rows), note)
 
 
 def gains(comparison: Comparison) -> Iterator[Dots]:
@@ -148,88 +131,122 @@ def gains(comparison: Comparison) -> Iterator[Dots]:
     rows, unit = [], ""
     for one in comparison.overall:
         effect, unit = shown_of(one)
-        ends = effect.interval or (effect.mean, effect.mean)
-        text = f"{effect.mean:+.1f} [{ends[0]:.1f}, {ends[1]:.1f}]"
-        rows.append((clean(one.arm), (Dot(effect.mean, 0, "mean gain", *ends, text=text),)))
+        low, high = effect.interval or (effect.mean, effect.mean)
+        text = f"{effect.mean:+.1f} [{low:.1f}, {high:.1f}]"
+        rows.append(Dot(clean(one.arm), effect.mean, 0, low, high, text))
     base = clean(f"{comparison.axis}={comparison.baseline}")
     if rows:
         note = "Dot: mean over sets; line: 95 % bootstrap interval; right of 0: lower error."
         yield Dots("gains", f"Gain over {base}, all sets", unit, tuple(rows), note, line=0.0)
-    for number_, arm in enumerate(dict.fromkeys(block.arm for block in comparison.blocks), 1):
+    for place, arm in enumerate(dict.fromkeys(block.arm for block in comparison.blocks), 1):
         blocks = [block for block in comparison.blocks if block.arm == arm and block.seeds and block.column.percent]
         sets = []
         for block in sorted(blocks, key=lambda block: (block.column.name, block.others)):
             found = block.effect
             assert found is not None  # it has seeds
-            ends = found.interval or (found.mean, found.mean)
+            low, high = found.interval or (found.mean, found.mean)
             text = f"{found.mean:+.1f} (n = {found.n})"
-            sets.append(
-                (
-                    clean(_label(block.column.name, block.others, blocks)),
-                    (Dot(found.mean, 0, "mean gain", *ends, text=text),),
-                )
-            )
+            sets.append(Dot(clean(_label(block, blocks)), found.mean, 0, low, high, text))
         if sets:
             note = "Dot: mean over seeds; line: 95 % bootstrap interval, too narrow for few seeds."
-            yield Dots(f"gains-{number_}", f"{clean(arm)}: gain on each set", "points", tuple(sets), note, line=0.0)
+            yield Dots(f"gains-{place}", f"{clean(arm)}: gain on each set", "points", tuple(sets), note, line=0.0)
 
 
-def _label(task: str, others: tuple[tuple[str, str], ...], blocks: Sequence[object]) -> str:
-    shared = set.intersection(*(set(block.others) for block in blocks))  # type: ignore[attr-defined]
-    own = ", ".join(value for key, value in others if (key, value) not in shared and key != "source")
-    return f"{task} ({own})" if own else task
+def _label(block: Block, blocks: Sequence[Block]) -> str:
+    shared = set.intersection(*(set(other.others) for other in blocks))
+    own = ", ".join(value for key, value in block.others if (key, value) not in shared and key != "source")
+    return f"{block.column.name} ({own})" if own else block.column.name
+
+
+def over_tasks(found: Across) -> Iterator[Chart]:
+    """Yield performance profiles, mean ranks, and a matrix for each thing said of pairs; as there are methods enough."""
+    if not found.profiles:
+        return
+    yield _profiles(found)
+    if found.ranks.mean:
+        ranks = sorted(found.ranks.mean.items(), key=lambda pair: pair[1])
+        rows = tuple(Dot(clean(name), rank, 0, text=f"{rank:.2f}") for name, rank in ranks)
+        note = f"Mean over the {len(found.ranks.tasks)} tasks on which every method has an error; 1 is best."
+        yield Dots("ranks", "Mean rank", "rank (lower is better)", rows, note)
+    if found.pairs:
+        largest = max(abs(pair.gain) for pair in found.pairs) or 1.0
+        cells = {
+            (pair.row, pair.column): (f"{pair.gain:+.1f}{'*' * pair.is_earned}", pair.gain / largest)
+            for pair in found.pairs
+        }
+        unit = "per cent of the error" if found.pairs[0].is_relative else "points"
+        note = (
+            f"Mean gain of the row over the column, {unit}; above 0: lower errors. *: p <= 0.05, Holm over all pairs."
+        )
+        yield _matrix("pairs", "Every pair", found.methods, cells, note)
+    if found.improvements:
+        cells = {
+            (one.better, one.worse): (f"{100 * one.share:.0f}", 100 * one.share / 50 - 1) for one in found.improvements
+        }
+        note = "Per cent of pairs of runs in which the row's error is lower than the column's; 50: no difference."
+        yield _matrix("improvement", "Probability of improvement", found.methods, cells, note)
+
+
+def _profiles(found: Across) -> Lines:
+    series = []
+    for place, one in enumerate(found.profiles[:_MOST_PROFILES]):
+        corners = [(x, share) for x, share in one.points if x <= _WIDEST] + [(_WIDEST, one.share(_WIDEST))]
+        points = tuple((x, 100 * share, 100 * share, 100 * share) for x, share in corners)
+        series.append(Series(clean(one.method), points, place))
+    rest = len(found.profiles) - len(series)
+    more = f" The best {len(series)} of {len(found.profiles)} methods." if rest else ""
+    note = f"Share of tasks on which a method's error is within this factor of the lowest; higher is better.{more}"
+    axes = ("times the lowest error", "share of tasks, %")
+    return Lines("profiles", "Performance profiles", *axes, tuple(series), note, is_step=True)
+
+
+def _matrix(
+    name: str, title: str, methods: Sequence[str], cells: Mapping[tuple[str, str], tuple[str, float]], note: str
+) -> Matrix:
+    names = tuple(map(clean, methods))
+    rows = [[cells.get((row, column), ("", None)) for column in methods] for row in methods]
+    texts, shades = (tuple(tuple(cell[part] for cell in row) for row in rows) for part in (0, 1))
+    return Matrix(name, title, names, names, texts, shades, note)  # type: ignore[arg-type]
+
+
+_KINDS: tuple[tuple[str, str, str, Callable[[Details], Points], str], ...] = (
+    (
+        *("distance", "distance to the source", "alignment epoch", lambda one: one.distance),
+        "; dotted: the floor, the distance between two halves of the source; circle: the steps that were kept",
+    ),
+    ("loss", "training loss", "epoch", lambda one: one.loss, ""),
+    (
+        *("validation", "validation error", "epoch", lambda one: one.validation),
+        "; circle: the epoch whose weights are tested",
+    ),
+)
 
 
 def curves(groups: Sequence[Group], found: Mapping[Path, Details], table: Table) -> Iterator[tuple[Column, Lines]]:
     """Yield for each task the distance along alignment, and training loss and validation error along fine-tuning.
 
-    Each line is the mean over a method's seeds. Drawn are the first MOST_CURVES methods on tasks; `left_out` counts the rest.
+    Each line is the mean over a method's seeds. Drawn are the first MOST_CURVES methods on tasks.
     """
-    kinds: tuple[tuple[str, str, str, Callable[[Details], Points], bool], ...] = (
-        ("distance", "distance to the source", "alignment epoch", lambda one: one.distance, True),
-        ("loss", "training loss", "epoch", lambda one: one.loss, True),
-        ("validation", "validation error", "epoch", lambda one: one.validation, False),
-    )
     by_column: dict[Column, list[Group]] = defaultdict(list)
     for group in drawn(groups):
         by_column[group.column].append(group)
     for place, column in enumerate(table.columns):
         own, title = by_column[column], title_of(column, table.columns)
-        for kind, y, x, points, is_log in kinds:
+        for kind, y, x, points, marks in _KINDS:
             scale = 100.0 if kind == "validation" and column.percent else 1.0
             # Distances of different metrics have nothing in common.
-            metrics: list[str | None] = [None]
-            if kind == "distance":
-                metrics = [*sorted({group.method.metric for group in own})]
-            for metric in metrics:
-                chosen = [group for group in own if metric in (None, group.method.metric)]
+            metrics = sorted({group.method.metric for group in own}) if kind == "distance" else [""]
+            for number_, metric in enumerate(metrics, 1):
+                chosen = [group for group in own if metric in ("", group.method.metric)]
                 series = [one for group in chosen if (one := _series(group, found, points, kind, scale)).points]
-                words = f"{title}: {y}" if metric is None else f"{title}: {clean(metric)} {y}"
-                name = f"{kind}-{place + 1}" + ("" if metric is None else f"-{metrics.index(metric) + 1}")
-                unit = f"{y}, %" if scale != 1.0 else y
-                for part, shown in enumerate(_parts(series)):
-                    wide = is_log and _is_wide(shown)
-                    more = f", part {part + 1}" if len(series) > MOST_IN_A_PLOT else ""
-                    suffix = f"-{part + 1}" if more else ""
-                    yield column, Lines(f"{name}{suffix}", f"{words}{more}", x, unit, shown, _NOTES[kind], wide)
-
-
-def _parts(series: Sequence[Series]) -> Iterator[tuple[Series, ...]]:
-    for first in range(0, len(series), MOST_IN_A_PLOT):
-        yield tuple(series[first : first + MOST_IN_A_PLOT])
-
-
-_NOTES = {
-    "distance": "Mean over seeds, band: lowest to highest; dotted: the floor, the distance between two halves of the source; "
-    "circle: the steps that were kept.",
-    "loss": "Mean over seeds, band: lowest to highest.",
-    "validation": "Mean over seeds, band: lowest to highest; circle: the epoch whose weights are tested.",
-}
-
-
-def left_out(groups: Sequence[Group]) -> int:
-    """Return how many methods on tasks have no curves in a report."""
-    return len(groups) - len(drawn(groups))
+                words = f"{title}: {clean(metric)} {y}" if metric else f"{title}: {y}"
+                name = f"{kind}-{place + 1}" + (f"-{number_}" if metric else "")
+                unit, note = f"{y}, %" if scale != 1.0 else y, f"Mean over seeds, band: lowest to highest{marks}."
+                for first in range(0, len(series), _MOST_IN_A_PLOT):
+                    shown, part = tuple(series[first : first + _MOST_IN_A_PLOT]), first // _MOST_IN_A_PLOT + 1
+                    suffix, more = (f"-{part}", f", part {part}") if len(series) > _MOST_IN_A_PLOT else ("", "")
+                    is_log = kind != "validation" and _is_wide(shown)
+                    yield column, Lines(f"{name}{suffix}", f"{words}{more}", x, unit, shown, note, is_log)
 
 
 def drawn(groups: Sequence[Group]) -> list[Group]:
@@ -245,17 +262,18 @@ def drawn(groups: Sequence[Group]) -> list[Group]:
 def _series(
     group: Group, found: Mapping[Path, Details], points: Callable[[Details], Points], kind: str, scale: float
 ) -> Series:
-    own = [found[run.path] for run in group.shown]
+    own, count = [found[run.path] for run in group.shown], len(group.runs)
     line = tuple((x, *(scale * y for y in ys)) for x, *ys in mean_curve(map(points, own)))
-    floors = [one.floor[0] for one in own if one.floor is not None]
+    floors = [one.floor for one in own if one.floor is not None]
     at = {"distance": [one.steps for one in own], "validation": [one.chosen for one in own]}.get(kind, [])
     marks = {mark for mark in at if mark is not None}
+    seeds = f" ({f'{len(own)} of {count}' if count > len(own) else count})" if count > 1 else ""
     return Series(
-        group.counted if len(own) > 1 else group.name,
+        group.name + seeds,
         line,  # type: ignore[arg-type]
         group.look,
         chosen=float(min(marks)) if len(marks) == 1 and marks != {0} else None,
-        level=math.fsum(floors) / len(floors) if floors and kind == "distance" else None,
+        level=mean_of(floors) if floors and kind == "distance" else None,
     )
 
 
@@ -272,13 +290,9 @@ def times(groups: Sequence[Group], found: Mapping[Path, Details]) -> Iterator[Ba
     names = names_of(list(by_method))
     rows = []
     for method, own in by_method.items():
-        means = [_mean([one.seconds.get(stage, 0.0) for one in own]) for stage in ("align", "finetune")]
-        ratio = f"{means[0] / means[1]:.2f}" if means[1] else "-"
-        rows.append((names[method], tuple(means), f"ratio {ratio}, n = {len(own)}"))
+        align, finetune = (mean_of([one.seconds.get(stage, 0.0) for one in own]) for stage in ("align", "finetune"))
+        ratio = f"{align / finetune:.2f}" if finetune else "-"
+        rows.append((names[method], (align, finetune), f"ratio {ratio}, n = {len(own)}"))
     if any(sum(lengths) for _, lengths, _ in rows):
         note = "Mean over a method's runs of all tasks; ratio: align / finetune."
         yield Bars("times", "Time of stages 2 and 3", "seconds a run", ("align", "finetune"), tuple(rows), note)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else 0.0

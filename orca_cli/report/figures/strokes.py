@@ -1,4 +1,4 @@
-"""What figures are drawn with: colours, markers, dashes, paths, short texts.
+"""How SVG is written: for light and dark ground, self-contained, without scripts; its colours, texts and shapes.
 
 Readable without colour: each of eight looks has a marker of its own, and neighbours differ in their dash.
 """
@@ -6,28 +6,70 @@ Readable without colour: each of eight looks has a marker of its own, and neighb
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 from xml.sax import saxutils
 
 from rich.cells import cell_len, set_cell_size
 
-from orca_cli.report.figures.charts import LOOKS
-
+CHARACTER = 6.2  # width of one at 11 px, about
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-Item = TypeVar("Item")
-_DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
 # Okabe and Ito's colours, which the colour-blind tell apart; darker on light ground where they would be too faint.
 LIGHT = ("#0072b2", "#c8500a", "#00795a", "#a8578a", "#7a6a00", "#2f8fc4", "#5b5b5b", "#8a3b12")
 _DARK = ("#56b4e9", "#f0914f", "#2fc79a", "#e29bc5", "#e5d04a", "#9ad1f5", "#b9bfc6", "#d9a27a")
 
 
-def style(scope: str = "") -> str:
-    """Return the style sheet of figures, in a page below a `scope`; colours follow the ground, without custom properties,
-    which drawing programs do not know."""
-    light = _colours(f"{scope}.chart", "#1f2328", "#59636e", "#d4d9df", "#fff", LIGHT)
-    dark = _colours(f"{scope}.chart", "#e6e9ed", "#a4adb7", "#3a424b", "#16191d", _DARK)
+class Drawing:
+    """What is drawn so far. Looks are classes of `style`: f for faint texts, h for headings, g for the ground's colour,
+    l, v and z for lines, a and b for areas, c0 to c7 for the colour."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+
+    def add(self, *parts: str) -> None:
+        """Add elements that are written out."""
+        self._parts += parts
+
+    def text(self, x: float, y: float, text: str, look: str = "", anchor: str = "", *, turned: bool = False) -> None:
+        """Add a text that begins at a place, ends there (anchor end) or has its middle there; turned ones go up."""
+        look = f' class="{look}"' if look else ""
+        anchor = f' text-anchor="{anchor}"' if anchor else ""
+        turn = f' transform="rotate(-60 {x:.4g} {y:.4g})"' if turned else ""
+        self.add(f'<text x="{x:.4g}" y="{y:.4g}"{look}{anchor}{turn}>{escaped(text)}</text>')
+
+    def line(self, x: float, y: float, to_x: float, to_y: float, look: str) -> None:
+        """Add a straight line."""
+        self.add(f'<path class="{look}" d="M{x:.4g} {y:.4g}L{to_x:.4g} {to_y:.4g}"/>')
+
+    def rect(self, x: float, y: float, width: float, height: float, look: int, opacity: float = 1.0) -> None:
+        """Add an area in the colour of a look."""
+        self.add(
+            f'<rect class="b c{look}" x="{x:.4g}" y="{y:.4g}" width="{width:.4g}" height="{height:.4g}"'
+            f' fill-opacity="{opacity:.2f}"/>'
+        )
+
+    def svg(self, label: str, width: int, height: int, *, standalone: bool = True) -> str:
+        """Return it as a file of its own with a style sheet, or as a part of a page that has one.
+
+        Args:
+            label: what it shows, for those who cannot see it.
+            width, height: of the drawing, in pixels.
+            standalone: as a file.
+        """
+        head = f'role="img" aria-label="{escaped(label)}">'
+        if not standalone:
+            return "".join([f'<svg class="chart" viewBox="0 0 {width} {height}" {head}', *self._parts, "</svg>"])
+        size = f'width="{width}" height="{height}"'
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {size} viewBox="0 0 {width} {height}" {head}'
+        sheet = [f"<style>{style()}</style>", f'<rect class="g" {size}/>']
+        return "".join([head, *sheet, *self._parts, "</svg>\n"])
+
+
+def style() -> str:
+    """Return the style sheet of drawings; colours follow the ground, without custom properties, which drawing programs do not
+    know."""
+    light = _colours(".chart", "#1f2328", "#59636e", "#d4d9df", "#fff", LIGHT)
+    dark = _colours(".chart", "#e6e9ed", "#a4adb7", "#3a424b", "#16191d", _DARK)
     rules = (
         "text{font-family:system-ui,sans-serif;font-size:11px}",
         ".h{font-size:12.5px;font-weight:600}",
@@ -39,7 +81,7 @@ def style(scope: str = "") -> str:
         ".a{fill-opacity:.16}",
     )
     common = "".join(
-        ",".join(f"{scope}.chart {name}" for name in rule.partition("{")[0].split(",")) + "{" + rule.partition("{")[2]
+        ",".join(f".chart {name}" for name in rule.partition("{")[0].split(",")) + "{" + rule.partition("{")[2]
         for rule in rules
     )
     return f"{common}{light}@media(prefers-color-scheme:dark){{{dark}}}"
@@ -51,8 +93,7 @@ def _colours(scope: str, ink: str, faint: str, rule: str, ground: str, looks: Se
     rules = "".join(f"{scope}{name}{{fill:{colour}}}" for name, colour in filled.items())
     rules += "".join(f"{scope}{name}{{stroke:{colour}}}" for name, colour in stroked.items())
     for look, colour in enumerate(looks):
-        lines = ",".join(f"{scope} .c{look}{gap}.{name}" for name in "lv" for gap in ("", " "))
-        areas = ",".join(f"{scope} .c{look}{gap}.{name}" for name in "mba" for gap in ("", " "))
+        lines, areas = (",".join(f"{scope} .c{look}.{name}" for name in names) for names in ("lv", "mba"))
         rules += f"{lines}{{stroke:{colour}}}{areas}{{fill:{colour}}}"
     return rules
 
@@ -60,60 +101,6 @@ def _colours(scope: str, ink: str, faint: str, rule: str, ground: str, looks: Se
 def escaped(text: str) -> str:
     """Return a text as XML and HTML take it: some characters are in no document."""
     return saxutils.escape(_NOT_XML.sub("\ufffd", text), {'"': "&quot;", "'": "&#39;"})
-
-
-def marker(x: float, y: float, look: int) -> str:
-    """Return one of eight shapes."""
-    shape = look % LOOKS
-    if shape == 0:
-        return f'<circle class="m c{shape}" cx="{x:.4g}" cy="{y:.4g}" r="3.6"/>'
-    outline = (
-        "", "h3.2v-6.4h-6.4v6.4z", "h3.8l-3.8-7l-3.8 7z", "l3.8-3.8l-3.8-3.8l-3.8 3.8z", "h-.6l-3.6-6.6h8.2l-3.6 6.6z",
-        "h1.3v-2.4h2.4v-2.6h-2.4v-2.4h-2.6v2.4h-2.4v2.6h2.4v2.4z", "h4v-2.4h-8v2.4z", "h1.2v-8h-2.4v8z",
-    )[shape]  # fmt: skip
-    lift = {3: 3.8, 6: 1.2, 7: 4.0, 5: 3.7}.get(shape, 3.2)
-    return f'<path class="m c{shape}" d="M{x:.4g} {y + lift:.4g}{outline}"/>'
-
-
-def dash(look: int) -> str:
-    """Return the attribute that dashes a line; empty for a solid one."""
-    found = _DASHES[(look + look // LOOKS) % len(_DASHES)]
-    return f' stroke-dasharray="{found}"' if found else ""
-
-
-def path(points: Iterable[tuple[float, float]]) -> str:
-    """Return the path through points, each as the distance from the one before, in tenths of a pixel."""
-    parts: list[str] = []
-    last = (0, 0)
-    for x, y in points:
-        here = (round(10 * x), round(10 * y))
-        if not parts:
-            parts.append(f"M{_tenth(here[0])} {_tenth(here[1])}")
-        elif here != last:
-            lead = "l" if len(parts) == 1 else " "
-            parts.append(f"{lead}{_tenth(here[0] - last[0])} {_tenth(here[1] - last[1])}")
-        last = here
-    return "".join(parts).replace(" -", "-")
-
-
-def _tenth(value: int) -> str:
-    whole, rest = divmod(abs(value), 10)
-    text = f"{whole or ''}.{rest}" if rest else str(whole)
-    return f"-{text}" if value < 0 and text != "0" else text
-
-
-def thinned(items: list[Item], most: int) -> list[Item]:
-    """Return at most `most` items, evenly spaced, including the first and the last."""
-    if len(items) <= most:
-        return items
-    return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]
-
-
-def short(value: float) -> str:
-    """Return a number in about three digits."""
-    if value and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def cut(text: str, longest: int) -> str:

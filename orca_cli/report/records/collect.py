@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orca_cli.exceptions import DataError
+from orca_cli.report.records.details import baselines_of, seconds_of
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, STATUS
 from orca_cli.runs.liveness import LIVING, is_worked_on
 from orca_cli.runs.records import UnreadableError, read_record
@@ -22,6 +23,7 @@ from orca_cli.runs.settings import as_typed
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+_")
 _ENDED = ("failed", "interrupted")
 _CONSTANT = "constant"  # the baseline that `trivial` is
+GROUPS = ("body", "source", "metric", "finetune")  # of conf/, besides the task: what a method is named by
 TEST_SET = "test_set"  # stands among settings where test data differ though no setting does, since a file was changed
 Value = TypeVar("Value", str, int)
 
@@ -189,6 +191,7 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
     selected, splits, alignment = result.get("selected"), result.get("splits"), result.get("alignment")
     steps = alignment.get("steps") if isinstance(alignment, dict) else None
     test = splits.get("test") if isinstance(splits, dict) else None
+    seconds = seconds_of(result)
     score = Score(
         error_name=_required(error, "name", RESULT, str),
         value=_number(error, "value"),
@@ -201,8 +204,10 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
         chosen_on_test=isinstance(selected, dict) and selected.get("on") == "test",
         steps=steps if type(steps) is int else None,
         size=str(result.get("size") or ""),
-        baselines=_baselines(result.get("baselines")),
-        seconds=_seconds(result.get("seconds")),
+        baselines=tuple((one.name, one.error) for one in baselines_of(result) if one.name != _CONSTANT),
+        seconds=math.fsum(seconds[stage] for stage in STAGE_FOLDERS)
+        if STAGE_FOLDERS.keys() <= seconds.keys()
+        else None,
     )
     found = result.get("decided")
     decided = {
@@ -213,28 +218,10 @@ def _completed(path: Path, result: dict[str, Any]) -> Run:
     return _run(path, result, RESULT, state="completed", score=score, decided=decided)
 
 
-def _seconds(record: Any) -> float | None:
-    """Return how long the stages took together; None where that is not recorded."""
-    parts = [record.get(stage) if isinstance(record, dict) else None for stage in STAGE_FOLDERS]
-    found = [float(part) for part in parts if isinstance(part, (int, float)) and 0 <= part <= 1e12]
-    return math.fsum(found) if len(found) == len(parts) else None
-
-
-def _baselines(records: Any) -> tuple[tuple[str, float], ...]:
-    """Return names and errors of simple models; what cannot be read is left out, since the run's own error stands without."""
-    found = []
-    for name, record in records.items() if isinstance(records, dict) else ():
-        error = record.get("error") if isinstance(record, dict) else None
-        if name != _CONSTANT and isinstance(error, (int, float)) and abs(error) <= 1e300:
-            found.append((str(name), float(error)))
-    return tuple(found)
-
-
 def _run(path: Path, record: dict[str, Any], name: str, **known: Any) -> Run:
     variant = record.get("variant")
     variant = {str(key): str(value) for key, value in variant.items()} if isinstance(variant, dict) else {}
-    keys = ("task", "body", "source", "metric", "finetune", "protocol", "identity")
-    known |= {key: _required(record, key, name, str) for key in keys}
+    known |= {key: _required(record, key, name, str) for key in ("task", *GROUPS, "protocol", "identity")}
     settings = str(record.get("settings") or "")
     return Run(path, seed=_required(record, "seed", name, int), settings=settings, variant=variant, **known)
 

@@ -9,11 +9,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orca_cli.report.records.collect import Run
 from orca_cli.runs.directory import ENVIRONMENT, RESULT
 from orca_cli.runs.records import UnreadableError, read_record
+
+if TYPE_CHECKING:  # which reads records by this module
+    from orca_cli.report.records.collect import Run
 
 OVERRIDES = "overrides.txt"
 STAGES = ("build", "align", "finetune", "baselines")
@@ -40,45 +42,34 @@ class Details:
     """One completed run.
 
     Args:
-        distance: (epoch, metric on the training data) of stage 2; heldout: on data that alignment did not see.
+        distance: (epoch, metric on the training data) of stage 2.
         loss, validation: (epoch, training loss) and (epoch, validation error) of stage 3.
         before, after: the metric before and after stage 2.
-        floor: mean and standard deviation of the metric between two halves of the source data.
+        floor: mean of the metric between two halves of the source data.
         seconds: stage -> wall time.
         chosen: epoch whose weights are tested; by: the rule that chose it.
         decided: setting -> value that the run chose itself.
         baselines: simple models, the constant included.
-        verdict: how the error compares with the best of them: better, worse or the like; text: in a sentence.
         task, body, source: by their names in conf/; a study may call them otherwise.
     """
 
     distance: Points = ()
-    heldout: Points = ()
     loss: Points = ()
     validation: Points = ()
     before: float | None = None
     after: float | None = None
-    floor: tuple[float, float] | None = None
+    floor: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     steps: int | None = None
     chosen: int | None = None
     by: str = ""
     validation_error: float | None = None
     test_reads: int | None = None
-    trained: int | None = None
     decided: dict[str, str] = field(default_factory=dict)
     baselines: tuple[Baseline, ...] = ()
-    verdict: str = ""
-    text: str = ""
     task: str = ""
     body: str = ""
     source: str = ""
-
-    @property
-    def ratio(self) -> float | None:
-        """Return the time of stage 2 over that of stage 3; None where either is unknown or stage 3 took none."""
-        align, finetune = self.seconds.get("align"), self.seconds.get("finetune")
-        return align / finetune if align is not None and finetune else None
 
 
 @dataclass(frozen=True)
@@ -100,29 +91,23 @@ def read(run: Run, *, with_curves: bool = True) -> Details:
     """
     record = _record(run.path / RESULT)
     curves, distance, alignment = (_mapping(record.get(key)) for key in ("curves", "metric_value", "alignment"))
-    selected, comparison = _mapping(record.get("selected")), _mapping(record.get("comparison"))
-    floor = _mapping(distance.get("floor"))
-    mean, deviation = number(floor.get("mean")), number(floor.get("deviation"))
+    selected = _mapping(record.get("selected"))
     align, finetune = (curves.get(stage) if with_curves else None for stage in ("align", "finetune"))
     return Details(
         distance=_points(align, "loss"),
-        heldout=_points(align, "heldout"),
         loss=_points(finetune, "train_loss"),
         validation=_points(finetune, "validation_error"),
         before=number(distance.get("before")),
         after=number(distance.get("after")),
-        floor=None if mean is None else (mean, deviation or 0.0),
-        seconds=_seconds(record.get("seconds")),
+        floor=number(_mapping(distance.get("floor")).get("mean")),
+        seconds=seconds_of(record),
         steps=_whole(alignment.get("steps")),
         chosen=_whole(selected.get("epoch")),
         by=_text(selected.get("by")),
         validation_error=number(record.get("validation_error")),
         test_reads=_whole(record.get("test_reads")),
-        trained=_whole(_mapping(record.get("parameters")).get("trained")),
         decided={key: _text(_mapping(entry).get("value")) for key, entry in _entries(record.get("decided"))},
-        baselines=tuple(_baselines(record.get("baselines"))),
-        verdict=_text(comparison.get("is")),
-        text=_text(comparison.get("text")),
+        baselines=baselines_of(record),
         **{key: _text(record.get(key)) for key in ("task", "body", "source")},
     )
 
@@ -145,6 +130,22 @@ def overrides(path: Path) -> list[str] | None:
     except (OSError, UnicodeDecodeError):
         return None
     return text.splitlines() if len(text) <= _MOST_OVERRIDES else None
+
+
+def seconds_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return stage -> wall time of a result's record; stages whose time is not recorded are left out."""
+    given = {stage: number(_mapping(result.get("seconds")).get(stage)) for stage in STAGES}
+    return {stage: seconds for stage, seconds in given.items() if seconds is not None and seconds >= 0}
+
+
+def baselines_of(result: Mapping[str, Any]) -> tuple[Baseline, ...]:
+    """Return the simple models of a result's record; those without an error are left out."""
+    found = []
+    for name, entry in _entries(result.get("baselines")):
+        record = _mapping(entry)
+        if (error := number(record.get("error"))) is not None:
+            found.append(Baseline(name, error, number(record.get("seconds")), _text(record.get("about"))))
+    return tuple(found)
 
 
 def number(value: Any) -> float | None:
@@ -197,15 +198,3 @@ def _points(lines: Any, name: str) -> Points:
         if x is not None and y is not None:
             found.append((x, y))
     return tuple(found)
-
-
-def _seconds(value: Any) -> dict[str, float]:
-    given = {stage: number(_mapping(value).get(stage)) for stage in STAGES}
-    return {stage: seconds for stage, seconds in given.items() if seconds is not None and seconds >= 0}
-
-
-def _baselines(value: Any) -> Iterable[Baseline]:
-    for name, entry in _entries(value):
-        record = _mapping(entry)
-        if (error := number(record.get("error"))) is not None:
-            yield Baseline(name, error, number(record.get("seconds")), _text(record.get("about")))

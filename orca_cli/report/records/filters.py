@@ -8,12 +8,12 @@ from typing import Any
 
 from orca_cli import configuration
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
-from orca_cli.report.records.collect import TEST_SET, Collection, Run
+from orca_cli.report.records.collect import GROUPS, TEST_SET, Collection, Run
 from orca_cli.report.records.studies import SET
 from orca_cli.runs import settings
 from orca_cli.schema import is_without_effect
 
-FIELDS = ("task", "body", "source", "metric", "finetune", "seed", "protocol", "state")
+FIELDS = ("task", *GROUPS, "seed", "protocol", "state")
 _PARTS = ("embedder", "augment")  # groups of conf/ that a run's records have no name for
 
 
@@ -42,7 +42,9 @@ class Values:
             return str(getattr(run, "task" if key == SET else key))
         if key in run.variant:
             return run.variant[key]
-        decided = run.decided if run.state == "completed" else _decided(run)
+        decided = run.decided
+        if run.state != "completed":
+            decided = {key: settings.as_typed(one["value"]) for key, one in settings.decided(run.path).items()}
         if key in decided:
             return decided[key]
         # The hash of the settings leaves out those without an effect on the result.
@@ -50,10 +52,6 @@ class Values:
         if place not in self._composed:
             self._composed[place] = _composed(run, key)
         return self._composed[place]
-
-
-def _decided(run: Run) -> dict[str, str]:
-    return {key: settings.as_typed(one["value"]) for key, one in settings.decided(run.path).items()}
 
 
 def _composed(run: Run, key: str) -> str | None:

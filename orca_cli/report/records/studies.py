@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.records.collect import Collection, Run
+from orca_cli.report.records.collect import GROUPS, Collection, Run
 from orca_cli.runs import studies
 from orca_cli.schema import is_without_effect
 
 SET = "set"  # the axis whose choices are the columns of a study's table
-_OWN = ("body", "source", "metric", "finetune")  # axes that have a field of their own in a run
 
 
 def of_study(collection: Collection, folders: Sequence[Path], name: str) -> Collection:
@@ -49,7 +48,7 @@ def of_study(collection: Collection, folders: Sequence[Path], name: str) -> Coll
 
 
 def _named(run: Run, labels: dict[str, str], axes: set[str]) -> Run:
-    own: dict[str, Any] = {key: labels[key] for key in _OWN if key in labels}
-    settings = {key: name for key, name in labels.items() if key not in (SET, "seed", "task", *_OWN)}
+    own: dict[str, Any] = {key: labels[key] for key in GROUPS if key in labels}
+    settings = {key: name for key, name in labels.items() if key not in (SET, "seed", "task", *GROUPS)}
     arm = ", ".join(f"{axis}={labels[axis]}" for axis in sorted(axes) if axis != "seed")
     return replace(run, task=labels.get(SET, run.task), variant=settings, arm=arm, **own)

@@ -92,7 +92,7 @@ def _table(layout: Layout, places: list[int]) -> RichTable:
         task, *lines = layout.columns[place]
         header = Text(task, style="bold")
         for level, line in enumerate(lines, 1):
-            alarm = layout.alarmed[place] and level == len(lines)
+            alarm = place in layout.alarmed and level == len(lines)
             header.append(f"\n{line}", style="bold red" if alarm else "dim")
         table.add_column(header, justify="right", overflow="fold", max_width=_LONGEST_NAME)
     ranked = layout.ranked and places[-1] == len(layout.columns) - 1

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from orca_cli.exceptions import DataError
 from orca_cli.report.records.collect import TEST_SET
 from orca_cli.report.statistics.matrix import Pair, matrix
+from orca_cli.report.statistics.paired import check_sets
 from orca_cli.report.statistics.profiles import Profile, profiles
 from orca_cli.report.statistics.ranks import Improvement, Ranks, improvements, mean_ranks
-from orca_cli.report.statistics.sets import check_sets
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import Column, Method, Table
 
@@ -63,7 +63,8 @@ def across(table: Table) -> Across:
     shown = [row for row in table.rows if any(cell.mean is not None for cell in row.cells)]
     rows = dict(zip(names_of([row.method for row in shown]), shown, strict=True))
     means = {name: [cell.mean for cell in row.cells] for name, row in rows.items()}
-    counted = [place for place in range(len(table.columns)) if _count(own[place] for own in means.values()) > 1]
+    tasks = enumerate(zip(*means.values(), strict=True))
+    counted = [place for place, errors in tasks if sum(error is not None for error in errors) > 1]
     check_sets([table.columns[place] for place in counted], "--compare")
     for place in counted:
         if len(tests := set[str]().union(*(row.cells[place].test_sets for row in shown))) > 1:
@@ -75,17 +76,20 @@ def across(table: Table) -> Across:
     order = {one.method: (ranks.mean.get(one.method, math.inf), -one.share(1.0), one.method) for one in found}
     methods = sorted(order, key=lambda name: order[name]) if found else sorted(rows)
     few = methods if len(methods) <= MOST else []
-    pairs = matrix({name: [cell.by_test for cell in rows[name].cells] for name in few}, _percent(table))
-    values = {name: [cell.values for cell in rows[name].cells] for name in few}
+    holes = {
+        name: [column.name for mean, column in zip(means[name], table.columns, strict=True) if mean is None]
+        for name in methods
+    }
+    by_test = {name: [cell.by_test for cell in rows[name].cells] for name in few}
     return Across(
         methods,
         table.columns,
         [table.columns[place] for place in counted],
-        {name: lacks for name in methods if (lacks := _lacks(means[name], table.columns))},
+        {name: lacking for name, lacking in holes.items() if lacking},
         sorted(found, key=lambda one: methods.index(one.method)),
         ranks,
-        improvements(values),
-        pairs,
+        improvements({name: [cell.values for cell in rows[name].cells] for name in few}),
+        matrix(by_test, [column.percent for column in table.columns]),
     )
 
 
@@ -100,18 +104,6 @@ def names_of(methods: Sequence[Method]) -> list[str]:
     counts = Counter(names)
     named = zip(names, methods, strict=True)
     return [f"{name} source={method.source}" if counts[name] > 1 else name for name, method in named]
-
-
-def _count(errors: Iterable[float | None]) -> int:
-    return sum(error is not None for error in errors)
-
-
-def _percent(table: Table) -> list[bool]:
-    return [column.percent for column in table.columns]
-
-
-def _lacks(means: list[float | None], columns: list[Column]) -> list[str]:
-    return [column.name for mean, column in zip(means, columns, strict=True) if mean is None]
 
 
 def record_of(found: Across) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -44,12 +44,17 @@ class Effect:
     nonzero: int
 
 
+def mean_of(values: Iterable[float]) -> float:
+    """Return the mean of one or more values, summed without loss."""
+    found = list(values)
+    return math.fsum(found) / len(found)
+
+
 def effect(differences: Sequence[float]) -> Effect:
     """Return the effect of one or more differences."""
     p, smallest = sign_flip(differences)
-    mean = math.fsum(differences) / len(differences)
     nonzero = sum(value != 0 for value in differences)
-    return Effect(len(differences), mean, interval(differences), p, smallest, nonzero)
+    return Effect(len(differences), mean_of(differences), interval(differences), p, smallest, nonzero)
 
 
 def difference(base: float, mine: float) -> float:
@@ -92,7 +97,7 @@ def _bca(values: tuple[float, ...]) -> tuple[float, float]:
     import numpy as np
 
     given = np.asarray(values, dtype=np.float64)
-    mean = math.fsum(values) / len(values)
+    mean = mean_of(values)
     deviations = given - mean
     if not np.abs(deviations).max() > 1e-12 * np.abs(given).max():
         return mean, mean

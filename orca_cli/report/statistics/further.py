@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shlex
 import statistics
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orca_cli.report.records.collect import Run
+from orca_cli.report.records.collect import GROUPS, Run
 from orca_cli.report.records.origin import Origin, typed_of
 from orca_cli.report.records.studies import SET
 from orca_cli.report.statistics.differences import LARGEST_P, needed
 from orca_cli.report.statistics.paired import Block, Comparison, Overall, by_column, differences_by_seed
 
 MOST = 50  # further seeds; more is hopeless
-_GROUPS = ("task", "body", "source", "metric", "finetune")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def further(one: Overall, comparison: Comparison) -> Further:
     if count > MOST:
         return Further(is_hopeless=True)
     done = frozenset[int].intersection(*(block.done for block in blocks))
-    return Further(int(count), commands=tuple(commands(blocks, comparison, _next_seeds(done, int(count)))))
+    seeds = itertools.islice((seed for seed in itertools.count() if seed not in done), int(count))
+    return Further(int(count), commands=tuple(commands(blocks, comparison, seeds)))
 
 
 def _variances(sets: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -82,16 +83,6 @@ def _variances(sets: Sequence[Sequence[float]]) -> tuple[float, float]:
     freedom = sum(len(own) - 1 for own in repeated)
     within = math.fsum(statistics.variance(own) * (len(own) - 1) for own in repeated) / freedom
     return max(0.0, means - within * statistics.fmean(1 / len(own) for own in sets)), within
-
-
-def _next_seeds(known: Collection[int], count: int) -> list[int]:
-    """Return the smallest seeds that are not known."""
-    found: list[int] = []
-    seed = 0
-    while len(found) < count:
-        found += [] if seed in known else [seed]
-        seed += 1
-    return found
 
 
 def commands(blocks: Sequence[Block], comparison: Comparison, seeds: Iterable[int]) -> list[str]:
@@ -122,13 +113,13 @@ def _label(run: Run, axis: str) -> str | None:
     """Return what a study calls a run on an axis; see `studies.of_study`."""
     if axis == SET:
         return run.task
-    return str(getattr(run, axis)) if axis in _GROUPS else run.variant.get(axis)
+    return str(getattr(run, axis)) if axis in ("task", *GROUPS) else run.variant.get(axis)
 
 
 def _merged(typed: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Return fewer command lines for the same runs: those that differ in one key only become one, its values with commas."""
     merged = [dict(items) for items in dict.fromkeys(tuple(sorted(one.items())) for one in typed if one)]
-    order = dict.fromkeys((*_GROUPS, *(key for one in typed for key in one)))
+    order = dict.fromkeys(("task", *GROUPS, *(key for one in typed for key in one)))
     for key in order:
         groups: dict[tuple[tuple[str, str], ...], list[str]] = defaultdict(list)
         for one in merged:

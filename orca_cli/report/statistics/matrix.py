@@ -7,12 +7,11 @@ all pairs stands beside it, which does depend on the number of methods.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orca_cli.report.statistics.differences import LARGEST_P, LEAST, difference, holm, relative, signed_rank
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST, difference, holm, mean_of, relative, signed_rank
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,10 @@ def matrix(errors: Mapping[str, Sequence[Mapping[Any, float]]], percent: Sequenc
     found = []
     for place, one in enumerate(methods):
         for other in methods[place + 1 :]:
-            tasks = [
-                (*_means(a, b), is_percent)
-                for a, b, is_percent in zip(errors[one], errors[other], percent, strict=True)
-                if a.keys() & b.keys()
-            ]
+            tasks = []
+            for a, b, is_percent in zip(errors[one], errors[other], percent, strict=True):
+                if seeds := a.keys() & b.keys():
+                    tasks.append((mean_of(a[seed] for seed in seeds), mean_of(b[seed] for seed in seeds), is_percent))
             if tasks:
                 found.append((one, other, tasks))
     is_relative = not all(is_percent for *_, tasks in found for _, _, is_percent in tasks)
@@ -87,11 +85,6 @@ def matrix(errors: Mapping[str, Sequence[Mapping[Any, float]]], percent: Sequenc
     corrected = holm([pair.p for pair in pairs])
     pairs = [replace(pair, corrected=p) for pair, p in zip(pairs, corrected, strict=True)]
     return [one for pair in pairs for one in (pair, pair.turned())]
-
-
-def _means(a: Mapping[Any, float], b: Mapping[Any, float]) -> tuple[float, float]:
-    seeds = sorted(a.keys() & b.keys())
-    return math.fsum(a[seed] for seed in seeds) / len(seeds), math.fsum(b[seed] for seed in seeds) / len(seeds)
 
 
 def _pair(row: str, column: str, tasks: Sequence[tuple[float, float, bool]], is_relative: bool) -> Pair:
@@ -102,8 +95,8 @@ def _pair(row: str, column: str, tasks: Sequence[tuple[float, float, bool]], is_
         row,
         column,
         len(tasks),
-        points=math.fsum(points) / len(points) if points else None,
-        relative=math.fsum(shares) / len(shares),
+        points=mean_of(points) if points else None,
+        relative=mean_of(shares),
         wins=sum(value > 0 for value in shares),
         ties=sum(value == 0 for value in shares),
         losses=sum(value < 0 for value in shares),

@@ -6,21 +6,18 @@ judged by: a set counts once, with the mean over its seeds and over what else it
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orca_cli.exceptions import DataError, suggest
-from orca_cli.report.records.collect import TEST_SET, Run
+from orca_cli.report.records.collect import GROUPS, TEST_SET, Run
 from orca_cli.report.records.filters import Values, canonical
 from orca_cli.report.records.origin import Origin
-from orca_cli.report.statistics.differences import Effect, effect, holm, relative
-from orca_cli.report.statistics.sets import check_sets
+from orca_cli.report.statistics.differences import Effect, effect, holm, mean_of, relative
 from orca_cli.report.tables.notes import clean
 from orca_cli.report.tables.table import OF_TASK, Cell, Column, Method, Table, spelling
 
-_FIELDS = ("body", "source", "metric", "finetune")
 _ARM, _OF_AN_ARM = "arm", ("source", "metric", "finetune")  # an axis of studies, and what its choices set among others
 _DECIDED = "decided"  # value of settings that were left open
 _ZERO = 1e-12
@@ -143,7 +140,7 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
     value_of = {cell: spelled[axis, canonical(value)] for cell, value in found_of.items()}
     of_baseline = {cell for cell, value in value_of.items() if canonical(value) == canonical(baseline)}
     if not value_of:
-        keys = {key for row in table.rows for key, _ in row.method.settings} | set(_FIELDS)
+        keys = {key for row in table.rows for key, _ in row.method.settings} | set(GROUPS)
         raise DataError(f"the runs do not differ in '{axis}'", where="--against", hint=suggest(axis, keys))
     if not of_baseline:
         hint = suggest(baseline, set(value_of.values()))
@@ -165,19 +162,43 @@ def compare(table: Table, axis: str, baseline: str, margin: float, origin: Origi
             if arm is not None and (row.method, place) not in of_baseline and own.by_seed:
                 partner = _partner(partners[place, others], f"{axis}={baseline}")
                 blocks.append(_block(column, arm, others, partner, own, is_of_task=axis.startswith(OF_TASK)))
-    if not any(block.seeds for block in blocks):
+    paired = [block for block in blocks if block.seeds]
+    if not paired:
         what = f"no two runs of the same task and seed, on the same test data, differ in nothing but '{axis}'"
         raise DataError(
             what, where="--against", hint=_unpaired_hint(value_of, of_baseline, f"{axis}={baseline}", besides)
         )
-    check_sets(dict.fromkeys(block.column for block in blocks if block.seeds), "--against")
-    arms = dict.fromkeys(block.arm for block in blocks)
-    found = [_overall(arm, [block for block in blocks if block.arm == arm and block.seeds]) for arm in arms]
-    is_relative = not all(block.column.percent for block in blocks if block.seeds)
-    found = [replace(one, is_relative=is_relative) for one in found if one.sets]
+    check_sets(dict.fromkeys(block.column for block in paired), "--against")
+    by_arm = {arm: [block for block in paired if block.arm == arm] for arm in dict.fromkeys(one.arm for one in blocks)}
+    is_relative = not all(block.column.percent for block in paired)
+    found = [_overall(arm, own, is_relative) for arm, own in by_arm.items() if own]
     corrected = holm([one.judged.p for one in found])
     found = [replace(one, corrected=p) for one, p in zip(found, corrected, strict=True)]
     return Comparison(axis, baseline, margin, blocks, found, sum(block.lost for block in blocks), origin)
+
+
+def check_sets(columns: Iterable[Column], option: str) -> None:
+    """Refuse several columns of one set, such as two protocols of a task, which would count as several sets.
+
+    Args:
+        columns: those that methods are compared on.
+        option: that compares them.
+
+    Raises:
+        DataError: a set has several columns.
+    """
+    of: dict[str, list[Column]] = defaultdict(list)
+    for column in columns:
+        of[column.name].append(column)
+    for name, own in of.items():
+        if len(own) > 1:
+            key = next(key for key in vars(own[0]) if len({getattr(column, key) for column in own}) > 1)
+            values = ", ".join(sorted({str(getattr(column, key)) for column in own}))
+            what = clean(
+                f"{name} was measured in {len(own)} ways ({key}: {values}), which would count as {len(own)} sets"
+            )
+            hint = "protocol=..." if key == "protocol" else "KEY=VALUE of a setting in which their runs differ"
+            raise DataError(what, where=option, hint=f"narrow with --where {hint}")
 
 
 def _partner(cells: Mapping[Method, Cell], name: str) -> Cell:
@@ -241,7 +262,7 @@ def _value(method: Method, cell: Cell, axis: str, values: Values) -> str | None:
     """
     if not (cell.runs or cell.unfinished):
         return None
-    if axis in _FIELDS:
+    if axis in GROUPS:
         return str(getattr(method, axis))
     typed = dict(method.settings)
     run = next(iter(cell.runs), None)
@@ -259,13 +280,13 @@ def _besides(axis: str, methods: Iterable[Method]) -> frozenset[str]:
 
 def _others(method: Method, besides: Collection[str]) -> tuple[tuple[str, str], ...]:
     """Return what names a method, apart from some keys."""
-    fields = {name: str(getattr(method, name)) for name in _FIELDS} | dict(method.settings)
+    fields = {name: str(getattr(method, name)) for name in GROUPS} | dict(method.settings)
     return tuple(sorted((key, value) for key, value in fields.items() if key not in besides))
 
 
-def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
+def _overall(arm: str, blocks: Sequence[Block], is_relative: bool) -> Overall:
     sets = by_column(blocks)
-    means = [_mean(_mean(block.gains) for block in own) for own in sets.values()]
+    means = [mean_of(mean_of(block.gains) for block in own) for own in sets.values()]
     named = [(mean, column.name) for mean, column in zip(means, sets, strict=True) if column.percent]
     percent = [mean for mean, _ in named]
     worst = min(named, default=None)
@@ -275,24 +296,22 @@ def _overall(arm: str, blocks: Sequence[Block]) -> Overall:
         percent = differences_by_seed(own, False) if percent else []
         shares = differences_by_seed(own, True)
     seeds = [len(block.seeds) for block in blocks]
-    wins, ties, losses = counts(blocks)
     return Overall(
         arm,
         len(sets),
         sum(seeds),
-        (min(seeds, default=0), max(seeds, default=0)),
-        wins,
-        ties,
-        losses,
+        (min(seeds), max(seeds)),
+        *counts(blocks),
         points=effect(percent) if percent else None,
         relative=effect(shares),
         worst=worst and (worst[1], worst[0]),
+        is_relative=is_relative,
     )
 
 
 def counts(blocks: Iterable[Block]) -> tuple[int, int, int]:
     """Return on how many sets the mean gain of some blocks is above, at and below 0."""
-    means = [_mean(_mean(block.gains) for block in own) for own in by_column(blocks).values()]
+    means = [mean_of(mean_of(block.gains) for block in own) for own in by_column(blocks).values()]
     wins, losses = sum(mean > _ZERO for mean in means), sum(mean < -_ZERO for mean in means)
     return wins, len(means) - wins - losses, losses
 
@@ -313,14 +332,11 @@ def differences_by_seed(blocks: Sequence[Block], is_relative: bool) -> list[floa
         values = [relative(base, mine) for base, mine in pairs] if is_relative else block.gains
         for seed, value in zip(block.seeds, values, strict=True):
             found[seed].append(value)
-    return [_mean(own) for _, own in sorted(found.items())]
+    return [mean_of(own) for _, own in sorted(found.items())]
 
 
 def _relative(blocks: Sequence[Block]) -> float:
     """Return the relative difference of the mean errors on a set."""
-    return relative(_mean(_mean(block.baseline) for block in blocks), _mean(_mean(block.errors) for block in blocks))
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return math.fsum(found) / len(found)
+    return relative(
+        mean_of(mean_of(block.baseline) for block in blocks), mean_of(mean_of(block.errors) for block in blocks)
+    )

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from orca_cli.report.statistics.differences import LARGEST_P, LEAST, Effect, as_share, holm
-from orca_cli.report.statistics.further import MOST, further
+from orca_cli.report.statistics.differences import LARGEST_P, LEAST, Effect, as_share, holm, mean_of
+from orca_cli.report.statistics.further import MOST, Further, further
 from orca_cli.report.statistics.paired import Block, Comparison, Overall, counts
-from orca_cli.report.tables.layout import PLUS_MINUS, Entry, Layout, alarms_of, decimals_of, header, number, problems_of
+from orca_cli.report.tables.layout import (
+    MISSING,
+    PLUS_MINUS,
+    Entry,
+    Layout,
+    alarmed_of,
+    alarms_of,
+    decimals_of,
+    header,
+    number,
+    p_text,
+    problems_of,
+)
 from orca_cli.report.tables.notes import clean, seeds_text
 from orca_cli.report.tables.table import Table
 
-_MISSING = "-"
 _ROUNDING = 1e-9  # gains below are 0 but for rounding
 _MARKED = f"{LEAST} or more differences and p <= {LARGEST_P} after Holm's correction"
 _OVERALL = (
@@ -35,35 +46,35 @@ class Claim:
     Args:
         verdict: helps, harms, no effect or undecided.
         said: what follows it, such as " by 1.9 points [1.1, 2.7] (n = 12 sets x 5 seeds, p = 0.02)".
-        commands: run what is missing, if it is undecided.
+        lacks: what an undecided one lacks; None for one that is decided.
     """
 
     arm: str
     verdict: str
     said: str
-    commands: tuple[str, ...] = ()
+    lacks: Further | None = None
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """Return what runs the seeds that it lacks."""
+        return () if self.lacks is None else self.lacks.commands
 
     @property
     def text(self) -> str:
         """Return the sentence without the commands."""
         return f"{self.arm}: {self.verdict}{self.said}"
 
-
-def sentence(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> str:
-    """Return what is known about an arm and what would decide it, in one line.
-
-    Such as "otdd: helps by 1.9 points [1.1, 2.7] (n = 12 sets x 5 seeds, ...)", or "otdd: undecided, ...; about 6 more seeds:
-    orca run -m ...".
-    """
-    claim = claim_of(one, comparison, sign)
-    return f"{claim.text}: {' ; '.join(claim.commands)}" if claim.commands else claim.text
+    @property
+    def sentence(self) -> str:
+        """Return all of it in one line, such as "otdd: undecided, ...; about 6 more seeds: orca run -m ..."."""
+        return f"{self.text}: {' ; '.join(self.commands)}" if self.commands else self.text
 
 
 def claim_of(one: Overall, comparison: Comparison, sign: str = PLUS_MINUS) -> Claim:
     """Return what is known about an arm."""
     found, unit = shown_of(one)
     arms = len(comparison.overall)
-    facts = f"{_counted(one)}, p = {_p(one.corrected)}" + (f" corrected for {arms} arms" if arms > 1 else "")
+    facts = f"{_counted(one)}, p = {p_text(one.corrected)}" + (f" corrected for {arms} arms" if arms > 1 else "")
     places = _decimals(found, 1)
     if found.interval is None:
         said = f", {_signed(found.mean, places)} {unit} in the only pair ({_counted(one)})"
@@ -89,8 +100,8 @@ def _counted(one: Overall) -> str:
     return f"n = {one.sets} sets x {low if low == high else f'{low} to {high}'} seed{'s' if high > 1 else ''}"
 
 
-def _ends(low: float, high: float, places: int) -> str:
-    return f"[{_unsigned_zero(f'{low:.{places}f}')}, {_unsigned_zero(f'{high:.{places}f}')}]"
+def _ends(low: float, high: float, places: int | None) -> str:
+    return f"[{', '.join(_unsigned_zero(number(value, places)) for value in (low, high))}]"
 
 
 def _decimals(found: Effect, least: int) -> int:
@@ -110,14 +121,13 @@ def _undecided(said: str, one: Overall, comparison: Comparison) -> Claim:
     if more.seeds is not None:
         about = "about" if one.seeds[1] > 1 else "at least"
         lacks = f"{about} {more.seeds} more seed{'s' if more.seeds > 1 else ''}"
-        return Claim(one.arm, "undecided", f"{said}; {lacks}", more.commands)
-    if more.is_hopeless:
+    elif more.is_hopeless:
         lacks = f"it would take more than {MOST} more seeds"
     else:
         why = "" if more.is_few_sets else "the sets differ more than their seeds: "
         count = f"more than {MOST}" if more.sets is None else f"about {more.sets}"
         lacks = f"{why}{count} more set{'s' if more.sets != 1 else ''}, not more seeds"
-    return Claim(one.arm, "undecided", f"{said}; {lacks}")
+    return Claim(one.arm, "undecided", f"{said}; {lacks}", more)
 
 
 def shown_of(one: Overall) -> tuple[Effect, str]:
@@ -134,11 +144,11 @@ def _as_percent(found: Effect) -> Effect:
 def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> list[Layout]:
     """Return two tables: the arms over all sets, with their sentences, and the arms by set."""
     axis, baseline = clean(comparison.axis), clean(comparison.baseline)
+    claims = [claim_of(one, comparison, sign) for one in comparison.overall]
     first = Layout(
         names=[axis],
         columns=[list(lines) for lines in _OVERALL],
-        rows=[([clean(one.arm)], list(_overall_entries(one)), "") for one in comparison.overall],
-        ranked=False,
+        rows=[([clean(one.arm)], _overall_entries(one), "") for one in comparison.overall],
         caption=(
             f"Gain over {axis}={baseline}, in pairs of equal seed and settings; above 0: lower error. Mean [95 % BCa bootstrap "
             "interval] over sets, each with the mean over its seeds and settings. points: sets whose error is a per cent. "
@@ -146,22 +156,20 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
             "p: exact sign-flip test; Holm: corrected for the number of arms; least p: the smallest possible with as many "
             f"differences other than 0. Bold and *: {_MARKED}."
         ),
-        notes=[_note(claim_of(one, comparison, sign)) for one in comparison.overall] + _coverage(comparison),
-        problems=[],
+        notes=["\n".join(clean(line, longest=2000) for line in (one.text, *one.commands)) for one in claims]
+        + _coverage(comparison),
         alarms=alarms_of(table),
-        alarmed=[False] * len(_OVERALL),
     )
     blocks = sorted((block for block in comparison.blocks if block.seeds), key=lambda block: (block.arm, block.others))
     corrected = corrected_of(comparison)
     columns = sorted({block.column for block in blocks})
-    many = len({column.protocol for column in columns}) > 1
     shared = set.intersection(*(set(block.others) for block in blocks)) if blocks else set()
     pairs = {(dict(block.others).get("body"), dict(block.others).get("source")) for block in blocks}
     implied = "source" if len({body for body, _ in pairs}) == len(pairs) else ""
     rows: dict[tuple[str, str], list[Entry]] = {}
     for block in blocks:
         own = (f"{name}={value}" for name, value in block.others if (name, value) not in shared and name != implied)
-        entries = rows.setdefault((clean(block.arm), clean(", ".join(own))), [Entry(_MISSING) for _ in columns])
+        entries = rows.setdefault((clean(block.arm), clean(", ".join(own))), [Entry(MISSING) for _ in columns])
         entries[columns.index(block.column)] = _block_entry(block, corrected[id(block)])
     common = ", ".join(f"{name}={value}" for name, value in sorted(shared) if name != implied)
     notes = [f"all with {clean(common, longest=2000)}"] if common else []
@@ -172,23 +180,17 @@ def layouts_of(comparison: Comparison, table: Table, sign: str = PLUS_MINUS) -> 
         notes.append(f"{comparison.unpaired} completed runs have no partner with {axis}={baseline} and are left out")
     second = Layout(
         names=[axis, "with"],
-        columns=[header(column, many) for column in columns],
+        columns=[header(column, len({column.protocol for column in columns}) > 1) for column in columns],
         rows=[(list(key), entries, "") for key, entries in rows.items()],
-        ranked=False,
         caption=(
             "Gain on each set, in points where the error is a per cent: mean [95 % BCa bootstrap interval] over seeds (number "
             f"of seeds), baseline's mean error > arm's. Bold and *: {_MARKED} over all gains here."
         ),
         notes=notes,
         problems=problems_of(table),
-        alarms=[],
-        alarmed=[column.chosen_on_test for column in columns],
+        alarmed=alarmed_of(columns),
     )
     return [first, second]
-
-
-def _note(claim: Claim) -> str:
-    return "\n".join(clean(line, longest=2000) for line in (claim.text, *claim.commands))
 
 
 def corrected_of(comparison: Comparison) -> dict[int, float]:
@@ -209,16 +211,16 @@ def _coverage(comparison: Comparison) -> list[str]:
     return [f"arms have pairs on different sets, settings or seeds, so compare no arm with another: {counts} pairs"]
 
 
-def _overall_entries(one: Overall) -> Iterator[Entry]:
-    judged = one.judged
-    yield Entry(str(one.sets))
-    yield Entry(f"{one.wins}/{one.ties}/{one.losses}")
-    yield _judged_entry(one, one.points, 2)
-    yield Entry(_MISSING if one.worst is None else f"{one.worst[1]:+.1f} {clean(one.worst[0])}")
-    yield _judged_entry(one, _as_percent(one.relative), 1)
-    yield Entry(_p(judged.p))
-    yield Entry(_p(one.corrected))
-    yield Entry(_p(judged.smallest))
+def _overall_entries(one: Overall) -> list[Entry]:
+    worst = MISSING if one.worst is None else f"{one.worst[1]:+.1f} {clean(one.worst[0])}"
+    return [
+        Entry(str(one.sets)),
+        Entry(f"{one.wins}/{one.ties}/{one.losses}"),
+        _judged_entry(one, one.points, 2),
+        Entry(worst),
+        _judged_entry(one, _as_percent(one.relative), 1),
+        *(Entry(p_text(p)) for p in (one.judged.p, one.corrected, one.judged.smallest)),
+    ]
 
 
 def _judged_entry(one: Overall, found: Effect | None, decimals: int) -> Entry:
@@ -231,7 +233,7 @@ def _judged_entry(one: Overall, found: Effect | None, decimals: int) -> Entry:
 def _block_entry(block: Block, corrected: float) -> Entry:
     found = block.effect
     assert found is not None  # blocks without a pair are not shown
-    base, mine = (block.scale * _mean(values) for values in (block.baseline, block.errors))
+    base, mine = (block.scale * mean_of(values) for values in (block.baseline, block.errors))
     places = 1 if block.column.percent else decimals_of([base, mine])
     places = places if places is None else _decimals(found, places)
     lost = f", {block.lost} without partner" if block.lost else ""
@@ -243,9 +245,8 @@ def _block_entry(block: Block, corrected: float) -> Entry:
 def _with_interval(found: Effect | None, places: int | None) -> str:
     """Return "+1.2 [0.3, 2.2]"; without decimals, with three significant digits."""
     if found is None:
-        return _MISSING
-    ends = [_unsigned_zero(number(value, places)) for value in found.interval or ()]
-    return _signed(found.mean, places) + (f" [{', '.join(ends)}]" if ends else "")
+        return MISSING
+    return _signed(found.mean, places) + ("" if found.interval is None else f" {_ends(*found.interval, places)}")
 
 
 def _signed(value: float, places: int | None) -> str:
@@ -257,35 +258,29 @@ def _unsigned_zero(text: str) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def _p(value: float) -> str:
-    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
-
-
 def record_of(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as a JSON-able record, with the values of all pairs; gains in points where errors are per cent."""
     corrected = corrected_of(comparison)
-    return {
-        "schema": 1,
-        "against": {comparison.axis: comparison.baseline},
-        "margin": comparison.margin,
-        "arms": [
-            {
-                "arm": one.arm,
-                "sets": one.sets,
-                "pairs": one.pairs,
-                "wins": one.wins,
-                "ties": one.ties,
-                "losses": one.losses,
+    arms = []
+    for one in comparison.overall:
+        claim = claim_of(one, comparison)
+        arms.append(
+            {key: getattr(one, key) for key in ("arm", "sets", "pairs", "wins", "ties", "losses")}
+            | {
                 "points": one.points and asdict(one.points),
                 "worst": one.worst and list(one.worst),
                 "relative": asdict(one.relative),
                 "judged": "relative" if one.is_relative else "points",
                 "holm_p": one.corrected,
-                "sentence": sentence(one, comparison),
-                "further": _further_record(one, comparison),
+                "sentence": claim.sentence,
+                "further": claim.lacks and asdict(claim.lacks),
             }
-            for one in comparison.overall
-        ],
+        )
+    return {
+        "schema": 1,
+        "against": {comparison.axis: comparison.baseline},
+        "margin": comparison.margin,
+        "arms": arms,
         "sets": [
             {
                 **vars(block.column),
@@ -304,28 +299,20 @@ def record_of(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _further_record(one: Overall, comparison: Comparison) -> dict[str, Any] | None:
-    """Return what an undecided arm lacks; None for one that is decided."""
-    return asdict(further(one, comparison)) if claim_of(one, comparison).verdict == "undecided" else None
-
-
 def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
     """Yield a line for each arm and set, then for each arm over all sets (task: all sets) one in points and a relative one.
 
     That in points is of the sets whose error is a per cent. `n` is the number of differences: sets, or seeds of a single one.
     """
-    blank: dict[str, object] = dict.fromkeys(CSV_COLUMNS)
     corrected = corrected_of(comparison)
     for block in comparison.blocks:
-        line = (
-            blank | vars(block.column) | {"error": block.column.error_name, "arm": block.arm, "pairs": len(block.seeds)}
-        )
+        line = vars(block.column) | {"error": block.column.error_name, "arm": block.arm, "pairs": len(block.seeds)}
         others = ", ".join(f"{name}={value}" for name, value in block.others)
         line |= {"others": others, "seeds": seeds_text(list(block.seeds)), "unpaired": block.lost}
         line |= {"unit": "points" if block.column.percent else block.column.error_name}
         if (found := block.effect) is not None:
-            line |= {"baseline_mean": _mean(block.baseline), "mean": _mean(block.errors)} | _numbers(found)
-            line |= {"holm_p": corrected[id(block)], "n": found.n}
+            line |= {"baseline_mean": mean_of(block.baseline), "mean": mean_of(block.errors)} | _numbers(found)
+            line |= {"holm_p": corrected[id(block)]}
         yield line
     for one in comparison.overall:
         blocks = [block for block in comparison.blocks if block.arm == one.arm and block.seeds]
@@ -333,16 +320,12 @@ def csv_lines(comparison: Comparison) -> Iterator[dict[str, object]]:
         for unit, found, own in (("points", one.points, percent), ("relative", one.relative, blocks)):
             if found is not None:
                 wins, ties, losses = counts(own)
-                line = blank | {"task": "all sets", "arm": one.arm, "sets": wins + ties + losses, "unit": unit}
-                line |= {"pairs": sum(len(block.seeds) for block in own), "n": found.n}
+                line = {"task": "all sets", "arm": one.arm, "sets": wins + ties + losses, "unit": unit}
+                line |= {"pairs": sum(len(block.seeds) for block in own)}
                 line |= {"wins": wins, "ties": ties, "losses": losses} | _numbers(found)
                 yield line | ({"holm_p": one.corrected} if found is one.judged else {})
 
 
 def _numbers(found: Effect) -> dict[str, object]:
     low, high = found.interval or (None, None)
-    return {"gain": found.mean, "low": low, "high": high, "p": found.p, "smallest_p": found.smallest}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    return {"gain": found.mean, "low": low, "high": high, "p": found.p, "smallest_p": found.smallest, "n": found.n}

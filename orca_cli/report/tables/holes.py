@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from orca_cli.report.records.collect import TEST_SET, Run
+from orca_cli.report.records.collect import GROUPS, TEST_SET, Run
 from orca_cli.report.records.details import overrides
 from orca_cli.report.records.filters import canonical
 from orca_cli.report.records.origin import Origin, shared_data, typed_of
@@ -14,7 +14,6 @@ from orca_cli.report.records.studies import SET
 from orca_cli.report.tables.notes import clean, seeds_text
 from orca_cli.report.tables.table import OF_TASK, UNFINISHED, Column, Method, Table, is_of
 
-_FIELDS = ("body", "source", "metric", "finetune")
 _NOWHERE = Origin()
 _MOST_READ = 20  # runs that a command is made after
 _TO_BE_TYPED = ("failed", "dead", "interrupted")
@@ -76,7 +75,7 @@ def _missing(table: Table, place: int, column: Column, origin: Origin) -> Iterat
 
 def _unfinished(table: Table, column: Column, method: Method) -> Iterator[Run]:
     for run in table.unfinished:
-        fields = all(getattr(run, key) == getattr(method, key) for key in _FIELDS)
+        fields = all(getattr(run, key) == getattr(method, key) for key in GROUPS)
         settings = all(canonical(run.variant.get(key, value)) == canonical(value) for key, value in method.settings)
         if fields and settings and is_of(run, column):
             yield run
@@ -97,7 +96,7 @@ def _command(
     settings = {**dict(sorted(common)), **dict(method.settings)}
     if settings.keys() & {"settings", TEST_SET}:  # a hash stands for what nobody typed
         return ""
-    fields = {key: str(getattr(method, key)) for key in _FIELDS}
+    fields = {key: str(getattr(method, key)) for key in GROUPS}
     chosen = ",".join(map(str, seeds))
     typed = [typed_of(path) for path in sorted(run.path for run in like[0])[:_MOST_READ]]
     if origin.study:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
 from orca_cli.report.tables.notes import clean, data_words, notes_of, sources_of
@@ -12,7 +13,7 @@ from orca_cli.report.tables.published import doubts_of
 from orca_cli.report.tables.table import UNFINISHED, Cell, Column, Published, Table, bounds_of
 
 PLUS_MINUS = "\u00b1"
-_MISSING = "-"
+MISSING = "-"
 _ROUNDING = 1e-9  # deviations of a smaller part of the mean are 0 but for rounding
 _FROM = "from"  # the column that says whose a row's numbers are
 
@@ -28,19 +29,29 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """A table of cleaned texts."""
+    """A table of cleaned texts.
 
-    names: list[str]  # headers of the columns that name a method
-    columns: list[list[str]]  # headers of the tasks, as lines: task, error, marks
-    rows: list[
-        tuple[list[str], list[Entry], str]
-    ]  # names, cells and rank; the last rows are the best simple model's and the best constant predictor's
-    ranked: bool  # whether any row has a rank
-    caption: str
-    notes: list[str]  # one line each; further lines are commands, never folded
-    problems: list[tuple[str, str, str]]  # state, reason and folder of runs that are not completed or cannot be read
-    alarms: list[str]  # what makes numbers wrong; shown in red
-    alarmed: list[bool]  # for every column, whether its last header line is an alarm
+    Args:
+        names: headers of the columns that name a method.
+        columns: headers of the tasks, as lines: task, error, marks.
+        rows: names, cells and rank; the last rows are the best simple model's and the best constant predictor's.
+        caption: below it.
+        notes: one line each; further lines are commands, never folded.
+        ranked: whether any row has a rank.
+        problems: state, reason and folder of runs that are not completed or cannot be read.
+        alarms: what makes numbers wrong; shown in red.
+        alarmed: places of the columns whose last header line is an alarm.
+    """
+
+    names: list[str]
+    columns: list[list[str]]
+    rows: list[tuple[list[str], list[Entry], str]]
+    caption: str = ""
+    notes: list[str] = field(default_factory=list)
+    ranked: bool = False
+    problems: list[tuple[str, str, str]] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
+    alarmed: frozenset[int] = frozenset()
 
 
 def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
@@ -57,16 +68,16 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
     for row in table.rows:
         texts = [_mean(*facts, sign) for facts in zip(row.cells, scales, decimals, strict=True)]
         entries = [Entry(text, _remainder(cell), cell.earned) for text, cell in zip(texts, row.cells, strict=True)]
-        rank = _MISSING if row.rank is None else f"{row.rank:.2f}"
+        rank = MISSING if row.rank is None else f"{row.rank:.2f}"
         known = {_FROM: "ours"} | row.method.texts() | dict(row.method.settings if table.by else ())
         rows.append(([clean(known[name]) for name in names], entries, rank))
     rows += _published(table, names, scales, decimals)
     if any(table.baselines):
         entries = [Entry(*_simple(*facts)) for facts in zip(table.baselines, scales, decimals, strict=True)]
-        rows.append((_names({names[0]: "best baseline", _FROM: "ours"}, names), entries, ""))
+        rows.append((_named("best baseline", "ours", names), entries, ""))
     if any(table.trivial):
         entries = [Entry(_trivial(*facts)) for facts in zip(table.trivial, scales, decimals, strict=True)]
-        rows.append((_names({names[0]: "trivial", _FROM: "ours"}, names), entries, ""))
+        rows.append((_named("trivial", "ours", names), entries, ""))
     protocols = sorted({column.protocol for column in table.columns})
     return Layout(
         names=names,
@@ -77,7 +88,7 @@ def layout_of(table: Table, sign: str = PLUS_MINUS) -> Layout:
         notes=[clean(note, longest=2000) for note in notes_of(table)],
         problems=problems_of(table),
         alarms=alarms_of(table),
-        alarmed=[column.chosen_on_test for column in table.columns],
+        alarmed=alarmed_of(table.columns),
     )
 
 
@@ -98,6 +109,11 @@ def _with_deviations(decimals: int | None, means: list[float], deviations: list[
     return min(9, max(decimals, -math.floor(math.log10(min(sizes)))))
 
 
+def p_text(value: float) -> str:
+    """Return a p as it is shown."""
+    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
 def number(value: float, decimals: int | None) -> str:
     """Return a number with fixed decimals, or with three significant digits."""
     return f"{value:.3g}" if decimals is None else f"{value:.{decimals}f}"
@@ -106,8 +122,8 @@ def number(value: float, decimals: int | None) -> str:
 def _mean(cell: Cell, scale: float, decimals: int | None, sign: str) -> str:
     """Return "12.6 <sign> 0.8 (3)", with a star if it is earned; "-" for no value, and for the deviation of one seed."""
     if cell.mean is None:
-        return _MISSING
-    deviation = _MISSING if cell.deviation is None else number(cell.deviation * scale, decimals)
+        return MISSING
+    deviation = MISSING if cell.deviation is None else number(cell.deviation * scale, decimals)
     star = "* " if cell.earned else ""
     return f"{star}{number(cell.mean * scale, decimals)} {sign} {deviation} ({len(cell.values)})"
 
@@ -138,12 +154,12 @@ def _published(
         shared = {text for text, (_, result) in zip(doubts, found, strict=True) if result is not None}
         common = shared.pop() if len(shared) == 1 else ""
         entries = [
-            Entry(_MISSING if result is None else number(result.error * scale, places), "" if text == common else text)
+            Entry(MISSING if result is None else number(result.error * scale, places), "" if text == common else text)
             for (_, result), text, scale, places in zip(found, doubts, scales, decimals, strict=True)
         ]
         label = f"{clean(method)} [{sources.index(source) + 1}]"
         origin = clean(", ".join(text for text in ("published", common) if text))
-        rows.append((_names({names[0]: label, _FROM: origin}, names), entries, ""))
+        rows.append((_named(label, origin, names), entries, ""))
     return rows
 
 
@@ -153,14 +169,14 @@ def _nearest(results: list[Published], column: Column) -> Published | None:
     return max(of_task, key=lambda result: result.protocol == column.protocol, default=None)
 
 
-def _names(known: dict[str, str], names: list[str]) -> list[str]:
-    return [known.get(name, "") for name in names]
+def _named(label: str, origin: str, names: list[str]) -> list[str]:
+    return [label, *(origin if name == _FROM else "" for name in names[1:])]
 
 
 def _trivial(bounds: tuple[float, float] | None, scale: float, decimals: int | None) -> str:
     """Return an error that does not belong to a method, or its range over runs."""
     if bounds is None:
-        return _MISSING
+        return MISSING
     low, high = (number(bound * scale, decimals) for bound in bounds)
     return low if low == high else f"{low} to {high}"
 
@@ -210,6 +226,11 @@ def alarms_of(table: Table) -> list[str]:
     chosen = sorted({f"{clean(one.task)} ({clean(one.protocol)})" for one in table.columns if one.chosen_on_test})
     text = "these errors are too low and not comparable with others"
     return [f"The test split chose the weights of {', '.join(chosen)}: {text}."] if chosen else []
+
+
+def alarmed_of(columns: Sequence[Column]) -> frozenset[int]:
+    """Return the places of the columns that the test split chose the weights of."""
+    return frozenset(place for place, column in enumerate(columns) if column.chosen_on_test)
 
 
 def problems_of(table: Table) -> list[tuple[str, str, str]]:

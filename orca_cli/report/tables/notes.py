@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from orca_cli.report.records.collect import Run
+from orca_cli.report.records.collect import GROUPS, Run
 from orca_cli.report.records.filters import canonical
 from orca_cli.report.statistics.differences import LARGEST_P, LEAST
 from orca_cli.report.tables.rows import time_of
@@ -97,7 +97,8 @@ def _merged_notes(table: Table) -> Iterator[str]:
                 other.setdefault(_column_name(column, table.columns), []).append(
                     frozenset(item for run in cell.runs for item in _settings_of(run) if item[0] not in table.by)
                 )
-    keys = {key for found in other.values() for one in found for key, _ in one if len(_values(one, key)) > 1}
+    counts = [Counter(key for key, _ in one) for found in other.values() for one in found]
+    keys = {key for one in counts for key, count in one.items() if count > 1}
     if keys:
         yield f"an error is a mean over settings, by seed, of seeds that all of them have; merged: {', '.join(sorted(keys))}"
     unlike = [name for name, found in other.items() if len(set(found)) > 1]
@@ -106,12 +107,8 @@ def _merged_notes(table: Table) -> Iterator[str]:
 
 
 def _settings_of(run: Run) -> Iterable[tuple[str, str]]:
-    groups = {name: str(getattr(run, name)) for name in ("body", "source", "metric", "finetune")}
+    groups = {name: str(getattr(run, name)) for name in GROUPS}
     return (groups | {key: canonical(value) for key, value in run.variant.items()}).items()
-
-
-def _values(items: frozenset[tuple[str, str]], key: str) -> set[str]:
-    return {value for name, value in items if name == key}
 
 
 def _differences(cells: list[tuple[Row, Cell]]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from orca_cli.exceptions import DataError, UsageError, suggest
-from orca_cli.report.records.collect import Collection
+from orca_cli.report.records.collect import GROUPS, Collection
 from orca_cli.report.records.filters import Values, canonical, key_hint
 from orca_cli.report.tables.table import (
     Cell,
@@ -30,7 +30,6 @@ from orca_cli.report.tables.table import (
 )
 
 ORDERS = ("name", "rank", "time")
-_FIELDS = ("body", "source", "metric", "finetune")
 _NONE = "-"
 
 
@@ -61,8 +60,8 @@ def merged(collection: Collection, text: str, values: Values) -> Table:
     parts: dict[tuple[Method, Column], dict[Method, Cell]] = defaultdict(lambda: defaultdict(Cell))
     for run, column, part, own in zip(runs, columns, methods_of(runs, columns), found, strict=True):
         shown = {key: _NONE if value is None else spelled[key, canonical(value)] for key, value in own.items()}
-        fields = {name: shown.get(name, "") for name in _FIELDS}
-        method = Method(**fields, settings=tuple((key, value) for key, value in shown.items() if key not in _FIELDS))
+        fields = {name: shown.get(name, "") for name in GROUPS}
+        method = Method(**fields, settings=tuple((key, value) for key, value in shown.items() if key not in GROUPS))
         add(parts[method, column][part], run)
     table = table_of(collection, {place: _merged(list(own.values())) for place, own in parts.items()}, columns)
     return replace(table, by=keys)

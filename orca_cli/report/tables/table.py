@@ -227,20 +227,17 @@ def table_of(collection: Collection, cells: dict[tuple[Method, Column], Cell], c
 
 def columns_of(runs: Sequence[Run]) -> list[Column]:
     """Return the column of each run; one without a score goes where its task's scores are."""
-    found: list[Column | None] = []
-    names = _data_names(runs)
-    for run, data in zip(runs, names, strict=True):
-        score = run.score
-        marks = score and (score.error_name, score.percent, score.synthetic, score.chosen_on_test, score.size)
-        found.append(Column(run.task, run.protocol, *marks, data) if marks else None)
-    scored = sorted((column for column in found if column is not None), reverse=True)
+    found = []
+    for run, data in zip(runs, _data_names(runs), strict=True):
+        one, marks = run.score, ("", False, False, False, "")
+        if one is not None:
+            marks = (one.error_name, one.percent, one.synthetic, one.chosen_on_test, one.size)
+        found.append(Column(run.task, run.protocol, *marks, data))
+    scored = sorted((column for run, column in zip(runs, found, strict=True) if run.score), reverse=True)
     by_task = {(column.task, column.protocol, column.data): column for column in scored}
-    blanks = (
-        Column(run.task, run.protocol, "", False, False, data=data) for run, data in zip(runs, names, strict=True)
-    )
     return [
-        column or by_task.get((blank.task, blank.protocol, blank.data), blank)
-        for column, blank in zip(found, blanks, strict=True)
+        column if run.score else by_task.get((column.task, column.protocol, column.data), column)
+        for run, column in zip(runs, found, strict=True)
     ]
 
 
@@ -320,7 +317,10 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
     How a task prepares its data (`task.gaps`, ...) changes what is recorded of the test data as well, but is a setting itself.
     """
     variants = _merged(runs, columns)
-    groups = [(column, *sorted(_of_task(variant))) for variant, column in zip(variants, columns, strict=True)]
+    groups = [
+        (column, *sorted(item for item in variant.items() if item[0].startswith(OF_TASK)))
+        for variant, column in zip(variants, columns, strict=True)
+    ]
     tests: dict[tuple[object, ...], set[str]] = defaultdict(set)
     for run, group in zip(runs, groups, strict=True):
         tests[group] |= {run.score.test_set} - {""} if run.score else set()
@@ -359,10 +359,6 @@ def spelling(items: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
 
 def _short(text: str) -> tuple[int, str]:
     return len(text), text
-
-
-def _of_task(variant: dict[str, str]) -> set[tuple[str, str]]:
-    return {(key, value) for key, value in variant.items() if key.startswith(OF_TASK)}
 
 
 def add(cell: Cell, run: Run) -> None:

@@ -27,8 +27,6 @@ COMMANDS = {
     "score": "the error of a finished run once more, from its saved predictions, without the model",
     "runs": "the folders of runs: list, show, diff, rm, gc",
     "report": "a table of the results: methods as rows, tasks as columns",
-    "pack": "runs as one file: settings, results, predictions, statistics, checksums",
-    "verify": "compute every number of such a file again, without torch",
     "select": "rank bodies for a task before any fine-tuning: distance after alignment, LogME, linear probe",
     "distance": "the distance between two labelled data sets, by any metric",
     "data": "the data sets: list, get, check, import your own copy, path",

@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orca_cli.cli import main
-from tests.commands.test_score import _add
+from tests.commands.test_score import add_scored
 from tests.properties import examples
 
 NAME = "2026-02-01_00-00-00.000000_minilm_otdd_full_s9_{:08x}"
@@ -116,7 +116,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _zoo(root: Path) -> tuple[Path, Path]:
     """Return two good runs."""
-    return _add(root, "classification.ZeroOne"), _add(root, "values.RMSE")
+    return add_scored(root, "classification.ZeroOne"), add_scored(root, "values.RMSE")
 
 
 def _run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -155,7 +155,7 @@ def test_all_of_them_together(
     means = [row["cells"] for row in json.loads(_run(["report", "--json"], capsys)[1])["rows"]]
     runs = []
     for number, change in enumerate(KINDS.values()):
-        made = _add(tmp_path / "elsewhere", "classification.MacroF1")
+        made = add_scored(tmp_path / "elsewhere", "classification.MacroF1")
         result = json.loads((made / "result.json").read_text()) | {
             "task": "strange",
             "identity": f"{number:064x}",
@@ -245,7 +245,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, dic
     """Return the folder of runs, a good run, one to break, and the records of that one by name."""
     root = tmp_path_factory.mktemp("zoo") / "runs"
     good, _ = _zoo(root)
-    bad = _add(root, "classification.MacroF1")
+    bad = add_scored(root, "classification.MacroF1")
     records = {}
     for name, more in MORE.items():
         record = json.loads((bad / name).read_text()) if (bad / name).exists() else {}
@@ -310,7 +310,7 @@ print(*(main(words.split("|")) for words in sys.argv[1:]), file=sys.stderr)
 def test_what_may_not_be_read(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     good, _ = _zoo(root)
-    paths = [_add(root, "classification.MacroF1") for _ in range(3)]
+    paths = [add_scored(root, "classification.MacroF1") for _ in range(3)]
     closed = [paths[0], paths[1] / "result.json", paths[2] / "3_finetune" / "predictions.npz"]
     for path in closed:
         path.chmod(0)

@@ -22,15 +22,15 @@ BY_NAME = {case.name: case for case in reversed(CASES)}  # the first of each
 PREDICTIONS = "3_finetune/predictions.npz"
 
 
-def add_scored(root: Path, error_or_name: str | Case, *, with_groups: bool = True, node: Any = None) -> Path:
+def add_scored(root: Path, error: str | Case, *, with_groups: bool = True, node: Any = None) -> Path:
     """Write a completed run whose result is what an error, by its case or name, says of its predictions."""
-    case = error_or_name if isinstance(error_of, Case) else BY_NAME[error_of]
+    case = error if isinstance(error, Case) else BY_NAME[error]
     outputs, targets, groups = case.drawn(0)
-    error = parts.build(case.node, "task.error")
-    score = error(*map(torch.from_numpy, (outputs, targets, groups)))
+    made = parts.build(case.node, "task.error")
+    score = made(*map(torch.from_numpy, (outputs, targets, groups)))
     assert score.value is not None
-    fields = {"n": score.n, "skipped": score.skipped, "percent": error.percent, "others": dict(score.others)}
-    run = add_run(root, value=score.value, error={"name": error.name, **fields}, seed=len(list(root.glob("*/*"))))
+    fields = {"n": score.n, "skipped": score.skipped, "percent": made.percent, "others": dict(score.others)}
+    run = add_run(root, value=score.value, error={"name": made.name, **fields}, seed=len(list(root.glob("*/*"))))
     for stage in ("1_build", "3_finetune"):
         (run / stage).mkdir()
     (run / "1_build" / "summary.json").write_text(json.dumps({"schema": 1, "kind": FORMS[case.form]}))

@@ -76,7 +76,8 @@ def _targets(form: str, record: np.ndarray, rng: np.random.Generator) -> np.ndar
         targets[:, 0], targets[:, 1] = False, True
     elif form == "values":
         targets = rng.normal(1, 1, (n, 3))
-        targets[:, 2] = 0.1
+        targets[:, 2] = 0.1  # whose mean differs from it by rounding
+        return targets
     elif form == "fields":
         targets = rng.normal(1, 1, (n, 3, 5))
         targets[0] = 0

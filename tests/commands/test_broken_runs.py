@@ -18,17 +18,52 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orca_cli.cli import main
-from tests import damages
-from tests.commands.test_score import add_scored
-from tests.damages import Damage
+from tests.commands.test_score import _add
 from tests.properties import examples
 
 NAME = "2026-02-01_00-00-00.000000_minilm_otdd_full_s9_{:08x}"
 ANSWERED = (0, 10, 11, 12, 13, 21)  # of commands about the broken run itself
 
 
-def _damaged(name: str, damage: Damage) -> Callable[[Path], object]:
-    return lambda run: damage(run / name)
+def _write(name: str, content: bytes) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_bytes(content)
+
+    return change
+
+
+def _folder(name: str) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        (run / name).unlink(missing_ok=True)
+        (run / name).mkdir()
+        (run / name / "inner").write_text("x")
+
+    return change
+
+
+def _loop(name: str) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        (run / name).unlink()
+        (run / name).symlink_to(run / name)
+
+    return change
+
+
+def _pipe(name: str) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        (run / name).unlink()
+        os.mkfifo(run / name)
+
+    return change
+
+
+def _half(name: str) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        content = (run / name).read_bytes()
+        (run / name).write_bytes(content[: len(content) // 2])
+
+    return change
 
 
 def _empty(run: Path) -> None:
@@ -46,32 +81,30 @@ def _arrays(run: Path) -> None:
 
 
 RECORDS = ("result.json", "status.json", "config.yaml", "1_build/summary.json", "3_finetune/predictions.npz")
-EVERY = (*RECORDS, "env.json")
-# Damage -> the files that have it, and what it is.
-DAMAGES: dict[str, tuple[tuple[str, ...], Damage]] = {
-    "cut in half": (RECORDS, damages.cut(0.5)),
-    "a folder": (RECORDS, damages.folder),
-    "a loop of links": (RECORDS, damages.loop),
-    "a pipe": (RECORDS[:2], damages.pipe),
-    "not UTF-8": ((*EVERY, "overrides.txt"), damages.replaced(b"\xff\xfe{\x00}\x00")),
-    "NaN": (RECORDS, damages.replaced(b'{"schema": 1, "state": NaN}')),
-    "nested deeply": (RECORDS[:2], damages.replaced(b"[" * 100_000)),
-    "a list": (EVERY, damages.replaced(b"[1, 2]")),
-    "without content": (EVERY, damages.replaced(b"")),
-}
-KINDS: dict[str, Callable[[Path], object]] = {
+KINDS: dict[str, Callable[[Path], None]] = {
     "an empty folder": _empty,
     "a link to nowhere": _absent,
-    "only unknown files": lambda run: (_empty(run), (run / "notes.txt").write_text("mine")),
+    "only unknown files": lambda run: (_empty(run), (run / "notes.txt").write_text("mine"))[0],
     "odd arrays": _arrays,
     "a file that is far too large": lambda run: os.truncate(run / "result.json", 2**26),
     "predictions that are not an archive": lambda run: os.truncate(run / "3_finetune" / "predictions.npz", 2**20),
-    "a result of a newer program": _damaged("result.json", damages.replaced(b'{"schema": 99}')),
+    "a result of a newer program": _write("result.json", b'{"schema": 99}'),
     "a status of a newer program": lambda run: (
         (run / "result.json").unlink(),
-        (run / "status.json").write_bytes(b'{"schema": 2}'),
-    ),
-    **{f"{name}: {kind}": _damaged(name, damage) for kind, (names, damage) in DAMAGES.items() for name in names},
+        _write("status.json", b'{"schema": 2}')(run),
+    )[0],
+    **{f"half of {name}": _half(name) for name in RECORDS},
+    **{f"a folder as {name}": _folder(name) for name in RECORDS},
+    **{f"{name} as a loop of links": _loop(name) for name in RECORDS},
+    **{f"{name} as a pipe": _pipe(name) for name in RECORDS[:2]},
+    **{
+        f"{name} that is not UTF-8": _write(name, b"\xff\xfe{\x00}\x00")
+        for name in (*RECORDS, "env.json", "overrides.txt")
+    },
+    **{f"{name} with NaN": _write(name, b'{"schema": 1, "state": NaN}') for name in RECORDS},
+    **{f"{name} nested deeply": _write(name, b"[" * 100_000) for name in RECORDS[:2]},
+    **{f"{name} as a list": _write(name, b"[1, 2]") for name in (*RECORDS, "env.json")},
+    **{f"{name} without content": _write(name, b"") for name in (*RECORDS, "env.json")},
 }
 
 
@@ -83,7 +116,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _zoo(root: Path) -> tuple[Path, Path]:
     """Return two good runs."""
-    return add_scored(root, "classification.ZeroOne"), add_scored(root, "values.RMSE")
+    return _add(root, "classification.ZeroOne"), _add(root, "values.RMSE")
 
 
 def _run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -122,7 +155,7 @@ def test_all_of_them_together(
     means = [row["cells"] for row in json.loads(_run(["report", "--json"], capsys)[1])["rows"]]
     runs = []
     for number, change in enumerate(KINDS.values()):
-        made = add_scored(tmp_path / "elsewhere", "classification.MacroF1")
+        made = _add(tmp_path / "elsewhere", "classification.MacroF1")
         result = json.loads((made / "result.json").read_text()) | {
             "task": "strange",
             "identity": f"{number:064x}",
@@ -212,7 +245,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, dic
     """Return the folder of runs, a good run, one to break, and the records of that one by name."""
     root = tmp_path_factory.mktemp("zoo") / "runs"
     good, _ = _zoo(root)
-    bad = add_scored(root, "classification.MacroF1")
+    bad = _add(root, "classification.MacroF1")
     records = {}
     for name, more in MORE.items():
         record = json.loads((bad / name).read_text()) if (bad / name).exists() else {}
@@ -277,7 +310,7 @@ print(*(main(words.split("|")) for words in sys.argv[1:]), file=sys.stderr)
 def test_what_may_not_be_read(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     good, _ = _zoo(root)
-    paths = [add_scored(root, "classification.MacroF1") for _ in range(3)]
+    paths = [_add(root, "classification.MacroF1") for _ in range(3)]
     closed = [paths[0], paths[1] / "result.json", paths[2] / "3_finetune" / "predictions.npz"]
     for path in closed:
         path.chmod(0)

@@ -22,7 +22,7 @@ BY_NAME = {case.name: case for case in reversed(CASES)}  # the first of each
 PREDICTIONS = "3_finetune/predictions.npz"
 
 
-def add_scored(root: Path, error: str | Case, *, with_groups: bool = True, node: Any = None) -> Path:
+def _add(root: Path, error: str | Case, *, with_groups: bool = True, node: Any = None) -> Path:
     """Write a completed run whose result is what an error, by its case or name, says of its predictions."""
     case = error if isinstance(error, Case) else BY_NAME[error]
     outputs, targets, groups = case.drawn(0)
@@ -42,7 +42,7 @@ def add_scored(root: Path, error: str | Case, *, with_groups: bool = True, node:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_each_error_is_computed_again_and_another_number_is_found(tmp_path: Path, capsys: Captured, case: Case) -> None:
-    run = add_scored(tmp_path, case)
+    run = _add(tmp_path, case)
     assert main(["score", str(run), "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["runs"]
     record = json.loads((run / "result.json").read_text())
@@ -56,7 +56,7 @@ def test_each_error_is_computed_again_and_another_number_is_found(tmp_path: Path
 
 
 def test_predictions_that_changed_are_found(tmp_path: Path, capsys: Captured) -> None:
-    good, bad = (add_scored(tmp_path, "classification.ZeroOne") for _ in range(2))
+    good, bad = (_add(tmp_path, "classification.ZeroOne") for _ in range(2))
     with np.load(bad / PREDICTIONS) as saved:
         np.savez(bad / PREDICTIONS, outputs=-saved["outputs"], targets=saved["targets"])
     assert main(["score", str(bad), str(good)]) == 13
@@ -66,13 +66,13 @@ def test_predictions_that_changed_are_found(tmp_path: Path, capsys: Captured) ->
 
 
 def _damaged(root: Path) -> Path:
-    run = add_scored(root, "values.RMSE")
+    run = _add(root, "values.RMSE")
     (run / PREDICTIONS).write_bytes(b"PK damaged")
     return run
 
 
 def _behind_a_link(root: Path) -> Path:
-    run, other = (add_scored(root, "values.RMSE") for _ in range(2))
+    run, other = (_add(root, "values.RMSE") for _ in range(2))
     (run / PREDICTIONS).unlink()
     (run / PREDICTIONS).symlink_to(other / PREDICTIONS)
     return run
@@ -81,14 +81,14 @@ def _behind_a_link(root: Path) -> Path:
 REFUSED: dict[str, tuple[Callable[[Path], Path], int, str]] = {
     "damaged predictions": (_damaged, 11, "predictions.npz"),
     "records that were not saved": (
-        lambda root: add_scored(root, "classification.MacroF1", with_groups=False),
+        lambda root: _add(root, "classification.MacroF1", with_groups=False),
         11,
         "cannot be computed from what the run saved",
     ),
     "a run that failed": (lambda root: add_run(root, seed=9, state="failed"), 11, "not completed"),
     "predictions behind a link": (_behind_a_link, 12, "is a link"),
     **{
-        target: (lambda root, target=target: add_scored(root, "values.RMSE", node={"_target_": target}), 12, target)  # type: ignore[misc]
+        target: (lambda root, target=target: _add(root, "values.RMSE", node={"_target_": target}), 12, target)  # type: ignore[misc]
         for target in ("orca_cli.storage.folders.remove", "orca_cli.models.predictors.Pooled", "os.system")
     },
 }

@@ -21,9 +21,9 @@ from orca_cli.report.records.collect import collect
 from orca_cli.runs import check, identity
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry, cached
-from tests import damages
 from tests.cli.conftest import results, run_folders
-from tests.damages import Damage, flipped
+from tests.reliability import damages
+from tests.reliability.damages import Damage, flipped
 from tests.reliability.test_kills import SHORT, completed, killed, outcome
 
 OWNER = "o" * 64

@@ -20,8 +20,8 @@ import pytest
 from orca_cli.exceptions import OrcaError
 from orca_cli.tasks.arrays import reader as arrays
 from scripts import make_fixtures
-from tests import damages
-from tests.damages import Damage
+from tests.reliability import damages
+from tests.reliability.damages import Damage
 from tests.tasks.test_bad_arrays import BAD, X, Y
 from tests.tasks.test_fixtures import SMALL
 from tests.untrusted.conftest import Quiet

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from orca_cli import storage
-from tests import damages
+from tests.reliability import damages
 from tests.reliability.test_hostile_files import FIGURE
 from tests.reliability.test_hostile_models import SAFETENSORS
 

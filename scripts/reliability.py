@@ -4,7 +4,6 @@
     python scripts/reliability.py --tier nightly        all cases
     python scripts/reliability.py -- -k damage          a part of it; other tests' results are kept from the last report
     python scripts/reliability.py --table               rewrite both tables from the last report
-    python scripts/reliability.py --defects             25 seeded defects, each of which the tests have to notice
     python scripts/reliability.py --tier nightly --properties       all examples of the properties
 
 Every figure was counted by a test; none is typed in. One whose precondition did not hold on this machine is "not run", and one
@@ -74,8 +73,6 @@ def commands(given: argparse.Namespace) -> list[list[str]]:
     shared = ["-n", str(given.workers), "--dist", "loadfile"] if given.workers > 1 else []
     faults = ["tests/reliability", "-m", "not gpu and not wheel", *shared]
     properties = ["tests", "--ignore=tests/reliability", "-m", "hypothesis and not gpu and not wheel", *shared]
-    if given.defects:
-        return [[*faults, "-k", "test_mutations", *given.words]]
     if given.properties:
         return [[*properties, *given.words]]
     if given.words or given.tier == "pr":  # the plain tests try the properties, with the same few examples
@@ -227,7 +224,6 @@ def main() -> int:
     parser.add_argument("--tier", choices=TIERS, default="pr", help="how many cases")
     parser.add_argument("--dry", action="store_true", help="run and print what this run found, but publish nothing")
     parser.add_argument("--table", action="store_true", help="run nothing; rewrite the tables from the last report")
-    parser.add_argument("--defects", action="store_true", help="only the seeded defects, all 25")
     parser.add_argument("--properties", action="store_true", help="only the properties, of all parts of the program")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the tests")
     parser.add_argument("words", nargs="*", help="more for pytest, after --")
@@ -235,10 +231,9 @@ def main() -> int:
     if given.table:
         publish(json.loads(REPORT.read_text()))
         return 0
-    tier = "nightly" if given.defects else given.tier
-    code, lines, found, seconds = run(tier, commands(given))
-    record = record_of(tier, lines, found, seconds)
-    if not given.dry and (given.words or given.defects or given.properties):
+    code, lines, found, seconds = run(given.tier, commands(given))
+    record = record_of(given.tier, lines, found, seconds)
+    if not given.dry and (given.words or given.properties):
         record = merged(json.loads(REPORT.read_text()) if REPORT.exists() else {}, record)
     if given.dry:
         print(table(record))

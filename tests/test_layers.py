@@ -53,7 +53,6 @@ LEVELS = {
     "experiment": 5,
     "comparison": 5,
     "prediction": 5,
-    "bundles": 5,
     "commands": 6,
     "cli": 7,
     "__main__": 8,

@@ -19,7 +19,6 @@ WRITERS = {
     "tasks/shared/target_maps.py": "into a temporary folder of storage.commit_folder",
     "runs/directory.py": "under a temporary name of storage.write_with",
     "prediction/output.py": "under a temporary name of storage.write_with, and into a temporary folder beside it",
-    "bundles/records.py": "into a temporary folder of its own, of which a bundle is made by storage.write_with",
 }
 _PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 _REQUESTS = {"urlopen", "get", "post", "head", "request", "urlretrieve"}

@@ -73,16 +73,17 @@ def _scored(word: str) -> dict[str, Any]:
     if run.state != "completed":
         raise DataError(f"is not completed (state: {run.state})", where=str(run.path), hint="rerun its command")
     found = recompute(run.path)
-    compared = [found.error, found.n, found.skipped, *found.others]
+    error, n, skipped, *others = found.numbers
+    different = [one.name for one in found.numbers if not one.equal]
     return {
         "run": run.path.name,
         "path": str(run.path),
-        "equal": found.equal,
+        "equal": not different,
         "percent": found.percent,
-        "different": [one.name for one in compared if not one.equal],
+        "different": different,
         "missing": list(found.missing),
-        "error": vars(found.error),
-        "n": vars(found.n),
-        "skipped": vars(found.skipped),
-        "others": [vars(one) for one in found.others],
+        "error": vars(error),
+        "n": vars(n),
+        "skipped": vars(skipped),
+        "others": [vars(one) for one in others],
     }

@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_cli import parts, short_names, signals
+from orca_cli import signals
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Batch, Error, NewData, Reporter, Score
 from orca_cli.prediction.loading import Loaded
 from orca_cli.prediction.targets import Decoder
 from orca_cli.progress import Silent
-from orca_cli.scoring.chunks import over_chunks
-from orca_cli.scoring.defaults import default_error
+from orca_cli.scoring.defaults import named_error
 from orca_cli.training.engine import Engine, choose_device, choose_precision
 from orca_cli.training.feed import Feed
 from orca_cli.training.memory import governed_by
@@ -230,9 +229,7 @@ class Predictor:
     @functools.cached_property
     def _error(self) -> Error:
         record, integer = self.record, self.decoder.form in ("classes", "class_maps")
-        node = short_names.node("error", record.error, self.kind, integer)
-        error: Error = default_error(self.kind, integer) if node is None else parts.build(node, "task.error")
-        return over_chunks(error, record.error_chunks, record.train_batch_size)
+        return named_error(record.error, self.kind, integer, record.error_chunks, record.train_batch_size)
 
     def _targets(self, new: NewData, y: Any) -> np.ndarray:
         if y is not None and self.decoder.is_map and getattr(self.preprocessing, "has_masks", False):

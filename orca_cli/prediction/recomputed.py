@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from orca_cli import configuration, parts, short_names
+from orca_cli import configuration
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import KINDS, Error, Score
 from orca_cli.practices import recorded_chunks
 from orca_cli.prediction.record import SETTINGS, check_node, own_file, setting
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, SUMMARY, read_or_empty
-from orca_cli.scoring.chunks import over_chunks
-from orca_cli.scoring.defaults import default_error
+from orca_cli.scoring.defaults import named_error
 from orca_cli.untrusted.arrays import open_arrays
 
 PREDICTIONS = "predictions.npz"
@@ -50,23 +49,14 @@ class Recomputed:
 
     Args:
         percent: whether the error is a fraction that is shown in per cent.
-        error: the run's error.
-        n, skipped: what it averages over, and what it leaves out.
-        others: further errors of the same outputs that the run recorded.
-        missing: names of those that the saved predictions do not suffice for.
+        numbers: the run's error, what it averages over (n) and leaves out (skipped), and the further errors of the same
+            outputs that the run recorded.
+        missing: names of further errors that the saved predictions do not suffice for.
     """
 
     percent: bool
-    error: Compared
-    n: Compared
-    skipped: Compared
-    others: tuple[Compared, ...]
+    numbers: tuple[Compared, ...]
     missing: tuple[str, ...]
-
-    @property
-    def equal(self) -> bool:
-        """Return whether all of it is as recorded."""
-        return all(one.equal for one in (self.error, self.n, self.skipped, *self.others))
 
 
 def recompute(run: Path) -> Recomputed:
@@ -95,16 +85,13 @@ def recompute(run: Path) -> Recomputed:
         raise DataError(what, where=str(run), hint=_AGAIN) from failure
     others = recorded.get("others")
     others = others if isinstance(others, dict) else {}
-    return Recomputed(
-        percent=error.percent,
-        error=Compared(error.name, _number(recorded, "value"), score.value),
-        n=Compared("n", _number(recorded, "n"), score.n),
-        skipped=Compared("skipped", _number(recorded, "skipped"), score.skipped),
-        others=tuple(
-            Compared(name, _number(others, name), score.others[name]) for name in others if name in score.others
-        ),
-        missing=tuple(name for name in others if name not in score.others),
+    numbers = (
+        Compared(error.name, _number(recorded, "value"), score.value),
+        Compared("n", _number(recorded, "n"), score.n),
+        Compared("skipped", _number(recorded, "skipped"), score.skipped),
+        *(Compared(name, _number(others, name), score.others[name]) for name in others if name in score.others),
     )
+    return Recomputed(error.percent, numbers, tuple(name for name in others if name not in score.others))
 
 
 def _saved(path: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -128,11 +115,10 @@ def _error(run: Path, *, integer_targets: bool) -> Error:
     task = values.get("task")
     node = task.get("error") if isinstance(task, dict) else None
     check_node(node, "error")
-    node = short_names.node("error", node, kind, integer_targets)
-    if node is not None and not isinstance(node, dict):
+    if not isinstance(node, (dict, str, type(None))):
         raise DataError(f"{SETTINGS}: task.error is no error", where=str(run), hint=_AGAIN)
-    error: Error = default_error(kind, integer_targets) if node is None else parts.build(node, "task.error")
-    return over_chunks(error, recorded_chunks(values), setting(values, "train.batch_size", summary))
+    batch = setting(values, "train.batch_size", summary)
+    return named_error(node, kind, integer_targets, recorded_chunks(values), batch)
 
 
 def _number(record: Mapping[str, Any], key: str) -> float | None:

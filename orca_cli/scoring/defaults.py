@@ -1,9 +1,13 @@
-"""The error of a task that names none."""
+"""The error that a task names, and the one of a task that names none."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from orca_cli import parts, short_names
 from orca_cli.exceptions import ConfigError, suggest
 from orca_cli.interfaces import KINDS, Error
+from orca_cli.scoring.chunks import over_chunks
 from orca_cli.scoring.classification import ZeroOne
 from orca_cli.scoring.multilabel import MeanAveragePrecision
 from orca_cli.scoring.regression import MeanSquared
@@ -23,3 +27,21 @@ def default_error(kind: str, integer_targets: bool) -> Error:
     if kind == "values":
         return RMSE()
     return MeanSquared() if kind == "dense" and not integer_targets else ZeroOne()
+
+
+def named_error(node: Any, kind: str, integer_targets: bool, chunk: int | None, batch: int) -> Error:
+    """Return the error of a run.
+
+    Args:
+        node: its setting `task.error`: a node, a short name, or None for the usual one of its kind.
+        kind: of the task.
+        integer_targets: whether its targets are classes.
+        chunk: samples after which its protocol averages an error; None: it is that of the whole split.
+        batch: its setting `train.batch_size`.
+
+    Raises:
+        ConfigError: the kind has no such error, or the node is none.
+    """
+    node = short_names.node("error", node, kind, integer_targets)
+    error: Error = default_error(kind, integer_targets) if node is None else parts.build(node, "task.error")
+    return over_chunks(error, chunk, batch)

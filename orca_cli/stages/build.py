@@ -22,8 +22,7 @@ from orca_cli.models.transfer import TransferModel
 from orca_cli.part_groups import check_augmentation, check_method, part_node
 from orca_cli.practices import PRACTICES
 from orca_cli.schema import Config, settled
-from orca_cli.scoring.chunks import over_chunks
-from orca_cli.scoring.defaults import default_error
+from orca_cli.scoring.defaults import named_error
 from orca_cli.stages import budget, selection
 from orca_cli.stages.class_balance import uneven_note, weighted
 from orca_cli.stages.decide import decide
@@ -92,8 +91,8 @@ def build(config: Config, reporter: Reporter) -> Built:
     integer = not np.issubdtype(task.train.targets().dtype, np.floating)
     loss = _part(config.task, "loss", task.kind, integer) or default_loss(task.kind, integer)
     loss = weighted(loss, task, config.train)
-    error = _part(config.task, "error", task.kind, integer) or default_error(task.kind, integer)
-    error = over_chunks(error, PRACTICES[config.protocol].error_chunks, settled(config.train.batch_size))
+    chunk, batch = PRACTICES[config.protocol].error_chunks, settled(config.train.batch_size)
+    error = named_error(config.task.get("error"), task.kind, integer, chunk, batch)
     summary = _summary(task, model, error) | _of_training(config, task, decided)
     source = read_source(config, source_seed(config), reporter) if config.align.method == "pare" else None
     return Built(task, learned, config, decided, loss, error, model, mode, summary, source)

@@ -10,6 +10,7 @@ import gzip
 import io
 import marshal
 import operator
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -66,6 +67,11 @@ def stack_global(module: str, attribute: str) -> Raw:
     return Raw(plain(module) + plain(attribute) + b"\x93")
 
 
+def called(function: Any, *arguments: Any) -> Raw:
+    """Return the call of what a value is."""
+    return Raw(plain(function) + plain(arguments) + b"R")
+
+
 class Reduced:
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -79,6 +85,10 @@ def payloads(canary: Path) -> dict[str, bytes]:
     path = str(canary)
     command = f"touch {path}"
     python = f"open({path!r}, 'w').close()"
+    inner, touch = str(canary.with_suffix(".inner")), ["touch", path]
+    system, evil = name("os", "system"), Call("os", "system", command)
+    module = Call("importlib", "import_module", "os")
+    code = Call("marshal", "loads", marshal.dumps(compile(python, "x", "exec")))
     call = {
         "posix.system": Call("posix", "system", command),
         "os.system": Call("os", "system", command),
@@ -88,9 +98,9 @@ def payloads(canary: Path) -> dict[str, bytes]:
         "os.mkfifo": Call("os", "mkfifo", path),
         "os.symlink": Call("os", "symlink", "/etc", path),
         "os.open": Call("os", "open", path, 0o102),
-        "os.execv": Call("os", "execv", "/usr/bin/touch", ["touch", path]),
-        "os.spawnv": Call("os", "spawnv", 0, "/usr/bin/touch", ["touch", path]),
-        "os.posix_spawn": Call("os", "posix_spawn", "/usr/bin/touch", ["touch", path], {}),
+        "os.execv": Call("os", "execv", "/usr/bin/touch", touch),
+        "os.spawnv": Call("os", "spawnv", 0, "/usr/bin/touch", touch),
+        "os.posix_spawn": Call("os", "posix_spawn", "/usr/bin/touch", touch, {}),
         "builtins.eval": Call("builtins", "eval", python),
         "builtins.exec": Call("builtins", "exec", python),
         "builtins.open": Call("builtins", "open", path, "w"),
@@ -105,10 +115,10 @@ def payloads(canary: Path) -> dict[str, bytes]:
         "zipfile.ZipFile": Call("zipfile", "ZipFile", path, "w"),
         "tarfile.open": Call("tarfile", "open", path, "w"),
         "logging.FileHandler": Call("logging", "FileHandler", path),
-        "subprocess.Popen": Call("subprocess", "Popen", ["touch", path]),
-        "subprocess.run": Call("subprocess", "run", ["touch", path]),
-        "subprocess.call": Call("subprocess", "call", ["touch", path]),
-        "subprocess.check_output": Call("subprocess", "check_output", ["touch", path]),
+        "subprocess.Popen": Call("subprocess", "Popen", touch),
+        "subprocess.run": Call("subprocess", "run", touch),
+        "subprocess.call": Call("subprocess", "call", touch),
+        "subprocess.check_output": Call("subprocess", "check_output", touch),
         "subprocess.getoutput": Call("subprocess", "getoutput", command),
         "pydoc.pipepager": Call("pydoc", "pipepager", "", command),
         "shutil.copyfile": Call("shutil", "copyfile", "/dev/null", path),
@@ -121,65 +131,38 @@ def payloads(canary: Path) -> dict[str, bytes]:
         "numpy.lib.format.open_memmap": Call("numpy.lib.format", "open_memmap", path, "w+", "u1", (1,)),
         "numpy.f2py.crackfortran.myeval": Call("numpy.f2py.crackfortran", "myeval", python),
         "numpy runstring": Call("numpy.testing._private.utils", "runstring", python, {}),
-        "numpy and dots": Raw(stack_global("numpy", "lib._npyio_impl.os.system").content + plain((command,)) + b"R"),
-        "pathlib and dots": Raw(stack_global("pathlib", "os.system").content + plain((command,)) + b"R"),
-        "pkgutil.resolve_name": Raw(Call("pkgutil", "resolve_name", "os:system").code() + plain((command,)) + b"R"),
-        "pydoc.locate": Raw(Call("pydoc", "locate", "os.system").code() + plain((command,)) + b"R"),
-        "getattr of a module": Raw(
-            Call("builtins", "getattr", Call("importlib", "import_module", "os"), "system").code()
-            + plain((command,))
-            + b"R"
+        "numpy and dots": called(stack_global("numpy", "lib._npyio_impl.os.system"), command),
+        "pathlib and dots": called(stack_global("pathlib", "os.system"), command),
+        "pkgutil.resolve_name": called(Call("pkgutil", "resolve_name", "os:system"), command),
+        "pydoc.locate": called(Call("pydoc", "locate", "os.system"), command),
+        "getattr of a module": called(Call("builtins", "getattr", module, "system"), command),
+        "__import__": called(Call("builtins", "getattr", Call("builtins", "__import__", "os"), "system"), command),
+        "functools.partial": called(Call("functools", "partial", system, command)),
+        "partial by state": called(
+            Raw(
+                Call("functools", "partial", name("builtins", "print")).code()
+                + plain((system, (command,), {}, None))
+                + b"b"
+            )
         ),
-        "__import__": Raw(
-            Call("builtins", "getattr", Call("builtins", "__import__", "os"), "system").code()
-            + plain((command,))
-            + b"R"
-        ),
-        "functools.partial": Raw(Call("functools", "partial", name("os", "system"), command).code() + b")R"),
-        "partial by state": Raw(
-            Call("functools", "partial", name("builtins", "print")).code()
-            + plain((name("os", "system"), (command,), {}, None))
-            + b"b)R"
-        ),
-        "operator.methodcaller": Raw(
-            Call("operator", "methodcaller", "touch").code() + plain((Call("pathlib", "Path", path),)) + b"R"
-        ),
-        "operator.attrgetter": Raw(
-            Call("operator", "attrgetter", "system").code()
-            + plain((Call("importlib", "import_module", "os"),))
-            + b"R"
-            + plain((command,))
-            + b"R"
-        ),
-        "map": Call("builtins", "list", Call("builtins", "map", name("os", "system"), [command])),
-        "filter": Call("builtins", "list", Call("builtins", "filter", name("os", "system"), [command])),
-        "map by NEWOBJ": Call(
-            "builtins", "list", Raw(b"cbuiltins\nmap\n" + plain((name("os", "system"), [command])) + b"\x81")
-        ),
-        "code object": Raw(
-            Call(
-                "types",
-                "FunctionType",
-                Call("marshal", "loads", marshal.dumps(compile(python, "x", "exec"))),
-                Raw(_GLOBALS),
-            ).code()
-            + b")R"
-        ),
-        "nested pickle": Call("pickle", "loads", whole(Call("os", "system", command))),
-        "nested _pickle": Call("_pickle", "loads", whole(Call("os", "system", command))),
-        "nested unpickler": Call("pandas.io.pickle", "read_pickle", str(canary.with_suffix(".inner"))),
-        "nested numpy": Call("numpy", "load", str(canary.with_suffix(".inner")), None, True),
-        "nested joblib": Call("joblib", "load", str(canary.with_suffix(".inner"))),
+        "operator.methodcaller": called(Call("operator", "methodcaller", "touch"), Call("pathlib", "Path", path)),
+        "operator.attrgetter": called(called(Call("operator", "attrgetter", "system"), module), command),
+        "map": Call("builtins", "list", Call("builtins", "map", system, [command])),
+        "filter": Call("builtins", "list", Call("builtins", "filter", system, [command])),
+        "map by NEWOBJ": Call("builtins", "list", Raw(b"cbuiltins\nmap\n" + plain((system, [command])) + b"\x81")),
+        "code object": called(Call("types", "FunctionType", code, Raw(_GLOBALS))),
+        "nested pickle": Call("pickle", "loads", whole(evil)),
+        "nested _pickle": Call("_pickle", "loads", whole(evil)),
+        "nested unpickler": Call("pandas.io.pickle", "read_pickle", inner),
+        "nested numpy": Call("numpy", "load", inner, None, True),
+        "nested joblib": Call("joblib", "load", inner),
         "runpy.run_path": Call("runpy", "run_path", str(canary.with_suffix(".py"))),
     }
     protocols = {"numpy and dots": 4, "pathlib and dots": 4, "__builtin__.eval": 2}
     found = {title: whole(value, protocols.get(title, 3)) for title, value in call.items()}
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        import os
-
         found[f"system in protocol {protocol}"] = pickle.dumps(Reduced(os.system, command), protocol=protocol)
         found[f"eval in protocol {protocol}"] = pickle.dumps(Reduced(eval, python), protocol=protocol)
-    evil = Call("os", "system", command)
     array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR"
     found |= {
         "by INST": f"(S'{command}'\nios\nsystem\n.".encode(),
@@ -263,58 +246,66 @@ def _lmdb(path: Path, content: bytes) -> None:
         transaction.put(b"0", content)
 
 
-# Formats that a pickle can lie in: how such a file is written, its ending.
-WRITERS: dict[str, tuple[Callable[[Path, bytes], Any], str]] = {
-    "pickle": (Path.write_bytes, ".pkl"),
-    "gzip": (lambda path, content: path.write_bytes(gzip.compress(content)), ".gz"),
-    "pickle named npy": (Path.write_bytes, ".npy"),
-    "npy of objects": (lambda path, content: path.write_bytes(_npy_header((1,)) + content), ".npy"),
-    "npz of objects": (lambda path, content: _zipped(path, {"x.npy": _npy_header((1,)) + content}), ".npz"),
-    "torch": (_torch_zip, ".pt"),
-    "torch legacy": (_torch_legacy, ".pth"),
-    "weights": (_torch_zip, ".bin"),
-    "checkpoint": (_torch_legacy, ".ckpt"),
-    "joblib": (Path.write_bytes, ".joblib"),
-    "LMDB": (_lmdb, ".mdb"),
-    "MATLAB 5": (_matlab, ".mat"),
-    "MATLAB 7.3": (_hdf5, ".mat"),
-}
+def _load_torch(path: Path) -> Any:
+    import torch
+
+    return torch.load(path, weights_only=False)
 
 
-def unsafe_load(form: str, path: Path) -> Any:
-    """Read a file as programs do that trust it."""
-    if form == "pickle":
-        return pickle.loads(path.read_bytes())
-    if form == "gzip":
-        return pickle.loads(gzip.decompress(path.read_bytes()))
-    if form in ("pickle named npy", "npy of objects"):
-        return np.load(path, allow_pickle=True)
-    if form == "npz of objects":
-        return np.load(path, allow_pickle=True)["x"]
-    if form in ("torch", "torch legacy", "weights", "checkpoint"):
-        import torch
+def _load_joblib(path: Path) -> Any:
+    import joblib
 
-        return torch.load(path, weights_only=False)
-    if form == "joblib":
-        import joblib
+    return joblib.load(path)
 
-        return joblib.load(path)
-    if form == "LMDB":
-        import lmdb as library
 
-        with (
-            library.open(str(path), subdir=False, readonly=True, lock=False) as database,
-            database.begin() as transaction,
-        ):
-            return pickle.loads(transaction.get(b"0"))
-    if form == "MATLAB 5":
-        import scipy.io
+def _load_lmdb(path: Path) -> Any:
+    import lmdb as library
 
-        return pickle.loads(scipy.io.loadmat(path)["x"].tobytes())
+    with library.open(str(path), subdir=False, readonly=True, lock=False) as database, database.begin() as transaction:
+        return pickle.loads(transaction.get(b"0"))
+
+
+def _load_matlab(path: Path) -> Any:
+    import scipy.io
+
+    return pickle.loads(scipy.io.loadmat(path)["x"].tobytes())
+
+
+def _load_hdf5(path: Path) -> Any:
     import h5py
 
     with h5py.File(path) as file:
         return pickle.loads(file["x"][()].tobytes())
+
+
+def _load_numpy(path: Path) -> Any:
+    return np.load(path, allow_pickle=True)
+
+
+# Formats that a pickle can lie in: how such a file is written, its ending, and how programs read it that trust it.
+FORMS: dict[str, tuple[Callable[[Path, bytes], Any], str, Callable[[Path], Any]]] = {
+    "pickle": (Path.write_bytes, ".pkl", lambda path: pickle.loads(path.read_bytes())),
+    "gzip": (
+        lambda path, content: path.write_bytes(gzip.compress(content)),
+        ".gz",
+        lambda path: pickle.loads(gzip.decompress(path.read_bytes())),
+    ),
+    "pickle named npy": (Path.write_bytes, ".npy", _load_numpy),
+    "npy of objects": (lambda path, content: path.write_bytes(_npy_header((1,)) + content), ".npy", _load_numpy),
+    "npz of objects": (
+        lambda path, content: _zipped(path, {"x.npy": _npy_header((1,)) + content}),
+        ".npz",
+        lambda path: _load_numpy(path)["x"],
+    ),
+    "torch": (_torch_zip, ".pt", _load_torch),
+    "torch legacy": (_torch_legacy, ".pth", _load_torch),
+    "weights": (_torch_zip, ".bin", _load_torch),
+    "checkpoint": (_torch_legacy, ".ckpt", _load_torch),
+    "joblib": (Path.write_bytes, ".joblib", _load_joblib),
+    "LMDB": (_lmdb, ".mdb", _load_lmdb),
+    "MATLAB 5": (_matlab, ".mat", _load_matlab),
+    "MATLAB 7.3": (_hdf5, ".mat", _load_hdf5),
+}
 
 
 def readings(form: str, path: Path) -> list[Callable[[], Any]]:

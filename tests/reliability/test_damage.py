@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ from orca_cli.runs import check, identity
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry, cached
 from tests.cli.conftest import results, run_folders
+from tests.reliability import damages
+from tests.reliability.damages import Damage, flipped
 from tests.reliability.test_kills import SHORT, completed, killed, outcome
 
 OWNER = "o" * 64
@@ -44,42 +47,27 @@ def step_that_loads(folder: Path) -> int:
     return loaded.step
 
 
-def flip(path: Path, position: int, bit: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[position] ^= 1 << bit
-    path.write_bytes(content)
-
-
 def test_every_flipped_bit_is_detected(tmp_path, count, scorecard):
     """D1: any bit of any file of a checkpoint; the one before is used."""
     two_checkpoints(tmp_path / "whole")
     generator = random.Random(2)
     names = sorted(path.name for path in (tmp_path / "whole" / "step-00000002").iterdir())
-    assert set(names) >= {
-        "model.safetensors",
-        "optimizer.safetensors",
-        "kept.safetensors",
-        "trainer.json",
-        "MANIFEST.json",
-    }
+    tensors = {f"{name}.safetensors" for name in ("model", "optimizer", "kept")}
+    assert set(names) >= tensors | {"trainer.json", storage.MANIFEST}
     cases, detected = count(pr=200, nightly=1000), 0
     for case in range(cases):
         folder = tmp_path / "damaged"
         shutil.copytree(tmp_path / "whole", folder)
         path = folder / "step-00000002" / names[case % len(names)]
-        flip(path, generator.randrange(path.stat().st_size), generator.randrange(8))
+        flipped(path, generator.randrange(path.stat().st_size), generator.randrange(8))
         detected += step_that_loads(folder) == 1
         shutil.rmtree(folder)
     scorecard.add("flipped bits in checkpoints / detected", cases=cases, passed=detected, target=1000)
     assert detected == cases
 
 
-def _truncate(share: float) -> Callable[[Path, str], None]:
-    def change(step: Path, name: str) -> None:
-        content = (step / name).read_bytes()
-        (step / name).write_bytes(content[: int(len(content) * share)])
-
-    return change
+def _damaged(damage: Damage) -> Callable[[Path, str], object]:
+    return lambda step, name: damage(step / name)
 
 
 def _zero_tail(step: Path, name: str) -> None:
@@ -89,23 +77,18 @@ def _zero_tail(step: Path, name: str) -> None:
 
 def _swap(step: Path, name: str) -> None:
     other = step.with_name("step-00000001") / name
-    one, two = (step / name).read_bytes(), other.read_bytes()
-    (step / name).write_bytes(two)
-    other.with_name(f"{name}.kept").write_bytes(one)
-    other.with_name(f"{name}.kept").unlink()
+    (step / name).write_bytes(other.read_bytes())
 
 
 def _without_entry(step: Path, name: str) -> None:
-    manifest = json.loads((step / storage.MANIFEST).read_text())
-    manifest["files"].pop(name, None)
-    (step / storage.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    _listed(step, lambda files: files.pop(name, None))
     (step / name).unlink()
 
 
-def _edited(step: Path, name: str) -> None:
+def _listed(step: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the files of a manifest."""
     manifest = json.loads((step / storage.MANIFEST).read_text())
-    entry = manifest["files"].get(name) or next(iter(manifest["files"].values()))
-    entry["sha256"] = "0" * 64
+    change(manifest["files"])
     (step / storage.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
@@ -126,22 +109,24 @@ def _renamed(step: Path, name: str) -> None:
     shutil.rmtree(step.with_name("again"))
 
 
-CHANGES: dict[str, Callable[[Path, str], None]] = {
-    "empty": _truncate(0),
-    "cut after a tenth": _truncate(0.1),
-    "cut in the middle": _truncate(0.5),
-    "without its last bytes": _truncate(0.99),
+CHANGES: dict[str, Callable[[Path, str], object]] = {
+    "empty": _damaged(damages.cut(0)),
+    "cut after a tenth": _damaged(damages.cut(0.1)),
+    "cut in the middle": _damaged(damages.cut(0.5)),
+    "without its last bytes": _damaged(damages.cut(0.99)),
     "zeros at the end": _zero_tail,
-    "missing": lambda step, name: (step / name).unlink(),
-    "a folder": lambda step, name: ((step / name).unlink(), (step / name).mkdir())[0],
+    "missing": _damaged(Path.unlink),
+    "a folder": _damaged(damages.folder),
     "of the other step": _swap,
     "with a file too many": lambda step, name: (step / f"{name}.old").write_bytes(b"x"),
     "with appended bytes": lambda step, name: (step / name).write_bytes((step / name).read_bytes() + b"\0"),
     "left out of the manifest": _without_entry,
-    "another digest in the manifest": _edited,
+    "another digest in the manifest": lambda step, name: _listed(
+        step, lambda files: (files.get(name) or next(iter(files.values()))).update(sha256="0" * 64)
+    ),
     "sealed again without it": _honest_but_short,
     "a checkpoint under another step's name": _renamed,
-    "text": lambda step, name: (step / name).write_text("version https://git-lfs.github.com/spec/v1\n"),
+    "text": _damaged(damages.replaced(b"version https://git-lfs.github.com/spec/v1\n")),
 }
 
 
@@ -171,7 +156,7 @@ def test_a_run_goes_on_exactly_from_the_checkpoint_before(fork, small, tmp_path,
     (run,) = run_folders(runs)
     steps = sorted((run / "3_finetune" / "checkpoints").glob("step-*"))
     assert len(steps) >= 2
-    flip(steps[-1] / "model.safetensors", 4000, 3)
+    flipped(steps[-1] / "model.safetensors", 4000, 3)
     shutil.copytree(runs, tmp_path / "worse")
     case = fork("run", *small, *SHORT, f"paths.runs={runs}")
     assert case.wait(240) == 0, case.err
@@ -179,7 +164,7 @@ def test_a_run_goes_on_exactly_from_the_checkpoint_before(fork, small, tmp_path,
     assert outcome(run) == expected
     worse = tmp_path / "worse"
     for step in worse.glob("*/*/3_finetune/checkpoints/step-*"):
-        flip(step / "model.safetensors", 4000, 5) if step.name != steps[-1].name else None
+        flipped(step / "model.safetensors", 4000, 5) if step.name != steps[-1].name else None
     case = fork("run", *small, *SHORT, f"paths.runs={worse}")
     assert case.wait(240) == 21
     last = case.err.strip().splitlines()[-1]
@@ -202,7 +187,7 @@ def test_a_damaged_cache_entry_is_a_miss(tmp_path, count, scorecard):
         name = ("tensors.safetensors", storage.MANIFEST)[case % 2]
         kind = kinds[case // 2 % len(kinds)]
         if kind == "sealed again without it":
-            flip(entry / name, generator.randrange((entry / name).stat().st_size), generator.randrange(8))
+            flipped(entry / name, generator.randrange((entry / name).stat().st_size), generator.randrange(8))
         else:
             CHANGES[kind](entry, name)
         computed = []
@@ -221,25 +206,25 @@ def finished(fork, small, tmp_path):
     return runs
 
 
-STATUSES: dict[str, Callable[[Path], None]] = {
-    "missing": lambda path: path.unlink(),
-    "empty": lambda path: path.write_bytes(b""),
+STATUSES: dict[str, Damage] = {
+    "missing": Path.unlink,
+    "empty": damages.replaced(b""),
     "cut off": lambda path: path.write_text(path.read_text()[:60]),
-    "binary": lambda path: path.write_bytes(os.urandom(200) + b"\xff"),
-    "a list": lambda path: path.write_text("[]"),
-    "a number": lambda path: path.write_text("3"),
-    "null": lambda path: path.write_text("null"),
-    "an empty record": lambda path: path.write_text("{}"),
-    "nested": lambda path: path.write_text("[" * 200_000),
+    "binary": damages.replaced(os.urandom(200) + b"\xff"),
+    "a list": damages.replaced(b"[]"),
+    "a number": damages.replaced(b"3"),
+    "null": damages.replaced(b"null"),
+    "an empty record": damages.replaced(b"{}"),
+    "nested": damages.replaced(b"[" * 200_000),
     "huge": lambda path: os.truncate(path, 2**30),
-    "no schema": lambda path: path.write_text('{"state": "align"}'),
-    "schema is text": lambda path: path.write_text('{"schema": "1", "state": "align"}'),
-    "no names": lambda path: path.write_text('{"schema": 1, "state": "align"}'),
+    "no schema": damages.replaced(b'{"state": "align"}'),
+    "schema is text": damages.replaced(b'{"schema": "1", "state": "align"}'),
+    "no names": damages.replaced(b'{"schema": 1, "state": "align"}'),
     "names are numbers": lambda path: _edit(path, task=3, body=[], seed="0"),
     "state is a list": lambda path: _edit(path, state=["align"]),
     "completed, which it is not": lambda path: _edit(path, state="completed"),
-    "latin-1": lambda path: path.write_bytes('{"schema": 1, "state": "é"}'.encode("latin-1")),
-    "a folder": lambda path: (path.unlink(), path.mkdir())[0],
+    "latin-1": damages.replaced('{"schema": 1, "state": "é"}'.encode("latin-1")),
+    "a folder": damages.folder,
     "two records": lambda path: path.write_text(path.read_text() * 2),
     "half overwritten": lambda path: path.write_text("x" * 50 + path.read_text()[50:]),
 }
@@ -290,7 +275,7 @@ def test_doctor_finds_damage_anywhere_in_a_completed_run(finished, capsys, score
     found = []
     for path in files:
         content = path.read_bytes()
-        flip(path, len(content) // 2, 4)
+        flipped(path, len(content) // 2, 4)
         code = main(["doctor", str(run)])
         out = capsys.readouterr().out
         if code == 13 and "damaged: " in out:

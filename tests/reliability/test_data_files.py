@@ -20,6 +20,8 @@ import pytest
 from orca_cli.exceptions import OrcaError
 from orca_cli.tasks.arrays import reader as arrays
 from scripts import make_fixtures
+from tests.reliability import damages
+from tests.reliability.damages import Damage
 from tests.tasks.test_bad_arrays import BAD, X, Y
 from tests.tasks.test_fixtures import SMALL
 from tests.untrusted.conftest import Quiet
@@ -52,44 +54,21 @@ FILES = {
 }
 
 
-def _folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def _replaced(content: bytes) -> Callable[[Path], None]:
-    def change(path: Path) -> None:
-        path.unlink()
-        path.write_bytes(content)
-
-    return change
-
-
 def _packed(path: Path) -> None:
-    _replaced(gzip.compress(path.read_bytes()))(path)
+    damages.replaced(gzip.compress(path.read_bytes()))(path)
 
 
-def _half(path: Path) -> None:
-    content = path.read_bytes()
-    _replaced(content[: len(content) // 2])(path)
-
-
-def _loop(path: Path) -> None:
-    path.unlink()
-    path.symlink_to(path.name)
-
-
-DAMAGE: dict[str, Callable[[Path], None]] = {
+DAMAGE: dict[str, Damage] = {
     "missing": Path.unlink,
-    "empty": _replaced(b""),
-    "a folder": _folder,
-    "a web page": _replaced(PAGE),
-    "a pointer of Git LFS": _replaced(POINTER),
+    "empty": damages.replaced(b""),
+    "a folder": damages.folder,
+    "a web page": damages.replaced(PAGE),
+    "a pointer of Git LFS": damages.replaced(POINTER),
     "packed by gzip": _packed,
-    "cut in half": _half,
-    "random bytes": _replaced(bytes(np.random.default_rng(0).integers(0, 256, 3000, dtype=np.uint8))),
-    "an image": _replaced(b"\x89PNG\r\n\x1a\n" + bytes(500)),
-    "a link to itself": _loop,
+    "cut in half": damages.cut(0.5),
+    "random bytes": damages.replaced(bytes(np.random.default_rng(0).integers(0, 256, 3000, dtype=np.uint8))),
+    "an image": damages.replaced(b"\x89PNG\r\n\x1a\n" + bytes(500)),
+    "a link to itself": damages.loop,
 }
 # Half a table is a table, and a visit without the sky's level is one of its kinds.
 _RIGHT = {
@@ -101,7 +80,7 @@ _RIGHT = {
     ("npy of a number", "a link to itself"),
 }
 CASES = [(form, damage) for form in FILES for damage in DAMAGE if (form, damage) not in _RIGHT]
-_NAMED = {"a web page": "web page", "a pointer of Git LFS": "Git LFS", "a folder": "folder|directory", "empty": "empty"}
+_NAMED = {"a web page": "web page", "a pointer of Git LFS": "Git LFS"}
 
 
 def test_there_are_enough():
@@ -148,6 +127,23 @@ def test_the_files_are_right_before_they_are_damaged(task, whole, tmp_path):
     use(task, whole, tmp_path / "cache")
 
 
+def told_by_the_command(request: pytest.FixtureRequest, *words: str, body: str = "bert") -> tuple[int, str]:
+    """Return exit code and the one line of a run that has to fail."""
+    fork, tiny = request.getfixturevalue("fork"), request.getfixturevalue("tiny")
+    case = fork("run", *words, f"body.checkpoint={tiny[body]}")
+    code = case.wait(120)
+    lines = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
+    assert len(lines) == 1, case.err
+    assert "Traceback" not in case.err
+    return code, lines[0]
+
+
+def told_by(read: Callable[[], object]) -> tuple[int, str]:
+    with pytest.raises(OrcaError) as caught:
+        read()
+    return caught.value.code, str(caught.value)
+
+
 def assert_told(code: int, text: str, path: Path) -> None:
     assert code in (11, 12, 13), text
     assert "\n" not in text.strip()
@@ -162,24 +158,15 @@ def test_damaged_files_are_told(form, damage, damaged, tmp_path, request, scorec
     task, _, _, early = FILES[form]
     folder, path = damaged(form, damage)
     if early and CASES.index((form, damage)) % 5 == 0:
-        fork, tiny = request.getfixturevalue("fork"), request.getfixturevalue("tiny")
         settings = [f"task.{name}={value}" for name, value in SMALL.get(task, {}).items()]
+        settings += [f"task={task}", f"paths.data={folder}", f"paths.cache={tmp_path / 'cache'}"]
         swin = task in ("darcy", "psicov", "spherical", "cifar100", "ninapro", "cosmic", "fsd50k")
-        body = [f"body={'swin_tiny' if swin else 'minilm'}", f"body.checkpoint={tiny['swin' if swin else 'bert']}"]
-        case = fork(
-            "run", f"task={task}", *settings, *body, f"paths.data={folder}", f"paths.cache={tmp_path / 'cache'}"
-        )
-        code = case.wait(120)
-        lines = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
-        assert len(lines) == 1, case.err
-        assert "Traceback" not in case.err
-        told = lines[0]
+        body = "swin_tiny" if swin else "minilm"
+        code, told = told_by_the_command(request, *settings, f"body={body}", body="swin" if swin else "bert")
     else:
-        with pytest.raises(OrcaError) as caught:
-            use(task, folder, tmp_path / "cache")
-        code, told = caught.value.code, str(caught.value)
+        code, told = told_by(lambda: use(task, folder, tmp_path / "cache"))
     assert_told(code, told, path)
-    if damage in ("a web page", "a pointer of Git LFS") and not FILES[form][2]:
+    if damage in _NAMED and not FILES[form][2]:
         assert _NAMED[damage] in told
     scorecard.add(FIGURE, cases=1, passed=1, target=1)
 
@@ -192,16 +179,9 @@ def test_bad_values_are_told(name, tmp_path, request, scorecard):
     np.savez(path, **{key: value for key, value in ({"x": X, "y": Y} | changes).items() if value is not None})
     given: dict[str, Any] = {"kind": "classes", "train": str(path)} | settings
     if list(BAD).index(name) % 5 == 0:
-        fork, tiny = request.getfixturevalue("fork"), request.getfixturevalue("tiny")
         words = [f"task.{key}={value}" for key, value in given.items()]
-        case = fork("run", "task=arrays", *words, f"body.checkpoint={tiny['bert']}")
-        assert case.wait(120) == 11, case.err
-        lines = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
-        assert len(lines) == 1, case.err
-        assert_told(11, lines[0], path)
-        assert "Traceback" not in case.err
+        code, told = told_by_the_command(request, "task=arrays", *words)
     else:
-        with pytest.raises(OrcaError) as caught:
-            arrays.load(tmp_path, Quiet(), **given)
-        assert_told(caught.value.code, str(caught.value), path)
+        code, told = told_by(lambda: arrays.load(tmp_path, Quiet(), **given))
+    assert_told(code, told, path)
     scorecard.add(FIGURE, cases=1, passed=1, target=1)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from orca_cli import storage
+from tests.reliability import damages
 from tests.reliability.test_hostile_files import FIGURE
 from tests.reliability.test_hostile_models import SAFETENSORS
 
@@ -46,12 +47,24 @@ def made(fork_server, home, tiny, tmp_path_factory):
 
 @pytest.fixture
 def stranger(made, tmp_path):
-    """Return copies of the run and the export, and a folder outside with a secret."""
+    """Return a folder with copies of the run and the export, new.npy, and a folder outside with a secret."""
     shutil.copytree(made / "run", tmp_path / "run")
     shutil.copytree(made / "export", tmp_path / "export")
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret.txt").write_text(SECRET)
+    np.save(tmp_path / "new.npy", np.random.default_rng(0).normal(size=(50, 2, 12)))
     return tmp_path
+
+
+@pytest.fixture
+def predict(stranger, fork):
+    """Return a call that predicts by the export, or the run, and returns exit code, output and errors."""
+
+    def call(name="export", **more):
+        case = fork("predict", stranger / name, stranger / "new.npy", **more)
+        return case.wait(60), case.out, case.err
+
+    return call
 
 
 def reseal(folder: Path) -> None:
@@ -65,19 +78,18 @@ def reseal(folder: Path) -> None:
     storage.seal(folder, [path for path in files if path.name not in ("status.json", "lock", "run.log")])
 
 
-def record(folder: Path, **changes) -> None:
-    path = folder / "export.json"
-    storage.write_checked_json(path, storage.read_checked_json(path) | changes)
+def record(folder: Path, name: str = "export.json", **changes) -> None:
+    """Change a record that carries its own checksum."""
+    storage.write_checked_json(folder / name, storage.read_checked_json(folder / name) | changes)
+
+
+def plain(folder: Path, name: str, **changes) -> None:
+    """Change a record without one."""
+    (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | changes))
 
 
 def config(folder: Path, **changes) -> None:
-    path = folder / "body" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def fitted(folder: Path, target: str) -> None:
-    path = folder / "preprocessing.json"
-    storage.write_checked_json(path, storage.read_checked_json(path) | {"target": target})
+    plain(folder, "body/config.json", **changes)
 
 
 def linked(folder: Path, name: str) -> None:
@@ -100,28 +112,10 @@ def wide(tensors) -> None:
 
 
 def manifest(folder: Path, name: str) -> None:
-    path = folder / storage.MANIFEST
-    content = storage.read_checked_json(path)
-    content["files"][name] = {
-        "size": len(SECRET),
-        "sha256": storage.sha256_file(folder.parent / "outside" / "secret.txt"),
-    }
-    storage.write_checked_json(path, content)
-
-
-def newer_manifest(folder: Path) -> None:
-    path = folder / storage.MANIFEST
-    storage.write_checked_json(path, storage.read_checked_json(path) | {"schema": 2})
-
-
-def fifo(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    os.mkfifo(folder / "model.safetensors")
-
-
-def large(folder: Path) -> None:
-    with open(folder / "export.json", "r+b") as file:
-        file.truncate(2**33)
+    secret = folder.parent / "outside" / "secret.txt"
+    files = storage.read_checked_json(folder / storage.MANIFEST)["files"]
+    entry = {"size": len(SECRET), "sha256": storage.sha256_file(secret)}
+    record(folder, storage.MANIFEST, files=files | {name: entry})
 
 
 PATCH = "orca_cli.models.embedders.patch.Patch"
@@ -163,15 +157,18 @@ EXPORTS = {
         lambda f: record(f, finetune={"_target_": "orca_cli.tracking.json_lines.JsonLines"}), True, 12, "is no finetune",
     ),
     "a reader as error": (lambda f: record(f, error=READER), True, 12, "is no error"),
-    "no class as preprocessing": (lambda f: fitted(f, "shutil.rmtree"), True, 12, "outside"),
-    "samples as preprocessing": (lambda f: fitted(f, "orca_cli.tasks.images.files.FileSamples"), True, 11, "does not accept"),
+    "no class as preprocessing": (lambda f: record(f, "preprocessing.json", target="shutil.rmtree"), True, 12, "outside"),
+    "samples as preprocessing": (
+        lambda f: record(f, "preprocessing.json", target="orca_cli.tasks.images.files.FileSamples"), True,
+        11, "does not accept",
+    ),
     "weights through a link": (lambda f: linked(f, "model.safetensors"), True, 12, "is a link"),
     "preprocessing through a link": (lambda f: linked(f, "preprocessing.json"), True, 12, "is a link"),
     "settings through a link": (lambda f: linked(f, "config.yaml"), True, 12, "is a link"),
     "a body through a link": (lambda f: linked(f, "body"), True, 12, "is a link"),
     "a card through a link": (lambda f: linked(f, "README.md"), True, 12, "is a link"),
     "a link that nothing names": (lambda f: (f / "more").symlink_to("/etc"), False, 12, "is a link"),
-    "weights that are a pipe": (fifo, False, 12, "is not a file"),
+    "weights that are a pipe": (lambda f: damages.pipe(f / "model.safetensors"), False, 12, "is not a file"),
     "a manifest that leads up": (lambda f: manifest(f, "../outside/secret.txt"), False, 13, "outside the folder"),
     "a manifest that leads away": (lambda f: manifest(f, f"{f.parent}/outside/secret.txt"), False, 13, "outside the folder"),
     "code of the body's maker": (lambda f: config(f, auto_map={"AutoModel": "evil.Model"}), True, 12, "third-party code"),
@@ -192,47 +189,15 @@ EXPORTS = {
     "a batch of nothing": (lambda f: record(f, batch_size=0), True, 10, "out of range"),
     "an unknown kind": (lambda f: record(f, kind="code"), True, 11, "is not a model's record"),
     "a record with more": (lambda f: record(f, command="touch canary"), True, 11, "is not a model's record"),
-    "a record of gigabytes": (large, False, 12, "far too large"),
+    "a record of gigabytes": (lambda f: os.truncate(f / "export.json", 2**33), False, 12, "far too large"),
     "a record that is deep": (lambda f: (f / "export.json").write_text("[" * 10**5), True, 13, "is damaged"),
     "weights of another type": (lambda f: weights(f, wide), True, 21, "is float64"),
     "weights that lack one": (lambda f: weights(f, lambda t: t.pop("predictor.linear.bias")), True, 21, "only in the model"),
     "weights with one more": (lambda f: weights(f, lambda t: t.update(more=torch.zeros(1))), True, 21, "only in the weights"),
     "a newer record": (lambda f: record(f, schema=2), True, 21, "schema 2 is of a newer program"),
-    "a newer manifest": (newer_manifest, False, 21, "schema 2"),
+    "a newer manifest": (lambda f: record(f, storage.MANIFEST, schema=2), False, 21, "schema 2"),
     "an extra file": (lambda f: (f / "evil.py").write_text("import os; os.mkdir('canary')"), False, 13, "does not belong"),
 }  # fmt: skip
-
-
-def check_refused(case, folder: Path, log: Path, codes, message: str) -> None:
-    start = time.monotonic()
-    code = case.wait(60)
-    assert time.monotonic() - start < 30
-    assert code in (codes if isinstance(codes, tuple) else (codes,)), case.err
-    assert case.err.count("orca: error:") == 1, case.err
-    assert message in case.err
-    assert "Traceback" not in case.err
-    assert case.out == ""
-    assert SECRET not in case.err
-    assert not (Path.cwd() / "canary").exists()
-    events = log.read_text().splitlines()
-    assert events
-    outside = [event for event in events if "outside" in event or not event.startswith("open")]
-    assert not outside, outside
-
-
-@pytest.mark.parametrize("name", EXPORTS)
-def test_exports_of_strangers(name, stranger, fork, scorecard):
-    change, sealed, codes, message = EXPORTS[name]
-    folder = stranger / "export"
-    change(folder)
-    if sealed:
-        reseal(folder)
-    log = stranger / "events"
-    words = ["predict", folder, stranger / "new.npy"]
-    np.save(stranger / "new.npy", np.zeros((3, 2, 12)))
-    case = fork(*words, hook=f"tests.reliability.opened:watch:{log}", more={"TOKEN": SECRET})
-    check_refused(case, folder, log, codes, message)
-    scorecard.add(FIGURE, cases=1, passed=1, target=1)
 
 
 def yaml(folder: Path, old: str, new: str) -> None:
@@ -250,11 +215,6 @@ def part_only(folder: Path) -> None:
     (folder / "config.yaml").write_text("\n".join(lines))
 
 
-def newer(folder: Path) -> None:
-    path = folder / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
-
-
 OBJECT = "seed: !!python/object/apply:os.mkdir [canary]"
 RUNS = {
     "a reader as embedder": (
@@ -266,24 +226,38 @@ RUNS = {
     "a stage through a link": (lambda f: linked(f, "1_build"), True, 12, "is a link"),
     "weights through a link": (lambda f: linked(f, "3_finetune/best/model.safetensors"), True, 12, "is a link"),
     "a result through a link": (lambda f: linked(f, "result.json"), True, 12, "is a link"),
-    "a newer result": (newer, True, 21, "schema 99 is of a newer program"),
+    "a newer result": (lambda f: plain(f, "result.json", schema=99), True, 21, "schema 99 is of a newer program"),
     "settings that were changed": (lambda f: yaml(f, "seed: 0", "seed: 1"), False, 13, "has changed"),
     "settings of another seed": (lambda f: yaml(f, "precision: auto", "precision: fp99"), True, 10, "fp99"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_runs_of_strangers(name, stranger, fork, scorecard):
-    change, sealed, codes, message = RUNS[name]
-    folder = stranger / "run"
-    change(folder)
+STRANGE = {("export", name): case for name, case in EXPORTS.items()} | {
+    ("run", name): case for name, case in RUNS.items()
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), STRANGE)
+def test_folders_of_strangers(kind, name, stranger, predict, scorecard):
+    change, sealed, codes, message = STRANGE[kind, name]
+    change(stranger / kind)
     if sealed:
-        reseal(folder)
+        reseal(stranger / kind)
     log = stranger / "events"
-    np.save(stranger / "new.npy", np.zeros((3, 2, 12)))
-    words = ["predict", folder, stranger / "new.npy"]
-    case = fork(*words, hook=f"tests.reliability.opened:watch:{log}", more={"TOKEN": SECRET})
-    check_refused(case, folder, log, codes, message)
+    start = time.monotonic()
+    code, out, err = predict(kind, hook=f"tests.reliability.opened:watch:{log}", more={"TOKEN": SECRET})
+    assert time.monotonic() - start < 30
+    assert code in (codes if isinstance(codes, tuple) else (codes,)), err
+    assert err.count("orca: error:") == 1, err
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert SECRET not in err
+    assert not (Path.cwd() / "canary").exists()
+    events = log.read_text().splitlines()
+    assert events
+    outside = [event for event in events if "outside" in event or not event.startswith("open")]
+    assert not outside, outside
     scorecard.add(FIGURE, cases=1, passed=1, target=1)
 
 
@@ -302,54 +276,45 @@ def test_an_honest_export_reads_itself_and_the_input(made, fork, home, tiny, tmp
 
 
 @pytest.mark.parametrize("title", SAFETENSORS)
-def test_hostile_weights(title, stranger, fork, scorecard):
-    folder = stranger / "export"
-    (folder / "model.safetensors").write_bytes(SAFETENSORS[title])
-    reseal(folder)
-    np.save(stranger / "new.npy", np.zeros((3, 2, 12)))
-    case = fork("predict", folder, stranger / "new.npy")
-    assert case.wait(60) in (11, 12, 21, 30), case.err
-    assert case.err.count("orca: error:") == 1
-    assert "Traceback" not in case.err
+def test_hostile_weights(title, stranger, predict, scorecard):
+    (stranger / "export" / "model.safetensors").write_bytes(SAFETENSORS[title])
+    reseal(stranger / "export")
+    code, _, err = predict()
+    assert code in (11, 12, 21, 30), err
+    assert err.count("orca: error:") == 1
+    assert "Traceback" not in err
     scorecard.add(FIGURE, cases=1, passed=1, target=1)
 
 
-def test_every_flipped_bit_and_missing_file_is_found(stranger, fork, count, scorecard):
-    folder = stranger / "export"
-    np.save(stranger / "new.npy", np.zeros((3, 2, 12)))
+def test_every_flipped_bit_and_missing_file_is_found(stranger, predict, count, scorecard):
     rng = np.random.default_rng(0)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [path for path in sorted((stranger / "export").rglob("*")) if path.is_file()]
     refused = 0
     for path in files:
         content = path.read_bytes()
         for _ in range(count(pr=1, nightly=10)):
-            damaged = bytearray(content)
-            damaged[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
-            path.write_bytes(damaged)
-            case = fork("predict", folder, stranger / "new.npy")
-            assert case.wait(60) in (12, 13, 21), (path.name, case.err)
-            assert case.err.count("orca: error:") == 1
+            damages.flipped(path, int(rng.integers(len(content))), int(rng.integers(8)))
+            code, _, err = predict()
+            assert code in (12, 13, 21), (path.name, err)
+            assert err.count("orca: error:") == 1
             refused += 1
+            path.write_bytes(content)
         path.unlink()
-        case = fork("predict", folder, stranger / "new.npy")
-        assert case.wait(60) in (11, 13), (path.name, case.err)
+        code, _, err = predict()
+        assert code in (11, 13), (path.name, err)
         path.write_bytes(content)
-    case = fork("predict", folder, stranger / "new.npy")
-    assert case.wait(60) == 0, case.err
+    assert predict()[0] == 0
     scorecard.add("flipped bits in exports / detected", cases=refused, passed=refused, target=len(files) * 10)
 
 
-def test_names_of_classes_command_neither_terminal_nor_spreadsheet(stranger, fork):
-    folder = stranger / "export"
-    path = folder / "preprocessing.json"
-    content = storage.read_checked_json(path)
-    names = ["\x1b[2J=1", "=cmd|' /C calc'!A0"]
-    content["values"]["targets"] |= {"names": names, "classes": names}
-    storage.write_checked_json(path, content)
+def test_names_of_classes_command_neither_terminal_nor_spreadsheet(stranger, predict):
+    folder, names = stranger / "export", ["\x1b[2J=1", "=cmd|' /C calc'!A0"]
+    values = storage.read_checked_json(folder / "preprocessing.json")["values"]
+    values["targets"] |= {"names": names, "classes": names}
+    record(folder, "preprocessing.json", values=values)
     reseal(folder)
-    np.save(stranger / "new.npy", np.random.default_rng(0).normal(size=(50, 2, 12)))
-    case = fork("predict", folder, stranger / "new.npy")
-    assert case.wait(60) == 0, case.err
-    assert "\x1b" not in case.out + case.err
-    cells = [cell for line in case.out.splitlines() for cell in line.split(",")]
+    code, out, err = predict()
+    assert code == 0, err
+    assert "\x1b" not in out + err
+    cells = [cell for line in out.splitlines() for cell in line.split(",")]
     assert not [cell for cell in cells if cell.strip('"').startswith("=")]

@@ -27,7 +27,7 @@ FIGURE = "hostile files: executions, escapes, leaks"
 TARGET = 200
 ROOT = Path(__file__).parent.parent.parent
 NEEDED = {"LMDB": "lmdb", "MATLAB 5": "scipy", "MATLAB 7.3": "h5py", "joblib": "joblib"}
-FORMS = [form for form in payloads.WRITERS if importlib.util.find_spec(NEEDED.get(form, "numpy"))]
+FORMS = [form for form in payloads.FORMS if importlib.util.find_spec(NEEDED.get(form, "numpy"))]
 PAYLOADS = list(payloads.payloads(Path("canary")))
 LEAKS = list(payloads.leaks(Path("secret")))
 # Every payload in some formats: the formats take turns, so that each meets every kind of payload.
@@ -40,7 +40,7 @@ def test_there_are_enough_payloads():
 
 
 def write(form: str, folder: Path, content: bytes) -> Path:
-    writer, ending = payloads.WRITERS[form]
+    writer, ending, _ = payloads.FORMS[form]
     path = folder / f"data{ending}"
     writer(path, content)
     return path
@@ -92,13 +92,6 @@ def appears(canary: Path) -> bool:
     return True
 
 
-def remove(canary: Path) -> None:
-    if canary.is_dir() and not canary.is_symlink():
-        canary.rmdir()
-    else:
-        canary.unlink()
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _imported():
     """What the unsafe loaders import is imported once, and not in every fork."""
@@ -118,9 +111,9 @@ def test_pickles_run_nothing(title, tmp_path, scorecard):
     for step in range(_EACH):
         form = FORMS[(start + step) % len(FORMS)]
         path = write(form, tmp_path, content)
-        in_a_thrown_away_process(lambda form=form, path=path: payloads.unsafe_load(form, path))
+        in_a_thrown_away_process(lambda form=form, path=path: payloads.FORMS[form][2](path))
         assert appears(canary), f"the premise does not hold: {title} in {form}"
-        remove(canary)
+        canary.rmdir() if canary.is_dir() and not canary.is_symlink() else canary.unlink()
         before = sorted(tmp_path.iterdir())
         for read in payloads.readings(form, path):
             try:
@@ -150,7 +143,7 @@ def test_pickles_read_nothing(title, tmp_path, scorecard):
     content = payloads.leaks(secret)[title]
     for form in ("pickle", "npy of objects"):
         path = write(form, tmp_path, content)
-        assert b"hunter2" in in_a_thrown_away_process(lambda form=form, path=path: payloads.unsafe_load(form, path))
+        assert b"hunter2" in in_a_thrown_away_process(lambda form=form, path=path: payloads.FORMS[form][2](path))
         for read in payloads.readings(form, path):
             with pytest.raises(UnsafeError) as caught:
                 read()
@@ -169,7 +162,8 @@ def test_the_requested_name_is_reported(tmp_path):
         unpickle(path)
 
 
-_CALLS = "execve,connect,openat,mkdir,symlink,mknod,mknodat"
+_CALLS = "trace=execve,connect,openat,mkdir,symlink,mknod,mknodat"
+_STRACE = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", _CALLS, "-o"]
 _UNDER_STRACE = """
 import sys
 from pathlib import Path
@@ -198,18 +192,8 @@ def test_the_kernel_sees_no_other_program_file_or_connection(tmp_path, scorecard
         folder.mkdir()
         lines.append(f"{form}\t{write(form, folder, content)}")
     log = tmp_path / "log"
-    traced = [
-        "strace",
-        "-f",
-        "--seccomp-bpf",
-        "-qq",
-        "-o",
-        str(log),
-        "-e",
-        "trace=execve,connect,openat,mkdir,symlink,mknod,mknodat",
-    ]
     done = subprocess.run(
-        [*traced, sys.executable, "-c", _UNDER_STRACE],
+        [*_STRACE, str(log), sys.executable, "-c", _UNDER_STRACE],
         input="\n".join(lines) + "\n",
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -219,8 +203,8 @@ def test_the_kernel_sees_no_other_program_file_or_connection(tmp_path, scorecard
     assert done.stdout.count("\n") >= len(lines)
     calls = log.read_text().splitlines()
     programs = [line for line in calls if "execve(" in line and "= 0" in line]
-    # The program itself and the worker; a worker that crashed would have been started again.
-    # h5py asks for the processor's name when it is imported. A worker that crashed would have been started again.
+    # The program itself and the worker; one that crashed would have been started again. h5py asks for the processor's
+    # name when it is imported.
     programs = [line for line in programs if '"uname", "-p"' not in line]
     assert len(programs) == 2, programs
     assert all(sys.executable in line for line in programs)

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from orca_cli.report.records.collect import collect
 from tests.report.test_collect import DAMAGES
 from tests.report.trees import add_run
@@ -50,55 +52,61 @@ def digest(root: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def test_every_run_is_classified_right(tmp_path, scorecard):
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    """Return a clean tree, the same one among 60 broken runs, and the reasons of these by folder."""
+    root = tmp_path_factory.mktemp("trees")
+    tree(root / "clean", broken=0)
+    return root / "clean", root / "mixed", tree(root / "mixed", broken=60)
+
+
+def test_every_run_is_classified_right(trees, scorecard):
+    clean, mixed, reasons = trees
     assert len(DAMAGES) == 21
-    tree(tmp_path / "clean", broken=0)
-    reasons = tree(tmp_path / "mixed", broken=60)
-    clean, mixed = collect([tmp_path / "clean"]), collect([tmp_path / "mixed"])
 
-    def rows(found):
-        return sorted((run.task, run.metric, run.seed, run.score.value) for run in found.runs if run.score)
+    def rows(root):
+        found = collect([root])
+        listed = {entry.path: entry.reason for entry in found.broken}
+        return sorted((run.task, run.metric, run.seed, run.score.value) for run in found.runs if run.score), listed
 
-    assert len(rows(clean)) == 140
-    listed = {entry.path: entry.reason for entry in mixed.broken}
+    (expected, _), (found, listed) = rows(clean), rows(mixed)
+    assert len(expected) == 140
     right = sum(path in listed and words in listed[path] for path, words in reasons.items())
-    same = sum(row in rows(clean) for row in rows(mixed))
+    same = sum(row in expected for row in found)
     scorecard.add("runs of which 60 are broken / classified right", cases=200, passed=right + same, target=200)
-    assert rows(mixed) == rows(clean)
-    assert right == 60
-    assert len(listed) == 60
+    assert found == expected
+    assert right == len(listed) == 60
 
 
-def test_the_report_is_the_clean_one_with_a_list(tmp_path, scorecard):
+def cells(text: str) -> list:
+    rows = json.loads(text)["rows"]
+    for row in rows:
+        for cell in row["cells"]:
+            for value in (cell or {}).get("values", []):
+                value.pop("run")
+    return rows
+
+
+def test_the_report_is_the_clean_one_with_a_list(trees, tmp_path, scorecard):
     """By the command: the same numbers, all 60 named with a reason, nothing written, in 10 s and 500 MB."""
-    tree(tmp_path / "clean", broken=0)
-    reasons = tree(tmp_path / "mixed", broken=60)
-    before = digest(tmp_path / "mixed")
+    clean, mixed, reasons = trees
+    before = digest(mixed)
 
-    def report(*words: str) -> tuple[str, str, float, float]:
-        """Return standard output, standard error, seconds and MB."""
-        start = time.monotonic()
-        command = [sys.executable, "-m", "orca_cli", "report", *words]
+    def report(root: Path) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "orca_cli", "report", str(root), "--format", "json"]
         launched = [sys.executable, "-c", MEASURED, str(tmp_path / "peak"), *command]
         done = subprocess.run(launched, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
-        return done.stdout, done.stderr, time.monotonic() - start, float((tmp_path / "peak").read_text()) / 1024
+        return done
 
-    def cells(text: str) -> list:
-        rows = json.loads(text)["rows"]
-        for row in rows:
-            for cell in row["cells"]:
-                for value in (cell or {}).get("values", []):
-                    value.pop("run")
-        return rows
-
-    one, _, _, _ = report(str(tmp_path / "clean"), "--format", "json")
-    two, errors, seconds, peak = report(str(tmp_path / "mixed"), "--format", "json")
-    assert cells(one) == cells(two)
-    listing = two + errors
-    assert sum(path.name in listing for path in reasons) == 60
-    assert digest(tmp_path / "mixed") == before
+    expected = cells(report(clean).stdout)
+    start = time.monotonic()
+    done = report(mixed)
+    seconds, peak = time.monotonic() - start, float((tmp_path / "peak").read_text()) / 1024
+    assert cells(done.stdout) == expected
+    assert sum(path.name in done.stdout + done.stderr for path in reasons) == 60
+    assert digest(mixed) == before
     note = f"{seconds:.1f} s, peak {peak:.0f} MB"
     scorecard.add("report over 200 runs / nothing written", cases=1, passed=1, target=1, note=note)
     assert peak < 500

@@ -1,169 +1,223 @@
-"""Errors of tasks: against scikit-learn and NumPy, by hand, and with unknown targets."""
+"""Every error of the program: its formula, its best constant, what it refuses, and the names that it is chosen by."""
+
+import importlib
+import inspect
+import pkgutil
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score
 
+from orca_cli import parts, scoring, short_names
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
-from orca_cli.interfaces import IGNORED_CLASS
-from orca_cli.scoring.classification import ZeroOne
+from orca_cli.interfaces import IGNORED_CLASS, KINDS
+from orca_cli.scoring.classification import MacroF1, ZeroOne
 from orca_cli.scoring.defaults import default_error
-from orca_cli.scoring.multilabel import MeanAUROC, MeanAveragePrecision
-from orca_cli.scoring.regression import MeanSquared, RelativeL2
+from orca_cli.scoring.masks import MaskError
+from orca_cli.scoring.multilabel import MeanAveragePrecision
+from orca_cli.scoring.regression import MeanSquared
+from orca_cli.scoring.values import MAE, RMSE
 from tests.properties import examples
+from tests.scoring.cases import CASES, FORMS, Case
+from tests.scoring.formulas import FORMULAS
 
 NAN = float("nan")
+OF_NUMBERS = [case for case in CASES if case.form in ("values", "fields", "rolls", "masks", "maps")]
 
 
-def test_zero_one_by_hand():
-    outputs = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
-    score = ZeroOne()(outputs, torch.tensor([1, 1, 1, IGNORED_CLASS]))
-    assert (score.value, score.n, score.skipped) == (pytest.approx(1 / 3), 3, 1)
+def tensors(case: Case, *words: float) -> list[torch.Tensor]:
+    return [torch.from_numpy(array) for array in case.drawn(*words)]
 
 
-def test_zero_one_counts_positions_of_maps():
-    targets = torch.tensor([[[0, 1], [2, IGNORED_CLASS]]])  # [1, 2, 2]
-    outputs = torch.nn.functional.one_hot(torch.tensor([[[0, 1], [1, 0]]]), 3).movedim(-1, 1).float()
-    score = ZeroOne()(outputs, targets)
-    assert (score.value, score.n, score.skipped) == (pytest.approx(1 / 3), 3, 1)
+def test_every_error_of_the_program_has_a_formula_and_cases():
+    modules = [
+        importlib.import_module(f"orca_cli.scoring.{one.name}") for one in pkgutil.iter_modules(scoring.__path__)
+    ]
+    found = {
+        f"{module.__name__.rpartition('.')[2]}.{name}"
+        for module in modules
+        for name, kind in inspect.getmembers(module, inspect.isclass)
+        if kind.__module__ == module.__name__ and name[0] != "_" and hasattr(kind, "constant")
+    }
+    assert found == set(FORMULAS) == {case.name for case in CASES}
+    assert {FORMS[case.form] for case in CASES} == set(KINDS)
 
 
-def test_zero_one_counts_nan_as_wrong():
-    assert ZeroOne()(torch.tensor([[NAN, 0.0], [1.0, 0.0]]), torch.tensor([0, 0])).value == 0.5
+@pytest.mark.parametrize("case", CASES, ids=str)
+@examples(8)
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 3.0]), st.sampled_from([0.0, 0.2, 0.8, 1.0]))
+def test_every_error_is_what_its_formula_says(case, seed, coarse, unknown):
+    arrays = case.drawn(seed, coarse, unknown)
+    expected = FORMULAS[case.name](*arrays, **case.settings)
+    score = parts.build(case.node, "task.error")(*map(torch.from_numpy, arrays))
+    assert (score.n, score.skipped) == (expected.n, expected.skipped)
+    values = numbers(expected.value, expected.others)
+    assert numbers(score.value, score.others) == pytest.approx(values, rel=1e-9, abs=1e-12, nan_ok=True)
 
 
-def test_zero_one_constant_is_the_majority_class_of_every_position():
-    flat = ZeroOne().constant(torch.tensor([2, 1, 2, IGNORED_CLASS, 0]), 3)
-    assert flat.tolist() == [0, 0, 1]
-    unknown = IGNORED_CLASS
-    maps = torch.tensor([[0, 1, unknown], [0, 1, unknown], [1, 1, unknown]])
-    constant = ZeroOne().constant(maps, 2)
-    assert constant.shape == (2, 3)
-    assert constant.argmax(0).tolist() == [0, 1, 1]
-    assert ZeroOne()(constant.expand(3, 2, 3), maps).value == pytest.approx(1 / 6)
+def numbers(value, others):
+    return {key: NAN if one is None else one for key, one in {"value": value, **others}.items()}
 
 
-@examples(60)
-@given(st.integers(0, 2**31), st.integers(2, 40), st.integers(1, 5), st.integers(1, 6))
-def test_multilabel_errors_agree_with_scikit_learn(seed, n, k, levels):
-    rng = np.random.default_rng(seed)
-    outputs = rng.integers(0, levels, (n, k)) / 4.0  # few levels: many ties
-    targets = rng.integers(0, 2, (n, k)).astype(np.float32)
-    unknown = rng.random((n, k)) < 0.2
-    precision, auroc = [], []
-    for j in range(k):
-        y, p = targets[~unknown[:, j], j], outputs[~unknown[:, j], j]
-        if y.any():
-            precision.append(average_precision_score(y, p))
-            if not y.all():
-                auroc.append(roc_auc_score(y, p))
-    targets[unknown] = NAN
-    for error, expected in ((MeanAveragePrecision(), precision), (MeanAUROC(), auroc)):
-        score = error(torch.from_numpy(outputs), torch.from_numpy(targets))
-        assert (score.n, score.skipped) == (len(expected), k - len(expected))
-        assert score.value == (pytest.approx(1 - np.mean(expected), abs=1e-9) if expected else None)
+def rivals(case, targets, constant):
+    """Yield constants that a training set gives none better than."""
+    yield from (torch.zeros_like(constant), torch.ones_like(constant), constant + 0.3, constant - 0.3)
+    if case.form in ("classes", "positions"):
+        yield from torch.eye(len(constant)).reshape(4, 4, *(1,) * (constant.ndim - 1)).expand(4, *constant.shape)
+    elif case.form == "maps":
+        yield from (torch.full_like(constant, float(distance)) for distance in range(2, 12))
+    elif case.form in ("values", "fields"):
+        yield from (targets.nanmean(0), *targets[:5].nan_to_num())
 
 
-def test_multilabel_outputs_of_nan_rank_last():
-    targets = torch.tensor([[1.0], [0.0], [0.0]])
-    assert MeanAUROC()(torch.tensor([[NAN], [0.1], [-5.0]]), targets).value == pytest.approx(1.0)
+@pytest.mark.parametrize("case", [case for case in CASES if case.name != "chunks.ChunkMean"], ids=str)
+@pytest.mark.parametrize("unknown", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_other_constant_is_better_on_the_targets_that_it_is_made_of(case, unknown, seed):
+    outputs, targets, groups = tensors(case, seed, 0.0, unknown)
+    error = parts.build(case.node, "task.error")
+    constant = error.constant(targets, outputs.shape[1])
+    assert constant.shape == outputs.shape[1:]
+    assert constant.isfinite().all()
+    value = error(constant.expand(outputs.shape), targets, groups).value
+    counts_unknown = case.settings.get("count_padding") or case.settings.get("count_ignored")
+    if unknown == 1.0:
+        assert value is None or counts_unknown
+    elif "records" not in case.settings.values() and not (unknown and counts_unknown):  # it is the best one of samples
+        for rival in rivals(case, targets, constant):
+            assert value <= error(rival.expand(outputs.shape), targets, groups).value + 1e-3
 
 
-def test_any_multilabel_constant_has_auroc_one_half():
-    targets = torch.tensor([[1.0, 0.0], [0.0, NAN], [0.0, 1.0]])
-    constant = MeanAUROC().constant(targets, 2)
-    assert constant.tolist() == pytest.approx([1 / 3, 1 / 2])
-    assert MeanAUROC()(constant.expand(3, 2), targets).value == pytest.approx(0.5)
+def test_the_constant_of_classes_is_the_majority_of_each_position():
+    assert ZeroOne().constant(torch.tensor([2, 1, 2, IGNORED_CLASS, 0]), 3).tolist() == [0, 0, 1]
+    maps = torch.tensor([[0, 1, IGNORED_CLASS], [0, 1, IGNORED_CLASS], [1, 1, IGNORED_CLASS]])
+    assert ZeroOne().constant(maps, 2).argmax(0).tolist() == [0, 1, 1]
+    assert MeanSquared().constant(torch.tensor([[[1.0, NAN]], [[3.0, NAN]]]), 1).tolist() == [[2.0, 2.0]]
 
 
-def test_relative_l2_agrees_with_numpy_and_skips_zero_targets():
-    rng = np.random.default_rng(0)
-    outputs, targets = rng.normal(size=(2, 5, 2, 3, 4))
-    targets[3] = 0
-    expected = np.mean([np.linalg.norm(outputs[i] - targets[i]) / np.linalg.norm(targets[i]) for i in (0, 1, 2, 4)])
-    score = RelativeL2()(torch.from_numpy(outputs), torch.from_numpy(targets))
-    assert (score.value, score.n, score.skipped) == (pytest.approx(expected), 4, 1)
+def test_errors_at_the_size_of_real_test_sets():
+    targets = torch.arange(2**24 + 3, dtype=torch.float32)[:, None]  # more than torch.quantile takes
+    assert MAE().constant(targets, 1).tolist() == [2**23 + 1]
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(420, 1, 128, 128, generator=generator)
+    score = MaskError()(outputs, (torch.rand(outputs.shape, generator=generator) < 0.01).float())
+    assert (score.n, score.value) == (6_881_280, pytest.approx(0.5, abs=0.005))
 
 
-def test_relative_l2_leaves_out_unknown_entries():
-    score = RelativeL2()(torch.tensor([[[9.0, 4.0, 1.0]]]), torch.tensor([[[NAN, 3.0, 0.0]]]))
-    assert score.value == pytest.approx(np.sqrt(2) / 3)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_shapes_that_do_not_fit_are_refused(case):
+    outputs, targets, groups = tensors(case, 0)
+    for wrong in (outputs[:, 0], outputs[:, None]):  # (n, H, W) against (n, 1, H, W) would broadcast to (n, n, H, W)
+        with pytest.raises(DataError, match=r"task\.error: outputs .* do not fit .* targets"):
+            parts.build(case.node, "task.error")(wrong, targets, groups)
 
 
-@examples(25)
-@given(st.integers(0, 2**31), st.integers(1, 12))
-def test_relative_l2_constant_beats_mean_and_every_sample(seed, n):
-    rng = np.random.default_rng(seed)
-    targets = torch.from_numpy(rng.normal(size=(n, 1, 5)) * rng.uniform(0.2, 5, (n, 1, 1)))
-    error = RelativeL2()
-    constant = error.constant(targets, 1)
-    assert constant.shape == (1, 5)
-    value = error(constant.expand(targets.shape), targets).value
-    for other in (targets.mean(0), torch.zeros(1, 5), *targets):
-        assert value <= error(other.expand(targets.shape), targets).value + 1e-3
-
-
-def test_mean_squared_ignores_nan_and_its_constant_is_the_mean_of_every_position():
-    targets = torch.tensor([[[1.0, NAN, NAN]], [[3.0, 5.0, NAN]]])
-    outputs = torch.zeros_like(targets)
-    score = MeanSquared()(outputs, targets)
-    assert (score.value, score.n, score.skipped) == (pytest.approx(35 / 3), 3, 3)
-    assert MeanSquared().constant(targets, 1).tolist() == [[2.0, 5.0, 3.0]]
-
-
-@pytest.mark.parametrize("error", [RelativeL2(), MeanSquared()], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("case", OF_NUMBERS, ids=str)
 @pytest.mark.parametrize("value", [NAN, float("inf")])
-def test_regression_outputs_that_are_no_numbers_are_told(error, value):
-    outputs, targets = torch.zeros(2, 1, 3), torch.ones(2, 1, 3)
-    outputs[0, 0, :2] = value
-    with pytest.raises(NonFiniteError, match=r"task\.error: 2 outputs are NaN or infinite"):
-        error(outputs, targets)
-    targets[0, 0, :2] = NAN  # what nobody asks for does not matter
-    assert error(outputs, targets).value == pytest.approx(1.0)
+def test_outputs_that_are_no_numbers_are_told_where_they_count(case, value):
+    outputs, targets, groups = tensors(case, 0, 0.0, 0.2)
+    targets[..., 0, -1] = 7.0  # near, and far apart in sequence
+    outputs[..., 0, -1] = value
+    if case.form != "masks" or value != value:  # a logit may be infinite
+        with pytest.raises(NonFiniteError, match=r"task\.error: \d+ outputs are NaN"):
+            parts.build(case.node, "task.error")(outputs, targets, groups)
+
+
+@pytest.mark.parametrize("error", [MacroF1(by="records"), MeanAveragePrecision(by="records")])
+def test_errors_of_records_need_records_that_agree(error):
+    outputs = torch.zeros(3, 2)
+    targets = torch.tensor([0, 1, 1]) if isinstance(error, MacroF1) else torch.eye(3)[:, :2]
+    mixed = torch.tensor([0, 0, 1])
+    for groups, message in (
+        (None, r"task\.error\.by: .*not cut from records"),
+        (mixed, "different targets"),
+        (torch.tensor([0, 1]), r"records \(2,\) do not fit 3"),
+    ):
+        with pytest.raises(DataError, match=message):
+            error(outputs, targets, groups)
+    # As one figure among others it is left out where records have several targets.
+    assert type(error)()(outputs, targets, mixed).others == {}
+    with pytest.raises(DataError, match="5 classes, but 2 outputs"):
+        MacroF1(num_classes=5)(outputs, torch.zeros(3, dtype=torch.long))
 
 
 @pytest.mark.parametrize(
-    ("error", "outputs", "targets"),
+    ("name", "settings", "message"),
     [
-        (ZeroOne(), torch.zeros(2, 3), torch.full((2,), IGNORED_CLASS)),
-        (MeanAveragePrecision(), torch.zeros(2, 3), torch.zeros(2, 3)),
-        (MeanAUROC(), torch.zeros(2, 3), torch.ones(2, 3)),
-        (RelativeL2(), torch.zeros(2, 1, 3), torch.zeros(2, 1, 3)),
-        (MeanSquared(), torch.zeros(2, 1, 3), torch.full((2, 1, 3), NAN)),
+        ("classification.MacroF1", {"by": "record"}, r"by: 'record'.*records"),
+        ("classification.MacroF1", {"also_first": 0}, "also_first: 0"),
+        ("multilabel.MeanAveragePrecision", {"by": "clips"}, "by: 'clips'"),
+        ("masks.MaskError", {"report": "auc"}, "report: 'auc'.*auroc"),
+        ("masks.MaskError", {"threshold": 1.0}, "threshold: 1.0"),
+        ("distances.LongRangeMAE", {"separation": 0}, "separation: 0"),
+        ("chunks.ChunkMean", {"error": CASES[0].node, "batch": 0}, "batch: 0"),
+        ("chunks.ChunkMean", {"error": "F1"}, "error: 'F1' is not an error"),
     ],
-    ids=lambda value: type(value).__name__,
 )
-def test_undefined_errors_are_none(error, outputs, targets):
-    score = error(outputs, targets)
-    assert score.value is None
-    assert score.n == 0
-    assert score.skipped > 0
-    assert torch.isfinite(error.constant(targets, outputs.shape[1])).all()
-
-
-@pytest.mark.parametrize(
-    ("error", "outputs", "targets"),
-    [
-        # (n, H, W) against (n, 1, H, W) would broadcast to (n, n, H, W).
-        (RelativeL2(), torch.zeros(2, 4, 4), torch.ones(2, 1, 4, 4)),
-        (MeanSquared(), torch.zeros(2, 4, 4), torch.ones(2, 1, 4, 4)),
-        (ZeroOne(), torch.zeros(2, 3, 4), torch.zeros(2, dtype=torch.long)),
-        (MeanAUROC(), torch.zeros(2, 3), torch.zeros(2)),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_shapes_that_do_not_fit_are_refused(error, outputs, targets):
-    with pytest.raises(DataError, match="do not fit"):
-        error(outputs, targets)
+def test_settings_out_of_range_are_refused(name, settings, message):
+    with pytest.raises(ConfigError, match=rf"task\.error\.{message}"):
+        parts.build({"_target_": f"orca_cli.scoring.{name}", **settings}, "task.error")
 
 
 def test_default_errors():
-    assert isinstance(default_error("classes", True), ZeroOne)
-    assert isinstance(default_error("labels", False), MeanAveragePrecision)
-    assert isinstance(default_error("dense", False), MeanSquared)
-    assert isinstance(default_error("dense", True), ZeroOne)
+    kinds = {("classes", True): ZeroOne, ("labels", False): MeanAveragePrecision, ("values", False): RMSE}
+    kinds |= {("dense", False): MeanSquared, ("dense", True): ZeroOne}
+    for (kind, integer), error in kinds.items():
+        assert type(default_error(kind, integer)) is error
     with pytest.raises(ConfigError, match="did you mean 'dense'"):
         default_error("dens", True)
+
+
+OF_VALUES = ("rmse", "mae", "r2", "nrmse")
+# Kind, and whether its targets are classes -> short names of its errors, of its losses.
+SHORT_NAMES = {
+    ("classes", True): (("zero_one", "balanced", "macro_f1", "auroc"), ("cross_entropy",)),
+    ("labels", False): (("map", "auroc", "macro_f1"), ("bce",)),
+    ("values", False): (OF_VALUES, ("mse", "huber", "mae")),
+    ("dense", False): ((*OF_VALUES, "mse", "relative_l2"), ("mse", "huber", "mae", "relative_l2")),
+    ("dense", True): (("zero_one", "balanced", "macro_f1"), ("cross_entropy",)),
+}
+
+
+@pytest.mark.parametrize(("kind", "integer"), SHORT_NAMES)
+def test_every_short_name_is_a_part_that_is_lower_for_better_outputs(kind, integer):
+    rng = np.random.default_rng(0)
+    shape = (40,) if kind == "classes" else (40, 5) if integer else (40, 3, 5) if kind == "dense" else (40, 3)
+    y = torch.from_numpy(rng.integers(0, 3, shape) if integer else rng.normal(2, 1, shape).astype(np.float32))
+    y = (y > 2).float() if kind == "labels" else y
+    good = torch.nn.functional.one_hot(y, 3).movedim(-1, 1).float() * 9 if integer else y.clone()
+    good = (2 * good - 1) * 9 if kind == "labels" else good
+    bad = good[torch.from_numpy(rng.permutation(40))]
+    for setting, names in zip(("error", "loss"), SHORT_NAMES[kind, integer], strict=True):
+        with pytest.raises(ConfigError, match=rf"allowed: {', '.join(names)}, or a _target_ node"):
+            short_names.node(setting, "f2", kind, integer)
+        for name in names:
+            part = parts.build(short_names.node(setting, name, kind, integer), f"task.{setting}")
+            low, high = (part(outputs, y) for outputs in (good, bad))
+            if setting == "error":
+                low, high = low.value, high.value
+            assert low < 0.01 < 0.1 < high, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("error", "balanced", "values"), r"task\.error: 'balanced' is not .* of task\.kind=values; allowed: rmse"),
+        (("error", "balance", "classes"), r"did you mean 'balanced'\? allowed: zero_one"),
+        (("error", "rmse", "dense", True), r"'rmse' is not .* with integer targets"),
+        (("loss", "huber", "classes"), r"task\.loss: 'huber' .*allowed: cross_entropy"),
+        (("error", "f1", None), r"task\.error: 'f1' is not a name of the errors"),
+    ],
+)
+def test_names_that_a_kind_does_not_have_are_refused_with_those_that_it_has(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        short_names.node(*arguments)
+
+
+def test_what_only_the_data_say_is_not_refused_before():
+    assert short_names.node("error", "balanced", "dense") == short_names.node("error", "balanced", "dense", True)
+    assert short_names.node("error", "balanced", None) == short_names.node("error", "balanced", "classes")
+    node = {"_target_": "x.Y"}
+    assert short_names.node("error", node, "classes") is node

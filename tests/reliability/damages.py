@@ -1,0 +1,56 @@
+"""Ways to damage a file, by its path. The file is made anew: what shares its content by a hard link stays as it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+Damage = Callable[[Path], object]
+
+
+def replaced(content: bytes) -> Damage:
+    """Return the damage of having another content."""
+
+    def damage(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    return damage
+
+
+def cut(share: float) -> Damage:
+    """Return the damage of having only the first part of the content."""
+
+    def damage(path: Path) -> None:
+        content = path.read_bytes()
+        replaced(content[: int(len(content) * share)])(path)
+
+    return damage
+
+
+def folder(path: Path) -> None:
+    """Put a folder in the file's place."""
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    (path / "inner").write_text("x")
+
+
+def loop(path: Path) -> None:
+    """Put a link to itself in the file's place."""
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def pipe(path: Path) -> None:
+    """Put a pipe, which nobody writes to, in the file's place."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+def flipped(path: Path, position: int, bit: int) -> None:
+    """Flip one bit."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    replaced(bytes(content))(path)

@@ -1,0 +1,304 @@
+"""What every error of `orca_cli/scoring` has to be: its definition in NumPy, apart from the program; areas by scikit-learn.
+
+A formula takes the outputs, targets and records that an error takes, as arrays, and the settings of the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from orca_cli.interfaces import IGNORED_CLASS
+
+Value = float | None
+Groups = np.ndarray | None
+
+
+class Expected(NamedTuple):
+    """Fields as those of `orca_cli.interfaces.Score`."""
+
+    value: Value
+    n: int
+    skipped: int
+    others: dict[str, Value] = {}
+
+
+def mean(values: Iterable[Value]) -> tuple[Value, int, int]:
+    """Return the mean of the values that are defined, their number, and the number of the others."""
+    every = [np.nan if value is None else value for value in values]
+    defined = [float(value) for value in every if not np.isnan(value)]
+    return (sum(defined) / len(defined) if defined else None), len(defined), len(every) - len(defined)
+
+
+def less_one(value: Value) -> Value:
+    return None if value is None else 1 - value
+
+
+def ratio(part: np.ndarray, among: np.ndarray) -> Value:
+    return float((part & among).sum() / among.sum()) if among.any() else None
+
+
+def finite(scores: np.ndarray) -> np.ndarray:
+    """Return scores as scikit-learn takes them: NaN is below all others."""
+    return np.nan_to_num(scores.astype(np.float64), nan=-1e300)
+
+
+def area(scores: np.ndarray, present: np.ndarray) -> Value:
+    return float(roc_auc_score(present, finite(scores))) if 0 < present.sum() < len(present) else None
+
+
+def precision(scores: np.ndarray, present: np.ndarray) -> Value:
+    return float(average_precision_score(present, finite(scores))) if present.any() else None
+
+
+# Classes. Rows are the samples or positions that count.
+
+
+def counted(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return outputs [m, K], their classes (K for none, where an output is NaN) and the target classes, [m]."""
+    known = targets != IGNORED_CLASS
+    rows = np.moveaxis(outputs, 1, -1)[known]
+    return rows, np.where(np.isnan(rows).any(1), rows.shape[1], rows.argmax(1)), targets[known]
+
+
+def zero_one(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
+    _, predicted, truth = counted(outputs, targets)
+    return Expected(float(np.mean(predicted != truth)) if len(truth) else None, len(truth), targets.size - len(truth))
+
+
+def balanced(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
+    rows, predicted, truth = counted(outputs, targets)
+    recall, n, skipped = mean(ratio(predicted == k, truth == k) for k in range(rows.shape[1]))
+    return Expected(less_one(recall), n, skipped)
+
+
+def class_auroc(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
+    rows, _, truth = counted(outputs, targets)
+    # The program's own softmax: whether two probabilities are equal hangs on its last bit.
+    logs = torch.from_numpy(rows).double().log_softmax(1).numpy()
+    value, n, skipped = mean(area(logs[:, k], truth == k) for k in range(rows.shape[1]))
+    return Expected(less_one(value), n, skipped)
+
+
+def macro_f1(
+    outputs: np.ndarray,
+    targets: np.ndarray,
+    groups: Groups,
+    num_classes: int | None = None,
+    by: str = "samples",
+    also_first: int | None = None,
+) -> Expected:
+    rows, predicted, truth = counted(outputs, targets)
+    classes = {"samples": (predicted, truth)}
+    if groups is not None and targets.ndim == 1:
+        records = groups[targets != IGNORED_CLASS]
+        votes = [vote(rows[records == one], predicted[records == one]) for one in np.unique(records)]
+        classes["records"] = (
+            np.array(votes, int),
+            np.array([truth[records == one][0] for one in np.unique(records)], int),
+        )
+    k = num_classes or outputs.shape[1]
+    found = {
+        (unit, first): mean(f1(guesses == c, true == c) for c in range(first))
+        for unit, (guesses, true) in classes.items()
+        for first in {k, also_first or k}
+    }
+    value, n, skipped = found.pop((by, k))
+    names = {key: f"1 - macro F1 of {key[0]}" + ("" if key[1] == k else f", classes 0-{key[1] - 1}") for key in found}
+    return Expected(less_one(value), n, skipped, {names[key]: less_one(one) for key, (one, _, _) in found.items()})
+
+
+def f1(predicted: np.ndarray, present: np.ndarray) -> Value:
+    total = predicted.sum() + present.sum()
+    return float(2 * (predicted & present).sum() / total) if total else None
+
+
+def vote(rows: np.ndarray, predicted: np.ndarray) -> int:
+    """Return the class that most samples of a record have, of several the one with the largest mean; K for none."""
+    k = rows.shape[1]
+    count = np.bincount(predicted, minlength=k + 1)[:k]
+    voting = rows[predicted < k].astype(np.float64)
+    return max(range(k), key=lambda c: (count[c], voting[:, c].mean(), -c)) if count.any() else k
+
+
+# Labels and masks.
+
+
+def over_labels(value: Callable[..., Value], outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
+    known = ~np.isnan(targets)
+    labels = [(outputs[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(outputs.shape[1])]
+    found, n, skipped = mean(value(*label) for label in labels)
+    return Expected(less_one(found), n, skipped)
+
+
+def label_f1(scores: np.ndarray, present: np.ndarray) -> Value:
+    return f1(scores > 0, present)
+
+
+def mean_average_precision(outputs: np.ndarray, targets: np.ndarray, groups: Groups, by: str = "samples") -> Expected:
+    found = {"samples": over_labels(precision, outputs, targets, groups)}
+    if groups is not None:
+        members = [np.flatnonzero(groups == one) for one in np.unique(groups)]
+        pooled = np.stack([outputs[one].astype(np.float64).mean(0) for one in members])
+        found["records"] = over_labels(precision, pooled, np.stack([targets[one[0]] for one in members]), None)
+    chosen = found.pop(by)
+    return chosen._replace(others={f"1 - mAP of {unit}": other.value for unit, other in found.items()})
+
+
+def mask_error(
+    outputs: np.ndarray,
+    targets: np.ndarray,
+    groups: Groups,
+    report: str = "auroc",
+    count_ignored: bool = False,
+    threshold: float = 0.5,
+) -> Expected:
+    known = ~np.isnan(targets)
+    if count_ignored:
+        outputs, known = np.where(known, outputs, 0), np.ones_like(known)
+    scores, present = outputs[known].astype(np.float64), targets[known] == 1
+    places = [(z[seen], y[seen] == 1) for z, y, seen in zip(*map(columns, (outputs, targets, known)), strict=True)]
+    areas, defined, undefined = mean(area(*place) for place in places)
+    misses, alarms = ratio(scores <= 0, present), ratio(scores > 0, ~present)
+    found = {
+        "auroc": ("1 - AUROC of pixels", less_one(area(scores, present))),
+        "balanced": ("balanced error of pixels", None if misses is None or alarms is None else (misses + alarms) / 2),
+        "fnr": (f"false-negative rate at {threshold:g}", ratio(1 / (1 + np.exp(-scores)) <= threshold, present)),
+        "pixel_auroc": ("1 - AUROC per position", less_one(areas)),
+    }
+    _, value = found.pop(report)
+    n, total = (defined, defined + undefined) if report == "pixel_auroc" else (len(scores), known.size)
+    n = 0 if value is None else n
+    return Expected(value, n, total - n, dict(found.values()))
+
+
+def columns(x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), -1).T
+
+
+# Real values; targets of NaN do not count.
+
+
+def of_values(name: str, outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
+    found: dict[str, list[Value]] = {"RMSE": [], "MAE": [], "1 - R2": [], "RMSE / deviation": []}
+    counts = []
+    by_output = (np.moveaxis(x, 1, 0).reshape(x.shape[1], -1).astype(np.float64) for x in (outputs, targets))
+    for z, y in zip(*by_output, strict=True):
+        known = ~np.isnan(y)
+        difference, true = (z - y)[known], y[known]
+        rmse = np.sqrt(np.mean(difference**2)) if known.any() else None
+        varies = known.any() and np.ptp(true) > 0
+        found["RMSE"].append(rmse)
+        found["MAE"].append(np.mean(np.abs(difference)) if known.any() else None)
+        found["1 - R2"].append(rmse**2 / true.var() if varies else None)
+        found["RMSE / deviation"].append(rmse / true.std() if varies else None)
+        counts.append(int(known.sum()))
+    n = sum(count for count, value in zip(counts, found[name], strict=True) if value is not None)
+    means = {key: mean(values)[0] for key, values in found.items()}
+    return Expected(means.pop(name), n, targets.size - n, means)
+
+
+def relative_l2(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
+    def of_sample(z: np.ndarray, y: np.ndarray) -> Value:
+        norm = np.sqrt(np.nansum(y**2))
+        return float(np.sqrt(np.nansum((z - y) ** 2)) / norm) if norm > 0 else None
+
+    return Expected(*mean(map(of_sample, outputs.astype(np.float64), targets.astype(np.float64))))
+
+
+def mean_squared(outputs: np.ndarray, targets: np.ndarray, groups: Groups) -> Expected:
+    difference = (outputs.astype(np.float64) - targets)[~np.isnan(targets)]
+    n = len(difference)
+    return Expected(float(np.mean(difference**2)) if n else None, n, targets.size - n)
+
+
+def nats_per_frame(outputs: np.ndarray, targets: np.ndarray, groups: Groups, count_padding: bool = False) -> Expected:
+    known = ~np.isnan(targets)
+    logits, truth = outputs.astype(np.float64), np.where(known, targets, 0)
+    with np.errstate(invalid="ignore"):  # outputs of padding may be NaN
+        nats = np.logaddexp(0, logits) - logits * truth
+    frames = int(known.any(1).sum())
+    value = float(nats[known].sum() / frames) if frames else None
+    whole = float(nats.mean()) if np.isfinite(nats).all() else None
+    total = targets.shape[0] * targets.shape[2]
+    if count_padding:
+        return Expected(whole, total, 0, {"nats per frame": value})
+    return Expected(value, frames, total - frames, {"mean cross-entropy with padding": whole})
+
+
+def long_range_mae(
+    outputs: np.ndarray,
+    targets: np.ndarray,
+    groups: Groups,
+    separation: int = 24,
+    threshold: float = 8.0,
+    symmetrize_twice: bool = False,
+) -> Expected:
+    below = 0.75 if symmetrize_twice else 0.5
+
+    def of_protein(z: np.ndarray, y: np.ndarray) -> Value:
+        pairs = [(i, j) for i, j in np.argwhere(y <= threshold) if j - i >= separation]
+        return mean(abs(max(below * z[j, i] + (1 - below) * z[i, j], 0.01) - y[i, j]) for i, j in pairs)[0]
+
+    return Expected(*mean(map(of_protein, outputs[:, 0].astype(np.float64), targets[:, 0].astype(np.float64))))
+
+
+def chunk_mean(
+    outputs: np.ndarray,
+    targets: np.ndarray,
+    groups: Groups,
+    error: dict[str, Any],
+    size: int = 1000,
+    batch: int = 1,
+    drop_tail: bool = False,
+) -> Expected:
+    """Batches are put together until they are `size` samples, or with `drop_tail`, as many times their last one is."""
+    name, settings = error["_target_"].removeprefix("orca_cli.scoring."), dict(error)
+    del settings["_target_"]
+    arrays = [outputs, targets] + ([] if groups is None else [groups])
+    batches = [[x[start : start + batch] for x in arrays] for start in range(0, len(outputs), batch)]
+    chunks: list[list[list[np.ndarray]]] = [[]]
+    for one in batches:
+        chunks[-1].append(one)
+        held = len(chunks[-1]) * len(one[0]) if drop_tail else sum(len(other[0]) for other in chunks[-1])
+        if held >= size:
+            chunks.append([])
+    tail = chunks.pop()
+    dropped = bool(tail and chunks and drop_tail)
+    chunks += [tail] if tail and not dropped else []
+
+    def computed(parts: list[list[np.ndarray]]) -> Expected:
+        outputs, targets, *groups = (np.concatenate(x) for x in zip(*parts, strict=True))
+        return FORMULAS[name](outputs, targets, groups[0] if groups else None, **settings)
+
+    whole = computed(batches)
+    value, n, undefined = mean(computed(chunk).value for chunk in chunks)
+    own = {"classification.ZeroOne": "0-1 error", "classification.MacroF1": "1 - macro F1 of records"}[name]
+    others = {f"{key}, whole split": other for key, other in ({own: whole.value} | whole.others).items()}
+    return Expected(value, n, undefined + dropped, others)
+
+
+FORMULAS: dict[str, Callable[..., Expected]] = {
+    "classification.ZeroOne": zero_one,
+    "classification.Balanced": balanced,
+    "classification.ClassAUROC": class_auroc,
+    "classification.MacroF1": macro_f1,
+    "multilabel.MeanAveragePrecision": mean_average_precision,
+    "multilabel.MeanAUROC": partial(over_labels, area),
+    "multilabel.LabelMacroF1": partial(over_labels, label_f1),
+    "values.RMSE": partial(of_values, "RMSE"),
+    "values.MAE": partial(of_values, "MAE"),
+    "values.OneMinusR2": partial(of_values, "1 - R2"),
+    "values.NormalisedRMSE": partial(of_values, "RMSE / deviation"),
+    "regression.RelativeL2": relative_l2,
+    "regression.MeanSquared": mean_squared,
+    "sequences.NatsPerFrame": nats_per_frame,
+    "masks.MaskError": mask_error,
+    "distances.LongRangeMAE": long_range_mae,
+    "chunks.ChunkMean": chunk_mean,
+}

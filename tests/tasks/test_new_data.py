@@ -11,7 +11,7 @@ from PIL import Image
 from orca_cli import storage
 from orca_cli.exceptions import ChecksumError, ConfigError, DataError, UnsafeError
 from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
-from tests.tasks.builders import check_inputs, check_same, every, in_parts, refused, reloaded
+from tests.tasks.builders import check_inputs, check_same, every, hub_rows, in_parts, refused, reloaded
 
 RNG = np.random.default_rng(0)
 N = 60
@@ -353,26 +353,9 @@ def test_images_of_other_folders(tmp_path, build):
             found.given(x)
 
 
-def hub_rows(datasets, n=N):
-    i = np.arange(n)
-    grey, colour = ([Image.fromarray(np.full(shape, k, np.uint8)) for k in i] for shape in ((4, 5), (6, 4, 3)))
-    number, word = datasets.Value("float32"), datasets.Value("string")
-    columns = {
-        "series": ((np.random.default_rng(1).normal(3, 2, (n, 2, 6)) * [[1], [0]]).tolist(), [[number]]),
-        "ragged": ([list(np.arange(k % 4 + 1) + 0.5) for k in i], [number]),
-        "grey": (grey, datasets.Image()),
-        "colour": (colour, datasets.Image()),
-        "name": ((i % 2).tolist(), datasets.ClassLabel(names=["no", "yes"])),
-        "word": ([["red", "green", "blue"][k % 3] for k in i], word),
-        "tags": ([[0, 2] if k % 2 else [] for k in i], [datasets.ClassLabel(names=["u", "v", "w"])]),
-        "map": (np.random.default_rng(2).normal(50, 9, (n, 6)).tolist(), [number]),
-    }
-    features = datasets.Features({name: feature for name, (_, feature) in columns.items()})
-    return datasets.Dataset.from_dict({name: values for name, (values, _) in columns.items()}, features=features)
-
-
 HUB = {
-    "lists with a constant channel": ("series", "name", "classes", {}),
+    "lists": ("series", "name", "classes", {}),
+    "constant channels": ("constant", "name", "classes", {}),
     "channels last": ("series", "word", "classes", {"channels_last": True}),
     "sequences": ("ragged", "word", "classes", {"length": 3}),
     "grey images": ("grey", "tags", "labels", {"normalize": False}),
@@ -386,7 +369,7 @@ def test_rows_of_the_hub(name, tmp_path, build, monkeypatch):
     datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     x, y, kind, settings = HUB[name]
-    rows = hub_rows(datasets)
+    rows = hub_rows(datasets, N)
     test = rows.select(range(40, N))
 
     def write(folder, split, part):

@@ -2,17 +2,20 @@
 
 import pickle
 import random
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from orca_cli.exceptions import UnsafeError
+from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.tasks.fsd50k import reader as fsd50k
 from orca_cli.tasks.fsd50k import wav
 from orca_cli.tasks.psicov import reader as psicov
 from scripts import make_fixtures
 from tests.tasks.builders import Attack, build, every, refused, splits
+
+CACHED = ("psicov", "cosmic", "darcy", "satellite", "spherical")  # tasks that keep what they read of their files
 
 SMALL = {
     "psicov": {"window": 64, "num_validation": 2},
@@ -76,6 +79,26 @@ def test_classes_are_known_without_reading_the_items(read, monkeypatch):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("an item was read"))
     monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("an image was opened"))
     assert [len(task.train.targets()) for task in tasks] == [12, 4, 40]
+
+
+@pytest.mark.parametrize("task", CACHED)
+def test_files_are_read_once_and_again_when_they_change(task, tmp_path, read, reporter):
+    digests, generated = [], []
+    for seed in (0, 0, 1):
+        if seed or not digests:
+            shutil.rmtree(tmp_path / task, ignore_errors=True)
+            make_fixtures.make(task, tmp_path, seed)
+        reporter.lines.clear()
+        digests.append(read(task, tmp_path).train.digest())
+        generated.append(any("generating" in line for line in reporter.lines))
+    assert digests[0] == digests[1] != digests[2]
+    assert generated == [True, False, True]
+
+
+@pytest.mark.parametrize("task", make_fixtures.TASKS)
+def test_missing_files_are_named_with_the_way_to_get_them(task, build):
+    with refused(f"no (file|folder) '.*orca data get {task}", DataError):
+        build(task, **{"origin": "files"} if task in ("listops", "darcy") else {})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.tasks.homology import VOCABULARY, encode, load
 from tests.tasks.builders import Attack, refused
 
@@ -142,15 +142,4 @@ def test_wrong_databases_are_refused_and_run_nothing(tmp_path, reporter, change,
 def test_wrong_files_are_refused(tmp_path, reporter, content, message):
     (write_json(tmp_path / "homology") / "remote_homology_valid.json").write_text(content)
     with refused(f"remote_homology_valid.json.*{message}", DataError):
-        load(tmp_path, reporter)
-
-
-@pytest.mark.parametrize(("key", "value"), [("test", "holdout"), ("length", 2), ("symbols", 20)])
-def test_wrong_settings_are_refused(check, key, value):
-    with refused(f"task.{key}", ConfigError):
-        check("homology", **{key: value})
-
-
-def test_missing_files_say_how_to_get_them(tmp_path, reporter):
-    with refused(r"no file 'remote_homology_train.lmdb'.*orca data get homology", DataError):
         load(tmp_path, reporter)

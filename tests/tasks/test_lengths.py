@@ -229,7 +229,6 @@ BAD = {
     "nothing but NaN": ({"x": X * np.where(np.arange(N) == 5, np.nan, 1)[:, None, None]}, {"padding": "nan"}, "at index 5"),
     "one length": ({}, {"length": 5}, r"task\.length: applies to sequences of different lengths"),
     "one array": ({}, {"train": "x.npy", "labels": "y.npy", "lengths": "n"}, r"x\.npy is one array, which has no lengths"),
-    "both": ({}, {"lengths": "steps", "padding": "nan"}, r"task\.lengths: does not go with task\.padding=nan"),
 }  # fmt: skip
 
 

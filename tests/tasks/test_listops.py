@@ -120,24 +120,6 @@ def test_a_failed_generation_leaves_nothing(tmp_path, reporter, monkeypatch):
     assert [path.name for path in (tmp_path / "generated").iterdir() if not path.name.endswith(".lock")] == []
 
 
-@pytest.mark.parametrize(
-    ("settings", "key"),
-    [
-        ({"max_arity": 1}, "task.max_arity"),
-        ({"num_train": 0}, "task.num_train"),
-        ({"min_length": 41, "max_length": 40}, "task.min_length"),
-        ({"kind": "dense"}, "task.kind"),
-        ({"origin": "web"}, r"task\.origin.*generated, files"),
-        ({"size": "large"}, r"task\.size.*small, paper, lra"),
-        ({"over_length": "crop"}, r"task\.over_length.*drop"),
-        ({"input_length": 0}, "task.input_length"),
-    ],
-)
-def test_impossible_settings_are_refused(settings, key, check):
-    with pytest.raises(ConfigError, match=key):
-        check("listops", **settings)
-
-
 def test_more_expressions_than_there_are_cannot_be_generated(tmp_path, reporter):
     with pytest.raises(ConfigError, match="no new expression"):  # there are only ten digits
         load(tmp_path, tmp_path, reporter, min_length=1, max_length=1)

@@ -6,14 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.exceptions import DataError
 from orca_cli.tasks import deepsea, ninapro, satellite
+from tests.tasks.builders import every, refused
 
 RNG = np.random.default_rng(0)
-
-
-def every(samples):
-    return samples.batch(np.arange(len(samples)))
 
 
 @pytest.fixture
@@ -94,10 +91,7 @@ def test_ninapro_z_scores_every_electrode_by_the_training_windows_alone(folder, 
 )
 def test_ninapro_refuses_other_forms(folder, load, change, message):
     write_ninapro(folder("ninapro"), **change)
-    with pytest.raises(DataError, match=message):
-        load(ninapro)
-    (folder("ninapro") / "label_test.npy").unlink()
-    with pytest.raises(DataError, match=r"label_test.npy.*orca data get ninapro"):
+    with refused(message, DataError):
         load(ninapro)
 
 
@@ -139,17 +133,6 @@ def test_satellite_series_are_z_scored_one_by_one_and_validation_is_cut_once(fol
     assert "24 validation samples are trained on" in everything.note
 
 
-def test_satellite_is_read_again_only_where_the_file_changed(folder, load, reporter):
-    place = folder("satellite")
-    write_satellite(place)
-    first = load(satellite).train.digest()
-    reporter.lines.clear()
-    assert load(satellite).train.digest() == first
-    assert not any("generating" in line for line in reporter.lines)
-    write_satellite(place)
-    assert load(satellite).train.digest() != first
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -163,20 +146,6 @@ def test_satellite_refuses_other_forms(folder, load, change, message):
     write_satellite(folder("satellite"), **change)
     with pytest.raises(DataError, match=message):
         load(satellite)
-
-
-def test_satellite_does_not_run_what_a_file_says(folder, load, check):
-    class Evil:
-        def __reduce__(self):
-            return print, ("run",)
-
-    place = folder("satellite")
-    write_satellite(place)
-    np.save(place / "satellite_train.npy", {"data": Evil(), "label": [1]}, allow_pickle=True)
-    with pytest.raises(UnsafeError, match="nothing was run"):
-        load(satellite)
-    with pytest.raises(ConfigError, match=r"task.normalize.*series"):
-        check("satellite", normalize="serie")
 
 
 def write_deepsea(folder, dtype=np.uint8, length=50, compress=False, **changes):

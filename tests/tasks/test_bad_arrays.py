@@ -9,6 +9,7 @@ import pytest
 
 from orca_cli.exceptions import ConfigError, DataError, MemoryExhaustedError, OrcaError, UnsafeError
 from tests.tasks.builders import Attack, refused
+from tests.untrusted.conftest import damaged
 
 RNG = np.random.default_rng(0)
 N = 40
@@ -246,15 +247,9 @@ def test_archives_that_numpy_does_not_write_are_refused(names, message, tmp_path
 def test_every_flipped_or_cut_byte_ends_in_one_of_our_errors(tmp_path, build):
     file = tmp_path / "mine.npz"
     np.savez_compressed(file, x=X, y=Y)
-    content, generator = file.read_bytes(), np.random.default_rng(0)
     whole = build("arrays", kind="classes", train="mine.npz").train.digest()
-    for _ in range(150):
-        damaged = bytearray(content)
-        if generator.random() < 0.3:
-            del damaged[generator.integers(len(damaged)) :]
-        else:
-            damaged[generator.integers(len(damaged))] ^= 1 << int(generator.integers(8))
-        file.write_bytes(damaged)
+    for content, _ in damaged(file.read_bytes(), 150):
+        file.write_bytes(content)
         try:
             task = build("arrays", kind="classes", train="mine.npz")
         except OrcaError as error:

@@ -37,9 +37,9 @@ def check_apart(task):
 
 @contextmanager
 def refused(message, error=OrcaError):
-    """Expect an error of this program that says so in one line."""
+    """Expect an error of this program that says so in one line; gives what pytest.raises gives."""
     with pytest.raises(error, match=message) as caught:
-        yield
+        yield caught
     assert isinstance(caught.value, OrcaError)
     assert "\n" not in str(caught.value)
 

@@ -13,12 +13,9 @@ from orca_cli.exceptions import DataError
 from orca_cli.scoring.sequences import NatsPerFrame
 from orca_cli.tasks import ecg, jsb
 from tests.checkpoints import SHARED
+from tests.tasks.builders import every, refused, splits
 
 RNG = np.random.default_rng(0)
-
-
-def every(samples):
-    return samples.batch(np.arange(len(samples)))
 
 
 class Ecg:
@@ -74,7 +71,7 @@ def test_windows_are_z_scored_by_their_record_and_short_records_padded(heart, fo
     task = heart.load()
     assert (task.kind, task.input_shape, task.num_outputs) == ("classes", (1, 1000), 4)
     seen = []
-    for samples in (task.train, task.validation, task.open_test()):
+    for samples in splits(task):
         batch, rows = every(samples), samples.groups()
         assert rows.dtype == np.int64
         assert np.array_equal(samples.targets(), [ecg.CLASSES.index(LABELS[row]) for row in rows])
@@ -100,7 +97,7 @@ def test_the_published_cut_loses_last_windows_and_short_records(heart):
     published = heart.load(inclusive=False, short="drop", evaluation_strides="class", split="sklearn_90_10")
     learned, test = train_test_split(np.arange(30), test_size=0.1, random_state=0)
     counts = dict.fromkeys(range(30), 0)
-    for samples in (published.train, published.validation, published.open_test()):
+    for samples in splits(published):
         for row in samples.groups():
             counts[row] += 1
     stride = {"N": 500, "A": 83, "O": 250, "~": 25}
@@ -137,7 +134,7 @@ def test_constant_records_become_zeros(heart):
     heart.write([1] * 12, ["N"] * 12, data=data)
     task = heart.load(split="stratified")
     flat = 0
-    for samples in (task.train, task.validation, task.open_test()):
+    for samples in splits(task):
         batch = every(samples)
         assert batch.x.isfinite().all()
         flat += int((batch.x.abs().amax((1, 2))[torch.from_numpy(samples.groups() < 2)] < 1e-6).sum())
@@ -159,7 +156,7 @@ def test_constant_records_become_zeros(heart):
 )
 def test_other_records_are_refused(heart, changes, message):
     heart.write([1200] * 12, ["N"] * 12, **changes)
-    with pytest.raises(DataError, match=message):
+    with refused(message, DataError):
         heart.load()
 
 
@@ -201,7 +198,7 @@ def test_a_target_is_the_next_frame_and_padding_is_marked(tmp_path, reporter):
         assert text in published.note
 
     write_pieces(tmp_path, {"traindata": [5, 1], "validdata": [3], "testdata": [9]})
-    with pytest.raises(DataError, match="piece 1 has 1 frames"):
+    with refused("piece 1 has 1 frames", DataError):
         jsb.load(tmp_path, reporter)
 
 
@@ -213,9 +210,9 @@ def test_jsb_chorales_are_the_originals(reporter):
     assert hashlib.sha256(file.read_bytes()).hexdigest().startswith("ac0e608527cc411c7e21ef7d38be47f0")
     task = jsb.load(SHARED / "data", reporter)
     assert task.input_shape == (88, 159)
-    splits = (task.train, task.validation, task.open_test())
-    assert [len(samples) for samples in splits] == [229, 76, 77]
-    frames = [_frames(every(samples)) for samples in splits]
+    train, _, test = splits(task)
+    assert list(map(len, splits(task))) == [229, 76, 77]
+    frames = [_frames(every(samples)) for samples in splits(task)]
     assert [sum(map(len, pieces)) for pieces in frames] == [13_807, 4_602, 4_725]
     stacked = [np.concatenate(pieces) for pieces in frames]
     assert [round(split.sum(1).mean(), 2) for split in stacked] == [3.90, 3.87, 3.89]
@@ -223,12 +220,12 @@ def test_jsb_chorales_are_the_originals(reporter):
     active = np.flatnonzero(stacked[0].any(0))
     assert (active.min(), active.max()) == (22, 75)
 
-    error, test = NatsPerFrame(), torch.from_numpy(splits[2].targets())
-    constant = error.constant(torch.from_numpy(task.train.targets()), 88)
-    score = error(constant.expand(77, 88, 159), test)
+    error, targets = NatsPerFrame(), torch.from_numpy(test.targets())
+    constant = error.constant(torch.from_numpy(train.targets()), 88)
+    score = error(constant.expand(77, 88, 159), targets)
     assert score.n == 4_648
     assert score.value == pytest.approx(11.09, abs=0.01)
-    assert error(_markov(every(task.train), every(splits[2]).x), test).value == pytest.approx(10.49, abs=0.01)
+    assert error(_markov(every(train), every(test).x), targets).value == pytest.approx(10.49, abs=0.01)
 
 
 def _frames(batch):

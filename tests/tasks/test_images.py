@@ -1,7 +1,6 @@
 """Tasks of images: what readers give is what the files hold, augmentation is drawn where it is asked for, faults are named."""
 
 import gzip
-import os
 import pickle
 import shutil
 import struct
@@ -21,9 +20,6 @@ from orca_cli.tasks.shared.hold_out import hold_out
 from orca_cli.tasks.shared.pixels import PixelSamples, random_crop, random_flip
 from tests.tasks.builders import Attack, every, refused, splits
 from tests.untrusted.pickles import python2
-
-SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parents[2] / ".." / "shared"))
-CIFAR10 = SHARED / "data" / "cifar10" / "cifar10_5000.npz"
 
 
 def cifar_records(num_train=400, num_test=100):
@@ -254,34 +250,27 @@ def test_spherical_without_files_says_what_to_do(build, settings, message):
         build("spherical", **settings)
 
 
-@pytest.mark.skipif(not CIFAR10.is_file(), reason="ORCA_TEST_DATA has no data/cifar10")
-def test_spherical_is_projected_from_real_images(tmp_path, reporter):
-    with np.load(CIFAR10) as stored:
-        arrays = {name: stored[name][: 600 if "train" in name else 100] for name in stored.files}
-    np.savez(tmp_path / "small.npz", **arrays)
-    tasks = [
-        spherical.load(tmp_path, tmp_path / "cache", reporter, origin="cifar10", images="small.npz", data_seed=seed)
-        for seed in (0, 0, 1)
-    ]
-    digests = [task.train.digest() for task in tasks]
-    assert digests[0] == digests[1] != digests[2]
-    task = tasks[0]
+def test_spherical_is_projected_from_images_on_request(tmp_path, build):
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"x_{part}": rng.integers(0, 256, (n, 3, 32, 32), np.uint8) for part, n in (("train", 600), ("test", 100))
+    }
+    np.savez(tmp_path / "small.npz", **arrays, y_train=np.arange(600) % 10, y_test=np.arange(100) % 10)
+    settings = {"origin": "cifar10", "images": "small.npz"}
+    task, again, other = (build("spherical", **settings, data_seed=seed) for seed in (0, 0, 1))
+    assert task.train.digest() == again.train.digest() != other.train.digest()
     assert task.synthetic
     assert "projection of CIFAR-10" in task.note
     assert (len(task.train), len(task.validation), task.num_outputs) == (540, 60, 10)
     test = task.open_test()
     x = every(test).x.numpy()
-    np.testing.assert_array_equal(test.targets(), arrays["y_test"])
-    assert x.min() == 0
-    assert x.max() == 1
+    np.testing.assert_array_equal(test.targets(), np.arange(100) % 10)
+    assert (x.min(), x.max()) == (0, 1)
     # All of a chunk share a rotation, so the same directions lie outside the image; about half of the sphere.
-    outside = (x == 0).all(axis=(0, 1)).mean()
-    assert 0.3 < outside < 0.7
-    unturned = spherical.load(
-        tmp_path, tmp_path / "cache", reporter, origin="cifar10", images="small.npz", rotate=False
-    )
+    assert 0.3 < (x == 0).all(axis=(0, 1)).mean() < 0.7
+    unturned = build("spherical", **settings, rotate=False).open_test()
     expected = spherical.project(arrays["x_test"][:4])
-    np.testing.assert_allclose(unturned.open_test().batch(np.arange(4)).x.numpy() * 255, expected, atol=1e-4)
+    np.testing.assert_allclose(unturned.batch(np.arange(4)).x.numpy() * 255, expected, atol=1e-4)
 
 
 def write_image(path: Path, seed: int, size=(20, 14), mode="RGB") -> np.ndarray:

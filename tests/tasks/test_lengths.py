@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_cli.exceptions import ConfigError, DataError
-from tests.checkpoints import SHARED
 from tests.properties import examples
 from tests.tasks import builders
 from tests.tasks.builders import check_inputs, check_same, every, in_parts, refused, reloaded, splits
@@ -240,14 +239,3 @@ def test_bad_lengths_are_named_in_one_line(build, tmp_path, name):
     np.save(tmp_path / "y.npy", Y)
     with refused(message, (DataError, ConfigError)):
         build("arrays", **{"kind": "classes", "train": "train.npz"} | settings)
-
-
-@pytest.mark.skipif(not (SHARED / "data" / "series").is_dir(), reason="ORCA_TEST_DATA has no data/series")
-def test_japanese_vowels(build):
-    file = SHARED / "data" / "series" / "JapaneseVowels.npz"
-    task = build("arrays", kind="classes", train=str(file))
-    assert task.input_shape == (12, 26)
-    assert "12 channels of 7 to 26 steps" in task.note
-    with np.load(file) as arrays:
-        lengths = np.minimum(arrays["lengths_test"], 26)
-    assert np.array_equal(every(task.open_test()).valid.sum(1), lengths)

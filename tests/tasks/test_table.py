@@ -169,49 +169,37 @@ def test_several_columns_are_labels(read):
         read(table, target=None, kind="labels", targets=["a", "b"])
 
 
-@pytest.mark.parametrize(
-    ("labels", "names"),
-    [
-        ([3, 10, 7], ("3", "7", "10")),
-        (["3.0", "10.0", "7.0"], ("3", "7", "10")),
-        (["01", "1", "NA"], ("01", "1", "NA")),
-        ([0.5, 1.5, 2.5], ("0.5", "1.5", "2.5")),
-    ],
-)
-def test_class_labels_are_integers_or_text(read, labels, names):
-    table = frame().assign(kind=np.array(labels)[np.arange(N) % 3])
-    assert read(table, kind="classes").class_names == names
-    if names != ("0.5", "1.5", "2.5"):
-        assert read(table).kind == "classes"  # without being told
-
-
-def test_numbers_are_values_unless_told_otherwise_and_the_note_says_so(read):
-    weight = RNG.normal(70, 9, N)
-    task = read(frame().assign(kind=weight), features=["row"], normalize=False)
-    assert (task.kind, task.num_outputs, task.class_names) == ("values", 1, ("kind",))
-    assert "kind read as numbers to predict (task.kind=values; task.kind=classes for classes)" in task.note
-    rows = column(task.train).astype(int)
-    np.testing.assert_allclose(task.train.targets()[:, 0], weight[rows], rtol=1e-6)
-    assert task.target_scale.std.tolist() == pytest.approx([weight[rows].std()], rel=1e-5)
+CLASSES_NOTE = "whole numbers read as classes (task.kind=values predicts the number)"
+VALUES_NOTE = "kind read as numbers to predict (task.kind=values; task.kind=classes for classes)"
 
 
 @pytest.mark.parametrize(
-    ("target", "kind", "note"),
+    ("target", "names", "note"),
     [
-        (np.arange(N) % 5, "classes", "whole numbers read as classes (task.kind=values predicts the number)"),
-        (np.arange(N) % 21, "values", "read as numbers to predict"),
-        (np.arange(N) % 3 / 2, "values", "read as numbers to predict"),
-        ([f"{i % 12:03d}" for i in range(N)], "classes", ""),
-        (np.array(["a", "1"])[np.arange(N) % 2], "classes", ""),
+        (np.array([3, 10, 7])[np.arange(N) % 3], ("3", "7", "10"), CLASSES_NOTE),
+        (np.array(["3.0", "10.0", "7.0"])[np.arange(N) % 3], ("3", "7", "10"), ""),
+        (np.array(["01", "1", "NA"])[np.arange(N) % 3], ("01", "1", "NA"), ""),
+        (np.array(["a", "1"])[np.arange(N) % 2], ("1", "a"), ""),
+        (np.arange(N) % 21, None, VALUES_NOTE),
+        (np.arange(N) % 3 / 2, None, VALUES_NOTE),
     ],
-    ids=["few whole numbers", "many whole numbers", "fractions", "numbers with zeros in front", "text"],
+    ids=["whole numbers", "decimals", "zeros in front", "text", "many whole numbers", "fractions"],
 )
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
-def test_the_kind_is_that_of_the_column_to_be_predicted(read, target, kind, note, name):
-    task = read(frame().assign(kind=target), name, features=["row"])
-    assert task.kind == kind
+def test_the_kind_is_that_of_the_column_to_be_predicted(read, target, names, note, name):
+    table = frame().assign(kind=target)
+    task = read(table, name, features=["row"], normalize=False)
     assert note in task.note
-    assert read(frame().assign(kind=np.arange(N) % 5), name, kind="values").kind == "values"
+    rows = column(task.train).astype(int)
+    if names is None:
+        assert (task.kind, task.num_outputs, task.class_names) == ("values", 1, ("kind",))
+        np.testing.assert_allclose(task.train.targets()[:, 0], target[rows], rtol=1e-6)
+        assert task.target_scale.std.tolist() == pytest.approx([target[rows].std()], rel=1e-5)
+    else:
+        assert (task.kind, task.class_names) == ("classes", names)
+        found = [str(task.class_names[k]) for k in task.train.targets()]
+        assert found == [str(value).removesuffix(".0") for value in target[rows]]
+        assert read(table, name, kind="classes").class_names == names
 
 
 def test_several_columns_of_numbers_are_values_and_of_bits_labels(read):

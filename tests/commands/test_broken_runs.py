@@ -9,8 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orca_cli.cli import main
+from tests.commands.called import call
 from tests.commands.test_score import _add
 from tests.properties import examples
 
@@ -112,15 +110,6 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sync", lambda: None)
 
 
-def _run(*words: object) -> tuple[int, str]:
-    """Return exit code and output of a command, which says every failure in one line."""
-    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
-        code = main(list(map(str, words)))
-    assert "unexpected" not in err.getvalue(), f"{words}: {err.getvalue()}"
-    assert "Traceback" not in err.getvalue()
-    return code, out.getvalue()
-
-
 def _commands(root: Path, good: Path, bad: Path, out: Path) -> Iterator[str]:
     """Run all commands, and yield the outputs of those that go over all runs."""
     for words in (
@@ -130,12 +119,12 @@ def _commands(root: Path, good: Path, bad: Path, out: Path) -> Iterator[str]:
         ["runs", "gc"],
         ["pack", root, "--out", out, "--force", "--json"],
     ):
-        code, text = _run(*words)
+        code, text, _ = call(*words)
         assert code == 0, words
         yield text
     for words in (["runs", "show", bad], ["runs", "diff", good, bad], ["score", bad], ["score", bad, good]):
-        assert _run(*words)[0] in ANSWERED, words
-    assert _run("verify", out)[0] in (0, 11, 13)
+        assert call(*words)[0] in ANSWERED, words
+    assert call("verify", out)[0] in (0, 11, 13)
 
 
 def test_all_of_them_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +132,7 @@ def test_all_of_them_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ORCA_RUNS", str(root))
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     good, other = _add(root, "classification.ZeroOne"), _add(root, "values.RMSE")
-    means = [row["cells"] for row in json.loads(_run("report", "--json")[1])["rows"]]
+    means = [row["cells"] for row in json.loads(call("report", "--json")[1])["rows"]]
     runs = []
     for number, change in enumerate(KINDS.values()):
         made = _add(tmp_path / "elsewhere", "classification.MacroF1")
@@ -168,10 +157,10 @@ def test_all_of_them_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {one["run"] for one in json.loads(listing)["runs"]} == known
     assert good.name in chosen
     assert other.name in {Path(folder).name for folder in json.loads(packed)["runs"]}
-    assert _run("report", "--study", "broken")[0] == 11
-    assert _run("score", *runs)[0] in ANSWERED
+    assert call("report", "--study", "broken")[0] == 11
+    assert call("score", *runs)[0] in ANSWERED
     for run in runs:
-        assert _run("runs", "show", run, "--no-picture")[0] in ANSWERED, run
+        assert call("runs", "show", run, "--no-picture")[0] in ANSWERED, run
 
 
 WRONG: tuple[Any, ...] = (

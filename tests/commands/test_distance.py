@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from orca_cli import cli
 from orca_cli.comparison.distance import distance
 from orca_cli.comparison.points import cloud_of
 from orca_cli.interfaces import Distance, Features
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
+from tests.commands.called import call, read_json, refused
 
 SHIFT = 2.0
 RNG = np.random.default_rng(0)
@@ -40,42 +39,12 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return a, _saved(tmp_path / "b.npz", x=X + SHIFT, y=Y + 7.0)
 
 
-@pytest.fixture
-def call(capsys):
-    """Call the command; returns what it prints and what it warns of."""
-
-    def run(*words: Any) -> tuple[str, str]:
-        assert cli.main(["distance", *map(str, words)]) == 0
-        return capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def measured(call):
-    return lambda *words: json.loads(call(*words, "--json")[0])
-
-
-@pytest.fixture
-def fails(capsys):
-    """Call the command in vain; returns the one line that says why."""
-
-    def run(code: int, *words: Any) -> str:
-        assert cli.main(["distance", *map(str, words)]) == code
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err.count("\n") == 1
-        return err
-
-    return run
-
-
 def _values(found: Any) -> dict[str, float]:
     return {one["metric"]: one["value"] for one in found["metrics"]}
 
 
-def test_shifted_copies_have_the_distances_of_the_shift(files, measured) -> None:
-    found = measured(*files, "--metric", "otdd,moments,mmd,euclidean", "--dtype", "float64")
+def test_shifted_copies_have_the_distances_of_the_shift(files) -> None:
+    found = read_json("distance", *files, "--metric", "otdd,moments,mmd,euclidean", "--dtype", "float64")
     value = _values(found)
     # Every class is a copy, so W is the squared shift: 1/2 |shift|^2 + 1/2 |shift|^2. Moments: per dimension.
     assert value["otdd"] == pytest.approx(3 * SHIFT**2, rel=1e-3)
@@ -90,8 +59,8 @@ def test_shifted_copies_have_the_distances_of_the_shift(files, measured) -> None
             assert alike == pytest.approx([0, 0], abs=1e-3 if one["metric"] == "otdd" else 1e-9)
 
 
-def test_json_says_what_was_compared_and_how(files, measured) -> None:
-    found = measured(*files, "--metric", "mmd", "bandwidth=source", "--points", 30, "--seed", 4)
+def test_json_says_what_was_compared_and_how(files) -> None:
+    found = read_json("distance", *files, "--metric", "mmd", "bandwidth=source", "--points", 30, "--seed", 4)
     assert set(found) == {"schema", "a", "b", "body", "dtype", "seed", "repeats", "metrics", "left_out"}
     assert found["left_out"] == {}
     assert found["a"] == {"name": str(files[0]), "points": 30, "available": 60, "width": 3, "classes": 3}
@@ -106,9 +75,9 @@ def test_json_says_what_was_compared_and_how(files, measured) -> None:
     assert one["diagnostics"]["n"] == 30
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(files, measured) -> None:
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(files) -> None:
     def value(seed: int) -> list[float]:
-        (one,) = measured(*files, "--metric", "mmd", "--points", 20, "--ci", 5, "--seed", seed)["metrics"]
+        (one,) = read_json("distance", *files, "--metric", "mmd", "--points", 20, "--ci", 5, "--seed", seed)["metrics"]
         return [one["value"], *one["interval"]]
 
     assert value(1) == value(1)
@@ -155,12 +124,12 @@ def test_every_metric_and_arrays_through_the_function() -> None:
     assert found - {one.metric for one in comparison.metrics} == {"transrate"} == set(comparison.left_out)
 
 
-def test_what_people_read_says_what_was_measured_and_what_was_left_out_and_why(files, tmp_path, call) -> None:
+def test_what_people_read_says_what_was_measured_and_what_was_left_out_and_why(files, tmp_path) -> None:
     one = _saved(tmp_path / "one.npz", x=X, y=0 * Y)
-    out, _ = call(files[0], one, "--metric", "all", "--points", 20)
+    _, out, _ = call("distance", files[0], one, "--metric", "all", "--points", 20)
     (line,) = (line for line in out.splitlines() if "left out" in line)
     assert "transrate: needs 2 or more classes, but A has 3, B has 1" in line
-    out, _ = call(*files, "--metric", "moments,otdd", "reg=0.5", "--ci", 4)
+    _, out, _ = call("distance", *files, "--metric", "moments,otdd", "reg=0.5", "--ci", 4)
     for text in ("95 % interval", "squared, mean over dimensions", "to itself", "reg=0.5", "iterations", "60 points"):
         assert text in out
     assert "left out" not in out
@@ -192,25 +161,25 @@ TRY = "(marginal error 0.016, tolerance 0.01); try newton_steps=30 max_iteration
     ],
 )
 @pytest.mark.parametrize("style", [(), ("--json",)])
-def test_a_solver_that_gave_up_is_one_warning(style, metric, diagnostics, warning, files, call, monkeypatch) -> None:
+def test_a_solver_that_gave_up_is_one_warning(style, metric, diagnostics, warning, files, monkeypatch) -> None:
     monkeypatch.setattr("orca_cli.comparison.distance.parts.build", lambda node, what: _GivesUp(diagnostics))
-    out, err = call(*files, "--metric", metric, *style)
+    _, out, err = call("distance", *files, "--metric", metric, *style)
     assert err == warning
     assert ("marginal_error" in out) == ("marginal_error" in diagnostics)
 
 
 @pytest.mark.parametrize("metric", ["otdd", "otdd_gaussian"])
-def test_the_warning_names_parameters_that_the_command_takes(metric, files, call, monkeypatch) -> None:
+def test_the_warning_names_parameters_that_the_command_takes(metric, files, monkeypatch) -> None:
     monkeypatch.setattr("orca_cli.comparison.distance.parts.build", lambda node, what: _GivesUp({"converged": 0.0}))
-    words = call(*files, "--metric", metric)[1].partition("try ")[2].partition(" or ")[0].split()
+    words = call("distance", *files, "--metric", metric)[2].partition("try ")[2].partition(" or ")[0].split()
     assert len(words) == 2
-    assert "=60" in call(*files, "--metric", metric, *words)[1]
+    assert "=60" in call("distance", *files, "--metric", metric, *words)[2]
 
 
-def test_words_are_those_of_a_run(files, measured) -> None:
+def test_words_are_those_of_a_run(files) -> None:
     words = ("metric=moments,mmd", "bandwidth=source", "seed=4", "device=cpu")
     options = ("--metric", "moments,mmd", "bandwidth=source", "--seed", 4, "--device", "cpu")
-    by_word, by_option = (measured(*files, *given, "--points", 20) for given in (words, options))
+    by_word, by_option = (read_json("distance", *files, *given, "--points", 20) for given in (words, options))
     assert list(_values(by_word)) == ["moments", "mmd"]
     assert _values(by_word) == _values(by_option)
     assert by_word["seed"] == 4
@@ -220,30 +189,30 @@ NAMED = ("stdlib_docs", "task=digits", "--points", 50, "source.size=80", "task.t
 
 
 @pytest.mark.parametrize("features", ["tokens", "pooled", "sequence"])
-def test_names_are_embedded_by_one_body(features, tmp_path, measured) -> None:
+def test_names_are_embedded_by_one_body(features, tmp_path) -> None:
     body = ("--checkpoint", save_tiny_bert(tmp_path / "bert"), f"align.features={features}")
-    found = measured(*NAMED, *body, "--metric", "moments")
+    found = read_json("distance", *NAMED, *body, "--metric", "moments")
     assert (found["a"]["width"], found["b"]["width"]) == ((8 * 32,) * 2 if features == "sequence" else (32, 32))
     assert found["a"]["points"] == found["b"]["points"] == 50
     assert found["body"] == "minilm"
     assert found["metrics"][0]["value"] > 0
 
 
-def test_controls_of_source_and_labels_change_the_points(tmp_path, measured) -> None:
+def test_controls_of_source_and_labels_change_the_points(tmp_path) -> None:
     words = (*NAMED, "--checkpoint", save_tiny_bert(tmp_path / "bert"), "--metric", "moments,otdd")
-    plain = _values(measured(*words))
-    assert _values(measured(*words, "align.source_cloud=gaussian"))["moments"] != plain["moments"]
+    plain = _values(read_json("distance", *words))
+    assert _values(read_json("distance", *words, "align.source_cloud=gaussian"))["moments"] != plain["moments"]
     for key in ("source_labels", "target_labels"):
-        found = _values(measured(*words, f"align.{key}=shuffled"))
+        found = _values(read_json("distance", *words, f"align.{key}=shuffled"))
         assert found["moments"] == plain["moments"]  # of the points alone
         assert found["otdd"] != plain["otdd"]
 
 
-def test_an_image_body_embeds_an_image_source_and_a_file_of_its_width(tmp_path, measured, fails) -> None:
+def test_an_image_body_embeds_an_image_source_and_a_file_of_its_width(tmp_path) -> None:
     file = _saved(tmp_path / "z.npz", x=RNG.normal(size=(40, 16)), y=np.arange(40) % 2)
     words = ("body=swin_tiny", "--checkpoint", save_tiny_swin(tmp_path / "swin"), "--metric", "moments")
-    assert measured("source=digits", file, *words, "source.size=40")["a"]["width"] == 16
-    assert "modality" not in fails(10, "stdlib_docs", file, *words, "source.size=40")
+    assert read_json("distance", "source=digits", file, *words, "source.size=40")["a"]["width"] == 16
+    assert "modality" not in refused(10, "distance", "stdlib_docs", file, *words, "source.size=40")
 
 
 @pytest.mark.parametrize(
@@ -261,10 +230,10 @@ def test_an_image_body_embeds_an_image_source_and_a_file_of_its_width(tmp_path, 
         (None, 11, "does not exist"),
     ],
 )
-def test_bad_data_give_one_line(arrays, code, message, files, tmp_path, fails) -> None:
+def test_bad_data_give_one_line(arrays, code, message, files, tmp_path) -> None:
     if arrays is not None:
         _saved(tmp_path / "bad.npz", **arrays)
-    assert message in fails(code, files[0], tmp_path / "bad.npz", "--metric", "transrate")
+    assert message in refused(code, "distance", files[0], tmp_path / "bad.npz", "--metric", "transrate")
 
 
 @pytest.mark.parametrize(
@@ -286,8 +255,8 @@ def test_bad_data_give_one_line(arrays, code, message, files, tmp_path, fails) -
         ],
     ],
 )
-def test_bad_words_give_one_line(code, message, words, files, fails) -> None:
-    assert message in fails(code, *files, *words)
+def test_bad_words_give_one_line(code, message, words, files) -> None:
+    assert message in refused(code, "distance", *files, *words)
 
 
 @pytest.mark.parametrize(
@@ -302,6 +271,6 @@ def test_bad_words_give_one_line(code, message, words, files, fails) -> None:
         ),
     ],
 )
-def test_names_that_are_unknown_or_stand_for_two_things(words, message, files, fails, monkeypatch) -> None:
+def test_names_that_are_unknown_or_stand_for_two_things(words, message, files, monkeypatch) -> None:
     monkeypatch.chdir(files[0].parent)
-    assert message in fails(10, *words)
+    assert message in refused(10, "distance", *words)

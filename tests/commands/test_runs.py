@@ -9,15 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orca_cli import storage, terminal
-from orca_cli.cli import main
+from tests.commands.called import call, read_json, refused, said
 from tests.report.trees import add_run
 
 HEAVY = ("torch", "transformers", "ot", "hydra", "omegaconf", "pandas", "scipy", "sklearn")
@@ -37,32 +36,6 @@ def _running(run: Path) -> Iterator[None]:
     with open(run / "lock", "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _call(*words: object) -> tuple[int, str, str]:
-    """Return exit code, standard output and standard error of a command."""
-    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
-        code = main(list(map(str, words)))
-    return code, out.getvalue(), err.getvalue()
-
-
-def _said(*words: object) -> str:
-    code, out, err = _call(*words)
-    assert code == 0, err
-    return out
-
-
-def _json(*words: object) -> dict[str, Any]:
-    return json.loads(_said(*words, "--json"))
-
-
-def _refused(code: int, *words: object) -> str:
-    """Return the one line of a command that has to be refused."""
-    found, out, err = _call(*words)
-    assert (found, out) == (code, "")
-    assert err.startswith("orca: error: ")
-    assert err.count("\n") == 1
-    return err
 
 
 def _with_settings(run: Path, text: str, decided: dict[str, Any] | None = None) -> Path:
@@ -97,7 +70,7 @@ def test_list_has_the_newest_first_and_what_is_broken_among_them(root: Path) -> 
     (root / "digits" / "notes" / "plan.txt").write_text("mine")
     alive = add_run(root, seed=5, state="finetune")
     with _running(alive):
-        found = _json("runs", "list")["runs"]
+        found = read_json("runs", "list")["runs"]
     names = [one["run"] for one in found]
     assert names == sorted(names, reverse=True)
     assert {one["run"]: one["state"] for one in found} == {
@@ -117,7 +90,7 @@ def test_list_has_the_newest_first_and_what_is_broken_among_them(root: Path) -> 
 
 def test_list_marks_attempts_that_a_newer_one_replaces(root: Path) -> None:
     old, new = add_run(root, state="failed"), add_run(root)
-    found = _json("runs", "list")["runs"]
+    found = read_json("runs", "list")["runs"]
     assert [(one["run"], one["replaced"]) for one in found] == [(new.name, False), (old.name, True)]
 
 
@@ -128,16 +101,16 @@ def test_list_filters_by_typed_composed_and_decided_settings(root: Path) -> None
     decided = _with_settings(add_run(root, seed=2, metric="none"), "train:\n  lr: null\n  clip: 1.0\n", why)
 
     def names(*words: str) -> set[str]:
-        return {one["run"] for one in _json("runs", "list", *words)["runs"]}
+        return {one["run"] for one in read_json("runs", "list", *words)["runs"]}
 
     assert names("--where", "train.lr=0.0001") == {typed.name, composed.name}
     assert names("--where", "train.lr=2e-3") == {decided.name}
     assert names("--where", "train.clip=null") == {composed.name}
     assert names("--where", "metric=otdd", "--where", "seed=0,1") == {typed.name, composed.name}
     assert names("--where", "state=completed", "--latest", "1") == {decided.name}
-    assert "no run has train.lr=3" in _refused(11, "runs", "list", "--where", "train.lr=3")
-    _refused(2, "runs", "list", "--where", "train.lr")
-    _refused(2, "runs", "list", "--latest", "0")
+    assert "no run has train.lr=3" in refused(11, "runs", "list", "--where", "train.lr=3")
+    refused(2, "runs", "list", "--where", "train.lr")
+    refused(2, "runs", "list", "--latest", "0")
 
 
 def test_show_tells_result_decisions_baselines_and_files(root: Path) -> None:
@@ -147,10 +120,10 @@ def test_show_tells_result_decisions_baselines_and_files(root: Path) -> None:
         comparison={"text": "better than linear by 15 points"},
         decided={"train.lr": {"value": 2e-4, "why": "budget=normal"}},
     )
-    out = _said("runs", "show", run.name[-8:])
+    out = said("runs", "show", run.name[-8:])
     for text in ("zero_one 10.00 % on 497", "linear 25.00 %", "better than linear", "train.lr=0.0002 (budget=normal)"):
         assert text in out
-    record = _json("runs", "show", run)["run"]
+    record = read_json("runs", "show", run)["run"]
     assert record["result"] == json.loads((run / "result.json").read_text())
     assert record["files"] == {file.name: file.stat().st_size for file in sorted(run.iterdir())}
 
@@ -163,8 +136,8 @@ def test_show_tells_result_decisions_baselines_and_files(root: Path) -> None:
 def test_a_damaged_run_is_one_line(root: Path, content: str, code: int, told: str, verb: str) -> None:
     good, bad = add_run(root), add_run(root, seed=1)
     (bad / "result.json").write_text(content)
-    assert told in _refused(code, "runs", verb, bad, *([good] if verb == "diff" else []))
-    assert "no such run" in _refused(11, "runs", verb, "missing", *([good] if verb == "diff" else []))
+    assert told in refused(code, "runs", verb, bad, *([good] if verb == "diff" else []))
+    assert "no such run" in refused(11, "runs", verb, "missing", *([good] if verb == "diff" else []))
 
 
 def test_diff_shows_what_differs_and_nothing_else(root: Path) -> None:
@@ -174,13 +147,13 @@ def test_diff_shows_what_differs_and_nothing_else(root: Path) -> None:
     second = _with_settings(add_run(root, value=0.2, seed=1), "train: {lr: 0.1, epochs: 5, clip: 2}\nseed: 1\n", {})
     for run, version in ((first, "2.1"), (second, "2.2")):
         (run / "env.json").write_text(json.dumps({"schema": 1, "python": "3.11", "packages": {"torch": version}}))
-    found = _json("runs", "diff", first, second)
+    found = read_json("runs", "diff", first, second)
     assert found["settings"] == {"train.epochs": {"a": 3, "b": 5}, "seed": {"a": 0, "b": 1}, "train.clip": {"b": 2}}
     assert found["decided"] == {"train.clip": {"a": 1.0}}
     assert found["environment"] == {"torch": {"a": "2.1", "b": "2.2"}}
     assert found["results"]["zero_one"] == {"a": 0.1, "b": 0.2}
     (second / "config.yaml").write_text("train: [")
-    found = _json("runs", "diff", first, second)
+    found = read_json("runs", "diff", first, second)
     assert found["settings"] == {}
     assert "cannot be compared" in found["notes"][0]
 
@@ -194,17 +167,17 @@ def test_diff_shows_data_that_were_changed_and_not_those_that_were_moved(root: P
     for name in ("edited", "weights"):
         record = json.loads((runs[name] / "result.json").read_text())
         (runs[name] / "result.json").write_text(json.dumps(record | {"identity": name}))
-    found = _json("runs", "diff", runs["first"], runs["edited"])
+    found = read_json("runs", "diff", runs["first"], runs["edited"])
     assert found["files"] == {"/d/my.npz": {"a": f"sha256:{'a' * 12}", "b": "sha256:b"}}
     assert (found["settings"], found["same_experiment"], found["notes"]) == ({}, False, [])
-    found = _json("runs", "diff", runs["first"], runs["moved"])
+    found = read_json("runs", "diff", runs["first"], runs["moved"])
     assert (found["files"], found["same_experiment"], found["notes"]) == ({}, True, [])
-    out = _said("runs", "diff", runs["first"], runs["weights"])
+    out = said("runs", "diff", runs["first"], runs["weights"])
     assert "two experiments" in out
     assert "the files cannot be compared" in out
     assert "files: the same" not in out
     (runs["weights"] / "env.json").write_bytes((runs["first"] / "env.json").read_bytes())
-    found = _json("runs", "diff", runs["first"], runs["weights"])
+    found = read_json("runs", "diff", runs["first"], runs["weights"])
     assert "not in their records" in found["notes"][0]
 
 
@@ -212,7 +185,7 @@ def test_rm_removes_the_run_and_nothing_else(root: Path) -> None:
     gone, kept = add_run(root), add_run(root, seed=1)
     half = root / "digits" / "2026-02-01_00-00-00.000000_minilm_otdd_full_s4_0123abcd"
     half.mkdir()
-    found = _json("runs", "rm", gone, half, gone, "--yes")
+    found = read_json("runs", "rm", gone, half, gone, "--yes")
     assert [one["run"] for one in found["removed"]] == [gone.name, half.name]
     assert [path.name for path in (root / "digits").iterdir() if path.name[0] != "."] == [kept.name]
     assert not list(root.rglob(f"{storage.disk.TEMPORARY}*"))
@@ -221,11 +194,11 @@ def test_rm_removes_the_run_and_nothing_else(root: Path) -> None:
 def test_rm_asks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = add_run(root)
     monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115 - closed with the test
-    assert "--yes" in _call("runs", "rm", run.name)[2]
-    _refused(2, "runs", "rm", run.name, "--json")
+    assert "--yes" in call("runs", "rm", run.name)[2]
+    refused(2, "runs", "rm", run.name, "--json")
     for answer in (False, True):
         monkeypatch.setattr(terminal, "confirmed", lambda question, answer=answer: answer)
-        _said("runs", "rm", run.name)
+        said("runs", "rm", run.name)
         assert run.exists() is not answer
 
 
@@ -235,12 +208,12 @@ def test_rm_leads_nowhere_else(root: Path, tmp_path: Path) -> None:
     (root / "digits" / outside.name).symlink_to(outside)
     above = root / "digits" / ".." / ".." / "other" / "digits" / outside.name
     for place in (outside, root / "away" / outside.name, root / "digits" / outside.name, above, root, tmp_path):
-        _refused(12, "runs", "rm", "--yes", inside, place)
-    _refused(11, "runs", "rm", "--yes", inside, root / "digits")
+        refused(12, "runs", "rm", "--yes", inside, place)
+    refused(11, "runs", "rm", "--yes", inside, root / "digits")
     assert (outside / "result.json").exists()
     assert (inside / "result.json").exists()  # the good run that is named with them stays as well
     (inside / "3_finetune").symlink_to(outside)
-    _said("runs", "rm", "--yes", inside)
+    said("runs", "rm", "--yes", inside)
     assert not inside.exists()
     assert (outside / "result.json").exists()
 
@@ -248,7 +221,7 @@ def test_rm_leads_nowhere_else(root: Path, tmp_path: Path) -> None:
 def test_a_folder_of_runs_may_be_a_link_itself(root: Path, tmp_path: Path) -> None:
     run = add_run(tmp_path / "disk")
     root.symlink_to(tmp_path / "disk")
-    _said("runs", "rm", "--yes", run.name)
+    said("runs", "rm", "--yes", run.name)
     assert not run.exists()
 
 
@@ -256,10 +229,10 @@ def test_neither_rm_nor_gc_touches_a_run_that_is_running(root: Path) -> None:
     run = add_run(root, state="finetune")
     (run / ".tmp-1-status.json").write_text("{")
     with _running(run):
-        assert "works on this run" in _refused(20, "runs", "rm", "--yes", run)
-        assert _json("runs", "gc", "--yes")["items"] == []
+        assert "works on this run" in refused(20, "runs", "rm", "--yes", run)
+        assert read_json("runs", "gc", "--yes")["items"] == []
     assert (run / ".tmp-1-status.json").exists()
-    assert [one["kind"] for one in _json("runs", "gc", "--yes")["items"]] == ["interrupted write"]
+    assert [one["kind"] for one in read_json("runs", "gc", "--yes")["items"]] == ["interrupted write"]
     assert not (run / ".tmp-1-status.json").exists()
     assert (run / "status.json").exists()
 
@@ -319,15 +292,15 @@ def test_gc_is_dry_and_then_frees_what_it_said(root: Path, tmp_path: Path) -> No
     with open(cache / "floors" / f"{'c' * 32}.lock", "r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for words in ([], ["--yes"]):
-            found = _json("runs", "gc", *words)
+            found = read_json("runs", "gc", *words)
             assert {Path(one["path"]): one["kind"] for one in found["items"]} == expected
             assert found["dry"] is not bool(words)
             assert found["bytes"] >= 1500
             assert [path.exists() for path in expected] == [not words] * len(expected)
     assert all(path.exists() for path in kept)
-    assert _json("runs", "gc", "--days", "1000")["items"] == []
+    assert read_json("runs", "gc", "--days", "1000")["items"] == []
 
 
 def test_gc_without_folders_finds_nothing(root: Path) -> None:
-    assert _said("runs", "gc") == "nothing to collect\n"
-    _refused(2, "runs", "gc", "--days", "-1")
+    assert said("runs", "gc") == "nothing to collect\n"
+    refused(2, "runs", "gc", "--days", "-1")

@@ -110,3 +110,14 @@ def hub_rows(datasets, n):
     }
     features = datasets.Features({name: feature for name, (_, feature) in columns.items()})
     return datasets.Dataset.from_dict({name: values for name, (values, _) in columns.items()}, features=features)
+
+
+def write_tables(folder, suffix="csv", **tables):
+    """Write pandas tables, and return the files by the names of their splits; None is left out."""
+    files = {}
+    for name, table in tables.items():
+        if table is not None:
+            files[name] = f"{name}.{suffix}"
+            write = table.to_parquet if suffix == "parquet" else table.to_csv
+            write(folder / files[name], index=False)
+    return files

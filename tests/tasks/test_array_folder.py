@@ -78,17 +78,6 @@ def test_splits_are_marked_or_in_folders_of_their_own(read, tmp_path):
     assert "5 files of series have no row in labels.csv and are not read" in own.note
 
 
-def test_several_labels_and_numbers(read, tmp_path):
-    write(tmp_path / "series")
-    bits = RNG.integers(0, 2, (N, 2))
-    task = read(pd.DataFrame({"file": NAMES, "u": bits[:, 0], "v": bits[:, 1]}), kind="labels")
-    assert task.class_names == ("u", "v")
-    assert task.num_outputs == 2
-    numbers = read(pd.DataFrame({"file": NAMES, "age": 50 + np.arange(N) / 7, "who": Y}), kind="values", y="age")
-    assert set(numbers.train.targets().ravel()) < set(np.float32(50 + np.arange(N) / 7))
-    assert numbers.target_scale is not None
-
-
 def test_new_sequences_are_opened_by_name(read, tmp_path):
     write(tmp_path / "series")
     task = read(pd.DataFrame({"file": NAMES, "state": Y}), length=7)

@@ -137,6 +137,7 @@ def test_one_file_for_two_splits_is_refused(first, second, tmp_path, build):
         ({"train": None}, r"task\.train: None is of the wrong type"),
         ({"train": 5}, r"task\.train: 5 is of the wrong type"),
         ({"train": "x.csv"}, r"x\.csv.*allowed: \.npz"),
+        ({"train": "folder"}, r"is a folder without \.npy files"),
         ({"train": "marked.npz", "test": "mine.npz"}, r"task\.test: the training file already holds this split"),
         ({"labels": "y.npy"}, r"task\.labels: applies to \.npy files"),
         ({"test_labels": "y.npy"}, r"task\.test_labels: given without its inputs"),
@@ -155,6 +156,7 @@ def test_bad_settings_are_named(settings, message, tmp_path, build):
     np.savez(tmp_path / "mine.npz", x=X, y=Y)
     np.savez(tmp_path / "marked.npz", x=X, y=Y, split=np.array(["train", "train", "val", "test"] * 10))
     (tmp_path / "x.csv").write_text("1,2\n")
+    (tmp_path / "folder").mkdir()
     with refused(message, (ConfigError, DataError)):
         build("arrays", **{"kind": "classes", "train": "mine.npz"} | settings)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.tasks.table.series import group_by
 from tests.properties import examples
-from tests.tasks.builders import check_same, every, in_parts, refused, reloaded, splits
+from tests.tasks.builders import check_same, every, in_parts, refused, reloaded, splits, write_tables
 
 N = 30
 RNG = np.random.default_rng(0)
@@ -32,11 +32,7 @@ def long(values=VALUES, start=0, shuffled=True, **more):
 @pytest.fixture
 def read(tmp_path, build):
     def call(train, test=None, suffix="csv", **settings):
-        for name, rows in (("train", train), ("test", test)):
-            if rows is not None:
-                path = tmp_path / f"{name}.{suffix}"
-                rows.to_csv(path, index=False) if suffix == "csv" else rows.to_parquet(path, index=False)
-                settings[name] = path.name
+        settings |= write_tables(tmp_path, suffix, train=train, test=test)
         return build("table", **{"id": "who", "time": "t", "target": "kind", "ignore": ["patient"]} | settings)
 
     return call

@@ -11,7 +11,7 @@ from PIL import Image
 from orca_cli import storage
 from orca_cli.exceptions import ChecksumError, ConfigError, DataError, UnsafeError
 from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
-from tests.tasks.builders import check_inputs, check_same, every, hub_rows, in_parts, refused, reloaded
+from tests.tasks.builders import check_inputs, check_same, every, hub_rows, in_parts, refused, reloaded, write_tables
 
 RNG = np.random.default_rng(0)
 N = 60
@@ -285,9 +285,8 @@ def test_a_column_whose_texts_are_all_missing_in_a_part(tmp_path, build):
 def test_several_labels_of_a_table(tmp_path, build):
     bits = RNG.integers(0, 2, (N, 2))
     rows = pd.DataFrame({"row": np.arange(N), "a": bits[:, 0], "b": np.array(["no", "yes"])[bits[:, 1]]})
-    for name, some in (("train", rows[:40]), ("test", rows[40:])):
-        some.to_csv(tmp_path / f"{name}.csv", index=False)
-    task = build("table", train="train.csv", test="test.csv", kind="labels", targets=["a", "b"])
+    files = write_tables(tmp_path, train=rows[:40], test=rows[40:])
+    task = build("table", **files, kind="labels", targets=["a", "b"])
     found = rebuilt(task, tmp_path / "run")
     check_same(found, found.open(tmp_path / "test.csv", "INPUT"), task.open_test())
 

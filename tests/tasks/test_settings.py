@@ -34,7 +34,7 @@ REFUSED = {
     "fsd50k": [({"masking": 2.0}, "masking.*at most 1")],
     "homology": [({"test": "holdout"}, "test"), ({"length": 2}, "length"), ({"symbols": 20}, "symbols")],
     "images": [
-        ({"path": None}, "path: None is"),
+        ({}, "path: a value is needed"),
         ({"path": ".", "kind": "dense"}, "kind: 'dense' .*allowed: classes"),
         ({"path": ".", "channels": 2}, "channels: 2 is .*allowed: 3, 1"),
         ({"path": ".", "size": 3}, "size: 3 is .*allowed: int at least 4 and at most 4096"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.tasks.table.symbols import Symbols, fit_symbols
 from tests.properties import examples
-from tests.tasks.builders import check_inputs, check_same, every, refused, reloaded, splits
+from tests.tasks.builders import check_inputs, check_same, every, refused, reloaded, splits, write_tables
 
 N = 40
 RNG = np.random.default_rng(0)
@@ -24,10 +24,7 @@ def table(texts, **more):
 @pytest.fixture
 def read(tmp_path, build):
     def call(train, test=None, **settings):
-        for name, rows in (("train", train), ("test", test)):
-            if rows is not None:
-                rows.to_csv(tmp_path / f"{name}.csv", index=False)
-                settings[name] = f"{name}.csv"
+        settings |= write_tables(tmp_path, train=train, test=test)
         return build("table", **{"sequence": "dna", "target": "kind"} | settings)
 
     return call

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError, DataError
-from tests.tasks.builders import check_apart, every, refused, splits
+from tests.tasks.builders import check_apart, every, refused, splits, write_tables
 
 N = 60
 RNG = np.random.default_rng(0)
@@ -36,11 +36,9 @@ def read(tmp_path, build):
         path = tmp_path / name
         if isinstance(table, bytes):
             path.write_bytes(table)
-        elif name.endswith(".parquet"):
-            pytest.importorskip("pyarrow")
-            table.to_parquet(path)
         else:
-            table.to_csv(path, index=False, **({"sep": "\t"} if name.endswith(".tsv") else {}))
+            pytest.importorskip("pyarrow" if name.endswith(".parquet") else "pandas")
+            write_tables(tmp_path, path.suffix[1:], **{path.stem: table})
         return build("table", train=name, target=target, **settings)
 
     return call
@@ -91,7 +89,7 @@ def test_numbers_are_normalised_by_the_training_rows_and_text_is_not(read):
 
 
 FORMATS = {
-    "t.tsv": (lambda table: table, {}),
+    "t.tsv": (lambda table: table.to_csv(index=False, sep="\t").encode(), {}),
     "t.parquet": (lambda table: table.assign(code=table.code.astype(int), colour=table.colour.astype("category")), {}),
     "semicolons.csv": (
         lambda table: table.to_csv(sep=";", decimal=",", index=False).encode("utf-8-sig"),

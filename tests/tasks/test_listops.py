@@ -1,7 +1,6 @@
 """ListOps: values, grammar and statistics of the expressions; what the samples look like; the cache; the files."""
 
 import itertools
-import signal
 import statistics
 
 import numpy as np
@@ -11,6 +10,7 @@ from orca_cli import storage
 from orca_cli.exceptions import ConfigError, DataError, InterruptionError
 from orca_cli.tasks.listops import SIZES, VOCABULARY, expressions
 from tests.tasks.builders import refused, splits
+from tests.untrusted.conftest import asked_to_end
 
 SHORT = {"max_depth": 6, "max_arity": 5, "min_length": 5, "max_length": 40}
 FEW = {"num_train": 30, "num_validation": 10, "num_test": 10}
@@ -106,9 +106,8 @@ def test_the_bits_of_a_seed_stay_what_they_are(small):
     assert task.open_test().digest() == "1f2e47389d315e1a13f06c3bb666423365b2d47edeea5295da0262511699ad53"
 
 
-def test_a_signal_stops_the_generation_and_leaves_nothing(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("orca_cli.signals._pending", signal.SIGTERM)
-    with refused(None, InterruptionError):
+def test_a_signal_stops_the_generation_and_leaves_nothing(small, tmp_path):
+    with asked_to_end(), refused(None, InterruptionError):
         small()
     assert [path.suffix for path in (tmp_path / "cache" / "generated").iterdir()] == [".lock"]
 

@@ -1,7 +1,11 @@
+import os
+import signal
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+
+from orca_cli import signals
 
 
 class Quiet:
@@ -29,6 +33,16 @@ def damaged(content, rounds, cuts=0.3):
             changed = bytearray(content)
             changed[generator.integers(len(changed))] ^= 1 << int(generator.integers(8))
             yield bytes(changed), False
+
+
+@contextmanager
+def asked_to_end():
+    """Have a run that is asked to end by a signal."""
+    with signals.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield
+    with signals.deferred():  # forgets the signal
+        pass
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ import zipfile
 
 import pytest
 
-from orca_cli import signals
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError, StorageError, UnsafeError
 from orca_cli.untrusted import archives
 from orca_cli.untrusted.archives import kind_of, unpack
 from tests.tasks.builders import refused
-from tests.untrusted.conftest import damaged
+from tests.untrusted.conftest import asked_to_end, damaged
 
 FILES = {"a/b/x.bin": os.urandom(100_000), "a/empty": b"", "y.txt": b"text", "a/" + "n" * 150: b"long name", "é": b"1"}
 
@@ -241,8 +240,7 @@ def test_a_tar_that_ends_between_members_is_cut_off(tmp_path, reporter):
 
 def test_signals_and_full_disks_leave_nothing(tmp_path, reporter, monkeypatch):
     archive = tar(tmp_path / "a.tar")
-    with monkeypatch.context() as patch:
-        patch.setattr(signals, "_pending", 15)
+    with asked_to_end():
         assert_refused(archive, reporter, InterruptionError)
 
     def full(path, mode="r", *rest, **settings):

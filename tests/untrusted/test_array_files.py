@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError, StorageError, UnsafeError
 from orca_cli.untrusted.arrays import load_object, mapped, read_arrays
 from tests.tasks.builders import Attack, refused
-from tests.untrusted.conftest import damaged
+from tests.untrusted.conftest import asked_to_end, damaged
 
 ARRAYS = {
     "x": np.arange(6.0).reshape(2, 3),
@@ -116,7 +117,7 @@ def test_processes_at_once_unpack_once(tmp_path):
 
 @pytest.mark.parametrize("fault", ["damage", "signal", "full disk"])
 def test_a_failed_or_interrupted_unpacking_leaves_nothing(fault, tmp_path, reporter, monkeypatch):
-    path, cache = tmp_path / "a.npz", tmp_path / "cache"
+    path, cache, asked = tmp_path / "a.npz", tmp_path / "cache", nullcontext()
     np.savez(path, **ARRAYS)
     if fault == "damage":
         content = bytearray(path.read_bytes())
@@ -124,12 +125,11 @@ def test_a_failed_or_interrupted_unpacking_leaves_nothing(fault, tmp_path, repor
         path.write_bytes(content)
         error, message = DataError, r"a\.npz\[large\]: cannot be read: Bad CRC-32"
     elif fault == "signal":
-        monkeypatch.setattr("orca_cli.signals._pending", 15)
-        error, message = InterruptionError, None
+        asked, error, message = asked_to_end(), InterruptionError, None
     else:
         monkeypatch.setattr("orca_cli.storage.disk._free_bytes", lambda folder: 9)
         error, message = StorageError, "no space left"
-    with refused(message, error):
+    with asked, refused(message, error):
         mapped(path, ["large"], cache, reporter)
     assert not [file for file in cache.rglob("*") if file.is_file() and file.suffix != ".lock"]
     assert not list(cache.rglob(".tmp-*"))

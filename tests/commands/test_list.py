@@ -131,6 +131,12 @@ def test_names_choose_of_a_group() -> None:
     assert {key.partition(".")[0] for key in keys if key != "train.lr"} == {"align"}
 
 
+def test_all_groups_are_named_and_one_by_its_folder_too() -> None:
+    text = said("list")
+    assert all(group in text for group in command.GROUPS)
+    assert said("list", "metric") == said("list", "metrics")
+
+
 @pytest.mark.parametrize(("words", "meant"), [(["tasks", "digts"], "digits"), (["metrcs"], "metrics")])
 def test_what_is_not_there_is_told_with_what_was_meant(words, meant) -> None:
     assert f"did you mean '{meant}'?" in refused(2, "list", *words)

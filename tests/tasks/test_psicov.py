@@ -4,8 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from orca_cli.exceptions import DataError, UnsafeError
+from orca_cli.scoring.distances import LongRangeMAE
 from tests.tasks.builders import every, refused
 
 LENGTHS = {"deepcov": [12, 40, 9, 22, 15], "psicov": [14, 40]}  # at W = 32 proteins of 22 residues just fit
@@ -161,6 +163,19 @@ def test_splits_are_disjoint_and_test_is_the_official_list(written, tmp_path, re
     shared = read()
     assert "1dxyA" not in shared.train.proteins + shared.validation.proteins
     assert "1 proteins in both lists are left out" in shared.note
+
+
+def test_every_protein_is_scored_over_its_own_length(tmp_path, read):
+    write(tmp_path / "psicov", {"deepcov": [12, 15, 9], "psicov": [9, 20, 14]})
+    batch = every(read(num_validation=1).open_test())
+    error = LongRangeMAE(separation=4, threshold=500.0)
+    # Off by one Angstrom inside a protein, by a thousand outside: only what is inside counts.
+    outputs = torch.where(batch.valid[:, None], batch.y.nan_to_num() + 1, 1000.0)
+    assert error(outputs, batch.y).value == pytest.approx(1, abs=1e-4)
+    for index in range(3):
+        wrong = outputs.clone()
+        wrong[index, 0] += 3
+        assert error(wrong, batch.y).value == pytest.approx(2, abs=1e-4)  # each protein counts as much
 
 
 def test_the_layout_of_the_archive_and_old_pickles_are_read_too(tmp_path, reporter, read):

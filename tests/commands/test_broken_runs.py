@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orca_cli.cli import main
+from tests.commands.called import call
 from tests.commands.test_score import _add
 from tests.properties import examples
 
@@ -25,7 +25,10 @@ NAME = "2026-02-01_00-00-00.000000_minilm_otdd_full_s9_{:08x}"
 ANSWERED = (0, 10, 11, 12, 13, 21)  # of commands about the broken run itself
 
 
-def _write(name: str, content: bytes) -> Callable[[Path], None]:
+Change = Callable[[Path], None]
+
+
+def _write(name: str, content: bytes) -> Change:
     def change(run: Path) -> None:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_bytes(content)
@@ -33,79 +36,72 @@ def _write(name: str, content: bytes) -> Callable[[Path], None]:
     return change
 
 
-def _folder(name: str) -> Callable[[Path], None]:
-    def change(run: Path) -> None:
-        (run / name).unlink(missing_ok=True)
-        (run / name).mkdir()
-        (run / name / "inner").write_text("x")
+def _instead(name: str, put: Callable[[Path, bytes], Any]) -> Change:
+    """Put something in a record's place; `put` takes the path, which is free, and what stood there."""
 
-    return change
-
-
-def _loop(name: str) -> Callable[[Path], None]:
-    def change(run: Path) -> None:
-        (run / name).unlink()
-        (run / name).symlink_to(run / name)
-
-    return change
-
-
-def _pipe(name: str) -> Callable[[Path], None]:
-    def change(run: Path) -> None:
-        (run / name).unlink()
-        os.mkfifo(run / name)
-
-    return change
-
-
-def _half(name: str) -> Callable[[Path], None]:
     def change(run: Path) -> None:
         content = (run / name).read_bytes()
-        (run / name).write_bytes(content[: len(content) // 2])
+        (run / name).unlink()
+        put(run / name, content)
 
     return change
 
 
-def _empty(run: Path) -> None:
-    shutil.rmtree(run)
+def _gone(put: Callable[[Path], Any]) -> Change:
+    """Put something in a run's place."""
+
+    def change(run: Path) -> None:
+        shutil.rmtree(run)
+        put(run)
+
+    return change
+
+
+def _notes(run: Path) -> None:
     run.mkdir()
+    (run / "notes.txt").write_text("mine")
 
 
-def _absent(run: Path) -> None:
-    shutil.rmtree(run)
-    run.symlink_to(run.parent / "nowhere")
+def _unfinished(run: Path) -> None:
+    (run / "result.json").unlink()
+    _write("status.json", b'{"schema": 2}')(run)
 
 
-def _arrays(run: Path) -> None:
-    np.savez(run / "3_finetune" / "predictions.npz", outputs=np.zeros((3, 2)), targets=np.zeros((4, 5), dtype="U3"))
+def _arrays(path: Path, content: bytes) -> None:
+    np.savez(path, outputs=np.zeros((3, 2)), targets=np.zeros((4, 5), dtype="U3"))
 
 
-RECORDS = ("result.json", "status.json", "config.yaml", "1_build/summary.json", "3_finetune/predictions.npz")
-KINDS: dict[str, Callable[[Path], None]] = {
-    "an empty folder": _empty,
-    "a link to nowhere": _absent,
-    "only unknown files": lambda run: (_empty(run), (run / "notes.txt").write_text("mine"))[0],
-    "odd arrays": _arrays,
+def _folder(path: Path, content: bytes) -> None:
+    path.mkdir()
+    (path / "inner").write_text("x")
+
+
+PREDICTIONS = "3_finetune/predictions.npz"
+RECORDS = ("result.json", "status.json", "config.yaml", "1_build/summary.json", PREDICTIONS)
+KINDS: dict[str, Change] = {
+    "an empty folder": _gone(Path.mkdir),
+    "a link to nowhere": _gone(lambda run: run.symlink_to(run.parent / "nowhere")),
+    "only unknown files": _gone(_notes),
+    "odd arrays": _instead(PREDICTIONS, _arrays),
     "a file that is far too large": lambda run: os.truncate(run / "result.json", 2**26),
-    "predictions that are not an archive": lambda run: os.truncate(run / "3_finetune" / "predictions.npz", 2**20),
+    "predictions that are not an archive": lambda run: os.truncate(run / PREDICTIONS, 2**20),
     "a result of a newer program": _write("result.json", b'{"schema": 99}'),
-    "a status of a newer program": lambda run: (
-        (run / "result.json").unlink(),
-        _write("status.json", b'{"schema": 2}')(run),
-    )[0],
-    **{f"half of {name}": _half(name) for name in RECORDS},
-    **{f"a folder as {name}": _folder(name) for name in RECORDS},
-    **{f"{name} as a loop of links": _loop(name) for name in RECORDS},
-    **{f"{name} as a pipe": _pipe(name) for name in RECORDS[:2]},
-    **{
-        f"{name} that is not UTF-8": _write(name, b"\xff\xfe{\x00}\x00")
-        for name in (*RECORDS, "env.json", "overrides.txt")
-    },
-    **{f"{name} with NaN": _write(name, b'{"schema": 1, "state": NaN}') for name in RECORDS},
-    **{f"{name} nested deeply": _write(name, b"[" * 100_000) for name in RECORDS[:2]},
-    **{f"{name} as a list": _write(name, b"[1, 2]") for name in (*RECORDS, "env.json")},
-    **{f"{name} without content": _write(name, b"") for name in (*RECORDS, "env.json")},
+    "a status of a newer program": _unfinished,
 }
+for _name in RECORDS:
+    KINDS |= {
+        f"half of {_name}": _instead(_name, lambda path, content: path.write_bytes(content[: len(content) // 2])),
+        f"a folder as {_name}": _instead(_name, _folder),
+        f"{_name} as a loop of links": _instead(_name, lambda path, content: path.symlink_to(path)),
+        f"{_name} with NaN": _write(_name, b'{"schema": 1, "state": NaN}'),
+    }
+for _name in RECORDS[:2]:
+    KINDS[f"{_name} as a pipe"] = _instead(_name, lambda path, content: os.mkfifo(path))
+    KINDS[f"{_name} nested deeply"] = _write(_name, b"[" * 100_000)
+for _name in (*RECORDS, "env.json", "overrides.txt"):
+    KINDS[f"{_name} that is not UTF-8"] = _write(_name, b"\xff\xfe{\x00}\x00")
+for _name in (*RECORDS, "env.json"):
+    KINDS |= {f"{_name} as a list": _write(_name, b"[1, 2]"), f"{_name} without content": _write(_name, b"")}
 
 
 @pytest.fixture(autouse=True)
@@ -114,53 +110,32 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sync", lambda: None)
 
 
-def _zoo(root: Path) -> tuple[Path, Path]:
-    """Return two good runs."""
-    return _add(root, "classification.ZeroOne"), _add(root, "values.RMSE")
-
-
-def _run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Return exit code and output of a command, which says every failure in one line."""
-    capsys.readouterr()
-    code = main(words)
-    out, err = capsys.readouterr()
-    assert "unexpected" not in err, f"{words}: {err}"
-    assert "Traceback" not in err
-    return code, out
-
-
-def _commands(root: Path, good: Path, bad: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[str]:
+def _commands(root: Path, good: Path, bad: Path) -> Iterator[str]:
     """Run all commands, and yield the outputs of those that go over all runs."""
     for words in (
-        ["report", str(root), "--json"],
-        ["runs", "list", str(root), "--json"],
+        ["report", root, "--json"],
+        ["runs", "list", root, "--json"],
         ["runs", "list", "--where", "seed=0"],
         ["runs", "gc"],
     ):
-        code, text = _run(words, capsys)
+        code, text, _ = call(*words)
         assert code == 0, words
         yield text
-    for words in (["runs", "show", str(bad)], ["runs", "diff", str(good), str(bad)], ["score", str(bad)]):
-        assert _run(words, capsys)[0] in ANSWERED, words
-    assert _run(["score", str(bad), str(good)], capsys)[0] in ANSWERED
+    for words in (["runs", "show", bad], ["runs", "diff", good, bad], ["score", bad], ["score", bad, good]):
+        assert call(*words)[0] in ANSWERED, words
 
 
-def test_all_of_them_together(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_of_them_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "runs"
     monkeypatch.setenv("ORCA_RUNS", str(root))
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
-    good, other = _zoo(root)
-    means = [row["cells"] for row in json.loads(_run(["report", "--json"], capsys)[1])["rows"]]
+    good, other = _add(root, "classification.ZeroOne"), _add(root, "values.RMSE")
+    means = [row["cells"] for row in json.loads(call("report", "--json")[1])["rows"]]
     runs = []
     for number, change in enumerate(KINDS.values()):
         made = _add(tmp_path / "elsewhere", "classification.MacroF1")
-        result = json.loads((made / "result.json").read_text()) | {
-            "task": "strange",
-            "identity": f"{number:064x}",
-            "seed": number,
-        }
+        result = json.loads((made / "result.json").read_text())
+        result |= {"task": "strange", "identity": f"{number:064x}", "seed": number}
         (made / "result.json").write_text(json.dumps(result))
         run = root / "strange" / NAME.format(number)
         run.parent.mkdir(exist_ok=True)
@@ -169,28 +144,21 @@ def test_all_of_them_together(
         runs.append(run)
     (root / ".studies").mkdir()
     (root / ".studies" / "broken.json").write_bytes(b"\xff[")
-    report, listing, chosen, _ = _commands(root, good, runs[0], capsys)
+    report, listing, chosen, _ = _commands(root, good, runs[0])
     strange = json.loads(report)
-    known = {Path(one["run"]).name for one in strange["broken"]}
-    known |= {Path(one["run"]).name for row in strange["rows"] for cell in row["cells"] for one in cell["values"]}
-    known |= {Path(one["run"]).name for one in strange["unfinished"]} | {
-        Path(one).name for one in strange["superseded"]
-    }
+    cells = [cell for row in strange["rows"] for cell in row["cells"]]
+    named = [*strange["broken"], *strange["unfinished"], *(one for cell in cells for one in cell["values"])]
+    known = {Path(one["run"]).name for one in named} | {Path(one).name for one in strange["superseded"]}
     assert {run.name for run in runs} - known == {NAME.format(list(KINDS).index("a link to nowhere"))}
     same = [[cell for cell in row["cells"] if cell["task"] == "digits"] for row in strange["rows"]]
     assert [cells for cells in same if any(cell["values"] for cell in cells)] == means
     assert {one["run"] for one in json.loads(listing)["runs"]} == known
     assert good.name in chosen
     assert {good.name, other.name} <= known
-    assert "cannot be read" in _error(["report", "--study", "broken"], capsys)
-    assert _run(["score", *map(str, runs)], capsys)[0] in ANSWERED
+    assert call("report", "--study", "broken")[0] == 11
+    assert call("score", *runs)[0] in ANSWERED
     for run in runs:
-        assert _run(["runs", "show", str(run), "--no-picture"], capsys)[0] in ANSWERED, run
-
-
-def _error(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(words) == 11
-    return capsys.readouterr().err
+        assert call("runs", "show", run, "--no-picture")[0] in ANSWERED, run
 
 
 WRONG: tuple[Any, ...] = (
@@ -207,13 +175,11 @@ def _places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 
 
 def _with(value: Any, place: tuple[Any, ...], wrong: Any) -> Any:
+    """Return a copy of a record with a value in one place."""
     if not place:
         return wrong
-    found = copy.deepcopy(value)
-    inner = found
-    for key in place[:-1]:
-        inner = inner[key]
-    inner[place[-1]] = wrong
+    found = copy.copy(value)
+    found[place[0]] = _with(value[place[0]], place[1:], wrong)
     return found
 
 
@@ -244,8 +210,9 @@ MORE: dict[str, dict[str, Any]] = {
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, dict[str, Any]]:
     """Return the folder of runs, a good run, one to break, and the records of that one by name."""
     root = tmp_path_factory.mktemp("zoo") / "runs"
-    good, _ = _zoo(root)
-    bad = _add(root, "classification.MacroF1")
+    good, _, bad = (
+        _add(root, f"{error}") for error in ("classification.ZeroOne", "values.RMSE", "classification.MacroF1")
+    )
     records = {}
     for name, more in MORE.items():
         record = json.loads((bad / name).read_text()) if (bad / name).exists() else {}
@@ -258,9 +225,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, dic
 @example(number=0, where=("validation_error",), wrong=10**400)
 @example(number=0, where=("seconds", "build"), wrong=10**400)
 @given(number=st.integers(0, len(MORE) - 1), where=st.integers(0, 200), wrong=st.sampled_from(WRONG))
-def test_a_wrong_value_in_any_field(
-    zoo: tuple[Path, Path, Path, dict[str, Any]], number: int, where: Any, wrong: Any
-) -> None:
+def test_a_wrong_value_in_any_field(zoo: Any, number: int, where: Any, wrong: Any) -> None:
     root, good, bad, records = zoo
     name = list(MORE)[number]
     places = list(_places(records[name]))
@@ -273,28 +238,8 @@ def test_a_wrong_value_in_any_field(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCA_RUNS", str(root))
         patch.setenv("ORCA_HOME", str(root.parent / "home"))
-        capture = _Capture(patch)
-        found = list(_commands(root, good, bad, capture))  # type: ignore[arg-type]
-    assert all(good.name in text for text in (found[0], found[1]))
-
-
-class _Capture:
-    """What `capsys` is, for a property, whose examples share a fixture of a function."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        import io
-
-        self._make = io.StringIO
-        self._patch = patch
-        self.readouterr()
-
-    def readouterr(self) -> tuple[str, str]:
-        found = tuple(
-            stream.getvalue() if isinstance(stream, self._make) else "" for stream in (sys.stdout, sys.stderr)
-        )
-        self._patch.setattr(sys, "stdout", self._make())
-        self._patch.setattr(sys, "stderr", self._make())
-        return found[0], found[1]
+        found = list(_commands(root, good, bad, root.parent / "b.zip"))
+    assert all(good.name in text for text in found[:2])
 
 
 UNREADABLE = """
@@ -309,12 +254,12 @@ print(*(main(words.split("|")) for words in sys.argv[1:]), file=sys.stderr)
 
 def test_what_may_not_be_read(tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    good, _ = _zoo(root)
+    good = _add(root, "classification.ZeroOne")
     paths = [_add(root, "classification.MacroF1") for _ in range(3)]
     closed = [paths[0], paths[1] / "result.json", paths[2] / "3_finetune" / "predictions.npz"]
     for path in closed:
         path.chmod(0)
-    over_all = [f"report|{root}", f"runs|list|{root}", "runs|gc"]
+    over_all = [f"report|{root}", f"runs|list|{root}", "runs|gc", f"pack|{root}|--out|{tmp_path / 'b.zip'}"]
     about_one = [f"{verb}|{path}" for path in paths for verb in ("runs|show", f"runs|diff|{good}", "score")]
     command = [sys.executable, "-c", UNREADABLE, *over_all, *about_one]
     environment = os.environ | {"ORCA_RUNS": str(root), "ORCA_HOME": str(tmp_path / "home")}
@@ -325,7 +270,7 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
             path.chmod(0o700)
     assert done.returncode == 0, done.stderr
     codes = list(map(int, done.stderr.splitlines()[-1].split()))
-    assert codes[:3] == [0, 0, 0], done.stderr
+    assert codes[:4] == [0, 0, 0, 0], done.stderr
     assert set(codes) <= {*ANSWERED, 30}
     assert "unexpected" not in done.stderr
     assert done.stdout.count("Permission denied") >= 3

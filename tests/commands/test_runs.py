@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from orca_cli import storage, terminal
-from orca_cli.cli import main
+from tests.commands.called import call, read_json, refused, said
 from tests.report.trees import add_run
 
 HEAVY = ("torch", "transformers", "ot", "hydra", "omegaconf", "pandas", "scipy", "sklearn")
@@ -37,23 +36,6 @@ def _running(run: Path) -> Iterator[None]:
     with open(run / "lock", "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _json(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> dict[str, Any]:
-    capsys.readouterr()
-    assert main([*map(str, words), "--json"]) == code
-    return json.loads(capsys.readouterr().out)
-
-
-def _refused(capsys: pytest.CaptureFixture[str], code: int, *words: object) -> str:
-    """Return the one line of a command that has to be refused."""
-    capsys.readouterr()
-    assert main([*map(str, words)]) == code
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("orca: error: ")
-    assert err.count("\n") == 1
-    return err
 
 
 def _with_settings(run: Path, text: str, decided: dict[str, Any] | None = None) -> Path:
@@ -77,71 +59,71 @@ def test_nothing_heavy_is_loaded(root: Path, verb: str) -> None:
     assert done.stdout.strip().splitlines()[-1] == "CODE 0 []", done.stdout + done.stderr
 
 
-def test_list_has_the_newest_first_and_what_is_broken_among_them(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    names = [add_run(root).name, add_run(root, seed=1, state="failed").name]
-    damaged = add_run(root, seed=2)
+def test_list_has_the_newest_first_and_what_is_broken_among_them(root: Path) -> None:
+    done, failed = add_run(root), add_run(root, seed=1, state="failed")
+    damaged, future = add_run(root, seed=2), add_run(root, seed=3)
     (damaged / "result.json").write_text('{"schema": 1, ')
-    future = add_run(root, seed=3)
     (future / "result.json").write_text('{"schema": 99}')
     half = root / "digits" / "2026-02-01_00-00-00.000000_minilm_otdd_full_s4_0123abcd"
     (half / "1_build").mkdir(parents=True)
     (root / "digits" / "notes").mkdir()
     (root / "digits" / "notes" / "plan.txt").write_text("mine")
-    with _running(add_run(root, seed=5, state="finetune")):
-        found = _json(capsys, "runs", "list")["runs"]
-    states = [(one["run"], one["state"]) for one in found]
-    assert [name for name, _ in states] == sorted((name for name, _ in states), reverse=True)
-    assert {states.index((half.name, "unreadable")), states.index((damaged.name, "unreadable"))} <= set(range(6))
-    assert (names[0], "completed") in states
-    assert (names[1], "failed") in states
-    assert "running" in {state for _, state in states}
-    assert len(states) == 6
+    alive = add_run(root, seed=5, state="finetune")
+    with _running(alive):
+        found = read_json("runs", "list")["runs"]
+    names = [one["run"] for one in found]
+    assert names == sorted(names, reverse=True)
+    assert {one["run"]: one["state"] for one in found} == {
+        done.name: "completed",
+        failed.name: "failed",
+        damaged.name: "unreadable",
+        future.name: "unreadable",
+        half.name: "unreadable",
+        alive.name: "running",
+    }
     reasons = {one["run"]: one["reason"] for one in found}
     assert "newer program" in reasons[future.name]
     assert "not valid JSON" in reasons[damaged.name]
-    assert "NonFiniteError" in reasons[names[1]]
-    assert found[-1]["bytes"] == sum(file.stat().st_size for file in (root / "digits" / names[0]).iterdir())
+    assert "NonFiniteError" in reasons[failed.name]
+    assert found[-1]["bytes"] == sum(file.stat().st_size for file in done.iterdir())
 
 
-def test_list_marks_attempts_that_a_newer_one_replaces(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_marks_attempts_that_a_newer_one_replaces(root: Path) -> None:
     old, new = add_run(root, state="failed"), add_run(root)
-    found = _json(capsys, "runs", "list")["runs"]
+    found = read_json("runs", "list")["runs"]
     assert [(one["run"], one["replaced"]) for one in found] == [(new.name, False), (old.name, True)]
 
 
-def test_list_filters_by_typed_composed_and_decided_settings(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_filters_by_typed_composed_and_decided_settings(root: Path) -> None:
     typed = add_run(root, variant={"train.lr": "1e-4"})
     composed = _with_settings(add_run(root, seed=1), "train:\n  lr: 0.0001\n  clip: null\n")
     why = {"train.lr": {"value": 0.002, "why": "few samples"}}
     decided = _with_settings(add_run(root, seed=2, metric="none"), "train:\n  lr: null\n  clip: 1.0\n", why)
 
     def names(*words: str) -> set[str]:
-        return {one["run"] for one in _json(capsys, "runs", "list", *words)["runs"]}
+        return {one["run"] for one in read_json("runs", "list", *words)["runs"]}
 
     assert names("--where", "train.lr=0.0001") == {typed.name, composed.name}
     assert names("--where", "train.lr=2e-3") == {decided.name}
     assert names("--where", "train.clip=null") == {composed.name}
     assert names("--where", "metric=otdd", "--where", "seed=0,1") == {typed.name, composed.name}
     assert names("--where", "state=completed", "--latest", "1") == {decided.name}
-    assert "no run has train.lr=3" in _refused(capsys, 11, "runs", "list", "--where", "train.lr=3")
-    _refused(capsys, 2, "runs", "list", "--where", "train.lr")
-    _refused(capsys, 2, "runs", "list", "--latest", "0")
+    assert "no run has train.lr=3" in refused(11, "runs", "list", "--where", "train.lr=3")
+    refused(2, "runs", "list", "--where", "train.lr")
+    refused(2, "runs", "list", "--latest", "0")
 
 
-def test_show_tells_result_decisions_baselines_and_files(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_tells_result_decisions_baselines_and_files(root: Path) -> None:
     run = add_run(
         root,
         baselines={"linear": {"error": 0.25, "seconds": 1.0}},
         comparison={"text": "better than linear by 15 points"},
         decided={"train.lr": {"value": 2e-4, "why": "budget=normal"}},
     )
-    assert main(["runs", "show", run.name[-8:]]) == 0
-    out = capsys.readouterr().out
+    out = said("runs", "show", run.name[-8:])
     for text in ("zero_one 10.00 % on 497", "linear 25.00 %", "better than linear", "train.lr=0.0002 (budget=normal)"):
         assert text in out
-    record = _json(capsys, "runs", "show", run)["run"]
+    record = read_json("runs", "show", run)["run"]
     assert record["result"] == json.loads((run / "result.json").read_text())
     assert record["files"] == {file.name: file.stat().st_size for file in sorted(run.iterdir())}
 
@@ -151,36 +133,32 @@ def test_show_tells_result_decisions_baselines_and_files(root: Path, capsys: pyt
     [('{"schema": 1', 11, "not valid JSON"), ("[]", 11, "not a record"), ('{"schema": 2}', 21, "newer program")],
 )
 @pytest.mark.parametrize("verb", ["show", "diff"])
-def test_a_damaged_run_is_one_line(
-    root: Path, capsys: pytest.CaptureFixture[str], content: str, code: int, told: str, verb: str
-) -> None:
+def test_a_damaged_run_is_one_line(root: Path, content: str, code: int, told: str, verb: str) -> None:
     good, bad = add_run(root), add_run(root, seed=1)
     (bad / "result.json").write_text(content)
-    assert told in _refused(capsys, code, "runs", verb, bad, *([good] if verb == "diff" else []))
-    assert "no such run" in _refused(capsys, 11, "runs", verb, "missing", *([good] if verb == "diff" else []))
+    assert told in refused(code, "runs", verb, bad, *([good] if verb == "diff" else []))
+    assert "no such run" in refused(11, "runs", verb, "missing", *([good] if verb == "diff" else []))
 
 
-def test_diff_shows_what_differs_and_nothing_else(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_shows_what_differs_and_nothing_else(root: Path) -> None:
     first = _with_settings(
         add_run(root, value=0.1), "train: {lr: 0.1, epochs: 3}\nseed: 0\n", {"train.clip": {"value": 1.0, "why": "x"}}
     )
     second = _with_settings(add_run(root, value=0.2, seed=1), "train: {lr: 0.1, epochs: 5, clip: 2}\nseed: 1\n", {})
     for run, version in ((first, "2.1"), (second, "2.2")):
         (run / "env.json").write_text(json.dumps({"schema": 1, "python": "3.11", "packages": {"torch": version}}))
-    found = _json(capsys, "runs", "diff", first, second)
+    found = read_json("runs", "diff", first, second)
     assert found["settings"] == {"train.epochs": {"a": 3, "b": 5}, "seed": {"a": 0, "b": 1}, "train.clip": {"b": 2}}
     assert found["decided"] == {"train.clip": {"a": 1.0}}
     assert found["environment"] == {"torch": {"a": "2.1", "b": "2.2"}}
     assert found["results"]["zero_one"] == {"a": 0.1, "b": 0.2}
     (second / "config.yaml").write_text("train: [")
-    found = _json(capsys, "runs", "diff", first, second)
+    found = read_json("runs", "diff", first, second)
     assert found["settings"] == {}
     assert "cannot be compared" in found["notes"][0]
 
 
-def test_diff_shows_data_that_were_changed_and_not_those_that_were_moved(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_diff_shows_data_that_were_changed_and_not_those_that_were_moved(root: Path) -> None:
     names = ("first", "edited", "moved", "weights")
     runs = dict(zip(names, (_with_settings(add_run(root), "seed: 0\n") for _ in names), strict=True))
     for name, path in {"edited": "/d/my.npz", "moved": "/e/my.npz", "first": "/d/my.npz"}.items():
@@ -189,84 +167,72 @@ def test_diff_shows_data_that_were_changed_and_not_those_that_were_moved(
     for name in ("edited", "weights"):
         record = json.loads((runs[name] / "result.json").read_text())
         (runs[name] / "result.json").write_text(json.dumps(record | {"identity": name}))
-    found = _json(capsys, "runs", "diff", runs["first"], runs["edited"])
+    found = read_json("runs", "diff", runs["first"], runs["edited"])
     assert found["files"] == {"/d/my.npz": {"a": f"sha256:{'a' * 12}", "b": "sha256:b"}}
     assert (found["settings"], found["same_experiment"], found["notes"]) == ({}, False, [])
-    found = _json(capsys, "runs", "diff", runs["first"], runs["moved"])
+    found = read_json("runs", "diff", runs["first"], runs["moved"])
     assert (found["files"], found["same_experiment"], found["notes"]) == ({}, True, [])
-    assert main(["runs", "diff", str(runs["first"]), str(runs["weights"])]) == 0
-    out = capsys.readouterr().out
+    out = said("runs", "diff", runs["first"], runs["weights"])
     assert "two experiments" in out
     assert "the files cannot be compared" in out
     assert "files: the same" not in out
     (runs["weights"] / "env.json").write_bytes((runs["first"] / "env.json").read_bytes())
-    found = _json(capsys, "runs", "diff", runs["first"], runs["weights"])
+    found = read_json("runs", "diff", runs["first"], runs["weights"])
     assert "not in their records" in found["notes"][0]
 
 
-def test_rm_removes_the_run_and_nothing_else(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rm_removes_the_run_and_nothing_else(root: Path) -> None:
     gone, kept = add_run(root), add_run(root, seed=1)
     half = root / "digits" / "2026-02-01_00-00-00.000000_minilm_otdd_full_s4_0123abcd"
     half.mkdir()
-    found = _json(capsys, "runs", "rm", gone, half, gone, "--yes")
+    found = read_json("runs", "rm", gone, half, gone, "--yes")
     assert [one["run"] for one in found["removed"]] == [gone.name, half.name]
     assert [path.name for path in (root / "digits").iterdir() if path.name[0] != "."] == [kept.name]
     assert not list(root.rglob(f"{storage.disk.TEMPORARY}*"))
 
 
-def test_rm_asks(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rm_asks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = add_run(root)
     monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115 - closed with the test
-    assert main(["runs", "rm", run.name]) == 2
-    assert "--yes" in capsys.readouterr().err
-    _refused(capsys, 2, "runs", "rm", run.name, "--json")
-    monkeypatch.setattr(terminal, "confirmed", lambda question: False)
-    assert main(["runs", "rm", run.name]) == 0
-    assert run.exists()
-    monkeypatch.setattr(terminal, "confirmed", lambda question: True)
-    assert main(["runs", "rm", run.name]) == 0
-    assert not run.exists()
+    assert "--yes" in call("runs", "rm", run.name)[2]
+    refused(2, "runs", "rm", run.name, "--json")
+    for answer in (False, True):
+        monkeypatch.setattr(terminal, "confirmed", lambda question, answer=answer: answer)
+        said("runs", "rm", run.name)
+        assert run.exists() is not answer
 
 
-def test_rm_leads_nowhere_else(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rm_leads_nowhere_else(root: Path, tmp_path: Path) -> None:
     inside, outside = add_run(root), add_run(tmp_path / "other")
     (root / "away").symlink_to(outside.parent)
     (root / "digits" / outside.name).symlink_to(outside)
-    places = {
-        outside: 12,
-        root / "away" / outside.name: 12,
-        root / "digits" / outside.name: 12,
-        root / "digits" / ".." / ".." / "other" / "digits" / outside.name: 12,
-        root: 12,
-        root / "digits": 11,
-        tmp_path: 12,
-    }
-    for place, code in places.items():
-        # The good run that is named with it stays as well.
-        _refused(capsys, code, "runs", "rm", "--yes", inside, place)
+    above = root / "digits" / ".." / ".." / "other" / "digits" / outside.name
+    for place in (outside, root / "away" / outside.name, root / "digits" / outside.name, above, root, tmp_path):
+        refused(12, "runs", "rm", "--yes", inside, place)
+    refused(11, "runs", "rm", "--yes", inside, root / "digits")
     assert (outside / "result.json").exists()
-    assert (inside / "result.json").exists()
+    assert (inside / "result.json").exists()  # the good run that is named with them stays as well
     (inside / "3_finetune").symlink_to(outside)
-    assert main(["runs", "rm", "--yes", str(inside)]) == 0
+    said("runs", "rm", "--yes", inside)
     assert not inside.exists()
     assert (outside / "result.json").exists()
 
 
-def test_a_folder_of_runs_may_be_a_link_itself(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_runs_may_be_a_link_itself(root: Path, tmp_path: Path) -> None:
     run = add_run(tmp_path / "disk")
     root.symlink_to(tmp_path / "disk")
-    assert main(["runs", "rm", "--yes", run.name]) == 0
+    said("runs", "rm", "--yes", run.name)
     assert not run.exists()
 
 
-def test_neither_rm_nor_gc_touches_a_run_that_is_running(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_neither_rm_nor_gc_touches_a_run_that_is_running(root: Path) -> None:
     run = add_run(root, state="finetune")
     (run / ".tmp-1-status.json").write_text("{")
     with _running(run):
-        assert "works on this run" in _refused(capsys, 20, "runs", "rm", "--yes", run)
-        assert _json(capsys, "runs", "gc", "--yes")["items"] == []
+        assert "works on this run" in refused(20, "runs", "rm", "--yes", run)
+        assert read_json("runs", "gc", "--yes")["items"] == []
     assert (run / ".tmp-1-status.json").exists()
-    assert [one["kind"] for one in _json(capsys, "runs", "gc", "--yes")["items"]] == ["interrupted write"]
+    assert [one["kind"] for one in read_json("runs", "gc", "--yes")["items"]] == ["interrupted write"]
     assert not (run / ".tmp-1-status.json").exists()
     assert (run / "status.json").exists()
 
@@ -285,7 +251,7 @@ def _entry(cache: Path, kind: str, name: str, days: float) -> Path:
     return _aged(cache / kind / name, days)
 
 
-def test_gc_is_dry_and_then_frees_what_it_said(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gc_is_dry_and_then_frees_what_it_said(root: Path, tmp_path: Path) -> None:
     cache = tmp_path / "home" / "cache"
     done, unfinished, future = add_run(root), add_run(root, seed=1, state="interrupted"), add_run(root, seed=2)
     for run in (done, unfinished, future):
@@ -326,17 +292,15 @@ def test_gc_is_dry_and_then_frees_what_it_said(root: Path, tmp_path: Path, capsy
     with open(cache / "floors" / f"{'c' * 32}.lock", "r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for words in ([], ["--yes"]):
-            found = _json(capsys, "runs", "gc", *words)
+            found = read_json("runs", "gc", *words)
             assert {Path(one["path"]): one["kind"] for one in found["items"]} == expected
             assert found["dry"] is not bool(words)
             assert found["bytes"] >= 1500
             assert [path.exists() for path in expected] == [not words] * len(expected)
     assert all(path.exists() for path in kept)
-    assert _json(capsys, "runs", "gc", "--days", "1000")["items"] == []
+    assert read_json("runs", "gc", "--days", "1000")["items"] == []
 
 
-def test_gc_without_folders_finds_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["runs", "gc"]) == 0
-    assert capsys.readouterr().out == "nothing to collect\n"
-    shutil.rmtree(root, ignore_errors=True)
-    _refused(capsys, 2, "runs", "gc", "--days", "-1")
+def test_gc_without_folders_finds_nothing(root: Path) -> None:
+    assert said("runs", "gc") == "nothing to collect\n"
+    refused(2, "runs", "gc", "--days", "-1")

@@ -1,7 +1,6 @@
 """Column files of the CoNLL tasks: spans of all tag schemes, one example a sentence, classes, and wrong files."""
 
 import os
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +9,15 @@ import pytest
 from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.sources.conll import Span, load, sentences, spans
+from tests.tasks.builders import refused
+from tests.untrusted.conftest import Quiet
 
 SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parents[2] / ".." / "shared"))
 
 
-class Listener:
-    def __init__(self):
-        self.lines = []
-
-    def say(self, text):
-        self.lines.append(text)
-
-    @contextmanager
-    def track(self, description, total):
-        yield lambda steps=1, note="": None
-
-
-def read(folder, size=None, seed=0, listener=None, **settings):
+def read(folder, size=None, seed=0, reporter=None, **settings):
     settings = {"name": "conll2003", "files": ["eng.train", "train.txt"]} | settings
-    data = load(size, seed, listener or Listener(), folder, **settings)
+    data = load(size, seed, reporter or Quiet(), folder, **settings)
     assert data.examples  # faults of the file are found when it is read
     return data
 
@@ -76,10 +65,8 @@ def test_sentences_end_at_blank_lines_and_documents(tmp_path):
     assert found[0] == (["EU", "rejects", "German", "call"], ["I-ORG", "O", "I-MISC", "O"])
     assert list(sentences(tmp_path / "conll2003" / "train.txt", column=2))[0][1] == ["I-NP", "I-VP", "I-NP", "I-NP"]
     write(tmp_path, "New York\tB-LOC\r\n:\tO\r\n\t\r\nIBM\tB-ORG")
-    assert list(sentences(tmp_path / "conll2003" / "train.txt")) == [
-        (["New York", ":"], ["B-LOC", "O"]),
-        (["IBM"], ["B-ORG"]),
-    ]
+    expected = [(["New York", ":"], ["B-LOC", "O"]), (["IBM"], ["B-ORG"])]
+    assert list(sentences(tmp_path / "conll2003" / "train.txt")) == expected
 
 
 def corpus(count=40):
@@ -92,18 +79,16 @@ def corpus(count=40):
     return "\n".join(lines)
 
 
-def test_an_example_is_a_sentence_with_the_type_of_one_span(tmp_path):
+def test_an_example_is_a_sentence_with_the_type_of_one_span(tmp_path, reporter):
     write(tmp_path, corpus())
-    listener = Listener()
-    data = read(tmp_path, listener=listener)
+    data = read(tmp_path, reporter=reporter)
     assert data.modality == "text"
     assert data.examples.class_names == ("LOC", "ORG", "PER")
     assert list(data.examples.inputs) == [f"w{k} a{k} b{k} c{k} ." for k in range(40)]
     drawn = [data.examples.class_names[label] for label in data.examples.labels]
     assert all(name in (("PER", "LOC", "ORG")[k % 3], ("LOC", "ORG")[k % 2]) for k, name in enumerate(drawn))
     assert {drawn[k] for k in range(0, 40, 6)} == {"PER", "LOC"}  # both spans of such sentences are drawn
-    assert len(listener.lines) == 1
-    assert "left out RARE" in listener.lines[0]
+    assert sum("left out RARE" in line for line in reporter.lines) == 1
     assert read(tmp_path).digest == data.digest
     assert read(tmp_path, seed=1).digest != data.digest
 
@@ -131,25 +116,34 @@ def test_chunks_are_read_from_their_column(tmp_path):
     assert "Peter Blackburn" in data.examples.inputs
 
 
-def test_what_cannot_be_read_is_told(tmp_path):
-    with pytest.raises(DataError, match=r"no file eng.train or train.txt.*orca data get conll2003.*stdlib_docs"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a N B-X\n\nword N X\n", "line 3: 'X' is not a tag; allowed: O, and B-"),
+        ("a N B-X\n\nword\n", "line 3: has 1 columns"),
+        ("a N B-X\n\nb N B-X\n\nc N O\n", "1 types have two sentences or more; at least two are needed"),
+    ],
+)
+def test_what_cannot_be_read_is_told(tmp_path, text, message):
+    write(tmp_path, text)
+    with refused(message, DataError):
         read(tmp_path)
-    with pytest.raises(DataError, match=r"source\.path=nowhere"):
+
+
+def test_missing_files_say_what_to_do(tmp_path):
+    with refused(r"no file eng.train or train.txt.*orca data get conll2003.*stdlib_docs", DataError):
+        read(tmp_path)
+    with refused(r"source\.path=nowhere", DataError):
         read(tmp_path, path="nowhere")
-    for line, message in (
-        ("word N X", "line 3: 'X' is not a tag; allowed: O, and B-"),
-        ("word", "line 3: has 1 columns"),
-    ):
-        write(tmp_path, f"a N B-X\n\n{line}\n")
-        with pytest.raises(DataError, match=message):
-            read(tmp_path)
-    write(tmp_path, "a N B-X\n\nb N B-X\n\nc N O\n")
-    with pytest.raises(DataError, match="1 types have two sentences or more; at least two are needed"):
-        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("column", 0), ("example", "word"), ("outside", -1), ("name", "../x"), ("files", ["../x"])]
+)
+def test_impossible_settings_are_refused(key, value):
     node = {"_target_": "orca_cli.sources.conll.load", "size": 20, "name": "conll2003", "files": ["train.txt"]}
-    for key, value in (("column", 0), ("example", "word"), ("outside", -1), ("name", "../x"), ("files", ["../x"])):
-        with pytest.raises(ConfigError, match=f"source.{key}"):
-            parts.check(node | {key: value}, "source", given=("seed", "reporter", "data_folder"))
+    with refused(f"source.{key}", ConfigError):
+        parts.check(node | {key: value}, "source", given=("seed", "reporter", "data_folder"))
 
 
 @pytest.mark.skipif(not (SHARED / "data" / "wnut17").is_dir(), reason="ORCA_TEST_DATA has no data/wnut17")

@@ -1,25 +1,13 @@
 """Sources of amino acid sequences: which rows and proteins are taken, and what is said about others."""
 
 import json
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.sources.proteins import load_homology, load_table
-
-
-class Told:
-    def __init__(self):
-        self.texts = []
-
-    def say(self, text):
-        self.texts.append(text)
-
-    @contextmanager
-    def track(self, description, total):
-        yield lambda steps=1, note="": None
+from tests.tasks.builders import refused
 
 
 def table(folder, text, name="own.csv"):
@@ -30,9 +18,8 @@ def table(folder, text, name="own.csv"):
 ROWS = "sequence,label\nNA,1\nglw,1\nGLW,1\nNULL,0\nMKV,0\nAAA,0\nAAA,1\n"
 
 
-def test_rows_are_sequences_and_classes_and_na_is_a_peptide(tmp_path):
-    told = Told()
-    data = load_table(None, 0, told, tmp_path, table(tmp_path, ROWS))
+def test_rows_are_sequences_and_classes_and_na_is_a_peptide(tmp_path, reporter):
+    data = load_table(None, 0, reporter, tmp_path, table(tmp_path, ROWS))
     assert data.modality == "text"
     assert list(zip(data.examples.inputs, data.examples.labels.tolist(), strict=True)) == [
         ("NA", 1),
@@ -41,55 +28,54 @@ def test_rows_are_sequences_and_classes_and_na_is_a_peptide(tmp_path):
         ("MKV", 0),
     ]
     assert tuple(data.examples.class_names) == ("0", "1")
-    assert told.texts == ["own.csv: left out sequences that are in several classes: 1"]
+    assert reporter.lines[1:] == ["own.csv: left out sequences that are in several classes: 1"]
 
 
-def test_other_columns_a_tsv_and_the_data_folder(tmp_path):
+def test_other_columns_a_tsv_and_the_data_folder(tmp_path, reporter):
     (tmp_path / "peptides").mkdir()
     text = "id\tpeptide\tkind\n1\tACD\tx\n2\tACE\tx\n3\tACF\ty\n4\tACG\ty\n5\tACH\tz\n"
     table(tmp_path / "peptides", text, "peptides.tsv")
-    told = Told()
-    data = load_table(None, 0, told, tmp_path, sequence="peptide", label="kind")
+    data = load_table(None, 0, reporter, tmp_path, sequence="peptide", label="kind")
     assert list(data.examples.inputs) == ["ACD", "ACE", "ACF", "ACG"]
-    assert told.texts == ["peptides.tsv: left out classes of one sequence: z"]
+    assert reporter.lines[1:] == ["peptides.tsv: left out classes of one sequence: z"]
 
 
-def test_a_draw_is_balanced_and_known_by_its_digest(tmp_path):
+def test_a_draw_is_balanced_and_known_by_its_digest(tmp_path, reporter):
     rng = np.random.default_rng(0)
     letters = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
     rows = ["".join(rng.choice(letters, 12)) + f",{int(index % 4 == 0)}" for index in range(80)]
     path = table(tmp_path, "sequence,label\n" + "\n".join(rows))
-    data = load_table(30, 3, Told(), tmp_path, path)
+    data = load_table(30, 3, reporter, tmp_path, path)
     assert np.bincount(data.examples.labels).tolist() == [15, 15]
-    assert data.digest == load_table(30, 3, Told(), tmp_path, path).digest
-    others = [load_table(30, 4, Told(), tmp_path, path), load_table(31, 3, Told(), tmp_path, path)]
+    assert data.digest == load_table(30, 3, reporter, tmp_path, path).digest
+    others = [load_table(30, 4, reporter, tmp_path, path), load_table(31, 3, reporter, tmp_path, path)]
     assert len({data.digest, *(one.digest for one in others)}) == 3
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "message"),
+    ("text", "message"),
     [
-        ("sequence,class\nAC,1\n", DataError, r"source\.label: own\.csv has no column 'label'"),
-        ("seqence,label\nAC,1\n", DataError, r"source\.sequence: .*did you mean 'seqence'"),
-        ("sequence,label\nAC,1\nA-C,0\n", DataError, r"own\.csv, row 2: 'A-C' is not a sequence of letters"),
-        ("sequence,label\nAC,1\nAD,\n", DataError, r"row 2: has no 'label'"),
-        ("sequence,label\nAC,1\nAD,1\n", DataError, "1 classes have two sequences or more"),
-        ('sequence,label\n"AC,1\n', DataError, "is not a table"),
-        ("", DataError, "is not a table"),
+        ("sequence,class\nAC,1\n", r"source\.label: own\.csv has no column 'label'"),
+        ("seqence,label\nAC,1\n", r"source\.sequence: .*did you mean 'seqence'"),
+        ("sequence,label\nAC,1\nA-C,0\n", r"own\.csv, row 2: 'A-C' is not a sequence of letters"),
+        ("sequence,label\nAC,1\nAD,\n", r"row 2: has no 'label'"),
+        ("sequence,label\nAC,1\nAD,1\n", "1 classes have two sequences or more"),
+        ('sequence,label\n"AC,1\n', "is not a table"),
+        ("", "is not a table"),
     ],
 )
-def test_malformed_tables_are_one_line(tmp_path, text, error, message):
-    with pytest.raises(error, match=message):
-        load_table(None, 0, Told(), tmp_path, table(tmp_path, text)).examples  # noqa: B018
+def test_malformed_tables_are_one_line(tmp_path, reporter, text, message):
+    with refused(message, DataError):
+        load_table(None, 0, reporter, tmp_path, table(tmp_path, text)).examples  # noqa: B018
 
 
-def test_a_missing_table_says_what_to_do(tmp_path):
-    with pytest.raises(
-        DataError, match=r"peptides: no file peptides\.csv.*source\.path=FILE\.csv.*metric=none needs no"
-    ):
-        load_table(None, 0, Told(), tmp_path)
-    with pytest.raises(DataError, match=r"source\.path=gone\.csv: no such file"):
-        load_table(None, 0, Told(), tmp_path, "gone.csv")
+def test_missing_files_say_what_to_do(tmp_path, reporter):
+    with refused(r"peptides: no file peptides\.csv.*source\.path=FILE\.csv.*metric=none needs no", DataError):
+        load_table(None, 0, reporter, tmp_path)
+    with refused(r"source\.path=gone\.csv: no such file", DataError):
+        load_table(None, 0, reporter, tmp_path, "gone.csv")
+    with refused("no remote_homology_train.*orca data get homology", DataError):
+        load_homology(None, 0, reporter, tmp_path)
 
 
 def proteins(folder, folds):
@@ -101,22 +87,14 @@ def proteins(folder, folds):
     return records
 
 
-def test_the_largest_folds_of_the_homology_file(tmp_path):
+def test_the_largest_folds_of_the_homology_file(tmp_path, reporter):
     records = proteins(tmp_path / "homology", [5] * 3 + [9] * 4 + [2] * 3 + [7] * 2 + [1])
-    data = load_homology(None, 0, Told(), tmp_path, folds=2)
+    data = load_homology(None, 0, reporter, tmp_path, folds=2)
     assert tuple(data.examples.class_names) == ("fold 2", "fold 9")  # 2 and 5 are as large; the smaller number
     wanted = {record["primary"]: record["fold_label"] for record in records if record["fold_label"] in (2, 9)}
-    found = {
-        text: int(data.examples.class_names[label].split()[1])
-        for text, label in zip(data.examples.inputs, data.examples.labels, strict=True)
-    }
-    assert found == wanted
-    given = load_homology(None, 0, Told(), tmp_path / "elsewhere", path=str(tmp_path / "homology"), folds=2)
+    folds = [int(data.examples.class_names[label].split()[1]) for label in data.examples.labels]
+    assert dict(zip(data.examples.inputs, folds, strict=True)) == wanted
+    given = load_homology(None, 0, reporter, tmp_path / "elsewhere", path=str(tmp_path / "homology"), folds=2)
     assert given.digest == data.digest
-    with pytest.raises(ConfigError, match=r"source\.size"):
-        load_homology(4, 0, Told(), tmp_path, folds=3).examples  # noqa: B018
-
-
-def test_missing_proteins_say_what_to_do(tmp_path):
-    with pytest.raises(DataError, match="no remote_homology_train.*orca data get homology"):
-        load_homology(None, 0, Told(), tmp_path)
+    with refused(r"source\.size", ConfigError):
+        load_homology(4, 0, reporter, tmp_path, folds=3).examples  # noqa: B018

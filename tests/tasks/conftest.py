@@ -1,27 +1,23 @@
-from contextlib import contextmanager
-
 import pytest
 
 from orca_cli import parts
-
-
-class SilentReporter:
-    """Keeps what it is told."""
-
-    def __init__(self):
-        self.lines = []
-
-    def say(self, text):
-        self.lines.append(text)
-
-    @contextmanager
-    def track(self, description, total):
-        yield lambda steps=1, note="": None
+from tests.tasks import builders
+from tests.untrusted.conftest import Quiet
 
 
 @pytest.fixture
 def reporter():
-    return SilentReporter()
+    return Quiet()
+
+
+@pytest.fixture
+def build(tmp_path, reporter):
+    """Return a function that builds a task by its name, as a run does; files lie in the test's folder."""
+
+    def call(name, **settings):
+        return builders.build(name, tmp_path, reporter, **settings)
+
+    return call
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.tasks.arrays.reader import load
+from tests.tasks.builders import check_apart, every, refused, splits
 
 RNG = np.random.default_rng(0)
 N = 60
@@ -14,35 +14,33 @@ Y = np.arange(N) % 3
 
 
 @pytest.fixture
-def read(tmp_path, reporter):
-    """Write arrays into one .npz and load it; arrays of further files are given as {file: arrays}."""
+def read(tmp_path, build):
+    """Write arrays into one .npz and load it."""
 
     def call(arrays, kind="classes", **settings):
         np.savez(tmp_path / "train.npz", **arrays)
-        return load(tmp_path, reporter, kind=kind, train=str(tmp_path / "train.npz"), **settings)
+        return build("arrays", kind=kind, train="train.npz", **settings)
 
     return call
 
 
-def every(samples):
-    return samples.batch(np.arange(len(samples)))
+def rows_of(samples):
+    """Return which samples of X a split has."""
+    return [int(np.flatnonzero((one == X).all(axis=(1, 2)))[0]) for one in every(samples).x.numpy()]
 
 
 def test_one_file_becomes_three_disjoint_stratified_normalised_splits(read, reporter):
-    x = X + np.arange(N, dtype=np.float32)[:, None, None] * 100  # a sample can be told by its values
-    task = read({"x": x, "y": Y}, normalize=False)
-    splits = [task.train, task.validation, task.open_test()]
-    first = np.concatenate([every(samples).x[:, 0, 0].numpy() for samples in splits])
-    assert sorted(first) == sorted(x[:, 0, 0])
-    assert [len(samples) for samples in splits] == [42, 9, 9]
-    for samples in splits:
+    task = read({"x": X, "y": Y}, normalize=False)
+    rows = [rows_of(samples) for samples in splits(task)]
+    assert sorted(sum(rows, [])) == list(range(N))
+    assert list(map(len, rows)) == [42, 9, 9]
+    for samples in splits(task):
         assert np.ptp(np.bincount(samples.targets(), minlength=3)) <= 1
-    assert task.input_shape == (2, 5)
-    assert task.num_outputs == 3
+    assert (task.input_shape, task.num_outputs) == ((2, 5), 3)
     assert "2 channels of 5" in reporter.lines[-1]
     assert "3 classes" in task.note
 
-    normalised = read({"x": x, "y": Y})
+    normalised = read({"x": X, "y": Y})
     batch = every(normalised.train).x
     assert torch.allclose(batch.mean(dim=(0, 2)), torch.zeros(2), atol=1e-4)
     assert torch.allclose(batch.std(dim=(0, 2), correction=0), torch.ones(2), atol=1e-4)
@@ -64,33 +62,23 @@ def test_labels_of_any_name_become_0_to_k(read, labels, names):
     task = read({"x": X, "y": labels}, normalize=False)
     assert tuple(task.class_names) == names
     assert task.num_outputs == len(names)
-    batch = every(task.train)
-    for sample, target in zip(batch.x.numpy(), batch.y, strict=True):
-        row = int(np.flatnonzero((sample == X).all(axis=(1, 2)))[0])
-        label = np.ravel(labels)[row]
+    for label, target in zip(np.ravel(labels)[rows_of(task.train)], task.train.targets(), strict=True):
         text = label.decode() if isinstance(label, bytes) else label
         assert names[target] == (text if isinstance(text, str) else str(int(text)))
 
 
-@pytest.mark.parametrize(
-    ("shape", "settings", "input_shape"),
-    [
-        ((N, 7), {}, (1, 7)),
-        ((N, 7, 4), {"channels_last": True}, (4, 7)),
-        ((N, 3, 6, 5), {}, (3, 6, 5)),
-        ((N, 6, 5, 3), {"channels_last": True}, (3, 6, 5)),
-        ((N, 3, 4, 6, 5), {}, (3, 4, 6, 5)),
-        ((N, 4, 6, 5, 3), {"channels_last": True}, (3, 4, 6, 5)),
-    ],
-)
-def test_shapes_are_inferred(read, shape, settings, input_shape):
-    x = RNG.normal(size=shape)
-    task = read({"x": x, "y": Y}, normalize=False, **settings)
-    assert task.input_shape == input_shape
+@pytest.mark.parametrize("shape", [(7,), (4, 7), (3, 6, 5), (3, 4, 6, 5)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_shapes_are_inferred(read, shape, channels_last):
+    x = RNG.normal(size=(N, *shape))
+    if len(shape) == 1:
+        shape, channels_last = (1, *shape), False
+    given = np.moveaxis(x, 1, -1) if channels_last else x
+    task = read({"x": given, "y": Y}, normalize=False, channels_last=channels_last)
+    assert task.input_shape == shape
     batch = every(task.train)
     assert batch.x.dtype == torch.float32
-    if settings:
-        assert any(np.allclose(np.moveaxis(sample, -1, 0), batch.x[0]) for sample in x)
+    assert any(np.allclose(sample, batch.x[0]) for sample in x)
 
 
 def test_dense_targets_are_real_valued_or_a_class_at_every_position(read):
@@ -117,29 +105,22 @@ def test_values_are_numbers_a_sample_in_their_own_units(read, y):
     task = read({"x": X, "y": y}, kind="values", normalize=False)
     batch = every(task.train)
     assert (task.kind, task.num_outputs, batch.y.dtype, batch.y.shape) == ("values", 1, torch.float32, (42, 1))
-    rows = [int(np.flatnonzero((sample == X).all(axis=(1, 2)))[0]) for sample in batch.x.numpy()]
+    rows = rows_of(task.train)
     np.testing.assert_array_equal(batch.y[:, 0], y[rows].astype(np.float32))
     assert task.target_scale.mean.tolist() == pytest.approx([y[rows].mean()], rel=1e-6)
     assert task.target_scale.std.tolist() == pytest.approx([y[rows].std()], rel=1e-6)
     assert "1 number a sample" in task.note
 
 
-def test_several_values_have_a_scale_each_and_may_be_missing(read):
-    y = RNG.normal(size=(N, 3)) * [1, 100, 1e-4]
+@pytest.mark.parametrize("unit", [[1, 100, 1e-4], 1e-30, 1e30])
+def test_several_values_have_a_scale_each_in_any_unit_and_may_be_missing(read, unit):
+    y = RNG.normal(size=(N, 3)) * unit
     y[::4, 1] = np.nan
     task = read({"x": X, "y": y}, kind="values", missing_targets=True)
-    known = every(task.train).y.numpy()
+    known = every(task.train).y.numpy().astype(np.float64)
     assert task.num_outputs == 3
     assert task.target_scale.std.tolist() == pytest.approx(np.nanstd(known, axis=0).tolist(), rel=1e-5)
     assert np.isnan(known[:, 1]).any()
-
-
-@pytest.mark.parametrize("unit", [1e-30, 1e30])
-def test_the_scale_of_values_is_right_in_any_unit(read, unit):
-    y = RNG.normal(size=(N, 2)) * unit
-    task = read({"x": X, "y": y}, kind="values")
-    known = every(task.train).y.numpy().astype(np.float64)
-    assert task.target_scale.std.tolist() == pytest.approx(known.std(axis=0).tolist(), rel=1e-6)
 
 
 def test_missing_targets_are_allowed_on_request_only(read):
@@ -157,45 +138,37 @@ def test_missing_targets_are_allowed_on_request_only(read):
 
 
 def test_splits_can_be_marked_named_or_in_files_of_their_own(read, tmp_path):
-    marks = np.array(["train"] * 40 + ["val"] * 10 + ["test"] * 10)
-    marked = read({"x": X, "y": Y, "split": marks}, normalize=False)
-    assert np.array_equal(every(marked.train).x, X[:40])
-    assert np.array_equal(every(marked.open_test()).x, X[50:])
-
-    parts = {"train": slice(0, 40), "val": slice(40, 50), "test": slice(50, 60)}
-    named = read(
-        {f"{name}_{part}": array[rows] for part, rows in parts.items() for name, array in (("x", X), ("y", Y))},
-        normalize=False,
-    )
-    assert np.array_equal(every(named.validation).x, X[40:50])
-    assert np.array_equal(every(named.open_test()).y, Y[50:])
+    rows = {"train": slice(0, 40), "val": slice(40, 50), "test": slice(50, 60)}
+    marks = np.repeat(list(rows), [40, 10, 10])
+    named = {f"{name}_{part}": array[rows[part]] for part in rows for name, array in (("x", X), ("y", Y))}
+    for arrays in ({"x": X, "y": Y, "split": marks}, named):
+        for samples, part in zip(splits(read(arrays, normalize=False)), rows.values(), strict=True):
+            assert np.array_equal(every(samples).x, X[part])
+            assert np.array_equal(samples.targets(), Y[part])
 
     np.savez(tmp_path / "other.npz", x=X[40:], y=Y[40:])
-    files = read({"x": X[:40], "y": Y[:40]}, test=str(tmp_path / "other.npz"), normalize=False)
+    files = read({"x": X[:40], "y": Y[:40]}, test="other.npz", normalize=False)
     assert len(files.train) + len(files.validation) == 40
     assert np.array_equal(every(files.open_test()).x, X[40:])
     assert "validation drawn" in files.note
 
 
 def test_the_test_file_is_read_at_the_end_only(read, tmp_path):
-    other = tmp_path / "test.npz"
-    np.savez(other, x=X, y=np.full(N, 9))  # a label that training does not have
-    task = read({"x": X, "y": Y}, test=str(other))
-    with pytest.raises(Exception, match=r"test\.npz\[y\].*first is 9 at index 0"):
+    np.savez(tmp_path / "test.npz", x=X, y=np.full(N, 9))  # a label that training does not have
+    task = read({"x": X, "y": Y}, test="test.npz")
+    with refused(r"test\.npz\[y\].*first is 9 at index 0"):
         task.open_test()
 
 
-def test_npy_pairs_are_mapped_and_equal_their_npz(read, tmp_path, reporter):
+def test_npy_pairs_equal_their_npz_and_digests_tell_data_and_splits_apart(read, tmp_path, build):
     np.save(tmp_path / "x.npy", np.asfortranarray(X))
     np.save(tmp_path / "y.npy", Y)
-    pair = load(tmp_path, reporter, kind="classes", train="x.npy", labels="y.npy")  # found in the data folder
+    pair = build("arrays", kind="classes", train="x.npy", labels="y.npy")
     one = read({"x": X, "y": Y})
     assert pair.train.digest() == one.train.digest()
     assert torch.equal(every(pair.validation).x, every(one.validation).x)
     assert read({"x": X, "y": Y}, split_seed=1).train.digest() != one.train.digest()
-    changed = X.copy()
-    changed += 0.5
-    assert read({"x": changed, "y": Y}).train.digest() != one.train.digest()
+    assert read({"x": X + np.float32(0.5), "y": Y}).train.digest() != one.train.digest()
 
 
 def test_a_small_signal_on_a_large_offset_survives_normalisation(read):
@@ -221,35 +194,29 @@ PATIENTS = np.array([f"p{group}" for group in GROUPS])
 @pytest.mark.parametrize("groups", [GROUPS, PATIENTS], ids=["numbers", "text"])
 def test_a_group_is_never_in_two_splits(read, groups):
     task = read({"x": X, "y": Y, "patient": groups}, group="patient", normalize=False)
-    splits = [task.train, task.validation, task.open_test()]
-    found = []
-    for samples in splits:
-        rows = [int(np.flatnonzero((one == X).all(axis=(1, 2)))[0]) for one in every(samples).x.numpy()]
-        found.append(set(groups[rows]))
-        assert len(set(zip(groups[rows], samples.groups().tolist(), strict=True))) == len(found[-1])
-    assert len(set.union(*found)) == sum(map(len, found)) == 15
+    assert sum(map(len, check_apart(task))) == 15
+    for samples in splits(task):
+        given = groups[rows_of(samples)]
+        assert len(set(zip(given, samples.groups().tolist(), strict=True))) == len(set(given))
     assert "15 groups kept together" in task.note
     assert read({"x": X, "y": Y}).train.groups() is None
 
 
-def test_groups_of_given_splits_must_not_be_shared(read, tmp_path, reporter):
+def test_groups_of_given_splits_must_not_be_shared(read, tmp_path):
     marks = np.repeat(["train", "val", "test"], 20)
     task = read({"x": X, "y": Y, "group": GROUPS, "split": marks}, group="group")
-    assert [len(set(samples.groups())) for samples in (task.train, task.validation, task.open_test())] == [5, 5, 5]
+    assert list(map(len, check_apart(task))) == [5, 5, 5]
     marks[20] = "train"
-    message = r"\[group\] \(train\): group '5' is also in .*\[group\] \(validation\) \(1 are in both\)"
-    with pytest.raises(DataError, match=message):
+    with refused(r"\[group\] \(train\): group '5' is also in .*\[group\] \(validation\) \(1 are in both\)", DataError):
         read({"x": X, "y": Y, "group": GROUPS, "split": marks}, group="group")
     named = {f"{name}_train": array[:40] for name, array in (("x", X), ("y", Y), ("group", GROUPS))}
     named |= {f"{name}_test": array[40:] for name, array in (("x", X), ("y", Y), ("group", GROUPS))}
-    task = read(named, group="group")
-    assert not set(task.train.groups()) & set(task.validation.groups())
-    assert not {*task.train.groups(), *task.validation.groups()} & {*task.open_test().groups()}
-    with pytest.raises(DataError, match=r"\[group_train\]: group '9' is also in .*\[group_test\]"):
+    check_apart(read(named, group="group"))
+    with refused(r"\[group_train\]: group '9' is also in .*\[group_test\]", DataError):
         read(named | {"group_test": GROUPS[38:58]}, group="group")
     np.savez(tmp_path / "other.npz", x=X[:9], y=Y[:9], group=GROUPS[:9])
-    with pytest.raises(DataError, match=r"group '0' is also in .*other\.npz\[group\]"):
-        read({"x": X, "y": Y, "group": GROUPS}, group="group", test=str(tmp_path / "other.npz"))
+    with refused(r"group '0' is also in .*other\.npz\[group\]", DataError):
+        read({"x": X, "y": Y, "group": GROUPS}, group="group", test="other.npz")
 
 
 @pytest.mark.parametrize(
@@ -261,32 +228,24 @@ def test_groups_of_given_splits_must_not_be_shared(read, tmp_path, reporter):
     ],
 )
 def test_groups_that_are_not_there_are_named(read, arrays, message):
-    with pytest.raises(DataError, match=message):
+    with refused(message, DataError):
         read({"x": X, "y": Y} | arrays, group="group")
 
 
-def test_groups_need_an_npz_file(read, tmp_path, reporter):
+def test_groups_need_an_npz_file(build, tmp_path):
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "y.npy", Y)
-    with pytest.raises(ConfigError, match=r"task\.group: x\.npy is one array, which has no groups"):
-        load(tmp_path, reporter, kind="classes", train="x.npy", labels="y.npy", group="group")
+    with refused(r"task\.group: x\.npy is one array, which has no groups", ConfigError):
+        build("arrays", kind="classes", train="x.npy", labels="y.npy", group="group")
 
 
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
-        ((N, 100, 6), "read as 100 channels of 6; warning: task.channels_last=true would read 6 channels of 100"),
-        (
-            (N, 32, 32, 3),
-            "read as 32 channels of 32 x 3; warning: task.channels_last=true would read 3 channels of 32 x 32",
-        ),
-        ((N, 8, 8, 3), "read as 8 channels of 8 x 3; warning: task.channels_last=true would read 3 channels of 8 x 8"),
-        ((N, 3, 3, 3), ""),
-        ((N, 6, 100), ""),
-        ((N, 12, 12), ""),
-        ((N, 3, 32, 32), ""),
-        ((N, 8, 2), ""),
-        ((N, 100), ""),
+        ((N, 100, 6), "100 channels of 6; warning: task.channels_last=true would read 6 channels of 100"),
+        ((N, 32, 32, 3), "32 channels of 32 x 3; warning: task.channels_last=true would read 3 channels of 32 x 32"),
+        ((N, 8, 8, 3), "8 channels of 8 x 3; warning: task.channels_last=true would read 3 channels of 8 x 8"),
+        *[((N, *extent), "") for extent in ((3, 3, 3), (6, 100), (12, 12), (3, 32, 32), (8, 2), (100,))],
     ],
 )
 def test_an_order_of_axes_that_looks_wrong_is_told_with_what_the_other_would_give(read, shape, said):

@@ -7,6 +7,7 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.seeding import numpy_generator
 from orca_cli.tasks import darcy
 from orca_cli.tasks.darcy import gaussian_field, solve
+from tests.tasks.builders import every, refused, splits
 
 FEW = {"nodes": 21, "stride": 2, "num_train": 8, "num_validation": 3, "num_test": 4}
 FILES = FEW | {"origin": "files", "nodes": None}
@@ -84,7 +85,7 @@ def test_the_fields_covariance_is_that_of_its_spectrum():
 
 def test_samples_have_normalised_inputs_grids_and_physical_targets(tmp_path, reporter):
     task = load(tmp_path, reporter, **FEW)
-    batch = task.train.batch(np.arange(8))
+    batch = every(task.train)
     assert task.synthetic
     assert task.input_shape == (3, 11, 11)
     assert batch.y.shape == (8, 1, 11, 11)
@@ -109,27 +110,12 @@ def test_more_samples_leave_the_first_ones_as_they_are(tmp_path, reporter):
     assert not np.array_equal(few.open_test().targets()[:3], few.validation.targets())
 
 
-@pytest.mark.parametrize(
-    ("settings", "key"),
-    [({"stride": 3}, "task.stride"), ({"nodes": 4}, "task.nodes"), ({"num_train": 1}, "task.num_train")],
-)
-def test_impossible_settings_are_refused(settings, key, check):
-    with pytest.raises(ConfigError, match=key):
-        check("darcy", **FEW | settings)
-
-
-def test_one_override_gives_the_papers_sizes(tmp_path, reporter, monkeypatch):
-    plans = []
-
-    def noted(plan, *others):
-        plans.append(plan)
-        return lambda part: (np.ones((2, 5, 5), np.float32), np.ones((2, 5, 5), np.float32))
-
-    monkeypatch.setattr(darcy, "_generator", noted)
-    for settings in ({}, {"size": "paper"}, {"size": "paper", "num_train": 7, "stride": 10}):
-        load(tmp_path, reporter, **settings)
-    found = [(plan.nodes, plan.stride, *plan.counts.values()) for plan in plans]
-    assert found == [(85, 2, 300, 50, 50), (421, 5, 900, 100, 100), (421, 10, 7, 100, 100)]
+def test_one_word_gives_the_sizes_of_the_paper(tmp_path, reporter, check):
+    for size, extent, counts in (("small", 6, [300, 50, 50]), ("paper", 3, [900, 100, 100])):
+        task = load(tmp_path, reporter, size=size, nodes=11)
+        assert task.input_shape == (3, extent, extent)
+        assert list(map(len, splits(task))) == counts
+    check("darcy", size="paper", stride=35)  # divides 421 - 1
 
 
 @pytest.mark.parametrize("version", ["5", "7.3"])
@@ -140,7 +126,7 @@ def test_files_give_normalised_permeability_and_pressure(version, tmp_path, repo
     assert "21 x 21 nodes" in task.note
     coeff, u = train["coeff"][:8, ::2, ::2], train["sol"][:, ::2, ::2]
     centre, spread = coeff.mean(axis=0), coeff.std(axis=0, ddof=1) + 1e-5
-    batch = task.train.batch(np.arange(8))
+    batch = every(task.train)
     np.testing.assert_allclose(batch.x[:, 0], (coeff - centre) / spread, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(batch.y[:, 0], u[:8], rtol=1e-6)
     np.testing.assert_allclose(task.target_scale.std[0], u[:8].std(axis=0, ddof=1) + 1e-5, rtol=1e-5)
@@ -148,21 +134,15 @@ def test_files_give_normalised_permeability_and_pressure(version, tmp_path, repo
     last = task.open_test()
     np.testing.assert_allclose(last.targets()[:, 0], test["sol"][:4, ::2, ::2], rtol=1e-6)
     expected = (test["coeff"][:4, ::2, ::2] - centre) / spread
-    np.testing.assert_allclose(last.batch(np.arange(4)).x[:, 0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(every(last).x[:, 0], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_files_are_read_once_and_again_when_they_change(tmp_path, reporter, monkeypatch):
+def test_files_give_as_many_samples_as_they_have(tmp_path, reporter):
     write_files(tmp_path / "darcy")
-    first = load(tmp_path, reporter, **FILES)
-    with monkeypatch.context() as patch:
-        patch.setattr(darcy.matlab, "read", lambda *_: pytest.fail("read again"))
-        assert load(tmp_path, reporter, **FILES | {"num_train": 9}).train.targets()[:8].tolist() == (
-            first.train.targets().tolist()
-        )
-    write_files(tmp_path / "darcy", num=13)
-    assert load(tmp_path, reporter, **FILES | {"num_validation": 5}).train.digest() != first.train.digest()
-    with pytest.raises(DataError, match="task.num_validation.*holds 13 samples, 14 requested"):
-        load(tmp_path, reporter, **FILES | {"num_validation": 6})
+    first, more = (load(tmp_path, reporter, **FILES | {"num_train": count}).train.targets() for count in (8, 9))
+    assert more[:8].tolist() == first.tolist()
+    with refused("task.num_validation.*holds 12 samples, 13 requested", DataError):
+        load(tmp_path, reporter, **FILES | {"num_validation": 5})
 
 
 @pytest.mark.parametrize("origin", ["generated", "files"])
@@ -177,22 +157,19 @@ def test_the_paper_trains_on_the_validation_samples_too(origin, tmp_path, report
 
 
 @pytest.mark.parametrize(
-    ("changes", "settings", "kind", "what"),
+    ("changes", "settings", "what"),
     [
-        ({"sol": np.zeros((12, 21, 20))}, {}, DataError, "expected numbers \\(N, K, K\\)"),
-        ({"sol": np.zeros((11, 21, 21))}, {}, DataError, "coeff is .* sol is"),
-        ({"coeff": np.full((12, 21, 21), np.nan)}, {}, DataError, "NaN or infinite"),
-        ({}, {"nodes": 41}, ConfigError, "task.nodes"),
-        ({}, {"stride": 3}, ConfigError, "task.stride"),
-        ({}, {"path": "nowhere"}, DataError, "task.path"),
+        ({"sol": np.zeros((12, 21, 20))}, {}, r"expected numbers \(N, K, K\)"),
+        ({"sol": np.zeros((11, 21, 21))}, {}, "coeff is .* sol is"),
+        ({"coeff": np.full((12, 21, 21), np.nan)}, {}, "NaN or infinite"),
+        ({}, {"nodes": 41}, "task.nodes"),
+        ({}, {"stride": 3}, "task.stride"),
+        ({}, {"path": "nowhere"}, "task.path"),
+        (None, {}, "smooth1.mat.*task.origin=generated"),
     ],
 )
-def test_files_that_do_not_fit_are_refused(changes, settings, kind, what, tmp_path, reporter):
-    write_files(tmp_path / "darcy", **changes)
-    with pytest.raises(kind, match=what):
+def test_files_that_do_not_fit_are_refused(changes, settings, what, tmp_path, reporter):
+    if changes is not None:
+        write_files(tmp_path / "darcy", **changes)
+    with refused(what, (ConfigError, DataError)):
         load(tmp_path, reporter, **FILES | settings)
-
-
-def test_missing_files_are_named_with_what_to_do_instead(tmp_path, reporter):
-    with pytest.raises(DataError, match="smooth1.mat.*task.origin=generated"):
-        load(tmp_path, reporter, **FILES)

@@ -8,6 +8,7 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import TaskData
 from orca_cli.tasks.shared.fraction import with_fraction
 from orca_cli.tasks.shared.samples import ArraySamples
+from tests.tasks.builders import refused
 
 N = 200
 RNG = np.random.default_rng(0)
@@ -37,9 +38,8 @@ def test_the_draw_is_that_of_the_seed():
     rows = [with_fraction(task(), 0.2, seed).train.rows for seed in (0, 0, 1)]
     assert np.array_equal(rows[0], rows[1])
     assert not np.array_equal(rows[0], rows[2])
-    digests = {
-        with_fraction(task(), fraction, seed).train.digest() for fraction, seed in ((0.2, 0), (0.2, 1), (0.3, 0))
-    }
+    draws = ((0.2, 0), (0.2, 1), (0.3, 0))
+    digests = {with_fraction(task(), fraction, seed).train.digest() for fraction, seed in draws}
     assert len({*digests, task().train.digest()}) == 4
     assert with_fraction(task(), 0.2, 0).train.digest() in digests
 
@@ -59,21 +59,15 @@ def test_validation_and_test_stay_and_the_note_says_what_is_used():
     found = with_fraction(whole, 0.2, 0)
     assert found.validation is whole.validation
     assert found.open_test is whole.open_test
-    assert (
-        found.note
-        == "as read; 40 of 200 training samples are used (task.train_fraction=0.2, every class in proportion)"
-    )
+    used = "40 of 200 training samples are used (task.train_fraction=0.2, every class in proportion)"
+    assert found.note == f"as read; {used}"
     assert with_fraction(whole, None, 0) is whole
 
 
-@pytest.mark.parametrize(
-    ("kind", "y"),
-    [
-        ("values", RNG.normal(size=(N, 2))),
-        ("labels", np.eye(2)[np.arange(N) % 2]),
-        ("dense", RNG.normal(size=(N, 1, 4))),
-    ],
-)
+OTHERS = {"values": RNG.normal(size=(N, 2)), "labels": np.eye(2)[np.arange(N) % 2], "dense": RNG.normal(size=(N, 1, 4))}
+
+
+@pytest.mark.parametrize(("kind", "y"), OTHERS.items())
 def test_other_kinds_are_drawn_without_classes(kind, y):
     part = with_fraction(task(kind, y.astype(np.float32), y.shape[1]), 0.1, 0).train
     assert len(set(part.rows.tolist())) == len(part) == 20
@@ -91,7 +85,5 @@ def test_every_class_keeps_a_sample_while_there_are_enough_and_what_is_lost_is_t
 
 
 def test_a_single_sample_is_refused():
-    with pytest.raises(
-        DataError, match=r"task\.train_fraction: 0\.001 leaves 1 of 200 training samples; at least 2 are"
-    ):
+    with refused(r"task\.train_fraction: 0\.001 leaves 1 of 200 training samples; at least 2 are", DataError):
         with_fraction(task(), 0.001, 0)

@@ -6,8 +6,9 @@ import pickle
 import numpy as np
 import pytest
 
-from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.tasks.homology import VOCABULARY, encode, load
+from tests.tasks.builders import Attack, refused
 
 PROTEINS = {
     "train": [("MKV", 0), ("ACDEFGHIKLMNPQRSTVWY", 7), ("BOUXZ", 1194)],
@@ -51,10 +52,6 @@ def write_lmdb(folder, proteins=PROTEINS, change=lambda contents: None):
     return folder
 
 
-def read(folder, reporter, **settings):
-    return load(folder, reporter, **settings)
-
-
 def words(samples, index):
     batch = samples.batch(np.array([index]))
     assert (batch.x.sum(dim=1) == batch.valid).all()
@@ -64,7 +61,7 @@ def words(samples, index):
 def test_both_forms_of_the_files_give_the_same_samples(tmp_path, reporter):
     write_json(tmp_path / "a" / "homology")
     write_lmdb(tmp_path / "b" / "homology" / "remote_homology")
-    texts, databases = read(tmp_path / "a", reporter), read(tmp_path / "b", reporter)
+    texts, databases = load(tmp_path / "a", reporter), load(tmp_path / "b", reporter)
     assert texts.input_shape == databases.input_shape == (30, 1419)
     assert texts.num_outputs == 1195
     for part in ("train", "validation"):
@@ -73,34 +70,24 @@ def test_both_forms_of_the_files_give_the_same_samples(tmp_path, reporter):
     assert words(databases.train, 0) == ["cls", "M", "K", "V", "sep"]
     assert databases.train.targets().tolist() == [0, 7, 1194]
     assert "1 of 2 validation proteins have a fold that no training protein has" in databases.note
-    assert read(tmp_path / "b", reporter, test="family_holdout").open_test().targets().tolist() == [1194]
+    assert load(tmp_path / "b", reporter, test="family_holdout").open_test().targets().tolist() == [1194]
 
 
 def test_the_vocabulary_has_the_ids_of_tape(tmp_path, reporter):
+    known = {"pad": 0, "mask": 1, "cls": 2, "sep": 3, "unk": 4, "A": 5, "K": 14, "X": 27, "Y": 28, "Z": 29}
     assert len(VOCABULARY) == 30
-    assert {name: VOCABULARY.index(name) for name in ("pad", "mask", "cls", "sep", "unk", "A", "K", "X", "Y", "Z")} == {
-        "pad": 0,
-        "mask": 1,
-        "cls": 2,
-        "sep": 3,
-        "unk": 4,
-        "A": 5,
-        "K": 14,
-        "X": 27,
-        "Y": 28,
-        "Z": 29,
-    }
+    assert {name: VOCABULARY.index(name) for name in known} == known
     assert [VOCABULARY[i] for i in encode("aJZ", 10)] == ["cls", "A", "unk", "Z", "sep"]
     write_json(tmp_path / "homology", PROTEINS | {"valid": [("JJ", 0), ("A", 0)]})
-    assert "residues read as unknown: 2 in validation" in read(tmp_path, reporter).note
-    with pytest.raises(DataError, match=r"remote_homology_train.*residue Z.*use task.symbols=30"):
-        read(tmp_path, reporter, symbols=29)
+    assert "residues read as unknown: 2 in validation" in load(tmp_path, reporter).note
+    with refused(r"remote_homology_train.*residue Z.*use task.symbols=30", DataError):
+        load(tmp_path, reporter, symbols=29)
 
 
 def test_long_proteins_are_cut_counted_as_errors_or_dropped(tmp_path, reporter):
     write_json(tmp_path / "homology")
     cut, wrong, dropped = (
-        read(tmp_path, reporter, length=7, over_length=word) for word in ("truncate", "wrong", "drop")
+        load(tmp_path, reporter, length=7, over_length=word) for word in ("truncate", "wrong", "drop")
     )
     assert words(cut.train, 1) == ["cls", "A", "C", "D", "E", "F", "sep"]
     assert words(cut.train, 2) == ["cls", "B", "O", "U", "X", "Z", "sep"]  # just fits
@@ -115,7 +102,7 @@ def test_long_proteins_are_cut_counted_as_errors_or_dropped(tmp_path, reporter):
 
 def test_validation_is_merged_on_request_alone(tmp_path, reporter):
     write_json(tmp_path / "homology")
-    apart, merged = read(tmp_path, reporter), read(tmp_path, reporter, train_on_validation=True, mask_padding=False)
+    apart, merged = load(tmp_path, reporter), load(tmp_path, reporter, train_on_validation=True, mask_padding=False)
     assert len(apart.train) == 3
     assert merged.train.targets().tolist() == [0, 7, 1194, 7, 3]
     batch = merged.train.batch(np.array([4]))
@@ -126,44 +113,33 @@ def test_validation_is_merged_on_request_alone(tmp_path, reporter):
     assert merged.validation.targets().tolist() == apart.validation.targets().tolist()
 
 
-def test_a_pickle_that_would_run_code_is_refused(tmp_path, reporter):
-    class Trap:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "canary"), "w"))
-
-    write_lmdb(tmp_path / "homology", change=lambda contents: contents.update({"1": pickle.dumps(Trap())}))
-    with pytest.raises(UnsafeError, match=r"remote_homology_train.lmdb\[1\]"):
-        read(tmp_path, reporter)
-    assert not (tmp_path / "canary").exists()
+PLAIN = {"primary": 3, "fold_label": 1}
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "error", "message"),
     [
-        (lambda contents: contents.pop("1"), "has no protein 1 of 3"),
-        (lambda contents: contents.pop("num_examples"), "has no 'num_examples'"),
-        (
-            lambda contents: contents.update({"0": pickle.dumps({"primary": 3, "fold_label": 1})}),
-            "not a sequence of letters",
-        ),
-        (lambda contents: contents.update({"0": pickle.dumps(record("MK", 1195))}), r"1195; allowed: 0\.\.1194"),
+        (lambda held, canary: held.pop("1"), DataError, "has no protein 1 of 3"),
+        (lambda held, canary: held.pop("num_examples"), DataError, "has no 'num_examples'"),
+        (lambda held, canary: held.update({"0": pickle.dumps(PLAIN)}), DataError, "not a sequence of letters"),
+        (lambda held, canary: held.update({"0": pickle.dumps(record("MK", 1195))}), DataError, r"allowed: 0\.\.1194"),
+        (lambda held, canary: held.update({"1": pickle.dumps(Attack(canary))}), UnsafeError, r".lmdb\[1\]"),
     ],
+    ids=["protein", "count", "letters", "fold", "attack"],
 )
-def test_wrong_databases_are_refused(tmp_path, reporter, change, message):
-    write_lmdb(tmp_path / "homology", {"train": PROTEINS["train"]}, change)
+def test_wrong_databases_are_refused_and_run_nothing(tmp_path, reporter, change, error, message):
+    canary = tmp_path / "canary"
+    write_lmdb(tmp_path / "homology", {"train": PROTEINS["train"]}, lambda held: change(held, canary))
     write_lmdb(tmp_path / "homology", {name: PROTEINS[name] for name in ("valid", "test_fold_holdout")})
-    with pytest.raises(DataError, match=f"remote_homology_train.*{message}"):
-        read(tmp_path, reporter)
+    with refused(f"remote_homology_train.*{message}", error):
+        load(tmp_path, reporter)
+    assert not canary.exists()
 
 
-def test_wrong_files_and_settings_are_refused(tmp_path, reporter, check):
-    with pytest.raises(DataError, match=r"no file 'remote_homology_train.lmdb'.*orca data get homology"):
-        read(tmp_path, reporter)
-    folder = write_json(tmp_path / "homology")
-    for content, message in (("[{", "is not JSON"), ("{}", "not a list of proteins"), ("[]", "holds no proteins")):
-        (folder / "remote_homology_valid.json").write_text(content)
-        with pytest.raises(DataError, match=f"remote_homology_valid.json.*{message}"):
-            read(tmp_path, reporter)
-    for settings, key in (({"test": "holdout"}, "task.test"), ({"length": 2}, "length"), ({"symbols": 20}, "symbols")):
-        with pytest.raises(ConfigError, match=key):
-            check("homology", **settings)
+@pytest.mark.parametrize(
+    ("content", "message"), [("[{", "is not JSON"), ("{}", "not a list of proteins"), ("[]", "holds no proteins")]
+)
+def test_wrong_files_are_refused(tmp_path, reporter, content, message):
+    (write_json(tmp_path / "homology") / "remote_homology_valid.json").write_text(content)
+    with refused(f"remote_homology_valid.json.*{message}", DataError):
+        load(tmp_path, reporter)

@@ -1,8 +1,6 @@
 """Tasks of images: what readers give is what the files hold, augmentation is drawn where it is asked for, faults are named."""
 
 import gzip
-import io
-import os
 import pickle
 import shutil
 import struct
@@ -15,40 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orca_cli import parts
-from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.tasks import cifar100, domainnet, spherical
-from orca_cli.tasks.images import reader as image_folder
 from orca_cli.tasks.images.files import MAX_PIXELS, decode
 from orca_cli.tasks.shared.hold_out import hold_out
 from orca_cli.tasks.shared.pixels import PixelSamples, random_crop, random_flip
-
-SHARED = Path(os.environ.get("ORCA_TEST_DATA", Path(__file__).parents[2] / ".." / "shared"))
-CIFAR10 = SHARED / "data" / "cifar10" / "cifar10_5000.npz"
-
-
-class Python2Pickler(pickle._Pickler):
-    """Writes bytes and str as Python 2's str, as the files of CIFAR-100 have them."""
-
-    def _string(self, content):
-        self.write(b"T" + struct.pack("<i", len(content)) + content)
-        self.memoize(content)
-
-    dispatch = pickle._Pickler.dispatch | {
-        bytes: _string,
-        str: lambda self, text: Python2Pickler._string(self, text.encode("latin1")),
-    }
-
-
-def python2(value) -> bytes:
-    buffer = io.BytesIO()
-    Python2Pickler(buffer, protocol=2).dump(value)
-    return buffer.getvalue().replace(b"numpy._core", b"numpy.core")
-
-
-class Attack:
-    def __reduce__(self):
-        return os.mkdir, ("attacked",)
+from tests.tasks.builders import Attack, every, refused, splits
+from tests.untrusted.pickles import python2
 
 
 def cifar_records(num_train=400, num_test=100):
@@ -96,22 +67,21 @@ def test_cifar100_is_read_as_its_files_hold_it(tmp_path, reporter, form):
     assert len(np.unique(both.reshape(400, -1), axis=0)) == 400
 
 
-def test_cifar100_faults_are_named_and_nothing_is_run(tmp_path, reporter, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="orca data get cifar100"):
-        cifar100.load(tmp_path, reporter)
-    write_cifar100(tmp_path / "attack", pickle.dumps, train=Attack())
-    with pytest.raises(UnsafeError):
-        cifar100.load(tmp_path, reporter, path="attack")
-    assert not (tmp_path / "attacked").exists()
-    labels = cifar_records()["train"] | {"fine_labels": [100] * 400}
-    write_cifar100(tmp_path / "labels", train=labels)
-    with pytest.raises(DataError, match=r"label 100 at index 0 is not in 0\.\.99"):
-        cifar100.load(tmp_path, reporter, path="labels")
-    (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / "cifar-100-python.tar.gz").write_bytes(b"\x1f\x8b\x08cut off")
-    with pytest.raises(DataError, match="damaged"):
-        cifar100.load(tmp_path, reporter, path="cut")
+@pytest.mark.parametrize("fault", ["attack", "labels", "cut"])
+def test_cifar100_faults_are_named_and_nothing_is_run(tmp_path, build, fault):
+    folder, message, error = tmp_path / "cifar100", "damaged", DataError
+    if fault == "attack":
+        write_cifar100(folder, pickle.dumps, train=Attack(tmp_path / "canary"))
+        message, error = None, UnsafeError
+    elif fault == "labels":
+        write_cifar100(folder, train=cifar_records()["train"] | {"fine_labels": [100] * 400})
+        message = r"label 100 at index 0 is not in 0\.\.99"
+    else:
+        folder.mkdir()
+        (folder / "cifar-100-python.tar.gz").write_bytes(b"\x1f\x8b\x08cut off")
+    with refused(message, error):
+        build("cifar100")
+    assert not (tmp_path / "canary").exists()
 
 
 def test_augmentation_is_drawn_from_the_given_generator_only():
@@ -129,18 +99,9 @@ def test_augmentation_is_drawn_from_the_given_generator_only():
     assert not np.array_equal(first, other)
     assert not np.array_equal(first[2], first[3])  # drawn for each sample, not for the batch
     padded = np.pad(x[rows], ((0, 0), (0, 0), (4, 4), (4, 4)))
-    places = set()
     for image, around in zip(first, padded, strict=True):
-        windows = [
-            (top, left, mirrored)
-            for top in range(9)
-            for left in range(9)
-            for mirrored in (False, True)
-            if np.array_equal(image[..., ::-1] if mirrored else image, around[:, top : top + 32, left : left + 32])
-        ]
-        assert len(windows) == 1
-        places.add(windows[0])
-    assert len(places) > 1
+        windows = [around[:, top : top + 32, left : left + 32] for top in range(9) for left in range(9)]
+        assert sum(np.array_equal(one, image) or np.array_equal(one, image[..., ::-1]) for one in windows) == 1
 
 
 def test_crops_and_flips_are_uniform():
@@ -158,13 +119,11 @@ def test_bit_reversed_rows_and_columns(tmp_path, reporter):
     write_cifar100(tmp_path / "cifar100")
     plain, permuted = (cifar100.load(tmp_path, reporter, permute=permute).validation for permute in (False, True))
     order = cifar100.bit_reversal(32)
-    rows = np.arange(5)
-    expected = plain.batch(rows).x.numpy()[:, :, order][..., order]
-    np.testing.assert_array_equal(permuted.batch(rows).x.numpy(), expected)
+    np.testing.assert_array_equal(every(permuted).x, every(plain).x[:, :, order][..., order])
     assert plain.digest() != permuted.digest()
 
 
-def test_validation_is_held_out_of_the_training_set(check):
+def test_validation_is_held_out_of_the_training_set():
     classes = np.arange(500) % 5
     train, validation = hold_out(classes, "stratified", 0.1)
     assert np.bincount(classes[validation]).tolist() == [10] * 5
@@ -173,11 +132,7 @@ def test_validation_is_held_out_of_the_training_set(check):
     assert np.array_equal(validation, np.arange(400, 500))
     assert len(train) == 50
     assert train.max() < 400
-    train, validation = hold_out(classes, "last", 100, train_on_validation=True)
-    assert np.array_equal(train, np.arange(500))
-    for key, value in (("validation", "first"), ("validation_size", 0), ("validation_size", 1.5)):
-        with pytest.raises(ConfigError, match=f"task.{key}"):
-            check("cifar100", **{key: value})
+    assert np.array_equal(hold_out(classes, "last", 100, train_on_validation=True)[0], np.arange(500))
 
 
 def seen(image: np.ndarray, polar: float, azimuth: float) -> np.ndarray:
@@ -273,52 +228,49 @@ def test_spherical_file_is_read_once_and_kept(tmp_path, reporter, name):
     assert batch.y.tolist() == [3, 19]
 
 
-def test_spherical_faults_are_named(tmp_path, reporter, monkeypatch, check):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="task.origin=cifar100"):
-        spherical.load(tmp_path, tmp_path / "cache", reporter)
-    wrong = spherical_record()
-    wrong["test"]["images"] = wrong["test"]["images"][:, :, :, :59]
-    for content, error in ((wrong, DataError), (Attack(), UnsafeError), ({"train": []}, DataError)):
-        (tmp_path / "s2_cifar100").write_bytes(pickle.dumps(content))
-        with pytest.raises(error):
-            spherical.load(tmp_path, tmp_path / "cache", reporter, path=".")
-    assert not (tmp_path / "attacked").exists()
+@pytest.mark.parametrize("key", ["images", "labels", None])
+def test_spherical_files_of_another_form_are_refused_and_leave_nothing(tmp_path, build, key):
+    record = spherical_record()
+    if key is None:
+        record = {"train": []}
+    else:
+        record["test"][key] = record["test"][key][..., :-1]
+    (tmp_path / "spherical").mkdir()
+    (tmp_path / "spherical" / "s2_cifar100").write_bytes(pickle.dumps(record))
+    with refused("s2_cifar100", DataError):
+        build("spherical")
     assert not list((tmp_path / "cache" / "generated").glob("spherical-*[!k]"))  # locks only, nothing half-made
-    with pytest.raises(DataError, match="CIFAR-10 is not there"):
-        spherical.load(tmp_path, tmp_path / "cache", reporter, origin="cifar10")
-    with pytest.raises(ConfigError, match="task.origin"):
-        check("spherical", origin="cifar11")
 
 
-@pytest.mark.skipif(not CIFAR10.is_file(), reason="ORCA_TEST_DATA has no data/cifar10")
-def test_spherical_is_projected_from_real_images(tmp_path, reporter):
-    with np.load(CIFAR10) as stored:
-        arrays = {name: stored[name][: 600 if "train" in name else 100] for name in stored.files}
-    np.savez(tmp_path / "small.npz", **arrays)
-    tasks = [
-        spherical.load(tmp_path, tmp_path / "cache", reporter, origin="cifar10", images="small.npz", data_seed=seed)
-        for seed in (0, 0, 1)
-    ]
-    digests = [task.train.digest() for task in tasks]
-    assert digests[0] == digests[1] != digests[2]
-    task = tasks[0]
+@pytest.mark.parametrize(
+    ("settings", "message"), [({}, "task.origin=cifar100"), ({"origin": "cifar10"}, "CIFAR-10 is not there")]
+)
+def test_spherical_without_files_says_what_to_do(build, settings, message):
+    with refused(message, DataError):
+        build("spherical", **settings)
+
+
+def test_spherical_is_projected_from_images_on_request(tmp_path, build):
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"x_{part}": rng.integers(0, 256, (n, 3, 32, 32), np.uint8) for part, n in (("train", 600), ("test", 100))
+    }
+    np.savez(tmp_path / "small.npz", **arrays, y_train=np.arange(600) % 10, y_test=np.arange(100) % 10)
+    settings = {"origin": "cifar10", "images": "small.npz"}
+    task, again, other = (build("spherical", **settings, data_seed=seed) for seed in (0, 0, 1))
+    assert task.train.digest() == again.train.digest() != other.train.digest()
     assert task.synthetic
     assert "projection of CIFAR-10" in task.note
     assert (len(task.train), len(task.validation), task.num_outputs) == (540, 60, 10)
     test = task.open_test()
-    x = test.batch(np.arange(100)).x.numpy()
-    np.testing.assert_array_equal(test.targets(), arrays["y_test"])
-    assert x.min() == 0
-    assert x.max() == 1
+    x = every(test).x.numpy()
+    np.testing.assert_array_equal(test.targets(), np.arange(100) % 10)
+    assert (x.min(), x.max()) == (0, 1)
     # All of a chunk share a rotation, so the same directions lie outside the image; about half of the sphere.
-    outside = (x == 0).all(axis=(0, 1)).mean()
-    assert 0.3 < outside < 0.7
-    unturned = spherical.load(
-        tmp_path, tmp_path / "cache", reporter, origin="cifar10", images="small.npz", rotate=False
-    )
+    assert 0.3 < (x == 0).all(axis=(0, 1)).mean() < 0.7
+    unturned = build("spherical", **settings, rotate=False).open_test()
     expected = spherical.project(arrays["x_test"][:4])
-    np.testing.assert_allclose(unturned.open_test().batch(np.arange(4)).x.numpy() * 255, expected, atol=1e-4)
+    np.testing.assert_allclose(unturned.batch(np.arange(4)).x.numpy() * 255, expected, atol=1e-4)
 
 
 def write_image(path: Path, seed: int, size=(20, 14), mode="RGB") -> np.ndarray:
@@ -332,10 +284,10 @@ def write_image(path: Path, seed: int, size=(20, 14), mode="RGB") -> np.ndarray:
 @pytest.fixture
 def domain(tmp_path):
     folder = tmp_path / "domainnet"
-    for part, start, count in (("train", 0, 10), ("test", 100, 3)):
+    for part, numbers in (("train", range(10)), ("test", range(100, 103))):
         lines = []
         for label, name in enumerate(("airplane", "apple", "bear")):
-            for i in range(start, start + count):
+            for i in numbers:
                 write_image(folder / "sketch" / name / f"sketch_{i:03}.png", seed=1000 * label + i, size=(40, 30))
                 lines.append(f"sketch/{name}/sketch_{i:03}.png {label}")
         (folder / f"sketch_{part}_mini.txt").write_text("\n".join(lines) + "\n")
@@ -345,24 +297,17 @@ def domain(tmp_path):
 
 def test_domainnet_is_read_from_its_lists(tmp_path, reporter, domain):
     task = domainnet.load(tmp_path, reporter, validation_size=6)
-    assert (task.num_outputs, task.input_shape, task.class_names[:4]) == (
-        40,
-        (3, 224, 224),
-        ("airplane", "apple", "bear", "class 3"),
-    )
+    assert (task.num_outputs, task.input_shape) == (40, (3, 224, 224))
+    assert task.class_names[:4] == ("airplane", "apple", "bear", "class 3")
     test = task.open_test()
     assert test.targets().tolist() == [0] * 3 + [1] * 3 + [2] * 3
     with Image.open(domain / "sketch/apple/sketch_101.png") as image:
         resized = np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR))
     expected = (resized / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(test.batch(np.array([4])).x[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
-    # The two identical bears are in the same split.
-    splits = [samples.batch(np.arange(len(samples))).x.numpy() for samples in (task.train, task.validation)]
-    assert len(splits[0]) + len(splits[1]) == 30
-    shared = [
-        x for x in splits[1].reshape(len(splits[1]), -1) if (x == splits[0].reshape(len(splits[0]), -1)).all(1).any()
-    ]
-    assert not shared
+    train, validation = ([x.tobytes() for x in every(part).x.numpy()] for part in (task.train, task.validation))
+    assert len(train) + len(validation) == 30
+    assert not set(train) & set(validation)  # the two identical bears are in the same split
 
 
 def test_domainnet_augmentation_is_fresh_unless_frozen(tmp_path, reporter, domain):
@@ -393,10 +338,10 @@ def test_domainnet_augmentation_is_fresh_unless_frozen(tmp_path, reporter, domai
         ("", DataError, "the list is empty"),
     ],
 )
-def test_domainnet_lists_are_not_trusted(tmp_path, reporter, domain, line, error, text):
+def test_domainnet_lists_are_not_trusted(build, domain, line, error, text):
     (domain / "sketch_train_mini.txt").write_text(line)
-    with pytest.raises(error, match=text):
-        domainnet.load(tmp_path, reporter, validation_size=1, train_size=1)
+    with refused(text, error):
+        build("domainnet", validation_size=1, train_size=1)
 
 
 @pytest.fixture
@@ -408,103 +353,93 @@ def pets(tmp_path):
     return folder
 
 
-def load_images(folder, tmp_path, reporter, **settings):
-    return image_folder.load(tmp_path, tmp_path / "cache", reporter, path=str(folder), **settings)
+@pytest.fixture
+def read(build, pets):
+    """Return a function that reads the folder of images, or another one."""
+
+    def call(folder=pets, **settings):
+        return build("images", path=str(folder), **settings)
+
+    return call
 
 
-def test_a_folder_of_images_is_a_task(tmp_path, reporter, pets):
+def test_a_folder_of_images_is_a_task(tmp_path, reporter, pets, read):
     (pets / "dog" / "notes.txt").write_text("not an image")
-    task = load_images(pets, tmp_path, reporter, normalize="none")
+    task = read(normalize="none")
     assert task.class_names == ("cat", "dog", "eel")
     assert task.input_shape == (3, 20, 20)  # the longest side
-    test = task.open_test()
-    counts = [np.bincount(samples.targets()) for samples in (task.validation, test)]
-    assert all(count.sum() == 5 and np.ptp(count) == 1 for count in counts)  # stratified: 2, 2 and 1
-    assert len(task.train) + len(task.validation) + len(test) == 36
+    for samples in (task.validation, task.open_test()):
+        count = np.bincount(samples.targets())
+        assert (count.sum(), np.ptp(count)) == (5, 1)  # stratified: 2, 2 and 1
+    assert sum(map(len, splits(task))) == 36
     assert "notes.txt" in task.note
     digest = task.train.digest()
     moved = pets.rename(tmp_path / "moved")
-    assert load_images(moved, tmp_path, reporter, normalize="none").train.digest() == digest
+    assert read(moved, normalize="none").train.digest() == digest
     assert sum("image_survey" in line for line in reporter.lines) == 1  # decoded once, then known by content
-    assert load_images(moved, tmp_path, reporter, normalize="none", size=16).train.digest() != digest
-    grey = load_images(moved, tmp_path, reporter, channels=1, size=14, fit="crop").validation.batch(np.array([0]))
-    assert grey.x.shape == (1, 1, 14, 14)
+    assert read(moved, normalize="none", size=16).train.digest() != digest
+    assert every(read(moved, channels=1, size=14, fit="crop").validation).x.shape == (5, 1, 14, 14)
 
 
-def test_given_splits_are_taken_as_they_are(tmp_path, reporter, pets):
-    for part, rows in (("train", range(8)), ("val", range(8, 10)), ("test", range(10, 12))):
-        for name in ("cat", "dog", "eel"):
-            (tmp_path / "split" / part / name).mkdir(parents=True)
-            for i in rows:
-                file = f"{i:02}.{'jpg' if i % 2 else 'png'}"
-                shutil.copy(pets / name / file, tmp_path / "split" / part / name / file)
+def test_given_splits_are_taken_as_they_are(tmp_path, pets, read):
     folder = tmp_path / "split"
-    task = load_images(folder, tmp_path, reporter, normalize="none")
+    for part, rows in (("train", range(8)), ("val", range(8, 10)), ("test", range(10, 12))):
+        for path in pets.glob("*/*"):
+            if int(path.stem) in rows:
+                (folder / part / path.parent.name).mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, folder / part / path.parent.name)
+    task = read(folder, normalize="none")
     pixels = np.asarray(Image.open(pets / "dog" / "08.png").resize((20, 20), Image.Resampling.BILINEAR))
     batch = task.validation.batch(np.array([2]))
     np.testing.assert_allclose(batch.x[0].permute(1, 2, 0).numpy() * 255, pixels, atol=1e-4)
     assert (len(task.train), batch.y.tolist(), len(task.open_test())) == (24, [1], 6)
     shutil.copy(pets / "cat" / "03.jpg", folder / "test" / "cat" / "again.jpg")
-    with pytest.raises(DataError, match=r"again\.jpg: the same image as 'train/cat/03\.jpg'"):
-        load_images(folder, tmp_path, reporter)
+    with refused(r"again\.jpg: the same image as 'train/cat/03\.jpg'", DataError):
+        read(folder)
     (folder / "test" / "cat" / "again.jpg").unlink()
     shutil.rmtree(folder / "val")
-    task = load_images(folder, tmp_path, reporter)
-    assert "validation drawn" in task.note
+    assert "validation drawn" in read(folder).note
     (folder / "test" / "eel").rename(folder / "test" / "ell")
-    with pytest.raises(DataError, match=r"class 'ell' of the test split has no training images; did you mean 'eel'"):
-        load_images(folder, tmp_path, reporter)
+    with refused("class 'ell' of the test split has no training images; did you mean 'eel'", DataError):
+        read(folder)
 
 
-def test_identical_images_stay_together(tmp_path, reporter, pets):
+def test_identical_images_stay_together(pets, read):
     for i in range(12):
         shutil.copy(pets / "cat" / "00.png", pets / "cat" / f"copy_{i}.png")
-    task = load_images(pets, tmp_path, reporter, validation_fraction=0.3, test_fraction=0.3)
-    splits = [task.train, task.validation, task.open_test()]
-    contents = [{x.tobytes() for x in samples.batch(np.arange(len(samples))).x.numpy()} for samples in splits]
-    assert sum(map(len, splits)) == 48
+    task = read(validation_fraction=0.3, test_fraction=0.3)
+    contents = [{x.tobytes() for x in every(samples).x.numpy()} for samples in splits(task)]
+    assert sum(map(len, splits(task))) == 48
     assert sum(map(len, contents)) == len(set.union(*contents)) == 36
 
 
-def test_damaged_images_are_named_or_counted(tmp_path, reporter, pets):
+def test_damaged_images_are_named_or_counted(pets, read):
     content = (pets / "dog" / "04.png").read_bytes()
     (pets / "dog" / "04.png").write_bytes(content[: len(content) // 2])
     (pets / "eel" / "05.jpg").write_text("<html>not found</html>")
-    with pytest.raises(DataError, match=r"dog/04\.png.*and 1 more files \(eel/05\.jpg\).*task\.on_bad=skip"):
-        load_images(pets, tmp_path, reporter)
-    task = load_images(pets, tmp_path, reporter, on_bad="skip")
-    assert len(task.train) + len(task.validation) + len(task.open_test()) == 34
+    with refused(r"dog/04\.png.*and 1 more files \(eel/05\.jpg\).*task\.on_bad=skip", DataError):
+        read()
+    task = read(on_bad="skip")
+    assert sum(map(len, splits(task))) == 34
     assert "2 files that cannot be decoded are left out, such as dog/04.png" in task.note
 
 
-def test_folders_that_are_no_task_are_explained(tmp_path, reporter, pets):
-    def message(**settings):
-        with pytest.raises(DataError) as caught:
-            load_images(pets, tmp_path, reporter, **settings)
-        return str(caught.value)
-
+def test_folders_that_are_no_task_are_explained(pets, read):
     (pets / "fox").mkdir()
-    assert "fox: this class folder has no images" in message()
-    (pets / "fox").rmdir()
-    for name in ("dog", "eel"):
-        shutil.move(pets / name, tmp_path / name)
-    assert "one class only, 'cat'" in message()
-    shutil.move(tmp_path / "dog", pets / "train")  # a class that is called like a split
-    assert load_images(pets, tmp_path, reporter).class_names == ("cat", "train")
-    shutil.move(pets / "cat", tmp_path / "cat")
-    shutil.rmtree(pets / "train")
+    with refused("fox: this class folder has no images", DataError):
+        read()
+    for name in ("fox", "dog", "eel"):
+        shutil.rmtree(pets / name)
+    with refused("one class only, 'cat'", DataError):
+        read()
+    shutil.copytree(pets / "cat", pets / "train")  # a class that is called like a split
+    write_image(pets / "train" / "new.png", seed=7)
+    assert read(on_bad="skip").class_names == ("cat", "train")
+    for name in ("cat", "train"):
+        shutil.rmtree(pets / name)
     write_image(pets / "loose.png", seed=0)
-    assert "holds 1 images and no folders" in message()
-    for settings, text in (
-        ({}, r"task\.path: a value is needed"),
-        ({"path": ".", "kind": "dense"}, r"task\.kind: 'dense' .*allowed: classes"),
-        ({"path": ".", "channels": 2}, r"task\.channels: 2 is .*allowed: 3, 1"),
-        ({"path": ".", "size": 3}, r"task\.size: 3 is .*allowed: int at least 4 and at most 4096"),
-        ({"path": ".", "test_fraction": 0.9}, r"leave nothing for training"),
-    ):
-        node = {"_target_": "orca_cli.tasks.images.load", **settings}
-        with pytest.raises(ConfigError, match=text):
-            parts.build(node, "task", data_folder=tmp_path, cache_folder=tmp_path / "cache", reporter=reporter)
+    with refused("holds 1 images and no folders", DataError):
+        read()
 
 
 def test_unusual_images_are_read_as_one_sees_them(tmp_path):
@@ -520,7 +455,7 @@ def test_unusual_images_are_read_as_one_sees_them(tmp_path):
     upright.save(tmp_path / "turned.jpg", exif=exif)
     assert decode(tmp_path / "turned.jpg", None, 3).shape == (3, 3, 2)
     (tmp_path / "drawing.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    with pytest.raises(DataError, match="is not a readable image"):
+    with refused("is not a readable image", DataError):
         decode(tmp_path / "drawing.png", None, 3)
 
 
@@ -529,13 +464,13 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("bits", "levels"), [(12, 16), (10, 4), (16, None)])
-def test_16_bit_images_that_use_their_lowest_bits_alone_are_told(tmp_path, reporter, bits, levels):
+def test_16_bit_images_that_use_their_lowest_bits_alone_are_told(tmp_path, build, bits, levels):
     for k in range(20):
         (tmp_path / "deep" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(k).integers(0, 2**bits, (8, 8)).astype(np.uint16)
         pixels[0, 0] = 2**bits - 1
         Image.fromarray(pixels).save(tmp_path / "deep" / "ab"[k % 2] / f"{k}.png")
-    note = image_folder.load(tmp_path, tmp_path / "cache", reporter, path=str(tmp_path / "deep"), channels=1).note
+    note = build("images", path="deep", channels=1).note
     assert ("16-bit" in note) == (levels is not None)
     if levels:
         assert f"warning: the 16-bit images hold values up to {2**bits - 1} of 65535, which become {levels} of" in note

@@ -11,9 +11,8 @@ from orca_cli.tasks.shared.samples import ArraySamples
 def split(start, stop, masked=False, groups=None):
     """Return samples whose inputs and targets are their numbers."""
     x = np.arange(start, stop, dtype=np.float32)[:, None, None] * np.ones((1, 1, 4), np.float32)
-    valid = np.arange(4)[None] < 3 if masked else None
-    return ArraySamples(x, np.arange(start, stop), None if valid is None else np.repeat(valid, stop - start, 0),
-                        groups=groups)  # fmt: skip
+    valid = np.tile(np.arange(4) < 3, (stop - start, 1)) if masked else None
+    return ArraySamples(x, np.arange(start, stop), valid, groups=groups)
 
 
 def test_samples_come_in_the_order_that_is_asked_for():

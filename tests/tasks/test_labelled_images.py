@@ -6,9 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from orca_cli import parts
-from orca_cli.exceptions import ConfigError, DataError, OrcaError
-from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
+from orca_cli.exceptions import ConfigError, DataError
+from tests.tasks.builders import every, refused, reloaded, splits
 
 N = 40
 RNG = np.random.default_rng(0)
@@ -18,7 +17,7 @@ TABLE = pd.DataFrame({"image": NAMES, "age": LEVEL / 3})
 
 
 @pytest.fixture
-def read(tmp_path, reporter):
+def read(tmp_path, build):
     """Write grey images, each of one level, and load them with a table of their targets."""
     for name, level in zip(NAMES, LEVEL, strict=True):
         path = tmp_path / "photos" / name
@@ -27,21 +26,15 @@ def read(tmp_path, reporter):
 
     def call(frame, **settings):
         frame.to_csv(tmp_path / "ages.csv", index=False)
-        settings = {"path": "photos", "table": "ages.csv", "normalize": "none"} | settings
-        node = {"_target_": "orca_cli.tasks.images.load", **settings}
-        return parts.build(node, "task", data_folder=tmp_path, cache_folder=tmp_path / "cache", reporter=reporter)
+        return build("images", **{"path": "photos", "table": "ages.csv", "normalize": "none"} | settings)
 
     return call
 
 
 def levels(samples):
     """Return the level of each image, and its targets."""
-    batch = samples.batch(np.arange(len(samples)))
+    batch = every(samples)
     return np.round(batch.x[:, 0, 0, 0].numpy() * 255).astype(int), batch.y
-
-
-def splits(task):
-    return task.train, task.validation, task.open_test()
 
 
 def test_numbers_of_a_table_are_predicted_from_images(read, tmp_path):
@@ -58,35 +51,24 @@ def test_numbers_of_a_table_are_predicted_from_images(read, tmp_path):
     assert sorted(seen) == sorted(LEVEL)
     assert len({samples.digest() for samples in splits(task)}) == 3
     assert read(TABLE.assign(age=LEVEL / 4)).train.digest() != task.train.digest()
-    folder = tmp_path / "run"
-    folder.mkdir()
-    write_preprocessing(folder, task.preprocessing)
-    found = load_preprocessing(folder)
+    found = reloaded(task, tmp_path / "run")
     assert found.targets.scale.mean.equal(task.target_scale.mean)
-    new = found.open(tmp_path / "photos", "photos")  # its folders are no classes
+    new = found.open(tmp_path / "photos", "photos")
     assert (len(new), new.targets()) == (N, None)
 
 
 def test_no_setting_is_named_that_only_tables_have(read, tmp_path):
-    with pytest.raises(DataError, match='write decimal points, or with task=table give "task.decimal'):
+    with refused('write decimal points, or with task=table give "task.decimal', DataError):
         read(TABLE.assign(age=[f"{i},5" for i in range(N)]))
     (tmp_path / "latin.csv").write_bytes(TABLE.assign(age="é").to_csv(index=False).encode("latin-1"))
-    with pytest.raises(DataError, match="store it as UTF-8, or with task=table give task.encoding"):
+    with refused("store it as UTF-8, or with task=table give task.encoding", DataError):
         read(TABLE, table="latin.csv")
-
-
-def test_folders_say_no_classes_where_a_table_did(read, tmp_path):
-    task = read(TABLE.assign(age=np.arange(N) % 2))
-    for name in ("0", "1"):
-        (tmp_path / "new" / name).mkdir(parents=True)
-        Image.fromarray(np.zeros((6, 6, 3), np.uint8)).save(tmp_path / "new" / name / "a.png")
-    assert task.preprocessing.open(tmp_path / "new", "new").targets() is None
 
 
 @pytest.mark.parametrize("short", [lambda name: name[:-4], lambda name: name.split("/")[1], lambda name: name[-7:-4]])
 def test_a_row_may_name_a_file_by_less_than_its_path(read, short):
-    whole, other = read(TABLE), read(TABLE.assign(image=[short(name) for name in NAMES]))
-    assert whole.train.digest() == other.train.digest()
+    other = TABLE.assign(image=[short(name) for name in NAMES])
+    assert read(TABLE).train.digest() == read(other).train.digest()
 
 
 def test_columns_are_named_or_found_and_splits_are_marked(read):
@@ -120,12 +102,7 @@ def test_images_without_a_row_are_left_out_and_told(read):
     task = read(TABLE.iloc[:30])
     assert sum(map(len, splits(task))) == 30
     assert "10 files of photos have no row in ages.csv and are not read" in task.note
-
-
-def test_missing_numbers_are_allowed_on_request(read):
     table = TABLE.assign(age=np.where(np.arange(N) % 8, LEVEL, np.nan))
-    with pytest.raises(DataError, match=r"ages\.csv\[age\]: 5 rows have no target, the first is row 1"):
-        read(table)
     found = np.concatenate([samples.targets() for samples in splits(read(table, missing_targets=True))])
     assert np.isnan(found).sum() == 5
 
@@ -134,13 +111,8 @@ def test_missing_numbers_are_allowed_on_request(read):
     ("table", "settings", "error", "message"),
     [
         (TABLE.assign(image="x.png"), {}, ConfigError, r"no column names files of .*name it with task\.file=COLUMN"),
-        (
-            TABLE.replace("left/001.png", "left/999.png"),
-            {},
-            DataError,
-            r"\[image\]: 'left/999.png' in row 2 is not an image",
-        ),
-        (TABLE.replace("left/001.png", "right/000.png"), {}, DataError, r"\[image\]: names 'right/000.png' twice"),
+        (TABLE.replace(NAMES[1], "no/1.png"), {}, DataError, r"\[image\]: 'no/1.png' in row 2 is not an image"),
+        (TABLE.replace(NAMES[1], "right/000.png"), {}, DataError, r"\[image\]: names 'right/000.png' twice"),
         (TABLE.iloc[:9], {}, DataError, "too few images: 9"),
         (TABLE, {"target": "agee"}, DataError, r"task\.target: ages\.csv has no column 'agee'; did you mean 'age'"),
         (TABLE, {"file": "img"}, DataError, r"task\.file: ages\.csv has no column 'img'"),
@@ -148,25 +120,19 @@ def test_missing_numbers_are_allowed_on_request(read):
         (TABLE[["image"]].assign(split="train"), {}, ConfigError, "which column is the target"),
         (TABLE.assign(split="tset"), {}, DataError, r"\[split\]: 'tset' at index 0 is not a split"),
         (TABLE.assign(split="test"), {}, DataError, r"\[split\]: no training rows"),
+        (TABLE.assign(age=[None, *LEVEL[1:]]), {}, DataError, r"\[age\]: 1 rows have no target, the first is row 1"),
         (TABLE.assign(age="old"), {"kind": "values"}, DataError, r"\[age\]: 'old' in row 1 is not a number"),
-        (
-            TABLE,
-            {"kind": "values", "table": None},
-            ConfigError,
-            r"task\.kind: folders of images are classes, not values",
-        ),
+        (TABLE, {"kind": "values", "table": None}, ConfigError, r"task\.kind: folders of images are classes, not values"),
         (TABLE, {"target": "age", "table": None}, ConfigError, r"task\.target: names a column of task\.table"),
         (TABLE, {"kind": "dense"}, ConfigError, r"task\.kind: 'dense' is .*allowed: classes, labels, values"),
     ],
-)
+)  # fmt: skip
 def test_tables_that_do_not_fit_are_refused_in_one_line(read, table, settings, error, message):
-    with pytest.raises(error, match=message) as caught:
+    with refused(message, error):
         read(table, **settings)
-    assert isinstance(caught.value, OrcaError)
-    assert "\n" not in str(caught.value)
 
 
 def test_one_image_in_two_marked_splits_is_refused(read, tmp_path):
     (tmp_path / "photos" / NAMES[0]).write_bytes((tmp_path / "photos" / NAMES[39]).read_bytes())
-    with pytest.raises(DataError, match="the same image as 'right/000.png', which is in another split"):
+    with refused("the same image as 'right/000.png', which is in another split", DataError):
         read(TABLE.assign(split=["train"] * 30 + ["test"] * 10))

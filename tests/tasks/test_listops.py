@@ -1,7 +1,6 @@
 """ListOps: values, grammar and statistics of the expressions; what the samples look like; the cache; the files."""
 
 import itertools
-import signal
 import statistics
 
 import numpy as np
@@ -9,7 +8,9 @@ import pytest
 
 from orca_cli import storage
 from orca_cli.exceptions import ConfigError, DataError, InterruptionError
-from orca_cli.tasks.listops import SIZES, VOCABULARY, expressions, load
+from orca_cli.tasks.listops import SIZES, VOCABULARY, expressions
+from tests.tasks.builders import refused, splits
+from tests.untrusted.conftest import asked_to_end
 
 SHORT = {"max_depth": 6, "max_arity": 5, "min_length": 5, "max_length": 40}
 FEW = {"num_train": 30, "num_validation": 10, "num_test": 10}
@@ -58,8 +59,13 @@ def test_the_long_range_arena_setting_has_its_statistics():
     assert abs((lengths <= 1000).mean() - 0.54) < 0.04
 
 
-def test_samples_are_one_hot_tokens_with_a_mask(tmp_path, reporter):
-    task = load(tmp_path, tmp_path, reporter, **FEW, **SHORT)
+@pytest.fixture
+def small(build):
+    return lambda **settings: build("listops", **FEW | SHORT | settings)
+
+
+def test_samples_are_one_hot_tokens_with_a_mask(small):
+    task = small()
     assert task.input_shape == (17, 40)
     assert task.synthetic
     batch = task.validation.batch(np.array([7, 0]))
@@ -67,84 +73,59 @@ def test_samples_are_one_hot_tokens_with_a_mask(tmp_path, reporter):
     assert (batch.x.sum(dim=1) == batch.valid).all()  # one token where valid, nothing where not
     assert (batch.x[:, :2] == 0).all()  # pad and unk
     for row, index in enumerate((7, 0)):
-        words = [VOCABULARY[i] for i in batch.x[row].argmax(dim=0)[batch.valid[row]]]
-        assert evaluate(words)[0] == batch.y[row] == task.validation.targets()[index]
+        assert evaluate(words_of(task.validation, index))[0] == batch.y[row] == task.validation.targets()[index]
 
 
-def test_the_cache_is_used_verified_and_made_again(tmp_path, reporter):
-    first = load(tmp_path, tmp_path, reporter, **FEW, **SHORT)
+def test_the_cache_is_used_verified_and_made_again(small, tmp_path, reporter):
+    first = small().train.digest()
     said = len(reporter.lines)
-    assert load(tmp_path, tmp_path, reporter, **FEW, **SHORT).train.digest() == first.train.digest()
+    assert small().train.digest() == first
     assert len(reporter.lines) == said  # nothing was generated
 
     (file,) = tmp_path.rglob("train_values.npy")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    again = load(tmp_path, tmp_path, reporter, **FEW, **SHORT)
-    assert again.train.digest() == first.train.digest()
+    assert small().train.digest() == first
     assert "warning" in reporter.lines[said]
     assert len(list(tmp_path.rglob("*.bad-*"))) == 1
     storage.verify_folder(file.parent)
-    other = load(tmp_path, tmp_path, reporter, **FEW, **SHORT, data_seed=1)
-    assert other.train.digest() != first.train.digest()
+    assert small(data_seed=1).train.digest() != first
 
 
-def test_more_training_samples_leave_the_other_splits_as_they_are(tmp_path, reporter):
-    few, more = (
-        load(tmp_path, tmp_path, reporter, **FEW, **SHORT),
-        load(tmp_path, tmp_path, reporter, **FEW | {"num_train": 40}, **SHORT),
-    )
+def test_more_training_samples_leave_the_other_splits_as_they_are(small):
+    few, more = small(), small(num_train=40)
     assert few.open_test().digest() == more.open_test().digest()
     assert few.validation.digest() == more.validation.digest()
     assert (few.train.targets() == more.train.targets()[:30]).all()
 
 
-def test_the_bits_of_a_seed_stay_what_they_are(tmp_path, reporter):
-    task = load(tmp_path, tmp_path, reporter, **FEW, **SHORT)
+def test_the_bits_of_a_seed_stay_what_they_are(small):
+    task = small()
     assert task.train.digest() == "ad0585c48e4dca4eba0676eca4b9c07ed47a75a71afc0fdc64f3a4e262672c0c"
     assert task.open_test().digest() == "1f2e47389d315e1a13f06c3bb666423365b2d47edeea5295da0262511699ad53"
 
 
-def test_a_signal_stops_the_generation_and_leaves_nothing(tmp_path, reporter, monkeypatch):
-    monkeypatch.setattr("orca_cli.signals._pending", signal.SIGTERM)
-    with pytest.raises(InterruptionError):
-        load(tmp_path, tmp_path, reporter, **FEW, **SHORT)
-    assert [path.suffix for path in (tmp_path / "generated").iterdir()] == [".lock"]
+def test_a_signal_stops_the_generation_and_leaves_nothing(small, tmp_path):
+    with asked_to_end(), refused(None, InterruptionError):
+        small()
+    assert [path.suffix for path in (tmp_path / "cache" / "generated").iterdir()] == [".lock"]
 
 
-def test_a_failed_generation_leaves_nothing(tmp_path, reporter, monkeypatch):
+def test_a_failed_generation_leaves_nothing(small, tmp_path, monkeypatch):
     monkeypatch.setattr("orca_cli.tasks.listops.np.cumsum", lambda *a, **k: 1 / 0)
     with pytest.raises(Exception, match="division"):
-        load(tmp_path, tmp_path, reporter, **FEW, **SHORT)
-    assert [path.name for path in (tmp_path / "generated").iterdir() if not path.name.endswith(".lock")] == []
+        small()
+    assert [path.suffix for path in (tmp_path / "cache" / "generated").iterdir()] == [".lock"]
 
 
-@pytest.mark.parametrize(
-    ("settings", "key"),
-    [
-        ({"max_arity": 1}, "task.max_arity"),
-        ({"num_train": 0}, "task.num_train"),
-        ({"min_length": 41, "max_length": 40}, "task.min_length"),
-        ({"kind": "dense"}, "task.kind"),
-        ({"origin": "web"}, r"task\.origin.*generated, files"),
-        ({"size": "large"}, r"task\.size.*small, paper, lra"),
-        ({"over_length": "crop"}, r"task\.over_length.*drop"),
-        ({"input_length": 0}, "task.input_length"),
-    ],
-)
-def test_impossible_settings_are_refused(settings, key, check):
-    with pytest.raises(ConfigError, match=key):
-        check("listops", **settings)
+def test_more_expressions_than_there_are_cannot_be_generated(build):
+    with refused("no new expression", ConfigError):  # there are only ten digits
+        build("listops", min_length=1, max_length=1)
 
 
-def test_more_expressions_than_there_are_cannot_be_generated(tmp_path, reporter):
-    with pytest.raises(ConfigError, match="no new expression"):  # there are only ten digits
-        load(tmp_path, tmp_path, reporter, min_length=1, max_length=1)
-
-
-def test_one_word_sets_lengths_and_counts(tmp_path, reporter):
-    task = load(tmp_path, tmp_path, reporter, size="lra", num_train=3, num_validation=2, num_test=1)
+def test_one_word_sets_lengths_and_counts(build):
+    task = build("listops", size="lra", num_train=3, num_validation=2, num_test=1)
     assert task.input_shape == (17, 1999)
     assert len(task.train) == 3
     assert "501..1999 tokens" in task.note
@@ -158,12 +139,24 @@ ROWS = {
 }
 
 
-def write(folder, rows=ROWS, newline="\r\n", quote=""):
-    folder.mkdir(parents=True)
-    for split, pairs in rows.items():
-        lines = ["Source\tTarget", *(f"{quote}{source}{quote}\t{value}" for source, value in pairs)]
-        (folder / f"basic_{split}.tsv").write_bytes((newline.join(lines) + newline).encode())
-    return folder
+@pytest.fixture
+def write(tmp_path):
+    """Write the rows as the files of the Long Range Arena; returns the folder."""
+
+    def call(place="listops", newline="\r\n", quote=""):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        for split, pairs in ROWS.items():
+            lines = ["Source\tTarget", *(f"{quote}{source}{quote}\t{value}" for source, value in pairs)]
+            (folder / f"basic_{split}.tsv").write_bytes((newline.join(lines) + newline).encode())
+        return folder
+
+    return call
+
+
+@pytest.fixture
+def from_files(build):
+    return lambda **settings: build("listops", origin="files", **settings)
 
 
 def words_of(samples, index):
@@ -171,53 +164,41 @@ def words_of(samples, index):
     return [VOCABULARY[i] for i in batch.x[0].argmax(dim=0)[batch.valid[0]]]
 
 
-def from_files(folder, reporter, **settings):
-    return load(folder, folder / "cache", reporter, origin="files", **settings)
-
-
 @pytest.mark.parametrize(("newline", "quote"), [("\r\n", ""), ("\n", '"')])
-def test_files_are_read_without_parentheses_and_with_closing_brackets(tmp_path, reporter, newline, quote):
-    write(tmp_path / "listops" / "lra_release" / "listops-1000", newline=newline, quote=quote)
-    task = from_files(tmp_path, reporter)
+def test_files_are_read_without_parentheses_and_with_closing_brackets(write, from_files, newline, quote):
+    write("listops/lra_release/listops-1000", newline, quote)
+    task = from_files()
     assert not task.synthetic
     assert task.input_shape == (17, 1024)
     assert words_of(task.train, 1) == ["[SM", "[MIN", "8", "4", "]", "7", "]"]
-    for samples in (task.train, task.validation, task.open_test()):
+    for samples in splits(task):
         for index, value in enumerate(samples.targets()):
             assert evaluate(words_of(samples, index))[0] == value
-    assert [len(part) for part in (task.train, task.validation, task.open_test())] == [3, 2, 2]
+    assert list(map(len, splits(task))) == [3, 2, 2]
     assert task.note == "ListOps of the Long Range Arena, test file as test split"
-    other = from_files(tmp_path, reporter, test_file="val", num_train=2)
+    other = from_files(test_file="val", num_train=2)
     assert other.open_test().digest() == other.validation.digest()
     assert len(other.train) == 2
 
 
-def test_over_length_expressions_are_cut_counted_as_errors_or_dropped(tmp_path, reporter):
-    write(tmp_path / "listops")
-    cut, wrong, dropped = (
-        from_files(tmp_path, reporter, input_length=4, over_length=word) for word in ("truncate", "wrong", "drop")
-    )
+def test_over_length_expressions_are_cut_counted_as_errors_or_dropped(write, from_files):
+    write()
+    cut, wrong, dropped = (from_files(input_length=4, over_length=word) for word in ("truncate", "wrong", "drop"))
     # Lengths: train 4, 7, 1; validation 5, 4; test 4, 6.
     assert words_of(cut.train, 1) == ["[SM", "[MIN", "8", "4"]
     assert cut.open_test().targets().tolist() == [7, 2]
     assert "longer than 4 tokens: 1 of 3 in train, 1 of 2 in validation (over_length=truncate)" in cut.note
     # Only the test split, and a class that no output has: neither a loss nor an alignment sees it.
-    assert wrong.train.targets().tolist() == [9, 1, 5]
-    assert wrong.validation.targets().tolist() == [2, 8]
-    assert wrong.open_test().targets().tolist() == [7, 10]
-    assert [part.targets().tolist() for part in (dropped.train, dropped.validation, dropped.open_test())] == [
-        [9, 5],
-        [8],
-        [7],
-    ]
+    assert [part.targets().tolist() for part in splits(wrong)] == [[9, 1, 5], [2, 8], [7, 10]]
+    assert [part.targets().tolist() for part in splits(dropped)] == [[9, 5], [8], [7]]
     assert words_of(dropped.train, 1) == ["5"]
 
 
-def test_padding_is_unmarked_on_request(tmp_path, reporter):
-    write(tmp_path / "listops")
-    task = from_files(tmp_path, reporter, mask_padding=False)
+def test_padding_is_unmarked_on_request(write, from_files):
+    write()
+    task = from_files(mask_padding=False)
     assert task.train.batch(np.arange(3)).valid is None
-    assert task.train.digest() != from_files(tmp_path, reporter).train.digest()
+    assert task.train.digest() != from_files().train.digest()
 
 
 @pytest.mark.parametrize(
@@ -230,23 +211,18 @@ def test_padding_is_unmarked_on_request(tmp_path, reporter):
         ("( )\t1", "is empty"),
     ],
 )
-def test_rows_that_are_no_expressions_are_refused(tmp_path, reporter, line, message):
-    folder = write(tmp_path / "mine")
-    file = folder / "basic_train.tsv"
-    with file.open("a") as stream:
-        # Behind the three rows: line 5 of the file, were its first row not removed.
-        stream.write(line + "\n")
-    file.write_bytes(b"\r\n".join([line for i, line in enumerate(file.read_bytes().splitlines()) if i != 1]))
-    with pytest.raises(DataError, match=message):
-        from_files(tmp_path, reporter, path="mine")
+def test_rows_that_are_no_expressions_are_refused(write, from_files, line, message):
+    file = write() / "basic_train.tsv"
+    rows = file.read_text().splitlines()
+    file.write_text("\n".join([rows[0], *rows[2:], line]))  # the fourth line
+    with refused(message, DataError):
+        from_files()
 
 
-def test_missing_and_short_files_are_told(tmp_path, reporter):
-    with pytest.raises(DataError, match=r"no file 'basic_test.tsv'.*orca data get listops.*task.origin=generated"):
-        from_files(tmp_path, reporter)
-    folder = write(tmp_path / "listops")
-    with pytest.raises(DataError, match="has 3 rows, 5 requested"):
-        from_files(tmp_path, reporter, num_train=5)
+def test_short_files_and_other_headers_are_told(write, from_files):
+    folder = write()
+    with refused("has 3 rows, 5 requested", DataError):
+        from_files(num_train=5)
     (folder / "basic_val.tsv").write_text("Target,Source\n")
-    with pytest.raises(DataError, match=r"basic_val.tsv, line 1: the header is not Source and Target"):
-        from_files(tmp_path, reporter)
+    with refused("basic_val.tsv, line 1: the header is not Source and Target", DataError):
+        from_files()

@@ -1,4 +1,4 @@
-"""New data are opened as the reader reads its own, in parts, and give the samples of the test split to the bit."""
+"""What readers of own data learned is rebuilt from the files of a run alone, and gives new data the bits of the test split."""
 
 import tracemalloc
 
@@ -8,73 +8,91 @@ import pytest
 import torch
 from PIL import Image
 
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli import storage
+from orca_cli.exceptions import ChecksumError, ConfigError, DataError, UnsafeError
 from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
-from orca_cli.tasks import arrays, images, table
-from tests.tasks.test_preprocessing import HUB, hub_rows
+from tests.tasks.builders import check_inputs, check_same, every, hub_rows, in_parts, refused, reloaded, write_tables
 
 RNG = np.random.default_rng(0)
 N = 60
 
 
-def loaded(task, folder):
-    """Return a task's preprocessing as a run's files give it."""
-    write_preprocessing(folder, task.preprocessing)
-    return load_preprocessing(folder)
+def rebuilt(task, folder):
+    """Write a task's preprocessing and return what the files alone give."""
+    found = reloaded(task, folder)
+    files = sorted(folder.iterdir())
+    assert [path.name for path in files] == ["preprocessing.json", "preprocessing.safetensors"]
+    assert found is not task.preprocessing
+    write_preprocessing(folder / "again", found)
+    assert [(folder / "again" / path.name).read_bytes() for path in files] == [path.read_bytes() for path in files]
+    assert tuple(found.targets.names) == tuple(task.class_names)
+    assert found.input_shape == task.input_shape
+    assert (found.targets.scale is None) == (task.target_scale is None)
+    if task.target_scale is not None:
+        assert found.targets.scale.mean.equal(task.target_scale.mean)
+        assert found.targets.scale.std.equal(task.target_scale.std)
+    return found
 
 
-def in_parts(preprocessing, new, size=7):
-    """Return all inputs and masks of new data, read in parts of `size`."""
-    parts = [
-        preprocessing.inputs(new.inputs(start, min(start + size, len(new))), new.where)
-        for start in range(0, len(new), size)
-    ]
-    masks = [valid for _, valid in parts]
-    return torch.cat([x for x, _ in parts]), None if masks[0] is None else torch.cat(masks)
-
-
-def check_same(preprocessing, new, samples):
-    """Compare new data with the split that they are, to the bit."""
-    whole = samples.batch(np.arange(len(samples)))
-    x, valid = in_parts(preprocessing, new)
-    assert torch.equal(x, whole.x)
-    assert (valid is None) == (whole.valid is None)
-    assert valid is None or torch.equal(valid, whole.valid)
-    np.testing.assert_array_equal(new.targets(), samples.targets())
+def with_gaps(x):
+    x[np.random.default_rng(3).random(x.shape) < 0.2] = np.nan
+    return x
 
 
 X, Y = RNG.normal(3, 2, (N, 2, 5)), np.array(["b", "a", "c"])[np.arange(N) % 3]
+CLASSES = np.arange(N) % 3
+ARRAYS = {
+    "constant channel": (RNG.normal(3, 2, (N, 2, 5)) * [[1], [0]] + 0.1, CLASSES, {}),
+    "large offset": (RNG.normal(size=(N, 1, 5)) + 1e9, CLASSES, {}),
+    "as they are": (RNG.normal(size=(N, 2, 5)), CLASSES, {"normalize": False}),
+    "two-dimensional": (RNG.integers(0, 255, (N, 3, 6, 5), dtype=np.uint8), CLASSES, {"num_classes": 3}),
+    "flat": (RNG.normal(size=(N, 7)).astype(np.float32), CLASSES * 10 - 5, {}),
+    "text": (RNG.normal(size=(N, 2, 5)), np.array(["b", "ä", "c"])[CLASSES], {}),
+    "channels last": (
+        RNG.normal(size=(N, 6, 5, 3)),
+        RNG.normal(5, 2, (N, 6, 5, 2)),
+        {"channels_last": True, "kind": "dense"},
+    ),
+    "labels": (RNG.normal(size=(N, 2, 5)), RNG.integers(0, 2, (N, 4)), {"kind": "labels"}),
+    "class maps": (RNG.normal(size=(N, 2, 5)), RNG.integers(0, 3, (N, 5)), {"kind": "dense"}),
+    "gaps": (with_gaps(RNG.normal(3, 2, (N, 2, 5))), CLASSES, {}),
+    "gaps in time": (with_gaps(RNG.normal(3, 2, (N, 2, 5))), CLASSES, {"gaps": "linear", "gap_indicator": True}),
+    "values": (RNG.normal(3, 2, (N, 2, 5)), RNG.normal(3, 2, (N, 3)), {"kind": "values"}),
+}
 
 
-def written(folder, form):
-    """Write X and Y in a form; returns settings of the reader, and (file, part) of the test split."""
-    if form == "files":
-        np.savez(folder / "train.npz", x=X[:40], y=Y[:40])
-        np.savez(folder / "test.npz", x=X[40:], y=Y[40:])
-        return {"train": "train.npz", "test": "test.npz"}, ("test.npz", "")
-    if form == "compressed, other names":
-        np.savez_compressed(folder / "train.npz", signal=X[:40], state=Y[:40])
-        np.savez_compressed(folder / "test.npz", signal=X[40:], state=Y[40:])
-        return {"train": "train.npz", "test": "test.npz", "x": "signal", "y": "state"}, ("test.npz", "")
-    if form == "Fortran order":
-        np.savez(folder / "train.npz", x=X[:40], y=Y[:40])
-        np.savez(folder / "test.npz", x=np.asfortranarray(X[40:]), y=Y[40:])
-        return {"train": "train.npz", "test": "test.npz"}, ("test.npz", "")
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays(name, tmp_path, build):
+    x, y, settings = ARRAYS[name]
+    for part, rows in (("train", slice(40)), ("test", slice(40, N))):
+        np.savez(tmp_path / f"{part}.npz", x=x[rows], y=y[rows])
+    task = build("arrays", **{"kind": "classes", "train": "train.npz", "test": "test.npz"} | settings)
+    found, test = rebuilt(task, tmp_path / "run"), task.open_test()
+    check_same(found, found.open(tmp_path / "test.npz", "INPUT"), test)
+    check_inputs(found.inputs(x[40:]), test)
+    np.testing.assert_array_equal(found.targets.encode(y[40:], "y"), test.targets())
+    with refused("new: samples have shape .* those of the training set", DataError):
+        found.inputs(x[40:, ..., :1], "new")
+    with refused(r"new: 1 values are infinite, the first is inf at index \(3, 0", DataError):
+        found.inputs(np.where(np.arange(x[40:].size).reshape(x[40:].shape) == 3 * x[0].size, np.inf, x[40:]), "new")
+
+
+@pytest.mark.parametrize("form", ["compressed, other names", "Fortran order", "arrays of their own", "marked rows"])
+def test_forms_of_an_npz_file(form, tmp_path, build):
+    settings, file, part = {"train": "all.npz"}, "all.npz", "test"
     if form == "arrays of their own":
-        np.savez(folder / "all.npz", x_train=X[:40], y_train=Y[:40], x_test=X[40:], y_test=Y[40:])
-        return {"train": "all.npz"}, ("all.npz", "test")
-    marks = np.array(["train", "test", "train", "val"])[np.arange(N) % 4]
-    np.savez(folder / "all.npz", x=X, y=Y, split=marks)
-    return {"train": "all.npz"}, ("all.npz", "test")
-
-
-@pytest.mark.parametrize(
-    "form", ["files", "compressed, other names", "Fortran order", "arrays of their own", "marked rows"]
-)
-def test_arrays_of_the_test_split(form, tmp_path, reporter):
-    settings, (file, part) = written(tmp_path, form)
-    task = arrays.load(tmp_path, reporter, kind="classes", **settings)
-    found = loaded(task, tmp_path / "run")
+        np.savez(tmp_path / "all.npz", x_train=X[:40], y_train=Y[:40], x_test=X[40:], y_test=Y[40:])
+    elif form == "marked rows":
+        np.savez(tmp_path / "all.npz", x=X, y=Y, split=np.array(["train", "test", "train", "val"] * 15))
+    else:
+        for name, rows in (("train", slice(40)), ("test", slice(40, N))):
+            if form == "Fortran order":
+                np.savez(tmp_path / f"{name}.npz", signal=np.asfortranarray(X[rows]), state=Y[rows])
+            else:
+                np.savez_compressed(tmp_path / f"{name}.npz", signal=X[rows], state=Y[rows])
+        settings, file, part = {"train": "train.npz", "test": "test.npz", "x": "signal", "y": "state"}, "test.npz", ""
+    task = build("arrays", kind="classes", **settings)
+    found = reloaded(task, tmp_path / "run")
     new = found.open(tmp_path / file, "INPUT", part)
     check_same(found, new, task.open_test())
     assert new.ids == ([str(row) for row in range(1, N, 4)] if form == "marked rows" else None)
@@ -82,70 +100,74 @@ def test_arrays_of_the_test_split(form, tmp_path, reporter):
     assert torch.equal(again, in_parts(found, new, size=1)[0])
 
 
-def test_arrays_without_targets_and_in_memory(tmp_path, reporter):
+@pytest.fixture
+def arrays(tmp_path, build):
+    """The preprocessing of a task of arrays."""
     np.savez(tmp_path / "train.npz", x=X[:40], y=Y[:40])
+    return reloaded(build("arrays", kind="classes", train="train.npz"), tmp_path / "run")
+
+
+def test_arrays_without_targets_and_in_memory(arrays, tmp_path):
     np.save(tmp_path / "new.npy", X[40:])
     np.savez(tmp_path / "new.npz", x=X[40:])
-    found = loaded(arrays.load(tmp_path, reporter, kind="classes", train="train.npz"), tmp_path / "run")
-    expected = found.inputs(X[40:])[0]
-    for new in (
-        found.open(tmp_path / "new.npy", "INPUT"),
-        found.open(tmp_path / "new.npz", "INPUT"),
-        found.given(X[40:]),
-        found.given(X[40:].tolist()),
-    ):
+    expected = arrays.inputs(X[40:])[0]
+    opened = [arrays.open(tmp_path / f"new.{ending}", "INPUT") for ending in ("npy", "npz")]
+    for new in (*opened, arrays.given(X[40:]), arrays.given(X[40:].tolist())):
         assert (len(new), new.targets(), new.ids) == (20, None, None)
-        assert torch.equal(in_parts(found, new)[0], expected)
+        assert torch.equal(in_parts(arrays, new)[0], expected)
 
 
-def refused(found, path, error, message, part=""):
-    with pytest.raises(error, match=message):
-        found.open(path, "INPUT", part)
+FILES = {
+    "another shape": ({"x": X[:, :1]}, "", DataError, r"\(1, 5\), those of the training set \(2, 5\)"),
+    "parts": ({"x_train": X, "x_test": X[:9]}, "", DataError, "holds x_test, x_train; take a part of it by --part test"),
+    "no such part": ({"x_train": X, "x_test": X[:9]}, "validation", DataError, "has no part 'validation'"),
+    "no samples": ({"x": X[:0]}, "", DataError, "no samples"),
+    "fewer targets": ({"x": X, "y": Y[:9]}, "", DataError, r"shape \(9,\) does not match"),
+    "an unseen class": ({"x": X[:3], "y": np.array(["a", "z", "b"])}, "", DataError, "the first is z at index 1"),
+    "a part of an npy": (X, "test", ConfigError, "--part: applies to .npz"),
+}  # fmt: skip
 
 
-def test_arrays_that_do_not_fit(tmp_path, reporter):
-    np.savez(tmp_path / "train.npz", x=X[:40], y=Y[:40])
-    found = loaded(arrays.load(tmp_path, reporter, kind="classes", train="train.npz"), tmp_path / "run")
-    np.savez(tmp_path / "other.npz", x=X[:, :1])
-    refused(found, tmp_path / "other.npz", DataError, r"\(1, 5\), those of the training set \(2, 5\)")
-    with pytest.raises(DataError, match="the model takes 2 channels of 5 a sample"):
-        found.given(X[:, :, :4])
-    with pytest.raises(DataError, match="samples of different shapes"):
-        found.given([[1, 2], [3]])
-    with pytest.raises(DataError, match="dtype object"):
-        found.given(X.astype(object))
+@pytest.mark.parametrize("name", FILES)
+def test_arrays_that_do_not_fit(name, arrays, tmp_path):
+    content, part, error, message = FILES[name]
+    file = tmp_path / ("new.npz" if isinstance(content, dict) else "new.npy")
+    if isinstance(content, dict):
+        np.savez(file, **content)
+    else:
+        np.save(file, content)
+    with refused(message, error):
+        arrays.open(file, "INPUT", part).targets()
+
+
+def test_values_that_do_not_fit_and_damaged_members(arrays, tmp_path):
+    for given, message in (
+        (X[:, :, :4], "the model takes 2 channels of 5 a sample"),
+        ([[1, 2], [3]], "samples of different shapes"),
+        (X.astype(object), "dtype object"),
+    ):
+        with refused(message, DataError):
+            arrays.given(given)
     np.savez(tmp_path / "parts.npz", x_train=X, x_test=X[:9])
-    refused(found, tmp_path / "parts.npz", DataError, "it holds x_test, x_train; take a part of it by --part test")
-    assert len(found.open(tmp_path / "parts.npz", "INPUT", "test")) == 9
-    refused(found, tmp_path / "parts.npz", DataError, "has no part 'validation'", "validation")
-    np.save(tmp_path / "x.npy", X)
-    refused(found, tmp_path / "x.npy", ConfigError, "--part: applies to .npz", "test")
-    np.savez(tmp_path / "none.npz", x=X[:0])
-    refused(found, tmp_path / "none.npz", DataError, "no samples")
-    np.savez(tmp_path / "short.npz", x=X, y=Y[:9])
-    refused(found, tmp_path / "short.npz", DataError, r"shape \(9,\) does not match")
-    np.savez(tmp_path / "unseen.npz", x=X[:3], y=np.array(["a", "z", "b"]))
-    with pytest.raises(DataError, match="1 labels have no training sample, the first is z at index 1"):
-        found.open(tmp_path / "unseen.npz", "INPUT").targets()
+    assert len(arrays.open(tmp_path / "parts.npz", "INPUT", "test")) == 9
     content = (tmp_path / "train.npz").read_bytes()
     place = content.index(X[30].tobytes())
     (tmp_path / "damaged.npz").write_bytes(content[:place] + bytes(8) + content[place + 8 :])
-    with pytest.raises(DataError, match=r"damaged\.npz\[x\].*CRC"):
-        in_parts(found, found.open(tmp_path / "damaged.npz", "INPUT"))
+    with refused(r"damaged\.npz\[x\].*CRC", DataError):
+        in_parts(arrays, arrays.open(tmp_path / "damaged.npz", "INPUT"))
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-def test_a_member_is_not_held_whole(compressed, tmp_path, reporter):
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_member_is_not_held_whole(save, tmp_path, build):
     x = np.zeros((4000, 2, 500))
     x[:40] = RNG.normal(size=(40, 2, 500))
     np.savez(tmp_path / "train.npz", x=x[:40], y=np.arange(40) % 2)
-    (np.savez_compressed if compressed else np.savez)(tmp_path / "new.npz", x=x)
-    found = loaded(arrays.load(tmp_path, reporter, kind="classes", train="train.npz"), tmp_path / "run")
+    save(tmp_path / "new.npz", x=x)
+    found = build("arrays", kind="classes", train="train.npz").preprocessing
     new = found.open(tmp_path / "new.npz", "INPUT")
     tracemalloc.start()
     for start in range(0, len(new), 100):
-        part = new.inputs(start, start + 100)
-        assert part.tobytes() == x[start : start + 100].tobytes()
+        assert new.inputs(start, start + 100).tobytes() == x[start : start + 100].tobytes()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < x.nbytes / 4
@@ -157,7 +179,11 @@ def frame(n=N):
         {
             "weight": np.where(i % 5, i * 7 % 23 + 0.1, np.nan),
             "age": i % 50,
+            "height": [f"{value},5" for value in i % 9],
+            "same": 3,
             "colour": np.array(["red", "green", "blue", ""])[i % 4],
+            "town": [f"town {min(k % 10, 7)}" for k in i],
+            "empty": "",
             "kind": np.array(["yes", "no"])[i % 2],
         }
     )
@@ -168,156 +194,237 @@ SAVE = {
     "tsv": lambda rows, path: rows.to_csv(path, index=False, sep="\t"),
     "parquet": lambda rows, path: rows.replace("", None).to_parquet(path, row_group_size=9),
 }
+TRAINED_ON = ["weight", "age", "height", "same", "colour", "town"]
+TABLE = {"target": "kind", "decimal": ",", "max_categories": 3}
 
 
 @pytest.mark.parametrize("ending", SAVE)
-def test_rows_of_the_test_split(ending, tmp_path, reporter):
-    for name, rows in (("train", frame()[:40]), ("test", frame()[40:])):
+@pytest.mark.parametrize("indicator", [False, True])
+def test_tables_with_gaps_and_unknown_categories(ending, indicator, tmp_path, build):
+    new = frame()[40:]
+    new.iloc[0, 0], new.iloc[1, 5], new.iloc[2, 2], new.iloc[3, 4] = np.nan, "nowhere", "", "violet"
+    for name, rows in (("train", frame()[:40]), ("test", new)):
         SAVE[ending](rows, tmp_path / f"{name}.{ending}")
-    files = {"train": f"train.{ending}", "test": f"test.{ending}"}
-    task = table.load(tmp_path, reporter, target="kind", **files)
-    found = loaded(task, tmp_path / "run")
-    new = found.open(tmp_path / f"test.{ending}", "INPUT")
-    check_same(found, new, task.open_test())
-    assert torch.equal(in_parts(found, new, size=3)[0], in_parts(found, new, size=20)[0])  # read again
-    assert torch.equal(found.inputs(new.inputs(17, 19))[0], in_parts(found, new)[0][17:19])  # some are skipped
-    given = frame()[40:]
-    for x in (given, given[["colour", "age", "weight"]], {name: list(given[name]) for name in given}):
-        assert torch.equal(in_parts(found, found.given(x))[0], in_parts(found, new)[0])
-    assert torch.equal(in_parts(found, found.given(given.iloc[:, :3].to_numpy()))[0], in_parts(found, new)[0])
+    task = build("table", train=f"train.{ending}", test=f"test.{ending}", gap_indicator=indicator, **TABLE)
+    found = rebuilt(task, tmp_path / "run")
+    opened = found.open(tmp_path / f"test.{ending}", "INPUT")
+    check_same(found, opened, task.open_test())
+    whole = in_parts(found, opened)[0]
+    assert torch.equal(in_parts(found, opened, size=3)[0], in_parts(found, opened, size=20)[0])  # read again
+    assert torch.equal(found.inputs(opened.inputs(17, 19))[0], whole[17:19])  # some are skipped
+    rows = new[TRAINED_ON]
+    for x in (new, rows[rows.columns[::-1]], {name: list(new[name]) for name in new}, rows.to_numpy()):
+        assert torch.equal(in_parts(found, found.given(x))[0], whole)
+    with refused(r"\[weight\]: 'heavy' in row 1 is not a number", DataError):
+        in_parts(found, found.given(new.assign(weight="heavy")))
 
 
-def test_rows_with_columns_missing_added_and_in_another_order(tmp_path, reporter):
+@pytest.fixture
+def table(tmp_path, build):
+    """The preprocessing of a table."""
     frame().to_csv(tmp_path / "train.csv", index=False)
-    found = loaded(table.load(tmp_path, reporter, train="train.csv", target="kind"), tmp_path / "run")
-    new = frame(9)[["colour", "age", "weight"]].assign(other=1)
-    new.to_csv(tmp_path / "new.csv", index=False, sep=";")
-    opened = found.open(tmp_path / "new.csv", "INPUT")
-    assert opened.targets() is None
-    assert torch.equal(in_parts(found, opened)[0], in_parts(found, found.given(frame(9)))[0])
-    new.assign(kind="").to_csv(tmp_path / "empty.csv", index=False)
-    assert found.open(tmp_path / "empty.csv", "INPUT").targets() is None
-    new.assign(kind=["yes"] * 8 + [""]).to_csv(tmp_path / "some.csv", index=False)
-    with pytest.raises(DataError, match="1 rows have no target"):
-        found.open(tmp_path / "some.csv", "INPUT").targets()
-    trained_on = "the model was trained on weight, age, colour"
-    for rows, message in (
-        (new.drop(columns="age"), f"has no column 'age'; {trained_on}"),
-        (new.rename(columns={"weight": "weigth"}), rf"did you mean 'weigth'\? {trained_on}"),
-        (new[["other", "colour"]], "has no column 'weight', 'age'"),
-    ):
-        rows.to_csv(tmp_path / "bad.csv", index=False)
-        refused(found, tmp_path / "bad.csv", DataError, message)
-        with pytest.raises(DataError, match="has no column"):
-            found.given(rows)
-    with pytest.raises(DataError, match="has 2 columns, the model takes 3; in this order: weight, age, colour"):
-        found.given(np.zeros((4, 2)))
+    return reloaded(build("table", train="train.csv", features=["weight", "age", "colour"], **TABLE), tmp_path / "run")
+
+
+NEW = frame(9)[["colour", "age", "weight"]].assign(other=1)
+BAD_ROWS = {
+    "a column is missing": (NEW.drop(columns="age"), "has no column 'age'; the model was trained on weight, age, colour"),
+    "a misspelt column": (NEW.rename(columns={"weight": "weigth"}), r"did you mean 'weigth'\? the model was trained on"),
+    "two are missing": (NEW[["other", "colour"]], "has no column 'weight', 'age'"),
+    "no rows": (NEW[:0], "has no rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_rows_that_do_not_fit(name, table, tmp_path):
+    rows, message = BAD_ROWS[name]
+    rows.to_csv(tmp_path / "new.csv", index=False)
+    with refused(message, DataError):
+        table.open(tmp_path / "new.csv", "INPUT")
+    with refused(message, DataError):
+        table.given(rows)
+
+
+def test_rows_in_other_forms_and_orders(table, tmp_path):
+    expected = in_parts(table, table.given(NEW))[0]
+    for name, rows, targets in (("new", NEW, None), ("empty", NEW.assign(kind=""), None)):
+        rows.to_csv(tmp_path / f"{name}.csv", index=False, sep=";")
+        opened = table.open(tmp_path / f"{name}.csv", "INPUT")
+        assert opened.targets() is targets
+        assert torch.equal(in_parts(table, opened)[0], expected)
+    for one in (NEW.iloc[0], NEW.iloc[0].to_dict()):
+        assert torch.equal(in_parts(table, table.given(one))[0], expected[:1])
+    assert torch.equal(in_parts(table, table.given(NEW[:2].to_dict("records")))[0], expected[:2])
     for given, message in (
-        (new[:0], "has no rows"),
-        (pd.concat([new, new["age"]], axis=1), "two columns are named 'age'"),
+        ({"weight": [1.0, 2.0], "age": [1], "colour": ["red"]}, "x: is not a table .* with the columns weight, age, col"),
+        (np.zeros((4, 2)), "has 2 columns, the model takes 3; in this order: weight, age, colour"),
+        (pd.concat([NEW, NEW["age"]], axis=1), "two columns are named 'age'"),
+    ):  # fmt: skip
+        with refused(message, DataError):
+            table.given(given)
+    with refused("does not apply to tables", ConfigError):
+        table.open(tmp_path / "train.csv", "INPUT", "test")
+    for text, message in (
+        ("\n1,2,red,yes\n1,2", "line 3 has 2 fields"),
+        ("\n1,2,red,yes\n1,2,red,", "1 rows have no t"),
     ):
-        with pytest.raises(DataError, match=message):
-            found.given(given)
-    refused(found, tmp_path / "train.csv", ConfigError, "does not apply to tables", "test")
-    (tmp_path / "header.csv").write_text("weight,age,colour\n")
-    refused(found, tmp_path / "header.csv", DataError, "has no rows")
-    (tmp_path / "uneven.csv").write_text("weight,age,colour\n1,2,red\n1,2\n")
-    refused(found, tmp_path / "uneven.csv", DataError, "line 3 has 2 fields")
+        (tmp_path / "bad.csv").write_text(f"weight,age,colour,kind{text}\n")
+        with refused(message, DataError):
+            table.open(tmp_path / "bad.csv", "INPUT").targets()  # fmt: skip
 
 
-def test_one_row_is_a_mapping_or_a_series_and_several_are_records(tmp_path, reporter):
-    rows = frame()
-    rows.to_csv(tmp_path / "train.csv", index=False)
-    found = loaded(table.load(tmp_path, reporter, train="train.csv", target="kind"), tmp_path / "run")
-    expected = in_parts(found, found.given(rows[:2]))[0]
-    for one in (rows.iloc[0], rows.iloc[0].to_dict()):
-        assert torch.equal(in_parts(found, found.given(one))[0], expected[:1])
-    assert torch.equal(in_parts(found, found.given(rows[:2].to_dict("records")))[0], expected)
-    with pytest.raises(DataError, match="x: is not a table .* give rows with the columns weight, age, colour"):
-        found.given({"weight": [1.0, 2.0], "age": [1], "colour": ["red"]})
-
-
-def test_a_column_whose_texts_are_all_missing_in_a_part(tmp_path, reporter):
+def test_a_column_whose_texts_are_all_missing_in_a_part(tmp_path, build):
     rows = frame()
     rows.loc[10:29, "colour"] = ""
     SAVE["parquet"](rows, tmp_path / "t.parquet")
-    found = loaded(table.load(tmp_path, reporter, train="t.parquet", target="kind"), tmp_path / "run")
+    found = build("table", train="t.parquet", **TABLE).preprocessing
     new = found.open(tmp_path / "t.parquet", "INPUT")
     assert torch.equal(in_parts(found, new, size=7)[0], in_parts(found, new, size=60)[0])
 
 
+def test_several_labels_of_a_table(tmp_path, build):
+    bits = RNG.integers(0, 2, (N, 2))
+    rows = pd.DataFrame({"row": np.arange(N), "a": bits[:, 0], "b": np.array(["no", "yes"])[bits[:, 1]]})
+    files = write_tables(tmp_path, train=rows[:40], test=rows[40:])
+    task = build("table", **files, kind="labels", targets=["a", "b"])
+    found = rebuilt(task, tmp_path / "run")
+    check_same(found, found.open(tmp_path / "test.csv", "INPUT"), task.open_test())
+
+
 def pictures(root, parts):
-    """Write images, named by split and class; returns them by their names."""
+    """Write images by split and class, every other one grey."""
     for part, numbers in parts.items():
         for label, name in enumerate(("cat", "dog")):
             folder = root / part / name
             folder.mkdir(parents=True)
             for i in numbers:
                 pixels = np.random.default_rng(100 * label + i).integers(0, 256, (14, 20, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i:02}.png")
+                Image.fromarray(pixels if i % 2 else pixels[..., 0]).save(folder / f"{i:02}.png")
 
 
-def test_images_of_the_test_split_and_others(tmp_path, reporter):
+@pytest.mark.parametrize(
+    "settings", [{"size": 12}, {"channels": 1, "size": 12, "fit": "crop"}, {"normalize": "none"}], ids=str
+)
+def test_images_of_the_test_split(settings, tmp_path, build):
     pictures(tmp_path / "pets", {"train": range(8), "val": range(8, 10), "test": range(10, 12)})
-    task = images.load(tmp_path, tmp_path / "cache", reporter, path="pets", flip=True, size=12)
-    found = loaded(task, tmp_path / "run")
+    task = build("images", path="pets", flip=True, padding=2, **settings)
+    found, test = rebuilt(task, tmp_path / "run"), tmp_path / "pets" / "test"
     new = found.open(tmp_path / "pets", "INPUT", "test")
-    check_same(found, new, task.open_test())
     assert list(new.ids) == ["test/cat/10.png", "test/cat/11.png", "test/dog/10.png", "test/dog/11.png"]
-    below = found.open(tmp_path / "pets" / "test", "INPUT")
-    check_same(found, below, task.open_test())
+    below = found.open(test, "INPUT")
     assert list(below.ids)[0] == "cat/10.png"
-    one = found.open(tmp_path / "pets" / "test" / "dog" / "10.png", "INPUT")
-    assert (list(one.ids), one.targets()) == (["10.png"], None)
-    assert torch.equal(in_parts(found, one)[0], in_parts(found, new)[0][2:3])
-    loose = found.open(tmp_path / "pets" / "test" / "dog", "INPUT")
-    assert (len(loose), loose.targets()) == (2, None)
-    given = found.given([tmp_path / "pets" / "test" / "dog" / f"{i}.png" for i in (10, 11)])
-    assert torch.equal(in_parts(found, given)[0], in_parts(found, loose)[0])
-    pictures(tmp_path / "others", {"monday": range(2)})
-    assert len(found.open(tmp_path / "others" / "monday", "INPUT")) == 4
-    (tmp_path / "others" / "monday" / "dog").rename(tmp_path / "others" / "monday" / "wolf")
-    with pytest.raises(DataError, match="2 labels have no training sample, the first is wolf"):
-        found.open(tmp_path / "others" / "monday", "INPUT").targets()
-    (tmp_path / "others" / "monday" / "cat").rename(tmp_path / "others" / "monday" / "lion")
-    assert found.open(tmp_path / "others" / "monday", "INPUT").targets() is None
-    refused(found, tmp_path / "none", DataError, "no folder of images")
-    deep = found.open(tmp_path / "others", "INPUT")
+    for opened in (new, below):
+        check_same(found, opened, task.open_test())
+    whole = in_parts(found, new)[0]
+    one, loose = (found.open(path, "INPUT") for path in (test / "dog" / "10.png", test / "dog"))
+    given = found.given([test / "dog" / f"{i}.png" for i in (10, 11)])
+    for part, rows in ((one, whole[2:3]), (loose, whole[2:]), (given, whole[2:])):
+        assert (len(part), part.targets()) == (len(rows), None)
+        assert torch.equal(in_parts(found, part)[0], rows)
+    assert list(one.ids) == ["10.png"]
+
+
+def test_images_of_other_folders(tmp_path, build):
+    pictures(tmp_path / "pets", {"train": range(8), "val": range(8, 10), "test": range(10, 12)})
+    found = build("images", path="pets").preprocessing
+    others = tmp_path / "others"
+    pictures(others, {"monday": range(2)})
+    assert len(found.open(others / "monday", "INPUT")) == 4
+    (others / "monday" / "dog").rename(others / "monday" / "wolf")
+    with refused("2 labels have no training sample, the first is wolf", DataError):
+        found.open(others / "monday", "INPUT").targets()
+    (others / "monday" / "cat").rename(others / "monday" / "lion")
+    assert found.open(others / "monday", "INPUT").targets() is None
+    deep = found.open(others, "INPUT")
     assert (list(deep.ids)[0], len(deep), deep.targets()) == ("monday/lion/00.png", 4, None)
-    refused(found, tmp_path / "pets", DataError, "holds splits.*take one of them with --part")
     (tmp_path / "empty" / ".hidden").mkdir(parents=True)
     (tmp_path / "pets" / "val" / "cat" / "08.png").rename(tmp_path / "empty" / ".hidden" / "08.png")
-    refused(found, tmp_path / "empty", DataError, "holds no images")
-    refused(found, tmp_path / "others", DataError, "no folder of the test split", "test")
+    for folder, part, message in (
+        ("none", "", "no folder of images"),
+        ("pets", "", "holds splits.*take one of them with --part"),
+        ("empty", "", "holds no images"),
+        ("others", "test", "no folder of the test split"),
+    ):
+        with refused(message, DataError):
+            found.open(tmp_path / folder, "INPUT", part)
     for x in ("pets", [np.zeros((3, 4, 4))]):
-        with pytest.raises(DataError, match="not a list of image files"):
+        with refused("not a list of image files", DataError):
             found.given(x)
 
 
-@pytest.mark.parametrize("name", HUB)
-def test_rows_of_the_hub(name, tmp_path, reporter, monkeypatch):
-    pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
-    from orca_cli.tasks import hub
+HUB = {
+    "lists": ("series", "name", "classes", {}),
+    "constant channels": ("constant", "name", "classes", {}),
+    "channels last": ("series", "word", "classes", {"channels_last": True}),
+    "sequences": ("ragged", "word", "classes", {"length": 3}),
+    "grey images": ("grey", "tags", "labels", {"normalize": False}),
+    "colour images": ("colour", "word", "classes", {"image_size": 3}),
+    "maps": ("series", "map", "dense", {}),
+}
 
+
+@pytest.mark.parametrize("name", HUB)
+def test_rows_of_the_hub(name, tmp_path, build, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     x, y, kind, settings = HUB[name]
-    rows = hub_rows(pytest.importorskip("datasets"))
-    (tmp_path / "data").mkdir()
-    rows.select(range(40)).to_parquet(tmp_path / "data" / "train.parquet")
-    rows.select(range(40, N)).to_parquet(tmp_path / "data" / "test.parquet")
-    task = hub.load(tmp_path, tmp_path / "cache", reporter, dataset="data", x=x, y=y, kind=kind, **settings)
-    found = loaded(task, tmp_path / "run")
+    rows = hub_rows(datasets, N)
+    test = rows.select(range(40, N))
+
+    def write(folder, split, part):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        part.to_parquet(tmp_path / folder / f"{split}.parquet")
+
+    write("data", "train", rows.select(range(40)))
+    write("data", "test", test)
+    task = build("hub", dataset="data", x=x, y=y, kind=kind, **settings)
+    found = rebuilt(task, tmp_path / "run")
     new = found.open(tmp_path / "data", "INPUT", "test")
     check_same(found, new, task.open_test())
-    refused(found, tmp_path / "data", DataError, "holds 2 splits; it holds .*; name one by --part test")
-    refused(found, tmp_path / "data", DataError, "has no split 'validation'", "validation")
-    (tmp_path / "new").mkdir()
-    rows.select(range(40, N)).remove_columns(y).to_parquet(tmp_path / "new" / "train.parquet")
+    write("new", "train", test.remove_columns(y))
     plain = found.open(tmp_path / "new", "INPUT")
     assert plain.targets() is None
-    assert torch.equal(in_parts(found, plain)[0], in_parts(found, new)[0])
+    assert torch.equal(in_parts(found, plain)[0], every(task.open_test()).x)
     if x in ("series", "ragged"):
-        assert torch.equal(in_parts(found, found.given(rows.select(range(40, N))[x]))[0], in_parts(found, new)[0])
-    (tmp_path / "bad").mkdir()
-    rows.select(range(40, N)).remove_columns(x).to_parquet(tmp_path / "bad" / "train.parquet")
-    refused(found, tmp_path / "bad", DataError, f"has no column '{x}'")
+        check_inputs(in_parts(found, found.given(test[x])), task.open_test())
+    write("bad", "train", test.remove_columns(x))
+    for folder, part, message in (
+        ("data", "", "holds 2 splits; it holds .*; name one by --part test"),
+        ("data", "validation", "has no split 'validation'"),
+        ("bad", "", f"has no column '{x}'"),
+    ):
+        with refused(message, DataError):
+            found.open(tmp_path / folder, "INPUT", part)
+
+
+def test_changed_files_are_refused(arrays, tmp_path):
+    record, tensors = (tmp_path / "run" / f"preprocessing.{ending}" for ending in ("json", "safetensors"))
+    content = tensors.read_bytes()
+    for file, damaged, message in (
+        (tensors, content[:-3] + bytes([content[-3] ^ 1]) + content[-2:], r"preprocessing\.safetensors: is damaged"),
+        (tensors, None, r"preprocessing\.safetensors: is missing"),
+        (record, b"{}", r"preprocessing\.json: is damaged"),
+    ):
+        if damaged is None:
+            file.unlink()
+        else:
+            file.write_bytes(damaged)
+        with refused(message, ChecksumError):
+            load_preprocessing(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"target": "shutil.rmtree"}, UnsafeError, "'shutil.rmtree' is outside"),
+        ({"target": "orca_cli.tasks.arrays.load"}, DataError, "does not accept this record"),
+        ({"target": "orca_cli.tasks.shared.targets.TargetForm"}, DataError, "does not accept this record"),
+        ({"values": {}}, DataError, "does not accept this record"),
+        ({"schema": 2}, DataError, "has schema 2, expected 1"),
+    ],
+)
+def test_records_of_others_are_not_trusted(arrays, tmp_path, change, error, message):
+    path = tmp_path / "run" / "preprocessing.json"
+    storage.write_checked_json(path, storage.read_checked_json(path) | change)
+    with refused(message, error):
+        load_preprocessing(tmp_path / "run")

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from orca_cli.exceptions import ConfigError, DataError, UnsafeError
+from orca_cli.exceptions import DataError, UnsafeError
 from orca_cli.scoring.distances import LongRangeMAE
-from orca_cli.tasks.psicov import reader as psicov
-from orca_cli.tasks.psicov.reader import load
+from tests.tasks.builders import every, refused
 
 LENGTHS = {"deepcov": [12, 40, 9, 22, 15], "psicov": [14, 40]}  # at W = 32 proteins of 22 residues just fit
 WINDOW = 32
@@ -58,8 +57,12 @@ def put(root, collection, name, values, distance, protocol=4):
     np.save(root / collection / "distance" / f"{name}-cb.npy", held)
 
 
-def read(tmp_path, reporter, **settings):
-    return load(tmp_path, tmp_path / "cache", reporter, **{"window": WINDOW, "num_validation": 2} | settings)
+@pytest.fixture
+def read(build):
+    def call(**settings):
+        return build("psicov", **{"window": WINDOW, "num_validation": 2} | settings)
+
+    return call
 
 
 @pytest.fixture
@@ -67,8 +70,8 @@ def written(tmp_path):
     return write(tmp_path / "psicov")
 
 
-def test_channels_and_distances_lie_where_the_format_says(written, tmp_path, reporter):
-    task = read(tmp_path, reporter, split_seed=1)
+def test_channels_and_distances_lie_where_the_format_says(written, tmp_path, reporter, read):
+    task = read(split_seed=1)
     test = task.open_test()
     batch = test.batch(np.array([0]))
     x, y, valid = (part.numpy() for part in (batch.x, batch.y, batch.valid))
@@ -93,20 +96,20 @@ def test_channels_and_distances_lie_where_the_format_says(written, tmp_path, rep
     assert found[6, 6] == pytest.approx((found[6, 5] + found[6, 7]) / 2)
 
 
-def test_training_distances_are_clipped_and_others_are_not(written, tmp_path, reporter):
-    task = read(tmp_path, reporter, clip_train=9.0)
+def test_training_distances_are_clipped_and_others_are_not(written, tmp_path, reporter, read):
+    task = read(clip_train=9.0)
     assert np.nanmax(task.train.targets()) == 9
     assert np.nanmax(task.validation.targets()) > 9
     assert np.nanmax(task.open_test().targets()) > 9
     known = task.train.targets()[~np.isnan(task.train.targets())]
     assert float(task.target_scale.mean) == pytest.approx(known.mean(), rel=1e-5)
     assert float(task.target_scale.std) == pytest.approx(known.std(), rel=1e-4)
-    assert read(tmp_path, reporter, scale_targets=False).target_scale is None
+    assert read(scale_targets=False).target_scale is None
 
 
-def test_padding_can_count_in_training_as_it_was_released(written, tmp_path, reporter):
-    task = read(tmp_path, reporter, pad_in_loss=True)
-    batch = task.train.batch(np.arange(len(task.train)))
+def test_padding_can_count_in_training_as_it_was_released(written, tmp_path, reporter, read):
+    task = read(pad_in_loss=True)
+    batch = every(task.train)
     assert batch.valid is None
     assert not batch.y.isnan().any()
     assert (batch.y[:, 0, :5] == 16).all()
@@ -114,8 +117,8 @@ def test_padding_can_count_in_training_as_it_was_released(written, tmp_path, rep
 
 
 @pytest.mark.parametrize("crop", ["diagonal", "independent"])
-def test_a_protein_that_does_not_fit_is_cropped_in_step_with_its_features(crop, written, tmp_path, reporter):
-    task = read(tmp_path, reporter, crop=crop, train_on_validation=True)
+def test_a_protein_that_does_not_fit_is_cropped_in_step_with_its_features(crop, written, tmp_path, reporter, read):
+    task = read(crop=crop, train_on_validation=True)
     index = list(task.train.proteins).index("1dxyA")
     given, distance = written["deepcov"]["1dxyA"]
     padded = {"x": np.pad(given["ccmpred"], 5), "y": np.pad(np.clip(distance, 1, 16), 5, constant_values=np.nan)}
@@ -141,8 +144,8 @@ def test_a_protein_that_does_not_fit_is_cropped_in_step_with_its_features(crop, 
     assert all(row == column for row, column in seen) == (crop == "diagonal")
 
 
-def test_splits_are_disjoint_and_test_is_the_official_list(written, tmp_path, reporter):
-    task = read(tmp_path, reporter)
+def test_splits_are_disjoint_and_test_is_the_official_list(written, tmp_path, reporter, read):
+    task = read()
     train, validation = set(task.train.proteins), set(task.validation.proteins)
     assert len(train) == 3
     assert len(validation) == 2
@@ -150,21 +153,21 @@ def test_splits_are_disjoint_and_test_is_the_official_list(written, tmp_path, re
     assert not train & validation
     assert task.open_test().proteins == tuple(written["psicov"])
     assert "1 of 2 test proteins do not fit" in reporter.lines[-1]
-    everything = read(tmp_path, reporter, train_on_validation=True)
+    everything = read(train_on_validation=True)
     assert set(everything.train.proteins) == train | validation
     assert "warning" in everything.note
     (tmp_path / "psicov" / "psicov.lst").write_text("0pxyA\n1dxyA\n")
     for kind in ("features", "distance"):
         source = next((tmp_path / "psicov" / "deepcov" / kind).glob("1dxyA*"))
         (tmp_path / "psicov" / "psicov" / kind / source.name).write_bytes(source.read_bytes())
-    shared = read(tmp_path, reporter)
+    shared = read()
     assert "1dxyA" not in shared.train.proteins + shared.validation.proteins
     assert "1 proteins in both lists are left out" in shared.note
 
 
-def test_every_protein_is_scored_over_its_own_length(tmp_path, reporter):
+def test_every_protein_is_scored_over_its_own_length(tmp_path, read):
     write(tmp_path / "psicov", {"deepcov": [12, 15, 9], "psicov": [9, 20, 14]})
-    batch = read(tmp_path, reporter, num_validation=1).open_test().batch(np.arange(3))
+    batch = every(read(num_validation=1).open_test())
     error = LongRangeMAE(separation=4, threshold=500.0)
     # Off by one Angstrom inside a protein, by a thousand outside: only what is inside counts.
     outputs = torch.where(batch.valid[:, None], batch.y.nan_to_num() + 1, 1000.0)
@@ -175,64 +178,35 @@ def test_every_protein_is_scored_over_its_own_length(tmp_path, reporter):
         assert error(wrong, batch.y).value == pytest.approx(2, abs=1e-4)  # each protein counts as much
 
 
-def test_distances_are_read_once_and_again_when_a_file_changes(written, tmp_path, reporter, monkeypatch):
-    first = read(tmp_path, reporter)
-    assert isinstance(first.train.targets(), np.memmap)
-    with monkeypatch.context() as patch:
-        patch.setattr(psicov, "read_distances", lambda path: pytest.fail("read again"))
-        second = read(tmp_path, reporter)
-    assert second.train.digest() == first.train.digest()
-    assert second.train.digest() != read(tmp_path, reporter, crop="independent").train.digest()
-    name = first.train.proteins[0]
-    values, distance = written["deepcov"][name]
-    put(tmp_path / "psicov", "deepcov", name, values | {"sa": values["sa"] + 1}, distance)
-    changed = read(tmp_path, reporter)
-    assert changed.train.digest() != first.train.digest()
-    assert changed.validation.digest() == first.validation.digest()
-
-
-def test_the_layout_of_the_archive_and_old_pickles_are_read_too(tmp_path, reporter):
+def test_the_layout_of_the_archive_and_old_pickles_are_read_too(tmp_path, reporter, read):
     write(tmp_path / "psicov" / "protein", protocol=2)
-    assert len(read(tmp_path, reporter).train) == 3
+    assert len(read().train) == 3
 
 
-def test_unknown_distances_are_no_targets(written, tmp_path, reporter):
+def test_unknown_distances_are_no_targets(written, tmp_path, reporter, read):
     values, distance = written["psicov"]["0pxyA"]
     distance[3, 9] = np.nan
     put(tmp_path / "psicov", "psicov", "0pxyA", values, distance)
-    y = read(tmp_path, reporter).open_test().batch(np.array([0])).y[0, 0, 5:19, 5:19]
+    y = read().open_test().batch(np.array([0])).y[0, 0, 5:19, 5:19]
     assert y.isnan().nonzero().tolist() == [[3, 9]]
 
 
-class Exploit:
-    def __reduce__(self):
-        return print, ("run",)
-
-
 @pytest.mark.parametrize(
-    ("values", "distance", "kind", "what"),
+    ("values", "shape", "scale", "what"),
     [
-        ({"sa": np.zeros(3)}, {}, DataError, "'sa' is float64 \\(3,\\); expected numbers \\(12,\\)"),
-        ({"ss": None}, {}, DataError, "'ss' is a NoneType"),
-        ({"entropy": np.full(12, 1e3)}, {}, DataError, "beyond \\+-100"),
-        ({"sa": Exploit()}, {}, UnsafeError, "nothing was run"),
-        ({}, {"scale": 1e4}, DataError, "above 500 Angstrom"),
-        ({}, {"cut": 11}, DataError, "expected numbers \\(11, 11\\)"),
-        ({}, {"cut": 1}, DataError, "protein of 1 residues"),
+        ({"sa": np.zeros(3)}, (12, 12), 1, r"'sa' is float64 \(3,\); expected numbers \(12,\)"),
+        ({"ss": None}, (12, 12), 1, "'ss' is a NoneType"),
+        ({"entropy": np.full(12, 1e3)}, (12, 12), 1, r"beyond \+-100"),
+        ({}, (12, 12), 1e4, "above 500 Angstrom"),
+        ({}, (11, 12), 1, r"expected numbers \(11, 11\)"),
+        ({}, (1, 1), 1, "protein of 1 residues"),
     ],
 )
-def test_files_that_are_not_what_they_say_are_refused(values, distance, kind, what, written, tmp_path, reporter):
+def test_files_that_are_not_what_they_say_are_refused(values, shape, scale, what, written, tmp_path, read):
     given, true = written["deepcov"]["0dxyA"]
-    true = true * distance.get("scale", 1)
-    if "cut" in distance:
-        true = np.empty((distance["cut"], 12)) if distance["cut"] > 1 else np.empty((1, 1))
-    put(tmp_path / "psicov", "deepcov", "0dxyA", given | values, true)
-
-    def first_protein():
-        return read(tmp_path, reporter, train_on_validation=True).train.batch(np.array([0]))
-
-    with pytest.raises(kind, match=what):
-        first_protein()
+    put(tmp_path / "psicov", "deepcov", "0dxyA", given | values, true[: shape[0], : shape[1]] * scale)
+    with refused(what, DataError):
+        read(train_on_validation=True).train.batch(np.array([0]))
 
 
 @pytest.mark.parametrize(
@@ -243,20 +217,7 @@ def test_files_that_are_not_what_they_say_are_refused(values, distance, kind, wh
         ("", DataError, "lists no protein"),
     ],
 )
-def test_lists_that_lead_elsewhere_are_refused(line, kind, what, written, tmp_path, reporter):
+def test_lists_that_lead_elsewhere_are_refused(line, kind, what, written, tmp_path, read):
     (tmp_path / "psicov" / "psicov.lst").write_text(line + "\n")
-    with pytest.raises(kind, match=what):
-        read(tmp_path, reporter)
-
-
-@pytest.mark.parametrize(
-    "settings", [{"window": 4}, {"crop": "random"}, {"clip_train": 0.5}, {"num_validation": 0}, {"kind": "classes"}]
-)
-def test_impossible_settings_are_refused(settings, check):
-    with pytest.raises(ConfigError, match=f"task.{next(iter(settings))}"):
-        check("psicov", **settings)
-
-
-def test_missing_files_are_named_with_the_way_to_get_them(tmp_path, reporter):
-    with pytest.raises(DataError, match="deepcov.lst.*orca data get psicov"):
-        read(tmp_path, reporter)
+    with refused(what, kind):
+        read()

@@ -6,34 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from orca_cli.exceptions import ConfigError, DataError, UnsafeError
-from orca_cli.tasks import deepsea, ninapro, satellite
+from orca_cli.exceptions import DataError
+from tests.tasks.builders import every, refused, splits
 
 RNG = np.random.default_rng(0)
-
-
-def every(samples):
-    return samples.batch(np.arange(len(samples)))
 
 
 @pytest.fixture
 def folder(tmp_path):
     def make(name):
-        path = tmp_path / "data" / name
-        path.mkdir(parents=True, exist_ok=True)
+        path = tmp_path / name
+        path.mkdir(exist_ok=True)
         return path
 
     return make
-
-
-@pytest.fixture
-def load(tmp_path, reporter):
-    """Read a task whose files lie below data/."""
-
-    def call(module, **settings):
-        return module.load(tmp_path / "data", tmp_path / "cache", reporter, **settings)
-
-    return call
 
 
 def write_ninapro(folder, **changes):
@@ -50,11 +36,10 @@ def write_ninapro(folder, **changes):
     return written
 
 
-def test_ninapro_is_electrodes_by_steps_with_the_files_own_splits(folder, load):
+def test_ninapro_is_electrodes_by_steps_with_the_files_own_splits(folder, build):
     written = write_ninapro(folder("ninapro"))
-    task = load(ninapro, normalize="none")
-    splits = {"train": task.train, "val": task.validation, "test": task.open_test()}
-    for part, samples in splits.items():
+    task = build("ninapro", normalize="none")
+    for part, samples in zip(("train", "val", "test"), splits(task), strict=True):
         batch = every(samples)
         assert batch.x.dtype == torch.float32
         assert np.array_equal(batch.x[:, 0].numpy(), written[f"ninapro_{part}"].astype(np.float32).transpose(0, 2, 1))
@@ -63,15 +48,15 @@ def test_ninapro_is_electrodes_by_steps_with_the_files_own_splits(folder, load):
     assert "36 training and 7 validation windows" in task.note
     assert "no training window" not in task.note
 
-    both = load(ninapro, normalize="none", train_on_validation=True)
+    both = build("ninapro", normalize="none", train_on_validation=True)
     assert np.array_equal(both.train.targets(), [*written["label_train"], *written["label_val"]])
     assert torch.equal(every(both.train).x[36:], every(both.validation).x)
     assert "warning: the 7 validation windows are trained on" in both.note
 
 
-def test_ninapro_z_scores_every_electrode_by_the_training_windows_alone(folder, load):
+def test_ninapro_z_scores_every_electrode_by_the_training_windows_alone(folder, build):
     written = write_ninapro(folder("ninapro"))
-    task = load(ninapro)
+    task = build("ninapro")
     x = every(task.train).x[:, 0].double()
     varying = [electrode for electrode in range(16) if electrode != 3]
     assert torch.allclose(x.mean((0, 2)), torch.zeros(16).double(), atol=1e-6)
@@ -80,7 +65,7 @@ def test_ninapro_z_scores_every_electrode_by_the_training_windows_alone(folder, 
     expected = (test[:, :, 5] - train[:, :, 5].mean()) / train[:, :, 5].std()
     assert np.allclose(every(task.open_test()).x[:, 0, 5], expected, atol=1e-5)
     assert every(task.open_test()).x[:, 0, 3].abs().max() < 1e-3
-    assert task.train.digest() != load(ninapro, normalize="none").train.digest()
+    assert task.train.digest() != build("ninapro", normalize="none").train.digest()
 
 
 @pytest.mark.parametrize(
@@ -92,13 +77,10 @@ def test_ninapro_z_scores_every_electrode_by_the_training_windows_alone(folder, 
         ({"ninapro_val": np.full((7, 52, 16), np.nan)}, "window 0 has values that are NaN or infinite"),
     ],
 )
-def test_ninapro_refuses_other_forms(folder, load, change, message):
+def test_ninapro_refuses_other_forms(folder, build, change, message):
     write_ninapro(folder("ninapro"), **change)
-    with pytest.raises(DataError, match=message):
-        load(ninapro)
-    (folder("ninapro") / "label_test.npy").unlink()
-    with pytest.raises(DataError, match=r"label_test.npy.*orca data get ninapro"):
-        load(ninapro)
+    with refused(message, DataError):
+        build("ninapro")
 
 
 def write_satellite(folder, labels=None, **changes):
@@ -112,11 +94,11 @@ def write_satellite(folder, labels=None, **changes):
     return written
 
 
-def test_satellite_series_are_z_scored_one_by_one_and_validation_is_cut_once(folder, load):
+def test_satellite_series_are_z_scored_one_by_one_and_validation_is_cut_once(folder, build):
     written = write_satellite(folder("satellite"))
-    task = load(satellite, validation_size=24)
+    task = build("satellite", validation_size=24)
     assert (task.input_shape, task.num_outputs) == ((1, 46), 24)
-    assert [len(task.train), len(task.validation), len(task.open_test())] == [216, 24, 48]
+    assert list(map(len, splits(task))) == [216, 24, 48]
     test = every(task.open_test())
     assert np.array_equal(test.y, written["test"]["label"] - 1)
     values = written["test"]["data"][2:]
@@ -125,7 +107,7 @@ def test_satellite_series_are_z_scored_one_by_one_and_validation_is_cut_once(fol
     assert test.x[:2].abs().max() < 1e-5
     assert np.bincount(task.validation.targets()).tolist() == [1] * 24
 
-    raw = load(satellite, validation_size=24, normalize="none")
+    raw = build("satellite", validation_size=24, normalize="none")
     parts = [every(samples) for samples in (raw.train, raw.validation)]
     whole = written["train"]["data"].astype(np.float32)
     rows = [np.flatnonzero((series == whole).all(1))[0] for batch in parts for series in batch.x[:, 0].numpy()]
@@ -134,20 +116,9 @@ def test_satellite_series_are_z_scored_one_by_one_and_validation_is_cut_once(fol
     assert "2 of the 240 series are constant" in raw.note
     assert "2 of the 240 series are constant" in task.note
     assert raw.train.digest() != task.train.digest()
-    everything = load(satellite, validation_size=24, train_on_validation=True)
+    everything = build("satellite", validation_size=24, train_on_validation=True)
     assert len(everything.train) == 240
     assert "24 validation samples are trained on" in everything.note
-
-
-def test_satellite_is_read_again_only_where_the_file_changed(folder, load, reporter):
-    place = folder("satellite")
-    write_satellite(place)
-    first = load(satellite).train.digest()
-    reporter.lines.clear()
-    assert load(satellite).train.digest() == first
-    assert not any("generating" in line for line in reporter.lines)
-    write_satellite(place)
-    assert load(satellite).train.digest() != first
 
 
 @pytest.mark.parametrize(
@@ -159,24 +130,10 @@ def test_satellite_is_read_again_only_where_the_file_changed(folder, load, repor
         ({"data": np.full((240, 46), np.inf)}, "series 0 has values that are NaN, infinite"),
     ],
 )
-def test_satellite_refuses_other_forms(folder, load, change, message):
+def test_satellite_refuses_other_forms(folder, build, change, message):
     write_satellite(folder("satellite"), **change)
-    with pytest.raises(DataError, match=message):
-        load(satellite)
-
-
-def test_satellite_does_not_run_what_a_file_says(folder, load, check):
-    class Evil:
-        def __reduce__(self):
-            return print, ("run",)
-
-    place = folder("satellite")
-    write_satellite(place)
-    np.save(place / "satellite_train.npy", {"data": Evil(), "label": [1]}, allow_pickle=True)
-    with pytest.raises(UnsafeError, match="nothing was run"):
-        load(satellite)
-    with pytest.raises(ConfigError, match=r"task.normalize.*series"):
-        check("satellite", normalize="serie")
+    with refused(message, DataError):
+        build("satellite")
 
 
 def write_deepsea(folder, dtype=np.uint8, length=50, compress=False, **changes):
@@ -195,11 +152,11 @@ def write_deepsea(folder, dtype=np.uint8, length=50, compress=False, **changes):
 
 
 @pytest.mark.parametrize(("dtype", "compress"), [(np.uint8, False), (bool, True), (np.float64, True)])
-def test_deepsea_is_one_hot_by_channel_with_the_files_own_splits(folder, load, dtype, compress):
+def test_deepsea_is_one_hot_by_channel_with_the_files_own_splits(folder, build, dtype, compress):
     written = write_deepsea(folder("deepsea"), dtype, compress=compress)
-    task = load(deepsea)
+    task = build("deepsea")
     assert (task.kind, task.input_shape, task.num_outputs) == ("labels", (4, 50), 7)
-    for part, samples in {"train": task.train, "val": task.validation, "test": task.open_test()}.items():
+    for part, samples in zip(("train", "val", "test"), splits(task), strict=True):
         order = np.arange(len(samples))[::-1]
         batch = samples.batch(order)
         assert batch.x.dtype == batch.y.dtype == torch.float32
@@ -210,7 +167,7 @@ def test_deepsea_is_one_hot_by_channel_with_the_files_own_splits(folder, load, d
     assert "labels without a positive in training: 2" in task.note
     assert f"{5 / (30 * 50):.2%} of the training bases unknown" in task.note
 
-    both = load(deepsea, train_on_validation=True)
+    both = build("deepsea", train_on_validation=True)
     mixed = np.array([33, 2, 35, 30, 0, 29])
     everything = {name: np.concatenate([written[f"{name}_train"], written[f"{name}_val"]]) for name in "xy"}
     batch = both.train.batch(mixed)
@@ -231,20 +188,20 @@ def test_deepsea_is_one_hot_by_channel_with_the_files_own_splits(folder, load, d
         ({"x_train": np.zeros((30, 4, 50), np.uint8)}, r"expected numbers \(N, length, 4\)"),
     ],
 )
-def test_deepsea_refuses_other_forms(folder, load, change, message):
+def test_deepsea_refuses_other_forms(folder, build, change, message):
     write_deepsea(folder("deepsea"), **change)
-    with pytest.raises(DataError, match=message):
-        load(deepsea)
+    with refused(message, DataError):
+        build("deepsea")
 
 
-def test_deepsea_is_never_held_in_memory(folder, load):
+def test_deepsea_is_never_held_in_memory(folder, build):
     count = 25_000  # 100 MB
     x = np.zeros((count, 1000, 4), np.uint8)
     x[:, :, 1] = 1
     write_deepsea(folder("deepsea"), length=1000, x_train=x, y_train=np.zeros((count, 7), np.uint8))
     del x
     tracemalloc.start()
-    task = load(deepsea)
+    task = build("deepsea")
     task.train.digest()
     task.train.batch(np.arange(0, count, 1000))
     peak = tracemalloc.get_traced_memory()[1]

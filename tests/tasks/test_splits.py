@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import DataError
 from orca_cli.tasks.digits import load
 from orca_cli.tasks.shared.splits import folds, group_rows, split
 from tests.properties import examples
@@ -68,7 +68,7 @@ def test_digits_keep_their_test_split_whatever_the_other_sizes():
     assert load(split_seed=1).open_test().digest() != small.open_test().digest()
 
 
-def test_digits_sequences_are_the_images_row_by_row(check):
+def test_digits_sequences_are_the_images_row_by_row():
     every = np.arange(5)
     sequence, image = load().train.batch(every).x, load(layout="image").train.batch(every).x
     assert sequence.shape == (5, 8, 8)
@@ -77,8 +77,6 @@ def test_digits_sequences_are_the_images_row_by_row(check):
     assert (sequence[:, :, step] == image[:, 0, step]).all()  # a step is a row, its channels are the columns
     assert sequence.min() == 0
     assert sequence.max() == 1
-    with pytest.raises(ConfigError, match=r"task\.layout.*image"):
-        check("digits", layout="images")
 
 
 @examples(60)

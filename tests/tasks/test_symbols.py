@@ -7,12 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli import parts
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
 from orca_cli.tasks.table.symbols import Symbols, fit_symbols
 from tests.properties import examples
-from tests.tasks.test_new_data import check_same
+from tests.tasks.builders import check_inputs, check_same, every, refused, reloaded, splits, write_tables
 
 N = 40
 RNG = np.random.default_rng(0)
@@ -24,20 +22,12 @@ def table(texts, **more):
 
 
 @pytest.fixture
-def read(tmp_path, reporter):
+def read(tmp_path, build):
     def call(train, test=None, **settings):
-        for name, rows in (("train", train), ("test", test)):
-            if rows is not None:
-                rows.to_csv(tmp_path / f"{name}.csv", index=False)
-                settings[name] = str(tmp_path / f"{name}.csv")
-        node = {"_target_": "orca_cli.tasks.table.load", "sequence": "dna", "target": "kind", **settings}
-        return parts.build(node, "task", data_folder=tmp_path, reporter=reporter)
+        settings |= write_tables(tmp_path, train=train, test=test)
+        return build("table", **{"sequence": "dna", "target": "kind"} | settings)
 
     return call
-
-
-def every(samples):
-    return samples.batch(np.arange(len(samples)))
 
 
 def texts_of(x, valid, alphabet):
@@ -55,11 +45,8 @@ def texts_of(x, valid, alphabet):
 def test_texts_become_masked_one_hot_columns(read):
     task = read(table(TEXTS, weight=np.arange(N)))
     assert task.input_shape == (4, 9)
-    found = []
-    for samples in (task.train, task.validation, task.open_test()):
-        batch = every(samples)
-        found += texts_of(batch.x, batch.valid, "ACGT")
-    assert sorted(found) == sorted(TEXTS)
+    batches = [every(samples) for samples in splits(task)]
+    assert sorted(sum((texts_of(batch.x, batch.valid, "ACGT") for batch in batches), [])) == sorted(TEXTS)
     assert "4 symbols in 'dna' (ACGT), 1 to 9 a row" in task.note
     assert "not read beside the sequence: weight" in task.note
 
@@ -71,8 +58,7 @@ def test_texts_may_be_longer_than_the_module_csv_reads_by_itself(read):
 def test_new_texts_that_do_not_fit_are_told_and_read(read, reporter, tmp_path):
     new = ["ACGT", "ANNA", "ACGTACGTACGTA", "xX", "T"]
     task = read(table(TEXTS), table(new))
-    write_preprocessing(tmp_path / "run", task.preprocessing)
-    found = load_preprocessing(tmp_path / "run")
+    found = reloaded(task, tmp_path / "run")
     raw = {"dna": np.array(new, dtype=object)}
     x, valid = found.inputs(raw)
     assert texts_of(x, valid, "ACGT") == ["ACGT", "A..A", "ACGTACGTA", "..", "T"]
@@ -82,9 +68,7 @@ def test_new_texts_that_do_not_fit_are_told_and_read(read, reporter, tmp_path):
     }
     assert found.remarks(raw) == lines
     assert found.remarks({"dna": np.array(["ACGT"], dtype=object)}) == {}
-    batch = every(task.open_test())
-    assert torch.equal(batch.x, x)
-    assert torch.equal(batch.valid, valid)
+    check_inputs((x, valid), task.open_test())
     assert reporter.lines[-4:] == [f"test split: 1 sample {line}" for line in lines]
     assert read(table(TEXTS), length=12).input_shape == (4, 12)
     assert "train split: " in read(table(TEXTS), length=3).note
@@ -96,14 +80,11 @@ def test_new_texts_are_opened_alone_in_their_file_or_given_as_a_list(read, tmp_p
     found = task.preprocessing
     check_same(found, found.open(tmp_path / "test.csv", "INPUT"), task.open_test())
     (tmp_path / "alone.csv").write_text("\n".join(["dna", *new]))
-    wanted = every(task.open_test())
     for opened in (found.open(tmp_path / "alone.csv", "INPUT"), found.given(new)):
-        x, valid = found.inputs(opened.inputs(0, 20))
-        assert torch.equal(x, wanted.x)
-        assert torch.equal(valid, wanted.valid)
+        check_inputs(found.inputs(opened.inputs(0, 20)), task.open_test())
         assert opened.targets() is None
     (tmp_path / "other.csv").write_text("rna\nACGU\n")
-    with pytest.raises(DataError, match=r"other\.csv: has no column 'dna'.*trained on dna"):
+    with refused(r"other\.csv: has no column 'dna'.*trained on dna", DataError):
         found.open(tmp_path / "other.csv", "INPUT")
 
 
@@ -137,39 +118,24 @@ def test_small_and_capital_letters_are_warned_of(read):
     assert "small and capital letters are different symbols, such as a and A" in read(table(mixed)).note
 
 
-BAD = {
-    "empty": ([*TEXTS[1:], ""], r"train\.csv\[dna\]: 1 rows have no sequence, the first is row 40"),
-    "prose": (["".join(map(chr, range(300, 480)))] * N, r"holds 180 different characters, at most 128"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_columns_are_named_in_one_line(read, name):
-    texts, message = BAD[name]
-    with pytest.raises(DataError, match=message):
-        read(table(texts))
-
-
-def test_numbers_are_not_symbols(tmp_path):
-    with pytest.raises(DataError, match=r"t\[s\]: holds numbers, not text"):
+def test_numbers_are_not_symbols():
+    with refused(r"t\[s\]: holds numbers, not text", DataError):
         Symbols("s", "01", 3).encode(np.array([101, 110]), "t")
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("texts", "settings", "error", "message"),
     [
-        ({"features": ["weight"]}, r"task\.features: does not go with task\.sequence"),
-        ({"id": "weight"}, r"task\.id: does not go with task\.sequence"),
-        ({"sequence": None, "length": 5}, r"task\.length: applies to series of several rows.*task\.id=COLUMN"),
-        ({"sequence": None, "time": "weight"}, r"task\.time: applies to series"),
-        ({"sequence": "kind"}, r"'kind' is given two roles"),
+        ([*TEXTS[1:], ""], {}, DataError, r"train\.csv\[dna\]: 1 rows have no sequence, the first is row 40"),
+        (["".join(map(chr, range(300, 480)))] * N, {}, DataError, "holds 180 different characters, at most 128"),
+        (TEXTS, {"sequence": "dns"}, DataError, r"task\.sequence: .* no column 'dns'; did you mean 'dna'"),
+        (TEXTS, {"features": ["weight"]}, ConfigError, r"task\.features: does not go with task\.sequence"),
+        (TEXTS, {"id": "weight"}, ConfigError, r"task\.id: does not go with task\.sequence"),
+        (TEXTS, {"sequence": None, "length": 5}, ConfigError, r"task\.length: applies to series .*task\.id=COLUMN"),
+        (TEXTS, {"sequence": None, "time": "weight"}, ConfigError, r"task\.time: applies to series"),
+        (TEXTS, {"sequence": "kind"}, ConfigError, "'kind' is given two roles"),
     ],
 )
-def test_contradicting_settings_are_refused(read, settings, message):
-    with pytest.raises(ConfigError, match=message):
-        read(table(TEXTS, weight=np.arange(N)), **settings)
-
-
-def test_an_unknown_column_is_named_with_the_closest(read):
-    with pytest.raises(DataError, match=r"task\.sequence: train\.csv has no column 'dns'; did you mean 'dna'"):
-        read(table(TEXTS), sequence="dns")
+def test_bad_columns_and_contradicting_settings_are_refused(read, texts, settings, error, message):
+    with refused(message, error):
+        read(table(texts, weight=np.arange(N)), **settings)

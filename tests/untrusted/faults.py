@@ -1,5 +1,6 @@
 """What a parser could do in the worker: functions that tests let it call in place of the readers."""
 
+import ctypes
 import os
 import resource
 import socket
@@ -13,34 +14,12 @@ from orca_cli.exceptions import DataError
 
 
 def fault(kind: str, argument: Any = None) -> Any:
-    return globals()[f"_{kind}"](argument)
-
-
-def _segfault(_):
-    import ctypes
-
-    ctypes.string_at(0)
-
-
-def _abort(_):
-    os.abort()
-
-
-def _leave(code):
-    os._exit(code)
+    return FAULTS[kind](argument)
 
 
 def _spin(_):
     while True:
         pass
-
-
-def _sleep(seconds):
-    time.sleep(seconds)
-
-
-def _swallow(size):
-    return len(np.empty(size // 8))
 
 
 def _nibble(_):
@@ -57,18 +36,10 @@ def _ours(_):
     raise DataError("is wrong", where="some.file", hint="mend it")
 
 
-def _echo(value):
-    return value
-
-
 def _loop(_):
     holder = []
     holder.append(holder)
     return holder
-
-
-def _object(_):
-    return object()
 
 
 def _state(_):
@@ -80,29 +51,22 @@ def _state(_):
     }
 
 
-def _reach_out(port):
-    return _tried(lambda: socket.create_connection(("127.0.0.1", port), 2).close())
-
-
 def _write(path):
-    return _tried(lambda: _write_file(path))
-
-
-def _write_file(path):
     with open(path, "w") as file:
         file.write("x")
 
 
-def _start(_):
-    return _tried(lambda: subprocess.run(["true"], check=True))
-
-
 def _tried(action):
-    try:
-        action()
-    except OSError as error:
-        return type(error).__name__
-    return "done"
+    """Return a function that tells what became of an action that the system may forbid."""
+
+    def attempt(argument):
+        try:
+            action(argument)
+        except OSError as error:
+            return type(error).__name__
+        return "done"
+
+    return attempt
 
 
 def _rubbish(content):
@@ -131,3 +95,25 @@ def _answers() -> int:
         except OSError:
             continue
     raise LookupError
+
+
+FAULTS = {
+    "segfault": lambda _: ctypes.string_at(0),
+    "abort": lambda _: os.abort(),
+    "leave": os._exit,
+    "spin": _spin,
+    "sleep": time.sleep,
+    "swallow": lambda size: len(np.empty(size // 8)),
+    "nibble": _nibble,
+    "error": _error,
+    "ours": _ours,
+    "echo": lambda value: value,
+    "loop": _loop,
+    "object": lambda _: object(),
+    "state": _state,
+    "reach_out": _tried(lambda port: socket.create_connection(("127.0.0.1", port), 2).close()),
+    "write": _tried(_write),
+    "start": _tried(lambda _: subprocess.run(["true"], check=True)),
+    "rubbish": _rubbish,
+    "crash_if_used": _crash_if_used,
+}

@@ -7,6 +7,7 @@ import pytest
 
 from orca_cli.exceptions import DataError, OrcaError, UnavailableError, UnsafeError
 from orca_cli.untrusted import lmdb as reader
+from tests.tasks.builders import refused
 
 lmdb = pytest.importorskip("lmdb")
 
@@ -34,19 +35,14 @@ def database(tmp_path_factory):
     return folder, write(folder, 3)
 
 
-def test_values_come_back_and_nothing_is_written(database, monkeypatch):
+def test_values_come_back_and_nothing_is_written(database):
     folder, expected = database
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    monkeypatch.setattr(reader, "_BATCH", 100)
+    first = next(iter(expected))
     for path in (folder, folder / "data.mdb"):
         assert dict(zip(expected, reader.read(path, expected), strict=True)) == expected
-        assert list(reader.read(path, ["nothing", "~", "0000", next(iter(expected)), "9999999"])) == [
-            None,
-            None,
-            None,
-            next(iter(expected.values())),
-            None,
-        ]
+        absent = ["nothing", "~", "0000", first, "9999999"]
+        assert list(reader.read(path, absent)) == [None, None, None, expected[first], None]
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -69,31 +65,33 @@ def test_an_empty_database_holds_nothing(tmp_path):
 def test_values_beyond_the_limit_are_refused(database):
     folder, expected = database
     large = next(key for key, value in expected.items() if len(value) == 20_000)
-    with pytest.raises(UnsafeError, match=r"data\.mdb: a value has 20,000 bytes"):
+    with refused(r"data\.mdb: a value has 20,000 bytes", UnsafeError):
         list(reader.read(folder, [large], max_value=10_000))
 
 
-def test_a_file_cut_off_is_reported_at_once(database, tmp_path):
-    folder, _ = database
-    content = (folder / "data.mdb").read_bytes()
-    for size in (10, 5000, len(content) // 2, len(content) - 4096):
-        (tmp_path / "data.mdb").write_bytes(content[:size])
-        with pytest.raises(DataError, match=r"data\.mdb: is (cut off|a damaged LMDB database)"):
-            list(reader.read(tmp_path, ["0"]))
+@pytest.mark.parametrize("size", [10, 5000, 0.5, -4096])
+def test_a_file_cut_off_is_reported_at_once(size, database, tmp_path):
+    content = (database[0] / "data.mdb").read_bytes()
+    (tmp_path / "data.mdb").write_bytes(content[: int(size * len(content)) if size == 0.5 else size])
+    with refused(r"data\.mdb: is (cut off|a damaged LMDB database)", DataError):
+        list(reader.read(tmp_path, ["0"]))
 
 
-def test_other_files_are_named(tmp_path):
-    for content, message in {b"<html>": "web page", b"": "empty", bytes(9000): "damaged LMDB database"}.items():
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"<html>", "web page"), (b"", "empty"), (bytes(9000), "damaged LMDB database"), (None, "does not exist")],
+    ids=["page", "empty", "zeros", "absent"],
+)
+def test_other_files_are_named(content, message, tmp_path):
+    if content is not None:
         (tmp_path / "data.mdb").write_bytes(content)
-        with pytest.raises(DataError, match=message):
-            list(reader.read(tmp_path, ["0"]))
-    with pytest.raises(DataError, match="does not exist"):
-        list(reader.read(tmp_path / "absent", ["0"]))
+    with refused(message, DataError):
+        list(reader.read(tmp_path if content is not None else tmp_path / "absent", ["0"]))
 
 
 def test_the_missing_package_is_named(database, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(UnavailableError, match=r"data\.mdb: .*pip install 'orca-transfer\[lmdb\]'"):
+    with refused(r"data\.mdb: .*pip install 'orca-transfer\[lmdb\]'", UnavailableError):
         list(reader.read(database[0], ["0"]))
 
 

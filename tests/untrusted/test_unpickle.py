@@ -2,12 +2,11 @@
 
 import collections
 import gzip
-import io
 import os
 import pickle
 import struct
 import tracemalloc
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -16,24 +15,10 @@ from hypothesis import strategies as st
 
 from orca_cli.exceptions import DataError, OrcaError, UnsafeError
 from orca_cli.sources import cifar10
-from orca_cli.untrusted.pickle import machine as pickle_machine
 from orca_cli.untrusted.pickle import reader, unpickle, unpickle_bytes
 from tests.properties import examples
-
-
-class Python2Pickler(pickle._Pickler):
-    """Writes bytes as Python 2's str, as the files of CIFAR-10 have them."""
-
-    dispatch = pickle._Pickler.dispatch | {
-        bytes: lambda self, b: (self.write(b"T" + struct.pack("<i", len(b)) + b), self.memoize(b)),
-        str: lambda self, s: (self.write(b"U" + bytes([len(s)]) + s.encode("latin1")), self.memoize(s)),
-    }
-
-
-def python2_bytes(value) -> bytes:
-    buffer = io.BytesIO()
-    Python2Pickler(buffer, protocol=2).dump(value)
-    return buffer.getvalue().replace(b"numpy._core", b"numpy.core")
+from tests.tasks.builders import refused
+from tests.untrusted.pickles import python2
 
 
 def batch(i: int, n: int = 40) -> dict:
@@ -46,6 +31,17 @@ def batch(i: int, n: int = 40) -> dict:
     }
 
 
+@contextmanager
+def holding_less_than(size):
+    """Bound what Python and NumPy hold inside."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < size
+    finally:
+        tracemalloc.stop()
+
+
 def write_batches(folder, dump):
     folder = folder / "cifar10" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
@@ -54,7 +50,7 @@ def write_batches(folder, dump):
     return folder
 
 
-@pytest.mark.parametrize("dump", [python2_bytes, pickle.dumps], ids=["python2", "python3"])
+@pytest.mark.parametrize("dump", [python2, pickle.dumps], ids=["python2", "python3"])
 def test_torchvision_files_are_read(tmp_path, dump):
     write_batches(tmp_path, dump)
     data = cifar10.load(None, 0, tmp_path).examples
@@ -76,9 +72,8 @@ def test_torchvision_files_are_read(tmp_path, dump):
 def test_wrong_batches_are_named(tmp_path, change, message):
     folder = write_batches(tmp_path, pickle.dumps)
     (folder / "data_batch_3").write_bytes(pickle.dumps(change(batch(3))))
-    with pytest.raises(DataError, match=message) as caught:
+    with refused(f"data_batch_3.*{message}", DataError):
         cifar10.load(None, 0, tmp_path)
-    assert "data_batch_3" in str(caught.value)
 
 
 class Call:
@@ -131,14 +126,11 @@ NAMES = list(payloads(""))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_hostile_pickles_run_nothing(tmp_path, name):
-    canary = tmp_path / "canary"
-    path = tmp_path / "data.pkl"
+    canary, path = tmp_path / "canary", tmp_path / "data.pkl"
     path.write_bytes(payloads(str(canary))[name])
-    with pytest.raises(UnsafeError) as caught:
+    with refused(r"data\.pkl", UnsafeError):
         unpickle(path)
     assert not canary.exists()
-    assert "data.pkl" in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_the_payload_would_have_fired(tmp_path):
@@ -154,14 +146,14 @@ def test_an_unsafe_batch_ends_the_source(tmp_path):
         cifar10.load(None, 0, tmp_path)
 
 
-def test_large_pickles_are_refused(tmp_path, monkeypatch):
+def test_large_pickles_are_refused(tmp_path):
     path = tmp_path / "data.pkl"
     path.write_bytes(pickle.dumps(batch(1)))
-    with pytest.raises(UnsafeError, match="more than 100 bytes"):
+    with refused("more than 100 bytes", UnsafeError):
         unpickle(path, max_bytes=100)
-    monkeypatch.setattr(pickle_machine, "_MAX_OPCODES", 20)
-    with pytest.raises(UnsafeError, match="too many instructions"):
-        reader.read_here(str(path))
+    path.write_bytes(b"]" + b"Na" * 2_000_000 + b".")
+    with refused("too many instructions", UnsafeError):
+        unpickle(path)
 
 
 def nested_tuples(depth: int, between: bytes = b"") -> bytes:
@@ -178,9 +170,7 @@ def nested_tuples(depth: int, between: bytes = b"") -> bytes:
         nested_tuples(60, b"\x95" + bytes(8)),
         nested_tuples(60, b"Nb"),
         nested_tuples(60, b"(u"),
-        b"\x80\x04cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\n\x8a\x06"
-        + b"\x00" * 5
-        + b"\x40\x85C\x01b\x87R.",
+        b"\x80\x04cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\n\x8a\x06\0\0\0\0\0\x40\x85C\x01b\x87R.",
         b"\x80\x02N",
         b"",
         b"<html>not found</html>",
@@ -190,13 +180,8 @@ def nested_tuples(depth: int, between: bytes = b"") -> bytes:
 def test_bombs_and_rubbish_are_refused_cheaply(tmp_path, content):
     path = tmp_path / "data.pkl"
     path.write_bytes(content)
-    tracemalloc.start()
-    try:
-        with pytest.raises((UnsafeError, DataError)):
-            reader.read_here(str(path))
-        assert tracemalloc.get_traced_memory()[1] < 2**24
-    finally:
-        tracemalloc.stop()
+    with holding_less_than(2**24), pytest.raises((UnsafeError, DataError)):
+        reader.read_here(str(path))
 
 
 @examples(200)
@@ -282,23 +267,27 @@ def test_compressed_pickles_are_read_and_their_checksum_compared(tmp_path):
     content = gzip.compress(pickle.dumps(VALUES["records"]))
     path.write_bytes(content)
     assert_same(unpickle(path, gzipped=True), VALUES["records"])
-    with pytest.raises(DataError, match="gzip archive"):
+    with refused("gzip archive", DataError):
         unpickle(path)
-    for damaged in (content[:-20], content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]):
-        path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"data\.gz"):
+    for changed in (content[:-20], content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]):
+        path.write_bytes(changed)
+        with refused(r"data\.gz", DataError):
             unpickle(path, gzipped=True)
 
 
-def test_a_compressed_bomb_is_refused(tmp_path):
-    path = tmp_path / "data.gz"
-    path.write_bytes(gzip.compress(pickle.dumps(np.zeros(2**24, np.uint8))))
-    with pytest.raises(UnsafeError, match="unpacks to more than 1000 bytes"):
-        unpickle(path, max_bytes=1000, gzipped=True)
-    # A few bytes that declare a terabyte: no more is reserved than they could become.
-    path.write_bytes(gzip.compress(b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x."))
-    with pytest.raises(UnsafeError, match="unpacks to more than"):
-        unpickle(path, gzipped=True)
+@pytest.mark.parametrize(
+    ("content", "settings"),
+    [
+        (pickle.dumps(np.zeros(2**24, np.uint8)), {"max_bytes": 1000}),
+        # A few bytes that declare a terabyte: no more is reserved than they could become.
+        (b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.", {}),
+    ],
+    ids=["large", "declared"],
+)
+def test_compressed_bombs_are_refused(content, settings, tmp_path):
+    (tmp_path / "data.gz").write_bytes(gzip.compress(content))
+    with refused("unpacks to more than" + " 1000 bytes" * bool(settings), UnsafeError):
+        unpickle(tmp_path / "data.gz", gzipped=True, **settings)
 
 
 def state(shape, dtype: bytes, content: bytes) -> bytes:
@@ -339,13 +328,8 @@ def dtype(code: bytes, rest: bytes = b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x0
     ],
 )
 def test_arrays_that_lie_are_refused_cheaply(content):
-    tracemalloc.start()
-    try:
-        with pytest.raises(UnsafeError, match=r"memory: the pickle .*; nothing was run"):
-            reader.read_bytes_here([content], ["memory"])
-        assert tracemalloc.get_traced_memory()[1] < 2**22
-    finally:
-        tracemalloc.stop()
+    with holding_less_than(2**22), refused(r"memory: the pickle .*; nothing was run", UnsafeError):
+        reader.read_bytes_here([content], ["memory"])
 
 
 def test_flags_of_a_dtype_are_not_taken_from_the_file():
@@ -358,7 +342,7 @@ def test_flags_of_a_dtype_are_not_taken_from_the_file():
 
 def test_texts_of_numbers_that_are_no_characters_are_damage():
     content = pickle.dumps(np.array(["ab", "cd"]), protocol=2).replace(b"a\x00\x00\x00", b"a\x00\x00\x7f")
-    with pytest.raises(DataError, match="invalid characters"):
+    with refused("invalid characters", DataError):
         unpickle_bytes(content, "memory")
 
 

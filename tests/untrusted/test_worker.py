@@ -17,6 +17,7 @@ import pytest
 from orca_cli import signals
 from orca_cli.exceptions import DataError, InterruptionError, MemoryExhaustedError, WorkerError
 from orca_cli.untrusted import transfer, worker
+from tests.tasks.builders import refused
 
 ROOT = Path(__file__).parent.parent.parent
 START = (
@@ -52,10 +53,9 @@ def pid(ask) -> int:
 )
 def test_crashes_are_told_and_the_next_file_is_read(ask, kind, argument, message):
     for _ in range(2):
-        with pytest.raises(WorkerError, match=rf"a\.bin: .*{message}") as caught:
+        with refused(rf"a\.bin: .*{message}", WorkerError) as caught:
             ask(kind, argument)
         assert caught.value.code == 33
-        assert "\n" not in str(caught.value)
         assert ask("echo", [1]) == [1]
 
 
@@ -64,13 +64,13 @@ def test_limits_end_the_reading(ask, monkeypatch):
     monkeypatch.setattr(worker, "_BASE_BYTES", 2**29 - 2**20)
     monkeypatch.setattr(worker, "_STEP_BYTES", 2**20)
     monkeypatch.setattr(worker, "_WAIT", 60)
-    with pytest.raises(WorkerError, match=r"a\.bin: .*more than its limit of 1 s of computing time"):
+    with refused(r"a\.bin: .*more than its limit of 1 s of computing time", WorkerError):
         ask("spin")
     for kind, argument in (("swallow", 2**30), ("nibble", None)):
-        with pytest.raises(WorkerError, match=r"a\.bin: .*more than its limit of 0\.5 GiB of memory"):
+        with refused(r"a\.bin: .*more than its limit of 0\.5 GiB of memory", WorkerError):
             ask(kind, argument)
     monkeypatch.setattr(worker, "_WAIT", 1)
-    with pytest.raises(WorkerError, match=r"a\.bin: .*no answer in 1 s"):
+    with refused(r"a\.bin: .*no answer in 1 s", WorkerError):
         ask("sleep", 60)
     assert ask("echo", "on") == "on"
 
@@ -92,14 +92,8 @@ def test_it_may_do_little(ask, tmp_path, monkeypatch):
     state = ask("state")
     assert state["folder"] == str(tmp_path)
     assert "ORCA_SECRET_TOKEN" not in state["variables"]
-    assert set(state["variables"]) <= {
-        "HOME",
-        "LC_ALL",
-        "LD_LIBRARY_PATH",
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "HDF5_PLUGIN_PRELOAD",
-    }
+    known = "HOME LC_ALL LD_LIBRARY_PATH OMP_NUM_THREADS OPENBLAS_NUM_THREADS HDF5_PLUGIN_PRELOAD"
+    assert set(state["variables"]) <= set(known.split())
     assert state["limits"]["RLIMIT_CORE"] == state["limits"]["RLIMIT_FSIZE"] == state["limits"]["RLIMIT_NPROC"] == 0
     assert ask("write", str(tmp_path / "x")) == "OSError"
     assert not (tmp_path / "x").exists() or (tmp_path / "x").read_text() == ""

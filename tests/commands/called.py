@@ -1,0 +1,40 @@
+"""The command line, called in this process."""
+
+from __future__ import annotations
+
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from typing import Any
+
+from orca_cli.cli import main
+
+
+def call(*words: object) -> tuple[int, str, str]:
+    """Return exit code, standard output and standard error of a command, none of whose failures is unexpected."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        code = main(list(map(str, words)))
+    told = err.getvalue()
+    assert "unexpected" not in told, f"{words}: {told}"
+    assert "Traceback" not in told
+    return code, out.getvalue(), told
+
+
+def said(*words: object) -> str:
+    """Return what a command that succeeds writes to standard output."""
+    code, out, err = call(*words)
+    assert code == 0, err
+    return out
+
+
+def read_json(*words: object) -> Any:
+    return json.loads(said(*words, "--json"))
+
+
+def refused(code: int, *words: object) -> str:
+    """Return the one line of a command that has to be refused."""
+    found, out, err = call(*words)
+    assert (found, out) == (code, "")
+    assert err.startswith("orca: error: ")
+    assert err.count("\n") == 1
+    return err

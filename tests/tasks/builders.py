@@ -1,0 +1,123 @@
+"""What tests of readers share: tasks from settings, whole splits, new data held against a split, refusals in one line."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from orca_cli import parts
+from orca_cli.exceptions import OrcaError
+from orca_cli.runs.preprocessing import load_preprocessing, write_preprocessing
+
+
+def build(name, folder, reporter, **settings):
+    """Build a task as a run does; its data and its cache lie in `folder`."""
+    node = {"_target_": f"orca_cli.tasks.{name}.load", **settings}
+    return parts.build(node, "task", data_folder=folder, cache_folder=folder / "cache", reporter=reporter)
+
+
+def every(samples):
+    """Return all samples of a split as one batch."""
+    return samples.batch(np.arange(len(samples)))
+
+
+def splits(task):
+    return task.train, task.validation, task.open_test()
+
+
+def check_apart(task):
+    """Check that no group of samples is in two splits; returns the groups of each split."""
+    groups = [set(samples.groups()) for samples in splits(task)]
+    assert all(groups)
+    assert sum(map(len, groups)) == len(set.union(*groups))
+    return groups
+
+
+@contextmanager
+def refused(message, error=OrcaError):
+    """Expect an error of this program that says so in one line; gives what pytest.raises gives."""
+    with pytest.raises(error, match=message) as caught:
+        yield caught
+    assert isinstance(caught.value, OrcaError)
+    assert "\n" not in str(caught.value)
+
+
+class Attack:
+    """Pickled, it makes a file where it is loaded."""
+
+    def __init__(self, canary):
+        self.canary = str(canary)
+
+    def __reduce__(self):
+        return open, (self.canary, "w")
+
+
+def reloaded(task, folder):
+    """Return a task's preprocessing as the files of a run give it."""
+    write_preprocessing(folder, task.preprocessing)
+    return load_preprocessing(folder)
+
+
+def in_parts(preprocessing, new, size=7):
+    """Return all inputs and masks of new data, read in parts of `size`."""
+    parts = [
+        preprocessing.inputs(new.inputs(start, min(start + size, len(new))), new.where)
+        for start in range(0, len(new), size)
+    ]
+    masks = [valid for _, valid in parts]
+    return torch.cat([x for x, _ in parts]), None if masks[0] is None else torch.cat(masks)
+
+
+def check_inputs(inputs, samples):
+    """Compare inputs and their mask with those of a split, to the bit."""
+    x, valid = inputs
+    whole = every(samples)
+    assert x.dtype == whole.x.dtype == torch.float32
+    assert torch.equal(x, whole.x)
+    assert (valid is None) == (whole.valid is None)
+    assert valid is None or torch.equal(valid, whole.valid)
+
+
+def check_same(preprocessing, new, samples):
+    """Compare new data with the split that they are, to the bit."""
+    check_inputs(in_parts(preprocessing, new), samples)
+    targets = new.targets()
+    assert targets.dtype == samples.targets().dtype
+    np.testing.assert_array_equal(targets, samples.targets())
+
+
+def hub_rows(datasets, n):
+    """Return a data set of the library `datasets` with a column of every kind that task=hub reads."""
+    i, draw = np.arange(n), np.random.default_rng(1)
+    number, text, tag = datasets.Value("float32"), datasets.Value("string"), datasets.ClassLabel(names=["u", "v", "w"])
+    columns = {
+        "series": ((draw.normal(3, 2, (n, 2, 6)) * [[1], [0.1]]).tolist(), [[number]]),
+        "constant": (np.tile([[1.5], [0.0]], (n, 1, 6)).tolist(), [[number]]),
+        "flat": ([[k, k + 1, 2 * k] for k in i], [datasets.Value("int16")]),
+        "ragged": ([list(np.arange(k % 4 + 1) + 0.5) for k in i], [datasets.Value("float64")]),
+        "grey": ([Image.fromarray(np.full((4, 5), k, np.uint8)) for k in i], datasets.Image()),
+        "colour": ([Image.fromarray(np.full((6, 4, 3), k, np.uint8)) for k in i], datasets.Image()),
+        "name": (i % 2, datasets.ClassLabel(names=["no", "yes"])),
+        "word": ([["red", "green", "blue"][k % 3] for k in i], text),
+        "tags": ([[0, 2] if k % 2 else [] for k in i], [tag]),
+        "words": ([["u", "w"] if k % 2 else ["v", "v"] for k in i], [text]),
+        "bits": ([[k % 2, 1 - k % 2] for k in i], [datasets.Value("int8")]),
+        "map": (draw.normal(50, 9, (n, 6)).tolist(), [number]),
+        "person": (i // 4, datasets.Value("int32")),
+        "scalar": (i, number),
+    }
+    features = datasets.Features({name: feature for name, (_, feature) in columns.items()})
+    return datasets.Dataset.from_dict({name: values for name, (values, _) in columns.items()}, features=features)
+
+
+def write_tables(folder, suffix="csv", **tables):
+    """Write pandas tables, and return the files by the names of their splits; None is left out."""
+    files = {}
+    for name, table in tables.items():
+        if table is not None:
+            files[name] = f"{name}.{suffix}"
+            write = table.to_parquet if suffix == "parquet" else table.to_csv
+            write(folder / files[name], index=False)
+    return files

@@ -180,8 +180,7 @@ def test_settings_are_all_of_the_schema_with_their_meaning() -> None:
     assert rate.items() <= found["train.lr"].items()
     assert found["train.select"]["allowed"] == "auto, best, last"
     assert found["train.warmup_epochs"]["meaning"].startswith("The learning rate rises linearly")
-    assert found["align.candidates"]["default"] == [0, 5, 20, 60]
-    assert found["train.betas"]["allowed"] == "at least 0 and below 1"
+    assert found["align.decay_factor"]["allowed"] == "above 0 and at most 1"
     assert [key for key, entry in found.items() if not entry["meaning"]] == []
 
 

@@ -124,27 +124,6 @@ def is_running(pid):
         return False
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--at-once", "2"], "--at-once: applies only to sweeps; add -m"),
-        (["-m", "--at-once", "0", "seed=0,1"], "--at-once: 0 is out of range; allowed: 1 or more"),
-        (["-m", "--time-limit", "soon", "seed=0,1"], "--time-limit: 'soon' is not a time; such as 90s, 30m, 8h or 2d"),
-        (["-m", "--time-limit", "-1h", "seed=0,1"], "--time-limit"),
-        (["-m", "--time-limit", "1h", "hydra/launcher=basic"], "--time-limit: has no effect with another launcher"),
-        (
-            ["-m", "hydra.launcher.at_once=2"],
-            "hydra.launcher.at_once: has no effect without hydra/launcher=NAME; use --at-once",
-        ),
-    ],
-)
-def test_options_of_the_launcher_are_checked(orca, environment, words, said):
-    code, _, err = orca("run", *words)
-    assert code == 2
-    assert said in err
-    assert not environment.exists()
-
-
 def test_another_launcher_takes_the_place(orca, environment, small):
     """Hydra's own, as an example: the table and the exit code come from the records of the runs."""
     words = ["run", "-m", *small, "metric=none", "train.epochs=1", "task.train_size=60,9999", "hydra/launcher=basic"]

@@ -125,27 +125,19 @@ def test_a_search_that_was_killed_goes_on_and_does_no_trial_twice(fork, environm
         (["space=rates", "--jobs", "0"], 2, "--jobs: 0 is out of range"),
     ],
 )
-def test_what_cannot_be_searched_is_told_in_one_line(orca, environment, words, settings, code, told, tmp_path):
+def test_what_cannot_be_searched_is_told_in_one_line(refused, environment, words, settings, code, told, tmp_path):
     (tmp_path / "bad.yaml").write_text("params: {train.lr: [1.0e-3], train.learning_rate: [1.0]}\n")
-    ended, out, err = orca("tune", *words, *settings)
-    (line,) = err.strip().splitlines()
-    assert ended == code
-    assert line.startswith("orca: error: ")
-    assert told in line
-    assert out == ""
+    assert refused(code, ["tune", *words, *settings], told) == ""
     assert not environment.exists()
 
 
-def test_a_run_without_test_says_so_and_does_not_change_the_identity_of_others(orca, environment, small, completed):
-    code, out, err = orca("run", *small, "test=false", "metric=none")
-    assert code == 0, err
-    assert "none: the test split stayed closed (test=false)" in out
-    (closed,) = [result for result in results(environment) if not result["test_reads"]]
-    assert (closed["variant"]["test"], closed["comparison"]) == ("false", None)
-    code, out, err = orca("report")
-    assert code == 0, err
+@pytest.mark.usefixtures("completed")
+def test_a_run_without_test_says_so_and_does_not_change_the_identity_of_others(run, orca, small):
+    done = run(*small, "test=false", "metric=none")
+    assert "none: the test split stayed closed (test=false)" in done.out
+    assert (done.result["variant"]["test"], done.result["comparison"]) == ("false", None)
+    assert orca("report")[0] == 0
     assert "already completed" in orca("run", *small, "test=true")[2]
-    assert orca("run", *small, "test=false", "train.validate_on=test")[0] == 10
 
 
 @pytest.mark.slow

@@ -114,25 +114,6 @@ def test_a_run_that_is_another_one_on_this_machine_is_refused(enqueue, worker, t
     assert not run_folders(environment)
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["run", "--enqueue", "seed=0"], "--enqueue: applies only to sweeps; add -m"),
-        (["run", "-m", "--enqueue", "--at-once", "2", "seed=0"], "--at-once: has no effect with --enqueue"),
-        (["run", "-m", "--enqueue", "--force", "seed=0"], "--force: does not go with --enqueue"),
-        (["run", "-m", "--enqueue", "hydra/launcher=basic"], "--enqueue: has no effect with another launcher"),
-        (["worker"], "SWEEP: the name of a sweep is needed; orca run -m ... --enqueue makes one"),
-        (["worker", "mine"], "SWEEP: no such sweep: 'mine'"),
-        (["worker", "mine", "--retries", "-1"], "--retries: -1 is out of range; allowed: 0 or more"),
-        (["worker", "mine", "--lease", "0"], "--lease: 0 is out of range; allowed: 1 or more"),
-    ],
-)
-def test_options_are_checked(environment, capfd, words, told):
-    assert main(words) == 2
-    assert told in capfd.readouterr().err
-    assert not environment.exists()
-
-
 @pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("USR1", 75)])
 def test_a_stopped_worker_gives_its_job_back(enqueue, jobs, worker, notes, environment, name, code):
     sweep = enqueue("metric=none", "seed=0,1")

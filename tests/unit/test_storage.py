@@ -147,9 +147,14 @@ def test_a_heartbeat_renews_the_time_of_a_file(tmp_path, monkeypatch):
 
 def test_failed_write_keeps_the_old_content(tmp_path):
     folder = committed(tmp_path / "folders" / "step-1")
-    with pytest.raises(StorageError, match="broken"), storage.commit_folder(folder) as temporary:
-        (temporary / "weights").write_bytes(b"new")
-        raise RuntimeError("broken")
+
+    def fail():
+        with storage.commit_folder(folder) as temporary:
+            (temporary / "weights").write_bytes(b"new")
+            raise RuntimeError("broken")
+
+    with pytest.raises(StorageError, match="broken"):
+        fail()
     storage.verify_folder(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["step-1"]
     path = tmp_path / "status.json"

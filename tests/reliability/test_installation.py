@@ -3,6 +3,7 @@
 import datasets
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.reliability.processes import process, told, with_site  # noqa: F401 - a fixture
 from tests.tasks.test_homology import write_json, write_lmdb
@@ -21,9 +22,11 @@ def own_files(folder, name):
     path.write_bytes({".parquet": b"PAR1", ".mat": b"\x89HDF\r\n\x1a\n" + b"\0" * 600}.get(path.suffix, b"\x89PNG"))
 
 
-def hub_images(folder, name):
-    from PIL import Image
+def own_lmdb(folder, name):
+    write_lmdb(folder / name)
 
+
+def hub_images(folder, name):
     (folder / name).mkdir()
     pictures = [Image.fromarray(np.full((4, 4), k, np.uint8)) for k in range(40)]
     rows = {"x": pictures, "y": [k % 2 for k in range(40)]}
@@ -31,32 +34,15 @@ def hub_images(folder, name):
     datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / name / "train.parquet")
 
 
+HUB = ["task=hub", "task.x=x", "task.y=y"]
 # case -> (package, what makes the files, files, words, extra that the message has to name)
 OPTIONAL = {
     "images": ("PIL", own_files, ["own/a/1.png", "own/b/1.png"], ["task=images", "task.path=own"], "images"),
-    "tables": (
-        "pyarrow",
-        own_files,
-        ["own.parquet"],
-        ["task=table", "task.train=own.parquet", "task.target=y"],
-        "tables",
-    ),
-    "hub": ("datasets", own_files, [], ["task=hub", "task.dataset=own/set", "task.x=x", "task.y=y"], "datasets"),
-    "images of the hub": (
-        "PIL",
-        hub_images,
-        ["own"],
-        ["task=hub", "task.dataset=./own", "task.x=x", "task.y=y"],
-        "datasets",
-    ),
+    "tables": ("pyarrow", own_files, ["x.parquet"], ["task=table", "task.train=x.parquet", "task.target=y"], "tables"),
+    "hub": ("datasets", own_files, [], [*HUB, "task.dataset=own/set"], "datasets"),
+    "images of the hub": ("PIL", hub_images, ["own"], [*HUB, "task.dataset=./own"], "datasets"),
     "MATLAB 7.3": ("h5py", own_files, ["own/JSB_Chorales.mat"], ["task=jsb", "task.path=own"], "hdf5"),
-    "LMDB": (
-        "lmdb",
-        lambda folder, name: write_lmdb(folder / name),
-        ["own"],
-        ["task=homology", "task.path=own"],
-        "lmdb",
-    ),
+    "LMDB": ("lmdb", own_lmdb, ["own"], ["task=homology", "task.path=own"], "lmdb"),
 }
 
 

@@ -20,7 +20,6 @@ def committed(path):
     return path
 
 
-
 def with_manifest(folder, **changes):
     """Write a manifest whose own checksum is right."""
     manifest = storage.read_checked_json(folder / storage.MANIFEST)
@@ -28,7 +27,11 @@ def with_manifest(folder, **changes):
 
 
 DAMAGE = {
-    f"manifest {text}": (lambda folder, text=text: (folder / storage.MANIFEST).write_text(text), ChecksumError, "manifest")
+    f"manifest {text}": (
+        lambda folder, text=text: (folder / storage.MANIFEST).write_text(text),
+        ChecksumError,
+        "manifest",
+    )
     for text in ("", "{", "[]", '{"files": 3}', '{"files": {"weights": 1}}')
 } | {
     "a file less": (lambda folder: (folder / "state.json").unlink(), ChecksumError, r"state\.json"),
@@ -88,7 +91,6 @@ def test_what_cannot_be_read_is_not_called_damage(tmp_path, monkeypatch):
         storage.verify_folder(folder)
 
 
-
 def test_every_bit_of_a_manifest_counts(tmp_path):
     folder = committed(tmp_path / "step-1")
     manifest = folder / storage.MANIFEST
@@ -100,7 +102,6 @@ def test_every_bit_of_a_manifest_counts(tmp_path):
             manifest.write_bytes(changed)
             with pytest.raises(ChecksumError):
                 storage.verify_folder(folder)
-
 
 
 def test_what_stands_in_the_way_is_told(tmp_path):
@@ -144,7 +145,6 @@ def test_a_heartbeat_renews_the_time_of_a_file(tmp_path, monkeypatch):
     assert path.stat().st_mtime > 2
 
 
-
 def test_failed_write_keeps_the_old_content(tmp_path):
     folder = committed(tmp_path / "folders" / "step-1")
 
@@ -170,7 +170,6 @@ def test_failed_write_keeps_the_old_content(tmp_path):
         storage.write_with(path, half)
     assert json.loads(path.read_text()) == {"state": "old"}
     assert {entry.name for entry in tmp_path.iterdir()} == {"folders", "status.json"}
-
 
 
 def test_lock_is_exclusive_and_free_after_a_kill(tmp_path):
@@ -212,7 +211,6 @@ def test_waiting_for_a_lock_can_be_ended(tmp_path):
         storage.lock(tmp_path / "lock", timeout_s=60, while_waiting=stop),
     ):
         pass
-
 
 
 def three_steps(recorder):

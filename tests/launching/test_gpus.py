@@ -13,16 +13,16 @@ from orca_cli.launching import gpus
 @pytest.fixture
 def job(tmp_path):
     """Start a process that takes a GPU, says so in a file, and keeps it for some seconds."""
-    started = []
+    started, locks = [], tmp_path / "locks"
 
-    def start(number, names, seconds):
+    def start(number, names, seconds, folder=locks):
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                name = gpus.take(names, tmp_path / "locks")
+                name = gpus.take(names, folder)
                 begun = time.monotonic()
-                assert name == gpus.take(names, tmp_path / "locks") == os.environ["CUDA_VISIBLE_DEVICES"]
+                assert name == gpus.take(names, folder) == os.environ["CUDA_VISIBLE_DEVICES"]
                 time.sleep(seconds)
                 (tmp_path / f"job-{number}").write_text(f"{name} {begun} {time.monotonic()}")
                 code = 0
@@ -116,12 +116,15 @@ def test_the_number_of_places_and_the_folder_are_checked(tmp_path, monkeypatch):
         gpus.take(["0"])
 
 
-def test_jobs_of_slurm_number_their_own_gpus(tmp_path, monkeypatch):
+def test_jobs_of_slurm_number_their_own_gpus(job, tmp_path, monkeypatch):
+    """GPU 0 of one job is not that of another; outside of jobs it is that of the machine."""
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
-    folders = []
-    for job in ("17", "18", "17"):
-        monkeypatch.setenv("SLURM_JOB_ID", job)
-        folders.append(gpus._folder())
-    assert folders[0] == folders[2] != folders[1]
-    monkeypatch.delenv("SLURM_JOB_ID")
-    assert gpus._folder() not in folders
+    for name in ("17", "18", ""):
+        monkeypatch.setenv("SLURM_JOB_ID", name)
+        if not name:
+            monkeypatch.delenv("SLURM_JOB_ID")
+        job(name, ["0"], 20.0, folder=None)
+    end = time.monotonic() + 10
+    while len(list(tmp_path.rglob("*.lock"))) < 3 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert len({path.parent for path in tmp_path.rglob("*.lock")}) == 3

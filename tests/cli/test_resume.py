@@ -48,7 +48,8 @@ def test_resumed_run_has_the_same_bits(
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="the extra lora is not installed")
 IMAGES = ["task.layout=image", "metric=none"]
-AUGMENT = [f"augment.{name}" for name in ("jitter", "scale", "window_slice", "time_mask", "channel_dropout")]
+
+
 # name -> (settings, when it is killed): whatever has a state, or draws of its own, beside the weights.
 PARTS = {
     "lora": (["finetune=lora", "finetune.dropout=0.1", *IMAGES], TRAINING),

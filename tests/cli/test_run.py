@@ -194,17 +194,18 @@ def test_dry_run_builds_and_trains_nothing(orca, environment, small):
     for word in ("outputs 2 x 10", "finetune 12", "result.json", "would"):
         assert word in out
     assert not environment.exists()
-    record = json.loads(orca("run", "--dry-run", *small, "--json")[1])
-    assert (record["run"]["would"], record["build"]["output_shape"]) == ("run", [2, 10])
 
 
-def test_a_dry_run_with_force_says_that_a_completed_run_is_repeated(orca, completed, environment, small):
+@pytest.mark.usefixtures("completed")
+@pytest.mark.parametrize(("flags", "would"), [([], "skip"), (["--force"], "run")])
+def test_a_dry_run_says_whether_a_completed_run_is_repeated(orca, environment, small, flags, would):
     (result,) = results(environment)
-    for flags, would, seconds in (([], "skip", 0), (["--force"], "run", sum(result["seconds"].values()))):
-        code, out, err = orca("run", "--dry-run", *flags, *small, "--json")
-        assert code == 0, err
-        plan = json.loads(out)
-        assert (plan["run"]["would"], plan["expected_s"]) == (would, pytest.approx(seconds))
+    code, out, err = orca("run", "--dry-run", *flags, *small, "--json")
+    assert code == 0, err
+    plan = json.loads(out)
+    seconds = sum(result["seconds"].values()) if flags else 0
+    assert (plan["run"]["would"], plan["expected_s"]) == (would, pytest.approx(seconds))
+    assert plan["build"]["output_shape"] == [2, 10]
 
 
 def test_a_sweep_is_of_experiments_however_their_settings_are_typed(orca, environment, small):
@@ -219,12 +220,15 @@ def test_a_sweep_is_of_experiments_however_their_settings_are_typed(orca, enviro
     assert (code, ": 2 jobs in" in out) == (0, True), err
 
 
-def test_one_failing_job_does_not_end_the_others(orca, environment, small):
-    code, out, err = orca("run", "-m", *small, "metric=none", "task.train_size=60,9999")
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=basic"]], ids=["its own", "hydra's"])
+def test_one_failing_job_does_not_end_the_others(orca, environment, small, launcher):
+    """The table and the exit code come from the records of the runs, whatever ran them."""
+    code, out, err = orca("run", "-m", *small, "metric=none", "task.train_size=60,9999", *launcher)
     assert code == 3
-    assert "1 completed" in out
-    assert "1 failed" in out
+    assert "1 completed, 1 failed" in out
+    assert "task.train_size=9999  failed (11)" in out
     assert "9999 for training are more than the" in err
+    assert "1 of 2 runs are not completed" in err
     assert "Traceback" not in err
     states = sorted(json.loads((run / "status.json").read_text())["state"] for run in run_folders(environment))
     assert states == ["completed", "failed"]

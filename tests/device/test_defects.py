@@ -54,7 +54,7 @@ RESULTS = {
         ["otdd"],
     ),
     "mask of an embedder": (ConvolutionEmbedder, "mask", to_cpu, ["none"]),
-    "levels of annealing": (annealed.Annealing, "levels", to_cpu, ["otdd_reference"]),
+    "levels of annealing": (annealed.Annealing, "levels", fields(reg=to_cpu, step=to_cpu), ["otdd_reference"]),
     "weights of a class": (label_distances, "index_classes", fields(weights=to_cpu), ["otdd"]),
     "outputs of an evaluation": (finetune, "predict", outputs_to_device, ["none"]),
 }

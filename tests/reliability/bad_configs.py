@@ -12,7 +12,6 @@ import random
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -268,12 +267,3 @@ def sample(cases: list[Case], number: int) -> list[Case]:
         return cases
     chosen = sorted(random.Random(1).sample(range(len(cases)), number))
     return [cases[place] for place in chosen]
-
-
-def own_folder(folder: Path) -> list[tuple[str, str]]:
-    """Return group and text of every shipped file that a folder of one's own may hold, to be mistyped there."""
-    found = []
-    for group in ("task", "body", "source", "metric", "finetune"):
-        for path in sorted((CONF / group).glob("*.yaml")):
-            found.append((group, path.read_text()))
-    return found

@@ -119,6 +119,7 @@ def test_usage(refused, environment, line):
 
 
 SWIN = ["body=swin_tiny", "source=digits", "task.layout=image", "body.checkpoint={swin}"]
+MONA = "align.method=mona"
 # name -> (code, overrides beside a small run, words of the line): seen when the parts are there, or when they are built.
 BUILT = {
     "absent device": (14, ["device=cuda:7"], ["device", "device=cpu"]),
@@ -126,41 +127,17 @@ BUILT = {
     "no such folder": (10, ["body.checkpoint=./nowhere"], ["body.checkpoint", "nowhere"]),
     "another family": (10, ["body.checkpoint={swin}"], ["swin", "bert or roberta"]),
     "a source of images": (10, ["source=digits", "source.size=100"], ["source", "source=stdlib_docs"]),
-    "a source of texts": (
-        10,
-        ["body=auto", "body.checkpoint={hubert}"],
-        ["made of texts and the body takes sounds", "tones for audio bodies"],
-    ),
+    "a source of texts": (10, ["body=auto", "body.checkpoint={hubert}"], ["the body takes sounds", "tones for audio"]),
     "too many tokens": (10, ["embedder.max_tokens=1000"], ["embedder.max_tokens", "1 to 64"]),
     "one class": (10, ["metric=transrate", "align.classes_per_problem=1"], ["align.classes_per_problem", "=0"]),
-    "a prompt of windows": (
-        10,
-        [*SWIN, "finetune=prompt"],
-        ["attends by windows", "use finetune=visual_prompt"],
-    ),
+    "a prompt of windows": (10, [*SWIN, "finetune=prompt"], ["attends by windows", "finetune=visual_prompt"]),
     "a border of no image": (10, ["finetune=visual_prompt", "metric=none"], ["a border is for images"]),
-    "mona without stage 2": (
-        10,
-        ["align.method=mona", "metric=none"],
-        ["align.method=mona: trains the embedder in stage 2, which metric=none leaves out"],
-    ),
-    "mona of a frozen body": (
-        10,
-        ["align.method=mona", "finetune=head"],
-        ["align.method=mona: looks at what training the body does"],
-    ),
-    "mona of a random body": (
-        10,
-        ["align.method=mona", "finetune=scratch", "metric=moments"],
-        ["align.method=mona: keeps what a pretrained body knows"],
-    ),
-    "pare of images": (
-        10,
-        ["align.method=pare", "metric=none", "source=digits"],
-        ["source: this source is made of images and the body takes texts"],
-    ),
+    "mona without stage 2": (10, [MONA, "metric=none"], [f"{MONA}: trains the embedder in stage 2, which metric=none"]),
+    "mona of a frozen body": (10, [MONA, "finetune=head"], [f"{MONA}: looks at what training the body does"]),
+    "mona of a random body": (10, [MONA, "finetune=scratch", "metric=moments"], [f"{MONA}: keeps what a pretrained"]),
+    "pare of images": (10, ["align.method=pare", "metric=none", "source=digits"], ["source", "made of images"]),
     "a file in the way": (30, ["paths.runs={file}"], ["file stands where a folder"]),
-    "one part of the test split": (10, ["test=false", "train.validate_on=test"], ["train.validate_on"]),
+    "a closed test split": (10, ["test=false", "train.validate_on=test"], ["train.validate_on"]),
 }
 
 
@@ -261,6 +238,8 @@ def own(tiny, tmp_path):
     return words
 
 
+MAPS, NAMES = np.zeros((60, 1, 9)) + np.arange(9), np.array(["a", "b", "c"])[np.arange(60) % 3]
+SEQUENCE = ["metric=otdd", "align.features=sequence", "source.size=160"]
 # name -> (code, arrays, overrides, words); what else may be wrong with arrays is in tests/tasks/test_bad_arrays.py
 OWN = {
     "nan": (11, {"x": np.full((60, 3, 9), np.nan)}, [], ["own.npz", "channel 0, 1, 2 has no known value"]),
@@ -270,26 +249,16 @@ OWN = {
     "objects": (12, {"x": np.array([{}] * 60, dtype=object)}, [], ["own.npz[x]: an array of Python objects"]),
     "weights": (
         10,
-        {"y": np.array(["a", "b", "c"])[np.arange(60) % 3]},
+        {"y": NAMES},
         ["train.class_weights=[1,2]"],
-        ["train.class_weights: 2 weights, but 3 outputs; give one for each, in their order: a, b, c"],
+        ["2 weights, but 3 outputs", "in their order: a, b, c"],
     ),
-    "images augmented": (
-        10,
-        {"y": np.zeros((60, 1, 9)) + np.arange(9)},
-        ["task.kind=dense", "augment=flip", "--dry-run"],
-        ["augment: is for images and volumes, and inputs are series"],
-    ),
-    "maps of pare": (
-        10,
-        {"y": np.zeros((60, 1, 9)) + np.arange(9)},
-        ["task.kind=dense", "align.method=pare"],
-        ["align.method=pare: does not apply to task.kind=dense"],
-    ),
+    "series flipped": (10, {"y": MAPS}, ["task.kind=dense", "augment=flip", "--dry-run"], ["inputs are series"]),
+    "maps of pare": (10, {"y": MAPS}, ["task.kind=dense", "align.method=pare"], ["does not apply to task.kind=dense"]),
     "whole sequences": (
         10,
         {"lengths": 3 + np.arange(60) % 6},
-        ["metric=otdd", "align.features=sequence", "source.size=160"],
+        SEQUENCE,
         ["align.features=sequence: of some class no sample has all", "align.features=tokens"],
     ),
 }

@@ -95,25 +95,36 @@ def test_a_search_closes_the_test_split_and_the_next_run_trains_as_its_best_tria
     assert len(trial_runs(environment)) == 3
 
 
-def test_a_search_that_was_killed_goes_on_and_does_no_trial_twice(fork, environment, words):
+KILLED = [(signal.SIGKILL, -signal.SIGKILL, ["tune", *SEARCH, "--json"])]
+BY_HAND = ["run", "tune=asha", "hparams=weak", "tune.space=rates", "tune.trials=3", "tune.rungs=0", "metric=none"]
+KILLED.append(pytest.param(signal.SIGINT, 130, BY_HAND, marks=pytest.mark.slow))
+
+
+@pytest.mark.parametrize(("number", "code", "again"), KILLED)
+def test_a_search_that_was_stopped_goes_on_and_does_no_trial_twice(fork, environment, words, number, code, again):
+    """Killed, or by Ctrl-C, after which the command for both goes on."""
     case = fork("tune", *words, *SEARCH)
     wait_for(case, "trial 1: train.lr")
     time.sleep(0.5)
-    case.send(signal.SIGKILL)
-    assert case.wait(30) == -signal.SIGKILL
+    case.send(number)
+    assert case.wait(60) == code
+    assert number == signal.SIGKILL or "rerun the same command" in case.err
     first = (trial_runs(environment)[0] / "result.json").read_bytes()
-    case = fork("tune", *words, *SEARCH, "--json")
+    case = fork(*again, *words)
     assert case.wait(300) == 0, case.err
-    (search,) = json.loads(case.out)["searches"]
-    assert [(trial["number"], trial["state"]) for trial in search["trials"]] == [(n, "completed") for n in range(3)]
     assert "trial 0: " not in case.err
     runs = trial_runs(environment)
     assert len(runs) == 3
     assert (runs[0] / "result.json").read_bytes() == first
-    again = fork("tune", *words, *SEARCH, "--json")
-    assert again.wait(60) == 0, again.err
-    assert json.loads(again.out) == json.loads(case.out)
-    assert "3 done" in again.err
+    if number == signal.SIGINT:
+        assert len(results(environment)) == 1
+        return
+    (search,) = json.loads(case.out)["searches"]
+    assert [(trial["number"], trial["state"]) for trial in search["trials"]] == [(n, "completed") for n in range(3)]
+    repeated = fork(*again, *words)
+    assert repeated.wait(60) == 0, repeated.err
+    assert json.loads(repeated.out) == json.loads(case.out)
+    assert "3 done" in repeated.err
 
 
 @pytest.mark.parametrize(
@@ -157,18 +168,3 @@ def test_two_workers_and_seeds_and_arms(fork, environment, words):
                 assert len(set(row["facts"]["runs"])) == 2
         assert f"metric={search['arm']}" in search["next"]
         assert search["hparams"].endswith(f"digits-minilm-{search['arm']}.yaml")
-
-
-@pytest.mark.slow
-def test_ctrl_c_saves_the_trial_and_the_command_goes_on(fork, environment, words):
-    case = fork("tune", *words, *SEARCH)
-    wait_for(case, "trial 1: train.lr")
-    case.send(signal.SIGINT)
-    assert case.wait(60) == 130
-    assert "rerun the same command" in case.err
-    case = fork(
-        "run", "tune=asha", *words, "hparams=weak", "tune.space=rates", "tune.trials=3", "tune.rungs=0", "metric=none"
-    )
-    assert case.wait(300) == 0, case.err
-    assert len(trial_runs(environment)) == 3
-    assert len(results(environment)) == 1

@@ -27,27 +27,26 @@ def whole(folder):
     return kind.from_pretrained(folder).eval()
 
 
-@pytest.mark.parametrize("name", TEXT)
-def test_texts_have_the_features_that_transformers_gives_them(name, family):
-    body = auto.load(str(family(name))).eval()
+def features_of_texts(body, reference):
     numbers = torch.randint(5, 40, (2, 21), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(21) < torch.tensor([[21], [13]])
-    with torch.no_grad():
-        features = body.encode(body.embed_words(numbers), mask, causal=False)
-        wanted = whole(family(name))(numbers, attention_mask=mask.long()).last_hidden_state
-    torch.testing.assert_close(features[mask], wanted[mask], rtol=1e-4, atol=1e-5)
+    features = body.encode(body.embed_words(numbers), mask, causal=False)
+    return features[mask], reference(numbers, attention_mask=mask.long()).last_hidden_state[mask]
 
 
-@pytest.mark.parametrize("name", IMAGE)
-def test_images_have_the_features_that_transformers_gives_them(name, family):
+def features_of_images(body, reference):
     """The embedder starts as the model's own patch embedding."""
-    body = auto.load(str(family(name))).eval()
     model = build_model(body=body, kind="classes", input_shape=(3, 32, 32), num_outputs=2, seed=0).eval()
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    reference = whole(family(name))
-    reference = getattr(reference, "vision_model", reference)
+    return model.features(x).x, getattr(reference, "vision_model", reference)(x).last_hidden_state
+
+
+@pytest.mark.parametrize("name", [*TEXT, *IMAGE])
+def test_a_body_has_the_features_that_transformers_gives(name, family):
+    compared = features_of_texts if name in TEXT else features_of_images
     with torch.no_grad():
-        torch.testing.assert_close(model.features(x).x, reference(x).last_hidden_state, rtol=1e-4, atol=1e-5)
+        found, wanted = compared(auto.load(str(family(name))).eval(), whole(family(name)))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_coarser_grid_is_taken_by_position_biases_of_another(family):

@@ -60,23 +60,21 @@ def test_no_network(process, tmp_path, silent_server, scorecard, how):  # noqa: 
     assert result[2] < 10 + 6 * start_up
 
 
-@pytest.mark.parametrize(("device", "code"), [("cuda", 14), ("cuda:7", 14), ("mps", 14), ("gpu", 10)])
-def test_absent_device(process, environment, scorecard, device, code):  # noqa: F811
-    """J3: told before the data are read: the file does not even exist."""
+# (device, precision, exit code, words)
+ABSENT = [(device, "fp32", 14, ["device", "cpu"]) for device in ("cuda", "cuda:7", "mps")]
+ABSENT += [("gpu", "fp32", 10, ["device", "cpu"]), ("cpu", "fp16", 10, ["precision", "fp16 needs a GPU"])]
+
+
+@pytest.mark.parametrize(("device", "precision", "code", "words"), ABSENT)
+def test_absent_device_or_precision(process, environment, scorecard, device, precision, code, words):  # noqa: F811
+    """J3: told before the data are read, which do not even exist, and before a folder is made."""
     if device == "cuda" and torch.cuda.is_available() or device == "mps" and torch.backends.mps.is_available():
         scorecard.not_run("absent device", f"{device} is there")
         pytest.skip(f"{device} is there")
-    result = process("run", *NO_DATA, f"device={device}")
-    passed = told(result, code, "device", "cpu") and not environment.exists()
+    result = process("run", *NO_DATA, f"device={device}", f"precision={precision}")
+    passed = told(result, code, *words) and not environment.exists()
     scorecard.add("absent device", cases=1, passed=int(passed), target=1)
     assert passed, (result, "runs were made" if environment.exists() else "")
-
-
-def test_a_precision_that_the_device_has_not(process, environment):  # noqa: F811
-    """J3: told before a folder is made, as the device is."""
-    result = process("run", *NO_DATA, "device=cpu", "precision=fp16")
-    assert told(result, 10, "precision", "fp16 needs a GPU"), result
-    assert not environment.exists()
 
 
 def test_a_run_keeps_its_records_where_the_device_is_absent(orca, environment, small):

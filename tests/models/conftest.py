@@ -1,5 +1,6 @@
 import pytest
 
+from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import auto
 from tests.checkpoints import save_tiny
 
@@ -14,3 +15,9 @@ def family(tmp_path_factory):
 @pytest.fixture(scope="session")
 def load_body(family):
     return lambda name, **settings: auto.load(str(family(name)), **settings)
+
+
+def build(body, **settings):
+    """Build a model, by default one of three classes for series of two channels."""
+    usual = {"kind": "classes", "input_shape": (2, 20), "num_outputs": 3, "seed": 0}
+    return build_model(body=body, **(usual | settings))

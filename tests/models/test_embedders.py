@@ -8,19 +8,13 @@ import torch
 
 from orca_cli import parts
 from orca_cli.exceptions import ConfigError
-from orca_cli.models.assembly import build_model
 from orca_cli.models.embedders import feature_cache
 from orca_cli.models.embedders.filter_bank import FilterBank
 from orca_cli.models.embedders.multiscale import Multiscale
 from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
 from orca_cli.models.geometry import layout
-
-
-def build(body, **settings):
-    return build_model(
-        **{"body": body, "kind": "classes", "input_shape": (2, 20), "num_outputs": 3, "seed": 0} | settings
-    )
+from tests.models.conftest import build
 
 
 def seen(embedder, shape):

@@ -7,7 +7,7 @@ import torch
 from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnsafeError
 from orca_cli.interfaces import Scale, Tokens
 from orca_cli.models import checkpoints
-from orca_cli.models.assembly import build_model, describe
+from orca_cli.models.assembly import describe
 from orca_cli.models.bodies import swin, text
 from orca_cli.models.checkpoints import resolution
 from orca_cli.models.embedders.convolution import spread_filter
@@ -15,13 +15,7 @@ from orca_cli.models.embedders.multiscale import Multiscale
 from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
 from tests.checkpoints import SHARED
-
-
-def build(body, **settings):
-    return build_model(
-        **{"body": body, "kind": "classes", "input_shape": (2, 20), "num_outputs": 3, "seed": 0} | settings
-    )
-
+from tests.models.conftest import build
 
 SHAPES = [
     (1, 7),

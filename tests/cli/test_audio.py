@@ -6,7 +6,7 @@ import pytest
 from tests.checkpoints import save_tiny
 
 BRIEF = ["task=digits", "task.train_size=40", "task.validation_size=40", "task.test_size=40", "source.size=40"]
-BRIEF += ["align.epochs=2", "align.select=last", "align.source_points=200", "train.epochs=1", "train.warmup_epochs=0"]
+BRIEF += ["align.epochs=2", "align.source_points=200", "train.epochs=1", "train.warmup_epochs=0"]
 
 
 @pytest.mark.parametrize(("body", "layout"), [("wav2vec2", "sequence"), ("ast", "image")])

@@ -21,9 +21,3 @@ def test_only_optimizer_steps_see_augmented_samples(run, small):
     losses = {done.result["curves"]["finetune"][0]["train_loss"] for done in (plain, augmented)}
     assert len(losses) == 2
     np.testing.assert_allclose(outputs(plain.folder), outputs(augmented.folder), atol=1e-6)
-
-
-def test_a_preset_without_one_of_its_parts_is_typed(run, small):
-    result = run(*small, "metric=none", "train.epochs=1", "augment=series", "augment.scale=null").result
-    assert result["augment"]["scale"] is None
-    assert result["variant"]["augment"] == "series"

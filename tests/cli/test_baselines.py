@@ -53,12 +53,6 @@ def test_a_run_shows_simple_models_beside_its_error(orca, run, cold, tmp_path):
     assert "not better than the best" in report
 
 
-def test_none_computes_none(run, cold, tmp_path):
-    result = run(*cold, "baselines=none").result
-    assert (result["baselines"], result["comparison"]) == ({}, None)
-    assert not list((tmp_path / "cache").glob("baselines/*"))
-
-
 def test_a_baseline_that_fails_does_not_end_the_run(run, cold, monkeypatch):
     for name in ("linear", "forest"):
         monkeypatch.setitem(compute.LIMITS_S, name, 0.01)

@@ -205,9 +205,3 @@ def test_own_configuration_folder(orca, run, environment, small, tmp_path):
     assert len(results(environment)) == 2
     code, _, err = orca("run", "-m", *words, "task=glob(ow*)")
     assert (code, "already completed" in err) == (0, True), err
-
-
-def test_half_precision_is_another_run_and_learns(run, small):
-    half, full = (run(*small, "metric=none", "train.epochs=6", f"precision={name}").result for name in ("bf16", "fp32"))
-    assert half["weights_sha256"] != full["weights_sha256"]
-    assert half["error"]["value"] == pytest.approx(full["error"]["value"], abs=0.15)

@@ -49,7 +49,7 @@ def command(data, tiny):
             body = ["body=minilm", f"body.checkpoint={tiny['long']}", "source=stdlib_docs"]
         return [
             f"task={task}", *body, f"paths.data={data(task)}", "source.size=160", "align.epochs=2",
-            "align.source_points=150", "align.select=last", "align.max_samples=8", "align.check_every=2",
+            "align.source_points=150", "align.max_samples=8", "align.check_every=2",
             "align.pseudo_labels=3", "train.epochs=1", "train.warmup_epochs=0", "train.batch_size=8",
             "train.accumulation=1", "train.lr=1e-3", "train.decay_epochs=1", *SMALL.get(task, []), *more,
         ]  # fmt: skip

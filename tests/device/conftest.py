@@ -16,7 +16,7 @@ from tests.device.emulated import emulated
 
 RUN = [
     "source.size=120", "align.epochs=2", "align.source_points=60", "align.max_samples=6", "align.check_every=1",
-    "align.exact=true", "align.classes_per_problem=0", "align.select=last", "train.epochs=2", "train.warmup_epochs=0",
+    "align.exact=true", "align.classes_per_problem=0", "train.epochs=2", "train.warmup_epochs=0",
     "train.batch_size=4", "train.accumulation=2", "train.clip=0.5", "train.lr=1e-3",
 ]  # fmt: skip
 

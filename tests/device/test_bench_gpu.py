@@ -50,7 +50,7 @@ def bench(on_device, monkeypatch, tmp_path):
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     words = [
         "task.train_size=40", "task.validation_size=20", "task.test_size=20", "source.size=80", "align.epochs=2",
-        "align.source_points=60", "align.max_samples=4", "align.select=last", "metric=mmd", "train.epochs=1",
+        "align.source_points=60", "align.max_samples=4", "metric=mmd", "train.epochs=1",
         "train.warmup_epochs=0", "train.batch_size=8",
     ]  # fmt: skip
     return bench_gpu.Bench(Emulated(), {"points": 80, "width": 8, "classes": 3, "target": 12}, words, {})

@@ -48,7 +48,7 @@ MAY_BE_ZERO = {
     "task.split_seed", "task.data_seed", "task.frozen_seed", "task.crop_start", "task.padding", "source.outside",
     "align.epochs", "align.weight_decay", "align.momentum", "align.classes_per_problem", "train.weight_decay",
     "align.inner_lr", "align.source_weight", "tune.rungs", "tune.seed",
-    "train.momentum", "train.clip", "train.warmup_epochs", "train.longer_by", "train.checkpoint_s",
+    "train.momentum", "train.clip", "train.warmup_epochs", "train.checkpoint_s",
     "task.masking", "task.mixing", "finetune.dropout",
     "task.most_noise", "task.sky_high", "task.error.threshold", "metric.newton_points", "metric.newton_steps",
     "metric.tolerance", "metric.scaling",

@@ -235,8 +235,6 @@ ARRAYS, TABLE = (["task=arrays", *OWN["arrays"]], ["task=table", *OWN["table"]])
 CONTRADICTIONS = [
     (["train.warmup_epochs=9", "train.decay_epochs=5"], ["train.decay_epochs", "train.warmup_epochs"]),
     (["device=cpu", "precision=fp16"], ["device=cpu", "precision"]),
-    (["align.patience=2", "align.check_every=50", "align.epochs=10"], ["align.patience", "align.check_every"]),
-    (["align.method=mona", "align.stop=floor"], ["align.method=mona", "align.stop=floor"]),
     (["align.method=mona", "metric=none"], ["align.method=mona", "metric=none"]),
     (["align.method=pare", "task=darcy"], ["align.method=pare", "task.kind=dense"]),
     (["metric=transrate", "align.classes_per_problem=1"], ["TransRate", "align.classes_per_problem"]),

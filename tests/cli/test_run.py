@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from orca_cli.tasks.digits import load
-from tests.cli.conftest import results, run_folders
+from tests.cli.conftest import curve, results, run_folders
 from tests.cli.conftest import wait_for as wait_for  # test_trackers.py has it from here
 
 RUN_FILES = {
@@ -41,6 +41,10 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
     assert len({result["splits"][name]["sha256"] for name in ("train", "val", "test")}) == 3
     assert result["metric_value"]["after"] < result["metric_value"]["before"]
     assert json.loads((run / "status.json").read_text())["state"] == "completed"
+    for stage, folder in (("align", "2_align"), ("finetune", "3_finetune")):  # the result has the curves in short
+        epochs = [line["epoch"] for line in curve(run, folder)]
+        assert [line["epoch"] for line in result["curves"][stage]] == epochs == [1, 2, 3]
+    assert result["validation_error"] == min(line["validation_error"] for line in curve(run))
     # The reported number can be computed again from what was stored.
     stored = np.load(run / "3_finetune" / "predictions.npz")
     assert (stored["outputs"].argmax(1) != stored["targets"]).mean() == pytest.approx(result["error"]["value"])

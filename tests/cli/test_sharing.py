@@ -11,7 +11,6 @@ from orca_cli import compose, experiment, storage, terminal
 from orca_cli.exceptions import DataError, InterruptionError
 from orca_cli.runs import claim
 from orca_cli.training.cache import Entry, cached
-from tests.cli.conftest import curve, results, run_folders
 
 
 def trajectories(cache):
@@ -53,18 +52,6 @@ def test_who_waits_for_another_process_says_so_and_takes_its_result(tmp_path, ca
     other.join()
     assert found.tensors["x"].tolist() == [0, 1, 2]
     assert capfd.readouterr().err.count("waiting for another process that computes the same alignments") == 1
-
-
-@pytest.mark.usefixtures("completed")
-def test_every_line_of_both_curves_reaches_every_recorder_and_the_result(environment):
-    """The file of JSON lines is one recorder; the result has the curves in short."""
-    (run,), (result,) = run_folders(environment), results(environment)
-    for stage, folder in (("align", "2_align"), ("finetune", "3_finetune")):
-        lines = curve(run, folder)
-        assert len(lines) == 3
-        assert [line["epoch"] for line in result["curves"][stage]] == [line["epoch"] for line in lines]
-    errors = [line["validation_error"] for line in result["curves"]["finetune"]]
-    assert result["validation_error"] == min(errors)
 
 
 class Listener:

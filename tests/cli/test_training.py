@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
+
 from orca_cli.training import engine
 from tests.checkpoints import save_tiny_bert
-from tests.cli.conftest import curve
+from tests.cli.conftest import curve, outputs
 from tests.scaled import break_loss
 
 
@@ -39,3 +41,22 @@ def test_what_auto_comes_to_is_recorded_and_another_is_noticed_on_resume(
         hashes.add(done.result["weights_sha256"])
     assert len(hashes) == 2
     assert run(*words, "--force", "protocol=release", "body=bert").result["training"]["precision"] == "fp32"
+
+
+# All kinds of draws: parts that change some samples, and one that mixes a whole batch.
+EVERYTHING = ["augment=series", "+augment.mixup={_target_:orca_cli.augmentation.mixup.Mixup}"]
+NAMES = ["jitter", "scale", "window_slice", "time_mask", "channel_dropout", "mixup"]
+
+
+def test_only_optimizer_steps_see_augmented_samples(run, small):
+    """With a rate of (nearly) nothing all that differs between two runs is what is measured: the training loss alone does."""
+    still = [*small, "metric=moments", "train.lr=1e-30", "train.epochs=1", "train.select=best"]
+    plain, augmented = run(*still), run(*still, *EVERYTHING)
+    assert plain.result["augment"] is None
+    assert list(augmented.result["augment"]) == ["_target_", "probability", *NAMES]
+    assert plain.result["identity"] != augmented.result["identity"]
+    for key in ("validation_error", "error", "metric_value", "trivial_error", "splits"):
+        assert plain.result[key] == augmented.result[key], key
+    losses = {done.result["curves"]["finetune"][0]["train_loss"] for done in (plain, augmented)}
+    assert len(losses) == 2
+    np.testing.assert_allclose(outputs(plain.folder), outputs(augmented.folder), atol=1e-6)

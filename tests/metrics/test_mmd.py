@@ -68,7 +68,9 @@ def test_properties(seed, n, m, d):
     assert value(metric, x.flip(0), z.flip(0)) == pytest.approx(expected, abs=1e-12)
     assert value(metric, x + 3, z + 3) == pytest.approx(expected, abs=1e-12)
     assert value(metric, x * 1e3, z * 1e3) == pytest.approx(expected, abs=1e-12)
-    assert np.isfinite(value(MMD(unbiased=True), x, z))
+    for one, other in ((x, z), (z, torch.zeros_like(x)), (torch.zeros_like(x), z)):  # a constant cloud among them
+        assert np.isfinite(value(MMD(unbiased=True), one, other))
+        assert gradient(MMD(unbiased=True), one, other).isfinite().all()
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e15])

@@ -34,6 +34,17 @@ def test_one_alignment_serves_all_ways_of_fine_tuning(run, small, tmp_path):
         assert len(trajectories(cache)) == before + 1, other
 
 
+def test_a_damaged_entry_is_computed_again(tmp_path, capfd):
+    terminal.configure_logging()
+    entry = tmp_path / "alignments" / "key"
+    cached(entry, lambda: Entry({"x": torch.arange(3.0)}))
+    content = bytearray((entry / "tensors.safetensors").read_bytes())
+    content[-3] ^= 4
+    (entry / "tensors.safetensors").write_bytes(content)
+    assert cached(entry, lambda: Entry({"x": torch.ones(3)})).tensors["x"].tolist() == [1, 1, 1]
+    assert "damaged cache entry" in capfd.readouterr().err
+
+
 def test_who_waits_for_another_process_says_so_and_takes_its_result(tmp_path, capfd):
     terminal.configure_logging()
     entry = tmp_path / "alignments" / "key"

@@ -197,7 +197,7 @@ def test_absent_device_is_never_replaced_in_silence():
 
 
 def test_every_optimizer_begins_with_the_first_scale():
-    """Probes of stage 2 train before stage 3 does; a run that resumes without them must meet the same scale."""
+    """Members train one after the other; a run that resumes in a later one must meet the same scale."""
     model, engine = Model(), Scaled()
     begin = engine.scaler_state()
     take(model, trainer(model, engine), range(3), overflowing=[1])

@@ -30,7 +30,7 @@ DAMAGE = {
     f"manifest {text}": (
         lambda folder, text=text: (folder / storage.MANIFEST).write_text(text),
         ChecksumError,
-        "manifest",
+        "MANIFEST|manifest",
     )
     for text in ("", "{", "[]", '{"files": 3}', '{"files": {"weights": 1}}')
 } | {

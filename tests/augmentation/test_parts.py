@@ -39,6 +39,10 @@ def part_of(name: str) -> Augmentation:
     return parts.build(NODES[name], "augment")
 
 
+def drawn(part: Any, batch: Batch, facts: InputFacts, seed: int = 0) -> Batch:
+    return part(batch, np.random.default_rng(seed), facts)
+
+
 def targets(kind: str, count: int, extent: tuple[int, ...], rng: np.random.Generator) -> torch.Tensor:
     if kind == "classes":
         return torch.from_numpy(rng.integers(0, K, count))
@@ -86,8 +90,8 @@ def test_forms_padding_and_the_given_batch_stay_and_the_generator_decides(name, 
         return
     batch, facts = case(kind, shape, padded=padded, seed=seed)
     before = {key: value.clone() for key, value in vars(batch).items() if isinstance(value, torch.Tensor)}
-    found = part(batch, np.random.default_rng(seed), facts)
-    again = part(batch, np.random.default_rng(seed), facts)
+    found = drawn(part, batch, facts, seed)
+    again = drawn(part, batch, facts, seed)
     for key, value in before.items():
         assert torch.equal(getattr(batch, key), value), key  # what a task keeps in memory is not written to
         new = getattr(found, key)
@@ -111,7 +115,7 @@ def test_forms_padding_and_the_given_batch_stay_and_the_generator_decides(name, 
 def test_another_draw_gives_another_batch(name):
     shape = (6, 3, 16) if 1 in getattr(part_of(name), "dimensions", (1,)) else (6, 3, 12, 12)
     batch, facts = case("classes", shape)
-    first, second = (part_of(name)(batch, np.random.default_rng(seed), facts) for seed in (1, 2))
+    first, second = (drawn(part_of(name), batch, facts, seed) for seed in (1, 2))
     assert not torch.equal(first.x, second.x)
 
 
@@ -158,14 +162,14 @@ def test_files_say_what_signatures_say():
 def test_noise_has_the_strength_in_units_of_each_channel():
     facts = InputFacts("classes", np.zeros(3), np.array([1.0, 50.0, 0.0]))
     batch = Batch(torch.zeros(64, 3, 500), torch.zeros(64, dtype=torch.int64))
-    noise = Jitter(0.2)(batch, np.random.default_rng(0), facts).x
+    noise = drawn(Jitter(0.2), batch, facts).x
     assert noise.std(dim=(0, 2)).tolist() == pytest.approx([0.2, 10, 0], rel=0.02)
     assert noise.mean(dim=(0, 2)).abs().max() < 0.2
 
 
 def test_scaling_is_by_one_positive_factor_for_each_channel_about_its_mean():
     batch, facts = case("classes", (20, 3, 30))
-    found = Scale(0.3)(batch, np.random.default_rng(0), facts).x
+    found = drawn(Scale(0.3), batch, facts).x
     ratios = (found - 3) / (batch.x - 3)
     assert torch.allclose(ratios, ratios[..., :1].expand_as(ratios), rtol=1e-2)
     factors = ratios.median(dim=2).values
@@ -177,7 +181,7 @@ def test_a_window_of_a_line_is_a_line_inside_it():
     """A straight line has straight windows: the slope is the window's share, and the ends lie inside the line."""
     line = torch.arange(101.0).repeat(40, 2, 1)
     facts = InputFacts("values", np.zeros(2), np.ones(2))
-    found = WindowSlice(0.5)(Batch(line, torch.zeros(40, 1)), np.random.default_rng(0), facts).x
+    found = drawn(WindowSlice(0.5), Batch(line, torch.zeros(40, 1)), facts).x
     slopes = found.diff(dim=2)
     assert (slopes - slopes[..., :1]).abs().max() < 1e-3
     assert 0.5 <= slopes.min() < 0.6
@@ -192,14 +196,14 @@ def test_a_window_of_a_padded_series_is_cut_from_its_data_alone():
     x[:, :, :11] = torch.arange(100.0, 111.0)
     valid = torch.arange(20).repeat(30, 1) < 11
     facts = InputFacts("classes", np.zeros(1), np.ones(1))
-    found = WindowSlice(0.5)(Batch(x, torch.zeros(30), valid), np.random.default_rng(0), facts).x
+    found = drawn(WindowSlice(0.5), Batch(x, torch.zeros(30), valid), facts).x
     assert found[:, :, :11].min() >= 100  # nothing of the zeros behind the end was mixed in
     assert not found[:, :, 11:].any()
 
 
 def test_a_mask_hides_one_stretch_of_all_channels_up_to_its_longest():
     batch, facts = case("classes", (200, 2, 50))
-    found = TimeMask(0.4)(batch, np.random.default_rng(0), facts).x
+    found = drawn(TimeMask(0.4), batch, facts).x
     hidden = found != batch.x
     assert torch.equal(hidden[:, 0], hidden[:, 1])
     assert (found[hidden] == 3).all()
@@ -213,31 +217,31 @@ def test_a_mask_hides_one_stretch_of_all_channels_up_to_its_longest():
 
 def test_whole_channels_are_hidden_but_never_all():
     batch, facts = case("classes", (500, 3, 4))
-    hidden = ChannelDropout(0.5)(batch, np.random.default_rng(0), facts).x == 3
+    hidden = drawn(ChannelDropout(0.5), batch, facts).x == 3
     assert torch.equal(hidden.all(dim=2), hidden.any(dim=2))
     count = hidden[..., 0].sum(dim=1)
     assert count.max() == 2
     assert hidden[..., 0].float().mean().item() == pytest.approx(0.5 - 0.125 / 3, abs=0.03)
     one, facts = case("classes", (50, 1, 4))
-    assert torch.equal(ChannelDropout(0.9)(one, np.random.default_rng(0), facts).x, one.x)
+    assert torch.equal(drawn(ChannelDropout(0.9), one, facts).x, one.x)
 
 
 def test_mirroring_takes_dense_targets_along():
     batch, facts = case("dense", (30, 1, 5, 6), padded=True)
     batch = dataclasses.replace(batch, y=batch.x * 10)
-    found = Flip()(batch, np.random.default_rng(0), facts)
+    found = drawn(Flip(), batch, facts)
     assert torch.equal(found.y, found.x * 10)
     turned = (found.x != batch.x).flatten(1).any(dim=1)
     assert torch.equal(found.x[turned], batch.x[turned].flip(-1))
     assert 5 < turned.sum() < 25
     classes = dataclasses.replace(batch, y=(batch.x[:, 0] > 3).long())
-    found = Flip()(classes, np.random.default_rng(0), facts)
+    found = drawn(Flip(), classes, facts)
     assert torch.equal(found.y[found.valid], (found.x[:, 0] > 3).long()[found.valid])
 
 
 def test_a_crop_moves_an_image_and_fills_with_the_mean():
     batch, facts = case("classes", (60, 2, 8, 16))
-    found = Crop(0.25)(batch, np.random.default_rng(0), facts).x
+    found = drawn(Crop(0.25), batch, facts).x
     offsets = set()
     for new, old in zip(found, batch.x, strict=True):
         fits = []
@@ -258,7 +262,7 @@ def test_numbers_are_mixed_as_their_inputs_are():
     x = torch.randn(16, 2, 5, generator=torch.Generator().manual_seed(0))
     y = x.sum(dim=2)
     facts = InputFacts("values", np.zeros(2), np.ones(2))
-    found = Mixup(1.0)(Batch(x, y), np.random.default_rng(0), facts)
+    found = drawn(Mixup(1.0), Batch(x, y), facts)
     assert not torch.equal(found.y, y)
     assert torch.allclose(found.y, found.x.sum(dim=2), atol=1e-5)
     assert found.partner is None
@@ -267,7 +271,7 @@ def test_numbers_are_mixed_as_their_inputs_are():
 @pytest.mark.parametrize("kind", ["classes", "labels"])
 def test_classes_and_labels_keep_their_targets_and_are_given_a_partners(kind):
     batch, facts = case(kind, (16, 1, 4))
-    found = Mixup(0.5)(batch, np.random.default_rng(0), facts)
+    found = drawn(Mixup(0.5), batch, facts)
     assert torch.equal(found.y, batch.y)
     assert 0.5 <= found.share <= 1
     others = (found.x - found.share * batch.x) / (1 - found.share)
@@ -280,10 +284,10 @@ def test_parts_draw_for_themselves_and_can_be_left_out():
     batch, facts = case("classes", (12, 3, 20))
     both = Several(1.0, dropout=ChannelDropout(0.5), mask=TimeMask())
     one = Several(1.0, dropout=None, mask=TimeMask())
-    masked = one(batch, np.random.default_rng(0), facts).x == 3
+    masked = drawn(one, batch, facts).x == 3
     assert masked.any()
-    assert (both(batch, np.random.default_rng(0), facts).x == 3)[masked].all()  # the same stretches, and channels
-    some = Several(0.5, mask=Jitter())(batch, np.random.default_rng(0), facts).x
+    assert (drawn(both, batch, facts).x == 3)[masked].all()  # the same stretches, and channels
+    some = drawn(Several(0.5, mask=Jitter()), batch, facts).x
     assert 0 < int((some == batch.x).all(dim=2).all(dim=1).sum()) < 12
     with pytest.raises(ConfigError, match=r"augment\.mask: 3 is not an augmentation"):
         Several(mask=3)

@@ -1,7 +1,7 @@
 """Baselines of a task's data: what they learn from, the cache, and whatever goes wrong, which never ends a run."""
 
-import os
 import signal
+import subprocess
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -35,14 +35,8 @@ def samples(rows, groups=None):
 
 @pytest.fixture
 def task():
-    return TaskData(
-        kind="classes",
-        input_shape=(2, 12),
-        num_outputs=3,
-        train=samples(slice(30)),
-        validation=samples(slice(30, 45)),
-        open_test=lambda: samples(slice(45, 60)),
-    )
+    train, validation = samples(slice(30)), samples(slice(30, 45))
+    return TaskData("classes", (2, 12), 3, train, validation, lambda: samples(slice(45, 60)))
 
 
 @pytest.fixture
@@ -105,7 +99,9 @@ def test_what_was_computed_once_is_taken_from_the_cache(task, run, no_process):
         assert again[name].record() == first[name].record()
         assert torch.equal(again[name].outputs, first[name].outputs)
     # Another error needs no other model.
-    assert run(task, error=replace_constant(ZeroOne()))["forest"].error == first["forest"].error
+    error = ZeroOne()
+    error.name = "another"
+    assert run(task, error=error)["forest"].error == first["forest"].error
     for other in (
         lambda: run(replace(task, train=samples(slice(1, 30)))),
         lambda: run(task, test=samples(slice(44, 60))),
@@ -116,22 +112,16 @@ def test_what_was_computed_once_is_taken_from_the_cache(task, run, no_process):
             other()
 
 
-def replace_constant(error):
-    error.name = "another"
-    return error
-
-
 def test_a_crash_is_reported_and_the_others_go_on(task, run, said, monkeypatch):
-    wait = isolated._wait
-    crashed = []
+    wait, crashed = subprocess.Popen.wait, []
 
-    def crash(started, most_s):
+    def crash(self, *words, **more):
         if not crashed:
-            crashed.append(started.pid)
-            started.send_signal(signal.SIGSEGV)
-        return wait(started, most_s)
+            crashed.append(self.pid)
+            self.send_signal(signal.SIGSEGV)
+        return wait(self, *words, **more)
 
-    monkeypatch.setattr(isolated, "_wait", crash)
+    monkeypatch.setattr(subprocess.Popen, "wait", crash)
     found = run(task)
     assert found["linear"].error is None
     assert "SIGSEGV" in found["linear"].reason
@@ -141,30 +131,10 @@ def test_a_crash_is_reported_and_the_others_go_on(task, run, said, monkeypatch):
     assert run(task)["linear"].error is not None
 
 
-def test_a_model_that_takes_too_long_is_ended_and_reported(task, run, said, monkeypatch):
-    monkeypatch.setitem(compute.LIMITS_S, "linear", 0.01)
-    started = []
-    wait = isolated._wait
-
-    def watched(child, most_s):
-        started.append(child.pid)
-        return wait(child, most_s)
-
-    monkeypatch.setattr(isolated, "_wait", watched)
-    found = run(task)
-    assert found["linear"].reason == "it needs more than 0.01 s"
-    assert found["forest"].error is not None
-    with pytest.raises(ProcessLookupError):
-        os.kill(started[0], 0)
-
-
-def test_the_limit_is_of_computing_so_that_a_busy_machine_changes_nothing():
+def test_the_limit_is_of_computing_and_an_exception_is_the_reason():
     x = RNG.normal(size=(4000, 300)).astype(np.float32)  # a forest that computes for longer than a second
     with pytest.raises(FitError, match="more than 1 s"):
         isolated.fit(1, **SETTINGS | {"model": "forest"}, x=x, y=np.arange(4000) % 3, new=x)
-
-
-def test_an_exception_in_the_process_is_the_reason():
     with pytest.raises(FitError, match="KeyError: 'nothing'"):
         isolated.fit(60, **SETTINGS | {"model": "nothing"}, x=X[:, 0], y=Y, new=X[:, 0])
 

@@ -48,33 +48,24 @@ def test_the_standard_error_is_that_of_the_paired_difference():
     assert standard_error(ZeroOne(), first, second, TARGETS, np.zeros(N, dtype=int)) is None
 
 
-def test_a_clear_gain_is_said_in_points():
-    found = told(20, 60)
-    assert (found["baseline"], found["is"], found["difference"]) == ("forest", "better", pytest.approx(0.1))
-    assert found["text"].startswith("the transfer is 10.0 points ±")
-    assert "better than the best simple model (a random forest, 15.0 % in 2 s)" in found["text"]
+# (errors of the transfer, of the baseline, its first wrong sample, which one is named, what it is, the text's parts)
+VERDICTS = [
+    (20, 60, 0, "forest", "better", ["the transfer is 10.0 points ±", "(a random forest, 15.0 % in 2 s)"]),
+    (60, 62, 100, "forest", "about as good", ["about as good as the best simple model"]),
+    (60, 70, 0, "forest", "better", []),  # two models that differ in few samples are told apart by fewer
+    (60, 20, 0, "forest", "worse", ["a random forest does better here by 10.0", "in 2 s): use it, or try a=1 or b=2"]),
+    (300, 250, 0, "constant", "worse", ["try a=1 or b=2"]),
+]
 
 
-def test_a_difference_within_the_standard_error_is_none():
-    found = told(60, 62, first=100)
-    assert found["is"] == "about as good"
-    assert "about as good as the best simple model" in found["text"]
-    # Two models that differ in few samples are told apart by fewer.
-    assert told(60, 70)["is"] == "better"
-
-
-def test_where_a_simple_model_wins_two_ways_out_are_named():
-    found = told(60, 20)
-    assert (found["is"], found["difference"]) == ("worse", pytest.approx(-0.1))
-    assert found["text"].startswith("a random forest does better here by 10.0 points")
-    assert found["text"].endswith("in 2 s): use it, or try a=1 or b=2")
-
-
-def test_the_best_constant_is_not_recommended():
-    found = told(300, 250)
-    assert found["baseline"] == "constant"
-    assert "use it" not in found["text"]
-    assert "try a=1 or b=2" in found["text"]
+@pytest.mark.parametrize(("ours", "theirs", "first", "name", "verdict", "parts"), VERDICTS)
+def test_a_difference_beyond_the_standard_error_is_said_in_points(ours, theirs, first, name, verdict, parts):
+    found = told(ours, theirs, first)
+    assert (found["baseline"], found["is"]) == (name, verdict)
+    if name != "constant":
+        assert found["difference"] == pytest.approx((theirs - ours) / N)
+    assert all(part in found["text"] for part in parts)
+    assert ("use it" in found["text"]) == (verdict == "worse" and name != "constant")
 
 
 def test_errors_in_the_tasks_units():

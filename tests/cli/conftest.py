@@ -1,15 +1,20 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import pytest
 
 from orca_cli.cli import main
 from tests.checkpoints import save_tiny_bert, save_tiny_swin, save_tiny_vit
+from tests.forked import Case
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -87,6 +92,61 @@ def orca(environment, capfd, fork):
     return call
 
 
+@dataclass(frozen=True)
+class Done:
+    """A run that has ended well: its folder and its record, and what it printed."""
+
+    folder: Path
+    result: dict
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(orca, environment):
+    """Call `orca run`, which has to end well; returns the last run of all, which is the one of the call if it made one."""
+
+    def call(*words):
+        code, out, err = orca("run", *words)
+        assert code == 0, err
+        path = max(environment.glob("*/*/result.json"), key=lambda path: path.parent.name)  # names begin with the time
+        return Done(path.parent, json.loads(path.read_text()), out, err)
+
+    return call
+
+
+@pytest.fixture
+def refused(orca):
+    """Assert that a call ends with a code and with one line of error that says some words; returns standard output."""
+
+    def call(code, words, *said):
+        found, out, err = orca(*words)
+        assert found == code, err
+        lines = [line for line in err.splitlines() if line.startswith("orca: error: ")]
+        assert len(lines) == 1, err
+        assert "Traceback" not in err
+        for text in said:
+            assert text in lines[0], lines[0]
+        return out
+
+    return call
+
+
+@pytest.fixture
+def stopped(fork, environment):
+    """Send `orca run` a signal as soon as there is a path below the folder of runs; returns (exit code, standard error)."""
+
+    def call(*words, at, number=signal.SIGKILL):
+        process = fork("run", *words)
+        wait_for(environment, at, process)
+        process.send(number)
+        code = process.wait()
+        assert not results(environment)
+        return code, process.err
+
+    return call
+
+
 @pytest.fixture
 def fork(fork_server, environment):
     """Start the command line in a fork of a process that has imported everything: 0.05 s instead of 5 s.
@@ -141,6 +201,41 @@ def without_baselines(words) -> list[str]:
     texts = [str(word) for word in words]
     is_run = texts[:1] == ["run"] and not any(text.startswith("baselines=") for text in texts)
     return [*texts, "baselines=none"] if is_run else texts
+
+
+def has_reached(path, pattern):
+    """Return whether a path is there; "step-N" at the end stands for N or more, since older checkpoints are dropped."""
+    parent, _, name = pattern.rpartition("/")
+    if not name.startswith("step-"):
+        return bool(list(path.glob(pattern)))
+    return any(found.name >= name for found in path.glob(f"{parent}/step-{'[0-9]' * 8}"))
+
+
+def wait_for(path, pattern, process, timeout=180):
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and process.poll() is None:
+        if has_reached(path, pattern):
+            return
+        time.sleep(0.02)
+    said = process.err if isinstance(process, Case) else process.communicate()
+    raise AssertionError(f"{pattern} did not appear: {said}")
+
+
+def put_aside(runs: Path) -> dict:
+    """Move the only run aside, so that its identity is not found as completed; returns its record."""
+    ((result,), (folder,)) = results(runs), run_folders(runs)
+    folder.rename(runs / f"aside-{folder.name}")
+    return result
+
+
+def curve(run: Path, stage: str = "3_finetune") -> list[dict]:
+    """Return the lines that a stage of a run has recorded."""
+    return [json.loads(line) for line in (run / stage / "metrics.jsonl").read_text().splitlines()]
+
+
+def outputs(run: Path) -> np.ndarray:
+    """Return what a run computed of its test split."""
+    return np.load(run / "3_finetune" / "predictions.npz")["outputs"]
 
 
 def results(runs: Path) -> list[dict]:

@@ -1,25 +1,17 @@
 """What users get wrong: one line that names the key or the file and what to do, the right exit code, nothing half-written."""
 
+import importlib.util
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from orca_cli import compose
+from tests.checkpoints import save_tiny
 from tests.cli.conftest import ROOT, run_folders
 
 ARRAYS = ["task=arrays", "task.kind=classes", "train.epochs=1", "align.epochs=1", "train.batch_size=8", "metric=none"]
-
-
-def refused(result, code, *words):
-    """Assert that a call ended with one line that says all of `words`."""
-    actual, out, err = result
-    lines = [line for line in err.splitlines() if line.startswith("orca: error:")]
-    assert actual == code, err
-    assert len(lines) == 1, err
-    assert "Traceback" not in err
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 @pytest.mark.parametrize(
@@ -79,150 +71,208 @@ def refused(result, code, *words):
         (["task=arrays", "task.kind=classes"], ["task.train", "a value is needed"]),
         (["body._target_=os.system"], ["body._target_", "--allow-module os"]),
         (["metric._target_=orca_cli.metrics.otdd.OTD"], ["metric._target_", "has no 'OTD'"]),
+        (["augment=jitter", "augment.strength=0"], ["augment.strength: 0 is out of range; allowed: float above 0"]),
+        (["augment=series", "augment.jitter.strength=-1"], ["augment.jitter.strength", "above 0"]),
+        (["augment=jiter"], ["did you mean 'jitter'?"]),
+        # Before the data are read.
+        (["task=arrays", "task.kind=dense", "task.train=absent.npz", "augment=mixup"], ["augment", "task.kind=dense"]),
+        (["task=arrays", "task.kind=dense", "task.train=absent.npz", "augment=series"], ["augment", "task.kind=dense"]),
+        (["align.method=other"], ["align.method: 'other' is not allowed"]),
+        (["study=alignment"], ["add -m"]),
+        # In one job of a sweep, before the first.
+        (["-m", "task=digits", "train.epochs=1,abc"], ["train.epochs"]),
+        (["-m", "metric=none,otd"], ["did you mean 'otdd'?"]),
     ],
-    ids=lambda value: value[0] if isinstance(value, list) else None,
+    ids=lambda value: value[-1],
 )
-def test_bad_settings(orca, environment, overrides, words):
+def test_bad_settings(refused, environment, overrides, words):
     code = 12 if "os.system" in overrides[0] else 10
-    refused(orca("run", *overrides), code, *words)
+    refused(code, ["run", *overrides], *words)
     assert not environment.exists()
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("task:\n\tkind: classes\n", ["mine.yaml:2"]),
-        ("kind: classes\nkind: dense\n", ["mine.yaml:2", "duplicate key kind"]),
-        ("kind: [classes\n", ["mine.yaml"]),
-        ("- kind\n", ["mine.yaml", "key: value"]),
-        ("a: !!python/object/apply:os.getcwd []\n", ["mine.yaml"]),
-        ("k\xfcnd: x\n".encode("latin-1"), ["mine.yaml"]),
-        ("defaults: 5\n", ["task/mine", "must be a list"]),
-        ("_target_: orca_cli.tasks.digits.load\n1: 2\n", ["task.1", "no parameter"]),
-        ("_target_: orca_cli.metrics.otdd.OTDD\n", ["task._target_", "not a task's data"]),
-    ],
-)
-def test_bad_configuration_file_of_ones_own(orca, tmp_path, text, words):
-    path = tmp_path / "my_conf" / "task" / "mine.yaml"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    code = 12 if "!!python" in str(text) else 10
-    refused(orca("run", "--dry-run", "--config-dir", tmp_path / "my_conf", "task=mine"), code, *words)
-
-
-@pytest.mark.parametrize("text", ["x = 1 / 0\n", "def f(:\n", "from orca_cli import nothing_there\n"])
-def test_module_of_ones_own_that_cannot_be_imported(orca, tmp_path, monkeypatch, text):
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "broken_part.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path / "modules")
-    called = orca("run", "--allow-module", "broken_part", "task._target_=broken_part.f")
-    refused(called, 10, "task._target_", "'broken_part' cannot be imported")
-
-
-def test_unexpected_failure_outside_a_run_is_one_line(orca, monkeypatch):
-    def fail(*words):
-        raise RuntimeError("surprise")
-
-    monkeypatch.setattr("orca_cli.compose.sessions.choices", fail)
-    refused(orca("run", "--dry-run"), 1, "unexpected RuntimeError: surprise", "--traceback")
-
-
-def test_bad_setting_in_one_job_is_told_before_the_first(orca, environment):
-    refused(orca("run", "-m", "task=digits", "train.epochs=1,abc"), 10, "train.epochs")
-    refused(orca("run", "-m", "metric=none,otd"), 10, "did you mean 'otdd'?")
-    assert not environment.exists()
-
-
-def test_usage(orca):
-    refused(orca("rum"), 2, "did you mean 'run'?")
-    refused(orca("run", "--dryrun"), 2, "--dryrun", "orca run --help")
-    refused(orca("run", "seed=0,1"), 2, "add -m")
-
-
-def test_absent_devices(orca, small):
-    refused(orca("run", *small, "device=cuda:7"), 14, "device", "device=cpu")
-    refused(orca("run", *small, "device=gpu"), 10, "device", "auto, cpu, cuda")
-
-
-def test_missing_checkpoint_and_wrong_family(orca, small, tiny):
-    refused(orca("run", *small[2:], "body.checkpoint=./nowhere"), 10, "body.checkpoint", "nowhere")
-    refused(orca("run", *small[2:], f"body.checkpoint={tiny['swin']}"), 10, "swin", "bert or roberta")
-
-
-def test_source_of_another_modality(orca, small):
-    refused(orca("run", *small, "source=digits", "source.size=100"), 10, "source", "source=stdlib_docs")
-
-
-def test_more_tokens_than_the_body_takes(orca, small):
-    refused(orca("run", *small, "embedder.max_tokens=1000"), 10, "embedder.max_tokens", "1 to 64")
-
-
-def test_metric_that_needs_several_classes(orca, small):
-    one = "align.classes_per_problem=1"
-    refused(orca("run", *small, "metric=transrate", one), 10, "align.classes_per_problem", "=0")
-    assert orca("run", *small, "metric=transrate", "align.lr=1e-3")[0] == 0
-
-
-def test_missing_configuration_folder(orca):
-    refused(orca("run", "--config-dir", "nowhere"), 10, "nowhere")
-
-
-def arrays(path, **changes):
-    rng = np.random.default_rng(0)
-    content = {"x": rng.normal(size=(60, 3, 9)).astype(np.float32), "y": np.arange(60) % 3} | changes
-    np.savez(path, **content)
-    return path
-
-
-def one(value, shape=(60, 3, 9)):
-    x = np.zeros(shape, np.float32)
-    x[7, 1, 2] = value
-    return x
-
-
-BAD_ARRAYS = {
-    "nan": ({"x": np.full((60, 3, 9), np.nan)}, ["x", "channel 0, 1, 2 has no known value"]),
-    "inf": ({"x": one(np.inf)}, ["x", "7"]),
-    "one_class_only": ({"y": np.zeros(60, int)}, ["two classes or more"]),
-    "wrong_rank": ({"x": np.zeros((60, 2, 3, 4, 5, 6), np.float32)}, ["x", "(60, 2, 3, 4, 5, 6)"]),
-    "wrong_length": ({"y": np.arange(59) % 3}, ["59", "60"]),
-    "text_input": ({"x": np.array(["a"] * 60)}, ["x"]),
-    "complex_input": ({"x": np.zeros((60, 3, 9), complex)}, ["x", "complex"]),
-    "negative_labels": ({"y": np.arange(60) % 3 - 1.5}, ["y"]),
-    "empty": ({"x": np.zeros((0, 3, 9), np.float32), "y": np.zeros(0, int)}, ["x"]),
+USAGE = {
+    "rum": "did you mean 'run'?",
+    "run --dryrun": "--dryrun",
+    "run seed=0,1": "add -m",
+    "run --at-once 2": "--at-once: applies only to sweeps; add -m",
+    "run -m --at-once 0 seed=0,1": "--at-once: 0 is out of range; allowed: 1 or more",
+    "run -m --time-limit soon seed=0,1": "--time-limit: 'soon' is not a time; such as 90s, 30m, 8h or 2d",
+    "run -m --time-limit -1h seed=0,1": "--time-limit",
+    "run -m --time-limit 1h hydra/launcher=basic": "--time-limit: has no effect with another launcher",
+    "run -m hydra.launcher.at_once=2": "at_once: has no effect without hydra/launcher=NAME; use --at-once",
+    "run --enqueue seed=0": "--enqueue: applies only to sweeps; add -m",
+    "run -m --enqueue --at-once 2 seed=0": "--at-once: has no effect with --enqueue",
+    "run -m --enqueue --force seed=0": "--force: does not go with --enqueue",
+    "run -m --enqueue hydra/launcher=basic": "--enqueue: has no effect with another launcher",
+    "worker": "SWEEP: the name of a sweep is needed; orca run -m ... --enqueue makes one",
+    "worker mine": "SWEEP: no such sweep: 'mine'",
+    "worker mine --retries -1": "--retries: -1 is out of range; allowed: 0 or more",
+    "worker mine --lease 0": "--lease: 0 is out of range; allowed: 1 or more",
 }
 
 
-@pytest.mark.parametrize("name", BAD_ARRAYS)
-def test_bad_arrays(orca, environment, tiny, tmp_path, name):
-    changes, words = BAD_ARRAYS[name]
-    path = arrays(tmp_path / "own.npz", **changes)
-    result = orca("run", *ARRAYS, f"body.checkpoint={tiny['bert']}", f"task.train={path}")
-    refused(result, 11, "own.npz", *words)
+@pytest.mark.parametrize("line", USAGE)
+def test_usage(refused, environment, line):
+    refused(2, line.split(), USAGE[line])
+    assert not environment.exists()
 
 
-def test_labels_out_of_range_and_missing_classes(orca, tiny, tmp_path):
-    path = arrays(tmp_path / "own.npz")
-    common = ["run", *ARRAYS, f"body.checkpoint={tiny['bert']}", f"task.train={path}"]
-    refused(orca(*common, "task.num_classes=2"), 11, "own.npz", "2")
-    refused(orca(*common, "task.num_classes=5"), 11, "own.npz", "3")
+SWIN = ["body=swin_tiny", "source=digits", "task.layout=image", "body.checkpoint={swin}"]
+MONA = "align.method=mona"
+# name -> (code, overrides beside a small run, words of the line): seen when the parts are there, or when they are built.
+BUILT = {
+    "absent device": (14, ["device=cuda:7"], ["device", "device=cpu"]),
+    "no such device": (10, ["device=gpu"], ["device", "auto, cpu, cuda"]),
+    "no such folder": (10, ["body.checkpoint=./nowhere"], ["body.checkpoint", "nowhere"]),
+    "another family": (10, ["body.checkpoint={swin}"], ["swin", "bert or roberta"]),
+    "a source of images": (10, ["source=digits", "source.size=100"], ["source", "source=stdlib_docs"]),
+    "a source of texts": (10, ["body=auto", "body.checkpoint={hubert}"], ["the body takes sounds", "tones for audio"]),
+    "too many tokens": (10, ["embedder.max_tokens=1000"], ["embedder.max_tokens", "1 to 64"]),
+    "one class": (10, ["metric=transrate", "align.classes_per_problem=1"], ["align.classes_per_problem", "=0"]),
+    "a prompt of windows": (10, [*SWIN, "finetune=prompt"], ["attends by windows", "finetune=visual_prompt"]),
+    "a border of no image": (10, ["finetune=visual_prompt", "metric=none"], ["a border is for images"]),
+    "mona without stage 2": (10, [MONA, "metric=none"], [f"{MONA}: trains the embedder in stage 2, which metric=none"]),
+    "mona of a frozen body": (10, [MONA, "finetune=head"], [f"{MONA}: looks at what training the body does"]),
+    "mona of a random body": (10, [MONA, "finetune=scratch", "metric=moments"], [f"{MONA}: keeps what a pretrained"]),
+    "pare of images": (10, ["align.method=pare", "metric=none", "source=digits"], ["source", "made of images"]),
+    "a file in the way": (30, ["paths.runs={file}"], ["file stands where a folder"]),
+    "a closed test split": (10, ["test=false", "train.validate_on=test"], ["train.validate_on"]),
+}
 
 
-def test_missing_file_and_pickled_file(orca, tiny, tmp_path):
-    common = ["run", *ARRAYS, f"body.checkpoint={tiny['bert']}"]
-    refused(orca(*common, "task.train=nowhere.npz"), 11, "nowhere.npz")
-    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    refused(orca(*common, f"task.train={tmp_path / 'objects.npy'}"), 12, "objects.npy")
-
-
-def test_unwritable_run_folder(orca, small, tmp_path):
+@pytest.fixture
+def small_run(small, tiny, tmp_path):
+    """Return a function that gives the words of a small run with overrides, whose checkpoints stand in braces."""
     (tmp_path / "file").write_text("")
-    refused(orca("run", *small, f"paths.runs={tmp_path / 'file'}"), 30, "file stands where a folder")
+
+    def words(*more):
+        places = tiny | {"file": tmp_path / "file"}
+        if "body=auto" in more:
+            places["hubert"] = save_tiny("hubert", tmp_path / "hubert")
+        return ["run", *small, *(text.format(**places) for text in more)]
+
+    return words
 
 
-def test_too_large_a_learning_rate_stops_before_the_step(orca, environment, small):
-    result = orca("run", *small, "metric=none", "train.lr=1e30", "train.warmup_epochs=0")
-    refused(result, 32, "train.lr", "smaller")
+@pytest.mark.parametrize("name", BUILT)
+def test_what_does_not_go_together(refused, small_run, name):
+    code, overrides, said = BUILT[name]
+    refused(code, small_run(*overrides), *said)
+
+
+@pytest.mark.parametrize(
+    ("package", "overrides", "line"),
+    [
+        (
+            "peft",
+            ["finetune=lora"],
+            "finetune: finetune=lora needs the package peft; pip install 'orca-transfer[lora]'",
+        ),
+        *(
+            (
+                f"hydra_plugins.hydra_{package}_launcher",
+                ["-m", "seed=0,1", f"hydra/launcher={name}"],
+                f"the launcher '{name}' is not installed; pip install 'orca-transfer[{extra}]'",
+            )
+            for name, package, extra in (
+                ("submitit_slurm", "submitit", "slurm"),
+                ("submitit_local", "submitit", "slurm"),
+                ("joblib", "joblib", "joblib"),
+                ("ray", "ray", "ray"),
+            )
+        ),
+    ],
+)
+def test_a_package_of_an_extra_that_is_missing(refused, small_run, monkeypatch, package, overrides, line):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == package else find(name, *more))
+    refused(14, small_run("metric=none", *overrides), line)
+
+
+# (a file task/mine.yaml, words of the line); what is no settings at all is in tests/reliability/test_configs.py
+FILES = [
+    ("task:\n\tkind: classes\n", ["mine.yaml:2"]),
+    ("_target_: orca_cli.tasks.digits.load\n1: 2\n", ["task.1", "no parameter"]),
+    ("_target_: orca_cli.metrics.otdd.OTDD\n", ["task._target_", "not a task's data"]),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), FILES)
+def test_bad_configuration_file_of_ones_own(refused, tmp_path, text, words):
+    path = tmp_path / "my_conf" / "task" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    refused(10, ["run", "--dry-run", "--config-dir", tmp_path / "my_conf", "task=mine"], *words)
+    refused(10, ["run", "--config-dir", "nowhere"], "nowhere")
+
+
+@pytest.mark.parametrize("text", ["x = 1 / 0\n", "def f(:\n", "from orca_cli import nothing_there\n"])
+def test_module_of_ones_own_that_cannot_be_imported(refused, tmp_path, monkeypatch, text):
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "broken_part.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    words = ["run", "--allow-module", "broken_part", "task._target_=broken_part.f"]
+    refused(10, words, "task._target_", "'broken_part' cannot be imported")
+
+
+def test_unexpected_failure_outside_a_run_is_one_line(refused, monkeypatch):
+    def fail(*words, **more):
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr(compose, "session", fail)
+    refused(1, ["run", "--dry-run"], "unexpected RuntimeError: surprise", "--traceback")
+
+
+@pytest.fixture
+def own(tiny, tmp_path):
+    """Return a function that gives the words of a small run on arrays of one's own, in a file."""
+
+    def words(*more, **arrays):
+        rng = np.random.default_rng(0)
+        content = {"x": rng.normal(size=(60, 3, 9)).astype(np.float32), "y": np.arange(60) % 3} | arrays
+        np.savez(tmp_path / "own.npz", **content)
+        train = f"task.train={tmp_path / 'own.npz'}"
+        return ["run", *ARRAYS, f"body.checkpoint={tiny['bert']}", train, *more]
+
+    return words
+
+
+MAPS, NAMES = np.zeros((60, 1, 9)) + np.arange(9), np.array(["a", "b", "c"])[np.arange(60) % 3]
+SEQUENCE = ["metric=otdd", "align.features=sequence", "source.size=160"]
+# name -> (code, arrays, overrides, words); what else may be wrong with arrays is in tests/tasks/test_bad_arrays.py
+OWN = {
+    "nan": (11, {"x": np.full((60, 3, 9), np.nan)}, [], ["own.npz", "channel 0, 1, 2 has no known value"]),
+    "a class too many": (11, {}, ["task.num_classes=2"], ["own.npz", "2"]),
+    "a class too few": (11, {}, ["task.num_classes=5"], ["own.npz", "3"]),
+    "no file": (11, {}, ["task.train=nowhere.npz"], ["nowhere.npz"]),
+    "objects": (12, {"x": np.array([{}] * 60, dtype=object)}, [], ["own.npz[x]: an array of Python objects"]),
+    "weights": (
+        10,
+        {"y": NAMES},
+        ["train.class_weights=[1,2]"],
+        ["2 weights, but 3 outputs", "in their order: a, b, c"],
+    ),
+    "series flipped": (10, {"y": MAPS}, ["task.kind=dense", "augment=flip", "--dry-run"], ["inputs are series"]),
+    "maps of pare": (10, {"y": MAPS}, ["task.kind=dense", "align.method=pare"], ["does not apply to task.kind=dense"]),
+    "whole sequences": (
+        10,
+        {"lengths": 3 + np.arange(60) % 6},
+        SEQUENCE,
+        ["align.features=sequence: of some class no sample has all", "align.features=tokens"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_bad_data_of_ones_own(refused, environment, own, name):
+    code, arrays, overrides, words = OWN[name]
+    refused(code, own(*overrides, **arrays), *words)
+    assert not list(environment.rglob("result.json"))
+
+
+def test_too_large_a_learning_rate_stops_before_the_step(refused, environment, small_run):
+    refused(32, small_run("metric=none", "train.lr=1e30", "train.warmup_epochs=0"), "train.lr", "smaller")
     (run,) = run_folders(environment)
     assert '"failed"' in (run / "status.json").read_text()
 
@@ -230,7 +280,10 @@ def test_too_large_a_learning_rate_stops_before_the_step(orca, environment, smal
 def test_full_disk(fork, environment, small):
     """A limit on file size fails the first large write as a full disk does."""
     process = fork("run", *small, "metric=none", "finetune=full", limits={"RLIMIT_FSIZE": 60_000})
-    refused((process.wait(120), process.out, process.err), 30, "no space left", "free some space")
+    assert process.wait(120) == 30
+    (line,) = [line for line in process.err.splitlines() if line.startswith("orca: error: ")]
+    assert "no space left" in line
+    assert "free some space" in line
     assert not [path for path in environment.rglob("*") if path.name.startswith(".tmp-")]
     assert not list(environment.rglob("result.json"))
 

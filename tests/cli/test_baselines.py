@@ -1,14 +1,13 @@
 """Baselines of whole runs through the command line."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
+from orca_cli.baselines import compute
 from orca_cli.tasks import digits
-from tests.cli.conftest import results, run_folders
 
 SHORT = ["metric=none", "train.epochs=1", "train.warmup_epochs=0"]
 
@@ -16,13 +15,12 @@ SHORT = ["metric=none", "train.epochs=1", "train.warmup_epochs=0"]
 @pytest.fixture
 def cold(small, tmp_path):
     """Words of a short run with a cache of its own."""
-    return ["run", *small, *SHORT, "train.refit=false", f"paths.cache={tmp_path / 'cache'}"]
+    return [*small, *SHORT, "train.refit=false", f"paths.cache={tmp_path / 'cache'}"]
 
 
-def test_a_run_shows_simple_models_beside_its_error(orca, environment, cold, tmp_path):
-    code, out, err = orca(*cold, "baselines=simple")
-    assert code == 0, err
-    (result,) = results(environment)
+def test_a_run_shows_simple_models_beside_its_error(orca, run, cold, tmp_path):
+    done = run(*cold, "baselines=simple")
+    result, out = done.result, " ".join(done.out.split())
     task = digits.load(train_size=60, validation_size=40, test_size=50)
     test = task.open_test()
     x, new = (part.batch(np.arange(len(part))).x.numpy().reshape(len(part), -1) for part in (task.train, test))
@@ -34,20 +32,18 @@ def test_a_run_shows_simple_models_beside_its_error(orca, environment, cold, tmp
     assert result["test_reads"] == 1
     # A barely trained model loses, and that is said.
     assert result["comparison"]["is"] == "worse"
-    assert result["comparison"]["text"] in " ".join(out.split())
-    assert "use it, or try" in " ".join(out.split())
+    assert result["comparison"]["text"] in out
+    assert "use it, or try" in out
     assert f"forest {100 * forest['error']:.2f} %" in out
 
     cache = tmp_path / "cache" / "baselines"
     entries = set(cache.iterdir())
     # Another seed has the same data, so nothing is fitted again.
-    assert orca(*cold, "seed=1", "baselines=simple")[0] == 0
-    second = results(environment)[1]
-    assert second["baselines"] == result["baselines"]
+    assert run(*cold, "seed=1", "baselines=simple").result["baselines"] == result["baselines"]
     assert set(cache.iterdir()) == entries
 
     # They are no part of the experiment.
-    assert "already completed" in orca(*cold, "baselines=none")[2]
+    assert "already completed" in run(*cold, "baselines=none").err
     shown = json.loads(orca("report", "--json")[1])
     best = min(("linear", "forest"), key=lambda name: result["baselines"][name]["error"])
     assert shown["columns"][0]["baselines"] == {best: [result["baselines"][best]["error"]] * 2}
@@ -57,49 +53,26 @@ def test_a_run_shows_simple_models_beside_its_error(orca, environment, cold, tmp
     assert "not better than the best" in report
 
 
-def test_none_computes_none(orca, environment, cold, tmp_path):
-    assert orca(*cold, "baselines=none")[0] == 0
-    (result,) = results(environment)
-    assert (result["baselines"], result["comparison"]) == ({}, None)
-    assert not list(Path(tmp_path / "cache").glob("baselines/*"))
+def test_a_baseline_that_fails_does_not_end_the_run(run, cold, monkeypatch):
+    for name in ("linear", "forest"):
+        monkeypatch.setitem(compute.LIMITS_S, name, 0.01)
+    done = run(*cold, "baselines=simple")
+    assert "baselines: linear was not computed: it needs more than 0.01 s" in done.err
+    assert "linear: not computed" in done.out
+    assert done.result["baselines"]["forest"]["reason"] == "it needs more than 0.01 s"
+    assert done.result["comparison"]["baseline"] == "constant"
 
 
-def test_a_baseline_that_fails_does_not_end_the_run(orca, environment, cold, monkeypatch):
-    from orca_cli.baselines import compute
-
-    monkeypatch.setitem(compute.LIMITS_S, "linear", 0.01)
-    monkeypatch.setitem(compute.LIMITS_S, "forest", 0.01)
-    code, out, err = orca(*cold, "baselines=simple")
-    assert code == 0
-    assert "baselines: linear was not computed: it needs more than 0.01 s" in err
-    assert "linear: not computed" in out
-    (result,) = results(environment)
-    assert result["baselines"]["forest"]["reason"] == "it needs more than 0.01 s"
-    assert result["comparison"]["baseline"] == "constant"
-
-
-def test_they_learn_from_what_the_run_learned_from(orca, environment, own_model):
+def test_they_learn_from_what_the_run_learned_from_and_the_model_card_lists_them(orca, run, tiny, tmp_path):
     """Few validation samples choose nothing and are trained on (docs/selection.md)."""
-    (result,) = results(environment)
-    sizes = {name: split["n"] for name, split in result["splits"].items()}
-    count = sizes["train"] + sizes["val"]
-    assert result["baselines"]["linear"]["trained_on"] == {"splits": ["train", "val"], "n": count, "of": count}
-
-
-@pytest.mark.usefixtures("own_model")
-def test_the_model_card_lists_them(orca, environment, own_model, tmp_path):
-    (run,) = run_folders(environment)
-    assert orca("export", run, tmp_path / "exported")[0] == 0
-    card = (tmp_path / "exported" / "README.md").read_text()
-    (result,) = results(environment)
-    assert f"| baseline: linear | {100 * result['baselines']['linear']['error']:.2f} % |" in card
-    assert "Beside simple models on the same split: " in card
-
-
-@pytest.fixture
-def own_model(orca, tiny, tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "own.npz", x=rng.normal(size=(60, 2, 9)), y=np.arange(60) % 3)
-    words = ["run", "task=arrays", "task.kind=classes", f"task.train={tmp_path / 'own.npz'}", *SHORT]
-    code, _, err = orca(*words, f"body.checkpoint={tiny['bert']}", "source.size=160", "baselines=simple")
-    assert code == 0, err
+    words = ["task=arrays", "task.kind=classes", f"task.train={tmp_path / 'own.npz'}", *SHORT, "baselines=simple"]
+    done = run(*words, f"body.checkpoint={tiny['bert']}", "source.size=160")
+    count = done.result["splits"]["train"]["n"] + done.result["splits"]["val"]["n"]
+    linear = done.result["baselines"]["linear"]
+    assert linear["trained_on"] == {"splits": ["train", "val"], "n": count, "of": count}
+    assert orca("export", done.folder, tmp_path / "exported")[0] == 0
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert f"| baseline: linear | {100 * linear['error']:.2f} % |" in card
+    assert "Beside simple models on the same split: " in card

@@ -1,5 +1,6 @@
 """What a budget does to a run: what is decided and recorded, the time that is said before, minutes, and rates that change."""
 
+import itertools
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from orca_cli.stages.build import build
 from orca_cli.stages.expected_time import Costs, expected
 from orca_cli.stages.training_plan import TrainingPlan
 from orca_cli.terminal import LogReporter
-from tests.cli.conftest import results, run_folders
+from tests.cli.conftest import curve, put_aside, run_folders
 
 NAMES = ("epochs", "members", "batch_size", "lr", "outer_rate", "warmup_epochs", "weight_decay", "clip")
 LONG = ["train.epochs=20", "train.checkpoint_s=0"]  # 80 steps, enough to judge a rate by
@@ -35,74 +36,84 @@ def typed(*words, **more):
     return [f"{key}={value}" for key, value in (dict(word.split("=", 1) for word in words) | more).items()]
 
 
-def test_what_a_budget_decides_is_said_recorded_and_gives_the_same_bits_when_typed(
-    orca, environment, bare, monkeypatch
-):
+@pytest.fixture
+def timed(monkeypatch):
+    """Set what the steps that are timed before a run cost; without costs none are timed."""
+
+    def call(**costs):
+        found = Costs(**({"sample": 0.0, "align": 0.0} | costs)) if costs else None
+        monkeypatch.setattr(minutes, "measure", lambda *_: found)
+
+    return call
+
+
+@pytest.fixture
+def planned(orca, bare):
+    """Return what a dry run says, as read from JSON, and standard error."""
+
+    def call(*words):
+        code, out, err = orca("run", "--dry-run", "--json", *typed(*bare, *words))
+        assert code == 0, err
+        return json.loads(out), err
+
+    return call
+
+
+def test_what_a_budget_decides_is_said_recorded_and_gives_the_same_bits_when_typed(run, bare, timed):
     """Without the steps that are timed before a run: they leave no trace in it."""
-    code, out, err = orca("run", *bare, "budget=quick", "task.validation_size=5")
-    assert code == 0, err
-    assert "train.lr=0.0002" in out
-    assert "on this machine" in out
-    (result,) = results(environment)
-    decided = result["decided"]
+    first = run(*bare, "budget=quick", "task.validation_size=5")
+    assert "train.lr=0.0002" in first.out
+    assert "on this machine" in first.out
+    decided = first.result["decided"]
     assert {key for key in decided if "budget=quick" in decided[key]["why"]} == {f"train.{name}" for name in NAMES}
-    assert len(result["curves"]["finetune"]) == decided["train.epochs"]["value"]
-    assert result["expected_s"]["finetune"] > 0
-    assert (result["protocol"], result["variant"]["budget"]) == ("clean", "quick")
-    monkeypatch.setattr(minutes, "measure", lambda *_: None)
+    assert len(first.result["curves"]["finetune"]) == decided["train.epochs"]["value"]
+    assert first.result["expected_s"]["finetune"] > 0
+    assert (first.result["protocol"], first.result["variant"]["budget"]) == ("clean", "quick")
+    timed()
     values = {key: str(decision["value"]).lower() for key, decision in decided.items()}
-    assert orca("run", *typed(*bare, "task.validation_size=5", **values))[0] == 0
-    first, second = results(environment)
-    assert (second["decided"], second["expected_s"]) == ({}, None)
-    assert first["weights_sha256"] == second["weights_sha256"]
+    second = run(*typed(*bare, "task.validation_size=5", **values))
+    assert (second.result["decided"], second.result["expected_s"]) == ({}, None)
+    assert first.result["weights_sha256"] == second.result["weights_sha256"]
 
 
-def test_a_dry_run_says_what_is_decided_and_the_time(orca, bare):
-    code, out, err = orca("run", "--dry-run", "--json", *bare)
-    assert code == 0, err
-    plan = json.loads(out)
+def test_a_dry_run_says_what_is_decided_and_the_time(planned):
+    plan, _ = planned()
     assert plan["build"]["decided"]["train.epochs"]["why"].startswith("budget=normal: 60 samples")
     assert plan["expected_s"] == pytest.approx(sum(plan["build"]["expected_s"].values()))
     assert plan["expected_s"] > 0
-    code, out, err = orca("run", "--dry-run", *typed(*bare, "budget=2", "train.epochs=3"))
+    _, err = planned("budget=2", "train.epochs=3")
     assert "does not change the number of steps: train.epochs=3 is set" in err
 
 
-def test_minutes_become_epochs_which_a_resumed_run_keeps_and_a_typed_one_repeats(orca, environment, bare, monkeypatch):
+def test_minutes_become_epochs_which_a_resumed_run_keeps_and_a_typed_one_repeats(orca, run, bare, timed, monkeypatch):
     def fails(*_):
         raise OrcaError("stop", where="test")
 
     words = [*bare, "task.validation_size=5", "budget=1"]
-    monkeypatch.setattr(minutes, "measure", lambda *_: Costs(step=2.0, sample=0.0, align=0.0))
+    timed(step=2.0)
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "test", fails)
         assert orca("run", *words)[0] == 1
     monkeypatch.setattr(minutes, "measure", lambda *_: pytest.fail("timed again"))
-    code, out, err = orca("run", *words)
-    assert code == 0, err
-    (result,) = results(environment)
-    decision = result["decided"]["train.epochs"]
+    first = run(*words)
+    decision = first.result["decided"]["train.epochs"]
     epochs = decision["value"]
     assert 5 <= epochs <= 7  # of 3.75 steps, 2 s each, in nine tenths of a minute
     assert "machine" in decision["why"]
     assert f"train.epochs={epochs}" in decision["why"]
-    monkeypatch.setattr(minutes, "measure", lambda *_: None)
-    assert orca("run", *typed(*bare, "task.validation_size=5", f"train.epochs={epochs}"))[0] == 0
-    first, second = results(environment)
-    assert first["weights_sha256"] == second["weights_sha256"]
+    timed()
+    second = run(*typed(*bare, "task.validation_size=5", f"train.epochs={epochs}"))
+    assert first.result["weights_sha256"] == second.result["weights_sha256"]
 
 
-def test_minutes_that_are_too_short_train_an_epoch_and_say_so_and_many_end_with_the_longest_budget(
-    orca, bare, monkeypatch
-):
-    monkeypatch.setattr(minutes, "measure", lambda *_: Costs(step=9.0, sample=0.0, align=0.0))
-    code, out, err = orca("run", "--dry-run", "--json", *bare, "budget=0.1")
-    assert json.loads(out)["build"]["decided"]["train.epochs"]["value"] == 1
+def test_minutes_that_are_too_short_train_an_epoch_and_many_end_with_the_longest_budget(planned, timed):
+    timed(step=9.0)
+    plan, err = planned("budget=0.1")
+    assert plan["build"]["decided"]["train.epochs"]["value"] == 1
     assert "too short" in err
-    monkeypatch.setattr(minutes, "measure", lambda *_: Costs(step=0.01, sample=0.0, align=0.0))
+    timed(step=0.01)
     for many in ("60", "1e308"):
-        code, out, err = orca("run", "--dry-run", "--json", *bare, f"budget={many}")
-        found = json.loads(out)["build"]
+        found = planned(f"budget={many}")[0]["build"]
         assert (found["steps"]["finetune"], found["members"]) == (5 * 400, 5)
         assert "no budget trains longer" in found["decided"]["train.members"]["why"]
 
@@ -110,82 +121,67 @@ def test_minutes_that_are_too_short_train_an_epoch_and_say_so_and_many_end_with_
 @pytest.mark.parametrize(
     ("words", "members", "epochs"), [([], 2, 100), (["train.folds=3"], 3, 133), (["train.members=4"], 4, 68)]
 )
-def test_minutes_that_are_enough_for_a_member_are_spent_on_further_ones(
-    orca, bare, monkeypatch, words, members, epochs
-):
+def test_minutes_that_are_enough_for_a_member_are_spent_on_further_ones(planned, timed, words, members, epochs):
     """An epoch of 60 samples takes 18.75 s, 100 of them are 400 steps, and each member is aligned anew; 99 minutes are used."""
-    monkeypatch.setattr(minutes, "measure", lambda *_: Costs(step=5.0, sample=0.0, align=200.0))
-    aligned = [word for word in bare if word != "metric=none"]
-    code, out, err = orca("run", "--dry-run", "--json", *aligned, "budget=110", "task.validation_size=5", *words)
-    assert code == 0, err
-    found = json.loads(out)["build"]
+    timed(step=5.0, align=200.0)
+    found = planned("metric=minibatch_ot", "budget=110", "task.validation_size=5", *words)[0]["build"]
     assert (found["members"], found["decided"]["train.epochs"]["value"]) == (members, epochs)
     assert sum(found["expected_s"].values()) < 99 * 60
 
 
-def test_a_rate_that_diverges_is_changed_once_and_the_run_is_that_of_the_new_rate(orca, environment, watched):
-    code, out, err = orca("run", *typed(*watched, "train.lr=10"))
-    assert code == 0, err
-    assert err.count("stage 3 starts again with train.lr=1 ") == 1
-    (result,) = results(environment)
-    change = result["training"]["rate_change"]
+def test_a_rate_that_diverges_is_changed_once_and_the_run_is_that_of_the_new_rate(run, watched):
+    changed = run(*typed(*watched, "train.lr=10"))
+    assert changed.err.count("stage 3 starts again with train.lr=1 ") == 1
+    change = changed.result["training"]["rate_change"]
     assert (change["before"], change["after"]) == (10, 1)
-    assert "train.lr=1 instead of 10" in out
-    (run,) = run_folders(environment)
-    lines = [json.loads(line) for line in (run / "3_finetune" / "metrics.jsonl").read_text().splitlines()]
+    assert "train.lr=1 instead of 10" in changed.out
+    lines = curve(changed.folder)
     assert [line["epoch"] for line in lines] == list(range(1, 21))
     assert max(line["lr"] for line in lines) <= 1
-    assert orca("run", *typed(*watched, "train.lr=1", "train.adapt_rate=false"))[0] == 0
-    first, second = results(environment)
-    assert second["training"]["rate_change"] is None
-    assert first["weights_sha256"] == second["weights_sha256"]
+    second = run(*typed(*watched, "train.lr=1", "train.adapt_rate=false"))
+    assert second.result["training"]["rate_change"] is None
+    assert changed.result["weights_sha256"] == second.result["weights_sha256"]
 
 
 @pytest.mark.parametrize("stop", [3, "change", "after"])
-def test_a_run_that_is_stopped_around_the_change_ends_with_the_same_bits(orca, environment, watched, monkeypatch, stop):
-    assert orca("run", *typed(*watched, "train.lr=10"))[0] == 0
-    (whole,) = results(environment)
-    for run in run_folders(environment):
-        run.rename(environment / f"aside-{run.name}")
-    taken, take = [], TrainingPlan.take
-    at = {"change": whole["training"]["rate_change"]["step"] + 1, "after": whole["training"]["rate_change"]["step"] + 7}
+def test_a_run_that_is_stopped_around_the_change_ends_with_the_same_bits(
+    orca, run, environment, watched, monkeypatch, timed, stop
+):
+    words = typed(*watched, "train.lr=10")
+    run(*words)
+    whole = put_aside(environment)
+    change = whole["training"]["rate_change"]["step"]
+    at = {"change": change + 1, "after": change + 7}.get(stop, stop)
+    taken, take = itertools.count(1), TrainingPlan.take
 
     def stopping(plan, step):
-        taken.append(step)
-        if len(taken) == at.get(stop, stop):
+        if next(taken) == at:
             raise InterruptionError("stopped", where="run")
         return take(plan, step)
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingPlan, "take", stopping)
         patch.setattr(minutes, "measure", lambda *_: None)
-        assert orca("run", *typed(*watched, "train.lr=10"))[0] != 0
-    code, out, err = orca("run", *typed(*watched, "train.lr=10"))
-    assert code == 0, err
-    (again,) = (result for result in results(environment) if "aside" not in result["run_id"])
+        assert orca("run", *words)[0] != 0
+    again = run(*words).result
     for key in ("weights_sha256", "error", "training", "curves"):
         assert again[key] == whole[key], key
 
 
-def test_a_rate_without_effect_is_raised(orca, environment, watched):
-    code, out, err = orca("run", *typed(*watched, "train.lr=1e-7"))
-    assert code == 0, err
-    assert "has no effect" in err
-    (result,) = results(environment)
-    assert result["training"]["rate_change"]["after"] == pytest.approx(3e-7)
-    assert result["training"]["rate_change"]["step"] == 27
+def test_a_rate_without_effect_is_raised(run, watched):
+    done = run(*typed(*watched, "train.lr=1e-7"))
+    assert "has no effect" in done.err
+    change = done.result["training"]["rate_change"]
+    assert (change["after"], change["step"]) == (pytest.approx(3e-7), 27)
 
 
-def test_members_after_one_that_changed_the_rate_take_the_new_one(orca, environment, watched):
-    code, out, err = orca("run", *typed(*watched, "train.lr=10", "train.members=2"))
-    assert code == 0, err
-    assert err.count("stage 3 starts again") == 1
-    (result,) = results(environment)
-    (run,) = run_folders(environment)
-    lines = [json.loads(line) for line in (run / "3_finetune" / "metrics.jsonl").read_text().splitlines()]
+def test_members_after_one_that_changed_the_rate_take_the_new_one(run, watched):
+    done = run(*typed(*watched, "train.lr=10", "train.members=2"))
+    assert done.err.count("stage 3 starts again") == 1
+    lines = curve(done.folder)
     assert len(lines) == 40
     assert max(line["lr"] for line in lines) <= 1
-    assert result["training"]["rate_change"]["after"] == 1
+    assert done.result["training"]["rate_change"]["after"] == 1
 
 
 def test_other_protocols_leave_the_rate_as_it_is(orca, environment, watched):

@@ -1,6 +1,5 @@
 """Hydra launchers of the extras: a sweep killed half-way is continued by typing it again, whatever ran its jobs."""
 
-import importlib.util
 import os
 import signal
 import time
@@ -9,26 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orca_cli.cli import main
-from orca_cli.launching import launchers
+from orca_cli.exceptions import UnavailableError
+from orca_cli.launching.launchers import check_installed
 from tests.cli.conftest import results, run_folders
-
-
-def is_installed(name):
-    try:
-        return importlib.util.find_spec(f"hydra_plugins.{launchers._EXTRAS[name][1]}") is not None
-    except ModuleNotFoundError:
-        return False
-
-
-@pytest.mark.parametrize("name", sorted(launchers._EXTRAS))
-def test_a_launcher_that_is_not_installed_is_named_with_its_extra(environment, capfd, monkeypatch, name):
-    monkeypatch.setattr(launchers.util, "find_spec", lambda module: None)
-    assert main(["run", "-m", "seed=0,1", f"hydra/launcher={name}"]) == 14
-    extra = launchers._EXTRAS[name][0]
-    told = f"hydra/launcher: the launcher '{name}' is not installed; pip install 'orca-transfer[{extra}]'"
-    assert told in capfd.readouterr().err
-    assert not environment.exists()
 
 
 def of_this_test(folder):
@@ -44,8 +26,10 @@ def of_this_test(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["joblib", "ray", "submitit_local"])
 def test_a_sweep_killed_half_way_is_continued_by_typing_it_again(start, environment, small, name):
-    if not is_installed(name):
-        pytest.skip(f"the extra {launchers._EXTRAS[name][0]} is not installed")
+    try:
+        check_installed(name)
+    except UnavailableError as error:
+        pytest.skip(str(error))
     words = ["run", "-m", *small, "metric=none", "train.epochs=1", "seed=0,1", f"hydra/launcher={name}", "-q"]
     words += ["hydra.launcher.n_jobs=1"] * (name == "joblib") + ["+hydra.launcher.ray.init.num_cpus=1"] * (
         name == "ray"

@@ -12,7 +12,7 @@ import pytest
 
 from orca_cli import storage
 from tests.checkpoints import save_tiny_bert
-from tests.cli.conftest import ROOT, results, run_folders, without_baselines
+from tests.cli.conftest import ROOT, curve, results, run_folders, without_baselines
 
 UNEVEN = ["task.validation_size=33", "task.test_size=45", "train.eval_batch_size=7", "task.train_size=59"]
 CLOSE = {"rel": 2e-5, "abs": 1e-7}  # float32 sums in another order, over a dozen steps
@@ -49,10 +49,6 @@ def until(condition, timeout_s):
     return condition()
 
 
-def curve(folder):
-    return [json.loads(line) for line in (folder / "3_finetune" / "metrics.jsonl").read_text().splitlines()]
-
-
 def assert_same_run(one, two):
     """Two run folders hold the same curve, to rounding, and the same errors."""
     for line, other in zip(curve(one), curve(two), strict=True):
@@ -62,8 +58,8 @@ def assert_same_run(one, two):
         assert records[0][key] == records[1][key], key
 
 
-def ended(cases, timeout_s=240):
-    return [case.wait(timeout_s) for case in cases]
+def ended(cases):
+    return [case.wait(240) for case in cases]
 
 
 @pytest.mark.parametrize("more", [[], ["train.members=2", "train.epochs=2"]], ids=["one model", "members"])

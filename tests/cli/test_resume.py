@@ -1,17 +1,19 @@
 """Runs that are killed or stopped, and typed again: the same bits as without."""
 
+import importlib.util
 import json
 import os
 import signal
 
 import pytest
 
-from orca_cli import storage
-from tests.cli.conftest import results, run_folders
-from tests.cli.test_run import wait_for
+from orca_cli import experiment, signals, storage
+from tests.cli.conftest import curve, put_aside, results, run_folders, wait_for
 
 # Checkpoints after every step, and enough steps to be hit inside an epoch.
 OFTEN = ["train.checkpoint_s=0", "train.epochs=4", "align.epochs=6"]
+ALIGNING, TRAINING = "digits/*/2_align/checkpoints/step-00000002", "digits/*/3_finetune/checkpoints/step-00000005"
+KEYS = ("weights_sha256", "error", "validation_error", "metric_value", "alignment", "splits", "curves")
 
 
 @pytest.fixture(scope="module")
@@ -19,60 +21,71 @@ def uninterrupted():
     return {}
 
 
-@pytest.mark.parametrize(
-    ("stage", "pattern"),
-    [
-        ("align", "digits/*/2_align/checkpoints/step-00000002"),
-        ("finetune", "digits/*/3_finetune/checkpoints/step-00000005"),
-    ],
-)
+@pytest.mark.parametrize(("stage", "pattern"), [("align", ALIGNING), ("finetune", TRAINING)])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_resumed_run_has_the_same_bits(orca, fork, environment, small, tmp_path, uninterrupted, stage, pattern, number):
+def test_resumed_run_has_the_same_bits(
+    run, stopped, environment, small, tmp_path, uninterrupted, stage, pattern, number
+):
     if not uninterrupted:
-        assert orca("run", *small, *OFTEN, "--force")[0] == 0
-        uninterrupted.update(results(environment)[0])
-        for run in run_folders(environment):  # make way: this run's identity must not be found as completed
-            run.rename(environment / f"aside-{run.name}")
-    cold = f"paths.cache={tmp_path / 'cold'}"  # where no finished alignment is to be found
-    process = fork("run", *small, *OFTEN, cold)
-    wait_for(environment, pattern, process)
-    process.send(number)
-    code, err = process.wait(), process.err
-    (run,) = run_folders(environment)
-    status = json.loads((run / "status.json").read_text())
+        run(*small, *OFTEN, "--force")
+        uninterrupted.update(put_aside(environment))
+    words = [*small, *OFTEN, f"paths.cache={tmp_path / 'cold'}"]  # where no finished alignment is to be found
+    code, err = stopped(*words, at=pattern, number=number)
+    (folder,) = run_folders(environment)
+    status = json.loads((folder / "status.json").read_text())
     if number == signal.SIGKILL:
         assert status["state"] in ("align", "finetune")
     else:
-        assert code == 128 + number
-        assert status["state"] == "interrupted"
+        assert (code, status["state"]) == (128 + number, "interrupted")
         assert "rerun the same command" in err
         assert "Traceback" not in err
-    assert not (run / "result.json").exists()
+    done = run(*words)
+    assert "resumed at step" in done.err
+    assert {key: done.result[key] for key in KEYS} == {key: uninterrupted[key] for key in KEYS}
+    assert [line["epoch"] for line in curve(folder)] == [1, 2, 3, 4]
+    assert not list(folder.rglob(".tmp-*"))
 
-    code, out, err = orca("run", *small, *OFTEN, cold)
-    assert code == 0, err
-    assert "resumed at step" in err
-    (result,) = results(environment)
-    for key in ("weights_sha256", "error", "validation_error", "metric_value", "splits"):
-        assert result[key] == uninterrupted[key], key
-    lines = [json.loads(line) for line in (run / "3_finetune" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
-    assert not list(run.rglob(".tmp-*"))
+
+needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="the extra lora is not installed")
+IMAGES = ["task.layout=image", "metric=none"]
+
+
+# name -> (settings, when it is killed): whatever has a state, or draws of its own, beside the weights.
+PARTS = {
+    "lora": (["finetune=lora", "finetune.dropout=0.1", *IMAGES], TRAINING),
+    "prompt": (["finetune=prompt", "finetune.depth=deep", *IMAGES], TRAINING),
+    "visual_prompt": (["finetune=visual_prompt", *IMAGES], TRAINING),
+    "augmentation": (
+        ["augment=series", "+augment.mixup={_target_:orca_cli.augmentation.mixup.Mixup}", "metric=none"],
+        TRAINING,
+    ),
+    "mona": (["align.method=mona", "align.inner_samples=6", "embedder=patch"], ALIGNING),
+    # Tokens are mixed in, with a gate that has learned.
+    "pare": (["align.method=pare", "metric=none"], TRAINING),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=needs_peft if name == "lora" else ()) for name in PARTS])
+def test_a_resumed_run_has_the_same_bits_whatever_it_is_made_of(run, stopped, small, tmp_path, name):
+    words, pattern = PARTS[name]
+    words = [*small, *OFTEN, "align.epochs=5", *words]
+    stopped(*words, f"paths.cache={tmp_path / 'cold'}", at=pattern)
+    resumed = run(*words, f"paths.cache={tmp_path / 'cold'}")
+    assert "resumed at step" in resumed.err
+    whole = run(*words, "--force", f"paths.cache={tmp_path / 'colder'}")
+    assert {key: resumed.result[key] for key in KEYS} == {key: whole.result[key] for key in KEYS}
 
 
 @pytest.mark.usefixtures("completed")
-def test_an_interrupted_repeat_of_a_completed_run_resumes(orca, fork, environment, small, tmp_path):
-    words = ["run", *small, "train.checkpoint_s=0", f"paths.cache={tmp_path / 'cold'}", "--force"]
-    (first,) = results(environment)
-    process = fork(*words)
+def test_an_interrupted_repeat_of_a_completed_run_resumes(run, fork, environment, small, tmp_path):
+    words = [*small, "train.checkpoint_s=0", f"paths.cache={tmp_path / 'cold'}", "--force"]
+    process = fork("run", *words)
     wait_for(environment, "digits/*/3_finetune/checkpoints/step-00000002", process)
     process.send(signal.SIGTERM)
     assert process.wait() == 143
-    code, _, err = orca(*words)
-    assert code == 0, err
-    assert "resumed at step" in err
-    assert [result["weights_sha256"] for result in results(environment)] == [first["weights_sha256"]] * 2
-    assert orca(*words)[0] == 0  # that repeat is completed: another one
+    assert "resumed at step" in run(*words).err
+    assert len({result["weights_sha256"] for result in results(environment)}) == 1
+    run(*words)  # that repeat is completed: another one
     assert len(results(environment)) == 3
 
 
@@ -90,48 +103,52 @@ def test_interrupted_sweep_goes_on_where_it_stopped(orca, fork, environment, sma
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["while it works", "after the last step"])
-def test_signal_ends_a_sweep_in_one_process_whenever_it_comes(orca, environment, small, monkeypatch, late):
+def test_signal_ends_a_sweep_in_one_process_whenever_it_comes(orca, small, monkeypatch, late):
     """Hydra's own launcher runs all jobs in the process that was called."""
-    from orca_cli import experiment, signals
 
-    def stages(*_):
+    tested = experiment.test
+
+    def ends(*words):
+        found = tested(*words) if late else None
         os.kill(os.getpid(), signal.SIGTERM)
         if not late:
             signals.check()
+        return found
 
-    monkeypatch.setattr(experiment, "_complete", stages)
+    monkeypatch.setattr(experiment, "test" if late else "train", ends)
     code, out, err = orca("run", "-m", *small, "metric=none", "seed=0,1", "hydra/launcher=basic")
     assert code == 143
     assert "1 not started" in out
     assert err.count("stopped by SIGTERM") == (1 if late else 2)
 
 
-def test_other_number_of_threads_is_refused_on_resume(orca, start, environment, small, tmp_path):
-    cold = f"paths.cache={tmp_path / 'cold'}"
-    process = start("run", *small, *OFTEN, cold, more={"OMP_NUM_THREADS": "2"})
-    wait_for(environment, "digits/*/2_align/checkpoints/step-00000002", process)
+def test_other_number_of_threads_is_refused_on_resume(run, refused, start, environment, small, tmp_path):
+    words = [*small, *OFTEN, f"paths.cache={tmp_path / 'cold'}"]
+    process = start("run", *words, more={"OMP_NUM_THREADS": "2"})
+    wait_for(environment, ALIGNING, process)
     process.kill()
     process.communicate()
-    code, out, err = orca("run", *small, *OFTEN, cold)
-    assert code == 22
-    assert "set OMP_NUM_THREADS=2" in err
-    assert orca("run", *small, *OFTEN, cold, "--allow-inexact-resume")[0] == 0
-    assert "threads" in results(environment)[0]["inexact"]
+    refused(22, ["run", *words], "set OMP_NUM_THREADS=2")
+    assert "threads" in run(*words, "--allow-inexact-resume").result["inexact"]
     shared = [path for path in (tmp_path / "cold" / "alignments").iterdir() if path.is_dir()]
     assert not shared  # its bits are no other run's
 
 
-def test_damaged_alignment_is_done_again(orca, fork, environment, small, capfd):
-    process = fork("run", *small, *OFTEN)
-    wait_for(environment, "digits/*/3_finetune/checkpoints/step-00000002", process)
-    process.kill()
-    (run,) = run_folders(environment)
-    with open(run / "2_align" / "embedder.safetensors", "r+b") as file:
+def test_damaged_alignment_is_done_again_and_changed_data_are_refused(run, refused, stopped, environment, small):
+    words = [*small, *OFTEN]
+    stopped(*words, at=TRAINING)
+    (folder,) = run_folders(environment)
+    path = folder / "1_build" / "fingerprint.json"
+    whole = path.read_bytes()
+    began = storage.read_checked_json(path)
+    began["values"]["data.train"] = "0" * 64
+    storage.write_checked_json(path, {name: began[name] for name in ("schema", "values", "inexact")})
+    refused(22, ["run", *words], "data.train", "--force")
+    path.write_bytes(whole)
+    with open(folder / "2_align" / "embedder.safetensors", "r+b") as file:
         file.truncate(100)
-    code, out, err = orca("run", *small, *OFTEN)
-    assert code == 0, err
-    assert "align: damaged, running it again" in err
-    assert list((run / "2_align").glob("embedder.safetensors.bad-*"))
+    assert "align: damaged, running it again" in run(*words).err
+    assert list((folder / "2_align").glob("embedder.safetensors.bad-*"))
 
 
 def test_two_processes_do_not_share_a_run(fork, environment, small):
@@ -142,18 +159,3 @@ def test_two_processes_do_not_share_a_run(fork, environment, small):
     # The slower one either met the lock, or came after the end and found the run completed.
     assert 0 in codes
     assert len(run_folders(environment)) == 1
-
-
-def test_changed_data_are_refused_on_resume(orca, fork, environment, small):
-    process = fork("run", *small, *OFTEN)
-    wait_for(environment, "digits/*/3_finetune/checkpoints/step-00000002", process)
-    process.kill()
-    (run,) = run_folders(environment)
-    path = run / "1_build" / "fingerprint.json"
-    began = storage.read_checked_json(path)
-    began["values"]["data.train"] = "0" * 64
-    storage.write_checked_json(path, {name: began[name] for name in ("schema", "values", "inexact")})
-    code, _, err = orca("run", *small, *OFTEN)
-    assert code == 22
-    assert "data.train" in err
-    assert "--force" in err

@@ -2,79 +2,30 @@
 
 import json
 import re
-import time
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from orca_cli.runs.preprocessing import load_preprocessing
 from orca_cli.tasks.digits import load
-from tests.cli.conftest import results, run_folders
-from tests.forked import Case
+from tests.cli.conftest import curve, results, run_folders
+from tests.cli.conftest import wait_for as wait_for  # test_trackers.py has it from here
 
 RUN_FILES = {
-    "MANIFEST.json",
-    "config.yaml",
-    "env.json",
-    "lock",
-    "overrides.txt",
-    "result.json",
-    "run.log",
-    "status.json",
-    "1_build/fingerprint.json",
-    "1_build/summary.json",
-    "2_align/MANIFEST.json",
-    "2_align/embedder.safetensors",
-    "2_align/fingerprint.json",
-    "2_align/metrics.jsonl",
+    "MANIFEST.json", "config.yaml", "env.json", "lock", "overrides.txt", "result.json", "run.log", "status.json",
+    "1_build/fingerprint.json", "1_build/summary.json",
+    "2_align/MANIFEST.json", "2_align/embedder.safetensors", "2_align/fingerprint.json", "2_align/metrics.jsonl",
     "2_align/summary.json",
-    "3_finetune/answer.svg",
-    "3_finetune/best/MANIFEST.json",
-    "3_finetune/best/model.safetensors",
-    "3_finetune/last/MANIFEST.json",
-    "3_finetune/last/model.safetensors",
-    "3_finetune/metrics.jsonl",
-    "3_finetune/predictions.npz",
-    "3_finetune/test_reads.jsonl",
-}
+    "3_finetune/answer.svg", "3_finetune/metrics.jsonl", "3_finetune/predictions.npz", "3_finetune/test_reads.jsonl",
+    "3_finetune/best/MANIFEST.json", "3_finetune/best/model.safetensors",
+    "3_finetune/last/MANIFEST.json", "3_finetune/last/model.safetensors",
+}  # fmt: skip
 RESULT_FIELDS = {
-    "schema",
-    "run_id",
-    "state",
-    "identity",
-    "settings",
-    "task",
-    "body",
-    "source",
-    "metric",
-    "finetune",
-    "seed",
-    "protocol",
-    "synthetic",
-    "size",
-    "variant",
-    "error",
-    "validation_error",
-    "trivial_error",
-    "baselines",
-    "comparison",
-    "selected",
-    "augment",
-    "decided",
-    "expected_s",
-    "training",
-    "test_reads",
-    "splits",
-    "metric_value",
-    "alignment",
-    "curves",
-    "seconds",
-    "trajectory_s",
-    "inexact",
-    "parameters",
-    "weights_sha256",
-}
+    "schema", "run_id", "state", "identity", "settings", "task", "body", "source", "metric", "finetune", "seed", "protocol",
+    "synthetic", "size", "variant", "error", "validation_error", "trivial_error", "baselines", "comparison", "selected",
+    "augment", "decided", "expected_s", "training", "test_reads", "splits", "metric_value", "alignment", "curves", "seconds",
+    "trajectory_s", "inexact", "parameters", "weights_sha256",
+}  # fmt: skip
 
 
 def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
@@ -90,6 +41,10 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
     assert len({result["splits"][name]["sha256"] for name in ("train", "val", "test")}) == 3
     assert result["metric_value"]["after"] < result["metric_value"]["before"]
     assert json.loads((run / "status.json").read_text())["state"] == "completed"
+    for stage, folder in (("align", "2_align"), ("finetune", "3_finetune")):  # the result has the curves in short
+        epochs = [line["epoch"] for line in curve(run, folder)]
+        assert [line["epoch"] for line in result["curves"][stage]] == epochs == [1, 2, 3]
+    assert result["validation_error"] == min(line["validation_error"] for line in curve(run))
     # The reported number can be computed again from what was stored.
     stored = np.load(run / "3_finetune" / "predictions.npz")
     assert (stored["outputs"].argmax(1) != stored["targets"]).mean() == pytest.approx(result["error"]["value"])
@@ -97,9 +52,8 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
 
 @pytest.mark.usefixtures("completed")
 def test_the_same_command_again_runs_nothing_and_force_repeats_the_bits(orca, environment, small, tmp_path):
-    code, out, err = orca("run", *small)
-    assert code == 0
-    assert "already completed" in err
+    for more in ([], ["device=cpu", "train.checkpoint_s=7"]):  # settings without effect do not make another run
+        assert "already completed" in orca("run", *small, *more)[2]
     assert len(run_folders(environment)) == 1
     code, out, err = orca("run", *small, "--json")
     run = json.loads(out)["run"]
@@ -112,30 +66,36 @@ def test_the_same_command_again_runs_nothing_and_force_repeats_the_bits(orca, en
     assert first["metric_value"] == second["metric_value"]
 
 
-@pytest.mark.usefixtures("completed")
-def test_settings_without_effect_do_not_make_another_run(orca, environment, small):
-    assert "already completed" in orca("run", *small, "device=cpu", "train.checkpoint_s=7")[2]
+def weights(done):
+    return load_file(done.folder / "3_finetune/last/model.safetensors")
 
 
-def test_all_arms_start_from_the_same_weights(orca, environment, small):
-    """With a learning rate of (nearly) nothing the last weights are the first: metric and finetune must not matter."""
-    still = ["train.lr=1e-30", "train.epochs=1"]
-    assert orca("run", *small, *still, "metric=none")[0] == 0
-    assert orca("run", *small, *still, "metric=otdd", "align.lr=1e-30")[0] == 0
-    first, second = (load_file(run / "3_finetune/last/model.safetensors") for run in run_folders(environment))
+STILL = ["train.lr=1e-30", "train.epochs=1"]  # with a learning rate of (nearly) nothing the last weights are the first
+
+
+def test_all_arms_start_from_the_same_weights(run, small):
+    """Metric and finetune must not matter."""
+    arms = ["metric=none"], ["metric=otdd", "align.lr=1e-30"]
+    first, second = (weights(run(*small, *STILL, *arm)) for arm in arms)
     for name in first:
         np.testing.assert_allclose(first[name], second[name], rtol=0, atol=1e-20, err_msg=name)
+
+
+def test_scratch_starts_from_a_random_body(run, small):
+    modes = (["metric=none", f"finetune={finetune}"] for finetune in ("scratch", "full"))
+    first, second = (weights(run(*small, *STILL, *mode)) for mode in modes)
+    weight = "body.encoder.layer.0.attention.self.query.weight"
+    assert not np.array_equal(first[weight], second[weight])
+    assert np.array_equal(first["predictor.linear.weight"], second["predictor.linear.weight"])
 
 
 BANK = ("weight", "token_mean", "token_deviation", "sample_mean", "sample_deviation")  # of filters, which are fixed
 
 
 @pytest.mark.parametrize("finetune", ["layernorm", "head"])
-def test_frozen_parameters_stay(orca, environment, small, finetune):
+def test_frozen_parameters_stay(run, small, finetune):
     words = [*small, f"finetune={finetune}", "align.epochs=1"]
-    for epochs in (1, 2):
-        assert orca("run", *words, f"train.epochs={epochs}")[0] == 0
-    first, second = (load_file(run / "3_finetune/last/model.safetensors") for run in run_folders(environment))
+    first, second = (weights(run(*words, f"train.epochs={epochs}")) for epochs in (1, 2))
     changed = {name for name in first if not np.array_equal(first[name], second[name])}
     wanted = {name for name in first if name.startswith("predictor.")}
     if finetune == "layernorm":
@@ -144,26 +104,15 @@ def test_frozen_parameters_stay(orca, environment, small, finetune):
     assert changed == wanted
 
 
-def test_the_scale_of_features_is_that_of_the_training_split(orca, environment, small):
+def test_the_scale_of_features_is_that_of_the_training_split(run, small):
     """The last features of a sample are the means of its patches: here pixels, channel by channel."""
-    assert orca("run", *small, "metric=none", "train.epochs=1")[0] == 0
-    (run,) = run_folders(environment)
-    weights = load_file(run / "3_finetune/last/model.safetensors")
+    found = weights(run(*small, "metric=none", "train.epochs=1"))
     train = load(train_size=60, validation_size=40, test_size=50).train
     pixels = train.batch(np.arange(60)).x.flatten(1).numpy()
-    np.testing.assert_allclose(weights["embedder.beside.sample_mean"][-64:], pixels.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["embedder.beside.sample_mean"][-64:], pixels.mean(0), rtol=1e-4, atol=1e-6)
     deviation = pixels.std(0)
     expected = np.where(deviation > 1e-4, deviation, 1.0)
-    np.testing.assert_allclose(weights["embedder.beside.sample_deviation"][-64:], expected, rtol=1e-3)
-
-
-def test_scratch_starts_from_a_random_body(orca, environment, small):
-    assert orca("run", *small, "finetune=scratch", "metric=none", "train.lr=1e-30", "train.epochs=1")[0] == 0
-    assert orca("run", *small, "finetune=full", "metric=none", "train.lr=1e-30", "train.epochs=1")[0] == 0
-    first, second = (load_file(run / "3_finetune/last/model.safetensors") for run in run_folders(environment))
-    weight = "body.encoder.layer.0.attention.self.query.weight"
-    assert not np.array_equal(first[weight], second[weight])
-    assert np.array_equal(first["predictor.linear.weight"], second["predictor.linear.weight"])
+    np.testing.assert_allclose(found["embedder.beside.sample_deviation"][-64:], expected, rtol=1e-3)
 
 
 def test_a_sweep_runs_every_job_once(orca, environment, small):
@@ -202,17 +151,18 @@ def test_dry_run_builds_and_trains_nothing(orca, environment, small):
     for word in ("outputs 2 x 10", "finetune 12", "result.json", "would"):
         assert word in out
     assert not environment.exists()
-    record = json.loads(orca("run", "--dry-run", *small, "--json")[1])
-    assert (record["run"]["would"], record["build"]["output_shape"]) == ("run", [2, 10])
 
 
-def test_a_dry_run_with_force_says_that_a_completed_run_is_repeated(orca, completed, environment, small):
+@pytest.mark.usefixtures("completed")
+@pytest.mark.parametrize(("flags", "would"), [([], "skip"), (["--force"], "run")])
+def test_a_dry_run_says_whether_a_completed_run_is_repeated(orca, environment, small, flags, would):
     (result,) = results(environment)
-    for flags, would, seconds in (([], "skip", 0), (["--force"], "run", sum(result["seconds"].values()))):
-        code, out, err = orca("run", "--dry-run", *flags, *small, "--json")
-        assert code == 0, err
-        plan = json.loads(out)
-        assert (plan["run"]["would"], plan["expected_s"]) == (would, pytest.approx(seconds))
+    code, out, err = orca("run", "--dry-run", *flags, *small, "--json")
+    assert code == 0, err
+    plan = json.loads(out)
+    seconds = sum(result["seconds"].values()) if flags else 0
+    assert (plan["run"]["would"], plan["expected_s"]) == (would, pytest.approx(seconds))
+    assert plan["build"]["output_shape"] == [2, 10]
 
 
 def test_a_sweep_is_of_experiments_however_their_settings_are_typed(orca, environment, small):
@@ -227,18 +177,21 @@ def test_a_sweep_is_of_experiments_however_their_settings_are_typed(orca, enviro
     assert (code, ": 2 jobs in" in out) == (0, True), err
 
 
-def test_one_failing_job_does_not_end_the_others(orca, environment, small):
-    code, out, err = orca("run", "-m", *small, "metric=none", "task.train_size=60,9999")
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=basic"]], ids=["its own", "hydra's"])
+def test_one_failing_job_does_not_end_the_others(orca, environment, small, launcher):
+    """The table and the exit code come from the records of the runs, whatever ran them."""
+    code, out, err = orca("run", "-m", *small, "metric=none", "task.train_size=60,9999", *launcher)
     assert code == 3
-    assert "1 completed" in out
-    assert "1 failed" in out
+    assert "1 completed, 1 failed" in out
+    assert "task.train_size=9999  failed (11)" in out
     assert "9999 for training are more than the" in err
+    assert "1 of 2 runs are not completed" in err
     assert "Traceback" not in err
     states = sorted(json.loads((run / "status.json").read_text())["state"] for run in run_folders(environment))
     assert states == ["completed", "failed"]
 
 
-def test_own_configuration_folder(orca, environment, small, tmp_path):
+def test_own_configuration_folder(orca, run, environment, small, tmp_path):
     folder = tmp_path / "my conf, [1] 'ü' = {a}"
     (folder / "task").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -248,82 +201,11 @@ def test_own_configuration_folder(orca, environment, small, tmp_path):
         "# @package _global_\n# Mine.\ndefaults:\n  - override /body: minilm\n"
         f"task:\n  _target_: orca_cli.tasks.arrays.load\n  kind: classes\n  train: {tmp_path / 'own.npz'}\n"
     )
-    overrides = [word for word in small if not word.startswith("task")]
-    code, out, err = orca("run", "--config-dir", folder, "task=own", *overrides)
-    assert code == 0, err
-    assert results(environment)[0]["task"] == "own"
+    words = ["--config-dir", folder, "task=own", *(word for word in small if not word.startswith("task"))]
+    assert run(*words).result["task"] == "own"
     # The same name with other content is another experiment.
     np.savez(tmp_path / "own.npz", x=rng.normal(size=(80, 3, 11)), y=y)
-    code, out, err = orca("run", "--config-dir", folder, "task=own", *overrides)
-    assert "already completed" not in err
+    assert "already completed" not in run(*words).err
     assert len(results(environment)) == 2
-    code, out, err = orca("run", "-m", "--config-dir", folder, "task=glob(ow*)", *overrides)
-    assert code == 0, err
-    assert "already completed" in err
-
-
-def forms() -> dict[str, tuple[list[str], dict[str, np.ndarray]]]:
-    """Own data of every kind, in 1-D and 2-D: name -> (overrides, arrays)."""
-    rng = np.random.default_rng(0)
-    series, maps = rng.normal(size=(80, 2, 23)), rng.normal(size=(80, 1, 7, 11))
-    return {
-        "classes_2d": (["task.kind=classes"], {"x": maps, "y": (maps.mean((1, 2, 3)) > 0).astype(int)}),
-        "labels_1d": (["task.kind=labels"], {"x": series, "y": (series[:, :, :5].mean(2) > 0).astype(int)}),
-        "dense_1d": (["task.kind=dense"], {"x": series, "y": 100 + 5 * series.cumsum(2)}),
-        "dense_2d": (["task.kind=dense"], {"x": maps, "y": 3 * maps[:, 0] - 7}),
-        "class_maps_2d": (["task.kind=dense"], {"x": maps, "y": (maps[:, 0] > 0).astype(int)}),
-    }
-
-
-CHOICES = {
-    "bert": ["body=minilm"],
-    "swin": ["body=swin_tiny", "source=digits"],
-    "vit": ["body=vit", "source=digits"],
-    "overlap": ["body=minilm", "embedder=overlap", "embedder.max_tokens=20"],
-}
-COMBINATIONS = [(form, name) for name in ("bert", "swin") for form in forms()]
-COMBINATIONS += [(form, "vit") for form in ("classes_2d", "dense_1d")]
-COMBINATIONS += [(form, "overlap") for form in ("labels_1d", "class_maps_2d")]
-
-
-@pytest.mark.parametrize(("form", "name"), COMBINATIONS)
-def test_own_data_of_every_kind_on_every_family(orca, environment, tiny, tmp_path, form, name):
-    overrides, arrays = forms()[form]
-    np.savez(tmp_path / "own.npz", **arrays)
-    body = tiny["bert" if name == "overlap" else name]
-    sizes = ["align.epochs=2", "align.source_points=100", "align.max_samples=16", "align.lr=1e-3", "align.select=last"]
-    training = ["train.epochs=25", "train.batch_size=8", "train.lr=3e-3", "train.warmup_epochs=1"]
-    source = [*CHOICES[name], "source.size=100", f"body.checkpoint={body}"]
-    words = ["task=arrays", f"task.train={tmp_path / 'own.npz'}", *overrides, *source]
-    code, out, err = orca("run", *words, *sizes, *training)
-    assert code == 0, err
-    (run,) = run_folders(environment)
-    assert callable(load_preprocessing(run / "1_build").inputs)
-    (result,) = results(environment)
-    assert result["error"]["value"] < result["trivial_error"], out
-
-
-def test_half_precision_is_another_run_and_learns(orca, environment, small):
-    assert orca("run", *small, "metric=none", "precision=bf16", "train.epochs=6")[0] == 0
-    assert orca("run", *small, "metric=none", "train.epochs=6")[0] == 0
-    half, full = results(environment)
-    assert half["weights_sha256"] != full["weights_sha256"]
-    assert half["error"]["value"] == pytest.approx(full["error"]["value"], abs=0.15)
-
-
-def has_reached(path, pattern):
-    """Return whether a path is there; "step-N" at the end stands for N or more, since older checkpoints are dropped."""
-    parent, _, name = pattern.rpartition("/")
-    if not name.startswith("step-"):
-        return bool(list(path.glob(pattern)))
-    return any(found.name >= name for found in path.glob(f"{parent}/step-{'[0-9]' * 8}"))
-
-
-def wait_for(path, pattern, process, timeout=180):
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline and process.poll() is None:
-        if has_reached(path, pattern):
-            return
-        time.sleep(0.02)
-    said = process.err if isinstance(process, Case) else process.communicate()
-    raise AssertionError(f"{pattern} did not appear: {said}")
+    code, _, err = orca("run", "-m", *words, "task=glob(ow*)")
+    assert (code, "already completed" in err) == (0, True), err

@@ -41,19 +41,14 @@ def test_score_loads_no_body_and_no_transformers(environment):
     assert done.stdout.strip().splitlines()[-1] == "CODE 0 []", done.stdout + done.stderr
 
 
-def test_errors_of_records_are_computed_again(orca, environment, tiny, tmp_path):
-    rng = np.random.default_rng(0)
+def test_errors_of_records_are_computed_again(orca, run, tiny, tmp_path):
     y = np.arange(30).repeat(3) % 3
-    x = rng.normal(size=(90, 2, 12)) + y[:, None, None]
+    x = np.random.default_rng(0).normal(size=(90, 2, 12)) + y[:, None, None]
     np.savez(tmp_path / "own.npz", x=x, y=y, patient=np.arange(30).repeat(3))
     words = ["task=arrays", "task.kind=classes", "task.train=own.npz", "task.group=patient", "metric=none"]
-    words += ["task.error={_target_:orca_cli.scoring.classification.MacroF1,by:records}"]
-    code, _, err = orca("run", *words, f"body.checkpoint={tiny['bert']}", "train.epochs=1", "train.batch_size=16")
-    assert code == 0, err
-    (run,), (result,) = run_folders(environment), results(environment)
-    assert result["error"]["name"] == "1 - macro F1 of records"
-    code, out, err = orca("score", str(run), "--json")
-    assert code == 0, err
-    (found,) = json.loads(out)["runs"]
-    assert found["error"]["computed"] == result["error"]["value"]
+    words += ["task.error={_target_:orca_cli.scoring.classification.MacroF1,by:records}", "train.batch_size=16"]
+    done = run(*words, f"body.checkpoint={tiny['bert']}", "train.epochs=1")
+    assert done.result["error"]["name"] == "1 - macro F1 of records"
+    (found,) = json.loads(orca("score", str(done.folder), "--json")[1])["runs"]
+    assert found["error"]["computed"] == done.result["error"]["value"]
     assert found["missing"] == []

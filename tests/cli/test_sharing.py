@@ -11,51 +11,38 @@ from orca_cli import compose, experiment, storage, terminal
 from orca_cli.exceptions import DataError, InterruptionError
 from orca_cli.runs import claim
 from orca_cli.training.cache import Entry, cached
-from tests.cli.conftest import results, run_folders
 
 
 def trajectories(cache):
     return sorted(path for path in (cache / "alignments").iterdir() if path.is_dir())
 
 
-def test_one_alignment_serves_all_ways_of_fine_tuning(orca, environment, small, tmp_path):
+def test_one_alignment_serves_all_ways_of_fine_tuning(run, small, tmp_path):
     """The bits of a run do not depend on who computed its alignment."""
     cache = tmp_path / "cache"
     small = [*small, "train.epochs=2"]
-    arms = [
-        ["finetune=full"],
-        ["finetune=layernorm"],
-        ["finetune=head", "train.lr=3e-4"],
-        ["align.select=validation", "align.probe_epochs=1"],
-    ]
-    for arm in arms:
-        assert orca("run", *small, *arm, f"paths.cache={cache}")[0] == 0
-        assert len(trajectories(cache)) == 1
-    for number, arm in enumerate(arms):
-        assert orca("run", *small, *arm, f"paths.cache={tmp_path / f'cold-{number}'}", "--force")[0] == 0
-    shared, alone = results(environment)[:4], results(environment)[4:]
-    for first, second in zip(shared, alone, strict=True):
+    arms = [["finetune=full"], ["finetune=layernorm"], ["finetune=head", "train.lr=3e-4"]]
+    shared = [run(*small, *arm, f"paths.cache={cache}").result for arm in arms]
+    assert len(trajectories(cache)) == 1
+    for number, (arm, first) in enumerate(zip(arms, shared, strict=True)):
+        alone = run(*small, *arm, f"paths.cache={tmp_path / f'cold-{number}'}", "--force").result
         for key in ("weights_sha256", "error", "metric_value", "alignment", "splits"):
-            assert first[key] == second[key], key
+            assert first[key] == alone[key], key
     for other in (["seed=1"], ["align.lr=1e-3"], ["embedder.init=random"], ["metric=moments"]):
         before = len(trajectories(cache))
-        assert orca("run", *small, *other, "train.epochs=1", f"paths.cache={cache}")[0] == 0
+        run(*small, *other, "train.epochs=1", f"paths.cache={cache}")
         assert len(trajectories(cache)) == before + 1, other
 
 
-def test_a_damaged_trajectory_is_computed_again(orca, environment, small, tmp_path):
-    cache = f"paths.cache={tmp_path / 'cache'}"
-    assert orca("run", *small, cache)[0] == 0
-    (entry,) = trajectories(tmp_path / "cache")
-    file = entry / "tensors.safetensors"
-    content = bytearray(file.read_bytes())
+def test_a_damaged_entry_is_computed_again(tmp_path, capfd):
+    terminal.configure_logging()
+    entry = tmp_path / "alignments" / "key"
+    cached(entry, lambda: Entry({"x": torch.arange(3.0)}))
+    content = bytearray((entry / "tensors.safetensors").read_bytes())
     content[-3] ^= 4
-    file.write_bytes(content)
-    code, _, err = orca("run", *small, cache, "--force")
-    assert code == 0
-    assert "damaged cache entry" in err
-    first, second = results(environment)
-    assert first["weights_sha256"] == second["weights_sha256"]
+    (entry / "tensors.safetensors").write_bytes(content)
+    assert cached(entry, lambda: Entry({"x": torch.ones(3)})).tensors["x"].tolist() == [1, 1, 1]
+    assert "damaged cache entry" in capfd.readouterr().err
 
 
 def test_who_waits_for_another_process_says_so_and_takes_its_result(tmp_path, capfd):
@@ -76,18 +63,6 @@ def test_who_waits_for_another_process_says_so_and_takes_its_result(tmp_path, ca
     other.join()
     assert found.tensors["x"].tolist() == [0, 1, 2]
     assert capfd.readouterr().err.count("waiting for another process that computes the same alignments") == 1
-
-
-@pytest.mark.usefixtures("completed")
-def test_every_line_of_both_curves_reaches_every_recorder_and_the_result(environment):
-    """The file of JSON lines is one recorder; the result has the curves in short."""
-    (run,), (result,) = run_folders(environment), results(environment)
-    for stage, folder in (("align", "2_align"), ("finetune", "3_finetune")):
-        lines = [json.loads(line) for line in (run / folder / "metrics.jsonl").read_text().splitlines()]
-        assert len(lines) == 3
-        assert [line["epoch"] for line in result["curves"][stage]] == [line["epoch"] for line in lines]
-    errors = [line["validation_error"] for line in result["curves"]["finetune"]]
-    assert result["validation_error"] == min(errors)
 
 
 class Listener:
@@ -156,13 +131,9 @@ def test_a_signal_that_a_library_takes_for_a_failure_is_an_interruption(environm
     assert json.loads((outcome.path / "status.json").read_text())["state"] == "interrupted"
 
 
-def test_scratch_draws_body_and_embedder_and_aligns_only_if_asked(orca, environment, small):
-    assert orca("run", *small, "finetune=scratch")[0] == 0
-    code, _, err = orca("run", *small, "finetune=scratch", "metric=otdd")
-    assert code == 0
-    assert "the body is random, but its own embedding layer is not" in err
-    plain, aligned = results(environment)
-    assert (plain["metric"], plain["metric_value"]["before"]) == ("none", None)
-    assert aligned["metric_value"]["before"] is not None
-    config = (run_folders(environment)[0] / "config.yaml").read_text()
-    assert "init: random" in config
+def test_scratch_draws_body_and_embedder_and_aligns_only_if_asked(run, small):
+    plain, aligned = run(*small, "finetune=scratch"), run(*small, "finetune=scratch", "metric=otdd")
+    assert "the body is random, but its own embedding layer is not" in aligned.err
+    assert (plain.result["metric"], plain.result["metric_value"]["before"]) == ("none", None)
+    assert aligned.result["metric_value"]["before"] is not None
+    assert "init: random" in (plain.folder / "config.yaml").read_text()

@@ -103,17 +103,19 @@ def test_jobs_end_with_the_process_that_started_them(tmp_path):
                 processes.run_all(jobs("deaf"), main=main)
         finally:
             os._exit(1)
-    end = time.monotonic() + 10
-    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < end:
-        time.sleep(0.01)
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     job = int((tmp_path / "pid").read_text())
     assert os.getpgid(job) == job  # what a terminal sends to the sweep's group does not reach it
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+    until(lambda: not is_running(job))
+
+
+def until(condition):
     end = time.monotonic() + 10
-    while is_running(job) and time.monotonic() < end:
+    while not condition():
+        assert time.monotonic() < end
         time.sleep(0.01)
-    assert not is_running(job)
 
 
 def is_running(pid):
@@ -122,38 +124,6 @@ def is_running(pid):
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--at-once", "2"], "--at-once: applies only to sweeps; add -m"),
-        (["-m", "--at-once", "0", "seed=0,1"], "--at-once: 0 is out of range; allowed: 1 or more"),
-        (["-m", "--time-limit", "soon", "seed=0,1"], "--time-limit: 'soon' is not a time; such as 90s, 30m, 8h or 2d"),
-        (["-m", "--time-limit", "-1h", "seed=0,1"], "--time-limit"),
-        (["-m", "--time-limit", "1h", "hydra/launcher=basic"], "--time-limit: has no effect with another launcher"),
-        (
-            ["-m", "hydra.launcher.at_once=2"],
-            "hydra.launcher.at_once: has no effect without hydra/launcher=NAME; use --at-once",
-        ),
-    ],
-)
-def test_options_of_the_launcher_are_checked(orca, environment, words, said):
-    code, _, err = orca("run", *words)
-    assert code == 2
-    assert said in err
-    assert not environment.exists()
-
-
-def test_another_launcher_takes_the_place(orca, environment, small):
-    """Hydra's own, as an example: the table and the exit code come from the records of the runs."""
-    words = ["run", "-m", *small, "metric=none", "train.epochs=1", "task.train_size=60,9999", "hydra/launcher=basic"]
-    code, out, err = orca(*words)
-    assert code == 3
-    assert "1 completed, 1 failed" in out
-    assert "task.train_size=9999  failed (11)" in out
-    assert "1 of 2 runs are not completed" in err
-    assert len(run_folders(environment)) == 2
 
 
 @pytest.mark.slow

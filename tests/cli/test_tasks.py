@@ -1,7 +1,5 @@
 """Every task of the paper through all three stages, from files in its original format, on a tiny body."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from orca_cli.stages.build import build, read_task
 from orca_cli.terminal import LogReporter
 from scripts import make_fixtures
 from tests.checkpoints import save_tiny_roberta
-from tests.cli.conftest import results, run_folders
+from tests.cli.conftest import results
 
 # What makes a run small, beside the files' own smallness. Nothing here changes what is read.
 SMALL = {
@@ -50,8 +48,8 @@ def command(data, tiny):
         if task not in IMAGES:
             body = ["body=minilm", f"body.checkpoint={tiny['long']}", "source=stdlib_docs"]
         return [
-            "run", f"task={task}", *body, f"paths.data={data(task)}", "source.size=160", "align.epochs=2",
-            "align.source_points=150", "align.select=last", "align.max_samples=8", "align.check_every=2",
+            f"task={task}", *body, f"paths.data={data(task)}", "source.size=160", "align.epochs=2",
+            "align.source_points=150", "align.max_samples=8", "align.check_every=2",
             "align.pseudo_labels=3", "train.epochs=1", "train.warmup_epochs=0", "train.batch_size=8",
             "train.accumulation=1", "train.lr=1e-3", "train.decay_epochs=1", *SMALL.get(task, []), *more,
         ]  # fmt: skip
@@ -60,22 +58,10 @@ def command(data, tiny):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_trains_from_files_in_the_original_format(orca, command, environment, task):
-    code, out, err = orca(*command(task))
-    assert code == 0, err
-    (result,) = results(environment)
-    assert result["error"]["value"] is not None
-    assert result["protocol"] == "clean"
-    assert result["test_reads"] == 1
-    hashes = {split["sha256"] for split in result["splits"].values()}
-    assert len(hashes) == 3
-
-
-@pytest.mark.parametrize("task", TASKS)
 def test_trains_on_a_part_of_the_training_split(command, environment, task):
     with compose.session() as session:
         whole, half = (
-            read_task(session.compose(command(task, *more)[1:]).config, LogReporter())
+            read_task(session.compose(command(task, *more)).config, LogReporter())
             for more in ((), ("task.train_fraction=0.5",))
         )
     assert len(half.train) == max(1, round(0.5 * len(whole.train)))
@@ -88,22 +74,27 @@ def test_trains_on_a_part_of_the_training_split(command, environment, task):
         assert torch.equal(first.x, whole.train.batch(half.train.rows[:1]).x)
 
 
-@pytest.mark.parametrize("protocol", ["paper", "release"])
+# Beside metric=none: the sources of the protocols other than clean need files of their own.
+BESIDE_CLEAN = {
+    "homology": ["task.symbols=30"],  # these protocols have no symbol for the fixture's residue Z
+    "darcy": ["task.size=small"],
+    "ecg": ["task.train_fraction=0.2"],
+}
+
+
+@pytest.mark.parametrize("protocol", ["clean", "paper", "release"])
 @pytest.mark.parametrize("task", TASKS)
-def test_has_the_settings_of_every_protocol(orca, command, environment, task, protocol):
-    metric = "metric=none"  # the sources of these protocols need files of their own
-    if task == "homology":
-        metric = "metric=none task.symbols=30"  # these protocols have no symbol for the fixture's residue Z
-    if task == "darcy":
-        metric = "metric=none task.size=small"
-    if task == "ecg":
-        metric = "metric=none task.train_fraction=0.2"
-    code, out, err = orca(*command(task, f"protocol={protocol}", *metric.split()))
-    assert code == 0, err
-    (result,) = results(environment)
+def test_has_the_settings_of_every_protocol(run, command, task, protocol):
+    """From files in the original format."""
+    more = [] if protocol == "clean" else ["metric=none", *BESIDE_CLEAN.get(task, [])]
+    result = run(*command(task, f"protocol={protocol}", *more)).result
     assert result["error"]["value"] is not None
-    assert result["selected"]["on"] == ("test" if protocol == "release" else "validation")
+    assert result["protocol"] == protocol
     assert result["test_reads"] == (2 if protocol == "release" else 1)
+    if protocol == "clean":
+        assert len({split["sha256"] for split in result["splits"].values()}) == 3
+    else:
+        assert result["selected"]["on"] == ("test" if protocol == "release" else "validation")
 
 
 @pytest.mark.parametrize("name", ["minilm", "bert", "roberta"])
@@ -132,12 +123,9 @@ def test_no_frame_of_a_chorale_sees_the_future(name, data, tiny, tmp_path, monke
     assert seen == {True: [False] * 3, False: [True] * 3}
 
 
-def test_files_that_were_changed_make_another_experiment(orca, command, environment, tmp_path):
-    make_fixtures.make("ninapro", tmp_path)
+def test_files_that_were_changed_make_another_experiment(run, command, environment, tmp_path):
     words = [*command("ninapro"), f"paths.data={tmp_path}", "metric=none"]
-    assert orca(*words)[0] == 0
-    assert "already completed" in orca(*words)[2]
-    make_fixtures.make("ninapro", tmp_path, seed=1)
-    assert orca(*words)[0] == 0
-    identities = {json.loads((folder / "status.json").read_text())["identity"] for folder in run_folders(environment)}
-    assert len(identities) == 2
+    for seed, (is_new, count) in zip((0, 0, 1), ((True, 1), (False, 1), (True, 2)), strict=True):
+        make_fixtures.make("ninapro", tmp_path, seed=seed)
+        assert ("already completed" in run(*words).err) != is_new
+        assert len({result["identity"] for result in results(environment)}) == count

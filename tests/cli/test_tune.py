@@ -95,25 +95,36 @@ def test_a_search_closes_the_test_split_and_the_next_run_trains_as_its_best_tria
     assert len(trial_runs(environment)) == 3
 
 
-def test_a_search_that_was_killed_goes_on_and_does_no_trial_twice(fork, environment, words):
+KILLED = [(signal.SIGKILL, -signal.SIGKILL, ["tune", *SEARCH, "--json"])]
+BY_HAND = ["run", "tune=asha", "hparams=weak", "tune.space=rates", "tune.trials=3", "tune.rungs=0", "metric=none"]
+KILLED.append(pytest.param(signal.SIGINT, 130, BY_HAND, marks=pytest.mark.slow))
+
+
+@pytest.mark.parametrize(("number", "code", "again"), KILLED)
+def test_a_search_that_was_stopped_goes_on_and_does_no_trial_twice(fork, environment, words, number, code, again):
+    """Killed, or by Ctrl-C, after which the command for both goes on."""
     case = fork("tune", *words, *SEARCH)
     wait_for(case, "trial 1: train.lr")
     time.sleep(0.5)
-    case.send(signal.SIGKILL)
-    assert case.wait(30) == -signal.SIGKILL
+    case.send(number)
+    assert case.wait(60) == code
+    assert number == signal.SIGKILL or "rerun the same command" in case.err
     first = (trial_runs(environment)[0] / "result.json").read_bytes()
-    case = fork("tune", *words, *SEARCH, "--json")
+    case = fork(*again, *words)
     assert case.wait(300) == 0, case.err
-    (search,) = json.loads(case.out)["searches"]
-    assert [(trial["number"], trial["state"]) for trial in search["trials"]] == [(n, "completed") for n in range(3)]
     assert "trial 0: " not in case.err
     runs = trial_runs(environment)
     assert len(runs) == 3
     assert (runs[0] / "result.json").read_bytes() == first
-    again = fork("tune", *words, *SEARCH, "--json")
-    assert again.wait(60) == 0, again.err
-    assert json.loads(again.out) == json.loads(case.out)
-    assert "3 done" in again.err
+    if number == signal.SIGINT:
+        assert len(results(environment)) == 1
+        return
+    (search,) = json.loads(case.out)["searches"]
+    assert [(trial["number"], trial["state"]) for trial in search["trials"]] == [(n, "completed") for n in range(3)]
+    repeated = fork(*again, *words)
+    assert repeated.wait(60) == 0, repeated.err
+    assert json.loads(repeated.out) == json.loads(case.out)
+    assert "3 done" in repeated.err
 
 
 @pytest.mark.parametrize(
@@ -125,27 +136,19 @@ def test_a_search_that_was_killed_goes_on_and_does_no_trial_twice(fork, environm
         (["space=rates", "--jobs", "0"], 2, "--jobs: 0 is out of range"),
     ],
 )
-def test_what_cannot_be_searched_is_told_in_one_line(orca, environment, words, settings, code, told, tmp_path):
+def test_what_cannot_be_searched_is_told_in_one_line(refused, environment, words, settings, code, told, tmp_path):
     (tmp_path / "bad.yaml").write_text("params: {train.lr: [1.0e-3], train.learning_rate: [1.0]}\n")
-    ended, out, err = orca("tune", *words, *settings)
-    (line,) = err.strip().splitlines()
-    assert ended == code
-    assert line.startswith("orca: error: ")
-    assert told in line
-    assert out == ""
+    assert refused(code, ["tune", *words, *settings], told) == ""
     assert not environment.exists()
 
 
-def test_a_run_without_test_says_so_and_does_not_change_the_identity_of_others(orca, environment, small, completed):
-    code, out, err = orca("run", *small, "test=false", "metric=none")
-    assert code == 0, err
-    assert "none: the test split stayed closed (test=false)" in out
-    (closed,) = [result for result in results(environment) if not result["test_reads"]]
-    assert (closed["variant"]["test"], closed["comparison"]) == ("false", None)
-    code, out, err = orca("report")
-    assert code == 0, err
+@pytest.mark.usefixtures("completed")
+def test_a_run_without_test_says_so_and_does_not_change_the_identity_of_others(run, orca, small):
+    done = run(*small, "test=false", "metric=none")
+    assert "none: the test split stayed closed (test=false)" in done.out
+    assert (done.result["variant"]["test"], done.result["comparison"]) == ("false", None)
+    assert orca("report")[0] == 0
     assert "already completed" in orca("run", *small, "test=true")[2]
-    assert orca("run", *small, "test=false", "train.validate_on=test")[0] == 10
 
 
 @pytest.mark.slow
@@ -165,18 +168,3 @@ def test_two_workers_and_seeds_and_arms(fork, environment, words):
                 assert len(set(row["facts"]["runs"])) == 2
         assert f"metric={search['arm']}" in search["next"]
         assert search["hparams"].endswith(f"digits-minilm-{search['arm']}.yaml")
-
-
-@pytest.mark.slow
-def test_ctrl_c_saves_the_trial_and_the_command_goes_on(fork, environment, words):
-    case = fork("tune", *words, *SEARCH)
-    wait_for(case, "trial 1: train.lr")
-    case.send(signal.SIGINT)
-    assert case.wait(60) == 130
-    assert "rerun the same command" in case.err
-    case = fork(
-        "run", "tune=asha", *words, "hparams=weak", "tune.space=rates", "tune.trials=3", "tune.rungs=0", "metric=none"
-    )
-    assert case.wait(300) == 0, case.err
-    assert len(trial_runs(environment)) == 3
-    assert len(results(environment)) == 1

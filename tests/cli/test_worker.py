@@ -17,27 +17,27 @@ CHEAP = "tests.reliability.job_faults:stages:{};{};{}"
 
 
 @pytest.fixture
-def enqueue(environment, capfd):
-    """Put a sweep into the folder of runs; returns its name."""
+def said(environment, capfd):
+    """Call the command line in this process; returns what it says, read from JSON."""
 
     def call(*words):
         capfd.readouterr()
-        assert main(["run", "-m", *words, "baselines=none", "--enqueue", "--json"]) == 0
-        return json.loads(capfd.readouterr().out)["sweep"]
+        assert main([*words, "--json"]) == 0
+        return json.loads(capfd.readouterr().out)
 
     return call
 
 
 @pytest.fixture
-def jobs(environment, capfd):
+def enqueue(said):
+    """Put a sweep into the folder of runs; returns its name."""
+    return lambda *words: said("run", "-m", *words, "baselines=none", "--enqueue")["sweep"]
+
+
+@pytest.fixture
+def jobs(said):
     """Return the records of a sweep's jobs, as `orca worker --list` gives them."""
-
-    def call(name):
-        capfd.readouterr()
-        assert main(["worker", "--list", name, "--json"]) == 0
-        return json.loads(capfd.readouterr().out)["jobs"]
-
-    return call
+    return lambda name: said("worker", "--list", name)["jobs"]
 
 
 @pytest.fixture
@@ -114,25 +114,6 @@ def test_a_run_that_is_another_one_on_this_machine_is_refused(enqueue, worker, t
     assert not run_folders(environment)
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["run", "--enqueue", "seed=0"], "--enqueue: applies only to sweeps; add -m"),
-        (["run", "-m", "--enqueue", "--at-once", "2", "seed=0"], "--at-once: has no effect with --enqueue"),
-        (["run", "-m", "--enqueue", "--force", "seed=0"], "--force: does not go with --enqueue"),
-        (["run", "-m", "--enqueue", "hydra/launcher=basic"], "--enqueue: has no effect with another launcher"),
-        (["worker"], "SWEEP: the name of a sweep is needed; orca run -m ... --enqueue makes one"),
-        (["worker", "mine"], "SWEEP: no such sweep: 'mine'"),
-        (["worker", "mine", "--retries", "-1"], "--retries: -1 is out of range; allowed: 0 or more"),
-        (["worker", "mine", "--lease", "0"], "--lease: 0 is out of range; allowed: 1 or more"),
-    ],
-)
-def test_options_are_checked(environment, capfd, words, told):
-    assert main(words) == 2
-    assert told in capfd.readouterr().err
-    assert not environment.exists()
-
-
 @pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("USR1", 75)])
 def test_a_stopped_worker_gives_its_job_back(enqueue, jobs, worker, notes, environment, name, code):
     sweep = enqueue("metric=none", "seed=0,1")
@@ -178,17 +159,6 @@ def test_four_workers_of_which_two_are_killed_do_forty_runs_once(enqueue, jobs, 
     records = jobs(name)
     assert {record["state"] for record in records} == {"done"}
     assert sum(record["lost"] for record in records) <= 2  # at most what the killed ones had
-
-
-@pytest.mark.slow
-def test_eight_workers_at_once_do_no_job_twice(enqueue, jobs, worker, notes, environment):
-    name = enqueue("metric=none", "seed=range(16)")
-    cases = [worker(name, "-q") for _ in range(8)]
-    for case in cases:
-        assert case.wait(300) == 0, case.err
-    assert notes("start") == notes("end") == {str(seed): 1 for seed in range(16)}
-    assert len(run_folders(environment)) == 16
-    assert {(record["state"], record["attempts"]) for record in jobs(name)} == {("done", 1)}
 
 
 @pytest.mark.slow

@@ -11,12 +11,12 @@ import torch
 
 from orca_cli.stages import minutes
 from orca_cli.training import engine
-from tests.cli.conftest import environment, fork, home, orca, small, tiny  # noqa: F401 - fixtures
+from tests.cli.conftest import environment, fork, home, orca, run, small, tiny  # noqa: F401 - fixtures
 from tests.device.emulated import emulated
 
 RUN = [
     "source.size=120", "align.epochs=2", "align.source_points=60", "align.max_samples=6", "align.check_every=1",
-    "align.exact=true", "align.classes_per_problem=0", "align.select=last", "train.epochs=2", "train.warmup_epochs=0",
+    "align.exact=true", "align.classes_per_problem=0", "train.epochs=2", "train.warmup_epochs=0",
     "train.batch_size=4", "train.accumulation=2", "train.clip=0.5", "train.lr=1e-3",
 ]  # fmt: skip
 
@@ -74,7 +74,7 @@ def words(tiny, tmp_path):  # noqa: F811 - the fixture
         group = {"bert": "minilm", "swin": "swin_tiny"}.get(body, body)
         source = "stdlib_docs" if body == "bert" else "digits"
         return [
-            "run", "task=arrays", f"task.kind={targets}", f"task.train={file}", f"body={group}",
+            "task=arrays", f"task.kind={targets}", f"task.train={file}", f"body={group}",
             f"body.checkpoint={tiny[body]}", f"source={source}", f"task.missing_targets={str(missing > 0).lower()}",
             f"paths.cache={tmp_path / 'cold'}", *RUN,
         ]  # fmt: skip
@@ -85,16 +85,11 @@ def words(tiny, tmp_path):  # noqa: F811 - the fixture
 def fail_at(patch, number):
     """Let optimizer step `number` of a run fail, the steps that are timed before it not counted; no other rate mends it."""
     patch.setattr(minutes, "measure", lambda *words: None)
-    patch.setattr(torch.optim.AdamW, "step", failing_at(torch.optim.AdamW.step, number))
-
-
-def failing_at(step, number):
-    """Return an optimizer's step of which call `number` fails."""
-    calls = itertools.count(1)
+    calls, step = itertools.count(1), torch.optim.AdamW.step
 
     def broken(*words, **settings):
         if next(calls) == number:
             raise RuntimeError("test")
         return step(*words, **settings)
 
-    return broken
+    patch.setattr(torch.optim.AdamW, "step", broken)

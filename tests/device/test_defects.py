@@ -6,9 +6,7 @@ That the program without them passes is in `test_runs.py`.
 import dataclasses
 
 import pytest
-import torch
 
-from orca_cli.metrics import minibatch_ot
 from orca_cli.metrics.transport import annealed, label_distances
 from orca_cli.models.bodies.base import ImageBody
 from orca_cli.models.embedders.convolution import ConvolutionEmbedder
@@ -23,169 +21,89 @@ from tests.device.conftest import fail_at
 REFUSED = ("expected all tensors to be on the same device", "can't convert lazy device type tensor to numpy")
 
 
-def targets_of_a_batch(patch):
-    move = Engine.move
-    patch.setattr(Engine, "move", lambda self, batch: dataclasses.replace(move(self, batch), y=batch.y))
+def fields(**changes):
+    """Return what takes fields of a result, name -> function, through a change."""
+    return lambda found, *_: dataclasses.replace(
+        found, **{n: change(getattr(found, n)) for n, change in changes.items()}
+    )
 
 
-def inputs_of_a_batch(patch):
-    move = Engine.move
-    patch.setattr(Engine, "move", lambda self, batch: dataclasses.replace(move(self, batch), x=batch.x))
+def to_cpu(found, *_):
+    """Take all tensors of a result to the CPU."""
+    if isinstance(found, dict):
+        return {name: value.cpu() for name, value in found.items()}
+    return found.cpu()
 
 
-def constants_of_a_metric(patch):
-    def problem(*words, **more):
-        made = Problem(*words, **more)
-        return dataclasses.replace(made, prepared={name: value.cpu() for name, value in made.prepared.items()})
-
-    patch.setattr(compared, "Problem", problem)
+def outputs_to_device(found, engine, *_):
+    outputs, targets = found
+    return outputs.to(engine.device), targets
 
 
-def points_of_the_source(patch):
-    def problem(*words, **more):
-        made = Problem(*words, **more)
-        return dataclasses.replace(made, source=dataclasses.replace(made.source, x=made.source.x.cpu()))
-
-    patch.setattr(compared, "Problem", problem)
-
-
-def labels_of_the_target(patch):
-    points = Problem.points
-
-    def labelled(*words, **more):
-        return [dataclasses.replace(found, labels=found.labels.cpu()) for found in points(*words, **more)]
-
-    patch.setattr(Problem, "points", labelled)
-
-
-def positions_of_an_embedder(patch):
-    init = ConvolutionEmbedder.__init__
-
-    def plain(self, *words, **more):
-        init(self, *words, **more)
-        positions = self.positions.detach()
-        del self.positions
-        self.positions = positions  # neither a parameter nor a buffer, so it does not move
-
-    patch.setattr(ConvolutionEmbedder, "__init__", plain)
-
-
-def scale_of_the_features(patch):
-    init = FilterBank.__init__
-
-    def plain(self, *words, **more):
-        init(self, *words, **more)
-        for name in ("sample_mean", "sample_deviation"):
-            value = getattr(self, name)
-            delattr(self, name)
-            setattr(self, name, value)
-
-    patch.setattr(FilterBank, "__init__", plain)
+X = fields(x=to_cpu)
+# name -> (owner, function, what becomes of its result, metrics whose runs end)
+RESULTS = {
+    "targets of a batch": (Engine, "move", fields(y=to_cpu), ["none"]),
+    "inputs of a batch": (Engine, "move", X, ["none", "moments"]),
+    "constants of a metric": (compared, "Problem", fields(prepared=to_cpu), ["moments", "otdd_reference"]),
+    "points of the source": (compared, "Problem", fields(source=X), ["euclidean"]),
+    "labels of the target": (
+        Problem,
+        "points",
+        lambda found, *_: [fields(labels=to_cpu)(one) for one in found],
+        ["otdd"],
+    ),
+    "mask of an embedder": (ConvolutionEmbedder, "mask", to_cpu, ["none"]),
+    "levels of annealing": (annealed.Annealing, "levels", fields(reg=to_cpu, step=to_cpu), ["otdd_reference"]),
+    "weights of a class": (label_distances, "index_classes", fields(weights=to_cpu), ["otdd"]),
+    "outputs of an evaluation": (finetune, "predict", outputs_to_device, ["none"]),
+}
+# name -> (module, what it registers, metric): neither a parameter nor a buffer, it does not move
+STATE = {
+    "positions of an embedder": (ConvolutionEmbedder, ["positions"], "none"),
+    "scale of the features": (FilterBank, ["sample_mean", "sample_deviation"], "none"),
+    "filters of a bank": (FilterBank, ["weight"], "moments"),
+    "scale of the targets": (TransferModel, ["scale_mean", "scale_std"], "none"),
+}
+FOUND = [(name, metric) for name, (*_, metrics) in RESULTS.items() for metric in metrics]
+FOUND += [(name, metric) for name, (*_, metric) in STATE.items()]
+FOUND.append(("layer that embeds the source", "moments"))
 
 
-def filters_of_a_bank(patch):
-    features = FilterBank._features
+def put(patch, name):
+    """Put a defect into the program."""
+    if name in RESULTS:
+        owner, function, change, _ = RESULTS[name]
+        whole = getattr(owner, function)
+        patch.setattr(owner, function, lambda *words, **more: change(whole(*words, **more), *words))
+    elif name in STATE:
+        owner, names, _ = STATE[name]
+        init = owner.__init__
 
-    def left(self, *words):
-        kept = self.weight
-        self.weight = kept.cpu()
-        try:
-            return features(self, *words)
-        finally:
-            self.weight = kept
+        def plain(self, *words, **more):
+            init(self, *words, **more)
+            for name in names:
+                value = getattr(self, name).detach()
+                delattr(self, name)
+                setattr(self, name, value)
 
-    patch.setattr(FilterBank, "_features", left)
+        patch.setattr(owner, "__init__", plain)
+    else:
+        embed = ImageBody.embed_source
 
+        def stays(self, inputs):
+            patch.setattr(type(self.embeddings), "to", lambda module, *_: module)
+            return embed(self, inputs)
 
-def mask_of_an_embedder(patch):
-    mask = ConvolutionEmbedder.mask
-    patch.setattr(ConvolutionEmbedder, "mask", lambda *words: torch.ones(mask(*words).shape, dtype=torch.bool))
-
-
-def scale_of_the_targets(patch):
-    init = TransferModel.__init__
-
-    def plain(self, *words, **more):
-        init(self, *words, **more)
-        for name in ("scale_mean", "scale_std"):
-            value = getattr(self, name)
-            delattr(self, name)
-            setattr(self, name, value)
-
-    patch.setattr(TransferModel, "__init__", plain)
-
-
-def layer_that_embeds_the_source(patch):
-    embed = ImageBody.embed_source
-
-    def stays(self, inputs):
-        patch.setattr(type(self.embeddings), "to", lambda module, *_: module)
-        return embed(self, inputs)
-
-    patch.setattr(ImageBody, "embed_source", stays)
-
-
-def levels_of_annealing(patch):
-    levels = annealed.Annealing.levels
-
-    def left(self, squares, like):
-        return levels(self, squares, torch.empty(0, dtype=like.dtype))
-
-    patch.setattr(annealed.Annealing, "levels", left)
-
-
-def weights_of_the_points_of_a_class(patch):
-    index = label_distances.index_classes
-
-    def left(*words):
-        found = index(*words)
-        return dataclasses.replace(found, weights=found.weights.cpu())
-
-    patch.setattr(label_distances, "index_classes", left)
-
-
-def matchings_of_small_samples(patch):
-    match = minibatch_ot._match
-    patch.setattr(minibatch_ot, "_match", lambda costs: match(costs).cpu())
-
-
-def outputs_of_an_evaluation(patch):
-    predict = finetune.predict
-
-    def left(engine, *words):
-        outputs, targets = predict(engine, *words)
-        return outputs.to(engine.device), targets
-
-    patch.setattr(finetune, "predict", left)
-
-
-FOUND = [
-    (targets_of_a_batch, "metric=none"),
-    (inputs_of_a_batch, "metric=none"),
-    (inputs_of_a_batch, "metric=moments"),
-    (constants_of_a_metric, "metric=moments"),
-    (constants_of_a_metric, "metric=otdd_reference"),
-    (points_of_the_source, "metric=euclidean"),
-    (labels_of_the_target, "metric=otdd"),
-    (positions_of_an_embedder, "metric=none"),
-    (scale_of_the_features, "metric=none"),
-    (filters_of_a_bank, "metric=moments"),
-    (mask_of_an_embedder, "metric=none"),
-    (scale_of_the_targets, "metric=none"),
-    (layer_that_embeds_the_source, "metric=moments"),
-    (levels_of_annealing, "metric=otdd_reference"),
-    (weights_of_the_points_of_a_class, "metric=otdd"),
-    (matchings_of_small_samples, "metric=minibatch_ot"),
-    (outputs_of_an_evaluation, "metric=none"),
-]
+        patch.setattr(ImageBody, "embed_source", stays)
 
 
 @pytest.mark.parametrize(("defect", "metric"), FOUND)
 def test_what_is_left_on_the_cpu_ends_a_run(orca, words, on_device, monkeypatch, defect, metric):
-    body = "vit" if defect is positions_of_an_embedder else "swin"
-    targets = "dense" if defect is scale_of_the_targets else "classes"
-    defect(monkeypatch)
-    code, _, err = orca(*words(body, (1, 8, 8), targets), metric)
+    body = "vit" if defect == "positions of an embedder" else "swin"
+    targets = "dense" if defect == "scale of the targets" else "classes"
+    put(monkeypatch, defect)
+    code, _, err = orca("run", *words(body, (1, 8, 8), targets), f"metric={metric}")
     assert code != 0
     assert any(message in err for message in REFUSED), err
 
@@ -193,7 +111,7 @@ def test_what_is_left_on_the_cpu_ends_a_run(orca, words, on_device, monkeypatch,
 @pytest.mark.parametrize("metric", ["none", "moments"])
 def test_the_state_of_an_optimizer_that_is_restored_to_the_cpu_ends_a_run(orca, words, on_device, monkeypatch, metric):
     """In stage 3 without alignment, in stage 2 with it."""
-    command = [*words("swin", (1, 8, 8)), f"metric={metric}", "train.checkpoint_s=0"]
+    command = ["run", *words("swin", (1, 8, 8)), f"metric={metric}", "train.checkpoint_s=0"]
     with monkeypatch.context() as patch:
         fail_at(patch, 2)
         code, _, _ = orca(*command)

@@ -1,7 +1,5 @@
 """How often the host waits for a GPU: in a solver once for every look at the error, in a metric a few times besides."""
 
-from collections import Counter
-
 import pytest
 import torch
 
@@ -36,46 +34,29 @@ def batch(device, problems=5, rows=40, columns=9):
     return [tensor.to(device) for tensor in (torch.stack(costs), a, b)]
 
 
-def count_calls(monkeypatch, module, *names):
-    calls = Counter()
-
-    def counting(name, function):
-        def call(*words, **more):
-            calls[name] += 1
-            return function(*words, **more)
-
-        return call
-
-    for name in names:
-        monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
-    return calls
-
-
 def total(counter, *files):
     return sum(number for place, number in counter.items() if not files or place.startswith(files))
 
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
-def test_newton_waits_once_for_every_evaluation(device, monkeypatch, tolerance):
-    calls = count_calls(monkeypatch, newton, "_evaluate", "_descend")
+def test_newton_waits_twice_an_iteration_at_most(device, tolerance):
     cost, a, b = batch(device)
     with counted() as transfers:
         found = newton.solve(cost, a, b, 0.05, tolerance=tolerance, max_iterations=30, scaling=0.25)
     assert found.iterations > 10
-    # And once for the largest cost, and for padding whenever it starts.
-    assert total(transfers.reads) <= calls["_evaluate"] + calls["_descend"] + 1
+    # One of the step, and one of each length that is tried of it; and for padding and the largest cost at the start.
+    assert total(transfers.reads) <= 2 * found.iterations + 4
     assert not transfers.writes
 
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
-def test_sinkhorn_waits_once_in_eight_iterations_and_once_at_every_level(device, monkeypatch, tolerance):
-    calls = count_calls(monkeypatch, sinkhorn, "_sweep")
+def test_sinkhorn_waits_once_in_eight_iterations_and_once_at_every_level(device, tolerance):
     cost, a, b = batch(device)
     with counted() as transfers:
         found = sinkhorn.solve(cost, a, b, 0.05, tolerance=tolerance, max_iterations=200, scaling=0.25)
     levels = len(sinkhorn.annealing(float(cost.amax()), 0.05, 0.25))
     assert found.iterations > 8 * levels
-    assert total(transfers.reads) <= 1 + levels + calls["_sweep"] / 8
+    assert total(transfers.reads) <= 1 + levels + found.iterations / 8
     assert not transfers.writes
 
 
@@ -104,7 +85,7 @@ def test_annealing_never_waits(device):
 
 
 @pytest.mark.parametrize("name", sorted(set(configuration.choices("metric")) - {"none"}))
-def test_a_distance_waits_a_few_times_beside_its_solvers(device, monkeypatch, name):
+def test_a_distance_waits_a_few_times_beside_its_solvers(device, name):
     """Whatever the number of points: in the solvers for what they look at, elsewhere a number that is known."""
     metric = parts.build(configuration.content(configuration.choices("metric")[name]), "metric")
     beside = []
@@ -113,13 +94,8 @@ def test_a_distance_waits_a_few_times_beside_its_solvers(device, monkeypatch, na
         source = Features(x.to(device), (torch.arange(n) % 4).to(device), 4)
         target = Features(z.to(device).requires_grad_(), (torch.arange(m) % 3).to(device), 3)
         prepared = {key: value.to(device) for key, value in metric.prepare(source).items()}
-        with monkeypatch.context() as patch:
-            evaluations = count_calls(patch, newton, "_evaluate", "_descend", "solve")
-            sweeps = count_calls(patch, sinkhorn, "_sweep", "softmin", "solve")
-            with counted() as transfers:
-                metric.distance(source, prepared, target).value.backward()
-        looks = total(evaluations) + total(sweeps)
-        assert total(transfers.reads, *SOLVERS) <= looks
+        with counted() as transfers:
+            metric.distance(source, prepared, target).value.backward()
         beside.append(total(transfers.reads) - total(transfers.reads, *SOLVERS))
     assert beside[0] == beside[1]
     assert beside[1] <= BESIDE_SOLVERS.get(name, USUAL), transfers.reads
@@ -131,7 +107,7 @@ def test_a_step_of_stage_3_waits_once_for_its_result(device, words, environment,
     """With masked losses and batches of unequal weight; a CPU hands over pinned batches without waiting."""
     more = [f"train.accumulation={accumulation}", f"train.clip={clip}"]
     with compose.session() as session:
-        config = session.compose([*words("swin", (1, 8, 8), "dense", missing=0.3)[1:], *more]).config
+        config = session.compose([*words("swin", (1, 8, 8), "dense", missing=0.3), *more]).config
     built = build(config, LogReporter())
     built.model.to(device)
     with TrainingPlan(built.config, built, Engine(device, "fp32")) as plan:

@@ -1,88 +1,401 @@
-"""Finetune modes on real bodies: what they train, and that a checkpoint holds that and no frozen weight of the body."""
+"""Finetune modes on real bodies: what they train, what a checkpoint of it holds, and known answers."""
 
+import copy
+import importlib.util
+
+import numpy as np
 import pytest
 import torch
+import yaml
 
-from orca_cli.exceptions import CheckpointError
+from orca_cli import parts
+from orca_cli.configuration import config_dir
+from orca_cli.exceptions import CheckpointError, ConfigError
+from orca_cli.finetuning.bitfit import BitFit
 from orca_cli.finetuning.frozen import Frozen
 from orca_cli.finetuning.full import Full
 from orca_cli.finetuning.head import Head
+from orca_cli.finetuning.ia3 import IA3, last_of_networks
 from orca_cli.finetuning.layernorm import LayerNorm
+from orca_cli.finetuning.lora import LoRA
+from orca_cli.finetuning.prompt import Prompt
 from orca_cli.finetuning.scratch import Scratch
+from orca_cli.finetuning.visual_prompt import Border, VisualPrompt
 from orca_cli.models.assembly import build_model
-from orca_cli.models.bodies import swin, text
-from tests.checkpoints import save_tiny_bert, save_tiny_swin
+from orca_cli.models.bodies import auto
+from orca_cli.models.ensemble import twin
+from tests.checkpoints import save_tiny
 
-MODES = [Frozen, Full, Head, LayerNorm, Scratch]
+BODIES = [path.stem for path in (config_dir() / "body").glob("*.yaml")]
+needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="the extra lora is not installed")
+SHAPES = {"bert": (2, 40), "swin": (3, 12, 12), "vit": (3, 12, 12)}
 
 
-@pytest.fixture(scope="module", params=["bert", "swin"])
-def make(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bodies")
-    path = {"bert": save_tiny_bert, "swin": save_tiny_swin}[request.param](folder / request.param)
-    family = {"bert": text, "swin": swin}[request.param]
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bodies")
+    return {name: str(save_tiny(name, root / name)) for name in SHAPES}
 
-    def model():
-        body = family.load(str(path))
-        return build_model(body=body, kind="classes", input_shape=(2, 40), num_outputs=3, seed=0)
+
+@pytest.fixture
+def make(checkpoints):
+    def model(name, kind="classes", pooling="mean", **more):
+        body = auto.load(checkpoints[name])
+        settings = {"kind": kind, "input_shape": SHAPES[name], "num_outputs": 3, "pooling": pooling, "seed": 0}
+        return build_model(body=body, **settings | more).eval()
 
     return model
 
 
+def inputs(name, n=4):
+    return torch.randn((n, *SHAPES[name]), generator=torch.Generator().manual_seed(0))
+
+
 def trained(model):
-    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_mode_trains_what_it_says_and_applying_it_again_changes_nothing(make, mode):
-    model = make()
-    mode().apply(model)
-    names = trained(model)
+def step(model, x):
+    """Take one optimizer step on some loss."""
+    optimizer = torch.optim.SGD(trained(model).values(), lr=0.5)
+    model(x).square().mean().backward()
+    optimizer.step()
+
+
+def seen(model):
+    """Return a list that gets the shape of every sequence that the body's first linear layer takes."""
+    shapes = []
+    first = model.body.get_submodule(model.body.linear_names("query")[0])
+    first.register_forward_pre_hook(lambda _, arguments: shapes.append(tuple(arguments[0].shape)))
+    return shapes
+
+
+MODES = {
+    "lora, bert": ("bert", lambda: LoRA(rank=2)),
+    "lora, swin": ("swin", lambda: LoRA(rank=2, roles=["query", "feed_forward"])),
+    "lora, vit": ("vit", lambda: LoRA(rank=2, dropout=0.1)),
+    "ia3, bert": ("bert", IA3),
+    "ia3, swin": ("swin", lambda: IA3(roles=["value", "feed_forward"])),
+    "bitfit, bert": ("bert", BitFit),
+    "bitfit, swin": ("swin", BitFit),
+    "prompt, bert": ("bert", lambda: Prompt(tokens=3)),
+    "prompt, vit": ("vit", lambda: Prompt(tokens=3, depth="deep", train_embedder=False)),
+    "visual prompt, swin": ("swin", VisualPrompt),
+} | {
+    f"{mode.__name__.lower()}, {name}": (name, mode)
+    for mode in (Frozen, Full, Head, LayerNorm, Scratch)
+    for name in ("bert", "swin")
+}
+
+
+def without_adapters(model):
+    """Return the names that each mode without parameters of its own trains."""
     everything = {name for name, _ in model.named_parameters()}
-    own = {name for name in everything if not name.startswith("body.")}
-    norms = {
-        f"body.{path}.{name}"
-        for path, module in model.body.named_modules()
-        if isinstance(module, torch.nn.LayerNorm)
-        for name, _ in module.named_parameters()
-    }
+    new = {name for name in everything if not name.startswith("body.")}
+    body = dict(model.body.named_modules())
+    norms = {path for path, module in body.items() if isinstance(module, torch.nn.LayerNorm)}
+    norms = {f"body.{path}.{name}" for path in norms for name, _ in body[path].named_parameters()}
     assert norms
-    expected = {
-        Full: everything,
-        Scratch: everything,
-        LayerNorm: own | norms,
-        Frozen: own,
-        Head: {name for name in everything if name.startswith("predictor.")},
-    }[mode]
-    assert names == expected
-    mode().apply(model)
-    assert trained(model) == names
+    head = {name for name in everything if name.startswith("predictor.")}
+    return {Full: everything, Scratch: everything, LayerNorm: new | norms, Frozen: new, Head: head}
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_what_is_saved_brings_back_the_trained_model_on_a_fresh_body(make, mode):
-    model, fresh = make(), make()
+def cases():
+    return [pytest.param(name, marks=needs_peft if name.startswith(("lora", "ia3")) else ()) for name in MODES]
+
+
+@pytest.mark.parametrize("case", cases())
+def test_a_mode_trains_what_it_says_and_a_checkpoint_of_it_brings_the_model_back(make, case):
+    name, mode = MODES[case]
+    x, model, fresh = inputs(name), make(name), make(name)
+    expected = without_adapters(model).get(mode)
     mode().apply(model)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter))
-    state = mode().trainable_state(model)
+    model.eval()
+    names = set(trained(model))
+    assert names == (expected or names)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    step(model, x)
+    step(model, x)  # A of LoRA has no gradient while B is 0
+    after = model.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed <= names
+    assert any(key.startswith("predictor.") for key in changed)
+    own = {key for key in names if key.startswith(("body.", "border."))}
+    assert bool(own) == (mode not in (Frozen, Head))
+    assert not own or len(own & changed) > len(own) / 2  # biases of keys have no gradient
+    mode().apply(model)  # changes nothing
+    assert set(trained(model)) == names
+    assert model.state_dict().keys() == before.keys()
+
+    state, outputs = mode().trainable_state(model), model(x)
+    frozen = {key for key, value in model.body.named_parameters() if not value.requires_grad}
+    assert not {f"body.{key}" for key in frozen} & set(state)
+    step(model, x)  # what was saved are copies
+    torch.manual_seed(7)  # other first values
     mode().apply(fresh)
-    mode().load_trainable_state(fresh, state)
-    x = torch.randn(2, 2, 40)
-    assert torch.equal(model.eval()(x), fresh.eval()(x))
-    frozen = {f"body.{name}" for name, parameter in model.body.named_parameters() if not parameter.requires_grad}
-    assert not frozen & set(state)
+    mode().load_trainable_state(fresh.eval(), state)
+    assert torch.equal(fresh(x), outputs)
+    other = twin(fresh, state)  # as for several members: own weights, shared body
     with torch.no_grad():
-        next(iter(model.predictor.parameters())).add_(1.0)
-    assert torch.equal(fresh(x), fresh.eval()(x))  # copies: what is trained on does not change what was saved
+        for value in trained(other).values():
+            value.zero_()
+    assert torch.equal(fresh(x), outputs)
+    assert not torch.equal(other(x), outputs)
 
 
 def test_the_checkpoint_of_another_mode_is_refused(make):
-    model = make()
+    model = make("bert")
     Head().apply(model)
     state = Head().trainable_state(model)
     Full().apply(model)
     with pytest.raises(CheckpointError, match="does not fit the model"):
         Full().load_trainable_state(model, state)
+
+
+@pytest.mark.parametrize("case", cases())
+def test_first_values_follow_from_the_seed(make, case):
+    name, mode = MODES[case]
+    states = []
+    for seed in (1, 1, 2):
+        model = make(name)
+        torch.manual_seed(seed)
+        mode().apply(model)
+        states.append(mode().trainable_state(model))
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    is_drawn = case.startswith(("lora", "prompt"))
+    assert is_drawn == any(not torch.equal(states[0][key], states[2][key]) for key in states[0])
+
+
+def merge_lora(plain, adapted):
+    """The definition: W + (alpha / rank) B A."""
+    paths = [path for role in ("query", "value") for path in plain.linear_names(role)]
+    for path in paths:
+        layer = adapted.get_submodule(path)
+        assert layer.lora_A["default"].weight.shape[0] == 2
+        plain.get_submodule(path).weight += 3.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    return len(paths)
+
+
+def merge_ia3(plain, adapted):
+    """The definition: rows of keys and values, columns of the last layer of each feed-forward network."""
+    rows = [*plain.linear_names("key"), *plain.linear_names("value")]
+    for path in rows:
+        factors, layer = adapted.get_submodule(path).ia3_l["default"], plain.get_submodule(path)
+        layer.weight *= factors
+        layer.bias *= factors[:, 0] if layer.bias is not None else 1
+    columns = [path for path, part in adapted.named_modules() if getattr(part, "is_feedforward", False)]
+    for path in columns:
+        layer = plain.get_submodule(path)
+        assert layer.in_features > layer.out_features
+        layer.weight *= adapted.get_submodule(path).ia3_l["default"]
+    return len(rows) + len(columns)
+
+
+@needs_peft
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    ("mode", "merge", "ending"),
+    [(lambda: LoRA(rank=2, alpha=6.0), merge_lora, ".lora_A"), (IA3, merge_ia3, ".ia3_l")],
+    ids=["lora", "ia3"],
+)
+def test_a_mode_of_peft_starts_as_the_frozen_model_and_can_be_merged(make, name, mode, merge, ending):
+    x, model, plain = inputs(name), make(name), make(name)
+    mode().apply(model)
+    Head().apply(plain)  # torch picks its kernels by what needs a gradient
+    assert torch.equal(model(x), plain(x))
+    step(model, x)
+    expected = model(x).detach()
+    assert not torch.allclose(expected, plain(x))
+    model.body, adapted = plain.body, model.body
+    with torch.no_grad():
+        assert merge(plain.body, adapted) == len([path for path, _ in adapted.named_modules() if path.endswith(ending)])
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_last_layer_of_every_feed_forward_network():
+    names = [f"h.0.mlp.{name}" for name in ("gate", "up", "down")]
+    names += ["h.10.mlp.gate", "h.10.mlp.down", "s.1.b.0.out", "s.1.b.1.out"]
+    assert last_of_networks(names) == ["h.0.mlp.down", "h.10.mlp.down", "s.1.b.0.out", "s.1.b.1.out"]
+
+
+@needs_peft
+def test_the_roles_of_lora_are_the_bodys_own(make):
+    for roles in (["query"], ["key", "output"], ["feed_forward"]):
+        model = make("swin")
+        wanted = {f"body.{path}" for role in roles for path in model.body.linear_names(role)}
+        LoRA(rank=1, roles=roles).apply(model)
+        assert {key.partition(".lora_")[0] for key in trained(model) if ".lora_" in key} == wanted
+    model = make("bert")
+    model.body.linears = {"output": model.body.linears["output"]}
+    with pytest.raises(ConfigError, match="no linear layers of the roles query, value; allowed for this body: output"):
+        LoRA().apply(model)
+
+
+def test_bitfit_trains_the_biases_of_linear_layers_and_norms(make):
+    for name in SHAPES:
+        model = make(name)
+        BitFit().apply(model)
+        parts = dict(model.body.named_modules())
+        kinds = (torch.nn.Linear, torch.nn.LayerNorm)
+        biases = {f"{key}.bias" for key, part in parts.items() if isinstance(part, kinds) and part.bias is not None}
+        assert {key.removeprefix("body.") for key in trained(model) if key.startswith("body.")} == biases
+        assert biases
+    for part in model.body.modules():
+        if hasattr(part, "bias"):
+            part.bias = None
+    with pytest.raises(ConfigError, match="no biases to train"):
+        BitFit().apply(model)
+
+
+@pytest.mark.parametrize("depth", ["shallow", "deep"])
+@pytest.mark.parametrize(
+    ("name", "kind", "pooling"),
+    [
+        ("bert", "classes", "mean"),
+        ("bert", "classes", "class_token"),
+        ("bert", "dense", "mean"),
+        ("vit", "dense", "mean"),
+    ],
+)
+def test_a_prompt_is_more_tokens_for_the_body_and_outputs_of_the_same_shape(make, name, kind, pooling, depth):
+    x, model, plain = inputs(name), make(name, kind, pooling), make(name, kind, pooling)
+    Prompt(tokens=5, depth=depth).apply(model)
+    shapes, bare = seen(model), seen(plain)
+    before, expected = model(x), plain(x)
+    assert before.shape == expected.shape
+    assert shapes[0] == (4, bare[0][1] + 5, 32)
+    features = model.features(x)
+    assert features.x.shape[1] == bare[0][1] + 5
+    assert features.prefix == plain.features(x).prefix + 5
+    # Every prompt has an effect: that of a layer on the layers from there on.
+    prompts = [part for part in model.body.modules() if hasattr(part, "joined")]
+    assert len(prompts) == (2 if depth == "deep" else 1)
+    for part in prompts:
+        with torch.no_grad():
+            part.x.neg_()
+        assert not torch.allclose(model(x), before)
+        before = model(x)
+
+
+def test_a_deep_prompt_replaces_what_the_layer_before_made_of_the_last_one(make):
+    """By hand, on a ViT: the layers one after the other, with its prompt after the classification token."""
+    x, model = inputs("vit"), make("vit")
+    body = copy.deepcopy(model.body)
+    Prompt(tokens=3, depth="deep").apply(model)
+    first, second = model.body.prompt.x, model.body.layers[1].prompt.x
+    tokens = model.embed(x).x
+    start = model.embedder.class_token.view(1, 1, -1).expand(4, -1, -1)
+    hidden = body.layers[0](torch.cat([start, first.expand(4, -1, -1), tokens], 1))
+    hidden = body.layers[1](torch.cat([hidden[:, :1], second.expand(4, -1, -1), hidden[:, 4:]], 1))
+    torch.testing.assert_close(model.features(x).x, body.norm(hidden))
+
+
+def test_padding_and_the_future_stay_out_with_a_prompt(make):
+    model = make("bert", "dense")
+    Prompt(tokens=3, depth="deep").apply(model)
+    valid = torch.ones(4, 40, dtype=torch.bool)
+    valid[:, 25:] = False
+    x = inputs("bert")
+    changed = torch.where(valid[:, None], x, 9.0)
+    torch.testing.assert_close(model(x, valid)[..., :25], model(changed, valid)[..., :25])
+    causal = make("bert", "dense", causal=True)
+    Prompt(tokens=3, depth="deep").apply(causal)
+    later = x.clone()
+    later[..., 20:] += 1.0
+    torch.testing.assert_close(causal(x)[..., :20], causal(later)[..., :20])
+    assert not torch.allclose(causal(x)[..., 20:], causal(later)[..., 20:])
+
+
+def test_an_exported_graph_with_a_prompt_takes_batches_of_any_size(make):
+    model = make("vit")
+    Prompt(tokens=3, depth="deep").apply(model)
+    x = inputs("vit")
+    with torch.no_grad():
+        shapes = ({0: torch.export.Dim("batch")}, None)
+        graph = torch.export.export(model, (x, None), dynamic_shapes=shapes).module()
+        for size in (1, 3):
+            torch.testing.assert_close(graph(x[:size], None), model(x[:size]))
+
+
+def test_a_body_of_windows_refuses_a_prompt_and_one_that_names_no_layers_a_deep_one(make):
+    with pytest.raises(ConfigError, match="attends by windows.*finetune=visual_prompt"):
+        Prompt().apply(make("swin"))
+    model = make("bert")
+    type(model.body).layer_list, before = "", type(model.body).layer_list
+    try:
+        with pytest.raises(ConfigError, match="does not tell its layers; use finetune.depth=shallow"):
+            Prompt(depth="deep").apply(model)
+    finally:
+        type(model.body).layer_list = before
+
+
+def test_a_border_of_30_pixels_has_as_many_numbers_as_in_the_original():
+    border = Border(3, 224, 224, 30)
+    assert sum(value.numel() for value in border.parameters()) == 2 * 3 * 30 * (224 + 224 - 60) == 69_840
+    with torch.no_grad():
+        for value in border.parameters():
+            value.fill_(1.0)
+    added = border(torch.zeros(2, 3, 224, 224))
+    expected = np.ones((224, 224))
+    expected[30:-30, 30:-30] = 0
+    assert all(np.array_equal(image, expected) for image in added.detach().numpy().reshape(-1, 224, 224))
+
+
+@pytest.mark.parametrize("kind", ["classes", "dense"])
+@pytest.mark.parametrize("name", ["swin", "vit"])
+def test_a_border_starts_as_the_frozen_model_and_is_seen_by_all_outputs(make, name, kind):
+    x, model, plain = inputs(name), make(name, kind), make(name, kind)
+    VisualPrompt().apply(model)
+    Head().apply(plain)  # torch picks its kernels by what needs a gradient
+    expected = plain(x)
+    assert torch.equal(model(x), expected)
+    with torch.no_grad():
+        model.border.top.add_(1.0)
+    moved = x.clone()
+    moved[:, :, :2] += 1.0  # 0.134 of 12 pixels
+    assert torch.equal(model(x), plain(moved))
+    assert torch.equal(model.embed(x).x, plain.embed(x).x)  # stage 2 does not see it
+
+
+def test_a_border_refuses_what_is_no_image(make):
+    with pytest.raises(ConfigError, match=r"for images .* inputs are \(2, 40\); use finetune=prompt"):
+        VisualPrompt().apply(make("bert"))
+
+
+def test_the_embedder_is_left_as_it_is_where_that_is_set(make):
+    for name, mode in (("vit", Prompt), ("swin", VisualPrompt)):
+        for is_trained in (False, True):
+            model, head = make(name), make(name)
+            mode(train_embedder=is_trained).apply(model)
+            Head().apply(head)
+            assert is_trained == any(key.startswith("embedder.") for key in trained(model))
+            assert set(trained(model)) >= set(trained(head))
+
+
+@pytest.mark.parametrize("name", sorted(set(BODIES) - {"auto", "minilm", "swin_tiny"}))
+def test_every_body_takes_a_mode_or_refuses_it(name, tmp_path):
+    node = yaml.safe_load((config_dir() / "body" / f"{name}.yaml").read_text())["body"]
+    node |= {"checkpoint": str(save_tiny(name, tmp_path))}
+    has_lora = importlib.util.find_spec("peft") is not None
+    modes = {"bitfit": BitFit(), "shallow": Prompt(tokens=4), "deep": Prompt(tokens=4, depth="deep")}
+    refused = set()
+    for key, mode in (modes | ({"lora": LoRA(rank=2), "ia3": IA3()} if has_lora else {})).items():
+        body = parts.build(dict(node), "body")
+        model = build_model(body=body, kind="dense", input_shape=(3, 6, 6), num_outputs=2, seed=0).eval()
+        x = torch.randn((2, 3, 6, 6), generator=torch.Generator().manual_seed(0))
+        try:
+            mode.apply(model)
+        except ConfigError:
+            refused.add(key)
+            continue
+        step(model.eval(), x)
+        step(model, x)
+        assert model(x).shape == (2, 2, 6, 6)
+        own = {key: value for key, value in trained(model).items() if key.startswith("body.")}
+        assert any(value.grad is not None and value.grad.abs().sum() > 0 for value in own.values())
+    no_biases = {"t5", "smollm2", "mistral", "qwen3", "modernbert"}
+    expected = {"bitfit"} if name in no_biases else set()
+    expected |= {"shallow", "deep"} if name in ("swin", "beit") else set()
+    listed = ("bert", "roberta", "antiberty", "vit", "deit", "dinov2", "siglip", "ast", "wav2vec2")
+    expected |= set() if name in listed else {"deep"}
+    assert refused == expected

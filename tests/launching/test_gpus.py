@@ -13,16 +13,16 @@ from orca_cli.launching import gpus
 @pytest.fixture
 def job(tmp_path):
     """Start a process that takes a GPU, says so in a file, and keeps it for some seconds."""
-    started = []
+    started, locks = [], tmp_path / "locks"
 
-    def start(number, names, seconds):
+    def start(number, names, seconds, folder=locks):
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                name = gpus.take(names, tmp_path / "locks")
+                name = gpus.take(names, folder)
                 begun = time.monotonic()
-                assert name == gpus.take(names, tmp_path / "locks") == os.environ["CUDA_VISIBLE_DEVICES"]
+                assert name == gpus.take(names, folder) == os.environ["CUDA_VISIBLE_DEVICES"]
                 time.sleep(seconds)
                 (tmp_path / f"job-{number}").write_text(f"{name} {begun} {time.monotonic()}")
                 code = 0
@@ -52,7 +52,7 @@ def told(tmp_path, number):
 @pytest.mark.parametrize("places", [1, 2])
 def test_no_gpu_has_more_jobs_at_a_time_than_it_may(job, tmp_path, monkeypatch, places):
     monkeypatch.setenv(gpus.JOBS_PER_GPU, str(places))
-    pids = [job(number, ["0", "GPU-5d/a"], 0.4) for number in range(6)]
+    pids = [job(number, ["0", "GPU-5d/a"], 1.0) for number in range(6)]
     for pid in pids:
         wait(pid)
     found = [told(tmp_path, number) for number in range(6)]
@@ -64,34 +64,40 @@ def test_no_gpu_has_more_jobs_at_a_time_than_it_may(job, tmp_path, monkeypatch, 
     assert most == places
 
 
+def until_locked(folder, count=1):
+    end = time.monotonic() + 60
+    while len(list(folder.rglob("*.lock"))) < count:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_a_killed_job_frees_its_gpu(job, tmp_path):
     dead = job(0, ["3"], 60.0)
-    end = time.monotonic() + 10
-    while not list((tmp_path / "locks").glob("*")) and time.monotonic() < end:
-        time.sleep(0.01)
+    until_locked(tmp_path)
     os.kill(dead, 9)
     os.waitpid(dead, 0)
     wait(job(1, ["3"], 0.0))
     assert told(tmp_path, 1)[0] == "3"
 
 
-def test_a_signal_ends_the_wait(job, tmp_path, monkeypatch):
-    holder = job(0, ["0"], 5.0)
-    time.sleep(0.3)
+def test_a_signal_ends_the_wait(job, tmp_path):
+    job(0, ["0"], 60.0)
+    until_locked(tmp_path)
+    ready, begun = os.pipe()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             with signals.deferred():
+                os.write(begun, b"1")
                 gpus.take(["0"], tmp_path / "locks")
         except signals.InterruptionError:
             code = 0
         finally:
             os._exit(code)
-    time.sleep(0.3)
+    os.read(ready, 1)
     os.kill(pid, 15)
     wait(pid)
-    os.kill(holder, 9)
 
 
 def test_which_gpus_are_visible(monkeypatch):
@@ -116,12 +122,13 @@ def test_the_number_of_places_and_the_folder_are_checked(tmp_path, monkeypatch):
         gpus.take(["0"])
 
 
-def test_jobs_of_slurm_number_their_own_gpus(tmp_path, monkeypatch):
+def test_jobs_of_slurm_number_their_own_gpus(job, tmp_path, monkeypatch):
+    """GPU 0 of one job is not that of another; outside of jobs it is that of the machine."""
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
-    folders = []
-    for job in ("17", "18", "17"):
-        monkeypatch.setenv("SLURM_JOB_ID", job)
-        folders.append(gpus._folder())
-    assert folders[0] == folders[2] != folders[1]
-    monkeypatch.delenv("SLURM_JOB_ID")
-    assert gpus._folder() not in folders
+    for name in ("17", "18", ""):
+        monkeypatch.setenv("SLURM_JOB_ID", name)
+        if not name:
+            monkeypatch.delenv("SLURM_JOB_ID")
+        job(name, ["0"], 20.0, folder=None)
+    until_locked(tmp_path, count=3)
+    assert len({path.parent for path in tmp_path.rglob("*.lock")}) == 3

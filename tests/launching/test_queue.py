@@ -21,10 +21,15 @@ def put(tmp_path):
     return lambda count=3: queue.put(tmp_path, "digits", "", jobs(count))
 
 
-def age(lease, seconds):
-    """Make the file system say that a lease was renewed some time ago."""
-    moment = lease._path.stat().st_mtime - seconds
-    os.utime(lease._path, (moment, moment))
+def file_of(found):
+    """Return the newest lease's file."""
+    return max((found.folder / "jobs").glob("*.lease"), key=lambda path: path.stat().st_ctime_ns)
+
+
+def age(found, seconds):
+    """Make the file system say that the newest lease was renewed some time ago."""
+    moment = file_of(found).stat().st_mtime - seconds
+    os.utime(file_of(found), (moment, moment))
 
 
 def kinds(found):
@@ -55,11 +60,11 @@ def test_eight_processes_share_forty_jobs_and_none_is_leased_twice(put, tmp_path
 def test_a_lease_that_is_renewed_stays_and_one_that_is_not_is_taken_over(put):
     found = put(1)
     first = found.lease(RETRIES, 60.0)
-    age(first, 59.0)
+    age(found, 59.0)
     assert found.lease(RETRIES, 60.0) is None
-    age(first, 3.0)
+    age(found, 3.0)
     assert first.renew()
-    age(first, 61.0)
+    age(found, 61.0)
     second = found.lease(RETRIES, 60.0)
     assert (second.number, second.attempt) == (1, 2)
     # The first worker was stalled, and comes back.
@@ -75,11 +80,11 @@ def test_a_lease_that_is_renewed_stays_and_one_that_is_not_is_taken_over(put):
 
 def test_the_time_that_counts_is_the_lease_holders(put):
     found = put(1)
-    lease = found.lease(RETRIES, 1000.0)
-    age(lease, 500.0)
+    found.lease(RETRIES, 1000.0)
+    age(found, 500.0)
     assert found.lease(RETRIES, 5.0) is None
-    lease._path.write_bytes(b"\xff")  # unreadable: that of who looks
-    age(lease, 500.0)
+    file_of(found).write_bytes(b"\xff")  # unreadable: that of who looks
+    age(found, 500.0)
     assert found.lease(RETRIES, 5.0) is not None
 
 
@@ -105,7 +110,7 @@ def test_a_file_system_whose_clock_is_off_is_its_own_measure(put, monkeypatch):
     assert lease.renew()
     assert found.lease(RETRIES, 60.0) is None
     assert found.renewed_s_ago()[1] == pytest.approx(0.0, abs=5.0)
-    age(lease, 100.0)
+    age(found, 100.0)
     assert found.lease(RETRIES, 60.0) is not None
 
 
@@ -126,7 +131,7 @@ def test_a_job_that_kills_its_workers_is_given_up(put):
     for attempt in range(1, queue.MOST_LOST + 1):
         lease = found.lease(RETRIES, 60.0)
         assert lease.attempt == attempt
-        age(lease, 61.0)
+        age(found, 61.0)
     assert found.lease(RETRIES, 60.0) is None
     assert kinds(found) == ["failed"]
 
@@ -136,7 +141,7 @@ def test_put_there_again_it_is_the_same_sweep_and_what_failed_is_open_again(put)
     found.lease(0, 60.0).end("done", {})
     found.lease(0, 60.0).end("failed", {"error": "disk"})
     stalled = found.lease(0, 60.0)
-    age(stalled, 61.0)
+    age(found, 61.0)
     assert found.lease(0, 60.0).attempt == 2  # of job 3
     again = put(3)
     assert again.folder == found.folder
@@ -156,9 +161,10 @@ def test_released_it_is_as_if_it_had_not_been_taken(put):
 def test_a_worker_killed_between_the_record_and_the_release_has_ended(put):
     found = put(1)
     lease = found.lease(RETRIES, 60.0)
-    content = lease._path.read_bytes()
+    path = file_of(found)
+    content = path.read_bytes()
     lease.end("done", {})
-    lease._path.write_bytes(content)
+    path.write_bytes(content)
     assert kinds(found) == ["done"]
     assert found.lease(RETRIES, 60.0) is None
 

@@ -1,7 +1,10 @@
-"""Clouds of points whose distance is known in closed form; every function returns (x, z, squared 2-Wasserstein distance)."""
+"""Clouds of points, those of known squared 2-Wasserstein distance as (x, z, distance), and what every test asks a metric."""
+
+from dataclasses import replace
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from scipy.linalg import sqrtm
 
 from orca_cli.interfaces import Features
@@ -50,3 +53,42 @@ def labelled(n, d, k, *names, scale=1.0, spread=1.0):
     centres = cloud(k, d, *names, "centres", scale=spread)
     labels = torch.arange(n) % k
     return Features(cloud(n, d, *names, scale=scale) + centres[labels], labels, k)
+
+
+def unlabelled(x):
+    """Features of one class."""
+    return Features(x, torch.zeros(len(x), dtype=torch.long), 1)
+
+
+def as_features(cloud):
+    return cloud if isinstance(cloud, Features) else unlabelled(cloud)
+
+
+def distance(metric, source, target):
+    """The distance of features or bare points; what is prepared of the source is read back from a file, as from the cache."""
+    source, target = as_features(source), as_features(target)
+    return metric.distance(source, load(save(metric.prepare(source))), target)
+
+
+def value(metric, source, target):
+    return distance(metric, source, target).value.item()
+
+
+def gradient(metric, source, target):
+    """The gradient of the distance by the target's points."""
+    target = as_features(target)
+    x = target.x.detach().clone().requires_grad_()
+    distance(metric, source, replace(target, x=x)).value.backward()
+    return x.grad
+
+
+def cosine(one, other):
+    return torch.nn.functional.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0).item()
+
+
+def difference_quotients(function, x, step):
+    """Return (direction, central difference of `function` at x in it), in three directions."""
+    for number in range(3):
+        move = cloud(*x.shape, "direction", number)
+        up, down = (function(x + sign * step * move) for sign in (1, -1))
+        yield move, (up - down) / (2 * step)

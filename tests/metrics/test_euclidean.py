@@ -1,4 +1,4 @@
-"""Mean Euclidean distance: against SciPy, the gradient against finite differences, points on top of each other."""
+"""Mean Euclidean distance and moments: against SciPy and NumPy; points on top of each other, single and equal ones."""
 
 import numpy as np
 import pytest
@@ -7,29 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from orca_cli.exceptions import NonFiniteError
-from orca_cli.interfaces import Features
 from orca_cli.metrics.euclidean import Euclidean
-from tests.metrics.generators import cloud
+from orca_cli.metrics.moments import Moments
+from tests.metrics.generators import cloud, distance, gradient, value
 from tests.properties import examples
-
-
-def features(x):
-    return Features(x, torch.zeros(len(x), dtype=torch.long), 1)
-
-
-def distance(metric, x, z):
-    return metric.distance(features(x), metric.prepare(features(x)), features(z))
-
-
-def value(metric, x, z):
-    return distance(metric, x, z).value.item()
-
-
-def gradient(metric, x, z):
-    z = z.clone().requires_grad_()
-    distance(metric, x, z).value.backward()
-    return z.grad
 
 
 def test_a_single_pair():
@@ -49,15 +30,6 @@ def test_value_agrees_with_scipy_in_any_order_and_place(seed, n, m, d):
     assert value(metric, x * -3, z * -3) == pytest.approx(3 * expected, rel=1e-10)
 
 
-def test_gradient_is_that_of_finite_differences():
-    x, z, metric = cloud(13, 3, "x"), cloud(7, 3, "z"), Euclidean(chunk=4)
-    slope = gradient(metric, x, z)
-    for direction in range(3):
-        move = cloud(7, 3, "direction", direction)
-        up, down = (cdist(x, z + sign * 1e-5 * move).mean() for sign in (1, -1))
-        assert (up - down) / 2e-5 == pytest.approx((slope * move).sum().item(), abs=1e-8)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_points_on_top_of_each_other_have_no_part_in_the_gradient(dtype):
     x = cloud(9, 40, "x").to(dtype) + 5
@@ -68,14 +40,6 @@ def test_points_on_top_of_each_other_have_no_part_in_the_gradient(dtype):
     apart = x[:1] - x[1:]
     expected = (apart / apart.norm(dim=1, keepdim=True)).sum(0) / 81
     torch.testing.assert_close(gradient(Euclidean(), x, x)[0], expected, rtol=1e-4, atol=1e-6)
-    constant = torch.full((4, 3), 0.1, dtype=dtype)
-    assert value(Euclidean(), constant, constant) == 0
-    assert (gradient(Euclidean(), constant, constant) == 0).all()
-
-
-def test_bad_values_are_errors():
-    with pytest.raises(NonFiniteError, match="target"):
-        value(Euclidean(), torch.ones(2, 2), torch.full((2, 2), np.inf))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
@@ -83,3 +47,38 @@ def test_float32_neither_overflows_nor_vanishes(scale):
     x, z = cloud(9, 4, "x").float(), cloud(5, 4, "z").float()
     assert value(Euclidean(), x * scale, z * scale) == pytest.approx(scale * cdist(x, z).mean(), rel=1e-5)
     torch.testing.assert_close(gradient(Euclidean(), x * scale, z * scale), gradient(Euclidean(), x, z))
+
+
+def of_moments(x, z):
+    x, z = np.asarray(x), np.asarray(z)
+    return np.mean((x.mean(0) - z.mean(0)) ** 2 + (x.std(0) - z.std(0)) ** 2)
+
+
+def test_shift_and_stretch_are_told_apart():
+    x = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
+    result = distance(Moments(), x, x * 3 + torch.tensor([2.0, 0.0]))
+    assert result.value.item() == pytest.approx((4 + 0) / 2 + 4)
+    assert result.diagnostics == pytest.approx({"mean_part": 2.0, "std_part": 4.0, "m": 2.0})
+
+
+@examples(20)
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12), d=st.integers(1, 5))
+def test_moments_agree_with_numpy_in_any_order_and_place(seed, n, m, d):
+    x, z = cloud(n, d, seed, "x"), cloud(m, d, seed, "z", scale=2) + 1
+    expected = of_moments(x, z)
+    # The root of eps stands in for the deviation of a single point.
+    assert value(Moments(), x, z) == pytest.approx(expected, rel=1e-5)
+    assert value(Moments(), z.flip(0), x.flip(0)) == pytest.approx(expected, rel=1e-5)
+    assert value(Moments(), x + 9, z + 9) == pytest.approx(expected, rel=1e-5)
+    assert value(Moments(), x, x) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_single_and_equal_points_have_deviation_zero(dtype):
+    x = cloud(9, 3, "x").to(dtype)
+    for z in (torch.ones(1, 3, dtype=dtype), torch.full((5, 3), 0.1, dtype=dtype)):
+        assert value(Moments(), x, z) == pytest.approx(of_moments(x, z), rel=1e-4)
+        # Equal points move together: only their mean counts.
+        slope = gradient(Moments(), x, z)
+        expected = (2 * (z.mean(0) - x.mean(0)) / 3 / len(z)).expand_as(z)
+        torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-6)

@@ -1,23 +1,18 @@
-"""Minibatch OT: known answers, agreement with POT, the gradient, and zero in expectation between draws of one distribution."""
+"""Minibatch OT: known answers, agreement with POT, and zero in expectation between draws of one distribution."""
 
 import numpy as np
 import ot
 import pytest
 import torch
 
-from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features
 from orca_cli.metrics.minibatch_ot import MinibatchOT
 from orca_cli.metrics.otdd import OTDD
-from tests.metrics.generators import cloud
-
-
-def features(x):
-    return Features(x, torch.zeros(len(x), dtype=torch.long), 1)
+from tests.metrics.generators import cloud, cosine, distance
 
 
 def value(x, z, size=64):
-    return MinibatchOT(size).distance(features(x), {}, features(z)).value
+    return distance(MinibatchOT(size), x, z).value
 
 
 def exact(x, z):
@@ -32,11 +27,6 @@ def test_value_is_that_of_exact_transport_between_consecutive_samples(n, m, size
     cross = np.mean([exact(xs[i], zs[i]) for i in range(pairs)])
     own = [np.mean([exact(side[i], side[i + 1]) for i in range(0, pairs - 1, 2)]) for side in (xs, zs)]
     assert value(x, z, size).item() == pytest.approx(cross - sum(own) / 2)
-
-
-def test_gradient_is_that_of_finite_differences():
-    x, z = cloud(23, 3, "x"), cloud(21, 3, "z").requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: value(x, z, 5), z)
 
 
 def test_draws_of_one_distribution_have_value_and_gradient_zero_on_average():
@@ -73,11 +63,6 @@ def test_single_points_are_compared_across_alone():
     assert value(x, z).item() == pytest.approx((x - z).square().sum().item() / 2)
 
 
-def test_infinite_points_are_refused():
-    with pytest.raises(NonFiniteError, match="target"):
-        value(cloud(4, 3, "x"), torch.full((4, 3), torch.inf, dtype=torch.float64))
-
-
 def test_otdd_without_labels_ignores_them_and_agrees_with_geomloss():
     from geomloss import SamplesLoss
 
@@ -87,11 +72,11 @@ def test_otdd_without_labels_ignores_them_and_agrees_with_geomloss():
     for k, labels in ((1, [0] * 40), (4, [i % 4 for i in range(40)])):
         source = Features(x, torch.arange(60) % 3, 3)
         target = z.clone().requires_grad_()
-        distance = metric.distance(source, metric.prepare(source), Features(target, torch.tensor(labels), k)).value
-        distance.backward()
-        found.append((distance.item(), target.grad))
+        labelled = distance(metric, source, Features(target, torch.tensor(labels), k)).value
+        labelled.backward()
+        found.append((labelled.item(), target.grad))
     other = z.clone().requires_grad_()
     loss = SamplesLoss("sinkhorn", p=2, blur=0.1**0.5, debias=True, backend="tensorized", scaling=0.999)(x, other)
     loss.backward()
     assert found[0][0] == found[1][0] == pytest.approx(loss.item(), rel=1e-5)
-    assert torch.cosine_similarity(found[0][1].flatten(), other.grad.flatten(), 0) > 0.9999
+    assert cosine(found[0][1], other.grad) > 0.9999

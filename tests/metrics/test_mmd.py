@@ -1,4 +1,4 @@
-"""MMD: against its definition, the gradient against finite differences, properties, degenerate clouds."""
+"""MMD: against its definition, the gradient against finite differences, properties."""
 
 import numpy as np
 import pytest
@@ -6,29 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.exceptions import NonFiniteError
-from orca_cli.interfaces import Features
 from orca_cli.metrics.mmd import MMD
-from tests.metrics.generators import cloud
+from tests.metrics.generators import cloud, difference_quotients, distance, gradient, value
 from tests.properties import examples
-
-
-def features(x):
-    return Features(x, torch.zeros(len(x), dtype=torch.long), 1)
-
-
-def distance(metric, x, z):
-    return metric.distance(features(x), metric.prepare(features(x)), features(z))
-
-
-def value(metric, x, z):
-    return distance(metric, x, z).value.item()
-
-
-def gradient(metric, x, z):
-    z = z.clone().requires_grad_()
-    distance(metric, x, z).value.backward()
-    return z.grad
 
 
 def definition(x, z, bandwidth=None, unbiased=False):
@@ -73,10 +53,8 @@ def test_gradient_is_that_of_finite_differences_at_a_constant_bandwidth(bandwidt
     x, z = cloud(17, 3, "x"), cloud(9, 3, "z") + 1
     slope = gradient(MMD(bandwidth, unbiased, chunk=5), x, z)
     held = own_bandwidth(x) if bandwidth == "source" else definition(x, z)[1]
-    for direction in range(3):
-        move = cloud(9, 3, "direction", direction)
-        up, down = (definition(x, z + sign * 1e-5 * move, held, unbiased)[0] for sign in (1, -1))
-        assert (up - down) / 2e-5 == pytest.approx((slope * move).sum().item(), abs=1e-8)
+    for move, quotient in difference_quotients(lambda z: definition(x, z, held, unbiased)[0], z, 1e-5):
+        assert quotient == pytest.approx((slope * move).sum().item(), abs=1e-8)
 
 
 @examples(25)
@@ -90,26 +68,9 @@ def test_properties(seed, n, m, d):
     assert value(metric, x.flip(0), z.flip(0)) == pytest.approx(expected, abs=1e-12)
     assert value(metric, x + 3, z + 3) == pytest.approx(expected, abs=1e-12)
     assert value(metric, x * 1e3, z * 1e3) == pytest.approx(expected, abs=1e-12)
-    assert np.isfinite(value(MMD(unbiased=True), x, z))
-
-
-@pytest.mark.parametrize("unbiased", [False, True])
-@pytest.mark.parametrize("bandwidth", ["source", "union"])
-@pytest.mark.parametrize("constant", [0.0, 0.1, 1e6])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equal_points_give_zero_and_no_gradient(constant, dtype, bandwidth, unbiased):
-    x, z = torch.full((6, 3), constant, dtype=dtype), torch.full((4, 3), constant, dtype=dtype)
-    metric = MMD(bandwidth, unbiased)
-    assert value(metric, x, z) == pytest.approx(0, abs=1e-6)
-    assert gradient(metric, x, z).abs().max() < 1e-6
-
-
-@pytest.mark.parametrize("unbiased", [False, True])
-def test_a_constant_cloud_beside_another_is_finite(unbiased):
-    x, z = torch.zeros(6, 3), torch.ones(1, 3)
-    for one, other in ((x, z), (z, x), (x, cloud(5, 3, "z").float())):
-        assert np.isfinite(value(MMD(unbiased=unbiased), one, other))
-        assert gradient(MMD(unbiased=unbiased), one, other).isfinite().all()
+    for one, other in ((x, z), (z, torch.zeros_like(x)), (torch.zeros_like(x), z)):  # a constant cloud among them
+        assert np.isfinite(value(MMD(unbiased=True), one, other))
+        assert gradient(MMD(unbiased=True), one, other).isfinite().all()
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e15])
@@ -120,10 +81,3 @@ def test_float32_is_near_float64_at_any_scale_and_place(scale, shift):
     assert value(MMD(), x * scale, z * scale) == pytest.approx(exact, abs=3e-5)
     slope = gradient(MMD(), x * scale, z * scale) * scale
     torch.testing.assert_close(slope.double(), gradient(MMD(), x.double(), z.double()), rtol=1e-2, atol=1e-6)
-
-
-def test_bad_features_are_errors():
-    z = torch.ones(2, 3)
-    z[0, 0] = float("nan")
-    with pytest.raises(NonFiniteError, match="target"):
-        value(MMD(), torch.ones(2, 3), z)

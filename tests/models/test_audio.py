@@ -18,18 +18,10 @@ from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Tokens
 from orca_cli.models.assembly import build_model
 from orca_cli.models.bodies import auto, spectrogram, speech
-from orca_cli.models.embedders.convolution import spread_filter
 from tests.checkpoints import save_tiny
 
 SPEECH = ["wav2vec2", "wav2vec2_large", "hubert"]
 SPECTROGRAM = ["ast", "ast_overlapping"]
-
-
-@pytest.fixture(scope="session")
-def family(tmp_path_factory):
-    """Return a function that gives the folder of a tiny checkpoint."""
-    root, made = tmp_path_factory.mktemp("audio"), {}
-    return lambda name: made.get(name) or made.setdefault(name, save_tiny(name, root / name))
 
 
 def sounds(count, length):
@@ -149,14 +141,6 @@ def test_a_map_of_one_channel_starts_as_a_spectrogram_does(family):
     with torch.no_grad():
         wanted = AutoModel.from_pretrained(family("ast")).eval()(x[:, 0].transpose(1, 2)).last_hidden_state
         torch.testing.assert_close(model.features(x).x, wanted, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("own", "channels"), [(1, 1), (1, 5), (3, 2), (3, 7)])
-def test_a_filter_answers_a_constant_as_before_whatever_the_channels(own, channels):
-    patch = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)).repeat(1, own, 1, 1)
-    spread = spread_filter(patch, channels, 6)
-    assert spread.shape == (4, channels, 6, 6)
-    torch.testing.assert_close(spread.sum((1, 2, 3)), patch.sum((1, 2, 3)))
 
 
 def test_positions_that_depend_on_a_batch_are_refused(tmp_path):

@@ -8,38 +8,13 @@ import torch
 
 from orca_cli import parts
 from orca_cli.exceptions import ConfigError
-from orca_cli.models.assembly import build_model
 from orca_cli.models.embedders import feature_cache
 from orca_cli.models.embedders.filter_bank import FilterBank
 from orca_cli.models.embedders.multiscale import Multiscale
 from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
 from orca_cli.models.geometry import layout
-
-SHAPES = [(1, 7), (3, 97), (57, 130), (1, 1), (1, 9, 9), (3, 5, 40), (2, 1, 200), (2, 5, 6, 7)]
-
-
-def build(body, **settings):
-    return build_model(
-        **{"body": body, "kind": "classes", "input_shape": (2, 20), "num_outputs": 3, "seed": 0} | settings
-    )
-
-
-@pytest.mark.parametrize("name", ["bert", "swin", "vit"])
-@pytest.mark.parametrize("made", [Overlap(), Multiscale(pooled_tokens=10**6, filters=4)], ids=["overlap", "multiscale"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_tokens_are_those_of_patch_for_every_shape(load_body, name, shape, made):
-    body = load_body(name)
-    x = torch.randn(2, *shape)
-    for kind, wanted in (("classes", (2, 5)), ("dense", (2, 5, *shape[1:]))):
-        model = build(body, kind=kind, input_shape=shape, num_outputs=5, embedder=made)
-        other = build(body, kind=kind, input_shape=shape, num_outputs=5, embedder=Patch())
-        assert model.embed(x).x.shape == other.embed(x).x.shape
-        assert model.embed(x).grid == other.embed(x).grid
-        outputs = model(x)
-        assert outputs.shape == wanted
-        outputs.square().sum().backward()
-        assert all(torch.isfinite(p.grad).all() for p in model.embedder.parameters())
+from tests.models.conftest import build
 
 
 def seen(embedder, shape):
@@ -62,20 +37,16 @@ def test_a_token_sees_its_patch_and_one_patch_on_either_side(load_body):
     assert torch.equal(seen(embedder, (2, 18)), torch.stack(wanted))
 
 
-def test_in_three_dimensions_a_token_sees_its_26_neighbours(load_body):
-    embedder = build(load_body("bert"), input_shape=(1, 6, 6, 6), embedder=Overlap("random", max_tokens=27)).embedder
-    assert embedder.layout.grid == (3, 3, 3)
-    assert seen(embedder, (1, 6, 6, 6))[13].all()  # the token in the middle
-    assert seen(embedder, (1, 6, 6, 6))[0].sum() == 4**3
-
-
-def test_in_two_dimensions_a_token_sees_its_eight_neighbours(load_body):
-    embedder = build(load_body("bert"), input_shape=(1, 8, 8), embedder=Overlap("random", max_tokens=16)).embedder
-    assert embedder.layout.grid == (4, 4)
-    places = seen(embedder, (1, 8, 8))[5].nonzero()  # the token at (1, 1)
-    assert places.min(0).values.tolist() == [0, 0]
-    assert places.max(0).values.tolist() == [5, 5]
-    assert len(places) == 36
+@pytest.mark.parametrize(("shape", "middle"), [((1, 8, 8), 5), ((1, 6, 6, 6), 13)], ids=["eight", "26"])
+def test_in_more_dimensions_a_token_sees_all_its_neighbours(load_body, shape, middle):
+    """Patches of 2 along each axis: one inside sees 6 positions along each, the one in the corner 4."""
+    grid = tuple(size // 2 for size in shape[1:])
+    embedder = build(load_body("bert"), input_shape=shape, embedder=Overlap("random", np.prod(grid))).embedder
+    assert embedder.layout.grid == grid
+    places = seen(embedder, shape)
+    assert places[0].sum() == 4 ** len(grid)
+    assert places[middle][(slice(6),) * len(grid)].all()
+    assert places[middle].sum() == 6 ** len(grid)
 
 
 @pytest.mark.parametrize("name", ["swin", "vit"])
@@ -129,11 +100,12 @@ def test_single_tokens_are_those_of_the_whole_sample(load_body, name, made, shap
     torch.testing.assert_close(embedder.tokens_at(x, valid, rows, places), whole.x[rows, places], rtol=1e-4, atol=1e-5)
 
 
-def bank_of_features(shape, *, max_tokens, filters=3, scales=2):
+def bank_of_features(shape, *, max_tokens, filters=3, scales=2, token_filters=None, seed=0):
     """Return a bank that gives each token its own features as they are, and nothing of the sample's."""
     cut = layout(shape, max_tokens=max_tokens, canvas=None)
     features = sum(8 * 2**scale < shape[1] for scale in range(scales)) * (2 * filters + 1)
-    bank = FilterBank(cut, features, filters=filters, token_filters=filters, scales=scales)
+    torch.manual_seed(seed)
+    bank = FilterBank(cut, features, filters=filters, token_filters=token_filters or filters, scales=scales)
     torch.nn.init.eye_(bank.token.weight)
     torch.nn.init.zeros_(bank.sample.weight)
     return bank
@@ -233,39 +205,39 @@ def test_a_step_moves_the_answers_little_farther_where_there_are_many_more_featu
 
 @torch.no_grad()
 def test_a_token_has_the_first_filters_and_the_sample_has_all():
-    cut = layout((1, 40), max_tokens=5, canvas=None)
-    torch.manual_seed(0)
-    whole = FilterBank(cut, 4, filters=6, token_filters=6, scales=1)
-    torch.manual_seed(0)
-    part = FilterBank(cut, 4, filters=6, token_filters=2, scales=1)
     x, valid = torch.randn(3, 1, 40, generator=torch.Generator().manual_seed(0)), torch.ones(3, 40, dtype=torch.bool)
-    all_tokens, all_samples, _ = whole._features(x, valid)
-    tokens, samples, _ = part._features(x, valid)
-    assert torch.equal(tokens, all_tokens[..., [0, 1, 6, 7, 12]])
-    assert torch.equal(samples, all_samples)
+    whole, part = (bank_of_features((1, 40), max_tokens=5, filters=6, scales=1, token_filters=few) for few in (6, 2))
+    assert torch.equal(part(x, valid)[..., :5], whole(x, valid)[..., [0, 1, 6, 7, 12]])
+    for bank in (whole, part):
+        torch.nn.init.zeros_(bank.token.weight)
+        torch.nn.init.eye_(bank.sample.weight)
+    assert torch.equal(part(x, valid), whole(x, valid))
 
 
 @torch.no_grad()
-def test_features_are_computed_once_and_do_not_depend_on_the_batch(monkeypatch):
-    bank = bank_of_features((2, 40), max_tokens=5)
-    computed = []
-    compute = bank._features
-    monkeypatch.setattr(bank, "_features", lambda x, valid: computed.append(len(x)) or compute(x, valid))
+def test_features_do_not_depend_on_the_batch_and_follow_the_filters():
+    bank, other = (bank_of_features((2, 40), max_tokens=5, seed=seed) for seed in (0, 1))
     x = torch.randn(6, 2, 40, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(6, 40, dtype=torch.bool)
     whole = bank(x, valid)
     assert torch.equal(bank(x[[4, 2]], valid[:2]), whole[[4, 2]])
-    assert sum(computed) == 6
+    assert torch.equal(copy.deepcopy(bank)(x, valid), whole)
     valid[0, 20:] = False
     assert not torch.equal(bank(x[:1], valid[:1]), whole[:1])  # the same values, fewer of them data
-    other = bank_of_features((2, 40), max_tokens=5)
     bank.load_state_dict(other.state_dict())
-    torch.testing.assert_close(bank(x, valid), other(x, valid))
-    assert not copy.deepcopy(bank)._cache._kept
-    monkeypatch.setattr(feature_cache, "MOST_BYTES", 0)
-    full = copy.deepcopy(bank)
-    assert torch.equal(full(x, valid), bank(x, valid))
-    assert not full._cache._kept
+    assert not torch.equal(bank(x, valid), whole)
+    assert torch.equal(bank(x, valid), other(x, valid))
+
+
+@pytest.mark.parametrize(("most", "times"), [(10**6, 1), (0, 2)])
+def test_features_are_computed_once_where_there_is_room(monkeypatch, most, times):
+    monkeypatch.setattr(feature_cache, "MOST_BYTES", most)
+    cache, computed = feature_cache.FeatureCache(), []
+    x, valid = torch.arange(6.0).view(3, 2), torch.ones(3, 2, dtype=torch.bool)
+    for rows in ([0, 1, 2], [2, 0, 1]):
+        (found,) = cache(lambda x, valid: computed.append(x) or (2 * x,), x[rows], valid, "filters")
+        assert torch.equal(found, 2 * x[rows])
+    assert len(computed) == 3 * times
 
 
 def test_few_tokens_stand_for_a_sample_with_one_answer(load_body):

@@ -6,24 +6,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_cli.models.assembly import build_model
 from orca_cli.models.embedders.multiscale import Multiscale
 from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
 from orca_cli.stages.problem import Draw, embed_points
 from orca_cli.tasks.shared.samples import ArraySamples
+from tests.models.conftest import build
 from tests.properties import examples
 
 BODIES = ["bert", "roberta", "swin", "vit"]
 EMBEDDERS = {"patch": Patch, "overlap": Overlap, "multiscale": Multiscale}
 KINDS = {"classes": 3, "dense": 2}
 GARBAGE = (float("nan"), float("inf"), -1e30, 5.0)
-
-
-def build(body, **settings):
-    return build_model(
-        **{"body": body, "kind": "classes", "input_shape": (2, 20), "num_outputs": 3, "seed": 0} | settings
-    ).eval()
 
 
 def padded(shape, lengths, seed=0):
@@ -40,8 +34,8 @@ def padded(shape, lengths, seed=0):
 def test_garbage_in_padding_changes_nothing(load_body, name, kind, made, shape):
     """With four positions a token, so that most samples end inside a patch."""
     embedder = EMBEDDERS[made](max_tokens=9)
-    model = build(load_body(name), kind=kind, num_outputs=KINDS[kind], input_shape=shape, embedder=embedder)
-    x, valid = padded(shape, [30, 11, 5, 1])
+    model = build(load_body(name), kind=kind, num_outputs=KINDS[kind], input_shape=shape, embedder=embedder).eval()
+    x, valid = padded(shape, [30, 11, 5, 1, 0])
     clean = x.masked_fill(~valid.unsqueeze(1), 0.0)
     rows, places = model.embedder.mask(x, valid).nonzero(as_tuple=True)
     with torch.no_grad():
@@ -53,13 +47,15 @@ def test_garbage_in_padding_changes_nothing(load_body, name, kind, made, shape):
             assert torch.equal(model.embed(dirty, valid).x, tokens.x)
             assert torch.equal(model.embedder.tokens_at(dirty, valid, rows, places), some)
     assert torch.isfinite(wanted).all()
+    patches = build(load_body(name), input_shape=shape, embedder=Patch(max_tokens=9)).embed(clean, valid)
+    assert torch.equal(tokens.mask, patches.mask)
 
 
 @pytest.mark.parametrize("made", EMBEDDERS)
 def test_garbage_in_padding_leaves_the_gradient_alone(load_body, made):
     gradients = []
     for garbage in (0.0, 7.0):
-        model = build(load_body("bert"), input_shape=(2, 30), embedder=EMBEDDERS[made](max_tokens=9))
+        model = build(load_body("bert"), input_shape=(2, 30), embedder=EMBEDDERS[made](max_tokens=9)).eval()
         x, valid = padded((2, 30), [30, 11, 5])
         model(x.masked_fill(~valid.unsqueeze(1), garbage), valid).square().sum().backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
@@ -76,7 +72,7 @@ def test_garbage_in_padding_leaves_the_gradient_alone(load_body, made):
 def test_a_sample_has_the_outputs_that_it_has_alone(load_body, made, kind, lengths, max_tokens):
     """Language bodies: neither the other samples of a batch nor the room behind a sample matter."""
     embedder = EMBEDDERS[made](max_tokens=max_tokens)
-    model = build(load_body("bert"), kind=kind, num_outputs=KINDS[kind], input_shape=(2, 30), embedder=embedder)
+    model = build(load_body("bert"), kind=kind, num_outputs=KINDS[kind], input_shape=(2, 30), embedder=embedder).eval()
     x, valid = padded((2, 30), lengths)
     with torch.no_grad():
         together = model(x, valid)
@@ -86,7 +82,7 @@ def test_a_sample_has_the_outputs_that_it_has_alone(load_body, made, kind, lengt
 
 
 def test_features_of_padding_are_zero(load_body):
-    model = build(load_body("bert"), input_shape=(2, 30))
+    model = build(load_body("bert"), input_shape=(2, 30)).eval()
     x, valid = padded((2, 30), [30, 11, 5])
     features = model.features(x, valid)
     assert (features.x[~features.mask] == 0).all()
@@ -104,7 +100,7 @@ class Whole:
 @pytest.mark.parametrize("made", EMBEDDERS)
 @pytest.mark.parametrize("features", ["tokens", "pooled"])
 def test_stage_2_compares_valid_tokens_only(load_body, made, features):
-    model = build(load_body("bert"), input_shape=(2, 30), embedder=EMBEDDERS[made](max_tokens=9))
+    model = build(load_body("bert"), input_shape=(2, 30), embedder=EMBEDDERS[made](max_tokens=9)).eval()
     lengths = [30, 11, 5, 1]
     x, valid = padded((2, 30), lengths)
     clouds = []

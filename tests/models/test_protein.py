@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from orca_cli.exceptions import ChecksumError, DataError, UnavailableError, UnsafeError
+from orca_cli.exceptions import ChecksumError, DataError, UnavailableError
 from orca_cli.interfaces import Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.bodies import protein
@@ -96,27 +96,19 @@ class Trap:
         return open, (str(self.place), "w")
 
 
-def test_a_pickle_that_runs_code_is_refused_even_where_its_checksum_is_the_recorded_one(package, tmp_path):
-    canary = tmp_path / "canary"
-    package(lambda content: content | {"trap": Trap(canary)})
-    with pytest.raises(DataError, match="not a file of plain tensors"):
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_pickle_that_runs_code_is_refused(package, tmp_path, recorded):
+    """Even where its checksum is the recorded one; another file than the published one is not opened."""
+    trap = Trap(tmp_path / "canary")
+    if recorded:
+        package(lambda content: content | {"trap": trap})
+        error, message = DataError, "not a file of plain tensors"
+    else:
+        torch.save({"trap": trap}, package())
+        error, message = ChecksumError, r"pytorch_model\.bin: .*differ from the published ones"
+    with pytest.raises(error, match=message):
         protein.load("antiberty")
-    assert not canary.exists()
-
-
-def test_another_file_than_the_published_one_is_not_opened(package, tmp_path):
-    canary = tmp_path / "canary"
-    file = package()
-    torch.save({"trap": Trap(canary)}, file)
-    with pytest.raises(ChecksumError, match=r"pytorch_model\.bin: .*differ from the published ones"):
-        protein.load("antiberty")
-    assert not canary.exists()
-
-
-def test_a_torch_file_in_a_folder_of_the_users_is_still_refused(package):
-    folder = package().parent
-    with pytest.raises(UnsafeError, match="is a pickle"):
-        protein.load(str(folder))
+    assert not trap.place.exists()
 
 
 def test_a_missing_package_names_the_extra_and_asks_no_hub(package, monkeypatch):

@@ -7,12 +7,15 @@ import torch
 from orca_cli.exceptions import ChecksumError, ConfigError, DataError, NetworkError, UnsafeError
 from orca_cli.interfaces import Scale, Tokens
 from orca_cli.models import checkpoints
-from orca_cli.models.assembly import build_model, describe
+from orca_cli.models.assembly import describe
 from orca_cli.models.bodies import swin, text
 from orca_cli.models.checkpoints import resolution
 from orca_cli.models.embedders.convolution import spread_filter
+from orca_cli.models.embedders.multiscale import Multiscale
+from orca_cli.models.embedders.overlap import Overlap
 from orca_cli.models.embedders.patch import Patch
 from tests.checkpoints import SHARED
+from tests.models.conftest import build
 
 SHAPES = [
     (1, 7),
@@ -22,61 +25,29 @@ SHAPES = [
     (1, 9, 9),
     (3, 5, 40),
     (2, 1, 200),
-    (4, 31, 17),
     (1, 1, 1, 1),
     (2, 5, 6, 7),
     (1, 3, 1, 40),
 ]
-BODIES = ["bert", "roberta", "swin", "vit"]
+EMBEDDERS = {"patch": Patch(), "overlap": Overlap(), "multiscale": Multiscale(pooled_tokens=10**6, filters=4)}
 
 
-def build(body, **settings):
-    return build_model(
-        **{"body": body, "kind": "classes", "input_shape": (2, 20), "num_outputs": 3, "seed": 0} | settings
-    )
-
-
-@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("name", ["bert", "swin", "vit"])
+@pytest.mark.parametrize("made", EMBEDDERS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_every_body_takes_every_shape(load_body, name, shape):
-    body = load_body(name)
-    x = torch.randn(2, *shape)
+def test_every_body_takes_every_shape(load_body, name, made, shape):
+    """Whatever the embedder, tokens lie where those of plain patches lie, and gradients reach both new ends."""
+    body, x = load_body(name), torch.randn(2, *shape)
     for kind, wanted in (("classes", (2, 5)), ("dense", (2, 5, *shape[1:]))):
-        model = build(body, kind=kind, input_shape=shape, num_outputs=5)
+        settings = {"kind": kind, "input_shape": shape, "num_outputs": 5}
+        model, plain = (build(body, embedder=one, **settings) for one in (EMBEDDERS[made], Patch()))
+        tokens, patches = model.embed(x), plain.embed(x)
+        assert (tokens.x.shape, tokens.grid) == (patches.x.shape, patches.grid)
         outputs = model(x)
         assert outputs.shape == wanted
         outputs.square().sum().backward()
-        grads = [p.grad for p in model.embedder.parameters()] + [p.grad for p in model.predictor.parameters()]
-        assert all(g is not None and torch.isfinite(g).all() for g in grads)
-
-
-@pytest.mark.parametrize("name", ["bert", "roberta"])
-def test_padding_changes_nothing(load_body, name):
-    model = build(load_body(name), input_shape=(2, 30)).eval()
-    x = torch.randn(3, 2, 30)
-    valid = torch.arange(30).expand(3, 30) < torch.tensor([[30], [11], [4]])
-    other = torch.where(valid.unsqueeze(1), x, 100 * torch.randn(3, 2, 30))
-    torch.testing.assert_close(model(x, valid), model(other, valid), rtol=1e-4, atol=1e-5)
-    short = build(load_body(name), input_shape=(2, 11)).eval()
-    short.load_state_dict({k: v[:11] if k == "embedder.positions" else v for k, v in model.state_dict().items()})
-    torch.testing.assert_close(model(x, valid)[1], short(x[1:2, :, :11])[0], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", BODIES)
-def test_a_sample_that_is_all_padding_stays_finite(load_body, name):
-    model = build(load_body(name))
-    outputs = model(torch.zeros(2, 2, 20), torch.zeros(2, 20, dtype=torch.bool))
-    assert torch.isfinite(outputs).all()
-
-
-@pytest.mark.parametrize("name", BODIES)
-def test_initial_weights_depend_on_the_seed_alone(load_body, name):
-    torch.manual_seed(5)
-    first = build(load_body(name))
-    torch.manual_seed(6)
-    again, other = build(load_body(name)), build(load_body(name), seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
-    assert not torch.equal(first.predictor.linear.weight, other.predictor.linear.weight)
+        grads = [p.grad for p in (*model.embedder.parameters(), *model.predictor.parameters())]
+        assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
 
 
 def test_pretrained_embedder_starts_from_the_body(load_body):
@@ -96,6 +67,9 @@ def test_spread_filter_answers_like_the_pretrained_one():
     for channels in (6, 57):
         spread = spread_filter(patch, channels, 4)
         torch.testing.assert_close(torch.nn.functional.conv2d(gray.expand(1, channels, 4, 4), spread), wanted)
+    for own, channels in ((1, 1), (1, 5), (3, 2), (3, 7)):
+        spread = spread_filter(patch[:, :1].repeat(1, own, 1, 1), channels, 4)
+        torch.testing.assert_close(spread.sum((1, 2, 3)), own * patch[:, 0].sum((1, 2)))
     constant = torch.ones(1, 3, 8, 8)
     answer = torch.nn.functional.conv2d(constant, spread_filter(patch, 3, 8), stride=8)
     torch.testing.assert_close(answer, patch.sum((1, 2, 3)).view(1, 6, 1, 1), rtol=1e-3, atol=1e-3)
@@ -122,7 +96,7 @@ def test_scale_gives_the_tasks_units(load_body):
 def test_source_padding_is_told(load_body):
     tokens = load_body("bert").embed_source(["a", "the list of a list"])
     assert tokens.mask.sum(1).tolist() == [3, 7]
-    cut = text.load(str(load_body("bert").folder), max_source_tokens=4).embed_source(["the list of a list"])
+    cut = load_body("bert", max_source_tokens=4).embed_source(["the list of a list"])
     assert cut.x.shape[1] == 4
 
 
@@ -134,23 +108,19 @@ def test_the_word_embeddings_are_not_trained_or_stored(load_body):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("name", "settings", "message"),
     [
-        ({"embedder": Patch(max_tokens=65)}, "allowed: 1 to 64"),
-        ({"pooling": "class_token", "embedder": Patch(max_tokens=64)}, "allowed: 1 to 63"),
+        ("bert", {"embedder": Patch(max_tokens=65)}, "allowed: 1 to 64"),
+        ("bert", {"pooling": "class_token", "embedder": Patch(max_tokens=64)}, "allowed: 1 to 63"),
+        ("swin", {"pooling": "class_token"}, r"predictor\.pooling=mean"),
     ],
 )
-def test_too_many_tokens_are_refused(load_body, settings, message):
+def test_what_a_body_cannot_do_is_refused(load_body, name, settings, message):
     with pytest.raises(ConfigError, match=message):
-        build(load_body("bert"), **settings)
+        build(load_body(name), **settings)
 
 
-def test_class_token_of_swin_is_refused(load_body):
-    with pytest.raises(ConfigError, match=r"predictor\.pooling=mean"):
-        build(load_body("swin"), pooling="class_token")
-
-
-def test_broken_checkpoints_are_told(folders, tmp_path):
+def test_broken_checkpoints_are_told(family, tmp_path):
     with pytest.raises(ConfigError, match="no such folder"):
         checkpoints.resolve("./nowhere")
     with pytest.raises(DataError, match=r"no config\.json"):
@@ -161,7 +131,7 @@ def test_broken_checkpoints_are_told(folders, tmp_path):
     (pickled / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
     with pytest.raises(UnsafeError, match="save_pretrained"):
         text.load(str(pickled))
-    torn = shutil.copytree(folders["bert"], tmp_path / "torn")
+    torn = shutil.copytree(family("bert"), tmp_path / "torn")
     content = (torn / "model.safetensors").read_bytes()
     (torn / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="cannot be read"):

@@ -12,7 +12,6 @@ import random
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -49,7 +48,7 @@ MAY_BE_ZERO = {
     "task.split_seed", "task.data_seed", "task.frozen_seed", "task.crop_start", "task.padding", "source.outside",
     "align.epochs", "align.weight_decay", "align.momentum", "align.classes_per_problem", "train.weight_decay",
     "align.inner_lr", "align.source_weight", "tune.rungs", "tune.seed",
-    "train.momentum", "train.clip", "train.warmup_epochs", "train.longer_by", "train.checkpoint_s",
+    "train.momentum", "train.clip", "train.warmup_epochs", "train.checkpoint_s",
     "task.masking", "task.mixing", "finetune.dropout",
     "task.most_noise", "task.sky_high", "task.error.threshold", "metric.newton_points", "metric.newton_steps",
     "metric.tolerance", "metric.scaling",
@@ -268,12 +267,3 @@ def sample(cases: list[Case], number: int) -> list[Case]:
         return cases
     chosen = sorted(random.Random(1).sample(range(len(cases)), number))
     return [cases[place] for place in chosen]
-
-
-def own_folder(folder: Path) -> list[tuple[str, str]]:
-    """Return group and text of every shipped file that a folder of one's own may hold, to be mistyped there."""
-    found = []
-    for group in ("task", "body", "source", "metric", "finetune"):
-        for path in sorted((CONF / group).glob("*.yaml")):
-            found.append((group, path.read_text()))
-    return found

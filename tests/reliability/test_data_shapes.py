@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 N = 60
 RNG = np.random.default_rng(0)
+SPLITS = "splits that overlap or are too small / told"
 X = RNG.normal(size=(N, 3, 9)).astype(np.float32)
 Y = np.arange(N) % 3
 SPLIT = np.array(["train"] * 30 + ["validation"] * 15 + ["test"] * 15)
@@ -56,52 +57,49 @@ def finite(value) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-# name -> (kind, arrays, settings, what the warning names)
+ALL_CONSTANT = "channel 0, 1, 2 is constant"
+ONE_ROW = np.repeat(X[:1], N, axis=0)
+# name -> (inputs, settings, what the warning names); targets are classes, or for maps as they stand
 FLAT = {
-    "zero_variance_channel": ("classes", {"x": with_channel(1, 4.5), "y": Y}, [], "channel 1 is constant"),
-    "zero_variance_channel_not_normalised": (
-        "classes",
-        {"x": with_channel(1, 4.5), "y": Y},
-        ["task.normalize=false"],
-        "channel 1 is constant",
-    ),
-    "constant_features": ("classes", {"x": np.full_like(X, 2.0), "y": Y}, [], "channel 0, 1, 2 is constant"),
-    "constant_signal": ("classes", {"x": np.full((N, 9), 7.0), "y": Y}, [], "channel 0 is constant"),
-    "signals_of_one_value": ("classes", {"x": np.repeat(X[:, :, :1], 9, axis=2), "y": Y}, [], ""),
-    "duplicate_rows": ("classes", {"x": X[np.arange(N) % 6], "y": Y}, [], "in the training set as well"),
-    "one_row_repeated": (
-        "classes",
-        {"x": np.repeat(X[:1], N, axis=0), "y": Y},
-        [],
-        "9 of 9 samples are in the training",
-    ),
-    "constant_maps": ("dense", {"x": with_channel(2, 0.0), "y": np.full((N, 9), 3.0)}, [], "channel 2 is constant"),
-    "constant_metric_mmd": (
-        "classes",
-        {"x": np.full_like(X, 2.0), "y": Y},
-        ["metric=mmd"],
-        "channel 0, 1, 2 is constant",
-    ),
+    "zero_variance_channel": (with_channel(1, 4.5), [], "channel 1 is constant"),
+    "zero_variance_channel_not_normalised": (with_channel(1, 4.5), ["task.normalize=false"], "channel 1 is constant"),
+    "constant_features": (np.full_like(X, 2.0), [], ALL_CONSTANT),
+    "constant_signal": (np.full((N, 9), 7.0), [], "channel 0 is constant"),
+    "signals_of_one_value": (np.repeat(X[:, :, :1], 9, axis=2), [], ""),
+    "duplicate_rows": (X[np.arange(N) % 6], [], "in the training set as well"),
+    "one_row_repeated": (ONE_ROW, [], "9 of 9 samples are in the training"),
+    "constant_maps": (with_channel(2, 0.0), ["task.kind=dense"], "channel 2 is constant"),
+    "constant_metric_mmd": (np.full_like(X, 2.0), ["metric=mmd"], ALL_CONSTANT),
 }
 
 
+@pytest.fixture
+def counted(scorecard):
+    """Count a case of a figure, and assert that it passed."""
+
+    def call(figure, passed, *found):
+        scorecard.add(figure, cases=1, passed=int(passed), target=1)
+        assert passed, found
+
+    return call
+
+
 @pytest.mark.parametrize("name", list(FLAT)[: count(pr=3, nightly=len(FLAT))])
-def test_data_without_variation(own, orca, environment, scorecard, name):
+def test_data_without_variation(own, orca, environment, counted, name):
     """F3: the run ends with finite numbers, and what carries no information is told by name, quiet or not."""
-    kind, arrays, settings, warning = FLAT[name]
-    varying = arrays["x"].std(axis=(0, -1))
-    assert warning == "" or not varying.all() or len(np.unique(arrays["x"], axis=0)) < N  # the fault is in the data
-    code, out, err = orca(*own(kind, **arrays), *settings, "--quiet")
+    x, settings, warning = FLAT[name]
+    y = np.full((N, 9), 3.0) if name == "constant_maps" else Y
+    assert warning == "" or not x.std(axis=(0, -1)).all() or len(np.unique(x, axis=0)) < N  # the fault is in the data
+    code, out, err = orca(*own(x=x, y=y), *settings, "--quiet")
     assert code == 0, err
     (result,) = results(environment)
     told = warning in " ".join((out + err).split())
     passed = finite(result) and result["error"]["value"] is not None and told
-    scorecard.add("data without variation / finite, told by channel", cases=1, passed=int(passed), target=1)
-    assert passed, (result, out, err)
+    counted("data without variation / finite, told by channel", passed, result, out, err)
 
 
 @pytest.mark.parametrize(("shared", "told"), [(5, "5 of 15"), (15, "15 of 15"), (0, "")][: count(pr=1, nightly=3)])
-def test_test_samples_that_are_trained_on_are_told(own, orca, environment, scorecard, shared, told):
+def test_test_samples_that_are_trained_on_are_told(own, orca, environment, counted, shared, told):
     """F8: a warning, at the end since the test split is opened then, and the number in the result."""
     code, _, err = orca(*own(x=overlapping(shared), y=Y, split=SPLIT), "metric=none")
     assert code == 0, err
@@ -109,38 +107,30 @@ def test_test_samples_that_are_trained_on_are_told(own, orca, environment, score
     found = result["splits"]["test"]["also_in_train"] == {"shared": shared, "of": 15, "complete": True}
     lines = [line for line in err.splitlines() if "training set as well" in line]
     passed = found and len(lines) == bool(shared) and all(told in line for line in lines)
-    scorecard.add("splits that overlap or are too small / told", cases=1, passed=int(passed), target=1)
-    assert passed, (result["splits"], err)
+    counted(SPLITS, passed, result["splits"], err)
+
+
+def parts(train: int, test: int) -> dict[str, np.ndarray]:
+    return {"x_train": X[:train], "y_train": Y[:train], "x_test": X[:test], "y_test": Y[:test]}
 
 
 SMALL = {
     "one_sample": (11, {"x": X[:1], "y": Y[:1]}, [], "own.npz[x]: too few samples: 1"),
-    "one_training_sample": (
-        11,
-        {"x_train": X[:1], "y_train": Y[:1], "x_test": X, "y_test": Y},
-        [],
-        "own.npz[x_train]: too few samples: 1",
-    ),
-    "no_test_sample": (
-        11,
-        {"x_train": X, "y_train": Y, "x_test": X[:0], "y_test": Y[:0]},
-        [],
-        "own.npz[x_test]: no samples",
-    ),
+    "one_training_sample": (11, parts(1, N), [], "own.npz[x_train]: too few samples: 1"),
+    "no_test_sample": (11, parts(N, 0), [], "own.npz[x_test]: no samples"),
     "test_fraction_0": (10, {"x": X, "y": Y}, ["task.test_fraction=0"], "task.test_fraction: 0 is out of range"),
 }
 
 
 @pytest.mark.parametrize("name", list(SMALL)[: count(pr=2, nightly=len(SMALL))])
-def test_splits_that_are_too_small_are_told(own, fork, environment, scorecard, name):
+def test_splits_that_are_too_small_are_told(own, fork, environment, counted, name):
     """F8: before anything is trained; settings that ask for more samples than there are have the code of settings."""
     wanted, arrays, settings, told = SMALL[name]
     case = fork(*own(**arrays), *settings)
     code = case.wait(120)
     lines = [line for line in case.err.splitlines() if line.startswith("orca: error: ")]
     passed = code == wanted and len(lines) == 1 and told in lines[0] and "Traceback" not in case.err
-    scorecard.add("splits that overlap or are too small / told", cases=1, passed=int(passed), target=1)
-    assert passed, (code, case.err)
+    counted(SPLITS, passed, code, case.err)
     assert not list(environment.glob("*/*/3_finetune/checkpoints"))
 
 
@@ -152,14 +142,13 @@ BATCHES = {
 
 
 @pytest.mark.parametrize("setting", list(BATCHES)[: count(pr=2, nightly=len(BATCHES))])
-def test_a_batch_larger_than_the_training_set_becomes_smaller_and_says_so(own, orca, environment, scorecard, setting):
+def test_a_batch_larger_than_the_training_set_becomes_smaller_and_says_so(own, orca, environment, counted, setting):
     """F8: in one line, and the run is that of the smaller batch."""
     code, _, err = orca(*own(x=X, y=Y), "metric=none", "train.refit=false", setting)
     assert code == 0, err
     lines = [line for line in err.splitlines() if "training samples" in line and "instead of" in line]
     passed = len(lines) == 1 and BATCHES[setting] in lines[0]
-    scorecard.add("splits that overlap or are too small / told", cases=1, passed=int(passed), target=1)
-    assert passed, err
+    counted(SPLITS, passed, err)
     smaller = BATCHES[setting].partition(" instead")[0].split(", ")
     assert orca(*own(x=X, y=Y), "metric=none", "train.refit=false", *smaller)[0] == 0
     first, second = results(environment)
@@ -167,15 +156,14 @@ def test_a_batch_larger_than_the_training_set_becomes_smaller_and_says_so(own, o
 
 
 @pytest.mark.parametrize("part", ["test", "validation"][: count(pr=1, nightly=2)])
-def test_a_split_of_one_sample_is_enough(own, orca, environment, scorecard, part):
+def test_a_split_of_one_sample_is_enough(own, orca, environment, counted, part):
     """F8: one sample can be measured, and the result says that it is one."""
     arrays = {"x_train": X, "y_train": Y, f"x_{part}": RNG.normal(size=X[:1].shape), f"y_{part}": Y[:1]}
     code, _, err = orca(*own(**arrays), "metric=none")
     assert code == 0, err
     (result,) = results(environment)
     passed = result["splits"][{"validation": "val"}.get(part, part)]["n"] == 1 and finite(result)
-    scorecard.add("splits that overlap or are too small / told", cases=1, passed=int(passed), target=1)
-    assert passed, result
+    counted(SPLITS, passed, result)
 
 
 # Memory: inputs of 512 tokens, whose attention takes 8 MiB a sample and layer.
@@ -228,7 +216,7 @@ def test_a_training_batch_that_does_not_fit_is_taken_in_pieces(own, fork, enviro
 
 
 @pytest.mark.parametrize("name", list(NO_ROOM)[: count(pr=1, nightly=len(NO_ROOM))])
-def test_a_batch_that_does_not_fit(own, fork, environment, tiny, tmp_path, scorecard, name):
+def test_a_batch_that_does_not_fit(own, fork, environment, tiny, tmp_path, counted, name):
     """F6: code 31 that names what to lower, what was saved is whole; with room it goes on exactly, lowered it completes."""
     settings, hook, told, lowered = NO_ROOM[name]
     words = [*own(**WIDE), f"body.checkpoint={tiny['hungry']}", *OFTEN, *settings]
@@ -260,5 +248,4 @@ def test_a_batch_that_does_not_fit(own, fork, environment, tiny, tmp_path, score
     assert "resumed at step" in again.err
     (result,) = [found for found in results(environment) if found["run_id"] == run.name]
     passed = result["weights_sha256"] == expected["weights_sha256"]
-    scorecard.add("batches that do not fit / code 31, then exact", cases=1, passed=int(passed), target=1)
-    assert passed
+    counted("batches that do not fit / code 31, then exact", passed)

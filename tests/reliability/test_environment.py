@@ -9,6 +9,7 @@ import sys
 import threading
 
 import pytest
+import torch
 
 from tests.reliability.processes import process, told, with_site  # noqa: F401 - a fixture
 from tests.tiers import count
@@ -16,6 +17,7 @@ from tests.tiers import count
 pytestmark = pytest.mark.slow
 
 DRY = ["run", "--dry-run"]
+NO_DATA = ["task=arrays", "task.kind=classes", "task.train=nowhere.npz"]
 LITTLE = "little memory, files, processors, threads"
 
 
@@ -58,34 +60,25 @@ def test_no_network(process, tmp_path, silent_server, scorecard, how):  # noqa: 
     assert result[2] < 10 + 6 * start_up
 
 
-@pytest.mark.parametrize(("device", "code"), [("cuda", 14), ("cuda:7", 14), ("mps", 14), ("gpu", 10)])
-def test_absent_device(process, environment, scorecard, device, code):  # noqa: F811
-    """J3: told before the data are read: the file does not even exist."""
-    import torch
+# (device, precision, exit code, words)
+ABSENT = [(device, "fp32", 14, ["device", "cpu"]) for device in ("cuda", "cuda:7", "mps")]
+ABSENT += [("gpu", "fp32", 10, ["device", "cpu"]), ("cpu", "fp16", 10, ["precision", "fp16 needs a GPU"])]
 
+
+@pytest.mark.parametrize(("device", "precision", "code", "words"), ABSENT)
+def test_absent_device_or_precision(process, environment, scorecard, device, precision, code, words):  # noqa: F811
+    """J3: told before the data are read, which do not even exist, and before a folder is made."""
     if device == "cuda" and torch.cuda.is_available() or device == "mps" and torch.backends.mps.is_available():
         scorecard.not_run("absent device", f"{device} is there")
         pytest.skip(f"{device} is there")
-    words = ["task=arrays", "task.kind=classes", "task.train=nowhere.npz", f"device={device}"]
-    result = process("run", *words)
-    passed = told(result, code, "device", "cpu") and not environment.exists()
+    result = process("run", *NO_DATA, f"device={device}", f"precision={precision}")
+    passed = told(result, code, *words) and not environment.exists()
     scorecard.add("absent device", cases=1, passed=int(passed), target=1)
     assert passed, (result, "runs were made" if environment.exists() else "")
 
 
-def test_a_precision_that_the_device_has_not(process, environment):  # noqa: F811
-    """J3: told before a folder is made, as the device is."""
-    result = process(
-        "run", "task=arrays", "task.kind=classes", "task.train=nowhere.npz", "device=cpu", "precision=fp16"
-    )
-    assert told(result, 10, "precision", "fp16 needs a GPU"), result
-    assert not environment.exists()
-
-
 def test_a_run_keeps_its_records_where_the_device_is_absent(orca, environment, small):
     """J3: a run that is not completed stays as it was; a completed one needs no device."""
-    import torch
-
     if torch.cuda.device_count() > 7:
         pytest.skip("cuda:7 is there")
     words = ["run", *small, "align.epochs=1", "train.epochs=1", "train.warmup_epochs=0"]
@@ -98,10 +91,6 @@ def test_a_run_keeps_its_records_where_the_device_is_absent(orca, environment, s
     assert status.read_bytes() == before
 
 
-def closed(number):
-    return lambda: os.close(number)
-
-
 # Where Python finds no folder for temporary files it raises; the premise is asked for before the program starts.
 NO_TEMPORARY = """
 import tempfile
@@ -111,31 +100,27 @@ try:
 except FileNotFoundError:
     open({mark!r}, "w").close()
 """
-SURROUNDINGS = ["no HOME", "read-only HOME", "LANG=C", "20 columns", "dumb terminal"]
-SURROUNDINGS += ["no stdin", "no stdout", "no stderr", "no TMPDIR"]
+# name -> settings of the process
+SURROUNDINGS = {
+    "no HOME": {"without": ("HOME",)},
+    "read-only HOME": {"more": {"HOME": "/proc"}},  # nobody can write there, root neither
+    "LANG=C": {"more": {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0"}},
+    "20 columns": {"more": {"COLUMNS": "20"}},
+    "dumb terminal": {"more": {"TERM": "dumb"}},
+    "no stdin": {"preexec_fn": lambda: os.close(0)},
+    "no stdout": {"preexec_fn": lambda: os.close(1)},
+    "no stderr": {"preexec_fn": lambda: os.close(2)},
+    "no TMPDIR": {},
+}
 
 
 @pytest.mark.parametrize("how", SURROUNDINGS)
 def test_odd_surroundings(process, tmp_path, small, scorecard, how):  # noqa: F811
     """J4: it works, whatever terminal, language and home it has, or says which folder it needs."""
-    settings = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    more, without = {}, ()
-    if how == "no HOME":
-        without = ("HOME",)
-    elif how == "read-only HOME":
-        more = {"HOME": "/proc"}  # nobody can write there, root neither
-    elif how == "LANG=C":
-        more = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0"}
-    elif how == "20 columns":
-        more = {"COLUMNS": "20"}
-    elif how == "dumb terminal":
-        more = {"TERM": "dumb"}
-    elif how == "no TMPDIR":
-        more = with_site(tmp_path / "site", NO_TEMPORARY.format(mark=str(tmp_path / "mark")))
-    else:
-        number = {"no stdin": 0, "no stdout": 1, "no stderr": 2}[how]
-        settings |= {"preexec_fn": closed(number)}
-    result = process(*DRY, *small, more=more, without=without, **settings)
+    settings = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL} | SURROUNDINGS[how]
+    if how == "no TMPDIR":
+        settings["more"] = with_site(tmp_path / "site", NO_TEMPORARY.format(mark=str(tmp_path / "mark")))
+    result = process(*DRY, *small, **settings)
     assert how != "no TMPDIR" or (tmp_path / "mark").exists(), "there is a folder for temporary files all the same"
     passed = told(result, 30, "TMPDIR") if how == "no TMPDIR" else result[0] == 0 and "Traceback" not in result[1]
     scorecard.add("odd surroundings", cases=1, passed=int(passed), target=1)

@@ -15,78 +15,65 @@ FIGURE = "hostile configurations refused: nothing run, no secret shown"
 READER = "task:\n  _target_: orca_cli.tasks.arrays.load\n  kind: classes\n  train: own.npz\n"
 RUNS_IT = "    _target_: canary_part.touch\n"
 
-# name -> ({path in the folder: content}, words that are typed behind --config-dir). Every one would do harm where it is
-# composed as Hydra and OmegaConf compose it.
-FOLDERS: dict[str, tuple[dict[str, str], list[str]]] = {
-    "target_is_a_system_call": ({"task/mine.yaml": "task:\n  _target_: os.system\n  command: touch canary\n"}, []),
-    "target_is_eval": ({"task/mine.yaml": TASK + "task:\n  _target_: builtins.eval\n"}, []),
-    "target_is_a_module_on_the_path": ({"task/mine.yaml": TASK + "task:\n  _target_: canary_part.touch\n"}, []),
-    "target_through_a_module_of_ours": (
-        {"task/mine.yaml": TASK + "task:\n  _target_: orca_cli.tasks.arrays.reader.np.save\n"},
-        [],
-    ),
-    "target_in_a_loss": ({"task/mine.yaml": TASK + READER + "  loss:\n" + RUNS_IT}, []),
-    "target_in_an_error": ({"task/mine.yaml": TASK + READER + "  error:\n" + RUNS_IT}, []),
-    "target_nested_in_a_part_of_ours": (
-        {
-            "task/mine.yaml": TASK + READER + "  error:\n    _target_: orca_cli.scoring.chunks.ChunkMean\n    size: 1\n"
-            "    batch: 1\n    error:\n  " + RUNS_IT
-        },
-        [],
-    ),
-    "target_in_a_metric": ({"metric/mine.yaml": "_target_: canary_part.touch\n"}, ["metric=mine"]),
+HYDRA = TASK + READER + "hydra:\n"
+CORPUS = "_target_: orca_cli.sources.conll.load\nsize: 9\n"
+NESTED = "  error:\n    _target_: orca_cli.scoring.chunks.ChunkMean\n    size: 1\n    batch: 1\n    error:\n  "
+
+# Every one would do harm where it is composed as Hydra and OmegaConf compose it. name -> the file task/mine.yaml
+TASKS = {
+    "target_is_a_system_call": "task:\n  _target_: os.system\n  command: touch canary\n",
+    "target_is_eval": TASK + "task:\n  _target_: builtins.eval\n",
+    "target_is_a_module_on_the_path": TASK + "task:\n  _target_: canary_part.touch\n",
+    "target_through_a_module_of_ours": TASK + "task:\n  _target_: orca_cli.tasks.arrays.reader.np.save\n",
+    "target_in_a_loss": TASK + READER + "  loss:\n" + RUNS_IT,
+    "target_in_an_error": TASK + READER + "  error:\n" + RUNS_IT,
+    "target_nested_in_a_part_of_ours": TASK + READER + NESTED + RUNS_IT,
+    "secret_in_a_value": TASK + READER.replace("own.npz", "${oc.env:TOKEN}"),
+    "secret_decoded": TASK + READER.replace("own.npz", "${oc.decode:'${oc.env:TOKEN}'}"),
+    "secret_as_a_default": "defaults:\n  - override /body: ${oc.env:TOKEN}\n" + READER,
+    "secret_in_a_key_that_is_unknown": TASK + READER + "  nothing: ${oc.env:TOKEN}\n",
+    "resolver_of_hydra": TASK + READER.replace("own.npz", "${hydra:runtime.cwd}"),
+    "runs_elsewhere": TASK + READER + "paths:\n  runs: ../../x\n",
+    "cache_elsewhere": TASK + READER + "paths:\n  cache: /\n",
+    "hydra_run_folder": HYDRA + "  run:\n    dir: ../../x\n",
+    "hydra_environment": HYDRA + "  job:\n    env_set: {LD_PRELOAD: x}\n",
+    "hydra_callback": HYDRA + "  callbacks:\n    mine:\n  " + RUNS_IT,
+    "hydra_search_path": HYDRA + "  searchpath: [pkg://canary_part]\n",
+    "hydra_by_defaults": "defaults:\n  - /metric@hydra.callbacks: none\n" + READER,
+    "python_object": "a: !!python/object/apply:os.system ['touch canary']\n",
+    "python_name": TASK + "task:\n  x: !!python/name:os.system\n",
+}
+# name -> (path in the folder, content, words that are typed behind --config-dir)
+OTHERS = {
+    "target_in_a_metric": ("metric/mine.yaml", "_target_: canary_part.touch\n", ["metric=mine"]),
     "target_in_a_body": (
-        {"body/mine.yaml": "# @package _global_\nbody:\n  _target_: canary_part.touch\n"},
+        "body/mine.yaml",
+        "# @package _global_\nbody:\n  _target_: canary_part.touch\n",
         ["body=mine"],
     ),
-    "secret_in_a_value": ({"task/mine.yaml": TASK + READER.replace("own.npz", "${oc.env:TOKEN}")}, []),
-    "secret_decoded": ({"task/mine.yaml": TASK + READER.replace("own.npz", "${oc.decode:'${oc.env:TOKEN}'}")}, []),
-    "secret_as_a_default": ({"task/mine.yaml": "defaults:\n  - override /body: ${oc.env:TOKEN}\n" + READER}, []),
-    "secret_in_a_key_that_is_unknown": ({"task/mine.yaml": TASK + READER + "  nothing: ${oc.env:TOKEN}\n"}, []),
-    "resolver_of_hydra": ({"task/mine.yaml": TASK + READER.replace("own.npz", "${hydra:runtime.cwd}")}, []),
-    "runs_elsewhere": ({"task/mine.yaml": TASK + READER + "paths:\n  runs: ../../x\n"}, []),
-    "cache_elsewhere": ({"task/mine.yaml": TASK + READER + "paths:\n  cache: /\n"}, []),
-    "paths_from_a_metric": ({"metric/mine.yaml": "# @package paths\nruns: ../../x\n"}, ["metric=mine"]),
-    "hydra_run_folder": ({"task/mine.yaml": TASK + READER + "hydra:\n  run:\n    dir: ../../x\n"}, []),
-    "hydra_environment": ({"task/mine.yaml": TASK + READER + "hydra:\n  job:\n    env_set: {LD_PRELOAD: x}\n"}, []),
-    "hydra_callback": (
-        {"task/mine.yaml": TASK + READER + "hydra:\n  callbacks:\n    mine:\n  " + RUNS_IT},
-        [],
-    ),
-    "hydra_search_path": ({"task/mine.yaml": TASK + READER + "hydra:\n  searchpath: [pkg://canary_part]\n"}, []),
+    "paths_from_a_metric": ("metric/mine.yaml", "# @package paths\nruns: ../../x\n", ["metric=mine"]),
     "hydra_by_package": (
-        {"metric/mine.yaml": "# @package hydra.callbacks.mine\n_target_: canary_part.touch\n"},
+        "metric/mine.yaml",
+        "# @package hydra.callbacks.mine\n_target_: canary_part.touch\n",
         ["metric=mine"],
     ),
-    "hydra_by_defaults": ({"task/mine.yaml": "defaults:\n  - /metric@hydra.callbacks: none\n" + READER}, []),
     "hydra_in_a_study": (
-        {
-            "study/mine.yaml": "# @package _global_\nhydra:\n  sweeper:\n    _target_: canary_part.touch\n"
-            "    params: {seed: '0,1'}\n"
-        },
+        "study/mine.yaml",
+        "# @package _global_\nhydra:\n  sweeper:\n    _target_: canary_part.touch\n    params: {seed: '0,1'}\n",
         ["-m", "study=mine"],
     ),
-    "launcher_of_ones_own": (
-        {"hydra/launcher/basic.yaml": "_target_: canary_part.touch\n", "task/mine.yaml": TASK + READER},
-        ["-m"],
-    ),
+    "launcher_of_ones_own": ("hydra/launcher/basic.yaml", "_target_: canary_part.touch\n", ["-m"]),
     "logging_of_ones_own": (
-        {"hydra/job_logging/none.yaml": "root:\n  handlers: [x]\nhandlers:\n  x:\n    (): canary_part.touch\n"},
+        "hydra/job_logging/none.yaml",
+        "root:\n  handlers: [x]\nhandlers:\n  x:\n    (): canary_part.touch\n",
         ["task=digits"],
     ),
-    "primary_configuration": ({"config.yaml": "hydra:\n  callbacks:\n    mine:\n  " + RUNS_IT}, ["task=digits"]),
-    "name_of_the_programs_own": ({"metric/otdd.yaml": "_target_: canary_part.touch\n"}, ["metric=otdd"]),
-    "python_object": ({"task/mine.yaml": "a: !!python/object/apply:os.system ['touch canary']\n"}, []),
-    "python_name": ({"task/mine.yaml": TASK + "task:\n  x: !!python/name:os.system\n"}, []),
-    "folder_of_a_corpus": (
-        {"source/mine.yaml": "_target_: orca_cli.sources.conll.load\nsize: 9\nname: ../../..\nfiles: [passwd]\n"},
-        ["source=mine"],
-    ),
-    "file_of_a_corpus": (
-        {"source/mine.yaml": "_target_: orca_cli.sources.conll.load\nsize: 9\nname: x\nfiles: [../../etc/passwd]\n"},
-        ["source=mine"],
-    ),
+    "primary_configuration": ("config.yaml", "hydra:\n  callbacks:\n    mine:\n  " + RUNS_IT, ["task=digits"]),
+    "name_of_the_programs_own": ("metric/otdd.yaml", "_target_: canary_part.touch\n", ["metric=otdd"]),
+    "folder_of_a_corpus": ("source/mine.yaml", CORPUS + "name: ../../..\nfiles: [passwd]\n", ["source=mine"]),
+    "file_of_a_corpus": ("source/mine.yaml", CORPUS + "name: x\nfiles: [../../etc/passwd]\n", ["source=mine"]),
 }
+FOLDERS = {name: ("task/mine.yaml", content, ["task=mine"]) for name, content in TASKS.items()} | OTHERS
 
 
 @pytest.fixture
@@ -113,20 +100,18 @@ def test_the_payload_fires_where_it_is_run(hostile):
     assert hostile.exists()
 
 
-def write(folder: Path, files: dict[str, str]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(content)
-    return folder
-
-
 @pytest.mark.parametrize("name", FOLDERS)
 def test_folder_of_somebody_else(called, environment, hostile, tmp_path, scorecard, name):  # noqa: F811
     """H11: a folder of choices that does more than add choices."""
-    files, words = FOLDERS[name]
-    folder = write(tmp_path / "theirs", files)
+    path, content, words = FOLDERS[name]
+    folder = tmp_path / "theirs"
+    (folder / path).parent.mkdir(parents=True)
+    (folder / path).write_text(content)
+    if name == "launcher_of_ones_own":
+        (folder / "task").mkdir()
+        (folder / "task" / "mine.yaml").write_text(TASK + READER)
     before = {path for path in tmp_path.rglob("*") if "modules" not in path.parts}
-    code, error, _ = called("--config-dir", folder, *(words or ["task=mine"]))
+    code, error, _ = called("--config-dir", folder, *words)
     passed = code in (10, 12) and not hostile.exists() and SECRET not in error and "\n" not in error
     scorecard.add(FIGURE, cases=1, passed=int(passed), target=1)
     assert passed, f"{code} {error}"

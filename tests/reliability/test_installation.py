@@ -3,6 +3,7 @@
 import datasets
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.reliability.processes import process, told, with_site  # noqa: F401 - a fixture
 from tests.tasks.test_homology import write_json, write_lmdb
@@ -21,9 +22,11 @@ def own_files(folder, name):
     path.write_bytes({".parquet": b"PAR1", ".mat": b"\x89HDF\r\n\x1a\n" + b"\0" * 600}.get(path.suffix, b"\x89PNG"))
 
 
-def hub_images(folder, name):
-    from PIL import Image
+def own_lmdb(folder, name):
+    write_lmdb(folder / name)
 
+
+def hub_images(folder, name):
     (folder / name).mkdir()
     pictures = [Image.fromarray(np.full((4, 4), k, np.uint8)) for k in range(40)]
     rows = {"x": pictures, "y": [k % 2 for k in range(40)]}
@@ -31,32 +34,15 @@ def hub_images(folder, name):
     datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / name / "train.parquet")
 
 
+HUB = ["task=hub", "task.x=x", "task.y=y"]
 # case -> (package, what makes the files, files, words, extra that the message has to name)
 OPTIONAL = {
     "images": ("PIL", own_files, ["own/a/1.png", "own/b/1.png"], ["task=images", "task.path=own"], "images"),
-    "tables": (
-        "pyarrow",
-        own_files,
-        ["own.parquet"],
-        ["task=table", "task.train=own.parquet", "task.target=y"],
-        "tables",
-    ),
-    "hub": ("datasets", own_files, [], ["task=hub", "task.dataset=own/set", "task.x=x", "task.y=y"], "datasets"),
-    "images of the hub": (
-        "PIL",
-        hub_images,
-        ["own"],
-        ["task=hub", "task.dataset=./own", "task.x=x", "task.y=y"],
-        "datasets",
-    ),
+    "tables": ("pyarrow", own_files, ["x.parquet"], ["task=table", "task.train=x.parquet", "task.target=y"], "tables"),
+    "hub": ("datasets", own_files, [], [*HUB, "task.dataset=own/set"], "datasets"),
+    "images of the hub": ("PIL", hub_images, ["own"], [*HUB, "task.dataset=./own"], "datasets"),
     "MATLAB 7.3": ("h5py", own_files, ["own/JSB_Chorales.mat"], ["task=jsb", "task.path=own"], "hdf5"),
-    "LMDB": (
-        "lmdb",
-        lambda folder, name: write_lmdb(folder / name),
-        ["own"],
-        ["task=homology", "task.path=own"],
-        "lmdb",
-    ),
+    "LMDB": ("lmdb", own_lmdb, ["own"], ["task=homology", "task.path=own"], "lmdb"),
 }
 
 
@@ -108,13 +94,26 @@ VERSION = {
     "torch too new": ("torch", "3.1"),
     "hydra too old": ("hydra-core", "1.3.1"),
     "python too old": ("python", "3.10.12"),
+    "none": ("safetensors", None),
 }
 
 
+WITHOUT = """
+from importlib import metadata
+original = metadata.version
+def version(name):
+    if name == {name!r}: raise metadata.PackageNotFoundError(name)
+    return original(name)
+metadata.version = version
+"""
+
+
 def claims(folder, package, version):
-    """Return the variables of a process in which a package, or Python, claims another version."""
+    """Return the variables of a process in which a package, or Python, claims another version, or is missing."""
     if package == "python":
         return with_site(folder, f"import platform\nplatform.python_version = lambda: {version!r}\n")
+    if version is None:
+        return with_site(folder, WITHOUT.format(name=package))
     more = with_site(folder)
     info = folder / f"{package.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
@@ -128,7 +127,8 @@ def test_wrong_version(process, environment, small, tmp_path, scorecard, case): 
     package, version = VERSION[case]
     more = claims(tmp_path / "site", package, version)
     result = process("run", *small, more=more)
-    passed = told(result, 14, f"{package} {version} (needed: ", "pip install") and not environment.exists()
+    said = [f"{package} {version} (needed: ", "pip install"] if version else [f"{package} is missing"]
+    passed = told(result, 14, *said) and not environment.exists()
     for words in (["--help"], ["run", "--help"], ["list"]):
         code, err, _ = process(*words, more=more)
         passed = passed and (code, err) == (0, "")
@@ -140,15 +140,3 @@ def test_versions_are_compared_by_their_numbers(process, small, tmp_path):  # no
     """J6: ten is more than six, and machines of a cluster carry builds of torch before its release."""
     code, err, _ = process(*DRY, *small, more=claims(tmp_path / "site", "torch", "2.10.0a0+df5bbc09d1.nv24.12"))
     assert code == 0, err
-
-
-def test_a_missing_package(process, small, tmp_path):  # noqa: F811
-    """J6: a package that the program cannot do without is told in the same way."""
-    code = (
-        "from importlib import metadata\noriginal = metadata.version\n"
-        "def version(name):\n"
-        "    if name == 'safetensors': raise metadata.PackageNotFoundError(name)\n"
-        "    return original(name)\n"
-        "metadata.version = version\n"
-    )
-    assert told(process("run", *small, more=with_site(tmp_path / "site", code)), 14, "safetensors is missing")

@@ -53,23 +53,6 @@ def mounted(scorecard):
         subprocess.run(["umount", "-l", str(place)], check=False)
 
 
-# name -> exit code, part of the line; 11: the place is used, as one that is not there is made
-PLACES = {
-    "read-only disk": (30, "cannot be written"),
-    "folder of another": (30, "cannot be written"),
-    "missing": (11, "nowhere.npz"),
-    "file": (30, "a file stands where a folder is needed"),
-    "below a file": (30, "a file stands where a folder is needed"),
-    "4096 characters": (30, "the path is too long"),
-    "name of 300 characters": (30, "the path is too long"),
-    "not UTF-8, typed": (10, "is not an override"),
-    "not UTF-8, in ORCA_RUNS": (11, "nowhere.npz"),
-    "loop of links": (30, "a link that leads to no folder"),
-    "link to nothing": (30, "a link that leads to no folder"),
-    "below /proc": (30, "/proc/nowhere"),
-}
-
-
 def long_path(folder):
     place = folder
     while len(str(place)) < 4096:
@@ -84,35 +67,34 @@ def below_a_file(folder):
     return folder / "place" / "runs"
 
 
-def loop(folder):
-    (folder / "place").symlink_to(folder / "back")
+def link(folder, target):
     (folder / "back").symlink_to(folder / "place")
+    (folder / "place").symlink_to(target)
     return folder / "place"
 
 
-def link_to_nothing(folder):
-    (folder / "place").symlink_to("/nowhere/at/all")
-    return folder / "place"
-
-
-MADE = {
-    "missing": lambda folder: folder / "place" / "a" / "b",
-    "file": lambda folder: below_a_file(folder).parent,
-    "below a file": below_a_file,
-    "4096 characters": long_path,
-    "name of 300 characters": lambda folder: folder / ("d" * 300),
-    "not UTF-8, typed": lambda folder: folder / os.fsdecode(b"place\xff"),
-    "not UTF-8, in ORCA_RUNS": lambda folder: folder / os.fsdecode(b"place\xff"),
-    "loop of links": loop,
-    "link to nothing": link_to_nothing,
-    "below /proc": lambda folder: Path("/proc/nowhere"),
+FILE, LONG, LINK = "a file stands where a folder is needed", "the path is too long", "a link that leads to no folder"
+# name -> (exit code, part of the line, what makes the place); 11: it is used, as one that is not there is made
+PLACES = {
+    "read-only disk": (30, "cannot be written", None),
+    "folder of another": (30, "cannot be written", None),
+    "missing": (11, "nowhere.npz", lambda folder: folder / "place" / "a" / "b"),
+    "file": (30, FILE, lambda folder: below_a_file(folder).parent),
+    "below a file": (30, FILE, below_a_file),
+    "4096 characters": (30, LONG, long_path),
+    "name of 300 characters": (30, LONG, lambda folder: folder / ("d" * 300)),
+    "not UTF-8, typed": (10, "is not an override", lambda folder: folder / os.fsdecode(b"place\xff")),
+    "not UTF-8, in ORCA_RUNS": (11, "nowhere.npz", lambda folder: folder / os.fsdecode(b"place\xff")),
+    "loop of links": (30, LINK, lambda folder: link(folder, folder / "back")),
+    "link to nothing": (30, LINK, lambda folder: link(folder, "/nowhere/at/all")),
+    "below /proc": (30, "/proc/nowhere", lambda folder: Path("/proc/nowhere")),
 }
 
 
 def make(how, folder, mounted, scorecard):
     """Make a place; returns its path and the hook that the fault needs."""
-    if how in MADE:
-        return MADE[how](folder), ""
+    if PLACES[how][2] is not None:
+        return PLACES[how][2](folder), ""
     place = folder / "place"
     place.mkdir()
     if how == "read-only disk":
@@ -130,7 +112,7 @@ def make(how, folder, mounted, scorecard):
 @pytest.mark.parametrize("how", PLACES)
 def test_a_place_that_cannot_hold_runs(fork, tmp_path, mounted, scorecard, how):
     """C4: told before the data are looked for, and nothing is made anywhere."""
-    code, words = PLACES[how]
+    code, words, _ = PLACES[how]
     place, hook = make(how, tmp_path, mounted, scorecard)
     before = places.tree(tmp_path)
     if how == "not UTF-8, in ORCA_RUNS":
@@ -182,7 +164,8 @@ def test_the_folder_of_a_run_goes_away(fork, small, tmp_path, scorecard, how, wh
     runs.mkdir(parents=True)
     words = ["run", *small, *SHORT, f"paths.cache={tmp_path / 'cache'}", f"paths.runs={runs}"]  # no finished alignment
     case = fork(*words, hook=f"tests.reliability.places:vanish:{when}:1:{how}:{runs}:{mark}")
-    line = told_in_time(case)
+    case.wait(240)
+    line = told(case, 30)
     assert mark.exists(), "the folder did not go away while the run was alive"
     assert "was deleted, renamed or replaced" in line
     new = places.tree(runs.parent) - set(json.loads(mark.read_text()))
@@ -199,24 +182,14 @@ def test_the_folder_of_a_run_goes_away(fork, small, tmp_path, scorecard, how, wh
     scorecard.add(GONE, cases=1, passed=1, target=1)
 
 
-def told_in_time(case) -> str:
-    case.wait(240)
-    return told(case, 30)
-
-
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
     """A folder with a run that was killed on its way, and what it would have ended with; filled by its first user."""
     return tmp_path_factory.mktemp("begun"), {}
 
 
-LOG_FAULTS = [
-    "full disk",
-    "standard error on a full disk",
-    "folder",
-    "disk that fills",
-    "standard error without reader",
-]
+LOG_FAULTS = ["full disk", "standard error on a full disk", "folder", "disk that fills"]
+LOG_FAULTS += ["standard error without reader"]
 
 
 @pytest.mark.slow
@@ -268,15 +241,8 @@ def without_log(words, how) -> str:
     os.close(reader)
     full = os.open("/dev/full", os.O_WRONLY)
     err = {"standard error on a full disk": full, "standard error without reader": writer}.get(how, subprocess.PIPE)
-    done = subprocess.run(
-        [sys.executable, "-m", "orca_cli", *words],
-        env=variables,
-        stdout=subprocess.DEVNULL,
-        stderr=err,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    settings = {"env": variables, "stdout": subprocess.DEVNULL, "stderr": err, "text": True, "timeout": 300}
+    done = subprocess.run([sys.executable, "-m", "orca_cli", *words], check=False, **settings)
     os.close(writer)
     os.close(full)
     assert done.returncode == 0, done.stderr

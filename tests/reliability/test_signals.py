@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from tests.cli.conftest import ROOT, results, run_folders
-from tests.cli.test_run import has_reached, wait_for
+from tests.cli.conftest import ROOT, has_reached, results, run_folders, wait_for
 from tests.reliability.signal_points import SENT
+from tests.report.trees import add_run
 from tests.tiers import count
 from tests.untrusted.server import drip, serving
 
@@ -35,6 +35,19 @@ pytestmark = pytest.mark.slow
 def reference():
     """The result of a run that nothing interrupted; filled by the first test that needs it."""
     return {}
+
+
+@pytest.fixture
+def passed(scorecard):
+    """Count a case, whose process ended so many seconds after the signal, as passed."""
+
+    def call(latency=None, at_once=True):
+        if latency is not None:
+            assert latency < SOON_S
+            LATENCIES.append(latency)
+        scorecard.add(FIGURE, cases=1, passed=int(at_once), target=0)
+
+    return call
 
 
 @pytest.fixture
@@ -96,11 +109,9 @@ class Trial:
         return all(result[key] == self._reference[key] for key in keys) and not list(run.rglob(".tmp-*"))
 
 
-def stage_of(point, number):
+def stage_of(point):
     """The stage whose checkpoint has to be there, None where there was no step yet."""
-    if point in ("step", "validation"):
-        return "3_finetune"
-    return None
+    return "3_finetune" if point in ("step", "validation") else None
 
 
 def cases(points, number, seed):
@@ -109,22 +120,25 @@ def cases(points, number, seed):
     return [(points[i % len(points)], generator.randint(1, TIMES[points[i % len(points)]])) for i in range(number)]
 
 
-@pytest.mark.parametrize(("point", "number"), cases([*TIMES], count(pr=12, nightly=48), seed=1))
-def test_sigterm_in_every_phase(trial, scorecard, point, number):
-    """B1."""
-    code, err = trial.stopped(point, number, "TERM")
-    assert code == 143, err
+SAVED = [("TERM", *case) for case in cases([*TIMES], count(pr=12, nightly=48), seed=1)]
+SAVED += [("INT", *case) for case in cases([*TIMES], count(pr=3, nightly=20), seed=2)]
+SAVED += [("HUP", *case) for case in cases(["transport", "step"], count(pr=1, nightly=4), seed=5)]
+
+
+@pytest.mark.parametrize(("name", "point", "number"), SAVED)
+def test_a_signal_in_any_phase_saves(trial, passed, name, point, number):
+    """B1, B2, B5."""
+    code, err = trial.stopped(point, number, name)
+    assert code == CODES[name], err
     assert "rerun the same command" in err
     if point != "compose":
-        assert trial.has_saved(143, stage_of(point, number))
+        assert trial.has_saved(code, stage_of(point))
     assert trial.ends_alike()
-    assert trial.latency < SOON_S
-    scorecard.add(FIGURE, cases=1, passed=1, target=0)
-    LATENCIES.append(trial.latency)
+    passed(trial.latency)
 
 
 @pytest.mark.parametrize("stage", ["2_align", "3_finetune"] * count(pr=1, nightly=8))
-def test_sigterm_from_outside_to_the_command_as_it_is_typed(start, trial, scorecard, stage):
+def test_sigterm_from_outside_to_the_command_as_it_is_typed(start, trial, passed, stage):
     """B1, the one case in five that goes through the real command line."""
     trial.new_folder()
     process = start("run", *trial._words, f"paths.runs={trial.runs}", "train.checkpoint_s=0")
@@ -136,13 +150,11 @@ def test_sigterm_from_outside_to_the_command_as_it_is_typed(start, trial, scorec
     assert process.returncode == 143, err
     assert trial.has_saved(143, stage)
     assert trial.ends_alike()
-    assert latency < SOON_S
-    scorecard.add(FIGURE, cases=1, passed=1, target=0)
-    LATENCIES.append(latency)
+    passed(latency)
 
 
 @pytest.mark.parametrize("number", range(1, 1 + count(pr=1, nightly=8)))
-def test_sigterm_in_a_download(fork, tmp_path, monkeypatch, scorecard, number):
+def test_sigterm_in_a_download(fork, tmp_path, monkeypatch, passed, number):
     """B1: what has arrived stays, and the next start asks for the rest."""
     (tmp_path / "conf" / "task").mkdir(parents=True)
     content = b"PK\x03\x04" + random.Random(number).randbytes(3_000_000)
@@ -164,16 +176,12 @@ def test_sigterm_in_a_download(fork, tmp_path, monkeypatch, scorecard, number):
         assert case.wait(60) == 0, case.err
     (file,) = (tmp_path / "home").rglob("a.npz")
     assert file.read_bytes() == content
-    assert latency < SOON_S
-    scorecard.add(FIGURE, cases=1, passed=1, target=0)
-    LATENCIES.append(latency)
+    passed(latency)
 
 
 @pytest.mark.parametrize("name", ["TERM", "HUP"] * count(pr=1, nightly=4))
-def test_signals_to_a_report(fork, environment, tmp_path, scorecard, name):
+def test_signals_to_a_report(fork, environment, tmp_path, passed, name):
     """B1: nothing is half written."""
-    from tests.report.trees import add_run
-
     add_run(environment)
     out = tmp_path / "table.md"
     words = ["report", "--format", "md", "--out", out]
@@ -184,26 +192,13 @@ def test_signals_to_a_report(fork, environment, tmp_path, scorecard, name):
     assert not list(tmp_path.glob("*table*"))
     assert fork(*words).wait(30) == 0
     assert out.exists()
-    scorecard.add(FIGURE, cases=1, passed=1, target=0)
-
-
-@pytest.mark.parametrize(("point", "number"), cases([*TIMES], count(pr=3, nightly=20), seed=2))
-def test_sigint_once_saves(trial, scorecard, point, number):
-    """B2."""
-    code, err = trial.stopped(point, number, "INT")
-    assert code == 130, err
-    if point != "compose":
-        assert trial.has_saved(130, stage_of(point, number))
-    assert trial.ends_alike()
-    assert trial.latency < SOON_S
-    scorecard.add(FIGURE, cases=1, passed=1, target=0)
-    LATENCIES.append(trial.latency)
+    passed()
 
 
 @pytest.mark.parametrize(
     ("point", "number"), cases(["transport", "step", "checkpoint"], count(pr=2, nightly=20), seed=3)
 )
-def test_sigint_twice_ends_at_once(trial, scorecard, point, number):
+def test_sigint_twice_ends_at_once(trial, passed, point, number):
     """B2: also inside one long operation of a library, and during a save; what was committed is whole.
 
     In a validation the first signal ends the run before a second one can come.
@@ -213,8 +208,7 @@ def test_sigint_twice_ends_at_once(trial, scorecard, point, number):
     assert "second SIGINT" in err
     assert trial.ends_alike()
     assert trial.latency < 4 * AT_ONCE_S  # the operation takes many times as long; a busy machine is late itself
-    at_once = trial.latency <= AT_ONCE_S
-    scorecard.add(FIGURE, cases=1, passed=int(at_once), target=0)
+    passed(at_once=trial.latency <= AT_ONCE_S)
     AT_ONCE.append(trial.latency)
 
 
@@ -231,18 +225,16 @@ def scontrol(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("point", "number"), cases(["transport", "step", "validation"], count(pr=2, nightly=10), 4))
 @pytest.mark.parametrize("plan", ["USR1", "USR1+0.5+TERM"][: count(pr=1, nightly=2)])
-def test_preemption_is_requeued_once_and_goes_on_in_the_same_folder(trial, scontrol, scorecard, point, number, plan):
+def test_preemption_is_requeued_once_and_goes_on_in_the_same_folder(trial, scontrol, passed, point, number, plan):
     """B3."""
     ids = {"SLURM_ARRAY_JOB_ID": "470", "SLURM_ARRAY_TASK_ID": "3"} if number % 2 else {}
     code, err = trial.stopped(point, number, plan, SLURM_JOB_ID="4711", **ids)
     assert code == 75, err
     assert "preempted by SIGUSR1" in err
     assert scontrol.read_text().splitlines() == [f"requeue {'470_3' if ids else '4711'}"]
-    assert trial.has_saved(75, stage_of(point, number))
+    assert trial.has_saved(75, stage_of(point))
     assert trial.ends_alike()
-    assert trial.latency < SOON_S
-    scorecard.add(FIGURE, cases=1, passed=1, target=0)
-    LATENCIES.append(trial.latency)
+    passed(trial.latency)
 
 
 def test_the_signal_of_preemption_can_be_chosen(trial, scontrol):
@@ -257,7 +249,7 @@ def test_the_signal_of_preemption_can_be_chosen(trial, scontrol):
 
 
 @pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "USR1"] * count(pr=1, nightly=5))
-def test_signals_to_the_group_of_a_sweep(trial, scorecard, name):
+def test_signals_to_the_group_of_a_sweep(trial, passed, name):
     """B4: the running job saves once, the sweep says so, and no process is left."""
     trial.new_folder()
     words = ["-m", "seed=0,1", "metric=none", "train.epochs=60", "train.checkpoint_s=0"]
@@ -276,9 +268,7 @@ def test_signals_to_the_group_of_a_sweep(trial, scorecard, name):
     assert not Path(f"/proc/{job}").exists()
     assert len(run_folders(trial.runs)) == 1
     assert json.loads((run / "status.json").read_text())["exit_code"] == CODES[name]
-    assert latency < SOON_S
-    scorecard.add(FIGURE, cases=1, passed=1, target=0)
-    LATENCIES.append(latency)
+    passed(latency)
 
 
 def wait_until(happened, case, timeout_s=90.0):
@@ -289,17 +279,7 @@ def wait_until(happened, case, timeout_s=90.0):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("point", "number"), cases(["transport", "step"], count(pr=1, nightly=4), seed=5))
-def test_sighup_saves(trial, scorecard, point, number):
-    """B5."""
-    code, err = trial.stopped(point, number, "HUP")
-    assert code == 129, err
-    assert trial.has_saved(129, stage_of(point, number))
-    assert trial.ends_alike()
-    scorecard.add(FIGURE, cases=1, passed=1, target=0)
-
-
-def test_a_terminal_that_is_closed(trial, home, scorecard):
+def test_a_terminal_that_is_closed(trial, home, passed):
     """B5: the system sends SIGHUP, and every write to the terminal fails from then on."""
     trial.new_folder()
     words = ["run", *trial._words, f"paths.runs={trial.runs}", "train.checkpoint_s=0", "train.epochs=60"]
@@ -316,7 +296,7 @@ def test_a_terminal_that_is_closed(trial, home, scorecard):
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
     assert trial.has_saved(129, "3_finetune")
-    scorecard.add(FIGURE, cases=1, passed=1, target=0)
+    passed()
 
 
 def with_output(terminal):
@@ -327,7 +307,7 @@ def with_output(terminal):
 
 
 @pytest.mark.parametrize("number", range(count(pr=1, nightly=5)))
-def test_a_pipe_whose_reader_has_gone(start, trial, scorecard, number):
+def test_a_pipe_whose_reader_has_gone(start, trial, passed, number):
     """B5: the work goes on, and its records are in the run's folder."""
     trial.new_folder()
     process = start("run", *trial._words, f"paths.runs={trial.runs}")
@@ -339,17 +319,17 @@ def test_a_pipe_whose_reader_has_gone(start, trial, scorecard, number):
         assert "Traceback" not in process.stderr.read()
     assert process.wait(120) == 0
     assert trial.ends_alike()  # completed: nothing is run again
-    scorecard.add(FIGURE, cases=1, passed=1, target=0)
+    passed()
 
 
 @pytest.mark.parametrize(("point", "number"), cases(["transport", "step"], count(pr=1, nightly=5), seed=6))
-def test_a_stop_and_its_end_change_nothing(trial, scorecard, point, number):
+def test_a_stop_and_its_end_change_nothing(trial, passed, point, number):
     """B5."""
     code, err = trial.stopped(point, number, "STOP+1+CONT")
     assert code == 0, err
     assert trial.ends_alike()
     assert "resumed" not in err
-    scorecard.add(FIGURE, cases=1, passed=1, target=0)
+    passed()
 
 
 def test_weights_of_the_last_commit_are_whole(trial):

@@ -117,12 +117,8 @@ def traced(fork, name, folder, log, *more):
     while not (folder / "promises").exists():  # else the faults would hit what the fork does before its work
         assert time.monotonic() < end, case.poll()
         time.sleep(0.002)
-    tracer = subprocess.run(
-        ["strace", "-p", str(case.pid), "-o", str(log), "-e", f"trace={','.join(CALLS)}", *more],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    command = ["strace", "-p", str(case.pid), "-o", str(log), "-e", f"trace={','.join(CALLS)}", *more]
+    tracer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     code = case.wait(30)
     assert "ttach" in tracer.stderr or log.exists(), tracer.stderr
     return code, case.err
@@ -144,13 +140,9 @@ def strace(tmp_path_factory):
     """Return "" where strace can inject faults here, else the reason why not."""
     if shutil.which("strace") is None:
         return "strace is not installed"
+    command = ["strace", "-o", "/dev/null", "-e", "inject=fsync:error=EIO", "true"]
     try:
-        done = subprocess.run(
-            ["strace", "-o", "/dev/null", "-e", "inject=fsync:error=EIO", "true"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except OSError as error:
         return str(error)
     return "" if done.returncode == 0 else f"strace cannot trace here: {done.stderr.strip()[-100:]}"
@@ -216,12 +208,8 @@ def test_every_call_of_the_storage_module_fails_once(name, fork, tmp_path, count
         if found:
             bad[call, k, fault] = found
         shutil.rmtree(folder)
-    scorecard.add(
-        "faults in the storage module's calls: neither corrupt nor lost",
-        cases=tried,
-        passed=tried - len(bad),
-        target=60,
-    )
+    figure = "faults in the storage module's calls: neither corrupt nor lost"
+    scorecard.add(figure, cases=tried, passed=tried - len(bad), target=60)
     assert tried >= 4
     assert bad == {}
 

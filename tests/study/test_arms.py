@@ -4,9 +4,6 @@ import numpy as np
 import pytest
 
 from orca_cli import compose
-from orca_cli.exceptions import ConfigError
-from orca_cli.schema import Config, Train
-from orca_cli.setting_checks import check
 from orca_cli.stages import training_plan
 from orca_cli.stages.build import build
 from orca_cli.stages.pseudo_labels import shuffled
@@ -86,27 +83,3 @@ def test_shuffled_labels_reach_the_problem_of_stage_2(body, monkeypatch, tmp_pat
             targets = built.task.train.targets()  # stage 3 has the task's own
     assert all(set(targets[rows]) == {c} for c, rows in members["given"].items())
     assert any(set(targets[rows]) != {c} for c, rows in members["shuffled"].items())
-
-
-@pytest.mark.parametrize(
-    ("typed", "epochs", "longer"), [("train.epochs=8", 8, 10), ("train.epochs=1", 1, 2), ("budget=quick", 33, 42)]
-)
-def test_a_quarter_longer_is_a_quarter_more_epochs_with_the_same_warm_up(
-    body, monkeypatch, tmp_path, typed, epochs, longer
-):
-    monkeypatch.setenv("ORCA_HOME", str(tmp_path))
-    words = [f"body.checkpoint={body}", "task.train_size=40", typed, "train.refit=false", "train.batch_size=16"]
-    with compose.session() as session:
-        found = [
-            build(session.compose([*words, *more]).config, LogReporter()) for more in ([], ["train.longer_by=0.25"])
-        ]
-    plain, long = found
-    assert (plain.config.train.epochs, long.config.train.epochs) == (epochs, longer)
-    assert plain.config.train.warmup_epochs == long.config.train.warmup_epochs
-    assert long.summary["steps"]["finetune"] == longer * 3
-    assert long.summary["decided"]["train.epochs"]["why"] == f"train.longer_by=0.25 of {epochs} epochs"
-
-
-def test_longer_than_a_budget_of_minutes_is_refused():
-    with pytest.raises(ConfigError, match="longer than the time"):
-        check(Config(budget=2.0, train=Train(longer_by=0.1)))

@@ -65,19 +65,14 @@ def test_the_name_is_that_of_the_settings_and_the_space_whatever_the_arm_and_the
 
 
 def test_trials_are_closed_whatever_is_typed_and_the_first_has_the_settings_as_they_are(make, folder):
-    (plan,) = make(
-        "tune.space=rates", "train.epochs=7", "protocol=release", "test=true", "baselines=all", "tune.seed=3"
-    )
+    typed = ["train.epochs=7", "protocol=release", "test=true", "baselines=all"]
+    (plan,) = make("tune.space=rates", "tune.seed=3", *typed)
     plain, drawn = plan.overrides(None, 3), plan.overrides({"train.lr": 1e-3}, 4)
     for words in (plain, drawn):
         with compose.session(folder) as session:
             config = session.compose(words).config
-        assert (config.test, config.baselines, config.train.validate_on, config.train.refit) == (
-            False,
-            "none",
-            "validation",
-            False,
-        )
+        found = (config.test, config.baselines, config.train.validate_on, config.train.refit)
+        assert found == (False, "none", "validation", False)
         assert config.metric.get("_target_") is None
         assert config.train.epochs == 7  # typed, so the space's does not count
         assert config.paths.runs.endswith("/runs")

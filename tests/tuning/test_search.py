@@ -3,8 +3,8 @@
 import json
 import os
 import signal
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,22 @@ WIDE = Space("wide", {"train.lr": Range(1e-5, 1e-2, log=True)}, {}, {})
 
 def opened(folder: Path, space=WIDE, **tune) -> Search:
     return Search("s", str(folder / "journal.jsonl"), folder, space, Tune(algorithm="asha", **tune))
+
+
+def played(search, error=lambda trial: 0.5):
+    """Take all trials that a search has, and tell it their errors; returns them."""
+    taken = []
+    with search.worker():
+        while (trial := search.take()) is not None:
+            taken.append(trial)
+            search.told(trial, error(trial), {})
+    return taken
+
+
+def prepared(folder, space=WIDE, **tune):
+    search = opened(folder, space, **tune)
+    search.prepare()
+    return search
 
 
 def survivors(values: list[float], reduction: int) -> list[bool]:
@@ -51,8 +67,7 @@ def run_curve(search, trial, curve):
 
 def test_successive_halving_stops_those_that_it_should(tmp_path):
     """Against its definition: comparisons after 1/16 and 1/4 of the steps, at each of which one of four goes on."""
-    search, rng = opened(tmp_path, trials=25, sampler="random", reduction=4), np.random.default_rng(0)
-    search.prepare()
+    search, rng = prepared(tmp_path, trials=25, sampler="random", reduction=4), np.random.default_rng(0)
     early, late, lengths = [], [], []
     with search.worker():
         while (trial := search.take()) is not None:
@@ -75,8 +90,7 @@ def test_successive_halving_stops_those_that_it_should(tmp_path):
 
 
 def test_no_comparisons_stop_nothing(tmp_path):
-    search = opened(tmp_path, trials=6, rungs=0)
-    search.prepare()
+    search = prepared(tmp_path, trials=6, rungs=0)
     with search.worker():
         while (trial := search.take()) is not None:
             assert run_curve(search, trial, [0.9 - 0.01 * trial.number] * 4) == 4
@@ -103,22 +117,10 @@ def test_a_run_that_resumes_or_starts_again_reports_each_part_once(tmp_path):
 
 
 def test_two_workers_never_get_the_same_trial_and_a_small_space_ends(tmp_path):
-    taken, lock = [], threading.Lock()
-    opened(tmp_path, GRID, trials=50).prepare()
-
-    def work():
-        search = opened(tmp_path, GRID, trials=50)
-        with search.worker():
-            while (trial := search.take()) is not None:
-                with lock:
-                    taken.append(trial)
-                search.told(trial, 0.5, {})
-
-    workers = [threading.Thread(target=work) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    prepared(tmp_path, GRID, trials=50)
+    with ThreadPoolExecutor(2) as pool:
+        halves = [pool.submit(played, opened(tmp_path, GRID, trials=50)) for _ in range(2)]
+    taken = [trial for half in halves for trial in half.result()]
     assert len({trial.number for trial in taken}) == len(taken)
     settings = [tuple((trial.settings or {}).values()) for trial in taken]
     assert len(set(settings)) == len(settings) == 1 + 8  # the settings as they are, and every point of the grid
@@ -127,8 +129,7 @@ def test_two_workers_never_get_the_same_trial_and_a_small_space_ends(tmp_path):
 
 
 def test_what_a_killed_worker_leaves_is_taken_over_and_what_a_living_one_has_is_not(tmp_path):
-    search = opened(tmp_path, trials=3)
-    search.prepare()
+    search = prepared(tmp_path, trials=3)
     ready, go = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -150,8 +151,7 @@ def test_what_a_killed_worker_leaves_is_taken_over_and_what_a_living_one_has_is_
 
 def test_a_trial_that_was_drawn_in_part_is_drawn_again(tmp_path):
     """A worker that is killed between two settings of a draw leaves a trial with the first of them."""
-    search = opened(tmp_path, GRID, trials=3, sampler="random")
-    search.prepare()
+    search = prepared(tmp_path, GRID, trials=3, sampler="random")
     with search.worker():
         search.told(search.take(), 0.5, {})
         failed = search.take()
@@ -161,19 +161,14 @@ def test_a_trial_that_was_drawn_in_part_is_drawn_again(tmp_path):
         drawn = search.study.ask()
         drawn.suggest_categorical("train.lr", [1e-3, 1e-4])
     again = opened(tmp_path, GRID, trials=3, sampler="random")
-    taken = []
-    with again.worker():
-        while (trial := again.take()) is not None:
-            taken.append(trial.settings)
-            again.told(trial, 0.4, {})
+    taken = [trial.settings for trial in played(again)]
     assert failed.settings in taken
     assert len(taken) == 2
     assert again.is_finished()
 
 
 def test_an_interrupted_trial_is_left_to_the_next_and_a_stop_that_was_not_told_is_not_repeated(tmp_path):
-    search = opened(tmp_path, trials=2)
-    search.prepare()
+    search = prepared(tmp_path, trials=2)
     with search.worker():
         first = search.take()
         run_curve(search, first, [0.1] * 16)
@@ -189,8 +184,7 @@ def test_an_interrupted_trial_is_left_to_the_next_and_a_stop_that_was_not_told_i
 
 
 def test_trials_on_another_machine_live_by_their_lease(tmp_path, monkeypatch):
-    search = opened(tmp_path, trials=1)
-    search.prepare()
+    search = prepared(tmp_path, trials=1)
     with search.worker():
         trial = search.take()
         monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
@@ -201,8 +195,7 @@ def test_trials_on_another_machine_live_by_their_lease(tmp_path, monkeypatch):
 
 
 def test_failed_trials_are_done_again_by_the_next_command_with_the_same_settings(tmp_path):
-    search = opened(tmp_path, trials=3)
-    search.prepare()
+    search = prepared(tmp_path, trials=3)
     with search.worker():
         search.told_failed(search.take(), {"why": "no memory"})
         second = search.take()
@@ -221,25 +214,17 @@ def test_failed_trials_are_done_again_by_the_next_command_with_the_same_settings
 
 def test_drawing_depends_on_the_seed_alone(tmp_path):
     def drawn(folder, seed):
-        search = opened(folder, trials=5, sampler="random", seed=seed)
-        search.prepare()
-        with search.worker():
-            while (trial := search.take()) is not None:
-                search.told(trial, 0.5, {})
-                yield trial.settings
+        return [trial.settings for trial in played(prepared(folder, trials=5, sampler="random", seed=seed))]
 
-    first, second, other = (list(drawn(tmp_path / name, seed)) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    first, second, other = (drawn(tmp_path / name, seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
     assert first == second
     assert first != other
 
 
 def test_importance_and_history_of_a_known_function(tmp_path):
     space = Space("two", WIDE.params | {"train.weight_decay": Choice((0.0, 0.1))}, {}, {})
-    search = opened(tmp_path, space, trials=30)
-    search.prepare()
-    with search.worker():
-        while (trial := search.take()) is not None:
-            search.told(trial, 1.0 if trial.settings is None else abs(np.log10(trial.settings["train.lr"]) + 3), {})
+    search = prepared(tmp_path, space, trials=30)
+    played(search, lambda one: 1.0 if one.settings is None else abs(np.log10(one.settings["train.lr"]) + 3))
     state = found.of(search)
     assert next(iter(state.importance)) == "train.lr"
     assert state.importance["train.lr"] > 0.8
@@ -248,8 +233,7 @@ def test_importance_and_history_of_a_known_function(tmp_path):
 
 
 def test_a_torn_line_at_the_end_of_a_journal_is_cut_off_and_a_damaged_one_is_told(tmp_path):
-    search = opened(tmp_path, trials=2)
-    search.prepare()
+    prepared(tmp_path, trials=2)
     journal = tmp_path / "journal.jsonl"
     whole = journal.read_bytes()
     journal.write_bytes(whole + b'{"op_code":4,"worker')
@@ -275,11 +259,8 @@ def test_a_database_serves_as_well(tmp_path):
 
 def test_trials_drawn_twice_are_not_counted(tmp_path):
     space = Space("one", {"train.epochs": Choice((1, 2))}, {}, {})
-    search = opened(tmp_path, space, trials=3)
-    search.prepare()
-    with search.worker():
-        while (trial := search.take()) is not None:
-            search.told(trial, 0.5, {})
+    search = prepared(tmp_path, space, trials=3)
+    played(search)
     everything = search.study.get_trials()
     assert len(found.of(search).rows) == 3
     assert sum(bool(one.user_attrs.get(DUPLICATE)) for one in everything) == len(everything) - 3

@@ -6,6 +6,12 @@ from orca_cli.runs.identity import identify
 from orca_cli.schema import GROUPS
 
 
+def identity(folder, task, choice="x", **more):
+    """Return the identity of a run with the settings of a task, and whatever else counts; data lie in `folder`/data."""
+    content = {"task": task, "body": {}, "source": {}, "train": {}} | more
+    return identify(content, dict.fromkeys(GROUPS, choice), folder / "data")
+
+
 def test_weights_count_by_content_whatever_their_folder_is_called(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mymodel").mkdir()
@@ -14,8 +20,7 @@ def test_weights_count_by_content_whatever_their_folder_is_called(tmp_path, monk
     def name(weights, chance):
         (tmp_path / "mymodel" / "model.safetensors").write_bytes(weights)
         (tmp_path / "classes" / "notes").write_bytes(chance)
-        content = {"task": {"kind": "classes"}, "body": {"checkpoint": "mymodel"}, "source": {}, "train": {}}
-        return identify(content, dict.fromkeys(GROUPS, "x"), tmp_path / "data").run
+        return identity(tmp_path, {"kind": "classes"}, body={"checkpoint": "mymodel"}).run
 
     assert name(b"1", b"1") == name(b"1", b"2")
     assert name(b"1", b"1") != name(b"2", b"1")
@@ -24,13 +29,13 @@ def test_weights_count_by_content_whatever_their_folder_is_called(tmp_path, monk
 @pytest.mark.parametrize("typed", ["photos", "./photos", "{folder}/photos"])
 def test_a_folder_of_folders_counts_by_all_that_is_in_it(tmp_path, monkeypatch, typed):
     monkeypatch.chdir(tmp_path)
-    image, content = tmp_path / "photos" / "cats" / "1.png", {"body": {}, "source": {}, "train": {}}
+    image = tmp_path / "photos" / "cats" / "1.png"
     image.parent.mkdir(parents=True)
     image.write_bytes(b"1")
     part = {"path": typed.format(folder=tmp_path), "data": {"origin": "own"}}
 
     def name():
-        return identify(content | {"task": part}, dict.fromkeys(GROUPS, "images"), tmp_path / "data").run
+        return identity(tmp_path, part, choice="images").run
 
     seen = [name()]
     for change in (
@@ -59,8 +64,7 @@ def test_a_bare_folder_counts_by_its_content_and_so_do_linked_ones(tmp_path, mon
 
     def name(text):
         (tmp_path / "all" / "cats" / "1.npy").write_text(text)
-        content = {"task": {key: "series"}, "body": {}, "source": {}, "train": {}}
-        return identify(content, dict.fromkeys(GROUPS, "x"), tmp_path / "data").run
+        return identity(tmp_path, {key: "series"}).run
 
     assert name("1") == name("1") != name("2")
 
@@ -69,11 +73,10 @@ def test_a_bare_folder_counts_by_its_content_and_so_do_linked_ones(tmp_path, mon
 def test_the_symbols_of_a_table_are_no_folders(tmp_path, monkeypatch, key, symbol):
     """Otherwise a run's identity would change with any file in the current folder."""
     monkeypatch.chdir(tmp_path)
-    content = {"task": {key: symbol}, "body": {}, "source": {}, "train": {}}
-    first = identify(content, dict.fromkeys(GROUPS, "x"), tmp_path / "data")
+    first = identity(tmp_path, {key: symbol})
     (tmp_path / "notes").write_text("changed")
     assert first.files == {}
-    assert identify(content, dict.fromkeys(GROUPS, "x"), tmp_path / "data").run == first.run
+    assert identity(tmp_path, {key: symbol}).run == first.run
 
 
 def test_files_that_a_task_describes_count_by_their_content(tmp_path):
@@ -113,14 +116,9 @@ def test_files_that_a_task_describes_count_by_their_content(tmp_path):
 )
 def test_settings_of_a_method_count_where_it_is_chosen(tmp_path, method, name, value, same):
     align = {"method": method, "lr": 0.01, "inner_lr": 0.1, "source_share": 0.75}
-    assert (_with_align(align, tmp_path) == _with_align(align | {name: value}, tmp_path)) is same
+    assert (identity(tmp_path, {}, align=align).run == identity(tmp_path, {}, align=align | {name: value}).run) is same
 
 
 def test_runs_from_before_there_was_a_choice_of_method_are_the_same_experiment(tmp_path):
     today = {"lr": 0.01, "method": "orca", "inner_lr": 0.1, "source_share": 0.75}
-    assert _with_align({"lr": 0.01}, tmp_path) == _with_align(today, tmp_path)
-
-
-def _with_align(align, folder):
-    content = {"task": {}, "body": {}, "source": {}, "train": {}, "align": align}
-    return identify(content, dict.fromkeys(GROUPS, "x"), folder).run
+    assert identity(tmp_path, {}, align={"lr": 0.01}) == identity(tmp_path, {}, align=today)

@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -8,13 +7,10 @@ import sys
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, ChecksumError, InterruptionError, LockedError, StorageError
 from tests.crashes import Recorder
-from tests.properties import examples
 
 
 def committed(path):
@@ -24,27 +20,74 @@ def committed(path):
     return path
 
 
-def test_committed_folder_verifies_and_leaves_no_temporary(tmp_path):
-    storage.verify_folder(committed(tmp_path / "step-1"))
-    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+def with_manifest(folder, **changes):
+    """Write a manifest whose own checksum is right."""
+    manifest = storage.read_checked_json(folder / storage.MANIFEST)
+    storage.write_checked_json(folder / storage.MANIFEST, manifest | changes)
 
 
-@examples(60)
-@given(position=st.integers(0, 2047), bit=st.integers(0, 7))
-def test_every_flipped_bit_is_detected(tmp_path_factory, position, bit):
-    folder = committed(tmp_path_factory.mktemp("flip") / "step-1")
-    content = bytearray((folder / "weights").read_bytes())
-    content[position] ^= 1 << bit
-    (folder / "weights").write_bytes(content)
-    with pytest.raises(ChecksumError, match="weights"):
-        storage.verify_folder(folder)
+DAMAGE = {
+    f"manifest {text}": (
+        lambda folder, text=text: (folder / storage.MANIFEST).write_text(text),
+        ChecksumError,
+        "MANIFEST|manifest",
+    )
+    for text in ("", "{", "[]", '{"files": 3}', '{"files": {"weights": 1}}')
+} | {
+    "a file less": (lambda folder: (folder / "state.json").unlink(), ChecksumError, r"state\.json"),
+    "a file more": (lambda folder: storage.write_text(folder / "best" / "more", ""), ChecksumError, "best/more"),
+    "a newer program": (lambda folder: with_manifest(folder, schema=2), CheckpointError, "schema 2"),
+}
+for place in ("../secret", "/etc/passwd", "a/../../secret"):
+    DAMAGE[f"names {place}"] = (
+        lambda folder, place=place: with_manifest(folder, files={place: {"size": 6, "sha256": "0"}}),
+        ChecksumError,
+        "names files outside the folder",
+    )
 
 
-@pytest.mark.parametrize("manifest", ["", "{", "[]", '{"files": 3}', '{"files": {"weights": 1}}'])
-def test_damaged_manifest_is_detected(tmp_path, manifest):
+@pytest.mark.parametrize("name", DAMAGE)
+def test_what_is_wrong_with_a_folder_is_told(tmp_path, name):
+    change, error, message = DAMAGE[name]
     folder = committed(tmp_path / "step-1")
-    (folder / storage.MANIFEST).write_text(manifest)
-    with pytest.raises(ChecksumError):
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+    storage.verify_folder(folder)
+    (folder / "best").mkdir()
+    change(folder)
+    with pytest.raises(error, match=message):
+        storage.verify_folder(folder)
+    if error is ChecksumError:
+        assert any(re.search(message, problem) for problem in storage.folder_problems(folder)[1])
+    if name == "a file more":
+        storage.verify_folder(folder, extra_allowed=True)
+
+
+def test_hidden_files_and_empty_folders_are_none_of_a_folders_content(tmp_path):
+    folder = committed(tmp_path / "step-1")
+    (folder / ".DS_Store").touch()
+    storage.verify_folder(folder)
+
+
+def test_some_files_of_a_sealed_folder_are_verified_alone_and_say_whose_they_are(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    storage.seal(tmp_path, [tmp_path / "a", tmp_path / "b"], owner="me")
+    assert storage.verify_folder(tmp_path) == "me"
+    (tmp_path / "b").write_text("changed")
+    assert storage.verify_folder(tmp_path, only=["a"]) == "me"
+    for other, message in (("b", "'b' has changed"), ("c", "'c' is not in its manifest")):
+        with pytest.raises(ChecksumError, match=message):
+            storage.verify_folder(tmp_path, only=["a", other])
+
+
+def test_what_cannot_be_read_is_not_called_damage(tmp_path, monkeypatch):
+    folder = committed(tmp_path / "step-1")
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(storage.folders, "sha256_file", fail)
+    with pytest.raises(StorageError, match="cannot be read: Input/output error"):
         storage.verify_folder(folder)
 
 
@@ -61,40 +104,13 @@ def test_every_bit_of_a_manifest_counts(tmp_path):
                 storage.verify_folder(folder)
 
 
-def test_a_file_too_many_is_detected_unless_it_is_hidden(tmp_path):
-    folder = committed(tmp_path / "step-1")
-    (folder / ".DS_Store").touch()
-    storage.verify_folder(folder)
-    (folder / "best").mkdir()
-    (folder / "best" / "weights").touch()
-    with pytest.raises(ChecksumError, match="best/weights"):
-        storage.verify_folder(folder)
-    storage.verify_folder(folder, extra_allowed=True)
-
-
-def test_a_folder_says_whose_it_is(tmp_path):
-    with storage.commit_folder(tmp_path / "step-1", owner="run 1") as temporary:
-        (temporary / "weights").write_bytes(b"1")
-    assert storage.verify_folder(tmp_path / "step-1") == "run 1"
-
-
-def test_a_manifest_of_a_newer_program_is_not_called_damage(tmp_path):
-    folder = committed(tmp_path / "step-1")
-    manifest = storage.read_checked_json(folder / storage.MANIFEST)
-    storage.write_checked_json(folder / storage.MANIFEST, manifest | {"schema": 2})
-    with pytest.raises(CheckpointError, match="schema 2"):
-        storage.verify_folder(folder)
-
-
-def test_what_cannot_be_read_is_not_called_damage(tmp_path, monkeypatch):
-    folder = committed(tmp_path / "step-1")
-
-    def fail(path):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(storage.folders, "sha256_file", fail)
-    with pytest.raises(StorageError, match="cannot be read: Input/output error"):
-        storage.verify_folder(folder)
+def test_what_stands_in_the_way_is_told(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(StorageError, match="file stands where a folder"):
+        storage.check_writable(tmp_path / "runs")
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(StorageError), storage.lock(tmp_path / "lock"):
+        pass
 
 
 def test_room_is_asked_for_before_anything_is_written(tmp_path):
@@ -129,15 +145,8 @@ def test_a_heartbeat_renews_the_time_of_a_file(tmp_path, monkeypatch):
     assert path.stat().st_mtime > 2
 
 
-def test_missing_file_is_detected(tmp_path):
-    folder = committed(tmp_path / "step-1")
-    (folder / "state.json").unlink()
-    with pytest.raises(ChecksumError, match=r"state\.json"):
-        storage.verify_folder(folder)
-
-
-def test_failed_commit_leaves_nothing_and_keeps_the_old_folder(tmp_path):
-    folder = committed(tmp_path / "step-1")
+def test_failed_write_keeps_the_old_content(tmp_path):
+    folder = committed(tmp_path / "folders" / "step-1")
 
     def fail():
         with storage.commit_folder(folder) as temporary:
@@ -147,10 +156,7 @@ def test_failed_commit_leaves_nothing_and_keeps_the_old_folder(tmp_path):
     with pytest.raises(StorageError, match="broken"):
         fail()
     storage.verify_folder(folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
-
-
-def test_failed_write_keeps_the_old_content(tmp_path):
+    assert [path.name for path in folder.parent.iterdir()] == ["step-1"]
     path = tmp_path / "status.json"
     storage.write_json(path, {"state": "old"})
     with pytest.raises(ValueError, match="JSON"):
@@ -163,55 +169,7 @@ def test_failed_write_keeps_the_old_content(tmp_path):
     with pytest.raises(StorageError, match="no space left"):
         storage.write_with(path, half)
     assert json.loads(path.read_text()) == {"state": "old"}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["status.json"]
-
-
-_FULL_DISK = """
-import resource, sys
-from pathlib import Path
-from orca_cli import storage
-from orca_cli.exceptions import StorageError
-storage.write_text(Path(sys.argv[1]), "old")
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-try:
-    storage.write_bytes(Path(sys.argv[1]), b"x" * 100_000)
-except StorageError as error:
-    print(error)
-    sys.exit(error.code)
-"""
-
-
-def test_full_disk_is_one_clear_line_and_loses_nothing(tmp_path):
-    path = tmp_path / "result.json"
-    done = subprocess.run([sys.executable, "-c", _FULL_DISK, str(path)], capture_output=True, text=True)
-    assert done.returncode == 30
-    assert "no space left" in done.stdout
-    assert str(path) in done.stdout
-    assert path.read_text() == "old"
-
-
-def test_a_file_in_the_place_of_a_folder_is_told(tmp_path):
-    (tmp_path / "runs").write_text("")
-    with pytest.raises(StorageError, match="file stands where a folder"):
-        storage.check_writable(tmp_path / "runs")
-
-
-def _claim(parent, barrier, queue):
-    barrier.wait()
-    names = iter(f"run-{i}" for i in range(100))
-    queue.put(storage.claim_folder(parent, lambda: next(names)).name)
-
-
-def test_racing_processes_claim_distinct_folders(tmp_path):
-    context = multiprocessing.get_context("fork")
-    barrier, queue = context.Barrier(6), context.Queue()
-    workers = [context.Process(target=_claim, args=(tmp_path, barrier, queue)) for _ in range(6)]
-    for worker in workers:
-        worker.start()
-    names = {queue.get(timeout=20) for _ in workers}
-    for worker in workers:
-        worker.join()
-    assert len(names) == 6
+    assert {entry.name for entry in tmp_path.iterdir()} == {"folders", "status.json"}
 
 
 def test_lock_is_exclusive_and_free_after_a_kill(tmp_path):
@@ -252,12 +210,6 @@ def test_waiting_for_a_lock_can_be_ended(tmp_path):
         pytest.raises(InterruptionError),
         storage.lock(tmp_path / "lock", timeout_s=60, while_waiting=stop),
     ):
-        pass
-
-
-def test_lock_that_cannot_be_written_is_told(tmp_path):
-    (tmp_path / "lock").mkdir()
-    with pytest.raises(StorageError), storage.lock(tmp_path / "lock"):
         pass
 
 
@@ -325,28 +277,3 @@ def test_every_fsync_is_needed(tmp_path, target):
         three_steps(recorder)
     assert recorder.skipped
     assert broken_promises(recorder, tmp_path / "after") != set()
-
-
-def test_some_files_of_a_sealed_folder_are_verified_alone(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).write_text(name)
-    storage.seal(tmp_path, [tmp_path / "a", tmp_path / "b"], owner="me")
-    (tmp_path / "b").write_text("changed")
-    assert storage.verify_folder(tmp_path, only=["a"]) == "me"
-    with pytest.raises(ChecksumError, match="'b' has changed"):
-        storage.verify_folder(tmp_path, only=["a", "b"])
-    with pytest.raises(ChecksumError, match="'c' is not in its manifest"):
-        storage.verify_folder(tmp_path, only=["a", "c"])
-
-
-@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret"])
-def test_a_manifest_cannot_name_files_elsewhere(name, tmp_path):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (tmp_path / "secret").write_text("secret")
-    storage.seal(folder, [])
-    manifest = storage.read_checked_json(folder / storage.MANIFEST)
-    storage.write_checked_json(folder / storage.MANIFEST, manifest | {"files": {name: {"size": 6, "sha256": "0"}}})
-    with pytest.raises(ChecksumError, match="names files outside the folder"):
-        storage.verify_folder(folder)
-    assert storage.folder_problems(folder) == (0, ["its manifest MANIFEST.json names files outside the folder"])

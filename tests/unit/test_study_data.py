@@ -23,31 +23,20 @@ def raw(tmp_path):
     generator = np.random.default_rng(0)
     y_train, y_test = np.repeat([0, 1, 2], [300, 150, 50]), np.repeat([0, 1, 2], [400, 300, 200])
     for name in sorted({*study_data.SERIES, *study_data.WHOLE} - {"watch"}):
-        x = np.arange(1, len(y_train) + len(y_test) + 1, dtype=np.float32)[:, None, None] * np.ones(
-            (1, 2, 6), np.float32
-        )
+        x = np.arange(1.0, len(y_train) + len(y_test) + 1)[:, None, None] * np.ones((1, 2, 6), np.float32)
         arrays = {"x_train": x[:500], "y_train": y_train, "x_test": x[500:], "y_test": y_test}
         if name == "JapaneseVowels":
             arrays |= {"lengths_train": np.full(500, 4), "lengths_test": np.full(900, 5)}
         np.savez(folder / "series" / f"{name}.npz", **arrays)
     group = np.repeat(np.arange(1, 11), 60)
-    np.savez(
-        folder / "series" / "watch.npz",
-        x=group[:, None, None] * np.ones((1, 6, 8), np.float32),
-        y=group * 0 + np.arange(600) % 3,
-        group=group,
-    )
+    x = group[:, None, None] * np.ones((1, 6, 8), np.float32)
+    np.savez(folder / "series" / "watch.npz", x=x, y=np.arange(600) % 3, group=group)
     sequences = {"".join(generator.choice(list(AMINO), size=12)): n % 2 for n in range(300)}
     lines = [f"{sequence},{label}" for sequence, label in [*sequences.items(), *list(sequences.items())[:40]]]
     (folder / "series" / "peptides_x.csv").write_text("sequence,label\n" + "\n".join(lines) + "\n")
     images = generator.integers(0, 255, (600, 3, 32, 32)).astype(np.uint8)
-    np.savez(
-        folder / "cifar10" / "c.npz",
-        x_train=images[:500],
-        y_train=np.arange(500) % 10,
-        x_test=images[500:],
-        y_test=np.arange(100) % 10,
-    )
+    arrays = {"x_train": images[:500], "y_train": np.arange(500) % 10}
+    np.savez(folder / "cifar10" / "c.npz", **arrays, x_test=images[500:], y_test=np.arange(100) % 10)
     (folder / "jsb").mkdir()
     (folder / "jsb" / "JSB_Chorales.mat").write_bytes(b"jsb")
     return folder
@@ -76,11 +65,7 @@ def test_all_sets_are_made_and_made_alike(raw, tmp_path):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
     found = arrays(tmp_path / "a" / "study" / "Trace.npz")
-    assert {part: len(found[f"y_{part}"]) for part in ("train", "val", "test")} == {
-        "train": 200,
-        "val": 100,
-        "test": 500,
-    }
+    assert [len(found[f"y_{part}"]) for part in ("train", "val", "test")] == [200, 100, 500]
     given = arrays(raw / "series" / "Trace.npz")
     assert rows(found, "train").isdisjoint(rows(found, "val"))
     assert rows(found, "train") | rows(found, "val") <= rows(given, "train")
@@ -92,20 +77,14 @@ def test_all_sets_are_made_and_made_alike(raw, tmp_path):
     assert [by_value[value] for value in found["x_train"][:, 0, 0]] == list(found["y_train"])
 
     vowels = arrays(tmp_path / "a" / "study" / "JapaneseVowels.npz")
-    assert (vowels["x_train"][..., 4:] == 0).all()
-    assert (vowels["x_train"][..., :4] > 0).all()
-    assert (vowels["x_test"][..., 5:] == 0).all()
-    assert (vowels["x_test"][..., :5] > 0).all()
+    for part, length in (("train", 4), ("test", 5)):
+        assert (vowels[f"x_{part}"][..., length:] == 0).all()
+        assert (vowels[f"x_{part}"][..., :length] > 0).all()
 
-    watch = arrays(tmp_path / "a" / "study" / "watch.npz")
-    subjects = {part: set(watch[f"x_{part}"][:, 0, 0]) for part in ("train", "val", "test")}
-    assert subjects == {"train": set(range(1, 8)), "val": {8}, "test": {9, 10}}
-
-    entire = arrays(tmp_path / "a" / "whole" / "watch.npz")
-    assert {part: set(entire[f"x_{part}"][:, 0, 0]) for part in ("train", "test")} == {
-        "train": {*range(1, 9)},
-        "test": {9, 10},
-    }
+    watch, entire = (arrays(tmp_path / "a" / folder / "watch.npz") for folder in ("study", "whole"))
+    subjects = [set(watch[f"x_{part}"][:, 0, 0]) for part in ("train", "val", "test")]
+    assert subjects == [set(range(1, 8)), {8}, {9, 10}]
+    assert [set(entire[f"x_{part}"][:, 0, 0]) for part in ("train", "test")] == [set(range(1, 9)), {9, 10}]
     assert (len(entire["y_train"]), len(entire["y_test"])) == (8 * 60, 2 * 60)
     assert rows(arrays(tmp_path / "a" / "whole" / "Trace.npz"), "train") == rows(given, "train")
 
@@ -114,11 +93,8 @@ def test_all_sets_are_made_and_made_alike(raw, tmp_path):
     assert set(peptides["x_train"].sum(axis=1)[:, :12].ravel()) == {1}
     assert peptides["x_train"][..., 12:].sum() == 0
     parts = [rows(peptides, part) for part in ("train", "val", "test")]
-    assert (
-        sum(map(len, parts))
-        == len(set.union(*parts))
-        == sum(len(peptides[f"y_{part}"]) for part in ("train", "val", "test"))
-    )
+    counts = [len(peptides[f"y_{part}"]) for part in ("train", "val", "test")]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == sum(counts)
 
     task, source = (arrays(tmp_path / "a" / "study" / f"{name}.npz") for name in ("cifar10", "cifar10_source"))
     assert rows(task, "train").isdisjoint(rows(source, "train"))

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 
-from orca_cli import experiment, terminal
+from orca_cli import terminal
 from orca_cli.exceptions import DataError
 
 
@@ -43,12 +43,3 @@ def test_lost_output_does_not_end_the_work(monkeypatch, capfd):
         with terminal.lost_output_allowed():
             terminal.print_result("a line that nobody reads")
     assert "standard output is lost" in capfd.readouterr().err
-
-
-def test_log_file_that_cannot_be_opened_does_not_end_the_run(tmp_path, capfd):
-    terminal.configure_logging()
-    with experiment._logged(tmp_path):
-        terminal.log.info("goes on")
-    err = capfd.readouterr().err
-    assert "standard error only" in err
-    assert "goes on" in err

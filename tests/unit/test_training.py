@@ -65,36 +65,48 @@ class Model(nn.Module):
         return self.predictor(self.body(self.embedder(x)))
 
 
-SETTINGS = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.9, "betas": (0.9, 0.98)}
+def trainer(model, engine=None, name="adamw"):
+    """Return an engine, that of the CPU unless another is given, and the model's optimizer."""
+    engine = engine or Engine(torch.device("cpu"), "fp32")
+    return engine, engine.prepare(make_optimizer(Train(optimizer=name, lr=0.1, weight_decay=0.0), model.parameters()))
+
+
+class Overflowing(nn.MSELoss):
+    def forward(self, outputs, targets):
+        outputs.register_hook(lambda gradient: gradient * torch.inf)
+        return super().forward(outputs, targets)
+
+
+def take(model, trained, steps, *, overflowing=(), order=None, samples=None, batch_size=12, clip=1.0):
+    """Take steps; the gradient of some of them overflows."""
+    samples, order = samples or Pairs(), np.arange(12) if order is None else order
+    for step in steps:
+        loss = Overflowing() if step in overflowing else nn.MSELoss()
+        settings = {"batch_size": batch_size, "clip": clip, "seed": 0, "step": step}
+        train_step(trained[0], model, trained[1], loss, samples, order, **settings)
+
+
+def sha256(model):
+    return checkpoint.weights_sha256(model.state_dict())
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 12])
 def test_accumulation_does_not_change_the_step(batch_size):
-    def stepped(size):
-        model = Model()
-        engine = Engine(torch.device("cpu"), "fp32")
-        optimizer = engine.prepare(make_optimizer(Train(optimizer="sgd", **SETTINGS), model.parameters()))
+    whole, parts = Model(), Model()
+    for model, size in ((whole, 11), (parts, batch_size)):
         order = np.arange(11)  # 11: the last batch is smaller than the others
-        train_step(engine, model, optimizer, nn.MSELoss(), Pairs(), order, batch_size=size, clip=0.05, seed=0, step=0)
-        return checkpoint.snapshot(model)
-
-    whole, parts = stepped(11), stepped(batch_size)
-    for name, value in whole.items():
-        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-6)
+        take(model, trainer(model, name="sgd"), [0], order=order, batch_size=size, clip=0.05)
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
 
 
 def test_non_finite_loss_leaves_the_weights_alone():
-    model = Model()
-    engine = Engine(torch.device("cpu"), "fp32")
-    optimizer = make_optimizer(Train(optimizer="adamw", **SETTINGS), model.parameters())
-    samples = Pairs()
+    model, samples = Model(), Pairs()
     samples.x[3] = float("inf")
-    before = checkpoint.weights_sha256(checkpoint.snapshot(model))
+    before = sha256(model)
     with pytest.raises(NonFiniteError, match="step 7"):
-        train_step(
-            engine, model, optimizer, nn.MSELoss(), samples, np.arange(12), batch_size=4, clip=None, seed=0, step=7
-        )
-    assert checkpoint.weights_sha256(checkpoint.snapshot(model)) == before
+        take(model, trainer(model), [7], samples=samples, batch_size=4, clip=None)
+    assert sha256(model) == before
 
 
 def test_predict_keeps_the_order_of_the_split():
@@ -105,38 +117,45 @@ def test_predict_keeps_the_order_of_the_split():
         torch.testing.assert_close(outputs, model(samples.x))
 
 
-def trained(model, optimizer, steps):
-    samples = Pairs()
-    for step in steps:
-        optimizer.zero_grad()
-        nn.functional.mse_loss(model(samples.x), samples.y * (step + 1)).backward()
-        optimizer.step()
-
-
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "scaled"])
 def test_resumed_training_has_the_same_bits(tmp_path, name):
+    """With fp16's scaler, scale and growth tracker are saved after growth, an overflow and half a growth interval."""
+    engine, optimizer = (Scaled, "adamw") if name == "scaled" else (lambda: None, name)
+    over = {"overflowing": [3] if name == "scaled" else []}
     straight = Model()
-    trained(straight, make_optimizer(Train(optimizer=name, **SETTINGS), straight.parameters()), range(6))
+    take(straight, trainer(straight, engine(), optimizer), range(9), **over)
 
     first = Model()
-    optimizer = make_optimizer(Train(optimizer=name, **SETTINGS), first.parameters())
-    trained(first, optimizer, range(3))
-    state = checkpoint.optimizer_tensors(optimizer)
-    checkpoint.save(tmp_path, checkpoint.Checkpoint(3, checkpoint.snapshot(first), state, records={"lines": [1]}))
+    trained = trainer(first, engine(), optimizer)
+    take(first, trained, range(5), **over)
+    scaler = trained[0].scaler_state()
+    if name == "scaled":
+        assert scaler["scale"] == pytest.approx(1000 * 1.7 * 0.37)  # the premise: it has grown and fallen
+        assert scaler["_growth_tracker"] == 1
+    state = checkpoint.optimizer_tensors(trained[1])
+    saved = checkpoint.Checkpoint(5, checkpoint.snapshot(first), state, records={"lines": [1]}, scaler=scaler)
+    checkpoint.save(tmp_path, saved)
 
     saved = checkpoint.load_latest(tmp_path)
+    assert (saved.records, saved.scaler) == ({"lines": [1]}, scaler)
     second = Model()
     second.load_state_dict(saved.weights)
-    optimizer = make_optimizer(Train(optimizer=name, **SETTINGS), second.parameters())
-    checkpoint.restore_optimizer(optimizer, saved.optimizer)
-    trained(second, optimizer, range(3, 6))
-    assert checkpoint.weights_sha256(second.state_dict()) == checkpoint.weights_sha256(straight.state_dict())
-    assert saved.records == {"lines": [1]}
+    trained = trainer(second, engine(), optimizer)
+    checkpoint.restore_optimizer(trained[1], saved.optimizer)
+    trained[0].restore_scaler(saved.scaler)
+    take(second, trained, range(5, 9), **over)
+    assert sha256(second) == sha256(straight)
+
+
+def save(folder, *steps, without_manifest=False):
+    for step in steps:
+        checkpoint.save(folder, checkpoint.Checkpoint(step, {"w": torch.tensor([float(step)])}, {}))
+        if without_manifest:
+            (folder / f"step-{step:08}" / storage.MANIFEST).unlink()
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
-    for step in (1, 2, 3):
-        checkpoint.save(tmp_path, checkpoint.Checkpoint(step, {"w": torch.tensor([float(step)])}, {}))
+    save(tmp_path, 1, 2, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
     newest = tmp_path / "step-00000003" / "model.safetensors"
     content = bytearray(newest.read_bytes())
@@ -146,22 +165,17 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
 
 
 def test_damaged_checkpoints_do_not_count_among_those_that_are_kept(tmp_path):
-    def save(step):
-        checkpoint.save(tmp_path, checkpoint.Checkpoint(step, {"w": torch.tensor([float(step)])}, {}))
-
-    save(4)
+    save(tmp_path, 4)
     for step in (8, 9):
-        save(step)
-        (tmp_path / f"step-0000000{step}" / storage.MANIFEST).unlink()
+        save(tmp_path, step, without_manifest=True)
         assert checkpoint.load_latest(tmp_path).step == 4
-    save(5)
+    save(tmp_path, 5)
     assert checkpoint.load_latest(tmp_path).step == 5
     assert (tmp_path / "step-00000004").exists()
 
 
 def test_no_whole_checkpoint_is_an_error(tmp_path):
-    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, {"w": torch.ones(1)}, {}))
-    (tmp_path / "step-00000001" / storage.MANIFEST).unlink()
+    save(tmp_path, 1, without_manifest=True)
     for _ in range(2):  # asking again does not change the answer
         with pytest.raises(CheckpointError, match="no valid checkpoint found"):
             checkpoint.load_latest(tmp_path)
@@ -182,75 +196,34 @@ def test_absent_device_is_never_replaced_in_silence():
         choose_device("cuda")
 
 
-def scaled_steps(engine, model, optimizer, steps, overflowing=()):
-    for step in steps:
-        loss = nn.MSELoss() if step not in overflowing else Overflowing()
-        train_step(engine, model, optimizer, loss, Pairs(), np.arange(12), batch_size=12, clip=1.0, seed=0, step=step)
-
-
-class Overflowing(nn.MSELoss):
-    def forward(self, outputs, targets):
-        outputs.register_hook(lambda gradient: gradient * torch.inf)
-        return super().forward(outputs, targets)
-
-
-def test_the_scale_of_gradients_survives_save_and_resume(tmp_path):
-    """Scale and growth tracker after growth, an overflow and half a growth interval; the weights end with the same bits."""
-    straight, engine = Model(), Scaled()
-    optimizer = engine.prepare(make_optimizer(Train(optimizer="adamw", **SETTINGS), straight.parameters()))
-    scaled_steps(engine, straight, optimizer, range(9), overflowing=[3])
-
-    first, engine = Model(), Scaled()
-    optimizer = engine.prepare(make_optimizer(Train(optimizer="adamw", **SETTINGS), first.parameters()))
-    scaled_steps(engine, first, optimizer, range(5), overflowing=[3])
-    scaler = engine.scaler_state()
-    assert scaler["scale"] == pytest.approx(1000 * 1.7 * 0.37)  # the premise: it has grown and fallen
-    assert scaler["_growth_tracker"] == 1
-    state = checkpoint.optimizer_tensors(optimizer)
-    checkpoint.save(tmp_path, checkpoint.Checkpoint(5, checkpoint.snapshot(first), state, scaler=scaler))
-
-    saved = checkpoint.load_latest(tmp_path)
-    assert saved.scaler == scaler
-    second, engine = Model(), Scaled()
-    second.load_state_dict(saved.weights)
-    optimizer = engine.prepare(make_optimizer(Train(optimizer="adamw", **SETTINGS), second.parameters()))
-    checkpoint.restore_optimizer(optimizer, saved.optimizer)
-    engine.restore_scaler(saved.scaler)
-    scaled_steps(engine, second, optimizer, range(5, 9))
-    assert checkpoint.weights_sha256(second.state_dict()) == checkpoint.weights_sha256(straight.state_dict())
-
-
 def test_every_optimizer_begins_with_the_first_scale():
-    """Probes of stage 2 train before stage 3 does; a run that resumes without them must meet the same scale."""
+    """Members train one after the other; a run that resumes in a later one must meet the same scale."""
     model, engine = Model(), Scaled()
     begin = engine.scaler_state()
-    optimizer = engine.prepare(make_optimizer(Train(optimizer="adamw", **SETTINGS), model.parameters()))
-    scaled_steps(engine, model, optimizer, range(3), overflowing=[1])
+    take(model, trainer(model, engine), range(3), overflowing=[1])
     assert engine.scaler_state() != begin
-    engine.prepare(make_optimizer(Train(optimizer="adamw", **SETTINGS), model.parameters()))
+    trainer(model, engine)
     assert engine.scaler_state() == begin
 
 
 def test_a_checkpoint_without_a_scale_is_not_gone_on_from():
     with pytest.raises(CheckpointError, match="no gradient scale"):
         Scaled().restore_scaler({})
-    Engine(torch.device("cpu"), "fp32").restore_scaler({})
 
 
 def test_a_gradient_that_is_none_at_every_scale_ends_the_run():
     """Steps that overflow are left out, but not for ever."""
-    model, engine = Model(), Scaled()
-    optimizer = engine.prepare(make_optimizer(Train(optimizer="adamw", **SETTINGS), model.parameters()))
-    before = checkpoint.weights_sha256(model.state_dict())
+    model = Model()
+    before = sha256(model)
     with pytest.raises(NonFiniteError, match="gradient is"):
-        scaled_steps(engine, model, optimizer, range(100), overflowing=range(100))
-    assert checkpoint.weights_sha256(model.state_dict()) == before
+        take(model, trainer(model, Scaled()), range(100), overflowing=range(100))
+    assert sha256(model) == before
 
 
 def test_embedder_and_predictor_learn_at_a_rate_of_their_own():
     """One step of plain SGD moves a parameter by its rate times its gradient."""
     inner, outer = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
-    settings = Train(optimizer="sgd", **(SETTINGS | {"weight_decay": 0.0, "momentum": 0.0}))
+    settings = Train(optimizer="sgd", lr=0.1, weight_decay=0.0, momentum=0.0)
     optimizer = make_optimizer(settings, [inner], outer=[outer], outer_rate=10.0)
     set_lr(optimizer, 0.01)
     (inner.sum() + outer.sum()).backward()

@@ -1,0 +1,104 @@
+"""What is asked of every metric alike: gradients against finite differences, equal points, and what is refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from orca_cli import configuration, parts
+from orca_cli.exceptions import DataError, NonFiniteError
+from orca_cli.interfaces import Features
+from orca_cli.metrics.euclidean import Euclidean
+from orca_cli.metrics.minibatch_ot import MinibatchOT
+from orca_cli.metrics.mmd import MMD
+from orca_cli.metrics.moments import Moments
+from orca_cli.metrics.otdd import OTDD
+from orca_cli.metrics.otdd_exact import OTDDExact
+from orca_cli.metrics.otdd_gaussian import OTDDGaussian
+from orca_cli.metrics.transrate import TransRate
+from tests.metrics.generators import cloud, difference_quotients, gradient, labelled, value
+
+FILES = {name: path for name, path in configuration.choices("metric").items() if name != "none"}
+TRANSPORT = {"reg": 0.5, "tolerance": 1e-10, "newton_steps": 300, "max_iterations": 3000}
+SINKHORN, NEWTON = OTDD(newton_points=0, **TRANSPORT), OTDD(newton_points=512, **TRANSPORT)
+GAUSSIAN = OTDDGaussian(**TRANSPORT)
+CLOSE, WITHIN_SOLVER = {"abs": 1e-8}, {"rel": 1e-5, "abs": 1e-5}
+
+# name -> (metric, points and classes of the source, of the target, dimensions, step, tolerance). MMD's bandwidth is a
+# constant of its gradient, which is compared in test_mmd.py.
+GRADIENTS = {
+    "euclidean": (Euclidean(chunk=4), (13, 1), (7, 1), 3, 1e-5, CLOSE),
+    "moments": (Moments(), (13, 1), (7, 1), 3, 1e-5, CLOSE),
+    "minibatch_ot": (MinibatchOT(5), (23, 1), (21, 1), 3, 1e-5, CLOSE),
+    "otdd_exact, one class each": (OTDDExact(), (15, 1), (8, 1), 3, 1e-6, {"rel": 1e-6}),  # within the step plans hold
+    "otdd_exact, 3 to 1": (OTDDExact(), (15, 3), (8, 1), 3, 1e-6, {"rel": 1e-6}),
+    "otdd_exact, 3 to 2": (OTDDExact(), (15, 3), (8, 2), 3, 1e-6, {"rel": 1e-6}),
+    "otdd_gaussian, 3 to 1": (GAUSSIAN, (40, 3), (12, 1), 3, 1e-4, WITHIN_SOLVER),
+    "otdd_gaussian, 2 to 3": (GAUSSIAN, (40, 2), (30, 3), 2, 1e-4, WITHIN_SOLVER),
+    "otdd_gaussian, few points": (GAUSSIAN, (15, 3), (9, 2), 8, 1e-4, WITHIN_SOLVER),
+    "otdd_gaussian, single points": (GAUSSIAN, (9, 2), (7, 5), 3, 1e-4, WITHIN_SOLVER),
+    "transrate": (TransRate(1e-2), (5, 1), (12, 3), 3, 1e-5, {"rel": 1e-6, "abs": 1e-7}),
+    "transrate, few points": (TransRate(1e-2), (5, 1), (6, 2), 9, 1e-5, {"rel": 1e-6, "abs": 1e-7}),
+    "transrate, as it is": (TransRate(1e-2, False), (5, 1), (12, 3), 3, 1e-5, {"rel": 1e-6, "abs": 1e-7}),
+    "transrate, few as they are": (TransRate(1e-2, False), (5, 1), (6, 2), 9, 1e-5, {"rel": 1e-6, "abs": 1e-7}),
+}
+for solver, metric in (("sinkhorn", SINKHORN), ("newton", NEWTON)):
+    for n, k, m, other in ((30, 3, 12, 1), (30, 3, 18, 3), (20, 1, 9, 1), (13, 2, 17, 4), (9, 4, 30, 2)):
+        GRADIENTS[f"otdd, {solver}, {k} to {other}"] = (metric, (n, k), (m, other), 3, 1e-4, WITHIN_SOLVER)
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradient_is_that_of_finite_differences(name):
+    metric, (n, k), (m, other), d, step, tolerance = GRADIENTS[name]
+    source, target = labelled(n, d, k, "source", spread=2), labelled(m, d, other, "target")
+    slope = gradient(metric, source, target)
+    for move, quotient in difference_quotients(lambda x: value(metric, source, replace(target, x=x)), target.x, step):
+        assert quotient == pytest.approx((slope * move).sum().item(), **tolerance)
+
+
+def built(name):
+    return parts.build(configuration.content(FILES[name]), "metric")
+
+
+VARIANTS = {name: built(name) for name in FILES if name != "otdd_gaussian"}
+VARIANTS |= {f"mmd, {b}, {u}": MMD(b, u) for b in ("source", "union") for u in (False, True)}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_points_give_zero_and_no_gradient(name, constant, dtype):
+    x, z = torch.full((6, 3), constant, dtype=dtype), torch.full((4, 3), constant, dtype=dtype)
+    assert value(VARIANTS[name], x, z) == pytest.approx(0, abs=1e-6)
+    assert gradient(VARIANTS[name], x, z).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_refused(name, bad):
+    good = labelled(10, 3, 2, "good")
+    x = good.x.clone()
+    x[3, 1] = bad
+    with pytest.raises(NonFiniteError, match="source"):
+        built(name).prepare(replace(good, x=x))
+    with pytest.raises(NonFiniteError, match="target"):
+        value(built(name), good, replace(good, x=x))
+
+
+MALFORMED = {
+    "a label too large": (torch.ones(3, 2), torch.tensor([0, 1, 2]), 2),
+    "too few labels": (torch.ones(3, 2), torch.tensor([0, 1]), 2),
+    "one axis": (torch.ones(3), torch.zeros(3, dtype=torch.long), 1),
+    "half precision": (torch.ones(3, 2, dtype=torch.float16), torch.zeros(3, dtype=torch.long), 1),
+    "no points": (torch.ones(0, 2), torch.zeros(0, dtype=torch.long), 1),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("fault", MALFORMED)
+def test_malformed_features_are_refused(name, fault):
+    features = Features(*MALFORMED[fault])
+    with pytest.raises(DataError, match="source"):
+        built(name).prepare(features)
+    with pytest.raises(DataError, match="target"):
+        value(built(name), cloud(4, 2, "source"), features)

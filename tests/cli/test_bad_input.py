@@ -45,7 +45,6 @@ ARRAYS = ["task=arrays", "task.kind=classes", "train.epochs=1", "align.epochs=1"
         (["task.error=f1"], ["task.error", "'f1'", "macro_f1", "task.kind=classes"]),
         (["task.loss=mse"], ["task.loss", "allowed: cross_entropy"]),
         (["task.error=3"], ["task.error", "3 is not a `_target_` node"]),
-        (["train.betas=[0.9]"], ["train.betas", "[float, float]", "at least 0 and below 1"]),
         (["precision=fp8"], ["precision", "fp32, bf16, fp16"]),
         (["protocol=paperr"], ["protocol", "did you mean 'paper'?"]),
         (["embedder.init=zero"], ["embedder.init", "pretrained, random"]),

@@ -27,7 +27,7 @@ QUICK = [
 # Members of runs with these have embedders of their own, whose filters differ, and align them.
 ALIGNED = [
     "metric=minibatch_ot", "metric.size=16", "align.epochs=4", "align.source_points=100", "align.max_samples=16",
-    "align.select=last", "embedder=multiscale", "embedder.filters=4", "embedder.token_filters=4",
+    "embedder=multiscale", "embedder.filters=4", "embedder.token_filters=4",
 ]  # fmt: skip
 
 

@@ -46,7 +46,7 @@ MAY_BE_NEGATIVE = {"task.sky_low", "source.column"}
 MAY_BE_ZERO = {
     "seed", "align.source_seed",
     "task.split_seed", "task.data_seed", "task.frozen_seed", "task.crop_start", "task.padding", "source.outside",
-    "align.epochs", "align.weight_decay", "align.momentum", "align.classes_per_problem", "train.weight_decay",
+    "align.epochs", "align.weight_decay", "align.classes_per_problem", "train.weight_decay",
     "align.inner_lr", "align.source_weight", "tune.rungs", "tune.seed",
     "train.momentum", "train.clip", "train.warmup_epochs", "train.checkpoint_s",
     "task.masking", "task.mixing", "finetune.dropout",
@@ -57,7 +57,7 @@ MAY_BE_ZERO = {
 AT_MOST_ONE = {
     "task.validation_fraction", "task.test_fraction", "task.masking", "task.mixing", "task.most_noise",
     "align.source_share", "align.mixed_until",
-    "align.momentum", "train.momentum", "align.decay_factor", "task.error.threshold:cosmic", "metric.scaling",
+    "train.momentum", "align.decay_factor", "task.error.threshold:cosmic", "metric.scaling",
 }  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def test_arms_of_a_set_train_in_the_same_way(composed, name):
         for job in jobs
     ]
     differing = {key for own in settings for key in own if own[key] != settings[0][key]}
-    assert differing - {"train.longer_by"} == ({"task"} if name == "figure5" else set())
+    assert differing == ({"task"} if name == "figure5" else set())
     assert {job.choices["finetune"] for job in jobs if job.config.embedder["init"] == "random"} <= {"scratch"}
 
 

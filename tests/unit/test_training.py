@@ -8,11 +8,10 @@ from torch import nn
 from orca_cli import storage
 from orca_cli.exceptions import CheckpointError, NonFiniteError, UnavailableError
 from orca_cli.interfaces import Batch
-from orca_cli.schema import Train
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import predict, train_step
-from orca_cli.training.schedule import make_optimizer, set_lr, step_decay, warmup_then_linear
+from orca_cli.training.schedule import BETAS, make_optimizer, set_lr, step_decay, warmup_then_linear
 from tests.properties import examples
 from tests.scaled import Scaled
 
@@ -68,7 +67,8 @@ class Model(nn.Module):
 def trainer(model, engine=None, name="adamw"):
     """Return an engine, that of the CPU unless another is given, and the model's optimizer."""
     engine = engine or Engine(torch.device("cpu"), "fp32")
-    return engine, engine.prepare(make_optimizer(Train(optimizer=name, lr=0.1, weight_decay=0.0), model.parameters()))
+    optimizer = make_optimizer(name, model.parameters(), lr=0.1, weight_decay=0.0, momentum=0.9, betas=BETAS)
+    return engine, engine.prepare(optimizer)
 
 
 class Overflowing(nn.MSELoss):
@@ -223,8 +223,8 @@ def test_a_gradient_that_is_none_at_every_scale_ends_the_run():
 def test_embedder_and_predictor_learn_at_a_rate_of_their_own():
     """One step of plain SGD moves a parameter by its rate times its gradient."""
     inner, outer = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
-    settings = Train(optimizer="sgd", lr=0.1, weight_decay=0.0, momentum=0.0)
-    optimizer = make_optimizer(settings, [inner], outer=[outer], outer_rate=10.0)
+    rates = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.0, "betas": BETAS}
+    optimizer = make_optimizer("sgd", [inner], outer=[outer], outer_rate=10.0, **rates)
     set_lr(optimizer, 0.01)
     (inner.sum() + outer.sum()).backward()
     optimizer.step()
